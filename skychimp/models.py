@@ -1,0 +1,325 @@
+"""Every table and every state, nothing else. The words are those of the design; times are aware UTC.
+
+Uniqueness and allowed values are constraints of the database. Indexes with a condition hold only what is waiting or
+under way, so that they stay small however long the ledger grows.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, Column, Enum, ForeignKey, Index, MetaData, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+from sqlmodel.main import SQLModelConfig
+
+
+class Role(StrEnum):
+    USER = "user"
+    MANAGER = "manager"
+    EDITOR = "editor"
+    ADMIN = "admin"
+
+
+class Format(StrEnum):
+    """How a message's body is written."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+    HTML = "html"
+
+
+class Every(StrEnum):
+    """A mailing's period."""
+
+    ONCE = "once"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class MailingStatus(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+class OccurrenceState(StrEnum):
+    OPENING = "opening"
+    OPEN = "open"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    MISSED = "missed"
+
+
+class DeliveryState(StrEnum):
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    SENDING = "sending"
+    SENT = "sent"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Outcome(StrEnum):
+    """What an attempt came to."""
+
+    SENT = "sent"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    GIVEN_BACK = "given_back"
+
+
+WAITING = (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN)
+HELD = (DeliveryState.CLAIMED, DeliveryState.SENDING)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Table(SQLModel):
+    """The base of every table. Pydantic's validators are built only when used: a list never needs them."""
+
+    metadata = metadata
+    model_config = SQLModelConfig(defer_build=True)
+
+
+def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False) -> Column[str]:
+    kind = Enum(
+        states,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
+    return Column(kind, nullable=nullable)
+
+
+def _in(states: tuple[DeliveryState, ...]) -> str:
+    return "state IN ({})".format(", ".join(f"'{state}'" for state in states))
+
+
+class StoreInfo(Table, table=True):
+    """One row: what the store knows of itself."""
+
+    __tablename__ = "store_info"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+    id: int = Field(default=1, primary_key=True)
+    secret: bytes
+    """The key of every Message-ID."""
+    created_at: datetime
+    held_at: datetime | None = None
+    """Set in a restored store: nothing is sent until a person lets it go on."""
+
+
+class User(Table, table=True):
+    __tablename__ = "user"
+    id: int | None = Field(default=None, primary_key=True)
+    email: str
+    address_key: str = Field(unique=True)
+    name: str = ""
+    password_hash: str | None = None
+    role: Role = Field(sa_column=_one_of(Role, "role"))
+    created_at: datetime
+    verified_at: datetime | None = None
+    blocked_at: datetime | None = None
+
+
+class Login(Table, table=True):
+    """A session: the token itself is only with its owner."""
+
+    __tablename__ = "login"
+    id: int | None = Field(default=None, primary_key=True)
+    user_id: int = Field(foreign_key="user.id", index=True)
+    token_hash: str = Field(unique=True)
+    created_at: datetime
+    expires_at: datetime
+
+
+class Client(Table, table=True):
+    __tablename__ = "client"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "address_key"),
+        Index(None, "owner_id", "id"),
+        # Deliveries remember a client's id without a foreign key, so that an id must never come back.
+        {"sqlite_autoincrement": True},
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    owner_id: int = Field(foreign_key="user.id")
+    email: str
+    address_key: str
+    name: str = ""
+    comment: str = ""
+    created_at: datetime
+    bad_at: datetime | None = None
+    bad_reason: str | None = None
+
+
+class ClientTag(Table, table=True):
+    __tablename__ = "client_tag"
+    __table_args__ = (Index(None, "tag", "client_id"),)
+    client_id: int = Field(sa_column=Column(ForeignKey("client.id", ondelete="CASCADE"), primary_key=True))
+    tag: str = Field(primary_key=True)
+
+
+class Message(Table, table=True):
+    __tablename__ = "message"
+    id: int | None = Field(default=None, primary_key=True)
+    owner_id: int = Field(foreign_key="user.id", index=True)
+    subject: str
+    body: str
+    format: Format = Field(sa_column=_one_of(Format, "format"))
+    html: str | None = None
+    """The HTML part where it is given; a Markdown body makes its own."""
+    created_at: datetime
+    updated_at: datetime
+
+
+class Mailing(Table, table=True):
+    __tablename__ = "mailing"
+    __table_args__ = (CheckConstraint("end_at > start_at", name="window"),)
+    id: int | None = Field(default=None, primary_key=True)
+    owner_id: int = Field(foreign_key="user.id", index=True)
+    message_id: int | None = Field(default=None, foreign_key="message.id", index=True)
+    """None only once the mailing is deleted."""
+    all_clients: bool = False
+    start_local: str
+    """ISO 8601 local time in `timezone`, without an offset: what every due time is computed from."""
+    timezone: str
+    start_at: datetime
+    end_at: datetime | None = None
+    every: Every = Field(sa_column=_one_of(Every, "every"))
+    status: MailingStatus = Field(sa_column=_one_of(MailingStatus, "status"))
+    next_at: datetime | None = Field(default=None, index=True)
+    created_at: datetime
+    disabled_at: datetime | None = None
+    disabled_by_id: int | None = Field(default=None, foreign_key="user.id")
+    """None with `disabled_at` set: the system."""
+    disabled_reason: str | None = None
+    deleted_at: datetime | None = None
+
+
+class MailingClient(Table, table=True):
+    __tablename__ = "mailing_client"
+    mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
+    client_id: int = Field(sa_column=Column(ForeignKey("client.id", ondelete="CASCADE"), primary_key=True, index=True))
+
+
+class MailingTag(Table, table=True):
+    __tablename__ = "mailing_tag"
+    mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
+    tag: str = Field(primary_key=True)
+
+
+class Occurrence(Table, table=True):
+    """One due time of one mailing, with all that its letters need as it was at opening."""
+
+    __tablename__ = "occurrence"
+    __table_args__ = (
+        UniqueConstraint("mailing_id", "due_local"),
+        Index("ix_occurrence_unfinished", "id", sqlite_where=text("state IN ('opening', 'open')")),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    mailing_id: int = Field(foreign_key="mailing.id")
+    due_local: str
+    due_at: datetime
+    state: OccurrenceState = Field(sa_column=_one_of(OccurrenceState, "state"))
+    opened_at: datetime
+    """Also the Date of its letters, the same at every attempt."""
+    deadline: datetime
+    finished_at: datetime | None = None
+    cursor: int = 0
+    """The last client id whose delivery is made, while opening."""
+    subject: str = ""
+    body: str = ""
+    format: Format = Field(sa_column=_one_of(Format, "format"))
+    html: str | None = None
+    sender: str = ""
+    return_path: str = ""
+    timezone: str = "UTC"
+
+
+class Delivery(Table, table=True):
+    """One client in one occurrence. Its Message-ID is not kept: it is a keyed hash of `id` (compose.message_id)."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("occurrence_id", "address_key"),
+        Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=text(_in(WAITING))),
+        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=text(_in(HELD))),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    occurrence_id: int = Field(foreign_key="occurrence.id")
+    client_id: int
+    address: str
+    address_key: str
+    name: str = ""
+    comment: str = ""
+    tags: str = "[]"
+    """A JSON list, sorted."""
+    state: DeliveryState = Field(sa_column=_one_of(DeliveryState, "state"))
+    attempts: int = 0
+    given_back: int = 0
+    """How many of the attempts were given back."""
+    next_try_at: datetime | None = None
+    """None in an unknown one that a person decides about, and in one that is done."""
+    run_id: int | None = None
+    token: int | None = None
+    """Of the claim: an UPDATE that names another token finds no row."""
+
+
+class Attempt(Table, table=True):
+    """One try at one delivery, with the server's reply. Append-only."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (UniqueConstraint("delivery_id", "number"),)
+    id: int | None = Field(default=None, primary_key=True)
+    delivery_id: int = Field(foreign_key="delivery.id")
+    number: int
+    started_at: datetime
+    finished_at: datetime
+    outcome: Outcome = Field(sa_column=_one_of(Outcome, "outcome"))
+    phase: str = ""
+    code: int | None = None
+    enhanced: str = ""
+    reply: str = ""
+    """The server's whole reply with its codes, or what came instead of one."""
+    relay: str = ""
+
+
+class Run(Table, table=True):
+    """One sending process."""
+
+    __tablename__ = "run"
+    id: int | None = Field(default=None, primary_key=True)
+    host: str
+    pid: int
+    started_at: datetime
+    heartbeat_at: datetime
+    ended_at: datetime | None = Field(default=None, index=True)
+    sent: int = 0
+    deferred: int = 0
+    failed: int = 0
+    unknown: int = 0
+
+
+class RelayState(Table, table=True):
+    """A relay that needs a person: nothing is sent through it until its settings change or the next probe."""
+
+    __tablename__ = "relay_state"
+    relay: str = Field(primary_key=True)
+    paused_at: datetime
+    reason: str
+    settings_hash: str
+    next_probe_at: datetime
+    probes: int = 0

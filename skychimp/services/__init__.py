@@ -1,0 +1,1 @@
+"""What a command means, one file a noun."""
