@@ -72,8 +72,10 @@ class Outcome(StrEnum):
     GIVEN_BACK = "given_back"
 
 
-WAITING = (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN)
-HELD = (DeliveryState.CLAIMED, DeliveryState.SENDING)
+# SQLite uses an index with a condition only where a query repeats the condition to the letter.
+UNFINISHED_SQL = "state IN ('opening', 'open')"
+WAITING_SQL = "state IN ('queued', 'deferred', 'unknown')"
+HELD_SQL = "state IN ('claimed', 'sending')"
 
 metadata = MetaData(
     naming_convention={
@@ -103,10 +105,6 @@ def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False) -> Colu
         values_callable=lambda members: [member.value for member in members],
     )
     return Column(kind, nullable=nullable)
-
-
-def _in(states: tuple[DeliveryState, ...]) -> str:
-    return "state IN ({})".format(", ".join(f"'{state}'" for state in states))
 
 
 class StoreInfo(Table, table=True):
@@ -227,7 +225,7 @@ class Occurrence(Table, table=True):
     __tablename__ = "occurrence"
     __table_args__ = (
         UniqueConstraint("mailing_id", "due_local"),
-        Index("ix_occurrence_unfinished", "id", sqlite_where=text("state IN ('opening', 'open')")),
+        Index("ix_occurrence_unfinished", "id", sqlite_where=text(UNFINISHED_SQL)),
     )
     id: int | None = Field(default=None, primary_key=True)
     mailing_id: int = Field(foreign_key="mailing.id")
@@ -255,8 +253,8 @@ class Delivery(Table, table=True):
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("occurrence_id", "address_key"),
-        Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=text(_in(WAITING))),
-        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=text(_in(HELD))),
+        Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=text(WAITING_SQL)),
+        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=text(HELD_SQL)),
     )
     id: int | None = Field(default=None, primary_key=True)
     occurrence_id: int = Field(foreign_key="occurrence.id")
@@ -275,7 +273,7 @@ class Delivery(Table, table=True):
     """None in an unknown one that a person decides about, and in one that is done."""
     run_id: int | None = None
     token: int | None = None
-    """Of the claim: an UPDATE that names another token finds no row."""
+    """Of the claim: an UPDATE that names another token finds no row. Stays after an outcome, goes with a rescue."""
 
 
 class Attempt(Table, table=True):

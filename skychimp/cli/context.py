@@ -1,0 +1,115 @@
+"""From the global options to settings, store and actor; each is looked up when a command first asks for it."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skychimp.cli.output import Output
+from skychimp.errors import InvalidValue, SkychimpError
+
+if TYPE_CHECKING:
+    from skychimp.access import Actor
+    from skychimp.config import Settings
+    from skychimp.services.listing import Page
+    from skychimp.store.engine import Store
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.", show_default=False)]
+Limit = Annotated[int | None, typer.Option(min=0, help="At most so many rows.", metavar="N")]
+Offset = Annotated[int, typer.Option(min=0, help="Leave out the first so many rows.", metavar="N")]
+Search = Annotated[str | None, typer.Option(help="Only rows that hold this text.", metavar="TEXT")]
+Sort = Annotated[str | None, typer.Option(help="The column to sort by; -COLUMN for the other way round.", metavar="COLUMN")]
+
+
+@dataclass
+class Options:
+    """The global options, as they were typed."""
+
+    config: Path | None = None
+    store: str | None = None
+    quiet: bool = False
+    verbose: bool = False
+    no_color: bool = False
+    no_input: bool = False
+
+
+@dataclass
+class Context:
+    options: Options
+    json: bool = field(default=False, init=False)
+
+    @cached_property
+    def out(self) -> Output:
+        return Output(json=self.json, quiet=self.options.quiet, color=not self.options.no_color)
+
+    @cached_property
+    def settings(self) -> "Settings":
+        from skychimp import config
+
+        settings = config.load(self.flags, config_file=self.options.config)
+        if self.options.verbose:
+            self.out.note(f"config: {settings.config_file or 'none'}")
+            self.out.note(f"store:  {settings.store_url}")
+        return settings
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """What the global options say of settings."""
+        return {"store.url": self.options.store} if self.options.store is not None else {}
+
+    @cached_property
+    def store(self) -> "Store":
+        from skychimp.store.engine import open_store
+
+        return open_store(self.settings.store_url)
+
+    @cached_property
+    def actor(self) -> "Actor":
+        from skychimp.cli import session
+        from skychimp.services import accounts
+
+        token = os.environ.get("SKYCHIMP_TOKEN") or session.read(self.settings.store_url)
+        return accounts.actor(self.store, token)
+
+    def may_ask(self) -> bool:
+        """Whether there is a person at a terminal who may be asked."""
+        return sys.stdin.isatty() and not self.options.no_input
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask before something is lost. Raises InvalidValue where nobody can be asked, SkychimpError where the answer is no."""
+        if yes:
+            return
+        if not self.may_ask():
+            raise InvalidValue(f"not done: {question}", "say it with --yes")
+        if not typer.confirm(question, err=True):
+            raise SkychimpError("not done")
+
+
+def enter(ctx: typer.Context, json: bool = False) -> Context:
+    """The command's context, told whether it answers in JSON."""
+    context: Context = ctx.obj
+    context.json = json
+    return context
+
+
+def page(limit: int | None, offset: int, search: str | None, sort: str | None) -> "Page":
+    from skychimp.services.listing import Page
+
+    return Page(limit, offset, search, sort)
+
+
+def read_text(value: str) -> str:
+    """The text of a file, or of stdin for `-`. Raises InvalidValue where it can't be read as UTF-8."""
+    try:
+        raw = sys.stdin.buffer.read() if value == "-" else Path(value).read_bytes()
+        return raw.decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidValue(f"{value} can't be read: {error.strerror}", "name a readable file, or - for stdin") from None
+    except UnicodeDecodeError:
+        raise InvalidValue(f"{value} is not UTF-8 text") from None

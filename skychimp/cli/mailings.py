@@ -1,0 +1,282 @@
+"""`skychimp mailings`: what goes to whom, and when."""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+from zoneinfo import ZoneInfo
+
+import typer
+
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page
+from skychimp.cli.run import send, summary
+from skychimp.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from skychimp.services.mailings import Audience, MailingInfo
+
+app = typer.Typer(no_args_is_help=True, help="What goes to whom, and when.", rich_markup_mode="rich")
+
+COLUMNS = {
+    "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "start_at": "Start", "end_at": "End", "next_at": "Next",
+}  # fmt: skip
+LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
+COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
+STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
+FOLLOW_EVERY = 1.0  # s
+
+Period = Literal["once", "day", "week", "month"]
+Id = Annotated[int, typer.Argument(metavar="ID", help="A mailing's id.", show_default=False)]
+Start = Annotated[str, typer.Option(help="now, +10m, '2026-12-01 09:00', 2026-12-01T09:00+03:00.", metavar="WHEN")]
+End = Annotated[str | None, typer.Option(help="Nothing is sent at this time or later.", metavar="WHEN")]
+Zone = Annotated[str | None, typer.Option(help="The zone of the times; the config's otherwise.", metavar="ZONE")]
+ClientIds = Annotated[list[int] | None, typer.Option("--client", help="A client's id; as often as needed.", metavar="ID")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="All clients with this tag; as often as needed.")]
+All = Annotated[bool, typer.Option("--all-clients", help="All your clients, also those to come.")]
+
+
+@app.command(epilog="skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
+def create(
+    ctx: typer.Context,
+    message: Annotated[int, typer.Option(help="The message's id.", metavar="ID")],
+    start: Start,
+    every: Annotated[Period, typer.Option(help="The period.")],
+    end: End = None,
+    timezone: Zone = None,
+    client: ClientIds = None,
+    tag: Tags = None,
+    all_clients: All = False,
+    no_send: Annotated[bool, typer.Option("--no-send", help="Leave the sending to the next run.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a mailing; it sends at once if its window is open."""
+    from skychimp.models import Every
+    from skychimp.services import mailings
+    from skychimp.services.mailings import Audience, When
+
+    here = enter(ctx, json)
+    zone = timezone or here.settings.mail.timezone
+    made = mailings.create(
+        here.store,
+        here.actor,
+        message_id=message,
+        when=When(start, end, Every(every), zone),
+        audience=Audience(all_clients, tag or (), client or ()),
+    )
+    if no_send or made.next_at is None or made.next_at > datetime.now(UTC):
+        _show(here, made)
+        here.out.note(_what_next(made))
+        return
+    _send_first(here, made)
+
+
+def _send_first(here: Context, made: "MailingInfo") -> None:
+    """Send a new mailing's first letters; whatever becomes of them, the mailing exists and is shown."""
+    from skychimp.errors import SkychimpError
+    from skychimp.services import mailings
+
+    try:
+        tally = send(here, made.id)
+    except SkychimpError as error:
+        here.out.warn(f"mailing {made.id} exists, but nothing was sent: {error.message}")
+        if error.hint:
+            here.out.note(f"hint: {error.hint}")
+        _show(here, made)
+        return
+    made = mailings.show(here.store, here.actor, made.id)
+    done = {name: value for name, value in asdict(summary(tally)).items() if value or name == "sent"}
+    if here.out.json:
+        here.out.one(asdict(made) | {"run": asdict(summary(tally))})
+    else:
+        _show(here, made)
+        here.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
+    here.out.note(f"next: skychimp mailings log {made.id}")
+
+
+@app.command("list")
+def list_(
+    ctx: typer.Context,
+    limit: Limit = None,
+    offset: Offset = 0,
+    search: Search = None,
+    sort: Sort = None,
+    json: Json = False,
+) -> None:
+    """List your mailings; a manager sees everybody's."""
+    from skychimp.services import mailings
+
+    here = enter(ctx, json)
+    found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
+    here.out.rows(found, COLUMNS, empty="no mailings yet; make one: skychimp mailings create --help")
+
+
+@app.command()
+def show(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
+    """Show one mailing."""
+    from skychimp.services import mailings
+
+    here = enter(ctx, json)
+    here.out.one(mailings.show(here.store, here.actor, mailing))
+
+
+@app.command()
+def update(
+    ctx: typer.Context,
+    mailing: Id,
+    message: Annotated[int | None, typer.Option(help="Another message.", metavar="ID")] = None,
+    start: Annotated[str | None, typer.Option(help="Another start.", metavar="WHEN")] = None,
+    end: End = None,
+    no_end: Annotated[bool, typer.Option("--no-end", help="Go on without an end.")] = False,
+    every: Annotated[Period | None, typer.Option(help="Another period.")] = None,
+    timezone: Zone = None,
+    client: ClientIds = None,
+    tag: Tags = None,
+    all_clients: All = False,
+    json: Json = False,
+) -> None:
+    """Change a mailing; a changed schedule counts from now on."""
+    from skychimp.models import Every
+    from skychimp.services import mailings
+    from skychimp.services.mailings import Audience
+
+    here = enter(ctx, json)
+    if end is not None and no_end:
+        raise InvalidValue("--end and --no-end can't go together")
+    audience: Audience | None = None
+    if client or tag or all_clients:
+        audience = Audience(all_clients, tag or (), client or ())
+    changed = mailings.change(
+        here.store,
+        here.actor,
+        mailing,
+        message_id=message,
+        start=start,
+        end=end,
+        no_end=no_end,
+        every=Every(every) if every else None,
+        timezone=timezone,
+        audience=audience,
+    )
+    _show(here, changed)
+    here.out.note(_what_next(changed))
+
+
+@app.command()
+def delete(ctx: typer.Context, mailing: Id, yes: Yes = False, json: Json = False) -> None:
+    """Delete a mailing; what it still had to send is cancelled."""
+    from skychimp.services import mailings
+
+    here = enter(ctx, json)
+    found = mailings.show(here.store, here.actor, mailing)
+    here.confirm(f"delete mailing {found.id}, {found.subject!r}?", yes=yes)
+    _show(here, mailings.remove(here.store, here.actor, mailing))
+
+
+@app.command(epilog="skychimp mailings preview 1 --from 2027-01-01 --next 12")
+def preview(
+    ctx: typer.Context,
+    mailing: Id,
+    since: Annotated[str | None, typer.Option("--from", help="From this time on; from now otherwise.", metavar="WHEN")] = None,
+    number: Annotated[int, typer.Option("--next", min=1, max=1000, help="How many.", metavar="N")] = 5,
+    json: Json = False,
+) -> None:
+    """Show the coming due times, in UTC and local."""
+    from skychimp.services import mailings
+
+    here = enter(ctx, json)
+    info, coming = mailings.preview(here.store, here.actor, mailing, since=since, number=number)
+    zone = ZoneInfo(info.timezone)
+    rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), due.note) for due in coming]
+    here.out.rows(rows, COMING, empty="no more due times")
+
+
+@dataclass(frozen=True)
+class _Coming:
+    due_at: datetime
+    local: str
+    note: str
+
+
+@app.command()
+def disable(
+    ctx: typer.Context,
+    mailing: Id,
+    reason: Annotated[str, typer.Option(help="Why, for whoever asks.")] = "",
+    json: Json = False,
+) -> None:
+    """Stop a mailing until it is enabled."""
+    from skychimp.services import mailings
+
+    here = enter(ctx, json)
+    _show(here, mailings.disable(here.store, here.actor, mailing, reason))
+    here.out.note(f"to let it go on: skychimp mailings enable {mailing}")
+
+
+@app.command()
+def enable(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
+    """Let a stopped mailing go on."""
+    from skychimp.services import mailings
+
+    here = enter(ctx, json)
+    changed = mailings.enable(here.store, here.actor, mailing)
+    _show(here, changed)
+    here.out.note(_what_next(changed))
+
+
+@app.command(epilog="skychimp mailings log 1 --status failed")
+def log(
+    ctx: typer.Context,
+    mailing: Id,
+    status: Annotated[str | None, typer.Option(help="Only " + ", ".join(STATUSES) + ".", metavar="STATUS")] = None,
+    last: Annotated[bool, typer.Option("--last", help="One row a delivery: its last attempt.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on showing new ones, until Ctrl-C.")] = False,
+    limit: Limit = None,
+    offset: Offset = 0,
+    search: Search = None,
+    json: Json = False,
+) -> None:
+    """Show every attempt, the oldest first, with the server's words."""
+    from skychimp.services import attempts
+
+    here = enter(ctx, json)
+    if status is not None and status not in STATUSES:
+        raise InvalidValue(f"there is no status {status!r}", "it is one of " + ", ".join(STATUSES))
+    if follow and (last or json or limit is not None or offset):
+        raise InvalidValue("--follow shows plain attempts; it can't go with --last, --json, --limit or --offset")
+    if follow:
+        _follow(here, mailing, status, search)
+        return
+    found = attempts.log(
+        here.store, here.actor, mailing, page(limit, offset, search, None), status=status, last=last
+    )
+    here.out.rows(found, LOG, empty="nothing was tried yet; send what is due: skychimp run")
+
+
+def _follow(here: Context, mailing: int, status: str | None, search: str | None) -> None:
+    from skychimp.services import attempts
+
+    seen = 0
+    while True:
+        fresh = list(
+            attempts.log(here.store, here.actor, mailing, page(None, 0, search, None), status=status, after=seen)
+        )
+        if fresh:
+            here.out.lines(fresh, LOG)
+            seen = max(row.id or 0 for row in fresh)
+        time.sleep(FOLLOW_EVERY)
+
+
+def _show(here: Context, mailing: "MailingInfo") -> None:
+    here.out.one(mailing, None if here.out.json else list(COLUMNS))
+
+
+def _what_next(mailing: "MailingInfo") -> str:
+    if mailing.disabled:
+        return f"it is disabled; to let it go on: skychimp mailings enable {mailing.id}"
+    if mailing.next_at is None:
+        return "it has nothing more to send"
+    if mailing.next_at <= datetime.now(UTC):
+        return "it is due; send it: skychimp run"
+    local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
+    return f"next due {local:%Y-%m-%d %H:%M} {mailing.timezone}; it goes out by skychimp run, from cron or a timer"

@@ -1,0 +1,189 @@
+"""`skychimp messages`: what you write."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
+from skychimp.errors import InvalidValue, RelayAway, RelayRefuses
+
+if TYPE_CHECKING:
+    from skychimp.models import Format
+    from skychimp.transport.exchange import Answer, Letter, Transport
+
+app = typer.Typer(no_args_is_help=True, help="What you write.", rich_markup_mode="rich")
+
+COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
+
+Id = Annotated[int, typer.Argument(metavar="ID", help="A message's id.", show_default=False)]
+Body = Annotated[str | None, typer.Option(help="The text; {{ client.name }} and the like are filled in.", metavar="TEXT")]
+BodyFile = Annotated[str | None, typer.Option(help="The text from a file, or - for stdin.", metavar="FILE")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="The text is Markdown, and gets an HTML part.")]
+HtmlFile = Annotated[str | None, typer.Option(help="An HTML part of your own, from a file.", metavar="FILE")]
+
+
+@app.command(epilog="skychimp messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown")
+def create(
+    ctx: typer.Context,
+    subject: Annotated[str, typer.Option(help="The subject.")],
+    body: Body = None,
+    body_file: BodyFile = None,
+    markdown: Markdown = False,
+    html_file: HtmlFile = None,
+    json: Json = False,
+) -> None:
+    """Keep a message; it is checked by rendering it once."""
+    from skychimp.delivery.compose import Words
+    from skychimp.services import messages
+
+    here = enter(ctx, json)
+    text = _text(body, body_file)
+    if text is None:
+        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
+    html = None if html_file is None else read_text(html_file)
+    words = Words(subject, text, _format(markdown, html_file), html)
+    made = messages.create(here.store, here.actor, words)
+    here.out.one(made, None if here.out.json else list(COLUMNS))
+    here.out.note(f"next: skychimp mailings create --message {made.id} --start now --every day --all-clients")
+
+
+@app.command("list")
+def list_(
+    ctx: typer.Context,
+    limit: Limit = None,
+    offset: Offset = 0,
+    search: Search = None,
+    sort: Sort = None,
+    json: Json = False,
+) -> None:
+    """List your messages."""
+    from skychimp.services import messages
+
+    here = enter(ctx, json)
+    found = messages.list_messages(here.store, here.actor, page(limit, offset, search, sort))
+    here.out.rows(found, COLUMNS, empty="no messages yet; write one: skychimp messages create --help")
+
+
+@app.command()
+def show(ctx: typer.Context, message: Id, json: Json = False) -> None:
+    """Show one message."""
+    from skychimp.services import messages
+
+    here = enter(ctx, json)
+    here.out.one(messages.show(here.store, here.actor, message))
+
+
+@app.command()
+def update(
+    ctx: typer.Context,
+    message: Id,
+    subject: Annotated[str | None, typer.Option(help="Another subject.")] = None,
+    body: Body = None,
+    body_file: BodyFile = None,
+    markdown: Markdown = False,
+    html_file: HtmlFile = None,
+    json: Json = False,
+) -> None:
+    """Change a message; what is being sent keeps the words it was opened with."""
+    from skychimp.services import messages
+
+    here = enter(ctx, json)
+    changed = messages.change(
+        here.store,
+        here.actor,
+        message,
+        subject=subject,
+        body=_text(body, body_file),
+        format=_format(markdown, html_file) if markdown or html_file else None,
+        html=None if html_file is None else read_text(html_file),
+    )
+    here.out.one(changed, None if here.out.json else list(COLUMNS))
+
+
+@app.command()
+def delete(ctx: typer.Context, message: Id, yes: Yes = False, json: Json = False) -> None:
+    """Delete a message that no mailing uses."""
+    from skychimp.services import messages
+
+    here = enter(ctx, json)
+    found = messages.show(here.store, here.actor, message)
+    here.confirm(f"delete message {found.id}, {found.subject!r}?", yes=yes)
+    here.out.one(messages.remove(here.store, here.actor, message), None if here.out.json else list(COLUMNS))
+
+
+@app.command()
+def preview(
+    ctx: typer.Context,
+    message: Id,
+    client: Annotated[str | None, typer.Option(help="As this client would read it: an id or e-mail.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a message as a client would read it."""
+    from skychimp.services import messages
+
+    here = enter(ctx, json)
+    seen = messages.preview(here.store, here.actor, message, client)
+    if here.out.json:
+        here.out.one(seen)
+        return
+    here.out.text(f"To: {seen.to}\nSubject: {seen.subject}\n\n{seen.text}")
+    if seen.html is not None:
+        here.out.text(f"\nHTML part:\n\n{seen.html}")
+
+
+@app.command(epilog="skychimp messages test 1 --to me@example.org")
+def test(
+    ctx: typer.Context,
+    message: Id,
+    to: Annotated[str, typer.Option(help="Where to.", metavar="E-MAIL")],
+    json: Json = False,
+) -> None:
+    """Send a message to one address, now and outside of any mailing."""
+    import asyncio
+    import secrets
+
+    from skychimp import addresses
+    from skychimp.delivery.run import with_sender
+    from skychimp.services import messages
+    from skychimp.transport import make_transport
+    from skychimp.transport.exchange import Letter
+
+    here = enter(ctx, json)
+    mail = with_sender(here.settings).mail
+    sender, return_path, address = mail.sender or "", mail.return_path or "", addresses.parse(to).email
+    name = f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>"
+    data = messages.test_letter(here.store, here.actor, message, sender=sender, to=address, name=name)
+    transport = make_transport(here.settings, here.store.path)
+    answer = asyncio.run(_send(transport, Letter(return_path, address, data)))
+    if answer.reply is None:
+        raise RelayAway(f"the relay did not take it: {answer.fault}", "see the smtp settings")
+    if answer.reply.code >= 300:
+        raise RelayRefuses(f"the relay did not take it: {answer.reply.text}")
+    here.out.one({"to": address, "reply": answer.reply.text, "relay": transport.relay})
+
+
+async def _send(transport: "Transport", letter: "Letter") -> "Answer":
+    async def permit() -> bool:
+        return True
+
+    connection = await transport.connect()
+    try:
+        answer = await connection.send(letter, permit)
+    finally:
+        await connection.close()
+    assert answer is not None
+    return answer
+
+
+def _text(body: str | None, body_file: str | None) -> str | None:
+    if body is not None and body_file is not None:
+        raise InvalidValue("--body and --body-file can't go together")
+    return body if body_file is None else read_text(body_file)
+
+
+def _format(markdown: bool, html_file: str | None) -> "Format":
+    from skychimp.models import Format
+
+    if markdown and html_file is not None:
+        raise InvalidValue("--markdown makes its own HTML part; it can't go with --html-file")
+    return Format.MARKDOWN if markdown else Format.HTML if html_file is not None else Format.TEXT

@@ -1,0 +1,80 @@
+"""What is due: opens occurrences, and says beforehand which it would open. Each function is part of a transaction."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, Row, select, true, update
+
+from skychimp.delivery import recurrence
+from skychimp.delivery.recurrence import Due, Plan, Schedule
+from skychimp.models import Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
+from skychimp.store import queue
+
+_M = Mailing.__table__  # type: ignore[attr-defined]
+_MSG = Message.__table__  # type: ignore[attr-defined]
+_O = Occurrence.__table__  # type: ignore[attr-defined]
+_U = User.__table__  # type: ignore[attr-defined]
+
+
+def open_due(
+    connection: Connection,
+    now: datetime,
+    *,
+    sender: str,
+    return_path: str,
+    give_up_after: timedelta,
+    mailing_id: int | None = None,
+) -> int:
+    """Open what is due and record what was missed; how many occurrences were opened. Twice is the same as once."""
+    opened = 0
+    for mailing, plan in due(connection, now, mailing_id):
+        letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
+        base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
+        for missed in plan.missed:
+            row = {"state": OccurrenceState.MISSED, "deadline": missed.at, "finished_at": now, "subject": "", "body": ""}
+            queue.open_occurrence(connection, base | _times(missed) | row)
+        if plan.open is not None:
+            words = {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
+            deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
+            row = {"state": OccurrenceState.OPENING, "deadline": deadline} | words
+            opened += queue.open_occurrence(connection, base | _times(plan.open) | row) is not None
+        connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
+    return opened
+
+
+def due(connection: Connection, now: datetime, mailing_id: int | None = None) -> Iterator[tuple[Row[tuple[()]], Plan]]:
+    """Each mailing that has something due, with its message's words, and what is to be done about it."""
+    rows = connection.execute(
+        select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html)
+        .join(_MSG, _MSG.c.id == _M.c.message_id)
+        .join(_U, _U.c.id == _M.c.owner_id)
+        .where(_M.c.next_at <= now, _M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), _U.c.blocked_at.is_(None))
+        .where(_M.c.id == mailing_id if mailing_id is not None else true())
+        .order_by(_M.c.next_at, _M.c.id)
+    ).all()
+    for row in rows:
+        yield row, recurrence.plan(schedule(row), next_at=row.next_at, since=row.created_at, now=now)
+
+
+def schedule(mailing: Mailing | Row[tuple[()]]) -> Schedule:
+    """The schedule that a mailing's row says."""
+    start = datetime.fromisoformat(mailing.start_local)
+    return Schedule(start, mailing.timezone, Every(mailing.every), mailing.end_at)
+
+
+def due_in_zone(due_at: datetime, timezone: str) -> datetime:
+    """A due time as the letter shows it: aware, in the mailing's zone."""
+    return due_at.astimezone(ZoneInfo(timezone))
+
+
+def _times(due: Due) -> dict[str, object]:
+    return {"due_local": due.local.isoformat(), "due_at": due.at}
+
+
+def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:
+    if plan.open is not None:
+        status = MailingStatus.RUNNING
+    elif plan.next_at is None and status == MailingStatus.CREATED:
+        status = MailingStatus.COMPLETED
+    return {"next_at": plan.next_at, "status": status}

@@ -1,0 +1,215 @@
+"""When a mailing is due; pure.
+
+Occurrence k is computed from the start, as local wall-clock time in the mailing's zone, and never from occurrence k-1:
+nothing drifts. A gap in the zone's clock shifts a time forward by the gap's length, an overlap uses the first of the
+two, a month without the day uses its last day, and a date that the zone skipped altogether is skipped.
+"""
+
+import re
+from calendar import monthrange
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from itertools import takewhile
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from skychimp.errors import InvalidValue
+from skychimp.models import Every
+
+GRACE = {Every.DAY: timedelta(hours=12), Every.WEEK: timedelta(days=2), Every.MONTH: timedelta(days=5)}
+"""How late an occurrence may be and still be sent; a mailing that goes out once may be as late as its end allows."""
+
+MOST_MISSED = 1000
+FIRST_YEAR, LAST_YEAR = 1970, 9990
+_EXAMPLES = "write now, +10m, 2026-12-01 09:00, 2026-12-01T09:00+03:00 or 2026-12-01T09:00Z"
+_OFFSET = re.compile(r"\+((?:\d+[smhd])+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A start in local time without an offset, its IANA zone, the period, and an end (aware, excluded) or None."""
+
+    start: datetime
+    timezone: str
+    every: Every
+    end: datetime | None = None
+
+
+class Due(NamedTuple):
+    """One due time: the instant, in UTC; the wall-clock time it stands for, its name in the ledger; what is odd about it."""
+
+    at: datetime
+    local: datetime
+    note: str = ""
+
+
+class Plan(NamedTuple):
+    """What is to be done about the due times up to now: one to open, those missed, and the next one to come."""
+
+    open: Due | None
+    missed: list[Due]
+    next_at: datetime | None
+
+
+def occurrence(schedule: Schedule, k: int) -> Due | None:
+    """The k-th due time, from 0; None where there is none: the zone skipped the date, or it is not before the end."""
+    local = _local(schedule, k)
+    if local is None:
+        return None
+    zone = ZoneInfo(schedule.timezone)
+    at = _to_utc(local, zone)
+    if _is_skipped(local, zone) or (schedule.end is not None and at >= schedule.end):
+        return None
+    return Due(at, local, _note(schedule, local, at, zone))
+
+
+def upcoming(schedule: Schedule, since: datetime) -> Iterator[Due]:
+    """The due times at `since` and later, in order."""
+    k = max(0, _count_before(schedule, since))
+    while (local := _local(schedule, k)) is not None:
+        due = occurrence(schedule, k)
+        if due is None and schedule.end is not None and _to_utc(local, ZoneInfo(schedule.timezone)) >= schedule.end:
+            return
+        if due is not None and due.at >= since:
+            yield due
+        k += 1
+
+
+def latest(schedule: Schedule, now: datetime) -> Due | None:
+    """The last due time at `now` or before; None where there is none yet."""
+    newest = now if schedule.end is None else min(now, schedule.end)
+    for k in range(_count_before(schedule, newest) + 2, -1, -1):
+        due = occurrence(schedule, k)
+        if due is not None and due.at <= now:
+            return due
+    return None
+
+
+def plan(schedule: Schedule, *, next_at: datetime, since: datetime, now: datetime) -> Plan:
+    """Decide about all due times from `next_at`, the first not dealt with, to `now`.
+
+    The latest is opened, if it is before the end and not later than its grace; the others are missed, of which the last
+    1000 are named. Lateness counts from `since`, the mailing's creation, where that is later than the due time: what
+    was past when it was made is not late.
+    """
+    newest = latest(schedule, now)
+    coming = next(upcoming(schedule, now + timedelta(microseconds=1)), None)
+    next_one = coming.at if coming else None
+    if newest is None or newest.at < next_at:
+        return Plan(None, [], next_one)
+    first = max(next_at, newest.at - _period(schedule.every) * MOST_MISSED)
+    dues = list(takewhile(lambda due: due.at <= newest.at, upcoming(schedule, first)))
+    grace = GRACE.get(schedule.every)
+    over = schedule.end is not None and now >= schedule.end
+    late = grace is not None and now - max(newest.at, since) > grace
+    if over or late:
+        return Plan(None, dues[-MOST_MISSED:], next_one)
+    return Plan(newest, dues[:-1][-MOST_MISSED:], next_one)
+
+
+def parse_when(text: str, timezone: str, now: datetime) -> datetime:
+    """The instant that a person wrote, in UTC; without an offset it is local to `timezone`. Raises InvalidValue."""
+    said = _parse(text, timezone, now)
+    return said.astimezone(UTC) if said.tzinfo else to_utc(said, timezone)
+
+
+def parse_local(text: str, timezone: str, now: datetime) -> datetime:
+    """What a person wrote as wall-clock time in `timezone`, without an offset, kept as it is even in a gap. Raises InvalidValue."""
+    said = _parse(text, timezone, now)
+    return to_local(said, timezone) if said.tzinfo else said
+
+
+def to_utc(local: datetime, timezone: str) -> datetime:
+    """The instant of a wall-clock time: a gap shifts it forward, an overlap means the first."""
+    return _to_utc(local, ZoneInfo(timezone))
+
+
+def to_local(at: datetime, timezone: str) -> datetime:
+    """The wall-clock time of an instant, without an offset."""
+    return at.astimezone(ZoneInfo(timezone)).replace(tzinfo=None, fold=0)
+
+
+def _parse(text: str, timezone: str, now: datetime) -> datetime:
+    _require_zone(timezone)
+    text = text.strip()
+    try:
+        if text == "now":
+            said = now
+        elif match := _OFFSET.fullmatch(text):
+            said = now + _delay(match[1])
+        elif re.match(r"\d{4}-\d\d-\d\d", text):
+            said = datetime.fromisoformat(text)
+        else:
+            raise InvalidValue(f"{text!r} is not a time", _EXAMPLES)
+        if not FIRST_YEAR <= said.year <= LAST_YEAR:
+            raise InvalidValue(f"{text!r} is not in the years {FIRST_YEAR} to {LAST_YEAR}", _EXAMPLES)
+    except (ValueError, OverflowError):
+        raise InvalidValue(f"{text!r} is not a time", _EXAMPLES) from None
+    return said.replace(microsecond=0)
+
+
+def _delay(text: str) -> timedelta:
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    parts = re.findall(r"(\d+)([smhd])", text)
+    return sum((timedelta(**{units[unit]: int(number)}) for number, unit in parts), timedelta())
+
+
+def _require_zone(timezone: str) -> None:
+    try:
+        ZoneInfo(timezone)
+    except (OSError, ValueError, KeyError):
+        raise InvalidValue(f"there is no time zone {timezone!r}", "write an IANA zone, as Europe/Berlin or UTC") from None
+
+
+def _local(schedule: Schedule, k: int) -> datetime | None:
+    """The k-th wall-clock time, or None beyond what the period or the calendar has."""
+    start = schedule.start
+    try:
+        if schedule.every == Every.MONTH:
+            year, month = divmod(start.year * 12 + start.month - 1 + k, 12)
+            if year > LAST_YEAR:
+                return None
+            return start.replace(year=year, month=month + 1, day=min(start.day, monthrange(year, month + 1)[1]))
+        if schedule.every == Every.ONCE:
+            return start if k == 0 else None
+        local = start + k * _period(schedule.every)
+    except OverflowError:
+        return None
+    return local if local.year <= LAST_YEAR else None
+
+
+def _count_before(schedule: Schedule, at: datetime) -> int:
+    """A k that surely is not after `at`, and at most a few before it."""
+    local = to_local(at, schedule.timezone)
+    if schedule.every == Every.MONTH:
+        return max(0, (local.year - schedule.start.year) * 12 + local.month - schedule.start.month - 1)
+    if schedule.every == Every.ONCE:
+        return 0
+    return max(0, (local - schedule.start) // _period(schedule.every) - 2)
+
+
+def _period(every: Every) -> timedelta:
+    return {Every.DAY: timedelta(days=1), Every.WEEK: timedelta(weeks=1)}.get(every, timedelta(days=31))
+
+
+def _to_utc(local: datetime, zone: ZoneInfo) -> datetime:
+    # fold=0 reads a time in a gap with the offset before it, which is what shifts it forward (PEP 495)
+    return local.replace(tzinfo=zone, fold=0).astimezone(UTC)
+
+
+def _is_skipped(local: datetime, zone: ZoneInfo) -> bool:
+    """Whether the zone had no such date at all: its first and last moment both lie in a gap."""
+    ends = (datetime.combine(local, time.min), datetime.combine(local, time.max))
+    return all(_to_utc(end, zone).astimezone(zone).date() != local.date() for end in ends)
+
+
+def _note(schedule: Schedule, local: datetime, at: datetime, zone: ZoneInfo) -> str:
+    notes = []
+    if schedule.every == Every.MONTH and local.day != schedule.start.day:
+        notes.append("the last day of the month")
+    if at.astimezone(zone).replace(tzinfo=None) != local:
+        notes.append(f"moved from {local:%H:%M} by the clock change")
+    if local.replace(tzinfo=zone, fold=0).utcoffset() > local.replace(tzinfo=zone, fold=1).utcoffset():  # type: ignore[operator]
+        notes.append(f"the first of two {local:%H:%M}")
+    return ", ".join(notes)

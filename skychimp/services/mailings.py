@@ -1,0 +1,336 @@
+"""Mailings: the setting of what is sent to whom and when."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+from sqlalchemy import Row, Select, delete, exists, insert, select
+from sqlmodel import Session
+
+from skychimp.access import Actor, Reach, reach
+from skychimp.delivery import planner, recurrence
+from skychimp.delivery.recurrence import Due, Schedule
+from skychimp.errors import Denied, InvalidValue, NotFound
+from skychimp.models import (
+    Client,
+    Every,
+    Mailing,
+    MailingClient,
+    MailingStatus,
+    MailingTag,
+    Message,
+    Occurrence,
+    User,
+)
+from skychimp.services.clients import checked_tags
+from skychimp.services.listing import Page, narrow
+from skychimp.store import queue
+from skychimp.store.engine import Store
+
+_M = Mailing.__table__  # type: ignore[attr-defined]
+_MSG = Message.__table__  # type: ignore[attr-defined]
+_MC = MailingClient.__table__  # type: ignore[attr-defined]
+_MT = MailingTag.__table__  # type: ignore[attr-defined]
+_C = Client.__table__  # type: ignore[attr-defined]
+_U = User.__table__  # type: ignore[attr-defined]
+_O = Occurrence.__table__  # type: ignore[attr-defined]
+
+SORTED_BY = {
+    "id": _M.c.id,
+    "subject": _MSG.c.subject,
+    "start_at": _M.c.start_at,
+    "next_at": _M.c.next_at,
+    "status": _M.c.status,
+    "created_at": _M.c.created_at,
+}
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Whom a mailing goes to: everybody, or the clients named together with those that have one of the tags."""
+
+    all_clients: bool = False
+    tags: Sequence[str] = ()
+    client_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class When:
+    """A schedule as a person wrote it; without an offset, times are local to `timezone`."""
+
+    start: str
+    end: str | None
+    every: Every
+    timezone: str
+
+
+@dataclass(frozen=True)
+class MailingInfo:
+    id: int
+    message_id: int
+    subject: str
+    owner: str
+    start_at: datetime
+    end_at: datetime | None
+    every: Every
+    timezone: str
+    status: MailingStatus
+    disabled: bool
+    disabled_by: str | None
+    disabled_reason: str | None
+    next_at: datetime | None
+    created_at: datetime
+    all_clients: bool
+    tags: list[str]
+    client_ids: list[int]
+
+
+def create(store: Store, actor: Actor, *, message_id: int, when: When, audience: Audience) -> MailingInfo:
+    """Make a mailing. One whose window is open is due at once. Raises NotFound, InvalidValue."""
+    reach(actor, "change mailings")
+    now = datetime.now(UTC)
+    schedule = _schedule(when, now)
+    next_at = _first_due(schedule, now)
+    with store.write() as session:
+        _require_message(session, actor, message_id)
+        mailing = Mailing(
+            owner_id=actor.user_id,
+            message_id=message_id,
+            every=when.every,
+            timezone=when.timezone,
+            created_at=now,
+            next_at=next_at,
+            status=MailingStatus.COMPLETED if next_at is None else MailingStatus.CREATED,
+            **_window(schedule),
+        )
+        session.add(mailing)
+        session.flush()
+        _set_audience(session, actor, mailing, audience)
+        return _get(session, actor, mailing.id or 0)
+
+
+def show(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
+    """One mailing. Raises NotFound."""
+    with store.read() as session:
+        return _get(session, actor, mailing_id)
+
+
+def list_mailings(store: Store, actor: Actor, page: Page) -> Iterator[MailingInfo]:
+    """The mailings that the actor may see, as they are read."""
+    query = narrow(_visible(actor), page, searched=(_MSG.c.subject,), sorted_by=SORTED_BY)
+    with store.read() as session:
+        rows = iter(session.execute(query.execution_options(yield_per=500)))
+        while some := list(islice(rows, 500)):
+            yield from _infos(session, some)
+
+
+def change(
+    store: Store,
+    actor: Actor,
+    mailing_id: int,
+    *,
+    message_id: int | None = None,
+    start: str | None = None,
+    end: str | None = None,
+    no_end: bool = False,
+    every: Every | None = None,
+    timezone: str | None = None,
+    audience: Audience | None = None,
+) -> MailingInfo:
+    """Change what is given. A changed schedule counts for times after now. Raises NotFound, InvalidValue."""
+    reach(actor, "change mailings")
+    now = datetime.now(UTC)
+    with store.write() as session:
+        mailing = _own(session, actor, mailing_id)
+        if message_id is not None:
+            _require_message(session, actor, message_id)
+            mailing.message_id = message_id
+        if no_end or any(value is not None for value in (start, end, every, timezone)):
+            new_end = None if no_end else end or (mailing.end_at.isoformat() if mailing.end_at else None)
+            when = When(start or mailing.start_local, new_end, every or mailing.every, timezone or mailing.timezone)
+            _reschedule(session, mailing, when, now)
+        if audience is not None:
+            _set_audience(session, actor, mailing, audience)
+        session.flush()
+        return _get(session, actor, mailing_id)
+
+
+def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
+    """Delete a mailing; what waits is cancelled, what was sent stays in the ledger. Raises NotFound."""
+    reach(actor, "change mailings")
+    now = datetime.now(UTC)
+    with store.write() as session:
+        mailing = _own(session, actor, mailing_id)
+        gone = _get(session, actor, mailing_id)
+        mailing.deleted_at, mailing.message_id, mailing.next_at = now, None, None
+        session.flush()
+        queue.sweep(session.connection(), now)
+    return gone
+
+
+def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> MailingInfo:
+    """Stop a mailing: nothing new of it is sent until it is enabled. Raises NotFound, Denied."""
+    reach(actor, "disable mailings")
+    with store.write() as session:
+        mailing = _get(session, actor, mailing_id)
+        now = datetime.now(UTC)
+        queue.disable(session.connection(), mailing.id, reason or "by hand", now, actor.user_id)
+        return _get(session, actor, mailing_id)
+
+
+def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
+    """Let a mailing go on. Raises NotFound, and Denied where a manager or admin has disabled it and the actor is neither."""
+    allowed = reach(actor, "disable mailings")
+    with store.write() as session:
+        _get(session, actor, mailing_id)
+        mailing = session.get_one(Mailing, mailing_id)
+        if allowed == Reach.OWN and mailing.disabled_by_id not in (None, actor.user_id):
+            raise Denied(f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it")
+        mailing.disabled_at = mailing.disabled_by_id = mailing.disabled_reason = None
+        session.flush()
+        return _get(session, actor, mailing_id)
+
+
+def preview(
+    store: Store, actor: Actor, mailing_id: int, *, since: str | None = None, number: int = 5
+) -> tuple[MailingInfo, list[Due]]:
+    """The coming due times of a mailing, from now or from a given time on. Raises NotFound, InvalidValue."""
+    now = datetime.now(UTC)
+    with store.read() as session:
+        info = _get(session, actor, mailing_id)
+        schedule = planner.schedule(session.get_one(Mailing, mailing_id))
+    start = now if since is None else recurrence.parse_when(since, info.timezone, now)
+    return info, list(islice(recurrence.upcoming(schedule, start), number))
+
+
+def _schedule(when: When, now: datetime) -> Schedule:
+    start = recurrence.parse_local(when.start, when.timezone, now)
+    end = None if when.end is None else recurrence.parse_when(when.end, when.timezone, now)
+    schedule = Schedule(start, when.timezone, when.every, end)
+    if end is not None and end <= recurrence.to_utc(start, when.timezone):
+        raise InvalidValue("the end is not after the start", "give a later --end, or none")
+    return schedule
+
+
+def _first_due(schedule: Schedule, now: datetime) -> datetime | None:
+    """The due time to begin with: the latest one that is past while the window is open, else the next to come."""
+    if schedule.end is None or now < schedule.end:
+        latest = recurrence.latest(schedule, now)
+        if latest is not None:
+            return latest.at
+    return _next_due(schedule, now)
+
+
+def _next_due(schedule: Schedule, now: datetime) -> datetime | None:
+    coming = next(recurrence.upcoming(schedule, now), None)
+    return coming.at if coming else None
+
+
+def _window(schedule: Schedule) -> dict[str, object]:
+    start_at = recurrence.to_utc(schedule.start, schedule.timezone)
+    return {"start_local": schedule.start.isoformat(), "start_at": start_at, "end_at": schedule.end}
+
+
+def _reschedule(session: Session, mailing: Mailing, when: When, now: datetime) -> None:
+    schedule = _schedule(when, now)
+    for name, value in _window(schedule).items():
+        setattr(mailing, name, value)
+    mailing.every, mailing.timezone = when.every, when.timezone
+    mailing.next_at = _next_due(schedule, now)
+    if mailing.next_at is not None and mailing.status == MailingStatus.COMPLETED:
+        opened = session.scalar(select(exists().where(_O.c.mailing_id == mailing.id)))
+        mailing.status = MailingStatus.RUNNING if opened else MailingStatus.CREATED
+    elif mailing.next_at is None and mailing.status == MailingStatus.CREATED:
+        mailing.status = MailingStatus.COMPLETED
+    session.flush()
+    queue.sweep(session.connection(), now)
+
+
+def _set_audience(session: Session, actor: Actor, mailing: Mailing, audience: Audience) -> None:
+    if audience.all_clients == bool(audience.tags or audience.client_ids):
+        raise InvalidValue("say who gets it", "give --all-clients, or --tag and --client as often as needed")
+    ids = sorted(set(audience.client_ids))
+    own = select(_C.c.id).where(_C.c.owner_id == actor.user_id, _C.c.id.in_(ids))
+    missing = set(ids) - set(session.execute(own).scalars())
+    if missing:
+        raise NotFound(f"there is no client {min(missing)}", "see them: skychimp clients list")
+    mailing.all_clients = audience.all_clients
+    session.execute(delete(_MC).where(_MC.c.mailing_id == mailing.id))
+    session.execute(delete(_MT).where(_MT.c.mailing_id == mailing.id))
+    if ids:
+        session.execute(insert(_MC), [{"mailing_id": mailing.id, "client_id": client_id} for client_id in ids])
+    if tags := checked_tags(audience.tags):
+        session.execute(insert(_MT), [{"mailing_id": mailing.id, "tag": tag} for tag in tags])
+
+
+def _require_message(session: Session, actor: Actor, message_id: int) -> None:
+    owner = session.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id))
+    if owner != actor.user_id:
+        raise NotFound(f"there is no message {message_id}", "see them: skychimp messages list")
+
+
+def _own(session: Session, actor: Actor, mailing_id: int) -> Mailing:
+    mailing = session.get(Mailing, mailing_id)
+    if mailing is None or mailing.owner_id != actor.user_id or mailing.deleted_at is not None:
+        raise _missing(mailing_id)
+    return mailing
+
+
+def _visible(actor: Actor) -> Select[tuple[object, ...]]:
+    disabler = _U.alias()
+    query = (
+        select(_M, _MSG.c.subject, _U.c.email.label("owner"), disabler.c.email.label("disabled_by"))
+        .join(_MSG, _MSG.c.id == _M.c.message_id)
+        .join(_U, _U.c.id == _M.c.owner_id)
+        .outerjoin(disabler, disabler.c.id == _M.c.disabled_by_id)
+        .where(_M.c.deleted_at.is_(None))
+    )
+    if reach(actor, "see mailings") == Reach.OWN:
+        query = query.where(_M.c.owner_id == actor.user_id)
+    return query
+
+
+def _get(session: Session, actor: Actor, mailing_id: int) -> MailingInfo:
+    row = session.execute(_visible(actor).where(_M.c.id == mailing_id)).one_or_none()
+    if row is None:
+        raise _missing(mailing_id)
+    return _infos(session, [row])[0]
+
+
+def _missing(mailing_id: int) -> NotFound:
+    return NotFound(f"there is no mailing {mailing_id}", "see them: skychimp mailings list")
+
+
+def _infos(session: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[MailingInfo]:
+    ids = [row.id for row in rows]
+    tags: dict[int, list[str]] = {}
+    for mailing_id, tag in session.execute(select(_MT).where(_MT.c.mailing_id.in_(ids)).order_by(_MT.c.tag)):
+        tags.setdefault(mailing_id, []).append(tag)
+    clients: dict[int, list[int]] = {}
+    for mailing_id, client_id in session.execute(select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)):
+        clients.setdefault(mailing_id, []).append(client_id)
+    return [_info(row, tags.get(row.id, []), clients.get(row.id, [])) for row in rows]
+
+
+def _info(row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int]) -> MailingInfo:
+    by = row.disabled_by or "the system"
+    return MailingInfo(
+        id=row.id,
+        message_id=row.message_id,
+        subject=row.subject,
+        owner=row.owner,
+        start_at=row.start_at,
+        end_at=row.end_at,
+        every=Every(row.every),
+        timezone=row.timezone,
+        status=MailingStatus(row.status),
+        disabled=row.disabled_at is not None,
+        disabled_by=by if row.disabled_at is not None else None,
+        disabled_reason=row.disabled_reason,
+        next_at=row.next_at,
+        created_at=row.created_at,
+        all_clients=row.all_clients,
+        tags=tags,
+        client_ids=client_ids,
+    )

@@ -1,0 +1,85 @@
+"""What the next run would do: whom it would write to, and whom it would leave out, and why. Changes nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, select, text, true
+
+from skychimp.delivery import planner
+from skychimp.models import UNFINISHED_SQL, Client, Delivery, DeliveryState, Mailing, Occurrence, User
+from skychimp.store import queue
+from skychimp.store.engine import Store
+
+_C = Client.__table__  # type: ignore[attr-defined]
+_D = Delivery.__table__  # type: ignore[attr-defined]
+_O = Occurrence.__table__  # type: ignore[attr-defined]
+_M = Mailing.__table__  # type: ignore[attr-defined]
+_U = User.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One client in one occurrence: `left_out` says why it would get nothing now, None where it would."""
+
+    mailing_id: int
+    due_at: datetime
+    email: str
+    left_out: str | None
+
+
+def outlook(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Outlook]:
+    """Each client of each mailing that has something due, as it is read."""
+    with store.read() as session:
+        connection = session.connection()
+        for mailing, plan in planner.due(connection, now, mailing_id):
+            if plan.open is not None:
+                yield from _coming(connection, mailing, plan.open.at, after=0, blocked=None)
+            for missed in plan.missed:
+                yield Outlook(mailing.id, missed.at, "", "missed: too late to be sent")
+        for row in _unfinished(connection, now, mailing_id):
+            blocked = _why_not(row, now)
+            for delivery in connection.execute(select(_D).where(_D.c.occurrence_id == row.id)):
+                yield Outlook(row.mailing_id, row.due_at, delivery.address, blocked or _why_not_now(delivery, now))
+            if row.state == "opening":
+                yield from _coming(connection, row, row.due_at, after=row.cursor, blocked=blocked)
+
+
+def _coming(
+    connection: Connection, row: Row[tuple[object, ...]], due_at: datetime, *, after: int, blocked: str | None
+) -> Iterator[Outlook]:
+    mailing_id = getattr(row, "mailing_id", row.id)
+    chosen = queue.audience(mailing_id, row.owner_id, all_clients=row.all_clients, after=after).subquery()
+    clients = select(_C.c.email, _C.c.bad_at, _C.c.bad_reason).join(chosen, chosen.c.id == _C.c.id).order_by(_C.c.id)
+    for client in connection.execute(clients):
+        bad = f"bad address: {client.bad_reason}" if client.bad_at is not None else None
+        yield Outlook(mailing_id, due_at, client.email, bad or blocked)
+
+
+def _unfinished(connection: Connection, now: datetime, mailing_id: int | None) -> list[Row[tuple[object, ...]]]:
+    wanted = (
+        select(_O, _M.c.owner_id, _M.c.all_clients, _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at)
+        .join(_M, _M.c.id == _O.c.mailing_id)
+        .join(_U, _U.c.id == _M.c.owner_id)
+        .where(text(UNFINISHED_SQL.replace("state", "occurrence.state")))
+        .where(_O.c.mailing_id == mailing_id if mailing_id is not None else true())
+    )
+    return list(connection.execute(wanted.order_by(_O.c.due_at, _O.c.id)))
+
+
+def _why_not(row: Row[tuple[object, ...]], now: datetime) -> str | None:
+    if row.disabled_at is not None:
+        return f"the mailing is disabled: {row.disabled_reason}"
+    if row.blocked_at is not None:
+        return "its owner is blocked"
+    return "its deadline has passed" if row.deadline <= now else None
+
+
+def _why_not_now(delivery: Row[tuple[object, ...]], now: datetime) -> str | None:
+    if delivery.state == DeliveryState.UNKNOWN and delivery.next_try_at is None:
+        return "unknown: a person decides"
+    if delivery.state in (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN):
+        if delivery.next_try_at <= now:
+            return None
+        return f"{delivery.state}: the next try is at {delivery.next_try_at.isoformat(timespec='seconds')}"
+    return f"{delivery.state} already" if delivery.state == DeliveryState.SENT else str(delivery.state)

@@ -1,0 +1,296 @@
+"""The queue of deliveries: open, claim, release, rescue, sweep. Each function is a part of its caller's transaction."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+    true,
+    union,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert as insert_or_skip
+
+from skychimp.models import (
+    HELD_SQL,
+    UNFINISHED_SQL,
+    WAITING_SQL,
+    Attempt,
+    Client,
+    ClientTag,
+    Delivery,
+    DeliveryState,
+    Mailing,
+    MailingClient,
+    MailingStatus,
+    MailingTag,
+    Occurrence,
+    OccurrenceState,
+    Outcome,
+    StoreInfo,
+    User,
+)
+
+_D = Delivery.__table__  # type: ignore[attr-defined]
+_O = Occurrence.__table__  # type: ignore[attr-defined]
+_M = Mailing.__table__  # type: ignore[attr-defined]
+_C = Client.__table__  # type: ignore[attr-defined]
+_T = ClientTag.__table__  # type: ignore[attr-defined]
+_MC = MailingClient.__table__  # type: ignore[attr-defined]
+_MT = MailingTag.__table__  # type: ignore[attr-defined]
+_U = User.__table__  # type: ignore[attr-defined]
+_A = Attempt.__table__  # type: ignore[attr-defined]
+
+OPENING_BATCH = 10_000
+_UNFINISHED = text(UNFINISHED_SQL.replace("state", "occurrence.state"))
+_WAITING = text(WAITING_SQL.replace("state", "delivery.state"))
+_HELD = text(HELD_SQL.replace("state", "delivery.state"))
+
+
+class Claimed(NamedTuple):
+    """A delivery that this run alone may send; `tags` is a JSON list."""
+
+    id: int
+    occurrence_id: int
+    client_id: int
+    address: str
+    name: str
+    comment: str
+    tags: str
+    attempts: int
+    given_back: int
+    token: int
+
+
+def is_held(connection: Connection) -> bool:
+    """Whether the store was restored and waits for a person."""
+    return connection.scalar(select(StoreInfo.held_at)) is not None
+
+
+def open_occurrence(connection: Connection, row: dict[str, object]) -> int | None:
+    """Make an occurrence; None where there already is one for that mailing and local due time."""
+    statement = insert_or_skip(_O).values(row).on_conflict_do_nothing(index_elements=["mailing_id", "due_local"])
+    return connection.scalar(statement.returning(_O.c.id))
+
+
+def fill(connection: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
+    """Make the deliveries of the next `batch` clients of an occurrence's audience; True once all are made.
+
+    The same address twice is one delivery, a bad address none. Twice is the same as once.
+    """
+    row = connection.execute(
+        select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients)
+        .join(_M, _M.c.id == _O.c.mailing_id)
+        .where(_O.c.id == occurrence_id)
+    ).one()
+    if row.state != OccurrenceState.OPENING:
+        return True
+    chosen = audience(row.id, row.owner_id, all_clients=row.all_clients, after=row.cursor).limit(batch).subquery()
+    last = connection.scalar(select(func.max(chosen.c.id)))
+    if last is None:
+        connection.execute(update(_O).where(_O.c.id == occurrence_id).values(state=OccurrenceState.OPEN))
+        return True
+    connection.execute(_deliveries(occurrence_id, row.due_at, chosen))
+    connection.execute(update(_O).where(_O.c.id == occurrence_id).values(cursor=last))
+    return False
+
+
+def audience(mailing_id: int, owner_id: int, *, all_clients: bool, after: int = 0) -> Select[tuple[int]]:
+    """The ids of the clients that a mailing goes to, bad addresses included, in order, beyond `after`."""
+    if all_clients:
+        own = select(_C.c.id).where(_C.c.owner_id == owner_id, _C.c.id > after)
+        return own.order_by(_C.c.id)
+    named = select(_MC.c.client_id.label("id")).where(_MC.c.mailing_id == mailing_id, _MC.c.client_id > after)
+    tagged = (
+        select(_T.c.client_id.label("id"))
+        .join(_MT, _MT.c.tag == _T.c.tag)
+        .join(_C, _C.c.id == _T.c.client_id)
+        .where(_MT.c.mailing_id == mailing_id, _C.c.owner_id == owner_id, _T.c.client_id > after)
+    )
+    both = union(named, tagged).subquery()
+    return select(both.c.id).order_by(both.c.id)
+
+
+def tags_of_client() -> ColumnElement[str]:
+    """The tags of the client row at hand, as a JSON list in order."""
+    tags = select(_T.c.tag).where(_T.c.client_id == _C.c.id).order_by(_T.c.tag).correlate(_C).subquery()
+    return select(func.json_group_array(tags.c.tag)).scalar_subquery()
+
+
+def _deliveries(occurrence_id: int, due_at: datetime, chosen: object) -> object:
+    columns = {
+        "occurrence_id": literal(occurrence_id),
+        "client_id": _C.c.id,
+        "address": _C.c.email,
+        "address_key": _C.c.address_key,
+        "name": _C.c.name,
+        "comment": _C.c.comment,
+        "tags": tags_of_client(),
+        "state": literal(DeliveryState.QUEUED.value),
+        "attempts": literal(0),
+        "given_back": literal(0),
+        "next_try_at": literal(due_at, _D.c.next_try_at.type),
+    }
+    rows = select(*columns.values()).where(_C.c.id.in_(select(chosen.c.id)), _C.c.bad_at.is_(None))  # type: ignore[attr-defined]
+    skip = insert_or_skip(_D).from_select(list(columns), rows)
+    return skip.on_conflict_do_nothing(index_elements=["occurrence_id", "address_key"])
+
+
+def sendable(now: datetime) -> ColumnElement[bool]:
+    """The condition under which an occurrence, joined with its mailing and owner, is being sent."""
+    return and_(
+        _UNFINISHED,
+        _O.c.deadline > now,
+        _M.c.disabled_at.is_(None),
+        _M.c.deleted_at.is_(None),
+        _U.c.blocked_at.is_(None),
+    )
+
+
+def unfinished(connection: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
+    """The occurrences that may be sent now, the oldest first."""
+    joined = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).join(_U, _U.c.id == _M.c.owner_id)
+    chosen = joined.where(sendable(now), _M.c.id == mailing_id if mailing_id else true())
+    return list(connection.scalars(chosen.order_by(_O.c.due_at, _O.c.id)))
+
+
+def claim(
+    connection: Connection, occurrence_id: int, run_id: int, token: int, now: datetime, due: datetime, limit: int
+) -> list[Claimed]:
+    """Take up to `limit` deliveries of one occurrence whose next try is at `due` or before."""
+    allowed = (
+        select(_O.c.id)
+        .join(_M, _M.c.id == _O.c.mailing_id)
+        .join(_U, _U.c.id == _M.c.owner_id)
+        .where(_O.c.id == occurrence_id, sendable(now))
+        .scalar_subquery()
+    )
+    next_ones = (
+        select(_D.c.id)
+        .where(_D.c.occurrence_id == allowed, _WAITING, _D.c.state != DeliveryState.UNKNOWN, _D.c.next_try_at <= due)
+        .order_by(_D.c.next_try_at)
+        .limit(limit)
+    )
+    taken = (
+        update(_D)
+        .where(_D.c.id.in_(next_ones))
+        .values(state=DeliveryState.CLAIMED, run_id=run_id, token=token)
+        .returning(*(_D.c[name] for name in Claimed._fields))
+    )
+    return [Claimed._make(row) for row in connection.execute(taken)]
+
+
+def release(connection: Connection, run_id: int, delivery_ids: Sequence[int] | None = None) -> int:
+    """Give back what a run holds and has not sent (or only those ids): nothing was risked."""
+    states = [DeliveryState.CLAIMED] if delivery_ids is None else [DeliveryState.CLAIMED, DeliveryState.SENDING]
+    return connection.execute(
+        update(_D)
+        .where(_HELD, _D.c.run_id == run_id, _D.c.state.in_(states))
+        .where(_D.c.id.in_(delivery_ids) if delivery_ids is not None else true())
+        .values(state=DeliveryState.QUEUED, run_id=None, token=None)
+    ).rowcount
+
+
+def rescue(connection: Connection, run_id: int, now: datetime, resend_after: timedelta | None, relay: str) -> int:
+    """Take back what a dead run held: a claimed one is queued again, one being sent is unknown.
+
+    Returns how many are unknown. `resend_after` is None where a person decides about them.
+    """
+    release(connection, run_id)
+    sending = and_(_HELD, _D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
+    words = "the run died before the server's reply was recorded"
+    lost = select(
+        _D.c.id, _D.c.attempts + 1, literal(now, _A.c.started_at.type), literal(now, _A.c.started_at.type),
+        literal(Outcome.UNKNOWN.value), literal("dot"), null(), literal(""), literal(words), literal(relay),
+    ).where(sending)  # fmt: skip
+    names = ["delivery_id", "number", "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply"]
+    connection.execute(insert(_A).from_select([*names, "relay"], lost))
+    return connection.execute(
+        update(_D)
+        .where(sending)
+        .values(
+            state=DeliveryState.UNKNOWN,
+            attempts=_D.c.attempts + 1,
+            next_try_at=None if resend_after is None else now + resend_after,
+            run_id=None,
+            token=None,
+        )
+    ).rowcount
+
+
+def cancel(connection: Connection, occurrences: Select[tuple[int]], address_key: str) -> None:
+    """Cancel what one address still waits for in some occurrences: the client is gone, or its address is bad."""
+    mine = and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key)
+    stoppable = or_(_D.c.state.in_([DeliveryState.QUEUED, DeliveryState.CLAIMED, DeliveryState.DEFERRED]), _resend())
+    connection.execute(update(_D).where(mine, stoppable).values(state=DeliveryState.CANCELLED, next_try_at=None))
+
+
+def disable(connection: Connection, mailing_id: int, reason: str, now: datetime, by: int | None = None) -> None:
+    """Stop a mailing (`by` None: the system does it); what a run has claimed of it is queued again."""
+    connection.execute(
+        update(_M)
+        .where(_M.c.id == mailing_id, _M.c.disabled_at.is_(None))
+        .values(disabled_at=now, disabled_by_id=by, disabled_reason=reason)
+    )
+    mine = select(_O.c.id).where(_O.c.mailing_id == mailing_id, _UNFINISHED)
+    connection.execute(
+        update(_D)
+        .where(_HELD, _D.c.occurrence_id.in_(mine), _D.c.state == DeliveryState.CLAIMED)
+        .values(state=DeliveryState.QUEUED, run_id=None, token=None)
+    )
+
+
+def sweep(connection: Connection, now: datetime) -> None:
+    """Move on what time or a person has decided: cancelled, expired, due again, finished, completed."""
+    joined = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_UNFINISHED)
+    _stop(connection, joined.where(_M.c.deleted_at.is_not(None)), DeliveryState.CANCELLED)
+    _stop(connection, joined.where(_O.c.deadline <= now), DeliveryState.EXPIRED)
+    connection.execute(
+        update(_D)
+        .where(_WAITING, _D.c.occurrence_id.in_(joined), _D.c.next_try_at <= now)
+        .where(_D.c.state == DeliveryState.UNKNOWN)
+        .values(state=DeliveryState.QUEUED)
+    )
+    _finish(connection, now)
+
+
+def _stop(connection: Connection, occurrences: Select[tuple[int]], state: DeliveryState) -> None:
+    mine = _D.c.occurrence_id.in_(occurrences)
+    if state == DeliveryState.EXPIRED:  # an unknown one stays unknown, for a person
+        unknown = update(_D).where(_WAITING, mine, _D.c.state == DeliveryState.UNKNOWN)
+        connection.execute(unknown.values(next_try_at=None))
+    stopped = update(_D).values(state=state, next_try_at=None)
+    connection.execute(stopped.where(_WAITING, mine, _D.c.next_try_at.is_not(None)))
+    connection.execute(stopped.where(_HELD, mine, _D.c.state == DeliveryState.CLAIMED))
+
+
+def _finish(connection: Connection, now: datetime) -> None:
+    waiting = exists().where(_D.c.occurrence_id == _O.c.id, _WAITING, _D.c.next_try_at.is_not(None))
+    held = exists().where(_D.c.occurrence_id == _O.c.id, _HELD)
+    deleted = exists().where(_M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_not(None))
+    done = and_(_UNFINISHED, ~waiting, ~held)
+    over = update(_O).values(finished_at=now)
+    connection.execute(over.where(done, deleted).values(state=OccurrenceState.CANCELLED))
+    connection.execute(over.where(done, _O.c.state == OccurrenceState.OPEN).values(state=OccurrenceState.FINISHED))
+    still = exists().where(_O.c.mailing_id == _M.c.id, _UNFINISHED)
+    connection.execute(
+        update(_M)
+        .where(_M.c.status == MailingStatus.RUNNING, _M.c.next_at.is_(None), ~still)
+        .values(status=MailingStatus.COMPLETED)
+    )
+
+
+def _resend() -> ColumnElement[bool]:
+    return and_(_D.c.state == DeliveryState.UNKNOWN, _D.c.next_try_at.is_not(None))

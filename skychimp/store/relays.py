@@ -1,0 +1,42 @@
+"""Relays that wait for a person: paused with a reason until their settings change or the next probe is due."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects.sqlite import insert
+
+from skychimp.models import RelayState
+
+_R = RelayState.__table__  # type: ignore[attr-defined]
+
+FIRST_PROBE = timedelta(minutes=15)
+LAST_PROBE = timedelta(hours=4)
+
+
+def paused(connection: Connection, relay: str, settings_hash: str, now: datetime) -> str | None:
+    """Why nothing may be sent through a relay now; None where it may, if only to probe it."""
+    row = connection.execute(select(_R).where(_R.c.relay == relay)).one_or_none()
+    if row is None or row.settings_hash != settings_hash or row.next_probe_at <= now:
+        return None
+    return str(row.reason)
+
+
+def pause(connection: Connection, relay: str, settings_hash: str, reason: str, now: datetime) -> None:
+    """Pause a relay: the next probe is in 15 minutes, then twice as long each time, up to 4 hours."""
+    row = connection.execute(select(_R).where(_R.c.relay == relay)).one_or_none()
+    again = row is not None and row.settings_hash == settings_hash
+    probes = row.probes + 1 if again and row is not None else 1
+    wait = min(FIRST_PROBE * 2 ** min(probes - 1, 10), LAST_PROBE)
+    values = {
+        "paused_at": row.paused_at if again and row is not None else now,
+        "reason": reason,
+        "settings_hash": settings_hash,
+        "next_probe_at": now + wait,
+        "probes": probes,
+    }
+    statement = insert(_R).values(relay=relay, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["relay"], set_=values))
+
+
+def resume(connection: Connection, relay: str) -> None:
+    connection.execute(delete(_R).where(_R.c.relay == relay))
