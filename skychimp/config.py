@@ -258,9 +258,9 @@ def load(
         raise _plain_error(error, sources) from None
 
 
-def config_file_path() -> Path:
-    """Where `init` writes the config."""
-    return _user_folder("config") / FILE_NAME
+def usual_config_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where `init` writes the config, and where it is looked for last."""
+    return _named_by(environ) or _user_folder("config") / FILE_NAME
 
 
 def example(said: Mapping[str, str] | None = None) -> str:
@@ -297,13 +297,17 @@ def _sections() -> dict[str, type[BaseModel]]:
 
 
 def _find(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
-    named = config_file or (Path(environ["SKYCHIMP_CONFIG"]) if environ.get("SKYCHIMP_CONFIG") else None)
-    for path in (named,) if named else (Path.cwd() / FILE_NAME, config_file_path()):
+    named = config_file or _named_by(environ)
+    for path in (named,) if named else (Path.cwd() / FILE_NAME, usual_config_file()):
         if path.exists():
             return path.absolute()
-    if config_file is not None:
-        raise ConfigError(f"there is no config file {config_file}", "make it: skychimp init")
+    if named is not None:
+        raise ConfigError(f"there is no config file {named}", "make it: skychimp init --email YOU@EXAMPLE.ORG")
     return None
+
+
+def _named_by(environ: Mapping[str, str]) -> Path | None:
+    return Path(environ["SKYCHIMP_CONFIG"]) if environ.get("SKYCHIMP_CONFIG") else None
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Make the config, the store and the first administrator, and log that person in here."""
-    from skychimp import addresses, config
+    from skychimp import addresses
     from skychimp.cli import session
     from skychimp.services import accounts
     from skychimp.store import engine
@@ -41,15 +41,21 @@ def init(
     here.out.one(
         {"email": account.email, "role": account.role, "config": str(path), "store": str(store.path)}
     )
-    here.out.note(f"{'wrote' if made else 'kept'} the config; mail goes to the {config.describe(here.settings)}")
+    here.out.note(f"{'wrote' if made else 'kept'} the config; mail goes to {_where(here)}")
     here.out.note("next: skychimp clients create --email CLIENT@EXAMPLE.ORG --name NAME")
+
+
+def _where(here: Context) -> str:
+    if here.settings.mail.transport == "smtp":
+        return f"{here.settings.smtp.host}:{here.settings.smtp.effective_port}"
+    return "an outbox beside the store, until mail.transport says smtp"
 
 
 def _config(here: Context, sender: str | None, email: str) -> tuple[Path, bool]:
     """The config file, and whether it was made now; one that exists is kept as it is."""
     from skychimp import config
 
-    path = here.options.config or config.config_file_path()
+    path = here.options.config or config.usual_config_file()
     if path.exists():
         if sender is not None:
             raise ConfigError(f"{path} exists already and is kept", "set mail.sender there, and leave --sender out")

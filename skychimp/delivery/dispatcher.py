@@ -115,7 +115,7 @@ class Dispatcher:
         self._policy = policy(self.settings)
         self._stopping = asyncio.Event()
         self._door = asyncio.Lock()
-        self._ready: deque[Claimed] = deque()
+        self._ready: deque[tuple[Claimed, _Open]] = deque()
         self._rotation: deque[int] = deque()
         self._opening: set[int] = set()
         self._filled = asyncio.Event()
@@ -171,14 +171,14 @@ class Dispatcher:
         self._filled.set()
         self._filled = asyncio.Event()
 
-    async def _next(self) -> Claimed | None:
+    async def _next(self) -> tuple[Claimed, _Open] | None:
         """The next delivery to send; None once there is nothing more for this run."""
         while not self._stopping.is_set():
             if self._ready:
-                claimed = self._ready.popleft()
+                chosen = self._ready.popleft()
                 if len(self._ready) < self._claim_size // 2:
                     self._refill()
-                return claimed
+                return chosen
             if not self._rotation and not self._refilling:
                 return None
             await asyncio.shield(self._refill())
@@ -205,7 +205,8 @@ class Dispatcher:
             self._claims += 1
             claimed = await self._recorder.submit(lambda c: self._take(c, occurrence_id, limit))  # noqa: B023
             if claimed:
-                self._ready.extend(claimed)
+                occurrence = self._occurrences[occurrence_id]
+                self._ready.extend((one, occurrence) for one in claimed)
                 if self._budget is not None:
                     self._budget -= len(claimed)
                 return
@@ -267,15 +268,15 @@ class Dispatcher:
         """One connection's life: it takes the next delivery as long as there is one."""
         connection: Connection | None = None
         try:
-            while (claimed := await self._next()) is not None:
+            while (chosen := await self._next()) is not None:
                 await self._pace()
-                occurrence = self._occurrences[claimed.occurrence_id]
+                claimed, occurrence = chosen
                 letter = self._compose(claimed, occurrence)
                 if letter is None:
                     continue
                 connection = await self._usable(connection)
                 if connection is None:
-                    self._ready.appendleft(claimed)
+                    self._ready.appendleft(chosen)
                     return
                 await self._deliver(claimed, occurrence, letter, connection)
                 if self._connections > self._allowed:
@@ -382,7 +383,7 @@ class Dispatcher:
     def _disable(self, occurrence: _Open, reason: str) -> None:
         mailing_id, now = occurrence.mailing_id, self.now()
         self._recorder.submit(lambda connection: queue.disable(connection, mailing_id, reason, now))
-        self._ready = deque(claimed for claimed in self._ready if claimed.occurrence_id != occurrence.id)
+        self._ready = deque(chosen for chosen in self._ready if chosen[1] is not occurrence)
 
     # The relay
 

@@ -185,10 +185,10 @@ def _fill(path: Path) -> None:
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         with store.write() as session:
             session.add(StoreInfo(secret=secrets.token_bytes(32), created_at=datetime.now(UTC)))
-        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode = DELETE")  # leaves one file, whole, to be linked
     finally:
         store.close()
+    with contextlib.closing(_driver().connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # leaves one file, whole, to be linked
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, text, update
 
 from skychimp.models import (
     UNFINISHED_SQL,
@@ -32,7 +32,7 @@ _held_by_claim = (
     _D.c.id == bindparam("b_id"),
     _D.c.token == bindparam("b_token"),
     _D.c.run_id == bindparam("b_run_id"),
-    _D.c.state.in_([DeliveryState.CLAIMED, DeliveryState.SENDING]),
+    or_(_D.c.state == DeliveryState.CLAIMED, _D.c.state == DeliveryState.SENDING),
 )
 _INTEND = update(_D).where(*_held_by_claim).values(state=DeliveryState.SENDING)
 _OUTCOME = (

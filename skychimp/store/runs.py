@@ -33,8 +33,9 @@ class RunLock:
 
 def start(connection: Connection, store: Path, now: datetime) -> RunLock:
     """Enter this process as a run; its lock is held before anybody can see the run."""
-    row = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "heartbeat_at": now}
-    run_id = connection.execute(insert(_RUN).values(row, sent=0, deferred=0, failed=0, unknown=0)).inserted_primary_key
+    counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
+    row = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "heartbeat_at": now} | counts
+    run_id = connection.execute(insert(_RUN).values(row)).inserted_primary_key
     assert run_id is not None
     path = _lock_path(store, run_id[0])
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
