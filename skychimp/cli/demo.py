@@ -92,6 +92,6 @@ def _show_letter(here: Context, letters: list[bytes]) -> None:
     text = letter.get_body(("plain",))
     here.out.heading("What the server got", f"{len(letters)} letters, one for each client; the last one:")
     here.out.text("\n".join(f"{name}: {value}" for name, value in letter.items()))
-    here.out.text("\n" + (text.get_content() if text else ""))
+    here.out.text("\n" + (text.get_content().replace("\r\n", "\n") if text else ""))
     here.out.heading("Your turn", "skychimp init --email YOU@EXAMPLE.ORG")
     here.out.text("The demo's store is gone again. Until smtp is set up, mail goes to an outbox beside your store.")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from skychimp.errors import RelayAway
@@ -12,7 +13,7 @@ _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
 
 
 class OutboxTransport:
-    """Keeps each letter as a file of its own. A letter that is written again replaces itself: its name is its Message-ID's."""
+    """Keeps each letter as a file of its own. Written again it replaces itself: its name is its Message-ID's."""
 
     relay = "outbox"
 
@@ -37,18 +38,23 @@ class OutboxConnection:
         self._folder = folder
 
     async def send(self, letter: Letter, permit: Permit) -> Answer | None:
-        """Write the letter, ask, and only then show it under its name."""
+        """Write the letter, ask, and only then show it under its name.
+
+        A failure after the rename says "no dot", too: the letter is written again, and replaces itself.
+        """
         name = _name(letter)
         draft = self._folder / "tmp" / f"{name}.{os.getpid()}"
         try:
             _write(draft, _with_trace(letter))
             if not await permit():
-                draft.unlink()
                 return None
             draft.rename(self._folder / "new" / name)
             _sync(self._folder / "new")
         except OSError as error:
             return Answer(Phase.DATA, None, f"the outbox can't be written: {error.strerror}")
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
         return Answer(Phase.DOT, Reply(250, "2.0.0", f"250 2.0.0 kept in the outbox as new/{name}"), dot_written=True)
 
     async def close(self) -> None:
@@ -56,14 +62,19 @@ class OutboxConnection:
 
 
 def _name(letter: Letter) -> str:
-    found = _MESSAGE_ID.search(letter.data)
+    headers = letter.data.partition(b"\r\n\r\n")[0] + b"\r\n"
+    found = _MESSAGE_ID.search(headers)
     return hashlib.sha256(found[1] if found else letter.data).hexdigest()[:32]
 
 
 def _with_trace(letter: Letter) -> bytes:
-    """The letter as a Maildir keeps it: LF line ends, and the envelope on top."""
-    trace = f"Return-Path: <{letter.sender}>\nDelivered-To: {letter.recipient}\n".encode()
-    return trace + letter.data.replace(b"\r\n", b"\n")
+    """The letter as a Maildir keeps it: LF line ends, and the envelope on top, in one line each whatever it holds."""
+    trace = f"Return-Path: <{_one_line(letter.sender)}>\nDelivered-To: {_one_line(letter.recipient)}\n"
+    return trace.encode("utf-8", "backslashreplace") + letter.data.replace(b"\r\n", b"\n")
+
+
+def _one_line(address: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f]", "?", address)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -5,23 +5,28 @@ import re
 import socket
 import ssl
 import time
+from functools import cached_property
 from ipaddress import ip_address
 from typing import cast
 
 from skychimp.config import Security, SmtpSettings
 from skychimp.errors import RelayAway, RelayRefuses
 from skychimp.transport.exchange import Answer, Letter, Permit, Reply
-from skychimp.transport.smtp_protocol import Event, GoAhead, ProtocolError, Session, Write, stuffed
+from skychimp.transport.smtp_protocol import Event, ProtocolError, Session, Write, login, stuffed
 
 GOODBYE = 5.0  # s to wait for the reply to QUIT
-_DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)+")
+AHEAD = 16 * 1024  # bytes; a longer body is written while the permit is still asked for
+_DOMAIN = re.compile(
+    r"(?=.{1,255}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"
+)
 
 
 class SmtpTransport:
-    """A relay that is spoken to in SMTP, as the settings say."""
+    """A relay that is spoken to in SMTP, as the settings say; `hostname` is this machine's, if not the system's."""
 
-    def __init__(self, settings: SmtpSettings) -> None:
+    def __init__(self, settings: SmtpSettings, hostname: str | None = None) -> None:
         self._settings = settings
+        self._hostname = hostname or socket.gethostname()
 
     @property
     def relay(self) -> str:
@@ -29,68 +34,101 @@ class SmtpTransport:
 
     async def connect(self) -> "SmtpConnection":
         """Connect, secure, log in. Raises RelayAway where it may help to wait, RelayRefuses where a person must act."""
-        connection = SmtpConnection(self._settings)
         try:
-            await self._open(connection)
+            return await self._opened(await self._dial())
+        except (OSError, UnicodeError, ProtocolError, EOFError) as error:
+            raise self._relay_error(error) from None
+
+    async def _dial(self) -> "SmtpConnection":
+        settings = self._settings
+        over_tls = settings.security == Security.TLS
+        async with asyncio.timeout(settings.timeout.total_seconds()):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: SmtpConnection(settings),
+                settings.host,
+                settings.effective_port,
+                ssl=self._tls if over_tls else None,
+                server_hostname=settings.host if over_tls else None,
+            )
+        return connection
+
+    async def _opened(self, connection: "SmtpConnection") -> "SmtpConnection":
+        settings = self._settings
+        try:
+            _accept(await connection.reply(), "the greeting")
+            await self._hello(connection)
+            if settings.security == Security.STARTTLS:
+                await self._start_tls(connection)
+            if settings.username is not None:
+                await self._log_in(connection, settings.username, settings.secret())
         except BaseException:
             connection.abort()
             raise
         return connection
 
-    async def _open(self, connection: "SmtpConnection") -> None:
-        settings = self._settings
-        try:
-            async with asyncio.timeout(settings.timeout.total_seconds()):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection,
-                    settings.host,
-                    settings.effective_port,
-                    ssl=self._tls() if settings.security == Security.TLS else None,
-                    server_hostname=settings.host if settings.security == Security.TLS else None,
-                )
-            _accept(await connection.greeting(), "the greeting")
-            await _hello(connection)
-            if settings.security == Security.STARTTLS:
-                await self._start_tls(connection)
-            await self._log_in(connection)
-        except ssl.SSLCertVerificationError as error:
-            raise RelayRefuses(
-                f"the certificate of {self.relay} is not trusted: {error.verify_message}",
-                "check smtp.host, or name the certificate's authority in smtp.ca_file",
-            ) from None
-        except TimeoutError:
-            raise RelayAway(f"{self.relay} does not answer in time", "is smtp.host right, and is it up?") from None
-        except (OSError, ssl.SSLError, ProtocolError, EOFError) as error:
-            raise RelayAway(f"{self.relay} can't be talked to: {error}", "is smtp.host right, and is it up?") from None
+    async def _hello(self, connection: "SmtpConnection") -> None:
+        name = ehlo_name(self._hostname, connection.address("sockname")).encode()
+        reply = await connection.command(b"EHLO " + name)
+        if reply.code >= 500:  # RFC 5321, section 3.2
+            _accept(await connection.command(b"HELO " + name), "HELO")
+            return
+        _accept(reply, "EHLO")
+        connection.session.learn(reply)
 
     async def _start_tls(self, connection: "SmtpConnection") -> None:
         if "STARTTLS" not in connection.session.capabilities:
-            raise RelayRefuses(f"{self.relay} offers no STARTTLS", 'set smtp.security to "tls", or to "none" if you mean it')
+            hint = 'set smtp.security to "tls", or to "none" if you mean it'
+            raise RelayRefuses(f"{self.relay} offers no STARTTLS", hint)
         _accept(await connection.command(b"STARTTLS"), "STARTTLS")
         async with asyncio.timeout(self._settings.timeout.total_seconds()):
-            await connection.start_tls(self._tls(), self._settings.host)
-        await _hello(connection)
+            await connection.start_tls(self._tls, self._settings.host)
+        await self._hello(connection)
 
-    async def _log_in(self, connection: "SmtpConnection") -> None:
-        username, password = self._settings.username, self._settings.secret()
-        if username is None or password is None:
-            return
+    async def _log_in(self, connection: "SmtpConnection", username: str, password: str | None) -> None:
+        if password is None:
+            raise RelayRefuses("smtp.username is set without a password", "set smtp.password_file, too")
         if self._settings.security == Security.NONE and not connection.is_loopback:
             raise RelayRefuses("a password is sent over TLS only", 'set smtp.security to "starttls" or "tls"')
-        mechanisms = connection.session.capabilities.get("AUTH", "").upper().split()
-        if "PLAIN" in mechanisms:
-            reply = await connection.command(connection.session.auth_plain(username, password))
-        elif "LOGIN" in mechanisms:
-            reply = await _log_in_by_login(connection, username, password)
-        else:
-            raise RelayRefuses(f"{self.relay} offers no login by PLAIN or LOGIN", "check smtp.username and smtp.security")
+        lines = login(connection.session.capabilities.get("AUTH", ""), username, password)
+        if not lines:
+            hint = "check smtp.username and smtp.security"
+            raise RelayRefuses(f"{self.relay} offers no login by PLAIN or LOGIN", hint)
+        for line in lines:
+            reply = await connection.command(line)
+            if reply.code != 334:
+                break
+        if reply.code == 235:
+            return
+        words = _one_line(reply)
+        for secret in (password, *(line.split()[-1].decode() for line in lines)):  # some servers repeat what they heard
+            words = words.replace(secret, "...")
         if 400 <= reply.code < 500:
-            raise RelayAway(f"{self.relay} can't log in now: {reply.text}")
-        if reply.code != 235:
-            raise RelayRefuses(f"{self.relay} refuses the login: {reply.text}", "check smtp.username and smtp.password")
+            raise RelayAway(f"{self.relay} can't log in now: {words}", "it is tried again later")
+        raise RelayRefuses(f"{self.relay} refuses the login: {words}", "check smtp.username and smtp.password")
 
+    def _relay_error(self, error: Exception) -> RelayAway | RelayRefuses:
+        """What a connect that failed comes to."""
+        match error:
+            case ssl.SSLCertVerificationError():
+                return RelayRefuses(
+                    f"the certificate of {self.relay} is not trusted: {error.verify_message}",
+                    "check smtp.host, or name the certificate's authority in smtp.ca_file",
+                )
+            case UnicodeError():
+                return RelayRefuses(f"{self._settings.host!a} is no host name", "mend smtp.host")
+            case TimeoutError():
+                return RelayAway(f"{self.relay} does not answer", "check smtp.host, smtp.port and smtp.security")
+            case ssl.SSLError():
+                return RelayAway(f"{self.relay} can't speak TLS: {error}", "check smtp.port and smtp.security")
+        return RelayAway(f"{self.relay} can't be talked to: {error}", "check smtp.host and smtp.port; is it up?")
+
+    @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self._settings.ca_file)
+        try:
+            return ssl.create_default_context(cafile=self._settings.ca_file)
+        except OSError as error:
+            reason = error.strerror or error
+            raise RelayRefuses(f"{self._settings.ca_file} can't be used: {reason}", "mend smtp.ca_file") from None
 
 
 class SmtpConnection(asyncio.Protocol):
@@ -103,15 +141,14 @@ class SmtpConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._retires_at = time.monotonic() + settings.connection_age.total_seconds()
         self._letters_left = settings.letters_per_connection
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport  # from connection_made on
         self._events: list[Event] = []
         self._waiter: asyncio.Future[None] | None = None
         self._fault = ""
         self._deadline = float("inf")
+        self._patience = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.session.greet()
+        self._is_full = False
 
     @property
     def usable(self) -> bool:
@@ -121,38 +158,35 @@ class SmtpConnection(asyncio.Protocol):
 
     @property
     def is_loopback(self) -> bool:
-        address = self._peer("peername")
-        return address is not None and ip_address(address).is_loopback
+        return ip_address(self.address("peername")).is_loopback
 
-    @property
-    def name(self) -> str:
-        """What EHLO says: this machine's full name, or else its address (RFC 5321, section 4.1.3)."""
-        host = socket.gethostname()
-        if _DOMAIN.fullmatch(host):
-            return host
-        address = self._peer("sockname") or "127.0.0.1"
-        return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    def address(self, which: str) -> str:
+        """The IP address of this end ("sockname") or the other ("peername"), without an IPv6 zone."""
+        return str(self._transport.get_extra_info(which)[0]).partition("%")[0]
 
-    async def greeting(self) -> Reply:
-        return await self._reply(self._timeout)
+    async def reply(self, patience: float | None = None) -> Reply:
+        """The next reply. Raises EOFError where none comes, within `patience` seconds or the usual timeout."""
+        return cast(Reply, await self._event(self._timeout if patience is None else patience))
 
-    async def command(self, line: bytes) -> Reply:
-        """Send one command and wait for its reply. Raises EOFError, TimeoutError, ProtocolError."""
+    async def command(self, line: bytes, patience: float | None = None) -> Reply:
+        """Send one command and wait for its reply. Raises EOFError, ProtocolError."""
         self._write(self.session.command(line))
-        return await self._reply(self._timeout)
+        return await self.reply(patience)
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        assert self._transport is not None
+        """Go on in TLS. Raises EOFError where the server said more than its 220 (an injected reply)."""
+        if self._fault:
+            raise EOFError(self._fault)
         transport = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
-        self._transport = cast(asyncio.Transport, transport)
-        self.session = Session()
+        self.session = Session(greeted=True)
+        self.connection_made(cast(asyncio.Transport, transport))
 
     async def send(self, letter: Letter, permit: Permit) -> Answer | None:
         """One letter; None where `permit` said no, and then the connection is closed without the dot."""
         self._letters_left -= 1
         try:
             answer = await self._send(letter, permit)
-        except (EOFError, TimeoutError, ProtocolError, OSError) as error:
+        except (EOFError, ProtocolError) as error:
             answer = self.session.fault(str(error))
         except BaseException:
             self.abort()
@@ -163,13 +197,12 @@ class SmtpConnection(asyncio.Protocol):
 
     async def close(self) -> None:
         """QUIT where the connection still is good, and close."""
-        if not self._fault and self.session.usable and self._transport is not None:
-            try:
-                self._write(self.session.command(b"QUIT"))
-                await self._reply(GOODBYE)
-            except (EOFError, TimeoutError, ProtocolError, OSError):
-                pass
-        self.abort()
+        try:
+            await self.command(b"QUIT", GOODBYE)
+        except (EOFError, ProtocolError):
+            pass  # then there is nothing to be polite to
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Close at once; what is not written yet is dropped."""
@@ -177,68 +210,86 @@ class SmtpConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1, low=0)  # not full means: all is with the system
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._events += self.session.receive(data)
+            for event in self.session.receive(data):
+                self._events.append(event)
         except ProtocolError as error:
             self._fault = self._fault or str(error)
         self._wake()
 
     def eof_received(self) -> None:
-        self._lose("connection closed by the relay")
+        self._lose("connection closed")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(f"connection lost: {exc}" if exc else "connection closed by the relay")
+        self._lose(f"connection lost: {exc}" if exc else "connection closed")
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self._is_full = True
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self._is_full = False
+        self._wake()
+
+    # One letter
 
     async def _send(self, letter: Letter, permit: Permit) -> Answer | None:
         event: Event = self.session.begin(letter)
-        while not isinstance(event, GoAhead):
-            if isinstance(event, Answer):
-                return event
-            assert isinstance(event, Write)
+        while isinstance(event, Write):
             self._write(event.data)
             event = await self._event(self._timeout)
-        self._write(stuffed(letter.data))
-        if not self._writable.is_set():
-            async with asyncio.timeout(self._dot_timeout):
-                await self._writable.wait()
-        if not await permit():
+        if isinstance(event, Answer):
+            return event
+        rest = stuffed(letter.data)
+        if len(rest) > AHEAD:
+            await self._write_ahead(rest)
+            rest = b""
+        if self._is_quiet and not await permit():
             return None
-        if self._events or self._fault:  # a reply, or the end, that came before the dot
+        if not self._is_quiet:  # the server's word, or its end, came before the dot
             return cast(Answer, await self._event(self._timeout))
-        self._write(self.session.dot())
+        self._write(rest + self.session.dot())
         return cast(Answer, await self._event(self._dot_timeout))
 
-    async def _reply(self, timeout: float) -> Reply:  # noqa: ASYNC109
-        return cast(Reply, await self._event(timeout))
+    @property
+    def _is_quiet(self) -> bool:
+        """Nothing has come, and no write has failed (a transport that is closing may not have told us yet)."""
+        return not (self._events or self._fault or self._transport.is_closing()) and self.session.is_silent
 
-    async def _event(self, timeout: float) -> Event:  # noqa: ASYNC109
-        """The next event, by a deadline that a reply's single bytes don't move. Raises EOFError, TimeoutError."""
-        if not self._events and not self._fault:
-            self._waiter = self._loop.create_future()
-            self._expect_by(self._loop.time() + timeout)
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                self._deadline = float("inf")
-        if self._events:
-            return self._events.pop(0)
-        raise EOFError(self._fault)
+    async def _write_ahead(self, body: bytes) -> None:
+        """Write a long body, and wait until the system has it all or the server interrupts."""
+        self._write(body)
+        deadline = self._loop.time() + self._dot_timeout
+        while self._is_full and self._is_quiet:
+            await self._wait(deadline, self._dot_timeout)
+
+    async def _event(self, patience: float) -> Event:
+        """The next event, by a deadline that a reply's single bytes don't move. Raises EOFError where none comes."""
+        deadline = self._loop.time() + patience
+        while not self._events:
+            if self._fault:
+                raise EOFError(self._fault)
+            await self._wait(deadline, patience)
+        return self._events.pop(0)
+
+    async def _wait(self, deadline: float, patience: float) -> None:
+        """Wait until something happens; the deadline's passing is a fault."""
+        self._waiter = self._loop.create_future()
+        self._patience = patience
+        self._expect_by(deadline)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._deadline = float("inf")
 
     def _expect_by(self, deadline: float) -> None:
         """One timer a connection: it is set anew only when it fires, not for every reply."""
@@ -251,46 +302,29 @@ class SmtpConnection(asyncio.Protocol):
     def _look_at_clock(self) -> None:
         self._timer = None
         if self._loop.time() >= self._deadline:
-            self._lose("timed out")
+            self._lose(f"timed out after {self._patience:g} s")
         elif self._deadline != float("inf"):
             self._expect_by(self._deadline)
 
     def _lose(self, reason: str) -> None:
         self._fault = self._fault or reason
-        self._writable.set()
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done() and (self._events or self._fault):
+        if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _write(self, data: bytes) -> None:
-        assert self._transport is not None
+        if self._fault:
+            raise EOFError(self._fault)
         self._transport.write(data)
 
-    def _peer(self, which: str) -> str | None:
-        address = self._transport.get_extra_info(which) if self._transport is not None else None
-        return str(address[0]) if address else None
 
-
-async def _hello(connection: SmtpConnection) -> None:
-    reply = await connection.command(f"EHLO {connection.name}".encode())
-    if 500 <= reply.code < 600:  # RFC 5321, section 3.2
-        _accept(await connection.command(f"HELO {connection.name}".encode()), "HELO")
-        return
-    _accept(reply, "EHLO")
-    connection.session.learn(reply)
-
-
-async def _log_in_by_login(connection: SmtpConnection, username: str, password: str) -> Reply:
-    import base64
-
-    reply = await connection.command(b"AUTH LOGIN")
-    for secret in (username, password):
-        if reply.code != 334:
-            break
-        reply = await connection.command(base64.b64encode(secret.encode()))
-    return reply
+def ehlo_name(hostname: str, address: str) -> str:
+    """What EHLO says: the host's full name, or else its address as a literal (RFC 5321, section 4.1.3)."""
+    if _DOMAIN.fullmatch(hostname):
+        return hostname
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
 def _accept(reply: Reply, what: str) -> None:
@@ -298,5 +332,9 @@ def _accept(reply: Reply, what: str) -> None:
     if 200 <= reply.code < 300:
         return
     if reply.code >= 500:
-        raise RelayRefuses(f"the relay refuses {what}: {reply.text}", "ask its administrator, or check smtp.host")
-    raise RelayAway(f"the relay can't take mail now, at {what}: {reply.text}")
+        raise RelayRefuses(f"the relay refuses {what}: {_one_line(reply)}", "ask its administrator, or check smtp.host")
+    raise RelayAway(f"the relay can't take mail now, at {what}: {_one_line(reply)}", "it is tried again later")
+
+
+def _one_line(reply: Reply) -> str:
+    return reply.text.replace("\n", " ")

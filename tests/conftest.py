@@ -1,0 +1,1 @@
+"""Its folder is where pytest finds the tests' own modules, such as `servers`."""
