@@ -203,7 +203,9 @@ class DeliverySettings(_Section):
     disable_failures: Annotated[int, Field(ge=1)] = Field(
         100, description="a mailing is disabled when so many of its letters have failed ..."
     )
-    disable_failure_rate: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="... and so large a part of them")
+    disable_failure_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="... and so large a part of them"
+    )
 
 
 class RunSettings(_Section):
@@ -265,7 +267,10 @@ def usual_config_file(environ: Mapping[str, str] = os.environ) -> Path:
 
 def example(said: Mapping[str, str] | None = None) -> str:
     """The text of skychimp.example.toml: every setting with its meaning and default, and those of `said` set."""
-    lines = ["# Skychimp's settings, each with its default. An environment variable such as SKYCHIMP_SMTP__HOST wins", "# over this file, a flag over both."]
+    lines = [
+        "# Skychimp's settings, each with its default. An environment variable such as SKYCHIMP_SMTP__HOST wins",
+        "# over this file, a flag over both.",
+    ]
     for section, model in _sections().items():
         lines += ["", f"[{section}]"]
         for key, field in model.model_fields.items():
@@ -322,7 +327,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     known = {f"{section}.{key}" for section, model in _sections().items() for key in model.model_fields}
     flat: dict[str, Any] = {}
     for section, keys in tree.items():
-        named = {f"{section}.{key}": value for key, value in keys.items()} if isinstance(keys, dict) else {section: keys}
+        named = (
+            {f"{section}.{key}": value for key, value in keys.items()} if isinstance(keys, dict) else {section: keys}
+        )
         for name in named.keys() - known:
             raise ConfigError(f"{path}: there is no setting {name}", _similar(name, known))
         flat |= named
@@ -361,7 +368,9 @@ def _json(name: str, value: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        raise ConfigError(f"{name} in the environment is not JSON: {value!r}", 'a list is written ["5m", "1h"]') from None
+        raise ConfigError(
+            f"{name} in the environment is not JSON: {value!r}", 'a list is written ["5m", "1h"]'
+        ) from None
 
 
 def _from_here(folder: Path, found: dict[str, Any]) -> dict[str, Any]:

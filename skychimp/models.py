@@ -6,8 +6,10 @@ under way, so that they stay small however long the ledger grows.
 
 from datetime import datetime
 from enum import StrEnum
+from typing import ClassVar
 
 from sqlalchemy import CheckConstraint, Column, Enum, ForeignKey, Index, MetaData, UniqueConstraint, text
+from sqlalchemy import Table as CoreTable
 from sqlmodel import Field, SQLModel
 from sqlmodel.main import SQLModelConfig
 
@@ -93,6 +95,7 @@ class Table(SQLModel):
 
     metadata = metadata
     model_config = SQLModelConfig(defer_build=True)
+    __table__: ClassVar[CoreTable]
 
 
 def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False) -> Column[str]:

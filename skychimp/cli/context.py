@@ -24,7 +24,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.", show_defaul
 Limit = Annotated[int | None, typer.Option(min=0, help="At most so many rows.", metavar="N")]
 Offset = Annotated[int, typer.Option(min=0, help="Leave out the first so many rows.", metavar="N")]
 Search = Annotated[str | None, typer.Option(help="Only rows that hold this text.", metavar="TEXT")]
-Sort = Annotated[str | None, typer.Option(help="The column to sort by; -COLUMN for the other way round.", metavar="COLUMN")]
+Sort = Annotated[
+    str | None, typer.Option(help="The column to sort by; -COLUMN for the other way round.", metavar="COLUMN")
+]
 
 
 @dataclass

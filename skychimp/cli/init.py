@@ -38,9 +38,7 @@ def init(
     store = engine.create_store(here.settings.store_url)
     account = accounts.create_first_admin(store, email=email, password=password)
     session.write(here.settings.store_url, accounts.start_session(store, account.id))
-    here.out.one(
-        {"email": account.email, "role": account.role, "config": str(path), "store": str(store.path)}
-    )
+    here.out.one({"email": account.email, "role": account.role, "config": str(path), "store": str(store.path)})
     here.out.note(f"{'wrote' if made else 'kept'} the config; mail goes to {_where(here)}")
     here.out.note("next: skychimp clients create --email CLIENT@EXAMPLE.ORG --name NAME")
 
@@ -61,7 +59,9 @@ def _config(here: Context, sender: str | None, email: str) -> tuple[Path, bool]:
             raise ConfigError(f"{path} exists already and is kept", "set mail.sender there, and leave --sender out")
         return path, False
     if sender is None and "SKYCHIMP_MAIL__SENDER" not in os.environ:
-        sender = _asked(here, "Letters come from", "--sender 'Name <address>'", default=email) if here.may_ask() else email
+        sender = (
+            _asked(here, "Letters come from", "--sender 'Name <address>'", default=email) if here.may_ask() else email
+        )
     said = {"mail.sender": sender, "store.url": here.flags.get("store.url")}
     text = config.example({name: value for name, value in said.items() if value is not None})
     try:

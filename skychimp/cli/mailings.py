@@ -13,7 +13,7 @@ from skychimp.cli.run import send, summary
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.services.mailings import Audience, MailingInfo
+    from skychimp.services.mailings import MailingInfo
 
 app = typer.Typer(no_args_is_help=True, help="What goes to whom, and when.", rich_markup_mode="rich")
 
@@ -31,7 +31,9 @@ Id = Annotated[int, typer.Argument(metavar="ID", help="A mailing's id.", show_de
 Start = Annotated[str, typer.Option(help="now, +10m, '2026-12-01 09:00', 2026-12-01T09:00+03:00.", metavar="WHEN")]
 End = Annotated[str | None, typer.Option(help="Nothing is sent at this time or later.", metavar="WHEN")]
 Zone = Annotated[str | None, typer.Option(help="The zone of the times; the config's otherwise.", metavar="ZONE")]
-ClientIds = Annotated[list[int] | None, typer.Option("--client", help="A client's id; as often as needed.", metavar="ID")]
+ClientIds = Annotated[
+    list[int] | None, typer.Option("--client", help="A client's id; as often as needed.", metavar="ID")
+]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="All clients with this tag; as often as needed.")]
 All = Annotated[bool, typer.Option("--all-clients", help="All your clients, also those to come.")]
 
@@ -177,7 +179,9 @@ def delete(ctx: typer.Context, mailing: Id, yes: Yes = False, json: Json = False
 def preview(
     ctx: typer.Context,
     mailing: Id,
-    since: Annotated[str | None, typer.Option("--from", help="From this time on; from now otherwise.", metavar="WHEN")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="From this time on; from now otherwise.", metavar="WHEN")
+    ] = None,
     number: Annotated[int, typer.Option("--next", min=1, max=1000, help="How many.", metavar="N")] = 5,
     json: Json = False,
 ) -> None:
@@ -247,9 +251,7 @@ def log(
     if follow:
         _follow(here, mailing, status, search)
         return
-    found = attempts.log(
-        here.store, here.actor, mailing, page(limit, offset, search, None), status=status, last=last
-    )
+    found = attempts.log(here.store, here.actor, mailing, page(limit, offset, search, None), status=status, last=last)
     here.out.rows(found, LOG, empty="nothing was tried yet; send what is due: skychimp run")
 
 

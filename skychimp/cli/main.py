@@ -72,7 +72,9 @@ def _globals(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which config and store are used.")] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colours; NO_COLOR does the same.")] = False,
     no_input: Annotated[bool, typer.Option("--no-input", help="Never ask.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """A mailing service that lives in a terminal: nothing lost, nothing twice."""
     if quiet and verbose:
@@ -99,7 +101,11 @@ def main() -> NoReturn:
     except BrokenPipeError:
         status = 141  # what a shell says of a command that SIGPIPE ended
     except Exception as error:
-        out.error(SkychimpError(f"unexpected: {type(error).__name__}: {error}", "this is a defect of Skychimp; please report it"))
+        out.error(
+            SkychimpError(
+                f"unexpected: {type(error).__name__}: {error}", "this is a defect of Skychimp; please report it"
+            )
+        )
         status = 1
     sys.exit(out.finish(status if isinstance(status, int) else 0))
 

@@ -16,7 +16,9 @@ app = typer.Typer(no_args_is_help=True, help="What you write.", rich_markup_mode
 COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="A message's id.", show_default=False)]
-Body = Annotated[str | None, typer.Option(help="The text; {{ client.name }} and the like are filled in.", metavar="TEXT")]
+Body = Annotated[
+    str | None, typer.Option(help="The text; {{ client.name }} and the like are filled in.", metavar="TEXT")
+]
 BodyFile = Annotated[str | None, typer.Option(help="The text from a file, or - for stdin.", metavar="FILE")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="The text is Markdown, and gets an HTML part.")]
 HtmlFile = Annotated[str | None, typer.Option(help="An HTML part of your own, from a file.", metavar="FILE")]

@@ -17,7 +17,9 @@ def read(store_url: str) -> str | None:
     except FileNotFoundError:
         return None
     except OSError:
-        raise NotLoggedIn(f"the session file {path} is a link or can't be read", "remove it, then log in again") from None
+        raise NotLoggedIn(
+            f"the session file {path} is a link or can't be read", "remove it, then log in again"
+        ) from None
     with os.fdopen(file, encoding="ascii") as opened:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:

@@ -32,7 +32,7 @@ from skychimp.store.queue import Claimed
 from skychimp.store.runs import RunLock
 from skychimp.transport.exchange import Answer, Connection, Letter, Transport
 
-_O = Occurrence.__table__  # type: ignore[attr-defined]
+_O = Occurrence.__table__
 
 MOST_CLAIMED = 500
 INTENT_AGE = 30.0  # s; DESIGN 4: an older intent may belong to somebody else by now
@@ -151,7 +151,7 @@ class Dispatcher:
             give_up_after=self.settings.delivery.give_up_after,
             mailing_id=self.scope.mailing_id,
         )
-        info = connection.execute(select(StoreInfo.__table__)).one()  # type: ignore[attr-defined]
+        info = connection.execute(select(StoreInfo.__table__)).one()
         self._secret = info.secret
         self._settings_hash = _settings_hash(self.settings, info.secret)
         self._rotation.extend(queue.unfinished(connection, now, self.scope.mailing_id))
@@ -418,8 +418,15 @@ class Dispatcher:
 
     async def _probe(self, away: RelayAway) -> Connection | None:
         """Ask again, longer and longer apart, as long as patience lasts; nothing spends an attempt."""
-        from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_any, wait_exponential_jitter
-        from tenacity import stop_after_delay, stop_when_event_set
+        from tenacity import (
+            AsyncRetrying,
+            RetryError,
+            retry_if_exception_type,
+            stop_after_delay,
+            stop_any,
+            stop_when_event_set,
+            wait_exponential_jitter,
+        )
 
         patience = self.settings.run.patience
         if patience <= timedelta(0):

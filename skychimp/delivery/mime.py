@@ -33,13 +33,21 @@ def header(text: str) -> bytes:
 
 def mailbox(name: str, address: str) -> bytes:
     """An address with its display name. The domain is in ASCII, unless the local part needs SMTPUTF8 anyway."""
-    written = addresses.with_ascii_domain(address) if not address.isascii() and address.rpartition("@")[0].isascii() else address
+    written = (
+        addresses.with_ascii_domain(address)
+        if not address.isascii() and address.rpartition("@")[0].isascii()
+        else address
+    )
     place = written.encode()
     if not name:
         return place
     if len(name) <= _LINE - 14 and _is_plain(name):
         quoted = name.replace("\\", "\\\\").replace('"', '\\"').encode()
-        return b'"%b"\r\n <%b>' % (quoted, place) if len(quoted) + len(place) > _LINE - 14 else b'"%b" <%b>' % (quoted, place)
+        return (
+            b'"%b"\r\n <%b>' % (quoted, place)
+            if len(quoted) + len(place) > _LINE - 14
+            else b'"%b" <%b>' % (quoted, place)
+        )
     return _encoded_words(name) + b"\r\n <" + place + b">"
 
 
@@ -108,5 +116,3 @@ def _encoded_words(text: str) -> bytes:
         chunk += octets
     words.append(chunk)
     return b"\r\n ".join(b"=?utf-8?b?%b?=" % binascii.b2a_base64(word, newline=False) for word in words)
-
-

@@ -32,9 +32,7 @@ class Decision(NamedTuple):
     fewer_connections: bool = False
 
 
-def decide(
-    answer: Answer, *, attempts: int, given_back: int, policy: Policy, now: datetime, chance: float
-) -> Decision:
+def decide(answer: Answer, *, attempts: int, given_back: int, policy: Policy, now: datetime, chance: float) -> Decision:
     """Decide about one answer. `attempts` and `given_back` count those before it; `chance` is random in [0, 1)."""
     reply = answer.reply
     if reply is None and answer.dot_written:

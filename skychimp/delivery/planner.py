@@ -11,10 +11,10 @@ from skychimp.delivery.recurrence import Due, Plan, Schedule
 from skychimp.models import Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
 from skychimp.store import queue
 
-_M = Mailing.__table__  # type: ignore[attr-defined]
-_MSG = Message.__table__  # type: ignore[attr-defined]
-_O = Occurrence.__table__  # type: ignore[attr-defined]
-_U = User.__table__  # type: ignore[attr-defined]
+_M = Mailing.__table__
+_MSG = Message.__table__
+_O = Occurrence.__table__
+_U = User.__table__
 
 
 def open_due(
@@ -32,7 +32,13 @@ def open_due(
         letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
         base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
         for missed in plan.missed:
-            row = {"state": OccurrenceState.MISSED, "deadline": missed.at, "finished_at": now, "subject": "", "body": ""}
+            row = {
+                "state": OccurrenceState.MISSED,
+                "deadline": missed.at,
+                "finished_at": now,
+                "subject": "",
+                "body": "",
+            }
             queue.open_occurrence(connection, base | _times(missed) | row)
         if plan.open is not None:
             words = {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}

@@ -141,5 +141,3 @@ def _fail_all(futures: list["asyncio.Future[Any]"], error: SkychimpError) -> Non
     for future in futures:
         if not future.done():
             future.set_exception(error)
-
-

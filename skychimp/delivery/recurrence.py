@@ -159,7 +159,9 @@ def _require_zone(timezone: str) -> None:
     try:
         ZoneInfo(timezone)
     except (OSError, ValueError, KeyError):
-        raise InvalidValue(f"there is no time zone {timezone!r}", "write an IANA zone, as Europe/Berlin or UTC") from None
+        raise InvalidValue(
+            f"there is no time zone {timezone!r}", "write an IANA zone, as Europe/Berlin or UTC"
+        ) from None
 
 
 def _local(schedule: Schedule, k: int) -> datetime | None:

@@ -34,7 +34,9 @@ def send_due(
     transport = make_transport(settings, store.path)
     with plain_errors(), store.connect() as connection, connection.begin():
         if queue.is_held(connection):
-            raise StoreNotReady("this store was restored and sends nothing yet", "let it go on: skychimp resolve --restored")
+            raise StoreNotReady(
+                "this store was restored and sends nothing yet", "let it go on: skychimp resolve --restored"
+            )
         lock = runs.start(connection, store.path, datetime.now(UTC))
     try:
         dispatcher = Dispatcher(store, settings, transport, lock, scope or Scope(), report=report)

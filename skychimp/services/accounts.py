@@ -52,9 +52,7 @@ def start_session(store: Store, user_id: int) -> str:
     token = secrets.token_urlsafe(32)
     now = datetime.now(UTC)
     with store.write() as session:
-        session.add(
-            Login(user_id=user_id, token_hash=_hash(token), created_at=now, expires_at=now + SESSION_LIFE)
-        )
+        session.add(Login(user_id=user_id, token_hash=_hash(token), created_at=now, expires_at=now + SESSION_LIFE))
     return token
 
 

@@ -12,9 +12,9 @@ from skychimp.services import mailings
 from skychimp.services.listing import Page
 from skychimp.store.engine import Store
 
-_A = Attempt.__table__  # type: ignore[attr-defined]
-_D = Delivery.__table__  # type: ignore[attr-defined]
-_O = Occurrence.__table__  # type: ignore[attr-defined]
+_A = Attempt.__table__
+_D = Delivery.__table__
+_O = Occurrence.__table__
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from skychimp.services.listing import Page, narrow
 from skychimp.store import queue
 from skychimp.store.engine import Store
 
-_C = Client.__table__  # type: ignore[attr-defined]
-_T = ClientTag.__table__  # type: ignore[attr-defined]
-_O = Occurrence.__table__  # type: ignore[attr-defined]
-_M = Mailing.__table__  # type: ignore[attr-defined]
+_C = Client.__table__
+_T = ClientTag.__table__
+_O = Occurrence.__table__
+_M = Mailing.__table__
 
 IMPORT_BATCH = 5_000
 LONGEST_NAME = 1_000
@@ -75,7 +75,9 @@ def create(
             values |= {"owner_id": actor.user_id, "created_at": datetime.now(UTC)}
             inserted = session.execute(insert(_C).values(values)).inserted_primary_key  # type: ignore[attr-defined]
         except IntegrityError:
-            raise Conflict(f"there is already a client {values['email']}", "change it: skychimp clients update") from None
+            raise Conflict(
+                f"there is already a client {values['email']}", "change it: skychimp clients update"
+            ) from None
         _set_tags(session, inserted[0], tags)
         return _get(session, actor, inserted[0])
 
@@ -180,7 +182,9 @@ def _checked(email: str, name: str, comment: str) -> dict[str, object]:
     if not _is_plain(name) or len(name) > LONGEST_NAME:
         raise InvalidValue(f"{name!r} can't be a name", f"a name is one line of up to {LONGEST_NAME} characters")
     if not _is_plain(comment.translate(_LINE_ENDS)) or len(comment) > LONGEST_COMMENT:
-        raise InvalidValue("the comment holds control characters or is too long", f"at most {LONGEST_COMMENT} characters")
+        raise InvalidValue(
+            "the comment holds control characters or is too long", f"at most {LONGEST_COMMENT} characters"
+        )
     return {"email": address.email, "address_key": address.key, "name": name, "comment": comment}
 
 
@@ -221,7 +225,11 @@ def _import_batch(
     mine = _C.c.owner_id == actor.user_id
     by_key = select(_C.c.address_key, _C.c.id).where(mine)
     known = dict(session.execute(by_key.where(_C.c.address_key.in_(good))).tuples().all())
-    fresh = [{**values, "owner_id": actor.user_id, "created_at": now} for key, (values, _) in good.items() if key not in known]
+    fresh = [
+        {**values, "owner_id": actor.user_id, "created_at": now}
+        for key, (values, _) in good.items()
+        if key not in known
+    ]
     if fresh:
         session.execute(insert(_C), fresh)
     tagged = [key for key, (_, tags) in good.items() if tags and key not in known]
@@ -251,7 +259,7 @@ def _own(actor: Actor) -> Select[tuple[object, ...]]:
 
 def _get(session: Session, actor: Actor, client: str | int) -> ClientInfo:
     query = _own(actor)
-    if isinstance(client, int) or client.isascii() and client.isdigit():
+    if isinstance(client, int) or (client.isascii() and client.isdigit()):
         query = query.where(_C.c.id == int(client))
     else:
         query = query.where(_C.c.address_key == addresses.parse(client).key)

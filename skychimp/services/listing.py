@@ -19,9 +19,7 @@ class Page:
     sort: str | None = None
 
 
-def narrow(
-    query: Select[Any], page: Page, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]
-) -> Select[Any]:
+def narrow(query: Select[Any], page: Page, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]) -> Select[Any]:
     """Apply a page to a query; the first of `sorted_by` is the usual order. Raises InvalidValue for another column."""
     if page.search:
         query = query.where(or_(*(column.icontains(page.search, autoescape=True) for column in searched)))

@@ -28,13 +28,13 @@ from skychimp.services.listing import Page, narrow
 from skychimp.store import queue
 from skychimp.store.engine import Store
 
-_M = Mailing.__table__  # type: ignore[attr-defined]
-_MSG = Message.__table__  # type: ignore[attr-defined]
-_MC = MailingClient.__table__  # type: ignore[attr-defined]
-_MT = MailingTag.__table__  # type: ignore[attr-defined]
-_C = Client.__table__  # type: ignore[attr-defined]
-_U = User.__table__  # type: ignore[attr-defined]
-_O = Occurrence.__table__  # type: ignore[attr-defined]
+_M = Mailing.__table__
+_MSG = Message.__table__
+_MC = MailingClient.__table__
+_MT = MailingTag.__table__
+_C = Client.__table__
+_U = User.__table__
+_O = Occurrence.__table__
 
 SORTED_BY = {
     "id": _M.c.id,
@@ -186,7 +186,9 @@ def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
         _get(session, actor, mailing_id)
         mailing = session.get_one(Mailing, mailing_id)
         if allowed == Reach.OWN and mailing.disabled_by_id not in (None, actor.user_id):
-            raise Denied(f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it")
+            raise Denied(
+                f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it"
+            )
         mailing.disabled_at = mailing.disabled_by_id = mailing.disabled_reason = None
         session.flush()
         return _get(session, actor, mailing_id)
@@ -308,7 +310,9 @@ def _infos(session: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[Ma
     for mailing_id, tag in session.execute(select(_MT).where(_MT.c.mailing_id.in_(ids)).order_by(_MT.c.tag)):
         tags.setdefault(mailing_id, []).append(tag)
     clients: dict[int, list[int]] = {}
-    for mailing_id, client_id in session.execute(select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)):
+    for mailing_id, client_id in session.execute(
+        select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)
+    ):
         clients.setdefault(mailing_id, []).append(client_id)
     return [_info(row, tags.get(row.id, []), clients.get(row.id, [])) for row in rows]
 

@@ -17,8 +17,8 @@ from skychimp.services import clients
 from skychimp.services.listing import Page, narrow
 from skychimp.store.engine import Store
 
-_MSG = Message.__table__  # type: ignore[attr-defined]
-_M = Mailing.__table__  # type: ignore[attr-defined]
+_MSG = Message.__table__
+_M = Mailing.__table__
 
 SORTED_BY = {
     "id": _MSG.c.id,
@@ -111,9 +111,7 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
         gone = _get(session, actor, message_id)
         users = session.execute(select(_M.c.id).where(_M.c.message_id == message_id)).scalars().all()
         try:
-            deleted = session.execute(
-                delete(_MSG).where(_MSG.c.id == message_id, _MSG.c.owner_id == actor.user_id)
-            )
+            deleted = session.execute(delete(_MSG).where(_MSG.c.id == message_id, _MSG.c.owner_id == actor.user_id))
         except IntegrityError:
             named = ", ".join(map(str, users))
             raise Conflict(f"message {message_id} is used by mailing {named}", "delete the mailing first") from None

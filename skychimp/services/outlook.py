@@ -11,11 +11,11 @@ from skychimp.models import UNFINISHED_SQL, Client, Delivery, DeliveryState, Mai
 from skychimp.store import queue
 from skychimp.store.engine import Store
 
-_C = Client.__table__  # type: ignore[attr-defined]
-_D = Delivery.__table__  # type: ignore[attr-defined]
-_O = Occurrence.__table__  # type: ignore[attr-defined]
-_M = Mailing.__table__  # type: ignore[attr-defined]
-_U = User.__table__  # type: ignore[attr-defined]
+_C = Client.__table__
+_D = Delivery.__table__
+_O = Occurrence.__table__
+_M = Mailing.__table__
+_U = User.__table__
 
 
 @dataclass(frozen=True)

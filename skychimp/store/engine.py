@@ -88,7 +88,9 @@ def create_store(url: str) -> Store:
     except FileExistsError:
         raise Conflict(f"there is already a file at {path}") from None
     except OSError as error:
-        raise StoreNotReady(f"the store {path} can't be made: {error.strerror}", "choose another place: --store PATH") from None
+        raise StoreNotReady(
+            f"the store {path} can't be made: {error.strerror}", "choose another place: --store PATH"
+        ) from None
     finally:
         draft.unlink(missing_ok=True)
     return open_store(url)

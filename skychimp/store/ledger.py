@@ -22,11 +22,11 @@ from skychimp.models import (
 from skychimp.store import queue
 from skychimp.store.queue import Claimed
 
-_D = Delivery.__table__  # type: ignore[attr-defined]
-_A = Attempt.__table__  # type: ignore[attr-defined]
-_O = Occurrence.__table__  # type: ignore[attr-defined]
-_M = Mailing.__table__  # type: ignore[attr-defined]
-_C = Client.__table__  # type: ignore[attr-defined]
+_D = Delivery.__table__
+_A = Attempt.__table__
+_O = Occurrence.__table__
+_M = Mailing.__table__
+_C = Client.__table__
 
 _held_by_claim = (
     _D.c.id == bindparam("b_id"),
@@ -176,10 +176,8 @@ def _mark_bad(connection: Connection, entry: Entry) -> None:
     client = connection.execute(select(_C).where(_C.c.id == entry.claimed.client_id)).one_or_none()
     if client is None or client.bad_at is not None or client.email != entry.claimed.address:
         return
-    connection.execute(
-        update(_C).where(_C.c.id == client.id).values(bad_at=entry.finished_at, bad_reason=entry.reply)
+    connection.execute(update(_C).where(_C.c.id == client.id).values(bad_at=entry.finished_at, bad_reason=entry.reply))
+    open_ones = (select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == client.owner_id)).where(
+        text(UNFINISHED_SQL.replace("state", "occurrence.state"))
     )
-    open_ones = (
-        select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == client.owner_id)
-    ).where(text(UNFINISHED_SQL.replace("state", "occurrence.state")))
     queue.cancel(connection, open_ones, client.address_key)

@@ -43,15 +43,15 @@ from skychimp.models import (
     User,
 )
 
-_D = Delivery.__table__  # type: ignore[attr-defined]
-_O = Occurrence.__table__  # type: ignore[attr-defined]
-_M = Mailing.__table__  # type: ignore[attr-defined]
-_C = Client.__table__  # type: ignore[attr-defined]
-_T = ClientTag.__table__  # type: ignore[attr-defined]
-_MC = MailingClient.__table__  # type: ignore[attr-defined]
-_MT = MailingTag.__table__  # type: ignore[attr-defined]
-_U = User.__table__  # type: ignore[attr-defined]
-_A = Attempt.__table__  # type: ignore[attr-defined]
+_D = Delivery.__table__
+_O = Occurrence.__table__
+_M = Mailing.__table__
+_C = Client.__table__
+_T = ClientTag.__table__
+_MC = MailingClient.__table__
+_MT = MailingTag.__table__
+_U = User.__table__
+_A = Attempt.__table__
 
 OPENING_BATCH = 10_000
 _UNFINISHED = text(UNFINISHED_SQL.replace("state", "occurrence.state"))

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from skychimp.models import RelayState
 
-_R = RelayState.__table__  # type: ignore[attr-defined]
+_R = RelayState.__table__
 
 FIRST_PROBE = timedelta(minutes=15)
 LAST_PROBE = timedelta(hours=4)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from skychimp.models import Run
 
-_RUN = Run.__table__  # type: ignore[attr-defined]
+_RUN = Run.__table__
 
 
 @dataclass(frozen=True)
