@@ -7,7 +7,6 @@ to case. RFC 5321 lets a server tell `Ada@` from `ada@`; in practice none does, 
 import re
 import unicodedata
 from contextlib import suppress
-from email.utils import parseaddr
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ from skychimp.errors import InvalidValue
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PLAIN_LOCAL_PART = re.compile(rf"{_ATOM}(\.{_ATOM})*")
-LONGEST_LOCAL_PART = 64
+_SENDER = re.compile(r'\s*("(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<name>(?:[^"<>][^<>]*)?))\s*<(?P<address>[^<>]*)>\s*')
+_NOT_IN_A_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 LONGEST = 254  # RFC 3696, erratum 1690
 
 
@@ -33,32 +33,37 @@ def parse(text: str) -> Address:
     parts and address literals are not.
     """
     local, at, domain = text.rpartition("@")
-    if at and len(text) <= LONGEST and len(local) <= LONGEST_LOCAL_PART and _PLAIN_LOCAL_PART.fullmatch(local):
+    if at and len(text) <= LONGEST and _PLAIN_LOCAL_PART.fullmatch(local):
         with suppress(InvalidValue):  # it is raised again below, with the whole address in its words
             # A plain local part needs no more, and the library's 140 us are paid once a domain.
             shown, in_ascii = _domain(domain)
-            return Address(f"{local}@{shown}", f"{local.lower()}@{in_ascii}")
+            if len(local) + len(in_ascii) < LONGEST:
+                return Address(f"{local}@{shown}", f"{local.lower()}@{in_ascii}")
     email, in_ascii = _validated(text)
-    local = unicodedata.normalize("NFC", email.rpartition("@")[0].casefold())
+    local = unicodedata.normalize("NFC", email.rpartition("@")[0].lower())
     return Address(email, f"{local}@{in_ascii}")
 
 
 def parse_sender(text: str) -> tuple[str, str]:
-    """The name (or "") and the address of `Name <address>`. Raises InvalidValue."""
-    if any(unicodedata.category(character).startswith("C") for character in text):
-        raise InvalidValue(f"{text!a} holds control characters")
+    """The name (or "") and the address of `Name <address>`. Raises InvalidValue.
+
+    A name may stand in quotes, and then hold angle brackets too; it needs none for its commas and full stops.
+    """
+    if _NOT_IN_A_NAME.search(text):
+        raise InvalidValue(f"{text!a} holds control characters or line breaks")
     if "<" not in text:
         return "", parse(text.strip()).email
-    name, address = parseaddr(text)
-    if not address or text.count("<") != 1 or not text.rstrip().endswith(">"):
+    written = _SENDER.fullmatch(text)
+    if written is None:
         raise InvalidValue(f"{text!r} is not a name and an address", "write: Name <address>")
-    return name, parse(address).email
+    name = re.sub(r"\\(.)", r"\1", written["quoted"]) if written["quoted"] is not None else written["name"]
+    return name.strip(), parse(written["address"].strip()).email
 
 
 def with_ascii_domain(address: str) -> str:
-    """The address with its domain in ASCII, as a server without SMTPUTF8 takes it."""
+    """The address with its domain in ASCII, as a server without SMTPUTF8 takes it. Raises InvalidValue."""
     local, _, domain = address.rpartition("@")
-    return f"{local}@{_domain(domain)[1]}"
+    return address if domain.isascii() else f"{local}@{_domain(domain)[1]}"
 
 
 @lru_cache(maxsize=65536)

@@ -4,21 +4,27 @@ Each setting is one row below: name, type, default and one line of meaning. The 
 and skychimp.example.toml.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from skychimp.errors import ConfigError, InvalidValue
 
 FILE_NAME = "skychimp.toml"
+LONGEST_DURATION = timedelta(days=36_500)  # so that now and it are always a date
+_FILES = {"store.url", "smtp.password_file", "smtp.ca_file"}
+_NO_ZONES = {"Factory", "localtime", "posixrules"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PER = {"s": 1, "min": 60, "h": 3600}
 
@@ -45,13 +51,12 @@ class Rate(NamedTuple):
 
 def parse_duration(text: str) -> timedelta:
     """The duration that `0s`, `5m`, `2h`, `3d` or `1h30m` says. Raises InvalidValue."""
-    if not re.fullmatch(r"(\d{1,9}[smhd])+", text):
+    if not re.fullmatch(r"([0-9]{1,9}[smhd])+", text):
         raise InvalidValue(f"{text!r} is not a duration", "write 30s, 5m, 2h, 3d or 1h30m")
-    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([smhd])", text))
-    try:
-        return timedelta(seconds=seconds)
-    except OverflowError:
-        raise InvalidValue(f"{text!r} is too long", "write 30s, 5m, 2h, 3d or 1h30m") from None
+    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([smhd])", text))
+    if seconds > LONGEST_DURATION.total_seconds():
+        raise InvalidValue(f"{text!r} is too long", f"at most {format_duration(LONGEST_DURATION)}")
+    return timedelta(seconds=seconds)
 
 
 def format_duration(duration: timedelta) -> str:
@@ -63,69 +68,138 @@ def format_duration(duration: timedelta) -> str:
     return "0s"
 
 
-def _duration(value: object) -> object:
-    if not isinstance(value, str):
-        return value if isinstance(value, timedelta) else _refuse("write a duration as 30s, 5m, 2h or 3d")
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    longest = format_duration(LONGEST_DURATION)
     try:
-        return parse_duration(value)
+        return parse_duration(value if isinstance(value, str) else "")
     except InvalidValue:
-        return _refuse("write a duration as 30s, 5m, 2h or 3d")
+        raise ValueError(f"write a duration as 30s, 5m, 2h or 3d, {longest} at most") from None
 
 
-def _rate(value: object) -> object:
-    match = re.fullmatch(r"([1-9]\d{0,8})/(s|min|h)", value) if isinstance(value, str) else None
+def _positive(value: object) -> timedelta:
+    duration = _duration(value)
+    if not duration:
+        raise ValueError("write a duration of more than 0s, as 30s or 5m")
+    return duration
+
+
+def _file(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("write a file's name")
+    return Path(value)
+
+
+def _durations(value: object) -> list[timedelta]:
+    if isinstance(value, str):  # as it stands in an environment variable
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError('write a list of durations, as ["5m", "1h"]')
+    return [_positive(wait) for wait in value]
+
+
+def _whole(low: int, high: int) -> BeforeValidator:
+    def check(value: object) -> int:
+        number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
+        if type(number) is not int or not low <= number <= high:
+            raise ValueError(f"write a whole number from {low} to {high}")
+        return number
+
+    return BeforeValidator(check)
+
+
+def _part(value: object) -> float:
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and 0 <= float(value) <= 1:
+            return float(value)
+    raise ValueError("write a number from 0 to 1")
+
+
+def _rate(value: object) -> Rate:
     if isinstance(value, Rate):
         return value
-    return Rate(int(match[1]), match[2]) if match else _refuse("write a rate as 100/s, 300/min or 5000/h")
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/(s|min|h)", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("write a rate as 100/s, 300/min or 5000/h")
+    return Rate(int(match[1]), match[2])
 
 
-def _zone(value: object) -> object:
+def _zone(value: object) -> str:
+    if not isinstance(value, str) or not is_zone(value):
+        raise ValueError("write an IANA time zone, as Europe/Berlin or UTC")
+    return value
+
+
+def is_zone(name: str) -> bool:
+    """Whether this is the name of an IANA time zone; `localtime` and the like are files that only this machine has."""
     from zoneinfo import ZoneInfo
 
     try:
-        return ZoneInfo(str(value)).key
+        return ZoneInfo(name).key not in _NO_ZONES and not name.startswith(("right/", "posix/"))
     except (OSError, ValueError, KeyError):
-        return _refuse("write an IANA time zone, as Europe/Berlin or UTC")
+        return False
 
 
-def _sender(value: object) -> object:
+def _sender(value: object) -> str:
     from skychimp import addresses
 
     try:
         addresses.parse_sender(str(value))
     except InvalidValue as error:
-        return _refuse(f"write Name <address> or an address: {error.message}")
-    return value
+        raise ValueError(f"write Name <address> or an address: {error.message}") from None
+    return str(value)
 
 
-def _address(value: object) -> object:
+def _address(value: object) -> str:
     from skychimp import addresses
 
     try:
         return addresses.parse(str(value)).email
     except InvalidValue:
-        return _refuse("write an address, as bounces@example.org")
+        raise ValueError("write an address, as bounces@example.org") from None
 
 
-def _refuse(reason: str) -> object:
-    raise ValueError(reason)
+def _host(value: object) -> str:
+    """A name or an address; RFC 3986 writes an IPv6 address in brackets only where a port can follow it."""
+    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[\w.%:]*", value):
+        raise ValueError("write a host's name or address alone, as mail.example.org; its port is smtp.port")
+    return value
+
+
+def _store(value: object) -> str:
+    allowed = r"(?!.*://)[^\0]+|sqlite:///(?!:memory:)[^?\0]+|postgresql\+psycopg://.+"
+    if isinstance(value, str) and re.fullmatch(allowed, value):
+        return value
+    raise ValueError("write a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
 
 
 def _system_zone() -> str:
-    from zoneinfo import ZoneInfo
-
     link = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
-    for name in (os.environ.get("TZ", "").removeprefix(":"), link):
-        try:
-            if name:
-                return ZoneInfo(name).key
-        except (OSError, ValueError, KeyError):
-            continue
-    return "UTC"
+    names = (os.environ.get("TZ", "").removeprefix(":"), link)
+    return next((name for name in names if is_zone(name)), "UTC")
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
-PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
+PositiveDuration = Annotated[timedelta, BeforeValidator(_positive)]
+Durations = Annotated[tuple[timedelta, ...], BeforeValidator(_durations)]
+Count = Annotated[int, _whole(1, 1_000_000_000)]
+Part = Annotated[float, BeforeValidator(_part)]
+Place = Annotated[str, BeforeValidator(_store)]
+Sender = Annotated[str, BeforeValidator(_sender)]
+EMail = Annotated[str, BeforeValidator(_address)]
+Zone = Annotated[str, BeforeValidator(_zone)]
+Host = Annotated[str, BeforeValidator(_host)]
+PerTime = Annotated[Rate, BeforeValidator(_rate)]
+File = Annotated[Path, BeforeValidator(_file)]
+
+
+def _is(meaning: str, example: object = None) -> Any:
+    """A setting's line of meaning, and what the example shows of one that has no default."""
+    return Field(description=meaning, examples=None if example is None else [example])
 
 
 class _Section(BaseModel):
@@ -133,46 +207,54 @@ class _Section(BaseModel):
 
 
 class StoreSettings(_Section):
-    url: str | None = Field(None, description="a path, or sqlite:///...; a file in your data folder otherwise")
+    url: Annotated[
+        Place | None,
+        _is(
+            "the store: a path or sqlite:///PATH; a file in your data folder if not set",
+            "/var/lib/skychimp/skychimp.db",
+        ),
+    ] = None
 
 
 class MailSettings(_Section):
-    transport: Literal["outbox", "smtp"] = Field(
-        "outbox", description="outbox (a Maildir beside the store, for before there is a server) or smtp"
+    transport: Annotated[
+        Literal["outbox", "smtp"],
+        _is("where mail goes: outbox (a Maildir beside the store, for before there is a server) or smtp"),
+    ] = "outbox"
+    sender: Annotated[Sender | None, _is("who letters come from: Name <address>", "Ada Lovelace <ada@example.org>")] = (
+        None
     )
-    sender: Annotated[str, BeforeValidator(_sender)] | None = Field(
-        None, description="who letters come from: Name <address>", examples=["Ada Lovelace <ada@example.org>"]
-    )
-    return_path: Annotated[str, BeforeValidator(_address)] | None = Field(
-        None, description="where bounces go; the sender's address otherwise", examples=["bounces@example.org"]
-    )
-    timezone: Annotated[str, BeforeValidator(_zone)] = Field(
-        default_factory=_system_zone,
-        description="zone of times given without an offset; the system's otherwise",
-        examples=["Europe/Berlin"],
-    )
+    return_path: Annotated[
+        EMail | None, _is("where bounces go; the sender's address if not set", "bounces@example.org")
+    ] = None
+    timezone: Annotated[
+        Zone, _is("the zone of times given without an offset; the system's if not set", "Europe/Berlin")
+    ] = Field(default_factory=_system_zone)
 
 
 class SmtpSettings(_Section):
-    host: Annotated[str, Field(min_length=1)] = Field("localhost", description="the relay")
-    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        None, description="465 for tls, 587 for starttls, 25 for none, if not set", examples=[587]
+    host: Annotated[Host, _is("the relay's name or address")] = "localhost"
+    port: Annotated[
+        Annotated[int, _whole(1, 65535)] | None,
+        _is("the relay's port; 465 for tls, 587 for starttls, 25 for none if not set", 587),
+    ] = None
+    security: Annotated[Security, _is("tls or starttls (both with the certificate checked), or none")] = (
+        Security.STARTTLS
     )
-    security: Security = Field(Security.STARTTLS, description="tls, starttls (both checked) or none")
-    username: str | None = Field(None, description="for a relay that wants a login", examples=["ada"])
-    password: SecretStr | None = Field(None, description="its password; better in a file", examples=["secret"])
-    password_file: Path | None = Field(None, description="a file that holds the password", examples=["smtp-password"])
-    ca_file: Path | None = Field(
-        None, description="certificates to trust instead of the system's (PEM)", examples=["ca.pem"]
+    username: Annotated[str | None, _is("the login, for a relay that wants one", "ada")] = None
+    password: Annotated[SecretStr | None, _is("its password; better in a file", "secret")] = None
+    password_file: Annotated[File | None, _is("a file that holds the password", "smtp-password")] = None
+    ca_file: Annotated[File | None, _is("certificates to trust instead of the system's, as PEM", "ca.pem")] = None
+    connections: Annotated[int, _whole(1, 1000), _is("how many connections to the relay at once, at most")] = 10
+    letters_per_connection: Annotated[Count, _is("how many letters before a connection is replaced")] = 1000
+    connection_age: Annotated[PositiveDuration, _is("how long before a connection is replaced")] = timedelta(minutes=10)
+    rate: Annotated[PerTime | None, _is("how many letters, at most: 100/s, 300/min, 5000/h", "100/s")] = None
+    timeout: Annotated[PositiveDuration, _is("how long to wait for a connection and for ordinary replies")] = timedelta(
+        seconds=60
     )
-    connections: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="at most, at once")
-    letters_per_connection: Annotated[int, Field(ge=1)] = Field(1000, description="then a new connection is made")
-    connection_age: PositiveDuration = Field(timedelta(minutes=10), description="then a new connection is made")
-    rate: Annotated[Rate, BeforeValidator(_rate)] | None = Field(
-        None, description="at most: 100/s, 300/min, 5000/h", examples=["100/s"]
+    dot_timeout: Annotated[PositiveDuration, _is("how long to wait for the reply to the final dot (RFC 5321: 10m)")] = (
+        timedelta(minutes=10)
     )
-    timeout: PositiveDuration = Field(timedelta(seconds=60), description="for connecting and for ordinary replies")
-    dot_timeout: PositiveDuration = Field(timedelta(minutes=10), description="for the reply to the final dot")
 
     @property
     def effective_port(self) -> int:
@@ -191,29 +273,25 @@ class SmtpSettings(_Section):
 
 
 class DeliverySettings(_Section):
-    unknown: Literal["resend", "hold"] = Field(
-        "resend", description="what to do when the server's last word is missing: resend, or hold for a person"
+    unknown: Annotated[
+        Literal["resend", "hold"],
+        _is("what to do when the server's last word is missing: resend, or hold for a person"),
+    ] = "resend"
+    unknown_after: Annotated[Duration, _is("how long to wait before such a resend")] = timedelta(minutes=15)
+    retry_after: Annotated[Durations, _is("how long to wait before each new try; the last one repeats")] = tuple(
+        map(parse_duration, ("5m", "15m", "45m", "2h", "4h"))
     )
-    unknown_after: Duration = Field(timedelta(minutes=15), description="how long to wait before such a resend")
-    retry_after: Annotated[tuple[PositiveDuration, ...], Field(min_length=1)] = Field(
-        (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=45), timedelta(hours=2), timedelta(hours=4)),
-        description="waits between tries; the last one repeats",
-    )
-    give_up_after: PositiveDuration = Field(timedelta(hours=72), description="then a letter has expired")
-    disable_failures: Annotated[int, Field(ge=1)] = Field(
-        100, description="a mailing is disabled when so many of its letters have failed ..."
-    )
-    disable_failure_rate: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="... and so large a part of them"
-    )
+    give_up_after: Annotated[PositiveDuration, _is("how long before a letter has expired")] = timedelta(hours=72)
+    disable_failures: Annotated[Count, _is("a mailing is disabled when so many of its letters have failed ...")] = 100
+    disable_failure_rate: Annotated[Part, _is("... and they are so large a part of those tried")] = 0.5
 
 
 class RunSettings(_Section):
-    patience: Duration = Field(timedelta(minutes=1), description="how long run waits for a relay that is down")
+    patience: Annotated[Duration, _is("how long run waits for a relay that is down")] = timedelta(minutes=1)
 
 
 class DaemonSettings(_Section):
-    interval: PositiveDuration = Field(timedelta(seconds=1), description="how often the daemon looks for due mail")
+    interval: Annotated[PositiveDuration, _is("how often the daemon looks for due mail")] = timedelta(seconds=1)
 
 
 class Settings(_Section):
@@ -223,16 +301,21 @@ class Settings(_Section):
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
-    config_file: Path | None = Field(None, exclude=True)
+    config_file: Path | None = None
     """The file that was read, if any."""
 
     @property
     def store_url(self) -> str:
         """The store as an SQLAlchemy URL; a path becomes `sqlite:///` and the absolute path."""
-        url = self.store.url
-        if url is None:
-            return f"sqlite:///{_user_folder('data') / 'skychimp.db'}"
-        return url if "://" in url else f"sqlite:///{Path(url).expanduser().absolute()}"
+        url = self.store.url or str(_user_folder("data") / "skychimp.db")
+        if "://" in url:
+            return url
+        return "sqlite:///" + str(Path(url).absolute()).replace("%", "%25").replace("?", "%3F")
+
+    @property
+    def store_name(self) -> str:
+        """The store as a person may see it: a path, or a URL without its password."""
+        return _without_password(self.store.url or unquote(self.store_url.removeprefix("sqlite:///")))
 
 
 def load(
@@ -241,28 +324,42 @@ def load(
     config_file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Read the settings. `flags` maps a setting's name to its value.
+    """Read the settings. `flags` maps a setting's name to its value; `config_file` is one that must be there.
 
     Raises ConfigError for a file that can't be read, a setting that doesn't exist, or a value that can't be: it names
     the setting, where the value came from, and what it may be.
     """
-    path = _find(config_file, environ)
+    path = locate(config_file, environ)
+    text = _read(path, needed=bool(config_file or environ.get("SKYCHIMP_CONFIG")))
     values: dict[str, dict[str, Any]] = {section: {} for section in _sections()}
     sources: dict[str, str] = {}
-    for source, found in _layers(path, environ, flags or {}):
-        for name, value in found.items():
-            section, _, key = name.partition(".")
-            values[section][key] = value
-            sources[name] = source
+    for name, value, source in _layers(path, text, environ, flags or {}):
+        section, _, key = name.partition(".")
+        values[section][key] = value
+        sources[name] = source
     try:
-        return Settings.model_validate({**values, "config_file": path})
+        return Settings.model_validate({**values, "config_file": path if text is not None else None})
     except ValidationError as error:
         raise _plain_error(error, sources) from None
 
 
-def usual_config_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where `init` writes the config, and where it is looked for last."""
-    return _named_by(environ) or _user_folder("config") / FILE_NAME
+def locate(config_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the config is, or where `init` makes it: as named, else in the working folder, else the user's."""
+    named = config_file or (environ.get("SKYCHIMP_CONFIG") and os.path.expanduser(environ["SKYCHIMP_CONFIG"]))
+    if named or os.path.lexists(FILE_NAME):
+        return Path(named or FILE_NAME).absolute()
+    return _user_folder("config") / FILE_NAME
+
+
+def absolute(name: str, value: Any, folder: Path = Path()) -> Any:
+    """A setting's value with a file's name counted from a folder; any other value as it is."""
+    if name not in _FILES or not isinstance(value, str) or not value:
+        return value
+    if match := re.fullmatch(r"sqlite:///(?!:memory:)([^?]+)", value):
+        value = unquote(match[1])
+    elif "://" in value:
+        return value
+    return str((folder / os.path.expanduser(value)).absolute())
 
 
 def example(said: Mapping[str, str] | None = None) -> str:
@@ -278,7 +375,7 @@ def example(said: Mapping[str, str] | None = None) -> str:
             if f"{section}.{key}" in (said or {}):
                 value, off = (said or {})[f"{section}.{key}"], ""
             elif default is None or field.default_factory is not None:
-                value, off = (field.examples or ["/var/lib/skychimp/skychimp.db"])[0], "# "
+                value, off = (field.examples or [""])[0], "# "
             else:
                 value, off = default, ""
             lines += [f"# {field.description}", f"{off}{key} = {_toml(value)}"]
@@ -286,116 +383,106 @@ def example(said: Mapping[str, str] | None = None) -> str:
 
 
 def _layers(
-    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each source of settings and what it says, the weakest first; file names count from where they are written."""
-    if path is not None:
-        yield str(path), _from_here(path.parent, _from_file(path))
-    folder = path.parent if path is not None else Path.cwd()
-    yield str(folder / ".env"), _from_here(folder, _from_environ(_dot_env(folder / ".env")))
-    yield "the environment", _from_environ(environ)
-    yield "the command line", dict(flags)
+    path: Path, text: str | None, environ: Mapping[str, str], flags: Mapping[str, str]
+) -> Iterator[tuple[str, Any, str]]:
+    """Each setting's name and value, and the words for where it was said; the weakest source first."""
+    if text is not None:
+        yield from _from_file(path, text)
+    dot_env = next((file for file in (path.with_name(".env"), Path(".env")) if file.is_file()), None)
+    if dot_env is not None:
+        yield from _from_variables(_dot_env(dot_env), str(dot_env.absolute()), dot_env.parent)
+    yield from _from_variables(environ, "the environment", Path())
+    for name, value in flags.items():
+        yield name, absolute(name, value), "the command line"
 
 
 def _sections() -> dict[str, type[BaseModel]]:
     return {name: field.annotation for name, field in Settings.model_fields.items() if name != "config_file"}  # type: ignore[misc]
 
 
-def _find(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
-    named = config_file or _named_by(environ)
-    for path in (named,) if named else (Path.cwd() / FILE_NAME, usual_config_file()):
-        if path.exists():
-            return path.absolute()
-    if named is not None:
-        raise ConfigError(f"there is no config file {named}", "make it: skychimp init --email YOU@EXAMPLE.ORG")
-    return None
+def _names() -> list[str]:
+    return [f"{section}.{key}" for section, model in _sections().items() for key in model.model_fields]
 
 
-def _named_by(environ: Mapping[str, str]) -> Path | None:
-    return Path(environ["SKYCHIMP_CONFIG"]) if environ.get("SKYCHIMP_CONFIG") else None
+def _read(path: Path, *, needed: bool) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        if not needed:
+            return None
+        raise ConfigError(f"there is no config file {path}", "make it: skychimp init --email YOU@EXAMPLE.ORG") from None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}", "name another file: --config FILE") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} can't be read: it is not UTF-8") from None
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: Path, text: str) -> Iterator[tuple[str, Any, str]]:
     import tomllib
 
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except ValueError as error:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
-    known = {f"{section}.{key}" for section, model in _sections().items() for key in model.model_fields}
-    flat: dict[str, Any] = {}
+    known = _names()
     for section, keys in tree.items():
-        named = (
-            {f"{section}.{key}": value for key, value in keys.items()} if isinstance(keys, dict) else {section: keys}
-        )
-        for name in named.keys() - known:
-            raise ConfigError(f"{path}: there is no setting {name}", _similar(name, known))
-        flat |= named
-    return flat
+        if not isinstance(keys, dict):
+            sections = ", ".join(f"[{name}]" for name in _sections())
+            raise ConfigError(f"{path}: {section} is no section of settings", f"the sections are {sections}")
+        for key, value in keys.items():
+            name = f"{section}.{key}"
+            if name not in known:
+                raise ConfigError(f"{path}: there is no setting {name}", _similar(name, known))
+            yield name, absolute(name, value, path.parent), str(path)
 
 
-def _similar(name: str, known: set[str]) -> str:
+def _from_variables(environ: Mapping[str, str], source: str, folder: Path) -> Iterator[tuple[str, Any, str]]:
+    """The settings among environment variables; an empty one says nothing."""
+    known = {f"SKYCHIMP_{name.replace('.', '__')}".upper(): name for name in _names()}
+    sections = tuple(f"SKYCHIMP_{section}__".upper() for section in _sections())
+    for variable in environ:
+        if variable.startswith(sections) and variable not in known:
+            raise ConfigError(f"{variable} in {source} is no setting", _similar(variable, known))
+    for variable, name in (*known.items(), ("SKYCHIMP_STORE", "store.url")):
+        if value := environ.get(variable):
+            yield name, absolute(name, value, folder), f"{variable} in {source}"
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, known, n=1, cutoff=0.4)
+    close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else "skychimp.example.toml lists them all"
 
 
 def _dot_env(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
-    return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}
-
-
-def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for section, model in _sections().items():
-        for key, field in model.model_fields.items():
-            value = environ.get(f"SKYCHIMP_{section}__{key}".upper())
-            if value is not None:
-                name, listed = f"{section}.{key}", isinstance(field.default, tuple)
-                found[name] = _json(name, value) if listed else value
-    if environ.get("SKYCHIMP_STORE"):
-        found["store.url"] = environ["SKYCHIMP_STORE"]
-    return found
-
-
-def _json(name: str, value: str) -> Any:
     try:
-        return json.loads(value)
-    except ValueError:
-        raise ConfigError(
-            f"{name} in the environment is not JSON: {value!r}", 'a list is written ["5m", "1h"]'
-        ) from None
-
-
-def _from_here(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    for name in ("smtp.password_file", "smtp.ca_file", "store.url"):
-        value = found.get(name)
-        if isinstance(value, str) and "://" not in value:
-            found[name] = str(folder / Path(value).expanduser())
-    return found
+        bindings = list(parse_stream(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} can't be read: it is not UTF-8") from None
+    for _, _, original, broken in bindings:
+        if broken and "SKYCHIMP_" in original.string:  # the file may serve other programs, too
+            line = original.line + len(original.string) - len(original.string.lstrip("\n"))
+            raise ConfigError(f"{path}, line {line}: this is not NAME=value")
+    return {binding.key: binding.value for binding in bindings if binding.key and binding.value}
 
 
 def _plain_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigError:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"][:2])
-    source = sources.get(name, "the defaults")
-    variable = f"SKYCHIMP_{name.replace('.', '__')}".upper()
-    place = f"{variable} in {source}" if "env" in source.rpartition("/")[2] else source
-    value = "this value" if "password" in name else repr(first["input"])
-    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ").strip()
-    return ConfigError(f"{name}: {value} can't be used: {reason} (from {place})", _meaning(name))
+    section, key = first["loc"][:2]
+    name = f"{section}.{key}"
+    value = "this value" if "password" in name else _without_password(repr(first["input"]))[:200]
+    reason = str(first.get("ctx", {}).get("error", first["msg"].replace("Input should", "it should")))
+    meaning = _sections()[str(section)].model_fields[str(key)].description
+    return ConfigError(f"{name}: {value} can't be used: {reason} (from {sources[name]})", f"{name}: {meaning}")
 
 
-def _meaning(name: str) -> str | None:
-    section, _, key = name.partition(".")
-    field = _sections()[section].model_fields.get(key) if section in _sections() else None
-    return f"{name} is {field.description}" if field else None
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def _toml(value: object) -> str:
@@ -403,7 +490,8 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, timedelta):
         value = format_duration(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | int | float) else json.dumps(str(value))
+    text = json.dumps(value if isinstance(value, str | int | float) else str(value), ensure_ascii=False)
+    return text.replace("\x7f", r"\u007f")  # the one character that JSON lets through and TOML does not
 
 
 def _user_folder(kind: str) -> Path:

@@ -9,6 +9,7 @@ SkychimpError (1)
 │   └── NotLoggedIn (5)
 ├── Conflict (6)              something else stands in the way
 ├── StoreFailed (1)           the disk is full, or the store can't be written
+├── Interrupted (130)         the person at the terminal stopped it
 └── RelayError (75)           the mail can't go out now; it stays where it is
     ├── RelayAway             nobody answers, or says "later"
     └── RelayRefuses          it answers, and a person has to change something
@@ -68,6 +69,11 @@ class Conflict(SkychimpError):
 
 class StoreFailed(SkychimpError):
     code = "store_failed"
+
+
+class Interrupted(SkychimpError):
+    code = "interrupted"
+    exit_status = 130
 
 
 class RelayError(SkychimpError):

@@ -1,10 +1,12 @@
 """`skychimp clients`: whom you write to."""
 
-import csv
+import contextlib
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO
 
 import typer
 
@@ -12,17 +14,11 @@ from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, 
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.services.clients import ClientRow
+    from skychimp.services.clients import BadRow, ImportResult
 
 app = typer.Typer(no_args_is_help=True, help="Whom you write to.", rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "email": "E-mail", "name": "Name", "tags": "Tags", "bad_reason": "Bad address"}
-HEADINGS = ("email", "name", "comment", "tags")
-_KNOWN_AS = {
-    "e-mail": "email", "email address": "email", "e-mail address": "email", "mail": "email",
-    "full name": "name", "full_name": "name", "fullname": "name", "tag": "tags", "comments": "comment",
-}  # fmt: skip
-_RUNS_IN_A_SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
 
 Who = Annotated[str, typer.Argument(metavar="CLIENT", help="A client's id or e-mail.", show_default=False)]
 
@@ -113,23 +109,26 @@ def import_(
     json: Json = False,
 ) -> None:
     """Add clients from a CSV file: columns email, name, comment and tags; bad rows are named, the others go in."""
-    from skychimp.services import clients
+    from skychimp.services import clients, clients_csv
 
     here = enter(ctx, json)
     actor, store = here.actor, here.store
 
-    def bad(line: int, reason: str) -> None:
-        here.out.warn(f"line {line}: {reason}")
+    def bad(row: "BadRow") -> None:
+        here.out.warn(f"line {row.line}: {row.reason}")
+
+    def done(result: "ImportResult") -> None:
+        tell(result.created + result.updated + result.skipped, "clients")
 
     with _opened(file) as opened, here.out.progress("importing") as tell:
-        result = clients.import_rows(
-            store,
-            actor,
-            _rows(opened, file, bad),
-            update_known=update,
-            on_bad=bad,
-            on_batch=lambda so_far: tell(so_far.created + so_far.updated + so_far.skipped, "clients"),
-        )
+        try:
+            sheet = clients_csv.read(opened)
+        except InvalidValue as error:
+            raise InvalidValue(f"{file} can't be used: {error.message}", error.hint) from None
+        if sheet.others:
+            here.out.note(f"left out: the columns {', '.join(sheet.others)}")
+        known = sheet.columns if update else ()
+        result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad, on_batch=done)
     here.out.one(result)
     if result.bad and not result.created + result.updated + result.skipped:
         raise InvalidValue(f"no row of {file} could be used", "each bad row is named above, with its line and reason")
@@ -140,85 +139,48 @@ def export(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; without it, or for -, stdout.")] = "-",
     tag: Annotated[str | None, typer.Option(help="Only clients with this tag.")] = None,
+    json: Json = False,
 ) -> None:
     """Write your clients as CSV; what a spreadsheet would run is quoted, and read back by `import`."""
-    from skychimp.services import clients
+    from skychimp.services import clients, clients_csv
 
-    here = enter(ctx)
+    here = enter(ctx, json)
+    if json and file == "-":
+        raise InvalidValue("an export is CSV, and goes to stdout here", "for JSON: skychimp clients list --json")
     found = clients.list_clients(here.store, here.actor, page(None, 0, None, None), tag)
-    lines = ((client.email, client.name, client.comment, ",".join(client.tags)) for client in found)
     if file == "-":
-        _write_csv(sys.stdout, lines)
+        clients_csv.write(sys.stdout, found)
         return
-    draft = Path(file).with_name(f".{Path(file).name}.part")
     try:
-        with draft.open("w", encoding="utf-8", newline="") as opened:
-            number = _write_csv(opened, lines)
-        draft.replace(file)
+        with _made_whole(file) as opened:
+            number = clients_csv.write(opened, found)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise InvalidValue(f"{file} can't be written: {error.strerror}") from None
-    here.out.note(f"{number} clients in {file}")
+        raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
+    here.out.one({"clients": number, "file": file})
 
 
-def _opened(file: str) -> IO[str]:
+def _opened(file: str) -> BinaryIO:
     try:
-        source = sys.stdin.fileno() if file == "-" else file
-        return open(source, encoding="utf-8-sig", errors="surrogateescape", newline="", closefd=file != "-")
+        return sys.stdin.buffer if file == "-" else open(file, "rb")
     except OSError as error:
         raise InvalidValue(f"{file} can't be read: {error.strerror}", "name a readable file, or - for stdin") from None
 
 
-def _rows(opened: IO[str], file: str, bad: Callable[[int, str], None]) -> "Iterator[ClientRow]":
-    from skychimp.services.clients import ClientRow
-
-    header = opened.readline()
-    delimiter = max(",;\t", key=header.count)
-    columns = [_heading(cell) for cell in next(csv.reader([header], delimiter=delimiter), [])]
-    if "email" not in columns:
-        raise InvalidValue(
-            f"{file} has no column email in its first line", "the header names the columns: email,name,comment,tags"
-        )
-    reader = csv.reader(opened, delimiter=delimiter)
-    places = {name: columns.index(name) for name in HEADINGS if name in columns}
-    while True:
-        line = reader.line_num + 2  # the header is line 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            bad(line, str(error))
-            continue
-        if not any(cells):
-            continue
-        if len(cells) > len(columns):
-            bad(line, f"{len(cells)} cells under {len(columns)} headings")
-            continue
-        value = {name: _bare(cells[place]) if place < len(cells) else "" for name, place in places.items()}
-        tags = [tag.strip() for tag in value.get("tags", "").replace(";", ",").split(",") if tag.strip()]
-        yield ClientRow(line, value["email"], value.get("name", ""), value.get("comment", ""), tags)
-
-
-def _heading(cell: str) -> str:
-    name = cell.strip().strip("\ufeff").casefold()
-    return _KNOWN_AS.get(name, name)
-
-
-def _write_csv(opened: IO[str], lines: Iterator[tuple[str, ...]]) -> int:
-    writer = csv.writer(opened, lineterminator="\n")
-    writer.writerow(HEADINGS)
-    number = 0
-    for number, line in enumerate(lines, 1):
-        writer.writerow(map(_quoted, line))
-    return number
-
-
-def _quoted(cell: str) -> str:
-    """The cell with an apostrophe in front where a spreadsheet would run it, or would take an apostrophe for ours."""
-    return "'" + cell if cell.lstrip("'").startswith(_RUNS_IN_A_SPREADSHEET) else cell
-
-
-def _bare(cell: str) -> str:
-    quoted = cell.startswith("'") and cell.lstrip("'").startswith(_RUNS_IN_A_SPREADSHEET)
-    return cell[1:] if quoted else cell
+@contextlib.contextmanager
+def _made_whole(file: str) -> Iterator[TextIO]:
+    """A file that is there once it is whole, and only for its owner if it is new; devices are written as they are."""
+    path = Path(file).resolve()
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", newline="") as opened:
+            yield opened
+        return
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
+    try:
+        with open(number, "w", encoding="utf-8", newline="") as opened:
+            yield opened
+        if path.exists():
+            shutil.copymode(path, draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """From the global options to settings, store and actor; each is looked up when a command first asks for it."""
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -29,26 +30,22 @@ Sort = Annotated[
 ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Options:
-    """The global options, as they were typed."""
+    """The global options that say what a command works with; how it speaks is in Output."""
 
     config: Path | None = None
     store: str | None = None
-    quiet: bool = False
     verbose: bool = False
-    no_color: bool = False
     no_input: bool = False
 
 
 @dataclass
 class Context:
-    options: Options
-    json: bool = field(default=False, init=False)
+    """What a command needs, from its global options on."""
 
-    @cached_property
-    def out(self) -> Output:
-        return Output(json=self.json, quiet=self.options.quiet, color=not self.options.no_color)
+    options: Options = Options()
+    out: Output = field(default_factory=Output)
 
     @cached_property
     def settings(self) -> "Settings":
@@ -69,7 +66,10 @@ class Context:
     def store(self) -> "Store":
         from skychimp.store.engine import open_store
 
-        return open_store(self.settings.store_url)
+        store = open_store(self.settings.store_url)
+        gc.freeze()  # all that was imported stays; what is made from here on is collected again
+        gc.enable()
+        return store
 
     @cached_property
     def actor(self) -> "Actor":
@@ -84,19 +84,19 @@ class Context:
         return sys.stdin.isatty() and not self.options.no_input
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask before something is lost. Raises InvalidValue where nobody can be asked, SkychimpError where the answer is no."""
+        """Ask before something is lost. Raises InvalidValue where nobody can be asked, SkychimpError after a no."""
         if yes:
             return
         if not self.may_ask():
             raise InvalidValue(f"not done: {question}", "say it with --yes")
-        if not typer.confirm(question, err=True):
+        if self.out.ask(f"{question} [y/N]").lower() not in ("y", "yes"):
             raise SkychimpError("not done")
 
 
 def enter(ctx: typer.Context, json: bool = False) -> Context:
     """The command's context, told whether it answers in JSON."""
     context: Context = ctx.obj
-    context.json = json
+    context.out.json = context.out.json or json
     return context
 
 

@@ -8,13 +8,18 @@ import tempfile
 from collections.abc import Mapping
 from email import message_from_bytes, policy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.output import PIPE_CLOSED
 from skychimp.errors import SkychimpError
 
-app = typer.Typer(rich_markup_mode="rich")
+if TYPE_CHECKING:
+    from skychimp.transport.receiver import Received
+
+app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
 PEOPLE = """\
 email,name,tags
@@ -22,6 +27,7 @@ ada@example.org,Ada Lovelace,vip
 grace@example.org,Grace Hopper,
 natalya@example.org,Наталья Бехтерева,
 chien-shiung@example.org,吳健雄,vip
+nobody@example.org,Moved Away,
 """
 BODY = """\
 Hello {{ client.name }},
@@ -31,22 +37,39 @@ this is **your own** letter: nobody else is in its To line.
 Thank you for being with us from the start.
 {% endif %}
 """
+SUBJECT = "Hello {{ client.name }}"
 
 STEPS = (
-    ("Set up: a config, a store and the first administrator.", "init --email you@example.org --sender 'Skychimp <you@example.org>'"),
+    (
+        "Set up: a config, a store and the first administrator.",
+        "init --email you@example.org --sender 'Skychimp <you@example.org>'",
+    ),
     ("Bring in the people you write to.", "clients import people.csv"),
-    ("Write a message, with a name to be filled in.", "messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown"),
+    (
+        "Write a message, with a name to be filled in.",
+        f"messages create --subject '{SUBJECT}' --body-file hello.md --markdown",
+    ),
     ("See it as one of them will.", "messages preview 1 --client grace@example.org"),
-    ("Make a mailing. Its window is open, so it sends at once.", "mailings create --message 1 --start now --every month --all-clients"),
-    ("Every attempt is logged, with the server's words.", "mailings log 1"),
-    ("When it comes again.", "mailings preview 1 --next 3"),
+    (
+        "Make a mailing. Its window is open, so it sends at once.",
+        "mailings create --message 1 --start now --every month --all-clients",
+    ),
+    (
+        "Every attempt is logged, with the server's words. One address was refused; nobody else waited.",
+        "mailings log 1",
+    ),
+    ("It will not be tried again, until you say so.", "clients show nobody@example.org"),
+    ("When the mailing comes again.", "mailings preview 1 --next 3"),
     ("And once more: nothing is sent twice.", "run"),
-)  # fmt: skip
+)
 
 
 @app.command()
 def demo(ctx: typer.Context, json: Json = False) -> None:
-    """See the whole story in a throw-away store; mail goes through a real SMTP conversation, but no further."""
+    """See the whole story in a throw-away store.
+
+    Mail goes through a real SMTP conversation, to a receiver in this process and no further.
+    """
     from skychimp.transport.receiver import receiving
 
     here = enter(ctx, json)
@@ -54,14 +77,13 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
         place = Path(folder)
         (place / "people.csv").write_text(PEOPLE, encoding="utf-8")
         (place / "hello.md").write_text(BODY, encoding="utf-8")
-        environment = _environment(place, receiver.port)
         for title, command in STEPS:
-            _step(here, title, command, place, environment)
+            _step(here, title, command, place, _environment(place, receiver.port))
         letters = list(receiver.letters)
-    if json:
-        here.out.one({"letters": len(letters), "commands": [command for _, command in STEPS]})
-        return
-    _show_letter(here, letters)
+    if here.out.json:
+        here.out.one({"letters": len(letters), "commands": [f"skychimp {command}" for _, command in STEPS]})
+    else:
+        _show(here, letters)
 
 
 def _environment(place: Path, port: int) -> Mapping[str, str]:
@@ -78,20 +100,26 @@ def _environment(place: Path, port: int) -> Mapping[str, str]:
 
 
 def _step(here: Context, title: str, command: str, place: Path, environment: Mapping[str, str]) -> None:
-    if not here.json:
+    if not here.out.json:
         here.out.heading(title, f"$ skychimp {command}")
-    program = [sys.executable, "-m", "skychimp", "--no-input", *shlex.split(command)]
-    shown = subprocess.DEVNULL if here.json else None
+    quiet = ["-q"] if here.out.json or here.out.quiet else []
+    program = [sys.executable, "-m", "skychimp", "--no-input", *quiet, *shlex.split(command)]
+    shown = subprocess.DEVNULL if here.out.json else None
     done = subprocess.run(program, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=shown, check=False)  # noqa: S603
+    if done.returncode == PIPE_CLOSED:
+        raise BrokenPipeError
     if done.returncode:
         raise SkychimpError(f"the demo stopped: skychimp {command} left with {done.returncode}")
 
 
-def _show_letter(here: Context, letters: list[bytes]) -> None:
-    letter = message_from_bytes(letters[-1], policy=policy.default)
+def _show(here: Context, letters: "list[Received]") -> None:
+    """One letter as it came, what was said on the way, and what to do next."""
+    letter = message_from_bytes(letters[0].data, policy=policy.default)
     text = letter.get_body(("plain",))
-    here.out.heading("What the server got", f"{len(letters)} letters, one for each client; the last one:")
+    here.out.heading("What the server got", f"{len(letters)} letters, one for each client; the first:")
     here.out.text("\n".join(f"{name}: {value}" for name, value in letter.items()))
-    here.out.text("\n" + (text.get_content().replace("\r\n", "\n") if text else ""))
-    here.out.heading("Your turn", "skychimp init --email YOU@EXAMPLE.ORG")
+    here.out.text("\n" + (text.get_content().replace("\r\n", "\n").rstrip() if text else ""))
+    here.out.heading("How it came", "what was said; > is Skychimp:")
+    here.out.text("\n".join(letters[0].conversation))
+    here.out.heading("Your turn", "$ skychimp init --email YOU@EXAMPLE.ORG")
     here.out.text("The demo's store is gone again. Until smtp is set up, mail goes to an outbox beside your store.")

@@ -2,44 +2,58 @@
 
 import os
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from skychimp.cli.context import Context, Json, enter
-from skychimp.errors import ConfigError, InvalidValue
+from skychimp.errors import ConfigError, Conflict, InvalidValue
 
-app = typer.Typer(rich_markup_mode="rich")
+Answer = TypeVar("Answer")
+
+app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
 
 @app.command(epilog="skychimp init --email you@example.org --sender 'You <you@example.org>'")
 def init(
     ctx: typer.Context,
-    email: Annotated[str | None, typer.Option(help="The first administrator's address.")] = None,
-    sender: Annotated[str | None, typer.Option(help="Who the letters come from: 'Name <address>'.")] = None,
+    email: Annotated[str | None, typer.Option(help="The first administrator's address.", metavar="E-MAIL")] = None,
+    sender: Annotated[
+        str | None, typer.Option(help="Who the letters come from: 'Name <address>'.", metavar="SENDER")
+    ] = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
     json: Json = False,
 ) -> None:
-    """Make the config, the store and the first administrator, and log that person in here."""
+    """Make the config, the store and the first administrator, and log that person in here.
+
+    The password also comes from $SKYCHIMP_PASSWORD, or is left for later. A store that has its administrator is left
+    as it is.
+    """
     from skychimp import addresses
     from skychimp.cli import session
     from skychimp.services import accounts
     from skychimp.store import engine
 
     here = enter(ctx, json)
-    if email is None:
-        email = _asked(here, "Your e-mail", "--email YOU@EXAMPLE.ORG")
-    addresses.parse(email)
-    password = _password(here, password_stdin)
-    if password is not None and len(password) < accounts.SHORTEST_PASSWORD:
-        raise InvalidValue(f"a password has at least {accounts.SHORTEST_PASSWORD} characters")
-    path, made = _config(here, sender, email)
-    store = engine.create_store(here.settings.store_url)
-    account = accounts.create_first_admin(store, email=email, password=password)
-    session.write(here.settings.store_url, accounts.start_session(store, account.id))
-    here.out.one({"email": account.email, "role": account.role, "config": str(path), "store": str(store.path)})
-    here.out.note(f"{'wrote' if made else 'kept'} the config; mail goes to {_where(here)}")
+    email = addresses.parse(email).email if email else _asked_email(here)
+    with ExitStack() as undo:
+        config = _config(here, sender, email, undo)
+        url = here.settings.store_url
+        store = engine.open_store(url) if os.path.exists(engine.store_path(url)) else None
+        if store is not None:
+            accounts.check_is_new(store)
+        password = _password(here, password_stdin)
+        store = store or engine.create_store(url)
+        keep = partial(session.write, url)
+        account = accounts.create_first_admin(store, email=email, password=password, keep=keep)
+        undo.pop_all()
+    made = {"email": account.email, "role": account.role, "config": config and str(config), "store": str(store.path)}
+    here.out.one(made)
+    here.out.note(f"mail goes to {_where(here)}")
     here.out.note("next: skychimp clients create --email CLIENT@EXAMPLE.ORG --name NAME")
 
 
@@ -49,43 +63,98 @@ def _where(here: Context) -> str:
     return "an outbox beside the store, until mail.transport says smtp"
 
 
-def _config(here: Context, sender: str | None, email: str) -> tuple[Path, bool]:
-    """The config file, and whether it was made now; one that exists is kept as it is."""
-    from skychimp import config
+def _config(here: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
+    """The config file: the one that is there, else a new one; None where there is none and none is needed."""
+    from skychimp import addresses, config
 
-    path = here.options.config or config.usual_config_file()
-    if path.exists():
-        if sender is not None:
-            raise ConfigError(f"{path} exists already and is kept", "set mail.sender there, and leave --sender out")
-        return path, False
-    if sender is None and "SKYCHIMP_MAIL__SENDER" not in os.environ:
-        sender = (
-            _asked(here, "Letters come from", "--sender 'Name <address>'", default=email) if here.may_ask() else email
-        )
-    said = {"mail.sender": sender, "store.url": here.flags.get("store.url")}
-    text = config.example({name: value for name, value in said.items() if value is not None})
+    path = config.locate(here.options.config)
+    if sender is not None:
+        addresses.parse_sender(sender)
+    if os.path.lexists(path):
+        if sender not in (None, here.settings.mail.sender):
+            raise Conflict(f"{path} is there already, and says who letters come from", "change mail.sender there")
+        return path
+    sender_in_environment = bool(os.environ.get("SKYCHIMP_MAIL__SENDER"))
+    if sender is None and not sender_in_environment:
+        sender = _asked_sender(here, email)
+    said = {"mail.sender": sender, "store.url": config.absolute("store.url", here.options.store)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be written: {error.strerror}", "name another file: --config FILE") from None
-    with os.fdopen(file, "w", encoding="utf-8") as opened:
-        opened.write(text)
-    return path, True
+        _write(path, config.example({name: value for name, value in said.items() if value is not None}))
+    except (OSError, UnicodeEncodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the store's name is not UTF-8"
+        if sender is None and here.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
+            here.out.note(f"no config was made ({path}: {reason}); the environment says all that is needed")
+            return None
+        raise ConfigError(f"{path} can't be written: {reason}", "name another file: --config FILE") from None
+    undo.callback(path.unlink, missing_ok=True)
+    return path
 
 
-def _asked(here: Context, question: str, option: str, default: str | None = None) -> str:
+def _write(path: Path, text: str) -> None:
+    """Make a file whole or not at all; never in another's place."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w", encoding="utf-8") as opened:
+            opened.write(text)
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _asked_email(here: Context) -> str:
+    from skychimp import addresses
+
     if not here.may_ask():
-        raise InvalidValue(f"{option.split()[0]} is missing", f"give {option}")
-    return str(typer.prompt(question, default=default, err=True))
+        raise InvalidValue("--email is missing", "give --email YOU@EXAMPLE.ORG")
+    return _until_right(here, lambda: addresses.parse(here.out.ask("Your e-mail:")).email)
+
+
+def _asked_sender(here: Context, email: str) -> str:
+    from skychimp import addresses
+
+    if not here.may_ask():
+        return email
+
+    def ask() -> str:
+        sender = here.out.ask(f"Letters come from (Name <address>) [{email}]:") or email
+        addresses.parse_sender(sender)
+        return sender
+
+    return _until_right(here, ask)
 
 
 def _password(here: Context, from_stdin: bool) -> str | None:
-    """A password from stdin, the environment or a prompt; None where nobody can be asked."""
-    if from_stdin:
-        return sys.stdin.readline().rstrip("\n")
-    if "SKYCHIMP_PASSWORD" in os.environ:
-        return os.environ["SKYCHIMP_PASSWORD"]
-    if not here.may_ask():
+    """A password from stdin, the environment or a person; None where there is nobody to be asked.
+
+    Raises InvalidValue for one that can't be a password.
+    """
+    from skychimp.services.accounts import check_password
+
+    if not from_stdin and not os.environ.get("SKYCHIMP_PASSWORD"):
+        return _until_right(here, partial(_asked_password, here)) if here.may_ask() else None
+    password = sys.stdin.readline().rstrip("\r\n") if from_stdin else os.environ["SKYCHIMP_PASSWORD"]
+    check_password(password)
+    return password
+
+
+def _asked_password(here: Context) -> str | None:
+    from skychimp.services.accounts import check_password
+
+    password = here.out.ask_secret("A password (Enter for none yet):")
+    if not password:
         return None
-    return str(typer.prompt("A password", hide_input=True, confirmation_prompt=True, err=True))
+    check_password(password)
+    if here.out.ask_secret("Again:") != password:
+        raise InvalidValue("these were not the same")
+    return password
+
+
+def _until_right(here: Context, ask: Callable[[], Answer]) -> Answer:
+    """Ask again where the answer can't be used."""
+    while True:
+        try:
+            return ask()
+        except InvalidValue as error:
+            here.out.error(error)

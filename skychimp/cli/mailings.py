@@ -13,6 +13,9 @@ from skychimp.cli.run import send, summary
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skychimp.services.attempts import AttemptInfo
     from skychimp.services.mailings import MailingInfo
 
 app = typer.Typer(no_args_is_help=True, help="What goes to whom, and when.", rich_markup_mode="rich")
@@ -238,6 +241,7 @@ def log(
     limit: Limit = None,
     offset: Offset = 0,
     search: Search = None,
+    sort: Sort = None,
     json: Json = False,
 ) -> None:
     """Show every attempt, the oldest first, with the server's words."""
@@ -246,12 +250,12 @@ def log(
     here = enter(ctx, json)
     if status is not None and status not in STATUSES:
         raise InvalidValue(f"there is no status {status!r}", "it is one of " + ", ".join(STATUSES))
-    if follow and (last or json or limit is not None or offset):
-        raise InvalidValue("--follow shows plain attempts; it can't go with --last, --json, --limit or --offset")
+    if follow and (last or json or sort or limit is not None or offset):
+        raise InvalidValue("--follow shows plain attempts as they come: only --status and --search go with it")
     if follow:
         _follow(here, mailing, status, search)
         return
-    found = attempts.log(here.store, here.actor, mailing, page(limit, offset, search, None), status=status, last=last)
+    found = attempts.log(here.store, here.actor, mailing, page(limit, offset, search, sort), status=status, last=last)
     here.out.rows(found, LOG, empty="nothing was tried yet; send what is due: skychimp run")
 
 
@@ -259,13 +263,16 @@ def _follow(here: Context, mailing: int, status: str | None, search: str | None)
     from skychimp.services import attempts
 
     seen = 0
+
+    def fresh() -> "Iterator[AttemptInfo]":
+        nonlocal seen
+        everything = page(None, 0, search, None)
+        for attempt in attempts.log(here.store, here.actor, mailing, everything, status=status, after=seen):
+            seen = attempt.id or seen
+            yield attempt
+
     while True:
-        fresh = list(
-            attempts.log(here.store, here.actor, mailing, page(None, 0, search, None), status=status, after=seen)
-        )
-        if fresh:
-            here.out.lines(fresh, LOG)
-            seen = max(row.id or 0 for row in fresh)
+        here.out.lines(fresh(), LOG)
         time.sleep(FOLLOW_EVERY)
 
 

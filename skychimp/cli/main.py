@@ -1,120 +1,126 @@
-"""The entry point: a table of commands that are imported when they are asked for, and errors as exit statuses.
+"""The entry point: from what was typed to an exit status; whatever goes wrong on the way is one line.
 
-`--help` and `--version` import neither SQLAlchemy nor anything else that a command needs.
+Nothing that takes time is imported up here: `--version` answers at once, and Ctrl-C leaves no traceback while the rest
+is being imported.
 """
 
-import importlib
+import gc
+import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from skychimp import __version__
 
-if sys.argv[1:] == ["--version"]:
-    print(f"skychimp {__version__}")  # noqa: T201
-    sys.exit(0)
+if TYPE_CHECKING:
+    import typer
 
-import typer
-from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command
+    from skychimp.errors import SkychimpError
 
-from skychimp.cli.context import Context, Options
-from skychimp.cli.output import Output, escape
-from skychimp.errors import InvalidValue, SkychimpError
-
-COMMANDS = {
-    "init": ("Set up", "Make the config, the store and the first administrator."),
-    "demo": ("Set up", "See the whole story in a throw-away store."),
-    "clients": ("Mail", "Whom you write to."),
-    "messages": ("Mail", "What you write."),
-    "mailings": ("Mail", "What goes to whom, and when."),
-    "run": ("Send", "Send what is due, once."),
-}
-
-
-class _LazyGroup(TyperGroup):
-    """Knows every command by name and help; imports the one that is called."""
-
-    def __init__(self, **attrs: Any) -> None:
-        super().__init__(**attrs)
-        for name, (panel, help_line) in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=help_line, rich_help_panel=panel))
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        if name in COMMANDS:
-            command = get_command(importlib.import_module(f"skychimp.cli.{name}").app)
-            command.name = name
-        return name, command, rest
-
-
-app = typer.Typer(
-    cls=_LazyGroup,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Begin with [bold]skychimp demo[/bold], or with [bold]skychimp init[/bold].",
-    rich_markup_mode="rich",
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"skychimp {__version__}")  # noqa: T201
-        raise typer.Exit
-
-
-@app.callback()
-def _globals(
-    ctx: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="The config file.", metavar="FILE")] = None,
-    store: Annotated[str | None, typer.Option(help="The store: a path or a URL.", metavar="STORE")] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say less: no hints, no progress.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which config and store are used.")] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colours; NO_COLOR does the same.")] = False,
-    no_input: Annotated[bool, typer.Option("--no-input", help="Never ask.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """A mailing service that lives in a terminal: nothing lost, nothing twice."""
-    if quiet and verbose:
-        raise InvalidValue("-q and -v can't go together")
-    ctx.obj = Context(Options(config, store, quiet, verbose, no_color, no_input))
+INTERRUPTED = 130
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
-    arguments = sys.argv[1:]
-    out = Output(json="--json" in arguments, quiet=False, color="--no-color" not in arguments)
     try:
-        status = get_command(app).main(arguments, prog_name="skychimp", standalone_mode=False)
-    except SkychimpError as error:
-        out.error(error)
-        status = error.exit_status
-    except typer.Abort:
-        out.error(SkychimpError("aborted"))
-        status = 130
-    except typer.TyperException as error:
-        status = _usage(out, error)
+        sys.exit(_run(sys.argv[1:]))
     except KeyboardInterrupt:
-        status = 130
+        sys.exit(INTERRUPTED)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        print(f"skychimp {__version__}")  # noqa: T201
+        return 0
+    gc.disable()  # it takes a tenth of the start-up; Context.store lets it go on
+    if "--no-color" in arguments:
+        os.environ["NO_COLOR"] = "1"  # for Rich, Typer and the demo's commands, too
+
+    from skychimp.cli.context import Context
+    from skychimp.cli.output import prepare_streams
+
+    prepare_streams()
+    here = Context()
+    here.out.json = "--json" in arguments  # until the command has read its options
+    return here.out.finish(_call(here, arguments))
+
+
+def _call(here: Any, arguments: list[str]) -> int:
+    """Run the command; its exit status. Raises KeyboardInterrupt and nothing else."""
+    try:
+        from skychimp.cli.commands import command_line
+
+        status = command_line().main(arguments, prog_name="skychimp", standalone_mode=False, obj=here)
+    except SystemExit as leaving:  # Typer's own, once it has printed or installed the completion
+        status = leaving.code
     except BrokenPipeError:
-        status = 141  # what a shell says of a command that SIGPIPE ended
+        return 0  # Output.finish finds it, too
     except Exception as error:
-        out.error(
-            SkychimpError(
-                f"unexpected: {type(error).__name__}: {error}", "this is a defect of Skychimp; please report it"
-            )
-        )
-        status = 1
-    sys.exit(out.finish(status if isinstance(status, int) else 0))
+        import typer
+
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is on the screen
+            return 2
+        if isinstance(error, typer.TyperException):
+            here.out.json = _asks_for_json(arguments, getattr(error, "ctx", None))
+        plain = _explain(error)
+        here.out.error(plain)
+        return plain.exit_status
+    return status if isinstance(status, int) else 0
 
 
-def _usage(out: Output, error: typer.TyperException) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":  # the help is on the screen already
-        return error.exit_code
+def _explain(error: Exception) -> "SkychimpError":
+    """The error that a person sees for anything that was raised."""
+    import typer
+
+    from skychimp.errors import Interrupted, SkychimpError
+
+    if isinstance(error, SkychimpError):
+        return error
+    if isinstance(error, typer.TyperException):
+        return _wrong_usage(error)
+    if isinstance(error, typer.Abort):
+        return Interrupted("aborted")
+    if isinstance(error, OSError) and error.strerror:
+        return SkychimpError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "nowhere"
+    words = str(error).partition("\n")[0]
+    return SkychimpError(
+        f"unexpected {type(error).__name__} at {where}: {words}", "this is a defect of Skychimp; please report it"
+    )
+
+
+def _wrong_usage(error: "typer.TyperException") -> "SkychimpError":
+    """Typer's error in our words, with what was meant, or where to read about it, as the hint."""
+    from skychimp.errors import InvalidValue
+
+    words = " ".join(error.format_message().split()).replace("Value error, ", "").replace("Input should", "it should")
+    message, _, meant = words.partition(". Did you mean ")
+    option = getattr(error, "option_name", None)
+    if similar := getattr(error, "possibilities", None):
+        message, meant = error.message, similar[0]
     context = getattr(error, "ctx", None)
-    hint = f"see {context.command_path} --help" if context is not None else None
-    failure = InvalidValue(" ".join(escape(error.format_message()).split()), hint)
-    out.error(failure)
-    return error.exit_code
+    if meant:
+        hint = f"did you mean {meant.rstrip('?').replace(chr(39), '')}?"
+    elif context is None:
+        hint = "see skychimp --help"
+    elif option in _options(context.find_root().command):
+        hint = f"it comes before the command: skychimp {option} {context.command_path.partition(' ')[2]} ..."
+    else:
+        hint = f"see {context.command_path} --help"
+    return InvalidValue(message[:1].lower() + message[1:].rstrip("."), hint)
+
+
+def _asks_for_json(arguments: list[str], context: Any) -> bool:
+    """Whether `--json` was typed as an option, not as another option's value."""
+    commands = [context.command, context.find_root().command] if context else []
+    taking = {name for command in commands for name, flag in _options(command).items() if not flag}
+    before_dashes = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(word == "--json" and before not in taking for before, word in pairwise(["", *before_dashes]))
+
+
+def _options(command: Any) -> dict[str, bool]:
+    """A command's options, and whether each is a flag."""
+    return {name: getattr(param, "is_flag", False) for param in command.params for name in param.opts}

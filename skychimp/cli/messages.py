@@ -21,7 +21,9 @@ Body = Annotated[
 ]
 BodyFile = Annotated[str | None, typer.Option(help="The text from a file, or - for stdin.", metavar="FILE")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="The text is Markdown, and gets an HTML part.")]
-HtmlFile = Annotated[str | None, typer.Option(help="An HTML part of your own, from a file.", metavar="FILE")]
+HtmlFile = Annotated[
+    str | None, typer.Option(help="An HTML part of your own, from a file, or - for stdin.", metavar="FILE")
+]
 
 
 @app.command(epilog="skychimp messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown")
@@ -36,14 +38,14 @@ def create(
 ) -> None:
     """Keep a message; it is checked by rendering it once."""
     from skychimp.delivery.compose import Words
+    from skychimp.models import Format
     from skychimp.services import messages
 
     here = enter(ctx, json)
-    text = _text(body, body_file)
+    text, html = _parts(body, body_file, html_file)
     if text is None:
         raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
-    html = None if html_file is None else read_text(html_file)
-    words = Words(subject, text, _format(markdown, html_file), html)
+    words = Words(subject, text, _format(markdown, html_file is not None) or Format.TEXT, html)
     made = messages.create(here.store, here.actor, words)
     here.out.one(made, None if here.out.json else list(COLUMNS))
     here.out.note(f"next: skychimp mailings create --message {made.id} --start now --every day --all-clients")
@@ -75,7 +77,7 @@ def show(ctx: typer.Context, message: Id, json: Json = False) -> None:
     here.out.one(messages.show(here.store, here.actor, message))
 
 
-@app.command()
+@app.command(epilog="skychimp messages update 1 --body-file hello.md --markdown")
 def update(
     ctx: typer.Context,
     message: Id,
@@ -84,22 +86,20 @@ def update(
     body_file: BodyFile = None,
     markdown: Markdown = False,
     html_file: HtmlFile = None,
+    plain: Annotated[bool, typer.Option("--plain", help="The text is plain, and gets no HTML part.")] = False,
     json: Json = False,
 ) -> None:
     """Change a message; what is being sent keeps the words it was opened with."""
+    from skychimp.models import Format
     from skychimp.services import messages
 
     here = enter(ctx, json)
-    changed = messages.change(
-        here.store,
-        here.actor,
-        message,
-        subject=subject,
-        body=_text(body, body_file),
-        format=_format(markdown, html_file) if markdown or html_file else None,
-        html=None if html_file is None else read_text(html_file),
-    )
+    text, html = _parts(body, body_file, html_file)
+    form = _format(markdown, html_file is not None, plain)
+    changed = messages.change(here.store, here.actor, message, subject=subject, body=text, format=form, html=html)
     here.out.one(changed, None if here.out.json else list(COLUMNS))
+    if text is not None and html is None and changed.format == Format.HTML:
+        here.out.note("its HTML part is what it was; give another by --html-file, or --plain or --markdown")
 
 
 @app.command()
@@ -177,15 +177,21 @@ async def _send(transport: "Transport", letter: "Letter") -> "Answer":
     return answer
 
 
-def _text(body: str | None, body_file: str | None) -> str | None:
+def _parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:
+    """The text and the HTML that the options give."""
     if body is not None and body_file is not None:
         raise InvalidValue("--body and --body-file can't go together")
-    return body if body_file is None else read_text(body_file)
+    if body_file == "-" and html_file == "-":
+        raise InvalidValue("the text and the HTML can't both come from stdin", "name a file for one of them")
+    return body if body_file is None else read_text(body_file), None if html_file is None else read_text(html_file)
 
 
-def _format(markdown: bool, html_file: str | None) -> "Format":
+def _format(markdown: bool, html: bool, plain: bool = False) -> "Format | None":
+    """The format that the options say, None where they don't."""
     from skychimp.models import Format
 
-    if markdown and html_file is not None:
-        raise InvalidValue("--markdown makes its own HTML part; it can't go with --html-file")
-    return Format.MARKDOWN if markdown else Format.HTML if html_file is not None else Format.TEXT
+    if markdown + html + plain > 1:
+        raise InvalidValue(
+            "only one of --markdown, --html-file and --plain can be said", "--markdown makes its own HTML"
+        )
+    return Format.MARKDOWN if markdown else Format.HTML if html else Format.TEXT if plain else None

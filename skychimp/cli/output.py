@@ -12,16 +12,20 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
+from io import TextIOWrapper
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from skychimp.errors import SkychimpError
+from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
+
+PIPE_CLOSED = 141
+"""What a shell says of a command that SIGPIPE ended."""
 
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -41,20 +45,28 @@ def _escape(character: str) -> str:
     return _SHORT.get(character) or (f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}")
 
 
+def prepare_streams() -> None:
+    """Let the standard streams take any text, and be there even where they were closed."""
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
 @dataclass
 class Output:
-    json: bool
-    quiet: bool
-    color: bool
-
-    def __post_init__(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    json: bool = False
+    quiet: bool = False
 
     @property
     def on_terminal(self) -> bool:
-        return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        return _is_terminal(sys.stdout)
 
     def rows(self, items: Iterable[Any], columns: Mapping[str, str], *, empty: str = "nothing here yet") -> None:
         """Show a list of records as it is read; `columns` maps a field to its heading."""
@@ -89,10 +101,10 @@ class Output:
             for name, value in shown.items():
                 self._write(f"{name}\t{_plain(value)}")
             return
-        width = max(map(len, shown))
+        console, width = _console(stderr=False), max(map(len, shown))
         for name, value in shown.items():
-            self.console().print(f"{name:<{width}}  ", style="bold", end="", highlight=False)
-            self.console().print(_for_eyes(value, lines=True), markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{name:<{width}}  ", style="bold", end="")
+            console.print(_for_eyes(value, lines=True), markup=False, soft_wrap=True)
 
     def text(self, text: str) -> None:
         """Show a text of several lines, each escaped."""
@@ -100,29 +112,48 @@ class Output:
 
     def heading(self, title: str, text: str) -> None:
         """Set off a part of a longer story."""
-        self.console().print(f"\n{title}", style="bold", markup=False)
-        self.console().print(text, style="cyan", markup=False, soft_wrap=True)
+        console = _console(stderr=False)
+        console.print(f"\n{title}", style="bold", markup=False)
+        console.print(text, style="cyan", markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Say what was done, or what to do next; not with --quiet."""
         if not self.quiet:
-            print(escape(text), file=sys.stderr)  # noqa: T201
+            self.warn(text)
 
     def warn(self, text: str) -> None:
         """Say what a person must see, on one line."""
-        print(escape(text), file=sys.stderr)  # noqa: T201
+        _say(escape(text))
 
     def error(self, error: SkychimpError) -> None:
         """Show an error: one line, and a hint where there is one."""
-        with contextlib.suppress(OSError):
-            if self.json:
-                parts = {"code": error.code, "message": error.message, "hint": error.hint}
-                print(json.dumps({"error": parts}, ensure_ascii=False), file=sys.stderr)  # noqa: T201
-                return
-            self._red("error: ", error.message)
-            if error.hint:
-                self.warn(f"hint: {error.hint}")
+        if self.json:
+            parts = {"code": error.code, "message": error.message, "hint": error.hint}
+            _say(json.dumps({"error": parts}, ensure_ascii=False))
+            return
+        in_colour = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
+        _say(("\x1b[1;31merror:\x1b[0m " if in_colour else "error: ") + escape(error.message))
+        if error.hint:
+            self.warn(f"hint: {error.hint}")
+
+    def ask(self, question: str) -> str:
+        """One line from the person at the terminal. Raises Interrupted where there is no more."""
+        _say(f"{escape(question)} ", end="")
+        answer = sys.stdin.readline()
+        if not answer:
+            _say("")
+            raise Interrupted("aborted")
+        return answer.strip()
+
+    def ask_secret(self, question: str) -> str:
+        """One line that is not shown. Raises Interrupted where there is no more."""
+        from getpass import getpass
+
+        try:
+            return getpass(f"{question} ", stream=sys.stderr)
+        except EOFError:
+            raise Interrupted("aborted") from None
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
@@ -132,22 +163,20 @@ class Output:
         """
         if self.quiet:
             yield lambda done, words: None
-        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        elif _is_terminal(sys.stderr):
             yield from self._bar(title, total)
         else:
             yield self._now_and_then(title)
 
-    def console(self) -> "Console":
-        """Rich's console on stdout, without colours where they are not wanted."""
-        return _console(self.color, stderr=False)
-
     def finish(self, status: int) -> int:
-        """Flush; the exit status, which a closed pipe may change."""
+        """Flush what is left; the exit status, which a stdout that can't be written changes."""
         try:
             sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
+        except OSError as error:
+            if status == 0 and not isinstance(error, BrokenPipeError):
+                self.error(SkychimpError(f"stdout can't be written: {error.strerror}"))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left there must not fail again
+            return PIPE_CLOSED if isinstance(error, BrokenPipeError) else status or 1
         return status
 
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
@@ -159,7 +188,7 @@ class Output:
             MofNCompleteColumn(),
             TextColumn("{task.fields[words]}"),
         )
-        console = _console(self.color, stderr=True)
+        console = _console(stderr=True)
         with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, words="")
             yield lambda done, words: bar.update(task, completed=done, words=words)
@@ -176,12 +205,6 @@ class Output:
                 self.note(f"{title}: {done} {words}".rstrip())
 
         return tell
-
-    def _red(self, label: str, text: str) -> None:
-        if not sys.stderr.isatty() or not self.color or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
-            self.warn(label + text)
-            return
-        print(f"\x1b[1;31m{label}\x1b[0m{escape(text)}", file=sys.stderr)  # noqa: T201
 
     def _json_list(self, items: Iterable[Any]) -> None:
         opened = "["
@@ -204,16 +227,25 @@ class Output:
             table.add_column(heading, overflow="fold")
         for item in items:
             table.add_row(*(Text(_for_eyes(getattr(item, name))) for name in columns))
-        self.console().print(table)
+        _console(stderr=False).print(table)
 
     def _write(self, line: str, end: str = "\n") -> None:
         sys.stdout.write(line + end)
 
 
-def _console(color: bool, *, stderr: bool) -> "Console":
+def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, no_color=None if color else True, highlight=False, emoji=False)
+    return Console(stderr=stderr, highlight=False, emoji=False)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _say(line: str, end: str = "\n") -> None:
+    with contextlib.suppress(OSError):  # nobody listens: the work is not to stop for that
+        print(line, end=end, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _record(item: Any) -> dict[str, Any]:
@@ -244,5 +276,5 @@ def _for_eyes(value: Any, *, lines: bool = False) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_plain(part) for part in value)
     if isinstance(value, str):
-        return "\n".join(map(escape, value.splitlines())) if lines else escape(value)
+        return "\n".join(map(escape, value.split("\n"))) if lines else escape(value)
     return _plain(value)

@@ -1,7 +1,8 @@
 """`skychimp run`: send what is due, once."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
     from skychimp.delivery.run import Tally
+    from skychimp.services.outlook import Outlook
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -32,9 +34,13 @@ def run(
 
     Leaves with 75 where due mail is left queued or deferred, for the next run.
     """
+    from skychimp.services import mailings
+
     here = enter(ctx, json)
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan can't go together")
+    if mailing is not None:
+        mailings.require(here.store, mailing)
     if dry_run or plan:
         _look_ahead(here, mailing, left_out=plan, limit=limit)
         return
@@ -85,7 +91,7 @@ def exit_status(tally: "Tally") -> int:
 
 
 def _reporter(tell: Callable[[int, str], None]) -> Callable[["Tally", int], None]:
-    def report(tally: "Tally", total: int) -> None:
+    def report(tally: "Tally", _total: int) -> None:
         parts = {"failed": tally.failed, "deferred": tally.deferred, "unknown": tally.unknown}
         tell(tally.sent, "sent" + "".join(f", {number} {name}" for name, number in parts.items() if number))
 
@@ -93,21 +99,49 @@ def _reporter(tell: Callable[[int, str], None]) -> Callable[["Tally", int], None
 
 
 def _look_ahead(here: Context, mailing_id: int | None, *, left_out: bool, limit: int | None) -> None:
-    from datetime import UTC, datetime
-
+    """Say whom the next run would write to, or whom it would leave out, and why."""
     from skychimp.services.outlook import outlook
 
-    would_send, left = 0, 0
-    listed = []
-    for row in outlook(here.store, datetime.now(UTC), mailing_id):
-        sends = row.left_out is None and (limit is None or would_send < limit)
-        would_send += sends
-        left += not sends
-        if sends != left_out:
-            listed.append(row)
+    due: dict[tuple[int, datetime], _Due] = {}
+
+    def chosen() -> "Iterator[Outlook]":
+        would_send = 0
+        for row in outlook(here.store, datetime.now(UTC), mailing_id):
+            if row.left_out is None and would_send == limit:
+                row = replace(row, left_out="more than --limit")
+            sends = row.left_out is None
+            would_send += sends
+            counts = due.setdefault((row.mailing_id, row.due_at), _Due(row.mailing_id, row.due_at))
+            counts.would_send += sends
+            counts.left_out += not sends
+            if sends != left_out:
+                yield row
+
     if here.out.json:
-        here.out.one({"would_send": would_send, "left_out": left, "clients": [asdict(row) for row in listed]})
+        clients = [asdict(row) for row in chosen()]
+        here.out.one(_forecast(due.values()) | {"due": [asdict(counts) for counts in due.values()], "clients": clients})
         return
     columns = OUTLOOK if left_out else {name: OUTLOOK[name] for name in list(OUTLOOK)[:3]}
-    here.out.rows(listed, columns, empty="nobody is left out" if left_out else "nothing is due")
-    here.out.note(f"would send {would_send}, leave out {left}; nothing was sent")
+    here.out.rows(chosen(), columns, empty="nobody is left out" if left_out else "nothing is due")
+    for counts in due.values():
+        here.out.note(
+            f"mailing {counts.mailing_id}, due {counts.due_at.isoformat(timespec='seconds')}: "
+            f"would send {counts.would_send}, leave out {counts.left_out}"
+        )
+    here.out.note("nothing was sent")
+
+
+@dataclass
+class _Due:
+    """What the next run would do about one due time."""
+
+    mailing_id: int
+    due_at: datetime
+    would_send: int = 0
+    left_out: int = 0
+
+
+def _forecast(due: Iterable[_Due]) -> dict[str, object]:
+    """A summary like that of a run, of one that sent nothing."""
+    would_send = sum(counts.would_send for counts in due)
+    return asdict(Summary(0, 0, 0, 0, queued=would_send, opened=0, stopped=None)) | {"would_send": would_send}

@@ -6,15 +6,20 @@ encoded too, so that a parser gives back the very words and can't be made to see
 
 import binascii
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 
 from skychimp import addresses
+from skychimp.errors import InvalidValue
 
 LONGEST_LINE = 998  # RFC 5322, section 2.1.1
-_LINE = 76
-_WORD_BYTES = 42  # 56 characters of base64, within the 75 of an encoded word
+_LINE = 76  # RFC 2045, section 6.7, and RFC 2047, section 2
+_ROOM = _LINE - len("Subject: ")
+_WORD_BYTES = (_ROOM - len("=?utf-8?b??=")) // 4 * 3
 _PLAIN_HEADER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
-_NOT_SEVEN_BIT = re.compile(r"[^\t\n\x20-\x7e]")
 _HEADER_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_NOT_IN_ADDRESS = re.compile(r'[\x00-\x20\x7f-\xa0\u2028\u2029<>()\[\]\\,;:"]')
+_SEVEN_BIT = bytes((*b"\t\n", *range(0x20, 0x7F)))
 
 
 def one_line(text: str) -> str:
@@ -24,72 +29,100 @@ def one_line(text: str) -> str:
 
 def header(text: str) -> bytes:
     """A header's value, folded; `text` is one line."""
-    if len(text) <= _LINE - 10 and _is_plain(text):
-        return text.encode("ascii")
-    if _is_plain(text) and "  " not in text and max(map(len, text.split(" "))) < _LINE - 10:
-        return _folded(text)
+    if not text:
+        return b""
+    if _is_plain(text):
+        if len(text) <= _ROOM:
+            return text.encode("ascii")
+        if "  " not in text and max(map(len, text.split(" "))) <= _ROOM:
+            return _folded(text)
     return _encoded_words(text)
 
 
 def mailbox(name: str, address: str) -> bytes:
-    """An address with its display name. The domain is in ASCII, unless the local part needs SMTPUTF8 anyway."""
-    written = (
-        addresses.with_ascii_domain(address)
-        if not address.isascii() and address.rpartition("@")[0].isascii()
-        else address
-    )
-    place = written.encode()
+    """An address with its display name, which is one line. The domain is in ASCII, unless the local part is not.
+
+    Raises InvalidValue for an address that can't stand in a header.
+    """
+    if _NOT_IN_ADDRESS.search(address):
+        raise InvalidValue(f"{address!a} can't be written in a letter")
+    if not address.isascii() and address.rpartition("@")[0].isascii():
+        address = addresses.with_ascii_domain(address)
+    place = address.encode()
     if not name:
         return place
-    if len(name) <= _LINE - 14 and _is_plain(name):
-        quoted = name.replace("\\", "\\\\").replace('"', '\\"').encode()
-        return (
-            b'"%b"\r\n <%b>' % (quoted, place)
-            if len(quoted) + len(place) > _LINE - 14
-            else b'"%b" <%b>' % (quoted, place)
-        )
-    return _encoded_words(name) + b"\r\n <" + place + b">"
+    word = b'"%b"' % name.replace("\\", "\\\\").replace('"', '\\"').encode() if _is_plain(name) else b""
+    if not word or len(word) > _ROOM:
+        word = _encoded_words(name)
+    fold = b"\r\n" if len(word) + len(place) + len(" <>") > _ROOM else b""
+    return b"%b%b <%b>" % (word, fold, place)
 
 
 def sender(text: str) -> bytes:
-    """`Name <address>` as a header's value."""
+    """`Name <address>` as a header's value. Raises InvalidValue."""
     name, address = addresses.parse_sender(text)
     return mailbox(one_line(name), address)
 
 
-def part(text: str, subtype: str, avoid: bytes = b"") -> bytes:
-    """A text part with its headers: line ends are CRLF, no line is longer than 998, all is ASCII.
+def part(pieces: Sequence[str], subtype: str, avoid: bytes = b"") -> bytes:
+    """A text part with its headers, of a text in pieces: line ends are CRLF, no line is longer than 998, all is ASCII.
 
-    It ends with a line end. `avoid` is a boundary that must not occur in it.
+    It ends with a line end. `avoid` is a boundary that begins with "=_", which must not occur in it.
     """
-    lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not lines.endswith("\n"):
-        lines += "\n"
-    encoding, data = _encoded(lines)
-    if avoid and avoid in data:
-        encoding, data = b"base64", _base64(lines)
+    text = "".join(pieces)
+    if "\r" in text:
+        pieces = (text := text.replace("\r\n", "\n").replace("\r", "\n"),)
+    if not text.endswith("\n"):
+        pieces, text = (*pieces, "\n"), text + "\n"
+    data = text.encode()
+    special = len(data.translate(None, _SEVEN_BIT))
+    if not special and _has_short_lines(data) and not (avoid and avoid in data):
+        encoding, data = b"7bit", data.replace(b"\n", b"\r\n")
+    elif special * 6 <= len(data):  # about where the two are equally long
+        encoding, data = b"quoted-printable", _quoted_printable(pieces)
+    else:
+        encoding, data = b"base64", _base64(data)
     head = b"Content-Type: text/%b; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n\r\n"
     return head % (subtype.encode(), encoding) + data
 
 
-def _encoded(lines: str) -> tuple[bytes, bytes]:
-    if _NOT_SEVEN_BIT.search(lines) is None:
-        if len(lines) <= LONGEST_LINE or max(map(len, lines.split("\n"))) <= LONGEST_LINE:
-            return b"7bit", lines.replace("\n", "\r\n").encode("ascii")
-        return b"quoted-printable", _quoted_printable(lines.encode())
-    data = lines.encode()
-    if len(data) - len(lines) <= len(lines) // 6:
-        return b"quoted-printable", _quoted_printable(data)
-    return b"base64", _base64(lines)
+def _has_short_lines(data: bytes) -> bool:
+    start = 0
+    while len(data) - start > LONGEST_LINE:
+        start = data.rfind(b"\n", start, start + LONGEST_LINE + 1) + 1
+        if not start:
+            return False
+    return True
 
 
-def _quoted_printable(data: bytes) -> bytes:
-    return binascii.b2a_qp(data, quotetabs=False, istext=True, header=False).replace(b"\n", b"\r\n")
+def _quoted_printable(pieces: Sequence[str]) -> bytes:
+    """A line is encoded by itself, so that only those that a client's words stand in are encoded for every letter."""
+    encoded: list[bytes] = []
+    line = ""
+    for piece in pieces:
+        if len(piece) > _LINE and "\n" in piece:
+            head, whole_lines, tail = _cut(piece)
+            encoded += (_quoted(line + head), whole_lines)
+            line = tail
+        else:
+            line += piece
+    return b"".join((*encoded, _quoted(line)))
 
 
-def _base64(lines: str) -> bytes:
-    whole = binascii.b2a_base64(lines.replace("\n", "\r\n").encode(), newline=False)
-    return b"".join(whole[start : start + _LINE] + b"\r\n" for start in range(0, len(whole), _LINE))
+@lru_cache(maxsize=256)
+def _cut(piece: str) -> tuple[str, bytes, str]:
+    """The rest of a line that a piece begins with, its whole lines, encoded, and the beginning of a line at its end."""
+    start, end = piece.index("\n") + 1, piece.rindex("\n") + 1
+    return piece[:start], _quoted(piece[start:end]), piece[end:]
+
+
+def _quoted(lines: str) -> bytes:
+    return binascii.b2a_qp(lines.encode()).replace(b"\n", b"\r\n")
+
+
+def _base64(data: bytes) -> bytes:
+    whole = binascii.b2a_base64(data.replace(b"\n", b"\r\n"), newline=False)
+    return b"\r\n".join([whole[start : start + _LINE] for start in range(0, len(whole), _LINE)]) + b"\r\n"
 
 
 def _is_plain(text: str) -> bool:
@@ -99,7 +132,7 @@ def _is_plain(text: str) -> bool:
 def _folded(text: str) -> bytes:
     lines = [""]
     for word in text.split(" "):
-        if len(lines[-1]) + len(word) > _LINE - 10 and lines[-1]:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > _ROOM:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word

@@ -35,13 +35,15 @@ class Decision(NamedTuple):
 def decide(answer: Answer, *, attempts: int, given_back: int, policy: Policy, now: datetime, chance: float) -> Decision:
     """Decide about one answer. `attempts` and `given_back` count those before it; `chance` is random in [0, 1)."""
     reply = answer.reply
+    if reply is not None and not (reply.code >= 400 or (answer.dot_written and reply.code < 300)):
+        reply = None  # 3xx, or a yes to a letter that was never ended: not an answer to what was asked
     if reply is None and answer.dot_written:
-        return Decision(Outcome.UNKNOWN, None if policy.unknown_after is None else now + policy.unknown_after)
-    if reply is None or (reply.code == 421 and answer.phase != Phase.DOT):
+        return _unknown(policy, now)
+    if reply is None or (reply.code == 421 and not answer.dot_written):
         if given_back == 0:
             return Decision(Outcome.GIVEN_BACK, now, fewer_connections=True)
         return Decision(Outcome.DEFERRED, _retry(attempts, given_back, policy, now, chance), fewer_connections=True)
-    if 200 <= reply.code < 300:
+    if reply.code < 300:
         return Decision(Outcome.SENT)
     if answer.phase == Phase.MAIL and reply.code in NEEDS_LOGIN:
         return Decision(None)
@@ -57,13 +59,17 @@ def decide(answer: Answer, *, attempts: int, given_back: int, policy: Policy, no
 def crash(*, dot_written: bool, attempts: int, given_back: int, policy: Policy, now: datetime) -> Decision:
     """Decide about an unexpected exception of our own: deferred before the dot, unknown after it."""
     if dot_written:
-        return Decision(Outcome.UNKNOWN, None if policy.unknown_after is None else now + policy.unknown_after)
-    return Decision(Outcome.DEFERRED, _retry(attempts, given_back, policy, now, 0.5))
+        return _unknown(policy, now)
+    return Decision(Outcome.DEFERRED, _retry(attempts, given_back, policy, now, chance=0.5))
 
 
 def too_many_failures(failed: int, tried: int, policy: Policy) -> bool:
     """Whether a mailing has failed so often that the system disables it: both the count and the rate are passed."""
     return failed >= policy.disable_failures and failed >= policy.disable_failure_rate * tried
+
+
+def _unknown(policy: Policy, now: datetime) -> Decision:
+    return Decision(Outcome.UNKNOWN, None if policy.unknown_after is None else now + policy.unknown_after)
 
 
 def _retry(attempts: int, given_back: int, policy: Policy, now: datetime, chance: float) -> datetime:

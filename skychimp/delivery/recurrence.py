@@ -10,7 +10,7 @@ from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from itertools import takewhile
+from itertools import count, takewhile
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -23,7 +23,8 @@ GRACE = {Every.DAY: timedelta(hours=12), Every.WEEK: timedelta(days=2), Every.MO
 MOST_MISSED = 1000
 FIRST_YEAR, LAST_YEAR = 1970, 9990
 _EXAMPLES = "write now, +10m, 2026-12-01 09:00, 2026-12-01T09:00+03:00 or 2026-12-01T09:00Z"
-_OFFSET = re.compile(r"\+((?:\d+[smhd])+)")
+_OFFSET = re.compile(r"\+((?:\d+[smhd])+)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T].*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Schedule:
 
 
 class Due(NamedTuple):
-    """One due time: the instant, in UTC; the wall-clock time it stands for, its name in the ledger; what is odd about it."""
+    """One due time: the instant, in UTC; the wall-clock time it stands for, its name in the ledger; and what is odd."""
 
     at: datetime
     local: datetime
@@ -66,20 +67,19 @@ def occurrence(schedule: Schedule, k: int) -> Due | None:
 
 def upcoming(schedule: Schedule, since: datetime) -> Iterator[Due]:
     """The due times at `since` and later, in order."""
-    k = max(0, _count_before(schedule, since))
-    while (local := _local(schedule, k)) is not None:
-        due = occurrence(schedule, k)
-        if due is None and schedule.end is not None and _to_utc(local, ZoneInfo(schedule.timezone)) >= schedule.end:
+    for k in count(max(0, _near(schedule, since) - 2)):
+        local = _local(schedule, k)
+        if local is None or (schedule.end is not None and to_utc(local, schedule.timezone) >= schedule.end):
             return
+        due = occurrence(schedule, k)
         if due is not None and due.at >= since:
             yield due
-        k += 1
 
 
 def latest(schedule: Schedule, now: datetime) -> Due | None:
     """The last due time at `now` or before; None where there is none yet."""
     newest = now if schedule.end is None else min(now, schedule.end)
-    for k in range(_count_before(schedule, newest) + 2, -1, -1):
+    for k in range(_near(schedule, newest) + 2, -1, -1):
         due = occurrence(schedule, k)
         if due is not None and due.at <= now:
             return due
@@ -115,9 +115,20 @@ def parse_when(text: str, timezone: str, now: datetime) -> datetime:
 
 
 def parse_local(text: str, timezone: str, now: datetime) -> datetime:
-    """What a person wrote as wall-clock time in `timezone`, without an offset, kept as it is even in a gap. Raises InvalidValue."""
+    """What a person wrote as wall-clock time in `timezone`, without an offset, kept as it is even in a gap.
+
+    Raises InvalidValue, also for an instant to come that no schedule can mean: the second time of an overlap.
+    """
     said = _parse(text, timezone, now)
-    return to_local(said, timezone) if said.tzinfo else said
+    if said.tzinfo is None:
+        return said
+    local = to_local(said, timezone)
+    if said > now and to_utc(local, timezone) != said:
+        raise InvalidValue(
+            f"{text!r} is the second {local:%H:%M} of that day in {timezone}, and a mailing goes by the first",
+            "give a time outside that hour, or a time zone without it, such as UTC",
+        )
+    return local
 
 
 def to_utc(local: datetime, timezone: str) -> datetime:
@@ -138,7 +149,7 @@ def _parse(text: str, timezone: str, now: datetime) -> datetime:
             said = now
         elif match := _OFFSET.fullmatch(text):
             said = now + _delay(match[1])
-        elif re.match(r"\d{4}-\d\d-\d\d", text):
+        elif _DATE.fullmatch(text):
             said = datetime.fromisoformat(text)
         else:
             raise InvalidValue(f"{text!r} is not a time", _EXAMPLES)
@@ -181,14 +192,14 @@ def _local(schedule: Schedule, k: int) -> datetime | None:
     return local if local.year <= LAST_YEAR else None
 
 
-def _count_before(schedule: Schedule, at: datetime) -> int:
-    """A k that surely is not after `at`, and at most a few before it."""
-    local = to_local(at, schedule.timezone)
-    if schedule.every == Every.MONTH:
-        return max(0, (local.year - schedule.start.year) * 12 + local.month - schedule.start.month - 1)
+def _near(schedule: Schedule, at: datetime) -> int:
+    """The k of a wall-clock time near `at`, at most two off: a clock that is set back or forth makes the difference."""
     if schedule.every == Every.ONCE:
         return 0
-    return max(0, (local - schedule.start) // _period(schedule.every) - 2)
+    local = to_local(at, schedule.timezone)
+    if schedule.every == Every.MONTH:
+        return (local.year - schedule.start.year) * 12 + local.month - schedule.start.month
+    return (local - schedule.start) // _period(schedule.every)
 
 
 def _period(every: Every) -> timedelta:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 
 from skychimp.access import Actor
 from skychimp.models import Attempt, Delivery, Occurrence
 from skychimp.services import mailings
-from skychimp.services.listing import Page
+from skychimp.services.listing import Page, narrow
 from skychimp.store.engine import Store
 
 _A = Attempt.__table__
@@ -47,36 +48,37 @@ def log(
 ) -> Iterator[AttemptInfo]:
     """Every attempt of a mailing, the oldest first, as it is read; `last`: one row a delivery.
 
-    `after` is the id of an attempt: only later ones. Raises NotFound.
+    `after` is the id of an attempt: only later ones. Raises NotFound, InvalidValue.
     """
     mailings.show(store, actor, mailing_id)
-    query = _deliveries() if last else _attempts()
+    query = narrow(_deliveries() if last else _attempts(), page, searched=(_D.c.address,), sorted_by=_order(last))
     query = query.where(_O.c.mailing_id == mailing_id)
     if status is not None:
-        query = query.where(func.coalesce(_A.c.outcome, _D.c.state) == status)
+        query = query.where(_STATUS.in_([status]))
     if after is not None:
         query = query.where(_A.c.id > after)
-    if page.search:
-        query = query.where(_D.c.address.icontains(page.search, autoescape=True))
-    if page.limit is not None or page.offset:
-        query = query.limit(-1 if page.limit is None else page.limit).offset(page.offset)
     with store.read() as session:
         for row in session.execute(query.execution_options(yield_per=1000)):
             yield _info(row)
 
 
+_STATUS = func.coalesce(_A.c.outcome, _D.c.state)
 _COLUMNS = (*_A.c, _D.c.address, _D.c.state, _D.c.id.label("delivery"), _O.c.due_at)
 
 
 def _attempts() -> Select[tuple[object, ...]]:
-    joined = select(*_COLUMNS).join(_D, _D.c.id == _A.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
-    return joined.order_by(_A.c.id)
+    return select(*_COLUMNS).join(_D, _D.c.id == _A.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
 
 
 def _deliveries() -> Select[tuple[object, ...]]:
     newest = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
-    joined = select(*_COLUMNS).select_from(_D).outerjoin(_A, newest).join(_O, _O.c.id == _D.c.occurrence_id)
-    return joined.order_by(_D.c.id)
+    return select(*_COLUMNS).select_from(_D).outerjoin(_A, newest).join(_O, _O.c.id == _D.c.occurrence_id)
+
+
+def _order(last: bool) -> dict[str, ColumnElement[Any]]:
+    """What a log can be sorted by: attempts come as they were made, deliveries as they were opened."""
+    others = {"at": _A.c.finished_at, "email": _D.c.address_key, "status": _STATUS, "attempt": _A.c.number}
+    return {"id": _D.c.id if last else _A.c.id, **others}
 
 
 def _info(row: Row[tuple[object, ...]]) -> AttemptInfo:

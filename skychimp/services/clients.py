@@ -1,14 +1,33 @@
 """Clients: whom a user's mailings go to."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, delete, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    String,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.sqlite import Insert
+from sqlalchemy.dialects.sqlite import insert as insert_or_change
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
@@ -25,12 +44,12 @@ _T = ClientTag.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 
-IMPORT_BATCH = 5_000
+IMPORT_BATCH = 10_000
 LONGEST_NAME = 1_000
 LONGEST_COMMENT = 10_000
 LONGEST_TAG = 100
 
-SORTED_BY = {"id": _C.c.id, "email": _C.c.address_key, "name": _C.c.name, "created_at": _C.c.created_at}
+SORTED_BY = {"id": _C.c.id, "email": _C.c.address_key, "name": func.lower(_C.c.name), "created_at": _C.c.created_at}
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,13 @@ class ClientRow(NamedTuple):
     tags: Sequence[str]
 
 
+class BadRow(NamedTuple):
+    """A row that can't be used, and why."""
+
+    line: int
+    reason: str
+
+
 @dataclass
 class ImportResult:
     created: int = 0
@@ -66,20 +92,19 @@ class ImportResult:
 def create(
     store: Store, actor: Actor, *, email: str, name: str = "", comment: str = "", tags: Sequence[str] = ()
 ) -> ClientInfo:
-    """Add a client. Raises InvalidValue for a bad address, name or tag, Conflict where there is that address already."""
+    """Add a client. Raises InvalidValue for what can't be used, Conflict where there is that address already."""
     reach(actor, "change clients")
     values = _checked(email, name, comment)
     tags = checked_tags(tags)
     with store.write() as session:
+        row = {**values, "owner_id": actor.user_id, "created_at": datetime.now(UTC)}
         try:
-            values |= {"owner_id": actor.user_id, "created_at": datetime.now(UTC)}
-            inserted = session.execute(insert(_C).values(values)).inserted_primary_key  # type: ignore[attr-defined]
+            client_id = session.execute(insert(_C).values(row).returning(_C.c.id)).scalar_one()
         except IntegrityError:
-            raise Conflict(
-                f"there is already a client {values['email']}", "change it: skychimp clients update"
-            ) from None
-        _set_tags(session, inserted[0], tags)
-        return _get(session, actor, inserted[0])
+            hint = f"change it: skychimp clients update {values['email']}"
+            raise Conflict(f"there is already a client {values['email']}", hint) from None
+        _set_tags(session, client_id, tags)
+        return _get(session, actor, str(client_id))
 
 
 def show(store: Store, actor: Actor, client: str) -> ClientInfo:
@@ -90,11 +115,11 @@ def show(store: Store, actor: Actor, client: str) -> ClientInfo:
 
 
 def list_clients(store: Store, actor: Actor, page: Page, tag: str | None = None) -> Iterator[ClientInfo]:
-    """The actor's clients, as they are read."""
+    """The actor's clients, as they are read. Raises InvalidValue."""
     reach(actor, "see clients")
     query = narrow(_own(actor), page, searched=(_C.c.email, _C.c.name, _C.c.comment), sorted_by=SORTED_BY)
     if tag is not None:
-        query = query.where(_C.c.id.in_(select(_T.c.client_id).where(_T.c.tag == tag)))
+        query = query.where(_C.c.id.in_(select(_T.c.client_id).where(_T.c.tag.in_(checked_tags([tag])))))
     with store.read() as session:
         yield from map(_info, session.execute(query.execution_options(yield_per=1000)))
 
@@ -110,16 +135,19 @@ def change(
     tags: Sequence[str] | None = None,
     clear_bad: bool = False,
 ) -> ClientInfo:
-    """Change what is given; another address, or `clear_bad`, makes it good again. Raises NotFound, Conflict, InvalidValue."""
+    """Change what is given; another address, or `clear_bad`, makes it good again.
+
+    Raises NotFound, Conflict, InvalidValue.
+    """
     reach(actor, "change clients")
     with store.write() as session:
         old = _get(session, actor, client)
-        values = _checked(
+        values: dict[str, Any] = _checked(
             email if email is not None else old.email,
             name if name is not None else old.name,
             comment if comment is not None else old.comment,
         )
-        if clear_bad or values["email"] != old.email:
+        if clear_bad or values["address_key"] != addresses.parse(old.email).key:
             values |= {"bad_at": None, "bad_reason": None}
         try:
             session.execute(update(_C).where(_C.c.id == old.id).values(values))
@@ -128,7 +156,7 @@ def change(
         if tags is not None:
             session.execute(delete(_T).where(_T.c.client_id == old.id))
             _set_tags(session, old.id, checked_tags(tags))
-        return _get(session, actor, old.id)
+        return _get(session, actor, str(old.id))
 
 
 def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
@@ -147,23 +175,27 @@ def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
 def import_rows(
     store: Store,
     actor: Actor,
-    rows: Iterable[ClientRow],
+    rows: Iterable[ClientRow | BadRow],
     *,
-    update_known: bool = False,
-    on_bad: Callable[[int, str], None],
+    change_known: Sequence[str] = (),
+    on_bad: Callable[[BadRow], None],
     on_batch: Callable[[ImportResult], None] = lambda result: None,
 ) -> ImportResult:
-    """Add many clients, a batch a transaction; an address known already is skipped, or updated.
+    """Add many clients, a batch a transaction; `on_bad` is told of each row that can't be used, the others go in.
 
-    `on_bad` is told of each row that can't be used, with its line and the reason; the others go in.
+    An address that is known, from the store or from an earlier row, is skipped; or, where `change_known` names what is
+    to be changed of it (email, name, comment, tags), the later row wins.
     """
     reach(actor, "change clients")
     result = ImportResult()
     rows = iter(rows)
     while batch := list(islice(rows, IMPORT_BATCH)):
-        good = _checked_rows(batch, result, on_bad)
-        with store.write() as session:
-            _import_batch(session, actor, good, result, update_known)
+        usable = _usable(batch, bool(change_known), result, on_bad)
+        if usable:
+            with store.write() as session:
+                created = _import_batch(session.connection(), actor.user_id, usable, change_known)
+            result.created += created
+            _count_known(result, len(usable) - created, bool(change_known))
         on_batch(result)
     return result
 
@@ -171,81 +203,126 @@ def import_rows(
 def checked_tags(tags: Sequence[str]) -> list[str]:
     """Tags without duplicates, in order. Raises InvalidValue for one that is empty, long, or holds a comma."""
     for tag in tags:
-        if not tag.strip() or len(tag) > LONGEST_TAG or "," in tag or ";" in tag or not _is_plain(tag):
-            raise InvalidValue(f"{tag!r} can't be a tag", "a tag is one line without commas or semicolons")
-    return sorted({tag.strip() for tag in tags})
+        if not tag.strip() or "," in tag or ";" in tag:
+            raise InvalidValue(f"{_short(tag)} can't be a tag", "a tag is one line without commas or semicolons")
+    return sorted({one_line(tag, "tag", LONGEST_TAG) for tag in tags}) if tags else []
 
 
-def _checked(email: str, name: str, comment: str) -> dict[str, object]:
-    address = addresses.parse(email.strip())
-    name = name.strip()
-    if not _is_plain(name) or len(name) > LONGEST_NAME:
-        raise InvalidValue(f"{name!r} can't be a name", f"a name is one line of up to {LONGEST_NAME} characters")
-    if not _is_plain(comment.translate(_LINE_ENDS)) or len(comment) > LONGEST_COMMENT:
-        raise InvalidValue(
-            "the comment holds control characters or is too long", f"at most {LONGEST_COMMENT} characters"
-        )
-    return {"email": address.email, "address_key": address.key, "name": name, "comment": comment}
+def one_line(value: str, what: str, longest: int) -> str:
+    """The value without spaces around it. Raises InvalidValue unless it is one line of Unicode; `what` names it."""
+    if not value.isprintable() and (fault := _fault(value)):
+        raise InvalidValue(f"the {what} {_short(value)} holds {fault}", f"a {what} is one line")
+    if len(value) > longest:
+        raise InvalidValue(f"the {what} {_short(value)} is longer than {longest} characters")
+    return value.strip()
 
 
-_LINE_ENDS = dict.fromkeys(map(ord, "\t\r\n"), " ")
-_NOT_PLAIN = {"Cc", "Cs", "Zl", "Zp"}
+def _checked(email: str, name: str, comment: str) -> dict[str, str]:
+    email = email.strip()
+    if not email or len(email) > addresses.LONGEST:
+        raise InvalidValue(f"the address {_short(email)} is too long" if email else "the address is missing")
+    address = addresses.parse(email)
+    return {
+        "email": address.email,
+        "address_key": address.key,
+        "name": one_line(name, "name", LONGEST_NAME),
+        "comment": _some_lines(comment) if comment else "",
+    }
 
 
-def _is_plain(value: str) -> bool:
-    return value.isprintable() or not any(unicodedata.category(character) in _NOT_PLAIN for character in value)
+def _some_lines(comment: str) -> str:
+    comment = comment.replace("\r\n", "\n").replace("\r", "\n")
+    if fault := _fault(comment.translate(_LAYOUT)):
+        raise InvalidValue(f"the comment {_short(comment)} holds {fault}")
+    if len(comment) > LONGEST_COMMENT:
+        raise InvalidValue(f"the comment {_short(comment)} is longer than {LONGEST_COMMENT} characters")
+    return comment
 
 
-def _checked_rows(
-    batch: list[ClientRow], result: ImportResult, on_bad: Callable[[int, str], None]
-) -> dict[str, tuple[dict[str, object], list[str]]]:
-    good: dict[str, tuple[dict[str, object], list[str]]] = {}
+_LAYOUT = dict.fromkeys(map(ord, "\t\n"), " ")
+_FAULTS = {
+    "Cc": "a control character or a line break",
+    "Zl": "a line break",
+    "Zp": "a line break",
+    "Cs": "what is not UTF-8",
+}
+
+
+def _fault(value: str) -> str | None:
+    """What a person's text must not hold, if it does; format characters are a part of many scripts."""
+    if value.isprintable():
+        return None
+    return next(filter(None, (_FAULTS.get(unicodedata.category(character)) for character in value)), None)
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 40 else value[:40] + "…")
+
+
+_Usable = dict[str, tuple[dict[str, str], list[str]]]
+"""The rows of a batch that can be used, by the key of their address: values and tags."""
+
+
+def _usable(
+    batch: Sequence[ClientRow | BadRow], last_wins: bool, result: ImportResult, on_bad: Callable[[BadRow], None]
+) -> _Usable:
+    usable: _Usable = {}
     for row in batch:
         try:
+            if isinstance(row, BadRow):
+                raise InvalidValue(row.reason)
             values, tags = _checked(row.email, row.name, row.comment), checked_tags(row.tags)
         except InvalidValue as error:
             result.bad += 1
-            on_bad(row.line, error.message)
+            on_bad(BadRow(row.line, error.message))
             continue
-        key = str(values["address_key"])
-        if key in good:
-            result.skipped += 1
-        good.setdefault(key, (values, tags))
-    return good
+        key = values["address_key"]
+        if key in usable:
+            _count_known(result, 1, last_wins)
+        if last_wins or key not in usable:
+            usable[key] = (values, tags)
+    return usable
 
 
-def _import_batch(
-    session: Session,
-    actor: Actor,
-    good: dict[str, tuple[dict[str, object], list[str]]],
-    result: ImportResult,
-    update_known: bool,
-) -> None:
-    now = datetime.now(UTC)
-    mine = _C.c.owner_id == actor.user_id
-    by_key = select(_C.c.address_key, _C.c.id).where(mine)
-    known = dict(session.execute(by_key.where(_C.c.address_key.in_(good))).tuples().all())
-    fresh = [
-        {**values, "owner_id": actor.user_id, "created_at": now}
-        for key, (values, _) in good.items()
-        if key not in known
-    ]
-    if fresh:
-        session.execute(insert(_C), fresh)
-    tagged = [key for key, (_, tags) in good.items() if tags and key not in known]
-    ids = dict(session.execute(by_key.where(_C.c.address_key.in_(tagged))).tuples().all()) if tagged else {}
-    if update_known:
-        for key, client_id in known.items():
-            session.execute(update(_C).where(_C.c.id == client_id).values(good[key][0]))
-        session.execute(delete(_T).where(_T.c.client_id.in_(known.values())))
-        ids |= known
-    if tags := [{"client_id": client_id, "tag": tag} for key, client_id in ids.items() for tag in good[key][1]]:
-        session.execute(insert(_T), tags)
-    result.created += len(fresh)
-    if update_known:
-        result.updated += len(known)
+def _count_known(result: ImportResult, number: int, changed: bool) -> None:
+    if changed:
+        result.updated += number
     else:
-        result.skipped += len(known)
+        result.skipped += number
+
+
+def _import_batch(connection: Connection, owner_id: int, usable: _Usable, change_known: Sequence[str]) -> int:
+    """Add the clients of a batch, and change those that are known; how many are new."""
+    newest = connection.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
+    connection.execute(_add(connection, owner_id, change_known), [values for values, _ in usable.values()])
+    chosen = select(_C.c.id).where(_C.c.owner_id == owner_id, _C.c.address_key == bindparam("b_key"))
+    if "tags" in change_known:
+        untag = delete(_T).where(_T.c.client_id == chosen.scalar_subquery())
+        connection.execute(untag, [{"b_key": key} for key in usable])
+    else:
+        chosen = chosen.where(_C.c.id > newest)
+    if tagged := [{"b_key": key, "b_tag": tag} for key, (_, tags) in usable.items() for tag in tags]:
+        rows = chosen.add_columns(bindparam("b_tag", type_=String))
+        connection.execute(insert(_T).from_select(["client_id", "tag"], rows), tagged)
+    return connection.scalar(select(func.count()).where(_C.c.owner_id == owner_id, _C.c.id > newest)) or 0
+
+
+def _add(connection: Connection, owner_id: int, change_known: Sequence[str]) -> Insert:
+    same = {
+        "owner_id": _constant(connection, owner_id, _C.c.owner_id),
+        "created_at": _constant(connection, datetime.now(UTC), _C.c.created_at),
+    }
+    own = {name: bindparam(name, type_=String) for name in ("email", "address_key", "name", "comment")}
+    added = insert_or_change(_C).values(same | own)
+    known = ["owner_id", "address_key"]
+    changed = {name: added.excluded[name] for name in change_known if name != "tags"}
+    return added.on_conflict_do_update(known, set_=changed) if changed else added.on_conflict_do_nothing(known)
+
+
+def _constant(connection: Connection, value: object, column: Column[Any]) -> ColumnElement[Any]:
+    """A value as a part of the statement: bound, it would be prepared anew for each row, at a third of the time."""
+    compiled = literal(value, column.type).compile(connection, compile_kwargs={"literal_binds": True})
+    return literal_column(str(compiled))
 
 
 def _set_tags(session: Session, client_id: int, tags: Sequence[str]) -> None:
@@ -257,15 +334,21 @@ def _own(actor: Actor) -> Select[tuple[object, ...]]:
     return select(_C, queue.tags_of_client().label("tags")).where(_C.c.owner_id == actor.user_id)
 
 
-def _get(session: Session, actor: Actor, client: str | int) -> ClientInfo:
-    query = _own(actor)
-    if isinstance(client, int) or (client.isascii() and client.isdigit()):
-        query = query.where(_C.c.id == int(client))
+_ID = re.compile(r"[0-9]{1,18}")
+
+
+def _get(session: Session, actor: Actor, client: str) -> ClientInfo:
+    missing = NotFound(f"there is no client {_short(client)}", "see them: skychimp clients list")
+    if _ID.fullmatch(client):
+        chosen = _C.c.id == int(client)
     else:
-        query = query.where(_C.c.address_key == addresses.parse(client).key)
-    row = session.execute(query).one_or_none()
+        try:
+            chosen = _C.c.address_key == addresses.parse(client.strip()).key
+        except InvalidValue:
+            raise missing from None
+    row = session.execute(_own(actor).where(chosen)).one_or_none()
     if row is None:
-        raise NotFound(f"there is no client {client}", "see them: skychimp clients list")
+        raise missing
     return _info(row)
 
 

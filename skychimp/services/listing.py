@@ -8,6 +8,8 @@ from sqlalchemy import ColumnElement, Select, or_
 
 from skychimp.errors import InvalidValue
 
+LARGEST = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Page:
@@ -22,11 +24,28 @@ class Page:
 def narrow(query: Select[Any], page: Page, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]) -> Select[Any]:
     """Apply a page to a query; the first of `sorted_by` is the usual order. Raises InvalidValue for another column."""
     if page.search:
-        query = query.where(or_(*(column.icontains(page.search, autoescape=True) for column in searched)))
-    query = query.order_by(_order(page.sort or next(iter(sorted_by)), sorted_by))
-    if page.limit is not None or page.offset:
-        query = query.limit(-1 if page.limit is None else page.limit).offset(page.offset)
+        sought = _searchable(page.search)
+        query = query.where(or_(*(column.icontains(sought, autoescape=True) for column in searched)))
+    usual = next(iter(sorted_by))
+    query = query.order_by(_order(page.sort or usual, sorted_by), sorted_by[usual])
+    if page.limit is not None:
+        query = query.limit(min(page.limit, LARGEST))
+    if page.offset:
+        query = query.offset(min(page.offset, LARGEST))
     return query
+
+
+def is_id(number: int) -> bool:
+    """Whether a number can be an id at all: the store has none beyond 64 bits, and can't even be asked for one."""
+    return 0 < number <= LARGEST
+
+
+def _searchable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidValue("the text to search for is not UTF-8") from None
+    return text
 
 
 def _order(sort: str, columns: Mapping[str, Any]) -> ColumnElement[Any]:

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Any
 
-from sqlalchemy import Row, Select, delete, exists, insert, select
+from sqlalchemy import Row, Select, delete, exists, insert, select, update
 from sqlmodel import Session
 
 from skychimp.access import Actor, Reach, reach
@@ -23,8 +24,8 @@ from skychimp.models import (
     Occurrence,
     User,
 )
-from skychimp.services.clients import checked_tags
-from skychimp.services.listing import Page, narrow
+from skychimp.services.clients import checked_tags, one_line
+from skychimp.services.listing import Page, is_id, narrow
 from skychimp.store import queue
 from skychimp.store.engine import Store
 
@@ -35,6 +36,8 @@ _MT = MailingTag.__table__
 _C = Client.__table__
 _U = User.__table__
 _O = Occurrence.__table__
+
+LONGEST_REASON = 1_000
 
 SORTED_BY = {
     "id": _M.c.id,
@@ -138,7 +141,10 @@ def change(
     timezone: str | None = None,
     audience: Audience | None = None,
 ) -> MailingInfo:
-    """Change what is given. A changed schedule counts for times after now. Raises NotFound, InvalidValue."""
+    """Change what is given. A changed schedule counts for times from now on; what has never gone out begins anew.
+
+    Raises NotFound, InvalidValue.
+    """
     reach(actor, "change mailings")
     now = datetime.now(UTC)
     with store.write() as session:
@@ -147,8 +153,10 @@ def change(
             _require_message(session, actor, message_id)
             mailing.message_id = message_id
         if no_end or any(value is not None for value in (start, end, every, timezone)):
-            new_end = None if no_end else end or (mailing.end_at.isoformat() if mailing.end_at else None)
-            when = When(start or mailing.start_local, new_end, every or mailing.every, timezone or mailing.timezone)
+            old_end = mailing.end_at.isoformat() if mailing.end_at else None
+            new_end = None if no_end else old_end if end is None else end
+            new_start = mailing.start_local if start is None else start
+            when = When(new_start, new_end, every or mailing.every, timezone or mailing.timezone)
             _reschedule(session, mailing, when, now)
         if audience is not None:
             _set_audience(session, actor, mailing, audience)
@@ -170,17 +178,24 @@ def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
 
 
 def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> MailingInfo:
-    """Stop a mailing: nothing new of it is sent until it is enabled. Raises NotFound, Denied."""
-    reach(actor, "disable mailings")
+    """Stop a mailing: nothing new of it is sent until it is enabled. Raises NotFound, Denied, InvalidValue.
+
+    A manager's word stands over the owner's, or the system's, that was there before: only managers take it back.
+    """
+    allowed = reach(actor, "disable mailings")
+    reason = one_line(reason, "reason", LONGEST_REASON) or "by hand"
+    now = datetime.now(UTC)
     with store.write() as session:
         mailing = _get(session, actor, mailing_id)
-        now = datetime.now(UTC)
-        queue.disable(session.connection(), mailing.id, reason or "by hand", now, actor.user_id)
+        if mailing.disabled and allowed == Reach.ALL:
+            by_me = {"disabled_at": now, "disabled_by_id": actor.user_id, "disabled_reason": reason}
+            session.execute(update(_M).where(_M.c.id == mailing_id).values(by_me))
+        queue.disable(session.connection(), mailing_id, reason, now, actor.user_id)
         return _get(session, actor, mailing_id)
 
 
 def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
-    """Let a mailing go on. Raises NotFound, and Denied where a manager or admin has disabled it and the actor is neither."""
+    """Let a mailing go on. Raises NotFound, and Denied where a manager or admin stopped it and the actor is neither."""
     allowed = reach(actor, "disable mailings")
     with store.write() as session:
         _get(session, actor, mailing_id)
@@ -206,6 +221,14 @@ def preview(
     return info, list(islice(recurrence.upcoming(schedule, start), number))
 
 
+def require(store: Store, mailing_id: int) -> None:
+    """For who runs the service: raises NotFound unless there is such a mailing, anybody's."""
+    there = select(exists().where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None)))
+    with store.read() as session:
+        if not is_id(mailing_id) or not session.scalar(there):
+            raise _missing(mailing_id)
+
+
 def _schedule(when: When, now: datetime) -> Schedule:
     start = recurrence.parse_local(when.start, when.timezone, now)
     end = None if when.end is None else recurrence.parse_when(when.end, when.timezone, now)
@@ -229,19 +252,29 @@ def _next_due(schedule: Schedule, now: datetime) -> datetime | None:
     return coming.at if coming else None
 
 
-def _window(schedule: Schedule) -> dict[str, object]:
+def _next_after_change(schedule: Schedule, waiting: datetime | None, now: datetime) -> datetime | None:
+    """The due time to go on with: one that is due already and still waits for a run, if the schedule keeps it."""
+    this_second = now.replace(microsecond=0)  # a start that is "now" still counts
+    if waiting is not None and waiting < this_second and _next_due(schedule, waiting) == waiting:
+        return waiting
+    return _next_due(schedule, this_second)
+
+
+def _window(schedule: Schedule) -> dict[str, Any]:
     start_at = recurrence.to_utc(schedule.start, schedule.timezone)
     return {"start_local": schedule.start.isoformat(), "start_at": start_at, "end_at": schedule.end}
 
 
 def _reschedule(session: Session, mailing: Mailing, when: When, now: datetime) -> None:
     schedule = _schedule(when, now)
+    if schedule == planner.schedule(mailing):
+        return
+    opened = session.scalar(select(exists().where(_O.c.mailing_id == mailing.id)))
+    mailing.next_at = _next_after_change(schedule, mailing.next_at, now) if opened else _first_due(schedule, now)
     for name, value in _window(schedule).items():
         setattr(mailing, name, value)
     mailing.every, mailing.timezone = when.every, when.timezone
-    mailing.next_at = _next_due(schedule, now)
     if mailing.next_at is not None and mailing.status == MailingStatus.COMPLETED:
-        opened = session.scalar(select(exists().where(_O.c.mailing_id == mailing.id)))
         mailing.status = MailingStatus.RUNNING if opened else MailingStatus.CREATED
     elif mailing.next_at is None and mailing.status == MailingStatus.CREATED:
         mailing.status = MailingStatus.COMPLETED
@@ -250,10 +283,12 @@ def _reschedule(session: Session, mailing: Mailing, when: When, now: datetime) -
 
 
 def _set_audience(session: Session, actor: Actor, mailing: Mailing, audience: Audience) -> None:
-    if audience.all_clients == bool(audience.tags or audience.client_ids):
+    if audience.all_clients and (audience.tags or audience.client_ids):
+        raise InvalidValue("all clients are all: no tag or client can be named too", "give --all-clients alone")
+    if not (audience.all_clients or audience.tags or audience.client_ids):
         raise InvalidValue("say who gets it", "give --all-clients, or --tag and --client as often as needed")
     ids = sorted(set(audience.client_ids))
-    own = select(_C.c.id).where(_C.c.owner_id == actor.user_id, _C.c.id.in_(ids))
+    own = select(_C.c.id).where(_C.c.owner_id == actor.user_id, _C.c.id.in_(filter(is_id, ids)))
     missing = set(ids) - set(session.execute(own).scalars())
     if missing:
         raise NotFound(f"there is no client {min(missing)}", "see them: skychimp clients list")
@@ -267,13 +302,13 @@ def _set_audience(session: Session, actor: Actor, mailing: Mailing, audience: Au
 
 
 def _require_message(session: Session, actor: Actor, message_id: int) -> None:
-    owner = session.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id))
+    owner = session.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) if is_id(message_id) else None
     if owner != actor.user_id:
         raise NotFound(f"there is no message {message_id}", "see them: skychimp messages list")
 
 
 def _own(session: Session, actor: Actor, mailing_id: int) -> Mailing:
-    mailing = session.get(Mailing, mailing_id)
+    mailing = session.get(Mailing, mailing_id) if is_id(mailing_id) else None
     if mailing is None or mailing.owner_id != actor.user_id or mailing.deleted_at is not None:
         raise _missing(mailing_id)
     return mailing
@@ -294,7 +329,8 @@ def _visible(actor: Actor) -> Select[tuple[object, ...]]:
 
 
 def _get(session: Session, actor: Actor, mailing_id: int) -> MailingInfo:
-    row = session.execute(_visible(actor).where(_M.c.id == mailing_id)).one_or_none()
+    query = _visible(actor).where(_M.c.id == mailing_id)
+    row = session.execute(query).one_or_none() if is_id(mailing_id) else None
     if row is None:
         raise _missing(mailing_id)
     return _infos(session, [row])[0]

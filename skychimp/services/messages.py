@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Row, Select, delete, select
+from sqlalchemy import Row, Select, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from skychimp.access import Actor, Reach, reach
 from skychimp.delivery import compose
 from skychimp.delivery.compose import Composer, Recipient, Words
-from skychimp.errors import Conflict, NotFound
+from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Format, Mailing, Message
 from skychimp.services import clients
-from skychimp.services.listing import Page, narrow
+from skychimp.services.listing import Page, is_id, narrow
 from skychimp.store.engine import Store
 
 _MSG = Message.__table__
@@ -53,7 +53,7 @@ class Preview:
 def create(store: Store, actor: Actor, words: Words) -> MessageInfo:
     """Keep a message, once it has been checked by rendering it. Raises InvalidValue."""
     reach(actor, "change messages")
-    compose.check(words)
+    words = _checked(words)
     now = datetime.now(UTC)
     with store.write() as session:
         message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, **words._asdict())
@@ -85,22 +85,21 @@ def change(
     format: Format | None = None,  # noqa: A002
     html: str | None = None,
 ) -> MessageInfo:
-    """Change what is given; an occurrence that is open keeps the words it was opened with. Raises NotFound, InvalidValue."""
+    """Change what is given; an occurrence that is open keeps the words it was opened with.
+
+    Another format than HTML drops the HTML part. Raises NotFound, InvalidValue.
+    """
     reach(actor, "change messages")
     with store.write() as session:
-        message = session.get(Message, message_id)
-        if message is None or message.owner_id != actor.user_id:
-            raise _missing(message_id)
+        old = _own(session, actor, message_id)
         words = Words(
-            message.subject if subject is None else subject,
-            message.body if body is None else body,
-            message.format if format is None else format,
-            message.html if html is None else html,
+            old.subject if subject is None else subject,
+            old.body if body is None else body,
+            old.format if format is None else format,
+            old.html if html is None else html,
         )
-        compose.check(words)
-        message.subject, message.body, message.format, message.html = words
-        message.updated_at = datetime.now(UTC)
-        session.flush()
+        values = _checked(words)._asdict() | {"updated_at": datetime.now(UTC)}
+        session.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
         return _get(session, actor, message_id)
 
 
@@ -108,24 +107,19 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
     """Delete a message. Raises NotFound, and Conflict while a mailing uses it."""
     reach(actor, "change messages")
     with store.write() as session:
-        gone = _get(session, actor, message_id)
-        users = session.execute(select(_M.c.id).where(_M.c.message_id == message_id)).scalars().all()
+        gone = _own(session, actor, message_id)
+        user = session.scalar(select(_M.c.id).where(_M.c.message_id == message_id).order_by(_M.c.id))
         try:
-            deleted = session.execute(delete(_MSG).where(_MSG.c.id == message_id, _MSG.c.owner_id == actor.user_id))
+            session.execute(delete(_MSG).where(_MSG.c.id == message_id))
         except IntegrityError:
-            named = ", ".join(map(str, users))
-            raise Conflict(f"message {message_id} is used by mailing {named}", "delete the mailing first") from None
-        if not deleted.rowcount:  # type: ignore[attr-defined]
-            raise _missing(message_id)
+            hint = f"give it another message, or delete it: skychimp mailings delete {user}"
+            raise Conflict(f"message {message_id} is used by mailing {user}", hint) from None
     return gone
 
 
 def preview(store: Store, actor: Actor, message_id: int, client: str | None = None) -> Preview:
     """A message as one client would get it, or a made-up one. Raises NotFound, InvalidValue."""
-    recipient = SAMPLE
-    if client is not None:
-        chosen = clients.show(store, actor, client)
-        recipient = Recipient(chosen.email, chosen.name, chosen.comment, tuple(chosen.tags))
+    recipient = SAMPLE if client is None else _recipient(store, actor, client)
     with store.read() as session:
         composer = _composer(_get(session, actor, message_id), "preview@localhost")
     subject, text, html = composer.render(recipient)
@@ -133,10 +127,32 @@ def preview(store: Store, actor: Actor, message_id: int, client: str | None = No
 
 
 def test_letter(store: Store, actor: Actor, message_id: int, *, sender: str, to: str, name: str) -> bytes:
-    """The letter of `messages test`: the whole message to one address, whether or not it is a client's."""
+    """The letter of `messages test`: one's own message, whole, to an address that need not be a client's.
+
+    Raises NotFound, InvalidValue.
+    """
+    reach(actor, "change messages")
     with store.read() as session:
-        composer = _composer(_get(session, actor, message_id), sender)
-    return composer.compose(Recipient(to, SAMPLE.name, "", ()), name)
+        composer = _composer(_own(session, actor, message_id), sender)
+    try:
+        recipient = _recipient(store, actor, to)
+    except NotFound:
+        recipient = SAMPLE._replace(email=to)
+    return composer.compose(recipient, name)
+
+
+def _checked(words: Words) -> Words:
+    if words.format != Format.HTML:
+        words = words._replace(html=None)
+    elif words.html is None or not words.html.strip():
+        raise InvalidValue("the HTML part is empty", "give --html-file FILE, or leave it out")
+    compose.check(words)
+    return words
+
+
+def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
+    chosen = clients.show(store, actor, client)
+    return Recipient(chosen.email, chosen.name, chosen.comment, tuple(chosen.tags))
 
 
 def _composer(message: MessageInfo, sender: str) -> Composer:
@@ -153,14 +169,18 @@ def _visible(actor: Actor) -> Select[tuple[object, ...]]:
 
 
 def _get(session: Session, actor: Actor, message_id: int) -> MessageInfo:
-    row = session.execute(_visible(actor).where(_MSG.c.id == message_id)).one_or_none()
+    return _only(session, _visible(actor), message_id)
+
+
+def _own(session: Session, actor: Actor, message_id: int) -> MessageInfo:
+    return _only(session, select(_MSG).where(_MSG.c.owner_id == actor.user_id), message_id)
+
+
+def _only(session: Session, chosen: Select[tuple[object, ...]], message_id: int) -> MessageInfo:
+    row = session.execute(chosen.where(_MSG.c.id == message_id)).one_or_none() if is_id(message_id) else None
     if row is None:
-        raise _missing(message_id)
+        raise NotFound(f"there is no message {message_id}", "see them: skychimp messages list")
     return _info(row)
-
-
-def _missing(message_id: int) -> NotFound:
-    return NotFound(f"there is no message {message_id}", "see them: skychimp messages list")
 
 
 def _info(row: Row[tuple[object, ...]]) -> MessageInfo:

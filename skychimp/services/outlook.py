@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, select, text, true
+from sqlalchemy import Connection, Row, or_, select, text, true
 
 from skychimp.delivery import planner
 from skychimp.models import UNFINISHED_SQL, Client, Delivery, DeliveryState, Mailing, Occurrence, User
@@ -29,20 +29,36 @@ class Outlook:
 
 
 def outlook(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Outlook]:
-    """Each client of each mailing that has something due, as it is read."""
+    """Each client of each mailing that has something due, as it is read; a mailing that is stopped is one row."""
     with store.read() as session:
         connection = session.connection()
+        yield from _stopped(connection, now, mailing_id)
         for mailing, plan in planner.due(connection, now, mailing_id):
             if plan.open is not None:
                 yield from _coming(connection, mailing, plan.open.at, after=0, blocked=None)
             for missed in plan.missed:
                 yield Outlook(mailing.id, missed.at, "", "missed: too late to be sent")
-        for row in _unfinished(connection, now, mailing_id):
+        for row in _unfinished(connection, mailing_id):
             blocked = _why_not(row, now)
             for delivery in connection.execute(select(_D).where(_D.c.occurrence_id == row.id)):
                 yield Outlook(row.mailing_id, row.due_at, delivery.address, blocked or _why_not_now(delivery, now))
             if row.state == "opening":
                 yield from _coming(connection, row, row.due_at, after=row.cursor, blocked=blocked)
+
+
+def _stopped(connection: Connection, now: datetime, mailing_id: int | None) -> Iterator[Outlook]:
+    wanted = (
+        select(_M, _U.c.blocked_at)
+        .join(_U, _U.c.id == _M.c.owner_id)
+        .where(
+            _M.c.next_at <= now,
+            _M.c.deleted_at.is_(None),
+            or_(_M.c.disabled_at.is_not(None), _U.c.blocked_at.is_not(None)),
+        )
+        .where(_M.c.id == mailing_id if mailing_id is not None else true())
+    )
+    for row in connection.execute(wanted.order_by(_M.c.id)):
+        yield Outlook(row.id, row.next_at, "", _who_stops(row))
 
 
 def _coming(
@@ -56,7 +72,7 @@ def _coming(
         yield Outlook(mailing_id, due_at, client.email, bad or blocked)
 
 
-def _unfinished(connection: Connection, now: datetime, mailing_id: int | None) -> list[Row[tuple[object, ...]]]:
+def _unfinished(connection: Connection, mailing_id: int | None) -> list[Row[tuple[object, ...]]]:
     wanted = (
         select(_O, _M.c.owner_id, _M.c.all_clients, _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at)
         .join(_M, _M.c.id == _O.c.mailing_id)
@@ -67,12 +83,14 @@ def _unfinished(connection: Connection, now: datetime, mailing_id: int | None) -
     return list(connection.execute(wanted.order_by(_O.c.due_at, _O.c.id)))
 
 
-def _why_not(row: Row[tuple[object, ...]], now: datetime) -> str | None:
+def _who_stops(row: Row[tuple[object, ...]]) -> str | None:
     if row.disabled_at is not None:
         return f"the mailing is disabled: {row.disabled_reason}"
-    if row.blocked_at is not None:
-        return "its owner is blocked"
-    return "its deadline has passed" if row.deadline <= now else None
+    return "its owner is blocked" if row.blocked_at is not None else None
+
+
+def _why_not(row: Row[tuple[object, ...]], now: datetime) -> str | None:
+    return _who_stops(row) or ("its deadline has passed" if row.deadline <= now else None)
 
 
 def _why_not_now(delivery: Row[tuple[object, ...]], now: datetime) -> str | None:

@@ -3,11 +3,12 @@
 The writing functions take many rows at once, each a part of its caller's transaction.
 """
 
+import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 
 from skychimp.models import (
     UNFINISHED_SQL,
@@ -28,24 +29,20 @@ _O = Occurrence.__table__
 _M = Mailing.__table__
 _C = Client.__table__
 
-_held_by_claim = (
-    _D.c.id == bindparam("b_id"),
-    _D.c.token == bindparam("b_token"),
-    _D.c.run_id == bindparam("b_run_id"),
-    or_(_D.c.state == DeliveryState.CLAIMED, _D.c.state == DeliveryState.SENDING),
-)
-_INTEND = update(_D).where(*_held_by_claim).values(state=DeliveryState.SENDING)
-_OUTCOME = (
-    update(_D)
-    .where(*_held_by_claim)
-    .values(
-        state=bindparam("b_state"),
-        attempts=bindparam("b_attempts"),
-        given_back=bindparam("b_given_back"),
-        next_try_at=bindparam("b_next_try_at"),
-    )
-)
-_ATTEMPT = insert(_A)
+# The hot path, in the driver's own words: many rows are one JSON parameter of one statement, during which the driver
+# lets the event loop's thread run. By SQLAlchemy's executemany the same cost four times as much.
+_IF_HELD = """
+    FROM json_each(?) AS r
+    WHERE delivery.id = r.value ->> 0 AND delivery.token = r.value ->> 1 AND delivery.run_id = ?
+      AND delivery.state IN ('claimed', 'sending')"""
+_INTEND = "UPDATE delivery SET state = 'sending'" + _IF_HELD
+_OUTCOME = f"""
+    UPDATE delivery SET state = r.value ->> 2, attempts = r.value ->> 3, given_back = r.value ->> 4,
+        next_try_at = r.value ->> 5{_IF_HELD}"""  # noqa: S608
+_ATTEMPT = f"""
+    INSERT INTO attempt
+        (delivery_id, number, started_at, finished_at, outcome, phase, code, enhanced, reply, relay)
+    SELECT {", ".join(f"value ->> {place}" for place in range(10))} FROM json_each(?)"""  # noqa: S608
 
 
 class Entry(NamedTuple):
@@ -70,9 +67,9 @@ class Entry(NamedTuple):
 
 def intend(connection: Connection, run_id: int, claims: Sequence[Claimed]) -> set[int]:
     """Record that these are about to be sent; the ids that still are this run's. Saying it again renews it."""
-    rows = [{"b_id": claimed.id, "b_token": claimed.token, "b_run_id": run_id} for claimed in claims]
     ids = {claimed.id for claimed in claims}
-    if connection.execute(_INTEND, rows).rowcount == len(rows):
+    rows = json.dumps([(claimed.id, claimed.token) for claimed in claims])
+    if connection.exec_driver_sql(_INTEND, (rows, run_id)).rowcount == len(claims):
         return ids
     ours = select(_D.c.id).where(_D.c.id.in_(ids), _D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
     return set(connection.scalars(ours))
@@ -84,7 +81,8 @@ def record(connection: Connection, run_id: int, entries: Sequence[Entry]) -> Non
     One whose delivery has been taken from this run meanwhile is logged and changes nothing, except that a sent one
     turns an unknown, or a queued one that nobody has claimed again, into sent.
     """
-    done = connection.execute(_OUTCOME, [_outcome(run_id, entry) for entry in entries]).rowcount
+    rows = json.dumps([_outcome(entry) for entry in entries])
+    done = connection.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount
     on_time: Sequence[Entry] = entries
     if done != len(entries):
         on_time = _on_time(connection, run_id, entries)
@@ -92,7 +90,7 @@ def record(connection: Connection, run_id: int, entries: Sequence[Entry]) -> Non
             if entry not in on_time:
                 _record_late(connection, entry)
     if on_time:
-        connection.execute(_ATTEMPT, [_attempt(entry, entry.claimed.attempts + 1) for entry in on_time])
+        _log(connection, [_attempt(entry, entry.claimed.attempts + 1) for entry in on_time])
     for entry in entries:
         if entry.bad_address:
             _mark_bad(connection, entry)
@@ -120,32 +118,28 @@ def left(connection: Connection, mailing_id: int | None = None) -> dict[Delivery
     return {DeliveryState(state): number for state, number in rows}
 
 
-def _outcome(run_id: int, entry: Entry) -> dict[str, object]:
-    claimed = entry.claimed
-    return {
-        "b_id": claimed.id,
-        "b_token": claimed.token,
-        "b_run_id": run_id,
-        "b_state": entry.state,
-        "b_attempts": claimed.attempts + 1,
-        "b_given_back": claimed.given_back + (entry.outcome == Outcome.GIVEN_BACK),
-        "b_next_try_at": entry.next_try_at,
-    }
+def _log(connection: Connection, attempts: Sequence[tuple[object, ...]]) -> None:
+    connection.exec_driver_sql(_ATTEMPT, (json.dumps(attempts),))
 
 
-def _attempt(entry: Entry, number: int) -> dict[str, object]:
-    return {
-        "delivery_id": entry.claimed.id,
-        "number": number,
-        "started_at": entry.started_at,
-        "finished_at": entry.finished_at,
-        "outcome": entry.outcome,
-        "phase": entry.phase,
-        "code": entry.code,
-        "enhanced": entry.enhanced,
-        "reply": entry.reply,
-        "relay": entry.relay,
-    }
+def _outcome(entry: Entry) -> tuple[object, ...]:
+    claimed, is_given_back = entry.claimed, entry.outcome == Outcome.GIVEN_BACK
+    next_try_at = None if entry.next_try_at is None else _stored(entry.next_try_at)
+    return (
+        claimed.id, claimed.token, entry.state, claimed.attempts + 1, claimed.given_back + is_given_back, next_try_at,
+    )  # fmt: skip
+
+
+def _attempt(entry: Entry, number: int) -> tuple[object, ...]:
+    return (
+        entry.claimed.id, number, _stored(entry.started_at), _stored(entry.finished_at), entry.outcome, entry.phase,
+        entry.code, entry.enhanced, entry.reply, entry.relay,
+    )  # fmt: skip
+
+
+def _stored(at: datetime) -> str:
+    """A time as the database keeps it: UTC, without an offset."""
+    return at.astimezone(UTC).isoformat(" ", "microseconds").partition("+")[0]
 
 
 def _on_time(connection: Connection, run_id: int, entries: Sequence[Entry]) -> list[Entry]:
@@ -161,7 +155,7 @@ def _on_time(connection: Connection, run_id: int, entries: Sequence[Entry]) -> l
 
 def _record_late(connection: Connection, entry: Entry) -> None:
     number = connection.scalar(select(_D.c.attempts).where(_D.c.id == entry.claimed.id)) + 1
-    connection.execute(_ATTEMPT, [_attempt(entry, number)])
+    _log(connection, [_attempt(entry, number)])
     connection.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=number))
     if entry.outcome == Outcome.SENT:
         unclaimed = [DeliveryState.UNKNOWN, DeliveryState.QUEUED]

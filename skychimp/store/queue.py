@@ -98,13 +98,14 @@ def fill(connection: Connection, occurrence_id: int, batch: int = OPENING_BATCH)
     if row.state != OccurrenceState.OPENING:
         return True
     chosen = audience(row.id, row.owner_id, all_clients=row.all_clients, after=row.cursor).limit(batch).subquery()
-    last = connection.scalar(select(func.max(chosen.c.id)))
-    if last is None:
-        connection.execute(update(_O).where(_O.c.id == occurrence_id).values(state=OccurrenceState.OPEN))
-        return True
-    connection.execute(_deliveries(occurrence_id, row.due_at, chosen))
-    connection.execute(update(_O).where(_O.c.id == occurrence_id).values(cursor=last))
-    return False
+    number, last = connection.execute(select(func.count(), func.max(chosen.c.id))).one()
+    is_whole = number < batch
+    if number:
+        connection.execute(_deliveries(occurrence_id, row.due_at, chosen))
+    state = OccurrenceState.OPEN if is_whole else OccurrenceState.OPENING
+    cursor = last or row.cursor
+    connection.execute(update(_O).where(_O.c.id == occurrence_id).values(cursor=cursor, state=state))
+    return is_whole
 
 
 def audience(mailing_id: int, owner_id: int, *, all_clients: bool, after: int = 0) -> Select[tuple[int]]:
@@ -159,17 +160,24 @@ def sendable(now: datetime) -> ColumnElement[bool]:
     )
 
 
-def unfinished(connection: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
-    """The occurrences that may be sent now, the oldest first."""
+def due(connection: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
+    """The occurrences of which something may be sent now, the oldest first."""
     joined = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).join(_U, _U.c.id == _M.c.owner_id)
-    chosen = joined.where(sendable(now), _M.c.id == mailing_id if mailing_id else true())
+    waiting = exists().where(_D.c.occurrence_id == _O.c.id, _due_by(now))
+    chosen = joined.where(sendable(now), or_(_O.c.state == OccurrenceState.OPENING, waiting))
+    if mailing_id is not None:
+        chosen = chosen.where(_M.c.id == mailing_id)
     return list(connection.scalars(chosen.order_by(_O.c.due_at, _O.c.id)))
 
 
+def _due_by(at: datetime) -> ColumnElement[bool]:
+    return and_(_WAITING, _D.c.state != DeliveryState.UNKNOWN, _D.c.next_try_at <= at)
+
+
 def claim(
-    connection: Connection, occurrence_id: int, run_id: int, token: int, now: datetime, due: datetime, limit: int
+    connection: Connection, occurrence_id: int, run_id: int, token: int, now: datetime, due_by: datetime, limit: int
 ) -> list[Claimed]:
-    """Take up to `limit` deliveries of one occurrence whose next try is at `due` or before."""
+    """Take up to `limit` deliveries of one occurrence whose next try is at `due_by` or before."""
     allowed = (
         select(_O.c.id)
         .join(_M, _M.c.id == _O.c.mailing_id)
@@ -179,7 +187,7 @@ def claim(
     )
     next_ones = (
         select(_D.c.id)
-        .where(_D.c.occurrence_id == allowed, _WAITING, _D.c.state != DeliveryState.UNKNOWN, _D.c.next_try_at <= due)
+        .where(_D.c.occurrence_id == allowed, _due_by(due_by))
         .order_by(_D.c.next_try_at)
         .limit(limit)
     )

@@ -1,0 +1,171 @@
+"""The relay as a run sees it: how many connections it takes, and what is done while it is away or wants a person.
+
+Nothing here spends an attempt: a letter that finds no connection stays where it is.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection as StoreConnection
+
+from skychimp.config import Settings
+from skychimp.delivery.recorder import Recorder
+from skychimp.errors import RelayAway, RelayRefuses
+from skychimp.store import relays
+from skychimp.transport.exchange import Connection, Transport
+
+LONGEST_WAIT = 60.0  # s between two probes
+GROWS_EVERY = 60.0  # s; then one more connection is tried again
+
+
+class Relay:
+    """Connections to one relay, up to `allowed` at once; `stop` ends the run with a reason and a hint.
+
+    With `waits` a relay that is away is waited for without end, else as long as `run.patience`.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        recorder: Recorder,
+        *,
+        now: Callable[[], datetime],
+        stop: Callable[[str, str], None],
+        waits: bool = False,
+    ) -> None:
+        self._transport = transport
+        self._recorder = recorder
+        self._now = now
+        self._stop_run = stop
+        self._most = settings.smtp.connections
+        self._patience = None if waits else settings.run.patience
+        self._smtp = settings.smtp
+        self._settings_hash = ""
+        self._connections = 0
+        self._door = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._grown_at = asyncio.get_running_loop().time()
+        self.allowed = self._most
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are more connections than it takes."""
+        return self._connections > self.allowed
+
+    def may_send(self, connection: StoreConnection, secret: bytes) -> bool:
+        """Whether it is not paused; a run is stopped where it is."""
+        self._settings_hash = self._hash(secret)
+        reason = relays.paused(connection, self._transport.relay, self._settings_hash, self._now())
+        if reason is not None:
+            self._stop_run(f"the relay is paused: {reason}", "mend its settings, then run again")
+        return reason is None
+
+    async def exchange(self, spent: Connection | None) -> Connection | None:
+        """A new connection for one that is spent; None where there is none to be had."""
+        await self.hang_up(spent)
+        async with self._door:
+            if self._stopping.is_set() or self._connections >= self.allowed:
+                return None
+            fresh = await self._connect()
+            self._connections += fresh is not None
+            return fresh
+
+    async def hang_up(self, connection: Connection | None) -> None:
+        """End a conversation."""
+        if connection is not None:
+            self._connections -= 1
+            await connection.close()
+
+    def take_fewer(self) -> None:
+        """It has said that this is too much, or broken off."""
+        self.allowed = max(1, self._connections - 1)
+        self._grown_at = asyncio.get_running_loop().time()
+
+    def grow(self) -> None:
+        """Try one connection more, once it has borne with these for a minute."""
+        now = asyncio.get_running_loop().time()
+        if self.allowed < self._most and now - self._grown_at >= GROWS_EVERY:
+            self.allowed, self._grown_at = self.allowed + 1, now
+
+    def stop(self) -> None:
+        """Wait for nothing more."""
+        self._stopping.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but not through a stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def pause(self, reason: str, hint: str = "check smtp.username and smtp.password") -> None:
+        """A person must act: nothing more is sent through it until the settings change or the next probe."""
+        relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
+        await self._recorder.submit(lambda c: relays.pause(c, relay, settings_hash, reason, now))
+        self._stop_run(f"the relay is paused: {reason}", hint)
+
+    def resume(self, connection: StoreConnection) -> None:
+        """It has taken mail: whatever was wrong is mended."""
+        relays.resume(connection, self._transport.relay)
+
+    async def _connect(self) -> Connection | None:
+        try:
+            return await self._transport.connect()
+        except RelayAway as away:
+            if self._connections:  # it takes no more than these
+                self.allowed = self._connections
+                self._grown_at = asyncio.get_running_loop().time()
+                return None
+            return await self._probe(away)
+        except RelayRefuses as refusal:
+            await self.pause(refusal.message, refusal.hint or "")
+            return None
+
+    async def _probe(self, away: RelayAway) -> Connection | None:
+        """Ask again, longer and longer apart, as long as patience lasts."""
+        from tenacity import (
+            AsyncRetrying,
+            RetryError,
+            retry_if_exception_type,
+            stop_after_delay,
+            stop_never,
+            wait_exponential_jitter,
+        )
+
+        if self._patience is not None and self._patience <= timedelta(0):
+            self._stop_run(f"the relay is away: {away.message}", away.hint or "")
+            return None
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(RelayAway),
+            wait=wait_exponential_jitter(initial=1, max=LONGEST_WAIT),
+            stop=stop_never if self._patience is None else stop_after_delay(self._patience.total_seconds()),
+            sleep=self._sleep_or_leave,
+        )
+        try:
+            await self._sleep_or_leave(min(1.0, self._patience.total_seconds() if self._patience else 1.0))
+            return await retrying(self._transport.connect)
+        except RetryError as error:
+            reason = error.last_attempt.exception()
+            self._stop_run(f"the relay is away: {reason}", away.hint or "")
+        except RelayRefuses as refusal:
+            await self.pause(refusal.message, refusal.hint or "")
+        except _StoppedError:
+            pass
+        return None
+
+    async def _sleep_or_leave(self, seconds: float) -> None:
+        await self.sleep(seconds)
+        if self._stopping.is_set():
+            raise _StoppedError
+
+    def _hash(self, secret: bytes) -> str:
+        """Of all that a person may have mended, the password included; keyed, so that it tells nothing."""
+        smtp = self._smtp
+        said = repr((smtp.host, smtp.effective_port, smtp.security, smtp.username, smtp.secret(), smtp.ca_file))
+        return hmac.new(secret, said.encode(), "sha256").hexdigest()
+
+
+class _StoppedError(Exception):
+    """The run ends while the relay is waited for."""

@@ -1,0 +1,197 @@
+"""The peers, each as its users would use it well; one sends here, in a process of its own.
+
+    python tests/bench/peers.py PEER PORT LETTERS SIZE CONNECTIONS    prints the seconds and CPU seconds it took
+
+Each is used as its documentation shows, and well: connections are kept where they can be, names are filled in by
+str.format, the cheapest way (mailmerge has Jinja2 built in), and the clock starts once everything is imported. "Tuned"
+goes beyond that: uvloop, and letters made by email.mime, which is several times faster than EmailMessage here. None
+keeps a record of what it sent.
+"""
+
+import asyncio
+import os
+import smtplib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from email.message import EmailMessage, Message
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from email.utils import formatdate, make_msgid
+from importlib import import_module  # mypy need not find the peers
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from words import SENDER, SIZES, SUBJECT, Words, people
+
+Prepared = Callable[[], object]
+"""What is left when all is imported and set up: sending."""
+
+
+def smtplib_alone(port: int, letters: int, words: Words, connections: int) -> Prepared:
+    return lambda: _send_over_one_connection(port, (_message(words, *to) for to in people(letters)))
+
+
+def smtplib_threads(port: int, letters: int, words: Words, connections: int) -> Prepared:
+    def send_share(number: int) -> None:
+        share = islice(people(letters), number, None, connections)
+        _send_over_one_connection(port, (_message(words, *to) for to in share))
+
+    def send() -> None:
+        with ThreadPoolExecutor(connections) as pool:
+            list(pool.map(send_share, range(connections)))
+
+    return send
+
+
+def aiosmtplib(port: int, letters: int, words: Words, connections: int) -> Prepared:
+    messages = (_message(words, *to) for to in people(letters))
+    return _over_aiosmtplib(port, messages, connections, asyncio.new_event_loop)
+
+
+def aiosmtplib_tuned(port: int, letters: int, words: Words, connections: int) -> Prepared:
+    messages = (_mime(words, *to) for to in people(letters))
+    return _over_aiosmtplib(port, messages, connections, import_module("uvloop").new_event_loop)
+
+
+def django_send_mail(port: int, letters: int, words: Words, connections: int) -> Prepared:
+    mail = _django_mail(port)
+
+    def send() -> None:
+        for email, name in people(letters):
+            text, html = _filled_in(words, email, name)
+            mail.send_mail(SUBJECT.format(name=name), text, SENDER, [f"{name} <{email}>"], html_message=html)
+
+    return send
+
+
+def django_send_messages(port: int, letters: int, words: Words, connections: int) -> Prepared:
+    mail = _django_mail(port)
+
+    def message(email: str, name: str) -> Any:
+        text, html = _filled_in(words, email, name)
+        made = mail.EmailMultiAlternatives(SUBJECT.format(name=name), text, SENDER, [f"{name} <{email}>"])
+        if html is not None:
+            made.attach_alternative(html, "text/html")
+        return made
+
+    return lambda: mail.get_connection().send_messages([message(email, name) for email, name in people(letters)])
+
+
+def mailmerge(port: int, letters: int, words: Words, connections: int) -> Prepared:
+    command = import_module("mailmerge.__main__").main
+    folder = Path(tempfile.mkdtemp(prefix="mailmerge-"))
+    lines = ["email,name", *(f"{email},{name}" for email, name in people(letters)), ""]
+    (folder / "mailmerge_database.csv").write_text("\n".join(lines))
+    (folder / "mailmerge_template.txt").write_text(_mailmerge_template(words.marked("{{name}}", "{{email}}")))
+    (folder / "mailmerge_server.conf").write_text(f"[smtp_server]\nhost = 127.0.0.1\nport = {port}\n")
+
+    def send() -> None:
+        os.chdir(folder)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            command(["--no-dry-run", "--no-limit", "--output-format", "raw"], standalone_mode=False)
+
+    return send
+
+
+PEERS = {
+    "send_mail": django_send_mail,
+    "send_messages": django_send_messages,
+    "smtplib": smtplib_alone,
+    "threads": smtplib_threads,
+    "aiosmtplib": aiosmtplib,
+    "aiosmtplib-tuned": aiosmtplib_tuned,
+    "mailmerge": mailmerge,
+}
+
+
+def _message(words: Words, email: str, name: str) -> EmailMessage:
+    text, html = _filled_in(words, email, name)
+    message = EmailMessage()
+    _set_headers(message, email, name)
+    message.set_content(text)
+    if html is not None:
+        message.add_alternative(html, subtype="html")
+    return message
+
+
+def _mime(words: Words, email: str, name: str) -> Message:
+    text, html = _filled_in(words, email, name)
+    message: Message = MIMEText(text)
+    if html is not None:
+        message = MIMEMultipart("alternative", _subparts=[message, MIMEText(html, "html")])
+    _set_headers(message, email, name)
+    return message
+
+
+def _set_headers(message: Message, email: str, name: str) -> None:
+    message["From"] = SENDER
+    message["To"] = f"{name} <{email}>"
+    message["Subject"] = SUBJECT.format(name=name)
+    message["Date"] = formatdate()
+    message["Message-ID"] = make_msgid(domain="example.com")
+
+
+def _filled_in(words: Words, email: str, name: str) -> tuple[str, str | None]:
+    html = None if words.html is None else words.html.format(email=email, name=name)
+    return words.text.format(email=email, name=name), html
+
+
+def _send_over_one_connection(port: int, messages: Iterable[Message]) -> None:
+    with smtplib.SMTP("127.0.0.1", port, local_hostname="localhost") as smtp:
+        for message in messages:
+            smtp.send_message(message)
+
+
+def _over_aiosmtplib(
+    port: int, messages: Iterable[Message], connections: int, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> Prepared:
+    smtp = import_module("aiosmtplib").SMTP
+
+    async def send_some() -> None:
+        async with smtp(hostname="127.0.0.1", port=port, start_tls=False, local_hostname="localhost") as client:
+            for message in messages:  # whoever is free takes the next one
+                await client.send_message(message)
+
+    async def send() -> None:
+        await asyncio.gather(*(send_some() for _ in range(connections)))
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(send())
+
+    return run
+
+
+def _django_mail(port: int) -> Any:
+    settings = import_module("django.conf").settings
+    settings.configure(EMAIL_HOST="127.0.0.1", EMAIL_PORT=port)
+    import_module("django").setup()
+    import_module("django.core.mail.backends.smtp")
+    return import_module("django.core.mail")
+
+
+def _mailmerge_template(words: Words) -> str:
+    head = f"TO: {{{{name}}}} <{{{{email}}}}>\nSUBJECT: {SUBJECT.format(name='{{name}}')}\nFROM: {SENDER}\n"
+    if words.html is None:
+        return f"{head}\n{words.text}"
+    return (
+        f'{head}MIME-Version: 1.0\nContent-Type: multipart/alternative; boundary="boundary"\n\n'
+        f"--boundary\nContent-Type: text/plain; charset=us-ascii\n\n{words.text}\n"
+        f"--boundary\nContent-Type: text/html; charset=us-ascii\n\n{words.html}\n--boundary--\n"
+    )
+
+
+def main(peer: str, port: str, letters: str, size: str, connections: str) -> None:
+    send = PEERS[peer](int(port), int(letters), SIZES[size], int(connections))
+    started, worked = time.perf_counter(), time.process_time()
+    send()
+    print(time.perf_counter() - started, time.process_time() - worked)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

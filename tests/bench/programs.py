@@ -1,0 +1,39 @@
+"""A program run to its end, and what it took."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """From start to end; CPU is user and system time."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    stdout: str
+
+
+def measure(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Measured:
+    """Run a program. Leaves this one with the other's last words where it fails."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment, cwd=folder
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        stdout.seek(0)
+        stderr.seek(0)
+        if process.returncode:
+            last_words = "\n".join(stderr.read().splitlines()[-5:])
+            sys.exit(f"error: {' '.join(command)} left with {process.returncode}\n{last_words}")
+        return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, stdout.read())

@@ -1,0 +1,503 @@
+"""Clients: what may be kept, who finds whom, and CSV in and out."""
+
+import csv
+import io
+import string
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skychimp.access import GUEST, Actor
+from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
+from skychimp.models import (
+    Client,
+    Delivery,
+    DeliveryState,
+    Every,
+    Format,
+    Mailing,
+    MailingStatus,
+    Occurrence,
+    OccurrenceState,
+)
+from skychimp.services import clients, clients_csv
+from skychimp.services.clients import BadRow, ClientInfo, ImportResult
+from skychimp.services.listing import Page
+from skychimp.store.engine import Store
+
+HUGE = "9" * 30
+
+
+def emails(store: Store, actor: Actor, page: Page | None = None, tag: str | None = None) -> list[str]:
+    return [client.email for client in clients.list_clients(store, actor, page or Page(), tag)]
+
+
+def imported(
+    store: Store, actor: Actor, data: str | bytes, *, update: bool = False
+) -> tuple[ImportResult, dict[int, str]]:
+    """What an import came to, and its bad rows by line."""
+    raw = data.encode() if isinstance(data, str) else data
+    sheet = clients_csv.read(io.BytesIO(raw))
+    bad: list[BadRow] = []
+    known = sheet.columns if update else ()
+    result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad.append)
+    assert result.bad == len(bad)
+    return result, dict(bad)
+
+
+# One client
+
+
+def test_what_is_created_is_shown_by_id_and_by_address(store: Store, ada: Actor) -> None:
+    made = clients.create(
+        store, ada, email=" Zoë@Bücher.Example ", name=" Zoë  Ж 吳 ", comment="a\r\nb\rc", tags=["vip", "b", "vip"]
+    )
+
+    assert (made.email, made.name, made.comment, made.tags) == (
+        "Zoë@bücher.example",
+        "Zoë  Ж 吳",
+        "a\nb\nc",
+        ["b", "vip"],
+    )
+    assert made.created_at.utcoffset() is not None
+    for name in (str(made.id), "zoë@xn--bcher-kva.example", "ZOË@BÜCHER.EXAMPLE"):
+        assert clients.show(store, ada, name) == made
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("email", "nobody"),
+        ("email", ""),
+        ("email", "a" * 250 + "@x.org"),
+        ("email", "a@x.org\nBcc: b@x.org"),
+        ("email", "\udcff@x.org"),
+        ("name", "Ada\nBcc: b@x.org"),
+        ("name", "Ada\r"),
+        ("name", "a\0b"),
+        ("name", "a\u2028b"),
+        ("name", "half \ud800"),
+        ("name", "x" * 1001),
+        ("comment", "\x1b[31m"),
+        ("comment", "half \udfff"),
+        ("comment", "x" * 10_001),
+        ("tags", ["a,b"]),
+        ("tags", ["a;b"]),
+        ("tags", [" "]),
+        ("tags", ["a\nb"]),
+        ("tags", ["x" * 101]),
+    ],
+)
+def test_what_can_not_be_used_is_refused_in_one_short_line_and_changes_nothing(
+    store: Store, ada: Actor, field: str, value: Any
+) -> None:
+    good = clients.create(store, ada, email="ada@example.org", name="Ada", comment="c", tags=["t"])
+
+    with pytest.raises(InvalidValue) as created:
+        clients.create(store, ada, **({"email": "new@example.org"} | {field: value}))
+    with pytest.raises(InvalidValue):
+        clients.change(store, ada, "ada@example.org", **{field: value})
+
+    assert len(created.value.message) < 400
+    assert "\n" not in created.value.message
+    assert list(clients.list_clients(store, ada, Page())) == [good]
+
+
+def test_one_address_is_one_client_of_a_user_but_may_be_another_users_too(store: Store, ada: Actor, bob: Actor) -> None:
+    clients.create(store, ada, email="x@example.org")
+    clients.create(store, ada, email="y@example.org")
+    clients.create(store, bob, email="x@example.org", name="Bob's")
+
+    with pytest.raises(Conflict):
+        clients.create(store, ada, email="X@EXAMPLE.org")
+    with pytest.raises(Conflict):
+        clients.change(store, ada, "y@example.org", email="x@example.org")
+
+    assert emails(store, ada) == ["x@example.org", "y@example.org"]
+    assert clients.show(store, bob, "x@example.org").name == "Bob's"
+
+
+@pytest.mark.parametrize(
+    "who", ["0", "-5", "2", HUGE, "9" * 5000, "nobody", "", "x@example.org", "bobs@example.org", "\udcff"]
+)
+def test_unknown_and_somebody_elses_are_not_there(store: Store, ada: Actor, bob: Actor, who: str) -> None:
+    clients.create(store, ada, email="ada@example.org")
+    clients.create(store, bob, email="bobs@example.org")
+
+    for action in (clients.show, clients.change, clients.remove):
+        with pytest.raises(NotFound):
+            action(store, ada, who)
+
+    assert emails(store, bob) == ["bobs@example.org"]
+
+
+def test_a_change_leaves_alone_what_is_not_given(store: Store, ada: Actor) -> None:
+    made = clients.create(store, ada, email="a@example.org", name="A", comment="c", tags=["t"])
+
+    clients.change(store, ada, str(made.id), name="")
+    assert clients.change(store, ada, str(made.id), email="b@example.org") == ClientInfo(
+        made.id, "b@example.org", "", "c", ["t"], made.created_at, None, None
+    )
+    assert clients.change(store, ada, str(made.id), tags=[]).tags == []
+
+
+@pytest.mark.parametrize(
+    ("change", "still_bad"),
+    [
+        ({"name": "New"}, True),
+        ({"email": "BAD@example.org"}, True),
+        ({"email": "good@example.org"}, False),
+        ({"clear_bad": True}, False),
+    ],
+)
+def test_a_bad_address_is_good_again_when_it_is_another_or_said_to_be(
+    store: Store, ada: Actor, change: dict[str, Any], still_bad: bool
+) -> None:
+    clients.create(store, ada, email="bad@example.org")
+    with store.write() as session:
+        client = session.get_one(Client, 1)
+        client.bad_at, client.bad_reason = datetime.now(UTC), "550 5.1.1 no such user"
+
+    clients.change(store, ada, "1", **change)
+
+    assert (clients.show(store, ada, "1").bad_at is not None) == still_bad
+
+
+def test_deleting_a_client_cancels_what_waits_for_it_and_keeps_what_was_sent(
+    store: Store, ada: Actor, bob: Actor
+) -> None:
+    clients.create(store, ada, email="x@example.org", tags=["t"])
+    clients.create(store, bob, email="x@example.org")
+    waiting = queued(store, ada, "x@example.org", DeliveryState.QUEUED)
+    deferred = queued(store, ada, "x@example.org", DeliveryState.DEFERRED)
+    sent = queued(store, ada, "x@example.org", DeliveryState.SENT)
+    bobs = queued(store, bob, "x@example.org", DeliveryState.QUEUED)
+
+    clients.remove(store, ada, "x@example.org")
+
+    assert emails(store, ada) == []
+    assert emails(store, bob) == ["x@example.org"]
+    with store.read() as session:
+        states = [session.get_one(Delivery, each).state for each in (waiting, deferred, sent, bobs)]
+    cancelled = DeliveryState.CANCELLED
+    assert states == [cancelled, cancelled, DeliveryState.SENT, DeliveryState.QUEUED]
+    assert clients.create(store, ada, email="x@example.org").id > 2, "the ledger remembers ids: none may come back"
+
+
+def queued(store: Store, owner: Actor, address: str, state: DeliveryState) -> int:
+    """A delivery in an open occurrence of a mailing of its own."""
+    now = datetime.now(UTC)
+    with store.write() as session:
+        mailing = Mailing(
+            owner_id=owner.user_id, start_local="2026-01-01T09:00:00", timezone="UTC", start_at=now, created_at=now,
+            every=Every.ONCE, status=MailingStatus.RUNNING,
+        )  # fmt: skip
+        session.add(mailing)
+        session.flush()
+        occurrence = Occurrence(
+            mailing_id=mailing.id or 0, due_local=mailing.start_local, due_at=now, opened_at=now, deadline=now,
+            state=OccurrenceState.OPEN, format=Format.TEXT,
+        )  # fmt: skip
+        session.add(occurrence)
+        session.flush()
+        delivery = Delivery(
+            occurrence_id=occurrence.id or 0,
+            client_id=1,
+            address=address,
+            address_key=address,
+            state=state,
+            next_try_at=now,
+        )
+        session.add(delivery)
+        session.flush()
+        assert delivery.id is not None
+        return delivery.id
+
+
+# Who may, and lists
+
+
+def test_clients_are_their_owners_alone(store: Store, ada: Actor, manager: Actor, admin: Actor) -> None:
+    clients.create(store, ada, email="x@example.org")
+
+    assert emails(store, admin) == []
+    for actor, refusal in ((manager, Denied), (GUEST, NotLoggedIn)):
+        with pytest.raises(refusal):
+            emails(store, actor)
+        with pytest.raises(refusal):
+            clients.show(store, actor, "1")
+        with pytest.raises(refusal):
+            clients.create(store, actor, email="y@example.org")
+        with pytest.raises(refusal):
+            clients.import_rows(store, actor, [], on_bad=print)
+
+
+@pytest.fixture
+def some_clients(store: Store, ada: Actor) -> Actor:
+    for email, name, tags in (
+        ("c@example.org", "Åse 100%", ["vip"]),
+        ("a@example.org", "bob_b", ["vip", "b"]),
+        ("b@example.com", "Ada", []),
+        ("d@example.com", "ŽOFIE", []),
+    ):
+        clients.create(store, ada, email=email, name=name, tags=tags)
+    return ada
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        (Page(), "cabd"),
+        (Page(limit=2), "ca"),
+        (Page(limit=0), ""),
+        (Page(limit=10**30), "cabd"),
+        (Page(offset=3), "d"),
+        (Page(limit=1, offset=1), "a"),
+        (Page(offset=10**30), ""),
+        (Page(sort="email"), "abcd"),
+        (Page(sort="-email"), "dcba"),
+        (Page(sort="-id", limit=1), "d"),
+        (Page(search="EXAMPLE.ORG"), "ca"),
+        (Page(search="%"), "c"),
+        (Page(search="_"), "a"),
+        (Page(search="\\"), ""),
+        (Page(search="ada", sort="name"), "b"),
+        (Page(search="Åse"), "c"),
+    ],
+)
+def test_a_list_in_part_and_in_order(store: Store, some_clients: Actor, page: Page, found: str) -> None:
+    assert [email[0] for email in emails(store, some_clients, page)] == list(found)
+
+
+@pytest.mark.parametrize(("sought", "found"), [("åse", "c"), ("ÅSE", "c"), ("žofie", "d")])
+def test_a_search_knows_capitals_of_every_script(store: Store, some_clients: Actor, sought: str, found: str) -> None:
+    assert [email[0] for email in emails(store, some_clients, Page(search=sought))] == [found]
+
+
+def test_a_list_by_tag(store: Store, some_clients: Actor) -> None:
+    assert emails(store, some_clients, tag="vip") == ["c@example.org", "a@example.org"]
+    assert emails(store, some_clients, Page(search="bob"), tag=" vip ") == ["a@example.org"]
+    assert emails(store, some_clients, tag="vi") == []
+
+
+@pytest.mark.parametrize("page", [Page(sort="shoe size"), Page(sort="--id"), Page(search="\udcff")])
+def test_a_list_that_can_not_be_made_is_refused(store: Store, ada: Actor, page: Page) -> None:
+    with pytest.raises(InvalidValue):
+        emails(store, ada, page)
+
+
+# CSV
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "email,name,comment,tags\nx@example.org,Ada,hi,a;b\n",
+        '\ufeffemail,name,comment,tags\r\nx@example.org,Ada,hi,"a, b"\r\n',
+        "Email;Name;Comment;Tags\nx@example.org;Ada;hi;a,b\n",
+        "tags\tcomment\tname\temail\na,b\thi\tAda\tx@example.org\n",
+        "E-Mail,Phone,Full Name,Comments,Tag\nx@example.org,123,Ada,hi,a;b\n",
+        "email,name,comment,tags\rx@example.org,Ada,hi,a;b\r",
+        'email,name,comment,tags\n"x@example.org","Ada","hi","a,b"',
+        "email,name,comment,tags\n\n  \n,,,\nx@example.org, Ada ,hi,a;b\n\n",
+    ],
+    ids=["plain", "bom-crlf", "semicolons", "tabs", "other-names", "cr", "quoted-no-end", "blank-lines"],
+)
+def test_a_sheet_is_read_however_it_is_written(store: Store, ada: Actor, data: str) -> None:
+    result, bad = imported(store, ada, data)
+
+    assert (result, bad) == (ImportResult(created=1), {})
+    (made,) = clients.list_clients(store, ada, Page())
+    assert (made.email, made.name, made.comment, made.tags) == ("x@example.org", "Ada", "hi", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n",
+        b"name,comment\nAda,hi\n",
+        b"ada@example.org,Ada\n",
+        b"email,name,E-Mail\nx@example.org,Ada,y@example.org\n",
+        b'email,"name\nx@example.org,Ada\n',
+        "email,name\nx@example.org,Ada\n".encode("utf-16"),
+        b"email,n\xe4me\nx@example.org,Ada\n",
+        b"x" * 3_000_000,
+    ],
+    ids=["empty", "blank", "no-email", "no-header", "twice", "open-quote", "utf-16", "latin-1", "endless"],
+)
+def test_a_sheet_without_a_usable_first_line_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidValue):
+        clients_csv.read(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_each_bad_row_is_named_by_the_line_it_begins_on(store: Store, ada: Actor, end: str) -> None:
+    lines = [
+        b"email,name,comment,tags",  # 1
+        b"one@example.org,One,,",
+        b"bad@@example.org,Bad,,",  # 3
+        b'two@example.org,Two,"a comment',
+        b"of three",
+        b'lines",t',
+        b'three@example.org,"Two',  # 7
+        b'lines",,',
+        b"four@example.org,\xff\xfe,,",  # 9
+        b"five@example.org,nul\x00,,",  # 10
+        b"six@example.org,Doe, John,,",  # 11
+        b"seven@example.org,Seven",
+        b"",
+        b",Nobody,,",  # 14
+        b"eight@example.org," + b"x" * 200_000 + b",,",  # 15
+        b"nine@example.org," + b"x" * 3_000_000 + b",,",  # 16
+        b"ten@example.org,Ten,,a;b",
+        b"eleven@example.org,Eleven,," + b"t" * 101,  # 18
+        b"one@example.org,Again,,",
+    ]
+
+    result, bad = imported(store, ada, end.encode().join(lines))
+
+    assert sorted(bad) == [3, 7, 9, 10, 11, 14, 15, 16, 18]
+    assert all(len(reason) < 200 for reason in bad.values())
+    assert result == ImportResult(created=4, skipped=1, bad=9)
+    assert emails(store, ada) == [f"{name}@example.org" for name in ("one", "two", "seven", "ten")]
+    assert clients.show(store, ada, "two@example.org").comment == "a comment\nof three\nlines"
+
+
+@pytest.mark.parametrize("cell", ['"open', '"op"en"', '"open ""', '"'])
+def test_a_quote_that_is_never_closed_costs_its_own_row_only(store: Store, ada: Actor, cell: str) -> None:
+    data = "email,name,comment\n" + f"bad@example.org,{cell}\n" + "".join(f"c{n}@example.org,N,\n" for n in range(50))
+
+    result, bad = imported(store, ada, data)
+
+    assert list(bad) == [2]
+    assert result == ImportResult(created=50, bad=1)
+
+
+def test_without_update_the_first_row_of_an_address_stands(store: Store, ada: Actor) -> None:
+    clients.create(store, ada, email="old@example.org", name="Old", tags=["t"])
+
+    result, _ = imported(store, ada, "email,name,tags\nOLD@example.org,New,u\nx@example.org,1,a\nX@EXAMPLE.ORG,2,b\n")
+
+    assert result == ImportResult(created=1, skipped=2)
+    listed = [(each.email, each.name, each.tags) for each in clients.list_clients(store, ada, Page())]
+    assert listed == [("old@example.org", "Old", ["t"]), ("x@example.org", "1", ["a"])]
+
+
+def test_with_update_the_last_row_stands_and_columns_that_are_not_there_are_left_alone(
+    store: Store, ada: Actor, bob: Actor
+) -> None:
+    clients.create(store, ada, email="old@example.org", name="Old", comment="kept", tags=["kept"])
+    clients.create(store, bob, email="old@example.org", name="Bob's")
+    clients.create(store, ada, email="other@example.org", name="Other", tags=["t"])
+
+    result, _ = imported(store, ada, "email,name\nOLD@example.org,New\nx@example.org,1\nX@example.org,2\n", update=True)
+    assert result == ImportResult(created=1, updated=2)
+    result, _ = imported(store, ada, "email,tags\nother@example.org,\nx@example.org,a;b\n", update=True)
+    assert result == ImportResult(updated=2)
+
+    listed = [(each.email, each.name, each.comment, each.tags) for each in clients.list_clients(store, ada, Page())]
+    assert listed == [
+        ("OLD@example.org", "New", "kept", ["kept"]),
+        ("other@example.org", "Other", "", []),
+        ("x@example.org", "2", "", ["a", "b"]),
+    ]
+    assert clients.show(store, bob, "old@example.org").name == "Bob's"
+
+
+def test_an_import_goes_in_by_batches_and_counts_over_all_of_them(
+    store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "IMPORT_BATCH", 3)
+    data = "email,tags\n" + "".join(f"c{n % 8}@example.org,t{n}\n" for n in range(10)) + "bad\n"
+    seen: list[int] = []
+    sheet = clients_csv.read(io.BytesIO(data.encode()))
+
+    result = clients.import_rows(
+        store, ada, sheet.rows, on_bad=lambda row: None, on_batch=lambda so_far: seen.append(so_far.created)
+    )
+
+    assert result == ImportResult(created=8, skipped=2, bad=1)
+    assert seen == [3, 6, 8, 8]
+    assert [each.tags for each in clients.list_clients(store, ada, Page())] == [[f"t{n}"] for n in range(8)]
+
+
+AWKWARD = [
+    ("=1+1", "\n=x", ["=a", "@b"]),
+    ("'=1", "''=1", ["'=x"]),
+    ("'Ada' O’Neill", "tab\there\nand a line\n", ["a b", "Ж"]),
+    ("@SUM(1)", '"', ['"x"']),
+    ("-", "  spaces  ", ["+1"]),
+    ("\u202eAda\u200d", "'", []),
+]
+
+
+def test_what_is_exported_comes_back_as_it_was(store: Store, ada: Actor, bob: Actor) -> None:
+    for number, (name, comment, tags) in enumerate(AWKWARD):
+        clients.create(store, ada, email=f"=c{number}@example.org", name=name, comment=comment, tags=tags)
+    exported = io.StringIO()
+
+    assert clients_csv.write(exported, clients.list_clients(store, ada, Page())) == len(AWKWARD)
+    result, bad = imported(store, bob, exported.getvalue())
+
+    assert (result.created, bad) == (len(AWKWARD), {})
+    assert words(store, bob) == words(store, ada)
+
+
+def words(store: Store, actor: Actor) -> list[tuple[str, str, str, Sequence[str]]]:
+    return [(each.email, each.name, each.comment, each.tags) for each in clients.list_clients(store, actor, Page())]
+
+
+_lines = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
+_cells = st.one_of(_lines, st.text("=+-@＝'\"\t\n;, aЖ", max_size=8))
+_tags = st.lists(_lines.filter(lambda tag: tag.strip() and not {",", ";"} & set(tag)).map(str.strip), max_size=3)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(_cells, _cells, _tags), max_size=6))
+def test_a_sheet_is_read_as_it_was_written_and_no_cell_of_it_runs(rows: list[tuple[str, str, list[str]]]) -> None:
+    now = datetime.now(UTC)
+    written = [
+        ClientInfo(number, f"-c{number}@example.org", name, comment, tags, now, None, None)
+        for number, (name, comment, tags) in enumerate(rows)
+    ]
+    opened = io.StringIO()
+    clients_csv.write(opened, written)
+
+    read = list(clients_csv.read(io.BytesIO(opened.getvalue().encode())).rows)
+
+    assert [(row.email, row.name, row.comment, list(row.tags)) for row in read if not isinstance(row, BadRow)] == [
+        (each.email, each.name, each.comment, each.tags) for each in written
+    ]
+    for cells in csv.reader(io.StringIO(opened.getvalue(), newline="")):
+        assert not any(cell.startswith(("=", "+", "-", "@", "＝", "\t", "\r", "\n")) for cell in cells)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    junk=st.lists(
+        st.one_of(st.binary(max_size=20), st.text(string.punctuation + "\r\t a", max_size=20).map(str.encode)),
+        max_size=8,
+    )
+)
+def test_no_bytes_break_the_reader_or_cost_a_good_line(junk: list[bytes]) -> None:
+    good = [b"c%d@example.org,Good," % number for number in range(len(junk) + 1)]
+    lines = [line for pair in zip(good, junk, strict=False) for line in pair] + good[len(junk) :]
+    data = b"email,name,comment\n" + b"\n".join(lines)
+
+    rows = list(clients_csv.read(io.BytesIO(data)).rows)
+
+    found = {row.email for row in rows if not isinstance(row, BadRow)}
+    unclosed = any(b'"' in each for each in junk)
+    assert unclosed or {line.partition(b",")[0].decode() for line in good} <= found
+    assert [row.line for row in rows] == sorted({row.line for row in rows})
+
+
+def test_a_sheet_names_the_columns_it_leaves_out() -> None:
+    sheet = clients_csv.read(io.BytesIO(b"Phone,email,,Tags\n1,x@example.org,,\n"))
+
+    assert (sheet.columns, sheet.others) == (["email", "tags"], ["phone"])
