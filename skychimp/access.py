@@ -39,6 +39,8 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "see mailings": _OVERSEERS,
     "change mailings": _OWNERS,
     "disable mailings": _OVERSEERS,
+    "see reports": _OVERSEERS,
+    "resolve deliveries": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ALL},
 }
 
 

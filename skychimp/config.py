@@ -388,9 +388,10 @@ def _layers(
     """Each setting's name and value, and the words for where it was said; the weakest source first."""
     if text is not None:
         yield from _from_file(path, text)
-    dot_env = next((file for file in (path.with_name(".env"), Path(".env")) if file.is_file()), None)
+    dot_env = next((file for file in (path.with_name(".env"), Path(".env")) if os.path.isfile(file)), None)
     if dot_env is not None:
-        yield from _from_variables(_dot_env(dot_env), str(dot_env.absolute()), dot_env.parent)
+        dot_env = dot_env.absolute()
+        yield from _from_variables(_dot_env(dot_env), str(dot_env), dot_env.parent)
     yield from _from_variables(environ, "the environment", Path())
     for name, value in flags.items():
         yield name, absolute(name, value), "the command line"
@@ -458,12 +459,7 @@ def _similar(name: str, known: Iterable[str]) -> str:
 def _dot_env(path: Path) -> dict[str, str]:
     from dotenv.parser import parse_stream
 
-    try:
-        bindings = list(parse_stream(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} can't be read: it is not UTF-8") from None
+    bindings = list(parse_stream(io.StringIO(_read(path, needed=False) or "")))
     for _, _, original, broken in bindings:
         if broken and "SKYCHIMP_" in original.string:  # the file may serve other programs, too
             line = original.line + len(original.string) - len(original.string.lstrip("\n"))

@@ -3,7 +3,9 @@
 `ScriptedServer` says exactly what a test tells it to; `CountingReceiver` takes all mail and knows what arrived.
 """
 
+import hashlib
 import os
+import re
 import socket
 import ssl
 import threading
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from email import message_from_bytes
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 GREETING = b"220 test ESMTP\r\n"
 EHLO = b"250-test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 100000000\r\n250 ENHANCEDSTATUSCODES\r\n"
@@ -92,18 +94,48 @@ def dribble(data: bytes, every: float) -> Step:
     return step
 
 
+def obey(answer: Callable[[str, str], bytes | None] = lambda command, recipient: None) -> Step:
+    """Take mail by the book until the other side closes.
+
+    `answer` may say something else to a command (EHLO, MAIL, RCPT, DATA, "." ...), given the recipient so far; b"" hangs up.
+    """
+
+    def step(conversation: Conversation) -> None:
+        recipient = ""
+        while line := conversation.hear():
+            command = line[:4].upper().strip().decode("ascii", "replace")
+            if command == "RCPT":
+                recipient = line.partition(b"<")[2].rpartition(b">")[0].decode()
+            if not (reply := _reply(answer, command, recipient)):
+                return
+            conversation.socket.sendall(reply)
+            if command == "DATA" and reply.startswith(b"354"):
+                hear_body(conversation)
+                if not (reply := _reply(answer, ".", recipient)):
+                    return
+                conversation.socket.sendall(reply)
+
+    return step
+
+
+def _reply(answer: Callable[[str, str], bytes | None], command: str, recipient: str) -> bytes:
+    usual = {"EHLO": EHLO, "DATA": b"354 go ahead\r\n", ".": SENT}
+    said = answer(command, recipient)
+    return usual.get(command, b"250 2.0.0 ok\r\n") if said is None else said
+
+
 def tls(context: ssl.SSLContext) -> Step:
     """Take a TLS handshake."""
     return lambda conversation: conversation.start_tls(context)
 
 
 class _Server:
-    """Listens on a free loopback port for the length of a `with` block."""
+    """Listens on a loopback port, a free one if none is named, for the length of a `with` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.conversations: list[Conversation] = []
         self._over = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._threads = [threading.Thread(target=self._accept)]
 
     @property
@@ -123,6 +155,11 @@ class _Server:
             with suppress(OSError):  # it may be closed already
                 conversation.socket.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
+            thread.join()
+
+    def wait(self) -> None:
+        """Until all that came has been heard; the other sides have closed."""
+        for thread in self._threads[1:]:
             thread.join()
 
     def converse(self, conversation: Conversation, number: int) -> None:
@@ -167,9 +204,22 @@ class ScriptedServer(_Server):
         """All that came, over all connections."""
         return b"".join(line for conversation in self.conversations for line in conversation.heard)
 
+    @property
+    def letters(self) -> list[bytes]:
+        """The bytes of each letter that came up to its dot, in the order of the connections."""
+        return re.findall(rb"\nDATA\r\n(.*?\r\n)\.\r\n", self.heard, re.DOTALL)
+
+
+class Arrival(NamedTuple):
+    """One letter as it came; `digest` is the SHA-256 of its bytes."""
+
+    recipient: str
+    message_id: str
+    digest: str
+
 
 class CountingReceiver(_Server):
-    """Takes all mail; a letter counts once its line (recipient, Message-ID) is on the disk, before its 250."""
+    """Takes all mail; a letter counts once its line (recipient, Message-ID, digest) is on the disk, before its 250."""
 
     def __init__(self, log: Path) -> None:
         super().__init__()
@@ -179,8 +229,15 @@ class CountingReceiver(_Server):
 
     def arrived(self) -> Counter[tuple[str, str]]:
         """How often each (recipient, Message-ID) came."""
-        lines = self._log.read_text(encoding="utf-8").splitlines()
-        return Counter((line.split("\t")[0], line.split("\t")[1]) for line in lines)
+        return Counter((letter.recipient, letter.message_id) for letter in self.arrivals())
+
+    def arrivals(self) -> list[Arrival]:
+        """All that came, in order."""
+        return [Arrival(*line.split("\t")) for line in self._log.read_text(encoding="utf-8").splitlines()]
+
+    def answer(self, command: bytes, recipient: str) -> bytes:
+        """What to say to a command, or to the final dot (b".") of a letter that is on the disk."""
+        return {b"EHLO": EHLO, b"DATA": b"354 go ahead\r\n", b".": SENT}.get(command, b"250 2.0.0 ok\r\n")
 
     def converse(self, conversation: Conversation, number: int) -> None:
         conversation.socket.sendall(GREETING)
@@ -189,11 +246,11 @@ class CountingReceiver(_Server):
             command = line[:4].upper()
             if command == b"RCPT":
                 recipient = line.partition(b"<")[2].rpartition(b">")[0].decode()
-            answer = EHLO if command == b"EHLO" else b"354 go ahead\r\n" if command == b"DATA" else b"250 2.0.0 ok\r\n"
+            answer = self.answer(command, recipient)
             conversation.socket.sendall(answer)
             if command == b"QUIT":
                 return
-            if command == b"DATA":
+            if answer.startswith(b"354"):
                 self._keep(conversation, recipient)
 
     def _keep(self, conversation: Conversation, recipient: str) -> None:
@@ -202,9 +259,10 @@ class CountingReceiver(_Server):
         *lines, last = conversation.heard[start:]
         if last != b".\r\n":
             return
-        letter = message_from_bytes(b"".join(line.removeprefix(b".") for line in lines))
+        data = b"".join(line.removeprefix(b".") for line in lines)
+        digest = hashlib.sha256(data).hexdigest()
         with self._lock, self._log.open("a", encoding="utf-8") as log:
-            log.write(f"{recipient}\t{letter['Message-ID']}\n")
+            log.write(f"{recipient}\t{message_from_bytes(data)['Message-ID']}\t{digest}\n")
             log.flush()
             os.fsync(log.fileno())
-        conversation.socket.sendall(SENT)
+        conversation.socket.sendall(self.answer(b".", recipient))

@@ -23,6 +23,10 @@ COMMANDS = {
     "messages": ("Mail", "What you write."),
     "mailings": ("Mail", "What goes to whom, and when."),
     "run": ("Send", "Send what is due, once."),
+    "daemon": ("Send", "Send what falls due, until told to stop."),
+    "status": ("Send", "Is anything sending, and what waits."),
+    "report": ("Look back", "What became of a mailing."),
+    "resolve": ("Look back", "Decide about letters whose end nobody knows."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""
 

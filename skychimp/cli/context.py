@@ -46,6 +46,8 @@ class Context:
 
     options: Options = Options()
     out: Output = field(default_factory=Output)
+    said: dict[str, str] = field(default_factory=dict)
+    """Settings that the command's own options say."""
 
     @cached_property
     def settings(self) -> "Settings":
@@ -59,8 +61,16 @@ class Context:
 
     @property
     def flags(self) -> Mapping[str, str]:
-        """What the global options say of settings."""
-        return {"store.url": self.options.store} if self.options.store is not None else {}
+        """What the command line says of settings."""
+        store = {"store.url": self.options.store} if self.options.store is not None else {}
+        return store | self.said
+
+    def reload(self) -> "Settings":
+        """Read the settings again. Raises ConfigError, and then keeps those there were."""
+        from skychimp import config
+
+        self.settings = config.load(self.flags, config_file=self.options.config)
+        return self.settings
 
     @cached_property
     def store(self) -> "Store":

@@ -1,5 +1,6 @@
 """`skychimp run`: send what is due, once."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -53,11 +54,13 @@ def run(
 
 def send(here: Context, mailing_id: int | None = None, limit: int | None = None) -> "Tally":
     """Send what is due, with progress; what stopped it is said on stderr."""
+    from skychimp.cli import log
     from skychimp.delivery.run import Scope, send_due
 
     store, settings = here.store, here.settings
+    log.start(here.out, "human", logging.WARNING)
     with here.out.progress("sending") as tell:
-        tally = send_due(store, settings, Scope(mailing_id, limit), _reporter(tell))
+        tally = send_due(store, settings, Scope(mailing_id, limit), _reporter(tell), here.out.warn)
     if tally.stopped:
         here.out.warn(f"stopped: {tally.stopped}")
         if tally.hint:

@@ -142,6 +142,12 @@ class Claims:
         occurrence.is_exhausted = True
         self._leave(occurrence)
 
+    def drop_all(self) -> None:
+        """Send nothing of what was added so far."""
+        for occurrence in [*self._active, *self._waiting]:
+            self.drop(occurrence)
+        self._waiting.clear()
+
     def stop(self) -> None:
         """Give out nothing more."""
         self._is_stopped = True

@@ -8,6 +8,7 @@ final dot is written.
 import asyncio
 import contextlib
 import json
+import logging
 import random
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ from skychimp.store.ledger import Entry
 from skychimp.store.queue import Claimed
 from skychimp.store.runs import RunLock
 from skychimp.transport.exchange import Answer, Connection, Letter, Phase, Transport
+
+log = logging.getLogger("skychimp")
 
 _O = Occurrence.__table__
 
@@ -134,6 +137,19 @@ class Dispatcher:
         self._claims.add(await self._recorder.submit(self._due))
         self._hire()
 
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but not through a stop."""
+        await self._relay.sleep(seconds)
+
+    def _give_up(self, reason: str, hint: str) -> None:
+        """No letter can go now: a run ends, one that keeps looking lets go of what it has claimed."""
+        if not self.keeps_looking:
+            self.stop(reason, hint)
+            return
+        log.warning(reason, extra={"hint": hint})
+        self._claims.drop_all()
+        self._recorder.submit(lambda connection: queue.release(connection, self.run.run_id))
+
     # What is due
 
     @contextlib.asynccontextmanager
@@ -148,7 +164,7 @@ class Dispatcher:
         self._group = group
         self._idle = asyncio.Event()
         self._relay = Relay(
-            self.transport, self.settings, self._recorder, now=self.now, stop=self.stop, waits=self.keeps_looking
+            self.transport, self.settings, self._recorder, now=self.now, give_up=self._give_up, waits=self.keeps_looking
         )
         self._claims = Claims(
             self._recorder,
@@ -171,8 +187,9 @@ class Dispatcher:
     def _due(self, connection: StoreConnection) -> list[int]:
         now = self._due_by()
         for run_id in runs.dead(connection, self.store.path):
-            queue.rescue(connection, run_id, now, self._policy.unknown_after, self.transport.relay)
+            unknown = queue.rescue(connection, run_id, now, self._policy.unknown_after, self.transport.relay)
             runs.end(connection, run_id, now)
+            log.warning("a dead run was rescued", extra={"run": run_id, "unknown": unknown})
         queue.sweep(connection, now)
         self.tally.opened += planner.open_due(
             connection,
@@ -354,6 +371,7 @@ class Dispatcher:
 
     def _disable(self, occurrence: OpenOccurrence, reason: str) -> None:
         mailing_id, now = occurrence.letters.mailing_id, self.now()
+        log.error("mailing disabled by the system", extra={"mailing": mailing_id, "reason": reason})
         self._recorder.submit(lambda connection: queue.disable(connection, mailing_id, reason, now))
         self._claims.drop(occurrence)
 

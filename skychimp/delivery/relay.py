@@ -1,10 +1,12 @@
 """The relay as a run sees it: how many connections it takes, and what is done while it is away or wants a person.
 
-Nothing here spends an attempt: a letter that finds no connection stays where it is.
+A connection that can't be had while there are others means that it takes no more than those. Nothing here spends an
+attempt: a letter that finds no connection stays where it is.
 """
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -17,14 +19,17 @@ from skychimp.errors import RelayAway, RelayRefuses
 from skychimp.store import relays
 from skychimp.transport.exchange import Connection, Transport
 
+log = logging.getLogger("skychimp")
+
 LONGEST_WAIT = 60.0  # s between two probes
 GROWS_EVERY = 60.0  # s; then one more connection is tried again
 
 
 class Relay:
-    """Connections to one relay, up to `allowed` at once; `stop` ends the run with a reason and a hint.
+    """Connections to one relay, up to `allowed` at once.
 
-    With `waits` a relay that is away is waited for without end, else as long as `run.patience`.
+    `give_up` is told, with a reason and a hint, that none can be had. With `waits` a relay that is away is waited for
+    without end, else as long as `run.patience`.
     """
 
     def __init__(
@@ -34,13 +39,13 @@ class Relay:
         recorder: Recorder,
         *,
         now: Callable[[], datetime],
-        stop: Callable[[str, str], None],
+        give_up: Callable[[str, str], None],
         waits: bool = False,
     ) -> None:
         self._transport = transport
         self._recorder = recorder
         self._now = now
-        self._stop_run = stop
+        self._give_up = give_up
         self._most = settings.smtp.connections
         self._patience = None if waits else settings.run.patience
         self._smtp = settings.smtp
@@ -57,11 +62,14 @@ class Relay:
         return self._connections > self.allowed
 
     def may_send(self, connection: StoreConnection, secret: bytes) -> bool:
-        """Whether it is not paused; a run is stopped where it is."""
+        """Whether it is not paused, or its next probe is due."""
         self._settings_hash = self._hash(secret)
         reason = relays.paused(connection, self._transport.relay, self._settings_hash, self._now())
-        if reason is not None:
-            self._stop_run(f"the relay is paused: {reason}", "mend its settings, then run again")
+        if reason is None:
+            self.allowed = self.allowed or 1
+        elif self.allowed:
+            self.allowed = 0
+            self._give_up(f"the relay is paused: {reason}", "mend its settings, then run again")
         return reason is None
 
     async def exchange(self, spent: Connection | None) -> Connection | None:
@@ -82,13 +90,13 @@ class Relay:
 
     def take_fewer(self) -> None:
         """It has said that this is too much, or broken off."""
-        self.allowed = max(1, self._connections - 1)
+        self.allowed = min(self.allowed, max(1, self._connections - 1))
         self._grown_at = asyncio.get_running_loop().time()
 
     def grow(self) -> None:
         """Try one connection more, once it has borne with these for a minute."""
         now = asyncio.get_running_loop().time()
-        if self.allowed < self._most and now - self._grown_at >= GROWS_EVERY:
+        if 0 < self.allowed < self._most and now - self._grown_at >= GROWS_EVERY:
             self.allowed, self._grown_at = self.allowed + 1, now
 
     def stop(self) -> None:
@@ -103,8 +111,9 @@ class Relay:
     async def pause(self, reason: str, hint: str = "check smtp.username and smtp.password") -> None:
         """A person must act: nothing more is sent through it until the settings change or the next probe."""
         relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
+        self.allowed = 0
         await self._recorder.submit(lambda c: relays.pause(c, relay, settings_hash, reason, now))
-        self._stop_run(f"the relay is paused: {reason}", hint)
+        self._give_up(f"the relay is paused: {reason}", hint)
 
     def resume(self, connection: StoreConnection) -> None:
         """It has taken mail: whatever was wrong is mended."""
@@ -135,7 +144,7 @@ class Relay:
         )
 
         if self._patience is not None and self._patience <= timedelta(0):
-            self._stop_run(f"the relay is away: {away.message}", away.hint or "")
+            self._give_up(f"the relay is away: {away.message}", away.hint or "")
             return None
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RelayAway),
@@ -143,12 +152,15 @@ class Relay:
             stop=stop_never if self._patience is None else stop_after_delay(self._patience.total_seconds()),
             sleep=self._sleep_or_leave,
         )
+        log.warning("relay away", extra={"relay": self._transport.relay, "reason": away.message})
         try:
             await self._sleep_or_leave(min(1.0, self._patience.total_seconds() if self._patience else 1.0))
-            return await retrying(self._transport.connect)
+            connection: Connection = await retrying(self._transport.connect)
+            log.warning("relay back", extra={"relay": self._transport.relay})
+            return connection
         except RetryError as error:
             reason = error.last_attempt.exception()
-            self._stop_run(f"the relay is away: {reason}", away.hint or "")
+            self._give_up(f"the relay is away: {reason}", away.hint or "")
         except RelayRefuses as refusal:
             await self.pause(refusal.message, refusal.hint or "")
         except _StoppedError:

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from skychimp import addresses
 from skychimp.config import Settings
@@ -14,9 +14,12 @@ from skychimp.delivery.dispatcher import Dispatcher, Scope, Tally
 from skychimp.errors import ConfigError, StoreNotReady
 from skychimp.store import queue, runs
 from skychimp.store.engine import Store, plain_errors
+from skychimp.store.runs import RunLock
 from skychimp.transport import make_transport
 
-INTERRUPTED = "interrupted"
+INTERRUPTED, TERMINATED = "interrupted", "terminated"
+
+T = TypeVar("T")
 
 
 def send_due(
@@ -24,6 +27,7 @@ def send_due(
     settings: Settings,
     scope: Scope | None = None,
     report: Callable[[Tally, int], None] = lambda tally, total: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Tally:
     """Send what is due now, once, and say what became of it.
 
@@ -31,7 +35,15 @@ def send_due(
     Raises ConfigError where there is no sender, StoreNotReady where a restored store is held, StoreFailed.
     """
     settings = with_sender(settings)
-    transport = make_transport(settings, store.path)
+    with entered(store) as lock:
+        transport = make_transport(settings, store.path)
+        dispatcher = Dispatcher(store, settings, transport, lock, scope or Scope(), report=report)
+        return in_loop(_send(dispatcher, say))
+
+
+@contextlib.contextmanager
+def entered(store: Store) -> Iterator[RunLock]:
+    """This process as a run, for the length of the block. Raises StoreNotReady where a restored store is held."""
     with plain_errors(), store.connect() as connection, connection.begin():
         if queue.is_held(connection):
             raise StoreNotReady(
@@ -39,9 +51,7 @@ def send_due(
             )
         lock = runs.start(connection, store.path, datetime.now(UTC))
     try:
-        dispatcher = Dispatcher(store, settings, transport, lock, scope or Scope(), report=report)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_send(dispatcher))
+        yield lock
     finally:
         lock.release()
 
@@ -55,28 +65,36 @@ def with_sender(settings: Settings) -> Settings:
     return settings.model_copy(update={"mail": mail.model_copy(update={"return_path": return_path})})
 
 
-async def _send(dispatcher: Dispatcher) -> Tally:
-    with _draining(dispatcher):
-        return await dispatcher.send()
+def in_loop(work: Coroutine[object, object, T]) -> T:
+    """Run it in an event loop of its own: uvloop's where there is one."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work)
 
 
 @contextlib.contextmanager
-def _draining(dispatcher: Dispatcher) -> Iterator[None]:
+def draining(dispatcher: Dispatcher, say: Callable[[str], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM let the dispatcher end what is in flight; again, they end the process."""
     loop = asyncio.get_running_loop()
+    reasons = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
-    def drain(number: int) -> None:
-        if dispatcher.tally.stopped == INTERRUPTED:
+    def drain(number: signal.Signals) -> None:
+        if dispatcher.tally.stopped in reasons.values():
             os._exit(128 + number)  # the sockets close without the dot; the next run rescues
-        dispatcher.stop(INTERRUPTED)
-        print("\nfinishing what is in flight; once more to stop at once", file=sys.stderr)  # noqa: T201
+        dispatcher.stop(reasons[number])
+        say("finishing what is in flight; once more to stop at once")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in reasons:
         loop.add_signal_handler(number, drain, number)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in reasons:
             loop.remove_signal_handler(number)
+
+
+async def _send(dispatcher: Dispatcher, say: Callable[[str], None]) -> Tally:
+    with draining(dispatcher, say):
+        return await dispatcher.send()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -87,4 +105,4 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-__all__ = ["Scope", "Tally", "send_due", "with_sender"]
+__all__ = ["Scope", "Tally", "draining", "entered", "in_loop", "send_due", "with_sender"]

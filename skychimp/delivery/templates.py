@@ -83,7 +83,7 @@ class Text:
             left -= len(piece)
             if left < 0:
                 raise InvalidValue(f"the {self._field} came to more than {LARGEST} characters")
-            yield piece
+            yield str(piece)  # what HTML has escaped is a Markup, which escapes whatever is added to it
 
     def _line(self, error: Exception) -> int:
         for frame, line in walk_tb(error.__traceback__):

@@ -186,10 +186,7 @@ def claim(
         .scalar_subquery()
     )
     next_ones = (
-        select(_D.c.id)
-        .where(_D.c.occurrence_id == allowed, _due_by(due_by))
-        .order_by(_D.c.next_try_at)
-        .limit(limit)
+        select(_D.c.id).where(_D.c.occurrence_id == allowed, _due_by(due_by)).order_by(_D.c.next_try_at).limit(limit)
     )
     taken = (
         update(_D)
@@ -258,6 +255,30 @@ def disable(connection: Connection, mailing_id: int, reason: str, now: datetime,
         .where(_HELD, _D.c.occurrence_id.in_(mine), _D.c.state == DeliveryState.CLAIMED)
         .values(state=DeliveryState.QUEUED, run_id=None, token=None)
     )
+
+
+def unknown_ones() -> ColumnElement[bool]:
+    """The condition of a delivery whose final reply never came; it is found by the index of what waits."""
+    return and_(_WAITING, _D.c.state == DeliveryState.UNKNOWN)
+
+
+def settle(connection: Connection, ids: Sequence[int], state: DeliveryState) -> None:
+    """A person knows what became of these unknown ones: sent or failed."""
+    mine = update(_D).where(_D.c.id.in_(ids), _D.c.state == DeliveryState.UNKNOWN)
+    connection.execute(mine.values(state=state, next_try_at=None))
+
+
+def resend(connection: Connection, ids: Sequence[int], now: datetime, deadline: datetime) -> None:
+    """A person has these unknown ones sent again; an occurrence that is over opens again, until `deadline`."""
+    mine = select(_D.c.occurrence_id).where(_D.c.id.in_(ids)).distinct()
+    again = update(_O).where(_O.c.id.in_(mine))
+    connection.execute(again.where(_O.c.deadline <= now).values(deadline=deadline))
+    finished = again.where(_O.c.state == OccurrenceState.FINISHED)
+    connection.execute(finished.values(state=OccurrenceState.OPEN, finished_at=None, deadline=deadline))
+    mailings = select(_O.c.mailing_id).where(_O.c.id.in_(mine))
+    connection.execute(update(_M).where(_M.c.id.in_(mailings)).values(status=MailingStatus.RUNNING))
+    queued = update(_D).where(_D.c.id.in_(ids), _D.c.state == DeliveryState.UNKNOWN)
+    connection.execute(queued.values(state=DeliveryState.QUEUED, next_try_at=now))
 
 
 def sweep(connection: Connection, now: datetime) -> None:

@@ -1,6 +1,7 @@
 """Relays that wait for a person: paused with a reason until their settings change or the next probe is due."""
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.sqlite import insert
@@ -11,6 +12,22 @@ _R = RelayState.__table__
 
 FIRST_PROBE = timedelta(minutes=15)
 LAST_PROBE = timedelta(hours=4)
+
+
+class Paused(NamedTuple):
+    """A relay through which nothing is sent; its next probe is at `next_probe_at`, unless its settings change before."""
+
+    relay: str
+    since: datetime
+    reason: str
+    next_probe_at: datetime
+
+
+def latest_paused(connection: Connection) -> Paused | None:
+    """The relay that was paused last, None where none is."""
+    columns = (_R.c.relay, _R.c.paused_at, _R.c.reason, _R.c.next_probe_at)
+    row = connection.execute(select(*columns).order_by(_R.c.paused_at.desc()).limit(1)).one_or_none()
+    return None if row is None else Paused(*row)
 
 
 def paused(connection: Connection, relay: str, settings_hash: str, now: datetime) -> str | None:

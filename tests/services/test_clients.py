@@ -7,23 +7,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import ledgers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skychimp.access import GUEST, Actor
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
-from skychimp.models import (
-    Client,
-    Delivery,
-    DeliveryState,
-    Every,
-    Format,
-    Mailing,
-    MailingStatus,
-    Occurrence,
-    OccurrenceState,
-)
+from skychimp.models import Client, Delivery, DeliveryState
 from skychimp.services import clients, clients_csv
 from skychimp.services.clients import BadRow, ClientInfo, ImportResult
 from skychimp.services.listing import Page
@@ -190,32 +181,7 @@ def test_deleting_a_client_cancels_what_waits_for_it_and_keeps_what_was_sent(
 
 def queued(store: Store, owner: Actor, address: str, state: DeliveryState) -> int:
     """A delivery in an open occurrence of a mailing of its own."""
-    now = datetime.now(UTC)
-    with store.write() as session:
-        mailing = Mailing(
-            owner_id=owner.user_id, start_local="2026-01-01T09:00:00", timezone="UTC", start_at=now, created_at=now,
-            every=Every.ONCE, status=MailingStatus.RUNNING,
-        )  # fmt: skip
-        session.add(mailing)
-        session.flush()
-        occurrence = Occurrence(
-            mailing_id=mailing.id or 0, due_local=mailing.start_local, due_at=now, opened_at=now, deadline=now,
-            state=OccurrenceState.OPEN, format=Format.TEXT,
-        )  # fmt: skip
-        session.add(occurrence)
-        session.flush()
-        delivery = Delivery(
-            occurrence_id=occurrence.id or 0,
-            client_id=1,
-            address=address,
-            address_key=address,
-            state=state,
-            next_try_at=now,
-        )
-        session.add(delivery)
-        session.flush()
-        assert delivery.id is not None
-        return delivery.id
+    return ledgers.delivery(store, ledgers.occurrence(store, ledgers.mailing(store, owner)), address, state)
 
 
 # Who may, and lists

@@ -1,0 +1,122 @@
+"""Deliveries that nobody knows the end of: a person says what became of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+import sqlmodel
+from sqlalchemy import Select, and_, select
+
+from skychimp.access import Actor, Reach, reach
+from skychimp.errors import Conflict, NotFound
+from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, StoreInfo
+from skychimp.store import queue
+from skychimp.store.engine import Store
+
+_A = Attempt.__table__
+_D = Delivery.__table__
+_O = Occurrence.__table__
+_M = Mailing.__table__
+
+
+class Resolution(StrEnum):
+    """What a person says of an unknown delivery."""
+
+    SENT = "sent"
+    FAILED = "failed"
+    RESEND = "resend"
+
+
+@dataclass(frozen=True)
+class UnknownDelivery:
+    """A delivery whose final reply never came; `next_try_at` is when it is sent again, None where a person decides."""
+
+    id: int
+    mailing_id: int
+    due_at: datetime
+    email: str
+    at: datetime | None
+    reply: str
+    next_try_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    resolved: int
+    resolution: Resolution
+
+
+def unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
+    """The unknown deliveries that the actor may decide about, the oldest first, as they are read."""
+    newest = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
+    columns = (_D.c.id, _O.c.mailing_id, _O.c.due_at, _D.c.address, _A.c.finished_at, _A.c.reply, _D.c.next_try_at)
+    query = _visible(select(*columns), actor).outerjoin(_A, newest).order_by(_D.c.id)
+    with store.read() as session:
+        for row in session.execute(query.execution_options(yield_per=1000)):
+            yield UnknownDelivery(
+                id=row.id,
+                mailing_id=row.mailing_id,
+                due_at=row.due_at,
+                email=row.address,
+                at=row.finished_at,
+                reply=row.reply or "",
+                next_try_at=row.next_try_at,
+            )
+
+
+def resolve(
+    store: Store, actor: Actor, resolution: Resolution, *, give_up_after: timedelta, ids: Sequence[int] | None = None
+) -> Resolved:
+    """Decide about the unknown deliveries with these ids, or about all of them; all or none.
+
+    A resend goes out with the next run, byte for byte the same, and may take until `give_up_after` from now.
+    Raises NotFound for one that is not there (or somebody else's), Conflict for one that is not unknown.
+    """
+    now = datetime.now(UTC)
+    with store.write() as session:
+        found = set(session.execute(_visible(select(_D.c.id), actor)).scalars())
+        chosen = found if ids is None else set(ids)
+        if chosen - found:
+            raise _not_unknown(session.scalar(_owned(actor, min(chosen - found))), min(chosen - found))
+        for some in _in_parts(sorted(chosen)):
+            if resolution == Resolution.RESEND:
+                queue.resend(session.connection(), some, now, now + give_up_after)
+            else:
+                queue.settle(session.connection(), some, DeliveryState(resolution))
+        queue.sweep(session.connection(), now)
+    return Resolved(len(chosen), resolution)
+
+
+def let_go_on(store: Store) -> None:
+    """Let a restored store send again. Raises Conflict where it is not held."""
+    with store.write() as session:
+        info = session.exec(sqlmodel.select(StoreInfo)).one()
+        if info.held_at is None:
+            raise Conflict("this store is not held: it sends already")
+        info.held_at = None
+
+
+def _visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
+    joined = query.select_from(_D).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
+    unknown_ones = joined.where(queue.unknown_ones(), _M.c.deleted_at.is_(None))
+    if reach(actor, "resolve deliveries") == Reach.OWN:
+        unknown_ones = unknown_ones.where(_M.c.owner_id == actor.user_id)
+    return unknown_ones
+
+
+def _owned(actor: Actor, delivery_id: int) -> Select[tuple[object, ...]]:
+    query = select(_D.c.state).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
+    if reach(actor, "resolve deliveries") == Reach.OWN:
+        query = query.where(_M.c.owner_id == actor.user_id)
+    return query.where(_D.c.id == delivery_id)
+
+
+def _not_unknown(state: object, delivery_id: int) -> NotFound | Conflict:
+    if state is None:
+        return NotFound(f"there is no delivery {delivery_id}", "see those to decide about: skychimp resolve")
+    return Conflict(f"delivery {delivery_id} is {state}, not unknown", "see those to decide about: skychimp resolve")
+
+
+def _in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))

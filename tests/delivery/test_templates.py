@@ -1,0 +1,333 @@
+"""Templates: what the subset gives, what it refuses, and that nothing gets around it."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from typing import NamedTuple
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skychimp.delivery.templates import LARGEST, DueAt, Text, from_markdown
+from skychimp.errors import InvalidValue
+
+
+class Person(NamedTuple):
+    email: str = "ada@example.org"
+    name: str = "Ada Lovelace"
+    comment: str = ""
+    tags: Sequence[str] = ("new", "vip")
+
+
+class Mailing(NamedTuple):
+    id: int = 7
+
+
+DUE_AT = DueAt(datetime(2026, 12, 1, 9, 5, tzinfo=timezone(timedelta(hours=3), "MSK")))
+
+
+def rendered(source: str, person: Person | None = None, *, html: bool = False) -> str:
+    values = {"client": person or Person(), "mailing": Mailing(), "due_at": DUE_AT}
+    return Text(source, "body", values, html=html).render()
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("", ""),
+        ("no end of line", "no end of line"),
+        ("ends\n\n", "ends\n\n"),
+        ("from\r\nWindows\r\n{{ client.name }}\r\n", "from\nWindows\nAda Lovelace\n"),
+        ("{{ client.name }} <{{client.email}}>", "Ada Lovelace <ada@example.org>"),
+        ("{{ client.tags }}", "new, vip"),
+        ("{{ client.tags | join }}{{ client.tags | join(' + ') }}", "newvipnew + vip"),
+        ("{{ client.tags | first }}{{ client.tags | last }}{{ client.tags | length }}", "newvip2"),
+        ("{% for tag in client.tags %}[{{ tag | upper }}]{% endfor %}", "[NEW][VIP]"),
+        ("{% for tag in client.tags if tag != 'new' %}{{ tag }}{% else %}none{% endfor %}", "vip"),
+        ("{% for a in client.tags %}{% endfor %}{% for b in client.tags %}{{ b }}{% endfor %}", "newvip"),
+        ("{{ client.comment | default('friend', true) }}", "friend"),
+        ("{{ client.name | lower | title | trim }}{{ client.email | capitalize }}", "Ada LovelaceAda@example.org"),
+        ("{{ client.name | urlencode }}", "Ada%20Lovelace"),
+        ("{{ mailing.id }} {{ due_at }}", "7 2026-12-01 09:05"),
+        ("{{ due_at | date('%-d.%m.%Y at %H:%M %z, %%') }}", "1.12.2026 at 09:05 +0300, %"),
+        ("{% if client.name == 'Ada' %}a{% elif 'vip' in client.tags %}b{% else %}c{% endif %}", "b"),
+        ("{% if client.name in ['Ada', 'Bob'] or not (client.comment and true) %}yes{% endif %}", "yes"),
+        ("{{ 'Dear ' if client.name else 'Hello' }}{{ client.name if client.comment }}", "Dear "),
+        ("a {%- if client.name -%} b {%- endif -%} c", "abc"),
+        ("{# a note #}a{% raw %}{{ client.nobody }}{% endraw %}", "a{{ client.nobody }}"),
+        ("{{ '{{' }} %} }} {", "{{ %} }} {"),
+    ],
+)
+def test_what_the_subset_gives(source: str, text: str) -> None:
+    assert rendered(source) == text
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ client.nam }}", "line 1: there is no client.nam; did you mean client.name?"),
+        ("a\r\n{{ cleint.name }}", "line 2: there is no cleint.name"),
+        ("\n\n{{ nme }}", "line 3: there is no nme"),
+        ("{{ client.name | uper }}", "there is no filter uper; did you mean upper?"),
+        ("{{ client }}", "client is no text: write client.email or the like"),
+        ("{{ client | first }}", "client is no text"),
+        ("{{ mailing }}", "mailing is no text"),
+        ("{{ client.__class__ }}", "there is no client.__class__"),
+        ("{{ client._asdict }}", "there is no client._asdict"),
+        ("{{ client.count }}", "there is no client.count"),
+        ("{{ client.name.upper }}", "there is no such.upper"),
+        ("{{ due_at._at }}", "there is no due_at._at"),
+        ("{{ client.name() }}", "call is not allowed"),
+        ("{{ client['name'] }}", "getitem is not allowed"),
+        ("{{ client.tags.0 }}", "getitem is not allowed"),
+        ("{{ client.tags[:1] }}", "getitem is not allowed"),
+        ("{{ client.name * 1000000000 }}", "mul is not allowed"),
+        ("{{ client.name + '' }}", "add is not allowed"),
+        ("{{ client.name ~ '' }}", "concat is not allowed"),
+        ("{{ 2 ** 99999999 }}", "pow is not allowed"),
+        ("{{ '%1000000000d' % 1 }}", "mod is not allowed"),
+        ("{{ {} }}", "dict is not allowed"),
+        ("{{ client.name is defined }}", "test is not allowed"),
+        ("{{ range(9) }}", "call is not allowed"),
+        ("{{ self }}", "there is no self"),
+        ("{{ client.name | center(1000000000) }}", "there is no filter center"),
+        ("{{ client.name | attr('upper') }}", "there is no filter attr"),
+        ("{{ client.name | safe }}", "there is no filter safe"),
+        ("{{ client.name | default(client.email) }}", "plain words"),
+        ("{{ client.name | default(default_value='x') }}", "plain words"),
+        ("{{ client.tags | join('" + "x" * 101 + "') }}", "plain words of up to 100"),
+        ("{{ client.name | join('x') }}", "join goes over client.tags"),
+        ("{{ client.name | date('%Y') }}", "date goes with due_at"),
+        ("{{ due_at | date }}", "date takes a format"),
+        ("{{ due_at | date(5) }}", "date takes a format"),
+        ("{{ due_at | date('%99999999d') }}", "date takes a format"),
+        ("{{ due_at | date('%s') }}", "date takes a format"),  # of the machine's zone, not the mailing's
+        ("{{ due_at | date('100%') }}", "date takes a format"),
+        ("{% set x = 1 %}", "assign is not allowed"),
+        ("{% include 'x' %}", "include is not allowed"),
+        ("{% import 'x' as x %}", "import is not allowed"),
+        ("{% extends 'x' %}", "extends is not allowed"),
+        ("{% block x %}{% endblock %}", "block is not allowed"),
+        ("{% macro x() %}{% endmacro %}", "macro is not allowed"),
+        ("{% call client.name() %}{% endcall %}", "callblock is not allowed"),
+        ("{% filter upper %}{% endfilter %}", "filterblock is not allowed"),
+        ("{% with %}{% endwith %}", "with is not allowed"),
+        ("\n{% autoescape false %}{% endautoescape %}", "line 2: scope is not allowed"),
+        ("{% for a in client.tags %}{% for b in client.tags %}{% endfor %}{% endfor %}", "not inside another"),
+        ("{% for a in 'abc' %}{% endfor %}", "goes over client.tags"),
+        ("{% for a in client.name %}{% endfor %}", "goes over client.tags"),
+        ("{% for a, b in client.tags %}{% endfor %}", "goes over client.tags"),
+        ("{% for a in client.tags recursive %}{% endfor %}", "goes over client.tags"),
+        ("{% for client in client.tags %}{% endfor %}", "client means something else"),
+        ("{% for tag in client.tags %}{{ loop.index }}{% endfor %}", "there is no loop.index"),
+        ("{% for tag in client.tags %}{% endfor %}{{ tag }}", "there is no tag"),
+        ("{% for tag in client.tags %}{% else %}{{ tag }}{% endfor %}", "there is no tag"),
+        ("{{ client.name", "line 1: unexpected end of template"),
+        ("a\n{% if client.name %}", "line 2: Unexpected end of template"),
+        ("{% if client.name %}" * 60 + "{% endif %}" * 60, "nested too deeply"),
+        ("{{ " + " or ".join(["client.name"] * 60) + " }}", "nested too deeply"),
+        ("{{ " + " or ".join(["client.name"] * 5000) + " }}", "too deep"),
+        ("{{ " + "(" * 5000 + "client.name" + ")" * 5000 + " }}", "too deep"),
+        ("{{ " + "9" * 5000 + " }}", "a number that is too long"),
+        ("{% if client.name == 0x" + "f" * 5000 + " %}{% endif %}", "a number that is too long"),
+        ("{{ client.name }}" * 3000, "too many expressions"),
+        ("{{ client.name in [" + "client.name," * 5000 + "] }}", "too many expressions"),
+        ("x" * (LARGEST + 1), f"longer than {LARGEST} characters"),
+        ("half \ud800", "half a character"),
+    ],
+    ids=lambda value: value[:60].encode("ascii", "backslashreplace").decode(),
+)
+def test_what_the_subset_refuses(source: str, reason: str) -> None:
+    for html in (False, True):
+        with pytest.raises(InvalidValue) as told:
+            rendered(source, html=html)
+        assert reason in told.value.message
+        assert told.value.message.startswith("the body")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("a\nb {{ client.comment | first }}", "the body, line 2: No first item"),
+        ("{{ client.name < 1 }}", "the body, line 1: '<' not supported"),
+        ("\n\n{{ client.name | trim(5) }}", "the body, line 3: "),
+        ("{{ [client.tags, 1] }}", "the body, line 1: "),
+        ("{{ due_at | date('\\ud800') }}", "the body, line 1: "),
+    ],
+)
+def test_what_can_not_be_rendered_names_its_line(source: str, reason: str) -> None:
+    with pytest.raises(InvalidValue) as told:
+        rendered(source)
+    assert told.value.message.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ client.comment }}" * 101,
+        "{% for tag in client.tags %}" + "x" * 6000 + "{% endfor %}",
+        "{{ client.comment | upper }}" * 40,
+    ],
+)
+def test_what_comes_of_it_is_bounded(source: str) -> None:
+    person = Person(comment="ΐ" * 10_000, tags=["t"] * 200)
+    with pytest.raises(InvalidValue, match=f"came to more than {LARGEST} characters"):
+        rendered(source, person)
+
+
+def test_one_text_renders_the_values_of_each_letter() -> None:
+    values: dict[str, object] = {"mailing": Mailing(), "due_at": DUE_AT}
+    text = Text("{{ client.name }}{% for tag in client.tags %}{{ tag }}{% endfor %}", "body", values)
+    for name, tags in (("Ada", ["x", "y"]), ("", []), ("Bob", ["z"])):
+        values["client"] = Person(name=name, tags=tags)
+        assert text.render() == name + "".join(tags)
+
+
+@pytest.mark.parametrize(
+    ("source", "is_constant"),
+    [
+        ("", True),
+        ("a\n", True),
+        ("{# a #}{% raw %}{{ {% endraw %}", True),
+        ("{{ due_at }}", False),
+        ("{{ 'a' }}", False),
+    ],
+)
+def test_what_is_the_same_for_all_is_known(source: str, is_constant: bool) -> None:
+    assert Text(source, "body", {}).is_constant == is_constant
+
+
+class Page(HTMLParser):
+    """What a reader of HTML makes of it: the tags with their attributes, and the words."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.values: list[str | None] = []
+        self.links: list[str | None] = []
+        self.words = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(" ".join([tag, *(name for name, _ in attrs)]))
+        self.values += [value for _, value in attrs]
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append("/" + tag)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "javascript:alert(1)",
+    '"><img src=x onerror=alert(1)>',
+    "' onload='alert(1)",
+    "{{ client.email }}{% if %}{#",
+    "**bold** [a](http://evil.example) `code` <http://evil.example>",
+    "\n\n# heading\n\n- item\n",
+    "&lt;b&gt; &#123;",
+]
+client_words = (
+    st.text() | st.sampled_from(HOSTILE) | st.lists(st.sampled_from(list("<>\"'&;{}%#`*_[]()\\/: \na"))).map("".join)
+)
+
+
+@given(client_words)
+def test_html_shows_a_client_s_words_and_obeys_none(text: str) -> None:
+    source = '<p title="{{ client.comment }}">{{ client.name }}{{ client.tags }}{{ client.tags | join }}</p>'
+    page = Page(rendered(source, Person(name=text, comment=text, tags=[text]), html=True))
+    assert (page.tags, page.values, page.words) == (["p title", "/p"], [text], text * 3)
+
+
+def test_the_pieces_of_html_can_be_put_together_in_any_way() -> None:
+    values = {"client": Person(name="<b>"), "mailing": Mailing(), "due_at": DUE_AT}
+    first, name, last = Text("<p>{{ client.name }}</p>", "HTML", values, html=True).pieces()
+    assert name + last == "&lt;b&gt;</p>"
+    assert first[:1] + name == "<&lt;b&gt;"
+
+
+MARKDOWN = """\
+# {{ client.name }}
+
+*{{ client.name }}*, **{{ client.comment }}** `{{ client.comment }}`
+[{{ client.name }}](https://example.org/{{ client.name }}) [it](<{{ client.comment -}} > "{{ client.comment }}")
+![{{ client.name }}](/{{ client.comment }}) <https://example.org/{{ client.name }}>
+
+| a | b |
+|---|---|
+| {{ client.tags }} | {{ client.comment }} |
+
+{% for tag in client.tags %}
+
+- {{ tag }}
+
+{% endfor %}
+
+``` {{ client.comment }}
+{{ client.name }}
+```
+
+[ref]: /{{ client.comment }}
+
+[ref] {% raw %}{{ client.name }} <b>{% endraw %}
+"""
+
+
+@given(client_words)
+def test_a_client_s_words_change_nothing_in_the_shape_of_markdown(text: str) -> None:
+    plain, page = (
+        Page(rendered(from_markdown(MARKDOWN), Person(name=words, comment=words, tags=[words]), html=True))
+        for words in ("x", text)
+    )
+    assert page.tags == plain.tags
+    quoted = quote(text)
+    site = f"https://example.org/{quoted}"
+    assert page.links == [site, quoted, f"/{quoted}", site, f"/{quoted}"]
+
+
+@pytest.mark.parametrize(
+    ("source", "html"),
+    [
+        ("Hello **{{ client.name }}**", "<p>Hello <strong>Ada Lovelace</strong></p>\n"),
+        ("[a](https://x.org/?q={{ client.name }})", '<p><a href="https://x.org/?q=Ada%20Lovelace">a</a></p>\n'),
+        ("[a](<{{ client.name -}} >)", '<p><a href="Ada%20Lovelace">a</a></p>\n'),
+        ("[a](/{{ '}}' }}{% if client.name %}b{% endif %})", '<p><a href="/%7D%7Db">a</a></p>\n'),
+        ("[a](/{{+ client.name }})", '<p><a href="/Ada%20Lovelace">a</a></p>\n'),
+        ("<b onclick='x'>{{ client.name }}</b>", "<p>&lt;b onclick='x'&gt;Ada Lovelace&lt;/b&gt;</p>\n"),
+        ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>\n"),
+        ("{% if client.name %}\n\nyes\n\n{% endif %}", "\n<p>yes</p>\n\n"),
+        ("{# a note #}\n\ntext", "<p>text</p>\n"),
+        ("{% raw %}<b> {{ client.nobody }}{% endraw %}", "<p>&lt;b&gt; &#123;&#123; client.nobody }}</p>\n"),
+        # what Markdown unescapes is no expression
+        ("{\\{ 7 * 7 }}", "<p>&#123;&#123; 7 * 7 }}</p>\n"),
+        ("&#123;{ client.__class__ }}", "<p>&#123;&#123; client.<strong>class</strong> }}</p>\n"),
+        ("{\\% for x in client.email %}{\\# x", "<p>&#123;% for x in client.email %}&#123;# x</p>\n"),
+    ],
+)
+def test_markdown(source: str, html: str) -> None:
+    assert rendered(from_markdown(source), html=True) == html
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["{", "\\{", "&#123;", "&lbrace;", "%", "#", "}", "{{ client.name }}", "`", " ", "*", "\n", "x", "7*7"]
+        )
+    ).map("".join)
+)
+def test_markdown_makes_no_expression_that_was_not_there(source: str) -> None:
+    try:
+        Text(source, "body", {})
+    except InvalidValue:
+        return
+    assert rendered(from_markdown(source), html=True).count("Ada Lovelace") == rendered(source).count("Ada Lovelace")
+
+
+def test_markdown_comes_to_the_same_each_time() -> None:
+    assert from_markdown(MARKDOWN) == from_markdown(MARKDOWN)

@@ -1,0 +1,124 @@
+"""The log of a mailing: every attempt, the oldest first, with the server's words."""
+
+import ledgers
+import pytest
+
+from skychimp.access import GUEST, Actor
+from skychimp.errors import InvalidValue, NotFound, NotLoggedIn
+from skychimp.models import DeliveryState, Outcome
+from skychimp.services import attempts
+from skychimp.services.attempts import AttemptInfo
+from skychimp.services.listing import Page
+from skychimp.store.engine import Store
+
+BUSY, GONE, FINE = "451 4.3.0 try\nagain", "550 5.1.1 no such user", "250 2.0.0 queued as 7"
+
+
+@pytest.fixture
+def mailing_id(store: Store, ada: Actor) -> int:
+    """A mailing with deliveries that were sent at the second try, refused, unknown and not tried; and another mailing."""
+    wanted, other = ledgers.mailing(store, ada), ledgers.mailing(store, ada)
+    occurrence = ledgers.occurrence(store, wanted)
+    first, second, third = (
+        ledgers.delivery(store, occurrence, f"{name}@example.org", state)
+        for name, state in (("a_b", DeliveryState.SENT), ("gone", DeliveryState.FAILED), ("c", DeliveryState.UNKNOWN))
+    )
+    ledgers.delivery(store, occurrence, "d@example.org", DeliveryState.QUEUED)
+    ledgers.attempt(store, first, Outcome.DEFERRED, BUSY)
+    foreign = ledgers.delivery(store, ledgers.occurrence(store, other), "other@example.org", DeliveryState.SENT)
+    ledgers.attempt(store, foreign, Outcome.SENT, FINE)
+    ledgers.attempt(store, second, Outcome.FAILED, GONE)
+    ledgers.attempt(store, first, Outcome.SENT, FINE)
+    ledgers.attempt(store, third, Outcome.UNKNOWN, "closed after the dot")
+    return wanted
+
+
+def log(store: Store, actor: Actor, mailing_id: int, page: Page | None = None, **how: object) -> list[AttemptInfo]:
+    return list(attempts.log(store, actor, mailing_id, page or Page(), **how))  # type: ignore[arg-type]
+
+
+def words(rows: list[AttemptInfo]) -> list[tuple[str, str, int, str]]:
+    return [(row.email[0], row.status, row.attempt, row.reply) for row in rows]
+
+
+DEFERRED, FAILED, SENT, UNKNOWN = (
+    ("a", "deferred", 1, BUSY),
+    ("g", "failed", 1, GONE),
+    ("a", "sent", 2, FINE),
+    ("c", "unknown", 1, "closed after the dot"),
+)
+
+
+def test_every_attempt_is_there_with_the_servers_words(store: Store, ada: Actor, mailing_id: int) -> None:
+    rows = log(store, ada, mailing_id)
+
+    assert words(rows) == [DEFERRED, FAILED, SENT, UNKNOWN]
+    assert {(row.at, row.due_at, row.phase, row.relay) for row in rows} == {
+        (ledgers.NINE, ledgers.NINE, "dot", "relay.example:25")
+    }
+    assert [row.code for row in rows] == [451, 550, 250, None]
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        (Page(limit=2), [DEFERRED, FAILED]),
+        (Page(offset=3), [UNKNOWN]),
+        (Page(offset=10**30), []),
+        (Page(search="A_B"), [DEFERRED, SENT]),
+        (Page(search="gone@"), [FAILED]),
+        (Page(search="%"), []),
+        (Page(sort="-id"), [UNKNOWN, SENT, FAILED, DEFERRED]),
+        (Page(sort="email"), [DEFERRED, SENT, UNKNOWN, FAILED]),
+    ],
+)
+def test_a_log_in_part_and_in_order(
+    store: Store, ada: Actor, mailing_id: int, page: Page, found: list[tuple[str, str, int, str]]
+) -> None:
+    assert words(log(store, ada, mailing_id, page)) == found
+
+
+@pytest.mark.parametrize(
+    ("status", "found"), [("sent", [SENT]), ("deferred", [DEFERRED]), ("unknown", [UNKNOWN]), ("given_back", [])]
+)
+def test_a_log_by_status(
+    store: Store, ada: Actor, mailing_id: int, status: str, found: list[tuple[str, str, int, str]]
+) -> None:
+    assert words(log(store, ada, mailing_id, status=status)) == found
+
+
+def test_the_last_attempt_of_each_delivery(store: Store, ada: Actor, mailing_id: int) -> None:
+    rows = log(store, ada, mailing_id, last=True)
+
+    assert words(rows) == [SENT, FAILED, UNKNOWN, ("d", "queued", 0, "")]
+    assert (rows[-1].at, rows[-1].id) == (None, None)
+    assert words(log(store, ada, mailing_id, last=True, status="sent")) == [SENT]
+
+
+def test_only_what_is_new(store: Store, ada: Actor, mailing_id: int) -> None:
+    seen = log(store, ada, mailing_id)[1].id
+
+    assert words(log(store, ada, mailing_id, after=seen)) == [SENT, UNKNOWN]
+
+
+def test_a_log_is_for_its_owner_and_for_managers(
+    store: Store, bob: Actor, manager: Actor, admin: Actor, mailing_id: int
+) -> None:
+    for actor in (manager, admin):
+        assert len(log(store, actor, mailing_id)) == 4
+    with pytest.raises(NotFound):
+        log(store, bob, mailing_id)
+    with pytest.raises(NotLoggedIn):
+        log(store, GUEST, mailing_id)
+
+
+@pytest.mark.parametrize("unknown", [0, -1, 99, 10**30])
+def test_the_log_of_an_unknown_mailing_is_not_there(store: Store, ada: Actor, unknown: int) -> None:
+    with pytest.raises(NotFound):
+        log(store, ada, unknown)
+
+
+def test_a_log_that_can_not_be_made_is_refused(store: Store, ada: Actor, mailing_id: int) -> None:
+    for page in (Page(sort="shoe size"), Page(search="\udcff")):
+        with pytest.raises(InvalidValue):
+            log(store, ada, mailing_id, page)

@@ -1,0 +1,540 @@
+"""Mailings: when they are due, whom they go to, and who may stop them."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from skychimp.access import GUEST, Actor
+from skychimp.delivery import planner
+from skychimp.delivery.compose import Words
+from skychimp.errors import Denied, InvalidValue, NotFound, NotLoggedIn
+from skychimp.models import Delivery, Every, Format, Mailing, MailingStatus, Occurrence, OccurrenceState
+from skychimp.services import clients, mailings, messages
+from skychimp.services.listing import Page
+from skychimp.services.mailings import Audience, MailingInfo, When
+from skychimp.store import queue
+from skychimp.store.engine import Store
+
+_O = Occurrence.__table__
+
+HUGE = 10**30
+EVERYBODY = Audience(all_clients=True)
+BERLIN = "Europe/Berlin"
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture
+def make(store: Store, ada: Actor) -> Callable[..., MailingInfo]:
+    """Makes a mailing of Ada's; what isn't said is usual."""
+    message = messages.create(store, ada, Words("Hello", "Dear {{ client.name }}", Format.TEXT))
+
+    def make(
+        start: str = "2030-01-01 09:00",
+        end: str | None = None,
+        every: Every = Every.DAY,
+        timezone: str = "UTC",
+        audience: Audience = EVERYBODY,
+        message_id: int = message.id,
+        actor: Actor = ada,
+    ) -> MailingInfo:
+        when = When(start, end, every, timezone)
+        return mailings.create(store, actor, message_id=message_id, when=when, audience=audience)
+
+    return make
+
+
+def ago(time: timedelta) -> str:
+    return (datetime.now(UTC) - time).isoformat()
+
+
+def open_due(store: Store, now: datetime | None = None) -> int:
+    """Open what is due, as a run does; how many occurrences were opened."""
+    now = now or datetime.now(UTC)
+    with store.connect() as connection, connection.begin():
+        opened = planner.open_due(
+            connection, now, sender="me@example.org", return_path="me@example.org", give_up_after=timedelta(days=3)
+        )
+        for occurrence_id in connection.scalars(select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)).all():
+            while not queue.fill(connection, occurrence_id):
+                pass
+        queue.sweep(connection, now)
+    return opened
+
+
+def states(store: Store) -> list[str]:
+    """The states of all deliveries."""
+    with store.read() as session:
+        return [str(state) for state in session.scalars(select(Delivery.__table__.c.state))]
+
+
+# When
+
+
+@pytest.mark.parametrize(
+    ("start", "timezone", "start_at"),
+    [
+        ("2030-12-01 09:00", "UTC", "2030-12-01T09:00:00+00:00"),
+        ("2030-12-01 09:00", "Europe/Moscow", "2030-12-01T06:00:00+00:00"),
+        ("2030-12-01T09:00+03:00", "UTC", "2030-12-01T06:00:00+00:00"),
+        ("2030-12-01T09:00Z", "Asia/Tokyo", "2030-12-01T09:00:00+00:00"),
+        (" 2030-12-01 09:00:30 ", "UTC", "2030-12-01T09:00:30+00:00"),
+        ("2030-03-31 02:30", "Europe/Berlin", "2030-03-31T01:30:00+00:00"),
+        ("2030-10-27 02:30", "Europe/Berlin", "2030-10-27T00:30:00+00:00"),
+    ],
+)
+def test_a_start_is_read_in_its_zone(
+    make: Callable[..., MailingInfo], start: str, timezone: str, start_at: str
+) -> None:
+    made = make(start, timezone=timezone)
+
+    assert made.start_at == made.next_at == datetime.fromisoformat(start_at)
+    assert made.start_at.utcoffset() == timedelta()
+    assert (made.status, made.disabled, made.end_at) == (MailingStatus.CREATED, False, None)
+
+
+@pytest.mark.parametrize(
+    ("start", "offset"), [("now", timedelta()), ("+10m", timedelta(minutes=10)), ("+1h30m", 1.5 * HOUR)]
+)
+def test_a_start_may_count_from_now(make: Callable[..., MailingInfo], start: str, offset: timedelta) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    made = make(start, "+3d")
+
+    assert made.end_at is not None
+    for at, distance in ((made.start_at, offset), (made.end_at, 3 * DAY)):
+        assert before + distance <= at <= datetime.now(UTC) + distance
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"start": "tomorrow"},
+        {"start": ""},
+        {"start": "2030-02-30 09:00"},
+        {"start": "2030-13-01"},
+        {"start": "+10"},
+        {"start": "+" + "9" * 30 + "d"},
+        {"start": "\udcff"},
+        {"end": "soon"},
+        {"end": ""},
+        {"end": "2030-01-01 09:00"},
+        {"end": "2030-01-01 08:59"},
+        {"end": "2030-01-01T10:00+02:00"},
+        {"timezone": "Mars/Olympus"},
+        {"timezone": "../UTC"},
+        {"timezone": "\udcff"},
+        {"audience": Audience()},
+        {"audience": Audience(all_clients=True, tags=["vip"])},
+        {"audience": Audience(all_clients=True, client_ids=[1])},
+        {"audience": Audience(tags=["a,b"])},
+    ],
+    ids=str,
+)
+def test_a_mailing_that_can_not_be_meant_is_refused(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo], wrong: dict[str, Any]
+) -> None:
+    good = make()
+
+    with pytest.raises(InvalidValue):
+        make(**wrong)
+    if wrong != {"start": "2030-01-01"}:
+        with pytest.raises(InvalidValue):
+            mailings.change(store, ada, good.id, **wrong)
+
+    assert list(mailings.list_mailings(store, ada, Page())) == [good]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "every", "due"),
+    [
+        (-HOUR, None, Every.DAY, -HOUR),
+        (-HOUR, None, Every.ONCE, -HOUR),
+        (-3 * DAY - HOUR, None, Every.DAY, -HOUR),
+        (-400 * DAY, None, Every.ONCE, -400 * DAY),
+        (-8 * DAY, HOUR, Every.WEEK, -1 * DAY),
+        (-2 * DAY - HOUR, -HOUR / 2, Every.DAY, None),
+        (-2 * DAY, -DAY, Every.ONCE, None),
+        (HOUR, None, Every.MONTH, HOUR),
+        (HOUR, 2 * HOUR, Every.ONCE, HOUR),
+    ],
+)
+def test_an_open_window_is_due_at_once_and_one_that_is_over_never(
+    make: Callable[..., MailingInfo], start: timedelta, end: timedelta | None, every: Every, due: timedelta | None
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+
+    made = make((now + start).isoformat(), None if end is None else (now + end).isoformat(), every)
+
+    assert made.next_at == (None if due is None else now + due)
+    assert made.status == (MailingStatus.COMPLETED if due is None else MailingStatus.CREATED)
+
+
+@pytest.mark.parametrize(
+    ("when", "since", "local"),
+    [
+        (When("2030-01-31 09:00", None, Every.MONTH, "UTC"), "2030-01-01", "01-31 09:00, 02-28 09:00, 03-31 09:00"),
+        (When("2030-03-30 09:00", None, Every.DAY, BERLIN), "2030-03-01", "03-30 09:00, 03-31 09:00, 04-01 09:00"),
+        (When("2030-01-01 09:00", None, Every.WEEK, "UTC"), "2030-01-02", "01-08 09:00, 01-15 09:00, 01-22 09:00"),
+        (When("2030-01-01 09:00", "2030-01-03 09:00", Every.DAY, "UTC"), "2030-01-01", "01-01 09:00, 01-02 09:00"),
+        (When("2030-01-01 09:00", None, Every.ONCE, "UTC"), "2030-01-01 09:00", "01-01 09:00"),
+        (When("2030-01-01 09:00", None, Every.ONCE, "UTC"), "2030-01-01 09:01", ""),
+    ],
+)  # fmt: skip
+def test_a_preview_names_calendar_months_and_wall_clock_times(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo], when: When, since: str, local: str
+) -> None:
+    made = make(when.start, when.end, when.every, when.timezone)
+
+    _, coming = mailings.preview(store, ada, made.id, since=since, number=3)
+
+    assert ", ".join(f"{due.local:%m-%d %H:%M}" for due in coming) == local
+
+
+# Whom
+
+
+def test_an_audience_is_everybody_or_those_named_and_tagged(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    for name in "abcd":
+        clients.create(store, ada, email=f"{name}@example.org", tags=["vip"] if name in "ab" else [])
+    for audience, number in (
+        (EVERYBODY, 4),
+        (Audience(tags=["vip"]), 2),
+        (Audience(client_ids=[4, 4]), 1),
+        (Audience(tags=["vip"], client_ids=[1, 3]), 3),
+        (Audience(tags=["nobody has it"]), 0),
+    ):
+        made = make("now", audience=audience)
+        assert (made.all_clients, made.tags, made.client_ids) == (
+            audience.all_clients,
+            list(audience.tags),
+            sorted(set(audience.client_ids)),
+        )
+        assert open_due(store) == 1
+        assert len(states(store)) == number
+        mailings.remove(store, ada, made.id)
+        with store.write() as session:
+            for delivery in session.scalars(select(Delivery)):
+                session.delete(delivery)
+
+
+@pytest.mark.parametrize("client_id", [0, -1, 3, HUGE, 2], ids=["0", "-1", "unknown", "huge", "bobs"])
+def test_only_ones_own_clients_and_messages_can_be_named(
+    store: Store, ada: Actor, bob: Actor, make: Callable[..., MailingInfo], client_id: int
+) -> None:
+    clients.create(store, ada, email="a@example.org")
+    clients.create(store, bob, email="b@example.org")
+    messages.create(store, bob, Words("Bob's", "", Format.TEXT))
+    good = make(audience=Audience(client_ids=[1]))
+
+    with pytest.raises(NotFound):
+        make(audience=Audience(client_ids=[1, client_id]))
+    with pytest.raises(NotFound):
+        make(message_id=client_id)
+    with pytest.raises(NotFound):
+        mailings.change(store, ada, good.id, audience=Audience(client_ids=[client_id]))
+    with pytest.raises(NotFound):
+        mailings.change(store, ada, good.id, message_id=client_id)
+
+    assert list(mailings.list_mailings(store, ada, Page())) == [good]
+
+
+def test_nobody_is_an_audience_too_and_is_done_at_once(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    made = make("now", every=Every.ONCE)
+
+    assert open_due(store) == 1
+
+    assert mailings.show(store, ada, made.id).status == MailingStatus.COMPLETED
+
+
+# Change
+
+
+def test_another_message_or_audience_leaves_the_schedule_alone(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    other = messages.create(store, ada, Words("Other", "", Format.TEXT))
+    made = make("2030-03-31 02:30", "2031-01-01", Every.MONTH, "Europe/Berlin")  # a time that the clock change skips
+
+    changed = mailings.change(store, ada, made.id, message_id=other.id, audience=Audience(tags=["vip"]))
+
+    assert (changed.message_id, changed.subject, changed.all_clients, changed.tags) == (
+        other.id,
+        "Other",
+        False,
+        ["vip"],
+    )
+    for name in ("start_at", "end_at", "every", "timezone", "next_at", "status", "created_at"):
+        assert getattr(changed, name) == getattr(made, name)
+    assert start_local(store, made.id) == "2030-03-31T02:30:00"
+
+
+def start_local(store: Store, mailing_id: int) -> str:
+    with store.read() as session:
+        return session.get_one(Mailing, mailing_id).start_local
+
+
+@pytest.mark.parametrize(
+    ("change", "start_at", "end_at"),
+    [
+        ({"timezone": "Asia/Tokyo"}, "2030-03-30T17:30:00+00:00", "2031-01-01T00:00:00+00:00"),
+        ({"every": Every.DAY}, "2030-03-31T01:30:00+00:00", "2031-01-01T00:00:00+00:00"),
+        ({"no_end": True}, "2030-03-31T01:30:00+00:00", None),
+        ({"end": "2030-06-01"}, "2030-03-31T01:30:00+00:00", "2030-05-31T22:00:00+00:00"),
+        ({"start": "2030-02-01 10:00"}, "2030-02-01T09:00:00+00:00", "2031-01-01T00:00:00+00:00"),
+    ],
+)
+def test_a_change_of_the_schedule_keeps_the_wall_clock_time_and_the_rest(
+    store: Store,
+    ada: Actor,
+    make: Callable[..., MailingInfo],
+    change: dict[str, Any],
+    start_at: str,
+    end_at: str | None,
+) -> None:
+    made = make("2030-03-31 02:30", "2031-01-01T00:00Z", Every.MONTH, "Europe/Berlin")
+
+    changed = mailings.change(store, ada, made.id, **change)
+
+    assert changed.start_at == changed.next_at == datetime.fromisoformat(start_at)
+    assert changed.end_at == (None if end_at is None else datetime.fromisoformat(end_at))
+    assert start_local(store, made.id) == ("2030-02-01T10:00:00" if "start" in change else "2030-03-31T02:30:00")
+
+
+def test_a_mailing_that_never_went_out_begins_anew_when_its_start_is_moved(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    made = make("2030-01-01 09:00", every=Every.ONCE)
+
+    assert mailings.change(store, ada, made.id, start="now").next_at is not None
+    assert open_due(store) == 1
+
+
+def test_a_changed_schedule_sends_nothing_for_times_before_the_change(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    made = make(ago(2 * DAY + HOUR))
+    assert open_due(store) == 1
+
+    moved = mailings.change(store, ada, made.id, start=ago(3 * DAY + 2 * HOUR))
+
+    assert moved.next_at is not None
+    assert timedelta(hours=21) < moved.next_at - datetime.now(UTC) < timedelta(hours=22)
+    assert open_due(store) == 0
+
+
+def test_a_start_that_is_now_is_not_before_the_change(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    made = make(ago(2 * DAY + HOUR))
+    assert open_due(store) == 1
+
+    mailings.change(store, ada, made.id, start="now")
+
+    assert open_due(store) == 1
+    assert open_due(store) == 0
+
+
+@pytest.mark.parametrize("change", [{"end": "2040-01-01"}, {"every": Every.DAY}, {"no_end": True}, {"timezone": "UTC"}])
+def test_a_due_time_that_waits_for_a_run_is_not_lost_by_a_change_that_keeps_it(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo], change: dict[str, Any]
+) -> None:
+    made = make(ago(2 * DAY + HOUR), "2039-01-01")
+    waiting = made.next_at
+    assert open_due(store) == 1
+    with store.write() as session:  # as if a day had passed without a run
+        session.get_one(Mailing, made.id).next_at = waiting
+        session.get_one(Occurrence, 1).due_local = "2000-01-01T09:00:00"
+
+    changed = mailings.change(store, ada, made.id, **change)
+
+    assert changed.next_at == waiting
+    assert open_due(store) == 1
+
+
+def test_a_completed_mailing_goes_on_with_a_later_end(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    sent = make(ago(DAY + HOUR), "+1h")
+    assert open_due(store) == 1
+    over = make(ago(2 * DAY), ago(DAY))
+
+    ended = mailings.change(store, ada, sent.id, end=ago(HOUR / 2))
+    assert (ended.status, ended.next_at) == (MailingStatus.COMPLETED, None)
+    again = mailings.change(store, ada, sent.id, end="+3d")
+    assert (again.status, again.next_at is not None) == (MailingStatus.RUNNING, True)
+    begun = mailings.change(store, ada, over.id, no_end=True)
+    assert begun.status == MailingStatus.CREATED
+    assert begun.next_at is not None
+    assert begun.next_at <= datetime.now(UTC)
+
+
+# Deleting and disabling
+
+
+def test_deleting_a_mailing_cancels_what_waits_and_keeps_what_was_sent(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    for name in "abc":
+        clients.create(store, ada, email=f"{name}@example.org")
+    made, other = make("now"), make("now")
+    assert open_due(store) == 2
+    with store.write() as session:
+        session.get_one(Delivery, 1).state = "sent"  # type: ignore[assignment]
+
+    assert mailings.remove(store, ada, made.id).id == made.id
+
+    assert states(store) == ["sent", "cancelled", "cancelled", "queued", "queued", "queued"]
+    assert [each.id for each in mailings.list_mailings(store, ada, Page())] == [other.id]
+    with store.read() as session:
+        assert [each.state for each in session.scalars(select(Occurrence))] == ["cancelled", "open"]
+    for action in (mailings.show, mailings.remove, mailings.change, mailings.disable, mailings.enable):
+        with pytest.raises(NotFound):
+            action(store, ada, made.id)
+
+
+@pytest.mark.parametrize("mailing_id", [0, -1, 99, HUGE, -HUGE])
+def test_an_unknown_mailing_is_not_there(store: Store, ada: Actor, mailing_id: int) -> None:
+    for action in (
+        mailings.show,
+        mailings.remove,
+        mailings.change,
+        mailings.disable,
+        mailings.enable,
+        mailings.preview,
+    ):
+        with pytest.raises(NotFound):
+            action(store, ada, mailing_id)
+    with pytest.raises(NotFound):
+        mailings.require(store, mailing_id)
+
+
+def test_nobody_but_its_owner_changes_a_mailing(
+    store: Store, bob: Actor, manager: Actor, admin: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    made = make()
+    refusals: list[tuple[Actor, type[Exception]]] = [
+        (bob, NotFound), (admin, NotFound), (manager, Denied), (GUEST, NotLoggedIn)
+    ]  # fmt: skip
+
+    for actor, refusal in refusals:
+        with pytest.raises(refusal):
+            mailings.change(store, actor, made.id, every=Every.ONCE)
+        with pytest.raises(refusal):
+            mailings.remove(store, actor, made.id)
+    for actor in (manager, admin):
+        assert list(mailings.list_mailings(store, actor, Page())) == [made]
+    assert list(mailings.list_mailings(store, bob, Page())) == []
+    with pytest.raises(NotFound):
+        mailings.disable(store, bob, made.id)
+    with pytest.raises(Denied):
+        make(actor=manager)
+
+
+@pytest.mark.parametrize(
+    ("disablers", "enabler", "allowed"),
+    [
+        (["ada"], "ada", True),
+        (["ada"], "manager", True),
+        (["manager"], "ada", False),
+        (["admin"], "ada", False),
+        (["manager"], "admin", True),
+        (["ada", "manager"], "ada", False),
+        (["manager", "ada"], "ada", False),
+        (["the system"], "ada", True),
+        (["the system", "manager"], "ada", False),
+    ],
+)
+def test_what_a_manager_has_disabled_only_managers_enable(
+    store: Store,
+    ada: Actor,
+    manager: Actor,
+    admin: Actor,
+    make: Callable[..., MailingInfo],
+    disablers: list[str],
+    enabler: str,
+    allowed: bool,
+) -> None:
+    people = {"ada": ada, "manager": manager, "admin": admin}
+    made = make()
+    for name in disablers:
+        if name == "the system":
+            with store.connect() as connection, connection.begin():
+                queue.disable(connection, made.id, "too many failures", datetime.now(UTC))
+        else:
+            mailings.disable(store, people[name], made.id, f"by {name}")
+
+    stopped = mailings.show(store, ada, made.id)
+    strongest = "manager" if "manager" in disablers else disablers[-1]
+    assert stopped.disabled
+    assert stopped.disabled_by == (people[strongest].email if strongest in people else "the system")
+    if allowed:
+        mailings.enable(store, people[enabler], made.id)
+        assert mailings.show(store, ada, made.id) == made
+    else:
+        with pytest.raises(Denied):
+            mailings.enable(store, people[enabler], made.id)
+        assert mailings.show(store, ada, made.id) == stopped
+
+
+def test_a_disabled_mailing_opens_nothing_until_it_is_enabled(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+) -> None:
+    made = make("now")
+    mailings.disable(store, ada, made.id, "a pause")
+
+    assert open_due(store) == 0
+    mailings.enable(store, ada, made.id)
+    assert open_due(store) == 1
+
+
+@pytest.mark.parametrize("reason", ["a\nb", "\udcff", "x" * 1001])
+def test_a_reason_is_one_line(store: Store, ada: Actor, make: Callable[..., MailingInfo], reason: str) -> None:
+    made = make()
+
+    with pytest.raises(InvalidValue):
+        mailings.disable(store, ada, made.id, reason)
+
+    assert not mailings.show(store, ada, made.id).disabled
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        (Page(), [1, 2, 3]),
+        (Page(sort="-start_at"), [2, 3, 1]),
+        (Page(search="hell", limit=1, offset=1), [2]),
+        (Page(search="%"), []),
+        (Page(sort="status"), [3, 1, 2]),
+    ],
+)
+def test_a_list_in_part_and_in_order(
+    store: Store, ada: Actor, make: Callable[..., MailingInfo], page: Page, found: list[int]
+) -> None:
+    made = {mailing.id: mailing for mailing in (make("2030-01-01"), make("2030-03-01"), make("2030-02-01"))}
+    with store.write() as session:
+        session.get_one(Mailing, 3).status = MailingStatus.COMPLETED
+    made[3] = mailings.show(store, ada, 3)
+
+    assert list(mailings.list_mailings(store, ada, page)) == [made[number] for number in found]
+
+
+def test_a_slot_that_was_missed_is_recorded(store: Store, ada: Actor, make: Callable[..., MailingInfo]) -> None:
+    make("2030-01-01 09:00")
+
+    assert open_due(store, datetime(2030, 1, 1, 9, tzinfo=UTC)) == 1
+    assert open_due(store, datetime(2030, 1, 4, 10, tzinfo=UTC)) == 1
+
+    with store.read() as session:
+        occurrences = [(each.due_local, each.state) for each in session.scalars(select(Occurrence))]
+    assert sorted(occurrences) == [
+        ("2030-01-01T09:00:00", "finished"),
+        ("2030-01-02T09:00:00", "missed"),
+        ("2030-01-03T09:00:00", "missed"),
+        ("2030-01-04T09:00:00", "finished"),
+    ]

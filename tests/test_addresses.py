@@ -1,0 +1,122 @@
+"""Addresses: what is one, which two are the same, and who a sender is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skychimp import addresses
+from skychimp.addresses import parse, parse_sender, with_ascii_domain
+from skychimp.delivery import mime
+from skychimp.errors import InvalidValue
+
+
+@pytest.mark.parametrize(
+    ("text", "email", "key"),
+    [
+        ("ada@example.org", "ada@example.org", "ada@example.org"),
+        ("Ada.L+news@Example.ORG", "Ada.L+news@example.org", "ada.l+news@example.org"),
+        ("a!#$%&'*+/=?^_`{|}~-z@x.org", "a!#$%&'*+/=?^_`{|}~-z@x.org", "a!#$%&'*+/=?^_`{|}~-z@x.org"),
+        ("root@localhost", "root@localhost", "root@localhost"),
+        ("ada@mail.test", "ada@mail.test", "ada@mail.test"),
+        ("ada@printer.local", "ada@printer.local", "ada@printer.local"),
+        ("ada@BÜCHER.example", "ada@bücher.example", "ada@xn--bcher-kva.example"),
+        ("ada@xn--bcher-kva.example", "ada@bücher.example", "ada@xn--bcher-kva.example"),
+        ("Юлия@почта.рф", "Юлия@почта.рф", "юлия@xn--80a1acny.xn--p1ai"),
+        ("JOSE\N{COMBINING ACUTE ACCENT}@x.org", "JOSÉ@x.org", "josé@x.org"),
+        ("straße@x.org", "straße@x.org", "straße@x.org"),  # another mailbox than strasse@
+        ("v" * 70 + "@x.org", "v" * 70 + "@x.org", "v" * 70 + "@x.org"),
+    ],
+)
+def test_addresses(text: str, email: str, key: str) -> None:
+    assert parse(text) == (email, key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "@", "ada", "ada@", "@example.org", "ada@@example.org", "ada @example.org", "ada@example.org ",
+        "ada@example.org\n", "ada@example.org\r\nBcc: eve@example.org", "ada@example..org", ".ada@example.org",
+        "ada.@example.org", "a..b@example.org", "ada@-example.org", "ada@exa_mple.org", "ada@[127.0.0.1]",
+        '"ada l"@example.org', "Ada <ada@example.org>", "ada@example.org,eve@example.org", "ada@example.org>",
+        "ada@\u202eexample.org", "\ud800@example.org", "ada@\ud800.org", "ada@" + "b." * 126 + "org",
+        "a" * 60 + "@" + "ü." * 40 + "example.org",  # fits in Unicode, and not in ASCII
+    ],
+)  # fmt: skip
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(InvalidValue, match="is not an e-mail address: ") as told:
+        parse(text)
+    assert told.value.message.isprintable()
+
+
+characters = st.one_of(st.characters(), st.sampled_from('@.-_+ "<>()[],;:\\aAéßИ漢\u0130\u200d\u202e\u3002'))
+near_addresses = st.builds(
+    "{}@{}.org".format, st.text(characters, min_size=1, max_size=20), st.text(characters, max_size=9)
+)
+
+
+@given(near_addresses)
+def test_an_address_is_its_own_and_can_be_written_in_a_letter(text: str) -> None:
+    try:
+        address = parse(text)
+    except InvalidValue:
+        return
+    assert parse(address.email) == address
+    assert parse(address.key).key == address.key
+    assert parse(with_ascii_domain(address.email)) == address
+    assert mime.mailbox("", address.email).decode() in (address.email, with_ascii_domain(address.email))
+
+
+@given(
+    st.from_regex(r"\A[a-z0-9]{1,9}(\.[a-z0-9+_-]{1,9}){0,2}\Z"),
+    st.sampled_from(["x.org", "BÜCHER.example", "почта.рф"]),
+)
+def test_the_short_way_comes_to_the_same_as_the_library(local: str, domain: str) -> None:
+    email, in_ascii = addresses._validated(f"{local}@{domain}")
+    assert parse(f"{local}@{domain}") == (email, f"{local}@{in_ascii}")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("ada@example.org", "ada@example.org"),
+        ("ada@bücher.example", "ada@xn--bcher-kva.example"),
+        ("юлия@почта.рф", "юлия@xn--80a1acny.xn--p1ai"),
+    ],
+)
+def test_a_domain_in_ascii(address: str, expected: str) -> None:
+    assert with_ascii_domain(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "email"),
+    [
+        ("ada@example.org", "", "ada@example.org"),
+        (" ada@example.org ", "", "ada@example.org"),
+        ("<ada@example.org>", "", "ada@example.org"),
+        ("Ada Lovelace <ada@example.org>", "Ada Lovelace", "ada@example.org"),
+        ("Ada<ada@example.org>", "Ada", "ada@example.org"),
+        ("Acme, Inc. <news@example.org>", "Acme, Inc.", "news@example.org"),
+        ("Ada (news) @home <ada@example.org>", "Ada (news) @home", "ada@example.org"),
+        ('Ada "Countess" L. <ada@example.org>', 'Ada "Countess" L.', "ada@example.org"),
+        ('"Ada <3 \\"News\\" \\\\o/" <ada@example.org>', 'Ada <3 "News" \\o/', "ada@example.org"),
+        ("Ада Лавлейс <ada@почта.рф>", "Ада Лавлейс", "ada@почта.рф"),
+        ("می\u200cخواهم <ada@example.org>", "می\u200cخواهم", "ada@example.org"),  # a joiner is part of a word
+        ("=?utf-8?q?Ada?= <ada@example.org>", "=?utf-8?q?Ada?=", "ada@example.org"),
+    ],
+)
+def test_senders(text: str, name: str, email: str) -> None:
+    assert parse_sender(text) == (name, email)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "Ada", "Ada <>", "Ada <ada>", "Ada <ada@example.org", "Ada ada@example.org>", "Ada <a@x.org> <b@x.org>",
+        "Ada <ada@example.org> Lovelace", '"Ada" L <ada@example.org>', '"Ada <ada@example.org>',
+        "Ada\n<ada@example.org>", "Ada\r\nBcc: eve@example.org\r\n <ada@example.org>", "Ada\u2028 <ada@example.org>",
+        "Ada\x85 <ada@example.org>", "Ada\ud800 <ada@example.org>", "Ada <ada@example.org\x00>",
+    ],
+)  # fmt: skip
+def test_what_is_no_sender(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        parse_sender(text)
