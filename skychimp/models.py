@@ -11,7 +11,6 @@ from typing import ClassVar
 from sqlalchemy import CheckConstraint, Column, Enum, ForeignKey, Index, MetaData, UniqueConstraint, text
 from sqlalchemy import Table as CoreTable
 from sqlmodel import Field, SQLModel
-from sqlmodel.main import SQLModelConfig
 
 
 class Role(StrEnum):
@@ -76,8 +75,10 @@ class Outcome(StrEnum):
 
 # SQLite uses an index with a condition only where a query repeats the condition to the letter.
 UNFINISHED_SQL = "state IN ('opening', 'open')"
-WAITING_SQL = "state IN ('queued', 'deferred', 'unknown')"
+WAITING_SQL = "state IN ('queued', 'deferred')"
+UNKNOWN_SQL = "state = 'unknown'"
 HELD_SQL = "state IN ('claimed', 'sending')"
+RUNNING_SQL = "status = 'running'"
 
 metadata = MetaData(
     naming_convention={
@@ -94,7 +95,7 @@ class Table(SQLModel):
     """The base of every table. Pydantic's validators are built only when used: a list never needs them."""
 
     metadata = metadata
-    model_config = SQLModelConfig(defer_build=True)
+    model_config = {"defer_build": True}
     __table__: ClassVar[CoreTable]
 
 
@@ -188,7 +189,10 @@ class Message(Table, table=True):
 
 class Mailing(Table, table=True):
     __tablename__ = "mailing"
-    __table_args__ = (CheckConstraint("end_at > start_at", name="window"),)
+    __table_args__ = (
+        CheckConstraint("end_at > start_at", name="window"),
+        Index("ix_mailing_running", "id", sqlite_where=text(RUNNING_SQL)),
+    )
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int = Field(foreign_key="user.id", index=True)
     message_id: int | None = Field(default=None, foreign_key="message.id", index=True)
@@ -256,8 +260,13 @@ class Delivery(Table, table=True):
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("occurrence_id", "address_key"),
+        CheckConstraint(f"NOT ({WAITING_SQL}) OR next_try_at IS NOT NULL", name="waits_until"),
+        CheckConstraint(f"NOT ({HELD_SQL}) OR (run_id IS NOT NULL AND token IS NOT NULL)", name="held_by"),
         Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=text(WAITING_SQL)),
+        Index("ix_delivery_unknown", "occurrence_id", "next_try_at", sqlite_where=text(UNKNOWN_SQL)),
         Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=text(HELD_SQL)),
+        # Its letter's Message-ID is made of its id, so that an id must never come back.
+        {"sqlite_autoincrement": True},
     )
     id: int | None = Field(default=None, primary_key=True)
     occurrence_id: int = Field(foreign_key="occurrence.id")

@@ -72,7 +72,7 @@ class Home:
     def run(self, *arguments: str, stdin: bytes = b"", **popen: Any) -> Done:
         """Run the installed command."""
         environ = self.environ | popen.pop("environ", {})
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.folder} | popen
+        options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.folder} | popen
         done = subprocess.run([PROGRAM, *arguments], input=stdin, env=environ, timeout=60, check=False, **options)
         return Done(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
 

@@ -1,17 +1,23 @@
-"""What many tests begin with: a real store in a file of its own, and people who have an account there.
+"""What many tests begin with: a real store in a file of its own, people who have an account there, their command lines.
 
 This folder is also where pytest finds the tests' own modules, such as `servers`.
 """
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from command import Home
+from hypothesis import settings
 
 from skychimp.access import Actor
-from skychimp.models import Role, User
+from skychimp.models import Login, Role, User
 from skychimp.store.engine import Store, create_store
+
+settings.register_profile("skychimp", deadline=None)  # a slow machine is no defect
+settings.load_profile("skychimp")
 
 
 @pytest.fixture
@@ -54,3 +60,33 @@ def manager(store: Store) -> Actor:
 @pytest.fixture
 def admin(store: Store) -> Actor:
     return enrol(store, "admin", Role.ADMIN)
+
+
+@pytest.fixture
+def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
+    """Logs somebody in at a command line of their own."""
+
+    def home_of(actor: Actor) -> Home:
+        token, now = f"token of {actor.email}", datetime.now(UTC)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        with store.write() as session:
+            session.add(
+                Login(user_id=actor.user_id, token_hash=digest, created_at=now, expires_at=now + timedelta(days=1))
+            )
+        folder = tmp_path / actor.email.partition("@")[0]
+        folder.mkdir()
+        return Home(
+            folder,
+            SKYCHIMP_STORE=str(store.path),
+            SKYCHIMP_TOKEN=token,
+            SKYCHIMP_MAIL__SENDER="Skychimp <news@skychimp.test>",
+            SKYCHIMP_MAIL__TIMEZONE="UTC",
+        )
+
+    return home_of
+
+
+@pytest.fixture
+def home(home_of: Callable[[Actor], Home], ada: Actor) -> Home:
+    """Ada's command line."""
+    return home_of(ada)

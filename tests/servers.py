@@ -94,34 +94,36 @@ def dribble(data: bytes, every: float) -> Step:
     return step
 
 
-def obey(answer: Callable[[str, str], bytes | None] = lambda command, recipient: None) -> Step:
+def obey(answer: Callable[[str, str], bytes | None] = lambda command, address: None) -> Step:
     """Take mail by the book until the other side closes.
 
-    `answer` may say something else to a command (EHLO, MAIL, RCPT, DATA, "." ...), given the recipient so far; b"" hangs up.
+    `answer` may say something else to a command (EHLO, MAIL, RCPT, DATA, "." and so on), given the address it is about:
+    the sender's, then the recipient's. b"" hangs up.
     """
 
     def step(conversation: Conversation) -> None:
-        recipient = ""
+        address = accepted = ""
         while line := conversation.hear():
             command = line[:4].upper().strip().decode("ascii", "replace")
-            if command == "RCPT":
-                recipient = line.partition(b"<")[2].rpartition(b">")[0].decode()
-            if not (reply := _reply(answer, command, recipient)):
-                return
-            conversation.socket.sendall(reply)
+            if command in ("MAIL", "RCPT"):
+                address = line.partition(b"<")[2].rpartition(b">")[0].decode()
+            reply = say(conversation, command, address, accepted)
+            accepted = command if reply.startswith(b"2") else ""
             if command == "DATA" and reply.startswith(b"354"):
                 hear_body(conversation)
-                if not (reply := _reply(answer, ".", recipient)):
-                    return
-                conversation.socket.sendall(reply)
+                reply = say(conversation, ".", address, "DATA")
+            if not reply:
+                return
+
+    def say(conversation: Conversation, command: str, address: str, accepted: str) -> bytes:
+        usual = {"EHLO": EHLO, "DATA": b"354 go ahead\r\n", ".": SENT}.get(command, b"250 2.0.0 ok\r\n")
+        reply = answer(command, address)
+        if accepted != {"RCPT": "MAIL", "DATA": "RCPT"}.get(command, accepted):
+            reply = b"503 5.5.1 what came before was refused\r\n"
+        conversation.socket.sendall(usual if reply is None else reply)
+        return usual if reply is None else reply
 
     return step
-
-
-def _reply(answer: Callable[[str, str], bytes | None], command: str, recipient: str) -> bytes:
-    usual = {"EHLO": EHLO, "DATA": b"354 go ahead\r\n", ".": SENT}
-    said = answer(command, recipient)
-    return usual.get(command, b"250 2.0.0 ok\r\n") if said is None else said
 
 
 def tls(context: ssl.SSLContext) -> Step:
@@ -136,11 +138,8 @@ class _Server:
         self.conversations: list[Conversation] = []
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", port))
+        self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -171,6 +170,7 @@ class _Server:
                 raw, _ = self._listener.accept()
             except OSError:
                 return
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small replies, at once
             conversation = Conversation(raw, self._over)
             self.conversations.append(conversation)
             thread = threading.Thread(target=self._hold, args=(conversation, len(self.conversations) - 1))
@@ -221,8 +221,9 @@ class Arrival(NamedTuple):
 class CountingReceiver(_Server):
     """Takes all mail; a letter counts once its line (recipient, Message-ID, digest) is on the disk, before its 250."""
 
-    def __init__(self, log: Path) -> None:
-        super().__init__()
+    def __init__(self, log: Path, port: int = 0) -> None:
+        super().__init__(port)
+        self.taken = 0
         self._log = log
         self._lock = threading.Lock()
         log.touch()
@@ -265,4 +266,5 @@ class CountingReceiver(_Server):
             log.write(f"{recipient}\t{message_from_bytes(data)['Message-ID']}\t{digest}\n")
             log.flush()
             os.fsync(log.fileno())
+            self.taken += 1
         conversation.socket.sendall(self.answer(b".", recipient))

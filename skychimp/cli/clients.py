@@ -5,8 +5,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -159,9 +160,15 @@ def export(
     here.out.one({"clients": number, "file": file})
 
 
-def _opened(file: str) -> BinaryIO:
+def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
+    from skychimp.services.clients_csv import ENCODING, ERRORS, NEWLINE
+
     try:
-        return sys.stdin.buffer if file == "-" else open(file, "rb")
+        if file != "-":
+            return open(file, encoding=ENCODING, errors=ERRORS, newline=NEWLINE)
+        assert isinstance(sys.stdin, TextIOWrapper)
+        sys.stdin.reconfigure(encoding=ENCODING, errors=ERRORS, newline=NEWLINE)
+        return contextlib.nullcontext(sys.stdin)
     except OSError as error:
         raise InvalidValue(f"{file} can't be read: {error.strerror}", "name a readable file, or - for stdin") from None
 

@@ -56,7 +56,7 @@ class Context:
         settings = config.load(self.flags, config_file=self.options.config)
         if self.options.verbose:
             self.out.note(f"config: {settings.config_file or 'none'}")
-            self.out.note(f"store:  {settings.store_url}")
+            self.out.note(f"store:  {settings.store_name}")
         return settings
 
     @property

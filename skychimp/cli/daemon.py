@@ -1,5 +1,6 @@
 """`skychimp daemon`: send on schedule, until it is told to stop."""
 
+import logging
 import os
 import socket
 import sys
@@ -8,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from skychimp.cli.context import Context, enter
+from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
     from skychimp.config import Settings
+    from skychimp.delivery.run import Tally
 
 app = typer.Typer(rich_markup_mode="rich")
 
+_EVENTS = logging.getLogger("skychimp")
 INTERRUPTED = 130
 LogFormat = Literal["human", "logfmt", "json"]
 
@@ -31,47 +35,52 @@ def daemon(
     SIGHUP reads the config again. A second daemon on the same store shares the work.
     """
     from skychimp.cli import log
+    from skychimp.delivery.daemon import serve
+    from skychimp.delivery.run import INTERRUPTED as BY_CTRL_C
 
     here = enter(ctx)
     if interval is not None:
         here.said["daemon.interval"] = interval
     log.start(here.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
-    stopped = _serve(here)
-    if stopped == "interrupted":
+    around = _Surroundings(here)
+    tally = serve(here.store, here.settings, around)
+    around.stopped(tally)
+    if tally.stopped == BY_CTRL_C:
         raise typer.Exit(INTERRUPTED)
 
 
-def _serve(here: Context) -> str:
-    """Serve, anew with each reload; why it stopped."""
-    import logging
+class _Surroundings:
+    """What a daemon tells this machine: events, and systemd's watchdog."""
 
-    from skychimp.delivery.daemon import RELOAD, serve
-    from skychimp.errors import ConfigError
-    from skychimp.services import accounts
+    def __init__(self, here: Context) -> None:
+        self._here = here
 
-    events = logging.getLogger("skychimp")
-    settings = here.settings
-    store = here.store
-    _tell_systemd("READY=1")
-    events.info("started", extra={"store": store.path, "relay": _relay(settings)})
-    while True:
-        tally = serve(
-            store,
-            settings,
-            housekeeping=lambda: accounts.tidy(store),
-            alive=lambda: _tell_systemd("WATCHDOG=1"),
-            say=lambda text: events.info(text),
-        )
-        if tally.stopped != RELOAD:
-            break
+    def ready(self) -> None:
+        settings = self._here.settings
+        _EVENTS.info("started", extra={"store": self._here.store.path, "relay": _relay(settings)})
+        _tell_systemd("READY=1")
+
+    def alive(self) -> None:
+        _tell_systemd("WATCHDOG=1")
+
+    def tidy(self) -> None:
+        from skychimp.services import accounts
+
+        accounts.tidy(self._here.store)
+
+    def reload(self, now: "Settings") -> "Settings":
         try:
-            settings = here.reload()
-            events.info("config read again", extra={"relay": _relay(settings)})
+            settings = self._here.reload()
         except ConfigError as error:
-            events.error("config kept as it was", extra={"reason": error.message, "hint": error.hint})
-    _tell_systemd("STOPPING=1")
-    events.info("stopped", extra={"sent": tally.sent, "queued": tally.queued, "deferred": tally.deferred})
-    return tally.stopped
+            _EVENTS.error("config kept as it was", extra={"reason": error.message, "hint": error.hint})
+            return now
+        _EVENTS.info("config read again", extra={"relay": _relay(settings)})
+        return settings
+
+    def stopped(self, tally: "Tally") -> None:
+        counts = {"sent": tally.sent, "queued": tally.queued, "deferred": tally.deferred}
+        _tell_systemd("STOPPING=1")
+        _EVENTS.info("stopped", extra=counts)
 
 
 def _relay(settings: "Settings") -> str:

@@ -29,17 +29,19 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments == ["--version"]:
-        print(f"skychimp {__version__}")  # noqa: T201
-        return 0
     gc.disable()  # it takes a tenth of the start-up; Context.store lets it go on
     if "--no-color" in arguments:
         os.environ["NO_COLOR"] = "1"  # for Rich, Typer and the demo's commands, too
 
-    from skychimp.cli.context import Context
-    from skychimp.cli.output import prepare_streams
+    from skychimp.cli.output import Output, prepare_streams
 
     prepare_streams()
+    if arguments == ["--version"]:
+        print(f"skychimp {__version__}")  # noqa: T201
+        return Output().finish(0)
+
+    from skychimp.cli.context import Context
+
     here = Context()
     here.out.json = "--json" in arguments  # until the command has read its options
     return here.out.finish(_call(here, arguments))
@@ -47,14 +49,16 @@ def _run(arguments: list[str]) -> int:
 
 def _call(here: Any, arguments: list[str]) -> int:
     """Run the command; its exit status. Raises KeyboardInterrupt and nothing else."""
+    from skychimp.cli.output import PIPE_CLOSED
+
     try:
         from skychimp.cli.commands import command_line
 
         status = command_line().main(arguments, prog_name="skychimp", standalone_mode=False, obj=here)
-    except SystemExit as leaving:  # Typer's own, once it has printed or installed the completion
-        status = leaving.code
+    except SystemExit as leaving:  # Typer's, once it has printed or installed the completion; Rich's in a closed pipe
+        status = PIPE_CLOSED if isinstance(leaving.__context__, BrokenPipeError) else leaving.code
     except BrokenPipeError:
-        return 0  # Output.finish finds it, too
+        status = PIPE_CLOSED
     except Exception as error:
         import typer
 

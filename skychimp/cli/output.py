@@ -175,7 +175,7 @@ class Output:
         except OSError as error:
             if status == 0 and not isinstance(error, BrokenPipeError):
                 self.error(SkychimpError(f"stdout can't be written: {error.strerror}"))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left there must not fail again
+            _abandon(sys.stdout)
             return PIPE_CLOSED if isinstance(error, BrokenPipeError) else status or 1
         return status
 
@@ -183,10 +183,10 @@ class Output:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
         )
         console = _console(stderr=True)
         with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
@@ -244,8 +244,16 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _say(line: str, end: str = "\n") -> None:
-    with contextlib.suppress(OSError):  # nobody listens: the work is not to stop for that
+    try:
         print(line, end=end, file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # nobody listens: the work is not to stop for that
+        _abandon(sys.stderr)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what is still written to a stream go nowhere, so that it fails no more."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _record(item: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The session of this account for a store: a token in a file that only its owner can read."""
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -22,11 +21,13 @@ def read(store_url: str) -> str | None:
         raise NotLoggedIn(
             f"the session file {path} is a link or can't be read", "remove it, then log in again"
         ) from None
-    with contextlib.closing(os.fdopen(file, "rb")) as opened:
+    try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise NotLoggedIn(f"the session file {path} is not yours alone, or no file", "remove it, then log in again")
-        return opened.read(_LONGEST).decode("ascii", "replace").strip()
+        return os.read(file, _LONGEST).decode("ascii", "replace").strip()
+    finally:
+        os.close(file)
 
 
 def write(store_url: str, token: str) -> None:

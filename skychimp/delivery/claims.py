@@ -134,7 +134,18 @@ class Claims:
         occurrence.on_the_wire -= 1
         self._spend(-1)
         occurrence.ready.appendleft(claimed)
+        if occurrence not in self._active and occurrence not in self._waiting:  # it was the last one
+            self._waiting.appendleft(occurrence)
+            self._move_up()
         self._changed.set()
+
+    def start_over(self, occurrence: OpenOccurrence) -> None:
+        """A claim is not ours any more, and others may not be either: give back what is ready, and claim anew."""
+        ids = [claimed.id for claimed in occurrence.ready]
+        occurrence.ready.clear()
+        if ids:
+            self._recorder.submit(lambda connection: queue.release(connection, self._run_id, ids))
+        self.look_again(occurrence)
 
     def drop(self, occurrence: OpenOccurrence) -> None:
         """Send no more of this one: its mailing is disabled."""

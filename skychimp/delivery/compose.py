@@ -64,7 +64,7 @@ class Composer:
                     self._from,
                     mime.mailbox(mime.one_line(to.name), to.email),
                     b"\r\nSubject: ",
-                    self._subject_header() if self._same_subject is None else self._same_subject,
+                    self._same_subject or self._subject_header(),
                     self._date,
                     message_id.encode("ascii"),
                     b"\r\nMIME-Version: 1.0\r\n",

@@ -5,63 +5,70 @@ the zone's offset changes; the sleep between two jobs is on monotonic time.
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Protocol
 
 import schedule
 
 from skychimp.config import Settings
 from skychimp.delivery.dispatcher import Dispatcher, Tally
-from skychimp.delivery.run import draining, entered, in_loop, with_sender
+from skychimp.delivery.run import RELOADED, Stops, entered, in_loop, with_sender
 from skychimp.store.engine import Store
 from skychimp.transport import make_transport
 
 log = logging.getLogger("skychimp")
 
-RELOAD = "reload"
 JUMP = 2.0  # s
 HOUSEKEEPING = timedelta(hours=1)
 
 
-def serve(
-    store: Store,
-    settings: Settings,
-    *,
-    housekeeping: Callable[[], None],
-    alive: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Tally:
-    """Send on schedule until SIGTERM, Ctrl-C or SIGHUP, and then drain; the tally's `stopped` says which it was.
+class Surroundings(Protocol):
+    """What the daemon asks of whoever started it."""
 
-    `housekeeping` is called once an hour, `alive` at every look. Raises what `send_due` raises.
+    def ready(self) -> None:
+        """It listens to signals from here on."""
+
+    def alive(self) -> None:
+        """It is looking for what is due."""
+
+    def tidy(self) -> None:
+        """Once an hour: whatever else is to be kept in order. Called in a thread of its own."""
+
+    def reload(self, now: Settings) -> Settings:
+        """The settings, read again; those it has now where they can't be read."""
+
+
+def serve(store: Store, settings: Settings, around: Surroundings) -> Tally:
+    """Send on schedule until SIGTERM or Ctrl-C, and then drain; the last tally's `stopped` says which it was.
+
+    SIGHUP drains, too, and goes on with the settings as they are then. Raises what `send_due` raises.
     """
-    settings = with_sender(settings)
+    return in_loop(_serve(store, settings, around))
+
+
+async def _serve(store: Store, settings: Settings, around: Surroundings) -> Tally:
+    stops = Stops([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], say=log.info)
+    with stops:
+        around.ready()
+        while True:
+            tally = await _send(store, with_sender(settings), around, stops)
+            if tally.stopped != RELOADED:
+                return tally
+            settings = around.reload(settings)
+
+
+async def _send(store: Store, settings: Settings, around: Surroundings, stops: Stops) -> Tally:
+    """As one run, until it is stopped."""
     with entered(store) as lock:
         dispatcher = Dispatcher(store, settings, make_transport(settings, store.path), lock, keeps_looking=True)
-        return in_loop(_serve(dispatcher, settings, housekeeping, alive, say))
+        stops.of(dispatcher)
+        return await dispatcher.send(lambda: _work(dispatcher, settings, around))
 
 
-async def _serve(
-    dispatcher: Dispatcher,
-    settings: Settings,
-    housekeeping: Callable[[], None],
-    alive: Callable[[], None],
-    say: Callable[[str], None],
-) -> Tally:
-    async def clockwork() -> None:
-        await _work(dispatcher, settings, housekeeping, alive)
-
-    with draining(dispatcher, say), _reloading(dispatcher):
-        return await dispatcher.send(clockwork)
-
-
-async def _work(
-    dispatcher: Dispatcher, settings: Settings, housekeeping: Callable[[], None], alive: Callable[[], None]
-) -> None:
+async def _work(dispatcher: Dispatcher, settings: Settings, around: Surroundings) -> None:
     """Call the jobs when they are due, until the dispatcher is stopped."""
     wanted: set[str] = set()
     clock = _Clock()
@@ -74,10 +81,10 @@ async def _work(
             jobs.run_all()
         jobs.run_pending()
         if "look" in wanted:
-            alive()
+            around.alive()
             await dispatcher.look()
         if "housekeeping" in wanted:
-            await asyncio.to_thread(housekeeping)
+            await asyncio.to_thread(around.tidy)
         wanted.clear()
         await dispatcher.sleep(max(0.01, min(jobs.idle_seconds or 0, settings.daemon.interval.total_seconds())))
 
@@ -88,16 +95,6 @@ def _jobs(interval: timedelta, wanted: set[str]) -> schedule.Scheduler:
     jobs.every(max(1, round(interval.total_seconds()))).seconds.do(wanted.add, "look")
     jobs.every(round(HOUSEKEEPING.total_seconds())).seconds.do(wanted.add, "housekeeping")
     return jobs
-
-
-@contextlib.contextmanager
-def _reloading(dispatcher: Dispatcher) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, dispatcher.stop, RELOAD)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
 
 
 class _Clock:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection as StoreConnection
@@ -102,6 +103,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._started = self.now()
         self._policy = policy(self.settings)
+        self._relay_name = self.transport.relay
         self._workers = 0
         self._total = 0
         self._next_slot = 0.0
@@ -276,7 +278,7 @@ class Dispatcher:
         """The letter, or why there can't be one."""
         if letters.composer is None:
             return letters.fault
-        to = Recipient(claimed.address, claimed.name, claimed.comment, json.loads(claimed.tags))
+        to = Recipient(claimed.address, claimed.name, claimed.comment, _tags(claimed.tags))
         name = compose.message_id(self._secret, claimed.id, letters.return_path.rpartition("@")[2])
         try:
             return Letter(letters.return_path, claimed.address, letters.composer.compose(to, name))
@@ -292,6 +294,7 @@ class Dispatcher:
         try:
             answer = await connection.send(letter, permit)
             if answer is None:  # the intent was refused: it is not ours any more
+                self._claims.start_over(occurrence)
                 return
             decision = self._decide(claimed, answer)
         except SkychimpError:
@@ -342,7 +345,7 @@ class Dispatcher:
                 reply.code if reply else None,
                 reply.enhanced if reply else "",
                 reply.text if reply else answer.fault,
-                self.transport.relay,
+                self._relay_name,
                 decision.next_try_at,
                 decision.bad_address,
             )
@@ -441,6 +444,11 @@ def policy(settings: Settings) -> Policy:
         disable_failures=chosen.disable_failures,
         disable_failure_rate=chosen.disable_failure_rate,
     )
+
+
+@lru_cache(maxsize=1024)  # most clients have the same few, or none
+def _tags(stored: str) -> tuple[str, ...]:
+    return tuple(json.loads(stored))
 
 
 def _boottime() -> float:

@@ -18,6 +18,8 @@ from skychimp.store.engine import Store, is_locked, plain_errors
 from skychimp.store.ledger import Entry
 from skychimp.store.queue import Claimed
 
+LINGER = 0.002  # s that an outcome waits for the next intent, to share its commit
+
 T = TypeVar("T")
 _Job = tuple[Callable[[Connection], Any], "asyncio.Future[Any]"]
 _Intent = tuple[Claimed, "asyncio.Future[bool]"]
@@ -55,10 +57,11 @@ class Recorder:
         return future
 
     def record(self, entry: Entry) -> None:
-        """Commit an outcome, soon."""
+        """Commit an outcome, at the latest with the next intent."""
         with self._wake:
             self._entries.append(entry)
-            self._wake.notify()
+            if len(self._entries) == 1:
+                self._wake.notify()
 
     async def close(self) -> None:
         """Commit what is left and end the thread. Raises StoreFailed where that failed."""
@@ -89,8 +92,9 @@ class Recorder:
 
     def _wait(self) -> bool:
         with self._wake:
-            while not (self._intents or self._entries or self._jobs or self._closing):
-                self._wake.wait()
+            while not (self._intents or self._jobs or self._closing):
+                if not self._wake.wait(LINGER if self._entries else None) and self._entries:
+                    break
             return bool(self._intents or self._entries or self._jobs)
 
     def _commit(self, connection: Connection) -> None:

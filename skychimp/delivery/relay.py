@@ -110,6 +110,8 @@ class Relay:
 
     async def pause(self, reason: str, hint: str = "check smtp.username and smtp.password") -> None:
         """A person must act: nothing more is sent through it until the settings change or the next probe."""
+        if not self.allowed:  # another connection has heard it already: it is one probe, not many
+            return
         relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
         self.allowed = 0
         await self._recorder.submit(lambda c: relays.pause(c, relay, settings_hash, reason, now))
@@ -124,7 +126,7 @@ class Relay:
             return await self._transport.connect()
         except RelayAway as away:
             if self._connections:  # it takes no more than these
-                self.allowed = self._connections
+                self.allowed = min(self.allowed, self._connections)
                 self._grown_at = asyncio.get_running_loop().time()
                 return None
             return await self._probe(away)

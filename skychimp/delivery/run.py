@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -17,7 +17,8 @@ from skychimp.store.engine import Store, plain_errors
 from skychimp.store.runs import RunLock
 from skychimp.transport import make_transport
 
-INTERRUPTED, TERMINATED = "interrupted", "terminated"
+INTERRUPTED, TERMINATED, RELOADED = "interrupted", "terminated", "reloaded"
+REASONS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: RELOADED}
 
 T = TypeVar("T")
 
@@ -71,29 +72,48 @@ def in_loop(work: Coroutine[object, object, T]) -> T:
         return runner.run(work)
 
 
-@contextlib.contextmanager
-def draining(dispatcher: Dispatcher, say: Callable[[str], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM let the dispatcher end what is in flight; again, they end the process."""
-    loop = asyncio.get_running_loop()
-    reasons = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+class Stops:
+    """Signals that let a dispatcher end what is in flight, for the length of a block; a second one ends the process."""
 
-    def drain(number: signal.Signals) -> None:
-        if dispatcher.tally.stopped in reasons.values():
+    def __init__(self, numbers: Sequence[signal.Signals], say: Callable[[str], None]) -> None:
+        self._numbers = numbers
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self._dispatcher: Dispatcher | None = None
+        self._pending = ""
+
+    def of(self, dispatcher: Dispatcher) -> None:
+        """Stop this one from here on; at once, where a signal has come already."""
+        self._dispatcher = dispatcher
+        if self._pending:
+            dispatcher.stop(self._pending)
+        self._pending = ""
+
+    def __enter__(self) -> None:
+        for number in self._numbers:
+            self._loop.add_signal_handler(number, self._stop, number)
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._numbers:
+            self._loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        reason = REASONS[number]
+        stopped = self._dispatcher.tally.stopped if self._dispatcher is not None else ""
+        if number != signal.SIGHUP and stopped in (INTERRUPTED, TERMINATED):
             os._exit(128 + number)  # the sockets close without the dot; the next run rescues
-        dispatcher.stop(reasons[number])
-        say("finishing what is in flight; once more to stop at once")
-
-    for number in reasons:
-        loop.add_signal_handler(number, drain, number)
-    try:
-        yield
-    finally:
-        for number in reasons:
-            loop.remove_signal_handler(number)
+        if stopped or self._dispatcher is None:  # it is stopping for another reason, or the next one is not here yet
+            self._pending = reason
+        else:
+            self._dispatcher.stop(reason)
+        if number != signal.SIGHUP:
+            self._say("finishing what is in flight; once more to stop at once")
 
 
 async def _send(dispatcher: Dispatcher, say: Callable[[str], None]) -> Tally:
-    with draining(dispatcher, say):
+    stops = Stops([signal.SIGINT, signal.SIGTERM], say)
+    with stops:
+        stops.of(dispatcher)
         return await dispatcher.send()
 
 
@@ -105,4 +125,4 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-__all__ = ["Scope", "Tally", "draining", "entered", "in_loop", "send_due", "with_sender"]
+__all__ = ["Scope", "Stops", "Tally", "entered", "in_loop", "send_due", "with_sender"]

@@ -4,6 +4,7 @@ The writing functions take many rows at once, each a part of its caller's transa
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -11,7 +12,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection, func, select, text, update
 
 from skychimp.models import (
+    HELD_SQL,
     UNFINISHED_SQL,
+    WAITING_SQL,
     Attempt,
     Client,
     Delivery,
@@ -35,14 +38,15 @@ _IF_HELD = """
     FROM json_each(?) AS r
     WHERE delivery.id = r.value ->> 0 AND delivery.token = r.value ->> 1 AND delivery.run_id = ?
       AND delivery.state IN ('claimed', 'sending')"""
-_INTEND = "UPDATE delivery SET state = 'sending'" + _IF_HELD
+_INTEND = f"UPDATE delivery SET state = 'sending'{_IF_HELD}"  # noqa: S608
 _OUTCOME = f"""
-    UPDATE delivery SET state = r.value ->> 2, attempts = r.value ->> 3, given_back = r.value ->> 4,
-        next_try_at = r.value ->> 5{_IF_HELD}"""  # noqa: S608
+    UPDATE delivery SET state = r.value ->> 2, next_try_at = r.value ->> 3,
+        attempts = delivery.attempts + 1, given_back = delivery.given_back + (r.value ->> 4){_IF_HELD}"""  # noqa: S608
 _ATTEMPT = f"""
     INSERT INTO attempt
         (delivery_id, number, started_at, finished_at, outcome, phase, code, enhanced, reply, relay)
-    SELECT {", ".join(f"value ->> {place}" for place in range(10))} FROM json_each(?)"""  # noqa: S608
+    SELECT delivery.id, delivery.attempts, {", ".join(f"r.value ->> {place}" for place in range(1, 9))}
+    FROM json_each(?) AS r CROSS JOIN delivery WHERE delivery.id = r.value ->> 0"""  # noqa: S608
 
 
 class Entry(NamedTuple):
@@ -67,30 +71,36 @@ class Entry(NamedTuple):
 
 def intend(connection: Connection, run_id: int, claims: Sequence[Claimed]) -> set[int]:
     """Record that these are about to be sent; the ids that still are this run's. Saying it again renews it."""
-    ids = {claimed.id for claimed in claims}
     rows = json.dumps([(claimed.id, claimed.token) for claimed in claims])
     if connection.exec_driver_sql(_INTEND, (rows, run_id)).rowcount == len(claims):
-        return ids
-    ours = select(_D.c.id).where(_D.c.id.in_(ids), _D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
-    return set(connection.scalars(ours))
+        return {claimed.id for claimed in claims}
+    asked = Counter((claimed.id, claimed.token) for claimed in claims)
+    ids = Counter(claimed.id for claimed in claims)
+    sending = select(_D.c.id, _D.c.token).where(_D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
+    ours = {row.id for row in connection.execute(sending.where(_D.c.id.in_(ids))) if tuple(row) in asked}
+    twice = [delivery_id for delivery_id in ours if ids[delivery_id] > 1]
+    queue.release(connection, run_id, twice)  # under two claims, of which an answer by id can't name the right one
+    return ours.difference(twice)
 
 
 def record(connection: Connection, run_id: int, entries: Sequence[Entry]) -> None:
     """Record what came of attempts, together with their deliveries' new states.
 
     One whose delivery has been taken from this run meanwhile is logged and changes nothing, except that a sent one
-    turns an unknown, or a queued one that nobody has claimed again, into sent.
+    turns the delivery into sent, unless it is just being sent again.
     """
     rows = json.dumps([_outcome(entry) for entry in entries])
-    done = connection.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount
     on_time: Sequence[Entry] = entries
-    if done != len(entries):
+    if connection.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount != len(entries):
         on_time = _on_time(connection, run_id, entries)
-        for entry in entries:
-            if entry not in on_time:
-                _record_late(connection, entry)
-    if on_time:
-        _log(connection, [_attempt(entry, entry.claimed.attempts + 1) for entry in on_time])
+    _log(connection, on_time)
+    late = [entry for entry in entries if entry not in on_time] if on_time is not entries else []
+    for entry in late:
+        connection.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=_D.c.attempts + 1))
+        _log(connection, [entry])
+    queue.call_off(
+        connection, [entry.claimed.id for entry in entries if entry.outcome != Outcome.SENT or entry in late]
+    )
     for entry in entries:
         if entry.bad_address:
             _mark_bad(connection, entry)
@@ -109,31 +119,28 @@ def left(connection: Connection, mailing_id: int | None = None) -> dict[Delivery
     open_ones = select(_O.c.id).where(text(UNFINISHED_SQL))
     if mailing_id is not None:
         open_ones = open_ones.where(_O.c.mailing_id == mailing_id)
-    states = [DeliveryState.QUEUED, DeliveryState.CLAIMED, DeliveryState.SENDING, DeliveryState.DEFERRED]
-    rows = connection.execute(
-        select(_D.c.state, func.count())
-        .where(_D.c.occurrence_id.in_(open_ones), _D.c.state.in_(states))
-        .group_by(_D.c.state)
-    )
-    return {DeliveryState(state): number for state, number in rows}
+    found = select(_D.c.state, func.count()).where(_D.c.occurrence_id.in_(open_ones)).group_by(_D.c.state)
+    by_state: dict[DeliveryState, int] = {}
+    for condition in (WAITING_SQL, HELD_SQL):  # each has its index
+        by_state |= {state: number for state, number in connection.execute(found.where(text(condition)))}
+    return by_state
 
 
-def _log(connection: Connection, attempts: Sequence[tuple[object, ...]]) -> None:
-    connection.exec_driver_sql(_ATTEMPT, (json.dumps(attempts),))
+def _log(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Append attempts, each numbered by its delivery's count; one whose delivery is erased leaves nothing."""
+    connection.exec_driver_sql(_ATTEMPT, (json.dumps([_attempt(entry) for entry in entries]),))
 
 
 def _outcome(entry: Entry) -> tuple[object, ...]:
-    claimed, is_given_back = entry.claimed, entry.outcome == Outcome.GIVEN_BACK
     next_try_at = None if entry.next_try_at is None else _stored(entry.next_try_at)
-    return (
-        claimed.id, claimed.token, entry.state, claimed.attempts + 1, claimed.given_back + is_given_back, next_try_at,
-    )  # fmt: skip
+    is_given_back = entry.outcome == Outcome.GIVEN_BACK
+    return (entry.claimed.id, entry.claimed.token, entry.state, next_try_at, int(is_given_back))
 
 
-def _attempt(entry: Entry, number: int) -> tuple[object, ...]:
+def _attempt(entry: Entry) -> tuple[object, ...]:
     return (
-        entry.claimed.id, number, _stored(entry.started_at), _stored(entry.finished_at), entry.outcome, entry.phase,
-        entry.code, entry.enhanced, entry.reply, entry.relay,
+        entry.claimed.id, _stored(entry.started_at), _stored(entry.finished_at), entry.outcome, entry.phase,
+        entry.code, entry.enhanced, _storable(entry.reply), entry.relay,
     )  # fmt: skip
 
 
@@ -142,35 +149,26 @@ def _stored(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(" ", "microseconds").partition("+")[0]
 
 
+def _storable(text: str) -> str:
+    """A text that comes back as it is: an older SQLite ends it at a NUL, and half a surrogate pair is not UTF-8."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
 def _on_time(connection: Connection, run_id: int, entries: Sequence[Entry]) -> list[Entry]:
-    wanted = {(entry.claimed.id, entry.claimed.token, entry.claimed.attempts + 1, entry.state) for entry in entries}
-    rows = connection.execute(
-        select(_D.c.id, _D.c.token, _D.c.attempts, _D.c.state).where(
-            _D.c.id.in_([row[0] for row in wanted]), _D.c.run_id == run_id
-        )
-    )
-    ours = {row.id for row in rows if tuple(row) in wanted}
-    return [entry for entry in entries if entry.claimed.id in ours]
-
-
-def _record_late(connection: Connection, entry: Entry) -> None:
-    number = connection.scalar(select(_D.c.attempts).where(_D.c.id == entry.claimed.id)) + 1
-    _log(connection, [_attempt(entry, number)])
-    connection.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=number))
-    if entry.outcome == Outcome.SENT:
-        unclaimed = [DeliveryState.UNKNOWN, DeliveryState.QUEUED]
-        connection.execute(
-            update(_D)
-            .where(_D.c.id == entry.claimed.id, _D.c.state.in_(unclaimed))
-            .values(state=DeliveryState.SENT, next_try_at=None)
-        )
+    """Those that have changed their delivery just now; a claim's token stays with what came of it."""
+    ids = [entry.claimed.id for entry in entries]
+    mine = select(_D.c.id, _D.c.token, _D.c.state).where(_D.c.id.in_(ids), _D.c.run_id == run_id)
+    ours = {tuple(row) for row in connection.execute(mine)}
+    return [entry for entry in entries if (entry.claimed.id, entry.claimed.token, entry.state) in ours]
 
 
 def _mark_bad(connection: Connection, entry: Entry) -> None:
     client = connection.execute(select(_C).where(_C.c.id == entry.claimed.client_id)).one_or_none()
     if client is None or client.bad_at is not None or client.email != entry.claimed.address:
         return
-    connection.execute(update(_C).where(_C.c.id == client.id).values(bad_at=entry.finished_at, bad_reason=entry.reply))
+    connection.execute(
+        update(_C).where(_C.c.id == client.id).values(bad_at=entry.finished_at, bad_reason=_storable(entry.reply))
+    )
     open_ones = (select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == client.owner_id)).where(
         text(UNFINISHED_SQL.replace("state", "occurrence.state"))
     )

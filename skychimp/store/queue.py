@@ -8,6 +8,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Subquery,
+    TextClause,
     and_,
     exists,
     func,
@@ -21,11 +23,14 @@ from sqlalchemy import (
     union,
     update,
 )
+from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as insert_or_skip
 
 from skychimp.models import (
     HELD_SQL,
+    RUNNING_SQL,
     UNFINISHED_SQL,
+    UNKNOWN_SQL,
     WAITING_SQL,
     Attempt,
     Client,
@@ -52,10 +57,13 @@ _MC = MailingClient.__table__
 _MT = MailingTag.__table__
 _U = User.__table__
 _A = Attempt.__table__
+_INFO = StoreInfo.__table__
 
 OPENING_BATCH = 10_000
 _UNFINISHED = text(UNFINISHED_SQL.replace("state", "occurrence.state"))
+_RUNNING = text(RUNNING_SQL.replace("status", "mailing.status"))
 _WAITING = text(WAITING_SQL.replace("state", "delivery.state"))
+_UNKNOWN = text(UNKNOWN_SQL.replace("state", "delivery.state"))
 _HELD = text(HELD_SQL.replace("state", "delivery.state"))
 
 
@@ -76,13 +84,14 @@ class Claimed(NamedTuple):
 
 def is_held(connection: Connection) -> bool:
     """Whether the store was restored and waits for a person."""
-    return connection.scalar(select(StoreInfo.held_at)) is not None
+    return connection.scalar(select(_INFO.c.held_at)) is not None
 
 
 def open_occurrence(connection: Connection, row: dict[str, object]) -> int | None:
     """Make an occurrence; None where there already is one for that mailing and local due time."""
     statement = insert_or_skip(_O).values(row).on_conflict_do_nothing(index_elements=["mailing_id", "due_local"])
-    return connection.scalar(statement.returning(_O.c.id))
+    made: int | None = connection.scalar(statement.returning(_O.c.id))
+    return made
 
 
 def fill(connection: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
@@ -91,15 +100,15 @@ def fill(connection: Connection, occurrence_id: int, batch: int = OPENING_BATCH)
     The same address twice is one delivery, a bad address none. Twice is the same as once.
     """
     row = connection.execute(
-        select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients)
+        select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients, _M.c.deleted_at)
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_O.c.id == occurrence_id)
     ).one()
-    if row.state != OccurrenceState.OPENING:
+    if row.state != OccurrenceState.OPENING or row.deleted_at is not None:
         return True
     chosen = audience(row.id, row.owner_id, all_clients=row.all_clients, after=row.cursor).limit(batch).subquery()
     number, last = connection.execute(select(func.count(), func.max(chosen.c.id))).one()
-    is_whole = number < batch
+    is_whole: bool = number < batch
     if number:
         connection.execute(_deliveries(occurrence_id, row.due_at, chosen))
     state = OccurrenceState.OPEN if is_whole else OccurrenceState.OPENING
@@ -130,7 +139,7 @@ def tags_of_client() -> ColumnElement[str]:
     return select(func.json_group_array(tags.c.tag)).scalar_subquery()
 
 
-def _deliveries(occurrence_id: int, due_at: datetime, chosen: object) -> object:
+def _deliveries(occurrence_id: int, due_at: datetime, chosen: Subquery) -> Insert:
     columns = {
         "occurrence_id": literal(occurrence_id),
         "client_id": _C.c.id,
@@ -144,7 +153,7 @@ def _deliveries(occurrence_id: int, due_at: datetime, chosen: object) -> object:
         "given_back": literal(0),
         "next_try_at": literal(due_at, _D.c.next_try_at.type),
     }
-    rows = select(*columns.values()).where(_C.c.id.in_(select(chosen.c.id)), _C.c.bad_at.is_(None))  # type: ignore[attr-defined]
+    rows = select(*columns.values()).where(_C.c.id.in_(select(chosen.c.id)), _C.c.bad_at.is_(None))
     skip = insert_or_skip(_D).from_select(list(columns), rows)
     return skip.on_conflict_do_nothing(index_elements=["occurrence_id", "address_key"])
 
@@ -153,6 +162,7 @@ def sendable(now: datetime) -> ColumnElement[bool]:
     """The condition under which an occurrence, joined with its mailing and owner, is being sent."""
     return and_(
         _UNFINISHED,
+        select(_INFO.c.held_at).scalar_subquery().is_(None),
         _O.c.deadline > now,
         _M.c.disabled_at.is_(None),
         _M.c.deleted_at.is_(None),
@@ -161,17 +171,22 @@ def sendable(now: datetime) -> ColumnElement[bool]:
 
 
 def due(connection: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
-    """The occurrences of which something may be sent now, the oldest first."""
+    """The occurrences of which something may be sent now, the oldest first.
+
+    And those whose opening was cut off and whose deadline has passed since: each client is to have its delivery.
+    """
     joined = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).join(_U, _U.c.id == _M.c.owner_id)
     waiting = exists().where(_D.c.occurrence_id == _O.c.id, _due_by(now))
-    chosen = joined.where(sendable(now), or_(_O.c.state == OccurrenceState.OPENING, waiting))
+    opening = _O.c.state == OccurrenceState.OPENING
+    cut_off = and_(opening, _O.c.deadline <= now, _M.c.deleted_at.is_(None))
+    chosen = joined.where(_UNFINISHED, or_(and_(sendable(now), or_(opening, waiting)), cut_off))
     if mailing_id is not None:
         chosen = chosen.where(_M.c.id == mailing_id)
     return list(connection.scalars(chosen.order_by(_O.c.due_at, _O.c.id)))
 
 
 def _due_by(at: datetime) -> ColumnElement[bool]:
-    return and_(_WAITING, _D.c.state != DeliveryState.UNKNOWN, _D.c.next_try_at <= at)
+    return and_(_WAITING, _D.c.next_try_at <= at)
 
 
 def claim(
@@ -200,12 +215,14 @@ def claim(
 def release(connection: Connection, run_id: int, delivery_ids: Sequence[int] | None = None) -> int:
     """Give back what a run holds and has not sent (or only those ids): nothing was risked."""
     states = [DeliveryState.CLAIMED] if delivery_ids is None else [DeliveryState.CLAIMED, DeliveryState.SENDING]
-    return connection.execute(
+    given_back = connection.execute(
         update(_D)
         .where(_HELD, _D.c.run_id == run_id, _D.c.state.in_(states))
         .where(_D.c.id.in_(delivery_ids) if delivery_ids is not None else true())
         .values(state=DeliveryState.QUEUED, run_id=None, token=None)
     ).rowcount
+    call_off(connection, delivery_ids or ())
+    return given_back
 
 
 def rescue(connection: Connection, run_id: int, now: datetime, resend_after: timedelta | None, relay: str) -> int:
@@ -222,7 +239,7 @@ def rescue(connection: Connection, run_id: int, now: datetime, resend_after: tim
     ).where(sending)  # fmt: skip
     names = ["delivery_id", "number", "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply"]
     connection.execute(insert(_A).from_select([*names, "relay"], lost))
-    return connection.execute(
+    unknown = connection.scalars(
         update(_D)
         .where(sending)
         .values(
@@ -232,14 +249,31 @@ def rescue(connection: Connection, run_id: int, now: datetime, resend_after: tim
             run_id=None,
             token=None,
         )
-    ).rowcount
+        .returning(_D.c.id)
+    ).all()
+    call_off(connection, unknown)
+    return len(unknown)
 
 
 def cancel(connection: Connection, occurrences: Select[tuple[int]], address_key: str) -> None:
     """Cancel what one address still waits for in some occurrences: the client is gone, or its address is bad."""
     mine = and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key)
-    stoppable = or_(_D.c.state.in_([DeliveryState.QUEUED, DeliveryState.CLAIMED, DeliveryState.DEFERRED]), _resend())
+    stoppable = or_(_D.c.state == DeliveryState.CLAIMED, _awaits_a_try())
     connection.execute(update(_D).where(mine, stoppable).values(state=DeliveryState.CANCELLED, next_try_at=None))
+
+
+def call_off(connection: Connection, delivery_ids: Sequence[int]) -> None:
+    """Call off, of these, what needs no further try: it was sent all the same, or its client is gone or bad by now."""
+    if not delivery_ids:
+        return
+    these = _D.c.id.in_(delivery_ids)
+    is_sent = exists().where(_A.c.delivery_id == _D.c.id, _A.c.outcome == Outcome.SENT)
+    sent = update(_D).where(these, _D.c.state != DeliveryState.SENDING, is_sent)
+    connection.execute(sent.values(state=DeliveryState.SENT, next_try_at=None))
+    is_good = or_(_C.c.bad_at.is_(None), _C.c.address_key != _D.c.address_key)
+    gone = ~exists().where(_C.c.id == _D.c.client_id, is_good)
+    waiting = update(_D).where(these, _awaits_a_try(), gone)
+    connection.execute(waiting.values(state=DeliveryState.CANCELLED, next_try_at=None))
 
 
 def disable(connection: Connection, mailing_id: int, reason: str, now: datetime, by: int | None = None) -> None:
@@ -257,9 +291,9 @@ def disable(connection: Connection, mailing_id: int, reason: str, now: datetime,
     )
 
 
-def unknown_ones() -> ColumnElement[bool]:
-    """The condition of a delivery whose final reply never came; it is found by the index of what waits."""
-    return and_(_WAITING, _D.c.state == DeliveryState.UNKNOWN)
+def unknown_ones() -> TextClause:
+    """The condition of a delivery whose final reply never came; they have an index of their own."""
+    return _UNKNOWN
 
 
 def settle(connection: Connection, ids: Sequence[int], state: DeliveryState) -> None:
@@ -279,6 +313,7 @@ def resend(connection: Connection, ids: Sequence[int], now: datetime, deadline: 
     connection.execute(update(_M).where(_M.c.id.in_(mailings)).values(status=MailingStatus.RUNNING))
     queued = update(_D).where(_D.c.id.in_(ids), _D.c.state == DeliveryState.UNKNOWN)
     connection.execute(queued.values(state=DeliveryState.QUEUED, next_try_at=now))
+    call_off(connection, ids)
 
 
 def sweep(connection: Connection, now: datetime) -> None:
@@ -288,8 +323,7 @@ def sweep(connection: Connection, now: datetime) -> None:
     _stop(connection, joined.where(_O.c.deadline <= now), DeliveryState.EXPIRED)
     connection.execute(
         update(_D)
-        .where(_WAITING, _D.c.occurrence_id.in_(joined), _D.c.next_try_at <= now)
-        .where(_D.c.state == DeliveryState.UNKNOWN)
+        .where(_UNKNOWN, _D.c.occurrence_id.in_(joined), _D.c.next_try_at <= now)
         .values(state=DeliveryState.QUEUED)
     )
     _finish(connection, now)
@@ -297,29 +331,28 @@ def sweep(connection: Connection, now: datetime) -> None:
 
 def _stop(connection: Connection, occurrences: Select[tuple[int]], state: DeliveryState) -> None:
     mine = _D.c.occurrence_id.in_(occurrences)
-    if state == DeliveryState.EXPIRED:  # an unknown one stays unknown, for a person
-        unknown = update(_D).where(_WAITING, mine, _D.c.state == DeliveryState.UNKNOWN)
-        connection.execute(unknown.values(next_try_at=None))
     stopped = update(_D).values(state=state, next_try_at=None)
-    connection.execute(stopped.where(_WAITING, mine, _D.c.next_try_at.is_not(None)))
+    connection.execute(stopped.where(_WAITING, mine))
     connection.execute(stopped.where(_HELD, mine, _D.c.state == DeliveryState.CLAIMED))
+    if state == DeliveryState.EXPIRED:  # an unknown one stays unknown, for a person
+        stopped = update(_D).values(next_try_at=None)
+    connection.execute(stopped.where(_UNKNOWN, mine, _D.c.next_try_at.is_not(None)))
 
 
 def _finish(connection: Connection, now: datetime) -> None:
-    waiting = exists().where(_D.c.occurrence_id == _O.c.id, _WAITING, _D.c.next_try_at.is_not(None))
+    waiting = exists().where(_D.c.occurrence_id == _O.c.id, _WAITING)
+    resend = exists().where(_D.c.occurrence_id == _O.c.id, _UNKNOWN, _D.c.next_try_at.is_not(None))
     held = exists().where(_D.c.occurrence_id == _O.c.id, _HELD)
     deleted = exists().where(_M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_not(None))
-    done = and_(_UNFINISHED, ~waiting, ~held)
+    done = and_(_UNFINISHED, ~waiting, ~resend, ~held)
     over = update(_O).values(finished_at=now)
     connection.execute(over.where(done, deleted).values(state=OccurrenceState.CANCELLED))
     connection.execute(over.where(done, _O.c.state == OccurrenceState.OPEN).values(state=OccurrenceState.FINISHED))
     still = exists().where(_O.c.mailing_id == _M.c.id, _UNFINISHED)
     connection.execute(
-        update(_M)
-        .where(_M.c.status == MailingStatus.RUNNING, _M.c.next_at.is_(None), ~still)
-        .values(status=MailingStatus.COMPLETED)
+        update(_M).where(_RUNNING, _M.c.next_at.is_(None), ~still).values(status=MailingStatus.COMPLETED)
     )
 
 
-def _resend() -> ColumnElement[bool]:
-    return and_(_D.c.state == DeliveryState.UNKNOWN, _D.c.next_try_at.is_not(None))
+def _awaits_a_try() -> ColumnElement[bool]:
+    return or_(_WAITING, and_(_UNKNOWN, _D.c.next_try_at.is_not(None)))

@@ -55,7 +55,7 @@ def _fresh(folder: Path, letters: int) -> float:
 
 
 def _run(folder: Path, letters: int, connections: int) -> stores.Run:
-    used = shutil.copytree(folder / str(letters), folder / "used")
+    used = stores.copy(folder / str(letters), folder / "used")
     with sink() as server:
         run = stores.run(used, server.port, connections)
         if not run.letters == server.letters == letters:
@@ -65,7 +65,7 @@ def _run(folder: Path, letters: int, connections: int) -> stores.Run:
 
 
 def _open(folder: Path, imported: float) -> None:
-    used = shutil.copytree(folder / str(MILLION), folder / "used")
+    used = stores.copy(folder / str(MILLION), folder / "used")
     script = str(Path(__file__).with_name("opening.py"))
     took = measure([sys.executable, script, str(used / "skychimp.db")])
     seconds, deliveries = map(float, took.stdout.split())

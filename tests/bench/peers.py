@@ -12,7 +12,6 @@ import asyncio
 import os
 import smtplib
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -84,14 +83,12 @@ def django_send_messages(port: int, letters: int, words: Words, connections: int
 
 def mailmerge(port: int, letters: int, words: Words, connections: int) -> Prepared:
     command = import_module("mailmerge.__main__").main
-    folder = Path(tempfile.mkdtemp(prefix="mailmerge-"))
     lines = ["email,name", *(f"{email},{name}" for email, name in people(letters)), ""]
-    (folder / "mailmerge_database.csv").write_text("\n".join(lines))
-    (folder / "mailmerge_template.txt").write_text(_mailmerge_template(words.marked("{{name}}", "{{email}}")))
-    (folder / "mailmerge_server.conf").write_text(f"[smtp_server]\nhost = 127.0.0.1\nport = {port}\n")
+    Path("mailmerge_database.csv").write_text("\n".join(lines))
+    Path("mailmerge_template.txt").write_text(_mailmerge_template(words.marked("{{name}}", "{{email}}")))
+    Path("mailmerge_server.conf").write_text(f"[smtp_server]\nhost = 127.0.0.1\nport = {port}\n")
 
     def send() -> None:
-        os.chdir(folder)
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             command(["--no-dry-run", "--no-limit", "--output-format", "raw"], standalone_mode=False)
 

@@ -4,11 +4,11 @@ import re
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.header import decode_header, make_header
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from email.utils import getaddresses, parsedate_to_datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skychimp.delivery import compose, mime
@@ -36,7 +36,7 @@ def parsed(data: bytes) -> EmailMessage:
     return message
 
 
-def content(part: EmailMessage) -> str:
+def content(part: MIMEPart) -> str:
     return str(part.get_content()).replace("\r\n", "\n")
 
 
@@ -105,6 +105,7 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=300) | st.text(
 )
 
 
+@settings(deadline=None)
 @given(any_text, any_text, st.lists(any_text, max_size=3))
 @example("", "=?utf-8?q?a=0ABcc:_eve=40example.org?=", [])
 @example("a" * 1000, "a" * 1500 + "\n" + "漢" * 1500, ["x" * 100] * 3)

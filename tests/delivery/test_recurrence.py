@@ -7,7 +7,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from skychimp.delivery import recurrence
@@ -197,6 +197,7 @@ def test_upcoming_and_latest_agree_with_looking_at_each(moment: tuple[Schedule, 
     assert latest(schedule, at) == (past[-1] if past else None)
 
 
+@settings(deadline=None)
 @given(moments(), st.integers(0, MOST), st.integers(-200_000, 200_000))
 def test_a_plan_agrees_with_looking_at_each(moment: tuple[Schedule, datetime], done: int, age: int) -> None:
     schedule, now = moment
@@ -289,6 +290,13 @@ def test_an_age_of_missed_occurrences_costs_no_more_than_the_thousand_that_are_n
     assert len(made.missed) == MOST_MISSED
     assert made.missed[-1].at < newest.at <= made.missed[-1].at + timedelta(days=32)
     assert looked_at < MOST_MISSED * 1.1
+
+    looked_at = 0
+    ended = Schedule(start, zone, every, to_utc(datetime(1972, 1, 1), zone))
+    made = plan(ended, next_at=to_utc(start, zone), since=to_utc(start, zone), now=now)
+    assert (made.open, made.next_at) == (None, None)
+    assert made.missed[0].local == start
+    assert looked_at < 400
 
 
 def test_the_calendar_has_an_end() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skychimp.delivery.templates import LARGEST, DueAt, Text, from_markdown
@@ -279,6 +279,7 @@ MARKDOWN = """\
 """
 
 
+@settings(deadline=None)
 @given(client_words)
 def test_a_client_s_words_change_nothing_in_the_shape_of_markdown(text: str) -> None:
     plain, page = (

@@ -5,7 +5,7 @@ import io
 import string
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import ledgers
 import pytest
@@ -27,12 +27,18 @@ def emails(store: Store, actor: Actor, page: Page | None = None, tag: str | None
     return [client.email for client in clients.list_clients(store, actor, page or Page(), tag)]
 
 
+def opened(data: bytes) -> TextIO:
+    return io.TextIOWrapper(
+        io.BytesIO(data), encoding=clients_csv.ENCODING, errors=clients_csv.ERRORS, newline=clients_csv.NEWLINE
+    )
+
+
 def imported(
     store: Store, actor: Actor, data: str | bytes, *, update: bool = False
 ) -> tuple[ImportResult, dict[int, str]]:
     """What an import came to, and its bad rows by line."""
     raw = data.encode() if isinstance(data, str) else data
-    sheet = clients_csv.read(io.BytesIO(raw))
+    sheet = clients_csv.read(opened(raw))
     bad: list[BadRow] = []
     known = sheet.columns if update else ()
     result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad.append)
@@ -298,7 +304,7 @@ def test_a_sheet_is_read_however_it_is_written(store: Store, ada: Actor, data: s
 )
 def test_a_sheet_without_a_usable_first_line_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidValue):
-        clients_csv.read(io.BytesIO(data))
+        clients_csv.read(opened(data))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -381,7 +387,7 @@ def test_an_import_goes_in_by_batches_and_counts_over_all_of_them(
     monkeypatch.setattr(clients, "IMPORT_BATCH", 3)
     data = "email,tags\n" + "".join(f"c{n % 8}@example.org,t{n}\n" for n in range(10)) + "bad\n"
     seen: list[int] = []
-    sheet = clients_csv.read(io.BytesIO(data.encode()))
+    sheet = clients_csv.read(opened(data.encode()))
 
     result = clients.import_rows(
         store, ada, sheet.rows, on_bad=lambda row: None, on_batch=lambda so_far: seen.append(so_far.created)
@@ -431,15 +437,15 @@ def test_a_sheet_is_read_as_it_was_written_and_no_cell_of_it_runs(rows: list[tup
         ClientInfo(number, f"-c{number}@example.org", name, comment, tags, now, None, None)
         for number, (name, comment, tags) in enumerate(rows)
     ]
-    opened = io.StringIO()
-    clients_csv.write(opened, written)
+    written_as = io.StringIO()
+    clients_csv.write(written_as, written)
 
-    read = list(clients_csv.read(io.BytesIO(opened.getvalue().encode())).rows)
+    read = list(clients_csv.read(opened(written_as.getvalue().encode())).rows)
 
     assert [(row.email, row.name, row.comment, list(row.tags)) for row in read if not isinstance(row, BadRow)] == [
         (each.email, each.name, each.comment, each.tags) for each in written
     ]
-    for cells in csv.reader(io.StringIO(opened.getvalue(), newline="")):
+    for cells in csv.reader(io.StringIO(written_as.getvalue(), newline="")):
         assert not any(cell.startswith(("=", "+", "-", "@", "＝", "\t", "\r", "\n")) for cell in cells)
 
 
@@ -455,7 +461,7 @@ def test_no_bytes_break_the_reader_or_cost_a_good_line(junk: list[bytes]) -> Non
     lines = [line for pair in zip(good, junk, strict=False) for line in pair] + good[len(junk) :]
     data = b"email,name,comment\n" + b"\n".join(lines)
 
-    rows = list(clients_csv.read(io.BytesIO(data)).rows)
+    rows = list(clients_csv.read(opened(data)).rows)
 
     found = {row.email for row in rows if not isinstance(row, BadRow)}
     unclosed = any(b'"' in each for each in junk)
@@ -464,6 +470,6 @@ def test_no_bytes_break_the_reader_or_cost_a_good_line(junk: list[bytes]) -> Non
 
 
 def test_a_sheet_names_the_columns_it_leaves_out() -> None:
-    sheet = clients_csv.read(io.BytesIO(b"Phone,email,,Tags\n1,x@example.org,,\n"))
+    sheet = clients_csv.read(opened(b"Phone,email,,Tags\n1,x@example.org,,\n"))
 
     assert (sheet.columns, sheet.others) == (["email", "tags"], ["phone"])

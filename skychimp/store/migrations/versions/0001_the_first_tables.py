@@ -169,6 +169,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_mailing_message_id"), ["message_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_next_at"), ["next_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_owner_id"), ["owner_id"], unique=False)
+        batch_op.create_index("ix_mailing_running", ["id"], unique=False, sqlite_where=sa.text("status = 'running'"))
 
     op.create_table(
         "mailing_client",
@@ -269,9 +270,17 @@ def upgrade() -> None:
         sa.Column("next_try_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
         sa.Column("run_id", sa.Integer(), nullable=True),
         sa.Column("token", sa.Integer(), nullable=True),
+        sa.CheckConstraint(
+            "NOT (state IN ('claimed', 'sending')) OR (run_id IS NOT NULL AND token IS NOT NULL)",
+            name=op.f("ck_delivery_held_by"),
+        ),
+        sa.CheckConstraint(
+            "NOT (state IN ('queued', 'deferred')) OR next_try_at IS NOT NULL", name=op.f("ck_delivery_waits_until")
+        ),
         sa.ForeignKeyConstraint(["occurrence_id"], ["occurrence.id"], name=op.f("fk_delivery_occurrence_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint("occurrence_id", "address_key", name=op.f("uq_delivery_occurrence_id_address_key")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.create_index(
@@ -281,10 +290,16 @@ def upgrade() -> None:
             sqlite_where=sa.text("state IN ('claimed', 'sending')"),
         )
         batch_op.create_index(
+            "ix_delivery_unknown",
+            ["occurrence_id", "next_try_at"],
+            unique=False,
+            sqlite_where=sa.text("state = 'unknown'"),
+        )
+        batch_op.create_index(
             "ix_delivery_waiting",
             ["occurrence_id", "next_try_at"],
             unique=False,
-            sqlite_where=sa.text("state IN ('queued', 'deferred', 'unknown')"),
+            sqlite_where=sa.text("state IN ('queued', 'deferred')"),
         )
 
     op.create_table(

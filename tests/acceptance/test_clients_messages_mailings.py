@@ -1,0 +1,329 @@
+"""The contract of `clients`, `messages`, `mailings` and `run`: names, fields, exit statuses, what goes where."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import PROGRAM, Done, Home
+
+HUGE = "9" * 30
+BODY = ("--body", "Dear {{ client.name }}")
+
+
+def create_one_of_each(home: Home) -> None:
+    for words in (
+        ("clients", "create", "--email", "zoe@example.org", "--name", "Zoë", "--tag", "vip"),
+        ("messages", "create", "--subject", "Hello", *BODY),
+        ("mailings", "create", "--message", "1", "--start", "2030-01-31 09:00", "--every", "month", "--all-clients"),
+    ):
+        assert home.call(*words).status == 0, words
+
+
+# Fields
+
+
+def is_a_time(text: str) -> bool:
+    return datetime.fromisoformat(text).utcoffset() is not None
+
+
+CLIENT = {"id", "email", "name", "comment", "tags", "created_at", "bad_at", "bad_reason"}
+MESSAGE = {"id", "subject", "body", "format", "html", "created_at", "updated_at"}
+MAILING = {"id", "message_id", "start_at", "end_at", "every", "timezone", "status", "disabled", "next_at"}
+
+
+@pytest.mark.parametrize(
+    ("noun", "fields", "change"),
+    [("clients", CLIENT, "--name"), ("messages", MESSAGE, "--subject"), ("mailings", MAILING, "--end")],
+)
+def test_every_noun_answers_in_json_with_the_whole_object(home: Home, noun: str, fields: set[str], change: str) -> None:
+    create_one_of_each(home)
+    shown = home.call(noun, "show", "1", "--json")
+    listed = home.call(noun, "list", "--json")
+    changed = home.call(noun, "update", "1", change, "2031-01-01 09:00", "--json")
+
+    assert listed.json == [shown.json]
+    for answer in (shown.json, changed.json):
+        assert answer.keys() >= fields
+        for name, value in answer.items():
+            assert not name.endswith("_at") or value is None or is_a_time(value), name
+    if noun != "messages":
+        assert home.call(noun, "delete", "1", "--yes", "--json").json["id"] == 1
+        assert home.call(noun, "list", "--json").json == []
+
+
+def test_a_mailing_says_its_times_in_utc_and_local(home: Home) -> None:
+    home.call("messages", "create", "--subject", "Hello", *BODY)
+    made = home.call(
+        *("mailings", "create", "--message", "1", "--start", "2030-03-30 09:00", "--every", "day", "--json"),
+        *("--end", "2030-04-01T07:01Z", "--timezone", "Europe/Berlin", "--all-clients"),
+    ).json
+    assert (made["start_at"], made["end_at"]) == ("2030-03-30T08:00:00+00:00", "2030-04-01T07:01:00+00:00")
+    assert (made["every"], made["timezone"], made["status"]) == ("day", "Europe/Berlin", "created")
+
+    coming = home.call("mailings", "preview", "1", "--from", "2030-03-30T08:00Z", "--next", "9", "--json").json
+    assert coming == [
+        {"due_at": "2030-03-30T08:00:00+00:00", "local": "2030-03-30T09:00:00+01:00", "note": ""},
+        {"due_at": "2030-03-31T07:00:00+00:00", "local": "2030-03-31T09:00:00+02:00", "note": ""},
+        {"due_at": "2030-04-01T07:00:00+00:00", "local": "2030-04-01T09:00:00+02:00", "note": ""},
+    ]
+
+
+def test_plain_lines_lose_nothing_and_show_what_would_deceive(home: Home) -> None:
+    home.call("clients", "create", "--email", "zoe@example.org", "--name", "[b]Zo\u202eë", "--tag", "b", "--tag", "a")
+
+    assert home.call("clients", "list").out == "1\tzoe@example.org\t[b]Zo\\u202eë\ta,b\t\n"
+    assert home.call("clients", "list", "--json").json[0]["name"] == "[b]Zo\u202eë"
+
+
+# Exit statuses
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "code"),
+    [
+        (("clients", "create", "--email", "nobody"), 2, "invalid_value"),
+        (("clients", "create", "--email", "x@example.org", "--name", "a\nb"), 2, "invalid_value"),
+        (("clients", "create"), 2, "invalid_value"),
+        (("clients", "create", "--email", "ZOE@example.org"), 6, "conflict"),
+        (("clients", "show", HUGE), 4, "not_found"),
+        (("clients", "show", "--", "-1"), 4, "not_found"),
+        (("clients", "update", "x@example.org", "--name", "X"), 4, "not_found"),
+        (("clients", "delete", "1"), 2, "invalid_value"),
+        (("clients", "delete", "99", "--yes"), 4, "not_found"),
+        (("clients", "list", "--sort", "shoe-size"), 2, "invalid_value"),
+        (("clients", "list", "--limit", "-1"), 2, "invalid_value"),
+        (("clients", "list", "--search", "\udcff"), 2, "invalid_value"),
+        (("clients", "import", "missing.csv"), 2, "invalid_value"),
+        (("clients", "export", "missing/people.csv"), 2, "invalid_value"),
+        (("clients", "export"), 2, "invalid_value"),
+        (("messages", "create", "--subject", "s"), 2, "invalid_value"),
+        (("messages", "create", "--subject", "s", "--body", "b", "--body-file", "f"), 2, "invalid_value"),
+        (("messages", "create", "--subject", "s", "--body-file", "missing.txt"), 2, "invalid_value"),
+        (("messages", "create", "--subject", "s", "--body-file", "-", "--html-file", "-"), 2, "invalid_value"),
+        (("messages", "create", "--subject", "s", "--body", "{{ client.nome }}"), 2, "invalid_value"),
+        (("messages", "create", "--subject", "s", *BODY, "--markdown", "--html-file", "f"), 2, "invalid_value"),
+        (("messages", "update", "1", "--markdown", "--plain"), 2, "invalid_value"),
+        (("messages", "show", HUGE), 4, "not_found"),
+        (("messages", "show", "one"), 2, "invalid_value"),
+        (("messages", "delete", "1", "--yes"), 6, "conflict"),
+        (("messages", "delete", "1"), 2, "invalid_value"),
+        (("messages", "preview", "1", "--client", "99"), 4, "not_found"),
+        (("messages", "test", "1", "--to", "nobody"), 2, "invalid_value"),
+        (("mailings", "create", "--message", "1", "--start", "now", "--every", "day"), 2, "invalid_value"),
+        (("mailings", "create", "--message", "9", "--start", "now", "--every", "day", "--all-clients"), 4, "not_found"),
+        (("mailings", "create", "--message", "1", "--start", "now", "--every", "year", "--all-clients"), 2, None),
+        (
+            ("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--client", HUGE),
+            4,
+            "not_found",
+        ),
+        (("mailings", "update", "1", "--end", "2030-01-31 09:00"), 2, "invalid_value"),
+        (("mailings", "update", "1", "--end", "now", "--no-end"), 2, "invalid_value"),
+        (("mailings", "show", HUGE), 4, "not_found"),
+        (("mailings", "delete", "1"), 2, "invalid_value"),
+        (("mailings", "log", "1", "--status", "happy"), 2, "invalid_value"),
+        (("mailings", "log", "1", "--follow"), 2, "invalid_value"),
+        (("mailings", "log", "99"), 4, "not_found"),
+        (("run", "--mailing", "99"), 4, "not_found"),
+        (("run", "--dry-run", "--plan"), 2, "invalid_value"),
+        (("run", "--limit", "0"), 2, "invalid_value"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else None,
+)
+def test_what_goes_wrong_has_its_status_and_one_json_error(
+    home: Home, words: tuple[str, ...], status: int, code: str | None
+) -> None:
+    create_one_of_each(home)
+    before = everything(home)
+
+    done = home.call(*words, "--json") if "--" not in words else home.call(words[0], words[1], "--json", *words[2:])
+
+    assert (done.status, done.out) == (status, "")
+    assert code in (None, done.error["code"])
+    assert done.error["message"]
+    assert everything(home) == before
+
+
+def everything(home: Home) -> list[Any]:
+    return [home.call(noun, "list", "--json").json for noun in ("clients", "messages", "mailings")]
+
+
+def test_an_error_is_one_line_with_a_hint_on_stderr(home: Home) -> None:
+    done = home.run("clients", "show", "x\u202e\n@example.org")
+
+    assert (done.status, done.out) == (4, "")
+    assert done.err == "error: there is no client 'x\\u202e\\n@example.org'\nhint: see them: skychimp clients list\n"
+
+
+@pytest.mark.parametrize("noun", ["clients", "messages", "mailings"])
+def test_without_a_login_nothing_is_shown_or_changed(home: Home, noun: str) -> None:
+    create_one_of_each(home)
+    home.environ["SKYCHIMP_TOKEN"] = "somebody else's"
+
+    for words in (("list",), ("show", "1"), ("delete", "1", "--yes")):
+        done = home.call(noun, *words, "--json")
+        assert (done.status, done.error["code"]) == (5, "not_logged_in")
+
+
+# CSV
+
+
+def test_an_import_names_each_bad_row_and_takes_the_others(home: Home) -> None:
+    data = 'email,name\nzoe@example.org,"Zoë\nand more"\nbad@@example.org,Bad\nada@example.org,Ada\n'
+    (home.folder / "people.csv").write_text(data)
+
+    done = home.run("clients", "import", "people.csv", "--json")
+
+    assert done.status == 0
+    assert done.json == {"created": 1, "updated": 0, "skipped": 0, "bad": 2}
+    first, second = done.err.splitlines()
+    assert first.startswith("line 2: the name ")
+    assert second.startswith("line 4: 'bad@@example.org'")
+
+
+def test_an_import_that_nothing_went_in_of_is_a_wrong_value(home: Home) -> None:
+    done = home.run("clients", "import", "-", "--json", stdin=b"email\nbad\n\xff\n")
+
+    assert (done.status, done.json["bad"]) == (2, 2)
+    assert json.loads(done.err.splitlines()[-1])["error"]["code"] == "invalid_value"
+
+
+@pytest.mark.parametrize("data", ["email\n", "email,name\nzoe@example.org,Again\n"], ids=["no rows", "all known"])
+def test_an_import_with_nothing_new_is_fine(home: Home, data: str) -> None:
+    create_one_of_each(home)
+
+    assert home.call("clients", "import", "-", stdin=data).status == 0
+    assert home.call("clients", "show", "1", "--json").json["name"] == "Zoë"
+
+
+def test_an_import_with_update_changes_what_is_known(home: Home) -> None:
+    create_one_of_each(home)
+
+    done = home.call("clients", "import", "-", "--update", "--json", stdin="Email;Phone;Name\nzoe@example.org;1;New\n")
+
+    assert (done.status, done.json["updated"]) == (0, 1)
+    assert "phone" in done.err
+    client = home.call("clients", "show", "zoe@example.org", "--json").json
+    assert (client["name"], client["tags"]) == ("New", ["vip"])
+
+
+def test_an_export_comes_back_equal_by_file_and_by_pipe(home: Home, tmp_path: Path) -> None:
+    data = 'email,name,comment,tags\n=a@example.org,\'=1+1,"x,\ny","a,b"\nb@example.org,Żółć,,\n'
+    home.call("clients", "import", "-", stdin=data)
+    before = home.call("clients", "list", "--json").json
+
+    exported = home.run("clients", "export").out
+    home.call("clients", "export", "people.csv")
+    assert (home.folder / "people.csv").read_text() == exported == data.replace("=a", "'=a")
+    assert stat.S_IMODE((home.folder / "people.csv").stat().st_mode) == 0o600
+    for client in before:
+        home.call("clients", "delete", client["email"], "--yes")
+    assert home.call("clients", "import", "people.csv").status == 0
+
+    after = home.call("clients", "list", "--json").json
+    same = ("email", "name", "comment", "tags")
+    assert [[client[name] for name in same] for client in after] == [[c[name] for name in same] for c in before]
+
+
+def test_an_export_replaces_a_file_whole_through_a_link_and_writes_to_a_pipe(home: Home) -> None:
+    create_one_of_each(home)
+    (home.folder / "real.csv").write_text("old")
+    (home.folder / "real.csv").chmod(0o640)
+    (home.folder / "link.csv").symlink_to("real.csv")
+    os.mkfifo(home.folder / "pipe")
+
+    assert home.call("clients", "export", "link.csv").status == 0
+    assert (home.folder / "link.csv").is_symlink()
+    assert "zoe@example.org" in (home.folder / "real.csv").read_text()
+    assert stat.S_IMODE((home.folder / "real.csv").stat().st_mode) == 0o640
+
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, cwd=home.folder) as reader:
+        assert home.call("clients", "export", "pipe").status == 0
+        assert b"zoe@example.org" in reader.communicate()[0]
+    assert stat.S_ISFIFO((home.folder / "pipe").stat().st_mode)
+    assert sorted(path.name for path in home.folder.iterdir()) == ["link.csv", "pipe", "real.csv"]
+
+
+# Messages
+
+
+def test_a_message_changes_its_format_and_drops_its_html(home: Home) -> None:
+    (home.folder / "hello.html").write_text("<p>Dear {{ client.name }}</p>")
+    made = home.call("messages", "create", "--subject", "s", *BODY, "--html-file", "hello.html", "--json").json
+    assert (made["format"], made["html"]) == ("html", "<p>Dear {{ client.name }}</p>")
+
+    kept = home.call("messages", "update", "1", "--body", "New", "--json")
+    assert (kept.json["format"], kept.json["html"]) == ("html", made["html"])
+    assert "--html-file" in kept.err
+    for option, form in (("--markdown", "markdown"), ("--plain", "text")):
+        changed = home.call("messages", "update", "1", option, "--json").json
+        assert (changed["format"], changed["html"], changed["body"]) == (form, None, "New")
+    body = home.call("messages", "update", "1", "--body-file", "-", "--json", stdin="\ufeff*From* stdin\n").json["body"]
+    assert body == "*From* stdin\n"
+
+
+def test_a_preview_and_a_test_letter(home: Home) -> None:
+    create_one_of_each(home)
+
+    assert home.call("messages", "preview", "1", "--client", "zoe@example.org").out == (
+        "To: zoe@example.org\nSubject: Hello\n\nDear Zoë\n"
+    )
+    seen = home.call("messages", "preview", "1", "--client", "1", "--json").json
+    assert seen == {"to": "zoe@example.org", "subject": "Hello", "text": "Dear Zoë", "html": None}
+    sent = home.run("messages", "test", "1", "--to", "me@example.org", "--json")
+    assert (sent.status, sent.json["to"], sent.json["reply"][:3]) == (0, "me@example.org", "250")
+    assert home.call("mailings", "log", "1", "--json").json == []
+
+
+# A person at a terminal
+
+
+@pytest.mark.parametrize(("answer", "status", "left"), [("n\n", 1, 1), ("\n", 1, 1), ("y\n", 0, 0)])
+def test_deleting_asks_on_a_terminal(home: Home, answer: str, status: int, left: int) -> None:
+    create_one_of_each(home)
+
+    done = home.on_terminal("clients", "delete", "1", answers=[("[y/N]", answer)])
+
+    assert done.status == status
+    assert len(home.call("clients", "list", "--json").json) == left
+
+
+def test_a_log_is_followed_until_ctrl_c(home: Home) -> None:
+    home.call("clients", "create", "--email", "zoe@example.org")
+    home.call("messages", "create", "--subject", "Hello", *BODY)
+    home.call("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--all-clients")
+    command = [PROGRAM, "mailings", "log", "1", "--follow"]
+
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=home.environ, cwd=home.folder
+    ) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        line = following.stdout.readline().decode()
+        following.send_signal(signal.SIGINT)
+        rest, words = following.stdout.read(), following.stderr.read()
+
+    assert line.split("\t")[1:4] == ["zoe@example.org", "sent", "1"]
+    assert (following.returncode, rest, words) == (130, b"", b"")
+
+
+def test_a_mailing_says_what_comes_next(home: Home) -> None:
+    create_one_of_each(home)
+
+    assert "2030-01-31 09:00 UTC" in home.call("mailings", "update", "1", "--timezone", "UTC").err
+    assert "skychimp mailings enable 1" in home.call("mailings", "disable", "1").err
+    over = last_line(home.call("mailings", "update", "1", "--start", "2020-01-01", "--end", "2020-01-02"))
+    assert "enable" in over
+    assert "nothing more" in last_line(home.call("mailings", "enable", "1"))
+    soon = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:00")
+    assert "UTC" in last_line(home.call("mailings", "update", "1", "--start", soon, "--no-end"))
+
+
+def last_line(done: Done) -> str:
+    return done.err.splitlines()[-1]

@@ -1,0 +1,78 @@
+"""The units and the crontab line are what systemd and cron take, and run this very installation."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from command import PROGRAM, Home
+
+PASSWORD = "a file\\with %n and $HOME"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path, SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
+    assert (
+        home.run("--config", "my config.toml", "--store", "the store/s.db", "init", "--email", "a@b.test").status == 0
+    )
+    return home
+
+
+def service(home: Home, *arguments: str, **environ: str) -> str:
+    done = home.run("--config", "my config.toml", "service", *arguments, environ=environ)
+    assert done.status == 0, done.err
+    return done.out
+
+
+def test_systemd_finds_no_fault_in_the_units(home: Home) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    (home.folder / PASSWORD).write_text("secret")
+    service(home, "systemd", "--dir", str(home.folder), SKYCHIMP_SMTP__PASSWORD_FILE=str(home.folder / PASSWORD))
+    units = sorted(home.folder.glob("skychimp*.[st]*"))
+    assert [unit.name for unit in units if unit.suffix in (".service", ".timer")] == [
+        "skychimp-run.service", "skychimp-run.timer", "skychimp.service",
+    ]  # fmt: skip
+    for unit in (unit for unit in units if unit.suffix in (".service", ".timer")):
+        done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), unit.name
+
+
+def test_the_units_say_what_the_contract_says(home: Home) -> None:
+    text = service(home, "systemd")
+    daemon, run, timer = text.split("# skychimp-run.")[0], *text.split("# skychimp-run.")[1:]
+    for line in ("Type=notify", "WatchdogSec=120", "TimeoutStopSec=660", "NoNewPrivileges=yes", "ProtectSystem=strict"):
+        assert line in daemon.splitlines()
+    assert "SuccessExitStatus=75" in run.splitlines()
+    assert "Persistent=true" in timer.splitlines()
+    assert "LoadCredential" not in text
+
+
+def test_the_password_comes_as_a_credential(home: Home) -> None:
+    (home.folder / "password").write_text("secret")
+    text = service(home, "systemd", SKYCHIMP_SMTP__PASSWORD_FILE=str(home.folder / "password"))
+    assert text.count(f"LoadCredential=smtp-password:{home.folder}/password\n") == 2
+    assert text.count("Environment=SKYCHIMP_SMTP__PASSWORD_FILE=%d/smtp-password\n") == 2
+
+
+def test_the_crontab_line_works_in_an_empty_environment(home: Home) -> None:
+    line = service(home, "cron").strip()
+    assert line.startswith("* * * * * ")
+    command = line.removeprefix("* * * * * ").replace("\\%", "%")
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env={"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "SKYCHIMP_MAIL__SENDER": "Ada <ada@skychimp.test>"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert str(PROGRAM) in line
+
+
+def test_a_folder_that_cannot_be_written_is_named(home: Home) -> None:
+    done = home.run("--config", "my config.toml", "service", "systemd", "--dir", "/nonexistent")
+    assert done.status == 2
+    assert done.err.startswith("error: /nonexistent/skychimp.service can't be written")

@@ -1,0 +1,107 @@
+"""The session file: what is kept is given back, and what is not one's own alone is refused."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skychimp.cli import session
+from skychimp.errors import ConfigError, NotLoggedIn
+
+URL = "sqlite:////a/skychimp.db"
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def kept(tmp_path: Path) -> Path:
+    """The file of a session that was just kept."""
+    session.write(URL, "token")
+    (path,) = (tmp_path / "state/skychimp/sessions").iterdir()
+    return path
+
+
+def test_what_is_kept_is_given_back() -> None:
+    assert session.read(URL) is None
+    session.write(URL, "one")
+    session.write(URL, "two")
+    session.write("sqlite:////b/\udcff.db", "three")
+    assert [session.read(URL), session.read("sqlite:////b/\udcff.db")] == ["two", "three"]
+
+
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        path = kept(tmp_path)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def loose(path: Path) -> None:
+    path.chmod(0o640)
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir(0o700)
+
+
+def foreign(path: Path) -> None:
+    os.chown(path, 12345, 12345)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        loose,
+        linked,
+        a_pipe,
+        a_folder,
+        pytest.param(foreign, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")),
+    ],
+)
+def test_what_is_not_ones_own_alone_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    path = kept(tmp_path)
+    spoil(path)
+    with pytest.raises(NotLoggedIn) as caught:
+        session.read(URL)
+    assert str(path) in caught.value.message
+    assert caught.value.hint == "remove it, then log in again"
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    path, other = kept(tmp_path), tmp_path / "other"
+    other.write_text("precious")
+    path.unlink()
+    path.symlink_to(other)
+    session.write(URL, "token")
+    assert (other.read_text(), session.read(URL)) == ("precious", "token")
+
+
+def test_nonsense_is_no_token_that_anybody_has(tmp_path: Path) -> None:
+    path = kept(tmp_path)
+    path.write_bytes(b"\xff\x00" * 10_000)
+    assert len(session.read(URL) or "") <= 1000
+
+
+def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(ConfigError, match="Not a directory") as caught:
+        session.write(URL, "token")
+    assert "XDG_STATE_HOME" in (caught.value.hint or "")

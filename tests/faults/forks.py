@@ -1,0 +1,62 @@
+"""Commands that start at once: each is forked from a process that has imported everything. A sweep takes hundreds."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection, get_context
+from pathlib import Path
+
+_FORKS = get_context("forkserver")
+_FORKS.set_forkserver_preload(["skychimp.cli.commands", "skychimp.cli.run", "skychimp.delivery.run", "uvloop", "pytest"])
+_ONE_AT_A_TIME = threading.Lock()  # multiprocessing looks after all children whenever it starts one
+_SET_PTRACER, _ANYBODY = 0x59616D61, -1  # prctl(2)
+
+
+def run_forked(
+    words: Sequence[str], environ: Mapping[str, str], folder: Path, first: str = "", under: Sequence[str] = ()
+) -> tuple[int, str]:
+    """A command to its end, after Python that is to be run `first`, `under` a tracer; its status and all it said."""
+    said = folder / "said"
+    command = _FORKS.Process(target=_command, args=(words, dict(environ), said, first, bool(under)))
+    with _ONE_AT_A_TIME:
+        command.start()
+    assert command.pid
+    if under:
+        _wait(command.pid, "State", "T (stopped)")
+        tracer = subprocess.Popen([*under, "-p", str(command.pid)], stderr=subprocess.DEVNULL)
+        _wait(command.pid, "TracerPid", str(tracer.pid))
+        os.kill(command.pid, signal.SIGCONT)
+        tracer.wait()
+    connection.wait([command.sentinel])
+    with _ONE_AT_A_TIME:
+        command.join()
+    assert command.exitcode is not None
+    return command.exitcode, said.read_text(encoding="utf-8")
+
+
+def _command(words: Sequence[str], environ: Mapping[str, str], said: Path, first: str, traced: bool) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(said.parent)
+    file = os.open(said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if traced:
+        ctypes.CDLL(None).prctl(_SET_PTRACER, _ANYBODY)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    exec(first)
+    sys.argv = ["skychimp", *words]
+    from skychimp.cli.main import main
+
+    main()
+
+
+def _wait(pid: int, field: str, value: str) -> None:
+    """Wait until the kernel says so of a process."""
+    while f"\n{field}:\t{value}\n" not in Path(f"/proc/{pid}/status").read_text(encoding="ascii"):
+        time.sleep(0.002)

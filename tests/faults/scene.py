@@ -1,0 +1,133 @@
+"""Where a fault happens: a store with a mailing that is due, a receiver that keeps what it takes, and runs between them.
+
+The judge is `Scene.faults`: what the receiver has on its disk against what the ledger says.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from conftest import enrol
+from sending import SENDER, addresses, attempts, deliveries, finish, mailing, rows
+from servers import CountingReceiver
+
+from skychimp.models import DeliveryState, Mailing, MailingStatus, Outcome
+from skychimp.store.engine import Store, create_store
+
+SKYCHIMP = (sys.executable, "-m", "skychimp")
+WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
+WITH_ROLLBACK_JOURNAL = "import sys; sys.modules['pysqlite3'] = None"  # the standard module's SQLite may be too old for WAL
+
+Receiver = TypeVar("Receiver", bound=CountingReceiver)
+
+
+def prepared(first: str) -> tuple[str, ...]:
+    """The command line in a Python that has done something else first."""
+    return (sys.executable, "-c", f"{first}\nfrom skychimp.cli.main import main\nmain()")
+
+
+def due(folder: Path, letters: int) -> Path:
+    """A store in a file of its own, with a mailing to so many clients that is due."""
+    path = folder / f"due-{letters}.db"
+    store = create_store(f"sqlite:///{path}")
+    mailing(store, enrol(store, "ada"), addresses(letters))
+    store.close()
+    return path
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A store, and the receiver that its runs send to, over so many connections."""
+
+    store: Store
+    receiver: CountingReceiver
+    connections: int = 3
+
+    def environ(self, **settings: object) -> dict[str, str]:
+        """What tells a command where the store and the receiver are."""
+        relay = {
+            "mail__transport": "smtp",
+            "mail__sender": SENDER,
+            "smtp__host": "127.0.0.1",
+            "smtp__port": self.receiver.port,
+            "smtp__security": "none",
+            "smtp__connections": self.connections,
+            "run__patience": "0s",
+            "delivery__unknown_after": "0s",
+        }
+        ours = {f"SKYCHIMP_{name.upper()}": str(value) for name, value in (relay | settings).items()}
+        ours |= {"SKYCHIMP_STORE": str(self.store.path), "SKYCHIMP_CONFIG": os.devnull}
+        return {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")} | ours
+
+    def start(
+        self, *words: str, command: Sequence[str] = SKYCHIMP, under: Sequence[str] = (), **settings: object
+    ) -> "subprocess.Popen[str]":
+        """A command (`run`, if not said otherwise) in a process of its own, `under` a tracer if one is given."""
+        return subprocess.Popen(
+            [*under, *command, *(words or ("run", "--json"))],
+            env=self.environ(**settings),
+            cwd=self.store.path.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, **how: object) -> tuple[int, str, str]:
+        """The same, to its end: its status, stdout and stderr."""
+        return finish(self.start(*words, **how))  # type: ignore[arg-type]
+
+    def faults(self, *, doubtful: int) -> list[str]:
+        """All that is wrong now that everything is over; at most `doubtful` letters may have been in doubt.
+
+        A letter that the ledger has as sent is never sent again, so that one the receiver does not have is lost.
+        """
+        self.receiver.wait()
+        arrived = defaultdict(list)
+        for letter in self.receiver.arrivals():
+            arrived[letter.recipient].append((letter.message_id, letter.digest))
+        doubts = Counter(tried.delivery_id for tried in attempts(self.store) if tried.outcome == Outcome.UNKNOWN)
+        known = deliveries(self.store)
+        with self.store.connect() as connection:
+            found = [f"the file: {line}" for line in connection.exec_driver_sql("PRAGMA integrity_check").scalars()]
+        self.store.close()
+        found = [line for line in found if line != "the file: ok"]
+        found += [f"lost: {one.address}" for one in known if not arrived[one.address]]
+        found += [f"is {one.state}: {one.address}" for one in known if one.state != DeliveryState.SENT]
+        found += [f"nobody's: {address}" for address in arrived.keys() - {one.address for one in known}]
+        for one in known:
+            copies = arrived[one.address]
+            if len(set(copies)) > 1:
+                found.append(f"copies that differ: {one.address}: {copies}")
+            if len(copies) - 1 > doubts[one.id]:
+                found.append(f"{len(copies)} copies, {doubts[one.id]} times unknown: {one.address}")
+        if doubts.total() > doubtful:
+            found.append(f"unknown {doubts.total()} times, of {doubtful}")
+        return found + [f"mailing {one.id} is {one.status}" for one in self._mailings() if not _is_over(one)]
+
+    def _mailings(self) -> list[Mailing]:
+        found = rows(self.store, Mailing)
+        self.store.close()
+        return found
+
+
+@contextmanager
+def scene(
+    folder: Path, template: Path, *, connections: int = 3, receiver: type[CountingReceiver] = CountingReceiver
+) -> Iterator[Scene]:
+    """A scene in a new folder, with a copy of a store."""
+    folder.mkdir()
+    path = folder / "skychimp.db"
+    shutil.copy(template, path)
+    with receiver(folder / "arrived") as started:
+        yield Scene(Store(path), started, connections)
+
+
+def _is_over(found: Mailing) -> bool:
+    return found.status == MailingStatus.COMPLETED
