@@ -408,7 +408,7 @@ def _names() -> list[str]:
 def _read(path: Path, *, needed: bool) -> str | None:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if not needed:
             return None
         raise ConfigError(f"there is no config file {path}", "make it: skychimp init --email YOU@EXAMPLE.ORG") from None

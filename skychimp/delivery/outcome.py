@@ -45,7 +45,7 @@ def decide(answer: Answer, *, attempts: int, given_back: int, policy: Policy, no
         return Decision(Outcome.DEFERRED, _retry(attempts, given_back, policy, now, chance), fewer_connections=True)
     if reply.code < 300:
         return Decision(Outcome.SENT)
-    if answer.phase == Phase.MAIL and reply.code in NEEDS_LOGIN:
+    if not answer.dot_written and reply.code in NEEDS_LOGIN:
         return Decision(None)
     if reply.code >= 500:
         return Decision(Outcome.FAILED, bad_address=answer.phase != Phase.MAIL and reply.enhanced in BAD_ADDRESS)

@@ -7,6 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import compress
+from operator import not_
 from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select, text, update
@@ -79,7 +81,8 @@ def intend(connection: Connection, run_id: int, claims: Sequence[Claimed]) -> se
     sending = select(_D.c.id, _D.c.token).where(_D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
     ours = {row.id for row in connection.execute(sending.where(_D.c.id.in_(ids))) if tuple(row) in asked}
     twice = [delivery_id for delivery_id in ours if ids[delivery_id] > 1]
-    queue.release(connection, run_id, twice)  # under two claims, of which an answer by id can't name the right one
+    if twice:  # under two claims at once, of which an answer by id can't name the right one
+        queue.release(connection, run_id, twice)
     return ours.difference(twice)
 
 
@@ -90,17 +93,14 @@ def record(connection: Connection, run_id: int, entries: Sequence[Entry]) -> Non
     turns the delivery into sent, unless it is just being sent again.
     """
     rows = json.dumps([_outcome(entry) for entry in entries])
-    on_time: Sequence[Entry] = entries
-    if connection.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount != len(entries):
-        on_time = _on_time(connection, run_id, entries)
+    done = connection.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount
+    on_time, late = (entries, []) if done == len(entries) else _parted(connection, run_id, entries)
     _log(connection, on_time)
-    late = [entry for entry in entries if entry not in on_time] if on_time is not entries else []
     for entry in late:
         connection.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=_D.c.attempts + 1))
         _log(connection, [entry])
-    queue.call_off(
-        connection, [entry.claimed.id for entry in entries if entry.outcome != Outcome.SENT or entry in late]
-    )
+    not_sent = [entry for entry in on_time if entry.outcome != Outcome.SENT]
+    queue.call_off(connection, [entry.claimed.id for entry in (*not_sent, *late)])
     for entry in entries:
         if entry.bad_address:
             _mark_bad(connection, entry)
@@ -122,7 +122,7 @@ def left(connection: Connection, mailing_id: int | None = None) -> dict[Delivery
     found = select(_D.c.state, func.count()).where(_D.c.occurrence_id.in_(open_ones)).group_by(_D.c.state)
     by_state: dict[DeliveryState, int] = {}
     for condition in (WAITING_SQL, HELD_SQL):  # each has its index
-        by_state |= {state: number for state, number in connection.execute(found.where(text(condition)))}
+        by_state |= dict(connection.execute(found.where(text(condition))).tuples())
     return by_state
 
 
@@ -154,12 +154,14 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
-def _on_time(connection: Connection, run_id: int, entries: Sequence[Entry]) -> list[Entry]:
-    """Those that have changed their delivery just now; a claim's token stays with what came of it."""
+def _parted(connection: Connection, run_id: int, entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    """Those that have changed their delivery just now, and the late ones; a claim's token stays with what came of it."""
     ids = [entry.claimed.id for entry in entries]
     mine = select(_D.c.id, _D.c.token, _D.c.state).where(_D.c.id.in_(ids), _D.c.run_id == run_id)
     ours = {tuple(row) for row in connection.execute(mine)}
-    return [entry for entry in entries if (entry.claimed.id, entry.claimed.token, entry.state) in ours]
+    is_on_time = [(entry.claimed.id, entry.claimed.token, entry.state) in ours for entry in entries]
+    on_time = list(compress(entries, is_on_time))
+    return on_time, list(compress(entries, map(not_, is_on_time)))
 
 
 def _mark_bad(connection: Connection, entry: Entry) -> None:

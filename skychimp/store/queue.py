@@ -106,31 +106,37 @@ def fill(connection: Connection, occurrence_id: int, batch: int = OPENING_BATCH)
     ).one()
     if row.state != OccurrenceState.OPENING or row.deleted_at is not None:
         return True
-    chosen = audience(row.id, row.owner_id, all_clients=row.all_clients, after=row.cursor).limit(batch).subquery()
-    number, last = connection.execute(select(func.count(), func.max(chosen.c.id))).one()
-    is_whole: bool = number < batch
-    if number:
-        connection.execute(_deliveries(occurrence_id, row.due_at, chosen))
-    state = OccurrenceState.OPEN if is_whole else OccurrenceState.OPENING
-    cursor = last or row.cursor
-    connection.execute(update(_O).where(_O.c.id == occurrence_id).values(cursor=cursor, state=state))
-    return is_whole
+    coming = select(_C.c.id).where(_C.c.owner_id == row.owner_id, _C.c.id > row.cursor).order_by(_C.c.id)
+    until = connection.scalar(coming.limit(1).offset(batch - 1))
+    chosen = audience(row.id, row.owner_id, all_clients=row.all_clients, after=row.cursor, until=until)
+    connection.execute(_deliveries(occurrence_id, row.due_at, chosen.subquery()))
+    done = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
+    connection.execute(update(_O).where(_O.c.id == occurrence_id).values(done))
+    return until is None
 
 
-def audience(mailing_id: int, owner_id: int, *, all_clients: bool, after: int = 0) -> Select[tuple[int]]:
-    """The ids of the clients that a mailing goes to, bad addresses included, in order, beyond `after`."""
+def audience(
+    mailing_id: int, owner_id: int, *, all_clients: bool, after: int = 0, until: int | None = None
+) -> Select[tuple[int]]:
+    """The ids of the clients that a mailing goes to, bad addresses included, in order: those in (`after`, `until`]."""
     if all_clients:
-        own = select(_C.c.id).where(_C.c.owner_id == owner_id, _C.c.id > after)
+        own = select(_C.c.id).where(_C.c.owner_id == owner_id, _between(_C.c.id, after, until))
         return own.order_by(_C.c.id)
-    named = select(_MC.c.client_id.label("id")).where(_MC.c.mailing_id == mailing_id, _MC.c.client_id > after)
+    named = select(_MC.c.client_id.label("id")).where(
+        _MC.c.mailing_id == mailing_id, _between(_MC.c.client_id, after, until)
+    )
     tagged = (
         select(_T.c.client_id.label("id"))
         .join(_MT, _MT.c.tag == _T.c.tag)
         .join(_C, _C.c.id == _T.c.client_id)
-        .where(_MT.c.mailing_id == mailing_id, _C.c.owner_id == owner_id, _T.c.client_id > after)
+        .where(_MT.c.mailing_id == mailing_id, _C.c.owner_id == owner_id, _between(_T.c.client_id, after, until))
     )
     both = union(named, tagged).subquery()
     return select(both.c.id).order_by(both.c.id)
+
+
+def _between(client_id: ColumnElement[int], after: int, until: int | None) -> ColumnElement[bool]:
+    return client_id > after if until is None else and_(client_id > after, client_id <= until)
 
 
 def tags_of_client() -> ColumnElement[str]:

@@ -8,79 +8,70 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from scene import SKYCHIMP, WITH_ROLLBACK_JOURNAL, WITHOUT_UVLOOP, due, prepared, scene
+from forks import run_forked
+from scene import WITH_ROLLBACK_JOURNAL, WITHOUT_UVLOOP, due, scene
 from sending import finish, wait_until
 from tracing import hit, killing, needs_strace
 
-SOAK = pytest.mark.soak
+SENDS = "write,writev,sendto,sendmsg"  # uvloop writes, asyncio sends
+FLUSHES = "fsync,fdatasync"  # builds of SQLite differ
+RUN = ("run", "--json")
 
 # strace counts by thread, and the first thread at its n-th call dies. The thread that writes the ledger begins with
-# more calls on nothing than the main thread makes on the store, so that each of its own calls is the first somewhere.
+# about as many calls on nothing as the main thread makes on the store, so that each of its own is the first one once.
 LEDGER_LAST = """
 import contextlib, os
 from skychimp.delivery.recorder import Recorder
 def work(self, work=Recorder._work):
     null = os.open(os.devnull, os.O_WRONLY)
-    for _ in range(20):
+    for _ in range(16):
         os.pwrite(null, b"", 0)
-    for flush in 20 * [os.fsync, os.fdatasync]:
+    for flush in 4 * [os.fsync, os.fdatasync]:
         with contextlib.suppress(OSError):
             flush(null)
     work(self)
 Recorder._work = work
 """
 
-SENDS = "write,writev,sendto,sendmsg"  # uvloop writes, asyncio sends
-FLUSHES = "fsync,fdatasync"  # builds of SQLite differ
-
 
 @needs_strace
 @pytest.mark.parametrize(
-    ("names", "on", "first", "step", "hits"),
+    ("names", "on", "first", "hits"),
     [
-        pytest.param(SENDS, "TCP:", "", 1, 14, id="each send"),
-        pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 3, 4, id="sends of asyncio"),
-        pytest.param(FLUSHES, "skychimp.db", LEDGER_LAST, 1, 9, id="each flush"),
-        pytest.param("pwrite64", "skychimp.db", LEDGER_LAST, 4, 12, id="writes"),
-        pytest.param(FLUSHES, "skychimp.db", WITH_ROLLBACK_JOURNAL + LEDGER_LAST, 7, 5, id="flushes of a journal"),
-        pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 1, 14, id="each send of asyncio", marks=SOAK),
-        pytest.param("pwrite64", "skychimp.db", LEDGER_LAST, 1, 50, id="each write", marks=SOAK),
-        pytest.param(
-            FLUSHES, "skychimp.db", WITH_ROLLBACK_JOURNAL + LEDGER_LAST, 1, 30, id="each flush of a journal", marks=SOAK
-        ),
-        pytest.param(
-            "pwrite64", "skychimp.db", WITH_ROLLBACK_JOURNAL + LEDGER_LAST, 1, 50, id="each write of a journal", marks=SOAK
-        ),
+        pytest.param(SENDS, "TCP:", "", 14, id="send"),
+        pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 14, id="send without uvloop"),
+        pytest.param(FLUSHES, "skychimp.db", LEDGER_LAST, 9, id="flush"),
+        pytest.param("pwrite64", "skychimp.db", LEDGER_LAST, 50, id="write"),
+        pytest.param(FLUSHES, "skychimp.db", WITH_ROLLBACK_JOURNAL + LEDGER_LAST, 20, id="flush of an old SQLite"),
+        pytest.param("pwrite64", "skychimp.db", WITH_ROLLBACK_JOURNAL + LEDGER_LAST, 50, id="write of an old SQLite"),
     ],
 )
-def test_a_kill_at_any_call(tmp_path: Path, names: str, on: str, first: str, step: int, hits: int) -> None:
-    """Kill a run of six letters at its n-th call, for n = 1, 1 + step and so on; the next run ends what it began."""
+def test_a_kill_at_each_call(tmp_path: Path, names: str, on: str, first: str, hits: int) -> None:
+    """Kill a run of six letters at its n-th call, for every n; the next run ends what it began."""
     template = due(tmp_path, letters=6)
-    command = prepared(first) if first else SKYCHIMP
 
-    def kill(number: int) -> tuple[str | None, list[str]]:
-        folder = tmp_path / str(number)
+    def kill(number: int) -> str | None:
+        folder, trace = tmp_path / str(number), tmp_path / f"trace-{number}"
         with scene(folder, template) as here:
-            tracer = killing(names, number, folder / "trace", all_threads=on != "TCP:")
-            status, _, errors = here.run(command=command, under=tracer)
-            call = hit(folder / "trace", number)
-            assert status == (-signal.SIGKILL if call else 0), errors
-            after = here.run(command=command)
-            assert after[0] == 0, after
-            return call and call.file, here.faults(doubtful=here.connections if call else 0)
+            tracer = killing(names, number, trace, all_threads=on != "TCP:")
+            status, said = run_forked(RUN, here.environ(), folder, first, tracer)
+            call = hit(trace, number)
+            assert status == (-signal.SIGKILL if call else 0), said
+            assert run_forked(RUN, here.environ(), folder, first)[0] == 0
+            assert here.faults(doubtful=here.connections if call else 0) == [], call
+            return call and call.file
 
-    hit_files = []
+    files: list[str | None] = []
     with ThreadPoolExecutor(2) as pool:
-        numbers = itertools.count(1, step)
-        while None not in hit_files:  # a run that was not hit has fewer calls
-            for file, faults in pool.map(kill, itertools.islice(numbers, 4)):
-                hit_files.append(file)
-                assert faults == [], file
-    assert sum(on in (file or "") for file in hit_files) >= hits
+        numbers = itertools.count(1)
+        while None not in files:  # a run that was not hit has fewer calls
+            files += pool.map(kill, itertools.islice(numbers, 4))
+    assert sum(on in (file or "") for file in files) >= hits
 
 
 @pytest.mark.parametrize(
-    ("kills", "letters"), [pytest.param(8, 600, id="few"), pytest.param(250, 20_000, id="many", marks=SOAK)]
+    ("kills", "letters"),
+    [pytest.param(8, 600, id="few"), pytest.param(250, 20_000, id="many", marks=pytest.mark.soak)],
 )
 def test_kills_at_random_moments(tmp_path: Path, kills: int, letters: int) -> None:
     """Kill run after run of one mailing, now and then before its first letter; the last one ends it."""
@@ -95,6 +86,6 @@ def test_kills_at_random_moments(tmp_path: Path, kills: int, letters: int) -> No
                 wait_until(lambda: here.receiver.taken >= wanted, run)  # noqa: B023
                 time.sleep(chance.uniform(0, 0.004))
             assert finish(run, signal.SIGKILL)[0] == -signal.SIGKILL
-        status, out, errors = here.run()
+        status, _, errors = here.run()
         assert status == 0, errors
         assert here.faults(doubtful=kills * here.connections) == []
