@@ -306,11 +306,14 @@ class Settings(_Section):
 
     @property
     def store_url(self) -> str:
-        """The store as an SQLAlchemy URL; a path becomes `sqlite:///` and the absolute path."""
+        """The store as an SQLAlchemy URL; a path becomes `sqlite:///` and the real path.
+
+        Whoever comes by a link must find the same locks, outbox and session.
+        """
         url = self.store.url or str(_user_folder("data") / "skychimp.db")
         if "://" in url:
             return url
-        return "sqlite:///" + str(Path(url).absolute()).replace("%", "%25").replace("?", "%3F")
+        return "sqlite:///" + os.path.realpath(url).replace("%", "%25").replace("?", "%3F")
 
     @property
     def store_name(self) -> str:

@@ -3,7 +3,9 @@
 This folder is also where pytest finds the tests' own modules, such as `servers`.
 """
 
+import gc
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,18 +16,28 @@ from hypothesis import settings
 
 from skychimp.access import Actor
 from skychimp.models import Login, Role, User
-from skychimp.store.engine import Store, create_store
+from skychimp.store.engine import Store, create_store, open_store
 
 settings.register_profile("skychimp", deadline=None)  # a slow machine is no defect
 settings.load_profile("skychimp")
 
 
+@pytest.fixture(scope="session")
+def _new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store as `create_store` makes it, to be copied: making it anew for each test would take most of the time."""
+    path = tmp_path_factory.mktemp("new") / "skychimp.db"
+    create_store(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(_new_store: Path, tmp_path: Path) -> Iterator[Store]:
     """A new store, without anybody in it."""
-    made = create_store(f"sqlite:///{tmp_path / 'skychimp.db'}")
-    yield made
-    made.close()
+    path = tmp_path / "skychimp.db"
+    shutil.copy(_new_store, path)
+    opened = open_store(f"sqlite:///{path}")
+    yield opened
+    opened.close()
 
 
 def enrol(store: Store, name: str, role: Role = Role.USER) -> Actor:
@@ -63,7 +75,7 @@ def admin(store: Store) -> Actor:
 
 
 @pytest.fixture
-def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
+def home_of(store: Store, tmp_path: Path) -> Iterator[Callable[[Actor], Home]]:
     """Logs somebody in at a command line of their own."""
 
     def home_of(actor: Actor) -> Home:
@@ -83,7 +95,8 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
             SKYCHIMP_MAIL__TIMEZONE="UTC",
         )
 
-    return home_of
+    yield home_of
+    gc.collect()  # a command in this process leaves its store's files to the collector
 
 
 @pytest.fixture

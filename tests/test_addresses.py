@@ -1,5 +1,6 @@
 """Addresses: what is one, which two are the same, and who a sender is."""
 
+import email_validator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,3 +121,16 @@ def test_senders(text: str, name: str, email: str) -> None:
 def test_what_is_no_sender(text: str) -> None:
     with pytest.raises(InvalidValue):
         parse_sender(text)
+
+
+@given(st.from_regex(r"[a-zA-Z0-9-]{1,20}(\.[a-zA-Z0-9-]{1,20}){0,3}", fullmatch=True))
+def test_a_plain_domain_is_what_the_library_says_it_is(domain: str) -> None:
+    try:
+        valid = email_validator.validate_email(
+            f"x@{domain}", check_deliverability=False, globally_deliverable=False, test_environment=True
+        )
+    except email_validator.EmailNotValidError:
+        with pytest.raises(InvalidValue):
+            addresses.parse(f"x@{domain}")
+    else:
+        assert addresses.parse(f"x@{domain}") == (f"x@{valid.domain}", f"x@{valid.ascii_domain}")

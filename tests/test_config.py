@@ -244,7 +244,7 @@ def test_what_else_stands_in_a_dot_env_is_not_ours() -> None:
     [
         ("/a/b.db", "sqlite:////a/b.db"),
         ("b.db", "sqlite:///{here}/b.db"),
-        ("./x/../b.db", "sqlite:///{here}/x/../b.db"),
+        ("./x/../b.db", "sqlite:///{here}/b.db"),
         ("sqlite:///b.db", "sqlite:///{here}/b.db"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
         ("sqlite:////a%20b.db", "sqlite:////a b.db"),
@@ -270,6 +270,13 @@ def test_the_store_url_names_the_very_file(name: str) -> None:
     settings = config.load({"store.url": f"/folder/{name}"}, environ={})
     assert make_url(settings.store_url).database == str(Path(f"/folder/{name}"))
     assert settings.store_name == str(Path(f"/folder/{name}"))
+
+
+def test_a_link_is_the_store_itself(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    Path("s.db").symlink_to(tmp_path / "link/s.db")
+    assert load(store__url="s.db").store_url == f"sqlite:///{tmp_path}/data/s.db"
 
 
 def test_the_usual_store_lies_in_the_data_folder(tmp_path: Path) -> None:

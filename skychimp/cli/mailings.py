@@ -262,13 +262,13 @@ def log(
 def _follow(here: Context, mailing: int, status: str | None, search: str | None) -> None:
     from skychimp.services import attempts
 
-    seen = 0
+    seen: int | None = None
 
     def fresh() -> "Iterator[AttemptInfo]":
         nonlocal seen
         everything = page(None, 0, search, None)
         for attempt in attempts.log(here.store, here.actor, mailing, everything, status=status, after=seen):
-            seen = attempt.id or seen
+            seen = attempt.id
             yield attempt
 
     while True:

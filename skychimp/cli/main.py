@@ -26,6 +26,9 @@ def main() -> NoReturn:
         sys.exit(_run(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except ImportError as error:
+        print(f"error: this installation is not whole: {error}\nhint: install it again", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -48,7 +51,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _call(here: Any, arguments: list[str]) -> int:
-    """Run the command; its exit status. Raises KeyboardInterrupt and nothing else."""
+    """Run the command; its exit status. Raises KeyboardInterrupt, and ImportError where Typer itself is missing."""
     from skychimp.cli.output import PIPE_CLOSED
 
     try:
@@ -102,16 +105,15 @@ def _wrong_usage(error: "typer.TyperException") -> "SkychimpError":
 
     words = " ".join(error.format_message().split()).replace("Value error, ", "").replace("Input should", "it should")
     message, _, meant = words.partition(". Did you mean ")
-    option = getattr(error, "option_name", None)
     if similar := getattr(error, "possibilities", None):
         message, meant = error.message, similar[0]
-    context = getattr(error, "ctx", None)
-    if meant:
-        hint = f"did you mean {meant.rstrip('?').replace(chr(39), '')}?"
-    elif context is None:
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    if context is None:
         hint = "see skychimp --help"
-    elif option in _options(context.find_root().command):
+    elif context.parent and option in _options(context.find_root().command):
         hint = f"it comes before the command: skychimp {option} {context.command_path.partition(' ')[2]} ..."
+    elif meant:
+        hint = f"did you mean {meant.rstrip('?').replace(chr(39), '')}?"
     else:
         hint = f"see {context.command_path} --help"
     return InvalidValue(message[:1].lower() + message[1:].rstrip("."), hint)
@@ -126,5 +128,6 @@ def _asks_for_json(arguments: list[str], context: Any) -> bool:
 
 
 def _options(command: Any) -> dict[str, bool]:
-    """A command's options, and whether each is a flag."""
-    return {name: getattr(param, "is_flag", False) for param in command.params for name in param.opts}
+    """A command's options, as its help shows them, and whether each is a flag."""
+    shown = [param for param in command.params if not getattr(param, "hidden", False)]
+    return {name: getattr(param, "is_flag", False) for param in shown for name in param.opts}

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
 
+NARROWEST_COLUMN = 12
+GUTTER = 3
+
 PIPE_CLOSED = 141
 """What a shell says of a command that SIGPIPE ended."""
 
@@ -222,15 +225,31 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
+        console = _console(stderr=False)
+        cells = {name: [_for_eyes(getattr(item, name)) for item in items] for name in columns}
+        whole = _to_keep_whole(cells, columns, console.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in columns.values():
-            table.add_column(heading, overflow="fold")
-        for item in items:
-            table.add_row(*(Text(_for_eyes(getattr(item, name))) for name in columns))
-        _console(stderr=False).print(table)
+        for name, heading in columns.items():
+            table.add_column(heading, overflow="fold", no_wrap=name in whole)
+        for row in zip(*cells.values(), strict=True):
+            table.add_row(*map(Text, row))
+        console.print(table)
 
     def _write(self, line: str, end: str = "\n") -> None:
         sys.stdout.write(line + end)
+
+
+def _to_keep_whole(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> set[str]:
+    """The columns that hold single words, as addresses, where there is room for them beside the others."""
+    from rich.cells import cell_len
+
+    words = {
+        name: max(map(cell_len, (headings[name], *column)))
+        for name, column in cells.items()
+        if " " not in "".join(column)
+    }
+    needed = sum(words.values()) + (len(cells) - len(words)) * NARROWEST_COLUMN + len(cells) * GUTTER
+    return set(words) if needed <= width else set()
 
 
 def _console(*, stderr: bool) -> "Console":

@@ -33,6 +33,7 @@ class OpenOccurrence:
     ready: deque[Claimed] = field(default_factory=deque)
     is_claiming: bool = False
     is_exhausted: bool = False
+    is_dropped: bool = False
     has_news: bool = False
     """More may have come since the last claim was asked for."""
     claim_size: int = FEWEST
@@ -48,7 +49,7 @@ class Claims:
     """The deliveries of one run, from the ledger to the wire.
 
     `tasks` runs the claims, `due` says up to when a try is due, `load` reads what an occurrence's letters need.
-    `budget` is how many may be given out in all; None is no limit.
+    `connections` is how many letters can be on the wire, `budget` how many may be given out in all; None is no limit.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Claims:
         now: Callable[[], datetime],
         due: Callable[[], datetime],
         load: Callable[[Connection, int], Any],
+        connections: Callable[[], int],
         budget: int | None = None,
     ) -> None:
         self._recorder = recorder
@@ -68,6 +70,7 @@ class Claims:
         self._now = now
         self._due = due
         self._load = load
+        self._connections = connections
         self._budget = budget
         self._known: dict[int, OpenOccurrence] = {}
         self._active: list[OpenOccurrence] = []
@@ -95,7 +98,7 @@ class Claims:
 
     def look_again(self, occurrence: OpenOccurrence) -> None:
         """There may be more of this one: a delivery was given back, is due again, or was made just now."""
-        occurrence.is_exhausted, occurrence.has_news = False, True
+        occurrence.is_exhausted, occurrence.is_dropped, occurrence.has_news = False, False, True
         if occurrence not in self._active and occurrence not in self._waiting:
             self._waiting.append(occurrence)
         self._move_up()
@@ -104,11 +107,7 @@ class Claims:
     async def next(self) -> tuple[Claimed, OpenOccurrence] | None:
         """The next delivery to send, now on the wire; None once there is nothing more."""
         while not self._is_enough:
-            chosen = min(
-                (occurrence for occurrence in self._active if occurrence.ready),
-                key=lambda occurrence: (occurrence.on_the_wire, occurrence.turn),
-                default=None,
-            )
+            chosen = self._chosen()
             if chosen is not None:
                 self._turn += 1
                 chosen.turn = self._turn
@@ -130,9 +129,11 @@ class Claims:
         self._forget(occurrence)
 
     def put_back(self, claimed: Claimed, occurrence: OpenOccurrence) -> None:
-        """One that nothing was done about; it comes first."""
+        """One that nothing was done about; it comes first, unless its occurrence was dropped meanwhile."""
         occurrence.on_the_wire -= 1
         self._spend(-1)
+        if occurrence.is_dropped:
+            return
         occurrence.ready.appendleft(claimed)
         if occurrence not in self._active and occurrence not in self._waiting:  # it was the last one
             self._waiting.appendleft(occurrence)
@@ -150,7 +151,7 @@ class Claims:
     def drop(self, occurrence: OpenOccurrence) -> None:
         """Send no more of this one: its mailing is disabled."""
         occurrence.ready.clear()
-        occurrence.is_exhausted = True
+        occurrence.is_exhausted = occurrence.is_dropped = True
         self._leave(occurrence)
 
     def drop_all(self) -> None:
@@ -173,13 +174,12 @@ class Claims:
         """Make the deliveries of each occurrence that is being opened; the first batch is sent meanwhile."""
         while self._opening:
             occurrence = self._opening[0]
-            is_whole = self._is_enough
-            while not is_whole:
-                is_whole = await self._fill(occurrence) or self._is_enough
-                self.look_again(occurrence)
-            self._opening.popleft()
-            occurrence.is_opening = False
-            self._leave(occurrence)
+            is_whole = self._is_enough or await self._fill(occurrence) or self._is_enough
+            self._opening.rotate(-1)  # the next batch is another's, so that a small one need not wait for a large one
+            if is_whole:
+                self._opening.remove(occurrence)
+                occurrence.is_opening = False
+            self.look_again(occurrence)
 
     def _fill(self, occurrence: OpenOccurrence) -> "asyncio.Future[bool]":
         return self._recorder.submit(lambda connection: queue.fill(connection, occurrence.id))
@@ -187,6 +187,17 @@ class Claims:
     @property
     def _is_enough(self) -> bool:
         return self._is_stopped or self._budget == 0
+
+    def _chosen(self) -> OpenOccurrence | None:
+        """The one with the fewest letters on the wire; while others have none ready yet, within its share of it."""
+        if len(self._active) == 1:
+            return self._active[0] if self._active[0].ready else None
+        ready = [occurrence for occurrence in self._active if occurrence.ready]
+        chosen = min(ready, key=lambda occurrence: (occurrence.on_the_wire, occurrence.turn), default=None)
+        if chosen is not None and len(ready) < len(self._active):
+            share = max(1, self._connections() // len(self._active))
+            return chosen if chosen.on_the_wire < share else None
+        return chosen
 
     def _spend(self, number: int) -> None:
         if self._budget is not None:

@@ -110,7 +110,7 @@ def check(words: Words) -> None:
         raise InvalidValue("the subject is empty")
     if len(words.subject) > LONGEST_SUBJECT or mime.one_line(words.subject) != words.subject.strip():
         raise InvalidValue(f"the subject is one line of up to {LONGEST_SUBJECT} characters")
-    now = datetime.now(UTC)
+    now = datetime(2000, 1, 1, tzinfo=UTC)
     composer = Composer(words, sender="check@localhost", date=now, mailing_id=1, due_at=now)
     for sample in (Recipient("ada@example.org", "Ada Lovelace", "", ("vip",)), Recipient("b@example.org", "", "", ())):
         try:

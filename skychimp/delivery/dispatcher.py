@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection as StoreConnection
 from sqlalchemy import select
@@ -73,6 +73,14 @@ class _Letters:
     failed: int
     tried: int
     sender_refusals: int = 0
+
+
+class _Due(NamedTuple):
+    """What a look finds: how many occurrences it opened, why the relay is paused, and what there is to send."""
+
+    opened: int
+    pause: str | None
+    occurrences: list[int]
 
 
 @dataclass
@@ -136,7 +144,10 @@ class Dispatcher:
 
     async def look(self) -> None:
         """Rescue, sweep and open in one transaction, so that whoever looks sees all of it or nothing; then send."""
-        self._claims.add(await self._recorder.submit(self._due))
+        due = await self._recorder.submit(self._due)
+        self.tally.opened += due.opened
+        self._relay.heed(due.pause)
+        self._claims.add(due.occurrences)
         self._hire()
 
     async def sleep(self, seconds: float) -> None:
@@ -175,6 +186,7 @@ class Dispatcher:
             now=self.now,
             due=self._due_by,
             load=self._load,
+            connections=lambda: self._relay.allowed,
             budget=self.scope.limit,
         )
         self._parts = (self._relay, self._claims)
@@ -186,14 +198,14 @@ class Dispatcher:
         """A run takes the tries that were due when it started; what falls due meanwhile is for the next one."""
         return self.now() if self.keeps_looking else self._started
 
-    def _due(self, connection: StoreConnection) -> list[int]:
+    def _due(self, connection: StoreConnection) -> _Due:
         now = self._due_by()
         for run_id in runs.dead(connection, self.store.path):
             unknown = queue.rescue(connection, run_id, now, self._policy.unknown_after, self.transport.relay)
             runs.end(connection, run_id, now)
             log.warning("a dead run was rescued", extra={"run": run_id, "unknown": unknown})
         queue.sweep(connection, now)
-        self.tally.opened += planner.open_due(
+        opened = planner.open_due(
             connection,
             now,
             sender=self.settings.mail.sender or "",
@@ -202,9 +214,8 @@ class Dispatcher:
             mailing_id=self.scope.mailing_id,
         )
         self._secret = connection.scalar(select(StoreInfo.__table__.c.secret)) or b""
-        if not self._relay.may_send(connection, self._secret):
-            return []
-        return queue.due(connection, now, self.scope.mailing_id)
+        pause = self._relay.pause_of(connection, self._secret)
+        return _Due(opened, pause, [] if pause else queue.due(connection, now, self.scope.mailing_id))
 
     def _load(self, connection: StoreConnection, occurrence_id: int) -> _Letters:
         row = connection.execute(select(_O).where(_O.c.id == occurrence_id)).one()
@@ -278,9 +289,9 @@ class Dispatcher:
         """The letter, or why there can't be one."""
         if letters.composer is None:
             return letters.fault
-        to = Recipient(claimed.address, claimed.name, claimed.comment, _tags(claimed.tags))
-        name = compose.message_id(self._secret, claimed.id, letters.return_path.rpartition("@")[2])
         try:
+            to = Recipient(claimed.address, claimed.name, claimed.comment, _tags(claimed.tags))
+            name = compose.message_id(self._secret, claimed.id, letters.return_path.rpartition("@")[2])
             return Letter(letters.return_path, claimed.address, letters.composer.compose(to, name))
         except InvalidValue as error:
             return error.message

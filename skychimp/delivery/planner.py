@@ -1,6 +1,6 @@
 """What is due: opens occurrences, and says beforehand which it would open. Each function is part of a transaction."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -26,9 +26,18 @@ def open_due(
     give_up_after: timedelta,
     mailing_id: int | None = None,
 ) -> int:
-    """Open what is due and record what was missed; how many occurrences were opened. Twice is the same as once."""
+    """Open what is due and record what was missed; how many occurrences were opened. Twice is the same as once.
+
+    Nothing is opened in a restored store that waits for a person.
+    """
+    if queue.is_held(connection):
+        return 0
+
+    def disable(mailing: Row[tuple[()]], error: Exception) -> None:
+        queue.disable(connection, mailing.id, f"its schedule can't be read: {error}", now)
+
     opened = 0
-    for mailing, plan in due(connection, now, mailing_id):
+    for mailing, plan in due(connection, now, mailing_id, disable):
         letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
         base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
         for missed in plan.missed:
@@ -49,8 +58,16 @@ def open_due(
     return opened
 
 
-def due(connection: Connection, now: datetime, mailing_id: int | None = None) -> Iterator[tuple[Row[tuple[()]], Plan]]:
-    """Each mailing that has something due, with its message's words, and what is to be done about it."""
+def due(
+    connection: Connection,
+    now: datetime,
+    mailing_id: int | None = None,
+    unreadable: Callable[[Row[tuple[()]], Exception], None] = lambda mailing, error: None,
+) -> Iterator[tuple[Row[tuple[()]], Plan]]:
+    """Each mailing that has something due, with its message's words, and what is to be done about it.
+
+    `unreadable` is told of one whose schedule can't be read (its zone may be unknown here); it delays no other.
+    """
     rows = connection.execute(
         select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html)
         .join(_MSG, _MSG.c.id == _M.c.message_id)
@@ -60,7 +77,12 @@ def due(connection: Connection, now: datetime, mailing_id: int | None = None) ->
         .order_by(_M.c.next_at, _M.c.id)
     ).all()
     for row in rows:
-        yield row, recurrence.plan(schedule(row), next_at=row.next_at, since=row.created_at, now=now)
+        try:
+            plan = recurrence.plan(schedule(row), next_at=row.next_at, since=row.created_at, now=now)
+        except Exception as error:
+            unreadable(row, error)
+        else:
+            yield row, plan
 
 
 def schedule(mailing: Mailing | Row[tuple[()]]) -> Schedule:

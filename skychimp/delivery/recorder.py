@@ -5,24 +5,49 @@ groups grow with the load by themselves.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from skychimp.errors import SkychimpError, StoreFailed
+from skychimp.models import Outcome
 from skychimp.store import ledger
 from skychimp.store.engine import Store, is_locked, plain_errors
 from skychimp.store.ledger import Entry
 from skychimp.store.queue import Claimed
 
-LINGER = 0.002  # s that an outcome waits for the next intent, to share its commit
-
 T = TypeVar("T")
-_Job = tuple[Callable[[Connection], Any], "asyncio.Future[Any]"]
-_Intent = tuple[Claimed, "asyncio.Future[bool]"]
+_Results = list[tuple["asyncio.Future[Any]", Any]]
+
+
+@dataclass
+class _Group:
+    """What goes into one commit; `jobs` are other pieces of writing."""
+
+    intents: list[tuple[Claimed, "asyncio.Future[bool]"]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    jobs: list[tuple[Callable[[Connection], Any], "asyncio.Future[Any]"]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.intents or self.entries or self.jobs)
+
+    @property
+    def is_usual(self) -> bool:
+        """Nothing but letters that were sent, and intents."""
+        return not self.jobs and all(entry.outcome == Outcome.SENT for entry in self.entries)
+
+    @property
+    def claims(self) -> list[Claimed]:
+        return [claimed for claimed, _ in self.intents]
+
+    @property
+    def futures(self) -> list["asyncio.Future[Any]"]:
+        return [future for _, future in [*self.intents, *self.jobs]]
 
 
 class Recorder:
@@ -32,116 +57,127 @@ class Recorder:
     """
 
     def __init__(self, store: Store, run_id: int) -> None:
-        self._store = store
         self._run_id = run_id
         self._loop = asyncio.get_running_loop()
-        self._wake = threading.Condition()
-        self._intents: list[_Intent] = []
-        self._entries: list[Entry] = []
-        self._jobs: list[_Job] = []
-        self._closing = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
+        self._store = store
+        self._at_once: Connection | None = None
+        self._connection: Connection | None = None
+        self._next = _Group()
+        self._is_writing = False
+        self._idle = asyncio.Event()
         self._failure: SkychimpError | None = None
-        self._thread = threading.Thread(target=self._work, name="recorder")
-        self._thread.start()
 
     def submit(self, job: Callable[[Connection], T]) -> "asyncio.Future[T]":
         """Do a piece of writing in the next transaction; its result comes once that is committed."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._put(self._jobs, (job, future), future)
+        self._next.jobs.append((job, future))
+        self._start()
         return future
 
     def intend(self, claimed: Claimed) -> "asyncio.Future[bool]":
         """Commit the intent to send: True where the delivery still is ours."""
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._put(self._intents, (claimed, future), future)
+        self._next.intents.append((claimed, future))
+        self._start()
         return future
 
     def record(self, entry: Entry) -> None:
         """Commit an outcome, at the latest with the next intent."""
-        with self._wake:
-            self._entries.append(entry)
-            if len(self._entries) == 1:
-                self._wake.notify()
+        self._next.entries.append(entry)
+        self._start()
 
     async def close(self) -> None:
         """Commit what is left and end the thread. Raises StoreFailed where that failed."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        await asyncio.to_thread(self._thread.join)
+        while self._is_writing:
+            self._idle.clear()
+            await self._idle.wait()
+        await self._loop.run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
         if self._failure:
             raise self._failure
 
-    def _put(self, queue: list[Any], item: object, future: "asyncio.Future[Any]") -> None:
-        with self._wake:
-            if self._failure:
-                future.set_exception(self._failure)
-                return
-            queue.append(item)
-            self._wake.notify()
+    def _start(self) -> None:
+        """Write what there will be once the loop has done what it is at."""
+        if not self._is_writing:
+            self._is_writing = True
+            self._loop.call_soon(self._write_next)
 
-    def _work(self) -> None:
-        try:
-            with plain_errors(), self._store.connect() as connection:
-                while self._wait():
-                    self._commit(connection)
-        except SkychimpError as error:
+    def _write_next(self) -> None:
+        group, self._next = self._next, _Group()
+        if self._failure is None:
+            self._loop.run_in_executor(self._thread, self._write, group).add_done_callback(
+                partial(self._written, group)
+            )
+            return
+        _fail_all(group.futures, self._failure)
+        self._is_writing = False
+        self._idle.set()
+
+    def _written(self, group: _Group, done: "asyncio.Future[_Results]") -> None:
+        error = done.exception()
+        if error is not None:
             self._fail(error)
-        except Exception as error:
-            self._fail(StoreFailed(f"the ledger can't be written: {error!r}"))
+            _fail_all(group.futures, self._failure)
+        else:
+            for future, result in done.result():
+                if not future.done():
+                    future.set_result(result)
+        if self._next:
+            self._write_next()
+        else:
+            self._is_writing = False
+            self._idle.set()
 
-    def _wait(self) -> bool:
-        with self._wake:
-            while not (self._intents or self._jobs or self._closing):
-                if not self._wake.wait(LINGER if self._entries else None) and self._entries:
-                    break
-            return bool(self._intents or self._entries or self._jobs)
+    # In the thread
 
-    def _commit(self, connection: Connection) -> None:
-        with self._wake:
-            intents, self._intents = self._intents, []
-            entries, self._entries = self._entries, []
-            jobs, self._jobs = self._jobs, []
-        try:
-            results = self._write(connection, intents, entries, jobs)
-        except BaseException:
-            with self._wake:  # their futures must hear of it, with those that came meanwhile
-                self._intents[:0], self._jobs[:0] = intents, jobs
-            raise
-        if results:
-            self._loop.call_soon_threadsafe(_settle, results)
+    def _write(self, group: _Group) -> _Results:
+        """Commit a group, however long another process holds the lock. Raises StoreFailed."""
+        with plain_errors():
+            while True:
+                try:
+                    return self._write_at_once(group) if group.is_usual else self._write_by_parts(group)
+                except DBAPIError as error:
+                    if not is_locked(error):
+                        raise
 
-    def _write(
-        self, connection: Connection, intents: list[_Intent], entries: list[Entry], jobs: list[_Job]
-    ) -> list[tuple["asyncio.Future[Any]", Any]]:
-        while True:
-            try:
-                with connection.begin():
-                    if entries:
-                        ledger.record(connection, self._run_id, entries)
-                    results = [(future, job(connection)) for job, future in jobs]
-                    if intents:
-                        ours = ledger.intend(connection, self._run_id, [claimed for claimed, _ in intents])
-                        results += [(future, claimed.id in ours) for claimed, future in intents]
-                return results
-            except DBAPIError as error:
-                if not is_locked(error):
-                    raise
+    def _write_at_once(self, group: _Group) -> _Results:
+        if self._at_once is None:
+            self._at_once = self._store.connect_at_once()
+            ledger.prepare(self._at_once)
+        with self._at_once.begin():
+            if ledger.write_at_once(self._at_once, self._run_id, group.entries, group.claims):
+                return [(future, True) for _, future in group.intents]
+        return self._write_by_parts(group, is_recorded=True)
 
-    def _fail(self, error: SkychimpError) -> None:
-        with self._wake:
-            self._failure = error
-            futures: list[asyncio.Future[Any]] = [future for _, future in [*self._jobs, *self._intents]]
-        self._loop.call_soon_threadsafe(_fail_all, futures, error)
+    def _write_by_parts(self, group: _Group, *, is_recorded: bool = False) -> _Results:
+        if self._connection is None:
+            self._connection = self._store.connect()
+        connection, results = self._connection, []
+        with connection.begin():
+            if is_recorded:
+                ledger.record_late(connection, self._run_id, group.entries)
+            elif group.entries:
+                ledger.record(connection, self._run_id, group.entries)
+            results += [(future, job(connection)) for job, future in group.jobs]
+            if group.intents:
+                ours = ledger.intend(connection, self._run_id, group.claims)
+                results += [(future, claimed.id in ours) for claimed, future in group.intents]
+        return results
 
+    def _close(self) -> None:
+        for connection in (self._at_once, self._connection):
+            if connection is not None:
+                connection.close()
 
-def _settle(results: list[tuple["asyncio.Future[Any]", Any]]) -> None:
-    for future, result in results:
-        if not future.done():
-            future.set_result(result)
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, SkychimpError):
+            error = StoreFailed(f"the ledger can't be written: {error!r}")
+        self._failure = self._failure or error
 
 
-def _fail_all(futures: list["asyncio.Future[Any]"], error: SkychimpError) -> None:
+def _fail_all(futures: list["asyncio.Future[Any]"], error: SkychimpError | None) -> None:
     for future in futures:
         if not future.done():
-            future.set_exception(error)
+            future.set_exception(error or StoreFailed("the ledger can't be written"))
+            future.exception()  # who waited for it may be gone; then asyncio would print a traceback

@@ -61,16 +61,18 @@ class Relay:
         """Whether there are more connections than it takes."""
         return self._connections > self.allowed
 
-    def may_send(self, connection: StoreConnection, secret: bytes) -> bool:
-        """Whether it is not paused, or its next probe is due."""
+    def pause_of(self, connection: StoreConnection, secret: bytes) -> str | None:
+        """Why it is paused; None where it is not, or its next probe is due. Part of a transaction: `heed` acts on it."""
         self._settings_hash = self._hash(secret)
-        reason = relays.paused(connection, self._transport.relay, self._settings_hash, self._now())
-        if reason is None:
+        return relays.paused(connection, self._transport.relay, self._settings_hash, self._now())
+
+    def heed(self, pause: str | None) -> None:
+        """Do as the store says: give up, or go on with one connection where it was paused."""
+        if pause is None:
             self.allowed = self.allowed or 1
         elif self.allowed:
             self.allowed = 0
-            self._give_up(f"the relay is paused: {reason}", "mend its settings, then run again")
-        return reason is None
+            self._give_up(f"the relay is paused: {pause}", "mend its settings, then run again")
 
     async def exchange(self, spent: Connection | None) -> Connection | None:
         """A new connection for one that is spent; None where there is none to be had."""
@@ -123,7 +125,9 @@ class Relay:
 
     async def _connect(self) -> Connection | None:
         try:
-            return await self._transport.connect()
+            return await self._dial()
+        except _StoppedError:
+            return None
         except RelayAway as away:
             if self._connections:  # it takes no more than these
                 self.allowed = min(self.allowed, self._connections)
@@ -148,16 +152,19 @@ class Relay:
         if self._patience is not None and self._patience <= timedelta(0):
             self._give_up(f"the relay is away: {away.message}", away.hint or "")
             return None
+        patience = float("inf") if self._patience is None else self._patience.total_seconds()
+        loop, ends = asyncio.get_running_loop(), asyncio.get_running_loop().time() + patience
+        first_wait = min(1.0, patience)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RelayAway),
             wait=wait_exponential_jitter(initial=1, max=LONGEST_WAIT),
-            stop=stop_never if self._patience is None else stop_after_delay(self._patience.total_seconds()),
-            sleep=self._sleep_or_leave,
+            stop=stop_never if self._patience is None else stop_after_delay(patience - first_wait),
+            sleep=lambda seconds: self._sleep_or_leave(min(seconds, ends - loop.time())),
         )
         log.warning("relay away", extra={"relay": self._transport.relay, "reason": away.message})
         try:
-            await self._sleep_or_leave(min(1.0, self._patience.total_seconds() if self._patience else 1.0))
-            connection: Connection = await retrying(self._transport.connect)
+            await self._sleep_or_leave(first_wait)
+            connection: Connection = await retrying(self._dial)
             log.warning("relay back", extra={"relay": self._transport.relay})
             return connection
         except RetryError as error:
@@ -168,6 +175,19 @@ class Relay:
         except _StoppedError:
             pass
         return None
+
+    async def _dial(self) -> Connection:
+        """A new connection. Raises RelayAway, RelayRefuses, and _StoppedError where the run is to end before it is there."""
+        dialling = asyncio.create_task(self._transport.connect())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((dialling, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not dialling.done():
+                raise _StoppedError
+            return await dialling
+        finally:
+            dialling.cancel()
+            stopping.cancel()
 
     async def _sleep_or_leave(self, seconds: float) -> None:
         await self.sleep(seconds)

@@ -52,11 +52,9 @@ def log(
     """
     mailings.show(store, actor, mailing_id)
     query = narrow(_deliveries() if last else _attempts(), page, searched=(_D.c.address,), sorted_by=_order(last))
-    query = query.where(_O.c.mailing_id == mailing_id)
     if status is not None:
         query = query.where(_STATUS.in_([status]))
-    if after is not None:
-        query = query.where(_A.c.id > after)
+    query = query.where(_in_order(mailing_id, last, after))
     with store.read() as session:
         for row in session.execute(query.execution_options(yield_per=1000)):
             yield _info(row)
@@ -73,6 +71,17 @@ def _attempts() -> Select[tuple[object, ...]]:
 def _deliveries() -> Select[tuple[object, ...]]:
     newest = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
     return select(*_COLUMNS).select_from(_D).outerjoin(_A, newest).join(_O, _O.c.id == _D.c.occurrence_id)
+
+
+def _in_order(mailing_id: int, last: bool, after: int | None) -> ColumnElement[bool]:
+    """What is a mailing's, so said that SQLite reads it by its ids: a sort would hold a million rows in memory."""
+    if after is not None:
+        return and_(_A.c.id > after, _O.c.mailing_id + 0 == mailing_id)  # + 0: no index leads to the older ones
+    deliveries = select(_D.c.id).join(_O, _O.c.id == _D.c.occurrence_id)
+    if last:
+        return _D.c.id.in_(deliveries.where(_O.c.mailing_id == mailing_id).correlate(None))
+    attempts = deliveries.join(_A, _A.c.delivery_id == _D.c.id).with_only_columns(_A.c.id)
+    return _A.c.id.in_(attempts.where(_O.c.mailing_id == mailing_id).correlate(None))
 
 
 def _order(last: bool) -> dict[str, ColumnElement[Any]]:

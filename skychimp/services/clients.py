@@ -3,31 +3,13 @@
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    String,
-    bindparam,
-    delete,
-    func,
-    insert,
-    literal,
-    literal_column,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.dialects.sqlite import Insert
-from sqlalchemy.dialects.sqlite import insert as insert_or_change
+from sqlalchemy import Row, Select, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
@@ -36,8 +18,9 @@ from skychimp.access import Actor, reach
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import UNFINISHED_SQL, Client, ClientTag, Mailing, Occurrence
 from skychimp.services.listing import Page, narrow
-from skychimp.store import queue
+from skychimp.store import imports, queue
 from skychimp.store.engine import Store
+from skychimp.store.imports import Person
 
 _C = Client.__table__
 _T = ClientTag.__table__
@@ -94,16 +77,15 @@ def create(
 ) -> ClientInfo:
     """Add a client. Raises InvalidValue for what can't be used, Conflict where there is that address already."""
     reach(actor, "change clients")
-    values = _checked(email, name, comment)
-    tags = checked_tags(tags)
+    person = _checked(email, name, comment, tags)
     with store.write() as session:
-        row = {**values, "owner_id": actor.user_id, "created_at": datetime.now(UTC)}
+        row = {**_columns(person), "owner_id": actor.user_id, "created_at": datetime.now(UTC)}
         try:
             client_id = session.execute(insert(_C).values(row).returning(_C.c.id)).scalar_one()
         except IntegrityError:
-            hint = f"change it: skychimp clients update {values['email']}"
-            raise Conflict(f"there is already a client {values['email']}", hint) from None
-        _set_tags(session, client_id, tags)
+            hint = f"change it: skychimp clients update {person.email}"
+            raise Conflict(f"there is already a client {person.email}", hint) from None
+        _set_tags(session, client_id, person.tags)
         return _get(session, actor, str(client_id))
 
 
@@ -142,20 +124,22 @@ def change(
     reach(actor, "change clients")
     with store.write() as session:
         old = _get(session, actor, client)
-        values: dict[str, Any] = _checked(
+        person = _checked(
             email if email is not None else old.email,
             name if name is not None else old.name,
             comment if comment is not None else old.comment,
+            tags or (),
         )
-        if clear_bad or values["address_key"] != addresses.parse(old.email).key:
+        values = _columns(person)
+        if clear_bad or person.address_key != addresses.parse(old.email).key:
             values |= {"bad_at": None, "bad_reason": None}
         try:
             session.execute(update(_C).where(_C.c.id == old.id).values(values))
         except IntegrityError:
-            raise Conflict(f"there is already a client {values['email']}") from None
+            raise Conflict(f"there is already a client {person.email}") from None
         if tags is not None:
             session.execute(delete(_T).where(_T.c.client_id == old.id))
-            _set_tags(session, old.id, checked_tags(tags))
+            _set_tags(session, old.id, person.tags)
         return _get(session, actor, str(old.id))
 
 
@@ -190,12 +174,12 @@ def import_rows(
     result = ImportResult()
     rows = iter(rows)
     while batch := list(islice(rows, IMPORT_BATCH)):
-        usable = _usable(batch, bool(change_known), result, on_bad)
-        if usable:
+        people = _usable(batch, bool(change_known), result, on_bad)
+        if people:
             with store.write() as session:
-                created = _import_batch(session.connection(), actor.user_id, usable, change_known)
+                created = imports.add(session.connection(), actor.user_id, people, change_known)
             result.created += created
-            _count_known(result, len(usable) - created, bool(change_known))
+            _count_known(result, len(people) - created, bool(change_known))
         on_batch(result)
     return result
 
@@ -217,17 +201,15 @@ def one_line(value: str, what: str, longest: int) -> str:
     return value.strip()
 
 
-def _checked(email: str, name: str, comment: str) -> dict[str, str]:
+def _checked(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> Person:
     email = email.strip()
     if not email or len(email) > addresses.LONGEST:
         raise InvalidValue(f"the address {_short(email)} is too long" if email else "the address is missing")
     address = addresses.parse(email)
-    return {
-        "email": address.email,
-        "address_key": address.key,
-        "name": one_line(name, "name", LONGEST_NAME),
-        "comment": _some_lines(comment) if comment else "",
-    }
+    name = one_line(name, "name", LONGEST_NAME)
+    return Person(
+        address.email, address.key, name, _some_lines(comment) if comment else "", checked_tags(tags) if tags else ()
+    )
 
 
 def _some_lines(comment: str) -> str:
@@ -259,29 +241,24 @@ def _short(value: str) -> str:
     return repr(value if len(value) <= 40 else value[:40] + "…")
 
 
-_Usable = dict[str, tuple[dict[str, str], list[str]]]
-"""The rows of a batch that can be used, by the key of their address: values and tags."""
-
-
 def _usable(
     batch: Sequence[ClientRow | BadRow], last_wins: bool, result: ImportResult, on_bad: Callable[[BadRow], None]
-) -> _Usable:
-    usable: _Usable = {}
+) -> Collection[Person]:
+    people: dict[str, Person] = {}
     for row in batch:
         try:
             if isinstance(row, BadRow):
                 raise InvalidValue(row.reason)
-            values, tags = _checked(row.email, row.name, row.comment), checked_tags(row.tags)
+            person = _checked(row.email, row.name, row.comment, row.tags)
         except InvalidValue as error:
             result.bad += 1
             on_bad(BadRow(row.line, error.message))
             continue
-        key = values["address_key"]
-        if key in usable:
+        if person.address_key in people:
             _count_known(result, 1, last_wins)
-        if last_wins or key not in usable:
-            usable[key] = (values, tags)
-    return usable
+        if last_wins or person.address_key not in people:
+            people[person.address_key] = person
+    return people.values()
 
 
 def _count_known(result: ImportResult, number: int, changed: bool) -> None:
@@ -291,38 +268,8 @@ def _count_known(result: ImportResult, number: int, changed: bool) -> None:
         result.skipped += number
 
 
-def _import_batch(connection: Connection, owner_id: int, usable: _Usable, change_known: Sequence[str]) -> int:
-    """Add the clients of a batch, and change those that are known; how many are new."""
-    newest = connection.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
-    connection.execute(_add(connection, owner_id, change_known), [values for values, _ in usable.values()])
-    chosen = select(_C.c.id).where(_C.c.owner_id == owner_id, _C.c.address_key == bindparam("b_key"))
-    if "tags" in change_known:
-        untag = delete(_T).where(_T.c.client_id == chosen.scalar_subquery())
-        connection.execute(untag, [{"b_key": key} for key in usable])
-    else:
-        chosen = chosen.where(_C.c.id > newest)
-    if tagged := [{"b_key": key, "b_tag": tag} for key, (_, tags) in usable.items() for tag in tags]:
-        rows = chosen.add_columns(bindparam("b_tag", type_=String))
-        connection.execute(insert(_T).from_select(["client_id", "tag"], rows), tagged)
-    return connection.scalar(select(func.count()).where(_C.c.owner_id == owner_id, _C.c.id > newest)) or 0
-
-
-def _add(connection: Connection, owner_id: int, change_known: Sequence[str]) -> Insert:
-    same = {
-        "owner_id": _constant(connection, owner_id, _C.c.owner_id),
-        "created_at": _constant(connection, datetime.now(UTC), _C.c.created_at),
-    }
-    own = {name: bindparam(name, type_=String) for name in ("email", "address_key", "name", "comment")}
-    added = insert_or_change(_C).values(same | own)
-    known = ["owner_id", "address_key"]
-    changed = {name: added.excluded[name] for name in change_known if name != "tags"}
-    return added.on_conflict_do_update(known, set_=changed) if changed else added.on_conflict_do_nothing(known)
-
-
-def _constant(connection: Connection, value: object, column: Column[Any]) -> ColumnElement[Any]:
-    """A value as a part of the statement: bound, it would be prepared anew for each row, at a third of the time."""
-    compiled = literal(value, column.type).compile(connection, compile_kwargs={"literal_binds": True})
-    return literal_column(str(compiled))
+def _columns(person: Person) -> dict[str, Any]:
+    return {name: value for name, value in person._asdict().items() if name != "tags"}
 
 
 def _set_tags(session: Session, client_id: int, tags: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ class Outlook:
 def outlook(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Outlook]:
     """Each client of each mailing that has something due, as it is read; a mailing that is stopped is one row."""
     with store.read() as session:
-        connection = session.connection()
+        connection = session.connection().execution_options(yield_per=1000)
         yield from _stopped(connection, now, mailing_id)
         for mailing, plan in planner.due(connection, now, mailing_id):
             if plan.open is not None:
@@ -64,12 +64,19 @@ def _stopped(connection: Connection, now: datetime, mailing_id: int | None) -> I
 def _coming(
     connection: Connection, row: Row[tuple[object, ...]], due_at: datetime, *, after: int, blocked: str | None
 ) -> Iterator[Outlook]:
+    """The clients beyond `after` of an audience, in batches as they would be opened."""
     mailing_id = getattr(row, "mailing_id", row.id)
-    chosen = queue.audience(mailing_id, row.owner_id, all_clients=row.all_clients, after=after).subquery()
-    clients = select(_C.c.email, _C.c.bad_at, _C.c.bad_reason).join(chosen, chosen.c.id == _C.c.id).order_by(_C.c.id)
-    for client in connection.execute(clients):
-        bad = f"bad address: {client.bad_reason}" if client.bad_at is not None else None
-        yield Outlook(mailing_id, due_at, client.email, bad or blocked)
+    while True:
+        chosen = queue.audience(mailing_id, row.owner_id, all_clients=row.all_clients, after=after)
+        batch = chosen.limit(queue.OPENING_BATCH).subquery()
+        clients = select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason).join(batch, batch.c.id == _C.c.id)
+        found = connection.execute(clients.order_by(_C.c.id)).all()
+        for client in found:
+            bad = f"bad address: {client.bad_reason}" if client.bad_at is not None else None
+            yield Outlook(mailing_id, due_at, client.email, bad or blocked)
+        if not found:
+            return
+        after = found[-1].id
 
 
 def _unfinished(connection: Connection, mailing_id: int | None) -> list[Row[tuple[object, ...]]]:

@@ -7,16 +7,15 @@ sound with several writing processes (3.51.3 and newer), and by rollback journal
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 from sqlmodel import Session
 
 from skychimp.errors import Conflict, StoreFailed, StoreNotReady
@@ -27,16 +26,17 @@ REVISION = "0001"
 MIGRATIONS = Path(__file__).parent / "migrations"
 APPLICATION_ID = 0x534B5943  # "SKYC", at offset 68 of the file's header
 SOUND_WAL = (3, 51, 3)
+IMMEDIATE = "BEGIN IMMEDIATE"
 BUSY_TIMEOUT_MS = 30_000
 
 
 class Store:
-    """An open store. `read` and `write` are its transactions; a write begins IMMEDIATE, so that it never loses an update."""
+    """An open store. `read` and `write` are its transactions; a write begins IMMEDIATE, so that no update is lost."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.engine = _engine(path)
-        self._writer = self.engine.execution_options(immediate=True)
+        self._writer = self.engine.execution_options(begin=IMMEDIATE)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -54,56 +54,58 @@ class Store:
         """A connection whose every transaction begins IMMEDIATE, for the one thread that writes the ledger."""
         return self._writer.connect()
 
+    def connect_at_once(self) -> Connection:
+        """A connection whose every statement is a transaction of its own."""
+        return self.engine.execution_options(begin=None).connect()
+
     def close(self) -> None:
         self.engine.dispose()
 
 
 def open_store(url: str) -> Store:
-    """Open the store at a SQLAlchemy URL, upgrading an old one after a backup.
+    """Open the store at a SQLAlchemy URL, upgrading an old one after a backup; once in a process.
 
-    Raises StoreNotReady where there is none, where the file is something else (it is not touched), or where it was
-    made by a newer Skychimp.
+    Raises StoreNotReady where there is none, where the file is something else or damaged (it is not touched), or where
+    it was made by a newer Skychimp.
     """
     path = store_path(url)
     _refuse_what_is_no_store(path)
     store = Store(path)
-    with plain_errors(), store.engine.connect() as connection:
-        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    if revision != REVISION:
-        _upgrade(store, str(revision))
+    try:
+        if _revision(store) != REVISION:
+            _upgrade(path)
+    except BaseException:
+        store.close()
+        raise
     return store
 
 
 def create_store(url: str) -> Store:
-    """Make a new store; it appears whole or not at all. Raises Conflict where the file exists."""
+    """Make a new store; it appears whole or not at all. Raises Conflict where the file exists, StoreNotReady."""
     path = store_path(url)
-    if path.exists():
-        raise Conflict(f"there is already a file at {path}")
-    draft = path.with_name(f"{path.name}.new-{os.getpid()}")
+    draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        _fill(draft)
-        os.link(draft, path)
-    except FileExistsError:
-        raise Conflict(f"there is already a file at {path}") from None
+        with _passing(draft):
+            _fill(draft)
+            _appear(draft, path)
     except OSError as error:
         raise StoreNotReady(
             f"the store {path} can't be made: {error.strerror}", "choose another place: --store PATH"
         ) from None
-    finally:
-        draft.unlink(missing_ok=True)
     return open_store(url)
 
 
 def store_path(url: str) -> Path:
     """The file of a SQLite URL. Raises StoreNotReady for any other database."""
     parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+    if parsed.get_backend_name() != "sqlite":
         raise StoreNotReady(
             f"this version keeps its store in an SQLite file, not in {parsed.get_backend_name()}",
             "set store.url to a path",
         )
+    if not parsed.database or parsed.database == ":memory:":
+        raise StoreNotReady("the store needs a file", "set store.url to a path")
     return Path(parsed.database)
 
 
@@ -116,6 +118,8 @@ def plain_errors() -> Iterator[None]:
         raise
     except DBAPIError as error:
         raise StoreFailed(f"the store can't be used: {error.orig}", _remedy(str(error.orig))) from error
+    except _driver().Error as error:
+        raise StoreFailed(f"the store can't be used: {error}", _remedy(str(error))) from error
 
 
 def is_locked(error: DBAPIError) -> bool:
@@ -135,39 +139,48 @@ def _driver() -> ModuleType:
     try:
         from pysqlite3 import dbapi2
     except ImportError:
-        from sqlite3 import dbapi2  # type: ignore[no-redef]
-    return dbapi2  # type: ignore[no-any-return]
+        from sqlite3 import dbapi2
+    driver: ModuleType = dbapi2
+    return driver
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, **changed: str) -> Engine:
+    """An engine on a file; `changed` are pragmas that are not as usual."""
     driver = _driver()
-    engine = create_engine(f"sqlite:///{path}", module=driver)
+    engine = create_engine(URL.create("sqlite", database=str(path)), module=driver)
     sound = driver.sqlite_version_info >= SOUND_WAL
-    pragmas = (
-        f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-        "PRAGMA foreign_keys = ON",
-        f"PRAGMA journal_mode = {'WAL' if sound else 'DELETE'}",
-        f"PRAGMA synchronous = {'FULL' if sound else 'EXTRA'}",
-        "PRAGMA cache_size = -16000",
-    )
+    pragmas = {
+        "busy_timeout": str(BUSY_TIMEOUT_MS),
+        "foreign_keys": "ON",
+        "journal_mode": "WAL" if sound else "DELETE",
+        "synchronous": "FULL" if sound else "EXTRA",
+        "cache_size": "-16000",
+    } | changed
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver would begin only before some statements
-        for pragma in pragmas:
-            connection.execute(pragma)
+        for name, value in pragmas.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows English only
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("immediate")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        how = connection.get_execution_options().get("begin", "BEGIN")
+        if how:
+            connection.exec_driver_sql(how)
 
     return engine
 
 
+def _lower(value: object) -> object:
+    return value.casefold() if isinstance(value, str) else value
+
+
 def _refuse_what_is_no_store(path: Path) -> None:
+    """Look at the first bytes. Not while the process has the store open: closing a file drops SQLite's locks on it."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             header = file.read(100)
     except FileNotFoundError:
         raise StoreNotReady(f"there is no store at {path}", "make one: skychimp init --email YOU@EXAMPLE.ORG") from None
@@ -177,20 +190,53 @@ def _refuse_what_is_no_store(path: Path) -> None:
         raise StoreNotReady(f"{path} is not a Skychimp store; it was left as it is", "name another file: --store PATH")
 
 
+def _revision(store: Store) -> str:
+    try:
+        with plain_errors(), store.engine.connect() as connection:
+            return _revision_of(connection)
+    except StoreFailed as error:
+        if type(error.__cause__) is DatabaseError or "no such table" in error.message:  # not for want of a disk or lock
+            raise StoreNotReady(
+                f"the store {store.path} is damaged; it was left as it is", "bring back a copy: skychimp restore FILE"
+            ) from error
+        raise
+
+
+def _revision_of(connection: Connection) -> str:
+    return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
+
+
+@contextlib.contextmanager
+def _passing(draft: Path) -> Iterator[None]:
+    """An empty file that nobody else can read, and that is gone after the block, with all that SQLite put beside it."""
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        yield
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+
+
 def _fill(path: Path) -> None:
     from skychimp.models import StoreInfo
 
-    store = Store(path)
+    engine = _engine(path, journal_mode="DELETE")  # leaves one file, whole
     try:
-        with store.connect() as connection, connection.begin():
+        with plain_errors(), engine.execution_options(begin=IMMEDIATE).connect() as connection, connection.begin():
             migrate(connection)
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        with store.write() as session:
-            session.add(StoreInfo(secret=secrets.token_bytes(32), created_at=datetime.now(UTC)))
+            row = {"id": 1, "secret": secrets.token_bytes(32), "created_at": datetime.now(UTC)}
+            connection.execute(insert(StoreInfo.__table__).values(row))
     finally:
-        store.close()
-    with contextlib.closing(_driver().connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")  # leaves one file, whole, to be linked
+        engine.dispose()
+
+
+def _appear(draft: Path, path: Path) -> None:
+    """Give a finished file its name, never in another's place."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise Conflict(f"there is already a file at {path}") from None
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:
@@ -204,27 +250,44 @@ def migrate(connection: Connection, revision: str = "head") -> None:
     command.upgrade(config, revision)
 
 
-def _upgrade(store: Store, revision: str) -> None:
+def _upgrade(path: Path) -> None:
+    """Bring an old store to the newest revision, after a backup beside it; another process may just have done it."""
     from alembic.script import ScriptDirectory
 
     known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
-    if revision not in known:
-        raise StoreNotReady(
-            f"the store {store.path} was made by a newer Skychimp (revision {revision})", "upgrade Skychimp"
-        )
-    with plain_errors(), store.connect() as connection, connection.begin():
-        backup = store.path.with_name(f"{store.path.name}.before-{REVISION}")
-        _copy(store, backup)
-        migrate(connection)
+    engine = _engine(path, foreign_keys="OFF")  # a table that is made anew must not take along what points to it
+    try:
+        with plain_errors(), engine.execution_options(begin=IMMEDIATE).connect() as connection, connection.begin():
+            revision = _revision_of(connection)
+            if revision not in known:
+                raise StoreNotReady(
+                    f"the store {path} was made by a newer Skychimp (revision {revision})", "upgrade Skychimp"
+                )
+            if revision != REVISION:
+                _copy(path, path.with_name(f"{path.name}.before-{REVISION}"))
+                migrate(connection)
+                _require_whole(connection)
+    finally:
+        engine.dispose()
 
 
-def _copy(store: Store, target: Path) -> None:
-    draft = target.with_name(target.name + ".part")
-    os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600))
-    driver = _driver()
-    with (
-        contextlib.closing(driver.connect(store.path)) as source,
-        contextlib.closing(driver.connect(draft)) as copy,
-    ):
-        source.backup(copy)
-    shutil.move(draft, target)
+def _copy(path: Path, target: Path) -> None:
+    """Copy a store that nobody else can change: the caller's transaction holds it. Raises StoreFailed."""
+    draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    try:
+        with _passing(draft):
+            with (
+                contextlib.closing(_driver().connect(path)) as source,  # SQLite copies from no connection that writes
+                contextlib.closing(_driver().connect(draft)) as copy,
+            ):
+                source.backup(copy)
+            os.rename(draft, target)
+    except OSError as error:
+        raise StoreFailed(
+            f"the store can't be copied to {target}: {error.strerror}", "it is upgraded only after a backup"
+        ) from None
+
+
+def _require_whole(connection: Connection) -> None:
+    for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+        raise StoreFailed(f"the upgrade would leave row {row} of {table} without its {parent}; nothing was changed")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import compress
 from operator import not_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select, text, update
 
@@ -51,6 +51,29 @@ _ATTEMPT = f"""
     FROM json_each(?) AS r CROSS JOIN delivery WHERE delivery.id = r.value ->> 0"""  # noqa: S608
 
 
+# The usual group, intents and letters that were sent, is one statement and its own transaction: in it the driver lets
+# the event loop's thread run once, where BEGIN, three statements and COMMIT would make two threads wait for each other.
+_AT_ONCE = """
+    CREATE TEMP VIEW IF NOT EXISTS at_once AS SELECT NULL AS id, NULL AS token, NULL AS run_id, NULL AS started_at,
+        NULL AS finished_at, NULL AS phase, NULL AS code, NULL AS enhanced, NULL AS reply, NULL AS relay;
+    CREATE TEMP TRIGGER IF NOT EXISTS intend INSTEAD OF INSERT ON at_once WHEN NEW.phase IS NULL BEGIN
+        UPDATE delivery SET state = 'sending'
+        WHERE id = NEW.id AND token = NEW.token AND run_id = NEW.run_id AND state IN ('claimed', 'sending');
+    END;
+    CREATE TEMP TRIGGER IF NOT EXISTS record INSTEAD OF INSERT ON at_once WHEN NEW.phase IS NOT NULL BEGIN
+        UPDATE delivery SET state = 'sent', next_try_at = NULL, attempts = attempts + 1
+        WHERE id = NEW.id AND token = NEW.token AND run_id = NEW.run_id AND state IN ('claimed', 'sending');
+        INSERT INTO attempt
+            (delivery_id, number, started_at, finished_at, outcome, phase, code, enhanced, reply, relay)
+        SELECT id, attempts, NEW.started_at, NEW.finished_at, 'sent', NEW.phase, NEW.code, NEW.enhanced, NEW.reply,
+            NEW.relay
+        FROM delivery WHERE id = NEW.id AND changes() = 1;
+    END"""
+_WRITE_AT_ONCE = f"""
+    INSERT INTO at_once SELECT value ->> 0, value ->> 1, ?, {", ".join(f"value ->> {place}" for place in range(2, 9))}
+    FROM json_each(?)"""  # noqa: S608
+
+
 class Entry(NamedTuple):
     """One attempt to be recorded: the claim it was made under, what came of it, and when the next try is."""
 
@@ -69,6 +92,36 @@ class Entry(NamedTuple):
     @property
     def state(self) -> DeliveryState:
         return DeliveryState.QUEUED if self.outcome == Outcome.GIVEN_BACK else DeliveryState(self.outcome)
+
+
+def prepare(connection: Connection) -> None:
+    """Make a connection, whose every statement is its own transaction, fit for `write_at_once`."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.executescript(_AT_ONCE)
+
+
+def write_at_once(connection: Connection, run_id: int, entries: Sequence[Entry], intents: Sequence[Claimed]) -> bool:
+    """Record letters that were sent, and intents; False where some were not this run's any more.
+
+    Then those are left as they are: `intend` says which, `record_late` logs the others.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    rows: list[tuple[object, ...]] = [
+        (
+            entry.claimed.id, entry.claimed.token, _stored(entry.started_at), _stored(entry.finished_at), entry.phase,
+            entry.code, entry.enhanced, _storable(entry.reply), entry.relay,
+        )
+        for entry in entries
+    ]  # fmt: skip
+    rows += [(claimed.id, claimed.token) for claimed in intents]
+    before = driver.total_changes
+    connection.exec_driver_sql(_WRITE_AT_ONCE, (run_id, json.dumps(rows)))
+    return bool(driver.total_changes - before == 2 * len(entries) + len(intents))
+
+
+def record_late(connection: Connection, run_id: int, entries: Sequence[Entry]) -> None:
+    """Log those of these sent letters that `write_at_once` has left, and turn their deliveries into sent."""
+    _record_late(connection, _parted(connection, run_id, entries)[1])
 
 
 def intend(connection: Connection, run_id: int, claims: Sequence[Claimed]) -> set[int]:
@@ -96,11 +149,9 @@ def record(connection: Connection, run_id: int, entries: Sequence[Entry]) -> Non
     done = connection.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount
     on_time, late = (entries, []) if done == len(entries) else _parted(connection, run_id, entries)
     _log(connection, on_time)
-    for entry in late:
-        connection.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=_D.c.attempts + 1))
-        _log(connection, [entry])
+    _record_late(connection, late)
     not_sent = [entry for entry in on_time if entry.outcome != Outcome.SENT]
-    queue.call_off(connection, [entry.claimed.id for entry in (*not_sent, *late)])
+    queue.call_off(connection, [entry.claimed.id for entry in not_sent])
     for entry in entries:
         if entry.bad_address:
             _mark_bad(connection, entry)
@@ -122,8 +173,16 @@ def left(connection: Connection, mailing_id: int | None = None) -> dict[Delivery
     found = select(_D.c.state, func.count()).where(_D.c.occurrence_id.in_(open_ones)).group_by(_D.c.state)
     by_state: dict[DeliveryState, int] = {}
     for condition in (WAITING_SQL, HELD_SQL):  # each has its index
-        by_state |= dict(connection.execute(found.where(text(condition))).tuples())
+        rows = connection.execute(found.where(text(condition)))
+        by_state |= {DeliveryState(state): number for state, number in rows}
     return by_state
+
+
+def _record_late(connection: Connection, late: Sequence[Entry]) -> None:
+    for entry in late:
+        connection.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=_D.c.attempts + 1))
+        _log(connection, [entry])
+    queue.call_off(connection, [entry.claimed.id for entry in late])
 
 
 def _log(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -155,7 +214,7 @@ def _storable(text: str) -> str:
 
 
 def _parted(connection: Connection, run_id: int, entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
-    """Those that have changed their delivery just now, and the late ones; a claim's token stays with what came of it."""
+    """Those that have changed their delivery just now, and the late ones; a claim's token stays with its outcome."""
     ids = [entry.claimed.id for entry in entries]
     mine = select(_D.c.id, _D.c.token, _D.c.state).where(_D.c.id.in_(ids), _D.c.run_id == run_id)
     ours = {tuple(row) for row in connection.execute(mine)}

@@ -15,7 +15,7 @@ LAST_PROBE = timedelta(hours=4)
 
 
 class Paused(NamedTuple):
-    """A relay through which nothing is sent; its next probe is at `next_probe_at`, unless its settings change before."""
+    """A relay through which nothing is sent until `next_probe_at`, unless its settings change before."""
 
     relay: str
     since: datetime

@@ -4,6 +4,7 @@ On SQLite all of them are on one machine, so that a lock file beside the store, 
 tells the dead from the slow.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -11,11 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, text, union, update
 
-from skychimp.models import Run
+from skychimp.errors import Conflict, StoreFailed
+from skychimp.models import HELD_SQL, Delivery, Run
 
 _RUN = Run.__table__
+_D = Delivery.__table__
+
+_ours: set[Path] = set()
+"""The locks of runs that live in this process, which a person may have deleted under them."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +33,22 @@ class RunLock:
     file: int
 
     def release(self) -> None:
+        _ours.discard(self.path)
         self.path.unlink(missing_ok=True)
         os.close(self.file)
 
 
 def start(connection: Connection, store: Path, now: datetime) -> RunLock:
-    """Enter this process as a run; its lock is held before anybody can see the run."""
+    """Enter this process as a run; its lock is held before anybody can see the run.
+
+    Raises Conflict where another process holds that lock: a run of a store that was here before this one.
+    """
     counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
     row = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "heartbeat_at": now} | counts
     run_id = connection.execute(insert(_RUN).values(row)).inserted_primary_key
     assert run_id is not None
     path = _lock_path(store, run_id[0])
-    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return RunLock(run_id[0], path, file)
+    return RunLock(run_id[0], path, _locked(path, store))
 
 
 def heartbeat(connection: Connection, run_id: int, now: datetime, counts: dict[str, int]) -> None:
@@ -52,25 +60,53 @@ def end(connection: Connection, run_id: int, now: datetime) -> None:
 
 
 def dead(connection: Connection, store: Path) -> list[int]:
-    """The runs that never ended and whose process is gone."""
-    living = connection.scalars(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None))).all()
-    return [run_id for run_id in living if _is_free(_lock_path(store, run_id))]
+    """The runs that never ended, or hold something still, and whose process is gone."""
+    holding = select(_D.c.run_id).where(text(HELD_SQL))
+    known = connection.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), holding)).all()
+    return [run_id for run_id in known if _is_free(_lock_path(store, run_id))]
 
 
 def _lock_path(store: Path, run_id: int) -> Path:
+    store = store.resolve()  # one place for all, whatever links they come by
     return store.with_name(f"{store.name}.run-{run_id}")
 
 
-def _is_free(path: Path) -> bool:
+def _locked(path: Path, store: Path) -> int:
+    file = _opened(path, os.O_CREAT)
+    if os.geteuid() == 0:  # whoever the store belongs to must be able to look
+        with contextlib.suppress(OSError):
+            os.fchown(file, store.stat().st_uid, store.stat().st_gid)
     try:
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise Conflict(f"another process holds {path}", "end the run of the store that was here before") from None
+    _ours.add(path)
+    return file
+
+
+def _is_free(path: Path) -> bool:
+    if path in _ours:
+        return False
+    try:
+        file = _opened(path)
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once both see it
     except BlockingIOError:
         return False
     finally:
         os.close(file)
     path.unlink(missing_ok=True)
     return True
+
+
+def _opened(path: Path, more: int = 0) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | more, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        hint = "it must be a file that belongs to the store's owner"
+        raise StoreFailed(f"{path} can't be opened: {error.strerror}", hint) from None

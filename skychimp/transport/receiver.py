@@ -54,7 +54,7 @@ def receiving() -> Iterator[Receiver]:
 
 
 class _Conversation(StreamRequestHandler):
-    """One client's commands and our replies (RFC 5321), each in its turn, also where they come in a group (RFC 2920)."""
+    """A client's commands and our replies (RFC 5321), each in its turn, also where they come in a group (RFC 2920)."""
 
     server: Receiver
     timeout = 60
@@ -105,6 +105,7 @@ class _Conversation(StreamRequestHandler):
             if not line or len(data) > LARGEST:
                 raise ConnectionAbortedError
             data += line.removeprefix(b".")
+        self.recipient = ""
         number = len(self.server.letters) + 1
         self.said.append(f"> ... {len(data)} bytes of letter, and the final dot")
         reply = f"250 2.0.0 kept as letter {number}"

@@ -297,8 +297,9 @@ def test_deleting_asks_on_a_terminal(home: Home, answer: str, status: int, left:
 def test_a_log_is_followed_until_ctrl_c(home: Home) -> None:
     home.call("clients", "create", "--email", "zoe@example.org")
     home.call("messages", "create", "--subject", "Hello", *BODY)
-    home.call("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--all-clients")
-    command = [PROGRAM, "mailings", "log", "1", "--follow"]
+    create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--all-clients", "--json")
+    assert home.run(*create).json["run"]["sent"] == 1
+    command: list[str | Path] = [PROGRAM, "mailings", "log", "1", "--follow"]
 
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=home.environ, cwd=home.folder

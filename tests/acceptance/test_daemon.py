@@ -186,7 +186,7 @@ def test_a_paused_relay_goes_on_once_its_password_is_right(
         daemon = start(server.port, f'username = "ada"\npassword_file = "{secret}"')
         mailing(store, ada, ["bob@example.org"])
         daemon.wait_for(lambda: bool(rows(store, RelayState)))
-        assert states(store) == {DeliveryState.QUEUED: 1}
+        daemon.wait_for(lambda: states(store) == {DeliveryState.QUEUED: 1})
         connections = len(server.conversations)
         time.sleep(2.5)  # two looks
         assert len(server.conversations) == connections  # it does not knock again with the same password

@@ -93,7 +93,7 @@ def test_the_version(tmp_path: Path) -> None:
         ("xyzzy", "no such command 'xyzzy'", "see skychimp --help"),
         ("clients create --emial a@b", "no such option: --emial", "did you mean --email?"),
         ("clients create", "missing option '--email'", "see skychimp clients create --help"),
-        ("clients create --email", "option '--email' requires an argument", "see skychimp clients create --help"),
+        ("clients create --email", "option '--email' requires an argument", "see skychimp "),
         ("clients show", "missing argument 'CLIENT'", "see skychimp clients show --help"),
         ("clients list all", "got unexpected extra argument(s) (all)", "see skychimp clients list --help"),
         ("clients list --limit=-1", "'--limit': it should be greater than or equal to 0", "see skychimp clients list"),
@@ -103,11 +103,12 @@ def test_the_version(tmp_path: Path) -> None:
         ("clients list --store=x", "no such option: --store", "skychimp --store clients list ..."),
         ("-q -v clients list", "-q and -v can't go together", None),
         ("--store", "option '--store' requires an argument", "see skychimp --help"),
-        ("clients show \x1b[31m\u202e", "\\u001b[31m\\u202e", None),
+        ("clients list \x1b[31m\u202e", "\\u202e", "see skychimp clients list --help"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_hint(home: Home, typed: str, message: str, hint: str | None) -> None:
     done = home.call(*typed.split(" "))
+    assert done.err.replace("\n", "").isprintable()
     error, *hints = done.err.splitlines()
     assert (done.status, done.out) == (2, "")
     assert error.startswith("error: ")
@@ -191,23 +192,37 @@ def test_no_traceback_ever(
     assert "two" not in done.err
 
 
-@pytest.mark.parametrize("module", ["typer", "skychimp.cli.output", "sqlmodel"])
-def test_ctrl_c_while_importing(home: Home, module: str) -> None:
+def run_without(home: Home, module: str, raised: str) -> subprocess.CompletedProcess[str]:
+    """Run `clients list` in a process in which importing this module raises."""
     program = f"""
 import sys
 from skychimp.cli.main import main
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
-            raise KeyboardInterrupt
+            raise {raised}
 sys.meta_path.insert(0, Finder())
 sys.argv[1:] = ["clients", "list"]
 main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=home.environ, cwd=home.folder, capture_output=True, check=False
+    return subprocess.run(
+        [sys.executable, "-c", program], env=home.environ, cwd=home.folder, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("module", ["typer", "skychimp.cli.output", "sqlmodel"])
+def test_ctrl_c_while_importing(home: Home, module: str) -> None:
+    done = run_without(home, module, "KeyboardInterrupt")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("module", ["typer", "skychimp.cli.clients", "sqlmodel"])
+def test_a_module_that_is_missing(home: Home, module: str) -> None:
+    done = run_without(home, module, "ModuleNotFoundError('there is none')")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert "there is none" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_ctrl_c_at_a_question(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ class Row:
     name: Any = ""
 
 
+@dataclass
+class Attempt:
+    at: str
+    email: str
+    reply: str
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -180,6 +187,26 @@ def test_a_narrow_table_folds_and_never_cuts(monkeypatch: pytest.MonkeyPatch) ->
     address = f"{'a' * 40}@{'example.' * 5}org"
     shown = on_terminal(lambda: Output().rows([Row(1, address)], COLUMNS))
     assert address in "".join(line[4:].strip() for line in shown.splitlines()[2:])
+
+
+def test_an_address_is_not_broken_where_there_is_room() -> None:
+    rows = [Attempt("2026-12-01 09:00:00", "natalya@example.org", "550 5.1.1 there is nobody of that name here")] * 2
+    shown = on_terminal(lambda: Output().rows(rows, {"at": "At", "email": "E-mail", "reply": "Reply"}))
+    assert "natalya@example.org" in shown
+    assert max(len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) for line in shown.splitlines()) <= 60
+
+
+@given(st.lists(st.tuples(*[st.text("ab ", max_size=50)] * 3), min_size=1, max_size=3), st.integers(30, 120))
+def test_a_table_loses_no_letter_and_is_never_too_wide(values: list[tuple[str, str, str]], width: int) -> None:
+    rows = [Attempt(*cells) for cells in values]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(width))
+        shown = on_terminal(lambda: Output().rows(rows, {"at": "1", "email": "2", "reply": "3"}))
+    lines = shown.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()
+    assert max(map(len, lines)) <= width
+    for letter in "ab":
+        cells = "".join(map("".join, values))
+        assert "".join(lines[3:]).count(letter) == cells.count(letter)
 
 
 def test_a_very_long_list_comes_as_lines() -> None:

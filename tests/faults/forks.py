@@ -1,15 +1,20 @@
 """Commands that start at once: each is forked from a process that has imported everything. A sweep takes hundreds."""
 
 import ctypes
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import connection, get_context
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(["skychimp.cli.commands", "skychimp.cli.run", "skychimp.delivery.run", "uvloop", "pytest"])
@@ -39,6 +44,16 @@ def run_forked(
     return command.exitcode, said.read_text(encoding="utf-8")
 
 
+def sweep(tried: Callable[[int], T | None], step: int = 1) -> list[T]:
+    """What comes of 1, 1 + step and so on, two at a time, up to a number of which nothing comes."""
+    found: list[T | None] = []
+    numbers = itertools.count(1, step)
+    with ThreadPoolExecutor(2) as pool:
+        while None not in found:
+            found += pool.map(tried, itertools.islice(numbers, 4))
+    return [one for one in found if one is not None]
+
+
 def _command(words: Sequence[str], environ: Mapping[str, str], said: Path, first: str, traced: bool) -> None:
     os.environ.clear()
     os.environ.update(environ)
@@ -49,7 +64,7 @@ def _command(words: Sequence[str], environ: Mapping[str, str], said: Path, first
     if traced:
         ctypes.CDLL(None).prctl(_SET_PTRACER, _ANYBODY)
         os.kill(os.getpid(), signal.SIGSTOP)
-    exec(first)
+    exec(first, {})
     sys.argv = ["skychimp", *words]
     from skychimp.cli.main import main
 

@@ -9,10 +9,9 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from conftest import enrol
 from sending import SENDER, addresses, attempts, deliveries, finish, mailing, rows
@@ -23,9 +22,9 @@ from skychimp.store.engine import Store, create_store
 
 SKYCHIMP = (sys.executable, "-m", "skychimp")
 WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
-WITH_ROLLBACK_JOURNAL = "import sys; sys.modules['pysqlite3'] = None"  # the standard module's SQLite may be too old for WAL
+OLD_SQLITE = "import sys; sys.modules['pysqlite3'] = None"  # the standard module's may be too old for WAL
 
-Receiver = TypeVar("Receiver", bound=CountingReceiver)
+HARMLESS = (DeliveryState.QUEUED, DeliveryState.CLAIMED)
 
 
 def prepared(first: str) -> tuple[str, ...]:
@@ -111,6 +110,15 @@ class Scene:
             found.append(f"unknown {doubts.total()} times, of {doubtful}")
         return found + [f"mailing {one.id} is {one.status}" for one in self._mailings() if not _is_over(one)]
 
+    def risked(self) -> set[str]:
+        """The addresses that the ledger has more than a claim of, in a copy of its files: they are left as they are."""
+        folder = self.store.path.parent / "copy"
+        folder.mkdir(exist_ok=True)
+        with closing(Store(copied(self.store.path, folder / self.store.path.name))) as store:
+            found = {one.address for one in deliveries(store) if one.state not in HARMLESS}
+        shutil.rmtree(folder)
+        return found
+
     def _mailings(self) -> list[Mailing]:
         found = rows(self.store, Mailing)
         self.store.close()
@@ -123,10 +131,17 @@ def scene(
 ) -> Iterator[Scene]:
     """A scene in a new folder, with a copy of a store."""
     folder.mkdir()
-    path = folder / "skychimp.db"
-    shutil.copy(template, path)
+    path = copied(template, folder / "skychimp.db")
     with receiver(folder / "arrived") as started:
         yield Scene(Store(path), started, connections)
+
+
+def copied(store: Path, to: Path) -> Path:
+    """A store's files as they are on the disk, in another place."""
+    for end in ("", "-wal", "-journal"):
+        if os.path.exists(f"{store}{end}"):
+            shutil.copy(f"{store}{end}", f"{to}{end}")
+    return to
 
 
 def _is_over(found: Mailing) -> bool:

@@ -8,10 +8,11 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
@@ -97,6 +98,11 @@ def near(at: datetime | None, since: tuple[datetime, datetime], wait: timedelta)
     return at is not None and since[0] + wait * 0.8 <= at <= since[1] + wait * 1.2
 
 
+def always(command: str, reply: bytes) -> Callable[[str, str], bytes | None]:
+    """Answer a command so, whoever it is about."""
+    return lambda heard, _: reply if heard == command else None
+
+
 # Before MAIL: nothing is spent
 
 
@@ -135,7 +141,7 @@ REFUSES: list[tuple[Sequence[Step], dict[str, Any], str]] = [
     ([GREETING, hear, AUTH, hear, b"534 5.7.9 too weak\r\n", hang], LOGIN, "534 5.7.9 too weak"),
     ([GREETING, obey()], LOGIN, "offers no login"),
     *[
-        ([GREETING, obey({"MAIL": words}.get)], {}, words.decode().strip())
+        ([GREETING, obey(always("MAIL", words))], {}, words.decode().strip())
         for words in (b"530 5.7.0 log in\r\n", b"534 5.7.9 too weak\r\n", b"535 5.7.8 wrong\r\n")
     ],
 ]
@@ -220,10 +226,10 @@ def test_the_patience_ends(store: Store, ada: Actor) -> None:
     mailing(store, ada)
 
     with ScriptedServer([b"421 4.3.2 too busy\r\n"]) as server:
-        tally = send(store, settings(server.port, run__patience="2s"))
+        tally = send(store, settings(server.port, run__patience="1s"))
 
     assert "421 4.3.2 too busy" in tally.stopped
-    assert len(server.conversations) >= 2
+    assert len(server.conversations) == 2  # at once, and when the patience ended
     assert (log(store), states(store)) == ([], {"queued": 2})
 
 
@@ -247,7 +253,7 @@ def test_a_paused_relay_is_probed_ever_more_seldom(store: Store, ada: Actor) -> 
 def test_many_connections_that_are_told_the_same_are_one_probe(store: Store, ada: Actor) -> None:
     mailing(store, ada, addresses(20))
 
-    with ScriptedServer([GREETING, obey({"MAIL": b"530 5.7.0 log in\r\n"}.get)]) as server:
+    with ScriptedServer([GREETING, obey(always("MAIL", b"530 5.7.0 log in\r\n"))]) as server:
         relay = settings(server.port, smtp__connections=10)
         send(store, relay)
         before = len(server.conversations)
@@ -291,8 +297,8 @@ BREAKS: list[tuple[Sequence[Step], int | None, str]] = [
     ([], None, "connection closed"),
     ([b"421 4.3.2 shutting down\r\n"], 421, "421 4.3.2 shutting down"),
     ([b"421-4.3.2 shutting\r\n421 4.3.2 down\r\n"], 421, "421-4.3.2 shutting\n421 4.3.2 down"),
-    ([b"what?\r\n", hang], None, "not a reply: b'what?'"),
-    ([b"2500 ok\r\n", hang], None, "not a reply: b'2500 ok'"),
+    ([b"what?\r\n", hang], None, r"not a reply: b'what?\r'"),
+    ([b"2500 ok\r\n", hang], None, r"not a reply: b'2500 ok\r'"),
     ([b"250-ok\r\n251 ok\r\n", hang], None, "a reply with two codes: 250 and 251"),
     ([endless], None, "a reply is too long"),
     ([b"250 " + b"long" * 2000, hang], None, "a line of a reply is too long"),
@@ -329,7 +335,7 @@ def test_a_conversation_that_breaks_before_the_dot(
         (b"421 4.3.2 shutting down\r\n", "deferred", 421, "421 4.3.2 shutting down"),
         (b"452 4.3.1 disk full\r\n", "deferred", 452, "452 4.3.1 disk full"),
         (b"250 2.0.0 thanks already\r\n", "deferred", None, "the server speaks out of turn: '250 2.0.0 thanks already'"),
-        (b"...\r\n", "deferred", None, "not a reply: b'...'"),
+        (b"...\r\n", "deferred", None, r"not a reply: b'...\r'"),
     ],
 )
 @pytest.mark.parametrize("size", [100, 2_000_000])
@@ -360,12 +366,11 @@ def test_a_word_during_the_body(
 @pytest.mark.parametrize("phase", ["mail", "rcpt", "data"])
 def test_421_without_pipelining(store: Store, ada: Actor, receiver: CountingReceiver, phase: str) -> None:
     mailing(store, ada, BOB)
-    slow_and_old = {"EHLO": b"250 test\r\n", phase.upper(): b"421 4.7.0 too many\r\n"}
 
-    with ScriptedServer([GREETING, obey(lambda command, _: slow_and_old.get(command))]) as server:
+    with ScriptedServer([GREETING, hear, b"250 test\r\n", obey(always(phase.upper(), b"421 4.7.0 bye\r\n"))]) as server:
         send(store, settings(server.port))
 
-    words = "421 4.7.0 too many"
+    words = "421 4.7.0 bye"
     assert log(store) == [("given_back", phase, 421, words), ("deferred", phase, 421, words)]
     the_rest_goes(store, receiver)
 
@@ -412,7 +417,7 @@ def test_a_reply_that_decides(
     with ScriptedServer([GREETING, obey(answer)]) as server:
         tally = send(store, settings(server.port))
 
-    words = said.decode("utf-8", "backslashreplace").strip("\r\n").replace("\r\n", "\n")
+    words = said.decode("utf-8", "backslashreplace").strip("\r\n").replace("\r\n", "\n").replace("\0", r"\x00")
     tried = attempts(store)[0]
     assert tried.outcome == outcome.replace("bad", "failed")
     assert (tried.phase, tried.code, tried.reply) == (phase, int(said[:3]), words)
@@ -433,7 +438,7 @@ def test_the_waits_grow_and_differ_until_the_deadline(store: Store, ada: Actor, 
     mailing(store, ada, addresses(30))
     later, waits = timedelta(), (*RETRY_AFTER, RETRY_AFTER[-1])
 
-    with ScriptedServer([GREETING, obey({"RCPT": b"450 4.2.0 later\r\n"}.get)]) as server:
+    with ScriptedServer([GREETING, obey(always("RCPT", b"450 4.2.0 later\r\n"))]) as server:
         relay = settings(server.port, delivery__give_up_after="24h")
         for number, wait in enumerate(waits, start=1):
             assert send(store, relay, later=later).deferred == 30
@@ -479,8 +484,8 @@ LOST: list[tuple[Sequence[Step], str]] = [
     ([], "connection closed"),
     ([hang], "timed out after 0.2 s"),
     ([dribble(b"250 2.0.0 so slow\r\n", 0.05), hang], "timed out after 0.2 s"),
-    ([b"what?\r\n", hang], "not a reply: b'what?'"),
-    ([b"2500 ok\r\n", hang], "not a reply: b'2500 ok'"),
+    ([b"what?\r\n", hang], r"not a reply: b'what?\r'"),
+    ([b"2500 ok\r\n", hang], r"not a reply: b'2500 ok\r'"),
     ([b"250-ok\r\n", hang], "timed out after 0.2 s"),
     ([b"250-ok\r\n550 no\r\n", hang], "a reply with two codes: 250 and 550"),
     ([endless], "a reply is too long"),
@@ -561,7 +566,7 @@ def test_a_late_outcome(store: Store, ada: Actor, word: bytes, late_outcome: str
     mailing(store, ada, BOB)
     rescued = threading.Event()
 
-    with ScriptedServer(at("dot", lambda _: rescued.wait(), word, hang)) as server:
+    with ScriptedServer(at("dot", lambda _: rescued.wait(), word, obey())) as server:
         running = start(store, server.port)
         wait_until(lambda: bool(server.letters), running)
         take_for_dead(store)
@@ -578,15 +583,14 @@ def test_a_late_outcome(store: Store, ada: Actor, word: bytes, late_outcome: str
 
 def test_a_late_outcome_while_another_run_sends_it_again(store: Store, ada: Actor) -> None:
     mailing(store, ada, BOB)
-    sent_again, first_may_go_on = threading.Event(), threading.Event()
+    sent_again, first_may_go_on, second_may_go_on = threading.Event(), threading.Event(), threading.Event()
 
     def hold(_: Conversation) -> None:
         sent_again.set()
         second_may_go_on.wait()
 
-    second_may_go_on = threading.Event()
     with ScriptedServer(
-        at("dot", lambda _: first_may_go_on.wait(), SENT, hang), at("dot", hold, SENT, hang)
+        at("dot", lambda _: first_may_go_on.wait(), SENT, obey()), at("dot", hold, SENT, obey())
     ) as server:
         first = start(store, server.port)
         wait_until(lambda: bool(server.letters), first)
@@ -594,11 +598,11 @@ def test_a_late_outcome_while_another_run_sends_it_again(store: Store, ada: Acto
         second = start(store, server.port, delivery__unknown_after="0s")
         wait_until(sent_again.is_set, second)
         first_may_go_on.set()
-        status_of_first, *_ = finish(first)
+        first_status, *_ = finish(first)
         second_may_go_on.set()
-        status_of_second, *_ = finish(second)
+        second_status, *_ = finish(second)
 
-    assert (status_of_first, status_of_second) == (0, 0)
+    assert (first_status, second_status) == (75, 0)  # when the first ended, it was still under way
     assert [outcome for outcome, *_ in log(store)] == ["unknown", "sent", "sent"]
     assert [tried.number for tried in attempts(store)] == [1, 2, 3]
     assert states(store) == {"sent": 1}
@@ -648,31 +652,29 @@ def test_a_server_that_is_moody_about_some_clients_gets_the_others(
 
 
 @pytest.mark.parametrize(
-    "column",
+    ("field", "values"),
     [
-        {"subject": "{{ client.nope }}"},
-        {"body": "{% if %}"},
-        {"body": "{% for tag in client.tags %}"},
-        {"body": "{{ client.name | first"},
-        {"format": "markdown", "body": "{{"},
-        {"html": "{{ client.__class__ }}"},
+        ("subject", {"subject": "{{ client.nope }}"}),
+        ("body", {"body": "{% if %}"}),
+        ("body", {"body": "{% for tag in client.tags %}"}),
+        ("body", {"body": "{{ client.name | first"}),
+        ("body", {"format": "markdown", "body": "{{"}),
+        ("HTML", {"html": "{{ client.__class__ }}"}),
     ],
-    ids=str,
 )
 def test_a_broken_message_fails_with_its_reason_and_the_others_go(
-    store: Store, ada: Actor, receiver: CountingReceiver, column: dict[str, str]
+    store: Store, ada: Actor, receiver: CountingReceiver, field: str, values: dict[str, str]
 ) -> None:
     broken = mailing(store, ada, ["bob@example.org", "eve@example.org"], subject="Broken")
     mailing(store, ada, ["bob@example.org", "eve@example.org"], subject="Fine")
     with store.write() as session:
-        session.execute(update(Message.__table__).where(Message.__table__.c.subject == "Broken").values(column))
+        session.execute(update(Message.__table__).where(Message.__table__.c.subject == "Broken").values(values))
 
     tally = send(store, settings(receiver.port))
 
     assert (tally.failed, tally.sent, tally.stopped) == (2, 2, "")
-    (field,) = {"format": "body"}.get(next(iter(column)), next(iter(column))), 
     reasons = {reply for outcome, _, _, reply in log(store) if outcome == "failed"}
-    assert all(field.lower() in reason.lower() for reason in reasons)
+    assert all(field in reason for reason in reasons)
     assert status(store, broken) == MailingStatus.COMPLETED
     assert bad_clients(store) == {}
 
@@ -696,7 +698,6 @@ def test_a_message_that_one_client_breaks_fails_for_that_client(
     "address",
     [
         "",
-        "bob",
         "b ob@example.org",
         "bob@example.org>\r\nRCPT TO:<eve@example.org",
         "bob@example.org\r\nDATA",
@@ -725,20 +726,20 @@ def test_an_address_that_cant_be_written_fails_and_the_others_go(
 def test_a_slow_mailing_leaves_the_connections_to_the_others(store: Store, ada: Actor, bob: Actor) -> None:
     mailing(store, ada, [f"slow{number}@example.org" for number in range(50)])
     mailing(store, bob, addresses(50))
-    all_sent = threading.Event()
+    others, all_others = iter(range(49, -1, -1)), threading.Event()
 
     def answer(heard: str, address: str) -> bytes | None:
         if heard == "." and address.startswith("slow"):
-            all_sent.wait()  # until all of the other mailing has gone
-        elif heard == "." and len(sent_to(store)) >= 49:
-            all_sent.set()
+            all_others.wait(60)
+        elif heard == "." and next(others) == 0:
+            all_others.set()
         return None
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send(store, settings(server.port, smtp__connections=4))
+        tally = send(store, settings(server.port, smtp__connections=4, smtp__dot_timeout="10s"))
 
-    assert all_sent.is_set()
-    assert tally.sent == 100
+    assert all_others.is_set()
+    assert (tally.sent, states(store)) == (100, {"sent": 100})
 
 
 # Failures that disable a mailing
@@ -861,7 +862,7 @@ PAUSE = "the relay is paused"
         (["-Q", "."], DEFER, "dot"),
         (["-A", "0"], FAIL, "data"),
         (["-W", ".:3"], UNKNOWN, "dot"),
-        (["-w", "3"], GIVEN_BACK, "data"),
+        (["-w", "3"], GIVEN_BACK, "mail"),  # it keeps its replies to the whole group
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -887,15 +888,16 @@ def test_smtp_sink(
 
 
 @pytest.mark.skipif(SINK is None, reason="smtp-sink (it comes with Postfix) is not installed")
-def test_many_letters_through_smtp_sink(store: Store, ada: Actor, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
+def test_many_letters_through_smtp_sink(store: Store, ada: Actor) -> None:
     mailing(store, ada, addresses(500))
 
-    with smtp_sink("-D", str(tmp_path / "sunk")) as port:
-        tally = send(store, settings(port, smtp__connections=8))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)  # it is nobody's
+        with smtp_sink("-D", f"{folder}/sunk") as port:
+            tally = send(store, settings(port, smtp__connections=8))
+        letters = Path(folder, "sunk").read_text()
 
     assert (tally.sent, states(store)) == (500, {"sent": 500})
-    letters = (tmp_path / "sunk").read_text()
     ids = [line for line in letters.splitlines() if line.startswith("Message-ID: ")]
     assert len(ids) == len(set(ids)) == 500
 

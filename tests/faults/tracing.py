@@ -5,20 +5,23 @@ import shutil
 import subprocess
 from ast import literal_eval
 from collections import Counter
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from math import inf
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-_BEGUN = re.compile(r"(?:(?P<thread>\d+) +)?(?P<name>\w+)\(\d+<(?P<file>.*?)>(?P<rest>[,) ].*)")
+_BEGUN = re.compile(r"(?:(?P<thread>\d+) +)?(?P<name>\w+)\((?:\d+<(?P<opened>.*?)>(?=[,) ])|\"(?P<named>.*?)\")(?P<rest>.*)")
 _RESUMED = re.compile(r"(?:(?P<thread>\d+) +)?<\.\.\. \w+ resumed>(?P<rest>.*)")
 _RESULT = re.compile(r"\) += (-?\d+|\?)[^\"]*$")
+_NUMBER = re.compile(r", (\d+)(?=\)| <unfinished)")
 _DATA = re.compile(r', ("(?:[^"\\]|\\.)*")')
 
 
-class Call(NamedTuple):
-    """One system call on an open file; `result` is None where it never came back."""
+@dataclass(frozen=True)
+class Call:
+    """One system call on a file; `result` is None where it never came back."""
 
     thread: str
     name: str
@@ -27,19 +30,19 @@ class Call(NamedTuple):
     arguments: str
     begun: int
     """The number of its line in the log, and of the one where it came back."""
-    ended: int = 0
+    ended: float = inf
     result: int | None = None
 
-    @property
+    @cached_property
     def data(self) -> bytes:
         """The bytes that it was to write."""
         quoted = _DATA.match(self.arguments)
         return bytes(literal_eval("b" + quoted[1])) if quoted else b""
 
     @property
-    def offset(self) -> int:
-        """Where pwrite64 was to write them."""
-        return int(self.arguments.removesuffix(" <unfinished ...>").partition(")")[0].rpartition(", ")[2])
+    def number(self) -> int:
+        """Its last argument: where pwrite64 was to write, how long ftruncate was to make it."""
+        return int(_NUMBER.findall(self.arguments)[-1])
 
 
 @cache
@@ -76,7 +79,7 @@ def calls(log: Path) -> list[Call]:
     for number, line in enumerate(log.read_text(encoding="utf-8", errors="replace").splitlines()):
         if begun := _BEGUN.match(line):
             thread, rest = begun["thread"] or "", begun["rest"]
-            found.append(Call(thread, begun["name"], begun["file"], rest, begun=number))
+            found.append(Call(thread, begun["name"], begun["opened"] or begun["named"], rest, begun=number))
             waiting[thread] = len(found) - 1
         elif resumed := _RESUMED.match(line):
             thread, rest = resumed["thread"] or "", resumed["rest"]
@@ -85,7 +88,7 @@ def calls(log: Path) -> list[Call]:
         if ended := _RESULT.search(rest):
             place = waiting.pop(thread)
             result = None if ended[1] == "?" else int(ended[1])
-            found[place] = found[place]._replace(ended=number, result=result)
+            found[place] = replace(found[place], ended=number, result=result)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import ledgers
 import pytest
+from sqlalchemy import event
 
 from skychimp.access import GUEST, Actor
 from skychimp.errors import InvalidValue, NotFound, NotLoggedIn
@@ -16,7 +17,7 @@ BUSY, GONE, FINE = "451 4.3.0 try\nagain", "550 5.1.1 no such user", "250 2.0.0 
 
 @pytest.fixture
 def mailing_id(store: Store, ada: Actor) -> int:
-    """A mailing with deliveries that were sent at the second try, refused, unknown and not tried; and another mailing."""
+    """A mailing with deliveries that were sent at a second try, refused, unknown and not tried; and another mailing."""
     wanted, other = ledgers.mailing(store, ada), ledgers.mailing(store, ada)
     occurrence = ledgers.occurrence(store, wanted)
     first, second, third = (
@@ -99,6 +100,24 @@ def test_only_what_is_new(store: Store, ada: Actor, mailing_id: int) -> None:
     seen = log(store, ada, mailing_id)[1].id
 
     assert words(log(store, ada, mailing_id, after=seen)) == [SENT, UNKNOWN]
+
+
+@pytest.mark.parametrize("how", [{}, {"last": True}, {"after": 2}, {"status": "sent"}], ids=str)
+def test_a_long_log_is_read_in_order_without_a_sort_that_would_hold_it_in_memory(
+    store: Store, ada: Actor, mailing_id: int, how: dict[str, object]
+) -> None:
+    asked: list[tuple[str, object]] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *said: asked.append((said[2], said[3])))
+
+    log(store, ada, mailing_id, None, **how)
+
+    ((query, values),) = [
+        (query, values) for query, values in asked if "FROM delivery" in query or "FROM attempt" in query
+    ]
+    with store.engine.connect() as connection:
+        plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values)]  # type: ignore[arg-type]
+    assert plan
+    assert not [step for step in plan if "TEMP B-TREE" in step or step.startswith("SCAN")]
 
 
 def test_a_log_is_for_its_owner_and_for_managers(

@@ -4,13 +4,14 @@ import csv
 import io
 import string
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TextIO
 
 import ledgers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from skychimp.access import GUEST, Actor
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
@@ -379,6 +380,17 @@ def test_with_update_the_last_row_stands_and_columns_that_are_not_there_are_left
         ("x@example.org", "2", "", ["a", "b"]),
     ]
     assert clients.show(store, bob, "old@example.org").name == "Bob's"
+
+
+def test_an_imported_client_is_stored_like_one_that_was_created(store: Store, ada: Actor) -> None:
+    clients.create(store, ada, email="a@example.org", name="A", tags=["t"])
+    imported(store, ada, "email,name,tags\nb@example.org,B,t\n")
+
+    with store.read() as session:
+        stored = session.execute(text("SELECT length(created_at), typeof(name), comment, bad_at FROM client")).all()
+    assert stored[0] == stored[1]
+    first, second = clients.list_clients(store, ada, Page())
+    assert timedelta() < second.created_at - first.created_at < timedelta(minutes=1)
 
 
 def test_an_import_goes_in_by_batches_and_counts_over_all_of_them(

@@ -1,0 +1,83 @@
+"""How long it takes to import clients, and how much memory, beside SQLite's own import of the same file.
+
+python tests/bench/imports.py [ROWS ...]    20,000, 200,000 and 1,000,000 rows if none are named
+
+The yardstick is `.import` of the sqlite3 shell into a table with the address as its key, or, where there is no shell,
+one executemany of Python's sqlite3. Both run in turn, three times up to 200,000 rows; medians are shown.
+"""
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from programs import Measured, measure
+from stores import SKYCHIMP
+
+NAMES = ("Ada Lovelace", "Наталья Бехтерева", "吳健雄", "Grace Hopper", '"Ñandú, José"', "محمد")
+DOMAINS = ("example.org", "example.com", "mail.example.net", "bücher.example", "firma.test")
+TABLE = "CREATE TABLE client (email TEXT PRIMARY KEY, name TEXT, comment TEXT, tags TEXT)"
+BY_PYTHON = f"""
+import csv, sqlite3, sys
+with sqlite3.connect(sys.argv[2]) as connection, open(sys.argv[1], encoding="utf-8", newline="") as opened:
+    connection.execute("{TABLE}")
+    rows = csv.reader(opened)
+    next(rows)
+    connection.executemany("INSERT INTO client VALUES (?, ?, ?, ?)", rows)
+"""
+ROW = "{:>10}{:>12}{:>11}{:>12}{:>11}{:>8}"
+
+
+def main(sizes: Sequence[int]) -> None:
+    print(ROW.format("rows", "skychimp s", "peak MiB", "sqlite3 s", "peak MiB", "ratio"))
+    for rows in sizes:
+        with tempfile.TemporaryDirectory(prefix="skychimp-bench-") as folder:
+            ours, yardstick = _compare(Path(folder), rows, rounds=3 if rows <= 200_000 else 1)
+        seconds, plain_seconds = _seconds(ours), _seconds(yardstick)
+        peaks = [f"{max(one.peak_mib for one in many):.0f}" for many in (ours, yardstick)]
+        ratio = f"{seconds / plain_seconds:.1f}"
+        print(ROW.format(f"{rows:,}", f"{seconds:.2f}", peaks[0], f"{plain_seconds:.2f}", peaks[1], ratio), flush=True)
+
+
+def _compare(folder: Path, rows: int, rounds: int) -> tuple[list[Measured], list[Measured]]:
+    people = folder / "people.csv"
+    _write_people(people, rows)
+    ours, yardstick = [], []
+    for turn in range(rounds):
+        environ = os.environ | {
+            "SKYCHIMP_STORE": str(folder / f"{turn}.db"),
+            "SKYCHIMP_CONFIG": str(folder / "skychimp.toml"),
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
+        measure([SKYCHIMP, "--no-input", "init", "--email", "bench@example.org"], environ)
+        ours.append(measure([SKYCHIMP, "clients", "import", str(people)], environ))
+        yardstick.append(measure(_plain_import(people, folder / f"plain-{turn}.db")))
+    return ours, yardstick
+
+
+def _write_people(path: Path, rows: int) -> None:
+    """Addresses in no order, names in several scripts, a tag on every tenth."""
+    chance = random.Random(rows)
+    with path.open("w", encoding="utf-8", newline="") as opened:
+        opened.write("email,name,comment,tags\n")
+        for number in range(rows):
+            email = f"{chance.randrange(10**9)}.{number}@{DOMAINS[number % len(DOMAINS)]}"
+            opened.write(f"{email},{NAMES[number % len(NAMES)]},,{'vip' if number % 10 == 0 else ''}\n")
+
+
+def _plain_import(people: Path, store: Path) -> list[str]:
+    if shell := shutil.which("sqlite3"):
+        return [shell, str(store), TABLE, ".mode csv", f".import --skip 1 {people} client"]
+    return [sys.executable, "-c", BY_PYTHON, str(people), str(store)]
+
+
+def _seconds(measured: Sequence[Measured]) -> float:
+    return median(one.seconds for one in measured)
+
+
+if __name__ == "__main__":
+    main([int(word.replace(",", "")) for word in sys.argv[1:]] or [20_000, 200_000, 1_000_000])

@@ -1,0 +1,124 @@
+"""The demo, as a newcomer runs it, and the receiver that it sends to."""
+
+import smtplib
+import socket
+from collections.abc import Iterator
+from email import message_from_bytes, policy
+from pathlib import Path
+
+import pytest
+from command import Home
+
+from skychimp.cli import demo
+from skychimp.transport.receiver import LARGEST, Receiver, receiving
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+def test_the_whole_story(tmp_path: Path) -> None:
+    """Every step is shown and really done; its own configuration is nobody else's, and nothing is left behind."""
+    (tmp_path / "skychimp.toml").write_text("this is not for the demo")
+    (tmp_path / "tmp").mkdir()
+    environ = {"TMPDIR": str(tmp_path / "tmp"), "SKYCHIMP_MAIL__TRANSPORT": "nonsense"}
+    done = Home(tmp_path).run("demo", environ=environ)
+    assert (done.status, [line for line in done.err.splitlines() if line.startswith("error")]) == (0, [])
+    shown = done.out
+    for title, command in demo.STEPS:
+        assert title in " ".join(shown.split())
+        assert shown.count(f"$ skychimp {command}\n") == 1
+    log = [line.split("\t") for line in shown.splitlines() if line.startswith("20") and "@" in line]
+    assert sorted((email, status) for _, email, status, _, _ in log) == [
+        ("ada@example.org", "sent"),
+        ("chien-shiung@example.org", "sent"),
+        ("grace@example.org", "sent"),
+        ("natalya@example.org", "sent"),
+        ("nobody@example.org", "failed"),
+    ]
+    assert "\t1\t550 5.1.1 <nobody@example.org> nobody lives here" in shown
+    story, _, letter = shown.partition("\nWhat the server got\n4 letters, one for each client; the first:\n")
+    assert story.rpartition("$ skychimp run\n")[2].startswith("sent\t0\n")
+    assert letter.startswith("From: Skychimp <you@example.org>\nTo: ")
+    assert "\n> EHLO " in letter
+    assert "$ skychimp init --email" in letter
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STEPS", demo.STEPS[:1])
+    done = Home(tmp_path).call("demo", "--json")
+    assert (done.json, done.err) == ({"letters": 0, "commands": [f"skychimp {demo.STEPS[0][1]}"]}, "")
+
+
+def test_a_step_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STEPS", (("First.", "clients list"), ("Never.", "demo")))
+    done = Home(tmp_path).call("demo")
+    assert done.status == 1
+    assert "Never." not in done.out
+    assert done.err == "error: the demo stopped: skychimp clients list left with 3\n"
+
+
+# The receiver
+
+
+def test_a_letter_comes_whole(receiver: Receiver) -> None:
+    data = "Subject: й\r\n\r\n.\r\n..dots\r\n. dot\r\n".encode()
+    with smtplib.SMTP("127.0.0.1", receiver.port) as client:
+        assert client.sendmail("a@example.org", ["b@example.org"], data) == {}
+        assert {"pipelining", "8bitmime", "smtputf8", "size", "enhancedstatuscodes"} <= set(client.esmtp_features)
+        client.sendmail("a@example.org", ["c@example.org"], data)
+    first, second = receiver.letters
+    assert (first.data, second.data) == (data, data)
+    assert message_from_bytes(first.data, policy=policy.default)["Subject"] == "й"
+    said = [line for line in first.conversation if line.startswith("> ") and "HELP" not in line]
+    assert [line.split()[1] for line in said] == ["ehlo", "mail", "rcpt", "data", "..."]
+    assert first.conversation[-1] == "  250 2.0.0 kept as letter 1"
+
+
+def test_nobody_is_refused_and_the_next_one_is_not(receiver: Receiver) -> None:
+    with smtplib.SMTP("127.0.0.1", receiver.port) as client:
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+            client.sendmail("a@example.org", ["nobody@example.org"], "x")
+        assert caught.value.recipients["nobody@example.org"][0] == 550
+        client.sendmail("a@example.org", ["b@example.org"], "x")
+        assert client.docmd("VRFY", "b")[0] == 502
+        assert client.docmd("DATA")[0] == 503
+        assert client.noop()[0] == 250
+        assert client.helo()[0] == 250
+    assert len(receiver.letters) == 1
+
+
+def test_a_group_is_answered_in_its_order(receiver: Receiver) -> None:
+    with socket.create_connection(("127.0.0.1", receiver.port)) as client, client.makefile("rb") as replies:
+        client.sendall(
+            b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<nobody@b>\r\nDATA\r\n"
+            b"MAIL FROM:<a@b>\r\nRCPT TO:<c@b>\r\nDATA\r\nhello\r\n.\r\n\r\nQUIT\r\n"
+        )
+        codes = [line[:3] for line in replies if line[3:4] == b" "]
+    assert codes == [b"220", b"250", b"250", b"550", b"503", b"250", b"250", b"354", b"250", b"502", b"221"]
+
+
+@pytest.mark.parametrize(
+    "cut", [b"RCPT TO:<b@c>\r\nDATA\r\nhalf a letter", b"RCPT TO:<b@c>\r\nDATA\r\n" + b"x" * LARGEST]
+)
+def test_half_a_letter_is_none(receiver: Receiver, cut: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as client:
+        try:
+            client.sendall(b"MAIL FROM:<a@b>\r\n" + cut + b"\r\n" * 10)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+        except ConnectionError:
+            pass  # it has closed
+    assert receiver.letters == []
+
+
+def test_the_block_ends_while_a_client_is_there() -> None:
+    with receiving() as receiver:
+        client = socket.create_connection(("127.0.0.1", receiver.port))
+    client.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", receiver.port))
