@@ -191,7 +191,7 @@ class Mailing(Table, table=True):
     __tablename__ = "mailing"
     __table_args__ = (
         CheckConstraint("end_at > start_at", name="window"),
-        Index("ix_mailing_running", "id", sqlite_where=text(RUNNING_SQL)),
+        Index("ix_mailing_running", "next_at", sqlite_where=text(RUNNING_SQL)),
     )
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int = Field(foreign_key="user.id", index=True)

@@ -3,7 +3,6 @@
 This folder is also where pytest finds the tests' own modules, such as `servers`.
 """
 
-import gc
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -75,7 +74,7 @@ def admin(store: Store) -> Actor:
 
 
 @pytest.fixture
-def home_of(store: Store, tmp_path: Path) -> Iterator[Callable[[Actor], Home]]:
+def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
     """Logs somebody in at a command line of their own."""
 
     def home_of(actor: Actor) -> Home:
@@ -95,8 +94,7 @@ def home_of(store: Store, tmp_path: Path) -> Iterator[Callable[[Actor], Home]]:
             SKYCHIMP_MAIL__TIMEZONE="UTC",
         )
 
-    yield home_of
-    gc.collect()  # a command in this process leaves its store's files to the collector
+    return home_of
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from skychimp.access import Actor
 from skychimp.delivery import planner
 from skychimp.models import (
+    UNFINISHED_SQL,
     Attempt,
     Client,
     ClientTag,
@@ -128,7 +129,7 @@ def change(store: Store, table: type[Table], row_id: int, **values: object) -> N
 def delete_client(store: Store, client_id: int) -> None:
     """As the service does it: what waits is cancelled, and the client is gone."""
     gone = one(store, Client, client_id)
-    unfinished = select(Occurrence.__table__.c.id).where(Occurrence.__table__.c.finished_at.is_(None))
+    unfinished = select(Occurrence.__table__.c.id).where(text(UNFINISHED_SQL))
 
     def step(connection: Connection) -> None:
         queue.cancel(connection, unfinished, gone.address_key)

@@ -81,6 +81,11 @@ class Context:
         gc.enable()
         return store
 
+    def close(self) -> None:
+        """Let go of the store, if it was asked for."""
+        if "store" in vars(self):
+            self.store.close()
+
     @cached_property
     def actor(self) -> "Actor":
         from skychimp.cli import session

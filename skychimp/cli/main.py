@@ -47,7 +47,10 @@ def _run(arguments: list[str]) -> int:
 
     here = Context()
     here.out.json = "--json" in arguments  # until the command has read its options
-    return here.out.finish(_call(here, arguments))
+    try:
+        return here.out.finish(_call(here, arguments))
+    finally:
+        here.close()
 
 
 def _call(here: Any, arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from io import TextIOWrapper
 from itertools import chain, islice
@@ -226,7 +226,7 @@ class Output:
         from rich.text import Text
 
         console = _console(stderr=False)
-        cells = {name: [_for_eyes(getattr(item, name)) for item in items] for name in columns}
+        cells = {name: [_in_table(getattr(item, name)) for item in items] for name in columns}
         whole = _to_keep_whole(cells, columns, console.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name, heading in columns.items():
@@ -276,7 +276,8 @@ def _abandon(stream: TextIO) -> None:
 
 
 def _record(item: Any) -> dict[str, Any]:
-    return asdict(item) if is_dataclass(item) and not isinstance(item, type) else dict(item)
+    """A record's fields; none of them is a record itself, so that nothing has to be copied deeply."""
+    return dict(vars(item)) if is_dataclass(item) else dict(item)
 
 
 def _json_value(value: Any) -> Any:
@@ -295,6 +296,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(_plain(part) for part in value)
     return escape(str(value))
+
+
+def _in_table(value: Any) -> str:
+    """As `_for_eyes`, but a time to the minute: a table is narrow, and `show` has the seconds."""
+    return value.astimezone().strftime("%Y-%m-%d %H:%M") if isinstance(value, datetime) else _for_eyes(value)
 
 
 def _for_eyes(value: Any, *, lines: bool = False) -> str:

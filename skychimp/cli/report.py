@@ -13,6 +13,8 @@ app = typer.Typer(rich_markup_mode="rich")
 SHOWN = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
 COLUMNS = {"due_at": "Due", "state": "State", **{name: name.capitalize() for name in SHOWN}, "attempts": "Attempts"}
 
+FOR_EYES = {"due_at": "Due", "state": "State", "became": "Its letters", "attempts": "Attempts"}
+
 
 @app.command(epilog="skychimp report 1 --json")
 def report(
@@ -40,7 +42,8 @@ def report(
         )
         for row in found.occurrences
     ]
-    here.out.rows(rows, COLUMNS, empty="it has not been due yet")
+    columns = FOR_EYES if here.out.on_terminal else COLUMNS
+    here.out.rows(rows, columns, empty="it has not been due yet")
     here.out.note(f"the server's words: skychimp mailings log {mailing}")
 
 
@@ -62,3 +65,8 @@ class _Row:
     expired: int
     cancelled: int
     attempts: int
+
+    @property
+    def became(self) -> str:
+        """The counts in words, without those of none."""
+        return ", ".join(f"{getattr(self, name)} {name}" for name in SHOWN if getattr(self, name)) or "none"

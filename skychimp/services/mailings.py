@@ -267,8 +267,6 @@ def _window(schedule: Schedule) -> dict[str, Any]:
 
 def _reschedule(session: Session, mailing: Mailing, when: When, now: datetime) -> None:
     schedule = _schedule(when, now)
-    if schedule == planner.schedule(mailing):
-        return
     opened = session.scalar(select(exists().where(_O.c.mailing_id == mailing.id)))
     mailing.next_at = _next_after_change(schedule, mailing.next_at, now) if opened else _first_due(schedule, now)
     for name, value in _window(schedule).items():

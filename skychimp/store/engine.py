@@ -7,6 +7,7 @@ sound with several writing processes (3.51.3 and newer), and by rollback journal
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,7 +148,7 @@ def _driver() -> ModuleType:
 def _engine(path: Path, **changed: str) -> Engine:
     """An engine on a file; `changed` are pragmas that are not as usual."""
     driver = _driver()
-    engine = create_engine(URL.create("sqlite", database=str(path)), module=driver)
+    engine = create_engine(URL.create("sqlite", database=str(path)), module=driver, hide_parameters=True)
     sound = driver.sqlite_version_info >= SOUND_WAL
     pragmas = {
         "busy_timeout": str(BUSY_TIMEOUT_MS),
@@ -161,7 +162,7 @@ def _engine(path: Path, **changed: str) -> Engine:
     def _prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver would begin only before some statements
         for name, value in pragmas.items():
-            connection.execute(f"PRAGMA {name} = {value}")
+            _patiently(connection, f"PRAGMA {name} = {value}")
         connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows English only
 
     @event.listens_for(engine, "begin")
@@ -171,6 +172,19 @@ def _engine(path: Path, **changed: str) -> Engine:
             connection.exec_driver_sql(how)
 
     return engine
+
+
+def _patiently(connection: Any, statement: str) -> None:
+    """Run it, waiting for other processes: SQLite does not when the journal is to become another one."""
+    for _ in range(BUSY_TIMEOUT_MS // 50):
+        try:
+            connection.execute(statement)
+            return
+        except _driver().OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+    connection.execute(statement)
 
 
 def _lower(value: object) -> object:

@@ -230,7 +230,6 @@ def _mark_bad(connection: Connection, entry: Entry) -> None:
     connection.execute(
         update(_C).where(_C.c.id == client.id).values(bad_at=entry.finished_at, bad_reason=_storable(entry.reply))
     )
-    open_ones = (select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == client.owner_id)).where(
-        text(UNFINISHED_SQL.replace("state", "occurrence.state"))
-    )
+    owner_id = select(_M.c.owner_id).where(_M.c.id == _O.c.mailing_id).scalar_subquery()  # a join would begin with it
+    open_ones = select(_O.c.id).where(text(UNFINISHED_SQL), owner_id == client.owner_id)
     queue.cancel(connection, open_ones, client.address_key)

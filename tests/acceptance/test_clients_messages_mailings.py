@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 from command import PROGRAM, Done, Home
+from sqlalchemy import select
+
+from skychimp.models import Client, ClientTag, Mailing, Message
+from skychimp.store.engine import Store
 
 HUGE = "9" * 30
 BODY = ("--body", "Dear {{ client.name }}")
@@ -137,21 +141,22 @@ def test_plain_lines_lose_nothing_and_show_what_would_deceive(home: Home) -> Non
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else None,
 )
 def test_what_goes_wrong_has_its_status_and_one_json_error(
-    home: Home, words: tuple[str, ...], status: int, code: str | None
+    store: Store, home: Home, words: tuple[str, ...], status: int, code: str | None
 ) -> None:
     create_one_of_each(home)
-    before = everything(home)
+    before = everything(store)
 
     done = home.call(*words, "--json") if "--" not in words else home.call(words[0], words[1], "--json", *words[2:])
 
     assert (done.status, done.out) == (status, "")
     assert code in (None, done.error["code"])
     assert done.error["message"]
-    assert everything(home) == before
+    assert everything(store) == before
 
 
-def everything(home: Home) -> list[Any]:
-    return [home.call(noun, "list", "--json").json for noun in ("clients", "messages", "mailings")]
+def everything(store: Store) -> list[Any]:
+    with store.read() as session:
+        return [session.execute(select(table.__table__)).all() for table in (Client, ClientTag, Message, Mailing)]
 
 
 def test_an_error_is_one_line_with_a_hint_on_stderr(home: Home) -> None:
@@ -279,6 +284,39 @@ def test_a_preview_and_a_test_letter(home: Home) -> None:
     sent = home.run("messages", "test", "1", "--to", "me@example.org", "--json")
     assert (sent.status, sent.json["to"], sent.json["reply"][:3]) == (0, "me@example.org", "250")
     assert home.call("mailings", "log", "1", "--json").json == []
+
+
+# Looking ahead
+
+
+def test_a_run_looks_ahead_and_sends_nothing(home: Home) -> None:
+    home.call("clients", "import", "-", stdin="email\na@example.org\nb@example.org\n")
+    home.call("messages", "create", "--subject", "Hello", *BODY)
+    create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--all-clients", "--no-send")
+    due_at = home.call(*create, "--json").json["next_at"]
+
+    dry = home.call("run", "--dry-run", "--limit", "1")
+    assert dry.out == f"1\t{due_at}\ta@example.org\n"
+    assert "would send 1, leave out 1" in dry.err
+    assert home.call("run", "--plan", "--limit", "1").out == f"1\t{due_at}\tb@example.org\tmore than --limit\n"
+    looked = home.call("run", "--dry-run", "--json")
+    assert (looked.status, looked.json["sent"], looked.json["queued"], looked.json["would_send"]) == (0, 0, 2, 2)
+    assert looked.json["due"] == [{"mailing_id": 1, "due_at": due_at, "would_send": 2, "left_out": 0}]
+    assert home.call("mailings", "log", "1", "--json").json == []
+    assert home.call("mailings", "show", "1", "--json").json["next_at"] == due_at
+
+
+def test_a_mailing_that_can_not_be_sent_is_made_all_the_same(home: Home) -> None:
+    home.call("clients", "create", "--email", "a@example.org")
+    home.call("messages", "create", "--subject", "Hello", *BODY)
+    del home.environ["SKYCHIMP_MAIL__SENDER"]
+
+    create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--all-clients", "--json")
+    made = home.call(*create)
+
+    assert (made.status, made.json["id"], made.json["status"]) == (0, 1, "created")
+    assert "mail.sender" in made.err
+    assert home.call("run").status == 3
 
 
 # A person at a terminal

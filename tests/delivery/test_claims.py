@@ -306,5 +306,3 @@ def test_whatever_is_done_each_is_answered_once(
         answered, expected = run(go(store))
         store.close()
     assert len(answered) == len(set(answered)) == expected
-
-

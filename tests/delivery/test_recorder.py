@@ -93,7 +93,9 @@ def test_what_is_answered_is_committed(store: Store, due: int) -> None:
                 assert await recorder.intend(claimed)
                 assert state_of(store, claimed) == DeliveryState.SENDING
                 recorder.record(entry(claimed))
-            number = await recorder.submit(lambda connection: queue.release(connection, claims[0].token, [claims[3].id]))
+            number = await recorder.submit(
+                lambda connection: queue.release(connection, claims[0].token, [claims[3].id])
+            )
             assert number == 1
             assert [state_of(store, claimed) for claimed in claims[:4]] == ["sent", "sent", "sent", "queued"]
 
@@ -142,9 +144,7 @@ def _take(connection: Connection, claimed: Claimed, *, run_id: int, token: int) 
 
 @pytest.mark.parametrize("event", NOT_OURS)
 @pytest.mark.parametrize("is_intended", [False, True])
-def test_the_intent_to_send_what_is_not_ours_is_refused(
-    store: Store, due: int, event: str, is_intended: bool
-) -> None:
+def test_the_intent_to_send_what_is_not_ours_is_refused(store: Store, due: int, event: str, is_intended: bool) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, (claimed, other, *_)):
             if is_intended:

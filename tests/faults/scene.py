@@ -1,4 +1,4 @@
-"""Where a fault happens: a store with a mailing that is due, a receiver that keeps what it takes, and runs between them.
+"""Where a fault happens: a store with a mailing that is due, a receiver that keeps what it takes, and runs.
 
 The judge is `Scene.faults`: what the receiver has on its disk against what the ledger says.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from conftest import enrol
 from sending import SENDER, addresses, attempts, deliveries, finish, mailing, rows
@@ -25,6 +26,8 @@ WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
 OLD_SQLITE = "import sys; sys.modules['pysqlite3'] = None"  # the standard module's may be too old for WAL
 
 HARMLESS = (DeliveryState.QUEUED, DeliveryState.CLAIMED)
+
+Receiver = TypeVar("Receiver", bound=CountingReceiver)
 
 
 def prepared(first: str) -> tuple[str, ...]:
@@ -42,11 +45,11 @@ def due(folder: Path, letters: int) -> Path:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(Generic[Receiver]):
     """A store, and the receiver that its runs send to, over so many connections."""
 
     store: Store
-    receiver: CountingReceiver
+    receiver: Receiver
     connections: int = 3
 
     def environ(self, **settings: object) -> dict[str, str]:
@@ -104,8 +107,8 @@ class Scene:
             copies = arrived[one.address]
             if len(set(copies)) > 1:
                 found.append(f"copies that differ: {one.address}: {copies}")
-            if len(copies) - 1 > doubts[one.id]:
-                found.append(f"{len(copies)} copies, {doubts[one.id]} times unknown: {one.address}")
+            if len(copies) - 1 > doubts[one.id or 0]:
+                found.append(f"{len(copies)} copies, {doubts[one.id or 0]} times unknown: {one.address}")
         if doubts.total() > doubtful:
             found.append(f"unknown {doubts.total()} times, of {doubtful}")
         return found + [f"mailing {one.id} is {one.status}" for one in self._mailings() if not _is_over(one)]
@@ -126,10 +129,8 @@ class Scene:
 
 
 @contextmanager
-def scene(
-    folder: Path, template: Path, *, connections: int = 3, receiver: type[CountingReceiver] = CountingReceiver
-) -> Iterator[Scene]:
-    """A scene in a new folder, with a copy of a store."""
+def scene(folder: Path, template: Path, receiver: type[Receiver], *, connections: int = 3) -> Iterator[Scene[Receiver]]:
+    """A scene in a new folder, with a copy of a store and a receiver of its own."""
     folder.mkdir()
     path = copied(template, folder / "skychimp.db")
     with receiver(folder / "arrived") as started:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sending import (
     finish,
     log,
     mailing,
+    paused,
     rows,
     send,
     sent_to,
@@ -75,13 +75,11 @@ class Holding:
         self._go_on.set()
 
 
-def signalled(process: "subprocess.Popen[str]", number: signal.Signals) -> str:
+def signalled(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     """Send a signal, and wait until the process says that it drains."""
     process.send_signal(number)
     assert process.stderr is not None
-    line = process.stderr.readline()
-    assert DRAINING in line
-    return line
+    assert any(DRAINING in line for line in process.stderr)
 
 
 # Once
@@ -113,12 +111,10 @@ def test_one_signal_drains_what_is_in_flight_and_gives_back_the_rest(
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_a_signal_in_full_flight(
-    store: Store, ada: Actor, receiver: CountingReceiver, number: signal.Signals
-) -> None:
-    mailing(store, ada, addresses(400))
+def test_a_signal_in_full_flight(store: Store, ada: Actor, receiver: CountingReceiver, number: signal.Signals) -> None:
+    mailing(store, ada, addresses(600))
 
-    process = start(store, receiver.port, smtp__connections=4, smtp__rate="400/s")
+    process = start(store, receiver.port, smtp__connections=4, smtp__rate="200/s")
     wait_until(lambda: len(receiver.arrived()) > 50, process)
     left_with, _, err = finish(process, number)
 
@@ -127,7 +123,7 @@ def test_a_signal_in_full_flight(
     assert set(states(store)) == {"sent", "queued"}
     assert set(came(receiver)) == sent_to(store)
     send(store, settings(receiver.port, smtp__connections=4))
-    assert came(receiver) == Counter(addresses(400))
+    assert came(receiver) == Counter(addresses(600))
 
 
 AWAKE: list[tuple[Callable[[Conversation], object], dict[str, Any]]] = [
@@ -222,9 +218,8 @@ def test_a_second_signal_stops_at_once_whatever_the_run_was_stopping_for(store: 
         [GREETING, obey(holding)], [GREETING, obey(lambda heard, _: b"530 log in\r\n" if heard == "MAIL" else None)]
     ) as server:
         process = start(store, server.port, smtp__connections=2, smtp__dot_timeout="1h")
-        wait_until(lambda: holding.held == 1 and bool(server.heard.count(b"MAIL") >= 2), process)
-        with suppress(AssertionError):
-            signalled(process, signal.SIGINT)
+        wait_until(lambda: holding.held == 1 and bool(paused(store)), process)
+        signalled(process, signal.SIGINT)
         left_with, *_ = finish(process, signal.SIGINT)
         holding.let_go()
 
@@ -237,7 +232,7 @@ def test_a_second_signal_stops_at_once_whatever_the_run_was_stopping_for(store: 
 def test_disabling_stops_a_running_mailing_within_a_second_and_no_other(
     store: Store, ada: Actor, receiver: CountingReceiver
 ) -> None:
-    stopped = mailing(store, ada, addresses(600))
+    stopped = mailing(store, ada, addresses(1500))
     other = mailing(store, ada, [f"other{number}@example.org" for number in range(100)])
 
     process = start(store, receiver.port, smtp__connections=4, smtp__rate="300/s")
@@ -248,7 +243,7 @@ def test_disabling_stops_a_running_mailing_within_a_second_and_no_other(
 
     assert left_with == 75
     by_mailing = Counter(row.occurrence_id for row in deliveries(store) if row.state == "sent")
-    assert (by_mailing[other], 0 < by_mailing[stopped] < 600) == (100, True)
+    assert (by_mailing[other], 0 < by_mailing[stopped] < 1500) == (100, True)
     of_stopped = {row.id for row in deliveries(store) if row.occurrence_id == stopped}
     late = [tried for tried in attempts(store) if tried.started_at > disabled_at + timedelta(seconds=1)]
     assert [tried for tried in late if tried.delivery_id in of_stopped] == []
@@ -258,11 +253,11 @@ def test_disabling_stops_a_running_mailing_within_a_second_and_no_other(
     mailings.enable(store, ada, stopped)
     send(store, settings(receiver.port, smtp__connections=4))
     assert set(came(receiver).values()) == {1}
-    assert states(store) == {"sent": 700}
+    assert states(store) == {"sent": 1600}
 
 
 def test_deleting_stops_a_running_mailing(store: Store, ada: Actor, receiver: CountingReceiver) -> None:
-    deleted = mailing(store, ada, addresses(600))
+    deleted = mailing(store, ada, addresses(1500))
 
     process = start(store, receiver.port, smtp__connections=4, smtp__rate="300/s")
     wait_until(lambda: len(receiver.arrived()) > 60, process)
@@ -279,17 +274,17 @@ def test_deleting_stops_a_running_mailing(store: Store, ada: Actor, receiver: Co
 def test_a_client_who_is_deleted_gets_nothing_more_and_the_others_do(
     store: Store, ada: Actor, receiver: CountingReceiver
 ) -> None:
-    mailing(store, ada, addresses(100))
+    mailing(store, ada, addresses(150))
 
-    process = start(store, receiver.port, smtp__connections=2, smtp__rate="100/s")
+    process = start(store, receiver.port, smtp__connections=2, smtp__rate="75/s")
     wait_until(lambda: len(receiver.arrived()) > 10, process)
     gone = next(row for row in reversed(deliveries(store)) if row.state in ("claimed", "queued"))
     clients.remove(store, ada, gone.address)
     left_with, *_ = finish(process)
 
     assert left_with == 0
-    assert states(store) == {"sent": 99, "cancelled": 1}
-    assert came(receiver) == Counter(set(addresses(100)) - {gone.address})
+    assert states(store) == {"sent": 149, "cancelled": 1}
+    assert came(receiver) == Counter(set(addresses(150)) - {gone.address})
 
 
 # Limits

@@ -334,7 +334,12 @@ def test_a_conversation_that_breaks_before_the_dot(
         (b"550 5.7.1 I have read enough\r\n", "failed", 550, "550 5.7.1 I have read enough"),
         (b"421 4.3.2 shutting down\r\n", "deferred", 421, "421 4.3.2 shutting down"),
         (b"452 4.3.1 disk full\r\n", "deferred", 452, "452 4.3.1 disk full"),
-        (b"250 2.0.0 thanks already\r\n", "deferred", None, "the server speaks out of turn: '250 2.0.0 thanks already'"),
+        (
+            b"250 2.0.0 thanks already\r\n",
+            "deferred",
+            None,
+            "the server speaks out of turn: '250 2.0.0 thanks already'",
+        ),
         (b"...\r\n", "deferred", None, r"not a reply: b'...\r'"),
     ],
 )
@@ -496,9 +501,7 @@ HOLD = {"delivery__unknown": "hold"}
 
 @pytest.mark.parametrize(("steps", "words"), LOST, ids=[words for _, words in LOST])
 @pytest.mark.parametrize("more", [{}, HOLD], ids=["resend", "hold"])
-def test_no_word_after_the_dot(
-    store: Store, ada: Actor, steps: list[Step], words: str, more: dict[str, Any]
-) -> None:
+def test_no_word_after_the_dot(store: Store, ada: Actor, steps: list[Step], words: str, more: dict[str, Any]) -> None:
     mailing_id = mailing(store, ada, BOB)
 
     with ScriptedServer(at("dot", *steps), HEALTHY) as server:
@@ -685,7 +688,9 @@ def test_a_message_that_one_client_breaks_fails_for_that_client(
     mailing(store, ada, addresses(5))
     with store.write() as session:
         session.execute(update(Message.__table__).values(body="{{ client.name | first }}"))
-        session.execute(update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(name=""))
+        session.execute(
+            update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(name="")
+        )
 
     tally = send(store, settings(receiver.port))
 
@@ -707,12 +712,12 @@ def test_a_message_that_one_client_breaks_fails_for_that_client(
         "bob@example.org, eve@example.org",
     ],
 )
-def test_an_address_that_cant_be_written_fails_and_the_others_go(
-    store: Store, ada: Actor, address: str
-) -> None:
+def test_an_address_that_cant_be_written_fails_and_the_others_go(store: Store, ada: Actor, address: str) -> None:
     mailing(store, ada, addresses(5))
     with store.write() as session:
-        session.execute(update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(email=address))
+        session.execute(
+            update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(email=address)
+        )
 
     with ScriptedServer(HEALTHY) as server:
         tally = send(store, settings(server.port))

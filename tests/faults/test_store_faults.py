@@ -1,11 +1,11 @@
 """A store that can't be written, is held by somebody else, or loses its power: no letter goes without its intent."""
 
-import os
 import random
 import re
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from forks import run_forked, sweep
 from scene import OLD_SQLITE, copied, due, prepared, scene
 from sending import finish, wait_until
+from servers import CountingReceiver
 from tracing import Call, calls, failing, needs_strace, recording
 
 from skychimp.store import engine
@@ -40,7 +41,7 @@ def test_a_disk_that_fails(tmp_path: Path, names: str, error: str, first: str, l
 
     def fail(number: int) -> str | None:
         folder = tmp_path / str(number)
-        with scene(folder, template, connections=5) as here:
+        with scene(folder, template, CountingReceiver, connections=5) as here:
             tracer = failing(names, error, number, tmp_path / f"trace-{number}")
             status, said = run_forked(RUN, here.environ(), folder, first, tracer)
             here.receiver.wait()
@@ -60,7 +61,7 @@ def test_a_disk_that_fails(tmp_path: Path, names: str, error: str, first: str, l
 @pytest.mark.parametrize("impatient", ["", "from skychimp.store import engine; engine.BUSY_TIMEOUT_MS = 20"])
 def test_a_locked_store_is_waited_for(tmp_path: Path, impatient: str) -> None:
     """While somebody else writes, nothing goes but what has its intent; then it goes on, and nothing comes twice."""
-    with scene(tmp_path / "scene", due(tmp_path, letters=100)) as here:
+    with scene(tmp_path / "scene", due(tmp_path, letters=100), CountingReceiver) as here:
         run = here.start(command=prepared(impatient))
         for wanted in (1, 20, 40):
             wait_until(lambda: here.receiver.taken >= wanted, run)  # noqa: B023
@@ -74,7 +75,7 @@ def test_a_locked_store_is_waited_for(tmp_path: Path, impatient: str) -> None:
 
 
 def test_a_run_waits_for_the_store_at_its_start(tmp_path: Path) -> None:
-    with scene(tmp_path / "scene", due(tmp_path, letters=3)) as here:
+    with scene(tmp_path / "scene", due(tmp_path, letters=3), CountingReceiver) as here:
         with here.store.connect() as writer, writer.begin():
             run = here.start()
             time.sleep(1)
@@ -94,7 +95,7 @@ from pathlib import Path
 from skychimp.store import engine
 engine.MIGRATIONS, engine.REVISION = Path({str(migrations)!r}), "next"
 """
-    with scene(tmp_path / "scene", due(tmp_path, letters=100)) as here:
+    with scene(tmp_path / "scene", due(tmp_path, letters=100), CountingReceiver) as here:
         old = here.start()
         wait_until(lambda: here.receiver.taken > 0, old)
         runs = [here.start(command=prepared(newer)) for _ in range(3)]
@@ -125,9 +126,11 @@ def revision(path: Path) -> object:
 
 
 @needs_strace
-@pytest.mark.parametrize("first", [pytest.param("", id="WAL"), pytest.param(OLD_SQLITE, id="rollback journal")])
-def test_a_power_loss_at_each_flush(tmp_path: Path, first: str) -> None:
-    """At each letter's dot, and just before each flush is done: what was not flushed is gone, wholly or in parts.
+@pytest.mark.parametrize(
+    ("first", "step"), [pytest.param("", 1, id="each flush"), pytest.param(OLD_SQLITE, 4, id="some of an old SQLite")]
+)
+def test_a_power_loss(tmp_path: Path, first: str, step: int) -> None:
+    """At each letter's dot, and just before a flush is done: what was not flushed is gone, wholly or in parts.
 
     Each letter that is on its way has its intent on the disk, and the next run ends the mailing.
     """
@@ -135,7 +138,7 @@ def test_a_power_loss_at_each_flush(tmp_path: Path, first: str) -> None:
     if not first:
         template = with_full_log(template)  # so that a checkpoint falls into the middle of the run
     trace = tmp_path / "trace"
-    with scene(tmp_path / "scene", template) as here:
+    with scene(tmp_path / "scene", template, CountingReceiver) as here:
         before = files(here.store.path)
         assert run_forked(RUN, here.environ(), here.store.path.parent, first, recording(WRITES, trace))[0] == 0
         here.receiver.wait()
@@ -145,18 +148,22 @@ def test_a_power_loss_at_each_flush(tmp_path: Path, first: str) -> None:
     assert len(dots) == len(arrivals) == 6
     flushes = [call.ended for call in log if call.name in FLUSHES]
     assert len(flushes) >= 9
-    for cut in sorted({*dots.values(), *flushes}):
+
+    def lose(cut: int) -> None:
         on_the_way = [line for line in arrivals if dots[line.partition("\t")[0]] <= cut]
-        for chance in (None, random.Random(cut)):
-            folder = tmp_path / f"{cut}-{'parts' if chance else 'gone'}"
+        for name, chance in (("gone", None), ("torn", random.Random(cut))):
+            folder = tmp_path / f"{cut}-{name}"
             folder.mkdir()
             for path, content in after_power_loss(before, log, cut, chance).items():
                 (folder / Path(path).name).write_bytes(content)
-            with scene(folder / "scene", folder / "skychimp.db") as here:
+            with scene(folder / "scene", folder / "skychimp.db", CountingReceiver) as here:
                 (folder / "scene" / "arrived").write_text("".join(on_the_way))
                 assert {line.partition("\t")[0] for line in on_the_way} <= here.risked()
                 assert run_forked(RUN, here.environ(), folder / "scene", first)[0] == 0
                 assert here.faults(doubtful=here.connections) == []
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lose, sorted({*dots.values(), *flushes[::step]})))
 
 
 WRITES = "pwrite64,fsync,fdatasync,ftruncate,unlink,write,writev,sendto,sendmsg"

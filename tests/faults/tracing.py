@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-_BEGUN = re.compile(r"(?:(?P<thread>\d+) +)?(?P<name>\w+)\((?:\d+<(?P<opened>.*?)>(?=[,) ])|\"(?P<named>.*?)\")(?P<rest>.*)")
+_BEGUN = re.compile(
+    r"(?:(?P<thread>\d+) +)?(?P<name>\w+)\((?:\d+<(?P<opened>.*?)>(?=[,) ])|\"(?P<named>.*?)\")(?P<rest>.*)"
+)
 _RESUMED = re.compile(r"(?:(?P<thread>\d+) +)?<\.\.\. \w+ resumed>(?P<rest>.*)")
 _RESULT = re.compile(r"\) += (-?\d+|\?)[^\"]*$")
 _NUMBER = re.compile(r", (\d+)(?=\)| <unfinished)")
@@ -105,4 +107,3 @@ def hit(log: Path, number: int) -> Call | None:
 def _tracer(log: Path, traced: str, *more: str, all_threads: bool = True) -> list[str]:
     expressions = [word for expression in (f"trace={traced}", "signal=none", *more) for word in ("-e", expression)]
     return ["strace", *(["-f"] if all_threads else []), "-yy", "-s", "9999", "-o", str(log), *expressions]
-

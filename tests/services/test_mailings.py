@@ -306,12 +306,13 @@ def test_a_change_of_the_schedule_keeps_the_wall_clock_time_and_the_rest(
     assert start_local(store, made.id) == ("2030-02-01T10:00:00" if "start" in change else "2030-03-31T02:30:00")
 
 
+@pytest.mark.parametrize("start", ["now", "2020-01-01 09:00"])
 def test_a_mailing_that_never_went_out_begins_anew_when_its_start_is_moved(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+    store: Store, ada: Actor, make: Callable[..., MailingInfo], start: str
 ) -> None:
     made = make("2030-01-01 09:00", every=Every.ONCE)
 
-    assert mailings.change(store, ada, made.id, start="now").next_at is not None
+    assert mailings.change(store, ada, made.id, start=start).next_at is not None
     assert open_due(store) == 1
 
 

@@ -11,6 +11,7 @@ from skychimp.models import Client, Delivery, DeliveryState, Every, Format, Mail
 from skychimp.services import clients, mailings, messages
 from skychimp.services.mailings import Audience, When
 from skychimp.services.outlook import outlook
+from skychimp.store import queue
 from skychimp.store.engine import Store
 
 NOW = datetime(2030, 1, 3, 10, tzinfo=UTC)
@@ -53,6 +54,13 @@ def test_who_would_get_it_who_not_and_what_was_missed(store: Store, people: Acto
         (1, "01", "", "missed: too late to be sent"),
         (1, "02", "", "missed: too late to be sent"),
     ]
+
+
+def test_an_audience_is_read_in_batches(store: Store, people: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "OPENING_BATCH", 1)
+    due_mailing(store, people)
+
+    assert [row[2] for row in seen(store, NOW - timedelta(days=2))] == ["a", "b", "c"]
 
 
 def test_looking_changes_nothing(store: Store, people: Actor) -> None:

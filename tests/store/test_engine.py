@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import enrol
 from queues import NOW, change, client, mailing, rows, write
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
@@ -23,7 +24,8 @@ from skychimp.models import Client, StoreInfo, User
 from skychimp.store import engine
 from skychimp.store.engine import Store, create_store, open_store, store_path
 
-OLD_BUILD = (99,)
+ANY_BUILD, OLD_BUILD = (3,), (99,)
+"""Since when a build of SQLite is sound, so that the one at hand is, or is not."""
 
 
 def url(path: Path) -> str:
@@ -106,15 +108,14 @@ def test_a_truncated_store_is_refused_and_left_as_it_is(store: Store, size: int)
     assert everything_in(path.parent) == before
 
 
-def test_a_store_whose_process_was_killed_while_it_wrote_its_log_back_is_whole(store: Store, ada: Actor) -> None:
+def test_a_store_whose_process_was_killed_while_it_wrote_its_log_back_is_whole(sound: Store) -> None:
     """The file itself is cut off then, and the rest is in the log beside it."""
-    client(store, ada, "bob")
-    write(store, lambda connection: connection.exec_driver_sql("PRAGMA application_id"))
-    with contextlib.closing(engine._driver().connect(store.path, isolation_level=None)) as connection:
+    client(sound, enrol(sound, "ada"), "bob")
+    with contextlib.closing(engine._driver().connect(sound.path, isolation_level=None)) as connection:
         connection.execute("VACUUM")  # puts every page into the log
-        copy = store.path.with_name("copy.db")
-        shutil.copy(store.path, copy)
-        shutil.copy(f"{store.path}-wal", f"{copy}-wal")
+        copy = sound.path.with_name("copy.db")
+        shutil.copy(sound.path, copy)
+        shutil.copy(f"{sound.path}-wal", f"{copy}-wal")
     os.truncate(copy, 4096)
 
     reopened = open_store(url(copy))
@@ -164,8 +165,9 @@ def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
 # Making one
 
 
-def test_a_new_store_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_new_store_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file, what SQLite puts beside it, and the folder where it has to be made."""
+    monkeypatch.setattr(engine, "SOUND_WAL", ANY_BUILD)
     old_mask = os.umask(0)
     try:
         store = create_store(url(tmp_path / "new" / "folder" / "skychimp.db"))
@@ -317,7 +319,7 @@ def test_a_store_that_may_not_be_written_is_said(
     before = path.stat()
 
     with as_nobody(), pytest.raises(error, match=reason):
-        open_store(url(path))
+        write(open_store(url(path)), lambda connection: connection.exec_driver_sql("DELETE FROM user"))
 
     assert (path.stat().st_mtime_ns, [found.name for found in public_folder.iterdir()]) == (
         before.st_mtime_ns,
@@ -337,8 +339,17 @@ def test_a_store_that_may_not_be_made_is_said(public_folder: Path) -> None:
 # Transactions
 
 
+@pytest.fixture
+def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store by a build of SQLite that is taken for a sound one."""
+    monkeypatch.setattr(engine, "SOUND_WAL", ANY_BUILD)
+    made = create_store(url(tmp_path / "sound.db"))
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize(
-    ("sound_since", "journal", "synchronous"), [((3, 0), "wal", 2), (OLD_BUILD, "delete", 3)], ids=["sound", "old"]
+    ("sound_since", "journal", "synchronous"), [(ANY_BUILD, "wal", 2), (OLD_BUILD, "delete", 3)], ids=["sound", "old"]
 )
 def test_how_a_connection_is_set_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_since: tuple[int, ...], journal: str, synchronous: int
@@ -358,14 +369,30 @@ def test_a_store_changes_its_journal_with_the_build_that_opens_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = closed(store)
-    for sound_since, journal in ((OLD_BUILD, "delete"), ((3, 0), "wal"), (OLD_BUILD, "delete")):
+    for sound_since, journal in ((OLD_BUILD, "delete"), (ANY_BUILD, "wal"), (OLD_BUILD, "delete")):
         monkeypatch.setattr(engine, "SOUND_WAL", sound_since)
         reopened = open_store(url(path))
         assert pragma(reopened, "journal_mode") == journal
         reopened.close()
 
 
-@pytest.mark.parametrize("sound_since", [(3, 0), OLD_BUILD], ids=["sound", "old"])
+def test_the_change_of_the_journal_waits_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SOUND_WAL", OLD_BUILD)
+    path = closed(create_store(url(tmp_path / "skychimp.db")))
+    monkeypatch.setattr(engine, "SOUND_WAL", ANY_BUILD)
+    with contextlib.closing(engine._driver().connect(path, isolation_level=None, check_same_thread=False)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.3, writer.execute, ["COMMIT"])
+        timer.start()
+
+        reopened = Store(path)
+
+        assert pragma(reopened, "journal_mode") == "wal"
+        timer.join()
+    reopened.close()
+
+
+@pytest.mark.parametrize("sound_since", [ANY_BUILD, OLD_BUILD], ids=["sound", "old"])
 def test_no_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_since: tuple[int, ...]) -> None:
     """Two that read, think and write: the second reads what the first has written."""
     monkeypatch.setattr(engine, "SOUND_WAL", sound_since)
@@ -389,12 +416,13 @@ def test_no_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soun
     store.close()
 
 
-def test_a_read_sees_one_moment(store: Store, ada: Actor) -> None:
-    with store.read() as session:
+def test_a_read_sees_one_moment(sound: Store) -> None:
+    ada = enrol(sound, "ada")
+    with sound.read() as session:
         assert session.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
-        client(store, ada, "bob")
+        client(sound, ada, "bob")
         assert session.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
-    assert len(rows(store, Client)) == 1
+    assert len(rows(sound, Client)) == 1
 
 
 def test_a_write_is_done_whole_or_not_at_all(store: Store, ada: Actor) -> None:

@@ -169,7 +169,9 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_mailing_message_id"), ["message_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_next_at"), ["next_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_owner_id"), ["owner_id"], unique=False)
-        batch_op.create_index("ix_mailing_running", ["id"], unique=False, sqlite_where=sa.text("status = 'running'"))
+        batch_op.create_index(
+            "ix_mailing_running", ["next_at"], unique=False, sqlite_where=sa.text("status = 'running'")
+        )
 
     op.create_table(
         "mailing_client",
