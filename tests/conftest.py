@@ -1,7 +1,4 @@
-"""What many tests begin with: a real store in a file of its own, people who have an account there, their command lines.
-
-This folder is also where pytest finds the tests' own modules, such as `servers`.
-"""
+"""What many tests begin with: a real store in a file of its own, people with an account there, and command lines."""
 
 import hashlib
 import shutil

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo
 
@@ -26,6 +27,7 @@ COLUMNS = {
 }  # fmt: skip
 LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
 COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
+NONE_YET = "no mailings yet; make one: skychimp mailings create --help"
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
 FOLLOW_EVERY = 1.0  # s
 
@@ -113,7 +115,10 @@ def list_(
 
     here = enter(ctx, json)
     found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
-    here.out.rows(found, COLUMNS, empty="no mailings yet; make one: skychimp mailings create --help")
+    if here.out.on_terminal and not json:
+        here.out.rows(_for_eyes(here, found), COLUMNS, empty=NONE_YET)
+        return
+    here.out.rows(found, COLUMNS, empty=NONE_YET)
 
 
 @app.command()
@@ -205,6 +210,22 @@ class _Coming:
     note: str
 
 
+@app.command(epilog="skychimp mailings duplicate 1 --start '2027-02-01 09:00'")
+def duplicate(
+    ctx: typer.Context,
+    mailing: Id,
+    start: Annotated[str | None, typer.Option(help="Another start.", metavar="WHEN")] = None,
+    json: Json = False,
+) -> None:
+    """Make another mailing like this one; it is disabled until you enable it."""
+    from skychimp.services import mailings
+
+    here = enter(ctx, json)
+    made = mailings.duplicate(here.store, here.actor, mailing, start=start)
+    _show(here, made)
+    here.out.note(f"next: skychimp mailings update {made.id} ..., then skychimp mailings enable {made.id}")
+
+
 @app.command()
 def disable(
     ctx: typer.Context,
@@ -274,6 +295,23 @@ def _follow(here: Context, mailing: int, status: str | None, search: str | None)
     while True:
         here.out.lines(fresh(), LOG)
         time.sleep(FOLLOW_EVERY)
+
+
+def _for_eyes(here: Context, found: "Iterator[MailingInfo]") -> "Iterator[SimpleNamespace]":
+    """Mailings with their next time in words."""
+    mine, now = here.settings.mail.timezone, datetime.now(UTC)
+    for mailing in found:
+        words = "" if mailing.next_at is None else in_words(mailing.next_at, mailing.timezone, mine, now)
+        yield SimpleNamespace(**asdict(mailing) | {"next_at": words})
+
+
+def in_words(at: datetime, timezone: str, mine: str, now: datetime) -> str:
+    """A time as a person would say it, in the mailing's zone, which is named where it is not `mine`."""
+    local, today = at.astimezone(ZoneInfo(timezone)), now.astimezone(ZoneInfo(timezone)).date()
+    days = (local.date() - today).days
+    near = {-1: "yesterday", 0: "today", 1: "tomorrow"} | dict.fromkeys(range(2, 7), f"{local:%A}")
+    said = f"{near.get(days, local.date().isoformat())} {local:%H:%M}"
+    return said if timezone == mine else f"{said} {timezone}"
 
 
 def _show(here: Context, mailing: "MailingInfo") -> None:

@@ -62,7 +62,7 @@ class Relay:
         return self._connections > self.allowed
 
     def pause_of(self, connection: StoreConnection, secret: bytes) -> str | None:
-        """Why it is paused; None where it is not, or its next probe is due. Part of a transaction: `heed` acts on it."""
+        """Why it is paused, to be heeded; None where it is not, or its next probe is due. Part of a transaction."""
         self._settings_hash = self._hash(secret)
         return relays.paused(connection, self._transport.relay, self._settings_hash, self._now())
 
@@ -177,7 +177,7 @@ class Relay:
         return None
 
     async def _dial(self) -> Connection:
-        """A new connection. Raises RelayAway, RelayRefuses, and _StoppedError where the run is to end before it is there."""
+        """A new connection. Raises RelayAway, RelayRefuses, and _StoppedError where the run is to end meanwhile."""
         dialling = asyncio.create_task(self._transport.connect())
         stopping = asyncio.create_task(self._stopping.wait())
         try:

@@ -89,8 +89,13 @@ class MailingInfo:
     client_ids: list[int]
 
 
-def create(store: Store, actor: Actor, *, message_id: int, when: When, audience: Audience) -> MailingInfo:
-    """Make a mailing. One whose window is open is due at once. Raises NotFound, InvalidValue."""
+def create(
+    store: Store, actor: Actor, *, message_id: int, when: When, audience: Audience, disabled: str = ""
+) -> MailingInfo:
+    """Make a mailing. One whose window is open is due at once, unless it is `disabled`, with a reason.
+
+    Raises NotFound, InvalidValue.
+    """
     reach(actor, "change mailings")
     now = datetime.now(UTC)
     schedule = _schedule(when, now)
@@ -105,12 +110,33 @@ def create(store: Store, actor: Actor, *, message_id: int, when: When, audience:
             created_at=now,
             next_at=next_at,
             status=MailingStatus.COMPLETED if next_at is None else MailingStatus.CREATED,
+            disabled_at=now if disabled else None,
+            disabled_by_id=actor.user_id if disabled else None,
+            disabled_reason=disabled or None,
             **_window(schedule),
         )
         session.add(mailing)
         session.flush()
         _set_audience(session, actor, mailing, audience)
         return _get(session, actor, mailing.id or 0)
+
+
+def duplicate(store: Store, actor: Actor, mailing_id: int, *, start: str | None = None) -> MailingInfo:
+    """Make another mailing like this one; it is disabled, so that its owner can change it before it sends.
+
+    Raises NotFound, InvalidValue.
+    """
+    like = show(store, actor, mailing_id)
+    with store.read() as session:
+        start = start or _own(session, actor, mailing_id).start_local
+    return create(
+        store,
+        actor,
+        message_id=like.message_id,
+        when=When(start, like.end_at.isoformat() if like.end_at else None, like.every, like.timezone),
+        audience=Audience(like.all_clients, like.tags, like.client_ids),
+        disabled=f"a copy of mailing {mailing_id}",
+    )
 
 
 def show(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:

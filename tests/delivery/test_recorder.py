@@ -1,4 +1,4 @@
-"""The recorder: what is answered is committed, what belongs together is committed together, what fails is told to all."""
+"""The recorder: what is answered is committed, what gathers is committed together, what fails is told to all."""
 
 import asyncio
 import threading
@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +113,7 @@ def test_what_gathers_during_a_commit_goes_into_the_next_one_together(store: Sto
                 futures = []
                 for claimed in others:
                     recorder.record(entry(claimed, Outcome.FAILED, "554 5.7.1 no"))
-                    futures.append(recorder.submit(lambda connection, of=claimed.id: _state(connection, of)))
+                    futures.append(recorder.submit(partial(_state, claimed.id)))
                     await asyncio.sleep(0)
                 assert not earlier.done()
             assert await earlier
@@ -123,7 +124,7 @@ def test_what_gathers_during_a_commit_goes_into_the_next_one_together(store: Sto
     assert states(store) == {"sending": 1, "failed": LETTERS - 1}
 
 
-def _state(connection: Connection, delivery_id: int) -> str:
+def _state(delivery_id: int, connection: Connection) -> str:
     """An outcome is written before the work that comes with it, and that before the next intents."""
     return str(connection.exec_driver_sql("SELECT state FROM delivery WHERE id = ?", (delivery_id,)).scalar())
 
@@ -216,7 +217,11 @@ def test_where_the_ledger_fails_all_hear_of_it_and_nothing_more_is_written(
     async def go() -> None:
         async with recording(store) as (recorder, (first, second, third, *_)):
             recorder.record(entry(first))
-            failing = [recorder.submit(work), recorder.intend(second), recorder.submit(lambda connection: 1)]
+            failing: list[asyncio.Future[Any]] = [
+                recorder.submit(work),
+                recorder.intend(second),
+                recorder.submit(lambda connection: 1),
+            ]
             for future in failing:
                 with pytest.raises(StoreFailed, match=words):
                     await future

@@ -1,4 +1,4 @@
-"""What a person does to a run while it sends: Ctrl-C, once and twice, disabling, limits, rates; judged by the ledger."""
+"""What a person does to a run while it sends: Ctrl-C, once and twice, disabling, limits; judged by the ledger."""
 
 import random
 import signal

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,12 @@ from servers import (
     hear_body,
     hear_group,
     obey,
-    tls,
 )
 from sqlalchemy import update
 
 from skychimp.access import Actor
 from skychimp.models import Client, DeliveryState, Every, MailingStatus, Message, Occurrence, OccurrenceState
 from skychimp.services import clients, mailings
-from skychimp.store import runs
 from skychimp.store.engine import Store
 
 BOB = ["bob@example.org"]
@@ -213,7 +211,7 @@ def test_a_relay_that_comes_up_late_is_waited_for(store: Store, ada: Actor, tmp_
 
 def test_a_relay_that_goes_away_in_the_middle_is_waited_for(store: Store, ada: Actor) -> None:
     mailing(store, ada, addresses(5))
-    first = [*OPENED, hear_group, GROUP, hear_body, SENT, hear_group, b"421 4.3.2 shutting down\r\n"]
+    first: list[Step] = [*OPENED, hear_group, GROUP, hear_body, SENT, hear_group, b"421 4.3.2 shutting down\r\n"]
 
     with ScriptedServer(first, [], [b"421 4.3.2 starting\r\n"], HEALTHY) as server:
         tally = send(store, settings(server.port, run__patience="30s"))

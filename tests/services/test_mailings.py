@@ -539,3 +539,19 @@ def test_a_slot_that_was_missed_is_recorded(store: Store, ada: Actor, make: Call
         ("2030-01-03T09:00:00", "missed"),
         ("2030-01-04T09:00:00", "finished"),
     ]
+
+
+def test_a_copy_is_like_its_original_and_does_not_send(store: Store, ada: Actor, bob: Actor) -> None:
+    message = messages.create(store, ada, Words("Hello", "text", Format.TEXT))
+    clients.create(store, ada, email="eve@example.org", tags=["vip"])
+    when = When("2026-01-31 09:00", "2031-01-01 00:00", Every.MONTH, "Europe/Berlin")
+    made = mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(tags=["vip"]))
+    copy = mailings.duplicate(store, ada, made.id)
+    assert copy.disabled
+    assert copy.disabled_reason == f"a copy of mailing {made.id}"
+    same = ("message_id", "start_at", "end_at", "every", "timezone", "tags", "all_clients", "client_ids", "next_at")
+    assert {name: getattr(copy, name) for name in same} == {name: getattr(made, name) for name in same}
+    later = mailings.duplicate(store, ada, made.id, start="2030-02-01 09:00")
+    assert later.start_at == datetime(2030, 2, 1, 8, tzinfo=UTC)
+    with pytest.raises(NotFound):
+        mailings.duplicate(store, bob, made.id)

@@ -318,8 +318,12 @@ def test_a_store_that_may_not_be_written_is_said(
     public_folder.chmod(0o555)
     before = path.stat()
 
-    with as_nobody(), pytest.raises(error, match=reason):
-        write(open_store(url(path)), lambda connection: connection.exec_driver_sql("DELETE FROM user"))
+    with (
+        as_nobody(),
+        pytest.raises(error, match=reason),
+        contextlib.closing(open_store(url(path))) as readable,
+    ):
+        write(readable, lambda connection: connection.exec_driver_sql("DELETE FROM user"))
 
     assert (path.stat().st_mtime_ns, [found.name for found in public_folder.iterdir()]) == (
         before.st_mtime_ns,
@@ -476,8 +480,11 @@ def test_a_broken_page(store: Store, ada: Actor) -> None:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
 
-    with pytest.raises((StoreFailed, StoreNotReady), match=r"malformed|damaged"):
-        rows(open_store(url(path)), User)
+    with (
+        pytest.raises((StoreFailed, StoreNotReady), match=r"malformed|damaged"),
+        contextlib.closing(open_store(url(path))) as broken,
+    ):
+        rows(broken, User)
 
 
 def test_what_the_tables_forbid_is_the_callers_business(store: Store, ada: Actor) -> None:

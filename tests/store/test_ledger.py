@@ -1,6 +1,7 @@
 """The ledger: no letter is sent without an intent, every attempt is kept as it was said, and sent stays sent."""
 
 import sqlite3
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -169,11 +170,13 @@ def test_what_is_not_unicode_is_written_out(store: Store, ada: Actor) -> None:
 
 
 @pytest.fixture
-def standard_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def standard_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A store by the standard library's SQLite, which may be an old one."""
     driver: ModuleType = sqlite3
     monkeypatch.setattr(engine, "_driver", lambda: driver)
-    return create_store(f"sqlite:///{tmp_path / 'standard.db'}")
+    made = create_store(f"sqlite:///{tmp_path / 'standard.db'}")
+    yield made
+    made.close()
 
 
 def mailing_of_one(store: Store, owner: Actor) -> int:
