@@ -282,6 +282,9 @@ class DeliverySettings(_Section):
         map(parse_duration, ("5m", "15m", "45m", "2h", "4h"))
     )
     give_up_after: Annotated[PositiveDuration, _is("how long before a letter has expired")] = timedelta(hours=72)
+    keep_attempts: Annotated[
+        PositiveDuration | None, _is("how long the log of attempts is kept by the daemon; for ever otherwise", "365d")
+    ] = None
     disable_failures: Annotated[Count, _is("a mailing is disabled when so many of its letters have failed ...")] = 100
     disable_failure_rate: Annotated[Part, _is("... and they are so large a part of those tried")] = 0.5
 

@@ -37,6 +37,14 @@ class Every(StrEnum):
     MONTH = "month"
 
 
+class CatchUp(StrEnum):
+    """What is done about due times that nobody was there to send."""
+
+    LATEST = "latest"
+    ALL = "all"
+    SKIP = "skip"
+
+
 class MailingStatus(StrEnum):
     CREATED = "created"
     RUNNING = "running"
@@ -204,6 +212,9 @@ class Mailing(Table, table=True):
     start_at: datetime
     end_at: datetime | None = None
     every: Every = Field(sa_column=_one_of(Every, "every"))
+    catch_up: CatchUp = Field(default=CatchUp.LATEST, sa_column=_one_of(CatchUp, "catch_up"))
+    grace: int | None = None
+    """Seconds that a due time may be late and still be sent; None is the period's own (recurrence.GRACE)."""
     status: MailingStatus = Field(sa_column=_one_of(MailingStatus, "status"))
     next_at: datetime | None = Field(default=None, index=True)
     created_at: datetime
@@ -315,7 +326,7 @@ class Run(Table, table=True):
     host: str
     pid: int
     started_at: datetime
-    heartbeat_at: datetime
+    heartbeat_at: datetime = Field(index=True)
     ended_at: datetime | None = Field(default=None, index=True)
     sent: int = 0
     deferred: int = 0

@@ -111,7 +111,7 @@ def obey(answer: Callable[[str, str], bytes | None] = lambda command, address: N
             accepted = command if reply.startswith(b"2") else ""
             if command == "DATA" and reply.startswith(b"354"):
                 hear_body(conversation)
-                reply = say(conversation, ".", address, "DATA")
+                reply = say(conversation, ".", address, "DATA") if conversation.heard[-1] else b""
             if not reply:
                 return
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "run": ("Send", "Send what is due, once."),
     "daemon": ("Send", "Send what falls due, until told to stop."),
     "status": ("Send", "Is anything sending, and what waits."),
+    "doctor": ("Send", "Can this installation send, and what to mend."),
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),

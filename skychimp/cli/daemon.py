@@ -64,9 +64,9 @@ class _Surroundings:
         _tell_systemd("WATCHDOG=1")
 
     def tidy(self) -> None:
-        from skychimp.services import accounts
+        from skychimp.services import housekeeping
 
-        accounts.tidy(self._here.store)
+        housekeeping.tidy(self._here.store, keep_attempts=self._here.settings.delivery.keep_attempts)
 
     def reload(self, now: "Settings") -> "Settings":
         try:

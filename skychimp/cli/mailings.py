@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -42,6 +42,15 @@ ClientIds = Annotated[
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="All clients with this tag; as often as needed.")]
 All = Annotated[bool, typer.Option("--all-clients", help="All your clients, also those to come.")]
 
+Policy = Annotated[
+    Literal["latest", "all", "skip"] | None,
+    typer.Option(help="What to send of times that were missed: the latest, if not said otherwise.", show_default=False),
+]
+Grace = Annotated[
+    str | None,
+    typer.Option(help="How late is not too late: 12h a day, 2d a week, 5d a month.", metavar="DURATION"),
+]
+
 
 @app.command(epilog="skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
 def create(
@@ -54,13 +63,15 @@ def create(
     client: ClientIds = None,
     tag: Tags = None,
     all_clients: All = False,
+    catch_up: Policy = None,
+    grace: Grace = None,
     no_send: Annotated[bool, typer.Option("--no-send", help="Leave the sending to the next run.")] = False,
     json: Json = False,
 ) -> None:
     """Make a mailing; it sends at once if its window is open."""
-    from skychimp.models import Every
+    from skychimp.models import CatchUp, Every
     from skychimp.services import mailings
-    from skychimp.services.mailings import Audience, When
+    from skychimp.services.mailings import Audience, Lateness, When
 
     here = enter(ctx, json)
     zone = timezone or here.settings.mail.timezone
@@ -70,6 +81,7 @@ def create(
         message_id=message,
         when=When(start, end, Every(every), zone),
         audience=Audience(all_clients, tag or (), client or ()),
+        lateness=Lateness(CatchUp(catch_up or "latest"), _duration(grace)),
     )
     if no_send or made.next_at is None or made.next_at > datetime.now(UTC):
         _show(here, made)
@@ -143,10 +155,12 @@ def update(
     client: ClientIds = None,
     tag: Tags = None,
     all_clients: All = False,
+    catch_up: Policy = None,
+    grace: Grace = None,
     json: Json = False,
 ) -> None:
     """Change a mailing; a changed schedule counts from now on."""
-    from skychimp.models import Every
+    from skychimp.models import CatchUp, Every
     from skychimp.services import mailings
     from skychimp.services.mailings import Audience
 
@@ -166,6 +180,8 @@ def update(
         no_end=no_end,
         every=Every(every) if every else None,
         timezone=timezone,
+        catch_up=CatchUp(catch_up) if catch_up else None,
+        grace=_duration(grace),
         audience=audience,
     )
     _show(here, changed)
@@ -295,6 +311,12 @@ def _follow(here: Context, mailing: int, status: str | None, search: str | None)
     while True:
         here.out.lines(fresh(), LOG)
         time.sleep(FOLLOW_EVERY)
+
+
+def _duration(text: str | None) -> timedelta | None:
+    from skychimp.config import parse_duration
+
+    return None if text is None else parse_duration(text)
 
 
 def _for_eyes(here: Context, found: "Iterator[MailingInfo]") -> "Iterator[SimpleNamespace]":

@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import TextIOWrapper
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TextIO
@@ -283,6 +283,10 @@ def _record(item: Any) -> dict[str, Any]:
 def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        from skychimp.config import format_duration
+
+        return format_duration(value)
     raise TypeError(f"{type(value).__name__} is not shown as JSON")
 
 
@@ -291,8 +295,8 @@ def _plain(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return value.isoformat()
+    if isinstance(value, datetime | timedelta):
+        return str(_json_value(value))
     if isinstance(value, list | tuple):
         return ",".join(_plain(part) for part in value)
     return escape(str(value))

@@ -200,6 +200,10 @@ class Dispatcher:
 
     def _due(self, connection: StoreConnection) -> _Due:
         now = self._due_by()
+        behind = runs.clock_behind(connection, now)
+        if behind is not None:  # a daemon's clock went back; a run would not have begun
+            log.error(behind.message, extra={"hint": behind.hint})
+            return _Due(0, None, [])
         for run_id in runs.dead(connection, self.store.path):
             unknown = queue.rescue(connection, run_id, now, self._policy.unknown_after, self.transport.relay)
             runs.end(connection, run_id, now)
@@ -327,7 +331,9 @@ class Dispatcher:
         if decision.outcome == Outcome.GIVEN_BACK:
             decision = decision._replace(next_try_at=self._started)
         self._record(claimed, occurrence.letters, answer, decision, started)
-        if decision.outcome == Outcome.GIVEN_BACK:
+        if decision.outcome == Outcome.SENT:
+            self._relay.took_mail()
+        elif decision.outcome == Outcome.GIVEN_BACK:
             self._claims.look_again(occurrence)
         self._watch_failures(occurrence, answer, decision)
 
@@ -418,8 +424,6 @@ class Dispatcher:
         now = self.now()
         queue.release(connection, self.run.run_id)
         queue.sweep(connection, now)
-        if self.tally.sent:
-            self._relay.resume(connection)
         runs.heartbeat(connection, self.run.run_id, now, self._counts())
         runs.end(connection, self.run.run_id, now)
         waiting = Counter(ledger.left(connection, self.scope.mailing_id))

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, select, true, update
 
 from skychimp.delivery import recurrence
 from skychimp.delivery.recurrence import Due, Plan, Schedule
-from skychimp.models import Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
+from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
 from skychimp.store import queue
 
 _M = Mailing.__table__
@@ -49,11 +49,11 @@ def open_due(
                 "body": "",
             }
             queue.open_occurrence(connection, base | _times(missed) | row)
-        if plan.open is not None:
+        for chosen in plan.open:
             words = {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
             deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
             row = {"state": OccurrenceState.OPENING, "deadline": deadline} | words
-            opened += queue.open_occurrence(connection, base | _times(plan.open) | row) is not None
+            opened += queue.open_occurrence(connection, base | _times(chosen) | row) is not None
         connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return opened
 
@@ -78,7 +78,14 @@ def due(
     ).all()
     for row in rows:
         try:
-            plan = recurrence.plan(schedule(row), next_at=row.next_at, since=row.created_at, now=now)
+            plan = recurrence.plan(
+                schedule(row),
+                next_at=row.next_at,
+                since=row.created_at,
+                now=now,
+                catch_up=CatchUp(row.catch_up),
+                grace=None if row.grace is None else timedelta(seconds=row.grace),
+            )
         except Exception as error:
             unreadable(row, error)
         else:
@@ -101,7 +108,7 @@ def _times(due: Due) -> dict[str, object]:
 
 
 def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:
-    if plan.open is not None:
+    if plan.open:
         status = MailingStatus.RUNNING
     elif plan.next_at is None and status == MailingStatus.CREATED:
         status = MailingStatus.COMPLETED

@@ -15,10 +15,13 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from skychimp.errors import InvalidValue
-from skychimp.models import Every
+from skychimp.models import CatchUp, Every
 
 GRACE = {Every.DAY: timedelta(hours=12), Every.WEEK: timedelta(days=2), Every.MONTH: timedelta(days=5)}
 """How late an occurrence may be and still be sent; a mailing that goes out once may be as late as its end allows."""
+
+ON_TIME = timedelta(minutes=10)
+"""How late an occurrence may be of a mailing that skips what it missed: as late as a run from cron may come."""
 
 MOST_MISSED = 1000
 FIRST_YEAR, LAST_YEAR = 1970, 9990
@@ -46,9 +49,9 @@ class Due(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be done about the due times up to now: one to open, those missed, and the next one to come."""
+    """What is to be done about the due times up to now: those to open, those missed, and the next one to come."""
 
-    open: Due | None
+    open: list[Due]
     missed: list[Due]
     next_at: datetime | None
 
@@ -86,26 +89,42 @@ def latest(schedule: Schedule, now: datetime) -> Due | None:
     return None
 
 
-def plan(schedule: Schedule, *, next_at: datetime, since: datetime, now: datetime) -> Plan:
+def plan(
+    schedule: Schedule,
+    *,
+    next_at: datetime,
+    since: datetime,
+    now: datetime,
+    catch_up: CatchUp = CatchUp.LATEST,
+    grace: timedelta | None = None,
+) -> Plan:
     """Decide about all due times from `next_at`, the first not dealt with, to `now`.
 
-    The latest is opened, if it is before the end and not later than its grace; the others are missed, of which the last
-    1000 are named. Lateness counts from `since`, the mailing's creation, where that is later than the due time: what
-    was past when it was made is not late.
+    The latest is opened (by `catch_up`, each of them), if it is before the end and not later than its grace; the others
+    are missed, of which the last 1000 are named. Lateness counts from `since`, the mailing's creation, where that is
+    later than the due time: what was past when it was made is not late.
     """
     newest = latest(schedule, now)
     coming = next(upcoming(schedule, now + timedelta(microseconds=1)), None)
     next_one = coming.at if coming else None
     if newest is None or newest.at < next_at:
-        return Plan(None, [], next_one)
+        return Plan([], [], next_one)
     first = max(next_at, newest.at - _period(schedule.every) * MOST_MISSED)
     dues = list(takewhile(lambda due: due.at <= newest.at, upcoming(schedule, first)))
-    grace = GRACE.get(schedule.every)
-    over = schedule.end is not None and now >= schedule.end
-    late = grace is not None and now - max(newest.at, since) > grace
-    if over or late:
-        return Plan(None, dues[-MOST_MISSED:], next_one)
-    return Plan(newest, dues[:-1][-MOST_MISSED:], next_one)
+    longest = _longest_grace(schedule.every, catch_up) if grace is None else grace
+    is_over = schedule.end is not None and now >= schedule.end
+    opened = [
+        due
+        for due in (dues if catch_up == CatchUp.ALL else dues[-1:])
+        if not is_over and now - max(due.at, since) <= longest
+    ]
+    return Plan(opened, dues[: len(dues) - len(opened)][-MOST_MISSED:], next_one)
+
+
+def _longest_grace(every: Every, catch_up: CatchUp) -> timedelta:
+    if catch_up == CatchUp.SKIP:
+        return ON_TIME
+    return timedelta.max if catch_up == CatchUp.ALL else GRACE.get(every, timedelta.max)
 
 
 def parse_when(text: str, timezone: str, now: datetime) -> datetime:

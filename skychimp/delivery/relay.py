@@ -54,6 +54,7 @@ class Relay:
         self._door = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._grown_at = asyncio.get_running_loop().time()
+        self._may_be_paused = True  # by an earlier run
         self.allowed = self._most
 
     @property
@@ -71,7 +72,7 @@ class Relay:
         if pause is None:
             self.allowed = self.allowed or 1
         elif self.allowed:
-            self.allowed = 0
+            self.allowed, self._may_be_paused = 0, True
             self._give_up(f"the relay is paused: {pause}", "mend its settings, then run again")
 
     async def exchange(self, spent: Connection | None) -> Connection | None:
@@ -115,13 +116,15 @@ class Relay:
         if not self.allowed:  # another connection has heard it already: it is one probe, not many
             return
         relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
-        self.allowed = 0
+        self.allowed, self._may_be_paused = 0, True
         await self._recorder.submit(lambda c: relays.pause(c, relay, settings_hash, reason, now))
         self._give_up(f"the relay is paused: {reason}", hint)
 
-    def resume(self, connection: StoreConnection) -> None:
-        """It has taken mail: whatever was wrong is mended."""
-        relays.resume(connection, self._transport.relay)
+    def took_mail(self) -> None:
+        """It has taken a letter: whatever was wrong is mended. What was in flight when it was paused does not count."""
+        if self._may_be_paused and self.allowed:
+            self._may_be_paused, relay = False, self._transport.relay
+            self._recorder.submit(lambda connection: relays.resume(connection, relay))
 
     async def _connect(self) -> Connection | None:
         try:

@@ -33,7 +33,7 @@ def send_due(
     """Send what is due now, once, and say what became of it.
 
     The first Ctrl-C or SIGTERM lets what is in flight end and gives back the rest; a second one stops at once.
-    Raises ConfigError where there is no sender, StoreNotReady where a restored store is held, StoreFailed.
+    Raises ConfigError where there is no sender, StoreNotReady where a restored store is held, ClockBehind, StoreFailed.
     """
     settings = with_sender(settings)
     with entered(store) as lock:
@@ -44,13 +44,19 @@ def send_due(
 
 @contextlib.contextmanager
 def entered(store: Store) -> Iterator[RunLock]:
-    """This process as a run, for the length of the block. Raises StoreNotReady where a restored store is held."""
+    """This process as a run, for the length of the block.
+
+    Raises StoreNotReady where a restored store is held, ClockBehind where the clock can't be right.
+    """
     with plain_errors(), store.connect() as connection, connection.begin():
         if queue.is_held(connection):
             raise StoreNotReady(
                 "this store was restored and sends nothing yet", "let it go on: skychimp resolve --restored"
             )
-        lock = runs.start(connection, store.path, datetime.now(UTC))
+        now = datetime.now(UTC)
+        if (behind := runs.clock_behind(connection, now)) is not None:
+            raise behind
+        lock = runs.start(connection, store.path, now)
     try:
         yield lock
     finally:

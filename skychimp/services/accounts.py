@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, select
 
 from skychimp import addresses
 from skychimp.access import GUEST, Actor
@@ -71,12 +71,6 @@ def actor(store: Store, token: str | None) -> Actor:
             .where(User.blocked_at == None, User.verified_at != None)  # noqa: E711
         ).first()
     return Actor(row[0] or 0, row[1], Role(row[2])) if row else GUEST
-
-
-def tidy(store: Store) -> None:
-    """Forget logins that have expired."""
-    with store.write() as session:
-        session.execute(delete(Login).where(col(Login.expires_at) <= datetime.now(UTC)))
 
 
 def hash_password(password: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from skychimp.delivery import planner, recurrence
 from skychimp.delivery.recurrence import Due, Schedule
 from skychimp.errors import Denied, InvalidValue, NotFound
 from skychimp.models import (
+    CatchUp,
     Client,
     Every,
     Mailing,
@@ -69,6 +70,14 @@ class When:
 
 
 @dataclass(frozen=True)
+class Lateness:
+    """What is done about due times that nobody was there to send; without a `grace`, the period's own holds."""
+
+    catch_up: CatchUp = CatchUp.LATEST
+    grace: timedelta | None = None
+
+
+@dataclass(frozen=True)
 class MailingInfo:
     id: int
     message_id: int
@@ -78,6 +87,8 @@ class MailingInfo:
     end_at: datetime | None
     every: Every
     timezone: str
+    catch_up: CatchUp
+    grace: timedelta | None
     status: MailingStatus
     disabled: bool
     disabled_by: str | None
@@ -90,7 +101,14 @@ class MailingInfo:
 
 
 def create(
-    store: Store, actor: Actor, *, message_id: int, when: When, audience: Audience, disabled: str = ""
+    store: Store,
+    actor: Actor,
+    *,
+    message_id: int,
+    when: When,
+    audience: Audience,
+    lateness: Lateness = Lateness(),
+    disabled: str = "",
 ) -> MailingInfo:
     """Make a mailing. One whose window is open is due at once, unless it is `disabled`, with a reason.
 
@@ -110,6 +128,8 @@ def create(
             created_at=now,
             next_at=next_at,
             status=MailingStatus.COMPLETED if next_at is None else MailingStatus.CREATED,
+            catch_up=lateness.catch_up,
+            grace=_seconds(lateness.grace),
             disabled_at=now if disabled else None,
             disabled_by_id=actor.user_id if disabled else None,
             disabled_reason=disabled or None,
@@ -135,6 +155,7 @@ def duplicate(store: Store, actor: Actor, mailing_id: int, *, start: str | None 
         message_id=like.message_id,
         when=When(start, like.end_at.isoformat() if like.end_at else None, like.every, like.timezone),
         audience=Audience(like.all_clients, like.tags, like.client_ids),
+        lateness=Lateness(like.catch_up, like.grace),
         disabled=f"a copy of mailing {mailing_id}",
     )
 
@@ -165,6 +186,8 @@ def change(
     no_end: bool = False,
     every: Every | None = None,
     timezone: str | None = None,
+    catch_up: CatchUp | None = None,
+    grace: timedelta | None = None,
     audience: Audience | None = None,
 ) -> MailingInfo:
     """Change what is given. A changed schedule counts for times from now on; what has never gone out begins anew.
@@ -184,6 +207,10 @@ def change(
             new_start = mailing.start_local if start is None else start
             when = When(new_start, new_end, every or mailing.every, timezone or mailing.timezone)
             _reschedule(session, mailing, when, now)
+        if catch_up is not None:
+            mailing.catch_up = catch_up
+        if grace is not None:
+            mailing.grace = _seconds(grace)
         if audience is not None:
             _set_audience(session, actor, mailing, audience)
         session.flush()
@@ -253,6 +280,10 @@ def require(store: Store, mailing_id: int) -> None:
     with store.read() as session:
         if not is_id(mailing_id) or not session.scalar(there):
             raise _missing(mailing_id)
+
+
+def _seconds(grace: timedelta | None) -> int | None:
+    return None if grace is None else round(grace.total_seconds())
 
 
 def _schedule(when: When, now: datetime) -> Schedule:
@@ -388,6 +419,8 @@ def _info(row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int]) 
         end_at=row.end_at,
         every=Every(row.every),
         timezone=row.timezone,
+        catch_up=CatchUp(row.catch_up),
+        grace=None if row.grace is None else timedelta(seconds=row.grace),
         status=MailingStatus(row.status),
         disabled=row.disabled_at is not None,
         disabled_by=by if row.disabled_at is not None else None,

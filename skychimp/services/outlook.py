@@ -34,8 +34,8 @@ def outlook(store: Store, now: datetime, mailing_id: int | None = None) -> Itera
         connection = session.connection().execution_options(yield_per=1000)
         yield from _stopped(connection, now, mailing_id)
         for mailing, plan in planner.due(connection, now, mailing_id):
-            if plan.open is not None:
-                yield from _coming(connection, mailing, plan.open.at, after=0, blocked=None)
+            for chosen in plan.open:
+                yield from _coming(connection, mailing, chosen.at, after=0, blocked=None)
             for missed in plan.missed:
                 yield Outlook(mailing.id, missed.at, "", "missed: too late to be sent")
         for row in _unfinished(connection, mailing_id):

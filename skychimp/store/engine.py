@@ -59,6 +59,26 @@ class Store:
         """A connection whose every statement is a transaction of its own."""
         return self.engine.execution_options(begin=None).connect()
 
+    def checkpoint(self) -> None:
+        """Bring what the Write-Ahead Log holds into the file, and empty the log, unless somebody reads or writes it."""
+        with plain_errors(), self.connect_at_once() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def sqlite_version(self) -> str:
+        return str(_driver().sqlite_version)
+
+    @property
+    def journal_mode(self) -> str:
+        with plain_errors(), self.engine.connect() as connection:
+            return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+
+    def damage(self) -> str:
+        """What SQLite's own check finds wrong with the file; "" where it is sound."""
+        with plain_errors(), self.engine.connect() as connection:
+            found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        return "" if found == "ok" else found
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -11,7 +11,7 @@ from itertools import compress
 from operator import not_
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Connection, delete, func, select, text, update
 
 from skychimp.models import (
     HELD_SQL,
@@ -176,6 +176,14 @@ def left(connection: Connection, mailing_id: int | None = None) -> dict[Delivery
         rows = connection.execute(found.where(text(condition)))
         by_state |= {DeliveryState(state): number for state, number in rows}
     return by_state
+
+
+def forget_attempts(connection: Connection, before: datetime, batch: int = 10_000) -> bool:
+    """Delete the oldest attempts that ended before a time, up to `batch`; True while there may be more."""
+    oldest = select(_A.c.id, _A.c.finished_at).order_by(_A.c.id).limit(batch)
+    ids = [row.id for row in connection.execute(oldest) if row.finished_at < before]
+    connection.execute(delete(_A).where(_A.c.id.in_(ids)))
+    return len(ids) == batch
 
 
 def _record_late(connection: Connection, late: Sequence[Entry]) -> None:

@@ -9,16 +9,18 @@ import fcntl
 import os
 import socket
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, text, union, update
+from sqlalchemy import Connection, case, delete, insert, select, text, union, update
 
-from skychimp.errors import Conflict, StoreFailed
+from skychimp.errors import ClockBehind, Conflict, StoreFailed
 from skychimp.models import HELD_SQL, Delivery, Run
 
 _RUN = Run.__table__
 _D = Delivery.__table__
+
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 _ours: set[Path] = set()
 """The locks of runs that live in this process, which a person may have deleted under them."""
@@ -52,7 +54,33 @@ def start(connection: Connection, store: Path, now: datetime) -> RunLock:
 
 
 def heartbeat(connection: Connection, run_id: int, now: datetime, counts: dict[str, int]) -> None:
-    connection.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=now, **counts))
+    """Say that a run lives; its heartbeat never goes back, so that a clock that does is found out."""
+    later = case((_RUN.c.heartbeat_at < now, now), else_=_RUN.c.heartbeat_at)
+    connection.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=later, **counts))
+
+
+def clock_behind(connection: Connection, now: datetime) -> ClockBehind | None:
+    """The error where this machine's clock is far behind the last heartbeat: what is due can't be told then."""
+    latest: datetime | None = connection.scalar(
+        select(_RUN.c.heartbeat_at).order_by(_RUN.c.heartbeat_at.desc()).limit(1)
+    )
+    if latest is None or latest - now <= CLOCK_TOLERANCE:
+        return None
+    return ClockBehind(
+        f"the clock says {now:%Y-%m-%d %H:%M} UTC, but this store was in use at {latest:%Y-%m-%d %H:%M}",
+        "set the clock; or, if it is right now: skychimp doctor --accept-clock",
+    )
+
+
+def forget(connection: Connection, before: datetime) -> None:
+    """Delete what is known of runs that ended before a time."""
+    connection.execute(delete(_RUN).where(_RUN.c.ended_at < before))
+
+
+def accept_clock(connection: Connection, now: datetime) -> None:
+    """Take the present clock for right: what was recorded as later was now."""
+    for column in (_RUN.c.started_at, _RUN.c.heartbeat_at, _RUN.c.ended_at):
+        connection.execute(update(_RUN).where(column > now).values({column.name: now}))
 
 
 def end(connection: Connection, run_id: int, now: datetime) -> None:

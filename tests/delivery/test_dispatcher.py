@@ -1,4 +1,4 @@
-"""The dispatcher over a real store and a real server: its clock, its permits, what nobody expects, and looking again."""
+"""The dispatcher over a real store and a real server: its clock, its permits, what nobody expects, looking again."""
 
 import asyncio
 import itertools
@@ -160,8 +160,8 @@ def test_a_process_that_slept_between_intent_and_dot_asks_again(
     def answer(heard: str, address: str) -> None:
         nonlocal asleep
         if heard == "DATA" and address == "client1@example.org" and not asleep:
-            while states(store)["sending"] == 0:  # until its intent is committed
-                time.sleep(0.001)
+            while {row.address: row.state for row in deliveries(store)}[address] != DeliveryState.SENDING:
+                time.sleep(0.001)  # until its intent is committed
             with store.connect() as connection, connection.begin():
                 queue.rescue(connection, 1, datetime.now(UTC), None, "other")
             asleep = module.INTENT_AGE + 1

@@ -278,8 +278,11 @@ def test_what_is_due_and_what_will_be_done_about_it(store: Store, ada: Actor) ->
 
     assert [row.id for row, _ in found] == [sooner, later]
     plan = found[0][1]
-    assert plan.open is not None
-    assert (plan.open.at, [missed.at for missed in plan.missed], plan.next_at) == (NOW, [NOW - DAY], NOW + DAY)
+    assert ([due.at for due in plan.open], [missed.at for missed in plan.missed], plan.next_at) == (
+        [NOW],
+        [NOW - DAY],
+        NOW + DAY,
+    )
     assert rows(store, Occurrence) == []
     assert [row.id for row, _ in write(store, lambda c: list(planner.due(c, NOW + MINUTE, later)))] == [later]
 

@@ -15,6 +15,7 @@ from skychimp.delivery.recurrence import (
     GRACE,
     MOST_MISSED,
     Due,
+    Plan,
     Schedule,
     latest,
     occurrence,
@@ -26,7 +27,7 @@ from skychimp.delivery.recurrence import (
     upcoming,
 )
 from skychimp.errors import InvalidValue
-from skychimp.models import Every
+from skychimp.models import CatchUp, Every
 
 with (Path(__file__).parent.parent / "cases" / "recurrence.csv").open(encoding="utf-8") as file:
     CASES = list(csv.DictReader(file))
@@ -213,7 +214,7 @@ def test_a_plan_agrees_with_looking_at_each(moment: tuple[Schedule, datetime], d
     open_window = schedule.end is None or now < schedule.end
     grace = GRACE.get(schedule.every, timedelta.max)
     sendable = due and open_window and now - max(due[-1].at, since) <= grace
-    assert made.open == (due[-1] if sendable else None)
+    assert made.open == (due[-1:] if sendable else [])
     assert made.missed == (due[:-1] if sendable else due)
 
 
@@ -243,7 +244,7 @@ DAILY = Schedule(datetime(2026, 1, 1, 9), "UTC", Every.DAY)
 def test_grace_and_end(every: Every, end: str | None, next_at: str, now: str, opened: str | None, missed: int) -> None:
     schedule = Schedule(DAILY.start, "UTC", every, utc(end) if end else None)
     made = plan(schedule, next_at=utc(next_at), since=DAILY.start.replace(tzinfo=UTC), now=utc(now))
-    assert (made.open and made.open.at) == (utc(opened) if opened else None)
+    assert [due.at for due in made.open] == ([utc(opened)] if opened else [])
     assert len(made.missed) == missed
 
 
@@ -254,7 +255,7 @@ def test_what_was_past_at_creation_is_not_late() -> None:
     newest = latest(monthly, made_at)
     assert newest is not None
     made = plan(monthly, next_at=newest.at, since=made_at, now=made_at + timedelta(minutes=1))
-    assert made == (newest, [], utc("2026-02-01T09:00Z"))
+    assert made == Plan([newest], [], utc("2026-02-01T09:00Z"))
 
 
 def test_an_occurrence_is_not_overlooked_in_the_second_of_two_hours() -> None:
@@ -262,8 +263,7 @@ def test_an_occurrence_is_not_overlooked_in_the_second_of_two_hours() -> None:
     schedule = Schedule(datetime(2026, 10, 1, 2, 30), "Europe/Berlin", Every.DAY)
     due = utc("2026-10-25T00:30Z")
     made = plan(schedule, next_at=due, since=utc("2026-10-01T00:00Z"), now=utc("2026-10-25T01:10Z"))
-    assert made.open is not None
-    assert (made.open.at, made.missed, made.next_at) == (due, [], utc("2026-10-26T01:30Z"))
+    assert ([one.at for one in made.open], made.missed, made.next_at) == ([due], [], utc("2026-10-26T01:30Z"))
 
 
 @pytest.mark.parametrize("every", [Every.DAY, Every.WEEK, Every.MONTH])
@@ -286,7 +286,7 @@ def test_an_age_of_missed_occurrences_costs_no_more_than_the_thousand_that_are_n
     assert newest is not None
     assert looked_at < 10
     made = plan(schedule, next_at=to_utc(start, zone), since=to_utc(start, zone), now=newest.at)
-    assert made.open == newest
+    assert made.open == [newest]
     assert len(made.missed) == MOST_MISSED
     assert made.missed[-1].at < newest.at <= made.missed[-1].at + timedelta(days=32)
     assert looked_at < MOST_MISSED * 1.1
@@ -294,7 +294,7 @@ def test_an_age_of_missed_occurrences_costs_no_more_than_the_thousand_that_are_n
     looked_at = 0
     ended = Schedule(start, zone, every, to_utc(datetime(1972, 1, 1), zone))
     made = plan(ended, next_at=to_utc(start, zone), since=to_utc(start, zone), now=now)
-    assert (made.open, made.next_at) == (None, None)
+    assert (made.open, made.next_at) == ([], None)
     assert made.missed[0].local == start
     assert looked_at < 400
 
@@ -393,3 +393,37 @@ def test_an_instant_has_one_wall_clock_time_and_that_time_is_at_most_this_instan
     assert local.fold == 0
     assert to_utc(local, zone) <= at
     assert to_local(to_utc(local, zone), zone) == local
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "grace", "opened"),
+    [
+        (CatchUp.LATEST, None, ["2026-01-05"]),
+        (CatchUp.LATEST, timedelta(hours=1), []),
+        (CatchUp.LATEST, timedelta(hours=3), ["2026-01-05"]),
+        (CatchUp.ALL, None, ["2026-01-02", "2026-01-03", "2026-01-04", "2026-01-05"]),
+        (CatchUp.ALL, timedelta(hours=26), ["2026-01-04", "2026-01-05"]),
+        (CatchUp.SKIP, None, []),
+        (CatchUp.SKIP, timedelta(hours=3), ["2026-01-05"]),
+    ],
+)
+def test_a_mailing_catches_up_as_it_was_told(catch_up: CatchUp, grace: timedelta | None, opened: list[str]) -> None:
+    made = plan(
+        DAILY,
+        next_at=utc("2026-01-02T09:00Z"),
+        since=utc("2026-01-01T09:00Z"),
+        now=utc("2026-01-05T11:00Z"),
+        catch_up=catch_up,
+        grace=grace,
+    )
+    assert [f"{due.local:%Y-%m-%d}" for due in made.open] == opened
+    assert len(made.open) + len(made.missed) == 4
+    assert made.next_at == utc("2026-01-06T09:00Z")
+
+
+def test_a_mailing_that_skips_is_on_time_when_a_run_comes_from_cron() -> None:
+    due = utc("2026-01-05T09:00Z")
+    made = plan(
+        DAILY, next_at=due, since=due - timedelta(days=4), now=due + timedelta(minutes=5), catch_up=CatchUp.SKIP
+    )
+    assert [one.at for one in made.open] == [due]

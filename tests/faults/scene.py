@@ -16,9 +16,9 @@ from typing import Generic, TypeVar
 
 from conftest import enrol
 from sending import SENDER, addresses, attempts, deliveries, finish, mailing, rows
-from servers import CountingReceiver
+from servers import Arrival, CountingReceiver
 
-from skychimp.models import DeliveryState, Mailing, MailingStatus, Outcome
+from skychimp.models import Delivery, DeliveryState, Mailing, MailingStatus, Outcome
 from skychimp.store.engine import Store, create_store
 
 SKYCHIMP = (sys.executable, "-m", "skychimp")
@@ -52,9 +52,9 @@ class Scene(Generic[Receiver]):
     receiver: Receiver
     connections: int = 3
 
-    def environ(self, **settings: object) -> dict[str, str]:
+    def environ(self) -> dict[str, str]:
         """What tells a command where the store and the receiver are."""
-        relay = {
+        settings = {
             "mail__transport": "smtp",
             "mail__sender": SENDER,
             "smtp__host": "127.0.0.1",
@@ -64,54 +64,52 @@ class Scene(Generic[Receiver]):
             "run__patience": "0s",
             "delivery__unknown_after": "0s",
         }
-        ours = {f"SKYCHIMP_{name.upper()}": str(value) for name, value in (relay | settings).items()}
+        ours = {f"SKYCHIMP_{name.upper()}": str(value) for name, value in settings.items()}
         ours |= {"SKYCHIMP_STORE": str(self.store.path), "SKYCHIMP_CONFIG": os.devnull}
         return {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")} | ours
 
-    def start(
-        self, *words: str, command: Sequence[str] = SKYCHIMP, under: Sequence[str] = (), **settings: object
-    ) -> "subprocess.Popen[str]":
-        """A command (`run`, if not said otherwise) in a process of its own, `under` a tracer if one is given."""
+    def start(self, *words: str, command: Sequence[str] = SKYCHIMP) -> "subprocess.Popen[str]":
+        """A command, `run` if not said otherwise, in a process of its own."""
         return subprocess.Popen(
-            [*under, *command, *(words or ("run", "--json"))],
-            env=self.environ(**settings),
+            [*command, *(words or ("run", "--json"))],
+            env=self.environ(),
             cwd=self.store.path.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *words: str, **how: object) -> tuple[int, str, str]:
-        """The same, to its end: its status, stdout and stderr."""
-        return finish(self.start(*words, **how))  # type: ignore[arg-type]
+    def run(self) -> tuple[int, str, str]:
+        """A run to its end: its status, stdout and stderr."""
+        return finish(self.start())
 
     def faults(self, *, doubtful: int) -> list[str]:
-        """All that is wrong now that everything is over; at most `doubtful` letters may have been in doubt.
+        """All that is wrong now that everything is over; so many letters may have been in doubt.
 
         A letter that the ledger has as sent is never sent again, so that one the receiver does not have is lost.
         """
         self.receiver.wait()
         arrived = defaultdict(list)
         for letter in self.receiver.arrivals():
-            arrived[letter.recipient].append((letter.message_id, letter.digest))
-        doubts = Counter(tried.delivery_id for tried in attempts(self.store) if tried.outcome == Outcome.UNKNOWN)
+            arrived[letter.recipient].append(letter)
         known = deliveries(self.store)
+        unknown = [tried for tried in attempts(self.store) if tried.outcome == Outcome.UNKNOWN]
+        doubts = Counter(tried.delivery_id for tried in unknown)
+        at_once = Counter(tried.started_at for tried in unknown)
+        found = self._store_faults()
+        found += [f"for nobody: {address}" for address in arrived.keys() - {one.address for one in known}]
+        found += [line for one in known for line in _faults(one, arrived[one.address], doubts[one.id or 0])]
+        if len(unknown) > doubtful or max(at_once.values(), default=0) > self.connections:
+            found.append(f"unknown: {len(unknown)}, by rescue: {at_once}")
+        return found
+
+    def _store_faults(self) -> list[str]:
+        unfinished = [one for one in rows(self.store, Mailing) if one.status != MailingStatus.COMPLETED]
         with self.store.connect() as connection:
-            found = [f"the file: {line}" for line in connection.exec_driver_sql("PRAGMA integrity_check").scalars()]
+            check = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         self.store.close()
-        found = [line for line in found if line != "the file: ok"]
-        found += [f"lost: {one.address}" for one in known if not arrived[one.address]]
-        found += [f"is {one.state}: {one.address}" for one in known if one.state != DeliveryState.SENT]
-        found += [f"nobody's: {address}" for address in arrived.keys() - {one.address for one in known}]
-        for one in known:
-            copies = arrived[one.address]
-            if len(set(copies)) > 1:
-                found.append(f"copies that differ: {one.address}: {copies}")
-            if len(copies) - 1 > doubts[one.id or 0]:
-                found.append(f"{len(copies)} copies, {doubts[one.id or 0]} times unknown: {one.address}")
-        if doubts.total() > doubtful:
-            found.append(f"unknown {doubts.total()} times, of {doubtful}")
-        return found + [f"mailing {one.id} is {one.status}" for one in self._mailings() if not _is_over(one)]
+        found = [f"the file: {line}" for line in check if line != "ok"]
+        return found + [f"mailing {one.id} is {one.status}" for one in unfinished]
 
     def risked(self) -> set[str]:
         """The addresses that the ledger has more than a claim of, in a copy of its files: they are left as they are."""
@@ -122,10 +120,17 @@ class Scene(Generic[Receiver]):
         shutil.rmtree(folder)
         return found
 
-    def _mailings(self) -> list[Mailing]:
-        found = rows(self.store, Mailing)
-        self.store.close()
-        return found
+
+def _faults(one: Delivery, copies: Sequence[Arrival], doubts: int) -> Iterator[str]:
+    """What is wrong about one delivery."""
+    if not copies:
+        yield f"lost: {one.address}"
+    if one.state != DeliveryState.SENT:
+        yield f"{one.state}: {one.address}"
+    if len(set(copies)) > 1:
+        yield f"copies that differ: {copies}"
+    if len(copies) - 1 > doubts:
+        yield f"{len(copies)} copies, {doubts} times unknown: {one.address}"
 
 
 @contextmanager
@@ -143,7 +148,3 @@ def copied(store: Path, to: Path) -> Path:
         if os.path.exists(f"{store}{end}"):
             shutil.copy(f"{store}{end}", f"{to}{end}")
     return to
-
-
-def _is_over(found: Mailing) -> bool:
-    return found.status == MailingStatus.COMPLETED

@@ -57,6 +57,8 @@ def test_many_runs_and_a_daemon(tmp_path: Path) -> None:
         here.receiver.opened.set()
         for ended in map(finish, runs):
             assert ended[0] in (0, MAIL_LEFT), ended
+        wait_until(lambda: status(here.store, 1) == MailingStatus.COMPLETED, daemon)
+        here.store.close()
         assert finish(daemon, signal.SIGTERM)[0] == 0
         assert here.faults(doubtful=0) == []
         assert here.receiver.taken == 900

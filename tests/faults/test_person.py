@@ -34,6 +34,8 @@ from servers import GREETING, Conversation, CountingReceiver, ScriptedServer, ha
 from skychimp.access import Actor
 from skychimp.models import MailingStatus, Run
 from skychimp.services import clients, mailings
+from skychimp.services import deliveries as deliveries_service
+from skychimp.services.deliveries import Resolution
 from skychimp.store.engine import Store
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
@@ -285,6 +287,31 @@ def test_a_client_who_is_deleted_gets_nothing_more_and_the_others_do(
     assert left_with == 0
     assert states(store) == {"sent": 149, "cancelled": 1}
     assert came(receiver) == Counter(set(addresses(150)) - {gone.address})
+
+
+@pytest.mark.parametrize("resolution", Resolution)
+def test_a_person_decides_about_what_nobody_knows(store: Store, ada: Actor, resolution: Resolution) -> None:
+    mailing_id = mailing(store, ada, addresses(3))
+    swallows = iter([b"", b""])
+
+    with ScriptedServer(
+        [GREETING, obey(lambda heard, _: next(swallows, None) if heard == "." else None)], [GREETING, obey()]
+    ) as server:
+        relay = settings(server.port, delivery__unknown="hold")
+        send(store, relay)
+        send(store, relay, later=timedelta(days=1))
+        assert states(store) == {"unknown": 1, "sent": 2}
+        (unknown,) = (row for row in deliveries(store) if row.state == "unknown")
+        deliveries_service.resolve(store, ada, resolution, give_up_after=timedelta(days=3), ids=[unknown.id or 0])
+        send(store, relay)
+
+    is_resent = resolution == Resolution.RESEND
+    assert next(row for row in deliveries(store) if row.id == unknown.id).state == (
+        "sent" if is_resent else resolution.value
+    )
+    copies = [letter for letter in server.letters if unknown.address.encode() in letter]
+    assert (len(copies), len(set(copies))) == (1 + is_resent, 1)
+    assert status(store, mailing_id) == MailingStatus.COMPLETED
 
 
 # Limits

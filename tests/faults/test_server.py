@@ -4,6 +4,7 @@ Whatever a fault leaves goes through a healthy server afterwards: nothing is los
 """
 
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -56,6 +57,7 @@ from servers import (
     hear_body,
     hear_group,
     obey,
+    tls,
 )
 from sqlalchemy import update
 
@@ -193,6 +195,27 @@ def test_a_relay_that_wants_a_person_is_paused_and_costs_nothing(
     assert list(paused(store)) == [f"127.0.0.1:{server.port}"]
     assert (log(store), states(store), again.queued) == ([], {"queued": 2}, 2)
     the_rest_goes(store, receiver)
+
+
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+@pytest.mark.parametrize("name", ["127.0.0.1", "relay.example.org"])
+def test_a_certificate_counts_for_its_name_alone(
+    store: Store, ada: Actor, tmp_path: Path, security: str, name: str
+) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert(name).configure_cert(context)
+    opened = [*STARTTLS, b"220 go\r\n", tls(context)] if security == "starttls" else [tls(context), GREETING]
+    mailing(store, ada)
+
+    with ScriptedServer([*opened, obey()]) as server:
+        tally = send(store, settings(server.port, smtp__security=security, smtp__ca_file=str(tmp_path / "ca.pem")))
+
+    if name == "127.0.0.1":
+        assert (tally.stopped, states(store)) == ("", {"sent": 2})
+    else:
+        assert "is not trusted" in tally.stopped
+        assert (log(store), states(store)) == ([], {"queued": 2})
 
 
 def test_a_relay_that_comes_up_late_is_waited_for(store: Store, ada: Actor, tmp_path: Path) -> None:
@@ -435,6 +458,15 @@ def test_a_reply_that_decides(
         assert sent_to(store) >= {"eve@example.org"}
         assert len(server.conversations) == (2 if b"421" in said else 1)
     the_rest_goes(store, receiver)
+
+
+def test_a_reply_that_dribbles_but_ends_in_time(store: Store, ada: Actor) -> None:
+    mailing(store, ada, BOB)
+
+    with ScriptedServer(at("dot", dribble(b"250-2.0.0 taken\r\n250 2.0.0 at last\r\n", 0.005), obey())) as server:
+        send(store, settings(server.port))
+
+    assert log(store) == [("sent", "dot", 250, "250-2.0.0 taken\n250 2.0.0 at last")]
 
 
 def test_the_waits_grow_and_differ_until_the_deadline(store: Store, ada: Actor, receiver: CountingReceiver) -> None:
@@ -743,6 +775,74 @@ def test_a_slow_mailing_leaves_the_connections_to_the_others(store: Store, ada: 
 
     assert all_others.is_set()
     assert (tally.sent, states(store)) == (100, {"sent": 100})
+
+
+class Mood:
+    """A server that does anything, at random; it knows which letters it has taken, answered or not."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._lock = threading.Lock()
+        self.taken: Counter[str] = Counter()
+
+    def greet(self, conversation: Conversation) -> None:
+        greeting = self._one_of([GREETING] * 8 + [b"421 4.7.0 too many connections\r\n", b""])
+        conversation.socket.sendall(greeting or b"")
+        if greeting != GREETING:
+            conversation.socket.shutdown(socket.SHUT_RDWR)
+
+    def __call__(self, heard: str, address: str) -> bytes | None:
+        later, ends = [b"450 4.2.0 later\r\n"], [b"421 4.3.2 bye\r\n", b"", b"2500 what?\r\n"]
+        if heard in ("MAIL", "RCPT", "DATA"):
+            return self._one_of([None] * 60 + later + ends + ([b"550 5.7.1 no\r\n"] if heard == "RCPT" else []))
+        if heard != ".":
+            return None
+        reply = self._one_of([None] * 20 + [b"451 4.3.0 later\r\n", b"554 5.7.1 no\r\n", b"", b"what?\r\n"])
+        with self._lock:
+            self.taken[address] += reply in (None, b"", b"what?\r\n")
+        return reply
+
+    def _one_of(self, replies: Sequence[bytes | None]) -> bytes | None:
+        with self._lock:
+            return self._chance.choice(replies)
+
+
+def whatever_a_server_does_the_ledger_is_true(store: Store, ada: Actor, seed: int) -> None:
+    """Runs over a server that does anything, until nothing is left; what the server has is what the ledger says."""
+    for number in range(5):
+        mailing(store, ada, [f"{name}@{number}.example.org" for name in range(25)])
+    mood = Mood(seed)
+
+    with ScriptedServer([mood.greet, obey(mood)]) as server:
+        relay = settings(server.port, smtp__connections=6, delivery__give_up_after="30d")
+        for day in range(30):
+            tally = send(store, relay, later=timedelta(days=day))
+            assert tally.stopped or not tally.queued  # whoever is not stopped leaves nothing that was due
+            if set(states(store)) <= {"sent", "failed"}:
+                break
+
+    tried: dict[int, list[str]] = {}
+    for attempt in attempts(store):
+        tried.setdefault(attempt.delivery_id, []).append(attempt.outcome)
+        assert attempt.number == len(tried[attempt.delivery_id])
+    for row in deliveries(store):
+        outcomes = tried[row.id or 0]
+        assert (row.state, row.attempts) == (outcomes[-1], len(outcomes))
+        assert outcomes.count("given_back") == row.given_back <= 1
+        assert mood.taken[row.address] >= (row.state == "sent")
+        assert mood.taken[row.address] == outcomes.count("unknown") + (row.state == "sent")
+    assert {row.state for row in rows(store, Occurrence)} == {OccurrenceState.FINISHED}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_server_does_the_ledger_is_true(store: Store, ada: Actor, seed: int) -> None:
+    whatever_a_server_does_the_ledger_is_true(store, ada, seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(4, 204))
+def test_whatever_a_server_does_the_ledger_is_true_many_times(store: Store, ada: Actor, seed: int) -> None:
+    whatever_a_server_does_the_ledger_is_true(store, ada, seed)
 
 
 # Failures that disable a mailing

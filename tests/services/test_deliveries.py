@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from sending import attempts, deliveries, mailing, rows, send, settings, states
-from servers import CountingReceiver, ScriptedServer, hear_body, hear_group
+from servers import CountingReceiver, ScriptedServer, Step, hear, hear_body, hear_group
 
 from skychimp.access import Actor
 from skychimp.errors import Conflict, Denied, NotFound
@@ -16,7 +16,7 @@ from skychimp.services import reports
 from skychimp.services.deliveries import Resolution
 from skychimp.store.engine import Store
 
-SILENT = [b"220 x\r\n", lambda c: c.hear(), b"250-x\r\n250 PIPELINING\r\n", hear_group, b"250 a\r\n250 b\r\n354 c\r\n"]
+SILENT: list[Step] = [b"220 x\r\n", hear, b"250-x\r\n250 PIPELINING\r\n", hear_group, b"250 a\r\n250 b\r\n354 c\r\n"]
 DAY = timedelta(days=1)
 
 

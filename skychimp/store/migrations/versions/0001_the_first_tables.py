@@ -38,6 +38,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("run", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_run_ended_at"), ["ended_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_run_heartbeat_at"), ["heartbeat_at"], unique=False)
 
     op.create_table(
         "store_info",
@@ -146,6 +147,12 @@ def upgrade() -> None:
             sa.Enum("once", "day", "week", "month", name="every", native_enum=False, create_constraint=True, length=16),
             nullable=False,
         ),
+        sa.Column(
+            "catch_up",
+            sa.Enum("latest", "all", "skip", name="catch_up", native_enum=False, create_constraint=True, length=16),
+            nullable=False,
+        ),
+        sa.Column("grace", sa.Integer(), nullable=True),
         sa.Column(
             "status",
             sa.Enum(

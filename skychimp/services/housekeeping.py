@@ -1,0 +1,27 @@
+"""Housekeeping: what a long-running service puts in order once an hour."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlmodel import col, delete
+
+from skychimp.models import Login
+from skychimp.store import ledger, runs
+from skychimp.store.engine import Store
+
+RUNS_KEPT = timedelta(days=90)
+
+
+def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
+    """Forget expired logins, runs that are long over and attempts older than `keep_attempts`; empty the WAL.
+
+    Each step is a short transaction of its own.
+    """
+    now = datetime.now(UTC)
+    with store.write() as session:
+        session.execute(delete(Login).where(col(Login.expires_at) <= now))
+        runs.forget(session.connection(), now - RUNS_KEPT)
+    more = keep_attempts is not None
+    while more:
+        with store.write() as session:
+            more = ledger.forget_attempts(session.connection(), now - (keep_attempts or timedelta()))
+    store.checkpoint()

@@ -1,0 +1,57 @@
+"""What is put in order once an hour, and what is left alone."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sending import addresses, attempts, deliveries, mailing, rows, send, settings
+from servers import CountingReceiver
+
+from skychimp.access import Actor
+from skychimp.models import Attempt, Login, Run
+from skychimp.services import housekeeping
+from skychimp.store import ledger
+from skychimp.store.engine import Store
+
+NOW = datetime.now(UTC)
+
+
+def test_logins_that_have_expired_go(store: Store, ada: Actor) -> None:
+    with store.write() as session:
+        for name, at in (("old", NOW - timedelta(seconds=1)), ("new", NOW + timedelta(days=1))):
+            session.add(Login(user_id=ada.user_id, token_hash=name, created_at=NOW, expires_at=at))
+    housekeeping.tidy(store)
+    assert [login.token_hash for login in rows(store, Login)] == ["new"]
+
+
+def test_runs_that_are_long_over_go(store: Store) -> None:
+    with store.write() as session:
+        for days, ended in ((100, True), (100, False), (1, True)):
+            at = NOW - timedelta(days=days)
+            session.add(Run(host="here", pid=days, started_at=at, heartbeat_at=at, ended_at=at if ended else None))
+    housekeeping.tidy(store)
+    assert [(run.pid, run.ended_at is not None) for run in rows(store, Run)] == [(100, False), (1, True)]
+
+
+def test_attempts_stay_for_ever_unless_a_limit_is_set(store: Store, ada: Actor, tmp_path: Path) -> None:
+    mailing(store, ada, addresses(25))
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        send(store, settings(receiver.port))
+    with store.write() as session:
+        for attempt in session.exec(Attempt.__table__.select()).all()[:20]:
+            session.get_one(Attempt, attempt.id).finished_at = NOW - timedelta(days=400)
+    housekeeping.tidy(store)
+    assert len(attempts(store)) == 25
+    housekeeping.tidy(store, keep_attempts=timedelta(days=365))
+    assert len(attempts(store)) == 5
+    assert len(deliveries(store)) == 25
+    with store.write() as session:  # in parts, so that nobody waits long
+        soon = NOW + timedelta(days=1)
+        assert [ledger.forget_attempts(session.connection(), soon, batch=2) for _ in range(3)] == [True, True, False]
+
+
+def test_the_write_ahead_log_is_emptied(store: Store, ada: Actor) -> None:
+    mailing(store, ada, addresses(100))
+    log = store.path.with_name(store.path.name + "-wal")
+    assert log.stat().st_size > 0
+    housekeeping.tidy(store)
+    assert log.stat().st_size == 0

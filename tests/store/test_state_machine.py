@@ -1,0 +1,524 @@
+"""The whole life of many deliveries, in any order that Hypothesis can think of, with what must hold after each step.
+
+Runs claim, announce and record over the real ledger; they crash, are taken for dead while they go on, and hear late.
+Mailings and clients come and go, and time passes. The model beside it knows what each run has in hand, which letters
+have arrived, and who belongs to an audience. In the end all that waits goes out, and it is over.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import queues
+from conftest import enrol
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from queues import DAY, MINUTE, NOW, write
+from sqlalchemy import event
+
+from skychimp.access import Actor
+from skychimp.models import DeliveryState, Every, Mailing, MailingStatus, OccurrenceState, Outcome
+from skychimp.store import engine, queue, runs
+from skychimp.store.engine import Store, create_store
+from skychimp.store.queue import Claimed
+
+S = DeliveryState
+BATCH = 2
+MOST_CLIENTS, MOST_MAILINGS, MOST_RUNS = 6, 3, 4
+BEFORE_THE_DOT = (Outcome.DEFERRED, Outcome.FAILED, Outcome.GIVEN_BACK)
+
+place = st.integers(0, 11)
+"""One of those that there are, counted round."""
+places = st.sets(place, min_size=1, max_size=3)
+waits = st.sampled_from([timedelta(), MINUTE, 5 * MINUTE, 15 * MINUTE, DAY, 3 * DAY])
+
+
+@dataclass
+class Hand:
+    """A letter that a run has claimed, and whether it was told that it may write the dot."""
+
+    claimed: Claimed
+    is_intended: bool = False
+
+
+@dataclass
+class Process:
+    """A run and what it has in hand. One that has crashed has nothing, and does nothing more."""
+
+    run_id: int
+    hands: list[Hand] = field(default_factory=list)
+    is_alive: bool = True
+
+
+@dataclass
+class Row:
+    """A delivery as it stands in the ledger, with number and outcome of its attempts."""
+
+    id: int
+    occurrence_id: int
+    client_id: int
+    state: DeliveryState
+    attempts: int
+    next_try_at: str | None
+    run_id: int | None
+    token: int | None
+    log: list[tuple[int, Outcome]] = field(default_factory=list)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is to be another try."""
+        resend = self.state == S.UNKNOWN and self.next_try_at is not None
+        return resend or self.state in (S.QUEUED, S.DEFERRED)
+
+    @property
+    def is_held(self) -> bool:
+        return self.state in (S.CLAIMED, S.SENDING)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [outcome for _, outcome in self.log]
+
+    def is_in(self, hand: Hand, process: Process) -> bool:
+        """Whether the ledger says so, too."""
+        return self.is_held and (self.run_id, self.token) == (process.run_id, hand.claimed.token)
+
+
+@dataclass
+class Opened:
+    """An occurrence as it stands in the ledger."""
+
+    id: int
+    mailing_id: int
+    state: OccurrenceState
+    cursor: int
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.state in (OccurrenceState.OPENING, OccurrenceState.OPEN)
+
+
+class Ledger(RuleBasedStateMachine):
+    template: Path
+    owner: Actor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        path = self.folder / "skychimp.db"
+        shutil.copy(self.template, path)
+        self.store = Store(path)
+        event.listen(self.store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+        self.eyes = engine._driver().connect(path)
+        self.now = NOW
+        self.processes: list[Process] = []
+        self.clients: set[int] = set()
+        self.bad: set[int] = set()
+        self.mailings: list[int] = []
+        self.audiences: dict[int, set[int]] = defaultdict(set)
+        self.arrivals: Counter[int] = Counter()
+        self.sent: set[int] = set()
+        self.settled: set[int] = set()
+        self.names = 0
+        self.look()
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[1] is None:
+                self.come_to_an_end()
+        finally:
+            self.eyes.close()
+            self.store.close()
+            shutil.rmtree(self.folder)
+
+    def look(self) -> None:
+        """See what the ledger says now."""
+        columns = "id, occurrence_id, client_id, state, attempts, next_try_at, run_id, token"
+        found = self.eyes.execute(f"SELECT {columns} FROM delivery").fetchall()
+        self.rows = {row[0]: Row(row[0], row[1], row[2], S(row[3]), row[4], row[5], row[6], row[7]) for row in found}
+        for delivery_id, number, outcome in self.eyes.execute("SELECT delivery_id, number, outcome FROM attempt"):
+            self.rows[delivery_id].log.append((number, Outcome(outcome)))
+        found = self.eyes.execute("SELECT id, mailing_id, state, cursor FROM occurrence").fetchall()
+        self.occurrences = [Opened(row[0], row[1], OccurrenceState(row[2]), row[3]) for row in found]
+        found = self.eyes.execute("SELECT id, status, next_at FROM mailing").fetchall()
+        self.schedules = [(row[0], MailingStatus(row[1]), row[2]) for row in found]
+
+    @property
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if process.is_alive]
+
+    @property
+    def busy(self) -> list[Process]:
+        return [process for process in self.living if process.hands]
+
+    # Setting up
+
+    @initialize(number=st.integers(1, 4), every=st.sampled_from([Every.ONCE, Every.DAY]), batches=st.integers(0, 3))
+    def begin(self, number: int, every: Every, batches: int) -> None:
+        for _ in range(number):
+            self.add_client()
+        self.add_mailing(every)
+        queues.open_due(self.store, self.now)
+        for _ in range(batches):
+            self.look()
+            self.fill_one(self.occurrences[0])
+        for _ in range(2):
+            self.start_run()
+
+    @precondition(lambda self: len(self.clients) < MOST_CLIENTS)
+    @rule()
+    def add_client(self) -> None:
+        self.names += 1
+        self.clients.add(queues.client(self.store, self.owner, f"c{self.names}"))
+
+    @precondition(lambda self: len(self.mailings) < MOST_MAILINGS)
+    @rule(every=st.sampled_from([Every.ONCE, Every.DAY]))
+    def add_mailing(self, every: Every) -> None:
+        end_at = self.now + 2 * DAY + MINUTE if every == Every.DAY else None
+        made = queues.mailing(self.store, self.owner, every=every, start=self.now, end_at=end_at, created_at=self.now)
+        self.mailings.append(made)
+
+    @precondition(lambda self: len(self.living) < MOST_RUNS)
+    @rule()
+    def start_run(self) -> None:
+        self.processes.append(Process(queues.run(self.store)))
+
+    @rule()
+    def open(self) -> None:
+        queues.open_due(self.store, self.now)
+
+    @precondition(lambda self: self.occurrences)
+    @rule(place=place)
+    def fill(self, place: int) -> None:
+        self.fill_one(self.occurrences[place % len(self.occurrences)])
+
+    # Sending
+
+    @precondition(lambda self: self.living and self.occurrences)
+    @rule(who=place, what=place, limit=st.integers(1, 4))
+    def claim(self, who: int, what: int, limit: int) -> None:
+        process = self.living[who % len(self.living)]
+        self.claim_for(process, self.occurrences[what % len(self.occurrences)], limit)
+
+    @precondition(lambda self: self.busy)
+    @rule(who=place, chosen=places)
+    def intend(self, who: int, chosen: set[int]) -> None:
+        """Several connections of one run want to write their dots; those that may not, let go."""
+        process, hands = self.chosen_hands(who, chosen)
+        self.intend_for(process, hands)
+
+    @precondition(lambda self: self.busy)
+    @rule(
+        who=place,
+        chosen=places,
+        said=st.lists(st.sampled_from(Outcome), min_size=3, max_size=3),
+        has_arrived=st.booleans(),
+        is_held=st.booleans(),
+        is_bad=st.booleans(),
+    )
+    def reply(
+        self, who: int, chosen: set[int], said: list[Outcome], has_arrived: bool, is_held: bool, is_bad: bool
+    ) -> None:
+        """What came of some letters, in one commit; late, where the deliveries are not this run's any more."""
+        process, hands = self.chosen_hands(who, chosen)
+        entries = []
+        for hand, outcome in zip(hands, said, strict=False):
+            if not hand.is_intended and outcome not in BEFORE_THE_DOT:
+                outcome = Outcome.DEFERRED
+            if outcome == Outcome.SENT or (outcome == Outcome.UNKNOWN and has_arrived):
+                self.arrivals[hand.claimed.id] += 1
+            entry = queues.entry(hand.claimed, outcome, now=self.now)
+            if outcome == Outcome.UNKNOWN and is_held:
+                entry = entry._replace(next_try_at=None)
+            if outcome == Outcome.FAILED and is_bad:
+                entry = entry._replace(bad_address=True)
+                self.bad.add(hand.claimed.client_id)
+            entries.append(entry)
+            process.hands.remove(hand)
+        before = self.rows
+
+        queues.record(self.store, process.run_id, *entries)
+
+        self.look()
+        for entry in entries:
+            now = self.rows[entry.claimed.id]
+            assert entry.outcome in now.outcomes[len(before[now.id].log) :]
+
+    @precondition(lambda self: self.busy)
+    @rule(who=place, chosen=places)
+    def release(self, who: int, chosen: set[int]) -> None:
+        """Their dots were not written, and never will be."""
+        process, hands = self.chosen_hands(who, chosen)
+        ids = {hand.claimed.id for hand in hands}
+
+        queues.release(self.store, process.run_id, *(hand.claimed for hand in hands))
+
+        process.hands = [hand for hand in process.hands if hand.claimed.id not in ids]
+
+    @precondition(lambda self: self.living)
+    @rule(who=place)
+    def end_run(self, who: int) -> None:
+        process = self.living[who % len(self.living)]
+        self.end(process)
+        self.processes.remove(process)
+
+    @precondition(lambda self: self.living)
+    @rule(who=place, arrived=st.integers(0, 15))
+    def crash(self, who: int, arrived: int) -> None:
+        """Its letters may have arrived or not, and nobody will say."""
+        process = self.living[who % len(self.living)]
+        for number, hand in enumerate(process.hands):
+            if hand.is_intended and arrived >> number & 1:
+                self.arrivals[hand.claimed.id] += 1
+        process.hands, process.is_alive = [], False
+
+    @precondition(lambda self: self.processes)
+    @rule(who=place, is_held=st.booleans())
+    def rescue(self, who: int, is_held: bool) -> None:
+        """A run is taken for dead: rightly, or it only slept, and goes on with what it thinks is in its hands."""
+        process = self.processes[who % len(self.processes)]
+        before = self.rows
+
+        queues.rescue(self.store, process.run_id, self.now, None if is_held else 15 * MINUTE)
+
+        self.look()
+        for row in before.values():
+            mine = row.is_held and row.run_id == process.run_id
+            assert (self.rows[row.id] != row) == mine
+            assert not (mine and self.rows[row.id].is_held)
+        if not process.is_alive:
+            self.processes.remove(process)
+
+    # People, and time
+
+    @precondition(lambda self: self.mailings)
+    @rule(place=place)
+    def disable(self, place: int) -> None:
+        mailing_id = self.mailings[place % len(self.mailings)]
+        write(self.store, lambda connection: queue.disable(connection, mailing_id, "why", self.now))
+        self.look()
+        mine = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id == mailing_id}
+        assert not [row for row in self.rows.values() if row.occurrence_id in mine and row.state == S.CLAIMED]
+
+    @precondition(lambda self: self.mailings)
+    @rule(place=place)
+    def enable(self, place: int) -> None:
+        queues.change(self.store, Mailing, self.mailings[place % len(self.mailings)], disabled_at=None)
+
+    @precondition(lambda self: self.mailings)
+    @rule(place=place)
+    def delete_mailing(self, place: int) -> None:
+        queues.delete_mailing(self.store, self.mailings.pop(place % len(self.mailings)), self.now)
+
+    @precondition(lambda self: self.clients)
+    @rule(place=place)
+    def delete_client(self, place: int) -> None:
+        client_id = sorted(self.clients)[place % len(self.clients)]
+        queues.delete_client(self.store, client_id)
+        self.clients.remove(client_id)
+
+    @rule(wait=waits)
+    def sweep(self, wait: timedelta) -> None:
+        """Time passes, and somebody looks: what has nothing more to wait for is over."""
+        self.now += wait
+        queues.sweep(self.store, self.now)
+
+        self.look()
+        waiting = {row.occurrence_id for row in self.rows.values() if row.waits or row.is_held}
+        for occurrence in self.occurrences:
+            assert occurrence.state != OccurrenceState.OPEN or occurrence.id in waiting
+        unfinished = {occurrence.mailing_id for occurrence in self.occurrences if occurrence.is_unfinished}
+        for mailing_id, status, next_at in self.schedules:
+            assert status != MailingStatus.RUNNING or next_at or mailing_id in unfinished
+
+    @rule(resolved=st.sampled_from([S.SENT, S.FAILED, S.QUEUED]))
+    def resolve(self, resolved: DeliveryState) -> None:
+        """A person decides about all that are unknown, of mailings that are still there."""
+        theirs = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id in self.mailings}
+        ids = [row.id for row in self.rows.values() if row.state == S.UNKNOWN and row.occurrence_id in theirs]
+        if resolved == S.QUEUED:
+            write(self.store, lambda connection: queue.resend(connection, ids, self.now, self.now + DAY))
+        else:
+            write(self.store, lambda connection: queue.settle(connection, ids, resolved))
+            self.settled.update(ids)
+
+    # What always holds
+
+    @invariant()
+    def all_is_as_it_must_be(self) -> None:
+        self.look()
+        unfinished = {occurrence.id: occurrence for occurrence in self.occurrences if occurrence.is_unfinished}
+        for row in self.rows.values():
+            assert [number for number, _ in row.log] == list(range(1, row.attempts + 1))
+            self.check_sent(row)
+            self.check_client(row)
+            if row.waits or row.is_held:
+                assert row.occurrence_id in unfinished, "what is over has nothing that waits"
+        self.check_hands()
+        self.check_audiences()
+        busy = {occurrence.mailing_id for occurrence in unfinished.values()}
+        for mailing_id, status, next_at in self.schedules:
+            assert status != MailingStatus.COMPLETED or (next_at is None and mailing_id not in busy)
+
+    def check_sent(self, row: Row) -> None:
+        """The promise: what is sent has arrived and stays sent, and nothing arrives twice but what was once unknown."""
+        assert row.state == S.SENT or row.id not in self.sent
+        if row.state == S.SENT:
+            self.sent.add(row.id)
+            assert self.arrivals[row.id] >= 1 or row.id in self.settled
+        if Outcome.SENT in row.outcomes:
+            assert row.state in (S.SENT, S.SENDING)
+        assert self.arrivals[row.id] <= 1 + row.outcomes.count(Outcome.UNKNOWN)
+
+    def check_client(self, row: Row) -> None:
+        """Nothing waits for one who is gone, or whose address is bad."""
+        if row.client_id not in self.clients or row.client_id in self.bad:
+            assert not row.waits
+            assert row.state != S.CLAIMED
+
+    def check_hands(self) -> None:
+        """What is held is in the hands of one run, or was in those of one that has crashed."""
+        crashed = {process.run_id for process in self.processes if not process.is_alive}
+        for row in self.rows.values():
+            if row.is_held and row.run_id not in crashed:
+                (hand,) = [
+                    hand
+                    for process in self.living
+                    for hand in process.hands
+                    if row.is_in(hand, process) and hand.claimed.id == row.id
+                ]
+                assert hand.is_intended == (row.state == S.SENDING)
+
+    def check_audiences(self) -> None:
+        """Exactly those have a delivery, and one, who belonged to the audience when their turn came."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for row in self.rows.values():
+            found[row.occurrence_id].append(row.client_id)
+        assert {which: sorted(ids) for which, ids in found.items()} == {
+            which: sorted(ids) for which, ids in self.audiences.items() if ids
+        }
+
+    def come_to_an_end(self) -> None:
+        """Nothing stands in the way any more: whatever has happened, all that waits goes out, and it is over."""
+        for process in self.living:
+            self.end(process)
+        for process in self.processes:
+            queues.rescue(self.store, process.run_id, self.now)
+        self.processes = [Process(queues.run(self.store))]
+        for mailing_id in self.mailings:
+            queues.change(self.store, Mailing, mailing_id, disabled_at=None)
+        queues.sweep(self.store, self.now)
+        for _ in range(2):
+            self.look()
+            for occurrence in self.occurrences:
+                while occurrence.state == OccurrenceState.OPENING:
+                    self.fill_one(occurrence)
+                    self.look()
+                    (occurrence,) = [now for now in self.occurrences if now.id == occurrence.id]
+                self.claim_for(self.processes[0], occurrence, 100)
+            self.intend_for(self.processes[0], list(self.processes[0].hands))
+            self.end(self.processes[0])
+            self.now += 15 * MINUTE
+            queues.sweep(self.store, self.now)
+
+        self.all_is_as_it_must_be()
+        assert not [row for row in self.rows.values() if row.waits or row.is_held]
+        assert not [occurrence for occurrence in self.occurrences if occurrence.is_unfinished]
+
+    # Steps
+
+    def fill_one(self, occurrence: Opened) -> None:
+        is_there = occurrence.mailing_id in self.mailings
+        if occurrence.state == OccurrenceState.OPENING and is_there:
+            coming = sorted(client_id for client_id in self.clients if client_id > occurrence.cursor)[:BATCH]
+            self.audiences[occurrence.id].update(set(coming) - self.bad)
+
+        is_whole = write(self.store, lambda connection: queue.fill(connection, occurrence.id, BATCH))
+
+        self.look()
+        (now,) = [now for now in self.occurrences if now.id == occurrence.id]
+        assert is_whole == (now.state != OccurrenceState.OPENING or not is_there)
+
+    def claim_for(self, process: Process, occurrence: Opened, limit: int) -> None:
+        before = self.rows
+        claims = queues.claim(self.store, process.run_id, now=self.now, limit=limit, occurrence_id=occurrence.id)
+        assert len(claims) <= limit
+        for claimed in claims:
+            assert before[claimed.id].state in (S.QUEUED, S.DEFERRED)
+            assert before[claimed.id].attempts == claimed.attempts
+            assert claimed.client_id in self.clients
+        process.hands += map(Hand, claims)
+
+    def intend_for(self, process: Process, hands: Sequence[Hand]) -> None:
+        self.look()
+        valid = [hand for hand in hands if self.rows[hand.claimed.id].is_in(hand, process)]
+        often = Counter(hand.claimed.id for hand in hands)
+
+        ours = queues.intend(self.store, process.run_id, *(hand.claimed for hand in hands))
+
+        assert ours == {hand.claimed.id for hand in valid if often[hand.claimed.id] == 1}
+        for hand in hands:
+            if hand.claimed.id in ours:
+                hand.is_intended = True
+            else:
+                process.hands.remove(hand)
+
+    def end(self, process: Process) -> None:
+        """A run ends: of what it is sending it hears, what it has not sent it gives back."""
+        sending = [hand.claimed for hand in process.hands if hand.is_intended]
+        self.arrivals.update(claimed.id for claimed in sending)
+        queues.record(
+            self.store, process.run_id, *(queues.entry(claimed, Outcome.SENT, now=self.now) for claimed in sending)
+        )
+        queues.release(self.store, process.run_id)
+        write(self.store, lambda connection: runs.end(connection, process.run_id, self.now))
+        process.hands, process.is_alive = [], False
+        self.look()
+        assert not [row for row in self.rows.values() if row.is_held and row.run_id == process.run_id]
+
+    def chosen_hands(self, who: int, chosen: set[int]) -> tuple[Process, list[Hand]]:
+        process = self.busy[who % len(self.busy)]
+        which = sorted({place % len(process.hands) for place in chosen})
+        return process, [process.hands[place] for place in which]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def template(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A store with one user, which every example begins with a copy of."""
+    store = create_store(f"sqlite:///{tmp_path_factory.mktemp('template') / 'skychimp.db'}")
+    Ledger.owner = enrol(store, "ada")
+    store.close()
+    Ledger.template = store.path
+
+
+def explore(examples: int, steps: int) -> None:
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Ledger, settings=chosen)
+
+
+def test_the_ledger_in_any_order() -> None:
+    explore(examples=120, steps=40)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_the_ledger_in_any_order_for_long() -> None:
+    explore(examples=5_000, steps=80)
