@@ -69,13 +69,16 @@ def mailing(
 
 
 def send(store: Store, chosen: Settings, *, limit: int | None = None, later: timedelta = timedelta()) -> Tally:
-    """One run in this process, as the command does it; with `later`, one whose clock is so far ahead."""
+    """One run in this process, as the command does it; with `later`, one whose clock is so far ahead (and never back)."""
     if not later:
         return send_due(store, chosen, Scope(limit=limit))
     chosen = with_sender(chosen)
-    with entered(store) as lock:
-        transport = make_transport(chosen, store.path)
-        return in_loop(Dispatcher(store, chosen, transport, lock, now=lambda: datetime.now(UTC) + later).send())
+
+    def now() -> datetime:
+        return datetime.now(UTC) + later
+
+    with entered(store, now) as lock:
+        return in_loop(Dispatcher(store, chosen, make_transport(chosen, store.path), lock, now=now).send())
 
 
 def start(store: Store, port: int, *arguments: str, **more: Any) -> "subprocess.Popen[str]":

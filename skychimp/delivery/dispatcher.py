@@ -12,10 +12,11 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection as StoreConnection
@@ -76,11 +77,13 @@ class _Letters:
 
 
 class _Due(NamedTuple):
-    """What a look finds: how many occurrences it opened, why the relay is paused, and what there is to send."""
+    """What a look finds: how many occurrences it opened, which are finished and how many letters of each are in which
+    state, why the relay is paused, and what there is to send."""
 
-    opened: int
-    pause: str | None
-    occurrences: list[int]
+    opened: int = 0
+    finished: Mapping[int, Mapping[DeliveryState, int]] = MappingProxyType({})
+    pause: str | None = None
+    occurrences: Sequence[int] = ()
 
 
 @dataclass
@@ -146,6 +149,10 @@ class Dispatcher:
         """Rescue, sweep and open in one transaction, so that whoever looks sees all of it or nothing; then send."""
         due = await self._recorder.submit(self._due)
         self.tally.opened += due.opened
+        if due.opened:
+            log.info("mail is due", extra={"occurrences": due.opened})
+        for occurrence_id, counts in due.finished.items():
+            log.info("finished", extra={"occurrence": occurrence_id, **{str(state): n for state, n in counts.items()}})
         self._relay.heed(due.pause)
         self._claims.add(due.occurrences)
         self._hire()
@@ -203,12 +210,12 @@ class Dispatcher:
         behind = runs.clock_behind(connection, now)
         if behind is not None:  # a daemon's clock went back; a run would not have begun
             log.error(behind.message, extra={"hint": behind.hint})
-            return _Due(0, None, [])
+            return _Due()
         for run_id in runs.dead(connection, self.store.path):
             unknown = queue.rescue(connection, run_id, now, self._policy.unknown_after, self.transport.relay)
             runs.end(connection, run_id, now)
             log.warning("a dead run was rescued", extra={"run": run_id, "unknown": unknown})
-        queue.sweep(connection, now)
+        finished = {one: ledger.counts(connection, one) for one in queue.sweep(connection, now)}
         opened = planner.open_due(
             connection,
             now,
@@ -219,7 +226,7 @@ class Dispatcher:
         )
         self._secret = connection.scalar(select(StoreInfo.__table__.c.secret)) or b""
         pause = self._relay.pause_of(connection, self._secret)
-        return _Due(opened, pause, [] if pause else queue.due(connection, now, self.scope.mailing_id))
+        return _Due(opened, finished, pause, [] if pause else queue.due(connection, now, self.scope.mailing_id))
 
     def _load(self, connection: StoreConnection, occurrence_id: int) -> _Letters:
         row = connection.execute(select(_O).where(_O.c.id == occurrence_id)).one()

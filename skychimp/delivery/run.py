@@ -43,8 +43,8 @@ def send_due(
 
 
 @contextlib.contextmanager
-def entered(store: Store) -> Iterator[RunLock]:
-    """This process as a run, for the length of the block.
+def entered(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[RunLock]:
+    """This process as a run, for the length of the block; `now` is its clock.
 
     Raises StoreNotReady where a restored store is held, ClockBehind where the clock can't be right.
     """
@@ -53,10 +53,9 @@ def entered(store: Store) -> Iterator[RunLock]:
             raise StoreNotReady(
                 "this store was restored and sends nothing yet", "let it go on: skychimp resolve --restored"
             )
-        now = datetime.now(UTC)
-        if (behind := runs.clock_behind(connection, now)) is not None:
+        if (behind := runs.clock_behind(connection, now())) is not None:
             raise behind
-        lock = runs.start(connection, store.path, now)
+        lock = runs.start(connection, store.path, now())
     try:
         yield lock
     finally:

@@ -322,8 +322,11 @@ def resend(connection: Connection, ids: Sequence[int], now: datetime, deadline: 
     call_off(connection, ids)
 
 
-def sweep(connection: Connection, now: datetime) -> None:
-    """Move on what time or a person has decided: cancelled, expired, due again, finished, completed."""
+def sweep(connection: Connection, now: datetime) -> list[int]:
+    """Move on what time or a person has decided: cancelled, expired, due again, finished, completed.
+
+    Returns the occurrences that are finished now.
+    """
     joined = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_UNFINISHED)
     _stop(connection, joined.where(_M.c.deleted_at.is_not(None)), DeliveryState.CANCELLED)
     _stop(connection, joined.where(_O.c.deadline <= now), DeliveryState.EXPIRED)
@@ -332,7 +335,7 @@ def sweep(connection: Connection, now: datetime) -> None:
         .where(_UNKNOWN, _D.c.occurrence_id.in_(joined), _D.c.next_try_at <= now)
         .values(state=DeliveryState.QUEUED)
     )
-    _finish(connection, now)
+    return _finish(connection, now)
 
 
 def _stop(connection: Connection, occurrences: Select[tuple[int]], state: DeliveryState) -> None:
@@ -345,7 +348,7 @@ def _stop(connection: Connection, occurrences: Select[tuple[int]], state: Delive
     connection.execute(stopped.where(_UNKNOWN, mine, _D.c.next_try_at.is_not(None)))
 
 
-def _finish(connection: Connection, now: datetime) -> None:
+def _finish(connection: Connection, now: datetime) -> list[int]:
     waiting = exists().where(_D.c.occurrence_id == _O.c.id, _WAITING)
     resend = exists().where(_D.c.occurrence_id == _O.c.id, _UNKNOWN, _D.c.next_try_at.is_not(None))
     held = exists().where(_D.c.occurrence_id == _O.c.id, _HELD)
@@ -353,11 +356,13 @@ def _finish(connection: Connection, now: datetime) -> None:
     done = and_(_UNFINISHED, ~waiting, ~resend, ~held)
     over = update(_O).values(finished_at=now)
     connection.execute(over.where(done, deleted).values(state=OccurrenceState.CANCELLED))
-    connection.execute(over.where(done, _O.c.state == OccurrenceState.OPEN).values(state=OccurrenceState.FINISHED))
+    finish = over.where(done, _O.c.state == OccurrenceState.OPEN).values(state=OccurrenceState.FINISHED)
+    finished = list(connection.scalars(finish.returning(_O.c.id)))
     still = exists().where(_O.c.mailing_id == _M.c.id, _UNFINISHED)
     connection.execute(
         update(_M).where(_RUNNING, _M.c.next_at.is_(None), ~still).values(status=MailingStatus.COMPLETED)
     )
+    return finished
 
 
 def _awaits_a_try() -> ColumnElement[bool]:

@@ -96,8 +96,13 @@ def test_it_sends_what_falls_due_while_it_runs(store: Store, ada: Actor, tmp_pat
         due_at = rows(store, Mailing)[0].start_at
         assert min(tried.started_at for tried in attempts(store)) - due_at < timedelta(seconds=10)
         daemon.wait_for(lambda: rows(store, Mailing)[0].status == MailingStatus.COMPLETED)
+        daemon.wait_for(lambda: "finished" in daemon.said)
         assert daemon.stop() == 0
     assert mailing_id == 1
+    assert [str(event).partition(";")[0] for event in daemon.said] == [
+        "started", "mail is due", "finished", "finishing what is in flight", "stopped",
+    ]  # fmt: skip
+    assert daemon.events[2]["sent"] == 2
     run = rows(store, Run)[0]
     assert run.ended_at is not None
     assert run.sent == 2

@@ -303,7 +303,7 @@ def test_a_person_decides_about_what_nobody_knows(store: Store, ada: Actor, reso
         assert states(store) == {"unknown": 1, "sent": 2}
         (unknown,) = (row for row in deliveries(store) if row.state == "unknown")
         deliveries_service.resolve(store, ada, resolution, give_up_after=timedelta(days=3), ids=[unknown.id or 0])
-        send(store, relay)
+        send(store, relay, later=timedelta(days=2))
 
     is_resent = resolution == Resolution.RESEND
     assert next(row for row in deliveries(store) if row.id == unknown.id).state == (
