@@ -70,15 +70,14 @@ async def _send(store: Store, settings: Settings, around: Surroundings, stops: S
 
 async def _work(dispatcher: Dispatcher, settings: Settings, around: Surroundings) -> None:
     """Call the jobs when they are due, until the dispatcher is stopped."""
-    wanted: set[str] = set()
+    wanted = {"look", "housekeeping"}
     clock = _Clock()
     jobs = _jobs(settings.daemon.interval, wanted)
-    jobs.run_all()
     while not dispatcher.tally.stopped:
         if clock.has_jumped():
             log.warning("the clock has jumped; the jobs are made anew")
             jobs = _jobs(settings.daemon.interval, wanted)
-            jobs.run_all()
+            wanted.add("look")
         jobs.run_pending()
         if "look" in wanted:
             around.alive()

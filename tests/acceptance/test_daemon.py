@@ -1,62 +1,22 @@
 """`skychimp daemon` as a process: it sends what falls due, drains when told to stop, and says how its relay is."""
 
-import json
-import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import daemons
 import pytest
-from command import PROGRAM
+from daemons import WAIT, Daemon
 from sending import attempts, mailing, rows, sent_to, states
 from servers import SENT, CountingReceiver, ScriptedServer, hang, hear, obey
 
 from skychimp.access import Actor
 from skychimp.models import DeliveryState, Mailing, MailingStatus, RelayState, Run
 from skychimp.store.engine import Store
-
-WAIT = 20.0  # s until a test gives up
-
-
-class Daemon:
-    """A running daemon; `events` are the lines it has said, as JSON."""
-
-    def __init__(self, store: Store, config: Path, environ: dict[str, str]) -> None:
-        self.log = config.with_name(f"{config.stem}-{time.monotonic_ns()}.log")
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [PROGRAM, "--config", config, "--store", store.path, "daemon", "--log-format", "json"],
-                env=environ,
-                cwd=config.parent,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-            )
-        self.wait_for(lambda: "started" in self.said)
-
-    @property
-    def events(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    @property
-    def said(self) -> list[object]:
-        return [event["event"] for event in self.events]
-
-    def wait_for(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + WAIT
-        while not true():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.02)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(WAIT)
-
 
 Start = Callable[..., Daemon]
 
@@ -67,13 +27,7 @@ def start(store: Store, tmp_path: Path) -> Iterator[Start]:
     started: list[Daemon] = []
 
     def start(port: int, smtp: str = "", **environ: str) -> Daemon:
-        config = tmp_path / "daemon.toml"
-        config.write_text(
-            '[mail]\ntransport = "smtp"\nsender = "Ada <ada@skychimp.test>"\n'
-            f'[smtp]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\nconnections = 2\n{smtp}\n'
-        )
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
-        started.append(Daemon(store, config, kept | environ))
+        started.append(Daemon(store, daemons.config(tmp_path, port, smtp), daemons.environ(**environ)))
         return started[-1]
 
     yield start

@@ -1,0 +1,145 @@
+"""A daemon whose clock is moved by libfaketime: what it opens is what a person with a calendar would expect."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import daemons
+import pytest
+from daemons import Daemon
+from sending import rows
+from servers import CountingReceiver
+
+from skychimp.access import Actor
+from skychimp.delivery.compose import Words
+from skychimp.models import Every, Format, Occurrence, OccurrenceState
+from skychimp.services import clients, mailings, messages
+from skychimp.services.mailings import Audience, When
+from skychimp.store.engine import Store
+
+LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+MAILINGS = {
+    "Europe/Berlin": ("2027-02-01 09:00", Every.DAY),
+    "America/New_York": ("2027-02-01 02:30", Every.DAY),
+    "Pacific/Auckland": ("2027-02-03 18:00", Every.WEEK),
+    "Europe/Moscow": ("2027-01-31 12:00", Every.MONTH),
+}
+"""Each at a wall-clock time in its own zone; mailing 1, 2, 3 and 4."""
+
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
+
+
+class Clock:
+    """The daemon's wall clock; its monotonic one goes on as it does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "faketime"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            "LD_PRELOAD": str(LIBRARY),
+            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, at: datetime) -> None:
+        draft = self.file.with_suffix(".new")
+        draft.write_text(f"{(at - datetime.now(UTC)).total_seconds():+.0f}")
+        draft.rename(self.file)
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    return Clock(tmp_path)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[CountingReceiver]:
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        yield receiver
+
+
+def make_mailings(store: Store, ada: Actor) -> None:
+    message = messages.create(store, ada, Words("Hello", "text", Format.TEXT))
+    clients.create(store, ada, email="bob@example.org")
+    for zone, (start, every) in MAILINGS.items():
+        when = When(start, None, every, zone)
+        mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(all_clients=True))
+
+
+def by_the_calendar(first: datetime, last: datetime) -> list[tuple[datetime, int]]:
+    """Every due time from the first to the last, by the rules that stand on paper: UTC offsets and their dates."""
+    due: list[tuple[datetime, int]] = []
+    day = first.replace(hour=0, minute=0)
+    while day <= last:
+        berlin = 8 if day < datetime(2027, 3, 28, tzinfo=UTC) else 7  # 09:00 CET, then CEST
+        due.append((day.replace(hour=berlin), 1))
+        # 02:30 EST; on 14 March it does not exist and is 03:30 EDT, the same instant; then EDT
+        new_york = 7 if day <= datetime(2027, 3, 14, tzinfo=UTC) else 6
+        due.append((day.replace(hour=new_york, minute=30), 2))
+        if day.weekday() == 2:  # Wednesdays 18:00: NZDT up to 4 April, then NZST
+            due.append((day.replace(hour=5 if day < datetime(2027, 4, 4, tzinfo=UTC) else 6), 3))
+        if (day.month, day.day) in ((1, 31), (2, 28), (3, 31), (4, 30)):  # the 31st, or a month's last day
+            due.append((day.replace(hour=9), 4))
+        day += timedelta(days=1)
+    return [one for one in sorted(due) if first <= one[0] <= last]
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        pytest.param("2027-03-27T12:00", "2027-03-29T12:00", id="two days around a change of clocks"),
+        pytest.param("2027-02-01T00:00", "2027-04-30T23:00", id="a quarter", marks=pytest.mark.soak),
+    ],
+)
+@pytest.mark.timeout(900)
+def test_a_daemon_keeps_four_zones_calendars(
+    store: Store, ada: Actor, tmp_path: Path, clock: Clock, receiver: CountingReceiver, first: str, last: str
+) -> None:
+    begin, end = (datetime.fromisoformat(at).replace(tzinfo=UTC) for at in (first, last))
+    make_mailings(store, ada)
+    expected = by_the_calendar(begin, end)
+    clock.set(begin)
+    daemon = Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ))
+    started = len(rows(store, Occurrence))  # what was due before the daemon's time has its own rules
+    daemon.wait_for(lambda: len(rows(store, Occurrence)) > started or begin <= expected[0][0])
+    for at, _ in expected:
+        clock.set(at + timedelta(seconds=30))
+        daemon.wait_for(lambda: any(row.due_at == at for row in rows(store, Occurrence)))  # noqa: B023
+    daemon.wait_for(
+        lambda: receiver.taken == sum(row.state != OccurrenceState.MISSED for row in rows(store, Occurrence))
+    )
+    assert daemon.stop() == 0
+    opened = sorted((row.due_at, row.mailing_id) for row in rows(store, Occurrence) if row.due_at >= begin)
+    assert opened == expected
+    assert all(count == 1 for count in receiver.arrived().values())
+    for row in rows(store, Occurrence):  # wall-clock time is kept, but for the hour that does not exist
+        zone, (start, _) = list(MAILINGS.items())[row.mailing_id - 1]
+        local = row.due_at.astimezone(ZoneInfo(zone))
+        assert f"{local:%H:%M}" == ("03:30" if (row.mailing_id, local.month, local.day) == (2, 3, 14) else start[-5:])
+
+
+def finished(store: Store) -> list[Occurrence]:
+    return [row for row in rows(store, Occurrence) if row.state == OccurrenceState.FINISHED]
+
+
+def test_a_clock_that_goes_back_and_forth_repeats_and_skips_nothing(
+    store: Store, ada: Actor, tmp_path: Path, clock: Clock, receiver: CountingReceiver
+) -> None:
+    make_mailings(store, ada)
+    noon = datetime(2027, 2, 10, 12, 0, tzinfo=UTC)
+    clock.set(noon)
+    daemon = Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ))
+    daemon.wait_for(lambda: len(finished(store)) == 3)  # the month's is too late
+    clock.set(noon - timedelta(hours=5))  # before two of the due times that were just sent
+    daemon.wait_for(lambda: any("but this store was in use at" in str(event) for event in daemon.said))
+    assert len(finished(store)) == 3
+    clock.set(noon)
+    clock.set(noon + timedelta(days=1))
+    daemon.wait_for(lambda: len(finished(store)) == 5)
+    assert daemon.stop() == 0
+    assert sorted(receiver.arrived().values()) == [1] * 5
+    assert len({(row.mailing_id, row.due_local) for row in rows(store, Occurrence)}) == len(rows(store, Occurrence))

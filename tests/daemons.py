@@ -1,0 +1,65 @@
+"""A daemon in a process of its own, and what it says."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from command import PROGRAM
+
+from skychimp.store.engine import Store
+
+WAIT = 20.0  # s until a test gives up
+
+
+class Daemon:
+    """A running daemon; `events` are the lines it has said, as JSON."""
+
+    def __init__(self, store: Store, config: Path, environ: dict[str, str]) -> None:
+        self.log = config.with_name(f"{config.stem}-{time.monotonic_ns()}.log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [PROGRAM, "--config", config, "--store", store.path, "daemon", "--log-format", "json"],
+                env=environ,
+                cwd=config.parent,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+        self.wait_for(lambda: "started" in self.said)
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    @property
+    def said(self) -> list[object]:
+        return [event["event"] for event in self.events]
+
+    def wait_for(self, true: Callable[[], bool]) -> None:
+        end = time.monotonic() + WAIT
+        while not true():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.02)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(WAIT)
+
+
+def config(folder: Path, port: int, smtp: str = "") -> Path:
+    """A config that sends to a port on this machine; `smtp` adds to that section."""
+    path = folder / "daemon.toml"
+    path.write_text(
+        '[mail]\ntransport = "smtp"\nsender = "Ada <ada@skychimp.test>"\n'
+        f'[smtp]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\nconnections = 2\n{smtp}\n'
+    )
+    return path
+
+
+def environ(**more: str) -> dict[str, str]:
+    """This environment, without settings of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")} | more
