@@ -69,7 +69,7 @@ def mailing(
 
 
 def send(store: Store, chosen: Settings, *, limit: int | None = None, later: timedelta = timedelta()) -> Tally:
-    """One run in this process, as the command does it; with `later`, one whose clock is so far ahead, and never back."""
+    """One run in this process, as the command does it; with `later`, one whose clock is so far ahead (never back)."""
     if not later:
         return send_due(store, chosen, Scope(limit=limit))
     chosen = with_sender(chosen)

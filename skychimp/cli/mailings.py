@@ -231,13 +231,14 @@ def duplicate(
     ctx: typer.Context,
     mailing: Id,
     start: Annotated[str | None, typer.Option(help="Another start.", metavar="WHEN")] = None,
+    end: Annotated[str | None, typer.Option(help="Another end.", metavar="WHEN")] = None,
     json: Json = False,
 ) -> None:
     """Make another mailing like this one; it is disabled until you enable it."""
     from skychimp.services import mailings
 
     here = enter(ctx, json)
-    made = mailings.duplicate(here.store, here.actor, mailing, start=start)
+    made = mailings.duplicate(here.store, here.actor, mailing, start=start, end=end)
     _show(here, made)
     here.out.note(f"next: skychimp mailings update {made.id} ..., then skychimp mailings enable {made.id}")
 

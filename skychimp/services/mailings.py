@@ -141,7 +141,9 @@ def create(
         return _get(session, actor, mailing.id or 0)
 
 
-def duplicate(store: Store, actor: Actor, mailing_id: int, *, start: str | None = None) -> MailingInfo:
+def duplicate(
+    store: Store, actor: Actor, mailing_id: int, *, start: str | None = None, end: str | None = None
+) -> MailingInfo:
     """Make another mailing like this one; it is disabled, so that its owner can change it before it sends.
 
     Raises NotFound, InvalidValue.
@@ -149,11 +151,12 @@ def duplicate(store: Store, actor: Actor, mailing_id: int, *, start: str | None 
     like = show(store, actor, mailing_id)
     with store.read() as session:
         start = start or _own(session, actor, mailing_id).start_local
+    end = end or (like.end_at.isoformat() if like.end_at else None)
     return create(
         store,
         actor,
         message_id=like.message_id,
-        when=When(start, like.end_at.isoformat() if like.end_at else None, like.every, like.timezone),
+        when=When(start, end, like.every, like.timezone),
         audience=Audience(like.all_clients, like.tags, like.client_ids),
         lateness=Lateness(like.catch_up, like.grace),
         disabled=f"a copy of mailing {mailing_id}",

@@ -16,6 +16,8 @@ from tracing import hit, killing, needs_strace
 SENDS = "write,writev,sendto,sendmsg"  # uvloop writes, asyncio sends
 FLUSHES = "fsync,fdatasync"  # builds of SQLite differ
 RUN = ("run", "--json")
+BODY_FIRST = "from skychimp.transport import smtp; smtp.AHEAD = 0"  # as that of a long letter
+SMALL_BATCHES = "from skychimp.store import queue; queue.fill.__defaults__ = (2,)"
 SOAK = pytest.mark.soak
 
 
@@ -46,7 +48,8 @@ threading.Thread.run = run
     [
         pytest.param(SENDS, "TCP:", "", 1, 14, id="send"),
         pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 1, 14, id="send without uvloop"),
-        pytest.param(FLUSHES, "skychimp.db", ledger_last(4), 1, 9, id="flush"),
+        pytest.param(SENDS, "TCP:", BODY_FIRST, 1, 20, id="send, the body before the dot"),
+        pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + ledger_last(4), 1, 9, id="flush"),
         pytest.param("pwrite64", "skychimp.db", ledger_last(15), 1, 50, id="write"),
         pytest.param(FLUSHES, "skychimp.db", OLD_SQLITE + ledger_last(16), 7, 4, id="some flushes of an old SQLite"),
         pytest.param(

@@ -38,7 +38,7 @@ from skychimp.store.queue import Claimed
 
 S = DeliveryState
 BATCH = 2
-MOST_CLIENTS, MOST_MAILINGS, MOST_RUNS = 6, 3, 4
+MOST_CLIENTS, MOST_MAILINGS, MOST_RUNS = 6, 3, 3
 BEFORE_THE_DOT = (Outcome.DEFERRED, Outcome.FAILED, Outcome.GIVEN_BACK)
 
 place = st.integers(0, 11)
@@ -94,7 +94,11 @@ class Row:
 
     def is_in(self, hand: Hand, process: Process) -> bool:
         """Whether the ledger says so, too."""
-        return self.is_held and (self.run_id, self.token) == (process.run_id, hand.claimed.token)
+        return self.is_held and (self.run_id, self.id, self.token) == (
+            process.run_id,
+            hand.claimed.id,
+            hand.claimed.token,
+        )
 
 
 @dataclass
@@ -105,6 +109,7 @@ class Opened:
     mailing_id: int
     state: OccurrenceState
     cursor: int
+    deadline: str
 
     @property
     def is_unfinished(self) -> bool:
@@ -128,6 +133,7 @@ class Ledger(RuleBasedStateMachine):
         self.clients: set[int] = set()
         self.bad: set[int] = set()
         self.mailings: list[int] = []
+        self.disabled: set[int] = set()
         self.audiences: dict[int, set[int]] = defaultdict(set)
         self.arrivals: Counter[int] = Counter()
         self.sent: set[int] = set()
@@ -152,8 +158,8 @@ class Ledger(RuleBasedStateMachine):
         self.rows = {row[0]: Row(row[0], row[1], row[2], S(row[3]), row[4], row[5], row[6], row[7]) for row in found}
         for delivery_id, number, outcome in self.eyes.execute("SELECT delivery_id, number, outcome FROM attempt"):
             self.rows[delivery_id].log.append((number, Outcome(outcome)))
-        found = self.eyes.execute("SELECT id, mailing_id, state, cursor FROM occurrence").fetchall()
-        self.occurrences = [Opened(row[0], row[1], OccurrenceState(row[2]), row[3]) for row in found]
+        found = self.eyes.execute("SELECT id, mailing_id, state, cursor, deadline FROM occurrence").fetchall()
+        self.occurrences = [Opened(row[0], row[1], OccurrenceState(row[2]), row[3], row[4]) for row in found]
         found = self.eyes.execute("SELECT id, status, next_at FROM mailing").fetchall()
         self.schedules = [(row[0], MailingStatus(row[1]), row[2]) for row in found]
 
@@ -182,13 +188,13 @@ class Ledger(RuleBasedStateMachine):
         for _ in range(2):
             self.start_run()
 
-    @precondition(lambda self: len(self.clients) < MOST_CLIENTS)
+    @precondition(lambda self: self.names < MOST_CLIENTS)
     @rule()
     def add_client(self) -> None:
         self.names += 1
         self.clients.add(queues.client(self.store, self.owner, f"c{self.names}"))
 
-    @precondition(lambda self: len(self.mailings) < MOST_MAILINGS)
+    @precondition(lambda self: len(self.schedules) < MOST_MAILINGS)
     @rule(every=st.sampled_from([Every.ONCE, Every.DAY]))
     def add_mailing(self, every: Every) -> None:
         end_at = self.now + 2 * DAY + MINUTE if every == Every.DAY else None
@@ -211,8 +217,12 @@ class Ledger(RuleBasedStateMachine):
     @precondition(lambda self: self.living and self.occurrences)
     @rule(who=place, what=place, limit=st.integers(1, 4))
     def claim(self, who: int, what: int, limit: int) -> None:
+        """Of an occurrence that has something that is due, if there is one."""
         process = self.living[who % len(self.living)]
-        self.claim_for(process, self.occurrences[what % len(self.occurrences)], limit)
+        with_work = [occurrence for occurrence in self.occurrences if self.due(occurrence)] or self.occurrences
+        self.claim_for(process, with_work[what % len(with_work)], limit)
+
+    claim_again = claim_once_more = claim
 
     @precondition(lambda self: self.busy)
     @rule(who=place, chosen=places)
@@ -220,6 +230,8 @@ class Ledger(RuleBasedStateMachine):
         """Several connections of one run want to write their dots; those that may not, let go."""
         process, hands = self.chosen_hands(who, chosen)
         self.intend_for(process, hands)
+
+    intend_again = intend_once_more = intend
 
     @precondition(lambda self: self.busy)
     @rule(
@@ -257,6 +269,8 @@ class Ledger(RuleBasedStateMachine):
         for entry in entries:
             now = self.rows[entry.claimed.id]
             assert entry.outcome in now.outcomes[len(before[now.id].log) :]
+
+    reply_again = reply_once_more = reply
 
     @precondition(lambda self: self.busy)
     @rule(who=place, chosen=places)
@@ -307,17 +321,17 @@ class Ledger(RuleBasedStateMachine):
 
     @precondition(lambda self: self.mailings)
     @rule(place=place)
-    def disable(self, place: int) -> None:
+    def disable_or_enable(self, place: int) -> None:
         mailing_id = self.mailings[place % len(self.mailings)]
+        if mailing_id in self.disabled:
+            self.disabled.remove(mailing_id)
+            queues.change(self.store, Mailing, mailing_id, disabled_at=None)
+            return
+        self.disabled.add(mailing_id)
         write(self.store, lambda connection: queue.disable(connection, mailing_id, "why", self.now))
         self.look()
         mine = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id == mailing_id}
         assert not [row for row in self.rows.values() if row.occurrence_id in mine and row.state == S.CLAIMED]
-
-    @precondition(lambda self: self.mailings)
-    @rule(place=place)
-    def enable(self, place: int) -> None:
-        queues.change(self.store, Mailing, self.mailings[place % len(self.mailings)], disabled_at=None)
 
     @precondition(lambda self: len(self.mailings) > 1 and self.fates > 0)
     @rule(place=place)
@@ -397,12 +411,7 @@ class Ledger(RuleBasedStateMachine):
         crashed = {process.run_id for process in self.processes if not process.is_alive}
         for row in self.rows.values():
             if row.is_held and row.run_id not in crashed:
-                (hand,) = [
-                    hand
-                    for process in self.living
-                    for hand in process.hands
-                    if row.is_in(hand, process) and hand.claimed.id == row.id
-                ]
+                (hand,) = [hand for process in self.living for hand in process.hands if row.is_in(hand, process)]
                 assert hand.is_intended == (row.state == S.SENDING)
 
     def check_audiences(self) -> None:
@@ -421,8 +430,9 @@ class Ledger(RuleBasedStateMachine):
         for process in self.processes:
             queues.rescue(self.store, process.run_id, self.now)
         self.processes = [Process(queues.run(self.store))]
-        for mailing_id in self.mailings:
+        for mailing_id in self.disabled:
             queues.change(self.store, Mailing, mailing_id, disabled_at=None)
+        self.disabled.clear()
         queues.sweep(self.store, self.now)
         for _ in range(2):
             self.look()
@@ -455,14 +465,24 @@ class Ledger(RuleBasedStateMachine):
         (now,) = [now for now in self.occurrences if now.id == occurrence.id]
         assert is_whole == (now.state != OccurrenceState.OPENING or not is_there)
 
+    def due(self, occurrence: Opened) -> list[Row]:
+        """What may be claimed of an occurrence now, in order."""
+        now = self.now.replace(tzinfo=None).isoformat(" ", "microseconds")
+        going = occurrence.mailing_id in self.mailings and occurrence.mailing_id not in self.disabled
+        if not (going and occurrence.is_unfinished and occurrence.deadline > now):
+            return []
+        mine = [row for row in self.rows.values() if row.occurrence_id == occurrence.id]
+        found = [row for row in mine if row.state in (S.QUEUED, S.DEFERRED) and str(row.next_try_at) <= now]
+        return sorted(found, key=lambda row: (row.next_try_at, row.id))
+
     def claim_for(self, process: Process, occurrence: Opened, limit: int) -> None:
-        before = self.rows
+        expected = self.due(occurrence)[:limit]
+
         claims = queues.claim(self.store, process.run_id, now=self.now, limit=limit, occurrence_id=occurrence.id)
-        assert len(claims) <= limit
-        for claimed in claims:
-            assert before[claimed.id].state in (S.QUEUED, S.DEFERRED)
-            assert before[claimed.id].attempts == claimed.attempts
-            assert claimed.client_id in self.clients
+
+        assert sorted((claimed.id, claimed.attempts) for claimed in claims) == sorted(
+            (row.id, row.attempts) for row in expected
+        )
         process.hands += map(Hand, claims)
 
     def intend_for(self, process: Process, hands: Sequence[Hand]) -> None:

@@ -1,0 +1,47 @@
+"""The crontab line, taken by Debian's cron itself. It changes this account's crontab, and puts back what was there."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import Home
+from sending import mailing, states
+
+from skychimp.access import Actor
+from skychimp.store.engine import Store
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(shutil.which("cron") is None or os.geteuid() != 0, reason="needs cron, and root to start it"),
+]
+
+
+@pytest.fixture
+def crontab() -> Iterator[None]:
+    before = subprocess.run(["crontab", "-l"], capture_output=True, text=True, check=False)
+    cron = subprocess.Popen(["cron", "-f"])
+    yield
+    cron.terminate()
+    cron.wait()
+    if before.returncode == 0:
+        subprocess.run(["crontab", "-"], input=before.stdout, text=True, check=True)
+    else:
+        subprocess.run(["crontab", "-r"], check=False)
+
+
+def test_cron_sends_what_is_due(store: Store, ada: Actor, tmp_path: Path, crontab: None) -> None:
+    home = Home(tmp_path)
+    config = tmp_path / "skychimp.toml"
+    config.write_text('[mail]\nsender = "Ada <ada@skychimp.test>"\n')
+    mailing(store, ada, ["bob@example.org"])
+    line = home.call("--config", str(config), "--store", str(store.path), "service", "cron").out
+    subprocess.run(["crontab", "-"], input=line, text=True, check=True)
+    end = time.monotonic() + 100
+    while states(store)["sent"] == 0:
+        assert time.monotonic() < end, "cron has sent nothing"
+        time.sleep(1)
+    assert states(store) == {"sent": 1}
