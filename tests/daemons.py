@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from command import PROGRAM
 
@@ -29,6 +30,13 @@ class Daemon:
                 stderr=log,
             )
         self.wait_for(lambda: "started" in self.said)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
 
     @property
     def events(self) -> list[dict[str, object]]:

@@ -103,16 +103,13 @@ def test_a_daemon_keeps_four_zones_calendars(
     make_mailings(store, ada)
     expected = by_the_calendar(begin, end)
     clock.set(begin)
-    daemon = Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ))
-    started = len(rows(store, Occurrence))  # what was due before the daemon's time has its own rules
-    daemon.wait_for(lambda: len(rows(store, Occurrence)) > started or begin <= expected[0][0])
-    for at, _ in expected:
-        clock.set(at + timedelta(seconds=30))
-        daemon.wait_for(lambda: any(row.due_at == at for row in rows(store, Occurrence)))  # noqa: B023
-    daemon.wait_for(
-        lambda: receiver.taken == sum(row.state != OccurrenceState.MISSED for row in rows(store, Occurrence))
-    )
-    assert daemon.stop() == 0
+    with Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ)) as daemon:
+        for at, _ in expected:
+            clock.set(at + timedelta(seconds=30))
+            daemon.wait_for(lambda: is_sent(store, at, receiver))  # noqa: B023
+        daemon.wait_for(lambda: not unfinished(store))
+        assert daemon.stop() == 0
+    assert receiver.taken == len(finished(store))
     opened = sorted((row.due_at, row.mailing_id) for row in rows(store, Occurrence) if row.due_at >= begin)
     assert opened == expected
     assert all(count == 1 for count in receiver.arrived().values())
@@ -120,6 +117,16 @@ def test_a_daemon_keeps_four_zones_calendars(
         zone, (start, _) = list(MAILINGS.items())[row.mailing_id - 1]
         local = row.due_at.astimezone(ZoneInfo(zone))
         assert f"{local:%H:%M}" == ("03:30" if (row.mailing_id, local.month, local.day) == (2, 3, 14) else start[-5:])
+
+
+def is_sent(store: Store, at: datetime, receiver: CountingReceiver) -> bool:
+    """Whether what was due at a time was opened, and all letters have gone out."""
+    opened = [row.due_at for row in rows(store, Occurrence) if row.state != OccurrenceState.MISSED]
+    return at in opened and receiver.taken == len(opened)
+
+
+def unfinished(store: Store) -> list[Occurrence]:
+    return [row for row in rows(store, Occurrence) if row.state in (OccurrenceState.OPENING, OccurrenceState.OPEN)]
 
 
 def finished(store: Store) -> list[Occurrence]:
@@ -132,14 +139,14 @@ def test_a_clock_that_goes_back_and_forth_repeats_and_skips_nothing(
     make_mailings(store, ada)
     noon = datetime(2027, 2, 10, 12, 0, tzinfo=UTC)
     clock.set(noon)
-    daemon = Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ))
-    daemon.wait_for(lambda: len(finished(store)) == 3)  # the month's is too late
-    clock.set(noon - timedelta(hours=5))  # before two of the due times that were just sent
-    daemon.wait_for(lambda: any("but this store was in use at" in str(event) for event in daemon.said))
-    assert len(finished(store)) == 3
-    clock.set(noon)
-    clock.set(noon + timedelta(days=1))
-    daemon.wait_for(lambda: len(finished(store)) == 5)
-    assert daemon.stop() == 0
+    with Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ)) as daemon:
+        daemon.wait_for(lambda: len(finished(store)) == 3)  # the month's is too late
+        clock.set(noon - timedelta(hours=5))  # before two of the due times that were just sent
+        daemon.wait_for(lambda: any("but this store was in use at" in str(event) for event in daemon.said))
+        assert len(finished(store)) == 3
+        clock.set(noon)
+        clock.set(noon + timedelta(days=1))
+        daemon.wait_for(lambda: len(finished(store)) == 5)
+        assert daemon.stop() == 0
     assert sorted(receiver.arrived().values()) == [1] * 5
     assert len({(row.mailing_id, row.due_local) for row in rows(store, Occurrence)}) == len(rows(store, Occurrence))
