@@ -98,9 +98,11 @@ def start(store: Store, port: int, *arguments: str, **more: Any) -> "subprocess.
 
 
 def wait_until(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait until something has become true of what a process does. Fails where it ends before."""
+    """Wait until something has become true of what a process does. Fails where it ends before, or a minute goes by."""
+    deadline = time.monotonic() + 60
     while not true():
         assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 

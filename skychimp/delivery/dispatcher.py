@@ -375,7 +375,7 @@ class Dispatcher:
             )
         )
         setattr(self.tally, decision.outcome, getattr(self.tally, decision.outcome) + 1)
-        letters.tried += 1
+        letters.tried += claimed.attempts == 0
 
     async def _refused(self, claimed: Claimed, answer: Answer) -> None:
         """The relay wants a login that it did not ask for before: nothing is spent."""

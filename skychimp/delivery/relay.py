@@ -169,6 +169,7 @@ class Relay:
             await self._sleep_or_leave(first_wait)
             connection: Connection = await retrying(self._dial)
             log.warning("relay back", extra={"relay": self._transport.relay})
+            self.allowed = self._most  # its connections broke off because it was away, not because they were too many
             return connection
         except RetryError as error:
             reason = error.last_attempt.exception()

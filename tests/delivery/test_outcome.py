@@ -52,7 +52,7 @@ BEFORE_DOT = [Phase.MAIL, Phase.RCPT, Phase.DATA]
         # 421 is the only 4xx that closes; after the dot it is a plain no
         (said(Phase.DOT, 421), Decision(Outcome.DEFERRED, LATER, fewer_connections=True)),
         # the relay wants a login: no delivery pays for it
-        *[(said(phase, code, "5.7.0"), PAUSE) for code in (530, 534, 535) for phase in (Phase.MAIL, Phase.RCPT, Phase.DATA)],
+        *[(said(phase, code, "5.7.0"), PAUSE) for code in (530, 534, 535) for phase in BEFORE_DOT],
         (said(Phase.MAIL, 550, "5.7.1"), FAILED),
         (said(Phase.MAIL, 553, "5.1.8"), FAILED),
         (said(Phase.MAIL, 550, "5.1.1"), FAILED),  # about the sender, not the client

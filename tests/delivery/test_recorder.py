@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -65,21 +64,22 @@ def entry(claimed: Claimed, outcome: Outcome = Outcome.SENT, reply: str = "250 2
 
 
 @contextmanager
-def locked(store: Store, seconds: float, *, by_reading: bool = False) -> Iterator[None]:
-    """Another process that writes, or reads, and keeps its transaction open for so long."""
-    held = threading.Event()
+def locked(store: Store, *, by_reading: bool = False) -> Iterator[None]:
+    """Another process that writes, or reads, and keeps its transaction open for the length of the block."""
+    held, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
         connected = store.engine.connect() if by_reading else store.connect()
         with connected as connection, connection.begin():
             connection.exec_driver_sql("SELECT count(*) FROM delivery").scalar()
             held.set()
-            time.sleep(seconds)
+            let_go.wait(30)
 
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
     yield
+    let_go.set()
     thread.join()
 
 
@@ -107,7 +107,7 @@ def test_what_is_answered_is_committed(store: Store, due: int) -> None:
 def test_what_gathers_during_a_commit_goes_into_the_next_one_together(store: Store, due: int) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, (first, *others)):
-            with locked(store, 0.2):
+            with locked(store):
                 earlier = recorder.intend(first)
                 await asyncio.sleep(0.05)
                 futures = []
@@ -164,6 +164,7 @@ def test_the_intent_to_send_what_is_not_ours_is_refused(store: Store, due: int, 
 def test_closing_commits_what_is_left(store: Store, due: int) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, claims):
+            assert await recorder.intend(claims[0])
             for claimed in claims:
                 recorder.record(entry(claimed))
 
@@ -178,13 +179,16 @@ def test_a_lock_is_waited_for_longer_than_the_driver_waits(
 ) -> None:
     async def go(patient: Store) -> None:
         async with recording(patient) as (recorder, claims):
-            with locked(patient, 0.3):
+            with locked(patient):
                 intents = [recorder.intend(claimed) for claimed in claims[:2]]
                 work = recorder.submit(lambda connection: 42)
-                assert await asyncio.gather(*intents, work) == [True, True, 42]
-            with locked(patient, 0.3, by_reading=True):  # without WAL, readers keep a writer from its commit
+                await asyncio.sleep(0.2)
+            assert await asyncio.gather(*intents, work) == [True, True, 42]
+            with locked(patient, by_reading=True):  # without WAL, readers keep a writer from its commit
                 recorder.record(entry(claims[0]))
-                assert await recorder.intend(claims[2])
+                last = recorder.intend(claims[2])
+                await asyncio.sleep(0.2)
+            assert await last
 
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 20)
     if not is_sound:

@@ -38,10 +38,14 @@ def run_forked(
         tracer = subprocess.Popen([*under, "-p", str(command.pid)], stderr=subprocess.DEVNULL)
         _wait(command.pid, "TracerPid", str(tracer.pid))
         os.kill(command.pid, signal.SIGCONT)
+    has_ended = connection.wait([command.sentinel], timeout=60)
+    if not has_ended:
+        command.kill()
+    if under:
         tracer.wait()
-    connection.wait([command.sentinel])
     with _ONE_AT_A_TIME:
         command.join()
+    assert has_ended, "it goes on and on"
     assert command.exitcode is not None
     return command.exitcode, said.read_text(encoding="utf-8")
 

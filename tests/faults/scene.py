@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -50,6 +50,7 @@ class Scene(Generic[Receiver]):
     store: Store
     receiver: Receiver
     connections: int = 3
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     def environ(self) -> dict[str, str]:
         """What tells a command where the store and the receiver are."""
@@ -69,7 +70,7 @@ class Scene(Generic[Receiver]):
 
     def start(self, *words: str, command: Sequence[str] = SKYCHIMP) -> "subprocess.Popen[str]":
         """A command, `run` if not said otherwise, in a process of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, *(words or ("run", "--json"))],
             env=self.environ(),
             cwd=self.store.path.parent,
@@ -77,10 +78,19 @@ class Scene(Generic[Receiver]):
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def run(self) -> tuple[int, str, str]:
         """A run to its end: its status, stdout and stderr."""
         return finish(self.start())
+
+    def close(self) -> None:
+        """End what a test that failed has left."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def faults(self, *, doubtful: int) -> list[str]:
         """All that is wrong now that everything is over; so many letters may have been in doubt.
@@ -137,8 +147,8 @@ def scene(folder: Path, template: Path, receiver: type[Receiver], *, connections
     """A scene in a new folder, with a copy of a store and a receiver of its own."""
     folder.mkdir()
     path = copied(template, folder / "skychimp.db")
-    with receiver(folder / "arrived") as started:
-        yield Scene(Store(path), started, connections)
+    with receiver(folder / "arrived") as listening, closing(Scene(Store(path), listening, connections)) as made:
+        yield made
 
 
 def copied(store: Path, to: Path) -> Path:

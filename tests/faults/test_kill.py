@@ -18,7 +18,7 @@ FLUSHES = "fsync,fdatasync"  # builds of SQLite differ
 RUN = ("run", "--json")
 BODY_FIRST = "from skychimp.transport import smtp; smtp.AHEAD = 0"  # as that of a long letter
 SMALL_BATCHES = "from skychimp.store import queue; queue.fill.__defaults__ = (2,)"
-SOAK = pytest.mark.soak
+SOAK = (pytest.mark.soak, pytest.mark.timeout(1200))
 
 
 def ledger_last(number: int) -> str:
@@ -49,9 +49,10 @@ threading.Thread.run = run
         pytest.param(SENDS, "TCP:", "", 1, 14, id="send"),
         pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 1, 14, id="send without uvloop"),
         pytest.param(SENDS, "TCP:", BODY_FIRST, 1, 20, id="send, the body before the dot"),
-        pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + ledger_last(4), 1, 9, id="flush"),
-        pytest.param("pwrite64", "skychimp.db", ledger_last(15), 1, 50, id="write"),
+        pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + ledger_last(6), 1, 9, id="flush"),
+        pytest.param("pwrite64", "skychimp.db", ledger_last(20), 3, 16, id="some writes"),
         pytest.param(FLUSHES, "skychimp.db", OLD_SQLITE + ledger_last(16), 7, 4, id="some flushes of an old SQLite"),
+        pytest.param("pwrite64", "skychimp.db", ledger_last(20), 1, 50, id="write", marks=SOAK),
         pytest.param(
             FLUSHES, "skychimp.db", OLD_SQLITE + ledger_last(16), 1, 20, id="flush of an old SQLite", marks=SOAK
         ),
@@ -77,12 +78,16 @@ def test_a_kill_at_each_call(tmp_path: Path, names: str, on: str, first: str, st
 
     files = sweep(kill, step)  # a run that was not hit has fewer calls
     assert sum(on in file for file in files) >= hits
-    assert step > 1 or any(os.devnull in file for file in files) == ("recorder" in first)
+    is_hidden = "recorder" in first and not any(os.devnull in file for file in files)
+    assert step > 1 or not is_hidden, "the main thread has more calls by now: give ledger_last a larger number"
 
 
 @pytest.mark.parametrize(
     ("kills", "letters"),
-    [pytest.param(8, 600, id="few"), pytest.param(250, 20_000, id="many", marks=SOAK)],
+    [
+        pytest.param(6, 500, id="few"),
+        pytest.param(300, 25_000, id="many", marks=SOAK),
+    ],
 )
 def test_kills_at_random_moments(tmp_path: Path, kills: int, letters: int) -> None:
     """Kill run after run of one mailing, now and then before its first letter; the last one ends it."""

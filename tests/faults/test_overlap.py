@@ -33,7 +33,8 @@ class Gate(CountingReceiver):
 
     def answer(self, command: bytes, recipient: str) -> bytes:
         if command == self.held and not self.opened.is_set():
-            self.waiting += 1
+            with self._lock:
+                self.waiting += 1
             self.opened.wait()
         return super().answer(command, recipient)
 

@@ -153,8 +153,9 @@ def test_a_walk_would_be_seen(busy: Store) -> None:
 # Cost
 
 HISTORY = [
-    """INSERT INTO mailing (owner_id, all_clients, start_local, timezone, start_at, every, status, created_at)
-       SELECT 1, 1, '2026-01-01T09:00:00', 'UTC', :at, 'once', 'completed', :at FROM n LIMIT :number / 10""",
+    """INSERT INTO mailing (owner_id, all_clients, start_local, timezone, start_at, every, catch_up, status,
+           created_at)
+       SELECT 1, 1, '2026-01-01T09:00:00', 'UTC', :at, 'once', 'latest', 'completed', :at FROM n LIMIT :number / 10""",
     """INSERT INTO occurrence (mailing_id, due_local, due_at, state, opened_at, deadline, finished_at, cursor, subject,
            body, format, sender, return_path, timezone)
        SELECT id, 'before', :at, 'finished', :at, :at, :at, 0, '', '', 'text', '', '', 'UTC' FROM mailing""",
