@@ -79,5 +79,7 @@ def _command(words: Sequence[str], environ: Mapping[str, str], said: Path, first
 
 def _wait(pid: int, field: str, value: str) -> None:
     """Wait until the kernel says so of a process."""
+    deadline = time.monotonic() + 60
     while f"\n{field}:\t{value}\n" not in Path(f"/proc/{pid}/status").read_text(encoding="ascii"):
+        assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -35,11 +35,11 @@ def prepared(first: str) -> tuple[str, ...]:
     return (sys.executable, "-c", f"{first}\nfrom skychimp.cli.main import main\nmain()")
 
 
-def due(folder: Path, letters: int, body: str = "Dear {{ client.name }},\n\nall is well.\n") -> Path:
+def due(folder: Path, letters: int) -> Path:
     """A store in a file of its own, with a mailing to so many clients that is due."""
     path = folder / f"due-{letters}.db"
     with closing(create_store(f"sqlite:///{path}")) as store:
-        mailing(store, enrol(store, "ada"), addresses(letters), body=body)
+        mailing(store, enrol(store, "ada"), addresses(letters))
     return path
 
 

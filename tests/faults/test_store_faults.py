@@ -152,6 +152,7 @@ def test_a_power_loss(tmp_path: Path, first: str, step: int) -> None:
     assert len(dots) == len(arrivals) == 6
     flushes = [call.ended for call in log if call.name in FLUSHES]
     assert len(flushes) >= 9
+    assert any(call.name == "pwrite64" and call.file.endswith("/skychimp.db") for call in log)
 
     def lose(cut: int) -> None:
         folder = tmp_path / str(cut)

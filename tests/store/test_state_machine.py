@@ -163,6 +163,7 @@ class Ledger(RuleBasedStateMachine):
         self.disabled: set[int] = set()
         self.audiences: dict[int, set[int]] = defaultdict(set)
         self.cursors: dict[int, int] = defaultdict(int)
+        self.whole: set[int] = set()
         self.arrivals: Counter[int] = Counter()
         self.sent: set[int] = set()
         self.settled: set[int] = set()
@@ -295,16 +296,23 @@ class Ledger(RuleBasedStateMachine):
     def delete_client(self, place: int) -> None:
         self.fates -= 1
         client_id = sorted(self.clients)[place % len(self.clients)]
+        sending = [row for row in self.rows.values() if row.state == S.SENDING]
         queues.delete_client(self.store, client_id)
         self.clients.remove(client_id)
+        self.look()
+        assert all(self.rows[row.id] == row for row in sending)
 
     @rule(wait=waits)
     def sweep(self, wait: timedelta) -> None:
         """Time passes, and somebody looks: what has nothing more to wait for is over."""
+        before = self.rows
         self.now += wait
         queues.sweep(self.store, self.now)
 
         self.look()
+        for row in before.values():
+            if row.state in (S.UNKNOWN, S.SENDING):
+                assert self.rows[row.id].state in (row.state, S.QUEUED, S.CANCELLED), "it does not expire"
         waiting = {row.occurrence_id for row in self.rows.values() if row.waits or row.is_held}
         for occurrence in self.occurrences:
             assert occurrence.state != OccurrenceState.OPEN or occurrence.id in waiting
@@ -366,7 +374,10 @@ class Ledger(RuleBasedStateMachine):
                 assert hand.is_intended == (row.state == S.SENDING)
 
     def check_audiences(self) -> None:
-        """Exactly those have a delivery, and one, who belonged to the audience when their turn came."""
+        """Exactly those have a delivery, and one, who belonged to the audience when their turn came; none is left out."""
+        for occurrence in self.occurrences:
+            if occurrence.state in (OccurrenceState.OPEN, OccurrenceState.FINISHED):
+                assert occurrence.id in self.whole
         found: dict[int, list[int]] = defaultdict(list)
         for row in self.rows.values():
             found[row.occurrence_id].append(row.client_id)
@@ -434,6 +445,8 @@ class Ledger(RuleBasedStateMachine):
             coming = sorted(client_id for client_id in self.clients if client_id > self.cursors[occurrence.id])[:BATCH]
             self.audiences[occurrence.id].update(set(coming) - self.bad)
             self.cursors[occurrence.id] = max(coming, default=self.cursors[occurrence.id])
+            if len(coming) < BATCH:
+                self.whole.add(occurrence.id)
 
         is_whole = write(self.store, lambda connection: queue.fill(connection, occurrence.id, BATCH))
 
