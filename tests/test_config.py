@@ -87,7 +87,8 @@ def test_every_setting_has_a_variable() -> None:
         "smtp.ca_file": "/a/ca", "smtp.connections": "3", "smtp.letters_per_connection": "4",
         "smtp.connection_age": "5m", "smtp.rate": "6/min", "smtp.timeout": "7s", "smtp.dot_timeout": "8m",
         "delivery.unknown": "hold", "delivery.unknown_after": "0s", "delivery.retry_after": '["9s", "10m"]',
-        "delivery.give_up_after": "11h", "delivery.disable_failures": "12", "delivery.disable_failure_rate": "0.13",
+        "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d", "delivery.disable_failures": "12",
+        "delivery.disable_failure_rate": "0.13",
         "run.patience": "14s", "daemon.interval": "15s",
     }  # fmt: skip
     known = [f"{section}.{key}" for section, keys in sections().items() for key in keys]

@@ -374,7 +374,7 @@ class Ledger(RuleBasedStateMachine):
                 assert hand.is_intended == (row.state == S.SENDING)
 
     def check_audiences(self) -> None:
-        """Exactly those have a delivery, and one, who belonged to the audience when their turn came; none is left out."""
+        """Who belonged to the audience when their turn came have one delivery each, and nobody else has; all had their turn."""
         for occurrence in self.occurrences:
             if occurrence.state in (OccurrenceState.OPEN, OccurrenceState.FINISHED):
                 assert occurrence.id in self.whole
