@@ -4,6 +4,7 @@ Mailings here are due at NOW; runs are numbers, and the first one claims by toke
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
@@ -213,6 +214,23 @@ def entry(claimed: Claimed, outcome: Outcome, *, now: datetime = NOW, **more: An
 
 def record(store: Store, run_id: int, *entries: Entry) -> None:
     write(store, lambda connection: ledger.record(connection, run_id, entries))
+
+
+def write_at_once(
+    store: Store, run_id: int, entries: Sequence[Entry] = (), intents: Sequence[Claimed] = ()
+) -> set[int]:
+    """As a run writes the usual group: letters that were sent, and intents. The ids that may be sent now."""
+    with closing(store.connect_at_once()) as connection:
+        ledger.prepare(connection)
+        with connection.begin():
+            if ledger.write_at_once(connection, run_id, entries, intents):
+                return {claimed.id for claimed in intents}
+
+    def what_is_left(connection: Connection) -> set[int]:
+        ledger.record_late(connection, run_id, entries)
+        return ledger.intend(connection, run_id, intents)
+
+    return write(store, what_is_left)
 
 
 def send(store: Store, run_id: int, outcome: Outcome, *claims: Claimed, **more: Any) -> None:

@@ -36,6 +36,7 @@ from queues import (
     sweep,
     tried,
     write,
+    write_at_once,
 )
 from sqlalchemy import delete
 
@@ -187,6 +188,55 @@ def mailing_of_one(store: Store, owner: Actor) -> int:
     number = number_of(store, Delivery) + 1
     fill(store, number)
     return number
+
+
+# The usual group, at once
+
+
+def test_letters_that_were_sent_and_intents_are_written_at_once(store: Store, ada: Actor) -> None:
+    opened(store, ada, "ann", "bob", "cid", "dan")
+    first, second, third, _ = claim(store)
+    intend(store, 1, first, second)
+    began, ended = NOW + timedelta(seconds=1), NOW + timedelta(seconds=2, microseconds=3)
+    said = entry(first, Outcome.SENT, started_at=began, finished_at=ended, reply="250 2.0.0 caf\xe9 \0 '\"\n")
+
+    assert write_at_once(store, 1, [said, entry(second, Outcome.SENT)], [third]) == {third.id}
+
+    assert states(store) == {"ann": S.SENT, "bob": S.SENT, "cid": S.SENDING, "dan": S.CLAIMED}
+    sent = one(store, Delivery, first.id)
+    assert (sent.attempts, sent.given_back, sent.next_try_at) == (1, 0, None)
+    kept, other = rows(store, Attempt)
+    assert (kept.delivery_id, kept.number, kept.started_at, kept.finished_at) == (first.id, 1, began, ended)
+    assert (kept.outcome, kept.phase, kept.code, kept.enhanced) == (Outcome.SENT, "dot", 250, "2.0.0")
+    assert (kept.reply, kept.relay) == ("250 2.0.0 caf\xe9 \\x00 '\"\n", RELAY)
+    assert (other.delivery_id, other.number) == (second.id, 1)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_not_this_runs_any_more_is_left_at_once_and_said_afterwards(
+    store: Store, ada: Actor, times: int
+) -> None:
+    """The others are written all the same; done again, as after a lock in between, it changes nothing more."""
+    opened(store, ada, "ann", "bob", "cid", "dan", "eve")
+    sent, taken, ours, gone, stale = claim(store)
+    intend(store, 1, sent, taken)
+    rescue(store, 1)
+    change_all(store, f"UPDATE delivery SET state = 'sending', run_id = 1, token = {sent.token} WHERE id IN (1, 3, 5)")
+    release(store, 1, stale)
+    (again,) = [claimed for claimed in claim(store) if claimed.id == stale.id]
+
+    for _ in range(times):
+        granted = write_at_once(
+            store, 1, [entry(sent, Outcome.SENT), entry(taken, Outcome.SENT)], [ours, gone, stale._replace(token=1)]
+        )
+        assert granted == {ours.id}
+
+    assert states(store) == {"ann": S.SENT, "bob": S.SENT, "cid": S.SENDING, "dan": S.CLAIMED, "eve": S.CLAIMED}
+    assert one(store, Delivery, stale.id).token == again.token
+    for delivery_id in (sent.id, taken.id):
+        log = tried(store, delivery_id)
+        assert [outcome for _, outcome in log][:2] == [Outcome.UNKNOWN, Outcome.SENT]
+        assert [number for number, _ in log] == list(range(1, one(store, Delivery, delivery_id).attempts + 1))
 
 
 # Late ones

@@ -26,6 +26,7 @@ from queues import (
     rescue,
     sweep,
     write,
+    write_at_once,
 )
 from sqlalchemy import event, select, text
 
@@ -68,6 +69,9 @@ STEPS: dict[str, Callable[[Store, list[Claimed]], object]] = {
     "intend": lambda store, held: intend(store, 1, *held),
     "intend for what is not ours": lambda store, held: intend(store, 2, *held),
     "record": lambda store, held: record(store, 1, *(entry(claimed, Outcome.SENT) for claimed in held)),
+    "write at once": lambda store, held: write_at_once(
+        store, 1, [entry(one, Outcome.SENT) for one in held[1:]], held[:1]
+    ),
     "record a deferral": lambda store, held: record(store, 1, *(entry(one, Outcome.DEFERRED) for one in held)),
     "record late": lambda store, held: record(store, 2, *(entry(claimed, Outcome.SENT) for claimed in held)),
     "record a bad address": lambda store, held: record(store, 1, entry(held[0], Outcome.FAILED, bad_address=True)),

@@ -52,7 +52,7 @@ class Move(NamedTuple):
     """What a run does next with some of its letters; where it has none, it claims some.
 
     `more` says of an unknown one that it has arrived, or that a person is to decide; of a failed one that its address
-    is bad.
+    is bad; of intents that they are written at once.
     """
 
     who: int
@@ -70,7 +70,7 @@ moves = st.builds(
     place,
     st.sets(place, min_size=1, max_size=3),
     st.lists(st.sampled_from(SAID), min_size=3, max_size=3),
-    st.sets(st.sampled_from(["arrived", "hold", "bad"])),
+    st.sets(st.sampled_from(["arrived", "hold", "bad", "at once"])),
 )
 waits = st.sampled_from([timedelta(), MINUTE, *[5 * MINUTE, 15 * MINUTE] * 5, DAY, 3 * DAY])
 
@@ -374,7 +374,7 @@ class Ledger(RuleBasedStateMachine):
                 assert hand.is_intended == (row.state == S.SENDING)
 
     def check_audiences(self) -> None:
-        """Who belonged to the audience when their turn came have one delivery each, and nobody else has; all had their turn."""
+        """Who belonged to the audience at their turn has one delivery, nobody else has one, and all had their turn."""
         for occurrence in self.occurrences:
             if occurrence.state in (OccurrenceState.OPEN, OccurrenceState.FINISHED):
                 assert occurrence.id in self.whole
@@ -427,7 +427,7 @@ class Ledger(RuleBasedStateMachine):
             with_work = [occurrence for occurrence in self.occurrences if self.due(occurrence)] or self.occurrences
             self.claim_for(process, with_work[move.what % len(with_work)], limit=1 + move.what % 4)
         elif move.step == "intend":
-            self.intend_for(process, hands)
+            self.intend_for(process, hands, at_once="at once" in move.more)
         elif move.step == "reply":
             self.reply_to(process, hands, move.said, move.more)
         elif move.step == "release":
@@ -496,7 +496,10 @@ class Ledger(RuleBasedStateMachine):
             elif row.id not in expected:
                 expected[row.id] = row.state
 
-        queues.record(self.store, process.run_id, *entries)
+        if all(entry.outcome == Outcome.SENT for entry in entries):
+            queues.write_at_once(self.store, process.run_id, entries)
+        else:
+            queues.record(self.store, process.run_id, *entries)
 
         self.check_states(expected)
         for entry in entries:
@@ -556,12 +559,16 @@ class Ledger(RuleBasedStateMachine):
         self.check_states(dict.fromkeys(held, S.QUEUED))
         process.hands = [hand for hand in process.hands if hand.claimed.id not in ids]
 
-    def intend_for(self, process: Process, hands: Sequence[Hand]) -> None:
+    def intend_for(self, process: Process, hands: Sequence[Hand], *, at_once: bool = True) -> None:
         self.look()
         valid = [hand for hand in hands if self.rows[hand.claimed.id].is_in(hand, process)]
         often = Counter(hand.claimed.id for hand in hands)
 
-        ours = queues.intend(self.store, process.run_id, *(hand.claimed for hand in hands))
+        claims = [hand.claimed for hand in hands]
+        if at_once:
+            ours = queues.write_at_once(self.store, process.run_id, intents=claims)
+        else:
+            ours = queues.intend(self.store, process.run_id, *claims)
 
         assert ours == {hand.claimed.id for hand in valid if often[hand.claimed.id] == 1}
         for hand in hands:
