@@ -91,6 +91,7 @@ def test_a_run_that_seemed_dead_goes_on(tmp_path: Path) -> None:
     with scene(tmp_path / "scene", due(tmp_path, letters=100), GateBeforeLetters) as here:
         stopped = here.start(command=prepared(hasty))
         wait_until(lambda: here.receiver.waiting == here.connections, stopped)
+        wait_until(lambda: states(here.store)["sending"] == here.connections, stopped)  # it holds no lock of SQLite's
         stopped.send_signal(signal.SIGSTOP)
         here.store.path.with_name(f"{here.store.path.name}.run-1").unlink()  # its lock
         time.sleep(0.3)

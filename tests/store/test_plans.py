@@ -77,6 +77,7 @@ STEPS: dict[str, Callable[[Store, list[Claimed]], object]] = {
     "record a bad address": lambda store, held: record(store, 1, entry(held[0], Outcome.FAILED, bad_address=True)),
     "release": lambda store, _: release(store, 1),
     "release by name": lambda store, held: release(store, 1, *held),
+    "clock": lambda store, _: write(store, lambda connection: runs.clock_behind(connection, NOW)),
     "dead": lambda store, _: write(store, lambda connection: runs.dead(connection, store.path)),
     "rescue": lambda store, _: rescue(store, 1),
     "disable": lambda store, _: write(store, lambda connection: queue.disable(connection, 1, "why", NOW)),
@@ -168,8 +169,10 @@ HISTORY = [
        SELECT 1 + i % 2, i, i, i, '', '', '[]', 'sent', 1, 0, 1, 1 FROM n""",
     """INSERT INTO attempt (delivery_id, number, started_at, finished_at, outcome, phase, enhanced, reply, relay)
        SELECT id, 1, :at, :at, 'sent', 'dot', '', '', '' FROM delivery WHERE run_id = 1 AND token = 1""",
+    """INSERT INTO run (host, pid, started_at, heartbeat_at, ended_at, sent, deferred, failed, unknown)
+       SELECT 'here', i, :at, :at, :at, 0, 0, 0, 0 FROM n""",
 ]
-"""Mailings that are completed, and deliveries that were sent: half of them in the occurrence that is still open."""
+"""Mailings that are completed, runs that ended, and deliveries that were sent: half of them in the open occurrence."""
 
 
 def add_history(store: Store, number: int) -> None:

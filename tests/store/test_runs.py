@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from queues import (
+    DAY,
     MINUTE,
     NOW,
     claim,
@@ -256,3 +258,40 @@ def test_a_run_of_root_leaves_no_file_that_the_stores_owner_cant_open(store: Sto
 
     assert (lock.path.stat().st_uid, lock.path.stat().st_gid) == (65534, 65534)
     lock.release()
+
+
+# The clock
+
+
+def test_a_heartbeat_never_goes_back(store: Store) -> None:
+    run_id = run(store)
+    for now in (NOW + MINUTE, NOW - DAY):
+        write(store, lambda connection: runs.heartbeat(connection, run_id, now, {}))  # noqa: B023
+
+    assert one(store, Run, run_id).heartbeat_at == NOW + MINUTE
+
+
+@pytest.mark.parametrize(("behind", "is_said"), [(-DAY, False), (10 * MINUTE, False), (11 * MINUTE, True), (DAY, True)])
+def test_a_clock_that_is_far_behind_the_last_heartbeat_is_said(store: Store, behind: timedelta, is_said: bool) -> None:
+    assert write(store, lambda connection: runs.clock_behind(connection, NOW)) is None
+    run(store)
+    run(store, heartbeat_at=NOW - DAY)
+
+    error = write(store, lambda connection: runs.clock_behind(connection, NOW - behind))
+
+    assert (error is not None) == is_said
+    if error is not None:
+        assert error.exit_status == 3
+        assert "2026-03-02 09:00" in error.message
+
+
+def test_a_clock_that_is_right_after_all_is_accepted(store: Store) -> None:
+    """What was recorded as later was now; what was recorded as earlier stays."""
+    wrong, right = run(store, ended_at=NOW), run(store, started_at=NOW - 2 * DAY, heartbeat_at=NOW - 2 * DAY)
+
+    write(store, lambda connection: runs.accept_clock(connection, NOW - DAY))
+
+    assert write(store, lambda connection: runs.clock_behind(connection, NOW - DAY)) is None
+    times = [(found.started_at, found.heartbeat_at, found.ended_at) for found in rows(store, Run)]
+    assert times == [(NOW - DAY, NOW - DAY, NOW - DAY), (NOW - 2 * DAY, NOW - 2 * DAY, None)]
+    assert [found.id for found in rows(store, Run)] == [wrong, right]
