@@ -93,8 +93,8 @@ def exit_status(tally: "Tally") -> int:
     return MAIL_LEFT if tally.queued or tally.deferred else 0
 
 
-def _reporter(tell: Callable[[int, str], None]) -> Callable[["Tally", int], None]:
-    def report(tally: "Tally", _total: int) -> None:
+def _reporter(tell: Callable[[int, str], None]) -> Callable[["Tally"], None]:
+    def report(tally: "Tally") -> None:
         parts = {"failed": tally.failed, "deferred": tally.deferred, "unknown": tally.unknown}
         tell(tally.sent, "sent" + "".join(f", {number} {name}" for name, number in parts.items() if number))
 

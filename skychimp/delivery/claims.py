@@ -145,7 +145,7 @@ class Claims:
         ids = [claimed.id for claimed in occurrence.ready]
         occurrence.ready.clear()
         if ids:
-            self._recorder.submit(lambda connection: queue.release(connection, self._run_id, ids))
+            self._recorder.submit(lambda connection: queue.release(connection, self._run_id, ids, only_claimed=True))
         self.look_again(occurrence)
 
     def drop(self, occurrence: OpenOccurrence) -> None:

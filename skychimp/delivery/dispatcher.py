@@ -107,7 +107,7 @@ class Dispatcher:
     run: RunLock
     scope: Scope = field(default_factory=Scope)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    report: Callable[[Tally, int], None] = lambda tally, total: None
+    report: Callable[[Tally], None] = lambda tally: None
     keeps_looking: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -116,7 +116,6 @@ class Dispatcher:
         self._policy = policy(self.settings)
         self._relay_name = self.transport.relay
         self._workers = 0
-        self._total = 0
         self._next_slot = 0.0
         self._parts: tuple[Relay | Claims, ...] = ()
 
@@ -416,7 +415,7 @@ class Dispatcher:
         last = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            self.report(self.tally, self._total)
+            self.report(self.tally)
             self._relay.grow()
             self._hire()
             if time.monotonic() - last >= HEARTBEAT:

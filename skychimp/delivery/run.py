@@ -27,7 +27,7 @@ def send_due(
     store: Store,
     settings: Settings,
     scope: Scope | None = None,
-    report: Callable[[Tally, int], None] = lambda tally, total: None,
+    report: Callable[[Tally], None] = lambda tally: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Tally:
     """Send what is due now, once, and say what became of it.

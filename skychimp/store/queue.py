@@ -218,9 +218,15 @@ def claim(
     return [Claimed._make(row) for row in connection.execute(taken)]
 
 
-def release(connection: Connection, run_id: int, delivery_ids: Sequence[int] | None = None) -> int:
-    """Give back what a run holds and has not sent (or only those ids): nothing was risked."""
-    states = [DeliveryState.CLAIMED] if delivery_ids is None else [DeliveryState.CLAIMED, DeliveryState.SENDING]
+def release(
+    connection: Connection, run_id: int, delivery_ids: Sequence[int] | None = None, *, only_claimed: bool = False
+) -> int:
+    """Give back what a run holds and has not sent (or only those ids): nothing was risked.
+
+    With `only_claimed` those ids stay that are being sent: by a newer claim than the one that is given back.
+    """
+    is_unsent = only_claimed or delivery_ids is None
+    states = [DeliveryState.CLAIMED] if is_unsent else [DeliveryState.CLAIMED, DeliveryState.SENDING]
     given_back = connection.execute(
         update(_D)
         .where(_HELD, _D.c.run_id == run_id, _D.c.state.in_(states))

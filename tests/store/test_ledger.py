@@ -65,6 +65,15 @@ def test_an_intent_is_for_what_this_run_holds_by_this_claim(store: Store, ada: A
     assert intend(store, 1, mine) == {mine.id}, "said again, it is renewed"
 
 
+def test_what_a_newer_claim_is_sending_is_not_given_back_with_an_older_one(store: Store, ada: Actor) -> None:
+    opened(store, ada, "ann", "bob")
+    sending, claimed = claim(store)
+    intend(store, 1, sending)
+    ids = [sending.id, claimed.id]
+    write(store, lambda connection: queue.release(connection, 1, ids, only_claimed=True))
+    assert states(store) == {"ann": S.SENDING, "bob": S.QUEUED}
+
+
 def test_of_two_claims_of_one_delivery_by_one_run_only_the_newer_may_be_sent(store: Store, ada: Actor) -> None:
     """As after a mailing was disabled and enabled again, while the run still had its letters in hand."""
     opened(store, ada, "bob")
