@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from sqlalchemy import CheckConstraint, Column, Enum, ForeignKey, Index, MetaData, UniqueConstraint, text
+from sqlalchemy import DDL, CheckConstraint, Column, Enum, ForeignKey, Index, MetaData, UniqueConstraint, event, text
 from sqlalchemy import Table as CoreTable
 from sqlmodel import Field, SQLModel
 
@@ -18,6 +18,13 @@ class Role(StrEnum):
     MANAGER = "manager"
     EDITOR = "editor"
     ADMIN = "admin"
+
+
+class Purpose(StrEnum):
+    """What a mailed code is for."""
+
+    VERIFY = "verify"
+    RESET = "reset"
 
 
 class Format(StrEnum):
@@ -153,7 +160,52 @@ class Login(Table, table=True):
     user_id: int = Field(foreign_key="user.id", index=True)
     token_hash: str = Field(unique=True)
     created_at: datetime
+    seen_at: datetime
     expires_at: datetime
+
+
+class Code(Table, table=True):
+    """A code that was mailed: the code itself is only in the letter."""
+
+    __tablename__ = "code"
+    id: int | None = Field(default=None, primary_key=True)
+    user_id: int = Field(foreign_key="user.id", index=True)
+    purpose: Purpose = Field(sa_column=_one_of(Purpose, "purpose"))
+    code_hash: str
+    created_at: datetime
+    expires_at: datetime
+    tries: int = 0
+    used_at: datetime | None = None
+
+
+class LoginFailure(Table, table=True):
+    """Wrong passwords in a row for one address, whether or not it is a user's: the more, the longer the delay."""
+
+    __tablename__ = "login_failure"
+    address_key: str = Field(primary_key=True)
+    failures: int
+    failed_at: datetime
+
+
+class Audit(Table, table=True):
+    """Who did what to which object. Append-only: triggers refuse any change."""
+
+    __tablename__ = "audit"
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime
+    actor_id: int | None = Field(default=None, foreign_key="user.id", index=True)
+    """None: nobody who is logged in, as whoever runs the service."""
+    action: str
+    object: str
+    """The kind of thing it was done to: a table's name."""
+    object_id: int | None = None
+    detail: str = ""
+
+
+for _change in ("UPDATE", "DELETE"):
+    _refusal = f"""CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END"""
+    event.listen(Audit.__table__, "after_create", DDL(_refusal))
 
 
 class Client(Table, table=True):
@@ -191,6 +243,8 @@ class Message(Table, table=True):
     format: Format = Field(sa_column=_one_of(Format, "format"))
     html: str | None = None
     """The HTML part where it is given; a Markdown body makes its own."""
+    digest: bool = False
+    """Its body goes before the posts published since the mailing's last occurrence."""
     created_at: datetime
     updated_at: datetime
 
@@ -344,3 +398,22 @@ class RelayState(Table, table=True):
     settings_hash: str
     next_probe_at: datetime
     probes: int = 0
+
+
+class Post(Table, table=True):
+    """A blog article; published from `published_at` on, a draft without it."""
+
+    __tablename__ = "post"
+    id: int | None = Field(default=None, primary_key=True)
+    author_id: int = Field(foreign_key="user.id", index=True)
+    slug: str = Field(unique=True)
+    title: str
+    content: str
+    image: str | None = Field(default=None, index=True)
+    """The file's name in the folder of images: its content's hash."""
+    views: int = 0
+    revision: int = 1
+    """Counts the changes of title, content and image."""
+    created_at: datetime
+    updated_at: datetime
+    published_at: datetime | None = Field(default=None, index=True)

@@ -79,7 +79,13 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
         digest = hashlib.sha256(token.encode()).hexdigest()
         with store.write() as session:
             session.add(
-                Login(user_id=actor.user_id, token_hash=digest, created_at=now, expires_at=now + timedelta(days=1))
+                Login(
+                    user_id=actor.user_id,
+                    token_hash=digest,
+                    created_at=now,
+                    seen_at=now,
+                    expires_at=now + timedelta(days=1),
+                )
             )
         folder = tmp_path / actor.email.partition("@")[0]
         folder.mkdir()

@@ -97,7 +97,9 @@ def _refuse_a_second(session: Session) -> None:
 def _start_session(session: Session, user_id: int, now: datetime) -> str:
     """Log a user in; the token is given once and kept only as a hash."""
     token = secrets.token_urlsafe(32)
-    session.add(Login(user_id=user_id, token_hash=_hash(token), created_at=now, expires_at=now + SESSION_LIFE))
+    session.add(
+        Login(user_id=user_id, token_hash=_hash(token), created_at=now, seen_at=now, expires_at=now + SESSION_LIFE)
+    )
     session.flush()
     return token
 

@@ -18,7 +18,7 @@ NOW = datetime.now(UTC)
 def test_logins_that_have_expired_go(store: Store, ada: Actor) -> None:
     with store.write() as session:
         for name, at in (("old", NOW - timedelta(seconds=1)), ("new", NOW + timedelta(days=1))):
-            session.add(Login(user_id=ada.user_id, token_hash=name, created_at=NOW, expires_at=at))
+            session.add(Login(user_id=ada.user_id, token_hash=name, created_at=NOW, seen_at=NOW, expires_at=at))
     housekeeping.tidy(store)
     assert [login.token_hash for login in rows(store, Login)] == ["new"]
 

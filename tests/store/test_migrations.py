@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from skychimp.access import Actor
 from skychimp.errors import StoreFailed, StoreNotReady
-from skychimp.models import Client, ClientTag, Delivery, Login, Outcome, metadata
+from skychimp.models import Audit, Client, ClientTag, Code, Delivery, Login, Outcome, Purpose, metadata
 from skychimp.store import engine
 from skychimp.store.engine import Store, open_store
 
@@ -194,6 +194,9 @@ def full(store: Store, ada: Actor) -> Store:
     """A row in every table that holds a state."""
     opened(store, ada, "bob")
     send(store, 1, Outcome.SENT, *claim(store))
+    with store.write() as session:
+        session.add(Code(user_id=1, purpose=Purpose.VERIFY, code_hash="", created_at=NOW, expires_at=NOW))
+        session.add(Audit(at=NOW, action="login", object="user"))
     return store
 
 
@@ -223,6 +226,8 @@ def test_a_state_is_one_of_those_there_are(full: Store, table: str, column: str)
         ("DELETE FROM message", "FOREIGN KEY"),
         ("DELETE FROM delivery", "FOREIGN KEY"),
         ("DELETE FROM user", "FOREIGN KEY"),
+        ("DELETE FROM audit", "only added to"),
+        ("UPDATE audit SET detail = 'another'", "only added to"),
     ],
 )
 def test_what_can_never_be(full: Store, statement: str, constraint: str) -> None:
@@ -243,7 +248,7 @@ UNIQUE = {
 @pytest.mark.parametrize("table", UNIQUE)
 def test_there_are_no_two_of_the_same(full: Store, table: str) -> None:
     with full.write() as session:
-        session.add(Login(user_id=1, token_hash="x", created_at=NOW, expires_at=NOW))
+        session.add(Login(user_id=1, token_hash="x", created_at=NOW, seen_at=NOW, expires_at=NOW))
     columns = ", ".join(f'"{column.name}"' for column in metadata.tables[table].columns if column.name != "id")
     again = f'INSERT INTO "{table}" ({columns}) SELECT {columns} FROM "{table}"'
     same = ", ".join(f"{table}.{column}" for column in UNIQUE[table])
