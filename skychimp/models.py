@@ -205,7 +205,7 @@ class Audit(Table, table=True):
 for _change in ("UPDATE", "DELETE"):
     _refusal = f"""CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END"""
-    event.listen(Audit.__table__, "after_create", DDL(_refusal))
+    event.listen(Audit.__table__, "after_create", DDL(_refusal))  # type: ignore[no-untyped-call]
 
 
 class Client(Table, table=True):
