@@ -26,6 +26,8 @@ COMMANDS = {
     "daemon": ("Send", "Send what falls due, until told to stop."),
     "status": ("Send", "Is anything sending, and what waits."),
     "doctor": ("Send", "Can this installation send, and what to mend."),
+    "users": ("People", "Who may work here, and as what."),
+    "audit": ("People", "Who did what to which object, and when."),
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),

@@ -25,6 +25,10 @@ COLUMNS = {
     "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
     "start_at": "Start", "end_at": "End", "next_at": "Next",
 }  # fmt: skip
+OVERSIGHT = {
+    "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "owner_blocked": "Owner blocked", "next_at": "Next",
+}  # fmt: skip
 LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
 COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NONE_YET = "no mailings yet; make one: skychimp mailings create --help"
@@ -127,10 +131,11 @@ def list_(
 
     here = enter(ctx, json)
     found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
+    columns = OVERSIGHT if here.actor.role == "manager" else COLUMNS
     if here.out.on_terminal and not json:
-        here.out.rows(_for_eyes(here, found), COLUMNS, empty=NONE_YET)
+        here.out.rows(_for_eyes(here, found), columns, empty=NONE_YET)
         return
-    here.out.rows(found, COLUMNS, empty=NONE_YET)
+    here.out.rows(found, columns, empty=NONE_YET)
 
 
 @app.command()

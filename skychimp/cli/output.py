@@ -210,11 +210,8 @@ class Output:
         return tell
 
     def _json_list(self, items: Iterable[Any]) -> None:
-        opened = "["
-        for item in items:
-            self._write(opened + json.dumps(_record(item), default=_json_value, ensure_ascii=False), end="")
-            opened = ",\n "
-        self._write("[]" if opened == "[" else "]")
+        _write_list(sys.stdout, items)
+        self._write("")
 
     def _lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
         for item in items:
@@ -237,6 +234,31 @@ class Output:
 
     def _write(self, line: str, end: str = "\n") -> None:
         sys.stdout.write(line + end)
+
+
+def write_object(opened: TextIO, parts: Iterable[tuple[str, Any]]) -> None:
+    """Write one JSON object, a part at a time; a part that is an iterator becomes a list, as it is read."""
+    opening = "{"
+    for name, part in parts:
+        opened.write(f"{opening}\n{json.dumps(name)}: ")
+        opening = ","
+        if isinstance(part, Iterator):
+            _write_list(opened, part)
+        else:
+            opened.write(_as_json(part))
+    opened.write("\n}\n")
+
+
+def _write_list(opened: TextIO, items: Iterable[Any]) -> None:
+    opening = "["
+    for item in items:
+        opened.write(opening + _as_json(item))
+        opening = ",\n "
+    opened.write("[]" if opening == "[" else "]")
+
+
+def _as_json(item: Any) -> str:
+    return json.dumps(_record(item), default=_json_value, ensure_ascii=False)
 
 
 def _to_keep_whole(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> set[str]:

@@ -25,6 +25,7 @@ from skychimp.models import (
     Occurrence,
     User,
 )
+from skychimp.services import audit
 from skychimp.services.clients import checked_tags, one_line
 from skychimp.services.listing import Page, is_id, narrow
 from skychimp.store import queue
@@ -83,6 +84,7 @@ class MailingInfo:
     message_id: int
     subject: str
     owner: str
+    owner_blocked: bool
     start_at: datetime
     end_at: datetime | None
     every: Every
@@ -148,6 +150,7 @@ def duplicate(
 
     Raises NotFound, InvalidValue.
     """
+    reach(actor, "change mailings")
     like = show(store, actor, mailing_id)
     with store.read() as session:
         start = start or _own(session, actor, mailing_id).start_local
@@ -230,6 +233,7 @@ def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
         mailing.deleted_at, mailing.message_id, mailing.next_at = now, None, None
         session.flush()
         queue.sweep(session.connection(), now)
+        audit.record(session, actor, "delete", "mailing", mailing_id)
     return gone
 
 
@@ -247,6 +251,8 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
             by_me = {"disabled_at": now, "disabled_by_id": actor.user_id, "disabled_reason": reason}
             session.execute(update(_M).where(_M.c.id == mailing_id).values(by_me))
         queue.disable(session.connection(), mailing_id, reason, now, actor.user_id)
+        if mailing.owner != actor.email:
+            audit.record(session, actor, "disable", "mailing", mailing_id, reason)
         return _get(session, actor, mailing_id)
 
 
@@ -254,13 +260,15 @@ def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Let a mailing go on. Raises NotFound, and Denied where a manager or admin stopped it and the actor is neither."""
     allowed = reach(actor, "disable mailings")
     with store.write() as session:
-        _get(session, actor, mailing_id)
+        owner = _get(session, actor, mailing_id).owner
         mailing = session.get_one(Mailing, mailing_id)
         if allowed == Reach.OWN and mailing.disabled_by_id not in (None, actor.user_id):
             raise Denied(
                 f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it"
             )
         mailing.disabled_at = mailing.disabled_by_id = mailing.disabled_reason = None
+        if owner != actor.email:
+            audit.record(session, actor, "enable", "mailing", mailing_id)
         session.flush()
         return _get(session, actor, mailing_id)
 
@@ -375,7 +383,7 @@ def _own(session: Session, actor: Actor, mailing_id: int) -> Mailing:
 def _visible(actor: Actor) -> Select[tuple[object, ...]]:
     disabler = _U.alias()
     query = (
-        select(_M, _MSG.c.subject, _U.c.email.label("owner"), disabler.c.email.label("disabled_by"))
+        select(_M, _MSG.c.subject, _U.c.email.label("owner"), _U.c.blocked_at, disabler.c.email.label("disabled_by"))
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .join(_U, _U.c.id == _M.c.owner_id)
         .outerjoin(disabler, disabler.c.id == _M.c.disabled_by_id)
@@ -418,6 +426,7 @@ def _info(row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int]) 
         message_id=row.message_id,
         subject=row.subject,
         owner=row.owner,
+        owner_blocked=row.blocked_at is not None,
         start_at=row.start_at,
         end_at=row.end_at,
         every=Every(row.every),

@@ -13,7 +13,7 @@ from skychimp.delivery import compose
 from skychimp.delivery.compose import Composer, Recipient, Words
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Format, Mailing, Message
-from skychimp.services import clients
+from skychimp.services import audit, clients
 from skychimp.services.listing import Page, is_id, narrow
 from skychimp.store.engine import Store
 
@@ -114,6 +114,7 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
         except IntegrityError:
             hint = f"give it another message, or delete it: skychimp mailings delete {user}"
             raise Conflict(f"message {message_id} is used by mailing {user}", hint) from None
+        audit.record(session, actor, "delete", "message", message_id)
     return gone
 
 

@@ -64,6 +64,15 @@ class Store:
         with plain_errors(), self.connect_at_once() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def rewrite(self) -> None:
+        """Write the file anew: what was deleted leaves bytes in its gaps, even where SQLite overwrites what it frees.
+
+        Takes as much room again for a while, and writers wait. Raises StoreFailed.
+        """
+        with plain_errors(), self.connect_at_once() as connection:
+            connection.exec_driver_sql("VACUUM")
+        self.checkpoint()
+
     @property
     def sqlite_version(self) -> str:
         return str(_driver().sqlite_version)

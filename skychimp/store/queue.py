@@ -1,5 +1,6 @@
 """The queue of deliveries: open, claim, release, rescue, sweep. Each function is a part of its caller's transaction."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -269,9 +270,23 @@ def rescue(connection: Connection, run_id: int, now: datetime, resend_after: tim
 
 def cancel(connection: Connection, occurrences: Select[tuple[int]], address_key: str) -> None:
     """Cancel what one address still waits for in some occurrences: the client is gone, or its address is bad."""
-    mine = and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key)
+    _cancel(connection, and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key))
+
+
+def cancel_these(connection: Connection, delivery_ids: Sequence[int]) -> int:
+    """Cancel those of some deliveries that still wait or are claimed; how many."""
+    return _cancel(connection, _D.c.id.in_(listed(delivery_ids)))
+
+
+def listed(ids: Sequence[int]) -> Select[tuple[int]]:
+    """Ids as a query, however many."""
+    return select(func.json_each(json.dumps(ids)).table_valued("value").c.value)
+
+
+def _cancel(connection: Connection, mine: ColumnElement[bool]) -> int:
     stoppable = or_(_D.c.state == DeliveryState.CLAIMED, _awaits_a_try())
-    connection.execute(update(_D).where(mine, stoppable).values(state=DeliveryState.CANCELLED, next_try_at=None))
+    stopped = update(_D).where(mine, stoppable).values(state=DeliveryState.CANCELLED, next_try_at=None)
+    return connection.execute(stopped).rowcount
 
 
 def call_off(connection: Connection, delivery_ids: Sequence[int]) -> None:
@@ -295,10 +310,19 @@ def disable(connection: Connection, mailing_id: int, reason: str, now: datetime,
         .where(_M.c.id == mailing_id, _M.c.disabled_at.is_(None))
         .values(disabled_at=now, disabled_by_id=by, disabled_reason=reason)
     )
-    mine = select(_O.c.id).where(_O.c.mailing_id == mailing_id, _UNFINISHED)
+    _take_back(connection, select(_O.c.id).where(_O.c.mailing_id == mailing_id, _UNFINISHED))
+
+
+def take_back_of(connection: Connection, owner_id: int) -> None:
+    """Queue again what any run has claimed of a user who is blocked: nobody claims it from here on."""
+    mine = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id, _UNFINISHED)
+    _take_back(connection, mine)
+
+
+def _take_back(connection: Connection, occurrences: Select[tuple[int]]) -> None:
     connection.execute(
         update(_D)
-        .where(_HELD, _D.c.occurrence_id.in_(mine), _D.c.state == DeliveryState.CLAIMED)
+        .where(_HELD, _D.c.occurrence_id.in_(occurrences), _D.c.state == DeliveryState.CLAIMED)
         .values(state=DeliveryState.QUEUED, run_id=None, token=None)
     )
 
