@@ -24,7 +24,9 @@ def list_(
     ctx: typer.Context,
     actor: Annotated[str | None, typer.Option(help="Only what this user did.", metavar="USER")] = None,
     action: Annotated[str | None, typer.Option(help="Only this deed, as block or role.", metavar="ACTION")] = None,
-    since: Annotated[str | None, typer.Option(help="Only from this time on.", metavar="WHEN")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only from this time on, or for so long: 24h.", metavar="WHEN")
+    ] = None,
     limit: Limit = None,
     offset: Offset = 0,
     search: Search = None,
@@ -32,11 +34,22 @@ def list_(
     json: Json = False,
 ) -> None:
     """List who did what, the oldest first; for administrators. Nothing is ever changed in it or taken out of it."""
-    from skychimp.delivery.recurrence import parse_when
     from skychimp.services import audit
 
     here = enter(ctx, json)
-    start = parse_when(since, here.settings.mail.timezone, datetime.now(UTC)) if since is not None else None
+    start = None if since is None else _start(since, here.settings.mail.timezone)
     asked = page(limit, offset, search, sort)
     found = audit.list_entries(here.store, here.actor, asked, by=actor, action=action, since=start)
     here.out.rows(found, COLUMNS, empty="nothing was done yet")
+
+
+def _start(since: str, timezone: str) -> datetime:
+    from skychimp.config import parse_duration
+    from skychimp.delivery.recurrence import parse_when
+
+    now = datetime.now(UTC)
+    return (
+        now - parse_duration(since)
+        if since[-1:] in "smhd" and since[:1].isdigit()
+        else parse_when(since, timezone, now)
+    )

@@ -121,8 +121,8 @@ def forget(
 
     here = enter(ctx, json)
     found = personal.traces(here.store, here.actor, email, everywhere=all_users)
-    what = f"{found.clients} clients, {found.deliveries} letters in the log"
-    here.confirm(f"forget {email} for good: {what}?", yes=yes)
+    what = f"clients: {found.clients}, letters in the log: {found.deliveries}"
+    here.confirm(f"forget {email} for good ({what})?", yes=yes)
     here.out.one(personal.forget(here.store, here.actor, email, everywhere=all_users))
     here.out.note("exported files, letters in an outbox and backups may still name that person")
 

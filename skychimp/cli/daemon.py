@@ -69,7 +69,6 @@ class _Surroundings:
         housekeeping.tidy(self._here.store, keep_attempts=self._here.settings.delivery.keep_attempts)
 
     def reload(self, now: "Settings") -> "Settings":
-        from skychimp.access import GUEST
         from skychimp.services import audit
 
         try:
@@ -77,7 +76,7 @@ class _Surroundings:
         except ConfigError as error:
             _EVENTS.error("config kept as it was", extra={"reason": error.message, "hint": error.hint})
             return now
-        audit.note(self._here.store, GUEST, "reload", "config")
+        audit.note(self._here.store, "reload", "config")
         _EVENTS.info("config read again", extra={"relay": _relay(settings)})
         return settings
 

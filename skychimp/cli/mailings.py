@@ -199,7 +199,7 @@ def delete(ctx: typer.Context, mailing: Id, yes: Yes = False, json: Json = False
     from skychimp.services import mailings
 
     here = enter(ctx, json)
-    found = mailings.show(here.store, here.actor, mailing)
+    found = mailings.show(here.store, here.actor, mailing, to="change mailings")
     here.confirm(f"delete mailing {found.id}, {found.subject!r}?", yes=yes)
     _show(here, mailings.remove(here.store, here.actor, mailing))
 

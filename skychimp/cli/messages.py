@@ -108,7 +108,7 @@ def delete(ctx: typer.Context, message: Id, yes: Yes = False, json: Json = False
     from skychimp.services import messages
 
     here = enter(ctx, json)
-    found = messages.show(here.store, here.actor, message)
+    found = messages.show(here.store, here.actor, message, to="change messages")
     here.confirm(f"delete message {found.id}, {found.subject!r}?", yes=yes)
     here.out.one(messages.remove(here.store, here.actor, message), None if here.out.json else list(COLUMNS))
 

@@ -150,8 +150,7 @@ def duplicate(
 
     Raises NotFound, InvalidValue.
     """
-    reach(actor, "change mailings")
-    like = show(store, actor, mailing_id)
+    like = show(store, actor, mailing_id, to="change mailings")
     with store.read() as session:
         start = start or _own(session, actor, mailing_id).start_local
     end = end or (like.end_at.isoformat() if like.end_at else None)
@@ -166,10 +165,10 @@ def duplicate(
     )
 
 
-def show(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
-    """One mailing. Raises NotFound."""
+def show(store: Store, actor: Actor, mailing_id: int, *, to: str = "see mailings") -> MailingInfo:
+    """One mailing, if the actor may do that to it. Raises NotFound."""
     with store.read() as session:
-        return _get(session, actor, mailing_id)
+        return _get(session, actor, mailing_id, to)
 
 
 def list_mailings(store: Store, actor: Actor, page: Page) -> Iterator[MailingInfo]:
@@ -380,7 +379,7 @@ def _own(session: Session, actor: Actor, mailing_id: int) -> Mailing:
     return mailing
 
 
-def _visible(actor: Actor) -> Select[tuple[object, ...]]:
+def _visible(actor: Actor, action: str = "see mailings") -> Select[tuple[object, ...]]:
     disabler = _U.alias()
     query = (
         select(_M, _MSG.c.subject, _U.c.email.label("owner"), _U.c.blocked_at, disabler.c.email.label("disabled_by"))
@@ -389,13 +388,13 @@ def _visible(actor: Actor) -> Select[tuple[object, ...]]:
         .outerjoin(disabler, disabler.c.id == _M.c.disabled_by_id)
         .where(_M.c.deleted_at.is_(None))
     )
-    if reach(actor, "see mailings") == Reach.OWN:
+    if reach(actor, action) == Reach.OWN:
         query = query.where(_M.c.owner_id == actor.user_id)
     return query
 
 
-def _get(session: Session, actor: Actor, mailing_id: int) -> MailingInfo:
-    query = _visible(actor).where(_M.c.id == mailing_id)
+def _get(session: Session, actor: Actor, mailing_id: int, action: str = "see mailings") -> MailingInfo:
+    query = _visible(actor, action).where(_M.c.id == mailing_id)
     row = session.execute(query).one_or_none() if is_id(mailing_id) else None
     if row is None:
         raise _missing(mailing_id)

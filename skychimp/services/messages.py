@@ -62,10 +62,10 @@ def create(store: Store, actor: Actor, words: Words) -> MessageInfo:
         return _get(session, actor, message.id or 0)
 
 
-def show(store: Store, actor: Actor, message_id: int) -> MessageInfo:
-    """One message. Raises NotFound."""
+def show(store: Store, actor: Actor, message_id: int, *, to: str = "see messages") -> MessageInfo:
+    """One message, if the actor may do that to it. Raises NotFound."""
     with store.read() as session:
-        return _get(session, actor, message_id)
+        return _only(session, _visible(actor, to), message_id)
 
 
 def list_messages(store: Store, actor: Actor, page: Page) -> Iterator[MessageInfo]:
@@ -162,9 +162,9 @@ def _composer(message: MessageInfo, sender: str) -> Composer:
     return Composer(words, sender=sender, date=now, mailing_id=0, due_at=now.astimezone())
 
 
-def _visible(actor: Actor) -> Select[tuple[object, ...]]:
+def _visible(actor: Actor, action: str = "see messages") -> Select[tuple[object, ...]]:
     query = select(_MSG)
-    if reach(actor, "see messages") == Reach.OWN:
+    if reach(actor, action) == Reach.OWN:
         query = query.where(_MSG.c.owner_id == actor.user_id)
     return query
 

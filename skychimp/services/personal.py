@@ -59,7 +59,9 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
         attempts = ledger.erase(connection, ids)
         session.execute(delete(_C).where(_C.c.id.in_(found.client_ids)))
         done = Traces(len(found.client_ids), len(ids), attempts, cancelled)
-        audit.record(session, actor, "forget", "client", None, f"{done.clients} clients, {done.deliveries} deliveries")
+        audit.record(
+            session, actor, "forget", "client", None, f"clients: {done.clients}, deliveries: {done.deliveries}"
+        )
     store.rewrite()
     return done
 
