@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.access import Actor, reach
-from skychimp.errors import Conflict, NotFound
+from skychimp.errors import Conflict, NotFound, StoreFailed
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role
 from skychimp.services import audit, clients, mailings, messages, users
 from skychimp.services.listing import Page
@@ -62,7 +62,13 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
         audit.record(
             session, actor, "forget", "client", None, f"clients: {done.clients}, deliveries: {done.deliveries}"
         )
-    store.rewrite()
+    try:
+        store.rewrite()
+    except StoreFailed as error:
+        raise StoreFailed(
+            f"{email} is forgotten, but the file could not be written anew and may hold traces: {error.message}",
+            f"mend that, then write it anew: sqlite3 {store.path} VACUUM",
+        ) from error
     return done
 
 
