@@ -41,6 +41,8 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "disable mailings": _OVERSEERS,
     "see reports": _OVERSEERS,
     "resolve deliveries": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ALL},
+    "see one's own account": dict.fromkeys(Role, Reach.OWN),
+    "change one's own account": dict.fromkeys(Role, Reach.OWN),
 }
 
 
