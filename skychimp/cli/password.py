@@ -84,11 +84,13 @@ def reset(
 
 
 def _mail_code(here: Context, address: str) -> None:
+    from skychimp.delivery.run import with_sender
     from skychimp.models import Purpose
     from skychimp.services import accounts
 
-    accounts.send_code(here.store, here.settings, Purpose.RESET, address)
-    here.out.note(f"if {address} has an account, a letter is on its way (three an hour){prompts.letter_is_at(here)}")
+    accounts.send_code(here.store, with_sender(here.settings), Purpose.RESET, address)
+    here.out.note(f"if {address} has an account, a letter is on its way (at most three an hour)")
+    prompts.say_where(here)
 
 
 def _current_and_new(here: Context, from_stdin: bool) -> tuple[str, str]:

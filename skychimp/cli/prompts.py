@@ -101,10 +101,10 @@ def until_right(here: Context, ask: Callable[[], Answer]) -> Answer:
             here.out.error(error)
 
 
-def letter_is_at(here: Context) -> str:
-    """Where the letter lies that was just sent, as a sentence's end; only the outbox's is known."""
-    folder = here.store.path.with_name("outbox") / "new"
-    return f"; it lies in {folder}" if here.settings.mail.transport == "outbox" else ""
+def say_where(here: Context) -> None:
+    """Say where the letter lies that was just sent: where mail goes further than to the outbox, nobody knows."""
+    if here.settings.mail.transport == "outbox":
+        here.out.note(f"there is no mail server yet: it is the newest file in {here.store.path.parent}/outbox/new")
 
 
 def _require_a_person(here: Context) -> None:

@@ -24,21 +24,24 @@ def register(
 ) -> None:
     """Make an account for a mailbox of yours, and get a code by mail that confirms it.
 
-    The password is asked for, or comes from stdin or $SKYCHIMP_PASSWORD. What is answered is the same for every
-    address, whether or not it has an account.
+    The password is asked for, or comes from stdin or $SKYCHIMP_PASSWORD. The answer is the same for an address that
+    has an account already.
     """
+    from skychimp.delivery.run import with_sender
     from skychimp.services import accounts
 
     here = enter(ctx, json)
+    settings = with_sender(here.settings)
     address = prompts.email(here, email)
     password = prompts.new_password(here, password_stdin)
     verify = f"skychimp verify --email {shlex.quote(address)}"
     try:
-        accounts.register(here.store, here.settings, email=address, name=name, password=password)
+        accounts.register(here.store, settings, email=address, name=name, password=password)
     except RelayError as error:
         words = f"the account is there, but its letter has not gone out: {error.message}"
         raise type(error)(words, f"once the relay takes mail: {verify} --resend") from None
-    here.out.note(f"a letter with a code is on its way to {address}{prompts.letter_is_at(here)}")
+    here.out.note(f"a letter is on its way to {address} (at most three an hour)")
+    prompts.say_where(here)
     if here.may_ask():
         _confirm(here, address, password)
         return

@@ -41,12 +41,12 @@ def verify(
 
 
 def _resend(here: Context, address: str) -> None:
+    from skychimp.delivery.run import with_sender
     from skychimp.models import Purpose
     from skychimp.services import accounts
 
-    accounts.send_code(here.store, here.settings, Purpose.VERIFY, address)
+    accounts.send_code(here.store, with_sender(here.settings), Purpose.VERIFY, address)
     here.out.one({"email": address})
-    here.out.note(
-        f"if {address} waits to be confirmed, a letter is on its way (three an hour){prompts.letter_is_at(here)}"
-    )
+    here.out.note(f"if {address} waits to be confirmed, a letter is on its way (at most three an hour)")
+    prompts.say_where(here)
     here.out.note(f"next: skychimp verify --email {shlex.quote(address)} CODE")

@@ -79,9 +79,8 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
 
     Who registers an address again before it is confirmed replaces its password, name and code. The owner of one that
     has an account is told by letter, and nothing changes. More than three letters an hour are not sent.
-    Raises InvalidValue, ConfigError, and RelayError where the letter has not gone out: the account is there.
+    Raises InvalidValue, and RelayError where the letter has not gone out: the account is there.
     """
-    settings = _with_sender(settings)
     address, name = addresses.parse(email), one_line(name, "name", LONGEST_NAME)
     password_hash = passwords.hashed(password)
     now = datetime.now(UTC)
@@ -103,9 +102,8 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
 def send_code(store: Store, settings: Settings, purpose: Purpose, email: str) -> str:
     """Mail a code to whoever has an account that can use one; the address as written.
 
-    Raises InvalidValue, ConfigError, and RelayError where the letter has not gone out, or would not have.
+    Raises InvalidValue, and RelayError where the letter has not gone out, or would not have.
     """
-    settings = _with_sender(settings)
     address = addresses.parse(email)
     with store.write() as session:
         user = _user(session, address.key)
@@ -276,12 +274,6 @@ def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Is
             with store.write() as session:
                 codes.withdraw(session, issued.id)
         raise error
-
-
-def _with_sender(settings: Settings) -> Settings:
-    from skychimp.delivery.run import with_sender
-
-    return with_sender(settings)
 
 
 def _wrong_code() -> Denied:
