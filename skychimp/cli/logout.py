@@ -24,7 +24,8 @@ def logout(ctx: typer.Context, json: Json = False) -> None:
     by_environment = bool(os.environ.get("SKYCHIMP_TOKEN"))
     if not by_environment:
         session.remove(here.settings.store_url)
-    here.out.one({"email": email})
+    if email is not None or here.out.json:
+        here.out.one({"email": email})
     if email is None:
         here.out.note("nobody was logged in here")
     elif by_environment:

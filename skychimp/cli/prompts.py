@@ -84,12 +84,19 @@ def with_code(here: Context, said: str | None, use: Callable[[str], Answer]) -> 
         return use(line_of_stdin() if said == "-" else said)
     if not here.may_ask():
         raise InvalidValue("the code is missing", "give the letter's CODE, or - for stdin")
+
+    def ask() -> str:
+        code = here.out.ask("The code:")
+        if not codes.is_whole(code):
+            raise InvalidValue("that is no code", f"it looks like {codes.make()}")
+        return code
+
     for _ in range(codes.TRIES - 1):
         try:
-            return use(here.out.ask("The code:"))
+            return use(until_right(here, ask))
         except Denied as error:
             here.out.error(error)
-    return use(here.out.ask("The code:"))
+    return use(until_right(here, ask))
 
 
 def until_right(here: Context, ask: Callable[[], Answer]) -> Answer:

@@ -40,8 +40,9 @@ def register(
     except RelayError as error:
         words = f"the account is there, but its letter has not gone out: {error.message}"
         raise type(error)(words, f"once the relay takes mail: {verify} --resend") from None
-    here.out.note(f"a letter is on its way to {address} (at most three an hour)")
+    here.out.note(f"a letter with a code is on its way to {address}")
     prompts.say_where(here)
+    here.out.note(f"no letter? {verify} --resend")
     if here.may_ask():
         _confirm(here, address, password)
         return
@@ -55,9 +56,9 @@ def _confirm(here: Context, address: str, password: str) -> None:
     from skychimp.cli.login import next_step
     from skychimp.services import accounts
 
-    here.out.note(f"it can wait: skychimp verify --email {shlex.quote(address)} CODE")
     prompts.with_code(here, None, lambda code: accounts.verify(here.store, email=address, code=code))
     keep = partial(session.write, here.settings.store_url)
     account = accounts.login(here.store, email=address, password=password, keep=keep)
     here.out.one(account)
-    here.out.note(f"you are logged in; next: {next_step(account.role)}")
+    here.out.note("you are logged in")
+    here.out.note(f"next: {next_step(account.role)}")

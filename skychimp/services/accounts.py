@@ -125,7 +125,7 @@ def verify(store: Store, *, email: str, code: str) -> str:
             user.verified_at = user.verified_at or now
             audit.record(session, _actor(user), "verify", "user", user.id)
     if user is None:
-        raise _wrong_code()
+        raise _wrong_code(f"skychimp verify --email {shlex.quote(address.email)} --resend")
     return user.email
 
 
@@ -198,7 +198,7 @@ def reset_password(store: Store, *, email: str, code: str, new: str, keep: Keep)
         if user is not None:
             user.verified_at = user.verified_at or now
             return _set_password(session, user, new_hash, "password reset", keep, now)
-    raise _wrong_code()
+    raise _wrong_code(f"skychimp password reset --email {shlex.quote(address.email)}")
 
 
 @contextmanager
@@ -276,10 +276,8 @@ def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Is
         raise error
 
 
-def _wrong_code() -> Denied:
-    return Denied(
-        "this code is wrong, used, or too old", "it is good for 15 minutes and 5 tries, and only the newest one is"
-    )
+def _wrong_code(another: str) -> Denied:
+    return Denied("this code is wrong, used, or too old", f"get another one: {another}")
 
 
 def _refuse_a_second(session: Session) -> None:

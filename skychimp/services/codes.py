@@ -90,9 +90,17 @@ def forget(session: Session, now: datetime) -> None:
     session.exec(delete(Code).where(col(Code.created_at) <= now - timedelta(hours=1), col(Code.expires_at) <= now))
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text has what a code has, as far as one can see."""
+    return len(_bare(text)) == LENGTH
+
+
+def _bare(text: str) -> str:
+    """A code as it was typed: in capitals or not, with or without what stands between."""
+    return "".join(character for character in text.upper() if character.isalnum())
+
+
 def _hash(session: Session, user_id: int, purpose: Purpose, text: str) -> str:
-    """The keyed hash of a code as it was typed: in capitals or not, with or without what stands between."""
-    typed = "".join(character for character in text.upper() if character.isalnum())
     key = session.exec(select(StoreInfo.secret)).one()[:64]
-    said = f"{user_id} {purpose} {typed}".encode(errors="surrogateescape")
+    said = f"{user_id} {purpose} {_bare(text)}".encode(errors="surrogateescape")
     return hashlib.blake2b(said, key=key, person=b"skychimp code", digest_size=32).hexdigest()

@@ -29,9 +29,11 @@ def delay(failures: int) -> timedelta:
 def check(session: Session, address_key: str, now: datetime) -> None:
     """Raise Denied while this address has to wait."""
     row = session.get(LoginFailure, address_key)
-    # A time that is still to come was written by a clock that was wrong: nobody has to wait for that.
-    if row is not None and row.failed_at <= now < (over := row.failed_at + delay(row.failures)):
-        seconds = ceil((over - now).total_seconds())
+    # A time far ahead was written by a clock that was wrong; one a little ahead by who was quicker to get the store.
+    if row is None or row.failures <= FREE or now <= row.failed_at - LONGEST:
+        return
+    seconds = ceil((row.failed_at + delay(row.failures) - now).total_seconds())
+    if seconds > 0:
         raise Denied(
             f"too many wrong passwords; try again in {seconds} s",
             "or set another one by mail: skychimp password reset --email YOU@EXAMPLE.ORG",
