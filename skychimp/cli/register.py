@@ -62,3 +62,4 @@ def _confirm(here: Context, address: str, password: str) -> None:
     here.out.one(account)
     here.out.note("you are logged in")
     here.out.note(f"next: {next_step(account.role)}")
+    here.out.note("then: skychimp messages create --subject SUBJECT --body TEXT")

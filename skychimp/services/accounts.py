@@ -231,7 +231,7 @@ def _proven(store: Store, address_key: str, password: str, otherwise: str) -> It
 def _set_password(session: Session, user: User, new_hash: str, action: str, keep: Keep, now: datetime) -> Account:
     user.password_hash = new_hash
     sessions.end_all(session, _id(user))
-    codes.void(session, _id(user), Purpose.RESET, now)
+    codes.void(session, _id(user), Purpose.RESET)
     delays.clear(session, user.address_key)
     audit.record(session, _actor(user), action, "user", user.id)
     return _log_in(session, user, keep, now)

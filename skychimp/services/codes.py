@@ -37,7 +37,7 @@ def issue(session: Session, user_id: int, purpose: Purpose, now: datetime) -> Is
     )
     if session.exec(recent).one() >= PER_HOUR:
         return None
-    void(session, user_id, purpose, now)
+    void(session, user_id, purpose)
     text = make()
     code = Code(
         user_id=user_id,
@@ -71,13 +71,9 @@ def use(session: Session, user_id: int, purpose: Purpose, text: str, now: dateti
     return session.exec(change).rowcount == 1 and right
 
 
-def void(session: Session, user_id: int, purpose: Purpose, now: datetime) -> None:
+def void(session: Session, user_id: int, purpose: Purpose) -> None:
     """Let no code of this purpose be good any more; they count for their hour all the same."""
-    session.exec(
-        update(Code)
-        .where(col(Code.user_id) == user_id, col(Code.purpose) == purpose, col(Code.expires_at) > now)
-        .values(expires_at=now)
-    )
+    session.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=TRIES))
 
 
 def withdraw(session: Session, code_id: int) -> None:
