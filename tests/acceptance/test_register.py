@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from argon import cheap_argon  # noqa: F401
 from command import Done, Home
 from inbox import code_in, letters
 
 from skychimp.store.engine import Store
 
 ADA, EVE = "ada@example.org", "eve@example.org"
+pytestmark = pytest.mark.usefixtures("cheap_argon")
+
 PASSWORD, NEW = "correct horse battery", "staple, staple"
 
 

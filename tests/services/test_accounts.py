@@ -6,10 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Literal
 
-import argon2
 import pytest
+from argon import WORK, cheap_argon  # noqa: F401
 from argon2 import PasswordHasher
 from inbox import code_in, letters, text_of
 from sending import rows, settings
@@ -26,29 +25,7 @@ from skychimp.store.engine import Store, open_store
 PASSWORD, NEW = "correct horse battery", "staple, staple"
 ADA, EVE = "Ada@Example.org", "eve@example.org"
 OUTBOX = Settings(mail=MailSettings(sender="News <news@skychimp.test>", return_path="news@skychimp.test"))
-WORK: list[str] = []
-"""What was asked of Argon2 since the test began."""
-
-
-class Cheap(PasswordHasher):
-    """The library's hasher, of parameters that cost a test no time; counts what it does."""
-
-    def __init__(self) -> None:
-        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
-
-    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
-        WORK.append("hash")
-        return super().hash(password, salt=salt)
-
-    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002
-        WORK.append("verify")
-        return super().verify(hash, password)
-
-
-@pytest.fixture(autouse=True)
-def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    WORK.clear()
-    monkeypatch.setattr(argon2, "PasswordHasher", Cheap)
+pytestmark = pytest.mark.usefixtures("cheap_argon")
 
 
 @pytest.fixture
