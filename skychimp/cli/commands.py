@@ -19,6 +19,12 @@ from skychimp.errors import InvalidValue
 COMMANDS = {
     "init": ("Set up", "Make the config, the store and the first administrator."),
     "demo": ("Set up", "See the whole story in a throw-away store."),
+    "register": ("Account", "Make an account for a mailbox of yours."),
+    "verify": ("Account", "Confirm that a mailbox is yours."),
+    "login": ("Account", "Log in here."),
+    "logout": ("Account", "Log out here."),
+    "whoami": ("Account", "Who is logged in here."),
+    "password": ("Account", "Give your account another password."),
     "clients": ("Mail", "Whom you write to."),
     "messages": ("Mail", "What you write."),
     "mailings": ("Mail", "What goes to whom, and when."),

@@ -87,12 +87,17 @@ class Context:
             self.store.close()
 
     @cached_property
-    def actor(self) -> "Actor":
+    def token(self) -> str | None:
+        """The session's token, of the environment or of this account for this store. Raises NotLoggedIn."""
         from skychimp.cli import session
-        from skychimp.services import accounts
 
-        token = os.environ.get("SKYCHIMP_TOKEN") or session.read(self.settings.store_url)
-        return accounts.actor(self.store, token)
+        return os.environ.get("SKYCHIMP_TOKEN") or session.read(self.settings.store_url)
+
+    @cached_property
+    def actor(self) -> "Actor":
+        from skychimp.services import sessions
+
+        return sessions.actor(self.store, self.token)
 
     def may_ask(self) -> bool:
         """Whether there is a person at a terminal who may be asked."""

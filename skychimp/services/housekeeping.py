@@ -2,9 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from sqlmodel import col, delete
-
-from skychimp.models import Login
+from skychimp.services import codes, delays, sessions
 from skychimp.store import ledger, runs
 from skychimp.store.engine import Store
 
@@ -12,13 +10,15 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Forget expired logins, runs that are long over and attempts older than `keep_attempts`; empty the WAL.
+    """Forget sessions, codes and wrong passwords of long ago, and runs that are long over; empty the WAL.
 
-    Each step is a short transaction of its own.
+    Attempts are forgotten where they are older than `keep_attempts`. Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
     with store.write() as session:
-        session.execute(delete(Login).where(col(Login.expires_at) <= now))
+        sessions.forget(session, now)
+        codes.forget(session, now)
+        delays.forget(session, now)
         runs.forget(session.connection(), now - RUNS_KEPT)
     more = keep_attempts is not None
     while more:

@@ -74,7 +74,7 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
 
 def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     """All that is a user's own, part by part; each part but the account is an iterator, to be read before the next."""
-    reach(actor, "export one's own data")
+    reach(actor, "see one's own account")
     owner = replace(actor, role=Role.USER)  # whatever else the role reaches, these are one's own
     everything = Page()
     yield "account", users.own(store, actor)

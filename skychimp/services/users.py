@@ -5,20 +5,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, select, update
+from sqlalchemy import Row, Select, select, update
 from sqlmodel import Session
 
 from skychimp.access import OVERSEEN, Actor, reach, require_over
 from skychimp.errors import Denied, NotFound
-from skychimp.models import Login, Role, User
-from skychimp.services import audit
+from skychimp.models import Role, User
+from skychimp.services import audit, sessions
 from skychimp.services.clients import one_line, short
 from skychimp.services.listing import Page, is_named, narrow
 from skychimp.store import queue
 from skychimp.store.engine import Store
 
 _U = User.__table__
-_L = Login.__table__
 
 LONGEST_REASON = 1_000
 
@@ -63,7 +62,7 @@ def show(store: Store, actor: Actor, user: str) -> UserInfo:
 
 def own(store: Store, actor: Actor) -> UserInfo:
     """The actor's own account."""
-    reach(actor, "export one's own data")
+    reach(actor, "see one's own account")
     with store.read() as session:
         return _get(session, str(actor.user_id))
 
@@ -77,7 +76,7 @@ def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:
     reason = one_line(reason, "reason", LONGEST_REASON)
     with store.write() as session:
         found = _overseen(session, actor, "block users", user)
-        session.execute(delete(_L).where(_L.c.user_id == found.id))
+        sessions.end_all(session, found.id)
         if found.blocked_at is None:
             session.execute(update(_U).where(_U.c.id == found.id).values(blocked_at=datetime.now(UTC)))
             queue.take_back_of(session.connection(), found.id)

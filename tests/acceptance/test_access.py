@@ -51,6 +51,7 @@ GUESTS = dict.fromkeys((*WHOSE, *WHOM), LOGIN)
 
 MAY = {
     #                                   guest   user  manager editor admin
+    "come and go": (ANY, ANY, ANY, ANY, ANY),
     "read the blog and the home page": (ANY, ANY, ANY, ANY, ANY),
     "own clients, messages, mailings": (GUESTS, OWN, NO, NO, OWN),
     "see any mailing and its message": (GUESTS, OWN, ANY, NO, ANY),
@@ -62,7 +63,7 @@ MAY = {
     "write posts": (GUESTS, NO, NO, ANY, ANY),
     "see the audit trail": (GUESTS, NO, NO, NO, ANY),
     "forget people everywhere": (GUESTS, NO, NO, NO, ANY),
-    "export one's own data": (GUESTS, ANY, ANY, ANY, ANY),
+    "one's own account and data": (GUESTS, ANY, ANY, ANY, ANY),
     "run the service": (ANY, ANY, ANY, ANY, ANY),
 }
 
@@ -72,6 +73,13 @@ ELSEWHERE = None
 SCHEDULE = "--start '2030-01-01 09:00' --every day"
 
 WALK: list[tuple[str, str | None, str]] = [
+    ("register", "--email new@example.org", "come and go"),
+    ("verify", ELSEWHERE, "come and go"),
+    ("login", ELSEWHERE, "come and go"),
+    ("logout", "", "come and go"),
+    ("password reset", ELSEWHERE, "come and go"),
+    ("password change", "", "one's own account and data"),
+    ("whoami", "", "one's own account and data"),
     ("clients create", "--email new@example.org", "own clients, messages, mailings"),
     ("clients list", "", "own clients, messages, mailings"),
     ("clients show", "{client}", "own clients, messages, mailings"),
@@ -111,7 +119,7 @@ WALK: list[tuple[str, str | None, str]] = [
     ("users block", "{user}", "block and unblock users"),
     ("users unblock", "{user}", "block and unblock users"),
     ("users role", "{user} editor", "give roles"),
-    ("users export", "out.json", "export one's own data"),
+    ("users export", "out.json", "one's own account and data"),
     ("audit list", "", "see the audit trail"),
     ("run", "--dry-run", "run the service"),
     ("status", "", "run the service"),
