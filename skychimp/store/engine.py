@@ -57,16 +57,14 @@ class Store:
 
     def checkpoint(self) -> None:
         """Bring what the Write-Ahead Log holds into the file, and empty the log, unless somebody reads or writes it."""
-        with plain_errors(), self.engine.execution_options(begin=None).connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._at_once("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rewrite(self) -> None:
         """Write the file anew: what was deleted leaves bytes in its gaps, even where SQLite overwrites what it frees.
 
         Takes as much room again for a while, and writers wait. Raises StoreFailed.
         """
-        with plain_errors(), self.connect_at_once() as connection:
-            connection.exec_driver_sql("VACUUM")
+        self._at_once("VACUUM")
         self.checkpoint()
 
     @property
@@ -96,6 +94,10 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _at_once(self, statement: str) -> None:
+        with plain_errors(), self.engine.execution_options(begin=None).connect() as connection:
+            connection.exec_driver_sql(statement)
 
 
 def open_store(url: str) -> Store:

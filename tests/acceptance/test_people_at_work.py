@@ -8,12 +8,12 @@ from pathlib import Path
 import daemons
 from command import PROGRAM, Home
 from daemons import Daemon
-from sending import deliveries, mailing
+from sending import deliveries, mailing, states
 from servers import CountingReceiver
 
 from skychimp.access import Actor
 from skychimp.models import DeliveryState
-from skychimp.services import users
+from skychimp.services import personal, users
 from skychimp.store.engine import Store
 
 SCRIPT = """
@@ -65,8 +65,8 @@ def test_two_users_at_once_each_see_their_own(home_of: Callable[[Actor], Home], 
 def test_a_daemon_stops_a_blocked_users_mailing_at_once_and_goes_on_after(
     store: Store, ada: Actor, bob: Actor, manager: Actor, tmp_path: Path
 ) -> None:
-    def sent(*states: DeliveryState) -> set[int | None]:
-        return {one.id for one in deliveries(store) if one.state in states and one.address.startswith("ada")}
+    def sent(*wanted: DeliveryState) -> set[int | None]:
+        return {one.id for one in deliveries(store) if one.state in wanted and one.address.startswith("ada")}
 
     with CountingReceiver(tmp_path / "arrived") as receiver:
         mailing(store, ada, [f"ada{number}@example.org" for number in range(60)])
@@ -86,3 +86,19 @@ def test_a_daemon_stops_a_blocked_users_mailing_at_once_and_goes_on_after(
             assert daemon.stop() == 0
         assert set(receiver.arrived().values()) == {1}
         assert receiver.taken == 61
+
+
+def test_a_person_is_forgotten_while_a_daemon_sends(store: Store, ada: Actor, tmp_path: Path) -> None:
+    victim = "ada59@example.org"
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        mailing(store, ada, [f"ada{number}@example.org" for number in range(60)])
+        config = daemons.config(tmp_path, receiver.port, 'rate = "30/s"')
+        with Daemon(store, config, daemons.environ()) as daemon:
+            daemon.wait_for(lambda: receiver.taken >= 5)
+            assert personal.forget(store, ada, victim).cancelled == 1
+            daemon.wait_for(lambda: states(store) == {DeliveryState.SENT: 59, DeliveryState.CANCELLED: 1})
+            assert daemon.stop() == 0
+        assert receiver.taken == len(receiver.arrived()) == 59
+        assert victim not in {arrival.recipient for arrival in receiver.arrivals()}
+    for path in store.path.parent.glob(f"{store.path.name}*"):
+        assert victim.encode() not in path.read_bytes()
