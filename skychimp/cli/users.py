@@ -1,7 +1,8 @@
 """`skychimp users`: who may work here, and as what."""
 
 import sys
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -104,8 +105,20 @@ def export(
         write_object(sys.stdout, parts)
         return
     try:
-        with made_whole(file) as opened:
-            write_object(opened, parts)
+        with made_whole(file) as opened, here.out.progress("exporting") as tell:
+            write_object(opened, ((name, _counted(name, part, tell)) for name, part in parts))
     except OSError as error:
         raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
     here.out.one({"file": file})
+
+
+def _counted(name: str, part: Any, tell: Callable[[int, str], None]) -> Any:
+    """A part of an export; where it is read row by row, `tell` is told how far."""
+
+    def rows() -> Iterator[Any]:
+        for number, row in enumerate(part, 1):
+            if number % 1000 == 0:
+                tell(number, name)
+            yield row
+
+    return rows() if isinstance(part, Iterator) else part
