@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,11 +12,15 @@ from skychimp.cli.context import Json, Limit, Offset, Search, Sort, enter, page
 from skychimp.cli.output import write_object
 from skychimp.errors import InvalidValue
 
+if TYPE_CHECKING:
+    from skychimp.services.users import UserInfo
+
 app = typer.Typer(no_args_is_help=True, help="Who may work here, and as what.", rich_markup_mode="rich")
 
 COLUMNS = {
     "id": "ID", "email": "E-mail", "name": "Name", "role": "Role", "verified_at": "Verified", "blocked_at": "Blocked",
 }  # fmt: skip
+FOR_EYES = {"id": "ID", "email": "E-mail", "name": "Name", "role": "Role", "state": "State"}
 
 RoleName = Literal["user", "manager", "editor", "admin"]
 Who = Annotated[str, typer.Argument(metavar="USER", help="A user's id or e-mail.", show_default=False)]
@@ -38,7 +43,16 @@ def list_(
     here = enter(ctx, json)
     chosen = Role(role) if role else None
     found = users.list_users(here.store, here.actor, page(limit, offset, search, sort), chosen)
-    here.out.rows(found, COLUMNS, empty="no users yet; anyone can become one: skychimp register --email E-MAIL")
+    empty = "no users yet; anyone can become one: skychimp register --email E-MAIL"
+    if here.out.on_terminal and not json:
+        here.out.rows((SimpleNamespace(**vars(user), state=_state(user)) for user in found), FOR_EYES, empty=empty)
+        return
+    here.out.rows(found, COLUMNS, empty=empty)
+
+
+def _state(user: "UserInfo") -> str:
+    """In a word, where the table has no room for times."""
+    return "blocked" if user.blocked_at else "" if user.verified_at else "not verified"
 
 
 @app.command()

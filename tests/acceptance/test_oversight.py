@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from skychimp.access import GUEST, Actor
 from skychimp.errors import Denied, InvalidValue, NotFound
-from skychimp.models import Audit, Role
+from skychimp.models import Audit, Role, User
 from skychimp.services import audit, clients, mailings, messages
 from skychimp.services.audit import AuditInfo
 from skychimp.services.listing import Page
@@ -50,6 +50,17 @@ def test_a_user_is_shown_in_json_and_in_plain_lines(home: Home, at_managers: Hom
     changed = at_admins.call("users", "role", "1", "editor", "--json").json
     assert changed == shown.json | {"role": "editor"}
     assert [user["role"] for user in at_admins.call("users", "list", "--role", "editor", "--json").json] == ["editor"]
+
+
+def test_on_a_terminal_an_address_is_whole_and_what_keeps_somebody_out_is_a_word(
+    store: Store, ada: Actor, at_admins: Home
+) -> None:
+    enrol(store, "a.rather.long.name.for.a.mailbox")
+    with store.write() as session:
+        session.get_one(User, ada.user_id).blocked_at = datetime.now(UTC)
+    shown = at_admins.on_terminal("users", "list").out
+    assert "a.rather.long.name.for.a.mailbox@skychimp.test" in shown
+    assert shown.count("blocked") == 1
 
 
 def test_a_blocked_user_is_out_at_once_and_has_to_log_in_again(home: Home, at_managers: Home) -> None:
