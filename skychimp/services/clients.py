@@ -189,23 +189,23 @@ def checked_tags(tags: Sequence[str]) -> list[str]:
     """Tags without duplicates, in order. Raises InvalidValue for one that is empty, long, or holds a comma."""
     for tag in tags:
         if not tag.strip() or "," in tag or ";" in tag:
-            raise InvalidValue(f"{short(tag)} can't be a tag", "a tag is one line without commas or semicolons")
+            raise InvalidValue(f"{_short(tag)} can't be a tag", "a tag is one line without commas or semicolons")
     return sorted({one_line(tag, "tag", LONGEST_TAG) for tag in tags}) if tags else []
 
 
 def one_line(value: str, what: str, longest: int) -> str:
     """The value without spaces around it. Raises InvalidValue unless it is one line of Unicode; `what` names it."""
     if not value.isprintable() and (fault := _fault(value)):
-        raise InvalidValue(f"the {what} {short(value)} holds {fault}", f"a {what} is one line")
+        raise InvalidValue(f"the {what} {_short(value)} holds {fault}", f"a {what} is one line")
     if len(value) > longest:
-        raise InvalidValue(f"the {what} {short(value)} is longer than {longest} characters")
+        raise InvalidValue(f"the {what} {_short(value)} is longer than {longest} characters")
     return value.strip()
 
 
 def _checked(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> Person:
     email = email.strip()
     if not email or len(email) > addresses.LONGEST:
-        raise InvalidValue(f"the address {short(email)} is too long" if email else "the address is missing")
+        raise InvalidValue(f"the address {_short(email)} is too long" if email else "the address is missing")
     address = addresses.parse(email)
     name = one_line(name, "name", LONGEST_NAME)
     return Person(
@@ -216,9 +216,9 @@ def _checked(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> P
 def _some_lines(comment: str) -> str:
     comment = comment.replace("\r\n", "\n").replace("\r", "\n")
     if fault := _fault(comment.translate(_LAYOUT)):
-        raise InvalidValue(f"the comment {short(comment)} holds {fault}")
+        raise InvalidValue(f"the comment {_short(comment)} holds {fault}")
     if len(comment) > LONGEST_COMMENT:
-        raise InvalidValue(f"the comment {short(comment)} is longer than {LONGEST_COMMENT} characters")
+        raise InvalidValue(f"the comment {_short(comment)} is longer than {LONGEST_COMMENT} characters")
     return comment
 
 
@@ -238,8 +238,7 @@ def _fault(value: str) -> str | None:
     return next(filter(None, (_FAULTS.get(unicodedata.category(character)) for character in value)), None)
 
 
-def short(value: str) -> str:
-    """A person's text as an error names it."""
+def _short(value: str) -> str:
     return repr(value if len(value) <= 40 else value[:40] + "…")
 
 
@@ -286,7 +285,7 @@ def _own(actor: Actor) -> Select[tuple[object, ...]]:
 def _get(session: Session, actor: Actor, client: str) -> ClientInfo:
     row = session.execute(_own(actor).where(is_named(_C, client))).one_or_none()
     if row is None:
-        raise NotFound(f"there is no client {short(client)}", "see them: skychimp clients list")
+        raise NotFound(f"there is no client {_short(client)}", "see them: skychimp clients list")
     return _info(row)
 
 

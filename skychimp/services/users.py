@@ -12,7 +12,7 @@ from skychimp.access import OVERSEEN, Actor, reach, require_over
 from skychimp.errors import Denied, NotFound
 from skychimp.models import Role, User
 from skychimp.services import audit, sessions
-from skychimp.services.clients import one_line, short
+from skychimp.services.clients import one_line
 from skychimp.services.listing import Page, is_named, narrow
 from skychimp.store import queue
 from skychimp.store.engine import Store
@@ -127,7 +127,7 @@ def _everybody() -> Select[tuple[Any, ...]]:
 def _get(session: Session, user: str) -> UserInfo:
     row = session.execute(_everybody().where(is_named(_U, user))).one_or_none()
     if row is None:
-        raise NotFound(f"there is no user {short(user)}", "see them: skychimp users list")
+        raise NotFound(f"there is no user {user[:40]!r}", "see them: skychimp users list")
     return _info(row)
 
 
