@@ -37,11 +37,6 @@ def narrow(query: Select[Any], page: Page, *, searched: Sequence[Any], sorted_by
     return query
 
 
-def is_id(number: int) -> bool:
-    """Whether a number can be an id at all: the store has none beyond 64 bits, and can't even be asked for one."""
-    return 0 < number <= LARGEST
-
-
 _ID = re.compile(r"[0-9]{1,18}")
 
 
@@ -54,6 +49,11 @@ def is_named(table: Table, name: str) -> ColumnElement[bool]:
         return table.c.address_key == addresses.parse(name.strip()).key
     except InvalidValue:
         return false()
+
+
+def is_id(number: int) -> bool:
+    """Whether a number can be an id at all: the store has none beyond 64 bits, and can't even be asked for one."""
+    return 0 < number <= LARGEST
 
 
 def _searchable(text: str) -> str:

@@ -55,16 +55,22 @@ class Store:
         """A connection whose every transaction begins IMMEDIATE, for the one thread that writes the ledger."""
         return self._writer.connect()
 
+    def connect_at_once(self) -> Connection:
+        """A connection whose every statement is a transaction of its own."""
+        return self.engine.execution_options(begin=None).connect()
+
     def checkpoint(self) -> None:
         """Bring what the Write-Ahead Log holds into the file, and empty the log, unless somebody reads or writes it."""
-        self._at_once("PRAGMA wal_checkpoint(TRUNCATE)")
+        with plain_errors(), self.connect_at_once() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rewrite(self) -> None:
         """Write the file anew: what was deleted leaves bytes in its gaps, even where SQLite overwrites what it frees.
 
         Takes as much room again for a while, and writers wait. Raises StoreFailed.
         """
-        self._at_once("VACUUM")
+        with plain_errors(), self.connect_at_once() as connection:
+            connection.exec_driver_sql("VACUUM")
         self.checkpoint()
 
     @property
@@ -94,10 +100,6 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
-
-    def _at_once(self, statement: str) -> None:
-        with plain_errors(), self.engine.execution_options(begin=None).connect() as connection:
-            connection.exec_driver_sql(statement)
 
 
 def open_store(url: str) -> Store:
