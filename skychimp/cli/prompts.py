@@ -22,7 +22,7 @@ def email(here: Context, said: str | None) -> str:
     from skychimp import addresses
 
     if said is not None:
-        return addresses.parse(said.strip()).email
+        return addresses.parse(said).email
     if not here.may_ask():
         raise InvalidValue("--email is missing", "give --email YOU@EXAMPLE.ORG")
     return until_right(here, lambda: addresses.parse(here.out.ask("Your e-mail:")).email)
