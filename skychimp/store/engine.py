@@ -55,9 +55,13 @@ class Store:
         """A connection whose every transaction begins IMMEDIATE, for the one thread that writes the ledger."""
         return self._writer.connect()
 
+    def connect_at_once(self) -> Connection:
+        """A connection whose every statement is a transaction of its own."""
+        return self.engine.execution_options(begin=None).connect()
+
     def checkpoint(self) -> None:
         """Bring what the Write-Ahead Log holds into the file, and empty the log, unless somebody reads or writes it."""
-        with plain_errors(), self.engine.execution_options(begin=None).connect() as connection:
+        with plain_errors(), self.connect_at_once() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @property
