@@ -76,12 +76,10 @@ def test_from_nothing_to_the_first_mailing_as_each_command_hints(home: Home, out
     assert PASSWORD not in done.out
     assert f"{outbox}/new" in done.out  # for as long as there is no mail server, this is where the letter is
     assert "you are logged in" in done.out
-    a_client, a_message = hints(done)
-    done = home.on_terminal(*a_client.replace("CLIENT@EXAMPLE.ORG", EVE).split()[1:])
-    done = home.on_terminal(*a_message.replace("TEXT", "Hello!").split()[1:])
-    (a_mailing,) = hints(done)
-    done = home.on_terminal(*a_mailing.split()[1:])
-    assert "1 sent" in done.out
+    for hint in hints(done):
+        assert home.on_terminal(*hint.replace("CLIENT@EXAMPLE.ORG", EVE).split()[1:]).status == 0
+    now = ("--message", "1", "--start", "now", "--every", "day", "--all-clients")
+    assert "1 sent" in home.on_terminal("mailings", "create", *now).out
     assert letters(outbox)[-1]["To"] == f"NAME <{EVE}>"
 
 
