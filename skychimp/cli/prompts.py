@@ -88,7 +88,7 @@ def with_code(here: Context, said: str | None, use: Callable[[str], Answer]) -> 
     def ask() -> str:
         code = here.out.ask("The code:")
         if not codes.is_whole(code):
-            raise InvalidValue("that is no code", f"it looks like {codes.make()}")
+            raise InvalidValue("that is no code", "it looks like XXXXX-XXXXX")
         return code
 
     for _ in range(codes.TRIES - 1):

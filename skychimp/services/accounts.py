@@ -272,11 +272,11 @@ def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Is
     code = codes.make() if issued is None else issued.text
     try:
         letters.send(settings, store.path, letters.Kind(kind), to=to, code=code, really=issued is not None)
-    except RelayError as error:
+    except RelayError:
         if issued is not None:
             with store.write() as session:
                 codes.withdraw(session, issued.id)
-        raise error
+        raise
 
 
 def _wrong_code(another: str) -> Denied:

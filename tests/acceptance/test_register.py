@@ -289,11 +289,13 @@ def test_a_session_file_that_is_loose_is_refused_and_can_be_logged_out_of(accoun
     done = account.call("clients", "list")
     assert (done.status, done.out) == (5, "")
     assert "is not yours alone" in done.err
-    assert account.call("logout").status == 0
+    done = account.call("logout")
+    assert done.status == 0
+    assert "until you change your password" in done.err
     assert not path.exists()
     path.parent.chmod(0o755)
     done = log_in(account)
-    assert done.status == 5
+    assert done.status == 3
     assert str(path.parent) in done.err
     path.parent.chmod(0o700)
     assert log_in(account).status == 0

@@ -157,6 +157,12 @@ def test_register_verify_log_in(store: Store) -> None:
     assert sessions.actor(store, log_in(store, "ada@example.ORG")).email == "Ada@example.org"
 
 
+def test_an_address_is_known_in_all_its_forms(store: Store) -> None:
+    confirmed(store, "Ада.Л@Пример.РФ")
+    for email in ("ада.л@пример.рф", "АДА.Л@xn--e1afmkfd.xn--p1ai", "ада.л@XN--E1AFMKFD.xn--p1ai"):
+        assert sessions.actor(store, log_in(store, email)).email == "Ада.Л@пример.рф"
+
+
 def test_the_letter(store: Store) -> None:
     register(store, name="BUY NOW http://spam.example")
     (letter,) = came(store)
