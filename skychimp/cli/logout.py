@@ -19,7 +19,8 @@ def logout(ctx: typer.Context, json: Json = False) -> None:
     here = enter(ctx, json)
     try:
         email = accounts.logout(here.store, here.token)
-    except NotLoggedIn:  # its file is not to be trusted
+    except NotLoggedIn as error:
+        here.out.warn(f"{error.message}: who has read it is logged in until you change your password")
         email = None
     by_environment = bool(os.environ.get("SKYCHIMP_TOKEN"))
     if not by_environment:

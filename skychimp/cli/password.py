@@ -58,8 +58,8 @@ def reset(
 ) -> None:
     """Set a new password by a code that is mailed to you. All your sessions end, and a new one begins here.
 
-    Without CODE, the letter is sent, at most three times an hour; on a terminal, its code is asked for at once. In a
-    script the new password comes from stdin or $SKYCHIMP_PASSWORD. The answer is the same for any address.
+    Without CODE, the letter is sent, and on a terminal its code asked for at once. In a script the new password comes
+    from stdin or $SKYCHIMP_PASSWORD. The answer is the same for any address.
     """
     from skychimp.services import accounts
 
@@ -89,7 +89,7 @@ def _mail_code(here: Context, address: str) -> None:
     from skychimp.services import accounts
 
     accounts.send_code(here.store, with_sender(here.settings), Purpose.RESET, address)
-    here.out.note(f"if {address} has an account, a letter is on its way")
+    here.out.note(f"if {address} has an account, a letter is on its way (at most three an hour)")
     prompts.say_where(here)
 
 

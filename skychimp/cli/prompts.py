@@ -22,7 +22,7 @@ def email(here: Context, said: str | None) -> str:
     from skychimp import addresses
 
     if said is not None:
-        return addresses.parse(said.strip()).email
+        return addresses.parse(said).email
     if not here.may_ask():
         raise InvalidValue("--email is missing", "give --email YOU@EXAMPLE.ORG")
     return until_right(here, lambda: addresses.parse(here.out.ask("Your e-mail:")).email)
@@ -88,7 +88,7 @@ def with_code(here: Context, said: str | None, use: Callable[[str], Answer]) -> 
     def ask() -> str:
         code = here.out.ask("The code:")
         if not codes.is_whole(code):
-            raise InvalidValue("that is no code", f"it looks like {codes.make()}")
+            raise InvalidValue("that is no code", "it looks like XXXXX-XXXXX")
         return code
 
     for _ in range(codes.TRIES - 1):

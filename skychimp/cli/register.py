@@ -40,7 +40,7 @@ def register(
     except RelayError as error:
         words = f"the account is there, but its letter has not gone out: {error.message}"
         raise type(error)(words, f"once the relay takes mail: {verify} --resend") from None
-    here.out.note(f"a letter with a code is on its way to {address}")
+    here.out.note(f"a letter with a code is on its way to {address} (at most three an hour)")
     prompts.say_where(here)
     here.out.note(f"no letter? {verify} --resend")
     if here.may_ask():

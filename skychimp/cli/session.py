@@ -32,7 +32,7 @@ def read(store_url: str) -> str | None:
 def write(store_url: str, token: str) -> None:
     """Keep a token for a store, whole or not at all.
 
-    Raises ConfigError where it can't be kept, NotLoggedIn where the folder is not one's own alone.
+    Raises ConfigError where it can't be kept, as in a folder that is not one's own alone.
     """
     path = _path(store_url)
     draft = f"{path.name}.{os.getpid()}"
@@ -47,6 +47,8 @@ def write(store_url: str, token: str) -> None:
                 opened.flush()
                 os.fsync(opened.fileno())
             os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+    except NotLoggedIn as error:
+        raise ConfigError(error.message, error.hint) from None
     except OSError as error:
         raise ConfigError(
             f"the session can't be kept in {path.parent}: {error.strerror}",
@@ -55,7 +57,7 @@ def write(store_url: str, token: str) -> None:
 
 
 def remove(store_url: str) -> None:
-    """Keep no token for a store any more, whatever its file is. Raises NotLoggedIn as `write` does."""
+    """Keep no token for a store any more, whatever its file is. Raises NotLoggedIn as `read` does for a folder."""
     path = _path(store_url)
     with suppress(FileNotFoundError), _own(path.parent) as folder:
         os.unlink(path.name, dir_fd=folder)

@@ -27,7 +27,7 @@ def verify(
 ) -> None:
     """Confirm that a mailbox is yours, by the code that was mailed to it.
 
-    At most three letters an hour go to a mailbox. The answer to --resend is the same for any address.
+    The answer to --resend is the same for any address.
     """
     from skychimp.services import accounts
 
@@ -50,6 +50,6 @@ def _resend(here: Context, address: str) -> None:
 
     accounts.send_code(here.store, with_sender(here.settings), Purpose.VERIFY, address)
     here.out.one({"email": address})
-    here.out.note(f"if {address} waits to be confirmed, a letter is on its way")
+    here.out.note(f"if {address} waits to be confirmed, a letter is on its way (at most three an hour)")
     prompts.say_where(here)
     here.out.note(f"next: skychimp verify --email {shlex.quote(address)} CODE")

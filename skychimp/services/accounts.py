@@ -95,7 +95,8 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
             user.email, user.name, user.password_hash = address.email, name, password_hash
         taken = user.verified_at is not None
         audit.record(session, GUEST, "register", "user", user.id, "has an account already" if taken else "")
-    _mail(store, settings, "taken" if taken else "verify", address.email, issued)
+    # Never to the address as it was typed: what counts as the same here may be somebody else's mailbox there.
+    _mail(store, settings, "taken" if taken else "verify", user.email, issued)
     return address.email
 
 
@@ -109,7 +110,8 @@ def send_code(store: Store, settings: Settings, purpose: Purpose, email: str) ->
         user = _user(session, address.key)
         useful = user is not None and user.blocked_at is None and (purpose == Purpose.RESET or user.verified_at is None)
         issued = codes.issue(session, _id(user), purpose, datetime.now(UTC)) if user and useful else None
-    _mail(store, settings, purpose.value, address.email, issued)
+        audit.record(session, GUEST, f"{purpose} letter", "user", user.id if user is not None else None)
+    _mail(store, settings, purpose.value, user.email if user is not None else address.email, issued)
     return address.email
 
 
@@ -122,7 +124,6 @@ def verify(store: Store, *, email: str, code: str) -> str:
     with store.write() as session:
         user = _user_by_code(session, address.key, Purpose.VERIFY, code, now)
         if user is not None:
-            user.verified_at = user.verified_at or now
             audit.record(session, _actor(user), "verify", "user", user.id)
     if user is None:
         raise _wrong_code(f"skychimp verify --email {shlex.quote(address.email)} --resend")
@@ -196,7 +197,6 @@ def reset_password(store: Store, *, email: str, code: str, new: str, keep: Keep)
     with store.write() as session:
         user = _user_by_code(session, address.key, Purpose.RESET, code, now)
         if user is not None:
-            user.verified_at = user.verified_at or now
             return _set_password(session, user, new_hash, "password reset", keep, now)
     raise _wrong_code(f"skychimp password reset --email {shlex.quote(address.email)}")
 
@@ -255,10 +255,13 @@ def _user(session: Session, address_key: str) -> User | None:
 
 
 def _user_by_code(session: Session, address_key: str, purpose: Purpose, code: str, now: datetime) -> User | None:
-    """The user whose code this is, which is used up by that; None where it is nobody's, or of somebody blocked."""
+    """The user whose code this is: it is used up, and the mailbox is confirmed. None where it is nobody's."""
     user = _user(session, address_key)
-    if user is None or user.blocked_at is not None or not codes.use(session, _id(user), purpose, code, now):
+    user_id = _id(user) if user is not None and user.blocked_at is None else 0
+    if not codes.use(session, user_id, purpose, code, now) or user is None:
+        audit.record(session, GUEST, f"{purpose} failed", "user", user.id if user is not None else None)
         return None
+    user.verified_at = user.verified_at or now
     return user
 
 
@@ -269,11 +272,11 @@ def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Is
     code = codes.make() if issued is None else issued.text
     try:
         letters.send(settings, store.path, letters.Kind(kind), to=to, code=code, really=issued is not None)
-    except RelayError as error:
+    except RelayError:
         if issued is not None:
             with store.write() as session:
                 codes.withdraw(session, issued.id)
-        raise error
+        raise
 
 
 def _wrong_code(another: str) -> Denied:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skychimp.cli import session
-from skychimp.errors import ConfigError, NotLoggedIn
+from skychimp.errors import ConfigError, NotLoggedIn, SkychimpError
 
 URL = "sqlite:////a/skychimp.db"
 
@@ -69,8 +69,8 @@ def foreign(path: Path) -> None:
 GIVEN_AWAY = pytest.param(foreign, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give away"))
 
 
-def refused(path: Path, call: Callable[[], object]) -> None:
-    with pytest.raises(NotLoggedIn) as caught:
+def refused(path: Path, call: Callable[[], object], error: type[SkychimpError] = NotLoggedIn) -> None:
+    with pytest.raises(error) as caught:
         call()
     assert str(path) in caught.value.message
     assert caught.value.hint == "remove it, then log in again"
@@ -90,7 +90,7 @@ def test_a_folder_that_is_not_ones_own_alone_is_refused(tmp_path: Path, spoil: C
     spoil(folder)
     before = sorted((path.name, path.read_bytes()) for path in folder.iterdir())
     refused(folder, lambda: session.read(URL))
-    refused(folder, lambda: session.write(URL, "another"))
+    refused(folder, lambda: session.write(URL, "another"), ConfigError)
     refused(folder, lambda: session.remove(URL))
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
 

@@ -157,6 +157,12 @@ def test_register_verify_log_in(store: Store) -> None:
     assert sessions.actor(store, log_in(store, "ada@example.ORG")).email == "Ada@example.org"
 
 
+def test_an_address_is_known_in_all_its_forms(store: Store) -> None:
+    confirmed(store, "Ада.Л@Пример.РФ")
+    for email in ("ада.л@пример.рф", "АДА.Л@xn--e1afmkfd.xn--p1ai", "ада.л@XN--E1AFMKFD.xn--p1ai"):
+        assert sessions.actor(store, log_in(store, email)).email == "Ада.Л@пример.рф"
+
+
 def test_the_letter(store: Store) -> None:
     register(store, name="BUY NOW http://spam.example")
     (letter,) = came(store)
@@ -230,8 +236,16 @@ def test_an_address_that_has_an_account_keeps_it_and_is_told(store: Store) -> No
     log_in(store)
     letter = came(store)[-1]
     assert "You have one already" in text_of(letter)
-    assert "password reset --email ada@example.org" in text_of(letter)
+    assert "password reset --email Ada@example.org" in text_of(letter)
     assert len(came(store)) == 2
+
+
+def test_letters_go_to_the_mailbox_that_was_confirmed_however_the_address_is_typed(store: Store) -> None:
+    """Elsewhere, what is the same address here may be the mailbox of whoever has typed it."""
+    confirmed(store)
+    register(store, "ADA@example.org")
+    accounts.send_code(store, OUTBOX, Purpose.RESET, "ADA@example.org")
+    assert [letter["To"] for letter in came(store)] == ["Ada@example.org"] * 3
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -276,7 +290,7 @@ def test_many_verify_at_once_and_one_does(store: Store) -> None:
 
     in_threads(6, try_it)
     assert done == {"verified": 1, "denied": 5}
-    assert [row.action for row in rows(store, Audit)] == ["register", "verify"]
+    assert Counter(row.action for row in rows(store, Audit)) == {"register": 1, "verify": 1, "verify failed": 5}
 
 
 def in_threads(number: int, work: Callable[[], None]) -> None:
@@ -663,6 +677,8 @@ def test_what_an_overseer_wants_to_know(store: Store) -> None:
     accounts.send_code(store, OUTBOX, Purpose.RESET, ADA)
     accounts.reset_password(store, email=ADA, code=newest_code(store), new=PASSWORD, keep=print)
     accounts.logout(store, log_in(store))
+    with pytest.raises(Denied):
+        accounts.verify(store, email=EVE, code="22222-22222")
     trail = [(row.actor_id, row.action, row.object_id) for row in rows(store, Audit)]
     assert trail == [
         (None, "register", 1),
@@ -673,10 +689,12 @@ def test_what_an_overseer_wants_to_know(store: Store) -> None:
         (1, "login", 1),
         (1, "password change", 1),
         (1, "login", 1),
+        (None, "reset letter", 1),
         (1, "password reset", 1),
         (1, "login", 1),
         (1, "login", 1),
         (1, "logout", 1),
+        (None, "verify failed", None),
     ]
 
 
