@@ -18,7 +18,19 @@ from skychimp.access import GUEST, Actor
 from skychimp.cli.output import write_object
 from skychimp.delivery.compose import Words
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
-from skychimp.models import Audit, Client, Delivery, DeliveryState, Format, MailingClient, Outcome, Post, Role, User
+from skychimp.models import (
+    Attempt,
+    Audit,
+    Client,
+    Delivery,
+    DeliveryState,
+    Format,
+    MailingClient,
+    Outcome,
+    Post,
+    Role,
+    User,
+)
 from skychimp.services import attempts, clients, messages, personal, reports
 from skychimp.services.clients import ClientRow
 from skychimp.services.listing import Page
@@ -42,7 +54,8 @@ def know(store: Store, owner: Actor, *, email: str = GRACE) -> int:
         for address in (key, "other@example.org"):
             delivery_id = ledgers.delivery(store, occurrence, address, state)
             if outcome is not None:
-                ledgers.attempt(store, delivery_id, outcome, reply if address == key else reply[:9])
+                attempt_id = ledgers.attempt(store, delivery_id, outcome, reply if address == key else reply[:9])
+                change(store, Attempt, attempt_id, enhanced=reply[4:9])
             if address == key:
                 change(
                     store, Delivery, delivery_id, client_id=made.id, name=made.name, comment=made.comment, tags="grace"
@@ -112,8 +125,8 @@ def test_it_counts_as_before(store: Store, ada: Actor) -> None:
     assert after.counts == before.counts | {S.QUEUED: 1, S.CANCELLED: 1}
     shown = [(one.email, one.status, one.code, one.reply) for one in attempts.log(store, ada, mailing, Page())]
     assert shown == [
-        ("erased", "failed", 550, "550 erased"), ("other@example.org", "failed", 550, WORDS[:9]),
-        ("erased", "sent", 250, "250 erased"), ("other@example.org", "sent", 250, OK[:9]),
+        ("erased", "failed", 550, "550 5.1.1 erased"), ("other@example.org", "failed", 550, WORDS[:9]),
+        ("erased", "sent", 250, "250 2.0.0 erased"), ("other@example.org", "sent", 250, OK[:9]),
     ]  # fmt: skip
 
 
