@@ -25,11 +25,11 @@ COLUMNS = {
     "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
     "start_at": "Start", "end_at": "End", "next_at": "Next",
 }  # fmt: skip
+LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
 OVERSIGHT = {
     "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
     "owner_blocked": "Owner blocked", "next_at": "Next",
 }  # fmt: skip
-LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
 COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NONE_YET = "no mailings yet; make one: skychimp mailings create --help"
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")

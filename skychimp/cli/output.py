@@ -236,31 +236,6 @@ class Output:
         sys.stdout.write(line + end)
 
 
-def write_object(opened: TextIO, parts: Iterable[tuple[str, Any]]) -> None:
-    """Write one JSON object, a part at a time; a part that is an iterator becomes a list, as it is read."""
-    opening = "{"
-    for name, part in parts:
-        opened.write(f"{opening}\n{json.dumps(name)}: ")
-        opening = ","
-        if isinstance(part, Iterator):
-            _write_list(opened, part)
-        else:
-            opened.write(_as_json(part))
-    opened.write("\n}\n")
-
-
-def _write_list(opened: TextIO, items: Iterable[Any]) -> None:
-    opening = "["
-    for item in items:
-        opened.write(opening + _as_json(item))
-        opening = ",\n "
-    opened.write("[]" if opening == "[" else "]")
-
-
-def _as_json(item: Any) -> str:
-    return json.dumps(_record(item), default=_json_value, ensure_ascii=False)
-
-
 def _to_keep_whole(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> set[str]:
     """The columns that hold single words, as addresses, where there is room for them beside the others."""
     from rich.cells import cell_len
@@ -300,6 +275,31 @@ def _abandon(stream: TextIO) -> None:
 def _record(item: Any) -> dict[str, Any]:
     """A record's fields; none of them is a record itself, so that nothing has to be copied deeply."""
     return dict(vars(item)) if is_dataclass(item) else dict(item)
+
+
+def write_object(opened: TextIO, parts: Iterable[tuple[str, Any]]) -> None:
+    """Write one JSON object, a part at a time; a part that is an iterator becomes a list, as it is read."""
+    opening = "{"
+    for name, part in parts:
+        opened.write(f"{opening}\n{json.dumps(name)}: ")
+        opening = ","
+        if isinstance(part, Iterator):
+            _write_list(opened, part)
+        else:
+            opened.write(_as_json(part))
+    opened.write("\n}\n")
+
+
+def _write_list(opened: TextIO, items: Iterable[Any]) -> None:
+    opening = "["
+    for item in items:
+        opened.write(opening + _as_json(item))
+        opening = ",\n "
+    opened.write("[]" if opening == "[" else "]")
+
+
+def _as_json(item: Any) -> str:
+    return json.dumps(_record(item), default=_json_value, ensure_ascii=False)
 
 
 def _json_value(value: Any) -> Any:
