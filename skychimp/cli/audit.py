@@ -1,5 +1,6 @@
 """`skychimp audit`: who did what to which object, and when."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -48,8 +49,6 @@ def _start(since: str, timezone: str) -> datetime:
     from skychimp.delivery.recurrence import parse_when
 
     now = datetime.now(UTC)
-    return (
-        now - parse_duration(since)
-        if since[-1:] in "smhd" and since[:1].isdigit()
-        else parse_when(since, timezone, now)
-    )
+    if re.fullmatch("[0-9]+[smhd].*", since):
+        return now - parse_duration(since)
+    return parse_when(since, timezone, now)
