@@ -20,9 +20,8 @@ SCRIPT = """
 set -eu
 for n in 1 2; do
     skychimp clients create --email "$1-$n@example.org" --tag "$1" --json >>made
-    skychimp messages create --subject "$1 $n" --body 'Dear {{ client.email }}' --json >>made
-    skychimp mailings create --message "$(skychimp messages list --sort -id --limit 1 | cut -f1)" \\
-        --start now --every day --tag "$1" --json >>made
+    id=$(skychimp messages create --subject "$1 $n" --body 'Dear {{ client.email }}' --json | sed -n 's/ *"id": //p')
+    skychimp mailings create --message "${id%,}" --start now --every day --tag "$1" --json >>made
 done
 skychimp clients list --json >clients
 skychimp messages list --json >messages
