@@ -57,9 +57,17 @@ def create(
     blog.require_writer(here.actor)
     at, picture = _time(here, publish), _image(image)
     with _text(here, body, body_file) as text:
-        made = blog.create(here.store, here.actor, title=title, content=text, image=picture, published_at=at)
+        made = blog.create(
+            here.store,
+            here.actor,
+            title=title,
+            content=text,
+            image=picture,
+            publish=publish is not None,
+            at=at,
+        )
     _show(here, made)
-    here.out.note(f"next: skychimp blog {'publish' if at is None else 'show'} {made.slug}")
+    here.out.note(f"next: skychimp blog {'publish' if publish is None else 'show'} {made.slug}")
 
 
 @app.command("list")
@@ -92,7 +100,7 @@ def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
     elif here.out.on_terminal:
         here.out.heading(seen.title, _byline(seen))
         _draw(here, seen)
-        here.out.markdown(seen.content)
+        here.out.markdown(f"\n{seen.content}")
     else:
         here.out.text(f"# {seen.title}\n\n{seen.content}")
 
@@ -190,9 +198,12 @@ def _draw(here: Context, post: "PostDetail") -> None:
 
 
 def _time(here: Context, when: str | None) -> datetime | None:
+    """The time that is said; None for now, which is when it is written."""
     from skychimp.delivery import recurrence
 
-    return None if when is None else recurrence.parse_when(when, here.settings.mail.timezone, datetime.now(UTC))
+    return (
+        None if when in (None, "now") else recurrence.parse_when(when, here.settings.mail.timezone, datetime.now(UTC))
+    )
 
 
 def _image(file: Path | None) -> "Image | None":

@@ -73,25 +73,27 @@ def create(
     title: str,
     content: str,
     image: Image | None = None,
-    published_at: datetime | None = None,
+    publish: bool = False,
+    at: datetime | None = None,
 ) -> PostDetail:
-    """Make a post: a draft, or one that is published at a time, past or to come. Raises InvalidValue, StoreFailed."""
+    """Make a post: a draft, or one to `publish`, now or `at` another time, past or to come.
+
+    Raises InvalidValue, StoreFailed.
+    """
     reach(actor, "write posts")
-    now = datetime.now(UTC)
     values = _checked(title, content) | {
         "author_id": actor.user_id,
         "image": image.name if image else None,
         "views": 0,
         "revision": 1,
-        "created_at": now,
-        "updated_at": now,
-        "published_at": published_at,
     }
     with store.write() as session:
+        now = _now(session)
         if image is not None:
             images.keep(store, image)
+        values |= {"created_at": now, "updated_at": now, "published_at": (at or now) if publish else None}
         post = _get(session, _P.c.id == _insert(session, values))
-        if published_at is not None:
+        if publish:
             _record(session, actor, "publish", post)
         return post
 
@@ -132,8 +134,8 @@ def change(
 def publish(store: Store, actor: Actor, post: str, at: datetime | None = None) -> PostDetail:
     """Publish a post at a time, past or to come, or now; one that is published stays as it is then. Raises NotFound."""
     reach(actor, "write posts")
-    now = datetime.now(UTC)
     with store.write() as session:
+        now = _now(session)
         old = _find(session, post)
         if at is None and old.published_at is not None and old.published_at <= now:
             return old
@@ -229,6 +231,12 @@ def _checked(title: str, content: str) -> dict[str, object]:
     if not content.strip():
         raise InvalidValue("the post says nothing", "give --body TEXT or --body-file FILE")
     return {"title": title, "content": content}
+
+
+def _now(session: Session) -> datetime:
+    """The time once nobody else writes: no post of now is missed by who has looked for those published until now."""
+    session.connection()
+    return datetime.now(UTC)
 
 
 def _insert(session: Session, values: dict[str, object]) -> int:
