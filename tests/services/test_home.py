@@ -225,6 +225,38 @@ def test_whoever_has_written_sees_it_at_once(store: Store, ada: Actor, bob: Acto
         assert yours.clients == sum(person.owner_id == ada.user_id for person in rows(store, Client))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO client_tag VALUES (3, 'vip')",
+        "DELETE FROM client_tag",
+        "UPDATE client_tag SET tag = 'other'",
+        "INSERT INTO mailing_client VALUES (2, 3)",
+        "DELETE FROM mailing_client",
+        "UPDATE mailing_client SET client_id = 1",
+        "INSERT INTO mailing_tag VALUES (2, 'new')",
+        "DELETE FROM mailing_tag",
+        "UPDATE mailing_tag SET tag = 'other'",
+        "UPDATE mailing SET all_clients = 1 WHERE id = 1",
+        "UPDATE client SET address_key = 'zoe@example.org' WHERE id = 4",
+        "DELETE FROM client WHERE id = 2",
+    ],
+)
+def test_any_row_that_changes_an_audience_is_seen(
+    store: Store, ada: Actor, bob: Actor, recall: Recall, change: str
+) -> None:
+    for name in ("zoe", "yan", "xan"):
+        client(store, ada, name, tags={"zoe": ["vip"], "xan": ["new"]}.get(name, []))
+    mailing(store, ada, tags=["vip"])
+    mailing(store, ada, client_ids=[2])
+    client(store, bob, "bobs", tags=["vip"])
+    mailing(store, bob)
+    before = figures(home(store, GUEST, recall))
+
+    write(store, lambda connection: connection.exec_driver_sql(change))
+    assert before != figures(home(store, GUEST, recall)) == counted(store, NOW)
+
+
 def test_letters_that_go_out_leave_the_cache_alone(store: Store, ada: Actor, recall: Recall) -> None:
     ids = opened(store, ada, "zoe", "yan", every=Every.DAY)
     assert ids
@@ -297,6 +329,9 @@ def test_three_published_posts_are_drawn_and_their_views_are_live(store: Store, 
     for post_id in range(1, 6):
         blog.view(store, GUEST, str(post_id))
     assert {post.views for post in home(store, GUEST, recall, now=NOW).posts} == {1}
+    for post_id in (1, 2):
+        blog.remove(store, editor, str(post_id))
+    assert {len(home(store, GUEST, recall, now=NOW).posts) for _ in range(10)} == {3}
 
 
 def test_a_post_to_come_is_drawn_once_its_time_has_come(store: Store, editor: Actor, recall: Recall) -> None:
