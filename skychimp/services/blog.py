@@ -27,7 +27,7 @@ _U = User.__table__
 
 LONGEST_TITLE = 200
 LONGEST_CONTENT = 1_000_000
-LONGEST_SLUG = 80
+LONGEST_SLUG = 50
 
 SORTED_BY = {
     "published_at": _P.c.published_at,
