@@ -37,6 +37,8 @@ COMMANDS = {
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),
+    "stats": ("Read", "The home page: mailings, clients, and posts."),
+    "blog": ("Read", "Posts to read, and to write."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""
 

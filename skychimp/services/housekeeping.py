@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from skychimp.services import codes, delays, sessions
+from skychimp.services import codes, delays, images, sessions
 from skychimp.store import ledger, runs
 from skychimp.store.engine import Store
 
@@ -10,7 +10,7 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Forget sessions, codes and wrong passwords of long ago, and runs that are long over; empty the WAL.
+    """Forget sessions, codes, wrong passwords and runs of long ago, and images without a post; empty the WAL.
 
     Attempts are forgotten where they are older than `keep_attempts`. Each step is a short transaction of its own.
     """
@@ -24,4 +24,5 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
     while more:
         with store.write() as session:
             more = ledger.forget_attempts(session.connection(), now - (keep_attempts or timedelta()))
+    images.sweep(store)
     store.checkpoint()
