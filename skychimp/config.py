@@ -170,6 +170,26 @@ def _host(value: object) -> str:
     return value
 
 
+def _web(value: object) -> str:
+    """An address without what could be taken for markup or a template; its last slash goes."""
+    allowed = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?"
+    if not isinstance(value, str) or not re.fullmatch(allowed, value):
+        raise ValueError("write http:// or https://, a host and perhaps a path, as https://example.org/blog")
+    return value.rstrip("/")
+
+
+def _line(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
+        raise ValueError("write one line of up to 200 characters")
+    return value.strip()
+
+
+def _language(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", value):
+        raise ValueError("write a language's tag, as en, ru or pt-BR")
+    return value
+
+
 def _store(value: object) -> str:
     allowed = r"(?!.*://)[^\0]+|sqlite:///(?!:memory:)[^?\0]+|postgresql\+psycopg://.+"
     if isinstance(value, str) and re.fullmatch(allowed, value):
@@ -195,6 +215,9 @@ Zone = Annotated[str, BeforeValidator(_zone)]
 Host = Annotated[str, BeforeValidator(_host)]
 PerTime = Annotated[Rate, BeforeValidator(_rate)]
 File = Annotated[Path, BeforeValidator(_file)]
+Web = Annotated[str, BeforeValidator(_web)]
+Line = Annotated[str, BeforeValidator(_line)]
+Language = Annotated[str, BeforeValidator(_language)]
 
 
 def _is(meaning: str, example: object = None) -> Any:
@@ -297,6 +320,19 @@ class DaemonSettings(_Section):
     interval: Annotated[PositiveDuration, _is("how often the daemon looks for due mail")] = timedelta(seconds=1)
 
 
+class BlogSettings(_Section):
+    url: Annotated[
+        Web | None,
+        _is(
+            "where the blog's site is: links in digests, the feed and the map of the site need it",
+            "https://blog.example.org",
+        ),
+    ] = None
+    title: Annotated[Line, _is("the site's name")] = "Skychimp"
+    tagline: Annotated[Line, _is("what it says of itself")] = "Every client gets every mailing. Once."
+    language: Annotated[Language, _is("the language of its posts")] = "en"
+
+
 class Settings(_Section):
     store: StoreSettings = StoreSettings()
     mail: MailSettings = Field(default_factory=MailSettings)
@@ -304,6 +340,7 @@ class Settings(_Section):
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
+    blog: BlogSettings = BlogSettings()
     config_file: Path | None = None
     """The file that was read, if any."""
 

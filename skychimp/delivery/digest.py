@@ -1,0 +1,76 @@
+"""The digest: a message's words with the posts that it tells of; pure.
+
+What a post says is put into the words as text in quotes, `{{ 'so' }}`: it is source of no template, Markdown or HTML.
+"""
+
+import html
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from markdown_it import MarkdownIt
+
+from skychimp.delivery.compose import Words
+from skychimp.models import Format
+
+MOST_POSTS = 50  # in one letter; the next one goes on
+LONGEST_EXCERPT = 240
+
+_PLACE = re.compile(r"\{\{-?\s*posts\s*-?\}\}")
+_CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}%#\n\r"})
+
+
+class News(NamedTuple):
+    """What a digest says of a post; `url` is None where nobody knows where the blog is."""
+
+    title: str
+    excerpt: str
+    url: str | None
+
+
+def with_posts(words: Words, posts: Sequence[News]) -> Words:
+    """The words with the posts at `{{ posts }}`, or after the body where that stands nowhere in it."""
+    listing = "\n\n".join(_in_markdown(post) if words.format == Format.MARKDOWN else _in_text(post) for post in posts)
+    body = words.body if _PLACE.search(words.body) else words.body.rstrip("\n") + "\n\n{{ posts }}\n"
+    in_html = "\n".join(map(_in_html, posts))
+    return words._replace(
+        body=_PLACE.sub(lambda _: listing, body),
+        html=None if words.html is None else _PLACE.sub(lambda _: in_html, words.html),
+    )
+
+
+def excerpt(rendered: str) -> str:
+    """The first paragraph with words in it, of HTML that Markdown made, in plain text; cut at a word's end."""
+    paragraphs = re.findall(r"<p>(.*?)</p>", rendered, re.DOTALL)
+    text = next(filter(None, map(_plain, paragraphs)), "") or _plain(rendered)
+    if len(text) <= LONGEST_EXCERPT:
+        return text
+    cut = text[:LONGEST_EXCERPT]
+    whole_words = cut.rpartition(" ")[0]
+    return (whole_words if len(whole_words) > LONGEST_EXCERPT // 2 else cut) + "…"
+
+
+def excerpt_of_markdown(content: str) -> str:
+    return excerpt(MarkdownIt("commonmark", {"html": False}).enable("table").render(content))
+
+
+def _plain(rendered: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", rendered)).split())
+
+
+def _quoted(text: str) -> str:
+    return f"{{{{ '{text.translate(_CODE)}' }}}}"
+
+
+def _in_text(post: News) -> str:
+    return "\n".join(filter(None, (_quoted(post.title), post.excerpt and _quoted(post.excerpt), post.url)))
+
+
+def _in_markdown(post: News) -> str:
+    title = _quoted(post.title) if post.url is None else f"[{_quoted(post.title)}](<{post.url}>)"
+    return f"## {title}" + (f"\n\n{_quoted(post.excerpt)}" if post.excerpt else "")
+
+
+def _in_html(post: News) -> str:
+    title = _quoted(post.title) if post.url is None else f'<a href="{post.url}">{_quoted(post.title)}</a>'
+    return f"<h2>{title}</h2>" + (f"\n<p>{_quoted(post.excerpt)}</p>" if post.excerpt else "")

@@ -1,0 +1,88 @@
+"""`blog build`: the published posts and the home page's figures, as a folder of files."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import select
+
+from skychimp.access import Actor, reach
+from skychimp.config import Settings
+from skychimp.delivery import digest
+from skychimp.models import StoreInfo
+from skychimp.services import blog
+from skychimp.services.blog import PostDetail
+from skychimp.site import folder, pages
+from skychimp.site.pages import Article, Figures, Picture, Site
+from skychimp.store.engine import Store
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did; paths are relative to the folder."""
+
+    folder: str
+    posts: int
+    written: list[str]
+    removed: list[str]
+    unchanged: int
+
+
+def build(store: Store, actor: Actor, where: Path, settings: Settings, figures: Figures) -> Built:
+    """Make the folder hold the blog as it is now.
+
+    Raises Conflict where the folder is somebody else's, InvalidValue, SkychimpError.
+    """
+    reach(actor, "write posts")
+    posts = blog.published(store, datetime.now(UTC))
+    secret = _secret(store)
+    site = Site(
+        id=_lasting_id(secret, "the feed"),
+        title=settings.blog.title,
+        tagline=settings.blog.tagline,
+        language=settings.blog.language,
+        timezone=settings.mail.timezone,
+        url=settings.blog.url,
+        figures=figures,
+        articles=[_article(store, post, secret) for post in posts],
+    )
+    pictures: dict[str, bytes | Path] = {
+        f"images/{post.image}": blog.image_path(store, post.image) for post in posts if post.image
+    }
+    made = folder.write(where, pictures | {path: text.encode() for path, text in pages.render(site).items()})
+    return Built(str(where), len(posts), made.written, made.removed, made.unchanged)
+
+
+def _article(store: Store, post: PostDetail, secret: bytes) -> Article:
+    assert post.published_at is not None
+    html = blog.html_of(post.content)
+    return Article(
+        id=_lasting_id(secret, f"post {post.id} of {post.created_at.isoformat()}"),
+        slug=post.slug,
+        title=post.title,
+        author=post.author,
+        html=html,
+        excerpt=digest.excerpt(html),
+        picture=None if post.image is None else _picture(blog.image_path(store, post.image)),
+        published_at=post.published_at,
+        updated_at=max(post.updated_at, post.published_at),
+    )
+
+
+def _picture(path: Path) -> Picture:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return Picture(path.name, *image.size)
+
+
+def _secret(store: Store) -> bytes:
+    with store.read() as session:
+        return session.scalar(select(StoreInfo.__table__.c.secret)) or b""
+
+
+def _lasting_id(secret: bytes, name: str) -> str:
+    """An IRI of its own for a thing of this store, that stays whatever is changed (RFC 4287, 4.2.6)."""
+    return UUID(bytes=hashlib.blake2b(name.encode(), key=secret[:64], digest_size=16).digest(), version=4).urn
