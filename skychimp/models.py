@@ -64,6 +64,8 @@ class OccurrenceState(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
     MISSED = "missed"
+    SKIPPED = "skipped"
+    """A digest's, when there was no new post."""
 
 
 class DeliveryState(StrEnum):
@@ -244,7 +246,7 @@ class Message(Table, table=True):
     html: str | None = None
     """The HTML part where it is given; a Markdown body makes its own."""
     digest: bool = False
-    """Its body goes before the posts published since the mailing's last occurrence."""
+    """Its words go with the posts that were published since the mailing's last occurrence."""
     created_at: datetime
     updated_at: datetime
 
@@ -417,3 +419,12 @@ class Post(Table, table=True):
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None = Field(default=None, index=True)
+
+
+class DigestPost(Table, table=True):
+    """A post that a digest need not tell of: that occurrence of the mailing told of it, or it is too old for any."""
+
+    __tablename__ = "digest_post"
+    mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
+    post_id: int = Field(sa_column=Column(ForeignKey("post.id", ondelete="CASCADE"), primary_key=True, index=True))
+    occurrence_id: int | None = Field(default=None, foreign_key="occurrence.id")

@@ -110,6 +110,8 @@ def _send_first(here: Context, made: "MailingInfo") -> None:
     else:
         _show(here, made)
         here.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
+    if made.skipped_at is not None:
+        here.out.note("it was skipped: there is no new post to tell of")
     here.out.note(f"next: skychimp mailings log {made.id}")
 
 
@@ -215,7 +217,9 @@ def preview(
     here = enter(ctx, json)
     info, coming = mailings.preview(here.store, here.actor, mailing, since=since, number=number)
     zone = ZoneInfo(info.timezone)
-    rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), due.note) for due in coming]
+    digest = "skipped when there is no new post" if info.digest else ""
+    notes = ["; ".join(filter(None, (due.note, digest))) for due in coming]
+    rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), note) for due, note in zip(coming, notes, strict=True)]
     here.out.rows(rows, COMING, empty="no more due times")
 
 

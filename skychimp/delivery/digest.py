@@ -6,15 +6,22 @@ What a post says is put into the words as text in quotes, `{{ 'so' }}`: it is so
 import html
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NamedTuple
-
-from markdown_it import MarkdownIt
+from urllib.parse import quote
 
 from skychimp.delivery.compose import Words
-from skychimp.models import Format
+from skychimp.models import Every, Format
 
 MOST_POSTS = 50  # in one letter; the next one goes on
 LONGEST_EXCERPT = 240
+PERIOD = {
+    Every.ONCE: timedelta(days=31),
+    Every.DAY: timedelta(days=1),
+    Every.WEEK: timedelta(days=7),
+    Every.MONTH: timedelta(days=31),
+}
+"""How far a mailing's first digest looks back."""
 
 _PLACE = re.compile(r"\{\{-?\s*posts\s*-?\}\}")
 _CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}%#\n\r"})
@@ -28,15 +35,34 @@ class News(NamedTuple):
     url: str | None
 
 
+def news(title: str, content: str, slug: str, blog_url: str | None) -> News:
+    """What a digest says of a post; `content` is Markdown."""
+    from markdown_it import MarkdownIt
+
+    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(content)
+    url = None if blog_url is None else f"{blog_url}/{quote(page_of(slug))}"
+    return News(title, excerpt(rendered), url)
+
+
+def page_of(slug: str) -> str:
+    """A post's page in the blog's site."""
+    return f"posts/{slug}.html"
+
+
 def with_posts(words: Words, posts: Sequence[News]) -> Words:
     """The words with the posts at `{{ posts }}`, or after the body where that stands nowhere in it."""
     listing = "\n\n".join(_in_markdown(post) if words.format == Format.MARKDOWN else _in_text(post) for post in posts)
-    body = words.body if _PLACE.search(words.body) else words.body.rstrip("\n") + "\n\n{{ posts }}\n"
+    body = words.body if names_posts(words.body) else words.body.rstrip("\n") + "\n\n{{ posts }}\n"
     in_html = "\n".join(map(_in_html, posts))
     return words._replace(
         body=_PLACE.sub(lambda _: listing, body),
         html=None if words.html is None else _PLACE.sub(lambda _: in_html, words.html),
     )
+
+
+def names_posts(source: str) -> bool:
+    """Whether a template says where the posts go."""
+    return _PLACE.search(source) is not None
 
 
 def excerpt(rendered: str) -> str:
@@ -48,10 +74,6 @@ def excerpt(rendered: str) -> str:
     cut = text[:LONGEST_EXCERPT]
     whole_words = cut.rpartition(" ")[0]
     return (whole_words if len(whole_words) > LONGEST_EXCERPT // 2 else cut) + "…"
-
-
-def excerpt_of_markdown(content: str) -> str:
-    return excerpt(MarkdownIt("commonmark", {"html": False}).enable("table").render(content))
 
 
 def _plain(rendered: str) -> str:

@@ -35,6 +35,9 @@ def outlook(store: Store, now: datetime, mailing_id: int | None = None) -> Itera
         yield from _stopped(connection, now, mailing_id)
         for mailing, plan in planner.due(connection, now, mailing_id):
             for chosen in plan.open:
+                if mailing.digest and not planner.new_posts(connection, mailing, now):
+                    yield Outlook(mailing.id, chosen.at, "", "skipped: there is no new post")
+                    continue
                 yield from _coming(connection, mailing, chosen.at, after=0, blocked=None)
             for missed in plan.missed:
                 yield Outlook(mailing.id, missed.at, "", "missed: too late to be sent")

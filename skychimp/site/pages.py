@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from skychimp.delivery import digest
+
 PER_PAGE = 9
 IN_FEED = 20
 HUES = 6  # of the stylesheet, for a card without a picture
@@ -47,7 +49,7 @@ class Article(NamedTuple):
 
     @property
     def path(self) -> str:
-        return f"posts/{self.slug}.html"
+        return digest.page_of(self.slug)
 
     @property
     def hue(self) -> int:

@@ -108,7 +108,9 @@ def test_messages_are_changed_by_their_owner_and_seen_by_managers_too(
         with pytest.raises(refusal):
             messages.remove(store, actor, made.id)
         with pytest.raises(refusal):
-            messages.test_letter(store, actor, made.id, sender="x@example.org", to="y@example.org", name="<1@x>")
+            messages.test_letter(
+                store, actor, made.id, sender="x@example.org", to="y@example.org", name="<1@x>", blog_url=None
+            )
 
     for actor in (manager, admin):
         assert messages.show(store, actor, made.id) == made
@@ -149,7 +151,9 @@ def test_a_test_letter_is_whole_and_goes_to_one_address(store: Store, ada: Actor
     clients.create(store, ada, email="zoe@example.org", name="Zoë")
     made = messages.create(store, ada, HTML)
 
-    data = messages.test_letter(store, ada, made.id, sender="Me <me@example.org>", to=to, name="<1@example.org>")
+    data = messages.test_letter(
+        store, ada, made.id, sender="Me <me@example.org>", to=to, name="<1@example.org>", blog_url=None
+    )
 
     letter = message_from_bytes(data, policy=policy.default)
     (mailbox,) = letter["To"].addresses
