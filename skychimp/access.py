@@ -40,8 +40,8 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "change mailings": _OWNERS,
     "disable mailings": _OVERSEERS,
     "see reports": _OVERSEERS,
-    "write posts": {Role.EDITOR: Reach.ALL, Role.ADMIN: Reach.ALL},
     "resolve deliveries": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ALL},
+    "write posts": {Role.EDITOR: Reach.ALL, Role.ADMIN: Reach.ALL},
 }
 
 
