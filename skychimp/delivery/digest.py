@@ -23,7 +23,7 @@ PERIOD = {
 }
 """How far a mailing's first digest looks back."""
 
-_PLACE = re.compile(r"\{\{-?\s*posts\s*-?\}\}")
+_PLACE = re.compile(r"\{\{\s*posts\s*\}\}")
 _CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}%#\n\r"})
 
 
