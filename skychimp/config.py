@@ -197,6 +197,12 @@ def _store(value: object) -> str:
     raise ValueError("write a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
 
 
+def _redis(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"rediss?://[^/].*", value):
+        return value
+    raise ValueError("write redis://HOST:PORT/NUMBER, or rediss:// for TLS")
+
+
 def _system_zone() -> str:
     link = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
     names = (os.environ.get("TZ", "").removeprefix(":"), link)
@@ -218,6 +224,7 @@ File = Annotated[Path, BeforeValidator(_file)]
 Web = Annotated[str, BeforeValidator(_web)]
 Line = Annotated[str, BeforeValidator(_line)]
 Language = Annotated[str, BeforeValidator(_language)]
+RedisUrl = Annotated[str, BeforeValidator(_redis)]
 
 
 def _is(meaning: str, example: object = None) -> Any:
@@ -333,6 +340,13 @@ class BlogSettings(_Section):
     language: Annotated[Language, _is("the language of its posts")] = "en"
 
 
+class CacheSettings(_Section):
+    url: Annotated[
+        RedisUrl | None,
+        _is("a Redis server for the home page's figures; a folder of your account's if not set", "redis://localhost/0"),
+    ] = None
+
+
 class Settings(_Section):
     store: StoreSettings = StoreSettings()
     mail: MailSettings = Field(default_factory=MailSettings)
@@ -341,6 +355,7 @@ class Settings(_Section):
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
     blog: BlogSettings = BlogSettings()
+    cache: CacheSettings = CacheSettings()
     config_file: Path | None = None
     """The file that was read, if any."""
 

@@ -91,6 +91,7 @@ def test_every_setting_has_a_variable() -> None:
         "delivery.disable_failure_rate": "0.13",
         "run.patience": "14s", "daemon.interval": "15s",
         "blog.url": "https://blog.example.org", "blog.title": "B", "blog.tagline": "T", "blog.language": "pt-BR",
+        "cache.url": "redis://localhost/0",
     }  # fmt: skip
     known = [f"{section}.{key}" for section, keys in sections().items() for key in keys]
     assert list(said) == known

@@ -57,9 +57,17 @@ def create(
     blog.require_writer(here.actor)
     at, picture = _time(here, publish), _image(image)
     with _text(here, body, body_file) as text:
-        made = blog.create(here.store, here.actor, title=title, content=text, image=picture, published_at=at)
+        made = blog.create(
+            here.store,
+            here.actor,
+            title=title,
+            content=text,
+            image=picture,
+            publish=publish is not None,
+            at=at,
+        )
     _show(here, made)
-    here.out.note(f"next: skychimp blog {'publish' if at is None else 'show'} {made.slug}")
+    here.out.note(f"next: skychimp blog {'publish' if publish is None else 'show'} {made.slug}")
 
 
 @app.command("list")
@@ -92,7 +100,7 @@ def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
     elif here.out.on_terminal:
         here.out.heading(seen.title, _byline(seen))
         _draw(here, seen)
-        here.out.markdown(seen.content)
+        here.out.markdown(f"\n{seen.content}")
     else:
         here.out.text(f"# {seen.title}\n\n{seen.content}")
 
@@ -167,6 +175,32 @@ def delete(ctx: typer.Context, post: Slug, yes: Yes = False, json: Json = False)
     _show(here, blog.remove(here.store, here.actor, str(found.id)))
 
 
+@app.command(epilog="skychimp blog build public --base-url https://blog.example.org")
+def build(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of its own.", show_default=False)],
+    base_url: Annotated[
+        str | None, typer.Option(help="Where the site will be; blog.url otherwise.", metavar="URL")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the published posts as a static site, with a feed; only what has changed is written."""
+    from skychimp.site.build import build
+
+    here = enter(ctx, json)
+    if base_url is not None:
+        here.said["blog.url"] = base_url
+    built = build(here.store, here.actor, folder, here.settings)
+    if here.out.json:
+        here.out.one(built)
+        return
+    counts = {"written": len(built.written), "removed": len(built.removed), "unchanged": built.unchanged}
+    here.out.one({"folder": built.folder, "posts": built.posts} | counts)
+    here.out.note(f"look at it: {folder.absolute() / 'index.html'}")
+    if here.settings.blog.url is None:
+        here.out.note("for a map of the site, and links that lead to it from elsewhere: --base-url URL, or blog.url")
+
+
 def _show(here: Context, post: "PostDetail") -> None:
     here.out.one(post, None if here.out.json else [*COLUMNS, "image"])
 
@@ -190,9 +224,12 @@ def _draw(here: Context, post: "PostDetail") -> None:
 
 
 def _time(here: Context, when: str | None) -> datetime | None:
+    """The time that is said; None for now, which is when it is written."""
     from skychimp.delivery import recurrence
 
-    return None if when is None else recurrence.parse_when(when, here.settings.mail.timezone, datetime.now(UTC))
+    return (
+        None if when in (None, "now") else recurrence.parse_when(when, here.settings.mail.timezone, datetime.now(UTC))
+    )
 
 
 def _image(file: Path | None) -> "Image | None":

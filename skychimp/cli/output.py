@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.segment import Segment
 
 Colour = tuple[int, int, int]
@@ -28,6 +28,7 @@ Colour = tuple[int, int, int]
 LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
 
+WIDEST_PAGE = 100
 WIDEST_PICTURE = 80
 HIGHEST_PICTURE = 40
 
@@ -151,6 +152,12 @@ class Output:
         for upper, lower in zip_longest(rows[::2], rows[1::2], fillvalue=[None] * len(rows[0])):
             halves += [_half_block(*pair) for pair in zip(upper, lower, strict=True)] + [Segment.line()]
         _console(stderr=False).print(Segments(halves))
+
+    def draw(self, *parts: "RenderableType") -> None:
+        """Show what Rich draws, on a terminal and no wider than can be read well; what is in it is escaped already."""
+        console = _console(stderr=False)
+        for part in parts:
+            console.print(part, width=min(console.width, WIDEST_PAGE))
 
     def heading(self, title: str, text: str) -> None:
         """Set off a part of a longer story."""

@@ -1,5 +1,6 @@
 """The blog: posts that anyone may read once they are published, and that editors write."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -7,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Row, Select, delete, false, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, false, select, true, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Session
 
@@ -15,6 +16,7 @@ from skychimp.access import Actor, reach
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound
 from skychimp.models import Post, User
 from skychimp.services import audit, images
+from skychimp.services.cache import Recall, afresh
 from skychimp.services.clients import one_line, some_lines
 from skychimp.services.images import Image
 from skychimp.services.listing import Page, narrow
@@ -73,25 +75,27 @@ def create(
     title: str,
     content: str,
     image: Image | None = None,
-    published_at: datetime | None = None,
+    publish: bool = False,
+    at: datetime | None = None,
 ) -> PostDetail:
-    """Make a post: a draft, or one that is published at a time, past or to come. Raises InvalidValue, StoreFailed."""
+    """Make a post: a draft, or one to `publish`, now or `at` another time, past or to come.
+
+    Raises InvalidValue, StoreFailed.
+    """
     reach(actor, "write posts")
-    now = datetime.now(UTC)
     values = _checked(title, content) | {
         "author_id": actor.user_id,
         "image": image.name if image else None,
         "views": 0,
         "revision": 1,
-        "created_at": now,
-        "updated_at": now,
-        "published_at": published_at,
     }
     with store.write() as session:
+        now = _now(session)
         if image is not None:
             images.keep(store, image)
+        values |= {"created_at": now, "updated_at": now, "published_at": (at or now) if publish else None}
         post = _get(session, _P.c.id == _insert(session, values))
-        if published_at is not None:
+        if publish:
             _record(session, actor, "publish", post)
         return post
 
@@ -132,8 +136,8 @@ def change(
 def publish(store: Store, actor: Actor, post: str, at: datetime | None = None) -> PostDetail:
     """Publish a post at a time, past or to come, or now; one that is published stays as it is then. Raises NotFound."""
     reach(actor, "write posts")
-    now = datetime.now(UTC)
     with store.write() as session:
+        now = _now(session)
         old = _find(session, post)
         if at is None and old.published_at is not None and old.published_at <= now:
             return old
@@ -191,8 +195,7 @@ def list_posts(store: Store, actor: Actor, page: Page, *, unpublished: bool = Fa
     """The published posts, or all of them, the newest first, as they are read. Raises Denied, InvalidValue."""
     if unpublished:
         reach(actor, "write posts")
-    columns = [column for column in _P.c if column.name in {field.name for field in fields(PostInfo)}]
-    query = _with_author(select(*columns)).where(true() if unpublished else _P.c.published_at <= datetime.now(UTC))
+    query = _infos().where(true() if unpublished else _P.c.published_at <= datetime.now(UTC))
     page = replace(page, sort=page.sort or "-published_at")
     query = narrow(query, page, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
     with store.read() as session:
@@ -207,9 +210,21 @@ def published(store: Store, now: datetime, *, since: datetime | None = None) -> 
         return [_detail(row) for row in session.execute(query.order_by(_P.c.published_at.desc(), _P.c.id.desc()))]
 
 
+def infos(connection: Connection, ids: list[int]) -> list[PostInfo]:
+    """The posts with these ids, as far as there are any, in their order."""
+    found = {row.id: PostInfo(**row._mapping) for row in connection.execute(_infos().where(_P.c.id.in_(ids)))}
+    return [found[post_id] for post_id in ids if post_id in found]
+
+
 def image_path(store: Store, name: str) -> Path:
     """Where a post's image lies: a PNG, JPEG or WebP file, as its suffix says. Raises StoreFailed."""
     return images.path(store, name)
+
+
+def html(post: PostDetail, recall: Recall = afresh) -> str:
+    """A post's HTML, from the cache as long as its content is the same."""
+    digest = hashlib.blake2b(post.content.encode(), digest_size=16).hexdigest()
+    return str(recall(f"html-{post.id}:{digest}", lambda: html_of(post.content)))
 
 
 def html_of(content: str) -> str:
@@ -229,6 +244,12 @@ def _checked(title: str, content: str) -> dict[str, object]:
     if not content.strip():
         raise InvalidValue("the post says nothing", "give --body TEXT or --body-file FILE")
     return {"title": title, "content": content}
+
+
+def _now(session: Session) -> datetime:
+    """The time once nobody else writes: no post of now is missed by who has looked for those published until now."""
+    session.connection()
+    return datetime.now(UTC)
 
 
 def _insert(session: Session, values: dict[str, object]) -> int:
@@ -265,6 +286,11 @@ def _record(session: Session, actor: Actor, action: str, post: PostDetail) -> No
 
 def _posts() -> Select[tuple[object, ...]]:
     return _with_author(select(_P))
+
+
+def _infos() -> Select[tuple[object, ...]]:
+    names = {field.name for field in fields(PostInfo)}
+    return _with_author(select(*(column for column in _P.c if column.name in names)))
 
 
 def _with_author(query: Select[tuple[object, ...]]) -> Select[tuple[object, ...]]:

@@ -8,11 +8,12 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from skychimp.access import Actor, reach
+from skychimp.access import GUEST, Actor
 from skychimp.config import Settings
 from skychimp.delivery import digest
+from skychimp.errors import StoreFailed
 from skychimp.models import StoreInfo
-from skychimp.services import blog
+from skychimp.services import blog, home
 from skychimp.services.blog import PostDetail
 from skychimp.site import folder, pages
 from skychimp.site.pages import Article, Figures, Picture, Site
@@ -30,14 +31,16 @@ class Built:
     unchanged: int
 
 
-def build(store: Store, actor: Actor, where: Path, settings: Settings, figures: Figures) -> Built:
-    """Make the folder hold the blog as it is now.
+def build(store: Store, actor: Actor, where: Path, settings: Settings) -> Built:
+    """Make the folder hold the blog as anyone sees it now, for who may write posts.
 
-    Raises Conflict where the folder is somebody else's, InvalidValue, SkychimpError.
+    Raises Conflict where the folder is somebody else's, StoreFailed without an image's file, InvalidValue,
+    SkychimpError.
     """
-    reach(actor, "write posts")
+    blog.require_writer(actor)
     posts = blog.published(store, datetime.now(UTC))
     secret = _secret(store)
+    figures = home.home(store, GUEST)
     site = Site(
         id=_lasting_id(secret, "the feed"),
         title=settings.blog.title,
@@ -45,7 +48,7 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings, figures: 
         language=settings.blog.language,
         timezone=settings.mail.timezone,
         url=settings.blog.url,
-        figures=figures,
+        figures=Figures(figures.mailings, figures.active_mailings, figures.unique_clients),
         articles=[_article(store, post, secret) for post in posts],
     )
     pictures: dict[str, bytes | Path] = {
@@ -65,17 +68,23 @@ def _article(store: Store, post: PostDetail, secret: bytes) -> Article:
         author=post.author,
         html=html,
         excerpt=digest.excerpt(html),
-        picture=None if post.image is None else _picture(blog.image_path(store, post.image)),
+        picture=_picture(store, post),
         published_at=post.published_at,
         updated_at=max(post.updated_at, post.published_at),
     )
 
 
-def _picture(path: Path) -> Picture:
+def _picture(store: Store, post: PostDetail) -> Picture | None:
     from PIL import Image
 
-    with Image.open(path) as image:
-        return Picture(path.name, *image.size)
+    if post.image is None:
+        return None
+    try:
+        with Image.open(blog.image_path(store, post.image)) as image:
+            return Picture(post.image, *image.size)
+    except OSError:
+        hint = f"give it anew: skychimp blog update {post.slug} --image FILE, or --no-image"
+        raise StoreFailed(f"the image of post {post.id} can't be read", hint) from None
 
 
 def _secret(store: Store) -> bytes:

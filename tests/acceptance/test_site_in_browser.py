@@ -20,7 +20,6 @@ from skychimp.config import Settings
 from skychimp.models import Role
 from skychimp.services import blog, images
 from skychimp.site.build import build
-from skychimp.site.pages import Figures
 from skychimp.store.engine import Store
 
 LOOK = Path(__file__).with_name("look.cjs")
@@ -85,9 +84,10 @@ def site(tools: None, store: Store, tmp_path: Path) -> Path:
             title=TITLES[number % len(TITLES)],
             content=CONTENT,
             image=picture if number % 2 else None,
-            published_at=now - timedelta(days=20 - number),
+            publish=True,
+            at=now - timedelta(days=20 - number),
         )
-    build(store, editor, tmp_path / "site", Settings(), Figures(3, 2, 12345))
+    build(store, editor, tmp_path / "site", Settings())
     return tmp_path / "site"
 
 
