@@ -68,6 +68,14 @@ def format_duration(duration: timedelta) -> str:
     return "0s"
 
 
+def parse_url(text: str) -> str:
+    """A site's address, without a slash at its end. Raises InvalidValue, also for what could be taken for markup."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?", text):
+        hint = "write http:// or https://, a host and perhaps a path, as https://example.org/blog"
+        raise InvalidValue(f"{text!r} is no address of a site", hint)
+    return text.rstrip("/")
+
+
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
@@ -171,11 +179,10 @@ def _host(value: object) -> str:
 
 
 def _web(value: object) -> str:
-    """An address without what could be taken for markup or a template; its last slash goes."""
-    allowed = r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?"
-    if not isinstance(value, str) or not re.fullmatch(allowed, value):
-        raise ValueError("write http:// or https://, a host and perhaps a path, as https://example.org/blog")
-    return value.rstrip("/")
+    try:
+        return parse_url(value if isinstance(value, str) else "")
+    except InvalidValue as error:
+        raise ValueError(error.hint) from None
 
 
 def _line(value: object) -> str:

@@ -185,11 +185,12 @@ def build(
     json: Json = False,
 ) -> None:
     """Write the published posts as a static site, with a feed; only what has changed is written."""
+    from skychimp.config import parse_url
     from skychimp.site.build import build
 
     here = enter(ctx, json)
     if base_url is not None:
-        here.said["blog.url"] = base_url
+        here.said["blog.url"] = parse_url(base_url)
     built = build(here.store, here.actor, folder, here.settings)
     if here.out.json:
         here.out.one(built)
