@@ -431,7 +431,7 @@ def _skipped(session: Session, mailing_ids: Sequence[int]) -> dict[int, datetime
     if not mailing_ids:
         return {}
     later = _O.alias()
-    is_latest = ~exists().where(later.c.mailing_id == _O.c.mailing_id, later.c.due_at > _O.c.due_at)
+    is_latest = ~exists().where(later.c.mailing_id == _O.c.mailing_id, later.c.due_local > _O.c.due_local)
     is_skipped = and_(_O.c.mailing_id.in_(mailing_ids), _O.c.state == OccurrenceState.SKIPPED)
     found = session.execute(select(_O.c.mailing_id, _O.c.due_at).where(is_skipped, is_latest))
     return {row.mailing_id: row.due_at for row in found}

@@ -164,6 +164,8 @@ def _checked(words: Words, is_digest: bool) -> Words:
         words = words._replace(html=None)
     elif words.html is None or not words.html.strip():
         raise InvalidValue("the HTML part is empty", "give --html-file FILE, or leave it out")
+    if not is_digest and digest.names_posts(words.body + (words.html or "")):
+        raise InvalidValue("only a digest has posts: {{ posts }}", "make it one: --digest")
     if is_digest and words.html is not None and not digest.names_posts(words.html):
         raise InvalidValue("the HTML part of a digest says nowhere where its posts go", "write {{ posts }} there")
     compose.check(digest.with_posts(words, SAMPLE_POSTS) if is_digest else words)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, literal, null, or_, select, text
+from sqlalchemy import Connection, Row, Select, and_, exists, insert, literal, null, or_, select, text
 from sqlalchemy.dialects.sqlite import insert as insert_or_change
 
 from skychimp.models import UNFINISHED_SQL, Delivery, DeliveryState, DigestPost, Occurrence, Post
@@ -26,7 +26,10 @@ def new_posts(
     occurrence of which not one letter went out has told of nothing.
     """
     mine = _DP.c.mailing_id == mailing_id
-    told = exists().where(mine, _DP.c.post_id == _P.c.id, or_(_DP.c.occurrence_id.is_(None), _tells(now)))
+    tellers = _tellers(mailing_id, now)
+    told = exists().where(
+        mine, _DP.c.post_id == _P.c.id, or_(_DP.c.occurrence_id.is_(None), _DP.c.occurrence_id.in_(tellers))
+    )
     begun = exists().where(mine)
     chosen = select(_P).where(_P.c.published_at <= now, ~told, or_(_P.c.published_at > since, begun))
     return connection.execute(chosen.order_by(_P.c.published_at, _P.c.id).limit(limit)).all()
@@ -46,8 +49,9 @@ def tell(connection: Connection, mailing_id: int, occurrence_id: int, post_ids: 
         connection.execute(again, rows)
 
 
-def _tells(now: datetime) -> ColumnElement[bool]:
-    """Whether the occurrence at hand has sent something, or still may."""
-    sent = exists().where(_D.c.occurrence_id == _DP.c.occurrence_id, _D.c.state.in_(_GONE_OUT))
-    may = exists().where(and_(_O.c.id == _DP.c.occurrence_id, _UNFINISHED, _O.c.deadline > now))
-    return or_(sent, may)
+def _tellers(mailing_id: int, now: datetime) -> Select[tuple[int]]:
+    """The mailing's occurrences that have sent something, or still may; each is looked at once, not for each post."""
+    noted = select(_DP.c.occurrence_id).where(_DP.c.mailing_id == mailing_id)
+    has_sent = exists().where(_D.c.occurrence_id == _O.c.id, _D.c.state.in_(_GONE_OUT))
+    may_send = and_(_UNFINISHED, _O.c.deadline > now)
+    return select(_O.c.id).where(_O.c.id.in_(noted), or_(may_send, has_sent))

@@ -230,10 +230,10 @@ def test_what_is_no_digest(store: Store, ada: Actor, wrong: Words) -> None:
 
 def test_only_a_digest_has_posts(store: Store, ada: Actor) -> None:
     with_posts = TEXT._replace(body="{{ posts }}")
-    with pytest.raises(InvalidValue, match="there is no posts"):
+    with pytest.raises(InvalidValue, match="only a digest"):
         messages.create(store, ada, with_posts)
     made = messages.create(store, ada, with_posts, digest=True)
-    with pytest.raises(InvalidValue, match="there is no posts"):
+    with pytest.raises(InvalidValue, match="only a digest"):
         messages.change(store, ada, made.id, digest=False)
     assert messages.change(store, ada, made.id, subject="Other").digest
     assert not messages.change(store, ada, made.id, body="Other", digest=False).digest
