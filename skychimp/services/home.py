@@ -75,9 +75,9 @@ class Home:
     attention: list[Concern]
 
 
-def home(store: Store, actor: Actor, recall: Recall = afresh) -> Home:
-    """The home page, for anyone."""
-    now = datetime.now(UTC)
+def home(store: Store, actor: Actor, recall: Recall = afresh, *, now: datetime | None = None) -> Home:
+    """The home page, for anyone, as it is at a time."""
+    now = now or datetime.now(UTC)
     with store.read() as session:
         connection = session.connection()
         version, posts_version = _versions(connection, now)
