@@ -186,12 +186,13 @@ def build(
 ) -> None:
     """Write the published posts as a static site, with a feed; only what has changed is written."""
     from skychimp.config import parse_url
+    from skychimp.services.cache import Cache
     from skychimp.site.build import build
 
     here = enter(ctx, json)
     if base_url is not None:
         here.said["blog.url"] = parse_url(base_url)
-    built = build(here.store, here.actor, folder, here.settings)
+    built = build(here.store, here.actor, folder, here.settings, Cache(here.settings, here.out.note).recall)
     if here.out.json:
         here.out.one(built)
         return

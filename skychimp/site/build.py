@@ -15,6 +15,7 @@ from skychimp.errors import StoreFailed
 from skychimp.models import StoreInfo
 from skychimp.services import blog, home
 from skychimp.services.blog import PostDetail
+from skychimp.services.cache import Recall, afresh
 from skychimp.site import folder, pages
 from skychimp.site.pages import Article, Figures, Picture, Site
 from skychimp.store.engine import Store
@@ -31,7 +32,7 @@ class Built:
     unchanged: int
 
 
-def build(store: Store, actor: Actor, where: Path, settings: Settings) -> Built:
+def build(store: Store, actor: Actor, where: Path, settings: Settings, recall: Recall = afresh) -> Built:
     """Make the folder hold the blog as anyone sees it now, for who may write posts.
 
     Raises Conflict where the folder is somebody else's, StoreFailed without an image's file, InvalidValue,
@@ -40,7 +41,7 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings) -> Built:
     blog.require_writer(actor)
     posts = blog.published(store, datetime.now(UTC))
     secret = _secret(store)
-    figures = home.home(store, GUEST)
+    figures = home.home(store, GUEST, recall)
     site = Site(
         id=_lasting_id(secret, "the feed"),
         title=settings.blog.title,
@@ -49,7 +50,7 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings) -> Built:
         timezone=settings.mail.timezone,
         url=settings.blog.url,
         figures=Figures(figures.mailings, figures.active_mailings, figures.unique_clients),
-        articles=[_article(store, post, secret) for post in posts],
+        articles=[_article(store, post, secret, recall) for post in posts],
     )
     pictures: dict[str, bytes | Path] = {
         f"images/{post.image}": blog.image_path(store, post.image) for post in posts if post.image
@@ -58,9 +59,9 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings) -> Built:
     return Built(str(where), len(posts), made.written, made.removed, made.unchanged)
 
 
-def _article(store: Store, post: PostDetail, secret: bytes) -> Article:
+def _article(store: Store, post: PostDetail, secret: bytes, recall: Recall) -> Article:
     assert post.published_at is not None
-    html = blog.html_of(post.content)
+    html = blog.html(post, recall)
     return Article(
         id=_lasting_id(secret, f"post {post.id} of {post.created_at.isoformat()}"),
         slug=post.slug,
