@@ -98,7 +98,7 @@ def test_the_most_and_longest_posts_make_a_letter() -> None:
     ("content", "expected"),
     [
         ("# Head\n\nThe *first*  one,\nwith `code` & [a link](https://x.example).\n\nSecond.", None),
-        ("![only a picture](x.png)\n\nThe *first*  one,\nwith `code` & [a link](https://x.example).", None),
+        ("![only](x.png)\n\nThe *first*  one,\nwith `code` & [a link](https://x.example).\n\nSecond.", None),
         ("> The first one, with code & a link.", None),
         ("- a\n- b", "a b"),
         ("", ""),

@@ -12,7 +12,7 @@ import pytest
 from command import Home
 from conftest import enrol
 from PIL import Image
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from skychimp.access import GUEST, Actor
 from skychimp.config import Settings
@@ -102,6 +102,17 @@ def test_a_view_changes_nothing_and_the_ids_last(store: Store, grace: Actor, tmp
     assert ids(tmp_path / "site") == before
     assert len(set(before)) == 2
     assert all(each.startswith("urn:uuid:") for each in before)
+
+
+def test_what_was_written_long_before_it_was_published(store: Store, grace: Actor, tmp_path: Path) -> None:
+    """RFC 4287, 4.2.15: to a reader, publishing is the latest change."""
+    post(store, grace, "One")
+    with store.write() as session:
+        session.execute(update(Post).values(updated_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    build(store, grace, tmp_path / "site", Settings())
+    entry = ET.parse(tmp_path / "site/feed.xml").find(f"{ATOM}entry")
+    assert entry is not None
+    assert entry.findtext(f"{ATOM}updated") == entry.findtext(f"{ATOM}published")
 
 
 def test_a_thousand_posts_are_written_once(store: Store, grace: Actor, tmp_path: Path) -> None:

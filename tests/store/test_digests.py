@@ -181,6 +181,8 @@ def test_of_two_that_open_at_once_the_first_tells(weekly: Store) -> None:
 def test_what_nobody_got_is_told_of_again(weekly: Store, outcome: Outcome, expected: str) -> None:
     post(weekly, "Pa", NOW - MINUTE)
     go_out(weekly, NOW, outcome)
+    plan = ["skipped: there is no new post" if expected == "skipped" else None]
+    assert [row.left_out for row in outlook(weekly, NOW + WEEK) if row.due_at > NOW] == plan
     go_out(weekly, NOW + WEEK)
     assert told(weekly) == ["Pa", expected]
     go_out(weekly, NOW + 2 * WEEK)
