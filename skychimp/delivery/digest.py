@@ -15,6 +15,7 @@ from skychimp.models import Every, Format
 
 MOST_POSTS = 50  # in one letter; the next one goes on
 LONGEST_EXCERPT = 240
+BEGINNING = 5_000  # characters of a post that its excerpt is looked for in
 PERIOD = {
     Every.ONCE: timedelta(days=31),
     Every.DAY: timedelta(days=1),
@@ -24,7 +25,7 @@ PERIOD = {
 """How far a mailing's first digest looks back."""
 
 _PLACE = re.compile(r"\{\{\s*posts\s*\}\}")
-_CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}%#\n\r"})
+_CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}"})
 
 
 class News(NamedTuple):
@@ -39,7 +40,11 @@ def news(title: str, content: str, slug: str, blog_url: str | None) -> News:
     """What a digest says of a post; `content` is Markdown."""
     from markdown_it import MarkdownIt
 
-    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(content)
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    try:
+        rendered = str(markdown.render(content[:BEGINNING]))
+    except Exception:  # one post is not to hold up everybody's mail
+        rendered = ""
     url = None if blog_url is None else f"{blog_url}/{quote(page_of(slug))}"
     return News(title, excerpt(rendered), url)
 

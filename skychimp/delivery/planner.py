@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Row, select, true, update
@@ -43,19 +44,16 @@ def open_due(
         letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
         base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
         for missed in plan.missed:
-            queue.open_occurrence(connection, base | _nothing_sent(missed, OccurrenceState.MISSED, now))
+            row = base | _times(missed) | _nothing_sent(OccurrenceState.MISSED, missed, now)
+            queue.open_occurrence(connection, row)
         for chosen in plan.open:
-            posts = new_posts(connection, mailing, now) if mailing.digest else []
-            if mailing.digest and not posts:
-                row = _nothing_sent(chosen, OccurrenceState.SKIPPED, now)
+            deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
+            row = base | _times(chosen) | {"state": OccurrenceState.OPENING, "deadline": deadline}
+            words = Words(mailing.subject, mailing.body, mailing.format, mailing.html)
+            if mailing.digest:
+                opened += _open_digest(connection, mailing, row, words, chosen, blog_url)
             else:
-                deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
-                words = _words(mailing, posts, blog_url)._asdict()
-                row = {"state": OccurrenceState.OPENING, "deadline": deadline} | words | _times(chosen)
-            made = queue.open_occurrence(connection, base | row)
-            if made is not None and mailing.digest:
-                digests.tell(connection, mailing.id, made, [post.id for post in posts], _looks_back_to(mailing))
-            opened += made is not None and row["state"] == OccurrenceState.OPENING
+                opened += queue.open_occurrence(connection, row | words._asdict()) is not None
         connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return opened
 
@@ -114,15 +112,24 @@ def _times(due: Due) -> dict[str, object]:
     return {"due_local": due.local.isoformat(), "due_at": due.at}
 
 
-def _nothing_sent(due: Due, state: OccurrenceState, now: datetime) -> dict[str, object]:
-    return {"state": state, "deadline": due.at, "finished_at": now, "subject": "", "body": ""} | _times(due)
+def _nothing_sent(state: OccurrenceState, due: Due, now: datetime) -> dict[str, object]:
+    return {"state": state, "deadline": due.at, "finished_at": now, "subject": "", "body": ""}
 
 
-def _words(mailing: Row[tuple[()]], posts: Sequence[Row[tuple[object, ...]]], blog_url: str | None) -> Words:
-    words = Words(mailing.subject, mailing.body, mailing.format, mailing.html)
-    if not mailing.digest:
-        return words
-    return digest.with_posts(words, [digest.news(post.title, post.content, post.slug, blog_url) for post in posts])
+def _open_digest(
+    connection: Connection, mailing: Row[tuple[()]], row: dict[str, Any], words: Words, due: Due, blog_url: str | None
+) -> bool:
+    """Open a digest's occurrence, or record that it is skipped; whether it was opened."""
+    now = row["opened_at"]
+    posts = new_posts(connection, mailing, now)
+    if posts:
+        words = digest.with_posts(words, [digest.news(post.title, post.content, post.slug, blog_url) for post in posts])
+        made = queue.open_occurrence(connection, row | words._asdict())
+    else:
+        made = queue.open_occurrence(connection, row | _nothing_sent(OccurrenceState.SKIPPED, due, now))
+    if made is not None:
+        digests.tell(connection, mailing.id, made, [post.id for post in posts], _looks_back_to(mailing))
+    return made is not None and bool(posts)
 
 
 def _looks_back_to(mailing: Row[tuple[()]]) -> datetime:

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from skychimp.access import Actor, Reach, reach
-from skychimp.delivery import compose, digest
+from skychimp.delivery import compose
 from skychimp.delivery.compose import Composer, Recipient, Words
-from skychimp.delivery.digest import News
+from skychimp.delivery.digest import News, names_posts, news, with_posts
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Format, Mailing, Message
 from skychimp.services import blog, clients
@@ -164,11 +164,11 @@ def _checked(words: Words, is_digest: bool) -> Words:
         words = words._replace(html=None)
     elif words.html is None or not words.html.strip():
         raise InvalidValue("the HTML part is empty", "give --html-file FILE, or leave it out")
-    if not is_digest and digest.names_posts(words.body + (words.html or "")):
+    if not is_digest and names_posts(words.body + (words.html or "")):
         raise InvalidValue("only a digest has posts: {{ posts }}", "make it one: --digest")
-    if is_digest and words.html is not None and not digest.names_posts(words.html):
+    if is_digest and words.html is not None and not names_posts(words.html):
         raise InvalidValue("the HTML part of a digest says nowhere where its posts go", "write {{ posts }} there")
-    compose.check(digest.with_posts(words, SAMPLE_POSTS) if is_digest else words)
+    compose.check(with_posts(words, SAMPLE_POSTS) if is_digest else words)
     return words
 
 
@@ -182,8 +182,8 @@ def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | N
     words = Words(message.subject, message.body, message.format, message.html)
     if message.digest:
         latest = reversed(blog.published(store, now)[:PREVIEWED_POSTS])
-        posts = [digest.news(post.title, post.content, post.slug, blog_url) for post in latest]
-        words = digest.with_posts(words, posts)
+        posts = [news(post.title, post.content, post.slug, blog_url) for post in latest]
+        words = with_posts(words, posts)
     return Composer(words, sender=sender, date=now, mailing_id=0, due_at=now.astimezone())
 
 

@@ -41,7 +41,7 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings, recall: R
     blog.require_writer(actor)
     posts = blog.published(store, datetime.now(UTC))
     secret = _secret(store)
-    figures = home.home(store, GUEST, recall)
+    seen = home.home(store, GUEST, recall)
     site = Site(
         id=_lasting_id(secret, "the feed"),
         title=settings.blog.title,
@@ -49,7 +49,7 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings, recall: R
         language=settings.blog.language,
         timezone=settings.mail.timezone,
         url=settings.blog.url,
-        figures=Figures(figures.mailings, figures.active_mailings, figures.unique_clients),
+        figures=Figures(seen.mailings, seen.active_mailings, seen.unique_clients),
         articles=[_article(store, post, secret, recall) for post in posts],
     )
     pictures: dict[str, bytes | Path] = {

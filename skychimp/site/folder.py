@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +46,14 @@ def write(folder: Path, files: Mapping[str, bytes | Path]) -> Changes:
 
 
 def _write(root: int, folder: Path, files: Mapping[str, bytes | Path]) -> Changes:
-    before = _manifest(root, folder)
+    ours = _manifest(root, folder)
     for path in files:
-        if path not in before and _stands(root, path):
+        if path not in ours and _stands(root, path):
             raise Conflict(f"{folder / path} is not ours", "move it away, or name another folder")
-    _keep_manifest(root, sorted({*before, *files}), before)
+    _keep_manifest(root, ours | files.keys(), ours)
     written = [path for path, content in files.items() if _replace(root, path, content)]
-    removed = [path for path in before if path not in files and _remove(root, path)]
-    _keep_manifest(root, sorted(files), sorted({*before, *files}))
+    removed = [path for path in sorted(ours - files.keys()) if _remove(root, path)]
+    _keep_manifest(root, set(files), ours | files.keys())
     return Changes(written, removed, len(files) - len(written))
 
 
@@ -74,22 +74,23 @@ def _entered(folder: Path) -> Iterator[int]:
         os.close(root)
 
 
-def _manifest(root: int, folder: Path) -> list[str]:
+def _manifest(root: int, folder: Path) -> set[str]:
     """The paths that are ours; a folder without a manifest has to be empty. Raises Conflict."""
     kept = _read(root, MANIFEST)
     if kept is None:
         if set(os.listdir(root)) - {_NEW}:
             raise Conflict(f"{folder} holds files that are not ours", "name an empty folder, or one that is to be made")
-        return []
+        return set()
     try:
-        return [path for path in json.loads(kept)["files"] if _OURS.fullmatch(path) and ".." not in path.split("/")]
+        return {path for path in json.loads(kept)["files"] if _OURS.fullmatch(path) and ".." not in path.split("/")}
     except (ValueError, LookupError, TypeError):
         raise Conflict(f"{folder / MANIFEST} can't be read: what is ours?", "name an empty folder") from None
 
 
-def _keep_manifest(root: int, paths: Sequence[str], before: Sequence[str]) -> None:
-    if paths != before:
-        _replace(root, MANIFEST, json.dumps({"made_by": "skychimp", "files": paths}, indent=1).encode() + b"\n")
+def _keep_manifest(root: int, paths: Set[str], kept: Set[str]) -> None:
+    if paths != kept:
+        said = json.dumps({"made_by": "skychimp", "files": sorted(paths)}, indent=1)
+        _replace(root, MANIFEST, f"{said}\n".encode())
 
 
 def _replace(root: int, path: str, content: bytes | Path) -> bool:

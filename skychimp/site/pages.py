@@ -6,7 +6,7 @@ The text depends on nothing but the values, so that what has not changed is the 
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -122,18 +122,12 @@ def shelves(articles: Sequence[Article]) -> list[Shelf]:
 def _page(site: Site, template: str, path: str, **values: object) -> str:
     root = "../" * path.count("/")
     absolute = root if site.url is None else f"{site.url}/"
-    text = _environment().get_template(template).render(
-        site=site,
-        path=path,
-        root=root,
-        absolute=absolute,
-        day=lambda at: _day(at, site.timezone),
-        **values,
-    )  # fmt: skip
+    here = {"site": site, "path": path, "root": root, "absolute": absolute, "day": partial(_day, site.timezone)}
+    text = _environment().get_template(template).render(here | values)
     return _NOT_FOR_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _day(at: datetime, timezone: str) -> str:
+def _day(timezone: str, at: datetime) -> str:
     local = at.astimezone(ZoneInfo(timezone))
     return f"{local.day} {local:%B %Y}"
 
@@ -148,6 +142,15 @@ def _within_page(html: str) -> Markup:
     return Markup(html)  # noqa: S704
 
 
+def _for_feed(article: Article, absolute: str) -> str:
+    """A post's HTML as a feed's reader shows it: with its picture."""
+    if article.picture is None:
+        return article.html
+    name, width, height = article.picture
+    image = f'<p><img src="{absolute}images/{quote(name)}" width="{width}" height="{height}" alt=""></p>'
+    return f"{image}\n{article.html}"
+
+
 def _iso(at: datetime) -> str:
     return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -160,5 +163,5 @@ def _source(name: str) -> str:
 def _environment() -> Environment:
     loader = FileSystemLoader(_HERE / "templates")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"iso": _iso, "quoted": quote, "within_page": _within_page}
+    made.filters |= {"iso": _iso, "quoted": quote, "for_feed": _for_feed, "within_page": _within_page}
     return made

@@ -112,6 +112,14 @@ def test_an_excerpt_is_the_first_paragraph_in_plain_words(content: str, expected
     assert said == ("The first one, with code & a link." if expected is None else expected)
 
 
+def test_a_post_that_can_not_be_read_is_told_of_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> str:
+        raise IndexError
+
+    monkeypatch.setattr("markdown_it.MarkdownIt.render", fail)
+    assert digest.news("A", "a", "a", None) == News("A", "", None)
+
+
 def test_a_post_is_linked_to_its_page() -> None:
     assert digest.news("A", "a", "hello", "https://x.example/blog").url == "https://x.example/blog/posts/hello.html"
     assert digest.news("A", "a", "hello", None).url is None

@@ -204,6 +204,9 @@ def test_the_feed_is_an_atom_feed(url: str | None, start: str) -> None:
     content = first.find(f"{ATOM}content")
     assert content is not None
     assert (content.get("type"), content.text) == ("html", newest.html)
+    assert (entries[1].findtext(f"{ATOM}content") or "").splitlines()[0] == (
+        f'<p><img src="{start}images/23.png" width="640" height="480" alt=""></p>'
+    )
     assert content.get(XML_BASE) == (f"{start}posts/{newest.slug}.html" if url else None)
     assert feed.findtext(f"{ATOM}updated") == max(entry.findtext(f"{ATOM}updated") or "" for entry in entries)
     assert {link.get("rel"): link.get("href") for link in feed.findall(f"{ATOM}link")} == {
