@@ -343,7 +343,10 @@ class BlogSettings(_Section):
         ),
     ] = None
     title: Annotated[Line, _is("the site's name")] = "Skychimp"
-    tagline: Annotated[Line, _is("what it says of itself")] = "Every client gets every mailing. Once."
+    tagline: Annotated[Line, _is("what it says of itself, in a few words")] = "Every client gets every mailing."
+    description: Annotated[Line, _is("and in a sentence")] = (
+        "A mailing service that survives what comes between, and knows of every letter what became of it."
+    )
     language: Annotated[Language, _is("the language of its posts")] = "en"
 
 

@@ -90,7 +90,8 @@ def test_every_setting_has_a_variable() -> None:
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d", "delivery.disable_failures": "12",
         "delivery.disable_failure_rate": "0.13",
         "run.patience": "14s", "daemon.interval": "15s",
-        "blog.url": "https://blog.example.org", "blog.title": "B", "blog.tagline": "T", "blog.language": "pt-BR",
+        "blog.url": "https://blog.example.org", "blog.title": "B", "blog.tagline": "T", "blog.description": "D",
+        "blog.language": "pt-BR",
         "cache.url": "redis://localhost/0",
     }  # fmt: skip
     known = [f"{section}.{key}" for section, keys in sections().items() for key in keys]

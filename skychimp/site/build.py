@@ -46,6 +46,7 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings, recall: R
         id=_lasting_id(secret, "the feed"),
         title=settings.blog.title,
         tagline=settings.blog.tagline,
+        description=settings.blog.description,
         language=settings.blog.language,
         timezone=settings.mail.timezone,
         url=settings.blog.url,

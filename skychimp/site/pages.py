@@ -68,6 +68,7 @@ class Site(NamedTuple):
     id: str
     title: str
     tagline: str
+    description: str
     language: str
     timezone: str
     url: str | None

@@ -42,7 +42,9 @@ def article(number: int, **more: Any) -> Article:
 
 def site(*articles: Article, **more: Any) -> Site:
     """With the newest article last, as they were written."""
-    usual = Site("urn:uuid:s", "Title", "Tagline", "en", "UTC", URL, Figures(3, 2, 12345), articles[::-1])
+    usual = Site(
+        "urn:uuid:s", "Title", "Tagline", "Description", "en", "UTC", URL, Figures(3, 2, 12345), articles[::-1]
+    )
     return usual._replace(**more)
 
 
@@ -163,8 +165,8 @@ HOSTILE = "</title><script>alert(1)</script><img src=x onerror='y'>\" & {{ x }} 
 def test_nothing_that_somebody_wrote_is_markup() -> None:
     post = article(1, title=HOSTILE, author=HOSTILE, excerpt=HOSTILE)
     plain = article(1, title="T", author="A", excerpt="E")
-    hostile = files(post, article(2), title=HOSTILE, tagline=HOSTILE)
-    for path, page in html_of(files(plain, article(2), title="S", tagline="G")).items():
+    hostile = files(post, article(2), title=HOSTILE, tagline=HOSTILE, description=HOSTILE)
+    for path, page in html_of(files(plain, article(2), title="S", tagline="G", description="D")).items():
         assert [tag for tag, _ in Page(hostile[path]).tags] == [tag for tag, _ in page.tags]
     shown = re.sub("[\x00\x0b\ufffe]", "\ufffd", HOSTILE)
     seen = Page(hostile["posts/post-1.html"])
