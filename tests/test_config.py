@@ -92,7 +92,7 @@ def test_every_setting_has_a_variable() -> None:
         "run.patience": "14s", "daemon.interval": "15s",
         "blog.url": "https://blog.example.org", "blog.title": "B", "blog.tagline": "T", "blog.description": "D",
         "blog.language": "pt-BR",
-        "cache.url": "redis://localhost/0",
+        "cache.url": "rediss://example.org:6380/1",
     }  # fmt: skip
     known = [f"{section}.{key}" for section, keys in sections().items() for key in keys]
     assert list(said) == known
@@ -320,6 +320,8 @@ def test_the_usual_store_lies_in_the_data_folder(tmp_path: Path) -> None:
         ("blog.title = ' '", "one line"),
         ('blog.tagline = "a\\nb"', "one line"),
         ("blog.language = 'english language'", "as en, ru or pt-BR"),
+        ("cache.url = 'memcached://h'", "redis://HOST:PORT"),
+        ("cache.url = 'redis:///0'", "redis://HOST:PORT"),
         ("smtp.port = 'submission'", "a whole number from 1 to 65535"),
         ("smtp.port = 0", "a whole number from 1 to 65535"),
         ("smtp.port = 65536", "a whole number from 1 to 65535"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select, tuple_, union
+from sqlalchemy import ColumnElement, Connection, exists, func, select, tuple_, union
 
 from skychimp.access import Actor, Reach, reach
 from skychimp.errors import Denied
@@ -183,7 +183,7 @@ def _attention(connection: Connection, actor: Actor, now: datetime) -> list[Conc
 def _of_mailings(connection: Connection, actor: Actor, now: datetime) -> list[Concern]:
     concerns = []
     if unknown := _unknown(connection, actor):
-        words = f"{_letters(unknown)} whose end nobody knows: were they sent?"
+        words = f"{_letters(unknown)} whose end nobody knows: {'was it' if unknown == 1 else 'were they'} sent?"
         concerns.append(Concern("unknown", words, "skychimp resolve"))
     sees = _reach(actor, "see mailings")
     if sees is not None:
@@ -211,11 +211,11 @@ def _unknown(connection: Connection, actor: Actor) -> int:
     decides = _reach(actor, "resolve deliveries")
     if decides is None:
         return 0
-    query = select(func.count()).select_from(_D).join(_O, _O.c.id == _D.c.occurrence_id)
-    query = query.join(_M, _M.c.id == _O.c.mailing_id).where(queue.unknown_ones(), _D.c.next_try_at.is_(None))
+    mine = exists().where(_O.c.id == _D.c.occurrence_id, _M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_(None))
     if decides == Reach.OWN:
-        query = query.where(_M.c.owner_id == actor.user_id)
-    return connection.scalar(query.where(_M.c.deleted_at.is_(None))) or 0
+        mine = mine.where(_M.c.owner_id == actor.user_id)
+    waiting = select(func.count()).select_from(_D).where(queue.unknown_ones(), _D.c.next_try_at.is_(None), mine)
+    return connection.scalar(waiting) or 0
 
 
 def _letters(number: int) -> str:
