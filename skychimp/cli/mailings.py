@@ -287,7 +287,7 @@ def log(
     json: Json = False,
 ) -> None:
     """Show every attempt, the oldest first, with the server's words."""
-    from skychimp.services import attempts
+    from skychimp.services import attempts, mailings
 
     here = enter(ctx, json)
     if status is not None and status not in STATUSES:
@@ -298,7 +298,10 @@ def log(
         _follow(here, mailing, status, search)
         return
     found = attempts.log(here.store, here.actor, mailing, page(limit, offset, search, sort), status=status, last=last)
-    here.out.rows(found, LOG, empty="nothing was tried yet; send what is due: skychimp run")
+    empty = "nothing was tried yet; send what is due: skychimp run"
+    if mailings.show(here.store, here.actor, mailing).skipped_at is not None:
+        empty = "skipped: there was no new post to tell of"
+    here.out.rows(found, LOG, empty=empty)
 
 
 def _follow(here: Context, mailing: int, status: str | None, search: str | None) -> None:

@@ -52,6 +52,8 @@ def create(
     words = Words(subject, text, _format(markdown, html_file is not None) or Format.TEXT, html)
     made = messages.create(here.store, here.actor, words, digest=digest)
     here.out.one(made, None if here.out.json else list(COLUMNS))
+    if made.digest and here.settings.blog.url is None:
+        here.out.note("its posts come without links until the settings say where the blog is: blog.url")
     here.out.note(f"next: skychimp mailings create --message {made.id} --start now --every day --all-clients")
 
 

@@ -91,7 +91,8 @@ def test_two_posts_two_letters_and_a_day_without(store: Store, home: Home, edito
 
 def test_one_that_has_nothing_to_say_says_so(home: Home) -> None:
     ok(home, "clients", "create", "--email", "bob@example.org")
-    ok(home, "messages", "create", "--subject", "News", "--body", "Hello", "--digest")
+    created = home.call("messages", "create", "--subject", "News", "--body", "Hello", "--digest")
+    assert "blog.url" in created.err
     arguments = ("mailings", "create", "--message", "1", "--start", "now", "--every", "week", "--all-clients")
 
     done = home.call(*arguments)
@@ -100,3 +101,4 @@ def test_one_that_has_nothing_to_say_says_so(home: Home) -> None:
     assert "skipped: there is no new post" in done.err
     assert home.call("run").status == 0
     assert home.call("mailings", "log", "1").out == ""
+    assert "skipped: there was no new post" in home.on_terminal("mailings", "log", "1").out

@@ -165,6 +165,7 @@ def test_after_missed_ones_the_next_tells_of_all(weekly: Store) -> None:
 def test_of_two_that_open_at_once_the_first_tells(weekly: Store) -> None:
     change(weekly, Mailing, 1, catch_up=CatchUp.ALL)
     post(weekly, "Pa", NOW - MINUTE)
+    assert [row.left_out for row in outlook(weekly, NOW + WEEK)] == [None, "skipped: there is no new post"]
     go_out(weekly, NOW + WEEK)
     assert told(weekly) == ["Pa", "skipped"]
 
