@@ -463,7 +463,7 @@ _CHANGES: dict[str, dict[type[Table], tuple[str, ...]]] = {
 """What the versions of StoreInfo stand for: tables, and their columns that count.
 
 Triggers renew them, so that no writer can forget to. A new client has none: it would make a large import slower by a
-tenth, and its id, which no other client ever had, tells as much.
+third, and its id, which no other client ever had, tells as much.
 """
 
 for _version, _tables in _CHANGES.items():

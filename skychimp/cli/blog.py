@@ -54,7 +54,7 @@ def create(
     from skychimp.services import blog
 
     here = enter(ctx, json)
-    blog.require_writer(here.actor)
+    blog.require_writer(here.actor)  # before anybody writes a text in vain
     at, picture = _time(here, publish), _image(image)
     with _text(here, body, body_file) as text:
         made = blog.create(

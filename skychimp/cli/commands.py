@@ -22,15 +22,15 @@ COMMANDS = {
     "clients": ("Mail", "Whom you write to."),
     "messages": ("Mail", "What you write."),
     "mailings": ("Mail", "What goes to whom, and when."),
-    "blog": ("Publish", "Posts to read, and to write."),
     "run": ("Send", "Send what is due, once."),
     "daemon": ("Send", "Send what falls due, until told to stop."),
     "status": ("Send", "Is anything sending, and what waits."),
     "doctor": ("Send", "Can this installation send, and what to mend."),
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
-    "stats": ("Look back", "The home page: mailings, clients, and posts to read."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),
+    "stats": ("Read", "The home page: mailings, clients, and posts."),
+    "blog": ("Read", "Posts to read, and to write."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""
 

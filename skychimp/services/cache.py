@@ -94,6 +94,8 @@ def _region(settings: Settings) -> "CacheRegion":
         raise ConfigError(
             "cache.url names a Redis server, and Python's redis is not installed", "pip install 'skychimp[redis]'"
         ) from None
+    except ValueError as error:
+        raise ConfigError(f"cache.url can't be used: {error}", "write redis://HOST:PORT/NUMBER") from None
 
 
 def _folder(store_url: str) -> Path:

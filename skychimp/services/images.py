@@ -96,10 +96,10 @@ def keep(store: Store, image: Image) -> None:
 
 
 def sweep(store: Store) -> None:
-    """Remove the files that no post names, as far as they can be."""
+    """Remove the files that no post names, as far as that can be done now."""
     if not folder(store).is_dir():
         return
-    with store.write() as session, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StoreFailed), store.write() as session:
         used = set(session.execute(select(Post.__table__.c.image).distinct()).scalars())
         for file in folder(store).iterdir():
             if file.name not in used:

@@ -182,6 +182,11 @@ def test_without_the_library_for_redis_it_says_what_to_install(monkeypatch: pyte
     assert "skychimp[redis]" in (caught.value.hint or "")
 
 
+def test_a_server_that_can_not_be_meant_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cache\.url"):
+        Cache(settings("redis://localhost:port"), pytest.fail)
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
