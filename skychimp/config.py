@@ -68,6 +68,14 @@ def format_duration(duration: timedelta) -> str:
     return "0s"
 
 
+def parse_url(text: str) -> str:
+    """A site's address, without a slash at its end. Raises InvalidValue, also for what could be taken for markup."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?", text):
+        hint = "write http:// or https://, a host and perhaps a path, as https://example.org/blog"
+        raise InvalidValue(f"{text!r} is no address of a site", hint)
+    return text.rstrip("/")
+
+
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
@@ -170,6 +178,25 @@ def _host(value: object) -> str:
     return value
 
 
+def _web(value: object) -> str:
+    try:
+        return parse_url(value if isinstance(value, str) else "")
+    except InvalidValue as error:
+        raise ValueError(error.hint) from None
+
+
+def _line(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
+        raise ValueError("write one line of up to 200 characters")
+    return value.strip()
+
+
+def _language(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", value):
+        raise ValueError("write a language's tag, as en, ru or pt-BR")
+    return value
+
+
 def _store(value: object) -> str:
     allowed = r"(?!.*://)[^\0]+|sqlite:///(?!:memory:)[^?\0]+|postgresql\+psycopg://.+"
     if isinstance(value, str) and re.fullmatch(allowed, value):
@@ -201,6 +228,9 @@ Zone = Annotated[str, BeforeValidator(_zone)]
 Host = Annotated[str, BeforeValidator(_host)]
 PerTime = Annotated[Rate, BeforeValidator(_rate)]
 File = Annotated[Path, BeforeValidator(_file)]
+Web = Annotated[str, BeforeValidator(_web)]
+Line = Annotated[str, BeforeValidator(_line)]
+Language = Annotated[str, BeforeValidator(_language)]
 RedisUrl = Annotated[str, BeforeValidator(_redis)]
 
 
@@ -304,6 +334,22 @@ class DaemonSettings(_Section):
     interval: Annotated[PositiveDuration, _is("how often the daemon looks for due mail")] = timedelta(seconds=1)
 
 
+class BlogSettings(_Section):
+    url: Annotated[
+        Web | None,
+        _is(
+            "where the blog's site is: links in digests, the feed and the map of the site need it",
+            "https://blog.example.org",
+        ),
+    ] = None
+    title: Annotated[Line, _is("the site's name")] = "Skychimp"
+    tagline: Annotated[Line, _is("what it says of itself, in a few words")] = "Every client gets every mailing."
+    description: Annotated[Line, _is("and in a sentence")] = (
+        "A mailing service that survives what comes between, and knows of every letter what became of it."
+    )
+    language: Annotated[Language, _is("the language of its posts")] = "en"
+
+
 class CacheSettings(_Section):
     url: Annotated[
         RedisUrl | None,
@@ -318,6 +364,7 @@ class Settings(_Section):
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
+    blog: BlogSettings = BlogSettings()
     cache: CacheSettings = CacheSettings()
     config_file: Path | None = None
     """The file that was read, if any."""

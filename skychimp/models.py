@@ -76,6 +76,8 @@ class OccurrenceState(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
     MISSED = "missed"
+    SKIPPED = "skipped"
+    """A digest's, when there was no new post."""
 
 
 class DeliveryState(StrEnum):
@@ -264,7 +266,7 @@ class Message(Table, table=True):
     html: str | None = None
     """The HTML part where it is given; a Markdown body makes its own."""
     digest: bool = False
-    """Its body goes before the posts published since the mailing's last occurrence."""
+    """Its words go with the posts that were published since the mailing's last occurrence."""
     created_at: datetime
     updated_at: datetime
 
@@ -437,6 +439,15 @@ class Post(Table, table=True):
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None = Field(default=None, index=True)
+
+
+class DigestPost(Table, table=True):
+    """A post that a digest need not tell of: that occurrence of the mailing told of it, or it is too old for any."""
+
+    __tablename__ = "digest_post"
+    mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
+    post_id: int = Field(sa_column=Column(ForeignKey("post.id", ondelete="CASCADE"), primary_key=True, index=True))
+    occurrence_id: int | None = Field(default=None, foreign_key="occurrence.id")
 
 
 _CHANGES: dict[str, dict[type[Table], tuple[str, ...]]] = {

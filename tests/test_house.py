@@ -22,6 +22,7 @@ PURE = {
     "access",
     "delivery.recurrence",
     "delivery.compose",
+    "delivery.digest",
     "delivery.mime",
     "delivery.templates",
     "delivery.outcome",

@@ -175,6 +175,34 @@ def delete(ctx: typer.Context, post: Slug, yes: Yes = False, json: Json = False)
     _show(here, blog.remove(here.store, here.actor, str(found.id)))
 
 
+@app.command(epilog="skychimp blog build public --base-url https://blog.example.org")
+def build(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of its own.", show_default=False)],
+    base_url: Annotated[
+        str | None, typer.Option(help="Where the site will be; blog.url otherwise.", metavar="URL")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the published posts as a static site, with a feed; only what has changed is written."""
+    from skychimp.config import parse_url
+    from skychimp.services.cache import Cache
+    from skychimp.site.build import build
+
+    here = enter(ctx, json)
+    if base_url is not None:
+        here.said["blog.url"] = parse_url(base_url)
+    built = build(here.store, here.actor, folder, here.settings, Cache(here.settings, here.out.note).recall)
+    if here.out.json:
+        here.out.one(built)
+        return
+    counts = {"written": len(built.written), "removed": len(built.removed), "unchanged": built.unchanged}
+    here.out.one({"folder": built.folder, "posts": built.posts} | counts)
+    here.out.note(f"look at it: {folder.absolute() / 'index.html'}")
+    if here.settings.blog.url is None:
+        here.out.note("for a map of the site, and links that lead to it from elsewhere: --base-url URL, or blog.url")
+
+
 def _show(here: Context, post: "PostDetail") -> None:
     here.out.one(post, None if here.out.json else [*COLUMNS, "image"])
 

@@ -114,6 +114,8 @@ def _send_first(here: Context, made: "MailingInfo") -> None:
     else:
         _show(here, made)
         here.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
+    if made.skipped_at is not None:
+        here.out.note("it was skipped: there is no new post to tell of")
     here.out.note(f"next: skychimp mailings log {made.id}")
 
 
@@ -220,7 +222,9 @@ def preview(
     here = enter(ctx, json)
     info, coming = mailings.preview(here.store, here.actor, mailing, since=since, number=number)
     zone = ZoneInfo(info.timezone)
-    rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), due.note) for due in coming]
+    digest = "skipped when there is no new post" if info.digest else ""
+    notes = ["; ".join(filter(None, (due.note, digest))) for due in coming]
+    rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), note) for due, note in zip(coming, notes, strict=True)]
     here.out.rows(rows, COMING, empty="no more due times")
 
 
@@ -288,7 +292,7 @@ def log(
     json: Json = False,
 ) -> None:
     """Show every attempt, the oldest first, with the server's words."""
-    from skychimp.services import attempts
+    from skychimp.services import attempts, mailings
 
     here = enter(ctx, json)
     if status is not None and status not in STATUSES:
@@ -299,7 +303,10 @@ def log(
         _follow(here, mailing, status, search)
         return
     found = attempts.log(here.store, here.actor, mailing, page(limit, offset, search, sort), status=status, last=last)
-    here.out.rows(found, LOG, empty="nothing was tried yet; send what is due: skychimp run")
+    empty = "nothing was tried yet; send what is due: skychimp run"
+    if mailings.show(here.store, here.actor, mailing).skipped_at is not None:
+        empty = "skipped: there was no new post to tell of"
+    here.out.rows(found, LOG, empty=empty)
 
 
 def _follow(here: Context, mailing: int, status: str | None, search: str | None) -> None:

@@ -24,6 +24,9 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="The text is Markdown
 HtmlFile = Annotated[
     str | None, typer.Option(help="An HTML part of your own, from a file, or - for stdin.", metavar="FILE")
 ]
+Digest = Annotated[
+    bool, typer.Option("--digest", help="It goes with the blog's new posts, at {{ posts }} or after the text.")
+]
 
 
 @app.command(epilog="skychimp messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown")
@@ -34,6 +37,7 @@ def create(
     body_file: BodyFile = None,
     markdown: Markdown = False,
     html_file: HtmlFile = None,
+    digest: Digest = False,
     json: Json = False,
 ) -> None:
     """Keep a message; it is checked by rendering it once."""
@@ -46,8 +50,10 @@ def create(
     if text is None:
         raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
     words = Words(subject, text, _format(markdown, html_file is not None) or Format.TEXT, html)
-    made = messages.create(here.store, here.actor, words)
+    made = messages.create(here.store, here.actor, words, digest=digest)
     here.out.one(made, None if here.out.json else list(COLUMNS))
+    if made.digest and here.settings.blog.url is None:
+        here.out.note("its posts come without links until the settings say where the blog is: blog.url")
     here.out.note(f"next: skychimp mailings create --message {made.id} --start now --every day --all-clients")
 
 
@@ -87,6 +93,9 @@ def update(
     markdown: Markdown = False,
     html_file: HtmlFile = None,
     plain: Annotated[bool, typer.Option("--plain", help="The text is plain, and gets no HTML part.")] = False,
+    digest: Annotated[
+        bool | None, typer.Option("--digest/--no-digest", help="Whether it goes with the blog's new posts.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Change a message; what is being sent keeps the words it was opened with."""
@@ -96,7 +105,9 @@ def update(
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
     form = _format(markdown, html_file is not None, plain)
-    changed = messages.change(here.store, here.actor, message, subject=subject, body=text, format=form, html=html)
+    changed = messages.change(
+        here.store, here.actor, message, subject=subject, body=text, format=form, html=html, digest=digest
+    )
     here.out.one(changed, None if here.out.json else list(COLUMNS))
     if text is not None and html is None and changed.format == Format.HTML:
         here.out.note("its HTML part is what it was; give another by --html-file, or --plain or --markdown")
@@ -124,7 +135,7 @@ def preview(
     from skychimp.services import messages
 
     here = enter(ctx, json)
-    seen = messages.preview(here.store, here.actor, message, client)
+    seen = messages.preview(here.store, here.actor, message, client, blog_url=here.settings.blog.url)
     if here.out.json:
         here.out.one(seen)
         return
@@ -154,7 +165,10 @@ def test(
     mail = with_sender(here.settings).mail
     sender, return_path, address = mail.sender or "", mail.return_path or "", addresses.parse(to).email
     name = f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>"
-    data = messages.test_letter(here.store, here.actor, message, sender=sender, to=address, name=name)
+    blog_url = here.settings.blog.url
+    data = messages.test_letter(
+        here.store, here.actor, message, sender=sender, to=address, name=name, blog_url=blog_url
+    )
     transport = make_transport(here.settings, here.store.path)
     answer = asyncio.run(_send(transport, Letter(return_path, address, data)))
     if answer.reply is None:

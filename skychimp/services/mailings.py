@@ -23,6 +23,7 @@ from skychimp.models import (
     MailingTag,
     Message,
     Occurrence,
+    OccurrenceState,
     User,
 )
 from skychimp.services import audit
@@ -83,6 +84,9 @@ class MailingInfo:
     id: int
     message_id: int
     subject: str
+    digest: bool
+    skipped_at: datetime | None
+    """The latest due time, of a digest that had no new post then."""
     owner: str
     owner_blocked: bool
     start_at: datetime
@@ -392,7 +396,14 @@ def _own(session: Session, actor: Actor, mailing_id: int) -> Mailing:
 def _visible(actor: Actor, action: str = "see mailings") -> Select[tuple[object, ...]]:
     disabler = _U.alias()
     query = (
-        select(_M, _MSG.c.subject, _U.c.email.label("owner"), _U.c.blocked_at, disabler.c.email.label("disabled_by"))
+        select(
+            _M,
+            _MSG.c.subject,
+            _MSG.c.digest,
+            _U.c.email.label("owner"),
+            _U.c.blocked_at,
+            disabler.c.email.label("disabled_by"),
+        )
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .join(_U, _U.c.id == _M.c.owner_id)
         .outerjoin(disabler, disabler.c.id == _M.c.disabled_by_id)
@@ -425,15 +436,31 @@ def _infos(session: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[Ma
         select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)
     ):
         clients.setdefault(mailing_id, []).append(client_id)
-    return [_info(row, tags.get(row.id, []), clients.get(row.id, [])) for row in rows]
+    skipped = _skipped(session, [row.id for row in rows if row.digest])
+    return [_info(row, tags.get(row.id, []), clients.get(row.id, []), skipped.get(row.id)) for row in rows]
 
 
-def _info(row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int]) -> MailingInfo:
+def _skipped(session: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
+    """The latest due time of each mailing whose latest occurrence was skipped."""
+    if not mailing_ids:
+        return {}
+    later = _O.alias()
+    is_latest = ~exists().where(later.c.mailing_id == _O.c.mailing_id, later.c.due_local > _O.c.due_local)
+    is_skipped = and_(_O.c.mailing_id.in_(mailing_ids), _O.c.state == OccurrenceState.SKIPPED)
+    found = session.execute(select(_O.c.mailing_id, _O.c.due_at).where(is_skipped, is_latest))
+    return {row.mailing_id: row.due_at for row in found}
+
+
+def _info(
+    row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int], skipped_at: datetime | None
+) -> MailingInfo:
     by = row.disabled_by or "the system"
     return MailingInfo(
         id=row.id,
         message_id=row.message_id,
         subject=row.subject,
+        digest=row.digest,
+        skipped_at=skipped_at,
         owner=row.owner,
         owner_blocked=row.blocked_at is not None,
         start_at=row.start_at,

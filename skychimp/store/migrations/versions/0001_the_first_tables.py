@@ -283,6 +283,7 @@ def upgrade() -> None:
                 "finished",
                 "cancelled",
                 "missed",
+                "skipped",
                 name="state",
                 native_enum=False,
                 create_constraint=True,
@@ -313,6 +314,19 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_occurrence_unfinished", ["id"], unique=False, sqlite_where=sa.text("state IN ('opening', 'open')")
         )
+
+    op.create_table(
+        "digest_post",
+        sa.Column("mailing_id", sa.Integer(), nullable=False),
+        sa.Column("post_id", sa.Integer(), nullable=False),
+        sa.Column("occurrence_id", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["mailing_id"], ["mailing.id"], name=op.f("fk_digest_post_mailing_id")),
+        sa.ForeignKeyConstraint(["occurrence_id"], ["occurrence.id"], name=op.f("fk_digest_post_occurrence_id")),
+        sa.ForeignKeyConstraint(["post_id"], ["post.id"], name=op.f("fk_digest_post_post_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("mailing_id", "post_id", name=op.f("pk_digest_post")),
+    )
+    with op.batch_alter_table("digest_post", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_digest_post_post_id"), ["post_id"], unique=False)
 
     op.create_table(
         "delivery",
