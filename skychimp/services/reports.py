@@ -1,23 +1,97 @@
-"""Reports: what became of a mailing."""
+"""Reports: what became of a mailing, and of all that one may see in a range of days."""
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, and_, func, select, true
+from sqlmodel import Session
 
-from skychimp.access import Actor
-from skychimp.models import Attempt, Delivery, DeliveryState, MailingStatus, Occurrence, OccurrenceState
-from skychimp.services import mailings
+from skychimp.access import Actor, Reach, reach
+from skychimp.delivery import replies
+from skychimp.errors import InvalidValue
+from skychimp.models import (
+    Cause,
+    DeliveryState,
+    Mailing,
+    MailingStatus,
+    Occurrence,
+    OccurrenceState,
+    Outcome,
+    Pace,
+)
+from skychimp.services import figures, mailings
+from skychimp.services.figures import SLOT, Outcomes
 from skychimp.store.engine import Store
 
-_A = Attempt.__table__
-_D = Delivery.__table__
 _O = Occurrence.__table__
+_M = Mailing.__table__
+_P = Pace.__table__
+_CAUSE = Cause.__table__
+
+MOST_POINTS = 60
+"""Of an occurrence's rate."""
+
+CHARTED = 60
+"""How many of the latest occurrences come with their rate."""
+
+MOST_DOMAINS = 20
+RATED_FROM = 10
+"""A domain with fewer deliveries is neither among the best nor among the worst."""
+
+LONGEST_RANGE = timedelta(days=3660)
+_NEARLY_ALL = 0.99
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """How many attempts came to which outcome in some seconds from `at` on."""
+
+    at: datetime
+    seconds: int
+    counts: Mapping[Outcome, int]
+
+    @property
+    def a_second(self) -> float:
+        return sum(self.counts.values()) / self.seconds
+
+
+@dataclass(frozen=True)
+class ReplyGroup:
+    """Answers that say the same, counted: with `…` in their words for what varies, what they mean, and what to do."""
+
+    outcome: Outcome
+    phase: str
+    code: int | None
+    enhanced: str
+    words: str
+    attempts: int
+    meaning: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class DomainReport:
+    """What the deliveries to one domain came to; "" is all smaller ones together."""
+
+    domain: str
+    deliveries: int
+    counts: Mapping[DeliveryState, int]
+
+    @property
+    def share_sent(self) -> float:
+        return self.counts[DeliveryState.SENT] / self.deliveries
 
 
 @dataclass(frozen=True)
 class OccurrenceReport:
-    """One occurrence: how many of its deliveries are in each state, and how many attempts they took."""
+    """One occurrence: how many of its deliveries are in each state, how many attempts they took, and when they went.
+
+    `rate` runs until nearly all attempts were made (later ones are tries again); `peak` is letters a second, None where
+    all went within a few seconds.
+    """
 
     id: int
     due_at: datetime
@@ -27,42 +101,75 @@ class OccurrenceReport:
     deadline: datetime
     deliveries: int
     attempts: int
-    counts: dict[DeliveryState, int]
+    counts: Mapping[DeliveryState, int]
+    rate: Sequence[RatePoint]
+    peak: float | None
+
+    @property
+    def took(self) -> timedelta | None:
+        """From opening to finishing."""
+        return None if self.finished_at is None else self.finished_at - self.opened_at
 
 
 @dataclass(frozen=True)
 class Report:
-    """A mailing, over all of its occurrences."""
+    """A mailing, over all of its occurrences; `tries` maps attempts made to the number of deliveries."""
 
     id: int
     subject: str
+    owner: str
     status: MailingStatus
     disabled: bool
+    as_of: datetime
     deliveries: int
     attempts: int
-    counts: dict[DeliveryState, int]
-    occurrences: list[OccurrenceReport]
+    counts: Mapping[DeliveryState, int]
+    tries: Mapping[int, int]
+    occurrences: Sequence[OccurrenceReport]
+    replies: Sequence[ReplyGroup]
+    domains: Sequence[DomainReport]
 
 
-def report(store: Store, actor: Actor, mailing_id: int) -> Report:
-    """What became of a mailing, the oldest occurrence first. Raises NotFound."""
+@dataclass(frozen=True)
+class Day:
+    """The attempts of one day, by outcome."""
+
+    day: date
+    counts: Mapping[Outcome, int]
+
+
+@dataclass(frozen=True)
+class RangeReport:
+    """The days from `since` to `until`, both included; `best` and `worst` are domains by their share of sent letters."""
+
+    since: date
+    until: date
+    days: Sequence[Day]
+    failures: Sequence[ReplyGroup]
+    best: Sequence[DomainReport]
+    worst: Sequence[DomainReport]
+
+
+def report(
+    store: Store, actor: Actor, mailing_id: int, tell: Callable[[int], object] = lambda counted: None
+) -> Report:
+    """What became of a mailing, the oldest occurrence first. Raises NotFound.
+
+    Counts first what nobody has counted yet; `tell` hears of how many attempts.
+    """
     mailing = mailings.show(store, actor, mailing_id)
-    mine = select(_O.c.id).where(_O.c.mailing_id == mailing_id)
-    states = (
-        select(_D.c.occurrence_id, _D.c.state, func.count(), func.sum(_D.c.attempts))
-        .where(_D.c.occurrence_id.in_(mine))
-        .group_by(_D.c.occurrence_id, _D.c.state)
-    )
+    figures.add_up(store, tell)
     with store.read() as session:
-        occurrences = session.execute(select(_O).where(_O.c.id.in_(mine)).order_by(_O.c.due_at, _O.c.id)).all()
-        counted: dict[int, dict[DeliveryState, tuple[int, int]]] = {}
-        for occurrence_id, state, number, attempts in session.execute(states):
-            counted.setdefault(occurrence_id, {})[DeliveryState(state)] = (number, attempts)
-    rows = []
-    for row in occurrences:
-        found = counted.get(row.id, {})
-        counts = {state: found.get(state, (0, 0))[0] for state in DeliveryState}
-        rows.append(
+        mine = select(_O).where(_O.c.mailing_id == mailing_id)
+        rows = session.execute(mine.order_by(_O.c.due_at, _O.c.id)).all()
+        ids = [row.id for row in rows]
+        rates = {one: _slots(session, one) for one in ids[-CHARTED:]}
+        groups = _groups(session, select(_P.c.cause_id, _P.c.attempts).where(_P.c.occurrence_id.in_(ids)))
+    results = figures.results(store, ids)
+    occurrences = []
+    for row in rows:
+        found, slots = results.get(row.id, ()), rates.get(row.id, [])
+        occurrences.append(
             OccurrenceReport(
                 id=row.id,
                 due_at=row.due_at,
@@ -70,19 +177,174 @@ def report(store: Store, actor: Actor, mailing_id: int) -> Report:
                 opened_at=row.opened_at,
                 finished_at=row.finished_at,
                 deadline=row.deadline,
-                deliveries=sum(counts.values()),
-                attempts=sum(attempts for _, attempts in found.values()),
-                counts=counts,
+                deliveries=sum(one.deliveries for one in found),
+                attempts=sum(one.attempts * one.deliveries for one in found),
+                counts=_by_state(found),
+                rate=rate(slots),
+                peak=_peak(slots),
             )
         )
-    total = {state: sum(row.counts[state] for row in rows) for state in DeliveryState}
+    everything = [one for found in results.values() for one in found]
+    tries: Counter[int] = Counter()
+    for one in everything:
+        tries[one.attempts] += one.deliveries
     return Report(
         id=mailing.id,
         subject=mailing.subject,
+        owner=mailing.owner,
         status=mailing.status,
         disabled=mailing.disabled,
-        deliveries=sum(total.values()),
-        attempts=sum(row.attempts for row in rows),
-        counts=total,
-        occurrences=rows,
+        as_of=datetime.now(UTC),
+        deliveries=sum(one.deliveries for one in occurrences),
+        attempts=sum(one.attempts for one in occurrences),
+        counts=_by_state(everything),
+        tries=dict(sorted(tries.items())),
+        occurrences=occurrences,
+        replies=groups,
+        domains=_domains(everything)[:MOST_DOMAINS],
     )
+
+
+def range_report(
+    store: Store,
+    actor: Actor,
+    since: date,
+    until: date,
+    timezone: str,
+    tell: Callable[[int], object] = lambda counted: None,
+) -> RangeReport:
+    """What was sent in the days from `since` to `until`, both included, in a time zone; everybody's for who may see it.
+
+    The domains are those of the occurrences that were sent in these days. Raises InvalidValue, NotLoggedIn, Denied.
+    """
+    allowed = reach(actor, "see reports")
+    if since > until:
+        raise InvalidValue("the range ends before it begins", "the first day comes first")
+    if until - since > LONGEST_RANGE:
+        raise InvalidValue("the range is longer than ten years")
+    figures.add_up(store, tell)
+    first, last = (_midnight(day, timezone) for day in (since, until + timedelta(days=1)))
+    mine = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == actor.user_id)
+    within = and_(
+        _P.c.slot.between(figures.slot_of(first), figures.slot_of(last) - 1),
+        _P.c.occurrence_id.in_(mine) if allowed == Reach.OWN else true(),
+    )
+    with store.read() as session:
+        failed = _CAUSE.c.outcome.in_((Outcome.FAILED, Outcome.DEFERRED, Outcome.UNKNOWN))
+        paces = select(_P.c.cause_id, _P.c.attempts).where(within)
+        groups = _groups(session, paces.join(_CAUSE, _CAUSE.c.id == _P.c.cause_id).where(failed))
+        days = list(_days(session, select(_P).where(within), since, until, timezone))
+        ids = list(session.execute(select(_P.c.occurrence_id).where(within).distinct()).scalars())
+    everything = [one for found in figures.results(store, ids).values() for one in found]
+    rated = [one for one in _domains(everything) if one.domain and one.deliveries >= RATED_FROM]
+    order = sorted(rated, key=lambda one: (one.share_sent, -one.deliveries))
+    worst = [one for one in order if one.share_sent < 1][:MOST_DOMAINS]
+    best = [one for one in sorted(rated, key=lambda one: (-one.share_sent, -one.deliveries)) if one not in worst]
+    return RangeReport(since, until, days, groups, best[:MOST_DOMAINS], worst)
+
+
+# From rows to figures; pure
+
+
+def rate(slots: Sequence[tuple[int, Outcome, int]], most: int = MOST_POINTS) -> list[RatePoint]:
+    """The rate over time, in at most so many points, from counts by slot in order; until nearly all were made."""
+    if not slots:
+        return []
+    enough, first, last = _NEARLY_ALL * sum(number for _, _, number in slots), slots[0][0], slots[0][0]
+    for slot, _, number in slots:
+        if enough <= 0:
+            break
+        enough, last = enough - number, slot
+    width = -(-(last - first + 1) // most)
+    points: list[Counter[Outcome]] = [Counter() for _ in range((last - first) // width + 1)]
+    for slot, outcome, number in slots:
+        if slot <= last:
+            points[(slot - first) // width][outcome] += number
+    return [
+        RatePoint(figures.slot_time(first + place * width), width * SLOT, {one: counts[one] for one in Outcome})
+        for place, counts in enumerate(points)
+    ]
+
+
+def _peak(slots: Sequence[tuple[int, Outcome, int]]) -> float | None:
+    by_slot: Counter[int] = Counter()
+    for slot, _, number in slots:
+        by_slot[slot] += number
+    return max(by_slot.values()) / SLOT if len(by_slot) > 2 else None
+
+
+def _by_state(results: Iterable[Outcomes]) -> dict[DeliveryState, int]:
+    counts: Counter[DeliveryState] = Counter()
+    for one in results:
+        counts[one.state] += one.deliveries
+    return {state: counts[state] for state in DeliveryState}
+
+
+def _domains(results: Iterable[Outcomes]) -> list[DomainReport]:
+    """By domain, the largest first, and all smaller ones together at the end."""
+    found: dict[str, Counter[DeliveryState]] = {}
+    for one in results:
+        found.setdefault(one.domain, Counter())[one.state] += one.deliveries
+    made = [
+        DomainReport(domain, counts.total(), {state: counts[state] for state in DeliveryState})
+        for domain, counts in found.items()
+    ]
+    return sorted(made, key=lambda one: (one.domain == "", -one.deliveries, one.domain))
+
+
+def _midnight(day: date, timezone: str) -> datetime:
+    return datetime.combine(day, time(), ZoneInfo(timezone))
+
+
+# What is kept
+
+
+def _slots(session: Session, occurrence_id: int) -> list[tuple[int, Outcome, int]]:
+    query = (
+        select(_P.c.slot, _CAUSE.c.outcome, func.sum(_P.c.attempts))
+        .join(_CAUSE, _CAUSE.c.id == _P.c.cause_id)
+        .where(_P.c.occurrence_id == occurrence_id)
+        .group_by(_P.c.slot, _CAUSE.c.outcome)
+        .order_by(_P.c.slot)
+    )
+    return [(slot, Outcome(outcome), number) for slot, outcome, number in session.execute(query)]
+
+
+def _groups(session: Session, paces: Select[tuple[int, int]]) -> list[ReplyGroup]:
+    """The causes of these attempts, the most frequent first."""
+    chosen = paces.subquery()
+    counted = select(chosen.c.cause_id, func.sum(chosen.c.attempts).label("number")).group_by(chosen.c.cause_id)
+    some = counted.subquery()
+    query = select(_CAUSE, some.c.number).join(some, some.c.cause_id == _CAUSE.c.id)
+    groups = []
+    for row in session.execute(query.order_by(some.c.number.desc(), _CAUSE.c.id)):
+        meaning = replies.explain(row.outcome, row.phase, row.code, row.enhanced)
+        code = row.code or None
+        groups.append(
+            ReplyGroup(
+                Outcome(row.outcome), row.phase, code, row.enhanced, row.words, row.number, meaning.what, meaning.remedy
+            )
+        )
+    return groups
+
+
+_QUARTER = 900 // SLOT
+"""Slots in a quarter of an hour: every zone's midnight is at the beginning of one."""
+
+
+def _days(
+    session: Session, paces: Select[tuple[object, ...]], since: date, until: date, timezone: str
+) -> Iterator[Day]:
+    """Every day of a range, also those without an attempt."""
+    chosen = paces.subquery()
+    quarter = chosen.c.slot // _QUARTER
+    query = select(quarter * _QUARTER, _CAUSE.c.outcome, func.sum(chosen.c.attempts))
+    query = query.join(_CAUSE, _CAUSE.c.id == chosen.c.cause_id).group_by(quarter, _CAUSE.c.outcome)
+    days: dict[date, Counter[Outcome]] = {}
+    for slot, outcome, number in session.execute(query):
+        day = figures.slot_time(slot).astimezone(ZoneInfo(timezone)).date()
+        days.setdefault(day, Counter())[Outcome(outcome)] += number
+    for number in range((until - since).days + 1):
+        day = since + timedelta(days=number)
+        counts = days.get(day, Counter())
+        yield Day(day, {outcome: counts[outcome] for outcome in Outcome})
