@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, text, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_add
 
 from skychimp.delivery import replies
@@ -21,7 +21,6 @@ from skychimp.models import (
     Delivery,
     DeliveryState,
     Occurrence,
-    OccurrenceState,
     Pace,
     Result,
     StoreInfo,
@@ -86,11 +85,12 @@ def left(store: Store) -> int:
 
 def results(store: Store, occurrence_ids: Sequence[int]) -> Mapping[int, Sequence[Outcomes]]:
     """What the deliveries of these occurrences came to; those of a finished one are kept for the next time."""
+    columns = (_O.c.id, _O.c.finished_at, _O.c.results_of)
     with store.read() as session:
-        found = {row.id: row for row in session.connection().execute(_occurrences(occurrence_ids))}
-        kept = [row.id for row in found.values() if _is_kept(session.connection(), row)]
-        results = _kept(session.connection(), kept)
-    for occurrence in found.values():
+        connection = session.connection()
+        found = connection.execute(select(*columns).where(_O.c.id.in_(occurrence_ids))).all()
+        results = _kept(connection, [row.id for row in found if row.finished_at and row.results_of == row.finished_at])
+    for occurrence in found:
         if occurrence.id not in results:
             results[occurrence.id] = _count(store, occurrence)
     return results
@@ -159,50 +159,41 @@ _DELIVERIES = """
     WHERE id BETWEEN ? AND ? AND +occurrence_id = ?"""
 
 
-def _occurrences(ids: Sequence[int]) -> Any:
-    columns = (_O.c.id, _O.c.state, _O.c.finished_at, _O.c.results_of)
-    return select(*columns).where(_O.c.id.in_(ids), _O.c.state != OccurrenceState.MISSED)
-
-
-def _is_kept(connection: Connection, occurrence: Row[Any]) -> bool:
-    """Whether what is kept still holds: in a finished occurrence nothing changes but what is unknown."""
-    if occurrence.finished_at is None or occurrence.results_of != occurrence.finished_at:
-        return False
-    kept = select(func.coalesce(func.sum(_R.c.deliveries), 0))
-    mine = and_(_R.c.occurrence_id == occurrence.id, _R.c.state == DeliveryState.UNKNOWN)
-    return connection.scalar(kept.where(mine)) == _unknown(connection, occurrence.id)
-
-
-def _unknown(connection: Connection, occurrence_id: int) -> int:
-    unknown = select(func.count()).select_from(_D).where(_D.c.occurrence_id == occurrence_id, text(UNKNOWN_SQL))
-    return connection.scalar(unknown) or 0
-
-
 def _kept(connection: Connection, ids: Sequence[int]) -> dict[int, Sequence[Outcomes]]:
+    """What is kept and still holds: in a finished occurrence nothing changes but what is unknown."""
     found: dict[int, list[Outcomes]] = {occurrence_id: [] for occurrence_id in ids}
     for occurrence_id, domain, state, attempts, deliveries in connection.execute(
         select(_R).where(_R.c.occurrence_id.in_(ids))
     ):
         found[occurrence_id].append(Outcomes(domain, DeliveryState(state), attempts, deliveries))
-    return dict(found)
+    unknown = _unknown(connection, ids)
+    return {one: results for one, results in found.items() if _unknown_of(results) == unknown.get(one, 0)}
 
 
-def _count(store: Store, occurrence: Row[Any]) -> Sequence[Outcomes]:
+def _unknown(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+    query = select(_D.c.occurrence_id, func.count()).where(_D.c.occurrence_id.in_(ids), text(UNKNOWN_SQL))
+    return {occurrence_id: number for occurrence_id, number in connection.execute(query.group_by(_D.c.occurrence_id))}
+
+
+def _unknown_of(results: Sequence[Outcomes]) -> int:
+    return sum(one.deliveries for one in results if one.state == DeliveryState.UNKNOWN)
+
+
+def _count(store: Store, occurrence: Row[Any, Any, Any]) -> Sequence[Outcomes]:
     """Count an occurrence's deliveries, and keep it where it is finished and nobody has changed it meanwhile."""
     with store.read() as session:
         counted = list(_largest(_deliveries(session.connection(), occurrence.id)))
     if occurrence.finished_at is None:
         return counted
-    unknown = sum(one.deliveries for one in counted if one.state == DeliveryState.UNKNOWN)
     with store.write() as session:
         connection = session.connection()
+        unchanged = _unknown(connection, [occurrence.id]).get(occurrence.id, 0) == _unknown_of(counted)
         mine = and_(_O.c.id == occurrence.id, _O.c.finished_at == occurrence.finished_at)
-        if _unknown(connection, occurrence.id) != unknown:
-            return counted
-        if connection.execute(update(_O).where(mine).values(results_of=occurrence.finished_at)).rowcount:
-            connection.execute(_R.delete().where(_R.c.occurrence_id == occurrence.id))
+        if unchanged and connection.execute(update(_O).where(mine).values(results_of=occurrence.finished_at)).rowcount:
+            connection.execute(delete(_R).where(_R.c.occurrence_id == occurrence.id))
             rows = [{"occurrence_id": occurrence.id, **one._asdict()} for one in counted]
-            connection.execute(insert(_R), rows) if rows else None
+            if rows:
+                connection.execute(insert(_R), rows)
     return counted
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from sqlmodel import col, delete
 
 from skychimp.models import Login
+from skychimp.services import figures
 from skychimp.store import ledger, runs
 from skychimp.store.engine import Store
 
@@ -12,14 +13,15 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Forget expired logins, runs that are long over and attempts older than `keep_attempts`; empty the WAL.
+    """Forget expired logins, runs that are long over and, once counted, old attempts; empty the WAL.
 
-    Each step is a short transaction of its own.
+    Old is what is older than `keep_attempts`. Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
     with store.write() as session:
         session.execute(delete(Login).where(col(Login.expires_at) <= now))
         runs.forget(session.connection(), now - RUNS_KEPT)
+    figures.add_up(store)
     more = keep_attempts is not None
     while more:
         with store.write() as session:
