@@ -114,9 +114,7 @@ class Table(SQLModel):
     __table__: ClassVar[CoreTable]
 
 
-def _one_of(
-    states: type[StrEnum], name: str, *, nullable: bool = False, primary_key: bool = False
-) -> Column[str]:
+def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False, primary_key: bool = False) -> Column[str]:
     kind = Enum(
         states,
         name=name,

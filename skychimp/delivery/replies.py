@@ -11,10 +11,11 @@ VARIES = "…"
 _CODES = re.compile(r"^[2-5][0-9][0-9][ -]?(?:[245]\.[0-9]{1,3}\.[0-9]{1,3}(?: |$))?", re.MULTILINE)
 _SERVERS_OWN = r"[\[(][A-Z]{1,4}[0-9]{1,5}[\])]"  # as (S3140): the same in each letter
 _VARYING = re.compile(rf"(?:(?<!\S)(?!{_SERVERS_OWN})(?:[^\s@0-9]*[@0-9]\S*|[A-F]{{8,}}(?!\S))(?:\s+|$))+")
-_USUAL = frozenset(
-    "account address client domain info inbox mail mailbox message name office postmaster recipient relay sales sender "
-    "server service spam support team user webmaster".split()
-)
+_USUAL = {
+    "account", "address", "client", "domain", "info", "mail", "mailbox", "message", "name", "office", "postmaster",
+    "recipient", "relay", "sales", "sender", "server", "service", "spam", "support", "user",
+}  # fmt: skip
+"""Local parts that are words of a reply, too."""
 
 
 def pattern(reply: str, address: str = "") -> str:
@@ -118,7 +119,7 @@ _BY_DETAIL = {
     "6.7": Meaning("the other system takes no address beyond ASCII", "ask the client for an address in ASCII"),
     "6.9": Meaning("the other system takes no header beyond ASCII", _RELAY),
     "7.0": Meaning("refused by a rule of the other system", _REPUTATION),
-    "7.1": Meaning("refused by a rule of the other system: as spam, a block list, or nobody may write there", _REPUTATION),
+    "7.1": Meaning("refused by a rule: as spam, for a block list, or nobody may write there", _REPUTATION),
     "7.2": Meaning("this sender may not write to that list", "ask the list's owner"),
     "7.4": Meaning("a security feature is missing", _RELAY),
     "7.5": Meaning("the encryption failed", _RELAY),
@@ -133,7 +134,7 @@ _BY_DETAIL = {
     "7.18": Meaning("the domain belongs to somebody else by now", _ASK_THE_CLIENT),
     "7.20": Meaning("no DKIM signature passes", "have the relay sign with DKIM: skychimp doctor"),
     "7.21": Meaning("no acceptable DKIM signature passes", "have the relay sign with DKIM: skychimp doctor"),
-    "7.22": Meaning("no DKIM signature is by the sender's domain", "sign as the domain of mail.sender: skychimp doctor"),
+    "7.22": Meaning("no DKIM signature is by the sender's domain", "sign as mail.sender's domain: skychimp doctor"),
     "7.23": Meaning("SPF does not allow your server", "add your relay to the domain's SPF record: skychimp doctor"),
     "7.24": Meaning("the SPF record can't be read", "mend the domain's SPF record: skychimp doctor"),
     "7.25": Meaning("the relay's address has no matching name (reverse DNS)", _RELAY),
@@ -143,10 +144,10 @@ _BY_DETAIL = {
     "7.29": Meaning("an ARC signature does not pass", _RELAY),
     "7.30": Meaning("the letter asks for TLS on the whole way, and there is none", _RELAY),
 }
-"""By subject and detail of the enhanced code (RFC 3463, and the registry of RFC 5248); "1.9" and others are no faults."""
+"""By subject and detail of the enhanced code (RFC 3463, and the registry of RFC 5248); those left out are no faults."""
 
 _BY_CODE = {
-    421: Meaning("the server closes the connection: too much at once, or it stops", "send more slowly: smtp.connections"),
+    421: Meaning("the server closes the connection: too much, or it stops", "send more slowly: smtp.connections"),
     450: Meaning("the mailbox can't be reached now, or the server greylists", _WAIT),
     451: Meaning("the server has a problem of its own, or greylists", _WAIT),
     452: Meaning("the server is out of room", _WAIT),

@@ -115,13 +115,10 @@ def _counted(connection: Connection, after: int) -> tuple[int, Counter[_Key]]:
     """The next batch of attempts after one, counted; and the last of them."""
     counts: Counter[_Key] = Counter()
     driver: Any = connection.connection.dbapi_connection
-    attempt_id, pattern = after, replies.pattern
-    for attempt_id, occurrence_id, slot, outcome, phase, code, enhanced, reply, address in driver.execute(
-        _ATTEMPTS, (after,)
-    ):
-        words = pattern(reply, address)
-        counts[occurrence_id, slot, outcome, phase, code, enhanced, words] += 1
-    return attempt_id, counts
+    until, pattern = after, replies.pattern
+    for until, *key, reply, address in driver.execute(_ATTEMPTS, (after,)):  # noqa: B007
+        counts[*key, pattern(reply, address)] += 1
+    return until, counts
 
 
 def _keep(connection: Connection, seen: int | None, until: int, attempts: Counter[_Key]) -> None:
@@ -172,7 +169,7 @@ def _kept(connection: Connection, ids: Sequence[int]) -> dict[int, Sequence[Outc
 
 def _unknown(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     query = select(_D.c.occurrence_id, func.count()).where(_D.c.occurrence_id.in_(ids), text(UNKNOWN_SQL))
-    return {occurrence_id: number for occurrence_id, number in connection.execute(query.group_by(_D.c.occurrence_id))}
+    return dict(connection.execute(query.group_by(_D.c.occurrence_id)).all())  # type: ignore[arg-type]
 
 
 def _unknown_of(results: Sequence[Outcomes]) -> int:

@@ -140,7 +140,7 @@ class Day:
 
 @dataclass(frozen=True)
 class RangeReport:
-    """The days from `since` to `until`, both included; `best` and `worst` are domains by their share of sent letters."""
+    """The days from `since` to `until`, both included; `best` and `worst` domains by their share of sent letters."""
 
     since: date
     until: date
@@ -150,9 +150,7 @@ class RangeReport:
     worst: Sequence[DomainReport]
 
 
-def report(
-    store: Store, actor: Actor, mailing_id: int, tell: Callable[[int], object] = lambda counted: None
-) -> Report:
+def report(store: Store, actor: Actor, mailing_id: int, tell: Callable[[int], object] = lambda counted: None) -> Report:
     """What became of a mailing, the oldest occurrence first. Raises NotFound.
 
     Counts first what nobody has counted yet; `tell` hears of how many attempts.
