@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 from skychimp.models import Outcome
 
-LONGEST_PATTERN = 160
+LONGEST_PATTERN = 240
 VARIES = "…"
 
 _CODES = re.compile(r"^[2-5][0-9][0-9][ -]?(?:[245]\.[0-9]{1,3}\.[0-9]{1,3}(?: |$))?", re.MULTILINE)
 _SERVERS_OWN = r"[\[(][A-Z]{1,4}[0-9]{1,5}[\])]"  # as (S3140): the same in each letter
 _VARYING = re.compile(rf"(?:(?<!\S)(?!{_SERVERS_OWN})(?:[^\s@0-9]*[@0-9]\S*|[A-F]{{8,}}(?!\S))(?:\s+|$))+")
+_WORDS = re.compile(r"([^\w.+-]+)")
 _USUAL = {
     "account", "address", "client", "domain", "info", "mail", "mailbox", "message", "name", "office", "postmaster",
     "recipient", "relay", "sales", "sender", "server", "service", "spam", "support", "user",
@@ -32,10 +33,10 @@ def pattern(reply: str, address: str = "") -> str:
 
 def _without(words: str, address: str) -> str:
     local_part, _, domain = address.rpartition("@")
-    for part in (domain, local_part):
-        if len(part) > 2 and part not in _USUAL and part in words.lower():
-            words = re.sub(rf"(?<![\w.-]){re.escape(part)}(?![\w-])", VARIES, words, flags=re.IGNORECASE)
-    return words
+    words = words.replace(domain, VARIES)
+    if len(local_part) < 3 or local_part in _USUAL or local_part not in words.lower():
+        return words
+    return "".join(VARIES if part.lower() == local_part else part for part in _WORDS.split(words))
 
 
 _QUEUE_IDS = tuple(

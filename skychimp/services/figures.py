@@ -169,7 +169,7 @@ def _kept(connection: Connection, ids: Sequence[int]) -> dict[int, Sequence[Outc
 
 def _unknown(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     query = select(_D.c.occurrence_id, func.count()).where(_D.c.occurrence_id.in_(ids), text(UNKNOWN_SQL))
-    return dict(connection.execute(query.group_by(_D.c.occurrence_id)).all())  # type: ignore[arg-type]
+    return dict(connection.execute(query.group_by(_D.c.occurrence_id)).all())
 
 
 def _unknown_of(results: Sequence[Outcomes]) -> int:
