@@ -153,7 +153,7 @@ def export(
         clients_csv.write(sys.stdout, found)
         return
     try:
-        with _made_whole(file) as opened:
+        with made_whole(file) as opened:
             number = clients_csv.write(opened, found)
     except OSError as error:
         raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
@@ -174,7 +174,7 @@ def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
 
 
 @contextlib.contextmanager
-def _made_whole(file: str) -> Iterator[TextIO]:
+def made_whole(file: str) -> Iterator[TextIO]:
     """A file that is there once it is whole, and only for its owner if it is new; devices are written as they are."""
     path = Path(file).resolve()
     if path.exists() and not path.is_file():

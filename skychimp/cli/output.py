@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
@@ -89,9 +89,32 @@ class Output:
             self._table(first, columns)
 
     def lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
-        """Show records as plain lines, at once."""
-        self._lines(items, columns)
+        """Show records as plain lines, or as JSON, one value a line; at once."""
+        if self.json:
+            for item in items:
+                self._write(json.dumps(_record(item), default=_json_value, ensure_ascii=False))
+        else:
+            self._lines(items, columns)
         sys.stdout.flush()
+
+    def csv(self, items: Iterable[Any], columns: Iterable[str], *, header: bool = True) -> None:
+        """Show records as CSV, as they are read, the fields' names first; a spreadsheet runs nothing in it."""
+        import csv
+
+        from skychimp.services.clients_csv import quoted
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        if header:
+            writer.writerow(columns)
+        for item in items:
+            writer.writerow([quoted(_plain(getattr(item, name))) for name in columns])
+        sys.stdout.flush()
+
+    def drawn(self, draw: "Callable[[int], Iterable[RenderableType]]") -> None:
+        """Show what Rich can draw, on a terminal; `draw` is given its width. Texts from outside come escaped."""
+        console = _console(stderr=False)
+        for part in draw(console.width):
+            console.print(part)
 
     def one(self, item: Any, fields: Sequence[str] | None = None) -> None:
         """Show one record: JSON, or a line a field."""
@@ -112,6 +135,10 @@ class Output:
     def text(self, text: str) -> None:
         """Show a text of several lines, each escaped."""
         self._write("\n".join(escape(line) for line in text.split("\n")))
+
+    def raw(self, text: str) -> None:
+        """Give out a text as it is: one that is made to be a file."""
+        self._write(text, end="")
 
     def heading(self, title: str, text: str) -> None:
         """Set off a part of a longer story."""

@@ -1,72 +1,221 @@
 """`skychimp report`: what became of a mailing."""
 
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Context, Json, enter
+from skychimp.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from skychimp.services.reports import DomainReport, OccurrenceReport, ReplyGroup, Report
 
 app = typer.Typer(rich_markup_mode="rich")
 
 SHOWN = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
-COLUMNS = {"due_at": "Due", "state": "State", **{name: name.capitalize() for name in SHOWN}, "attempts": "Attempts"}
+TABLES = {
+    "occurrences": ("due_at", "state", *SHOWN, "attempts", "opened_at", "finished_at"),
+    "replies": ("outcome", "attempts", "code", "enhanced", "phase", "words", "meaning", "remedy"),
+    "domains": ("domain", "deliveries", *SHOWN),
+    "rate": ("due_at", "at", "seconds", "sent", "deferred", "failed", "unknown", "given_back", "a_second"),
+}
+FEW, MANY = 12, 10
 
-FOR_EYES = {"due_at": "Due", "state": "State", "became": "Its letters", "attempts": "Attempts"}
 
-
-@app.command(epilog="skychimp report 1 --json")
+@app.command(epilog="skychimp report 1\nskychimp report 1 --html report.html\nskychimp report 1 --csv --table domains")
 def report(
     ctx: typer.Context,
     mailing: Annotated[int, typer.Argument(metavar="ID", help="A mailing's id.", show_default=False)],
+    html: Annotated[
+        str | None, typer.Option(help="Write a page with plots, whole in one file; - for stdout.", metavar="FILE")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    table: Annotated[
+        Literal["occurrences", "replies", "domains", "rate"] | None,
+        typer.Option(help="Which figures a pipe or CSV gets.", show_default="occurrences"),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Show what became of a mailing: how many of its letters are where, for each of its due times."""
+    """Show what became of a mailing: where its letters are, how fast they went, and what servers said."""
     from skychimp.services import reports
 
     here = enter(ctx, json)
-    found = reports.report(here.store, here.actor, mailing)
-    if json:
-        whole = asdict(found)
-        whole["occurrences"] = [_flat(occurrence) for occurrence in whole["occurrences"]]
-        here.out.one(_flat(whole))
+    if csv + json + (html is not None) > 1:
+        raise InvalidValue("--json, --csv and --html can't go together")
+    with here.out.progress("counting") as tell:
+        found = reports.report(here.store, here.actor, mailing, lambda counted: tell(counted, "attempts"))
+    if html is not None:
+        _write_page(here, found, html)
+    elif csv:
+        here.out.csv(_rows(found, table or "occurrences"), TABLES[table or "occurrences"])
+    elif json:
+        here.out.one(_whole(found))
+    elif here.out.on_terminal and table is None:
+        here.out.drawn(lambda width: draw(found, width))
+        here.out.note(f"\nthe server's words: skychimp mailings log {mailing}")
+    else:
+        columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}
+        here.out.rows(_rows(found, table or "occurrences"), columns, empty="it has not been due yet")
+
+
+def _write_page(here: Context, found: "Report", file: str) -> None:
+    from skychimp.cli.clients import made_whole
+    from skychimp.site import reports as pages
+
+    text = pages.page(found, here.settings.mail.timezone)
+    if file == "-":
+        here.out.raw(text)
         return
-    rows = [
-        _Row(
-            row.due_at,
-            row.state,
-            attempts=row.attempts,
-            queued=row.counts["queued"] + row.counts["claimed"] + row.counts["sending"],  # type: ignore[index]
-            **{name: row.counts[name] for name in SHOWN if name != "queued"},  # type: ignore[index]
+    try:
+        with made_whole(file) as opened:
+            opened.write(text)
+    except OSError as error:
+        raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
+    here.out.note(f"{file} is written; open it in a browser, and print it from there")
+
+
+# For scripts
+
+
+def _whole(found: "Report") -> dict[str, Any]:
+    whole = _flat(asdict(found))
+    for occurrence in whole["occurrences"]:
+        _flat(occurrence)["rate"] = [_flat(point) for point in occurrence["rate"]]
+    for domain in whole["domains"]:
+        _flat(domain)
+    return whole
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """The counts beside the other fields."""
+    record |= {str(name): number for name, number in record.pop("counts").items()}
+    return record
+
+
+def _rows(found: "Report", table: str) -> Iterator[Any]:
+    if table == "replies":
+        yield from found.replies
+    elif table == "domains":
+        for domain in found.domains:
+            yield SimpleNamespace(domain=domain.domain or "(others)", deliveries=domain.deliveries, **_shown(domain))
+    elif table == "rate":
+        for occurrence in found.occurrences:
+            for point in occurrence.rate:
+                counts = {str(outcome): number for outcome, number in point.counts.items()}
+                yield SimpleNamespace(
+                    due_at=occurrence.due_at, at=point.at, seconds=point.seconds, a_second=point.a_second, **counts
+                )
+    else:
+        for occurrence in found.occurrences:
+            yield SimpleNamespace(**vars(occurrence) | _shown(occurrence))
+
+
+def _shown(found: "Report | OccurrenceReport | DomainReport") -> dict[str, int]:
+    """The counts by state, with all that is under way as queued."""
+    counts: Mapping[str, int] = {str(state): number for state, number in found.counts.items()}
+    return {name: counts[name] for name in SHOWN} | {"queued": counts["queued"] + counts["claimed"] + counts["sending"]}
+
+
+# For eyes
+
+
+def draw(found: "Report", width: int) -> "Iterator[RenderableType]":
+    """The report as a terminal of this width shows it."""
+    from rich.text import Text
+
+    from skychimp.cli import charts
+    from skychimp.cli.output import escape
+
+    stopped = ", disabled" if found.disabled else ""
+    yield Text(escape(found.subject), "bold")
+    yield Text(f"mailing {found.id} of {escape(found.owner)}, {found.status}{stopped}", "dim")
+    if not found.occurrences:
+        yield Text("\nit has not been due yet")
+        return
+    yield charts.title(f"{found.deliveries:,} letters, {found.attempts:,} attempts")
+    yield charts.bars(_shown(found), width - 40)
+    if len(found.tries) > 1:
+        yield charts.title("Attempts a letter")
+        yield charts.bars({f"{number} attempts": count for number, count in found.tries.items()}, width - 40)
+    yield charts.title("Due times" + _latest(len(found.occurrences), FEW))
+    yield _occurrences(found, width)
+    if found.replies:
+        yield charts.title("What servers said" + _most(len(found.replies)))
+        yield from (_reply(group) for group in found.replies[:MANY])
+    if found.domains:
+        yield charts.title("By domain" + _most(len(found.domains)))
+        yield domains(found.domains[:MANY], width)
+
+
+def _latest(number: int, shown: int) -> str:
+    return f": the latest {shown} of {number}" if number > shown else ""
+
+
+def _most(number: int) -> str:
+    return f": the {MANY} most frequent" if number > MANY else ""
+
+
+def _occurrences(found: "Report", width: int) -> "Table":
+    from rich.text import Text
+
+    from skychimp.cli import charts
+
+    table = charts.grid(right=(), columns=3)
+    for row in found.occurrences[-FEW:]:
+        counts = {name: number for name, number in _shown(row).items() if number}
+        became = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "no letters"
+        took = f"{row.state}" if row.took is None else f"{row.state} in {charts.span(row.took)}"
+        pace = Text(charts.spark([point.a_second for point in row.rate], max(width - 60, 20)), "green")
+        if row.peak is not None:
+            pace.append(f" up to {row.peak:,.0f} a second", "")
+        table.add_row(
+            Text(row.due_at.astimezone().strftime("%Y-%m-%d %H:%M")),
+            Text(f"{became}\n{took}"),
+            pace if row.peak is not None else Text(),
         )
-        for row in found.occurrences
-    ]
-    columns = FOR_EYES if here.out.on_terminal else COLUMNS
-    here.out.rows(rows, columns, empty="it has not been due yet")
-    here.out.note(f"the server's words: skychimp mailings log {mailing}")
+    return table
 
 
-def _flat(record: dict[str, object]) -> dict[str, object]:
-    """The counts by state, beside the other fields."""
-    counts = record.pop("counts")
-    return {**record, **{str(state): number for state, number in counts.items()}}  # type: ignore[attr-defined]
+def _reply(group: "ReplyGroup") -> "Table":
+    from rich.text import Text
+
+    from skychimp.cli import charts
+    from skychimp.cli.output import escape
+
+    code = " ".join(filter(None, (str(group.code or ""), group.enhanced)))
+    words = Text(escape(f"{code} {group.words}".strip()))
+    words.append(f"\n{group.meaning}", "dim")
+    if group.remedy:
+        words.append(f"\n→ {group.remedy}", "bold")
+    table = charts.grid(right=(0,), columns=3)
+    table.columns[0].width, table.columns[1].width = 9, 10
+    table.add_row(
+        Text(f"{group.attempts:,}"), Text(group.outcome.replace("_", " "), charts.STYLES[group.outcome]), words
+    )
+    return table
 
 
-@dataclass(frozen=True)
-class _Row:
-    due_at: datetime
-    state: str
-    sent: int
-    deferred: int
-    failed: int
-    unknown: int
-    queued: int
-    expired: int
-    cancelled: int
-    attempts: int
+def domains(found: "list[DomainReport] | Any", width: int) -> "Table":
+    """Domains with a bar of how much was sent, and what was not."""
+    from rich.text import Text
 
-    @property
-    def became(self) -> str:
-        """The counts in words, without those of none."""
-        return ", ".join(f"{getattr(self, name)} {name}" for name in SHOWN if getattr(self, name)) or "none"
+    from skychimp.cli import charts
+    from skychimp.cli.output import escape
+
+    table = charts.grid(right=(1, 2), columns=5)
+    for one in found:
+        others = {name: number for name, number in _shown(one).items() if number and name != "sent"}
+        table.add_row(
+            Text(escape(one.domain or "(others)")),
+            Text(f"{one.deliveries:,}"),
+            Text(charts.percent(_shown(one)["sent"], one.deliveries)),
+            Text(charts.bar(one.share_sent, max((width - 60) // 2, 10)), "green"),
+            Text(", ".join(f"{number:,} {name}" for name, number in others.items()), "dim"),
+        )
+    return table

@@ -152,7 +152,8 @@ def _cause_id(connection: Connection, known: dict[Any, int], cause: Sequence[obj
 
 # By their ids, which lie together: along the index of addresses each row would be somewhere else.
 _DELIVERIES = """
-    SELECT substr(address_key, instr(address_key, '@') + 1), state, attempts FROM delivery
+    SELECT CASE instr(address_key, '@') WHEN 0 THEN '' ELSE substr(address_key, instr(address_key, '@') + 1) END,
+        state, attempts FROM delivery
     WHERE id BETWEEN ? AND ? AND +occurrence_id = ?"""
 
 
