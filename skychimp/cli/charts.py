@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from skychimp.services.reports import percent
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -30,13 +32,6 @@ def bar(share: float, width: int) -> str:
     """A part of one as a bar; what is not nothing is seen."""
     eighths = max(round(share * width * 8), 1 if share > 0 else 0)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-
-
-def percent(number: int, of: int) -> str:
-    """A share with one decimal, which says all or nothing only where that is so."""
-    if not of or number in (0, of):
-        return "0 %" if not number else "100 %"
-    return f"{min(max(100 * number / of, 0.1), 99.9):.1f} %"
 
 
 def span(duration: timedelta) -> str:

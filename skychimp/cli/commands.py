@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": ("Send", "Can this installation send, and what to mend."),
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
+    "why": ("Look back", "Everything about one address."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""

@@ -1,6 +1,6 @@
 """`skychimp report`: what became of a mailing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,6 +26,8 @@ TABLES = {
     "rate": ("due_at", "at", "seconds", "sent", "deferred", "failed", "unknown", "given_back", "a_second"),
 }
 FEW, MANY = 12, 10
+LONG = 50_000
+"""Attempts, to count which takes so long that it is shown."""
 
 
 @app.command(epilog="skychimp report 1\nskychimp report 1 --html report.html\nskychimp report 1 --csv --table domains")
@@ -48,8 +50,8 @@ def report(
     here = enter(ctx, json)
     if csv + json + (html is not None) > 1:
         raise InvalidValue("--json, --csv and --html can't go together")
-    with here.out.progress("counting") as tell:
-        found = reports.report(here.store, here.actor, mailing, lambda counted: tell(counted, "attempts"))
+    count_up(here)
+    found = reports.report(here.store, here.actor, mailing)
     if html is not None:
         _write_page(here, found, html)
     elif csv:
@@ -58,17 +60,27 @@ def report(
         here.out.one(_whole(found))
     elif here.out.on_terminal and table is None:
         here.out.drawn(lambda width: draw(found, width))
-        here.out.note(f"\nthe server's words: skychimp mailings log {mailing}")
+        here.out.note(f"the server's words: skychimp mailings log {mailing}")
     else:
         columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}
         here.out.rows(_rows(found, table or "occurrences"), columns, empty="it has not been due yet")
 
 
+def count_up(here: Context) -> None:
+    """Count what nobody has counted yet, with progress where that takes long."""
+    from skychimp.services import figures
+
+    left = figures.left(here.store)
+    if left > LONG:
+        with here.out.progress("counting", left) as tell:
+            figures.add_up(here.store, lambda counted: tell(counted, "attempts"))
+
+
 def _write_page(here: Context, found: "Report", file: str) -> None:
     from skychimp.cli.clients import made_whole
-    from skychimp.site import reports as pages
+    from skychimp.site.reports import page
 
-    text = pages.page(found, here.settings.mail.timezone)
+    text = page(found, here.settings.mail.timezone)
     if file == "-":
         here.out.raw(text)
         return
@@ -94,7 +106,7 @@ def _whole(found: "Report") -> dict[str, Any]:
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """The counts beside the other fields."""
-    record |= {str(name): number for name, number in record.pop("counts").items()}
+    record |= record.pop("counts")
     return record
 
 
@@ -107,10 +119,8 @@ def _rows(found: "Report", table: str) -> Iterator[Any]:
     elif table == "rate":
         for occurrence in found.occurrences:
             for point in occurrence.rate:
-                counts = {str(outcome): number for outcome, number in point.counts.items()}
-                yield SimpleNamespace(
-                    due_at=occurrence.due_at, at=point.at, seconds=point.seconds, a_second=point.a_second, **counts
-                )
+                more = {"due_at": occurrence.due_at, "a_second": round(point.a_second, 3)}
+                yield SimpleNamespace(**vars(point), **point.counts, **more)
     else:
         for occurrence in found.occurrences:
             yield SimpleNamespace(**vars(occurrence) | _shown(occurrence))
@@ -118,8 +128,9 @@ def _rows(found: "Report", table: str) -> Iterator[Any]:
 
 def _shown(found: "Report | OccurrenceReport | DomainReport") -> dict[str, int]:
     """The counts by state, with all that is under way as queued."""
-    counts: Mapping[str, int] = {str(state): number for state, number in found.counts.items()}
-    return {name: counts[name] for name in SHOWN} | {"queued": counts["queued"] + counts["claimed"] + counts["sending"]}
+    counts = found.counts
+    under_way = counts["queued"] + counts["claimed"] + counts["sending"]
+    return {name: counts[name] for name in SHOWN} | {"queued": under_way}
 
 
 # For eyes
@@ -142,7 +153,9 @@ def draw(found: "Report", width: int) -> "Iterator[RenderableType]":
     yield charts.bars(_shown(found), width - 40)
     if len(found.tries) > 1:
         yield charts.title("Attempts a letter")
-        yield charts.bars({f"{number} attempts": count for number, count in found.tries.items()}, width - 40)
+        names = {0: "none yet", 1: "1 attempt"}
+        tries = {names.get(number, f"{number} attempts"): letters for number, letters in found.tries.items()}
+        yield charts.bars(tries, width - 40)
     yield charts.title("Due times" + _latest(len(found.occurrences), FEW))
     yield _occurrences(found, width)
     if found.replies:
@@ -166,19 +179,15 @@ def _occurrences(found: "Report", width: int) -> "Table":
 
     from skychimp.cli import charts
 
-    table = charts.grid(right=(), columns=3)
+    table = charts.grid(right=(), columns=2)
     for row in found.occurrences[-FEW:]:
         counts = {name: number for name, number in _shown(row).items() if number}
         became = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "no letters"
-        took = f"{row.state}" if row.took is None else f"{row.state} in {charts.span(row.took)}"
-        pace = Text(charts.spark([point.a_second for point in row.rate], max(width - 60, 20)), "green")
+        said = Text(f"{became}\n{row.state}" + (f" in {charts.span(row.took)}" if row.took is not None else ""))
         if row.peak is not None:
-            pace.append(f" up to {row.peak:,.0f} a second", "")
-        table.add_row(
-            Text(row.due_at.astimezone().strftime("%Y-%m-%d %H:%M")),
-            Text(f"{became}\n{took}"),
-            pace if row.peak is not None else Text(),
-        )
+            pace = charts.spark([point.a_second for point in row.rate], width - 24)
+            said.append(f", up to {row.peak:,.0f} letters a second\n").append(pace, "green")
+        table.add_row(Text(row.due_at.astimezone().strftime("%Y-%m-%d %H:%M")), said)
     return table
 
 
@@ -207,6 +216,7 @@ def domains(found: "list[DomainReport] | Any", width: int) -> "Table":
 
     from skychimp.cli import charts
     from skychimp.cli.output import escape
+    from skychimp.services.reports import percent
 
     table = charts.grid(right=(1, 2), columns=5)
     for one in found:
@@ -214,7 +224,7 @@ def domains(found: "list[DomainReport] | Any", width: int) -> "Table":
         table.add_row(
             Text(escape(one.domain or "(others)")),
             Text(f"{one.deliveries:,}"),
-            Text(charts.percent(_shown(one)["sent"], one.deliveries)),
+            Text(percent(_shown(one)["sent"], one.deliveries)),
             Text(charts.bar(one.share_sent, max((width - 60) // 2, 10)), "green"),
             Text(", ".join(f"{number:,} {name}" for name, number in others.items()), "dim"),
         )

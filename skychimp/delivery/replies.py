@@ -72,6 +72,7 @@ class Meaning(NamedTuple):
 
 _ASK_THE_CLIENT = "ask the client for another address: skychimp clients update"
 _MARKED = f"the client is marked as bad and left out from now on; {_ASK_THE_CLIENT}"
+_ABOUT_THE_CLIENT = (_ASK_THE_CLIENT, _MARKED)
 _WAIT = "nothing: it is tried again by itself"
 _SENDER = "mend mail.sender, and look at its domain: skychimp doctor"
 _REPUTATION = "see whether your server is on a block list, and that SPF, DKIM and DMARC pass: skychimp doctor"
@@ -91,7 +92,7 @@ _BY_DETAIL = {
     "1.10": Meaning("the domain takes no mail at all", _ASK_THE_CLIENT),
     "2.0": Meaning("something is wrong with the mailbox", _ASK_THE_CLIENT),
     "2.1": Meaning("the mailbox is disabled", _MARKED),
-    "2.2": Meaning("the mailbox is full", "wait, or write to the client in another way"),
+    "2.2": Meaning("the mailbox is full", _ASK_THE_CLIENT),
     "2.3": Meaning("the letter is larger than this mailbox takes", _SHORTER),
     "2.4": Meaning("a mailing list at the other end can't be expanded", "tell the list's owner"),
     "3.0": Meaning("the other system has a problem of its own", _WAIT),
@@ -190,13 +191,15 @@ def explain(outcome: str, phase: str, code: int, enhanced: str) -> Meaning:
         return _UNKNOWN
     if not code:
         return _NO_LETTER if outcome == Outcome.FAILED else _NO_ANSWER
-    known = _BY_DETAIL.get(enhanced.partition(".")[2])
-    if known is None or enhanced.endswith(".0.0"):
-        known = _BY_CODE.get(code) or Meaning("not now" if code < 500 else "refused", "read the server's words")
-    if outcome == Outcome.FAILED:
-        known = known._replace(remedy=known.remedy.replace(_WAIT, _RELAY).replace("wait, or write", "write"))
-    elif known.remedy == _MARKED:
-        known = known._replace(remedy=_WAIT)
-    if phase == "mail" and known.remedy in (_ASK_THE_CLIENT, _MARKED):
-        known = known._replace(remedy=_SENDER)
-    return known
+    is_final = outcome == Outcome.FAILED
+    subject_and_detail = enhanced.partition(".")[2]
+    by_code = _BY_CODE.get(code) or Meaning("refused" if is_final else "not now", "read the server's words")
+    is_vague = subject_and_detail == "0.0" or (not is_final and subject_and_detail.endswith(".0"))
+    what, remedy = by_code if is_vague else _BY_DETAIL.get(subject_and_detail, by_code)
+    if not is_final and remedy in _ABOUT_THE_CLIENT:
+        remedy = _WAIT
+    elif is_final and remedy == _WAIT:
+        remedy = _RELAY
+    elif phase == "mail" and remedy in _ABOUT_THE_CLIENT:
+        remedy = _SENDER
+    return Meaning(what, remedy)

@@ -75,6 +75,12 @@ def log(
             yield _info(row)
 
 
+def newest(store: Store) -> int:
+    """The id of the newest attempt of all, 0 where there is none: who follows a log reads no older one again."""
+    with store.read() as session:
+        return session.scalar(select(func.max(_A.c.id))) or 0
+
+
 _CODE = re.compile(r"[2-5][0-9]{2}")
 _ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 

@@ -1,7 +1,7 @@
 """Reports: what became of a mailing, and of all that one may see in a range of days."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -51,7 +51,7 @@ class RatePoint:
 
     at: datetime
     seconds: int
-    counts: Mapping[Outcome, int]
+    counts: Mapping[str, int]
 
     @property
     def a_second(self) -> float:
@@ -78,19 +78,19 @@ class DomainReport:
 
     domain: str
     deliveries: int
-    counts: Mapping[DeliveryState, int]
+    counts: Mapping[str, int]
 
     @property
     def share_sent(self) -> float:
-        return self.counts[DeliveryState.SENT] / self.deliveries
+        return self.counts["sent"] / self.deliveries
 
 
 @dataclass(frozen=True)
 class OccurrenceReport:
     """One occurrence: how many of its deliveries are in each state, how many attempts they took, and when they went.
 
-    `rate` runs until nearly all attempts were made (later ones are tries again); `peak` is letters a second, None where
-    all went within a few seconds.
+    `rate` runs until there were nearly as many attempts as letters (later ones are tries again); `peak` is letters a
+    second, None where all went within a few seconds.
     """
 
     id: int
@@ -101,14 +101,15 @@ class OccurrenceReport:
     deadline: datetime
     deliveries: int
     attempts: int
-    counts: Mapping[DeliveryState, int]
+    counts: Mapping[str, int]
     rate: Sequence[RatePoint]
     peak: float | None
 
     @property
     def took(self) -> timedelta | None:
         """From opening to finishing."""
-        return None if self.finished_at is None else self.finished_at - self.opened_at
+        is_over = self.state == OccurrenceState.FINISHED and self.finished_at is not None
+        return self.finished_at - self.opened_at if is_over else None  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Report:
     as_of: datetime
     deliveries: int
     attempts: int
-    counts: Mapping[DeliveryState, int]
+    counts: Mapping[str, int]
     tries: Mapping[int, int]
     occurrences: Sequence[OccurrenceReport]
     replies: Sequence[ReplyGroup]
@@ -135,7 +136,7 @@ class Day:
     """The attempts of one day, by outcome."""
 
     day: date
-    counts: Mapping[Outcome, int]
+    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,10 @@ class RangeReport:
     worst: Sequence[DomainReport]
 
 
-def report(store: Store, actor: Actor, mailing_id: int, tell: Callable[[int], object] = lambda counted: None) -> Report:
-    """What became of a mailing, the oldest occurrence first. Raises NotFound.
-
-    Counts first what nobody has counted yet; `tell` hears of how many attempts.
-    """
+def report(store: Store, actor: Actor, mailing_id: int) -> Report:
+    """What became of a mailing, the oldest occurrence first. Raises NotFound."""
     mailing = mailings.show(store, actor, mailing_id)
-    figures.add_up(store, tell)
+    figures.add_up(store)
     with store.read() as session:
         mine = select(_O).where(_O.c.mailing_id == mailing_id)
         rows = session.execute(mine.order_by(_O.c.due_at, _O.c.id)).all()
@@ -178,7 +176,7 @@ def report(store: Store, actor: Actor, mailing_id: int, tell: Callable[[int], ob
                 deliveries=sum(one.deliveries for one in found),
                 attempts=sum(one.attempts * one.deliveries for one in found),
                 counts=_by_state(found),
-                rate=rate(slots),
+                rate=rate(slots, sum(one.deliveries for one in found if one.attempts)),
                 peak=_peak(slots),
             )
         )
@@ -203,14 +201,7 @@ def report(store: Store, actor: Actor, mailing_id: int, tell: Callable[[int], ob
     )
 
 
-def range_report(
-    store: Store,
-    actor: Actor,
-    since: date,
-    until: date,
-    timezone: str,
-    tell: Callable[[int], object] = lambda counted: None,
-) -> RangeReport:
+def range_report(store: Store, actor: Actor, since: date, until: date, timezone: str) -> RangeReport:
     """What was sent in the days from `since` to `until`, both included, in a time zone; everybody's for who may see it.
 
     The domains are those of the occurrences that were sent in these days. Raises InvalidValue, NotLoggedIn, Denied.
@@ -220,7 +211,7 @@ def range_report(
         raise InvalidValue("the range ends before it begins", "the first day comes first")
     if until - since > LONGEST_RANGE:
         raise InvalidValue("the range is longer than ten years")
-    figures.add_up(store, tell)
+    figures.add_up(store)
     first, last = (_midnight(day, timezone) for day in (since, until + timedelta(days=1)))
     mine = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == actor.user_id)
     within = and_(
@@ -244,24 +235,34 @@ def range_report(
 # From rows to figures; pure
 
 
-def rate(slots: Sequence[tuple[int, Outcome, int]], most: int = MOST_POINTS) -> list[RatePoint]:
-    """The rate over time, in at most so many points, from counts by slot in order; until nearly all were made."""
+def rate(slots: Sequence[tuple[int, Outcome, int]], letters: int, most: int = MOST_POINTS) -> list[RatePoint]:
+    """The rate over time, in at most so many points, from counts by slot in order.
+
+    It ends with the slot by which there were nearly as many attempts as `letters`: tries again would draw it out.
+    """
     if not slots:
         return []
-    enough, first, last = _NEARLY_ALL * sum(number for _, _, number in slots), slots[0][0], slots[0][0]
+    left, first, last = _NEARLY_ALL * letters, slots[0][0], slots[0][0]
     for slot, _, number in slots:
-        if enough <= 0:
+        if left <= 0:
             break
-        enough, last = enough - number, slot
+        left, last = left - number, slot
     width = -(-(last - first + 1) // most)
     points: list[Counter[Outcome]] = [Counter() for _ in range((last - first) // width + 1)]
     for slot, outcome, number in slots:
         if slot <= last:
             points[(slot - first) // width][outcome] += number
     return [
-        RatePoint(figures.slot_time(first + place * width), width * SLOT, {one: counts[one] for one in Outcome})
+        RatePoint(figures.slot_time(first + place * width), width * SLOT, {str(one): counts[one] for one in Outcome})
         for place, counts in enumerate(points)
     ]
+
+
+def percent(number: int, of: int) -> str:
+    """A share with one decimal, which says all or nothing only where that is so."""
+    if not of or number in (0, of):
+        return "100 %" if number else "0 %"
+    return f"{min(max(100 * number / of, 0.1), 99.9):.1f} %"
 
 
 def _peak(slots: Sequence[tuple[int, Outcome, int]]) -> float | None:
@@ -271,11 +272,11 @@ def _peak(slots: Sequence[tuple[int, Outcome, int]]) -> float | None:
     return max(by_slot.values()) / SLOT if len(by_slot) > 2 else None
 
 
-def _by_state(results: Iterable[Outcomes]) -> dict[DeliveryState, int]:
+def _by_state(results: Iterable[Outcomes]) -> dict[str, int]:
     counts: Counter[DeliveryState] = Counter()
     for one in results:
         counts[one.state] += one.deliveries
-    return {state: counts[state] for state in DeliveryState}
+    return {str(state): counts[state] for state in DeliveryState}
 
 
 def _domains(results: Iterable[Outcomes]) -> list[DomainReport]:
@@ -284,7 +285,7 @@ def _domains(results: Iterable[Outcomes]) -> list[DomainReport]:
     for one in results:
         found.setdefault(one.domain, Counter())[one.state] += one.deliveries
     made = [
-        DomainReport(domain, counts.total(), {state: counts[state] for state in DeliveryState})
+        DomainReport(domain, counts.total(), {str(state): counts[state] for state in DeliveryState})
         for domain, counts in found.items()
     ]
     return sorted(made, key=lambda one: (one.domain == "", -one.deliveries, one.domain))
@@ -345,4 +346,4 @@ def _days(
     for number in range((until - since).days + 1):
         day = since + timedelta(days=number)
         counts = days.get(day, Counter())
-        yield Day(day, {outcome: counts[outcome] for outcome in Outcome})
+        yield Day(day, {str(outcome): counts[outcome] for outcome in Outcome})

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from skychimp.services.reports import OccurrenceReport, RatePoint, Report
+from skychimp.services.reports import OccurrenceReport, RatePoint, Report, percent
 
 PLOTTED = 12
 """How many of the latest occurrences have a plot of their rate."""
@@ -65,6 +65,7 @@ def page(report: Report, timezone: str) -> str:
             zone=zone,
             counts=shown(report.counts),
             shown=shown,
+            outcomes=OUTCOMES,
             strip=strip(shown(report.counts)),
             strip_of=strip,
             tries=list(tries(report.tries)),
@@ -111,7 +112,7 @@ def plot(occurrence: OccurrenceReport, zone: ZoneInfo) -> Plot:
     for place, point in enumerate(points):
         y = HEIGHT - float(BOTTOM)
         for kind in OUTCOMES:
-            tall = point.counts[kind] / point.seconds / highest * drawn  # type: ignore[index]
+            tall = point.counts[kind] / point.seconds / highest * drawn
             if tall:
                 y -= tall
                 x = LEFT + place * step
@@ -145,18 +146,11 @@ def visible(text: str) -> str:
     return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def percent(number: int, of: int) -> str:
-    """A share with one decimal, which says all or nothing only where that is so."""
-    if not of or number in (0, of):
-        return "0 %" if not number else "100 %"
-    return f"{min(max(100 * number / of, 0.1), 99.9):.1f} %"
-
-
 def _moment(at: datetime, zone: ZoneInfo) -> str:
     return at.astimezone(zone).strftime("%Y-%m-%d %H:%M")
 
 
-def _length(duration: timedelta) -> str:
+def _lasting(duration: timedelta) -> str:
     """A duration to the second, without the parts of one."""
     return str(timedelta(seconds=round(duration.total_seconds())))
 
@@ -170,5 +164,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"visible": visible, "moment": _moment, "percent": percent, "length": _length}
+    made.filters |= {"visible": visible, "moment": _moment, "percent": percent, "lasting": _lasting}
     return made
