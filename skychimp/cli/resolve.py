@@ -55,9 +55,7 @@ def resolve(
             here.out.drawn(lambda width: map(_drawn, found))
         else:
             here.out.rows(found, COLUMNS)
-        here.out.note(
-            "the relay's log knows the Message-ID; then: skychimp resolve --sent ID, or --failed, or --resend"
-        )
+        here.out.note("next: look for the Message-ID in the relay's log, then skychimp resolve --sent ID")
         return
     if len(said) != 1:
         raise InvalidValue("say what became of them", "give one of --sent, --failed and --resend")

@@ -66,7 +66,7 @@ def add_up(store: Store, tell: Callable[[int], object] = lambda counted: None) -
         with store.read() as session:
             connection = session.connection()
             seen = connection.scalar(select(_INFO.c.counted_to))
-            until, attempts = _counted(connection, _after(connection, seen))
+            until, attempts = _counted(connection, seen or 0)
         if not attempts:
             return
         with store.write() as session:
@@ -79,8 +79,8 @@ def left(store: Store) -> int:
     """About how many attempts are not counted yet."""
     with store.read() as session:
         connection = session.connection()
-        after = _after(connection, connection.scalar(select(_INFO.c.counted_to)))
-        return (connection.scalar(select(func.max(_A.c.id))) or 0) - after
+        newest = connection.scalar(select(func.max(_A.c.id))) or 0
+        return newest - (connection.scalar(select(_INFO.c.counted_to)) or 0)
 
 
 def results(store: Store, occurrence_ids: Sequence[int]) -> Mapping[int, Sequence[Outcomes]]:
@@ -104,11 +104,6 @@ _ATTEMPTS = f"""
         coalesce(code, 0), enhanced, reply, CASE outcome WHEN 'sent' THEN '' ELSE address_key END
     FROM attempt JOIN delivery ON delivery.id = delivery_id
     WHERE attempt.id > ? ORDER BY attempt.id LIMIT {BATCH}"""  # noqa: S608
-
-
-def _after(connection: Connection, seen: int | None) -> int:
-    """The last attempt that is counted; where the newest ones were erased, their ids come again."""
-    return min(seen or 0, connection.scalar(select(func.max(_A.c.id))) or 0)
 
 
 def _counted(connection: Connection, after: int) -> tuple[int, Counter[_Key]]:
