@@ -41,6 +41,7 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "disable mailings": _OVERSEERS,
     "see reports": _OVERSEERS,
     "resolve deliveries": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ALL},
+    "write posts": {Role.EDITOR: Reach.ALL, Role.ADMIN: Reach.ALL},
 }
 
 

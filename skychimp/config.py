@@ -177,6 +177,12 @@ def _store(value: object) -> str:
     raise ValueError("write a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
 
 
+def _redis(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"rediss?://[^/].*", value):
+        return value
+    raise ValueError("write redis://HOST:PORT/NUMBER, or rediss:// for TLS")
+
+
 def _system_zone() -> str:
     link = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
     names = (os.environ.get("TZ", "").removeprefix(":"), link)
@@ -195,6 +201,7 @@ Zone = Annotated[str, BeforeValidator(_zone)]
 Host = Annotated[str, BeforeValidator(_host)]
 PerTime = Annotated[Rate, BeforeValidator(_rate)]
 File = Annotated[Path, BeforeValidator(_file)]
+RedisUrl = Annotated[str, BeforeValidator(_redis)]
 
 
 def _is(meaning: str, example: object = None) -> Any:
@@ -297,6 +304,13 @@ class DaemonSettings(_Section):
     interval: Annotated[PositiveDuration, _is("how often the daemon looks for due mail")] = timedelta(seconds=1)
 
 
+class CacheSettings(_Section):
+    url: Annotated[
+        RedisUrl | None,
+        _is("a Redis server for the home page's figures; a folder of your account's if not set", "redis://localhost/0"),
+    ] = None
+
+
 class Settings(_Section):
     store: StoreSettings = StoreSettings()
     mail: MailSettings = Field(default_factory=MailSettings)
@@ -304,6 +318,7 @@ class Settings(_Section):
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
+    cache: CacheSettings = CacheSettings()
     config_file: Path | None = None
     """The file that was read, if any."""
 

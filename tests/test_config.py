@@ -89,7 +89,7 @@ def test_every_setting_has_a_variable() -> None:
         "delivery.unknown": "hold", "delivery.unknown_after": "0s", "delivery.retry_after": '["9s", "10m"]',
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d", "delivery.disable_failures": "12",
         "delivery.disable_failure_rate": "0.13",
-        "run.patience": "14s", "daemon.interval": "15s",
+        "run.patience": "14s", "daemon.interval": "15s", "cache.url": "rediss://example.org:6380/1",
     }  # fmt: skip
     known = [f"{section}.{key}" for section, keys in sections().items() for key in keys]
     assert list(said) == known
@@ -310,6 +310,8 @@ def test_the_usual_store_lies_in_the_data_folder(tmp_path: Path) -> None:
         ("smtp.host = ''", "mail.example.org"),
         ("smtp.host = 'mail.example.org:587'", "smtp.port"),
         ("smtp.host = 'smtp://mail.example.org'", "mail.example.org"),
+        ("cache.url = 'memcached://h'", "redis://HOST:PORT"),
+        ("cache.url = 'redis:///0'", "redis://HOST:PORT"),
         ("smtp.port = 'submission'", "a whole number from 1 to 65535"),
         ("smtp.port = 0", "a whole number from 1 to 65535"),
         ("smtp.port = 65536", "a whole number from 1 to 65535"),

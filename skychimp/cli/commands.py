@@ -22,6 +22,7 @@ COMMANDS = {
     "clients": ("Mail", "Whom you write to."),
     "messages": ("Mail", "What you write."),
     "mailings": ("Mail", "What goes to whom, and when."),
+    "blog": ("Publish", "Posts to read, and to write."),
     "run": ("Send", "Send what is due, once."),
     "daemon": ("Send", "Send what falls due, until told to stop."),
     "status": ("Send", "Is anything sending, and what waits."),
@@ -29,6 +30,7 @@ COMMANDS = {
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
     "why": ("Look back", "Everything about one address."),
+    "stats": ("Look back", "The home page: mailings, clients, and posts to read."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""

@@ -13,16 +13,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any, TextIO
 
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.segment import Segment
+
+Colour = tuple[int, int, int]
+"""Red, green and blue."""
 
 LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
+
+WIDEST_PAGE = 100
+WIDEST_PICTURE = 80
+HIGHEST_PICTURE = 40
 
 NARROWEST_COLUMN = 12
 GUTTER = 3
@@ -110,12 +118,6 @@ class Output:
             writer.writerow([quoted(_plain(getattr(item, name))) for name in columns])
         sys.stdout.flush()
 
-    def drawn(self, draw: "Callable[[int], Iterable[RenderableType]]") -> None:
-        """Show what Rich can draw, on a terminal; `draw` is given its width. Texts from outside come escaped."""
-        console = _console(stderr=False)
-        for part in draw(console.width):
-            console.print(part)
-
     def one(self, item: Any, fields: Sequence[str] | None = None) -> None:
         """Show one record: JSON, or a line a field."""
         record = _record(item)
@@ -140,11 +142,54 @@ class Output:
         """Give out a text as it is: one that is made to be a file."""
         self._write(text, end="")
 
+    def markdown(self, text: str) -> None:
+        """Show Markdown as it is meant, or as it is in a pipe; escaped also where it was written as an entity."""
+        if not self.on_terminal:
+            self.text(text)
+            return
+        from rich.markdown import Markdown
+        from rich.segment import Segment, Segments
+
+        console = _console(stderr=False)
+        drawn = console.render(Markdown(text, hyperlinks=False))
+        safe = [
+            Segment("\n".join(map(escape, part.text.split("\n"))), part.style) for part in drawn if not part.control
+        ]
+        console.print(Segments(safe), end="")
+
+    @property
+    def canvas(self) -> tuple[int, int] | None:
+        """The width and height, in pixels, of a picture that can be shown; None where there are no colours."""
+        console = _console(stderr=False)
+        if not self.on_terminal or console.color_system is None or console.no_color:
+            return None
+        return min(console.width, WIDEST_PICTURE), HIGHEST_PICTURE
+
+    def picture(self, rows: Sequence[Sequence[Colour | None]]) -> None:
+        """Show the rows of an image, two a line: each character is an upper and a lower pixel."""
+        from rich.segment import Segment, Segments
+
+        halves: list[Segment] = []
+        for upper, lower in zip_longest(rows[::2], rows[1::2], fillvalue=[None] * len(rows[0])):
+            halves += [_half_block(*pair) for pair in zip(upper, lower, strict=True)] + [Segment.line()]
+        _console(stderr=False).print(Segments(halves))
+
+    @property
+    def width(self) -> int:
+        """Of what is drawn: no wider than can be read well."""
+        return min(_console(stderr=False).width, WIDEST_PAGE)
+
+    def draw(self, *parts: "RenderableType") -> None:
+        """Show what Rich draws, on a terminal; what is in it is escaped already."""
+        console = _console(stderr=False)
+        for part in parts:
+            console.print(part, width=min(console.width, WIDEST_PAGE))
+
     def heading(self, title: str, text: str) -> None:
         """Set off a part of a longer story."""
         console = _console(stderr=False)
-        console.print(f"\n{title}", style="bold", markup=False)
-        console.print(text, style="cyan", markup=False, soft_wrap=True)
+        console.print(f"\n{escape(title)}", style="bold", markup=False)
+        console.print("\n".join(map(escape, text.split("\n"))), style="cyan", markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
@@ -277,6 +322,17 @@ def _to_keep_whole(cells: Mapping[str, Sequence[str]], headings: Mapping[str, st
     }
     needed = sum(words.values()) + (len(cells) - len(words)) * NARROWEST_COLUMN + len(cells) * GUTTER
     return set(words) if needed <= width else set()
+
+
+def _half_block(upper: Colour | None, lower: Colour | None) -> "Segment":
+    from rich.color import Color
+    from rich.segment import Segment
+    from rich.style import Style
+
+    above, below = (None if colour is None else Color.from_rgb(*colour) for colour in (upper, lower))
+    if above is None:
+        return Segment("▄" if below else " ", Style(color=below))
+    return Segment("▀", Style(color=above, bgcolor=below))
 
 
 def _console(*, stderr: bool) -> "Console":

@@ -59,7 +59,7 @@ def report(
     elif json:
         here.out.one(_whole(found))
     elif here.out.on_terminal and table is None:
-        here.out.drawn(lambda width: draw(found, width))
+        here.out.draw(*draw(found, here.out.width))
         here.out.note(f"the server's words: skychimp mailings log {mailing}")
     else:
         columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}

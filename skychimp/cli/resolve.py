@@ -52,7 +52,7 @@ def resolve(
     if not said and not deliveries and not every_one:
         found = service.unknown(here.store, here.actor)
         if here.out.on_terminal and not json:
-            here.out.drawn(lambda width: map(_drawn, found))
+            here.out.draw(*map(_drawn, found))
         else:
             here.out.rows(found, COLUMNS)
         here.out.note("next: look for the Message-ID in the relay's log, then skychimp resolve --sent ID")

@@ -38,7 +38,7 @@ def why(
     if json:
         here.out.one(asdict(found))
     elif here.out.on_terminal:
-        here.out.drawn(lambda width: _draw(found))
+        here.out.draw(*_draw(found))
     else:
         here.out.rows(_lines(found), COLUMNS)
 

@@ -201,6 +201,16 @@ def one_line(value: str, what: str, longest: int) -> str:
     return value.strip()
 
 
+def some_lines(value: str, what: str, longest: int) -> str:
+    """The value with LF line ends. Raises InvalidValue unless it is lines of Unicode; `what` names it."""
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
+    if fault := _fault(value.translate(_LAYOUT)):
+        raise InvalidValue(f"the {what} {_short(value)} holds {fault}")
+    if len(value) > longest:
+        raise InvalidValue(f"the {what} {_short(value)} is longer than {longest} characters")
+    return value
+
+
 def _checked(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> Person:
     email = email.strip()
     if not email or len(email) > addresses.LONGEST:
@@ -208,17 +218,12 @@ def _checked(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> P
     address = addresses.parse(email)
     name = one_line(name, "name", LONGEST_NAME)
     return Person(
-        address.email, address.key, name, _some_lines(comment) if comment else "", checked_tags(tags) if tags else ()
+        address.email,
+        address.key,
+        name,
+        some_lines(comment, "comment", LONGEST_COMMENT) if comment else "",
+        checked_tags(tags) if tags else (),
     )
-
-
-def _some_lines(comment: str) -> str:
-    comment = comment.replace("\r\n", "\n").replace("\r", "\n")
-    if fault := _fault(comment.translate(_LAYOUT)):
-        raise InvalidValue(f"the comment {_short(comment)} holds {fault}")
-    if len(comment) > LONGEST_COMMENT:
-        raise InvalidValue(f"the comment {_short(comment)} is longer than {LONGEST_COMMENT} characters")
-    return comment
 
 
 _LAYOUT = dict.fromkeys(map(ord, "\t\n"), " ")

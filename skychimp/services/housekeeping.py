@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from sqlmodel import col, delete
 
 from skychimp.models import Login
-from skychimp.services import figures
+from skychimp.services import figures, images
 from skychimp.store import ledger, runs
 from skychimp.store.engine import Store
 
@@ -13,7 +13,8 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Forget expired logins, runs that are long over and, once counted, old attempts; empty the WAL.
+    """Forget expired logins, runs that are long over, images without a post and, once counted, old attempts; empty the
+    WAL.
 
     Old is what is older than `keep_attempts`. Each step is a short transaction of its own.
     """
@@ -26,4 +27,5 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
     while more:
         with store.write() as session:
             more = ledger.forget_attempts(session.connection(), now - (keep_attempts or timedelta()))
+    images.sweep(store)
     store.checkpoint()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, insert, or_, select, update
 from sqlmodel import Session
 
 from skychimp.access import Actor, Reach, reach
@@ -275,6 +275,16 @@ def preview(
         schedule = planner.schedule(session.get_one(Mailing, mailing_id))
     start = now if since is None else recurrence.parse_when(since, info.timezone, now)
     return info, list(islice(recurrence.upcoming(schedule, start), number))
+
+
+def is_active(now: datetime) -> ColumnElement[bool]:
+    """The condition of a mailing that goes on: created or running, enabled, and not past its end."""
+    return and_(
+        _M.c.deleted_at.is_(None),
+        _M.c.disabled_at.is_(None),
+        _M.c.status.in_([MailingStatus.CREATED, MailingStatus.RUNNING]),
+        or_(_M.c.end_at.is_(None), _M.c.end_at > now),
+    )
 
 
 def require(store: Store, mailing_id: int) -> None:

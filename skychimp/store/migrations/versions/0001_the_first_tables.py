@@ -47,6 +47,8 @@ def upgrade() -> None:
         sa.Column("created_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
         sa.Column("held_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
         sa.Column("counted_to", sa.Integer(), nullable=True),
+        sa.Column("audience_version", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("posts_version", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_store_info_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_store_info")),
     )
@@ -240,6 +242,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_mailing")),
     )
     with op.batch_alter_table("mailing", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_mailing_end_at"), ["end_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_message_id"), ["message_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_next_at"), ["next_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_owner_id"), ["owner_id"], unique=False)
@@ -490,3 +493,17 @@ def upgrade() -> None:
             f"""CREATE TRIGGER audit_no_{change.lower()} BEFORE {change} ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END"""
         )
+    for version, name, columns in (
+        ("audience_version", "client", ("owner_id", "address_key")),
+        ("audience_version", "client_tag", ("client_id", "tag")),
+        ("audience_version", "mailing", ("owner_id", "all_clients", "status", "end_at", "disabled_at", "deleted_at")),
+        ("audience_version", "mailing_client", ("mailing_id", "client_id")),
+        ("audience_version", "mailing_tag", ("mailing_id", "tag")),
+        ("posts_version", "post", ("published_at",)),
+    ):
+        old, new = (", ".join(f"{row}.{column}" for column in columns) for row in ("old", "new"))
+        changed = f"UPDATE OF {', '.join(columns)} ON {name} WHEN ({old}) IS NOT ({new})"
+        for what, when in (("added", f"INSERT ON {name}"), ("changed", changed), ("gone", f"DELETE ON {name}")):
+            if (name, what) != ("client", "added"):
+                renewal = f"BEGIN UPDATE store_info SET {version} = random(); END"  # noqa: S608
+                op.execute(f"CREATE TRIGGER {name}_{what} AFTER {when} {renewal}")
