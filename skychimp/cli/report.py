@@ -1,6 +1,6 @@
 """`skychimp report`: what became of a mailing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -96,15 +96,15 @@ def _write_page(here: Context, found: "Report", file: str) -> None:
 
 
 def _whole(found: "Report") -> dict[str, Any]:
-    whole = _flat(asdict(found))
+    whole = flat(asdict(found))
     for occurrence in whole["occurrences"]:
-        _flat(occurrence)["rate"] = [_flat(point) for point in occurrence["rate"]]
+        flat(occurrence)["rate"] = [flat(point) for point in occurrence["rate"]]
     for domain in whole["domains"]:
-        _flat(domain)
+        flat(domain)
     return whole
 
 
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
+def flat(record: dict[str, Any]) -> dict[str, Any]:
     """The counts beside the other fields."""
     record |= record.pop("counts")
     return record
@@ -160,7 +160,7 @@ def draw(found: "Report", width: int) -> "Iterator[RenderableType]":
     yield _occurrences(found, width)
     if found.replies:
         yield charts.title("What servers said" + _most(len(found.replies)))
-        yield from (_reply(group) for group in found.replies[:MANY])
+        yield from (reply(group) for group in found.replies[:MANY])
     if found.domains:
         yield charts.title("By domain" + _most(len(found.domains)))
         yield domains(found.domains[:MANY], width)
@@ -186,12 +186,13 @@ def _occurrences(found: "Report", width: int) -> "Table":
         said = Text(f"{became}\n{row.state}" + (f" in {charts.span(row.took)}" if row.took is not None else ""))
         if row.peak is not None:
             pace = charts.spark([point.a_second for point in row.rate], width - 24)
-            said.append(f", up to {row.peak:,.0f} letters a second\n").append(pace, "green")
+            said.append(f", up to {row.peak:,.{0 if row.peak >= 10 else 1}f} letters a second\n").append(pace, "green")
         table.add_row(Text(row.due_at.astimezone().strftime("%Y-%m-%d %H:%M")), said)
     return table
 
 
-def _reply(group: "ReplyGroup") -> "Table":
+def reply(group: "ReplyGroup") -> "Table":
+    """Answers that say the same, how often they came, what they mean and what to do."""
     from rich.text import Text
 
     from skychimp.cli import charts
@@ -210,7 +211,7 @@ def _reply(group: "ReplyGroup") -> "Table":
     return table
 
 
-def domains(found: "list[DomainReport] | Any", width: int) -> "Table":
+def domains(found: "Sequence[DomainReport]", width: int) -> "Table":
     """Domains with a bar of how much was sent, and what was not."""
     from rich.text import Text
 
@@ -224,7 +225,7 @@ def domains(found: "list[DomainReport] | Any", width: int) -> "Table":
         table.add_row(
             Text(escape(one.domain or "(others)")),
             Text(f"{one.deliveries:,}"),
-            Text(percent(_shown(one)["sent"], one.deliveries)),
+            Text(percent(one.counts["sent"], one.tried)),
             Text(charts.bar(one.share_sent, max((width - 60) // 2, 10)), "green"),
             Text(", ".join(f"{number:,} {name}" for name, number in others.items()), "dim"),
         )

@@ -1,5 +1,6 @@
 """Reports: what became of a mailing, and of all that one may see in a range of days."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ CHARTED = 60
 
 MOST_DOMAINS = 20
 RATED_FROM = 10
-"""A domain with fewer deliveries is neither among the best nor among the worst."""
+"""A domain with fewer tried deliveries is neither among the best nor among the worst."""
 
 LONGEST_RANGE = timedelta(days=3660)
 _NEARLY_ALL = 0.99
@@ -81,8 +82,13 @@ class DomainReport:
     counts: Mapping[str, int]
 
     @property
+    def tried(self) -> int:
+        """Those that something came of: what still waits for its first try tells nothing of a domain."""
+        return self.deliveries - sum(self.counts[name] for name in ("queued", "claimed", "sending", "cancelled"))
+
+    @property
     def share_sent(self) -> float:
-        return self.counts["sent"] / self.deliveries
+        return self.counts["sent"] / self.tried if self.tried else 0.0
 
 
 @dataclass(frozen=True)
@@ -225,11 +231,31 @@ def range_report(store: Store, actor: Actor, since: date, until: date, timezone:
         days = list(_days(session, select(_P).where(within), since, until, timezone))
         ids = list(session.execute(select(_P.c.occurrence_id).where(within).distinct()).scalars())
     everything = [one for found in figures.results(store, ids).values() for one in found]
-    rated = [one for one in _domains(everything) if one.domain and one.deliveries >= RATED_FROM]
+    rated = [one for one in _domains(everything) if one.domain and one.tried >= RATED_FROM]
     order = sorted(rated, key=lambda one: (one.share_sent, -one.deliveries))
     worst = [one for one in order if one.share_sent < 1][:MOST_DOMAINS]
     best = [one for one in sorted(rated, key=lambda one: (-one.share_sent, -one.deliveries)) if one not in worst]
     return RangeReport(since, until, days, groups, best[:MOST_DOMAINS], worst)
+
+
+_RANGE = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\.(\d{4}-\d\d-\d\d))?", re.ASCII)
+_EXAMPLES = "write 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31"
+
+
+def parse_range(text: str, today: date) -> tuple[date, date]:
+    """The first and the last day that a person meant. Raises InvalidValue."""
+    text = text.strip()
+    try:
+        if match := re.fullmatch(r"([1-9][0-9]{0,3})d", text, re.ASCII):
+            return today - timedelta(days=int(match[1]) - 1), today
+        if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII):
+            first = date.fromisoformat(f"{text}-01")
+            return first, (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+        if match := _RANGE.fullmatch(text):
+            return date.fromisoformat(match[1]), date.fromisoformat(match[2] or match[1])
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidValue(f"{text!r} is not a range of days", _EXAMPLES)
 
 
 # From rows to figures; pure

@@ -87,11 +87,12 @@ def shown(counts: Mapping[str, int]) -> dict[str, int]:
 
 def strip(counts: Mapping[str, int], width: float = 100) -> list[Block]:
     """A line of blocks, each as long as its share; what is not nothing is seen."""
-    total, blocks, x = sum(counts.values()), [], 0.0
-    for kind, number in counts.items():
-        length = max(number / total * width, width / 400)
-        blocks.append(Block(kind, round(x, 2), 0, round(min(length, width - x), 2), 1))
-        x += length
+    least = sum(counts.values()) / 250
+    lengths = {kind: max(number, least) for kind, number in counts.items()}
+    whole, blocks, x = sum(lengths.values()), [], 0.0
+    for kind, length in lengths.items():
+        blocks.append(Block(kind, round(x, 2), 0, round(length / whole * width, 2), 1))
+        x += length / whole * width
     return blocks
 
 

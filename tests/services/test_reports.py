@@ -175,6 +175,7 @@ def test_a_range_names_causes_and_domains(store: Store, ada: Actor) -> None:
         tried(store, occurrence, f"a{number}@good.example", Outcome.SENT)
         tried(store, occurrence, f"b{number}@bad.example", Outcome.FAILED if number else Outcome.SENT)
     tried(store, occurrence, "c@small.example", Outcome.FAILED)
+    tried(store, occurrence, "d@good.example")  # its turn is to come: nothing is said of its domain
     found = reports.range_report(store, ada, JANUARY, JANUARY, "UTC")
 
     assert [(one.outcome, one.attempts) for one in found.failures] == [("failed", 10)]
@@ -192,6 +193,29 @@ def test_a_range_is_of_ones_own(store: Store, ada: Actor, bob: Actor, manager: A
     assert [sent(actor) for actor in (ada, bob, manager, admin)] == [1, 1, 2, 2]
     with pytest.raises(NotLoggedIn):
         sent(GUEST)
+
+
+@pytest.mark.parametrize(
+    ("text", "since", "until"),
+    [
+        ("7d", date(2026, 3, 4), date(2026, 3, 10)),
+        ("1d", date(2026, 3, 10), date(2026, 3, 10)),
+        ("2026-02", date(2026, 2, 1), date(2026, 2, 28)),
+        ("2024-12", date(2024, 12, 1), date(2024, 12, 31)),
+        ("2026-01-31", date(2026, 1, 31), date(2026, 1, 31)),
+        (" 2026-01-31..2026-02-01 ", date(2026, 1, 31), date(2026, 2, 1)),
+    ],
+)
+def test_a_range_as_a_person_writes_it(text: str, since: date, until: date) -> None:
+    assert reports.parse_range(text, today=date(2026, 3, 10)) == (since, until)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "0d", "99999d", "2026", "2026-13", "2026-02-30", "2026-01-01..", "..2026-01-01", "9999-12", "٧d"]
+)
+def test_what_is_no_range(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        reports.parse_range(text, today=date(2026, 3, 10))
 
 
 @pytest.mark.parametrize("until", [date(2025, 12, 31), date(2099, 1, 1)])
