@@ -34,6 +34,11 @@ def bar(share: float, width: int) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
+def many(number: int, what: str) -> str:
+    """So many of something."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def span(duration: timedelta) -> str:
     """A duration as a person would say it."""
     seconds = duration.total_seconds()

@@ -149,12 +149,11 @@ def draw(found: "Report", width: int) -> "Iterator[RenderableType]":
     if not found.occurrences:
         yield Text("\nit has not been due yet")
         return
-    yield charts.title(f"{found.deliveries:,} letters, {found.attempts:,} attempts")
+    yield charts.title(f"{charts.many(found.deliveries, 'letter')}, {charts.many(found.attempts, 'attempt')}")
     yield charts.bars(_shown(found), width - 40)
     if len(found.tries) > 1:
         yield charts.title("Attempts a letter")
-        names = {0: "none yet", 1: "1 attempt"}
-        tries = {names.get(number, f"{number} attempts"): letters for number, letters in found.tries.items()}
+        tries = {charts.many(number, "attempt"): letters for number, letters in found.tries.items()}
         yield charts.bars(tries, width - 40)
     yield charts.title("Due times" + _latest(len(found.occurrences), FEW))
     yield _occurrences(found, width)

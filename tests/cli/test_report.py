@@ -83,7 +83,7 @@ def test_a_report_for_eyes_fits_and_does_nothing(store: Store, ada: Actor, maili
     for words in (
         "33 letters, 33 attempts",
         "90.9 %",
-        "none yet",
+        "0 attempts",
         "550 5.7.1",
         "up to 1.4 letters a second",
         "one.example",

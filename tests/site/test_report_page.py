@@ -102,7 +102,7 @@ def test_it_says_what_there_is() -> None:
     text = " ".join(Page(pages.page(report(), "Europe/Berlin")).text.split())
 
     for words in (
-        "1,000 letters, 1,001 attempts", "Mailing 7", "disabled", "998", "99.8 %", "Due 2026-01-01 10:00", "0:03:02",
+        "Letters: 1,000, attempts: 1,001", "Mailing 7", "disabled", "998", "99.8 %", "Due 2026-01-01 10:00", "0:03:02",
         "550 5.1.1", "no such mailbox", "one.example", "(others)", "Times are in Europe/Berlin",
         '"><script>alert(1)</script><img src=x onerror=alert(1)>\\u001b[31m\\u202eevil & co',
     ):  # fmt: skip
