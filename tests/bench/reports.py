@@ -8,19 +8,18 @@ medians of ten, in one process with warm caches, but for the first report and fo
 letters failed, in words of their own; each reply that took one names another queue id.
 """
 
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, redirect_stdout
+from contextlib import closing
 from datetime import UTC, datetime
-from io import StringIO
 from pathlib import Path
 from statistics import median
 
 import opening
 import stores
+from programs import measure
 from sqlalchemy import text
 from words import SIZES
 
@@ -50,8 +49,8 @@ def main(letters: int) -> None:
     with tempfile.TemporaryDirectory(prefix="skychimp-bench-") as name:
         few, folder = Path(name) / "few", Path(name) / "all"
         for where, number in ((few, letters // 10), (folder, letters)):
-            _make(where, number)
-            took = stores.skychimp(where, "mailings", "log", "1", "--csv")  # while this process is small, as its child
+            measure([sys.executable, __file__, "make", str(where), str(number)])
+            took = stores.skychimp(where, "mailings", "log", "1", "--csv")  # by a small process: memory is inherited
             print(
                 f"{f'log of {number:,} attempts':34}{took.seconds:10,.1f} s, peak {took.peak_mib:,.0f} MiB", flush=True
             )
@@ -81,8 +80,7 @@ def _compared(store: Store, letters: int) -> Iterator[str]:
 def _make(folder: Path, letters: int) -> None:
     """A store with a mailing to so many clients that has been sent."""
     stores.make(folder, letters, SIZES["1k"])
-    with redirect_stdout(StringIO()):
-        opening.main(str(folder / "skychimp.db"))
+    opening.main(str(folder / "skychimp.db"))
     with closing(open_store(f"sqlite:///{folder / 'skychimp.db'}")) as store:
         for statement in SENT:
             _say(store, statement)
@@ -110,6 +108,7 @@ def _median(what: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    if shutil.which(stores.SKYCHIMP) is None:
-        sys.exit("error: install Skychimp first: pip install -e '.[dev]'")
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else MILLION)
+    if sys.argv[1:2] == ["make"]:
+        _make(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else MILLION)
