@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from skychimp.services.reports import DomainReport, OccurrenceReport, ReplyGroup, Report
+    from skychimp.services.reports import DomainReport, ReplyGroup, Report
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -67,9 +67,11 @@ def report(
 
 
 def count_up(here: Context) -> None:
-    """Count what nobody has counted yet, with progress where that takes long."""
+    """Count what nobody has counted yet, with progress where that takes long. Raises NotLoggedIn, Denied."""
+    from skychimp.access import reach
     from skychimp.services import figures
 
+    reach(here.actor, "see reports")
     left = figures.left(here.store)
     if left > LONG:
         with here.out.progress("counting", left) as tell:
@@ -111,11 +113,15 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(found: "Report", table: str) -> Iterator[Any]:
+    from skychimp.services.reports import shown
+
     if table == "replies":
         yield from found.replies
     elif table == "domains":
         for domain in found.domains:
-            yield SimpleNamespace(domain=domain.domain or "(others)", deliveries=domain.deliveries, **_shown(domain))
+            yield SimpleNamespace(
+                domain=domain.domain or "(others)", deliveries=domain.deliveries, **shown(domain.counts)
+            )
     elif table == "rate":
         for occurrence in found.occurrences:
             for point in occurrence.rate:
@@ -123,14 +129,7 @@ def _rows(found: "Report", table: str) -> Iterator[Any]:
                 yield SimpleNamespace(**vars(point), **point.counts, **more)
     else:
         for occurrence in found.occurrences:
-            yield SimpleNamespace(**vars(occurrence) | _shown(occurrence))
-
-
-def _shown(found: "Report | OccurrenceReport | DomainReport") -> dict[str, int]:
-    """The counts by state, with all that is under way as queued."""
-    counts = found.counts
-    under_way = counts["queued"] + counts["claimed"] + counts["sending"]
-    return {name: counts[name] for name in SHOWN} | {"queued": under_way}
+            yield SimpleNamespace(**vars(occurrence) | shown(occurrence.counts))
 
 
 # For eyes
@@ -142,6 +141,7 @@ def draw(found: "Report", width: int) -> "Iterator[RenderableType]":
 
     from skychimp.cli import charts
     from skychimp.cli.output import escape
+    from skychimp.services.reports import shown
 
     stopped = ", disabled" if found.disabled else ""
     yield Text(escape(found.subject), "bold")
@@ -150,7 +150,7 @@ def draw(found: "Report", width: int) -> "Iterator[RenderableType]":
         yield Text("\nit has not been due yet")
         return
     yield charts.title(f"{charts.many(found.deliveries, 'letter')}, {charts.many(found.attempts, 'attempt')}")
-    yield charts.bars(_shown(found), width - 40)
+    yield charts.bars(shown(found.counts), width - 40)
     if len(found.tries) > 1:
         yield charts.title("Attempts a letter")
         tries = {charts.many(number, "attempt"): letters for number, letters in found.tries.items()}
@@ -177,10 +177,11 @@ def _occurrences(found: "Report", width: int) -> "Table":
     from rich.text import Text
 
     from skychimp.cli import charts
+    from skychimp.services.reports import shown
 
     table = charts.grid(right=(), columns=2)
     for row in found.occurrences[-FEW:]:
-        counts = {name: number for name, number in _shown(row).items() if number}
+        counts = {name: number for name, number in shown(row.counts).items() if number}
         became = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "no letters"
         said = Text(f"{became}\n{row.state}" + (f" in {charts.span(row.took)}" if row.took is not None else ""))
         if row.peak is not None:
@@ -216,11 +217,11 @@ def domains(found: "Sequence[DomainReport]", width: int) -> "Table":
 
     from skychimp.cli import charts
     from skychimp.cli.output import escape
-    from skychimp.services.reports import percent
+    from skychimp.services.reports import percent, shown
 
     table = charts.grid(right=(1, 2), columns=5)
     for one in found:
-        others = {name: number for name, number in _shown(one).items() if number and name != "sent"}
+        others = {name: number for name, number in shown(one.counts).items() if number and name != "sent"}
         table.add_row(
             Text(escape(one.domain or "(others)")),
             Text(f"{one.deliveries:,}"),

@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Yes, enter
+from skychimp.cli.context import Context, Json, Yes, enter
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import RenderableType
 
     from skychimp.services.deliveries import UnknownDelivery
@@ -18,6 +20,9 @@ COLUMNS = {
     "id": "Delivery", "mailing_id": "Mailing", "due_at": "Due", "email": "E-mail", "at": "Tried", "reply": "What came",
     "next_try_at": "Sent again", "phase": "Phase", "relay": "Relay", "queue_id": "Queue id", "message_id": "Message-ID",
 }  # fmt: skip
+
+
+WHAT_NEXT = "next: look for the Message-ID in the relay's log, then skychimp resolve --sent ID"
 
 
 @app.command(epilog="skychimp resolve --resend --all")
@@ -50,12 +55,7 @@ def resolve(
         here.out.note("next: skychimp run --plan")
         return
     if not said and not deliveries and not every_one:
-        found = service.unknown(here.store, here.actor)
-        if here.out.on_terminal and not json:
-            here.out.draw(*map(_drawn, found))
-        else:
-            here.out.rows(found, COLUMNS)
-        here.out.note("next: look for the Message-ID in the relay's log, then skychimp resolve --sent ID")
+        _show(here, service.unknown(here.store, here.actor))
         return
     if len(said) != 1:
         raise InvalidValue("say what became of them", "give one of --sent, --failed and --resend")
@@ -71,6 +71,15 @@ def resolve(
     here.out.one(done)
     if said[0] == Resolution.RESEND and done.resolved:
         here.out.note("next: skychimp run")
+
+
+def _show(here: Context, found: "Iterator[UnknownDelivery]") -> None:
+    if here.out.json or not here.out.on_terminal:
+        here.out.rows(found, COLUMNS)
+        return
+    drawn = list(map(_drawn, found))
+    here.out.draw(*drawn)
+    here.out.note(WHAT_NEXT if drawn else "no delivery is unknown")
 
 
 def _drawn(one: "UnknownDelivery") -> "RenderableType":

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Select, and_, func, select, true
+from sqlalchemy import Row, Select, and_, func, select, true
 from sqlmodel import Session
 
 from skychimp.access import Actor, Reach, reach
@@ -39,11 +40,14 @@ CHARTED = 60
 """How many of the latest occurrences come with their rate."""
 
 MOST_DOMAINS = 20
+"""Named in a report; the others come together."""
+
 RATED_FROM = 10
 """A domain with fewer tried deliveries is neither among the best nor among the worst."""
 
 LONGEST_RANGE = timedelta(days=3660)
 _NEARLY_ALL = 0.99
+_UNDER_WAY = ("queued", "claimed", "sending")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class DomainReport:
     @property
     def tried(self) -> int:
         """Those that something came of: what still waits for its first try tells nothing of a domain."""
-        return self.deliveries - sum(self.counts[name] for name in ("queued", "claimed", "sending", "cancelled"))
+        return self.deliveries - sum(self.counts[name] for name in (*_UNDER_WAY, "cancelled"))
 
     @property
     def share_sent(self) -> float:
@@ -168,28 +172,8 @@ def report(store: Store, actor: Actor, mailing_id: int) -> Report:
         rates = {one: _slots(session, one) for one in ids[-CHARTED:]}
         groups = _groups(session, select(_P.c.cause_id, _P.c.attempts).where(_P.c.occurrence_id.in_(ids)))
     results = figures.results(store, ids)
-    occurrences = []
-    for row in rows:
-        found, slots = results.get(row.id, ()), rates.get(row.id, [])
-        occurrences.append(
-            OccurrenceReport(
-                id=row.id,
-                due_at=row.due_at,
-                state=OccurrenceState(row.state),
-                opened_at=row.opened_at,
-                finished_at=row.finished_at,
-                deadline=row.deadline,
-                deliveries=sum(one.deliveries for one in found),
-                attempts=sum(one.attempts * one.deliveries for one in found),
-                counts=_by_state(found),
-                rate=rate(slots, sum(one.deliveries for one in found if one.attempts)),
-                peak=_peak(slots),
-            )
-        )
+    occurrences = [_occurrence(row, results.get(row.id, ()), rates.get(row.id, [])) for row in rows]
     everything = [one for found in results.values() for one in found]
-    tries: Counter[int] = Counter()
-    for one in everything:
-        tries[one.attempts] += one.deliveries
     return Report(
         id=mailing.id,
         subject=mailing.subject,
@@ -200,10 +184,10 @@ def report(store: Store, actor: Actor, mailing_id: int) -> Report:
         deliveries=sum(one.deliveries for one in occurrences),
         attempts=sum(one.attempts for one in occurrences),
         counts=_by_state(everything),
-        tries=dict(sorted(tries.items())),
+        tries=_tries(everything),
         occurrences=occurrences,
         replies=groups,
-        domains=_domains(everything)[:MOST_DOMAINS],
+        domains=_domains(everything, MOST_DOMAINS),
     )
 
 
@@ -261,6 +245,12 @@ def parse_range(text: str, today: date) -> tuple[date, date]:
 # From rows to figures; pure
 
 
+def shown(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts by state as a person asks for them: all that is under way is queued."""
+    names = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
+    return {name: counts[name] for name in names} | {"queued": sum(counts[name] for name in _UNDER_WAY)}
+
+
 def rate(slots: Sequence[tuple[int, Outcome, int]], letters: int, most: int = MOST_POINTS) -> list[RatePoint]:
     """The rate over time, in at most so many points, from counts by slot in order.
 
@@ -305,16 +295,44 @@ def _by_state(results: Iterable[Outcomes]) -> dict[str, int]:
     return {str(state): counts[state] for state in DeliveryState}
 
 
-def _domains(results: Iterable[Outcomes]) -> list[DomainReport]:
-    """By domain, the largest first, and all smaller ones together at the end."""
-    found: dict[str, Counter[DeliveryState]] = {}
+def _tries(results: Iterable[Outcomes]) -> dict[int, int]:
+    tries: Counter[int] = Counter()
     for one in results:
-        found.setdefault(one.domain, Counter())[one.state] += one.deliveries
-    made = [
-        DomainReport(domain, counts.total(), {str(state): counts[state] for state in DeliveryState})
-        for domain, counts in found.items()
-    ]
+        tries[one.attempts] += one.deliveries
+    return dict(sorted(tries.items()))
+
+
+def _domains(results: Iterable[Outcomes], most: int | None = None) -> list[DomainReport]:
+    """By domain, the largest first, and at the end all others together: those beyond `most`, too."""
+    sizes: Counter[str] = Counter()
+    results = list(results)
+    for one in results:
+        sizes[one.domain] += one.deliveries
+    del sizes[""]
+    named = {domain for domain, _ in sizes.most_common(most)}
+    found: dict[str, list[Outcomes]] = {}
+    for one in results:
+        found.setdefault(one.domain if one.domain in named else "", []).append(one)
+    made = [DomainReport(domain, sum(_by_state(some).values()), _by_state(some)) for domain, some in found.items()]
     return sorted(made, key=lambda one: (one.domain == "", -one.deliveries, one.domain))
+
+
+def _occurrence(
+    row: Row[Any], found: Sequence[Outcomes], slots: Sequence[tuple[int, Outcome, int]]
+) -> OccurrenceReport:
+    return OccurrenceReport(
+        id=row.id,
+        due_at=row.due_at,
+        state=OccurrenceState(row.state),
+        opened_at=row.opened_at,
+        finished_at=row.finished_at,
+        deadline=row.deadline,
+        deliveries=sum(one.deliveries for one in found),
+        attempts=sum(one.attempts * one.deliveries for one in found),
+        counts=_by_state(found),
+        rate=rate(slots, sum(one.deliveries for one in found if one.attempts)),
+        peak=_peak(slots),
+    )
 
 
 def _midnight(day: date, timezone: str) -> datetime:

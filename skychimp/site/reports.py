@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from skychimp.services.reports import OccurrenceReport, RatePoint, Report, percent
+from skychimp.services.reports import OccurrenceReport, RatePoint, Report, percent, shown
 
 PLOTTED = 12
 """How many of the latest occurrences have a plot of their rate."""
@@ -19,7 +19,6 @@ WIDTH, HEIGHT = 720, 180
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
 """Of a plot, and of the margins around what is drawn; in the plot's own units."""
 
-STATES = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
 OUTCOMES = ("sent", "deferred", "failed", "unknown", "given_back")
 
 _HERE = Path(__file__).parent
@@ -63,11 +62,9 @@ def page(report: Report, timezone: str) -> str:
             report=report,
             timezone=timezone,
             zone=zone,
-            counts=shown(report.counts),
-            shown=shown,
+            became=became,
             outcomes=OUTCOMES,
-            strip=strip(shown(report.counts)),
-            strip_of=strip,
+            strip=strip,
             tries=list(tries(report.tries)),
             plots=[plot(one, zone) for one in plotted],
             width=WIDTH,
@@ -79,10 +76,9 @@ def page(report: Report, timezone: str) -> str:
     )
 
 
-def shown(counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts by state without those of none, all that is under way as queued."""
-    taken = dict(counts) | {"queued": counts["queued"] + counts["claimed"] + counts["sending"]}
-    return {state: taken[state] for state in STATES if taken[state]}
+def became(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts by state, without those of none."""
+    return {state: number for state, number in shown(counts).items() if number}
 
 
 def strip(counts: Mapping[str, int], width: float = 100) -> list[Block]:

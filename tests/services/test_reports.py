@@ -67,6 +67,15 @@ def test_what_became_of_a_mailing(store: Store, ada: Actor, mailing_id: int) -> 
         ]
 
 
+def test_smaller_domains_come_together(
+    store: Store, ada: Actor, mailing_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "MOST_DOMAINS", 1)
+
+    found = [(one.domain, one.deliveries) for one in reports.report(store, ada, mailing_id).domains]
+    assert found == [("two.example", 3), ("", 2)]
+
+
 def test_replies_that_say_the_same_are_one(store: Store, ada: Actor, mailing_id: int) -> None:
     most, *others = reports.report(store, ada, mailing_id).replies
 
