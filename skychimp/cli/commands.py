@@ -36,6 +36,7 @@ COMMANDS = {
     "audit": ("People", "Who did what to which object, and when."),
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
+    "why": ("Look back", "Everything about one address."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),
     "stats": ("Read", "The home page: mailings, clients, and posts."),
     "blog": ("Read", "Posts to read, and to write."),

@@ -1,10 +1,11 @@
 """`skychimp mailings`: what goes to whom, and when."""
 
+import re
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from zoneinfo import ZoneInfo
 
 import typer
@@ -14,9 +15,10 @@ from skychimp.cli.run import send, summary
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from skychimp.services.attempts import AttemptInfo
+    from skychimp.services.listing import Page
     from skychimp.services.mailings import MailingInfo
 
 app = typer.Typer(no_args_is_help=True, help="What goes to whom, and when.", rich_markup_mode="rich")
@@ -30,6 +32,8 @@ OVERSIGHT = {
     "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
     "owner_blocked": "Owner blocked", "next_at": "Next",
 }  # fmt: skip
+MORE_LOG = ("phase", "code", "enhanced", "relay", "due_at", "delivery_id")
+AGO = re.compile(r"([0-9]+[smhd])+")
 COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NONE_YET = "no mailings yet; make one: skychimp mailings create --help"
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
@@ -278,52 +282,109 @@ def enable(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     here.out.note(_what_next(changed))
 
 
-@app.command(epilog="skychimp mailings log 1 --status failed")
+@app.command(
+    epilog="skychimp mailings log 1 --status failed --domain example.org\n"
+    "skychimp mailings log 1 --reply 5.1.1 --last --csv\nskychimp mailings log 1 --follow --since 1h"
+)
 def log(
     ctx: typer.Context,
     mailing: Id,
     status: Annotated[str | None, typer.Option(help="Only " + ", ".join(STATUSES) + ".", metavar="STATUS")] = None,
+    domain: Annotated[str | None, typer.Option(help="Only addresses of this domain.", metavar="DOMAIN")] = None,
+    reply: Annotated[
+        str | None, typer.Option(help="Only replies with this code (550 or 5.1.1) or text.", metavar="REPLY")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only at this time or later; 2h is two hours ago.", metavar="WHEN")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only before this time.", metavar="WHEN")] = None,
     last: Annotated[bool, typer.Option("--last", help="One row a delivery: its last attempt.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Go on showing new ones, until Ctrl-C.")] = False,
     limit: Limit = None,
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
     json: Json = False,
 ) -> None:
-    """Show every attempt, the oldest first, with the server's words."""
+    """Show every attempt, the oldest first, with the server's words.
+
+    With --follow and --json each attempt is a JSON value on a line of its own.
+    """
     from skychimp.services import attempts, mailings
 
     here = enter(ctx, json)
     if status is not None and status not in STATUSES:
         raise InvalidValue(f"there is no status {status!r}", "it is one of " + ", ".join(STATUSES))
-    if follow and (last or json or sort or limit is not None or offset):
-        raise InvalidValue("--follow shows plain attempts as they come: only --status and --search go with it")
+    if csv and json:
+        raise InvalidValue("--csv and --json can't go together")
+    if follow and (last or sort or limit is not None or offset):
+        raise InvalidValue(
+            "--follow shows attempts as they come", "leave out --last, --sort, --limit and --offset, or --follow"
+        )
+
+    def read(chosen: "Page", after: int | None = None) -> "Iterator[AttemptInfo]":
+        return attempts.log(
+            here.store,
+            here.actor,
+            mailing,
+            chosen,
+            status=status,
+            domain=domain,
+            reply=reply,
+            since=_moment(here, since),
+            until=_moment(here, until),
+            last=last,
+            after=after,
+        )
+
     if follow:
-        _follow(here, mailing, status, search)
+        _follow(here, lambda after: read(page(None, 0, search, None), after), csv=csv)
+    found = read(page(limit, offset, search, sort))
+    if csv:
+        here.out.csv(found, [*LOG, *MORE_LOG])
         return
-    found = attempts.log(here.store, here.actor, mailing, page(limit, offset, search, sort), status=status, last=last)
     empty = "nothing was tried yet; send what is due: skychimp run"
     if mailings.show(here.store, here.actor, mailing).skipped_at is not None:
         empty = "skipped: there was no new post to tell of"
     here.out.rows(found, LOG, empty=empty)
 
 
-def _follow(here: Context, mailing: int, status: str | None, search: str | None) -> None:
+def _follow(here: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]", *, csv: bool) -> NoReturn:
+    """Show what there is, and what comes, until Ctrl-C."""
     from skychimp.services import attempts
 
     seen: int | None = None
 
     def fresh() -> "Iterator[AttemptInfo]":
         nonlocal seen
-        everything = page(None, 0, search, None)
-        for attempt in attempts.log(here.store, here.actor, mailing, everything, status=status, after=seen):
-            seen = attempt.id
+        newest = attempts.newest(here.store)
+        for attempt in read(seen):
+            newest = max(newest, attempt.id or 0)
             yield attempt
+        seen = newest
 
+    if csv:
+        here.out.csv((), [*LOG, *MORE_LOG])
     while True:
-        here.out.lines(fresh(), LOG)
+        if csv:
+            here.out.csv(fresh(), [*LOG, *MORE_LOG], header=False)
+        else:
+            here.out.lines(fresh(), LOG)
         time.sleep(FOLLOW_EVERY)
+
+
+def _moment(here: Context, text: str | None) -> datetime | None:
+    """A time that a person wrote; a duration is so long ago."""
+    from skychimp.config import parse_duration
+    from skychimp.delivery.recurrence import parse_when
+
+    if text is None:
+        return None
+    now = datetime.now(UTC)
+    if AGO.fullmatch(text.strip()):
+        return now - parse_duration(text.strip())
+    return parse_when(text, here.settings.mail.timezone, now)
 
 
 def _duration(text: str | None) -> timedelta | None:

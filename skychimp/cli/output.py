@@ -97,8 +97,25 @@ class Output:
             self._table(first, columns)
 
     def lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
-        """Show records as plain lines, at once."""
-        self._lines(items, columns)
+        """Show records as plain lines, or as JSON, one value a line; at once."""
+        if self.json:
+            for item in items:
+                self._write(json.dumps(_record(item), default=_json_value, ensure_ascii=False))
+        else:
+            self._lines(items, columns)
+        sys.stdout.flush()
+
+    def csv(self, items: Iterable[Any], columns: Iterable[str], *, header: bool = True) -> None:
+        """Show records as CSV, as they are read, the fields' names first; a spreadsheet runs nothing in it."""
+        import csv
+
+        from skychimp.services.clients_csv import quoted
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        if header:
+            writer.writerow(columns)
+        for item in items:
+            writer.writerow([quoted(_plain(getattr(item, name))) for name in columns])
         sys.stdout.flush()
 
     def one(self, item: Any, fields: Sequence[str] | None = None) -> None:
@@ -120,6 +137,10 @@ class Output:
     def text(self, text: str) -> None:
         """Show a text of several lines, each escaped."""
         self._write("\n".join(escape(line) for line in text.split("\n")))
+
+    def raw(self, text: str) -> None:
+        """Give out a text as it is: one that is made to be a file."""
+        self._write(text, end="")
 
     def markdown(self, text: str) -> None:
         """Show Markdown as it is meant, or as it is in a pipe; escaped also where it was written as an entity."""
@@ -153,8 +174,13 @@ class Output:
             halves += [_half_block(*pair) for pair in zip(upper, lower, strict=True)] + [Segment.line()]
         _console(stderr=False).print(Segments(halves))
 
+    @property
+    def width(self) -> int:
+        """Of what is drawn: no wider than can be read well."""
+        return min(_console(stderr=False).width, WIDEST_PAGE)
+
     def draw(self, *parts: "RenderableType") -> None:
-        """Show what Rich draws, on a terminal and no wider than can be read well; what is in it is escaped already."""
+        """Show what Rich draws, on a terminal; what is in it is escaped already."""
         console = _console(stderr=False)
         for part in parts:
             console.print(part, width=min(console.width, WIDEST_PAGE))

@@ -1,18 +1,28 @@
 """`skychimp resolve`: decide about letters whose end nobody knows, and let a restored store go on."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Yes, enter
+from skychimp.cli.context import Context, Json, Yes, enter
 from skychimp.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from skychimp.services.deliveries import UnknownDelivery
 
 app = typer.Typer(rich_markup_mode="rich")
 
 COLUMNS = {
     "id": "Delivery", "mailing_id": "Mailing", "due_at": "Due", "email": "E-mail", "at": "Tried", "reply": "What came",
-    "next_try_at": "Sent again",
+    "next_try_at": "Sent again", "phase": "Phase", "relay": "Relay", "queue_id": "Queue id", "message_id": "Message-ID",
 }  # fmt: skip
+
+
+WHAT_NEXT = "next: look for the Message-ID in the relay's log, then skychimp resolve --sent ID"
 
 
 @app.command(epilog="skychimp resolve --resend --all")
@@ -45,7 +55,7 @@ def resolve(
         here.out.note("next: skychimp run --plan")
         return
     if not said and not deliveries and not every_one:
-        here.out.rows(service.unknown(here.store, here.actor), COLUMNS, empty="no delivery is unknown")
+        _show(here, service.unknown(here.store, here.actor))
         return
     if len(said) != 1:
         raise InvalidValue("say what became of them", "give one of --sent, --failed and --resend")
@@ -61,3 +71,31 @@ def resolve(
     here.out.one(done)
     if said[0] == Resolution.RESEND and done.resolved:
         here.out.note("next: skychimp run")
+
+
+def _show(here: Context, found: "Iterator[UnknownDelivery]") -> None:
+    if here.out.json or not here.out.on_terminal:
+        here.out.rows(found, COLUMNS)
+        return
+    drawn = list(map(_drawn, found))
+    here.out.draw(*drawn)
+    here.out.note(WHAT_NEXT if drawn else "no delivery is unknown")
+
+
+def _drawn(one: "UnknownDelivery") -> "RenderableType":
+    from rich.text import Text
+
+    from skychimp.cli import charts
+    from skychimp.cli.output import escape
+
+    said = Text(escape(one.email), "bold", overflow="fold")
+    said.append(f"  mailing {one.mailing_id}, due {one.due_at.astimezone():%Y-%m-%d %H:%M}\n", "dim")
+    if one.at is not None:
+        said.append(f"{one.at.astimezone():%Y-%m-%d %H:%M:%S} {one.phase}: {escape(one.reply)}\n", "")
+    said.append(f"{escape(one.message_id)} at {escape(one.relay)} {escape(one.queue_id)}".rstrip(), "")
+    if one.next_try_at is not None:
+        said.append(f"\nsent again at {one.next_try_at.astimezone():%Y-%m-%d %H:%M}, unless you decide", "dim")
+    table = charts.grid(right=(0,), columns=2)
+    table.columns[0].width = 8
+    table.add_row(Text(str(one.id)), said)
+    return table

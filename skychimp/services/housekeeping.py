@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from skychimp.services import codes, delays, images, sessions
+from skychimp.services import codes, delays, figures, images, sessions
 from skychimp.store import ledger, runs
 from skychimp.store.engine import Store
 
@@ -10,9 +10,10 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Forget sessions, codes, wrong passwords and runs of long ago, and images without a post; empty the WAL.
+    """Forget sessions, codes, wrong passwords and runs of long ago, images without a post and, once counted, old
+    attempts; empty the WAL.
 
-    Attempts are forgotten where they are older than `keep_attempts`. Each step is a short transaction of its own.
+    Old is what is older than `keep_attempts`. Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
     with store.write() as session:
@@ -20,6 +21,7 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
         codes.forget(session, now)
         delays.forget(session, now)
         runs.forget(session.connection(), now - RUNS_KEPT)
+    figures.add_up(store)
     more = keep_attempts is not None
     while more:
         with store.write() as session:

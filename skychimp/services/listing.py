@@ -26,7 +26,7 @@ class Page:
 def narrow(query: Select[Any], page: Page, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]) -> Select[Any]:
     """Apply a page to a query; the first of `sorted_by` is the usual order. Raises InvalidValue for another column."""
     if page.search:
-        sought = _searchable(page.search)
+        sought = searchable(page.search)
         query = query.where(or_(*(column.icontains(sought, autoescape=True) for column in searched)))
     usual = next(iter(sorted_by))
     query = query.order_by(_order(page.sort or usual, sorted_by), sorted_by[usual])
@@ -56,7 +56,8 @@ def is_id(number: int) -> bool:
     return 0 < number <= LARGEST
 
 
-def _searchable(text: str) -> str:
+def searchable(text: str) -> str:
+    """The text, which the store can be asked for. Raises InvalidValue."""
     try:
         text.encode()
     except UnicodeEncodeError:
