@@ -27,6 +27,8 @@ class Actor:
 
 
 GUEST = Actor()
+OPERATOR = Actor(role=Role.ADMIN)
+"""Whoever runs the service, by the store's file mode and not by a login."""
 
 _OWNERS = {Role.USER: Reach.OWN, Role.ADMIN: Reach.OWN}
 _OVERSEERS = {Role.USER: Reach.OWN, Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL}
@@ -41,6 +43,7 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "disable mailings": _OVERSEERS,
     "see reports": _OVERSEERS,
     "resolve deliveries": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ALL},
+    "back up or restore the store": {Role.ADMIN: Reach.ALL},
 }
 
 

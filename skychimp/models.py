@@ -137,6 +137,10 @@ class StoreInfo(Table, table=True):
     created_at: datetime
     held_at: datetime | None = None
     """Set in a restored store: nothing is sent until a person lets it go on."""
+    held_blind: bool | None = None
+    """Of one that is held: nothing is known of what was sent since the copy was made."""
+    zone_rules: str | None = None
+    """A hash of the time zones' rules that the next due times were computed by."""
 
 
 class User(Table, table=True):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Row, select, true, update
+from sqlalchemy import Connection, Row, and_, select, true, update
 
 from skychimp.delivery import recurrence
 from skychimp.delivery.recurrence import Due, Plan, Schedule
@@ -38,24 +38,28 @@ def open_due(
 
     opened = 0
     for mailing, plan in due(connection, now, mailing_id, disable):
-        letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
-        base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
         for missed in plan.missed:
-            row = {
-                "state": OccurrenceState.MISSED,
-                "deadline": missed.at,
-                "finished_at": now,
-                "subject": "",
-                "body": "",
-            }
-            queue.open_occurrence(connection, base | _times(missed) | row)
+            _miss(connection, mailing, missed, now)
         for chosen in plan.open:
+            letter = {"sender": sender, "return_path": return_path}
             words = {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
             deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
-            row = {"state": OccurrenceState.OPENING, "deadline": deadline} | words
-            opened += queue.open_occurrence(connection, base | _times(chosen) | row) is not None
+            row = {"state": OccurrenceState.OPENING, "deadline": deadline} | letter | words
+            opened += queue.open_occurrence(connection, _base(mailing, chosen, now) | row) is not None
         connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return opened
+
+
+def pass_over(connection: Connection, now: datetime) -> int:
+    """Record all that is due as missed, of stopped mailings too: it may have been sent from elsewhere; how many."""
+    passed = 0
+    for mailing, plan in due(connection, now, stopped_too=True):
+        for one in (*plan.missed, *plan.open):
+            _miss(connection, mailing, one, now)
+        passed += len(plan.missed) + len(plan.open)
+        plan = plan._replace(open=[])
+        connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
+    return passed
 
 
 def due(
@@ -63,16 +67,19 @@ def due(
     now: datetime,
     mailing_id: int | None = None,
     unreadable: Callable[[Row[tuple[()]], Exception], None] = lambda mailing, error: None,
+    *,
+    stopped_too: bool = False,
 ) -> Iterator[tuple[Row[tuple[()]], Plan]]:
     """Each mailing that has something due, with its message's words, and what is to be done about it.
 
     `unreadable` is told of one whose schedule can't be read (its zone may be unknown here); it delays no other.
     """
+    goes_on = true() if stopped_too else and_(_M.c.disabled_at.is_(None), _U.c.blocked_at.is_(None))
     rows = connection.execute(
         select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html)
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .join(_U, _U.c.id == _M.c.owner_id)
-        .where(_M.c.next_at <= now, _M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), _U.c.blocked_at.is_(None))
+        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), goes_on)
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
         .order_by(_M.c.next_at, _M.c.id)
     ).all()
@@ -103,8 +110,15 @@ def due_in_zone(due_at: datetime, timezone: str) -> datetime:
     return due_at.astimezone(ZoneInfo(timezone))
 
 
-def _times(due: Due) -> dict[str, object]:
-    return {"due_local": due.local.isoformat(), "due_at": due.at}
+def _miss(connection: Connection, mailing: Row[tuple[()]], missed: Due, now: datetime) -> None:
+    words = dict.fromkeys(("subject", "body", "sender", "return_path"), "")
+    row = {"state": OccurrenceState.MISSED, "deadline": missed.at, "finished_at": now} | words
+    queue.open_occurrence(connection, _base(mailing, missed, now) | row)
+
+
+def _base(mailing: Row[tuple[()]], due: Due, now: datetime) -> dict[str, object]:
+    times = {"due_local": due.local.isoformat(), "due_at": due.at, "opened_at": now, "timezone": mailing.timezone}
+    return {"mailing_id": mailing.id, "cursor": 0, "format": mailing.format} | times
 
 
 def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:

@@ -218,7 +218,7 @@ def test_a_state_is_one_of_those_there_are(full: Store, table: str, column: str)
     ("statement", "constraint"),
     [
         ("UPDATE mailing SET end_at = start_at", "ck_mailing_window"),
-        ("INSERT INTO store_info VALUES (2, x'00', '', NULL)", "ck_store_info_one_row"),
+        ("INSERT INTO store_info VALUES (2, x'00', '', NULL, NULL, NULL)", "ck_store_info_one_row"),
         ("UPDATE delivery SET state = 'queued', next_try_at = NULL", "ck_delivery_waits_until"),
         ("UPDATE delivery SET state = 'deferred', next_try_at = NULL", "ck_delivery_waits_until"),
         ("UPDATE delivery SET state = 'claimed', run_id = NULL", "ck_delivery_held_by"),

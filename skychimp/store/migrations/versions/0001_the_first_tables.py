@@ -46,6 +46,8 @@ def upgrade() -> None:
         sa.Column("secret", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
         sa.Column("held_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
+        sa.Column("held_blind", sa.Boolean(), nullable=True),
+        sa.Column("zone_rules", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
         sa.CheckConstraint("id = 1", name=op.f("ck_store_info_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_store_info")),
     )
