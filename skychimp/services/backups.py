@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import delete, select
@@ -117,7 +118,7 @@ def restore(
     path = store_path(url)
     reach(actor, CARE)
     _refuse_as_source(file, path)
-    target, now = Store(path), datetime.now(UTC)
+    target = Store(path)
     sessions = (_sessions(target) if path.exists() else set()) | _hashed(token)
     made_at: list[datetime | None] = []
     written: list[str] = []
@@ -132,8 +133,7 @@ def restore(
         same = session.scalar(select(_U.c.id).where(_U.c.email == actor.email))
         audit.record(session, Actor(user_id=same or 0), "restore", "store_info", 1, str(file))
 
-    aside = path.with_name(f"{path.name}.before-restore-{now:%Y%m%dT%H%M%SZ}")
-    done = copies.put_back(file, path, aside, prepare, tell)
+    done = copies.put_back(file, path, _aside(path), prepare, tell)
     kept = None if done.aside is None else str(done.aside)
     return Restored(str(path), str(file), made_at[0], kept, done.ledger_kept, len(written))
 
@@ -212,6 +212,13 @@ def _refuse_as_source(file: Path, store: Path) -> None:
         raise InvalidValue(f"{file} can't be read", "name a file that you may read")
     if store.exists() and file.samefile(store):
         raise InvalidValue(f"{file} is the store itself", "name a backup of it")
+
+
+def _aside(store: Path) -> Path:
+    """A name that is free, for the store that is replaced."""
+    first = f"{store.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (store.with_name(f"{first}-{number}" if number else first) for number in count())
+    return next(name for name in names if not name.exists())
 
 
 def _sessions(store: Store) -> set[str]:

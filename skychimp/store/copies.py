@@ -44,9 +44,13 @@ _KEEP_LEDGER = (
            = (mailing.owner_id, mailing.created_at, mailing.start_local, mailing.timezone, mailing.every, 1)""",
 )
 _IS_NEWER = """
-    SELECT (SELECT secret FROM store_info) = (SELECT secret FROM newer.store_info) AND NOT EXISTS (
-        SELECT id, mailing_id, due_local FROM occurrence
-        EXCEPT SELECT id, mailing_id, due_local FROM newer.occurrence)"""
+    SELECT (SELECT secret FROM store_info) = (SELECT secret FROM newer.store_info)
+        AND NOT (SELECT coalesce(held_blind, 0) FROM newer.store_info)
+        AND NOT EXISTS (
+            SELECT id, mailing_id, due_local FROM occurrence
+            EXCEPT SELECT id, mailing_id, due_local FROM newer.occurrence)
+        AND NOT EXISTS (
+            SELECT 1 FROM delivery AS d JOIN newer.delivery AS n USING (id) WHERE d.attempts > n.attempts)"""
 
 Tell = Callable[[int, int], None]
 
@@ -95,6 +99,7 @@ def put_back(
     is sending.
     """
     engine.require_store(file)
+    store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _draft_of(store) as draft:
         engine.copy_pages(file, draft, tell, is_used=False)
         verified(draft)
@@ -146,7 +151,6 @@ def _draft_of(path: Path) -> Iterator[Path]:
     """An empty file beside a path, which is gone after the block; what goes wrong is told of the path."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with engine.passing(draft):
             yield draft
     except OSError as error:
@@ -163,6 +167,7 @@ def _alone(path: Path) -> Store:
 
 
 def _add_images(connection: Connection, image: Callable[[str], bytes | None]) -> tuple[int, list[str]]:
+    connection.exec_driver_sql("DROP TABLE IF EXISTS image")  # of a backup that somebody uses as a store
     connection.exec_driver_sql(_IMAGES)
     names = connection.exec_driver_sql("SELECT DISTINCT image FROM post WHERE image IS NOT NULL").scalars().all()
     missing = []
@@ -238,12 +243,16 @@ def _set_aside(store: Path, aside: Path) -> bool:
         verified(aside)
     except SkychimpError:
         if not aside.exists():
-            for suffix in ("", "-wal", "-journal"):
-                if (file := store.with_name(store.name + suffix)).exists():
-                    aside.with_name(aside.name + suffix).touch(mode=0o600)
-                    shutil.copyfile(file, aside.with_name(aside.name + suffix))
+            _copy_bytes(store, aside)
         return False
     return True
+
+
+def _copy_bytes(store: Path, aside: Path) -> None:
+    for suffix in ("", "-wal", "-journal"):
+        if (file := store.with_name(store.name + suffix)).exists():
+            aside.with_name(aside.name + suffix).touch(mode=0o600)
+            shutil.copyfile(file, aside.with_name(aside.name + suffix))
 
 
 def _keep_ledger(draft: Path, newer: Path) -> bool:
