@@ -70,6 +70,11 @@ class Store:
         return str(_driver().sqlite_version)
 
     @property
+    def is_sound_build(self) -> bool:
+        """Whether SQLite is of those that keep a Write-Ahead Log sound, which is faster."""
+        return bool(_driver().sqlite_version_info >= SOUND_WAL)
+
+    @property
     def journal_mode(self) -> str:
         with plain_errors(), self.engine.connect() as connection:
             return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
