@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from skychimp import addresses
 from skychimp.config import Settings
+from skychimp.delivery import zones
 from skychimp.delivery.dispatcher import Dispatcher, Scope, Tally
 from skychimp.errors import ConfigError, StoreHeld
 from skychimp.store import queue, runs
@@ -55,6 +56,7 @@ def entered(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC
             )
         if (behind := runs.clock_behind(connection, now())) is not None:
             raise behind
+        zones.follow(connection)
         lock = runs.start(connection, store.path, now())
     try:
         yield lock

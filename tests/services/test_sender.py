@@ -21,7 +21,7 @@ GOOD: dict[str, dict[str, Sequence[str]]] = {
 
 def changed(change: Mapping[str, Mapping[str, Sequence[str]] | None]) -> Records:
     """The good records with some names changed, or gone."""
-    merged = {name: GOOD.get(name, {}) | (change.get(name) or {}) for name in {*GOOD, *change}}
+    merged = {name: {**GOOD.get(name, {}), **(change.get(name) or {})} for name in {*GOOD, *change}}
     return {name: kinds for name, kinds in merged.items() if change.get(name, {}) is not None}
 
 
