@@ -133,9 +133,10 @@ def verified(path: Path) -> dict[str, int]:
 
 def faults(connection: Connection) -> Iterator[str]:
     """What SQLite itself finds wrong with a store: broken pages and indexes, rows that point to nothing."""
-    for fault in connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars():
-        if fault != "ok":
-            yield str(fault)
+    broken = connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars().all()
+    if broken != ["ok"]:
+        yield from map(str, broken)
+        return
     for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
         yield f"row {row} of {table} is without its {parent}"
 
