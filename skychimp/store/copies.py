@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, update
 
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
@@ -133,9 +134,14 @@ def verified(path: Path) -> dict[str, int]:
 
 def faults(connection: Connection) -> Iterator[str]:
     """What SQLite itself finds wrong with a store: broken pages and indexes, rows that point to nothing."""
-    broken = connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars().all()
+    try:
+        broken = list(connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars())
+    except DBAPIError as error:  # where it is too broken for that
+        if engine.is_locked(error):
+            raise
+        broken = [str(error.orig)]
     if broken != ["ok"]:
-        yield from map(str, broken)
+        yield from broken
         return
     for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
         yield f"row {row} of {table} is without its {parent}"
