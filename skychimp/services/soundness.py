@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 from skychimp.models import Post
 from skychimp.services import images
 from skychimp.store import copies
-from skychimp.store.engine import Store
+from skychimp.store.engine import Store, plain_errors
 
 RESTORE = "restore a backup: skychimp restore FILE"
 REPORT = "this is a defect of Skychimp, or somebody has changed the file: please report it"
@@ -111,13 +111,13 @@ class Fault:
 
 def check(store: Store) -> Iterator[Fault]:
     """All that is wrong with a store, as it is found; nothing is changed. Where SQLite finds a fault, that is all."""
-    with store.read() as session:
-        connection = session.connection()
+    with plain_errors(), store.connect_at_once() as connection:
         broken = [Fault("", fault, 1, [], RESTORE) for fault in copies.faults(connection)]
-        yield from broken
-        if not broken:
-            yield from _broken_rules(connection)
-            yield from _missing_images(store, connection)
+    yield from broken
+    if not broken:
+        with store.read() as session:
+            yield from _broken_rules(session.connection())
+            yield from _missing_images(store, session.connection())
 
 
 def _broken_rules(connection: Connection) -> Iterator[Fault]:
