@@ -34,7 +34,7 @@ class Surroundings(Protocol):
         """It listens to signals from here on."""
 
     def alive(self) -> None:
-        """It is looking for what is due."""
+        """It is looking for what is due, or lets what is in flight end."""
 
     def tidy(self) -> None:
         """Once an hour: whatever else is to be kept in order. Called in a thread of its own."""
@@ -72,7 +72,14 @@ async def _send(store: Store, settings: Settings, around: Surroundings, stops: S
             except StoreHeld as held:
                 if reason := await _let_go(store, settings, around, stops, held):
                     return Tally(stopped=reason)
-        dispatcher = Dispatcher(store, settings, make_transport(settings, store.path), lock, keeps_looking=True)
+        dispatcher = Dispatcher(
+            store,
+            settings,
+            make_transport(settings, store.path),
+            lock,
+            keeps_looking=True,
+            report=lambda tally: around.alive() if tally.stopped else None,  # a drain is long, and without looks
+        )
         stops.of(dispatcher)
         return await dispatcher.send(lambda: _work(dispatcher, settings, around))
 
