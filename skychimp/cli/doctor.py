@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 NOT_WELL, NOT_READY = 1, 3
+COLUMNS = {"level": "Level", "about": "About", "found": "What was found", "remedy": "To mend it"}
 
 
 @app.command(epilog="skychimp doctor\nskychimp doctor --dkim-selector s1")
@@ -41,16 +42,16 @@ def doctor(
         here.out.note("next: skychimp run --plan")
         return
     findings = []
-    for finding in _examine(here, dkim_selector):
-        findings.append(finding)
-        if not json:
-            here.out.text(f"{finding.level:<8} {finding.about}: {finding.found}")
-            if finding.remedy:
-                here.out.text(f"         to mend: {finding.remedy}")
+    with here.out.progress("looking") as tell:
+        for finding in _examine(here, dkim_selector):
+            findings.append(finding)
+            tell(len(findings), finding.about)
     problems = {finding.about for finding in findings if finding.level == "problem"}
-    if json:
-        shown = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
-        here.out.one({"ok": not problems, "findings": shown})
+    if here.out.json:
+        rows = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
+        here.out.one({"ok": not problems, "findings": rows})
+    else:
+        here.out.rows(findings, COLUMNS)
     if problems:
         raise typer.Exit(NOT_READY if problems & {"config", "store"} else NOT_WELL)
 

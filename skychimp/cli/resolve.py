@@ -81,8 +81,9 @@ def _let_go_on(here: Context, decision: "Resolution | None", *, operator: bool, 
     here.out.note(f"letters that wait: {held.deliveries}; mailings that are due: {held.due}")
     here.out.note(_what_becomes(held, decision))
     here.confirm("let it go on?", yes=yes or not here.may_ask())
-    here.out.one(backups.let_go_on(here.store, actor, decision))
-    here.out.note("next: skychimp run --plan; skychimp resolve")
+    done = backups.let_go_on(here.store, actor, decision)
+    here.out.one(done, None if here.out.json else [name for name, value in vars(done).items() if value])
+    here.out.note("next: skychimp resolve" if done.unknown else "next: skychimp run --plan")
 
 
 def _what_becomes(held: "Held", decision: "Resolution | None") -> str:

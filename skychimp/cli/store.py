@@ -9,6 +9,7 @@ from skychimp.cli.context import Json, enter
 app = typer.Typer(no_args_is_help=True, help="The store itself.", rich_markup_mode="rich")
 
 NOT_SOUND = 1
+COLUMNS = {"table": "Table", "fault": "What is wrong", "number": "Rows", "ids": "Such as", "remedy": "To mend it"}
 
 
 @app.callback()
@@ -25,20 +26,12 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     from skychimp.services import soundness
 
     here = enter(ctx, json)
-    faults = []
-    for fault in soundness.check(here.store):
-        faults.append(fault)
-        if not json:
-            ids = (
-                f" ({', '.join(map(str, fault.ids))}{', ...' if fault.number > len(fault.ids) else ''})"
-                if fault.ids
-                else ""
-            )
-            here.out.text(f"{fault.table or 'file'}: {fault.number} × {fault.fault}{ids}")
-            here.out.text(f"  to mend: {fault.remedy}")
-    if json:
+    faults = list(soundness.check(here.store))
+    if here.out.json:
         here.out.one({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
-    elif not faults:
-        here.out.text("the store is sound")
+    else:
+        here.out.rows(faults, COLUMNS)
+    if not faults:
+        here.out.note("the store is sound")
     if faults:
         raise typer.Exit(NOT_SOUND)

@@ -137,11 +137,11 @@ def test_a_row_astray_and_a_broken_page(used: Store, tmp_path: Path) -> None:
 def test_the_command(used: Store, tmp_path: Path) -> None:
     used.close()
     home = Home(tmp_path, SKYCHIMP_STORE=str(used.path))
-    assert home.call("store", "check").out == "the store is sound\n"
+    assert home.call("store", "check").err == "the store is sound\n"
     assert home.call("store", "check", "--json").json == {"ok": True, "faults": []}
     with used.write() as session:
         session.get_one(Occurrence, 1).state = OccurrenceState.FINISHED
     used.close()
     done = home.call("store", "check")
     assert done.status == 1
-    assert done.out.startswith("occurrence: 1 × it is over, and a letter of it still waits (1)\n  to mend: ")
+    assert done.out.startswith("occurrence\tit is over, and a letter of it still waits\t1\t1\t")
