@@ -28,10 +28,10 @@ COMMANDS = {
     "doctor": ("Send", "Can this installation send, and what to mend."),
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
+    "resolve": ("Look back", "Decide about letters whose end nobody knows."),
     "backup": ("Keep safe", "Copy the store, while it is in use."),
     "restore": ("Keep safe", "Bring a backup back."),
     "store": ("Keep safe", "Is the store sound."),
-    "resolve": ("Look back", "Decide about letters whose end nobody knows."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""
 

@@ -34,10 +34,10 @@ def doctor(
 
     Leaves with 0 where there are warnings at most, with 3 where config or store is not ready, else with 1.
     """
+    from skychimp.services import doctor as service
+
     here = enter(ctx, json)
     if accept_clock:
-        from skychimp.services import doctor as service
-
         here.out.one({"clock": "accepted", "mailings": service.accept_clock(here.store)})
         here.out.note("next: skychimp run --plan")
         return

@@ -29,9 +29,9 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     faults = list(soundness.check(here.store))
     if here.out.json:
         here.out.one({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
-    else:
+    elif faults:
         here.out.rows(faults, COLUMNS)
-    if not faults:
+    else:
         here.out.note("the store is sound")
     if faults:
         raise typer.Exit(NOT_SOUND)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Row, and_, select, true, update
+from sqlalchemy import Connection, Row, and_, func, select, true, update
 
 from skychimp.delivery import recurrence
 from skychimp.delivery.recurrence import Due, Plan, Schedule
@@ -60,6 +60,16 @@ def pass_over(connection: Connection, now: datetime) -> int:
         plan = plan._replace(open=[])
         connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return passed
+
+
+def go_on_after_the_last(connection: Connection) -> None:
+    """Let no mailing be due before what it has opened last: its schedule was another one then."""
+    last = func.max(_O.c.due_at)
+    behind = select(_M, last.label("last")).join(_O, _O.c.mailing_id == _M.c.id).group_by(_M.c.id)
+    for mailing in connection.execute(behind.having(_M.c.next_at <= last)).all():
+        coming = next(recurrence.upcoming(schedule(mailing), mailing.last + timedelta(microseconds=1)), None)
+        later = update(_M).where(_M.c.id == mailing.id)
+        connection.execute(later.values(next_at=None if coming is None else coming.at))
 
 
 def due(

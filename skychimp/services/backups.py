@@ -120,14 +120,13 @@ def restore(
     _refuse_as_source(file, path)
     target = Store(path)
     sessions = (_sessions(target) if path.exists() else set()) | _hashed(token)
-    made_at: list[datetime | None] = []
     written: list[str] = []
 
     def prepare(session: Session, kept: Mapping[str, bytes]) -> None:
-        made_at.append(copies.made_at(session))
         for name, content in kept.items():
             _keep_image(images.path(target, name), content)
             written.append(name)
+        planner.go_on_after_the_last(session.connection())
         session.execute(delete(Code))
         session.execute(delete(Login).where(col(Login.token_hash).not_in(sessions)))
         same = session.scalar(select(_U.c.id).where(_U.c.email == actor.email))
@@ -135,7 +134,7 @@ def restore(
 
     done = copies.put_back(file, path, _aside(path), prepare, tell)
     kept = None if done.aside is None else str(done.aside)
-    return Restored(str(path), str(file), made_at[0], kept, done.ledger_kept, len(written))
+    return Restored(str(path), str(file), done.made_at, kept, done.ledger_kept, len(written))
 
 
 def require_caretaker(actor: Actor) -> None:

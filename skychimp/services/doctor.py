@@ -127,7 +127,7 @@ def _file_with_password(settings: Settings) -> Path | None:
 def _store(store: Store) -> Iterator[Finding]:
     about = f"{store.path}, SQLite {store.sqlite_version}, {store.journal_mode} journal"
     if damage := store.damage():
-        yield Finding("store", PROBLEM, f"{about}: {damage}", "restore a backup: skychimp restore FILE")
+        yield Finding("store", PROBLEM, f"{about}: {damage}", "bring back a copy: skychimp restore FILE --operator")
         return
     kind = file_system(store.path.resolve(), _mounts())
     with store.read() as session:

@@ -11,7 +11,7 @@ from skychimp.services import images
 from skychimp.store import copies
 from skychimp.store.engine import Store, plain_errors
 
-RESTORE = "restore a backup: skychimp restore FILE"
+RESTORE = "bring back a copy: skychimp restore FILE --operator"
 REPORT = "this is a defect of Skychimp, or somebody has changed the file: please report it"
 
 

@@ -67,8 +67,10 @@ class Made:
 
 @dataclass(frozen=True)
 class PutBack:
-    """`aside` is where the store that was there is kept; `ledger_kept`: what it had sent counts as sent here, too."""
+    """`made_at` is when the backup was made, None for a copy that came about in another way. `aside` is where the store
+    that was there is kept, and `ledger_kept`: what it had sent counts as sent here, too."""
 
+    made_at: datetime | None
     aside: Path | None
     ledger_kept: bool
 
@@ -109,12 +111,13 @@ def put_back(
             ledger_kept = is_there and _set_aside(store, aside) and _keep_ledger(draft, aside)
             with contextlib.closing(_alone(draft)) as copy, copy.write() as session:
                 _hold(session, blind=not ledger_kept)
-                prepare(session, _take_images(session.connection()))
+                made_at, images = _take_images(session)
+                prepare(session, images)
             if is_there:
                 engine.copy_pages(draft, store)
             else:
                 engine.appear(draft, store)
-    return PutBack(aside if is_there else None, ledger_kept)
+    return PutBack(made_at, aside if is_there else None, ledger_kept)
 
 
 def verified(path: Path) -> dict[str, int]:
@@ -145,12 +148,6 @@ def faults(connection: Connection) -> Iterator[str]:
         return
     for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
         yield f"row {row} of {table} is without its {parent}"
-
-
-def made_at(session: Session) -> datetime | None:
-    """When a backup was made, by its own audit trail; None for a copy that came about in another way."""
-    at: datetime | None = session.scalar(select(func.max(Audit.at)).where(col(Audit.action) == BACKED_UP))
-    return at
 
 
 @contextlib.contextmanager
@@ -187,13 +184,15 @@ def _add_images(connection: Connection, image: Callable[[str], bytes | None]) ->
     return len(names) - len(missing), missing
 
 
-def _take_images(connection: Connection) -> Mapping[str, bytes]:
-    """The images that a copy brings along, out of it; none where it is no backup of ours, but a plain copy."""
-    if not connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'image'").scalar():
-        return {}
-    images = {row.name: row.content for row in connection.exec_driver_sql("SELECT name, content FROM image")}
-    connection.exec_driver_sql("DROP TABLE image")
-    return images
+def _take_images(session: Session) -> tuple[datetime | None, Mapping[str, bytes]]:
+    """When a backup was made, by its own audit trail, and the images that it brings along, out of it."""
+    execute = session.connection().exec_driver_sql
+    if not execute("SELECT 1 FROM sqlite_master WHERE name = 'image'").scalar():
+        return None, {}
+    made_at = session.scalar(select(func.max(Audit.at)).where(col(Audit.action) == BACKED_UP))
+    images = {row.name: row.content for row in execute("SELECT name, content FROM image")}
+    execute("DROP TABLE image")
+    return made_at, images
 
 
 @contextlib.contextmanager

@@ -258,7 +258,8 @@ def _revision(store: Store) -> str:
     except StoreFailed as error:
         if type(error.__cause__) is DatabaseError or "no such table" in error.message:  # not for want of a disk or lock
             raise StoreNotReady(
-                f"the store {store.path} is damaged; it was left as it is", "bring back a copy: skychimp restore FILE"
+                f"the store {store.path} is damaged; it was left as it is",
+                "bring back a copy: skychimp restore FILE --operator",
             ) from error
         raise
 

@@ -152,6 +152,21 @@ def test_a_zone_that_is_unknown_by_now_keeps_no_other_back(store: Store, ada: Ac
     assert [row.next_at for row in rows(store, Mailing) if row.id == daily_at_home] == [BEFORE]
 
 
+def test_without_the_system_s_files_the_package_s_count(store: Store, ada: Actor) -> None:
+    mailing(store, ada, every=Every.DAY, start=BEFORE, timezone="Europe/Berlin")
+    before = zoneinfo.TZPATH
+    zoneinfo.reset_tzpath([])
+    try:
+        follow(store)
+        by_package = rows(store, StoreInfo)[0].zone_rules
+        write(store, lambda connection: connection.exec_driver_sql("UPDATE mailing SET timezone = 'Europe/Moscow'"))
+        follow(store)
+        assert rows(store, StoreInfo)[0].zone_rules != by_package
+        assert zones._rules("Europe/Moscow").startswith(b"TZif")
+    finally:
+        zoneinfo.reset_tzpath(before)
+
+
 def test_a_daemon_hears_of_it_within_the_hour(store: Store, ada: Actor, become: Become) -> None:
     """By its housekeeping; rules that it has read before are read again."""
     become("Europe/Berlin")

@@ -39,7 +39,7 @@ from skychimp.models import (
     StoreInfo,
     User,
 )
-from skychimp.services import backups, clients, images
+from skychimp.services import backups, clients, images, mailings
 from skychimp.services.backups import Restored
 from skychimp.services.deliveries import Resolution
 from skychimp.store import engine, runs
@@ -484,6 +484,24 @@ def test_what_the_replaced_store_has_sent_is_in_the_ledger(
         assert receiver.taken == 5
         assert set(receiver.arrived().values()) == {1}
     assert states(store) == {"sent": 5}
+
+
+def test_a_due_time_of_a_schedule_that_has_changed_since_is_not_sent_once_more(
+    store: Store, ada: Actor, file: Path, tmp_path: Path
+) -> None:
+    """The restored mailing is to be at its old hour again, and today's letter went out at the new one."""
+    mailing_id = mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+    now = datetime.now(UTC)
+    mailings.change(store, ada, mailing_id, start=(now - timedelta(minutes=5)).isoformat())
+    backups.backup(store, OPERATOR, file)
+    mailings.change(store, ada, mailing_id, start=(now - timedelta(minutes=2)).isoformat())
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        assert send(store, settings(receiver.port)).sent == 1
+        assert restore(store, file).ledger_kept
+        backups.let_go_on(store, OPERATOR)
+        assert send(store, settings(receiver.port)).sent == 0
+    (row,) = rows(store, Mailing)
+    assert row.next_at == (now + timedelta(days=1, minutes=-5)).replace(microsecond=0)
 
 
 def test_a_store_that_does_not_know_what_was_sent_vouches_for_nothing(

@@ -131,7 +131,7 @@ def test_a_row_astray_and_a_broken_page(used: Store, tmp_path: Path) -> None:
     home = Home(tmp_path, SKYCHIMP_STORE=str(used.path))
     done = home.call("store", "check", "--json")
     assert (done.status, done.json["ok"]) == (1, False), done.err
-    assert done.json["faults"][0]["remedy"] == "restore a backup: skychimp restore FILE"
+    assert done.json["faults"][0]["remedy"] == "bring back a copy: skychimp restore FILE --operator"
 
 
 def test_the_command(used: Store, tmp_path: Path) -> None:
