@@ -27,17 +27,18 @@ _BESIDE = ("-wal", "-journal", "-shm")
 _IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
 
-# What was sent stays sent: of mailings that both stores know, the ledger is the newer one's.
+# What was sent stays sent: of mailings that both stores know, the ledger is the newer one's: each table of LEDGER, and
+# which of its rows those are.
 _SAME = "SELECT id FROM mailing JOIN newer.mailing AS n USING (id, owner_id, created_at)"
 _OCCURRENCES = f"SELECT id FROM {{}}occurrence WHERE mailing_id IN ({_SAME})"  # noqa: S608
 _DELIVERIES = f"SELECT id FROM {{}}delivery WHERE occurrence_id IN ({_OCCURRENCES})"  # noqa: S608
-_LEDGER = {"attempt": f"delivery_id IN ({_DELIVERIES})", "delivery": f"occurrence_id IN ({_OCCURRENCES})"}
-_LEDGER |= {"occurrence": f"mailing_id IN ({_SAME})", "run": "true"}
+LEDGER = {"attempt": f"delivery_id IN ({_DELIVERIES})", "delivery": f"occurrence_id IN ({_OCCURRENCES})"}
+LEDGER |= {"occurrence": f"mailing_id IN ({_SAME})", "run": "true"}
 _KEEP_LEDGER = (
-    *(f"DELETE FROM {table} WHERE {part}".replace("{}", "") for table, part in _LEDGER.items()),  # noqa: S608
+    *(f"DELETE FROM {table} WHERE {part}".replace("{}", "") for table, part in LEDGER.items()),  # noqa: S608
     *(
         f"INSERT INTO {table} SELECT * FROM newer.{table} WHERE {part}".replace("{}", "newer.")  # noqa: S608
-        for table, part in _LEDGER.items()
+        for table, part in LEDGER.items()
     ),
     """UPDATE mailing SET next_at = n.next_at, status = n.status FROM newer.mailing AS n
        WHERE n.id = mailing.id AND n.deleted_at IS NULL

@@ -38,11 +38,12 @@ from skychimp.models import (
     Run,
     StoreInfo,
     User,
+    metadata,
 )
 from skychimp.services import backups, clients, images, mailings
 from skychimp.services.backups import Restored
 from skychimp.services.deliveries import Resolution
-from skychimp.store import engine, runs
+from skychimp.store import copies, engine, runs
 from skychimp.store.engine import Store, create_store, open_store
 
 IMAGE = b"a small image"
@@ -484,6 +485,17 @@ def test_what_the_replaced_store_has_sent_is_in_the_ledger(
         assert receiver.taken == 5
         assert set(receiver.arrived().values()) == {1}
     assert states(store) == {"sent": 5}
+
+
+def test_all_that_hangs_on_the_ledger_is_kept_with_it() -> None:
+    """A table that points to occurrences or deliveries belongs into copies.LEDGER, with what counts its rows."""
+    hangs = {
+        table.name
+        for table in metadata.sorted_tables
+        for key in table.foreign_keys
+        if key.column.table.name in ("occurrence", "delivery")
+    }
+    assert hangs == set(copies.LEDGER) - {"occurrence", "run"}
 
 
 def test_a_due_time_of_a_schedule_that_has_changed_since_is_not_sent_once_more(
