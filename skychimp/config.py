@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -179,6 +178,8 @@ def _name_server(value: object) -> str:
 
 
 def _address_and_port(text: str) -> tuple[str, int]:
+    from ipaddress import ip_address
+
     match = re.fullmatch(r"\[(.+)\]:([0-9]{1,5})|([^:]+):([0-9]{1,5})|(.+)", text)
     address, port = (match[1] or match[3] or match[5], match[2] or match[4] or 53) if match else ("", 0)
     return str(ip_address(address)), int(port)

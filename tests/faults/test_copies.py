@@ -56,7 +56,7 @@ def attempted(folder: Path, stores: dict[int, Path], command: str, tracer: list[
 @needs_strace
 @pytest.mark.parametrize(
     ("command", "names", "step"),
-    [("backup", WRITES, 29), ("backup", NAMES, 2), ("restore", WRITES, 53), ("restore", NAMES, 3)],
+    [("backup", WRITES, 37), ("backup", NAMES, 2), ("restore", WRITES, 83), ("restore", NAMES, 5)],
 )
 def test_a_kill_at_each_call(tmp_path: Path, stores: dict[int, Path], command: str, names: str, step: int) -> None:
     def kill(number: int) -> int | None:
@@ -75,7 +75,7 @@ def test_a_kill_at_each_call(tmp_path: Path, stores: dict[int, Path], command: s
 
 
 @needs_strace
-@pytest.mark.parametrize(("command", "step"), [("backup", 31), ("restore", 61)])
+@pytest.mark.parametrize(("command", "step"), [("backup", 37), ("restore", 83)])
 def test_a_full_disk(tmp_path: Path, stores: dict[int, Path], command: str, step: int) -> None:
     def fill(number: int) -> int | None:
         folder = tmp_path / str(number)
