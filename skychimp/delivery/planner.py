@@ -38,14 +38,16 @@ def open_due(
 
     opened = 0
     for mailing, plan in due(connection, now, mailing_id, disable):
+        letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
+        base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
         for missed in plan.missed:
-            _miss(connection, mailing, missed, now)
+            row = base | _times(missed) | _nothing_sent(OccurrenceState.MISSED, missed, now)
+            queue.open_occurrence(connection, row)
         for chosen in plan.open:
-            letter = {"sender": sender, "return_path": return_path}
             words = {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
             deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
-            row = {"state": OccurrenceState.OPENING, "deadline": deadline} | letter | words
-            opened += queue.open_occurrence(connection, _base(mailing, chosen, now) | row) is not None
+            row = {"state": OccurrenceState.OPENING, "deadline": deadline} | words
+            opened += queue.open_occurrence(connection, base | _times(chosen) | row) is not None
         connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return opened
 
@@ -54,11 +56,13 @@ def pass_over(connection: Connection, now: datetime) -> int:
     """Record all that is due as missed, of stopped mailings too: it may have been sent from elsewhere; how many."""
     passed = 0
     for mailing, plan in due(connection, now, stopped_too=True):
+        base = {"mailing_id": mailing.id, "opened_at": now, "format": mailing.format, "timezone": mailing.timezone}
+        base |= {"cursor": 0, "sender": "", "return_path": ""}
         for one in (*plan.missed, *plan.open):
-            _miss(connection, mailing, one, now)
-        passed += len(plan.missed) + len(plan.open)
-        plan = plan._replace(open=[])
-        connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
+            row = base | _times(one) | _nothing_sent(OccurrenceState.MISSED, one, now)
+            passed += queue.open_occurrence(connection, row) is not None
+        progress = _progress(mailing.status, plan._replace(open=[]))
+        connection.execute(update(_M).where(_M.c.id == mailing.id).values(progress))
     return passed
 
 
@@ -120,15 +124,12 @@ def due_in_zone(due_at: datetime, timezone: str) -> datetime:
     return due_at.astimezone(ZoneInfo(timezone))
 
 
-def _miss(connection: Connection, mailing: Row[tuple[()]], missed: Due, now: datetime) -> None:
-    words = dict.fromkeys(("subject", "body", "sender", "return_path"), "")
-    row = {"state": OccurrenceState.MISSED, "deadline": missed.at, "finished_at": now} | words
-    queue.open_occurrence(connection, _base(mailing, missed, now) | row)
+def _times(due: Due) -> dict[str, object]:
+    return {"due_local": due.local.isoformat(), "due_at": due.at}
 
 
-def _base(mailing: Row[tuple[()]], due: Due, now: datetime) -> dict[str, object]:
-    times = {"due_local": due.local.isoformat(), "due_at": due.at, "opened_at": now, "timezone": mailing.timezone}
-    return {"mailing_id": mailing.id, "cursor": 0, "format": mailing.format} | times
+def _nothing_sent(state: OccurrenceState, due: Due, now: datetime) -> dict[str, object]:
+    return {"state": state, "deadline": due.at, "finished_at": now, "subject": "", "body": ""}
 
 
 def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:
