@@ -1,5 +1,6 @@
 """What is due: opens occurrences, and says beforehand which it would open. Each function is part of a transaction."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -71,9 +72,10 @@ def go_on_after_the_last(connection: Connection) -> None:
     last = func.max(_O.c.due_at)
     behind = select(_M, last.label("last")).join(_O, _O.c.mailing_id == _M.c.id).group_by(_M.c.id)
     for mailing in connection.execute(behind.having(_M.c.next_at <= last)).all():
-        coming = next(recurrence.upcoming(schedule(mailing), mailing.last + timedelta(microseconds=1)), None)
-        later = update(_M).where(_M.c.id == mailing.id)
-        connection.execute(later.values(next_at=None if coming is None else coming.at))
+        with contextlib.suppress(OSError, ValueError, KeyError):  # its zone is unknown here: `due` says so
+            coming = next(recurrence.upcoming(schedule(mailing), mailing.last + timedelta(microseconds=1)), None)
+            later = update(_M).where(_M.c.id == mailing.id)
+            connection.execute(later.values(next_at=None if coming is None else coming.at))
 
 
 def due(
