@@ -27,6 +27,8 @@ class Actor:
 
 
 GUEST = Actor()
+OPERATOR = Actor(role=Role.ADMIN)
+"""Whoever runs the service, by the store's file mode and not by a login."""
 
 _OWNERS = {Role.USER: Reach.OWN, Role.ADMIN: Reach.OWN}
 _OVERSEERS = {Role.USER: Reach.OWN, Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL}
@@ -51,6 +53,7 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "forget people everywhere": _ADMINS,
     "see the audit trail": _ADMINS,
     "write posts": _EDITORS,
+    "back up or restore the store": {Role.ADMIN: Reach.ALL},
 }
 
 OVERSEEN = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}

@@ -161,6 +161,10 @@ class StoreInfo(Table, table=True):
     """Another random number whenever mailings and audiences change; a new client is told by its id (_CHANGES)."""
     posts_version: int = Field(default=0, sa_column=_version_column())
     """Another random number whenever a post comes, goes, or is published at another time."""
+    held_blind: bool | None = None
+    """Of one that is held: nothing is known of what was sent since the copy was made."""
+    zone_rules: str | None = None
+    """A hash of the time zones' rules that the next due times were computed by."""
 
 
 class User(Table, table=True):

@@ -40,6 +40,9 @@ COMMANDS = {
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),
     "stats": ("Read", "The home page: mailings, clients, and posts."),
     "blog": ("Read", "Posts to read, and to write."),
+    "backup": ("Keep safe", "Copy the store, while it is in use."),
+    "restore": ("Keep safe", "Bring a backup back."),
+    "store": ("Keep safe", "Is the store sound."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""
 

@@ -94,8 +94,16 @@ def create(
     if no_send or made.next_at is None or made.next_at > datetime.now(UTC):
         _show(here, made)
         here.out.note(_what_next(made))
+        _warn_if_held(here)
         return
     _send_first(here, made)
+
+
+def _warn_if_held(here: Context) -> None:
+    from skychimp.delivery.run import is_held
+
+    if is_held(here.store):
+        here.out.warn("this store was restored and sends nothing until: skychimp resolve --restored")
 
 
 def _send_first(here: Context, made: "MailingInfo") -> None:

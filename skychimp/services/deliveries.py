@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-import sqlmodel
 from sqlalchemy import Select, and_, select
 from sqlmodel import Session
 
@@ -99,7 +98,7 @@ def resolve(
         chosen = found.keys() if ids is None else set(ids)
         if wrong := chosen - found.keys():
             raise _not_unknown(session, actor, min(wrong))
-        for some in _in_parts(sorted(chosen)):
+        for some in in_parts(sorted(chosen)):
             if resolution == Resolution.RESEND:
                 queue.resend(session.connection(), some, now, now + give_up_after)
             else:
@@ -111,13 +110,9 @@ def resolve(
     return Resolved(len(chosen), resolution)
 
 
-def let_go_on(store: Store) -> None:
-    """Let a restored store send again. Raises Conflict where it is not held."""
-    with store.write() as session:
-        info = session.exec(sqlmodel.select(StoreInfo)).one()
-        if info.held_at is None:
-            raise Conflict("this store is not held: it sends already")
-        info.held_at = None
+def in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
+    """The ids in lists that one statement can name."""
+    return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
 def _visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
@@ -140,7 +135,3 @@ def _not_unknown(session: Session, actor: Actor, delivery_id: int) -> NotFound |
     if state is None:
         return NotFound(f"there is no delivery {delivery_id}", "see those to decide about: skychimp resolve")
     return Conflict(f"delivery {delivery_id} is {state}, not unknown", "see those to decide about: skychimp resolve")
-
-
-def _in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
-    return (ids[start : start + size] for start in range(0, len(ids), size))

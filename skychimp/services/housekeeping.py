@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from skychimp.delivery import zones
 from skychimp.services import codes, delays, figures, images, sessions
 from skychimp.store import ledger, runs
 from skychimp.store.engine import Store
@@ -13,7 +14,8 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
     """Forget sessions, codes, wrong passwords and runs of long ago, images without a post and, once counted, old
     attempts; empty the WAL.
 
-    Old is what is older than `keep_attempts`. Each step is a short transaction of its own.
+    Old is what is older than `keep_attempts`. Where time zones have new rules since, the coming due times follow them.
+    Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
     with store.write() as session:
@@ -21,6 +23,7 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
         codes.forget(session, now)
         delays.forget(session, now)
         runs.forget(session.connection(), now - RUNS_KEPT)
+        zones.follow(session.connection())
     figures.add_up(store)
     more = keep_attempts is not None
     while more:

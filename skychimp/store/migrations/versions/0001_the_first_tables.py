@@ -49,6 +49,8 @@ def upgrade() -> None:
         sa.Column("counted_to", sa.Integer(), nullable=True),
         sa.Column("audience_version", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("posts_version", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("held_blind", sa.Boolean(), nullable=True),
+        sa.Column("zone_rules", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
         sa.CheckConstraint("id = 1", name=op.f("ck_store_info_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_store_info")),
     )
