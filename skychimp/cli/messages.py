@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
 from skychimp.errors import InvalidValue, RelayAway, RelayRefuses
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def create(
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
     if text is None:
-        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
+        text = _written(here, "", markdown)
     words = Words(subject, text, _format(markdown, html_file is not None) or Format.TEXT, html)
     made = messages.create(here.store, here.actor, words)
     here.out.one(made, None if here.out.json else list(COLUMNS))
@@ -96,6 +96,9 @@ def update(
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
     form = _format(markdown, html_file is not None, plain)
+    if text is html is subject is form is None:
+        old = messages.show(here.store, here.actor, message)
+        text = _written(here, old.body, old.format == Format.MARKDOWN)
     changed = messages.change(here.store, here.actor, message, subject=subject, body=text, format=form, html=html)
     here.out.one(changed, None if here.out.json else list(COLUMNS))
     if text is not None and html is None and changed.format == Format.HTML:
@@ -175,6 +178,18 @@ async def _send(transport: "Transport", letter: "Letter") -> "Answer":
         await connection.close()
     assert answer is not None
     return answer
+
+
+def _written(here: Context, text: str, markdown: bool) -> str:
+    """The text as the person at the terminal writes it. Raises InvalidValue where there is nobody, or no text."""
+    from skychimp.cli.editor import edit
+
+    if not here.may_ask() or not here.out.on_terminal:
+        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
+    written = edit(text, ".md" if markdown else ".txt")
+    if not written:
+        raise InvalidValue("the text is empty; nothing was kept")
+    return written
 
 
 def _parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:
