@@ -44,7 +44,12 @@ class _LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            command = get_command(importlib.import_module(f"skychimp.cli.{name}").app)
+            module = importlib.import_module(f"skychimp.cli.{name}")
+            if ctx.resilient_parsing:  # a shell asks what there is to complete
+                from skychimp.cli import completion
+
+                completion.offer(module.app)
+            command = get_command(module.app)
             command.name = name
             command.params = [param for param in command.params if not param.name.endswith("_completion")]
             for each in (command, *getattr(command, "commands", {}).values()):

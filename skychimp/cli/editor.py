@@ -10,7 +10,7 @@ from skychimp.errors import InvalidValue, SkychimpError
 
 
 def edit(text: str, suffix: str) -> str:
-    """What the person makes of a text in $VISUAL or $EDITOR, in a file that is for them alone; "" where nothing is left.
+    """What the person makes of a text in $VISUAL or $EDITOR, in a file that only they can read; "" for nothing.
 
     Raises InvalidValue where the editor can't be run or what it leaves is not UTF-8, SkychimpError where it fails.
     """
