@@ -4,9 +4,33 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from skychimp.cli.context import Context
 from skychimp.errors import InvalidValue, SkychimpError
+
+Kept = TypeVar("Kept")
+
+
+def write(here: Context, text: str, suffix: str, keep: Callable[[str], Kept]) -> Kept:
+    """Let the person at the terminal write, and again where `keep` raises InvalidValue, so that no work is lost.
+
+    Raises InvalidValue where nobody is there, or nothing was written.
+    """
+    if not here.may_ask() or not here.out.on_terminal:
+        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
+    while True:
+        text = edit(text, suffix)
+        if not text:
+            raise InvalidValue("the text is empty; nothing was kept")
+        try:
+            return keep(text)
+        except InvalidValue as error:
+            here.out.error(error)
+            if here.out.ask("Edit it again? [Y/n]").lower() in ("n", "no"):
+                raise SkychimpError("not done") from None
 
 
 def edit(text: str, suffix: str) -> str:
@@ -24,6 +48,8 @@ def edit(text: str, suffix: str) -> str:
             edited = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError:
             raise InvalidValue("the text is not UTF-8", "save it as UTF-8") from None
+        except OSError as error:
+            raise SkychimpError(f"the editor left no text: {error.strerror}") from None
     return edited if edited.strip() else ""
 
 

@@ -4,16 +4,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
+from skychimp.cli.editor import write
 from skychimp.errors import InvalidValue, RelayAway, RelayRefuses
 
 if TYPE_CHECKING:
     from skychimp.models import Format
+    from skychimp.services.messages import MessageInfo
     from skychimp.transport.exchange import Answer, Letter, Transport
 
 app = typer.Typer(no_args_is_help=True, help="What you write.", rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
+SUFFIXES = {"text": ".txt", "markdown": ".md", "html": ".txt"}
+"""Of the text in an editor, by format."""
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="A message's id.", show_default=False)]
 Body = Annotated[
@@ -36,17 +40,19 @@ def create(
     html_file: HtmlFile = None,
     json: Json = False,
 ) -> None:
-    """Keep a message; it is checked by rendering it once."""
+    """Keep a message; it is checked by rendering it once. Without a body, your $EDITOR opens for it."""
     from skychimp.delivery.compose import Words
     from skychimp.models import Format
     from skychimp.services import messages
 
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
-    if text is None:
-        text = _written(here, "", markdown)
-    words = Words(subject, text, _format(markdown, html_file is not None) or Format.TEXT, html)
-    made = messages.create(here.store, here.actor, words)
+    form = _format(markdown, html_file is not None) or Format.TEXT
+
+    def keep(text: str) -> "MessageInfo":
+        return messages.create(here.store, here.actor, Words(subject, text, form, html))
+
+    made = keep(text) if text is not None else write(here, "", SUFFIXES[form], keep)
     here.out.one(made, None if here.out.json else list(COLUMNS))
     here.out.note(f"next: skychimp mailings create --message {made.id} --start now --every day --all-clients")
 
@@ -89,17 +95,22 @@ def update(
     plain: Annotated[bool, typer.Option("--plain", help="The text is plain, and gets no HTML part.")] = False,
     json: Json = False,
 ) -> None:
-    """Change a message; what is being sent keeps the words it was opened with."""
+    """Change a message; what is being sent keeps the words it was opened with. Without options, in your $EDITOR."""
     from skychimp.models import Format
     from skychimp.services import messages
 
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
     form = _format(markdown, html_file is not None, plain)
+
+    def keep(text: str | None) -> "MessageInfo":
+        return messages.change(here.store, here.actor, message, subject=subject, body=text, format=form, html=html)
+
     if text is html is subject is form is None:
         old = messages.show(here.store, here.actor, message)
-        text = _written(here, old.body, old.format == Format.MARKDOWN)
-    changed = messages.change(here.store, here.actor, message, subject=subject, body=text, format=form, html=html)
+        changed = write(here, old.body, SUFFIXES[old.format], keep)
+    else:
+        changed = keep(text)
     here.out.one(changed, None if here.out.json else list(COLUMNS))
     if text is not None and html is None and changed.format == Format.HTML:
         here.out.note("its HTML part is what it was; give another by --html-file, or --plain or --markdown")
@@ -178,18 +189,6 @@ async def _send(transport: "Transport", letter: "Letter") -> "Answer":
         await connection.close()
     assert answer is not None
     return answer
-
-
-def _written(here: Context, text: str, markdown: bool) -> str:
-    """The text as the person at the terminal writes it. Raises InvalidValue where there is nobody, or no text."""
-    from skychimp.cli.editor import edit
-
-    if not here.may_ask() or not here.out.on_terminal:
-        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
-    written = edit(text, ".md" if markdown else ".txt")
-    if not written:
-        raise InvalidValue("the text is empty; nothing was kept")
-    return written
 
 
 def _parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:
