@@ -26,7 +26,7 @@ def doctor(
     here = enter(ctx, json)
     if accept_clock:
         here.out.one({"clock": "accepted", "mailings": service.accept_clock(here.store)})
-        here.out.note("next: skychimp run --plan")
+        here.out.next("run --plan")
         return
     findings = []
     for finding in service.examine(here.store, here.settings):

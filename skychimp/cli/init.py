@@ -54,7 +54,7 @@ def init(
     made = {"email": account.email, "role": account.role, "config": config and str(config), "store": str(store.path)}
     here.out.one(made)
     here.out.note(f"mail goes to {_where(here)}")
-    here.out.note("next: skychimp clients create --email CLIENT@EXAMPLE.ORG --name NAME")
+    here.out.next("clients create --email CLIENT@EXAMPLE.ORG --name NAME")
 
 
 def _where(here: Context) -> str:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page
-from skychimp.cli.run import send, summary
+from skychimp.cli.run import exit_status, send, summary
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _send_first(here: Context, made: "MailingInfo") -> None:
     else:
         _show(here, made)
         here.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
-    here.out.note(f"next: skychimp mailings log {made.id}")
+    here.out.next("run" if exit_status(tally) else f"mailings log {made.id}")
 
 
 @app.command("list")
@@ -240,7 +240,8 @@ def duplicate(
     here = enter(ctx, json)
     made = mailings.duplicate(here.store, here.actor, mailing, start=start, end=end)
     _show(here, made)
-    here.out.note(f"next: skychimp mailings update {made.id} ..., then skychimp mailings enable {made.id}")
+    here.out.note("it is disabled")
+    here.out.next(f"mailings update {made.id} ..., then skychimp mailings enable {made.id}")
 
 
 @app.command()

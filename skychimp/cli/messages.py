@@ -54,7 +54,7 @@ def create(
 
     made = keep(text) if text is not None else write(here, "", SUFFIXES[form], keep)
     here.out.one(made, None if here.out.json else list(COLUMNS))
-    here.out.note(f"next: skychimp mailings create --message {made.id} --start now --every day --all-clients")
+    here.out.next(f"messages preview {made.id}")
 
 
 @app.command("list")
@@ -114,6 +114,7 @@ def update(
     here.out.one(changed, None if here.out.json else list(COLUMNS))
     if text is not None and html is None and changed.format == Format.HTML:
         here.out.note("its HTML part is what it was; give another by --html-file, or --plain or --markdown")
+    here.out.next(f"messages preview {message}")
 
 
 @app.command()
@@ -145,6 +146,7 @@ def preview(
     here.out.text(f"To: {seen.to}\nSubject: {seen.subject}\n\n{seen.text}")
     if seen.html is not None:
         here.out.text(f"\nHTML part:\n\n{seen.html}")
+    here.out.next(f"mailings create --message {message} --start now --every month --all-clients")
 
 
 @app.command(epilog="skychimp messages test 1 --to me@example.org")

@@ -8,13 +8,14 @@ import contextlib
 import json
 import os
 import sys
+import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from skychimp.errors import Interrupted, SkychimpError
 
@@ -60,6 +61,12 @@ def prepare_streams() -> None:
     ):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+class Tell(Protocol):
+    """To be told how much is done, a few words about it, and how much it will be in all, where that is known."""
+
+    def __call__(self, done: int, words: str, total: int | None = None) -> None: ...
 
 
 @dataclass
@@ -125,6 +132,11 @@ class Output:
         if not self.quiet:
             self.warn(text)
 
+    def next(self, command: str) -> None:
+        """Say which command comes next, to a person at a terminal."""
+        if _is_terminal(sys.stderr) and not self.json:
+            self.note(f"next: skychimp {command}")
+
     def warn(self, text: str) -> None:
         """Say what a person must see, on one line."""
         _say(escape(text))
@@ -159,17 +171,14 @@ class Output:
             raise Interrupted("aborted") from None
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
-        """Show long work: a bar on a terminal, a line every ten seconds elsewhere.
-
-        Gives a function to be told how much is done, and a few words about it.
-        """
+    def progress(self, title: str, total: int | None = None) -> Iterator[Tell]:
+        """Show long work with its rate and the time left: a bar on a terminal, a line every ten seconds elsewhere."""
         if self.quiet:
-            yield lambda done, words: None
+            yield lambda done, words, total=None: None
         elif _is_terminal(sys.stderr):
             yield from self._bar(title, total)
         else:
-            yield self._now_and_then(title)
+            yield self._now_and_then(title, total)
 
     def finish(self, status: int) -> int:
         """Flush what is left; the exit status, which a stdout that can't be written changes."""
@@ -182,30 +191,35 @@ class Output:
             return PIPE_CLOSED if isinstance(error, BrokenPipeError) else status or 1
         return status
 
-    def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    def _bar(self, title: str, total: int | None) -> Iterator[Tell]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[words]}", markup=False),
         )
-        console = _console(stderr=True)
-        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        console, rate = _console(stderr=True), _Rate()
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, words="")
-            yield lambda done, words: bar.update(task, completed=done, words=words)
 
-    def _now_and_then(self, title: str) -> Callable[[int, str], None]:
-        import time
+            def tell(done: int, words: str, total: int | None = None) -> None:
+                bar.update(task, completed=done, total=total, words=f"{words}, {rate.at(done):,.0f}/s")
 
-        last = time.monotonic()
+            yield tell
 
-        def tell(done: int, words: str) -> None:
+    def _now_and_then(self, title: str, of: int | None) -> Tell:
+        rate = _Rate()
+        last = rate.began
+
+        def tell(done: int, words: str, total: int | None = of) -> None:
             nonlocal last
-            if time.monotonic() - last >= 10:
-                last = time.monotonic()
-                self.note(f"{title}: {done} {words}".rstrip())
+            if time.monotonic() - last < 10:
+                return
+            last, speed = time.monotonic(), rate.at(done)
+            said = f"{title}: {done}" + (f" of {total}" if total else "") + f" {words}, {speed:,.0f}/s"
+            self.note(said + (f", {timedelta(seconds=round((total - done) / speed))} left" if total and speed else ""))
 
         return tell
 
@@ -237,6 +251,15 @@ class Output:
 
     def _write(self, line: str, end: str = "\n") -> None:
         sys.stdout.write(line + end)
+
+
+class _Rate:
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def at(self, done: int) -> float:
+        """How many a second, now that so many are done."""
+        return done / max(time.monotonic() - self.began, 0.001)
 
 
 def _to_keep_whole(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> set[str]:

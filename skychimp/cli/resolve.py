@@ -42,7 +42,7 @@ def resolve(
         here.confirm("let this restored store send what is due?", yes=yes or not here.may_ask())
         service.let_go_on(here.store)
         here.out.one({"restored": True})
-        here.out.note("next: skychimp run --plan")
+        here.out.next("run --plan")
         return
     if not said and not deliveries and not every_one:
         here.out.rows(service.unknown(here.store, here.actor), COLUMNS, empty="no delivery is unknown")
@@ -60,4 +60,4 @@ def resolve(
     )
     here.out.one(done)
     if said[0] == Resolution.RESEND and done.resolved:
-        here.out.note("next: skychimp run")
+        here.out.next("run")

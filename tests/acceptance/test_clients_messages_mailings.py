@@ -186,7 +186,7 @@ def test_an_import_names_each_bad_row_and_takes_the_others(home: Home) -> None:
     done = home.run("clients", "import", "people.csv", "--json")
 
     assert done.status == 0
-    assert done.json == {"created": 1, "updated": 0, "skipped": 0, "bad": 2}
+    assert done.json == {"created": 1, "updated": 0, "skipped": 0, "bad": 2, "left_out": 0}
     first, second = done.err.splitlines()
     assert first.startswith("line 2: the name ")
     assert second.startswith("line 4: 'bad@@example.org'")
