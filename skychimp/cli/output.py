@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
 
+WIDEST_TEXT = 100
 NARROWEST_COLUMN = 12
 GUTTER = 3
 
@@ -119,6 +120,16 @@ class Output:
     def text(self, text: str) -> None:
         """Show a text of several lines, each escaped."""
         self._write("\n".join(escape(line) for line in text.split("\n")))
+
+    def markdown(self, text: str) -> None:
+        """Show a text of our own: laid out on a terminal, as it is written elsewhere."""
+        if not self.on_terminal:
+            self.text(text.rstrip("\n"))
+            return
+        from rich.markdown import Markdown
+
+        console = _console(stderr=False)
+        console.print(Markdown(text, code_theme="ansi_dark"), width=min(console.width, WIDEST_TEXT))
 
     def heading(self, title: str, text: str) -> None:
         """Set off a part of a longer story."""
