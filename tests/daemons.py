@@ -46,8 +46,8 @@ class Daemon:
     def said(self) -> list[object]:
         return [event["event"] for event in self.events]
 
-    def wait_for(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + WAIT
+    def wait_for(self, true: Callable[[], bool], seconds: float = WAIT) -> None:
+        end = time.monotonic() + seconds
         while not true():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()

@@ -4,7 +4,6 @@ Mailings here are due at NOW; runs are numbers, and the first one claims by toke
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
@@ -219,12 +218,16 @@ def record(store: Store, run_id: int, *entries: Entry) -> None:
 def write_at_once(
     store: Store, run_id: int, entries: Sequence[Entry] = (), intents: Sequence[Claimed] = ()
 ) -> set[int]:
-    """As a run writes the usual group: letters that were sent, and intents. The ids that may be sent now."""
-    with closing(store.connect_at_once()) as connection:
-        ledger.prepare(connection)
-        with connection.begin():
-            if ledger.write_at_once(connection, run_id, entries, intents):
-                return {claimed.id for claimed in intents}
+    """As a run's scribe writes the usual group: letters that were sent, and intents. The ids that may be sent now."""
+    written, changes = ledger.rows_at_once(entries, intents)
+    orders = ledger.orders(store, run_id)
+    with store.engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        driver.executescript(orders["script"])
+        before = driver.total_changes
+        connection.execution_options(begin=None).exec_driver_sql(orders["statement"], (*orders["parameters"], written))
+        if driver.total_changes - before == changes:
+            return {claimed.id for claimed in intents}
 
     def what_is_left(connection: Connection) -> set[int]:
         ledger.record_late(connection, run_id, entries)

@@ -1,7 +1,8 @@
-"""The one thread that writes while a run sends: it groups what all connections have ready into one commit.
+"""The one who writes while a run sends: it groups what all connections have ready into one commit.
 
 A commit costs about the same for one row as for fifty. While one is under way the next group gathers, so that the
-groups grow with the load by themselves.
+groups grow with the load by themselves. A thread writes them; in a run of more than a few letters a scribe takes over
+those that hold nothing but letters that were sent, and intents. There is never more than one group under way.
 """
 
 import asyncio
@@ -14,12 +15,15 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from skychimp.delivery.scribe import Scribe
 from skychimp.errors import SkychimpError, StoreFailed
 from skychimp.models import Outcome
 from skychimp.store import ledger
 from skychimp.store.engine import Store, is_locked, plain_errors
 from skychimp.store.ledger import Entry
 from skychimp.store.queue import Claimed
+
+FEW = 100  # letters, for which it would not pay to hire a scribe
 
 T = TypeVar("T")
 _Results = list[tuple["asyncio.Future[Any]", Any]]
@@ -61,8 +65,10 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._store = store
-        self._at_once: Connection | None = None
         self._connection: Connection | None = None
+        self._scribe: Scribe | None = None
+        self._hiring: asyncio.Task[None] | None = None
+        self._recorded = 0
         self._next = _Group()
         self._is_writing = False
         self._idle = asyncio.Event()
@@ -85,17 +91,27 @@ class Recorder:
     def record(self, entry: Entry) -> None:
         """Commit an outcome, at the latest with the next intent."""
         self._next.entries.append(entry)
+        self._recorded += 1
+        if self._recorded > FEW and self._hiring is None:
+            self._hiring = self._loop.create_task(self._hire())
         self._start()
 
     async def close(self) -> None:
-        """Commit what is left and end the thread. Raises StoreFailed where that failed."""
+        """Commit what is left, and end the thread and the scribe. Raises StoreFailed where that failed."""
         while self._is_writing:
             self._idle.clear()
             await self._idle.wait()
+        if self._hiring is not None:
+            await self._hiring
+        if self._scribe is not None:
+            await self._scribe.leave()
         await self._loop.run_in_executor(self._thread, self._close)
         self._thread.shutdown()
         if self._failure:
             raise self._failure
+
+    async def _hire(self) -> None:
+        self._scribe = await Scribe.hire(self._store, self._run_id)
 
     def _start(self) -> None:
         """Write what there will be once the loop has done what it is at."""
@@ -105,24 +121,39 @@ class Recorder:
 
     def _write_next(self) -> None:
         group, self._next = self._next, _Group()
-        if self._failure is None:
-            self._loop.run_in_executor(self._thread, self._write, group).add_done_callback(
-                partial(self._written, group)
-            )
-            return
-        _fail_all(group.futures, self._failure)
-        self._is_writing = False
-        self._idle.set()
+        if self._failure is not None:
+            _fail_all(group.futures, self._failure)
+            self._is_writing = False
+            self._idle.set()
+        elif self._scribe is not None and group.is_usual:
+            rows, changes = ledger.rows_at_once(group.entries, group.claims)
+            self._scribe.write(rows).add_done_callback(partial(self._scribe_has_written, group, changes))
+        else:
+            self._write_in_thread(group)
 
-    def _written(self, group: _Group, done: "asyncio.Future[_Results]") -> None:
-        error = done.exception()
+    def _write_in_thread(self, group: _Group, *, is_recorded: bool = False) -> None:
+        writing = self._loop.run_in_executor(self._thread, partial(self._write, group, is_recorded=is_recorded))
+        writing.add_done_callback(partial(self._written, group))
+
+    def _scribe_has_written(self, group: _Group, wanted: int, writing: "asyncio.Future[int]") -> None:
+        error = writing.exception()
+        if error is None and writing.result() != wanted:  # some were not ours any more
+            self._write_in_thread(group, is_recorded=True)
+        else:
+            self._end(group, [(future, True) for _, future in group.intents], error)
+
+    def _written(self, group: _Group, writing: "asyncio.Future[_Results]") -> None:
+        error = writing.exception()
+        self._end(group, [] if error else writing.result(), error)
+
+    def _end(self, group: _Group, results: _Results, error: BaseException | None) -> None:
+        """Say what came of a group, and go on with the next."""
         if error is not None:
             self._fail(error)
             _fail_all(group.futures, self._failure)
-        else:
-            for future, result in done.result():
-                if not future.done():
-                    future.set_result(result)
+        for future, result in [] if error else results:
+            if not future.done():
+                future.set_result(result)
         if self._next:
             self._write_next()
         else:
@@ -131,26 +162,21 @@ class Recorder:
 
     # In the thread
 
-    def _write(self, group: _Group) -> _Results:
-        """Commit a group, however long another process holds the lock. Raises StoreFailed."""
+    def _write(self, group: _Group, *, is_recorded: bool) -> _Results:
+        """Commit a group, however long another process holds the lock. Raises StoreFailed.
+
+        With `is_recorded` the scribe has written it, as far as it was this run's.
+        """
         with plain_errors():
             while True:
                 try:
-                    return self._write_at_once(group) if group.is_usual else self._write_by_parts(group)
+                    return self._write_by_parts(group, is_recorded=is_recorded)
                 except DBAPIError as error:
                     if not is_locked(error):
                         raise
+                    self._close()  # without WAL a COMMIT that has to wait leaves its transaction open
 
-    def _write_at_once(self, group: _Group) -> _Results:
-        if self._at_once is None:
-            self._at_once = self._store.connect_at_once()
-            ledger.prepare(self._at_once)
-        with self._at_once.begin():
-            if ledger.write_at_once(self._at_once, self._run_id, group.entries, group.claims):
-                return [(future, True) for _, future in group.intents]
-        return self._write_by_parts(group, is_recorded=True)
-
-    def _write_by_parts(self, group: _Group, *, is_recorded: bool = False) -> _Results:
+    def _write_by_parts(self, group: _Group, *, is_recorded: bool) -> _Results:
         if self._connection is None:
             self._connection = self._store.connect()
         connection, results = self._connection, []
@@ -166,9 +192,9 @@ class Recorder:
         return results
 
     def _close(self) -> None:
-        for connection in (self._at_once, self._connection):
-            if connection is not None:
-                connection.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _fail(self, error: BaseException) -> None:
         if not isinstance(error, SkychimpError):

@@ -65,6 +65,7 @@ class Text:
         # One context for all letters: to make one for each would cost as much as the rest of a small letter.
         self._context = self._template.new_context(values, shared=True)
         self._field = field
+        self._is_html = html
 
     def render(self) -> str:
         """The text for the values as they are now. Raises InvalidValue."""
@@ -73,17 +74,13 @@ class Text:
     def pieces(self) -> list[str]:
         """The same in pieces, of which those that are the same for all are the same objects. Raises InvalidValue."""
         try:
-            return list(self._limited(self._render(self._context)))
+            pieces = list(self._render(self._context))
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidValue(f"the {self._field}, line {self._line(error)}: {error}") from None
-
-    def _limited(self, pieces: Iterable[str]) -> Iterator[str]:
-        left = LARGEST
-        for piece in pieces:
-            left -= len(piece)
-            if left < 0:
-                raise InvalidValue(f"the {self._field} came to more than {LARGEST} characters")
-            yield str(piece)  # what HTML has escaped is a Markup, which escapes whatever is added to it
+        if sum(map(len, pieces)) > LARGEST:
+            raise InvalidValue(f"the {self._field} came to more than {LARGEST} characters")
+        # What HTML has escaped is a Markup, which escapes whatever is added to it.
+        return list(map(str, pieces)) if self._is_html else pieces
 
     def _line(self, error: Exception) -> int:
         for frame, line in walk_tb(error.__traceback__):

@@ -55,14 +55,20 @@ class Store:
         """A connection whose every transaction begins IMMEDIATE, for the one thread that writes the ledger."""
         return self._writer.connect()
 
-    def connect_at_once(self) -> Connection:
-        """A connection whose every statement is a transaction of its own."""
-        return self.engine.execution_options(begin=None).connect()
-
     def checkpoint(self) -> None:
         """Bring what the Write-Ahead Log holds into the file, and empty the log, unless somebody reads or writes it."""
-        with plain_errors(), self.connect_at_once() as connection:
+        with plain_errors(), self.engine.execution_options(begin=None).connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def driver_name(self) -> str:
+        """The module that talks to SQLite here."""
+        return _driver().__name__
+
+    @property
+    def pragmas(self) -> dict[str, str]:
+        """How every connection to the store is set up."""
+        return _pragmas()
 
     @property
     def sqlite_version(self) -> str:
@@ -138,9 +144,14 @@ def plain_errors() -> Iterator[None]:
     except IntegrityError:
         raise
     except DBAPIError as error:
-        raise StoreFailed(f"the store can't be used: {error.orig}", _remedy(str(error.orig))) from error
+        raise failed(str(error.orig)) from error
     except _driver().Error as error:
-        raise StoreFailed(f"the store can't be used: {error}", _remedy(str(error))) from error
+        raise failed(str(error)) from error
+
+
+def failed(reason: str) -> StoreFailed:
+    """The error for what SQLite says."""
+    return StoreFailed(f"the store can't be used: {reason}", _remedy(reason))
 
 
 def is_locked(error: DBAPIError) -> bool:
@@ -167,16 +178,8 @@ def _driver() -> ModuleType:
 
 def _engine(path: Path, **changed: str) -> Engine:
     """An engine on a file; `changed` are pragmas that are not as usual."""
-    driver = _driver()
-    engine = create_engine(URL.create("sqlite", database=str(path)), module=driver, hide_parameters=True)
-    sound = driver.sqlite_version_info >= SOUND_WAL
-    pragmas = {
-        "busy_timeout": str(BUSY_TIMEOUT_MS),
-        "foreign_keys": "ON",
-        "journal_mode": "WAL" if sound else "DELETE",
-        "synchronous": "FULL" if sound else "EXTRA",
-        "cache_size": "-16000",
-    } | changed
+    engine = create_engine(URL.create("sqlite", database=str(path)), module=_driver(), hide_parameters=True)
+    pragmas = _pragmas() | changed
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
@@ -192,6 +195,17 @@ def _engine(path: Path, **changed: str) -> Engine:
             connection.exec_driver_sql(how)
 
     return engine
+
+
+def _pragmas() -> dict[str, str]:
+    sound = _driver().sqlite_version_info >= SOUND_WAL
+    return {
+        "busy_timeout": str(BUSY_TIMEOUT_MS),
+        "foreign_keys": "ON",
+        "journal_mode": "WAL" if sound else "DELETE",
+        "synchronous": "FULL" if sound else "EXTRA",
+        "cache_size": "-16000",
+    }
 
 
 def _patiently(connection: Any, statement: str) -> None:

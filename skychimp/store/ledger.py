@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import compress
 from operator import not_
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, func, select, text, update
 
@@ -26,7 +26,9 @@ from skychimp.models import (
     Outcome,
 )
 from skychimp.store import queue
+from skychimp.store.engine import Store
 from skychimp.store.queue import Claimed
+from skychimp.store.scribe import Orders
 
 _D = Delivery.__table__
 _A = Attempt.__table__
@@ -51,8 +53,8 @@ _ATTEMPT = f"""
     FROM json_each(?) AS r CROSS JOIN delivery WHERE delivery.id = r.value ->> 0"""  # noqa: S608
 
 
-# The usual group, intents and letters that were sent, is one statement and its own transaction: in it the driver lets
-# the event loop's thread run once, where BEGIN, three statements and COMMIT would make two threads wait for each other.
+# The usual group, intents and letters that were sent, is one statement and its own transaction: it is all that a
+# scribe needs to be told.
 _AT_ONCE = """
     CREATE TEMP VIEW IF NOT EXISTS at_once AS SELECT NULL AS id, NULL AS token, NULL AS run_id, NULL AS started_at,
         NULL AS finished_at, NULL AS phase, NULL AS code, NULL AS enhanced, NULL AS reply, NULL AS relay;
@@ -94,18 +96,24 @@ class Entry(NamedTuple):
         return DeliveryState.QUEUED if self.outcome == Outcome.GIVEN_BACK else DeliveryState(self.outcome)
 
 
-def prepare(connection: Connection) -> None:
-    """Make a connection, whose every statement is its own transaction, fit for `write_at_once`."""
-    driver: Any = connection.connection.dbapi_connection
-    driver.executescript(_AT_ONCE)
+def orders(store: Store, run_id: int) -> Orders:
+    """What a run's scribe is to do with `rows_at_once`."""
+    return {
+        "driver": store.driver_name,
+        "path": str(store.path),
+        "pragmas": store.pragmas,
+        "script": _AT_ONCE,
+        "statement": _WRITE_AT_ONCE,
+        "parameters": [run_id],
+    }
 
 
-def write_at_once(connection: Connection, run_id: int, entries: Sequence[Entry], intents: Sequence[Claimed]) -> bool:
-    """Record letters that were sent, and intents; False where some were not this run's any more.
+def rows_at_once(entries: Sequence[Entry], intents: Sequence[Claimed]) -> tuple[str, int]:
+    """Letters that were sent, and intents, as a scribe writes them, and how many changes they make.
 
-    Then those are left as they are: `intend` says which, `record_late` logs the others.
+    Fewer where some were not this run's any more. Those are left as they are: `intend` says which, `record_late` logs
+    the others.
     """
-    driver: Any = connection.connection.dbapi_connection
     rows: list[tuple[object, ...]] = [
         (
             entry.claimed.id, entry.claimed.token, _stored(entry.started_at), _stored(entry.finished_at), entry.phase,
@@ -114,13 +122,11 @@ def write_at_once(connection: Connection, run_id: int, entries: Sequence[Entry],
         for entry in entries
     ]  # fmt: skip
     rows += [(claimed.id, claimed.token) for claimed in intents]
-    before = driver.total_changes
-    connection.exec_driver_sql(_WRITE_AT_ONCE, (run_id, json.dumps(rows)))
-    return bool(driver.total_changes - before == 2 * len(entries) + len(intents))
+    return json.dumps(rows), 2 * len(entries) + len(intents)
 
 
 def record_late(connection: Connection, run_id: int, entries: Sequence[Entry]) -> None:
-    """Log those of these sent letters that `write_at_once` has left, and turn their deliveries into sent."""
+    """Log those of these sent letters that a scribe has left, and turn their deliveries into sent."""
     _record_late(connection, _parted(connection, run_id, entries)[1])
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from skychimp.access import Actor
 from skychimp.delivery import planner
+from skychimp.delivery import recorder as delivery_recorder
 from skychimp.delivery.recorder import Recorder
 from skychimp.delivery.run import entered
 from skychimp.errors import StoreFailed
@@ -38,6 +39,12 @@ def due(store: Store, ada: Actor) -> int:
     return mailing_id
 
 
+@pytest.fixture(params=[10**6, -1], ids=["alone", "with a scribe"], autouse=True)
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is promised holds before a scribe is hired, and after."""
+    monkeypatch.setattr(delivery_recorder, "FEW", request.param)
+
+
 @asynccontextmanager
 async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[Claimed]]]:
     """The recorder of a run, and the claims that the run holds."""
@@ -46,8 +53,13 @@ async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[Claimed]
             now = datetime.now(UTC)
             claims = queue.claim(connection, 1, lock.run_id, 1, now, now, LETTERS)
         recorder = Recorder(store, lock.run_id)
-        yield recorder, claims
-        await recorder.close()
+        if delivery_recorder.FEW < 0:
+            recorder._hiring = asyncio.create_task(recorder._hire())
+            await recorder._hiring
+        try:
+            yield recorder, claims
+        finally:
+            await recorder.close()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

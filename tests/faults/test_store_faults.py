@@ -23,6 +23,7 @@ from skychimp.store.engine import Store
 RUN = ("run",)
 FLUSHES = ("fsync", "fdatasync")
 FAILED, NOT_READY, MAIL_LEFT = 1, 3, 75
+SCRIBE = "from skychimp.delivery import recorder; recorder.FEW = 0"  # who has more calls than any other thread
 
 
 @needs_strace
@@ -34,6 +35,8 @@ FAILED, NOT_READY, MAIL_LEFT = 1, 3, 75
         pytest.param(",".join(FLUSHES), "EIO", "I/O error", "", 6, 1, id="no flush"),
         pytest.param("pread64", "EIO", "malformed", "", 6, 5, id="no read"),
         pytest.param("pwrite64", "ENOSPC", "full", OLD_SQLITE, 6, 29, id="full, with an old SQLite"),
+        pytest.param("pwrite64", "ENOSPC", "full", SCRIBE, 300, 151, id="full, with a scribe"),
+        pytest.param(",".join(FLUSHES), "EIO", "I/O error", SCRIBE, 300, 53, id="no flush, with a scribe"),
     ],
 )
 def test_a_disk_that_fails(
