@@ -1,10 +1,10 @@
 """`skychimp mailings`: what goes to whom, and when."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import typer
@@ -25,10 +25,14 @@ COLUMNS = {
     "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
     "start_at": "Start", "end_at": "End", "next_at": "Next",
 }  # fmt: skip
+SPARE = ("start_at", "end_at")
+"""Of these columns, what a narrow terminal can do without."""
+
 LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
 COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NONE_YET = "no mailings yet; make one: skychimp mailings create --help"
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
+A_DAY = "%a %Y-%m-%d %H:%M"
 FOLLOW_EVERY = 1.0  # s
 
 Period = Literal["once", "day", "week", "month"]
@@ -86,6 +90,7 @@ def create(
     if no_send or made.next_at is None or made.next_at > datetime.now(UTC):
         _show(here, made)
         here.out.note(_what_next(made))
+        here.out.next(f"mailings preview {made.id}")
         return
     _send_first(here, made)
 
@@ -128,7 +133,7 @@ def list_(
     here = enter(ctx, json)
     found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
     if here.out.on_terminal and not json:
-        here.out.rows(_for_eyes(here, found), COLUMNS, empty=NONE_YET)
+        here.out.rows(_for_eyes(here, found), COLUMNS, empty=NONE_YET, spare=SPARE)
         return
     here.out.rows(found, COLUMNS, empty=NONE_YET)
 
@@ -139,7 +144,7 @@ def show(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     from skychimp.services import mailings
 
     here = enter(ctx, json)
-    here.out.one(mailings.show(here.store, here.actor, mailing))
+    _show(here, mailings.show(here.store, here.actor, mailing), whole=True)
 
 
 @app.command()
@@ -216,12 +221,19 @@ def preview(
     info, coming = mailings.preview(here.store, here.actor, mailing, since=since, number=number)
     zone = ZoneInfo(info.timezone)
     rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), due.note) for due in coming]
-    here.out.rows(rows, COMING, empty="no more due times")
+    columns = COMING
+    if here.out.on_terminal and not here.out.json:
+        columns = COMING | {"local": info.timezone}
+        rows = [
+            replace(row, due_at=f"{row.due_at.astimezone(UTC):{A_DAY}}", local=f"{row.due_at.astimezone(zone):{A_DAY}}")
+            for row in rows
+        ]
+    here.out.rows(rows, columns, empty="no more due times")
 
 
 @dataclass(frozen=True)
 class _Coming:
-    due_at: datetime
+    due_at: Any
     local: str
     note: str
 
@@ -322,11 +334,19 @@ def _duration(text: str | None) -> timedelta | None:
 
 
 def _for_eyes(here: Context, found: "Iterator[MailingInfo]") -> "Iterator[SimpleNamespace]":
-    """Mailings with their next time in words."""
+    """Mailings with their times in their own zones, and the next one in words."""
     mine, now = here.settings.mail.timezone, datetime.now(UTC)
     for mailing in found:
         words = "" if mailing.next_at is None else in_words(mailing.next_at, mailing.timezone, mine, now)
-        yield SimpleNamespace(**asdict(mailing) | {"next_at": words})
+        yield SimpleNamespace(**_in_its_zone(mailing) | {"next_at": words})
+
+
+def _in_its_zone(mailing: "MailingInfo", *, named: bool = False) -> dict[str, Any]:
+    """A mailing's fields, with its times as a person reads them: in its own zone, which may be named."""
+    times = {name: getattr(mailing, name) for name in ("start_at", "end_at", "next_at")}
+    form = f"%Y-%m-%d %H:%M{' ' + mailing.timezone if named else ''}"
+    zone = ZoneInfo(mailing.timezone)
+    return asdict(mailing) | {name: at and at.astimezone(zone).strftime(form) for name, at in times.items()}
 
 
 def in_words(at: datetime, timezone: str, mine: str, now: datetime) -> str:
@@ -338,8 +358,9 @@ def in_words(at: datetime, timezone: str, mine: str, now: datetime) -> str:
     return said if timezone == mine else f"{said} {timezone}"
 
 
-def _show(here: Context, mailing: "MailingInfo") -> None:
-    here.out.one(mailing, None if here.out.json else list(COLUMNS))
+def _show(here: Context, mailing: "MailingInfo", *, whole: bool = False) -> None:
+    shown = _in_its_zone(mailing, named=True) if here.out.on_terminal and not here.out.json else mailing
+    here.out.one(shown, None if here.out.json or whole else list(COLUMNS))
 
 
 def _what_next(mailing: "MailingInfo") -> str:
@@ -350,4 +371,4 @@ def _what_next(mailing: "MailingInfo") -> str:
     if mailing.next_at <= datetime.now(UTC):
         return "it is due; send it: skychimp run"
     local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
-    return f"next due {local:%Y-%m-%d %H:%M} {mailing.timezone}; it goes out by skychimp run, from cron or a timer"
+    return f"next due {local:%Y-%m-%d %H:%M} {mailing.timezone}; skychimp run or daemon sends it"

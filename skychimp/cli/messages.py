@@ -146,7 +146,7 @@ def preview(
     here.out.text(f"To: {seen.to}\nSubject: {seen.subject}\n\n{seen.text}")
     if seen.html is not None:
         here.out.text(f"\nHTML part:\n\n{seen.html}")
-    here.out.next(f"mailings create --message {message} --start now --every month --all-clients")
+    here.out.next(f"mailings create --message {message} --start now --every day --all-clients")
 
 
 @app.command(epilog="skychimp messages test 1 --to me@example.org")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 from skychimp.errors import Interrupted, SkychimpError
 
@@ -26,8 +26,8 @@ LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
 
 WIDEST_TEXT = 100
-NARROWEST_COLUMN = 12
 GUTTER = 3
+EDGES = 2
 
 PIPE_CLOSED = 141
 """What a shell says of a command that SIGPIPE ended."""
@@ -64,6 +64,13 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors=errors)
 
 
+class Need(NamedTuple):
+    """How wide a column's longest word is, and its longest cell."""
+
+    word: int
+    all: int
+
+
 class Tell(Protocol):
     """To be told how much is done, a few words about it, and how much it will be in all, where that is known."""
 
@@ -79,8 +86,18 @@ class Output:
     def on_terminal(self) -> bool:
         return _is_terminal(sys.stdout)
 
-    def rows(self, items: Iterable[Any], columns: Mapping[str, str], *, empty: str = "nothing here yet") -> None:
-        """Show a list of records as it is read; `columns` maps a field to its heading."""
+    def rows(
+        self,
+        items: Iterable[Any],
+        columns: Mapping[str, str],
+        *,
+        empty: str = "nothing here yet",
+        spare: Iterable[str] = (),
+    ) -> None:
+        """Show a list of records as it is read; `columns` maps a field to its heading.
+
+        On a terminal that is too narrow, the columns of `spare` are left out, the first one first.
+        """
         if self.json:
             self._json_list(items)
             return
@@ -94,7 +111,7 @@ class Output:
         elif len(first) > LONGEST_TABLE:
             self._lines(chain(first, items), columns)
         else:
-            self._table(first, columns)
+            self._table(first, columns, spare)
 
     def lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
         """Show records as plain lines, at once."""
@@ -245,18 +262,21 @@ class Output:
         for item in items:
             self._write("\t".join(_plain(getattr(item, name)) for name in columns))
 
-    def _table(self, items: Sequence[Any], columns: Mapping[str, str]) -> None:
+    def _table(self, items: Sequence[Any], columns: Mapping[str, str], spare: Iterable[str]) -> None:
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
         console = _console(stderr=False)
-        cells = {name: [_in_table(getattr(item, name)) for item in items] for name in columns}
-        whole = _to_keep_whole(cells, columns, console.width)
+        cells = {name: [columns[name], *(_in_table(getattr(item, name)) for item in items)] for name in columns}
+        cells = {name: column for name, column in cells.items() if any(column[1:])} or cells
+        whole = {name for name in cells if all(isinstance(getattr(item, name), datetime | None) for item in items)}
+        needs = {name: _need(column, whole=name in whole) for name, column in cells.items()}
+        widths = fit(needs, spare, console.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name, heading in columns.items():
-            table.add_column(heading, overflow="fold", no_wrap=name in whole)
-        for row in zip(*cells.values(), strict=True):
+        for name, width in widths.items():
+            table.add_column(columns[name], overflow="fold", width=width)
+        for row in zip(*(cells[name][1:] for name in widths), strict=True):
             table.add_row(*map(Text, row))
         console.print(table)
 
@@ -273,17 +293,44 @@ class _Rate:
         return done / max(time.monotonic() - self.began, 0.001)
 
 
-def _to_keep_whole(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> set[str]:
-    """The columns that hold single words, as addresses, where there is room for them beside the others."""
+def fit(needs: Mapping[str, Need], spare: Iterable[str], width: int) -> dict[str, int]:
+    """How wide each column is on a screen of this width; those of `spare` go first where there is no room for all.
+
+    A word is broken only where even the words don't fit, and then the longest.
+    """
+    needs = dict(needs)
+    for name in spare:
+        if _taken(need.all for need in needs.values()) > width:
+            needs.pop(name, None)
+    room = max(width - (len(needs) - 1) * GUTTER - EDGES, len(needs))
+    least = _levelled([need.word for need in needs.values()], room)
+    more = _levelled(
+        [need.all - low if low == need.word else 0 for need, low in zip(needs.values(), least, strict=True)],
+        room - sum(least),
+    )
+    return {name: low + extra for name, low, extra in zip(needs, least, more, strict=True)}
+
+
+def _levelled(wanted: Sequence[int], room: int) -> list[int]:
+    """What each gets where all have as much as they want, or as much as the others; together no more than `room`."""
+    given = [0] * len(wanted)
+    left = room
+    for number, at in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        given[at] = min(wanted[at], left // (len(wanted) - number))
+        left -= given[at]
+    return given
+
+
+def _taken(widths: Iterable[int]) -> int:
+    widths = list(widths)
+    return sum(widths) + (len(widths) - 1) * GUTTER + EDGES
+
+
+def _need(column: Sequence[str], *, whole: bool) -> Need:
     from rich.cells import cell_len
 
-    words = {
-        name: max(map(cell_len, (headings[name], *column)))
-        for name, column in cells.items()
-        if " " not in "".join(column)
-    }
-    needed = sum(words.values()) + (len(cells) - len(words)) * NARROWEST_COLUMN + len(cells) * GUTTER
-    return set(words) if needed <= width else set()
+    longest = max(map(cell_len, column))
+    return Need(longest if whole else max(cell_len(word) for cell in column for word in cell.split(" ")), longest)
 
 
 def _console(*, stderr: bool) -> "Console":

@@ -38,6 +38,7 @@ def run(
 
     Leaves with 75 where due mail is left queued or deferred, for the next run.
     """
+    from skychimp.delivery.run import Tally
     from skychimp.services import mailings
 
     here = enter(ctx, json)
@@ -50,7 +51,9 @@ def run(
         return
     tally = send(here, mailing, limit)
     here.out.one(summary(tally))
-    if tally.unknown:
+    if tally == Tally():
+        here.out.note("nothing was due")
+    elif tally.unknown:
         here.out.next("resolve")
     status = exit_status(tally)
     if status:

@@ -60,7 +60,7 @@ def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
     writer.writerow(HEADINGS)
     number = 0
     for client in clients:
-        writer.writerow(map(_quoted, (client.email, client.name, client.comment, ",".join(client.tags))))
+        writer.writerow(map(quoted, (client.email, client.name, client.comment, ",".join(client.tags))))
         number += 1
     return number
 
@@ -168,7 +168,7 @@ def _tags(cell: str) -> Sequence[str]:
     return [tag.strip() for tag in cell.replace(";", ",").split(",") if tag.strip()] if cell else ()
 
 
-def _quoted(cell: str) -> str:
+def quoted(cell: str) -> str:
     """The cell with an apostrophe in front where a spreadsheet would run it, or would take an apostrophe for ours."""
     return "'" + cell if cell.lstrip("'").startswith(_RUNS_IN_A_SPREADSHEET) else cell
 

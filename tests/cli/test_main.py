@@ -389,6 +389,7 @@ NEEDED_FOR_HELP = {"markdown_it"}
         (["clients", "create", "--help"], HEAVY - NEEDED_FOR_HELP | {"skychimp.config"}),
         (["clients", "nonsense"], HEAVY | {"rich", "skychimp.config"}),
         (["clients", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
+        (["messages", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
     ],
 )
 def test_only_what_is_needed_is_imported(home: Home, arguments: list[str], unneeded: set[str]) -> None:

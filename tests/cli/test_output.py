@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.cli import output
-from skychimp.cli.output import Output, escape
+from skychimp.cli.output import Need, Output, escape, fit
 from skychimp.errors import Interrupted, SkychimpError
 
 COLUMNS = {"id": "ID", "name": "Name"}
@@ -208,6 +208,33 @@ def test_a_table_loses_no_letter_and_is_never_too_wide(values: list[tuple[str, s
     for letter in "ab":
         cells = "".join(map("".join, values))
         assert "".join(lines[3:]).count(letter) == cells.count(letter)
+
+
+_needs = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda need: Need(need[0], sum(need)))
+
+
+@given(st.lists(_needs, min_size=1, max_size=8), st.integers(30, 150))
+def test_a_table_breaks_a_word_only_where_the_words_have_no_room(needs: list[Need], width: int) -> None:
+    named = {str(number): need for number, need in enumerate(needs)}
+    widths = fit(named, ["0", "1"] if len(needs) > 2 else [], width)
+    room = width - (len(widths) - 1) * output.GUTTER - output.EDGES
+    assert sum(widths.values()) <= room
+    assert all(widths[name] <= named[name].all for name in widths)
+    assert set(named) - set(widths) <= {"0", "1"}
+    if sum(named[name].word for name in widths) <= room:
+        assert all(widths[name] >= named[name].word for name in widths)
+    else:
+        broken = [named[name].word for name in widths if widths[name] < named[name].word]
+        assert min(broken) >= max(widths.values()) - 1
+
+
+def test_a_narrow_table_leaves_out_what_can_be_spared_and_any_table_what_is_empty() -> None:
+    rows = [Attempt("2026-12-01 09:00:00", "natalya@example.org", "250 2.0.0 queued as 4F2A9C0D1E")]
+    columns = {"at": "At", "email": "E-mail", "reply": "Reply"}
+    shown = on_terminal(lambda: Output().rows(rows, columns, spare=["at"]))
+    assert "09:00" not in shown
+    assert "natalya@example.org   250 2.0.0 queued as 4F2A9C0D1E" in shown
+    assert "Name" not in on_terminal(lambda: Output().rows([Row(1), Row(2, None)], COLUMNS))
 
 
 def test_a_very_long_list_comes_as_lines() -> None:
