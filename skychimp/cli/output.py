@@ -26,6 +26,7 @@ LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
 
 WIDEST_TEXT = 100
+NARROWEST_COLUMN = 10
 GUTTER = 3
 EDGES = 2
 
@@ -65,10 +66,11 @@ def prepare_streams() -> None:
 
 
 class Need(NamedTuple):
-    """How wide a column's longest word is, and its longest cell."""
+    """How wide a column's longest word and its longest cell are; where it is firm, words are the last to be broken."""
 
     word: int
     all: int
+    firm: bool = False
 
 
 class Tell(Protocol):
@@ -270,8 +272,7 @@ class Output:
         console = _console(stderr=False)
         cells = {name: [columns[name], *(_in_table(getattr(item, name)) for item in items)] for name in columns}
         cells = {name: column for name, column in cells.items() if any(column[1:])} or cells
-        whole = {name for name in cells if all(isinstance(getattr(item, name), datetime | None) for item in items)}
-        needs = {name: _need(column, whole=name in whole) for name, column in cells.items()}
+        needs = {name: _need(name, column, items) for name, column in cells.items()}
         widths = fit(needs, spare, console.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name, width in widths.items():
@@ -303,12 +304,21 @@ def fit(needs: Mapping[str, Need], spare: Iterable[str], width: int) -> dict[str
         if _taken(need.all for need in needs.values()) > width:
             needs.pop(name, None)
     room = max(width - (len(needs) - 1) * GUTTER - EDGES, len(needs))
-    least = _levelled([need.word for need in needs.values()], room)
+    least = _least(list(needs.values()), room)
     more = _levelled(
         [need.all - low if low == need.word else 0 for need, low in zip(needs.values(), least, strict=True)],
         room - sum(least),
     )
     return {name: low + extra for name, low, extra in zip(needs, least, more, strict=True)}
+
+
+def _least(needs: Sequence[Need], room: int) -> list[int]:
+    """A word's width for each, where there is room; else the words of those that are not firm are broken first."""
+    rest = room - sum(need.word for need in needs if need.firm)
+    if rest < sum(min(need.word, NARROWEST_COLUMN) for need in needs if not need.firm):
+        return _levelled([need.word for need in needs], room)
+    others = iter(_levelled([need.word for need in needs if not need.firm], rest))
+    return [need.word if need.firm else next(others) for need in needs]
 
 
 def _levelled(wanted: Sequence[int], room: int) -> list[int]:
@@ -326,11 +336,14 @@ def _taken(widths: Iterable[int]) -> int:
     return sum(widths) + (len(widths) - 1) * GUTTER + EDGES
 
 
-def _need(column: Sequence[str], *, whole: bool) -> Need:
+def _need(name: str, column: Sequence[str], items: Iterable[Any]) -> Need:
+    """What a column needs; its times and ids are words, and its addresses are rather kept whole than a reply."""
     from rich.cells import cell_len
 
     longest = max(map(cell_len, column))
-    return Need(longest if whole else max(cell_len(word) for cell in column for word in cell.split(" ")), longest)
+    if all(isinstance(getattr(item, name), datetime | int | None) for item in items):
+        return Need(longest, longest, firm=True)
+    return Need(max(cell_len(word) for cell in column for word in cell.split(" ")), longest, firm=name == "email")
 
 
 def _console(*, stderr: bool) -> "Console":
