@@ -19,7 +19,7 @@ import typer
 
 from skychimp.errors import SkychimpError
 
-MOST = 100
+MOST = 50
 PATIENCE = 0.1  # s
 _LAST = "\U0010ffff"
 

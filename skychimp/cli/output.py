@@ -221,8 +221,8 @@ class Output:
             return PIPE_CLOSED if isinstance(error, BrokenPipeError) else status or 1
         return status
 
-    def _bar(self, title: str, total: int | None) -> Iterator[Tell]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def _bar(self, title: str, of: int | None) -> Iterator[Tell]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -230,26 +230,24 @@ class Output:
             MofNCompleteColumn(),
             TextColumn("{task.fields[words]}", markup=False),
         )
-        console, rate = _console(stderr=True), _Rate()
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-            task = bar.add_task(title, total=total, words="")
+        console, pace = _console(stderr=True), _Pace()
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=of, words="")
 
-            def tell(done: int, words: str, total: int | None = None) -> None:
-                bar.update(task, completed=done, total=total, words=f"{words}, {rate.at(done):,.0f}/s")
+            def tell(done: int, words: str, total: int | None = of) -> None:
+                bar.update(task, completed=done, total=total, words=words + pace.of(done, total))
 
             yield tell
 
     def _now_and_then(self, title: str, of: int | None) -> Tell:
-        rate = _Rate()
-        last = rate.began
+        pace = _Pace()
+        last = pace.began
 
         def tell(done: int, words: str, total: int | None = of) -> None:
             nonlocal last
-            if time.monotonic() - last < 10:
-                return
-            last, speed = time.monotonic(), rate.at(done)
-            said = f"{title}: {done}" + (f" of {total}" if total else "") + f" {words}, {speed:,.0f}/s"
-            self.note(said + (f", {timedelta(seconds=round((total - done) / speed))} left" if total and speed else ""))
+            if time.monotonic() - last >= 10:
+                last = time.monotonic()
+                self.note(f"{title}: {done}" + (f" of {total} " if total else " ") + words + pace.of(done, total))
 
         return tell
 
@@ -285,13 +283,19 @@ class Output:
         sys.stdout.write(line + end)
 
 
-class _Rate:
+class _Pace:
+    """How fast a long work goes, from its beginning on; Rich's own begins anew whenever the total changes."""
+
     def __init__(self) -> None:
         self.began = time.monotonic()
 
-    def at(self, done: int) -> float:
-        """How many a second, now that so many are done."""
-        return done / max(time.monotonic() - self.began, 0.001)
+    def of(self, done: int, total: int | None) -> str:
+        """The rate in words, and the time left where the total is known."""
+        rate = done / max(time.monotonic() - self.began, 0.001)
+        if not done:
+            return ""
+        left = f", {timedelta(seconds=round((total - done) / rate))} left" if total else ""
+        return f", {rate:,.0f}/s{left}"
 
 
 def fit(needs: Mapping[str, Need], spare: Iterable[str], width: int) -> dict[str, int]:

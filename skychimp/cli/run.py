@@ -117,7 +117,7 @@ def _reporter(here: Context, scope: "Scope", tell: Tell) -> Callable[["Tally"], 
             count_at = began + max(1.0, 100 * (time.monotonic() - began))
         parts = {"failed": tally.failed, "deferred": tally.deferred, "unknown": tally.unknown}
         words = "letters" + "".join(f", {number} {name}" for name, number in parts.items() if number)
-        tell(done, words, max(total, done) or None)
+        tell(done, words, total if total >= done and total else None)
 
     return report
 
