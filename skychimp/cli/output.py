@@ -222,12 +222,11 @@ class Output:
         return status
 
     def _bar(self, title: str, of: int | None) -> Iterator[Tell]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[words]}", markup=False),
         )
         console, pace = _console(stderr=True), _Pace()
@@ -235,7 +234,8 @@ class Output:
             task = bar.add_task(title, total=of, words="")
 
             def tell(done: int, words: str, total: int | None = of) -> None:
-                bar.update(task, completed=done, total=total, words=words + pace.of(done, total))
+                words = f"{done}/{total or '?'} {words}{pace.of(done, total)}"
+                bar.update(task, completed=done, total=total, words=words)
 
             yield tell
 
@@ -290,12 +290,12 @@ class _Pace:
         self.began = time.monotonic()
 
     def of(self, done: int, total: int | None) -> str:
-        """The rate in words, and the time left where the total is known."""
+        """The time left, where the total is known, and the rate."""
         rate = done / max(time.monotonic() - self.began, 0.001)
         if not done:
             return ""
         left = f", {timedelta(seconds=round((total - done) / rate))} left" if total else ""
-        return f", {rate:,.0f}/s{left}"
+        return f"{left}, {rate:,.0f}/s"
 
 
 def fit(needs: Mapping[str, Need], spare: Iterable[str], width: int) -> dict[str, int]:

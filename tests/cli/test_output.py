@@ -289,7 +289,7 @@ def test_progress_elsewhere_is_a_line_now_and_then(
     lines = written(capsys).splitlines()
     assert lines
     assert len(lines) < 4
-    assert re.fullmatch(r"sending: [23] of 100 sent, 0/s, \d:\d\d:\d\d left", lines[0])
+    assert re.fullmatch(r"sending: [23] of 100 sent, \d:\d\d:\d\d left, 0/s", lines[0])
 
 
 def test_progress_on_a_terminal_leaves_nothing_behind() -> None:
