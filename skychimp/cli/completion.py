@@ -81,20 +81,22 @@ def offer(app: typer.Typer) -> None:
 
 
 def join_words(environ: Mapping[str, str]) -> dict[str, str]:
-    """What bash says of the words, made whole: it breaks them at each `@`, and replaces only what is behind the last.
+    """What bash says of the words, made whole: it breaks them at each `@` and `=`, and replaces only from there on.
 
-    What was before it in the word at hand is in `_SKYCHIMP_BEFORE`.
+    What is before the `@` in the word at hand is in `_SKYCHIMP_BEFORE`.
     """
     words, at = environ["COMP_WORDS"].split("\n"), int(environ["COMP_CWORD"])
-    typed = words[: at + 1] + [""] * (at + 1 - len(words))
-    if typed[-1] == "@":
-        typed.append("")
+    *earlier, last = [*words, *[""] * (at + 1 - len(words))][: at + 1]
     whole: list[str] = []
-    for word in typed[:-1]:
-        joins = whole and "@" in (word, whole[-1][-1:])
-        whole[-1:] = [whole[-1] + word] if joins else [*whole[-1:], word]
-    before = whole.pop() if whole and whole[-1].endswith("@") else ""
-    return {"COMP_WORDS": "\n".join([*whole, typed[-1]]), "COMP_CWORD": str(len(whole)), "_SKYCHIMP_BEFORE": before}
+    for word in earlier:
+        if whole and (word == "@" or whole[-1].endswith("@")):
+            whole[-1] += word
+        elif word != "=":
+            whole.append(word)
+    before = ""
+    if whole and (last == "@" or whole[-1].endswith("@")):
+        before, last = whole.pop().removesuffix("@"), "@" + last.removeprefix("@")
+    return {"COMP_WORDS": "\n".join([*whole, last]), "COMP_CWORD": str(len(whole)), "_SKYCHIMP_BEFORE": before}
 
 
 def _offers(kind: _Kind, *, by_word: bool) -> Callable[[typer.Context, str], list[tuple[str, str]]]:

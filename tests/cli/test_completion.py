@@ -1,8 +1,12 @@
 """Completion from the store: what is offered, to whom, and that nothing of it runs in a shell."""
 
+import os
+import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import ledgers
@@ -17,16 +21,18 @@ from skychimp.access import Actor
 from skychimp.cli import completion
 from skychimp.models import DeliveryState, Login, Post, Role, User
 from skychimp.services import clients
+from skychimp.services.clients import ClientRow
 from skychimp.store.engine import Store
 
 
 def offered(home: Home, words: str, shell: str = "bash", **environ: str) -> list[str]:
-    """What a shell is told for these words, of which the last is being typed; bash breaks them at each `@`."""
-    broken = words.replace("@", " @ ").rstrip() if shell == "bash" else words
+    """What a shell is told for these words, of which the last is being typed; bash breaks them at each `@` and `=`."""
+    broken = re.sub("([@=])", r" \1 ", words).replace("  ", " ") if shell == "bash" else words
+    broken = broken.rstrip() + " " * words.endswith(" ")
     asked = {
         "_SKYCHIMP_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": broken.replace(" ", "\n") + ("\n" if words.endswith(" ") else ""),
-        "COMP_CWORD": str(len((broken + "." * words.endswith(" ")).split(" ")) - 1 + words.endswith(" ")),
+        "COMP_WORDS": broken.replace(" ", "\n"),
+        "COMP_CWORD": str(broken.count(" ")),
         "_TYPER_COMPLETE_ARGS": words,
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
@@ -40,8 +46,8 @@ def full(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
     """Ada's command line, with something of each kind that is hers, and something that is Bob's."""
     for owner in (ada, bob):
         name = owner.email.partition("@")[0]
-        for number in range(12):
-            clients.create(store, owner, email=f"{name}{number}@example.org", name=name, tags=[f"{name}s", "all"])
+        rows = [ClientRow(1, f"{name}{number}@example.org", name, "", (f"{name}s", "all")) for number in range(12)]
+        clients.import_rows(store, owner, rows, on_bad=print)
         mailing = ledgers.mailing(store, owner)
         ledgers.delivery(store, ledgers.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
     return home
@@ -52,8 +58,10 @@ def full(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
     [
         ("skychimp clients show ada1", {"ada1@example.org", "ada10@example.org", "ada11@example.org"}),
         ("skychimp clients show ADA10", set()),  # a shell takes only what begins as it was typed
-        ("skychimp clients show ada10@", {"example.org"}),
-        ("skychimp clients show ada10@exa", {"example.org"}),
+        ("skychimp clients show ada10@", {"@example.org"}),
+        ("skychimp clients show ada10@exa", {"@example.org"}),
+        ("skychimp messages preview 1 --client=ada10@e", {"@example.org"}),
+        ("skychimp messages preview 1 --client=ada10", {"ada10@example.org"}),
         ("skychimp clients show bob", set()),
         ("skychimp clients show 1", {"1", "10", "11", "12"}),
         ("skychimp clients show 01", set()),
@@ -166,18 +174,29 @@ def test_ids_are_found_by_their_first_digits(number: int, digits: int) -> None:
 
 
 def test_bash_itself(full: Home) -> None:
-    script = f"""
-export PATH="{PROGRAM.parent}:$PATH"
-source <(skychimp --show-completion)
-IFS=$' \\t\\n'
-COMP_WORDS=(skychimp clients show ada10 @ ex) COMP_CWORD=5
-_skychimp_completion skychimp
-echo "${{COMPREPLY[@]}}"
-"""
-    done = subprocess.run(
-        ["bash", "-c", script], env=full.environ, cwd=full.folder, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "example.org\n"
+    """An interactive one, with a person who types and presses Tab."""
+    here, there = pty.openpty()
+    start = f"PATH={PROGRAM.parent}:$PATH; PS1='> '; source <(skychimp --show-completion)"
+    (full.folder / "rc").write_text(f"{start}\necho ready\n")
+    shell = subprocess.Popen(
+        ["bash", "--rcfile", "rc", "-i"], cwd=full.folder, env=full.environ | {"TERM": "dumb"},
+        stdin=there, stdout=there, stderr=there, start_new_session=True,
+    )  # fmt: skip
+    os.close(there)
+    shown = ""
+    with shell:
+        for wait_for, typed in (
+            ("ready", "skychimp clients show ada10\t"),
+            ("ada10@example.org", "\x15skychimp clients show ada11@e\t"),
+            ("ada11@example.org", "\x15exit\n"),
+        ):
+            while wait_for not in shown:
+                shown += os.read(here, 4096).decode()
+            os.write(here, typed.encode())
+        with suppress(OSError):  # Linux: the other side is closed
+            while os.read(here, 4096):
+                pass
+    os.close(here)
 
 
 def test_it_imports_nothing_that_takes_long(full: Home) -> None:
