@@ -58,14 +58,14 @@ class Home:
     def call(
         self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None, width: int | None = None
     ) -> Done:
-        """Run a command in this process; where a width is given, both its streams are terminals that wide."""
+        """Run a command in this process; where a width is given, its streams are a terminal that wide."""
         stream = io.TextIOWrapper if width is None else Screen
         out, err = (stream(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         screen = {} if width is None else {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color"}
         with (
             patch.dict(os.environ, self.environ | screen | dict(environ or {}), clear=True),
             patch.object(sys, "argv", ["skychimp", *arguments]),
-            patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")),
+            patch.object(sys, "stdin", stream(io.BytesIO(stdin.encode()), encoding="utf-8")),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.folder),

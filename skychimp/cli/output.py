@@ -29,6 +29,10 @@ WIDEST_TEXT = 100
 NARROWEST_COLUMN = 10
 GUTTER = 3
 EDGES = 2
+COLOURS = {
+    "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
+}  # fmt: skip
+"""Of a cell that holds such a word alone."""
 
 PIPE_CLOSED = 141
 """What a shell says of a command that SIGPIPE ended."""
@@ -163,8 +167,8 @@ class Output:
             self.warn(text)
 
     def next(self, command: str) -> None:
-        """Say which command comes next, to a person at a terminal."""
-        if _is_terminal(sys.stderr) and not self.json:
+        """Say which command comes next, to a person who is there to type it."""
+        if _is_terminal(sys.stderr) and sys.stdin.isatty() and not self.json:
             self.note(f"next: skychimp {command}")
 
     def warn(self, text: str) -> None:
@@ -276,7 +280,7 @@ class Output:
         for name, width in widths.items():
             table.add_column(columns[name], overflow="fold", width=width)
         for row in zip(*(cells[name][1:] for name in widths), strict=True):
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
         console.print(table)
 
     def _write(self, line: str, end: str = "\n") -> None:
