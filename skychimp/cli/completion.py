@@ -48,8 +48,9 @@ KINDS = {
         " WHERE delivery.state = 'unknown' AND (owner_id = :me OR :admin)"
     ),
     "user": _Kind(
-        "SELECT id, email FROM user WHERE :overseer",
-        "SELECT email, role FROM user WHERE :overseer AND address_key >= :first AND address_key < :last",
+        "SELECT id, email FROM user WHERE (:admin OR :overseer AND role IN ('user', 'editor'))",
+        "SELECT email, role FROM user WHERE (:admin OR :overseer AND role IN ('user', 'editor'))"
+        " AND address_key >= :first AND address_key < :last",
     ),
     "post": _Kind(
         "SELECT id, title FROM post WHERE (published_at <= :now OR :editor)",
