@@ -1,5 +1,6 @@
 """`skychimp help`: a topic, a command's own help, or the manual's pages."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,18 +14,23 @@ app = typer.Typer(rich_markup_mode="rich")
 TOPICS = Path(__file__).parent / "topics"
 
 
-def topics() -> dict[str, str]:
-    """Each topic's name and its title."""
-    return {
-        path.stem: path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-        for path in sorted(TOPICS.glob("*.md"))
-    }
+@dataclass(frozen=True)
+class Topic:
+    name: str
+    title: str
+
+
+def topics() -> dict[str, Topic]:
+    """The topics there are, by name."""
+    first_lines = {path.stem: path.read_text(encoding="utf-8").partition("\n")[0] for path in TOPICS.glob("*.md")}
+    return {name: Topic(name, first_lines[name].removeprefix("# ")) for name in sorted(first_lines)}
 
 
 def _offered() -> list[tuple[str, str]]:
     from skychimp.cli.commands import COMMANDS
 
-    return [*topics().items(), *((name, line) for name, (_, line) in COMMANDS.items())]
+    commands = ((name, line) for name, (_, line) in COMMANDS.items())
+    return [*((topic.name, topic.title) for topic in topics().values()), *commands]
 
 
 @app.command("help", epilog="skychimp help templates\nskychimp help --man ~/.local/share/man/man1")
@@ -44,7 +50,7 @@ def help_(
     if man is not None:
         here.out.one({"pages": _write_pages(man), "folder": str(man)})
     elif not words:
-        here.out.rows(map(_Topic, *zip(*topics().items(), strict=True)), {"name": "Topic", "title": "About"})
+        here.out.rows(topics().values(), {"name": "Topic", "title": "About"})
         here.out.next("help TOPIC, or skychimp COMMAND --help")
     elif words[0] in topics() and len(words) == 1:
         text = _text(words[0])
@@ -56,12 +62,6 @@ def help_(
         ctx.find_root().command.main([*words, "--help"], prog_name="skychimp", standalone_mode=False, obj=here)
     else:
         raise NotFound(f"there is no topic {words[0]!r}", "the topics are " + ", ".join(topics()))
-
-
-class _Topic:
-    def __init__(self, name: str, title: str) -> None:
-        self.name = name
-        self.title = title
 
 
 def _text(topic: str) -> str:

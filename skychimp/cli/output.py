@@ -15,8 +15,9 @@ from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from skychimp.cli.layout import Need, fit
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
 
 WIDEST_TEXT = 100
-NARROWEST_COLUMN = 10
-GUTTER = 3
-EDGES = 2
 COLOURS = {
     "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
 }  # fmt: skip
@@ -67,14 +65,6 @@ def prepare_streams() -> None:
     ):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
-
-
-class Need(NamedTuple):
-    """How wide a column's longest word and its longest cell are; where it is firm, words are the last to be broken."""
-
-    word: int
-    all: int
-    firm: bool = False
 
 
 class Tell(Protocol):
@@ -298,50 +288,8 @@ class _Pace:
         rate = done / max(time.monotonic() - self.began, 0.001)
         if not done:
             return ""
-        left = f", {timedelta(seconds=round((total - done) / rate))} left" if total else ""
+        left = f", {timedelta(seconds=round(max(total - done, 0) / rate))} left" if total else ""
         return f"{left}, {rate:,.0f}/s"
-
-
-def fit(needs: Mapping[str, Need], spare: Iterable[str], width: int) -> dict[str, int]:
-    """How wide each column is on a screen of this width; those of `spare` go first where there is no room for all.
-
-    A word is broken only where even the words don't fit, and then the longest.
-    """
-    needs = dict(needs)
-    for name in spare:
-        if _taken(need.all for need in needs.values()) > width:
-            needs.pop(name, None)
-    room = max(width - (len(needs) - 1) * GUTTER - EDGES, len(needs))
-    least = _least(list(needs.values()), room)
-    more = _levelled(
-        [need.all - low if low == need.word else 0 for need, low in zip(needs.values(), least, strict=True)],
-        room - sum(least),
-    )
-    return {name: low + extra for name, low, extra in zip(needs, least, more, strict=True)}
-
-
-def _least(needs: Sequence[Need], room: int) -> list[int]:
-    """A word's width for each, where there is room; else the words of those that are not firm are broken first."""
-    rest = room - sum(need.word for need in needs if need.firm)
-    if rest < sum(min(need.word, NARROWEST_COLUMN) for need in needs if not need.firm):
-        return _levelled([need.word for need in needs], room)
-    others = iter(_levelled([need.word for need in needs if not need.firm], rest))
-    return [need.word if need.firm else next(others) for need in needs]
-
-
-def _levelled(wanted: Sequence[int], room: int) -> list[int]:
-    """What each gets where all have as much as they want, or as much as the others; together no more than `room`."""
-    given = [0] * len(wanted)
-    left = room
-    for number, at in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
-        given[at] = min(wanted[at], left // (len(wanted) - number))
-        left -= given[at]
-    return given
-
-
-def _taken(widths: Iterable[int]) -> int:
-    widths = list(widths)
-    return sum(widths) + (len(widths) - 1) * GUTTER + EDGES
 
 
 def _need(name: str, column: Sequence[str], items: Iterable[Any]) -> Need:

@@ -38,12 +38,15 @@ def recognise(headings: Sequence[str], file: str) -> Export | None:
     return None
 
 
+_OF_LISTMONK = ("disabled", "blocklisted")
+
+
 def _listmonk(names: Sequence[str]) -> Make:
     def make(line: int, cells: Sequence[str]) -> ClientRow | BadRow | LeftOut:
         row = dict(zip(names, cells, strict=True))
         status = row.get("status", "").strip().lower()
         if status not in ("", "enabled"):
-            return LeftOut(line, status)
+            return LeftOut(line, status if status in _OF_LISTMONK else "of another status")
         try:
             attributes = json.loads(row["attributes"] or "{}")
         except (ValueError, RecursionError):

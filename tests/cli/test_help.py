@@ -18,10 +18,10 @@ def test_a_topic_is_plain_in_a_pipe_and_laid_out_on_a_terminal(tmp_path: Path, t
     home = Home(tmp_path)
     piped = home.call("help", topic)
     assert (piped.status, piped.err) == (0, "")
-    assert piped.out.startswith(f"# {help.topics()[topic]}\n")
+    assert piped.out.startswith(f"# {help.topics()[topic].title}\n")
     assert home.call("help", topic, "--json").json == {"topic": topic, "text": piped.out}
     shown = home.on_terminal("help", topic, environ={"NO_COLOR": "1"}).out
-    assert help.topics()[topic].split()[-1] in shown
+    assert help.topics()[topic].title.split()[-1] in shown
     assert "## " not in shown
     assert home.on_terminal("help", topic, environ={"TERM": "dumb"}).out == piped.out
 
@@ -30,6 +30,7 @@ def test_the_topics_are_listed(tmp_path: Path) -> None:
     home = Home(tmp_path)
     listed = home.call("help")
     assert [line.split("\t")[0] for line in listed.out.splitlines()] == list(help.topics())
+    assert [topic["name"] for topic in home.call("help", "--json").json] == list(help.topics())
     assert {"templates", "time", "exit-statuses", "config"} <= set(help.topics())
     wrong = home.call("help", "tmie")
     assert (wrong.status, wrong.err.splitlines()[1]) == (4, "hint: the topics are " + ", ".join(help.topics()))

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.cli import output
-from skychimp.cli.output import Need, Output, escape, fit
+from skychimp.cli.layout import EDGES, GUTTER, Need, fit
+from skychimp.cli.output import Output, escape
 from skychimp.errors import Interrupted, SkychimpError
 
 COLUMNS = {"id": "ID", "name": "Name"}
@@ -219,7 +220,7 @@ _needs = st.builds(
 def test_a_table_breaks_a_word_only_where_the_words_have_no_room(needs: list[Need], width: int) -> None:
     named = {str(number): need for number, need in enumerate(needs)}
     widths = fit(named, ["0", "1"] if len(needs) > 2 else [], width)
-    room = width - (len(widths) - 1) * output.GUTTER - output.EDGES
+    room = width - (len(widths) - 1) * GUTTER - EDGES
     assert sum(widths.values()) <= room
     assert all(widths[name] <= named[name].all for name in widths)
     assert set(named) - set(widths) <= {"0", "1"}

@@ -16,6 +16,7 @@ u3,eve@example.org,Eve,{},disabled,t,t
 u4,zoe@example.org,,,enabled,t,t
 u5,x@example.org,X,{broken,enabled,t,t
 u6,y@example.org,Y,[],enabled,t,t
+u7,z@example.org,Z,{},gone fishing,t,t
 """
 MAILCHIMP = (
     '"Email Address","First Name","Last Name",Address,"Phone Number",MEMBER_RATING,OPTIN_TIME,OPTIN_IP,CONFIRM_TIME,'
@@ -47,6 +48,7 @@ def test_listmonk() -> None:
         ClientRow(5, "zoe@example.org", "", "", ()),
         BadRow(6, "its attributes are no JSON object"),
         BadRow(7, "its attributes are no JSON object"),
+        LeftOut(8, "of another status"),
     ]
 
 
