@@ -403,10 +403,7 @@ class Settings(_Section):
 
         Whoever comes by a link must find the same locks, outbox and session.
         """
-        url = self.store.url or str(_user_folder("data") / "skychimp.db")
-        if "://" in url:
-            return url
-        return "sqlite:///" + os.path.realpath(url).replace("%", "%25").replace("?", "%3F")
+        return _url(self.store.url)
 
     @property
     def store_name(self) -> str:
@@ -437,6 +434,18 @@ def load(
         return Settings.model_validate({**values, "config_file": path if text is not None else None})
     except ValidationError as error:
         raise _plain_error(error, sources) from None
+
+
+def store_url(
+    flags: Mapping[str, str] | None = None,
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> str:
+    """The store's URL alone, for who can't wait until all settings are checked. Raises ConfigError."""
+    path = locate(config_file, environ)
+    layers = _layers(path, _read(path, needed=False), environ, flags or {})
+    return _url({name: value for name, value, _ in layers}.get("store.url"))
 
 
 def locate(config_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -476,6 +485,13 @@ def example(said: Mapping[str, str] | None = None) -> str:
                 value, off = default, ""
             lines += [f"# {field.description}", f"{off}{key} = {_toml(value)}"]
     return "\n".join(lines) + "\n"
+
+
+def _url(store: str | None) -> str:
+    url = store or str(_user_folder("data") / "skychimp.db")
+    if "://" in url:
+        return url
+    return "sqlite:///" + os.path.realpath(url).replace("%", "%25").replace("?", "%3F")
 
 
 def _layers(

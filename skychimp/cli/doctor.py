@@ -39,7 +39,7 @@ def doctor(
     here = enter(ctx, json)
     if accept_clock:
         here.out.one({"clock": "accepted", "mailings": service.accept_clock(here.store)})
-        here.out.note("next: skychimp run --plan")
+        here.out.next("run --plan")
         return
     findings = []
     with here.out.progress("looking") as tell:

@@ -2,16 +2,16 @@
 
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from zoneinfo import ZoneInfo
 
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page
-from skychimp.cli.run import send, summary
+from skychimp.cli.run import exit_status, send, summary
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ COLUMNS = {
     "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
     "start_at": "Start", "end_at": "End", "next_at": "Next",
 }  # fmt: skip
+SPARE = ("start_at", "end_at")
+"""Of these columns, what a narrow terminal can do without."""
+
 LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
 OVERSIGHT = {
     "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
@@ -37,6 +40,7 @@ AGO = re.compile(r"([0-9]+[smhd])+")
 COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NONE_YET = "no mailings yet; make one: skychimp mailings create --help"
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
+A_DAY = "%a %Y-%m-%d %H:%M"
 FOLLOW_EVERY = 1.0  # s
 
 Period = Literal["once", "day", "week", "month"]
@@ -95,6 +99,7 @@ def create(
         _show(here, made)
         here.out.note(_what_next(made))
         _warn_if_held(here)
+        here.out.next(f"mailings preview {made.id}")
         return
     _send_first(here, made)
 
@@ -128,7 +133,7 @@ def _send_first(here: Context, made: "MailingInfo") -> None:
         here.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
     if made.skipped_at is not None:
         here.out.note("it was skipped: there is no new post to tell of")
-    here.out.note(f"next: skychimp mailings log {made.id}")
+    here.out.next("run" if exit_status(tally) else f"mailings log {made.id}")
 
 
 @app.command("list")
@@ -147,7 +152,7 @@ def list_(
     found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
     columns = OVERSIGHT if here.actor.role == "manager" else COLUMNS
     if here.out.on_terminal and not json:
-        here.out.rows(_for_eyes(here, found), columns, empty=NONE_YET)
+        here.out.rows(_for_eyes(here, found), columns, empty=NONE_YET, spare=SPARE)
         return
     here.out.rows(found, columns, empty=NONE_YET)
 
@@ -158,7 +163,7 @@ def show(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     from skychimp.services import mailings
 
     here = enter(ctx, json)
-    here.out.one(mailings.show(here.store, here.actor, mailing))
+    _show(here, mailings.show(here.store, here.actor, mailing), whole=True)
 
 
 @app.command()
@@ -237,12 +242,19 @@ def preview(
     digest = "skipped when there is no new post" if info.digest else ""
     notes = ["; ".join(filter(None, (due.note, digest))) for due in coming]
     rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), note) for due, note in zip(coming, notes, strict=True)]
-    here.out.rows(rows, COMING, empty="no more due times")
+    columns = COMING
+    if here.out.on_terminal and not here.out.json:
+        columns = COMING | {"local": info.timezone}
+        rows = [
+            replace(row, due_at=f"{row.due_at.astimezone(UTC):{A_DAY}}", local=f"{row.due_at.astimezone(zone):{A_DAY}}")
+            for row in rows
+        ]
+    here.out.rows(rows, columns, empty="no more due times")
 
 
 @dataclass(frozen=True)
 class _Coming:
-    due_at: datetime
+    due_at: Any
     local: str
     note: str
 
@@ -261,7 +273,8 @@ def duplicate(
     here = enter(ctx, json)
     made = mailings.duplicate(here.store, here.actor, mailing, start=start, end=end)
     _show(here, made)
-    here.out.note(f"next: skychimp mailings update {made.id} ..., then skychimp mailings enable {made.id}")
+    here.out.note("it is disabled")
+    here.out.next(f"mailings update {made.id} ..., then skychimp mailings enable {made.id}")
 
 
 @app.command()
@@ -402,11 +415,19 @@ def _duration(text: str | None) -> timedelta | None:
 
 
 def _for_eyes(here: Context, found: "Iterator[MailingInfo]") -> "Iterator[SimpleNamespace]":
-    """Mailings with their next time in words."""
+    """Mailings with their times in their own zones, and the next one in words."""
     mine, now = here.settings.mail.timezone, datetime.now(UTC)
     for mailing in found:
         words = "" if mailing.next_at is None else in_words(mailing.next_at, mailing.timezone, mine, now)
-        yield SimpleNamespace(**asdict(mailing) | {"next_at": words})
+        yield SimpleNamespace(**_in_its_zone(mailing) | {"next_at": words})
+
+
+def _in_its_zone(mailing: "MailingInfo", *, named: bool = False) -> dict[str, Any]:
+    """A mailing's fields, with its times as a person reads them: in its own zone, which may be named."""
+    times = {name: getattr(mailing, name) for name in ("start_at", "end_at", "next_at")}
+    form = f"%Y-%m-%d %H:%M{' ' + mailing.timezone if named else ''}"
+    zone = ZoneInfo(mailing.timezone)
+    return asdict(mailing) | {name: at and at.astimezone(zone).strftime(form) for name, at in times.items()}
 
 
 def in_words(at: datetime, timezone: str, mine: str, now: datetime) -> str:
@@ -418,8 +439,9 @@ def in_words(at: datetime, timezone: str, mine: str, now: datetime) -> str:
     return said if timezone == mine else f"{said} {timezone}"
 
 
-def _show(here: Context, mailing: "MailingInfo") -> None:
-    here.out.one(mailing, None if here.out.json else list(COLUMNS))
+def _show(here: Context, mailing: "MailingInfo", *, whole: bool = False) -> None:
+    shown = _in_its_zone(mailing, named=True) if here.out.on_terminal and not here.out.json else mailing
+    here.out.one(shown, None if here.out.json or whole else list(COLUMNS))
 
 
 def _what_next(mailing: "MailingInfo") -> str:
@@ -430,4 +452,4 @@ def _what_next(mailing: "MailingInfo") -> str:
     if mailing.next_at <= datetime.now(UTC):
         return "it is due; send it: skychimp run"
     local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
-    return f"next due {local:%Y-%m-%d %H:%M} {mailing.timezone}; it goes out by skychimp run, from cron or a timer"
+    return f"next due {local:%Y-%m-%d %H:%M} {mailing.timezone}; skychimp run or daemon sends it"

@@ -73,7 +73,7 @@ def resolve(
     )
     here.out.one(done)
     if said[0] == Resolution.RESEND and done.resolved:
-        here.out.note("next: skychimp run")
+        here.out.next("run")
 
 
 def _show(here: Context, found: "Iterator[UnknownDelivery]") -> None:
@@ -118,7 +118,7 @@ def _let_go_on(here: Context, decision: "Resolution | None", *, operator: bool, 
     here.confirm("let it go on?", yes=yes or not here.may_ask())
     done = backups.let_go_on(here.store, actor, decision)
     here.out.one(done, None if here.out.json else [name for name, value in vars(done).items() if value])
-    here.out.note("next: skychimp resolve" if done.unknown else "next: skychimp run --plan")
+    here.out.next("resolve" if done.unknown else "run --plan")
 
 
 def _what_becomes(held: "Held", decision: "Resolution | None") -> str:

@@ -187,6 +187,15 @@ def left(connection: Connection, mailing_id: int | None = None) -> dict[Delivery
     return by_state
 
 
+def waiting(connection: Connection, mailing_id: int | None = None) -> int:
+    """How many deliveries of unfinished occurrences wait or are under way, by their indexes alone."""
+    open_ones = select(_O.c.id).where(text(UNFINISHED_SQL))
+    if mailing_id is not None:
+        open_ones = open_ones.where(_O.c.mailing_id == mailing_id)
+    found = select(func.count()).select_from(_D).where(_D.c.occurrence_id.in_(open_ones))
+    return sum(connection.scalar(found.where(text(condition))) or 0 for condition in (WAITING_SQL, HELD_SQL))
+
+
 def forget_attempts(connection: Connection, before: datetime, batch: int = 10_000) -> bool:
     """Delete the oldest attempts that ended before a time, up to `batch`; True while there may be more.
 

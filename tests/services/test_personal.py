@@ -125,7 +125,7 @@ def test_it_counts_as_before(store: Store, ada: Actor) -> None:
 
     after = reports.report(store, ada, mailing)
     assert (after.deliveries, after.attempts) == (before.deliveries, before.attempts) == (6, 4)
-    assert after.counts == dict(before.counts) | {S.QUEUED: 1, S.CANCELLED: 1}
+    assert after.counts == {**before.counts, S.QUEUED: 1, S.CANCELLED: 1}
     shown = [(one.email, one.status, one.code, one.reply) for one in attempts.log(store, ada, mailing, Page())]
     assert shown == [
         ("erased", "failed", 550, "550 5.1.1 erased"), ("other@example.org", "failed", 550, WORDS[:9]),

@@ -85,6 +85,7 @@ STEPS: dict[str, Callable[[Store, list[Claimed]], object]] = {
     "expire": lambda store, _: sweep(store, NOW + 9 * DAY),
     "open": lambda store, _: open_due(store),
     "left": lambda store, _: write(store, ledger.left),
+    "waiting": lambda store, _: write(store, ledger.waiting),
     "left of a mailing": lambda store, _: write(store, lambda connection: ledger.left(connection, 1)),
     "counts": lambda store, _: write(store, lambda connection: ledger.counts(connection, 1)),
     "resend": lambda store, _: write(store, lambda connection: queue.resend(connection, [4], NOW, NOW + DAY)),
