@@ -180,11 +180,11 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
         with store.write() as session:
             user = session.get_one(User, actor.user_id)
             if user.password_hash is not None:
-                raise InvalidValue("the password of now is missing")
+                raise InvalidValue("the current password is missing")
             return _set_password(session, user, new_hash, "password change", keep, now)
     with store.read() as session:
         key = session.get_one(User, actor.user_id).address_key
-    with _proven(store, key, current, "the password of now is wrong") as (session, user):
+    with _proven(store, key, current, "the current password is wrong") as (session, user):
         return _set_password(session, user, new_hash, "password change", keep, now)
 
 
