@@ -21,7 +21,7 @@ def change(
     ctx: typer.Context,
     password_stdin: Annotated[
         bool,
-        typer.Option("--password-stdin", help="Read the current password and the new one from stdin, a line each."),
+        typer.Option("--password-stdin", help="Read the current and the new password from stdin, a line each."),
     ] = False,
     json: Json = False,
 ) -> None:
