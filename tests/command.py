@@ -40,6 +40,13 @@ class Done:
         return json.loads(self.err)["error"]
 
 
+class Screen(io.TextIOWrapper):
+    """What says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class Home:
     """A folder that is working folder and home of every command that is run in it."""
 
@@ -48,13 +55,17 @@ class Home:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
         self.environ = kept | {"HOME": str(folder)} | environ
 
-    def call(self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None) -> Done:
-        """Run a command in this process."""
-        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    def call(
+        self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None, width: int | None = None
+    ) -> Done:
+        """Run a command in this process; where a width is given, its streams are a terminal that wide."""
+        stream = io.TextIOWrapper if width is None else Screen
+        out, err = (stream(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        screen = {} if width is None else {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color"}
         with (
-            patch.dict(os.environ, self.environ | dict(environ or {}), clear=True),
+            patch.dict(os.environ, self.environ | screen | dict(environ or {}), clear=True),
             patch.object(sys, "argv", ["skychimp", *arguments]),
-            patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")),
+            patch.object(sys, "stdin", stream(io.BytesIO(stdin.encode()), encoding="utf-8")),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.folder),

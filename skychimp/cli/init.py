@@ -52,7 +52,7 @@ def init(
     here.out.note(f"mail goes to {_where(here)}")
     if password is None:
         here.out.note("you have no password yet: skychimp password change")
-    here.out.note("next: skychimp clients create --email CLIENT@EXAMPLE.ORG --name NAME")
+    here.out.next("clients create --email CLIENT@EXAMPLE.ORG --name NAME")
 
 
 def _where(here: Context) -> str:

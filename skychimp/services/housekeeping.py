@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from skychimp.services import codes, delays, sessions
+from skychimp.delivery import zones
+from skychimp.services import codes, delays, figures, images, sessions
 from skychimp.store import ledger, runs
 from skychimp.store.engine import Store
 
@@ -10,9 +11,11 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Forget sessions, codes and wrong passwords of long ago, and runs that are long over; empty the WAL.
+    """Forget sessions, codes, wrong passwords and runs of long ago, images without a post and, once counted, old
+    attempts; empty the WAL.
 
-    Attempts are forgotten where they are older than `keep_attempts`. Each step is a short transaction of its own.
+    Old is what is older than `keep_attempts`. Where time zones have new rules since, the coming due times follow them.
+    Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
     with store.write() as session:
@@ -20,8 +23,11 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
         codes.forget(session, now)
         delays.forget(session, now)
         runs.forget(session.connection(), now - RUNS_KEPT)
+        zones.follow(session.connection())
+    figures.add_up(store)
     more = keep_attempts is not None
     while more:
         with store.write() as session:
             more = ledger.forget_attempts(session.connection(), now - (keep_attempts or timedelta()))
+    images.sweep(store)
     store.checkpoint()
