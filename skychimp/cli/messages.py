@@ -11,7 +11,6 @@ from skychimp.errors import InvalidValue, RelayAway, RelayRefuses
 if TYPE_CHECKING:
     from skychimp.models import Format
     from skychimp.services.messages import MessageInfo
-    from skychimp.transport.exchange import Answer, Letter, Transport
 
 app = typer.Typer(no_args_is_help=True, help="What you write.", rich_markup_mode="rich")
 
@@ -168,12 +167,11 @@ def test(
     json: Json = False,
 ) -> None:
     """Send a message to one address, now and outside of any mailing."""
-    import asyncio
     import secrets
 
     from skychimp import addresses
-    from skychimp.delivery.run import with_sender
-    from skychimp.services import messages
+    from skychimp.delivery.run import in_loop, with_sender
+    from skychimp.services import letters, messages
     from skychimp.transport import make_transport
     from skychimp.transport.exchange import Letter
 
@@ -186,25 +184,13 @@ def test(
         here.store, here.actor, message, sender=sender, to=address, name=name, blog_url=blog_url
     )
     transport = make_transport(here.settings, here.store.path)
-    answer = asyncio.run(_send(transport, Letter(return_path, address, data)))
+    answer = in_loop(letters.deliver(transport, Letter(return_path, address, data)))
+    assert answer is not None
     if answer.reply is None:
         raise RelayAway(f"the relay did not take it: {answer.fault}", "see the smtp settings")
     if answer.reply.code >= 300:
         raise RelayRefuses(f"the relay did not take it: {answer.reply.text}")
     here.out.one({"to": address, "reply": answer.reply.text, "relay": transport.relay})
-
-
-async def _send(transport: "Transport", letter: "Letter") -> "Answer":
-    async def permit() -> bool:
-        return True
-
-    connection = await transport.connect()
-    try:
-        answer = await connection.send(letter, permit)
-    finally:
-        await connection.close()
-    assert answer is not None
-    return answer
 
 
 def _parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:

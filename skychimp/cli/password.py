@@ -1,4 +1,4 @@
-"""`skychimp password`: another password, by the one of now or by mail."""
+"""`skychimp password`: another password, by the current one or by mail."""
 
 import os
 import shlex
@@ -20,13 +20,14 @@ app = typer.Typer(no_args_is_help=True, help="Give your account another password
 def change(
     ctx: typer.Context,
     password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password of now and the new one from stdin, a line each.")
+        bool,
+        typer.Option("--password-stdin", help="Read the current and the new password from stdin, a line each."),
     ] = False,
     json: Json = False,
 ) -> None:
     """Change your password. All your sessions end, and a new one begins here.
 
-    In a script the new password comes from stdin, and the one of now before it or from $SKYCHIMP_PASSWORD.
+    In a script the new password comes from stdin, and the current one before it or from $SKYCHIMP_PASSWORD.
     """
     from skychimp.services import accounts
 
@@ -50,7 +51,7 @@ def change(
 def reset(
     ctx: typer.Context,
     code: Annotated[
-        str | None, typer.Argument(metavar="[CODE]", help="The letter's code, or - for stdin.", show_default=False)
+        str | None, typer.Argument(metavar="CODE", help="The letter's code, or - for stdin.", show_default=False)
     ] = None,
     email: Email = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the new password from stdin.")] = False,
@@ -58,8 +59,9 @@ def reset(
 ) -> None:
     """Set a new password by a code that is mailed to you. All your sessions end, and a new one begins here.
 
-    Without CODE, the letter is sent, and on a terminal its code asked for at once. In a script the new password comes
-    from stdin or $SKYCHIMP_PASSWORD. The answer is the same for any address.
+    Without CODE, the letter is sent, and on a terminal its code asked for at once.
+
+    In a script the new password comes from stdin or $SKYCHIMP_PASSWORD. The answer is the same for any address.
     """
     from skychimp.services import accounts
 
@@ -94,7 +96,7 @@ def _mail_code(here: Context, address: str) -> None:
 
 
 def _current_and_new(here: Context, from_stdin: bool) -> tuple[str, str]:
-    """Both by stdin, or the new one by stdin and the one of now by the environment, or asked for."""
+    """Both by stdin, or the new one by stdin and the current one by the environment, or asked for."""
     if not from_stdin:
         if not here.may_ask():
             raise InvalidValue("the passwords are missing", "give both by --password-stdin, a line each")

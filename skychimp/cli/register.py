@@ -24,8 +24,9 @@ def register(
 ) -> None:
     """Make an account for a mailbox of yours, and get a code by mail that confirms it.
 
-    The password is asked for, or comes from stdin or $SKYCHIMP_PASSWORD. The answer is the same for an address that
-    has an account already.
+    The password is asked for, or comes from stdin or $SKYCHIMP_PASSWORD.
+
+    The answer is the same for an address that has an account already.
     """
     from skychimp.delivery.run import with_sender
     from skychimp.services import accounts

@@ -19,7 +19,7 @@ app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 def verify(
     ctx: typer.Context,
     code: Annotated[
-        str | None, typer.Argument(metavar="[CODE]", help="The letter's code, or - for stdin.", show_default=False)
+        str | None, typer.Argument(metavar="CODE", help="The letter's code, or - for stdin.", show_default=False)
     ] = None,
     email: Email = None,
     resend: Annotated[bool, typer.Option("--resend", help="Get another code, in place of the old one.")] = False,

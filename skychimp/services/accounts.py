@@ -34,7 +34,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Here:
+class CurrentUser:
     """Who is logged in, and when that ends unless it is used."""
 
     id: int
@@ -152,14 +152,14 @@ def logout(store: Store, token: str | None) -> str | None:
     return who.email
 
 
-def whoami(store: Store, token: str | None) -> Here:
+def whoami(store: Store, token: str | None) -> CurrentUser:
     """Who is logged in. Raises NotLoggedIn."""
     who = sessions.actor(store, token)
     reach(who, "see one's own account")
     with store.read() as session:
         user, login = session.get_one(User, who.user_id), sessions.find(session, token or "")
     ends_at = min(login.expires_at, login.seen_at + sessions.IDLE) if login is not None else None
-    return Here(_id(user), user.email, user.name, Role(user.role), user.created_at, ends_at)
+    return CurrentUser(_id(user), user.email, user.name, Role(user.role), user.created_at, ends_at)
 
 
 def has_password(store: Store, actor: Actor) -> bool:
@@ -180,11 +180,11 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
         with store.write() as session:
             user = session.get_one(User, actor.user_id)
             if user.password_hash is not None:
-                raise InvalidValue("the password of now is missing")
+                raise InvalidValue("the current password is missing")
             return _set_password(session, user, new_hash, "password change", keep, now)
     with store.read() as session:
         key = session.get_one(User, actor.user_id).address_key
-    with _proven(store, key, current, "the password of now is wrong") as (session, user):
+    with _proven(store, key, current, "the current password is wrong") as (session, user):
         return _set_password(session, user, new_hash, "password change", keep, now)
 
 

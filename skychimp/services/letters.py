@@ -6,7 +6,6 @@ of them.
 
 import secrets
 import shlex
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from enum import StrEnum
@@ -46,10 +45,7 @@ def send(settings: Settings, store: Path, kind: Kind, *, to: str, code: str, rea
     sender, return_path = settings.mail.sender or "", settings.mail.return_path or ""
     letter = Letter(return_path, to, compose(kind, sender=sender, return_path=return_path, to=to, code=code))
 
-    async def permit() -> bool:
-        return really
-
-    answer = in_loop(deliver(make_transport(settings, store), letter, permit))
+    answer = in_loop(deliver(make_transport(settings, store), letter, really=really))
     if answer is None or (answer.reply is None and answer.dot_written):
         return
     if answer.reply is None:
@@ -58,8 +54,12 @@ def send(settings: Settings, store: Path, kind: Kind, *, to: str, code: str, rea
         raise (RelayRefuses if answer.reply.code >= 500 else RelayAway)(answer.reply.text)
 
 
-async def deliver(transport: Transport, letter: Letter, permit: Callable[[], Awaitable[bool]]) -> Answer | None:
-    """Send one letter over a connection of its own. Raises RelayAway, RelayRefuses where there is none."""
+async def deliver(transport: Transport, letter: Letter, *, really: bool = True) -> Answer | None:
+    """Send one letter over a connection of its own, or all but its dot. Raises RelayAway, RelayRefuses."""
+
+    async def permit() -> bool:
+        return really
+
     connection = await transport.connect()
     try:
         return await connection.send(letter, permit)

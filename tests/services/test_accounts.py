@@ -619,7 +619,7 @@ def test_a_change_needs_the_password_and_waits_like_a_login(store: Store) -> Non
     with pytest.raises(InvalidValue):
         change(PASSWORD, "short")
     assert [refusal(lambda: change("a wrong one"))[2] for _ in range(4)] == [
-        *["the password of now is wrong"] * 3,
+        *["the current password is wrong"] * 3,
         "too many wrong passwords; try again in 3600 s",
     ]
     with pytest.raises(NotLoggedIn):
