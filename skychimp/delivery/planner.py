@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Row, select, true, update
+from sqlalchemy import Connection, Row, and_, func, select, true, update
 
 from skychimp.delivery import digest, recurrence
 from skychimp.delivery.recurrence import Due, Plan, Schedule
@@ -18,7 +18,7 @@ LOOKS_BACK = {
     Every.WEEK: timedelta(days=7),
     Every.MONTH: timedelta(days=31),
 }
-"""Where a mailing's first digest begins: so long before the mailing was made."""
+"""Where a mailing's first digest begins: so long before the mailing was made, if it has sent nothing since."""
 
 _M = Mailing.__table__
 _MSG = Message.__table__
@@ -101,7 +101,7 @@ def due(
 
 def new_posts(connection: Connection, mailing: Row[tuple[()]], now: datetime) -> Sequence[Row[tuple[object, ...]]]:
     """The posts that a digest which opens now tells of."""
-    return digests.new_posts(connection, mailing.id, _looks_back_to(mailing), now)
+    return digests.new_posts(connection, mailing.id, _looks_back_to(connection, mailing), now)
 
 
 def schedule(mailing: Mailing | Row[tuple[()]]) -> Schedule:
@@ -130,7 +130,8 @@ def _open_digest(
     from skychimp.delivery.compose import Words
 
     now = row["opened_at"]
-    posts = new_posts(connection, mailing, now)
+    since = _looks_back_to(connection, mailing)
+    posts = digests.new_posts(connection, mailing.id, since, now)
     if posts:
         words = Words(mailing.subject, mailing.body, mailing.format, mailing.html)
         words = digest.with_posts(words, [digest.news(post.title, post.content, post.slug, blog_url) for post in posts])
@@ -138,13 +139,16 @@ def _open_digest(
     else:
         made = queue.open_occurrence(connection, row | _nothing_sent(OccurrenceState.SKIPPED, due, now))
     if made is not None:
-        digests.tell(connection, mailing.id, made, [post.id for post in posts], _looks_back_to(mailing))
+        digests.tell(connection, mailing.id, made, [post.id for post in posts], since)
     return made is not None and bool(posts)
 
 
-def _looks_back_to(mailing: Row[tuple[()]]) -> datetime:
-    created_at: datetime = mailing.created_at
-    return created_at - LOOKS_BACK[mailing.every]
+def _looks_back_to(connection: Connection, mailing: Row[tuple[()]]) -> datetime:
+    """Where the first digest begins; what a mailing has sent before it became one counts, too."""
+    nothing_sent = (OccurrenceState.MISSED, OccurrenceState.SKIPPED)
+    mine = and_(_O.c.mailing_id == mailing.id, _O.c.state.not_in(nothing_sent))
+    first: datetime = mailing.created_at - LOOKS_BACK[mailing.every]
+    return max(first, connection.scalar(select(func.max(_O.c.opened_at)).where(mine)) or first)
 
 
 def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:

@@ -125,6 +125,17 @@ def test_the_first_one_looks_back_a_period(weekly: Store) -> None:
     assert told(weekly) == ["Pnew", "Pcoming"]
 
 
+def test_one_that_was_no_digest_before_looks_back_to_what_it_sent(weekly: Store) -> None:
+    change(weekly, Message, 1, digest=False)
+    post(weekly, "Pold", NOW - MINUTE)
+    go_out(weekly, NOW)
+    change(weekly, Message, 1, digest=True)
+    post(weekly, "Pnew", NOW + MINUTE)
+    go_out(weekly, NOW + WEEK)
+    go_out(weekly, NOW + 2 * WEEK)
+    assert told(weekly) == ["finished", "Pnew", "skipped"]
+
+
 def test_one_that_begins_with_nothing_new_tells_of_what_comes(weekly: Store) -> None:
     post(weekly, "Pold", NOW - 30 * DAY)
     go_out(weekly, NOW)
