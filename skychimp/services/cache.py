@@ -17,7 +17,7 @@ has to invalidate anything, whoever has written sees it at once, and what was co
 is never taken for newer. Versions are random: a restored store, or another one, has others.
 
 The cache is a folder of this account's, a file a place, so that it does not grow; or a Redis server. Values are JSON.
-Without it, all is only slower.
+Without it, all is only slower. Who finds nothing makes it, and waits for no other process, which may have been stopped.
 """
 
 import contextlib
