@@ -197,6 +197,21 @@ def _language(value: object) -> str:
     return value
 
 
+def _name_server(value: object) -> str:
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str) and 1 <= _address_and_port(value)[1] <= 65535:
+            return value
+    raise ValueError("write an address, as 9.9.9.9, 127.0.0.1:5353 or [::1]:5353")
+
+
+def _address_and_port(text: str) -> tuple[str, int]:
+    from ipaddress import ip_address
+
+    match = re.fullmatch(r"\[(.+)\]:([0-9]{1,5})|([^:]+):([0-9]{1,5})|(.+)", text)
+    address, port = (match[1] or match[3] or match[5], match[2] or match[4] or 53) if match else ("", 0)
+    return str(ip_address(address)), int(port)
+
+
 def _store(value: object) -> str:
     allowed = r"(?!.*://)[^\0]+|sqlite:///(?!:memory:)[^?\0]+|postgresql\+psycopg://.+"
     if isinstance(value, str) and re.fullmatch(allowed, value):
@@ -225,6 +240,7 @@ Place = Annotated[str, BeforeValidator(_store)]
 Sender = Annotated[str, BeforeValidator(_sender)]
 EMail = Annotated[str, BeforeValidator(_address)]
 Zone = Annotated[str, BeforeValidator(_zone)]
+NameServer = Annotated[str, BeforeValidator(_name_server)]
 Host = Annotated[str, BeforeValidator(_host)]
 PerTime = Annotated[Rate, BeforeValidator(_rate)]
 File = Annotated[Path, BeforeValidator(_file)]
@@ -357,6 +373,17 @@ class CacheSettings(_Section):
     ] = None
 
 
+class DnsSettings(_Section):
+    nameserver: Annotated[
+        NameServer | None, _is("whom doctor asks about your domain; the system's name server if not set", "9.9.9.9")
+    ] = None
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """Its address and port; None for the system's."""
+        return None if self.nameserver is None else _address_and_port(self.nameserver)
+
+
 class Settings(_Section):
     store: StoreSettings = StoreSettings()
     mail: MailSettings = Field(default_factory=MailSettings)
@@ -366,6 +393,7 @@ class Settings(_Section):
     daemon: DaemonSettings = DaemonSettings()
     blog: BlogSettings = BlogSettings()
     cache: CacheSettings = CacheSettings()
+    dns: DnsSettings = DnsSettings()
     config_file: Path | None = None
     """The file that was read, if any."""
 
@@ -375,10 +403,7 @@ class Settings(_Section):
 
         Whoever comes by a link must find the same locks, outbox and session.
         """
-        url = self.store.url or str(_user_folder("data") / "skychimp.db")
-        if "://" in url:
-            return url
-        return "sqlite:///" + os.path.realpath(url).replace("%", "%25").replace("?", "%3F")
+        return _url(self.store.url)
 
     @property
     def store_name(self) -> str:
@@ -409,6 +434,18 @@ def load(
         return Settings.model_validate({**values, "config_file": path if text is not None else None})
     except ValidationError as error:
         raise _plain_error(error, sources) from None
+
+
+def store_url(
+    flags: Mapping[str, str] | None = None,
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> str:
+    """The store's URL alone, for who can't wait until all settings are checked. Raises ConfigError."""
+    path = locate(config_file, environ)
+    layers = _layers(path, _read(path, needed=False), environ, flags or {})
+    return _url({name: value for name, value, _ in layers}.get("store.url"))
 
 
 def locate(config_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -448,6 +485,13 @@ def example(said: Mapping[str, str] | None = None) -> str:
                 value, off = default, ""
             lines += [f"# {field.description}", f"{off}{key} = {_toml(value)}"]
     return "\n".join(lines) + "\n"
+
+
+def _url(store: str | None) -> str:
+    url = store or str(_user_folder("data") / "skychimp.db")
+    if "://" in url:
+        return url
+    return "sqlite:///" + os.path.realpath(url).replace("%", "%25").replace("?", "%3F")
 
 
 def _layers(

@@ -128,7 +128,7 @@ class Table(SQLModel):
     __table__: ClassVar[CoreTable]
 
 
-def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False) -> Column[str]:
+def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False, primary_key: bool = False) -> Column[str]:
     kind = Enum(
         states,
         name=name,
@@ -137,7 +137,7 @@ def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False) -> Colu
         length=16,
         values_callable=lambda members: [member.value for member in members],
     )
-    return Column(kind, nullable=nullable)
+    return Column(kind, nullable=nullable, primary_key=primary_key)
 
 
 def _version_column() -> Column[int]:
@@ -155,10 +155,16 @@ class StoreInfo(Table, table=True):
     created_at: datetime
     held_at: datetime | None = None
     """Set in a restored store: nothing is sent until a person lets it go on."""
+    counted_to: int | None = None
+    """The id of the last attempt that is counted in `pace`."""
     audience_version: int = Field(default=0, sa_column=_version_column())
     """Another random number whenever mailings and audiences change; a new client is told by its id (_CHANGES)."""
     posts_version: int = Field(default=0, sa_column=_version_column())
     """Another random number whenever a post comes, goes, or is published at another time."""
+    held_blind: bool | None = None
+    """Of one that is held: nothing is known of what was sent since the copy was made."""
+    zone_rules: str | None = None
+    """A hash of the time zones' rules that the next due times were computed by."""
 
 
 class User(Table, table=True):
@@ -339,6 +345,8 @@ class Occurrence(Table, table=True):
     sender: str = ""
     return_path: str = ""
     timezone: str = "UTC"
+    results_of: datetime | None = None
+    """The `finished_at` for which its figures stand in `result`."""
 
 
 class Delivery(Table, table=True):
@@ -392,6 +400,45 @@ class Attempt(Table, table=True):
     reply: str = ""
     """The server's whole reply with its codes, or what came instead of one."""
     relay: str = ""
+
+
+class Cause(Table, table=True):
+    """One kind of answer: what servers said, with what varies from letter to letter left out (replies.pattern)."""
+
+    __tablename__ = "cause"
+    __table_args__ = (UniqueConstraint("outcome", "phase", "code", "enhanced", "words"),)
+    id: int | None = Field(default=None, primary_key=True)
+    outcome: Outcome = Field(sa_column=_one_of(Outcome, "outcome"))
+    phase: str
+    code: int
+    """0 where there was no reply."""
+    enhanced: str
+    words: str
+
+
+class Pace(Table, table=True):
+    """How many attempts of an occurrence came to one cause in one slot of time; counted from the log, never changed."""
+
+    __tablename__ = "pace"
+    __table_args__ = (Index(None, "slot"), {"sqlite_with_rowid": False})
+    occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True)
+    slot: int = Field(primary_key=True)
+    """Seconds since 1970, by figures.SLOT."""
+    cause_id: int = Field(foreign_key="cause.id", primary_key=True)
+    attempts: int
+
+
+class Result(Table, table=True):
+    """How many deliveries of a finished occurrence ended in one state, by domain and by attempts made."""
+
+    __tablename__ = "result"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True)
+    domain: str = Field(primary_key=True)
+    """"" stands for all of the smaller ones together."""
+    state: DeliveryState = Field(sa_column=_one_of(DeliveryState, "state", primary_key=True))
+    attempts: int = Field(primary_key=True)
+    deliveries: int
 
 
 class Run(Table, table=True):

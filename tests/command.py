@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,13 @@ class Done:
         return json.loads(self.err)["error"]
 
 
+class Screen(io.TextIOWrapper):
+    """What says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class Home:
     """A folder that is working folder and home of every command that is run in it."""
 
@@ -48,13 +55,17 @@ class Home:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
         self.environ = kept | {"HOME": str(folder)} | environ
 
-    def call(self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None) -> Done:
-        """Run a command in this process."""
-        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    def call(
+        self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None, width: int | None = None
+    ) -> Done:
+        """Run a command in this process; where a width is given, its streams are a terminal that wide."""
+        stream = io.TextIOWrapper if width is None else Screen
+        out, err = (stream(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        screen = {} if width is None else {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color"}
         with (
-            patch.dict(os.environ, self.environ | dict(environ or {}), clear=True),
+            patch.dict(os.environ, self.environ | screen | dict(environ or {}), clear=True),
             patch.object(sys, "argv", ["skychimp", *arguments]),
-            patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")),
+            patch.object(sys, "stdin", stream(io.BytesIO(stdin.encode()), encoding="utf-8")),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.folder),
@@ -77,9 +88,12 @@ class Home:
         return Done(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
 
     def on_terminal(
-        self, *arguments: str, answers: Sequence[tuple[str, str]] = (), environ: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        answers: Sequence[tuple[str, str | Callable[[], str]]] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> Done:
-        """Run the installed command on a terminal; each answer is typed once its question stands there."""
+        """Run the installed command on a terminal; each answer is typed, and found, once its question stands there."""
         here, there = pty.openpty()
         termios.tcsetwinsize(there, (24, 80))
 
@@ -102,7 +116,8 @@ class Home:
             while chunk := _read(here):
                 shown += chunk
                 if left and left[0][0].encode() in shown.rpartition(b"\n")[2]:
-                    os.write(here, left.pop(0)[1].encode())
+                    answer = left.pop(0)[1]
+                    os.write(here, (answer if isinstance(answer, str) else answer()).encode())
         os.close(here)
         assert not left, f"never asked: {left}; shown: {shown.decode()}"
         return Done(process.returncode, shown.decode().replace("\r\n", "\n"), "")

@@ -26,6 +26,7 @@ PURE = {
     "delivery.mime",
     "delivery.templates",
     "delivery.outcome",
+    "delivery.replies",
     "transport.smtp_protocol",
 }
 """Decisions without I/O: they know the words and each other."""

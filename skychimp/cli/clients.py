@@ -1,26 +1,34 @@
 """`skychimp clients`: whom you write to."""
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
 from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page
+from skychimp.cli.output import Tell
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.services.clients import BadRow, ImportResult
+    from skychimp.services.clients import BadRow, ClientInfo, ImportResult, LeftOut
 
 app = typer.Typer(no_args_is_help=True, help="Whom you write to.", rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "email": "E-mail", "name": "Name", "tags": "Tags", "bad_reason": "Bad address"}
 
+Form = Annotated[
+    Literal["csv", "jsonl"] | None,
+    typer.Option(help="CSV or JSON lines; by the file's ending if not said.", show_default=False),
+]
 Who = Annotated[str, typer.Argument(metavar="CLIENT", help="A client's id or e-mail.", show_default=False)]
 
 
@@ -39,6 +47,7 @@ def create(
     here = enter(ctx, json)
     made = clients.create(here.store, here.actor, email=email, name=name, comment=comment, tags=tag or [])
     here.out.one(made)
+    here.out.next("messages create --subject 'Hello {{ client.name }}'")
 
 
 @app.command("list", epilog="skychimp clients list --tag vip --sort name")
@@ -102,37 +111,81 @@ def delete(ctx: typer.Context, client: Who, yes: Yes = False, json: Json = False
     here.out.one(clients.remove(here.store, here.actor, str(found.id)))
 
 
+@app.command(epilog="skychimp clients forget grace@example.org")
+def forget(
+    ctx: typer.Context,
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The person's address.", show_default=False)],
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="In everybody's clients and log; for administrators.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Erase a person from your clients and from the log of what was sent, which counts as before.
+
+    Letters that wait for that person are cancelled. Files that were exported, letters in the outbox and backups are
+    yours to delete.
+    """
+    from skychimp.services import personal
+
+    here = enter(ctx, json)
+    found = personal.traces(here.store, here.actor, email, everywhere=all_users)
+    what = f"clients: {found.clients}, letters in the log: {found.deliveries}"
+    here.confirm(f"forget {email} for good ({what})?", yes=yes)
+    here.out.one(personal.forget(here.store, here.actor, email, everywhere=all_users))
+    here.out.note("exported files, letters in an outbox and backups may still name that person")
+
+
 @app.command("import", epilog="skychimp clients import people.csv --update")
 def import_(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A CSV file with a header, or - for stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV with a header or JSON lines; or - for stdin.")],
     update: Annotated[bool, typer.Option("--update", help="Change the clients whose address is known.")] = False,
+    format: Form = None,  # noqa: A002
     json: Json = False,
 ) -> None:
-    """Add clients from a CSV file: columns email, name, comment and tags; bad rows are named, the others go in."""
-    from skychimp.services import clients, clients_csv
+    """Add clients from a file with email, name, comment and tags; bad rows are named, the others go in.
+
+    An export of listmonk or Mailchimp is known by its columns: who is no longer written to there is left out here.
+    """
+    from skychimp.services import clients
 
     here = enter(ctx, json)
     actor, store = here.actor, here.store
+    left_out: Counter[str] = Counter()
 
-    def bad(row: "BadRow") -> None:
-        here.out.warn(f"line {row.line}: {row.reason}")
+    def told(row: "BadRow | LeftOut") -> None:
+        if isinstance(row, clients.LeftOut):
+            left_out[row.reason] += 1
+        else:
+            here.out.warn(f"line {row.line}: {row.reason}")
 
-    def done(result: "ImportResult") -> None:
-        tell(result.created + result.updated + result.skipped, "clients")
+    size = os.path.getsize(file) if os.path.isfile(file) else None
 
     with _opened(file) as opened, here.out.progress("importing") as tell:
+
+        def done(result: "ImportResult") -> None:
+            rows = sum(vars(result).values())
+            tell(rows, "clients", size and _rows_in(opened, size, rows))
+
         try:
-            sheet = clients_csv.read(opened)
+            sheet = _form(format, file).read(opened)
         except InvalidValue as error:
             raise InvalidValue(f"{file} can't be used: {error.message}", error.hint) from None
+        if sheet.tool:
+            here.out.note(f"this is an export of {sheet.tool}: fields of its own go into the comment")
         if sheet.others:
             here.out.note(f"left out: the columns {', '.join(sheet.others)}")
         known = sheet.columns if update else ()
-        result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad, on_batch=done)
+        result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=told, on_batch=done)
+    if left_out:
+        counts = ", ".join(f"{number} {reason}" for reason, number in left_out.most_common())
+        here.out.note(f"left out, as {sheet.tool} no longer writes to them: {counts}")
     here.out.one(result)
     if result.bad and not result.created + result.updated + result.skipped:
         raise InvalidValue(f"no row of {file} could be used", "each bad row is named above, with its line and reason")
+    if result.created:
+        here.out.next("messages create --subject 'Hello {{ client.name }}'")
 
 
 @app.command(epilog="skychimp clients export people.csv")
@@ -140,24 +193,47 @@ def export(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; without it, or for -, stdout.")] = "-",
     tag: Annotated[str | None, typer.Option(help="Only clients with this tag.")] = None,
+    format: Form = None,  # noqa: A002
     json: Json = False,
 ) -> None:
-    """Write your clients as CSV; what a spreadsheet would run is quoted, and read back by `import`."""
-    from skychimp.services import clients, clients_csv
+    """Write your clients as `import` reads them back: CSV with what a spreadsheet would run quoted, or JSON lines."""
+    from skychimp.services import clients
 
     here = enter(ctx, json)
     if json and file == "-":
-        raise InvalidValue("an export is CSV, and goes to stdout here", "for JSON: skychimp clients list --json")
+        raise InvalidValue("an export goes to stdout here", "for JSON: --format jsonl, or skychimp clients list --json")
+    form = _form(format, file)
     found = clients.list_clients(here.store, here.actor, page(None, 0, None, None), tag)
     if file == "-":
-        clients_csv.write(sys.stdout, found)
+        form.write(sys.stdout, found)
         return
     try:
-        with _made_whole(file) as opened:
-            number = clients_csv.write(opened, found)
+        with made_whole(file) as opened, here.out.progress("exporting") as tell:
+            total = clients.number(here.store, here.actor, tag)
+            number = form.write(opened, _counted(found, total, tell))
     except OSError as error:
         raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
     here.out.one({"clients": number, "file": file})
+
+
+def _form(said: str | None, file: str) -> ModuleType:
+    """What reads and writes this file: as said, else by the ending of its name."""
+    from skychimp.services import clients_csv, clients_jsonl
+
+    ending = Path(file).suffix.lower()
+    return clients_jsonl if (said or ending.removeprefix(".")) in ("jsonl", "ndjson") else clients_csv
+
+
+def _rows_in(opened: TextIO, size: int, rows: int) -> int:
+    """About how many rows a file of this size has, of which so many are read."""
+    return max(rows, round(rows * size / max(opened.buffer.tell(), 1)))
+
+
+def _counted(found: "Iterator[ClientInfo]", total: int, tell: Tell) -> "Iterator[ClientInfo]":
+    for number, client in enumerate(found):
+        if number % 1000 == 0:
+            tell(number, "clients", total)
+        yield client
 
 
 def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
@@ -174,7 +250,7 @@ def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
 
 
 @contextlib.contextmanager
-def _made_whole(file: str) -> Iterator[TextIO]:
+def made_whole(file: str) -> Iterator[TextIO]:
     """A file that is there once it is whole, and only for its owner if it is new; devices are written as they are."""
     path = Path(file).resolve()
     if path.exists() and not path.is_file():

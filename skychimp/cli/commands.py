@@ -19,6 +19,12 @@ from skychimp.errors import InvalidValue
 COMMANDS = {
     "init": ("Set up", "Make the config, the store and the first administrator."),
     "demo": ("Set up", "See the whole story in a throw-away store."),
+    "register": ("Account", "Make an account for a mailbox of yours."),
+    "verify": ("Account", "Confirm that a mailbox is yours."),
+    "login": ("Account", "Log in here."),
+    "logout": ("Account", "Log out here."),
+    "whoami": ("Account", "Who is logged in here."),
+    "password": ("Account", "Give your account another password."),
     "clients": ("Mail", "Whom you write to."),
     "messages": ("Mail", "What you write."),
     "mailings": ("Mail", "What goes to whom, and when."),
@@ -26,11 +32,18 @@ COMMANDS = {
     "daemon": ("Send", "Send what falls due, until told to stop."),
     "status": ("Send", "Is anything sending, and what waits."),
     "doctor": ("Send", "Can this installation send, and what to mend."),
+    "users": ("People", "Who may work here, and as what."),
+    "audit": ("People", "Who did what to which object, and when."),
     "service": ("Send", "What systemd or cron needs."),
     "report": ("Look back", "What became of a mailing."),
+    "why": ("Look back", "Everything about one address."),
     "resolve": ("Look back", "Decide about letters whose end nobody knows."),
     "stats": ("Read", "The home page: mailings, clients, and posts."),
     "blog": ("Read", "Posts to read, and to write."),
+    "backup": ("Keep safe", "Copy the store, while it is in use."),
+    "restore": ("Keep safe", "Bring a backup back."),
+    "store": ("Keep safe", "Is the store sound."),
+    "help": ("Set up", "Read about a topic, as templates or time."),
 }
 """Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""
 
@@ -46,9 +59,7 @@ class _LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            command = get_command(importlib.import_module(f"skychimp.cli.{name}").app)
-            command.name = name
-            command.params = [param for param in command.params if not param.name.endswith("_completion")]
+            command = load(name, completing=ctx.resilient_parsing)
             for each in (command, *getattr(command, "commands", {}).values()):
                 _tidy_help(each, ctx)
         return name, command, rest
@@ -70,6 +81,29 @@ app = typer.Typer(
 def command_line() -> Any:
     """The whole command line, ready to be run."""
     return get_command(app)
+
+
+def load(name: str, *, completing: bool = False) -> Any:
+    """A command of the table, imported; `completing` where a shell asks what there is to complete."""
+    module = importlib.import_module(f"skychimp.cli.{name}")
+    if completing:
+        from skychimp.cli import completion
+
+        completion.offer(module.app)
+    command: Any = get_command(module.app)
+    command.name = name
+    command.params = [param for param in command.params if not param.name.endswith("_completion")]
+    for each in (command, *getattr(command, "commands", {}).values()):
+        _name_values(each)
+    return command
+
+
+def _name_values(command: Any) -> None:
+    """Show what an option takes by a name, and not by its type in Python."""
+    context = typer.Context(command)
+    for param in command.params:
+        if param.metavar is None and param.display_type(context) in ("<str>", "<list[str]>"):
+            param.metavar = param.name.upper().replace("_", "-")
 
 
 def _tidy_help(command: Any, ctx: Any) -> None:

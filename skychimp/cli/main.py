@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from skychimp.errors import SkychimpError
 
 INTERRUPTED = 130
+COMPLETE = "_SKYCHIMP_COMPLETE"
+"""In the environment where a shell asks what there is to complete."""
 
 
 def main() -> NoReturn:
@@ -60,12 +62,18 @@ def _call(here: Any, arguments: list[str]) -> int:
     try:
         from skychimp.cli.commands import command_line
 
+        if os.environ.get(COMPLETE) == "complete_bash":
+            from skychimp.cli.completion import join_words
+
+            os.environ |= join_words(os.environ)
         status = command_line().main(arguments, prog_name="skychimp", standalone_mode=False, obj=here)
     except SystemExit as leaving:  # Typer's, once it has printed or installed the completion; Rich's in a closed pipe
         status = PIPE_CLOSED if isinstance(leaving.__context__, BrokenPipeError) else leaving.code
     except BrokenPipeError:
         status = PIPE_CLOSED
     except Exception as error:
+        if COMPLETE in os.environ:  # a shell waits: an error would stand in the middle of what is typed
+            return 0
         import typer
 
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is on the screen

@@ -5,15 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
+from skychimp.cli.editor import write
 from skychimp.errors import InvalidValue, RelayAway, RelayRefuses
 
 if TYPE_CHECKING:
     from skychimp.models import Format
+    from skychimp.services.messages import MessageInfo
     from skychimp.transport.exchange import Answer, Letter, Transport
 
 app = typer.Typer(no_args_is_help=True, help="What you write.", rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
+SUFFIXES = {"text": ".txt", "markdown": ".md", "html": ".txt"}
+"""Of the text in an editor, by format."""
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="A message's id.", show_default=False)]
 Body = Annotated[
@@ -40,21 +44,23 @@ def create(
     digest: Digest = False,
     json: Json = False,
 ) -> None:
-    """Keep a message; it is checked by rendering it once."""
+    """Keep a message; it is checked by rendering it once. Without a body, your $EDITOR opens for it."""
     from skychimp.delivery.compose import Words
     from skychimp.models import Format
     from skychimp.services import messages
 
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
-    if text is None:
-        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
-    words = Words(subject, text, _format(markdown, html_file is not None) or Format.TEXT, html)
-    made = messages.create(here.store, here.actor, words, digest=digest)
+    form = _format(markdown, html_file is not None) or Format.TEXT
+
+    def keep(text: str) -> "MessageInfo":
+        return messages.create(here.store, here.actor, Words(subject, text, form, html), digest=digest)
+
+    made = keep(text) if text is not None else write(here, "", SUFFIXES[form], keep)
     here.out.one(made, None if here.out.json else list(COLUMNS))
     if made.digest and here.settings.blog.url is None:
         here.out.note("its posts come without links until the settings say where the blog is: blog.url")
-    here.out.note(f"next: skychimp mailings create --message {made.id} --start now --every day --all-clients")
+    here.out.next(f"messages preview {made.id}")
 
 
 @app.command("list")
@@ -98,19 +104,28 @@ def update(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Change a message; what is being sent keeps the words it was opened with."""
+    """Change a message; what is being sent keeps the words it was opened with. Without options, in your $EDITOR."""
     from skychimp.models import Format
     from skychimp.services import messages
 
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
     form = _format(markdown, html_file is not None, plain)
-    changed = messages.change(
-        here.store, here.actor, message, subject=subject, body=text, format=form, html=html, digest=digest
-    )
+
+    def keep(text: str | None) -> "MessageInfo":
+        return messages.change(
+            here.store, here.actor, message, subject=subject, body=text, format=form, html=html, digest=digest
+        )
+
+    if all(said is None for said in (text, html, subject, form, digest)):
+        old = messages.show(here.store, here.actor, message)
+        changed = write(here, old.body, SUFFIXES[old.format], keep)
+    else:
+        changed = keep(text)
     here.out.one(changed, None if here.out.json else list(COLUMNS))
     if text is not None and html is None and changed.format == Format.HTML:
         here.out.note("its HTML part is what it was; give another by --html-file, or --plain or --markdown")
+    here.out.next(f"messages preview {message}")
 
 
 @app.command()
@@ -119,7 +134,7 @@ def delete(ctx: typer.Context, message: Id, yes: Yes = False, json: Json = False
     from skychimp.services import messages
 
     here = enter(ctx, json)
-    found = messages.show(here.store, here.actor, message)
+    found = messages.show(here.store, here.actor, message, to="change messages")
     here.confirm(f"delete message {found.id}, {found.subject!r}?", yes=yes)
     here.out.one(messages.remove(here.store, here.actor, message), None if here.out.json else list(COLUMNS))
 
@@ -142,6 +157,7 @@ def preview(
     here.out.text(f"To: {seen.to}\nSubject: {seen.subject}\n\n{seen.text}")
     if seen.html is not None:
         here.out.text(f"\nHTML part:\n\n{seen.html}")
+    here.out.next(f"mailings create --message {message} --start now --every day --all-clients")
 
 
 @app.command(epilog="skychimp messages test 1 --to me@example.org")

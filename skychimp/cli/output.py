@@ -8,14 +8,16 @@ import contextlib
 import json
 import os
 import sys
+import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
 from itertools import chain, islice, zip_longest
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from skychimp.cli.layout import Need, fit
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
@@ -32,8 +34,10 @@ WIDEST_PAGE = 100
 WIDEST_PICTURE = 80
 HIGHEST_PICTURE = 40
 
-NARROWEST_COLUMN = 12
-GUTTER = 3
+COLOURS = {
+    "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
+}  # fmt: skip
+"""Of a cell that holds such a word alone."""
 
 PIPE_CLOSED = 141
 """What a shell says of a command that SIGPIPE ended."""
@@ -70,6 +74,12 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors=errors)
 
 
+class Tell(Protocol):
+    """To be told how much is done, a few words about it, and how much it will be in all, where that is known."""
+
+    def __call__(self, done: int, words: str, total: int | None = None) -> None: ...
+
+
 @dataclass
 class Output:
     json: bool = False
@@ -79,8 +89,18 @@ class Output:
     def on_terminal(self) -> bool:
         return _is_terminal(sys.stdout)
 
-    def rows(self, items: Iterable[Any], columns: Mapping[str, str], *, empty: str = "nothing here yet") -> None:
-        """Show a list of records as it is read; `columns` maps a field to its heading."""
+    def rows(
+        self,
+        items: Iterable[Any],
+        columns: Mapping[str, str],
+        *,
+        empty: str = "nothing here yet",
+        spare: Iterable[str] = (),
+    ) -> None:
+        """Show a list of records as it is read; `columns` maps a field to its heading.
+
+        On a terminal that is too narrow, the columns of `spare` are left out, the first one first.
+        """
         if self.json:
             self._json_list(items)
             return
@@ -94,11 +114,28 @@ class Output:
         elif len(first) > LONGEST_TABLE:
             self._lines(chain(first, items), columns)
         else:
-            self._table(first, columns)
+            self._table(first, columns, spare)
 
     def lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
-        """Show records as plain lines, at once."""
-        self._lines(items, columns)
+        """Show records as plain lines, or as JSON, one value a line; at once."""
+        if self.json:
+            for item in items:
+                self._write(json.dumps(_record(item), default=_json_value, ensure_ascii=False))
+        else:
+            self._lines(items, columns)
+        sys.stdout.flush()
+
+    def csv(self, items: Iterable[Any], columns: Iterable[str], *, header: bool = True) -> None:
+        """Show records as CSV, as they are read, the fields' names first; a spreadsheet runs nothing in it."""
+        import csv
+
+        from skychimp.services.clients_csv import quoted
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        if header:
+            writer.writerow(columns)
+        for item in items:
+            writer.writerow([quoted(_plain(getattr(item, name))) for name in columns])
         sys.stdout.flush()
 
     def one(self, item: Any, fields: Sequence[str] | None = None) -> None:
@@ -121,16 +158,21 @@ class Output:
         """Show a text of several lines, each escaped."""
         self._write("\n".join(escape(line) for line in text.split("\n")))
 
+    def raw(self, text: str) -> None:
+        """Give out a text as it is: one that is made to be a file."""
+        self._write(text, end="")
+
     def markdown(self, text: str) -> None:
         """Show Markdown as it is meant, or as it is in a pipe; escaped also where it was written as an entity."""
         if not self.on_terminal:
-            self.text(text)
+            self.text(text.rstrip("\n"))
             return
         from rich.markdown import Markdown
         from rich.segment import Segment, Segments
 
         console = _console(stderr=False)
-        drawn = console.render(Markdown(text, hyperlinks=False))
+        options = console.options.update(width=self.width)
+        drawn = console.render(Markdown(text, code_theme="ansi_dark", hyperlinks=False), options)
         safe = [
             Segment("\n".join(map(escape, part.text.split("\n"))), part.style) for part in drawn if not part.control
         ]
@@ -153,11 +195,16 @@ class Output:
             halves += [_half_block(*pair) for pair in zip(upper, lower, strict=True)] + [Segment.line()]
         _console(stderr=False).print(Segments(halves))
 
+    @property
+    def width(self) -> int:
+        """Of what is drawn: no wider than can be read well."""
+        return min(_console(stderr=False).width, WIDEST_PAGE)
+
     def draw(self, *parts: "RenderableType") -> None:
-        """Show what Rich draws, on a terminal and no wider than can be read well; what is in it is escaped already."""
+        """Show what Rich draws, on a terminal; what is in it is escaped already."""
         console = _console(stderr=False)
         for part in parts:
-            console.print(part, width=min(console.width, WIDEST_PAGE))
+            console.print(part, width=self.width)
 
     def heading(self, title: str, text: str) -> None:
         """Set off a part of a longer story."""
@@ -170,6 +217,11 @@ class Output:
         """Say what was done, or what to do next; not with --quiet."""
         if not self.quiet:
             self.warn(text)
+
+    def next(self, command: str) -> None:
+        """Say which command comes next, to a person who is there to type it."""
+        if _is_terminal(sys.stderr) and sys.stdin.isatty() and not self.json:
+            self.note(f"next: skychimp {command}")
 
     def warn(self, text: str) -> None:
         """Say what a person must see, on one line."""
@@ -205,17 +257,14 @@ class Output:
             raise Interrupted("aborted") from None
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
-        """Show long work: a bar on a terminal, a line every ten seconds elsewhere.
-
-        Gives a function to be told how much is done, and a few words about it.
-        """
+    def progress(self, title: str, total: int | None = None) -> Iterator[Tell]:
+        """Show long work with its rate and the time left: a bar on a terminal, a line every ten seconds elsewhere."""
         if self.quiet:
-            yield lambda done, words: None
+            yield lambda done, words, total=None: None
         elif _is_terminal(sys.stderr):
             yield from self._bar(title, total)
         else:
-            yield self._now_and_then(title)
+            yield self._now_and_then(title, total)
 
     def finish(self, status: int) -> int:
         """Flush what is left; the exit status, which a stdout that can't be written changes."""
@@ -228,74 +277,88 @@ class Output:
             return PIPE_CLOSED if isinstance(error, BrokenPipeError) else status or 1
         return status
 
-    def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    def _bar(self, title: str, of: int | None) -> Iterator[Tell]:
+        from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[words]}", markup=False),
         )
-        console = _console(stderr=True)
-        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-            task = bar.add_task(title, total=total, words="")
-            yield lambda done, words: bar.update(task, completed=done, words=words)
+        console, pace = _console(stderr=True), _Pace()
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=of, words="")
 
-    def _now_and_then(self, title: str) -> Callable[[int, str], None]:
-        import time
+            def tell(done: int, words: str, total: int | None = of) -> None:
+                words = f"{done}/{total or '?'} {words}{pace.of(done, total)}"
+                bar.update(task, completed=done, total=total, words=words)
 
-        last = time.monotonic()
+            yield tell
 
-        def tell(done: int, words: str) -> None:
+    def _now_and_then(self, title: str, of: int | None) -> Tell:
+        pace = _Pace()
+        last = pace.began
+
+        def tell(done: int, words: str, total: int | None = of) -> None:
             nonlocal last
             if time.monotonic() - last >= 10:
                 last = time.monotonic()
-                self.note(f"{title}: {done} {words}".rstrip())
+                self.note(f"{title}: {done}" + (f" of {total} " if total else " ") + words + pace.of(done, total))
 
         return tell
 
     def _json_list(self, items: Iterable[Any]) -> None:
-        opened = "["
-        for item in items:
-            self._write(opened + json.dumps(_record(item), default=_json_value, ensure_ascii=False), end="")
-            opened = ",\n "
-        self._write("[]" if opened == "[" else "]")
+        _write_list(sys.stdout, items)
+        self._write("")
 
     def _lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
         for item in items:
             self._write("\t".join(_plain(getattr(item, name)) for name in columns))
 
-    def _table(self, items: Sequence[Any], columns: Mapping[str, str]) -> None:
+    def _table(self, items: Sequence[Any], columns: Mapping[str, str], spare: Iterable[str]) -> None:
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
         console = _console(stderr=False)
-        cells = {name: [_in_table(getattr(item, name)) for item in items] for name in columns}
-        whole = _to_keep_whole(cells, columns, console.width)
+        cells = {name: [columns[name], *(_in_table(getattr(item, name)) for item in items)] for name in columns}
+        cells = {name: column for name, column in cells.items() if any(column[1:])} or cells
+        needs = {name: _need(name, column, items) for name, column in cells.items()}
+        widths = fit(needs, spare, console.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name, heading in columns.items():
-            table.add_column(heading, overflow="fold", no_wrap=name in whole)
-        for row in zip(*cells.values(), strict=True):
-            table.add_row(*map(Text, row))
+        for name, width in widths.items():
+            table.add_column(columns[name], overflow="fold", width=width)
+        for row in zip(*(cells[name][1:] for name in widths), strict=True):
+            table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
         console.print(table)
 
     def _write(self, line: str, end: str = "\n") -> None:
         sys.stdout.write(line + end)
 
 
-def _to_keep_whole(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> set[str]:
-    """The columns that hold single words, as addresses, where there is room for them beside the others."""
+class _Pace:
+    """How fast a long work goes, from its beginning on; Rich's own begins anew whenever the total changes."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def of(self, done: int, total: int | None) -> str:
+        """The time left, where the total is known, and the rate."""
+        rate = done / max(time.monotonic() - self.began, 0.001)
+        if not done:
+            return ""
+        left = f", {timedelta(seconds=round(max(total - done, 0) / rate))} left" if total else ""
+        return f"{left}, {rate:,.0f}/s"
+
+
+def _need(name: str, column: Sequence[str], items: Iterable[Any]) -> Need:
+    """What a column needs; its times and ids are words, and its addresses are rather kept whole than a reply."""
     from rich.cells import cell_len
 
-    words = {
-        name: max(map(cell_len, (headings[name], *column)))
-        for name, column in cells.items()
-        if " " not in "".join(column)
-    }
-    needed = sum(words.values()) + (len(cells) - len(words)) * NARROWEST_COLUMN + len(cells) * GUTTER
-    return set(words) if needed <= width else set()
+    longest = max(map(cell_len, column))
+    if all(isinstance(getattr(item, name), datetime | int | None) for item in items):
+        return Need(longest, longest, firm=True)
+    return Need(max(cell_len(word) for cell in column for word in cell.split(" ")), longest, firm=name == "email")
 
 
 def _half_block(upper: Colour | None, lower: Colour | None) -> "Segment":
@@ -335,6 +398,31 @@ def _abandon(stream: TextIO) -> None:
 def _record(item: Any) -> dict[str, Any]:
     """A record's fields; none of them is a record itself, so that nothing has to be copied deeply."""
     return dict(vars(item)) if is_dataclass(item) else dict(item)
+
+
+def write_object(opened: TextIO, parts: Iterable[tuple[str, Any]]) -> None:
+    """Write one JSON object, a part at a time; a part that is an iterator becomes a list, as it is read."""
+    opening = "{"
+    for name, part in parts:
+        opened.write(f"{opening}\n{json.dumps(name)}: ")
+        opening = ","
+        if isinstance(part, Iterator):
+            _write_list(opened, part)
+        else:
+            opened.write(_as_json(part))
+    opened.write("\n}\n")
+
+
+def _write_list(opened: TextIO, items: Iterable[Any]) -> None:
+    opening = "["
+    for item in items:
+        opened.write(opening + _as_json(item))
+        opening = ",\n "
+    opened.write("[]" if opening == "[" else "]")
+
+
+def _as_json(item: Any) -> str:
+    return json.dumps(_record(item), default=_json_value, ensure_ascii=False)
 
 
 def _json_value(value: Any) -> Any:

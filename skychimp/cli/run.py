@@ -1,6 +1,8 @@
 """`skychimp run`: send what is due, once."""
 
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -9,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.output import Tell
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.delivery.run import Tally
+    from skychimp.delivery.run import Scope, Tally
     from skychimp.services.outlook import Outlook
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -35,6 +38,7 @@ def run(
 
     Leaves with 75 where due mail is left queued or deferred, for the next run.
     """
+    from skychimp.delivery.run import Tally
     from skychimp.services import mailings
 
     here = enter(ctx, json)
@@ -47,6 +51,10 @@ def run(
         return
     tally = send(here, mailing, limit)
     here.out.one(summary(tally))
+    if tally == Tally():
+        here.out.note("nothing was due")
+    elif tally.unknown:
+        here.out.next("resolve")
     status = exit_status(tally)
     if status:
         raise typer.Exit(status)
@@ -60,7 +68,8 @@ def send(here: Context, mailing_id: int | None = None, limit: int | None = None)
     store, settings = here.store, here.settings
     log.start(here.out, "human", logging.WARNING)
     with here.out.progress("sending") as tell:
-        tally = send_due(store, settings, Scope(mailing_id, limit), _reporter(tell), here.out.warn)
+        scope = Scope(mailing_id, limit)
+        tally = send_due(store, settings, scope, _reporter(here, scope, tell), here.out.warn)
     if tally.stopped:
         here.out.warn(f"stopped: {tally.stopped}")
         if tally.hint:
@@ -93,10 +102,22 @@ def exit_status(tally: "Tally") -> int:
     return MAIL_LEFT if tally.queued or tally.deferred else 0
 
 
-def _reporter(tell: Callable[[int, str], None]) -> Callable[["Tally"], None]:
+def _reporter(here: Context, scope: "Scope", tell: Tell) -> Callable[["Tally"], None]:
+    from skychimp.store import ledger
+
+    count_at, total = 0.0, 0
+
     def report(tally: "Tally") -> None:
+        nonlocal count_at, total
+        done, began = tally.sent + tally.failed + tally.unknown, time.monotonic()
+        if began >= count_at:  # a count takes a hundredth of the time at most, however many there are
+            with here.store.read() as session:
+                waiting = ledger.waiting(session.connection(), scope.mailing_id) - tally.deferred
+            total = min(done + max(waiting, 0), scope.limit or sys.maxsize)
+            count_at = began + max(1.0, 100 * (time.monotonic() - began))
         parts = {"failed": tally.failed, "deferred": tally.deferred, "unknown": tally.unknown}
-        tell(tally.sent, "sent" + "".join(f", {number} {name}" for name, number in parts.items() if number))
+        words = "letters" + "".join(f", {number} {name}" for name, number in parts.items() if number)
+        tell(done, words, total if total >= done and total else None)
 
     return report
 

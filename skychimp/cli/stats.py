@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.days import show as show_days
 from skychimp.cli.output import escape
 
 if TYPE_CHECKING:
@@ -22,10 +23,14 @@ app = typer.Typer(rich_markup_mode="rich")
 FIGURES = {"mailings": "mailings", "active_mailings": "active", "unique_clients": "unique clients"}
 
 
-@app.command(epilog="skychimp stats --json")
+@app.command(epilog="skychimp stats --json\nskychimp stats --range 30d")
 def stats(
     ctx: typer.Context,
     fresh: Annotated[bool, typer.Option("--fresh", help="Count anew, whatever the cache holds.")] = False,
+    days: Annotated[
+        str | None,
+        typer.Option("--range", help="What was sent by day: 7d, 2026-01, 2026-01-01..2026-01-31.", metavar="DAYS"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show the home page: mailings, clients, and posts to read; logged in, also what is yours and what needs you."""
@@ -33,6 +38,9 @@ def stats(
     from skychimp.services.cache import Cache, afresh
 
     here = enter(ctx, json)
+    if days is not None:
+        show_days(here, days)
+        return
     recall = afresh if fresh else Cache(here.settings, here.out.note).recall
     found = home.home(here.store, here.actor, recall)
     if here.out.json:

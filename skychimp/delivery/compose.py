@@ -10,8 +10,7 @@ from email.utils import format_datetime
 from typing import NamedTuple
 
 from skychimp import addresses
-from skychimp.delivery import mime, templates
-from skychimp.delivery.templates import DueAt, Text
+from skychimp.delivery import mime
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
 
@@ -42,6 +41,9 @@ class Composer:
     """Composes the letters of one occurrence. Raises InvalidValue where its words are no templates."""
 
     def __init__(self, words: Words, *, sender: str, date: datetime, mailing_id: int, due_at: datetime) -> None:
+        from skychimp.delivery import templates  # a list of messages needs no Jinja2
+        from skychimp.delivery.templates import DueAt, Text
+
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
         self._subject = Text(words.subject, "subject", self._values)
         self._text = Text(words.body, "body", self._values)

@@ -1,5 +1,6 @@
 """What is due: opens occurrences, and says beforehand which it would open. Each function is part of a transaction."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,21 +66,49 @@ def open_due(
     return opened
 
 
+def pass_over(connection: Connection, now: datetime) -> int:
+    """Record all that is due as missed, of stopped mailings too: it may have been sent from elsewhere; how many."""
+    passed = 0
+    for mailing, plan in due(connection, now, stopped_too=True):
+        base = {"mailing_id": mailing.id, "opened_at": now, "format": mailing.format, "timezone": mailing.timezone}
+        base |= {"cursor": 0, "sender": "", "return_path": ""}
+        for one in (*plan.missed, *plan.open):
+            row = base | _times(one) | _nothing_sent(OccurrenceState.MISSED, one, now)
+            passed += queue.open_occurrence(connection, row) is not None
+        progress = _progress(mailing.status, plan._replace(open=[]))
+        connection.execute(update(_M).where(_M.c.id == mailing.id).values(progress))
+    return passed
+
+
+def go_on_after_the_last(connection: Connection) -> None:
+    """Let no mailing be due before what it has opened last: its schedule was another one then."""
+    last = func.max(_O.c.due_at)
+    behind = select(_M, last.label("last")).join(_O, _O.c.mailing_id == _M.c.id).group_by(_M.c.id)
+    for mailing in connection.execute(behind.having(_M.c.next_at <= last)).all():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # its zone is unknown here: `due` says so
+            coming = next(recurrence.upcoming(schedule(mailing), mailing.last + timedelta(microseconds=1)), None)
+            later = update(_M).where(_M.c.id == mailing.id)
+            connection.execute(later.values(next_at=None if coming is None else coming.at))
+
+
 def due(
     connection: Connection,
     now: datetime,
     mailing_id: int | None = None,
     unreadable: Callable[[Row[tuple[()]], Exception], None] = lambda mailing, error: None,
+    *,
+    stopped_too: bool = False,
 ) -> Iterator[tuple[Row[tuple[()]], Plan]]:
     """Each mailing that has something due, with its message's words, and what is to be done about it.
 
     `unreadable` is told of one whose schedule can't be read (its zone may be unknown here); it delays no other.
     """
+    goes_on = true() if stopped_too else and_(_M.c.disabled_at.is_(None), _U.c.blocked_at.is_(None))
     rows = connection.execute(
         select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest)
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .join(_U, _U.c.id == _M.c.owner_id)
-        .where(_M.c.next_at <= now, _M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), _U.c.blocked_at.is_(None))
+        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), goes_on)
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
         .order_by(_M.c.next_at, _M.c.id)
     ).all()

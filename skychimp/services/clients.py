@@ -1,7 +1,6 @@
 """Clients: whom a user's mailings go to."""
 
 import json
-import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select, text, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
@@ -17,7 +16,8 @@ from skychimp import addresses
 from skychimp.access import Actor, reach
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import UNFINISHED_SQL, Client, ClientTag, Mailing, Occurrence
-from skychimp.services.listing import Page, narrow
+from skychimp.services import audit
+from skychimp.services.listing import Page, is_named, narrow
 from skychimp.store import imports, queue
 from skychimp.store.engine import Store
 from skychimp.store.imports import Person
@@ -31,6 +31,7 @@ IMPORT_BATCH = 10_000
 LONGEST_NAME = 1_000
 LONGEST_COMMENT = 10_000
 LONGEST_TAG = 100
+MOST_TAGS = 100
 
 SORTED_BY = {"id": _C.c.id, "email": _C.c.address_key, "name": func.lower(_C.c.name), "created_at": _C.c.created_at}
 
@@ -64,12 +65,20 @@ class BadRow(NamedTuple):
     reason: str
 
 
+class LeftOut(NamedTuple):
+    """A row that is not to be written to, and why: what another tool says of it, as `unsubscribed`."""
+
+    line: int
+    reason: str
+
+
 @dataclass
 class ImportResult:
     created: int = 0
     updated: int = 0
     skipped: int = 0
     bad: int = 0
+    left_out: int = 0
 
 
 def create(
@@ -100,10 +109,15 @@ def list_clients(store: Store, actor: Actor, page: Page, tag: str | None = None)
     """The actor's clients, as they are read. Raises InvalidValue."""
     reach(actor, "see clients")
     query = narrow(_own(actor), page, searched=(_C.c.email, _C.c.name, _C.c.comment), sorted_by=SORTED_BY)
-    if tag is not None:
-        query = query.where(_C.c.id.in_(select(_T.c.client_id).where(_T.c.tag.in_(checked_tags([tag])))))
     with store.read() as session:
-        yield from map(_info, session.execute(query.execution_options(yield_per=1000)))
+        yield from map(_info, session.execute(query.where(_has(tag)).execution_options(yield_per=1000)))
+
+
+def number(store: Store, actor: Actor, tag: str | None = None) -> int:
+    """How many clients the actor has. Raises InvalidValue."""
+    reach(actor, "see clients")
+    with store.read() as session:
+        return session.scalar(select(func.count()).where(_C.c.owner_id == actor.user_id, _has(tag))) or 0
 
 
 def change(
@@ -153,19 +167,21 @@ def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
         waiting = unfinished.where(text(UNFINISHED_SQL.replace("state", "occurrence.state")))
         queue.cancel(session.connection(), waiting, key)
         session.execute(delete(_C).where(_C.c.id == gone.id))
+        audit.record(session, actor, "delete", "client", gone.id)
     return gone
 
 
 def import_rows(
     store: Store,
     actor: Actor,
-    rows: Iterable[ClientRow | BadRow],
+    rows: Iterable[ClientRow | BadRow | LeftOut],
     *,
     change_known: Sequence[str] = (),
-    on_bad: Callable[[BadRow], None],
+    on_bad: Callable[[BadRow | LeftOut], None],
     on_batch: Callable[[ImportResult], None] = lambda result: None,
 ) -> ImportResult:
-    """Add many clients, a batch a transaction; `on_bad` is told of each row that can't be used, the others go in.
+    """Add many clients, a batch a transaction; `on_bad` is told of each row that can't be used or is left out, the
+    others go in.
 
     An address that is known, from the store or from an earlier row, is skipped; or, where `change_known` names what is
     to be changed of it (email, name, comment, tags), the later row wins.
@@ -185,11 +201,14 @@ def import_rows(
 
 
 def checked_tags(tags: Sequence[str]) -> list[str]:
-    """Tags without duplicates, in order. Raises InvalidValue for one that is empty, long, or holds a comma."""
+    """Tags without duplicates, in order. Raises InvalidValue for too many, or one that is empty, long or has commas."""
     for tag in tags:
         if not tag.strip() or "," in tag or ";" in tag:
             raise InvalidValue(f"{_short(tag)} can't be a tag", "a tag is one line without commas or semicolons")
-    return sorted({one_line(tag, "tag", LONGEST_TAG) for tag in tags}) if tags else []
+    found = sorted({one_line(tag, "tag", LONGEST_TAG) for tag in tags}) if tags else []
+    if len(found) > MOST_TAGS:
+        raise InvalidValue(f"{len(found)} tags are too many", f"at most {MOST_TAGS} at once")
+    return found
 
 
 def one_line(value: str, what: str, longest: int) -> str:
@@ -247,10 +266,17 @@ def _short(value: str) -> str:
 
 
 def _usable(
-    batch: Sequence[ClientRow | BadRow], last_wins: bool, result: ImportResult, on_bad: Callable[[BadRow], None]
+    batch: Sequence[ClientRow | BadRow | LeftOut],
+    last_wins: bool,
+    result: ImportResult,
+    on_bad: Callable[[BadRow | LeftOut], None],
 ) -> Collection[Person]:
     people: dict[str, Person] = {}
     for row in batch:
+        if isinstance(row, LeftOut):
+            result.left_out += 1
+            on_bad(row)
+            continue
         try:
             if isinstance(row, BadRow):
                 raise InvalidValue(row.reason)
@@ -286,21 +312,17 @@ def _own(actor: Actor) -> Select[tuple[object, ...]]:
     return select(_C, queue.tags_of_client().label("tags")).where(_C.c.owner_id == actor.user_id)
 
 
-_ID = re.compile(r"[0-9]{1,18}")
+def _has(tag: str | None) -> ColumnElement[bool]:
+    """Whether a client has a tag; any does, where none is asked for."""
+    if tag is None:
+        return true()
+    return _C.c.id.in_(select(_T.c.client_id).where(_T.c.tag.in_(checked_tags([tag]))))
 
 
 def _get(session: Session, actor: Actor, client: str) -> ClientInfo:
-    missing = NotFound(f"there is no client {_short(client)}", "see them: skychimp clients list")
-    if _ID.fullmatch(client):
-        chosen = _C.c.id == int(client)
-    else:
-        try:
-            chosen = _C.c.address_key == addresses.parse(client.strip()).key
-        except InvalidValue:
-            raise missing from None
-    row = session.execute(_own(actor).where(chosen)).one_or_none()
+    row = session.execute(_own(actor).where(is_named(_C, client))).one_or_none()
     if row is None:
-        raise missing
+        raise NotFound(f"there is no client {_short(client)}", "see them: skychimp clients list")
     return _info(row)
 
 

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TextIO
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import BadRow, ClientInfo, ClientRow
+from skychimp.services import other_tools
+from skychimp.services.clients import BadRow, ClientInfo, ClientRow, LeftOut
+from skychimp.services.other_tools import Make
 
 ENCODING, ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
 HEADINGS = ("email", "name", "comment", "tags")
@@ -23,7 +25,9 @@ class Sheet(NamedTuple):
 
     columns: Sequence[str]
     others: Sequence[str]
-    rows: Iterator[ClientRow | BadRow]
+    rows: Iterator[ClientRow | BadRow | LeftOut]
+    tool: str = ""
+    """The mailing tool whose export it is."""
 
 
 def read(opened: TextIO) -> Sheet:
@@ -35,16 +39,19 @@ def read(opened: TextIO) -> Sheet:
     header = _header(lines)
     delimiter = max(_DELIMITERS, key=header.count)
     try:
-        columns = [_heading(cell) for cell in next(csv.reader([header], delimiter=delimiter, strict=True), [])]
+        headings = next(csv.reader([header], delimiter=delimiter, strict=True), [])
     except csv.Error:
         raise InvalidValue("the quotes in the first line don't match", _FIRST_LINE) from None
+    if export := other_tools.recognise(headings, str(getattr(opened, "name", ""))):
+        return Sheet(export.columns, (), _rows(lines, len(headings), delimiter, export.make), export.tool)
+    columns = [_heading(cell) for cell in headings]
     if "email" not in columns:
         raise InvalidValue("there is no column email in the first line", _FIRST_LINE)
     known = [name for name in HEADINGS if name in columns]
     if twice := [name for name in known if columns.count(name) > 1]:
         raise InvalidValue(f"the column {twice[0]} is there twice", "take one of them away")
     others = [name for name in columns if name and name not in known]
-    return Sheet(known, others, _rows(lines, columns, delimiter))
+    return Sheet(known, others, _rows(lines, len(columns), delimiter, _plainly(columns)))
 
 
 def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
@@ -53,7 +60,7 @@ def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
     writer.writerow(HEADINGS)
     number = 0
     for client in clients:
-        writer.writerow(map(_quoted, (client.email, client.name, client.comment, ",".join(client.tags))))
+        writer.writerow(map(quoted, (client.email, client.name, client.comment, ",".join(client.tags))))
         number += 1
     return number
 
@@ -117,10 +124,9 @@ def _heading(cell: str) -> str:
     return _KNOWN_AS.get(name, name)
 
 
-def _rows(lines: _Lines, columns: Sequence[str], delimiter: str) -> Iterator[ClientRow | BadRow]:
+def _rows(lines: _Lines, width: int, delimiter: str, make: Make) -> Iterator[ClientRow | BadRow | LeftOut]:
     csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    email, name, comment, tags = (columns.index(name) if name in columns else len(columns) for name in HEADINGS)
     while True:
         try:
             cells = next(reader)
@@ -132,14 +138,24 @@ def _rows(lines: _Lines, columns: Sequence[str], delimiter: str) -> Iterator[Cli
             lines.next_row()
             continue
         text = "".join(cells)
-        if len(cells) > len(columns):
-            yield BadRow(lines.number, f"{len(cells)} cells under {len(columns)} headings")
+        if len(cells) > width:
+            yield BadRow(lines.number, f"{len(cells)} cells under {width} headings")
         elif text and not text.isspace():
             if "'" in text:
                 cells = [_bare(cell) for cell in cells]
-            cells += [""] * (len(columns) + 1 - len(cells))  # the last one stands for a column that isn't there
-            yield ClientRow(lines.number, cells[email], cells[name], cells[comment], _tags(cells[tags]))
+            yield make(lines.number, cells + [""] * (width - len(cells)))
         lines.next_row()
+
+
+def _plainly(columns: Sequence[str]) -> Make:
+    """How a row of a file with our own headings is read."""
+    email, name, comment, tags = (columns.index(name) if name in columns else len(columns) for name in HEADINGS)
+
+    def make(line: int, cells: Sequence[str]) -> ClientRow:
+        cells = [*cells, ""]  # the last one stands for a column that isn't there
+        return ClientRow(line, cells[email], cells[name], cells[comment], _tags(cells[tags]))
+
+    return make
 
 
 def _fault(error: csv.Error) -> str:
@@ -152,7 +168,7 @@ def _tags(cell: str) -> Sequence[str]:
     return [tag.strip() for tag in cell.replace(";", ",").split(",") if tag.strip()] if cell else ()
 
 
-def _quoted(cell: str) -> str:
+def quoted(cell: str) -> str:
     """The cell with an apostrophe in front where a spreadsheet would run it, or would take an apostrophe for ours."""
     return "'" + cell if cell.lstrip("'").startswith(_RUNS_IN_A_SPREADSHEET) else cell
 

@@ -14,7 +14,7 @@ from skychimp.delivery.compose import Composer, Recipient, Words
 from skychimp.delivery.digest import News, names_posts, news, with_posts
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Format, Mailing, Message
-from skychimp.services import blog, clients
+from skychimp.services import audit, blog, clients
 from skychimp.services.listing import Page, is_id, narrow
 from skychimp.store.engine import Store
 
@@ -69,10 +69,10 @@ def create(store: Store, actor: Actor, words: Words, *, digest: bool = False) ->
         return _get(session, actor, message.id or 0)
 
 
-def show(store: Store, actor: Actor, message_id: int) -> MessageInfo:
-    """One message. Raises NotFound."""
+def show(store: Store, actor: Actor, message_id: int, *, to: str = "see messages") -> MessageInfo:
+    """One message, if the actor may do that to it. Raises NotFound."""
     with store.read() as session:
-        return _get(session, actor, message_id)
+        return _only(session, _visible(actor, to), message_id)
 
 
 def list_messages(store: Store, actor: Actor, page: Page) -> Iterator[MessageInfo]:
@@ -123,6 +123,7 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
         except IntegrityError:
             hint = f"give it another message, or delete it: skychimp mailings delete {user}"
             raise Conflict(f"message {message_id} is used by mailing {user}", hint) from None
+        audit.record(session, actor, "delete", "message", message_id)
     return gone
 
 
@@ -187,9 +188,9 @@ def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | N
     return Composer(words, sender=sender, date=now, mailing_id=0, due_at=now.astimezone())
 
 
-def _visible(actor: Actor) -> Select[tuple[object, ...]]:
+def _visible(actor: Actor, action: str = "see messages") -> Select[tuple[object, ...]]:
     query = select(_MSG)
-    if reach(actor, "see messages") == Reach.OWN:
+    if reach(actor, action) == Reach.OWN:
         query = query.where(_MSG.c.owner_id == actor.user_id)
     return query
 

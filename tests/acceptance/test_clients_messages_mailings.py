@@ -132,7 +132,7 @@ def test_plain_lines_lose_nothing_and_show_what_would_deceive(home: Home) -> Non
         (("mailings", "show", HUGE), 4, "not_found"),
         (("mailings", "delete", "1"), 2, "invalid_value"),
         (("mailings", "log", "1", "--status", "happy"), 2, "invalid_value"),
-        (("mailings", "log", "1", "--follow"), 2, "invalid_value"),
+        (("mailings", "log", "1", "--follow", "--last"), 2, "invalid_value"),
         (("mailings", "log", "99"), 4, "not_found"),
         (("run", "--mailing", "99"), 4, "not_found"),
         (("run", "--dry-run", "--plan"), 2, "invalid_value"),
@@ -186,7 +186,7 @@ def test_an_import_names_each_bad_row_and_takes_the_others(home: Home) -> None:
     done = home.run("clients", "import", "people.csv", "--json")
 
     assert done.status == 0
-    assert done.json == {"created": 1, "updated": 0, "skipped": 0, "bad": 2}
+    assert done.json == {"created": 1, "updated": 0, "skipped": 0, "bad": 2, "left_out": 0}
     first, second = done.err.splitlines()
     assert first.startswith("line 2: the name ")
     assert second.startswith("line 4: 'bad@@example.org'")
@@ -197,6 +197,39 @@ def test_an_import_that_nothing_went_in_of_is_a_wrong_value(home: Home) -> None:
 
     assert (done.status, done.json["bad"]) == (2, 2)
     assert json.loads(done.err.splitlines()[-1])["error"]["code"] == "invalid_value"
+
+
+def test_who_another_tool_writes_to_no_longer_is_left_out_and_counted(home: Home) -> None:
+    rows = "".join(
+        f"u{number},{status}{number}@example.org,Name,{{}},{status},t,t\n"
+        for number, status in enumerate(("enabled", "blocklisted", "disabled", "enabled", "blocklisted"))
+    )
+    (home.folder / "subscribers.csv").write_text(f"uuid,email,name,attributes,status,created_at,updated_at\n{rows}")
+
+    done = home.call("clients", "import", "subscribers.csv", "--json")
+
+    assert done.json == {"created": 2, "updated": 0, "skipped": 0, "bad": 0, "left_out": 3}
+    assert "left out, as listmonk no longer writes to them: 2 blocklisted, 1 disabled" in done.err.splitlines()
+    emails = [client["email"] for client in home.call("clients", "list", "--json").json]
+    assert emails == ["enabled0@example.org", "enabled3@example.org"]
+
+
+def test_json_lines_by_the_files_ending_or_as_said(home: Home) -> None:
+    create_one_of_each(home)
+    exported = home.call("clients", "export", "--format", "jsonl").out
+    assert [json.loads(line)["email"] for line in exported.splitlines()] == ["zoe@example.org"]
+    assert home.call("clients", "export", "people.JSONL", "--json").json == {"clients": 1, "file": "people.JSONL"}
+    assert (home.folder / "people.JSONL").read_text() == exported
+    assert home.call("clients", "export", "people.jsonl", "--format", "csv").status == 0
+    assert (home.folder / "people.jsonl").read_text().startswith("email,name,comment,tags\n")
+    for name, stdin in (("people.JSONL", ""), ("-", exported)):
+        form = () if stdin == "" else ("--format", "jsonl")
+        assert home.call("clients", "import", name, *form, "--json", stdin=stdin).json["skipped"] == 1
+    wrong = home.call("clients", "import", "people.jsonl")
+    assert (wrong.status, wrong.err.splitlines()[0]) == (
+        2,
+        "error: people.jsonl can't be used: the first line is no JSON object with an email",
+    )
 
 
 @pytest.mark.parametrize("data", ["email\n", "email,name\nzoe@example.org,Again\n"], ids=["no rows", "all known"])

@@ -41,16 +41,20 @@ def main(rounds: int) -> None:
         for name in ("ada", "grace", "natalya"):
             measure([PROGRAM, "clients", "create", "--email", f"{name}@example.org"], environ)
         programs = [program for *_, ours, theirs in PAIRS for program in (ours, [sys.executable, *theirs])]
+        asked = {"_SKYCHIMP_COMPLETE": "complete_bash", "COMP_WORDS": "skychimp\nclients\nshow\na", "COMP_CWORD": "3"}
+        completions = []
         times: list[list[float]] = [[] for _ in programs]
         for number in range(rounds + 1):
             for program, taken in zip(programs, times, strict=True):
                 seconds = measure(program, environ).seconds
                 if number:  # the first round fills the caches
                     taken.append(seconds * 1000)
+            completions.append(measure([PROGRAM], environ | asked).seconds * 1000)
     print(f"{'skychimp':<14}{'ms':>6}   {'beside':<42}{'ms':>6}{'ratio':>8}{'bar':>7}")
     for (ours, theirs, bar, *_), mine, other in zip(PAIRS, times[::2], times[1::2], strict=True):
         ratio = median(mine) / median(other)
         print(f"{ours:<14}{median(mine):>6.0f}   {theirs:<42}{median(other):>6.0f}{ratio:>8.2f}{bar:>7}")
+    print(f"{'Tab':<14}{median(completions):>6.0f}   the bar: 200 ms")
 
 
 if __name__ == "__main__":

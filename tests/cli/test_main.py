@@ -403,6 +403,7 @@ NEEDED_FOR_HELP = {"markdown_it"}
         (["clients", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
         (["blog", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
         (["stats"], HEAVY - {"sqlalchemy", "sqlmodel", "dogpile"} | {"rich"}),
+        (["messages", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
     ],
 )
 def test_only_what_is_needed_is_imported(home: Home, arguments: list[str], unneeded: set[str]) -> None:

@@ -431,6 +431,8 @@ def test_counts_of_an_occurrence_and_what_is_left_of_all(store: Store, ada: Acto
         assert ledger.left(connection, 1) == waits
         assert ledger.left(connection) == waits | {S.QUEUED: 10}
         assert ledger.left(connection, 7) == {}
+        for mailing_id in (None, 1, 7):
+            assert ledger.waiting(connection, mailing_id) == sum(ledger.left(connection, mailing_id).values())
 
 
 def change_all(store: Store, statement: str) -> None:

@@ -18,7 +18,20 @@ from sqlalchemy.exc import IntegrityError
 
 from skychimp.access import Actor
 from skychimp.errors import StoreFailed, StoreNotReady
-from skychimp.models import Audit, Client, ClientTag, Code, Delivery, Login, Outcome, Purpose, metadata
+from skychimp.models import (
+    Audit,
+    Cause,
+    Client,
+    ClientTag,
+    Code,
+    Delivery,
+    DeliveryState,
+    Login,
+    Outcome,
+    Purpose,
+    Result,
+    metadata,
+)
 from skychimp.store import engine
 from skychimp.store.engine import Store, open_store
 
@@ -197,6 +210,8 @@ def full(store: Store, ada: Actor) -> Store:
     with store.write() as session:
         session.add(Code(user_id=1, purpose=Purpose.VERIFY, code_hash="", created_at=NOW, expires_at=NOW))
         session.add(Audit(at=NOW, action="login", object="user"))
+        session.add(Cause(outcome=Outcome.SENT, phase="dot", code=250, enhanced="", words="ok"))
+        session.add(Result(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))
     return store
 
 

@@ -1,0 +1,86 @@
+"""`skychimp help`: a topic, a command's own help, or the manual's pages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skychimp.cli.context import Json, enter
+from skychimp.errors import InvalidValue, NotFound
+
+app = typer.Typer(rich_markup_mode="rich")
+
+TOPICS = Path(__file__).parent / "topics"
+
+
+@dataclass(frozen=True)
+class Topic:
+    name: str
+    title: str
+
+
+def topics() -> dict[str, Topic]:
+    """The topics there are, by name."""
+    first_lines = {path.stem: path.read_text(encoding="utf-8").partition("\n")[0] for path in TOPICS.glob("*.md")}
+    return {name: Topic(name, first_lines[name].removeprefix("# ")) for name in sorted(first_lines)}
+
+
+def _offered() -> list[tuple[str, str]]:
+    from skychimp.cli.commands import COMMANDS
+
+    commands = ((name, line) for name, (_, line) in COMMANDS.items())
+    return [*((topic.name, topic.title) for topic in topics().values()), *commands]
+
+
+@app.command("help", epilog="skychimp help templates\nskychimp help --man ~/.local/share/man/man1")
+def help_(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TOPIC]", help="A topic or a command.", autocompletion=_offered, show_default=False),
+    ] = None,
+    man: Annotated[Path | None, typer.Option(help="Write the manual's pages there.", metavar="DIR")] = None,
+    json: Json = False,
+) -> None:
+    """Read about a topic or a command; without one, the topics there are."""
+    from skychimp.cli.commands import COMMANDS
+
+    here = enter(ctx, json)
+    if man is not None:
+        here.out.one({"pages": _write_pages(man), "folder": str(man)})
+    elif not words:
+        here.out.rows(topics().values(), {"name": "Topic", "title": "About"})
+        here.out.next("help TOPIC, or skychimp COMMAND --help")
+    elif words[0] in topics() and len(words) == 1:
+        text = _text(words[0])
+        if here.out.json:
+            here.out.one({"topic": words[0], "text": text})
+        else:
+            here.out.markdown(text)
+    elif words[0] in COMMANDS:
+        ctx.find_root().command.main([*words, "--help"], prog_name="skychimp", standalone_mode=False, obj=here)
+    else:
+        raise NotFound(f"there is no topic {words[0]!r}", "the topics are " + ", ".join(topics()))
+
+
+def _text(topic: str) -> str:
+    text = (TOPICS / f"{topic}.md").read_text(encoding="utf-8")
+    if topic == "config":
+        from skychimp import config
+
+        text += f"\n```toml\n{config.example()}```\n"
+    return text
+
+
+def _write_pages(folder: Path) -> int:
+    from skychimp.cli import man
+
+    pages = man.pages(topics())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, page in pages.items():
+            (folder / name).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InvalidValue(f"{folder} can't be written to: {error.strerror}", "name another folder") from None
+    return len(pages)
