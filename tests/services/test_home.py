@@ -110,7 +110,7 @@ def counted(store: Store, now: datetime, owner: Actor | None = None) -> tuple[in
         ({"end_at": NOW + timedelta(seconds=1)}, True),
         ({"start": NOW + 30 * DAY}, True),
     ],
-    ids=str,
+    ids=["created", "running", "completed", "disabled", "over", "not yet over", "not yet begun"],
 )
 def test_a_mailing_is_active_while_it_goes_on(
     store: Store, ada: Actor, recall: Recall, values: dict[str, Any], counts: bool
