@@ -6,23 +6,16 @@ What a post says is put into the words as text in quotes, `{{ 'so' }}`: it is so
 import html
 import re
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from skychimp.delivery.compose import Words
-from skychimp.models import Every, Format
+from skychimp.models import Format
 
-MOST_POSTS = 50  # in one letter; the next one goes on
+if TYPE_CHECKING:
+    from skychimp.delivery.compose import Words
+
 LONGEST_EXCERPT = 240
 BEGINNING = 5_000  # characters of a post that its excerpt is looked for in
-PERIOD = {
-    Every.ONCE: timedelta(days=31),
-    Every.DAY: timedelta(days=1),
-    Every.WEEK: timedelta(days=7),
-    Every.MONTH: timedelta(days=31),
-}
-"""How far a mailing's first digest looks back."""
 
 _PLACE = re.compile(r"\{\{\s*posts\s*\}\}")
 _CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}"})
@@ -54,7 +47,7 @@ def page_of(slug: str) -> str:
     return f"posts/{slug}.html"
 
 
-def with_posts(words: Words, posts: Sequence[News]) -> Words:
+def with_posts(words: "Words", posts: Sequence[News]) -> "Words":
     """The words with the posts at `{{ posts }}`, or after the body where that stands nowhere in it."""
     listing = "\n\n".join(_in_markdown(post) if words.format == Format.MARKDOWN else _in_text(post) for post in posts)
     body = words.body if names_posts(words.body) else words.body.rstrip("\n") + "\n\n{{ posts }}\n"

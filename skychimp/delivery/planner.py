@@ -9,10 +9,17 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Row, and_, func, select, true, update
 
 from skychimp.delivery import digest, recurrence
-from skychimp.delivery.compose import Words
 from skychimp.delivery.recurrence import Due, Plan, Schedule
 from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
 from skychimp.store import digests, queue
+
+LOOKS_BACK = {
+    Every.ONCE: timedelta(days=31),
+    Every.DAY: timedelta(days=1),
+    Every.WEEK: timedelta(days=7),
+    Every.MONTH: timedelta(days=31),
+}
+"""Where a mailing's first digest begins: so long before the mailing was made, if it has sent nothing since."""
 
 _M = Mailing.__table__
 _MSG = Message.__table__
@@ -50,11 +57,11 @@ def open_due(
         for chosen in plan.open:
             deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
             row = base | _times(chosen) | {"state": OccurrenceState.OPENING, "deadline": deadline}
-            words = Words(mailing.subject, mailing.body, mailing.format, mailing.html)
+            row |= {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
             if mailing.digest:
-                opened += _open_digest(connection, mailing, row, words, chosen, blog_url)
+                opened += _open_digest(connection, mailing, row, chosen, blog_url)
             else:
-                opened += queue.open_occurrence(connection, row | words._asdict()) is not None
+                opened += queue.open_occurrence(connection, row) is not None
         connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return opened
 
@@ -123,7 +130,7 @@ def due(
 
 def new_posts(connection: Connection, mailing: Row[tuple[()]], now: datetime) -> Sequence[Row[tuple[object, ...]]]:
     """The posts that a digest which opens now tells of."""
-    return digests.new_posts(connection, mailing.id, _looks_back_to(mailing), now, digest.MOST_POSTS)
+    return digests.new_posts(connection, mailing.id, _looks_back_to(connection, mailing), now)
 
 
 def schedule(mailing: Mailing | Row[tuple[()]]) -> Schedule:
@@ -146,25 +153,31 @@ def _nothing_sent(state: OccurrenceState, due: Due, now: datetime) -> dict[str, 
 
 
 def _open_digest(
-    connection: Connection, mailing: Row[tuple[()]], row: dict[str, Any], words: Words, due: Due, blog_url: str | None
+    connection: Connection, mailing: Row[tuple[()]], row: dict[str, Any], due: Due, blog_url: str | None
 ) -> bool:
     """Open a digest's occurrence, or record that it is skipped; whether it was opened."""
+    from skychimp.delivery.compose import Words
+
     now = row["opened_at"]
-    posts = new_posts(connection, mailing, now)
+    since = _looks_back_to(connection, mailing)
+    posts = digests.new_posts(connection, mailing.id, since, now)
     if posts:
+        words = Words(mailing.subject, mailing.body, mailing.format, mailing.html)
         words = digest.with_posts(words, [digest.news(post.title, post.content, post.slug, blog_url) for post in posts])
         made = queue.open_occurrence(connection, row | words._asdict())
     else:
         made = queue.open_occurrence(connection, row | _nothing_sent(OccurrenceState.SKIPPED, due, now))
     if made is not None:
-        digests.tell(connection, mailing.id, made, [post.id for post in posts], _looks_back_to(mailing))
+        digests.tell(connection, mailing.id, made, [post.id for post in posts], since)
     return made is not None and bool(posts)
 
 
-def _looks_back_to(mailing: Row[tuple[()]]) -> datetime:
-    """Where a mailing's first digest begins: a period before the mailing was made, however late it goes out."""
-    created_at: datetime = mailing.created_at
-    return created_at - digest.PERIOD[mailing.every]
+def _looks_back_to(connection: Connection, mailing: Row[tuple[()]]) -> datetime:
+    """Where the first digest begins; what a mailing has sent before it became one counts, too."""
+    nothing_sent = (OccurrenceState.MISSED, OccurrenceState.SKIPPED)
+    mine = and_(_O.c.mailing_id == mailing.id, _O.c.state.not_in(nothing_sent))
+    first: datetime = mailing.created_at - LOOKS_BACK[mailing.every]
+    return max(first, connection.scalar(select(func.max(_O.c.opened_at)).where(mine)) or first)
 
 
 def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:

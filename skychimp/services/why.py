@@ -282,6 +282,8 @@ def why_not(occurrence: Any, client: Any | None, outside: str | None) -> str:
     """
     if occurrence.state == OccurrenceState.MISSED:
         return "nobody got it: it was missed, and too late to be sent afterwards"
+    if occurrence.state == OccurrenceState.SKIPPED:
+        return "nobody got it: it was skipped, for there was no new post to tell of"
     if occurrence.state == OccurrenceState.CANCELLED:
         return "the mailing was deleted while this was being opened"
     if client is None:

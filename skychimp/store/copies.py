@@ -33,6 +33,8 @@ _SAME = "SELECT id FROM mailing JOIN newer.mailing AS n USING (id, owner_id, cre
 _OCCURRENCES = f"SELECT id FROM {{}}occurrence WHERE mailing_id IN ({_SAME})"  # noqa: S608
 _DELIVERIES = f"SELECT id FROM {{}}delivery WHERE occurrence_id IN ({_OCCURRENCES})"  # noqa: S608
 LEDGER = {"attempt": f"delivery_id IN ({_DELIVERIES})", "delivery": f"occurrence_id IN ({_OCCURRENCES})"}
+_POSTS = "SELECT id FROM post JOIN newer.post AS p USING (id, created_at)"
+LEDGER |= {"digest_post": f"mailing_id IN ({_SAME}) AND post_id IN ({_POSTS})"}
 LEDGER |= {"occurrence": f"mailing_id IN ({_SAME})", "run": "true"}
 _KEEP_LEDGER = (
     *(f"DELETE FROM {table} WHERE {part}".replace("{}", "") for table, part in LEDGER.items()),  # noqa: S608

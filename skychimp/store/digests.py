@@ -8,6 +8,8 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_change
 
 from skychimp.models import UNFINISHED_SQL, Delivery, DeliveryState, DigestPost, Occurrence, Post
 
+MOST_POSTS = 50  # in one letter; the next one goes on
+
 _DP = DigestPost.__table__
 _P = Post.__table__
 _O = Occurrence.__table__
@@ -18,9 +20,9 @@ _GONE_OUT = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
 
 
 def new_posts(
-    connection: Connection, mailing_id: int, since: datetime, now: datetime, limit: int
+    connection: Connection, mailing_id: int, since: datetime, now: datetime
 ) -> Sequence[Row[tuple[object, ...]]]:
-    """The published posts that no occurrence of the mailing has told of, the oldest first.
+    """The published posts that no occurrence of the mailing has told of, the oldest first: as many as a letter holds.
 
     The mailing's first digest tells of those since `since`; what is older is left out of the later ones, too. An
     occurrence of which not one letter went out has told of nothing.
@@ -32,7 +34,7 @@ def new_posts(
     )
     begun = exists().where(mine)
     chosen = select(_P).where(_P.c.published_at <= now, ~told, or_(_P.c.published_at > since, begun))
-    return connection.execute(chosen.order_by(_P.c.published_at, _P.c.id).limit(limit)).all()
+    return connection.execute(chosen.order_by(_P.c.published_at, _P.c.id).limit(MOST_POSTS)).all()
 
 
 def tell(connection: Connection, mailing_id: int, occurrence_id: int, post_ids: Sequence[int], since: datetime) -> None:

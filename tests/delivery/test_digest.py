@@ -11,6 +11,7 @@ from skychimp.delivery import digest
 from skychimp.delivery.compose import Composer, Recipient, Words
 from skychimp.delivery.digest import News
 from skychimp.models import Format
+from skychimp.store.digests import MOST_POSTS
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 URL = "https://blog.example.org/posts/a.html"
@@ -89,9 +90,9 @@ def test_posts_stand_where_the_words_say() -> None:
 
 
 def test_the_most_and_longest_posts_make_a_letter() -> None:
-    longest = [News("{" * 200, "{%" * (digest.LONGEST_EXCERPT // 2), f"{URL}?{n}") for n in range(digest.MOST_POSTS)]
+    longest = [News("{" * 200, "{%" * (digest.LONGEST_EXCERPT // 2), f"{URL}?{n}") for n in range(MOST_POSTS)]
     for form in (Format.TEXT, Format.MARKDOWN):
-        assert rendered(digest.with_posts(words(form), longest))[1].count("{" * 200) == digest.MOST_POSTS
+        assert rendered(digest.with_posts(words(form), longest))[1].count("{" * 200) == MOST_POSTS
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from skychimp.models import (
     Code,
     Delivery,
     DeliveryState,
+    DigestPost,
     Every,
     Login,
     Mailing,
@@ -35,12 +36,13 @@ from skychimp.models import (
     OccurrenceState,
     Post,
     Purpose,
+    Role,
     Run,
     StoreInfo,
     User,
     metadata,
 )
-from skychimp.services import backups, clients, images, mailings
+from skychimp.services import backups, blog, clients, images, mailings, messages
 from skychimp.services.backups import Restored
 from skychimp.services.deliveries import Resolution
 from skychimp.store import copies, engine, runs
@@ -485,6 +487,21 @@ def test_what_the_replaced_store_has_sent_is_in_the_ledger(
         assert receiver.taken == 5
         assert set(receiver.arrived().values()) == {1}
     assert states(store) == {"sent": 5}
+
+
+def test_what_a_digest_has_told_of_stays_told(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+    messages.change(store, ada, 1, digest=True)
+    editor = enrol(store, "grace", Role.EDITOR)
+    blog.create(store, editor, title="Before", content="It begins.", publish=True)
+    backups.backup(store, OPERATOR, file)
+    blog.create(store, editor, title="After", content="It goes on.", publish=True)
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        assert send(store, settings(receiver.port)).sent == 1
+
+    assert restore(store, file).ledger_kept
+
+    assert [(row.post_id, row.occurrence_id) for row in rows(store, DigestPost)] == [(1, 1)]  # the other is no more
 
 
 def test_all_that_hangs_on_the_ledger_is_kept_with_it() -> None:

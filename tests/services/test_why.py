@@ -179,6 +179,7 @@ EARLY = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=None, bad_reason=None
     ("state", "cursor", "someone", "outside", "said"),
     [
         (OccurrenceState.MISSED, 0, EARLY, None, "missed"),
+        (OccurrenceState.SKIPPED, 0, EARLY, None, "no new post"),
         (OccurrenceState.CANCELLED, 0, EARLY, None, "deleted"),
         (OccurrenceState.OPEN, 9, None, None, "no client of ada"),
         (OccurrenceState.OPENING, 6, EARLY, None, "its turn is to come"),

@@ -25,7 +25,7 @@ from queues import (
 from sqlalchemy import Connection, delete, insert
 
 from skychimp.access import Actor
-from skychimp.delivery import digest, planner
+from skychimp.delivery import planner
 from skychimp.models import (
     CatchUp,
     Client,
@@ -42,6 +42,7 @@ from skychimp.models import (
     Run,
 )
 from skychimp.services.outlook import outlook
+from skychimp.store import digests
 from skychimp.store.engine import Store
 
 WEEK = timedelta(days=7)
@@ -122,6 +123,17 @@ def test_the_first_one_looks_back_a_period(weekly: Store) -> None:
     go_out(weekly, NOW)
     go_out(weekly, NOW + WEEK)
     assert told(weekly) == ["Pnew", "Pcoming"]
+
+
+def test_one_that_was_no_digest_before_looks_back_to_what_it_sent(weekly: Store) -> None:
+    change(weekly, Message, 1, digest=False)
+    post(weekly, "Pold", NOW - MINUTE)
+    go_out(weekly, NOW)
+    change(weekly, Message, 1, digest=True)
+    post(weekly, "Pnew", NOW + MINUTE)
+    go_out(weekly, NOW + WEEK)
+    go_out(weekly, NOW + 2 * WEEK)
+    assert told(weekly) == ["finished", "Pnew", "skipped"]
 
 
 def test_one_that_begins_with_nothing_new_tells_of_what_comes(weekly: Store) -> None:
@@ -208,7 +220,7 @@ def test_an_audience_of_nobody_is_told_nothing(weekly: Store) -> None:
 
 
 def test_more_than_a_letter_holds_goes_on_in_the_next(weekly: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "MOST_POSTS", 2)
+    monkeypatch.setattr(digests, "MOST_POSTS", 2)
     for name in ("Pa", "Pb", "Pc"):
         post(weekly, name, NOW - MINUTE)
     go_out(weekly, NOW)
