@@ -4,8 +4,10 @@ A backup is a store of its own, in one file that `sqlite3` opens too, with a tab
 """
 
 import contextlib
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +24,8 @@ from skychimp.store.engine import Store
 
 BACKED_UP = "back up"
 """What the audit trail calls it; a backup holds this line of itself, too."""
+
+DRAFT_LIFE = 86_400  # s
 
 _BESIDE = ("-wal", "-journal", "-shm")
 _IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
@@ -156,8 +160,9 @@ def faults(connection: Connection) -> Iterator[str]:
 @contextlib.contextmanager
 def _draft_of(path: Path) -> Iterator[Path]:
     """An empty file beside a path, which is gone after the block; what goes wrong is told of the path."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f"{path.name}.draft-{secrets.token_hex(4)}")
     try:
+        _remove_old_drafts(path)
         with engine.passing(draft):
             yield draft
     except OSError as error:
@@ -166,6 +171,14 @@ def _draft_of(path: Path) -> Iterator[Path]:
         raise StoreFailed(f"{path} was not written: {error.message}", error.hint) from error
     except StoreNotReady as error:
         raise StoreNotReady(error.message.replace(str(draft), "the backup"), error.hint) from error
+
+
+def _remove_old_drafts(path: Path) -> None:
+    """Remove what copies have left that were killed, a day ago or more: each may be as large as the store."""
+    ours = re.compile(re.escape(path.name) + r"\.draft-[0-9a-f]{8}(-journal|-wal|-shm)?")
+    for file in path.parent.iterdir():
+        if ours.fullmatch(file.name) and file.stat().st_mtime < time.time() - DRAFT_LIFE:
+            file.unlink(missing_ok=True)
 
 
 def _alone(path: Path) -> Store:

@@ -1,6 +1,7 @@
 """A backup of a live store is whole; a restored store sends nothing by itself, and never again what was sent."""
 
 import hashlib
+import os
 import shutil
 import sqlite3
 import stat
@@ -99,6 +100,18 @@ def test_the_next_one_takes_its_place(store: Store, ada: Actor, file: Path) -> N
     clients.create(store, ada, email="bob@example.org")
     assert backups.backup(store, OPERATOR, file).clients == 1
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_what_a_killed_one_has_left_goes_with_a_later_one(store: Store, file: Path) -> None:
+    old, young, theirs = (
+        file.with_name(f"{file.name}.{end}") for end in ("draft-01234567", "draft-89abcdef", "01234567")
+    )
+    for left in (old, young, theirs):
+        left.write_text("half a backup")
+        two_days_ago = datetime.now(UTC).timestamp() - 2 * 86_400
+        os.utime(left, (two_days_ago, two_days_ago) if left != young else None)
+    backups.backup(store, OPERATOR, file)
+    assert {path.name for path in file.parent.iterdir()} == {file.name, young.name, theirs.name}
 
 
 @pytest.mark.parametrize("place", ["skychimp.db", "skychimp.db-wal", "backups", "nowhere/today.backup"])
