@@ -137,7 +137,7 @@ class Output:
     def markdown(self, text: str) -> None:
         """Show a text of our own: laid out on a terminal, as it is written elsewhere."""
         if not self.on_terminal:
-            self.text(text.rstrip("\n"))
+            self.text(text)
             return
         from rich.markdown import Markdown
 
