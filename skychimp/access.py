@@ -27,9 +27,13 @@ class Actor:
 
 
 GUEST = Actor()
+OPERATOR = Actor(role=Role.ADMIN)
+"""Whoever runs the service, by the store's file mode and not by a login."""
 
 _OWNERS = {Role.USER: Reach.OWN, Role.ADMIN: Reach.OWN}
 _OVERSEERS = {Role.USER: Reach.OWN, Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL}
+_EDITORS = {Role.EDITOR: Reach.ALL, Role.ADMIN: Reach.ALL}
+_ADMINS = {Role.ADMIN: Reach.ALL}
 
 TABLE: dict[str, dict[Role, Reach]] = {
     "see clients": _OWNERS,
@@ -41,7 +45,19 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "disable mailings": _OVERSEERS,
     "see reports": _OVERSEERS,
     "resolve deliveries": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ALL},
+    "see one's own account": dict.fromkeys(Role, Reach.OWN),
+    "change one's own account": dict.fromkeys(Role, Reach.OWN),
+    "see users": {Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL},
+    "block users": {Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL},
+    "give roles": _ADMINS,
+    "forget people everywhere": _ADMINS,
+    "see the audit trail": _ADMINS,
+    "write posts": _EDITORS,
+    "back up or restore the store": {Role.ADMIN: Reach.ALL},
 }
+
+OVERSEEN = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}
+"""The roles of those whom a role oversees, where it sees, blocks or promotes users."""
 
 
 def reach(actor: Actor, action: str) -> Reach:
@@ -50,6 +66,19 @@ def reach(actor: Actor, action: str) -> Reach:
         raise NotLoggedIn("you are not logged in", "log in: skychimp login --email YOU@EXAMPLE.ORG")
     allowed = TABLE[action].get(actor.role)
     if allowed is None:
-        article = "an" if actor.role[0] in "ae" else "a"
-        raise Denied(f"{article} {actor.role} may not {action}")
+        raise Denied(f"{_a(actor.role)} may not {action}")
     return allowed
+
+
+def require_over(actor: Actor, action: str, user_id: int, role: Role) -> None:
+    """Raise Denied unless this actor's action on users may concern that one, whose role this is."""
+    reach(actor, action)
+    if user_id == actor.user_id and action != "see users":
+        raise Denied("you can't do that to your own account", "ask another administrator")
+    assert actor.role is not None
+    if role not in OVERSEEN[actor.role]:
+        raise Denied(f"{_a(actor.role)} oversees no {role}s")
+
+
+def _a(role: Role) -> str:
+    return f"{'an' if role[0] in 'ae' else 'a'} {role}"

@@ -68,6 +68,14 @@ def format_duration(duration: timedelta) -> str:
     return "0s"
 
 
+def parse_url(text: str) -> str:
+    """A site's address, without a slash at its end. Raises InvalidValue, also for what could be taken for markup."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?", text):
+        hint = "write http:// or https://, a host and perhaps a path, as https://example.org/blog"
+        raise InvalidValue(f"{text!r} is no address of a site", hint)
+    return text.rstrip("/")
+
+
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
@@ -170,11 +178,51 @@ def _host(value: object) -> str:
     return value
 
 
+def _web(value: object) -> str:
+    try:
+        return parse_url(value if isinstance(value, str) else "")
+    except InvalidValue as error:
+        raise ValueError(error.hint) from None
+
+
+def _line(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
+        raise ValueError("write one line of up to 200 characters")
+    return value.strip()
+
+
+def _language(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", value):
+        raise ValueError("write a language's tag, as en, ru or pt-BR")
+    return value
+
+
+def _name_server(value: object) -> str:
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str) and 1 <= _address_and_port(value)[1] <= 65535:
+            return value
+    raise ValueError("write an address, as 9.9.9.9, 127.0.0.1:5353 or [::1]:5353")
+
+
+def _address_and_port(text: str) -> tuple[str, int]:
+    from ipaddress import ip_address
+
+    match = re.fullmatch(r"\[(.+)\]:([0-9]{1,5})|([^:]+):([0-9]{1,5})|(.+)", text)
+    address, port = (match[1] or match[3] or match[5], match[2] or match[4] or 53) if match else ("", 0)
+    return str(ip_address(address)), int(port)
+
+
 def _store(value: object) -> str:
     allowed = r"(?!.*://)[^\0]+|sqlite:///(?!:memory:)[^?\0]+|postgresql\+psycopg://.+"
     if isinstance(value, str) and re.fullmatch(allowed, value):
         return value
     raise ValueError("write a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+
+
+def _redis(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"rediss?://[^/].*", value):
+        return value
+    raise ValueError("write redis://HOST:PORT/NUMBER, or rediss:// for TLS")
 
 
 def _system_zone() -> str:
@@ -192,9 +240,14 @@ Place = Annotated[str, BeforeValidator(_store)]
 Sender = Annotated[str, BeforeValidator(_sender)]
 EMail = Annotated[str, BeforeValidator(_address)]
 Zone = Annotated[str, BeforeValidator(_zone)]
+NameServer = Annotated[str, BeforeValidator(_name_server)]
 Host = Annotated[str, BeforeValidator(_host)]
 PerTime = Annotated[Rate, BeforeValidator(_rate)]
 File = Annotated[Path, BeforeValidator(_file)]
+Web = Annotated[str, BeforeValidator(_web)]
+Line = Annotated[str, BeforeValidator(_line)]
+Language = Annotated[str, BeforeValidator(_language)]
+RedisUrl = Annotated[str, BeforeValidator(_redis)]
 
 
 def _is(meaning: str, example: object = None) -> Any:
@@ -297,6 +350,40 @@ class DaemonSettings(_Section):
     interval: Annotated[PositiveDuration, _is("how often the daemon looks for due mail")] = timedelta(seconds=1)
 
 
+class BlogSettings(_Section):
+    url: Annotated[
+        Web | None,
+        _is(
+            "where the blog's site is: links in digests, the feed and the map of the site need it",
+            "https://blog.example.org",
+        ),
+    ] = None
+    title: Annotated[Line, _is("the site's name")] = "Skychimp"
+    tagline: Annotated[Line, _is("what it says of itself, in a few words")] = "Every client gets every mailing."
+    description: Annotated[Line, _is("and in a sentence")] = (
+        "A mailing service that survives what comes between, and knows of every letter what became of it."
+    )
+    language: Annotated[Language, _is("the language of its posts")] = "en"
+
+
+class CacheSettings(_Section):
+    url: Annotated[
+        RedisUrl | None,
+        _is("a Redis server for the home page's figures; a folder of your account's if not set", "redis://localhost/0"),
+    ] = None
+
+
+class DnsSettings(_Section):
+    nameserver: Annotated[
+        NameServer | None, _is("whom doctor asks about your domain; the system's name server if not set", "9.9.9.9")
+    ] = None
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """Its address and port; None for the system's."""
+        return None if self.nameserver is None else _address_and_port(self.nameserver)
+
+
 class Settings(_Section):
     store: StoreSettings = StoreSettings()
     mail: MailSettings = Field(default_factory=MailSettings)
@@ -304,6 +391,9 @@ class Settings(_Section):
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
+    blog: BlogSettings = BlogSettings()
+    cache: CacheSettings = CacheSettings()
+    dns: DnsSettings = DnsSettings()
     config_file: Path | None = None
     """The file that was read, if any."""
 

@@ -3,7 +3,8 @@
 SkychimpError (1)
 ├── InvalidValue (2)          a value that can't be used
 ├── ConfigError (3)           the config says something that can't be meant
-├── StoreNotReady (3)         there is no store, or it is not ours, too new or held
+├── StoreNotReady (3)         there is no store, or it is not ours, too new or damaged
+│   └── StoreHeld (3)         it was restored, and waits for a person
 ├── ClockBehind (3)           this machine's clock is far behind the last run's
 ├── NotFound (4)              no such object, or not yours
 ├── Denied (5)                your role may not do this
@@ -47,6 +48,10 @@ class ConfigError(SkychimpError):
 class StoreNotReady(SkychimpError):
     code = "store_not_ready"
     exit_status = 3
+
+
+class StoreHeld(StoreNotReady):
+    code = "store_held"
 
 
 class ClockBehind(SkychimpError):

@@ -8,7 +8,19 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from sqlalchemy import DDL, CheckConstraint, Column, Enum, ForeignKey, Index, MetaData, UniqueConstraint, event, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    UniqueConstraint,
+    event,
+    text,
+)
 from sqlalchemy import Table as CoreTable
 from sqlmodel import Field, SQLModel
 
@@ -64,6 +76,8 @@ class OccurrenceState(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
     MISSED = "missed"
+    SKIPPED = "skipped"
+    """A digest's, when there was no new post."""
 
 
 class DeliveryState(StrEnum):
@@ -114,7 +128,7 @@ class Table(SQLModel):
     __table__: ClassVar[CoreTable]
 
 
-def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False) -> Column[str]:
+def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False, primary_key: bool = False) -> Column[str]:
     kind = Enum(
         states,
         name=name,
@@ -123,7 +137,11 @@ def _one_of(states: type[StrEnum], name: str, *, nullable: bool = False) -> Colu
         length=16,
         values_callable=lambda members: [member.value for member in members],
     )
-    return Column(kind, nullable=nullable)
+    return Column(kind, nullable=nullable, primary_key=primary_key)
+
+
+def _version_column() -> Column[int]:
+    return Column(BigInteger, nullable=False, server_default=text("0"))
 
 
 class StoreInfo(Table, table=True):
@@ -137,6 +155,16 @@ class StoreInfo(Table, table=True):
     created_at: datetime
     held_at: datetime | None = None
     """Set in a restored store: nothing is sent until a person lets it go on."""
+    counted_to: int | None = None
+    """The id of the last attempt that is counted in `pace`."""
+    audience_version: int = Field(default=0, sa_column=_version_column())
+    """Another random number whenever mailings and audiences change; a new client is told by its id (_CHANGES)."""
+    posts_version: int = Field(default=0, sa_column=_version_column())
+    """Another random number whenever a post comes, goes, or is published at another time."""
+    held_blind: bool | None = None
+    """Of one that is held: nothing is known of what was sent since the copy was made."""
+    zone_rules: str | None = None
+    """A hash of the time zones' rules that the next due times were computed by."""
 
 
 class User(Table, table=True):
@@ -244,7 +272,7 @@ class Message(Table, table=True):
     html: str | None = None
     """The HTML part where it is given; a Markdown body makes its own."""
     digest: bool = False
-    """Its body goes before the posts published since the mailing's last occurrence."""
+    """Its words go with the posts that were published since the mailing's last occurrence."""
     created_at: datetime
     updated_at: datetime
 
@@ -264,7 +292,7 @@ class Mailing(Table, table=True):
     """ISO 8601 local time in `timezone`, without an offset: what every due time is computed from."""
     timezone: str
     start_at: datetime
-    end_at: datetime | None = None
+    end_at: datetime | None = Field(default=None, index=True)
     every: Every = Field(sa_column=_one_of(Every, "every"))
     catch_up: CatchUp = Field(default=CatchUp.LATEST, sa_column=_one_of(CatchUp, "catch_up"))
     grace: int | None = None
@@ -317,6 +345,8 @@ class Occurrence(Table, table=True):
     sender: str = ""
     return_path: str = ""
     timezone: str = "UTC"
+    results_of: datetime | None = None
+    """The `finished_at` for which its figures stand in `result`."""
 
 
 class Delivery(Table, table=True):
@@ -372,6 +402,45 @@ class Attempt(Table, table=True):
     relay: str = ""
 
 
+class Cause(Table, table=True):
+    """One kind of answer: what servers said, with what varies from letter to letter left out (replies.pattern)."""
+
+    __tablename__ = "cause"
+    __table_args__ = (UniqueConstraint("outcome", "phase", "code", "enhanced", "words"),)
+    id: int | None = Field(default=None, primary_key=True)
+    outcome: Outcome = Field(sa_column=_one_of(Outcome, "outcome"))
+    phase: str
+    code: int
+    """0 where there was no reply."""
+    enhanced: str
+    words: str
+
+
+class Pace(Table, table=True):
+    """How many attempts of an occurrence came to one cause in one slot of time; counted from the log, never changed."""
+
+    __tablename__ = "pace"
+    __table_args__ = (Index(None, "slot"), {"sqlite_with_rowid": False})
+    occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True)
+    slot: int = Field(primary_key=True)
+    """Seconds since 1970, by figures.SLOT."""
+    cause_id: int = Field(foreign_key="cause.id", primary_key=True)
+    attempts: int
+
+
+class Result(Table, table=True):
+    """How many deliveries of a finished occurrence ended in one state, by domain and by attempts made."""
+
+    __tablename__ = "result"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True)
+    domain: str = Field(primary_key=True)
+    """"" stands for all of the smaller ones together."""
+    state: DeliveryState = Field(sa_column=_one_of(DeliveryState, "state", primary_key=True))
+    attempts: int = Field(primary_key=True)
+    deliveries: int
+
+
 class Run(Table, table=True):
     """One sending process."""
 
@@ -417,3 +486,40 @@ class Post(Table, table=True):
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None = Field(default=None, index=True)
+
+
+class DigestPost(Table, table=True):
+    """A post that a digest need not tell of: that occurrence of the mailing told of it, or it is too old for any."""
+
+    __tablename__ = "digest_post"
+    mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
+    post_id: int = Field(sa_column=Column(ForeignKey("post.id", ondelete="CASCADE"), primary_key=True, index=True))
+    occurrence_id: int | None = Field(default=None, foreign_key="occurrence.id")
+
+
+_CHANGES: dict[str, dict[type[Table], tuple[str, ...]]] = {
+    "audience_version": {
+        Client: ("owner_id", "address_key"),
+        ClientTag: ("client_id", "tag"),
+        Mailing: ("owner_id", "all_clients", "status", "end_at", "disabled_at", "deleted_at"),
+        MailingClient: ("mailing_id", "client_id"),
+        MailingTag: ("mailing_id", "tag"),
+    },
+    "posts_version": {Post: ("published_at",)},
+}
+"""What the versions of StoreInfo stand for: tables, and their columns that count.
+
+Triggers renew them, so that no writer can forget to. A new client has none: it would make a large import slower by a
+third, and its id, which no other client ever had, tells as much.
+"""
+
+for _version, _tables in _CHANGES.items():
+    for _table, _columns in _tables.items():
+        _name = _table.__table__.name
+        _old, _new = (", ".join(f"{row}.{column}" for column in _columns) for row in ("old", "new"))
+        _changed = f"UPDATE OF {', '.join(_columns)} ON {_name} WHEN ({_old}) IS NOT ({_new})"
+        for _what, _when in (("added", f"INSERT ON {_name}"), ("changed", _changed), ("gone", f"DELETE ON {_name}")):
+            if (_table, _what) != (Client, "added"):
+                _renewal = f"BEGIN UPDATE store_info SET {_version} = random(); END"  # noqa: S608
+                _ddl = DDL(f"CREATE TRIGGER {_name}_{_what} AFTER {_when} {_renewal}")  # type: ignore[no-untyped-call]
+                event.listen(_table.__table__, "after_create", _ddl)

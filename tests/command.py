@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +88,12 @@ class Home:
         return Done(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
 
     def on_terminal(
-        self, *arguments: str, answers: Sequence[tuple[str, str]] = (), environ: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        answers: Sequence[tuple[str, str | Callable[[], str]]] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> Done:
-        """Run the installed command on a terminal; each answer is typed once its question stands there."""
+        """Run the installed command on a terminal; each answer is typed, and found, once its question stands there."""
         here, there = pty.openpty()
         termios.tcsetwinsize(there, (24, 80))
 
@@ -113,7 +116,8 @@ class Home:
             while chunk := _read(here):
                 shown += chunk
                 if left and left[0][0].encode() in shown.rpartition(b"\n")[2]:
-                    os.write(here, left.pop(0)[1].encode())
+                    answer = left.pop(0)[1]
+                    os.write(here, (answer if isinstance(answer, str) else answer()).encode())
         os.close(here)
         assert not left, f"never asked: {left}; shown: {shown.decode()}"
         return Done(process.returncode, shown.decode().replace("\r\n", "\n"), "")

@@ -1,5 +1,6 @@
 """Rows of the ledger as a run would have made them, for tests of what reads them."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from skychimp.access import Actor
@@ -84,6 +85,7 @@ def attempt(store: Store, delivery_id: int, outcome: Outcome, reply: str, at: da
         outcome=outcome,
         phase="dot",
         code=int(reply[:3]) if reply[:3].isdigit() else None,
+        enhanced=enhanced[1] if (enhanced := re.match(r"\d{3} (\d\.\d\.\d) ", reply)) else "",
         reply=reply,
         relay="relay.example:25",
     )

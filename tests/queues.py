@@ -221,11 +221,11 @@ def write_at_once(
     """As a run's scribe writes the usual group: letters that were sent, and intents. The ids that may be sent now."""
     written, changes = ledger.rows_at_once(entries, intents)
     orders = ledger.orders(store, run_id)
-    with store.engine.connect() as connection:
+    with store.connect_at_once() as connection:
         driver: Any = connection.connection.dbapi_connection
         driver.executescript(orders["script"])
         before = driver.total_changes
-        connection.execution_options(begin=None).exec_driver_sql(orders["statement"], (*orders["parameters"], written))
+        connection.exec_driver_sql(orders["statement"], (*orders["parameters"], written))
         if driver.total_changes - before == changes:
             return {claimed.id for claimed in intents}
 

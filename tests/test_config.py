@@ -79,6 +79,14 @@ def test_an_empty_variable_says_nothing() -> None:
     assert load("smtp.port = 26", {"SKYCHIMP_SMTP__PORT": "", "SKYCHIMP_STORE": ""}).smtp.port == 26
 
 
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [("9.9.9.9", ("9.9.9.9", 53)), ("127.0.0.1:5353", ("127.0.0.1", 5353)), ("[::1]:5353", ("::1", 5353))],
+)
+def test_a_name_server_is_an_address_with_or_without_a_port(said: str, place: tuple[str, int]) -> None:
+    assert load(f"dns.nameserver = '{said}'").dns.place == place
+
+
 def test_every_setting_has_a_variable() -> None:
     said = {
         "store.url": "/a/store.db", "mail.transport": "smtp", "mail.sender": "A <a@example.org>",
@@ -90,6 +98,10 @@ def test_every_setting_has_a_variable() -> None:
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d", "delivery.disable_failures": "12",
         "delivery.disable_failure_rate": "0.13",
         "run.patience": "14s", "daemon.interval": "15s",
+        "blog.url": "https://blog.example.org", "blog.title": "B", "blog.tagline": "T", "blog.description": "D",
+        "blog.language": "pt-BR",
+        "cache.url": "rediss://example.org:6380/1",
+        "dns.nameserver": "17.0.0.1:18",
     }  # fmt: skip
     known = [f"{section}.{key}" for section, keys in sections().items() for key in keys]
     assert list(said) == known
@@ -308,8 +320,20 @@ def test_the_usual_store_lies_in_the_data_folder(tmp_path: Path) -> None:
         ("mail.timezone = ''", "Europe/Berlin"),
         ("mail.timezone = 3", "Europe/Berlin"),
         ("smtp.host = ''", "mail.example.org"),
+        ("dns.nameserver = 'ns.example.org'", "9.9.9.9"),
+        ("dns.nameserver = '9.9.9.9:70000'", "127.0.0.1:5353"),
+        ("dns.nameserver = 53", "9.9.9.9"),
         ("smtp.host = 'mail.example.org:587'", "smtp.port"),
         ("smtp.host = 'smtp://mail.example.org'", "mail.example.org"),
+        ("blog.url = 'blog.example.org'", "https://example.org/blog"),
+        ("blog.url = 'ftp://blog.example.org'", "https://example.org/blog"),
+        ("blog.url = 'https://a@blog.example.org'", "https://example.org/blog"),
+        ("blog.url = 'https://blog.example.org/{{ x }}'", "https://example.org/blog"),
+        ("blog.title = ' '", "one line"),
+        ('blog.tagline = "a\\nb"', "one line"),
+        ("blog.language = 'english language'", "as en, ru or pt-BR"),
+        ("cache.url = 'memcached://h'", "redis://HOST:PORT"),
+        ("cache.url = 'redis:///0'", "redis://HOST:PORT"),
         ("smtp.port = 'submission'", "a whole number from 1 to 65535"),
         ("smtp.port = 0", "a whole number from 1 to 65535"),
         ("smtp.port = 65536", "a whole number from 1 to 65535"),

@@ -22,9 +22,11 @@ PURE = {
     "access",
     "delivery.recurrence",
     "delivery.compose",
+    "delivery.digest",
     "delivery.mime",
     "delivery.templates",
     "delivery.outcome",
+    "delivery.replies",
     "transport.smtp_protocol",
 }
 """Decisions without I/O: they know the words and each other."""

@@ -112,6 +112,31 @@ def delete(ctx: typer.Context, client: Who, yes: Yes = False, json: Json = False
     here.out.one(clients.remove(here.store, here.actor, str(found.id)))
 
 
+@app.command(epilog="skychimp clients forget grace@example.org")
+def forget(
+    ctx: typer.Context,
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The person's address.", show_default=False)],
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="In everybody's clients and log; for administrators.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Erase a person from your clients and from the log of what was sent, which counts as before.
+
+    Letters that wait for that person are cancelled. Files that were exported, letters in the outbox and backups are
+    yours to delete.
+    """
+    from skychimp.services import personal
+
+    here = enter(ctx, json)
+    found = personal.traces(here.store, here.actor, email, everywhere=all_users)
+    what = f"clients: {found.clients}, letters in the log: {found.deliveries}"
+    here.confirm(f"forget {email} for good ({what})?", yes=yes)
+    here.out.one(personal.forget(here.store, here.actor, email, everywhere=all_users))
+    here.out.note("exported files, letters in an outbox and backups may still name that person")
+
+
 @app.command("import", epilog="skychimp clients import people.csv --update")
 def import_(
     ctx: typer.Context,
@@ -187,7 +212,7 @@ def export(
         form.write(sys.stdout, found)
         return
     try:
-        with _made_whole(file) as opened, here.out.progress("exporting") as tell:
+        with made_whole(file) as opened, here.out.progress("exporting") as tell:
             total = clients.number(here.store, here.actor, tag)
             number = form.write(opened, _counted(found, total, tell))
     except OSError as error:
@@ -229,7 +254,7 @@ def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
 
 
 @contextlib.contextmanager
-def _made_whole(file: str) -> Iterator[TextIO]:
+def made_whole(file: str) -> Iterator[TextIO]:
     """A file that is there once it is whole, and only for its owner if it is new; devices are written as they are."""
     path = Path(file).resolve()
     if path.exists() and not path.is_file():

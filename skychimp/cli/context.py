@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.", show_default=False)]
+Operator = Annotated[
+    bool, typer.Option("--operator", help="As whoever runs the service, without a login.", show_default=False)
+]
 Limit = Annotated[int | None, typer.Option(min=0, help="At most so many rows.", metavar="N")]
 Offset = Annotated[int, typer.Option(min=0, help="Leave out the first so many rows.", metavar="N")]
 Search = Annotated[str | None, typer.Option(help="Only rows that hold this text.", metavar="TEXT")]
@@ -87,12 +90,31 @@ class Context:
             self.store.close()
 
     @cached_property
-    def actor(self) -> "Actor":
+    def token(self) -> str | None:
+        """The session's token, of the environment or of this account for this store. Raises NotLoggedIn."""
         from skychimp.cli import session
-        from skychimp.services import accounts
 
-        token = os.environ.get("SKYCHIMP_TOKEN") or session.read(self.settings.store_url)
-        return accounts.actor(self.store, token)
+        return os.environ.get("SKYCHIMP_TOKEN") or session.read(self.settings.store_url)
+
+    @cached_property
+    def actor(self) -> "Actor":
+        from skychimp.services import sessions
+
+        return sessions.actor(self.store, self.token)
+
+    def caretaker(self, operator: bool) -> "Actor":
+        """Who looks after the store: whoever runs the service, where that is said, or who is logged in.
+
+        Raises NotLoggedIn.
+        """
+        from skychimp.access import OPERATOR
+        from skychimp.errors import NotLoggedIn
+
+        if not operator and self.actor.role is None:
+            raise NotLoggedIn(
+                "you are not logged in", "log in as an administrator; or, if you run the service: --operator"
+            )
+        return OPERATOR if operator else self.actor
 
     def may_ask(self) -> bool:
         """Whether there is a person at a terminal who may be asked."""

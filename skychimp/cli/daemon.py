@@ -69,11 +69,14 @@ class _Surroundings:
         housekeeping.tidy(self._here.store, keep_attempts=self._here.settings.delivery.keep_attempts)
 
     def reload(self, now: "Settings") -> "Settings":
+        from skychimp.services import audit
+
         try:
             settings = self._here.reload()
         except ConfigError as error:
             _EVENTS.error("config kept as it was", extra={"reason": error.message, "hint": error.hint})
             return now
+        audit.note(self._here.store, "reload", "config")
         _EVENTS.info("config read again", extra={"relay": _relay(settings)})
         return settings
 

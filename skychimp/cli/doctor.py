@@ -1,26 +1,39 @@
 """`skychimp doctor`: can this installation send, and what to mend where it can't."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Context, Json, enter
+from skychimp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skychimp.services.findings import Finding
 
 app = typer.Typer(rich_markup_mode="rich")
 
-NOT_WELL = 1
+NOT_WELL, NOT_READY = 1, 3
+COLUMNS = {"level": "Level", "about": "About", "found": "What was found", "remedy": "To mend it"}
 
 
-@app.command(epilog="skychimp doctor")
+@app.command(epilog="skychimp doctor\nskychimp doctor --dkim-selector s1")
 def doctor(
     ctx: typer.Context,
+    dkim_selector: Annotated[
+        str | None,
+        typer.Option(help="The selector by which your relay signs; the usual ones if not given.", metavar="NAME"),
+    ] = None,
     accept_clock: Annotated[
         bool, typer.Option("--accept-clock", help="This machine's clock is right: compute the next times anew.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check config, store, clock and relay, and say how to mend each; leaves with 1 where something is not well."""
+    """Check config, store, clock, relay and the sender's domain, and say how to mend each.
+
+    Leaves with 0 where there are warnings at most, with 3 where config or store is not ready, else with 1.
+    """
     from skychimp.services import doctor as service
 
     here = enter(ctx, json)
@@ -29,13 +42,28 @@ def doctor(
         here.out.next("run --plan")
         return
     findings = []
-    for finding in service.examine(here.store, here.settings):
-        findings.append(finding)
-        if not json:
-            here.out.text(f"{'ok   ' if finding.ok else 'FAULT'}  {finding.about}: {finding.found}")
-            if finding.remedy:
-                here.out.text(f"       {finding.remedy}")
-    if json:
-        here.out.one({"ok": all(finding.ok for finding in findings), "findings": [asdict(one) for one in findings]})
-    if not all(finding.ok for finding in findings):
-        raise typer.Exit(NOT_WELL)
+    with here.out.progress("looking") as tell:
+        for finding in _examine(here, dkim_selector):
+            findings.append(finding)
+            tell(len(findings), finding.about)
+    problems = {finding.about for finding in findings if finding.level == "problem"}
+    if here.out.json:
+        rows = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
+        here.out.one({"ok": not problems, "findings": rows})
+    else:
+        here.out.rows(findings, COLUMNS)
+    if problems:
+        raise typer.Exit(NOT_READY if problems & {"config", "store"} else NOT_WELL)
+
+
+def _examine(here: Context, selector: str | None) -> "Iterator[Finding]":
+    """All findings; a config that can't be read is the only one."""
+    from skychimp.services import doctor
+    from skychimp.services.findings import PROBLEM, Finding
+
+    try:
+        settings = here.settings
+    except ConfigError as error:
+        yield Finding("config", PROBLEM, error.message, error.hint)
+        return
+    yield from doctor.examine(settings, lambda: here.store, selector)

@@ -1,19 +1,16 @@
 """`skychimp init`: config, store and the first administrator."""
 
 import os
-import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
+from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, enter
-from skychimp.errors import ConfigError, Conflict, InvalidValue
-
-Answer = TypeVar("Answer")
+from skychimp.errors import ConfigError, Conflict
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
@@ -33,13 +30,12 @@ def init(
     The password also comes from $SKYCHIMP_PASSWORD, or is left for later. A store that has its administrator is left
     as it is.
     """
-    from skychimp import addresses
     from skychimp.cli import session
     from skychimp.services import accounts
     from skychimp.store import engine
 
     here = enter(ctx, json)
-    email = addresses.parse(email).email if email else _asked_email(here)
+    email = prompts.email(here, email)
     with ExitStack() as undo:
         config = _config(here, sender, email, undo)
         url = here.settings.store_url
@@ -54,6 +50,8 @@ def init(
     made = {"email": account.email, "role": account.role, "config": config and str(config), "store": str(store.path)}
     here.out.one(made)
     here.out.note(f"mail goes to {_where(here)}")
+    if password is None:
+        here.out.note("you have no password yet: skychimp password change")
     here.out.next("clients create --email CLIENT@EXAMPLE.ORG --name NAME")
 
 
@@ -103,14 +101,6 @@ def _write(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _asked_email(here: Context) -> str:
-    from skychimp import addresses
-
-    if not here.may_ask():
-        raise InvalidValue("--email is missing", "give --email YOU@EXAMPLE.ORG")
-    return _until_right(here, lambda: addresses.parse(here.out.ask("Your e-mail:")).email)
-
-
 def _asked_sender(here: Context, email: str) -> str:
     from skychimp import addresses
 
@@ -122,7 +112,7 @@ def _asked_sender(here: Context, email: str) -> str:
         addresses.parse_sender(sender)
         return sender
 
-    return _until_right(here, ask)
+    return prompts.until_right(here, ask)
 
 
 def _password(here: Context, from_stdin: bool) -> str | None:
@@ -130,31 +120,13 @@ def _password(here: Context, from_stdin: bool) -> str | None:
 
     Raises InvalidValue for one that can't be a password.
     """
-    from skychimp.services.accounts import check_password
+    from skychimp.services import passwords
 
-    if not from_stdin and not os.environ.get("SKYCHIMP_PASSWORD"):
-        return _until_right(here, partial(_asked_password, here)) if here.may_ask() else None
-    password = sys.stdin.readline().rstrip("\r\n") if from_stdin else os.environ["SKYCHIMP_PASSWORD"]
-    check_password(password)
-    return password
-
-
-def _asked_password(here: Context) -> str | None:
-    from skychimp.services.accounts import check_password
-
-    password = here.out.ask_secret("A password (Enter for none yet):")
-    if not password:
+    password = prompts.said_password(from_stdin)
+    if password is not None:
+        passwords.check(password)
+        return password
+    if not here.may_ask():
         return None
-    check_password(password)
-    if here.out.ask_secret("Again:") != password:
-        raise InvalidValue("these were not the same")
-    return password
-
-
-def _until_right(here: Context, ask: Callable[[], Answer]) -> Answer:
-    """Ask again where the answer can't be used."""
-    while True:
-        try:
-            return ask()
-        except InvalidValue as error:
-            here.out.error(error)
+    ask = partial(prompts.asked_password, here, "A password (Enter for none yet):", optional=True)
+    return prompts.until_right(here, ask) or None

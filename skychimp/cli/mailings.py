@@ -1,10 +1,11 @@
 """`skychimp mailings`: what goes to whom, and when."""
 
+import re
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from zoneinfo import ZoneInfo
 
 import typer
@@ -14,9 +15,10 @@ from skychimp.cli.run import exit_status, send, summary
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from skychimp.services.attempts import AttemptInfo
+    from skychimp.services.listing import Page
     from skychimp.services.mailings import MailingInfo
 
 app = typer.Typer(no_args_is_help=True, help="What goes to whom, and when.", rich_markup_mode="rich")
@@ -29,6 +31,12 @@ SPARE = ("start_at", "end_at")
 """Of these columns, what a narrow terminal can do without."""
 
 LOG = {"at": "At", "email": "E-mail", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
+OVERSIGHT = {
+    "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "owner_blocked": "Owner blocked", "next_at": "Next",
+}  # fmt: skip
+MORE_LOG = ("phase", "code", "enhanced", "relay", "due_at", "delivery_id")
+AGO = re.compile(r"([0-9]+[smhd])+")
 COMING = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NONE_YET = "no mailings yet; make one: skychimp mailings create --help"
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
@@ -90,9 +98,17 @@ def create(
     if no_send or made.next_at is None or made.next_at > datetime.now(UTC):
         _show(here, made)
         here.out.note(_what_next(made))
+        _warn_if_held(here)
         here.out.next(f"mailings preview {made.id}")
         return
     _send_first(here, made)
+
+
+def _warn_if_held(here: Context) -> None:
+    from skychimp.delivery.run import is_held
+
+    if is_held(here.store):
+        here.out.warn("this store was restored and sends nothing until: skychimp resolve --restored")
 
 
 def _send_first(here: Context, made: "MailingInfo") -> None:
@@ -115,6 +131,8 @@ def _send_first(here: Context, made: "MailingInfo") -> None:
     else:
         _show(here, made)
         here.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
+    if made.skipped_at is not None:
+        here.out.note("it was skipped: there is no new post to tell of")
     here.out.next("run" if exit_status(tally) else f"mailings log {made.id}")
 
 
@@ -132,10 +150,11 @@ def list_(
 
     here = enter(ctx, json)
     found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
+    columns = OVERSIGHT if here.actor.role == "manager" else COLUMNS
     if here.out.on_terminal and not json:
-        here.out.rows(_for_eyes(here, found), COLUMNS, empty=NONE_YET, spare=SPARE)
+        here.out.rows(_for_eyes(here, found), columns, empty=NONE_YET, spare=SPARE)
         return
-    here.out.rows(found, COLUMNS, empty=NONE_YET)
+    here.out.rows(found, columns, empty=NONE_YET)
 
 
 @app.command()
@@ -199,7 +218,7 @@ def delete(ctx: typer.Context, mailing: Id, yes: Yes = False, json: Json = False
     from skychimp.services import mailings
 
     here = enter(ctx, json)
-    found = mailings.show(here.store, here.actor, mailing)
+    found = mailings.show(here.store, here.actor, mailing, to="change mailings")
     here.confirm(f"delete mailing {found.id}, {found.subject!r}?", yes=yes)
     _show(here, mailings.remove(here.store, here.actor, mailing))
 
@@ -220,7 +239,9 @@ def preview(
     here = enter(ctx, json)
     info, coming = mailings.preview(here.store, here.actor, mailing, since=since, number=number)
     zone = ZoneInfo(info.timezone)
-    rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), due.note) for due in coming]
+    digest = "skipped when there is no new post" if info.digest else ""
+    notes = ["; ".join(filter(None, (due.note, digest))) for due in coming]
+    rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), note) for due, note in zip(coming, notes, strict=True)]
     columns = COMING
     if here.out.on_terminal and not here.out.json:
         columns = COMING | {"local": info.timezone}
@@ -282,49 +303,109 @@ def enable(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     here.out.note(_what_next(changed))
 
 
-@app.command(epilog="skychimp mailings log 1 --status failed")
+@app.command(
+    epilog="skychimp mailings log 1 --status failed --domain example.org\n"
+    "skychimp mailings log 1 --reply 5.1.1 --last --csv\nskychimp mailings log 1 --follow --since 1h"
+)
 def log(
     ctx: typer.Context,
     mailing: Id,
     status: Annotated[str | None, typer.Option(help="Only " + ", ".join(STATUSES) + ".", metavar="STATUS")] = None,
+    domain: Annotated[str | None, typer.Option(help="Only addresses of this domain.", metavar="DOMAIN")] = None,
+    reply: Annotated[
+        str | None, typer.Option(help="Only replies with this code (550 or 5.1.1) or text.", metavar="REPLY")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only at this time or later; 2h is two hours ago.", metavar="WHEN")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only before this time.", metavar="WHEN")] = None,
     last: Annotated[bool, typer.Option("--last", help="One row a delivery: its last attempt.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Go on showing new ones, until Ctrl-C.")] = False,
     limit: Limit = None,
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
     json: Json = False,
 ) -> None:
-    """Show every attempt, the oldest first, with the server's words."""
-    from skychimp.services import attempts
+    """Show every attempt, the oldest first, with the server's words.
+
+    With --follow and --json each attempt is a JSON value on a line of its own.
+    """
+    from skychimp.services import attempts, mailings
 
     here = enter(ctx, json)
     if status is not None and status not in STATUSES:
         raise InvalidValue(f"there is no status {status!r}", "it is one of " + ", ".join(STATUSES))
-    if follow and (last or json or sort or limit is not None or offset):
-        raise InvalidValue("--follow shows plain attempts as they come: only --status and --search go with it")
+    if csv and json:
+        raise InvalidValue("--csv and --json can't go together")
+    if follow and (last or sort or limit is not None or offset):
+        raise InvalidValue(
+            "--follow shows attempts as they come", "leave out --last, --sort, --limit and --offset, or --follow"
+        )
+
+    def read(chosen: "Page", after: int | None = None) -> "Iterator[AttemptInfo]":
+        return attempts.log(
+            here.store,
+            here.actor,
+            mailing,
+            chosen,
+            status=status,
+            domain=domain,
+            reply=reply,
+            since=_moment(here, since),
+            until=_moment(here, until),
+            last=last,
+            after=after,
+        )
+
     if follow:
-        _follow(here, mailing, status, search)
+        _follow(here, lambda after: read(page(None, 0, search, None), after), csv=csv)
+    found = read(page(limit, offset, search, sort))
+    if csv:
+        here.out.csv(found, [*LOG, *MORE_LOG])
         return
-    found = attempts.log(here.store, here.actor, mailing, page(limit, offset, search, sort), status=status, last=last)
-    here.out.rows(found, LOG, empty="nothing was tried yet; send what is due: skychimp run")
+    empty = "nothing was tried yet; send what is due: skychimp run"
+    if mailings.show(here.store, here.actor, mailing).skipped_at is not None:
+        empty = "skipped: there was no new post to tell of"
+    here.out.rows(found, LOG, empty=empty)
 
 
-def _follow(here: Context, mailing: int, status: str | None, search: str | None) -> None:
+def _follow(here: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]", *, csv: bool) -> NoReturn:
+    """Show what there is, and what comes, until Ctrl-C."""
     from skychimp.services import attempts
 
     seen: int | None = None
 
     def fresh() -> "Iterator[AttemptInfo]":
         nonlocal seen
-        everything = page(None, 0, search, None)
-        for attempt in attempts.log(here.store, here.actor, mailing, everything, status=status, after=seen):
-            seen = attempt.id
+        newest = attempts.newest(here.store)
+        for attempt in read(seen):
+            newest = max(newest, attempt.id or 0)
             yield attempt
+        seen = newest
 
+    if csv:
+        here.out.csv((), [*LOG, *MORE_LOG])
     while True:
-        here.out.lines(fresh(), LOG)
+        if csv:
+            here.out.csv(fresh(), [*LOG, *MORE_LOG], header=False)
+        else:
+            here.out.lines(fresh(), LOG)
         time.sleep(FOLLOW_EVERY)
+
+
+def _moment(here: Context, text: str | None) -> datetime | None:
+    """A time that a person wrote; a duration is so long ago."""
+    from skychimp.config import parse_duration
+    from skychimp.delivery.recurrence import parse_when
+
+    if text is None:
+        return None
+    now = datetime.now(UTC)
+    if AGO.fullmatch(text.strip()):
+        return now - parse_duration(text.strip())
+    return parse_when(text, here.settings.mail.timezone, now)
 
 
 def _duration(text: str | None) -> timedelta | None:

@@ -28,6 +28,9 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="The text is Markdown
 HtmlFile = Annotated[
     str | None, typer.Option(help="An HTML part of your own, from a file, or - for stdin.", metavar="FILE")
 ]
+Digest = Annotated[
+    bool, typer.Option("--digest", help="It goes with the blog's new posts, at {{ posts }} or after the text.")
+]
 
 
 @app.command(epilog="skychimp messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown")
@@ -38,6 +41,7 @@ def create(
     body_file: BodyFile = None,
     markdown: Markdown = False,
     html_file: HtmlFile = None,
+    digest: Digest = False,
     json: Json = False,
 ) -> None:
     """Keep a message; it is checked by rendering it once. Without a body, your $EDITOR opens for it."""
@@ -50,10 +54,12 @@ def create(
     form = _format(markdown, html_file is not None) or Format.TEXT
 
     def keep(text: str) -> "MessageInfo":
-        return messages.create(here.store, here.actor, Words(subject, text, form, html))
+        return messages.create(here.store, here.actor, Words(subject, text, form, html), digest=digest)
 
     made = keep(text) if text is not None else write(here, "", SUFFIXES[form], keep)
     here.out.one(made, None if here.out.json else list(COLUMNS))
+    if made.digest and here.settings.blog.url is None:
+        here.out.note("its posts come without links until the settings say where the blog is: blog.url")
     here.out.next(f"messages preview {made.id}")
 
 
@@ -93,6 +99,9 @@ def update(
     markdown: Markdown = False,
     html_file: HtmlFile = None,
     plain: Annotated[bool, typer.Option("--plain", help="The text is plain, and gets no HTML part.")] = False,
+    digest: Annotated[
+        bool | None, typer.Option("--digest/--no-digest", help="Whether it goes with the blog's new posts.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Change a message; what is being sent keeps the words it was opened with. Without options, in your $EDITOR."""
@@ -104,9 +113,11 @@ def update(
     form = _format(markdown, html_file is not None, plain)
 
     def keep(text: str | None) -> "MessageInfo":
-        return messages.change(here.store, here.actor, message, subject=subject, body=text, format=form, html=html)
+        return messages.change(
+            here.store, here.actor, message, subject=subject, body=text, format=form, html=html, digest=digest
+        )
 
-    if text is html is subject is form is None:
+    if all(said is None for said in (text, html, subject, form, digest)):
         old = messages.show(here.store, here.actor, message)
         changed = write(here, old.body, SUFFIXES[old.format], keep)
     else:
@@ -123,7 +134,7 @@ def delete(ctx: typer.Context, message: Id, yes: Yes = False, json: Json = False
     from skychimp.services import messages
 
     here = enter(ctx, json)
-    found = messages.show(here.store, here.actor, message)
+    found = messages.show(here.store, here.actor, message, to="change messages")
     here.confirm(f"delete message {found.id}, {found.subject!r}?", yes=yes)
     here.out.one(messages.remove(here.store, here.actor, message), None if here.out.json else list(COLUMNS))
 
@@ -139,7 +150,7 @@ def preview(
     from skychimp.services import messages
 
     here = enter(ctx, json)
-    seen = messages.preview(here.store, here.actor, message, client)
+    seen = messages.preview(here.store, here.actor, message, client, blog_url=here.settings.blog.url)
     if here.out.json:
         here.out.one(seen)
         return
@@ -170,7 +181,10 @@ def test(
     mail = with_sender(here.settings).mail
     sender, return_path, address = mail.sender or "", mail.return_path or "", addresses.parse(to).email
     name = f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>"
-    data = messages.test_letter(here.store, here.actor, message, sender=sender, to=address, name=name)
+    blog_url = here.settings.blog.url
+    data = messages.test_letter(
+        here.store, here.actor, message, sender=sender, to=address, name=name, blog_url=blog_url
+    )
     transport = make_transport(here.settings, here.store.path)
     answer = asyncio.run(_send(transport, Letter(return_path, address, data)))
     if answer.reply is None:

@@ -14,19 +14,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from skychimp.cli.layout import Need, fit
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.segment import Segment
+
+Colour = tuple[int, int, int]
+"""Red, green and blue."""
 
 LONGEST_TABLE = 1_000
 """A longer list comes as plain lines on a terminal too: a table has to be held in memory as a whole."""
 
-WIDEST_TEXT = 100
+WIDEST_PAGE = 100
+WIDEST_PICTURE = 80
+HIGHEST_PICTURE = 40
+
 COLOURS = {
     "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
 }  # fmt: skip
@@ -110,8 +117,25 @@ class Output:
             self._table(first, columns, spare)
 
     def lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
-        """Show records as plain lines, at once."""
-        self._lines(items, columns)
+        """Show records as plain lines, or as JSON, one value a line; at once."""
+        if self.json:
+            for item in items:
+                self._write(json.dumps(_record(item), default=_json_value, ensure_ascii=False))
+        else:
+            self._lines(items, columns)
+        sys.stdout.flush()
+
+    def csv(self, items: Iterable[Any], columns: Iterable[str], *, header: bool = True) -> None:
+        """Show records as CSV, as they are read, the fields' names first; a spreadsheet runs nothing in it."""
+        import csv
+
+        from skychimp.services.clients_csv import quoted
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        if header:
+            writer.writerow(columns)
+        for item in items:
+            writer.writerow([quoted(_plain(getattr(item, name))) for name in columns])
         sys.stdout.flush()
 
     def one(self, item: Any, fields: Sequence[str] | None = None) -> None:
@@ -134,21 +158,59 @@ class Output:
         """Show a text of several lines, each escaped."""
         self._write("\n".join(escape(line) for line in text.split("\n")))
 
+    def raw(self, text: str) -> None:
+        """Give out a text as it is: one that is made to be a file."""
+        self._write(text, end="")
+
     def markdown(self, text: str) -> None:
-        """Show a text of our own: laid out on a terminal, as it is written elsewhere."""
+        """Show Markdown as it is meant, or as it is in a pipe; escaped also where it was written as an entity."""
         if not self.on_terminal:
             self.text(text)
             return
         from rich.markdown import Markdown
+        from rich.segment import Segment, Segments
 
         console = _console(stderr=False)
-        console.print(Markdown(text, code_theme="ansi_dark"), width=min(console.width, WIDEST_TEXT))
+        options = console.options.update(width=self.width)
+        drawn = console.render(Markdown(text, code_theme="ansi_dark", hyperlinks=False), options)
+        safe = [
+            Segment("\n".join(map(escape, part.text.split("\n"))), part.style) for part in drawn if not part.control
+        ]
+        console.print(Segments(safe), end="")
+
+    @property
+    def canvas(self) -> tuple[int, int] | None:
+        """The width and height, in pixels, of a picture that can be shown; None where there are no colours."""
+        console = _console(stderr=False)
+        if not self.on_terminal or console.color_system is None or console.no_color:
+            return None
+        return min(console.width, WIDEST_PICTURE), HIGHEST_PICTURE
+
+    def picture(self, rows: Sequence[Sequence[Colour | None]]) -> None:
+        """Show the rows of an image, two a line: each character is an upper and a lower pixel."""
+        from rich.segment import Segment, Segments
+
+        halves: list[Segment] = []
+        for upper, lower in zip_longest(rows[::2], rows[1::2], fillvalue=[None] * len(rows[0])):
+            halves += [_half_block(*pair) for pair in zip(upper, lower, strict=True)] + [Segment.line()]
+        _console(stderr=False).print(Segments(halves))
+
+    @property
+    def width(self) -> int:
+        """Of what is drawn: no wider than can be read well."""
+        return min(_console(stderr=False).width, WIDEST_PAGE)
+
+    def draw(self, *parts: "RenderableType") -> None:
+        """Show what Rich draws, on a terminal; what is in it is escaped already."""
+        console = _console(stderr=False)
+        for part in parts:
+            console.print(part, width=self.width)
 
     def heading(self, title: str, text: str) -> None:
         """Set off a part of a longer story."""
         console = _console(stderr=False)
-        console.print(f"\n{title}", style="bold", markup=False)
-        console.print(text, style="cyan", markup=False, soft_wrap=True)
+        console.print(f"\n{escape(title)}", style="bold", markup=False)
+        console.print("\n".join(map(escape, text.split("\n"))), style="cyan", markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
@@ -246,11 +308,8 @@ class Output:
         return tell
 
     def _json_list(self, items: Iterable[Any]) -> None:
-        opened = "["
-        for item in items:
-            self._write(opened + json.dumps(_record(item), default=_json_value, ensure_ascii=False), end="")
-            opened = ",\n "
-        self._write("[]" if opened == "[" else "]")
+        _write_list(sys.stdout, items)
+        self._write("")
 
     def _lines(self, items: Iterable[Any], columns: Mapping[str, str]) -> None:
         for item in items:
@@ -302,6 +361,17 @@ def _need(name: str, column: Sequence[str], items: Iterable[Any]) -> Need:
     return Need(max(cell_len(word) for cell in column for word in cell.split(" ")), longest, firm=name == "email")
 
 
+def _half_block(upper: Colour | None, lower: Colour | None) -> "Segment":
+    from rich.color import Color
+    from rich.segment import Segment
+    from rich.style import Style
+
+    above, below = (None if colour is None else Color.from_rgb(*colour) for colour in (upper, lower))
+    if above is None:
+        return Segment("▄" if below else " ", Style(color=below))
+    return Segment("▀", Style(color=above, bgcolor=below))
+
+
 def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
@@ -328,6 +398,31 @@ def _abandon(stream: TextIO) -> None:
 def _record(item: Any) -> dict[str, Any]:
     """A record's fields; none of them is a record itself, so that nothing has to be copied deeply."""
     return dict(vars(item)) if is_dataclass(item) else dict(item)
+
+
+def write_object(opened: TextIO, parts: Iterable[tuple[str, Any]]) -> None:
+    """Write one JSON object, a part at a time; a part that is an iterator becomes a list, as it is read."""
+    opening = "{"
+    for name, part in parts:
+        opened.write(f"{opening}\n{json.dumps(name)}: ")
+        opening = ","
+        if isinstance(part, Iterator):
+            _write_list(opened, part)
+        else:
+            opened.write(_as_json(part))
+    opened.write("\n}\n")
+
+
+def _write_list(opened: TextIO, items: Iterable[Any]) -> None:
+    opening = "["
+    for item in items:
+        opened.write(opening + _as_json(item))
+        opening = ",\n "
+    opened.write("[]" if opening == "[" else "]")
+
+
+def _as_json(item: Any) -> str:
+    return json.dumps(_record(item), default=_json_value, ensure_ascii=False)
 
 
 def _json_value(value: Any) -> Any:

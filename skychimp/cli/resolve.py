@@ -1,18 +1,29 @@
 """`skychimp resolve`: decide about letters whose end nobody knows, and let a restored store go on."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Yes, enter
-from skychimp.errors import InvalidValue
+from skychimp.cli.context import Context, Json, Operator, Yes, enter
+from skychimp.errors import Conflict, InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from skychimp.services.backups import Held
+    from skychimp.services.deliveries import Resolution, UnknownDelivery
 
 app = typer.Typer(rich_markup_mode="rich")
 
 COLUMNS = {
     "id": "Delivery", "mailing_id": "Mailing", "due_at": "Due", "email": "E-mail", "at": "Tried", "reply": "What came",
-    "next_try_at": "Sent again",
+    "next_try_at": "Sent again", "phase": "Phase", "relay": "Relay", "queue_id": "Queue id", "message_id": "Message-ID",
 }  # fmt: skip
+
+
+WHAT_NEXT = "next: look for the Message-ID in the relay's log, then skychimp resolve --sent ID"
 
 
 @app.command(epilog="skychimp resolve --resend --all")
@@ -25,7 +36,10 @@ def resolve(
     failed: Annotated[bool, typer.Option("--failed", help="They have not, and are not sent again.")] = False,
     resend: Annotated[bool, typer.Option("--resend", help="Send them again, byte for byte the same.")] = False,
     every_one: Annotated[bool, typer.Option("--all", help="All that are unknown.")] = False,
-    restored: Annotated[bool, typer.Option("--restored", help="Let a restored store send again.")] = False,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="Let a restored store go on; with one of the three, about what it holds.")
+    ] = False,
+    operator: Operator = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -37,15 +51,14 @@ def resolve(
     words = {Resolution.SENT: sent, Resolution.FAILED: failed, Resolution.RESEND: resend}
     said = [resolution for resolution, is_said in words.items() if is_said]
     if restored:
-        if said or deliveries or every_one:
-            raise InvalidValue("--restored goes alone")
-        here.confirm("let this restored store send what is due?", yes=yes or not here.may_ask())
-        service.let_go_on(here.store)
-        here.out.one({"restored": True})
-        here.out.next("run --plan")
+        if len(said) > 1 or deliveries or every_one:
+            raise InvalidValue("--restored goes with one of --sent, --failed and --resend, or alone")
+        _let_go_on(here, said[0] if said else None, operator=operator, yes=yes)
         return
+    if operator:
+        raise InvalidValue("--operator goes with --restored")
     if not said and not deliveries and not every_one:
-        here.out.rows(service.unknown(here.store, here.actor), COLUMNS, empty="no delivery is unknown")
+        _show(here, service.unknown(here.store, here.actor))
         return
     if len(said) != 1:
         raise InvalidValue("say what became of them", "give one of --sent, --failed and --resend")
@@ -61,3 +74,61 @@ def resolve(
     here.out.one(done)
     if said[0] == Resolution.RESEND and done.resolved:
         here.out.next("run")
+
+
+def _show(here: Context, found: "Iterator[UnknownDelivery]") -> None:
+    if here.out.json or not here.out.on_terminal:
+        here.out.rows(found, COLUMNS)
+        return
+    drawn = list(map(_drawn, found))
+    here.out.draw(*drawn)
+    here.out.note(WHAT_NEXT if drawn else "no delivery is unknown")
+
+
+def _drawn(one: "UnknownDelivery") -> "RenderableType":
+    from rich.text import Text
+
+    from skychimp.cli import charts
+    from skychimp.cli.output import escape
+
+    said = Text(escape(one.email), "bold", overflow="fold")
+    said.append(f"  mailing {one.mailing_id}, due {one.due_at.astimezone():%Y-%m-%d %H:%M}\n", "dim")
+    if one.at is not None:
+        said.append(f"{one.at.astimezone():%Y-%m-%d %H:%M:%S} {one.phase}: {escape(one.reply)}\n", "")
+    said.append(f"{escape(one.message_id)} at {escape(one.relay)} {escape(one.queue_id)}".rstrip(), "")
+    if one.next_try_at is not None:
+        said.append(f"\nsent again at {one.next_try_at.astimezone():%Y-%m-%d %H:%M}, unless you decide", "dim")
+    table = charts.grid(right=(0,), columns=2)
+    table.columns[0].width = 8
+    table.add_row(Text(str(one.id)), said)
+    return table
+
+
+def _let_go_on(here: Context, decision: "Resolution | None", *, operator: bool, yes: bool) -> None:
+    """Say what a restored store holds and what will become of it, then let it go on."""
+    from skychimp.services import backups
+
+    actor = here.caretaker(operator)
+    backups.require_caretaker(actor)
+    held = backups.held(here.store)
+    if held is None:
+        raise Conflict("this store is not held: it sends already")
+    here.out.note(f"letters that wait: {held.deliveries}; mailings that are due: {held.due}")
+    here.out.note(_what_becomes(held, decision))
+    here.confirm("let it go on?", yes=yes or not here.may_ask())
+    done = backups.let_go_on(here.store, actor, decision)
+    here.out.one(done, None if here.out.json else [name for name, value in vars(done).items() if value])
+    here.out.next("resolve" if done.unknown else "run --plan")
+
+
+def _what_becomes(held: "Held", decision: "Resolution | None") -> str:
+    if decision is None and not held.is_blind:
+        return "all of it will be sent; what was sent since the backup is known, and stays sent"
+    if decision == "resend":
+        return "all of it will be sent" + (", perhaps once more" if held.is_blind else "")
+    if decision is None:
+        return (
+            "what was sent since the backup is not known: those letters will be unknown, for you to decide, and the "
+            "due times missed. To send all of it instead: skychimp resolve --restored --resend"
+        )
+    return f"those letters will count as {decision}, and the due times as missed"

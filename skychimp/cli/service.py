@@ -41,8 +41,9 @@ SystemCallFilter=@system-service
 DAEMON = """\
 [Unit]
 Description=Skychimp: mailings, sent on schedule
-Wants=network-online.target
-After=network-online.target
+Wants=network-online.target time-sync.target
+# Due times are this machine's: its clock is to be right before the first look.
+After=network-online.target time-sync.target
 
 [Service]
 Type=notify
@@ -53,7 +54,8 @@ Restart=on-failure
 RestartSec=10
 # A wrong config stays wrong: 2 and 3 want a person.
 RestartPreventExitStatus=2 3
-WatchdogSec=120
+# Several looks for due mail.
+WatchdogSec={watchdog_seconds}
 # Longer than the server may take to answer a letter's final dot.
 TimeoutStopSec={stop_seconds}
 KillMode=mixed
@@ -64,8 +66,9 @@ WantedBy=multi-user.target
 RUN = """\
 [Unit]
 Description=Skychimp: send what is due, once
-Wants=network-online.target
-After=network-online.target
+Wants=network-online.target time-sync.target
+# Due times are this machine's: its clock is to be right before the first look.
+After=network-online.target time-sync.target
 
 [Service]
 Type=oneshot
@@ -136,6 +139,7 @@ def _units(here: Context) -> list[_Unit]:
         "command": " ".join(_for_systemd(word.replace("$", "$$")) for word in _command(here)),
         "user": getpass.getuser(),
         "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
+        "watchdog_seconds": max(120, 3 * round(settings.daemon.interval.total_seconds())),
         "credential": _credential(here),
         "hardened": HARDENED.format(folder=_for_systemd(str(_store_folder(here)))),
     }

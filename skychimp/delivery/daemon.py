@@ -5,6 +5,7 @@ the zone's offset changes; the sleep between two jobs is on monotonic time.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -15,7 +16,8 @@ import schedule
 
 from skychimp.config import Settings
 from skychimp.delivery.dispatcher import Dispatcher, Tally
-from skychimp.delivery.run import RELOADED, Stops, entered, in_loop, with_sender
+from skychimp.delivery.run import RELOADED, Stops, entered, in_loop, is_held, with_sender
+from skychimp.errors import StoreHeld
 from skychimp.store.engine import Store
 from skychimp.transport import make_transport
 
@@ -32,7 +34,7 @@ class Surroundings(Protocol):
         """It listens to signals from here on."""
 
     def alive(self) -> None:
-        """It is looking for what is due."""
+        """It is looking for what is due, or lets what is in flight end."""
 
     def tidy(self) -> None:
         """Once an hour: whatever else is to be kept in order. Called in a thread of its own."""
@@ -61,11 +63,35 @@ async def _serve(store: Store, settings: Settings, around: Surroundings) -> Tall
 
 
 async def _send(store: Store, settings: Settings, around: Surroundings, stops: Stops) -> Tally:
-    """As one run, until it is stopped."""
-    with entered(store) as lock:
-        dispatcher = Dispatcher(store, settings, make_transport(settings, store.path), lock, keeps_looking=True)
+    """As one run, until it is stopped; a restored store is waited for until a person lets it go on."""
+    with contextlib.ExitStack() as stack:
+        lock = None
+        while lock is None:
+            try:
+                lock = stack.enter_context(entered(store))
+            except StoreHeld as held:
+                if reason := await _let_go(store, settings, around, stops, held):
+                    return Tally(stopped=reason)
+        dispatcher = Dispatcher(
+            store,
+            settings,
+            make_transport(settings, store.path),
+            lock,
+            keeps_looking=True,
+            report=lambda tally: around.alive() if tally.stopped else None,  # a drain is long, and without looks
+        )
         stops.of(dispatcher)
         return await dispatcher.send(lambda: _work(dispatcher, settings, around))
+
+
+async def _let_go(store: Store, settings: Settings, around: Surroundings, stops: Stops, held: StoreHeld) -> str:
+    """Wait until a person has let the store go on: ""; or until a signal comes: what it means."""
+    log.warning(held.message, extra={"hint": held.hint})
+    reason = ""
+    while not reason and await asyncio.to_thread(is_held, store):
+        around.alive()
+        reason = await stops.wait(settings.daemon.interval.total_seconds())
+    return reason
 
 
 async def _work(dispatcher: Dispatcher, settings: Settings, around: Surroundings) -> None:

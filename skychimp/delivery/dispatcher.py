@@ -222,6 +222,7 @@ class Dispatcher:
             return_path=self.settings.mail.return_path or "",
             give_up_after=self.settings.delivery.give_up_after,
             mailing_id=self.scope.mailing_id,
+            blog_url=self.settings.blog.url,
         )
         self._secret = connection.scalar(select(StoreInfo.__table__.c.secret)) or b""
         pause = self._relay.pause_of(connection, self._secret)

@@ -1,15 +1,18 @@
 """What is due: opens occurrences, and says beforehand which it would open. Each function is part of a transaction."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Row, select, true, update
+from sqlalchemy import Connection, Row, and_, func, select, true, update
 
-from skychimp.delivery import recurrence
+from skychimp.delivery import digest, recurrence
+from skychimp.delivery.compose import Words
 from skychimp.delivery.recurrence import Due, Plan, Schedule
 from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
-from skychimp.store import queue
+from skychimp.store import digests, queue
 
 _M = Mailing.__table__
 _MSG = Message.__table__
@@ -25,10 +28,11 @@ def open_due(
     return_path: str,
     give_up_after: timedelta,
     mailing_id: int | None = None,
+    blog_url: str | None = None,
 ) -> int:
     """Open what is due and record what was missed; how many occurrences were opened. Twice is the same as once.
 
-    Nothing is opened in a restored store that waits for a person.
+    A digest without a new post is recorded as skipped. Nothing is opened in a restored store that waits for a person.
     """
     if queue.is_held(connection):
         return 0
@@ -41,21 +45,43 @@ def open_due(
         letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
         base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
         for missed in plan.missed:
-            row = {
-                "state": OccurrenceState.MISSED,
-                "deadline": missed.at,
-                "finished_at": now,
-                "subject": "",
-                "body": "",
-            }
-            queue.open_occurrence(connection, base | _times(missed) | row)
+            row = base | _times(missed) | _nothing_sent(OccurrenceState.MISSED, missed, now)
+            queue.open_occurrence(connection, row)
         for chosen in plan.open:
-            words = {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
             deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
-            row = {"state": OccurrenceState.OPENING, "deadline": deadline} | words
-            opened += queue.open_occurrence(connection, base | _times(chosen) | row) is not None
+            row = base | _times(chosen) | {"state": OccurrenceState.OPENING, "deadline": deadline}
+            words = Words(mailing.subject, mailing.body, mailing.format, mailing.html)
+            if mailing.digest:
+                opened += _open_digest(connection, mailing, row, words, chosen, blog_url)
+            else:
+                opened += queue.open_occurrence(connection, row | words._asdict()) is not None
         connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return opened
+
+
+def pass_over(connection: Connection, now: datetime) -> int:
+    """Record all that is due as missed, of stopped mailings too: it may have been sent from elsewhere; how many."""
+    passed = 0
+    for mailing, plan in due(connection, now, stopped_too=True):
+        base = {"mailing_id": mailing.id, "opened_at": now, "format": mailing.format, "timezone": mailing.timezone}
+        base |= {"cursor": 0, "sender": "", "return_path": ""}
+        for one in (*plan.missed, *plan.open):
+            row = base | _times(one) | _nothing_sent(OccurrenceState.MISSED, one, now)
+            passed += queue.open_occurrence(connection, row) is not None
+        progress = _progress(mailing.status, plan._replace(open=[]))
+        connection.execute(update(_M).where(_M.c.id == mailing.id).values(progress))
+    return passed
+
+
+def go_on_after_the_last(connection: Connection) -> None:
+    """Let no mailing be due before what it has opened last: its schedule was another one then."""
+    last = func.max(_O.c.due_at)
+    behind = select(_M, last.label("last")).join(_O, _O.c.mailing_id == _M.c.id).group_by(_M.c.id)
+    for mailing in connection.execute(behind.having(_M.c.next_at <= last)).all():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # its zone is unknown here: `due` says so
+            coming = next(recurrence.upcoming(schedule(mailing), mailing.last + timedelta(microseconds=1)), None)
+            later = update(_M).where(_M.c.id == mailing.id)
+            connection.execute(later.values(next_at=None if coming is None else coming.at))
 
 
 def due(
@@ -63,16 +89,19 @@ def due(
     now: datetime,
     mailing_id: int | None = None,
     unreadable: Callable[[Row[tuple[()]], Exception], None] = lambda mailing, error: None,
+    *,
+    stopped_too: bool = False,
 ) -> Iterator[tuple[Row[tuple[()]], Plan]]:
     """Each mailing that has something due, with its message's words, and what is to be done about it.
 
     `unreadable` is told of one whose schedule can't be read (its zone may be unknown here); it delays no other.
     """
+    goes_on = true() if stopped_too else and_(_M.c.disabled_at.is_(None), _U.c.blocked_at.is_(None))
     rows = connection.execute(
-        select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html)
+        select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest)
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .join(_U, _U.c.id == _M.c.owner_id)
-        .where(_M.c.next_at <= now, _M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), _U.c.blocked_at.is_(None))
+        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), goes_on)
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
         .order_by(_M.c.next_at, _M.c.id)
     ).all()
@@ -92,6 +121,11 @@ def due(
             yield row, plan
 
 
+def new_posts(connection: Connection, mailing: Row[tuple[()]], now: datetime) -> Sequence[Row[tuple[object, ...]]]:
+    """The posts that a digest which opens now tells of."""
+    return digests.new_posts(connection, mailing.id, _looks_back_to(mailing), now, digest.MOST_POSTS)
+
+
 def schedule(mailing: Mailing | Row[tuple[()]]) -> Schedule:
     """The schedule that a mailing's row says."""
     start = datetime.fromisoformat(mailing.start_local)
@@ -105,6 +139,32 @@ def due_in_zone(due_at: datetime, timezone: str) -> datetime:
 
 def _times(due: Due) -> dict[str, object]:
     return {"due_local": due.local.isoformat(), "due_at": due.at}
+
+
+def _nothing_sent(state: OccurrenceState, due: Due, now: datetime) -> dict[str, object]:
+    return {"state": state, "deadline": due.at, "finished_at": now, "subject": "", "body": ""}
+
+
+def _open_digest(
+    connection: Connection, mailing: Row[tuple[()]], row: dict[str, Any], words: Words, due: Due, blog_url: str | None
+) -> bool:
+    """Open a digest's occurrence, or record that it is skipped; whether it was opened."""
+    now = row["opened_at"]
+    posts = new_posts(connection, mailing, now)
+    if posts:
+        words = digest.with_posts(words, [digest.news(post.title, post.content, post.slug, blog_url) for post in posts])
+        made = queue.open_occurrence(connection, row | words._asdict())
+    else:
+        made = queue.open_occurrence(connection, row | _nothing_sent(OccurrenceState.SKIPPED, due, now))
+    if made is not None:
+        digests.tell(connection, mailing.id, made, [post.id for post in posts], _looks_back_to(mailing))
+    return made is not None and bool(posts)
+
+
+def _looks_back_to(mailing: Row[tuple[()]]) -> datetime:
+    """Where a mailing's first digest begins: a period before the mailing was made, however late it goes out."""
+    created_at: datetime = mailing.created_at
+    return created_at - digest.PERIOD[mailing.every]
 
 
 def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:

@@ -8,7 +8,7 @@ two, a month without the day uses its last day, and a date that the zone skipped
 import re
 from calendar import monthrange
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from itertools import count, takewhile
 from typing import NamedTuple
@@ -23,6 +23,7 @@ GRACE = {Every.DAY: timedelta(hours=12), Every.WEEK: timedelta(days=2), Every.MO
 ON_TIME = timedelta(minutes=10)
 """How late an occurrence may be of a mailing that skips what it missed: as late as a run from cron may come."""
 
+DAY = timedelta(days=1)
 MOST_MISSED = 1000
 FIRST_YEAR, LAST_YEAR = 1970, 9990
 _EXAMPLES = "write now, +10m, 2026-12-01 09:00, 2026-12-01T09:00+03:00 or 2026-12-01T09:00Z"
@@ -87,6 +88,15 @@ def latest(schedule: Schedule, now: datetime) -> Due | None:
         if due is not None and due.at <= now:
             return due
     return None
+
+
+def nearest(schedule: Schedule, at: datetime) -> Due | None:
+    """The due time, before the end or not, that lies nearest to an instant; None where none is within a day of it.
+
+    Where a zone's rules have changed, this is what has become of the due time that was at that instant.
+    """
+    around = takewhile(lambda due: due.at <= at + DAY, upcoming(replace(schedule, end=None), at - DAY))
+    return min(around, key=lambda due: abs(due.at - at), default=None)
 
 
 def plan(

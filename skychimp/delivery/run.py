@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from skychimp import addresses
 from skychimp.config import Settings
+from skychimp.delivery import zones
 from skychimp.delivery.dispatcher import Dispatcher, Scope, Tally
-from skychimp.errors import ConfigError, StoreNotReady
+from skychimp.errors import ConfigError, StoreHeld
 from skychimp.store import queue, runs
 from skychimp.store.engine import Store, plain_errors
 from skychimp.store.runs import RunLock
@@ -33,7 +34,7 @@ def send_due(
     """Send what is due now, once, and say what became of it.
 
     The first Ctrl-C or SIGTERM lets what is in flight end and gives back the rest; a second one stops at once.
-    Raises ConfigError where there is no sender, StoreNotReady where a restored store is held, ClockBehind, StoreFailed.
+    Raises ConfigError where there is no sender, StoreHeld where a restored store is held, ClockBehind, StoreFailed.
     """
     settings = with_sender(settings)
     with entered(store) as lock:
@@ -46,20 +47,27 @@ def send_due(
 def entered(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[RunLock]:
     """This process as a run, for the length of the block; `now` is its clock.
 
-    Raises StoreNotReady where a restored store is held, ClockBehind where the clock can't be right.
+    Raises StoreHeld where a restored store is held, ClockBehind where the clock can't be right.
     """
     with plain_errors(), store.connect() as connection, connection.begin():
         if queue.is_held(connection):
-            raise StoreNotReady(
+            raise StoreHeld(
                 "this store was restored and sends nothing yet", "let it go on: skychimp resolve --restored"
             )
         if (behind := runs.clock_behind(connection, now())) is not None:
             raise behind
+        zones.follow(connection)
         lock = runs.start(connection, store.path, now())
     try:
         yield lock
     finally:
         lock.release()
+
+
+def is_held(store: Store) -> bool:
+    """Whether a store was restored and waits for a person."""
+    with store.read() as session:
+        return queue.is_held(session.connection())
 
 
 def with_sender(settings: Settings) -> Settings:
@@ -86,6 +94,7 @@ class Stops:
         self._loop = asyncio.get_running_loop()
         self._dispatcher: Dispatcher | None = None
         self._pending = ""
+        self._signal = asyncio.Event()
 
     def of(self, dispatcher: Dispatcher) -> None:
         """Stop this one from here on; at once, where a signal has come already."""
@@ -93,6 +102,14 @@ class Stops:
         if self._pending:
             dispatcher.stop(self._pending)
         self._pending = ""
+
+    async def wait(self, seconds: float) -> str:
+        """Wait for a signal, where there is no dispatcher to be stopped; why to stop, "" where none comes."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._signal.wait(), seconds)
+        self._signal.clear()
+        reason, self._pending = self._pending, ""
+        return reason
 
     def __enter__(self) -> None:
         for number in self._numbers:
@@ -109,6 +126,7 @@ class Stops:
             os._exit(128 + number)  # the sockets close without the dot; the next run rescues
         if stopped or self._dispatcher is None:  # it is stopping for another reason, or the next one is not here yet
             self._pending = reason
+            self._signal.set()
         else:
             self._dispatcher.stop(reason)
         if number != signal.SIGHUP:
@@ -130,4 +148,4 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-__all__ = ["Scope", "Stops", "Tally", "entered", "in_loop", "send_due", "with_sender"]
+__all__ = ["Scope", "Stops", "Tally", "entered", "in_loop", "is_held", "send_due", "with_sender"]

@@ -1,22 +1,28 @@
-"""Who is here: the first administrator, and sessions."""
+"""Accounts: how one is made, confirmed, entered and kept.
 
-import hashlib
-import secrets
-from collections.abc import Callable
+Nobody learns from these whether an address has an account, nor in which state it is, before having shown its password
+or a code from its mailbox: known and unknown get the same words, the same work and a letter sent as far.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlmodel import Session, select
 
 from skychimp import addresses
-from skychimp.access import GUEST, Actor
-from skychimp.errors import Conflict, InvalidValue
-from skychimp.models import Login, Role, User
+from skychimp.access import GUEST, Actor, reach
+from skychimp.config import Settings
+from skychimp.errors import Conflict, Denied, InvalidValue, RelayError
+from skychimp.models import Purpose, Role, User
+from skychimp.services import audit, codes, delays, passwords, sessions
+from skychimp.services.clients import LONGEST_NAME, one_line
 from skychimp.store.engine import Store
 
-SESSION_LIFE = timedelta(days=30)
-SHORTEST_PASSWORD = 8
-LONGEST_PASSWORD = 1000
+Keep = Callable[[str], None]
+"""Is given a session's token before anything is committed: where it raises, nothing has happened."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +33,31 @@ class Account:
     role: Role
 
 
+@dataclass(frozen=True)
+class Here:
+    """Who is logged in, and when that ends unless it is used."""
+
+    id: int
+    email: str
+    name: str
+    role: Role
+    created_at: datetime
+    session_ends_at: datetime | None
+
+
 def check_is_new(store: Store) -> None:
     """Raise Conflict where the store has a user already."""
     with store.read() as session:
         _refuse_a_second(session)
 
 
-def create_first_admin(store: Store, *, email: str, password: str | None, keep: Callable[[str], None]) -> Account:
+def create_first_admin(store: Store, *, email: str, password: str | None, keep: Keep) -> Account:
     """Make the store's first user, an administrator whose mailbox needs no proof, and log that person in.
 
-    `keep` is given the session's token before anything is committed: where it raises, there is no user either.
     Raises Conflict where the store has a user already, InvalidValue for the address or the password.
     """
     address = addresses.parse(email)
-    password_hash = None if password is None else hash_password(password)
+    password_hash = None if password is None else passwords.hashed(password)
     now = datetime.now(UTC)
     with store.write() as session:
         _refuse_a_second(session)
@@ -54,39 +71,216 @@ def create_first_admin(store: Store, *, email: str, password: str | None, keep: 
         )
         session.add(user)
         session.flush()
-        assert user.id is not None
-        keep(_start_session(session, user.id, now))
-        return Account(user.id, user.email, user.name, user.role)
+        return _log_in(session, user, keep, now)
 
 
-def actor(store: Store, token: str | None) -> Actor:
-    """Who a token stands for; a guest where it stands for nobody any more."""
-    if not token:
-        return GUEST
+def register(store: Store, settings: Settings, *, email: str, name: str = "", password: str) -> str:
+    """Make an account that can't be used before its mailbox is confirmed, and mail it a code; the address as written.
+
+    Who registers an address again before it is confirmed replaces its password, name and code. The owner of one that
+    has an account is told by letter, and nothing changes. More than three letters an hour are not sent.
+    Raises InvalidValue, and RelayError where the letter has not gone out: the account is there.
+    """
+    address, name = addresses.parse(email), one_line(name, "name", LONGEST_NAME)
+    password_hash = passwords.hashed(password)
+    now = datetime.now(UTC)
+    with store.write() as session:
+        user = _user(session, address.key)
+        if user is None:
+            user = User(email=address.email, address_key=address.key, role=Role.USER, created_at=now)
+            session.add(user)
+            session.flush()
+        issued = codes.issue(session, _id(user), Purpose.VERIFY, now)
+        if issued and user.verified_at is None:
+            user.email, user.name, user.password_hash = address.email, name, password_hash
+        taken = user.verified_at is not None
+        audit.record(session, GUEST, "register", "user", user.id, "has an account already" if taken else "")
+    # Never to the address as it was typed: what counts as the same here may be somebody else's mailbox there.
+    _mail(store, settings, "taken" if taken else "verify", user.email, issued)
+    return address.email
+
+
+def send_code(store: Store, settings: Settings, purpose: Purpose, email: str) -> str:
+    """Mail a code to whoever has an account that can use one; the address as written.
+
+    Raises InvalidValue, and RelayError where the letter has not gone out, or would not have.
+    """
+    address = addresses.parse(email)
+    with store.write() as session:
+        user = _user(session, address.key)
+        useful = user is not None and user.blocked_at is None and (purpose == Purpose.RESET or user.verified_at is None)
+        issued = codes.issue(session, _id(user), purpose, datetime.now(UTC)) if user and useful else None
+        audit.record(session, GUEST, f"{purpose} letter", "user", user.id if user is not None else None)
+    _mail(store, settings, purpose.value, user.email if user is not None else address.email, issued)
+    return address.email
+
+
+def verify(store: Store, *, email: str, code: str) -> str:
+    """Confirm that a mailbox is its user's; the address as written. Raises InvalidValue, Denied.
+
+    Nobody is logged in by that: had somebody else registered this mailbox, its owner would not know the password.
+    """
+    address, now = addresses.parse(email), datetime.now(UTC)
+    with store.write() as session:
+        user = _user_by_code(session, address.key, Purpose.VERIFY, code, now)
+        if user is not None:
+            audit.record(session, _actor(user), "verify", "user", user.id)
+    if user is None:
+        raise _wrong_code(f"skychimp verify --email {shlex.quote(address.email)} --resend")
+    return user.email
+
+
+def login(store: Store, *, email: str, password: str, keep: Keep) -> Account:
+    """Log in. Raises InvalidValue; Denied for a wrong address or password, or where there have been too many.
+
+    Only who knows the password hears that the mailbox is not confirmed yet, or that the user is blocked.
+    """
+    key = addresses.parse(email).key
+    with _proven(store, key, password, "wrong e-mail or password") as (session, user):
+        return _log_in(session, user, keep, datetime.now(UTC))
+
+
+def logout(store: Store, token: str | None) -> str | None:
+    """End a token's session; the address of the user who was logged in, if anybody was."""
+    who = sessions.actor(store, token)
+    if not token or who == GUEST:
+        return None
+    with store.write() as session:
+        if (found := sessions.find(session, token)) is not None:
+            session.delete(found)
+            audit.record(session, who, "logout", "user", who.user_id)
+    return who.email
+
+
+def whoami(store: Store, token: str | None) -> Here:
+    """Who is logged in. Raises NotLoggedIn."""
+    who = sessions.actor(store, token)
+    reach(who, "see one's own account")
     with store.read() as session:
-        row = session.exec(
-            select(User.id, User.email, User.role)
-            .join(Login, Login.user_id == User.id)  # type: ignore[arg-type]
-            .where(Login.token_hash == _hash(token), Login.expires_at > datetime.now(UTC))
-            .where(User.blocked_at == None, User.verified_at != None)  # noqa: E711
-        ).first()
-    return Actor(row[0] or 0, row[1], Role(row[2])) if row else GUEST
+        user, login = session.get_one(User, who.user_id), sessions.find(session, token or "")
+    ends_at = min(login.expires_at, login.seen_at + sessions.IDLE) if login is not None else None
+    return Here(_id(user), user.email, user.name, Role(user.role), user.created_at, ends_at)
 
 
-def hash_password(password: str) -> str:
-    """Argon2id, with the library's current parameters. Raises InvalidValue for one that can't be a password."""
-    from argon2 import PasswordHasher
+def has_password(store: Store, actor: Actor) -> bool:
+    """Whether the actor has a password: the first administrator may have none yet. Raises NotLoggedIn."""
+    reach(actor, "change one's own account")
+    with store.read() as session:
+        return session.get_one(User, actor.user_id).password_hash is not None
 
-    check_password(password)
-    return PasswordHasher().hash(password)
+
+def change_password(store: Store, actor: Actor, *, current: str | None, new: str, keep: Keep) -> Account:
+    """Give oneself another password: all one's sessions end, and a new one begins here.
+
+    `current` is None for who has no password yet. Raises NotLoggedIn, InvalidValue, and Denied for a wrong one.
+    """
+    reach(actor, "change one's own account")
+    new_hash, now = passwords.hashed(new), datetime.now(UTC)
+    if current is None:
+        with store.write() as session:
+            user = session.get_one(User, actor.user_id)
+            if user.password_hash is not None:
+                raise InvalidValue("the password of now is missing")
+            return _set_password(session, user, new_hash, "password change", keep, now)
+    with store.read() as session:
+        key = session.get_one(User, actor.user_id).address_key
+    with _proven(store, key, current, "the password of now is wrong") as (session, user):
+        return _set_password(session, user, new_hash, "password change", keep, now)
 
 
-def check_password(password: str) -> None:
-    """Raise InvalidValue for what can't be a password; its text stays out of the message."""
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise InvalidValue(f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
-    if any("\ud800" <= character <= "\udfff" for character in password):
-        raise InvalidValue("the password is not UTF-8 text")
+def reset_password(store: Store, *, email: str, code: str, new: str, keep: Keep) -> Account:
+    """Set a password by a code that was mailed, which confirms the mailbox, too: all sessions end, and one begins here.
+
+    Raises InvalidValue, Denied.
+    """
+    address, new_hash, now = addresses.parse(email), passwords.hashed(new), datetime.now(UTC)
+    with store.write() as session:
+        user = _user_by_code(session, address.key, Purpose.RESET, code, now)
+        if user is not None:
+            return _set_password(session, user, new_hash, "password reset", keep, now)
+    raise _wrong_code(f"skychimp password reset --email {shlex.quote(address.email)}")
+
+
+@contextmanager
+def _proven(store: Store, address_key: str, password: str, otherwise: str) -> Iterator[tuple[Session, User]]:
+    """A transaction for whoever has shown the password. Raises Denied, with the words of `otherwise` or of a delay.
+
+    The delay is looked at again once the work is done: of many who guess at the same time, only so many hear whether
+    they were right.
+    """
+    with store.read() as session:
+        delays.check(session, address_key, datetime.now(UTC))
+        user = _user(session, address_key)
+    password_hash = None if user is None else user.password_hash
+    right = passwords.is_right(password, password_hash)
+    newer_hash = passwords.renewed(password, password_hash) if right and password_hash else None
+    with store.write() as session:
+        now = datetime.now(UTC)
+        delays.check(session, address_key, now)
+        user = _user(session, address_key)
+        if right and user is not None and user.password_hash == password_hash:
+            delays.clear(session, address_key)
+            user.password_hash = newer_hash
+            yield session, user
+            return
+        delays.count(session, address_key, now)
+        audit.record(session, GUEST, "login failed", "user", user.id if user is not None else None)
+    raise Denied(otherwise, "set another one by mail: skychimp password reset --email YOU@EXAMPLE.ORG")
+
+
+def _set_password(session: Session, user: User, new_hash: str, action: str, keep: Keep, now: datetime) -> Account:
+    user.password_hash = new_hash
+    sessions.end_all(session, _id(user))
+    codes.void(session, _id(user), Purpose.RESET)
+    delays.clear(session, user.address_key)
+    audit.record(session, _actor(user), action, "user", user.id)
+    return _log_in(session, user, keep, now)
+
+
+def _log_in(session: Session, user: User, keep: Keep, now: datetime) -> Account:
+    if user.blocked_at is not None:
+        raise Denied("this account is blocked", "ask whoever runs this service")
+    if user.verified_at is None:
+        address = shlex.quote(user.email)
+        raise Denied(
+            "this address is not confirmed yet", f"type the letter's code: skychimp verify --email {address} CODE"
+        )
+    keep(sessions.start(session, _id(user), now))
+    audit.record(session, _actor(user), "login", "user", user.id)
+    return Account(_id(user), user.email, user.name, Role(user.role))
+
+
+def _user(session: Session, address_key: str) -> User | None:
+    return session.exec(select(User).where(User.address_key == address_key)).first()
+
+
+def _user_by_code(session: Session, address_key: str, purpose: Purpose, code: str, now: datetime) -> User | None:
+    """The user whose code this is: it is used up, and the mailbox is confirmed. None where it is nobody's."""
+    user = _user(session, address_key)
+    user_id = _id(user) if user is not None and user.blocked_at is None else 0
+    if not codes.use(session, user_id, purpose, code, now) or user is None:
+        audit.record(session, GUEST, f"{purpose} failed", "user", user.id if user is not None else None)
+        return None
+    user.verified_at = user.verified_at or now
+    return user
+
+
+def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Issued | None) -> None:
+    """Send a letter, or, where no code is issued, one that never arrives."""
+    from skychimp.services import letters
+
+    code = codes.make() if issued is None else issued.text
+    try:
+        letters.send(settings, store.path, letters.Kind(kind), to=to, code=code, really=issued is not None)
+    except RelayError:
+        if issued is not None:
+            with store.write() as session:
+                codes.withdraw(session, issued.id)
+        raise
+
+
+def _wrong_code(another: str) -> Denied:
+    return Denied("this code is wrong, used, or too old", f"get another one: {another}")
 
 
 def _refuse_a_second(session: Session) -> None:
@@ -94,15 +288,10 @@ def _refuse_a_second(session: Session) -> None:
         raise Conflict("this store has its first administrator already", "log in, or ask that person for an account")
 
 
-def _start_session(session: Session, user_id: int, now: datetime) -> str:
-    """Log a user in; the token is given once and kept only as a hash."""
-    token = secrets.token_urlsafe(32)
-    session.add(
-        Login(user_id=user_id, token_hash=_hash(token), created_at=now, seen_at=now, expires_at=now + SESSION_LIFE)
-    )
-    session.flush()
-    return token
+def _actor(user: User) -> Actor:
+    return Actor(_id(user), user.email, Role(user.role))
 
 
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+def _id(user: User) -> int:
+    assert user.id is not None
+    return user.id

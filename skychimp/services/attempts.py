@@ -1,5 +1,6 @@
 """Attempts: the log of a mailing, with the server's words."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 
+from skychimp import addresses
 from skychimp.access import Actor
 from skychimp.models import Attempt, Delivery, Occurrence
 from skychimp.services import mailings
-from skychimp.services.listing import Page, narrow
+from skychimp.services.listing import Page, narrow, searchable
 from skychimp.store.engine import Store
 
 _A = Attempt.__table__
@@ -43,21 +45,56 @@ def log(
     page: Page,
     *,
     status: str | None = None,
+    domain: str | None = None,
+    reply: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     last: bool = False,
     after: int | None = None,
 ) -> Iterator[AttemptInfo]:
     """Every attempt of a mailing, the oldest first, as it is read; `last`: one row a delivery.
 
-    `after` is the id of an attempt: only later ones. Raises NotFound, InvalidValue.
+    `reply` is a code, an enhanced code, or a text that the reply holds; times are those of the reply, `until` not
+    included. `after` is the id of an attempt: only later ones. Raises NotFound, InvalidValue.
     """
     mailings.show(store, actor, mailing_id)
     query = narrow(_deliveries() if last else _attempts(), page, searched=(_D.c.address,), sorted_by=_order(last))
     if status is not None:
         query = query.where(_STATUS.in_([status]))
+    if domain is not None:
+        query = query.where(func.substr(_D.c.address_key, func.instr(_D.c.address_key, "@") + 1) == _in_ascii(domain))
+    if reply is not None:
+        query = query.where(_says(reply))
+    if since is not None:
+        query = query.where(_A.c.finished_at >= since)
+    if until is not None:
+        query = query.where(_A.c.finished_at < until)
     query = query.where(_in_order(mailing_id, last, after))
     with store.read() as session:
         for row in session.execute(query.execution_options(yield_per=1000)):
             yield _info(row)
+
+
+def newest(store: Store) -> int:
+    """The id of the newest attempt of all, 0 where there is none: who follows a log reads no older one again."""
+    with store.read() as session:
+        return session.scalar(select(func.max(_A.c.id))) or 0
+
+
+_CODE = re.compile(r"[2-5][0-9]{2}")
+_ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+
+
+def _says(reply: str) -> ColumnElement[bool]:
+    if _CODE.fullmatch(reply):
+        return _A.c.code == int(reply)
+    if _ENHANCED.fullmatch(reply):
+        return _A.c.enhanced == reply
+    return _A.c.reply.icontains(searchable(reply), autoescape=True)
+
+
+def _in_ascii(domain: str) -> str:
+    return addresses.parse(f"x@{domain.strip().removeprefix('@')}").key.removeprefix("x@")
 
 
 _STATUS = func.coalesce(_A.c.outcome, _D.c.state)

@@ -1,11 +1,34 @@
 """The audit trail: who did what to which object, and when."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from sqlalchemy import select
 from sqlmodel import Session
 
-from skychimp.access import Actor
-from skychimp.models import Audit
+from skychimp.access import GUEST, Actor, reach
+from skychimp.models import Audit, User
+from skychimp.services.listing import Page, is_named, narrow
+from skychimp.store.engine import Store
+
+_A = Audit.__table__
+_U = User.__table__
+
+SORTED_BY = {"id": _A.c.id, "at": _A.c.at, "actor": _U.c.address_key, "action": _A.c.action, "object": _A.c.object}
+
+
+@dataclass(frozen=True)
+class AuditInfo:
+    """One deed; `actor` is None where nobody who is logged in did it, as whoever runs the service."""
+
+    id: int
+    at: datetime
+    actor: str | None
+    action: str
+    object: str
+    object_id: int | None
+    detail: str
 
 
 def record(
@@ -25,3 +48,33 @@ def record(
             detail=detail,
         )
     )
+
+
+def note(store: Store, action: str, kind: str) -> None:
+    """Add what whoever runs the service has done, to no row of the store, in a transaction of its own."""
+    with store.write() as session:
+        record(session, GUEST, action, kind)
+
+
+def list_entries(
+    store: Store,
+    actor: Actor,
+    page: Page,
+    *,
+    by: str | None = None,
+    action: str | None = None,
+    since: datetime | None = None,
+) -> Iterator[AuditInfo]:
+    """The trail, the oldest first, as it is read; `by` is a user's id or e-mail. Raises InvalidValue."""
+    reach(actor, "see the audit trail")
+    query = select(_A, _U.c.email).outerjoin(_U, _U.c.id == _A.c.actor_id)
+    query = narrow(query, page, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
+    if by is not None:
+        query = query.where(is_named(_U, by))
+    if action is not None:
+        query = query.where(_A.c.action == action)
+    if since is not None:
+        query = query.where(_A.c.at >= since)
+    with store.read() as session:
+        for row in session.execute(query.execution_options(yield_per=1000)):
+            yield AuditInfo(row.id, row.at, row.email, row.action, row.object, row.object_id, row.detail)

@@ -1,7 +1,6 @@
 """Clients: whom a user's mailings go to."""
 
 import json
-import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +17,8 @@ from skychimp import addresses
 from skychimp.access import Actor, reach
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import UNFINISHED_SQL, Client, ClientTag, Mailing, Occurrence
-from skychimp.services.listing import Page, narrow
+from skychimp.services import audit
+from skychimp.services.listing import Page, is_named, narrow
 from skychimp.store import imports, queue
 from skychimp.store.engine import Store
 from skychimp.store.imports import Person
@@ -171,6 +171,7 @@ def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
         waiting = unfinished.where(text(UNFINISHED_SQL.replace("state", "occurrence.state")))
         queue.cancel(session.connection(), waiting, key)
         session.execute(delete(_C).where(_C.c.id == gone.id))
+        audit.record(session, actor, "delete", "client", gone.id)
     return gone
 
 
@@ -226,6 +227,16 @@ def one_line(value: str, what: str, longest: int) -> str:
     return value.strip()
 
 
+def some_lines(value: str, what: str, longest: int) -> str:
+    """The value with LF line ends. Raises InvalidValue unless it is lines of Unicode; `what` names it."""
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
+    if fault := _fault(value.translate(_LAYOUT)):
+        raise InvalidValue(f"the {what} {_short(value)} holds {fault}")
+    if len(value) > longest:
+        raise InvalidValue(f"the {what} {_short(value)} is longer than {longest} characters")
+    return value
+
+
 def _checked(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> Person:
     email = email.strip()
     if not email or len(email) > addresses.LONGEST:
@@ -233,17 +244,12 @@ def _checked(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> P
     address = addresses.parse(email)
     name = one_line(name, "name", LONGEST_NAME)
     return Person(
-        address.email, address.key, name, _some_lines(comment) if comment else "", checked_tags(tags) if tags else ()
+        address.email,
+        address.key,
+        name,
+        some_lines(comment, "comment", LONGEST_COMMENT) if comment else "",
+        checked_tags(tags) if tags else (),
     )
-
-
-def _some_lines(comment: str) -> str:
-    comment = comment.replace("\r\n", "\n").replace("\r", "\n")
-    if fault := _fault(comment.translate(_LAYOUT)):
-        raise InvalidValue(f"the comment {_short(comment)} holds {fault}")
-    if len(comment) > LONGEST_COMMENT:
-        raise InvalidValue(f"the comment {_short(comment)} is longer than {LONGEST_COMMENT} characters")
-    return comment
 
 
 _LAYOUT = dict.fromkeys(map(ord, "\t\n"), " ")
@@ -335,21 +341,10 @@ def _has(tag: str | None) -> ColumnElement[bool]:
     return _C.c.id.in_(select(_T.c.client_id).where(_T.c.tag.in_(checked_tags([tag]))))
 
 
-_ID = re.compile(r"[0-9]{1,18}")
-
-
 def _get(session: Session, actor: Actor, client: str) -> ClientInfo:
-    missing = NotFound(f"there is no client {_short(client)}", "see them: skychimp clients list")
-    if _ID.fullmatch(client):
-        chosen = _C.c.id == int(client)
-    else:
-        try:
-            chosen = _C.c.address_key == addresses.parse(client.strip()).key
-        except InvalidValue:
-            raise missing from None
-    row = session.execute(_own(actor).where(chosen)).one_or_none()
+    row = session.execute(_own(actor).where(is_named(_C, client))).one_or_none()
     if row is None:
-        raise missing
+        raise NotFound(f"there is no client {_short(client)}", "see them: skychimp clients list")
     return _info(row)
 
 

@@ -1,16 +1,20 @@
 """Deliveries that nobody knows the end of: a person says what became of them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-import sqlmodel
 from sqlalchemy import Select, and_, select
+from sqlmodel import Session
 
 from skychimp.access import Actor, Reach, reach
+from skychimp.delivery import compose, replies
 from skychimp.errors import Conflict, NotFound
 from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, StoreInfo
+from skychimp.services import audit
+from skychimp.services.listing import is_id
 from skychimp.store import queue
 from skychimp.store.engine import Store
 
@@ -30,7 +34,10 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True)
 class UnknownDelivery:
-    """A delivery whose final reply never came; `next_try_at` is when it is sent again, None where a person decides."""
+    """A delivery whose final reply never came; `next_try_at` is when it is sent again, None where a person decides.
+
+    By its Message-ID, or by the queue id where one was heard, the relay's own log knows what became of it.
+    """
 
     id: int
     mailing_id: int
@@ -39,6 +46,10 @@ class UnknownDelivery:
     at: datetime | None
     reply: str
     next_try_at: datetime | None
+    phase: str
+    relay: str
+    queue_id: str
+    message_id: str
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,13 @@ class Resolved:
 def unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
     """The unknown deliveries that the actor may decide about, the oldest first, as they are read."""
     newest = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
-    columns = (_D.c.id, _O.c.mailing_id, _O.c.due_at, _D.c.address, _A.c.finished_at, _A.c.reply, _D.c.next_try_at)
+    columns = (
+        _D.c.id, _O.c.mailing_id, _O.c.due_at, _D.c.address, _D.c.next_try_at, _O.c.return_path,
+        _A.c.finished_at, _A.c.reply, _A.c.phase, _A.c.relay,
+    )  # fmt: skip
     query = _visible(select(*columns), actor).outerjoin(_A, newest).order_by(_D.c.id)
     with store.read() as session:
+        secret = session.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
         for row in session.execute(query.execution_options(yield_per=1000)):
             yield UnknownDelivery(
                 id=row.id,
@@ -62,6 +77,10 @@ def unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
                 at=row.finished_at,
                 reply=row.reply or "",
                 next_try_at=row.next_try_at,
+                phase=row.phase or "",
+                relay=row.relay or "",
+                queue_id=replies.queue_id(row.reply or ""),
+                message_id=compose.message_id(secret, row.id, row.return_path.rpartition("@")[2]),
             )
 
 
@@ -75,26 +94,25 @@ def resolve(
     """
     now = datetime.now(UTC)
     with store.write() as session:
-        found = set(session.execute(_visible(select(_D.c.id), actor)).scalars())
-        chosen = found if ids is None else set(ids)
-        if chosen - found:
-            raise _not_unknown(session.scalar(_owned(actor, min(chosen - found))), min(chosen - found))
-        for some in _in_parts(sorted(chosen)):
+        found = dict(session.execute(_visible(select(_D.c.id, _O.c.mailing_id), actor)).all())
+        chosen = found.keys() if ids is None else set(ids)
+        if wrong := chosen - found.keys():
+            raise _not_unknown(session, actor, min(wrong))
+        for some in in_parts(sorted(chosen)):
             if resolution == Resolution.RESEND:
                 queue.resend(session.connection(), some, now, now + give_up_after)
             else:
                 queue.settle(session.connection(), some, DeliveryState(resolution))
         queue.sweep(session.connection(), now)
+        for mailing_id, number in sorted(Counter(found[one] for one in chosen).items()):
+            words = f"{number} unknown {'delivery' if number == 1 else 'deliveries'}: {resolution}"
+            audit.record(session, actor, "resolve", "mailing", mailing_id, words)
     return Resolved(len(chosen), resolution)
 
 
-def let_go_on(store: Store) -> None:
-    """Let a restored store send again. Raises Conflict where it is not held."""
-    with store.write() as session:
-        info = session.exec(sqlmodel.select(StoreInfo)).one()
-        if info.held_at is None:
-            raise Conflict("this store is not held: it sends already")
-        info.held_at = None
+def in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
+    """The ids in lists that one statement can name."""
+    return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
 def _visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
@@ -112,11 +130,8 @@ def _owned(actor: Actor, delivery_id: int) -> Select[tuple[object, ...]]:
     return query.where(_D.c.id == delivery_id)
 
 
-def _not_unknown(state: object, delivery_id: int) -> NotFound | Conflict:
+def _not_unknown(session: Session, actor: Actor, delivery_id: int) -> NotFound | Conflict:
+    state = session.scalar(_owned(actor, delivery_id)) if is_id(delivery_id) else None
     if state is None:
         return NotFound(f"there is no delivery {delivery_id}", "see those to decide about: skychimp resolve")
     return Conflict(f"delivery {delivery_id} is {state}, not unknown", "see those to decide about: skychimp resolve")
-
-
-def _in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
-    return (ids[start : start + size] for start in range(0, len(ids), size))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, insert, or_, select, update
 from sqlmodel import Session
 
 from skychimp.access import Actor, Reach, reach
@@ -23,8 +23,10 @@ from skychimp.models import (
     MailingTag,
     Message,
     Occurrence,
+    OccurrenceState,
     User,
 )
+from skychimp.services import audit
 from skychimp.services.clients import checked_tags, one_line
 from skychimp.services.listing import Page, is_id, narrow
 from skychimp.store import queue
@@ -82,7 +84,11 @@ class MailingInfo:
     id: int
     message_id: int
     subject: str
+    digest: bool
+    skipped_at: datetime | None
+    """The latest due time, of a digest that had no new post then."""
     owner: str
+    owner_blocked: bool
     start_at: datetime
     end_at: datetime | None
     every: Every
@@ -148,7 +154,7 @@ def duplicate(
 
     Raises NotFound, InvalidValue.
     """
-    like = show(store, actor, mailing_id)
+    like = show(store, actor, mailing_id, to="change mailings")
     with store.read() as session:
         start = start or _own(session, actor, mailing_id).start_local
     end = end or (like.end_at.isoformat() if like.end_at else None)
@@ -163,10 +169,10 @@ def duplicate(
     )
 
 
-def show(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
-    """One mailing. Raises NotFound."""
+def show(store: Store, actor: Actor, mailing_id: int, *, to: str = "see mailings") -> MailingInfo:
+    """One mailing, if the actor may do that to it. Raises NotFound."""
     with store.read() as session:
-        return _get(session, actor, mailing_id)
+        return _get(session, actor, mailing_id, to)
 
 
 def list_mailings(store: Store, actor: Actor, page: Page) -> Iterator[MailingInfo]:
@@ -230,6 +236,7 @@ def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
         mailing.deleted_at, mailing.message_id, mailing.next_at = now, None, None
         session.flush()
         queue.sweep(session.connection(), now)
+        audit.record(session, actor, "delete", "mailing", mailing_id)
     return gone
 
 
@@ -247,6 +254,8 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
             by_me = {"disabled_at": now, "disabled_by_id": actor.user_id, "disabled_reason": reason}
             session.execute(update(_M).where(_M.c.id == mailing_id).values(by_me))
         queue.disable(session.connection(), mailing_id, reason, now, actor.user_id)
+        if mailing.owner != actor.email:
+            audit.record(session, actor, "disable", "mailing", mailing_id, reason)
         return _get(session, actor, mailing_id)
 
 
@@ -254,13 +263,15 @@ def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Let a mailing go on. Raises NotFound, and Denied where a manager or admin stopped it and the actor is neither."""
     allowed = reach(actor, "disable mailings")
     with store.write() as session:
-        _get(session, actor, mailing_id)
+        owner = _get(session, actor, mailing_id).owner
         mailing = session.get_one(Mailing, mailing_id)
         if allowed == Reach.OWN and mailing.disabled_by_id not in (None, actor.user_id):
             raise Denied(
                 f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it"
             )
         mailing.disabled_at = mailing.disabled_by_id = mailing.disabled_reason = None
+        if owner != actor.email:
+            audit.record(session, actor, "enable", "mailing", mailing_id)
         session.flush()
         return _get(session, actor, mailing_id)
 
@@ -275,6 +286,16 @@ def preview(
         schedule = planner.schedule(session.get_one(Mailing, mailing_id))
     start = now if since is None else recurrence.parse_when(since, info.timezone, now)
     return info, list(islice(recurrence.upcoming(schedule, start), number))
+
+
+def is_active(now: datetime) -> ColumnElement[bool]:
+    """The condition of a mailing that goes on: created or running, enabled, and not past its end."""
+    return and_(
+        _M.c.deleted_at.is_(None),
+        _M.c.disabled_at.is_(None),
+        _M.c.status.in_([MailingStatus.CREATED, MailingStatus.RUNNING]),
+        or_(_M.c.end_at.is_(None), _M.c.end_at > now),
+    )
 
 
 def require(store: Store, mailing_id: int) -> None:
@@ -372,22 +393,29 @@ def _own(session: Session, actor: Actor, mailing_id: int) -> Mailing:
     return mailing
 
 
-def _visible(actor: Actor) -> Select[tuple[object, ...]]:
+def _visible(actor: Actor, action: str = "see mailings") -> Select[tuple[object, ...]]:
     disabler = _U.alias()
     query = (
-        select(_M, _MSG.c.subject, _U.c.email.label("owner"), disabler.c.email.label("disabled_by"))
+        select(
+            _M,
+            _MSG.c.subject,
+            _MSG.c.digest,
+            _U.c.email.label("owner"),
+            _U.c.blocked_at,
+            disabler.c.email.label("disabled_by"),
+        )
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .join(_U, _U.c.id == _M.c.owner_id)
         .outerjoin(disabler, disabler.c.id == _M.c.disabled_by_id)
         .where(_M.c.deleted_at.is_(None))
     )
-    if reach(actor, "see mailings") == Reach.OWN:
+    if reach(actor, action) == Reach.OWN:
         query = query.where(_M.c.owner_id == actor.user_id)
     return query
 
 
-def _get(session: Session, actor: Actor, mailing_id: int) -> MailingInfo:
-    query = _visible(actor).where(_M.c.id == mailing_id)
+def _get(session: Session, actor: Actor, mailing_id: int, action: str = "see mailings") -> MailingInfo:
+    query = _visible(actor, action).where(_M.c.id == mailing_id)
     row = session.execute(query).one_or_none() if is_id(mailing_id) else None
     if row is None:
         raise _missing(mailing_id)
@@ -408,16 +436,33 @@ def _infos(session: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[Ma
         select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)
     ):
         clients.setdefault(mailing_id, []).append(client_id)
-    return [_info(row, tags.get(row.id, []), clients.get(row.id, [])) for row in rows]
+    skipped = _skipped(session, [row.id for row in rows if row.digest])
+    return [_info(row, tags.get(row.id, []), clients.get(row.id, []), skipped.get(row.id)) for row in rows]
 
 
-def _info(row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int]) -> MailingInfo:
+def _skipped(session: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
+    """The latest due time of each mailing whose latest occurrence was skipped."""
+    if not mailing_ids:
+        return {}
+    later = _O.alias()
+    is_latest = ~exists().where(later.c.mailing_id == _O.c.mailing_id, later.c.due_local > _O.c.due_local)
+    is_skipped = and_(_O.c.mailing_id.in_(mailing_ids), _O.c.state == OccurrenceState.SKIPPED)
+    found = session.execute(select(_O.c.mailing_id, _O.c.due_at).where(is_skipped, is_latest))
+    return {row.mailing_id: row.due_at for row in found}
+
+
+def _info(
+    row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int], skipped_at: datetime | None
+) -> MailingInfo:
     by = row.disabled_by or "the system"
     return MailingInfo(
         id=row.id,
         message_id=row.message_id,
         subject=row.subject,
+        digest=row.digest,
+        skipped_at=skipped_at,
         owner=row.owner,
+        owner_blocked=row.blocked_at is not None,
         start_at=row.start_at,
         end_at=row.end_at,
         every=Every(row.every),

@@ -11,9 +11,10 @@ from sqlmodel import Session
 from skychimp.access import Actor, Reach, reach
 from skychimp.delivery import compose
 from skychimp.delivery.compose import Composer, Recipient, Words
+from skychimp.delivery.digest import News, names_posts, news, with_posts
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Format, Mailing, Message
-from skychimp.services import clients
+from skychimp.services import audit, blog, clients
 from skychimp.services.listing import Page, is_id, narrow
 from skychimp.store.engine import Store
 
@@ -27,6 +28,8 @@ SORTED_BY = {
     "updated_at": _MSG.c.updated_at,
 }
 SAMPLE = Recipient("ada@example.org", "Ada Lovelace", "", ())
+SAMPLE_POSTS = (News("A post", "What it begins with.", "https://blog.example.org/posts/a-post.html"),)
+PREVIEWED_POSTS = 5  # of a digest, where no mailing says which are new
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class MessageInfo:
     format: Format
     body: str
     html: str | None
+    digest: bool
     created_at: datetime
     updated_at: datetime
 
@@ -50,22 +54,25 @@ class Preview:
     html: str | None
 
 
-def create(store: Store, actor: Actor, words: Words) -> MessageInfo:
-    """Keep a message, once it has been checked by rendering it. Raises InvalidValue."""
+def create(store: Store, actor: Actor, words: Words, *, digest: bool = False) -> MessageInfo:
+    """Keep a message, once it has been checked by rendering it. Raises InvalidValue.
+
+    A digest's words go with the new posts, at `{{ posts }}` or after the body.
+    """
     reach(actor, "change messages")
-    words = _checked(words)
+    words = _checked(words, digest)
     now = datetime.now(UTC)
     with store.write() as session:
-        message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, **words._asdict())
+        message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **words._asdict())
         session.add(message)
         session.flush()
         return _get(session, actor, message.id or 0)
 
 
-def show(store: Store, actor: Actor, message_id: int) -> MessageInfo:
-    """One message. Raises NotFound."""
+def show(store: Store, actor: Actor, message_id: int, *, to: str = "see messages") -> MessageInfo:
+    """One message, if the actor may do that to it. Raises NotFound."""
     with store.read() as session:
-        return _get(session, actor, message_id)
+        return _only(session, _visible(actor, to), message_id)
 
 
 def list_messages(store: Store, actor: Actor, page: Page) -> Iterator[MessageInfo]:
@@ -84,6 +91,7 @@ def change(
     body: str | None = None,
     format: Format | None = None,  # noqa: A002
     html: str | None = None,
+    digest: bool | None = None,
 ) -> MessageInfo:
     """Change what is given; an occurrence that is open keeps the words it was opened with.
 
@@ -98,7 +106,8 @@ def change(
             old.format if format is None else format,
             old.html if html is None else html,
         )
-        values = _checked(words)._asdict() | {"updated_at": datetime.now(UTC)}
+        digest = old.digest if digest is None else digest
+        values = _checked(words, digest)._asdict() | {"digest": digest, "updated_at": datetime.now(UTC)}
         session.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
         return _get(session, actor, message_id)
 
@@ -114,26 +123,36 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
         except IntegrityError:
             hint = f"give it another message, or delete it: skychimp mailings delete {user}"
             raise Conflict(f"message {message_id} is used by mailing {user}", hint) from None
+        audit.record(session, actor, "delete", "message", message_id)
     return gone
 
 
-def preview(store: Store, actor: Actor, message_id: int, client: str | None = None) -> Preview:
-    """A message as one client would get it, or a made-up one. Raises NotFound, InvalidValue."""
+def preview(
+    store: Store, actor: Actor, message_id: int, client: str | None = None, *, blog_url: str | None = None
+) -> Preview:
+    """A message as one client would get it, or a made-up one; a digest with the latest posts.
+
+    Raises NotFound, InvalidValue.
+    """
     recipient = SAMPLE if client is None else _recipient(store, actor, client)
     with store.read() as session:
-        composer = _composer(_get(session, actor, message_id), "preview@localhost")
+        message = _get(session, actor, message_id)
+    composer = _composer(store, message, "preview@localhost", blog_url)
     subject, text, html = composer.render(recipient)
     return Preview(recipient.email, subject, text, html)
 
 
-def test_letter(store: Store, actor: Actor, message_id: int, *, sender: str, to: str, name: str) -> bytes:
+def test_letter(
+    store: Store, actor: Actor, message_id: int, *, sender: str, to: str, name: str, blog_url: str | None
+) -> bytes:
     """The letter of `messages test`: one's own message, whole, to an address that need not be a client's.
 
     Raises NotFound, InvalidValue.
     """
     reach(actor, "change messages")
     with store.read() as session:
-        composer = _composer(_own(session, actor, message_id), sender)
+        message = _own(session, actor, message_id)
+    composer = _composer(store, message, sender, blog_url)
     try:
         recipient = _recipient(store, actor, to)
     except NotFound:
@@ -141,12 +160,16 @@ def test_letter(store: Store, actor: Actor, message_id: int, *, sender: str, to:
     return composer.compose(recipient, name)
 
 
-def _checked(words: Words) -> Words:
+def _checked(words: Words, is_digest: bool) -> Words:
     if words.format != Format.HTML:
         words = words._replace(html=None)
     elif words.html is None or not words.html.strip():
         raise InvalidValue("the HTML part is empty", "give --html-file FILE, or leave it out")
-    compose.check(words)
+    if not is_digest and names_posts(words.body + (words.html or "")):
+        raise InvalidValue("only a digest has posts: {{ posts }}", "make it one: --digest")
+    if is_digest and words.html is not None and not names_posts(words.html):
+        raise InvalidValue("the HTML part of a digest says nowhere where its posts go", "write {{ posts }} there")
+    compose.check(with_posts(words, SAMPLE_POSTS) if is_digest else words)
     return words
 
 
@@ -155,15 +178,19 @@ def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
     return Recipient(chosen.email, chosen.name, chosen.comment, tuple(chosen.tags))
 
 
-def _composer(message: MessageInfo, sender: str) -> Composer:
+def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None) -> Composer:
     now = datetime.now(UTC)
     words = Words(message.subject, message.body, message.format, message.html)
+    if message.digest:
+        latest = reversed(blog.published(store, now)[:PREVIEWED_POSTS])
+        posts = [news(post.title, post.content, post.slug, blog_url) for post in latest]
+        words = with_posts(words, posts)
     return Composer(words, sender=sender, date=now, mailing_id=0, due_at=now.astimezone())
 
 
-def _visible(actor: Actor) -> Select[tuple[object, ...]]:
+def _visible(actor: Actor, action: str = "see messages") -> Select[tuple[object, ...]]:
     query = select(_MSG)
-    if reach(actor, "see messages") == Reach.OWN:
+    if reach(actor, action) == Reach.OWN:
         query = query.where(_MSG.c.owner_id == actor.user_id)
     return query
 
@@ -184,4 +211,6 @@ def _only(session: Session, chosen: Select[tuple[object, ...]], message_id: int)
 
 
 def _info(row: Row[tuple[object, ...]]) -> MessageInfo:
-    return MessageInfo(row.id, row.subject, Format(row.format), row.body, row.html, row.created_at, row.updated_at)
+    return MessageInfo(
+        row.id, row.subject, Format(row.format), row.body, row.html, row.digest, row.created_at, row.updated_at
+    )

@@ -34,8 +34,13 @@ def outlook(store: Store, now: datetime, mailing_id: int | None = None) -> Itera
         connection = session.connection().execution_options(yield_per=1000)
         yield from _stopped(connection, now, mailing_id)
         for mailing, plan in planner.due(connection, now, mailing_id):
+            has_news = not mailing.digest or bool(planner.new_posts(connection, mailing, now))
             for chosen in plan.open:
-                yield from _coming(connection, mailing, chosen.at, after=0, blocked=None)
+                if has_news:
+                    yield from _coming(connection, mailing, chosen.at, after=0, blocked=None)
+                else:
+                    yield Outlook(mailing.id, chosen.at, "", "skipped: there is no new post")
+                has_news = not mailing.digest  # its first one tells of all there is
             for missed in plan.missed:
                 yield Outlook(mailing.id, missed.at, "", "missed: too late to be sent")
         for row in _unfinished(connection, mailing_id):

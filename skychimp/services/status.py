@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func, select
 
-from skychimp.models import DeliveryState, Mailing, Run, StoreInfo
+from skychimp.models import DeliveryState, Mailing, Run, StoreInfo, User
 from skychimp.store import ledger, relays, runs
 from skychimp.store.engine import Store
 
 _M = Mailing.__table__
 _RUN = Run.__table__
+_U = User.__table__
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def _last_run(connection: Connection) -> RunInfo | None:
 
 
 def _oldest_due(connection: Connection, now: datetime) -> datetime | None:
-    due = select(_M.c.next_at).where(_M.c.next_at <= now, _M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None))
+    """What is stopped, by hand or with its owner, is not waited for."""
+    going = (_M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), _U.c.blocked_at.is_(None))
+    due = select(_M.c.next_at).join(_U, _U.c.id == _M.c.owner_id).where(_M.c.next_at <= now, *going)
     oldest: datetime | None = connection.scalar(due.order_by(_M.c.next_at).limit(1))
     return oldest

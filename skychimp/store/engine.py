@@ -8,11 +8,12 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert
 from sqlalchemy.engine import make_url
@@ -34,9 +35,9 @@ BUSY_TIMEOUT_MS = 30_000
 class Store:
     """An open store. `read` and `write` are its transactions; a write begins IMMEDIATE, so that no update is lost."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **pragmas: str) -> None:
         self.path = path
-        self.engine = _engine(path)
+        self.engine = _engine(path, **pragmas)
         self._writer = self.engine.execution_options(begin=IMMEDIATE)
 
     @contextlib.contextmanager
@@ -55,10 +56,23 @@ class Store:
         """A connection whose every transaction begins IMMEDIATE, for the one thread that writes the ledger."""
         return self._writer.connect()
 
+    def connect_at_once(self) -> Connection:
+        """A connection whose every statement is a transaction of its own."""
+        return self.engine.execution_options(begin=None).connect()
+
     def checkpoint(self) -> None:
         """Bring what the Write-Ahead Log holds into the file, and empty the log, unless somebody reads or writes it."""
-        with plain_errors(), self.engine.execution_options(begin=None).connect() as connection:
+        with plain_errors(), self.connect_at_once() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def rewrite(self) -> None:
+        """Write the file anew: what was deleted leaves bytes in its gaps, even where SQLite overwrites what it frees.
+
+        Takes as much room again for a while, and writers wait. Raises StoreFailed.
+        """
+        with plain_errors(), self.connect_at_once() as connection:
+            connection.exec_driver_sql("VACUUM")
+        self.checkpoint()
 
     @property
     def driver_name(self) -> str:
@@ -73,6 +87,11 @@ class Store:
     @property
     def sqlite_version(self) -> str:
         return str(_driver().sqlite_version)
+
+    @property
+    def is_sound_build(self) -> bool:
+        """Whether SQLite is of those that keep a Write-Ahead Log sound, which is faster."""
+        return bool(_driver().sqlite_version_info >= SOUND_WAL)
 
     @property
     def journal_mode(self) -> str:
@@ -96,11 +115,11 @@ def open_store(url: str) -> Store:
     it was made by a newer Skychimp.
     """
     path = store_path(url)
-    _refuse_what_is_no_store(path)
+    require_store(path)
     store = Store(path)
     try:
         if _revision(store) != REVISION:
-            _upgrade(path)
+            upgrade(path)
     except BaseException:
         store.close()
         raise
@@ -113,9 +132,9 @@ def create_store(url: str) -> Store:
     draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _passing(draft):
+        with passing(draft):
             _fill(draft)
-            _appear(draft, path)
+            appear(draft, path)
     except OSError as error:
         raise StoreNotReady(
             f"the store {path} can't be made: {error.strerror}", "choose another place: --store PATH"
@@ -225,8 +244,11 @@ def _lower(value: object) -> object:
     return value.casefold() if isinstance(value, str) else value
 
 
-def _refuse_what_is_no_store(path: Path) -> None:
-    """Look at the first bytes. Not while the process has the store open: closing a file drops SQLite's locks on it."""
+def require_store(path: Path) -> None:
+    """Raise StoreNotReady where the first bytes of a file are not a store's.
+
+    Not while the process has the store open: closing a file drops SQLite's locks on it.
+    """
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             header = file.read(100)
@@ -245,7 +267,8 @@ def _revision(store: Store) -> str:
     except StoreFailed as error:
         if type(error.__cause__) is DatabaseError or "no such table" in error.message:  # not for want of a disk or lock
             raise StoreNotReady(
-                f"the store {store.path} is damaged; it was left as it is", "bring back a copy: skychimp restore FILE"
+                f"the store {store.path} is damaged; it was left as it is",
+                "bring back a copy: skychimp restore FILE --operator",
             ) from error
         raise
 
@@ -255,7 +278,7 @@ def _revision_of(connection: Connection) -> str:
 
 
 @contextlib.contextmanager
-def _passing(draft: Path) -> Iterator[None]:
+def passing(draft: Path) -> Iterator[None]:
     """An empty file that nobody else can read, and that is gone after the block, with all that SQLite put beside it."""
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     try:
@@ -279,12 +302,17 @@ def _fill(path: Path) -> None:
         engine.dispose()
 
 
-def _appear(draft: Path, path: Path) -> None:
-    """Give a finished file its name, never in another's place."""
+def appear(draft: Path, path: Path, *, replacing: bool = False) -> None:
+    """Give a finished file its name, in another's place only if that is meant; on the disk, too."""
     try:
-        os.link(draft, path)
+        (os.rename if replacing else os.link)(draft, path)
     except FileExistsError:
         raise Conflict(f"there is already a file at {path}") from None
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:
@@ -298,8 +326,11 @@ def migrate(connection: Connection, revision: str = "head") -> None:
     command.upgrade(config, revision)
 
 
-def _upgrade(path: Path) -> None:
-    """Bring an old store to the newest revision, after a backup beside it; another process may just have done it."""
+def upgrade(path: Path, *, with_backup: bool = True) -> None:
+    """Bring an old store to the newest revision, after a backup beside it; another process may just have done it.
+
+    Raises StoreNotReady where it was made by a newer Skychimp, StoreFailed.
+    """
     from alembic.script import ScriptDirectory
 
     known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
@@ -312,24 +343,54 @@ def _upgrade(path: Path) -> None:
                     f"the store {path} was made by a newer Skychimp (revision {revision})", "upgrade Skychimp"
                 )
             if revision != REVISION:
-                _copy(path, path.with_name(f"{path.name}.before-{REVISION}"))
+                if with_backup:
+                    _copy(path, path.with_name(f"{path.name}.before-{REVISION}"))
                 migrate(connection)
                 _require_whole(connection)
     finally:
         engine.dispose()
 
 
+def copy_pages(
+    source: Path, target: Path, tell: Callable[[int, int], None] = lambda done, total: None, *, is_used: bool = True
+) -> dict[str, int]:
+    """Copy a store, as it is at one moment, into a live one or an empty file; how many rows each table had then.
+
+    It is one transaction of the target: whoever has that open sees the old or the new one, and a kill leaves one of
+    them. `is_used` says whether others may be writing to the source; `tell` is told of pages done, and of all.
+    Raises StoreFailed.
+    """
+    is_new = target.stat().st_size == 0
+    with plain_errors(), contextlib.closing(_bare(source, is_used=is_used)) as origin:
+        origin.execute("BEGIN")  # from the first look on it stays at that moment
+        tables = origin.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+        rows = {name: origin.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for (name,) in tables}  # noqa: S608
+        with contextlib.closing(_bare(target)) as copied:
+            copied.execute("PRAGMA writable_schema = ON")  # so that a file that was cut short can be written over
+            origin.backup(copied, pages=2000, progress=lambda _, left, total: tell(total - left, total))
+            if is_new:
+                copied.execute("PRAGMA journal_mode = DELETE")  # one file, whole
+    return rows
+
+
+def _bare(path: Path, *, is_used: bool = True) -> Any:
+    """A connection of the driver's own; one to a file that nobody uses leaves nothing beside it."""
+    name = "file:" + quote(str(path))
+    if not is_used:
+        has_log = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+        name += "?mode=ro" if has_log else "?immutable=1"
+    connection = _driver().connect(name, uri=True, isolation_level=None)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    return connection
+
+
 def _copy(path: Path, target: Path) -> None:
-    """Copy a store that nobody else can change: the caller's transaction holds it. Raises StoreFailed."""
+    """Copy a store to a name of its own. Raises StoreFailed."""
     draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
     try:
-        with _passing(draft):
-            with (
-                contextlib.closing(_driver().connect(path)) as source,  # SQLite copies from no connection that writes
-                contextlib.closing(_driver().connect(draft)) as copy,
-            ):
-                source.backup(copy)
-            os.rename(draft, target)
+        with passing(draft):
+            copy_pages(path, draft)
+            appear(draft, target, replacing=True)
     except OSError as error:
         raise StoreFailed(
             f"the store can't be copied to {target}: {error.strerror}", "it is upgraded only after a backup"

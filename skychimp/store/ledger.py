@@ -11,7 +11,7 @@ from itertools import compress
 from operator import not_
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import Connection, String, cast, delete, func, literal, select, text, update
 
 from skychimp.models import (
     HELD_SQL,
@@ -35,6 +35,9 @@ _A = Attempt.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 _C = Client.__table__
+
+ERASED = "erased"
+"""What stands in the ledger in place of an address, and of a server's words."""
 
 # The hot path, in the driver's own words: many rows are one JSON parameter of one statement, during which the driver
 # lets the event loop's thread run. By SQLAlchemy's executemany the same cost four times as much.
@@ -194,11 +197,30 @@ def waiting(connection: Connection, mailing_id: int | None = None) -> int:
 
 
 def forget_attempts(connection: Connection, before: datetime, batch: int = 10_000) -> bool:
-    """Delete the oldest attempts that ended before a time, up to `batch`; True while there may be more."""
-    oldest = select(_A.c.id, _A.c.finished_at).order_by(_A.c.id).limit(batch)
+    """Delete the oldest attempts that ended before a time, up to `batch`; True while there may be more.
+
+    The newest of all stays: an id that comes again would look as if it were counted already (services.figures).
+    """
+    newest = select(func.max(_A.c.id)).scalar_subquery()
+    oldest = select(_A.c.id, _A.c.finished_at).where(_A.c.id < newest).order_by(_A.c.id).limit(batch)
     ids = [row.id for row in connection.execute(oldest) if row.finished_at < before]
     connection.execute(delete(_A).where(_A.c.id.in_(ids)))
     return len(ids) == batch
+
+
+def erase(connection: Connection, delivery_ids: Sequence[int]) -> int:
+    """Take whoever they were for out of these deliveries and their attempts; how many attempts there are.
+
+    States and codes stay, so that nothing counts otherwise; a server's words may name the person, and go.
+    """
+    these = queue.listed(delivery_ids)
+    nobody = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]"}
+    key = literal(f"{ERASED}:").concat(_D.c.id)  # no address, and no other's
+    connection.execute(update(_D).where(_D.c.id.in_(these)).values(nobody | {"address_key": key}))
+    code = func.coalesce(cast(_A.c.code, String).concat(" "), "")
+    enhanced = func.coalesce(func.nullif(_A.c.enhanced, "").concat(" "), "")
+    left = update(_A).where(_A.c.delivery_id.in_(these)).values(reply=code.concat(enhanced).concat(ERASED))
+    return connection.execute(left).rowcount
 
 
 def _record_late(connection: Connection, late: Sequence[Entry]) -> None:

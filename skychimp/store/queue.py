@@ -1,5 +1,6 @@
 """The queue of deliveries: open, claim, release, rescue, sweep. Each function is a part of its caller's transaction."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -245,33 +246,68 @@ def rescue(connection: Connection, run_id: int, now: datetime, resend_after: tim
     release(connection, run_id)
     sending = and_(_HELD, _D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
     words = "the run died before the server's reply was recorded"
-    lost = select(
-        _D.c.id, _D.c.attempts + 1, literal(now, _A.c.started_at.type), literal(now, _A.c.started_at.type),
-        literal(Outcome.UNKNOWN.value), literal("dot"), null(), literal(""), literal(words), literal(relay),
-    ).where(sending)  # fmt: skip
-    names = ["delivery_id", "number", "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply"]
-    connection.execute(insert(_A).from_select([*names, "relay"], lost))
-    unknown = connection.scalars(
-        update(_D)
-        .where(sending)
-        .values(
-            state=DeliveryState.UNKNOWN,
-            attempts=_D.c.attempts + 1,
-            next_try_at=None if resend_after is None else now + resend_after,
-            run_id=None,
-            token=None,
-        )
-        .returning(_D.c.id)
-    ).all()
+    resend_at = None if resend_after is None else now + resend_after
+    unknown = _lose(connection, sending, now, "dot", words, relay, resend_at)
     call_off(connection, unknown)
     return len(unknown)
 
 
+def doubt(connection: Connection, now: datetime) -> Sequence[int]:
+    """Make all that waits or is under way unknown, for a person: it may have been sent from elsewhere. Their ids."""
+    mine = _D.c.occurrence_id.in_(select(_O.c.id).where(_UNFINISHED))
+    awaits_resend = update(_D).where(_UNKNOWN, mine, _D.c.next_try_at.is_not(None)).values(next_try_at=None)
+    known = connection.scalars(awaits_resend.returning(_D.c.id)).all()
+    words = "it waited when the backup was made; what came of it since is not known"
+    waiting = _lose(connection, and_(_WAITING, mine), now, "", words, "", None)
+    held = _lose(connection, and_(_HELD, mine), now, "", words, "", None)
+    return [*known, *waiting, *held]
+
+
+def _lose(
+    connection: Connection,
+    lost: ColumnElement[bool],
+    now: datetime,
+    phase: str,
+    words: str,
+    relay: str,
+    resend_at: datetime | None,
+) -> Sequence[int]:
+    """Make deliveries unknown, with an attempt that says why; their ids."""
+    tried = select(
+        _D.c.id, _D.c.attempts + 1, literal(now, _A.c.started_at.type), literal(now, _A.c.started_at.type),
+        literal(Outcome.UNKNOWN.value), literal(phase), null(), literal(""), literal(words), literal(relay),
+    ).where(lost)  # fmt: skip
+    names = ["delivery_id", "number", "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply"]
+    connection.execute(insert(_A).from_select([*names, "relay"], tried))
+    unknown = {
+        "state": DeliveryState.UNKNOWN,
+        "attempts": _D.c.attempts + 1,
+        "next_try_at": resend_at,
+        "run_id": None,
+        "token": None,
+    }
+    return connection.scalars(update(_D).where(lost).values(unknown).returning(_D.c.id)).all()
+
+
 def cancel(connection: Connection, occurrences: Select[tuple[int]], address_key: str) -> None:
     """Cancel what one address still waits for in some occurrences: the client is gone, or its address is bad."""
-    mine = and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key)
+    _cancel(connection, and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key))
+
+
+def cancel_these(connection: Connection, delivery_ids: Sequence[int]) -> int:
+    """Cancel those of some deliveries that still wait or are claimed; how many."""
+    return _cancel(connection, _D.c.id.in_(listed(delivery_ids)))
+
+
+def listed(ids: Sequence[int]) -> Select[tuple[int]]:
+    """Ids as a query, however many."""
+    return select(func.json_each(json.dumps(ids)).table_valued("value").c.value)
+
+
+def _cancel(connection: Connection, mine: ColumnElement[bool]) -> int:
     stoppable = or_(_D.c.state == DeliveryState.CLAIMED, _awaits_a_try())
-    connection.execute(update(_D).where(mine, stoppable).values(state=DeliveryState.CANCELLED, next_try_at=None))
+    stopped = update(_D).where(mine, stoppable).values(state=DeliveryState.CANCELLED, next_try_at=None)
+    return connection.execute(stopped).rowcount
 
 
 def call_off(connection: Connection, delivery_ids: Sequence[int]) -> None:
@@ -295,10 +331,19 @@ def disable(connection: Connection, mailing_id: int, reason: str, now: datetime,
         .where(_M.c.id == mailing_id, _M.c.disabled_at.is_(None))
         .values(disabled_at=now, disabled_by_id=by, disabled_reason=reason)
     )
-    mine = select(_O.c.id).where(_O.c.mailing_id == mailing_id, _UNFINISHED)
+    _take_back(connection, select(_O.c.id).where(_O.c.mailing_id == mailing_id, _UNFINISHED))
+
+
+def take_back_of(connection: Connection, owner_id: int) -> None:
+    """Queue again what any run has claimed of a user who is blocked: nobody claims it from here on."""
+    mine = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id, _UNFINISHED)
+    _take_back(connection, mine)
+
+
+def _take_back(connection: Connection, occurrences: Select[tuple[int]]) -> None:
     connection.execute(
         update(_D)
-        .where(_HELD, _D.c.occurrence_id.in_(mine), _D.c.state == DeliveryState.CLAIMED)
+        .where(_HELD, _D.c.occurrence_id.in_(occurrences), _D.c.state == DeliveryState.CLAIMED)
         .values(state=DeliveryState.QUEUED, run_id=None, token=None)
     )
 
@@ -331,8 +376,10 @@ def resend(connection: Connection, ids: Sequence[int], now: datetime, deadline: 
 def sweep(connection: Connection, now: datetime) -> list[int]:
     """Move on what time or a person has decided: cancelled, expired, due again, finished, completed.
 
-    Returns the occurrences that are finished now.
+    Returns the occurrences that are finished now; none in a restored store that waits for a person.
     """
+    if is_held(connection):
+        return []
     joined = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_UNFINISHED)
     _stop(connection, joined.where(_M.c.deleted_at.is_not(None)), DeliveryState.CANCELLED)
     _stop(connection, joined.where(_O.c.deadline <= now), DeliveryState.EXPIRED)

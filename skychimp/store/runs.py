@@ -7,6 +7,7 @@ tells the dead from the slow.
 import contextlib
 import fcntl
 import os
+import re
 import socket
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -92,6 +93,13 @@ def dead(connection: Connection, store: Path) -> list[int]:
     holding = select(_D.c.run_id).where(text(HELD_SQL))
     known = connection.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), holding)).all()
     return [run_id for run_id in known if _is_free(_lock_path(store, run_id))]
+
+
+def any_living(store: Path) -> bool:
+    """Whether a run has this store, by the locks alone."""
+    store = store.resolve()
+    beside = (path for path in store.parent.iterdir() if re.fullmatch(re.escape(store.name) + r"\.run-\d+", path.name))
+    return any(not _is_free(path) for path in beside)
 
 
 def _lock_path(store: Path, run_id: int) -> Path:

@@ -132,7 +132,7 @@ def test_plain_lines_lose_nothing_and_show_what_would_deceive(home: Home) -> Non
         (("mailings", "show", HUGE), 4, "not_found"),
         (("mailings", "delete", "1"), 2, "invalid_value"),
         (("mailings", "log", "1", "--status", "happy"), 2, "invalid_value"),
-        (("mailings", "log", "1", "--follow"), 2, "invalid_value"),
+        (("mailings", "log", "1", "--follow", "--last"), 2, "invalid_value"),
         (("mailings", "log", "99"), 4, "not_found"),
         (("run", "--mailing", "99"), 4, "not_found"),
         (("run", "--dry-run", "--plan"), 2, "invalid_value"),

@@ -2,9 +2,10 @@
 
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -186,3 +187,41 @@ def test_it_tells_systemd_how_it_is(store: Store, tmp_path: Path, start: Start) 
         while b"STOPPING=1" not in words:
             words.add(manager.recv(100))
         assert daemon.process.wait(WAIT) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_tells_systemd_that_it_lives_while_it_drains(
+    store: Store, ada: Actor, tmp_path: Path, start: Start, number: signal.Signals
+) -> None:
+    """A server may take long to answer the final dot, and the watchdog must not bite then."""
+    at_the_dot, answer = threading.Event(), threading.Event()
+
+    def slow(command: str, _address: str) -> bytes | None:
+        if command == ".":
+            at_the_dot.set()
+            answer.wait(WAIT)
+        return None
+
+    with (
+        ScriptedServer([b"220 x\r\n", obey(slow)]) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(WAIT)
+        daemon = start(server.port, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        mailing(store, ada, ["bob@example.org"])
+        assert at_the_dot.wait(WAIT)
+        daemon.process.send_signal(number)
+        time.sleep(0.5)  # what it said before the signal is said
+        manager.setblocking(False)
+        with suppress(BlockingIOError):
+            while manager.recv(100):
+                pass
+        manager.settimeout(WAIT)
+        assert manager.recv(100) == b"WATCHDOG=1"
+        answer.set()
+        if number == signal.SIGHUP:  # it goes on after that
+            daemon.wait_for(lambda: "config read again" in daemon.said)
+            daemon.process.terminate()
+        assert daemon.process.wait(WAIT) == 0
+    assert states(store) == {"sent": 1}

@@ -376,7 +376,19 @@ echo "${{COMPREPLY[@]}}"
 # What is imported
 
 
-HEAVY = {"sqlalchemy", "sqlmodel", "jinja2", "alembic", "email_validator", "argon2", "uvloop", "markdown_it"}
+HEAVY = {
+    "sqlalchemy",
+    "sqlmodel",
+    "jinja2",
+    "alembic",
+    "email_validator",
+    "argon2",
+    "uvloop",
+    "markdown_it",
+    "PIL",
+    "dogpile",
+    "slugify",
+}
 NEEDED_FOR_HELP = {"markdown_it"}
 """By Typer; as is Pydantic, for options."""
 
@@ -389,6 +401,8 @@ NEEDED_FOR_HELP = {"markdown_it"}
         (["clients", "create", "--help"], HEAVY - NEEDED_FOR_HELP | {"skychimp.config"}),
         (["clients", "nonsense"], HEAVY | {"rich", "skychimp.config"}),
         (["clients", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
+        (["blog", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
+        (["stats"], HEAVY - {"sqlalchemy", "sqlmodel", "dogpile"} | {"rich"}),
         (["messages", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
     ],
 )

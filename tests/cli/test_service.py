@@ -1,6 +1,8 @@
 """The units and the crontab line are what systemd and cron take, and run this very installation."""
 
+import shlex
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -47,6 +49,46 @@ def test_the_units_say_what_the_contract_says(home: Home) -> None:
     assert "SuccessExitStatus=75" in run.splitlines()
     assert "Persistent=true" in timer.splitlines()
     assert "LoadCredential" not in text
+
+
+def test_the_watchdog_waits_for_several_looks(home: Home) -> None:
+    assert "WatchdogSec=900\n" in service(home, "systemd", SKYCHIMP_DAEMON__INTERVAL="5m")
+
+
+@pytest.mark.parametrize("unit", ["skychimp.service", "skychimp-run.service"])
+def test_it_begins_once_there_are_network_and_clock(home: Home, unit: str) -> None:
+    service(home, "systemd", "--dir", str(home.folder))
+    lines = (home.folder / unit).read_text().splitlines()
+    for line in ("Wants", "After"):
+        assert f"{line}=network-online.target time-sync.target" in lines
+
+
+def test_the_daemon_of_the_unit_tells_systemd_how_it_is(home: Home) -> None:
+    """Its very command line, in the environment that systemd gives a service, and with a socket in its place."""
+    service(home, "systemd", "--dir", str(home.folder))
+    (line,) = [
+        line.removeprefix("ExecStart=")
+        for line in (home.folder / "skychimp.service").read_text().splitlines()
+        if line.startswith("ExecStart=")
+    ]
+    config = home.folder / "my config.toml"
+    config.write_text(config.read_text().replace("# sender = ", "sender = "))
+    command = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line)]
+    environ = {"NOTIFY_SOCKET": str(home.folder / "notify"), "WATCHDOG_USEC": "120000000", "PATH": "/usr/bin:/bin"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(environ["NOTIFY_SOCKET"])
+        manager.settimeout(20)
+        with subprocess.Popen(command, env=environ, cwd="/", stderr=subprocess.PIPE, text=True) as daemon:
+            said = [manager.recv(100)]
+            while said.count(b"WATCHDOG=1") < 2:
+                said.append(manager.recv(100))
+            daemon.terminate()
+            while said[-1] != b"STOPPING=1":
+                said.append(manager.recv(100))
+            assert daemon.stderr
+            assert "event=started" in daemon.stderr.read()
+    assert daemon.returncode == 0
+    assert said == [b"READY=1", *[b"WATCHDOG=1"] * (len(said) - 2), b"STOPPING=1"]
 
 
 def test_the_password_comes_as_a_credential(home: Home) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skychimp.cli import session
-from skychimp.errors import ConfigError, NotLoggedIn
+from skychimp.errors import ConfigError, NotLoggedIn, SkychimpError
 
 URL = "sqlite:////a/skychimp.db"
 
@@ -66,23 +66,67 @@ def foreign(path: Path) -> None:
     os.chown(path, 12345, 12345)
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        loose,
-        linked,
-        a_pipe,
-        a_folder,
-        pytest.param(foreign, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")),
-    ],
-)
+GIVEN_AWAY = pytest.param(foreign, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give away"))
+
+
+def refused(path: Path, call: Callable[[], object], error: type[SkychimpError] = NotLoggedIn) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert str(path) in caught.value.message
+    assert caught.value.hint == "remove it, then log in again"
+
+
+@pytest.mark.parametrize("spoil", [loose, linked, a_pipe, a_folder, GIVEN_AWAY])
 def test_what_is_not_ones_own_alone_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = kept(tmp_path)
     spoil(path)
-    with pytest.raises(NotLoggedIn) as caught:
-        session.read(URL)
-    assert str(path) in caught.value.message
-    assert caught.value.hint == "remove it, then log in again"
+    refused(path, lambda: session.read(URL))
+
+
+@pytest.mark.parametrize("spoil", [loose, linked, GIVEN_AWAY])
+def test_a_folder_that_is_not_ones_own_alone_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """Whoever can write it could put another session in the place of one's own."""
+    folder = kept(tmp_path).parent
+    spoil(folder)
+    before = sorted((path.name, path.read_bytes()) for path in folder.iterdir())
+    refused(folder, lambda: session.read(URL))
+    refused(folder, lambda: session.write(URL, "another"), ConfigError)
+    refused(folder, lambda: session.remove(URL))
+    assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
+
+
+def test_what_is_removed_is_gone(tmp_path: Path) -> None:
+    session.remove(URL)
+    path = kept(tmp_path)
+    session.write("sqlite:////b.db", "another")
+    session.remove(URL)
+    session.remove(URL)
+    assert session.read(URL) is None
+    assert session.read("sqlite:////b.db") == "another"
+    other = tmp_path / "other"
+    other.write_text("precious")
+    path.symlink_to(other)
+    session.remove(URL)
+    assert not os.path.lexists(path)
+    assert other.exists()
+
+
+def test_it_is_whole_or_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full, or a kill, before the new one has its name."""
+    path = kept(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ConfigError, match="No space left"):
+        session.write(URL, "another")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert session.read(URL) == "token"
+    session.write(URL, "another")  # what was left half done is no obstacle
+    assert session.read(URL) == "another"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_link_is_not_written_through(tmp_path: Path) -> None:

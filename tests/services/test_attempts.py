@@ -1,5 +1,7 @@
 """The log of a mailing: every attempt, the oldest first, with the server's words."""
 
+from datetime import timedelta
+
 import ledgers
 import pytest
 from sqlalchemy import event
@@ -88,6 +90,52 @@ def test_a_log_by_status(
     assert words(log(store, ada, mailing_id, status=status)) == found
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"reply": "550"}, [FAILED]),
+        ({"reply": "250"}, [SENT]),
+        ({"reply": "4.3.0"}, [DEFERRED]),
+        ({"reply": "5.1"}, [FAILED]),
+        ({"reply": "QUEUED as"}, [SENT]),
+        ({"reply": "%"}, []),
+        ({"reply": "after the dot"}, [UNKNOWN]),
+        ({"domain": "example.org"}, [DEFERRED, FAILED, SENT, UNKNOWN]),
+        ({"domain": "@Example.ORG "}, [DEFERRED, FAILED, SENT, UNKNOWN]),
+        ({"domain": "org"}, []),
+        ({"since": ledgers.NINE}, [DEFERRED, FAILED, SENT, UNKNOWN]),
+        ({"since": ledgers.NINE + timedelta(microseconds=1)}, []),
+        ({"until": ledgers.NINE}, []),
+        ({"until": ledgers.NINE + timedelta(microseconds=1)}, [DEFERRED, FAILED, SENT, UNKNOWN]),
+        ({"status": "sent", "reply": "550"}, []),
+        ({"last": True, "reply": "550"}, [FAILED]),
+        ({"last": True, "domain": "example.org", "until": ledgers.NINE}, []),
+    ],
+    ids=str,
+)
+def test_a_log_by_reply_domain_and_time(
+    store: Store, ada: Actor, mailing_id: int, wanted: dict[str, object], found: list[tuple[str, str, int, str]]
+) -> None:
+    assert words(log(store, ada, mailing_id, None, **wanted)) == found
+
+
+def test_a_domain_beyond_ascii(store: Store, ada: Actor) -> None:
+    made = ledgers.mailing(store, ada)
+    there = ledgers.delivery(store, ledgers.occurrence(store, made), "a@xn--mnchen-3ya.example", DeliveryState.SENT)
+    ledgers.attempt(store, there, Outcome.SENT, FINE)
+
+    assert len(log(store, ada, made, domain="münchen.example")) == 1
+
+
+def test_the_newest_attempt_of_all(store: Store, ada: Actor) -> None:
+    assert attempts.newest(store) == 0
+    there = ledgers.delivery(
+        store, ledgers.occurrence(store, ledgers.mailing(store, ada)), "a@b.example", DeliveryState.SENT
+    )
+    assert attempts.newest(store) == 0
+    assert ledgers.attempt(store, there, Outcome.SENT, FINE) == attempts.newest(store)
+
+
 def test_the_last_attempt_of_each_delivery(store: Store, ada: Actor, mailing_id: int) -> None:
     rows = log(store, ada, mailing_id, last=True)
 
@@ -102,7 +150,14 @@ def test_only_what_is_new(store: Store, ada: Actor, mailing_id: int) -> None:
     assert words(log(store, ada, mailing_id, after=seen)) == [SENT, UNKNOWN]
 
 
-@pytest.mark.parametrize("how", [{}, {"last": True}, {"after": 2}, {"status": "sent"}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {}, {"last": True}, {"after": 2}, {"status": "sent"}, {"domain": "example.org"}, {"reply": "550"},
+        {"reply": "no"}, {"since": ledgers.NINE, "until": ledgers.NINE}, {"last": True, "since": ledgers.NINE},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_long_log_is_read_in_order_without_a_sort_that_would_hold_it_in_memory(
     store: Store, ada: Actor, mailing_id: int, how: dict[str, object]
 ) -> None:
@@ -141,3 +196,6 @@ def test_a_log_that_can_not_be_made_is_refused(store: Store, ada: Actor, mailing
     for page in (Page(sort="shoe size"), Page(search="\udcff")):
         with pytest.raises(InvalidValue):
             log(store, ada, mailing_id, page)
+    for wanted in ({"domain": "no domain"}, {"domain": ""}, {"reply": "\udcff"}):
+        with pytest.raises(InvalidValue):
+            log(store, ada, mailing_id, None, **wanted)

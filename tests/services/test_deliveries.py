@@ -9,7 +9,7 @@ from servers import CountingReceiver, ScriptedServer, Step, hear, hear_body, hea
 
 from skychimp.access import Actor
 from skychimp.errors import Conflict, Denied, NotFound
-from skychimp.models import DeliveryState, Mailing, MailingStatus, OccurrenceState
+from skychimp.models import Audit, DeliveryState, Mailing, MailingStatus, OccurrenceState
 from skychimp.models import Occurrence as OccurrenceRow
 from skychimp.services import deliveries as service
 from skychimp.services import reports
@@ -34,7 +34,9 @@ def test_it_is_listed_for_its_owner_and_for_an_admin(
     store: Store, ada: Actor, bob: Actor, admin: Actor, unknown_id: int
 ) -> None:
     assert [row.id for row in service.unknown(store, ada)] == [unknown_id]
-    assert [row.email for row in service.unknown(store, admin)] == ["bob@example.org"]
+    (shown,) = service.unknown(store, admin)
+    assert (shown.email, shown.phase, shown.queue_id) == ("bob@example.org", "dot", "")
+    assert shown.message_id.endswith("@skychimp.test>")
     assert list(service.unknown(store, bob)) == []
 
 
@@ -65,6 +67,18 @@ def test_it_is_sent_again_and_its_occurrence_opens_again(
         assert receiver.taken == 1
     assert states(store) == {DeliveryState.SENT: 1}
     assert rows(store, Mailing)[0].status == MailingStatus.COMPLETED
+
+
+def test_what_a_person_said_is_in_the_audit_trail(store: Store, ada: Actor, unknown_id: int) -> None:
+    with pytest.raises(NotFound):
+        service.resolve(store, ada, Resolution.SENT, give_up_after=DAY, ids=[10**30])
+    assert rows(store, Audit) == []
+    service.resolve(store, ada, Resolution.SENT, give_up_after=DAY, ids=[unknown_id])
+    service.resolve(store, ada, Resolution.SENT, give_up_after=DAY)  # nothing is left, and nothing is said
+
+    (said,) = rows(store, Audit)
+    assert (said.actor_id, said.action, said.object, said.object_id) == (ada.user_id, "resolve", "mailing", 1)
+    assert said.detail == "1 unknown delivery: sent"
 
 
 def test_somebody_elses_is_not_there(store: Store, bob: Actor, manager: Actor, unknown_id: int) -> None:

@@ -1,27 +1,34 @@
 """`doctor` names the fault and the remedy; a clock that can't be right stops all sending until it is accepted."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command import Home
+from command import Done, Home
+from nameserver import NameServer
 from sending import attempts, mailing, rows, send, settings
-from servers import GREETING, CountingReceiver, ScriptedServer, hang, hear
+from servers import GREETING, CountingReceiver, ScriptedServer, Step, hang, hear
 
 from skychimp.access import Actor
 from skychimp.errors import ClockBehind
-from skychimp.models import Every, Mailing, Run
+from skychimp.models import Every, Mailing, RelayState, Run, StoreInfo
 from skychimp.services import doctor
-from skychimp.services.doctor import Finding
+from skychimp.services.findings import Finding, Level
 from skychimp.store.engine import Store
 
 SENDER = "Ada <ada@skychimp.test>"
+GOOD_DNS = {
+    "skychimp.test": {"MX": ["10 mx.skychimp.test."], "TXT": ['"v=spf1 mx -all"']},
+    "s7._domainkey.skychimp.test": {"TXT": ['"v=DKIM1; p=MIGf"']},
+    "_dmarc.skychimp.test": {"TXT": ['"v=DMARC1; p=none"']},
+}
 
 
-def examined(store: Store, **more: object) -> dict[str, Finding]:
-    port = more.pop("port", 1)
-    assert isinstance(port, int)
-    return {finding.about: finding for finding in doctor.examine(store, settings(port, **more))}
+def examined(store: Store) -> dict[str, Finding]:
+    """What is found where nothing goes over the network."""
+    return {finding.about: finding for finding in doctor.examine(settings(1, mail__transport="outbox"), lambda: store)}
 
 
 def ran_at(store: Store, at: datetime) -> None:
@@ -29,49 +36,196 @@ def ran_at(store: Store, at: datetime) -> None:
         session.add(Run(host="here", pid=1, started_at=at, heartbeat_at=at, ended_at=at))
 
 
-def test_a_sound_installation(store: Store, tmp_path: Path) -> None:
-    with CountingReceiver(tmp_path / "arrived") as receiver:
-        found = examined(store, port=receiver.port)
-        assert receiver.taken == 0
-    assert {about: finding.ok for about, finding in found.items()} == dict.fromkeys(
-        ("config", "store", "clock", "relay"), True
+@pytest.fixture
+def installed(store: Store, tmp_path: Path) -> Callable[..., Done]:
+    """`doctor --json` in an installation that is fine but for these settings, or a relay that speaks like this."""
+
+    def examine(*arguments: str, relay: Sequence[Step] = (), **changed: str) -> Done:
+        store.close()
+        dialogue = relay or (GREETING, hear, b"250-x\r\n250-SIZE 30000000\r\n250 PIPELINING\r\n", hear, b"221 bye\r\n")
+        with ScriptedServer(dialogue) as server, NameServer(GOOD_DNS) as names:
+            said = {
+                "mail__transport": "smtp", "mail__sender": SENDER, "smtp__host": "127.0.0.1",
+                "smtp__port": str(server.port), "smtp__security": "none", "dns__nameserver": names.place,
+            }  # fmt: skip
+            environ = {f"SKYCHIMP_{name.upper()}": value for name, value in (said | changed).items()}
+            home = Home(tmp_path, SKYCHIMP_STORE=str(store.path), **environ)
+            return home.call("doctor", "--dkim-selector", "s7", "--json", *arguments)
+
+    return examine
+
+
+def test_a_sound_installation(installed: Callable[..., Done], store: Store) -> None:
+    done = installed()
+    findings = {finding["about"]: finding for finding in done.json["findings"]}
+    assert (done.status, done.json["ok"]) == (0, True)
+    assert {about: finding["level"] for about, finding in findings.items()} == dict.fromkeys(
+        ("config", "store", "disk", "clock", "relay", "sender", "SPF", "DKIM", "DMARC"), "ok"
     )
-    assert str(store.path) in found["store"].found
+    assert str(store.path) in findings["store"]["found"]
+    assert findings["relay"]["found"].endswith("takes mail (none); it offers PIPELINING, SIZE")
 
 
-def test_a_relay_that_is_away_or_says_no(store: Store) -> None:
-    away = examined(store)["relay"]
-    assert (away.ok, away.remedy) == (False, "check smtp.host and smtp.port; is it up?")
-    with ScriptedServer([GREETING, hear, b"250 x\r\n", hang]) as server:
-        bare = examined(store, port=server.port, smtp__security="starttls")["relay"]
-    assert "offers no STARTTLS" in bare.found
-    assert not bare.ok
-
-
-def test_a_damaged_store(store: Store) -> None:
+def damage(store: Store) -> None:
     with store.write() as session:
         for number in range(50):
             at = datetime.now(UTC)
             session.add(Run(host="x" * 2000, pid=number, started_at=at, heartbeat_at=at, ended_at=at))
-    store.checkpoint()
+    store.close()
     size = store.path.stat().st_size
     with store.path.open("r+b") as file:
         file.seek(size - 8 * 4096)
         file.write(b"\xff" * 4096 * 4)
-    store.engine.dispose()  # what is cached was read before
-    found = examined(store)["store"]
-    assert not found.ok
-    assert found.remedy == "restore a backup; keep this file for a rescue"
 
 
-def test_no_sender(store: Store, tmp_path: Path) -> None:
+def hold(store: Store) -> None:
+    with store.write() as session:
+        session.get_one(StoreInfo, 1).held_at = datetime.now(UTC)
+
+
+def lose(store: Store) -> None:
+    store.close()
+    store.path.unlink()
+
+
+def scribble(store: Store) -> None:
+    store.close()
+    store.path.write_text("a letter to my aunt")
+
+
+WANTS_LOGIN = (GREETING, hear, b"250-x\r\n250 AUTH PLAIN\r\n", hear, b"535 5.7.8 bad password\r\n", hang)
+BROKEN: dict[str, tuple[Callable[[Store], object], dict[str, Any], int, str, str, str]] = {
+    "a typing error in the config": (
+        lambda store: None, {"smtp__timeout": "soon"}, 3, "config", "smtp.timeout: 'soon' can't be used", "how long",
+    ),
+    "no sender": (lambda store: None, {"mail__sender": ""}, 3, "config", "mail.sender is not set", "set mail.sender ="),
+    "no password file": (
+        lambda store: None, {"smtp__username": "ada", "smtp__password_file": "/nonexistent"}, 3, "config",
+        "/nonexistent can't be read", "mend smtp.password_file",
+    ),
+    "no store": (lose, {}, 3, "store", "there is no store", "skychimp init"),
+    "no store, but something else": (scribble, {}, 3, "store", "is not a Skychimp store", "--store PATH"),
+    "a damaged store": (damage, {}, 3, "store", "", "skychimp restore FILE"),
+    "a store that was restored": (hold, {}, 3, "store", "sends nothing yet", "skychimp resolve --restored"),
+    "a clock that is wrong": (
+        lambda store: ran_at(store, datetime.now(UTC) + timedelta(days=3)), {}, 1, "clock",
+        "was in use at", "--accept-clock",
+    ),
+    "no such relay": (
+        lambda store: None, {"smtp__host": "mx.invalid"}, 1, "relay", "no host mx.invalid in DNS", "mend smtp.host",
+    ),
+    "a relay that is down": (
+        lambda store: None, {"smtp__port": "1"}, 1, "relay", "can't be talked to", "smtp.port; is it up?",
+    ),
+    "a relay without STARTTLS": (
+        lambda store: None, {"smtp__security": "starttls"}, 1, "relay",
+        "offers no STARTTLS", 'set smtp.security to "tls"',
+    ),
+    "a wrong password": (
+        lambda store: None, {"smtp__username": "ada", "smtp__password": "x", "relay": WANTS_LOGIN}, 1, "relay",
+        "535 5.7.8 bad password", "check smtp.username and smtp.password",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_installation(installed: Callable[..., Done], store: Store, name: str) -> None:
+    """The fault and its remedy, and all else that can still be looked at."""
+    spoil, changed, status, about, words, remedy = BROKEN[name]
+    spoil(store)
+    done = installed(**changed)
+    assert (done.status, done.json["ok"]) == (status, False)
+    problems = [finding for finding in done.json["findings"] if finding["level"] == "problem"]
+    assert about in [finding["about"] for finding in problems]
+    (found,) = [finding for finding in problems if finding["about"] == about]
+    assert words in found["found"]
+    assert remedy in found["remedy"]
+    if name != "a typing error in the config":
+        assert {"relay", "store"} <= {finding["about"] for finding in done.json["findings"]}
+
+
+def test_warnings_keep_no_letter_back(installed: Callable[..., Done], store: Store, ada: Actor, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    mailing(store, ada, ["bob@example.org"], body="x" * 30_000)
+    with store.write() as session:
+        session.add(RelayState(relay="x:25", paused_at=now, reason="535 no", settings_hash="", next_probe_at=now))
+    (tmp_path / "skychimp.toml").write_text("[smtp]\npassword = 'secret'\n")
+    (tmp_path / "skychimp.toml").chmod(0o644)
+    store.path.chmod(0o640)
+    small = (GREETING, hear, b"250-x\r\n250 SIZE 40000\r\n", hear, b"221 bye\r\n")
+    done = installed(relay=small)
+    warnings = {finding["found"]: finding["remedy"] for finding in done.json["findings"] if not finding["ok"]}
+    assert (done.status, done.json["ok"]) == (0, True)
+    remedies = "\n".join(warnings.values())
+    for remedy in (
+        f"chmod 600 {tmp_path}/skychimp.toml",
+        f"chmod 600 {store.path}",
+        "skychimp run",
+        "messages update 1",
+    ):
+        assert remedy in remedies
+    assert len(warnings) == 4
+    assert "secret" not in done.out
+
+
+def test_what_a_person_reads(store: Store, tmp_path: Path) -> None:
     home = Home(tmp_path, SKYCHIMP_STORE=str(store.path))
-    done = home.call("doctor", "--json")
-    assert done.status == 1
-    config = done.json["findings"][0]
-    assert (config["about"], config["ok"]) == ("config", False)
-    assert config["remedy"] == 'set mail.sender = "Name <address>"'
+    done = home.call("doctor")
+    assert done.status == 3
+    (first, *_) = done.out.splitlines()
+    assert first.split("\t") == [
+        "problem", "config", "no file; mail.sender is not set", 'set mail.sender = "Name <address>"',
+    ]  # fmt: skip
     assert home.call("doctor", environ={"SKYCHIMP_MAIL__SENDER": SENDER}).status == 0
+
+
+MOUNTS = r"""
+22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+40 27 0:40 / /home rw,relatime shared:1 - nfs4 server:/home rw
+41 40 0:41 / /home/ada/My\040Disk rw,relatime - btrfs /dev/sdb rw
+42 27 0:42 / /srv rw,relatime - cifs //server/srv rw
+42 27 0:43 / /srv rw,relatime - xfs /dev/sdc rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/skychimp.db", "ext4"),
+        ("/home/ada/skychimp.db", "nfs4"),
+        ("/home/ada/My Disk/skychimp.db", "btrfs"),
+        ("/homeless/skychimp.db", "ext4"),
+        ("/srv/skychimp.db", "xfs"),
+    ],
+)
+def test_the_file_system_of_a_path(path: str, kind: str) -> None:
+    """The longest mount point that it is below counts, and of two mounts at the same point the last."""
+    assert doctor.file_system(Path(path), MOUNTS.strip()) == kind
+    assert doctor.file_system(Path(path), "") == ""
+
+
+def test_a_store_on_a_network_file_system(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_mounts", lambda: "42 27 0:42 / / rw - nfs4 server:/srv rw")
+    found = examined(store)["store"]
+    assert found.level == Level.PROBLEM
+    assert "on a network file system (nfs4)" in found.found
+    assert found.remedy == "move the store to a disk of this machine: store.url"
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "level"),
+    [
+        (10**12, 10**6, Level.OK),
+        (10**9, 10**9, Level.WARNING),
+        (10**8, 10**6, Level.WARNING),
+        (10**7, 10**6, Level.PROBLEM),
+    ],
+)
+def test_room_on_the_disk(free: int, size: int, level: Level) -> None:
+    found = doctor.room(free, size)
+    assert found.level == level
+    assert (found.remedy is None) == (level == Level.OK)
 
 
 def test_a_clock_far_behind_the_last_run_sends_nothing_until_it_is_accepted(
@@ -83,8 +237,8 @@ def test_a_clock_far_behind_the_last_run_sends_nothing_until_it_is_accepted(
         with pytest.raises(ClockBehind, match="but this store was in use at"):
             send(store, settings(receiver.port))
         assert attempts(store) == []
-        clock = examined(store, port=receiver.port)["clock"]
-        assert (clock.ok, "doctor --accept-clock" in (clock.remedy or "")) == (False, True)
+        clock = examined(store)["clock"]
+        assert (clock.level, "doctor --accept-clock" in (clock.remedy or "")) == (Level.PROBLEM, True)
         with store.write() as session:  # it was opened for tomorrow while the clock was wrong
             session.get_one(Mailing, 1).next_at = datetime.now(UTC) + timedelta(days=3)
         assert doctor.accept_clock(store) == 1

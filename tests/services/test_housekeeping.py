@@ -7,7 +7,7 @@ from sending import addresses, attempts, deliveries, mailing, rows, send, settin
 from servers import CountingReceiver
 
 from skychimp.access import Actor
-from skychimp.models import Attempt, Login, Run
+from skychimp.models import Attempt, Code, Login, LoginFailure, Purpose, Run
 from skychimp.services import housekeeping
 from skychimp.store import ledger
 from skychimp.store.engine import Store
@@ -21,6 +21,18 @@ def test_logins_that_have_expired_go(store: Store, ada: Actor) -> None:
             session.add(Login(user_id=ada.user_id, token_hash=name, created_at=NOW, seen_at=NOW, expires_at=at))
     housekeeping.tidy(store)
     assert [login.token_hash for login in rows(store, Login)] == ["new"]
+
+
+def test_codes_and_wrong_passwords_of_long_ago_go(store: Store, ada: Actor) -> None:
+    with store.write() as session:
+        for days in (0, 2):
+            at = NOW - timedelta(days=days)
+            session.add(LoginFailure(address_key=f"{days} days ago", failures=1, failed_at=at))
+            code = Code(user_id=ada.user_id, purpose=Purpose.RESET, code_hash=f"{days}", created_at=at, expires_at=at)
+            session.add(code)
+    housekeeping.tidy(store)
+    assert [code.code_hash for code in rows(store, Code)] == ["0"]
+    assert [failure.address_key for failure in rows(store, LoginFailure)] == ["0 days ago"]
 
 
 def test_runs_that_are_long_over_go(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Messages: checked when they are kept, seen by the right people, and shown as a client would read them."""
 
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from skychimp.access import GUEST, Actor
 from skychimp.delivery.compose import Words
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
-from skychimp.models import Every, Format
+from skychimp.models import Every, Format, Post
 from skychimp.services import clients, mailings, messages
 from skychimp.services.listing import Page
 from skychimp.services.mailings import Audience, When
@@ -108,7 +109,9 @@ def test_messages_are_changed_by_their_owner_and_seen_by_managers_too(
         with pytest.raises(refusal):
             messages.remove(store, actor, made.id)
         with pytest.raises(refusal):
-            messages.test_letter(store, actor, made.id, sender="x@example.org", to="y@example.org", name="<1@x>")
+            messages.test_letter(
+                store, actor, made.id, sender="x@example.org", to="y@example.org", name="<1@x>", blog_url=None
+            )
 
     for actor in (manager, admin):
         assert messages.show(store, actor, made.id) == made
@@ -149,7 +152,9 @@ def test_a_test_letter_is_whole_and_goes_to_one_address(store: Store, ada: Actor
     clients.create(store, ada, email="zoe@example.org", name="Zoë")
     made = messages.create(store, ada, HTML)
 
-    data = messages.test_letter(store, ada, made.id, sender="Me <me@example.org>", to=to, name="<1@example.org>")
+    data = messages.test_letter(
+        store, ada, made.id, sender="Me <me@example.org>", to=to, name="<1@example.org>", blog_url=None
+    )
 
     letter = message_from_bytes(data, policy=policy.default)
     (mailbox,) = letter["To"].addresses
@@ -177,3 +182,58 @@ def test_a_list_in_part_and_in_order(store: Store, ada: Actor, page: Page, found
         made[message.id] = message
 
     assert list(messages.list_messages(store, ada, page)) == [made[number] for number in found]
+
+
+# Digests
+
+
+def publish(store: Store, title: str, at: datetime) -> None:
+    with store.write() as session:
+        values: dict[str, Any] = {"created_at": at, "updated_at": at, "published_at": at}
+        session.add(Post(author_id=1, slug=title.lower(), title=title, content=f"About {title}.", **values))
+
+
+def test_a_digest_is_shown_with_the_latest_posts(store: Store, ada: Actor) -> None:
+    made = messages.create(store, ada, MARKDOWN._replace(body="News:\n\n{{ posts }}\n\nBye"), digest=True)
+    assert made.digest
+    assert messages.preview(store, ada, made.id).text == "News:\n\n\n\nBye"
+
+    now = datetime.now(UTC)
+    for number in range(7):
+        publish(store, f"P{number}", now - timedelta(days=7 - number))
+    publish(store, "Coming", now + timedelta(days=1))
+
+    seen = messages.preview(store, ada, made.id, blog_url="https://x.example")
+    told = "\n\n".join(f"## [P{n}](<https://x.example/posts/p{n}.html>)\n\nAbout P{n}." for n in range(2, 7))
+    assert seen.text == f"News:\n\n{told}\n\nBye"
+    assert '<h2><a href="https://x.example/posts/p6.html">P6</a></h2>' in (seen.html or "")
+    letter = messages.test_letter(
+        store, ada, made.id, sender="a@x.example", to="b@x.example", name="<1@x>", blog_url=None
+    )
+    assert b"## P2" in letter
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        HTML,
+        TEXT._replace(body="{{ posts | upper }}"),
+        TEXT._replace(subject="{{ posts }}"),
+        TEXT._replace(body="{% for post in posts %}{% endfor %}"),
+    ],
+)
+def test_what_is_no_digest(store: Store, ada: Actor, wrong: Words) -> None:
+    with pytest.raises(InvalidValue):
+        messages.create(store, ada, wrong, digest=True)
+    assert list(messages.list_messages(store, ada, Page())) == []
+
+
+def test_only_a_digest_has_posts(store: Store, ada: Actor) -> None:
+    with_posts = TEXT._replace(body="{{ posts }}")
+    with pytest.raises(InvalidValue, match="only a digest"):
+        messages.create(store, ada, with_posts)
+    made = messages.create(store, ada, with_posts, digest=True)
+    with pytest.raises(InvalidValue, match="only a digest"):
+        messages.change(store, ada, made.id, digest=False)
+    assert messages.change(store, ada, made.id, subject="Other").digest
+    assert not messages.change(store, ada, made.id, body="Other", digest=False).digest

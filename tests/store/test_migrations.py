@@ -18,7 +18,20 @@ from sqlalchemy.exc import IntegrityError
 
 from skychimp.access import Actor
 from skychimp.errors import StoreFailed, StoreNotReady
-from skychimp.models import Audit, Client, ClientTag, Code, Delivery, Login, Outcome, Purpose, metadata
+from skychimp.models import (
+    Audit,
+    Cause,
+    Client,
+    ClientTag,
+    Code,
+    Delivery,
+    DeliveryState,
+    Login,
+    Outcome,
+    Purpose,
+    Result,
+    metadata,
+)
 from skychimp.store import engine
 from skychimp.store.engine import Store, open_store
 
@@ -197,6 +210,8 @@ def full(store: Store, ada: Actor) -> Store:
     with store.write() as session:
         session.add(Code(user_id=1, purpose=Purpose.VERIFY, code_hash="", created_at=NOW, expires_at=NOW))
         session.add(Audit(at=NOW, action="login", object="user"))
+        session.add(Cause(outcome=Outcome.SENT, phase="dot", code=250, enhanced="", words="ok"))
+        session.add(Result(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))
     return store
 
 
@@ -218,7 +233,7 @@ def test_a_state_is_one_of_those_there_are(full: Store, table: str, column: str)
     ("statement", "constraint"),
     [
         ("UPDATE mailing SET end_at = start_at", "ck_mailing_window"),
-        ("INSERT INTO store_info VALUES (2, x'00', '', NULL)", "ck_store_info_one_row"),
+        ("INSERT INTO store_info (id, secret, created_at) VALUES (2, x'00', '')", "ck_store_info_one_row"),
         ("UPDATE delivery SET state = 'queued', next_try_at = NULL", "ck_delivery_waits_until"),
         ("UPDATE delivery SET state = 'deferred', next_try_at = NULL", "ck_delivery_waits_until"),
         ("UPDATE delivery SET state = 'claimed', run_id = NULL", "ck_delivery_held_by"),

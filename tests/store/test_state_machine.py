@@ -33,6 +33,7 @@ from sqlalchemy import event
 
 from skychimp.access import Actor
 from skychimp.models import DeliveryState, Every, Mailing, MailingStatus, OccurrenceState, Outcome
+from skychimp.services import soundness
 from skychimp.store import engine, queue, runs
 from skychimp.store.engine import Store, create_store
 from skychimp.store.queue import Claimed
@@ -387,6 +388,7 @@ class Ledger(RuleBasedStateMachine):
 
     def come_to_an_end(self) -> None:
         """Nothing stands in the way any more: whatever has happened, all that waits goes out, and it is over."""
+        assert list(soundness.check(self.store)) == []
         for process in self.living:
             self.end(process)
         for process in self.processes:

@@ -46,6 +46,11 @@ def upgrade() -> None:
         sa.Column("secret", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
         sa.Column("held_at", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
+        sa.Column("counted_to", sa.Integer(), nullable=True),
+        sa.Column("audience_version", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("posts_version", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("held_blind", sa.Boolean(), nullable=True),
+        sa.Column("zone_rules", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
         sa.CheckConstraint("id = 1", name=op.f("ck_store_info_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_store_info")),
     )
@@ -239,6 +244,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_mailing")),
     )
     with op.batch_alter_table("mailing", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_mailing_end_at"), ["end_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_message_id"), ["message_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_next_at"), ["next_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_mailing_owner_id"), ["owner_id"], unique=False)
@@ -280,6 +286,7 @@ def upgrade() -> None:
                 "finished",
                 "cancelled",
                 "missed",
+                "skipped",
                 name="state",
                 native_enum=False,
                 create_constraint=True,
@@ -302,6 +309,7 @@ def upgrade() -> None:
         sa.Column("sender", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("return_path", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("timezone", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("results_of", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
         sa.ForeignKeyConstraint(["mailing_id"], ["mailing.id"], name=op.f("fk_occurrence_mailing_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_occurrence")),
         sa.UniqueConstraint("mailing_id", "due_local", name=op.f("uq_occurrence_mailing_id_due_local")),
@@ -310,6 +318,19 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_occurrence_unfinished", ["id"], unique=False, sqlite_where=sa.text("state IN ('opening', 'open')")
         )
+
+    op.create_table(
+        "digest_post",
+        sa.Column("mailing_id", sa.Integer(), nullable=False),
+        sa.Column("post_id", sa.Integer(), nullable=False),
+        sa.Column("occurrence_id", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["mailing_id"], ["mailing.id"], name=op.f("fk_digest_post_mailing_id")),
+        sa.ForeignKeyConstraint(["occurrence_id"], ["occurrence.id"], name=op.f("fk_digest_post_occurrence_id")),
+        sa.ForeignKeyConstraint(["post_id"], ["post.id"], name=op.f("fk_digest_post_post_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("mailing_id", "post_id", name=op.f("pk_digest_post")),
+    )
+    with op.batch_alter_table("digest_post", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_digest_post_post_id"), ["post_id"], unique=False)
 
     op.create_table(
         "delivery",
@@ -408,9 +429,97 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_attempt")),
         sa.UniqueConstraint("delivery_id", "number", name=op.f("uq_attempt_delivery_id_number")),
     )
+    op.create_table(
+        "cause",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column(
+            "outcome",
+            sa.Enum(
+                "sent",
+                "deferred",
+                "failed",
+                "unknown",
+                "given_back",
+                name="outcome",
+                native_enum=False,
+                create_constraint=True,
+                length=16,
+            ),
+            nullable=False,
+        ),
+        sa.Column("phase", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("code", sa.Integer(), nullable=False),
+        sa.Column("enhanced", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("words", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cause")),
+        sa.UniqueConstraint(
+            "outcome",
+            "phase",
+            "code",
+            "enhanced",
+            "words",
+            name=op.f("uq_cause_outcome_phase_code_enhanced_words"),
+        ),
+    )
+    op.create_table(
+        "pace",
+        sa.Column("occurrence_id", sa.Integer(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
+        sa.Column("cause_id", sa.Integer(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["cause_id"], ["cause.id"], name=op.f("fk_pace_cause_id")),
+        sa.ForeignKeyConstraint(["occurrence_id"], ["occurrence.id"], name=op.f("fk_pace_occurrence_id")),
+        sa.PrimaryKeyConstraint("occurrence_id", "slot", "cause_id", name=op.f("pk_pace")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index(op.f("ix_pace_slot"), "pace", ["slot"], unique=False)
+
+    op.create_table(
+        "result",
+        sa.Column("occurrence_id", sa.Integer(), nullable=False),
+        sa.Column("domain", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "queued",
+                "claimed",
+                "sending",
+                "sent",
+                "deferred",
+                "failed",
+                "unknown",
+                "expired",
+                "cancelled",
+                name="state",
+                native_enum=False,
+                create_constraint=True,
+                length=16,
+            ),
+            nullable=False,
+        ),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("deliveries", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["occurrence_id"], ["occurrence.id"], name=op.f("fk_result_occurrence_id")),
+        sa.PrimaryKeyConstraint("occurrence_id", "domain", "state", "attempts", name=op.f("pk_result")),
+        sqlite_with_rowid=False,
+    )
     # ### end Alembic commands ###
     for change in ("UPDATE", "DELETE"):
         op.execute(
             f"""CREATE TRIGGER audit_no_{change.lower()} BEFORE {change} ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END"""
         )
+    for version, name, columns in (
+        ("audience_version", "client", ("owner_id", "address_key")),
+        ("audience_version", "client_tag", ("client_id", "tag")),
+        ("audience_version", "mailing", ("owner_id", "all_clients", "status", "end_at", "disabled_at", "deleted_at")),
+        ("audience_version", "mailing_client", ("mailing_id", "client_id")),
+        ("audience_version", "mailing_tag", ("mailing_id", "tag")),
+        ("posts_version", "post", ("published_at",)),
+    ):
+        old, new = (", ".join(f"{row}.{column}" for column in columns) for row in ("old", "new"))
+        changed = f"UPDATE OF {', '.join(columns)} ON {name} WHEN ({old}) IS NOT ({new})"
+        for what, when in (("added", f"INSERT ON {name}"), ("changed", changed), ("gone", f"DELETE ON {name}")):
+            if (name, what) != ("client", "added"):
+                renewal = f"BEGIN UPDATE store_info SET {version} = random(); END"  # noqa: S608
+                op.execute(f"CREATE TRIGGER {name}_{what} AFTER {when} {renewal}")

@@ -1,0 +1,33 @@
+"""`skychimp logout`: the end of the session here."""
+
+import os
+
+import typer
+
+from skychimp.cli.context import Json, enter
+from skychimp.errors import NotLoggedIn
+
+app = typer.Typer(rich_markup_mode="rich", add_completion=False)
+
+
+@app.command(epilog="skychimp logout")
+def logout(ctx: typer.Context, json: Json = False) -> None:
+    """End the session that commands here are run in; its token is good for nothing afterwards."""
+    from skychimp.cli import session
+    from skychimp.services import accounts
+
+    here = enter(ctx, json)
+    try:
+        email = accounts.logout(here.store, here.token)
+    except NotLoggedIn as error:
+        here.out.warn(f"{error.message}: who has read it is logged in until you change your password")
+        email = None
+    by_environment = bool(os.environ.get("SKYCHIMP_TOKEN"))
+    if not by_environment:
+        session.remove(here.settings.store_url)
+    if email is not None or here.out.json:
+        here.out.one({"email": email})
+    if email is None:
+        here.out.note("nobody was logged in here")
+    elif by_environment:
+        here.out.note("the session of $SKYCHIMP_TOKEN has ended: unset it")

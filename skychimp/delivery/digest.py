@@ -1,0 +1,103 @@
+"""The digest: a message's words with the posts that it tells of; pure.
+
+What a post says is put into the words as text in quotes, `{{ 'so' }}`: it is source of no template, Markdown or HTML.
+"""
+
+import html
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple
+from urllib.parse import quote
+
+from skychimp.delivery.compose import Words
+from skychimp.models import Every, Format
+
+MOST_POSTS = 50  # in one letter; the next one goes on
+LONGEST_EXCERPT = 240
+BEGINNING = 5_000  # characters of a post that its excerpt is looked for in
+PERIOD = {
+    Every.ONCE: timedelta(days=31),
+    Every.DAY: timedelta(days=1),
+    Every.WEEK: timedelta(days=7),
+    Every.MONTH: timedelta(days=31),
+}
+"""How far a mailing's first digest looks back."""
+
+_PLACE = re.compile(r"\{\{\s*posts\s*\}\}")
+_CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}"})
+
+
+class News(NamedTuple):
+    """What a digest says of a post; `url` is None where nobody knows where the blog is."""
+
+    title: str
+    excerpt: str
+    url: str | None
+
+
+def news(title: str, content: str, slug: str, blog_url: str | None) -> News:
+    """What a digest says of a post; `content` is Markdown."""
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    try:
+        rendered = str(markdown.render(content[:BEGINNING]))
+    except Exception:  # one post is not to hold up everybody's mail
+        rendered = ""
+    url = None if blog_url is None else f"{blog_url}/{quote(page_of(slug))}"
+    return News(title, excerpt(rendered), url)
+
+
+def page_of(slug: str) -> str:
+    """A post's page in the blog's site."""
+    return f"posts/{slug}.html"
+
+
+def with_posts(words: Words, posts: Sequence[News]) -> Words:
+    """The words with the posts at `{{ posts }}`, or after the body where that stands nowhere in it."""
+    listing = "\n\n".join(_in_markdown(post) if words.format == Format.MARKDOWN else _in_text(post) for post in posts)
+    body = words.body if names_posts(words.body) else words.body.rstrip("\n") + "\n\n{{ posts }}\n"
+    in_html = "\n".join(map(_in_html, posts))
+    return words._replace(
+        body=_PLACE.sub(lambda _: listing, body),
+        html=None if words.html is None else _PLACE.sub(lambda _: in_html, words.html),
+    )
+
+
+def names_posts(source: str) -> bool:
+    """Whether a template says where the posts go."""
+    return _PLACE.search(source) is not None
+
+
+def excerpt(rendered: str) -> str:
+    """The first paragraph with words in it, of HTML that Markdown made, in plain text; cut at a word's end."""
+    paragraphs = re.findall(r"<p>(.*?)</p>", rendered, re.DOTALL)
+    text = next(filter(None, map(_plain, paragraphs)), "") or _plain(rendered)
+    if len(text) <= LONGEST_EXCERPT:
+        return text
+    cut = text[:LONGEST_EXCERPT]
+    whole_words = cut.rpartition(" ")[0]
+    return (whole_words if len(whole_words) > LONGEST_EXCERPT // 2 else cut) + "…"
+
+
+def _plain(rendered: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", rendered)).split())
+
+
+def _quoted(text: str) -> str:
+    return f"{{{{ '{text.translate(_CODE)}' }}}}"
+
+
+def _in_text(post: News) -> str:
+    return "\n".join(filter(None, (_quoted(post.title), post.excerpt and _quoted(post.excerpt), post.url)))
+
+
+def _in_markdown(post: News) -> str:
+    title = _quoted(post.title) if post.url is None else f"[{_quoted(post.title)}](<{post.url}>)"
+    return f"## {title}" + (f"\n\n{_quoted(post.excerpt)}" if post.excerpt else "")
+
+
+def _in_html(post: News) -> str:
+    title = _quoted(post.title) if post.url is None else f'<a href="{post.url}">{_quoted(post.title)}</a>'
+    return f"<h2>{title}</h2>" + (f"\n<p>{_quoted(post.excerpt)}</p>" if post.excerpt else "")

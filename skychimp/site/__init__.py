@@ -1,0 +1,1 @@
+"""The blog as a static site: pages, a feed, a stylesheet, without a line of JavaScript."""

@@ -1,0 +1,136 @@
+"""The site as a person sees it: in Chromium, at two widths, light and dark, with axe-core and the Nu HTML checker."""
+
+import io
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import enrol
+from PIL import Image
+
+from skychimp.config import Settings
+from skychimp.models import Role
+from skychimp.services import blog, images
+from skychimp.site.build import build
+from skychimp.store.engine import Store
+
+LOOK = Path(__file__).with_name("look.cjs")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+TITLES = [
+    "Every reply, word for word",
+    "Письма, которые доходят",
+    "שלום עולם",
+    "Supercalifragilisticexpialidocious_unbreakable_title_that_goes_on_and_on",
+    "<script>alert(1)</script> & \u202efriends",
+]
+CONTENT = """
+When a server takes a letter, it says so with a *250*, and **no client can close** [the gap](https://example.org/).
+
+# A heading
+
+- `code` in a list
+- two
+
+> A quotation.
+
+```
+C: MAIL FROM:<you@example.org> SIZE=1204 BODY=8BITMIME SMTPUTF8 a-line-that-is-longer-than-any-phone-is-wide
+```
+
+| Event | Outcome | What is done, in a table that is wider than a phone |
+|---|---|---|
+| `421` | given_back_given_back_given_back | wait_wait_wait_wait_wait_wait_wait_wait |
+
+<b>raw</b> {{ client.name }}
+"""
+
+
+def finds(*packages: str) -> bool:
+    """Whether node finds these npm packages."""
+    script = "process.argv.slice(1).forEach((name) => require.resolve(name + '/package.json'))"
+    return (
+        bool(shutil.which("node"))
+        and not subprocess.run(["node", "-e", script, *packages], capture_output=True).returncode
+    )
+
+
+@pytest.fixture(scope="module")
+def tools() -> None:
+    if not CHROMIUM or not finds("axe-core", "playwright-core", "vnu-jar") or not shutil.which("java"):
+        pytest.skip(
+            "needs Chromium, Java, and node with axe-core, playwright-core and vnu-jar, as .ci/run installs them"
+        )
+
+
+@pytest.fixture
+def site(tools: None, store: Store, tmp_path: Path) -> Path:
+    """A site of many posts, one in two with a picture."""
+    editor = enrol(store, "grace", Role.EDITOR)
+    raw = io.BytesIO()
+    Image.linear_gradient("L").resize((1200, 700)).save(raw, "PNG")
+    picture, now = images.made_anew(raw.getvalue()), datetime.now(UTC)
+    for number in range(20):
+        blog.create(
+            store,
+            editor,
+            title=TITLES[number % len(TITLES)],
+            content=CONTENT,
+            image=picture if number % 2 else None,
+            publish=True,
+            at=now - timedelta(days=20 - number),
+        )
+    build(store, editor, tmp_path / "site", Settings())
+    return tmp_path / "site"
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """Where a server on this machine serves it."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def look(pictures: Path, *urls: str) -> list[dict[str, Any]]:
+    command = ["node", str(LOOK), CHROMIUM, str(pictures), *urls]
+    done = subprocess.run(command, capture_output=True, timeout=100, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    seen: list[dict[str, Any]] = json.loads(done.stdout)
+    return seen
+
+
+def test_it_is_whole_and_open_to_everybody(address: str, site: Path, tmp_path: Path) -> None:
+    with_picture = next(path for path in sorted((site / "posts").iterdir()) if "<img src=" in path.read_text())
+    urls = [f"{address}{place}" for place in ("/", f"/posts/{with_picture.name}", "/page/1.html")]
+
+    seen = look(tmp_path, *urls, (site / "index.html").as_uri())
+
+    assert len(seen) == 4 * (len(urls) + 1)
+    for page in seen:
+        assert (page["said"], page["broken"], page["faults"]) == ([], [], []), page
+        assert page["overflow"] <= 0, page
+        assert page["checked"] > 20, page
+    light, dark = (page["ground"] for page in seen[:2])
+    assert light != dark
+
+
+def test_it_is_valid(site: Path) -> None:
+    where = ["node", "-p", "require.resolve('vnu-jar/build/dist/vnu.jar')"]
+    checker = subprocess.run(where, capture_output=True, check=True, text=True).stdout.strip()
+    checked = [path for kind in ("html", "css", "svg") for path in site.rglob(f"*.{kind}")]
+    command = ["java", "-jar", checker, "--also-check-css", "--also-check-svg", "--stdout", "--format", "json"]
+    done = subprocess.run([*command, *checked], capture_output=True, timeout=100, check=False)
+    # From a file, it takes no other file for the page's own: the browser is the judge of the policy.
+    found = [each for each in json.loads(done.stdout)["messages"] if "Content Security Policy" not in each["message"]]
+    assert found == []
+    assert len(checked) > 20

@@ -1,0 +1,140 @@
+"""What servers' replies say: which are alike, the queue id in them, and what their codes mean."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skychimp.delivery import replies
+from skychimp.delivery.replies import explain, pattern, queue_id
+from skychimp.models import Outcome
+
+GMAIL_REFUSAL = (
+    "550-5.1.1 The email account that you tried to reach does not exist. Please try\n"
+    "550 5.1.1 https://support.google.com/mail/?p=NoSuchUser a640c23a62f3a-aa5sm - gsmtp"
+)
+
+
+@pytest.mark.parametrize(
+    ("reply", "address", "words"),
+    [
+        ("250 2.0.0 Ok: queued as 4XyzAB1c2dz9sT", "", "Ok: queued as …"),
+        ("250 2.0.0 Ok: queued as FCABAEAAFE", "", "Ok: queued as …"),
+        ("250 OK id=1rABCD-00000002xyz-3F1a", "", "OK …"),
+        ("250 2.0.0 OK  1700000000 d9443c01a7336-1cc5.98 - gsmtp", "", "OK … - gsmtp"),
+        ("550 5.1.1 <bob@example.org>: Recipient address rejected", "bob@example.org", "Recipient address rejected"),
+        ("550 no mailbox here for grace", "grace@example.org", "no mailbox here for …"),
+        ("550 no mailbox here for Grace, sorry", "grace@example.org", "no mailbox here for …, sorry"),
+        ("550 graceful: no", "grace@example.org", "graceful: no"),
+        ("550 User unknown", "user@example.org", "User unknown"),
+        ("450 greylisted, see http://g.example/help/example.org.html", "bob@example.org",
+         "greylisted, see http://g.example/help/….html"),
+        ("554 5.7.1 Client host [192.0.2.7] blocked using zen.spamhaus.org", "",
+         "Client host … blocked using zen.spamhaus.org"),
+        ("550 5.7.1 it is on our block list (S3140).", "", "it is on our block list (S3140)."),
+        ("550 5.7.1 on our block list (S3140) now", "", "on our block list (S3140) now"),
+        ("421 4.7.0 [TSS04] Messages from 192.0.2.7 temporarily deferred", "",
+         "[TSS04] Messages from … temporarily deferred"),
+        ("timed out after 60 s", "", "timed out after … s"),
+        (GMAIL_REFUSAL, "",
+         "The email account that you tried to reach does not exist. Please try "
+         "https://support.google.com/mail/?p=NoSuchUser … - gsmtp"),
+        ("250", "", ""),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_what_varies_is_left_out_of_a_reply(reply: str, address: str, words: str) -> None:
+    assert pattern(reply, address) == words
+
+
+@given(st.text(), st.text())
+def test_any_reply_has_a_pattern_of_one_short_line(reply: str, address: str) -> None:
+    words = pattern(reply, address)
+
+    assert len(words) <= replies.LONGEST_PATTERN
+    assert words == " ".join(words.split())
+
+
+@given(
+    st.integers(10**9, 10**12).map("{:X}".format),
+    st.from_regex(r"[a-z]{3,8}[0-9]{1,4}@[a-z]{3,9}\.org", fullmatch=True),
+)
+def test_ids_and_addresses_make_no_difference(number: str, address: str) -> None:
+    assert pattern(f"250 2.0.0 Ok: queued as {number}") == "Ok: queued as …"
+    assert pattern(f"550 5.1.1 <{address}>: no such user", address) == "no such user"
+
+
+@pytest.mark.parametrize(
+    ("reply", "name"),
+    [
+        ("250 2.0.0 Ok: queued as 4XyzAB1c2dz9sT", "4XyzAB1c2dz9sT"),  # Postfix
+        ("250 2.0.0 Ok: queued as 3F8A21B0C9", "3F8A21B0C9"),
+        ("250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 3F8A21B0C9", "3F8A21B0C9"),  # amavis
+        ("250 OK id=1rABCD-00000002xyz-3F1a", "1rABCD-00000002xyz-3F1a"),  # Exim
+        ("250 2.0.0 3AP1s2o3012345 Message accepted for delivery", "3AP1s2o3012345"),  # Sendmail
+        ("250 2.0.0 5f0e1d2c Message accepted for delivery", "5f0e1d2c"),  # OpenSMTPD
+        ("250 2.6.0 <a@b.example> [InternalId=42, Hostname=X.example] 9 bytes in 0.1 Queued mail for delivery", "42"),
+        ("250 2.0.0 OK  1700000000 d9443c01a7336-1cc5.98 - gsmtp", "d9443c01a7336-1cc5.98"),
+        ("250 ok 1700000000 qp 12345", "qp 12345"),  # qmail
+        ("250 Ok 0102018c3f2a-5d0e-4a-000000", "0102018c3f2a-5d0e-4a-000000"),  # Amazon SES
+        ("250 Message Queued (1F2A9C33-7E41.1)", "1F2A9C33-7E41.1"),  # Haraka
+        ("250 2.0.0 kept in the outbox as new/1700.M1P2Q3.host", "1700.M1P2Q3.host"),
+        ("not a reply: 999 Ok: queued as 3F8A21B0C9", "3F8A21B0C9"),
+        ("250 ok", ""),
+        ("250 2.0.0 Queued mail for delivery", ""),
+        ("550 5.1.1 no mailbox id=1rABCD-00000002xyz-3F1a", ""),
+        ("connection closed", ""),
+    ],
+)
+def test_the_queue_id_of_a_servers_own_log(reply: str, name: str) -> None:
+    assert queue_id(reply) == name
+
+
+@pytest.mark.parametrize(
+    ("outcome", "phase", "code", "enhanced", "what", "remedy"),
+    [
+        ("sent", "dot", 250, "2.0.0", "taken", ""),
+        ("failed", "rcpt", 550, "5.1.1", "no such mailbox", "marked as bad"),
+        ("deferred", "rcpt", 450, "4.1.1", "no such mailbox", "by itself"),
+        ("failed", "rcpt", 552, "5.2.2", "full", "another address"),
+        ("deferred", "rcpt", 452, "4.2.2", "full", "by itself"),
+        ("failed", "dot", 550, "5.7.23", "SPF", "SPF record"),
+        ("failed", "rcpt", 550, "5.7.1", "rule", "block list"),
+        ("deferred", "rcpt", 450, "4.2.0", "greylists", "by itself"),
+        ("deferred", "rcpt", 450, "", "greylists", "by itself"),
+        ("failed", "dot", 554, "5.0.0", "spam", "block list"),
+        ("failed", "dot", 599, "5.9.9", "refused", "server's words"),
+        ("deferred", "data", 499, "", "not now", "server's words"),
+        ("failed", "mail", 553, "5.1.0", "wrong with the address", "mail.sender"),
+        ("failed", "mail", 0, "", "no letter", "preview"),
+        ("given_back", "mail", 421, "", "closes the connection", "smtp.connections"),
+        ("given_back", "data", 0, "", "nothing was delivered", "by itself"),
+        ("deferred", "rcpt", 0, "", "nothing was delivered", "by itself"),
+        ("unknown", "dot", 0, "", "may have arrived", "resolve"),
+        ("unknown", "dot", 354, "", "may have arrived", "resolve"),
+    ],
+)
+def test_what_an_answer_means_and_what_to_do(
+    outcome: str, phase: str, code: int, enhanced: str, what: str, remedy: str
+) -> None:
+    meaning = explain(outcome, phase, code, enhanced)
+
+    assert what in meaning.what
+    assert remedy in meaning.remedy
+    assert bool(remedy) == bool(meaning.remedy)
+
+
+@given(
+    st.sampled_from(Outcome), st.sampled_from(["mail", "rcpt", "data", "dot"]), st.integers(400, 599),
+    st.from_regex(r"([45]\.[0-9]\.[0-9]{1,2})?", fullmatch=True),
+)  # fmt: skip
+def test_any_answer_is_explained_and_nothing_final_is_said_to_go_on(
+    outcome: Outcome, phase: str, code: int, enhanced: str
+) -> None:
+    meaning = explain(outcome, phase, code, enhanced)
+
+    assert meaning.what
+    if outcome == Outcome.FAILED:
+        assert "by itself" not in meaning.remedy
+    elif outcome != Outcome.SENT:
+        assert meaning.remedy
+        assert "marked as bad" not in meaning.remedy

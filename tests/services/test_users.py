@@ -1,0 +1,223 @@
+"""Users: who sees, blocks and promotes whom, and what becomes of a blocked one's mailings."""
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from conftest import enrol
+from queues import NOW, claim, due, fill, intend, one, open_due, opened, rows, run, states
+from sqlmodel import col, select
+
+from skychimp.access import Actor
+from skychimp.errors import Denied, InvalidValue, NotFound, SkychimpError
+from skychimp.models import (
+    Audit,
+    CatchUp,
+    DeliveryState,
+    Every,
+    Login,
+    Mailing,
+    Occurrence,
+    OccurrenceState,
+    Role,
+    User,
+)
+from skychimp.services import mailings, status, users
+from skychimp.services.listing import Page
+from skychimp.store.engine import Store, open_store
+
+S = DeliveryState
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def eve(store: Store) -> Actor:
+    return enrol(store, "eve", Role.EDITOR)
+
+
+def names(found: Iterable[users.UserInfo]) -> list[str]:
+    return [user.email.partition("@")[0] for user in found]
+
+
+def log_in(store: Store, actor: Actor) -> None:
+    now = datetime.now(UTC)
+    with store.write() as session:
+        session.add(
+            Login(user_id=actor.user_id, token_hash=actor.email, created_at=now, seen_at=now, expires_at=now + DAY)
+        )
+
+
+def promote(store: Store, actor: Actor, user: str) -> users.UserInfo:
+    return users.give_role(store, actor, user, Role.ADMIN)
+
+
+def demote(store: Store, actor: Actor, user: str) -> users.UserInfo:
+    return users.give_role(store, actor, user, Role.USER)
+
+
+def deeds(store: Store) -> list[tuple[int | None, str, int | None, str]]:
+    return [(row.actor_id, row.action, row.object_id, row.detail) for row in rows(store, Audit)]
+
+
+# Seeing
+
+
+def test_each_sees_those_that_are_overseen(store: Store, ada: Actor, eve: Actor, manager: Actor, admin: Actor) -> None:
+    assert names(users.list_users(store, manager, Page())) == ["ada", "eve"]
+    assert names(users.list_users(store, admin, Page())) == ["ada", "eve", "manager", "admin"]
+    assert names(users.list_users(store, manager, Page(), Role.ADMIN)) == []
+    assert names(users.list_users(store, admin, Page(), Role.ADMIN)) == ["admin"]
+
+
+def test_a_list_is_searched_sorted_and_cut(store: Store, ada: Actor, bob: Actor, eve: Actor, admin: Actor) -> None:
+    assert names(users.list_users(store, admin, Page(search="EVE@"))) == ["eve"]
+    assert names(users.list_users(store, admin, Page(sort="-email", limit=2, offset=1))) == ["bob", "admin"]
+    with pytest.raises(InvalidValue):
+        list(users.list_users(store, admin, Page(sort="password_hash")))
+
+
+def test_no_secret_is_shown(store: Store, ada: Actor, admin: Actor) -> None:
+    assert vars(users.show(store, admin, "ada@skychimp.test")).keys() == {
+        "id", "email", "name", "role", "verified_at", "blocked_at", "created_at",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["1", "ada@skychimp.test", " ADA@Skychimp.Test "])
+def test_a_user_is_named_by_id_or_address(store: Store, ada: Actor, admin: Actor, name: str) -> None:
+    assert users.show(store, admin, name).id == ada.user_id == 1
+
+
+@pytest.mark.parametrize("name", ["", "9", "9" * 5000, "-1", "ada", "nobody@skychimp.test", "\udcff@x", "1 OR 1=1"])
+def test_one_who_is_not_there(store: Store, ada: Actor, manager: Actor, name: str) -> None:
+    for service in (users.show, users.block, users.unblock):
+        with pytest.raises(NotFound):
+            service(store, manager, name)
+
+
+# Roles
+
+
+def test_a_role_counts_for_whoever_asks_next(store: Store, ada: Actor, admin: Actor) -> None:
+    assert users.give_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
+    assert users.give_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
+    assert deeds(store) == [(admin.user_id, "role", 1, "user to manager")]
+
+
+@pytest.mark.parametrize("act", [users.block, users.unblock, demote])
+def test_nobody_does_it_to_the_own_account(store: Store, admin: Actor, act: Callable[..., object]) -> None:
+    with pytest.raises(Denied, match="your own account"):
+        act(store, admin, admin.email)
+    assert (one(store, User, admin.user_id).role, deeds(store)) == (Role.ADMIN, [])
+
+
+@pytest.mark.parametrize("change", [{"role": Role.USER}, {"blocked_at": NOW}])
+def test_who_has_just_lost_the_right_changes_nobody(
+    store: Store, ada: Actor, admin: Actor, change: dict[str, object]
+) -> None:
+    with store.write() as session:
+        for name, value in change.items():
+            setattr(session.get_one(User, admin.user_id), name, value)
+    for act in (users.block, users.unblock, promote):
+        with pytest.raises(Denied):
+            act(store, admin, ada.email)
+    assert (one(store, User, 1).role, one(store, User, 1).blocked_at) == (Role.USER, None)
+
+
+@pytest.mark.parametrize("act", [users.block, demote])
+def test_two_administrators_at_once_leave_one(store: Store, admin: Actor, act: Callable[..., object]) -> None:
+    other = enrol(store, "other", Role.ADMIN)
+    start, results = threading.Barrier(2), []
+
+    def work(actor: Actor, victim: Actor) -> None:
+        opened = open_store(f"sqlite:///{store.path}")
+        start.wait()
+        try:
+            act(opened, actor, victim.email)
+            results.append("done")
+        except SkychimpError as error:
+            results.append(error.code)
+        opened.close()
+
+    threads = [threading.Thread(target=work, args=pair) for pair in ((admin, other), (other, admin))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["denied", "done"]
+    with store.read() as session:
+        left = session.exec(select(User.id).where(User.role == Role.ADMIN, col(User.blocked_at).is_(None))).all()
+    assert len(left) == 1
+
+
+# Blocking
+
+
+def test_blocking_ends_sessions_and_is_written_down(store: Store, ada: Actor, bob: Actor, manager: Actor) -> None:
+    for user in (ada, ada, bob):
+        log_in(store, Actor(user.user_id, f"{user.email} {len(rows(store, Login))}", user.role))
+    blocked = users.block(store, manager, ada.email, "bought addresses")
+    assert blocked.blocked_at is not None
+    assert users.block(store, manager, ada.email).blocked_at == blocked.blocked_at
+    assert [login.user_id for login in rows(store, Login)] == [bob.user_id]
+    assert users.unblock(store, manager, ada.email).blocked_at is None
+    assert users.unblock(store, manager, ada.email).blocked_at is None
+    assert deeds(store) == [
+        (manager.user_id, "block", ada.user_id, "bought addresses"), (manager.user_id, "unblock", ada.user_id, ""),
+    ]  # fmt: skip
+
+
+def test_a_session_that_came_in_meanwhile_ends_when_it_is_said_again(store: Store, ada: Actor, manager: Actor) -> None:
+    users.block(store, manager, ada.email)
+    log_in(store, ada)
+    users.block(store, manager, ada.email)
+    assert rows(store, Login) == []
+
+
+def test_what_was_claimed_is_given_back_and_what_is_being_sent_ends(
+    store: Store, ada: Actor, bob: Actor, manager: Actor
+) -> None:
+    opened(store, ada, "sent", "claimed", "queued")
+    opened(store, bob, "other")
+    fill(store, 2)
+    run_id = run(store)
+    sending, claimed = claim(store, run_id, limit=2)
+    others = claim(store, run_id, occurrence_id=2)
+    assert intend(store, run_id, sending)
+
+    users.block(store, manager, ada.email)
+
+    assert states(store) == {"sent": S.SENDING, "claimed": S.QUEUED, "queued": S.QUEUED, "other": S.CLAIMED}
+    assert intend(store, run_id, sending, claimed, *others) == {sending.id, others[0].id}
+    assert (due(store), claim(store, run_id)) == ([], [])
+    users.unblock(store, manager, ada.email)
+    assert due(store) == [1]
+    assert {again.id for again in claim(store, run_id)} == {claimed.id, claimed.id + 1}
+
+
+def test_a_blocked_users_mailings_open_nothing_and_keep_what_they_are(store: Store, ada: Actor, manager: Actor) -> None:
+    opened(store, ada, "one", every=Every.DAY)
+    before = one(store, Mailing, 1)
+    users.block(store, manager, ada.email)
+
+    assert open_due(store, NOW + 3 * DAY) == 0
+    assert status.status(store).oldest_due_at is None
+    seen = mailings.show(store, manager, 1)
+    assert (seen.owner_blocked, seen.disabled, seen.next_at) == (True, False, before.next_at)
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "sent_for"), [(CatchUp.LATEST, [3]), (CatchUp.ALL, [1, 2, 3]), (CatchUp.SKIP, [])]
+)
+def test_what_fell_due_meanwhile_is_caught_up_as_the_mailing_says(
+    store: Store, ada: Actor, manager: Actor, catch_up: CatchUp, sent_for: list[int]
+) -> None:
+    opened(store, ada, "one", every=Every.DAY, catch_up=catch_up)
+    users.block(store, manager, ada.email)
+    users.unblock(store, manager, ada.email)
+
+    open_due(store, NOW + 3 * DAY + timedelta(hours=2))
+
+    found = {(row.due_at - NOW).days: row.state for row in rows(store, Occurrence) if row.due_at > NOW}
+    assert found.keys() == {1, 2, 3}
+    assert [day for day, state in sorted(found.items()) if state != OccurrenceState.MISSED] == sent_for

@@ -1,0 +1,158 @@
+"""A report's page: whole in itself, right as HTML, and nothing from outside does anything in it."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skychimp.models import DeliveryState, MailingStatus, OccurrenceState, Outcome
+from skychimp.services.reports import DomainReport, OccurrenceReport, RatePoint, ReplyGroup, Report
+from skychimp.site import reports as pages
+
+NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202eevil & co'
+VOID = {"meta", "link", "img", "br", "rect", "line"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements with their attributes, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def counts(**some: int) -> dict[str, int]:
+    return {str(state): some.get(state, 0) for state in DeliveryState}
+
+
+def point(minute: int, **some: int) -> RatePoint:
+    return RatePoint(NINE + timedelta(minutes=minute), 60, {str(one): some.get(one, 0) for one in Outcome})
+
+
+def report(words: str = HOSTILE) -> Report:
+    occurrence = OccurrenceReport(
+        id=1,
+        due_at=NINE,
+        state=OccurrenceState.FINISHED,
+        opened_at=NINE,
+        finished_at=NINE + timedelta(minutes=3, seconds=1.7),
+        deadline=NINE,
+        deliveries=1000,
+        attempts=1001,
+        counts=counts(sent=998, failed=1, claimed=1),
+        rate=[point(0, sent=600, failed=1), point(1, sent=300, deferred=60), point(2, sent=39)],
+        peak=12.5,
+    )
+    group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", words, 1, "no such mailbox", "ask")
+    return Report(
+        id=7,
+        subject=words,
+        owner="ada@skychimp.test",
+        status=MailingStatus.RUNNING,
+        disabled=True,
+        as_of=NINE,
+        deliveries=1000,
+        attempts=1001,
+        counts=occurrence.counts,
+        tries={1: 999, 2: 1},
+        occurrences=[occurrence],
+        replies=[group],
+        domains=[DomainReport("one.example", 1000, occurrence.counts), DomainReport("", 1, counts(sent=1))],
+    )
+
+
+def test_the_page_is_whole_in_itself_and_runs_nothing() -> None:
+    page = Page(pages.page(report(), "Europe/Berlin"))
+
+    assert page.open == []
+    assert not {tag for tag, _ in page.elements} & {"script", "img", "link", "iframe", "object", "use", "a", "image"}
+    for _, attributes in page.elements:
+        assert not {name for name in attributes if name.startswith("on")} | attributes.keys() & {"src", "href"}
+    policy = [attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert not re.search(r"url\(|@import|https?://", pages.page(report("plain"), "UTC"))
+
+
+def test_it_says_what_there_is() -> None:
+    text = " ".join(Page(pages.page(report(), "Europe/Berlin")).text.split())
+
+    for words in (
+        "Letters: 1,000, attempts: 1,001", "Mailing 7", "disabled", "998", "99.8 %", "Due 2026-01-01 10:00", "0:03:02",
+        "550 5.1.1", "no such mailbox", "one.example", "(others)", "Times are in Europe/Berlin",
+        '"><script>alert(1)</script><img src=x onerror=alert(1)>\\u001b[31m\\u202eevil & co',
+    ):  # fmt: skip
+        assert words in text
+    assert not {"\x1b", "\u202e"} & set(text)
+
+
+@given(st.text(st.characters()))
+def test_no_words_break_the_page(words: str) -> None:
+    page = Page(pages.page(report(words), "UTC"))
+
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.elements}
+    pages.page(report(words), "UTC").encode()
+
+
+def test_its_plots_are_right() -> None:
+    page = pages.page(report(), "UTC")
+    plots = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    (plot,) = [svg for svg in plots if svg.get("role") == "img"]
+    bars = [(rect.get("class"), float(rect.get("height") or 0)) for rect in plot.iter("rect")]
+
+    assert [kind for kind, _ in bars] == ["sent", "failed", "sent", "deferred", "sent"]
+    heights = [height for _, height in bars]
+    assert heights[0] == max(heights)
+    assert heights[2] == pytest.approx(heights[0] / 2, abs=0.02)
+    assert {text.text for text in plot.iter("text")} >= {"0", "10", "20", "09:00:00", "09:03:00"}
+    for rect in plot.iter("rect"):
+        x, y, width, height = (float(rect.get(name) or 0) for name in ("x", "y", "width", "height"))
+        assert pages.LEFT <= x <= x + width <= pages.WIDTH - pages.RIGHT
+        assert pages.TOP <= y <= y + height <= pages.HEIGHT - pages.BOTTOM + 0.02
+
+
+@given(st.floats(1e-3, 1e9))
+def test_an_axis_ends_at_a_round_number_soon_after_the_highest(number: float) -> None:
+    end = pages.nice(number)
+
+    assert number <= end <= 2.6 * number
+    assert f"{end:.0e}"[0] in "125"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["sent", "deferred", "failed", "unknown", "queued"]), st.integers(1, 10**6), min_size=1
+    )
+)
+def test_a_strip_is_as_long_as_all_its_blocks(some: dict[str, int]) -> None:
+    blocks = pages.strip(some)
+
+    assert [block.kind for block in blocks] == list(some)
+    assert all(block.width > 0 for block in blocks)
+    assert sum(block.width for block in blocks) <= 100.1
+    assert pages.page(report(), str(ZoneInfo("UTC")))
