@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -157,6 +158,9 @@ def import_(
     def told(row: "BadRow | LeftOut") -> None:
         if isinstance(row, clients.LeftOut):
             left_out[row.reason] += 1
+            if row.is_client:
+                remedy = f"skychimp clients delete {shlex.quote(row.email.strip())}"
+                here.out.warn(f"line {row.line}: {row.reason} there, and a client here: {remedy}")
         else:
             here.out.warn(f"line {row.line}: {row.reason}")
 

@@ -69,8 +69,8 @@ def _text(topic: str) -> str:
     if topic == "config":
         from skychimp import config
 
-        text += f"\n```toml\n{config.example()}```\n"
-    return text
+        text += f"\n```toml\n{config.example()}```"
+    return text.rstrip("\n")
 
 
 def _write_pages(folder: Path) -> int:

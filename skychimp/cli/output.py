@@ -165,7 +165,7 @@ class Output:
     def markdown(self, text: str) -> None:
         """Show Markdown as it is meant, or as it is in a pipe; escaped also where it was written as an entity."""
         if not self.on_terminal:
-            self.text(text.rstrip("\n"))
+            self.text(text)
             return
         from rich.markdown import Markdown
         from rich.segment import Segment, Segments

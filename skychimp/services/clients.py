@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -70,6 +71,9 @@ class LeftOut(NamedTuple):
 
     line: int
     reason: str
+    email: str
+    is_client: bool = False
+    """Whether there is such a client already, who is written to as before."""
 
 
 @dataclass
@@ -190,6 +194,9 @@ def import_rows(
     result = ImportResult()
     rows = iter(rows)
     while batch := list(islice(rows, IMPORT_BATCH)):
+        for left in _left_out(store, actor, batch):
+            result.left_out += 1
+            on_bad(left)
         people = _usable(batch, bool(change_known), result, on_bad)
         if people:
             with store.write() as session:
@@ -265,6 +272,23 @@ def _short(value: str) -> str:
     return repr(value if len(value) <= 40 else value[:40] + "…")
 
 
+def _left_out(store: Store, actor: Actor, batch: Sequence[ClientRow | BadRow | LeftOut]) -> Iterator[LeftOut]:
+    """Those of a batch that are not to be written to, each with whether it is a client all the same."""
+    found: list[tuple[str, LeftOut]] = []
+    for row in batch:
+        if isinstance(row, LeftOut):
+            key = row.email
+            with suppress(InvalidValue):
+                key = addresses.parse(row.email.strip()).key
+            found.append((key, row))
+    if not found:
+        return
+    keys = select(_C.c.address_key).where(_C.c.owner_id == actor.user_id, _C.c.address_key.in_(key for key, _ in found))
+    with store.read() as session:
+        known = set(session.scalars(keys))
+    yield from (row._replace(is_client=key in known) for key, row in found)
+
+
 def _usable(
     batch: Sequence[ClientRow | BadRow | LeftOut],
     last_wins: bool,
@@ -274,8 +298,6 @@ def _usable(
     people: dict[str, Person] = {}
     for row in batch:
         if isinstance(row, LeftOut):
-            result.left_out += 1
-            on_bad(row)
             continue
         try:
             if isinstance(row, BadRow):

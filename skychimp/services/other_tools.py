@@ -46,7 +46,7 @@ def _listmonk(names: Sequence[str]) -> Make:
         row = dict(zip(names, cells, strict=True))
         status = row.get("status", "").strip().lower()
         if status not in ("", "enabled"):
-            return LeftOut(line, status if status in _OF_LISTMONK else "of another status")
+            return LeftOut(line, status if status in _OF_LISTMONK else "of another status", row["email"])
         try:
             attributes = json.loads(row["attributes"] or "{}")
         except (ValueError, RecursionError):
@@ -76,9 +76,9 @@ def _mailchimp(headings: Sequence[str], names: Sequence[str], left: str) -> Make
 
     def make(line: int, cells: Sequence[str]) -> ClientRow | LeftOut:
         why = left or next((why for at, why in gone if cells[at].strip()), "")
-        if why:
-            return LeftOut(line, why)
         row = dict(zip(names, cells, strict=True))
+        if why:
+            return LeftOut(line, why, row["email address"])
         parts = (row.get("first name") or row.get("fname"), row.get("last name") or row.get("lname"))
         comment = [row.get("notes", "").strip(), _as_lines({heading: cells[at].strip() for at, heading in own})]
         name = " ".join(part.strip() for part in parts if part)

@@ -200,6 +200,7 @@ def test_an_import_that_nothing_went_in_of_is_a_wrong_value(home: Home) -> None:
 
 
 def test_who_another_tool_writes_to_no_longer_is_left_out_and_counted(home: Home) -> None:
+    assert home.call("clients", "create", "--email", "disabled2@example.org").status == 0
     rows = "".join(
         f"u{number},{status}{number}@example.org,Name,{{}},{status},t,t\n"
         for number, status in enumerate(("enabled", "blocklisted", "disabled", "enabled", "blocklisted"))
@@ -210,8 +211,10 @@ def test_who_another_tool_writes_to_no_longer_is_left_out_and_counted(home: Home
 
     assert done.json == {"created": 2, "updated": 0, "skipped": 0, "bad": 0, "left_out": 3}
     assert "left out, as listmonk no longer writes to them: 2 blocklisted, 1 disabled" in done.err.splitlines()
+    assert "line 4: disabled there, and a client here: skychimp clients delete disabled2@example.org" in done.err
+    assert done.err.count("a client here") == 1
     emails = [client["email"] for client in home.call("clients", "list", "--json").json]
-    assert emails == ["enabled0@example.org", "enabled3@example.org"]
+    assert emails == ["disabled2@example.org", "enabled0@example.org", "enabled3@example.org"]
 
 
 def test_json_lines_by_the_files_ending_or_as_said(home: Home) -> None:

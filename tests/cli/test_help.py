@@ -19,7 +19,7 @@ def test_a_topic_is_plain_in_a_pipe_and_laid_out_on_a_terminal(tmp_path: Path, t
     piped = home.call("help", topic)
     assert (piped.status, piped.err) == (0, "")
     assert piped.out.startswith(f"# {help.topics()[topic].title}\n")
-    assert home.call("help", topic, "--json").json == {"topic": topic, "text": piped.out}
+    assert home.call("help", topic, "--json").json == {"topic": topic, "text": piped.out.removesuffix("\n")}
     shown = home.on_terminal("help", topic, environ={"NO_COLOR": "1"}).out
     assert help.topics()[topic].title.split()[-1] in shown
     assert "## " not in shown

@@ -46,7 +46,7 @@ def imported(
     known = sheet.columns if update else ()
     result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad.append)
     assert result.bad == len(bad)
-    return result, dict(bad)
+    return result, {row.line: row.reason for row in bad}
 
 
 # One client

@@ -43,12 +43,12 @@ def test_listmonk() -> None:
     assert tool == "listmonk"
     assert rows == [
         ClientRow(2, "ada@example.org", "Ada Lovelace", 'city: London\nage: 36\nlikes: ["tea"]', ()),
-        LeftOut(3, "blocklisted"),
-        LeftOut(4, "disabled"),
+        LeftOut(3, "blocklisted", "bob@example.org"),
+        LeftOut(4, "disabled", "eve@example.org"),
         ClientRow(5, "zoe@example.org", "", "", ()),
         BadRow(6, "its attributes are no JSON object"),
         BadRow(7, "its attributes are no JSON object"),
-        LeftOut(8, "of another status"),
+        LeftOut(8, "of another status", "z@example.org"),
     ]
 
 
@@ -80,7 +80,7 @@ def test_mailchimp() -> None:
 )
 def test_who_mailchimp_writes_to_no_longer(text: str, name: str, why: str | None) -> None:
     _, (row,) = read(text, name)
-    assert row == LeftOut(2, why) if why else isinstance(row, ClientRow)
+    assert row == LeftOut(2, why, "ada@example.org") if why else isinstance(row, ClientRow)
 
 
 @pytest.mark.parametrize(
