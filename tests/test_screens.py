@@ -101,7 +101,7 @@ def test_a_screen_fits_and_loses_nothing(full: Home, command: str, width: int, e
         assert cell_len(line.rstrip()) <= width or command in TEXTS, line
     for words in SCREENS[command]:
         assert words in shown
-    assert "…" not in shown
+    assert "…" not in shown or command == "report 1"  # there it stands for what varies in replies
     colours = re.findall(r"\x1b\[[0-9;]*3[0-9][;0-9]*m", done.out + done.err)
     assert not (environ and colours)
 

@@ -39,7 +39,8 @@ _DELIVERIES = f"SELECT id FROM {{}}delivery WHERE occurrence_id IN ({_OCCURRENCE
 LEDGER = {"attempt": f"delivery_id IN ({_DELIVERIES})", "delivery": f"occurrence_id IN ({_OCCURRENCES})"}
 _POSTS = "SELECT id FROM post JOIN newer.post AS p USING (id, created_at)"
 LEDGER |= {"digest_post": f"mailing_id IN ({_SAME}) AND post_id IN ({_POSTS})"}
-LEDGER |= {"occurrence": f"mailing_id IN ({_SAME})", "run": "true"}
+LEDGER |= dict.fromkeys(("pace", "result"), f"occurrence_id IN ({_OCCURRENCES})")
+LEDGER |= {"occurrence": f"mailing_id IN ({_SAME})", "run": "true", "cause": "true"}
 _KEEP_LEDGER = (
     *(f"DELETE FROM {table} WHERE {part}".replace("{}", "") for table, part in LEDGER.items()),  # noqa: S608
     *(
@@ -50,6 +51,7 @@ _KEEP_LEDGER = (
        WHERE n.id = mailing.id AND n.deleted_at IS NULL
          AND (n.owner_id, n.created_at, n.start_local, n.timezone, n.every, n.end_at IS mailing.end_at)
            = (mailing.owner_id, mailing.created_at, mailing.start_local, mailing.timezone, mailing.every, 1)""",
+    "UPDATE store_info SET counted_to = n.counted_to FROM newer.store_info AS n",
 )
 _IS_NEWER = """
     SELECT (SELECT secret FROM store_info) = (SELECT secret FROM newer.store_info)

@@ -109,7 +109,7 @@ def test_what_can_never_be_is_named(used: Store, fault: str) -> None:
 def test_an_image_that_is_not_there(used: Store) -> None:
     now = datetime.now(UTC)
     with used.write() as session:
-        image = f"{'0' * 64}.png"
+        image = f"{'0' * 32}.png"
         session.add(Post(author_id=1, slug="a", title="a", content="", image=image, created_at=now, updated_at=now))
     assert found(used) == [("post", "its image is not there", 1)]
 
