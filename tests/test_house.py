@@ -15,7 +15,9 @@ MODULES = {
     if path != ROOT / "__init__.py"  # the version, which imports nothing
 }
 
-WORDS = {"errors", "models", "addresses", "transport.exchange"}
+WORDS = {"errors", "models", "addresses", "transport.exchange"} | {
+    name for name in MODULES if name.startswith("models.")
+}
 """What everybody may speak of: errors, tables and states, addresses, and what a transport is given and gives back."""
 
 PURE = {
