@@ -1,7 +1,6 @@
 """`skychimp restore`: a backup in the store's place."""
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,11 +56,10 @@ def _restorer(here: Context, place: Path, operator: bool) -> "Actor":
 
 def _token(here: Context) -> str | None:
     """The session of whoever restores, which stays."""
-    from skychimp.cli import session
     from skychimp.errors import NotLoggedIn
 
     with contextlib.suppress(NotLoggedIn):
-        return os.environ.get("SKYCHIMP_TOKEN") or session.read(here.settings.store_url)
+        return here.token
     return None
 
 

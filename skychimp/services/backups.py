@@ -1,8 +1,6 @@
 """Backup and restore, and letting a restored store go on."""
 
-import hashlib
 import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +14,9 @@ from skychimp.access import Actor, reach
 from skychimp.delivery import planner
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
 from skychimp.models import Code, DeliveryState, Login, Occurrence, OccurrenceState, StoreInfo, User
-from skychimp.services import audit, images
+from skychimp.services import audit, images, sessions
 from skychimp.services.deliveries import Resolution, in_parts
+from skychimp.services.images import Image
 from skychimp.store import copies, ledger, queue
 from skychimp.store.engine import Store, store_path
 
@@ -119,16 +118,16 @@ def restore(
     reach(actor, CARE)
     _refuse_as_source(file, path)
     target = Store(path)
-    sessions = (_sessions(target) if path.exists() else set()) | _hashed(token)
+    staying = (_sessions(target) if path.exists() else set()) | ({sessions.hashed(token)} if token else set())
     written: list[str] = []
 
     def prepare(session: Session, kept: Mapping[str, bytes]) -> None:
         for name, content in kept.items():
-            _keep_image(images.path(target, name), content)
+            images.keep(target, Image(name, content))
             written.append(name)
         planner.go_on_after_the_last(session.connection())
         session.execute(delete(Code))
-        session.execute(delete(Login).where(col(Login.token_hash).not_in(sessions)))
+        session.execute(delete(Login).where(col(Login.token_hash).not_in(staying)))
         same = session.scalar(select(_U.c.id).where(_U.c.email == actor.email))
         audit.record(session, Actor(user_id=same or 0), "restore", "store_info", 1, str(file))
 
@@ -232,20 +231,5 @@ def _sessions(store: Store) -> set[str]:
         store.close()
 
 
-def _hashed(token: str | None) -> set[str]:
-    return set() if token is None else {hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()}
-
-
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _keep_image(path: Path, content: bytes) -> None:
-    """Write an image that is not there yet; its name is its content's hash."""
-    if path.exists():
-        return
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    draft = path.with_name(f"{path.name}.new")
-    draft.write_bytes(content)
-    os.chmod(draft, stat.S_IRUSR | stat.S_IWUSR)
-    draft.rename(path)

@@ -28,7 +28,7 @@ def actor(store: Store, token: str | None) -> Actor:
         row = session.exec(
             select(User.id, User.email, User.role, Login.id, Login.seen_at)  # type: ignore[call-overload]
             .join(Login, Login.user_id == User.id)
-            .where(Login.token_hash == _hash(token), Login.expires_at > now, Login.seen_at > now - IDLE)
+            .where(Login.token_hash == hashed(token), Login.expires_at > now, Login.seen_at > now - IDLE)
             .where(col(User.blocked_at).is_(None), col(User.verified_at).is_not(None))
         ).first()
     if row is None:
@@ -43,14 +43,14 @@ def actor(store: Store, token: str | None) -> Actor:
 def start(session: Session, user_id: int, now: datetime) -> str:
     """Log a user in; the token is given once and kept only as a hash."""
     token = secrets.token_urlsafe(32)
-    session.add(Login(user_id=user_id, token_hash=_hash(token), created_at=now, seen_at=now, expires_at=now + LIFE))
+    session.add(Login(user_id=user_id, token_hash=hashed(token), created_at=now, seen_at=now, expires_at=now + LIFE))
     session.flush()
     return token
 
 
 def find(session: Session, token: str) -> Login | None:
     """A token's session, whatever its age."""
-    return session.exec(select(Login).where(Login.token_hash == _hash(token))).first()
+    return session.exec(select(Login).where(Login.token_hash == hashed(token))).first()
 
 
 def end_all(session: Session, user_id: int) -> None:
@@ -63,5 +63,6 @@ def forget(session: Session, now: datetime) -> None:
     session.exec(delete(Login).where((col(Login.expires_at) <= now) | (col(Login.seen_at) <= now - IDLE)))
 
 
-def _hash(token: str) -> str:
+def hashed(token: str) -> str:
+    """What the store keeps of a token."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
