@@ -268,11 +268,13 @@ def _edited(here: Context, old: str) -> Iterator[str]:
     import os
     import tempfile
 
+    from skychimp.cli import editor
+
     file, name = tempfile.mkstemp(suffix=".md", prefix="skychimp-")
     with os.fdopen(file, "w", encoding="utf-8") as opened:
         opened.write(old)
     try:
-        _edit(name, os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+        editor.run(Path(name))
         yield read_text(name)
     except BaseException:
         if Path(name).read_bytes() != old.encode():
@@ -281,13 +283,3 @@ def _edited(here: Context, old: str) -> Iterator[str]:
             os.unlink(name)
         raise
     os.unlink(name)
-
-
-def _edit(name: str, editor: str) -> None:
-    import shlex
-    import subprocess
-
-    try:
-        subprocess.run([*shlex.split(editor), name], check=True)  # noqa: S603
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        raise SkychimpError(f"the editor {editor!r} did not end well", "set EDITOR, or give --body-file FILE") from None

@@ -38,12 +38,11 @@ def edit(text: str, suffix: str) -> str:
 
     Raises InvalidValue where the editor can't be run or what it leaves is not UTF-8, SkychimpError where it fails.
     """
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory(prefix="skychimp-") as folder:  # the editor's own copies stay in it, too
         path = Path(folder) / f"text{suffix}"
         path.touch(mode=0o600)
         path.write_bytes(text.encode())
-        _run(editor, path)
+        run(path)
         try:
             edited = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError:
@@ -53,7 +52,9 @@ def edit(text: str, suffix: str) -> str:
     return edited if edited.strip() else ""
 
 
-def _run(editor: str, path: Path) -> None:
+def run(path: Path) -> None:
+    """Let the person edit a file. Raises InvalidValue where the editor can't be run, SkychimpError where it fails."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     hint = "say which in $VISUAL or $EDITOR"
     try:
         program = shlex.split(editor)
