@@ -4,250 +4,55 @@ Each setting is one row below: name, type, default and one line of meaning. The 
 and skychimp.example.toml.
 """
 
-import contextlib
 import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from skychimp.errors import ConfigError, InvalidValue
+from skychimp.errors import ConfigError
+from skychimp.values import (
+    Count,
+    Duration,
+    Durations,
+    EMail,
+    File,
+    Host,
+    Language,
+    Line,
+    NameServer,
+    Part,
+    PerTime,
+    Place,
+    PositiveDuration,
+    Rate,
+    RedisUrl,
+    Security,
+    Sender,
+    Web,
+    Zone,
+    address_and_port,
+    format_duration,
+    is_zone,
+    parse_duration,
+    whole,
+)
 
 FILE_NAME = "skychimp.toml"
-LONGEST_DURATION = timedelta(days=36_500)  # so that now and it are always a date
 _FILES = {"store.url", "smtp.password_file", "smtp.ca_file"}
-_NO_ZONES = {"Factory", "localtime", "posixrules"}
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_PER = {"s": 1, "min": 60, "h": 3600}
-
-
-class Security(StrEnum):
-    TLS = "tls"
-    STARTTLS = "starttls"
-    NONE = "none"
-
-
-class Rate(NamedTuple):
-    """So many letters in so long, as `300/min`."""
-
-    letters: int
-    per: str
-
-    @property
-    def per_second(self) -> float:
-        return self.letters / _PER[self.per]
-
-    def __str__(self) -> str:
-        return f"{self.letters}/{self.per}"
-
-
-def parse_duration(text: str) -> timedelta:
-    """The duration that `0s`, `5m`, `2h`, `3d` or `1h30m` says. Raises InvalidValue."""
-    if not re.fullmatch(r"([0-9]{1,9}[smhd])+", text):
-        raise InvalidValue(f"{text!r} is not a duration", "write 30s, 5m, 2h, 3d or 1h30m")
-    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([smhd])", text))
-    if seconds > LONGEST_DURATION.total_seconds():
-        raise InvalidValue(f"{text!r} is too long", f"at most {format_duration(LONGEST_DURATION)}")
-    return timedelta(seconds=seconds)
-
-
-def format_duration(duration: timedelta) -> str:
-    """A duration as it is written in the config."""
-    seconds = int(duration.total_seconds())
-    for unit, size in reversed(_UNITS.items()):
-        if seconds and seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return "0s"
-
-
-def parse_url(text: str) -> str:
-    """A site's address, without a slash at its end. Raises InvalidValue, also for what could be taken for markup."""
-    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?", text):
-        hint = "write http:// or https://, a host and perhaps a path, as https://example.org/blog"
-        raise InvalidValue(f"{text!r} is no address of a site", hint)
-    return text.rstrip("/")
-
-
-def _duration(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    longest = format_duration(LONGEST_DURATION)
-    try:
-        return parse_duration(value if isinstance(value, str) else "")
-    except InvalidValue:
-        raise ValueError(f"write a duration as 30s, 5m, 2h or 3d, {longest} at most") from None
-
-
-def _positive(value: object) -> timedelta:
-    duration = _duration(value)
-    if not duration:
-        raise ValueError("write a duration of more than 0s, as 30s or 5m")
-    return duration
-
-
-def _file(value: object) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
-        raise ValueError("write a file's name")
-    return Path(value)
-
-
-def _durations(value: object) -> list[timedelta]:
-    if isinstance(value, str):  # as it stands in an environment variable
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError('write a list of durations, as ["5m", "1h"]')
-    return [_positive(wait) for wait in value]
-
-
-def _whole(low: int, high: int) -> BeforeValidator:
-    def check(value: object) -> int:
-        number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
-        if type(number) is not int or not low <= number <= high:
-            raise ValueError(f"write a whole number from {low} to {high}")
-        return number
-
-    return BeforeValidator(check)
-
-
-def _part(value: object) -> float:
-    with contextlib.suppress(ValueError):
-        if isinstance(value, str | int | float) and not isinstance(value, bool) and 0 <= float(value) <= 1:
-            return float(value)
-    raise ValueError("write a number from 0 to 1")
-
-
-def _rate(value: object) -> Rate:
-    if isinstance(value, Rate):
-        return value
-    match = re.fullmatch(r"([1-9][0-9]{0,8})/(s|min|h)", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("write a rate as 100/s, 300/min or 5000/h")
-    return Rate(int(match[1]), match[2])
-
-
-def _zone(value: object) -> str:
-    if not isinstance(value, str) or not is_zone(value):
-        raise ValueError("write an IANA time zone, as Europe/Berlin or UTC")
-    return value
-
-
-def is_zone(name: str) -> bool:
-    """Whether this is the name of an IANA time zone; `localtime` and the like are files that only this machine has."""
-    from zoneinfo import ZoneInfo
-
-    try:
-        return ZoneInfo(name).key not in _NO_ZONES and not name.startswith(("right/", "posix/"))
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _sender(value: object) -> str:
-    from skychimp import addresses
-
-    try:
-        addresses.parse_sender(str(value))
-    except InvalidValue as error:
-        raise ValueError(f"write Name <address> or an address: {error.message}") from None
-    return str(value)
-
-
-def _address(value: object) -> str:
-    from skychimp import addresses
-
-    try:
-        return addresses.parse(str(value)).email
-    except InvalidValue:
-        raise ValueError("write an address, as bounces@example.org") from None
-
-
-def _host(value: object) -> str:
-    """A name or an address; RFC 3986 writes an IPv6 address in brackets only where a port can follow it."""
-    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[\w.%:]*", value):
-        raise ValueError("write a host's name or address alone, as mail.example.org; its port is smtp.port")
-    return value
-
-
-def _web(value: object) -> str:
-    try:
-        return parse_url(value if isinstance(value, str) else "")
-    except InvalidValue as error:
-        raise ValueError(error.hint) from None
-
-
-def _line(value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
-        raise ValueError("write one line of up to 200 characters")
-    return value.strip()
-
-
-def _language(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", value):
-        raise ValueError("write a language's tag, as en, ru or pt-BR")
-    return value
-
-
-def _name_server(value: object) -> str:
-    with contextlib.suppress(ValueError):
-        if isinstance(value, str) and 1 <= _address_and_port(value)[1] <= 65535:
-            return value
-    raise ValueError("write an address, as 9.9.9.9, 127.0.0.1:5353 or [::1]:5353")
-
-
-def _address_and_port(text: str) -> tuple[str, int]:
-    from ipaddress import ip_address
-
-    match = re.fullmatch(r"\[(.+)\]:([0-9]{1,5})|([^:]+):([0-9]{1,5})|(.+)", text)
-    address, port = (match[1] or match[3] or match[5], match[2] or match[4] or 53) if match else ("", 0)
-    return str(ip_address(address)), int(port)
-
-
-def _store(value: object) -> str:
-    allowed = r"(?!.*://)[^\0]+|sqlite:///(?!:memory:)[^?\0]+|postgresql\+psycopg://.+"
-    if isinstance(value, str) and re.fullmatch(allowed, value):
-        return value
-    raise ValueError("write a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
-
-
-def _redis(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"rediss?://[^/].*", value):
-        return value
-    raise ValueError("write redis://HOST:PORT/NUMBER, or rediss:// for TLS")
 
 
 def _system_zone() -> str:
     link = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
     names = (os.environ.get("TZ", "").removeprefix(":"), link)
     return next((name for name in names if is_zone(name)), "UTC")
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-PositiveDuration = Annotated[timedelta, BeforeValidator(_positive)]
-Durations = Annotated[tuple[timedelta, ...], BeforeValidator(_durations)]
-Count = Annotated[int, _whole(1, 1_000_000_000)]
-Part = Annotated[float, BeforeValidator(_part)]
-Place = Annotated[str, BeforeValidator(_store)]
-Sender = Annotated[str, BeforeValidator(_sender)]
-EMail = Annotated[str, BeforeValidator(_address)]
-Zone = Annotated[str, BeforeValidator(_zone)]
-NameServer = Annotated[str, BeforeValidator(_name_server)]
-Host = Annotated[str, BeforeValidator(_host)]
-PerTime = Annotated[Rate, BeforeValidator(_rate)]
-File = Annotated[Path, BeforeValidator(_file)]
-Web = Annotated[str, BeforeValidator(_web)]
-Line = Annotated[str, BeforeValidator(_line)]
-Language = Annotated[str, BeforeValidator(_language)]
-RedisUrl = Annotated[str, BeforeValidator(_redis)]
 
 
 def _is(meaning: str, example: object = None) -> Any:
@@ -288,7 +93,7 @@ class MailSettings(_Section):
 class SmtpSettings(_Section):
     host: Annotated[Host, _is("the relay's name or address")] = "localhost"
     port: Annotated[
-        Annotated[int, _whole(1, 65535)] | None,
+        Annotated[int, whole(1, 65535)] | None,
         _is("the relay's port; 465 for tls, 587 for starttls, 25 for none if not set", 587),
     ] = None
     security: Annotated[Security, _is("tls or starttls (both with the certificate checked), or none")] = (
@@ -298,7 +103,7 @@ class SmtpSettings(_Section):
     password: Annotated[SecretStr | None, _is("its password; better in a file", "secret")] = None
     password_file: Annotated[File | None, _is("a file that holds the password", "smtp-password")] = None
     ca_file: Annotated[File | None, _is("certificates to trust instead of the system's, as PEM", "ca.pem")] = None
-    connections: Annotated[int, _whole(1, 1000), _is("how many connections to the relay at once, at most")] = 10
+    connections: Annotated[int, whole(1, 1000), _is("how many connections to the relay at once, at most")] = 10
     letters_per_connection: Annotated[Count, _is("how many letters before a connection is replaced")] = 1000
     connection_age: Annotated[PositiveDuration, _is("how long before a connection is replaced")] = timedelta(minutes=10)
     rate: Annotated[PerTime | None, _is("how many letters, at most: 100/s, 300/min, 5000/h", "100/s")] = None
@@ -381,7 +186,7 @@ class DnsSettings(_Section):
     @property
     def place(self) -> tuple[str, int] | None:
         """Its address and port; None for the system's."""
-        return None if self.nameserver is None else _address_and_port(self.nameserver)
+        return None if self.nameserver is None else address_and_port(self.nameserver)
 
 
 class Settings(_Section):

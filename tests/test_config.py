@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skychimp
-from skychimp import config
-from skychimp.config import Rate, Security, Settings
+from skychimp import config, values
+from skychimp.config import Settings
 from skychimp.errors import ConfigError, InvalidValue
+from skychimp.values import Rate, Security
 
 EXAMPLE = Path(skychimp.__file__).parents[1] / "skychimp.example.toml"
 SECRET = "hunter2-and-more"
@@ -134,7 +135,7 @@ def test_the_defaults_that_scripts_rely_on() -> None:
         10, None, timedelta(seconds=60), timedelta(minutes=10),
     )  # fmt: skip
     assert (delivery.unknown, delivery.unknown_after) == ("resend", timedelta(minutes=15))
-    assert [config.format_duration(wait) for wait in delivery.retry_after] == ["5m", "15m", "45m", "2h", "4h"]
+    assert [values.format_duration(wait) for wait in delivery.retry_after] == ["5m", "15m", "45m", "2h", "4h"]
     assert (delivery.give_up_after, delivery.disable_failures, delivery.disable_failure_rate) == (
         timedelta(hours=72), 100, 0.5,
     )  # fmt: skip
@@ -151,7 +152,7 @@ def test_the_system_zone_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TZ", ":Asia/Kathmandu")
     assert load().mail.timezone == "Asia/Kathmandu"
     monkeypatch.setenv("TZ", "CET-1CEST")  # POSIX's own words are no zone's name
-    assert config.is_zone(load().mail.timezone)
+    assert values.is_zone(load().mail.timezone)
 
 
 # Where the files are
@@ -487,14 +488,14 @@ def test_what_init_says_is_read_back(text: str) -> None:
 def test_a_duration_is_the_sum_of_its_parts(parts: list[tuple[int, str]]) -> None:
     sizes = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
     total = sum((number * sizes[unit] for number, unit in parts), timedelta())
-    assert config.parse_duration("".join(f"{number}{unit}" for number, unit in parts)) == total
-    assert config.parse_duration(config.format_duration(total)) == total
+    assert values.parse_duration("".join(f"{number}{unit}" for number, unit in parts)) == total
+    assert values.parse_duration(values.format_duration(total)) == total
 
 
 @pytest.mark.parametrize("text", ["", "5", "m", "5 m", "5min", "-5m", "1.5h", "5M", "٣s", "5m\n", "999999999d", "1e9s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(InvalidValue):
-        config.parse_duration(text)
+        values.parse_duration(text)
 
 
 @pytest.mark.parametrize(("text", "per_second"), [("100/s", 100), ("300/min", 5), ("5400/h", 1.5)])

@@ -33,7 +33,7 @@ PURE = {
 }
 """Decisions without I/O: they know the words and each other."""
 
-LAYERS = ("config", "store transport", "delivery", "services", "site", "cli", "__main__")
+LAYERS = ("values", "config", "store transport", "delivery", "services", "site", "cli", "__main__")
 """The rest, from the lowest layer up; a module imports what is below it, or beside it in its own folder."""
 
 IMPURE = {"asyncio", "os", "pathlib", "random", "secrets", "socket", "sqlalchemy", "sqlmodel", "subprocess"}

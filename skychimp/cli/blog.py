@@ -185,9 +185,9 @@ def build(
     json: Json = False,
 ) -> None:
     """Write the published posts as a static site, with a feed; only what has changed is written."""
-    from skychimp.config import parse_url
     from skychimp.services.cache import Cache
     from skychimp.site.build import build
+    from skychimp.values import parse_url
 
     here = enter(ctx, json)
     if base_url is not None:

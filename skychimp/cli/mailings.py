@@ -397,8 +397,8 @@ def _follow(here: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]"
 
 def _moment(here: Context, text: str | None) -> datetime | None:
     """A time that a person wrote; a duration is so long ago."""
-    from skychimp.config import parse_duration
     from skychimp.delivery.recurrence import parse_when
+    from skychimp.values import parse_duration
 
     if text is None:
         return None
@@ -409,7 +409,7 @@ def _moment(here: Context, text: str | None) -> datetime | None:
 
 
 def _duration(text: str | None) -> timedelta | None:
-    from skychimp.config import parse_duration
+    from skychimp.values import parse_duration
 
     return None if text is None else parse_duration(text)
 

@@ -429,7 +429,7 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):
-        from skychimp.config import format_duration
+        from skychimp.values import format_duration
 
         return format_duration(value)
     raise TypeError(f"{type(value).__name__} is not shown as JSON")

@@ -25,8 +25,8 @@ def status(
     json: Json = False,
 ) -> None:
     """Say whether something is sending, what waits, and how the relay is."""
-    from skychimp.config import parse_duration
     from skychimp.services import status as service
+    from skychimp.values import parse_duration
 
     here = enter(ctx, json)
     longest = None if max_age is None else parse_duration(max_age)

@@ -15,7 +15,7 @@ from sqlalchemy import LargeBinary, cast, func
 from sqlmodel import col, select
 
 from skychimp import addresses
-from skychimp.config import Security, Settings
+from skychimp.config import Settings
 from skychimp.delivery import planner, recurrence
 from skychimp.errors import ConfigError, SkychimpError
 from skychimp.models import Mailing, MailingStatus, Message, Occurrence, StoreInfo
@@ -23,6 +23,7 @@ from skychimp.services import sender
 from skychimp.services.findings import OK, PROBLEM, WARNING, Finding
 from skychimp.store import relays, runs
 from skychimp.store.engine import Store
+from skychimp.values import Security
 
 if TYPE_CHECKING:
     from skychimp.transport.smtp import SmtpTransport

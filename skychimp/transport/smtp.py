@@ -9,10 +9,11 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import cast
 
-from skychimp.config import Security, SmtpSettings
+from skychimp.config import SmtpSettings
 from skychimp.errors import RelayAway, RelayRefuses
 from skychimp.transport.exchange import Answer, Letter, Permit, Reply
 from skychimp.transport.smtp_protocol import Event, ProtocolError, Session, Write, login, stuffed
+from skychimp.values import Security
 
 GOODBYE = 5.0  # s to wait for the reply to QUIT
 AHEAD = 16 * 1024  # bytes; a longer body is written while the permit is still asked for

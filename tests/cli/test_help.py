@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import Home
 
-from skychimp import config, errors
+from skychimp import errors
 from skychimp.cli import commands, help, man  # noqa: A004
 from skychimp.delivery import templates
 
@@ -57,7 +57,7 @@ def test_the_topics_agree_with_what_they_are_about() -> None:
     for source in re.findall(r"`(\{\{.*?\}\})`", text["templates"]):
         templates.Text(source, "body", {"client": None, "mailing": None, "due_at": None})
     for duration in re.findall(r"`([0-9][0-9smhd]*)`", text["time"]):
-        config.parse_duration(duration)
+        values.parse_duration(duration)
     assert "```toml" in help._text("config")
 
 
