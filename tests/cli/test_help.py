@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import Home
 
-from skychimp import errors
+from skychimp import errors, values
 from skychimp.cli import commands, help, man  # noqa: A004
 from skychimp.delivery import templates
 
