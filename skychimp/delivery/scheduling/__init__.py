@@ -1,0 +1,1 @@
+"""When mailings are due."""

@@ -1,0 +1,1 @@
+"""Send due emails and record the replies."""

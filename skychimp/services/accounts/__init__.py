@@ -1,0 +1,1 @@
+"""Registration, login, passwords and the emails about them."""

@@ -1,0 +1,1 @@
+"""Manage, import and export clients."""

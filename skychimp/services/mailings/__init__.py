@@ -1,0 +1,1 @@
+"""Manage mailings and forecast what they will send."""

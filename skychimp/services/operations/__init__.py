@@ -1,0 +1,1 @@
+"""Checks, backups and upkeep of an installation."""

@@ -1,0 +1,1 @@
+"""Reports, logs and the home page."""

@@ -1,0 +1,1 @@
+"""Manage users and personal data."""
