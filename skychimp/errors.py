@@ -92,9 +92,9 @@ class RelayError(SkychimpError):
     exit_status = 75
 
 
-class RelayAway(RelayError):
+class RelayUnavailable(RelayError):
     code = "relay_away"
 
 
-class RelayRefuses(RelayError):
+class RelayRefused(RelayError):
     code = "relay_refuses"

@@ -10,7 +10,7 @@ from skychimp.errors import Denied, NotLoggedIn
 from skychimp.models import Role
 
 
-class Reach(StrEnum):
+class Scope(StrEnum):
     """How far an action goes: over one's own objects, or over everybody's."""
 
     OWN = "own"
@@ -26,16 +26,16 @@ class Actor:
     role: Role | None = None
 
 
-GUEST = Actor()
+ANONYMOUS = Actor()
 OPERATOR = Actor(role=Role.ADMIN)
 """Whoever runs the service, by the store's file mode and not by a login."""
 
-_OWNERS = {Role.USER: Reach.OWN, Role.ADMIN: Reach.OWN}
-_OVERSEERS = {Role.USER: Reach.OWN, Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL}
-_EDITORS = {Role.EDITOR: Reach.ALL, Role.ADMIN: Reach.ALL}
-_ADMINS = {Role.ADMIN: Reach.ALL}
+_OWNERS = {Role.USER: Scope.OWN, Role.ADMIN: Scope.OWN}
+_OVERSEERS = {Role.USER: Scope.OWN, Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL}
+_EDITORS = {Role.EDITOR: Scope.ALL, Role.ADMIN: Scope.ALL}
+_ADMINS = {Role.ADMIN: Scope.ALL}
 
-TABLE: dict[str, dict[Role, Reach]] = {
+TABLE: dict[str, dict[Role, Scope]] = {
     "see clients": _OWNERS,
     "change clients": _OWNERS,
     "see messages": _OVERSEERS,
@@ -44,23 +44,23 @@ TABLE: dict[str, dict[Role, Reach]] = {
     "change mailings": _OWNERS,
     "disable mailings": _OVERSEERS,
     "see reports": _OVERSEERS,
-    "resolve deliveries": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ALL},
-    "see one's own account": dict.fromkeys(Role, Reach.OWN),
-    "change one's own account": dict.fromkeys(Role, Reach.OWN),
-    "see users": {Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL},
-    "block users": {Role.MANAGER: Reach.ALL, Role.ADMIN: Reach.ALL},
+    "resolve deliveries": {Role.USER: Scope.OWN, Role.ADMIN: Scope.ALL},
+    "see one's own account": dict.fromkeys(Role, Scope.OWN),
+    "change one's own account": dict.fromkeys(Role, Scope.OWN),
+    "see users": {Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL},
+    "block users": {Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL},
     "give roles": _ADMINS,
     "forget people everywhere": _ADMINS,
     "see the audit trail": _ADMINS,
     "write posts": _EDITORS,
-    "back up or restore the store": {Role.ADMIN: Reach.ALL},
+    "back up or restore the store": {Role.ADMIN: Scope.ALL},
 }
 
 OVERSEEN = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}
 """The roles of those whom a role oversees, where it sees, blocks or promotes users."""
 
 
-def reach(actor: Actor, action: str) -> Reach:
+def authorize(actor: Actor, action: str) -> Scope:
     """How far this actor's action goes. Raises NotLoggedIn for a guest, Denied where the role may not do it at all."""
     if actor.role is None:
         raise NotLoggedIn("you are not logged in", "log in: skychimp login --email YOU@EXAMPLE.ORG")
@@ -72,7 +72,7 @@ def reach(actor: Actor, action: str) -> Reach:
 
 def require_over(actor: Actor, action: str, user_id: int, role: Role) -> None:
     """Raise Denied unless this actor's action on users may concern that one, whose role this is."""
-    reach(actor, action)
+    authorize(actor, action)
     if user_id == actor.user_id and action != "see users":
         raise Denied("you can't do that to your own account", "ask another administrator")
     assert actor.role is not None

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from command import Home
 from hypothesis import settings
+from support.command import Home
 
-from skychimp.access import Actor
 from skychimp.models import Login, Role, User
-from skychimp.store.engine import Store, create_store, open_store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
+from skychimp.store.schema import create_store, open_store
 
 settings.register_profile("skychimp", deadline=None)  # a slow machine is no defect
 settings.load_profile("skychimp")
@@ -40,10 +41,10 @@ def enrol(store: Store, name: str, role: Role = Role.USER) -> Actor:
     """Give somebody an account, `name@skychimp.test`."""
     email = f"{name}@skychimp.test"
     now = datetime.now(UTC)
-    with store.write() as session:
+    with store.write() as db:
         user = User(email=email, address_key=email, role=role, created_at=now, verified_at=now)
-        session.add(user)
-        session.flush()
+        db.add(user)
+        db.flush()
         assert user.id is not None
         return Actor(user.id, email, role)
 
@@ -77,8 +78,8 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
     def home_of(actor: Actor) -> Home:
         token, now = f"token of {actor.email}", datetime.now(UTC)
         digest = hashlib.sha256(token.encode()).hexdigest()
-        with store.write() as session:
-            session.add(
+        with store.write() as db:
+            db.add(
                 Login(
                     user_id=actor.user_id,
                     token_hash=digest,

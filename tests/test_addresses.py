@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from skychimp import addresses
 from skychimp.addresses import parse, parse_sender, with_ascii_domain
-from skychimp.delivery import mime
+from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 
 

@@ -15,25 +15,28 @@ MODULES = {
     if path != ROOT / "__init__.py"  # the version, which imports nothing
 }
 
-WORDS = {"errors", "models", "addresses", "transport.exchange"} | {
+WORDS = {"errors", "models", "addresses", "transport.interfaces"} | {
     name for name in MODULES if name.startswith("models.")
 }
 """What everybody may speak of: errors, tables and states, addresses, and what a transport is given and gives back."""
 
 PURE = {
-    "access",
-    "delivery.recurrence",
-    "delivery.compose",
-    "delivery.digest",
-    "delivery.mime",
-    "delivery.templates",
-    "delivery.outcome",
-    "delivery.replies",
+    "permissions",
+    "durations",
+    "text",
+    "delivery.scheduling.recurrence",
+    "delivery.scheduling.time_input",
+    "delivery.composing.compose",
+    "delivery.composing.digest",
+    "delivery.composing.mime",
+    "delivery.composing.templates",
+    "delivery.sending.retry_policy",
+    "delivery.sending.replies",
     "transport.smtp_protocol",
 }
 """Decisions without I/O: they know the words and each other."""
 
-LAYERS = ("values", "config", "store transport", "delivery", "services", "site", "cli", "__main__")
+LAYERS = ("config", "store transport", "delivery", "services", "site", "cli", "__main__")
 """The rest, from the lowest layer up; a module imports what is below it, or beside it in its own folder."""
 
 IMPURE = {"asyncio", "os", "pathlib", "random", "secrets", "socket", "sqlalchemy", "sqlmodel", "subprocess"}

@@ -7,10 +7,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from command import PROGRAM, Home
-from inbox import code_in, letters
+from support.command import PROGRAM, Home
+from support.inbox import code_in, letters
 
-from skychimp import config
+from skychimp.config import sources
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -50,7 +50,7 @@ def test_its_settings_are_settings(tmp_path: Path) -> None:
     for number, text in enumerate(SETTINGS):
         path = tmp_path / f"{number}.toml"
         path.write_text(text, encoding="utf-8")
-        config.load(config_file=path, environ={})
+        sources.load(config_file=path, environ={})
 
 
 def _daemon_drains(home: Home) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import screens
-from command import Home
 from rich.cells import cell_len
+from support import screens
+from support.command import Home
 
-from skychimp.transport.receiver import receiving
+from skychimp.transport.demo_server import demo_server
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 ADDRESSES = ["ada@example.org", "grace@example.org", "natalya@example.org", "nobody@example.org"]
@@ -22,9 +22,9 @@ def test_the_pictures_show_what_the_commands_show() -> None:
     for name, svg in screens.pictures():
         path = screens.FOLDER / f"{name}.svg"
         assert screens.texts(svg) == screens.texts(path.read_text(encoding="utf-8")), (
-            f"{name}.svg shows what was: python tests/screens.py makes it again"
+            f"{name}.svg shows what was: run: cd tests && python -m support.screens"
         )
-        assert f"tests/screens/{name}.svg" in README
+        assert f"tests/pictures/{name}.svg" in README
     assert {path.stem for path in screens.FOLDER.iterdir()} == set(screens.SCREENS)
 
 
@@ -34,7 +34,7 @@ def test_the_pictures_show_what_the_commands_show() -> None:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home in which something of each kind is to be seen."""
-    with receiving() as receiver:
+    with demo_server() as receiver:
         home = Home(
             tmp_path_factory.mktemp("full"),
             TZ="UTC",

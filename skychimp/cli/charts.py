@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from skychimp.services.reports import percent
+from skychimp.services.reporting.reports import percent
 
 if TYPE_CHECKING:
     from rich.table import Table

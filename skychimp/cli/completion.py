@@ -111,14 +111,14 @@ def _offers(kind: _Kind, *, by_word: bool) -> Callable[[typer.Context, str], lis
 
 def _find(options: Mapping[str, Any], kind: _Kind, typed: str, *, by_word: bool) -> list[tuple[str, str]]:
     """What begins like what was typed, with a few words about each; nothing where anything is wrong."""
-    from skychimp import config
-    from skychimp.cli import session
+    from skychimp.cli import saved_session
+    from skychimp.config import sources
 
     flags = {"store.url": options["store"]} if options.get("store") else {}
     config_file = Path(options["config"]) if options.get("config") else None
     with contextlib.suppress(SkychimpError, OSError, ValueError, _driver().Error):
-        url = config.store_url(flags, config_file=config_file)
-        token = os.environ.get("SKYCHIMP_TOKEN") or session.read(url)
+        url = sources.store_url(flags, config_file=config_file)
+        token = os.environ.get("SKYCHIMP_TOKEN") or saved_session.read(url)
         with contextlib.closing(_open(url)) as connection:
             given = _actor(connection, token or "") | _words(typed)
             return [(str(value), _plain(about)) for value, about in _rows(connection, kind, typed, given, by_word)]

@@ -15,10 +15,10 @@ from skychimp.cli.output import Output
 from skychimp.errors import InvalidValue, SkychimpError
 
 if TYPE_CHECKING:
-    from skychimp.access import Actor
-    from skychimp.config import Settings
-    from skychimp.services.listing import Page
-    from skychimp.store.engine import Store
+    from skychimp.config.settings import Settings
+    from skychimp.permissions import Actor
+    from skychimp.services.listing import ListOptions
+    from skychimp.store.database import Store
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.", show_default=False)]
@@ -54,9 +54,9 @@ class Context:
 
     @cached_property
     def settings(self) -> "Settings":
-        from skychimp import config
+        from skychimp.config import sources
 
-        settings = config.load(self.flags, config_file=self.options.config)
+        settings = sources.load(self.flags, config_file=self.options.config)
         if self.options.verbose:
             self.out.note(f"config: {settings.config_file or 'none'}")
             self.out.note(f"store:  {settings.store_name}")
@@ -70,14 +70,14 @@ class Context:
 
     def reload(self) -> "Settings":
         """Read the settings again. Raises ConfigError, and then keeps those there were."""
-        from skychimp import config
+        from skychimp.config import sources
 
-        self.settings = config.load(self.flags, config_file=self.options.config)
+        self.settings = sources.load(self.flags, config_file=self.options.config)
         return self.settings
 
     @cached_property
     def store(self) -> "Store":
-        from skychimp.store.engine import open_store
+        from skychimp.store.schema import open_store
 
         store = open_store(self.settings.store_url)
         gc.freeze()  # all that was imported stays; what is made from here on is collected again
@@ -92,13 +92,13 @@ class Context:
     @cached_property
     def token(self) -> str | None:
         """The session's token, of the environment or of this account for this store. Raises NotLoggedIn."""
-        from skychimp.cli import session
+        from skychimp.cli import saved_session
 
-        return os.environ.get("SKYCHIMP_TOKEN") or session.read(self.settings.store_url)
+        return os.environ.get("SKYCHIMP_TOKEN") or saved_session.read(self.settings.store_url)
 
     @cached_property
     def actor(self) -> "Actor":
-        from skychimp.services import sessions
+        from skychimp.services.accounts import sessions
 
         return sessions.actor(self.store, self.token)
 
@@ -107,8 +107,8 @@ class Context:
 
         Raises NotLoggedIn.
         """
-        from skychimp.access import OPERATOR
         from skychimp.errors import NotLoggedIn
+        from skychimp.permissions import OPERATOR
 
         if not operator and self.actor.role is None:
             raise NotLoggedIn(
@@ -137,10 +137,10 @@ def enter(ctx: typer.Context, json: bool = False) -> Context:
     return context
 
 
-def page(limit: int | None, offset: int, search: str | None, sort: str | None) -> "Page":
-    from skychimp.services.listing import Page
+def page(limit: int | None, offset: int, search: str | None, sort: str | None) -> "ListOptions":
+    from skychimp.services.listing import ListOptions
 
-    return Page(limit, offset, search, sort)
+    return ListOptions(limit, offset, search, sort)
 
 
 def read_text(value: str) -> str:

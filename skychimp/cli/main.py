@@ -60,7 +60,7 @@ def _call(here: Any, arguments: list[str]) -> int:
     from skychimp.cli.output import PIPE_CLOSED
 
     try:
-        from skychimp.cli.commands import command_line
+        from skychimp.cli.registry import command_line
 
         if os.environ.get(COMPLETE) == "complete_bash":
             from skychimp.cli.completion import join_words

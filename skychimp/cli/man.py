@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from skychimp import __version__
-from skychimp.cli import commands
+from skychimp.cli import registry
 
 _HEAD = r""".\" Made by skychimp help --man.
 .TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
@@ -23,23 +23,23 @@ skychimp help {topics}
 
 def pages(topics: Iterable[str]) -> dict[str, str]:
     """Each page's file name and text; each tells of the topics, too."""
-    texts = {"skychimp.1": _overview()} | {f"skychimp-{name}.1": _page(name) for name in commands.COMMANDS}
+    texts = {"skychimp.1": _overview()} | {f"skychimp-{name}.1": _page(name) for name in registry.COMMANDS}
     see_also = _SEE_ALSO.format(topics=_plain(", ".join(topics)))
     return {name: f"{text}\n{see_also}" for name, text in texts.items()}
 
 
 def _overview() -> str:
-    root = commands.command_line()
+    root = registry.command_line()
     parts = [_head("skychimp", _first_line(root)), ".SH SYNOPSIS", *_synopsis(root, "skychimp"), ".SH COMMANDS"]
-    for name, (_, line) in commands.COMMANDS.items():
+    for name, (_, line) in registry.COMMANDS.items():
         parts += [".TP", rf".BR skychimp\-{_plain(name)} (1)", _text(line)]
     return "\n".join([*parts, ".SH OPTIONS", *_options(root, "skychimp"), *_examples(root)])
 
 
 def _page(name: str) -> str:
-    command = commands.load(name)
+    command = registry.load(name)
     called = f"skychimp {name}"
-    parts = [_head(f"skychimp-{name}", commands.COMMANDS[name][1])]
+    parts = [_head(f"skychimp-{name}", registry.COMMANDS[name][1])]
     subcommands = getattr(command, "commands", None)
     if subcommands is None:
         parts += [".SH SYNOPSIS", *_synopsis(command, called), ".SH DESCRIPTION", *_described(command, called)]

@@ -17,7 +17,7 @@ from io import TextIOWrapper
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from skychimp.cli.layout import Need, fit
+from skychimp.cli.table_layout import Need, fit
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Output:
         """Show records as CSV, as they are read, the fields' names first; a spreadsheet runs nothing in it."""
         import csv
 
-        from skychimp.services.clients_csv import quoted
+        from skychimp.services.clients.csv_files import quoted
 
         writer = csv.writer(sys.stdout, lineterminator="\n")
         if header:
@@ -429,7 +429,7 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):
-        from skychimp.values import format_duration
+        from skychimp.durations import format_duration
 
         return format_duration(value)
     raise TypeError(f"{type(value).__name__} is not shown as JSON")

@@ -39,7 +39,7 @@ def password(here: Context, from_stdin: bool) -> str:
 
 def new_password(here: Context, from_stdin: bool, question: str = "A password:") -> str:
     """A new password: from stdin or the environment, or asked for. Raises InvalidValue."""
-    from skychimp.services import passwords
+    from skychimp.services.accounts import passwords
 
     said = said_password(from_stdin)
     if said is None:
@@ -51,7 +51,7 @@ def new_password(here: Context, from_stdin: bool, question: str = "A password:")
 
 def asked_password(here: Context, question: str, *, optional: bool = False) -> str:
     """A new password, asked for twice; "" where it may be left out, and is. Raises InvalidValue."""
-    from skychimp.services import passwords
+    from skychimp.services.accounts import passwords
 
     password = here.out.ask_secret(question)
     if password or not optional:
@@ -78,7 +78,7 @@ def with_code(here: Context, said: str | None, use: Callable[[str], Answer]) -> 
 
     Raises InvalidValue, and what `use` raises.
     """
-    from skychimp.services import codes
+    from skychimp.services.accounts import codes
 
     if said is not None:
         return use(line_of_stdin() if said == "-" else said)

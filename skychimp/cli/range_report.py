@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from skychimp.cli.commands.report import MANY, count_up, domains, flat, reply
 from skychimp.cli.context import Context
-from skychimp.cli.report import MANY, count_up, domains, flat, reply
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from skychimp.services.reports import RangeReport
+    from skychimp.services.reporting.reports import RangeReport
 
 COLUMNS = dict.fromkeys(("day", "sent", "deferred", "failed", "unknown", "given_back"), "")
 LONGEST = 62
@@ -22,7 +22,7 @@ LONGEST = 62
 
 def show(here: Context, wanted: str) -> None:
     """Show the days that a person asked for. Raises InvalidValue."""
-    from skychimp.services import reports
+    from skychimp.services.reporting import reports
 
     zone = here.settings.mail.timezone
     since, until = reports.parse_range(wanted, datetime.now(UTC).astimezone(ZoneInfo(zone)).date())

@@ -85,7 +85,7 @@ def command_line() -> Any:
 
 def load(name: str, *, completing: bool = False) -> Any:
     """A command of the table, imported; `completing` where a shell asks what there is to complete."""
-    module = importlib.import_module(f"skychimp.cli.{name}")
+    module = importlib.import_module(f"skychimp.cli.commands.{name}")
     if completing:
         from skychimp.cli import completion
 

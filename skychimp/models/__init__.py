@@ -5,42 +5,45 @@ Uniqueness and allowed values are constraints of the database.
 
 from skychimp.models.base import Table, metadata
 from skychimp.models.blog import DigestPost, Post
-from skychimp.models.figures import Cause, Pace, Result
-from skychimp.models.info import StoreInfo
-from skychimp.models.ledger import Attempt, Delivery, Occurrence, RelayState, Run
-from skychimp.models.mail import Client, ClientTag, Mailing, MailingClient, MailingTag, Message
-from skychimp.models.people import Audit, Code, Login, LoginFailure, User
-from skychimp.models.states import (
-    HELD_SQL,
+from skychimp.models.clients import Client, ClientTag
+from skychimp.models.deliveries import Attempt, Delivery, Occurrence, RelayState, Run
+from skychimp.models.enums import (
+    IN_FLIGHT_SQL,
     RUNNING_SQL,
     UNFINISHED_SQL,
     UNKNOWN_SQL,
     WAITING_SQL,
     CatchUp,
+    CodePurpose,
     DeliveryState,
     Every,
     Format,
     MailingStatus,
     OccurrenceState,
     Outcome,
-    Purpose,
     Role,
 )
+from skychimp.models.mailings import Mailing, MailingClient, MailingTag, Message
+from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
+from skychimp.models.store_info import StoreInfo
+from skychimp.models.users import AuditEntry, Code, Login, LoginFailure, User
 
 __all__ = [
-    "HELD_SQL",
+    "IN_FLIGHT_SQL",
     "RUNNING_SQL",
     "UNFINISHED_SQL",
     "UNKNOWN_SQL",
     "WAITING_SQL",
     "Attempt",
-    "Audit",
+    "AttemptRollup",
+    "AuditEntry",
     "CatchUp",
-    "Cause",
     "Client",
     "ClientTag",
     "Code",
+    "CodePurpose",
     "Delivery",
+    "DeliveryRollup",
     "DeliveryState",
     "DigestPost",
     "Every",
@@ -55,11 +58,9 @@ __all__ = [
     "Occurrence",
     "OccurrenceState",
     "Outcome",
-    "Pace",
     "Post",
-    "Purpose",
     "RelayState",
-    "Result",
+    "ReplyKind",
     "Role",
     "Run",
     "StoreInfo",

@@ -26,7 +26,7 @@ class Table(SQLModel):
     __table__: ClassVar[CoreTable]
 
 
-def one_of(states: type[StrEnum], name: str, *, nullable: bool = False, primary_key: bool = False) -> Column[str]:
+def enum_column(states: type[StrEnum], name: str, *, nullable: bool = False, primary_key: bool = False) -> Column[str]:
     kind = Enum(
         states,
         name=name,

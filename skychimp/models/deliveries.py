@@ -8,9 +8,9 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Index, UniqueConstraint, text
 from sqlmodel import Field
 
-from skychimp.models.base import Table, one_of
-from skychimp.models.states import (
-    HELD_SQL,
+from skychimp.models.base import Table, enum_column
+from skychimp.models.enums import (
+    IN_FLIGHT_SQL,
     UNFINISHED_SQL,
     UNKNOWN_SQL,
     WAITING_SQL,
@@ -33,7 +33,7 @@ class Occurrence(Table, table=True):
     mailing_id: int = Field(foreign_key="mailing.id")
     due_local: str
     due_at: datetime
-    state: OccurrenceState = Field(sa_column=one_of(OccurrenceState, "state"))
+    state: OccurrenceState = Field(sa_column=enum_column(OccurrenceState, "state"))
     opened_at: datetime
     """Also the Date of its letters, the same at every attempt."""
     deadline: datetime
@@ -42,7 +42,7 @@ class Occurrence(Table, table=True):
     """The last client id whose delivery is made, while opening."""
     subject: str = ""
     body: str = ""
-    format: Format = Field(sa_column=one_of(Format, "format"))
+    format: Format = Field(sa_column=enum_column(Format, "format"))
     html: str | None = None
     sender: str = ""
     return_path: str = ""
@@ -58,10 +58,10 @@ class Delivery(Table, table=True):
     __table_args__ = (
         UniqueConstraint("occurrence_id", "address_key"),
         CheckConstraint(f"NOT ({WAITING_SQL}) OR next_try_at IS NOT NULL", name="waits_until"),
-        CheckConstraint(f"NOT ({HELD_SQL}) OR (run_id IS NOT NULL AND token IS NOT NULL)", name="held_by"),
+        CheckConstraint(f"NOT ({IN_FLIGHT_SQL}) OR (run_id IS NOT NULL AND token IS NOT NULL)", name="held_by"),
         Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=text(WAITING_SQL)),
         Index("ix_delivery_unknown", "occurrence_id", "next_try_at", sqlite_where=text(UNKNOWN_SQL)),
-        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=text(HELD_SQL)),
+        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=text(IN_FLIGHT_SQL)),
         # Its letter's Message-ID is made of its id, so that an id must never come back.
         {"sqlite_autoincrement": True},
     )
@@ -74,7 +74,7 @@ class Delivery(Table, table=True):
     comment: str = ""
     tags: str = "[]"
     """A JSON list, sorted."""
-    state: DeliveryState = Field(sa_column=one_of(DeliveryState, "state"))
+    state: DeliveryState = Field(sa_column=enum_column(DeliveryState, "state"))
     attempts: int = 0
     given_back: int = 0
     """How many of the attempts were given back."""
@@ -95,7 +95,7 @@ class Attempt(Table, table=True):
     number: int
     started_at: datetime
     finished_at: datetime
-    outcome: Outcome = Field(sa_column=one_of(Outcome, "outcome"))
+    outcome: Outcome = Field(sa_column=enum_column(Outcome, "outcome"))
     phase: str = ""
     code: int | None = None
     enhanced: str = ""

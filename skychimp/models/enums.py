@@ -10,7 +10,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class Purpose(StrEnum):
+class CodePurpose(StrEnum):
     """What a mailed code is for."""
 
     VERIFY = "verify"
@@ -84,5 +84,5 @@ class Outcome(StrEnum):
 UNFINISHED_SQL = "state IN ('opening', 'open')"
 WAITING_SQL = "state IN ('queued', 'deferred')"
 UNKNOWN_SQL = "state = 'unknown'"
-HELD_SQL = "state IN ('claimed', 'sending')"
+IN_FLIGHT_SQL = "state IN ('claimed', 'sending')"
 RUNNING_SQL = "status = 'running'"

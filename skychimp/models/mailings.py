@@ -2,37 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, text
 from sqlmodel import Field
 
-from skychimp.models.base import Table, one_of
-from skychimp.models.states import RUNNING_SQL, CatchUp, Every, Format, MailingStatus
-
-
-class Client(Table, table=True):
-    __tablename__ = "client"
-    __table_args__ = (
-        UniqueConstraint("owner_id", "address_key"),
-        Index(None, "owner_id", "id"),
-        # Deliveries remember a client's id without a foreign key, so that an id must never come back.
-        {"sqlite_autoincrement": True},
-    )
-    id: int | None = Field(default=None, primary_key=True)
-    owner_id: int = Field(foreign_key="user.id")
-    email: str
-    address_key: str
-    name: str = ""
-    comment: str = ""
-    created_at: datetime
-    bad_at: datetime | None = None
-    bad_reason: str | None = None
-
-
-class ClientTag(Table, table=True):
-    __tablename__ = "client_tag"
-    __table_args__ = (Index(None, "tag", "client_id"),)
-    client_id: int = Field(sa_column=Column(ForeignKey("client.id", ondelete="CASCADE"), primary_key=True))
-    tag: str = Field(primary_key=True)
+from skychimp.models.base import Table, enum_column
+from skychimp.models.enums import RUNNING_SQL, CatchUp, Every, Format, MailingStatus
 
 
 class Message(Table, table=True):
@@ -41,7 +15,7 @@ class Message(Table, table=True):
     owner_id: int = Field(foreign_key="user.id", index=True)
     subject: str
     body: str
-    format: Format = Field(sa_column=one_of(Format, "format"))
+    format: Format = Field(sa_column=enum_column(Format, "format"))
     html: str | None = None
     """The HTML part where it is given; a Markdown body makes its own."""
     digest: bool = False
@@ -66,11 +40,11 @@ class Mailing(Table, table=True):
     timezone: str
     start_at: datetime
     end_at: datetime | None = Field(default=None, index=True)
-    every: Every = Field(sa_column=one_of(Every, "every"))
-    catch_up: CatchUp = Field(default=CatchUp.LATEST, sa_column=one_of(CatchUp, "catch_up"))
+    every: Every = Field(sa_column=enum_column(Every, "every"))
+    catch_up: CatchUp = Field(default=CatchUp.LATEST, sa_column=enum_column(CatchUp, "catch_up"))
     grace: int | None = None
     """Seconds that a due time may be late and still be sent; None is the period's own (recurrence.GRACE)."""
-    status: MailingStatus = Field(sa_column=one_of(MailingStatus, "status"))
+    status: MailingStatus = Field(sa_column=enum_column(MailingStatus, "status"))
     next_at: datetime | None = Field(default=None, index=True)
     created_at: datetime
     disabled_at: datetime | None = None

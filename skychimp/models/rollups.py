@@ -3,17 +3,17 @@
 from sqlalchemy import Index, UniqueConstraint
 from sqlmodel import Field
 
-from skychimp.models.base import Table, one_of
-from skychimp.models.states import DeliveryState, Outcome
+from skychimp.models.base import Table, enum_column
+from skychimp.models.enums import DeliveryState, Outcome
 
 
-class Cause(Table, table=True):
+class ReplyKind(Table, table=True):
     """One kind of answer: what servers said, with what varies from letter to letter left out (replies.pattern)."""
 
     __tablename__ = "cause"
     __table_args__ = (UniqueConstraint("outcome", "phase", "code", "enhanced", "words"),)
     id: int | None = Field(default=None, primary_key=True)
-    outcome: Outcome = Field(sa_column=one_of(Outcome, "outcome"))
+    outcome: Outcome = Field(sa_column=enum_column(Outcome, "outcome"))
     phase: str
     code: int
     """0 where there was no reply."""
@@ -21,7 +21,7 @@ class Cause(Table, table=True):
     words: str
 
 
-class Pace(Table, table=True):
+class AttemptRollup(Table, table=True):
     """How many attempts of an occurrence came to one cause in one slot of time; counted from the log, never changed."""
 
     __tablename__ = "pace"
@@ -33,7 +33,7 @@ class Pace(Table, table=True):
     attempts: int
 
 
-class Result(Table, table=True):
+class DeliveryRollup(Table, table=True):
     """How many deliveries of a finished occurrence ended in one state, by domain and by attempts made."""
 
     __tablename__ = "result"
@@ -41,6 +41,6 @@ class Result(Table, table=True):
     occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True)
     domain: str = Field(primary_key=True)
     """"" stands for all of the smaller ones together."""
-    state: DeliveryState = Field(sa_column=one_of(DeliveryState, "state", primary_key=True))
+    state: DeliveryState = Field(sa_column=enum_column(DeliveryState, "state", primary_key=True))
     attempts: int = Field(primary_key=True)
     deliveries: int

@@ -7,7 +7,8 @@ from sqlmodel import Field
 
 from skychimp.models.base import Table, version_column
 from skychimp.models.blog import Post
-from skychimp.models.mail import Client, ClientTag, Mailing, MailingClient, MailingTag
+from skychimp.models.clients import Client, ClientTag
+from skychimp.models.mailings import Mailing, MailingClient, MailingTag
 
 
 class StoreInfo(Table, table=True):

@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import DDL, event
 from sqlmodel import Field
 
-from skychimp.models.base import Table, one_of
-from skychimp.models.states import Purpose, Role
+from skychimp.models.base import Table, enum_column
+from skychimp.models.enums import CodePurpose, Role
 
 
 class User(Table, table=True):
@@ -16,7 +16,7 @@ class User(Table, table=True):
     address_key: str = Field(unique=True)
     name: str = ""
     password_hash: str | None = None
-    role: Role = Field(sa_column=one_of(Role, "role"))
+    role: Role = Field(sa_column=enum_column(Role, "role"))
     created_at: datetime
     verified_at: datetime | None = None
     blocked_at: datetime | None = None
@@ -40,7 +40,7 @@ class Code(Table, table=True):
     __tablename__ = "code"
     id: int | None = Field(default=None, primary_key=True)
     user_id: int = Field(foreign_key="user.id", index=True)
-    purpose: Purpose = Field(sa_column=one_of(Purpose, "purpose"))
+    purpose: CodePurpose = Field(sa_column=enum_column(CodePurpose, "purpose"))
     code_hash: str
     created_at: datetime
     expires_at: datetime
@@ -57,7 +57,7 @@ class LoginFailure(Table, table=True):
     failed_at: datetime
 
 
-class Audit(Table, table=True):
+class AuditEntry(Table, table=True):
     """Who did what to which object. Append-only: triggers refuse any change."""
 
     __tablename__ = "audit"
@@ -75,4 +75,4 @@ class Audit(Table, table=True):
 for _change in ("UPDATE", "DELETE"):
     _refusal = f"""CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END"""
-    event.listen(Audit.__table__, "after_create", DDL(_refusal))  # type: ignore[no-untyped-call]
+    event.listen(AuditEntry.__table__, "after_create", DDL(_refusal))  # type: ignore[no-untyped-call]

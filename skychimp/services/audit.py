@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlmodel import Session
 
-from skychimp.access import GUEST, Actor, reach
-from skychimp.models import Audit, User
-from skychimp.services.listing import Page, is_named, narrow
-from skychimp.store.engine import Store
+from skychimp.models import AuditEntry, User
+from skychimp.permissions import ANONYMOUS, Actor, authorize
+from skychimp.services.listing import ListOptions, apply, is_named
+from skychimp.store.database import Store
 
-_A = Audit.__table__
+_A = AuditEntry.__table__
 _U = User.__table__
 
 SORTED_BY = {"id": _A.c.id, "at": _A.c.at, "actor": _U.c.address_key, "action": _A.c.action, "object": _A.c.object}
@@ -31,15 +31,13 @@ class AuditInfo:
     detail: str
 
 
-def record(
-    session: Session, actor: Actor, action: str, kind: str, object_id: int | None = None, detail: str = ""
-) -> None:
+def record(db: Session, actor: Actor, action: str, kind: str, object_id: int | None = None, detail: str = "") -> None:
     """Add to the trail, in the caller's transaction: what was not done is not in it, either.
 
     `kind` is the object's table. No address of a client and no secret belongs into `detail`.
     """
-    session.add(
-        Audit(
+    db.add(
+        AuditEntry(
             at=datetime.now(UTC),
             actor_id=actor.user_id or None,
             action=action,
@@ -52,29 +50,29 @@ def record(
 
 def note(store: Store, action: str, kind: str) -> None:
     """Add what whoever runs the service has done, to no row of the store, in a transaction of its own."""
-    with store.write() as session:
-        record(session, GUEST, action, kind)
+    with store.write() as db:
+        record(db, ANONYMOUS, action, kind)
 
 
 def list_entries(
     store: Store,
     actor: Actor,
-    page: Page,
+    page: ListOptions,
     *,
     by: str | None = None,
     action: str | None = None,
     since: datetime | None = None,
 ) -> Iterator[AuditInfo]:
     """The trail, the oldest first, as it is read; `by` is a user's id or e-mail. Raises InvalidValue."""
-    reach(actor, "see the audit trail")
+    authorize(actor, "see the audit trail")
     query = select(_A, _U.c.email).outerjoin(_U, _U.c.id == _A.c.actor_id)
-    query = narrow(query, page, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
+    query = apply(query, page, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
     if by is not None:
         query = query.where(is_named(_U, by))
     if action is not None:
         query = query.where(_A.c.action == action)
     if since is not None:
         query = query.where(_A.c.at >= since)
-    with store.read() as session:
-        for row in session.execute(query.execution_options(yield_per=1000)):
+    with store.read() as db:
+        for row in db.execute(query.execution_options(yield_per=1000)):
             yield AuditInfo(row.id, row.at, row.email, row.action, row.object, row.object_id, row.detail)

@@ -14,7 +14,7 @@ LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Page:
+class ListOptions:
     """Which part of a list is wanted; `sort` is a column's name, with `-` in front for the other way round."""
 
     limit: int | None = None
@@ -23,7 +23,9 @@ class Page:
     sort: str | None = None
 
 
-def narrow(query: Select[Any], page: Page, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]) -> Select[Any]:
+def apply(
+    query: Select[Any], page: ListOptions, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]
+) -> Select[Any]:
     """Apply a page to a query; the first of `sorted_by` is the usual order. Raises InvalidValue for another column."""
     if page.search:
         sought = searchable(page.search)

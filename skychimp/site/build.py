@@ -8,17 +8,18 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from skychimp.access import GUEST, Actor
-from skychimp.config import Settings
-from skychimp.delivery import digest
+from skychimp.config.settings import Settings
+from skychimp.delivery.composing import digest
 from skychimp.errors import StoreFailed
 from skychimp.models import StoreInfo
-from skychimp.services import blog, home
-from skychimp.services.blog import PostDetail
-from skychimp.services.cache import Recall, afresh
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.blog import posts
+from skychimp.services.blog.posts import PostDetail
+from skychimp.services.reporting import home
+from skychimp.services.reporting.cache import Cached, refresh
 from skychimp.site import folder, pages
 from skychimp.site.pages import Article, Figures, Picture, Site
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,16 @@ class Built:
     unchanged: int
 
 
-def build(store: Store, actor: Actor, where: Path, settings: Settings, recall: Recall = afresh) -> Built:
+def build(store: Store, actor: Actor, where: Path, settings: Settings, cached: Cached = refresh) -> Built:
     """Make the folder hold the blog as anyone sees it now, for who may write posts.
 
     Raises Conflict where the folder is somebody else's, StoreFailed without an image's file, InvalidValue,
     SkychimpError.
     """
-    blog.require_writer(actor)
-    posts = blog.published(store, datetime.now(UTC))
+    posts.require_writer(actor)
+    published = posts.published(store, datetime.now(UTC))
     secret = _secret(store)
-    seen = home.home(store, GUEST, recall)
+    seen = home.home(store, ANONYMOUS, cached)
     site = Site(
         id=_lasting_id(secret, "the feed"),
         title=settings.blog.title,
@@ -51,18 +52,18 @@ def build(store: Store, actor: Actor, where: Path, settings: Settings, recall: R
         timezone=settings.mail.timezone,
         url=settings.blog.url,
         figures=Figures(seen.mailings, seen.active_mailings, seen.unique_clients),
-        articles=[_article(store, post, secret, recall) for post in posts],
+        articles=[_article(store, post, secret, cached) for post in published],
     )
     pictures: dict[str, bytes | Path] = {
-        f"images/{post.image}": blog.image_path(store, post.image) for post in posts if post.image
+        f"images/{post.image}": posts.image_path(store, post.image) for post in published if post.image
     }
     made = folder.write(where, pictures | {path: text.encode() for path, text in pages.render(site).items()})
-    return Built(str(where), len(posts), made.written, made.removed, made.unchanged)
+    return Built(str(where), len(published), made.written, made.removed, made.unchanged)
 
 
-def _article(store: Store, post: PostDetail, secret: bytes, recall: Recall) -> Article:
+def _article(store: Store, post: PostDetail, secret: bytes, cached: Cached) -> Article:
     assert post.published_at is not None
-    html = blog.html(post, recall)
+    html = posts.html(post, cached)
     return Article(
         id=_lasting_id(secret, f"post {post.id} of {post.created_at.isoformat()}"),
         slug=post.slug,
@@ -82,7 +83,7 @@ def _picture(store: Store, post: PostDetail) -> Picture | None:
     if post.image is None:
         return None
     try:
-        with Image.open(blog.image_path(store, post.image)) as image:
+        with Image.open(posts.image_path(store, post.image)) as image:
             return Picture(post.image, *image.size)
     except OSError:
         hint = f"give it anew: skychimp blog update {post.slug} --image FILE, or --no-image"
@@ -90,8 +91,8 @@ def _picture(store: Store, post: PostDetail) -> Picture | None:
 
 
 def _secret(store: Store) -> bytes:
-    with store.read() as session:
-        return session.scalar(select(StoreInfo.__table__.c.secret)) or b""
+    with store.read() as db:
+        return db.scalar(select(StoreInfo.__table__.c.secret)) or b""
 
 
 def _lasting_id(secret: bytes, name: str) -> str:

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from skychimp.delivery import digest
+from skychimp.delivery.composing import digest
 
 PER_PAGE = 9
 IN_FEED = 20

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from skychimp.services.reports import OccurrenceReport, RatePoint, Report, percent, shown
+from skychimp.services.reporting.reports import OccurrenceReport, RatePoint, Report, percent, shown
 
 PLOTTED = 12
 """How many of the latest occurrences have a plot of their rate."""

@@ -18,9 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, update
 
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
-from skychimp.models import Audit, StoreInfo
-from skychimp.store import engine, queue, runs
-from skychimp.store.engine import Store
+from skychimp.models import AuditEntry, StoreInfo
+from skychimp.store import database, queue, runs, schema
+from skychimp.store.database import Store
 
 BACKED_UP = "back up"
 """What the audit trail calls it; a backup holds this line of itself, too."""
@@ -90,14 +90,14 @@ def back_up(store: Path, file: Path, image: Callable[[str], bytes | None], tell:
     `image` gives the content of an image by its name. Raises StoreFailed.
     """
     with _draft_of(file) as draft:
-        rows = engine.copy_pages(store, draft, tell)
-        with contextlib.closing(_alone(draft)) as copy, copy.write() as session:
-            images, missing = _add_images(session.connection(), image)
+        rows = database.copy_pages(store, draft, tell)
+        with contextlib.closing(_alone(draft)) as copy, copy.write() as db:
+            images, missing = _add_images(db.connection(), image)
         found = verified(draft)
         wrong = [table for table, number in (rows | {"image": images}).items() if found.get(table) != number]
         if wrong:
             raise StoreFailed(f"it has not all rows of {', '.join(wrong)}", "try again")
-        engine.appear(draft, file, replacing=True)
+        database.appear(draft, file, replacing=True)
     return Made(rows, images, missing)
 
 
@@ -110,22 +110,22 @@ def put_back(
     images. Nothing in this process has the store open. Raises StoreNotReady, StoreFailed, and Conflict while something
     is sending.
     """
-    engine.require_store(file)
+    schema.require_store(file)
     store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _draft_of(store) as draft:
-        engine.copy_pages(file, draft, tell, is_used=False)
+        database.copy_pages(file, draft, tell, is_used=False)
         verified(draft)
-        engine.upgrade(draft, with_backup=False)
+        schema.upgrade(draft, with_backup=False)
         with _holding(store) as is_there:
             ledger_kept = is_there and _set_aside(store, aside) and _keep_ledger(draft, aside)
-            with contextlib.closing(_alone(draft)) as copy, copy.write() as session:
-                _hold(session, blind=not ledger_kept)
-                made_at, images = _take_images(session)
-                prepare(session, images)
+            with contextlib.closing(_alone(draft)) as copy, copy.write() as db:
+                _hold(db, blind=not ledger_kept)
+                made_at, images = _take_images(db)
+                prepare(db, images)
             if is_there:
-                engine.copy_pages(draft, store)
+                database.copy_pages(draft, store)
             else:
-                engine.appear(draft, store)
+                database.appear(draft, store)
     return PutBack(made_at, aside if is_there else None, ledger_kept)
 
 
@@ -134,28 +134,28 @@ def verified(path: Path) -> dict[str, int]:
 
     Raises StoreNotReady where SQLite finds a fault, or a row that points to nothing.
     """
-    engine.require_store(path)
-    with contextlib.closing(_alone(path)) as store, store.read() as session:
-        execute = session.connection().exec_driver_sql
-        fault = next(faults(session.connection()), None)
+    schema.require_store(path)
+    with contextlib.closing(_alone(path)) as store, store.read() as db:
+        execute = db.connection().exec_driver_sql
+        fault = next(faults(db.connection()), None)
         if fault is not None:
             raise StoreNotReady(f"{path} is damaged: {fault}", "take another backup")
         tables = execute(_TABLES).scalars().all()
         return {name: execute(f'SELECT count(*) FROM "{name}"').scalar() or 0 for name in tables}  # noqa: S608
 
 
-def faults(connection: Connection) -> Iterator[str]:
+def faults(db: Connection) -> Iterator[str]:
     """What SQLite itself finds wrong with a store: broken pages and indexes, rows that point to nothing."""
     try:
-        broken = list(connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars())
+        broken = list(db.exec_driver_sql("PRAGMA integrity_check(20)").scalars())
     except DBAPIError as error:  # where it is too broken for that
-        if engine.is_locked(error):
+        if database.is_locked(error):
             raise
         broken = [str(error.orig)]
     if broken != ["ok"]:
         yield from broken
         return
-    for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+    for table, row, parent, _ in db.exec_driver_sql("PRAGMA foreign_key_check"):
         yield f"row {row} of {table} is without its {parent}"
 
 
@@ -165,7 +165,7 @@ def _draft_of(path: Path) -> Iterator[Path]:
     draft = path.with_name(f"{path.name}.draft-{secrets.token_hex(4)}")
     try:
         _remove_old_drafts(path)
-        with engine.passing(draft):
+        with database.passing(draft):
             yield draft
     except OSError as error:
         raise StoreFailed(f"{path} was not written: {error.strerror}", "name a place that you can write to") from None
@@ -188,26 +188,26 @@ def _alone(path: Path) -> Store:
     return Store(path, journal_mode="DELETE")
 
 
-def _add_images(connection: Connection, image: Callable[[str], bytes | None]) -> tuple[int, list[str]]:
-    connection.exec_driver_sql("DROP TABLE IF EXISTS image")  # of a backup that somebody uses as a store
-    connection.exec_driver_sql(_IMAGES)
-    names = connection.exec_driver_sql("SELECT DISTINCT image FROM post WHERE image IS NOT NULL").scalars().all()
+def _add_images(db: Connection, image: Callable[[str], bytes | None]) -> tuple[int, list[str]]:
+    db.exec_driver_sql("DROP TABLE IF EXISTS image")  # of a backup that somebody uses as a store
+    db.exec_driver_sql(_IMAGES)
+    names = db.exec_driver_sql("SELECT DISTINCT image FROM post WHERE image IS NOT NULL").scalars().all()
     missing = []
     for name in names:
         content = image(name)
         if content is None:
             missing.append(name)
         else:
-            connection.exec_driver_sql("INSERT INTO image VALUES (?, ?)", (name, content))
+            db.exec_driver_sql("INSERT INTO image VALUES (?, ?)", (name, content))
     return len(names) - len(missing), missing
 
 
-def _take_images(session: Session) -> tuple[datetime | None, Mapping[str, bytes]]:
+def _take_images(db: Session) -> tuple[datetime | None, Mapping[str, bytes]]:
     """When a backup was made, by its own audit trail, and the images that it brings along, out of it."""
-    execute = session.connection().exec_driver_sql
+    execute = db.connection().exec_driver_sql
     if not execute("SELECT 1 FROM sqlite_master WHERE name = 'image'").scalar():
         return None, {}
-    made_at = session.scalar(select(func.max(Audit.at)).where(col(Audit.action) == BACKED_UP))
+    made_at = db.scalar(select(func.max(AuditEntry.at)).where(col(AuditEntry.action) == BACKED_UP))
     images = {row.name: row.content for row in execute("SELECT name, content FROM image")}
     execute("DROP TABLE image")
     return made_at, images
@@ -227,7 +227,7 @@ def _holding(path: Path) -> Iterator[bool]:
                 raise Conflict(f"{left} belongs to a store that is gone", "move it away: it may hold its last changes")
         yield False
         return
-    engine.require_store(path)
+    schema.require_store(path)
     is_ours = _held_now(path)
     if runs.any_living(path):  # one that began just before
         _let_go(path)
@@ -242,28 +242,28 @@ def _holding(path: Path) -> Iterator[bool]:
 
 def _held_now(path: Path) -> bool:
     """Hold a store; False where it was held already, or is too damaged for that and for a run."""
-    with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as session:
-        if not queue.is_held(session.connection()):
-            _hold(session, blind=False)
+    with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as db:
+        if not queue.is_held(db.connection()):
+            _hold(db, blind=False)
             return True
     return False
 
 
 def _let_go(path: Path) -> None:
-    with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as session:
-        session.execute(update(StoreInfo).values(held_at=None, held_blind=None))
+    with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as db:
+        db.execute(update(StoreInfo).values(held_at=None, held_blind=None))
 
 
-def _hold(session: Session, *, blind: bool) -> None:
-    session.execute(update(StoreInfo).values(held_at=datetime.now(UTC), held_blind=blind))
+def _hold(db: Session, *, blind: bool) -> None:
+    db.execute(update(StoreInfo).values(held_at=datetime.now(UTC), held_blind=blind))
 
 
 def _set_aside(store: Path, aside: Path) -> bool:
     """Keep a copy of a store, byte for byte where SQLite can't read it; whether it is sound."""
     try:
         with _draft_of(aside) as draft:
-            engine.copy_pages(store, draft)
-            engine.appear(draft, aside)
+            database.copy_pages(store, draft)
+            database.appear(draft, aside)
         verified(aside)
     except SkychimpError:
         if not aside.exists():
@@ -282,11 +282,11 @@ def _copy_bytes(store: Path, aside: Path) -> None:
 def _keep_ledger(draft: Path, newer: Path) -> bool:
     """Bring what the newer store has sent into the copy of an older one; False where it is not the same store."""
     store = Store(draft, journal_mode="DELETE", foreign_keys="OFF")
-    with contextlib.closing(store), engine.plain_errors(), store.connect_at_once() as connection:
-        execute = connection.exec_driver_sql
+    with contextlib.closing(store), database.translate_db_errors(), store.connect_at_once() as db:
+        execute = db.exec_driver_sql
         execute("ATTACH ? AS newer", (str(newer),))
         revision = execute("SELECT version_num FROM newer.alembic_version").scalar()
-        if revision != engine.REVISION or not execute(_IS_NEWER).scalar():
+        if revision != schema.REVISION or not execute(_IS_NEWER).scalar():
             return False
         execute("BEGIN IMMEDIATE")
         for statement in _KEEP_LEDGER:

@@ -11,7 +11,7 @@ from skychimp.models import Client
 _C = Client.__table__
 
 
-class Person(NamedTuple):
+class NewClient(NamedTuple):
     """A client that may be kept: its columns as they are stored, and its tags."""
 
     email: str
@@ -31,22 +31,22 @@ _TAG = """
     SELECT id, ? FROM client WHERE owner_id = ? AND address_key = ? AND id > ?"""
 
 
-def add(connection: Connection, owner_id: int, people: Collection[Person], change_known: Sequence[str]) -> int:
+def add(db: Connection, owner_id: int, people: Collection[NewClient], change_known: Sequence[str]) -> int:
     """Add clients, each address once, and change those that are known; how many are new.
 
     `change_known` names what is changed (email, name, comment, tags); where it names nothing, they stay as they are.
     """
-    newest = connection.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
+    newest = db.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
     changed = ", ".join(f"{column} = excluded.{column}" for column in change_known if column != "tags")
     now = literal(datetime.now(UTC), _C.c.created_at.type)
-    as_stored = connection.scalar(select(cast(now, String)))
+    as_stored = db.scalar(select(cast(now, String)))
     rows = [(owner_id, as_stored, *person[:4]) for person in people]
-    connection.exec_driver_sql(_ADD + (f"UPDATE SET {changed}" if changed else "NOTHING"), rows)
+    db.exec_driver_sql(_ADD + (f"UPDATE SET {changed}" if changed else "NOTHING"), rows)
     since = newest
     if "tags" in change_known:
         since = 0
-        connection.exec_driver_sql(_UNTAG, [(owner_id, person.address_key) for person in people])
+        db.exec_driver_sql(_UNTAG, [(owner_id, person.address_key) for person in people])
     tags = [(tag, owner_id, person.address_key, since) for person in people for tag in person.tags]
     if tags:
-        connection.exec_driver_sql(_TAG, tags)
-    return connection.scalar(select(func.count()).where(_C.c.owner_id == owner_id, _C.c.id > newest)) or 0
+        db.exec_driver_sql(_TAG, tags)
+    return db.scalar(select(func.count()).where(_C.c.owner_id == owner_id, _C.c.id > newest)) or 0

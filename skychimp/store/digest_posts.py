@@ -19,9 +19,7 @@ _UNFINISHED = text(UNFINISHED_SQL.replace("state", "occurrence.state"))
 _GONE_OUT = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
 
 
-def new_posts(
-    connection: Connection, mailing_id: int, since: datetime, now: datetime
-) -> Sequence[Row[tuple[object, ...]]]:
+def new_posts(db: Connection, mailing_id: int, since: datetime, now: datetime) -> Sequence[Row[tuple[object, ...]]]:
     """The published posts that no occurrence of the mailing has told of, the oldest first: as many as a letter holds.
 
     The mailing's first digest tells of those since `since`; what is older is left out of the later ones, too. An
@@ -34,21 +32,21 @@ def new_posts(
     )
     begun = exists().where(mine)
     chosen = select(_P).where(_P.c.published_at <= now, ~told, or_(_P.c.published_at > since, begun))
-    return connection.execute(chosen.order_by(_P.c.published_at, _P.c.id).limit(MOST_POSTS)).all()
+    return db.execute(chosen.order_by(_P.c.published_at, _P.c.id).limit(MOST_POSTS)).all()
 
 
-def tell(connection: Connection, mailing_id: int, occurrence_id: int, post_ids: Sequence[int], since: datetime) -> None:
+def tell(db: Connection, mailing_id: int, occurrence_id: int, post_ids: Sequence[int], since: datetime) -> None:
     """Note that an occurrence tells of these posts; with the first one, which are too old for any."""
     old = select(literal(mailing_id), _P.c.id, null()).where(
         _P.c.published_at <= since, ~exists().where(_DP.c.mailing_id == mailing_id)
     )
-    connection.execute(insert(_DP).from_select(["mailing_id", "post_id", "occurrence_id"], old))
+    db.execute(insert(_DP).from_select(["mailing_id", "post_id", "occurrence_id"], old))
     rows = [{"mailing_id": mailing_id, "post_id": post_id, "occurrence_id": occurrence_id} for post_id in post_ids]
     if rows:
         again = insert_or_change(_DP).on_conflict_do_update(
             index_elements=["mailing_id", "post_id"], set_={"occurrence_id": occurrence_id}
         )
-        connection.execute(again, rows)
+        db.execute(again, rows)
 
 
 def _tellers(mailing_id: int, now: datetime) -> Select[tuple[int]]:

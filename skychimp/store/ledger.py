@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, String, cast, delete, func, literal, select, text, update
 
 from skychimp.models import (
-    HELD_SQL,
+    IN_FLIGHT_SQL,
     UNFINISHED_SQL,
     WAITING_SQL,
     Attempt,
@@ -26,9 +26,9 @@ from skychimp.models import (
     Outcome,
 )
 from skychimp.store import queue
-from skychimp.store.engine import Store
-from skychimp.store.queue import Claimed
-from skychimp.store.scribe import Orders
+from skychimp.store.database import Store
+from skychimp.store.queue import ClaimedDelivery
+from skychimp.store.writer_program import Orders
 
 _D = Delivery.__table__
 _A = Attempt.__table__
@@ -79,10 +79,10 @@ _WRITE_AT_ONCE = f"""
     FROM json_each(?)"""  # noqa: S608
 
 
-class Entry(NamedTuple):
+class AttemptRecord(NamedTuple):
     """One attempt to be recorded: the claim it was made under, what came of it, and when the next try is."""
 
-    claimed: Claimed
+    claimed: ClaimedDelivery
     started_at: datetime
     finished_at: datetime
     outcome: Outcome
@@ -111,7 +111,7 @@ def orders(store: Store, run_id: int) -> Orders:
     }
 
 
-def rows_at_once(entries: Sequence[Entry], intents: Sequence[Claimed]) -> tuple[str, int]:
+def rows_at_once(entries: Sequence[AttemptRecord], intents: Sequence[ClaimedDelivery]) -> tuple[str, int]:
     """Letters that were sent, and intents, as a scribe writes them, and how many changes they make.
 
     Fewer where some were not this run's any more. Those are left as they are: `intend` says which, `record_late` logs
@@ -128,87 +128,85 @@ def rows_at_once(entries: Sequence[Entry], intents: Sequence[Claimed]) -> tuple[
     return json.dumps(rows), 2 * len(entries) + len(intents)
 
 
-def record_late(connection: Connection, run_id: int, entries: Sequence[Entry]) -> None:
+def record_late(db: Connection, run_id: int, entries: Sequence[AttemptRecord]) -> None:
     """Log those of these sent letters that a scribe has left, and turn their deliveries into sent."""
-    _record_late(connection, _parted(connection, run_id, entries)[1])
+    _record_late(db, _parted(db, run_id, entries)[1])
 
 
-def intend(connection: Connection, run_id: int, claims: Sequence[Claimed]) -> set[int]:
+def intend(db: Connection, run_id: int, claims: Sequence[ClaimedDelivery]) -> set[int]:
     """Record that these are about to be sent; the ids that still are this run's. Saying it again renews it."""
     rows = json.dumps([(claimed.id, claimed.token) for claimed in claims])
-    if connection.exec_driver_sql(_INTEND, (rows, run_id)).rowcount == len(claims):
+    if db.exec_driver_sql(_INTEND, (rows, run_id)).rowcount == len(claims):
         return {claimed.id for claimed in claims}
     asked = Counter((claimed.id, claimed.token) for claimed in claims)
     ids = Counter(claimed.id for claimed in claims)
     sending = select(_D.c.id, _D.c.token).where(_D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
-    ours = {row.id for row in connection.execute(sending.where(_D.c.id.in_(ids))) if tuple(row) in asked}
+    ours = {row.id for row in db.execute(sending.where(_D.c.id.in_(ids))) if tuple(row) in asked}
     twice = [delivery_id for delivery_id in ours if ids[delivery_id] > 1]
     if twice:  # under two claims at once, of which an answer by id can't name the right one
-        queue.release(connection, run_id, twice)
+        queue.release(db, run_id, twice)
     return ours.difference(twice)
 
 
-def record(connection: Connection, run_id: int, entries: Sequence[Entry]) -> None:
+def record(db: Connection, run_id: int, entries: Sequence[AttemptRecord]) -> None:
     """Record what came of attempts, together with their deliveries' new states.
 
     One whose delivery has been taken from this run meanwhile is logged and changes nothing, except that a sent one
     turns the delivery into sent, unless it is just being sent again.
     """
     rows = json.dumps([_outcome(entry) for entry in entries])
-    done = connection.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount
-    on_time, late = (entries, []) if done == len(entries) else _parted(connection, run_id, entries)
-    _log(connection, on_time)
-    _record_late(connection, late)
+    done = db.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount
+    on_time, late = (entries, []) if done == len(entries) else _parted(db, run_id, entries)
+    _log(db, on_time)
+    _record_late(db, late)
     not_sent = [entry for entry in on_time if entry.outcome != Outcome.SENT]
-    queue.call_off(connection, [entry.claimed.id for entry in not_sent])
+    queue.cancel_obsolete(db, [entry.claimed.id for entry in not_sent])
     for entry in entries:
         if entry.bad_address:
-            _mark_bad(connection, entry)
+            _mark_bad(db, entry)
 
 
-def counts(connection: Connection, occurrence_id: int) -> dict[DeliveryState, int]:
+def counts(db: Connection, occurrence_id: int) -> dict[DeliveryState, int]:
     """How many deliveries of an occurrence are in each state."""
-    rows = connection.execute(
-        select(_D.c.state, func.count()).where(_D.c.occurrence_id == occurrence_id).group_by(_D.c.state)
-    )
+    rows = db.execute(select(_D.c.state, func.count()).where(_D.c.occurrence_id == occurrence_id).group_by(_D.c.state))
     return {DeliveryState(state): number for state, number in rows}
 
 
-def left(connection: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
+def left(db: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
     """How many deliveries of unfinished occurrences wait or are under way, by state."""
     open_ones = select(_O.c.id).where(text(UNFINISHED_SQL))
     if mailing_id is not None:
         open_ones = open_ones.where(_O.c.mailing_id == mailing_id)
     found = select(_D.c.state, func.count()).where(_D.c.occurrence_id.in_(open_ones)).group_by(_D.c.state)
     by_state: dict[DeliveryState, int] = {}
-    for condition in (WAITING_SQL, HELD_SQL):  # each has its index
-        rows = connection.execute(found.where(text(condition)))
+    for condition in (WAITING_SQL, IN_FLIGHT_SQL):  # each has its index
+        rows = db.execute(found.where(text(condition)))
         by_state |= {DeliveryState(state): number for state, number in rows}
     return by_state
 
 
-def waiting(connection: Connection, mailing_id: int | None = None) -> int:
+def waiting(db: Connection, mailing_id: int | None = None) -> int:
     """How many deliveries of unfinished occurrences wait or are under way, by their indexes alone."""
     open_ones = select(_O.c.id).where(text(UNFINISHED_SQL))
     if mailing_id is not None:
         open_ones = open_ones.where(_O.c.mailing_id == mailing_id)
     found = select(func.count()).select_from(_D).where(_D.c.occurrence_id.in_(open_ones))
-    return sum(connection.scalar(found.where(text(condition))) or 0 for condition in (WAITING_SQL, HELD_SQL))
+    return sum(db.scalar(found.where(text(condition))) or 0 for condition in (WAITING_SQL, IN_FLIGHT_SQL))
 
 
-def forget_attempts(connection: Connection, before: datetime, batch: int = 10_000) -> bool:
+def forget_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bool:
     """Delete the oldest attempts that ended before a time, up to `batch`; True while there may be more.
 
     The newest of all stays: an id that comes again would look as if it were counted already (services.figures).
     """
     newest = select(func.max(_A.c.id)).scalar_subquery()
     oldest = select(_A.c.id, _A.c.finished_at).where(_A.c.id < newest).order_by(_A.c.id).limit(batch)
-    ids = [row.id for row in connection.execute(oldest) if row.finished_at < before]
-    connection.execute(delete(_A).where(_A.c.id.in_(ids)))
+    ids = [row.id for row in db.execute(oldest) if row.finished_at < before]
+    db.execute(delete(_A).where(_A.c.id.in_(ids)))
     return len(ids) == batch
 
 
-def erase(connection: Connection, delivery_ids: Sequence[int]) -> int:
+def erase(db: Connection, delivery_ids: Sequence[int]) -> int:
     """Take whoever they were for out of these deliveries and their attempts; how many attempts there are.
 
     States and codes stay, so that nothing counts otherwise; a server's words may name the person, and go.
@@ -216,32 +214,32 @@ def erase(connection: Connection, delivery_ids: Sequence[int]) -> int:
     these = queue.listed(delivery_ids)
     nobody = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]"}
     key = literal(f"{ERASED}:").concat(_D.c.id)  # no address, and no other's
-    connection.execute(update(_D).where(_D.c.id.in_(these)).values(nobody | {"address_key": key}))
+    db.execute(update(_D).where(_D.c.id.in_(these)).values(nobody | {"address_key": key}))
     code = func.coalesce(cast(_A.c.code, String).concat(" "), "")
     enhanced = func.coalesce(func.nullif(_A.c.enhanced, "").concat(" "), "")
     left = update(_A).where(_A.c.delivery_id.in_(these)).values(reply=code.concat(enhanced).concat(ERASED))
-    return connection.execute(left).rowcount
+    return db.execute(left).rowcount
 
 
-def _record_late(connection: Connection, late: Sequence[Entry]) -> None:
+def _record_late(db: Connection, late: Sequence[AttemptRecord]) -> None:
     for entry in late:
-        connection.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=_D.c.attempts + 1))
-        _log(connection, [entry])
-    queue.call_off(connection, [entry.claimed.id for entry in late])
+        db.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=_D.c.attempts + 1))
+        _log(db, [entry])
+    queue.cancel_obsolete(db, [entry.claimed.id for entry in late])
 
 
-def _log(connection: Connection, entries: Sequence[Entry]) -> None:
+def _log(db: Connection, entries: Sequence[AttemptRecord]) -> None:
     """Append attempts, each numbered by its delivery's count; one whose delivery is erased leaves nothing."""
-    connection.exec_driver_sql(_ATTEMPT, (json.dumps([_attempt(entry) for entry in entries]),))
+    db.exec_driver_sql(_ATTEMPT, (json.dumps([_attempt(entry) for entry in entries]),))
 
 
-def _outcome(entry: Entry) -> tuple[object, ...]:
+def _outcome(entry: AttemptRecord) -> tuple[object, ...]:
     next_try_at = None if entry.next_try_at is None else _stored(entry.next_try_at)
     is_given_back = entry.outcome == Outcome.GIVEN_BACK
     return (entry.claimed.id, entry.claimed.token, entry.state, next_try_at, int(is_given_back))
 
 
-def _attempt(entry: Entry) -> tuple[object, ...]:
+def _attempt(entry: AttemptRecord) -> tuple[object, ...]:
     return (
         entry.claimed.id, _stored(entry.started_at), _stored(entry.finished_at), entry.outcome, entry.phase,
         entry.code, entry.enhanced, _storable(entry.reply), entry.relay,
@@ -258,23 +256,25 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
-def _parted(connection: Connection, run_id: int, entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+def _parted(
+    db: Connection, run_id: int, entries: Sequence[AttemptRecord]
+) -> tuple[Sequence[AttemptRecord], Sequence[AttemptRecord]]:
     """Those that have changed their delivery just now, and the late ones; a claim's token stays with its outcome."""
     ids = [entry.claimed.id for entry in entries]
     mine = select(_D.c.id, _D.c.token, _D.c.state).where(_D.c.id.in_(ids), _D.c.run_id == run_id)
-    ours = {tuple(row) for row in connection.execute(mine)}
+    ours = {tuple(row) for row in db.execute(mine)}
     is_on_time = [(entry.claimed.id, entry.claimed.token, entry.state) in ours for entry in entries]
     on_time = list(compress(entries, is_on_time))
     return on_time, list(compress(entries, map(not_, is_on_time)))
 
 
-def _mark_bad(connection: Connection, entry: Entry) -> None:
-    client = connection.execute(select(_C).where(_C.c.id == entry.claimed.client_id)).one_or_none()
+def _mark_bad(db: Connection, entry: AttemptRecord) -> None:
+    client = db.execute(select(_C).where(_C.c.id == entry.claimed.client_id)).one_or_none()
     if client is None or client.bad_at is not None or client.email != entry.claimed.address:
         return
-    connection.execute(
+    db.execute(
         update(_C).where(_C.c.id == client.id).values(bad_at=entry.finished_at, bad_reason=_storable(entry.reply))
     )
     owner_id = select(_M.c.owner_id).where(_M.c.id == _O.c.mailing_id).scalar_subquery()  # a join would begin with it
     open_ones = select(_O.c.id).where(text(UNFINISHED_SQL), owner_id == client.owner_id)
-    queue.cancel(connection, open_ones, client.address_key)
+    queue.cancel(db, open_ones, client.address_key)

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as insert_or_skip
 
 from skychimp.models import (
-    HELD_SQL,
+    IN_FLIGHT_SQL,
     RUNNING_SQL,
     UNFINISHED_SQL,
     UNKNOWN_SQL,
@@ -65,10 +65,10 @@ _UNFINISHED = text(UNFINISHED_SQL.replace("state", "occurrence.state"))
 _RUNNING = text(RUNNING_SQL.replace("status", "mailing.status"))
 _WAITING = text(WAITING_SQL.replace("state", "delivery.state"))
 _UNKNOWN = text(UNKNOWN_SQL.replace("state", "delivery.state"))
-_HELD = text(HELD_SQL.replace("state", "delivery.state"))
+_HELD = text(IN_FLIGHT_SQL.replace("state", "delivery.state"))
 
 
-class Claimed(NamedTuple):
+class ClaimedDelivery(NamedTuple):
     """A delivery that this run alone may send; `tags` is a JSON list."""
 
     id: int
@@ -83,24 +83,24 @@ class Claimed(NamedTuple):
     token: int
 
 
-def is_held(connection: Connection) -> bool:
+def is_held(db: Connection) -> bool:
     """Whether the store was restored and waits for a person."""
-    return connection.scalar(select(_INFO.c.held_at)) is not None
+    return db.scalar(select(_INFO.c.held_at)) is not None
 
 
-def open_occurrence(connection: Connection, row: dict[str, object]) -> int | None:
+def open_occurrence(db: Connection, row: dict[str, object]) -> int | None:
     """Make an occurrence; None where there already is one for that mailing and local due time."""
     statement = insert_or_skip(_O).values(row).on_conflict_do_nothing(index_elements=["mailing_id", "due_local"])
-    made: int | None = connection.scalar(statement.returning(_O.c.id))
+    made: int | None = db.scalar(statement.returning(_O.c.id))
     return made
 
 
-def fill(connection: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
+def fill(db: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
     """Make the deliveries of the next `batch` clients of an occurrence's audience; True once all are made.
 
     The same address twice is one delivery, a bad address none. Twice is the same as once.
     """
-    row = connection.execute(
+    row = db.execute(
         select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients, _M.c.deleted_at)
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_O.c.id == occurrence_id)
@@ -108,11 +108,11 @@ def fill(connection: Connection, occurrence_id: int, batch: int = OPENING_BATCH)
     if row.state != OccurrenceState.OPENING or row.deleted_at is not None:
         return True
     coming = select(_C.c.id).where(_C.c.owner_id == row.owner_id, _C.c.id > row.cursor).order_by(_C.c.id)
-    until = connection.scalar(coming.limit(1).offset(batch - 1))
+    until = db.scalar(coming.limit(1).offset(batch - 1))
     chosen = audience(row.id, row.owner_id, all_clients=row.all_clients, after=row.cursor, until=until)
-    connection.execute(_deliveries(occurrence_id, row.due_at, chosen.subquery()))
+    db.execute(_deliveries(occurrence_id, row.due_at, chosen.subquery()))
     done = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
-    connection.execute(update(_O).where(_O.c.id == occurrence_id).values(done))
+    db.execute(update(_O).where(_O.c.id == occurrence_id).values(done))
     return until is None
 
 
@@ -177,7 +177,7 @@ def sendable(now: datetime) -> ColumnElement[bool]:
     )
 
 
-def due(connection: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
+def due(db: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
     """The occurrences of which something may be sent now, the oldest first.
 
     And those whose opening was cut off and whose deadline has passed since: each client is to have its delivery.
@@ -189,7 +189,7 @@ def due(connection: Connection, now: datetime, mailing_id: int | None = None) ->
     chosen = joined.where(_UNFINISHED, or_(and_(sendable(now), or_(opening, waiting)), cut_off))
     if mailing_id is not None:
         chosen = chosen.where(_M.c.id == mailing_id)
-    return list(connection.scalars(chosen.order_by(_O.c.due_at, _O.c.id)))
+    return list(db.scalars(chosen.order_by(_O.c.due_at, _O.c.id)))
 
 
 def _due_by(at: datetime) -> ColumnElement[bool]:
@@ -197,8 +197,8 @@ def _due_by(at: datetime) -> ColumnElement[bool]:
 
 
 def claim(
-    connection: Connection, occurrence_id: int, run_id: int, token: int, now: datetime, due_by: datetime, limit: int
-) -> list[Claimed]:
+    db: Connection, occurrence_id: int, run_id: int, token: int, now: datetime, due_by: datetime, limit: int
+) -> list[ClaimedDelivery]:
     """Take up to `limit` deliveries of one occurrence whose next try is at `due_by` or before."""
     allowed = (
         select(_O.c.id)
@@ -214,13 +214,13 @@ def claim(
         update(_D)
         .where(_D.c.id.in_(next_ones))
         .values(state=DeliveryState.CLAIMED, run_id=run_id, token=token)
-        .returning(*(_D.c[name] for name in Claimed._fields))
+        .returning(*(_D.c[name] for name in ClaimedDelivery._fields))
     )
-    return [Claimed._make(row) for row in connection.execute(taken)]
+    return [ClaimedDelivery._make(row) for row in db.execute(taken)]
 
 
 def release(
-    connection: Connection, run_id: int, delivery_ids: Sequence[int] | None = None, *, only_claimed: bool = False
+    db: Connection, run_id: int, delivery_ids: Sequence[int] | None = None, *, only_claimed: bool = False
 ) -> int:
     """Give back what a run holds and has not sent (or only those ids): nothing was risked.
 
@@ -228,43 +228,43 @@ def release(
     """
     is_unsent = only_claimed or delivery_ids is None
     states = [DeliveryState.CLAIMED] if is_unsent else [DeliveryState.CLAIMED, DeliveryState.SENDING]
-    given_back = connection.execute(
+    given_back = db.execute(
         update(_D)
         .where(_HELD, _D.c.run_id == run_id, _D.c.state.in_(states))
         .where(_D.c.id.in_(delivery_ids) if delivery_ids is not None else true())
         .values(state=DeliveryState.QUEUED, run_id=None, token=None)
     ).rowcount
-    call_off(connection, delivery_ids or ())
+    cancel_obsolete(db, delivery_ids or ())
     return given_back
 
 
-def rescue(connection: Connection, run_id: int, now: datetime, resend_after: timedelta | None, relay: str) -> int:
+def rescue(db: Connection, run_id: int, now: datetime, resend_after: timedelta | None, relay: str) -> int:
     """Take back what a dead run held: a claimed one is queued again, one being sent is unknown.
 
     Returns how many are unknown. `resend_after` is None where a person decides about them.
     """
-    release(connection, run_id)
+    release(db, run_id)
     sending = and_(_HELD, _D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
     words = "the run died before the server's reply was recorded"
     resend_at = None if resend_after is None else now + resend_after
-    unknown = _lose(connection, sending, now, "dot", words, relay, resend_at)
-    call_off(connection, unknown)
+    unknown = _lose(db, sending, now, "dot", words, relay, resend_at)
+    cancel_obsolete(db, unknown)
     return len(unknown)
 
 
-def doubt(connection: Connection, now: datetime) -> Sequence[int]:
+def mark_unknown(db: Connection, now: datetime) -> Sequence[int]:
     """Make all that waits or is under way unknown, for a person: it may have been sent from elsewhere. Their ids."""
     mine = _D.c.occurrence_id.in_(select(_O.c.id).where(_UNFINISHED))
     awaits_resend = update(_D).where(_UNKNOWN, mine, _D.c.next_try_at.is_not(None)).values(next_try_at=None)
-    known = connection.scalars(awaits_resend.returning(_D.c.id)).all()
+    known = db.scalars(awaits_resend.returning(_D.c.id)).all()
     words = "it waited when the backup was made; what came of it since is not known"
-    waiting = _lose(connection, and_(_WAITING, mine), now, "", words, "", None)
-    held = _lose(connection, and_(_HELD, mine), now, "", words, "", None)
+    waiting = _lose(db, and_(_WAITING, mine), now, "", words, "", None)
+    held = _lose(db, and_(_HELD, mine), now, "", words, "", None)
     return [*known, *waiting, *held]
 
 
 def _lose(
-    connection: Connection,
+    db: Connection,
     lost: ColumnElement[bool],
     now: datetime,
     phase: str,
@@ -278,7 +278,7 @@ def _lose(
         literal(Outcome.UNKNOWN.value), literal(phase), null(), literal(""), literal(words), literal(relay),
     ).where(lost)  # fmt: skip
     names = ["delivery_id", "number", "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply"]
-    connection.execute(insert(_A).from_select([*names, "relay"], tried))
+    db.execute(insert(_A).from_select([*names, "relay"], tried))
     unknown = {
         "state": DeliveryState.UNKNOWN,
         "attempts": _D.c.attempts + 1,
@@ -286,17 +286,17 @@ def _lose(
         "run_id": None,
         "token": None,
     }
-    return connection.scalars(update(_D).where(lost).values(unknown).returning(_D.c.id)).all()
+    return db.scalars(update(_D).where(lost).values(unknown).returning(_D.c.id)).all()
 
 
-def cancel(connection: Connection, occurrences: Select[tuple[int]], address_key: str) -> None:
+def cancel(db: Connection, occurrences: Select[tuple[int]], address_key: str) -> None:
     """Cancel what one address still waits for in some occurrences: the client is gone, or its address is bad."""
-    _cancel(connection, and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key))
+    _cancel(db, and_(_D.c.occurrence_id.in_(occurrences), _D.c.address_key == address_key))
 
 
-def cancel_these(connection: Connection, delivery_ids: Sequence[int]) -> int:
+def cancel_these(db: Connection, delivery_ids: Sequence[int]) -> int:
     """Cancel those of some deliveries that still wait or are claimed; how many."""
-    return _cancel(connection, _D.c.id.in_(listed(delivery_ids)))
+    return _cancel(db, _D.c.id.in_(listed(delivery_ids)))
 
 
 def listed(ids: Sequence[int]) -> Select[tuple[int]]:
@@ -304,44 +304,44 @@ def listed(ids: Sequence[int]) -> Select[tuple[int]]:
     return select(func.json_each(json.dumps(ids)).table_valued("value").c.value)
 
 
-def _cancel(connection: Connection, mine: ColumnElement[bool]) -> int:
+def _cancel(db: Connection, mine: ColumnElement[bool]) -> int:
     stoppable = or_(_D.c.state == DeliveryState.CLAIMED, _awaits_a_try())
     stopped = update(_D).where(mine, stoppable).values(state=DeliveryState.CANCELLED, next_try_at=None)
-    return connection.execute(stopped).rowcount
+    return db.execute(stopped).rowcount
 
 
-def call_off(connection: Connection, delivery_ids: Sequence[int]) -> None:
+def cancel_obsolete(db: Connection, delivery_ids: Sequence[int]) -> None:
     """Call off, of these, what needs no further try: it was sent all the same, or its client is gone or bad by now."""
     if not delivery_ids:
         return
     these = _D.c.id.in_(delivery_ids)
     is_sent = exists().where(_A.c.delivery_id == _D.c.id, _A.c.outcome == Outcome.SENT)
     sent = update(_D).where(these, _D.c.state != DeliveryState.SENDING, is_sent)
-    connection.execute(sent.values(state=DeliveryState.SENT, next_try_at=None))
+    db.execute(sent.values(state=DeliveryState.SENT, next_try_at=None))
     is_good = or_(_C.c.bad_at.is_(None), _C.c.address_key != _D.c.address_key)
     gone = ~exists().where(_C.c.id == _D.c.client_id, is_good)
     waiting = update(_D).where(these, _awaits_a_try(), gone)
-    connection.execute(waiting.values(state=DeliveryState.CANCELLED, next_try_at=None))
+    db.execute(waiting.values(state=DeliveryState.CANCELLED, next_try_at=None))
 
 
-def disable(connection: Connection, mailing_id: int, reason: str, now: datetime, by: int | None = None) -> None:
+def disable(db: Connection, mailing_id: int, reason: str, now: datetime, by: int | None = None) -> None:
     """Stop a mailing (`by` None: the system does it); what a run has claimed of it is queued again."""
-    connection.execute(
+    db.execute(
         update(_M)
         .where(_M.c.id == mailing_id, _M.c.disabled_at.is_(None))
         .values(disabled_at=now, disabled_by_id=by, disabled_reason=reason)
     )
-    _take_back(connection, select(_O.c.id).where(_O.c.mailing_id == mailing_id, _UNFINISHED))
+    _take_back(db, select(_O.c.id).where(_O.c.mailing_id == mailing_id, _UNFINISHED))
 
 
-def take_back_of(connection: Connection, owner_id: int) -> None:
+def requeue_for_owner(db: Connection, owner_id: int) -> None:
     """Queue again what any run has claimed of a user who is blocked: nobody claims it from here on."""
     mine = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id, _UNFINISHED)
-    _take_back(connection, mine)
+    _take_back(db, mine)
 
 
-def _take_back(connection: Connection, occurrences: Select[tuple[int]]) -> None:
-    connection.execute(
+def _take_back(db: Connection, occurrences: Select[tuple[int]]) -> None:
+    db.execute(
         update(_D)
         .where(_HELD, _D.c.occurrence_id.in_(occurrences), _D.c.state == DeliveryState.CLAIMED)
         .values(state=DeliveryState.QUEUED, run_id=None, token=None)
@@ -353,68 +353,66 @@ def unknown_ones() -> TextClause:
     return _UNKNOWN
 
 
-def settle(connection: Connection, ids: Sequence[int], state: DeliveryState) -> None:
+def resolve_as(db: Connection, ids: Sequence[int], state: DeliveryState) -> None:
     """A person knows what became of these unknown ones: sent or failed."""
     mine = update(_D).where(_D.c.id.in_(ids), _D.c.state == DeliveryState.UNKNOWN)
-    connection.execute(mine.values(state=state, next_try_at=None))
+    db.execute(mine.values(state=state, next_try_at=None))
 
 
-def resend(connection: Connection, ids: Sequence[int], now: datetime, deadline: datetime) -> None:
+def resend(db: Connection, ids: Sequence[int], now: datetime, deadline: datetime) -> None:
     """A person has these unknown ones sent again; an occurrence that is over opens again, until `deadline`."""
     mine = select(_D.c.occurrence_id).where(_D.c.id.in_(ids)).distinct()
     again = update(_O).where(_O.c.id.in_(mine))
-    connection.execute(again.where(_O.c.deadline <= now).values(deadline=deadline))
+    db.execute(again.where(_O.c.deadline <= now).values(deadline=deadline))
     finished = again.where(_O.c.state == OccurrenceState.FINISHED)
-    connection.execute(finished.values(state=OccurrenceState.OPEN, finished_at=None, deadline=deadline))
+    db.execute(finished.values(state=OccurrenceState.OPEN, finished_at=None, deadline=deadline))
     mailings = select(_O.c.mailing_id).where(_O.c.id.in_(mine))
-    connection.execute(update(_M).where(_M.c.id.in_(mailings)).values(status=MailingStatus.RUNNING))
+    db.execute(update(_M).where(_M.c.id.in_(mailings)).values(status=MailingStatus.RUNNING))
     queued = update(_D).where(_D.c.id.in_(ids), _D.c.state == DeliveryState.UNKNOWN)
-    connection.execute(queued.values(state=DeliveryState.QUEUED, next_try_at=now))
-    call_off(connection, ids)
+    db.execute(queued.values(state=DeliveryState.QUEUED, next_try_at=now))
+    cancel_obsolete(db, ids)
 
 
-def sweep(connection: Connection, now: datetime) -> list[int]:
+def sweep(db: Connection, now: datetime) -> list[int]:
     """Move on what time or a person has decided: cancelled, expired, due again, finished, completed.
 
     Returns the occurrences that are finished now; none in a restored store that waits for a person.
     """
-    if is_held(connection):
+    if is_held(db):
         return []
     joined = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_UNFINISHED)
-    _stop(connection, joined.where(_M.c.deleted_at.is_not(None)), DeliveryState.CANCELLED)
-    _stop(connection, joined.where(_O.c.deadline <= now), DeliveryState.EXPIRED)
-    connection.execute(
+    _stop(db, joined.where(_M.c.deleted_at.is_not(None)), DeliveryState.CANCELLED)
+    _stop(db, joined.where(_O.c.deadline <= now), DeliveryState.EXPIRED)
+    db.execute(
         update(_D)
         .where(_UNKNOWN, _D.c.occurrence_id.in_(joined), _D.c.next_try_at <= now)
         .values(state=DeliveryState.QUEUED)
     )
-    return _finish(connection, now)
+    return _finish(db, now)
 
 
-def _stop(connection: Connection, occurrences: Select[tuple[int]], state: DeliveryState) -> None:
+def _stop(db: Connection, occurrences: Select[tuple[int]], state: DeliveryState) -> None:
     mine = _D.c.occurrence_id.in_(occurrences)
     stopped = update(_D).values(state=state, next_try_at=None)
-    connection.execute(stopped.where(_WAITING, mine))
-    connection.execute(stopped.where(_HELD, mine, _D.c.state == DeliveryState.CLAIMED))
+    db.execute(stopped.where(_WAITING, mine))
+    db.execute(stopped.where(_HELD, mine, _D.c.state == DeliveryState.CLAIMED))
     if state == DeliveryState.EXPIRED:  # an unknown one stays unknown, for a person
         stopped = update(_D).values(next_try_at=None)
-    connection.execute(stopped.where(_UNKNOWN, mine, _D.c.next_try_at.is_not(None)))
+    db.execute(stopped.where(_UNKNOWN, mine, _D.c.next_try_at.is_not(None)))
 
 
-def _finish(connection: Connection, now: datetime) -> list[int]:
+def _finish(db: Connection, now: datetime) -> list[int]:
     waiting = exists().where(_D.c.occurrence_id == _O.c.id, _WAITING)
     resend = exists().where(_D.c.occurrence_id == _O.c.id, _UNKNOWN, _D.c.next_try_at.is_not(None))
     held = exists().where(_D.c.occurrence_id == _O.c.id, _HELD)
     deleted = exists().where(_M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_not(None))
     done = and_(_UNFINISHED, ~waiting, ~resend, ~held)
     over = update(_O).values(finished_at=now)
-    connection.execute(over.where(done, deleted).values(state=OccurrenceState.CANCELLED))
+    db.execute(over.where(done, deleted).values(state=OccurrenceState.CANCELLED))
     finish = over.where(done, _O.c.state == OccurrenceState.OPEN).values(state=OccurrenceState.FINISHED)
-    finished = list(connection.scalars(finish.returning(_O.c.id)))
+    finished = list(db.scalars(finish.returning(_O.c.id)))
     still = exists().where(_O.c.mailing_id == _M.c.id, _UNFINISHED)
-    connection.execute(
-        update(_M).where(_RUNNING, _M.c.next_at.is_(None), ~still).values(status=MailingStatus.COMPLETED)
-    )
+    db.execute(update(_M).where(_RUNNING, _M.c.next_at.is_(None), ~still).values(status=MailingStatus.COMPLETED))
     return finished
 
 

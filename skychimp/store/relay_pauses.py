@@ -23,24 +23,24 @@ class Paused(NamedTuple):
     next_probe_at: datetime
 
 
-def latest_paused(connection: Connection) -> Paused | None:
+def latest_paused(db: Connection) -> Paused | None:
     """The relay that was paused last, None where none is."""
     columns = (_R.c.relay, _R.c.paused_at, _R.c.reason, _R.c.next_probe_at)
-    row = connection.execute(select(*columns).order_by(_R.c.paused_at.desc()).limit(1)).one_or_none()
+    row = db.execute(select(*columns).order_by(_R.c.paused_at.desc()).limit(1)).one_or_none()
     return None if row is None else Paused(*row)
 
 
-def paused(connection: Connection, relay: str, settings_hash: str, now: datetime) -> str | None:
+def paused(db: Connection, relay: str, settings_hash: str, now: datetime) -> str | None:
     """Why nothing may be sent through a relay now; None where it may, if only to probe it."""
-    row = connection.execute(select(_R).where(_R.c.relay == relay)).one_or_none()
+    row = db.execute(select(_R).where(_R.c.relay == relay)).one_or_none()
     if row is None or row.settings_hash != settings_hash or row.next_probe_at <= now:
         return None
     return str(row.reason)
 
 
-def pause(connection: Connection, relay: str, settings_hash: str, reason: str, now: datetime) -> None:
+def pause(db: Connection, relay: str, settings_hash: str, reason: str, now: datetime) -> None:
     """Pause a relay: the next probe is in 15 minutes, then twice as long each time, up to 4 hours."""
-    row = connection.execute(select(_R).where(_R.c.relay == relay)).one_or_none()
+    row = db.execute(select(_R).where(_R.c.relay == relay)).one_or_none()
     again = row is not None and row.settings_hash == settings_hash
     probes = row.probes + 1 if again and row is not None else 1
     wait = min(FIRST_PROBE * 2 ** min(probes - 1, 10), LAST_PROBE)
@@ -52,8 +52,8 @@ def pause(connection: Connection, relay: str, settings_hash: str, reason: str, n
         "probes": probes,
     }
     statement = insert(_R).values(relay=relay, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["relay"], set_=values))
+    db.execute(statement.on_conflict_do_update(index_elements=["relay"], set_=values))
 
 
-def resume(connection: Connection, relay: str) -> None:
-    connection.execute(delete(_R).where(_R.c.relay == relay))
+def resume(db: Connection, relay: str) -> None:
+    db.execute(delete(_R).where(_R.c.relay == relay))

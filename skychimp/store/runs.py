@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Connection, case, delete, insert, select, text, union, update
 
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
-from skychimp.models import HELD_SQL, Delivery, Run
+from skychimp.models import IN_FLIGHT_SQL, Delivery, Run
 
 _RUN = Run.__table__
 _D = Delivery.__table__
@@ -41,30 +41,28 @@ class RunLock:
         os.close(self.file)
 
 
-def start(connection: Connection, store: Path, now: datetime) -> RunLock:
+def start(db: Connection, store: Path, now: datetime) -> RunLock:
     """Enter this process as a run; its lock is held before anybody can see the run.
 
     Raises Conflict where another process holds that lock: a run of a store that was here before this one.
     """
     counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
     row = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "heartbeat_at": now} | counts
-    run_id = connection.execute(insert(_RUN).values(row)).inserted_primary_key
+    run_id = db.execute(insert(_RUN).values(row)).inserted_primary_key
     assert run_id is not None
     path = _lock_path(store, run_id[0])
     return RunLock(run_id[0], path, _locked(path, store))
 
 
-def heartbeat(connection: Connection, run_id: int, now: datetime, counts: dict[str, int]) -> None:
+def heartbeat(db: Connection, run_id: int, now: datetime, counts: dict[str, int]) -> None:
     """Say that a run lives; its heartbeat never goes back, so that a clock that does is found out."""
     later = case((_RUN.c.heartbeat_at < now, now), else_=_RUN.c.heartbeat_at)
-    connection.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=later, **counts))
+    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=later, **counts))
 
 
-def clock_behind(connection: Connection, now: datetime) -> ClockBehind | None:
+def clock_behind(db: Connection, now: datetime) -> ClockBehind | None:
     """The error where this machine's clock is far behind the last heartbeat: what is due can't be told then."""
-    latest: datetime | None = connection.scalar(
-        select(_RUN.c.heartbeat_at).order_by(_RUN.c.heartbeat_at.desc()).limit(1)
-    )
+    latest: datetime | None = db.scalar(select(_RUN.c.heartbeat_at).order_by(_RUN.c.heartbeat_at.desc()).limit(1))
     if latest is None or latest - now <= CLOCK_TOLERANCE:
         return None
     return ClockBehind(
@@ -73,25 +71,25 @@ def clock_behind(connection: Connection, now: datetime) -> ClockBehind | None:
     )
 
 
-def forget(connection: Connection, before: datetime) -> None:
+def forget(db: Connection, before: datetime) -> None:
     """Delete what is known of runs that ended before a time."""
-    connection.execute(delete(_RUN).where(_RUN.c.ended_at < before))
+    db.execute(delete(_RUN).where(_RUN.c.ended_at < before))
 
 
-def accept_clock(connection: Connection, now: datetime) -> None:
+def accept_clock(db: Connection, now: datetime) -> None:
     """Take the present clock for right: what was recorded as later was now."""
     for column in (_RUN.c.started_at, _RUN.c.heartbeat_at, _RUN.c.ended_at):
-        connection.execute(update(_RUN).where(column > now).values({column.name: now}))
+        db.execute(update(_RUN).where(column > now).values({column.name: now}))
 
 
-def end(connection: Connection, run_id: int, now: datetime) -> None:
-    connection.execute(update(_RUN).where(_RUN.c.id == run_id).values(ended_at=now))
+def end(db: Connection, run_id: int, now: datetime) -> None:
+    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(ended_at=now))
 
 
-def dead(connection: Connection, store: Path) -> list[int]:
+def dead(db: Connection, store: Path) -> list[int]:
     """The runs that never ended, or hold something still, and whose process is gone."""
-    holding = select(_D.c.run_id).where(text(HELD_SQL))
-    known = connection.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), holding)).all()
+    holding = select(_D.c.run_id).where(text(IN_FLIGHT_SQL))
+    known = db.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), holding)).all()
     return [run_id for run_id in known if _is_free(_lock_path(store, run_id))]
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from skychimp.config import Settings
-from skychimp.transport.exchange import Transport
+from skychimp.config.settings import Settings
+from skychimp.transport.interfaces import Transport
 
 
 def make_transport(settings: Settings, store: Path) -> Transport:

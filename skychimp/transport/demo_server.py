@@ -26,7 +26,7 @@ class Received(NamedTuple):
     conversation: list[str]
 
 
-class Receiver(ThreadingTCPServer):
+class DemoServer(ThreadingTCPServer):
     """Listens on a free loopback port; `letters` grows as they come. A recipient called nobody is refused."""
 
     daemon_threads = True
@@ -41,9 +41,9 @@ class Receiver(ThreadingTCPServer):
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
+def demo_server() -> Iterator[DemoServer]:
     """A receiver in a thread of its own, for the length of the block."""
-    with Receiver() as receiver:
+    with DemoServer() as receiver:
         thread = threading.Thread(target=receiver.serve_forever, args=(0.05,), name="receiver")
         thread.start()
         try:
@@ -56,7 +56,7 @@ def receiving() -> Iterator[Receiver]:
 class _Conversation(StreamRequestHandler):
     """A client's commands and our replies (RFC 5321), each in its turn, also where they come in a group (RFC 2920)."""
 
-    server: Receiver
+    server: DemoServer
     timeout = 60
 
     def handle(self) -> None:

@@ -18,7 +18,7 @@ class Phase(StrEnum):
     DOT = "dot"
 
 
-class Letter(NamedTuple):
+class OutgoingEmail(NamedTuple):
     """One message for one address: bare envelope addresses, and the bytes with CRLF line ends (not dot-stuffed)."""
 
     sender: str
@@ -37,7 +37,7 @@ class Reply(NamedTuple):
     text: str
 
 
-class Answer(NamedTuple):
+class SendResult(NamedTuple):
     """What came of one letter.
 
     `reply` is None where no valid reply came; `fault` then says what came instead ("connection closed",
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
     dot_written: bool = False
 
 
-Permit = Callable[[], Awaitable[bool]]
+CommitIntent = Callable[[], Awaitable[bool]]
 """Awaited before the final dot: True once the intent is committed, False where the letter must not go."""
 
 
@@ -61,7 +61,7 @@ class Connection(Protocol):
     def usable(self) -> bool:
         """False once it must not take another letter."""
 
-    async def send(self, letter: Letter, permit: Permit) -> Answer | None:
+    async def send(self, letter: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
         """Send one letter; None where `permit` said no, and then nothing was delivered. Never raises for what a
         server does."""
 

@@ -6,8 +6,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from skychimp.errors import RelayAway
-from skychimp.transport.exchange import Answer, Letter, Permit, Phase, Reply
+from skychimp.errors import RelayUnavailable
+from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Phase, Reply, SendResult
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
 
@@ -27,7 +27,9 @@ class OutboxTransport:
                 (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._folder.chmod(0o700)
         except OSError as error:
-            raise RelayAway(f"the outbox {self._folder} can't be made: {error.strerror}", "mend its folder") from None
+            raise RelayUnavailable(
+                f"the outbox {self._folder} can't be made: {error.strerror}", "mend its folder"
+            ) from None
         return OutboxConnection(self._folder)
 
 
@@ -37,7 +39,7 @@ class OutboxConnection:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def send(self, letter: Letter, permit: Permit) -> Answer | None:
+    async def send(self, letter: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
         """Write the letter, ask, and only then show it under its name.
 
         A failure after the rename says "no dot", too: the letter is written again, and replaces itself.
@@ -46,28 +48,30 @@ class OutboxConnection:
         draft = self._folder / "tmp" / f"{name}.{os.getpid()}"
         try:
             _write(draft, _with_trace(letter))
-            if not await permit():
+            if not await commit_intent():
                 return None
             draft.rename(self._folder / "new" / name)
             _sync(self._folder / "new")
         except OSError as error:
-            return Answer(Phase.DATA, None, f"the outbox can't be written: {error.strerror}")
+            return SendResult(Phase.DATA, None, f"the outbox can't be written: {error.strerror}")
         finally:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
-        return Answer(Phase.DOT, Reply(250, "2.0.0", f"250 2.0.0 kept in the outbox as new/{name}"), dot_written=True)
+        return SendResult(
+            Phase.DOT, Reply(250, "2.0.0", f"250 2.0.0 kept in the outbox as new/{name}"), dot_written=True
+        )
 
     async def close(self) -> None:
         """Nothing is open between two letters."""
 
 
-def _name(letter: Letter) -> str:
+def _name(letter: OutgoingEmail) -> str:
     headers = letter.data.partition(b"\r\n\r\n")[0] + b"\r\n"
     found = _MESSAGE_ID.search(headers)
     return hashlib.sha256(found[1] if found else letter.data).hexdigest()[:32]
 
 
-def _with_trace(letter: Letter) -> bytes:
+def _with_trace(letter: OutgoingEmail) -> bytes:
     """The letter as a Maildir keeps it: LF line ends, and the envelope on top, in one line each whatever it holds."""
     trace = f"Return-Path: <{_one_line(letter.sender)}>\nDelivered-To: {_one_line(letter.recipient)}\n"
     return trace.encode("utf-8", "backslashreplace") + letter.data.replace(b"\r\n", b"\n")

@@ -9,11 +9,11 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import cast
 
-from skychimp.config import SmtpSettings
-from skychimp.errors import RelayAway, RelayRefuses
-from skychimp.transport.exchange import Answer, Letter, Permit, Reply
-from skychimp.transport.smtp_protocol import Event, ProtocolError, Session, Write, login, stuffed
-from skychimp.values import Security
+from skychimp.config.settings import SmtpSettings
+from skychimp.config.types import Security
+from skychimp.errors import RelayRefused, RelayUnavailable
+from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Reply, SendResult
+from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol, Write, login, stuffed
 
 GOODBYE = 5.0  # s to wait for the reply to QUIT
 AHEAD = 16 * 1024  # bytes; a longer body is written while the permit is still asked for
@@ -74,12 +74,12 @@ class SmtpTransport:
             _accept(await connection.command(b"HELO " + name), "HELO")
             return
         _accept(reply, "EHLO")
-        connection.session.learn(reply)
+        connection.protocol.learn(reply)
 
     async def _start_tls(self, connection: "SmtpConnection") -> None:
-        if "STARTTLS" not in connection.session.capabilities:
+        if "STARTTLS" not in connection.protocol.capabilities:
             hint = 'set smtp.security to "tls", or to "none" if you mean it'
-            raise RelayRefuses(f"{self.relay} offers no STARTTLS", hint)
+            raise RelayRefused(f"{self.relay} offers no STARTTLS", hint)
         _accept(await connection.command(b"STARTTLS"), "STARTTLS")
         async with asyncio.timeout(self._settings.timeout.total_seconds()):
             await connection.start_tls(self._tls, self._settings.host)
@@ -87,13 +87,13 @@ class SmtpTransport:
 
     async def _log_in(self, connection: "SmtpConnection", username: str, password: str | None) -> None:
         if password is None:
-            raise RelayRefuses("smtp.username is set without a password", "set smtp.password_file, too")
+            raise RelayRefused("smtp.username is set without a password", "set smtp.password_file, too")
         if self._settings.security == Security.NONE and not connection.is_loopback:
-            raise RelayRefuses("a password is sent over TLS only", 'set smtp.security to "starttls" or "tls"')
-        lines = login(connection.session.capabilities.get("AUTH", ""), username, password)
+            raise RelayRefused("a password is sent over TLS only", 'set smtp.security to "starttls" or "tls"')
+        lines = login(connection.protocol.capabilities.get("AUTH", ""), username, password)
         if not lines:
             hint = "check smtp.username and smtp.security"
-            raise RelayRefuses(f"{self.relay} offers no login by PLAIN or LOGIN", hint)
+            raise RelayRefused(f"{self.relay} offers no login by PLAIN or LOGIN", hint)
         for line in lines:
             reply = await connection.command(line)
             if reply.code != 334:
@@ -104,24 +104,24 @@ class SmtpTransport:
         for secret in (password, *(line.split()[-1].decode() for line in lines)):  # some servers repeat what they heard
             words = words.replace(secret, "...")
         if 400 <= reply.code < 500:
-            raise RelayAway(f"{self.relay} can't log in now: {words}", "it is tried again later")
-        raise RelayRefuses(f"{self.relay} refuses the login: {words}", "check smtp.username and smtp.password")
+            raise RelayUnavailable(f"{self.relay} can't log in now: {words}", "it is tried again later")
+        raise RelayRefused(f"{self.relay} refuses the login: {words}", "check smtp.username and smtp.password")
 
-    def _relay_error(self, error: Exception) -> RelayAway | RelayRefuses:
+    def _relay_error(self, error: Exception) -> RelayUnavailable | RelayRefused:
         """What a connect that failed comes to."""
         match error:
             case ssl.SSLCertVerificationError():
-                return RelayRefuses(
+                return RelayRefused(
                     f"the certificate of {self.relay} is not trusted: {error.verify_message}",
                     "check smtp.host, or name the certificate's authority in smtp.ca_file",
                 )
             case UnicodeError():
-                return RelayRefuses(f"{self._settings.host!a} is no host name", "mend smtp.host")
+                return RelayRefused(f"{self._settings.host!a} is no host name", "mend smtp.host")
             case TimeoutError():
-                return RelayAway(f"{self.relay} does not answer", "check smtp.host, smtp.port and smtp.security")
+                return RelayUnavailable(f"{self.relay} does not answer", "check smtp.host, smtp.port and smtp.security")
             case ssl.SSLError():
-                return RelayAway(f"{self.relay} can't speak TLS: {error}", "check smtp.port and smtp.security")
-        return RelayAway(f"{self.relay} can't be talked to: {error}", "check smtp.host and smtp.port; is it up?")
+                return RelayUnavailable(f"{self.relay} can't speak TLS: {error}", "check smtp.port and smtp.security")
+        return RelayUnavailable(f"{self.relay} can't be talked to: {error}", "check smtp.host and smtp.port; is it up?")
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -129,14 +129,14 @@ class SmtpTransport:
             return ssl.create_default_context(cafile=self._settings.ca_file)
         except OSError as error:
             reason = error.strerror or error
-            raise RelayRefuses(f"{self._settings.ca_file} can't be used: {reason}", "mend smtp.ca_file") from None
+            raise RelayRefused(f"{self._settings.ca_file} can't be used: {reason}", "mend smtp.ca_file") from None
 
 
 class SmtpConnection(asyncio.Protocol):
     """One conversation. Made by SmtpTransport.connect."""
 
     def __init__(self, settings: SmtpSettings) -> None:
-        self.session = Session()
+        self.protocol = SmtpProtocol()
         self._timeout = settings.timeout.total_seconds()
         self._dot_timeout = settings.dot_timeout.total_seconds()
         self._loop = asyncio.get_running_loop()
@@ -154,7 +154,7 @@ class SmtpConnection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return (
-            not self._fault and self.session.usable and self._letters_left > 0 and time.monotonic() < self._retires_at
+            not self._fault and self.protocol.usable and self._letters_left > 0 and time.monotonic() < self._retires_at
         )
 
     @property
@@ -171,7 +171,7 @@ class SmtpConnection(asyncio.Protocol):
 
     async def command(self, line: bytes, patience: float | None = None) -> Reply:
         """Send one command and wait for its reply. Raises EOFError, ProtocolError."""
-        self._write(self.session.command(line))
+        self._write(self.protocol.command(line))
         return await self.reply(patience)
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
@@ -179,20 +179,20 @@ class SmtpConnection(asyncio.Protocol):
         if self._fault:
             raise EOFError(self._fault)
         transport = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
-        self.session = Session(greeted=True)
+        self.protocol = SmtpProtocol(greeted=True)
         self.connection_made(cast(asyncio.Transport, transport))
 
-    async def send(self, letter: Letter, permit: Permit) -> Answer | None:
+    async def send(self, letter: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
         """One letter; None where `permit` said no, and then the connection is closed without the dot."""
         self._letters_left -= 1
         try:
-            answer = await self._send(letter, permit)
+            answer = await self._send(letter, commit_intent)
         except (EOFError, ProtocolError) as error:
-            answer = self.session.fault(str(error))
+            answer = self.protocol.fault(str(error))
         except BaseException:
             self.abort()
             raise
-        if answer is None or not self.session.usable:
+        if answer is None or not self.protocol.usable:
             self.abort()
         return answer
 
@@ -221,7 +221,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for event in self.session.receive(data):
+            for event in self.protocol.receive(data):
                 self._events.append(event)
         except ProtocolError as error:
             self._fault = self._fault or str(error)
@@ -242,28 +242,28 @@ class SmtpConnection(asyncio.Protocol):
 
     # One letter
 
-    async def _send(self, letter: Letter, permit: Permit) -> Answer | None:
-        event: Event = self.session.begin(letter)
+    async def _send(self, letter: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
+        event: Event = self.protocol.begin(letter)
         while isinstance(event, Write):
             self._write(event.data)
             event = await self._event(self._timeout)
-        if isinstance(event, Answer):
+        if isinstance(event, SendResult):
             return event
         rest = stuffed(letter.data)
         if len(rest) > AHEAD:
             await self._write_ahead(rest)
             rest = b""
-        if self._is_quiet and not await permit():
+        if self._is_quiet and not await commit_intent():
             return None
         if not self._is_quiet:  # the server's word, or its end, came before the dot
-            return cast(Answer, await self._event(self._timeout))
-        self._write(rest + self.session.dot())
-        return cast(Answer, await self._event(self._dot_timeout))
+            return cast(SendResult, await self._event(self._timeout))
+        self._write(rest + self.protocol.dot())
+        return cast(SendResult, await self._event(self._dot_timeout))
 
     @property
     def _is_quiet(self) -> bool:
         """Nothing has come, and no write has failed (a transport that is closing may not have told us yet)."""
-        return not (self._events or self._fault or self._transport.is_closing()) and self.session.is_silent
+        return not (self._events or self._fault or self._transport.is_closing()) and self.protocol.is_silent
 
     async def _write_ahead(self, body: bytes) -> None:
         """Write a long body, and wait until the system has it all or the server interrupts."""
@@ -333,8 +333,8 @@ def _accept(reply: Reply, what: str) -> None:
     if 200 <= reply.code < 300:
         return
     if reply.code >= 500:
-        raise RelayRefuses(f"the relay refuses {what}: {_one_line(reply)}", "ask its administrator, or check smtp.host")
-    raise RelayAway(f"the relay can't take mail now, at {what}: {_one_line(reply)}", "it is tried again later")
+        raise RelayRefused(f"the relay refuses {what}: {_one_line(reply)}", "ask its administrator, or check smtp.host")
+    raise RelayUnavailable(f"the relay can't take mail now, at {what}: {_one_line(reply)}", "it is tried again later")
 
 
 def _one_line(reply: Reply) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple, cast
 
 from skychimp.errors import InvalidValue
-from skychimp.transport.exchange import Answer, Letter, Phase, Reply
+from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
 
 LONGEST_LINE = 4096  # bytes; RFC 5321, section 4.5.3.1.5 says 512, some servers say more
 MOST_LINES = 128
@@ -90,7 +90,7 @@ class Write(NamedTuple):
     data: bytes
 
 
-Event = Reply | GoAhead | Write | Answer
+Event = Reply | GoAhead | Write | SendResult
 
 
 class _Stage(Enum):
@@ -104,7 +104,7 @@ class _Stage(Enum):
 _COMMAND, _ENVELOPE, _BODY, _DOT, _CLEARING = _Stage  # by name in the module: an Enum's attributes are slow to read
 
 
-class Session:
+class SmtpProtocol:
     """One SMTP conversation: a command or a letter at a time, never the next before the last one's replies.
 
     Begins by expecting the greeting. Once it is not `usable`, it reads nothing more.
@@ -118,7 +118,7 @@ class Session:
         self._expected = 0 if greeted else 1
         self._phases: list[Phase] = []  # without a reply yet
         self._unasked: list[bytes] = []
-        self._answer: Answer | None = None
+        self._answer: SendResult | None = None
         self._mail_accepted = self._rcpt_accepted = self._lone_dot = False
 
     def command(self, line: bytes) -> bytes:
@@ -132,7 +132,7 @@ class Session:
         words = (line[4:].strip().partition(" ") for line in reply.text.split("\n")[1:])
         self.capabilities = {keyword.upper(): rest for keyword, _, rest in words}
 
-    def begin(self, letter: Letter) -> Write | Answer:
+    def begin(self, letter: OutgoingEmail) -> Write | SendResult:
         """Start a letter: the bytes to write, or the answer where it can't go through this relay at all.
 
         Raises ProtocolError where something unread is waiting.
@@ -176,20 +176,20 @@ class Session:
             self.usable = False
             raise
 
-    def fault(self, reason: str) -> Answer:
+    def fault(self, reason: str) -> SendResult:
         """The answer where the conversation broke off: a refusal that came before stands."""
         self.usable = False
         if self._answer is not None:
             return self._answer
         between = Phase.DATA if self._stage is _BODY else Phase.MAIL
         phase = self._phases[0] if self._phases else between
-        return Answer(phase, None, reason, dot_written=self._stage is _DOT)
+        return SendResult(phase, None, reason, dot_written=self._stage is _DOT)
 
     def _reply(self, reply: Reply) -> Event | None:
         if self._stage is _BODY and reply.code >= 400:
             # RFC 5321 has no reply here; a server that gives up says why before it closes.
             self.usable = False
-            return self._done(Answer(Phase.DATA, reply))
+            return self._done(SendResult(Phase.DATA, reply))
         if not self._expected:
             raise ProtocolError(f"the server speaks out of turn: {reply.text[:100]!a}")
         self._expected -= 1
@@ -199,7 +199,7 @@ class Session:
             return reply
         if self._stage is _CLEARING:
             self.usable = self.usable and reply.code // 100 in ((2, 4, 5) if self._lone_dot else (2,))
-            return self._done(cast(Answer, self._answer))
+            return self._done(cast(SendResult, self._answer))
         if self._stage is _DOT:
             return self._dot_reply(reply)
         return self._envelope_reply(reply)
@@ -208,9 +208,9 @@ class Session:
         if 300 <= reply.code < 400:
             self.usable = False
             return self._done(
-                Answer(Phase.DOT, None, f"not a reply to the dot: {reply.text[:100]!a}", dot_written=True)
+                SendResult(Phase.DOT, None, f"not a reply to the dot: {reply.text[:100]!a}", dot_written=True)
             )
-        return self._done(Answer(Phase.DOT, reply, dot_written=True))
+        return self._done(SendResult(Phase.DOT, reply, dot_written=True))
 
     def _envelope_reply(self, reply: Reply) -> Event | None:
         phase = self._phases[0]
@@ -218,7 +218,7 @@ class Session:
         if not accepted and reply.code < 400:
             raise ProtocolError(f"not a reply to {phase.upper()}: {reply.text[:100]!a}")
         if not accepted and self._answer is None:
-            self._answer = Answer(phase, reply)
+            self._answer = SendResult(phase, reply)
         del self._phases[0]
         self._mail_accepted |= accepted and phase == Phase.MAIL
         self._rcpt_accepted |= accepted and phase == Phase.RCPT
@@ -234,7 +234,7 @@ class Session:
         self._stage = _BODY
         return GoAhead()
 
-    def _clear(self, answer: Answer, *, lone_dot: bool) -> Event:
+    def _clear(self, answer: SendResult, *, lone_dot: bool) -> Event:
         """After a refusal: end an open transaction, so that the connection can take the next letter."""
         if lone_dot and self._rcpt_accepted:  # MAIL was refused; a dot might now send an empty letter
             self.usable = False
@@ -244,7 +244,7 @@ class Session:
         self._stage, self._expected, self._lone_dot = _CLEARING, 1, lone_dot
         return Write(b".\r\n" if lone_dot else b"RSET\r\n")
 
-    def _done(self, answer: Answer) -> Answer:
+    def _done(self, answer: SendResult) -> SendResult:
         self._stage, self._expected, self._phases, self._answer = _COMMAND, 0, [], None
         return answer
 
@@ -253,7 +253,7 @@ class Session:
         asked, self._unasked = self._unasked[:count], self._unasked[count:]
         return Write(b"".join(asked))
 
-    def _mail(self, letter: Letter) -> bytes:
+    def _mail(self, letter: OutgoingEmail) -> bytes:
         line = b"MAIL FROM:<%b>" % _path(letter, letter.sender)
         if "SIZE" in self.capabilities:
             line += b" SIZE=%d" % len(letter.data)
@@ -261,7 +261,7 @@ class Session:
             line += b" BODY=8BITMIME"
         return line + (b" SMTPUTF8\r\n" if _needs_utf8(letter) else b"\r\n")
 
-    def _refusal(self, letter: Letter) -> Answer | None:
+    def _refusal(self, letter: OutgoingEmail) -> SendResult | None:
         if not _can_be_path(letter.sender):
             return _ours(Phase.MAIL, 553, "5.1.7", "the sender can't be written in an envelope")
         if not _can_be_path(letter.recipient) or not letter.recipient:
@@ -302,7 +302,7 @@ def login(offered: str, username: str, password: str) -> list[bytes]:
     return []
 
 
-def _path(letter: Letter, address: str) -> bytes:
+def _path(letter: OutgoingEmail, address: str) -> bytes:
     if address.isascii() or _needs_utf8(letter):
         return address.encode()
     from skychimp import addresses
@@ -324,7 +324,7 @@ def _can_be_path(address: str) -> bool:
     return True
 
 
-def _needs_utf8(letter: Letter) -> bool:
+def _needs_utf8(letter: OutgoingEmail) -> bool:
     return _is_international(letter.sender) or _is_international(letter.recipient)
 
 
@@ -332,5 +332,5 @@ def _is_international(address: str) -> bool:
     return not address.isascii() and not address.rpartition("@")[0].isascii()
 
 
-def _ours(phase: Phase, code: int, enhanced: str, words: str) -> Answer:
-    return Answer(phase, Reply(code, enhanced, f"{code} {enhanced} {words} (not asked: this is our own word)"))
+def _ours(phase: Phase, code: int, enhanced: str, words: str) -> SendResult:
+    return SendResult(phase, Reply(code, enhanced, f"{code} {enhanced} {words} (not asked: this is our own word)"))

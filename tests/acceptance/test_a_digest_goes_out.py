@@ -6,14 +6,14 @@ from email import message_from_bytes, policy
 from typing import Any
 
 import pytest
-from command import Home
 from conftest import enrol
-from sending import send, settings
-from servers import GREETING, ScriptedServer, obey
+from support.command import Home
+from support.sending import send, settings
+from support.servers import GREETING, ScriptedServer, obey
 
-from skychimp.access import Actor
 from skychimp.models import Role
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
 
 DAY = timedelta(days=1)
 URL = "https://blog.example.org"

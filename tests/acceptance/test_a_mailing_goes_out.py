@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import PROGRAM, Done, Home
-from servers import GREETING, ScriptedServer, obey
+from support.command import PROGRAM, Done, Home
+from support.servers import GREETING, ScriptedServer, obey
 
-from skychimp.access import Actor
-from skychimp.delivery.compose import Words
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.models import Every, Format
-from skychimp.services import clients, mailings, messages
-from skychimp.services.mailings import Audience, When
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
+from skychimp.store.database import Store
 
 NAMES = [
     "Ada Lovelace",
@@ -117,7 +119,7 @@ def due(store: Store, ada: Actor) -> Callable[..., int]:
     def due(emails: list[str], every: Every = Every.ONCE) -> int:
         for email in emails:
             clients.create(store, ada, email=email, name="Zoë")
-        words = Words("Hello", "Dear *{{ client.name }}*", Format.MARKDOWN)
+        words = MessageContent("Hello", "Dear *{{ client.name }}*", Format.MARKDOWN)
         message = messages.create(store, ada, words)
         when = When("now", None, every, "UTC")
         return mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(all_clients=True)).id

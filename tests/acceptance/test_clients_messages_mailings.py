@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import PROGRAM, Done, Home
 from sqlalchemy import select
+from support.command import PROGRAM, Done, Home
 
 from skychimp.models import Client, ClientTag, Mailing, Message
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 HUGE = "9" * 30
 BODY = ("--body", "Dear {{ client.name }}")
@@ -155,8 +155,8 @@ def test_what_goes_wrong_has_its_status_and_one_json_error(
 
 
 def everything(store: Store) -> list[Any]:
-    with store.read() as session:
-        return [session.execute(select(table.__table__)).all() for table in (Client, ClientTag, Message, Mailing)]
+    with store.read() as db:
+        return [db.execute(select(table.__table__)).all() for table in (Client, ClientTag, Message, Mailing)]
 
 
 def test_an_error_is_one_line_with_a_hint_on_stderr(home: Home) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import Home
-from sending import mailing, states
+from support.command import Home
+from support.sending import mailing, states
 
-from skychimp.access import Actor
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
 
 pytestmark = [
     pytest.mark.soak,

@@ -9,15 +9,15 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-import daemons
 import pytest
-from daemons import WAIT, Daemon
-from sending import attempts, mailing, rows, sent_to, states
-from servers import SENT, CountingReceiver, ScriptedServer, hang, hear, obey
+from support import daemons
+from support.daemons import WAIT, Daemon
+from support.sending import attempts, mailing, rows, sent_to, states
+from support.servers import SENT, CountingReceiver, ScriptedServer, hang, hear, obey
 
-from skychimp.access import Actor
 from skychimp.models import DeliveryState, Mailing, MailingStatus, RelayState, Run
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
 
 Start = Callable[..., Daemon]
 

@@ -5,18 +5,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import daemons
 import pytest
-from daemons import Daemon
-from sending import rows
-from servers import CountingReceiver
+from support import daemons
+from support.daemons import Daemon
+from support.sending import rows
+from support.servers import CountingReceiver
 
-from skychimp.access import Actor
-from skychimp.delivery.compose import Words
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.models import Every, Format, Occurrence, OccurrenceState
-from skychimp.services import clients, mailings, messages
-from skychimp.services.mailings import Audience, When
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
+from skychimp.store.database import Store
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 MAILINGS = {
@@ -63,7 +65,7 @@ def receiver(tmp_path: Path) -> Iterator[CountingReceiver]:
 
 
 def make_mailings(store: Store, ada: Actor) -> None:
-    message = messages.create(store, ada, Words("Hello", "text", Format.TEXT))
+    message = messages.create(store, ada, MessageContent("Hello", "text", Format.TEXT))
     clients.create(store, ada, email="bob@example.org")
     for zone, (start, every) in MAILINGS.items():
         when = When(start, None, every, zone)

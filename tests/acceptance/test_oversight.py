@@ -5,23 +5,25 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import daemons
-import ledgers
 import pytest
-from command import Home
 from conftest import enrol
-from daemons import Daemon
-from queues import rows
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from support import daemons, ledger_rows
+from support.command import Home
+from support.daemons import Daemon
+from support.queue_steps import rows
 
-from skychimp.access import GUEST, Actor
 from skychimp.errors import Denied, InvalidValue, NotFound
-from skychimp.models import Audit, Role, User
-from skychimp.services import audit, clients, mailings, messages
+from skychimp.models import AuditEntry, Role, User
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services import audit
 from skychimp.services.audit import AuditInfo
-from skychimp.services.listing import Page
-from skychimp.store.engine import Store
+from skychimp.services.clients import clients
+from skychimp.services.listing import ListOptions
+from skychimp.services.mailings import mailings
+from skychimp.services.messages import messages
+from skychimp.store.database import Store
 
 HomeOf = Callable[[Actor], Home]
 
@@ -56,8 +58,8 @@ def test_on_a_terminal_an_address_is_whole_and_what_keeps_somebody_out_is_a_word
     store: Store, ada: Actor, at_admins: Home
 ) -> None:
     enrol(store, "a.rather.long.name.for.a.mailbox")
-    with store.write() as session:
-        session.get_one(User, ada.user_id).blocked_at = datetime.now(UTC)
+    with store.write() as db:
+        db.get_one(User, ada.user_id).blocked_at = datetime.now(UTC)
     shown = at_admins.on_terminal("users", "list").out
     assert "a.rather.long.name.for.a.mailbox@skychimp.test" in shown
     assert shown.count("blocked") == 1
@@ -102,13 +104,13 @@ def test_what_goes_wrong_changes_nothing(
     done = at_admins.call("users", *words, "--json")
     assert (done.status, done.out, done.error["code"]) == (status, "", code)
     assert at_admins.call("users", "list").out == before
-    assert rows(store, Audit) == []
+    assert rows(store, AuditEntry) == []
 
 
 def test_a_manager_sees_whose_mailing_it_is_and_that_it_stands_still(
     store: Store, ada: Actor, at_managers: Home
 ) -> None:
-    ledgers.mailing(store, ada)
+    ledger_rows.mailing(store, ada)
     at_managers.call("users", "block", "1")
     listed = at_managers.call("mailings", "list").out.split("\t")
     assert (listed[1], listed[6]) == ("ada@skychimp.test", "yes")
@@ -119,7 +121,7 @@ def test_a_manager_sees_whose_mailing_it_is_and_that_it_stands_still(
 
 
 def trail(store: Store, admin: Actor, **asked: object) -> list[AuditInfo]:
-    return list(audit.list_entries(store, admin, Page(), **asked))  # type: ignore[arg-type]
+    return list(audit.list_entries(store, admin, ListOptions(), **asked))  # type: ignore[arg-type]
 
 
 def said(store: Store, admin: Actor, **asked: object) -> list[tuple[str | None, str, str, int | None]]:
@@ -129,7 +131,7 @@ def said(store: Store, admin: Actor, **asked: object) -> list[tuple[str | None, 
 def test_what_an_overseer_does_is_written_down_and_what_an_owner_does_is_not(
     store: Store, ada: Actor, manager: Actor, admin: Actor
 ) -> None:
-    mailing = ledgers.mailing(store, ada)
+    mailing = ledger_rows.mailing(store, ada)
     for actor in (ada, manager):
         mailings.disable(store, actor, mailing, "too many complaints")
         mailings.enable(store, actor, mailing)
@@ -142,7 +144,7 @@ def test_what_an_overseer_does_is_written_down_and_what_an_owner_does_is_not(
 
 def test_what_is_deleted_is_written_down_without_an_address(store: Store, ada: Actor, admin: Actor) -> None:
     client = clients.create(store, ada, email="grace@example.org")
-    mailing = ledgers.mailing(store, ada)
+    mailing = ledger_rows.mailing(store, ada)
     clients.remove(store, ada, client.email)
     mailings.remove(store, ada, mailing)
     messages.remove(store, ada, 1)
@@ -151,7 +153,7 @@ def test_what_is_deleted_is_written_down_without_an_address(store: Store, ada: A
 
 
 def test_what_was_not_done_is_not_written_down(store: Store, ada: Actor, manager: Actor, admin: Actor) -> None:
-    mailing = ledgers.mailing(store, ada)
+    mailing = ledger_rows.mailing(store, ada)
     with pytest.raises(Denied):
         mailings.remove(store, manager, mailing)
     with pytest.raises(NotFound):
@@ -164,15 +166,15 @@ def test_nothing_in_it_is_changed_or_taken_out(store: Store, ada: Actor, admin: 
     clients.create(store, ada, email="grace@example.org")
     clients.remove(store, ada, "1")
     before = trail(store, admin)
-    with pytest.raises(IntegrityError, match="only added to"), store.write() as session:
-        session.connection().execute(text(statement))
+    with pytest.raises(IntegrityError, match="only added to"), store.write() as db:
+        db.connection().execute(text(statement))
     assert trail(store, admin) == before != []
 
 
 def test_it_is_filtered(store: Store, ada: Actor, bob: Actor, admin: Actor) -> None:
-    with store.write() as session:
-        for actor, action in ((ada, "block"), (bob, "block"), (bob, "role"), (GUEST, "reload")):
-            audit.record(session, actor, action, "user", 7)
+    with store.write() as db:
+        for actor, action in ((ada, "block"), (bob, "block"), (bob, "role"), (ANONYMOUS, "reload")):
+            audit.record(db, actor, action, "user", 7)
     assert [who for who, *_ in said(store, admin, by="BOB@skychimp.test")] == [bob.email, bob.email]
     assert [who for who, *_ in said(store, admin, by=str(ada.user_id))] == [ada.email]
     assert said(store, admin, by="nobody") == []
@@ -180,10 +182,13 @@ def test_it_is_filtered(store: Store, ada: Actor, bob: Actor, admin: Actor) -> N
     now = datetime.now(UTC)
     assert len(said(store, admin, since=now - timedelta(hours=1))) == 4
     assert said(store, admin, since=now) == []
-    assert [deed.action for deed in audit.list_entries(store, admin, Page(sort="-id", limit=2))] == ["reload", "role"]
-    assert [deed.actor for deed in audit.list_entries(store, admin, Page(search="reload"))] == [None]
+    assert [deed.action for deed in audit.list_entries(store, admin, ListOptions(sort="-id", limit=2))] == [
+        "reload",
+        "role",
+    ]
+    assert [deed.actor for deed in audit.list_entries(store, admin, ListOptions(search="reload"))] == [None]
     with pytest.raises(InvalidValue):
-        list(audit.list_entries(store, admin, Page(sort="password")))
+        list(audit.list_entries(store, admin, ListOptions(sort="password")))
 
 
 def test_the_command_lists_it_for_administrators(home: Home, at_managers: Home, at_admins: Home) -> None:

@@ -5,16 +5,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import daemons
-from command import PROGRAM, Home
-from daemons import Daemon
-from sending import deliveries, mailing, states
-from servers import CountingReceiver
+from support import daemons
+from support.command import PROGRAM, Home
+from support.daemons import Daemon
+from support.sending import deliveries, mailing, states
+from support.servers import CountingReceiver
 
-from skychimp.access import Actor
 from skychimp.models import DeliveryState
-from skychimp.services import personal, users
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.users import privacy, users
+from skychimp.store.database import Store
 
 SCRIPT = """
 set -eu
@@ -94,7 +94,7 @@ def test_a_person_is_forgotten_while_a_daemon_sends(store: Store, ada: Actor, tm
         config = daemons.config(tmp_path, receiver.port, 'rate = "30/s"')
         with Daemon(store, config, daemons.environ()) as daemon:
             daemon.wait_for(lambda: receiver.taken >= 5)
-            assert personal.forget(store, ada, victim).cancelled == 1
+            assert privacy.forget(store, ada, victim).cancelled == 1
             daemon.wait_for(lambda: states(store) == {DeliveryState.SENT: 59, DeliveryState.CANCELLED: 1})
             assert daemon.stop() == 0
         assert receiver.taken == len(receiver.arrived()) == 59

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from argon import cheap_argon  # noqa: F401
-from command import Done, Home
-from inbox import code_in, letters
+from support.argon import cheap_argon  # noqa: F401
+from support.command import Done, Home
+from support.inbox import code_in, letters
 
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 ADA, EVE = "ada@example.org", "eve@example.org"
 pytestmark = pytest.mark.usefixtures("cheap_argon")

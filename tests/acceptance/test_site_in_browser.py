@@ -16,13 +16,13 @@ import pytest
 from conftest import enrol
 from PIL import Image
 
-from skychimp.config import Settings
+from skychimp.config.settings import Settings
 from skychimp.models import Role
-from skychimp.services import blog, images
+from skychimp.services.blog import images, posts
 from skychimp.site.build import build
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
-LOOK = Path(__file__).with_name("look.cjs")
+LOOK = Path(__file__).with_name("accessibility.cjs")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 TITLES = [
     "Every reply, word for word",
@@ -78,7 +78,7 @@ def site(tools: None, store: Store, tmp_path: Path) -> Path:
     Image.linear_gradient("L").resize((1200, 700)).save(raw, "PNG")
     picture, now = images.made_anew(raw.getvalue()), datetime.now(UTC)
     for number in range(20):
-        blog.create(
+        posts.create(
             store,
             editor,
             title=TITLES[number % len(TITLES)],

@@ -11,20 +11,26 @@ from conftest import enrol
 from PIL import Image
 from sqlalchemy import text
 
-from skychimp import config
-from skychimp.access import GUEST, Actor
-from skychimp.delivery.compose import Words
+from skychimp.config import sources
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.models import Every, Format, Role
-from skychimp.services import blog, clients, images, mailings, messages
-from skychimp.services.cache import Cache, Recall
-from skychimp.services.home import Home, home
-from skychimp.services.mailings import Audience, When
-from skychimp.store.engine import Store, open_store
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.blog import images, posts
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
+from skychimp.services.reporting.cache import Cache, Cached
+from skychimp.services.reporting.home import Home, home
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 WRITERS = 6
 CHANGES = 40
 FORKSERVER = get_context("forkserver")
-FORKSERVER.set_forkserver_preload([__name__, "skychimp.services.home", "skychimp.services.cache_folder", "PIL.Image"])
+FORKSERVER.set_forkserver_preload(
+    [__name__, "skychimp.services.reporting.home", "skychimp.services.reporting.cache_folder", "PIL.Image"]
+)
 
 FIGURES = """
     SELECT count(*), count(*) FILTER (WHERE disabled_at IS NULL AND status <> 'completed'),
@@ -41,10 +47,10 @@ class Writer:
 
     def __init__(self, path: str, actor: Actor, number: int) -> None:
         self.store = open_store(f"sqlite:///{path}")
-        self.recall = Cache(config.load({"store.url": path}, environ={}), _complain).recall
+        self.cached = Cache(sources.load({"store.url": path}, environ={}), _complain).cached
         self.actor, self.chance = actor, random.Random(number)
         self.editor = Actor(actor.user_id, actor.email, Role.EDITOR)
-        self.message = messages.create(self.store, actor, Words("Hello", "Hello", Format.TEXT)).id
+        self.message = messages.create(self.store, actor, MessageContent("Hello", "Hello", Format.TEXT)).id
         self.clients: dict[int, bool] = {}
         """Whether each has the tag."""
         self.mailings: dict[int, tuple[bool, bool]] = {}
@@ -56,8 +62,8 @@ class Writer:
                  self.remove_mailing, self.add_post, self.remove_post]  # fmt: skip
         for number in range(CHANGES):
             self.chance.choice(steps)(number)
-            self.check(home(self.store, self.actor, self.recall))
-            blog.view(self.store, GUEST, "1")
+            self.check(home(self.store, self.actor, self.cached))
+            posts.view(self.store, ANONYMOUS, "1")
         self.store.close()
 
     def check(self, page: Home) -> None:
@@ -107,14 +113,14 @@ class Writer:
             del self.mailings[gone]
 
     def add_post(self, number: int) -> None:
-        made = blog.create(
+        made = posts.create(
             self.store, self.editor, title="The same", content="x", image=_image(number % 2), publish=number % 5 > 0
         )
         self.posts.append(made.slug)
 
     def remove_post(self, _: int) -> None:
         if self.posts:
-            blog.remove(self.store, self.editor, self.posts.pop(0))
+            posts.remove(self.store, self.editor, self.posts.pop(0))
 
 
 def _complain(words: str) -> None:
@@ -134,8 +140,8 @@ def _write(path: str, cache: str, actor: Actor, number: int) -> None:
 
 def test_all_is_true_and_nothing_is_lost(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    recall = Cache(config.load({"store.url": str(store.path)}, environ={}), pytest.fail).recall
-    blog.create(store, enrol(store, "editor", Role.EDITOR), title="First", content="x", publish=True)
+    cached = Cache(sources.load({"store.url": str(store.path)}, environ={}), pytest.fail).cached
+    posts.create(store, enrol(store, "editor", Role.EDITOR), title="First", content="x", publish=True)
     users = [enrol(store, f"user{number}") for number in range(WRITERS)]
     writers = [
         FORKSERVER.Process(target=_write, args=(str(store.path), str(tmp_path / "cache"), user, number))
@@ -145,21 +151,21 @@ def test_all_is_true_and_nothing_is_lost(store: Store, tmp_path: Path, monkeypat
         writer.start()
     looked = 0
     while any(writer.is_alive() for writer in writers) or not looked:
-        looked += _look(store, recall)
+        looked += _look(store, cached)
         _look_at_images(store)
 
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
-    assert _look(store, recall)
-    assert blog.view(store, GUEST, "1").views == WRITERS * CHANGES + 1
+    assert _look(store, cached)
+    assert posts.view(store, ANONYMOUS, "1").views == WRITERS * CHANGES + 1
     assert _look_at_images(store) == {file.name for file in images.folder(store).iterdir()}
 
 
-def _look(store: Store, recall: Recall) -> bool:
+def _look(store: Store, cached: Cached) -> bool:
     """Look at the page, from the cache and counted anew; whether nobody wrote meanwhile, so that it had to be true."""
     before = _truth(store)
-    pages = [home(store, GUEST, recall), home(store, GUEST)]
+    pages = [home(store, ANONYMOUS, cached), home(store, ANONYMOUS)]
     if _truth(store) != before:
         return False
     for page in pages:
@@ -169,16 +175,16 @@ def _look(store: Store, recall: Recall) -> bool:
 
 def _truth(store: Store) -> tuple[int, ...]:
     """The figures, and what no write leaves as it was."""
-    with store.read() as session:
-        figures = session.execute(text(FIGURES)).one()
-        posts = session.scalar(text("SELECT min(count(*), 3) FROM post WHERE published_at NOT NULL"))
+    with store.read() as db:
+        figures = db.execute(text(FIGURES)).one()
+        posts = db.scalar(text("SELECT min(count(*), 3) FROM post WHERE published_at NOT NULL"))
         stamps = "SELECT audience_version, posts_version, (SELECT max(id) FROM client) FROM store_info"
-        return (*figures, posts, *session.execute(text(stamps)).one())
+        return (*figures, posts, *db.execute(text(stamps)).one())
 
 
 def _look_at_images(store: Store) -> set[str]:
     """The images of all posts: while nobody can write, each of them is there."""
-    with store.write() as session:
-        named = set(session.scalars(text("SELECT DISTINCT image FROM post WHERE image NOT NULL")))
-        assert all(blog.image_path(store, name).exists() for name in named)
+    with store.write() as db:
+        named = set(db.scalars(text("SELECT DISTINCT image FROM post WHERE image NOT NULL")))
+        assert all(posts.image_path(store, name).exists() for name in named)
         return named

@@ -16,7 +16,7 @@ from statistics import median
 import stores
 from programs import measure
 from sink import sink
-from words import SIZES
+from templates import SIZES
 
 FEW, MANY, MILLION = 10_000, 100_000, 1_000_000
 ROW = "{:>10}{:>12}{:>17}{:>15}{:>10}"

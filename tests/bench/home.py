@@ -17,14 +17,18 @@ from statistics import median
 from programs import measure
 from stores import SKYCHIMP
 
-from skychimp.access import Actor
-from skychimp.delivery.compose import Words
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.models import Every, Format, Login, Role, User
-from skychimp.services import blog, clients, mailings, messages
-from skychimp.services.clients import ClientRow
-from skychimp.services.listing import Page
-from skychimp.services.mailings import Audience, When
-from skychimp.store.engine import Store, create_store
+from skychimp.permissions import Actor
+from skychimp.services.blog import posts
+from skychimp.services.clients import clients, importing
+from skychimp.services.clients.importing import ClientRow
+from skychimp.services.listing import ListOptions
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
+from skychimp.store.database import Store
+from skychimp.store.schema import create_store
 
 OWNERS = 10
 NAMED = 200
@@ -68,17 +72,17 @@ def _fill(path: Path, people: int, settings: int) -> None:
             share = people // 2 // (1 if number == 0 else OWNERS - 1)
             first = 0 if number == 0 else people // 4 + share * number
             rows = (_row(each) for each in range(first, first + share))
-            clients.import_rows(store, owner, rows, on_bad=print)
+            importing.import_rows(store, owner, rows, on_bad=print)
             _make_mailings(store, owner, settings // OWNERS, all_clients=number % 2 == 0)
         editor = _user(store, OWNERS, Role.EDITOR)
         for number in range(POSTS):
-            blog.create(store, editor, title=f"Post {number}", content="Words", publish=True)
+            posts.create(store, editor, title=f"Post {number}", content="MessageContent", publish=True)
     store.close()
 
 
 def _make_mailings(store: Store, owner: Actor, number: int, *, all_clients: bool) -> None:
-    message = messages.create(store, owner, Words("Hello", "Hello", Format.TEXT)).id
-    named = [client.id for client in clients.list_clients(store, owner, Page(limit=NAMED))]
+    message = messages.create(store, owner, MessageContent("Hello", "Hello", Format.TEXT)).id
+    named = [client.id for client in clients.list_clients(store, owner, ListOptions(limit=NAMED))]
     audiences = [Audience(tags=["vip"]), Audience(client_ids=named), *([Audience(True)] if all_clients else [])]
     for each in range(number):
         when = When("2027-01-01 09:00", "2028-01-01 09:00" if each % 3 else None, Every.DAY, "UTC")
@@ -91,10 +95,10 @@ def _row(number: int) -> ClientRow:
 
 def _user(store: Store, number: int, role: Role) -> Actor:
     email, now = f"user-{number}@example.org", datetime.now(UTC)
-    with store.write() as session:
+    with store.write() as db:
         user = User(email=email, address_key=email, role=role, created_at=now, verified_at=now)
-        session.add(user)
-        session.flush()
+        db.add(user)
+        db.flush()
         assert user.id is not None
         return Actor(user.id, email, role)
 
@@ -102,8 +106,8 @@ def _user(store: Store, number: int, role: Role) -> Actor:
 def _log_in(store: Store, user: Actor) -> None:
     digest, now = hashlib.sha256(TOKEN.encode()).hexdigest(), datetime.now(UTC)
     until = now + timedelta(days=1)
-    with store.write() as session:
-        session.add(Login(user_id=user.user_id, token_hash=digest, created_at=now, seen_at=now, expires_at=until))
+    with store.write() as db:
+        db.add(Login(user_id=user.user_id, token_hash=digest, created_at=now, seen_at=now, expires_at=until))
 
 
 if __name__ == "__main__":

@@ -9,27 +9,27 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
-from skychimp.delivery import planner
+from skychimp.delivery.scheduling import planner
 from skychimp.models import Delivery, Occurrence
 from skychimp.store import queue
-from skychimp.store.engine import open_store
+from skychimp.store.schema import open_store
 
 WHO = "bench@example.com"
 
 
 def main(path: str) -> None:
     now = datetime.now(UTC)
-    with open_store(f"sqlite:///{path}").connect() as connection:
+    with open_store(f"sqlite:///{path}").connect() as db:
         started = time.perf_counter()
-        with connection.begin():
-            planner.open_due(connection, now, sender=WHO, return_path=WHO, give_up_after=timedelta(days=3))
-            occurrence_id = connection.execute(select(Occurrence.__table__.c.id)).scalar_one()
+        with db.begin():
+            planner.open_due(db, now, sender=WHO, return_path=WHO, give_up_after=timedelta(days=3))
+            occurrence_id = db.execute(select(Occurrence.__table__.c.id)).scalar_one()
         done = False
         while not done:
-            with connection.begin():  # one transaction a batch, as a run does it
-                done = queue.fill(connection, occurrence_id)
+            with db.begin():  # one transaction a batch, as a run does it
+                done = queue.fill(db, occurrence_id)
         seconds = time.perf_counter() - started
-        print(seconds, connection.scalar(select(func.count()).select_from(Delivery.__table__)))
+        print(seconds, db.scalar(select(func.count()).select_from(Delivery.__table__)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from words import SENDER, SIZES, SUBJECT, Words, people
+from templates import SENDER, SIZES, SUBJECT, Words, people
 
 Prepared = Callable[[], object]
 """What is left when all is imported and set up: sending."""

@@ -21,12 +21,13 @@ import opening
 import stores
 from programs import measure
 from sqlalchemy import text
-from words import SIZES
+from templates import SIZES
 
-from skychimp.access import Actor
 from skychimp.models import Role
-from skychimp.services import figures, reports, why
-from skychimp.store.engine import Store, open_store
+from skychimp.permissions import Actor
+from skychimp.services.reporting import address_history, reports, rollups
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 MILLION = 1_000_000
 SENT = [
@@ -67,12 +68,12 @@ def _compared(store: Store, letters: int) -> Iterator[str]:
         return f"{what:34}{seconds * 1e3:10,.1f} ms{seconds / count:9.2f} x count(*)"
 
     yield line(f"select count(*), {letters:,} deliveries", count)
-    yield line("the first report: counts attempts", _took(lambda: figures.add_up(store)))
+    yield line("the first report: counts attempts", _took(lambda: rollups.add_up(store)))
     yield line("the first report: and deliveries", _took(lambda: reports.report(store, ada, 1)))
     yield line("report, the whole command", stores.skychimp(store.path.parent, "report", "1").seconds)
     yield line("report", _median(lambda: reports.report(store, ada, 1)))
     yield line("stats --range", _median(lambda: reports.range_report(store, ada, today, today, "UTC")))
-    yield line("why", _median(lambda: why.why(store, ada, "client7@example.com")))
+    yield line("why", _median(lambda: address_history.address_history(store, ada, "client7@example.com")))
     _say(store, "UPDATE occurrence SET state = 'open', finished_at = NULL")
     yield line("report while it is being sent", _took(lambda: reports.report(store, ada, 1)))
 
@@ -88,13 +89,13 @@ def _make(folder: Path, letters: int) -> None:
 
 
 def _say(store: Store, statement: str) -> None:
-    with store.write() as session:
-        session.execute(text(statement), {"now": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"})
+    with store.write() as db:
+        db.execute(text(statement), {"now": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"})
 
 
 def _count(store: Store) -> int:
-    with store.read() as session:
-        return int(session.execute(text("SELECT count(*) FROM delivery")).scalar_one())
+    with store.read() as db:
+        return int(db.execute(text("SELECT count(*) FROM delivery")).scalar_one())
 
 
 def _took(what: Callable[[], object]) -> float:

@@ -31,7 +31,7 @@ import stores
 from delay import delayed
 from programs import measure
 from sink import SMTP_SOURCE, sink
-from words import SIZES
+from templates import SIZES
 
 
 class Contender(NamedTuple):

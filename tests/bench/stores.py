@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from programs import Measured, measure
-from words import SENDER, SUBJECT, Words, people
+from templates import SENDER, SUBJECT, Words, people
 
 SKYCHIMP = str(Path(sys.executable).with_name("skychimp"))
 

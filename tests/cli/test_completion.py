@@ -9,20 +9,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-import ledgers
 import pytest
-from command import PROGRAM, Home
 from conftest import enrol
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
+from support import ledger_rows
+from support.command import PROGRAM, Home
 
-from skychimp.access import Actor
 from skychimp.cli import completion
 from skychimp.models import DeliveryState, Login, Post, Role, User
-from skychimp.services import clients
-from skychimp.services.clients import ClientRow
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.clients import clients, importing
+from skychimp.services.clients.importing import ClientRow
+from skychimp.store.database import Store
 
 
 def offered(home: Home, words: str, shell: str = "bash", **environ: str) -> list[str]:
@@ -47,9 +47,9 @@ def full(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
     for owner in (ada, bob):
         name = owner.email.partition("@")[0]
         rows = [ClientRow(1, f"{name}{number}@example.org", name, "", (f"{name}s", "all")) for number in range(12)]
-        clients.import_rows(store, owner, rows, on_bad=print)
-        mailing = ledgers.mailing(store, owner)
-        ledgers.delivery(store, ledgers.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
+        importing.import_rows(store, owner, rows, on_bad=print)
+        mailing = ledger_rows.mailing(store, owner)
+        ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
     return home
 
 
@@ -108,11 +108,11 @@ def test_somebody_elses_is_offered_only_to_who_may_see_it(
     store: Store, full: Home, home_of: Callable[[Actor], Home], role: Role, kind: str, seen: int
 ) -> None:
     now = datetime.now(UTC)
-    with store.write() as session:
+    with store.write() as db:
         for slug, published in (("news", now - timedelta(days=1)), ("draft", None)):
             post = Post(author_id=1, slug=slug, title=slug, content="", created_at=now, updated_at=now)
             post.published_at = published
-            session.add(post)
+            db.add(post)
     home = home_of(enrol(store, "eve", role))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in home.environ.items():
@@ -124,13 +124,13 @@ def test_somebody_elses_is_offered_only_to_who_may_see_it(
 @pytest.mark.parametrize("change", ["blocked", "unverified", "expired", "nobody"])
 def test_who_is_not_logged_in_is_offered_nothing(store: Store, full: Home, change: str) -> None:
     now = datetime.now(UTC)
-    with store.write() as session:
+    with store.write() as db:
         if change == "blocked":
-            session.execute(update(User).values(blocked_at=now))
+            db.execute(update(User).values(blocked_at=now))
         elif change == "unverified":
-            session.execute(update(User).values(verified_at=None))
+            db.execute(update(User).values(verified_at=None))
         elif change == "expired":
-            session.execute(update(Login).values(expires_at=now))
+            db.execute(update(Login).values(expires_at=now))
     token = {"SKYCHIMP_TOKEN": "nobody's"} if change == "nobody" else {}
     for words in ("skychimp clients show ", "skychimp mailings show ", "skychimp clients list --tag "):
         assert offered(full, words, **token) == []

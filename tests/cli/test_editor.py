@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import Home
+from support.command import Home
 
 from skychimp.cli import editor
 from skychimp.errors import InvalidValue, SkychimpError

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import PROGRAM, Home
+from support.command import PROGRAM, Home
 from typer.core import TyperCommand
 from typer.main import get_command
 
 import skychimp
-from skychimp.cli import commands
+from skychimp.cli import registry
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 def every_command() -> Iterator[tuple[str, ...]]:
     """The path of each command and group."""
-    root = commands.command_line()
+    root = registry.command_line()
     yield ()
-    for name in commands.COMMANDS:
+    for name in registry.COMMANDS:
         _, command, _ = root.resolve_command(root.make_context("skychimp", [name]), [name])
         yield (name,)
         yield from ((name, each) for each in getattr(command, "commands", {}))
@@ -55,8 +55,8 @@ def test_help_everywhere(path: tuple[str, ...], tmp_path: Path) -> None:
 def test_every_command_answers_in_json() -> None:
     """All but the one whose answer is CSV, and the one that goes on and on."""
     without = []
-    for name in commands.COMMANDS:
-        root = commands.command_line()
+    for name in registry.COMMANDS:
+        root = registry.command_line()
         _, command, _ = root.resolve_command(root.make_context("skychimp", [name]), [name])
         parts = getattr(command, "commands", {"": command})
         without += [f"{name} {part}".strip() for part, each in parts.items() if "--json" not in options(each)]
@@ -179,7 +179,7 @@ def test_a_postgresql_store_is_refused_without_its_password(home: Home) -> None:
 def test_no_traceback_ever(
     home: Home, monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int, line: str
 ) -> None:
-    from skychimp.services import clients
+    from skychimp.services.clients import clients
 
     def fail(*_: object) -> None:
         raise raised
@@ -216,7 +216,7 @@ def test_ctrl_c_while_importing(home: Home, module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("module", ["typer", "skychimp.cli.clients", "sqlmodel"])
+@pytest.mark.parametrize("module", ["typer", "skychimp.cli.commands.clients", "sqlmodel"])
 def test_a_module_that_is_missing(home: Home, module: str) -> None:
     done = run_without(home, module, "ModuleNotFoundError('there is none')")
     assert (done.returncode, done.stdout) == (1, "")
@@ -397,9 +397,9 @@ NEEDED_FOR_HELP = {"markdown_it"}
     ("arguments", "unneeded"),
     [
         (["--version"], HEAVY | {"typer", "rich", "pydantic"}),
-        (["--help"], HEAVY - NEEDED_FOR_HELP | {"pydantic", "skychimp.config"}),
-        (["clients", "create", "--help"], HEAVY - NEEDED_FOR_HELP | {"skychimp.config"}),
-        (["clients", "nonsense"], HEAVY | {"rich", "skychimp.config"}),
+        (["--help"], HEAVY - NEEDED_FOR_HELP | {"pydantic", "skychimp.config.settings"}),
+        (["clients", "create", "--help"], HEAVY - NEEDED_FOR_HELP | {"skychimp.config.settings"}),
+        (["clients", "nonsense"], HEAVY | {"rich", "skychimp.config.settings"}),
         (["clients", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
         (["blog", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
         (["stats"], HEAVY - {"sqlalchemy", "sqlmodel", "dogpile"} | {"rich"}),
@@ -424,8 +424,8 @@ finally:
 
 
 def test_the_table_and_the_modules_agree() -> None:
-    for name in commands.COMMANDS:
-        module = __import__(f"skychimp.cli.{name}", fromlist=["app"])
+    for name in registry.COMMANDS:
+        module = __import__(f"skychimp.cli.commands.{name}", fromlist=["app"])
         command = get_command(module.app)
         assert isinstance(command, TyperCommand) == (not hasattr(command, "commands"))
         assert command.help

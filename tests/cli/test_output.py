@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.cli import output
-from skychimp.cli.layout import EDGES, GUTTER, Need, fit
 from skychimp.cli.output import Output, escape
+from skychimp.cli.table_layout import EDGES, GUTTER, Need, fit
 from skychimp.errors import Interrupted, SkychimpError
 
 COLUMNS = {"id": "ID", "name": "Name"}

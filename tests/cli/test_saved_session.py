@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skychimp.cli import session
+from skychimp.cli import saved_session
 from skychimp.errors import ConfigError, NotLoggedIn, SkychimpError
 
 URL = "sqlite:////a/skychimp.db"
@@ -20,17 +20,17 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def kept(tmp_path: Path) -> Path:
     """The file of a session that was just kept."""
-    session.write(URL, "token")
+    saved_session.write(URL, "token")
     (path,) = (tmp_path / "state/skychimp/sessions").iterdir()
     return path
 
 
 def test_what_is_kept_is_given_back() -> None:
-    assert session.read(URL) is None
-    session.write(URL, "one")
-    session.write(URL, "two")
-    session.write("sqlite:////b/\udcff.db", "three")
-    assert [session.read(URL), session.read("sqlite:////b/\udcff.db")] == ["two", "three"]
+    assert saved_session.read(URL) is None
+    saved_session.write(URL, "one")
+    saved_session.write(URL, "two")
+    saved_session.write("sqlite:////b/\udcff.db", "three")
+    assert [saved_session.read(URL), saved_session.read("sqlite:////b/\udcff.db")] == ["two", "three"]
 
 
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def refused(path: Path, call: Callable[[], object], error: type[SkychimpError] =
 def test_what_is_not_ones_own_alone_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = kept(tmp_path)
     spoil(path)
-    refused(path, lambda: session.read(URL))
+    refused(path, lambda: saved_session.read(URL))
 
 
 @pytest.mark.parametrize("spoil", [loose, linked, GIVEN_AWAY])
@@ -89,24 +89,24 @@ def test_a_folder_that_is_not_ones_own_alone_is_refused(tmp_path: Path, spoil: C
     folder = kept(tmp_path).parent
     spoil(folder)
     before = sorted((path.name, path.read_bytes()) for path in folder.iterdir())
-    refused(folder, lambda: session.read(URL))
-    refused(folder, lambda: session.write(URL, "another"), ConfigError)
-    refused(folder, lambda: session.remove(URL))
+    refused(folder, lambda: saved_session.read(URL))
+    refused(folder, lambda: saved_session.write(URL, "another"), ConfigError)
+    refused(folder, lambda: saved_session.remove(URL))
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
 
 
 def test_what_is_removed_is_gone(tmp_path: Path) -> None:
-    session.remove(URL)
+    saved_session.remove(URL)
     path = kept(tmp_path)
-    session.write("sqlite:////b.db", "another")
-    session.remove(URL)
-    session.remove(URL)
-    assert session.read(URL) is None
-    assert session.read("sqlite:////b.db") == "another"
+    saved_session.write("sqlite:////b.db", "another")
+    saved_session.remove(URL)
+    saved_session.remove(URL)
+    assert saved_session.read(URL) is None
+    assert saved_session.read("sqlite:////b.db") == "another"
     other = tmp_path / "other"
     other.write_text("precious")
     path.symlink_to(other)
-    session.remove(URL)
+    saved_session.remove(URL)
     assert not os.path.lexists(path)
     assert other.exists()
 
@@ -120,12 +120,12 @@ def test_it_is_whole_or_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ConfigError, match="No space left"):
-        session.write(URL, "another")
+        saved_session.write(URL, "another")
     monkeypatch.undo()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert session.read(URL) == "token"
-    session.write(URL, "another")  # what was left half done is no obstacle
-    assert session.read(URL) == "another"
+    assert saved_session.read(URL) == "token"
+    saved_session.write(URL, "another")  # what was left half done is no obstacle
+    assert saved_session.read(URL) == "another"
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -134,18 +134,18 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     other.write_text("precious")
     path.unlink()
     path.symlink_to(other)
-    session.write(URL, "token")
-    assert (other.read_text(), session.read(URL)) == ("precious", "token")
+    saved_session.write(URL, "token")
+    assert (other.read_text(), saved_session.read(URL)) == ("precious", "token")
 
 
 def test_nonsense_is_no_token_that_anybody_has(tmp_path: Path) -> None:
     path = kept(tmp_path)
     path.write_bytes(b"\xff\x00" * 10_000)
-    assert len(session.read(URL) or "") <= 1000
+    assert len(saved_session.read(URL) or "") <= 1000
 
 
 def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with pytest.raises(ConfigError, match="Not a directory") as caught:
-        session.write(URL, "token")
+        saved_session.write(URL, "token")
     assert "XDG_STATE_HOME" in (caught.value.hint or "")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from skychimp.cli.mailings import in_words
+from skychimp.cli.commands.mailings import in_words
 
 NOW = datetime(2026, 11, 25, 22, 30, tzinfo=UTC)  # a Wednesday; 01:30 on Thursday in Moscow
 

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skychimp
-from skychimp import config, values
-from skychimp.config import Settings
+from skychimp import durations
+from skychimp.config import example, sources, types
+from skychimp.config.settings import Settings
+from skychimp.config.types import Rate, Security
 from skychimp.errors import ConfigError, InvalidValue
-from skychimp.values import Rate, Security
 
 EXAMPLE = Path(skychimp.__file__).parents[1] / "skychimp.example.toml"
 SECRET = "hunter2-and-more"
@@ -41,7 +42,7 @@ def load(text: str | None = None, environ: Mapping[str, str] | None = None, **fl
     """The settings of a config in the working folder, an environment and flags (`store__url`)."""
     if text is not None:
         Path("skychimp.toml").write_text(text, encoding="utf-8")
-    return config.load({name.replace("__", "."): value for name, value in flags.items()}, environ=environ or {})
+    return sources.load({name.replace("__", "."): value for name, value in flags.items()}, environ=environ or {})
 
 
 def refused(text: str | None = None, environ: Mapping[str, str] | None = None, **flags: str) -> ConfigError:
@@ -135,7 +136,7 @@ def test_the_defaults_that_scripts_rely_on() -> None:
         10, None, timedelta(seconds=60), timedelta(minutes=10),
     )  # fmt: skip
     assert (delivery.unknown, delivery.unknown_after) == ("resend", timedelta(minutes=15))
-    assert [values.format_duration(wait) for wait in delivery.retry_after] == ["5m", "15m", "45m", "2h", "4h"]
+    assert [durations.format_duration(wait) for wait in delivery.retry_after] == ["5m", "15m", "45m", "2h", "4h"]
     assert (delivery.give_up_after, delivery.disable_failures, delivery.disable_failure_rate) == (
         timedelta(hours=72), 100, 0.5,
     )  # fmt: skip
@@ -152,7 +153,7 @@ def test_the_system_zone_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TZ", ":Asia/Kathmandu")
     assert load().mail.timezone == "Asia/Kathmandu"
     monkeypatch.setenv("TZ", "CET-1CEST")  # POSIX's own words are no zone's name
-    assert values.is_zone(load().mail.timezone)
+    assert types.is_zone(load().mail.timezone)
 
 
 # Where the files are
@@ -165,7 +166,7 @@ def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"smtp.port = {number}")
     environ = {"SKYCHIMP_CONFIG": str(places[1])}
-    found = [config.load(config_file=places[0], environ=environ), load(environ=environ), load()]
+    found = [sources.load(config_file=places[0], environ=environ), load(environ=environ), load()]
     places[2].unlink()
     found.append(load())
     assert [settings.smtp.port for settings in found] == [1, 2, 3, 4]
@@ -177,7 +178,7 @@ def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
 def test_a_named_config_must_be_there() -> None:
     for environ, named in (({"SKYCHIMP_CONFIG": "gone.toml"}, None), ({}, Path("gone.toml"))):
         with pytest.raises(ConfigError, match=r"there is no config file .*gone\.toml") as caught:
-            config.load(config_file=named, environ=environ)
+            sources.load(config_file=named, environ=environ)
         assert caught.value.hint == "make it: skychimp init --email YOU@EXAMPLE.ORG"
 
 
@@ -206,13 +207,13 @@ def test_file_names_count_from_where_they_are_written(tmp_path: Path, monkeypatc
     (tmp_path / "etc").mkdir()
     named = tmp_path / "etc/c.toml"
     named.write_text("store.url = 's.db'\nsmtp.ca_file = '~/ca'\nsmtp.password_file = '/p'")
-    settings = config.load(config_file=named, environ={})
+    settings = sources.load(config_file=named, environ={})
     assert settings.store_url == f"sqlite:///{tmp_path}/etc/s.db"
     assert settings.smtp.ca_file == tmp_path / "home/ca"
     assert settings.smtp.password_file == Path("/p")
     (tmp_path / "etc/.env").write_text("SKYCHIMP_SMTP__CA_FILE=ca")
     environ = {"SKYCHIMP_SMTP__PASSWORD_FILE": "p"}
-    settings = config.load({"store.url": "f.db"}, config_file=named, environ=environ)
+    settings = sources.load({"store.url": "f.db"}, config_file=named, environ=environ)
     assert settings.smtp.ca_file == tmp_path / "etc/ca"
     assert settings.smtp.password_file == tmp_path / "work/p"
     assert settings.store_url == f"sqlite:///{tmp_path}/work/f.db"
@@ -222,9 +223,9 @@ def test_dot_env_beside_the_config_or_in_the_working_folder(tmp_path: Path) -> N
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/c.toml").touch()
     Path(".env").write_text("# ours\nexport SKYCHIMP_SMTP__PORT='1'  # a port\nOTHER\n")
-    assert config.load(config_file=tmp_path / "etc/c.toml", environ={}).smtp.port == 1
+    assert sources.load(config_file=tmp_path / "etc/c.toml", environ={}).smtp.port == 1
     (tmp_path / "etc/.env").write_text('SKYCHIMP_SMTP__USERNAME="$HOME ${A}"\n')
-    settings = config.load(config_file=tmp_path / "etc/c.toml", environ={})
+    settings = sources.load(config_file=tmp_path / "etc/c.toml", environ={})
     assert (settings.smtp.port, settings.smtp.username) == (None, "$HOME ${A}")
 
 
@@ -281,7 +282,7 @@ def test_how_a_store_is_named(said: str, url: str, by: str) -> None:
 def test_the_store_url_names_the_very_file(name: str) -> None:
     from sqlalchemy.engine import make_url
 
-    settings = config.load({"store.url": f"/folder/{name}"}, environ={})
+    settings = sources.load({"store.url": f"/folder/{name}"}, environ={})
     assert make_url(settings.store_url).database == str(Path(f"/folder/{name}"))
     assert settings.store_name == str(Path(f"/folder/{name}"))
 
@@ -458,16 +459,16 @@ def test_a_password_file(tmp_path: Path) -> None:
 
 
 def test_the_example_is_what_the_code_says() -> None:
-    assert EXAMPLE.read_text(encoding="utf-8") == config.example()
+    assert EXAMPLE.read_text(encoding="utf-8") == example.example_config()
 
 
 def test_the_example_changes_nothing() -> None:
     defaults = load()
-    assert load(config.example()).model_copy(update={"config_file": None}) == defaults
+    assert load(example.example_config()).model_copy(update={"config_file": None}) == defaults
 
 
 def test_the_example_shows_every_setting_with_a_value_that_can_be() -> None:
-    lines = config.example().splitlines()
+    lines = example.example_config().splitlines()
     shown = "\n".join(line.removeprefix("# ") for line in lines if " = " in line or line.startswith("["))
     tree = tomllib.loads(shown)
     assert {name: list(keys) for name, keys in tree.items()} == {name: list(keys) for name, keys in sections().items()}
@@ -478,7 +479,7 @@ def test_the_example_shows_every_setting_with_a_value_that_can_be() -> None:
 
 @given(st.text(st.characters(blacklist_categories=["Cs"])))
 def test_what_init_says_is_read_back(text: str) -> None:
-    assert tomllib.loads(config.example({"mail.sender": text}))["mail"]["sender"] == text
+    assert tomllib.loads(example.example_config({"mail.sender": text}))["mail"]["sender"] == text
 
 
 # Durations and rates
@@ -488,14 +489,14 @@ def test_what_init_says_is_read_back(text: str) -> None:
 def test_a_duration_is_the_sum_of_its_parts(parts: list[tuple[int, str]]) -> None:
     sizes = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
     total = sum((number * sizes[unit] for number, unit in parts), timedelta())
-    assert values.parse_duration("".join(f"{number}{unit}" for number, unit in parts)) == total
-    assert values.parse_duration(values.format_duration(total)) == total
+    assert durations.parse_duration("".join(f"{number}{unit}" for number, unit in parts)) == total
+    assert durations.parse_duration(durations.format_duration(total)) == total
 
 
 @pytest.mark.parametrize("text", ["", "5", "m", "5 m", "5min", "-5m", "1.5h", "5M", "٣s", "5m\n", "999999999d", "1e9s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(InvalidValue):
-        values.parse_duration(text)
+        durations.parse_duration(text)
 
 
 @pytest.mark.parametrize(("text", "per_second"), [("100/s", 100), ("300/min", 5), ("5400/h", 1.5)])

@@ -5,16 +5,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from forks import run_forked, sweep
-from scene import copied, due
-from sending import rows
-from tracing import failing, hit, killing, needs_strace
+from support.forks import run_forked, sweep
+from support.scene import copied, due
+from support.sending import rows
+from support.tracing import failing, hit, killing, needs_strace
 
-from skychimp.access import OPERATOR
 from skychimp.models import Client
-from skychimp.services import backups
-from skychimp.store import copies
-from skychimp.store.engine import Store
+from skychimp.permissions import OPERATOR
+from skychimp.services.operations import backups
+from skychimp.store import backup_file
+from skychimp.store.database import Store
 
 OLD, NEW = 30, 60  # clients
 WRITES, NAMES = "pwrite64,ftruncate,fdatasync,fsync", "rename,link,unlink"
@@ -34,7 +34,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 def size(path: Path) -> int:
     """How many clients a sound store has."""
-    copies.verified(path)
+    backup_file.verified(path)
     with closing(Store(path)) as store:
         return len(rows(store, Client))
 
@@ -107,7 +107,7 @@ def test_a_restore_that_is_broken_off_leaves_the_old_one_as_it_was(tmp_path: Pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copies.put_back(stores[NEW], store.path, tmp_path / "aside", interrupt, lambda done, total: None)
+        backup_file.put_back(stores[NEW], store.path, tmp_path / "aside", interrupt, lambda done, total: None)
     assert backups.held(store) is None
     store.close()
     assert size(store.path) == OLD

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from forks import run_forked, sweep
-from scene import OLD_SQLITE, WITHOUT_UVLOOP, due, scene
-from sending import finish, wait_until
-from servers import CountingReceiver
-from tracing import hit, killing, needs_strace
+from support.forks import run_forked, sweep
+from support.scene import OLD_SQLITE, WITHOUT_UVLOOP, due, scene
+from support.sending import finish, wait_until
+from support.servers import CountingReceiver
+from support.tracing import hit, killing, needs_strace
 
 SENDS = "write,writev,sendto,sendmsg"  # uvloop writes, asyncio sends
 FLUSHES = "fsync,fdatasync"  # builds of SQLite differ

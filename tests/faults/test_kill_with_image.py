@@ -8,16 +8,18 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from command import Home
 from conftest import enrol
-from forks import run_forked, sweep
 from PIL import Image
-from queues import rows
-from tracing import hit, killing, needs_strace
+from support.command import Home
+from support.forks import run_forked, sweep
+from support.queue_steps import rows
+from support.tracing import hit, killing, needs_strace
 
 from skychimp.models import Post, Role
-from skychimp.services import blog, housekeeping, images
-from skychimp.store.engine import Store, open_store
+from skychimp.services.blog import images, posts
+from skychimp.services.operations import housekeeping
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 CALLS = "rename,unlink,mkdir,fsync,fdatasync"
 COMMANDS = {
@@ -43,7 +45,7 @@ def test_a_kill_at_each_call(
 ) -> None:
     editor = enrol(store, "editor", Role.EDITOR)
     environ = home_of(editor).environ
-    blog.create(store, editor, title="A", content="x", image=images.made_anew(picture("red")))
+    posts.create(store, editor, title="A", content="x", image=images.made_anew(picture("red")))
     store.close()  # the file holds all of it
 
     def kill(number: int) -> str | None:

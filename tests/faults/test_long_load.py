@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import pytest
 from conftest import enrol
-from daemons import Daemon, config, environ
-from scene import Scene
-from sending import mailing, rows
-from servers import CountingReceiver
+from support.daemons import Daemon, config, environ
+from support.scene import Scene
+from support.sending import mailing, rows
+from support.servers import CountingReceiver
 
 from skychimp.models import Mailing, MailingStatus
-from skychimp.store.engine import Store, create_store
+from skychimp.store.database import Store
+from skychimp.store.schema import create_store
 
 MINUTES = 10
 LETTERS = 2_000  # a mailing

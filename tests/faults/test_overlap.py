@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import enrol
-from scene import due, prepared, scene
-from sending import addresses, finish, mailing, rows, states, status, wait_until
-from servers import CountingReceiver
+from support.scene import due, prepared, scene
+from support.sending import addresses, finish, mailing, rows, states, status, wait_until
+from support.servers import CountingReceiver
 
-from skychimp.access import Actor
 from skychimp.models import MailingStatus, Role, Run
-from skychimp.services import mailings
-from skychimp.store.engine import create_store
+from skychimp.permissions import Actor
+from skychimp.services.mailings import mailings
+from skychimp.store.schema import create_store
 
 MAIL_LEFT = 75
 ADA = Actor(1, "ada@skychimp.test", Role.USER)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sending import (
+from support.sending import (
     addresses,
     attempts,
     deliveries,
@@ -29,14 +29,15 @@ from sending import (
     status,
     wait_until,
 )
-from servers import GREETING, Conversation, CountingReceiver, ScriptedServer, hang, obey
+from support.servers import GREETING, Conversation, CountingReceiver, ScriptedServer, hang, obey
 
-from skychimp.access import Actor
 from skychimp.models import MailingStatus, Run
-from skychimp.services import clients, mailings
-from skychimp.services import deliveries as deliveries_service
-from skychimp.services.deliveries import Resolution
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.operations import unknown_deliveries as deliveries_service
+from skychimp.services.operations.unknown_deliveries import Resolution
+from skychimp.store.database import Store
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 DRAINED = {signal.SIGINT: 130, signal.SIGTERM: 75}

@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 import trustme
-from sending import (
+from sqlalchemy import update
+from support.sending import (
     addresses,
     attempts,
     bad_clients,
@@ -41,7 +42,7 @@ from sending import (
     status,
     wait_until,
 )
-from servers import (
+from support.servers import (
     EHLO,
     GREETING,
     GROUP,
@@ -59,12 +60,12 @@ from servers import (
     obey,
     tls,
 )
-from sqlalchemy import update
 
-from skychimp.access import Actor
 from skychimp.models import Client, DeliveryState, Every, MailingStatus, Message, Occurrence, OccurrenceState
-from skychimp.services import clients, mailings
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.store.database import Store
 
 BOB = ["bob@example.org"]
 BRIEFLY = timedelta(milliseconds=500)
@@ -569,8 +570,8 @@ def test_the_copy_is_the_same_whatever_has_changed_meanwhile(store: Store, ada: 
     with ScriptedServer(at("dot"), HEALTHY) as server:
         send(store, settings(server.port))
         clients.change(store, ada, "bob@example.org", name="Robert", comment="changed")
-        with store.write() as session:
-            session.execute(update(Message.__table__).values(subject="Changed", body="changed"))
+        with store.write() as db:
+            db.execute(update(Message.__table__).values(subject="Changed", body="changed"))
         others = {"mail__sender": "Eve <eve@skychimp.test>", "mail__return_path": "bounces@skychimp.test"}
         send(store, settings(server.port, **others), later=timedelta(hours=1))
 
@@ -703,8 +704,8 @@ def test_a_broken_message_fails_with_its_reason_and_the_others_go(
 ) -> None:
     broken = mailing(store, ada, ["bob@example.org", "eve@example.org"], subject="Broken")
     mailing(store, ada, ["bob@example.org", "eve@example.org"], subject="Fine")
-    with store.write() as session:
-        session.execute(update(Message.__table__).where(Message.__table__.c.subject == "Broken").values(values))
+    with store.write() as db:
+        db.execute(update(Message.__table__).where(Message.__table__.c.subject == "Broken").values(values))
 
     tally = send(store, settings(receiver.port))
 
@@ -719,11 +720,9 @@ def test_a_message_that_one_client_breaks_fails_for_that_client(
     store: Store, ada: Actor, receiver: CountingReceiver
 ) -> None:
     mailing(store, ada, addresses(5))
-    with store.write() as session:
-        session.execute(update(Message.__table__).values(body="{{ client.name | first }}"))
-        session.execute(
-            update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(name="")
-        )
+    with store.write() as db:
+        db.execute(update(Message.__table__).values(body="{{ client.name | first }}"))
+        db.execute(update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(name=""))
 
     tally = send(store, settings(receiver.port))
 
@@ -747,8 +746,8 @@ def test_a_message_that_one_client_breaks_fails_for_that_client(
 )
 def test_an_address_that_cant_be_written_fails_and_the_others_go(store: Store, ada: Actor, address: str) -> None:
     mailing(store, ada, addresses(5))
-    with store.write() as session:
-        session.execute(
+    with store.write() as db:
+        db.execute(
             update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(email=address)
         )
 

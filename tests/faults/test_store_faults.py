@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from forks import run_forked, sweep
-from scene import OLD_SQLITE, copied, due, prepared, scene
-from sending import finish, wait_until
-from servers import CountingReceiver
-from tracing import Call, calls, failing, needs_strace, recording
+from support.forks import run_forked, sweep
+from support.scene import OLD_SQLITE, copied, due, prepared, scene
+from support.sending import finish, wait_until
+from support.servers import CountingReceiver
+from support.tracing import Call, calls, failing, needs_strace, recording
 
-from skychimp.store import engine
-from skychimp.store.engine import Store
+from skychimp.store import schema
+from skychimp.store.database import Store
 
 RUN = ("run",)
 FLUSHES = ("fsync", "fdatasync")
@@ -95,8 +95,8 @@ def test_a_run_waits_for_the_store_at_its_start(tmp_path: Path) -> None:
 def test_a_store_is_upgraded_once_while_a_run_sends(tmp_path: Path) -> None:
     """Three runs of a newer version come at once: one upgrades, after a backup, and the old run does not suffer."""
     migrations = tmp_path / "migrations"
-    shutil.copytree(engine.MIGRATIONS, migrations)
-    (migrations / "versions" / "next.py").write_text(NEXT.format(engine.REVISION))
+    shutil.copytree(schema.MIGRATIONS, migrations)
+    (migrations / "versions" / "next.py").write_text(NEXT.format(schema.REVISION))
     newer = f"""
 from pathlib import Path
 from skychimp.store import engine
@@ -110,7 +110,7 @@ engine.MIGRATIONS, engine.REVISION = Path({str(migrations)!r}), "next"
             assert status in (0, MAIL_LEFT), errors
         assert here.faults(doubtful=0) == []
         backup = here.store.path.with_name(f"{here.store.path.name}.before-next")
-        assert [revision(path) for path in (here.store.path, backup)] == ["next", engine.REVISION]
+        assert [revision(path) for path in (here.store.path, backup)] == ["next", schema.REVISION]
 
 
 NEXT = """
@@ -124,9 +124,9 @@ def upgrade():
 
 
 def revision(path: Path) -> object:
-    with closing(Store(path)) as store, store.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
-        return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    with closing(Store(path)) as store, store.connect() as db:
+        assert db.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        return db.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
 
 
 # The power

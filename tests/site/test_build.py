@@ -9,20 +9,23 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from command import Home
 from conftest import enrol
 from PIL import Image
 from sqlalchemy import insert, update
+from support.command import Home
 
-from skychimp.access import GUEST, Actor
-from skychimp.config import Settings
-from skychimp.delivery.compose import Words
+from skychimp.config.settings import Settings
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import Denied, NotLoggedIn, StoreFailed
 from skychimp.models import Every, Format, Post, Role
-from skychimp.services import blog, clients, images, mailings, messages
-from skychimp.services.mailings import Audience, When
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.blog import images, posts
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
 from skychimp.site.build import build
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 ATOM = "{http://www.w3.org/2005/Atom}"
 
@@ -35,7 +38,7 @@ def grace(store: Store) -> Actor:
 
 def post(store: Store, editor: Actor, title: str, *, at: datetime | None = None, **more: Any) -> str:
     """A published post; its slug."""
-    made = blog.create(store, editor, title=title, content=f"About *{title}*.", publish=True, at=at, **more)
+    made = posts.create(store, editor, title=title, content=f"About *{title}*.", publish=True, at=at, **more)
     return made.slug
 
 
@@ -54,9 +57,9 @@ def test_the_site_is_what_anyone_may_see(store: Store, grace: Actor, ada: Actor,
     with_picture = post(store, grace, "One", image=picture())
     post(store, grace, "Two", at=now - timedelta(days=1))
     post(store, grace, "Coming", at=now + timedelta(days=1))
-    blog.create(store, grace, title="Draft", content="Draft")
+    posts.create(store, grace, title="Draft", content="Draft")
     clients.create(store, ada, email="bob@example.org")
-    message = messages.create(store, ada, Words("Hello", "Hello", Format.TEXT))
+    message = messages.create(store, ada, MessageContent("Hello", "Hello", Format.TEXT))
     when = When("now", None, Every.DAY, "UTC")
     mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(all_clients=True))
 
@@ -69,7 +72,7 @@ def test_the_site_is_what_anyone_may_see(store: Store, grace: Actor, ada: Actor,
     page = (tmp_path / f"site/posts/{with_picture}.html").read_text()
     assert "<p>About <em>One</em>.</p>" in page
     (copy,) = (tmp_path / "site/images").iterdir()
-    assert copy.read_bytes() == blog.image_path(store, copy.name).read_bytes()
+    assert copy.read_bytes() == posts.image_path(store, copy.name).read_bytes()
     assert f'<img src="../images/{copy.name}" width="60" height="40"' in page
     assert (built.posts, built.removed, built.unchanged) == (2, [], 0)
     assert "Draft" not in home
@@ -81,7 +84,7 @@ def test_what_goes_from_the_blog_goes_from_the_site(store: Store, grace: Actor, 
     slug = post(store, grace, "One", image=picture())
     post(store, grace, "Two")
     build(store, grace, tmp_path / "site", Settings())
-    blog.remove(store, grace, slug)
+    posts.remove(store, grace, slug)
 
     built = build(store, grace, tmp_path / "site", Settings())
 
@@ -93,10 +96,10 @@ def test_a_view_changes_nothing_and_the_ids_last(store: Store, grace: Actor, tmp
     slug = post(store, grace, "One")
     build(store, grace, tmp_path / "site", Settings())
     before = ids(tmp_path / "site")
-    blog.view(store, GUEST, slug)
+    posts.view(store, ANONYMOUS, slug)
     assert build(store, grace, tmp_path / "site", Settings()).written == []
 
-    blog.change(store, grace, slug, title="Another")
+    posts.change(store, grace, slug, title="Another")
     moved = Settings.model_validate({"blog": {"url": "https://elsewhere.example", "title": "New"}})
     assert "feed.xml" in build(store, grace, tmp_path / "site", moved).written
     assert ids(tmp_path / "site") == before
@@ -107,8 +110,8 @@ def test_a_view_changes_nothing_and_the_ids_last(store: Store, grace: Actor, tmp
 def test_what_was_written_long_before_it_was_published(store: Store, grace: Actor, tmp_path: Path) -> None:
     """RFC 4287, 4.2.15: to a reader, publishing is the latest change."""
     post(store, grace, "One")
-    with store.write() as session:
-        session.execute(update(Post).values(updated_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    with store.write() as db:
+        db.execute(update(Post).values(updated_at=datetime(2020, 1, 1, tzinfo=UTC)))
     build(store, grace, tmp_path / "site", Settings())
     entry = ET.parse(tmp_path / "site/feed.xml").find(f"{ATOM}entry")
     assert entry is not None
@@ -122,8 +125,8 @@ def test_a_thousand_posts_are_written_once(store: Store, grace: Actor, tmp_path:
         usual | {"slug": f"p-{n}", "title": f"P {n}", "updated_at": now, "published_at": now - timedelta(hours=n)}
         for n in range(1000)
     ]
-    with store.write() as session:
-        session.execute(insert(Post), rows)
+    with store.write() as db:
+        db.execute(insert(Post), rows)
     first = build(store, grace, tmp_path / "site", Settings())
     assert (first.posts, len(first.written)) == (1000, 1000 + 110 + 4)
     again = build(store, grace, tmp_path / "site", Settings())
@@ -132,7 +135,7 @@ def test_a_thousand_posts_are_written_once(store: Store, grace: Actor, tmp_path:
 
 @pytest.mark.parametrize("role", [Role.USER, Role.MANAGER, Role.EDITOR, Role.ADMIN, None])
 def test_who_writes_posts_may_build(store: Store, tmp_path: Path, role: Role | None) -> None:
-    actor = GUEST if role is None else enrol(store, "somebody", role)
+    actor = ANONYMOUS if role is None else enrol(store, "somebody", role)
     if role in (Role.EDITOR, Role.ADMIN):
         assert build(store, actor, tmp_path / "site", Settings()).posts == 0
         return
@@ -145,7 +148,7 @@ def test_a_lost_image_leaves_the_site_as_it_was(store: Store, grace: Actor, tmp_
     slug = post(store, grace, "One", image=picture())
     build(store, grace, tmp_path / "site", Settings())
     (file,) = (tmp_path / "site/images").iterdir()
-    blog.image_path(store, file.name).unlink()
+    posts.image_path(store, file.name).unlink()
     with pytest.raises(StoreFailed, match="image of post 1") as failed:
         build(store, grace, tmp_path / "site", Settings())
     assert slug in (failed.value.hint or "")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.models import DeliveryState, MailingStatus, OccurrenceState, Outcome
-from skychimp.services.reports import DomainReport, OccurrenceReport, RatePoint, ReplyGroup, Report
+from skychimp.services.reporting.reports import DomainReport, OccurrenceReport, RatePoint, ReplyGroup, Report
 from skychimp.site import reports as pages
 
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 from conftest import enrol
-from queues import NOW, change, client, mailing, rows, write
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
+from support.queue_steps import NOW, change, client, mailing, rows, write
 
-from skychimp.access import Actor
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
 from skychimp.models import Client, StoreInfo, User
-from skychimp.store import engine
-from skychimp.store.engine import Store, create_store, open_store, store_path
+from skychimp.permissions import Actor
+from skychimp.store import database
+from skychimp.store.database import Store
+from skychimp.store.schema import create_store, open_store, store_path
 
 ANY_BUILD, OLD_BUILD = (3,), (99,)
 """Since when a build of SQLite is sound, so that the one at hand is, or is not."""
@@ -46,8 +47,8 @@ def everything_in(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def pragma(store: Store, name: str) -> object:
-    with store.read() as session:
-        return session.connection().exec_driver_sql(f"PRAGMA {name}").scalar()
+    with store.read() as db:
+        return db.connection().exec_driver_sql(f"PRAGMA {name}").scalar()
 
 
 # What is a store
@@ -111,7 +112,7 @@ def test_a_truncated_store_is_refused_and_left_as_it_is(store: Store, size: int)
 def test_a_store_whose_process_was_killed_while_it_wrote_its_log_back_is_whole(sound: Store) -> None:
     """The file itself is cut off then, and the rest is in the log beside it."""
     client(sound, enrol(sound, "ada"), "bob")
-    with contextlib.closing(engine._driver().connect(sound.path, isolation_level=None)) as connection:
+    with contextlib.closing(database._driver().connect(sound.path, isolation_level=None)) as connection:
         connection.execute("VACUUM")  # puts every page into the log
         copy = sound.path.with_name("copy.db")
         shutil.copy(sound.path, copy)
@@ -167,16 +168,16 @@ def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
 
 def test_a_new_store_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file, what SQLite puts beside it, and the folder where it has to be made."""
-    monkeypatch.setattr(engine, "SOUND_WAL", ANY_BUILD)
+    monkeypatch.setattr(database, "SOUND_WAL", ANY_BUILD)
     old_mask = os.umask(0)
     try:
         store = create_store(url(tmp_path / "new" / "folder" / "skychimp.db"))
     finally:
         os.umask(old_mask)
 
-    with store.write() as session:
-        session.execute(update(StoreInfo).values(held_at=NOW))
-        session.flush()
+    with store.write() as db:
+        db.execute(update(StoreInfo).values(held_at=NOW))
+        db.flush()
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in store.path.parent.iterdir()}
     assert modes == dict.fromkeys(("skychimp.db", "skychimp.db-wal", "skychimp.db-shm"), 0o600)
     assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
@@ -184,12 +185,12 @@ def test_a_new_store_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_its_rollback_journal_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "SOUND_WAL", OLD_BUILD)
+    monkeypatch.setattr(database, "SOUND_WAL", OLD_BUILD)
     store = create_store(url(tmp_path / "skychimp.db"))
 
-    with store.write() as session:
-        session.execute(update(StoreInfo).values(held_at=NOW))
-        session.flush()
+    with store.write() as db:
+        db.execute(update(StoreInfo).values(held_at=NOW))
+        db.flush()
         assert stat.S_IMODE((tmp_path / "skychimp.db-journal").stat().st_mode) == 0o600
     store.close()
 
@@ -269,9 +270,9 @@ def test_a_store_that_was_half_made_when_its_process_died_is_not_there(tmp_path:
 
 def test_a_store_that_cant_be_filled_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(connection: object, revision: str = "head") -> None:
-        raise engine._driver().OperationalError("database or disk is full")
+        raise database._driver().OperationalError("database or disk is full")
 
-    monkeypatch.setattr(engine, "migrate", no_space)
+    monkeypatch.setattr(database, "migrate", no_space)
 
     with pytest.raises(StoreFailed, match="disk is full"):
         create_store(url(tmp_path / "skychimp.db"))
@@ -346,7 +347,7 @@ def test_a_store_that_may_not_be_made_is_said(public_folder: Path) -> None:
 @pytest.fixture
 def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A store by a build of SQLite that is taken for a sound one."""
-    monkeypatch.setattr(engine, "SOUND_WAL", ANY_BUILD)
+    monkeypatch.setattr(database, "SOUND_WAL", ANY_BUILD)
     made = create_store(url(tmp_path / "sound.db"))
     yield made
     made.close()
@@ -358,7 +359,7 @@ def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 def test_how_a_connection_is_set_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_since: tuple[int, ...], journal: str, synchronous: int
 ) -> None:
-    monkeypatch.setattr(engine, "SOUND_WAL", sound_since)
+    monkeypatch.setattr(database, "SOUND_WAL", sound_since)
     store = create_store(url(tmp_path / "skychimp.db"))
 
     assert pragma(store, "journal_mode") == journal
@@ -374,17 +375,17 @@ def test_a_store_changes_its_journal_with_the_build_that_opens_it(
 ) -> None:
     path = closed(store)
     for sound_since, journal in ((OLD_BUILD, "delete"), (ANY_BUILD, "wal"), (OLD_BUILD, "delete")):
-        monkeypatch.setattr(engine, "SOUND_WAL", sound_since)
+        monkeypatch.setattr(database, "SOUND_WAL", sound_since)
         reopened = open_store(url(path))
         assert pragma(reopened, "journal_mode") == journal
         reopened.close()
 
 
 def test_the_change_of_the_journal_waits_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "SOUND_WAL", OLD_BUILD)
+    monkeypatch.setattr(database, "SOUND_WAL", OLD_BUILD)
     path = closed(create_store(url(tmp_path / "skychimp.db")))
-    monkeypatch.setattr(engine, "SOUND_WAL", ANY_BUILD)
-    with contextlib.closing(engine._driver().connect(path, isolation_level=None, check_same_thread=False)) as writer:
+    monkeypatch.setattr(database, "SOUND_WAL", ANY_BUILD)
+    with contextlib.closing(database._driver().connect(path, isolation_level=None, check_same_thread=False)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         timer = threading.Timer(0.3, writer.execute, ["COMMIT"])
         timer.start()
@@ -399,15 +400,15 @@ def test_the_change_of_the_journal_waits_for_who_writes(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("sound_since", [ANY_BUILD, OLD_BUILD], ids=["sound", "old"])
 def test_no_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_since: tuple[int, ...]) -> None:
     """Two that read, think and write: the second reads what the first has written."""
-    monkeypatch.setattr(engine, "SOUND_WAL", sound_since)
+    monkeypatch.setattr(database, "SOUND_WAL", sound_since)
     store = create_store(url(tmp_path / "skychimp.db"))
     write(store, lambda connection: connection.exec_driver_sql("CREATE TABLE number AS SELECT 0 AS n"))
 
     def add(times: int) -> None:
         for _ in range(times):
-            with store.write() as session:
-                n: int = session.connection().exec_driver_sql("SELECT n FROM number").scalar_one()
-                session.connection().exec_driver_sql("UPDATE number SET n = ?", (n + 1,))
+            with store.write() as db:
+                n: int = db.connection().exec_driver_sql("SELECT n FROM number").scalar_one()
+                db.connection().exec_driver_sql("UPDATE number SET n = ?", (n + 1,))
 
     threads = [threading.Thread(target=add, args=(25,)) for _ in range(3)]
     for thread in threads:
@@ -415,24 +416,24 @@ def test_no_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soun
     for thread in threads:
         thread.join()
 
-    with store.read() as session:
-        assert session.connection().exec_driver_sql("SELECT n FROM number").scalar() == 75
+    with store.read() as db:
+        assert db.connection().exec_driver_sql("SELECT n FROM number").scalar() == 75
     store.close()
 
 
 def test_a_read_sees_one_moment(sound: Store) -> None:
     ada = enrol(sound, "ada")
-    with sound.read() as session:
-        assert session.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
+    with sound.read() as db:
+        assert db.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
         client(sound, ada, "bob")
-        assert session.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
+        assert db.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
     assert len(rows(sound, Client)) == 1
 
 
 def test_a_write_is_done_whole_or_not_at_all(store: Store, ada: Actor) -> None:
-    with pytest.raises(ZeroDivisionError), store.write() as session:  # noqa: PT012
-        session.execute(update(User).values(name="X"))
-        session.flush()
+    with pytest.raises(ZeroDivisionError), store.write() as db:  # noqa: PT012
+        db.execute(update(User).values(name="X"))
+        db.flush()
         raise ZeroDivisionError
 
     assert rows(store, User)[0].name == ""
@@ -442,8 +443,8 @@ def test_times_come_back_aware_and_in_utc(store: Store, ada: Actor) -> None:
     mailing_id = mailing(store, ada)
     with pytest.raises(Exception, match="timezone"):
         change(store, User, 1, created_at=NOW.replace(tzinfo=None))
-    with store.read() as session:
-        stored = session.connection().exec_driver_sql("SELECT next_at FROM mailing WHERE id = ?", (mailing_id,))
+    with store.read() as db:
+        stored = db.connection().exec_driver_sql("SELECT next_at FROM mailing WHERE id = ?", (mailing_id,))
         assert stored.scalar() == "2026-03-02 09:00:00.000000"
 
 
@@ -451,11 +452,11 @@ def test_times_come_back_aware_and_in_utc(store: Store, ada: Actor) -> None:
 
 
 def test_a_store_that_is_held_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 1)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 1)
     impatient = Store(store.path)
 
-    with store.write() as session:
-        session.connection()
+    with store.write() as db:
+        db.connection()
         with pytest.raises(StoreFailed, match="database is locked") as failed:
             write(impatient, lambda connection: connection.exec_driver_sql("SELECT 1"))
 
@@ -466,9 +467,9 @@ def test_a_store_that_is_held_for_long(store: Store, monkeypatch: pytest.MonkeyP
 def test_a_full_disk(store: Store, ada: Actor) -> None:
     pages = pragma(store, "page_count")
 
-    with pytest.raises(StoreFailed, match="database or disk is full") as failed, store.write() as session:  # noqa: PT012
-        session.connection().exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-        session.execute(update(User).values(name="x" * 1_000_000))
+    with pytest.raises(StoreFailed, match="database or disk is full") as failed, store.write() as db:  # noqa: PT012
+        db.connection().exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        db.execute(update(User).values(name="x" * 1_000_000))
 
     assert failed.value.hint == "free some disk space, then run the command again; nothing was lost"
     assert rows(store, User)[0].name == ""
@@ -495,6 +496,6 @@ def test_what_the_tables_forbid_is_the_callers_business(store: Store, ada: Actor
 
 
 def test_lower_knows_every_script(store: Store) -> None:
-    with store.read() as session:
-        found = session.connection().exec_driver_sql("SELECT lower('ÅSE ŽOFIE ΣΊΣΥΦΟΣ'), lower(NULL), lower(5)").one()
+    with store.read() as db:
+        found = db.connection().exec_driver_sql("SELECT lower('ÅSE ŽOFIE ΣΊΣΥΦΟΣ'), lower(NULL), lower(5)").one()
     assert tuple(found) == ("åse žofie σίσυφοσ", None, 5)

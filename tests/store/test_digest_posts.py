@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 
 import pytest
-from queues import (
+from sqlalchemy import Connection, delete, insert
+from support.queue_steps import (
     DAY,
     MINUTE,
     NOW,
@@ -22,10 +23,8 @@ from queues import (
     sweep,
     write,
 )
-from sqlalchemy import Connection, delete, insert
 
-from skychimp.access import Actor
-from skychimp.delivery import planner
+from skychimp.delivery.scheduling import planner
 from skychimp.models import (
     CatchUp,
     Client,
@@ -41,9 +40,10 @@ from skychimp.models import (
     Post,
     Run,
 )
-from skychimp.services.outlook import outlook
-from skychimp.store import digests
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.mailings.forecast import forecast
+from skychimp.store import digest_posts
+from skychimp.store.database import Store
 
 WEEK = timedelta(days=7)
 
@@ -177,7 +177,7 @@ def test_after_missed_ones_the_next_tells_of_all(weekly: Store) -> None:
 def test_of_two_that_open_at_once_the_first_tells(weekly: Store) -> None:
     change(weekly, Mailing, 1, catch_up=CatchUp.ALL)
     post(weekly, "Pa", NOW - MINUTE)
-    assert [row.left_out for row in outlook(weekly, NOW + WEEK)] == [None, "skipped: there is no new post"]
+    assert [row.left_out for row in forecast(weekly, NOW + WEEK)] == [None, "skipped: there is no new post"]
     go_out(weekly, NOW + WEEK)
     assert told(weekly) == ["Pa", "skipped"]
 
@@ -195,7 +195,7 @@ def test_what_nobody_got_is_told_of_again(weekly: Store, outcome: Outcome, expec
     post(weekly, "Pa", NOW - MINUTE)
     go_out(weekly, NOW, outcome)
     plan = ["skipped: there is no new post" if expected == "skipped" else None]
-    assert [row.left_out for row in outlook(weekly, NOW + WEEK) if row.due_at > NOW] == plan
+    assert [row.left_out for row in forecast(weekly, NOW + WEEK) if row.due_at > NOW] == plan
     go_out(weekly, NOW + WEEK)
     assert told(weekly) == ["Pa", expected]
     go_out(weekly, NOW + 2 * WEEK)
@@ -220,7 +220,7 @@ def test_an_audience_of_nobody_is_told_nothing(weekly: Store) -> None:
 
 
 def test_more_than_a_letter_holds_goes_on_in_the_next(weekly: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digests, "MOST_POSTS", 2)
+    monkeypatch.setattr(digest_posts, "MOST_POSTS", 2)
     for name in ("Pa", "Pb", "Pc"):
         post(weekly, name, NOW - MINUTE)
     go_out(weekly, NOW)
@@ -239,8 +239,8 @@ def test_each_mailing_tells_for_itself(weekly: Store, ada: Actor) -> None:
 def test_an_opening_that_is_cut_off_has_told_nothing(weekly: Store) -> None:
     post(weekly, "Pa", NOW - MINUTE)
 
-    def cut_off(connection: Connection) -> None:
-        planner.open_due(connection, NOW, sender="a@x.example", return_path="a@x.example", give_up_after=DAY)
+    def cut_off(db: Connection) -> None:
+        planner.open_due(db, NOW, sender="a@x.example", return_path="a@x.example", give_up_after=DAY)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -251,6 +251,6 @@ def test_an_opening_that_is_cut_off_has_told_nothing(weekly: Store) -> None:
 
 
 def test_a_plan_says_what_is_skipped(weekly: Store) -> None:
-    assert [row.left_out for row in outlook(weekly, NOW)] == ["skipped: there is no new post"]
+    assert [row.left_out for row in forecast(weekly, NOW)] == ["skipped: there is no new post"]
     post(weekly, "Pa", NOW - MINUTE)
-    assert [(row.email, row.left_out) for row in outlook(weekly, NOW)] == [("bob@example.org", None)]
+    assert [(row.email, row.left_out) for row in forecast(weekly, NOW)] == [("bob@example.org", None)]

@@ -10,7 +10,8 @@ import pytest
 from conftest import enrol
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from queues import (
+from sqlalchemy import delete
+from support.queue_steps import (
     MINUTE,
     NOW,
     RELAY,
@@ -38,12 +39,12 @@ from queues import (
     write,
     write_at_once,
 )
-from sqlalchemy import delete
 
-from skychimp.access import Actor
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, OccurrenceState, Outcome
-from skychimp.store import engine, ledger, queue
-from skychimp.store.engine import Store, create_store
+from skychimp.permissions import Actor
+from skychimp.store import database, ledger, queue
+from skychimp.store.database import Store
+from skychimp.store.schema import create_store
 
 S = DeliveryState
 
@@ -70,7 +71,7 @@ def test_what_a_newer_claim_is_sending_is_not_given_back_with_an_older_one(store
     sending, claimed = claim(store)
     intend(store, 1, sending)
     ids = [sending.id, claimed.id]
-    write(store, lambda connection: queue.release(connection, 1, ids, only_claimed=True))
+    write(store, lambda db: queue.release(db, 1, ids, only_claimed=True))
     assert states(store) == {"ann": S.SENDING, "bob": S.QUEUED}
 
 
@@ -78,7 +79,7 @@ def test_of_two_claims_of_one_delivery_by_one_run_only_the_newer_may_be_sent(sto
     """As after a mailing was disabled and enabled again, while the run still had its letters in hand."""
     opened(store, ada, "bob")
     (old,) = claim(store)
-    write(store, lambda connection: queue.disable(connection, 1, "why", NOW))
+    write(store, lambda db: queue.disable(db, 1, "why", NOW))
     write(store, lambda connection: connection.exec_driver_sql("UPDATE mailing SET disabled_at = NULL"))
     (new,) = claim(store)
 
@@ -183,7 +184,7 @@ def test_what_is_not_unicode_is_written_out(store: Store, ada: Actor) -> None:
 def standard_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A store by the standard library's SQLite, which may be an old one."""
     driver: ModuleType = sqlite3
-    monkeypatch.setattr(engine, "_driver", lambda: driver)
+    monkeypatch.setattr(database, "_driver", lambda: driver)
     made = create_store(f"sqlite:///{tmp_path / 'standard.db'}")
     yield made
     made.close()
@@ -423,16 +424,16 @@ def test_counts_of_an_occurrence_and_what_is_left_of_all(store: Store, ada: Acto
     record(store, 1, *(entry(claimed, outcome) for claimed, outcome in zip(claims, outcomes, strict=False)))
     release(store, 1, claims[8])
 
-    with store.read() as session:
-        connection = session.connection()
+    with store.read() as transaction:
+        db = transaction.connection()
         counted = {S.SENT: 2, S.DEFERRED: 1, S.UNKNOWN: 1, S.SENDING: 1, S.CLAIMED: 3, S.QUEUED: 1}
-        assert ledger.counts(connection, 1) == counted
+        assert ledger.counts(db, 1) == counted
         waits = {S.DEFERRED: 1, S.SENDING: 1, S.CLAIMED: 3, S.QUEUED: 1}
-        assert ledger.left(connection, 1) == waits
-        assert ledger.left(connection) == waits | {S.QUEUED: 10}
-        assert ledger.left(connection, 7) == {}
+        assert ledger.left(db, 1) == waits
+        assert ledger.left(db) == waits | {S.QUEUED: 10}
+        assert ledger.left(db, 7) == {}
         for mailing_id in (None, 1, 7):
-            assert ledger.waiting(connection, mailing_id) == sum(ledger.left(connection, mailing_id).values())
+            assert ledger.waiting(db, mailing_id) == sum(ledger.left(db, mailing_id).values())
 
 
 def change_all(store: Store, statement: str) -> None:

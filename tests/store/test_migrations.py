@@ -12,53 +12,67 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from queues import NOW, claim, client, delete_client, fill, mailing, number_of, open_due, opened, rows, send, write
 from sqlalchemy import Connection, Enum, create_engine, delete
 from sqlalchemy.exc import IntegrityError
+from support.queue_steps import (
+    NOW,
+    claim,
+    client,
+    delete_client,
+    fill,
+    mailing,
+    number_of,
+    open_due,
+    opened,
+    rows,
+    send,
+    write,
+)
 
-from skychimp.access import Actor
 from skychimp.errors import StoreFailed, StoreNotReady
 from skychimp.models import (
-    Audit,
-    Cause,
+    AuditEntry,
     Client,
     ClientTag,
     Code,
+    CodePurpose,
     Delivery,
+    DeliveryRollup,
     DeliveryState,
     Login,
     Outcome,
-    Purpose,
-    Result,
+    ReplyKind,
     metadata,
 )
-from skychimp.store import engine
-from skychimp.store.engine import Store, open_store
+from skychimp.permissions import Actor
+from skychimp.store import database, schema
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 
 def test_models_and_migrations_say_the_same(store: Store) -> None:
-    with store.read() as session:
-        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
+    with store.read() as db:
+        context = MigrationContext.configure(db.connection(), opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
-        migrated = tables_of(session.connection())
+        migrated = tables_of(db.connection())
     made = create_engine("sqlite://")
-    with made.begin() as connection:
-        metadata.create_all(connection)
-        assert migrated == tables_of(connection)
+    with made.begin() as db:
+        metadata.create_all(db)
+        assert migrated == tables_of(db)
     made.dispose()
 
 
-def tables_of(connection: Connection) -> dict[str, list[str]]:
+def tables_of(db: Connection) -> dict[str, list[str]]:
     """Every table and index as SQLite keeps it, constraints and conditions included; a table as its sorted parts."""
-    found = connection.exec_driver_sql(
+    found = db.exec_driver_sql(
         "SELECT name, sql FROM sqlite_master WHERE name NOT IN ('alembic_version', 'sqlite_sequence') AND sql NOTNULL"
     )
     return {name: sorted(re.split(r",\s*\n|\(\s*\n|\n\s*\)", re.sub(r"[ \t]+", " ", sql))) for name, sql in found}
 
 
 def test_the_newest_revision_is_the_last_of_the_folder() -> None:
-    (newest,) = ScriptDirectory(str(engine.MIGRATIONS)).get_heads()
-    assert newest == engine.REVISION
+    (newest,) = ScriptDirectory(str(schema.MIGRATIONS)).get_heads()
+    assert newest == schema.REVISION
 
 
 # Old stores
@@ -101,19 +115,19 @@ def old(store: Store, ada: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def become_newer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
     newer = tmp_path / "newer"
     shutil.rmtree(newer, ignore_errors=True)
-    shutil.copytree(engine.MIGRATIONS, newer, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(schema.MIGRATIONS, newer, ignore=shutil.ignore_patterns("__pycache__"))
     (newer / "versions" / "0002_next.py").write_text(script)
-    monkeypatch.setattr(engine, "MIGRATIONS", newer)
-    monkeypatch.setattr(engine, "REVISION", "0002")
+    monkeypatch.setattr(database, "MIGRATIONS", newer)
+    monkeypatch.setattr(database, "REVISION", "0002")
 
 
 def revision(path: Path) -> str:
-    with contextlib.closing(engine._driver().connect(path)) as connection:
+    with contextlib.closing(database._driver().connect(path)) as connection:
         return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
 def phones(path: Path) -> list[str]:
-    with contextlib.closing(engine._driver().connect(path)) as connection:
+    with contextlib.closing(database._driver().connect(path)) as connection:
         return [phone for (phone,) in connection.execute("SELECT phone FROM client")]
 
 
@@ -123,8 +137,8 @@ def test_an_old_store_is_upgraded_after_a_backup(old: Path) -> None:
 
     assert [found.email for found in rows(upgraded, Client)] == ["ann@example.org", "bob@example.org"]
     assert number_of(upgraded, ClientTag) == 2
-    with upgraded.read() as session:
-        assert session.connection().exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    with upgraded.read() as db:
+        assert db.connection().exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     upgraded.close()
     assert (revision(old), phones(old)) == ("0002", ["", ""])
     backup = old.with_name("skychimp.db.before-0002")
@@ -135,10 +149,10 @@ def test_an_old_store_is_upgraded_after_a_backup(old: Path) -> None:
 
 
 def test_the_backup_is_a_store(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (engine.MIGRATIONS.parent, engine.REVISION)
+    before = (schema.MIGRATIONS.parent, schema.REVISION)
     open_store(f"sqlite:///{old}").close()
     monkeypatch.undo()
-    assert before != (engine.MIGRATIONS.parent, engine.REVISION)
+    assert before != (schema.MIGRATIONS.parent, schema.REVISION)
 
     with pytest.raises(StoreNotReady, match="newer Skychimp"):
         open_store(f"sqlite:///{old}")
@@ -186,8 +200,8 @@ engine.open_store("sqlite:///" + sys.argv[1]).close()
 
 def test_two_who_upgrade_at_once(old: Path) -> None:
     """The second finds it done, and the backup stays the first one's."""
-    command = [sys.executable, "-c", UPGRADE, str(old), str(engine.MIGRATIONS)]
-    with contextlib.closing(engine._driver().connect(old, isolation_level=None)) as gate:
+    command = [sys.executable, "-c", UPGRADE, str(old), str(schema.MIGRATIONS)]
+    with contextlib.closing(database._driver().connect(old, isolation_level=None)) as gate:
         gate.execute("BEGIN IMMEDIATE")
         processes = [subprocess.Popen(command) for _ in range(2)]
         with pytest.raises(subprocess.TimeoutExpired):
@@ -207,11 +221,11 @@ def full(store: Store, ada: Actor) -> Store:
     """A row in every table that holds a state."""
     opened(store, ada, "bob")
     send(store, 1, Outcome.SENT, *claim(store))
-    with store.write() as session:
-        session.add(Code(user_id=1, purpose=Purpose.VERIFY, code_hash="", created_at=NOW, expires_at=NOW))
-        session.add(Audit(at=NOW, action="login", object="user"))
-        session.add(Cause(outcome=Outcome.SENT, phase="dot", code=250, enhanced="", words="ok"))
-        session.add(Result(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))
+    with store.write() as db:
+        db.add(Code(user_id=1, purpose=CodePurpose.VERIFY, code_hash="", created_at=NOW, expires_at=NOW))
+        db.add(AuditEntry(at=NOW, action="login", object="user"))
+        db.add(ReplyKind(outcome=Outcome.SENT, phase="dot", code=250, enhanced="", words="ok"))
+        db.add(DeliveryRollup(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))
     return store
 
 
@@ -262,8 +276,8 @@ UNIQUE = {
 
 @pytest.mark.parametrize("table", UNIQUE)
 def test_there_are_no_two_of_the_same(full: Store, table: str) -> None:
-    with full.write() as session:
-        session.add(Login(user_id=1, token_hash="x", created_at=NOW, seen_at=NOW, expires_at=NOW))
+    with full.write() as db:
+        db.add(Login(user_id=1, token_hash="x", created_at=NOW, seen_at=NOW, expires_at=NOW))
     columns = ", ".join(f'"{column.name}"' for column in metadata.tables[table].columns if column.name != "id")
     again = f'INSERT INTO "{table}" ({columns}) SELECT {columns} FROM "{table}"'
     same = ", ".join(f"{table}.{column}" for column in UNIQUE[table])

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import enrol
-from queues import (
+from sqlalchemy import event, select, text
+from support.queue_steps import (
     DAY,
     NOW,
     claim,
@@ -28,15 +29,16 @@ from queues import (
     write,
     write_at_once,
 )
-from sqlalchemy import event, select, text
 
-from skychimp.access import Actor
 from skychimp.models import Delivery, DeliveryState, Outcome, Role
-from skychimp.services import attempts, deliveries, figures, reports, why
-from skychimp.services.listing import Page
+from skychimp.permissions import Actor
+from skychimp.services.listing import ListOptions
+from skychimp.services.operations import unknown_deliveries
+from skychimp.services.reporting import address_history, delivery_log, reports, rollups
 from skychimp.store import ledger, queue, runs
-from skychimp.store.engine import Store, create_store
-from skychimp.store.queue import Claimed
+from skychimp.store.database import Store
+from skychimp.store.queue import ClaimedDelivery
+from skychimp.store.schema import create_store
 
 AT = "2026-01-01 09:00:00.000000"
 OUTCOMES = (Outcome.SENT, Outcome.DEFERRED, Outcome.FAILED, Outcome.UNKNOWN)
@@ -56,14 +58,16 @@ def make_busy(store: Store, ada: Actor) -> None:
     record(store, 1, *(entry(claimed, OUTCOMES[number % 4]) for number, claimed in enumerate(claims[:16])))
 
 
-def held(store: Store) -> list[Claimed]:
+def held(store: Store) -> list[ClaimedDelivery]:
     """What run 1 is sending."""
     delivery = Delivery.__table__
-    chosen = select(*(delivery.c[name] for name in Claimed._fields)).where(delivery.c.state == DeliveryState.SENDING)
-    return [Claimed(*row) for row in write(store, lambda connection: connection.execute(chosen).all())]
+    chosen = select(*(delivery.c[name] for name in ClaimedDelivery._fields)).where(
+        delivery.c.state == DeliveryState.SENDING
+    )
+    return [ClaimedDelivery(*row) for row in write(store, lambda connection: connection.execute(chosen).all())]
 
 
-STEPS: dict[str, Callable[[Store, list[Claimed]], object]] = {
+STEPS: dict[str, Callable[[Store, list[ClaimedDelivery]], object]] = {
     "claim": lambda store, _: claim(store, 2),
     "due": lambda store, _: due(store),
     "intend": lambda store, held: intend(store, 1, *held),
@@ -77,32 +81,32 @@ STEPS: dict[str, Callable[[Store, list[Claimed]], object]] = {
     "record a bad address": lambda store, held: record(store, 1, entry(held[0], Outcome.FAILED, bad_address=True)),
     "release": lambda store, _: release(store, 1),
     "release by name": lambda store, held: release(store, 1, *held),
-    "clock": lambda store, _: write(store, lambda connection: runs.clock_behind(connection, NOW)),
-    "dead": lambda store, _: write(store, lambda connection: runs.dead(connection, store.path)),
+    "clock": lambda store, _: write(store, lambda db: runs.clock_behind(db, NOW)),
+    "dead": lambda store, _: write(store, lambda db: runs.dead(db, store.path)),
     "rescue": lambda store, _: rescue(store, 1),
-    "disable": lambda store, _: write(store, lambda connection: queue.disable(connection, 1, "why", NOW)),
+    "disable": lambda store, _: write(store, lambda db: queue.disable(db, 1, "why", NOW)),
     "sweep": lambda store, _: sweep(store),
     "expire": lambda store, _: sweep(store, NOW + 9 * DAY),
     "open": lambda store, _: open_due(store),
     "left": lambda store, _: write(store, ledger.left),
     "waiting": lambda store, _: write(store, ledger.waiting),
-    "left of a mailing": lambda store, _: write(store, lambda connection: ledger.left(connection, 1)),
-    "counts": lambda store, _: write(store, lambda connection: ledger.counts(connection, 1)),
-    "resend": lambda store, _: write(store, lambda connection: queue.resend(connection, [4], NOW, NOW + DAY)),
-    "settle": lambda store, _: write(store, lambda connection: queue.settle(connection, [4], DeliveryState.SENT)),
+    "left of a mailing": lambda store, _: write(store, lambda db: ledger.left(db, 1)),
+    "counts": lambda store, _: write(store, lambda db: ledger.counts(db, 1)),
+    "resend": lambda store, _: write(store, lambda db: queue.resend(db, [4], NOW, NOW + DAY)),
+    "settle": lambda store, _: write(store, lambda db: queue.resolve_as(db, [4], DeliveryState.SENT)),
     "delete a client": lambda store, _: delete_client(store, 40),
 }
 READS: dict[str, Callable[[Store, Actor], object]] = {
-    "the log": lambda store, ada: list(attempts.log(store, ada, 1, Page())),
-    "the log from an attempt on": lambda store, ada: list(attempts.log(store, ada, 1, Page(), after=3)),
-    "the last of each": lambda store, ada: list(attempts.log(store, ada, 1, Page(), last=True)),
-    "the unknown ones": lambda store, ada: list(deliveries.unknown(store, ada)),
+    "the log": lambda store, ada: list(delivery_log.log(store, ada, 1, ListOptions())),
+    "the log from an attempt on": lambda store, ada: list(delivery_log.log(store, ada, 1, ListOptions(), after=3)),
+    "the last of each": lambda store, ada: list(delivery_log.log(store, ada, 1, ListOptions(), last=True)),
+    "the unknown ones": lambda store, ada: list(unknown_deliveries.unknown(store, ada)),
     "a report": lambda store, ada: reports.report(store, ada, 1),
     "a range of days": lambda store, ada: reports.range_report(store, ada, NOW.date(), NOW.date(), "UTC"),
     "everybody's range of days": lambda store, ada: reports.range_report(
         store, Actor(ada.user_id, ada.email, Role.MANAGER), NOW.date(), NOW.date(), "UTC"
     ),
-    "why": lambda store, ada: why.why(store, ada, "client1@example.org"),
+    "why": lambda store, ada: address_history.address_history(store, ada, "client1@example.org"),
 }
 SMALL = ("ix_delivery_held", "ix_occurrence_unfinished", "ix_mailing_running")
 """What may be walked from end to end: an index that holds only what is held by a run, open or running."""
@@ -127,10 +131,10 @@ def heard(store: Store) -> Iterator[list[tuple[str, Any]]]:
 def walks(store: Store, statements: list[tuple[str, Any]]) -> list[str]:
     """The lines of these statements' plans that read a large table, or too large an index, from end to end."""
     plans: list[str] = []
-    with store.read() as session:
+    with store.read() as db:
         for statement, parameters in statements:
             if not statement.startswith(("BEGIN", "PRAGMA")):
-                plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                plan = db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
                 plans += [line.detail for line in plan]
     assert any(line.startswith(("SEARCH", "SCAN")) for line in plans), "nothing was heard"
     scans = [line.split() for line in plans if line.startswith("SCAN")]
@@ -148,7 +152,7 @@ def test_what_a_run_does_stays_on_indexes(busy: Store, step: str) -> None:
 
 @pytest.mark.parametrize("read", READS)
 def test_what_a_person_looks_at_stays_on_indexes(busy: Store, ada: Actor, read: str) -> None:
-    figures.add_up(busy)  # SQLite plans a walk for a foreign key's sake, and never makes it
+    rollups.add_up(busy)  # SQLite plans a walk for a foreign key's sake, and never makes it
     with heard(busy) as statements:
         READS[read](busy, ada)
 

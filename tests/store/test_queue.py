@@ -9,7 +9,8 @@ import pytest
 from conftest import enrol
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from queues import (
+from sqlalchemy import select
+from support.queue_steps import (
     DAY,
     GIVE_UP_AFTER,
     MINUTE,
@@ -41,9 +42,7 @@ from queues import (
     tried,
     write,
 )
-from sqlalchemy import select
 
-from skychimp.access import Actor
 from skychimp.models import (
     Client,
     Delivery,
@@ -57,8 +56,9 @@ from skychimp.models import (
     StoreInfo,
     User,
 )
+from skychimp.permissions import Actor
 from skychimp.store import queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 S = DeliveryState
 
@@ -109,7 +109,7 @@ def test_a_batch_moves_the_cursor_and_can_be_sent_before_the_next(store: Store, 
     mailing(store, ada)
     open_due(store)
 
-    assert not write(store, lambda connection: queue.fill(connection, 1, 2))
+    assert not write(store, lambda db: queue.fill(db, 1, 2))
 
     assert (occurrence_state(store), one(store, Occurrence, 1).cursor) == (OccurrenceState.OPENING, ids[1])
     assert [claimed.client_id for claimed in claim(store)] == ids[:2]
@@ -136,7 +136,7 @@ def test_one_address_is_one_delivery(store: Store, ada: Actor) -> None:
     first, second = client(store, ada, "bob", tags=["red", "blue"]), client(store, ada, "eve", tags=["red"])
     mailing(store, ada, client_ids=[first, second], tags=["red", "blue"])
     open_due(store)
-    write(store, lambda connection: queue.fill(connection, 1, 1))
+    write(store, lambda db: queue.fill(db, 1, 1))
     change(store, Client, first, address_key="moved@example.org")
     change(store, Client, second, address_key="bob@example.org")
 
@@ -195,7 +195,7 @@ def test_who_comes_or_goes_while_it_opens(store: Store, ada: Actor) -> None:
     ids = [client(store, ada, name) for name in ("ann", "bob", "cid", "dan", "eve")]
     mailing(store, ada)
     open_due(store)
-    write(store, lambda connection: queue.fill(connection, 1, 2))
+    write(store, lambda db: queue.fill(db, 1, 2))
 
     delete_client(store, ids[0])
     delete_client(store, ids[2])
@@ -228,7 +228,7 @@ def test_an_opening_that_was_cut_off_is_made_whole_after_its_deadline(
         client(store, ada, name)
     mailing(store, ada)
     open_due(store)
-    write(store, lambda connection: queue.fill(connection, 1, 2))
+    write(store, lambda db: queue.fill(db, 1, 2))
     if stopped:
         change(store, Mailing, 1, **stopped)
     late = NOW + GIVE_UP_AFTER
@@ -249,7 +249,7 @@ def test_a_deleted_mailing_opens_no_further(store: Store, ada: Actor) -> None:
         client(store, ada, name)
     mailing(store, ada)
     open_due(store)
-    write(store, lambda connection: queue.fill(connection, 1, 1))
+    write(store, lambda db: queue.fill(db, 1, 1))
     (claimed,) = claim(store)
     intend(store, 1, claimed)
 
@@ -346,7 +346,7 @@ EVENTS: dict[str, Callable[[Store], object]] = {
     "deadline": lambda store: sweep(store, NOW + GIVE_UP_AFTER),
     "mailing deleted": lambda store: delete_mailing(store, 1),
     "client deleted": lambda store: delete_client(store, 1),
-    "disabled": lambda store: write(store, lambda connection: queue.disable(connection, 1, "why", NOW)),
+    "disabled": lambda store: write(store, lambda db: queue.disable(db, 1, "why", NOW)),
     "released": lambda store: release(store, 1),
     "run dead": lambda store: rescue(store, 1),
     "wait over": lambda store: sweep(store, NOW + 15 * MINUTE),
@@ -487,7 +487,7 @@ def test_a_client_who_is_gone_for_one_owner_stays_for_another(store: Store, ada:
     fill(store, 2)
 
     mine = select(Occurrence.__table__.c.id).where(Occurrence.__table__.c.mailing_id == 1)
-    write(store, lambda connection: queue.cancel(connection, mine, "eve@example.org"))
+    write(store, lambda db: queue.cancel(db, mine, "eve@example.org"))
 
     assert [found.state for found in rows(store, Delivery)] == [S.CANCELLED, S.QUEUED]
 
@@ -500,7 +500,7 @@ def test_a_disabled_mailing_keeps_its_first_reason_and_goes_on_when_enabled(stor
     held, sending = claim(store)
     intend(store, 1, sending)
     for reason, by in (("too many failures", None), ("by hand", ada.user_id)):
-        write(store, lambda connection: queue.disable(connection, 1, reason, NOW, by))  # noqa: B023
+        write(store, lambda db: queue.disable(db, 1, reason, NOW, by))  # noqa: B023
 
     found = one(store, Mailing, 1)
     assert (found.disabled_reason, found.disabled_by_id) == ("too many failures", None)
@@ -521,7 +521,7 @@ def test_disabling_one_mailing_leaves_the_others(store: Store, ada: Actor) -> No
         fill(store, which)
         claim(store, occurrence_id=which)
 
-    write(store, lambda connection: queue.disable(connection, 1, "why", NOW))
+    write(store, lambda db: queue.disable(db, 1, "why", NOW))
 
     assert [found.state for found in rows(store, Delivery)] == [S.QUEUED, S.CLAIMED]
 
@@ -579,7 +579,7 @@ def test_a_person_knows_what_became_of_it(store: Store, ada: Actor, known: Deliv
     opened(store, ada, "ann", "bob")
     send(store, 1, Outcome.UNKNOWN, *claim(store))
 
-    write(store, lambda connection: queue.settle(connection, [1], known))
+    write(store, lambda db: queue.resolve_as(db, [1], known))
 
     assert states(store) == {"ann": known, "bob": S.UNKNOWN}
     assert one(store, Delivery, 1).next_try_at is None
@@ -593,7 +593,7 @@ def test_a_resend_opens_the_occurrence_again_with_a_new_deadline(store: Store, a
     assert status(store) == MailingStatus.COMPLETED
     delete_client(store, bob)
 
-    write(store, lambda connection: queue.resend(connection, [1, 2], later, later + DAY))
+    write(store, lambda db: queue.resend(db, [1, 2], later, later + DAY))
     sweep(store, later)
 
     assert states(store) == {"bob": S.CANCELLED, "eve": S.QUEUED}
@@ -609,7 +609,7 @@ def test_a_resend_that_is_not_sent_expires_in_its_turn(store: Store, ada: Actor)
     send(store, 1, Outcome.UNKNOWN, *claim(store), next_try_at=None)
     sweep(store)
 
-    write(store, lambda connection: queue.resend(connection, [1], NOW, NOW + MINUTE))
+    write(store, lambda db: queue.resend(db, [1], NOW, NOW + MINUTE))
     sweep(store, NOW + timedelta(seconds=59))
     assert states(store) == {"bob": S.QUEUED}
     sweep(store, NOW + MINUTE)

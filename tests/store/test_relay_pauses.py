@@ -3,11 +3,11 @@
 from datetime import datetime, timedelta
 
 import pytest
-from queues import DAY, MINUTE, NOW, rows, write
+from support.queue_steps import DAY, MINUTE, NOW, rows, write
 
 from skychimp.models import RelayState
-from skychimp.store import relays
-from skychimp.store.engine import Store
+from skychimp.store import relay_pauses
+from skychimp.store.database import Store
 
 SETTINGS, MENDED = "hash of the settings", "hash of others"
 
@@ -15,11 +15,11 @@ SETTINGS, MENDED = "hash of the settings", "hash of others"
 def pause(
     store: Store, now: datetime = NOW, settings: str = SETTINGS, reason: str = "535 no", relay: str = "a:25"
 ) -> None:
-    write(store, lambda connection: relays.pause(connection, relay, settings, reason, now))
+    write(store, lambda db: relay_pauses.pause(db, relay, settings, reason, now))
 
 
 def paused(store: Store, now: datetime = NOW, settings: str = SETTINGS, relay: str = "a:25") -> str | None:
-    return write(store, lambda connection: relays.paused(connection, relay, settings, now))
+    return write(store, lambda db: relay_pauses.paused(db, relay, settings, now))
 
 
 def test_a_paused_relay_waits_a_quarter_of_an_hour_for_its_probe(store: Store) -> None:
@@ -60,16 +60,16 @@ def test_one_that_takes_mail_again_is_paused_no_more(store: Store, resumed: str,
     pause(store)
     pause(store, relay="b:25")
 
-    write(store, lambda connection: relays.resume(connection, resumed))
+    write(store, lambda db: relay_pauses.resume(db, resumed))
 
     assert [state.relay for state in rows(store, RelayState)] == left
 
 
 def test_the_latest_that_was_paused_is_shown(store: Store) -> None:
-    assert write(store, relays.latest_paused) is None
+    assert write(store, relay_pauses.latest_paused) is None
     pause(store, NOW + MINUTE, reason="certificate", relay="b:25")
     pause(store)
 
-    found = write(store, relays.latest_paused)
+    found = write(store, relay_pauses.latest_paused)
 
     assert found == ("b:25", NOW + MINUTE, "certificate", NOW + 16 * MINUTE)

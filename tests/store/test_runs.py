@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from queues import (
+from support.queue_steps import (
     DAY,
     MINUTE,
     NOW,
@@ -31,12 +31,12 @@ from queues import (
     write,
 )
 
-from skychimp.access import Actor
 from skychimp.errors import Conflict, StoreFailed
 from skychimp.models import DeliveryState, Outcome, Run
+from skychimp.permissions import Actor
 from skychimp.store import runs
-from skychimp.store.engine import Store
-from skychimp.store.queue import Claimed
+from skychimp.store.database import Store
+from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.runs import RunLock
 
 S = DeliveryState
@@ -76,15 +76,15 @@ def other_run(store: Store, path: Path | None = None, dies: str = "") -> Iterato
 
 
 def start(store: Store) -> RunLock:
-    return write(store, lambda connection: runs.start(connection, store.path, NOW))
+    return write(store, lambda db: runs.start(db, store.path, NOW))
 
 
 def end(store: Store, run_id: int) -> None:
-    write(store, lambda connection: runs.end(connection, run_id, NOW))
+    write(store, lambda db: runs.end(db, run_id, NOW))
 
 
 def dead(store: Store) -> list[int]:
-    return write(store, lambda connection: runs.dead(connection, store.path))
+    return write(store, lambda db: runs.dead(db, store.path))
 
 
 def locks(store: Store) -> list[str]:
@@ -107,7 +107,7 @@ def test_a_run_from_its_beginning_to_its_end(store: Store) -> None:
     assert dead(store) == []
 
     counts = {"sent": 3, "deferred": 2, "failed": 1, "unknown": 0}
-    write(store, lambda connection: runs.heartbeat(connection, lock.run_id, NOW + MINUTE, counts))
+    write(store, lambda db: runs.heartbeat(db, lock.run_id, NOW + MINUTE, counts))
     end(store, lock.run_id)
     lock.release()
 
@@ -178,7 +178,7 @@ def test_a_run_whose_lock_a_person_deleted_is_dead_for_others_and_nothing_comes_
         rescue(sending, 1)
         end(sending, 1)
         assert process.poll() is None
-    first = Claimed(1, 1, 1, "ann@example.org", "Ann", "", "[]", 0, 0, 1)
+    first = ClaimedDelivery(1, 1, 1, "ann@example.org", "Ann", "", "[]", 0, 0, 1)
 
     assert intend(sending, 1, first, first._replace(id=2)) == set()
     record(sending, 1, entry(first, Outcome.SENT))
@@ -266,18 +266,18 @@ def test_a_run_of_root_leaves_no_file_that_the_stores_owner_cant_open(store: Sto
 def test_a_heartbeat_never_goes_back(store: Store) -> None:
     run_id = run(store)
     for now in (NOW + MINUTE, NOW - DAY):
-        write(store, lambda connection: runs.heartbeat(connection, run_id, now, {}))  # noqa: B023
+        write(store, lambda db: runs.heartbeat(db, run_id, now, {}))  # noqa: B023
 
     assert one(store, Run, run_id).heartbeat_at == NOW + MINUTE
 
 
 @pytest.mark.parametrize(("behind", "is_said"), [(-DAY, False), (10 * MINUTE, False), (11 * MINUTE, True), (DAY, True)])
 def test_a_clock_that_is_far_behind_the_last_heartbeat_is_said(store: Store, behind: timedelta, is_said: bool) -> None:
-    assert write(store, lambda connection: runs.clock_behind(connection, NOW)) is None
+    assert write(store, lambda db: runs.clock_behind(db, NOW)) is None
     run(store)
     run(store, heartbeat_at=NOW - DAY)
 
-    error = write(store, lambda connection: runs.clock_behind(connection, NOW - behind))
+    error = write(store, lambda db: runs.clock_behind(db, NOW - behind))
 
     assert (error is not None) == is_said
     if error is not None:
@@ -289,9 +289,9 @@ def test_a_clock_that_is_right_after_all_is_accepted(store: Store) -> None:
     """What was recorded as later was now; what was recorded as earlier stays."""
     wrong, right = run(store, ended_at=NOW), run(store, started_at=NOW - 2 * DAY, heartbeat_at=NOW - 2 * DAY)
 
-    write(store, lambda connection: runs.accept_clock(connection, NOW - DAY))
+    write(store, lambda db: runs.accept_clock(db, NOW - DAY))
 
-    assert write(store, lambda connection: runs.clock_behind(connection, NOW - DAY)) is None
+    assert write(store, lambda db: runs.clock_behind(db, NOW - DAY)) is None
     times = [(found.started_at, found.heartbeat_at, found.ended_at) for found in rows(store, Run)]
     assert times == [(NOW - DAY, NOW - DAY, NOW - DAY), (NOW - 2 * DAY, NOW - 2 * DAY, None)]
     assert [found.id for found in rows(store, Run)] == [wrong, right]

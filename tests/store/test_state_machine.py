@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import queues
 from conftest import enrol
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -28,15 +27,17 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from queues import DAY, MINUTE, NOW, write
 from sqlalchemy import event
+from support import queue_steps
+from support.queue_steps import DAY, MINUTE, NOW, write
 
-from skychimp.access import Actor
 from skychimp.models import DeliveryState, Every, Mailing, MailingStatus, OccurrenceState, Outcome
-from skychimp.services import soundness
-from skychimp.store import engine, queue, runs
-from skychimp.store.engine import Store, create_store
-from skychimp.store.queue import Claimed
+from skychimp.permissions import Actor
+from skychimp.services.operations import integrity
+from skychimp.store import database, queue, runs
+from skychimp.store.database import Store
+from skychimp.store.queue import ClaimedDelivery
+from skychimp.store.schema import create_store
 
 S = DeliveryState
 BATCH = 3
@@ -80,7 +81,7 @@ waits = st.sampled_from([timedelta(), MINUTE, *[5 * MINUTE, 15 * MINUTE] * 5, DA
 class Hand:
     """A letter that a run has claimed, and whether it was told that it may write the dot."""
 
-    claimed: Claimed
+    claimed: ClaimedDelivery
     is_intended: bool = False
 
 
@@ -155,7 +156,7 @@ class Ledger(RuleBasedStateMachine):
         shutil.copy(self.template, path)
         self.store = Store(path)
         event.listen(self.store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-        self.eyes = engine._driver().connect(path)
+        self.eyes = database._driver().connect(path)
         self.now = NOW
         self.processes: list[Process] = []
         self.clients: set[int] = set()
@@ -216,24 +217,26 @@ class Ledger(RuleBasedStateMachine):
     @rule()
     def add_client(self) -> None:
         self.names += 1
-        self.clients.add(queues.client(self.store, self.owner, f"c{self.names}"))
+        self.clients.add(queue_steps.client(self.store, self.owner, f"c{self.names}"))
 
     @precondition(lambda self: len(self.schedules) < MOST_MAILINGS)
     @rule(every=st.sampled_from([Every.ONCE, Every.DAY]))
     def add_mailing(self, every: Every) -> None:
         end_at = self.now + 2 * DAY + MINUTE if every == Every.DAY else None
-        made = queues.mailing(self.store, self.owner, every=every, start=self.now, end_at=end_at, created_at=self.now)
+        made = queue_steps.mailing(
+            self.store, self.owner, every=every, start=self.now, end_at=end_at, created_at=self.now
+        )
         self.mailings.append(made)
         self.open(place=-1)
 
     @precondition(lambda self: len(self.living) < MOST_RUNS)
     @rule()
     def start_run(self) -> None:
-        self.processes.append(Process(queues.run(self.store)))
+        self.processes.append(Process(queue_steps.run(self.store)))
 
     @rule(place=place)
     def open(self, place: int) -> None:
-        queues.open_due(self.store, self.now)
+        queue_steps.open_due(self.store, self.now)
         self.look()
         self.fill_one(self.occurrences[place % len(self.occurrences)])
 
@@ -290,7 +293,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(place=place)
     def delete_mailing(self, place: int) -> None:
         self.fates -= 1
-        queues.delete_mailing(self.store, self.mailings.pop(place % len(self.mailings)), self.now)
+        queue_steps.delete_mailing(self.store, self.mailings.pop(place % len(self.mailings)), self.now)
 
     @precondition(lambda self: self.clients and self.fates > 0)
     @rule(place=place)
@@ -298,7 +301,7 @@ class Ledger(RuleBasedStateMachine):
         self.fates -= 1
         client_id = sorted(self.clients)[place % len(self.clients)]
         sending = [row for row in self.rows.values() if row.state == S.SENDING]
-        queues.delete_client(self.store, client_id)
+        queue_steps.delete_client(self.store, client_id)
         self.clients.remove(client_id)
         self.look()
         assert all(self.rows[row.id] == row for row in sending)
@@ -308,7 +311,7 @@ class Ledger(RuleBasedStateMachine):
         """Time passes, and somebody looks: what has nothing more to wait for is over."""
         before = self.rows
         self.now += wait
-        queues.sweep(self.store, self.now)
+        queue_steps.sweep(self.store, self.now)
 
         self.look()
         for row in before.values():
@@ -327,9 +330,9 @@ class Ledger(RuleBasedStateMachine):
         theirs = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id in self.mailings}
         ids = [row.id for row in self.rows.values() if row.state == S.UNKNOWN and row.occurrence_id in theirs]
         if resolved == S.QUEUED:
-            write(self.store, lambda connection: queue.resend(connection, ids, self.now, self.now + DAY))
+            write(self.store, lambda db: queue.resend(db, ids, self.now, self.now + DAY))
         else:
-            write(self.store, lambda connection: queue.settle(connection, ids, resolved))
+            write(self.store, lambda db: queue.resolve_as(db, ids, resolved))
             self.settled.update(ids)
 
     # What always holds
@@ -388,15 +391,15 @@ class Ledger(RuleBasedStateMachine):
 
     def come_to_an_end(self) -> None:
         """Nothing stands in the way any more: whatever has happened, all that waits goes out, and it is over."""
-        assert list(soundness.check(self.store)) == []
+        assert list(integrity.check(self.store)) == []
         for process in self.living:
             self.end(process)
         for process in self.processes:
-            queues.rescue(self.store, process.run_id, self.now)
-        self.processes = [Process(queues.run(self.store))]
+            queue_steps.rescue(self.store, process.run_id, self.now)
+        self.processes = [Process(queue_steps.run(self.store))]
         for mailing_id in list(self.disabled):
             self.enable(mailing_id)
-        queues.sweep(self.store, self.now)
+        queue_steps.sweep(self.store, self.now)
         for _ in range(2):
             self.look()
             for occurrence in self.occurrences:
@@ -408,7 +411,7 @@ class Ledger(RuleBasedStateMachine):
             self.intend_for(self.processes[0], list(self.processes[0].hands))
             self.end(self.processes[0])
             self.now += 15 * MINUTE
-            queues.sweep(self.store, self.now)
+            queue_steps.sweep(self.store, self.now)
 
         self.all_is_as_it_must_be()
         assert not [row for row in self.rows.values() if row.waits or row.is_held]
@@ -450,7 +453,7 @@ class Ledger(RuleBasedStateMachine):
             if len(coming) < BATCH:
                 self.whole.add(occurrence.id)
 
-        is_whole = write(self.store, lambda connection: queue.fill(connection, occurrence.id, BATCH))
+        is_whole = write(self.store, lambda db: queue.fill(db, occurrence.id, BATCH))
 
         self.look()
         (now,) = [now for now in self.occurrences if now.id == occurrence.id]
@@ -469,7 +472,7 @@ class Ledger(RuleBasedStateMachine):
     def claim_for(self, process: Process, occurrence: Opened, limit: int) -> None:
         expected = self.due(occurrence)[:limit]
 
-        claims = queues.claim(self.store, process.run_id, now=self.now, limit=limit, occurrence_id=occurrence.id)
+        claims = queue_steps.claim(self.store, process.run_id, now=self.now, limit=limit, occurrence_id=occurrence.id)
 
         assert sorted((claimed.id, claimed.attempts) for claimed in claims) == sorted(
             (row.id, row.attempts) for row in expected
@@ -484,7 +487,7 @@ class Ledger(RuleBasedStateMachine):
                 outcome = Outcome.DEFERRED
             if outcome == Outcome.SENT or (outcome == Outcome.UNKNOWN and "arrived" in more):
                 self.arrivals[hand.claimed.id] += 1
-            entry = queues.entry(hand.claimed, outcome, now=self.now)
+            entry = queue_steps.entry(hand.claimed, outcome, now=self.now)
             if outcome == Outcome.UNKNOWN and "hold" in more:
                 entry = entry._replace(next_try_at=None)
             if outcome == Outcome.FAILED and "bad" in more:
@@ -499,9 +502,9 @@ class Ledger(RuleBasedStateMachine):
                 expected[row.id] = row.state
 
         if all(entry.outcome == Outcome.SENT for entry in entries):
-            queues.write_at_once(self.store, process.run_id, entries)
+            queue_steps.write_at_once(self.store, process.run_id, entries)
         else:
-            queues.record(self.store, process.run_id, *entries)
+            queue_steps.record(self.store, process.run_id, *entries)
 
         self.check_states(expected)
         for entry in entries:
@@ -511,7 +514,7 @@ class Ledger(RuleBasedStateMachine):
         """A run is taken for dead: rightly, or it only slept, and goes on with what it thinks is in its hands."""
         before = self.rows
 
-        queues.rescue(self.store, process.run_id, self.now, None if is_held else 15 * MINUTE)
+        queue_steps.rescue(self.store, process.run_id, self.now, None if is_held else 15 * MINUTE)
 
         mine = [row for row in before.values() if row.is_held and row.run_id == process.run_id]
         self.check_states({row.id: S.UNKNOWN if row.state == S.SENDING else S.QUEUED for row in mine})
@@ -534,7 +537,7 @@ class Ledger(RuleBasedStateMachine):
             assert row.state == state
 
     def disable(self, mailing_id: int) -> None:
-        write(self.store, lambda connection: queue.disable(connection, mailing_id, "why", self.now))
+        write(self.store, lambda db: queue.disable(db, mailing_id, "why", self.now))
         self.disabled.add(mailing_id)
         self.look()
         mine = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id == mailing_id}
@@ -542,7 +545,7 @@ class Ledger(RuleBasedStateMachine):
 
     def enable(self, mailing_id: int) -> None:
         self.disabled.remove(mailing_id)
-        queues.change(self.store, Mailing, mailing_id, disabled_at=None)
+        queue_steps.change(self.store, Mailing, mailing_id, disabled_at=None)
 
     def stop_and_go(self, occurrence_id: int) -> None:
         """Somebody disables a mailing, and thinks better of it."""
@@ -556,7 +559,7 @@ class Ledger(RuleBasedStateMachine):
         ids = {hand.claimed.id for hand in hands}
         held = [which for which in ids if self.rows[which].is_held and self.rows[which].run_id == process.run_id]
 
-        queues.release(self.store, process.run_id, *(hand.claimed for hand in hands))
+        queue_steps.release(self.store, process.run_id, *(hand.claimed for hand in hands))
 
         self.check_states(dict.fromkeys(held, S.QUEUED))
         process.hands = [hand for hand in process.hands if hand.claimed.id not in ids]
@@ -568,9 +571,9 @@ class Ledger(RuleBasedStateMachine):
 
         claims = [hand.claimed for hand in hands]
         if at_once:
-            ours = queues.write_at_once(self.store, process.run_id, intents=claims)
+            ours = queue_steps.write_at_once(self.store, process.run_id, intents=claims)
         else:
-            ours = queues.intend(self.store, process.run_id, *claims)
+            ours = queue_steps.intend(self.store, process.run_id, *claims)
 
         assert ours == {hand.claimed.id for hand in valid if often[hand.claimed.id] == 1}
         for hand in hands:
@@ -583,11 +586,11 @@ class Ledger(RuleBasedStateMachine):
         """A run ends: of what it is sending it hears, what it has not sent it gives back."""
         sending = [hand.claimed for hand in process.hands if hand.is_intended]
         self.arrivals.update(claimed.id for claimed in sending)
-        queues.record(
-            self.store, process.run_id, *(queues.entry(claimed, Outcome.SENT, now=self.now) for claimed in sending)
+        queue_steps.record(
+            self.store, process.run_id, *(queue_steps.entry(claimed, Outcome.SENT, now=self.now) for claimed in sending)
         )
-        queues.release(self.store, process.run_id)
-        write(self.store, lambda connection: runs.end(connection, process.run_id, self.now))
+        queue_steps.release(self.store, process.run_id)
+        write(self.store, lambda db: runs.end(db, process.run_id, self.now))
         process.hands, process.is_alive = [], False
         self.look()
         assert not [row for row in self.rows.values() if row.is_held and row.run_id == process.run_id]

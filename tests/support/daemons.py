@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from command import PROGRAM
-
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
+from support.command import PROGRAM
 
 WAIT = 20.0  # s until a test gives up
 

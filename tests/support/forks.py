@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["skychimp.cli.commands", "skychimp.cli.run", "skychimp.delivery.run", "uvloop", "pytest"]
+    ["skychimp.cli.registry", "skychimp.cli.commands.run", "skychimp.delivery.sending.runner", "uvloop", "pytest"]
 )
 _ONE_AT_A_TIME = threading.Lock()  # multiprocessing looks after all children whenever it starts one
 _SET_PTRACER, _ANYBODY = 0x59616D61, -1  # prctl(2)

@@ -3,7 +3,6 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from skychimp.access import Actor
 from skychimp.models import (
     Attempt,
     Delivery,
@@ -18,7 +17,8 @@ from skychimp.models import (
     Outcome,
     Table,
 )
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
 
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
 
@@ -73,8 +73,8 @@ def delivery(
 
 def attempt(store: Store, delivery_id: int, outcome: Outcome, reply: str, at: datetime = NINE) -> int:
     """The next attempt at a delivery."""
-    with store.write() as session:
-        tried = session.get_one(Delivery, delivery_id)
+    with store.write() as db:
+        tried = db.get_one(Delivery, delivery_id)
         tried.attempts += 1
         number = tried.attempts
     row = Attempt(
@@ -93,7 +93,7 @@ def attempt(store: Store, delivery_id: int, outcome: Outcome, reply: str, at: da
 
 
 def _kept(store: Store, row: Table) -> int:
-    with store.write() as session:
-        session.add(row)
-        session.flush()
+    with store.write() as db:
+        db.add(row)
+        db.flush()
         return int(row.id)  # type: ignore[attr-defined]

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from skychimp.access import Actor
-from skychimp.delivery import planner
+from skychimp.delivery.scheduling import planner
 from skychimp.models import (
     UNFINISHED_SQL,
     Attempt,
@@ -32,10 +31,11 @@ from skychimp.models import (
     Run,
     Table,
 )
+from skychimp.permissions import Actor
 from skychimp.store import ledger, queue
-from skychimp.store.engine import Store
-from skychimp.store.ledger import Entry
-from skychimp.store.queue import Claimed
+from skychimp.store.database import Store
+from skychimp.store.ledger import AttemptRecord
+from skychimp.store.queue import ClaimedDelivery
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=Table)
@@ -55,8 +55,8 @@ REPLIES = {
 
 def write(store: Store, step: Callable[[Connection], T]) -> T:
     """One step in a transaction."""
-    with store.write() as session:
-        return step(session.connection())
+    with store.write() as db:
+        return step(db.connection())
 
 
 # People, and what they set up
@@ -69,10 +69,10 @@ def client(store: Store, owner: Actor, name: str, /, *, tags: Sequence[str] = ()
     return write(store, lambda connection: _client(connection, values | {"created_at": NOW} | more, tags))
 
 
-def _client(connection: Connection, values: dict[str, object], tags: Sequence[str]) -> int:
-    client_id: int = connection.execute(insert(Client).values(values).returning(Client.__table__.c.id)).scalar_one()
+def _client(db: Connection, values: dict[str, object], tags: Sequence[str]) -> int:
+    client_id: int = db.execute(insert(Client).values(values).returning(Client.__table__.c.id)).scalar_one()
     for tag in tags:
-        connection.execute(insert(ClientTag).values(client_id=client_id, tag=tag))
+        db.execute(insert(ClientTag).values(client_id=client_id, tag=tag))
     return client_id
 
 
@@ -87,7 +87,7 @@ def mailing(
     **more: object,
 ) -> int:
     """A mailing that is due at its start: to everybody, if nobody is named; its id."""
-    with store.write() as session:
+    with store.write() as db:
         message = Message(
             owner_id=owner.user_id,
             subject="Hello",
@@ -96,8 +96,8 @@ def mailing(
             created_at=NOW,
             updated_at=NOW,
         )
-        session.add(message)
-        session.flush()
+        db.add(message)
+        db.flush()
         values: dict[str, Any] = {
             "owner_id": owner.user_id,
             "message_id": message.id,
@@ -111,11 +111,11 @@ def mailing(
             "created_at": NOW - DAY,
         }
         made = Mailing(**(values | more))
-        session.add(made)
-        session.flush()
+        db.add(made)
+        db.flush()
         assert made.id is not None
-        session.add_all(MailingClient(mailing_id=made.id, client_id=client_id) for client_id in client_ids)
-        session.add_all(MailingTag(mailing_id=made.id, tag=tag) for tag in tags)
+        db.add_all(MailingClient(mailing_id=made.id, client_id=client_id) for client_id in client_ids)
+        db.add_all(MailingTag(mailing_id=made.id, tag=tag) for tag in tags)
         return made.id
 
 
@@ -131,9 +131,9 @@ def delete_client(store: Store, client_id: int) -> None:
     gone = one(store, Client, client_id)
     unfinished = select(Occurrence.__table__.c.id).where(text(UNFINISHED_SQL))
 
-    def step(connection: Connection) -> None:
-        queue.cancel(connection, unfinished, gone.address_key)
-        connection.execute(Client.__table__.delete().where(Client.__table__.c.id == client_id))
+    def step(db: Connection) -> None:
+        queue.cancel(db, unfinished, gone.address_key)
+        db.execute(Client.__table__.delete().where(Client.__table__.c.id == client_id))
 
     write(store, step)
 
@@ -161,14 +161,12 @@ def open_due(store: Store, now: datetime = NOW, give_up_after: timedelta = GIVE_
     who = "ada@skychimp.test"
     return write(
         store,
-        lambda connection: planner.open_due(
-            connection, now, sender=f"Ada <{who}>", return_path=who, give_up_after=give_up_after
-        ),
+        lambda db: planner.open_due(db, now, sender=f"Ada <{who}>", return_path=who, give_up_after=give_up_after),
     )
 
 
 def fill(store: Store, occurrence_id: int = 1, batch: int = queue.OPENING_BATCH) -> None:
-    while not write(store, lambda connection: queue.fill(connection, occurrence_id, batch)):
+    while not write(store, lambda db: queue.fill(db, occurrence_id, batch)):
         pass
 
 
@@ -193,70 +191,70 @@ def claim(
     limit: int = 500,
     occurrence_id: int = 1,
     token: int | None = None,
-) -> list[Claimed]:
+) -> list[ClaimedDelivery]:
     """As `queue.claim`, with a new token if none is given."""
     chosen = next(_tokens) if token is None else token
     return write(store, lambda c: queue.claim(c, occurrence_id, run_id, chosen, now, due_by or now, limit))
 
 
-def intend(store: Store, run_id: int, *claims: Claimed) -> set[int]:
-    return write(store, lambda connection: ledger.intend(connection, run_id, claims))
+def intend(store: Store, run_id: int, *claims: ClaimedDelivery) -> set[int]:
+    return write(store, lambda db: ledger.intend(db, run_id, claims))
 
 
-def entry(claimed: Claimed, outcome: Outcome, *, now: datetime = NOW, **more: Any) -> Entry:
+def entry(claimed: ClaimedDelivery, outcome: Outcome, *, now: datetime = NOW, **more: Any) -> AttemptRecord:
     """What came of an attempt: the usual words, and a next try where there is one, in five minutes."""
     code, enhanced, reply = REPLIES[outcome]
     waits = {Outcome.DEFERRED: now + 5 * MINUTE, Outcome.UNKNOWN: now + 15 * MINUTE, Outcome.GIVEN_BACK: now}
-    usual = Entry(claimed, now, now, outcome, "dot", code, enhanced, reply, RELAY, waits.get(outcome))
+    usual = AttemptRecord(claimed, now, now, outcome, "dot", code, enhanced, reply, RELAY, waits.get(outcome))
     return usual._replace(**more)
 
 
-def record(store: Store, run_id: int, *entries: Entry) -> None:
-    write(store, lambda connection: ledger.record(connection, run_id, entries))
+def record(store: Store, run_id: int, *entries: AttemptRecord) -> None:
+    write(store, lambda db: ledger.record(db, run_id, entries))
 
 
 def write_at_once(
-    store: Store, run_id: int, entries: Sequence[Entry] = (), intents: Sequence[Claimed] = ()
+    store: Store, run_id: int, entries: Sequence[AttemptRecord] = (), intents: Sequence[ClaimedDelivery] = ()
 ) -> set[int]:
     """As a run's scribe writes the usual group: letters that were sent, and intents. The ids that may be sent now."""
     written, changes = ledger.rows_at_once(entries, intents)
     orders = ledger.orders(store, run_id)
-    with store.connect_at_once() as connection:
-        driver: Any = connection.connection.dbapi_connection
+    with store.connect_at_once() as db:
+        driver: Any = db.connection.dbapi_connection
         driver.executescript(orders["script"])
         before = driver.total_changes
-        connection.exec_driver_sql(orders["statement"], (*orders["parameters"], written))
+        db.exec_driver_sql(orders["statement"], (*orders["parameters"], written))
         if driver.total_changes - before == changes:
             return {claimed.id for claimed in intents}
 
-    def what_is_left(connection: Connection) -> set[int]:
-        ledger.record_late(connection, run_id, entries)
-        return ledger.intend(connection, run_id, intents)
+    def what_is_left(db: Connection) -> set[int]:
+        ledger.record_late(db, run_id, entries)
+        return ledger.intend(db, run_id, intents)
 
     return write(store, what_is_left)
 
 
-def send(store: Store, run_id: int, outcome: Outcome, *claims: Claimed, **more: Any) -> None:
+def send(store: Store, run_id: int, outcome: Outcome, *claims: ClaimedDelivery, **more: Any) -> None:
     """An attempt at each, to its outcome."""
     assert intend(store, run_id, *claims) == {claimed.id for claimed in claims}
     record(store, run_id, *(entry(claimed, outcome, **more) for claimed in claims))
 
 
-def release(store: Store, run_id: int, *claims: Claimed) -> int:
+def release(store: Store, run_id: int, *claims: ClaimedDelivery) -> int:
     ids = [claimed.id for claimed in claims] or None
-    return write(store, lambda connection: queue.release(connection, run_id, ids))
+    return write(store, lambda db: queue.release(db, run_id, ids))
 
 
 def rescue(store: Store, run_id: int, now: datetime = NOW, resend_after: timedelta | None = 15 * MINUTE) -> int:
-    return write(store, lambda connection: queue.rescue(connection, run_id, now, resend_after, RELAY))
+    return write(store, lambda db: queue.rescue(db, run_id, now, resend_after, RELAY))
 
 
 def sweep(store: Store, now: datetime = NOW) -> None:
-    write(store, lambda connection: queue.sweep(connection, now))
+    write(store, lambda db: queue.sweep(db, now))
 
 
 def due(store: Store, now: datetime = NOW, mailing_id: int | None = None) -> list[int]:
-    return write(store, lambda connection: queue.due(connection, now, mailing_id))
+    return write(store, lambda db: queue.due(db, now, mailing_id))
 
 
 # What they leave behind
@@ -264,14 +262,14 @@ def due(store: Store, now: datetime = NOW, mailing_id: int | None = None) -> lis
 
 def rows(store: Store, table: type[Row]) -> list[Row]:
     """All rows of a table, in order."""
-    with store.read() as session:
+    with store.read() as db:
         order = table.__table__.primary_key.columns.values()
-        return list(session.execute(select(table).order_by(*order)).scalars())
+        return list(db.execute(select(table).order_by(*order)).scalars())
 
 
 def one(store: Store, table: type[Row], row_id: int) -> Row:
-    with store.read() as session:
-        return session.get_one(table, row_id)
+    with store.read() as db:
+        return db.get_one(table, row_id)
 
 
 def states(store: Store) -> dict[str, DeliveryState]:
@@ -293,5 +291,5 @@ def tried(store: Store, delivery_id: int = 1) -> list[tuple[int, Outcome]]:
 
 
 def number_of(store: Store, table: type[Table]) -> int:
-    with store.read() as session:
-        return int(session.execute(select(func.count()).select_from(table)).scalar_one())
+    with store.read() as db:
+        return int(db.execute(select(func.count()).select_from(table)).scalar_one())

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from conftest import enrol
-from sending import SENDER, addresses, attempts, deliveries, finish, mailing, rows
-from servers import Arrival, CountingReceiver
 
 from skychimp.models import Delivery, DeliveryState, Mailing, MailingStatus, Outcome
-from skychimp.store.engine import Store, create_store
+from skychimp.store.database import Store
+from skychimp.store.schema import create_store
+from support.sending import SENDER, addresses, attempts, deliveries, finish, mailing, rows
+from support.servers import Arrival, CountingReceiver
 
 SKYCHIMP = (sys.executable, "-m", "skychimp")
 WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
@@ -114,8 +115,8 @@ class Scene(Generic[Receiver]):
 
     def _store_faults(self) -> list[str]:
         unfinished = [one for one in rows(self.store, Mailing) if one.status != MailingStatus.COMPLETED]
-        with self.store.connect() as connection:
-            check = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        with self.store.connect() as db:
+            check = db.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         self.store.close()
         found = [f"the file: {line}" for line in check if line != "ok"]
         return found + [f"mailing {one.id} is {one.status}" for one in unfinished]

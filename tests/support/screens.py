@@ -1,6 +1,6 @@
 """The README's pictures: real commands on a terminal 80 columns wide, drawn by Rich.
 
-python tests/screens.py    makes them again, in tests/screens/
+python -m support.screens    (in tests/) makes them again, in tests/pictures/
 """
 
 import io
@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from command import Home
 from rich.console import Console
 from rich.text import Text
 
-from skychimp.transport.receiver import receiving
+from skychimp.transport.demo_server import demo_server
+from support.command import Home
 
-FOLDER = Path(__file__).with_name("screens")
+FOLDER = Path(__file__).parents[1] / "pictures"
 WIDTH = 80
 PEOPLE = """\
 email,name,tags
@@ -44,7 +44,7 @@ SCREENS = {
 
 def pictures() -> Iterator[tuple[str, str]]:
     """Each picture's name and its SVG; times that come of now are always the same."""
-    with tempfile.TemporaryDirectory() as folder, receiving() as receiver:
+    with tempfile.TemporaryDirectory() as folder, demo_server() as receiver:
         home = Home(
             Path(folder),
             TZ="UTC",

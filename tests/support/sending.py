@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from sqlmodel import select
 
-from skychimp.access import Actor
-from skychimp.config import Settings
-from skychimp.delivery.compose import Words
-from skychimp.delivery.dispatcher import Dispatcher, Scope, Tally
-from skychimp.delivery.run import entered, in_loop, send_due, with_sender
+from skychimp.config.settings import Settings
+from skychimp.delivery.composing.compose import MessageContent
+from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, RunStats
+from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.runner import registered_run, send_due, with_sender
 from skychimp.models import (
     Attempt,
     Client,
@@ -33,10 +33,13 @@ from skychimp.models import (
     RelayState,
     Table,
 )
-from skychimp.services import clients, mailings, messages
-from skychimp.services.clients import ClientRow
-from skychimp.services.mailings import Audience, When
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.clients import importing
+from skychimp.services.clients.importing import ClientRow
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
+from skychimp.store.database import Store
 from skychimp.transport import make_transport
 
 T = TypeVar("T", bound=Table)
@@ -61,24 +64,24 @@ def mailing(
 ) -> int:
     """A mailing that is due, to these addresses, with a message of its own; its id."""
     people = (ClientRow(n, email, email.partition("@")[0].title(), "", ()) for n, email in enumerate(addresses))
-    assert clients.import_rows(store, owner, people, on_bad=print).bad == 0
+    assert importing.import_rows(store, owner, people, on_bad=print).bad == 0
     audience = Audience(client_ids=[client.id or 0 for client in rows(store, Client) if client.email in addresses])
-    message = messages.create(store, owner, Words(subject, body, Format.TEXT))
+    message = messages.create(store, owner, MessageContent(subject, body, Format.TEXT))
     when = When("now", None, every, "UTC")
     return mailings.create(store, owner, message_id=message.id, when=when, audience=audience).id
 
 
-def send(store: Store, chosen: Settings, *, limit: int | None = None, later: timedelta = timedelta()) -> Tally:
+def send(store: Store, chosen: Settings, *, limit: int | None = None, later: timedelta = timedelta()) -> RunStats:
     """One run in this process, as the command does it; with `later`, one whose clock is so far ahead (never back)."""
     if not later:
-        return send_due(store, chosen, Scope(limit=limit))
+        return send_due(store, chosen, RunOptions(limit=limit))
     chosen = with_sender(chosen)
 
     def now() -> datetime:
         return datetime.now(UTC) + later
 
-    with entered(store, now) as lock:
-        return in_loop(Dispatcher(store, chosen, make_transport(chosen, store.path), lock, now=now).send())
+    with registered_run(store, now) as lock:
+        return run_in_event_loop(Dispatcher(store, chosen, make_transport(chosen, store.path), lock, now=now).send())
 
 
 def start(store: Store, port: int, *arguments: str, **more: Any) -> "subprocess.Popen[str]":
@@ -124,8 +127,8 @@ def finish(process: "subprocess.Popen[str]", *signals: signal.Signals) -> tuple[
 
 def rows(store: Store, table: type[T]) -> list[T]:
     """All rows of a table, in their order."""
-    with store.read() as session:
-        return list(session.exec(select(table).order_by(table.__table__.primary_key.columns.values()[0])))
+    with store.read() as db:
+        return list(db.exec(select(table).order_by(table.__table__.primary_key.columns.values()[0])))
 
 
 def deliveries(store: Store) -> list[Delivery]:

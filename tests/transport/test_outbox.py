@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from skychimp.errors import RelayAway
-from skychimp.transport.exchange import Answer, Letter, Phase
+from skychimp.errors import RelayUnavailable
+from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
 from skychimp.transport.outbox import OutboxTransport
 
 DATA = "Message-ID: <1@x>\r\nSubject: й\r\n\r\nMessage-ID: <2@x>\r\n.\r\nbye\r\n".encode()
-LETTER = Letter("ada@example.org", "bob@example.net", DATA)
+LETTER = OutgoingEmail("ada@example.org", "bob@example.net", DATA)
 
 
 async def yes() -> bool:
     return True
 
 
-def send(folder: Path, letter: Letter = LETTER) -> Answer:
-    async def go() -> Answer | None:
+def send(folder: Path, letter: OutgoingEmail = LETTER) -> SendResult:
+    async def go() -> SendResult | None:
         return await (await OutboxTransport(folder).connect()).send(letter, yes)
 
     answer = asyncio.run(go())
@@ -65,14 +65,14 @@ def test_only_a_header_names_a_letter(tmp_path: Path) -> None:
 
 
 def test_without_permit_nothing_stays(tmp_path: Path) -> None:
-    async def go() -> Answer | None:
+    async def go() -> SendResult | None:
         connection = await OutboxTransport(tmp_path).connect()
 
-        async def permit() -> bool:
+        async def commit_intent() -> bool:
             assert [path.parent.name for path in files(tmp_path)] == ["tmp"]  # not shown yet
             return False
 
-        return await connection.send(LETTER, permit)
+        return await connection.send(LETTER, commit_intent)
 
     assert asyncio.run(go()) is None
     assert files(tmp_path) == []
@@ -86,13 +86,13 @@ def test_an_address_can_not_add_a_header(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("a file")
-    with pytest.raises(RelayAway, match="can't be made"):
+    with pytest.raises(RelayUnavailable, match="can't be made"):
         asyncio.run(OutboxTransport(tmp_path / "outbox").connect())
 
 
 @pytest.mark.parametrize("missing", ["tmp", "new"])
 def test_a_letter_that_can_not_be_written_did_not_go(tmp_path: Path, missing: str) -> None:
-    async def go() -> Answer | None:
+    async def go() -> SendResult | None:
         connection = await OutboxTransport(tmp_path).connect()
         (tmp_path / missing).rmdir()
         return await connection.send(LETTER, yes)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import trustme
-from servers import (
+from support.servers import (
     EHLO,
     GREETING,
     GROUP,
@@ -34,9 +34,9 @@ from servers import (
     tls,
 )
 
-from skychimp.config import SmtpSettings
-from skychimp.errors import RelayAway, RelayError, RelayRefuses
-from skychimp.transport.exchange import Answer, Letter, Phase, Reply
+from skychimp.config.settings import SmtpSettings
+from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
+from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
 from skychimp.transport.smtp import AHEAD, SmtpConnection, SmtpTransport, ehlo_name
 
 with warnings.catch_warnings():
@@ -45,7 +45,7 @@ with warnings.catch_warnings():
     from aiosmtpd.smtp import AuthResult
 
 T = TypeVar("T")
-LETTER = Letter("ada@example.org", "bob@example.net", b"Message-ID: <1@x>\r\n\r\nhello\r\n.\r\n")
+LETTER = OutgoingEmail("ada@example.org", "bob@example.net", b"Message-ID: <1@x>\r\n\r\nhello\r\n.\r\n")
 LONG = LETTER._replace(data=b"Message-ID: <2@x>\r\n\r\n" + b"0123456789abcde\r\n" * 1_000_000)
 OPENED = (GREETING, hear, EHLO)
 
@@ -88,10 +88,12 @@ def connect(port: int, **more: Any) -> None:
     run(go())
 
 
-def converse(port: int, letters: Sequence[Letter] = (LETTER,), **more: Any) -> tuple[list[Answer | None], bool]:
+def converse(
+    port: int, letters: Sequence[OutgoingEmail] = (LETTER,), **more: Any
+) -> tuple[list[SendResult | None], bool]:
     """The answers to these letters on one connection, and whether it is still usable."""
 
-    async def go() -> tuple[list[Answer | None], bool]:
+    async def go() -> tuple[list[SendResult | None], bool]:
         connection = await SmtpTransport(settings(port, **more)).connect()
         async with asyncio.timeout(30):  # where the driver's own clock stands still
             answers = [await connection.send(letter, yes) for letter in letters]
@@ -108,17 +110,17 @@ def converse(port: int, letters: Sequence[Letter] = (LETTER,), **more: Any) -> t
 @pytest.mark.parametrize(
     ("script", "error", "words"),
     [
-        ([b"554 no service\r\n"], RelayRefuses, "refuses the greeting: 554 no service"),
-        ([b"421 later\r\n"], RelayAway, "421 later"),
-        ([b"SSH-2.0-OpenSSH_9.2\r\n"], RelayAway, "not a reply"),
-        ([b"220 hi\r\n220 hi again\r\n", hear], RelayAway, ""),
-        ([], RelayAway, "closed"),
-        ([b"220-endless\r\n" * 1000, hang], RelayAway, "too long"),
-        ([b"2200 hi\r\n", hang], RelayAway, "not a reply"),
-        ([GREETING, hear], RelayAway, "closed"),
-        ([GREETING, hear, b"250-a\r\n251 b\r\n", hang], RelayAway, "two codes"),
-        ([GREETING, hear, b"421 bye\r\n"], RelayAway, "421 bye"),
-        ([GREETING, hear, b"502-no\r\n502 EHLO\r\n", hear, b"550-go\r\n550 away\r\n"], RelayRefuses, "550-go 550 away"),
+        ([b"554 no service\r\n"], RelayRefused, "refuses the greeting: 554 no service"),
+        ([b"421 later\r\n"], RelayUnavailable, "421 later"),
+        ([b"SSH-2.0-OpenSSH_9.2\r\n"], RelayUnavailable, "not a reply"),
+        ([b"220 hi\r\n220 hi again\r\n", hear], RelayUnavailable, ""),
+        ([], RelayUnavailable, "closed"),
+        ([b"220-endless\r\n" * 1000, hang], RelayUnavailable, "too long"),
+        ([b"2200 hi\r\n", hang], RelayUnavailable, "not a reply"),
+        ([GREETING, hear], RelayUnavailable, "closed"),
+        ([GREETING, hear, b"250-a\r\n251 b\r\n", hang], RelayUnavailable, "two codes"),
+        ([GREETING, hear, b"421 bye\r\n"], RelayUnavailable, "421 bye"),
+        ([GREETING, hear, b"502-no\r\n502 EHLO\r\n", hear, b"550-go\r\n550 away\r\n"], RelayRefused, "550-go 550 away"),
     ],
 )
 def test_a_relay_that_does_not_take_us(script: list[Step], error: type[RelayError], words: str) -> None:
@@ -132,11 +134,11 @@ def test_a_relay_that_does_not_take_us(script: list[Step], error: type[RelayErro
 def test_a_relay_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(RelayAway):
+    with pytest.raises(RelayUnavailable):
         connect(port)
 
 
-@pytest.mark.parametrize(("host", "error"), [("relay.invalid", RelayAway), ("a..b", RelayRefuses)])
+@pytest.mark.parametrize(("host", "error"), [("relay.invalid", RelayUnavailable), ("a..b", RelayRefused)])
 def test_a_name_that_leads_nowhere(host: str, error: type[RelayError]) -> None:
     with pytest.raises(error):
         connect(25, host=host)
@@ -146,7 +148,7 @@ def test_a_name_that_leads_nowhere(host: str, error: type[RelayError]) -> None:
     "script", [[hang], [dribble(b"220-x\r\n" * 1000, 0.02), hang], [GREETING, hear, dribble(b"250-x\r\n" * 1000, 0.02)]]
 )
 def test_one_deadline_for_a_whole_reply(script: list[Step]) -> None:
-    with ScriptedServer(script) as server, pytest.raises(RelayAway, match=r"timed out after 0\.3 s"):
+    with ScriptedServer(script) as server, pytest.raises(RelayUnavailable, match=r"timed out after 0\.3 s"):
         connect(server.port, timeout=timedelta(seconds=0.3))
 
 
@@ -226,7 +228,7 @@ def test_a_letter(
 
 
 def test_a_slow_reply_to_the_dot_leaves_the_next_deadline_short() -> None:
-    async def go(port: int) -> Answer | None:
+    async def go(port: int) -> SendResult | None:
         patience = {"timeout": timedelta(seconds=0.5), "dot_timeout": timedelta(hours=1)}
         connection = await SmtpTransport(settings(port, **patience)).connect()
         async with asyncio.timeout(20):
@@ -237,31 +239,31 @@ def test_a_slow_reply_to_the_dot_leaves_the_next_deadline_short() -> None:
         conversation.over.wait(0.8)
 
     with ScriptedServer([*OPENED, hear_group, GROUP, hear_body, slow, SENT, hang]) as server:
-        assert run(go(server.port)) == Answer(Phase.MAIL, None, "timed out after 0.5 s")
+        assert run(go(server.port)) == SendResult(Phase.MAIL, None, "timed out after 0.5 s")
 
 
 def test_a_refusal_while_a_long_body_is_written_stops_it() -> None:
     """The server reads nothing more, so that the body can't end; its 550 is the answer, and no intent is asked for."""
     asked = []
 
-    async def permit() -> bool:
+    async def commit_intent() -> bool:
         asked.append(True)
         return True
 
-    async def go(port: int) -> Answer | None:
+    async def go(port: int) -> SendResult | None:
         connection = await SmtpTransport(settings(port)).connect()
-        return await connection.send(LONG, permit)
+        return await connection.send(LONG, commit_intent)
 
     with ScriptedServer([*OPENED, hear_group, GROUP, b"552 5.3.4 too big\r\n", deafen]) as server:
         answer = run(go(server.port))
-    assert answer == Answer(Phase.DATA, Reply(552, "5.3.4", "552 5.3.4 too big"))
+    assert answer == SendResult(Phase.DATA, Reply(552, "5.3.4", "552 5.3.4 too big"))
     assert not asked
 
 
 def test_a_long_letter_arrives_whole() -> None:
     with ScriptedServer([*OPENED, hear_group, GROUP, *ENDS]) as server:
         answers, usable = converse(server.port, [LONG])
-    assert answers == [Answer(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
+    assert answers == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
     assert usable
     assert LONG.data + b".\r\nQUIT\r\n" in server.heard
 
@@ -270,8 +272,8 @@ def test_nothing_of_the_dot_leaves_before_the_permit() -> None:
     """What the server has when the permit is asked for: never the dot, and of a long body everything else."""
     seen = []
 
-    async def go(server: ScriptedServer, letter: Letter) -> None:
-        async def permit() -> bool:
+    async def go(server: ScriptedServer, letter: OutgoingEmail) -> None:
+        async def commit_intent() -> bool:
             for _ in range(500):  # a long body is on its way
                 if len(letter.data) <= AHEAD or letter.data in server.heard:
                     break
@@ -280,7 +282,7 @@ def test_nothing_of_the_dot_leaves_before_the_permit() -> None:
             return True
 
         connection = await SmtpTransport(settings(server.port)).connect()
-        await connection.send(letter, permit)
+        await connection.send(letter, commit_intent)
         await connection.close()
 
     body = LETTER._replace(data=b"x\r\n" * AHEAD)
@@ -292,7 +294,7 @@ def test_nothing_of_the_dot_leaves_before_the_permit() -> None:
 
 
 def test_a_letter_without_permit_is_not_delivered() -> None:
-    async def go(port: int) -> tuple[Answer | None, bool]:
+    async def go(port: int) -> tuple[SendResult | None, bool]:
         connection = await SmtpTransport(settings(port)).connect()
         return await connection.send(LETTER, no), connection.usable
 
@@ -304,20 +306,20 @@ def test_a_letter_without_permit_is_not_delivered() -> None:
 @pytest.mark.parametrize(
     ("last_word", "expected"),
     [
-        (b"", Answer(Phase.DATA, None, "connection closed")),
-        (b"451 shutting down\r\n", Answer(Phase.DATA, Reply(451, "", "451 shutting down"))),
+        (b"", SendResult(Phase.DATA, None, "connection closed")),
+        (b"451 shutting down\r\n", SendResult(Phase.DATA, Reply(451, "", "451 shutting down"))),
     ],
 )
-def test_the_end_comes_while_the_permit_is_awaited(last_word: bytes, expected: Answer) -> None:
-    async def go(port: int) -> Answer | None:
+def test_the_end_comes_while_the_permit_is_awaited(last_word: bytes, expected: SendResult) -> None:
+    async def go(port: int) -> SendResult | None:
         connection = await SmtpTransport(settings(port)).connect()
 
-        async def permit() -> bool:
+        async def commit_intent() -> bool:
             while connection.usable:
                 await asyncio.sleep(0.01)
             return True
 
-        return await connection.send(LETTER, permit)
+        return await connection.send(LETTER, commit_intent)
 
     with ScriptedServer([*OPENED, hear_group, GROUP, last_word]) as server:
         assert run(go(server.port)) == expected
@@ -329,12 +331,12 @@ def test_a_cancelled_letter_closes_without_the_dot() -> None:
         connection = await SmtpTransport(settings(port)).connect()
         asked = asyncio.Event()
 
-        async def permit() -> bool:
+        async def commit_intent() -> bool:
             asked.set()
             await asyncio.Event().wait()
             return True
 
-        sending = asyncio.create_task(connection.send(LETTER, permit))
+        sending = asyncio.create_task(connection.send(LETTER, commit_intent))
         await asked.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -352,7 +354,7 @@ def test_a_connection_that_ends_between_letters() -> None:
         assert await connection.send(LETTER, yes)
         while connection.usable:
             await asyncio.sleep(0.01)
-        assert await connection.send(LETTER, yes) == Answer(Phase.MAIL, None, "connection closed")
+        assert await connection.send(LETTER, yes) == SendResult(Phase.MAIL, None, "connection closed")
         await connection.close()
 
     with ScriptedServer([*OPENED, hear_group, GROUP, hear_body, SENT]) as server:
@@ -417,7 +419,7 @@ def test_a_letter_over_tls(authority: trustme.CA, ca_file: Path, security: str) 
     first = [*STARTTLS, b"220 go\r\n", upgrade] if security == "starttls" else [upgrade, GREETING]
     with ScriptedServer([*first, *LETTER_STEPS]) as server:
         answers, usable = converse(server.port, security=security, ca_file=ca_file)
-    assert answers == [Answer(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
+    assert answers == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
     assert usable
     said = [line.partition(b" ")[0].strip() for line in server.conversations[0].heard]
     assert said.count(b"EHLO") == (2 if security == "starttls" else 1)  # what was learnt in the clear is forgotten
@@ -435,7 +437,7 @@ def test_a_certificate_of_another_name_is_refused(authority: trustme.CA, ca_file
     upgrade = tls(server_context(authority, "relay.example.org"))
     with (
         ScriptedServer([*STARTTLS, b"220 go\r\n", upgrade]) as server,
-        pytest.raises(RelayRefuses, match="not trusted"),
+        pytest.raises(RelayRefused, match="not trusted"),
     ):
         connect(server.port, security="starttls", ca_file=ca_file)
 
@@ -443,7 +445,7 @@ def test_a_certificate_of_another_name_is_refused(authority: trustme.CA, ca_file
 def test_a_certificate_of_a_stranger_is_refused(authority: trustme.CA) -> None:
     with (
         ScriptedServer([tls(server_context(authority)), GREETING]) as server,
-        pytest.raises(RelayRefuses, match="not trusted") as raised,
+        pytest.raises(RelayRefused, match="not trusted") as raised,
     ):
         connect(server.port, security="tls")
     assert "smtp.ca_file" in (raised.value.hint or "")
@@ -453,7 +455,7 @@ def test_a_certificate_of_a_stranger_is_refused(authority: trustme.CA) -> None:
 def test_a_ca_file_that_holds_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ca.pem"
     path.write_text(text)
-    with ScriptedServer([hang]) as server, pytest.raises(RelayRefuses) as raised:
+    with ScriptedServer([hang]) as server, pytest.raises(RelayRefused) as raised:
         connect(server.port, security="tls", ca_file=path)
     assert "smtp.ca_file" in (raised.value.hint or "")
 
@@ -461,16 +463,16 @@ def test_a_ca_file_that_holds_none(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("security", "script", "error", "words"),
     [
-        ("starttls", [*OPENED, hang], RelayRefuses, "offers no STARTTLS"),
-        ("starttls", [*STARTTLS, b"454 not now\r\n", hang], RelayAway, "454 not now"),
-        ("starttls", [*STARTTLS, b"502 no\r\n", hang], RelayRefuses, "502 no"),
-        ("starttls", [*STARTTLS, b"220 go\r\n250 injected\r\n", hang], RelayAway, "out of turn"),
-        ("starttls", [*STARTTLS, b"220 go\r\n2", hang], RelayAway, "out of turn"),
-        ("starttls", [*STARTTLS, b"220 go\r\n"], RelayAway, ""),
-        ("starttls", [*STARTTLS, b"220 go\r\n", hear, b"no TLS\r\n", hang], RelayAway, "TLS"),
-        ("starttls", [*STARTTLS, b"220 go\r\n", deafen], RelayAway, "does not answer"),
-        ("tls", [GREETING, hang], RelayAway, "TLS"),
-        ("tls", [deafen], RelayAway, "does not answer"),
+        ("starttls", [*OPENED, hang], RelayRefused, "offers no STARTTLS"),
+        ("starttls", [*STARTTLS, b"454 not now\r\n", hang], RelayUnavailable, "454 not now"),
+        ("starttls", [*STARTTLS, b"502 no\r\n", hang], RelayRefused, "502 no"),
+        ("starttls", [*STARTTLS, b"220 go\r\n250 injected\r\n", hang], RelayUnavailable, "out of turn"),
+        ("starttls", [*STARTTLS, b"220 go\r\n2", hang], RelayUnavailable, "out of turn"),
+        ("starttls", [*STARTTLS, b"220 go\r\n"], RelayUnavailable, ""),
+        ("starttls", [*STARTTLS, b"220 go\r\n", hear, b"no TLS\r\n", hang], RelayUnavailable, "TLS"),
+        ("starttls", [*STARTTLS, b"220 go\r\n", deafen], RelayUnavailable, "does not answer"),
+        ("tls", [GREETING, hang], RelayUnavailable, "TLS"),
+        ("tls", [deafen], RelayUnavailable, "does not answer"),
     ],
 )
 def test_tls_that_fails(ca_file: Path, security: str, script: list[Step], error: type[RelayError], words: str) -> None:
@@ -489,15 +491,15 @@ BY_LOGIN = (GREETING, hear, b"250-test\r\n250 AUTH LOGIN\r\n", hear)
 @pytest.mark.parametrize(
     ("script", "error", "words"),
     [
-        ([*OPENED, hang], RelayRefuses, "offers no login"),
-        ([*PLAIN, b"535 5.7.8 no\r\n", hang], RelayRefuses, "535 5.7.8 no"),
-        ([*PLAIN, b"534 weak\r\n", hang], RelayRefuses, "534 weak"),
-        ([*PLAIN, b"500 what is AUTH PLAIN AGFkYQBzZXNhbQ==\r\n", hang], RelayRefuses, "AUTH PLAIN ..."),
-        ([*PLAIN, b"535-no sesam\r\n535 here\r\n", hang], RelayRefuses, "535-no ... 535 here"),
-        ([*PLAIN, b"454 later\r\n", hang], RelayAway, "454 later"),
-        ([*PLAIN, b"334 more\r\n", hang], RelayRefuses, "334 more"),
-        ([*BY_LOGIN, b"334 VXNlcm5hbWU6\r\n", hear, b"535 c2VzYW0= no\r\n", hang], RelayRefuses, "535 ... no"),
-        ([*BY_LOGIN, b"504 no\r\n", hang], RelayRefuses, "504 no"),
+        ([*OPENED, hang], RelayRefused, "offers no login"),
+        ([*PLAIN, b"535 5.7.8 no\r\n", hang], RelayRefused, "535 5.7.8 no"),
+        ([*PLAIN, b"534 weak\r\n", hang], RelayRefused, "534 weak"),
+        ([*PLAIN, b"500 what is AUTH PLAIN AGFkYQBzZXNhbQ==\r\n", hang], RelayRefused, "AUTH PLAIN ..."),
+        ([*PLAIN, b"535-no sesam\r\n535 here\r\n", hang], RelayRefused, "535-no ... 535 here"),
+        ([*PLAIN, b"454 later\r\n", hang], RelayUnavailable, "454 later"),
+        ([*PLAIN, b"334 more\r\n", hang], RelayRefused, "334 more"),
+        ([*BY_LOGIN, b"334 VXNlcm5hbWU6\r\n", hear, b"535 c2VzYW0= no\r\n", hang], RelayRefused, "535 ... no"),
+        ([*BY_LOGIN, b"504 no\r\n", hang], RelayRefused, "504 no"),
     ],
 )
 def test_a_login_that_fails(script: list[Step], error: type[RelayError], words: str) -> None:
@@ -519,19 +521,19 @@ def test_what_was_offered_in_the_clear_is_forgotten(authority: trustme.CA, ca_fi
     ]
     with (
         ScriptedServer([*script, hear, b"502 no\r\n", hear, b"250 hi\r\n", hang]) as server,
-        pytest.raises(RelayRefuses, match="offers no login"),
+        pytest.raises(RelayRefused, match="offers no login"),
     ):
         connect(server.port, security="starttls", ca_file=ca_file, **LOGIN)
 
 
 def test_a_name_without_a_password() -> None:
-    with ScriptedServer([*OPENED, hang]) as server, pytest.raises(RelayRefuses, match="without a password"):
+    with ScriptedServer([*OPENED, hang]) as server, pytest.raises(RelayRefused, match="without a password"):
         connect(server.port, username="ada")
 
 
 def test_a_password_goes_over_tls_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SmtpConnection, "is_loopback", False)  # a second machine is not at hand
-    with ScriptedServer([*PLAIN, b"235 ok\r\n", hang]) as server, pytest.raises(RelayRefuses, match="TLS only"):
+    with ScriptedServer([*PLAIN, b"235 ok\r\n", hang]) as server, pytest.raises(RelayRefused, match="TLS only"):
         connect(server.port, **LOGIN)
     assert b"AUTH" not in server.heard
 
@@ -583,13 +585,13 @@ def test_aiosmtpd_by_starttls_and_login(authority: trustme.CA, ca_file: Path, ex
     }
     with aiosmtpd(**options) as (port, keeper):
         answers, _ = converse(port, [LETTER] * 3, security="starttls", ca_file=ca_file, **LOGIN)
-        with pytest.raises(RelayRefuses, match="535"):
+        with pytest.raises(RelayRefused, match="535"):
             connect(port, security="starttls", ca_file=ca_file, username="ada", password="simsalabim")
         (unknown,), _ = converse(port)
     assert unknown
     assert unknown.reply
     assert (unknown.phase, unknown.reply.code) == (Phase.MAIL, 530)
-    assert answers == [Answer(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 kept"), dot_written=True)] * 3
+    assert answers == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 kept"), dot_written=True)] * 3
     assert keeper.kept == [ARRIVED] * 3
 
 
@@ -610,7 +612,7 @@ def test_many_connections_and_the_counting_receiver(tmp_path: Path) -> None:
             connection = await transport.connect()
             for n in range(7):
                 name = f"<{number}.{n}@x>"
-                letter = Letter("a@x.org", f"{number}.{n}@x.org", f"Message-ID: {name}\r\n\r\n.\r\n".encode())
+                letter = OutgoingEmail("a@x.org", f"{number}.{n}@x.org", f"Message-ID: {name}\r\n\r\n.\r\n".encode())
                 answer = await connection.send(letter, yes)
                 assert answer is not None
                 assert answer.phase == Phase.DOT

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp.transport.exchange import Answer, Letter, Phase, Reply
+from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
 from skychimp.transport.smtp_protocol import (
     LARGEST_REPLY,
     LONGEST_LINE,
@@ -16,13 +16,13 @@ from skychimp.transport.smtp_protocol import (
     GoAhead,
     ProtocolError,
     ReplyParser,
-    Session,
+    SmtpProtocol,
     Write,
     login,
     stuffed,
 )
 
-LETTER = Letter("ada@example.org", "bob@example.net", b"Subject: hi\r\n\r\nhello\r\n")
+LETTER = OutgoingEmail("ada@example.org", "bob@example.net", b"Subject: hi\r\n\r\nhello\r\n")
 OFFERS = b"250-relay\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 1000000\r\n"
 
 
@@ -38,9 +38,9 @@ def read(*pieces: bytes) -> tuple[list[Reply], str]:
     return replies, ""
 
 
-def ready(offers: bytes = OFFERS) -> Session:
+def ready(offers: bytes = OFFERS) -> SmtpProtocol:
     """A session after its greeting and EHLO."""
-    session = Session()
+    session = SmtpProtocol()
     assert len(list(session.receive(b"220 relay\r\n"))) == 1
     session.command(b"EHLO [127.0.0.1]")
     (reply,) = session.receive(offers)
@@ -49,7 +49,7 @@ def ready(offers: bytes = OFFERS) -> Session:
     return session
 
 
-def hear(session: Session, data: bytes) -> list[Event]:
+def hear(session: SmtpProtocol, data: bytes) -> list[Event]:
     """The events of these bytes; a protocol error becomes the answer that it is for a letter."""
     events: list[Event] = []
     try:
@@ -150,7 +150,7 @@ def test_fragments_change_nothing(stream: list[bytes], cuts: list[int]) -> None:
 
 @given(st.lists(st.binary(max_size=200) | valid_replies, max_size=20), st.sampled_from(["greeting", "letter", "dot"]))
 def test_garbage_is_only_ever_a_protocol_error(pieces: list[bytes], moment: str) -> None:
-    session = Session() if moment == "greeting" else ready()
+    session = SmtpProtocol() if moment == "greeting" else ready()
     if moment != "greeting":
         session.begin(LETTER)
     if moment == "dot":
@@ -158,7 +158,7 @@ def test_garbage_is_only_ever_a_protocol_error(pieces: list[bytes], moment: str)
         session.dot()
     answers = []
     for piece in pieces:
-        answers += [event for event in hear(session, piece) if isinstance(event, Answer)]
+        answers += [event for event in hear(session, piece) if isinstance(event, SendResult)]
         if answers:
             break
     sent = [answer for answer in answers if answer.reply and 200 <= answer.reply.code < 300]
@@ -167,7 +167,7 @@ def test_garbage_is_only_ever_a_protocol_error(pieces: list[bytes], moment: str)
 
 
 def test_an_unending_stream_does_not_grow() -> None:
-    session = Session()
+    session = SmtpProtocol()
     endless = (event for _ in range(LONGEST_LINE) for event in session.receive(b"220-x"))
     with pytest.raises(ProtocolError):
         list(endless)
@@ -184,7 +184,7 @@ def test_a_letter_goes_out_in_one_group() -> None:
     assert hear(session, b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go\r\n") == [GoAhead()]
     assert session.dot() == b".\r\n"
     reply = Reply(250, "2.0.0", "250 2.0.0 queued")
-    assert hear(session, b"250 2.0.0 queued\r\n") == [Answer(Phase.DOT, reply, dot_written=True)]
+    assert hear(session, b"250 2.0.0 queued\r\n") == [SendResult(Phase.DOT, reply, dot_written=True)]
     assert session.usable
     assert session.begin(LETTER) == Write(ENVELOPE)
 
@@ -239,7 +239,7 @@ def test_refusals_in_the_group(pieces: list[bytes], phase: str, code: int | None
     session = ready()
     session.begin(LETTER)
     events = [event for piece in pieces for event in hear(session, piece)]
-    answers = [event for event in events if isinstance(event, Answer)]
+    answers = [event for event in events if isinstance(event, SendResult)]
     assert [(answer.phase, answer.reply and answer.reply.code) for answer in answers] == [(phase, code)]
     assert not answers[0].dot_written
     assert b"".join(event.data for event in events if isinstance(event, Write)) == said
@@ -267,7 +267,7 @@ def test_replies_to_the_dot(data: bytes, code: int | None, usable: bool) -> None
     hear(session, b"250 a\r\n250 b\r\n354 c\r\n")
     session.dot()
     answer = hear(session, data)[0]
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, SendResult)
     assert (answer.phase, answer.dot_written) == (Phase.DOT, True)
     assert (answer.reply.code if answer.reply else None) == code
     assert session.usable is usable
@@ -281,7 +281,7 @@ def test_nothing_is_said_while_something_is_unread() -> None:
     assert not session.is_silent
     with pytest.raises(ProtocolError):
         session.dot()
-    assert session.fault("closed") == Answer(Phase.DATA, None, "closed")
+    assert session.fault("closed") == SendResult(Phase.DATA, None, "closed")
 
 
 @pytest.mark.parametrize("data", [b"250 unasked\r\n", b"2"])
@@ -314,7 +314,7 @@ EIGHT_BIT = LETTER._replace(data="й\r\n".encode())
         (UTF8, LETTER._replace(recipient="ü@example.org"), b"MAIL FROM:<ada@example.org> SMTPUTF8\r\n"),
     ],
 )
-def test_only_what_is_offered_is_used(offers: bytes, letter: Letter, line: bytes) -> None:
+def test_only_what_is_offered_is_used(offers: bytes, letter: OutgoingEmail, line: bytes) -> None:
     written = ready(offers).begin(letter)
     assert isinstance(written, Write)
     assert written.data.partition(b"\n")[0] + b"\n" == line
@@ -336,10 +336,10 @@ def test_only_what_is_offered_is_used(offers: bytes, letter: Letter, line: bytes
         (UTF8, LETTER._replace(sender="a@b\n"), "mail", "553 5.1.7 "),
     ],
 )
-def test_what_cannot_go_is_refused_unasked(offers: bytes, letter: Letter, phase: str, words: str) -> None:
+def test_what_cannot_go_is_refused_unasked(offers: bytes, letter: OutgoingEmail, phase: str, words: str) -> None:
     session = ready(offers)
     answer = session.begin(letter)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, SendResult)
     assert answer.reply
     assert (answer.phase, answer.dot_written) == (phase, False)
     assert answer.reply.text.startswith(words)

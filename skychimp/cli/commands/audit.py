@@ -45,8 +45,8 @@ def list_(
 
 
 def _start(since: str, timezone: str) -> datetime:
-    from skychimp.delivery.recurrence import parse_when
-    from skychimp.values import parse_duration
+    from skychimp.delivery.scheduling.time_input import parse_when
+    from skychimp.durations import parse_duration
 
     now = datetime.now(UTC)
     if re.fullmatch("[0-9]+[smhd].*", since):

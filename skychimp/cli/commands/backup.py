@@ -22,7 +22,7 @@ def backup(
 
     The copy is read back before it gets its name. Only its owner can read it; `skychimp restore` brings it back.
     """
-    from skychimp.services import backups
+    from skychimp.services.operations import backups
 
     here = enter(ctx, json)
     actor = here.caretaker(operator)

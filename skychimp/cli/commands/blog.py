@@ -13,8 +13,8 @@ from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes
 from skychimp.errors import InvalidValue, SkychimpError
 
 if TYPE_CHECKING:
-    from skychimp.services.blog import PostDetail
-    from skychimp.services.images import Image
+    from skychimp.services.blog.images import Image
+    from skychimp.services.blog.posts import PostDetail
 
 app = typer.Typer(no_args_is_help=True, help="Posts to read, and to write.", rich_markup_mode="rich")
 
@@ -51,13 +51,13 @@ def create(
     json: Json = False,
 ) -> None:
     """Write a post; without a text, in your editor. It is a draft until it is published."""
-    from skychimp.services import blog
+    from skychimp.services.blog import posts
 
     here = enter(ctx, json)
-    blog.require_writer(here.actor)  # before anybody writes a text in vain
+    posts.require_writer(here.actor)  # before anybody writes a text in vain
     at, picture = _time(here, publish), _image(image)
     with _text(here, body, body_file) as text:
-        made = blog.create(
+        made = posts.create(
             here.store,
             here.actor,
             title=title,
@@ -81,20 +81,20 @@ def list_(
     json: Json = False,
 ) -> None:
     """List the published posts, the newest first."""
-    from skychimp.services import blog
+    from skychimp.services.blog import posts
 
     here = enter(ctx, json)
-    found = blog.list_posts(here.store, here.actor, page(limit, offset, search, sort), unpublished=everything)
+    found = posts.list_posts(here.store, here.actor, page(limit, offset, search, sort), unpublished=everything)
     here.out.rows(found, COLUMNS, empty="no posts yet; editors write them: skychimp blog create --help")
 
 
 @app.command()
 def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
     """Read a post."""
-    from skychimp.services import blog
+    from skychimp.services.blog import posts
 
     here = enter(ctx, json)
-    seen = blog.view(here.store, here.actor, post)
+    seen = posts.view(here.store, here.actor, post)
     if here.out.json:
         here.out.one(seen)
     elif here.out.on_terminal:
@@ -117,16 +117,16 @@ def update(
     json: Json = False,
 ) -> None:
     """Change a post; where no option says what, its text, in your editor."""
-    from skychimp.services import blog
+    from skychimp.services.blog import posts
 
     here = enter(ctx, json)
     if image is not None and no_image:
         raise InvalidValue("--image and --no-image can't go together")
-    old = blog.find(here.store, here.actor, post)
+    old = posts.find(here.store, here.actor, post)
     says = body is not None or body_file is not None
     edits = not (says or no_image) and title is None and image is None
     with _text(here, body, body_file, old.content) if says or edits else contextlib.nullcontext() as text:
-        changed = blog.change(
+        changed = posts.change(
             here.store,
             here.actor,
             post,
@@ -149,30 +149,30 @@ def publish(
     json: Json = False,
 ) -> None:
     """Publish a post, now, or by itself at a time to come."""
-    from skychimp.services import blog
+    from skychimp.services.blog import posts
 
     here = enter(ctx, json)
-    _show(here, blog.publish(here.store, here.actor, post, _time(here, when)))
+    _show(here, posts.publish(here.store, here.actor, post, _time(here, when)))
 
 
 @app.command()
 def unpublish(ctx: typer.Context, post: Slug, json: Json = False) -> None:
     """Make a post a draft again."""
-    from skychimp.services import blog
+    from skychimp.services.blog import posts
 
     here = enter(ctx, json)
-    _show(here, blog.unpublish(here.store, here.actor, post))
+    _show(here, posts.unpublish(here.store, here.actor, post))
 
 
 @app.command()
 def delete(ctx: typer.Context, post: Slug, yes: Yes = False, json: Json = False) -> None:
     """Delete a post, and its image."""
-    from skychimp.services import blog
+    from skychimp.services.blog import posts
 
     here = enter(ctx, json)
-    found = blog.find(here.store, here.actor, post)
+    found = posts.find(here.store, here.actor, post)
     here.confirm(f"delete post {found.id}, {found.title!r}?", yes=yes)
-    _show(here, blog.remove(here.store, here.actor, str(found.id)))
+    _show(here, posts.remove(here.store, here.actor, str(found.id)))
 
 
 @app.command(epilog="skychimp blog build public --base-url https://blog.example.org")
@@ -185,14 +185,14 @@ def build(
     json: Json = False,
 ) -> None:
     """Write the published posts as a static site, with a feed; only what has changed is written."""
-    from skychimp.services.cache import Cache
+    from skychimp.config.types import parse_url
+    from skychimp.services.reporting.cache import Cache
     from skychimp.site.build import build
-    from skychimp.values import parse_url
 
     here = enter(ctx, json)
     if base_url is not None:
         here.said["blog.url"] = parse_url(base_url)
-    built = build(here.store, here.actor, folder, here.settings, Cache(here.settings, here.out.note).recall)
+    built = build(here.store, here.actor, folder, here.settings, Cache(here.settings, here.out.note).cached)
     if here.out.json:
         here.out.one(built)
         return
@@ -215,27 +215,27 @@ def _byline(post: "PostDetail") -> str:
 
 def _draw(here: Context, post: "PostDetail") -> None:
     """Show a post's image where it can be; a reader does not need it."""
-    from skychimp.services import blog, images
+    from skychimp.services.blog import images, posts
 
     if post.image is None or here.out.canvas is None:
         return
     try:
-        here.out.picture(images.pixels(blog.image_path(here.store, post.image), *here.out.canvas))
+        here.out.picture(images.pixels(posts.image_path(here.store, post.image), *here.out.canvas))
     except (OSError, SkychimpError) as error:
         here.out.warn(f"its image can't be shown: {error}")
 
 
 def _time(here: Context, when: str | None) -> datetime | None:
     """The time that is said; None for now, which is when it is written."""
-    from skychimp.delivery import recurrence
+    from skychimp.delivery.scheduling import time_input
 
     return (
-        None if when in (None, "now") else recurrence.parse_when(when, here.settings.mail.timezone, datetime.now(UTC))
+        None if when in (None, "now") else time_input.parse_when(when, here.settings.mail.timezone, datetime.now(UTC))
     )
 
 
 def _image(file: Path | None) -> "Image | None":
-    from skychimp.services import images
+    from skychimp.services.blog import images
 
     if file is None:
         return None

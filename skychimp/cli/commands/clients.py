@@ -20,7 +20,8 @@ from skychimp.cli.output import Tell
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.services.clients import BadRow, ClientInfo, ImportResult, LeftOut
+    from skychimp.services.clients.clients import ClientInfo
+    from skychimp.services.clients.importing import BadRow, ImportResult, LeftOut
 
 app = typer.Typer(no_args_is_help=True, help="Whom you write to.", rich_markup_mode="rich")
 
@@ -43,7 +44,7 @@ def create(
     json: Json = False,
 ) -> None:
     """Add a client."""
-    from skychimp.services import clients
+    from skychimp.services.clients import clients
 
     here = enter(ctx, json)
     made = clients.create(here.store, here.actor, email=email, name=name, comment=comment, tags=tag or [])
@@ -62,7 +63,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """List your clients."""
-    from skychimp.services import clients
+    from skychimp.services.clients import clients
 
     here = enter(ctx, json)
     found = clients.list_clients(here.store, here.actor, page(limit, offset, search, sort), tag)
@@ -72,7 +73,7 @@ def list_(
 @app.command()
 def show(ctx: typer.Context, client: Who, json: Json = False) -> None:
     """Show one client."""
-    from skychimp.services import clients
+    from skychimp.services.clients import clients
 
     here = enter(ctx, json)
     here.out.one(clients.show(here.store, here.actor, client))
@@ -91,7 +92,7 @@ def update(
     json: Json = False,
 ) -> None:
     """Change a client."""
-    from skychimp.services import clients
+    from skychimp.services.clients import clients
 
     here = enter(ctx, json)
     tags = [] if no_tags else tag
@@ -104,7 +105,7 @@ def update(
 @app.command()
 def delete(ctx: typer.Context, client: Who, yes: Yes = False, json: Json = False) -> None:
     """Delete a client; what was sent to it stays in the log."""
-    from skychimp.services import clients
+    from skychimp.services.clients import clients
 
     here = enter(ctx, json)
     found = clients.show(here.store, here.actor, client)
@@ -127,13 +128,13 @@ def forget(
     Letters that wait for that person are cancelled. Files that were exported, letters in the outbox and backups are
     yours to delete.
     """
-    from skychimp.services import personal
+    from skychimp.services.users import privacy
 
     here = enter(ctx, json)
-    found = personal.traces(here.store, here.actor, email, everywhere=all_users)
+    found = privacy.traces(here.store, here.actor, email, everywhere=all_users)
     what = f"clients: {found.clients}, letters in the log: {found.deliveries}"
     here.confirm(f"forget {email} for good ({what})?", yes=yes)
-    here.out.one(personal.forget(here.store, here.actor, email, everywhere=all_users))
+    here.out.one(privacy.forget(here.store, here.actor, email, everywhere=all_users))
     here.out.note("exported files, letters in an outbox and backups may still name that person")
 
 
@@ -149,14 +150,14 @@ def import_(
 
     An export of listmonk or Mailchimp is known by its columns: who is no longer written to there is left out here.
     """
-    from skychimp.services import clients
+    from skychimp.services.clients import importing
 
     here = enter(ctx, json)
     actor, store = here.actor, here.store
     left_out: Counter[str] = Counter()
 
     def told(row: "BadRow | LeftOut") -> None:
-        if isinstance(row, clients.LeftOut):
+        if isinstance(row, importing.LeftOut):
             left_out[row.reason] += 1
             if row.is_client:
                 remedy = f"skychimp clients delete {shlex.quote(row.email.strip())}"
@@ -181,7 +182,7 @@ def import_(
         if sheet.others:
             here.out.note(f"left out: the columns {', '.join(sheet.others)}")
         known = sheet.columns if update else ()
-        result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=told, on_batch=done)
+        result = importing.import_rows(store, actor, sheet.rows, change_known=known, on_bad=told, on_batch=done)
     if left_out:
         counts = ", ".join(f"{number} {reason}" for reason, number in left_out.most_common())
         here.out.note(f"left out, as {sheet.tool} no longer writes to them: {counts}")
@@ -201,7 +202,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write your clients as `import` reads them back: CSV with what a spreadsheet would run quoted, or JSON lines."""
-    from skychimp.services import clients
+    from skychimp.services.clients import clients
 
     here = enter(ctx, json)
     if json and file == "-":
@@ -222,10 +223,10 @@ def export(
 
 def _form(said: str | None, file: str) -> ModuleType:
     """What reads and writes this file: as said, else by the ending of its name."""
-    from skychimp.services import clients_csv, clients_jsonl
+    from skychimp.services.clients import csv_files, jsonl_files
 
     ending = Path(file).suffix.lower()
-    return clients_jsonl if (said or ending.removeprefix(".")) in ("jsonl", "ndjson") else clients_csv
+    return jsonl_files if (said or ending.removeprefix(".")) in ("jsonl", "ndjson") else csv_files
 
 
 def _rows_in(opened: TextIO, size: int, rows: int) -> int:
@@ -241,7 +242,7 @@ def _counted(found: "Iterator[ClientInfo]", total: int, tell: Tell) -> "Iterator
 
 
 def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
-    from skychimp.services.clients_csv import ENCODING, ERRORS, NEWLINE
+    from skychimp.services.clients.csv_files import ENCODING, ERRORS, NEWLINE
 
     try:
         if file != "-":

@@ -12,8 +12,8 @@ from skychimp.cli.context import Context, enter
 from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skychimp.config import Settings
-    from skychimp.delivery.run import Tally
+    from skychimp.config.settings import Settings
+    from skychimp.delivery.sending.dispatcher import RunStats
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -34,14 +34,14 @@ def daemon(
 
     SIGHUP reads the config again. A second daemon on the same store shares the work.
     """
-    from skychimp.cli import log
-    from skychimp.delivery.daemon import serve
-    from skychimp.delivery.run import INTERRUPTED as BY_CTRL_C
+    from skychimp.cli import event_log
+    from skychimp.delivery.sending.daemon import serve
+    from skychimp.delivery.sending.stop_signals import INTERRUPTED as BY_CTRL_C
 
     here = enter(ctx)
     if interval is not None:
         here.said["daemon.interval"] = interval
-    log.start(here.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
+    event_log.start(here.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
     around = _Surroundings(here)
     tally = serve(here.store, here.settings, around)
     around.stopped(tally)
@@ -64,7 +64,7 @@ class _Surroundings:
         _tell_systemd("WATCHDOG=1")
 
     def tidy(self) -> None:
-        from skychimp.services import housekeeping
+        from skychimp.services.operations import housekeeping
 
         housekeeping.tidy(self._here.store, keep_attempts=self._here.settings.delivery.keep_attempts)
 
@@ -80,7 +80,7 @@ class _Surroundings:
         _EVENTS.info("config read again", extra={"relay": _relay(settings)})
         return settings
 
-    def stopped(self, tally: "Tally") -> None:
+    def stopped(self, tally: "RunStats") -> None:
         counts = {"sent": tally.sent, "queued": tally.queued, "deferred": tally.deferred}
         _tell_systemd("STOPPING=1")
         _EVENTS.info("stopped", extra=counts)

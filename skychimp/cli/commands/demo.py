@@ -17,7 +17,7 @@ from skychimp.cli.output import PIPE_CLOSED
 from skychimp.errors import SkychimpError
 
 if TYPE_CHECKING:
-    from skychimp.transport.receiver import Received
+    from skychimp.transport.demo_server import Received
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
@@ -70,10 +70,10 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
 
     Mail goes through a real SMTP conversation, to a receiver in this process and no further.
     """
-    from skychimp.transport.receiver import receiving
+    from skychimp.transport.demo_server import demo_server
 
     here = enter(ctx, json)
-    with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as folder, receiving() as receiver:
+    with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as folder, demo_server() as receiver:
         place = Path(folder)
         (place / "people.csv").write_text(PEOPLE, encoding="utf-8")
         (place / "hello.md").write_text(BODY, encoding="utf-8")

@@ -10,7 +10,7 @@ from skychimp.cli.context import Context, Json, enter
 from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skychimp.services.findings import Finding
+    from skychimp.services.operations.findings import Finding
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -34,7 +34,7 @@ def doctor(
 
     Leaves with 0 where there are warnings at most, with 3 where config or store is not ready, else with 1.
     """
-    from skychimp.services import doctor as service
+    from skychimp.services.operations import doctor as service
 
     here = enter(ctx, json)
     if accept_clock:
@@ -58,8 +58,8 @@ def doctor(
 
 def _examine(here: Context, selector: str | None) -> "Iterator[Finding]":
     """All findings; a config that can't be read is the only one."""
-    from skychimp.services import doctor
-    from skychimp.services.findings import PROBLEM, Finding
+    from skychimp.services.operations import doctor
+    from skychimp.services.operations.findings import PROBLEM, Finding
 
     try:
         settings = here.settings

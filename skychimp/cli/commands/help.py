@@ -11,7 +11,7 @@ from skychimp.errors import InvalidValue, NotFound
 
 app = typer.Typer(rich_markup_mode="rich")
 
-TOPICS = Path(__file__).parent / "topics"
+TOPICS = Path(__file__).parents[1] / "topics"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def topics() -> dict[str, Topic]:
 
 
 def _offered() -> list[tuple[str, str]]:
-    from skychimp.cli.commands import COMMANDS
+    from skychimp.cli.registry import COMMANDS
 
     commands = ((name, line) for name, (_, line) in COMMANDS.items())
     return [*((topic.name, topic.title) for topic in topics().values()), *commands]
@@ -44,7 +44,7 @@ def help_(
     json: Json = False,
 ) -> None:
     """Read about a topic or a command; without one, the topics there are."""
-    from skychimp.cli.commands import COMMANDS
+    from skychimp.cli.registry import COMMANDS
 
     here = enter(ctx, json)
     if man is not None:
@@ -67,9 +67,9 @@ def help_(
 def _text(topic: str) -> str:
     text = (TOPICS / f"{topic}.md").read_text(encoding="utf-8")
     if topic == "config":
-        from skychimp import config
+        from skychimp.config import example
 
-        text += f"\n```toml\n{config.example()}```"
+        text += f"\n```toml\n{example.example_config()}```"
     return text.rstrip("\n")
 
 

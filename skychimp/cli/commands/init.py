@@ -30,24 +30,24 @@ def init(
     The password also comes from $SKYCHIMP_PASSWORD, or is left for later. A store that has its administrator is left
     as it is.
     """
-    from skychimp.cli import session
-    from skychimp.services import accounts
-    from skychimp.store import engine
+    from skychimp.cli import saved_session
+    from skychimp.services.accounts import accounts
+    from skychimp.store import schema
 
     here = enter(ctx, json)
     email = prompts.email(here, email)
     with ExitStack() as undo:
-        config = _config(here, sender, email, undo)
+        sources = _config(here, sender, email, undo)
         url = here.settings.store_url
-        store = engine.open_store(url) if os.path.exists(engine.store_path(url)) else None
+        store = schema.open_store(url) if os.path.exists(schema.store_path(url)) else None
         if store is not None:
             accounts.check_is_new(store)
         password = _password(here, password_stdin)
-        store = store or engine.create_store(url)
-        keep = partial(session.write, url)
+        store = store or schema.create_store(url)
+        keep = partial(saved_session.write, url)
         account = accounts.create_first_admin(store, email=email, password=password, keep=keep)
         undo.pop_all()
-    made = {"email": account.email, "role": account.role, "config": config and str(config), "store": str(store.path)}
+    made = {"email": account.email, "role": account.role, "config": sources and str(sources), "store": str(store.path)}
     here.out.one(made)
     here.out.note(f"mail goes to {_where(here)}")
     if password is None:
@@ -63,9 +63,10 @@ def _where(here: Context) -> str:
 
 def _config(here: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
     """The config file: the one that is there, else a new one; None where there is none and none is needed."""
-    from skychimp import addresses, config
+    from skychimp import addresses
+    from skychimp.config import example, sources
 
-    path = config.locate(here.options.config)
+    path = sources.locate(here.options.config)
     if sender is not None:
         addresses.parse_sender(sender)
     if os.path.lexists(path):
@@ -75,9 +76,9 @@ def _config(here: Context, sender: str | None, email: str, undo: ExitStack) -> P
     sender_in_environment = bool(os.environ.get("SKYCHIMP_MAIL__SENDER"))
     if sender is None and not sender_in_environment:
         sender = _asked_sender(here, email)
-    said = {"mail.sender": sender, "store.url": config.absolute("store.url", here.options.store)}
+    said = {"mail.sender": sender, "store.url": sources.absolute("store.url", here.options.store)}
     try:
-        _write(path, config.example({name: value for name, value in said.items() if value is not None}))
+        _write(path, example.example_config({name: value for name, value in said.items() if value is not None}))
     except (OSError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the store's name is not UTF-8"
         if sender is None and here.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
@@ -120,7 +121,7 @@ def _password(here: Context, from_stdin: bool) -> str | None:
 
     Raises InvalidValue for one that can't be a password.
     """
-    from skychimp.services import passwords
+    from skychimp.services.accounts import passwords
 
     password = prompts.said_password(from_stdin)
     if password is not None:

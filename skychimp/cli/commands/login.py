@@ -29,13 +29,13 @@ def login(
 
     The password is asked for, or comes from stdin or $SKYCHIMP_PASSWORD.
     """
-    from skychimp.cli import session
-    from skychimp.services import accounts
+    from skychimp.cli import saved_session
+    from skychimp.services.accounts import accounts
 
     here = enter(ctx, json)
     address = prompts.email(here, email)
     tokens: list[str] = []
-    keep = tokens.append if print_token else partial(session.write, here.settings.store_url)
+    keep = tokens.append if print_token else partial(saved_session.write, here.settings.store_url)
     password = prompts.password(here, password_stdin)
     account = accounts.login(here.store, email=address, password=password, keep=keep)
     if print_token and not here.out.json:

@@ -13,8 +13,8 @@ app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 @app.command(epilog="skychimp logout")
 def logout(ctx: typer.Context, json: Json = False) -> None:
     """End the session that commands here are run in; its token is good for nothing afterwards."""
-    from skychimp.cli import session
-    from skychimp.services import accounts
+    from skychimp.cli import saved_session
+    from skychimp.services.accounts import accounts
 
     here = enter(ctx, json)
     try:
@@ -24,7 +24,7 @@ def logout(ctx: typer.Context, json: Json = False) -> None:
         email = None
     by_environment = bool(os.environ.get("SKYCHIMP_TOKEN"))
     if not by_environment:
-        session.remove(here.settings.store_url)
+        saved_session.remove(here.settings.store_url)
     if email is not None or here.out.json:
         here.out.one({"email": email})
     if email is None:

@@ -10,16 +10,16 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from skychimp.cli.commands.run import exit_status, send, summary
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page
-from skychimp.cli.run import exit_status, send, summary
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from skychimp.services.attempts import AttemptInfo
-    from skychimp.services.listing import Page
-    from skychimp.services.mailings import MailingInfo
+    from skychimp.services.listing import ListOptions
+    from skychimp.services.mailings.mailings import MailingInfo
+    from skychimp.services.reporting.delivery_log import AttemptInfo
 
 app = typer.Typer(no_args_is_help=True, help="What goes to whom, and when.", rich_markup_mode="rich")
 
@@ -82,8 +82,8 @@ def create(
 ) -> None:
     """Make a mailing; it sends at once if its window is open."""
     from skychimp.models import CatchUp, Every
-    from skychimp.services import mailings
-    from skychimp.services.mailings import Audience, Lateness, When
+    from skychimp.services.mailings import mailings
+    from skychimp.services.mailings.mailings import Audience, Lateness, When
 
     here = enter(ctx, json)
     zone = timezone or here.settings.mail.timezone
@@ -105,7 +105,7 @@ def create(
 
 
 def _warn_if_held(here: Context) -> None:
-    from skychimp.delivery.run import is_held
+    from skychimp.delivery.sending.runner import is_held
 
     if is_held(here.store):
         here.out.warn("this store was restored and sends nothing until: skychimp resolve --restored")
@@ -114,7 +114,7 @@ def _warn_if_held(here: Context) -> None:
 def _send_first(here: Context, made: "MailingInfo") -> None:
     """Send a new mailing's first letters; whatever becomes of them, the mailing exists and is shown."""
     from skychimp.errors import SkychimpError
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     try:
         tally = send(here, made.id)
@@ -146,7 +146,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """List your mailings; a manager sees everybody's."""
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
@@ -160,7 +160,7 @@ def list_(
 @app.command()
 def show(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     """Show one mailing."""
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     _show(here, mailings.show(here.store, here.actor, mailing), whole=True)
@@ -185,8 +185,8 @@ def update(
 ) -> None:
     """Change a mailing; a changed schedule counts from now on."""
     from skychimp.models import CatchUp, Every
-    from skychimp.services import mailings
-    from skychimp.services.mailings import Audience
+    from skychimp.services.mailings import mailings
+    from skychimp.services.mailings.mailings import Audience
 
     here = enter(ctx, json)
     if end is not None and no_end:
@@ -215,7 +215,7 @@ def update(
 @app.command()
 def delete(ctx: typer.Context, mailing: Id, yes: Yes = False, json: Json = False) -> None:
     """Delete a mailing; what it still had to send is cancelled."""
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     found = mailings.show(here.store, here.actor, mailing, to="change mailings")
@@ -234,7 +234,7 @@ def preview(
     json: Json = False,
 ) -> None:
     """Show the coming due times, in UTC and local."""
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     info, coming = mailings.preview(here.store, here.actor, mailing, since=since, number=number)
@@ -268,7 +268,7 @@ def duplicate(
     json: Json = False,
 ) -> None:
     """Make another mailing like this one; it is disabled until you enable it."""
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     made = mailings.duplicate(here.store, here.actor, mailing, start=start, end=end)
@@ -285,7 +285,7 @@ def disable(
     json: Json = False,
 ) -> None:
     """Stop a mailing until it is enabled."""
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     _show(here, mailings.disable(here.store, here.actor, mailing, reason))
@@ -295,7 +295,7 @@ def disable(
 @app.command()
 def enable(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     """Let a stopped mailing go on."""
-    from skychimp.services import mailings
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     changed = mailings.enable(here.store, here.actor, mailing)
@@ -332,7 +332,8 @@ def log(
 
     With --follow and --json each attempt is a JSON value on a line of its own.
     """
-    from skychimp.services import attempts, mailings
+    from skychimp.services.mailings import mailings
+    from skychimp.services.reporting import delivery_log
 
     here = enter(ctx, json)
     if status is not None and status not in STATUSES:
@@ -344,8 +345,8 @@ def log(
             "--follow shows attempts as they come", "leave out --last, --sort, --limit and --offset, or --follow"
         )
 
-    def read(chosen: "Page", after: int | None = None) -> "Iterator[AttemptInfo]":
-        return attempts.log(
+    def read(chosen: "ListOptions", after: int | None = None) -> "Iterator[AttemptInfo]":
+        return delivery_log.log(
             here.store,
             here.actor,
             mailing,
@@ -373,13 +374,13 @@ def log(
 
 def _follow(here: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]", *, csv: bool) -> NoReturn:
     """Show what there is, and what comes, until Ctrl-C."""
-    from skychimp.services import attempts
+    from skychimp.services.reporting import delivery_log
 
     seen: int | None = None
 
     def fresh() -> "Iterator[AttemptInfo]":
         nonlocal seen
-        newest = attempts.newest(here.store)
+        newest = delivery_log.newest(here.store)
         for attempt in read(seen):
             newest = max(newest, attempt.id or 0)
             yield attempt
@@ -397,8 +398,8 @@ def _follow(here: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]"
 
 def _moment(here: Context, text: str | None) -> datetime | None:
     """A time that a person wrote; a duration is so long ago."""
-    from skychimp.delivery.recurrence import parse_when
-    from skychimp.values import parse_duration
+    from skychimp.delivery.scheduling.time_input import parse_when
+    from skychimp.durations import parse_duration
 
     if text is None:
         return None
@@ -409,7 +410,7 @@ def _moment(here: Context, text: str | None) -> datetime | None:
 
 
 def _duration(text: str | None) -> timedelta | None:
-    from skychimp.values import parse_duration
+    from skychimp.durations import parse_duration
 
     return None if text is None else parse_duration(text)
 

@@ -6,11 +6,11 @@ import typer
 
 from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
 from skychimp.cli.editor import write
-from skychimp.errors import InvalidValue, RelayAway, RelayRefuses
+from skychimp.errors import InvalidValue, RelayRefused, RelayUnavailable
 
 if TYPE_CHECKING:
     from skychimp.models import Format
-    from skychimp.services.messages import MessageInfo
+    from skychimp.services.messages.messages import MessageInfo
 
 app = typer.Typer(no_args_is_help=True, help="What you write.", rich_markup_mode="rich")
 
@@ -44,16 +44,16 @@ def create(
     json: Json = False,
 ) -> None:
     """Keep a message; it is checked by rendering it once. Without a body, your $EDITOR opens for it."""
-    from skychimp.delivery.compose import Words
+    from skychimp.delivery.composing.compose import MessageContent
     from skychimp.models import Format
-    from skychimp.services import messages
+    from skychimp.services.messages import messages
 
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
     form = _format(markdown, html_file is not None) or Format.TEXT
 
     def keep(text: str) -> "MessageInfo":
-        return messages.create(here.store, here.actor, Words(subject, text, form, html), digest=digest)
+        return messages.create(here.store, here.actor, MessageContent(subject, text, form, html), digest=digest)
 
     made = keep(text) if text is not None else write(here, "", SUFFIXES[form], keep)
     here.out.one(made, None if here.out.json else list(COLUMNS))
@@ -72,7 +72,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """List your messages."""
-    from skychimp.services import messages
+    from skychimp.services.messages import messages
 
     here = enter(ctx, json)
     found = messages.list_messages(here.store, here.actor, page(limit, offset, search, sort))
@@ -82,7 +82,7 @@ def list_(
 @app.command()
 def show(ctx: typer.Context, message: Id, json: Json = False) -> None:
     """Show one message."""
-    from skychimp.services import messages
+    from skychimp.services.messages import messages
 
     here = enter(ctx, json)
     here.out.one(messages.show(here.store, here.actor, message))
@@ -105,7 +105,7 @@ def update(
 ) -> None:
     """Change a message; what is being sent keeps the words it was opened with. Without options, in your $EDITOR."""
     from skychimp.models import Format
-    from skychimp.services import messages
+    from skychimp.services.messages import messages
 
     here = enter(ctx, json)
     text, html = _parts(body, body_file, html_file)
@@ -130,7 +130,7 @@ def update(
 @app.command()
 def delete(ctx: typer.Context, message: Id, yes: Yes = False, json: Json = False) -> None:
     """Delete a message that no mailing uses."""
-    from skychimp.services import messages
+    from skychimp.services.messages import messages
 
     here = enter(ctx, json)
     found = messages.show(here.store, here.actor, message, to="change messages")
@@ -146,7 +146,7 @@ def preview(
     json: Json = False,
 ) -> None:
     """Show a message as a client would read it."""
-    from skychimp.services import messages
+    from skychimp.services.messages import messages
 
     here = enter(ctx, json)
     seen = messages.preview(here.store, here.actor, message, client, blog_url=here.settings.blog.url)
@@ -170,10 +170,12 @@ def test(
     import secrets
 
     from skychimp import addresses
-    from skychimp.delivery.run import in_loop, with_sender
-    from skychimp.services import letters, messages
+    from skychimp.delivery.sending.event_loop import run_in_event_loop
+    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.services.accounts import account_mail
+    from skychimp.services.messages import messages
     from skychimp.transport import make_transport
-    from skychimp.transport.exchange import Letter
+    from skychimp.transport.interfaces import OutgoingEmail
 
     here = enter(ctx, json)
     mail = with_sender(here.settings).mail
@@ -184,12 +186,12 @@ def test(
         here.store, here.actor, message, sender=sender, to=address, name=name, blog_url=blog_url
     )
     transport = make_transport(here.settings, here.store.path)
-    answer = in_loop(letters.deliver(transport, Letter(return_path, address, data)))
+    answer = run_in_event_loop(account_mail.deliver(transport, OutgoingEmail(return_path, address, data)))
     assert answer is not None
     if answer.reply is None:
-        raise RelayAway(f"the relay did not take it: {answer.fault}", "see the smtp settings")
+        raise RelayUnavailable(f"the relay did not take it: {answer.fault}", "see the smtp settings")
     if answer.reply.code >= 300:
-        raise RelayRefuses(f"the relay did not take it: {answer.reply.text}")
+        raise RelayRefused(f"the relay did not take it: {answer.reply.text}")
     here.out.one({"to": address, "reply": answer.reply.text, "relay": transport.relay})
 
 

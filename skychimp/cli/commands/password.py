@@ -29,7 +29,7 @@ def change(
 
     In a script the new password comes from stdin, and the current one before it or from $SKYCHIMP_PASSWORD.
     """
-    from skychimp.services import accounts
+    from skychimp.services.accounts import accounts
 
     here = enter(ctx, json)
     current: str | None = None
@@ -63,7 +63,7 @@ def reset(
 
     In a script the new password comes from stdin or $SKYCHIMP_PASSWORD. The answer is the same for any address.
     """
-    from skychimp.services import accounts
+    from skychimp.services.accounts import accounts
 
     here = enter(ctx, json)
     address = prompts.email(here, email)
@@ -86,11 +86,11 @@ def reset(
 
 
 def _mail_code(here: Context, address: str) -> None:
-    from skychimp.delivery.run import with_sender
-    from skychimp.models import Purpose
-    from skychimp.services import accounts
+    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.models import CodePurpose
+    from skychimp.services.accounts import accounts
 
-    accounts.send_code(here.store, with_sender(here.settings), Purpose.RESET, address)
+    accounts.send_code(here.store, with_sender(here.settings), CodePurpose.RESET, address)
     here.out.note(f"if {address} has an account, a letter is on its way (at most three an hour)")
     prompts.say_where(here)
 
@@ -108,6 +108,6 @@ def _current_and_new(here: Context, from_stdin: bool) -> tuple[str, str]:
 
 
 def _keep(here: Context) -> Callable[[str], None]:
-    from skychimp.cli import session
+    from skychimp.cli import saved_session
 
-    return partial(session.write, here.settings.store_url)
+    return partial(saved_session.write, here.settings.store_url)

@@ -28,8 +28,8 @@ def register(
 
     The answer is the same for an address that has an account already.
     """
-    from skychimp.delivery.run import with_sender
-    from skychimp.services import accounts
+    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.services.accounts import accounts
 
     here = enter(ctx, json)
     settings = with_sender(here.settings)
@@ -53,12 +53,12 @@ def register(
 
 def _confirm(here: Context, address: str, password: str) -> None:
     """Ask for the code, and log in: all in one go for a person who has the mailbox at hand."""
-    from skychimp.cli import session
-    from skychimp.cli.login import next_step
-    from skychimp.services import accounts
+    from skychimp.cli import saved_session
+    from skychimp.cli.commands.login import next_step
+    from skychimp.services.accounts import accounts
 
     prompts.with_code(here, None, lambda code: accounts.verify(here.store, email=address, code=code))
-    keep = partial(session.write, here.settings.store_url)
+    keep = partial(saved_session.write, here.settings.store_url)
     account = accounts.login(here.store, email=address, password=password, keep=keep)
     here.out.one(account)
     here.out.note("you are logged in")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from skychimp.services.reports import DomainReport, ReplyGroup, Report
+    from skychimp.services.reporting.reports import DomainReport, ReplyGroup, Report
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -45,7 +45,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Show what became of a mailing: where its letters are, how fast they went, and what servers said."""
-    from skychimp.services import reports
+    from skychimp.services.reporting import reports
 
     here = enter(ctx, json)
     if csv + json + (html is not None) > 1:
@@ -68,18 +68,18 @@ def report(
 
 def count_up(here: Context) -> None:
     """Count what nobody has counted yet, with progress where that takes long. Raises NotLoggedIn, Denied."""
-    from skychimp.access import reach
-    from skychimp.services import figures
+    from skychimp.permissions import authorize
+    from skychimp.services.reporting import rollups
 
-    reach(here.actor, "see reports")
-    left = figures.left(here.store)
+    authorize(here.actor, "see reports")
+    left = rollups.left(here.store)
     if left > LONG:
         with here.out.progress("counting", left) as tell:
-            figures.add_up(here.store, lambda counted: tell(counted, "attempts"))
+            rollups.add_up(here.store, lambda counted: tell(counted, "attempts"))
 
 
 def _write_page(here: Context, found: "Report", file: str) -> None:
-    from skychimp.cli.clients import made_whole
+    from skychimp.cli.commands.clients import made_whole
     from skychimp.site.reports import page
 
     text = page(found, here.settings.mail.timezone)
@@ -113,7 +113,7 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(found: "Report", table: str) -> Iterator[Any]:
-    from skychimp.services.reports import shown
+    from skychimp.services.reporting.reports import shown
 
     if table == "replies":
         yield from found.replies
@@ -141,7 +141,7 @@ def draw(found: "Report", width: int) -> "Iterator[RenderableType]":
 
     from skychimp.cli import charts
     from skychimp.cli.output import escape
-    from skychimp.services.reports import shown
+    from skychimp.services.reporting.reports import shown
 
     stopped = ", disabled" if found.disabled else ""
     yield Text(escape(found.subject), "bold")
@@ -177,7 +177,7 @@ def _occurrences(found: "Report", width: int) -> "Table":
     from rich.text import Text
 
     from skychimp.cli import charts
-    from skychimp.services.reports import shown
+    from skychimp.services.reporting.reports import shown
 
     table = charts.grid(right=(), columns=2)
     for row in found.occurrences[-FEW:]:
@@ -217,7 +217,7 @@ def domains(found: "Sequence[DomainReport]", width: int) -> "Table":
 
     from skychimp.cli import charts
     from skychimp.cli.output import escape
-    from skychimp.services.reports import percent, shown
+    from skychimp.services.reporting.reports import percent, shown
 
     table = charts.grid(right=(1, 2), columns=5)
     for one in found:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from skychimp.services.backups import Held
-    from skychimp.services.deliveries import Resolution, UnknownDelivery
+    from skychimp.services.operations.backups import Held
+    from skychimp.services.operations.unknown_deliveries import Resolution, UnknownDelivery
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -44,8 +44,8 @@ def resolve(
     json: Json = False,
 ) -> None:
     """Decide about unknown deliveries: those whose final reply the server never gave. Without options, list them."""
-    from skychimp.services import deliveries as service
-    from skychimp.services.deliveries import Resolution
+    from skychimp.services.operations import unknown_deliveries as service
+    from skychimp.services.operations.unknown_deliveries import Resolution
 
     here = enter(ctx, json)
     words = {Resolution.SENT: sent, Resolution.FAILED: failed, Resolution.RESEND: resend}
@@ -106,7 +106,7 @@ def _drawn(one: "UnknownDelivery") -> "RenderableType":
 
 def _let_go_on(here: Context, decision: "Resolution | None", *, operator: bool, yes: bool) -> None:
     """Say what a restored store holds and what will become of it, then let it go on."""
-    from skychimp.services import backups
+    from skychimp.services.operations import backups
 
     actor = here.caretaker(operator)
     backups.require_caretaker(actor)

@@ -9,8 +9,8 @@ import typer
 from skychimp.cli.context import Context, Json, Operator, enter
 
 if TYPE_CHECKING:
-    from skychimp.access import Actor
-    from skychimp.services.backups import Restored
+    from skychimp.permissions import Actor
+    from skychimp.services.operations.backups import Restored
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -27,8 +27,8 @@ def restore(
 
     The store that is there is kept beside it. Nothing is sent until `skychimp resolve --restored`.
     """
-    from skychimp.services import backups
-    from skychimp.store.engine import store_path
+    from skychimp.services.operations import backups
+    from skychimp.store.schema import store_path
 
     here = enter(ctx, json)
     file = file.absolute()

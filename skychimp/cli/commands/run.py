@@ -15,8 +15,8 @@ from skychimp.cli.output import Tell
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.delivery.run import Scope, Tally
-    from skychimp.services.outlook import Outlook
+    from skychimp.delivery.sending.dispatcher import RunOptions, RunStats
+    from skychimp.services.mailings.forecast import Forecast
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -38,8 +38,8 @@ def run(
 
     Leaves with 75 where due mail is left queued or deferred, for the next run.
     """
-    from skychimp.delivery.run import Tally
-    from skychimp.services import mailings
+    from skychimp.delivery.sending.dispatcher import RunStats
+    from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
     if dry_run and plan:
@@ -51,7 +51,7 @@ def run(
         return
     tally = send(here, mailing, limit)
     here.out.one(summary(tally))
-    if tally == Tally():
+    if tally == RunStats():
         here.out.note("nothing was due")
     elif tally.unknown:
         here.out.next("resolve")
@@ -60,15 +60,16 @@ def run(
         raise typer.Exit(status)
 
 
-def send(here: Context, mailing_id: int | None = None, limit: int | None = None) -> "Tally":
+def send(here: Context, mailing_id: int | None = None, limit: int | None = None) -> "RunStats":
     """Send what is due, with progress; what stopped it is said on stderr."""
-    from skychimp.cli import log
-    from skychimp.delivery.run import Scope, send_due
+    from skychimp.cli import event_log
+    from skychimp.delivery.sending.dispatcher import RunOptions
+    from skychimp.delivery.sending.runner import send_due
 
     store, settings = here.store, here.settings
-    log.start(here.out, "human", logging.WARNING)
+    event_log.start(here.out, "human", logging.WARNING)
     with here.out.progress("sending") as tell:
-        scope = Scope(mailing_id, limit)
+        scope = RunOptions(mailing_id, limit)
         tally = send_due(store, settings, scope, _reporter(here, scope, tell), here.out.warn)
     if tally.stopped:
         here.out.warn(f"stopped: {tally.stopped}")
@@ -90,29 +91,29 @@ class Summary:
     stopped: str | None
 
 
-def summary(tally: "Tally") -> Summary:
+def summary(tally: "RunStats") -> Summary:
     return Summary(
         tally.sent, tally.deferred, tally.failed, tally.unknown, tally.queued, tally.opened, tally.stopped or None
     )
 
 
-def exit_status(tally: "Tally") -> int:
+def exit_status(tally: "RunStats") -> int:
     if tally.stopped == "interrupted":
         return INTERRUPTED
     return MAIL_LEFT if tally.queued or tally.deferred else 0
 
 
-def _reporter(here: Context, scope: "Scope", tell: Tell) -> Callable[["Tally"], None]:
+def _reporter(here: Context, scope: "RunOptions", tell: Tell) -> Callable[["RunStats"], None]:
     from skychimp.store import ledger
 
     count_at, total = 0.0, 0
 
-    def report(tally: "Tally") -> None:
+    def report(tally: "RunStats") -> None:
         nonlocal count_at, total
         done, began = tally.sent + tally.failed + tally.unknown, time.monotonic()
         if began >= count_at:  # a count takes a hundredth of the time at most, however many there are
-            with here.store.read() as session:
-                waiting = ledger.waiting(session.connection(), scope.mailing_id) - tally.deferred
+            with here.store.read() as db:
+                waiting = ledger.waiting(db.connection(), scope.mailing_id) - tally.deferred
             total = min(done + max(waiting, 0), scope.limit or sys.maxsize)
             count_at = began + max(1.0, 100 * (time.monotonic() - began))
         parts = {"failed": tally.failed, "deferred": tally.deferred, "unknown": tally.unknown}
@@ -124,13 +125,13 @@ def _reporter(here: Context, scope: "Scope", tell: Tell) -> Callable[["Tally"], 
 
 def _look_ahead(here: Context, mailing_id: int | None, *, left_out: bool, limit: int | None) -> None:
     """Say whom the next run would write to, or whom it would leave out, and why."""
-    from skychimp.services.outlook import outlook
+    from skychimp.services.mailings.forecast import forecast
 
     due: dict[tuple[int, datetime], _Due] = {}
 
-    def chosen() -> "Iterator[Outlook]":
+    def chosen() -> "Iterator[Forecast]":
         would_send = 0
-        for row in outlook(here.store, datetime.now(UTC), mailing_id):
+        for row in forecast(here.store, datetime.now(UTC), mailing_id):
             if row.left_out is None and would_send == limit:
                 row = replace(row, left_out="more than --limit")
             sends = row.left_out is None

@@ -159,7 +159,7 @@ def _command(here: Context) -> list[str]:
 
 
 def _store_folder(here: Context) -> Path:
-    from skychimp.store.engine import store_path
+    from skychimp.store.schema import store_path
 
     return store_path(here.settings.store_url).parent
 

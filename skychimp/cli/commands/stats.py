@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, enter
-from skychimp.cli.days import show as show_days
 from skychimp.cli.output import escape
+from skychimp.cli.range_report import show as show_days
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from skychimp.services.blog import PostInfo
-    from skychimp.services.home import Concern, Home, Yours
+    from skychimp.services.blog.posts import PostInfo
+    from skychimp.services.reporting.home import Concern, Home, Yours
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -34,15 +34,15 @@ def stats(
     json: Json = False,
 ) -> None:
     """Show the home page: mailings, clients, and posts to read; logged in, also what is yours and what needs you."""
-    from skychimp.services import home
-    from skychimp.services.cache import Cache, afresh
+    from skychimp.services.reporting import home
+    from skychimp.services.reporting.cache import Cache, refresh
 
     here = enter(ctx, json)
     if days is not None:
         show_days(here, days)
         return
-    recall = afresh if fresh else Cache(here.settings, here.out.note).recall
-    found = home.home(here.store, here.actor, recall)
+    cached = refresh if fresh else Cache(here.settings, here.out.note).cached
+    found = home.home(here.store, here.actor, cached)
     if here.out.json:
         here.out.one(asdict(found))
     elif here.out.on_terminal:

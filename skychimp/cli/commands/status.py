@@ -9,7 +9,7 @@ import typer
 from skychimp.cli.context import Json, enter
 
 if TYPE_CHECKING:
-    from skychimp.services.status import Status
+    from skychimp.services.operations.status import Status
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -25,8 +25,8 @@ def status(
     json: Json = False,
 ) -> None:
     """Say whether something is sending, what waits, and how the relay is."""
-    from skychimp.services import status as service
-    from skychimp.values import parse_duration
+    from skychimp.durations import parse_duration
+    from skychimp.services.operations import status as service
 
     here = enter(ctx, json)
     longest = None if max_age is None else parse_duration(max_age)

@@ -23,10 +23,10 @@ def check(ctx: typer.Context, json: Json = False) -> None:
 
     It takes a while with a large store, and changes nothing; `skychimp doctor` looks at all around the store.
     """
-    from skychimp.services import soundness
+    from skychimp.services.operations import integrity
 
     here = enter(ctx, json)
-    faults = list(soundness.check(here.store))
+    faults = list(integrity.check(here.store))
     if here.out.json:
         here.out.one({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
     elif faults:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from skychimp.cli.clients import made_whole
+from skychimp.cli.commands.clients import made_whole
 from skychimp.cli.context import Json, Limit, Offset, Search, Sort, enter, page
 from skychimp.cli.output import write_object
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.services.users import UserInfo
+    from skychimp.services.users.users import UserInfo
 
 app = typer.Typer(no_args_is_help=True, help="Who may work here, and as what.", rich_markup_mode="rich")
 
@@ -38,7 +38,7 @@ def list_(
 ) -> None:
     """List users: a manager sees users and editors, an administrator everybody."""
     from skychimp.models import Role
-    from skychimp.services import users
+    from skychimp.services.users import users
 
     here = enter(ctx, json)
     chosen = Role(role) if role else None
@@ -58,7 +58,7 @@ def _state(user: "UserInfo") -> str:
 @app.command()
 def show(ctx: typer.Context, user: Who, json: Json = False) -> None:
     """Show one user."""
-    from skychimp.services import users
+    from skychimp.services.users import users
 
     here = enter(ctx, json)
     here.out.one(users.show(here.store, here.actor, user))
@@ -72,7 +72,7 @@ def block(
     json: Json = False,
 ) -> None:
     """Keep a user out: sessions end at once, and so do mailings; what is in flight is finished."""
-    from skychimp.services import users
+    from skychimp.services.users import users
 
     here = enter(ctx, json)
     found = users.block(here.store, here.actor, user, reason)
@@ -83,7 +83,7 @@ def block(
 @app.command()
 def unblock(ctx: typer.Context, user: Who, json: Json = False) -> None:
     """Let a user in again; mailings go on, and catch up as each says."""
-    from skychimp.services import users
+    from skychimp.services.users import users
 
     here = enter(ctx, json)
     here.out.one(users.unblock(here.store, here.actor, user))
@@ -98,7 +98,7 @@ def role(
 ) -> None:
     """Give a user another role; it counts from the next command on."""
     from skychimp.models import Role
-    from skychimp.services import users
+    from skychimp.services.users import users
 
     here = enter(ctx, json)
     here.out.one(users.give_role(here.store, here.actor, user, Role(role)))
@@ -111,10 +111,10 @@ def export(
     json: Json = False,
 ) -> None:
     """Write all that is your own as JSON: account, clients, messages, mailings, attempts and posts."""
-    from skychimp.services import personal
+    from skychimp.services.users import privacy
 
     here = enter(ctx, json)
-    parts = personal.export(here.store, here.actor)
+    parts = privacy.export(here.store, here.actor)
     if file == "-":
         write_object(sys.stdout, parts)
         return

@@ -29,7 +29,7 @@ def verify(
 
     The answer to --resend is the same for any address.
     """
-    from skychimp.services import accounts
+    from skychimp.services.accounts import accounts
 
     here = enter(ctx, json)
     if code is not None and resend:
@@ -44,11 +44,11 @@ def verify(
 
 
 def _resend(here: Context, address: str) -> None:
-    from skychimp.delivery.run import with_sender
-    from skychimp.models import Purpose
-    from skychimp.services import accounts
+    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.models import CodePurpose
+    from skychimp.services.accounts import accounts
 
-    accounts.send_code(here.store, with_sender(here.settings), Purpose.VERIFY, address)
+    accounts.send_code(here.store, with_sender(here.settings), CodePurpose.VERIFY, address)
     here.out.one({"email": address})
     here.out.note(f"if {address} waits to be confirmed, a letter is on its way (at most three an hour)")
     prompts.say_where(here)

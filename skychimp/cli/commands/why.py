@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from skychimp.services.why import Chosen, ClientOf, Coming, LeftOut, Why
+    from skychimp.services.reporting.address_history import AddressHistory, Chosen, ClientOf, Coming, LeftOut
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -31,10 +31,10 @@ def why(
     json: Json = False,
 ) -> None:
     """Show which mailings chose an address or left it out, and why; and all that was tried, with the server's words."""
-    from skychimp.services import why as service
+    from skychimp.services.reporting import address_history as service
 
     here = enter(ctx, json)
-    found = service.why(here.store, here.actor, email)
+    found = service.address_history(here.store, here.actor, email)
     if json:
         here.out.one(asdict(found))
     elif here.out.on_terminal:
@@ -61,7 +61,7 @@ class _Line:
     message_id: str = ""
 
 
-def _lines(found: "Why") -> Iterator[_Line]:
+def _lines(found: "AddressHistory") -> Iterator[_Line]:
     for one in found.chosen:
         what = (CHOSEN, one.mailing_id, one.due_at)
         if not one.attempts:
@@ -80,7 +80,7 @@ def _lines(found: "Why") -> Iterator[_Line]:
 # For eyes
 
 
-def _draw(found: "Why") -> "Iterator[RenderableType]":
+def _draw(found: "AddressHistory") -> "Iterator[RenderableType]":
     from rich.text import Text
 
     from skychimp.cli import charts

@@ -10,14 +10,14 @@ from email.utils import format_datetime
 from typing import NamedTuple
 
 from skychimp import addresses
-from skychimp.delivery import mime
+from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
 
 LONGEST_SUBJECT = 1_000
 
 
-class Words(NamedTuple):
+class MessageContent(NamedTuple):
     """A message's words: templates; `html` is the HTML part where it is given, a Markdown body makes its own."""
 
     subject: str
@@ -40,9 +40,11 @@ class _MailingId(NamedTuple):
 class Composer:
     """Composes the letters of one occurrence. Raises InvalidValue where its words are no templates."""
 
-    def __init__(self, words: Words, *, sender: str, date: datetime, mailing_id: int, due_at: datetime) -> None:
-        from skychimp.delivery import templates  # a list of messages needs no Jinja2
-        from skychimp.delivery.templates import DueAt, Text
+    def __init__(
+        self, words: MessageContent, *, sender: str, date: datetime, mailing_id: int, due_at: datetime
+    ) -> None:
+        from skychimp.delivery.composing import templates  # a list of messages needs no Jinja2
+        from skychimp.delivery.composing.templates import DueAt, Text
 
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
         self._subject = Text(words.subject, "subject", self._values)
@@ -106,7 +108,7 @@ def message_id(secret: bytes, delivery_id: int, domain: str) -> str:
     return f"<{addresses.with_ascii_domain(f'{digest}@{domain}')}>"
 
 
-def check(words: Words) -> None:
+def check(words: MessageContent) -> None:
     """Check a message's templates, and compose it for two made-up clients. Raises InvalidValue."""
     if not words.subject.strip():
         raise InvalidValue("the subject is empty")

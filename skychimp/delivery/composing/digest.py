@@ -12,7 +12,7 @@ from urllib.parse import quote
 from skychimp.models import Format
 
 if TYPE_CHECKING:
-    from skychimp.delivery.compose import Words
+    from skychimp.delivery.composing.compose import MessageContent
 
 LONGEST_EXCERPT = 240
 BEGINNING = 5_000  # characters of a post that its excerpt is looked for in
@@ -47,7 +47,7 @@ def page_of(slug: str) -> str:
     return f"posts/{slug}.html"
 
 
-def with_posts(words: "Words", posts: Sequence[News]) -> "Words":
+def with_posts(words: "MessageContent", posts: Sequence[News]) -> "MessageContent":
     """The words with the posts at `{{ posts }}`, or after the body where that stands nowhere in it."""
     listing = "\n\n".join(_in_markdown(post) if words.format == Format.MARKDOWN else _in_text(post) for post in posts)
     body = words.body if names_posts(words.body) else words.body.rstrip("\n") + "\n\n{{ posts }}\n"

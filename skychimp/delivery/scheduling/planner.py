@@ -8,10 +8,11 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Row, and_, func, select, true, update
 
-from skychimp.delivery import digest, recurrence
-from skychimp.delivery.recurrence import Due, Plan, Schedule
+from skychimp.delivery.composing import digest
+from skychimp.delivery.scheduling import recurrence
+from skychimp.delivery.scheduling.recurrence import Due, Plan, Schedule
 from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
-from skychimp.store import digests, queue
+from skychimp.store import digest_posts, queue
 
 LOOKS_BACK = {
     Every.ONCE: timedelta(days=31),
@@ -28,7 +29,7 @@ _U = User.__table__
 
 
 def open_due(
-    connection: Connection,
+    db: Connection,
     now: datetime,
     *,
     sender: str,
@@ -41,58 +42,58 @@ def open_due(
 
     A digest without a new post is recorded as skipped. Nothing is opened in a restored store that waits for a person.
     """
-    if queue.is_held(connection):
+    if queue.is_held(db):
         return 0
 
     def disable(mailing: Row[tuple[()]], error: Exception) -> None:
-        queue.disable(connection, mailing.id, f"its schedule can't be read: {error}", now)
+        queue.disable(db, mailing.id, f"its schedule can't be read: {error}", now)
 
     opened = 0
-    for mailing, plan in due(connection, now, mailing_id, disable):
+    for mailing, plan in due(db, now, mailing_id, disable):
         letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
         base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
         for missed in plan.missed:
             row = base | _times(missed) | _nothing_sent(OccurrenceState.MISSED, missed, now)
-            queue.open_occurrence(connection, row)
+            queue.open_occurrence(db, row)
         for chosen in plan.open:
             deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
             row = base | _times(chosen) | {"state": OccurrenceState.OPENING, "deadline": deadline}
             row |= {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
             if mailing.digest:
-                opened += _open_digest(connection, mailing, row, chosen, blog_url)
+                opened += _open_digest(db, mailing, row, chosen, blog_url)
             else:
-                opened += queue.open_occurrence(connection, row) is not None
-        connection.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
+                opened += queue.open_occurrence(db, row) is not None
+        db.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
     return opened
 
 
-def pass_over(connection: Connection, now: datetime) -> int:
+def record_missed(db: Connection, now: datetime) -> int:
     """Record all that is due as missed, of stopped mailings too: it may have been sent from elsewhere; how many."""
     passed = 0
-    for mailing, plan in due(connection, now, stopped_too=True):
+    for mailing, plan in due(db, now, stopped_too=True):
         base = {"mailing_id": mailing.id, "opened_at": now, "format": mailing.format, "timezone": mailing.timezone}
         base |= {"cursor": 0, "sender": "", "return_path": ""}
         for one in (*plan.missed, *plan.open):
             row = base | _times(one) | _nothing_sent(OccurrenceState.MISSED, one, now)
-            passed += queue.open_occurrence(connection, row) is not None
+            passed += queue.open_occurrence(db, row) is not None
         progress = _progress(mailing.status, plan._replace(open=[]))
-        connection.execute(update(_M).where(_M.c.id == mailing.id).values(progress))
+        db.execute(update(_M).where(_M.c.id == mailing.id).values(progress))
     return passed
 
 
-def go_on_after_the_last(connection: Connection) -> None:
+def go_on_after_the_last(db: Connection) -> None:
     """Let no mailing be due before what it has opened last: its schedule was another one then."""
     last = func.max(_O.c.due_at)
     behind = select(_M, last.label("last")).join(_O, _O.c.mailing_id == _M.c.id).group_by(_M.c.id)
-    for mailing in connection.execute(behind.having(_M.c.next_at <= last)).all():
+    for mailing in db.execute(behind.having(_M.c.next_at <= last)).all():
         with contextlib.suppress(OSError, ValueError, KeyError):  # its zone is unknown here: `due` says so
             coming = next(recurrence.upcoming(schedule(mailing), mailing.last + timedelta(microseconds=1)), None)
             later = update(_M).where(_M.c.id == mailing.id)
-            connection.execute(later.values(next_at=None if coming is None else coming.at))
+            db.execute(later.values(next_at=None if coming is None else coming.at))
 
 
 def due(
-    connection: Connection,
+    db: Connection,
     now: datetime,
     mailing_id: int | None = None,
     unreadable: Callable[[Row[tuple[()]], Exception], None] = lambda mailing, error: None,
@@ -104,7 +105,7 @@ def due(
     `unreadable` is told of one whose schedule can't be read (its zone may be unknown here); it delays no other.
     """
     goes_on = true() if stopped_too else and_(_M.c.disabled_at.is_(None), _U.c.blocked_at.is_(None))
-    rows = connection.execute(
+    rows = db.execute(
         select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest)
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .join(_U, _U.c.id == _M.c.owner_id)
@@ -128,9 +129,9 @@ def due(
             yield row, plan
 
 
-def new_posts(connection: Connection, mailing: Row[tuple[()]], now: datetime) -> Sequence[Row[tuple[object, ...]]]:
+def new_posts(db: Connection, mailing: Row[tuple[()]], now: datetime) -> Sequence[Row[tuple[object, ...]]]:
     """The posts that a digest which opens now tells of."""
-    return digests.new_posts(connection, mailing.id, _looks_back_to(connection, mailing), now)
+    return digest_posts.new_posts(db, mailing.id, _looks_back_to(db, mailing), now)
 
 
 def schedule(mailing: Mailing | Row[tuple[()]]) -> Schedule:
@@ -152,32 +153,30 @@ def _nothing_sent(state: OccurrenceState, due: Due, now: datetime) -> dict[str, 
     return {"state": state, "deadline": due.at, "finished_at": now, "subject": "", "body": ""}
 
 
-def _open_digest(
-    connection: Connection, mailing: Row[tuple[()]], row: dict[str, Any], due: Due, blog_url: str | None
-) -> bool:
+def _open_digest(db: Connection, mailing: Row[tuple[()]], row: dict[str, Any], due: Due, blog_url: str | None) -> bool:
     """Open a digest's occurrence, or record that it is skipped; whether it was opened."""
-    from skychimp.delivery.compose import Words
+    from skychimp.delivery.composing.compose import MessageContent
 
     now = row["opened_at"]
-    since = _looks_back_to(connection, mailing)
-    posts = digests.new_posts(connection, mailing.id, since, now)
+    since = _looks_back_to(db, mailing)
+    posts = digest_posts.new_posts(db, mailing.id, since, now)
     if posts:
-        words = Words(mailing.subject, mailing.body, mailing.format, mailing.html)
+        words = MessageContent(mailing.subject, mailing.body, mailing.format, mailing.html)
         words = digest.with_posts(words, [digest.news(post.title, post.content, post.slug, blog_url) for post in posts])
-        made = queue.open_occurrence(connection, row | words._asdict())
+        made = queue.open_occurrence(db, row | words._asdict())
     else:
-        made = queue.open_occurrence(connection, row | _nothing_sent(OccurrenceState.SKIPPED, due, now))
+        made = queue.open_occurrence(db, row | _nothing_sent(OccurrenceState.SKIPPED, due, now))
     if made is not None:
-        digests.tell(connection, mailing.id, made, [post.id for post in posts], since)
+        digest_posts.tell(db, mailing.id, made, [post.id for post in posts], since)
     return made is not None and bool(posts)
 
 
-def _looks_back_to(connection: Connection, mailing: Row[tuple[()]]) -> datetime:
+def _looks_back_to(db: Connection, mailing: Row[tuple[()]]) -> datetime:
     """Where the first digest begins; what a mailing has sent before it became one counts, too."""
     nothing_sent = (OccurrenceState.MISSED, OccurrenceState.SKIPPED)
     mine = and_(_O.c.mailing_id == mailing.id, _O.c.state.not_in(nothing_sent))
     first: datetime = mailing.created_at - LOOKS_BACK[mailing.every]
-    return max(first, connection.scalar(select(func.max(_O.c.opened_at)).where(mine)) or first)
+    return max(first, db.scalar(select(func.max(_O.c.opened_at)).where(mine)) or first)
 
 
 def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:

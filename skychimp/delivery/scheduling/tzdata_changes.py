@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Row, select, update
 
-from skychimp.delivery import planner, recurrence
+from skychimp.delivery.scheduling import planner, recurrence
 from skychimp.models import Mailing, Occurrence, StoreInfo
 
 log = logging.getLogger("skychimp")
@@ -26,22 +26,22 @@ _M = Mailing.__table__
 _O = Occurrence.__table__
 
 
-def follow(connection: Connection) -> int:
+def update_due_times(db: Connection) -> int:
     """Move the coming due times where the rules have changed since the last time; how many. Part of a transaction."""
     ZoneInfo.clear_cache()  # another process may have seen to the change already
     waiting = (_M.c.next_at.is_not(None), _M.c.deleted_at.is_(None))
-    rules = _hash(connection.scalars(select(_M.c.timezone).where(*waiting).distinct()))
-    if rules == connection.scalar(select(_INFO.c.zone_rules)):
+    rules = _hash(db.scalars(select(_M.c.timezone).where(*waiting).distinct()))
+    if rules == db.scalar(select(_INFO.c.zone_rules)):
         return 0
-    mailings = connection.execute(select(_M).where(*waiting)).all()
-    moved = sum(_move(connection, mailing) for mailing in mailings)
-    connection.execute(update(_INFO).values(zone_rules=rules))
+    mailings = db.execute(select(_M).where(*waiting)).all()
+    moved = sum(_move(db, mailing) for mailing in mailings)
+    db.execute(update(_INFO).values(zone_rules=rules))
     if moved:
         log.warning("time zones have new rules: mailings are due at another time", extra={"mailings": moved})
     return moved
 
 
-def _move(connection: Connection, mailing: Row[tuple[()]]) -> bool:
+def _move(db: Connection, mailing: Row[tuple[()]]) -> bool:
     """Let a mailing's next time be what the rules make of its wall-clock time now; False where that is the same."""
     try:
         schedule = planner.schedule(mailing)
@@ -49,18 +49,18 @@ def _move(connection: Connection, mailing: Row[tuple[()]]) -> bool:
         start_at = recurrence.to_utc(schedule.start, schedule.timezone)
     except Exception:  # its zone is unknown here: the planner says so when it is due
         return False
-    if due is None or due.at == mailing.next_at or _is_opened(connection, mailing.id, due):
+    if due is None or due.at == mailing.next_at or _is_opened(db, mailing.id, due):
         return False
     end_at = mailing.end_at
     if end_at is not None and due.at >= end_at:  # it was within the window, and is to stay there
         end_at += due.at - mailing.next_at
-    connection.execute(update(_M).where(_M.c.id == mailing.id).values(next_at=due.at, start_at=start_at, end_at=end_at))
+    db.execute(update(_M).where(_M.c.id == mailing.id).values(next_at=due.at, start_at=start_at, end_at=end_at))
     return True
 
 
-def _is_opened(connection: Connection, mailing_id: int, due: recurrence.Due) -> bool:
+def _is_opened(db: Connection, mailing_id: int, due: recurrence.Due) -> bool:
     name = _O.c.due_local == due.local.isoformat()
-    return connection.scalar(select(_O.c.id).where(_O.c.mailing_id == mailing_id, name)) is not None
+    return db.scalar(select(_O.c.id).where(_O.c.mailing_id == mailing_id, name)) is not None
 
 
 def _hash(zones: Iterable[str]) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from skychimp.delivery.recorder import Recorder
+from skychimp.delivery.sending.recorder import Recorder
 from skychimp.store import queue
-from skychimp.store.queue import Claimed
+from skychimp.store.queue import ClaimedDelivery
 
 FEWEST, MOST = 20, 500  # deliveries a claim
 MOST_AT_ONCE = 64  # occurrences that take turns; further ones wait for the end of one of them
@@ -30,7 +30,7 @@ class OpenOccurrence:
     is_opening: bool = True
     on_the_wire: int = 0
     letters: Any = None
-    ready: deque[Claimed] = field(default_factory=deque)
+    ready: deque[ClaimedDelivery] = field(default_factory=deque)
     is_claiming: bool = False
     is_exhausted: bool = False
     is_dropped: bool = False
@@ -91,12 +91,12 @@ class Claims:
                 self._opening.append(known)
                 self._waiting.append(known)
             else:
-                self.look_again(known)
+                self.recheck(known)
         if self._opening and not is_filling:
             self._tasks.create_task(self._fill_all())
         self._move_up()
 
-    def look_again(self, occurrence: OpenOccurrence) -> None:
+    def recheck(self, occurrence: OpenOccurrence) -> None:
         """There may be more of this one: a delivery was given back, is due again, or was made just now."""
         occurrence.is_exhausted, occurrence.is_dropped, occurrence.has_news = False, False, True
         if occurrence not in self._active and occurrence not in self._waiting:
@@ -104,7 +104,7 @@ class Claims:
         self._move_up()
         self._claim_if_low(occurrence)
 
-    async def next(self) -> tuple[Claimed, OpenOccurrence] | None:
+    async def next(self) -> tuple[ClaimedDelivery, OpenOccurrence] | None:
         """The next delivery to send, now on the wire; None once there is nothing more."""
         while not self._is_enough:
             chosen = self._chosen()
@@ -128,7 +128,7 @@ class Claims:
         occurrence.on_the_wire -= 1
         self._forget(occurrence)
 
-    def put_back(self, claimed: Claimed, occurrence: OpenOccurrence) -> None:
+    def put_back(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
         """One that nothing was done about; it comes first, unless its occurrence was dropped meanwhile."""
         occurrence.on_the_wire -= 1
         self._spend(-1)
@@ -145,8 +145,8 @@ class Claims:
         ids = [claimed.id for claimed in occurrence.ready]
         occurrence.ready.clear()
         if ids:
-            self._recorder.submit(lambda connection: queue.release(connection, self._run_id, ids, only_claimed=True))
-        self.look_again(occurrence)
+            self._recorder.submit(lambda db: queue.release(db, self._run_id, ids, only_claimed=True))
+        self.recheck(occurrence)
 
     def drop(self, occurrence: OpenOccurrence) -> None:
         """Send no more of this one: its mailing is disabled."""
@@ -179,10 +179,10 @@ class Claims:
             if is_whole:
                 self._opening.remove(occurrence)
                 occurrence.is_opening = False
-            self.look_again(occurrence)
+            self.recheck(occurrence)
 
     def _fill(self, occurrence: OpenOccurrence) -> "asyncio.Future[bool]":
-        return self._recorder.submit(lambda connection: queue.fill(connection, occurrence.id))
+        return self._recorder.submit(lambda db: queue.fill(db, occurrence.id))
 
     @property
     def _is_enough(self) -> bool:
@@ -229,7 +229,7 @@ class Claims:
 
     async def _claim(self, occurrence: OpenOccurrence) -> None:
         size = 0 if self._is_stopped else self._size(occurrence)
-        claimed: list[Claimed] = []
+        claimed: list[ClaimedDelivery] = []
         if size:
             self._token += 1
             token, occurrence.has_news = self._token, False
@@ -240,10 +240,10 @@ class Claims:
         self._claim_if_low(occurrence)
         self._leave(occurrence)
 
-    def _take(self, connection: Connection, occurrence: OpenOccurrence, token: int, size: int) -> list[Claimed]:
+    def _take(self, db: Connection, occurrence: OpenOccurrence, token: int, size: int) -> list[ClaimedDelivery]:
         if occurrence.letters is None:
-            occurrence.letters = self._load(connection, occurrence.id)
-        return queue.claim(connection, occurrence.id, self._run_id, token, self._now(), self._due(), size)
+            occurrence.letters = self._load(db, occurrence.id)
+        return queue.claim(db, occurrence.id, self._run_id, token, self._now(), self._due(), size)
 
     def _size(self, occurrence: OpenOccurrence) -> int:
         now = time.monotonic()

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection as StoreConnection
 
-from skychimp.config import Settings
-from skychimp.delivery.recorder import Recorder
-from skychimp.errors import RelayAway, RelayRefuses
-from skychimp.store import relays
-from skychimp.transport.exchange import Connection, Transport
+from skychimp.config.settings import Settings
+from skychimp.delivery.sending.recorder import Recorder
+from skychimp.errors import RelayRefused, RelayUnavailable
+from skychimp.store import relay_pauses
+from skychimp.transport.interfaces import Connection, Transport
 
 log = logging.getLogger("skychimp")
 
@@ -25,7 +25,7 @@ LONGEST_WAIT = 60.0  # s between two probes
 GROWS_EVERY = 60.0  # s; then one more connection is tried again
 
 
-class Relay:
+class ConnectionPool:
     """Connections to one relay, up to `allowed` at once.
 
     `give_up` is told, with a reason and a hint, that none can be had. With `waits` a relay that is away is waited for
@@ -62,12 +62,12 @@ class Relay:
         """Whether there are more connections than it takes."""
         return self._connections > self.allowed
 
-    def pause_of(self, connection: StoreConnection, secret: bytes) -> str | None:
+    def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:
         """Why it is paused, to be heeded; None where it is not, or its next probe is due. Part of a transaction."""
         self._settings_hash = self._hash(secret)
-        return relays.paused(connection, self._transport.relay, self._settings_hash, self._now())
+        return relay_pauses.paused(db, self._transport.relay, self._settings_hash, self._now())
 
-    def heed(self, pause: str | None) -> None:
+    def apply_pause(self, pause: str | None) -> None:
         """Do as the store says: give up, or go on with one connection where it was paused."""
         if pause is None:
             self.allowed = self.allowed or 1
@@ -117,31 +117,31 @@ class Relay:
             return
         relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
         self.allowed, self._may_be_paused = 0, True
-        await self._recorder.submit(lambda c: relays.pause(c, relay, settings_hash, reason, now))
+        await self._recorder.submit(lambda c: relay_pauses.pause(c, relay, settings_hash, reason, now))
         self._give_up(f"the relay is paused: {reason}", hint)
 
     def took_mail(self) -> None:
         """It has taken a letter: whatever was wrong is mended. What was in flight when it was paused does not count."""
         if self._may_be_paused and self.allowed:
             self._may_be_paused, relay = False, self._transport.relay
-            self._recorder.submit(lambda connection: relays.resume(connection, relay))
+            self._recorder.submit(lambda db: relay_pauses.resume(db, relay))
 
     async def _connect(self) -> Connection | None:
         try:
             return await self._dial()
         except _StoppedError:
             return None
-        except RelayAway as away:
+        except RelayUnavailable as away:
             if self._connections:  # it takes no more than these
                 self.allowed = min(self.allowed, self._connections)
                 self._grown_at = asyncio.get_running_loop().time()
                 return None
             return await self._probe(away)
-        except RelayRefuses as refusal:
+        except RelayRefused as refusal:
             await self.pause(refusal.message, refusal.hint or "")
             return None
 
-    async def _probe(self, away: RelayAway) -> Connection | None:
+    async def _probe(self, away: RelayUnavailable) -> Connection | None:
         """Ask again, longer and longer apart, as long as patience lasts."""
         from tenacity import (
             AsyncRetrying,
@@ -159,7 +159,7 @@ class Relay:
         loop, ends = asyncio.get_running_loop(), asyncio.get_running_loop().time() + patience
         first_wait = min(1.0, patience)
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(RelayAway),
+            retry=retry_if_exception_type(RelayUnavailable),
             wait=wait_exponential_jitter(initial=1, max=LONGEST_WAIT),
             stop=stop_never if self._patience is None else stop_after_delay(patience - first_wait),
             sleep=lambda seconds: self._sleep_or_leave(min(seconds, ends - loop.time())),
@@ -174,7 +174,7 @@ class Relay:
         except RetryError as error:
             reason = error.last_attempt.exception()
             self._give_up(f"the relay is away: {reason}", away.hint or "")
-        except RelayRefuses as refusal:
+        except RelayRefused as refusal:
             await self.pause(refusal.message, refusal.hint or "")
         except _StoppedError:
             pass

@@ -14,11 +14,13 @@ from typing import Protocol
 
 import schedule
 
-from skychimp.config import Settings
-from skychimp.delivery.dispatcher import Dispatcher, Tally
-from skychimp.delivery.run import RELOADED, Stops, entered, in_loop, is_held, with_sender
+from skychimp.config.settings import Settings
+from skychimp.delivery.sending.dispatcher import Dispatcher, RunStats
+from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.runner import is_held, registered_run, with_sender
+from skychimp.delivery.sending.stop_signals import RELOADED, StopSignals
 from skychimp.errors import StoreHeld
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 from skychimp.transport import make_transport
 
 log = logging.getLogger("skychimp")
@@ -27,7 +29,7 @@ JUMP = 2.0  # s
 HOUSEKEEPING = timedelta(hours=1)
 
 
-class Surroundings(Protocol):
+class DaemonHooks(Protocol):
     """What the daemon asks of whoever started it."""
 
     def ready(self) -> None:
@@ -43,16 +45,16 @@ class Surroundings(Protocol):
         """The settings, read again; those it has now where they can't be read."""
 
 
-def serve(store: Store, settings: Settings, around: Surroundings) -> Tally:
+def serve(store: Store, settings: Settings, around: DaemonHooks) -> RunStats:
     """Send on schedule until SIGTERM or Ctrl-C, and then drain; the last tally's `stopped` says which it was.
 
     SIGHUP drains, too, and goes on with the settings as they are then. Raises what `send_due` raises.
     """
-    return in_loop(_serve(store, settings, around))
+    return run_in_event_loop(_serve(store, settings, around))
 
 
-async def _serve(store: Store, settings: Settings, around: Surroundings) -> Tally:
-    stops = Stops([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], say=log.info)
+async def _serve(store: Store, settings: Settings, around: DaemonHooks) -> RunStats:
+    stops = StopSignals([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], say=log.info)
     with stops:
         around.ready()
         while True:
@@ -62,16 +64,16 @@ async def _serve(store: Store, settings: Settings, around: Surroundings) -> Tall
             settings = around.reload(settings)
 
 
-async def _send(store: Store, settings: Settings, around: Surroundings, stops: Stops) -> Tally:
+async def _send(store: Store, settings: Settings, around: DaemonHooks, stops: StopSignals) -> RunStats:
     """As one run, until it is stopped; a restored store is waited for until a person lets it go on."""
     with contextlib.ExitStack() as stack:
         lock = None
         while lock is None:
             try:
-                lock = stack.enter_context(entered(store))
+                lock = stack.enter_context(registered_run(store))
             except StoreHeld as held:
                 if reason := await _let_go(store, settings, around, stops, held):
-                    return Tally(stopped=reason)
+                    return RunStats(stopped=reason)
         dispatcher = Dispatcher(
             store,
             settings,
@@ -84,7 +86,7 @@ async def _send(store: Store, settings: Settings, around: Surroundings, stops: S
         return await dispatcher.send(lambda: _work(dispatcher, settings, around))
 
 
-async def _let_go(store: Store, settings: Settings, around: Surroundings, stops: Stops, held: StoreHeld) -> str:
+async def _let_go(store: Store, settings: Settings, around: DaemonHooks, stops: StopSignals, held: StoreHeld) -> str:
     """Wait until a person has let the store go on: ""; or until a signal comes: what it means."""
     log.warning(held.message, extra={"hint": held.hint})
     reason = ""
@@ -94,7 +96,7 @@ async def _let_go(store: Store, settings: Settings, around: Surroundings, stops:
     return reason
 
 
-async def _work(dispatcher: Dispatcher, settings: Settings, around: Surroundings) -> None:
+async def _work(dispatcher: Dispatcher, settings: Settings, around: DaemonHooks) -> None:
     """Call the jobs when they are due, until the dispatcher is stopped."""
     wanted = {"look", "housekeeping"}
     clock = _Clock()
@@ -107,7 +109,7 @@ async def _work(dispatcher: Dispatcher, settings: Settings, around: Surroundings
         jobs.run_pending()
         if "look" in wanted:
             around.alive()
-            await dispatcher.look()
+            await dispatcher.poll()
         if "housekeeping" in wanted:
             await asyncio.to_thread(around.tidy)
         wanted.clear()

@@ -22,21 +22,23 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection as StoreConnection
 from sqlalchemy import select
 
-from skychimp.config import Settings
-from skychimp.delivery import compose, outcome, planner
-from skychimp.delivery.claims import Claims, OpenOccurrence
-from skychimp.delivery.compose import Composer, Recipient, Words
-from skychimp.delivery.outcome import Decision, Policy
-from skychimp.delivery.recorder import Recorder
-from skychimp.delivery.relay import Relay
+from skychimp.config.settings import Settings
+from skychimp.delivery.composing import compose
+from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
+from skychimp.delivery.scheduling import planner
+from skychimp.delivery.sending import retry_policy
+from skychimp.delivery.sending.claims import Claims, OpenOccurrence
+from skychimp.delivery.sending.connection_pool import ConnectionPool
+from skychimp.delivery.sending.recorder import Recorder
+from skychimp.delivery.sending.retry_policy import Decision, RetryPolicy
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.models import DeliveryState, Occurrence, Outcome, StoreInfo
 from skychimp.store import ledger, queue, runs
-from skychimp.store.engine import Store
-from skychimp.store.ledger import Entry
-from skychimp.store.queue import Claimed
+from skychimp.store.database import Store
+from skychimp.store.ledger import AttemptRecord
+from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.runs import RunLock
-from skychimp.transport.exchange import Answer, Connection, Letter, Phase, Transport
+from skychimp.transport.interfaces import Connection, OutgoingEmail, Phase, SendResult, Transport
 
 log = logging.getLogger("skychimp")
 
@@ -48,7 +50,7 @@ HEARTBEAT = 5.0  # s
 
 
 @dataclass
-class Tally:
+class RunStats:
     """What a run did, and what it left: `queued` and `deferred` count what still waits at its end."""
 
     opened: int = 0
@@ -87,7 +89,7 @@ class _Due(NamedTuple):
 
 
 @dataclass
-class Scope:
+class RunOptions:
     """What a run is to do: everything that is due, or one mailing; at most `limit` letters."""
 
     mailing_id: int | None = None
@@ -105,11 +107,11 @@ class Dispatcher:
     settings: Settings
     transport: Transport
     run: RunLock
-    scope: Scope = field(default_factory=Scope)
+    scope: RunOptions = field(default_factory=RunOptions)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    report: Callable[[Tally], None] = lambda tally: None
+    report: Callable[[RunStats], None] = lambda tally: None
     keeps_looking: bool = False
-    tally: Tally = field(default_factory=Tally)
+    tally: RunStats = field(default_factory=RunStats)
 
     def __post_init__(self) -> None:
         self._started = self.now()
@@ -117,7 +119,7 @@ class Dispatcher:
         self._relay_name = self.transport.relay
         self._workers = 0
         self._next_slot = 0.0
-        self._parts: tuple[Relay | Claims, ...] = ()
+        self._parts: tuple[ConnectionPool | Claims, ...] = ()
 
     def stop(self, reason: str, hint: str = "") -> None:
         """Take nothing new; what is in flight ends as it does."""
@@ -126,7 +128,7 @@ class Dispatcher:
             for part in self._parts:
                 part.stop()
 
-    async def send(self, clockwork: Callable[[], Awaitable[None]] | None = None) -> Tally:
+    async def send(self, clockwork: Callable[[], Awaitable[None]] | None = None) -> RunStats:
         """Look, send and record, until there is nothing more, or as long as `clockwork` goes on calling `look`.
 
         What could not go is released. Raises StoreFailed where the ledger can't be written.
@@ -136,7 +138,7 @@ class Dispatcher:
                 async with asyncio.TaskGroup() as group:
                     self._begin(group)
                     beat = group.create_task(self._beat())
-                    await (clockwork or self.look)()
+                    await (clockwork or self.poll)()
                     await self._all_sent()
                     beat.cancel()
             except BaseExceptionGroup as errors:
@@ -144,7 +146,7 @@ class Dispatcher:
             await self._recorder.submit(self._end)
         return self.tally
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Rescue, sweep and open in one transaction, so that whoever looks sees all of it or nothing; then send."""
         due = await self._recorder.submit(self._due)
         self.tally.opened += due.opened
@@ -152,7 +154,7 @@ class Dispatcher:
             log.info("mail is due", extra={"occurrences": due.opened})
         for occurrence_id, counts in due.finished.items():
             log.info("finished", extra={"occurrence": occurrence_id, **{str(state): n for state, n in counts.items()}})
-        self._relay.heed(due.pause)
+        self._relay.apply_pause(due.pause)
         self._claims.add(due.occurrences)
         self._hire()
 
@@ -167,7 +169,7 @@ class Dispatcher:
             return
         log.warning(reason, extra={"hint": hint})
         self._claims.drop_all()
-        self._recorder.submit(lambda connection: queue.release(connection, self.run.run_id))
+        self._recorder.submit(lambda db: queue.release(db, self.run.run_id))
 
     # What is due
 
@@ -182,7 +184,7 @@ class Dispatcher:
     def _begin(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._idle = asyncio.Event()
-        self._relay = Relay(
+        self._relay = ConnectionPool(
             self.transport, self.settings, self._recorder, now=self.now, give_up=self._give_up, waits=self.keeps_looking
         )
         self._claims = Claims(
@@ -204,19 +206,19 @@ class Dispatcher:
         """A run takes the tries that were due when it started; what falls due meanwhile is for the next one."""
         return self.now() if self.keeps_looking else self._started
 
-    def _due(self, connection: StoreConnection) -> _Due:
+    def _due(self, db: StoreConnection) -> _Due:
         now = self._due_by()
-        behind = runs.clock_behind(connection, now)
+        behind = runs.clock_behind(db, now)
         if behind is not None:  # a daemon's clock went back; a run would not have begun
             log.error(behind.message, extra={"hint": behind.hint})
             return _Due()
-        for run_id in runs.dead(connection, self.store.path):
-            unknown = queue.rescue(connection, run_id, now, self._policy.unknown_after, self.transport.relay)
-            runs.end(connection, run_id, now)
+        for run_id in runs.dead(db, self.store.path):
+            unknown = queue.rescue(db, run_id, now, self._policy.unknown_after, self.transport.relay)
+            runs.end(db, run_id, now)
             log.warning("a dead run was rescued", extra={"run": run_id, "unknown": unknown})
-        finished = {one: ledger.counts(connection, one) for one in queue.sweep(connection, now)}
+        finished = {one: ledger.counts(db, one) for one in queue.sweep(db, now)}
         opened = planner.open_due(
-            connection,
+            db,
             now,
             sender=self.settings.mail.sender or "",
             return_path=self.settings.mail.return_path or "",
@@ -224,17 +226,17 @@ class Dispatcher:
             mailing_id=self.scope.mailing_id,
             blog_url=self.settings.blog.url,
         )
-        self._secret = connection.scalar(select(StoreInfo.__table__.c.secret)) or b""
-        pause = self._relay.pause_of(connection, self._secret)
-        return _Due(opened, finished, pause, [] if pause else queue.due(connection, now, self.scope.mailing_id))
+        self._secret = db.scalar(select(StoreInfo.__table__.c.secret)) or b""
+        pause = self._relay.read_pause(db, self._secret)
+        return _Due(opened, finished, pause, [] if pause else queue.due(db, now, self.scope.mailing_id))
 
-    def _load(self, connection: StoreConnection, occurrence_id: int) -> _Letters:
-        row = connection.execute(select(_O).where(_O.c.id == occurrence_id)).one()
-        counts = ledger.counts(connection, occurrence_id)
+    def _load(self, db: StoreConnection, occurrence_id: int) -> _Letters:
+        row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
+        counts = ledger.counts(db, occurrence_id)
         composer, fault = None, ""
         try:
             composer = Composer(
-                Words(row.subject, row.body, row.format, row.html),
+                MessageContent(row.subject, row.body, row.format, row.html),
                 sender=row.sender,
                 date=row.opened_at,
                 mailing_id=row.mailing_id,
@@ -284,37 +286,42 @@ class Dispatcher:
             self._workers -= 1
             self._idle.set()
 
-    async def _send(self, claimed: Claimed, occurrence: OpenOccurrence, connection: Connection) -> None:
+    async def _send(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence, connection: Connection) -> None:
         """One letter, whatever becomes of it."""
         letters: _Letters = occurrence.letters
         started = self.now()
         letter = self._compose(claimed, letters)
         if isinstance(letter, str):
-            self._record(claimed, letters, Answer(Phase.MAIL, None, letter), Decision(Outcome.FAILED), started)
+            self._record(claimed, letters, SendResult(Phase.MAIL, None, letter), Decision(Outcome.FAILED), started)
             self._watch_failures(occurrence, None, Decision(Outcome.FAILED))
         else:
             await self._deliver(claimed, occurrence, letter, connection, started)
         self._claims.off_the_wire(occurrence)
 
-    def _compose(self, claimed: Claimed, letters: _Letters) -> Letter | str:
+    def _compose(self, claimed: ClaimedDelivery, letters: _Letters) -> OutgoingEmail | str:
         """The letter, or why there can't be one."""
         if letters.composer is None:
             return letters.fault
         try:
             to = Recipient(claimed.address, claimed.name, claimed.comment, _tags(claimed.tags))
             name = compose.message_id(self._secret, claimed.id, letters.return_path.rpartition("@")[2])
-            return Letter(letters.return_path, claimed.address, letters.composer.compose(to, name))
+            return OutgoingEmail(letters.return_path, claimed.address, letters.composer.compose(to, name))
         except InvalidValue as error:
             return error.message
         except Exception as error:
             return f"it can't be composed: {error!r}"
 
     async def _deliver(
-        self, claimed: Claimed, occurrence: OpenOccurrence, letter: Letter, connection: Connection, started: datetime
+        self,
+        claimed: ClaimedDelivery,
+        occurrence: OpenOccurrence,
+        letter: OutgoingEmail,
+        connection: Connection,
+        started: datetime,
     ) -> None:
-        permit = _Permit(self._recorder, claimed)
+        commit_intent = _IntentCommit(self._recorder, claimed)
         try:
-            answer = await connection.send(letter, permit)
+            answer = await connection.send(letter, commit_intent)
             if answer is None:  # the intent was refused: it is not ours any more
                 self._claims.start_over(occurrence)
                 return
@@ -322,9 +329,9 @@ class Dispatcher:
         except SkychimpError:
             raise
         except Exception as error:
-            answer = Answer(Phase.DOT if permit.granted else Phase.DATA, None, f"unexpected: {error!r}")
-            decision = outcome.crash(
-                dot_written=permit.granted,
+            answer = SendResult(Phase.DOT if commit_intent.granted else Phase.DATA, None, f"unexpected: {error!r}")
+            decision = retry_policy.crash(
+                dot_written=commit_intent.granted,
                 attempts=claimed.attempts,
                 given_back=claimed.given_back,
                 policy=self._policy,
@@ -341,11 +348,11 @@ class Dispatcher:
         if decision.outcome == Outcome.SENT:
             self._relay.took_mail()
         elif decision.outcome == Outcome.GIVEN_BACK:
-            self._claims.look_again(occurrence)
+            self._claims.recheck(occurrence)
         self._watch_failures(occurrence, answer, decision)
 
-    def _decide(self, claimed: Claimed, answer: Answer) -> Decision:
-        return outcome.decide(
+    def _decide(self, claimed: ClaimedDelivery, answer: SendResult) -> Decision:
+        return retry_policy.decide(
             answer,
             attempts=claimed.attempts,
             given_back=claimed.given_back,
@@ -355,12 +362,12 @@ class Dispatcher:
         )
 
     def _record(
-        self, claimed: Claimed, letters: _Letters, answer: Answer, decision: Decision, started: datetime
+        self, claimed: ClaimedDelivery, letters: _Letters, answer: SendResult, decision: Decision, started: datetime
     ) -> None:
         assert decision.outcome is not None
         reply = answer.reply
         self._recorder.record(
-            Entry(
+            AttemptRecord(
                 claimed,
                 started,
                 self.now(),
@@ -377,13 +384,13 @@ class Dispatcher:
         setattr(self.tally, decision.outcome, getattr(self.tally, decision.outcome) + 1)
         letters.tried += claimed.attempts == 0
 
-    async def _refused(self, claimed: Claimed, answer: Answer) -> None:
+    async def _refused(self, claimed: ClaimedDelivery, answer: SendResult) -> None:
         """The relay wants a login that it did not ask for before: nothing is spent."""
         run_id = self.run.run_id
-        await self._recorder.submit(lambda connection: queue.release(connection, run_id, [claimed.id]))
+        await self._recorder.submit(lambda db: queue.release(db, run_id, [claimed.id]))
         await self._relay.pause(answer.reply.text if answer.reply else answer.fault)
 
-    def _watch_failures(self, occurrence: OpenOccurrence, answer: Answer | None, decision: Decision) -> None:
+    def _watch_failures(self, occurrence: OpenOccurrence, answer: SendResult | None, decision: Decision) -> None:
         letters: _Letters = occurrence.letters
         if decision.outcome != Outcome.FAILED:
             letters.sender_refusals = 0
@@ -391,15 +398,15 @@ class Dispatcher:
         letters.failed += 1
         at_mail = answer is not None and answer.phase == Phase.MAIL
         letters.sender_refusals = letters.sender_refusals + 1 if at_mail else 0
-        if letters.sender_refusals == outcome.SENDER_REFUSALS and answer and answer.reply:
+        if letters.sender_refusals == retry_policy.SENDER_REFUSALS and answer and answer.reply:
             self._disable(occurrence, f"the relay refuses the sender: {answer.reply.text}")
-        elif outcome.too_many_failures(letters.failed, letters.tried, self._policy):
+        elif retry_policy.too_many_failures(letters.failed, letters.tried, self._policy):
             self._disable(occurrence, f"{letters.failed} of {letters.tried} letters failed")
 
     def _disable(self, occurrence: OpenOccurrence, reason: str) -> None:
         mailing_id, now = occurrence.letters.mailing_id, self.now()
         log.error("mailing disabled by the system", extra={"mailing": mailing_id, "reason": reason})
-        self._recorder.submit(lambda connection: queue.disable(connection, mailing_id, reason, now))
+        self._recorder.submit(lambda db: queue.disable(db, mailing_id, reason, now))
         self._claims.drop(occurrence)
 
     async def _pace(self) -> None:
@@ -427,21 +434,21 @@ class Dispatcher:
     def _counts(self) -> dict[str, int]:
         return {name: getattr(self.tally, name) for name in ("sent", "deferred", "failed", "unknown")}
 
-    def _end(self, connection: StoreConnection) -> None:
+    def _end(self, db: StoreConnection) -> None:
         now = self.now()
-        queue.release(connection, self.run.run_id)
-        queue.sweep(connection, now)
-        runs.heartbeat(connection, self.run.run_id, now, self._counts())
-        runs.end(connection, self.run.run_id, now)
-        waiting = Counter(ledger.left(connection, self.scope.mailing_id))
+        queue.release(db, self.run.run_id)
+        queue.sweep(db, now)
+        runs.heartbeat(db, self.run.run_id, now, self._counts())
+        runs.end(db, self.run.run_id, now)
+        waiting = Counter(ledger.left(db, self.scope.mailing_id))
         self.tally.deferred = waiting[DeliveryState.DEFERRED]
         self.tally.queued = sum(waiting.values()) - self.tally.deferred
 
 
-class _Permit:
-    """Asks for the intent at once; `await permit()` is True while it is committed, young, and the delivery ours."""
+class _IntentCommit:
+    """Asks for the intent at once; `await commit_intent()` is True while it is committed, young, and the delivery ours."""
 
-    def __init__(self, recorder: Recorder, claimed: Claimed) -> None:
+    def __init__(self, recorder: Recorder, claimed: ClaimedDelivery) -> None:
         self._recorder = recorder
         self._claimed = claimed
         self._asked = _boottime()
@@ -457,10 +464,10 @@ class _Permit:
         return ours
 
 
-def policy(settings: Settings) -> Policy:
+def policy(settings: Settings) -> RetryPolicy:
     """What the config says about trying again."""
     chosen = settings.delivery
-    return Policy(
+    return RetryPolicy(
         retry_after=tuple(chosen.retry_after),
         unknown_after=chosen.unknown_after if chosen.unknown == "resend" else None,
         disable_failures=chosen.disable_failures,

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from skychimp.delivery.scribe import Scribe
+from skychimp.delivery.sending.writer_process import WriterProcess
 from skychimp.errors import SkychimpError, StoreFailed
 from skychimp.models import Outcome
 from skychimp.store import ledger
-from skychimp.store.engine import Store, is_locked, plain_errors
-from skychimp.store.ledger import Entry
-from skychimp.store.queue import Claimed
+from skychimp.store.database import Store, is_locked, translate_db_errors
+from skychimp.store.ledger import AttemptRecord
+from skychimp.store.queue import ClaimedDelivery
 
 FEW = 100  # letters, for which it would not pay to hire a scribe
 
@@ -33,8 +33,8 @@ _Results = list[tuple["asyncio.Future[Any]", Any]]
 class _Group:
     """What goes into one commit; `jobs` are other pieces of writing."""
 
-    intents: list[tuple[Claimed, "asyncio.Future[bool]"]] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
+    intents: list[tuple[ClaimedDelivery, "asyncio.Future[bool]"]] = field(default_factory=list)
+    entries: list[AttemptRecord] = field(default_factory=list)
     jobs: list[tuple[Callable[[Connection], Any], "asyncio.Future[Any]"]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -46,7 +46,7 @@ class _Group:
         return not self.jobs and all(entry.outcome == Outcome.SENT for entry in self.entries)
 
     @property
-    def claims(self) -> list[Claimed]:
+    def claims(self) -> list[ClaimedDelivery]:
         return [claimed for claimed, _ in self.intents]
 
     @property
@@ -66,7 +66,7 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._store = store
         self._connection: Connection | None = None
-        self._scribe: Scribe | None = None
+        self._scribe: WriterProcess | None = None
         self._hiring: asyncio.Task[None] | None = None
         self._recorded = 0
         self._next = _Group()
@@ -81,14 +81,14 @@ class Recorder:
         self._start()
         return future
 
-    def intend(self, claimed: Claimed) -> "asyncio.Future[bool]":
+    def intend(self, claimed: ClaimedDelivery) -> "asyncio.Future[bool]":
         """Commit the intent to send: True where the delivery still is ours."""
         future: asyncio.Future[bool] = self._loop.create_future()
         self._next.intents.append((claimed, future))
         self._start()
         return future
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: AttemptRecord) -> None:
         """Commit an outcome, at the latest with the next intent."""
         self._next.entries.append(entry)
         self._recorded += 1
@@ -111,7 +111,7 @@ class Recorder:
             raise self._failure
 
     async def _hire(self) -> None:
-        self._scribe = await Scribe.hire(self._store, self._run_id)
+        self._scribe = await WriterProcess.hire(self._store, self._run_id)
 
     def _start(self) -> None:
         """Write what there will be once the loop has done what it is at."""
@@ -167,7 +167,7 @@ class Recorder:
 
         With `is_recorded` the scribe has written it, as far as it was this run's.
         """
-        with plain_errors():
+        with translate_db_errors():
             while True:
                 try:
                     return self._write_by_parts(group, is_recorded=is_recorded)

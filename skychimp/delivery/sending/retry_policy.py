@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from skychimp.models import Outcome
-from skychimp.transport.exchange import Answer, Phase
+from skychimp.transport.interfaces import Phase, SendResult
 
 BAD_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.2.1"})
 """RFC 3463: the mailbox or its domain doesn't exist, has moved or is disabled; nobody will read a later letter."""
@@ -14,7 +14,7 @@ SENDER_REFUSALS = 3
 JITTER = 0.2
 
 
-class Policy(NamedTuple):
+class RetryPolicy(NamedTuple):
     """What the config says about trying again; `unknown_after` is None where a person decides about unknown ones."""
 
     retry_after: tuple[timedelta, ...]
@@ -32,7 +32,9 @@ class Decision(NamedTuple):
     fewer_connections: bool = False
 
 
-def decide(answer: Answer, *, attempts: int, given_back: int, policy: Policy, now: datetime, chance: float) -> Decision:
+def decide(
+    answer: SendResult, *, attempts: int, given_back: int, policy: RetryPolicy, now: datetime, chance: float
+) -> Decision:
     """Decide about one answer. `attempts` and `given_back` count those before it; `chance` is random in [0, 1)."""
     reply = answer.reply
     if reply is not None and not (reply.code >= 400 or (answer.dot_written and reply.code < 300)):
@@ -56,22 +58,22 @@ def decide(answer: Answer, *, attempts: int, given_back: int, policy: Policy, no
     )
 
 
-def crash(*, dot_written: bool, attempts: int, given_back: int, policy: Policy, now: datetime) -> Decision:
+def crash(*, dot_written: bool, attempts: int, given_back: int, policy: RetryPolicy, now: datetime) -> Decision:
     """Decide about an unexpected exception of our own: deferred before the dot, unknown after it."""
     if dot_written:
         return _unknown(policy, now)
     return Decision(Outcome.DEFERRED, _retry(attempts, given_back, policy, now, chance=0.5))
 
 
-def too_many_failures(failed: int, tried: int, policy: Policy) -> bool:
+def too_many_failures(failed: int, tried: int, policy: RetryPolicy) -> bool:
     """Whether a mailing has failed so often that the system disables it: both the count and the rate are passed."""
     return failed >= policy.disable_failures and failed >= policy.disable_failure_rate * tried
 
 
-def _unknown(policy: Policy, now: datetime) -> Decision:
+def _unknown(policy: RetryPolicy, now: datetime) -> Decision:
     return Decision(Outcome.UNKNOWN, None if policy.unknown_after is None else now + policy.unknown_after)
 
 
-def _retry(attempts: int, given_back: int, policy: Policy, now: datetime, chance: float) -> datetime:
+def _retry(attempts: int, given_back: int, policy: RetryPolicy, now: datetime, chance: float) -> datetime:
     step = min(attempts - given_back, len(policy.retry_after) - 1)
     return now + policy.retry_after[step] * (1 - JITTER + 2 * JITTER * chance)

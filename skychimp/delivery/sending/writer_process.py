@@ -13,12 +13,12 @@ from typing import Self, cast
 
 from skychimp.errors import StoreFailed
 from skychimp.store import ledger
-from skychimp.store.engine import Store, failed
+from skychimp.store.database import Store, failed
 
-_PROGRAM = (sys.executable, "-P", "-m", "skychimp.store.scribe")  # -P: nothing of the folder we happen to be in
+_PROGRAM = (sys.executable, "-P", "-m", "skychimp.store.writer_program")  # -P: nothing of the folder we happen to be in
 
 
-class Scribe(asyncio.Protocol):
+class WriterProcess(asyncio.Protocol):
     """One process that writes, spoken to by lines; it ends when it is left. Made by `hire`."""
 
     def __init__(self) -> None:

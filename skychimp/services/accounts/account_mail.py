@@ -12,15 +12,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from skychimp import addresses
-from skychimp.config import Settings
-from skychimp.delivery import mime
-from skychimp.delivery.run import in_loop
-from skychimp.errors import RelayAway, RelayRefuses
+from skychimp.config.settings import Settings
+from skychimp.delivery.composing import mime
+from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.errors import RelayRefused, RelayUnavailable
 from skychimp.transport import make_transport
-from skychimp.transport.exchange import Answer, Letter, Transport
+from skychimp.transport.interfaces import OutgoingEmail, SendResult, Transport
 
 
-class Kind(StrEnum):
+class AccountEmail(StrEnum):
     """What a letter is about; its templates, text and HTML, have its name."""
 
     VERIFY = "verify"
@@ -30,49 +30,49 @@ class Kind(StrEnum):
 
 
 SUBJECTS = {
-    Kind.VERIFY: "Your code for Skychimp",
-    Kind.TAKEN: "You have an account at Skychimp already",
-    Kind.RESET: "A new password for Skychimp",
+    AccountEmail.VERIFY: "Your code for Skychimp",
+    AccountEmail.TAKEN: "You have an account at Skychimp already",
+    AccountEmail.RESET: "A new password for Skychimp",
 }
 
 
-def send(settings: Settings, store: Path, kind: Kind, *, to: str, code: str, really: bool) -> None:
+def send(settings: Settings, store: Path, kind: AccountEmail, *, to: str, code: str, really: bool) -> None:
     """Send a letter, now; one that is not meant to arrive goes as far as the final dot, which is never written.
 
     So a letter for nobody is as much work as any other, and fails as it would. Raises RelayAway, RelayRefuses where it
     has surely not gone out: where only the last reply is missing, the person will see.
     """
     sender, return_path = settings.mail.sender or "", settings.mail.return_path or ""
-    letter = Letter(return_path, to, compose(kind, sender=sender, return_path=return_path, to=to, code=code))
+    letter = OutgoingEmail(return_path, to, compose(kind, sender=sender, return_path=return_path, to=to, code=code))
 
-    answer = in_loop(deliver(make_transport(settings, store), letter, really=really))
+    answer = run_in_event_loop(deliver(make_transport(settings, store), letter, really=really))
     if answer is None or (answer.reply is None and answer.dot_written):
         return
     if answer.reply is None:
-        raise RelayAway(answer.fault)
+        raise RelayUnavailable(answer.fault)
     if answer.reply.code >= 300:
-        raise (RelayRefuses if answer.reply.code >= 500 else RelayAway)(answer.reply.text)
+        raise (RelayRefused if answer.reply.code >= 500 else RelayUnavailable)(answer.reply.text)
 
 
-async def deliver(transport: Transport, letter: Letter, *, really: bool = True) -> Answer | None:
+async def deliver(transport: Transport, letter: OutgoingEmail, *, really: bool = True) -> SendResult | None:
     """Send one letter over a connection of its own, or all but its dot. Raises RelayAway, RelayRefuses."""
 
-    async def permit() -> bool:
+    async def commit_intent() -> bool:
         return really
 
     connection = await transport.connect()
     try:
-        return await connection.send(letter, permit)
+        return await connection.send(letter, commit_intent)
     finally:
         await connection.close()
 
 
-def compose(kind: Kind, *, sender: str, return_path: str, to: str, code: str) -> bytes:
+def compose(kind: AccountEmail, *, sender: str, return_path: str, to: str, code: str) -> bytes:
     """The bytes of a letter: text and HTML, with CRLF line ends. Raises InvalidValue."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     templates = Environment(
-        loader=PackageLoader("skychimp.services"),
+        loader=PackageLoader("skychimp.services.accounts"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         keep_trailing_newline=True,

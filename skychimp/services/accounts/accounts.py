@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from sqlmodel import Session, select
 
 from skychimp import addresses
-from skychimp.access import GUEST, Actor, reach
-from skychimp.config import Settings
+from skychimp.config.settings import Settings
 from skychimp.errors import Conflict, Denied, InvalidValue, RelayError
-from skychimp.models import Purpose, Role, User
-from skychimp.services import audit, codes, delays, passwords, sessions
-from skychimp.services.clients import LONGEST_NAME, one_line
-from skychimp.store.engine import Store
+from skychimp.models import CodePurpose, Role, User
+from skychimp.permissions import ANONYMOUS, Actor, authorize
+from skychimp.services import audit
+from skychimp.services.accounts import codes, login_throttle, passwords, sessions
+from skychimp.services.clients.clients import LONGEST_NAME
+from skychimp.store.database import Store
+from skychimp.text import one_line
 
 Keep = Callable[[str], None]
 """Is given a session's token before anything is committed: where it raises, nothing has happened."""
@@ -47,8 +49,8 @@ class CurrentUser:
 
 def check_is_new(store: Store) -> None:
     """Raise Conflict where the store has a user already."""
-    with store.read() as session:
-        _refuse_a_second(session)
+    with store.read() as db:
+        _refuse_a_second(db)
 
 
 def create_first_admin(store: Store, *, email: str, password: str | None, keep: Keep) -> Account:
@@ -59,8 +61,8 @@ def create_first_admin(store: Store, *, email: str, password: str | None, keep: 
     address = addresses.parse(email)
     password_hash = None if password is None else passwords.hashed(password)
     now = datetime.now(UTC)
-    with store.write() as session:
-        _refuse_a_second(session)
+    with store.write() as db:
+        _refuse_a_second(db)
         user = User(
             email=address.email,
             address_key=address.key,
@@ -69,9 +71,9 @@ def create_first_admin(store: Store, *, email: str, password: str | None, keep: 
             created_at=now,
             verified_at=now,
         )
-        session.add(user)
-        session.flush()
-        return _log_in(session, user, keep, now)
+        db.add(user)
+        db.flush()
+        return _log_in(db, user, keep, now)
 
 
 def register(store: Store, settings: Settings, *, email: str, name: str = "", password: str) -> str:
@@ -84,33 +86,35 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
     address, name = addresses.parse(email), one_line(name, "name", LONGEST_NAME)
     password_hash = passwords.hashed(password)
     now = datetime.now(UTC)
-    with store.write() as session:
-        user = _user(session, address.key)
+    with store.write() as db:
+        user = _user(db, address.key)
         if user is None:
             user = User(email=address.email, address_key=address.key, role=Role.USER, created_at=now)
-            session.add(user)
-            session.flush()
-        issued = codes.issue(session, _id(user), Purpose.VERIFY, now)
+            db.add(user)
+            db.flush()
+        issued = codes.issue(db, _id(user), CodePurpose.VERIFY, now)
         if issued and user.verified_at is None:
             user.email, user.name, user.password_hash = address.email, name, password_hash
         taken = user.verified_at is not None
-        audit.record(session, GUEST, "register", "user", user.id, "has an account already" if taken else "")
+        audit.record(db, ANONYMOUS, "register", "user", user.id, "has an account already" if taken else "")
     # Never to the address as it was typed: what counts as the same here may be somebody else's mailbox there.
     _mail(store, settings, "taken" if taken else "verify", user.email, issued)
     return address.email
 
 
-def send_code(store: Store, settings: Settings, purpose: Purpose, email: str) -> str:
+def send_code(store: Store, settings: Settings, purpose: CodePurpose, email: str) -> str:
     """Mail a code to whoever has an account that can use one; the address as written.
 
     Raises InvalidValue, and RelayError where the letter has not gone out, or would not have.
     """
     address = addresses.parse(email)
-    with store.write() as session:
-        user = _user(session, address.key)
-        useful = user is not None and user.blocked_at is None and (purpose == Purpose.RESET or user.verified_at is None)
-        issued = codes.issue(session, _id(user), purpose, datetime.now(UTC)) if user and useful else None
-        audit.record(session, GUEST, f"{purpose} letter", "user", user.id if user is not None else None)
+    with store.write() as db:
+        user = _user(db, address.key)
+        useful = (
+            user is not None and user.blocked_at is None and (purpose == CodePurpose.RESET or user.verified_at is None)
+        )
+        issued = codes.issue(db, _id(user), purpose, datetime.now(UTC)) if user and useful else None
+        audit.record(db, ANONYMOUS, f"{purpose} letter", "user", user.id if user is not None else None)
     _mail(store, settings, purpose.value, user.email if user is not None else address.email, issued)
     return address.email
 
@@ -121,10 +125,10 @@ def verify(store: Store, *, email: str, code: str) -> str:
     Nobody is logged in by that: had somebody else registered this mailbox, its owner would not know the password.
     """
     address, now = addresses.parse(email), datetime.now(UTC)
-    with store.write() as session:
-        user = _user_by_code(session, address.key, Purpose.VERIFY, code, now)
+    with store.write() as db:
+        user = _user_by_code(db, address.key, CodePurpose.VERIFY, code, now)
         if user is not None:
-            audit.record(session, _actor(user), "verify", "user", user.id)
+            audit.record(db, _actor(user), "verify", "user", user.id)
     if user is None:
         raise _wrong_code(f"skychimp verify --email {shlex.quote(address.email)} --resend")
     return user.email
@@ -143,30 +147,30 @@ def login(store: Store, *, email: str, password: str, keep: Keep) -> Account:
 def logout(store: Store, token: str | None) -> str | None:
     """End a token's session; the address of the user who was logged in, if anybody was."""
     who = sessions.actor(store, token)
-    if not token or who == GUEST:
+    if not token or who == ANONYMOUS:
         return None
-    with store.write() as session:
-        if (found := sessions.find(session, token)) is not None:
-            session.delete(found)
-            audit.record(session, who, "logout", "user", who.user_id)
+    with store.write() as db:
+        if (found := sessions.find(db, token)) is not None:
+            db.delete(found)
+            audit.record(db, who, "logout", "user", who.user_id)
     return who.email
 
 
 def whoami(store: Store, token: str | None) -> CurrentUser:
     """Who is logged in. Raises NotLoggedIn."""
     who = sessions.actor(store, token)
-    reach(who, "see one's own account")
-    with store.read() as session:
-        user, login = session.get_one(User, who.user_id), sessions.find(session, token or "")
+    authorize(who, "see one's own account")
+    with store.read() as db:
+        user, login = db.get_one(User, who.user_id), sessions.find(db, token or "")
     ends_at = min(login.expires_at, login.seen_at + sessions.IDLE) if login is not None else None
     return CurrentUser(_id(user), user.email, user.name, Role(user.role), user.created_at, ends_at)
 
 
 def has_password(store: Store, actor: Actor) -> bool:
     """Whether the actor has a password: the first administrator may have none yet. Raises NotLoggedIn."""
-    reach(actor, "change one's own account")
-    with store.read() as session:
-        return session.get_one(User, actor.user_id).password_hash is not None
+    authorize(actor, "change one's own account")
+    with store.read() as db:
+        return db.get_one(User, actor.user_id).password_hash is not None
 
 
 def change_password(store: Store, actor: Actor, *, current: str | None, new: str, keep: Keep) -> Account:
@@ -174,18 +178,18 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
 
     `current` is None for who has no password yet. Raises NotLoggedIn, InvalidValue, and Denied for a wrong one.
     """
-    reach(actor, "change one's own account")
+    authorize(actor, "change one's own account")
     new_hash, now = passwords.hashed(new), datetime.now(UTC)
     if current is None:
-        with store.write() as session:
-            user = session.get_one(User, actor.user_id)
+        with store.write() as db:
+            user = db.get_one(User, actor.user_id)
             if user.password_hash is not None:
                 raise InvalidValue("the current password is missing")
-            return _set_password(session, user, new_hash, "password change", keep, now)
-    with store.read() as session:
-        key = session.get_one(User, actor.user_id).address_key
-    with _proven(store, key, current, "the current password is wrong") as (session, user):
-        return _set_password(session, user, new_hash, "password change", keep, now)
+            return _set_password(db, user, new_hash, "password change", keep, now)
+    with store.read() as db:
+        key = db.get_one(User, actor.user_id).address_key
+    with _proven(store, key, current, "the current password is wrong") as (db, user):
+        return _set_password(db, user, new_hash, "password change", keep, now)
 
 
 def reset_password(store: Store, *, email: str, code: str, new: str, keep: Keep) -> Account:
@@ -194,10 +198,10 @@ def reset_password(store: Store, *, email: str, code: str, new: str, keep: Keep)
     Raises InvalidValue, Denied.
     """
     address, new_hash, now = addresses.parse(email), passwords.hashed(new), datetime.now(UTC)
-    with store.write() as session:
-        user = _user_by_code(session, address.key, Purpose.RESET, code, now)
+    with store.write() as db:
+        user = _user_by_code(db, address.key, CodePurpose.RESET, code, now)
         if user is not None:
-            return _set_password(session, user, new_hash, "password reset", keep, now)
+            return _set_password(db, user, new_hash, "password reset", keep, now)
     raise _wrong_code(f"skychimp password reset --email {shlex.quote(address.email)}")
 
 
@@ -208,36 +212,36 @@ def _proven(store: Store, address_key: str, password: str, otherwise: str) -> It
     The delay is looked at again once the work is done: of many who guess at the same time, only so many hear whether
     they were right.
     """
-    with store.read() as session:
-        delays.check(session, address_key, datetime.now(UTC))
-        user = _user(session, address_key)
+    with store.read() as db:
+        login_throttle.check(db, address_key, datetime.now(UTC))
+        user = _user(db, address_key)
     password_hash = None if user is None else user.password_hash
     right = passwords.is_right(password, password_hash)
     newer_hash = passwords.renewed(password, password_hash) if right and password_hash else None
-    with store.write() as session:
+    with store.write() as db:
         now = datetime.now(UTC)
-        delays.check(session, address_key, now)
-        user = _user(session, address_key)
+        login_throttle.check(db, address_key, now)
+        user = _user(db, address_key)
         if right and user is not None and user.password_hash == password_hash:
-            delays.clear(session, address_key)
+            login_throttle.clear(db, address_key)
             user.password_hash = newer_hash
-            yield session, user
+            yield db, user
             return
-        delays.count(session, address_key, now)
-        audit.record(session, GUEST, "login failed", "user", user.id if user is not None else None)
+        login_throttle.count(db, address_key, now)
+        audit.record(db, ANONYMOUS, "login failed", "user", user.id if user is not None else None)
     raise Denied(otherwise, "set another one by mail: skychimp password reset --email YOU@EXAMPLE.ORG")
 
 
-def _set_password(session: Session, user: User, new_hash: str, action: str, keep: Keep, now: datetime) -> Account:
+def _set_password(db: Session, user: User, new_hash: str, action: str, keep: Keep, now: datetime) -> Account:
     user.password_hash = new_hash
-    sessions.end_all(session, _id(user))
-    codes.void(session, _id(user), Purpose.RESET)
-    delays.clear(session, user.address_key)
-    audit.record(session, _actor(user), action, "user", user.id)
-    return _log_in(session, user, keep, now)
+    sessions.end_all(db, _id(user))
+    codes.void(db, _id(user), CodePurpose.RESET)
+    login_throttle.clear(db, user.address_key)
+    audit.record(db, _actor(user), action, "user", user.id)
+    return _log_in(db, user, keep, now)
 
 
-def _log_in(session: Session, user: User, keep: Keep, now: datetime) -> Account:
+def _log_in(db: Session, user: User, keep: Keep, now: datetime) -> Account:
     if user.blocked_at is not None:
         raise Denied("this account is blocked", "ask whoever runs this service")
     if user.verified_at is None:
@@ -245,21 +249,21 @@ def _log_in(session: Session, user: User, keep: Keep, now: datetime) -> Account:
         raise Denied(
             "this address is not confirmed yet", f"type the letter's code: skychimp verify --email {address} CODE"
         )
-    keep(sessions.start(session, _id(user), now))
-    audit.record(session, _actor(user), "login", "user", user.id)
+    keep(sessions.start(db, _id(user), now))
+    audit.record(db, _actor(user), "login", "user", user.id)
     return Account(_id(user), user.email, user.name, Role(user.role))
 
 
-def _user(session: Session, address_key: str) -> User | None:
-    return session.exec(select(User).where(User.address_key == address_key)).first()
+def _user(db: Session, address_key: str) -> User | None:
+    return db.exec(select(User).where(User.address_key == address_key)).first()
 
 
-def _user_by_code(session: Session, address_key: str, purpose: Purpose, code: str, now: datetime) -> User | None:
+def _user_by_code(db: Session, address_key: str, purpose: CodePurpose, code: str, now: datetime) -> User | None:
     """The user whose code this is: it is used up, and the mailbox is confirmed. None where it is nobody's."""
-    user = _user(session, address_key)
+    user = _user(db, address_key)
     user_id = _id(user) if user is not None and user.blocked_at is None else 0
-    if not codes.use(session, user_id, purpose, code, now) or user is None:
-        audit.record(session, GUEST, f"{purpose} failed", "user", user.id if user is not None else None)
+    if not codes.use(db, user_id, purpose, code, now) or user is None:
+        audit.record(db, ANONYMOUS, f"{purpose} failed", "user", user.id if user is not None else None)
         return None
     user.verified_at = user.verified_at or now
     return user
@@ -267,15 +271,17 @@ def _user_by_code(session: Session, address_key: str, purpose: Purpose, code: st
 
 def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Issued | None) -> None:
     """Send a letter, or, where no code is issued, one that never arrives."""
-    from skychimp.services import letters
+    from skychimp.services.accounts import account_mail
 
     code = codes.make() if issued is None else issued.text
     try:
-        letters.send(settings, store.path, letters.Kind(kind), to=to, code=code, really=issued is not None)
+        account_mail.send(
+            settings, store.path, account_mail.AccountEmail(kind), to=to, code=code, really=issued is not None
+        )
     except RelayError:
         if issued is not None:
-            with store.write() as session:
-                codes.withdraw(session, issued.id)
+            with store.write() as db:
+                codes.withdraw(db, issued.id)
         raise
 
 
@@ -283,8 +289,8 @@ def _wrong_code(another: str) -> Denied:
     return Denied("this code is wrong, used, or too old", f"get another one: {another}")
 
 
-def _refuse_a_second(session: Session) -> None:
-    if session.exec(select(User.id)).first() is not None:
+def _refuse_a_second(db: Session) -> None:
+    if db.exec(select(User.id)).first() is not None:
         raise Conflict("this store has its first administrator already", "log in, or ask that person for an account")
 
 

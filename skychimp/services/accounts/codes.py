@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlmodel import Session, col, delete, func, select, update
 
-from skychimp.models import Code, Purpose, StoreInfo
+from skychimp.models import Code, CodePurpose, StoreInfo
 
 LIFE = timedelta(minutes=15)
 TRIES = 5
@@ -30,31 +30,31 @@ def make() -> str:
     return f"{drawn[: LENGTH // 2]}-{drawn[LENGTH // 2 :]}"
 
 
-def issue(session: Session, user_id: int, purpose: Purpose, now: datetime) -> Issued | None:
+def issue(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> Issued | None:
     """A new code, in place of those there were; None where the user got as many as an hour allows."""
     recent = select(func.count()).where(
         Code.user_id == user_id, Code.purpose == purpose, Code.created_at > now - timedelta(hours=1)
     )
-    if session.exec(recent).one() >= PER_HOUR:
+    if db.exec(recent).one() >= PER_HOUR:
         return None
-    void(session, user_id, purpose)
+    void(db, user_id, purpose)
     text = make()
     code = Code(
         user_id=user_id,
         purpose=purpose,
-        code_hash=_hash(session, user_id, purpose, text),
+        code_hash=_hash(db, user_id, purpose, text),
         created_at=now,
         expires_at=now + LIFE,
     )
-    session.add(code)
-    session.flush()
+    db.add(code)
+    db.flush()
     assert code.id is not None
     return Issued(code.id, text)
 
 
-def use(session: Session, user_id: int, purpose: Purpose, text: str, now: datetime) -> bool:
+def use(db: Session, user_id: int, purpose: CodePurpose, text: str, now: datetime) -> bool:
     """Whether this is the user's code: then it is used up; else it has one try less."""
-    live = session.exec(
+    live = db.exec(
         select(Code).where(
             Code.user_id == user_id,
             Code.purpose == purpose,
@@ -65,25 +65,25 @@ def use(session: Session, user_id: int, purpose: Purpose, text: str, now: dateti
     ).first()
     if live is None:
         return False
-    right = hmac.compare_digest(live.code_hash, _hash(session, user_id, purpose, text))
+    right = hmac.compare_digest(live.code_hash, _hash(db, user_id, purpose, text))
     untouched = update(Code).where(col(Code.id) == live.id, col(Code.used_at).is_(None), col(Code.tries) == live.tries)
     change = untouched.values(used_at=now) if right else untouched.values(tries=live.tries + 1)
-    return session.exec(change).rowcount == 1 and right
+    return db.exec(change).rowcount == 1 and right
 
 
-def void(session: Session, user_id: int, purpose: Purpose) -> None:
+def void(db: Session, user_id: int, purpose: CodePurpose) -> None:
     """Let no code of this purpose be good any more; they count for their hour all the same."""
-    session.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=TRIES))
+    db.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=TRIES))
 
 
-def withdraw(session: Session, code_id: int) -> None:
+def withdraw(db: Session, code_id: int) -> None:
     """Take back a code whose letter did not go out, so that it does not count."""
-    session.exec(delete(Code).where(col(Code.id) == code_id))
+    db.exec(delete(Code).where(col(Code.id) == code_id))
 
 
-def forget(session: Session, now: datetime) -> None:
+def forget(db: Session, now: datetime) -> None:
     """Delete the codes that are good for nothing, not even for being counted."""
-    session.exec(delete(Code).where(col(Code.created_at) <= now - timedelta(hours=1), col(Code.expires_at) <= now))
+    db.exec(delete(Code).where(col(Code.created_at) <= now - timedelta(hours=1), col(Code.expires_at) <= now))
 
 
 def is_whole(text: str) -> bool:
@@ -96,7 +96,7 @@ def _bare(text: str) -> str:
     return "".join(character for character in text.upper() if character.isalnum())
 
 
-def _hash(session: Session, user_id: int, purpose: Purpose, text: str) -> str:
-    key = session.exec(select(StoreInfo.secret)).one()[:64]
+def _hash(db: Session, user_id: int, purpose: CodePurpose, text: str) -> str:
+    key = db.exec(select(StoreInfo.secret)).one()[:64]
     said = f"{user_id} {purpose} {_bare(text)}".encode(errors="surrogateescape")
     return hashlib.blake2b(said, key=key, person=b"skychimp code", digest_size=32).hexdigest()

@@ -26,9 +26,9 @@ def delay(failures: int) -> timedelta:
     return min(LONGEST, timedelta(seconds=2 ** min(failures - FREE - 1, 10)))
 
 
-def check(session: Session, address_key: str, now: datetime) -> None:
+def check(db: Session, address_key: str, now: datetime) -> None:
     """Raise Denied while this address has to wait."""
-    row = session.get(LoginFailure, address_key)
+    row = db.get(LoginFailure, address_key)
     # A time far ahead was written by a clock that was wrong; one a little ahead by who was quicker to get the store.
     if row is None or row.failures <= FREE or now <= row.failed_at - LONGEST:
         return
@@ -40,18 +40,18 @@ def check(session: Session, address_key: str, now: datetime) -> None:
         )
 
 
-def count(session: Session, address_key: str, now: datetime) -> None:
+def count(db: Session, address_key: str, now: datetime) -> None:
     """One more wrong password."""
-    row = session.get(LoginFailure, address_key)
+    row = db.get(LoginFailure, address_key)
     failures = row.failures + 1 if row is not None and row.failed_at > now - FORGOTTEN else 1
-    session.merge(LoginFailure(address_key=address_key, failures=failures, failed_at=now))
+    db.merge(LoginFailure(address_key=address_key, failures=failures, failed_at=now))
 
 
-def clear(session: Session, address_key: str) -> None:
+def clear(db: Session, address_key: str) -> None:
     """Forget this address's wrong passwords."""
-    session.exec(delete(LoginFailure).where(col(LoginFailure.address_key) == address_key))
+    db.exec(delete(LoginFailure).where(col(LoginFailure.address_key) == address_key))
 
 
-def forget(session: Session, now: datetime) -> None:
+def forget(db: Session, now: datetime) -> None:
     """Delete what counts no more."""
-    session.exec(delete(LoginFailure).where(col(LoginFailure.failed_at) <= now - FORGOTTEN))
+    db.exec(delete(LoginFailure).where(col(LoginFailure.failed_at) <= now - FORGOTTEN))

@@ -20,7 +20,7 @@ from sqlalchemy import select
 
 from skychimp.errors import InvalidValue, StoreFailed
 from skychimp.models import Post
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 LARGEST_FILE = 20_000_000
 """Bytes that are looked at."""
@@ -99,8 +99,8 @@ def sweep(store: Store) -> None:
     """Remove the files that no post names, as far as that can be done now."""
     if not folder(store).is_dir():
         return
-    with contextlib.suppress(OSError, StoreFailed), store.write() as session:
-        used = set(session.execute(select(Post.__table__.c.image).distinct()).scalars())
+    with contextlib.suppress(OSError, StoreFailed), store.write() as db:
+        used = set(db.execute(select(Post.__table__.c.image).distinct()).scalars())
         for file in folder(store).iterdir():
             if file.name not in used:
                 file.unlink()

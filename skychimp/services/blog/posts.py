@@ -12,15 +12,16 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, false, se
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Session
 
-from skychimp.access import TABLE, Actor, reach
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Post, User
-from skychimp.services import audit, images
-from skychimp.services.cache import Recall, afresh
-from skychimp.services.clients import one_line, some_lines
-from skychimp.services.images import Image
-from skychimp.services.listing import Page, narrow
-from skychimp.store.engine import Store
+from skychimp.permissions import TABLE, Actor, authorize
+from skychimp.services import audit
+from skychimp.services.blog import images
+from skychimp.services.blog.images import Image
+from skychimp.services.listing import ListOptions, apply
+from skychimp.services.reporting.cache import Cached, refresh
+from skychimp.store.database import Store
+from skychimp.text import one_line, some_lines
 
 _P = Post.__table__
 _U = User.__table__
@@ -82,21 +83,21 @@ def create(
 
     Raises InvalidValue, StoreFailed.
     """
-    reach(actor, "write posts")
+    authorize(actor, "write posts")
     values = _checked(title, content) | {
         "author_id": actor.user_id,
         "image": image.name if image else None,
         "views": 0,
         "revision": 1,
     }
-    with store.write() as session:
-        now = _now(session)
+    with store.write() as db:
+        now = _now(db)
         if image is not None:
             images.keep(store, image)
         values |= {"created_at": now, "updated_at": now, "published_at": (at or now) if publish else None}
-        post = _get(session, _P.c.id == _insert(session, values))
+        post = _get(db, _P.c.id == _insert(db, values))
         if publish:
-            _record(session, actor, "publish", post)
+            _record(db, actor, "publish", post)
         return post
 
 
@@ -115,9 +116,9 @@ def change(
 
     Raises Conflict where `of_revision` is given and somebody has changed the post since.
     """
-    reach(actor, "write posts")
-    with store.write() as session:
-        old = _find(session, post)
+    authorize(actor, "write posts")
+    with store.write() as db:
+        old = _find(db, post)
         if of_revision not in (None, old.revision):
             raise Conflict(f"somebody has changed post {old.id} meanwhile", "look at it, then change it again")
         values = _checked(old.title if title is None else title, old.content if content is None else content)
@@ -126,8 +127,8 @@ def change(
             images.keep(store, image)
         if values != {name: getattr(old, name) for name in values}:
             news = {"revision": old.revision + 1, "updated_at": datetime.now(UTC)}
-            session.execute(update(_P).where(_P.c.id == old.id).values(values | news))
-        changed = _get(session, _P.c.id == old.id)
+            db.execute(update(_P).where(_P.c.id == old.id).values(values | news))
+        changed = _get(db, _P.c.id == old.id)
     if changed.image != old.image:
         images.sweep(store)
     return changed
@@ -135,34 +136,34 @@ def change(
 
 def publish(store: Store, actor: Actor, post: str, at: datetime | None = None) -> PostDetail:
     """Publish a post at a time, past or to come, or now; one that is published stays as it is then. Raises NotFound."""
-    reach(actor, "write posts")
-    with store.write() as session:
-        now = _now(session)
-        old = _find(session, post)
+    authorize(actor, "write posts")
+    with store.write() as db:
+        now = _now(db)
+        old = _find(db, post)
         if at is None and old.published_at is not None and old.published_at <= now:
             return old
-        session.execute(update(_P).where(_P.c.id == old.id).values(published_at=at or now))
-        _record(session, actor, "publish", old)
-        return _get(session, _P.c.id == old.id)
+        db.execute(update(_P).where(_P.c.id == old.id).values(published_at=at or now))
+        _record(db, actor, "publish", old)
+        return _get(db, _P.c.id == old.id)
 
 
 def unpublish(store: Store, actor: Actor, post: str) -> PostDetail:
     """Make a post a draft again. Raises NotFound."""
-    reach(actor, "write posts")
-    with store.write() as session:
-        old = _find(session, post)
-        session.execute(update(_P).where(_P.c.id == old.id).values(published_at=None))
-        _record(session, actor, "unpublish", old)
-        return _get(session, _P.c.id == old.id)
+    authorize(actor, "write posts")
+    with store.write() as db:
+        old = _find(db, post)
+        db.execute(update(_P).where(_P.c.id == old.id).values(published_at=None))
+        _record(db, actor, "unpublish", old)
+        return _get(db, _P.c.id == old.id)
 
 
 def remove(store: Store, actor: Actor, post: str) -> PostDetail:
     """Delete a post, and its image unless another post has it, too. Raises NotFound."""
-    reach(actor, "write posts")
-    with store.write() as session:
-        gone = _find(session, post)
-        session.execute(delete(_P).where(_P.c.id == gone.id))
-        _record(session, actor, "delete", gone)
+    authorize(actor, "write posts")
+    with store.write() as db:
+        gone = _find(db, post)
+        db.execute(delete(_P).where(_P.c.id == gone.id))
+        _record(db, actor, "delete", gone)
     if gone.image is not None:
         images.sweep(store)
     return gone
@@ -170,14 +171,14 @@ def remove(store: Store, actor: Actor, post: str) -> PostDetail:
 
 def require_writer(actor: Actor) -> None:
     """Raise Denied unless the actor may write posts."""
-    reach(actor, "write posts")
+    authorize(actor, "write posts")
 
 
 def find(store: Store, actor: Actor, post: str) -> PostDetail:
     """A post, by id or slug, for who writes it: nothing is counted. Raises NotFound."""
-    reach(actor, "write posts")
-    with store.read() as session:
-        return _find(session, post)
+    authorize(actor, "write posts")
+    with store.read() as db:
+        return _find(db, post)
 
 
 def view(store: Store, actor: Actor, post: str) -> PostDetail:
@@ -186,33 +187,33 @@ def view(store: Store, actor: Actor, post: str) -> PostDetail:
     Who may write posts sees the others, too.
     """
     published = _P.c.published_at <= datetime.now(UTC)
-    with store.write() as session:
-        session.execute(update(_P).where(_named(post), published).values(views=_P.c.views + 1))
-        return _find(session, post, None if actor.role in TABLE["write posts"] else published)
+    with store.write() as db:
+        db.execute(update(_P).where(_named(post), published).values(views=_P.c.views + 1))
+        return _find(db, post, None if actor.role in TABLE["write posts"] else published)
 
 
-def list_posts(store: Store, actor: Actor, page: Page, *, unpublished: bool = False) -> Iterator[PostInfo]:
+def list_posts(store: Store, actor: Actor, page: ListOptions, *, unpublished: bool = False) -> Iterator[PostInfo]:
     """The published posts, or all of them, the newest first, as they are read. Raises Denied, InvalidValue."""
     if unpublished:
-        reach(actor, "write posts")
+        authorize(actor, "write posts")
     query = _infos().where(true() if unpublished else _P.c.published_at <= datetime.now(UTC))
     page = replace(page, sort=page.sort or "-published_at")
-    query = narrow(query, page, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
-    with store.read() as session:
-        for row in session.execute(query.execution_options(yield_per=100)):
+    query = apply(query, page, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
+    with store.read() as db:
+        for row in db.execute(query.execution_options(yield_per=100)):
             yield PostInfo(**row._mapping)
 
 
 def published(store: Store, now: datetime, *, since: datetime | None = None) -> list[PostDetail]:
     """The posts that are published by `now`, and after `since` if given; the newest first."""
     query = _posts().where(_P.c.published_at <= now, true() if since is None else _P.c.published_at > since)
-    with store.read() as session:
-        return [_detail(row) for row in session.execute(query.order_by(_P.c.published_at.desc(), _P.c.id.desc()))]
+    with store.read() as db:
+        return [_detail(row) for row in db.execute(query.order_by(_P.c.published_at.desc(), _P.c.id.desc()))]
 
 
-def infos(connection: Connection, ids: list[int]) -> list[PostInfo]:
+def infos(db: Connection, ids: list[int]) -> list[PostInfo]:
     """The posts with these ids, as far as there are any, in their order."""
-    found = {row.id: PostInfo(**row._mapping) for row in connection.execute(_infos().where(_P.c.id.in_(ids)))}
+    found = {row.id: PostInfo(**row._mapping) for row in db.execute(_infos().where(_P.c.id.in_(ids)))}
     return [found[post_id] for post_id in ids if post_id in found]
 
 
@@ -221,10 +222,10 @@ def image_path(store: Store, name: str) -> Path:
     return images.path(store, name)
 
 
-def html(post: PostDetail, recall: Recall = afresh) -> str:
+def html(post: PostDetail, cached: Cached = refresh) -> str:
     """A post's HTML, from the cache as long as its content is the same."""
     digest = hashlib.blake2b(post.content.encode(), digest_size=16).hexdigest()
-    return str(recall(f"html-{post.id}:{digest}", lambda: html_of(post.content)))
+    return str(cached(f"html-{post.id}:{digest}", lambda: html_of(post.content)))
 
 
 def html_of(content: str) -> str:
@@ -246,18 +247,18 @@ def _checked(title: str, content: str) -> dict[str, object]:
     return {"title": title, "content": content}
 
 
-def _now(session: Session) -> datetime:
+def _now(db: Session) -> datetime:
     """The time once nobody else writes: no post of now is missed by who has looked for those published until now."""
-    session.connection()
+    db.connection()
     return datetime.now(UTC)
 
 
-def _insert(session: Session, values: dict[str, object]) -> int:
+def _insert(db: Session, values: dict[str, object]) -> int:
     """Make the post's row, under the first slug of its title that is free; its id."""
     slug = _slug(str(values["title"]))
     for number in count(2):
         row = insert(_P).values(values | {"slug": slug}).on_conflict_do_nothing(index_elements=["slug"])
-        made = session.scalar(row.returning(_P.c.id))
+        made = db.scalar(row.returning(_P.c.id))
         if made is not None:
             break
         slug = f"{_slug(str(values['title']))}-{number}"
@@ -272,8 +273,8 @@ def _slug(title: str) -> str:
     return f"post-{slug}".rstrip("-") if not slug or slug.isdigit() else slug
 
 
-def _record(session: Session, actor: Actor, action: str, post: PostDetail) -> None:
-    audit.record(session, actor, action, "post", post.id, post.title)
+def _record(db: Session, actor: Actor, action: str, post: PostDetail) -> None:
+    audit.record(db, actor, action, "post", post.id, post.title)
 
 
 def _posts() -> Select[tuple[object, ...]]:
@@ -295,15 +296,15 @@ def _named(post: str) -> ColumnElement[bool]:
     return _P.c.slug == post if _SLUG.fullmatch(post) else false()
 
 
-def _find(session: Session, post: str, seen: ColumnElement[bool] | None = None) -> PostDetail:
-    row = session.execute(_posts().where(_named(post), true() if seen is None else seen)).one_or_none()
+def _find(db: Session, post: str, seen: ColumnElement[bool] | None = None) -> PostDetail:
+    row = db.execute(_posts().where(_named(post), true() if seen is None else seen)).one_or_none()
     if row is None:
         raise NotFound(f"there is no post {post!r}", "see them: skychimp blog list")
     return _detail(row)
 
 
-def _get(session: Session, chosen: ColumnElement[bool]) -> PostDetail:
-    return _detail(session.execute(_posts().where(chosen)).one())
+def _get(db: Session, chosen: ColumnElement[bool]) -> PostDetail:
+    return _detail(db.execute(_posts().where(chosen)).one())
 
 
 def _detail(row: Row[tuple[object, ...]]) -> PostDetail:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TextIO
 
 from skychimp.errors import InvalidValue
-from skychimp.services import other_tools
-from skychimp.services.clients import BadRow, ClientInfo, ClientRow, LeftOut
-from skychimp.services.other_tools import Make
+from skychimp.services.clients import third_party_exports
+from skychimp.services.clients.clients import ClientInfo
+from skychimp.services.clients.importing import BadRow, ClientRow, LeftOut
+from skychimp.services.clients.third_party_exports import Make
 
 ENCODING, ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
 HEADINGS = ("email", "name", "comment", "tags")
@@ -42,7 +43,7 @@ def read(opened: TextIO) -> Sheet:
         headings = next(csv.reader([header], delimiter=delimiter, strict=True), [])
     except csv.Error:
         raise InvalidValue("the quotes in the first line don't match", _FIRST_LINE) from None
-    if export := other_tools.recognise(headings, str(getattr(opened, "name", ""))):
+    if export := third_party_exports.recognise(headings, str(getattr(opened, "name", ""))):
         return Sheet(export.columns, (), _rows(lines, len(headings), delimiter, export.make), export.tool)
     columns = [_heading(cell) for cell in headings]
     if "email" not in columns:

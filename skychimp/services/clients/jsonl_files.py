@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import BadRow, ClientInfo, ClientRow
-from skychimp.services.clients_csv import HEADINGS, LONGEST_LINE, Sheet
+from skychimp.services.clients.clients import ClientInfo
+from skychimp.services.clients.csv_files import HEADINGS, LONGEST_LINE, Sheet
+from skychimp.services.clients.importing import BadRow, ClientRow
 
 
 def read(opened: TextIO) -> Sheet:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from skychimp.services.clients import BadRow, ClientRow, LeftOut
+from skychimp.services.clients.importing import BadRow, ClientRow, LeftOut
 
 Make = Callable[[int, Sequence[str]], ClientRow | BadRow | LeftOut]
 """From a row's line and cells, as many as there are headings, to a client."""

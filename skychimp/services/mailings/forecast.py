@@ -6,10 +6,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Row, or_, select, text, true
 
-from skychimp.delivery import planner
+from skychimp.delivery.scheduling import planner
 from skychimp.models import UNFINISHED_SQL, Client, Delivery, DeliveryState, Mailing, Occurrence, User
 from skychimp.store import queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 _C = Client.__table__
 _D = Delivery.__table__
@@ -19,7 +19,7 @@ _U = User.__table__
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """One client in one occurrence: `left_out` says why it would get nothing now, None where it would."""
 
     mailing_id: int
@@ -28,30 +28,30 @@ class Outlook:
     left_out: str | None
 
 
-def outlook(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Outlook]:
+def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Forecast]:
     """Each client of each mailing that has something due, as it is read; a mailing that is stopped is one row."""
-    with store.read() as session:
-        connection = session.connection().execution_options(yield_per=1000)
-        yield from _stopped(connection, now, mailing_id)
-        for mailing, plan in planner.due(connection, now, mailing_id):
-            has_news = not mailing.digest or bool(planner.new_posts(connection, mailing, now))
+    with store.read() as transaction:
+        db = transaction.connection().execution_options(yield_per=1000)
+        yield from _stopped(db, now, mailing_id)
+        for mailing, plan in planner.due(db, now, mailing_id):
+            has_news = not mailing.digest or bool(planner.new_posts(db, mailing, now))
             for chosen in plan.open:
                 if has_news:
-                    yield from _coming(connection, mailing, chosen.at, after=0, blocked=None)
+                    yield from _coming(db, mailing, chosen.at, after=0, blocked=None)
                 else:
-                    yield Outlook(mailing.id, chosen.at, "", "skipped: there is no new post")
+                    yield Forecast(mailing.id, chosen.at, "", "skipped: there is no new post")
                 has_news = not mailing.digest  # its first one tells of all there is
             for missed in plan.missed:
-                yield Outlook(mailing.id, missed.at, "", "missed: too late to be sent")
-        for row in _unfinished(connection, mailing_id):
+                yield Forecast(mailing.id, missed.at, "", "missed: too late to be sent")
+        for row in _unfinished(db, mailing_id):
             blocked = _why_not(row, now)
-            for delivery in connection.execute(select(_D).where(_D.c.occurrence_id == row.id)):
-                yield Outlook(row.mailing_id, row.due_at, delivery.address, blocked or _why_not_now(delivery, now))
+            for delivery in db.execute(select(_D).where(_D.c.occurrence_id == row.id)):
+                yield Forecast(row.mailing_id, row.due_at, delivery.address, blocked or _why_not_now(delivery, now))
             if row.state == "opening":
-                yield from _coming(connection, row, row.due_at, after=row.cursor, blocked=blocked)
+                yield from _coming(db, row, row.due_at, after=row.cursor, blocked=blocked)
 
 
-def _stopped(connection: Connection, now: datetime, mailing_id: int | None) -> Iterator[Outlook]:
+def _stopped(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
     wanted = (
         select(_M, _U.c.blocked_at)
         .join(_U, _U.c.id == _M.c.owner_id)
@@ -62,29 +62,29 @@ def _stopped(connection: Connection, now: datetime, mailing_id: int | None) -> I
         )
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
     )
-    for row in connection.execute(wanted.order_by(_M.c.id)):
-        yield Outlook(row.id, row.next_at, "", _who_stops(row))
+    for row in db.execute(wanted.order_by(_M.c.id)):
+        yield Forecast(row.id, row.next_at, "", _who_stops(row))
 
 
 def _coming(
-    connection: Connection, row: Row[tuple[object, ...]], due_at: datetime, *, after: int, blocked: str | None
-) -> Iterator[Outlook]:
+    db: Connection, row: Row[tuple[object, ...]], due_at: datetime, *, after: int, blocked: str | None
+) -> Iterator[Forecast]:
     """The clients beyond `after` of an audience, in batches as they would be opened."""
     mailing_id = getattr(row, "mailing_id", row.id)
     while True:
         chosen = queue.audience(mailing_id, row.owner_id, all_clients=row.all_clients, after=after)
         batch = chosen.limit(queue.OPENING_BATCH).subquery()
         clients = select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason).join(batch, batch.c.id == _C.c.id)
-        found = connection.execute(clients.order_by(_C.c.id)).all()
+        found = db.execute(clients.order_by(_C.c.id)).all()
         for client in found:
             bad = f"bad address: {client.bad_reason}" if client.bad_at is not None else None
-            yield Outlook(mailing_id, due_at, client.email, bad or blocked)
+            yield Forecast(mailing_id, due_at, client.email, bad or blocked)
         if not found:
             return
         after = found[-1].id
 
 
-def _unfinished(connection: Connection, mailing_id: int | None) -> list[Row[tuple[object, ...]]]:
+def _unfinished(db: Connection, mailing_id: int | None) -> list[Row[tuple[object, ...]]]:
     wanted = (
         select(_O, _M.c.owner_id, _M.c.all_clients, _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at)
         .join(_M, _M.c.id == _O.c.mailing_id)
@@ -92,7 +92,7 @@ def _unfinished(connection: Connection, mailing_id: int | None) -> list[Row[tupl
         .where(text(UNFINISHED_SQL.replace("state", "occurrence.state")))
         .where(_O.c.mailing_id == mailing_id if mailing_id is not None else true())
     )
-    return list(connection.execute(wanted.order_by(_O.c.due_at, _O.c.id)))
+    return list(db.execute(wanted.order_by(_O.c.due_at, _O.c.id)))
 
 
 def _who_stops(row: Row[tuple[object, ...]]) -> str | None:

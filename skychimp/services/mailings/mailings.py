@@ -9,9 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, insert, or_, select, update
 from sqlmodel import Session
 
-from skychimp.access import Actor, Reach, reach
-from skychimp.delivery import planner, recurrence
-from skychimp.delivery.recurrence import Due, Schedule
+from skychimp.delivery.scheduling import planner, recurrence, time_input
+from skychimp.delivery.scheduling.recurrence import Due, Schedule
 from skychimp.errors import Denied, InvalidValue, NotFound
 from skychimp.models import (
     CatchUp,
@@ -26,11 +25,12 @@ from skychimp.models import (
     OccurrenceState,
     User,
 )
+from skychimp.permissions import Actor, Scope, authorize
 from skychimp.services import audit
-from skychimp.services.clients import checked_tags, one_line
-from skychimp.services.listing import Page, is_id, narrow
+from skychimp.services.listing import ListOptions, apply, is_id
 from skychimp.store import queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
+from skychimp.text import checked_tags, one_line
 
 _M = Mailing.__table__
 _MSG = Message.__table__
@@ -120,12 +120,12 @@ def create(
 
     Raises NotFound, InvalidValue.
     """
-    reach(actor, "change mailings")
+    authorize(actor, "change mailings")
     now = datetime.now(UTC)
     schedule = _schedule(when, now)
     next_at = _first_due(schedule, now)
-    with store.write() as session:
-        _require_message(session, actor, message_id)
+    with store.write() as db:
+        _require_message(db, actor, message_id)
         mailing = Mailing(
             owner_id=actor.user_id,
             message_id=message_id,
@@ -141,10 +141,10 @@ def create(
             disabled_reason=disabled or None,
             **_window(schedule),
         )
-        session.add(mailing)
-        session.flush()
-        _set_audience(session, actor, mailing, audience)
-        return _get(session, actor, mailing.id or 0)
+        db.add(mailing)
+        db.flush()
+        _set_audience(db, actor, mailing, audience)
+        return _get(db, actor, mailing.id or 0)
 
 
 def duplicate(
@@ -155,8 +155,8 @@ def duplicate(
     Raises NotFound, InvalidValue.
     """
     like = show(store, actor, mailing_id, to="change mailings")
-    with store.read() as session:
-        start = start or _own(session, actor, mailing_id).start_local
+    with store.read() as db:
+        start = start or _own(db, actor, mailing_id).start_local
     end = end or (like.end_at.isoformat() if like.end_at else None)
     return create(
         store,
@@ -171,17 +171,17 @@ def duplicate(
 
 def show(store: Store, actor: Actor, mailing_id: int, *, to: str = "see mailings") -> MailingInfo:
     """One mailing, if the actor may do that to it. Raises NotFound."""
-    with store.read() as session:
-        return _get(session, actor, mailing_id, to)
+    with store.read() as db:
+        return _get(db, actor, mailing_id, to)
 
 
-def list_mailings(store: Store, actor: Actor, page: Page) -> Iterator[MailingInfo]:
+def list_mailings(store: Store, actor: Actor, page: ListOptions) -> Iterator[MailingInfo]:
     """The mailings that the actor may see, as they are read."""
-    query = narrow(_visible(actor), page, searched=(_MSG.c.subject,), sorted_by=SORTED_BY)
-    with store.read() as session:
-        rows = iter(session.execute(query.execution_options(yield_per=500)))
+    query = apply(_visible(actor), page, searched=(_MSG.c.subject,), sorted_by=SORTED_BY)
+    with store.read() as db:
+        rows = iter(db.execute(query.execution_options(yield_per=500)))
         while some := list(islice(rows, 500)):
-            yield from _infos(session, some)
+            yield from _infos(db, some)
 
 
 def change(
@@ -203,40 +203,40 @@ def change(
 
     Raises NotFound, InvalidValue.
     """
-    reach(actor, "change mailings")
+    authorize(actor, "change mailings")
     now = datetime.now(UTC)
-    with store.write() as session:
-        mailing = _own(session, actor, mailing_id)
+    with store.write() as db:
+        mailing = _own(db, actor, mailing_id)
         if message_id is not None:
-            _require_message(session, actor, message_id)
+            _require_message(db, actor, message_id)
             mailing.message_id = message_id
         if no_end or any(value is not None for value in (start, end, every, timezone)):
             old_end = mailing.end_at.isoformat() if mailing.end_at else None
             new_end = None if no_end else old_end if end is None else end
             new_start = mailing.start_local if start is None else start
             when = When(new_start, new_end, every or mailing.every, timezone or mailing.timezone)
-            _reschedule(session, mailing, when, now)
+            _reschedule(db, mailing, when, now)
         if catch_up is not None:
             mailing.catch_up = catch_up
         if grace is not None:
             mailing.grace = _seconds(grace)
         if audience is not None:
-            _set_audience(session, actor, mailing, audience)
-        session.flush()
-        return _get(session, actor, mailing_id)
+            _set_audience(db, actor, mailing, audience)
+        db.flush()
+        return _get(db, actor, mailing_id)
 
 
 def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Delete a mailing; what waits is cancelled, what was sent stays in the ledger. Raises NotFound."""
-    reach(actor, "change mailings")
+    authorize(actor, "change mailings")
     now = datetime.now(UTC)
-    with store.write() as session:
-        mailing = _own(session, actor, mailing_id)
-        gone = _get(session, actor, mailing_id)
+    with store.write() as db:
+        mailing = _own(db, actor, mailing_id)
+        gone = _get(db, actor, mailing_id)
         mailing.deleted_at, mailing.message_id, mailing.next_at = now, None, None
-        session.flush()
-        queue.sweep(session.connection(), now)
-        audit.record(session, actor, "delete", "mailing", mailing_id)
+        db.flush()
+        queue.sweep(db.connection(), now)
+        audit.record(db, actor, "delete", "mailing", mailing_id)
     return gone
 
 
@@ -245,35 +245,35 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
 
     A manager's word stands over the owner's, or the system's, that was there before: only managers take it back.
     """
-    allowed = reach(actor, "disable mailings")
+    allowed = authorize(actor, "disable mailings")
     reason = one_line(reason, "reason", LONGEST_REASON) or "by hand"
     now = datetime.now(UTC)
-    with store.write() as session:
-        mailing = _get(session, actor, mailing_id)
-        if mailing.disabled and allowed == Reach.ALL:
+    with store.write() as db:
+        mailing = _get(db, actor, mailing_id)
+        if mailing.disabled and allowed == Scope.ALL:
             by_me = {"disabled_at": now, "disabled_by_id": actor.user_id, "disabled_reason": reason}
-            session.execute(update(_M).where(_M.c.id == mailing_id).values(by_me))
-        queue.disable(session.connection(), mailing_id, reason, now, actor.user_id)
+            db.execute(update(_M).where(_M.c.id == mailing_id).values(by_me))
+        queue.disable(db.connection(), mailing_id, reason, now, actor.user_id)
         if mailing.owner != actor.email:
-            audit.record(session, actor, "disable", "mailing", mailing_id, reason)
-        return _get(session, actor, mailing_id)
+            audit.record(db, actor, "disable", "mailing", mailing_id, reason)
+        return _get(db, actor, mailing_id)
 
 
 def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Let a mailing go on. Raises NotFound, and Denied where a manager or admin stopped it and the actor is neither."""
-    allowed = reach(actor, "disable mailings")
-    with store.write() as session:
-        owner = _get(session, actor, mailing_id).owner
-        mailing = session.get_one(Mailing, mailing_id)
-        if allowed == Reach.OWN and mailing.disabled_by_id not in (None, actor.user_id):
+    allowed = authorize(actor, "disable mailings")
+    with store.write() as db:
+        owner = _get(db, actor, mailing_id).owner
+        mailing = db.get_one(Mailing, mailing_id)
+        if allowed == Scope.OWN and mailing.disabled_by_id not in (None, actor.user_id):
             raise Denied(
                 f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it"
             )
         mailing.disabled_at = mailing.disabled_by_id = mailing.disabled_reason = None
         if owner != actor.email:
-            audit.record(session, actor, "enable", "mailing", mailing_id)
-        session.flush()
-        return _get(session, actor, mailing_id)
+            audit.record(db, actor, "enable", "mailing", mailing_id)
+        db.flush()
+        return _get(db, actor, mailing_id)
 
 
 def preview(
@@ -281,10 +281,10 @@ def preview(
 ) -> tuple[MailingInfo, list[Due]]:
     """The coming due times of a mailing, from now or from a given time on. Raises NotFound, InvalidValue."""
     now = datetime.now(UTC)
-    with store.read() as session:
-        info = _get(session, actor, mailing_id)
-        schedule = planner.schedule(session.get_one(Mailing, mailing_id))
-    start = now if since is None else recurrence.parse_when(since, info.timezone, now)
+    with store.read() as db:
+        info = _get(db, actor, mailing_id)
+        schedule = planner.schedule(db.get_one(Mailing, mailing_id))
+    start = now if since is None else time_input.parse_when(since, info.timezone, now)
     return info, list(islice(recurrence.upcoming(schedule, start), number))
 
 
@@ -301,8 +301,8 @@ def is_active(now: datetime) -> ColumnElement[bool]:
 def require(store: Store, mailing_id: int) -> None:
     """For who runs the service: raises NotFound unless there is such a mailing, anybody's."""
     there = select(exists().where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None)))
-    with store.read() as session:
-        if not is_id(mailing_id) or not session.scalar(there):
+    with store.read() as db:
+        if not is_id(mailing_id) or not db.scalar(there):
             raise _missing(mailing_id)
 
 
@@ -311,8 +311,8 @@ def _seconds(grace: timedelta | None) -> int | None:
 
 
 def _schedule(when: When, now: datetime) -> Schedule:
-    start = recurrence.parse_local(when.start, when.timezone, now)
-    end = None if when.end is None else recurrence.parse_when(when.end, when.timezone, now)
+    start = time_input.parse_local(when.start, when.timezone, now)
+    end = None if when.end is None else time_input.parse_when(when.end, when.timezone, now)
     schedule = Schedule(start, when.timezone, when.every, end)
     if end is not None and end <= recurrence.to_utc(start, when.timezone):
         raise InvalidValue("the end is not after the start", "give a later --end, or none")
@@ -346,9 +346,9 @@ def _window(schedule: Schedule) -> dict[str, Any]:
     return {"start_local": schedule.start.isoformat(), "start_at": start_at, "end_at": schedule.end}
 
 
-def _reschedule(session: Session, mailing: Mailing, when: When, now: datetime) -> None:
+def _reschedule(db: Session, mailing: Mailing, when: When, now: datetime) -> None:
     schedule = _schedule(when, now)
-    opened = session.scalar(select(exists().where(_O.c.mailing_id == mailing.id)))
+    opened = db.scalar(select(exists().where(_O.c.mailing_id == mailing.id)))
     mailing.next_at = _next_after_change(schedule, mailing.next_at, now) if opened else _first_due(schedule, now)
     for name, value in _window(schedule).items():
         setattr(mailing, name, value)
@@ -357,37 +357,37 @@ def _reschedule(session: Session, mailing: Mailing, when: When, now: datetime) -
         mailing.status = MailingStatus.RUNNING if opened else MailingStatus.CREATED
     elif mailing.next_at is None and mailing.status == MailingStatus.CREATED:
         mailing.status = MailingStatus.COMPLETED
-    session.flush()
-    queue.sweep(session.connection(), now)
+    db.flush()
+    queue.sweep(db.connection(), now)
 
 
-def _set_audience(session: Session, actor: Actor, mailing: Mailing, audience: Audience) -> None:
+def _set_audience(db: Session, actor: Actor, mailing: Mailing, audience: Audience) -> None:
     if audience.all_clients and (audience.tags or audience.client_ids):
         raise InvalidValue("all clients are all: no tag or client can be named too", "give --all-clients alone")
     if not (audience.all_clients or audience.tags or audience.client_ids):
         raise InvalidValue("say who gets it", "give --all-clients, or --tag and --client as often as needed")
     ids = sorted(set(audience.client_ids))
     own = select(_C.c.id).where(_C.c.owner_id == actor.user_id, _C.c.id.in_(filter(is_id, ids)))
-    missing = set(ids) - set(session.execute(own).scalars())
+    missing = set(ids) - set(db.execute(own).scalars())
     if missing:
         raise NotFound(f"there is no client {min(missing)}", "see them: skychimp clients list")
     mailing.all_clients = audience.all_clients
-    session.execute(delete(_MC).where(_MC.c.mailing_id == mailing.id))
-    session.execute(delete(_MT).where(_MT.c.mailing_id == mailing.id))
+    db.execute(delete(_MC).where(_MC.c.mailing_id == mailing.id))
+    db.execute(delete(_MT).where(_MT.c.mailing_id == mailing.id))
     if ids:
-        session.execute(insert(_MC), [{"mailing_id": mailing.id, "client_id": client_id} for client_id in ids])
+        db.execute(insert(_MC), [{"mailing_id": mailing.id, "client_id": client_id} for client_id in ids])
     if tags := checked_tags(audience.tags):
-        session.execute(insert(_MT), [{"mailing_id": mailing.id, "tag": tag} for tag in tags])
+        db.execute(insert(_MT), [{"mailing_id": mailing.id, "tag": tag} for tag in tags])
 
 
-def _require_message(session: Session, actor: Actor, message_id: int) -> None:
-    owner = session.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) if is_id(message_id) else None
+def _require_message(db: Session, actor: Actor, message_id: int) -> None:
+    owner = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) if is_id(message_id) else None
     if owner != actor.user_id:
         raise NotFound(f"there is no message {message_id}", "see them: skychimp messages list")
 
 
-def _own(session: Session, actor: Actor, mailing_id: int) -> Mailing:
-    mailing = session.get(Mailing, mailing_id) if is_id(mailing_id) else None
+def _own(db: Session, actor: Actor, mailing_id: int) -> Mailing:
+    mailing = db.get(Mailing, mailing_id) if is_id(mailing_id) else None
     if mailing is None or mailing.owner_id != actor.user_id or mailing.deleted_at is not None:
         raise _missing(mailing_id)
     return mailing
@@ -409,45 +409,43 @@ def _visible(actor: Actor, action: str = "see mailings") -> Select[tuple[object,
         .outerjoin(disabler, disabler.c.id == _M.c.disabled_by_id)
         .where(_M.c.deleted_at.is_(None))
     )
-    if reach(actor, action) == Reach.OWN:
+    if authorize(actor, action) == Scope.OWN:
         query = query.where(_M.c.owner_id == actor.user_id)
     return query
 
 
-def _get(session: Session, actor: Actor, mailing_id: int, action: str = "see mailings") -> MailingInfo:
+def _get(db: Session, actor: Actor, mailing_id: int, action: str = "see mailings") -> MailingInfo:
     query = _visible(actor, action).where(_M.c.id == mailing_id)
-    row = session.execute(query).one_or_none() if is_id(mailing_id) else None
+    row = db.execute(query).one_or_none() if is_id(mailing_id) else None
     if row is None:
         raise _missing(mailing_id)
-    return _infos(session, [row])[0]
+    return _infos(db, [row])[0]
 
 
 def _missing(mailing_id: int) -> NotFound:
     return NotFound(f"there is no mailing {mailing_id}", "see them: skychimp mailings list")
 
 
-def _infos(session: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[MailingInfo]:
+def _infos(db: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[MailingInfo]:
     ids = [row.id for row in rows]
     tags: dict[int, list[str]] = {}
-    for mailing_id, tag in session.execute(select(_MT).where(_MT.c.mailing_id.in_(ids)).order_by(_MT.c.tag)):
+    for mailing_id, tag in db.execute(select(_MT).where(_MT.c.mailing_id.in_(ids)).order_by(_MT.c.tag)):
         tags.setdefault(mailing_id, []).append(tag)
     clients: dict[int, list[int]] = {}
-    for mailing_id, client_id in session.execute(
-        select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)
-    ):
+    for mailing_id, client_id in db.execute(select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)):
         clients.setdefault(mailing_id, []).append(client_id)
-    skipped = _skipped(session, [row.id for row in rows if row.digest])
+    skipped = _skipped(db, [row.id for row in rows if row.digest])
     return [_info(row, tags.get(row.id, []), clients.get(row.id, []), skipped.get(row.id)) for row in rows]
 
 
-def _skipped(session: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
+def _skipped(db: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
     """The latest due time of each mailing whose latest occurrence was skipped."""
     if not mailing_ids:
         return {}
     later = _O.alias()
     is_latest = ~exists().where(later.c.mailing_id == _O.c.mailing_id, later.c.due_local > _O.c.due_local)
     is_skipped = and_(_O.c.mailing_id.in_(mailing_ids), _O.c.state == OccurrenceState.SKIPPED)
-    found = session.execute(select(_O.c.mailing_id, _O.c.due_at).where(is_skipped, is_latest))
+    found = db.execute(select(_O.c.mailing_id, _O.c.due_at).where(is_skipped, is_latest))
     return {row.mailing_id: row.due_at for row in found}
 
 

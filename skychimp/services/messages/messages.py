@@ -8,15 +8,17 @@ from sqlalchemy import Row, Select, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
-from skychimp.access import Actor, Reach, reach
-from skychimp.delivery import compose
-from skychimp.delivery.compose import Composer, Recipient, Words
-from skychimp.delivery.digest import News, names_posts, news, with_posts
+from skychimp.delivery.composing import compose
+from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
+from skychimp.delivery.composing.digest import News, names_posts, news, with_posts
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Format, Mailing, Message
-from skychimp.services import audit, blog, clients
-from skychimp.services.listing import Page, is_id, narrow
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor, Scope, authorize
+from skychimp.services import audit
+from skychimp.services.blog import posts
+from skychimp.services.clients import clients
+from skychimp.services.listing import ListOptions, apply, is_id
+from skychimp.store.database import Store
 
 _MSG = Message.__table__
 _M = Mailing.__table__
@@ -54,32 +56,32 @@ class Preview:
     html: str | None
 
 
-def create(store: Store, actor: Actor, words: Words, *, digest: bool = False) -> MessageInfo:
+def create(store: Store, actor: Actor, words: MessageContent, *, digest: bool = False) -> MessageInfo:
     """Keep a message, once it has been checked by rendering it. Raises InvalidValue.
 
     A digest's words go with the new posts, at `{{ posts }}` or after the body.
     """
-    reach(actor, "change messages")
+    authorize(actor, "change messages")
     words = _checked(words, digest)
     now = datetime.now(UTC)
-    with store.write() as session:
+    with store.write() as db:
         message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **words._asdict())
-        session.add(message)
-        session.flush()
-        return _get(session, actor, message.id or 0)
+        db.add(message)
+        db.flush()
+        return _get(db, actor, message.id or 0)
 
 
 def show(store: Store, actor: Actor, message_id: int, *, to: str = "see messages") -> MessageInfo:
     """One message, if the actor may do that to it. Raises NotFound."""
-    with store.read() as session:
-        return _only(session, _visible(actor, to), message_id)
+    with store.read() as db:
+        return _only(db, _visible(actor, to), message_id)
 
 
-def list_messages(store: Store, actor: Actor, page: Page) -> Iterator[MessageInfo]:
+def list_messages(store: Store, actor: Actor, page: ListOptions) -> Iterator[MessageInfo]:
     """The messages that the actor may see, as they are read."""
-    query = narrow(_visible(actor), page, searched=(_MSG.c.subject, _MSG.c.body), sorted_by=SORTED_BY)
-    with store.read() as session:
-        yield from map(_info, session.execute(query.execution_options(yield_per=100)))
+    query = apply(_visible(actor), page, searched=(_MSG.c.subject, _MSG.c.body), sorted_by=SORTED_BY)
+    with store.read() as db:
+        yield from map(_info, db.execute(query.execution_options(yield_per=100)))
 
 
 def change(
@@ -97,10 +99,10 @@ def change(
 
     Another format than HTML drops the HTML part. Raises NotFound, InvalidValue.
     """
-    reach(actor, "change messages")
-    with store.write() as session:
-        old = _own(session, actor, message_id)
-        words = Words(
+    authorize(actor, "change messages")
+    with store.write() as db:
+        old = _own(db, actor, message_id)
+        words = MessageContent(
             old.subject if subject is None else subject,
             old.body if body is None else body,
             old.format if format is None else format,
@@ -108,22 +110,22 @@ def change(
         )
         digest = old.digest if digest is None else digest
         values = _checked(words, digest)._asdict() | {"digest": digest, "updated_at": datetime.now(UTC)}
-        session.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
-        return _get(session, actor, message_id)
+        db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
+        return _get(db, actor, message_id)
 
 
 def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
     """Delete a message. Raises NotFound, and Conflict while a mailing uses it."""
-    reach(actor, "change messages")
-    with store.write() as session:
-        gone = _own(session, actor, message_id)
-        user = session.scalar(select(_M.c.id).where(_M.c.message_id == message_id).order_by(_M.c.id))
+    authorize(actor, "change messages")
+    with store.write() as db:
+        gone = _own(db, actor, message_id)
+        user = db.scalar(select(_M.c.id).where(_M.c.message_id == message_id).order_by(_M.c.id))
         try:
-            session.execute(delete(_MSG).where(_MSG.c.id == message_id))
+            db.execute(delete(_MSG).where(_MSG.c.id == message_id))
         except IntegrityError:
             hint = f"give it another message, or delete it: skychimp mailings delete {user}"
             raise Conflict(f"message {message_id} is used by mailing {user}", hint) from None
-        audit.record(session, actor, "delete", "message", message_id)
+        audit.record(db, actor, "delete", "message", message_id)
     return gone
 
 
@@ -135,8 +137,8 @@ def preview(
     Raises NotFound, InvalidValue.
     """
     recipient = SAMPLE if client is None else _recipient(store, actor, client)
-    with store.read() as session:
-        message = _get(session, actor, message_id)
+    with store.read() as db:
+        message = _get(db, actor, message_id)
     composer = _composer(store, message, "preview@localhost", blog_url)
     subject, text, html = composer.render(recipient)
     return Preview(recipient.email, subject, text, html)
@@ -149,9 +151,9 @@ def test_letter(
 
     Raises NotFound, InvalidValue.
     """
-    reach(actor, "change messages")
-    with store.read() as session:
-        message = _own(session, actor, message_id)
+    authorize(actor, "change messages")
+    with store.read() as db:
+        message = _own(db, actor, message_id)
     composer = _composer(store, message, sender, blog_url)
     try:
         recipient = _recipient(store, actor, to)
@@ -160,7 +162,7 @@ def test_letter(
     return composer.compose(recipient, name)
 
 
-def _checked(words: Words, is_digest: bool) -> Words:
+def _checked(words: MessageContent, is_digest: bool) -> MessageContent:
     if words.format != Format.HTML:
         words = words._replace(html=None)
     elif words.html is None or not words.html.strip():
@@ -180,31 +182,31 @@ def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
 
 def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None) -> Composer:
     now = datetime.now(UTC)
-    words = Words(message.subject, message.body, message.format, message.html)
+    words = MessageContent(message.subject, message.body, message.format, message.html)
     if message.digest:
-        latest = reversed(blog.published(store, now)[:PREVIEWED_POSTS])
-        posts = [news(post.title, post.content, post.slug, blog_url) for post in latest]
-        words = with_posts(words, posts)
+        latest = reversed(posts.published(store, now)[:PREVIEWED_POSTS])
+        told = [news(post.title, post.content, post.slug, blog_url) for post in latest]
+        words = with_posts(words, told)
     return Composer(words, sender=sender, date=now, mailing_id=0, due_at=now.astimezone())
 
 
 def _visible(actor: Actor, action: str = "see messages") -> Select[tuple[object, ...]]:
     query = select(_MSG)
-    if reach(actor, action) == Reach.OWN:
+    if authorize(actor, action) == Scope.OWN:
         query = query.where(_MSG.c.owner_id == actor.user_id)
     return query
 
 
-def _get(session: Session, actor: Actor, message_id: int) -> MessageInfo:
-    return _only(session, _visible(actor), message_id)
+def _get(db: Session, actor: Actor, message_id: int) -> MessageInfo:
+    return _only(db, _visible(actor), message_id)
 
 
-def _own(session: Session, actor: Actor, message_id: int) -> MessageInfo:
-    return _only(session, select(_MSG).where(_MSG.c.owner_id == actor.user_id), message_id)
+def _own(db: Session, actor: Actor, message_id: int) -> MessageInfo:
+    return _only(db, select(_MSG).where(_MSG.c.owner_id == actor.user_id), message_id)
 
 
-def _only(session: Session, chosen: Select[tuple[object, ...]], message_id: int) -> MessageInfo:
-    row = session.execute(chosen.where(_MSG.c.id == message_id)).one_or_none() if is_id(message_id) else None
+def _only(db: Session, chosen: Select[tuple[object, ...]], message_id: int) -> MessageInfo:
+    row = db.execute(chosen.where(_MSG.c.id == message_id)).one_or_none() if is_id(message_id) else None
     if row is None:
         raise NotFound(f"there is no message {message_id}", "see them: skychimp messages list")
     return _info(row)

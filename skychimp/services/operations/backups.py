@@ -10,15 +10,18 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlmodel import Session, col
 
-from skychimp.access import Actor, reach
-from skychimp.delivery import planner
+from skychimp.delivery.scheduling import planner
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
 from skychimp.models import Code, DeliveryState, Login, Occurrence, OccurrenceState, StoreInfo, User
-from skychimp.services import audit, images, sessions
-from skychimp.services.deliveries import Resolution, in_parts
-from skychimp.services.images import Image
-from skychimp.store import copies, ledger, queue
-from skychimp.store.engine import Store, store_path
+from skychimp.permissions import Actor, authorize
+from skychimp.services import audit
+from skychimp.services.accounts import sessions
+from skychimp.services.blog import images
+from skychimp.services.blog.images import Image
+from skychimp.services.operations.unknown_deliveries import Resolution, in_parts
+from skychimp.store import backup_file, ledger, queue
+from skychimp.store.database import Store
+from skychimp.store.schema import store_path
 
 CARE = "back up or restore the store"
 _L = Login.__table__
@@ -87,11 +90,11 @@ def backup(store: Store, actor: Actor, file: Path, tell: Tell = lambda done, tot
 
     Raises NotLoggedIn, Denied, InvalidValue for a file that can't be meant, StoreFailed.
     """
-    reach(actor, CARE)
+    authorize(actor, CARE)
     _refuse_as_backup(file, store.path)
-    with store.write() as session:  # before the copy, so that this line is in it, too
-        audit.record(session, actor, copies.BACKED_UP, "store_info", 1, str(file))
-    made = copies.back_up(store.path, file, lambda name: _content(images.path(store, name)), tell)
+    with store.write() as db:  # before the copy, so that this line is in it, too
+        audit.record(db, actor, backup_file.BACKED_UP, "store_info", 1, str(file))
+    made = backup_file.back_up(store.path, file, lambda name: _content(images.path(store, name)), tell)
     rows = made.rows
     return Backup(
         file=str(file),
@@ -115,41 +118,41 @@ def restore(
     what `backup` raises, StoreNotReady for a file that is no sound store, and Conflict while something is sending.
     """
     path = store_path(url)
-    reach(actor, CARE)
+    authorize(actor, CARE)
     _refuse_as_source(file, path)
     target = Store(path)
     staying = (_sessions(target) if path.exists() else set()) | ({sessions.hashed(token)} if token else set())
     written: list[str] = []
 
-    def prepare(session: Session, kept: Mapping[str, bytes]) -> None:
+    def prepare(db: Session, kept: Mapping[str, bytes]) -> None:
         for name, content in kept.items():
             images.keep(target, Image(name, content))
             written.append(name)
-        planner.go_on_after_the_last(session.connection())
-        session.execute(delete(Code))
-        session.execute(delete(Login).where(col(Login.token_hash).not_in(staying)))
-        same = session.scalar(select(_U.c.id).where(_U.c.email == actor.email))
-        audit.record(session, Actor(user_id=same or 0), "restore", "store_info", 1, str(file))
+        planner.go_on_after_the_last(db.connection())
+        db.execute(delete(Code))
+        db.execute(delete(Login).where(col(Login.token_hash).not_in(staying)))
+        same = db.scalar(select(_U.c.id).where(_U.c.email == actor.email))
+        audit.record(db, Actor(user_id=same or 0), "restore", "store_info", 1, str(file))
 
-    done = copies.put_back(file, path, _aside(path), prepare, tell)
+    done = backup_file.put_back(file, path, _aside(path), prepare, tell)
     kept = None if done.aside is None else str(done.aside)
     return Restored(str(path), str(file), done.made_at, kept, done.ledger_kept, len(written))
 
 
 def require_caretaker(actor: Actor) -> None:
     """Raise NotLoggedIn or Denied unless the actor may look after the store."""
-    reach(actor, CARE)
+    authorize(actor, CARE)
 
 
 def held(store: Store) -> Held | None:
     """What a restored store holds until a person decides; None where it is not held."""
     now = datetime.now(UTC)
-    with store.read() as session:
-        info = session.get_one(StoreInfo, 1)
+    with store.read() as db:
+        info = db.get_one(StoreInfo, 1)
         if info.held_at is None:
             return None
-        waiting = sum(ledger.left(session.connection()).values())
-        due = sum(len(plan.open) for _, plan in planner.due(session.connection(), now))
+        waiting = sum(ledger.left(db.connection()).values())
+        due = sum(len(plan.open) for _, plan in planner.due(db.connection(), now))
     return Held(info.held_at, bool(info.held_blind), waiting, due)
 
 
@@ -160,39 +163,38 @@ def let_go_on(store: Store, actor: Actor, decision: Resolution | None = None) ->
     store knows what was sent since the backup; else it is unknown, for a person, and what is due is missed.
     Raises NotLoggedIn, Denied, and Conflict where the store is not held.
     """
-    reach(actor, CARE)
+    authorize(actor, CARE)
     now = datetime.now(UTC)
-    with store.write() as session:
-        connection = session.connection()
-        info = session.get_one(StoreInfo, 1)
+    with store.write() as db:
+        info = db.get_one(StoreInfo, 1)
         if info.held_at is None:
             raise Conflict("this store is not held: it sends already")
         if decision is None and not info.held_blind:
             decision = Resolution.RESEND
         if decision == Resolution.RESEND:
-            done = LetGo(True, to_send=sum(ledger.left(connection).values()))
+            done = LetGo(True, to_send=sum(ledger.left(db.connection()).values()))
         else:
-            done = _give_up_waiting(session, decision, now)
+            done = _give_up_waiting(db, decision, now)
         info.held_at = info.held_blind = None
-        session.flush()
-        queue.sweep(connection, now)
-        audit.record(session, actor, "let the store go on", "store_info", 1, decision or "unknown")
+        db.flush()
+        queue.sweep(db.connection(), now)
+        audit.record(db, actor, "let the store go on", "store_info", 1, decision or "unknown")
     return done
 
 
-def _give_up_waiting(session: Session, decision: Resolution | None, now: datetime) -> LetGo:
+def _give_up_waiting(transaction: Session, decision: Resolution | None, now: datetime) -> LetGo:
     """Nothing that waits or is due is sent; what is left to open of an occurrence counts as waiting."""
-    connection = session.connection()
+    db = transaction.connection()
     opening = select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)
-    for occurrence_id in connection.scalars(opening).all():
-        while not queue.fill(connection, occurrence_id):
+    for occurrence_id in db.scalars(opening).all():
+        while not queue.fill(db, occurrence_id):
             pass
-    doubtful = queue.doubt(connection, now)
+    doubtful = queue.mark_unknown(db, now)
     if decision is not None:
         for some in in_parts(doubtful):
-            queue.settle(connection, some, DeliveryState(decision))
+            queue.resolve_as(db, some, DeliveryState(decision))
     counts = {str(decision or DeliveryState.UNKNOWN): len(doubtful)}
-    return LetGo(True, missed=planner.pass_over(connection, now), **counts)
+    return LetGo(True, missed=planner.record_missed(db, now), **counts)
 
 
 def _refuse_as_backup(file: Path, store: Path) -> None:
@@ -223,8 +225,8 @@ def _sessions(store: Store) -> set[str]:
     """The sessions, by their tokens' hashes, that count in a store now; none where it is damaged."""
     valid = select(_L.c.token_hash).join(_U, _U.c.id == _L.c.user_id).where(_U.c.blocked_at.is_(None))
     try:
-        with store.read() as session:
-            return set(session.execute(valid.where(_L.c.expires_at > datetime.now(UTC))).scalars())
+        with store.read() as db:
+            return set(db.execute(valid.where(_L.c.expires_at > datetime.now(UTC))).scalars())
     except SkychimpError:
         return set()
     finally:

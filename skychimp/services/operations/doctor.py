@@ -15,15 +15,15 @@ from sqlalchemy import LargeBinary, cast, func
 from sqlmodel import col, select
 
 from skychimp import addresses
-from skychimp.config import Settings
-from skychimp.delivery import planner, recurrence
+from skychimp.config.settings import Settings
+from skychimp.config.types import Security
+from skychimp.delivery.scheduling import planner, recurrence
 from skychimp.errors import ConfigError, SkychimpError
 from skychimp.models import Mailing, MailingStatus, Message, Occurrence, StoreInfo
-from skychimp.services import sender
-from skychimp.services.findings import OK, PROBLEM, WARNING, Finding
-from skychimp.store import relays, runs
-from skychimp.store.engine import Store
-from skychimp.values import Security
+from skychimp.services.operations import sender_dns
+from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
+from skychimp.store import relay_pauses, runs
+from skychimp.store.database import Store
 
 if TYPE_CHECKING:
     from skychimp.transport.smtp import SmtpTransport
@@ -58,24 +58,24 @@ def examine(settings: Settings, open_store: Callable[[], Store], selector: str |
     if settings.mail.sender is not None:
         address = addresses.parse_sender(settings.mail.sender)[1]
         try:
-            ask = sender.resolver(settings.dns.place)
-        except sender.DnsAway as away:
+            ask = sender_dns.resolver(settings.dns.place)
+        except sender_dns.DnsAway as away:
             yield Finding("sender", WARNING, f"not known: {away.message}", away.hint)
         else:
-            yield from sender.examine(address, settings.mail.return_path or address, ask, selector)
+            yield from sender_dns.examine(address, settings.mail.return_path or address, ask, selector)
 
 
 def accept_clock(store: Store) -> int:
     """Take this machine's clock for right, and compute each mailing's next time anew; how many there were."""
     now = datetime.now(UTC)
-    with store.write() as session:
-        runs.accept_clock(session.connection(), now)
-        waiting = session.exec(
+    with store.write() as db:
+        runs.accept_clock(db.connection(), now)
+        waiting = db.exec(
             select(Mailing).where(col(Mailing.deleted_at).is_(None), Mailing.status != MailingStatus.COMPLETED)
         ).all()
         for mailing in waiting:
             opened = select(Occurrence.due_local).where(Occurrence.mailing_id == mailing.id)
-            known = set(session.exec(opened))
+            known = set(db.exec(opened))
             coming = recurrence.upcoming(planner.schedule(mailing), now)
             mailing.next_at = next((due.at for due in coming if due.local.isoformat() not in known), None)
     return len(waiting)
@@ -131,8 +131,8 @@ def _store(store: Store) -> Iterator[Finding]:
         yield Finding("store", PROBLEM, f"{about}: {damage}", "bring back a copy: skychimp restore FILE --operator")
         return
     kind = file_system(store.path.resolve(), _mounts())
-    with store.read() as session:
-        is_held = session.get_one(StoreInfo, 1).held_at is not None
+    with store.read() as db:
+        is_held = db.get_one(StoreInfo, 1).held_at is not None
     if kind in NETWORK:
         remedy = "move the store to a disk of this machine: store.url"
         said = f"{about}: on a network file system ({kind}), where locks can't be trusted"
@@ -151,8 +151,8 @@ def _store(store: Store) -> Iterator[Finding]:
 
 def _clock(store: Store) -> Finding:
     now = datetime.now(UTC)
-    with store.read() as session:
-        behind = runs.clock_behind(session.connection(), now)
+    with store.read() as db:
+        behind = runs.clock_behind(db.connection(), now)
     if behind is not None:
         return Finding("clock", PROBLEM, behind.message, behind.hint)
     return Finding("clock", OK, f"{now:%Y-%m-%d %H:%M:%S} UTC")
@@ -193,9 +193,9 @@ def _beyond(store: Store, offers: Mapping[str, str]) -> Iterator[Finding]:
     """What the store knows of the relay: that it was paused, or letters that are too large for it."""
     words = col(Message.subject) + col(Message.body) + func.coalesce(Message.html, "")
     size = func.length(cast(words, LargeBinary))
-    with store.read() as session:
-        paused = relays.latest_paused(session.connection())
-        largest = session.exec(select(Message.id, size).order_by(size.desc()).limit(1)).first()
+    with store.read() as db:
+        paused = relay_pauses.latest_paused(db.connection())
+        largest = db.exec(select(Message.id, size).order_by(size.desc()).limit(1)).first()
     if paused is not None:
         remedy = "if that is mended: skychimp run"
         yield Finding("relay", WARNING, f"paused since {paused.since:%Y-%m-%d %H:%M} UTC: {paused.reason}", remedy)
@@ -209,7 +209,7 @@ async def _offers(transport: "SmtpTransport") -> Mapping[str, str]:
     """The relay's extensions, each with its parameters."""
     connection = await transport.connect()
     try:
-        return dict(connection.session.capabilities)
+        return dict(connection.protocol.capabilities)
     finally:
         await connection.close()
 

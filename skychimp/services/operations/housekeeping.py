@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
-from skychimp.delivery import zones
-from skychimp.services import codes, delays, figures, images, sessions
+from skychimp.delivery.scheduling import tzdata_changes
+from skychimp.services.accounts import codes, login_throttle, sessions
+from skychimp.services.blog import images
+from skychimp.services.reporting import rollups
 from skychimp.store import ledger, runs
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 RUNS_KEPT = timedelta(days=90)
 
@@ -18,16 +20,16 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
     Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
-    with store.write() as session:
-        sessions.forget(session, now)
-        codes.forget(session, now)
-        delays.forget(session, now)
-        runs.forget(session.connection(), now - RUNS_KEPT)
-        zones.follow(session.connection())
-    figures.add_up(store)
+    with store.write() as db:
+        sessions.forget(db, now)
+        codes.forget(db, now)
+        login_throttle.forget(db, now)
+        runs.forget(db.connection(), now - RUNS_KEPT)
+        tzdata_changes.update_due_times(db.connection())
+    rollups.add_up(store)
     more = keep_attempts is not None
     while more:
-        with store.write() as session:
-            more = ledger.forget_attempts(session.connection(), now - (keep_attempts or timedelta()))
+        with store.write() as db:
+            more = ledger.forget_attempts(db.connection(), now - (keep_attempts or timedelta()))
     images.sweep(store)
     store.checkpoint()

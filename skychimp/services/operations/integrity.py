@@ -7,9 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection, select
 
 from skychimp.models import Post
-from skychimp.services import images
-from skychimp.store import copies
-from skychimp.store.engine import Store, plain_errors
+from skychimp.services.blog import images
+from skychimp.store import backup_file
+from skychimp.store.database import Store, translate_db_errors
 
 RESTORE = "bring back a copy: skychimp restore FILE --operator"
 REPORT = "this is a defect of Skychimp, or somebody has changed the file: please report it"
@@ -111,27 +111,27 @@ class Fault:
 
 def check(store: Store) -> Iterator[Fault]:
     """All that is wrong with a store, as it is found; nothing is changed. Where SQLite finds a fault, that is all."""
-    with plain_errors(), store.connect_at_once() as connection:
-        broken = [Fault("", fault, 1, [], RESTORE) for fault in copies.faults(connection)]
+    with translate_db_errors(), store.connect_at_once() as db:
+        broken = [Fault("", fault, 1, [], RESTORE) for fault in backup_file.faults(db)]
     yield from broken
     if not broken:
-        with store.read() as session:
-            yield from _broken_rules(session.connection())
-            yield from _missing_images(store, session.connection())
+        with store.read() as db:
+            yield from _broken_rules(db.connection())
+            yield from _missing_images(store, db.connection())
 
 
-def _broken_rules(connection: Connection) -> Iterator[Fault]:
+def _broken_rules(db: Connection) -> Iterator[Fault]:
     for rule in RULES:
         counted = f"SELECT count(*) FROM ({rule.broken_by})"  # noqa: S608
-        number = connection.exec_driver_sql(counted).scalar() or 0
+        number = db.exec_driver_sql(counted).scalar() or 0
         if number:
-            ids = list(connection.exec_driver_sql(f"{rule.broken_by} LIMIT 5").scalars())
+            ids = list(db.exec_driver_sql(f"{rule.broken_by} LIMIT 5").scalars())
             yield Fault(rule.table, rule.says, number, ids, rule.remedy)
 
 
-def _missing_images(store: Store, connection: Connection) -> Iterator[Fault]:
+def _missing_images(store: Store, db: Connection) -> Iterator[Fault]:
     with_image = select(Post.__table__.c.id, Post.__table__.c.image).where(Post.__table__.c.image.is_not(None))
-    missing = [row.id for row in connection.execute(with_image) if not images.path(store, row.image).is_file()]
+    missing = [row.id for row in db.execute(with_image) if not images.path(store, row.image).is_file()]
     if missing:
         remedy = "restore a backup, or: skychimp blog update ID --image FILE"
         yield Fault("post", "its image is not there", len(missing), missing[:5], remedy)

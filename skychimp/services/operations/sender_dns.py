@@ -8,7 +8,7 @@ knows, as its outgoing addresses and its selector, is said to be not known.
 from collections.abc import Callable, Iterator, Sequence
 
 from skychimp.errors import SkychimpError
-from skychimp.services.findings import OK, WARNING, Finding
+from skychimp.services.operations.findings import OK, WARNING, Finding
 
 USUAL_SELECTORS = (
     "default", "dkim", "mail", "smtp", "s1", "s2", "k1", "k2", "k3", "selector1", "selector2", "google", "mandrill",

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, func, select
 
 from skychimp.models import DeliveryState, Mailing, Run, StoreInfo, User
-from skychimp.store import ledger, relays, runs
-from skychimp.store.engine import Store
+from skychimp.store import ledger, relay_pauses, runs
+from skychimp.store.database import Store
 
 _M = Mailing.__table__
 _RUN = Run.__table__
@@ -39,7 +39,7 @@ class Status:
     last_run: RunInfo | None
     oldest_due_at: datetime | None
     queue: dict[DeliveryState, int]
-    relay: relays.Paused | None
+    relay: relay_pauses.Paused | None
     held: bool
     as_of: datetime
 
@@ -47,30 +47,30 @@ class Status:
 def status(store: Store) -> Status:
     """Whether something is sending and what waits; needs no login."""
     now = datetime.now(UTC)
-    with store.read() as session:
-        connection = session.connection()
-        dead = runs.dead(connection, store.path)
+    with store.read() as transaction:
+        db = transaction.connection()
+        dead = runs.dead(db, store.path)
         living = select(func.count()).where(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(dead))
         return Status(
-            sending=connection.scalar(living) or 0,
-            last_heartbeat_at=connection.scalar(select(func.max(_RUN.c.heartbeat_at))),
-            last_run=_last_run(connection),
-            oldest_due_at=_oldest_due(connection, now),
-            queue=ledger.left(connection),
-            relay=relays.latest_paused(connection),
-            held=connection.scalar(select(StoreInfo.__table__.c.held_at)) is not None,
+            sending=db.scalar(living) or 0,
+            last_heartbeat_at=db.scalar(select(func.max(_RUN.c.heartbeat_at))),
+            last_run=_last_run(db),
+            oldest_due_at=_oldest_due(db, now),
+            queue=ledger.left(db),
+            relay=relay_pauses.latest_paused(db),
+            held=db.scalar(select(StoreInfo.__table__.c.held_at)) is not None,
             as_of=now,
         )
 
 
-def _last_run(connection: Connection) -> RunInfo | None:
-    row = connection.execute(select(_RUN).order_by(_RUN.c.id.desc()).limit(1)).one_or_none()
+def _last_run(db: Connection) -> RunInfo | None:
+    row = db.execute(select(_RUN).order_by(_RUN.c.id.desc()).limit(1)).one_or_none()
     return None if row is None else RunInfo(*row)
 
 
-def _oldest_due(connection: Connection, now: datetime) -> datetime | None:
+def _oldest_due(db: Connection, now: datetime) -> datetime | None:
     """What is stopped, by hand or with its owner, is not waited for."""
     going = (_M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), _U.c.blocked_at.is_(None))
     due = select(_M.c.next_at).join(_U, _U.c.id == _M.c.owner_id).where(_M.c.next_at <= now, *going)
-    oldest: datetime | None = connection.scalar(due.order_by(_M.c.next_at).limit(1))
+    oldest: datetime | None = db.scalar(due.order_by(_M.c.next_at).limit(1))
     return oldest

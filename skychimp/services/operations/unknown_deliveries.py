@@ -9,14 +9,15 @@ from enum import StrEnum
 from sqlalchemy import Select, and_, select
 from sqlmodel import Session
 
-from skychimp.access import Actor, Reach, reach
-from skychimp.delivery import compose, replies
+from skychimp.delivery.composing import compose
+from skychimp.delivery.sending import replies
 from skychimp.errors import Conflict, NotFound
 from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, StoreInfo
+from skychimp.permissions import Actor, Scope, authorize
 from skychimp.services import audit
 from skychimp.services.listing import is_id
 from skychimp.store import queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 _A = Attempt.__table__
 _D = Delivery.__table__
@@ -66,9 +67,9 @@ def unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
         _A.c.finished_at, _A.c.reply, _A.c.phase, _A.c.relay,
     )  # fmt: skip
     query = _visible(select(*columns), actor).outerjoin(_A, newest).order_by(_D.c.id)
-    with store.read() as session:
-        secret = session.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
-        for row in session.execute(query.execution_options(yield_per=1000)):
+    with store.read() as db:
+        secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
+        for row in db.execute(query.execution_options(yield_per=1000)):
             yield UnknownDelivery(
                 id=row.id,
                 mailing_id=row.mailing_id,
@@ -93,20 +94,20 @@ def resolve(
     Raises NotFound for one that is not there (or somebody else's), Conflict for one that is not unknown.
     """
     now = datetime.now(UTC)
-    with store.write() as session:
-        found = dict(session.execute(_visible(select(_D.c.id, _O.c.mailing_id), actor)).all())
+    with store.write() as db:
+        found = dict(db.execute(_visible(select(_D.c.id, _O.c.mailing_id), actor)).all())
         chosen = found.keys() if ids is None else set(ids)
         if wrong := chosen - found.keys():
-            raise _not_unknown(session, actor, min(wrong))
+            raise _not_unknown(db, actor, min(wrong))
         for some in in_parts(sorted(chosen)):
             if resolution == Resolution.RESEND:
-                queue.resend(session.connection(), some, now, now + give_up_after)
+                queue.resend(db.connection(), some, now, now + give_up_after)
             else:
-                queue.settle(session.connection(), some, DeliveryState(resolution))
-        queue.sweep(session.connection(), now)
+                queue.resolve_as(db.connection(), some, DeliveryState(resolution))
+        queue.sweep(db.connection(), now)
         for mailing_id, number in sorted(Counter(found[one] for one in chosen).items()):
             words = f"{number} unknown {'delivery' if number == 1 else 'deliveries'}: {resolution}"
-            audit.record(session, actor, "resolve", "mailing", mailing_id, words)
+            audit.record(db, actor, "resolve", "mailing", mailing_id, words)
     return Resolved(len(chosen), resolution)
 
 
@@ -118,20 +119,20 @@ def in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
 def _visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
     joined = query.select_from(_D).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
     unknown_ones = joined.where(queue.unknown_ones(), _M.c.deleted_at.is_(None))
-    if reach(actor, "resolve deliveries") == Reach.OWN:
+    if authorize(actor, "resolve deliveries") == Scope.OWN:
         unknown_ones = unknown_ones.where(_M.c.owner_id == actor.user_id)
     return unknown_ones
 
 
 def _owned(actor: Actor, delivery_id: int) -> Select[tuple[object, ...]]:
     query = select(_D.c.state).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
-    if reach(actor, "resolve deliveries") == Reach.OWN:
+    if authorize(actor, "resolve deliveries") == Scope.OWN:
         query = query.where(_M.c.owner_id == actor.user_id)
     return query.where(_D.c.id == delivery_id)
 
 
-def _not_unknown(session: Session, actor: Actor, delivery_id: int) -> NotFound | Conflict:
-    state = session.scalar(_owned(actor, delivery_id)) if is_id(delivery_id) else None
+def _not_unknown(db: Session, actor: Actor, delivery_id: int) -> NotFound | Conflict:
+    state = db.scalar(_owned(actor, delivery_id)) if is_id(delivery_id) else None
     if state is None:
         return NotFound(f"there is no delivery {delivery_id}", "see those to decide about: skychimp resolve")
     return Conflict(f"delivery {delivery_id} is {state}, not unknown", "see those to decide about: skychimp resolve")

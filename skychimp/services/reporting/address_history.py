@@ -10,8 +10,8 @@ from sqlalchemy import Row, Select, and_, select
 from sqlmodel import Session
 
 from skychimp import addresses
-from skychimp.access import Actor, Reach, reach
-from skychimp.delivery import compose, replies
+from skychimp.delivery.composing import compose
+from skychimp.delivery.sending import replies
 from skychimp.errors import NotFound
 from skychimp.models import (
     Attempt,
@@ -28,7 +28,8 @@ from skychimp.models import (
     StoreInfo,
     User,
 )
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor, Scope, authorize
+from skychimp.store.database import Store
 
 _A = Attempt.__table__
 _C = Client.__table__
@@ -113,7 +114,7 @@ class Coming:
 
 
 @dataclass(frozen=True)
-class Why:
+class AddressHistory:
     email: str
     clients: Sequence[ClientOf]
     chosen: Sequence[Chosen]
@@ -121,25 +122,25 @@ class Why:
     coming: Sequence[Coming]
 
 
-def why(store: Store, actor: Actor, email: str) -> Why:
+def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
     """Everything about an address that the actor may see: of one's own mailings, or of everybody's.
 
     Raises InvalidValue, and NotFound where no mailing and no client is about it.
     """
-    allowed = reach(actor, "see reports")
+    allowed = authorize(actor, "see reports")
     address = addresses.parse(email.strip())
-    with store.read() as session:
-        owners = select(_U.c.id) if allowed == Reach.ALL else select(_U.c.id).where(_U.c.id == actor.user_id)
-        clients = {row.owner_id: row for row in session.execute(_clients(owners, address.key))}
-        chosen = _chosen(session, owners, address.key)
+    with store.read() as db:
+        owners = select(_U.c.id) if allowed == Scope.ALL else select(_U.c.id).where(_U.c.id == actor.user_id)
+        clients = {row.owner_id: row for row in db.execute(_clients(owners, address.key))}
+        chosen = _chosen(db, owners, address.key)
         if not clients and not chosen:
-            raise _unknown(session, actor, address)
-        whose = owners.where(_U.c.id.in_(clients)) if allowed == Reach.ALL else owners
-        audiences = _Audiences(session, clients)
-        left_out = _gathered(_left_out(session, whose, address.key, audiences))
-        coming = [_coming(row, audiences) for row in session.execute(_to_come(whose))]
-        known = [_client_of(session, row, actor) for row in clients.values()]
-    return Why(address.email, known, chosen, left_out, coming)
+            raise _unknown(db, actor, address)
+        whose = owners.where(_U.c.id.in_(clients)) if allowed == Scope.ALL else owners
+        audiences = _Audiences(db, clients)
+        left_out = _gathered(_left_out(db, whose, address.key, audiences))
+        coming = [_coming(row, audiences) for row in db.execute(_to_come(whose))]
+        known = [_client_of(db, row, actor) for row in clients.values()]
+    return AddressHistory(address.email, known, chosen, left_out, coming)
 
 
 # Who it is
@@ -150,9 +151,9 @@ def _clients(owners: Select[tuple[int]], key: str) -> Select[tuple[object, ...]]
     return select(_C, _U.c.email.label("owner")).join(_U, _U.c.id == _C.c.owner_id).where(mine).order_by(_C.c.id)
 
 
-def _client_of(session: Session, row: Row[Any], actor: Actor) -> ClientOf:
+def _client_of(db: Session, row: Row[Any], actor: Actor) -> ClientOf:
     is_own = row.owner_id == actor.user_id
-    tags = session.execute(select(_T.c.tag).where(_T.c.client_id == row.id).order_by(_T.c.tag)).scalars().all()
+    tags = db.execute(select(_T.c.tag).where(_T.c.client_id == row.id).order_by(_T.c.tag)).scalars().all()
     return ClientOf(
         id=row.id,
         owner=row.owner,
@@ -165,13 +166,13 @@ def _client_of(session: Session, row: Row[Any], actor: Actor) -> ClientOf:
     )
 
 
-def _unknown(session: Session, actor: Actor, address: addresses.Address) -> NotFound:
+def _unknown(db: Session, actor: Actor, address: addresses.Address) -> NotFound:
     """Nobody knows the address; those of the actor's own clients that look like it may have been meant."""
     beginning = address.key[:2]
     alike = select(_C.c.address_key).where(
         _C.c.owner_id == actor.user_id, _C.c.address_key >= beginning, _C.c.address_key < beginning + "\U0010ffff"
     )
-    found = session.execute(alike.order_by(_C.c.address_key).limit(ALIKE)).scalars().all()
+    found = db.execute(alike.order_by(_C.c.address_key).limit(ALIKE)).scalars().all()
     near = get_close_matches(address.key, found, n=3, cutoff=0.75)
     hint = "did you mean " + " or ".join(near) + "?" if near else "see them: skychimp clients list"
     return NotFound(f"{address.email} is no client, and nothing was ever sent there", hint)
@@ -180,7 +181,7 @@ def _unknown(session: Session, actor: Actor, address: addresses.Address) -> NotF
 # What chose it
 
 
-def _chosen(session: Session, owners: Select[tuple[int]], key: str) -> list[Chosen]:
+def _chosen(db: Session, owners: Select[tuple[int]], key: str) -> list[Chosen]:
     """The deliveries to an address, the oldest due time first."""
     columns = (
         _D.c.id, _D.c.state, _D.c.next_try_at, _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.return_path,
@@ -195,12 +196,12 @@ def _chosen(session: Session, owners: Select[tuple[int]], key: str) -> list[Chos
         .where(_M.c.owner_id.in_(owners))
         .order_by(_O.c.due_at, _D.c.id)
     )
-    rows = session.execute(query).all()
+    rows = db.execute(query).all()
     tried: dict[int, list[Tried]] = {}
     attempts = select(_A).where(_A.c.delivery_id.in_([row.id for row in rows]))
-    for attempt in session.execute(attempts.order_by(_A.c.delivery_id, _A.c.number)):
+    for attempt in db.execute(attempts.order_by(_A.c.delivery_id, _A.c.number)):
         tried.setdefault(attempt.delivery_id, []).append(_tried(attempt))
-    secret = session.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
+    secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
     return [
         Chosen(
             delivery_id=row.id,
@@ -236,14 +237,14 @@ def _tried(row: Row[Any]) -> Tried:
 class _Audiences:
     """Whether a mailing's audience holds the address, as things are now, and what it is made of."""
 
-    def __init__(self, session: Session, clients: Mapping[int, Row[Any]]) -> None:
+    def __init__(self, db: Session, clients: Mapping[int, Row[Any]]) -> None:
         ids = [row.id for row in clients.values()]
         named = select(_MC.c.mailing_id).where(_MC.c.client_id.in_(ids))
         tagged = select(_MT.c.mailing_id).join(_T, _T.c.tag == _MT.c.tag).where(_T.c.client_id.in_(ids))
         self.clients = clients
-        self._named = set(session.execute(named).scalars())
-        self._tagged = set(session.execute(tagged).scalars())
-        self._session = session
+        self._named = set(db.execute(named).scalars())
+        self._tagged = set(db.execute(tagged).scalars())
+        self._session = db
 
     def outside(self, mailing: Row[Any]) -> str | None:
         """Why the address is not in a mailing's audience; None where it is."""
@@ -254,7 +255,7 @@ class _Audiences:
         return f"it has no tag of: {wanted}" if wanted else "it is not among the clients that the mailing names"
 
 
-def _left_out(session: Session, owners: Select[tuple[int]], key: str, audiences: _Audiences) -> Iterable[LeftOut]:
+def _left_out(db: Session, owners: Select[tuple[int]], key: str, audiences: _Audiences) -> Iterable[LeftOut]:
     """Every occurrence without a delivery to the address, each with its reason."""
     columns = (
         _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.state, _O.c.opened_at, _O.c.cursor, _M.c.all_clients,
@@ -269,7 +270,7 @@ def _left_out(session: Session, owners: Select[tuple[int]], key: str, audiences:
         .where(_M.c.owner_id.in_(owners), _D.c.id.is_(None))
         .order_by(_O.c.due_at, _O.c.id)
     )
-    for row in session.execute(query):
+    for row in db.execute(query):
         client = audiences.clients.get(row.owner_id)
         reason = why_not(row, client, None if client is None else audiences.outside(row))
         yield LeftOut(row.mailing_id, row.subject, row.owner, reason, 1, row.due_at, row.due_at)

@@ -28,20 +28,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skychimp import __version__
-from skychimp.config import Settings
+from skychimp.config.settings import Settings
 from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
     from dogpile.cache.region import CacheRegion
 
-Recall = Callable[[str, Callable[[], Any]], Any]
+Cached = Callable[[str, Callable[[], Any]], Any]
 """Gives what is kept under a key, else keeps and gives what is made: JSON either way."""
 
 LIFE = 3600  # s
 PATIENCE = 1  # s that a server may take
 
 
-def afresh(_key: str, make: Callable[[], Any]) -> Any:
+def refresh(_key: str, make: Callable[[], Any]) -> Any:
     """Recall without a cache."""
     return make()
 
@@ -56,7 +56,7 @@ class Cache:
         self._region: CacheRegion | None = _region(settings)
         self._warn = warn
 
-    def recall(self, key: str, make: Callable[[], Any]) -> Any:
+    def cached(self, key: str, make: Callable[[], Any]) -> Any:
         """What is kept under a key, else what is made, and kept from now on: JSON either way."""
         if self._region is None:
             return make()
@@ -78,7 +78,7 @@ class Cache:
 def _region(settings: Settings) -> "CacheRegion":
     from dogpile.cache import make_region, register_backend
 
-    register_backend("skychimp.folder", "skychimp.services.cache_folder", "Folder")  # type: ignore[no-untyped-call]
+    register_backend("skychimp.folder", "skychimp.services.reporting.cache_folder", "Folder")  # type: ignore[no-untyped-call]
     region = make_region(
         key_mangler=lambda key: f"skychimp-{key} {__version__}",
         serializer=lambda value: json.dumps(value).encode(),

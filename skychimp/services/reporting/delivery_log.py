@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 
 from skychimp import addresses
-from skychimp.access import Actor
 from skychimp.models import Attempt, Delivery, Occurrence
-from skychimp.services import mailings
-from skychimp.services.listing import Page, narrow, searchable
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.listing import ListOptions, apply, searchable
+from skychimp.services.mailings import mailings
+from skychimp.store.database import Store
 
 _A = Attempt.__table__
 _D = Delivery.__table__
@@ -42,7 +42,7 @@ def log(
     store: Store,
     actor: Actor,
     mailing_id: int,
-    page: Page,
+    page: ListOptions,
     *,
     status: str | None = None,
     domain: str | None = None,
@@ -58,7 +58,7 @@ def log(
     included. `after` is the id of an attempt: only later ones. Raises NotFound, InvalidValue.
     """
     mailings.show(store, actor, mailing_id)
-    query = narrow(_deliveries() if last else _attempts(), page, searched=(_D.c.address,), sorted_by=_order(last))
+    query = apply(_deliveries() if last else _attempts(), page, searched=(_D.c.address,), sorted_by=_order(last))
     if status is not None:
         query = query.where(_STATUS.in_([status]))
     if domain is not None:
@@ -70,15 +70,15 @@ def log(
     if until is not None:
         query = query.where(_A.c.finished_at < until)
     query = query.where(_in_order(mailing_id, last, after))
-    with store.read() as session:
-        for row in session.execute(query.execution_options(yield_per=1000)):
+    with store.read() as db:
+        for row in db.execute(query.execution_options(yield_per=1000)):
             yield _info(row)
 
 
 def newest(store: Store) -> int:
     """The id of the newest attempt of all, 0 where there is none: who follows a log reads no older one again."""
-    with store.read() as session:
-        return session.scalar(select(func.max(_A.c.id))) or 0
+    with store.read() as db:
+        return db.scalar(select(func.max(_A.c.id))) or 0
 
 
 _CODE = re.compile(r"[2-5][0-9]{2}")

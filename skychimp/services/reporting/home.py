@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, exists, func, select, tuple_, union
 
-from skychimp.access import Actor, Reach, reach
 from skychimp.errors import Denied
 from skychimp.models import (
     Client,
@@ -21,11 +20,13 @@ from skychimp.models import (
     Run,
     StoreInfo,
 )
-from skychimp.services import blog, mailings
-from skychimp.services.blog import PostInfo
-from skychimp.services.cache import Recall, afresh
-from skychimp.store import queue, relays
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor, Scope, authorize
+from skychimp.services.blog import posts
+from skychimp.services.blog.posts import PostInfo
+from skychimp.services.mailings import mailings
+from skychimp.services.reporting.cache import Cached, refresh
+from skychimp.store import queue, relay_pauses
+from skychimp.store.database import Store
 
 _M = Mailing.__table__
 _MC = MailingClient.__table__
@@ -75,26 +76,26 @@ class Home:
     attention: list[Concern]
 
 
-def home(store: Store, actor: Actor, recall: Recall = afresh, *, now: datetime | None = None) -> Home:
+def home(store: Store, actor: Actor, cached: Cached = refresh, *, now: datetime | None = None) -> Home:
     """The home page, for anyone, as it is at a time."""
     now = now or datetime.now(UTC)
-    with store.read() as session:
-        connection = session.connection()
-        version, posts_version = _versions(connection, now)
-        all_ = recall(f"home-0:{version}", lambda: _count(connection, now))
-        dated = recall(f"posts:{posts_version}", lambda: _dated(connection))
+    with store.read() as transaction:
+        db = transaction.connection()
+        version, posts_version = _versions(db, now)
+        all_ = cached(f"home-0:{version}", lambda: _count(db, now))
+        dated = cached(f"posts:{posts_version}", lambda: _dated(db))
         return Home(
             mailings=all_["mailings"],
             active_mailings=all_["active_mailings"],
             unique_clients=all_["unique_clients"],
-            posts=_drawn(connection, dated, now),
+            posts=_drawn(db, dated, now),
             as_of=datetime.fromisoformat(all_["as_of"]),
-            yours=_yours(connection, actor, now, version, recall),
-            attention=_attention(connection, actor, now),
+            yours=_yours(db, actor, now, version, cached),
+            attention=_attention(db, actor, now),
         )
 
 
-def _versions(connection: Connection, now: datetime) -> tuple[str, str]:
+def _versions(db: Connection, now: datetime) -> tuple[str, str]:
     """What tells one state of mailings, audiences and clients from another; and what does so of posts.
 
     Triggers renew the store's own versions. A new client is told by its id and time, which no other ever had; the end
@@ -102,21 +103,21 @@ def _versions(connection: Connection, now: datetime) -> tuple[str, str]:
     """
     ended = select(func.max(_M.c.end_at)).where(_M.c.end_at <= now).scalar_subquery()
     newest = select(_C.c.id, _C.c.created_at).order_by(_C.c.id.desc()).limit(1)
-    info = connection.execute(select(_INFO.c.audience_version, _INFO.c.posts_version, ended)).one()
-    client = connection.execute(newest).one_or_none()
+    info = db.execute(select(_INFO.c.audience_version, _INFO.c.posts_version, ended)).one()
+    client = db.execute(newest).one_or_none()
     parts = [info.audience_version, info[2], *(client or ())]
     return " ".join(map(str, parts)), str(info.posts_version)
 
 
-def _count(connection: Connection, now: datetime, owner_id: int | None = None) -> dict[str, Any]:
+def _count(db: Connection, now: datetime, owner_id: int | None = None) -> dict[str, Any]:
     """The figures over all mailings, or one owner's."""
     chosen = [_M.c.deleted_at.is_(None), *([] if owner_id is None else [_M.c.owner_id == owner_id])]
     active = func.count().filter(mailings.is_active(now))
-    row = connection.execute(select(func.count(), active).select_from(_M).where(*chosen)).one()
+    row = db.execute(select(func.count(), active).select_from(_M).where(*chosen)).one()
     return {
         "mailings": row[0],
         "active_mailings": row[1],
-        "unique_clients": connection.scalar(_unique_clients(chosen)),
+        "unique_clients": db.scalar(_unique_clients(chosen)),
         "as_of": now.isoformat(),
     }
 
@@ -136,53 +137,53 @@ def _unique_clients(chosen: list[ColumnElement[bool]]) -> Any:
     return select(func.count()).select_from(addresses.subquery())
 
 
-def _dated(connection: Connection) -> list[tuple[int, float]]:
+def _dated(db: Connection) -> list[tuple[int, float]]:
     """Each post that is published or will be: its id, and the second."""
-    dated = connection.execute(select(_P.c.id, _P.c.published_at).where(_P.c.published_at.is_not(None)))
+    dated = db.execute(select(_P.c.id, _P.c.published_at).where(_P.c.published_at.is_not(None)))
     return [(post_id, at.timestamp()) for post_id, at in dated]
 
 
-def _drawn(connection: Connection, dated: list[tuple[int, float]], now: datetime) -> list[PostInfo]:
+def _drawn(db: Connection, dated: list[tuple[int, float]], now: datetime) -> list[PostInfo]:
     published = [post_id for post_id, at in dated if at <= now.timestamp()]
     drawn = random.sample(published, min(POSTS, len(published)))
-    return blog.infos(connection, drawn)
+    return posts.infos(db, drawn)
 
 
-def _yours(connection: Connection, actor: Actor, now: datetime, version: str, recall: Recall) -> Yours | None:
+def _yours(db: Connection, actor: Actor, now: datetime, version: str, cached: Cached) -> Yours | None:
     if _reach(actor, "change mailings") is None:
         return None
     mine = _M.c.owner_id == actor.user_id
 
     def count() -> dict[str, Any]:
         clients = select(func.count()).where(_C.c.owner_id == actor.user_id)
-        return _count(connection, now, actor.user_id) | {"clients": connection.scalar(clients)}
+        return _count(db, now, actor.user_id) | {"clients": db.scalar(clients)}
 
-    kept = recall(f"home-{actor.user_id}:{version}", count)
+    kept = cached(f"home-{actor.user_id}:{version}", count)
     return Yours(
         mailings=kept["mailings"],
         active_mailings=kept["active_mailings"],
         unique_clients=kept["unique_clients"],
         clients=kept["clients"],
-        next_at=connection.scalar(select(func.min(_M.c.next_at)).where(mine, mailings.is_active(now))),
+        next_at=db.scalar(select(func.min(_M.c.next_at)).where(mine, mailings.is_active(now))),
     )
 
 
-def _attention(connection: Connection, actor: Actor, now: datetime) -> list[Concern]:
+def _attention(db: Connection, actor: Actor, now: datetime) -> list[Concern]:
     """What needs a person who is logged in, and may do something about it or should know."""
     if actor.role is None:
         return []
     concerns = []
-    if queue.is_held(connection):
+    if queue.is_held(db):
         words = "the store was restored, and sends nothing until somebody lets it go on"
         concerns.append(Concern("held", words, "skychimp resolve --restored"))
-    if paused := relays.latest_paused(connection):
+    if paused := relay_pauses.latest_paused(db):
         concerns.append(Concern("relay", f"the relay {paused.relay} is paused: {paused.reason}", "skychimp doctor"))
-    return concerns + _of_mailings(connection, actor, now)
+    return concerns + _of_mailings(db, actor, now)
 
 
-def _of_mailings(connection: Connection, actor: Actor, now: datetime) -> list[Concern]:
+def _of_mailings(db: Connection, actor: Actor, now: datetime) -> list[Concern]:
     concerns = []
-    if unknown := _unknown(connection, actor):
+    if unknown := _unknown(db, actor):
         words = f"{_letters(unknown)} whose end nobody knows: {'was it' if unknown == 1 else 'were they'} sent?"
         concerns.append(Concern("unknown", words, "skychimp resolve"))
     sees = _reach(actor, "see mailings")
@@ -192,38 +193,38 @@ def _of_mailings(connection: Connection, actor: Actor, now: datetime) -> list[Co
             _M.c.disabled_by_id.is_(None),
             _M.c.deleted_at.is_(None),
         ]
-        if sees == Reach.OWN:
+        if sees == Scope.OWN:
             by_itself.append(_M.c.owner_id == actor.user_id)
         stopped = select(_M.c.id, _M.c.disabled_reason).where(*by_itself).order_by(_M.c.disabled_at.desc())
-        for row in connection.execute(stopped.limit(3)):
+        for row in db.execute(stopped.limit(3)):
             words = f"mailing {row.id} was disabled by the system: {row.disabled_reason}"
             concerns.append(Concern("disabled", words, f"skychimp report {row.id}"))
-    if sees == Reach.ALL:
-        failed = connection.scalar(select(func.sum(_RUN.c.failed)).where(_RUN.c.heartbeat_at > now - RECENT))
+    if sees == Scope.ALL:
+        failed = db.scalar(select(func.sum(_RUN.c.failed)).where(_RUN.c.heartbeat_at > now - RECENT))
         if failed:
             words = f"{_letters(failed)} failed since yesterday"
             concerns.append(Concern("failed", words, "skychimp mailings log ID --status failed"))
     return concerns
 
 
-def _unknown(connection: Connection, actor: Actor) -> int:
+def _unknown(db: Connection, actor: Actor) -> int:
     """How many unknown deliveries wait for this person's word."""
     decides = _reach(actor, "resolve deliveries")
     if decides is None:
         return 0
     mine = exists().where(_O.c.id == _D.c.occurrence_id, _M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_(None))
-    if decides == Reach.OWN:
+    if decides == Scope.OWN:
         mine = mine.where(_M.c.owner_id == actor.user_id)
     waiting = select(func.count()).select_from(_D).where(queue.unknown_ones(), _D.c.next_try_at.is_(None), mine)
-    return connection.scalar(waiting) or 0
+    return db.scalar(waiting) or 0
 
 
 def _letters(number: int) -> str:
     return "1 letter" if number == 1 else f"{number:,} letters"
 
 
-def _reach(actor: Actor, action: str) -> Reach | None:
+def _reach(actor: Actor, action: str) -> Scope | None:
     try:
-        return reach(actor, action)
+        return authorize(actor, action)
     except Denied:
         return None

@@ -11,27 +11,28 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Row, Select, and_, func, select, true
 from sqlmodel import Session
 
-from skychimp.access import Actor, Reach, reach
-from skychimp.delivery import replies
+from skychimp.delivery.sending import replies
 from skychimp.errors import InvalidValue
 from skychimp.models import (
-    Cause,
+    AttemptRollup,
     DeliveryState,
     Mailing,
     MailingStatus,
     Occurrence,
     OccurrenceState,
     Outcome,
-    Pace,
+    ReplyKind,
 )
-from skychimp.services import figures, mailings
-from skychimp.services.figures import SLOT, Outcomes
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor, Scope, authorize
+from skychimp.services.mailings import mailings
+from skychimp.services.reporting import rollups
+from skychimp.services.reporting.rollups import SLOT, Outcomes
+from skychimp.store.database import Store
 
 _O = Occurrence.__table__
 _M = Mailing.__table__
-_P = Pace.__table__
-_CAUSE = Cause.__table__
+_P = AttemptRollup.__table__
+_CAUSE = ReplyKind.__table__
 
 MOST_POINTS = 60
 """Of an occurrence's rate."""
@@ -164,14 +165,14 @@ class RangeReport:
 def report(store: Store, actor: Actor, mailing_id: int) -> Report:
     """What became of a mailing, the oldest occurrence first. Raises NotFound."""
     mailing = mailings.show(store, actor, mailing_id)
-    figures.add_up(store)
-    with store.read() as session:
+    rollups.add_up(store)
+    with store.read() as db:
         mine = select(_O).where(_O.c.mailing_id == mailing_id)
-        rows = session.execute(mine.order_by(_O.c.due_at, _O.c.id)).all()
+        rows = db.execute(mine.order_by(_O.c.due_at, _O.c.id)).all()
         ids = [row.id for row in rows]
-        rates = {one: _slots(session, one) for one in ids[-CHARTED:]}
-        groups = _groups(session, select(_P.c.cause_id, _P.c.attempts).where(_P.c.occurrence_id.in_(ids)))
-    results = figures.results(store, ids)
+        rates = {one: _slots(db, one) for one in ids[-CHARTED:]}
+        groups = _groups(db, select(_P.c.cause_id, _P.c.attempts).where(_P.c.occurrence_id.in_(ids)))
+    results = rollups.results(store, ids)
     occurrences = [_occurrence(row, results.get(row.id, ()), rates.get(row.id, [])) for row in rows]
     everything = [one for found in results.values() for one in found]
     return Report(
@@ -196,25 +197,25 @@ def range_report(store: Store, actor: Actor, since: date, until: date, timezone:
 
     The domains are those of the occurrences that were sent in these days. Raises InvalidValue, NotLoggedIn, Denied.
     """
-    allowed = reach(actor, "see reports")
+    allowed = authorize(actor, "see reports")
     if since > until:
         raise InvalidValue("the range ends before it begins", "the first day comes first")
     if until - since > LONGEST_RANGE:
         raise InvalidValue("the range is longer than ten years")
-    figures.add_up(store)
+    rollups.add_up(store)
     first, last = (_midnight(day, timezone) for day in (since, until + timedelta(days=1)))
     mine = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == actor.user_id)
     within = and_(
-        _P.c.slot.between(figures.slot_of(first), figures.slot_of(last) - 1),
-        _P.c.occurrence_id.in_(mine) if allowed == Reach.OWN else true(),
+        _P.c.slot.between(rollups.slot_of(first), rollups.slot_of(last) - 1),
+        _P.c.occurrence_id.in_(mine) if allowed == Scope.OWN else true(),
     )
-    with store.read() as session:
+    with store.read() as db:
         failed = _CAUSE.c.outcome.in_((Outcome.FAILED, Outcome.DEFERRED, Outcome.UNKNOWN))
         paces = select(_P.c.cause_id, _P.c.attempts).where(within)
-        groups = _groups(session, paces.join(_CAUSE, _CAUSE.c.id == _P.c.cause_id).where(failed))
-        days = list(_days(session, select(_P).where(within), since, until, timezone))
-        ids = list(session.execute(select(_P.c.occurrence_id).where(within).distinct()).scalars())
-    everything = [one for found in figures.results(store, ids).values() for one in found]
+        groups = _groups(db, paces.join(_CAUSE, _CAUSE.c.id == _P.c.cause_id).where(failed))
+        days = list(_days(db, select(_P).where(within), since, until, timezone))
+        ids = list(db.execute(select(_P.c.occurrence_id).where(within).distinct()).scalars())
+    everything = [one for found in rollups.results(store, ids).values() for one in found]
     rated = [one for one in _domains(everything) if one.domain and one.tried >= RATED_FROM]
     order = sorted(rated, key=lambda one: (one.share_sent, -one.deliveries))
     worst = [one for one in order if one.share_sent < 1][:MOST_DOMAINS]
@@ -269,7 +270,7 @@ def rate(slots: Sequence[tuple[int, Outcome, int]], letters: int, most: int = MO
         if slot <= last:
             points[(slot - first) // width][outcome] += number
     return [
-        RatePoint(figures.slot_time(first + place * width), width * SLOT, {str(one): counts[one] for one in Outcome})
+        RatePoint(rollups.slot_time(first + place * width), width * SLOT, {str(one): counts[one] for one in Outcome})
         for place, counts in enumerate(points)
     ]
 
@@ -342,7 +343,7 @@ def _midnight(day: date, timezone: str) -> datetime:
 # What is kept
 
 
-def _slots(session: Session, occurrence_id: int) -> list[tuple[int, Outcome, int]]:
+def _slots(db: Session, occurrence_id: int) -> list[tuple[int, Outcome, int]]:
     query = (
         select(_P.c.slot, _CAUSE.c.outcome, func.sum(_P.c.attempts))
         .join(_CAUSE, _CAUSE.c.id == _P.c.cause_id)
@@ -350,17 +351,17 @@ def _slots(session: Session, occurrence_id: int) -> list[tuple[int, Outcome, int
         .group_by(_P.c.slot, _CAUSE.c.outcome)
         .order_by(_P.c.slot)
     )
-    return [(slot, Outcome(outcome), number) for slot, outcome, number in session.execute(query)]
+    return [(slot, Outcome(outcome), number) for slot, outcome, number in db.execute(query)]
 
 
-def _groups(session: Session, paces: Select[tuple[int, int]]) -> list[ReplyGroup]:
+def _groups(db: Session, paces: Select[tuple[int, int]]) -> list[ReplyGroup]:
     """The causes of these attempts, the most frequent first."""
     chosen = paces.subquery()
     counted = select(chosen.c.cause_id, func.sum(chosen.c.attempts).label("number")).group_by(chosen.c.cause_id)
     some = counted.subquery()
     query = select(_CAUSE, some.c.number).join(some, some.c.cause_id == _CAUSE.c.id)
     groups = []
-    for row in session.execute(query.order_by(some.c.number.desc(), _CAUSE.c.id)):
+    for row in db.execute(query.order_by(some.c.number.desc(), _CAUSE.c.id)):
         meaning = replies.explain(row.outcome, row.phase, row.code, row.enhanced)
         code = row.code or None
         groups.append(
@@ -375,17 +376,15 @@ _QUARTER = 900 // SLOT
 """Slots in a quarter of an hour: every zone's midnight is at the beginning of one."""
 
 
-def _days(
-    session: Session, paces: Select[tuple[object, ...]], since: date, until: date, timezone: str
-) -> Iterator[Day]:
+def _days(db: Session, paces: Select[tuple[object, ...]], since: date, until: date, timezone: str) -> Iterator[Day]:
     """Every day of a range, also those without an attempt."""
     chosen = paces.subquery()
     quarter = chosen.c.slot // _QUARTER
     query = select(quarter * _QUARTER, _CAUSE.c.outcome, func.sum(chosen.c.attempts))
     query = query.join(_CAUSE, _CAUSE.c.id == chosen.c.cause_id).group_by(quarter, _CAUSE.c.outcome)
     days: dict[date, Counter[Outcome]] = {}
-    for slot, outcome, number in session.execute(query):
-        day = figures.slot_time(slot).astimezone(ZoneInfo(timezone)).date()
+    for slot, outcome, number in db.execute(query):
+        day = rollups.slot_time(slot).astimezone(ZoneInfo(timezone)).date()
         days.setdefault(day, Counter())[Outcome(outcome)] += number
     for number in range((until - since).days + 1):
         day = since + timedelta(days=number)

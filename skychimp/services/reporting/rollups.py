@@ -13,26 +13,26 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_add
 
-from skychimp.delivery import replies
+from skychimp.delivery.sending import replies
 from skychimp.models import (
     UNKNOWN_SQL,
     Attempt,
-    Cause,
+    AttemptRollup,
     Delivery,
+    DeliveryRollup,
     DeliveryState,
     Occurrence,
-    Pace,
-    Result,
+    ReplyKind,
     StoreInfo,
 )
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 _A = Attempt.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
-_CAUSE = Cause.__table__
-_P = Pace.__table__
-_R = Result.__table__
+_CAUSE = ReplyKind.__table__
+_P = AttemptRollup.__table__
+_R = DeliveryRollup.__table__
 _INFO = StoreInfo.__table__
 
 SLOT = 5
@@ -63,33 +63,33 @@ def add_up(store: Store, tell: Callable[[int], object] = lambda counted: None) -
     """Count the attempts that nobody has counted yet, in short transactions; `tell` hears of how many, so far."""
     counted = 0
     while True:
-        with store.read() as session:
-            connection = session.connection()
-            seen = connection.scalar(select(_INFO.c.counted_to))
-            until, attempts = _counted(connection, seen or 0)
+        with store.read() as transaction:
+            db = transaction.connection()
+            seen = db.scalar(select(_INFO.c.counted_to))
+            until, attempts = _counted(db, seen or 0)
         if not attempts:
             return
-        with store.write() as session:
-            _keep(session.connection(), seen, until, attempts)
+        with store.write() as transaction:
+            _keep(transaction.connection(), seen, until, attempts)
         counted += sum(attempts.values())
         tell(counted)
 
 
 def left(store: Store) -> int:
     """About how many attempts are not counted yet."""
-    with store.read() as session:
-        connection = session.connection()
-        newest = connection.scalar(select(func.max(_A.c.id))) or 0
-        return newest - (connection.scalar(select(_INFO.c.counted_to)) or 0)
+    with store.read() as transaction:
+        db = transaction.connection()
+        newest = db.scalar(select(func.max(_A.c.id))) or 0
+        return newest - (db.scalar(select(_INFO.c.counted_to)) or 0)
 
 
 def results(store: Store, occurrence_ids: Sequence[int]) -> Mapping[int, Sequence[Outcomes]]:
     """What the deliveries of these occurrences came to; those of a finished one are kept for the next time."""
     columns = (_O.c.id, _O.c.finished_at, _O.c.results_of)
-    with store.read() as session:
-        connection = session.connection()
-        found = connection.execute(select(*columns).where(_O.c.id.in_(occurrence_ids))).all()
-        results = _kept(connection, [row.id for row in found if row.finished_at and row.results_of == row.finished_at])
+    with store.read() as transaction:
+        db = transaction.connection()
+        found = db.execute(select(*columns).where(_O.c.id.in_(occurrence_ids))).all()
+        results = _kept(db, [row.id for row in found if row.finished_at and row.results_of == row.finished_at])
     for occurrence in found:
         if occurrence.id not in results:
             results[occurrence.id] = _count(store, occurrence)
@@ -106,40 +106,40 @@ _ATTEMPTS = f"""
     WHERE attempt.id > ? ORDER BY attempt.id LIMIT {BATCH}"""  # noqa: S608
 
 
-def _counted(connection: Connection, after: int) -> tuple[int, Counter[_Key]]:
+def _counted(db: Connection, after: int) -> tuple[int, Counter[_Key]]:
     """The next batch of attempts after one, counted; and the last of them."""
     counts: Counter[_Key] = Counter()
-    driver: Any = connection.connection.dbapi_connection
+    driver: Any = db.connection.dbapi_connection
     until, pattern = after, replies.pattern
     for until, *key, reply, address in driver.execute(_ATTEMPTS, (after,)):  # noqa: B007
         counts[*key, pattern(reply, address)] += 1
     return until, counts
 
 
-def _keep(connection: Connection, seen: int | None, until: int, attempts: Counter[_Key]) -> None:
+def _keep(db: Connection, seen: int | None, until: int, attempts: Counter[_Key]) -> None:
     """Add a batch to what is kept, unless somebody else has counted it meanwhile."""
     mine = update(_INFO).where(_INFO.c.counted_to.is_not_distinct_from(seen)).values(counted_to=until)
-    if connection.execute(mine).rowcount == 0:
+    if db.execute(mine).rowcount == 0:
         return
-    known = {tuple(row)[1:]: row.id for row in connection.execute(select(_CAUSE))}
+    known = {tuple(row)[1:]: row.id for row in db.execute(select(_CAUSE))}
     paces: Counter[tuple[int, int, int]] = Counter()
     for (occurrence_id, slot, *cause), number in attempts.items():
-        paces[occurrence_id, slot, _cause_id(connection, known, cause)] += number
+        paces[occurrence_id, slot, _cause_id(db, known, cause)] += number
     names = ("occurrence_id", "slot", "cause_id", "attempts")
     rows = [dict(zip(names, (*key, number), strict=True)) for key, number in paces.items()]
     added = insert_or_add(_P)
     counted = {"attempts": _P.c.attempts + added.excluded.attempts}
-    connection.execute(added.on_conflict_do_update(index_elements=names[:3], set_=counted), rows)
+    db.execute(added.on_conflict_do_update(index_elements=names[:3], set_=counted), rows)
 
 
-def _cause_id(connection: Connection, known: dict[Any, int], cause: Sequence[object]) -> int:
+def _cause_id(db: Connection, known: dict[Any, int], cause: Sequence[object]) -> int:
     names = ("outcome", "phase", "code", "enhanced", "words")
     values = tuple(cause)
     if values not in known and len(known) >= MOST_CAUSES:
         values = (*values[:-1], "")
     if values not in known:
         row = dict(zip(names, values, strict=True))
-        known[values] = connection.execute(insert(_CAUSE).values(row).returning(_CAUSE.c.id)).scalar_one()
+        known[values] = db.execute(insert(_CAUSE).values(row).returning(_CAUSE.c.id)).scalar_one()
     return known[values]
 
 
@@ -152,20 +152,18 @@ _DELIVERIES = """
     WHERE id BETWEEN ? AND ? AND +occurrence_id = ?"""
 
 
-def _kept(connection: Connection, ids: Sequence[int]) -> dict[int, Sequence[Outcomes]]:
+def _kept(db: Connection, ids: Sequence[int]) -> dict[int, Sequence[Outcomes]]:
     """What is kept and still holds: in a finished occurrence nothing changes but what is unknown."""
     found: dict[int, list[Outcomes]] = {occurrence_id: [] for occurrence_id in ids}
-    for occurrence_id, domain, state, attempts, deliveries in connection.execute(
-        select(_R).where(_R.c.occurrence_id.in_(ids))
-    ):
+    for occurrence_id, domain, state, attempts, deliveries in db.execute(select(_R).where(_R.c.occurrence_id.in_(ids))):
         found[occurrence_id].append(Outcomes(domain, DeliveryState(state), attempts, deliveries))
-    unknown = _unknown(connection, ids)
+    unknown = _unknown(db, ids)
     return {one: results for one, results in found.items() if _unknown_of(results) == unknown.get(one, 0)}
 
 
-def _unknown(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+def _unknown(db: Connection, ids: Sequence[int]) -> dict[int, int]:
     query = select(_D.c.occurrence_id, func.count()).where(_D.c.occurrence_id.in_(ids), text(UNKNOWN_SQL))
-    return dict(connection.execute(query.group_by(_D.c.occurrence_id)).all())
+    return dict(db.execute(query.group_by(_D.c.occurrence_id)).all())
 
 
 def _unknown_of(results: Sequence[Outcomes]) -> int:
@@ -174,26 +172,26 @@ def _unknown_of(results: Sequence[Outcomes]) -> int:
 
 def _count(store: Store, occurrence: Row[Any, Any, Any]) -> Sequence[Outcomes]:
     """Count an occurrence's deliveries, and keep it where it is finished and nobody has changed it meanwhile."""
-    with store.read() as session:
-        counted = list(_largest(_deliveries(session.connection(), occurrence.id)))
+    with store.read() as transaction:
+        counted = list(_largest(_deliveries(transaction.connection(), occurrence.id)))
     if occurrence.finished_at is None:
         return counted
-    with store.write() as session:
-        connection = session.connection()
-        unchanged = _unknown(connection, [occurrence.id]).get(occurrence.id, 0) == _unknown_of(counted)
+    with store.write() as transaction:
+        db = transaction.connection()
+        unchanged = _unknown(db, [occurrence.id]).get(occurrence.id, 0) == _unknown_of(counted)
         mine = and_(_O.c.id == occurrence.id, _O.c.finished_at == occurrence.finished_at)
-        if unchanged and connection.execute(update(_O).where(mine).values(results_of=occurrence.finished_at)).rowcount:
-            connection.execute(delete(_R).where(_R.c.occurrence_id == occurrence.id))
+        if unchanged and db.execute(update(_O).where(mine).values(results_of=occurrence.finished_at)).rowcount:
+            db.execute(delete(_R).where(_R.c.occurrence_id == occurrence.id))
             rows = [{"occurrence_id": occurrence.id, **one._asdict()} for one in counted]
             if rows:
-                connection.execute(insert(_R), rows)
+                db.execute(insert(_R), rows)
     return counted
 
 
-def _deliveries(connection: Connection, occurrence_id: int) -> Counter[tuple[str, str, int]]:
+def _deliveries(db: Connection, occurrence_id: int) -> Counter[tuple[str, str, int]]:
     bounds = select(func.min(_D.c.id), func.max(_D.c.id)).where(_D.c.occurrence_id == occurrence_id)
-    first, last = connection.execute(bounds).one()
-    driver: Any = connection.connection.dbapi_connection
+    first, last = db.execute(bounds).one()
+    driver: Any = db.connection.dbapi_connection
     return Counter(driver.execute(_DELIVERIES, (first, last, occurrence_id)))
 
 

@@ -8,13 +8,17 @@ from sqlalchemy import ColumnElement, delete, or_, select, true
 from sqlmodel import Session
 
 from skychimp import addresses
-from skychimp.access import Actor, reach
 from skychimp.errors import Conflict, NotFound, StoreFailed
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role
-from skychimp.services import audit, clients, mailings, messages, users
-from skychimp.services.listing import Page
+from skychimp.permissions import Actor, authorize
+from skychimp.services import audit
+from skychimp.services.clients import clients
+from skychimp.services.listing import ListOptions
+from skychimp.services.mailings import mailings
+from skychimp.services.messages import messages
+from skychimp.services.users import users
 from skychimp.store import ledger, queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 _A = Attempt.__table__
 _C = Client.__table__
@@ -36,8 +40,8 @@ class Traces:
 
 def traces(store: Store, actor: Actor, email: str, *, everywhere: bool = False) -> Traces:
     """What `forget` would erase. Raises NotFound where that is nothing, Denied, InvalidValue for the address."""
-    with store.read() as session:
-        found = _find(session, actor, email, everywhere)
+    with store.read() as db:
+        found = _find(db, actor, email, everywhere)
     return Traces(len(found.client_ids), len(found.states))
 
 
@@ -48,20 +52,18 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
     Raises NotFound where there is nothing, Conflict where a letter is on its way just now, Denied, InvalidValue, and
     StoreFailed where all is erased but the file could not be written anew.
     """
-    with store.write() as session:
-        found = _find(session, actor, email, everywhere)
+    with store.write() as db:
+        found = _find(db, actor, email, everywhere)
         if DeliveryState.SENDING in found.states.values():
             raise Conflict(
                 f"a letter to {email} is being sent just now", "try again in a moment, or after the next skychimp run"
             )
-        connection, ids = session.connection(), list(found.states)
-        cancelled = queue.cancel_these(connection, ids)
-        attempts = ledger.erase(connection, ids)
-        session.execute(delete(_C).where(_C.c.id.in_(found.client_ids)))
+        ids = list(found.states)
+        cancelled = queue.cancel_these(db.connection(), ids)
+        attempts = ledger.erase(db.connection(), ids)
+        db.execute(delete(_C).where(_C.c.id.in_(found.client_ids)))
         done = Traces(len(found.client_ids), len(ids), attempts, cancelled)
-        audit.record(
-            session, actor, "forget", "client", None, f"clients: {done.clients}, deliveries: {done.deliveries}"
-        )
+        audit.record(db, actor, "forget", "client", None, f"clients: {done.clients}, deliveries: {done.deliveries}")
     try:
         store.rewrite()
     except StoreFailed as error:
@@ -74,9 +76,9 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
 
 def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     """All that is a user's own, part by part; each part but the account is an iterator, to be read before the next."""
-    reach(actor, "see one's own account")
+    authorize(actor, "see one's own account")
     owner = replace(actor, role=Role.USER)  # whatever else the role reaches, these are one's own
-    everything = Page()
+    everything = ListOptions()
     yield "account", users.own(store, actor)
     yield "clients", clients.list_clients(store, owner, everything)
     yield "messages", messages.list_messages(store, owner, everything)
@@ -92,15 +94,15 @@ class _Found:
     """Of each delivery, by its id."""
 
 
-def _find(session: Session, actor: Actor, email: str, everywhere: bool) -> _Found:
+def _find(db: Session, actor: Actor, email: str, everywhere: bool) -> _Found:
     """A person's clients and deliveries: those to the address, and to any that such a client had before."""
-    reach(actor, "forget people everywhere" if everywhere else "change clients")
+    authorize(actor, "forget people everywhere" if everywhere else "change clients")
     key = addresses.parse(email.strip()).key
 
     def owned(owner_id: ColumnElement[int]) -> ColumnElement[bool]:
         return true() if everywhere else owner_id == actor.user_id
 
-    client_ids = list(session.scalars(select(_C.c.id).where(_C.c.address_key == key, owned(_C.c.owner_id))))
+    client_ids = list(db.scalars(select(_C.c.id).where(_C.c.address_key == key, owned(_C.c.owner_id))))
     to_address = (
         select(_D.c.id)
         .join(_O, _O.c.id == _D.c.occurrence_id)
@@ -108,7 +110,7 @@ def _find(session: Session, actor: Actor, email: str, everywhere: bool) -> _Foun
         .where(_D.c.address_key == key, owned(_M.c.owner_id))
     )
     all_of = select(_D.c.id, _D.c.state).where(or_(_D.c.id.in_(to_address), _D.c.client_id.in_(client_ids)))
-    states = {row.id: DeliveryState(row.state) for row in session.execute(all_of)}
+    states = {row.id: DeliveryState(row.state) for row in db.execute(all_of)}
     if not client_ids and not states:
         raise NotFound(f"nothing is kept of {email}", "see whom you write to: skychimp clients list")
     return _Found(client_ids, states)
@@ -127,13 +129,13 @@ def _attempts(store: Store, owner: Actor) -> Iterator[dict[str, Any]]:
         .where(_M.c.owner_id == owner.user_id)
     )
     joined = select(*columns).join(_D, _D.c.id == _A.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
-    with store.read() as session:
-        for row in session.execute(joined.where(_A.c.id.in_(mine)).order_by(_A.c.id).execution_options(yield_per=1000)):
+    with store.read() as db:
+        for row in db.execute(joined.where(_A.c.id.in_(mine)).order_by(_A.c.id).execution_options(yield_per=1000)):
             yield dict(row._mapping)
 
 
 def _posts(store: Store, author: Actor) -> Iterator[dict[str, Any]]:
-    with store.read() as session:
+    with store.read() as db:
         mine = select(_P).where(_P.c.author_id == author.user_id).order_by(_P.c.id)
-        for row in session.execute(mine.execution_options(yield_per=100)):
+        for row in db.execute(mine.execution_options(yield_per=100)):
             yield dict(row._mapping)

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import daemons
 import pytest
-from command import Home
-from daemons import Daemon
-from sending import mailing, rows, states
-from servers import CountingReceiver
+from support import daemons
+from support.command import Home
+from support.daemons import Daemon
+from support.sending import mailing, rows, states
+from support.servers import CountingReceiver
 
-from skychimp.access import OPERATOR, Actor
 from skychimp.models import StoreInfo
-from skychimp.services import backups
-from skychimp.store.engine import Store
+from skychimp.permissions import OPERATOR, Actor
+from skychimp.services.operations import backups
+from skychimp.store.database import Store
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import PROGRAM, Home
 from conftest import enrol
 from PIL import Image
+from support.command import PROGRAM, Home
 
-from skychimp.access import Actor
 from skychimp.models import Role
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
 
 POST = {
     "id", "slug", "title", "content", "image", "views", "created_at", "updated_at", "published_at", "revision",

@@ -7,15 +7,15 @@ from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
-from command import Home
+from support.command import Home
 
-from skychimp.cli import demo
-from skychimp.transport.receiver import LARGEST, Receiver, receiving
+from skychimp.cli.commands import demo
+from skychimp.transport.demo_server import LARGEST, DemoServer, demo_server
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
+def receiver() -> Iterator[DemoServer]:
+    with demo_server() as made:
         yield made
 
 
@@ -64,7 +64,7 @@ def test_a_step_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # The receiver
 
 
-def test_a_letter_comes_whole(receiver: Receiver) -> None:
+def test_a_letter_comes_whole(receiver: DemoServer) -> None:
     data = "Subject: й\r\n\r\n.\r\n..dots\r\n. dot\r\n".encode()
     with smtplib.SMTP("127.0.0.1", receiver.port) as client:
         assert client.sendmail("a@example.org", ["b@example.org"], data) == {}
@@ -78,7 +78,7 @@ def test_a_letter_comes_whole(receiver: Receiver) -> None:
     assert first.conversation[-1] == "  250 2.0.0 kept as letter 1"
 
 
-def test_nobody_is_refused_and_the_next_one_is_not(receiver: Receiver) -> None:
+def test_nobody_is_refused_and_the_next_one_is_not(receiver: DemoServer) -> None:
     with smtplib.SMTP("127.0.0.1", receiver.port) as client:
         with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
             client.sendmail("a@example.org", ["nobody@example.org"], "x")
@@ -91,7 +91,7 @@ def test_nobody_is_refused_and_the_next_one_is_not(receiver: Receiver) -> None:
     assert len(receiver.letters) == 1
 
 
-def test_a_group_is_answered_in_its_order(receiver: Receiver) -> None:
+def test_a_group_is_answered_in_its_order(receiver: DemoServer) -> None:
     with socket.create_connection(("127.0.0.1", receiver.port)) as client, client.makefile("rb") as replies:
         client.sendall(
             b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<nobody@b>\r\nDATA\r\n"
@@ -104,7 +104,7 @@ def test_a_group_is_answered_in_its_order(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     "cut", [b"RCPT TO:<b@c>\r\nDATA\r\nhalf a letter", b"RCPT TO:<b@c>\r\nDATA\r\n" + b"x" * LARGEST]
 )
-def test_half_a_letter_is_none(receiver: Receiver, cut: bytes) -> None:
+def test_half_a_letter_is_none(receiver: DemoServer, cut: bytes) -> None:
     with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as client:
         try:
             client.sendall(b"MAIL FROM:<a@b>\r\n" + cut + b"\r\n" * 10)
@@ -117,7 +117,7 @@ def test_half_a_letter_is_none(receiver: Receiver, cut: bytes) -> None:
 
 
 def test_the_block_ends_while_a_client_is_there() -> None:
-    with receiving() as receiver:
+    with demo_server() as receiver:
         client = socket.create_connection(("127.0.0.1", receiver.port))
     client.close()
     with pytest.raises(ConnectionRefusedError):

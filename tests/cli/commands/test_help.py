@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import Home
+from support.command import Home
 
-from skychimp import errors, values
-from skychimp.cli import commands, help, man  # noqa: A004
-from skychimp.delivery import templates
+from skychimp import durations, errors
+from skychimp.cli import man, registry
+from skychimp.cli.commands import help  # noqa: A004
+from skychimp.delivery.composing import templates
 
 
 @pytest.mark.parametrize("topic", help.topics())
@@ -57,7 +58,7 @@ def test_the_topics_agree_with_what_they_are_about() -> None:
     for source in re.findall(r"`(\{\{.*?\}\})`", text["templates"]):
         templates.Text(source, "body", {"client": None, "mailing": None, "due_at": None})
     for duration in re.findall(r"`([0-9][0-9smhd]*)`", text["time"]):
-        values.parse_duration(duration)
+        durations.parse_duration(duration)
     assert "```toml" in help._text("config")
 
 
@@ -68,14 +69,14 @@ def test_a_page_for_each_command_is_written(tmp_path: Path) -> None:
     done = Home(tmp_path).call("help", "--man", "man/man1", "--json")
     written = {path.name for path in (tmp_path / "man/man1").iterdir()}
     assert done.json == {"pages": len(written), "folder": "man/man1"}
-    assert written == {"skychimp.1", *(f"skychimp-{name}.1" for name in commands.COMMANDS)}
+    assert written == {"skychimp.1", *(f"skychimp-{name}.1" for name in registry.COMMANDS)}
     assert Home(tmp_path).call("help", "--man", "/dev/null/x").status == 2
 
 
 def test_a_page_has_each_option_and_example() -> None:
     pages = man.pages(help.topics())
-    for name in commands.COMMANDS:
-        command, page = commands.load(name), pages[f"skychimp-{name}.1"].replace(r"\-", "-")
+    for name in registry.COMMANDS:
+        command, page = registry.load(name), pages[f"skychimp-{name}.1"].replace(r"\-", "-")
         for each in getattr(command, "commands", {"": command}).values():
             assert all(option in page for param in each.params for option in param.opts if option.startswith("-"))
             assert (each.epilog or "") in page.replace(r"\&$ ", "").replace(r"\e", "\\")

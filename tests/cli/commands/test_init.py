@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from command import Home
+from support.command import Home
 
-from skychimp import config
+from skychimp.config import example
 
 INIT = ("init", "--email", "you@example.org")
 CONFIG = Path(".config/skychimp/skychimp.toml")
@@ -59,7 +59,7 @@ def test_config_store_administrator_and_session(home: Home) -> None:
     assert is_logged_in(home)
     assert administrator(home.folder / STORE) == ("you@example.org", "admin", None)
     said = {"mail.sender": "Ada <ada@example.org>"}
-    assert (home.folder / CONFIG).read_text(encoding="utf-8") == config.example(said)
+    assert (home.folder / CONFIG).read_text(encoding="utf-8") == example.example_config(said)
 
 
 def test_only_their_owner_can_read_them(home: Home) -> None:

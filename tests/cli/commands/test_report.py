@@ -8,17 +8,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import ledgers
 import pytest
-from command import PROGRAM, Home
-from queues import change, client
 from rich.console import Console
+from support import ledger_rows
+from support.command import PROGRAM, Home
+from support.queue_steps import change, client
 
-from skychimp.access import Actor
-from skychimp.cli import charts, report
+from skychimp.cli import charts
+from skychimp.cli.commands import report
 from skychimp.models import DeliveryState, Occurrence, OccurrenceState, Outcome
-from skychimp.services import reports
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.reporting import reports
+from skychimp.store.database import Store
 
 HOSTILE = "550 5.7.1 \x1b[31m<script>alert()</script> \u202e=cmd|"
 
@@ -26,17 +27,17 @@ HOSTILE = "550 5.7.1 \x1b[31m<script>alert()</script> \u202e=cmd|"
 @pytest.fixture
 def mailing_id(store: Store, ada: Actor) -> int:
     """A mailing with letters that were sent, refused with hostile words, unknown, and are to come."""
-    made = ledgers.mailing(store, ada)
-    occurrence = ledgers.occurrence(store, made)
+    made = ledger_rows.mailing(store, ada)
+    occurrence = ledger_rows.occurrence(store, made)
     for number in range(30):
-        sent = ledgers.delivery(store, occurrence, f"a{number}@one.example", DeliveryState.SENT, None)
-        ledgers.attempt(store, sent, Outcome.SENT, "250 ok", ledgers.NINE + timedelta(seconds=number))
-    failed = ledgers.delivery(store, occurrence, "b@two.example", DeliveryState.FAILED, None)
-    ledgers.attempt(store, failed, Outcome.DEFERRED, "450 4.2.0 later")
-    ledgers.attempt(store, failed, Outcome.FAILED, HOSTILE, ledgers.NINE + timedelta(hours=1))
-    unknown = ledgers.delivery(store, occurrence, "c@two.example", DeliveryState.UNKNOWN, None)
-    ledgers.attempt(store, unknown, Outcome.UNKNOWN, "connection closed")
-    ledgers.delivery(store, occurrence, "d@two.example", DeliveryState.QUEUED)
+        sent = ledger_rows.delivery(store, occurrence, f"a{number}@one.example", DeliveryState.SENT, None)
+        ledger_rows.attempt(store, sent, Outcome.SENT, "250 ok", ledger_rows.NINE + timedelta(seconds=number))
+    failed = ledger_rows.delivery(store, occurrence, "b@two.example", DeliveryState.FAILED, None)
+    ledger_rows.attempt(store, failed, Outcome.DEFERRED, "450 4.2.0 later")
+    ledger_rows.attempt(store, failed, Outcome.FAILED, HOSTILE, ledger_rows.NINE + timedelta(hours=1))
+    unknown = ledger_rows.delivery(store, occurrence, "c@two.example", DeliveryState.UNKNOWN, None)
+    ledger_rows.attempt(store, unknown, Outcome.UNKNOWN, "connection closed")
+    ledger_rows.delivery(store, occurrence, "d@two.example", DeliveryState.QUEUED)
     return made
 
 
@@ -127,7 +128,7 @@ def test_what_goes_wrong_has_its_status(home: Home, mailing_id: int, words: tupl
 
 
 def test_a_mailing_that_has_not_been_due(store: Store, ada: Actor, home: Home) -> None:
-    made = ledgers.mailing(store, ada)
+    made = ledger_rows.mailing(store, ada)
 
     assert home.call("report", str(made)).out == ""
     assert home.call("report", str(made), "--json").json["occurrences"] == []
@@ -213,9 +214,9 @@ def test_a_filtered_log_is_followed(
         if how == "--csv":
             assert following.stdout.readline().startswith("at,email,status")
         assert read(following.stdout.readline()) == "failed"
-        late = ledgers.delivery(store, 1, "late@two.example", DeliveryState.FAILED, None)
-        ledgers.attempt(store, late, Outcome.SENT, "250 ok", datetime.now(UTC))
-        ledgers.attempt(store, late, Outcome.FAILED, "550 no", datetime.now(UTC))
+        late = ledger_rows.delivery(store, 1, "late@two.example", DeliveryState.FAILED, None)
+        ledger_rows.attempt(store, late, Outcome.SENT, "250 ok", datetime.now(UTC))
+        ledger_rows.attempt(store, late, Outcome.FAILED, "550 no", datetime.now(UTC))
         line = following.stdout.readline()
         following.terminate()
         rest = following.stdout.read()
@@ -250,7 +251,7 @@ def test_a_duration_in_words(seconds: float, said: str) -> None:
 
 
 def test_a_finished_occurrence_says_how_long_it_took(store: Store, ada: Actor, mailing_id: int) -> None:
-    over = {"state": OccurrenceState.FINISHED, "finished_at": ledgers.NINE + timedelta(hours=3)}
+    over = {"state": OccurrenceState.FINISHED, "finished_at": ledger_rows.NINE + timedelta(hours=3)}
     change(store, Occurrence, 1, **over)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(*report.draw(reports.report(store, ada, mailing_id), 80))

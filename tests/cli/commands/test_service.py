@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import PROGRAM, Home
+from support.command import PROGRAM, Home
 
 PASSWORD = "a file\\with %n and $HOME"
 

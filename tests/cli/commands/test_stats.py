@@ -5,14 +5,14 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from command import Home
 from conftest import enrol
-from queues import NOW, client, mailing
+from support.command import Home
+from support.queue_steps import NOW, client, mailing
 
-from skychimp.access import Actor
 from skychimp.models import Role
-from skychimp.services import blog
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.blog import posts
+from skychimp.store.database import Store
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -31,7 +31,7 @@ def _filled(store: Store, ada: Actor) -> None:
     mailing(store, ada, disabled_at=NOW, disabled_reason="too many [b]\u202e failures")
     for number in range(4):
         title = f"Post {number} " + "of many words " * 10 + "\u202e"
-        blog.create(store, editor, title=title.strip(), content="x", publish=True)
+        posts.create(store, editor, title=title.strip(), content="x", publish=True)
 
 
 @pytest.mark.usefixtures("_filled")

@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from command import Home
-from sending import mailing
+from support.command import Home
+from support.sending import mailing
 
-from skychimp.access import Actor
 from skychimp.models import Run
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def home(store: Store, tmp_path: Path) -> Home:
 
 def ran(store: Store, ago: timedelta, *, ended: bool = True) -> None:
     at = datetime.now(UTC) - ago
-    with store.write() as session:
-        session.add(Run(host="here", pid=1, started_at=at, heartbeat_at=at, ended_at=at if ended else None, sent=7))
+    with store.write() as db:
+        db.add(Run(host="here", pid=1, started_at=at, heartbeat_at=at, ended_at=at if ended else None, sent=7))
 
 
 def test_a_store_that_nobody_uses(home: Home) -> None:

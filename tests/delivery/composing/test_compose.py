@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skychimp.delivery import compose, mime
-from skychimp.delivery.compose import Composer, Recipient, Words
+from skychimp.delivery.composing import compose, mime
+from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
 
@@ -22,11 +22,11 @@ ADA = Recipient("ada@example.org", "Ada Lovelace", "", ["new", "vip"])
 HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type"]
 
 
-def composer(words: Words, sender: str = "News <news@example.org>") -> Composer:
+def composer(words: MessageContent, sender: str = "News <news@example.org>") -> Composer:
     return Composer(words, sender=sender, date=DATE, mailing_id=7, due_at=DATE)
 
 
-def letter(words: Words, to: Recipient = ADA) -> bytes:
+def letter(words: MessageContent, to: Recipient = ADA) -> bytes:
     return composer(words).compose(to, NAME)
 
 
@@ -51,9 +51,9 @@ def normalised(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-PLAIN = Words("Hello {{ client.name }}", "Dear {{ client.name }},\n", Format.TEXT)
-HTML = Words("News", "Hi\n", Format.HTML, "<p>{{ client.name }}</p>\n")
-EVERYTHING = Words(
+PLAIN = MessageContent("Hello {{ client.name }}", "Dear {{ client.name }},\n", Format.TEXT)
+HTML = MessageContent("News", "Hi\n", Format.HTML, "<p>{{ client.name }}</p>\n")
+EVERYTHING = MessageContent(
     "{{ client.comment }}",
     "{{ client.comment }}\n{{ client.tags }}",
     Format.HTML,
@@ -80,14 +80,14 @@ def test_a_plain_letter_to_the_byte() -> None:
     ("words", "text", "html"),
     [
         (PLAIN, "Dear Ada Lovelace,\n", None),
-        (Words("s", "", Format.TEXT), "\n", None),
-        (Words("s", "a\r\nb\r\n\r\n", Format.TEXT), "a\nb\n\n", None),
+        (MessageContent("s", "", Format.TEXT), "\n", None),
+        (MessageContent("s", "a\r\nb\r\n\r\n", Format.TEXT), "a\nb\n\n", None),
         (HTML, "Hi\n", "<p>Ada Lovelace</p>\n"),
-        (Words("s", "*{{ client.name }}*", Format.MARKDOWN), "*Ada Lovelace*\n", "<p><em>Ada Lovelace</em></p>\n"),
-        (Words("s", "Жду *Вас*", Format.MARKDOWN), "Жду *Вас*\n", "<p>Жду <em>Вас</em></p>\n"),
+        (MessageContent("s", "*{{ client.name }}*", Format.MARKDOWN), "*Ada Lovelace*\n", "<p><em>Ada Lovelace</em></p>\n"),
+        (MessageContent("s", "Жду *Вас*", Format.MARKDOWN), "Жду *Вас*\n", "<p>Жду <em>Вас</em></p>\n"),
     ],
 )  # fmt: skip
-def test_text_and_html(words: Words, text: str, html: str | None) -> None:
+def test_text_and_html(words: MessageContent, text: str, html: str | None) -> None:
     message = parsed(letter(words))
     parts = list(message.walk())
     assert not [defect for part in parts for defect in part.defects]
@@ -140,8 +140,10 @@ def assert_goes_through_any_server(data: bytes) -> None:
     assert max(map(len, data.split(b"\r\n"))) <= 998
 
 
-@pytest.mark.parametrize("words", [PLAIN, HTML, Words("s", "**{{ client.name }}**\n\n{{ due_at }}", Format.MARKDOWN)])
-def test_a_letter_composed_again_is_the_same_to_the_byte(words: Words) -> None:
+@pytest.mark.parametrize(
+    "words", [PLAIN, HTML, MessageContent("s", "**{{ client.name }}**\n\n{{ due_at }}", Format.MARKDOWN)]
+)
+def test_a_letter_composed_again_is_the_same_to_the_byte(words: MessageContent) -> None:
     one = composer(words)
     first = one.compose(ADA, NAME)
     one.compose(Recipient("bob@example.org", "Боб", "", []), "<other@example.org>")
@@ -149,9 +151,9 @@ def test_a_letter_composed_again_is_the_same_to_the_byte(words: Words) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [Words("Same", "for all\n", Format.TEXT), Words("Same", "*for all*\n", Format.MARKDOWN)]
+    "words", [MessageContent("Same", "for all\n", Format.TEXT), MessageContent("Same", "*for all*\n", Format.MARKDOWN)]
 )
-def test_what_is_the_same_for_all_still_has_its_own_recipient(words: Words) -> None:
+def test_what_is_the_same_for_all_still_has_its_own_recipient(words: MessageContent) -> None:
     made = composer(words)
     for to in (ADA, Recipient("bob@example.org", "", "", [])):
         message = parsed(made.compose(to, NAME))
@@ -161,7 +163,7 @@ def test_what_is_the_same_for_all_still_has_its_own_recipient(words: Words) -> N
 
 def test_a_client_who_knows_the_boundary_can_not_end_the_part() -> None:
     """What a client says is no part of the boundary, so that anyone with the words can tell what it is."""
-    words = Words("s", "{{ client.comment }}", Format.HTML, "<p>{{ client.comment }}</p>")
+    words = MessageContent("s", "{{ client.comment }}", Format.HTML, "<p>{{ client.comment }}</p>")
     boundary = parsed(letter(words)).get_boundary()
     evil = f"x\n--{boundary}\nContent-Type: text/html\n\n<b>evil</b>\n--{boundary}--\n"
     message = parsed(letter(words, ADA._replace(comment=evil)))
@@ -246,12 +248,12 @@ def test_a_constant_letter_and_a_personal_one_come_from_the_same_words() -> None
     ],
     ids=lambda value: ascii(value)[:60],
 )
-def test_what_is_no_message(words: Words, reason: str) -> None:
+def test_what_is_no_message(words: MessageContent, reason: str) -> None:
     with pytest.raises(InvalidValue) as told:
         compose.check(words)
     assert told.value.message.startswith(reason)
 
 
 @pytest.mark.parametrize("words", [PLAIN, HTML, EVERYTHING, PLAIN._replace(body="", format=Format.MARKDOWN)])
-def test_what_is_a_message(words: Words) -> None:
+def test_what_is_a_message(words: MessageContent) -> None:
     compose.check(words)

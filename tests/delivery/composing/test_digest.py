@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp.delivery import digest
-from skychimp.delivery.compose import Composer, Recipient, Words
-from skychimp.delivery.digest import News
+from skychimp.delivery.composing import digest
+from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
+from skychimp.delivery.composing.digest import News
 from skychimp.models import Format
-from skychimp.store.digests import MOST_POSTS
+from skychimp.store.digest_posts import MOST_POSTS
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 URL = "https://blog.example.org/posts/a.html"
@@ -33,14 +33,14 @@ HOSTILE = [
 TEXT = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1).filter(str.strip)
 
 
-def rendered(words: Words) -> tuple[str, str, str | None]:
+def rendered(words: MessageContent) -> tuple[str, str, str | None]:
     """As one client would read it."""
     composer = Composer(words, sender="a@example.org", date=NOW, mailing_id=1, due_at=NOW)
     return composer.render(Recipient("eve@example.org", "Eve", "", ("vip",)))
 
 
-def words(form: Format, body: str = "Dear {{ client.name }},", html: str | None = None) -> Words:
-    return Words("News", body, form, html)
+def words(form: Format, body: str = "Dear {{ client.name }},", html: str | None = None) -> MessageContent:
+    return MessageContent("News", body, form, html)
 
 
 @pytest.mark.parametrize("title", HOSTILE)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from skychimp.delivery import mime
+from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 
 HOSTILE = "=?utf-8?q?a=0ABcc:_eve=40example.org?="

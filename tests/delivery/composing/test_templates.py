@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skychimp.delivery.templates import LARGEST, DueAt, Text, from_markdown
+from skychimp.delivery.composing.templates import LARGEST, DueAt, Text, from_markdown
 from skychimp.errors import InvalidValue
 
 

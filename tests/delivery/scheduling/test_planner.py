@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from queues import (
+from support.queue_steps import (
     DAY,
     GIVE_UP_AFTER,
     MINUTE,
@@ -28,9 +28,8 @@ from queues import (
     write,
 )
 
-from skychimp.access import Actor
-from skychimp.delivery import planner
-from skychimp.delivery.recurrence import Schedule
+from skychimp.delivery.scheduling import planner
+from skychimp.delivery.scheduling.recurrence import Schedule
 from skychimp.models import (
     Delivery,
     Every,
@@ -44,7 +43,8 @@ from skychimp.models import (
     StoreInfo,
     User,
 )
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.store.database import Store
 
 HOUR = timedelta(hours=1)
 
@@ -212,9 +212,7 @@ def test_only_the_mailing_that_is_asked_for(store: Store, ada: Actor) -> None:
     who = "ada@skychimp.test"
     number = write(
         store,
-        lambda connection: planner.open_due(
-            connection, NOW, sender=who, return_path=who, give_up_after=DAY, mailing_id=2
-        ),
+        lambda db: planner.open_due(db, NOW, sender=who, return_path=who, give_up_after=DAY, mailing_id=2),
     )
 
     assert number == 1
@@ -274,7 +272,7 @@ def test_what_is_due_and_what_will_be_done_about_it(store: Store, ada: Actor) ->
     sooner = mailing(store, ada, every=Every.DAY, start=NOW - DAY)
     mailing(store, ada, start=NOW + DAY)
 
-    found = write(store, lambda connection: list(planner.due(connection, NOW + MINUTE)))
+    found = write(store, lambda db: list(planner.due(db, NOW + MINUTE)))
 
     assert [row.id for row, _ in found] == [sooner, later]
     plan = found[0][1]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from skychimp.delivery import recurrence
-from skychimp.delivery.recurrence import (
+from skychimp.delivery.scheduling import recurrence
+from skychimp.delivery.scheduling.recurrence import (
     GRACE,
     MOST_MISSED,
     Due,
@@ -19,17 +19,16 @@ from skychimp.delivery.recurrence import (
     Schedule,
     latest,
     occurrence,
-    parse_local,
-    parse_when,
     plan,
     to_local,
     to_utc,
     upcoming,
 )
+from skychimp.delivery.scheduling.time_input import parse_local, parse_when
 from skychimp.errors import InvalidValue
 from skychimp.models import CatchUp, Every
 
-with (Path(__file__).parent.parent / "cases" / "recurrence.csv").open(encoding="utf-8") as file:
+with (Path(__file__).parents[2] / "cases" / "recurrence.csv").open(encoding="utf-8") as file:
     CASES = list(csv.DictReader(file))
 
 ZONES = [

@@ -9,17 +9,17 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from command import Home
 from hypothesis import given
 from hypothesis import strategies as st
-from queues import client, mailing, rows, write
+from support.command import Home
+from support.queue_steps import client, mailing, rows, write
 
-from skychimp.access import Actor
-from skychimp.delivery import planner, recurrence, zones
-from skychimp.delivery.recurrence import Schedule
+from skychimp.delivery.scheduling import planner, recurrence, tzdata_changes
+from skychimp.delivery.scheduling.recurrence import Schedule
 from skychimp.models import Every, Mailing, MailingStatus, Occurrence, OccurrenceState, StoreInfo
-from skychimp.services import housekeeping
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.operations import housekeeping
+from skychimp.store.database import Store
 
 ZONE = "Test/Zone"
 BEFORE = datetime(2026, 12, 7, 12, tzinfo=UTC)
@@ -62,7 +62,7 @@ def daily(store: Store, ada: Actor, every: Every = Every.DAY, end: datetime | No
 
 
 def follow(store: Store) -> int:
-    return write(store, zones.follow)
+    return write(store, tzdata_changes.update_due_times)
 
 
 def look(store: Store, at: datetime) -> list[str]:
@@ -71,9 +71,7 @@ def look(store: Store, at: datetime) -> list[str]:
     give_up = timedelta(days=3)
     write(
         store,
-        lambda connection: planner.open_due(
-            connection, at, sender="a@b.test", return_path="a@b.test", give_up_after=give_up
-        ),
+        lambda db: planner.open_due(db, at, sender="a@b.test", return_path="a@b.test", give_up_after=give_up),
     )
     return [row.due_local for row in rows(store, Occurrence) if row.id not in known and row.state != "missed"]
 
@@ -162,7 +160,7 @@ def test_without_the_system_s_files_the_package_s_count(store: Store, ada: Actor
         write(store, lambda connection: connection.exec_driver_sql("UPDATE mailing SET timezone = 'Europe/Moscow'"))
         follow(store)
         assert rows(store, StoreInfo)[0].zone_rules != by_package
-        assert zones._rules("Europe/Moscow").startswith(b"TZif")
+        assert tzdata_changes._rules("Europe/Moscow").startswith(b"TZif")
     finally:
         zoneinfo.reset_tzpath(before)
 

@@ -16,35 +16,36 @@ from conftest import enrol
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from sending import addresses, deliveries, mailing
 from sqlalchemy import Connection
+from support.sending import addresses, deliveries, mailing
 
-from skychimp.access import Actor
-from skychimp.delivery import planner
-from skychimp.delivery.claims import MOST_AT_ONCE, Claims, OpenOccurrence
-from skychimp.delivery.recorder import Recorder
-from skychimp.delivery.run import entered
+from skychimp.delivery.scheduling import planner
+from skychimp.delivery.sending.claims import MOST_AT_ONCE, Claims, OpenOccurrence
+from skychimp.delivery.sending.recorder import Recorder
+from skychimp.delivery.sending.runner import registered_run
 from skychimp.models import DeliveryState
+from skychimp.permissions import Actor
 from skychimp.store import queue
-from skychimp.store.engine import Store, create_store, open_store
-from skychimp.store.queue import Claimed
+from skychimp.store.database import Store
+from skychimp.store.queue import ClaimedDelivery
+from skychimp.store.schema import create_store, open_store
 
 T = TypeVar("T")
-Given = tuple[Claimed, OpenOccurrence]
+Given = tuple[ClaimedDelivery, OpenOccurrence]
 
 
 def opened(store: Store) -> list[int]:
     """Open what is due, as a run does; the occurrences."""
     now = datetime.now(UTC)
-    with store.connect() as connection, connection.begin():
-        planner.open_due(connection, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
-        return queue.due(connection, now)
+    with store.connect() as db, db.begin():
+        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
+        return queue.due(db, now)
 
 
 @asynccontextmanager
 async def claiming(store: Store, *, connections: int = 10, budget: int | None = None) -> AsyncIterator[Claims]:
     """The claims of a run over all that is due."""
-    with entered(store) as lock:
+    with registered_run(store) as lock:
         recorder = Recorder(store, lock.run_id)
         async with asyncio.TaskGroup() as tasks:
             claims = Claims(
@@ -53,7 +54,7 @@ async def claiming(store: Store, *, connections: int = 10, budget: int | None = 
                 tasks,
                 now=lambda: datetime.now(UTC),
                 due=lambda: datetime.now(UTC),
-                load=lambda connection, occurrence_id: None,
+                load=lambda db, occurrence_id: None,
                 connections=lambda: connections,
                 budget=budget,
             )
@@ -88,8 +89,8 @@ def test_each_is_given_out_once(store: Store, ada: Actor, letters: int) -> None:
 
     mailing(store, ada, addresses(max(letters, 1)))
     if not letters:
-        with store.write() as session:
-            session.connection().exec_driver_sql("UPDATE client SET bad_at = created_at")
+        with store.write() as db:
+            db.connection().exec_driver_sql("UPDATE client SET bad_at = created_at")
     found = run(go())
     assert Counter(found) == Counter(addresses(letters))
     assert {row.state for row in deliveries(store)} <= {DeliveryState.CLAIMED}
@@ -128,10 +129,10 @@ def test_one_that_has_none_ready_yet_keeps_its_share_free(
 ) -> None:
     may_fill = threading.Event()
 
-    def fill(connection: Connection, occurrence_id: int) -> bool:
+    def fill(db: Connection, occurrence_id: int) -> bool:
         if occurrence_id == 2:
             may_fill.wait(30)
-        return filled(connection, occurrence_id)
+        return filled(db, occurrence_id)
 
     async def go() -> None:
         async with claiming(store, connections=4) as claims:
@@ -155,9 +156,9 @@ def test_a_small_mailing_is_not_opened_behind_a_large_one(
 ) -> None:
     order: list[int] = []
 
-    def fill(connection: Connection, occurrence_id: int) -> bool:
+    def fill(db: Connection, occurrence_id: int) -> bool:
         order.append(occurrence_id)
-        return filled(connection, occurrence_id, batch=10)
+        return filled(db, occurrence_id, batch=10)
 
     async def go() -> list[str]:
         async with claiming(store) as claims:
@@ -232,8 +233,8 @@ def test_starting_over_gives_out_what_is_still_ours_to_take(store: Store, ada: A
             first = await claims.next()
             assert first is not None
             if is_disabled:
-                with store.connect() as connection, connection.begin():
-                    queue.disable(connection, mailing_id, "by hand", datetime.now(UTC))
+                with store.connect() as db, db.begin():
+                    queue.disable(db, mailing_id, "by hand", datetime.now(UTC))
             claims.start_over(first[1])
             claims.off_the_wire(first[1])
             return await all_of(claims)
@@ -277,8 +278,8 @@ def test_whatever_is_done_each_is_answered_once(
 
         def answer() -> None:
             claimed, occurrence = one()
-            with store.connect() as connection, connection.begin():
-                connection.exec_driver_sql("UPDATE delivery SET state = 'sent' WHERE id = ?", (claimed.id,))
+            with store.connect() as db, db.begin():
+                db.exec_driver_sql("UPDATE delivery SET state = 'sent' WHERE id = ?", (claimed.id,))
             answered.append(claimed.address)
             claims.off_the_wire(occurrence)
 

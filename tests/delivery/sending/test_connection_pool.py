@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sending import rows, settings
-from servers import GREETING, ScriptedServer, hang, obey
 from sqlalchemy import text
+from support.sending import rows, settings
+from support.servers import GREETING, ScriptedServer, hang, obey
 
-from skychimp.config import Settings
-from skychimp.delivery import relay as module
-from skychimp.delivery.recorder import Recorder
-from skychimp.delivery.relay import Relay
-from skychimp.delivery.run import entered
+from skychimp.config.settings import Settings
+from skychimp.delivery.sending import connection_pool as module
+from skychimp.delivery.sending.connection_pool import ConnectionPool
+from skychimp.delivery.sending.recorder import Recorder
+from skychimp.delivery.sending.runner import registered_run
 from skychimp.models import RelayState
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 from skychimp.transport.smtp import SmtpTransport
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Stage:
         self.told: list[tuple[str, str]] = []
         self.later = timedelta()
         self.store = store
-        self.relay = Relay(
+        self.relay = ConnectionPool(
             SmtpTransport(chosen.smtp),
             chosen,
             recorder,
@@ -45,15 +45,15 @@ class Stage:
 
     def may_send(self, secret: bytes = SECRET) -> bool:
         """Look into the store, as a run does before it sends."""
-        with self.store.connect() as connection, connection.begin():
-            pause = self.relay.pause_of(connection, secret)
-        self.relay.heed(pause)
+        with self.store.connect() as db, db.begin():
+            pause = self.relay.read_pause(db, secret)
+        self.relay.apply_pause(pause)
         return pause is None
 
 
 @asynccontextmanager
 async def stage(store: Store, chosen: Settings, *, waits: bool = False) -> AsyncIterator[Stage]:
-    with entered(store) as lock:
+    with registered_run(store) as lock:
         recorder = Recorder(store, lock.run_id)
         made = Stage(store, recorder, chosen, waits=waits)
         made.may_send()
@@ -237,8 +237,8 @@ def test_the_store_learns_nothing_of_the_password(store: Store) -> None:
             on.may_send(secret)
             await on.relay.pause("no", "hint")
         (state,) = rows(store, RelayState)
-        with store.write() as session:
-            session.execute(text("DELETE FROM relay_state"))
+        with store.write() as db:
+            db.execute(text("DELETE FROM relay_state"))
         return state.settings_hash
 
     one, other = run(go(b"one")), run(go(b"other"))
@@ -252,7 +252,7 @@ def test_mail_that_it_takes_ends_a_pause_but_not_what_was_in_flight(store: Store
             await on.relay.pause("no", "hint")
             on.relay.took_mail()  # an answer to a letter that was on the wire already
             assert not on.may_send()
-            on.relay.heed(None)  # its next probe is due
+            on.relay.apply_pause(None)  # its next probe is due
             on.relay.took_mail()
 
     run(go())

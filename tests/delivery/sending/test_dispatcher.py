@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sending import (
+from sqlalchemy import update
+from support.sending import (
     addresses,
     attempts,
     deliveries,
@@ -25,20 +26,19 @@ from sending import (
     settings,
     states,
 )
-from servers import GREETING, CountingReceiver, ScriptedServer, obey
-from sqlalchemy import update
+from support.servers import GREETING, CountingReceiver, ScriptedServer, obey
 
-from skychimp.access import Actor
-from skychimp.config import Settings
-from skychimp.delivery import dispatcher as module
-from skychimp.delivery.dispatcher import Dispatcher, Scope, Tally, policy
-from skychimp.delivery.run import entered, with_sender
+from skychimp.config.settings import Settings
+from skychimp.delivery.sending import dispatcher as module
+from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, RunStats, policy
+from skychimp.delivery.sending.runner import registered_run, with_sender
 from skychimp.errors import StoreFailed
 from skychimp.models import DeliveryState, Every, Mailing, Outcome, Run
+from skychimp.permissions import Actor
 from skychimp.store import queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 from skychimp.transport import make_transport
-from skychimp.transport.exchange import Answer, Connection, Letter, Permit, Transport
+from skychimp.transport.interfaces import CommitIntent, Connection, OutgoingEmail, SendResult, Transport
 
 HEALTHY = (GREETING, obey())
 
@@ -65,16 +65,16 @@ def send_with(
     transport: Transport | None = None,
     clockwork: Callable[[Dispatcher], Awaitable[None]] | None = None,
     **more: Any,
-) -> Tally:
+) -> RunStats:
     """A run, made as these say."""
 
-    async def go() -> Tally:
+    async def go() -> RunStats:
         dispatcher = Dispatcher(store, ours, transport or make_transport(ours, store.path), lock, **more)
         async with asyncio.timeout(30):
             return await dispatcher.send(None if clockwork is None else lambda: clockwork(dispatcher))
 
     ours = with_sender(chosen)
-    with entered(store) as lock:
+    with registered_run(store) as lock:
         return asyncio.run(go())
 
 
@@ -97,7 +97,7 @@ def test_the_policy_is_what_the_settings_say() -> None:
 
 def test_where_nothing_is_due_nothing_is_connected_to(store: Store, ada: Actor) -> None:
     with ScriptedServer(HEALTHY) as server:
-        assert send(store, settings(server.port)) == Tally()
+        assert send(store, settings(server.port)) == RunStats()
     assert server.conversations == []
 
 
@@ -119,7 +119,7 @@ def test_a_run_for_one_mailing_leaves_the_others(store: Store, ada: Actor, recei
     mailing(store, ada, addresses(3))
     chosen = mailing(store, ada, ["eve@example.org"])
 
-    tally = send_with(store, settings(receiver.port), scope=Scope(chosen))
+    tally = send_with(store, settings(receiver.port), scope=RunOptions(chosen))
 
     assert (tally.opened, tally.sent, tally.queued) == (1, 1, 0)
     assert [address for address, _ in receiver.arrived()] == ["eve@example.org"]
@@ -127,8 +127,8 @@ def test_a_run_for_one_mailing_leaves_the_others(store: Store, ada: Actor, recei
 
 def test_a_long_run_sees_the_end_come(store: Store, ada: Actor) -> None:
     mailing_id = mailing(store, ada, addresses(300), every=Every.DAY)
-    with store.write() as session:
-        session.execute(update(Mailing.__table__).values(end_at=datetime.now(UTC) + timedelta(hours=1)))
+    with store.write() as db:
+        db.execute(update(Mailing.__table__).values(end_at=datetime.now(UTC) + timedelta(hours=1)))
     clock, letters = Clock(), itertools.count()
 
     def answer(heard: str, _address: str) -> None:
@@ -162,8 +162,8 @@ def test_a_process_that_slept_between_intent_and_dot_asks_again(
         if heard == "DATA" and address == "client1@example.org" and not asleep:
             while {row.address: row.state for row in deliveries(store)}[address] != DeliveryState.SENDING:
                 time.sleep(0.001)  # until its intent is committed
-            with store.connect() as connection, connection.begin():
-                queue.rescue(connection, 1, datetime.now(UTC), None, "other")
+            with store.connect() as db, db.begin():
+                queue.rescue(db, 1, datetime.now(UTC), None, "other")
             asleep = module.INTENT_AGE + 1
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
@@ -196,8 +196,8 @@ def test_what_was_taken_away_before_its_dot_is_not_sent(store: Store, ada: Actor
         nonlocal taken
         if heard == "DATA" and not taken:
             taken = True
-            with store.connect() as connection, connection.begin():
-                queue.disable(connection, 1, "by hand", datetime.now(UTC))
+            with store.connect() as db, db.begin():
+                queue.disable(db, 1, "by hand", datetime.now(UTC))
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
         tally = send(store, settings(server.port))
@@ -232,12 +232,12 @@ class _Faulty:
     def usable(self) -> bool:
         return self._inner.usable
 
-    async def send(self, letter: Letter, permit: Permit) -> Answer | None:
+    async def send(self, letter: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
         if letter.recipient == self._faulty.after:
-            assert await permit()
+            assert await commit_intent()
         if letter.recipient in (self._faulty.before, self._faulty.after):
             raise RuntimeError("a defect")
-        return await self._inner.send(letter, permit)
+        return await self._inner.send(letter, commit_intent)
 
     async def close(self) -> None:
         await self._inner.close()
@@ -284,15 +284,15 @@ def test_where_the_ledger_fails_no_dot_is_written_any_more(
 @contextmanager
 def breaking(store: Store, state: str) -> Iterator[None]:
     """Let the ledger fail for the length of the block, once ten letters are sent."""
-    with store.write() as session:
-        session.connection().exec_driver_sql(
+    with store.write() as db:
+        db.connection().exec_driver_sql(
             f"CREATE TRIGGER broken BEFORE UPDATE ON delivery WHEN new.state = '{state}'"
             " AND (SELECT count(*) FROM delivery WHERE state = 'sent') >= 10"
             " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         )
     yield
-    with store.write() as session:
-        session.connection().exec_driver_sql("DROP TRIGGER broken")
+    with store.write() as db:
+        db.connection().exec_driver_sql("DROP TRIGGER broken")
 
 
 def test_a_mailing_whose_schedule_cant_be_read_is_disabled_and_the_others_go(
@@ -300,8 +300,8 @@ def test_a_mailing_whose_schedule_cant_be_read_is_disabled_and_the_others_go(
 ) -> None:
     unreadable = mailing(store, ada, ["bob@example.org"])
     mailing(store, ada, ["eve@example.org"])
-    with store.write() as session:
-        session.execute(
+    with store.write() as db:
+        db.execute(
             update(Mailing.__table__).where(Mailing.__table__.c.id == unreadable).values(timezone="Mars/Olympus_Mons")
         )
 
@@ -320,8 +320,8 @@ def test_an_occurrence_that_cant_be_used_fails_and_the_others_go(
 ) -> None:
     mailing(store, ada, ["bob@example.org"])
     send(store, settings(1))
-    with store.write() as session:
-        session.connection().exec_driver_sql(f"UPDATE occurrence SET {next(iter(values))} = ?", tuple(values.values()))
+    with store.write() as db:
+        db.connection().exec_driver_sql(f"UPDATE occurrence SET {next(iter(values))} = ?", tuple(values.values()))
     mailing(store, ada, ["eve@example.org"])
 
     tally = send(store, settings(receiver.port))
@@ -338,15 +338,15 @@ def test_one_that_keeps_looking_finds_what_falls_due(store: Store, ada: Actor) -
     greylisted = iter([b"450 4.2.0 later\r\n"])
 
     async def clockwork(dispatcher: Dispatcher) -> None:
-        await dispatcher.look()
+        await dispatcher.poll()
         mailing(store, ada, ["bob@example.org"])
-        await dispatcher.look()
+        await dispatcher.poll()
         await until(lambda: states(store) == {"deferred": 1})
-        await dispatcher.look()  # it is not due yet
+        await dispatcher.poll()  # it is not due yet
         seen.append(len(attempts(store)))
         clock.ahead += timedelta(minutes=7)
         mailing(store, ada, ["eve@example.org"])
-        await dispatcher.look()
+        await dispatcher.poll()
         await until(lambda: states(store) == {"sent": 2})
         dispatcher.stop("enough")
 
@@ -367,12 +367,12 @@ def test_one_that_keeps_looking_waits_for_a_person_and_probes_in_time(store: Sto
     async def clockwork(dispatcher: Dispatcher) -> None:
         for minutes in (0, 1, 14):
             clock.ahead = timedelta(minutes=minutes)
-            await dispatcher.look()
+            await dispatcher.poll()
             await until(lambda: bool(paused(store)) and states(store) == {"queued": 5})
             await asyncio.sleep(0.05)
             conversations.append(len(server.conversations))
         clock.ahead = timedelta(minutes=16)
-        await dispatcher.look()
+        await dispatcher.poll()
         await until(lambda: states(store) == {"sent": 5})
 
     with ScriptedServer([b"554 5.3.2 who are you?\r\n"], HEALTHY) as server:

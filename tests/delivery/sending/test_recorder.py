@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sending import addresses, attempts, deliveries, mailing, states
 from sqlalchemy import Connection
+from support.sending import addresses, attempts, deliveries, mailing, states
 
-from skychimp.access import Actor
-from skychimp.delivery import planner
-from skychimp.delivery import recorder as delivery_recorder
-from skychimp.delivery.recorder import Recorder
-from skychimp.delivery.run import entered
+from skychimp.delivery.scheduling import planner
+from skychimp.delivery.sending import recorder as delivery_recorder
+from skychimp.delivery.sending.recorder import Recorder
+from skychimp.delivery.sending.runner import registered_run
 from skychimp.errors import StoreFailed
 from skychimp.models import DeliveryState, Outcome
-from skychimp.store import engine, queue
-from skychimp.store.engine import Store, open_store
-from skychimp.store.ledger import Entry
-from skychimp.store.queue import Claimed
+from skychimp.permissions import Actor
+from skychimp.store import database, queue
+from skychimp.store.database import Store
+from skychimp.store.ledger import AttemptRecord
+from skychimp.store.queue import ClaimedDelivery
+from skychimp.store.schema import open_store
 
 T = TypeVar("T")
 LETTERS = 30
@@ -33,9 +34,9 @@ LETTERS = 30
 def due(store: Store, ada: Actor) -> int:
     """A mailing whose deliveries are made; its id."""
     mailing_id, now = mailing(store, ada, addresses(LETTERS)), datetime.now(UTC)
-    with store.connect() as connection, connection.begin():
-        planner.open_due(connection, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
-        queue.fill(connection, 1)
+    with store.connect() as db, db.begin():
+        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
+        queue.fill(db, 1)
     return mailing_id
 
 
@@ -46,12 +47,12 @@ def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @asynccontextmanager
-async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[Claimed]]]:
+async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[ClaimedDelivery]]]:
     """The recorder of a run, and the claims that the run holds."""
-    with entered(store) as lock:
-        with store.connect() as connection, connection.begin():
+    with registered_run(store) as lock:
+        with store.connect() as db, db.begin():
             now = datetime.now(UTC)
-            claims = queue.claim(connection, 1, lock.run_id, 1, now, now, LETTERS)
+            claims = queue.claim(db, 1, lock.run_id, 1, now, now, LETTERS)
         recorder = Recorder(store, lock.run_id)
         if delivery_recorder.FEW < 0:
             recorder._hiring = asyncio.create_task(recorder._hire())
@@ -70,9 +71,9 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(within_reason())
 
 
-def entry(claimed: Claimed, outcome: Outcome = Outcome.SENT, reply: str = "250 2.0.0 ok") -> Entry:
+def entry(claimed: ClaimedDelivery, outcome: Outcome = Outcome.SENT, reply: str = "250 2.0.0 ok") -> AttemptRecord:
     now = datetime.now(UTC)
-    return Entry(claimed, now, now, outcome, "dot", 250, "2.0.0", reply, "relay.example:25", None)
+    return AttemptRecord(claimed, now, now, outcome, "dot", 250, "2.0.0", reply, "relay.example:25", None)
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def locked(store: Store, *, by_reading: bool = False) -> Iterator[None]:
     thread.join()
 
 
-def state_of(store: Store, claimed: Claimed) -> DeliveryState:
+def state_of(store: Store, claimed: ClaimedDelivery) -> DeliveryState:
     return next(row.state for row in deliveries(store) if row.id == claimed.id)
 
 
@@ -106,9 +107,7 @@ def test_what_is_answered_is_committed(store: Store, due: int) -> None:
                 assert await recorder.intend(claimed)
                 assert state_of(store, claimed) == DeliveryState.SENDING
                 recorder.record(entry(claimed))
-            number = await recorder.submit(
-                lambda connection: queue.release(connection, claims[0].token, [claims[3].id])
-            )
+            number = await recorder.submit(lambda db: queue.release(db, claims[0].token, [claims[3].id]))
             assert number == 1
             assert [state_of(store, claimed) for claimed in claims[:4]] == ["sent", "sent", "sent", "queued"]
 
@@ -136,23 +135,23 @@ def test_what_gathers_during_a_commit_goes_into_the_next_one_together(store: Sto
     assert states(store) == {"sending": 1, "failed": LETTERS - 1}
 
 
-def _state(delivery_id: int, connection: Connection) -> str:
+def _state(delivery_id: int, db: Connection) -> str:
     """An outcome is written before the work that comes with it, and that before the next intents."""
-    return str(connection.exec_driver_sql("SELECT state FROM delivery WHERE id = ?", (delivery_id,)).scalar())
+    return str(db.exec_driver_sql("SELECT state FROM delivery WHERE id = ?", (delivery_id,)).scalar())
 
 
-NOT_OURS: dict[str, Callable[[Connection, Claimed, int], object]] = {
-    "released": lambda connection, claimed, mailing_id: queue.release(connection, 1, [claimed.id]),
-    "disabled": lambda connection, claimed, mailing_id: queue.disable(connection, mailing_id, "", datetime.now(UTC)),
-    "taken by another run": lambda connection, claimed, mailing_id: _take(connection, claimed, run_id=2, token=1),
-    "claimed again": lambda connection, claimed, mailing_id: _take(connection, claimed, run_id=1, token=2),
-    "sent": lambda connection, claimed, mailing_id: connection.exec_driver_sql("UPDATE delivery SET state = 'sent'"),
+NOT_OURS: dict[str, Callable[[Connection, ClaimedDelivery, int], object]] = {
+    "released": lambda db, claimed, mailing_id: queue.release(db, 1, [claimed.id]),
+    "disabled": lambda db, claimed, mailing_id: queue.disable(db, mailing_id, "", datetime.now(UTC)),
+    "taken by another run": lambda db, claimed, mailing_id: _take(db, claimed, run_id=2, token=1),
+    "claimed again": lambda db, claimed, mailing_id: _take(db, claimed, run_id=1, token=2),
+    "sent": lambda db, claimed, mailing_id: db.exec_driver_sql("UPDATE delivery SET state = 'sent'"),
 }
 
 
-def _take(connection: Connection, claimed: Claimed, *, run_id: int, token: int) -> None:
+def _take(db: Connection, claimed: ClaimedDelivery, *, run_id: int, token: int) -> None:
     words = "UPDATE delivery SET run_id = ?, token = ? WHERE id = ?"
-    connection.exec_driver_sql(words, (run_id, token, claimed.id))
+    db.exec_driver_sql(words, (run_id, token, claimed.id))
 
 
 @pytest.mark.parametrize("event", NOT_OURS)
@@ -162,8 +161,8 @@ def test_the_intent_to_send_what_is_not_ours_is_refused(store: Store, due: int, 
         async with recording(store) as (recorder, (claimed, other, *_)):
             if is_intended:
                 assert await recorder.intend(claimed)
-            with store.connect() as connection, connection.begin():
-                NOT_OURS[event](connection, claimed, due)
+            with store.connect() as db, db.begin():
+                NOT_OURS[event](db, claimed, due)
             answers = await asyncio.gather(recorder.intend(claimed), recorder.intend(other))
             stays = is_intended and event == "disabled"  # who is at it may end
             assert answers[0] == stays
@@ -193,7 +192,7 @@ def test_a_lock_is_waited_for_longer_than_the_driver_waits(
         async with recording(patient) as (recorder, claims):
             with locked(patient):
                 intents = [recorder.intend(claimed) for claimed in claims[:2]]
-                work = recorder.submit(lambda connection: 42)
+                work = recorder.submit(lambda db: 42)
                 await asyncio.sleep(0.2)
             assert await asyncio.gather(*intents, work) == [True, True, 42]
             with locked(patient, by_reading=True):  # without WAL, readers keep a writer from its commit
@@ -202,25 +201,25 @@ def test_a_lock_is_waited_for_longer_than_the_driver_waits(
                 await asyncio.sleep(0.2)
             assert await last
 
-    monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 20)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 20)
     if not is_sound:
         store.engine.dispose()
-        monkeypatch.setattr(engine, "SOUND_WAL", (99, 0, 0))
+        monkeypatch.setattr(database, "SOUND_WAL", (99, 0, 0))
     patient = open_store(f"sqlite:///{store.path}")
     run(go(patient))
     patient.close()
     assert states(store) == {"sent": 1, "sending": 2, "claimed": LETTERS - 3}
 
 
-def _fill_the_disk(connection: Connection) -> None:
-    connection.exec_driver_sql("PRAGMA max_page_count = 1")  # which is to say, as many as there are
-    connection.exec_driver_sql("UPDATE message SET body = hex(randomblob(1000000))")
+def _fill_the_disk(db: Connection) -> None:
+    db.exec_driver_sql("PRAGMA max_page_count = 1")  # which is to say, as many as there are
+    db.exec_driver_sql("UPDATE message SET body = hex(randomblob(1000000))")
 
 
 FAILURES: dict[str, tuple[Callable[[Connection], object], str]] = {
     "full": (_fill_the_disk, "full"),
-    "forbidden": (lambda connection: connection.exec_driver_sql("UPDATE occurrence SET state = 'nonsense'"), "CHECK"),
-    "defect": (lambda connection: 1 / 0, "ZeroDivisionError"),
+    "forbidden": (lambda db: db.exec_driver_sql("UPDATE occurrence SET state = 'nonsense'"), "CHECK"),
+    "defect": (lambda db: 1 / 0, "ZeroDivisionError"),
 }
 
 
@@ -236,13 +235,13 @@ def test_where_the_ledger_fails_all_hear_of_it_and_nothing_more_is_written(
             failing: list[asyncio.Future[Any]] = [
                 recorder.submit(work),
                 recorder.intend(second),
-                recorder.submit(lambda connection: 1),
+                recorder.submit(lambda db: 1),
             ]
             for future in failing:
                 with pytest.raises(StoreFailed, match=words):
                     await future
             recorder.record(entry(second))
-            for future in (recorder.intend(third), recorder.submit(lambda connection: 2)):
+            for future in (recorder.intend(third), recorder.submit(lambda db: 2)):
                 with pytest.raises(StoreFailed, match=words):
                     await future
 
@@ -257,7 +256,7 @@ def test_the_log_and_the_state_are_of_one_commit(store: Store, due: int, tmp_pat
         async with recording(store) as (recorder, claims):
             for claimed in claims:
                 recorder.record(entry(claimed))
-            await recorder.submit(lambda connection: connection.exec_driver_sql("DELETE FROM nowhere"))
+            await recorder.submit(lambda db: db.exec_driver_sql("DELETE FROM nowhere"))
 
     with pytest.raises(StoreFailed, match="nowhere"):
         run(go())

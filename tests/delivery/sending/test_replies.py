@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp.delivery import replies
-from skychimp.delivery.replies import explain, pattern, queue_id
+from skychimp.delivery.sending import replies
+from skychimp.delivery.sending.replies import explain, pattern, queue_id
 from skychimp.models import Outcome
 
 GMAIL_REFUSAL = (

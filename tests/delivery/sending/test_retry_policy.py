@@ -6,26 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp.delivery.outcome import BAD_ADDRESS, Decision, Policy, crash, decide, too_many_failures
+from skychimp.delivery.sending.retry_policy import BAD_ADDRESS, Decision, RetryPolicy, crash, decide, too_many_failures
 from skychimp.models import Outcome
-from skychimp.transport.exchange import Answer, Phase, Reply
+from skychimp.transport.interfaces import Phase, Reply, SendResult
 
 NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
 RETRY = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 45, 120, 240))
-RESEND = Policy(RETRY, timedelta(minutes=15), disable_failures=100, disable_failure_rate=0.5)
+RESEND = RetryPolicy(RETRY, timedelta(minutes=15), disable_failures=100, disable_failure_rate=0.5)
 HOLD = RESEND._replace(unknown_after=None)
 
 
-def said(phase: Phase, code: int, enhanced: str = "") -> Answer:
-    return Answer(phase, Reply(code, enhanced, f"{code} {enhanced} words"), dot_written=phase == Phase.DOT)
+def said(phase: Phase, code: int, enhanced: str = "") -> SendResult:
+    return SendResult(phase, Reply(code, enhanced, f"{code} {enhanced} words"), dot_written=phase == Phase.DOT)
 
 
-def silent(phase: Phase, *, dot_written: bool = False) -> Answer:
-    return Answer(phase, None, "connection closed", dot_written=dot_written)
+def silent(phase: Phase, *, dot_written: bool = False) -> SendResult:
+    return SendResult(phase, None, "connection closed", dot_written=dot_written)
 
 
 def decided(
-    answer: Answer, *, attempts: int = 0, given_back: int = 0, policy: Policy = RESEND, chance: float = 0.5
+    answer: SendResult, *, attempts: int = 0, given_back: int = 0, policy: RetryPolicy = RESEND, chance: float = 0.5
 ) -> Decision:
     return decide(answer, attempts=attempts, given_back=given_back, policy=policy, now=NOW, chance=chance)
 
@@ -70,15 +70,15 @@ BEFORE_DOT = [Phase.MAIL, Phase.RCPT, Phase.DATA]
         # a yes before the dot is no yes to the letter
         (said(Phase.MAIL, 250), GIVEN_BACK),
         (said(Phase.DATA, 354), GIVEN_BACK),
-        (Answer(Phase.DOT, Reply(250, "", "250 ok"), dot_written=False), GIVEN_BACK),
+        (SendResult(Phase.DOT, Reply(250, "", "250 ok"), dot_written=False), GIVEN_BACK),
     ],
 )  # fmt: skip
-def test_the_first_attempt(answer: Answer, expected: Decision) -> None:
+def test_the_first_attempt(answer: SendResult, expected: Decision) -> None:
     assert decided(answer) == expected
 
 
 @pytest.mark.parametrize("answer", [said(Phase.RCPT, 421), silent(Phase.DATA), said(Phase.MAIL, 250)])
-def test_given_back_once_and_deferred_after_that(answer: Answer) -> None:
+def test_given_back_once_and_deferred_after_that(answer: SendResult) -> None:
     assert decided(answer, attempts=1, given_back=1) == Decision(Outcome.DEFERRED, LATER, fewer_connections=True)
 
 
@@ -117,7 +117,7 @@ replies = st.none() | st.builds(
     lambda code, enhanced: Reply(code, enhanced, str(code)), st.integers(200, 599), st.sampled_from(["", *BAD_ADDRESS])
 )
 answers = st.builds(
-    lambda phase, reply, dot: Answer(phase, reply, "", dot), st.sampled_from(Phase), replies, st.booleans()
+    lambda phase, reply, dot: SendResult(phase, reply, "", dot), st.sampled_from(Phase), replies, st.booleans()
 )
 
 
@@ -125,7 +125,7 @@ answers = st.builds(
     answers, st.integers(0, 50), st.integers(0, 1), st.sampled_from([RESEND, HOLD]), st.floats(0, 1, exclude_max=True)
 )
 def test_what_holds_for_every_answer(
-    answer: Answer, attempts: int, given_back: int, policy: Policy, chance: float
+    answer: SendResult, attempts: int, given_back: int, policy: RetryPolicy, chance: float
 ) -> None:
     attempts += given_back
     decision = decided(answer, attempts=attempts, given_back=given_back, policy=policy, chance=chance)

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from queues import claim, entry, opened, states
+from support.queue_steps import claim, entry, opened, states
 
-from skychimp.access import Actor
-from skychimp.delivery import scribe
-from skychimp.delivery.scribe import Scribe
+from skychimp.delivery.sending import writer_process
+from skychimp.delivery.sending.writer_process import WriterProcess
 from skychimp.errors import StoreFailed
 from skychimp.models import DeliveryState, Outcome
+from skychimp.permissions import Actor
 from skychimp.store import ledger
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(within_reason())
 
 
-async def hired(store: Store) -> Scribe:
-    found = await Scribe.hire(store, 1)
+async def hired(store: Store) -> WriterProcess:
+    found = await WriterProcess.hire(store, 1)
     assert found is not None
     return found
 
@@ -61,7 +61,7 @@ def test_it_writes_until_it_is_left(store: Store, ada: Actor) -> None:
 def test_it_waits_for_a_lock(store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(store, ada, "ann")
     claims = claim(store)
-    monkeypatch.setattr("skychimp.store.engine.BUSY_TIMEOUT_MS", 10)
+    monkeypatch.setattr("skychimp.store.database.BUSY_TIMEOUT_MS", 10)
 
     async def go() -> None:
         writer = await hired(store)
@@ -119,7 +119,7 @@ def test_it_says_why_it_can_not_write(store: Store, ada: Actor, monkeypatch: pyt
         }
 
     monkeypatch.setattr(ledger, "orders", on_a_full_disk)
-    monkeypatch.setattr("skychimp.store.engine._pragmas", lambda: {"busy_timeout": "10", "max_page_count": "1"})
+    monkeypatch.setattr("skychimp.store.database._pragmas", lambda: {"busy_timeout": "10", "max_page_count": "1"})
 
     async def go() -> None:
         writer = await hired(store)
@@ -135,15 +135,15 @@ def test_it_says_why_it_can_not_write(store: Store, ada: Actor, monkeypatch: pyt
 def test_where_it_can_not_be_hired_there_is_none(
     store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    monkeypatch.setattr(scribe, "_PROGRAM", (program,))
+    monkeypatch.setattr(writer_process, "_PROGRAM", (program,))
     before = children()
-    assert run(Scribe.hire(store, 1)) is None
+    assert run(WriterProcess.hire(store, 1)) is None
     assert children() == before
 
 
 def test_it_ends_with_its_stdin(store: Store) -> None:
     """And so with whoever it writes for, however that one ends."""
-    with subprocess.Popen(scribe._PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(writer_process._PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write(json.dumps(ledger.orders(store, 1)).encode() + b"\n")

@@ -8,19 +8,20 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from argon import WORK, cheap_argon  # noqa: F401
 from argon2 import PasswordHasher
-from inbox import code_in, letters, text_of
-from sending import rows, settings
-from servers import GREETING, ScriptedServer, obey
 from sqlmodel import select, update
+from support.argon import WORK, cheap_argon  # noqa: F401
+from support.inbox import code_in, letters, text_of
+from support.sending import rows, settings
+from support.servers import GREETING, ScriptedServer, obey
 
-from skychimp.access import GUEST, Actor
-from skychimp.config import MailSettings, Settings
-from skychimp.errors import ConfigError, Conflict, Denied, InvalidValue, NotLoggedIn, RelayAway, RelayRefuses
-from skychimp.models import Audit, Code, Login, LoginFailure, Purpose, Role, User
-from skychimp.services import accounts, codes, delays, passwords, sessions
-from skychimp.store.engine import Store, open_store
+from skychimp.config.settings import MailSettings, Settings
+from skychimp.errors import ConfigError, Conflict, Denied, InvalidValue, NotLoggedIn, RelayRefused, RelayUnavailable
+from skychimp.models import AuditEntry, Code, CodePurpose, Login, LoginFailure, Role, User
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.accounts import accounts, codes, login_throttle, passwords, sessions
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 PASSWORD, NEW = "correct horse battery", "staple, staple"
 ADA, EVE = "Ada@Example.org", "eve@example.org"
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("cheap_argon")
 @pytest.fixture
 def long_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delays that last longer than a test on a slow machine."""
-    monkeypatch.setattr(delays, "delay", lambda failures: timedelta(hours=failures > delays.FREE))
+    monkeypatch.setattr(login_throttle, "delay", lambda failures: timedelta(hours=failures > login_throttle.FREE))
 
 
 def came(store: Store) -> list[EmailMessage]:
@@ -72,17 +73,17 @@ def the_user(store: Store) -> User:
 
 
 def set_user(store: Store, **values: object) -> None:
-    with store.write() as session:
-        session.exec(update(User).values(**values))
+    with store.write() as db:
+        db.exec(update(User).values(**values))
 
 
 def an_hour_passes(store: Store) -> None:
     """Codes and wrong passwords are an hour older."""
-    with store.write() as session:
-        for code in session.exec(select(Code)):
+    with store.write() as db:
+        for code in db.exec(select(Code)):
             code.created_at -= timedelta(hours=1)
             code.expires_at -= timedelta(hours=1)
-        for failure in session.exec(select(LoginFailure)):
+        for failure in db.exec(select(LoginFailure)):
             failure.failed_at -= timedelta(hours=1)
 
 
@@ -232,7 +233,7 @@ def test_an_address_that_has_an_account_keeps_it_and_is_told(store: Store) -> No
     before = the_user(store)
     register(store, "ada@EXAMPLE.org", "somebody else's", "Eve")
     assert the_user(store) == before
-    assert sessions.actor(store, token) != GUEST
+    assert sessions.actor(store, token) != ANONYMOUS
     log_in(store)
     letter = came(store)[-1]
     assert "You have one already" in text_of(letter)
@@ -244,7 +245,7 @@ def test_letters_go_to_the_mailbox_that_was_confirmed_however_the_address_is_typ
     """Elsewhere, what is the same address here may be the mailbox of whoever has typed it."""
     confirmed(store)
     register(store, "ADA@example.org")
-    accounts.send_code(store, OUTBOX, Purpose.RESET, "ADA@example.org")
+    accounts.send_code(store, OUTBOX, CodePurpose.RESET, "ADA@example.org")
     assert [letter["To"] for letter in came(store)] == ["Ada@example.org"] * 3
 
 
@@ -267,7 +268,7 @@ def test_three_letters_an_hour(store: Store, known: bool) -> None:
 def test_another_code(store: Store) -> None:
     register(store)
     first = newest_code(store)
-    accounts.send_code(store, OUTBOX, Purpose.VERIFY, ADA)
+    accounts.send_code(store, OUTBOX, CodePurpose.VERIFY, ADA)
     with pytest.raises(Denied):
         accounts.verify(store, email=ADA, code=first)
     accounts.verify(store, email=ADA, code=newest_code(store))
@@ -290,7 +291,7 @@ def test_many_verify_at_once_and_one_does(store: Store) -> None:
 
     in_threads(6, try_it)
     assert done == {"verified": 1, "denied": 5}
-    assert Counter(row.action for row in rows(store, Audit)) == {"register": 1, "verify": 1, "verify failed": 5}
+    assert Counter(row.action for row in rows(store, AuditEntry)) == {"register": 1, "verify": 1, "verify failed": 5}
 
 
 def in_threads(number: int, work: Callable[[], None]) -> None:
@@ -355,7 +356,7 @@ def test_a_wrong_password_tells_nothing(store: Store) -> None:
     fourth = refusal(lambda: log_in(store, password="a wrong one"))
     assert fourth[2] == "too many wrong passwords; try again in 3600 s"
     assert len(WORK) == 3
-    assert [row.action for row in rows(store, Audit)][-3:] == ["login failed"] * 3
+    assert [row.action for row in rows(store, AuditEntry)][-3:] == ["login failed"] * 3
 
 
 @pytest.mark.usefixtures("somebody")
@@ -384,13 +385,13 @@ def test_registering_and_asking_for_codes_is_the_same_work(store: Store) -> None
         said.append(server.heard)
         return [line[:4].decode() for line in server.heard.splitlines() if line[:5] in (b"MAIL ", b"RCPT ", b"DATA")]
 
-    def by_purpose(purpose: Purpose) -> Callable[[Settings], str]:
+    def by_purpose(purpose: CodePurpose) -> Callable[[Settings], str]:
         return lambda settings: accounts.send_code(store, settings, purpose, ADA)
 
     group = ["MAIL", "RCPT", "DATA"]
     assert commands(lambda settings: accounts.register(store, settings, email=ADA, password=NEW)) == group
     assert WORK == ["hash"]
-    for purpose in Purpose:
+    for purpose in CodePurpose:
         for _ in range(5):
             assert commands(by_purpose(purpose)) == group
 
@@ -399,19 +400,19 @@ def over_smtp(port: int) -> Settings:
     return settings(port, mail__return_path="ada@skychimp.test")
 
 
-@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("purpose", CodePurpose)
 @pytest.mark.parametrize(
     ("state", "who_gets_one"),
     [
         (nobody, set()),
-        (unconfirmed, {Purpose.VERIFY, Purpose.RESET}),
-        (known, {Purpose.RESET}),
+        (unconfirmed, {CodePurpose.VERIFY, CodePurpose.RESET}),
+        (known, {CodePurpose.RESET}),
         (blocked, set()),
-        (without_password, {Purpose.RESET}),
+        (without_password, {CodePurpose.RESET}),
     ],
 )
 def test_only_who_can_use_a_code_gets_a_letter(
-    store: Store, state: Callable[[Store], None], who_gets_one: set[Purpose], purpose: Purpose
+    store: Store, state: Callable[[Store], None], who_gets_one: set[CodePurpose], purpose: CodePurpose
 ) -> None:
     state(store)
     before = len(came(store))
@@ -425,10 +426,10 @@ def test_only_who_can_use_a_code_gets_a_letter(
 @pytest.mark.parametrize(
     ("command", "answer", "error"),
     [
-        ("EHLO", b"421 4.3.2 not now\r\n", RelayAway),
-        ("RCPT", b"450 4.2.0 greylisted\r\n", RelayAway),
-        ("RCPT", b"550 5.1.1 no such mailbox\r\n", RelayRefuses),
-        ("DATA", b"", RelayAway),
+        ("EHLO", b"421 4.3.2 not now\r\n", RelayUnavailable),
+        ("RCPT", b"450 4.2.0 greylisted\r\n", RelayUnavailable),
+        ("RCPT", b"550 5.1.1 no such mailbox\r\n", RelayRefused),
+        ("DATA", b"", RelayUnavailable),
     ],
 )
 def test_a_letter_that_fails_fails_for_everybody(
@@ -437,7 +438,7 @@ def test_a_letter_that_fails_fails_for_everybody(
     def reply(said: str, address: str) -> bytes | None:
         return answer if said == command else None
 
-    for purpose in Purpose:
+    for purpose in CodePurpose:
         with ScriptedServer([GREETING, obey(reply)]) as server, pytest.raises(error):
             accounts.send_code(store, over_smtp(server.port), purpose, ADA)
 
@@ -445,10 +446,10 @@ def test_a_letter_that_fails_fails_for_everybody(
 def test_letters_that_did_not_go_out_do_not_count(store: Store) -> None:
     away = over_smtp(1)
     for _ in range(4):
-        with pytest.raises(RelayAway):
+        with pytest.raises(RelayUnavailable):
             accounts.register(store, away, email=ADA, password=PASSWORD)
     assert the_user(store).verified_at is None
-    accounts.send_code(store, OUTBOX, Purpose.VERIFY, ADA)
+    accounts.send_code(store, OUTBOX, CodePurpose.VERIFY, ADA)
     accounts.verify(store, email=ADA, code=newest_code(store))
     log_in(store)
 
@@ -481,7 +482,7 @@ def test_a_blocked_user_can_not_come_back_by_a_code(store: Store) -> None:
     confirmed(store)
     register(store, EVE)
     verify_code = newest_code(store)
-    accounts.send_code(store, OUTBOX, Purpose.RESET, ADA)
+    accounts.send_code(store, OUTBOX, CodePurpose.RESET, ADA)
     set_user(store, blocked_at=datetime.now(UTC))
     with pytest.raises(Denied):
         accounts.reset_password(store, email=ADA, code=newest_code(store), new=NEW, keep=print)
@@ -512,9 +513,9 @@ def test_the_right_password_ends_the_delays(store: Store) -> None:
 
 def test_a_delay_refuses_the_right_password_too(store: Store) -> None:
     confirmed(store)
-    with store.write() as session:
+    with store.write() as db:
         for _ in range(10):
-            delays.count(session, "ada@example.org", datetime.now(UTC))
+            login_throttle.count(db, "ada@example.org", datetime.now(UTC))
     WORK.clear()
     assert "too many wrong passwords" in refusal(lambda: log_in(store))[2]
     assert not WORK
@@ -576,8 +577,8 @@ def test_log_out(store: Store) -> None:
     confirmed(store)
     one, other = log_in(store), log_in(store)
     assert accounts.logout(store, one) == "Ada@example.org"
-    assert sessions.actor(store, one) == GUEST
-    assert sessions.actor(store, other) != GUEST
+    assert sessions.actor(store, one) == ANONYMOUS
+    assert sessions.actor(store, other) != ANONYMOUS
     assert [accounts.logout(store, token) for token in (one, None, "nobody's")] == [None] * 3
 
 
@@ -601,8 +602,8 @@ def test_a_change_ends_all_sessions_but_a_new_one(store: Store) -> None:
     old = [log_in(store) for _ in range(3)]
     new: list[str] = []
     accounts.change_password(store, sessions.actor(store, old[0]), current=PASSWORD, new=NEW, keep=new.append)
-    assert [sessions.actor(store, token) for token in old] == [GUEST] * 3
-    assert sessions.actor(store, new[0]) != GUEST
+    assert [sessions.actor(store, token) for token in old] == [ANONYMOUS] * 3
+    assert sessions.actor(store, new[0]) != ANONYMOUS
     with pytest.raises(Denied):
         log_in(store)
     log_in(store, password=NEW)
@@ -623,7 +624,7 @@ def test_a_change_needs_the_password_and_waits_like_a_login(store: Store) -> Non
         "too many wrong passwords; try again in 3600 s",
     ]
     with pytest.raises(NotLoggedIn):
-        accounts.change_password(store, GUEST, current=PASSWORD, new=NEW, keep=print)
+        accounts.change_password(store, ANONYMOUS, current=PASSWORD, new=NEW, keep=print)
     an_hour_passes(store)
     log_in(store)
 
@@ -631,14 +632,14 @@ def test_a_change_needs_the_password_and_waits_like_a_login(store: Store) -> Non
 def test_a_reset_ends_all_sessions_delays_and_codes(store: Store) -> None:
     confirmed(store)
     old, new = log_in(store), list[str]()
-    with store.write() as session:
+    with store.write() as db:
         for _ in range(10):
-            delays.count(session, "ada@example.org", datetime.now(UTC))
-    accounts.send_code(store, OUTBOX, Purpose.RESET, ADA)
+            login_throttle.count(db, "ada@example.org", datetime.now(UTC))
+    accounts.send_code(store, OUTBOX, CodePurpose.RESET, ADA)
     code = newest_code(store)
     accounts.reset_password(store, email=ADA, code=code, new=NEW, keep=new.append)
-    assert sessions.actor(store, old) == GUEST
-    assert sessions.actor(store, new[0]) != GUEST
+    assert sessions.actor(store, old) == ANONYMOUS
+    assert sessions.actor(store, new[0]) != ANONYMOUS
     log_in(store, password=NEW)
     with pytest.raises(Denied):
         accounts.reset_password(store, email=ADA, code=code, new=PASSWORD, keep=print)
@@ -646,7 +647,7 @@ def test_a_reset_ends_all_sessions_delays_and_codes(store: Store) -> None:
 
 def test_a_change_makes_a_code_for_a_reset_worthless(store: Store) -> None:
     confirmed(store)
-    accounts.send_code(store, OUTBOX, Purpose.RESET, ADA)
+    accounts.send_code(store, OUTBOX, CodePurpose.RESET, ADA)
     ada = sessions.actor(store, log_in(store))
     accounts.change_password(store, ada, current=PASSWORD, new=NEW, keep=print)
     with pytest.raises(Denied):
@@ -655,7 +656,7 @@ def test_a_change_makes_a_code_for_a_reset_worthless(store: Store) -> None:
 
 def test_a_reset_confirms_the_mailbox_and_shuts_out_who_registered_it(store: Store) -> None:
     register(store, password="somebody else's")
-    accounts.send_code(store, OUTBOX, Purpose.RESET, ADA)
+    accounts.send_code(store, OUTBOX, CodePurpose.RESET, ADA)
     accounts.reset_password(store, email=ADA, code=newest_code(store), new=NEW, keep=print)
     with pytest.raises(Denied):
         log_in(store, password="somebody else's")
@@ -674,12 +675,12 @@ def test_what_an_overseer_wants_to_know(store: Store) -> None:
         log_in(store, password="a wrong one")
     token = log_in(store)
     accounts.change_password(store, sessions.actor(store, token), current=PASSWORD, new=NEW, keep=print)
-    accounts.send_code(store, OUTBOX, Purpose.RESET, ADA)
+    accounts.send_code(store, OUTBOX, CodePurpose.RESET, ADA)
     accounts.reset_password(store, email=ADA, code=newest_code(store), new=PASSWORD, keep=print)
     accounts.logout(store, log_in(store))
     with pytest.raises(Denied):
         accounts.verify(store, email=EVE, code="22222-22222")
-    trail = [(row.actor_id, row.action, row.object_id) for row in rows(store, Audit)]
+    trail = [(row.actor_id, row.action, row.object_id) for row in rows(store, AuditEntry)]
     assert trail == [
         (None, "register", 1),
         (1, "verify", 1),
@@ -700,7 +701,7 @@ def test_what_an_overseer_wants_to_know(store: Store) -> None:
 
 def test_no_secret_lies_in_the_store(store: Store, tmp_path: Path) -> None:
     confirmed(store)
-    accounts.send_code(store, OUTBOX, Purpose.RESET, ADA)
+    accounts.send_code(store, OUTBOX, CodePurpose.RESET, ADA)
     secrets = [PASSWORD, log_in(store), *(code_in(letter) for letter in came(store))]
     held = b"".join(path.read_bytes() for path in store.path.parent.iterdir() if path.is_file())
     assert not [secret for secret in secrets if secret.encode() in held]

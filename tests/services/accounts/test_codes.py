@@ -7,33 +7,34 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sending import rows
+from support.sending import rows
 
-from skychimp.access import Actor
-from skychimp.models import Code, Purpose
-from skychimp.services import codes
-from skychimp.store.engine import Store, open_store
+from skychimp.models import Code, CodePurpose
+from skychimp.permissions import Actor
+from skychimp.services.accounts import codes
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 NOW = datetime.now(UTC)
 SECOND = timedelta(seconds=1)
-VERIFY, RESET = Purpose.VERIFY, Purpose.RESET
+VERIFY, RESET = CodePurpose.VERIFY, CodePurpose.RESET
 
 
-def issue(store: Store, actor: Actor, purpose: Purpose = VERIFY, at: datetime = NOW) -> str | None:
-    with store.write() as session:
-        issued = codes.issue(session, actor.user_id, purpose, at)
+def issue(store: Store, actor: Actor, purpose: CodePurpose = VERIFY, at: datetime = NOW) -> str | None:
+    with store.write() as db:
+        issued = codes.issue(db, actor.user_id, purpose, at)
     return None if issued is None else issued.text
 
 
-def issued(store: Store, actor: Actor, purpose: Purpose = VERIFY, at: datetime = NOW) -> str:
+def issued(store: Store, actor: Actor, purpose: CodePurpose = VERIFY, at: datetime = NOW) -> str:
     text = issue(store, actor, purpose, at)
     assert text is not None
     return text
 
 
-def use(store: Store, actor: Actor, text: str, purpose: Purpose = VERIFY, at: datetime = NOW) -> bool:
-    with store.write() as session:
-        return codes.use(session, actor.user_id, purpose, text, at)
+def use(store: Store, actor: Actor, text: str, purpose: CodePurpose = VERIFY, at: datetime = NOW) -> bool:
+    with store.write() as db:
+        return codes.use(db, actor.user_id, purpose, text, at)
 
 
 def test_a_code_can_be_read_and_not_be_guessed() -> None:
@@ -65,13 +66,13 @@ def test_it_does_not_lie_in_the_store(store: Store, ada: Actor) -> None:
 
 def test_the_same_code_of_another_store_or_user_has_another_hash(store: Store, ada: Actor, bob: Actor) -> None:
     """So that nothing can be computed for many at once, nor moved from one to another."""
-    with store.write() as session:
+    with store.write() as db:
         hashes = {
-            codes._hash(session, user, purpose, "22222-22222")
+            codes._hash(db, user, purpose, "22222-22222")
             for user in (ada.user_id, bob.user_id)
-            for purpose in Purpose
+            for purpose in CodePurpose
         }
-    assert len(hashes) == 2 * len(Purpose)
+    assert len(hashes) == 2 * len(CodePurpose)
 
 
 @pytest.mark.parametrize(("age", "good"), [(codes.LIFE - SECOND, True), (codes.LIFE, False)])
@@ -114,10 +115,10 @@ def test_there_are_three_an_hour(store: Store, ada: Actor, bob: Actor) -> None:
 
 def test_one_that_never_went_out_does_not_count(store: Store, ada: Actor) -> None:
     for _ in range(5):
-        with store.write() as session:
-            lost = codes.issue(session, ada.user_id, VERIFY, NOW)
+        with store.write() as db:
+            lost = codes.issue(db, ada.user_id, VERIFY, NOW)
             assert lost is not None
-            codes.withdraw(session, lost.id)
+            codes.withdraw(db, lost.id)
     assert issue(store, ada)
 
 
@@ -142,7 +143,7 @@ def test_one_code_is_good_for_one_of_many_at_once(store: Store, ada: Actor) -> N
 def test_those_that_count_no_more_are_forgotten(store: Store, ada: Actor) -> None:
     issued(store, ada)
     kept = issued(store, ada, at=NOW + SECOND)
-    with store.write() as session:
-        codes.forget(session, NOW + timedelta(hours=1))
+    with store.write() as db:
+        codes.forget(db, NOW + timedelta(hours=1))
     assert [code.created_at for code in rows(store, Code)] == [NOW + SECOND]
     assert use(store, ada, kept, at=NOW + 2 * SECOND)

@@ -2,12 +2,12 @@
 
 import argon2
 import pytest
-from argon import WORK, Cheap, cheap_argon  # noqa: F401
 from argon2 import PasswordHasher, extract_parameters
 from argon2.low_level import Type
+from support.argon import WORK, Cheap, cheap_argon  # noqa: F401
 
 from skychimp.errors import InvalidValue
-from skychimp.services import passwords
+from skychimp.services.accounts import passwords
 
 
 def test_the_hash_is_argon2id_and_no_cheaper_than_owasp_asks() -> None:

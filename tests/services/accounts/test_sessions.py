@@ -4,14 +4,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sending import rows
 from sqlmodel import Session, select
+from support.sending import rows
 
-from skychimp.access import GUEST, Actor
 from skychimp.errors import StoreFailed
 from skychimp.models import Login, Role, User
-from skychimp.services import sessions
-from skychimp.store.engine import Store
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.accounts import sessions
+from skychimp.store.database import Store
 
 NOW = datetime.now(UTC)
 SECOND = timedelta(seconds=1)
@@ -20,13 +20,13 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture
 def token(store: Store, ada: Actor) -> str:
     """Ada's."""
-    with store.write() as session:
-        return sessions.start(session, ada.user_id, NOW)
+    with store.write() as db:
+        return sessions.start(db, ada.user_id, NOW)
 
 
 def change(store: Store, table: type[User] | type[Login], **values: object) -> None:
-    with store.write() as session:
-        row = session.exec(select(table)).one()
+    with store.write() as db:
+        row = db.exec(select(table)).one()
         for name, value in values.items():
             setattr(row, name, value)
 
@@ -37,12 +37,12 @@ def test_a_token_stands_for_its_user(store: Store, ada: Actor, token: str) -> No
 
 @pytest.mark.parametrize("nobodys", [None, "", "nobody's", "\udcff", "' OR 1=1 --"])
 def test_no_token_or_an_unknown_one_is_a_guest(store: Store, token: str, nobodys: str | None) -> None:
-    assert sessions.actor(store, nobodys) == GUEST
+    assert sessions.actor(store, nobodys) == ANONYMOUS
 
 
 def test_a_token_is_random_and_does_not_lie_in_the_store(store: Store, ada: Actor, token: str) -> None:
-    with store.write() as session:
-        other = sessions.start(session, ada.user_id, NOW)
+    with store.write() as db:
+        other = sessions.start(db, ada.user_id, NOW)
     assert other != token
     assert len(token) >= 43  # 256 bits
     held = b"".join(path.read_bytes() for path in store.path.parent.iterdir() if path.is_file())
@@ -61,7 +61,7 @@ def test_a_token_is_random_and_does_not_lie_in_the_store(store: Store, ada: Acto
 )
 def test_a_session_that_has_ended(store: Store, token: str, end: Callable[[Store], None]) -> None:
     end(store)
-    assert sessions.actor(store, token) == GUEST
+    assert sessions.actor(store, token) == ANONYMOUS
 
 
 def test_a_session_ends_at_last_however_often_it_is_used(store: Store, token: str) -> None:
@@ -101,14 +101,14 @@ def test_a_role_counts_from_the_next_command(store: Store, token: str) -> None:
 
 
 def test_what_has_ended_by_itself_is_forgotten(store: Store, ada: Actor, token: str) -> None:
-    def add(session: Session, name: str, expires_at: datetime, seen_at: datetime) -> None:
+    def add(db: Session, name: str, expires_at: datetime, seen_at: datetime) -> None:
         row = Login(user_id=ada.user_id, token_hash=name, created_at=NOW, seen_at=seen_at, expires_at=expires_at)
-        session.add(row)
+        db.add(row)
 
-    with store.write() as session:
-        add(session, "too old", NOW, NOW)
-        add(session, "idle", NOW + SECOND, NOW - sessions.IDLE)
-        add(session, "neither", NOW + SECOND, NOW - sessions.IDLE + SECOND)
-    with store.write() as session:
-        sessions.forget(session, NOW)
+    with store.write() as db:
+        add(db, "too old", NOW, NOW)
+        add(db, "idle", NOW + SECOND, NOW - sessions.IDLE)
+        add(db, "neither", NOW + SECOND, NOW - sessions.IDLE + SECOND)
+    with store.write() as db:
+        sessions.forget(db, NOW)
     assert [login.token_hash for login in rows(store, Login)][1:] == ["neither"]

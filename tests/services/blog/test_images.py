@@ -13,12 +13,13 @@ from conftest import enrol
 from PIL import Image, PngImagePlugin
 from sqlalchemy import text
 
-from skychimp.access import Actor
 from skychimp.errors import InvalidValue, StoreFailed
 from skychimp.models import Role
-from skychimp.services import blog, housekeeping, images
-from skychimp.services.listing import Page
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.blog import images, posts
+from skychimp.services.listing import ListOptions
+from skychimp.services.operations import housekeeping
+from skychimp.store.database import Store
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -155,32 +156,32 @@ def kept(store: Store) -> list[str]:
 
 def test_it_is_kept_for_its_owner_alone_as_long_as_a_post_has_it(store: Store, editor: Actor) -> None:
     image, other = images.made_anew(picture()), images.made_anew(picture("JPEG"))
-    first, second = (blog.create(store, editor, title="A", content="B", image=image) for _ in range(2))
+    first, second = (posts.create(store, editor, title="A", content="B", image=image) for _ in range(2))
 
     assert first.image == second.image == image.name
-    file = blog.image_path(store, image.name)
+    file = posts.image_path(store, image.name)
     assert file.read_bytes() == image.data
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o600, 0o700]
     assert kept(store) == [image.name]
 
-    blog.remove(store, editor, first.slug)
+    posts.remove(store, editor, first.slug)
     assert kept(store) == [image.name]
-    changed = blog.change(store, editor, second.slug, image=other)
+    changed = posts.change(store, editor, second.slug, image=other)
     assert (changed.image, changed.revision, kept(store)) == (other.name, 2, [other.name])
-    assert blog.change(store, editor, second.slug, no_image=True).image is None
+    assert posts.change(store, editor, second.slug, no_image=True).image is None
     assert kept(store) == []
 
 
 def test_without_its_file_there_is_no_post(store: Store, editor: Actor) -> None:
     images.folder(store).write_text("a file in the folder's place")
     image = images.made_anew(picture())
-    post = blog.create(store, editor, title="A", content="B")
+    post = posts.create(store, editor, title="A", content="B")
 
     with pytest.raises(StoreFailed):
-        blog.create(store, editor, title="C", content="D", image=image)
+        posts.create(store, editor, title="C", content="D", image=image)
     with pytest.raises(StoreFailed):
-        blog.change(store, editor, post.slug, image=image)
-    assert [(post.title, post.image) for post in blog.list_posts(store, editor, Page(), unpublished=True)] == [
+        posts.change(store, editor, post.slug, image=image)
+    assert [(post.title, post.image) for post in posts.list_posts(store, editor, ListOptions(), unpublished=True)] == [
         ("A", None)
     ]
 
@@ -198,17 +199,17 @@ def test_an_image_is_there_before_its_row_and_goes_after_it(
         raise Killed
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(blog, "_insert", die)
-        blog.create(store, editor, title="A", content="B", image=image)
+        patch.setattr(posts, "_insert", die)
+        posts.create(store, editor, title="A", content="B", image=image)
     assert kept(store) == [image.name]
-    assert list(blog.list_posts(store, editor, Page(), unpublished=True)) == []
+    assert list(posts.list_posts(store, editor, ListOptions(), unpublished=True)) == []
     housekeeping.tidy(store)
     assert kept(store) == []
 
-    post = blog.create(store, editor, title="A", content="B", image=image)
+    post = posts.create(store, editor, title="A", content="B", image=image)
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(images, "sweep", die)
-        blog.remove(store, editor, post.slug)
+        posts.remove(store, editor, post.slug)
     assert kept(store) == [image.name]
     housekeeping.tidy(store)
     assert kept(store) == []
@@ -216,7 +217,7 @@ def test_an_image_is_there_before_its_row_and_goes_after_it(
 
 def test_what_a_killed_writer_left_behind_is_swept(store: Store, editor: Actor) -> None:
     image = images.made_anew(picture())
-    blog.create(store, editor, title="A", content="B", image=image)
+    posts.create(store, editor, title="A", content="B", image=image)
     (images.folder(store) / ".half written").write_bytes(b"half")
 
     housekeeping.tidy(store)
@@ -225,13 +226,13 @@ def test_what_a_killed_writer_left_behind_is_swept(store: Store, editor: Actor) 
 
 @pytest.mark.parametrize("name", ["../skychimp.db", "/etc/passwd", "x.png", "a" * 32 + ".svg", "A" * 32 + ".png", ""])
 def test_a_name_from_elsewhere_is_never_followed(store: Store, editor: Actor, name: str) -> None:
-    blog.create(store, editor, title="A", content="B")
-    with store.write() as session:
-        session.execute(text("UPDATE post SET image = :name"), {"name": name})
+    posts.create(store, editor, title="A", content="B")
+    with store.write() as db:
+        db.execute(text("UPDATE post SET image = :name"), {"name": name})
 
     with pytest.raises(StoreFailed):
-        blog.image_path(store, blog.find(store, editor, "1").image or "")
-    blog.remove(store, editor, "1")
+        posts.image_path(store, posts.find(store, editor, "1").image or "")
+    posts.remove(store, editor, "1")
     assert store.path.exists()
 
 

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from skychimp.access import GUEST, Actor
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
-from skychimp.models import Audit, Role
-from skychimp.services import blog
-from skychimp.services.blog import PostDetail
-from skychimp.services.listing import Page
-from skychimp.store.engine import Store
+from skychimp.models import AuditEntry, Role
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.blog import posts
+from skychimp.services.blog.posts import PostDetail
+from skychimp.services.listing import ListOptions
+from skychimp.store.database import Store
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
@@ -29,14 +29,14 @@ def editor(store: Store) -> Actor:
 
 
 def write(store: Store, editor: Actor, title: str = "A title", **more: datetime | bool) -> PostDetail:
-    return blog.create(store, editor, title=title, content="Words", **({"publish": True} | more))  # type: ignore[arg-type]
+    return posts.create(store, editor, title=title, content="Words", **({"publish": True} | more))  # type: ignore[arg-type]
 
 
 def audited(store: Store) -> list[tuple[str, str, int | None, str]]:
-    trail = Audit.__table__.c
+    trail = AuditEntry.__table__.c
     query = select(trail.action, trail.object, trail.object_id, trail.detail).order_by(trail.id)
-    with store.read() as session:
-        return [tuple(row) for row in session.execute(query)]
+    with store.read() as db:
+        return [tuple(row) for row in db.execute(query)]
 
 
 # Who may
@@ -44,37 +44,37 @@ def audited(store: Store) -> list[tuple[str, str, int | None, str]]:
 
 @pytest.mark.parametrize("role", [None, Role.USER, Role.MANAGER])
 def test_others_read_what_is_published_and_nothing_else(store: Store, editor: Actor, role: Role | None) -> None:
-    reader = enrol(store, "reader", role) if role else GUEST
+    reader = enrol(store, "reader", role) if role else ANONYMOUS
     published, draft, coming = (
         write(store, editor),
         write(store, editor, publish=False),
         write(store, editor, at=NOW + DAY),
     )
 
-    assert blog.view(store, reader, published.slug).content == "Words"
-    assert [post.id for post in blog.list_posts(store, reader, Page())] == [published.id]
+    assert posts.view(store, reader, published.slug).content == "Words"
+    assert [post.id for post in posts.list_posts(store, reader, ListOptions())] == [published.id]
     for unseen in (draft, coming):
         for name in (unseen.slug, str(unseen.id)):
             with pytest.raises(NotFound):
-                blog.view(store, reader, name)
+                posts.view(store, reader, name)
     refusals: list[Callable[[], object]] = [
         partial(write, store, reader),
-        partial(blog.change, store, reader, published.slug, title="Mine"),
-        partial(blog.publish, store, reader, draft.slug),
-        partial(blog.unpublish, store, reader, published.slug),
-        partial(blog.remove, store, reader, published.slug),
-        partial(blog.find, store, reader, draft.slug),
-        lambda: list(blog.list_posts(store, reader, Page(), unpublished=True)),
+        partial(posts.change, store, reader, published.slug, title="Mine"),
+        partial(posts.publish, store, reader, draft.slug),
+        partial(posts.unpublish, store, reader, published.slug),
+        partial(posts.remove, store, reader, published.slug),
+        partial(posts.find, store, reader, draft.slug),
+        lambda: list(posts.list_posts(store, reader, ListOptions(), unpublished=True)),
     ]
     for refused in refusals:
         with pytest.raises(NotLoggedIn if role is None else Denied):
             refused()
     assert [
         post.id
-        for post in blog.list_posts(
+        for post in posts.list_posts(
             store,
             editor,
-            Page(),
+            ListOptions(),
             unpublished=True,
         )
     ] == [3, 1, 2]
@@ -85,10 +85,10 @@ def test_who_writes_sees_and_changes_everybodys(store: Store, editor: Actor, rol
     other = enrol(store, "other", role)
     draft = write(store, editor, publish=False)
 
-    assert blog.view(store, other, draft.slug).views == 0
-    assert blog.change(store, other, draft.slug, title="Better").title == "Better"
-    assert blog.publish(store, other, draft.slug).published_at is not None
-    assert blog.remove(store, other, draft.slug).id == draft.id
+    assert posts.view(store, other, draft.slug).views == 0
+    assert posts.change(store, other, draft.slug, title="Better").title == "Better"
+    assert posts.publish(store, other, draft.slug).published_at is not None
+    assert posts.remove(store, other, draft.slug).id == draft.id
     assert [action for action, *_ in audited(store)] == ["publish", "delete"]
 
 
@@ -96,22 +96,22 @@ def test_who_writes_sees_and_changes_everybodys(store: Store, editor: Actor, rol
 
 
 def test_a_post_is_as_it_was_written(store: Store, editor: Actor) -> None:
-    made = blog.create(store, editor, title=" Привет, 吳 ", content="a\r\n\r\n\tb *c*\n")
+    made = posts.create(store, editor, title=" Привет, 吳 ", content="a\r\n\r\n\tb *c*\n")
 
     assert (made.title, made.content) == ("Привет, 吳", "a\n\n\tb *c*\n")
     assert (made.views, made.revision, made.published_at, made.image, made.author) == (0, 1, None, None, "")
     assert made.created_at == made.updated_at
     assert made.created_at.utcoffset() is not None
-    assert blog.find(store, editor, str(made.id)) == blog.find(store, editor, made.slug) == made
+    assert posts.find(store, editor, str(made.id)) == posts.find(store, editor, made.slug) == made
 
 
 def test_publishing_in_the_future_happens_by_itself(store: Store, editor: Actor) -> None:
     at = NOW + DAY
     coming = write(store, editor, at=at)
 
-    assert blog.published(store, at - timedelta(microseconds=1)) == []
-    assert blog.published(store, at) == [coming]
-    assert blog.published(store, at + DAY, since=at) == []
+    assert posts.published(store, at - timedelta(microseconds=1)) == []
+    assert posts.published(store, at) == [coming]
+    assert posts.published(store, at + DAY, since=at) == []
 
 
 def test_the_newest_come_first(store: Store, editor: Actor) -> None:
@@ -119,23 +119,23 @@ def test_the_newest_come_first(store: Store, editor: Actor) -> None:
         write(store, editor, f"{days} days ago", at=NOW - days * DAY)
 
     order = ["1 days ago", "2 days ago", "3 days ago"]
-    assert [post.title for post in blog.published(store, NOW)] == order
-    assert [post.title for post in blog.published(store, NOW, since=NOW - 3 * DAY)] == order[:2]
-    assert [post.title for post in blog.list_posts(store, GUEST, Page())] == order
-    assert [post.title for post in blog.list_posts(store, GUEST, Page(sort="title", limit=2))] == order[:2]
+    assert [post.title for post in posts.published(store, NOW)] == order
+    assert [post.title for post in posts.published(store, NOW, since=NOW - 3 * DAY)] == order[:2]
+    assert [post.title for post in posts.list_posts(store, ANONYMOUS, ListOptions())] == order
+    assert [post.title for post in posts.list_posts(store, ANONYMOUS, ListOptions(sort="title", limit=2))] == order[:2]
 
 
 def test_publishing_twice_leaves_the_first_time_and_a_given_one_is_taken(store: Store, editor: Actor) -> None:
     post = write(store, editor, publish=False)
-    first = blog.publish(store, editor, post.slug)
+    first = posts.publish(store, editor, post.slug)
 
     assert first.published_at is not None
     assert first.published_at > NOW
-    assert blog.publish(store, editor, post.slug) == first
-    assert blog.publish(store, editor, post.slug, NOW - DAY).published_at == NOW - DAY
-    assert blog.publish(store, editor, post.slug, NOW + DAY).published_at == NOW + DAY
-    assert blog.publish(store, editor, post.slug).published_at not in (None, NOW + DAY)  # now, not at last
-    assert blog.unpublish(store, editor, post.slug).published_at is None
+    assert posts.publish(store, editor, post.slug) == first
+    assert posts.publish(store, editor, post.slug, NOW - DAY).published_at == NOW - DAY
+    assert posts.publish(store, editor, post.slug, NOW + DAY).published_at == NOW + DAY
+    assert posts.publish(store, editor, post.slug).published_at not in (None, NOW + DAY)  # now, not at last
+    assert posts.unpublish(store, editor, post.slug).published_at is None
     entries = [(action, kind, number, detail) for action, kind, number, detail in audited(store)]
     assert entries == [("publish", "post", post.id, "A title")] * 4 + [("unpublish", "post", post.id, "A title")]
 
@@ -143,8 +143,8 @@ def test_publishing_twice_leaves_the_first_time_and_a_given_one_is_taken(store: 
 def test_a_change_counts_as_a_revision_and_leaves_the_slug(store: Store, editor: Actor) -> None:
     old = write(store, editor)
 
-    assert blog.change(store, editor, old.slug, title=old.title, content=old.content) == old
-    new = blog.change(store, editor, old.slug, title="Other", content="More")
+    assert posts.change(store, editor, old.slug, title=old.title, content=old.content) == old
+    new = posts.change(store, editor, old.slug, title="Other", content="More")
     assert (new.slug, new.title, new.content, new.revision) == (old.slug, "Other", "More", 2)
     assert new.updated_at > old.updated_at
     assert (new.created_at, new.published_at) == (old.created_at, old.published_at)
@@ -152,11 +152,11 @@ def test_a_change_counts_as_a_revision_and_leaves_the_slug(store: Store, editor:
 
 def test_what_somebody_else_has_changed_meanwhile_is_not_written_over(store: Store, editor: Actor) -> None:
     post = write(store, editor)
-    blog.change(store, editor, post.slug, content="theirs")
+    posts.change(store, editor, post.slug, content="theirs")
 
     with pytest.raises(Conflict):
-        blog.change(store, editor, post.slug, content="mine", of_revision=post.revision)
-    assert blog.find(store, editor, post.slug).content == "theirs"
+        posts.change(store, editor, post.slug, content="mine", of_revision=post.revision)
+    assert posts.find(store, editor, post.slug).content == "theirs"
 
 
 # Views
@@ -165,12 +165,12 @@ def test_what_somebody_else_has_changed_meanwhile_is_not_written_over(store: Sto
 def test_reading_counts_and_looking_at_a_draft_does_not(store: Store, editor: Actor) -> None:
     post = write(store, editor)
 
-    assert [blog.view(store, reader, name).views for reader, name in ((GUEST, post.slug), (editor, "1"))] == [1, 2]
-    list(blog.list_posts(store, GUEST, Page()))
-    blog.published(store, datetime.now(UTC))
-    blog.find(store, editor, post.slug)
-    blog.unpublish(store, editor, post.slug)
-    assert blog.view(store, editor, post.slug).views == 2
+    assert [posts.view(store, reader, name).views for reader, name in ((ANONYMOUS, post.slug), (editor, "1"))] == [1, 2]
+    list(posts.list_posts(store, ANONYMOUS, ListOptions()))
+    posts.published(store, datetime.now(UTC))
+    posts.find(store, editor, post.slug)
+    posts.unpublish(store, editor, post.slug)
+    assert posts.view(store, editor, post.slug).views == 2
 
 
 # Slugs
@@ -200,10 +200,10 @@ def test_the_same_title_twice_gets_a_number(store: Store, editor: Actor) -> None
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(min_size=1, max_size=blog.LONGEST_TITLE))
+@given(st.text(min_size=1, max_size=posts.LONGEST_TITLE))
 def test_any_title_has_a_slug_that_finds_its_post(store: Store, title: str) -> None:
     admin = Actor(1, "admin@skychimp.test", Role.ADMIN)
-    if not list(blog.list_posts(store, admin, Page(limit=1))):
+    if not list(posts.list_posts(store, admin, ListOptions(limit=1))):
         enrol(store, "first", Role.ADMIN)
     try:
         made = write(store, admin, title)
@@ -212,7 +212,7 @@ def test_any_title_has_a_slug_that_finds_its_post(store: Store, title: str) -> N
         return
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", made.slug)
     assert not made.slug.isdigit()
-    assert blog.find(store, admin, made.slug) == made
+    assert posts.find(store, admin, made.slug) == made
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_any_title_has_a_slug_that_finds_its_post(store: Store, title: str) -> N
 def test_what_names_no_post_finds_none(store: Store, editor: Actor, name: str) -> None:
     write(store, editor)
 
-    for action in (blog.view, blog.find, blog.change, blog.publish, blog.unpublish, blog.remove):
+    for action in (posts.view, posts.find, posts.change, posts.publish, posts.unpublish, posts.remove):
         with pytest.raises(NotFound):
             action(store, editor, name)
 
@@ -244,10 +244,12 @@ def test_what_can_not_be_a_post_is_refused_and_changes_nothing(
     good = write(store, editor)
 
     with pytest.raises(InvalidValue):
-        blog.create(store, editor, title=wrong.get("title", "A title"), content=wrong.get("content", "Words"))
+        posts.create(store, editor, title=wrong.get("title", "A title"), content=wrong.get("content", "Words"))
     with pytest.raises(InvalidValue):
-        blog.change(store, editor, good.slug, **wrong)  # type: ignore[arg-type]
-    assert [blog.find(store, editor, str(post.id)) for post in blog.list_posts(store, editor, Page())] == [good]
+        posts.change(store, editor, good.slug, **wrong)  # type: ignore[arg-type]
+    assert [posts.find(store, editor, str(post.id)) for post in posts.list_posts(store, editor, ListOptions())] == [
+        good
+    ]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,7 @@ def test_what_can_not_be_a_post_is_refused_and_changes_nothing(
      "java\\\nscript:x", "x-unknown:y"],
 )  # fmt: skip
 def test_a_link_leads_nowhere_but_to_pages_and_mailboxes(link: str) -> None:
-    html = blog.html_of(f"[x]({link}) ![x]({link}) <{link}>")
+    html = posts.html_of(f"[x]({link}) ![x]({link}) <{link}>")
 
     assert "<a" not in html
     assert "<img" not in html
@@ -264,11 +266,11 @@ def test_a_link_leads_nowhere_but_to_pages_and_mailboxes(link: str) -> None:
 
 @pytest.mark.parametrize("link", ["https://example.org/a?b=c:d", "mailto:a@example.org", "/a/b:c", "#a", "a.html"])
 def test_other_links_are_kept(link: str) -> None:
-    assert blog.html_of(f"[x]({link})") == f'<p><a href="{link}">x</a></p>\n'
+    assert posts.html_of(f"[x]({link})") == f'<p><a href="{link}">x</a></p>\n'
 
 
 def test_raw_html_is_shown_not_obeyed() -> None:
-    assert blog.html_of("<script>x</script>\n\na <b onclick=x>") == (
+    assert posts.html_of("<script>x</script>\n\na <b onclick=x>") == (
         "<p>&lt;script&gt;x&lt;/script&gt;</p>\n<p>a &lt;b onclick=x&gt;</p>\n"
     )
 
@@ -276,12 +278,12 @@ def test_raw_html_is_shown_not_obeyed() -> None:
 def test_html_is_kept_until_the_content_changes(store: Store, editor: Actor) -> None:
     kept: dict[str, object] = {}
 
-    def recall(key: str, make: Callable[[], object]) -> object:
+    def cached(key: str, make: Callable[[], object]) -> object:
         return kept[key] if key in kept else kept.setdefault(key, make())
 
     post = write(store, editor)
-    assert blog.html(post, recall) == blog.html(post) == "<p>Words</p>\n"
+    assert posts.html(post, cached) == posts.html(post) == "<p>Words</p>\n"
     kept.update(dict.fromkeys(kept, "as it was kept"))
-    assert blog.html(post, recall) == "as it was kept"
-    assert blog.html(blog.change(store, editor, post.slug, title="Other"), recall) == "as it was kept"
-    assert blog.html(blog.change(store, editor, post.slug, content="New"), recall) == "<p>New</p>\n"
+    assert posts.html(post, cached) == "as it was kept"
+    assert posts.html(posts.change(store, editor, post.slug, title="Other"), cached) == "as it was kept"
+    assert posts.html(posts.change(store, editor, post.slug, content="New"), cached) == "<p>New</p>\n"

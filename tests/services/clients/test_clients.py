@@ -9,30 +9,31 @@ from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any, TextIO
 
-import ledgers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from support import ledger_rows
 
-from skychimp.access import GUEST, Actor
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
 from skychimp.models import Client, Delivery, DeliveryState
-from skychimp.services import clients, clients_csv, clients_jsonl
-from skychimp.services.clients import BadRow, ClientInfo, ClientRow, ImportResult, LeftOut
-from skychimp.services.listing import Page
-from skychimp.store.engine import Store
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.clients import clients, csv_files, importing, jsonl_files
+from skychimp.services.clients.clients import ClientInfo
+from skychimp.services.clients.importing import BadRow, ClientRow, ImportResult, LeftOut
+from skychimp.services.listing import ListOptions
+from skychimp.store.database import Store
 
 HUGE = "9" * 30
 
 
-def emails(store: Store, actor: Actor, page: Page | None = None, tag: str | None = None) -> list[str]:
-    return [client.email for client in clients.list_clients(store, actor, page or Page(), tag)]
+def emails(store: Store, actor: Actor, page: ListOptions | None = None, tag: str | None = None) -> list[str]:
+    return [client.email for client in clients.list_clients(store, actor, page or ListOptions(), tag)]
 
 
 def opened(data: bytes) -> TextIO:
     return io.TextIOWrapper(
-        io.BytesIO(data), encoding=clients_csv.ENCODING, errors=clients_csv.ERRORS, newline=clients_csv.NEWLINE
+        io.BytesIO(data), encoding=csv_files.ENCODING, errors=csv_files.ERRORS, newline=csv_files.NEWLINE
     )
 
 
@@ -41,10 +42,10 @@ def imported(
 ) -> tuple[ImportResult, dict[int, str]]:
     """What an import came to, and its bad rows by line."""
     raw = data.encode() if isinstance(data, str) else data
-    sheet = clients_csv.read(opened(raw))
+    sheet = csv_files.read(opened(raw))
     bad: list[BadRow | LeftOut] = []
     known = sheet.columns if update else ()
-    result = clients.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad.append)
+    result = importing.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad.append)
     assert result.bad == len(bad)
     return result, {row.line: row.reason for row in bad}
 
@@ -105,7 +106,7 @@ def test_what_can_not_be_used_is_refused_in_one_short_line_and_changes_nothing(
 
     assert len(created.value.message) < 400
     assert "\n" not in created.value.message
-    assert list(clients.list_clients(store, ada, Page())) == [good]
+    assert list(clients.list_clients(store, ada, ListOptions())) == [good]
 
 
 def test_one_address_is_one_client_of_a_user_but_may_be_another_users_too(store: Store, ada: Actor, bob: Actor) -> None:
@@ -159,8 +160,8 @@ def test_a_bad_address_is_good_again_when_it_is_another_or_said_to_be(
     store: Store, ada: Actor, change: dict[str, Any], still_bad: bool
 ) -> None:
     clients.create(store, ada, email="bad@example.org")
-    with store.write() as session:
-        client = session.get_one(Client, 1)
+    with store.write() as db:
+        client = db.get_one(Client, 1)
         client.bad_at, client.bad_reason = datetime.now(UTC), "550 5.1.1 no such user"
 
     clients.change(store, ada, "1", **change)
@@ -182,8 +183,8 @@ def test_deleting_a_client_cancels_what_waits_for_it_and_keeps_what_was_sent(
 
     assert emails(store, ada) == []
     assert emails(store, bob) == ["x@example.org"]
-    with store.read() as session:
-        states = [session.get_one(Delivery, each).state for each in (waiting, deferred, sent, bobs)]
+    with store.read() as db:
+        states = [db.get_one(Delivery, each).state for each in (waiting, deferred, sent, bobs)]
     cancelled = DeliveryState.CANCELLED
     assert states == [cancelled, cancelled, DeliveryState.SENT, DeliveryState.QUEUED]
     assert clients.create(store, ada, email="x@example.org").id > 2, "the ledger remembers ids: none may come back"
@@ -191,7 +192,7 @@ def test_deleting_a_client_cancels_what_waits_for_it_and_keeps_what_was_sent(
 
 def queued(store: Store, owner: Actor, address: str, state: DeliveryState) -> int:
     """A delivery in an open occurrence of a mailing of its own."""
-    return ledgers.delivery(store, ledgers.occurrence(store, ledgers.mailing(store, owner)), address, state)
+    return ledger_rows.delivery(store, ledger_rows.occurrence(store, ledger_rows.mailing(store, owner)), address, state)
 
 
 # Who may, and lists
@@ -201,7 +202,7 @@ def test_clients_are_their_owners_alone(store: Store, ada: Actor, manager: Actor
     clients.create(store, ada, email="x@example.org")
 
     assert emails(store, admin) == []
-    for actor, refusal in ((manager, Denied), (GUEST, NotLoggedIn)):
+    for actor, refusal in ((manager, Denied), (ANONYMOUS, NotLoggedIn)):
         with pytest.raises(refusal):
             emails(store, actor)
         with pytest.raises(refusal):
@@ -209,7 +210,7 @@ def test_clients_are_their_owners_alone(store: Store, ada: Actor, manager: Actor
         with pytest.raises(refusal):
             clients.create(store, actor, email="y@example.org")
         with pytest.raises(refusal):
-            clients.import_rows(store, actor, [], on_bad=print)
+            importing.import_rows(store, actor, [], on_bad=print)
 
 
 @pytest.fixture
@@ -227,41 +228,43 @@ def some_clients(store: Store, ada: Actor) -> Actor:
 @pytest.mark.parametrize(
     ("page", "found"),
     [
-        (Page(), "cabd"),
-        (Page(limit=2), "ca"),
-        (Page(limit=0), ""),
-        (Page(limit=10**30), "cabd"),
-        (Page(offset=3), "d"),
-        (Page(limit=1, offset=1), "a"),
-        (Page(offset=10**30), ""),
-        (Page(sort="email"), "abcd"),
-        (Page(sort="-email"), "dcba"),
-        (Page(sort="-id", limit=1), "d"),
-        (Page(search="EXAMPLE.ORG"), "ca"),
-        (Page(search="%"), "c"),
-        (Page(search="_"), "a"),
-        (Page(search="\\"), ""),
-        (Page(search="ada", sort="name"), "b"),
-        (Page(search="Åse"), "c"),
+        (ListOptions(), "cabd"),
+        (ListOptions(limit=2), "ca"),
+        (ListOptions(limit=0), ""),
+        (ListOptions(limit=10**30), "cabd"),
+        (ListOptions(offset=3), "d"),
+        (ListOptions(limit=1, offset=1), "a"),
+        (ListOptions(offset=10**30), ""),
+        (ListOptions(sort="email"), "abcd"),
+        (ListOptions(sort="-email"), "dcba"),
+        (ListOptions(sort="-id", limit=1), "d"),
+        (ListOptions(search="EXAMPLE.ORG"), "ca"),
+        (ListOptions(search="%"), "c"),
+        (ListOptions(search="_"), "a"),
+        (ListOptions(search="\\"), ""),
+        (ListOptions(search="ada", sort="name"), "b"),
+        (ListOptions(search="Åse"), "c"),
     ],
 )
-def test_a_list_in_part_and_in_order(store: Store, some_clients: Actor, page: Page, found: str) -> None:
+def test_a_list_in_part_and_in_order(store: Store, some_clients: Actor, page: ListOptions, found: str) -> None:
     assert [email[0] for email in emails(store, some_clients, page)] == list(found)
 
 
 @pytest.mark.parametrize(("sought", "found"), [("åse", "c"), ("ÅSE", "c"), ("žofie", "d")])
 def test_a_search_knows_capitals_of_every_script(store: Store, some_clients: Actor, sought: str, found: str) -> None:
-    assert [email[0] for email in emails(store, some_clients, Page(search=sought))] == [found]
+    assert [email[0] for email in emails(store, some_clients, ListOptions(search=sought))] == [found]
 
 
 def test_a_list_by_tag(store: Store, some_clients: Actor) -> None:
     assert emails(store, some_clients, tag="vip") == ["c@example.org", "a@example.org"]
-    assert emails(store, some_clients, Page(search="bob"), tag=" vip ") == ["a@example.org"]
+    assert emails(store, some_clients, ListOptions(search="bob"), tag=" vip ") == ["a@example.org"]
     assert emails(store, some_clients, tag="vi") == []
 
 
-@pytest.mark.parametrize("page", [Page(sort="shoe size"), Page(sort="--id"), Page(search="\udcff")])
-def test_a_list_that_can_not_be_made_is_refused(store: Store, ada: Actor, page: Page) -> None:
+@pytest.mark.parametrize(
+    "page", [ListOptions(sort="shoe size"), ListOptions(sort="--id"), ListOptions(search="\udcff")]
+)
+def test_a_list_that_can_not_be_made_is_refused(store: Store, ada: Actor, page: ListOptions) -> None:
     with pytest.raises(InvalidValue):
         emails(store, ada, page)
 
@@ -287,7 +290,7 @@ def test_a_sheet_is_read_however_it_is_written(store: Store, ada: Actor, data: s
     result, bad = imported(store, ada, data)
 
     assert (result, bad) == (ImportResult(created=1), {})
-    (made,) = clients.list_clients(store, ada, Page())
+    (made,) = clients.list_clients(store, ada, ListOptions())
     assert (made.email, made.name, made.comment, made.tags) == ("x@example.org", "Ada", "hi", ["a", "b"])
 
 
@@ -308,7 +311,7 @@ def test_a_sheet_is_read_however_it_is_written(store: Store, ada: Actor, data: s
 )
 def test_a_sheet_without_a_usable_first_line_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidValue):
-        clients_csv.read(opened(data))
+        csv_files.read(opened(data))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -360,7 +363,7 @@ def test_without_update_the_first_row_of_an_address_stands(store: Store, ada: Ac
     result, _ = imported(store, ada, "email,name,tags\nOLD@example.org,New,u\nx@example.org,1,a\nX@EXAMPLE.ORG,2,b\n")
 
     assert result == ImportResult(created=1, skipped=2)
-    listed = [(each.email, each.name, each.tags) for each in clients.list_clients(store, ada, Page())]
+    listed = [(each.email, each.name, each.tags) for each in clients.list_clients(store, ada, ListOptions())]
     assert listed == [("old@example.org", "Old", ["t"]), ("x@example.org", "1", ["a"])]
 
 
@@ -376,7 +379,9 @@ def test_with_update_the_last_row_stands_and_columns_that_are_not_there_are_left
     result, _ = imported(store, ada, "email,tags\nother@example.org,\nx@example.org,a;b\n", update=True)
     assert result == ImportResult(updated=2)
 
-    listed = [(each.email, each.name, each.comment, each.tags) for each in clients.list_clients(store, ada, Page())]
+    listed = [
+        (each.email, each.name, each.comment, each.tags) for each in clients.list_clients(store, ada, ListOptions())
+    ]
     assert listed == [
         ("OLD@example.org", "New", "kept", ["kept"]),
         ("other@example.org", "Other", "", []),
@@ -389,10 +394,10 @@ def test_an_imported_client_is_stored_like_one_that_was_created(store: Store, ad
     clients.create(store, ada, email="a@example.org", name="A", tags=["t"])
     imported(store, ada, "email,name,tags\nb@example.org,B,t\n")
 
-    with store.read() as session:
-        stored = session.execute(text("SELECT length(created_at), typeof(name), comment, bad_at FROM client")).all()
+    with store.read() as db:
+        stored = db.execute(text("SELECT length(created_at), typeof(name), comment, bad_at FROM client")).all()
     assert stored[0] == stored[1]
-    first, second = clients.list_clients(store, ada, Page())
+    first, second = clients.list_clients(store, ada, ListOptions())
     assert timedelta() < second.created_at - first.created_at < timedelta(minutes=1)
 
 
@@ -402,15 +407,15 @@ def test_an_import_goes_in_by_batches_and_counts_over_all_of_them(
     monkeypatch.setattr(clients, "IMPORT_BATCH", 3)
     data = "email,tags\n" + "".join(f"c{n % 8}@example.org,t{n}\n" for n in range(10)) + "bad\n"
     seen: list[int] = []
-    sheet = clients_csv.read(opened(data.encode()))
+    sheet = csv_files.read(opened(data.encode()))
 
-    result = clients.import_rows(
+    result = importing.import_rows(
         store, ada, sheet.rows, on_bad=lambda row: None, on_batch=lambda so_far: seen.append(so_far.created)
     )
 
     assert result == ImportResult(created=8, skipped=2, bad=1)
     assert seen == [3, 6, 8, 8]
-    assert [each.tags for each in clients.list_clients(store, ada, Page())] == [[f"t{n}"] for n in range(8)]
+    assert [each.tags for each in clients.list_clients(store, ada, ListOptions())] == [[f"t{n}"] for n in range(8)]
 
 
 AWKWARD = [
@@ -428,7 +433,7 @@ def test_what_is_exported_comes_back_as_it_was(store: Store, ada: Actor, bob: Ac
         clients.create(store, ada, email=f"=c{number}@example.org", name=name, comment=comment, tags=tags)
     exported = io.StringIO()
 
-    assert clients_csv.write(exported, clients.list_clients(store, ada, Page())) == len(AWKWARD)
+    assert csv_files.write(exported, clients.list_clients(store, ada, ListOptions())) == len(AWKWARD)
     result, bad = imported(store, bob, exported.getvalue())
 
     assert (result.created, bad) == (len(AWKWARD), {})
@@ -436,7 +441,9 @@ def test_what_is_exported_comes_back_as_it_was(store: Store, ada: Actor, bob: Ac
 
 
 def words(store: Store, actor: Actor) -> list[tuple[str, str, str, Sequence[str]]]:
-    return [(each.email, each.name, each.comment, each.tags) for each in clients.list_clients(store, actor, Page())]
+    return [
+        (each.email, each.name, each.comment, each.tags) for each in clients.list_clients(store, actor, ListOptions())
+    ]
 
 
 _texts = st.one_of(st.text(max_size=12), st.text("=+-@＝'\"\t\r\n;, aЖ\u2028\u202e", max_size=8))
@@ -444,25 +451,25 @@ _texts = st.one_of(st.text(max_size=12), st.text("=+-@＝'\"\t\r\n;, aЖ\u2028\u
 _kept = _texts.filter(lambda text: "\r" not in text)
 
 
-@pytest.mark.parametrize("form", [clients_csv, clients_jsonl])
+@pytest.mark.parametrize("form", [csv_files, jsonl_files])
 @given(rows=st.lists(st.tuples(_texts, _texts, st.lists(_texts, max_size=3)), max_size=6))
 def test_what_may_be_kept_comes_back_as_it_was(form: ModuleType, rows: list[tuple[str, str, list[str]]]) -> None:
     now, kept = datetime.now(UTC), []
     for number, (name, comment, tags) in enumerate(rows):
         with suppress(InvalidValue):
-            kept.append(clients._checked(f"-c{number}@example.org", name, comment, tags))
+            kept.append(clients.checked_client(f"-c{number}@example.org", name, comment, tags))
     written = io.StringIO()
 
     form.write(written, [ClientInfo(1, p.email, p.name, p.comment, list(p.tags), now, None, None) for p in kept])
     read = [row for row in form.read(opened(written.getvalue().encode())).rows if isinstance(row, ClientRow)]
 
-    assert [clients._checked(row.email, row.name, row.comment, row.tags) for row in read] == kept
+    assert [clients.checked_client(row.email, row.name, row.comment, row.tags) for row in read] == kept
 
 
 @given(rows=st.lists(st.tuples(_kept, _kept, st.lists(_kept, max_size=3)), max_size=6))
 def test_no_cell_runs_in_a_spreadsheet(rows: list[tuple[str, str, list[str]]]) -> None:
     written = io.StringIO()
-    clients_csv.write(written, [ClientInfo(1, "=c@x", *row, datetime.now(UTC), None, None) for row in rows])
+    csv_files.write(written, [ClientInfo(1, "=c@x", *row, datetime.now(UTC), None, None) for row in rows])
     for cells in csv.reader(io.StringIO(written.getvalue(), newline="")):
         assert not any(cell.startswith(("=", "+", "-", "@", "＝", "\t", "\r", "\n")) for cell in cells)
 
@@ -479,7 +486,7 @@ def test_no_bytes_break_the_reader_or_cost_a_good_line(junk: list[bytes]) -> Non
     lines = [line for pair in zip(good, junk, strict=False) for line in pair] + good[len(junk) :]
     data = b"email,name,comment\n" + b"\n".join(lines)
 
-    rows = list(clients_csv.read(opened(data)).rows)
+    rows = list(csv_files.read(opened(data)).rows)
 
     found = {row.email for row in rows if isinstance(row, ClientRow)}
     unclosed = any(b'"' in each for each in junk)
@@ -488,6 +495,6 @@ def test_no_bytes_break_the_reader_or_cost_a_good_line(junk: list[bytes]) -> Non
 
 
 def test_a_sheet_names_the_columns_it_leaves_out() -> None:
-    sheet = clients_csv.read(opened(b"Phone,email,,Tags\n1,x@example.org,,\n"))
+    sheet = csv_files.read(opened(b"Phone,email,,Tags\n1,x@example.org,,\n"))
 
     assert (sheet.columns, sheet.others) == (["email", "tags"], ["phone"])

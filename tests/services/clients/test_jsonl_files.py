@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.errors import InvalidValue
-from skychimp.services import clients_jsonl
-from skychimp.services.clients import BadRow, ClientRow
+from skychimp.services.clients import jsonl_files
+from skychimp.services.clients.importing import BadRow, ClientRow
 
 
 def read(text: str) -> list[object]:
-    return list(clients_jsonl.read(io.StringIO(text, newline="")).rows)
+    return list(jsonl_files.read(io.StringIO(text, newline="")).rows)
 
 
 def test_each_line_is_a_client_and_a_bad_one_is_named() -> None:
@@ -43,7 +43,7 @@ def test_each_line_is_a_client_and_a_bad_one_is_named() -> None:
 
 
 def test_the_first_line_says_what_there_is() -> None:
-    sheet = clients_jsonl.read(io.StringIO('{"phone": 1, "tags": ["a"], "email": "x@example.org"}\n'))
+    sheet = jsonl_files.read(io.StringIO('{"phone": 1, "tags": ["a"], "email": "x@example.org"}\n'))
     assert (sheet.columns, sheet.others) == (["email", "tags"], ["phone"])
 
 

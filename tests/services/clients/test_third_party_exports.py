@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from skychimp.services import clients_csv
-from skychimp.services.clients import BadRow, ClientRow, LeftOut
+from skychimp.services.clients import csv_files
+from skychimp.services.clients.importing import BadRow, ClientRow, LeftOut
 
 LISTMONK = """\
 uuid,email,name,attributes,status,created_at,updated_at
@@ -34,7 +34,7 @@ CLEANED = MAILCHIMP.replace("LEID", "CLEAN_TIME,CLEAN_CAMPAIGN_TITLE,CLEAN_CAMPA
 def read(text: str, name: str = "people.csv") -> tuple[str, list[Any]]:
     opened = io.StringIO(text)
     opened.name = name
-    sheet = clients_csv.read(opened)
+    sheet = csv_files.read(opened)
     return sheet.tool, list(sheet.rows)
 
 

@@ -2,24 +2,26 @@
 
 from datetime import UTC, datetime, timedelta
 
-import ledgers
 import pytest
+from support import ledger_rows
 
-from skychimp.access import Actor
-from skychimp.delivery.compose import Words
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.models import Client, Delivery, DeliveryState, Every, Format, Mailing, Occurrence, OccurrenceState, User
-from skychimp.services import clients, mailings, messages
-from skychimp.services.mailings import Audience, When
-from skychimp.services.outlook import outlook
+from skychimp.permissions import Actor
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.forecast import forecast
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
 from skychimp.store import queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 NOW = datetime(2030, 1, 3, 10, tzinfo=UTC)
 
 
 def due_mailing(store: Store, owner: Actor, audience: Audience | None = None) -> int:
     """A mailing that is due daily at nine since the first of January 2030."""
-    message = messages.create(store, owner, Words("Hello", "", Format.TEXT))
+    message = messages.create(store, owner, MessageContent("Hello", "", Format.TEXT))
     when = When("2030-01-01 09:00", None, Every.DAY, "UTC")
     made = mailings.create(
         store, owner, message_id=message.id, when=when, audience=audience or Audience(all_clients=True)
@@ -30,7 +32,7 @@ def due_mailing(store: Store, owner: Actor, audience: Audience | None = None) ->
 def seen(store: Store, now: datetime = NOW, mailing_id: int | None = None) -> list[tuple[int, str, str, str | None]]:
     return [
         (row.mailing_id, f"{row.due_at:%d}", row.email.partition("@")[0], row.left_out)
-        for row in outlook(store, now, mailing_id)
+        for row in forecast(store, now, mailing_id)
     ]
 
 
@@ -38,8 +40,8 @@ def seen(store: Store, now: datetime = NOW, mailing_id: int | None = None) -> li
 def people(store: Store, ada: Actor) -> Actor:
     for name in "abc":
         clients.create(store, ada, email=f"{name}@example.org", tags=["vip"] if name == "c" else [])
-    with store.write() as session:
-        bad = session.get_one(Client, 2)
+    with store.write() as db:
+        bad = db.get_one(Client, 2)
         bad.bad_at, bad.bad_reason = NOW, "550 5.1.1 gone"
     return ada
 
@@ -83,8 +85,8 @@ def test_one_mailing_only_and_nothing_before_its_time(store: Store, people: Acto
 def test_a_mailing_that_is_stopped_says_why(store: Store, people: Actor, bob: Actor) -> None:
     mailings.disable(store, people, due_mailing(store, people), "a pause")
     due_mailing(store, bob)
-    with store.write() as session:
-        session.get_one(User, bob.user_id).blocked_at = NOW
+    with store.write() as db:
+        db.get_one(User, bob.user_id).blocked_at = NOW
 
     assert seen(store, NOW - timedelta(days=2)) == [
         (1, "01", "", "the mailing is disabled: a pause"),
@@ -108,21 +110,21 @@ def test_a_mailing_that_is_stopped_says_why(store: Store, people: Actor, bob: Ac
 def test_what_is_open_already_is_looked_at_one_by_one(
     store: Store, people: Actor, state: DeliveryState, wait: timedelta | None, left_out: str | None
 ) -> None:
-    occurrence = ledgers.occurrence(store, ledgers.mailing(store, people), NOW, NOW + timedelta(days=1))
-    ledgers.delivery(store, occurrence, "a@example.org", state, None if wait is None else NOW + wait)
+    occurrence = ledger_rows.occurrence(store, ledger_rows.mailing(store, people), NOW, NOW + timedelta(days=1))
+    ledger_rows.delivery(store, occurrence, "a@example.org", state, None if wait is None else NOW + wait)
 
     assert seen(store) == [(1, "03", "a", left_out)]
 
 
 def test_an_open_one_that_is_stopped_late_or_still_being_opened(store: Store, people: Actor) -> None:
-    mailing_id = ledgers.mailing(store, people)
-    occurrence = ledgers.occurrence(store, mailing_id, NOW, NOW + timedelta(hours=1))
-    ledgers.delivery(store, occurrence, "a@example.org", DeliveryState.QUEUED)
-    with store.write() as session:
-        session.get_one(Mailing, mailing_id).all_clients = True
-        opening = session.get_one(Occurrence, occurrence)
+    mailing_id = ledger_rows.mailing(store, people)
+    occurrence = ledger_rows.occurrence(store, mailing_id, NOW, NOW + timedelta(hours=1))
+    ledger_rows.delivery(store, occurrence, "a@example.org", DeliveryState.QUEUED)
+    with store.write() as db:
+        db.get_one(Mailing, mailing_id).all_clients = True
+        opening = db.get_one(Occurrence, occurrence)
         opening.state, opening.cursor = OccurrenceState.OPENING, 2
-        session.get_one(Delivery, 1).client_id = 1
+        db.get_one(Delivery, 1).client_id = 1
 
     assert seen(store) == [(1, "03", "a", None), (1, "03", "c", None)]
     late = "its deadline has passed"

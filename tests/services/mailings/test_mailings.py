@@ -7,16 +7,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from skychimp.access import GUEST, Actor
-from skychimp.delivery import planner
-from skychimp.delivery.compose import Words
+from skychimp.delivery.composing.compose import MessageContent
+from skychimp.delivery.scheduling import planner
 from skychimp.errors import Denied, InvalidValue, NotFound, NotLoggedIn
 from skychimp.models import Delivery, Every, Format, Mailing, MailingStatus, Occurrence, OccurrenceState
-from skychimp.services import clients, mailings, messages
-from skychimp.services.listing import Page
-from skychimp.services.mailings import Audience, MailingInfo, When
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.clients import clients
+from skychimp.services.listing import ListOptions
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, MailingInfo, When
+from skychimp.services.messages import messages
 from skychimp.store import queue
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 _O = Occurrence.__table__
 
@@ -29,7 +31,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 @pytest.fixture
 def make(store: Store, ada: Actor) -> Callable[..., MailingInfo]:
     """Makes a mailing of Ada's; what isn't said is usual."""
-    message = messages.create(store, ada, Words("Hello", "Dear {{ client.name }}", Format.TEXT))
+    message = messages.create(store, ada, MessageContent("Hello", "Dear {{ client.name }}", Format.TEXT))
 
     def make(
         start: str = "2030-01-01 09:00",
@@ -53,21 +55,21 @@ def ago(time: timedelta) -> str:
 def open_due(store: Store, now: datetime | None = None) -> int:
     """Open what is due, as a run does; how many occurrences were opened."""
     now = now or datetime.now(UTC)
-    with store.connect() as connection, connection.begin():
+    with store.connect() as db, db.begin():
         opened = planner.open_due(
-            connection, now, sender="me@example.org", return_path="me@example.org", give_up_after=timedelta(days=3)
+            db, now, sender="me@example.org", return_path="me@example.org", give_up_after=timedelta(days=3)
         )
-        for occurrence_id in connection.scalars(select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)).all():
-            while not queue.fill(connection, occurrence_id):
+        for occurrence_id in db.scalars(select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)).all():
+            while not queue.fill(db, occurrence_id):
                 pass
-        queue.sweep(connection, now)
+        queue.sweep(db, now)
     return opened
 
 
 def states(store: Store) -> list[str]:
     """The states of all deliveries."""
-    with store.read() as session:
-        return [str(state) for state in session.scalars(select(Delivery.__table__.c.state))]
+    with store.read() as db:
+        return [str(state) for state in db.scalars(select(Delivery.__table__.c.state))]
 
 
 # When
@@ -143,7 +145,7 @@ def test_a_mailing_that_can_not_be_meant_is_refused(
         with pytest.raises(InvalidValue):
             mailings.change(store, ada, good.id, **wrong)
 
-    assert list(mailings.list_mailings(store, ada, Page())) == [good]
+    assert list(mailings.list_mailings(store, ada, ListOptions())) == [good]
 
 
 @pytest.mark.parametrize(
@@ -216,9 +218,9 @@ def test_an_audience_is_everybody_or_those_named_and_tagged(
         assert open_due(store) == 1
         assert len(states(store)) == number
         mailings.remove(store, ada, made.id)
-        with store.write() as session:
-            for delivery in session.scalars(select(Delivery)):
-                session.delete(delivery)
+        with store.write() as db:
+            for delivery in db.scalars(select(Delivery)):
+                db.delete(delivery)
 
 
 @pytest.mark.parametrize("client_id", [0, -1, 3, HUGE, 2], ids=["0", "-1", "unknown", "huge", "bobs"])
@@ -227,7 +229,7 @@ def test_only_ones_own_clients_and_messages_can_be_named(
 ) -> None:
     clients.create(store, ada, email="a@example.org")
     clients.create(store, bob, email="b@example.org")
-    messages.create(store, bob, Words("Bob's", "", Format.TEXT))
+    messages.create(store, bob, MessageContent("Bob's", "", Format.TEXT))
     good = make(audience=Audience(client_ids=[1]))
 
     with pytest.raises(NotFound):
@@ -239,7 +241,7 @@ def test_only_ones_own_clients_and_messages_can_be_named(
     with pytest.raises(NotFound):
         mailings.change(store, ada, good.id, message_id=client_id)
 
-    assert list(mailings.list_mailings(store, ada, Page())) == [good]
+    assert list(mailings.list_mailings(store, ada, ListOptions())) == [good]
 
 
 def test_nobody_is_an_audience_too_and_is_done_at_once(
@@ -258,7 +260,7 @@ def test_nobody_is_an_audience_too_and_is_done_at_once(
 def test_another_message_or_audience_leaves_the_schedule_alone(
     store: Store, ada: Actor, make: Callable[..., MailingInfo]
 ) -> None:
-    other = messages.create(store, ada, Words("Other", "", Format.TEXT))
+    other = messages.create(store, ada, MessageContent("Other", "", Format.TEXT))
     made = make("2030-03-31 02:30", "2031-01-01", Every.MONTH, "Europe/Berlin")  # a time that the clock change skips
 
     changed = mailings.change(store, ada, made.id, message_id=other.id, audience=Audience(tags=["vip"]))
@@ -275,8 +277,8 @@ def test_another_message_or_audience_leaves_the_schedule_alone(
 
 
 def start_local(store: Store, mailing_id: int) -> str:
-    with store.read() as session:
-        return session.get_one(Mailing, mailing_id).start_local
+    with store.read() as db:
+        return db.get_one(Mailing, mailing_id).start_local
 
 
 @pytest.mark.parametrize(
@@ -348,9 +350,9 @@ def test_a_due_time_that_waits_for_a_run_is_not_lost_by_a_change_that_keeps_it(
     made = make(ago(2 * DAY + HOUR), "2039-01-01")
     waiting = made.next_at
     assert open_due(store) == 1
-    with store.write() as session:  # as if a day had passed without a run
-        session.get_one(Mailing, made.id).next_at = waiting
-        session.get_one(Occurrence, 1).due_local = "2000-01-01T09:00:00"
+    with store.write() as db:  # as if a day had passed without a run
+        db.get_one(Mailing, made.id).next_at = waiting
+        db.get_one(Occurrence, 1).due_local = "2000-01-01T09:00:00"
 
     changed = mailings.change(store, ada, made.id, **change)
 
@@ -385,15 +387,15 @@ def test_deleting_a_mailing_cancels_what_waits_and_keeps_what_was_sent(
         clients.create(store, ada, email=f"{name}@example.org")
     made, other = make("now"), make("now")
     assert open_due(store) == 2
-    with store.write() as session:
-        session.get_one(Delivery, 1).state = "sent"  # type: ignore[assignment]
+    with store.write() as db:
+        db.get_one(Delivery, 1).state = "sent"  # type: ignore[assignment]
 
     assert mailings.remove(store, ada, made.id).id == made.id
 
     assert states(store) == ["sent", "cancelled", "cancelled", "queued", "queued", "queued"]
-    assert [each.id for each in mailings.list_mailings(store, ada, Page())] == [other.id]
-    with store.read() as session:
-        assert [each.state for each in session.scalars(select(Occurrence))] == ["cancelled", "open"]
+    assert [each.id for each in mailings.list_mailings(store, ada, ListOptions())] == [other.id]
+    with store.read() as db:
+        assert [each.state for each in db.scalars(select(Occurrence))] == ["cancelled", "open"]
     for action in (mailings.show, mailings.remove, mailings.change, mailings.disable, mailings.enable):
         with pytest.raises(NotFound):
             action(store, ada, made.id)
@@ -420,7 +422,7 @@ def test_nobody_but_its_owner_changes_a_mailing(
 ) -> None:
     made = make()
     refusals: list[tuple[Actor, type[Exception]]] = [
-        (bob, NotFound), (admin, NotFound), (manager, Denied), (GUEST, NotLoggedIn)
+        (bob, NotFound), (admin, NotFound), (manager, Denied), (ANONYMOUS, NotLoggedIn)
     ]  # fmt: skip
 
     for actor, refusal in refusals:
@@ -429,8 +431,8 @@ def test_nobody_but_its_owner_changes_a_mailing(
         with pytest.raises(refusal):
             mailings.remove(store, actor, made.id)
     for actor in (manager, admin):
-        assert list(mailings.list_mailings(store, actor, Page())) == [made]
-    assert list(mailings.list_mailings(store, bob, Page())) == []
+        assert list(mailings.list_mailings(store, actor, ListOptions())) == [made]
+    assert list(mailings.list_mailings(store, bob, ListOptions())) == []
     with pytest.raises(NotFound):
         mailings.disable(store, bob, made.id)
     with pytest.raises(Denied):
@@ -465,8 +467,8 @@ def test_what_a_manager_has_disabled_only_managers_enable(
     made = make()
     for name in disablers:
         if name == "the system":
-            with store.connect() as connection, connection.begin():
-                queue.disable(connection, made.id, "too many failures", datetime.now(UTC))
+            with store.connect() as db, db.begin():
+                queue.disable(db, made.id, "too many failures", datetime.now(UTC))
         else:
             mailings.disable(store, people[name], made.id, f"by {name}")
 
@@ -507,19 +509,19 @@ def test_a_reason_is_one_line(store: Store, ada: Actor, make: Callable[..., Mail
 @pytest.mark.parametrize(
     ("page", "found"),
     [
-        (Page(), [1, 2, 3]),
-        (Page(sort="-start_at"), [2, 3, 1]),
-        (Page(search="hell", limit=1, offset=1), [2]),
-        (Page(search="%"), []),
-        (Page(sort="status"), [3, 1, 2]),
+        (ListOptions(), [1, 2, 3]),
+        (ListOptions(sort="-start_at"), [2, 3, 1]),
+        (ListOptions(search="hell", limit=1, offset=1), [2]),
+        (ListOptions(search="%"), []),
+        (ListOptions(sort="status"), [3, 1, 2]),
     ],
 )
 def test_a_list_in_part_and_in_order(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo], page: Page, found: list[int]
+    store: Store, ada: Actor, make: Callable[..., MailingInfo], page: ListOptions, found: list[int]
 ) -> None:
     made = {mailing.id: mailing for mailing in (make("2030-01-01"), make("2030-03-01"), make("2030-02-01"))}
-    with store.write() as session:
-        session.get_one(Mailing, 3).status = MailingStatus.COMPLETED
+    with store.write() as db:
+        db.get_one(Mailing, 3).status = MailingStatus.COMPLETED
     made[3] = mailings.show(store, ada, 3)
 
     assert list(mailings.list_mailings(store, ada, page)) == [made[number] for number in found]
@@ -531,8 +533,8 @@ def test_a_slot_that_was_missed_is_recorded(store: Store, ada: Actor, make: Call
     assert open_due(store, datetime(2030, 1, 1, 9, tzinfo=UTC)) == 1
     assert open_due(store, datetime(2030, 1, 4, 10, tzinfo=UTC)) == 1
 
-    with store.read() as session:
-        occurrences = [(each.due_local, each.state) for each in session.scalars(select(Occurrence))]
+    with store.read() as db:
+        occurrences = [(each.due_local, each.state) for each in db.scalars(select(Occurrence))]
     assert sorted(occurrences) == [
         ("2030-01-01T09:00:00", "finished"),
         ("2030-01-02T09:00:00", "missed"),
@@ -542,7 +544,7 @@ def test_a_slot_that_was_missed_is_recorded(store: Store, ada: Actor, make: Call
 
 
 def test_a_copy_is_like_its_original_and_does_not_send(store: Store, ada: Actor, bob: Actor) -> None:
-    message = messages.create(store, ada, Words("Hello", "text", Format.TEXT))
+    message = messages.create(store, ada, MessageContent("Hello", "text", Format.TEXT))
     clients.create(store, ada, email="eve@example.org", tags=["vip"])
     when = When("2026-01-31 09:00", "2031-01-01 00:00", Every.MONTH, "Europe/Berlin")
     made = mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(tags=["vip"]))

@@ -6,24 +6,26 @@ from typing import Any
 
 import pytest
 
-from skychimp.access import GUEST, Actor
-from skychimp.delivery.compose import Words
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
 from skychimp.models import Every, Format, Post
-from skychimp.services import clients, mailings, messages
-from skychimp.services.listing import Page
-from skychimp.services.mailings import Audience, When
-from skychimp.services.messages import MessageInfo
-from skychimp.store.engine import Store
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.clients import clients
+from skychimp.services.listing import ListOptions
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.messages import messages
+from skychimp.services.messages.messages import MessageInfo
+from skychimp.store.database import Store
 
 HUGE = 10**30
-TEXT = Words("Hello {{ client.name }}", "Dear {{ client.name }},\n{{ client.tags | join(', ') }}", Format.TEXT)
-HTML = Words("Hello", "Dear {{ client.name }}", Format.HTML, "<p>Dear {{ client.name }}</p>")
-MARKDOWN = Words("Hello", "Dear *{{ client.name }}*", Format.MARKDOWN)
+TEXT = MessageContent("Hello {{ client.name }}", "Dear {{ client.name }},\n{{ client.tags | join(', ') }}", Format.TEXT)
+HTML = MessageContent("Hello", "Dear {{ client.name }}", Format.HTML, "<p>Dear {{ client.name }}</p>")
+MARKDOWN = MessageContent("Hello", "Dear *{{ client.name }}*", Format.MARKDOWN)
 
 
-@pytest.mark.parametrize("words", [TEXT, HTML, MARKDOWN, Words("吳 Ж", "", Format.TEXT)])
-def test_what_is_created_is_shown(store: Store, ada: Actor, words: Words) -> None:
+@pytest.mark.parametrize("words", [TEXT, HTML, MARKDOWN, MessageContent("吳 Ж", "", Format.TEXT)])
+def test_what_is_created_is_shown(store: Store, ada: Actor, words: MessageContent) -> None:
     made = messages.create(store, ada, words)
 
     assert (made.subject, made.body, made.format, made.html) == words
@@ -60,7 +62,7 @@ def test_words_that_can_not_be_rendered_are_refused_and_change_nothing(
         with pytest.raises(InvalidValue):
             messages.change(store, ada, good.id, **wrong)
 
-    assert list(messages.list_messages(store, ada, Page())) == [good]
+    assert list(messages.list_messages(store, ada, ListOptions())) == [good]
 
 
 @pytest.mark.parametrize(
@@ -72,12 +74,12 @@ def test_words_that_can_not_be_rendered_are_refused_and_change_nothing(
         (HTML, {"html": "<p>new</p>"}, HTML._replace(html="<p>new</p>")),
         (HTML, {"format": Format.MARKDOWN}, HTML._replace(format=Format.MARKDOWN, html=None)),
         (HTML, {"format": Format.TEXT}, HTML._replace(format=Format.TEXT, html=None)),
-        (MARKDOWN, {"format": Format.HTML, "html": "<b>x</b>"}, Words(*MARKDOWN[:2], Format.HTML, "<b>x</b>")),
+        (MARKDOWN, {"format": Format.HTML, "html": "<b>x</b>"}, MessageContent(*MARKDOWN[:2], Format.HTML, "<b>x</b>")),
         (TEXT, {"format": Format.MARKDOWN}, TEXT._replace(format=Format.MARKDOWN)),
     ],
 )
 def test_a_change_keeps_the_rest_and_a_message_has_html_of_its_own_only_where_it_says_so(
-    store: Store, ada: Actor, before: Words, change: dict[str, Any], after: Words
+    store: Store, ada: Actor, before: MessageContent, change: dict[str, Any], after: MessageContent
 ) -> None:
     made = messages.create(store, ada, before)
 
@@ -100,7 +102,7 @@ def test_messages_are_changed_by_their_owner_and_seen_by_managers_too(
 ) -> None:
     made = messages.create(store, ada, TEXT)
     refusals: list[tuple[Actor, type[Exception]]] = [
-        (bob, NotFound), (admin, NotFound), (manager, Denied), (GUEST, NotLoggedIn)
+        (bob, NotFound), (admin, NotFound), (manager, Denied), (ANONYMOUS, NotLoggedIn)
     ]  # fmt: skip
 
     for actor, refusal in refusals:
@@ -115,8 +117,8 @@ def test_messages_are_changed_by_their_owner_and_seen_by_managers_too(
 
     for actor in (manager, admin):
         assert messages.show(store, actor, made.id) == made
-        assert list(messages.list_messages(store, actor, Page())) == [made]
-    assert list(messages.list_messages(store, bob, Page())) == []
+        assert list(messages.list_messages(store, actor, ListOptions())) == [made]
+    assert list(messages.list_messages(store, bob, ListOptions())) == []
     with pytest.raises(NotFound):
         messages.show(store, bob, made.id)
 
@@ -131,7 +133,7 @@ def test_a_message_that_a_mailing_uses_stays_until_the_mailing_goes(store: Store
     mailings.remove(store, ada, mailing.id)
 
     assert messages.remove(store, ada, made.id) == made
-    assert list(messages.list_messages(store, ada, Page())) == []
+    assert list(messages.list_messages(store, ada, ListOptions())) == []
 
 
 def test_a_preview_is_what_that_client_would_read(store: Store, ada: Actor, bob: Actor) -> None:
@@ -168,14 +170,14 @@ def test_a_test_letter_is_whole_and_goes_to_one_address(store: Store, ada: Actor
 @pytest.mark.parametrize(
     ("page", "found"),
     [
-        (Page(), [1, 2, 3]),
-        (Page(search="HELLO"), [1, 2, 3]),
-        (Page(search="*"), [3]),
-        (Page(sort="-created_at", limit=1), [3]),
-        (Page(limit=HUGE, offset=2), [3]),
+        (ListOptions(), [1, 2, 3]),
+        (ListOptions(search="HELLO"), [1, 2, 3]),
+        (ListOptions(search="*"), [3]),
+        (ListOptions(sort="-created_at", limit=1), [3]),
+        (ListOptions(limit=HUGE, offset=2), [3]),
     ],
 )
-def test_a_list_in_part_and_in_order(store: Store, ada: Actor, page: Page, found: list[int]) -> None:
+def test_a_list_in_part_and_in_order(store: Store, ada: Actor, page: ListOptions, found: list[int]) -> None:
     made: dict[int, MessageInfo] = {}
     for words in (TEXT, HTML, MARKDOWN):
         message = messages.create(store, ada, words)
@@ -188,9 +190,9 @@ def test_a_list_in_part_and_in_order(store: Store, ada: Actor, page: Page, found
 
 
 def publish(store: Store, title: str, at: datetime) -> None:
-    with store.write() as session:
+    with store.write() as db:
         values: dict[str, Any] = {"created_at": at, "updated_at": at, "published_at": at}
-        session.add(Post(author_id=1, slug=title.lower(), title=title, content=f"About {title}.", **values))
+        db.add(Post(author_id=1, slug=title.lower(), title=title, content=f"About {title}.", **values))
 
 
 def test_a_digest_is_shown_with_the_latest_posts(store: Store, ada: Actor) -> None:
@@ -222,10 +224,10 @@ def test_a_digest_is_shown_with_the_latest_posts(store: Store, ada: Actor) -> No
         TEXT._replace(body="{% for post in posts %}{% endfor %}"),
     ],
 )
-def test_what_is_no_digest(store: Store, ada: Actor, wrong: Words) -> None:
+def test_what_is_no_digest(store: Store, ada: Actor, wrong: MessageContent) -> None:
     with pytest.raises(InvalidValue):
         messages.create(store, ada, wrong, digest=True)
-    assert list(messages.list_messages(store, ada, Page())) == []
+    assert list(messages.list_messages(store, ada, ListOptions())) == []
 
 
 def test_only_a_digest_has_posts(store: Store, ada: Actor) -> None:

@@ -16,18 +16,30 @@ from unittest.mock import ANY
 
 import pytest
 from conftest import enrol
-from ledgers import NINE, delivery, occurrence
-from ledgers import mailing as bare_mailing
-from sending import addresses, attempts, deliveries, finish, mailing, rows, send, settings, start, states, wait_until
-from servers import CountingReceiver
 from sqlmodel import select
+from support.ledger_rows import NINE, delivery, occurrence
+from support.ledger_rows import mailing as bare_mailing
+from support.sending import (
+    addresses,
+    attempts,
+    deliveries,
+    finish,
+    mailing,
+    rows,
+    send,
+    settings,
+    start,
+    states,
+    wait_until,
+)
+from support.servers import CountingReceiver
 
-from skychimp.access import GUEST, OPERATOR, Actor
 from skychimp.errors import Conflict, Denied, InvalidValue, NotLoggedIn, SkychimpError, StoreHeld
 from skychimp.models import (
-    Audit,
+    AuditEntry,
     Client,
     Code,
+    CodePurpose,
     Delivery,
     DeliveryState,
     DigestPost,
@@ -38,18 +50,24 @@ from skychimp.models import (
     Occurrence,
     OccurrenceState,
     Post,
-    Purpose,
     Role,
     Run,
     StoreInfo,
     User,
     metadata,
 )
-from skychimp.services import backups, blog, clients, figures, images, mailings, messages, reports
-from skychimp.services.backups import Restored
-from skychimp.services.deliveries import Resolution
-from skychimp.store import copies, engine, runs
-from skychimp.store.engine import Store, create_store, open_store
+from skychimp.permissions import ANONYMOUS, OPERATOR, Actor
+from skychimp.services.blog import images, posts
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.messages import messages
+from skychimp.services.operations import backups
+from skychimp.services.operations.backups import Restored
+from skychimp.services.operations.unknown_deliveries import Resolution
+from skychimp.services.reporting import reports, rollups
+from skychimp.store import backup_file, database, runs, schema
+from skychimp.store.database import Store
+from skychimp.store.schema import create_store, open_store
 
 IMAGE = b"a small image"
 IMAGE_NAME = f"{hashlib.sha256(IMAGE).hexdigest()[:32]}.png"
@@ -127,7 +145,7 @@ def test_where_no_backup_can_be(store: Store, place: str, file: Path) -> None:
 
 def test_who_may(store: Store, ada: Actor, manager: Actor, admin: Actor, file: Path) -> None:
     backups.backup(store, admin, file)
-    for actor, refusal in ((GUEST, NotLoggedIn), (ada, Denied), (manager, Denied)):
+    for actor, refusal in ((ANONYMOUS, NotLoggedIn), (ada, Denied), (manager, Denied)):
         for act in (
             lambda: backups.backup(store, actor, file),  # noqa: B023
             lambda: restore(store, file, actor),  # noqa: B023
@@ -137,7 +155,7 @@ def test_who_may(store: Store, ada: Actor, manager: Actor, admin: Actor, file: P
                 act()
     restore(store, file, admin)
     backups.let_go_on(store, admin)
-    trail = [(row.actor_id, row.action, row.detail) for row in rows(store, Audit)]
+    trail = [(row.actor_id, row.action, row.detail) for row in rows(store, AuditEntry)]
     assert trail == [
         (admin.user_id, "back up", str(file)),
         (admin.user_id, "restore", str(file)),
@@ -269,13 +287,13 @@ def test_a_damaged_store_is_replaced_and_kept(
 
 
 def astray(path: Path) -> None:
-    with closing(engine._driver().connect(path, isolation_level=None)) as connection:
+    with closing(database._driver().connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute("DELETE FROM user")
 
 
 def newer(path: Path) -> None:
-    with closing(engine._driver().connect(path, isolation_level=None)) as connection:
+    with closing(database._driver().connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
 
 
@@ -319,10 +337,10 @@ def upgrade() -> None:
 def test_an_older_backup_is_upgraded(store: Store, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backups.backup(store, OPERATOR, file)
     migrations = tmp_path / "migrations"
-    shutil.copytree(engine.MIGRATIONS, migrations, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(schema.MIGRATIONS, migrations, ignore=shutil.ignore_patterns("__pycache__"))
     (migrations / "versions" / "0002_next.py").write_text(OLDER)
-    monkeypatch.setattr(engine, "MIGRATIONS", migrations)
-    monkeypatch.setattr(engine, "REVISION", "0002")
+    monkeypatch.setattr(database, "MIGRATIONS", migrations)
+    monkeypatch.setattr(database, "REVISION", "0002")
     restore(store, file)
     with closing(sqlite3.connect(store.path)) as plain:
         assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
@@ -331,8 +349,8 @@ def test_an_older_backup_is_upgraded(store: Store, file: Path, tmp_path: Path, m
 
 def test_not_while_something_is_sending(store: Store, file: Path) -> None:
     backups.backup(store, OPERATOR, file)
-    with store.write() as session:
-        lock = runs.start(session.connection(), store.path, datetime.now(UTC))
+    with store.write() as db:
+        lock = runs.start(db.connection(), store.path, datetime.now(UTC))
     with pytest.raises(Conflict, match="something is sending"):
         restore(store, file)
     lock.release()
@@ -343,9 +361,9 @@ def test_sessions_and_codes(store: Store, ada: Actor, bob: Actor, file: Path) ->
     """One that has been ended since does not count again, whoever restores stays logged in, and codes are gone."""
     now = datetime.now(UTC)
     mine = hashlib.sha256(b"token of the restorer").hexdigest()
-    with store.write() as session:
+    with store.write() as db:
         for number, (user, token_hash) in enumerate(((ada, "ended"), (ada, "kept"), (bob, "blocked"), (ada, mine))):
-            session.add(
+            db.add(
                 Login(
                     id=number + 1,
                     user_id=user.user_id,
@@ -355,12 +373,12 @@ def test_sessions_and_codes(store: Store, ada: Actor, bob: Actor, file: Path) ->
                     expires_at=now + timedelta(days=1),
                 )
             )
-        session.add(Code(user_id=ada.user_id, purpose=Purpose.RESET, code_hash="x", created_at=now, expires_at=now))
+        db.add(Code(user_id=ada.user_id, purpose=CodePurpose.RESET, code_hash="x", created_at=now, expires_at=now))
     backups.backup(store, OPERATOR, file)
-    with store.write() as session:
-        session.delete(session.get_one(Login, 1))
-        session.delete(session.get_one(Login, 4))
-        session.get_one(User, bob.user_id).blocked_at = now
+    with store.write() as db:
+        db.delete(db.get_one(Login, 1))
+        db.delete(db.get_one(Login, 4))
+        db.get_one(User, bob.user_id).blocked_at = now
     restore(store, file, token="token of the restorer")
     assert {login.token_hash for login in rows(store, Login)} == {"kept", mine}
     assert rows(store, Code) == []
@@ -369,9 +387,9 @@ def test_sessions_and_codes(store: Store, ada: Actor, bob: Actor, file: Path) ->
 def test_images_come_along(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     lost = f"{'0' * 32}.png"
-    with store.write() as session:
+    with store.write() as db:
         for slug, image in (("one", IMAGE_NAME), ("two", lost)):
-            session.add(
+            db.add(
                 Post(
                     author_id=ada.user_id, slug=slug, title=slug, content="", image=image, created_at=now,
                     updated_at=now,
@@ -385,8 +403,8 @@ def test_images_come_along(store: Store, ada: Actor, file: Path, tmp_path: Path)
     assert backups.restore(f"sqlite:///{path}", OPERATOR, file).images == 1
     with closing(open_store(f"sqlite:///{path}")) as there:
         assert images.path(there, IMAGE_NAME).read_bytes() == IMAGE
-        with there.read() as session:
-            names = session.connection().exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
+        with there.read() as db:
+            names = db.connection().exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
         assert "image" not in names
 
 
@@ -404,12 +422,12 @@ def waiting(store: Store, ada: Actor) -> Store:
     for state in DeliveryState:
         made = DeliveryState.QUEUED if state in HELD else state
         delivery(store, occurrence_id, f"{state}@example.org", made, NINE if state in UNSURE else None)
-    with store.write() as session:
-        session.add(Run(host="here", pid=1, started_at=NINE, heartbeat_at=NINE))
-        letters = session.get_one(Occurrence, occurrence_id)
+    with store.write() as db:
+        db.add(Run(host="here", pid=1, started_at=NINE, heartbeat_at=NINE))
+        letters = db.get_one(Occurrence, occurrence_id)
         letters.subject, letters.sender, letters.return_path = "Hello", "ada@skychimp.test", "ada@skychimp.test"
         for state in HELD:
-            row = session.exec(select(Delivery).where(Delivery.address == f"{state}@example.org")).one()
+            row = db.exec(select(Delivery).where(Delivery.address == f"{state}@example.org")).one()
             row.state, row.run_id, row.token = state, 1, 1
     mailing(store, ada, ["bob@example.org"], every=Every.DAY)
     return store
@@ -464,12 +482,12 @@ def test_all_of_it_is_sent_where_a_person_says_so(waiting: Store, file: Path, tm
 
 def test_an_audience_that_was_not_all_opened_is_unknown_as_a_whole(store: Store, ada: Actor, file: Path) -> None:
     mailing_id = mailing(store, ada, addresses(3))
-    with store.write() as session:
-        row = session.get_one(Mailing, mailing_id)
+    with store.write() as db:
+        row = db.get_one(Mailing, mailing_id)
         row.status, row.next_at = MailingStatus.RUNNING, None
     occurrence(store, mailing_id)
-    with store.write() as session:
-        session.get_one(Occurrence, 1).state = OccurrenceState.OPENING
+    with store.write() as db:
+        db.get_one(Occurrence, 1).state = OccurrenceState.OPENING
     backups.backup(store, OPERATOR, file)
     drop(store)
     restore(store, file)
@@ -508,9 +526,9 @@ def test_what_a_digest_has_told_of_stays_told(store: Store, ada: Actor, file: Pa
     mailing(store, ada, ["bob@example.org"], every=Every.DAY)
     messages.change(store, ada, 1, digest=True)
     editor = enrol(store, "grace", Role.EDITOR)
-    blog.create(store, editor, title="Before", content="It begins.", publish=True)
+    posts.create(store, editor, title="Before", content="It begins.", publish=True)
     backups.backup(store, OPERATOR, file)
-    blog.create(store, editor, title="After", content="It goes on.", publish=True)
+    posts.create(store, editor, title="After", content="It goes on.", publish=True)
     with CountingReceiver(tmp_path / "arrived") as receiver:
         assert send(store, settings(receiver.port)).sent == 1
 
@@ -527,7 +545,7 @@ def test_all_that_hangs_on_the_ledger_is_kept_with_it() -> None:
         for key in table.foreign_keys
         if key.column.table.name in ("occurrence", "delivery")
     }
-    assert hangs == set(copies.LEDGER) - {"occurrence", "run", "cause"}
+    assert hangs == set(backup_file.LEDGER) - {"occurrence", "run", "cause"}
 
 
 def test_a_report_says_the_same_of_a_restored_store(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
@@ -535,7 +553,7 @@ def test_a_report_says_the_same_of_a_restored_store(store: Store, ada: Actor, fi
     mailing_id = mailing(store, ada, addresses(4))
     with CountingReceiver(tmp_path / "arrived") as receiver:
         send(store, settings(receiver.port), limit=1)
-        figures.add_up(store)
+        rollups.add_up(store)
         backups.backup(store, OPERATOR, file)
         send(store, settings(receiver.port))
     before = reports.report(store, ada, mailing_id)

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Done, Home
-from nameserver import NameServer
-from sending import attempts, mailing, rows, send, settings
-from servers import GREETING, CountingReceiver, ScriptedServer, Step, hang, hear
+from support.command import Done, Home
+from support.nameserver import NameServer
+from support.sending import attempts, mailing, rows, send, settings
+from support.servers import GREETING, CountingReceiver, ScriptedServer, Step, hang, hear
 
-from skychimp.access import Actor
 from skychimp.errors import ClockBehind
 from skychimp.models import Every, Mailing, RelayState, Run, StoreInfo
-from skychimp.services import doctor
-from skychimp.services.findings import Finding, Level
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.operations import doctor
+from skychimp.services.operations.findings import Finding, Level
+from skychimp.store.database import Store
 
 SENDER = "Ada <ada@skychimp.test>"
 GOOD_DNS = {
@@ -32,8 +32,8 @@ def examined(store: Store) -> dict[str, Finding]:
 
 
 def ran_at(store: Store, at: datetime) -> None:
-    with store.write() as session:
-        session.add(Run(host="here", pid=1, started_at=at, heartbeat_at=at, ended_at=at))
+    with store.write() as db:
+        db.add(Run(host="here", pid=1, started_at=at, heartbeat_at=at, ended_at=at))
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_a_sound_installation(installed: Callable[..., Done], store: Store) -> N
 
 
 def damage(store: Store) -> None:
-    with store.write() as session:
+    with store.write() as db:
         for number in range(50):
             at = datetime.now(UTC)
-            session.add(Run(host="x" * 2000, pid=number, started_at=at, heartbeat_at=at, ended_at=at))
+            db.add(Run(host="x" * 2000, pid=number, started_at=at, heartbeat_at=at, ended_at=at))
     store.close()
     size = store.path.stat().st_size
     with store.path.open("r+b") as file:
@@ -79,8 +79,8 @@ def damage(store: Store) -> None:
 
 
 def hold(store: Store) -> None:
-    with store.write() as session:
-        session.get_one(StoreInfo, 1).held_at = datetime.now(UTC)
+    with store.write() as db:
+        db.get_one(StoreInfo, 1).held_at = datetime.now(UTC)
 
 
 def lose(store: Store) -> None:
@@ -147,8 +147,8 @@ def test_a_broken_installation(installed: Callable[..., Done], store: Store, nam
 def test_warnings_keep_no_letter_back(installed: Callable[..., Done], store: Store, ada: Actor, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     mailing(store, ada, ["bob@example.org"], body="x" * 30_000)
-    with store.write() as session:
-        session.add(RelayState(relay="x:25", paused_at=now, reason="535 no", settings_hash="", next_probe_at=now))
+    with store.write() as db:
+        db.add(RelayState(relay="x:25", paused_at=now, reason="535 no", settings_hash="", next_probe_at=now))
     (tmp_path / "skychimp.toml").write_text("[smtp]\npassword = 'secret'\n")
     (tmp_path / "skychimp.toml").chmod(0o644)
     store.path.chmod(0o640)
@@ -239,8 +239,8 @@ def test_a_clock_far_behind_the_last_run_sends_nothing_until_it_is_accepted(
         assert attempts(store) == []
         clock = examined(store)["clock"]
         assert (clock.level, "doctor --accept-clock" in (clock.remedy or "")) == (Level.PROBLEM, True)
-        with store.write() as session:  # it was opened for tomorrow while the clock was wrong
-            session.get_one(Mailing, 1).next_at = datetime.now(UTC) + timedelta(days=3)
+        with store.write() as db:  # it was opened for tomorrow while the clock was wrong
+            db.get_one(Mailing, 1).next_at = datetime.now(UTC) + timedelta(days=3)
         assert doctor.accept_clock(store) == 1
         next_at = rows(store, Mailing)[0].next_at
         assert next_at is not None

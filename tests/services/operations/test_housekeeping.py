@@ -3,43 +3,45 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sending import addresses, attempts, deliveries, mailing, rows, send, settings
-from servers import CountingReceiver
+from support.sending import addresses, attempts, deliveries, mailing, rows, send, settings
+from support.servers import CountingReceiver
 
-from skychimp.access import Actor
-from skychimp.models import Attempt, Code, Login, LoginFailure, Purpose, Run
-from skychimp.services import housekeeping
+from skychimp.models import Attempt, Code, CodePurpose, Login, LoginFailure, Run
+from skychimp.permissions import Actor
+from skychimp.services.operations import housekeeping
 from skychimp.store import ledger
-from skychimp.store.engine import Store
+from skychimp.store.database import Store
 
 NOW = datetime.now(UTC)
 
 
 def test_logins_that_have_expired_go(store: Store, ada: Actor) -> None:
-    with store.write() as session:
+    with store.write() as db:
         for name, at in (("old", NOW - timedelta(seconds=1)), ("new", NOW + timedelta(days=1))):
-            session.add(Login(user_id=ada.user_id, token_hash=name, created_at=NOW, seen_at=NOW, expires_at=at))
+            db.add(Login(user_id=ada.user_id, token_hash=name, created_at=NOW, seen_at=NOW, expires_at=at))
     housekeeping.tidy(store)
     assert [login.token_hash for login in rows(store, Login)] == ["new"]
 
 
 def test_codes_and_wrong_passwords_of_long_ago_go(store: Store, ada: Actor) -> None:
-    with store.write() as session:
+    with store.write() as db:
         for days in (0, 2):
             at = NOW - timedelta(days=days)
-            session.add(LoginFailure(address_key=f"{days} days ago", failures=1, failed_at=at))
-            code = Code(user_id=ada.user_id, purpose=Purpose.RESET, code_hash=f"{days}", created_at=at, expires_at=at)
-            session.add(code)
+            db.add(LoginFailure(address_key=f"{days} days ago", failures=1, failed_at=at))
+            code = Code(
+                user_id=ada.user_id, purpose=CodePurpose.RESET, code_hash=f"{days}", created_at=at, expires_at=at
+            )
+            db.add(code)
     housekeeping.tidy(store)
     assert [code.code_hash for code in rows(store, Code)] == ["0"]
     assert [failure.address_key for failure in rows(store, LoginFailure)] == ["0 days ago"]
 
 
 def test_runs_that_are_long_over_go(store: Store) -> None:
-    with store.write() as session:
+    with store.write() as db:
         for days, ended in ((100, True), (100, False), (1, True)):
             at = NOW - timedelta(days=days)
-            session.add(Run(host="here", pid=days, started_at=at, heartbeat_at=at, ended_at=at if ended else None))
+            db.add(Run(host="here", pid=days, started_at=at, heartbeat_at=at, ended_at=at if ended else None))
     housekeeping.tidy(store)
     assert [(run.pid, run.ended_at is not None) for run in rows(store, Run)] == [(100, False), (1, True)]
 
@@ -48,17 +50,17 @@ def test_attempts_stay_for_ever_unless_a_limit_is_set(store: Store, ada: Actor, 
     mailing(store, ada, addresses(25))
     with CountingReceiver(tmp_path / "arrived") as receiver:
         send(store, settings(receiver.port))
-    with store.write() as session:
+    with store.write() as db:
         for number in range(1, 21):
-            session.get_one(Attempt, number).finished_at = NOW - timedelta(days=400)
+            db.get_one(Attempt, number).finished_at = NOW - timedelta(days=400)
     housekeeping.tidy(store)
     assert len(attempts(store)) == 25
     housekeeping.tidy(store, keep_attempts=timedelta(days=365))
     assert len(attempts(store)) == 5
     assert len(deliveries(store)) == 25
-    with store.write() as session:  # in parts, so that nobody waits long
+    with store.write() as db:  # in parts, so that nobody waits long
         soon = NOW + timedelta(days=1)
-        assert [ledger.forget_attempts(session.connection(), soon, batch=2) for _ in range(3)] == [True, True, False]
+        assert [ledger.forget_attempts(db.connection(), soon, batch=2) for _ in range(3)] == [True, True, False]
 
 
 def test_the_write_ahead_log_is_emptied(store: Store, ada: Actor) -> None:

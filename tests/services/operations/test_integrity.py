@@ -7,15 +7,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from command import Home
 from conftest import enrol
-from sending import mailing, rows, send, settings, states
-from servers import GREETING, ScriptedServer, obey
+from support.command import Home
+from support.sending import mailing, rows, send, settings, states
+from support.servers import GREETING, ScriptedServer, obey
 
 from skychimp.models import Delivery, Every, Occurrence, OccurrenceState, Post
-from skychimp.services import clients, deliveries, housekeeping, soundness
-from skychimp.services.deliveries import Resolution
-from skychimp.store.engine import Store, open_store
+from skychimp.services.clients import clients
+from skychimp.services.operations import housekeeping, integrity, unknown_deliveries
+from skychimp.services.operations.unknown_deliveries import Resolution
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 REPLIES = {"deferred": b"451 4.7.1 later\r\n", "failed": b"550 5.7.1 no\r\n", "unknown": b"", "settled": b""}
 
@@ -36,7 +38,7 @@ def template(_new_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         with ScriptedServer([GREETING, obey(answer)]) as server:
             send(store, settings(server.port, delivery__unknown="hold"))
         settled = next(row.id or 0 for row in rows(store, Delivery) if row.address.startswith("settled"))
-        deliveries.resolve(store, ada, Resolution.SENT, give_up_after=timedelta(days=3), ids=[settled])
+        unknown_deliveries.resolve(store, ada, Resolution.SENT, give_up_after=timedelta(days=3), ids=[settled])
         clients.remove(store, ada, "erased@example.org")
     return path
 
@@ -48,7 +50,7 @@ def used(template: Path, tmp_path: Path) -> Iterator[Store]:
 
 
 def found(store: Store) -> list[tuple[str, str, int]]:
-    return [(fault.table, fault.fault, fault.number) for fault in soundness.check(store)]
+    return [(fault.table, fault.fault, fault.number) for fault in integrity.check(store)]
 
 
 def test_a_store_that_was_used_is_sound(used: Store) -> None:
@@ -58,8 +60,8 @@ def test_a_store_that_was_used_is_sound(used: Store) -> None:
 
 def test_attempts_that_have_gone_by_age_are_no_fault(used: Store) -> None:
     at = datetime.now(UTC) - timedelta(days=10)
-    with used.write() as session:
-        session.connection().exec_driver_sql("UPDATE attempt SET finished_at = ? WHERE id <= 3", (str(at)[:26],))
+    with used.write() as db:
+        db.connection().exec_driver_sql("UPDATE attempt SET finished_at = ? WHERE id <= 3", (str(at)[:26],))
     housekeeping.tidy(used, keep_attempts=timedelta(days=5))
     assert found(used) == []
 
@@ -94,36 +96,34 @@ BREAKS = {
 
 
 def test_each_rule_is_broken_below() -> None:
-    assert [rule.says for rule in soundness.RULES] == list(BREAKS)
+    assert [rule.says for rule in integrity.RULES] == list(BREAKS)
 
 
 @pytest.mark.parametrize("fault", BREAKS)
 def test_what_can_never_be_is_named(used: Store, fault: str) -> None:
-    with used.write() as session:
+    with used.write() as db:
         for statement in BREAKS[fault].split(";"):
-            session.connection().exec_driver_sql(statement)
+            db.connection().exec_driver_sql(statement)
     assert fault in [says for _, says, _ in found(used)]
-    assert all(row.remedy for row in soundness.check(used))
+    assert all(row.remedy for row in integrity.check(used))
 
 
 def test_an_image_that_is_not_there(used: Store) -> None:
     now = datetime.now(UTC)
-    with used.write() as session:
+    with used.write() as db:
         image = f"{'0' * 32}.png"
-        session.add(Post(author_id=1, slug="a", title="a", content="", image=image, created_at=now, updated_at=now))
+        db.add(Post(author_id=1, slug="a", title="a", content="", image=image, created_at=now, updated_at=now))
     assert found(used) == [("post", "its image is not there", 1)]
 
 
 def test_a_row_astray_and_a_broken_page(used: Store, tmp_path: Path) -> None:
-    with used.engine.execution_options(begin=None).connect() as connection:
-        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
-        connection.exec_driver_sql("DELETE FROM message")
+    with used.engine.execution_options(begin=None).connect() as db:
+        db.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        db.exec_driver_sql("DELETE FROM message")
     used.close()
     assert found(used) == [("", "row 1 of mailing is without its message", 1)]
-    with used.write() as session:
-        page = (
-            session.connection().exec_driver_sql("SELECT rootpage FROM sqlite_master WHERE name = 'attempt'").scalar()
-        )
+    with used.write() as db:
+        page = db.connection().exec_driver_sql("SELECT rootpage FROM sqlite_master WHERE name = 'attempt'").scalar()
     used.close()
     with used.path.open("r+b") as file:
         file.seek((int(page or 0) - 1) * 4096)
@@ -139,8 +139,8 @@ def test_the_command(used: Store, tmp_path: Path) -> None:
     home = Home(tmp_path, SKYCHIMP_STORE=str(used.path))
     assert home.call("store", "check").err == "the store is sound\n"
     assert home.call("store", "check", "--json").json == {"ok": True, "faults": []}
-    with used.write() as session:
-        session.get_one(Occurrence, 1).state = OccurrenceState.FINISHED
+    with used.write() as db:
+        db.get_one(Occurrence, 1).state = OccurrenceState.FINISHED
     used.close()
     done = home.call("store", "check")
     assert done.status == 1

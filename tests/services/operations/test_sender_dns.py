@@ -4,11 +4,11 @@ import socket
 from collections.abc import Mapping, Sequence
 
 import pytest
-from nameserver import NameServer, Records
+from support.nameserver import NameServer, Records
 
-from skychimp.services import sender
-from skychimp.services.findings import OK, WARNING, Finding
-from skychimp.services.sender import DnsAway
+from skychimp.services.operations import sender_dns
+from skychimp.services.operations.findings import OK, WARNING, Finding
+from skychimp.services.operations.sender_dns import DnsAway
 
 KEY = '"v=DKIM1; k=rsa; p=MIGfMA0GCSqGSIb3" "DQEBAQUAA4GNADCB"'  # in two strings, as long keys are
 GOOD: dict[str, dict[str, Sequence[str]]] = {
@@ -27,8 +27,8 @@ def changed(change: Mapping[str, Mapping[str, Sequence[str]] | None]) -> Records
 
 def examined(records: Records, selector: str | None = "s7", address: str = "news@skychimp.test") -> list[Finding]:
     with NameServer(records) as server:
-        ask = sender.resolver(("127.0.0.1", int(server.place.rpartition(":")[2])))
-        return list(sender.examine(address, address, ask, selector))
+        ask = sender_dns.resolver(("127.0.0.1", int(server.place.rpartition(":")[2])))
+        return list(sender_dns.examine(address, address, ask, selector))
 
 
 def test_a_domain_that_is_as_it_should_be() -> None:
@@ -90,9 +90,9 @@ def test_without_a_selector_the_usual_ones_are_tried() -> None:
 def test_where_dns_does_not_answer_nothing_is_known() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
-        ask = sender.resolver(silent.getsockname(), patience=0.2)
+        ask = sender_dns.resolver(silent.getsockname(), patience=0.2)
         with pytest.raises(DnsAway):
             ask("skychimp.test", "MX")
-        (finding,) = sender.examine("a@skychimp.test", "a@skychimp.test", ask)
+        (finding,) = sender_dns.examine("a@skychimp.test", "a@skychimp.test", ask)
     assert (finding.level, finding.found) == (WARNING, "not known: no name server answers about skychimp.test")
     assert "dns.nameserver" in (finding.remedy or "")

@@ -4,17 +4,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sending import attempts, deliveries, mailing, rows, send, settings, states
-from servers import CountingReceiver, ScriptedServer, Step, hear, hear_body, hear_group
+from support.sending import attempts, deliveries, mailing, rows, send, settings, states
+from support.servers import CountingReceiver, ScriptedServer, Step, hear, hear_body, hear_group
 
-from skychimp.access import Actor
 from skychimp.errors import Conflict, Denied, NotFound
-from skychimp.models import Audit, DeliveryState, Mailing, MailingStatus, OccurrenceState
+from skychimp.models import AuditEntry, DeliveryState, Mailing, MailingStatus, OccurrenceState
 from skychimp.models import Occurrence as OccurrenceRow
-from skychimp.services import deliveries as service
-from skychimp.services import reports
-from skychimp.services.deliveries import Resolution
-from skychimp.store.engine import Store
+from skychimp.permissions import Actor
+from skychimp.services.operations import unknown_deliveries as service
+from skychimp.services.operations.unknown_deliveries import Resolution
+from skychimp.services.reporting import reports
+from skychimp.store.database import Store
 
 SILENT: list[Step] = [b"220 x\r\n", hear, b"250-x\r\n250 PIPELINING\r\n", hear_group, b"250 a\r\n250 b\r\n354 c\r\n"]
 DAY = timedelta(days=1)
@@ -72,11 +72,11 @@ def test_it_is_sent_again_and_its_occurrence_opens_again(
 def test_what_a_person_said_is_in_the_audit_trail(store: Store, ada: Actor, unknown_id: int) -> None:
     with pytest.raises(NotFound):
         service.resolve(store, ada, Resolution.SENT, give_up_after=DAY, ids=[10**30])
-    assert rows(store, Audit) == []
+    assert rows(store, AuditEntry) == []
     service.resolve(store, ada, Resolution.SENT, give_up_after=DAY, ids=[unknown_id])
     service.resolve(store, ada, Resolution.SENT, give_up_after=DAY)  # nothing is left, and nothing is said
 
-    (said,) = rows(store, Audit)
+    (said,) = rows(store, AuditEntry)
     assert (said.actor_id, said.action, said.object, said.object_id) == (ada.user_id, "resolve", "mailing", 1)
     assert said.detail == "1 unknown delivery: sent"
 

@@ -6,17 +6,29 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import enrol
-from queues import DAY, NOW, change, claim, client, delete_client, delete_mailing, fill, mailing, open_due, send
-from sending import mailing as due_mailing
-from sending import send as run
-from sending import settings
-from servers import GREETING, ScriptedServer, obey
+from support.queue_steps import (
+    DAY,
+    NOW,
+    change,
+    claim,
+    client,
+    delete_client,
+    delete_mailing,
+    fill,
+    mailing,
+    open_due,
+    send,
+)
+from support.sending import mailing as due_mailing
+from support.sending import send as run
+from support.sending import settings
+from support.servers import GREETING, ScriptedServer, obey
 
-from skychimp.access import GUEST, Actor
 from skychimp.errors import InvalidValue, NotFound, NotLoggedIn
 from skychimp.models import Client, ClientTag, Every, Mailing, OccurrenceState, Outcome
-from skychimp.services.why import Why, why, why_not
-from skychimp.store.engine import Store
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.reporting.address_history import AddressHistory, address_history, why_not
+from skychimp.store.database import Store
 
 BOB = "bob@example.org"
 
@@ -27,7 +39,7 @@ def opened(store: Store) -> None:
         fill(store, number + 1)
 
 
-def reasons(found: Why) -> dict[int, str]:
+def reasons(found: AddressHistory) -> dict[int, str]:
     return {one.mailing_id: one.reason for one in found.left_out}
 
 
@@ -38,7 +50,7 @@ def test_every_attempt_is_there_with_the_servers_words(store: Store, ada: Actor)
     send(store, 1, Outcome.DEFERRED, *claim(store))
     send(store, 1, Outcome.SENT, *claim(store, due_by=NOW + DAY), reply="250 2.0.0 Ok: queued as 4XyzAB1")
 
-    found = why(store, ada, "Bob@Example.org")
+    found = address_history(store, ada, "Bob@Example.org")
 
     assert (found.email, found.left_out, found.coming) == ("Bob@example.org", [], [])
     ((mine,), (chosen,)) = (found.clients, found.chosen)
@@ -58,7 +70,7 @@ def test_its_message_id_is_the_letters_own(store: Store, ada: Actor) -> None:
         run(store, settings(server.port))
         (letter,) = server.letters
 
-    (chosen,) = why(store, ada, BOB).chosen
+    (chosen,) = address_history(store, ada, BOB).chosen
     assert chosen.message_id == message_from_bytes(letter)["Message-ID"]
 
 
@@ -67,7 +79,7 @@ def test_why_it_was_left_out(store: Store, ada: Actor) -> None:
     tagged, named = mailing(store, ada, tags=["gold", "silver"]), mailing(store, ada, client_ids=[eve])
     everybody = mailing(store, ada, every=Every.DAY)
     opened(store)
-    assert reasons(why(store, ada, BOB)) == {
+    assert reasons(address_history(store, ada, BOB)) == {
         tagged: "it has no tag of: gold, silver",
         named: "it is not among the clients that the mailing names",
     }
@@ -76,7 +88,7 @@ def test_why_it_was_left_out(store: Store, ada: Actor) -> None:
     fill(store, 4)
     change(store, Mailing, tagged, deleted_at=NOW)  # what it did stays known
 
-    found = why(store, ada, BOB)
+    found = address_history(store, ada, BOB)
     assert reasons(found)[everybody] == "a bad address since 2026-03-02 09:00:00+00:00: 550 5.1.1 gone"
     assert tagged in reasons(found)
     assert [one.mailing_id for one in found.chosen] == [everybody]
@@ -90,11 +102,14 @@ def test_who_came_late_and_who_was_given_a_tag_later(store: Store, ada: Actor) -
     tagged = mailing(store, ada, tags=["vip"])
     opened(store)
     client(store, ada, "late", tags=["vip"], created_at=NOW + DAY)
-    with store.write() as session:
-        session.add(ClientTag(client_id=early, tag="vip"))
+    with store.write() as db:
+        db.add(ClientTag(client_id=early, tag="vip"))
 
-    assert "became a client at 2026-03-03 09:00:00+00:00" in reasons(why(store, ada, "late@example.org"))[tagged]
-    assert "came into the audience" in reasons(why(store, ada, "early@example.org"))[tagged]
+    assert (
+        "became a client at 2026-03-03 09:00:00+00:00"
+        in reasons(address_history(store, ada, "late@example.org"))[tagged]
+    )
+    assert "came into the audience" in reasons(address_history(store, ada, "early@example.org"))[tagged]
 
 
 def test_the_same_reason_is_said_once(store: Store, ada: Actor) -> None:
@@ -103,7 +118,7 @@ def test_the_same_reason_is_said_once(store: Store, ada: Actor) -> None:
     for day in range(3):
         open_due(store, NOW + day * DAY)
 
-    (left_out,) = why(store, ada, BOB).left_out
+    (left_out,) = address_history(store, ada, BOB).left_out
     assert (left_out.times, left_out.first_due_at, left_out.last_due_at) == (3, NOW, NOW + 2 * DAY)
 
 
@@ -118,7 +133,7 @@ def test_what_comes_next(store: Store, ada: Actor) -> None:
     deleted = mailing(store, ada, start=later)
     delete_mailing(store, deleted)
 
-    assert {one.mailing_id: one.reason for one in why(store, ada, BOB).coming} == {
+    assert {one.mailing_id: one.reason for one in address_history(store, ada, BOB).coming} == {
         will: None,
         disabled: "the mailing is disabled: for now",
         never: "it has no tag of: vip",
@@ -133,7 +148,7 @@ def test_a_client_that_is_gone(store: Store, ada: Actor) -> None:
     open_due(store, NOW + DAY)
     fill(store, 2)
 
-    found = why(store, ada, BOB)
+    found = address_history(store, ada, BOB)
     assert found.clients == []
     assert [one.state for one in found.chosen] == ["cancelled"]
     assert reasons(found) == {everybody: "it is no client of ada@skychimp.test"}
@@ -148,28 +163,28 @@ def test_it_is_for_the_owner_and_for_managers(
     mailing(store, enrol(store, "eve"))  # of somebody who has no such client
     opened(store)
 
-    assert [one.mailing_id for one in why(store, ada, BOB).chosen] == [adas]
+    assert [one.mailing_id for one in address_history(store, ada, BOB).chosen] == [adas]
     for actor in (manager, admin):
-        found = why(store, actor, BOB)
+        found = address_history(store, actor, BOB)
         assert [one.mailing_id for one in found.chosen] == [adas, bobs]
         assert (found.left_out, len(found.clients)) == ([], 2)
         assert {(one.name, one.comment, one.tags) for one in found.clients} == {(None, None, None)}
     with pytest.raises(NotFound):
-        why(store, enrol(store, "carol"), BOB)
+        address_history(store, enrol(store, "carol"), BOB)
     with pytest.raises(NotLoggedIn):
-        why(store, GUEST, BOB)
+        address_history(store, ANONYMOUS, BOB)
 
 
 def test_nobody_knows_it(store: Store, ada: Actor, bob: Actor) -> None:
     client(store, ada, "grace.hopper")
     with pytest.raises(NotFound) as refused:
-        why(store, ada, "grace.hoper@example.org")
+        address_history(store, ada, "grace.hoper@example.org")
     assert refused.value.hint == "did you mean grace.hopper@example.org?"
     with pytest.raises(NotFound) as refused:
-        why(store, bob, "grace.hoper@example.org")  # another's clients are not told of
+        address_history(store, bob, "grace.hoper@example.org")  # another's clients are not told of
     assert "grace.hopper" not in (refused.value.hint or "")
     with pytest.raises(InvalidValue):
-        why(store, ada, "nobody")
+        address_history(store, ada, "nobody")
 
 
 EARLY = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=None, bad_reason=None)

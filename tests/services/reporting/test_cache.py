@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from skychimp import config
-from skychimp.config import Settings
+from skychimp.config import sources
+from skychimp.config.settings import Settings
 from skychimp.errors import ConfigError
-from skychimp.services.cache import LIFE, Cache
+from skychimp.services.reporting.cache import LIFE, Cache
 
 VALUE = {"some": ["JSON", 1, None, "吳"]}
 
@@ -28,7 +28,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(url: str | None = None) -> Settings:
-    return config.load({"store.url": "/somewhere/skychimp.db"} | ({"cache.url": url} if url else {}), environ={})
+    return sources.load({"store.url": "/somewhere/skychimp.db"} | ({"cache.url": url} if url else {}), environ={})
 
 
 class Making:
@@ -54,7 +54,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def kept(tmp_path: Path) -> Path:
     """The one file, once something is kept."""
-    cache().recall("place:1", Making())
+    cache().cached("place:1", Making())
     (file,) = files(tmp_path)
     return file
 
@@ -62,25 +62,25 @@ def kept(tmp_path: Path) -> Path:
 def test_what_is_kept_is_given_to_other_processes_too(tmp_path: Path) -> None:
     make = Making()
 
-    assert [cache().recall("place:1", make) for _ in range(3)] == [VALUE] * 3
+    assert [cache().cached("place:1", make) for _ in range(3)] == [VALUE] * 3
     assert make.times == 1
 
 
 def test_another_version_takes_the_place_so_that_it_does_not_grow(tmp_path: Path) -> None:
     for version in range(20):
-        assert cache().recall(f"place:{version}", Making(version)) == version
-    assert cache().recall("other:1", Making("other")) == "other"
-    assert cache().recall("place:19", Making("made anew")) == 19
-    assert cache().recall("place:0", Making("made anew")) == "made anew"
+        assert cache().cached(f"place:{version}", Making(version)) == version
+    assert cache().cached("other:1", Making("other")) == "other"
+    assert cache().cached("place:19", Making("made anew")) == 19
+    assert cache().cached("place:0", Making("made anew")) == "made anew"
 
     assert len(files(tmp_path)) == 2
 
 
 def test_two_stores_have_a_cache_each(tmp_path: Path) -> None:
-    other = config.load({"store.url": "/elsewhere/skychimp.db"}, environ={})
-    cache().recall("place:1", Making("here"))
+    other = sources.load({"store.url": "/elsewhere/skychimp.db"}, environ={})
+    cache().cached("place:1", Making("here"))
 
-    assert Cache(other, pytest.fail).recall("place:1", Making("there")) == "there"
+    assert Cache(other, pytest.fail).cached("place:1", Making("there")) == "there"
 
 
 def test_it_is_json_for_its_owner_alone(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_nothing_is_kept_for_ever(tmp_path: Path) -> None:
     old = json.loads(about) | {"ct": time.time() - LIFE - 1}
     file.write_bytes(key + b"\n" + json.dumps(old).encode() + b"|" + value)
 
-    assert cache().recall("place:1", Making("made anew")) == "made anew"
+    assert cache().cached("place:1", Making("made anew")) == "made anew"
 
 
 # Broken
@@ -108,7 +108,7 @@ def test_nothing_is_kept_for_ever(tmp_path: Path) -> None:
 def test_what_others_could_have_written_is_not_believed(tmp_path: Path, mode: int) -> None:
     kept(tmp_path).chmod(mode)
 
-    assert cache().recall("place:1", Making("made anew")) == "made anew"
+    assert cache().cached("place:1", Making("made anew")) == "made anew"
     assert stat.S_IMODE(kept(tmp_path).stat().st_mode) == 0o600
 
 
@@ -119,7 +119,7 @@ def test_a_link_to_something_else_is_not_followed(tmp_path: Path) -> None:
     file.symlink_to(target)
     before = target.read_bytes()
 
-    assert cache().recall("place:1", Making("made anew")) == "made anew"
+    assert cache().cached("place:1", Making("made anew")) == "made anew"
     assert target.read_bytes() == before
     assert not file.is_symlink()
 
@@ -132,7 +132,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes, keeps_key: b
     file.write_bytes(key + b"\n" + damage if keeps_key else damage)
 
     make = Making()
-    assert [cache().recall("place:1", make) for _ in range(2)] == [VALUE] * 2
+    assert [cache().cached("place:1", make) for _ in range(2)] == [VALUE] * 2
     assert make.times == 1
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_breaks_nothing_and_is_told_once(tmp_path: Path) -> None:
     told: list[str] = []
     broken = Cache(settings(), told.append)
 
-    assert [broken.recall(f"place:{number}", Making(number)) for number in range(3)] == [0, 1, 2]
+    assert [broken.cached(f"place:{number}", Making(number)) for number in range(3)] == [0, 1, 2]
     assert len(told) == 1
     assert files(tmp_path) == []
 
@@ -159,7 +159,7 @@ def test_a_place_that_can_not_be_written_breaks_nothing(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the folder's place")
     told: list[str] = []
 
-    assert Cache(settings(), told.append).recall("place:1", Making()) == VALUE
+    assert Cache(settings(), told.append).cached("place:1", Making()) == VALUE
     assert len(told) == 1
 
 
@@ -168,7 +168,7 @@ def test_what_fails_to_be_made_fails(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        cache().recall("place:1", fail)
+        cache().cached("place:1", fail)
 
 
 # Redis
@@ -197,7 +197,7 @@ def free_port() -> int:
 def test_a_server_that_is_away_breaks_nothing() -> None:
     told: list[str] = []
 
-    assert Cache(settings(f"redis://127.0.0.1:{free_port()}"), told.append).recall("place:1", Making()) == VALUE
+    assert Cache(settings(f"redis://127.0.0.1:{free_port()}"), told.append).cached("place:1", Making()) == VALUE
     assert len(told) == 1
 
 
@@ -205,7 +205,7 @@ def test_a_server_that_says_nothing_is_not_waited_for() -> None:
     told: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = Cache(settings(f"redis://127.0.0.1:{listener.getsockname()[1]}"), told.append)
-        assert [silent.recall(f"place:{number}", Making(number)) for number in range(2)] == [0, 1]
+        assert [silent.cached(f"place:{number}", Making(number)) for number in range(2)] == [0, 1]
     assert len(told) == 1
 
 
@@ -239,9 +239,9 @@ def _wait_for(attempt: Callable[[], None]) -> None:
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by dogpile.cache
 def test_a_redis_server_keeps_json_and_forgets_it(redis_url: str, tmp_path: Path) -> None:
     make = Making()
-    assert [Cache(settings(redis_url), pytest.fail).recall("place:1", make) for _ in range(2)] == [VALUE] * 2
+    assert [Cache(settings(redis_url), pytest.fail).cached("place:1", make) for _ in range(2)] == [VALUE] * 2
     assert make.times == 1
-    assert Cache(settings(redis_url), pytest.fail).recall("place:2", Making("other")) == "other"
+    assert Cache(settings(redis_url), pytest.fail).cached("place:2", Making("other")) == "other"
 
     with redis.Redis.from_url(redis_url) as server:
         for key in server.scan_iter():

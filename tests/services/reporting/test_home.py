@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import enrol
-from queues import (
+from sqlalchemy import event
+from support.queue_steps import (
     change,
     claim,
     client,
@@ -25,10 +26,8 @@ from queues import (
     run,
     write,
 )
-from sqlalchemy import event
 
-from skychimp import config
-from skychimp.access import GUEST, Actor
+from skychimp.config import sources
 from skychimp.errors import Conflict
 from skychimp.models import (
     Client,
@@ -44,22 +43,25 @@ from skychimp.models import (
     Role,
     StoreInfo,
 )
-from skychimp.services import blog, clients, mailings
-from skychimp.services.cache import Cache, Recall, afresh
-from skychimp.services.home import Home, Yours, home
-from skychimp.services.mailings import Audience
-from skychimp.store import queue, relays
-from skychimp.store.engine import Store
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.blog import posts
+from skychimp.services.clients import clients
+from skychimp.services.mailings import mailings
+from skychimp.services.mailings.mailings import Audience
+from skychimp.services.reporting.cache import Cache, Cached, refresh
+from skychimp.services.reporting.home import Home, Yours, home
+from skychimp.store import queue, relay_pauses
+from skychimp.store.database import Store
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def recall(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recall:
+def cached(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cached:
     """Of a cache in a folder, which must not complain."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Cache(config.load({"store.url": str(store.path)}, environ={}), pytest.fail).recall
+    return Cache(sources.load({"store.url": str(store.path)}, environ={}), pytest.fail).cached
 
 
 @pytest.fixture
@@ -113,24 +115,24 @@ def counted(store: Store, now: datetime, owner: Actor | None = None) -> tuple[in
     ids=["created", "running", "completed", "disabled", "over", "not yet over", "not yet begun"],
 )
 def test_a_mailing_is_active_while_it_goes_on(
-    store: Store, ada: Actor, recall: Recall, values: dict[str, Any], counts: bool
+    store: Store, ada: Actor, cached: Cached, values: dict[str, Any], counts: bool
 ) -> None:
     mailing(store, ada, **values)
 
-    for way in (recall, recall, afresh):
-        assert figures(home(store, GUEST, way, now=NOW)) == (1, int(counts), 0)
+    for way in (cached, cached, refresh):
+        assert figures(home(store, ANONYMOUS, way, now=NOW)) == (1, int(counts), 0)
 
 
-def test_a_deleted_mailing_and_its_audience_do_not_count(store: Store, ada: Actor, recall: Recall) -> None:
+def test_a_deleted_mailing_and_its_audience_do_not_count(store: Store, ada: Actor, cached: Cached) -> None:
     client(store, ada, "zoe")
     gone = mailing(store, ada)
-    assert figures(home(store, GUEST, recall)) == (1, 1, 1)
+    assert figures(home(store, ANONYMOUS, cached)) == (1, 1, 1)
 
     delete_mailing(store, gone)
-    assert figures(home(store, GUEST, recall)) == (0, 0, 0)
+    assert figures(home(store, ANONYMOUS, cached)) == (0, 0, 0)
 
 
-def test_each_address_counts_once_whoever_writes_to_it(store: Store, ada: Actor, bob: Actor, recall: Recall) -> None:
+def test_each_address_counts_once_whoever_writes_to_it(store: Store, ada: Actor, bob: Actor, cached: Cached) -> None:
     zoe, yan, _ = client(store, ada, "zoe", tags=["vip"]), client(store, ada, "yan"), client(store, ada, "xan")
     client(store, bob, "zoe", tags=["vip"])
     client(store, bob, "bobs", tags=["vip"])
@@ -146,16 +148,18 @@ def test_each_address_counts_once_whoever_writes_to_it(store: Store, ada: Actor,
     ]
     for step, number in steps:
         step()
-        assert home(store, GUEST, recall).unique_clients == number
-        assert figures(home(store, GUEST, recall)) == counted(store, NOW)
+        assert home(store, ANONYMOUS, cached).unique_clients == number
+        assert figures(home(store, ANONYMOUS, cached)) == counted(store, NOW)
 
 
-def test_an_end_that_passes_needs_no_write(store: Store, ada: Actor, recall: Recall) -> None:
+def test_an_end_that_passes_needs_no_write(store: Store, ada: Actor, cached: Cached) -> None:
     for hours in (1, 2):
         mailing(store, ada, start=NOW - DAY, end_at=NOW + timedelta(hours=hours))
     mailing(store, ada)
 
-    active = [home(store, GUEST, recall, now=NOW + timedelta(hours=hours)).active_mailings for hours in (0, 1, 2, 0)]
+    active = [
+        home(store, ANONYMOUS, cached, now=NOW + timedelta(hours=hours)).active_mailings for hours in (0, 1, 2, 0)
+    ]
     assert active == [3, 2, 1, 3]
 
 
@@ -183,7 +187,7 @@ class Changes:
             lambda: mailings.disable(store, *self._mailing()),
             lambda: mailings.enable(store, *self._mailing()),
             lambda: change(store, Mailing, self._mailing()[1], status=MailingStatus.COMPLETED),
-            lambda: write(store, lambda connection: queue.disable(connection, self._mailing()[1], "failures", NOW)),
+            lambda: write(store, lambda db: queue.disable(db, self._mailing()[1], "failures", NOW)),
         ]
         with contextlib.suppress(Conflict):
             chance.choice(changes)()
@@ -207,7 +211,7 @@ class Changes:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whoever_has_written_sees_it_at_once(store: Store, ada: Actor, bob: Actor, recall: Recall, seed: int) -> None:
+def test_whoever_has_written_sees_it_at_once(store: Store, ada: Actor, bob: Actor, cached: Cached, seed: int) -> None:
     """After each change the page from the cache is the one that is counted row by row."""
     for owner in (ada, bob):
         for number in range(12):
@@ -217,7 +221,7 @@ def test_whoever_has_written_sees_it_at_once(store: Store, ada: Actor, bob: Acto
     for number in range(60):
         now += timedelta(minutes=changes.chance.randrange(60))
         changes.make(number, now)
-        page = home(store, ada, recall, now=now)
+        page = home(store, ada, cached, now=now)
         assert figures(page) == counted(store, now)
         assert page.yours is not None
         yours = page.yours
@@ -243,7 +247,7 @@ def test_whoever_has_written_sees_it_at_once(store: Store, ada: Actor, bob: Acto
     ],
 )
 def test_any_row_that_changes_an_audience_is_seen(
-    store: Store, ada: Actor, bob: Actor, recall: Recall, change: str
+    store: Store, ada: Actor, bob: Actor, cached: Cached, change: str
 ) -> None:
     for name in ("zoe", "yan", "xan"):
         client(store, ada, name, tags={"zoe": ["vip"], "xan": ["new"]}.get(name, []))
@@ -251,39 +255,39 @@ def test_any_row_that_changes_an_audience_is_seen(
     mailing(store, ada, client_ids=[2])
     client(store, bob, "bobs", tags=["vip"])
     mailing(store, bob)
-    before = figures(home(store, GUEST, recall))
+    before = figures(home(store, ANONYMOUS, cached))
 
     write(store, lambda connection: connection.exec_driver_sql(change))
-    assert before != figures(home(store, GUEST, recall)) == counted(store, NOW)
+    assert before != figures(home(store, ANONYMOUS, cached)) == counted(store, NOW)
 
 
-def test_letters_that_go_out_leave_the_cache_alone(store: Store, ada: Actor, recall: Recall) -> None:
+def test_letters_that_go_out_leave_the_cache_alone(store: Store, ada: Actor, cached: Cached) -> None:
     ids = opened(store, ada, "zoe", "yan", every=Every.DAY)
     assert ids
-    before = home(store, GUEST, recall)
+    before = home(store, ANONYMOUS, cached)
 
     claimed = claim(store)
     intend(store, 1, *claimed)
     record(store, 1, *(entry(one, Outcome.SENT) for one in claimed))
-    assert home(store, GUEST, recall).as_of == before.as_of < home(store, GUEST).as_of
+    assert home(store, ANONYMOUS, cached).as_of == before.as_of < home(store, ANONYMOUS).as_of
 
 
 def test_a_restored_store_does_not_take_its_later_figures_for_those_of_then(
-    store: Store, ada: Actor, recall: Recall
+    store: Store, ada: Actor, cached: Cached
 ) -> None:
     client(store, ada, "zoe")
     store.checkpoint()
     shutil.copy(store.path, store.path.with_name("copy"))
     mailing(store, ada)
-    assert figures(home(store, GUEST, recall)) == (1, 1, 1)
+    assert figures(home(store, ANONYMOUS, cached)) == (1, 1, 1)
 
     store.close()
     for left in store.path.parent.glob(f"{store.path.name}-*"):
         left.unlink()
     shutil.copy(store.path.with_name("copy"), store.path)
-    assert figures(home(store, GUEST, recall)) == (0, 0, 0)
+    assert figures(home(store, ANONYMOUS, cached)) == (0, 0, 0)
     mailing(store, ada, tags=["nobody"])
-    assert figures(home(store, GUEST, recall)) == (1, 1, 0)
+    assert figures(home(store, ANONYMOUS, cached)) == (1, 1, 0)
 
 
 def test_figures_are_counted_by_indexes(store: Store, ada: Actor) -> None:
@@ -296,13 +300,11 @@ def test_figures_are_counted_by_indexes(store: Store, ada: Actor) -> None:
     event.listen(store.engine, "before_cursor_execute", hear)
     home(store, ada)
     event.remove(store.engine, "before_cursor_execute", hear)
-    with store.read() as session:
+    with store.read() as db:
         explained = [
             step.detail
             for statement in counts
-            for step in session.connection().exec_driver_sql(
-                f"EXPLAIN QUERY PLAN {statement}", (1,) * statement.count("?")
-            )
+            for step in db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", (1,) * statement.count("?"))
         ]
     tables = [step.split()[1] for step in explained if step.startswith("SCAN")]
     assert len(counts) >= 5
@@ -316,49 +318,49 @@ def test_figures_are_counted_by_indexes(store: Store, ada: Actor) -> None:
 # Posts
 
 
-def test_three_published_posts_are_drawn_and_their_views_are_live(store: Store, editor: Actor, recall: Recall) -> None:
-    assert home(store, GUEST, recall).posts == []
+def test_three_published_posts_are_drawn_and_their_views_are_live(store: Store, editor: Actor, cached: Cached) -> None:
+    assert home(store, ANONYMOUS, cached).posts == []
     for number in range(6):
-        blog.create(store, editor, title=f"Post {number}", content="x", publish=number < 5, at=NOW - DAY)
-    blog.create(store, editor, title="Coming", content="x", publish=True, at=NOW + DAY)
+        posts.create(store, editor, title=f"Post {number}", content="x", publish=number < 5, at=NOW - DAY)
+    posts.create(store, editor, title="Coming", content="x", publish=True, at=NOW + DAY)
 
-    drawn = [home(store, GUEST, recall, now=NOW).posts for _ in range(40)]
+    drawn = [home(store, ANONYMOUS, cached, now=NOW).posts for _ in range(40)]
     assert {len({post.id for post in posts}) for posts in drawn} == {3}
     assert {post.title for posts in drawn for post in posts} == {f"Post {number}" for number in range(5)}
     assert len({tuple(post.id for post in posts) for posts in drawn}) > 5
     for post_id in range(1, 6):
-        blog.view(store, GUEST, str(post_id))
-    assert {post.views for post in home(store, GUEST, recall, now=NOW).posts} == {1}
+        posts.view(store, ANONYMOUS, str(post_id))
+    assert {post.views for post in home(store, ANONYMOUS, cached, now=NOW).posts} == {1}
     for post_id in (1, 2):
-        blog.remove(store, editor, str(post_id))
-    assert {len(home(store, GUEST, recall, now=NOW).posts) for _ in range(10)} == {3}
+        posts.remove(store, editor, str(post_id))
+    assert {len(home(store, ANONYMOUS, cached, now=NOW).posts) for _ in range(10)} == {3}
 
 
-def test_a_post_to_come_is_drawn_once_its_time_has_come(store: Store, editor: Actor, recall: Recall) -> None:
-    blog.create(store, editor, title="Coming", content="x", publish=True, at=NOW + DAY)
+def test_a_post_to_come_is_drawn_once_its_time_has_come(store: Store, editor: Actor, cached: Cached) -> None:
+    posts.create(store, editor, title="Coming", content="x", publish=True, at=NOW + DAY)
 
-    shown = [len(home(store, GUEST, recall, now=NOW + days * DAY).posts) for days in (0, 1, 0)]
+    shown = [len(home(store, ANONYMOUS, cached, now=NOW + days * DAY).posts) for days in (0, 1, 0)]
     assert shown == [0, 1, 0]
 
 
-def test_what_an_editor_has_done_is_seen_at_once(store: Store, editor: Actor, recall: Recall) -> None:
+def test_what_an_editor_has_done_is_seen_at_once(store: Store, editor: Actor, cached: Cached) -> None:
     def titles() -> list[str]:
-        return [post.title for post in home(store, GUEST, recall).posts]
+        return [post.title for post in home(store, ANONYMOUS, cached).posts]
 
-    post = blog.create(store, editor, title="A", content="x")
+    post = posts.create(store, editor, title="A", content="x")
     assert titles() == []
-    blog.publish(store, editor, post.slug)
+    posts.publish(store, editor, post.slug)
     assert titles() == ["A"]
-    blog.change(store, editor, post.slug, title="B")
+    posts.change(store, editor, post.slug, title="B")
     assert titles() == ["B"]
-    blog.publish(store, editor, post.slug, NOW + DAY)
+    posts.publish(store, editor, post.slug, NOW + DAY)
     assert titles() == []
-    blog.publish(store, editor, post.slug)
+    posts.publish(store, editor, post.slug)
     assert titles() == ["B"]
-    blog.unpublish(store, editor, post.slug)
+    posts.unpublish(store, editor, post.slug)
     assert titles() == []
-    blog.publish(store, editor, post.slug)
-    blog.remove(store, editor, post.slug)
+    posts.publish(store, editor, post.slug)
+    posts.remove(store, editor, post.slug)
     assert titles() == []
 
 
@@ -374,7 +376,7 @@ def test_each_sees_their_own(store: Store, ada: Actor, bob: Actor, manager: Acto
 
     assert home(store, ada).yours == Yours(2, 1, 1, 2, NOW + 2 * DAY)
     assert home(store, bob).yours == Yours(1, 1, 0, 0, NOW + DAY)
-    for other in (GUEST, manager, editor):
+    for other in (ANONYMOUS, manager, editor):
         assert home(store, other).yours is None
 
 
@@ -386,7 +388,7 @@ def concerns(store: Store, actor: Actor) -> dict[str, str]:
 def test_what_needs_a_person_is_told_to_who_can_do_something_about_it(
     store: Store, ada: Actor, bob: Actor, manager: Actor, editor: Actor, admin: Actor
 ) -> None:
-    everybody = (GUEST, ada, bob, manager, editor, admin)
+    everybody = (ANONYMOUS, ada, bob, manager, editor, admin)
     assert [concerns(store, actor) for actor in everybody] == [{}] * 6
 
     opened(store, ada, "zoe", "yan")
@@ -410,8 +412,8 @@ def test_what_needs_a_person_is_told_to_who_can_do_something_about_it(
 
 
 def test_a_paused_relay_and_a_restored_store_are_told_to_all_who_are_logged_in(store: Store, ada: Actor) -> None:
-    write(store, lambda connection: relays.pause(connection, "relay:25", "hash", "535 5.7.8 no", NOW))
+    write(store, lambda db: relay_pauses.pause(db, "relay:25", "hash", "535 5.7.8 no", NOW))
     change(store, StoreInfo, 1, held_at=NOW)
 
     assert concerns(store, ada) == {"held": "skychimp resolve --restored", "relay": "skychimp doctor"}
-    assert concerns(store, GUEST) == {}
+    assert concerns(store, ANONYMOUS) == {}

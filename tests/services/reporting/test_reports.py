@@ -3,20 +3,20 @@
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
-import ledgers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from queues import change
+from support import ledger_rows
+from support.queue_steps import change
 
-from skychimp.access import GUEST, Actor
 from skychimp.errors import InvalidValue, NotFound, NotLoggedIn
 from skychimp.models import DeliveryState, Occurrence, OccurrenceState, Outcome
-from skychimp.services import figures, reports
-from skychimp.services.reports import percent, rate
-from skychimp.store.engine import Store
+from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.services.reporting import reports, rollups
+from skychimp.services.reporting.reports import percent, rate
+from skychimp.store.database import Store
 
-NINE = ledgers.NINE
+NINE = ledger_rows.NINE
 GONE = "550 5.1.1 <{}> no such user"
 STATES = {
     Outcome.SENT: DeliveryState.SENT,
@@ -28,23 +28,23 @@ STATES = {
 def tried(store: Store, occurrence_id: int, address: str, *outcomes: Outcome, at: datetime = NINE) -> None:
     """A delivery with these attempts, a minute apart."""
     state = STATES[outcomes[-1]] if outcomes else DeliveryState.QUEUED
-    delivery = ledgers.delivery(store, occurrence_id, address, state, at)
+    delivery = ledger_rows.delivery(store, occurrence_id, address, state, at)
     replies = {Outcome.SENT: "250 2.0.0 queued as 4X7", Outcome.FAILED: GONE.format(address)}
     for number, outcome in enumerate(outcomes):
-        ledgers.attempt(store, delivery, outcome, replies.get(outcome, "450 later"), at + timedelta(minutes=number))
+        ledger_rows.attempt(store, delivery, outcome, replies.get(outcome, "450 later"), at + timedelta(minutes=number))
 
 
 @pytest.fixture
 def mailing_id(store: Store, ada: Actor) -> int:
     """A mailing with an occurrence that is finished and one that is open."""
-    made = ledgers.mailing(store, ada)
-    finished = ledgers.occurrence(store, made)
+    made = ledger_rows.mailing(store, ada)
+    finished = ledger_rows.occurrence(store, made)
     tried(store, finished, "a@one.example", Outcome.DEFERRED, Outcome.SENT)
     tried(store, finished, "b@two.example", Outcome.FAILED)
     tried(store, finished, "c@two.example", Outcome.FAILED)
     over = {"state": OccurrenceState.FINISHED, "finished_at": NINE + timedelta(hours=1)}
     change(store, Occurrence, finished, **over)
-    unfinished = ledgers.occurrence(store, made, NINE + timedelta(days=1))
+    unfinished = ledger_rows.occurrence(store, made, NINE + timedelta(days=1))
     tried(store, unfinished, "a@one.example")
     tried(store, unfinished, "b@two.example", Outcome.UNKNOWN)
     return made
@@ -92,11 +92,11 @@ def test_a_report_is_for_its_owner_and_for_managers(
     with pytest.raises(NotFound):
         reports.report(store, bob, mailing_id)
     with pytest.raises(NotLoggedIn):
-        reports.report(store, GUEST, mailing_id)
+        reports.report(store, ANONYMOUS, mailing_id)
 
 
 def test_one_that_has_not_been_due(store: Store, ada: Actor) -> None:
-    found = reports.report(store, ada, ledgers.mailing(store, ada))
+    found = reports.report(store, ada, ledger_rows.mailing(store, ada))
 
     assert (found.deliveries, found.occurrences, found.replies, found.domains) == (0, [], [], [])
 
@@ -109,8 +109,8 @@ def test_the_rate_ends_where_tries_again_begin() -> None:
     points = rate(slots, 1000)
 
     assert len(points) == 10
-    assert {point.a_second for point in points} == {100 / figures.SLOT}
-    assert (points[0].at, points[-1].at) == (figures.slot_time(0), figures.slot_time(9))
+    assert {point.a_second for point in points} == {100 / rollups.SLOT}
+    assert (points[0].at, points[-1].at) == (rollups.slot_time(0), rollups.slot_time(9))
 
 
 SLOTS = st.dictionaries(
@@ -158,7 +158,7 @@ JANUARY = date(2026, 1, 1)
 
 
 def test_a_range_has_every_day_in_its_zone(store: Store, ada: Actor) -> None:
-    occurrence = ledgers.occurrence(store, ledgers.mailing(store, ada))
+    occurrence = ledger_rows.occurrence(store, ledger_rows.mailing(store, ada))
     for name, at in (
         ("a", datetime(2026, 1, 1, 23, 59, 59, tzinfo=UTC)),
         ("b", datetime(2026, 1, 2, 0, 0, tzinfo=UTC)),
@@ -179,7 +179,7 @@ def test_a_range_has_every_day_in_its_zone(store: Store, ada: Actor) -> None:
 
 
 def test_a_range_names_causes_and_domains(store: Store, ada: Actor) -> None:
-    occurrence = ledgers.occurrence(store, ledgers.mailing(store, ada))
+    occurrence = ledger_rows.occurrence(store, ledger_rows.mailing(store, ada))
     for number in range(10):
         tried(store, occurrence, f"a{number}@good.example", Outcome.SENT)
         tried(store, occurrence, f"b{number}@bad.example", Outcome.FAILED if number else Outcome.SENT)
@@ -194,14 +194,14 @@ def test_a_range_names_causes_and_domains(store: Store, ada: Actor) -> None:
 
 def test_a_range_is_of_ones_own(store: Store, ada: Actor, bob: Actor, manager: Actor, admin: Actor) -> None:
     for owner in (ada, bob):
-        tried(store, ledgers.occurrence(store, ledgers.mailing(store, owner)), "a@one.example", Outcome.SENT)
+        tried(store, ledger_rows.occurrence(store, ledger_rows.mailing(store, owner)), "a@one.example", Outcome.SENT)
 
     def sent(actor: Actor) -> int:
         return reports.range_report(store, actor, JANUARY, JANUARY, "UTC").days[0].counts["sent"]
 
     assert [sent(actor) for actor in (ada, bob, manager, admin)] == [1, 1, 2, 2]
     with pytest.raises(NotLoggedIn):
-        sent(GUEST)
+        sent(ANONYMOUS)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import enrol
-from queues import NOW, claim, due, fill, intend, one, open_due, opened, rows, run, states
 from sqlmodel import col, select
+from support.queue_steps import NOW, claim, due, fill, intend, one, open_due, opened, rows, run, states
 
-from skychimp.access import Actor
 from skychimp.errors import Denied, InvalidValue, NotFound, SkychimpError
 from skychimp.models import (
-    Audit,
+    AuditEntry,
     CatchUp,
     DeliveryState,
     Every,
@@ -23,9 +22,13 @@ from skychimp.models import (
     Role,
     User,
 )
-from skychimp.services import mailings, status, users
-from skychimp.services.listing import Page
-from skychimp.store.engine import Store, open_store
+from skychimp.permissions import Actor
+from skychimp.services.listing import ListOptions
+from skychimp.services.mailings import mailings
+from skychimp.services.operations import status
+from skychimp.services.users import users
+from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 S = DeliveryState
 DAY = timedelta(days=1)
@@ -42,10 +45,8 @@ def names(found: Iterable[users.UserInfo]) -> list[str]:
 
 def log_in(store: Store, actor: Actor) -> None:
     now = datetime.now(UTC)
-    with store.write() as session:
-        session.add(
-            Login(user_id=actor.user_id, token_hash=actor.email, created_at=now, seen_at=now, expires_at=now + DAY)
-        )
+    with store.write() as db:
+        db.add(Login(user_id=actor.user_id, token_hash=actor.email, created_at=now, seen_at=now, expires_at=now + DAY))
 
 
 def promote(store: Store, actor: Actor, user: str) -> users.UserInfo:
@@ -57,24 +58,24 @@ def demote(store: Store, actor: Actor, user: str) -> users.UserInfo:
 
 
 def deeds(store: Store) -> list[tuple[int | None, str, int | None, str]]:
-    return [(row.actor_id, row.action, row.object_id, row.detail) for row in rows(store, Audit)]
+    return [(row.actor_id, row.action, row.object_id, row.detail) for row in rows(store, AuditEntry)]
 
 
 # Seeing
 
 
 def test_each_sees_those_that_are_overseen(store: Store, ada: Actor, eve: Actor, manager: Actor, admin: Actor) -> None:
-    assert names(users.list_users(store, manager, Page())) == ["ada", "eve"]
-    assert names(users.list_users(store, admin, Page())) == ["ada", "eve", "manager", "admin"]
-    assert names(users.list_users(store, manager, Page(), Role.ADMIN)) == []
-    assert names(users.list_users(store, admin, Page(), Role.ADMIN)) == ["admin"]
+    assert names(users.list_users(store, manager, ListOptions())) == ["ada", "eve"]
+    assert names(users.list_users(store, admin, ListOptions())) == ["ada", "eve", "manager", "admin"]
+    assert names(users.list_users(store, manager, ListOptions(), Role.ADMIN)) == []
+    assert names(users.list_users(store, admin, ListOptions(), Role.ADMIN)) == ["admin"]
 
 
 def test_a_list_is_searched_sorted_and_cut(store: Store, ada: Actor, bob: Actor, eve: Actor, admin: Actor) -> None:
-    assert names(users.list_users(store, admin, Page(search="EVE@"))) == ["eve"]
-    assert names(users.list_users(store, admin, Page(sort="-email", limit=2, offset=1))) == ["bob", "admin"]
+    assert names(users.list_users(store, admin, ListOptions(search="EVE@"))) == ["eve"]
+    assert names(users.list_users(store, admin, ListOptions(sort="-email", limit=2, offset=1))) == ["bob", "admin"]
     with pytest.raises(InvalidValue):
-        list(users.list_users(store, admin, Page(sort="password_hash")))
+        list(users.list_users(store, admin, ListOptions(sort="password_hash")))
 
 
 def test_no_secret_is_shown(store: Store, ada: Actor, admin: Actor) -> None:
@@ -115,9 +116,9 @@ def test_nobody_does_it_to_the_own_account(store: Store, admin: Actor, act: Call
 def test_who_has_just_lost_the_right_changes_nobody(
     store: Store, ada: Actor, admin: Actor, change: dict[str, object]
 ) -> None:
-    with store.write() as session:
+    with store.write() as db:
         for name, value in change.items():
-            setattr(session.get_one(User, admin.user_id), name, value)
+            setattr(db.get_one(User, admin.user_id), name, value)
     for act in (users.block, users.unblock, promote):
         with pytest.raises(Denied):
             act(store, admin, ada.email)
@@ -145,8 +146,8 @@ def test_two_administrators_at_once_leave_one(store: Store, admin: Actor, act: C
     for thread in threads:
         thread.join()
     assert sorted(results) == ["denied", "done"]
-    with store.read() as session:
-        left = session.exec(select(User.id).where(User.role == Role.ADMIN, col(User.blocked_at).is_(None))).all()
+    with store.read() as db:
+        left = db.exec(select(User.id).where(User.role == Role.ADMIN, col(User.blocked_at).is_(None))).all()
     assert len(left) == 1
 
 

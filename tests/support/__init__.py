@@ -1,0 +1,1 @@
+"""What many tests share: stores, servers and the command."""
