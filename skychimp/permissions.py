@@ -1,6 +1,6 @@
 """Who may do what: one table of actions and roles; pure.
 
-A service asks for the actor's reach before it does anything, and its query filters by the answer.
+A service calls `authorize` before it does anything, and limits its query to the scope that it gets back.
 """
 
 from dataclasses import dataclass
@@ -8,18 +8,42 @@ from enum import StrEnum
 
 from skychimp.errors import Denied, NotLoggedIn
 from skychimp.models import Role
+from skychimp.shell import run_hint
 
 
 class Scope(StrEnum):
-    """How far an action goes: over one's own objects, or over everybody's."""
+    """Whose objects an action may touch: one's own, or everybody's."""
 
     OWN = "own"
     ALL = "all"
 
 
+class Action(StrEnum):
+    """Something that a role may or may not do. The value completes the sentence "a user may not ..."."""
+
+    SEE_CLIENTS = "see clients"
+    CHANGE_CLIENTS = "change clients"
+    SEE_MESSAGES = "see messages"
+    CHANGE_MESSAGES = "change messages"
+    SEE_MAILINGS = "see mailings"
+    CHANGE_MAILINGS = "change mailings"
+    DISABLE_MAILINGS = "disable mailings"
+    SEE_REPORTS = "see reports"
+    RESOLVE_DELIVERIES = "resolve deliveries"
+    SEE_OWN_ACCOUNT = "see their own account"
+    CHANGE_OWN_ACCOUNT = "change their own account"
+    SEE_USERS = "see users"
+    BLOCK_USERS = "block users"
+    GIVE_ROLES = "change roles"
+    FORGET_EVERYWHERE = "erase people from all users' data"
+    SEE_AUDIT_TRAIL = "see the audit trail"
+    WRITE_POSTS = "write posts"
+    MAINTAIN_STORE = "back up or restore the store"
+
+
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: a user with a role, or nobody in particular (`role` None: a guest)."""
+    """Who acts: a user with a role, or nobody who is logged in (`role` is None)."""
 
     user_id: int = 0
     email: str = ""
@@ -28,57 +52,69 @@ class Actor:
 
 ANONYMOUS = Actor()
 OPERATOR = Actor(role=Role.ADMIN)
-"""Whoever runs the service, by the store's file mode and not by a login."""
+"""Whoever runs the service: allowed by the store's file mode instead of a login."""
 
 _OWNERS = {Role.USER: Scope.OWN, Role.ADMIN: Scope.OWN}
 _OVERSEERS = {Role.USER: Scope.OWN, Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL}
+_MANAGERS = {Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL}
 _EDITORS = {Role.EDITOR: Scope.ALL, Role.ADMIN: Scope.ALL}
 _ADMINS = {Role.ADMIN: Scope.ALL}
 
-TABLE: dict[str, dict[Role, Scope]] = {
-    "see clients": _OWNERS,
-    "change clients": _OWNERS,
-    "see messages": _OVERSEERS,
-    "change messages": _OWNERS,
-    "see mailings": _OVERSEERS,
-    "change mailings": _OWNERS,
-    "disable mailings": _OVERSEERS,
-    "see reports": _OVERSEERS,
-    "resolve deliveries": {Role.USER: Scope.OWN, Role.ADMIN: Scope.ALL},
-    "see one's own account": dict.fromkeys(Role, Scope.OWN),
-    "change one's own account": dict.fromkeys(Role, Scope.OWN),
-    "see users": {Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL},
-    "block users": {Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL},
-    "give roles": _ADMINS,
-    "forget people everywhere": _ADMINS,
-    "see the audit trail": _ADMINS,
-    "write posts": _EDITORS,
-    "back up or restore the store": {Role.ADMIN: Scope.ALL},
+TABLE: dict[Action, dict[Role, Scope]] = {
+    Action.SEE_CLIENTS: _OWNERS,
+    Action.CHANGE_CLIENTS: _OWNERS,
+    Action.SEE_MESSAGES: _OVERSEERS,
+    Action.CHANGE_MESSAGES: _OWNERS,
+    Action.SEE_MAILINGS: _OVERSEERS,
+    Action.CHANGE_MAILINGS: _OWNERS,
+    Action.DISABLE_MAILINGS: _OVERSEERS,
+    Action.SEE_REPORTS: _OVERSEERS,
+    Action.RESOLVE_DELIVERIES: {Role.USER: Scope.OWN, Role.ADMIN: Scope.ALL},
+    Action.SEE_OWN_ACCOUNT: dict.fromkeys(Role, Scope.OWN),
+    Action.CHANGE_OWN_ACCOUNT: dict.fromkeys(Role, Scope.OWN),
+    Action.SEE_USERS: _MANAGERS,
+    Action.BLOCK_USERS: _MANAGERS,
+    Action.GIVE_ROLES: _ADMINS,
+    Action.FORGET_EVERYWHERE: _ADMINS,
+    Action.SEE_AUDIT_TRAIL: _ADMINS,
+    Action.WRITE_POSTS: _EDITORS,
+    Action.MAINTAIN_STORE: _ADMINS,
 }
 
 OVERSEEN = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}
-"""The roles of those whom a role oversees, where it sees, blocks or promotes users."""
+"""The roles of the users that a manager or an admin may see, block and promote."""
 
 
-def authorize(actor: Actor, action: str) -> Scope:
-    """How far this actor's action goes. Raises NotLoggedIn for a guest, Denied where the role may not do it at all."""
+def authorize(actor: Actor, action: Action) -> Scope:
+    """Return whose objects this actor's action may touch.
+
+    Raises NotLoggedIn if nobody is logged in, and Denied if the role may not do it at all.
+    """
     if actor.role is None:
-        raise NotLoggedIn("you are not logged in", "log in: skychimp login --email YOU@EXAMPLE.ORG")
-    allowed = TABLE[action].get(actor.role)
-    if allowed is None:
-        raise Denied(f"{_a(actor.role)} may not {action}")
-    return allowed
+        raise NotLoggedIn("you are not logged in", run_hint("login", "--email", "YOU@EXAMPLE.ORG"))
+    scope = TABLE[action].get(actor.role)
+    if scope is None:
+        raise Denied(f"{_with_article(actor.role)} may not {action}")
+    return scope
 
 
-def require_over(actor: Actor, action: str, user_id: int, role: Role) -> None:
-    """Raise Denied unless this actor's action on users may concern that one, whose role this is."""
+def scope_of(actor: Actor, action: Action) -> Scope | None:
+    """Return whose objects this actor's action may touch, or None if it is not allowed."""
+    try:
+        return authorize(actor, action)
+    except Denied:
+        return None
+
+
+def authorize_over(actor: Actor, action: Action, user_id: int, role: Role) -> None:
+    """Raise Denied unless this actor may do this to the user with this id and role."""
     authorize(actor, action)
-    if user_id == actor.user_id and action != "see users":
-        raise Denied("you can't do that to your own account", "ask another administrator")
+    if user_id == actor.user_id and action != Action.SEE_USERS:
+        raise Denied("you cannot do that to your own account", "ask another administrator")
     assert actor.role is not None
     if role not in OVERSEEN[actor.role]:
-        raise Denied(f"{_a(actor.role)} oversees no {role}s")
+        raise Denied(f"{_with_article(actor.role)} may not {action} with the role {role}")
 
 
-def _a(role: Role) -> str:
+def _with_article(role: Role) -> str:
     return f"{'an' if role[0] in 'ae' else 'a'} {role}"

@@ -23,6 +23,8 @@ WORDS = {"errors", "models", "addresses", "transport.interfaces"} | {
 PURE = {
     "permissions",
     "durations",
+    "markdown",
+    "shell",
     "text",
     "delivery.scheduling.recurrence",
     "delivery.scheduling.time_input",
@@ -36,7 +38,7 @@ PURE = {
 }
 """Decisions without I/O: they know the words and each other."""
 
-LAYERS = ("config", "store transport", "delivery", "services", "site", "cli", "__main__")
+LAYERS = ("files", "config", "store transport", "delivery", "services", "site", "cli", "__main__")
 """The rest, from the lowest layer up; a module imports what is below it, or beside it in its own folder."""
 
 IMPURE = {"asyncio", "os", "pathlib", "random", "secrets", "socket", "sqlalchemy", "sqlmodel", "subprocess"}

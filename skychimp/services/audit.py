@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import Session
 
 from skychimp.models import AuditEntry, User
-from skychimp.permissions import ANONYMOUS, Actor, authorize
+from skychimp.permissions import ANONYMOUS, Action, Actor, authorize
 from skychimp.services.listing import ListOptions, apply, is_named
 from skychimp.store.database import Store
 
@@ -64,7 +64,7 @@ def list_entries(
     since: datetime | None = None,
 ) -> Iterator[AuditInfo]:
     """The trail, the oldest first, as it is read; `by` is a user's id or e-mail. Raises InvalidValue."""
-    authorize(actor, "see the audit trail")
+    authorize(actor, Action.SEE_AUDIT_TRAIL)
     query = select(_A, _U.c.email).outerjoin(_U, _U.c.id == _A.c.actor_id)
     query = apply(query, page, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
     if by is not None:

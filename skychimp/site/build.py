@@ -8,8 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import select
 
+from skychimp import markdown
 from skychimp.config.settings import Settings
-from skychimp.delivery.composing import digest
 from skychimp.errors import StoreFailed
 from skychimp.models import StoreInfo
 from skychimp.permissions import ANONYMOUS, Actor
@@ -70,7 +70,7 @@ def _article(store: Store, post: PostDetail, secret: bytes, cached: Cached) -> A
         title=post.title,
         author=post.author,
         html=html,
-        excerpt=digest.excerpt(html),
+        excerpt=markdown.excerpt(post.content),
         picture=_picture(store, post),
         published_at=post.published_at,
         updated_at=max(post.updated_at, post.published_at),

@@ -215,10 +215,11 @@ def update(
 @app.command()
 def delete(ctx: typer.Context, mailing: Id, yes: Yes = False, json: Json = False) -> None:
     """Delete a mailing; what it still had to send is cancelled."""
+    from skychimp.permissions import Action
     from skychimp.services.mailings import mailings
 
     here = enter(ctx, json)
-    found = mailings.show(here.store, here.actor, mailing, to="change mailings")
+    found = mailings.show(here.store, here.actor, mailing, to=Action.CHANGE_MAILINGS)
     here.confirm(f"delete mailing {found.id}, {found.subject!r}?", yes=yes)
     _show(here, mailings.remove(here.store, here.actor, mailing))
 

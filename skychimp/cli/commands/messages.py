@@ -130,10 +130,11 @@ def update(
 @app.command()
 def delete(ctx: typer.Context, message: Id, yes: Yes = False, json: Json = False) -> None:
     """Delete a message that no mailing uses."""
+    from skychimp.permissions import Action
     from skychimp.services.messages import messages
 
     here = enter(ctx, json)
-    found = messages.show(here.store, here.actor, message, to="change messages")
+    found = messages.show(here.store, here.actor, message, to=Action.CHANGE_MESSAGES)
     here.confirm(f"delete message {found.id}, {found.subject!r}?", yes=yes)
     here.out.one(messages.remove(here.store, here.actor, message), None if here.out.json else list(COLUMNS))
 

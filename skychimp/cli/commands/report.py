@@ -68,10 +68,10 @@ def report(
 
 def count_up(here: Context) -> None:
     """Count what nobody has counted yet, with progress where that takes long. Raises NotLoggedIn, Denied."""
-    from skychimp.permissions import authorize
+    from skychimp.permissions import Action, authorize
     from skychimp.services.reporting import rollups
 
-    authorize(here.actor, "see reports")
+    authorize(here.actor, Action.SEE_REPORTS)
     left = rollups.left(here.store)
     if left > LONG:
         with here.out.progress("counting", left) as tell:

@@ -3,19 +3,17 @@
 What a post says is put into the words as text in quotes, `{{ 'so' }}`: it is source of no template, Markdown or HTML.
 """
 
-import html
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from skychimp import markdown
 from skychimp.models import Format
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.compose import MessageContent
 
-LONGEST_EXCERPT = 240
-BEGINNING = 5_000  # characters of a post that its excerpt is looked for in
 
 _PLACE = re.compile(r"\{\{\s*posts\s*\}\}")
 _CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}"})
@@ -31,15 +29,8 @@ class News(NamedTuple):
 
 def news(title: str, content: str, slug: str, blog_url: str | None) -> News:
     """What a digest says of a post; `content` is Markdown."""
-    from markdown_it import MarkdownIt
-
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    try:
-        rendered = str(markdown.render(content[:BEGINNING]))
-    except Exception:  # one post is not to hold up everybody's mail
-        rendered = ""
     url = None if blog_url is None else f"{blog_url}/{quote(page_of(slug))}"
-    return News(title, excerpt(rendered), url)
+    return News(title, markdown.excerpt(content), url)
 
 
 def page_of(slug: str) -> str:
@@ -61,21 +52,6 @@ def with_posts(words: "MessageContent", posts: Sequence[News]) -> "MessageConten
 def names_posts(source: str) -> bool:
     """Whether a template says where the posts go."""
     return _PLACE.search(source) is not None
-
-
-def excerpt(rendered: str) -> str:
-    """The first paragraph with words in it, of HTML that Markdown made, in plain text; cut at a word's end."""
-    paragraphs = re.findall(r"<p>(.*?)</p>", rendered, re.DOTALL)
-    text = next(filter(None, map(_plain, paragraphs)), "") or _plain(rendered)
-    if len(text) <= LONGEST_EXCERPT:
-        return text
-    cut = text[:LONGEST_EXCERPT]
-    whole_words = cut.rpartition(" ")[0]
-    return (whole_words if len(whole_words) > LONGEST_EXCERPT // 2 else cut) + "…"
-
-
-def _plain(rendered: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", rendered)).split())
 
 
 def _quoted(text: str) -> str:

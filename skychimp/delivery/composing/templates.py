@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from skychimp import markdown
 from skychimp.errors import InvalidValue
 
 ATTRIBUTES = {"client": ("email", "name", "comment", "tags"), "mailing": ("id",)}
@@ -95,8 +96,6 @@ def from_markdown(source: str) -> str:
     The expressions are carried through as plain words that Markdown leaves alone, and put back. Every other brace
     becomes an entity: what Markdown unescapes must not turn into an expression.
     """
-    from markdown_it import MarkdownIt
-
     # No text holds its own hash, so that nothing in it can be taken for one of the words.
     mark = "x" + hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     expressions: list[_Expression] = []
@@ -113,8 +112,9 @@ def from_markdown(source: str) -> str:
     def without_paragraph(found: re.Match[str]) -> str:
         return found[0] if expressions[int(found[2])].is_output else found[1]
 
-    markdown = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    html = markdown.render("".join(map(carried, _pieces(source)))).replace("{", "&#123;")
+    html = (
+        markdown.renderer(only_safe_links=False).render("".join(map(carried, _pieces(source)))).replace("{", "&#123;")
+    )
     html = re.sub(rf"<p>({mark}x(\d+)x)</p>", without_paragraph, html)
     html = re.sub(r'(?:href|src)="[^"]*"', lambda found: put_back(found[0], link=True), html)
     return put_back(html)

@@ -446,7 +446,7 @@ class Dispatcher:
 
 
 class _IntentCommit:
-    """Asks for the intent at once; `await commit_intent()` is True while it is committed, young, and the delivery ours."""
+    """Commits the intent to send a delivery. Awaiting it returns whether the delivery may be sent."""
 
     def __init__(self, recorder: Recorder, claimed: ClaimedDelivery) -> None:
         self._recorder = recorder

@@ -16,7 +16,7 @@ from skychimp import addresses
 from skychimp.config.settings import Settings
 from skychimp.errors import Conflict, Denied, InvalidValue, RelayError
 from skychimp.models import CodePurpose, Role, User
-from skychimp.permissions import ANONYMOUS, Actor, authorize
+from skychimp.permissions import ANONYMOUS, Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.accounts import codes, login_throttle, passwords, sessions
 from skychimp.services.clients.clients import LONGEST_NAME
@@ -159,7 +159,7 @@ def logout(store: Store, token: str | None) -> str | None:
 def whoami(store: Store, token: str | None) -> CurrentUser:
     """Who is logged in. Raises NotLoggedIn."""
     who = sessions.actor(store, token)
-    authorize(who, "see one's own account")
+    authorize(who, Action.SEE_OWN_ACCOUNT)
     with store.read() as db:
         user, login = db.get_one(User, who.user_id), sessions.find(db, token or "")
     ends_at = min(login.expires_at, login.seen_at + sessions.IDLE) if login is not None else None
@@ -168,7 +168,7 @@ def whoami(store: Store, token: str | None) -> CurrentUser:
 
 def has_password(store: Store, actor: Actor) -> bool:
     """Whether the actor has a password: the first administrator may have none yet. Raises NotLoggedIn."""
-    authorize(actor, "change one's own account")
+    authorize(actor, Action.CHANGE_OWN_ACCOUNT)
     with store.read() as db:
         return db.get_one(User, actor.user_id).password_hash is not None
 
@@ -178,7 +178,7 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
 
     `current` is None for who has no password yet. Raises NotLoggedIn, InvalidValue, and Denied for a wrong one.
     """
-    authorize(actor, "change one's own account")
+    authorize(actor, Action.CHANGE_OWN_ACCOUNT)
     new_hash, now = passwords.hashed(new), datetime.now(UTC)
     if current is None:
         with store.write() as db:

@@ -13,7 +13,7 @@ from sqlmodel import Session
 from skychimp import addresses
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import UNFINISHED_SQL, Client, ClientTag, Mailing, Occurrence
-from skychimp.permissions import Actor, authorize
+from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.listing import ListOptions, apply, is_named
 from skychimp.store import queue
@@ -48,7 +48,7 @@ def create(
     store: Store, actor: Actor, *, email: str, name: str = "", comment: str = "", tags: Sequence[str] = ()
 ) -> ClientInfo:
     """Add a client. Raises InvalidValue for what can't be used, Conflict where there is that address already."""
-    authorize(actor, "change clients")
+    authorize(actor, Action.CHANGE_CLIENTS)
     person = checked_client(email, name, comment, tags)
     with store.write() as db:
         row = {**_columns(person), "owner_id": actor.user_id, "created_at": datetime.now(UTC)}
@@ -63,14 +63,14 @@ def create(
 
 def show(store: Store, actor: Actor, client: str) -> ClientInfo:
     """One client, by id or e-mail. Raises NotFound."""
-    authorize(actor, "see clients")
+    authorize(actor, Action.SEE_CLIENTS)
     with store.read() as db:
         return _get(db, actor, client)
 
 
 def list_clients(store: Store, actor: Actor, page: ListOptions, tag: str | None = None) -> Iterator[ClientInfo]:
     """The actor's clients, as they are read. Raises InvalidValue."""
-    authorize(actor, "see clients")
+    authorize(actor, Action.SEE_CLIENTS)
     query = apply(_own(actor), page, searched=(_C.c.email, _C.c.name, _C.c.comment), sorted_by=SORTED_BY)
     with store.read() as db:
         yield from map(_info, db.execute(query.where(_has(tag)).execution_options(yield_per=1000)))
@@ -78,7 +78,7 @@ def list_clients(store: Store, actor: Actor, page: ListOptions, tag: str | None 
 
 def number(store: Store, actor: Actor, tag: str | None = None) -> int:
     """How many clients the actor has. Raises InvalidValue."""
-    authorize(actor, "see clients")
+    authorize(actor, Action.SEE_CLIENTS)
     with store.read() as db:
         return db.scalar(select(func.count()).where(_C.c.owner_id == actor.user_id, _has(tag))) or 0
 
@@ -98,7 +98,7 @@ def change(
 
     Raises NotFound, Conflict, InvalidValue.
     """
-    authorize(actor, "change clients")
+    authorize(actor, Action.CHANGE_CLIENTS)
     with store.write() as db:
         old = _get(db, actor, client)
         person = checked_client(
@@ -122,7 +122,7 @@ def change(
 
 def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
     """Delete a client; what still waits for it is cancelled, what was sent stays in the ledger. Raises NotFound."""
-    authorize(actor, "change clients")
+    authorize(actor, Action.CHANGE_CLIENTS)
     with store.write() as db:
         gone = _get(db, actor, client)
         key = addresses.parse(gone.email).key

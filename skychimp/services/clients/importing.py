@@ -11,7 +11,7 @@ from sqlalchemy import select
 from skychimp import addresses
 from skychimp.errors import InvalidValue
 from skychimp.models import Client
-from skychimp.permissions import Actor, authorize
+from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.clients.clients import checked_client
 from skychimp.store import client_import
 from skychimp.store.client_import import NewClient
@@ -74,7 +74,7 @@ def import_rows(
     An address that is known, from the store or from an earlier row, is skipped; or, where `change_known` names what is
     to be changed of it (email, name, comment, tags), the later row wins.
     """
-    authorize(actor, "change clients")
+    authorize(actor, Action.CHANGE_CLIENTS)
     result = ImportResult()
     rows = iter(rows)
     while batch := list(islice(rows, IMPORT_BATCH)):

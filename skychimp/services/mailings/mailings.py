@@ -25,7 +25,7 @@ from skychimp.models import (
     OccurrenceState,
     User,
 )
-from skychimp.permissions import Actor, Scope, authorize
+from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit
 from skychimp.services.listing import ListOptions, apply, is_id
 from skychimp.store import queue
@@ -120,7 +120,7 @@ def create(
 
     Raises NotFound, InvalidValue.
     """
-    authorize(actor, "change mailings")
+    authorize(actor, Action.CHANGE_MAILINGS)
     now = datetime.now(UTC)
     schedule = _schedule(when, now)
     next_at = _first_due(schedule, now)
@@ -154,7 +154,7 @@ def duplicate(
 
     Raises NotFound, InvalidValue.
     """
-    like = show(store, actor, mailing_id, to="change mailings")
+    like = show(store, actor, mailing_id, to=Action.CHANGE_MAILINGS)
     with store.read() as db:
         start = start or _own(db, actor, mailing_id).start_local
     end = end or (like.end_at.isoformat() if like.end_at else None)
@@ -169,7 +169,7 @@ def duplicate(
     )
 
 
-def show(store: Store, actor: Actor, mailing_id: int, *, to: str = "see mailings") -> MailingInfo:
+def show(store: Store, actor: Actor, mailing_id: int, *, to: Action = Action.SEE_MAILINGS) -> MailingInfo:
     """One mailing, if the actor may do that to it. Raises NotFound."""
     with store.read() as db:
         return _get(db, actor, mailing_id, to)
@@ -203,7 +203,7 @@ def change(
 
     Raises NotFound, InvalidValue.
     """
-    authorize(actor, "change mailings")
+    authorize(actor, Action.CHANGE_MAILINGS)
     now = datetime.now(UTC)
     with store.write() as db:
         mailing = _own(db, actor, mailing_id)
@@ -228,7 +228,7 @@ def change(
 
 def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Delete a mailing; what waits is cancelled, what was sent stays in the ledger. Raises NotFound."""
-    authorize(actor, "change mailings")
+    authorize(actor, Action.CHANGE_MAILINGS)
     now = datetime.now(UTC)
     with store.write() as db:
         mailing = _own(db, actor, mailing_id)
@@ -245,7 +245,7 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
 
     A manager's word stands over the owner's, or the system's, that was there before: only managers take it back.
     """
-    allowed = authorize(actor, "disable mailings")
+    allowed = authorize(actor, Action.DISABLE_MAILINGS)
     reason = one_line(reason, "reason", LONGEST_REASON) or "by hand"
     now = datetime.now(UTC)
     with store.write() as db:
@@ -261,7 +261,7 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
 
 def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Let a mailing go on. Raises NotFound, and Denied where a manager or admin stopped it and the actor is neither."""
-    allowed = authorize(actor, "disable mailings")
+    allowed = authorize(actor, Action.DISABLE_MAILINGS)
     with store.write() as db:
         owner = _get(db, actor, mailing_id).owner
         mailing = db.get_one(Mailing, mailing_id)
@@ -393,7 +393,7 @@ def _own(db: Session, actor: Actor, mailing_id: int) -> Mailing:
     return mailing
 
 
-def _visible(actor: Actor, action: str = "see mailings") -> Select[tuple[object, ...]]:
+def _visible(actor: Actor, action: Action = Action.SEE_MAILINGS) -> Select[tuple[object, ...]]:
     disabler = _U.alias()
     query = (
         select(
@@ -414,7 +414,7 @@ def _visible(actor: Actor, action: str = "see mailings") -> Select[tuple[object,
     return query
 
 
-def _get(db: Session, actor: Actor, mailing_id: int, action: str = "see mailings") -> MailingInfo:
+def _get(db: Session, actor: Actor, mailing_id: int, action: Action = Action.SEE_MAILINGS) -> MailingInfo:
     query = _visible(actor, action).where(_M.c.id == mailing_id)
     row = db.execute(query).one_or_none() if is_id(mailing_id) else None
     if row is None:

@@ -13,7 +13,7 @@ from skychimp.delivery.composing.compose import Composer, MessageContent, Recipi
 from skychimp.delivery.composing.digest import News, names_posts, news, with_posts
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Format, Mailing, Message
-from skychimp.permissions import Actor, Scope, authorize
+from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit
 from skychimp.services.blog import posts
 from skychimp.services.clients import clients
@@ -61,7 +61,7 @@ def create(store: Store, actor: Actor, words: MessageContent, *, digest: bool = 
 
     A digest's words go with the new posts, at `{{ posts }}` or after the body.
     """
-    authorize(actor, "change messages")
+    authorize(actor, Action.CHANGE_MESSAGES)
     words = _checked(words, digest)
     now = datetime.now(UTC)
     with store.write() as db:
@@ -71,7 +71,7 @@ def create(store: Store, actor: Actor, words: MessageContent, *, digest: bool = 
         return _get(db, actor, message.id or 0)
 
 
-def show(store: Store, actor: Actor, message_id: int, *, to: str = "see messages") -> MessageInfo:
+def show(store: Store, actor: Actor, message_id: int, *, to: Action = Action.SEE_MESSAGES) -> MessageInfo:
     """One message, if the actor may do that to it. Raises NotFound."""
     with store.read() as db:
         return _only(db, _visible(actor, to), message_id)
@@ -99,7 +99,7 @@ def change(
 
     Another format than HTML drops the HTML part. Raises NotFound, InvalidValue.
     """
-    authorize(actor, "change messages")
+    authorize(actor, Action.CHANGE_MESSAGES)
     with store.write() as db:
         old = _own(db, actor, message_id)
         words = MessageContent(
@@ -116,7 +116,7 @@ def change(
 
 def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
     """Delete a message. Raises NotFound, and Conflict while a mailing uses it."""
-    authorize(actor, "change messages")
+    authorize(actor, Action.CHANGE_MESSAGES)
     with store.write() as db:
         gone = _own(db, actor, message_id)
         user = db.scalar(select(_M.c.id).where(_M.c.message_id == message_id).order_by(_M.c.id))
@@ -151,7 +151,7 @@ def test_letter(
 
     Raises NotFound, InvalidValue.
     """
-    authorize(actor, "change messages")
+    authorize(actor, Action.CHANGE_MESSAGES)
     with store.read() as db:
         message = _own(db, actor, message_id)
     composer = _composer(store, message, sender, blog_url)
@@ -190,7 +190,7 @@ def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | N
     return Composer(words, sender=sender, date=now, mailing_id=0, due_at=now.astimezone())
 
 
-def _visible(actor: Actor, action: str = "see messages") -> Select[tuple[object, ...]]:
+def _visible(actor: Actor, action: Action = Action.SEE_MESSAGES) -> Select[tuple[object, ...]]:
     query = select(_MSG)
     if authorize(actor, action) == Scope.OWN:
         query = query.where(_MSG.c.owner_id == actor.user_id)

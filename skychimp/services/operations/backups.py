@@ -13,7 +13,7 @@ from sqlmodel import Session, col
 from skychimp.delivery.scheduling import planner
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
 from skychimp.models import Code, DeliveryState, Login, Occurrence, OccurrenceState, StoreInfo, User
-from skychimp.permissions import Actor, authorize
+from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.accounts import sessions
 from skychimp.services.blog import images
@@ -23,7 +23,6 @@ from skychimp.store import backup_file, ledger, queue
 from skychimp.store.database import Store
 from skychimp.store.schema import store_path
 
-CARE = "back up or restore the store"
 _L = Login.__table__
 _O = Occurrence.__table__
 _U = User.__table__
@@ -90,7 +89,7 @@ def backup(store: Store, actor: Actor, file: Path, tell: Tell = lambda done, tot
 
     Raises NotLoggedIn, Denied, InvalidValue for a file that can't be meant, StoreFailed.
     """
-    authorize(actor, CARE)
+    authorize(actor, Action.MAINTAIN_STORE)
     _refuse_as_backup(file, store.path)
     with store.write() as db:  # before the copy, so that this line is in it, too
         audit.record(db, actor, backup_file.BACKED_UP, "store_info", 1, str(file))
@@ -118,7 +117,7 @@ def restore(
     what `backup` raises, StoreNotReady for a file that is no sound store, and Conflict while something is sending.
     """
     path = store_path(url)
-    authorize(actor, CARE)
+    authorize(actor, Action.MAINTAIN_STORE)
     _refuse_as_source(file, path)
     target = Store(path)
     staying = (_sessions(target) if path.exists() else set()) | ({sessions.hashed(token)} if token else set())
@@ -141,7 +140,7 @@ def restore(
 
 def require_caretaker(actor: Actor) -> None:
     """Raise NotLoggedIn or Denied unless the actor may look after the store."""
-    authorize(actor, CARE)
+    authorize(actor, Action.MAINTAIN_STORE)
 
 
 def held(store: Store) -> Held | None:
@@ -163,7 +162,7 @@ def let_go_on(store: Store, actor: Actor, decision: Resolution | None = None) ->
     store knows what was sent since the backup; else it is unknown, for a person, and what is due is missed.
     Raises NotLoggedIn, Denied, and Conflict where the store is not held.
     """
-    authorize(actor, CARE)
+    authorize(actor, Action.MAINTAIN_STORE)
     now = datetime.now(UTC)
     with store.write() as db:
         info = db.get_one(StoreInfo, 1)

@@ -13,7 +13,7 @@ from skychimp.delivery.composing import compose
 from skychimp.delivery.sending import replies
 from skychimp.errors import Conflict, NotFound
 from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, StoreInfo
-from skychimp.permissions import Actor, Scope, authorize
+from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit
 from skychimp.services.listing import is_id
 from skychimp.store import queue
@@ -119,14 +119,14 @@ def in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
 def _visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
     joined = query.select_from(_D).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
     unknown_ones = joined.where(queue.unknown_ones(), _M.c.deleted_at.is_(None))
-    if authorize(actor, "resolve deliveries") == Scope.OWN:
+    if authorize(actor, Action.RESOLVE_DELIVERIES) == Scope.OWN:
         unknown_ones = unknown_ones.where(_M.c.owner_id == actor.user_id)
     return unknown_ones
 
 
 def _owned(actor: Actor, delivery_id: int) -> Select[tuple[object, ...]]:
     query = select(_D.c.state).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
-    if authorize(actor, "resolve deliveries") == Scope.OWN:
+    if authorize(actor, Action.RESOLVE_DELIVERIES) == Scope.OWN:
         query = query.where(_M.c.owner_id == actor.user_id)
     return query.where(_D.c.id == delivery_id)
 

@@ -28,7 +28,7 @@ from skychimp.models import (
     StoreInfo,
     User,
 )
-from skychimp.permissions import Actor, Scope, authorize
+from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.store.database import Store
 
 _A = Attempt.__table__
@@ -127,7 +127,7 @@ def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
 
     Raises InvalidValue, and NotFound where no mailing and no client is about it.
     """
-    allowed = authorize(actor, "see reports")
+    allowed = authorize(actor, Action.SEE_REPORTS)
     address = addresses.parse(email.strip())
     with store.read() as db:
         owners = select(_U.c.id) if allowed == Scope.ALL else select(_U.c.id).where(_U.c.id == actor.user_id)

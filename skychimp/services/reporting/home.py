@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, exists, func, select, tuple_, union
 
-from skychimp.errors import Denied
 from skychimp.models import (
     Client,
     ClientTag,
@@ -20,7 +19,7 @@ from skychimp.models import (
     Run,
     StoreInfo,
 )
-from skychimp.permissions import Actor, Scope, authorize
+from skychimp.permissions import Action, Actor, Scope, scope_of
 from skychimp.services.blog import posts
 from skychimp.services.blog.posts import PostInfo
 from skychimp.services.mailings import mailings
@@ -150,7 +149,7 @@ def _drawn(db: Connection, dated: list[tuple[int, float]], now: datetime) -> lis
 
 
 def _yours(db: Connection, actor: Actor, now: datetime, version: str, cached: Cached) -> Yours | None:
-    if _reach(actor, "change mailings") is None:
+    if scope_of(actor, Action.CHANGE_MAILINGS) is None:
         return None
     mine = _M.c.owner_id == actor.user_id
 
@@ -186,7 +185,7 @@ def _of_mailings(db: Connection, actor: Actor, now: datetime) -> list[Concern]:
     if unknown := _unknown(db, actor):
         words = f"{_letters(unknown)} whose end nobody knows: {'was it' if unknown == 1 else 'were they'} sent?"
         concerns.append(Concern("unknown", words, "skychimp resolve"))
-    sees = _reach(actor, "see mailings")
+    sees = scope_of(actor, Action.SEE_MAILINGS)
     if sees is not None:
         by_itself: list[ColumnElement[bool]] = [
             _M.c.disabled_at.is_not(None),
@@ -209,7 +208,7 @@ def _of_mailings(db: Connection, actor: Actor, now: datetime) -> list[Concern]:
 
 def _unknown(db: Connection, actor: Actor) -> int:
     """How many unknown deliveries wait for this person's word."""
-    decides = _reach(actor, "resolve deliveries")
+    decides = scope_of(actor, Action.RESOLVE_DELIVERIES)
     if decides is None:
         return 0
     mine = exists().where(_O.c.id == _D.c.occurrence_id, _M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_(None))
@@ -221,10 +220,3 @@ def _unknown(db: Connection, actor: Actor) -> int:
 
 def _letters(number: int) -> str:
     return "1 letter" if number == 1 else f"{number:,} letters"
-
-
-def _reach(actor: Actor, action: str) -> Scope | None:
-    try:
-        return authorize(actor, action)
-    except Denied:
-        return None

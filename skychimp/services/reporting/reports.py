@@ -23,7 +23,7 @@ from skychimp.models import (
     Outcome,
     ReplyKind,
 )
-from skychimp.permissions import Actor, Scope, authorize
+from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services.mailings import mailings
 from skychimp.services.reporting import rollups
 from skychimp.services.reporting.rollups import SLOT, Outcomes
@@ -197,7 +197,7 @@ def range_report(store: Store, actor: Actor, since: date, until: date, timezone:
 
     The domains are those of the occurrences that were sent in these days. Raises InvalidValue, NotLoggedIn, Denied.
     """
-    allowed = authorize(actor, "see reports")
+    allowed = authorize(actor, Action.SEE_REPORTS)
     if since > until:
         raise InvalidValue("the range ends before it begins", "the first day comes first")
     if until - since > LONGEST_RANGE:

@@ -10,7 +10,7 @@ from sqlmodel import Session
 from skychimp import addresses
 from skychimp.errors import Conflict, NotFound, StoreFailed
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role
-from skychimp.permissions import Actor, authorize
+from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions
@@ -76,7 +76,7 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
 
 def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     """All that is a user's own, part by part; each part but the account is an iterator, to be read before the next."""
-    authorize(actor, "see one's own account")
+    authorize(actor, Action.SEE_OWN_ACCOUNT)
     owner = replace(actor, role=Role.USER)  # whatever else the role reaches, these are one's own
     everything = ListOptions()
     yield "account", users.own(store, actor)
@@ -96,7 +96,7 @@ class _Found:
 
 def _find(db: Session, actor: Actor, email: str, everywhere: bool) -> _Found:
     """A person's clients and deliveries: those to the address, and to any that such a client had before."""
-    authorize(actor, "forget people everywhere" if everywhere else "change clients")
+    authorize(actor, Action.FORGET_EVERYWHERE if everywhere else Action.CHANGE_CLIENTS)
     key = addresses.parse(email.strip()).key
 
     def owned(owner_id: ColumnElement[int]) -> ColumnElement[bool]:

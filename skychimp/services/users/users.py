@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from skychimp.errors import Denied, NotFound
 from skychimp.models import Role, User
-from skychimp.permissions import OVERSEEN, Actor, authorize, require_over
+from skychimp.permissions import OVERSEEN, Action, Actor, authorize, authorize_over
 from skychimp.services import audit
 from skychimp.services.accounts import sessions
 from skychimp.services.listing import ListOptions, apply, is_named
@@ -44,7 +44,7 @@ class UserInfo:
 
 def list_users(store: Store, actor: Actor, page: ListOptions, role: Role | None = None) -> Iterator[UserInfo]:
     """The users that the actor oversees, as they are read."""
-    authorize(actor, "see users")
+    authorize(actor, Action.SEE_USERS)
     assert actor.role is not None
     query = apply(_everybody(), page, searched=(_U.c.email, _U.c.name), sorted_by=SORTED_BY)
     query = query.where(_U.c.role.in_(OVERSEEN[actor.role] if role is None else OVERSEEN[actor.role] & {role}))
@@ -54,16 +54,16 @@ def list_users(store: Store, actor: Actor, page: ListOptions, role: Role | None 
 
 def show(store: Store, actor: Actor, user: str) -> UserInfo:
     """One user, by id or e-mail. Raises NotFound, and Denied where the actor does not oversee that one."""
-    authorize(actor, "see users")
+    authorize(actor, Action.SEE_USERS)
     with store.read() as db:
         found = _get(db, user)
-    require_over(actor, "see users", found.id, found.role)
+    authorize_over(actor, Action.SEE_USERS, found.id, found.role)
     return found
 
 
 def own(store: Store, actor: Actor) -> UserInfo:
     """The actor's own account."""
-    authorize(actor, "see one's own account")
+    authorize(actor, Action.SEE_OWN_ACCOUNT)
     with store.read() as db:
         return _get(db, str(actor.user_id))
 
@@ -73,10 +73,10 @@ def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:
 
     Raises NotFound, Denied, InvalidValue.
     """
-    authorize(actor, "block users")
+    authorize(actor, Action.BLOCK_USERS)
     reason = one_line(reason, "reason", LONGEST_REASON)
     with store.write() as db:
-        found = _overseen(db, actor, "block users", user)
+        found = _overseen(db, actor, Action.BLOCK_USERS, user)
         sessions.end_all(db, found.id)
         if found.blocked_at is None:
             db.execute(update(_U).where(_U.c.id == found.id).values(blocked_at=datetime.now(UTC)))
@@ -87,9 +87,9 @@ def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:
 
 def unblock(store: Store, actor: Actor, user: str) -> UserInfo:
     """Let a user in again; the mailings go on, and catch up as each says. Raises NotFound, Denied."""
-    authorize(actor, "block users")
+    authorize(actor, Action.BLOCK_USERS)
     with store.write() as db:
-        found = _overseen(db, actor, "block users", user)
+        found = _overseen(db, actor, Action.BLOCK_USERS, user)
         if found.blocked_at is not None:
             db.execute(update(_U).where(_U.c.id == found.id).values(blocked_at=None))
             audit.record(db, actor, "unblock", "user", found.id)
@@ -98,16 +98,16 @@ def unblock(store: Store, actor: Actor, user: str) -> UserInfo:
 
 def give_role(store: Store, actor: Actor, user: str, role: Role) -> UserInfo:
     """Give a user another role; it counts from the next command on. Raises NotFound, Denied."""
-    authorize(actor, "give roles")
+    authorize(actor, Action.GIVE_ROLES)
     with store.write() as db:
-        found = _overseen(db, actor, "give roles", user)
+        found = _overseen(db, actor, Action.GIVE_ROLES, user)
         if found.role != role:
             db.execute(update(_U).where(_U.c.id == found.id).values(role=role))
             audit.record(db, actor, "role", "user", found.id, f"{found.role} to {role}")
         return _get(db, str(found.id))
 
 
-def _overseen(db: Session, actor: Actor, action: str, user: str) -> UserInfo:
+def _overseen(db: Session, actor: Actor, action: Action, user: str) -> UserInfo:
     """The user that an action is about, once the actor is known to have the right still.
 
     Whoever acts is an administrator, or a manager, in this very transaction, and acts on another one: so two
@@ -117,7 +117,7 @@ def _overseen(db: Session, actor: Actor, action: str, user: str) -> UserInfo:
     if now.role != actor.role or now.blocked_at is not None:
         raise Denied("your role was changed just now", "see what it is: skychimp whoami")
     found = _get(db, user)
-    require_over(actor, action, found.id, found.role)
+    authorize_over(actor, action, found.id, found.role)
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skychimp import markdown
 from skychimp.delivery.composing import digest
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import News
@@ -90,7 +91,7 @@ def test_posts_stand_where_the_words_say() -> None:
 
 
 def test_the_most_and_longest_posts_make_a_letter() -> None:
-    longest = [News("{" * 200, "{%" * (digest.LONGEST_EXCERPT // 2), f"{URL}?{n}") for n in range(MOST_POSTS)]
+    longest = [News("{" * 200, "{%" * (markdown.LONGEST_EXCERPT // 2), f"{URL}?{n}") for n in range(MOST_POSTS)]
     for form in (Format.TEXT, Format.MARKDOWN):
         assert rendered(digest.with_posts(words(form), longest))[1].count("{" * 200) == MOST_POSTS
 
