@@ -130,7 +130,7 @@ class Context:
             raise SkychimpError("not done")
 
 
-def enter(ctx: typer.Context, json: bool = False) -> Context:
+def get_context(ctx: typer.Context, json: bool = False) -> Context:
     """The command's context, told whether it answers in JSON."""
     context: Context = ctx.obj
     context.out.json = context.out.json or json

@@ -14,12 +14,12 @@ from skychimp.errors import InvalidValue, SkychimpError
 Kept = TypeVar("Kept")
 
 
-def write(here: Context, text: str, suffix: str, keep: Callable[[str], Kept]) -> Kept:
+def write(context: Context, text: str, suffix: str, keep: Callable[[str], Kept]) -> Kept:
     """Let the person at the terminal write, and again where `keep` raises InvalidValue, so that no work is lost.
 
     Raises InvalidValue where nobody is there, or nothing was written.
     """
-    if not here.may_ask() or not here.out.on_terminal:
+    if not context.may_ask() or not context.out.on_terminal:
         raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
     while True:
         text = edit(text, suffix)
@@ -28,8 +28,8 @@ def write(here: Context, text: str, suffix: str, keep: Callable[[str], Kept]) ->
         try:
             return keep(text)
         except InvalidValue as error:
-            here.out.error(error)
-            if here.out.ask("Edit it again? [Y/n]").lower() in ("n", "no"):
+            context.out.error(error)
+            if context.out.ask("Edit it again? [Y/n]").lower() in ("n", "no"):
                 raise SkychimpError("not done") from None
 
 

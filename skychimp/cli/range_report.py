@@ -20,20 +20,20 @@ LONGEST = 62
 """Days, above which weeks are drawn."""
 
 
-def show(here: Context, wanted: str) -> None:
+def show(context: Context, wanted: str) -> None:
     """Show the days that a person asked for. Raises InvalidValue."""
     from skychimp.services.reporting import reports
 
-    zone = here.settings.mail.timezone
+    zone = context.settings.mail.timezone
     since, until = reports.parse_range(wanted, datetime.now(UTC).astimezone(ZoneInfo(zone)).date())
-    count_up(here)
-    found = reports.range_report(here.store, here.actor, since, until, zone)
-    if here.out.json:
-        here.out.one(_whole(found))
-    elif here.out.on_terminal:
-        here.out.draw(*_page(found, here.out.width))
+    count_up(context)
+    found = reports.range_report(context.store, context.actor, since, until, zone)
+    if context.out.json:
+        context.out.one(_whole(found))
+    elif context.out.on_terminal:
+        context.out.draw(*_page(found, context.out.width))
     else:
-        here.out.lines((SimpleNamespace(day=one.day.isoformat(), **one.counts) for one in found.days), COLUMNS)
+        context.out.lines((SimpleNamespace(day=one.day.isoformat(), **one.counts) for one in found.days), COLUMNS)
 
 
 def _whole(found: "RangeReport") -> dict[str, Any]:

@@ -327,8 +327,8 @@ def test_a_limit_is_kept_and_the_rest_stays(
     relay = settings(receiver.port, smtp__connections=connections)
 
     for sent in (3, 6, 9):
-        tally = send(store, relay, limit=3)
-        assert (tally.sent, tally.queued, tally.stopped) == (3, 20 - sent, "")
+        stats = send(store, relay, limit=3)
+        assert (stats.sent, stats.queued, stats.stopped) == (3, 20 - sent, "")
         assert sum(came(receiver).values()) == sent
     assert send(store, relay, limit=100).sent == 11
     assert set(came(receiver).values()) == {1}
@@ -347,9 +347,9 @@ def test_a_limit_counts_letters_that_found_no_connection_as_not_sent(store: Stor
     slowly = obey(lambda heard, _: time.sleep(0.2) if heard == "." else None)
 
     with ScriptedServer([GREETING, slowly], [b"421 4.7.0 too many connections\r\n"]) as server:
-        tally = send(store, settings(server.port, smtp__connections=4), limit=2)
+        stats = send(store, settings(server.port, smtp__connections=4), limit=2)
 
-    assert (tally.sent, tally.queued) == (2, 2)
+    assert (stats.sent, stats.queued) == (2, 2)
 
 
 def never_faster(store: Store, per_second: float) -> bool:
@@ -365,9 +365,9 @@ def test_a_rate_is_never_exceeded(
 ) -> None:
     mailing(store, ada, addresses(letters))
 
-    tally = send(store, settings(receiver.port, smtp__rate=rate, smtp__connections=4))
+    stats = send(store, settings(receiver.port, smtp__rate=rate, smtp__connections=4))
 
-    assert tally.sent == letters
+    assert stats.sent == letters
     assert never_faster(store, per_second)
 
 
@@ -437,12 +437,12 @@ def test_421_lowers_the_number_of_connections(store: Store, ada: Actor) -> None:
         return None
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send(store, settings(server.port, smtp__connections=10))
+        stats = send(store, settings(server.port, smtp__connections=10))
 
     assert refusals
     assert len(server.conversations) <= 10 + refusals
     assert refusals < 10
-    assert tally.sent + tally.deferred == 200
+    assert stats.sent + stats.deferred == 200
 
 
 def test_a_relay_that_takes_two_connections_gets_two(store: Store, ada: Actor) -> None:
@@ -450,7 +450,7 @@ def test_a_relay_that_takes_two_connections_gets_two(store: Store, ada: Actor) -
     slowly = obey(lambda heard, _: time.sleep(0.005) if heard == "." else None)
 
     with ScriptedServer([GREETING, slowly], [GREETING, slowly], [b"421 4.7.0 too many connections\r\n"]) as server:
-        tally = send(store, settings(server.port, smtp__connections=10))
+        stats = send(store, settings(server.port, smtp__connections=10))
 
-    assert (tally.sent, tally.stopped, len(server.conversations)) == (100, "", 3)
+    assert (stats.sent, stats.stopped, len(server.conversations)) == (100, "", 3)
     assert [outcome for outcome, *_ in log(store)] == ["sent"] * 100

@@ -88,8 +88,8 @@ def receiver(tmp_path: Path) -> Iterator[CountingReceiver]:
 def the_rest_goes(store: Store, receiver: CountingReceiver, later: timedelta = LATER) -> None:
     """What a fault has left goes through a healthy server: each letter once, and then all is done."""
     left = [row.address for row in deliveries(store) if row.state in (DeliveryState.QUEUED, DeliveryState.DEFERRED)]
-    tally = send(store, settings(receiver.port), later=later)
-    assert (tally.stopped, tally.sent) == ("", len(left))
+    stats = send(store, settings(receiver.port), later=later)
+    assert (stats.stopped, stats.sent) == ("", len(left))
     assert Counter(address for address, _ in receiver.arrived().elements()) == Counter(left)
     assert [row.state for row in rows(store, Occurrence)] == [OccurrenceState.FINISHED]
 
@@ -155,12 +155,12 @@ def test_a_relay_that_is_away_costs_nothing(
     mailing(store, ada)
 
     with ScriptedServer(script) as server:
-        tally = send(store, settings(server.port, **more))
+        stats = send(store, settings(server.port, **more))
 
-    assert tally.stopped.startswith("the relay is away: ")
-    assert words in tally.stopped
-    assert tally.hint
-    assert (log(store), states(store), tally.queued, paused(store)) == ([], {"queued": 2}, 2, {})
+    assert stats.stopped.startswith("the relay is away: ")
+    assert words in stats.stopped
+    assert stats.hint
+    assert (log(store), states(store), stats.queued, paused(store)) == ([], {"queued": 2}, 2, {})
     the_rest_goes(store, receiver)
 
 
@@ -170,9 +170,9 @@ def test_a_relay_that_is_not_there_costs_nothing(
 ) -> None:
     mailing(store, ada)
 
-    tally = send(store, settings(free_port(), smtp__host=host))
+    stats = send(store, settings(free_port(), smtp__host=host))
 
-    assert tally.stopped.startswith("the relay is away: ")
+    assert stats.stopped.startswith("the relay is away: ")
     assert (log(store), states(store), paused(store)) == ([], {"queued": 2}, {})
     the_rest_goes(store, receiver)
 
@@ -184,14 +184,14 @@ def test_a_relay_that_wants_a_person_is_paused_and_costs_nothing(
     mailing(store, ada)
 
     with ScriptedServer(script) as server:
-        tally = send(store, settings(server.port, **more))
+        stats = send(store, settings(server.port, **more))
         heard = len(server.conversations)
         again = send(store, settings(server.port, **more))
 
-    assert tally.stopped.startswith("the relay is paused: ")
-    assert words in tally.stopped
-    assert tally.hint
-    assert again.stopped == tally.stopped
+    assert stats.stopped.startswith("the relay is paused: ")
+    assert words in stats.stopped
+    assert stats.hint
+    assert again.stopped == stats.stopped
     assert len(server.conversations) == heard == 1
     assert list(paused(store)) == [f"127.0.0.1:{server.port}"]
     assert (log(store), states(store), again.queued) == ([], {"queued": 2}, 2)
@@ -210,12 +210,12 @@ def test_a_certificate_counts_for_its_name_alone(
     mailing(store, ada)
 
     with ScriptedServer([*opened, obey()]) as server:
-        tally = send(store, settings(server.port, smtp__security=security, smtp__ca_file=str(tmp_path / "ca.pem")))
+        stats = send(store, settings(server.port, smtp__security=security, smtp__ca_file=str(tmp_path / "ca.pem")))
 
     if name == "127.0.0.1":
-        assert (tally.stopped, states(store)) == ("", {"sent": 2})
+        assert (stats.stopped, states(store)) == ("", {"sent": 2})
     else:
-        assert "is not trusted" in tally.stopped
+        assert "is not trusted" in stats.stopped
         assert (log(store), states(store)) == ([], {"queued": 2})
 
 
@@ -226,10 +226,10 @@ def test_a_relay_that_comes_up_late_is_waited_for(store: Store, ada: Actor, tmp_
     with ExitStack() as stack:
         up = threading.Timer(0.5, lambda: stack.enter_context(CountingReceiver(tmp_path / "arrived", port)))
         up.start()
-        tally = send(store, settings(port, run__patience="30s"))
+        stats = send(store, settings(port, run__patience="30s"))
         up.join()
 
-    assert (tally.stopped, states(store)) == ("", {"sent": 2})
+    assert (stats.stopped, states(store)) == ("", {"sent": 2})
     assert [outcome for outcome, *_ in log(store)] == ["sent"] * 2
 
 
@@ -238,9 +238,9 @@ def test_a_relay_that_goes_away_in_the_middle_is_waited_for(store: Store, ada: A
     first: list[Step] = [*OPENED, hear_group, GROUP, hear_body, SENT, hear_group, b"421 4.3.2 shutting down\r\n"]
 
     with ScriptedServer(first, [], [b"421 4.3.2 starting\r\n"], HEALTHY) as server:
-        tally = send(store, settings(server.port, run__patience="30s"))
+        stats = send(store, settings(server.port, run__patience="30s"))
 
-    assert (tally.stopped, states(store)) == ("", {"sent": 5})
+    assert (stats.stopped, states(store)) == ("", {"sent": 5})
     assert Counter(outcome for outcome, *_ in log(store)) == {"sent": 5, "given_back": 1}
 
 
@@ -248,9 +248,9 @@ def test_the_patience_ends(store: Store, ada: Actor) -> None:
     mailing(store, ada)
 
     with ScriptedServer([b"421 4.3.2 too busy\r\n"]) as server:
-        tally = send(store, settings(server.port, run__patience="1s"))
+        stats = send(store, settings(server.port, run__patience="1s"))
 
-    assert "421 4.3.2 too busy" in tally.stopped
+    assert "421 4.3.2 too busy" in stats.stopped
     assert len(server.conversations) == 2  # at once, and when the patience ended
     assert (log(store), states(store)) == ([], {"queued": 2})
 
@@ -293,9 +293,9 @@ def test_a_mended_password_counts_at_once(store: Store, ada: Actor) -> None:
         [GREETING, hear, AUTH, hear, b"235 2.7.0 welcome\r\n", obey()],
     ) as server:
         send(store, settings(server.port, **LOGIN))
-        tally = send(store, settings(server.port, **LOGIN | {"smtp__password": "open sesame"}))
+        stats = send(store, settings(server.port, **LOGIN | {"smtp__password": "open sesame"}))
 
-    assert (tally.stopped, states(store), paused(store)) == ("", {"sent": 2}, {})
+    assert (stats.stopped, states(store), paused(store)) == ("", {"sent": 2}, {})
 
 
 # From MAIL to the dot: the delivery is given back once, and deferred after that
@@ -338,10 +338,10 @@ def test_a_conversation_that_breaks_before_the_dot(
 
     with ScriptedServer(at(phase, *steps)) as server:
         timeout = {"smtp__timeout": BRIEFLY, "run__patience": "1m"} if "timed out" in words else {}
-        tally = send(store, settings(server.port, **timeout))
+        stats = send(store, settings(server.port, **timeout))
 
     assert log(store) == [("given_back", phase, code, words), ("deferred", phase, code, words)]
-    assert (tally.deferred, tally.given_back, tally.queued, tally.stopped) == (1, 1, 0, "")
+    assert (stats.deferred, stats.given_back, stats.queued, stats.stopped) == (1, 1, 0, "")
     assert [(row.attempts, row.given_back) for row in deliveries(store)] == [(2, 1)]
     last = attempts(store)[-1]
     assert near(deliveries(store)[0].next_try_at, (last.started_at, last.finished_at), RETRY_AFTER[0])
@@ -442,14 +442,14 @@ def test_a_reply_that_decides(
         return said if heard == command and address in (*BOB, "ada@skychimp.test") else None
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send(store, settings(server.port))
+        stats = send(store, settings(server.port))
 
     words = said.decode("utf-8", "backslashreplace").strip("\r\n").replace("\r\n", "\n").replace("\0", r"\x00")
     tried = attempts(store)[0]
     assert tried.outcome == outcome.replace("bad", "failed")
     assert (tried.phase, tried.code, tried.reply) == (phase, int(said[:3]), words)
     assert bad_clients(store) == ({"bob@example.org": words} if outcome == "bad" else {})
-    assert (tally.stopped, tally.given_back) == ("", 0)
+    assert (stats.stopped, stats.given_back) == ("", 0)
     first = deliveries(store)[0]
     if outcome == "deferred":
         assert near(first.next_try_at, (tried.started_at, tried.finished_at), RETRY_AFTER[0])
@@ -489,9 +489,9 @@ def test_the_waits_grow_and_differ_until_the_deadline(store: Store, ada: Actor, 
             assert len(attempts(store)) == 30 * number
             later += wait * 1.25
         before = len(server.conversations)
-        tally = send(store, relay, later=timedelta(hours=24))
+        stats = send(store, relay, later=timedelta(hours=24))
 
-    assert (tally.deferred, states(store)) == (0, {"expired": 30})
+    assert (stats.deferred, states(store)) == (0, {"expired": 30})
     assert len(attempts(store)) == 30 * len(waits)
     assert len(server.conversations) == before
     assert {row.state for row in rows(store, Occurrence)} == {OccurrenceState.FINISHED}
@@ -540,12 +540,12 @@ def test_no_word_after_the_dot(store: Store, ada: Actor, steps: list[Step], word
 
     with ScriptedServer(at("dot", *steps), HEALTHY) as server:
         timeout = {"smtp__dot_timeout": BRIEFLY} if "timed out" in words else {}
-        tally = send(store, settings(server.port, **timeout, **more))
+        stats = send(store, settings(server.port, **timeout, **more))
         at_once = send(store, settings(server.port, **more), later=timedelta(minutes=14))
         waits_for = deliveries(store)[0].next_try_at
         send(store, settings(server.port, **more), later=timedelta(minutes=16))
 
-    assert (tally.unknown, at_once.sent, tally.stopped) == (1, 0, "")
+    assert (stats.unknown, at_once.sent, stats.stopped) == (1, 0, "")
     (first, *further) = log(store)
     assert first == ("unknown", "dot", None, words)
     tried = attempts(store)[0]
@@ -674,14 +674,14 @@ def test_a_server_that_is_moody_about_some_clients_gets_the_others(
     }
 
     with ScriptedServer([GREETING, obey(lambda heard, address: moods.get((heard, address)))]) as server:
-        tally = send(store, settings(server.port, smtp__connections=4))
+        stats = send(store, settings(server.port, smtp__connections=4))
 
     by_state: dict[str, set[int]] = {}
     for row in deliveries(store):
         by_state.setdefault(row.state, set()).add(int(row.address.partition("@")[0].removeprefix("client")))
     assert by_state.pop("sent") == set(range(60)) - {3, 9, 17, 23, 29, 31, 37, 41, 43, 47}
     assert by_state == {"failed": {3, 31, 43}, "deferred": {9, 17, 23, 29, 47}, "unknown": {37, 41}}
-    assert (tally.stopped, tally.given_back) == ("", 3)
+    assert (stats.stopped, stats.given_back) == ("", 3)
     send(store, settings(receiver.port), later=LATER)
     assert Counter(address for address, _ in receiver.arrived().elements()) == Counter(
         f"client{number}@example.org" for number in (9, 17, 23, 29, 37, 41, 47)
@@ -707,9 +707,9 @@ def test_a_broken_message_fails_with_its_reason_and_the_others_go(
     with store.write() as db:
         db.execute(update(Message.__table__).where(Message.__table__.c.subject == "Broken").values(values))
 
-    tally = send(store, settings(receiver.port))
+    stats = send(store, settings(receiver.port))
 
-    assert (tally.failed, tally.sent, tally.stopped) == (2, 2, "")
+    assert (stats.failed, stats.sent, stats.stopped) == (2, 2, "")
     reasons = {reply for outcome, _, _, reply in log(store) if outcome == "failed"}
     assert all(field in reason for reason in reasons)
     assert status(store, broken) == MailingStatus.COMPLETED
@@ -724,9 +724,9 @@ def test_a_message_that_one_client_breaks_fails_for_that_client(
         db.execute(update(Message.__table__).values(body="{{ client.name | first }}"))
         db.execute(update(Client.__table__).where(Client.__table__.c.email == "client2@example.org").values(name=""))
 
-    tally = send(store, settings(receiver.port))
+    stats = send(store, settings(receiver.port))
 
-    assert (tally.failed, tally.sent) == (1, 4)
+    assert (stats.failed, stats.sent) == (1, 4)
     assert sent_to(store) == set(addresses(5)) - {"client2@example.org"}
     assert "body" in next(reply for outcome, *_, reply in log(store) if outcome == "failed")
 
@@ -752,9 +752,9 @@ def test_an_address_that_cant_be_written_fails_and_the_others_go(store: Store, a
         )
 
     with ScriptedServer(HEALTHY) as server:
-        tally = send(store, settings(server.port))
+        stats = send(store, settings(server.port))
 
-    assert (tally.failed, tally.sent, tally.stopped) == (1, 4, "")
+    assert (stats.failed, stats.sent, stats.stopped) == (1, 4, "")
     assert sent_to(store) == set(addresses(5)) - {"client2@example.org"}
     recipients = [line for line in server.heard.split(b"\r\n") if line.startswith(b"RCPT")]
     assert recipients == [f"RCPT TO:<client{n}@example.org>".encode() for n in (0, 1, 3, 4)]
@@ -773,10 +773,10 @@ def test_a_slow_mailing_leaves_the_connections_to_the_others(store: Store, ada: 
         return None
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send(store, settings(server.port, smtp__connections=4, smtp__dot_timeout="10s"))
+        stats = send(store, settings(server.port, smtp__connections=4, smtp__dot_timeout="10s"))
 
     assert all_others.is_set()
-    assert (tally.sent, states(store)) == (100, {"sent": 100})
+    assert (stats.sent, states(store)) == (100, {"sent": 100})
 
 
 class Mood:
@@ -818,8 +818,8 @@ def whatever_a_server_does_the_ledger_is_true(store: Store, ada: Actor, seed: in
     with ScriptedServer([mood.greet, obey(mood)]) as server:
         relay = settings(server.port, smtp__connections=6, delivery__give_up_after="30d")
         for day in range(30):
-            tally = send(store, relay, later=timedelta(days=day))
-            assert tally.stopped or not tally.queued  # whoever is not stopped leaves nothing that was due
+            stats = send(store, relay, later=timedelta(days=day))
+            assert stats.stopped or not stats.queued  # whoever is not stopped leaves nothing that was due
             if set(states(store)) <= {"sent", "failed"}:
                 break
 
@@ -861,9 +861,9 @@ def test_a_sender_that_is_refused_three_times_in_a_row_disables_its_mailing(
         return b"553 5.7.1 not your address\r\n" if heard == "MAIL" and address == "bad@skychimp.test" else None
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send(store, settings(server.port))
+        stats = send(store, settings(server.port))
 
-    assert (tally.failed, tally.sent, tally.queued) == (3, 10, 7)
+    assert (stats.failed, stats.sent, stats.queued) == (3, 10, 7)
     assert list(disabled(store)) == [refused]
     assert "553 5.7.1 not your address" in str(disabled(store)[refused])
     assert bad_clients(store) == {}
@@ -879,9 +879,9 @@ def test_two_refusals_of_the_sender_are_not_three(store: Store, ada: Actor) -> N
     refusals = iter([b"550 5.7.1 no\r\n", b"550 5.7.1 no\r\n", None] * 9)
 
     with ScriptedServer([GREETING, obey(lambda heard, _: next(refusals) if heard == "MAIL" else None)]) as server:
-        tally = send(store, settings(server.port))
+        stats = send(store, settings(server.port))
 
-    assert (tally.failed, tally.sent) == (6, 3)
+    assert (stats.failed, stats.sent) == (6, 3)
     assert disabled(store) == {}
 
 
@@ -893,9 +893,9 @@ def test_too_many_failures_disable_their_mailing_alone(store: Store, ada: Actor)
         return b"550 5.7.1 no\r\n" if heard == "RCPT" and address.startswith("bad") else None
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send(store, settings(server.port, delivery__disable_failures=4))
+        stats = send(store, settings(server.port, delivery__disable_failures=4))
 
-    assert (tally.failed, tally.sent, tally.queued) == (4, 10, 6)
+    assert (stats.failed, stats.sent, stats.queued) == (4, 10, 6)
     assert disabled(store) == {failing: "4 of 4 letters failed"}
 
 
@@ -906,9 +906,9 @@ def test_failures_that_are_many_but_a_small_part_disable_nothing(store: Store, a
     with ScriptedServer(
         [GREETING, obey(lambda heard, _: b"550 5.7.1 no\r\n" if heard == "RCPT" and next(third) % 3 == 2 else None)]
     ) as server:
-        tally = send(store, settings(server.port, delivery__disable_failures=4))
+        stats = send(store, settings(server.port, delivery__disable_failures=4))
 
-    assert (tally.failed, tally.sent, disabled(store)) == (10, 20, {})
+    assert (stats.failed, stats.sent, disabled(store)) == (10, 20, {})
 
 
 # Debian's own
@@ -979,15 +979,15 @@ def test_smtp_sink(
 
     with smtp_sink(*options) as port:
         brief = {"smtp__timeout": timedelta(seconds=1), "smtp__dot_timeout": timedelta(seconds=1)}
-        tally = send(store, settings(port, **brief if "3" in "".join(options) else {}))
+        stats = send(store, settings(port, **brief if "3" in "".join(options) else {}))
 
     if expected in (NOTHING, PAUSE):
-        assert tally.stopped.startswith(expected)
+        assert stats.stopped.startswith(expected)
         assert log(store) == []
     else:
         outcomes = ["given_back", "deferred"] if expected == GIVEN_BACK else [expected]
         assert [(outcome, at) for outcome, at, *_ in log(store)] == [(outcome, phase) for outcome in outcomes]
-        assert tally.stopped == ""
+        assert stats.stopped == ""
     if expected != UNKNOWN:
         the_rest_goes(store, receiver)
 
@@ -999,10 +999,10 @@ def test_many_letters_through_smtp_sink(store: Store, ada: Actor) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)  # it is nobody's
         with smtp_sink("-D", f"{folder}/sunk") as port:
-            tally = send(store, settings(port, smtp__connections=8))
+            stats = send(store, settings(port, smtp__connections=8))
         letters = Path(folder, "sunk").read_text()
 
-    assert (tally.sent, states(store)) == (500, {"sent": 500})
+    assert (stats.sent, states(store)) == (500, {"sent": 500})
     ids = [line for line in letters.splitlines() if line.startswith("Message-ID: ")]
     assert len(ids) == len(set(ids)) == 500
 

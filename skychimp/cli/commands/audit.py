@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, enter, page
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, page
 
 app = typer.Typer(no_args_is_help=True, help="Who did what to which object, and when.", rich_markup_mode="rich")
 
@@ -37,11 +37,11 @@ def list_(
     """List who did what, the oldest first; for administrators. Nothing is ever changed in it or taken out of it."""
     from skychimp.services import audit
 
-    here = enter(ctx, json)
-    start = None if since is None else _start(since, here.settings.mail.timezone)
+    context = get_context(ctx, json)
+    start = None if since is None else _start(since, context.settings.mail.timezone)
     asked = page(limit, offset, search, sort)
-    found = audit.list_entries(here.store, here.actor, asked, by=actor, action=action, since=start)
-    here.out.rows(found, COLUMNS, empty="nothing was done yet")
+    found = audit.list_entries(context.store, context.actor, asked, by=actor, action=action, since=start)
+    context.out.rows(found, COLUMNS, empty="nothing was done yet")
 
 
 def _start(since: str, timezone: str) -> datetime:

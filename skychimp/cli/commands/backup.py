@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Operator, enter
+from skychimp.cli.context import Json, Operator, get_context
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -24,14 +24,14 @@ def backup(
     """
     from skychimp.services.operations import backups
 
-    here = enter(ctx, json)
-    actor = here.caretaker(operator)
+    context = get_context(ctx, json)
+    actor = context.caretaker(operator)
     file = file.absolute()
     if file.is_file():
-        here.confirm(f"replace {file}?", yes=force)
-    with here.out.progress("copying", 100) as tell:
-        made = backups.backup(here.store, actor, file, lambda done, total: tell(100 * done // max(total, 1), ""))
-    here.out.one(made, None if json else [name for name in vars(made) if name != "missing_images"])
+        context.confirm(f"replace {file}?", yes=force)
+    with context.out.progress("copying", 100) as tell:
+        made = backups.backup(context.store, actor, file, lambda done, total: tell(100 * done // max(total, 1), ""))
+    context.out.one(made, None if json else [name for name in vars(made) if name != "missing_images"])
     for name in made.missing_images:
-        here.out.warn(f"a post's image is not there, and not in the backup: {name}")
-    here.out.note(f"next: keep it on another machine; skychimp restore {file} brings it back")
+        context.out.warn(f"a post's image is not there, and not in the backup: {name}")
+    context.out.note(f"next: keep it on another machine; skychimp restore {file} brings it back")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, page, read_text
 from skychimp.errors import InvalidValue, SkychimpError
 
 if TYPE_CHECKING:
@@ -53,21 +53,21 @@ def create(
     """Write a post; without a text, in your editor. It is a draft until it is published."""
     from skychimp.services.blog import posts
 
-    here = enter(ctx, json)
-    posts.require_writer(here.actor)  # before anybody writes a text in vain
-    at, picture = _time(here, publish), _image(image)
-    with _text(here, body, body_file) as text:
+    context = get_context(ctx, json)
+    posts.require_writer(context.actor)  # before anybody writes a text in vain
+    at, picture = _time(context, publish), _image(image)
+    with _text(context, body, body_file) as text:
         made = posts.create(
-            here.store,
-            here.actor,
+            context.store,
+            context.actor,
             title=title,
             content=text,
             image=picture,
             publish=publish is not None,
             at=at,
         )
-    _show(here, made)
-    here.out.note(f"next: skychimp blog {'publish' if publish is None else 'show'} {made.slug}")
+    _show(context, made)
+    context.out.note(f"next: skychimp blog {'publish' if publish is None else 'show'} {made.slug}")
 
 
 @app.command("list")
@@ -83,9 +83,9 @@ def list_(
     """List the published posts, the newest first."""
     from skychimp.services.blog import posts
 
-    here = enter(ctx, json)
-    found = posts.list_posts(here.store, here.actor, page(limit, offset, search, sort), unpublished=everything)
-    here.out.rows(found, COLUMNS, empty="no posts yet; editors write them: skychimp blog create --help")
+    context = get_context(ctx, json)
+    found = posts.list_posts(context.store, context.actor, page(limit, offset, search, sort), unpublished=everything)
+    context.out.rows(found, COLUMNS, empty="no posts yet; editors write them: skychimp blog create --help")
 
 
 @app.command()
@@ -93,16 +93,16 @@ def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
     """Read a post."""
     from skychimp.services.blog import posts
 
-    here = enter(ctx, json)
-    seen = posts.view(here.store, here.actor, post)
-    if here.out.json:
-        here.out.one(seen)
-    elif here.out.on_terminal:
-        here.out.heading(seen.title, _byline(seen))
-        _draw(here, seen)
-        here.out.markdown(f"\n{seen.content}")
+    context = get_context(ctx, json)
+    seen = posts.view(context.store, context.actor, post)
+    if context.out.json:
+        context.out.one(seen)
+    elif context.out.on_terminal:
+        context.out.heading(seen.title, _byline(seen))
+        _draw(context, seen)
+        context.out.markdown(f"\n{seen.content}")
     else:
-        here.out.text(f"# {seen.title}\n\n{seen.content}")
+        context.out.text(f"# {seen.title}\n\n{seen.content}")
 
 
 @app.command(epilog="skychimp blog update hello-world --image hello.jpg")
@@ -119,16 +119,16 @@ def update(
     """Change a post; where no option says what, its text, in your editor."""
     from skychimp.services.blog import posts
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if image is not None and no_image:
         raise InvalidValue("--image and --no-image can't go together")
-    old = posts.find(here.store, here.actor, post)
+    old = posts.find(context.store, context.actor, post)
     says = body is not None or body_file is not None
     edits = not (says or no_image) and title is None and image is None
-    with _text(here, body, body_file, old.content) if says or edits else contextlib.nullcontext() as text:
+    with _text(context, body, body_file, old.content) if says or edits else contextlib.nullcontext() as text:
         changed = posts.change(
-            here.store,
-            here.actor,
+            context.store,
+            context.actor,
             post,
             title=title,
             content=text,
@@ -136,9 +136,9 @@ def update(
             no_image=no_image,
             of_revision=old.revision if edits else None,
         )
-    _show(here, changed)
+    _show(context, changed)
     if changed.revision == old.revision:
-        here.out.note("nothing was changed")
+        context.out.note("nothing was changed")
 
 
 @app.command(epilog="skychimp blog publish hello-world '2026-12-01 09:00'")
@@ -151,8 +151,8 @@ def publish(
     """Publish a post, now, or by itself at a time to come."""
     from skychimp.services.blog import posts
 
-    here = enter(ctx, json)
-    _show(here, posts.publish(here.store, here.actor, post, _time(here, when)))
+    context = get_context(ctx, json)
+    _show(context, posts.publish(context.store, context.actor, post, _time(context, when)))
 
 
 @app.command()
@@ -160,8 +160,8 @@ def unpublish(ctx: typer.Context, post: Slug, json: Json = False) -> None:
     """Make a post a draft again."""
     from skychimp.services.blog import posts
 
-    here = enter(ctx, json)
-    _show(here, posts.unpublish(here.store, here.actor, post))
+    context = get_context(ctx, json)
+    _show(context, posts.unpublish(context.store, context.actor, post))
 
 
 @app.command()
@@ -169,10 +169,10 @@ def delete(ctx: typer.Context, post: Slug, yes: Yes = False, json: Json = False)
     """Delete a post, and its image."""
     from skychimp.services.blog import posts
 
-    here = enter(ctx, json)
-    found = posts.find(here.store, here.actor, post)
-    here.confirm(f"delete post {found.id}, {found.title!r}?", yes=yes)
-    _show(here, posts.remove(here.store, here.actor, str(found.id)))
+    context = get_context(ctx, json)
+    found = posts.find(context.store, context.actor, post)
+    context.confirm(f"delete post {found.id}, {found.title!r}?", yes=yes)
+    _show(context, posts.remove(context.store, context.actor, str(found.id)))
 
 
 @app.command(epilog="skychimp blog build public --base-url https://blog.example.org")
@@ -189,22 +189,24 @@ def build(
     from skychimp.services.reporting.cache import Cache
     from skychimp.site.build import build
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if base_url is not None:
-        here.said["blog.url"] = parse_url(base_url)
-    built = build(here.store, here.actor, folder, here.settings, Cache(here.settings, here.out.note).cached)
-    if here.out.json:
-        here.out.one(built)
+        context.said["blog.url"] = parse_url(base_url)
+    built = build(
+        context.store, context.actor, folder, context.settings, Cache(context.settings, context.out.note).cached
+    )
+    if context.out.json:
+        context.out.one(built)
         return
     counts = {"written": len(built.written), "removed": len(built.removed), "unchanged": built.unchanged}
-    here.out.one({"folder": built.folder, "posts": built.posts} | counts)
-    here.out.note(f"look at it: {folder.absolute() / 'index.html'}")
-    if here.settings.blog.url is None:
-        here.out.note("for a map of the site, and links that lead to it from elsewhere: --base-url URL, or blog.url")
+    context.out.one({"folder": built.folder, "posts": built.posts} | counts)
+    context.out.note(f"look at it: {folder.absolute() / 'index.html'}")
+    if context.settings.blog.url is None:
+        context.out.note("for a map of the site, and links that lead to it from elsewhere: --base-url URL, or blog.url")
 
 
-def _show(here: Context, post: "PostDetail") -> None:
-    here.out.one(post, None if here.out.json else [*COLUMNS, "image"])
+def _show(context: Context, post: "PostDetail") -> None:
+    context.out.one(post, None if context.out.json else [*COLUMNS, "image"])
 
 
 def _byline(post: "PostDetail") -> str:
@@ -213,24 +215,26 @@ def _byline(post: "PostDetail") -> str:
     return " · ".join(filter(None, (post.author, when, views)))
 
 
-def _draw(here: Context, post: "PostDetail") -> None:
+def _draw(context: Context, post: "PostDetail") -> None:
     """Show a post's image where it can be; a reader does not need it."""
     from skychimp.services.blog import images, posts
 
-    if post.image is None or here.out.canvas is None:
+    if post.image is None or context.out.canvas is None:
         return
     try:
-        here.out.picture(images.pixels(posts.image_path(here.store, post.image), *here.out.canvas))
+        context.out.picture(images.pixels(posts.image_path(context.store, post.image), *context.out.canvas))
     except (OSError, SkychimpError) as error:
-        here.out.warn(f"its image can't be shown: {error}")
+        context.out.warn(f"its image can't be shown: {error}")
 
 
-def _time(here: Context, when: str | None) -> datetime | None:
+def _time(context: Context, when: str | None) -> datetime | None:
     """The time that is said; None for now, which is when it is written."""
     from skychimp.delivery.scheduling import time_input
 
     return (
-        None if when in (None, "now") else time_input.parse_when(when, here.settings.mail.timezone, datetime.now(UTC))
+        None
+        if when in (None, "now")
+        else time_input.parse_when(when, context.settings.mail.timezone, datetime.now(UTC))
     )
 
 
@@ -247,7 +251,7 @@ def _image(file: Path | None) -> "Image | None":
 
 
 @contextlib.contextmanager
-def _text(here: Context, body: str | None, body_file: str | None, old: str = "") -> Iterator[str]:
+def _text(context: Context, body: str | None, body_file: str | None, old: str = "") -> Iterator[str]:
     """The text that the options say, or that the person at the terminal writes."""
     if body is not None and body_file is not None:
         raise InvalidValue("--body and --body-file can't go together")
@@ -255,15 +259,15 @@ def _text(here: Context, body: str | None, body_file: str | None, old: str = "")
         yield read_text(body_file)
     elif body is not None:
         yield body
-    elif here.may_ask():
-        with _edited(here, old) as text:
+    elif context.may_ask():
+        with _edited(context, old) as text:
             yield text
     else:
         raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
 
 
 @contextlib.contextmanager
-def _edited(here: Context, old: str) -> Iterator[str]:
+def _edited(context: Context, old: str) -> Iterator[str]:
     """A text as it comes out of the person's editor; what was written stays in its file unless all goes well."""
     import os
     import tempfile
@@ -278,7 +282,7 @@ def _edited(here: Context, old: str) -> Iterator[str]:
         yield read_text(name)
     except BaseException:
         if Path(name).read_bytes() != old.encode():
-            here.out.warn(f"what you wrote is kept in {name}")
+            context.out.warn(f"what you wrote is kept in {name}")
         else:
             os.unlink(name)
         raise

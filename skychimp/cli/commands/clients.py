@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, page
 from skychimp.cli.output import Tell
 from skychimp.errors import InvalidValue
 
@@ -46,10 +46,10 @@ def create(
     """Add a client."""
     from skychimp.services.clients import clients
 
-    here = enter(ctx, json)
-    made = clients.create(here.store, here.actor, email=email, name=name, comment=comment, tags=tag or [])
-    here.out.one(made)
-    here.out.next("messages create --subject 'Hello {{ client.name }}'")
+    context = get_context(ctx, json)
+    made = clients.create(context.store, context.actor, email=email, name=name, comment=comment, tags=tag or [])
+    context.out.one(made)
+    context.out.next("messages create --subject 'Hello {{ client.name }}'")
 
 
 @app.command("list", epilog="skychimp clients list --tag vip --sort name")
@@ -65,9 +65,9 @@ def list_(
     """List your clients."""
     from skychimp.services.clients import clients
 
-    here = enter(ctx, json)
-    found = clients.list_clients(here.store, here.actor, page(limit, offset, search, sort), tag)
-    here.out.rows(found, COLUMNS, empty="no clients yet; add some: skychimp clients import FILE.csv")
+    context = get_context(ctx, json)
+    found = clients.list_clients(context.store, context.actor, page(limit, offset, search, sort), tag)
+    context.out.rows(found, COLUMNS, empty="no clients yet; add some: skychimp clients import FILE.csv")
 
 
 @app.command()
@@ -75,8 +75,8 @@ def show(ctx: typer.Context, client: Who, json: Json = False) -> None:
     """Show one client."""
     from skychimp.services.clients import clients
 
-    here = enter(ctx, json)
-    here.out.one(clients.show(here.store, here.actor, client))
+    context = get_context(ctx, json)
+    context.out.one(clients.show(context.store, context.actor, client))
 
 
 @app.command(epilog="skychimp clients update 7 --name 'Ada King'")
@@ -94,12 +94,12 @@ def update(
     """Change a client."""
     from skychimp.services.clients import clients
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     tags = [] if no_tags else tag
     changed = clients.change(
-        here.store, here.actor, client, email=email, name=name, comment=comment, tags=tags, clear_bad=clear_bad
+        context.store, context.actor, client, email=email, name=name, comment=comment, tags=tags, clear_bad=clear_bad
     )
-    here.out.one(changed)
+    context.out.one(changed)
 
 
 @app.command()
@@ -107,10 +107,10 @@ def delete(ctx: typer.Context, client: Who, yes: Yes = False, json: Json = False
     """Delete a client; what was sent to it stays in the log."""
     from skychimp.services.clients import clients
 
-    here = enter(ctx, json)
-    found = clients.show(here.store, here.actor, client)
-    here.confirm(f"delete client {found.id}, {found.email}?", yes=yes)
-    here.out.one(clients.remove(here.store, here.actor, str(found.id)))
+    context = get_context(ctx, json)
+    found = clients.show(context.store, context.actor, client)
+    context.confirm(f"delete client {found.id}, {found.email}?", yes=yes)
+    context.out.one(clients.remove(context.store, context.actor, str(found.id)))
 
 
 @app.command(epilog="skychimp clients forget grace@example.org")
@@ -130,12 +130,12 @@ def forget(
     """
     from skychimp.services.users import privacy
 
-    here = enter(ctx, json)
-    found = privacy.traces(here.store, here.actor, email, everywhere=all_users)
+    context = get_context(ctx, json)
+    found = privacy.traces(context.store, context.actor, email, everywhere=all_users)
     what = f"clients: {found.clients}, letters in the log: {found.deliveries}"
-    here.confirm(f"forget {email} for good ({what})?", yes=yes)
-    here.out.one(privacy.forget(here.store, here.actor, email, everywhere=all_users))
-    here.out.note("exported files, letters in an outbox and backups may still name that person")
+    context.confirm(f"forget {email} for good ({what})?", yes=yes)
+    context.out.one(privacy.forget(context.store, context.actor, email, everywhere=all_users))
+    context.out.note("exported files, letters in an outbox and backups may still name that person")
 
 
 @app.command("import", epilog="skychimp clients import people.csv --update")
@@ -152,8 +152,8 @@ def import_(
     """
     from skychimp.services.clients import importing
 
-    here = enter(ctx, json)
-    actor, store = here.actor, here.store
+    context = get_context(ctx, json)
+    actor, store = context.actor, context.store
     left_out: Counter[str] = Counter()
 
     def told(row: "BadRow | LeftOut") -> None:
@@ -161,13 +161,13 @@ def import_(
             left_out[row.reason] += 1
             if row.is_client:
                 remedy = f"skychimp clients delete {shlex.quote(row.email.strip())}"
-                here.out.warn(f"line {row.line}: {row.reason} there, and a client here: {remedy}")
+                context.out.warn(f"line {row.line}: {row.reason} there, and a client here: {remedy}")
         else:
-            here.out.warn(f"line {row.line}: {row.reason}")
+            context.out.warn(f"line {row.line}: {row.reason}")
 
     size = os.path.getsize(file) if os.path.isfile(file) else None
 
-    with _opened(file) as opened, here.out.progress("importing") as tell:
+    with _opened(file) as opened, context.out.progress("importing") as tell:
 
         def done(result: "ImportResult") -> None:
             rows = sum(vars(result).values())
@@ -178,19 +178,19 @@ def import_(
         except InvalidValue as error:
             raise InvalidValue(f"{file} can't be used: {error.message}", error.hint) from None
         if sheet.tool:
-            here.out.note(f"this is an export of {sheet.tool}: fields of its own go into the comment")
+            context.out.note(f"this is an export of {sheet.tool}: fields of its own go into the comment")
         if sheet.others:
-            here.out.note(f"left out: the columns {', '.join(sheet.others)}")
+            context.out.note(f"left out: the columns {', '.join(sheet.others)}")
         known = sheet.columns if update else ()
         result = importing.import_rows(store, actor, sheet.rows, change_known=known, on_bad=told, on_batch=done)
     if left_out:
         counts = ", ".join(f"{number} {reason}" for reason, number in left_out.most_common())
-        here.out.note(f"left out, as {sheet.tool} no longer writes to them: {counts}")
-    here.out.one(result)
+        context.out.note(f"left out, as {sheet.tool} no longer writes to them: {counts}")
+    context.out.one(result)
     if result.bad and not result.created + result.updated + result.skipped:
         raise InvalidValue(f"no row of {file} could be used", "each bad row is named above, with its line and reason")
     if result.created:
-        here.out.next("messages create --subject 'Hello {{ client.name }}'")
+        context.out.next("messages create --subject 'Hello {{ client.name }}'")
 
 
 @app.command(epilog="skychimp clients export people.csv")
@@ -204,21 +204,21 @@ def export(
     """Write your clients as `import` reads them back: CSV with what a spreadsheet would run quoted, or JSON lines."""
     from skychimp.services.clients import clients
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if json and file == "-":
         raise InvalidValue("an export goes to stdout here", "for JSON: --format jsonl, or skychimp clients list --json")
     form = _form(format, file)
-    found = clients.list_clients(here.store, here.actor, page(None, 0, None, None), tag)
+    found = clients.list_clients(context.store, context.actor, page(None, 0, None, None), tag)
     if file == "-":
         form.write(sys.stdout, found)
         return
     try:
-        with made_whole(file) as opened, here.out.progress("exporting") as tell:
-            total = clients.number(here.store, here.actor, tag)
+        with made_whole(file) as opened, context.out.progress("exporting") as tell:
+            total = clients.number(context.store, context.actor, tag)
             number = form.write(opened, _counted(found, total, tell))
     except OSError as error:
         raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
-    here.out.one({"clients": number, "file": file})
+    context.out.one({"clients": number, "file": file})
 
 
 def _form(said: str | None, file: str) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from skychimp.cli.context import Context, enter
+from skychimp.cli.context import Context, get_context
 from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,22 +38,22 @@ def daemon(
     from skychimp.delivery.sending.daemon import serve
     from skychimp.delivery.sending.stop_signals import INTERRUPTED as BY_CTRL_C
 
-    here = enter(ctx)
+    context = get_context(ctx)
     if interval is not None:
-        here.said["daemon.interval"] = interval
-    event_log.start(here.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
-    around = _Surroundings(here)
-    tally = serve(here.store, here.settings, around)
-    around.stopped(tally)
-    if tally.stopped == BY_CTRL_C:
+        context.said["daemon.interval"] = interval
+    event_log.start(context.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
+    around = _Surroundings(context)
+    stats = serve(context.store, context.settings, around)
+    around.stopped(stats)
+    if stats.stopped == BY_CTRL_C:
         raise typer.Exit(INTERRUPTED)
 
 
 class _Surroundings:
     """What a daemon tells this machine: events, and systemd's watchdog."""
 
-    def __init__(self, here: Context) -> None:
-        self._here = here
+    def __init__(self, context: Context) -> None:
+        self._here = context
 
     def ready(self) -> None:
         settings = self._here.settings
@@ -80,8 +80,8 @@ class _Surroundings:
         _EVENTS.info("config read again", extra={"relay": _relay(settings)})
         return settings
 
-    def stopped(self, tally: "RunStats") -> None:
-        counts = {"sent": tally.sent, "queued": tally.queued, "deferred": tally.deferred}
+    def stopped(self, stats: "RunStats") -> None:
+        counts = {"sent": stats.sent, "queued": stats.queued, "deferred": stats.deferred}
         _tell_systemd("STOPPING=1")
         _EVENTS.info("stopped", extra=counts)
 

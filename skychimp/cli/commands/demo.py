@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output import PIPE_CLOSED
 from skychimp.errors import SkychimpError
 
@@ -72,18 +72,18 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
     """
     from skychimp.transport.demo_server import demo_server
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as folder, demo_server() as receiver:
         place = Path(folder)
         (place / "people.csv").write_text(PEOPLE, encoding="utf-8")
         (place / "hello.md").write_text(BODY, encoding="utf-8")
         for title, command in STEPS:
-            _step(here, title, command, place, _environment(place, receiver.port))
+            _step(context, title, command, place, _environment(place, receiver.port))
         letters = list(receiver.letters)
-    if here.out.json:
-        here.out.one({"letters": len(letters), "commands": [f"skychimp {command}" for _, command in STEPS]})
+    if context.out.json:
+        context.out.one({"letters": len(letters), "commands": [f"skychimp {command}" for _, command in STEPS]})
     else:
-        _show(here, letters)
+        _show(context, letters)
 
 
 def _environment(place: Path, port: int) -> Mapping[str, str]:
@@ -99,12 +99,12 @@ def _environment(place: Path, port: int) -> Mapping[str, str]:
     }
 
 
-def _step(here: Context, title: str, command: str, place: Path, environment: Mapping[str, str]) -> None:
-    if not here.out.json:
-        here.out.heading(title, f"$ skychimp {command}")
-    quiet = ["-q"] if here.out.json or here.out.quiet else []
+def _step(context: Context, title: str, command: str, place: Path, environment: Mapping[str, str]) -> None:
+    if not context.out.json:
+        context.out.heading(title, f"$ skychimp {command}")
+    quiet = ["-q"] if context.out.json or context.out.quiet else []
     program = [sys.executable, "-m", "skychimp", "--no-input", *quiet, *shlex.split(command)]
-    shown = subprocess.DEVNULL if here.out.json else None
+    shown = subprocess.DEVNULL if context.out.json else None
     done = subprocess.run(program, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=shown, check=False)  # noqa: S603
     if done.returncode == PIPE_CLOSED:
         raise BrokenPipeError
@@ -112,14 +112,14 @@ def _step(here: Context, title: str, command: str, place: Path, environment: Map
         raise SkychimpError(f"the demo stopped: skychimp {command} left with {done.returncode}")
 
 
-def _show(here: Context, letters: "list[Received]") -> None:
+def _show(context: Context, letters: "list[Received]") -> None:
     """One letter as it came, what was said on the way, and what to do next."""
     letter = message_from_bytes(letters[0].data, policy=policy.default)
     text = letter.get_body(("plain",))
-    here.out.heading("What the server got", f"{len(letters)} letters, one for each client; the first:")
-    here.out.text("\n".join(f"{name}: {value}" for name, value in letter.items()))
-    here.out.text("\n" + (text.get_content().replace("\r\n", "\n").rstrip() if text else ""))
-    here.out.heading("How it came", "what was said; > is Skychimp:")
-    here.out.text("\n".join(letters[0].conversation))
-    here.out.heading("Your turn", "$ skychimp init --email YOU@EXAMPLE.ORG")
-    here.out.text("The demo's store is gone again. Until smtp is set up, mail goes to an outbox beside your store.")
+    context.out.heading("What the server got", f"{len(letters)} letters, one for each client; the first:")
+    context.out.text("\n".join(f"{name}: {value}" for name, value in letter.items()))
+    context.out.text("\n" + (text.get_content().replace("\r\n", "\n").rstrip() if text else ""))
+    context.out.heading("How it came", "what was said; > is Skychimp:")
+    context.out.text("\n".join(letters[0].conversation))
+    context.out.heading("Your turn", "$ skychimp init --email YOU@EXAMPLE.ORG")
+    context.out.text("The demo's store is gone again. Until smtp is set up, mail goes to an outbox beside your store.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,34 +36,34 @@ def doctor(
     """
     from skychimp.services.operations import doctor as service
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if accept_clock:
-        here.out.one({"clock": "accepted", "mailings": service.accept_clock(here.store)})
-        here.out.next("run --plan")
+        context.out.one({"clock": "accepted", "mailings": service.accept_clock(context.store)})
+        context.out.next("run --plan")
         return
     findings = []
-    with here.out.progress("looking") as tell:
-        for finding in _examine(here, dkim_selector):
+    with context.out.progress("looking") as tell:
+        for finding in _examine(context, dkim_selector):
             findings.append(finding)
             tell(len(findings), finding.about)
     problems = {finding.about for finding in findings if finding.level == "problem"}
-    if here.out.json:
+    if context.out.json:
         rows = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
-        here.out.one({"ok": not problems, "findings": rows})
+        context.out.one({"ok": not problems, "findings": rows})
     else:
-        here.out.rows(findings, COLUMNS)
+        context.out.rows(findings, COLUMNS)
     if problems:
         raise typer.Exit(NOT_READY if problems & {"config", "store"} else NOT_WELL)
 
 
-def _examine(here: Context, selector: str | None) -> "Iterator[Finding]":
+def _examine(context: Context, selector: str | None) -> "Iterator[Finding]":
     """All findings; a config that can't be read is the only one."""
     from skychimp.services.operations import doctor
     from skychimp.services.operations.findings import PROBLEM, Finding
 
     try:
-        settings = here.settings
+        settings = context.settings
     except ConfigError as error:
         yield Finding("config", PROBLEM, error.message, error.hint)
         return
-    yield from doctor.examine(settings, lambda: here.store, selector)
+    yield from doctor.examine(settings, lambda: context.store, selector)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Json, get_context
 from skychimp.errors import InvalidValue, NotFound
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -46,20 +46,20 @@ def help_(
     """Read about a topic or a command; without one, the topics there are."""
     from skychimp.cli.registry import COMMANDS
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if man is not None:
-        here.out.one({"pages": _write_pages(man), "folder": str(man)})
+        context.out.one({"pages": _write_pages(man), "folder": str(man)})
     elif not words:
-        here.out.rows(topics().values(), {"name": "Topic", "title": "About"})
-        here.out.next("help TOPIC, or skychimp COMMAND --help")
+        context.out.rows(topics().values(), {"name": "Topic", "title": "About"})
+        context.out.next("help TOPIC, or skychimp COMMAND --help")
     elif words[0] in topics() and len(words) == 1:
         text = _text(words[0])
-        if here.out.json:
-            here.out.one({"topic": words[0], "text": text})
+        if context.out.json:
+            context.out.one({"topic": words[0], "text": text})
         else:
-            here.out.markdown(text)
+            context.out.markdown(text)
     elif words[0] in COMMANDS:
-        ctx.find_root().command.main([*words, "--help"], prog_name="skychimp", standalone_mode=False, obj=here)
+        ctx.find_root().command.main([*words, "--help"], prog_name="skychimp", standalone_mode=False, obj=context)
     else:
         raise NotFound(f"there is no topic {words[0]!r}", "the topics are " + ", ".join(topics()))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from skychimp.cli import prompts
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import ConfigError, Conflict
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
@@ -34,55 +34,55 @@ def init(
     from skychimp.services.accounts import accounts
     from skychimp.store import schema
 
-    here = enter(ctx, json)
-    email = prompts.email(here, email)
+    context = get_context(ctx, json)
+    email = prompts.email(context, email)
     with ExitStack() as undo:
-        sources = _config(here, sender, email, undo)
-        url = here.settings.store_url
+        sources = _config(context, sender, email, undo)
+        url = context.settings.store_url
         store = schema.open_store(url) if os.path.exists(schema.store_path(url)) else None
         if store is not None:
             accounts.check_is_new(store)
-        password = _password(here, password_stdin)
+        password = _password(context, password_stdin)
         store = store or schema.create_store(url)
         keep = partial(saved_session.write, url)
         account = accounts.create_first_admin(store, email=email, password=password, keep=keep)
         undo.pop_all()
     made = {"email": account.email, "role": account.role, "config": sources and str(sources), "store": str(store.path)}
-    here.out.one(made)
-    here.out.note(f"mail goes to {_where(here)}")
+    context.out.one(made)
+    context.out.note(f"mail goes to {_where(context)}")
     if password is None:
-        here.out.note("you have no password yet: skychimp password change")
-    here.out.next("clients create --email CLIENT@EXAMPLE.ORG --name NAME")
+        context.out.note("you have no password yet: skychimp password change")
+    context.out.next("clients create --email CLIENT@EXAMPLE.ORG --name NAME")
 
 
-def _where(here: Context) -> str:
-    if here.settings.mail.transport == "smtp":
-        return f"{here.settings.smtp.host}:{here.settings.smtp.effective_port}"
+def _where(context: Context) -> str:
+    if context.settings.mail.transport == "smtp":
+        return f"{context.settings.smtp.host}:{context.settings.smtp.effective_port}"
     return "an outbox beside the store, until mail.transport says smtp"
 
 
-def _config(here: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
+def _config(context: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
     """The config file: the one that is there, else a new one; None where there is none and none is needed."""
     from skychimp import addresses
     from skychimp.config import example, sources
 
-    path = sources.locate(here.options.config)
+    path = sources.locate(context.options.config)
     if sender is not None:
         addresses.parse_sender(sender)
     if os.path.lexists(path):
-        if sender not in (None, here.settings.mail.sender):
+        if sender not in (None, context.settings.mail.sender):
             raise Conflict(f"{path} is there already, and says who letters come from", "change mail.sender there")
         return path
     sender_in_environment = bool(os.environ.get("SKYCHIMP_MAIL__SENDER"))
     if sender is None and not sender_in_environment:
-        sender = _asked_sender(here, email)
-    said = {"mail.sender": sender, "store.url": sources.absolute("store.url", here.options.store)}
+        sender = _asked_sender(context, email)
+    said = {"mail.sender": sender, "store.url": sources.absolute("store.url", context.options.store)}
     try:
         _write(path, example.example_config({name: value for name, value in said.items() if value is not None}))
     except (OSError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the store's name is not UTF-8"
-        if sender is None and here.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
-            here.out.note(f"no config was made ({path}: {reason}); the environment says all that is needed")
+        if sender is None and context.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
+            context.out.note(f"no config was made ({path}: {reason}); the environment says all that is needed")
             return None
         raise ConfigError(f"{path} can't be written: {reason}", "name another file: --config FILE") from None
     undo.callback(path.unlink, missing_ok=True)
@@ -102,21 +102,21 @@ def _write(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _asked_sender(here: Context, email: str) -> str:
+def _asked_sender(context: Context, email: str) -> str:
     from skychimp import addresses
 
-    if not here.may_ask():
+    if not context.may_ask():
         return email
 
     def ask() -> str:
-        sender = here.out.ask(f"Letters come from (Name <address>) [{email}]:") or email
+        sender = context.out.ask(f"Letters come from (Name <address>) [{email}]:") or email
         addresses.parse_sender(sender)
         return sender
 
-    return prompts.until_right(here, ask)
+    return prompts.until_right(context, ask)
 
 
-def _password(here: Context, from_stdin: bool) -> str | None:
+def _password(context: Context, from_stdin: bool) -> str | None:
     """A password from stdin, the environment or a person; None where there is nobody to be asked.
 
     Raises InvalidValue for one that can't be a password.
@@ -127,7 +127,7 @@ def _password(here: Context, from_stdin: bool) -> str | None:
     if password is not None:
         passwords.check(password)
         return password
-    if not here.may_ask():
+    if not context.may_ask():
         return None
-    ask = partial(prompts.asked_password, here, "A password (Enter for none yet):", optional=True)
-    return prompts.until_right(here, ask) or None
+    ask = partial(prompts.asked_password, context, "A password (Enter for none yet):", optional=True)
+    return prompts.until_right(context, ask) or None

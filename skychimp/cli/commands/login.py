@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from skychimp.cli import prompts
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Json, get_context
 from skychimp.cli.prompts import Email, PasswordStdin
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
@@ -32,19 +32,19 @@ def login(
     from skychimp.cli import saved_session
     from skychimp.services.accounts import accounts
 
-    here = enter(ctx, json)
-    address = prompts.email(here, email)
+    context = get_context(ctx, json)
+    address = prompts.email(context, email)
     tokens: list[str] = []
-    keep = tokens.append if print_token else partial(saved_session.write, here.settings.store_url)
-    password = prompts.password(here, password_stdin)
-    account = accounts.login(here.store, email=address, password=password, keep=keep)
-    if print_token and not here.out.json:
-        here.out.text(tokens[0])
+    keep = tokens.append if print_token else partial(saved_session.write, context.settings.store_url)
+    password = prompts.password(context, password_stdin)
+    account = accounts.login(context.store, email=address, password=password, keep=keep)
+    if print_token and not context.out.json:
+        context.out.text(tokens[0])
         return
-    here.out.one(vars(account) | ({"token": tokens[0]} if print_token else {}))
+    context.out.one(vars(account) | ({"token": tokens[0]} if print_token else {}))
     if os.environ.get("SKYCHIMP_TOKEN") and not print_token:
-        here.out.warn("$SKYCHIMP_TOKEN is set, and goes before this session")
-    here.out.note(f"next: {next_step(account.role)}")
+        context.out.warn("$SKYCHIMP_TOKEN is set, and goes before this session")
+    context.out.note(f"next: {next_step(account.role)}")
 
 
 def next_step(role: str) -> str:

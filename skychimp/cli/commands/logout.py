@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Json, get_context
 from skychimp.errors import NotLoggedIn
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
@@ -16,18 +16,18 @@ def logout(ctx: typer.Context, json: Json = False) -> None:
     from skychimp.cli import saved_session
     from skychimp.services.accounts import accounts
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     try:
-        email = accounts.logout(here.store, here.token)
+        email = accounts.logout(context.store, context.token)
     except NotLoggedIn as error:
-        here.out.warn(f"{error.message}: who has read it is logged in until you change your password")
+        context.out.warn(f"{error.message}: who has read it is logged in until you change your password")
         email = None
     by_environment = bool(os.environ.get("SKYCHIMP_TOKEN"))
     if not by_environment:
-        saved_session.remove(here.settings.store_url)
-    if email is not None or here.out.json:
-        here.out.one({"email": email})
+        saved_session.remove(context.settings.store_url)
+    if email is not None or context.out.json:
+        context.out.one({"email": email})
     if email is None:
-        here.out.note("nobody was logged in here")
+        context.out.note("nobody was logged in here")
     elif by_environment:
-        here.out.note("the session of $SKYCHIMP_TOKEN has ended: unset it")
+        context.out.note("the session of $SKYCHIMP_TOKEN has ended: unset it")

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from skychimp.cli.commands.run import exit_status, send, summary
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, enter, page
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, page
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -85,55 +85,55 @@ def create(
     from skychimp.services.mailings import mailings
     from skychimp.services.mailings.mailings import Audience, Lateness, When
 
-    here = enter(ctx, json)
-    zone = timezone or here.settings.mail.timezone
+    context = get_context(ctx, json)
+    zone = timezone or context.settings.mail.timezone
     made = mailings.create(
-        here.store,
-        here.actor,
+        context.store,
+        context.actor,
         message_id=message,
         when=When(start, end, Every(every), zone),
         audience=Audience(all_clients, tag or (), client or ()),
         lateness=Lateness(CatchUp(catch_up or "latest"), _duration(grace)),
     )
     if no_send or made.next_at is None or made.next_at > datetime.now(UTC):
-        _show(here, made)
-        here.out.note(_what_next(made))
-        _warn_if_held(here)
-        here.out.next(f"mailings preview {made.id}")
+        _show(context, made)
+        context.out.note(_what_next(made))
+        _warn_if_held(context)
+        context.out.next(f"mailings preview {made.id}")
         return
-    _send_first(here, made)
+    _send_first(context, made)
 
 
-def _warn_if_held(here: Context) -> None:
+def _warn_if_held(context: Context) -> None:
     from skychimp.delivery.sending.runner import is_held
 
-    if is_held(here.store):
-        here.out.warn("this store was restored and sends nothing until: skychimp resolve --restored")
+    if is_held(context.store):
+        context.out.warn("this store was restored and sends nothing until: skychimp resolve --restored")
 
 
-def _send_first(here: Context, made: "MailingInfo") -> None:
+def _send_first(context: Context, made: "MailingInfo") -> None:
     """Send a new mailing's first letters; whatever becomes of them, the mailing exists and is shown."""
     from skychimp.errors import SkychimpError
     from skychimp.services.mailings import mailings
 
     try:
-        tally = send(here, made.id)
+        stats = send(context, made.id)
     except SkychimpError as error:
-        here.out.warn(f"mailing {made.id} exists, but nothing was sent: {error.message}")
+        context.out.warn(f"mailing {made.id} exists, but nothing was sent: {error.message}")
         if error.hint:
-            here.out.note(f"hint: {error.hint}")
-        _show(here, made)
+            context.out.note(f"hint: {error.hint}")
+        _show(context, made)
         return
-    made = mailings.show(here.store, here.actor, made.id)
-    done = {name: value for name, value in asdict(summary(tally)).items() if value or name == "sent"}
-    if here.out.json:
-        here.out.one(asdict(made) | {"run": asdict(summary(tally))})
+    made = mailings.show(context.store, context.actor, made.id)
+    done = {name: value for name, value in asdict(summary(stats)).items() if value or name == "sent"}
+    if context.out.json:
+        context.out.one(asdict(made) | {"run": asdict(summary(stats))})
     else:
-        _show(here, made)
-        here.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
+        _show(context, made)
+        context.out.note(", ".join(f"{value} {name}" for name, value in done.items() if isinstance(value, int)))
     if made.skipped_at is not None:
-        here.out.note("it was skipped: there is no new post to tell of")
-    here.out.next("run" if exit_status(tally) else f"mailings log {made.id}")
+        context.out.note("it was skipped: there is no new post to tell of")
+    context.out.next("run" if exit_status(stats) else f"mailings log {made.id}")
 
 
 @app.command("list")
@@ -148,13 +148,13 @@ def list_(
     """List your mailings; a manager sees everybody's."""
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
-    found = mailings.list_mailings(here.store, here.actor, page(limit, offset, search, sort))
-    columns = OVERSIGHT if here.actor.role == "manager" else COLUMNS
-    if here.out.on_terminal and not json:
-        here.out.rows(_for_eyes(here, found), columns, empty=NONE_YET, spare=SPARE)
+    context = get_context(ctx, json)
+    found = mailings.list_mailings(context.store, context.actor, page(limit, offset, search, sort))
+    columns = OVERSIGHT if context.actor.role == "manager" else COLUMNS
+    if context.out.on_terminal and not json:
+        context.out.rows(_for_eyes(context, found), columns, empty=NONE_YET, spare=SPARE)
         return
-    here.out.rows(found, columns, empty=NONE_YET)
+    context.out.rows(found, columns, empty=NONE_YET)
 
 
 @app.command()
@@ -162,8 +162,8 @@ def show(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     """Show one mailing."""
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
-    _show(here, mailings.show(here.store, here.actor, mailing), whole=True)
+    context = get_context(ctx, json)
+    _show(context, mailings.show(context.store, context.actor, mailing), whole=True)
 
 
 @app.command()
@@ -188,15 +188,15 @@ def update(
     from skychimp.services.mailings import mailings
     from skychimp.services.mailings.mailings import Audience
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if end is not None and no_end:
         raise InvalidValue("--end and --no-end can't go together")
     audience: Audience | None = None
     if client or tag or all_clients:
         audience = Audience(all_clients, tag or (), client or ())
     changed = mailings.change(
-        here.store,
-        here.actor,
+        context.store,
+        context.actor,
         mailing,
         message_id=message,
         start=start,
@@ -208,8 +208,8 @@ def update(
         grace=_duration(grace),
         audience=audience,
     )
-    _show(here, changed)
-    here.out.note(_what_next(changed))
+    _show(context, changed)
+    context.out.note(_what_next(changed))
 
 
 @app.command()
@@ -218,10 +218,10 @@ def delete(ctx: typer.Context, mailing: Id, yes: Yes = False, json: Json = False
     from skychimp.permissions import Action
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
-    found = mailings.show(here.store, here.actor, mailing, to=Action.CHANGE_MAILINGS)
-    here.confirm(f"delete mailing {found.id}, {found.subject!r}?", yes=yes)
-    _show(here, mailings.remove(here.store, here.actor, mailing))
+    context = get_context(ctx, json)
+    found = mailings.show(context.store, context.actor, mailing, to=Action.CHANGE_MAILINGS)
+    context.confirm(f"delete mailing {found.id}, {found.subject!r}?", yes=yes)
+    _show(context, mailings.remove(context.store, context.actor, mailing))
 
 
 @app.command(epilog="skychimp mailings preview 1 --from 2027-01-01 --next 12")
@@ -237,20 +237,20 @@ def preview(
     """Show the coming due times, in UTC and local."""
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
-    info, coming = mailings.preview(here.store, here.actor, mailing, since=since, number=number)
+    context = get_context(ctx, json)
+    info, coming = mailings.preview(context.store, context.actor, mailing, since=since, number=number)
     zone = ZoneInfo(info.timezone)
     digest = "skipped when there is no new post" if info.digest else ""
     notes = ["; ".join(filter(None, (due.note, digest))) for due in coming]
     rows = [_Coming(due.at, due.at.astimezone(zone).isoformat(), note) for due, note in zip(coming, notes, strict=True)]
     columns = COMING
-    if here.out.on_terminal and not here.out.json:
+    if context.out.on_terminal and not context.out.json:
         columns = COMING | {"local": info.timezone}
         rows = [
             replace(row, due_at=f"{row.due_at.astimezone(UTC):{A_DAY}}", local=f"{row.due_at.astimezone(zone):{A_DAY}}")
             for row in rows
         ]
-    here.out.rows(rows, columns, empty="no more due times")
+    context.out.rows(rows, columns, empty="no more due times")
 
 
 @dataclass(frozen=True)
@@ -271,11 +271,11 @@ def duplicate(
     """Make another mailing like this one; it is disabled until you enable it."""
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
-    made = mailings.duplicate(here.store, here.actor, mailing, start=start, end=end)
-    _show(here, made)
-    here.out.note("it is disabled")
-    here.out.next(f"mailings update {made.id} ..., then skychimp mailings enable {made.id}")
+    context = get_context(ctx, json)
+    made = mailings.duplicate(context.store, context.actor, mailing, start=start, end=end)
+    _show(context, made)
+    context.out.note("it is disabled")
+    context.out.next(f"mailings update {made.id} ..., then skychimp mailings enable {made.id}")
 
 
 @app.command()
@@ -288,9 +288,9 @@ def disable(
     """Stop a mailing until it is enabled."""
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
-    _show(here, mailings.disable(here.store, here.actor, mailing, reason))
-    here.out.note(f"to let it go on: skychimp mailings enable {mailing}")
+    context = get_context(ctx, json)
+    _show(context, mailings.disable(context.store, context.actor, mailing, reason))
+    context.out.note(f"to let it go on: skychimp mailings enable {mailing}")
 
 
 @app.command()
@@ -298,10 +298,10 @@ def enable(ctx: typer.Context, mailing: Id, json: Json = False) -> None:
     """Let a stopped mailing go on."""
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
-    changed = mailings.enable(here.store, here.actor, mailing)
-    _show(here, changed)
-    here.out.note(_what_next(changed))
+    context = get_context(ctx, json)
+    changed = mailings.enable(context.store, context.actor, mailing)
+    _show(context, changed)
+    context.out.note(_what_next(changed))
 
 
 @app.command(
@@ -336,7 +336,7 @@ def log(
     from skychimp.services.mailings import mailings
     from skychimp.services.reporting import delivery_log
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if status is not None and status not in STATUSES:
         raise InvalidValue(f"there is no status {status!r}", "it is one of " + ", ".join(STATUSES))
     if csv and json:
@@ -348,32 +348,32 @@ def log(
 
     def read(chosen: "ListOptions", after: int | None = None) -> "Iterator[AttemptInfo]":
         return delivery_log.log(
-            here.store,
-            here.actor,
+            context.store,
+            context.actor,
             mailing,
             chosen,
             status=status,
             domain=domain,
             reply=reply,
-            since=_moment(here, since),
-            until=_moment(here, until),
+            since=_moment(context, since),
+            until=_moment(context, until),
             last=last,
             after=after,
         )
 
     if follow:
-        _follow(here, lambda after: read(page(None, 0, search, None), after), csv=csv)
+        _follow(context, lambda after: read(page(None, 0, search, None), after), csv=csv)
     found = read(page(limit, offset, search, sort))
     if csv:
-        here.out.csv(found, [*LOG, *MORE_LOG])
+        context.out.csv(found, [*LOG, *MORE_LOG])
         return
     empty = "nothing was tried yet; send what is due: skychimp run"
-    if mailings.show(here.store, here.actor, mailing).skipped_at is not None:
+    if mailings.show(context.store, context.actor, mailing).skipped_at is not None:
         empty = "skipped: there was no new post to tell of"
-    here.out.rows(found, LOG, empty=empty)
+    context.out.rows(found, LOG, empty=empty)
 
 
-def _follow(here: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]", *, csv: bool) -> NoReturn:
+def _follow(context: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]", *, csv: bool) -> NoReturn:
     """Show what there is, and what comes, until Ctrl-C."""
     from skychimp.services.reporting import delivery_log
 
@@ -381,23 +381,23 @@ def _follow(here: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]"
 
     def fresh() -> "Iterator[AttemptInfo]":
         nonlocal seen
-        newest = delivery_log.newest(here.store)
+        newest = delivery_log.newest(context.store)
         for attempt in read(seen):
             newest = max(newest, attempt.id or 0)
             yield attempt
         seen = newest
 
     if csv:
-        here.out.csv((), [*LOG, *MORE_LOG])
+        context.out.csv((), [*LOG, *MORE_LOG])
     while True:
         if csv:
-            here.out.csv(fresh(), [*LOG, *MORE_LOG], header=False)
+            context.out.csv(fresh(), [*LOG, *MORE_LOG], header=False)
         else:
-            here.out.lines(fresh(), LOG)
+            context.out.lines(fresh(), LOG)
         time.sleep(FOLLOW_EVERY)
 
 
-def _moment(here: Context, text: str | None) -> datetime | None:
+def _moment(context: Context, text: str | None) -> datetime | None:
     """A time that a person wrote; a duration is so long ago."""
     from skychimp.delivery.scheduling.time_input import parse_when
     from skychimp.durations import parse_duration
@@ -407,7 +407,7 @@ def _moment(here: Context, text: str | None) -> datetime | None:
     now = datetime.now(UTC)
     if AGO.fullmatch(text.strip()):
         return now - parse_duration(text.strip())
-    return parse_when(text, here.settings.mail.timezone, now)
+    return parse_when(text, context.settings.mail.timezone, now)
 
 
 def _duration(text: str | None) -> timedelta | None:
@@ -416,9 +416,9 @@ def _duration(text: str | None) -> timedelta | None:
     return None if text is None else parse_duration(text)
 
 
-def _for_eyes(here: Context, found: "Iterator[MailingInfo]") -> "Iterator[SimpleNamespace]":
+def _for_eyes(context: Context, found: "Iterator[MailingInfo]") -> "Iterator[SimpleNamespace]":
     """Mailings with their times in their own zones, and the next one in words."""
-    mine, now = here.settings.mail.timezone, datetime.now(UTC)
+    mine, now = context.settings.mail.timezone, datetime.now(UTC)
     for mailing in found:
         words = "" if mailing.next_at is None else in_words(mailing.next_at, mailing.timezone, mine, now)
         yield SimpleNamespace(**_in_its_zone(mailing) | {"next_at": words})
@@ -441,9 +441,9 @@ def in_words(at: datetime, timezone: str, mine: str, now: datetime) -> str:
     return said if timezone == mine else f"{said} {timezone}"
 
 
-def _show(here: Context, mailing: "MailingInfo", *, whole: bool = False) -> None:
-    shown = _in_its_zone(mailing, named=True) if here.out.on_terminal and not here.out.json else mailing
-    here.out.one(shown, None if here.out.json or whole else list(COLUMNS))
+def _show(context: Context, mailing: "MailingInfo", *, whole: bool = False) -> None:
+    shown = _in_its_zone(mailing, named=True) if context.out.on_terminal and not context.out.json else mailing
+    context.out.one(shown, None if context.out.json or whole else list(COLUMNS))
 
 
 def _what_next(mailing: "MailingInfo") -> str:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, enter, page, read_text
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, page, read_text
 from skychimp.cli.editor import write
 from skychimp.errors import InvalidValue, RelayRefused, RelayUnavailable
 
@@ -48,18 +48,18 @@ def create(
     from skychimp.models import Format
     from skychimp.services.messages import messages
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     text, html = _parts(body, body_file, html_file)
     form = _format(markdown, html_file is not None) or Format.TEXT
 
     def keep(text: str) -> "MessageInfo":
-        return messages.create(here.store, here.actor, MessageContent(subject, text, form, html), digest=digest)
+        return messages.create(context.store, context.actor, MessageContent(subject, text, form, html), digest=digest)
 
-    made = keep(text) if text is not None else write(here, "", SUFFIXES[form], keep)
-    here.out.one(made, None if here.out.json else list(COLUMNS))
-    if made.digest and here.settings.blog.url is None:
-        here.out.note("its posts come without links until the settings say where the blog is: blog.url")
-    here.out.next(f"messages preview {made.id}")
+    made = keep(text) if text is not None else write(context, "", SUFFIXES[form], keep)
+    context.out.one(made, None if context.out.json else list(COLUMNS))
+    if made.digest and context.settings.blog.url is None:
+        context.out.note("its posts come without links until the settings say where the blog is: blog.url")
+    context.out.next(f"messages preview {made.id}")
 
 
 @app.command("list")
@@ -74,9 +74,9 @@ def list_(
     """List your messages."""
     from skychimp.services.messages import messages
 
-    here = enter(ctx, json)
-    found = messages.list_messages(here.store, here.actor, page(limit, offset, search, sort))
-    here.out.rows(found, COLUMNS, empty="no messages yet; write one: skychimp messages create --help")
+    context = get_context(ctx, json)
+    found = messages.list_messages(context.store, context.actor, page(limit, offset, search, sort))
+    context.out.rows(found, COLUMNS, empty="no messages yet; write one: skychimp messages create --help")
 
 
 @app.command()
@@ -84,8 +84,8 @@ def show(ctx: typer.Context, message: Id, json: Json = False) -> None:
     """Show one message."""
     from skychimp.services.messages import messages
 
-    here = enter(ctx, json)
-    here.out.one(messages.show(here.store, here.actor, message))
+    context = get_context(ctx, json)
+    context.out.one(messages.show(context.store, context.actor, message))
 
 
 @app.command(epilog="skychimp messages update 1 --body-file hello.md --markdown")
@@ -107,24 +107,24 @@ def update(
     from skychimp.models import Format
     from skychimp.services.messages import messages
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     text, html = _parts(body, body_file, html_file)
     form = _format(markdown, html_file is not None, plain)
 
     def keep(text: str | None) -> "MessageInfo":
         return messages.change(
-            here.store, here.actor, message, subject=subject, body=text, format=form, html=html, digest=digest
+            context.store, context.actor, message, subject=subject, body=text, format=form, html=html, digest=digest
         )
 
     if all(said is None for said in (text, html, subject, form, digest)):
-        old = messages.show(here.store, here.actor, message)
-        changed = write(here, old.body, SUFFIXES[old.format], keep)
+        old = messages.show(context.store, context.actor, message)
+        changed = write(context, old.body, SUFFIXES[old.format], keep)
     else:
         changed = keep(text)
-    here.out.one(changed, None if here.out.json else list(COLUMNS))
+    context.out.one(changed, None if context.out.json else list(COLUMNS))
     if text is not None and html is None and changed.format == Format.HTML:
-        here.out.note("its HTML part is what it was; give another by --html-file, or --plain or --markdown")
-    here.out.next(f"messages preview {message}")
+        context.out.note("its HTML part is what it was; give another by --html-file, or --plain or --markdown")
+    context.out.next(f"messages preview {message}")
 
 
 @app.command()
@@ -133,10 +133,10 @@ def delete(ctx: typer.Context, message: Id, yes: Yes = False, json: Json = False
     from skychimp.permissions import Action
     from skychimp.services.messages import messages
 
-    here = enter(ctx, json)
-    found = messages.show(here.store, here.actor, message, to=Action.CHANGE_MESSAGES)
-    here.confirm(f"delete message {found.id}, {found.subject!r}?", yes=yes)
-    here.out.one(messages.remove(here.store, here.actor, message), None if here.out.json else list(COLUMNS))
+    context = get_context(ctx, json)
+    found = messages.show(context.store, context.actor, message, to=Action.CHANGE_MESSAGES)
+    context.confirm(f"delete message {found.id}, {found.subject!r}?", yes=yes)
+    context.out.one(messages.remove(context.store, context.actor, message), None if context.out.json else list(COLUMNS))
 
 
 @app.command()
@@ -149,15 +149,15 @@ def preview(
     """Show a message as a client would read it."""
     from skychimp.services.messages import messages
 
-    here = enter(ctx, json)
-    seen = messages.preview(here.store, here.actor, message, client, blog_url=here.settings.blog.url)
-    if here.out.json:
-        here.out.one(seen)
+    context = get_context(ctx, json)
+    seen = messages.preview(context.store, context.actor, message, client, blog_url=context.settings.blog.url)
+    if context.out.json:
+        context.out.one(seen)
         return
-    here.out.text(f"To: {seen.to}\nSubject: {seen.subject}\n\n{seen.text}")
+    context.out.text(f"To: {seen.to}\nSubject: {seen.subject}\n\n{seen.text}")
     if seen.html is not None:
-        here.out.text(f"\nHTML part:\n\n{seen.html}")
-    here.out.next(f"mailings create --message {message} --start now --every day --all-clients")
+        context.out.text(f"\nHTML part:\n\n{seen.html}")
+    context.out.next(f"mailings create --message {message} --start now --every day --all-clients")
 
 
 @app.command(epilog="skychimp messages test 1 --to me@example.org")
@@ -178,22 +178,22 @@ def test(
     from skychimp.transport import make_transport
     from skychimp.transport.interfaces import OutgoingEmail
 
-    here = enter(ctx, json)
-    mail = with_sender(here.settings).mail
+    context = get_context(ctx, json)
+    mail = with_sender(context.settings).mail
     sender, return_path, address = mail.sender or "", mail.return_path or "", addresses.parse(to).email
     name = f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>"
-    blog_url = here.settings.blog.url
+    blog_url = context.settings.blog.url
     data = messages.test_letter(
-        here.store, here.actor, message, sender=sender, to=address, name=name, blog_url=blog_url
+        context.store, context.actor, message, sender=sender, to=address, name=name, blog_url=blog_url
     )
-    transport = make_transport(here.settings, here.store.path)
+    transport = make_transport(context.settings, context.store.path)
     answer = run_in_event_loop(account_mail.deliver(transport, OutgoingEmail(return_path, address, data)))
     assert answer is not None
     if answer.reply is None:
         raise RelayUnavailable(f"the relay did not take it: {answer.fault}", "see the smtp settings")
     if answer.reply.code >= 300:
         raise RelayRefused(f"the relay did not take it: {answer.reply.text}")
-    here.out.one({"to": address, "reply": answer.reply.text, "relay": transport.relay})
+    context.out.one({"to": address, "reply": answer.reply.text, "relay": transport.relay})
 
 
 def _parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:

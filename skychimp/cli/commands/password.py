@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from skychimp.cli import prompts
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.prompts import Email
 from skychimp.errors import InvalidValue
 
@@ -31,17 +31,17 @@ def change(
     """
     from skychimp.services.accounts import accounts
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     current: str | None = None
-    if accounts.has_password(here.store, here.actor):
-        current, new = _current_and_new(here, password_stdin)
+    if accounts.has_password(context.store, context.actor):
+        current, new = _current_and_new(context, password_stdin)
     else:
-        new = prompts.new_password(here, password_stdin)
-    account = accounts.change_password(here.store, here.actor, current=current, new=new, keep=_keep(here))
-    here.out.one(account)
-    here.out.note("your password is changed, and you are logged out everywhere else")
+        new = prompts.new_password(context, password_stdin)
+    account = accounts.change_password(context.store, context.actor, current=current, new=new, keep=_keep(context))
+    context.out.one(account)
+    context.out.note("your password is changed, and you are logged out everywhere else")
     if os.environ.get("SKYCHIMP_TOKEN"):
-        here.out.note("$SKYCHIMP_TOKEN has ended, too: unset it")
+        context.out.note("$SKYCHIMP_TOKEN has ended, too: unset it")
 
 
 @app.command(
@@ -65,49 +65,49 @@ def reset(
     """
     from skychimp.services.accounts import accounts
 
-    here = enter(ctx, json)
-    address = prompts.email(here, email)
+    context = get_context(ctx, json)
+    address = prompts.email(context, email)
     if code is None:
-        _mail_code(here, address)
-        if not here.may_ask():
-            here.out.one({"email": address})
-            here.out.note(f"next: skychimp password reset --email {shlex.quote(address)} CODE")
+        _mail_code(context, address)
+        if not context.may_ask():
+            context.out.one({"email": address})
+            context.out.note(f"next: skychimp password reset --email {shlex.quote(address)} CODE")
             return
     if code == "-":
         code = prompts.line_of_stdin()
-    new = prompts.new_password(here, password_stdin, "The new password:")
+    new = prompts.new_password(context, password_stdin, "The new password:")
 
     def use(code: str) -> accounts.Account:
-        return accounts.reset_password(here.store, email=address, code=code, new=new, keep=_keep(here))
+        return accounts.reset_password(context.store, email=address, code=code, new=new, keep=_keep(context))
 
-    account = prompts.with_code(here, code, use)
-    here.out.one(account)
-    here.out.note("your password is set, and you are logged in here")
+    account = prompts.with_code(context, code, use)
+    context.out.one(account)
+    context.out.note("your password is set, and you are logged in here")
 
 
-def _mail_code(here: Context, address: str) -> None:
+def _mail_code(context: Context, address: str) -> None:
     from skychimp.delivery.sending.runner import with_sender
     from skychimp.models import CodePurpose
     from skychimp.services.accounts import accounts
 
-    accounts.send_code(here.store, with_sender(here.settings), CodePurpose.RESET, address)
-    here.out.note(f"if {address} has an account, a letter is on its way (at most three an hour)")
-    prompts.say_where(here)
+    accounts.send_code(context.store, with_sender(context.settings), CodePurpose.RESET, address)
+    context.out.note(f"if {address} has an account, a letter is on its way (at most three an hour)")
+    prompts.say_where(context)
 
 
-def _current_and_new(here: Context, from_stdin: bool) -> tuple[str, str]:
+def _current_and_new(context: Context, from_stdin: bool) -> tuple[str, str]:
     """Both by stdin, or the new one by stdin and the current one by the environment, or asked for."""
     if not from_stdin:
-        if not here.may_ask():
+        if not context.may_ask():
             raise InvalidValue("the passwords are missing", "give both by --password-stdin, a line each")
-        current = prompts.password(here, False)
-        ask = partial(prompts.asked_password, here, "The new password:")
-        return current, prompts.until_right(here, ask)
+        current = prompts.password(context, False)
+        ask = partial(prompts.asked_password, context, "The new password:")
+        return current, prompts.until_right(context, ask)
     first, second = prompts.line_of_stdin(), prompts.line_of_stdin()
     return (first, second) if second else (os.environ.get("SKYCHIMP_PASSWORD", ""), first)
 
 
-def _keep(here: Context) -> Callable[[str], None]:
+def _keep(context: Context) -> Callable[[str], None]:
     from skychimp.cli import saved_session
 
-    return partial(saved_session.write, here.settings.store_url)
+    return partial(saved_session.write, context.settings.store_url)

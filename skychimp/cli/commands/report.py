@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -47,51 +47,51 @@ def report(
     """Show what became of a mailing: where its letters are, how fast they went, and what servers said."""
     from skychimp.services.reporting import reports
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if csv + json + (html is not None) > 1:
         raise InvalidValue("--json, --csv and --html can't go together")
-    count_up(here)
-    found = reports.report(here.store, here.actor, mailing)
+    count_up(context)
+    found = reports.report(context.store, context.actor, mailing)
     if html is not None:
-        _write_page(here, found, html)
+        _write_page(context, found, html)
     elif csv:
-        here.out.csv(_rows(found, table or "occurrences"), TABLES[table or "occurrences"])
+        context.out.csv(_rows(found, table or "occurrences"), TABLES[table or "occurrences"])
     elif json:
-        here.out.one(_whole(found))
-    elif here.out.on_terminal and table is None:
-        here.out.draw(*draw(found, here.out.width))
-        here.out.note(f"the server's words: skychimp mailings log {mailing}")
+        context.out.one(_whole(found))
+    elif context.out.on_terminal and table is None:
+        context.out.draw(*draw(found, context.out.width))
+        context.out.note(f"the server's words: skychimp mailings log {mailing}")
     else:
         columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}
-        here.out.rows(_rows(found, table or "occurrences"), columns, empty="it has not been due yet")
+        context.out.rows(_rows(found, table or "occurrences"), columns, empty="it has not been due yet")
 
 
-def count_up(here: Context) -> None:
+def count_up(context: Context) -> None:
     """Count what nobody has counted yet, with progress where that takes long. Raises NotLoggedIn, Denied."""
     from skychimp.permissions import Action, authorize
     from skychimp.services.reporting import rollups
 
-    authorize(here.actor, Action.SEE_REPORTS)
-    left = rollups.left(here.store)
+    authorize(context.actor, Action.SEE_REPORTS)
+    left = rollups.left(context.store)
     if left > LONG:
-        with here.out.progress("counting", left) as tell:
-            rollups.add_up(here.store, lambda counted: tell(counted, "attempts"))
+        with context.out.progress("counting", left) as tell:
+            rollups.add_up(context.store, lambda counted: tell(counted, "attempts"))
 
 
-def _write_page(here: Context, found: "Report", file: str) -> None:
+def _write_page(context: Context, found: "Report", file: str) -> None:
     from skychimp.cli.commands.clients import made_whole
     from skychimp.site.reports import page
 
-    text = page(found, here.settings.mail.timezone)
+    text = page(found, context.settings.mail.timezone)
     if file == "-":
-        here.out.raw(text)
+        context.out.raw(text)
         return
     try:
         with made_whole(file) as opened:
             opened.write(text)
     except OSError as error:
         raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
-    here.out.note(f"{file} is written; open it in a browser, and print it from there")
+    context.out.note(f"{file} is written; open it in a browser, and print it from there")
 
 
 # For scripts

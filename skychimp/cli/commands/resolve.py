@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, Operator, Yes, enter
+from skychimp.cli.context import Context, Json, Operator, Yes, get_context
 from skychimp.errors import Conflict, InvalidValue
 
 if TYPE_CHECKING:
@@ -47,42 +47,42 @@ def resolve(
     from skychimp.services.operations import unknown_deliveries as service
     from skychimp.services.operations.unknown_deliveries import Resolution
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     words = {Resolution.SENT: sent, Resolution.FAILED: failed, Resolution.RESEND: resend}
     said = [resolution for resolution, is_said in words.items() if is_said]
     if restored:
         if len(said) > 1 or deliveries or every_one:
             raise InvalidValue("--restored goes with one of --sent, --failed and --resend, or alone")
-        _let_go_on(here, said[0] if said else None, operator=operator, yes=yes)
+        _let_go_on(context, said[0] if said else None, operator=operator, yes=yes)
         return
     if operator:
         raise InvalidValue("--operator goes with --restored")
     if not said and not deliveries and not every_one:
-        _show(here, service.unknown(here.store, here.actor))
+        _show(context, service.unknown(context.store, context.actor))
         return
     if len(said) != 1:
         raise InvalidValue("say what became of them", "give one of --sent, --failed and --resend")
     if bool(deliveries) == every_one:
         raise InvalidValue("say which", "give deliveries' ids, or --all")
     done = service.resolve(
-        here.store,
-        here.actor,
+        context.store,
+        context.actor,
         said[0],
-        give_up_after=here.settings.delivery.give_up_after,
+        give_up_after=context.settings.delivery.give_up_after,
         ids=None if every_one else deliveries,
     )
-    here.out.one(done)
+    context.out.one(done)
     if said[0] == Resolution.RESEND and done.resolved:
-        here.out.next("run")
+        context.out.next("run")
 
 
-def _show(here: Context, found: "Iterator[UnknownDelivery]") -> None:
-    if here.out.json or not here.out.on_terminal:
-        here.out.rows(found, COLUMNS)
+def _show(context: Context, found: "Iterator[UnknownDelivery]") -> None:
+    if context.out.json or not context.out.on_terminal:
+        context.out.rows(found, COLUMNS)
         return
     drawn = list(map(_drawn, found))
-    here.out.draw(*drawn)
-    here.out.note(WHAT_NEXT if drawn else "no delivery is unknown")
+    context.out.draw(*drawn)
+    context.out.note(WHAT_NEXT if drawn else "no delivery is unknown")
 
 
 def _drawn(one: "UnknownDelivery") -> "RenderableType":
@@ -104,21 +104,21 @@ def _drawn(one: "UnknownDelivery") -> "RenderableType":
     return table
 
 
-def _let_go_on(here: Context, decision: "Resolution | None", *, operator: bool, yes: bool) -> None:
+def _let_go_on(context: Context, decision: "Resolution | None", *, operator: bool, yes: bool) -> None:
     """Say what a restored store holds and what will become of it, then let it go on."""
     from skychimp.services.operations import backups
 
-    actor = here.caretaker(operator)
+    actor = context.caretaker(operator)
     backups.require_caretaker(actor)
-    held = backups.held(here.store)
+    held = backups.held(context.store)
     if held is None:
         raise Conflict("this store is not held: it sends already")
-    here.out.note(f"letters that wait: {held.deliveries}; mailings that are due: {held.due}")
-    here.out.note(_what_becomes(held, decision))
-    here.confirm("let it go on?", yes=yes or not here.may_ask())
-    done = backups.let_go_on(here.store, actor, decision)
-    here.out.one(done, None if here.out.json else [name for name, value in vars(done).items() if value])
-    here.out.next("resolve" if done.unknown else "run --plan")
+    context.out.note(f"letters that wait: {held.deliveries}; mailings that are due: {held.due}")
+    context.out.note(_what_becomes(held, decision))
+    context.confirm("let it go on?", yes=yes or not context.may_ask())
+    done = backups.let_go_on(context.store, actor, decision)
+    context.out.one(done, None if context.out.json else [name for name, value in vars(done).items() if value])
+    context.out.next("resolve" if done.unknown else "run --plan")
 
 
 def _what_becomes(held: "Held", decision: "Resolution | None") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, Operator, enter
+from skychimp.cli.context import Context, Json, Operator, get_context
 
 if TYPE_CHECKING:
     from skychimp.permissions import Actor
@@ -30,44 +30,44 @@ def restore(
     from skychimp.services.operations import backups
     from skychimp.store.schema import store_path
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     file = file.absolute()
-    place = store_path(here.settings.store_url)
-    actor = _restorer(here, place, operator)
+    place = store_path(context.settings.store_url)
+    actor = _restorer(context, place, operator)
     if place.exists():
-        here.confirm(f"replace the store {place}?", yes=force)
-    here.close()
-    with here.out.progress("copying", 100) as tell:
+        context.confirm(f"replace the store {place}?", yes=force)
+    context.close()
+    with context.out.progress("copying", 100) as tell:
         done = backups.restore(
-            here.settings.store_url,
+            context.settings.store_url,
             actor,
             file,
             lambda part, total: tell(100 * part // max(total, 1), ""),
-            token=_token(here),
+            token=_token(context),
         )
-    here.out.one(done)
-    _explain(here, done)
+    context.out.one(done)
+    _explain(context, done)
 
 
-def _restorer(here: Context, place: Path, operator: bool) -> "Actor":
+def _restorer(context: Context, place: Path, operator: bool) -> "Actor":
     """Who restores: where there is no store yet there is nobody to log in, as with `init`."""
-    return here.caretaker(operator or not place.exists())
+    return context.caretaker(operator or not place.exists())
 
 
-def _token(here: Context) -> str | None:
+def _token(context: Context) -> str | None:
     """The session of whoever restores, which stays."""
     from skychimp.errors import NotLoggedIn
 
     with contextlib.suppress(NotLoggedIn):
-        return here.token
+        return context.token
     return None
 
 
-def _explain(here: Context, done: "Restored") -> None:
+def _explain(context: Context, done: "Restored") -> None:
     if done.made_at is not None:
-        here.out.note(f"people, passwords and roles are those of {done.made_at.astimezone():%Y-%m-%d %H:%M}")
+        context.out.note(f"people, passwords and roles are those of {done.made_at.astimezone():%Y-%m-%d %H:%M}")
     if done.ledger_kept:
-        here.out.note("what was sent since then counts as sent")
+        context.out.note("what was sent since then counts as sent")
     else:
-        here.out.note("what was sent since the backup is not known here")
-    here.out.note("nothing is sent until you let it go on; next: skychimp resolve --restored")
+        context.out.note("what was sent since the backup is not known here")
+    context.out.note("nothing is sent until you let it go on; next: skychimp resolve --restored")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output import Tell
 from skychimp.errors import InvalidValue
 
@@ -41,41 +41,41 @@ def run(
     from skychimp.delivery.sending.dispatcher import RunStats
     from skychimp.services.mailings import mailings
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan can't go together")
     if mailing is not None:
-        mailings.require(here.store, mailing)
+        mailings.require(context.store, mailing)
     if dry_run or plan:
-        _look_ahead(here, mailing, left_out=plan, limit=limit)
+        _look_ahead(context, mailing, left_out=plan, limit=limit)
         return
-    tally = send(here, mailing, limit)
-    here.out.one(summary(tally))
-    if tally == RunStats():
-        here.out.note("nothing was due")
-    elif tally.unknown:
-        here.out.next("resolve")
-    status = exit_status(tally)
+    stats = send(context, mailing, limit)
+    context.out.one(summary(stats))
+    if stats == RunStats():
+        context.out.note("nothing was due")
+    elif stats.unknown:
+        context.out.next("resolve")
+    status = exit_status(stats)
     if status:
         raise typer.Exit(status)
 
 
-def send(here: Context, mailing_id: int | None = None, limit: int | None = None) -> "RunStats":
+def send(context: Context, mailing_id: int | None = None, limit: int | None = None) -> "RunStats":
     """Send what is due, with progress; what stopped it is said on stderr."""
     from skychimp.cli import event_log
     from skychimp.delivery.sending.dispatcher import RunOptions
     from skychimp.delivery.sending.runner import send_due
 
-    store, settings = here.store, here.settings
-    event_log.start(here.out, "human", logging.WARNING)
-    with here.out.progress("sending") as tell:
+    store, settings = context.store, context.settings
+    event_log.start(context.out, "human", logging.WARNING)
+    with context.out.progress("sending") as tell:
         scope = RunOptions(mailing_id, limit)
-        tally = send_due(store, settings, scope, _reporter(here, scope, tell), here.out.warn)
-    if tally.stopped:
-        here.out.warn(f"stopped: {tally.stopped}")
-        if tally.hint:
-            here.out.note(f"hint: {tally.hint}")
-    return tally
+        stats = send_due(store, settings, scope, _reporter(context, scope, tell), context.out.warn)
+    if stats.stopped:
+        context.out.warn(f"stopped: {stats.stopped}")
+        if stats.hint:
+            context.out.note(f"hint: {stats.hint}")
+    return stats
 
 
 @dataclass(frozen=True)
@@ -91,39 +91,39 @@ class Summary:
     stopped: str | None
 
 
-def summary(tally: "RunStats") -> Summary:
+def summary(stats: "RunStats") -> Summary:
     return Summary(
-        tally.sent, tally.deferred, tally.failed, tally.unknown, tally.queued, tally.opened, tally.stopped or None
+        stats.sent, stats.deferred, stats.failed, stats.unknown, stats.queued, stats.opened, stats.stopped or None
     )
 
 
-def exit_status(tally: "RunStats") -> int:
-    if tally.stopped == "interrupted":
+def exit_status(stats: "RunStats") -> int:
+    if stats.stopped == "interrupted":
         return INTERRUPTED
-    return MAIL_LEFT if tally.queued or tally.deferred else 0
+    return MAIL_LEFT if stats.queued or stats.deferred else 0
 
 
-def _reporter(here: Context, scope: "RunOptions", tell: Tell) -> Callable[["RunStats"], None]:
+def _reporter(context: Context, scope: "RunOptions", tell: Tell) -> Callable[["RunStats"], None]:
     from skychimp.store import ledger
 
     count_at, total = 0.0, 0
 
-    def report(tally: "RunStats") -> None:
+    def report(stats: "RunStats") -> None:
         nonlocal count_at, total
-        done, began = tally.sent + tally.failed + tally.unknown, time.monotonic()
+        done, began = stats.sent + stats.failed + stats.unknown, time.monotonic()
         if began >= count_at:  # a count takes a hundredth of the time at most, however many there are
-            with here.store.read() as db:
-                waiting = ledger.waiting(db.connection(), scope.mailing_id) - tally.deferred
+            with context.store.read() as db:
+                waiting = ledger.waiting(db.connection(), scope.mailing_id) - stats.deferred
             total = min(done + max(waiting, 0), scope.limit or sys.maxsize)
             count_at = began + max(1.0, 100 * (time.monotonic() - began))
-        parts = {"failed": tally.failed, "deferred": tally.deferred, "unknown": tally.unknown}
+        parts = {"failed": stats.failed, "deferred": stats.deferred, "unknown": stats.unknown}
         words = "letters" + "".join(f", {number} {name}" for name, number in parts.items() if number)
         tell(done, words, total if total >= done and total else None)
 
     return report
 
 
-def _look_ahead(here: Context, mailing_id: int | None, *, left_out: bool, limit: int | None) -> None:
+def _look_ahead(context: Context, mailing_id: int | None, *, left_out: bool, limit: int | None) -> None:
     """Say whom the next run would write to, or whom it would leave out, and why."""
     from skychimp.services.mailings.forecast import forecast
 
@@ -131,7 +131,7 @@ def _look_ahead(here: Context, mailing_id: int | None, *, left_out: bool, limit:
 
     def chosen() -> "Iterator[Forecast]":
         would_send = 0
-        for row in forecast(here.store, datetime.now(UTC), mailing_id):
+        for row in forecast(context.store, datetime.now(UTC), mailing_id):
             if row.left_out is None and would_send == limit:
                 row = replace(row, left_out="more than --limit")
             sends = row.left_out is None
@@ -142,18 +142,20 @@ def _look_ahead(here: Context, mailing_id: int | None, *, left_out: bool, limit:
             if sends != left_out:
                 yield row
 
-    if here.out.json:
+    if context.out.json:
         clients = [asdict(row) for row in chosen()]
-        here.out.one(_forecast(due.values()) | {"due": [asdict(counts) for counts in due.values()], "clients": clients})
+        context.out.one(
+            _forecast(due.values()) | {"due": [asdict(counts) for counts in due.values()], "clients": clients}
+        )
         return
     columns = OUTLOOK if left_out else {name: OUTLOOK[name] for name in list(OUTLOOK)[:3]}
-    here.out.rows(chosen(), columns, empty="nobody is left out" if left_out else "nothing is due")
+    context.out.rows(chosen(), columns, empty="nobody is left out" if left_out else "nothing is due")
     for counts in due.values():
-        here.out.note(
+        context.out.note(
             f"mailing {counts.mailing_id}, due {counts.due_at.isoformat(timespec='seconds')}: "
             f"would send {counts.would_send}, leave out {counts.left_out}"
         )
-    here.out.note("nothing was sent")
+    context.out.note("nothing was sent")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import InvalidValue
 
 app = typer.Typer(no_args_is_help=True, help="What systemd or cron needs.", rich_markup_mode="rich")
@@ -108,40 +108,40 @@ def systemd(
     json: Json = False,
 ) -> None:
     """Print the units: skychimp.service, the daemon; or instead skychimp-run.service with its timer."""
-    here = enter(ctx, json)
-    units = _units(here)
+    context = get_context(ctx, json)
+    units = _units(context)
     if folder is not None:
         for unit in units:
             _write(folder / unit.name, unit.text)
-        here.out.note(f"wrote {', '.join(unit.name for unit in units)} to {folder}")
-        here.out.note("next: systemctl daemon-reload && systemctl enable --now skychimp.service")
-        here.out.note("or, without a daemon: systemctl enable --now skychimp-run.timer")
+        context.out.note(f"wrote {', '.join(unit.name for unit in units)} to {folder}")
+        context.out.note("next: systemctl daemon-reload && systemctl enable --now skychimp.service")
+        context.out.note("or, without a daemon: systemctl enable --now skychimp-run.timer")
     if json:
-        here.out.one({unit.name: unit.text for unit in units})
+        context.out.one({unit.name: unit.text for unit in units})
     elif folder is None:
-        here.out.text("\n".join(f"# {unit.name}\n{unit.text}" for unit in units))
+        context.out.text("\n".join(f"# {unit.name}\n{unit.text}" for unit in units))
 
 
 @app.command(epilog="(crontab -l; skychimp service cron) | crontab -")
 def cron(ctx: typer.Context, json: Json = False) -> None:
     """Print the crontab line: every minute, what is due; errors are mailed by cron."""
-    here = enter(ctx, json)
-    line = f"* * * * * {_for_cron(shlex.join([*_command(here), '-q', 'run']))} >/dev/null"
+    context = get_context(ctx, json)
+    line = f"* * * * * {_for_cron(shlex.join([*_command(context), '-q', 'run']))} >/dev/null"
     if json:
-        here.out.one({"crontab": line})
+        context.out.one({"crontab": line})
     else:
-        here.out.text(line)
+        context.out.text(line)
 
 
-def _units(here: Context) -> list[_Unit]:
-    settings = here.settings
+def _units(context: Context) -> list[_Unit]:
+    settings = context.settings
     values = {
-        "command": " ".join(_for_systemd(word.replace("$", "$$")) for word in _command(here)),
+        "command": " ".join(_for_systemd(word.replace("$", "$$")) for word in _command(context)),
         "user": getpass.getuser(),
         "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
         "watchdog_seconds": max(120, 3 * round(settings.daemon.interval.total_seconds())),
-        "credential": _credential(here),
-        "hardened": HARDENED.format(folder=_for_systemd(str(_store_folder(here)))),
+        "credential": _credential(context),
+        "hardened": HARDENED.format(folder=_for_systemd(str(_store_folder(context)))),
     }
     return [
         _Unit("skychimp.service", DAEMON.format_map(values)),
@@ -150,22 +150,22 @@ def _units(here: Context) -> list[_Unit]:
     ]
 
 
-def _command(here: Context) -> list[str]:
+def _command(context: Context) -> list[str]:
     """This very installation, config and store, wherever it is started."""
     program = shutil.which(sys.argv[0])
     called = [str(Path(program).absolute())] if program else [sys.executable, "-m", "skychimp"]
-    config = here.settings.config_file
-    return [*called, *(["--config", str(config)] if config else []), "--store", here.settings.store_url]
+    config = context.settings.config_file
+    return [*called, *(["--config", str(config)] if config else []), "--store", context.settings.store_url]
 
 
-def _store_folder(here: Context) -> Path:
+def _store_folder(context: Context) -> Path:
     from skychimp.store.schema import store_path
 
-    return store_path(here.settings.store_url).parent
+    return store_path(context.settings.store_url).parent
 
 
-def _credential(here: Context) -> str:
-    file = here.settings.smtp.password_file
+def _credential(context: Context) -> str:
+    file = context.settings.smtp.password_file
     if file is None:
         return ""
     return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output import escape
 from skychimp.cli.range_report import show as show_days
 
@@ -37,28 +37,28 @@ def stats(
     from skychimp.services.reporting import home
     from skychimp.services.reporting.cache import Cache, refresh
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if days is not None:
-        show_days(here, days)
+        show_days(context, days)
         return
-    cached = refresh if fresh else Cache(here.settings, here.out.note).cached
-    found = home.home(here.store, here.actor, cached)
-    if here.out.json:
-        here.out.one(asdict(found))
-    elif here.out.on_terminal:
-        here.out.draw(*_page(found))
+    cached = refresh if fresh else Cache(context.settings, context.out.note).cached
+    found = home.home(context.store, context.actor, cached)
+    if context.out.json:
+        context.out.one(asdict(found))
+    elif context.out.on_terminal:
+        context.out.draw(*_page(found))
     else:
-        _print_lines(here, found)
+        _print_lines(context, found)
 
 
-def _print_lines(here: Context, found: "Home") -> None:
+def _print_lines(context: Context, found: "Home") -> None:
     """A figure a line, then a post and a concern a line, each with its kind in front."""
     yours = {f"your_{name}": value for name, value in vars(found.yours).items()} if found.yours else {}
-    here.out.one({name: getattr(found, name) for name in (*FIGURES, "as_of")} | yours)
+    context.out.one({name: getattr(found, name) for name in (*FIGURES, "as_of")} | yours)
     posts = [SimpleNamespace(kind="post", **vars(post)) for post in found.posts]
-    here.out.lines(posts, dict.fromkeys(("kind", "id", "slug", "title", "published_at", "views"), ""))
+    context.out.lines(posts, dict.fromkeys(("kind", "id", "slug", "title", "published_at", "views"), ""))
     concerns = [SimpleNamespace(kind="attention", **vars(concern)) for concern in found.attention]
-    here.out.lines(concerns, dict.fromkeys(("kind", "about", "words", "command"), ""))
+    context.out.lines(concerns, dict.fromkeys(("kind", "about", "words", "command"), ""))
 
 
 def _page(found: "Home") -> Iterator["RenderableType"]:

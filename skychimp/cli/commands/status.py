@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Json, get_context
 
 if TYPE_CHECKING:
     from skychimp.services.operations.status import Status
@@ -28,16 +28,16 @@ def status(
     from skychimp.durations import parse_duration
     from skychimp.services.operations import status as service
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     longest = None if max_age is None else parse_duration(max_age)
-    found = service.status(here.store)
+    found = service.status(context.store)
     why = _too_old(found, longest)
     queue = {str(state): number for state, number in found.queue.items()}
     relay = None if found.relay is None else found.relay._asdict()
     if json:
-        here.out.one(asdict(found) | {"queue": queue, "relay": relay, "ok": why is None})
+        context.out.one(asdict(found) | {"queue": queue, "relay": relay, "ok": why is None})
     else:
-        here.out.one(
+        context.out.one(
             {
                 "sending": f"{found.sending} process{'' if found.sending == 1 else 'es'}",
                 "last heartbeat": found.last_heartbeat_at,
@@ -49,7 +49,7 @@ def status(
             }
         )
     if why is not None:
-        here.out.warn(why)
+        context.out.warn(why)
         raise typer.Exit(TOO_OLD)
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Json, get_context
 
 app = typer.Typer(no_args_is_help=True, help="The store itself.", rich_markup_mode="rich")
 
@@ -25,13 +25,13 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     """
     from skychimp.services.operations import integrity
 
-    here = enter(ctx, json)
-    faults = list(integrity.check(here.store))
-    if here.out.json:
-        here.out.one({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+    context = get_context(ctx, json)
+    faults = list(integrity.check(context.store))
+    if context.out.json:
+        context.out.one({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
     elif faults:
-        here.out.rows(faults, COLUMNS)
+        context.out.rows(faults, COLUMNS)
     else:
-        here.out.note("the store is sound")
+        context.out.note("the store is sound")
     if faults:
         raise typer.Exit(NOT_SOUND)

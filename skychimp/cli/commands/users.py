@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skychimp.cli.commands.clients import made_whole
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, enter, page
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, page
 from skychimp.cli.output import write_object
 from skychimp.errors import InvalidValue
 
@@ -40,14 +40,14 @@ def list_(
     from skychimp.models import Role
     from skychimp.services.users import users
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     chosen = Role(role) if role else None
-    found = users.list_users(here.store, here.actor, page(limit, offset, search, sort), chosen)
+    found = users.list_users(context.store, context.actor, page(limit, offset, search, sort), chosen)
     empty = "no users yet; anyone can become one: skychimp register --email E-MAIL"
-    if here.out.on_terminal and not json:
-        here.out.rows((SimpleNamespace(**vars(user), state=_state(user)) for user in found), FOR_EYES, empty=empty)
+    if context.out.on_terminal and not json:
+        context.out.rows((SimpleNamespace(**vars(user), state=_state(user)) for user in found), FOR_EYES, empty=empty)
         return
-    here.out.rows(found, COLUMNS, empty=empty)
+    context.out.rows(found, COLUMNS, empty=empty)
 
 
 def _state(user: "UserInfo") -> str:
@@ -60,8 +60,8 @@ def show(ctx: typer.Context, user: Who, json: Json = False) -> None:
     """Show one user."""
     from skychimp.services.users import users
 
-    here = enter(ctx, json)
-    here.out.one(users.show(here.store, here.actor, user))
+    context = get_context(ctx, json)
+    context.out.one(users.show(context.store, context.actor, user))
 
 
 @app.command(epilog="skychimp users block eve@example.org --reason 'bought addresses'")
@@ -74,10 +74,10 @@ def block(
     """Keep a user out: sessions end at once, and so do mailings; what is in flight is finished."""
     from skychimp.services.users import users
 
-    here = enter(ctx, json)
-    found = users.block(here.store, here.actor, user, reason)
-    here.out.one(found)
-    here.out.note(f"to let that person in again: skychimp users unblock {found.email}")
+    context = get_context(ctx, json)
+    found = users.block(context.store, context.actor, user, reason)
+    context.out.one(found)
+    context.out.note(f"to let that person in again: skychimp users unblock {found.email}")
 
 
 @app.command()
@@ -85,8 +85,8 @@ def unblock(ctx: typer.Context, user: Who, json: Json = False) -> None:
     """Let a user in again; mailings go on, and catch up as each says."""
     from skychimp.services.users import users
 
-    here = enter(ctx, json)
-    here.out.one(users.unblock(here.store, here.actor, user))
+    context = get_context(ctx, json)
+    context.out.one(users.unblock(context.store, context.actor, user))
 
 
 @app.command(epilog="skychimp users role grace@example.org editor")
@@ -100,8 +100,8 @@ def role(
     from skychimp.models import Role
     from skychimp.services.users import users
 
-    here = enter(ctx, json)
-    here.out.one(users.give_role(here.store, here.actor, user, Role(role)))
+    context = get_context(ctx, json)
+    context.out.one(users.give_role(context.store, context.actor, user, Role(role)))
 
 
 @app.command(epilog="skychimp users export mine.json")
@@ -113,17 +113,17 @@ def export(
     """Write all that is your own as JSON: account, clients, messages, mailings, attempts and posts."""
     from skychimp.services.users import privacy
 
-    here = enter(ctx, json)
-    parts = privacy.export(here.store, here.actor)
+    context = get_context(ctx, json)
+    parts = privacy.export(context.store, context.actor)
     if file == "-":
         write_object(sys.stdout, parts)
         return
     try:
-        with made_whole(file) as opened, here.out.progress("exporting") as tell:
+        with made_whole(file) as opened, context.out.progress("exporting") as tell:
             write_object(opened, ((name, _counted(name, part, tell)) for name, part in parts))
     except OSError as error:
         raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
-    here.out.one({"file": file})
+    context.out.one({"file": file})
 
 
 def _counted(name: str, part: Any, tell: Callable[[int, str], None]) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from skychimp.cli import prompts
-from skychimp.cli.context import Context, Json, enter
+from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.prompts import Email
 from skychimp.errors import InvalidValue
 
@@ -31,25 +31,25 @@ def verify(
     """
     from skychimp.services.accounts import accounts
 
-    here = enter(ctx, json)
+    context = get_context(ctx, json)
     if code is not None and resend:
         raise InvalidValue("CODE and --resend can't go together")
-    address = prompts.email(here, email)
+    address = prompts.email(context, email)
     if resend:
-        _resend(here, address)
+        _resend(context, address)
         return
-    address = prompts.with_code(here, code, lambda code: accounts.verify(here.store, email=address, code=code))
-    here.out.one({"email": address, "verified": True})
-    here.out.note(f"next: skychimp login --email {shlex.quote(address)}")
+    address = prompts.with_code(context, code, lambda code: accounts.verify(context.store, email=address, code=code))
+    context.out.one({"email": address, "verified": True})
+    context.out.note(f"next: skychimp login --email {shlex.quote(address)}")
 
 
-def _resend(here: Context, address: str) -> None:
+def _resend(context: Context, address: str) -> None:
     from skychimp.delivery.sending.runner import with_sender
     from skychimp.models import CodePurpose
     from skychimp.services.accounts import accounts
 
-    accounts.send_code(here.store, with_sender(here.settings), CodePurpose.VERIFY, address)
-    here.out.one({"email": address})
-    here.out.note(f"if {address} waits to be confirmed, a letter is on its way (at most three an hour)")
-    prompts.say_where(here)
-    here.out.note(f"next: skychimp verify --email {shlex.quote(address)} CODE")
+    accounts.send_code(context.store, with_sender(context.settings), CodePurpose.VERIFY, address)
+    context.out.one({"email": address})
+    context.out.note(f"if {address} waits to be confirmed, a letter is on its way (at most three an hour)")
+    prompts.say_where(context)
+    context.out.note(f"next: skychimp verify --email {shlex.quote(address)} CODE")

@@ -2,7 +2,7 @@
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Json, get_context
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
@@ -12,5 +12,5 @@ def whoami(ctx: typer.Context, json: Json = False) -> None:
     """Show who is logged in here; exit 5 where nobody is."""
     from skychimp.services.accounts import accounts
 
-    here = enter(ctx, json)
-    here.out.one(accounts.whoami(here.store, here.token))
+    context = get_context(ctx, json)
+    context.out.one(accounts.whoami(context.store, context.token))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, enter
+from skychimp.cli.context import Json, get_context
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,14 +33,14 @@ def why(
     """Show which mailings chose an address or left it out, and why; and all that was tried, with the server's words."""
     from skychimp.services.reporting import address_history as service
 
-    here = enter(ctx, json)
-    found = service.address_history(here.store, here.actor, email)
+    context = get_context(ctx, json)
+    found = service.address_history(context.store, context.actor, email)
     if json:
-        here.out.one(asdict(found))
-    elif here.out.on_terminal:
-        here.out.draw(*_draw(found))
+        context.out.one(asdict(found))
+    elif context.out.on_terminal:
+        context.out.draw(*_draw(found))
     else:
-        here.out.rows(_lines(found), COLUMNS)
+        context.out.rows(_lines(found), COLUMNS)
 
 
 # In a pipe

@@ -58,9 +58,9 @@ async def _serve(store: Store, settings: Settings, around: DaemonHooks) -> RunSt
     with stops:
         around.ready()
         while True:
-            tally = await _send(store, with_sender(settings), around, stops)
-            if tally.stopped != RELOADED:
-                return tally
+            stats = await _send(store, with_sender(settings), around, stops)
+            if stats.stopped != RELOADED:
+                return stats
             settings = around.reload(settings)
 
 
@@ -80,7 +80,7 @@ async def _send(store: Store, settings: Settings, around: DaemonHooks, stops: St
             make_transport(settings, store.path),
             lock,
             keeps_looking=True,
-            report=lambda tally: around.alive() if tally.stopped else None,  # a drain is long, and without looks
+            report=lambda stats: around.alive() if stats.stopped else None,  # a drain is long, and without looks
         )
         stops.of(dispatcher)
         return await dispatcher.send(lambda: _work(dispatcher, settings, around))
@@ -101,7 +101,7 @@ async def _work(dispatcher: Dispatcher, settings: Settings, around: DaemonHooks)
     wanted = {"look", "housekeeping"}
     clock = _Clock()
     jobs = _jobs(settings.daemon.interval, wanted)
-    while not dispatcher.tally.stopped:
+    while not dispatcher.stats.stopped:
         if clock.has_jumped():
             log.warning("the clock has jumped; the jobs are made anew")
             jobs = _jobs(settings.daemon.interval, wanted)

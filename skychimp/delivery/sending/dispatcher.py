@@ -107,11 +107,11 @@ class Dispatcher:
     settings: Settings
     transport: Transport
     run: RunLock
-    scope: RunOptions = field(default_factory=RunOptions)
+    options: RunOptions = field(default_factory=RunOptions)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    report: Callable[[RunStats], None] = lambda tally: None
+    report: Callable[[RunStats], None] = lambda stats: None
     keeps_looking: bool = False
-    tally: RunStats = field(default_factory=RunStats)
+    stats: RunStats = field(default_factory=RunStats)
 
     def __post_init__(self) -> None:
         self._started = self.now()
@@ -123,8 +123,8 @@ class Dispatcher:
 
     def stop(self, reason: str, hint: str = "") -> None:
         """Take nothing new; what is in flight ends as it does."""
-        if not self.tally.stopped:
-            self.tally.stopped, self.tally.hint = reason, hint
+        if not self.stats.stopped:
+            self.stats.stopped, self.stats.hint = reason, hint
             for part in self._parts:
                 part.stop()
 
@@ -144,12 +144,12 @@ class Dispatcher:
             except BaseExceptionGroup as errors:
                 raise _first(errors) from None
             await self._recorder.submit(self._end)
-        return self.tally
+        return self.stats
 
     async def poll(self) -> None:
         """Rescue, sweep and open in one transaction, so that whoever looks sees all of it or nothing; then send."""
         due = await self._recorder.submit(self._due)
-        self.tally.opened += due.opened
+        self.stats.opened += due.opened
         if due.opened:
             log.info("mail is due", extra={"occurrences": due.opened})
         for occurrence_id, counts in due.finished.items():
@@ -195,10 +195,10 @@ class Dispatcher:
             due=self._due_by,
             load=self._load,
             connections=lambda: self._relay.allowed,
-            budget=self.scope.limit,
+            budget=self.options.limit,
         )
         self._parts = (self._relay, self._claims)
-        if self.tally.stopped:  # before there was anything to stop
+        if self.stats.stopped:  # before there was anything to stop
             self._relay.stop()
             self._claims.stop()
 
@@ -223,12 +223,12 @@ class Dispatcher:
             sender=self.settings.mail.sender or "",
             return_path=self.settings.mail.return_path or "",
             give_up_after=self.settings.delivery.give_up_after,
-            mailing_id=self.scope.mailing_id,
+            mailing_id=self.options.mailing_id,
             blog_url=self.settings.blog.url,
         )
         self._secret = db.scalar(select(StoreInfo.__table__.c.secret)) or b""
         pause = self._relay.read_pause(db, self._secret)
-        return _Due(opened, finished, pause, [] if pause else queue.due(db, now, self.scope.mailing_id))
+        return _Due(opened, finished, pause, [] if pause else queue.due(db, now, self.options.mailing_id))
 
     def _load(self, db: StoreConnection, occurrence_id: int) -> _Letters:
         row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
@@ -269,7 +269,7 @@ class Dispatcher:
         try:
             while (chosen := await self._claims.next()) is not None:
                 await self._pace()
-                if self.tally.stopped:
+                if self.stats.stopped:
                     self._claims.put_back(*chosen)
                     return
                 if connection is None or not connection.usable:
@@ -381,7 +381,7 @@ class Dispatcher:
                 decision.bad_address,
             )
         )
-        setattr(self.tally, decision.outcome, getattr(self.tally, decision.outcome) + 1)
+        setattr(self.stats, decision.outcome, getattr(self.stats, decision.outcome) + 1)
         letters.tried += claimed.attempts == 0
 
     async def _refused(self, claimed: ClaimedDelivery, answer: SendResult) -> None:
@@ -423,7 +423,7 @@ class Dispatcher:
         last = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            self.report(self.tally)
+            self.report(self.stats)
             self._relay.grow()
             self._hire()
             if time.monotonic() - last >= HEARTBEAT:
@@ -432,7 +432,7 @@ class Dispatcher:
                 self._recorder.submit(lambda c: runs.heartbeat(c, run_id, now, counts))  # noqa: B023
 
     def _counts(self) -> dict[str, int]:
-        return {name: getattr(self.tally, name) for name in ("sent", "deferred", "failed", "unknown")}
+        return {name: getattr(self.stats, name) for name in ("sent", "deferred", "failed", "unknown")}
 
     def _end(self, db: StoreConnection) -> None:
         now = self.now()
@@ -440,9 +440,9 @@ class Dispatcher:
         queue.sweep(db, now)
         runs.heartbeat(db, self.run.run_id, now, self._counts())
         runs.end(db, self.run.run_id, now)
-        waiting = Counter(ledger.left(db, self.scope.mailing_id))
-        self.tally.deferred = waiting[DeliveryState.DEFERRED]
-        self.tally.queued = sum(waiting.values()) - self.tally.deferred
+        waiting = Counter(ledger.left(db, self.options.mailing_id))
+        self.stats.deferred = waiting[DeliveryState.DEFERRED]
+        self.stats.queued = sum(waiting.values()) - self.stats.deferred
 
 
 class _IntentCommit:

@@ -25,7 +25,7 @@ def send_due(
     store: Store,
     settings: Settings,
     scope: RunOptions | None = None,
-    report: Callable[[RunStats], None] = lambda tally: None,
+    report: Callable[[RunStats], None] = lambda stats: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> RunStats:
     """Send what is due now, once, and say what became of it.

@@ -50,7 +50,7 @@ class StopSignals:
 
     def _stop(self, number: signal.Signals) -> None:
         reason = REASONS[number]
-        stopped = self._dispatcher.tally.stopped if self._dispatcher is not None else ""
+        stopped = self._dispatcher.stats.stopped if self._dispatcher is not None else ""
         if number != signal.SIGHUP and {stopped, self._pending} & {INTERRUPTED, TERMINATED}:
             os._exit(128 + number)  # the sockets close without the dot; the next run rescues
         if stopped or self._dispatcher is None:  # it is stopping for another reason, or the next one is not here yet

@@ -106,9 +106,9 @@ def test_a_run_leaves_its_row_with_what_it_did(store: Store, ada: Actor) -> None
     replies = {"client1@example.org": b"550 5.7.1 no\r\n", "client2@example.org": b"450 4.2.0 later\r\n"}
 
     with ScriptedServer([GREETING, obey(lambda heard, to: replies.get(to) if heard == "RCPT" else None)]) as server:
-        tally = send(store, settings(server.port))
+        stats = send(store, settings(server.port))
 
-    assert (tally.opened, tally.sent, tally.failed, tally.deferred) == (1, 5, 1, 1)
+    assert (stats.opened, stats.sent, stats.failed, stats.deferred) == (1, 5, 1, 1)
     (run,) = rows(store, Run)
     assert (run.sent, run.failed, run.deferred, run.unknown) == (5, 1, 1, 0)
     assert run.ended_at is not None
@@ -119,9 +119,9 @@ def test_a_run_for_one_mailing_leaves_the_others(store: Store, ada: Actor, recei
     mailing(store, ada, addresses(3))
     chosen = mailing(store, ada, ["eve@example.org"])
 
-    tally = send_with(store, settings(receiver.port), scope=RunOptions(chosen))
+    stats = send_with(store, settings(receiver.port), options=RunOptions(chosen))
 
-    assert (tally.opened, tally.sent, tally.queued) == (1, 1, 0)
+    assert (stats.opened, stats.sent, stats.queued) == (1, 1, 0)
     assert [address for address, _ in receiver.arrived()] == ["eve@example.org"]
 
 
@@ -136,12 +136,12 @@ def test_a_long_run_sees_the_end_come(store: Store, ada: Actor) -> None:
             clock.ahead = timedelta(hours=2)
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send_with(store, settings(server.port), now=clock)
+        stats = send_with(store, settings(server.port), now=clock)
 
     found = states(store)
     assert set(found) == {"sent", "expired"}
     assert 6 <= found["sent"] < 300
-    assert (tally.queued, len(server.letters)) == (0, found["sent"])
+    assert (stats.queued, len(server.letters)) == (0, found["sent"])
     assert {row.status for row in rows(store, Mailing) if row.id == mailing_id} == {"completed"}
 
 
@@ -200,12 +200,12 @@ def test_what_was_taken_away_before_its_dot_is_not_sent(store: Store, ada: Actor
                 queue.disable(db, 1, "by hand", datetime.now(UTC))
 
     with ScriptedServer([GREETING, obey(answer)]) as server:
-        tally = send(store, settings(server.port))
+        stats = send(store, settings(server.port))
 
-    assert len(server.letters) == tally.sent <= 1
-    assert states(store)["queued"] == 30 - tally.sent
+    assert len(server.letters) == stats.sent <= 1
+    assert states(store)["queued"] == 30 - stats.sent
     assert len(server.conversations) <= 2
-    assert [outcome for outcome, *_ in log(store)] == ["sent"] * tally.sent
+    assert [outcome for outcome, *_ in log(store)] == ["sent"] * stats.sent
 
 
 # What nobody expects
@@ -250,9 +250,9 @@ def test_an_unexpected_error_is_deferred_before_the_dot_and_unknown_after_it(
     ours = settings(receiver.port)
     faulty = Faulty(make_transport(ours, store.path), "client3@example.org", "client5@example.org")
 
-    tally = send_with(store, ours, transport=faulty)
+    stats = send_with(store, ours, transport=faulty)
 
-    assert (tally.sent, tally.deferred, tally.unknown, tally.stopped) == (8, 1, 1, "")
+    assert (stats.sent, stats.deferred, stats.unknown, stats.stopped) == (8, 1, 1, "")
     found = {row.address: (row.state, row.next_try_at is not None) for row in deliveries(store)}
     assert found["client3@example.org"] == ("deferred", True)
     assert found["client5@example.org"] == ("unknown", True)
@@ -305,9 +305,9 @@ def test_a_mailing_whose_schedule_cant_be_read_is_disabled_and_the_others_go(
             update(Mailing.__table__).where(Mailing.__table__.c.id == unreadable).values(timezone="Mars/Olympus_Mons")
         )
 
-    tally = send(store, settings(receiver.port))
+    stats = send(store, settings(receiver.port))
 
-    assert (tally.sent, sent_to(store)) == (1, {"eve@example.org"})
+    assert (stats.sent, sent_to(store)) == (1, {"eve@example.org"})
     assert list(disabled(store)) == [unreadable]
     assert "Mars/Olympus_Mons" in str(disabled(store)[unreadable])
 
@@ -324,9 +324,9 @@ def test_an_occurrence_that_cant_be_used_fails_and_the_others_go(
         db.connection().exec_driver_sql(f"UPDATE occurrence SET {next(iter(values))} = ?", tuple(values.values()))
     mailing(store, ada, ["eve@example.org"])
 
-    tally = send(store, settings(receiver.port))
+    stats = send(store, settings(receiver.port))
 
-    assert (tally.sent, tally.failed, sent_to(store)) == (1, 1, {"eve@example.org"})
+    assert (stats.sent, stats.failed, sent_to(store)) == (1, 1, {"eve@example.org"})
     assert all(reply for outcome, *_, reply in log(store) if outcome == "failed")
 
 
@@ -353,10 +353,10 @@ def test_one_that_keeps_looking_finds_what_falls_due(store: Store, ada: Actor) -
     with ScriptedServer(
         [GREETING, obey(lambda heard, _: next(greylisted, None) if heard == "RCPT" else None)]
     ) as server:
-        tally = send_with(store, settings(server.port), clockwork=clockwork, keeps_looking=True, now=clock)
+        stats = send_with(store, settings(server.port), clockwork=clockwork, keeps_looking=True, now=clock)
 
     assert seen == [1]
-    assert (tally.opened, tally.sent, tally.stopped) == (2, 2, "enough")
+    assert (stats.opened, stats.sent, stats.stopped) == (2, 2, "enough")
 
 
 def test_one_that_keeps_looking_waits_for_a_person_and_probes_in_time(store: Store, ada: Actor) -> None:
@@ -376,8 +376,8 @@ def test_one_that_keeps_looking_waits_for_a_person_and_probes_in_time(store: Sto
         await until(lambda: states(store) == {"sent": 5})
 
     with ScriptedServer([b"554 5.3.2 who are you?\r\n"], HEALTHY) as server:
-        tally = send_with(store, settings(server.port), clockwork=clockwork, keeps_looking=True, now=clock)
+        stats = send_with(store, settings(server.port), clockwork=clockwork, keeps_looking=True, now=clock)
 
     assert conversations == [1, 1, 1]
-    assert (tally.sent, tally.stopped, paused(store)) == (5, "", {})
+    assert (stats.sent, stats.stopped, paused(store)) == (5, "", {})
     assert [outcome for outcome, *_ in log(store)] == ["sent"] * 5
