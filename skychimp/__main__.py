@@ -1,4 +1,4 @@
-"""`python -m skychimp` is the same as `skychimp`."""
+"""Run the command line for `python -m skychimp`."""
 
 from skychimp.cli.main import main
 

@@ -1,30 +1,43 @@
-"""The one grammar of durations: `0s`, `5m`, `2h`, `3d`, `1h30m`; pure."""
+"""Read and write durations such as `0s`, `5m`, `2h`, `3d` and `1h30m`; pure."""
 
 import re
 from datetime import timedelta
 
 from skychimp.errors import InvalidValue
+from skychimp.text import shortened
 
-LONGEST_DURATION = timedelta(days=36_500)  # so that now and it are always a date
+MAX_DURATION = timedelta(days=36_500)
+"""About 100 years, so that the current time plus or minus a duration is always a valid date."""
 
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PART = re.compile(r"([0-9]+)([smhd])")
+_DURATION = re.compile(r"([0-9]{1,9}[smhd])+")
 
 
 def parse_duration(text: str) -> timedelta:
-    """The duration that `0s`, `5m`, `2h`, `3d` or `1h30m` says. Raises InvalidValue."""
-    if not re.fullmatch(r"([0-9]{1,9}[smhd])+", text):
-        raise InvalidValue(f"{text!r} is not a duration", "write 30s, 5m, 2h, 3d or 1h30m")
-    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([smhd])", text))
-    if seconds > LONGEST_DURATION.total_seconds():
-        raise InvalidValue(f"{text!r} is too long", f"at most {format_duration(LONGEST_DURATION)}")
+    """Return the duration that a text such as `5m` or `1h30m` means.
+
+    Raises InvalidValue for any other text, and for more than MAX_DURATION.
+    """
+    if not is_duration(text):
+        raise InvalidValue(f"invalid duration {shortened(text)}", "use 30s, 5m, 2h, 3d or 1h30m")
+    seconds = sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+    if seconds > MAX_DURATION.total_seconds():
+        raise InvalidValue(
+            f"the duration {shortened(text)} is too long", f"use at most {format_duration(MAX_DURATION)}"
+        )
     return timedelta(seconds=seconds)
 
 
+def is_duration(text: str) -> bool:
+    """Return whether a text is written as a duration."""
+    return _DURATION.fullmatch(text) is not None
+
+
 def format_duration(duration: timedelta) -> str:
-    """A duration as it is written in the config."""
+    """Return a duration in its largest whole unit, as `parse_duration` reads it: `90m`, `3d`. Fractions are dropped."""
     seconds = int(duration.total_seconds())
-    for unit, size in reversed(_UNITS.items()):
+    for unit, size in reversed(_SECONDS.items()):
         if seconds and seconds % size == 0:
             return f"{seconds // size}{unit}"
     return "0s"

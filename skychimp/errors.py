@@ -1,29 +1,29 @@
-"""Everything that can go wrong: one class for each thing a person can act on.
+"""Errors that a person can act on. Each class has a process exit status and a stable code for scripts.
 
 SkychimpError (1)
-├── InvalidValue (2)          a value that can't be used
-├── ConfigError (3)           the config says something that can't be meant
-├── StoreNotReady (3)         there is no store, or it is not ours, too new or damaged
-│   └── StoreHeld (3)         it was restored, and waits for a person
-├── ClockBehind (3)           this machine's clock is far behind the last run's
-├── NotFound (4)              no such object, or not yours
-├── Denied (5)                your role may not do this
-│   └── NotLoggedIn (5)
-├── Conflict (6)              something else stands in the way
-├── StoreFailed (1)           the disk is full, or the store can't be written
-├── Interrupted (130)         the person at the terminal stopped it
-└── RelayError (75)           the mail can't go out now; it stays where it is
-    ├── RelayAway             nobody answers, or says "later"
-    └── RelayRefuses          it answers, and a person has to change something
+├── InvalidValue (2)             an option, argument or value is invalid
+├── ConfigError (3)              the configuration is invalid or cannot be read
+├── StoreNotReady (3)            the store is missing, damaged, too new or not ours
+│   └── StoreHeld (3)            the store was restored and waits for a person's decision
+├── ClockBehind (3)              this machine's clock is far behind the last run's
+├── NotFound (4)                 the object does not exist, or belongs to somebody else
+├── Denied (5)                   the role does not allow this
+│   └── NotLoggedIn (5)          nobody is logged in
+├── Conflict (6)                 the current state does not allow this
+├── StoreFailed (1)              the store cannot be written, for example because the disk is full
+├── Interrupted (130)            the user pressed Ctrl-C
+└── RelayError (75)              the mail server did not take the mail, which stays queued
+    ├── RelayUnavailable (75)    there was no answer, or a temporary error
+    └── RelayRefused (75)        a person has to change something before it works
 """
 
 from typing import ClassVar
 
 
 class SkychimpError(Exception):
-    """An error that a person sees: one line of message and, where there is one, a hint.
+    """The base of all errors that are shown to the user: a one-line message and an optional hint.
 
-    `code` is the stable name for scripts, `exit_status` the process's.
+    `code` is the stable name for scripts, `exit_status` the exit status of the process.
     """
 
     code: ClassVar[str] = "failed"
@@ -36,65 +36,93 @@ class SkychimpError(Exception):
 
 
 class InvalidValue(SkychimpError):
+    """An option, argument or value is invalid."""
+
     code = "invalid_value"
     exit_status = 2
 
 
 class ConfigError(SkychimpError):
+    """The configuration is invalid or cannot be read."""
+
     code = "config"
     exit_status = 3
 
 
 class StoreNotReady(SkychimpError):
+    """The store is missing, damaged, too new, or not a Skychimp store."""
+
     code = "store_not_ready"
     exit_status = 3
 
 
 class StoreHeld(StoreNotReady):
+    """The store was restored from a backup and sends nothing until a person decides."""
+
     code = "store_held"
 
 
 class ClockBehind(SkychimpError):
+    """This machine's clock is far behind the time of the last run."""
+
     code = "clock_behind"
     exit_status = 3
 
 
 class NotFound(SkychimpError):
+    """The object does not exist, or belongs to somebody else. Callers cannot tell which."""
+
     code = "not_found"
     exit_status = 4
 
 
 class Denied(SkychimpError):
+    """The role of the user does not allow this."""
+
     code = "denied"
     exit_status = 5
 
 
 class NotLoggedIn(Denied):
+    """This needs a login, and there is no valid session."""
+
     code = "not_logged_in"
 
 
 class Conflict(SkychimpError):
+    """The current state does not allow this, for example because the object exists or is in use."""
+
     code = "conflict"
     exit_status = 6
 
 
 class StoreFailed(SkychimpError):
+    """The store cannot be read or written, for example because the disk is full."""
+
     code = "store_failed"
 
 
 class Interrupted(SkychimpError):
+    """The user stopped the command, for example with Ctrl-C."""
+
     code = "interrupted"
     exit_status = 130
 
 
 class RelayError(SkychimpError):
+    """The mail server did not take the mail. It stays queued."""
+
     code = "relay"
     exit_status = 75
 
 
 class RelayUnavailable(RelayError):
+    """The mail server did not answer, or reported a temporary error."""
+
     code = "relay_away"
 
 
 class RelayRefused(RelayError):
+    """The mail server refused, and a person has to change something before it works."""
+
     code = "relay_refuses"

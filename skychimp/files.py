@@ -1,6 +1,7 @@
-"""Read and write files safely: no half-written file, no link followed, nothing blocked.
+"""Read and write files safely: never leave half a file, follow a link, or wait for a pipe.
 
-A new file is written under a temporary name beside its place and gets its own name once it is complete and on the disk.
+A new file is written under a temporary name in the same folder. It gets its own name once it is complete and flushed to
+the disk.
 """
 
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-_LEFTOVERS = ("", "-journal", "-wal", "-shm")
+_SQLITE_SUFFIXES = ("", "-journal", "-wal", "-shm")
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -20,22 +21,22 @@ def write_file(path: Path, data: bytes, *, replace: bool = True) -> None:
 
     Raises FileExistsError if the file exists and `replace` is false, and OSError.
     """
-    with new_file(path, replace=replace) as opened:
-        opened.write(data)
+    with new_file(path, replace=replace) as file:
+        file.write(data)
 
 
 @contextmanager
 def new_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that gets its name at the end of the block. If the block fails, there is no new file.
+    """Open a new file that gets its name at the end of the block, and is removed if the block fails.
 
     It is readable by its owner only. Raises FileExistsError if the file exists and `replace` is false, and OSError.
     """
     draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(draft, _CREATE | os.O_WRONLY, 0o600), "wb") as opened:
-            yield opened
-            opened.flush()
-            os.fsync(opened.fileno())
+        with os.fdopen(os.open(draft, _CREATE | os.O_WRONLY, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         publish(draft, path, replace=replace)
     finally:
         draft.unlink(missing_ok=True)
@@ -43,17 +44,17 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """Create an empty file that only we can read, and remove it after the block with all that SQLite put beside it."""
+    """Create an empty file, readable by its owner only. After the block it is removed with SQLite's files beside it."""
     os.close(os.open(path, _CREATE | os.O_RDWR, 0o600))
     try:
         yield path
     finally:
-        for suffix in _LEFTOVERS:
+        for suffix in _SQLITE_SUFFIXES:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def publish(draft: Path, path: Path, *, replace: bool = False) -> None:
-    """Give a complete file its name, on the disk too.
+    """Give a complete file its name, and flush the name to the disk.
 
     Raises FileExistsError if the file exists and `replace` is false, and OSError.
     """
@@ -63,26 +64,26 @@ def publish(draft: Path, path: Path, *, replace: bool = False) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk, so that a new name survives a power loss."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def open_file(path: Path | str, *, dir_fd: int | None = None) -> int:
     """Open a regular file for reading, without following a link and without waiting for a pipe.
 
-    Returns a file descriptor. Raises OSError, also for anything but a regular file.
+    Returns a file descriptor. Raises OSError, also if it is not a regular file.
     """
-    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
-        os.close(opened)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(0, "not a regular file", str(path))
-    return opened
+    return descriptor
 
 
-def is_private(opened: int, *, forbidden: int = 0o077) -> bool:
+def is_private(descriptor: int, *, forbidden: int = 0o077) -> bool:
     """Return whether an open file or folder is ours and grants others none of the `forbidden` permissions."""
-    status = os.fstat(opened)
+    status = os.fstat(descriptor)
     return status.st_uid == os.geteuid() and not status.st_mode & forbidden

@@ -1,4 +1,4 @@
-"""The one Markdown renderer, and plain excerpts of what it renders; pure."""
+"""Render Markdown to safe HTML, and make plain excerpts of it; pure."""
 
 import html
 import re
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-LONGEST_EXCERPT = 240
-EXCERPT_SOURCE = 5_000
-"""Characters at the beginning of a text that its excerpt is taken from."""
+MAX_EXCERPT_LENGTH = 240
+
+_MAX_SOURCE_LENGTH = 5_000
+"""Characters at the beginning of a text that its excerpt is made from."""
 
 _SAFE_LINK = re.compile(r"(https?:|mailto:|(?![^/?#]*:))", re.IGNORECASE)
 
@@ -33,19 +34,23 @@ def to_html(source: str) -> str:
 
 
 def excerpt(source: str) -> str:
-    """Return the first paragraph of a Markdown text in plain words, cut at the end of a word."""
+    """Return the first paragraph of a Markdown text without markup, cut at the end of a word.
+
+    Without a paragraph that has text, it is the beginning of the whole text.
+    """
     try:
-        rendered = to_html(source[:EXCERPT_SOURCE])
-    except Exception:  # one post must not hold up a mailing or the site
+        rendered = to_html(source[:_MAX_SOURCE_LENGTH])
+    except Exception:  # a bug of the renderer with one post must not stop a mailing or the site
         return ""
     paragraphs = re.findall(r"<p>(.*?)</p>", rendered, re.DOTALL)
-    text = next(filter(None, map(_plain, paragraphs)), "") or _plain(rendered)
-    if len(text) <= LONGEST_EXCERPT:
+    text = next(filter(None, map(_without_tags, paragraphs)), "") or _without_tags(rendered)
+    if len(text) <= MAX_EXCERPT_LENGTH:
         return text
-    cut = text[:LONGEST_EXCERPT]
+    cut = text[:MAX_EXCERPT_LENGTH]
     whole_words = cut.rpartition(" ")[0]
-    return (whole_words if len(whole_words) > LONGEST_EXCERPT // 2 else cut) + "…"
+    # Chinese and Japanese have few spaces or none, so a cut at the last one could leave almost nothing.
+    return (whole_words if len(whole_words) > MAX_EXCERPT_LENGTH // 2 else cut) + "…"
 
 
-def _plain(rendered: str) -> str:
+def _without_tags(rendered: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", rendered)).split())

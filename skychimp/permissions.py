@@ -1,4 +1,4 @@
-"""Who may do what: one table of actions and roles; pure.
+"""Decide who may do what, by one table of actions and roles; pure.
 
 A service calls `authorize` before it does anything, and limits its query to the scope that it gets back.
 """
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from skychimp.errors import Denied, NotLoggedIn
-from skychimp.models import Role
-from skychimp.shell import run_hint
+from skychimp.roles import Role
 
 
 class Scope(StrEnum):
-    """Whose objects an action may touch: one's own, or everybody's."""
+    """Whose objects an action may touch: the actor's own, or all users'."""
 
     OWN = "own"
     ALL = "all"
@@ -43,7 +42,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: a user with a role, or nobody who is logged in (`role` is None)."""
+    """The user who runs a command, with a role; ANONYMOUS, without a role, if nobody is logged in."""
 
     user_id: int = 0
     email: str = ""
@@ -52,7 +51,7 @@ class Actor:
 
 ANONYMOUS = Actor()
 OPERATOR = Actor(role=Role.ADMIN)
-"""Whoever runs the service: allowed by the store's file mode instead of a login."""
+"""The account that runs the service. It is trusted because it can write the store's file, and needs no login."""
 
 _OWNERS = {Role.USER: Scope.OWN, Role.ADMIN: Scope.OWN}
 _OVERSEERS = {Role.USER: Scope.OWN, Role.MANAGER: Scope.ALL, Role.ADMIN: Scope.ALL}
@@ -81,17 +80,17 @@ TABLE: dict[Action, dict[Role, Scope]] = {
     Action.MAINTAIN_STORE: _ADMINS,
 }
 
-OVERSEEN = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}
-"""The roles of the users that a manager or an admin may see, block and promote."""
+MANAGED_ROLES = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}
+"""The roles of the users that a manager or an administrator may see, block and promote."""
 
 
 def authorize(actor: Actor, action: Action) -> Scope:
-    """Return whose objects this actor's action may touch.
+    """Return whose objects the actor's action may touch.
 
-    Raises NotLoggedIn if nobody is logged in, and Denied if the role may not do it at all.
+    Raises NotLoggedIn if nobody is logged in, and Denied if the actor's role does not allow the action at all.
     """
     if actor.role is None:
-        raise NotLoggedIn("you are not logged in", run_hint("login", "--email", "YOU@EXAMPLE.ORG"))
+        raise NotLoggedIn("you are not logged in", 'run "skychimp login --email YOU@EXAMPLE.ORG"')
     scope = TABLE[action].get(actor.role)
     if scope is None:
         raise Denied(f"{_with_article(actor.role)} may not {action}")
@@ -99,7 +98,7 @@ def authorize(actor: Actor, action: Action) -> Scope:
 
 
 def scope_of(actor: Actor, action: Action) -> Scope | None:
-    """Return whose objects this actor's action may touch, or None if it is not allowed."""
+    """Return whose objects the actor's action may touch, or None if the action is not allowed."""
     try:
         return authorize(actor, action)
     except Denied:
@@ -107,12 +106,12 @@ def scope_of(actor: Actor, action: Action) -> Scope | None:
 
 
 def authorize_over(actor: Actor, action: Action, user_id: int, role: Role) -> None:
-    """Raise Denied unless this actor may do this to the user with this id and role."""
+    """Raise Denied unless the actor may perform the action on the user with this id and role."""
     authorize(actor, action)
     if user_id == actor.user_id and action != Action.SEE_USERS:
         raise Denied("you cannot do that to your own account", "ask another administrator")
     assert actor.role is not None
-    if role not in OVERSEEN[actor.role]:
+    if role not in MANAGED_ROLES[actor.role]:
         raise Denied(f"{_with_article(actor.role)} may not {action} with the role {role}")
 
 

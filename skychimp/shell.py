@@ -1,4 +1,4 @@
-"""Commands that are shown to a person, quoted so that they can be pasted into a shell; pure."""
+"""Quote the commands that are shown to a person, so that they can be pasted into a shell; pure."""
 
 import shlex
 

@@ -1,66 +1,70 @@
-"""Validate, shorten and count what people type and read; pure."""
+"""Check, shorten and count text for people; pure."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 from skychimp.errors import InvalidValue
 
-LONGEST_TAG = 100
-MOST_TAGS = 100
+MAX_TAG_LENGTH = 100
+MAX_TAGS = 100
 
-_ALLOWED_IN_TEXT = dict.fromkeys(map(ord, "\t\n"), " ")
-_FORBIDDEN = {
+_TAB_AND_NEWLINE = dict.fromkeys(map(ord, "\t\n"), " ")
+_FORBIDDEN_CATEGORIES = {
     "Cc": "a control character or a line break",
     "Zl": "a line break",
     "Zp": "a line break",
     "Cs": "invalid UTF-8",
 }
-"""Unicode categories that no text may contain. Format characters are part of many scripts."""
+"""Unicode categories that no text may contain. Format characters are allowed: many scripts need them."""
 
 
-def one_line(value: str, what: str, longest: int) -> str:
-    """Return a line of Unicode text without spaces around it.
+def one_line(value: str, noun: str, max_length: int) -> str:
+    """Return a line of Unicode text without surrounding spaces.
 
-    `what` names the value in the error. Raises InvalidValue if it has a line break or a control character, or more
-    than `longest` characters.
+    `noun` names the value in the error. Raises InvalidValue if the text has a line break or a control character, or
+    more than `max_length` characters.
     """
-    if not value.isprintable() and (fault := _fault(value)):
-        raise InvalidValue(f"the {what} {shortened(value)} contains {fault}", f"write the {what} on one line")
-    _require_length(value, what, longest)
+    if not value.isprintable() and (problem := _forbidden_category(value)):
+        raise InvalidValue(f"the {noun} {shortened(value)} contains {problem}", f"write the {noun} on one line")
+    _require_length(value, noun, max_length)
     return value.strip()
 
 
-def some_lines(value: str, what: str, longest: int) -> str:
+def some_lines(value: str, noun: str, max_length: int) -> str:
     """Return lines of Unicode text with LF line ends.
 
-    `what` names the value in the error. Raises InvalidValue if it has a control character, or more than `longest`
-    characters.
+    `noun` names the value in the error. Raises InvalidValue if the text has a control character, or more than
+    `max_length` characters.
     """
     value = value.replace("\r\n", "\n").replace("\r", "\n")
-    if fault := _fault(value.translate(_ALLOWED_IN_TEXT)):
-        raise InvalidValue(f"the {what} {shortened(value)} contains {fault}")
-    _require_length(value, what, longest)
+    if problem := _forbidden_category(value.translate(_TAB_AND_NEWLINE)):
+        raise InvalidValue(f"the {noun} {shortened(value)} contains {problem}")
+    _require_length(value, noun, max_length)
     return value
 
 
 def checked_tags(tags: Sequence[str]) -> list[str]:
-    """Return tags in order and without duplicates.
+    """Return the tags sorted and without duplicates.
 
-    Raises InvalidValue for more than MOST_TAGS, or a tag that is empty, too long, or has a comma or semicolon.
+    Raises InvalidValue for more than MAX_TAGS, or a tag that is empty, too long, or has a comma or semicolon.
     """
     for tag in tags:
         if not tag.strip() or "," in tag or ";" in tag:
-            raise InvalidValue(f"invalid tag {shortened(tag)}", "a tag is one line without commas or semicolons")
-    found = sorted({one_line(tag, "tag", LONGEST_TAG) for tag in tags}) if tags else []
-    if len(found) > MOST_TAGS:
-        raise InvalidValue(f"too many tags: {len(found)}", f"a client has at most {MOST_TAGS} tags")
-    return found
+            raise InvalidValue(f"invalid tag {shortened(tag)}", "use one line without commas or semicolons")
+    distinct = sorted({one_line(tag, "tag", MAX_TAG_LENGTH) for tag in tags}) if tags else []
+    if len(distinct) > MAX_TAGS:
+        raise InvalidValue(f"too many tags: {len(distinct)}", f"use at most {MAX_TAGS} tags")
+    return distinct
 
 
-def shortened(value: str) -> str:
-    """Return the value in quotes, cut after 40 characters."""
-    return repr(value if len(value) <= 40 else value[:40] + "…")
+def shortened(value: str, max_length: int = 40) -> str:
+    """Return a value in quotes for an error message, cut after `max_length` characters.
+
+    Control, format and other invisible characters are escaped.
+    """
+    if len(value) > max_length:
+        value = value[:max_length] + "…"
+    return f'"{value}"' if value.isprintable() else repr(value)
 
 
 def count_of(number: int, noun: str, plural: str = "") -> str:
@@ -69,17 +73,23 @@ def count_of(number: int, noun: str, plural: str = "") -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
-    """Return `did you mean X?` for the known words that are close to a mistyped one, "" if none is."""
+    """Return `did you mean X?` for the known words that resemble a mistyped one, "" if none does.
+
+    At most `most` words are suggested. `cutoff` is the least similarity, from 0 to 1.
+    """
+    from difflib import get_close_matches
+
     close = get_close_matches(word, list(known), n=most, cutoff=cutoff)
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
-def _require_length(value: str, what: str, longest: int) -> None:
-    if len(value) > longest:
-        raise InvalidValue(f"the {what} {shortened(value)} is longer than {longest:,} characters")
+def _require_length(value: str, noun: str, max_length: int) -> None:
+    if len(value) > max_length:
+        raise InvalidValue(f"the {noun} {shortened(value)} is longer than {max_length:,} characters")
 
 
-def _fault(value: str) -> str | None:
+def _forbidden_category(value: str) -> str | None:
     if value.isprintable():
         return None
-    return next(filter(None, (_FORBIDDEN.get(unicodedata.category(character)) for character in value)), None)
+    problems = (_FORBIDDEN_CATEGORIES.get(unicodedata.category(character)) for character in value)
+    return next(filter(None, problems), None)

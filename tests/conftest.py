@@ -1,6 +1,5 @@
-"""What many tests begin with: a real store in a file of its own, people with an account there, and command lines."""
+"""Provide the fixtures that many tests share: a new store in a file, users with an account, and command lines."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,16 +11,17 @@ from support.command import Home
 
 from skychimp.models import Login, Role, User
 from skychimp.permissions import Actor
+from skychimp.services.accounts import session_rule
 from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store
 
-settings.register_profile("skychimp", deadline=None)  # a slow machine is no defect
+settings.register_profile("skychimp", deadline=None)  # tests must pass on a slow machine
 settings.load_profile("skychimp")
 
 
 @pytest.fixture(scope="session")
 def _new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store as `create_store` makes it, to be copied: making it anew for each test would take most of the time."""
+    """Return the file of an empty store to copy. Creating one for each test would take most of the time."""
     path = tmp_path_factory.mktemp("new") / "skychimp.db"
     create_store(f"sqlite:///{path}").close()
     return path
@@ -29,7 +29,7 @@ def _new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(_new_store: Path, tmp_path: Path) -> Iterator[Store]:
-    """A new store, without anybody in it."""
+    """Return an empty store."""
     path = tmp_path / "skychimp.db"
     shutil.copy(_new_store, path)
     opened = open_store(f"sqlite:///{path}")
@@ -37,8 +37,8 @@ def store(_new_store: Path, tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def enrol(store: Store, name: str, role: Role = Role.USER) -> Actor:
-    """Give somebody an account, `name@skychimp.test`."""
+def create_user(store: Store, name: str, role: Role = Role.USER) -> Actor:
+    """Create a user `NAME@skychimp.test` and return them as the actor."""
     email = f"{name}@skychimp.test"
     now = datetime.now(UTC)
     with store.write() as db:
@@ -51,38 +51,39 @@ def enrol(store: Store, name: str, role: Role = Role.USER) -> Actor:
 
 @pytest.fixture
 def ada(store: Store) -> Actor:
-    """A user."""
-    return enrol(store, "ada")
+    """Return a user."""
+    return create_user(store, "ada")
 
 
 @pytest.fixture
 def bob(store: Store) -> Actor:
-    """Another user."""
-    return enrol(store, "bob")
+    """Return another user."""
+    return create_user(store, "bob")
 
 
 @pytest.fixture
 def manager(store: Store) -> Actor:
-    return enrol(store, "manager", Role.MANAGER)
+    """Return a manager."""
+    return create_user(store, "manager", Role.MANAGER)
 
 
 @pytest.fixture
 def admin(store: Store) -> Actor:
-    return enrol(store, "admin", Role.ADMIN)
+    """Return an administrator."""
+    return create_user(store, "admin", Role.ADMIN)
 
 
 @pytest.fixture
 def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
-    """Logs somebody in at a command line of their own."""
+    """Return a function that logs a user in and returns their command line."""
 
     def home_of(actor: Actor) -> Home:
         token, now = f"token of {actor.email}", datetime.now(UTC)
-        digest = hashlib.sha256(token.encode()).hexdigest()
         with store.write() as db:
             db.add(
                 Login(
                     user_id=actor.user_id,
-                    token_hash=digest,
+                    token_hash=session_rule.hash_token(token),
                     created_at=now,
                     seen_at=now,
                     expires_at=now + timedelta(days=1),
@@ -103,5 +104,5 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
 
 @pytest.fixture
 def home(home_of: Callable[[Actor], Home], ada: Actor) -> Home:
-    """Ada's command line."""
+    """Return Ada's command line."""
     return home_of(ada)

@@ -1,4 +1,4 @@
-"""Imports go down only: the house of the design, held over every module, imports inside of functions included."""
+"""Test that imports only go down the layers, in every module and also inside functions."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -11,92 +11,121 @@ import skychimp
 ROOT = Path(skychimp.__file__).parent
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in ROOT.rglob("*.py")
-    if path != ROOT / "__init__.py"  # the version, which imports nothing
+    for path in sorted(ROOT.rglob("*.py"))
+    if path != ROOT / "__init__.py"  # imports nothing
 }
 
-WORDS = {"errors", "models", "addresses", "transport.interfaces"} | {
-    name for name in MODULES if name.startswith("models.")
-}
-"""What everybody may speak of: errors, tables and states, addresses, and what a transport is given and gives back."""
+VOCABULARY = {"errors", "roles", "transport.interfaces"} | {name for name in MODULES if name.startswith("models")}
+"""What every module may use: errors, roles, tables and states, and what a transport is given and returns."""
 
 PURE = {
-    "permissions",
-    "durations",
-    "markdown",
-    "shell",
-    "text",
-    "delivery.scheduling.recurrence",
-    "delivery.scheduling.time_input",
+    "addresses",
     "delivery.composing.compose",
     "delivery.composing.digest",
     "delivery.composing.mime",
     "delivery.composing.templates",
-    "delivery.sending.retry_policy",
+    "delivery.scheduling.recurrence",
+    "delivery.scheduling.time_input",
     "delivery.sending.replies",
+    "delivery.sending.retry_policy",
+    "durations",
+    "markdown",
+    "permissions",
+    "shell",
+    "text",
+    "timezones",
     "transport.smtp_protocol",
 }
-"""Decisions without I/O: they know the words and each other."""
+"""Modules without I/O. They use only the vocabulary and each other."""
 
-LAYERS = ("files", "config", "store transport", "delivery", "services", "site", "cli", "__main__")
-"""The rest, from the lowest layer up; a module imports what is below it, or beside it in its own folder."""
+LAYERS = (
+    {"files"},
+    {"config"},
+    {"store", "transport"},
+    {"delivery.composing"},
+    {"delivery.scheduling"},
+    {"delivery.sending"},
+    {"services"},
+    {"site"},
+    {"cli"},
+    {"cli.commands"},
+    {"__main__"},
+)
+"""The other modules by folder, from the lowest layer up. A module imports from its own folder and from lower layers."""
 
 IMPURE = {"asyncio", "os", "pathlib", "random", "secrets", "socket", "sqlalchemy", "sqlmodel", "subprocess"}
 
 
-def imported(path: Path) -> set[str]:
-    """The full names of all that a module imports, wherever in it."""
-    found = set()
+def imported_names(path: Path) -> set[str]:
+    """Return the full names of everything that a module imports."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def ours(module: str) -> set[str]:
-    """The modules of the package that a module imports."""
-    found = set()
-    for name in imported(MODULES[module]):
-        first, _, rest = name.partition(".")
-        while rest and rest not in MODULES:  # the last part is what was taken out of the module
+def imported_modules(module: str) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    modules = set()
+    for name in imported_names(MODULES[module]):
+        package, _, rest = name.partition(".")
+        while rest and rest not in MODULES:  # the last part is a name in the module
             rest = rest.rpartition(".")[0]
-        if first == "skychimp" and rest:
-            found.add(rest)
-    return found
+        if package == "skychimp" and rest:
+            modules.add(rest)
+    return modules
 
 
-def layer(module: str) -> int:
-    folder = module.partition(".")[0]
-    (level,) = (level for level, folders in enumerate(LAYERS) if folder in folders.split())
+def folder_of(module: str) -> str:
+    """Return the folder of LAYERS that a module belongs to, the most specific one."""
+    folders = [folder for layer in LAYERS for folder in layer if f"{module}.".startswith(f"{folder}.")]
+    assert folders or module == "delivery", f"{module} is in no layer"
+    return max(folders, key=len, default="delivery.composing")
+
+
+def layer_of(module: str) -> int:
+    """Return the number of a module's layer, 0 for the lowest."""
+    (level,) = (level for level, folders in enumerate(LAYERS) if folder_of(module) in folders)
     return level
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down_only(module: str) -> None:
-    if module in WORDS:
-        assert ours(module) <= WORDS
+    if module in VOCABULARY:
+        assert imported_modules(module) <= VOCABULARY
     elif module in PURE:
-        assert ours(module) <= WORDS | PURE
+        assert imported_modules(module) <= VOCABULARY | PURE
     else:
-        folder = module.partition(".")[0]
-        for name in ours(module) - WORDS - PURE:
-            assert layer(name) < layer(module) or name.partition(".")[0] == folder, f"{module} imports {name}"
+        for name in imported_modules(module) - VOCABULARY - PURE:
+            assert layer_of(name) < layer_of(module) or folder_of(name) == folder_of(module), f"{module} imports {name}"
 
 
-def test_store_and_transport_never_see_each_other() -> None:
+def test_store_and_transport_do_not_import_each_other() -> None:
     for module in MODULES:
         folder = module.partition(".")[0]
         other = {"store": "transport", "transport": "store"}.get(folder)
-        assert not [name for name in ours(module) if name.partition(".")[0] == other]
+        assert not [name for name in imported_modules(module) if name.partition(".")[0] == other]
+
+
+def test_lists_are_sorted_and_exist() -> None:
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    (pure,) = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PURE"
+    )
+    assert isinstance(pure, ast.Set)
+    names = [ast.literal_eval(element) for element in pure.elts]
+    assert names == sorted(names)
+    assert set(names) <= set(MODULES)
 
 
 @pytest.mark.parametrize("module", sorted(PURE))
-def test_the_pure_ones_do_nothing(module: str) -> None:
-    assert not {name.partition(".")[0] for name in imported(MODULES[module])} & IMPURE
+def test_pure_modules_do_no_io(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imported_names(MODULES[module])} & IMPURE
 
 
-def test_no_import_goes_in_a_circle() -> None:
-    TopologicalSorter({module: ours(module) for module in MODULES}).prepare()
+def test_imports_have_no_cycle() -> None:
+    TopologicalSorter({module: imported_modules(module) for module in MODULES}).prepare()

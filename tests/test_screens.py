@@ -1,4 +1,4 @@
-"""The README's pictures are what the commands show today; every screen fits the terminal and loses nothing."""
+"""Test that the README's pictures are up to date, and that every screen fits the terminal."""
 
 import re
 import shlex
@@ -18,11 +18,11 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 ADDRESSES = ["ada@example.org", "grace@example.org", "natalya@example.org", "nobody@example.org"]
 
 
-def test_the_pictures_show_what_the_commands_show() -> None:
+def test_pictures_are_up_to_date() -> None:
     for name, svg in screens.pictures():
         path = screens.FOLDER / f"{name}.svg"
         assert screens.texts(svg) == screens.texts(path.read_text(encoding="utf-8")), (
-            f"{name}.svg shows what was: run: cd tests && python -m support.screens"
+            f'{name}.svg is outdated: run "cd tests && python -m support.screens"'
         )
         assert f"tests/pictures/{name}.svg" in README
     assert {path.stem for path in screens.FOLDER.iterdir()} == set(screens.SCREENS)
@@ -33,7 +33,7 @@ def test_the_pictures_show_what_the_commands_show() -> None:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home in which something of each kind is to be seen."""
+    """A home with a store that has something of each kind."""
     with demo_server() as receiver:
         home = Home(
             tmp_path_factory.mktemp("full"),
@@ -44,7 +44,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
             SKYCHIMP_SMTP__SECURITY="none",
         )
         (home.folder / "people.csv").write_text(screens.PEOPLE, encoding="utf-8")
-        rest = ["--tag", "vip", "--end", "2032-01-01", "--timezone", "America/Argentina/Buenos_Aires"]
+        options = ["--tag", "vip", "--end", "2032-01-01", "--timezone", "America/Argentina/Buenos_Aires"]
         for command in (
             ["init", "--email", "you@example.org"],
             ["clients", "import", "people.csv"],
@@ -57,7 +57,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
                 "Hi",
             ],
             ["mailings", "create", "--message", "1", "--start", "now", "--every", "month", "--all-clients"],
-            ["mailings", "create", "--message", "1", "--start", "2031-01-31 09:00", "--every", "week", *rest],
+            ["mailings", "create", "--message", "1", "--start", "2031-01-31 09:00", "--every", "week", *options],
         ):
             assert home.call(*command).status == 0
     return home
@@ -79,35 +79,35 @@ SCREENS = {
     "report 1": ["4 sent", "1 failed"],
     "run": ["nothing was due"],
     "run --dry-run": ["nothing is due"],
-    "status": ["fine"],
-    "resolve": ["no delivery is unknown"],
+    "status": ["ok"],
+    "resolve": ["no unknown deliveries"],
     "help": ["exit-statuses", "templates"],
     "help time": ["+10m"],
-    "clients show 99": ["error: there is no client '99'", "hint: see them: skychimp clients list"],
+    "clients show 99": ["error: client 99 not found", 'hint: run "skychimp clients list"'],
 }
-"""Each screen, and what must not be cut or broken on it."""
+"""Each command, and texts on its screen that must not be cut or wrapped."""
 
-TEXTS = {"clients show 5", "mailings show 2", "messages show 1", "clients show 99"}
-"""Not laid out: what is longer than the terminal is wrapped by the terminal itself."""
+WRAPPED = {"clients show 5", "mailings show 2", "messages show 1", "clients show 99"}
+"""Commands with long lines, which the terminal wraps."""
 
 
 @pytest.mark.parametrize("command", SCREENS)
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}], ids=["colour", "no-colour"])
-def test_a_screen_fits_and_loses_nothing(full: Home, command: str, width: int, environ: dict[str, str]) -> None:
+def test_screen_fits_and_cuts_nothing(full: Home, command: str, width: int, environ: dict[str, str]) -> None:
     done = full.call(*command.split(), width=width, environ=environ)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.out + done.err).replace("\r", "\n")
     for line in shown.splitlines():
-        assert cell_len(line.rstrip()) <= width or command in TEXTS, line
-    for words in SCREENS[command]:
-        assert words in shown
-    assert "…" not in shown or command == "report 1"  # there it stands for what varies in replies
+        assert cell_len(line.rstrip()) <= width or command in WRAPPED, line
+    for text in SCREENS[command]:
+        assert text in shown
+    assert "…" not in shown or command == "report 1"  # there it stands for the parts that differ between replies
     colours = re.findall(r"\x1b\[[0-9;]*3[0-9][;0-9]*m", done.out + done.err)
     assert not (environ and colours)
 
 
 @pytest.mark.parametrize("command", SCREENS)
-def test_a_dumb_terminal_is_a_pipe(full: Home, command: str) -> None:
+def test_dumb_terminal_is_treated_like_a_pipe(full: Home, command: str) -> None:
     dumb = full.call(*command.split(), width=80, environ={"TERM": "dumb"})
     assert "\x1b" not in dumb.out + dumb.err
     if not command.endswith("--help"):
@@ -115,23 +115,23 @@ def test_a_dumb_terminal_is_a_pipe(full: Home, command: str) -> None:
         assert (dumb.status, dumb.out) == (piped.status, piped.out)
 
 
-# What comes next
+# The suggested next command
 
 
 @pytest.fixture
-def again(full: Home, tmp_path: Path) -> Callable[[], Home]:
-    """That home again, as often as asked for: nobody else sees what is changed in it."""
+def copy_home(full: Home, tmp_path: Path) -> Callable[[], Home]:
+    """A function that returns a new copy of that home on each call."""
     (session,) = (full.folder / ".local/state/skychimp/sessions").iterdir()
-    kept = {name: value for name, value in full.environ.items() if name != "HOME"}
+    environ = {name: value for name, value in full.environ.items() if name != "HOME"}
 
-    def again() -> Home:
+    def copy_home() -> Home:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         shutil.copy(full.folder / ".local/share/skychimp/skychimp.db", folder)
         shutil.copy(full.folder / "people.csv", folder)
-        own = {"SKYCHIMP_STORE": str(folder / "skychimp.db"), "SKYCHIMP_TOKEN": session.read_text(encoding="ascii")}
-        return Home(folder, **kept | own, SKYCHIMP_MAIL__SENDER="you@example.org")
+        login = {"SKYCHIMP_STORE": str(folder / "skychimp.db"), "SKYCHIMP_TOKEN": session.read_text(encoding="ascii")}
+        return Home(folder, **environ | login, SKYCHIMP_MAIL__SENDER="you@example.org")
 
-    return again
+    return copy_home
 
 
 @pytest.mark.parametrize(
@@ -143,18 +143,18 @@ def again(full: Home, tmp_path: Path) -> Callable[[], Home]:
         ("messages update 1 --body Ho", "messages preview 1"),
         ("messages preview 1", "mailings create --message 1 --start now --every day --all-clients"),
         ("mailings create --message 1 --start +1d --every day --all-clients", "mailings preview 3"),
-        ("mailings create --message 1 --start now --every day --all-clients", "run"),  # the relay is gone
+        ("mailings create --message 1 --start now --every day --all-clients", "run"),  # the server has ended
         ("clients list", None),
     ],
 )
-def test_a_person_is_told_what_comes_next(again: Callable[[], Home], command: str, hint: str | None) -> None:
-    words, patience = shlex.split(command), {"SKYCHIMP_RUN__PATIENCE": "0s"}
-    told = again().call(*words, width=80, environ=patience)
-    assert told.status == 0
-    assert re.findall(r"next: skychimp (.*)", told.err) == ([hint] if hint else [])
-    for silent in (
-        again().call(*words, environ=patience),
-        again().call("-q", *words, width=80, environ=patience),
-        again().call(*words, "--json", width=80, environ=patience),
+def test_next_command_is_suggested(copy_home: Callable[[], Home], command: str, hint: str | None) -> None:
+    arguments, no_wait = shlex.split(command), {"SKYCHIMP_RUN__PATIENCE": "0s"}
+    result = copy_home().call(*arguments, width=80, environ=no_wait)
+    assert result.status == 0
+    assert re.findall(r"next: skychimp (.*)", result.err) == ([hint] if hint else [])
+    for quiet in (
+        copy_home().call(*arguments, environ=no_wait),
+        copy_home().call("-q", *arguments, width=80, environ=no_wait),
+        copy_home().call(*arguments, "--json", width=80, environ=no_wait),
     ):
-        assert "next: " not in silent.out + silent.err
+        assert "next: " not in quiet.out + quiet.err

@@ -1,11 +1,12 @@
-"""What the shell offers for an id, an address or a tag: what is in the store, and only what this person may see.
+"""Suggest ids, addresses, slugs and tags to the shell: those in the store that the person who types may see.
 
-It reads the store by SQL of its own, since the person waits for it at each Tab: SQLModel alone would take longer than
-all of it may. An error is no offer, and is never shown.
+A shell waits for this at each Tab, so nothing here may import SQLAlchemy or SQLModel: importing them takes longer than
+a person wants to wait. The queries are SQL therefore. Who may see what is decided by `permissions`, and whether a
+session is valid by `services.accounts.session_rule`, as for every command. An error is never shown: the shell would
+print it into the line that is being typed.
 """
 
 import contextlib
-import hashlib
 import inspect
 import os
 import time
@@ -18,162 +19,214 @@ from urllib.parse import quote, unquote
 import typer
 
 from skychimp.errors import SkychimpError
+from skychimp.permissions import ANONYMOUS, MANAGED_ROLES, Action, Actor, Scope, scope_of
+from skychimp.roles import Role
+from skychimp.services.accounts import session_rule
 
-MOST = 50
-PATIENCE = 0.1  # s
-_LAST = "\U0010ffff"
+MAX_SUGGESTIONS = 50
+MAX_DESCRIPTION = 60
+TIMEOUT_S = 0.1
+"""How long to wait for a locked store, and for a query."""
+
+_LAST_CHARACTER = "\U0010ffff"
+_MAX_ID_DIGITS = 18
 
 
-class _Kind(NamedTuple):
-    """A kind of object: the query for its id and a text about it; and, where it goes by a word, that for the word."""
+class Kind(NamedTuple):
+    """A kind of object that a parameter names: by its id, or by a name such as an address, a slug or a tag.
 
-    by_id: str
-    by_word: str = ""
+    Each query returns the value to suggest and its description. In place of `{visible}` it gets the condition that the
+    actor's scope for `action` allows.
+    """
+
+    action: Action
+    """What lists the objects of this kind."""
+    by_id: str = ""
+    by_name: str = ""
+    own: str = "owner_id = :user_id"
+    """The condition for an actor who may see their own objects."""
+    all: str = "1"
+    """The condition for an actor who may see everybody's."""
+    public: str | None = None
+    """The condition for everybody else, None if they may see nothing."""
 
 
-_CLIENT = _Kind(
-    "SELECT id, email FROM client WHERE owner_id = :me",
-    "SELECT email, name FROM client WHERE owner_id = :me AND address_key >= :first AND address_key < :last",
+_CLIENT = Kind(
+    Action.SEE_CLIENTS,
+    "SELECT id, email FROM client WHERE {visible}",
+    "SELECT email, name FROM client WHERE {visible} AND address_key >= :key AND address_key < :key_end",
 )
 KINDS = {
     "client": _CLIENT,
-    "message": _Kind("SELECT id, subject FROM message WHERE (owner_id = :me OR :overseer)"),
-    "mailing": _Kind(
+    "message": Kind(Action.SEE_MESSAGES, "SELECT id, subject FROM message WHERE {visible}"),
+    "mailing": Kind(
+        Action.SEE_MAILINGS,
         "SELECT mailing.id, subject FROM mailing JOIN message ON message.id = message_id"
-        " WHERE deleted_at IS NULL AND (mailing.owner_id = :me OR :overseer)"
+        " WHERE deleted_at IS NULL AND {visible}",
+        own="mailing.owner_id = :user_id",
     ),
-    "deliveries": _Kind(
+    "deliveries": Kind(
+        Action.RESOLVE_DELIVERIES,
         "SELECT delivery.id, address FROM delivery JOIN occurrence ON occurrence.id = occurrence_id"
         " JOIN mailing ON mailing.id = mailing_id"
-        " WHERE delivery.state = 'unknown' AND (owner_id = :me OR :admin)"
+        " WHERE delivery.state = 'unknown' AND deleted_at IS NULL AND {visible}",
     ),
-    "user": _Kind(
-        "SELECT id, email FROM user WHERE (:admin OR :overseer AND role IN ('user', 'editor'))",
-        "SELECT email, role FROM user WHERE (:admin OR :overseer AND role IN ('user', 'editor'))"
-        " AND address_key >= :first AND address_key < :last",
+    "user": Kind(
+        Action.SEE_USERS,
+        "SELECT id, email FROM user WHERE {visible}",
+        "SELECT email, role FROM user WHERE {visible} AND address_key >= :key AND address_key < :key_end",
+        all="role IN ({overseen_roles})",
     ),
-    "post": _Kind(
-        "SELECT id, title FROM post WHERE (published_at <= :now OR :editor)",
-        "SELECT slug, title FROM post WHERE (published_at <= :now OR :editor) AND slug >= :first AND slug < :last",
+    "post": Kind(
+        Action.WRITE_POSTS,
+        "SELECT id, title FROM post WHERE {visible}",
+        "SELECT slug, title FROM post WHERE {visible} AND slug >= :key AND slug < :key_end",
+        public="published_at <= :now",
     ),
-    "tag": _Kind(
-        "",
-        # From one tag to the next by the index: DISTINCT would read every row.
-        "WITH RECURSIVE known (tag) AS (SELECT min(tag) FROM client_tag WHERE tag >= :word UNION ALL"
+    "tag": Kind(
+        Action.SEE_CLIENTS,
+        # Recursion finds each next tag by the index. DISTINCT would read every row.
+        by_name="WITH RECURSIVE known (tag) AS (SELECT min(tag) FROM client_tag WHERE tag >= :typed UNION ALL"
         " SELECT (SELECT min(tag) FROM client_tag AS other WHERE other.tag > known.tag) FROM known"
         " WHERE tag IS NOT NULL)"
-        " SELECT tag, '' FROM known WHERE tag < :word || :beyond AND EXISTS (SELECT 1 FROM client_tag"
-        " JOIN client ON client.id = client_id WHERE client_tag.tag = known.tag AND owner_id = :me)",
+        " SELECT tag, '' FROM known WHERE tag < :typed || :last_character AND EXISTS (SELECT 1 FROM client_tag"
+        " JOIN client ON client.id = client_id WHERE client_tag.tag = known.tag AND {visible})",
     ),
 }
-"""By a parameter's name."""
+"""The kinds of objects by the name of the parameter that takes them."""
 
 
-def offer(app: typer.Typer) -> None:
-    """Let each parameter of these commands that is named like a kind offer what there is of that kind."""
+def add_completion(app: typer.Typer) -> None:
+    """Let each parameter of these commands that is named like a kind suggest objects of that kind."""
     for command in app.registered_commands:
         assert command.callback is not None
         for name, parameter in inspect.signature(command.callback).parameters.items():
-            for about in getattr(parameter.annotation, "__metadata__", ()):
-                is_address = name == "email" and isinstance(about, typer.models.ArgumentInfo)
+            for info in getattr(parameter.annotation, "__metadata__", ()):
+                is_address = name == "email" and isinstance(info, typer.models.ArgumentInfo)
                 kind = _CLIENT if is_address else KINDS.get(name)
-                if kind is not None and about.autocompletion is None:
-                    about.autocompletion = _offers(kind, by_word=about.metavar != "ID")
+                if kind is not None and info.autocompletion is None:
+                    info.autocompletion = _completer(kind, by_name=info.metavar != "ID")
 
 
 def join_words(environ: Mapping[str, str]) -> dict[str, str]:
-    """What bash says of the words, made whole: it breaks them at each `@` and `=`, and replaces only from there on.
+    """Return the environment's words of the command line as they were typed.
 
-    What is before the `@` in the word at hand is in `_SKYCHIMP_BEFORE`.
+    Bash breaks words at each `@` and `=`, and replaces only what comes after the last break. So the part of the last
+    word that stays in the line is returned as `_SKYCHIMP_BEFORE`.
     """
-    words, at = environ["COMP_WORDS"].split("\n"), int(environ["COMP_CWORD"])
-    *earlier, last = [*words, *[""] * (at + 1 - len(words))][: at + 1]
-    whole: list[str] = []
+    words, current = environ["COMP_WORDS"].split("\n"), int(environ["COMP_CWORD"])
+    *earlier, last = [*words, *[""] * (current + 1 - len(words))][: current + 1]
+    joined: list[str] = []
     for word in earlier:
-        if whole and (word == "@" or whole[-1].endswith("@")):
-            whole[-1] += word
+        if joined and (word == "@" or joined[-1].endswith("@")):
+            joined[-1] += word
         elif word != "=":
-            whole.append(word)
+            joined.append(word)
     before = ""
-    if whole and (last == "@" or whole[-1].endswith("@")):
-        before, last = whole.pop().removesuffix("@"), "@" + last.removeprefix("@")
-    return {"COMP_WORDS": "\n".join([*whole, last]), "COMP_CWORD": str(len(whole)), "_SKYCHIMP_BEFORE": before}
+    if joined and (last == "@" or joined[-1].endswith("@")):
+        before, last = joined.pop().removesuffix("@"), "@" + last.removeprefix("@")
+    return {"COMP_WORDS": "\n".join([*joined, last]), "COMP_CWORD": str(len(joined)), "_SKYCHIMP_BEFORE": before}
 
 
-def _offers(kind: _Kind, *, by_word: bool) -> Callable[[typer.Context, str], list[tuple[str, str]]]:
-    def offers(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-        before = os.environ.get("_SKYCHIMP_BEFORE", "")
-        found = _find(ctx.find_root().params, kind, before + incomplete, by_word=by_word)
-        return [(value.removeprefix(before), about) for value, about in found if _is_safe(value)]
+def find_suggestions(options: Mapping[str, Any], kind: Kind, typed: str, *, by_name: bool) -> list[tuple[str, str]]:
+    """Return the values that begin with what was typed, each with a description, and none if anything goes wrong.
 
-    return offers
-
-
-def _find(options: Mapping[str, Any], kind: _Kind, typed: str, *, by_word: bool) -> list[tuple[str, str]]:
-    """What begins like what was typed, with a few words about each; nothing where anything is wrong."""
+    `options` are the global options. Values are ids, and also names if `by_name` is true.
+    """
     from skychimp.cli import saved_session
     from skychimp.config import sources
 
     flags = {"store.url": options["store"]} if options.get("store") else {}
     config_file = Path(options["config"]) if options.get("config") else None
     with contextlib.suppress(SkychimpError, OSError, ValueError, _driver().Error):
-        url = sources.store_url(flags, config_file=config_file)
+        url = sources.load_store_url(flags, config_file=config_file)
         token = os.environ.get("SKYCHIMP_TOKEN") or saved_session.read(url)
-        with contextlib.closing(_open(url)) as connection:
-            given = _actor(connection, token or "") | _words(typed)
-            return [(str(value), _plain(about)) for value, about in _rows(connection, kind, typed, given, by_word)]
+        with contextlib.closing(_connect(url)) as db:
+            actor = _find_actor(db, token or "")
+            return [(str(value), _describe(text)) for value, text in _query(db, actor, kind, typed, by_name)]
     return []
 
 
-def _words(typed: str) -> dict[str, str]:
-    key = typed.lower()
-    return {"word": typed, "first": key, "last": key + _LAST, "beyond": _LAST, "now": _now()}
+def _completer(kind: Kind, *, by_name: bool) -> Callable[[typer.Context, str], list[tuple[str, str]]]:
+    def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+        before = os.environ.get("_SKYCHIMP_BEFORE", "")
+        suggestions = find_suggestions(ctx.find_root().params, kind, before + incomplete, by_name=by_name)
+        return [(value.removeprefix(before), text) for value, text in suggestions if _is_safe(value)]
+
+    return complete
 
 
-def _rows(connection: Any, kind: _Kind, typed: str, given: Mapping[str, Any], by_word: bool) -> Iterator[Any]:
-    if kind.by_id and (typed.isdecimal() or not (by_word and kind.by_word)):
-        chosen, table = _beginning_with(typed), kind.by_id.split()[1].rstrip(",")
-        ranges = " OR ".join(f"{table} BETWEEN {low} AND {high}" for low, high in chosen)
+def _query(db: Any, actor: Actor, kind: Kind, typed: str, by_name: bool) -> Iterator[tuple[Any, Any]]:
+    visible = _visible(kind, actor)
+    if visible is None:
+        return
+    parameters = _parameters(actor, typed)
+    if kind.by_id and (typed.isdecimal() or not (by_name and kind.by_name)):
+        query, table = kind.by_id.format(visible=visible), kind.by_id.split()[1].rstrip(",")
+        ranges = " OR ".join(f"{table} BETWEEN {first} AND {last}" for first, last in _id_ranges(typed))
         if ranges:
-            yield from connection.execute(f"{kind.by_id} AND ({ranges}) ORDER BY 1 DESC LIMIT {MOST}", given)
-    if kind.by_word and by_word:
-        yield from connection.execute(f"{kind.by_word} LIMIT {MOST}", given)
+            yield from db.execute(f"{query} AND ({ranges}) ORDER BY 1 DESC LIMIT {MAX_SUGGESTIONS}", parameters)
+    if kind.by_name and by_name:
+        yield from db.execute(f"{kind.by_name.format(visible=visible)} LIMIT {MAX_SUGGESTIONS}", parameters)
 
 
-def _beginning_with(digits: str) -> list[tuple[int, int]]:
-    """The ranges of the ids that begin with these digits."""
+def _visible(kind: Kind, actor: Actor) -> str | None:
+    """Return the SQL condition of the objects that an actor may see, None if it is none of them."""
+    scope = scope_of(actor, kind.action)
+    if scope is None:
+        return kind.public
+    if scope == Scope.OWN:
+        return kind.own
+    assert actor.role is not None
+    overseen_roles = ", ".join(f"'{role}'" for role in sorted(MANAGED_ROLES.get(actor.role, ())))
+    return kind.all.format(overseen_roles=overseen_roles)
+
+
+def _parameters(actor: Actor, typed: str) -> dict[str, Any]:
+    key = typed.lower()
+    return {
+        "user_id": actor.user_id,
+        "now": _as_stored(datetime.now(UTC)),
+        "typed": typed,
+        "key": key,
+        "key_end": key + _LAST_CHARACTER,
+        "last_character": _LAST_CHARACTER,
+    }
+
+
+def _id_ranges(digits: str) -> list[tuple[int, int]]:
+    """Return the ranges of the ids that begin with these digits, first and last id included."""
     if not digits:
-        return [(1, 10**18)]
+        return [(1, 10**_MAX_ID_DIGITS)]
     if not digits.isascii() or not digits.isdecimal() or digits.startswith("0"):
         return []
-    return [(int(digits) * 10**more, (int(digits) + 1) * 10**more - 1) for more in range(19 - len(digits))]
+    lengths = range(_MAX_ID_DIGITS + 1 - len(digits))
+    return [(int(digits) * 10**more, (int(digits) + 1) * 10**more - 1) for more in lengths]
 
 
-def _open(url: str) -> Any:
-    """A connection that changes nothing, and that gives up soon."""
+def _connect(url: str) -> Any:
+    """Open the store read-only, with a connection that gives up soon."""
     path = quote(unquote(url.removeprefix("sqlite:///")))
-    connection = _driver().connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE)
-    until = time.monotonic() + PATIENCE
-    connection.set_progress_handler(lambda: time.monotonic() > until, 1000)
-    return connection
+    db = _driver().connect(f"file:{path}?mode=ro", uri=True, timeout=TIMEOUT_S)
+    deadline = time.monotonic() + TIMEOUT_S
+    db.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
+    return db
 
 
-def _actor(connection: Any, token: str) -> dict[str, Any]:
-    """Who a token stands for, as `services.accounts.actor` has it, and what is not only that person's own."""
-    me, role = connection.execute(
-        "SELECT user.id, role FROM login JOIN user ON user.id = user_id WHERE token_hash = ? AND expires_at > ?"
-        " AND blocked_at IS NULL AND verified_at IS NOT NULL",
-        (hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest(), _now()),
-    ).fetchone() or (0, "")
-    admin = role == "admin"
-    return {"me": me, "overseer": admin or role == "manager", "editor": admin or role == "editor", "admin": admin}
+def _find_actor(db: Any, token: str) -> Actor:
+    parameters = session_rule.parameters(token, datetime.now(UTC))
+    stored = {name: _as_stored(value) for name, value in parameters.items()}
+    row = db.execute(session_rule.FIND_USER, stored).fetchone()
+    return Actor(row[0], row[1], Role(row[2])) if row else ANONYMOUS
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+def _as_stored(value: str | datetime) -> str:
+    """Return a time as SQLAlchemy stores it in SQLite, and a text as it is."""
+    return value if isinstance(value, str) else value.strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 def _driver() -> Any:
+    """Return the SQLite module that the store uses."""
     try:
         from pysqlite3 import dbapi2
     except ImportError:
@@ -182,11 +235,14 @@ def _driver() -> Any:
 
 
 def _is_safe(value: str) -> bool:
-    """Whether a shell takes it as one plain word: what came from outside must not run when it is completed."""
+    """Return whether a shell takes the value as one plain word. Stored values must not run when they are completed."""
     return all(character.isalnum() or character in "@.+-_%" for character in value) and value[:1] not in ("-", "+")
 
 
-def _plain(about: object) -> str:
-    """A few words without anything that a shell may run, or that moves a cursor: Typer quotes some of it only."""
-    words = "".join(each if each.isalnum() or each in " @.,-_" else " " for each in str(about))
-    return " ".join(words.split())[:60]
+def _describe(text: object) -> str:
+    """Return a short description without anything that a shell would run or a terminal would obey.
+
+    Typer quotes only some of these characters.
+    """
+    cleaned = "".join(character if character.isalnum() or character in " @.,-_" else " " for character in str(text))
+    return " ".join(cleaned.split())[:MAX_DESCRIPTION]

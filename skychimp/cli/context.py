@@ -1,4 +1,4 @@
-"""From the global options to settings, store and actor; each is looked up when a command first asks for it."""
+"""Provide a command with its settings, store and actor, each read when the command first asks for it."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.output import Output
-from skychimp.errors import InvalidValue, SkychimpError
+from skychimp.errors import InvalidValue, NotLoggedIn, SkychimpError
 
 if TYPE_CHECKING:
     from skychimp.config.settings import Settings
@@ -20,22 +20,21 @@ if TYPE_CHECKING:
     from skychimp.services.listing import ListOptions
     from skychimp.store.database import Store
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Output as JSON.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.", show_default=False)]
 Operator = Annotated[
-    bool, typer.Option("--operator", help="As whoever runs the service, without a login.", show_default=False)
+    bool,
+    typer.Option("--operator", help="Act as the operator of this installation, without a login.", show_default=False),
 ]
-Limit = Annotated[int | None, typer.Option(min=0, help="At most so many rows.", metavar="N")]
-Offset = Annotated[int, typer.Option(min=0, help="Leave out the first so many rows.", metavar="N")]
-Search = Annotated[str | None, typer.Option(help="Only rows that hold this text.", metavar="TEXT")]
-Sort = Annotated[
-    str | None, typer.Option(help="The column to sort by; -COLUMN for the other way round.", metavar="COLUMN")
-]
+Limit = Annotated[int | None, typer.Option(min=0, help="Show at most N rows.", metavar="N")]
+Offset = Annotated[int, typer.Option(min=0, help="Skip the first N rows.", metavar="N", show_default=False)]
+Search = Annotated[str | None, typer.Option(help="Only rows that contain this text.", metavar="TEXT")]
+Sort = Annotated[str | None, typer.Option(help="Sort by this column, or -COLUMN to reverse.", metavar="COLUMN")]
 
 
 @dataclass(frozen=True)
-class Options:
-    """The global options that say what a command works with; how it speaks is in Output."""
+class GlobalOptions:
+    """The global options that say what a command works with. Those about its output are in Output."""
 
     config: Path | None = None
     store: str | None = None
@@ -45,18 +44,19 @@ class Options:
 
 @dataclass
 class Context:
-    """What a command needs, from its global options on."""
+    """What a command works with: the global options, the settings, the store and the user who is logged in."""
 
-    options: Options = Options()
+    options: GlobalOptions = GlobalOptions()
     out: Output = field(default_factory=Output)
-    said: dict[str, str] = field(default_factory=dict)
-    """Settings that the command's own options say."""
+    overrides: dict[str, str] = field(default_factory=dict)
+    """Settings that the command's own options give, by name: `{"daemon.interval": "30s"}`."""
 
     @cached_property
     def settings(self) -> "Settings":
+        """The settings. Raises ConfigError."""
         from skychimp.config import sources
 
-        settings = sources.load(self.flags, config_file=self.options.config)
+        settings = sources.load_settings(self.flags, config_file=self.options.config)
         if self.options.verbose:
             self.out.note(f"config: {settings.config_file or 'none'}")
             self.out.note(f"store:  {settings.store_name}")
@@ -64,91 +64,100 @@ class Context:
 
     @property
     def flags(self) -> Mapping[str, str]:
-        """What the command line says of settings."""
+        """The settings that the command line gives, by name."""
         store = {"store.url": self.options.store} if self.options.store is not None else {}
-        return store | self.said
+        return store | self.overrides
 
     def reload(self) -> "Settings":
-        """Read the settings again. Raises ConfigError, and then keeps those there were."""
+        """Read the settings again. Raises ConfigError, and then keeps the ones it had."""
         from skychimp.config import sources
 
-        self.settings = sources.load(self.flags, config_file=self.options.config)
+        self.settings = sources.load_settings(self.flags, config_file=self.options.config)
         return self.settings
 
     @cached_property
     def store(self) -> "Store":
+        """The open store. Raises StoreNotReady."""
         from skychimp.store.schema import open_store
 
         store = open_store(self.settings.store_url)
-        gc.freeze()  # all that was imported stays; what is made from here on is collected again
+        gc.freeze()  # never look again at what was imported, and collect what is created from here on
         gc.enable()
         return store
 
     def close(self) -> None:
-        """Let go of the store, if it was asked for."""
+        """Close the store if it is open."""
         if "store" in vars(self):
             self.store.close()
 
     @cached_property
     def token(self) -> str | None:
-        """The session's token, of the environment or of this account for this store. Raises NotLoggedIn."""
+        """The session's token, from the environment or saved by `skychimp login`. Raises NotLoggedIn."""
         from skychimp.cli import saved_session
 
         return os.environ.get("SKYCHIMP_TOKEN") or saved_session.read(self.settings.store_url)
 
     @cached_property
     def actor(self) -> "Actor":
+        """The user who is logged in, or ANONYMOUS."""
         from skychimp.services.accounts import sessions
 
-        return sessions.actor(self.store, self.token)
+        return sessions.find_actor(self.store, self.token)
 
-    def caretaker(self, operator: bool) -> "Actor":
-        """Who looks after the store: whoever runs the service, where that is said, or who is logged in.
+    def maintenance_actor(self, operator: bool) -> "Actor":
+        """Return who maintains the store: the operator if the option is given, else the user who is logged in.
 
         Raises NotLoggedIn.
         """
-        from skychimp.errors import NotLoggedIn
         from skychimp.permissions import OPERATOR
 
-        if not operator and self.actor.role is None:
+        if operator:
+            return OPERATOR
+        if self.actor.role is None:
             raise NotLoggedIn(
-                "you are not logged in", "log in as an administrator; or, if you run the service: --operator"
+                "you are not logged in", "log in as an administrator, or use --operator if you run this installation"
             )
-        return OPERATOR if operator else self.actor
+        return self.actor
 
-    def may_ask(self) -> bool:
-        """Whether there is a person at a terminal who may be asked."""
+    def can_prompt(self) -> bool:
+        """Return whether the user can be asked something."""
         return sys.stdin.isatty() and not self.options.no_input
 
-    def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask before something is lost. Raises InvalidValue where nobody can be asked, SkychimpError after a no."""
+    def confirm(self, action: str, *, yes: bool) -> None:
+        """Ask before an action that loses something, such as "delete client 5".
+
+        Raises InvalidValue if nobody can be asked, and SkychimpError if the answer is not yes.
+        """
         if yes:
             return
-        if not self.may_ask():
-            raise InvalidValue(f"not done: {question}", "say it with --yes")
-        if self.out.ask(f"{question} [y/N]").lower() not in ("y", "yes"):
-            raise SkychimpError("not done")
+        if not self.can_prompt():
+            raise InvalidValue(f"refusing to {action} without confirmation", "pass --yes")
+        if self.out.ask(f"{action[:1].upper()}{action[1:]}? [y/N]").lower() not in ("y", "yes"):
+            raise SkychimpError("cancelled")
 
 
 def get_context(ctx: typer.Context, json: bool = False) -> Context:
-    """The command's context, told whether it answers in JSON."""
+    """Return the command's context, and make its output JSON if the command's option says so."""
     context: Context = ctx.obj
     context.out.json = context.out.json or json
     return context
 
 
-def page(limit: int | None, offset: int, search: str | None, sort: str | None) -> "ListOptions":
+def list_options(limit: int | None, offset: int, search: str | None, sort: str | None) -> "ListOptions":
+    """Return the options of a list."""
     from skychimp.services.listing import ListOptions
 
     return ListOptions(limit, offset, search, sort)
 
 
-def read_text(value: str) -> str:
-    """The text of a file, or of stdin for `-`. Raises InvalidValue where it can't be read as UTF-8."""
+def read_text(file: str) -> str:
+    """Return the text of a file, or of stdin if its name is `-`. Raises InvalidValue if it is not readable UTF-8."""
     try:
-        raw = sys.stdin.buffer.read() if value == "-" else Path(value).read_bytes()
-        return raw.decode("utf-8-sig")
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return data.decode("utf-8-sig")
     except OSError as error:
-        raise InvalidValue(f"{value} can't be read: {error.strerror}", "name a readable file, or - for stdin") from None
+        raise InvalidValue(
+            f"cannot read {file}: {error.strerror}", "use the path of a readable file, or - for stdin"
+        ) from None
     except UnicodeDecodeError:
-        raise InvalidValue(f"{value} is not UTF-8 text") from None
+        raise InvalidValue(f"{file} is not valid UTF-8", "save it as UTF-8") from None

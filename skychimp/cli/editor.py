@@ -1,66 +1,98 @@
-"""The person's own editor, for what is longer than an option."""
+"""Edit a text in the user's own editor. What was typed is never lost."""
 
+import contextlib
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from skychimp.cli.context import Context
 from skychimp.errors import InvalidValue, SkychimpError
 
-Kept = TypeVar("Kept")
+Saved = TypeVar("Saved")
+
+_DEFAULT_EDITOR = "vi"
+_EDITOR_HINT = "set VISUAL or EDITOR to your editor"
 
 
-def write(context: Context, text: str, suffix: str, keep: Callable[[str], Kept]) -> Kept:
-    """Let the person at the terminal write, and again where `keep` raises InvalidValue, so that no work is lost.
+def edit_and_save(
+    context: Context, text: str, save: Callable[[str], Saved], *, suffix: str, missing: str, hint: str
+) -> Saved:
+    """Let the user edit a text until `save` accepts it, and return what `save` returns.
 
-    Raises InvalidValue where nobody is there, or nothing was written.
+    The editor opens again if `save` raises InvalidValue and the user agrees. If the text cannot be saved, its file is
+    kept and named. Raises InvalidValue with the message `missing` and the hint if there is no terminal or no text, and
+    what `edit_file` and `save` raise.
     """
-    if not context.may_ask() or not context.out.on_terminal:
-        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
-    while True:
-        text = edit(text, suffix)
-        if not text:
-            raise InvalidValue("the text is empty; nothing was kept")
-        try:
-            return keep(text)
-        except InvalidValue as error:
-            context.out.error(error)
-            if context.out.ask("Edit it again? [Y/n]").lower() in ("n", "no"):
-                raise SkychimpError("not done") from None
+    if not context.can_prompt() or not context.out.on_terminal:
+        raise InvalidValue(missing, hint)
+    with _draft(context, text, suffix) as path:
+        while True:
+            edited = edit_file(path)
+            if not edited.strip():
+                raise InvalidValue(missing, hint)
+            try:
+                return save(edited)
+            except InvalidValue as error:
+                context.out.error(error)
+                if context.out.ask("Edit it again? [Y/n]").lower() in ("n", "no"):
+                    raise SkychimpError("cancelled") from None
 
 
-def edit(text: str, suffix: str) -> str:
-    """What the person makes of a text in $VISUAL or $EDITOR, in a file that only they can read; "" for nothing.
+def edit_file(path: Path) -> str:
+    """Open a file in the editor, wait until it is closed, and return its text.
 
-    Raises InvalidValue where the editor can't be run or what it leaves is not UTF-8, SkychimpError where it fails.
+    The editor is $VISUAL, $EDITOR or vi. Raises InvalidValue if it cannot be run or the text is not valid UTF-8, and
+    SkychimpError if it fails or removes the file.
     """
-    with tempfile.TemporaryDirectory(prefix="skychimp-") as folder:  # the editor's own copies stay in it, too
-        path = Path(folder) / f"text{suffix}"
-        path.touch(mode=0o600)
-        path.write_bytes(text.encode())
-        run(path)
-        try:
-            edited = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise InvalidValue("the text is not UTF-8", "save it as UTF-8") from None
-        except OSError as error:
-            raise SkychimpError(f"the editor left no text: {error.strerror}") from None
-    return edited if edited.strip() else ""
-
-
-def run(path: Path) -> None:
-    """Let the person edit a file. Raises InvalidValue where the editor can't be run, SkychimpError where it fails."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    hint = "say which in $VISUAL or $EDITOR"
+    _run_editor(path)
     try:
-        program = shlex.split(editor)
-        status = subprocess.run([*program, str(path)], check=False).returncode  # noqa: S603
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidValue("the text is not valid UTF-8", "save it as UTF-8") from None
+    except OSError as error:
+        raise SkychimpError(f"cannot read the edited text: {error.strerror}") from None
+
+
+def _run_editor(path: Path) -> None:
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or _DEFAULT_EDITOR
+    try:
+        status = subprocess.run([*shlex.split(editor), str(path)], check=False).returncode  # noqa: S603
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidValue(f"the editor {editor!r} can't be run: {reason}", hint) from None
+        raise InvalidValue(f'cannot run the editor "{editor}": {reason}', _EDITOR_HINT) from None
     if status:
-        raise SkychimpError(f"the editor {editor!r} left with {status}; nothing was changed", hint)
+        raise SkychimpError(f'the editor "{editor}" exited with status {status}', _EDITOR_HINT)
+
+
+@contextlib.contextmanager
+def _draft(context: Context, text: str, suffix: str) -> Iterator[Path]:
+    """Write a text to a file that only its owner can read, and remove it after the block.
+
+    If the block fails, a text that was changed stays there.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="skychimp-"))  # private, as are the editor's own copies in it
+    path = folder / f"text{suffix}"
+    path.touch(mode=0o600)
+    path.write_bytes(text.encode())
+    try:
+        yield path
+    except BaseException:
+        if _is_worth_keeping(path, text):
+            context.out.warn(f"your text is saved in {path}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_worth_keeping(path: Path, text: str) -> bool:
+    try:
+        edited = path.read_bytes()
+    except OSError:
+        return False
+    return edited != text.encode() and bool(edited.strip())

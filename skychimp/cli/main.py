@@ -1,11 +1,12 @@
-"""The entry point: from what was typed to an exit status; whatever goes wrong on the way is one line.
+"""Run the command line: from the arguments to an exit status. Every error becomes one line, never a traceback.
 
-Nothing that takes time is imported up here: `--version` answers at once, and Ctrl-C leaves no traceback while the rest
-is being imported.
+Nothing slow is imported at the top, so that `--version` answers at once and Ctrl-C during the other imports leaves no
+traceback.
 """
 
 import gc
 import os
+import re
 import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,24 +20,42 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 COMPLETE = "_SKYCHIMP_COMPLETE"
-"""In the environment where a shell asks what there is to complete."""
+"""The environment variable with which a shell asks for completions."""
+
+_REWORDINGS = (
+    (r"Value error, ", ""),
+    (r"Input should be greater than or equal to", "must be at least"),
+    (r"Input should be", "must be"),
+    (r"a valid integer, unable.*", "an integer"),
+    (r"Got unexpected extra argument\S* \((.*)\)", r"unexpected argument: \1"),
+    (r"No such command", "unknown command"),
+    (r"No such option:", "unknown option"),
+    (r"requires an argument", "requires a value"),
+    (r"Missing argument '([^']*)'", r"missing argument <\1>"),
+    (r"'(--?[\w-]+)'", r"\1"),
+    (r"'([^']*)'", r'"\1"'),
+    (r"^(Invalid value for )\"([A-Z-]+)\"", r"\1<\2>"),
+)
+"""Patterns in Typer's errors, and what is written instead."""
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit status."""
+    """Run the command line and exit with its status."""
     try:
         sys.exit(_run(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except ImportError as error:
-        print(f"error: this installation is not whole: {error}\nhint: install it again", file=sys.stderr)  # noqa: T201
+        print(  # noqa: T201
+            f"error: the installation is incomplete: {error}\nhint: install Skychimp again", file=sys.stderr
+        )
         sys.exit(1)
 
 
 def _run(arguments: list[str]) -> int:
-    gc.disable()  # it takes a tenth of the start-up; Context.store lets it go on
+    gc.disable()  # it takes a tenth of the start-up time. Context.store enables it again.
     if "--no-color" in arguments:
-        os.environ["NO_COLOR"] = "1"  # for Rich, Typer and the demo's commands, too
+        os.environ["NO_COLOR"] = "1"  # for Rich, Typer and the commands that the demo runs, too
 
     from skychimp.cli.output import Output, prepare_streams
 
@@ -47,16 +66,19 @@ def _run(arguments: list[str]) -> int:
 
     from skychimp.cli.context import Context
 
-    here = Context()
-    here.out.json = "--json" in arguments  # until the command has read its options
+    context = Context()
+    context.out.json = "--json" in arguments  # until the command has read its options
     try:
-        return here.out.finish(_call(here, arguments))
+        return context.out.finish(_run_command(context, arguments))
     finally:
-        here.close()
+        context.close()
 
 
-def _call(here: Any, arguments: list[str]) -> int:
-    """Run the command; its exit status. Raises KeyboardInterrupt, and ImportError where Typer itself is missing."""
+def _run_command(context: Any, arguments: list[str]) -> int:
+    """Run the command and return its exit status.
+
+    Raises KeyboardInterrupt, and ImportError if Typer itself is missing.
+    """
     from skychimp.cli.output import PIPE_CLOSED
 
     try:
@@ -66,28 +88,33 @@ def _call(here: Any, arguments: list[str]) -> int:
             from skychimp.cli.completion import join_words
 
             os.environ |= join_words(os.environ)
-        status = command_line().main(arguments, prog_name="skychimp", standalone_mode=False, obj=here)
-    except SystemExit as leaving:  # Typer's, once it has printed or installed the completion; Rich's in a closed pipe
+        status = command_line().main(arguments, prog_name="skychimp", standalone_mode=False, obj=context)
+    except SystemExit as leaving:  # from Typer after it printed completions, or from Rich when the pipe is closed
         status = PIPE_CLOSED if isinstance(leaving.__context__, BrokenPipeError) else leaving.code
     except BrokenPipeError:
         status = PIPE_CLOSED
     except Exception as error:
-        if COMPLETE in os.environ:  # a shell waits: an error would stand in the middle of what is typed
-            return 0
-        import typer
-
-        if type(error).__name__ == "NoArgsIsHelpError":  # the help is on the screen
-            return 2
-        if isinstance(error, typer.TyperException):
-            here.out.json = _asks_for_json(arguments, getattr(error, "ctx", None))
-        plain = _explain(error)
-        here.out.error(plain)
-        return plain.exit_status
+        status = _report(context, arguments, error)
     return status if isinstance(status, int) else 0
 
 
+def _report(context: Any, arguments: list[str], error: Exception) -> int:
+    """Show an error and return its exit status."""
+    if COMPLETE in os.environ:  # the shell would print an error into the line that is being typed
+        return 0
+    import typer
+
+    if type(error).__name__ == "NoArgsIsHelpError":  # Typer has shown the help
+        return 2
+    if isinstance(error, typer.TyperException):
+        context.out.json = _wants_json(arguments, getattr(error, "ctx", None))
+    explained = _explain(error)
+    context.out.error(explained)
+    return explained.exit_status
+
+
 def _explain(error: Exception) -> "SkychimpError":
-    """The error that a person sees for anything that was raised."""
+    """Return the error that the user sees for any exception."""
     import typer
 
     from skychimp.errors import Interrupted, SkychimpError
@@ -95,50 +122,61 @@ def _explain(error: Exception) -> "SkychimpError":
     if isinstance(error, SkychimpError):
         return error
     if isinstance(error, typer.TyperException):
-        return _wrong_usage(error)
+        return _usage_error(error)
     if isinstance(error, typer.Abort):
-        return Interrupted("aborted")
+        return Interrupted("interrupted")
     if isinstance(error, OSError) and error.strerror:
         return SkychimpError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "nowhere"
-    words = str(error).partition("\n")[0]
+    message = str(error).partition("\n")[0]
     return SkychimpError(
-        f"unexpected {type(error).__name__} at {where}: {words}", "this is a defect of Skychimp; please report it"
+        f"unexpected {type(error).__name__} at {_location(error)}: {message}",
+        "this is a bug in Skychimp, please report it",
     )
 
 
-def _wrong_usage(error: "typer.TyperException") -> "SkychimpError":
-    """Typer's error in our words, with what was meant, or where to read about it, as the hint."""
+def _location(error: Exception) -> str:
+    """Return the file and line where an exception was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return "an unknown place"
+    return f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
+
+
+def _usage_error(error: "typer.TyperException") -> "SkychimpError":
+    """Return Typer's error in our wording, with a suggestion or the command's help as the hint."""
     from skychimp.errors import InvalidValue
 
-    words = " ".join(error.format_message().split()).replace("Value error, ", "").replace("Input should", "it should")
-    message, _, meant = words.partition(". Did you mean ")
+    message, _, suggestion = " ".join(error.format_message().split()).partition(". Did you mean ")
     if similar := getattr(error, "possibilities", None):
-        message, meant = error.message, similar[0]
+        message, suggestion = error.message, similar[0]
+    for pattern, replacement in _REWORDINGS:
+        message = re.sub(pattern, replacement, message)
+    return InvalidValue(message[:1].lower() + message[1:].rstrip("."), _usage_hint(error, suggestion))
+
+
+def _usage_hint(error: "typer.TyperException", suggestion: str) -> str:
+    from skychimp.shell import command, run_hint
+
     context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
-    if context is None:
-        hint = "see skychimp --help"
-    elif context.parent and option in _options(context.find_root().command):
-        hint = f"it comes before the command: skychimp {option} {context.command_path.partition(' ')[2]} ..."
-    elif meant:
-        hint = f"did you mean {meant.rstrip('?').replace(chr(39), '')}?"
-    else:
-        hint = f"see {context.command_path} --help"
-    return InvalidValue(message[:1].lower() + message[1:].rstrip("."), hint)
+    words = context.command_path.split()[1:] if context else []
+    if context and context.parent and option in _options(context.find_root().command):
+        return f"write it before the command: {command(option, *words)}"
+    if suggestion and context:
+        return f"did you mean {suggestion.rstrip('?').replace(chr(39), '')}?"
+    return run_hint(*words, "--help")
 
 
-def _asks_for_json(arguments: list[str], context: Any) -> bool:
-    """Whether `--json` was typed as an option, not as another option's value."""
+def _wants_json(arguments: list[str], context: Any) -> bool:
+    """Return whether `--json` was given as an option, not as the value of another option."""
     commands = [context.command, context.find_root().command] if context else []
-    taking = {name for command in commands for name, flag in _options(command).items() if not flag}
+    with_value = {name for command in commands for name, is_flag in _options(command).items() if not is_flag}
     before_dashes = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return any(word == "--json" and before not in taking for before, word in pairwise(["", *before_dashes]))
+    return any(word == "--json" and previous not in with_value for previous, word in pairwise(["", *before_dashes]))
 
 
 def _options(command: Any) -> dict[str, bool]:
-    """A command's options, as its help shows them, and whether each is a flag."""
-    shown = [param for param in command.params if not getattr(param, "hidden", False)]
-    return {name: getattr(param, "is_flag", False) for param in shown for name in param.opts}
+    """Return the names of a command's visible options, and whether each is a flag."""
+    visible = [param for param in command.params if not getattr(param, "hidden", False)]
+    return {name: getattr(param, "is_flag", False) for param in visible for name in param.opts}

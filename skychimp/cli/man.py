@@ -1,19 +1,22 @@
-"""The manual's pages, made from the commands themselves: man(7) macros, one page a command and one for all."""
+"""Write the man pages: one per command and one for all, from the commands' own help.
+
+The pages use the macros of man(7).
+"""
 
 import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from skychimp import __version__
+from skychimp import __version__, shell
 from skychimp.cli import registry
 
-_HEAD = r""".\" Made by skychimp help --man.
+_HEADER = r""".\" Written by skychimp help --man.
 .TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
 .nh
 .ad l
 .SH NAME
-{name} \- {line}
+{name} \- {summary}
 """
 _SEE_ALSO = """.SH SEE ALSO
 .BR skychimp (1);
@@ -21,80 +24,88 @@ skychimp help {topics}
 """
 
 
-def pages(topics: Iterable[str]) -> dict[str, str]:
-    """Each page's file name and text; each tells of the topics, too."""
-    texts = {"skychimp.1": _overview()} | {f"skychimp-{name}.1": _page(name) for name in registry.COMMANDS}
-    see_also = _SEE_ALSO.format(topics=_plain(", ".join(topics)))
-    return {name: f"{text}\n{see_also}" for name, text in texts.items()}
+def man_pages(topics: Iterable[str]) -> dict[str, str]:
+    """Return the text of each man page by its file name. Each page refers to the help topics."""
+    pages = {"skychimp.1": _overview_page()} | {f"skychimp-{name}.1": _command_page(name) for name in registry.COMMANDS}
+    see_also = _SEE_ALSO.format(topics=_escape(", ".join(topics)))
+    return {name: f"{page}\n{see_also}" for name, page in pages.items()}
 
 
-def _overview() -> str:
+def _overview_page() -> str:
     root = registry.command_line()
-    parts = [_head("skychimp", _first_line(root)), ".SH SYNOPSIS", *_synopsis(root, "skychimp"), ".SH COMMANDS"]
-    for name, (_, line) in registry.COMMANDS.items():
-        parts += [".TP", rf".BR skychimp\-{_plain(name)} (1)", _text(line)]
+    parts = [_header("skychimp", _first_line(root)), ".SH SYNOPSIS", *_synopsis(root, "skychimp"), ".SH COMMANDS"]
+    for name, info in registry.COMMANDS.items():
+        parts += [".TP", rf".BR skychimp\-{_escape(name)} (1)", _paragraph(info.summary)]
     return "\n".join([*parts, ".SH OPTIONS", *_options(root, "skychimp"), *_examples(root)])
 
 
-def _page(name: str) -> str:
-    command = registry.load(name)
-    called = f"skychimp {name}"
-    parts = [_head(f"skychimp-{name}", registry.COMMANDS[name][1])]
-    subcommands = getattr(command, "commands", None)
-    if subcommands is None:
-        parts += [".SH SYNOPSIS", *_synopsis(command, called), ".SH DESCRIPTION", *_described(command, called)]
-        return "\n".join([*parts, *_examples(command)])
-    parts.append(".SH SYNOPSIS")
-    for each, subcommand in subcommands.items():
-        parts += [*_synopsis(subcommand, f"{called} {each}"), ".br"]
+def _command_page(name: str) -> str:
+    command = registry.load_command(name)
+    path = shell.command(name)
+    header = _header(f"skychimp-{name}", registry.COMMANDS[name].summary)
+    if hasattr(command, "commands"):
+        body = _group_body(name, path, command.commands)
+    else:
+        body = [".SH SYNOPSIS", *_synopsis(command, path), ".SH DESCRIPTION", *_description(command, path)]
+    return "\n".join([header, *body, *_examples(command)])
+
+
+def _group_body(name: str, path: str, commands: dict[str, Any]) -> list[str]:
+    parts = [".SH SYNOPSIS"]
+    for subname, command in commands.items():
+        parts += [*_synopsis(command, f"{path} {subname}"), ".br"]
     parts.append(".SH COMMANDS")
-    for each, subcommand in subcommands.items():
-        parts += [f".SS {_plain(f'{name} {each}')}", *_described(subcommand, f"{called} {each}")]
-        parts += _examples(subcommand, ".PP")
-    return "\n".join(parts)
+    for subname, command in commands.items():
+        parts += [f".SS {_escape(f'{name} {subname}')}", *_description(command, f"{path} {subname}")]
+        parts += _examples(command, ".PP")
+    return parts
 
 
-def _head(name: str, line: str) -> str:
-    return _HEAD.format(title=_plain(name.upper()), version=__version__, name=_plain(name), line=_plain(line)).rstrip()
+def _header(name: str, summary: str) -> str:
+    header = _HEADER.format(
+        title=_escape(name.upper()), version=__version__, name=_escape(name), summary=_escape(summary)
+    )
+    return header.rstrip()
 
 
 def _first_line(command: Any) -> str:
     return inspect.cleandoc(command.help or "").partition("\n")[0]
 
 
-def _synopsis(command: Any, called: str) -> list[str]:
-    with _context(command, called) as context:
+def _synopsis(command: Any, path: str) -> list[str]:
+    with _context(command, path) as context:
         pieces = command.collect_usage_pieces(context)
-    return [rf"\fB{_plain(called)}\fR {_plain(' '.join(pieces))}"]
+    return [rf"\fB{_escape(path)}\fR {_escape(' '.join(pieces))}"]
 
 
-def _described(command: Any, called: str) -> list[str]:
+def _description(command: Any, path: str) -> list[str]:
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    text = [line for paragraph in paragraphs for line in (".PP", _text(paragraph))]
-    return [*text[1:], *_options(command, called)]
+    lines = [line for paragraph in paragraphs for line in (".PP", _paragraph(paragraph))]
+    return [*lines[1:], *_options(command, path)]
 
 
-def _options(command: Any, called: str) -> Iterator[str]:
-    with _context(command, called) as context:
+def _options(command: Any, path: str) -> Iterator[str]:
+    with _context(command, path) as context:
         records = [param.get_help_record(context) for param in command.get_params(context)]
-    for names, about in filter(None, records):
-        yield from (".TP", rf"\fB{_plain(names)}\fR", _text(about) or r"\&")
+    for names, text in filter(None, records):
+        yield from (".TP", rf"\fB{_escape(names)}\fR", _paragraph(text) or r"\&")
 
 
 def _examples(command: Any, heading: str = ".SH EXAMPLES") -> Iterator[str]:
     if command.epilog:
-        yield from (heading, ".nf", *(rf"\&$ {_plain(line)}" for line in command.epilog.splitlines()), ".fi")
+        yield from (heading, ".nf", *(rf"\&$ {_escape(line)}" for line in command.epilog.splitlines()), ".fi")
 
 
-def _context(command: Any, called: str) -> Any:
-    return command.context_class(command, info_name=called, help_option_names=["-h", "--help"])
+def _context(command: Any, path: str) -> Any:
+    return command.context_class(command, info_name=path, help_option_names=["-h", "--help"])
 
 
-def _text(text: str) -> str:
-    """A paragraph, with each line safe from being taken for a request."""
-    return "\n".join(re.sub(r"^([.'])", r"\\&\1", _plain(line.strip())) for line in text.splitlines() if line.strip())
+def _paragraph(text: str) -> str:
+    """Return a paragraph in which no line is taken for a request."""
+    lines = [_escape(line.strip()) for line in text.splitlines() if line.strip()]
+    return "\n".join(re.sub(r"^([.'])", r"\\&\1", line) for line in lines)
 
 
-def _plain(text: str) -> str:
-    """A text as roff shows it: no escape, and each hyphen one that can be copied."""
+def _escape(text: str) -> str:
+    """Return a text as roff shows it unchanged, with hyphens that can be copied."""
     return text.replace("\\", r"\e").replace("-", r"\-")

@@ -1,4 +1,4 @@
-"""What a person is asked about an account: where nobody can be asked, it comes by options, stdin or the environment."""
+"""Ask for addresses, passwords and codes. Without a terminal they come from options, stdin or the environment."""
 
 import os
 import sys
@@ -11,96 +11,100 @@ import typer
 from skychimp.cli.context import Context
 from skychimp.errors import Denied, InvalidValue
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-Email = Annotated[str | None, typer.Option(help="The account's address.", metavar="E-MAIL", show_default=False)]
+Email = Annotated[str | None, typer.Option(help="Your account's email address.", metavar="EMAIL", show_default=False)]
+Code = Annotated[
+    str | None, typer.Argument(metavar="CODE", help="The code from the email, or - for stdin.", show_default=False)
+]
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")]
 
 
-def email(context: Context, said: str | None) -> str:
-    """An address: as said, or asked for. Raises InvalidValue."""
+def read_email(context: Context, given: str | None) -> str:
+    """Return an address, normalized: the one given, or one that is asked for. Raises InvalidValue."""
     from skychimp import addresses
 
-    if said is not None:
-        return addresses.parse(said).email
-    if not context.may_ask():
-        raise InvalidValue("--email is missing", "give --email YOU@EXAMPLE.ORG")
-    return until_right(context, lambda: addresses.parse(context.out.ask("Your e-mail:")).email)
+    if given is not None:
+        return addresses.parse(given).email
+    if not context.can_prompt():
+        raise InvalidValue("missing option --email", "use --email YOU@EXAMPLE.ORG")
+    return ask_until_valid(context, lambda: addresses.parse(context.out.ask("Email:")).email)
 
 
-def password(context: Context, from_stdin: bool) -> str:
-    """The password that somebody has: from stdin or the environment, or asked for. Raises InvalidValue."""
-    said = said_password(from_stdin)
-    if said is None:
-        _require_a_person(context)
-        said = context.out.ask_secret("Your password:")
-    return said
+def read_password(context: Context, from_stdin: bool, question: str = "Password:") -> str:
+    """Return the user's current password: from stdin or the environment, or asked for. Raises InvalidValue."""
+    password = scripted_password(from_stdin)
+    if password is None:
+        _require_terminal(context)
+        password = context.out.ask_secret(question)
+    return password
 
 
-def new_password(context: Context, from_stdin: bool, question: str = "A password:") -> str:
-    """A new password: from stdin or the environment, or asked for. Raises InvalidValue."""
+def read_new_password(context: Context, from_stdin: bool, question: str = "Password:") -> str:
+    """Return a new password: from stdin or the environment, or asked for. Raises InvalidValue."""
     from skychimp.services.accounts import passwords
 
-    said = said_password(from_stdin)
-    if said is None:
-        _require_a_person(context)
-        said = until_right(context, partial(asked_password, context, question))
-    passwords.check(said)
-    return said
+    password = scripted_password(from_stdin)
+    if password is None:
+        _require_terminal(context)
+        password = ask_until_valid(context, partial(ask_new_password, context, question))
+    passwords.validate(password)
+    return password
 
 
-def asked_password(context: Context, question: str, *, optional: bool = False) -> str:
-    """A new password, asked for twice; "" where it may be left out, and is. Raises InvalidValue."""
+def ask_new_password(context: Context, question: str, *, optional: bool = False) -> str:
+    """Ask for a new password twice and return it, or "" if it is optional and was skipped. Raises InvalidValue."""
     from skychimp.services.accounts import passwords
 
     password = context.out.ask_secret(question)
     if password or not optional:
-        passwords.check(password)
-        if context.out.ask_secret("Again:") != password:
-            raise InvalidValue("these were not the same")
+        passwords.validate(password)
+        if context.out.ask_secret("Repeat password:") != password:
+            raise InvalidValue("the passwords do not match")
     return password
 
 
-def said_password(from_stdin: bool) -> str | None:
-    """The password that stdin or the environment gives; None where neither does."""
+def scripted_password(from_stdin: bool) -> str | None:
+    """Return the password from stdin or the environment, or None if neither has one."""
     if from_stdin:
-        return line_of_stdin()
+        return read_stdin_line()
     return os.environ.get("SKYCHIMP_PASSWORD") or None
 
 
-def line_of_stdin() -> str:
-    """The next line of stdin; "" at its end."""
+def read_stdin_line() -> str:
+    """Return the next line of stdin, or "" at its end."""
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def with_code(context: Context, said: str | None, use: Callable[[str], Answer]) -> Answer:
-    """Use a code: as said (`-` for stdin), or asked for, and again where it is wrong, as often as a code can be tried.
+def use_code(context: Context, code: str | None, use: Callable[[str], Result]) -> Result:
+    """Call `use` with a code: the one given (`-` for stdin), or one that is asked for.
 
-    Raises InvalidValue, and what `use` raises.
+    After a wrong code it is asked for again, as often as a code may be tried. Raises InvalidValue, and what `use`
+    raises.
     """
     from skychimp.services.accounts import codes
 
-    if said is not None:
-        return use(line_of_stdin() if said == "-" else said)
-    if not context.may_ask():
-        raise InvalidValue("the code is missing", "give the letter's CODE, or - for stdin")
+    if code is not None:
+        return use(read_stdin_line() if code == "-" else code)
+    if not context.can_prompt():
+        raise InvalidValue("missing argument CODE", "use the code from the email, or - to read it from stdin")
 
     def ask() -> str:
-        code = context.out.ask("The code:")
-        if not codes.is_whole(code):
-            raise InvalidValue("that is no code", "it looks like XXXXX-XXXXX")
-        return code
+        typed = context.out.ask("Code:")
+        if not codes.looks_complete(typed):
+            raise InvalidValue("invalid code", "a code looks like XXXXX-XXXXX")
+        return typed
 
-    for _ in range(codes.TRIES - 1):
+    for _ in range(codes.MAX_TRIES - 1):
         try:
-            return use(until_right(context, ask))
+            return use(ask_until_valid(context, ask))
         except Denied as error:
             context.out.error(error)
-    return use(until_right(context, ask))
+    return use(ask_until_valid(context, ask))
 
 
-def until_right(context: Context, ask: Callable[[], Answer]) -> Answer:
-    """Ask again where the answer can't be used."""
+def ask_until_valid(context: Context, ask: Callable[[], Result]) -> Result:
+    """Call `ask` until it returns an answer instead of raising InvalidValue, and return the answer."""
     while True:
         try:
             return ask()
@@ -108,12 +112,13 @@ def until_right(context: Context, ask: Callable[[], Answer]) -> Answer:
             context.out.error(error)
 
 
-def say_where(context: Context) -> None:
-    """Say where the letter lies that was just sent: where mail goes further than to the outbox, nobody knows."""
+def note_outbox(context: Context) -> None:
+    """Say where the email is that was just sent, if it was only written to the outbox."""
     if context.settings.mail.transport == "outbox":
-        context.out.note(f"there is no mail server yet: it is the newest file in {context.store.path.parent}/outbox/new")
+        folder = context.store.path.parent / "outbox/new"
+        context.out.note(f"no mail server is configured: the email is the newest file in {folder}")
 
 
-def _require_a_person(context: Context) -> None:
-    if not context.may_ask():
-        raise InvalidValue("the password is missing", "give it by --password-stdin or $SKYCHIMP_PASSWORD")
+def _require_terminal(context: Context) -> None:
+    if not context.can_prompt():
+        raise InvalidValue("missing password", "use --password-stdin or set SKYCHIMP_PASSWORD")

@@ -1,72 +1,94 @@
-"""The command line: a table of commands that are imported when they are asked for, and the global options.
+"""List the commands. Each is imported when it is called, and `--help` imports none of them.
 
-`--help` imports neither SQLAlchemy nor anything else that a command needs.
+The help of the command line must not import SQLAlchemy or anything else that only a command needs.
 """
 
 import importlib
-import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from skychimp import __version__
-from skychimp.cli.context import Options
+from skychimp.cli.context import GlobalOptions
+from skychimp.cli.help_pages import SUBCOMMAND, prepare_command, prepare_help, show_group_help
 from skychimp.errors import InvalidValue
 
+
+class CommandInfo(NamedTuple):
+    """What the help shows of a command or a group; the example is a group's."""
+
+    panel: str
+    summary: str
+    example: str = ""
+
+
+_CORE, _SEND, _REPORT = "Core commands", "Sending commands", "Reporting commands"
+_ACCOUNT, _ADMIN, _OTHER = "Account commands", "Administration commands", "Other commands"
+
 COMMANDS = {
-    "init": ("Set up", "Make the config, the store and the first administrator."),
-    "demo": ("Set up", "See the whole story in a throw-away store."),
-    "register": ("Account", "Make an account for a mailbox of yours."),
-    "verify": ("Account", "Confirm that a mailbox is yours."),
-    "login": ("Account", "Log in here."),
-    "logout": ("Account", "Log out here."),
-    "whoami": ("Account", "Who is logged in here."),
-    "password": ("Account", "Give your account another password."),
-    "clients": ("Mail", "Whom you write to."),
-    "messages": ("Mail", "What you write."),
-    "mailings": ("Mail", "What goes to whom, and when."),
-    "run": ("Send", "Send what is due, once."),
-    "daemon": ("Send", "Send what falls due, until told to stop."),
-    "status": ("Send", "Is anything sending, and what waits."),
-    "doctor": ("Send", "Can this installation send, and what to mend."),
-    "users": ("People", "Who may work here, and as what."),
-    "audit": ("People", "Who did what to which object, and when."),
-    "service": ("Send", "What systemd or cron needs."),
-    "report": ("Look back", "What became of a mailing."),
-    "why": ("Look back", "Everything about one address."),
-    "resolve": ("Look back", "Decide about letters whose end nobody knows."),
-    "stats": ("Read", "The home page: mailings, clients, and posts."),
-    "blog": ("Read", "Posts to read, and to write."),
-    "backup": ("Keep safe", "Copy the store, while it is in use."),
-    "restore": ("Keep safe", "Bring a backup back."),
-    "store": ("Keep safe", "Is the store sound."),
-    "help": ("Set up", "Read about a topic, as templates or time."),
+    "clients": CommandInfo(
+        _CORE, "Manage clients (recipients).", "skychimp clients create --email ada@example.org --name Ada"
+    ),
+    "messages": CommandInfo(
+        _CORE, "Manage messages.", "skychimp messages create --subject News --body-file news.md --markdown"
+    ),
+    "mailings": CommandInfo(
+        _CORE,
+        "Create and control mailings.",
+        "skychimp mailings create --message 1 --start now --every day --all-clients",
+    ),
+    "run": CommandInfo(_SEND, "Send all due mailings once, then exit."),
+    "daemon": CommandInfo(_SEND, "Send mailings on schedule until stopped."),
+    "status": CommandInfo(_SEND, "Show sending activity and the queue."),
+    "resolve": CommandInfo(_SEND, "Resolve deliveries with an unknown outcome."),
+    "doctor": CommandInfo(_SEND, "Check the configuration and the mail server."),
+    "service": CommandInfo(_SEND, "Print systemd units or a crontab line.", "skychimp service cron"),
+    "stats": CommandInfo(_REPORT, "Show the numbers of mailings and clients, and random posts."),
+    "report": CommandInfo(_REPORT, "Show the results of a mailing."),
+    "why": CommandInfo(_REPORT, "Show the history of one address."),
+    "register": CommandInfo(_ACCOUNT, "Create an account."),
+    "verify": CommandInfo(_ACCOUNT, "Confirm the email address of an account."),
+    "login": CommandInfo(_ACCOUNT, "Log in."),
+    "logout": CommandInfo(_ACCOUNT, "Log out."),
+    "whoami": CommandInfo(_ACCOUNT, "Show who is logged in."),
+    "password": CommandInfo(_ACCOUNT, "Change or reset your password.", "skychimp password change"),
+    "init": CommandInfo(_ADMIN, "Create the config, the store and the first administrator."),
+    "users": CommandInfo(_ADMIN, "Manage users and their roles.", "skychimp users role grace@example.org editor"),
+    "audit": CommandInfo(_ADMIN, "Show the audit trail: who did what, and when.", "skychimp audit list --since 24h"),
+    "backup": CommandInfo(_ADMIN, "Back up the store while it is in use."),
+    "restore": CommandInfo(_ADMIN, "Restore the store from a backup."),
+    "store": CommandInfo(_ADMIN, "Check the store for damage.", "skychimp store check"),
+    "blog": CommandInfo(_OTHER, "Read and write blog posts.", "skychimp blog list"),
+    "demo": CommandInfo(_OTHER, "Show how Skychimp works, in a temporary store."),
+    "help": CommandInfo(_OTHER, "Show a help topic, or write the man pages."),
 }
-"""Each command's panel in the help, and its line there; its module in skychimp.cli has its name."""
+"""The commands in the order of the help. The module of each in `skychimp.cli.commands` has its name."""
 
 
 class _LazyGroup(TyperGroup):
-    """Knows every command by name and help; imports the one that is called."""
+    """Know every command by its name and summary, and import the one that is called."""
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
-        for name, (panel, help_line) in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=help_line, rich_help_panel=panel))
+        for name, info in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=info.summary, rich_help_panel=info.panel))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Import the command that is called, and prepare its help."""
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            command = load(name, completing=ctx.resilient_parsing)
+            command = load_command(name, completing=ctx.resilient_parsing)
             for each in (command, *getattr(command, "commands", {}).values()):
-                _tidy_help(each, ctx)
+                prepare_help(each, ctx)
         return name, command, rest
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        _tidy_help(self, ctx)
-        super().format_help(ctx, formatter)
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Print the help."""
+        prepare_help(self, ctx)
+        show_group_help(self, ctx)
 
 
 app = typer.Typer(
@@ -74,48 +96,41 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="skychimp demo\nskychimp init --email YOU@EXAMPLE.ORG",
+    subcommand_metavar=SUBCOMMAND,
     rich_markup_mode="rich",
 )
 
 
+_COMPLETION_HELP = {
+    "install_completion": "Install completion for the current shell.",
+    "show_completion": "Print the completion script of the current shell.",
+}
+"""The help of Typer's own options."""
+
+
 def command_line() -> Any:
-    """The whole command line, ready to be run."""
-    return get_command(app)
+    """Return the whole command line, ready to run."""
+    command: Any = get_command(app)
+    for param in command.params:
+        if param.name in _COMPLETION_HELP:
+            param.help = _COMPLETION_HELP[param.name]
+    return command
 
 
-def load(name: str, *, completing: bool = False) -> Any:
-    """A command of the table, imported; `completing` where a shell asks what there is to complete."""
+def load_command(name: str, *, completing: bool = False) -> Any:
+    """Import a command or group and return it. With `completing`, its parameters suggest values from the store."""
     module = importlib.import_module(f"skychimp.cli.commands.{name}")
     if completing:
         from skychimp.cli import completion
 
-        completion.offer(module.app)
+        completion.add_completion(module.app)
     command: Any = get_command(module.app)
     command.name = name
     command.params = [param for param in command.params if not param.name.endswith("_completion")]
-    for each in (command, *getattr(command, "commands", {}).values()):
-        _name_values(each)
+    if isinstance(command, TyperGroup):
+        command.help, command.epilog = COMMANDS[name].summary, COMMANDS[name].example
+    prepare_command(command)
     return command
-
-
-def _name_values(command: Any) -> None:
-    """Show what an option takes by a name, and not by its type in Python."""
-    context = typer.Context(command)
-    for param in command.params:
-        if param.metavar is None and param.display_type(context) in ("<str>", "<list[str]>"):
-            param.metavar = param.name.upper().replace("_", "-")
-
-
-def _tidy_help(command: Any, ctx: Any) -> None:
-    """Show a command's examples, which stand in its epilog, before its options; and no type for what takes no value."""
-    if command.epilog:
-        first, _, rest = inspect.cleandoc(command.help or "").partition("\n\n")
-        examples = "\n".join(f"$ {line}" for line in command.epilog.replace("[", r"\[").splitlines())
-        command.help = "\n\n".join(filter(None, (first, f"[not dim]{examples}[/]", rest)))
-        command.epilog = None
-    for param in (*command.params, command.get_help_option(ctx)):
-        if getattr(param, "is_flag", False):
-            param.metavar = ""
 
 
 def _show_version(wanted: bool) -> None:
@@ -125,22 +140,22 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _globals(
+def _read_global_options(
     ctx: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="The config file.", metavar="FILE")] = None,
-    store: Annotated[str | None, typer.Option(help="The store: a path or a URL.", metavar="STORE")] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which config and store are used.")] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colours; NO_COLOR does the same.")] = False,  # noqa: ARG001
-    no_input: Annotated[bool, typer.Option("--no-input", help="Never ask.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Use this config file.", metavar="FILE")] = None,
+    store: Annotated[str | None, typer.Option(help="Use this store: a path or a URL.", metavar="STORE")] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors and warnings only.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print which config and store are used.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Disable colors, as NO_COLOR does.")] = False,  # noqa: ARG001
+    no_input: Annotated[bool, typer.Option("--no-input", help="Never prompt.")] = False,
     json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
     version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """A mailing service that lives in a terminal: nothing lost, nothing twice."""
+    """Send recurring mailings from the command line."""
     if quiet and verbose:
-        raise InvalidValue("-q and -v can't go together")
-    ctx.obj.options = Options(config, store, verbose=verbose, no_input=no_input)
+        raise InvalidValue("cannot use both --quiet and --verbose", "use one of them")
+    ctx.obj.options = GlobalOptions(config, store, verbose=verbose, no_input=no_input)
     ctx.obj.out.quiet = quiet
     ctx.obj.out.json = json

@@ -1,45 +1,46 @@
-"""The session of this account for a store: a token in a file that only its owner can read, in a folder like that.
+"""Save, read and delete the token of the user's login session for a store.
 
-Both are looked at once they are open, so that neither can be changed for something else in between.
+The token is in a file that only its owner can read, in a folder that only its owner can use. Both are checked after
+they are opened, so that neither can be replaced in between.
 """
 
 import hashlib
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from skychimp import files
 from skychimp.errors import ConfigError, NotLoggedIn
 
-_LONGEST = 1000
-_REMEDY = "remove it, then log in again"
+_MAX_LENGTH = 1000
+_HINT = "delete it and log in again"
 
 
 def read(store_url: str) -> str | None:
-    """The token kept for a store.
+    """Return the token saved for a store, or None.
 
-    Raises NotLoggedIn where its file or folder is a link, somebody else's, or open to others.
+    Raises NotLoggedIn if the file or the folder is a link, belongs to another user, or is accessible to others.
     """
     path = _path(store_url)
     try:
-        with _own(path.parent) as folder, _own(path, folder) as file:
-            return os.read(file, _LONGEST).decode("ascii", "replace").strip()
+        with _open_folder(path.parent) as folder, _open_private(path, folder) as opened:
+            return os.read(opened, _MAX_LENGTH).decode("ascii", "replace").strip()
     except FileNotFoundError:
         return None
 
 
 def write(store_url: str, token: str) -> None:
-    """Keep a token for a store, whole or not at all.
+    """Save a token for a store, completely or not at all.
 
-    Raises ConfigError where it can't be kept, as in a folder that is not one's own alone.
+    Raises ConfigError if it cannot be saved, also because the folder is accessible to others.
     """
     path = _path(store_url)
     draft = f"{path.name}.{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _own(path.parent) as folder:
-            with suppress(FileNotFoundError):
+        with _open_folder(path.parent) as folder:
+            with suppress(FileNotFoundError):  # left behind by a process with the same id that was killed
                 os.unlink(draft, dir_fd=folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(draft, flags, 0o600, dir_fd=folder), "w", encoding="ascii") as opened:
@@ -50,37 +51,44 @@ def write(store_url: str, token: str) -> None:
     except NotLoggedIn as error:
         raise ConfigError(error.message, error.hint) from None
     except OSError as error:
-        raise ConfigError(
-            f"the session can't be kept in {path.parent}: {error.strerror}",
-            "name a folder that you can write to: XDG_STATE_HOME=FOLDER",
-        ) from None
+        message = f"cannot save the session in {path.parent}: {error.strerror}"
+        raise ConfigError(message, "set XDG_STATE_HOME to a folder that you can write to") from None
 
 
 def remove(store_url: str) -> None:
-    """Keep no token for a store any more, whatever its file is. Raises NotLoggedIn as `read` does for a folder."""
+    """Delete the token saved for a store, whatever its file is. Raises NotLoggedIn as `read` does for the folder."""
     path = _path(store_url)
-    with suppress(FileNotFoundError), _own(path.parent) as folder:
+    with suppress(FileNotFoundError), _open_folder(path.parent) as folder:
         os.unlink(path.name, dir_fd=folder)
 
 
 @contextmanager
-def _own(path: Path, folder: int | None = None) -> Iterator[int]:
-    """A folder, or a file in a folder that is open, to be read for the length of a block.
+def _open_folder(path: Path) -> Iterator[int]:
+    """Open the folder of the sessions. Raises NotLoggedIn if it is not private, and FileNotFoundError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _private(path, lambda: os.open(path, flags)) as folder:
+        yield folder
 
-    Raises NotLoggedIn for a link and for what is not one's own alone, FileNotFoundError.
-    """
-    name, kind = (path, os.O_DIRECTORY) if folder is None else (path.name, os.O_NONBLOCK)
+
+@contextmanager
+def _open_private(path: Path, folder: int) -> Iterator[int]:
+    """Open a file in an open folder. Raises NotLoggedIn if it is not private, and FileNotFoundError."""
+    with _private(path, lambda: files.open_file(path.name, dir_fd=folder)) as opened:
+        yield opened
+
+
+@contextmanager
+def _private(path: Path, open_path: Callable[[], int]) -> Iterator[int]:
     try:
-        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=folder)
+        opened = open_path()
     except FileNotFoundError:
         raise
     except OSError:
-        raise NotLoggedIn(f"{path}, for your session, is a link or can't be read", _REMEDY) from None
+        raise NotLoggedIn(f"the saved session is not safe: {path} is a link or cannot be opened", _HINT) from None
     try:
-        status = os.fstat(opened)
-        is_other_kind = folder is not None and not stat.S_ISREG(status.st_mode)
-        if is_other_kind or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise NotLoggedIn(f"{path}, for your session, is not yours alone, or no file", _REMEDY)
+        if not files.is_private(opened):
+            fault = "belongs to another user or is accessible to others"
+            raise NotLoggedIn(f"the saved session is not safe: {path} {fault}", _HINT)
         yield opened
     finally:
         os.close(opened)

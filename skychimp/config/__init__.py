@@ -1,1 +1,1 @@
-"""Settings: what there is, where values come from, and what they may be."""
+"""Define, find, read and check the settings."""

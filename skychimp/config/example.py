@@ -1,38 +1,49 @@
-"""The text of skychimp.example.toml."""
+"""Generate the text of skychimp.example.toml."""
 
 import json
 from collections.abc import Mapping
 from datetime import timedelta
 
+from pydantic.fields import FieldInfo
+
 from skychimp.config.settings import SECTIONS
 from skychimp.config.types import Rate
 from skychimp.durations import format_duration
 
+_INTRODUCTION = """\
+# Settings of Skychimp with their default values. An environment variable such as SKYCHIMP_SMTP__HOST
+# overrides this file. A command-line option overrides both."""
 
-def example_config(said: Mapping[str, str] | None = None) -> str:
-    """The text of skychimp.example.toml: every setting with its meaning and default, and those of `said` set."""
-    lines = [
-        "# Skychimp's settings, each with its default. An environment variable such as SKYCHIMP_SMTP__HOST wins",
-        "# over this file, a flag over both.",
-    ]
+
+def example_config(values: Mapping[str, str] | None = None) -> str:
+    """Return a config file with every setting, its meaning and its default.
+
+    `values` maps names such as `mail.sender` to values that are set in place of the defaults. A setting that has no
+    fixed default is shown as a comment.
+    """
+    lines = [_INTRODUCTION]
     for section, model in SECTIONS.items():
         lines += ["", f"[{section}]"]
         for key, field in model.model_fields.items():
-            default = field.get_default(call_default_factory=False)
-            if f"{section}.{key}" in (said or {}):
-                value, off = (said or {})[f"{section}.{key}"], ""
-            elif default is None or field.default_factory is not None:
-                value, off = (field.examples or [""])[0], "# "
-            else:
-                value, off = default, ""
-            lines += [f"# {field.description}", f"{off}{key} = {_toml(value)}"]
+            value, is_set = _value(field, (values or {}).get(f"{section}.{key}"))
+            lines += [f"# {field.description}", f"{'' if is_set else '# '}{key} = {_to_toml(value)}"]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: object) -> str:
+def _value(field: FieldInfo, chosen: str | None) -> tuple[object, bool]:
+    """Return the value that is shown for a setting, and whether it is set or an example in a comment."""
+    if chosen is not None:
+        return chosen, True
+    default = field.get_default(call_default_factory=False)
+    if default is None or field.default_factory is not None:
+        return (field.examples or [""])[0], False
+    return default, True
+
+
+def _to_toml(value: object) -> str:
     if isinstance(value, tuple) and not isinstance(value, Rate):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(_to_toml, value)) + "]"
     if isinstance(value, timedelta):
         value = format_duration(value)
     text = json.dumps(value if isinstance(value, str | int | float) else str(value), ensure_ascii=False)
-    return text.replace("\x7f", r"\u007f")  # the one character that JSON lets through and TOML does not
+    return text.replace("\x7f", r"\u007f")  # the one character that is allowed in JSON strings but not in TOML

@@ -1,4 +1,4 @@
-"""The user's folders, and the store's URL."""
+"""Locate the user's folders and the store."""
 
 import os
 import re
@@ -7,6 +7,10 @@ from pathlib import Path
 
 
 def database_url(store: str | None) -> str:
+    """Return the SQLAlchemy URL of a store that is given by a path or a URL; None means the user's data folder.
+
+    A path is resolved: all users of a store must find the same lock files, outbox and session, also through a link.
+    """
     url = store or str(user_folder("data") / "skychimp.db")
     if "://" in url:
         return url
@@ -14,10 +18,12 @@ def database_url(store: str | None) -> str:
 
 
 def hide_password(url: str) -> str:
+    """Return a URL with its password replaced by `***`."""
     return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def user_folder(kind: str) -> Path:
+    """Return the user's folder for Skychimp's files of a kind: config, data, state or cache. It may not exist."""
     import platformdirs
 
     find = partial(getattr(platformdirs, f"user_{kind}_path"), "skychimp", appauthor=False)

@@ -1,7 +1,6 @@
-"""Settings: flags > environment > .env > skychimp.toml > defaults.
+"""All settings: their names, types, defaults and meanings.
 
-Each setting is one row below: name, type, default and one line of meaning. The row drives loading, the error messages
-and skychimp.example.toml.
+Each setting is one field below. Loading, error messages and skychimp.example.toml are derived from it.
 """
 
 import os
@@ -17,37 +16,39 @@ from skychimp.config.types import (
     Count,
     Duration,
     Durations,
-    EMail,
-    File,
+    EmailAddress,
+    FilePath,
+    Fraction,
     Host,
     Language,
-    Line,
     NameServer,
-    Part,
-    PerTime,
-    Place,
     PositiveDuration,
+    RateLimit,
     RedisUrl,
     Security,
     Sender,
-    Web,
-    Zone,
-    address_and_port,
-    is_zone,
-    whole,
+    SiteUrl,
+    StoreLocation,
+    TextLine,
+    TimeZone,
+    parse_address_and_port,
+    whole_number,
 )
 from skychimp.durations import parse_duration
 from skychimp.errors import ConfigError
+from skychimp.timezones import is_time_zone
+
+_USUAL_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
 
 
-def _system_zone() -> str:
-    link = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
-    names = (os.environ.get("TZ", "").removeprefix(":"), link)
-    return next((name for name in names if is_zone(name)), "UTC")
+def _system_time_zone() -> str:
+    linked_file = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
+    names = (os.environ.get("TZ", "").removeprefix(":"), linked_file)
+    return next((name for name in names if is_time_zone(name)), "UTC")
 
 
-def _is(meaning: str, example: object = None) -> Any:
-    """A setting's line of meaning, and what the example shows of one that has no default."""
+def _setting(meaning: str, example: object = None) -> Any:
+    """Describe a setting. The example is shown in place of a default if there is none."""
     return Field(description=meaning, examples=None if example is None else [example])
 
 
@@ -56,131 +57,178 @@ class _Section(BaseModel):
 
 
 class StoreSettings(_Section):
+    """Where the data is."""
+
     url: Annotated[
-        Place | None,
-        _is(
-            "the store: a path or sqlite:///PATH; a file in your data folder if not set",
+        StoreLocation | None,
+        _setting(
+            "Store: a path or sqlite:///PATH (default: a file in your user data folder).",
             "/var/lib/skychimp/skychimp.db",
         ),
     ] = None
 
 
 class MailSettings(_Section):
+    """How emails leave, and who they come from."""
+
     transport: Annotated[
         Literal["outbox", "smtp"],
-        _is("where mail goes: outbox (a Maildir beside the store, for before there is a server) or smtp"),
+        _setting("How emails leave: smtp, or outbox to only write them to a Maildir next to the store."),
     ] = "outbox"
-    sender: Annotated[Sender | None, _is("who letters come from: Name <address>", "Ada Lovelace <ada@example.org>")] = (
-        None
-    )
+    sender: Annotated[
+        Sender | None, _setting("Sender of the emails: Name <address>.", "Ada Lovelace <ada@example.org>")
+    ] = None
     return_path: Annotated[
-        EMail | None, _is("where bounces go; the sender's address if not set", "bounces@example.org")
+        EmailAddress | None,
+        _setting("Address that bounces are sent to (default: the sender's address).", "bounces@example.org"),
     ] = None
     timezone: Annotated[
-        Zone, _is("the zone of times given without an offset; the system's if not set", "Europe/Berlin")
-    ] = Field(default_factory=_system_zone)
+        TimeZone, _setting("Time zone of times without an offset (default: the system's time zone).", "Europe/Berlin")
+    ] = Field(default_factory=_system_time_zone)
 
 
 class SmtpSettings(_Section):
-    host: Annotated[Host, _is("the relay's name or address")] = "localhost"
+    """The mail server, and how much it is sent at once."""
+
+    host: Annotated[Host, _setting("Host name or IP address of the mail server.")] = "localhost"
     port: Annotated[
-        Annotated[int, whole(1, 65535)] | None,
-        _is("the relay's port; 465 for tls, 587 for starttls, 25 for none if not set", 587),
+        Annotated[int, whole_number(1, 65535)] | None,
+        _setting("Port of the mail server (default: 465 for tls, 587 for starttls, 25 for none).", 587),
     ] = None
-    security: Annotated[Security, _is("tls or starttls (both with the certificate checked), or none")] = (
+    security: Annotated[Security, _setting("Encryption: tls or starttls, both with certificate checks, or none.")] = (
         Security.STARTTLS
     )
-    username: Annotated[str | None, _is("the login, for a relay that wants one", "ada")] = None
-    password: Annotated[SecretStr | None, _is("its password; better in a file", "secret")] = None
-    password_file: Annotated[File | None, _is("a file that holds the password", "smtp-password")] = None
-    ca_file: Annotated[File | None, _is("certificates to trust instead of the system's, as PEM", "ca.pem")] = None
-    connections: Annotated[int, whole(1, 1000), _is("how many connections to the relay at once, at most")] = 10
-    letters_per_connection: Annotated[Count, _is("how many letters before a connection is replaced")] = 1000
-    connection_age: Annotated[PositiveDuration, _is("how long before a connection is replaced")] = timedelta(minutes=10)
-    rate: Annotated[PerTime | None, _is("how many letters, at most: 100/s, 300/min, 5000/h", "100/s")] = None
-    timeout: Annotated[PositiveDuration, _is("how long to wait for a connection and for ordinary replies")] = timedelta(
-        seconds=60
+    username: Annotated[str | None, _setting("User name, if the mail server requires a login.", "ada")] = None
+    password: Annotated[SecretStr | None, _setting("Password of that user. password_file is safer.", "secret")] = None
+    password_file: Annotated[
+        FilePath | None, _setting("File that contains the password on one line.", "smtp-password")
+    ] = None
+    ca_file: Annotated[
+        FilePath | None,
+        _setting("PEM file with the certificates to trust (default: the system's certificates).", "ca.pem"),
+    ] = None
+    connections: Annotated[
+        int, whole_number(1, 1000), _setting("Maximum number of simultaneous connections to the mail server.")
+    ] = 10
+    emails_per_connection: Annotated[Count, _setting("Number of emails after which a connection is replaced.")] = 1000
+    connection_age: Annotated[PositiveDuration, _setting("Time after which a connection is replaced.")] = timedelta(
+        minutes=10
     )
-    dot_timeout: Annotated[PositiveDuration, _is("how long to wait for the reply to the final dot (RFC 5321: 10m)")] = (
-        timedelta(minutes=10)
+    rate: Annotated[
+        RateLimit | None, _setting("Maximum rate: 100/s, 300/min or 5000/h (default: no limit).", "100/s")
+    ] = None
+    timeout: Annotated[PositiveDuration, _setting("How long to wait for a connection and for ordinary replies.")] = (
+        timedelta(seconds=60)
     )
+    dot_timeout: Annotated[
+        PositiveDuration, _setting("How long to wait for the reply after the end of an email (RFC 5321: 10m).")
+    ] = timedelta(minutes=10)
 
     @property
     def effective_port(self) -> int:
-        usual = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
-        return self.port or usual[self.security]
+        """Return the port, or the usual one of the encryption if none is set."""
+        return self.port or _USUAL_PORTS[self.security]
 
-    def secret(self) -> str | None:
-        """The password, from the setting or its file. Raises ConfigError where the file can't be read."""
+    def read_password(self) -> str | None:
+        """Return the password from the setting or its file, None without either. Raises ConfigError."""
         if self.password is not None or self.password_file is None:
             return self.password.get_secret_value() if self.password is not None else None
         try:
             return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ConfigError(f"smtp.password_file: {self.password_file} can't be read: {reason}") from None
+            reason = error.strerror if isinstance(error, OSError) else "the file is not valid UTF-8"
+            raise ConfigError(
+                f"cannot read {self.password_file}: {reason}", "set smtp.password_file to a readable file"
+            ) from None
 
 
 class DeliverySettings(_Section):
+    """What happens to emails that could not be sent, or whose outcome is unknown."""
+
     unknown: Annotated[
         Literal["resend", "hold"],
-        _is("what to do when the server's last word is missing: resend, or hold for a person"),
+        _setting("What to do if the final reply to an email was lost: resend it, or hold it until a person decides."),
     ] = "resend"
-    unknown_after: Annotated[Duration, _is("how long to wait before such a resend")] = timedelta(minutes=15)
-    retry_after: Annotated[Durations, _is("how long to wait before each new try; the last one repeats")] = tuple(
+    unknown_after: Annotated[Duration, _setting("How long to wait before such an email is resent.")] = timedelta(
+        minutes=15
+    )
+    retry_after: Annotated[Durations, _setting("How long to wait before each retry. The last value repeats.")] = tuple(
         map(parse_duration, ("5m", "15m", "45m", "2h", "4h"))
     )
-    give_up_after: Annotated[PositiveDuration, _is("how long before a letter has expired")] = timedelta(hours=72)
+    give_up_after: Annotated[PositiveDuration, _setting("How long to try before an email expires.")] = timedelta(
+        hours=72
+    )
     keep_attempts: Annotated[
-        PositiveDuration | None, _is("how long the log of attempts is kept by the daemon; for ever otherwise", "365d")
+        PositiveDuration | None, _setting("How long the daemon keeps the delivery log (default: forever).", "365d")
     ] = None
-    disable_failures: Annotated[Count, _is("a mailing is disabled when so many of its letters have failed ...")] = 100
-    disable_failure_rate: Annotated[Part, _is("... and they are so large a part of those tried")] = 0.5
+    disable_failures: Annotated[Count, _setting("Disable a mailing after this many failed emails, ...")] = 100
+    disable_failure_rate: Annotated[Fraction, _setting("... if they are at least this fraction of all tried.")] = 0.5
 
 
 class RunSettings(_Section):
-    patience: Annotated[Duration, _is("how long run waits for a relay that is down")] = timedelta(minutes=1)
+    """How one run behaves."""
+
+    patience: Annotated[Duration, _setting("How long a run waits for a mail server that is unavailable.")] = timedelta(
+        minutes=1
+    )
 
 
 class DaemonSettings(_Section):
-    interval: Annotated[PositiveDuration, _is("how often the daemon looks for due mail")] = timedelta(seconds=1)
+    """How the daemon behaves."""
+
+    interval: Annotated[PositiveDuration, _setting("How often the daemon looks for due mailings.")] = timedelta(
+        seconds=1
+    )
 
 
 class BlogSettings(_Section):
+    """The blog and its static site."""
+
     url: Annotated[
-        Web | None,
-        _is(
-            "where the blog's site is: links in digests, the feed and the map of the site need it",
-            "https://blog.example.org",
+        SiteUrl | None,
+        _setting(
+            "Public URL of the blog. Links in digests, the feed and the sitemap need it.", "https://blog.example.org"
         ),
     ] = None
-    title: Annotated[Line, _is("the site's name")] = "Skychimp"
-    tagline: Annotated[Line, _is("what it says of itself, in a few words")] = "Every client gets every mailing."
-    description: Annotated[Line, _is("and in a sentence")] = (
-        "A mailing service that survives what comes between, and knows of every letter what became of it."
+    title: Annotated[TextLine, _setting("Title of the blog.")] = "Skychimp"
+    tagline: Annotated[TextLine, _setting("Subtitle of the blog, a few words long.")] = (
+        "Every client gets every mailing."
     )
-    language: Annotated[Language, _is("the language of its posts")] = "en"
+    description: Annotated[TextLine, _setting("Description of the blog in one sentence.")] = (
+        "News from Skychimp, which sends recurring mailings from the command line."
+    )
+    language: Annotated[Language, _setting("Language of the posts, such as en, ru or pt-BR.")] = "en"
 
 
 class CacheSettings(_Section):
+    """Where the figures of the home page are cached."""
+
     url: Annotated[
         RedisUrl | None,
-        _is("a Redis server for the home page's figures; a folder of your account's if not set", "redis://localhost/0"),
+        _setting(
+            "Redis server that caches the home page's figures (default: a folder of your account).",
+            "redis://localhost/0",
+        ),
     ] = None
 
 
 class DnsSettings(_Section):
+    """Where DNS records are looked up."""
+
     nameserver: Annotated[
-        NameServer | None, _is("whom doctor asks about your domain; the system's name server if not set", "9.9.9.9")
+        NameServer | None,
+        _setting('Name server that "skychimp doctor" asks about your domain (default: the system\'s).', "9.9.9.9"),
     ] = None
 
     @property
-    def place(self) -> tuple[str, int] | None:
-        """Its address and port; None for the system's."""
-        return None if self.nameserver is None else address_and_port(self.nameserver)
+    def address(self) -> tuple[str, int] | None:
+        """Return the name server's IP address and port, or None for the system's name server."""
+        return None if self.nameserver is None else parse_address_and_port(self.nameserver)
 
 
 class Settings(_Section):
+    """All settings, by section."""
+
     store: StoreSettings = StoreSettings()
     mail: MailSettings = Field(default_factory=MailSettings)
     smtp: SmtpSettings = SmtpSettings()
@@ -191,19 +239,16 @@ class Settings(_Section):
     cache: CacheSettings = CacheSettings()
     dns: DnsSettings = DnsSettings()
     config_file: Path | None = None
-    """The file that was read, if any."""
+    """The config file that was read, if any."""
 
     @property
     def store_url(self) -> str:
-        """The store as an SQLAlchemy URL; a path becomes `sqlite:///` and the real path.
-
-        Whoever comes by a link must find the same locks, outbox and session.
-        """
+        """Return the store as an SQLAlchemy URL."""
         return database_url(self.store.url)
 
     @property
     def store_name(self) -> str:
-        """The store as a person may see it: a path, or a URL without its password."""
+        """Return the store as it may be shown to a person: a path, or a URL without its password."""
         return hide_password(self.store.url or unquote(self.store_url.removeprefix("sqlite:///")))
 
 
@@ -212,4 +257,4 @@ SECTIONS: dict[str, type[BaseModel]] = {
     for name, field in Settings.model_fields.items()
     if name != "config_file"
 }
-"""Each section's name and its settings."""
+"""Each section's name and model."""

@@ -1,1 +1,1 @@
-"""How mail goes out: what is due, what is said, what became of it."""
+"""Schedule, compose and send mailings."""

@@ -1,18 +1,16 @@
-"""Every table and every state, nothing else. The words are those of the design; times are aware UTC.
+"""Define every table, its constraints and the values that its columns may have.
 
-Uniqueness and allowed values are constraints of the database.
+Times are aware and in UTC. Uniqueness and allowed values are constraints of the database.
 """
 
-from skychimp.models.base import Table, metadata
+from skychimp.models.base import Table, has_state, metadata
 from skychimp.models.blog import DigestPost, Post
 from skychimp.models.clients import Client, ClientTag
 from skychimp.models.deliveries import Attempt, Delivery, Occurrence, RelayState, Run
 from skychimp.models.enums import (
-    IN_FLIGHT_SQL,
-    RUNNING_SQL,
-    UNFINISHED_SQL,
-    UNKNOWN_SQL,
-    WAITING_SQL,
+    IN_FLIGHT_STATES,
+    UNFINISHED_STATES,
+    WAITING_STATES,
     CatchUp,
     CodePurpose,
     DeliveryState,
@@ -21,19 +19,17 @@ from skychimp.models.enums import (
     MailingStatus,
     OccurrenceState,
     Outcome,
-    Role,
 )
 from skychimp.models.mailings import Mailing, MailingClient, MailingTag, Message
 from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
 from skychimp.models.store_info import StoreInfo
 from skychimp.models.users import AuditEntry, Code, Login, LoginFailure, User
+from skychimp.roles import Role
 
 __all__ = [
-    "IN_FLIGHT_SQL",
-    "RUNNING_SQL",
-    "UNFINISHED_SQL",
-    "UNKNOWN_SQL",
-    "WAITING_SQL",
+    "IN_FLIGHT_STATES",
+    "UNFINISHED_STATES",
+    "WAITING_STATES",
     "Attempt",
     "AttemptRollup",
     "AuditEntry",
@@ -66,5 +62,6 @@ __all__ = [
     "StoreInfo",
     "Table",
     "User",
+    "has_state",
     "metadata",
 ]

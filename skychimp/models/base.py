@@ -1,9 +1,9 @@
-"""What every table is made of."""
+"""Build tables: the base class, the names of constraints, and columns and conditions that several tables share."""
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Column, Enum, MetaData, text
+from sqlalchemy import BigInteger, Column, ColumnElement, Enum, MetaData, literal_column, text
 from sqlalchemy import Table as CoreTable
 from sqlmodel import SQLModel
 
@@ -19,14 +19,26 @@ metadata = MetaData(
 
 
 class Table(SQLModel):
-    """The base of every table. Pydantic's validators are built only when used: a list never needs them."""
+    """The base class of every table."""
 
     metadata = metadata
+    # Pydantic's validators are expensive to build, and a command that only reads rows never uses them.
     model_config = {"defer_build": True}
     __table__: ClassVar[CoreTable]
 
 
+def has_state(column: ColumnElement[Any], *states: StrEnum) -> ColumnElement[bool]:
+    """Return the condition that a column has one of these states.
+
+    The states are written as literals, never as parameters: SQLite uses a partial index only for a query that repeats
+    the index's condition exactly. Indexes and queries are therefore built by this function.
+    """
+    literals: list[ColumnElement[Any]] = [literal_column(f"'{state}'") for state in states]
+    return column == literals[0] if len(literals) == 1 else column.in_(literals)
+
+
 def enum_column(states: type[StrEnum], name: str, *, nullable: bool = False, primary_key: bool = False) -> Column[str]:
+    """Return a text column that accepts only the values of an enum, by a CHECK constraint."""
     kind = Enum(
         states,
         name=name,
@@ -39,4 +51,5 @@ def enum_column(states: type[StrEnum], name: str, *, nullable: bool = False, pri
 
 
 def version_column() -> Column[int]:
+    """Return a column for a random number that a trigger renews."""
     return Column(BigInteger, nullable=False, server_default=text("0"))

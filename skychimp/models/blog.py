@@ -1,4 +1,4 @@
-"""Posts, and which of them digests have told of."""
+"""Define the tables of the blog's posts, and of the posts that digests have sent."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from skychimp.models.base import Table
 
 
 class Post(Table, table=True):
-    """A blog article; published from `published_at` on, a draft without it."""
+    """A blog post. It is published from `published_at` on, and a draft if that is None."""
 
     __tablename__ = "post"
     id: int | None = Field(default=None, primary_key=True)
@@ -18,17 +18,20 @@ class Post(Table, table=True):
     title: str
     content: str
     image: str | None = Field(default=None, index=True)
-    """The file's name in the folder of images: its content's hash."""
+    """The name of a file in the image folder: the hash of its content."""
     views: int = 0
     revision: int = 1
-    """Counts the changes of title, content and image."""
+    """The number of changes to title, content and image."""
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None = Field(default=None, index=True)
 
 
 class DigestPost(Table, table=True):
-    """A post that a digest need not tell of: that occurrence of the mailing told of it, or it is too old for any."""
+    """A post that a digest mailing leaves out from now on.
+
+    `occurrence_id` is the occurrence that contains it, or None for a post that was too old for the first digest.
+    """
 
     __tablename__ = "digest_post"
     mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)

@@ -1,33 +1,37 @@
-"""What goes out and what came of it.
+"""Define the tables of the ledger: occurrences, deliveries and attempts, and the runs and mail servers behind them.
 
-Indexes with a condition hold only what is waiting or under way, so that they stay small however long the ledger grows.
+The indexes with a condition contain only what is waiting or being sent. They stay small however long the ledger grows.
 """
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Index, UniqueConstraint, column
 from sqlmodel import Field
 
-from skychimp.models.base import Table, enum_column
+from skychimp.models.base import Table, enum_column, has_state
 from skychimp.models.enums import (
-    IN_FLIGHT_SQL,
-    UNFINISHED_SQL,
-    UNKNOWN_SQL,
-    WAITING_SQL,
+    IN_FLIGHT_STATES,
+    UNFINISHED_STATES,
+    WAITING_STATES,
     DeliveryState,
     Format,
     OccurrenceState,
     Outcome,
 )
 
+_IS_UNFINISHED = has_state(column("state"), *UNFINISHED_STATES)
+_IS_WAITING = has_state(column("state"), *WAITING_STATES)
+_IS_UNKNOWN = has_state(column("state"), DeliveryState.UNKNOWN)
+_IS_IN_FLIGHT = has_state(column("state"), *IN_FLIGHT_STATES)
+
 
 class Occurrence(Table, table=True):
-    """One due time of one mailing, with all that its letters need as it was at opening."""
+    """One due time of one mailing, with everything that its emails need as it was when the occurrence was opened."""
 
     __tablename__ = "occurrence"
     __table_args__ = (
         UniqueConstraint("mailing_id", "due_local"),
-        Index("ix_occurrence_unfinished", "id", sqlite_where=text(UNFINISHED_SQL)),
+        Index("ix_occurrence_unfinished", "id", sqlite_where=_IS_UNFINISHED),
     )
     id: int | None = Field(default=None, primary_key=True)
     mailing_id: int = Field(foreign_key="mailing.id")
@@ -35,11 +39,11 @@ class Occurrence(Table, table=True):
     due_at: datetime
     state: OccurrenceState = Field(sa_column=enum_column(OccurrenceState, "state"))
     opened_at: datetime
-    """Also the Date of its letters, the same at every attempt."""
+    """Also the Date header of its emails, the same at every attempt."""
     deadline: datetime
     finished_at: datetime | None = None
     cursor: int = 0
-    """The last client id whose delivery is made, while opening."""
+    """While the occurrence is opening: the id of the last client whose turn has come."""
     subject: str = ""
     body: str = ""
     format: Format = Field(sa_column=enum_column(Format, "format"))
@@ -48,21 +52,21 @@ class Occurrence(Table, table=True):
     return_path: str = ""
     timezone: str = "UTC"
     results_of: datetime | None = None
-    """The `finished_at` for which its figures stand in `result`."""
+    """The `finished_at` for which the table `result` has this occurrence's figures."""
 
 
 class Delivery(Table, table=True):
-    """One client in one occurrence. Its Message-ID is not kept: it is a keyed hash of `id` (compose.message_id)."""
+    """One client in one occurrence. The Message-ID is not stored: it is a keyed hash of `id` (compose.message_id)."""
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("occurrence_id", "address_key"),
-        CheckConstraint(f"NOT ({WAITING_SQL}) OR next_try_at IS NOT NULL", name="waits_until"),
-        CheckConstraint(f"NOT ({IN_FLIGHT_SQL}) OR (run_id IS NOT NULL AND token IS NOT NULL)", name="held_by"),
-        Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=text(WAITING_SQL)),
-        Index("ix_delivery_unknown", "occurrence_id", "next_try_at", sqlite_where=text(UNKNOWN_SQL)),
-        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=text(IN_FLIGHT_SQL)),
-        # Its letter's Message-ID is made of its id, so that an id must never come back.
+        CheckConstraint(f"NOT ({_IS_WAITING}) OR next_try_at IS NOT NULL", name="waits_until"),
+        CheckConstraint(f"NOT ({_IS_IN_FLIGHT}) OR (run_id IS NOT NULL AND token IS NOT NULL)", name="held_by"),
+        Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=_IS_WAITING),
+        Index("ix_delivery_unknown", "occurrence_id", "next_try_at", sqlite_where=_IS_UNKNOWN),
+        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=_IS_IN_FLIGHT),
+        # The Message-ID is made of the id, so an id must never be reused.
         {"sqlite_autoincrement": True},
     )
     id: int | None = Field(default=None, primary_key=True)
@@ -73,26 +77,27 @@ class Delivery(Table, table=True):
     name: str = ""
     comment: str = ""
     tags: str = "[]"
-    """A JSON list, sorted."""
+    """A sorted JSON list."""
     state: DeliveryState = Field(sa_column=enum_column(DeliveryState, "state"))
     attempts: int = 0
     given_back: int = 0
-    """How many of the attempts were given back."""
+    """The number of attempts that do not count as a try, such as one that met a limit of the mail server."""
     next_try_at: datetime | None = None
-    """None in an unknown one that a person decides about, and in one that is done."""
+    """None if there is no further try: the delivery is done, or unknown and waiting for a person's decision."""
     run_id: int | None = None
     token: int | None = None
-    """Of the claim: an UPDATE that names another token finds no row. Stays after an outcome, goes with a rescue."""
+    """The claim's token: an UPDATE with another token changes nothing. Kept after an outcome, cleared by a rescue."""
 
 
 class Attempt(Table, table=True):
-    """One try at one delivery, with the server's reply. Append-only."""
+    """One attempt at one delivery, with the server's reply. Rows are only added."""
 
     __tablename__ = "attempt"
     __table_args__ = (UniqueConstraint("delivery_id", "number"),)
     id: int | None = Field(default=None, primary_key=True)
     delivery_id: int = Field(foreign_key="delivery.id")
     number: int
+    """The attempt's number within its delivery, from 1."""
     started_at: datetime
     finished_at: datetime
     outcome: Outcome = Field(sa_column=enum_column(Outcome, "outcome"))
@@ -100,7 +105,7 @@ class Attempt(Table, table=True):
     code: int | None = None
     enhanced: str = ""
     reply: str = ""
-    """The server's whole reply with its codes, or what came instead of one."""
+    """The server's whole reply with its codes, or the error that came instead of a reply."""
     relay: str = ""
 
 
@@ -121,7 +126,7 @@ class Run(Table, table=True):
 
 
 class RelayState(Table, table=True):
-    """A relay that needs a person: nothing is sent through it until its settings change or the next probe."""
+    """A paused mail server: nothing is sent through it until its settings change or the next probe is due."""
 
     __tablename__ = "relay_state"
     relay: str = Field(primary_key=True)

@@ -1,17 +1,10 @@
-"""Every state and other choice; what is said of them in SQL, too."""
+"""List the values of every column that has a fixed set of them. Imports nothing from SQLAlchemy."""
 
 from enum import StrEnum
 
 
-class Role(StrEnum):
-    USER = "user"
-    MANAGER = "manager"
-    EDITOR = "editor"
-    ADMIN = "admin"
-
-
 class CodePurpose(StrEnum):
-    """What a mailed code is for."""
+    """What an emailed code is for."""
 
     VERIFY = "verify"
     RESET = "reset"
@@ -35,7 +28,7 @@ class Every(StrEnum):
 
 
 class CatchUp(StrEnum):
-    """What is done about due times that nobody was there to send."""
+    """Which missed due times are still sent, after a time without a run."""
 
     LATEST = "latest"
     ALL = "all"
@@ -43,46 +36,54 @@ class CatchUp(StrEnum):
 
 
 class MailingStatus(StrEnum):
+    """How far a mailing is: no occurrence opened yet, some opened, or nothing left to send."""
+
     CREATED = "created"
     RUNNING = "running"
     COMPLETED = "completed"
 
 
 class OccurrenceState(StrEnum):
+    """How far an occurrence is. Its deliveries are created while it is opening."""
+
     OPENING = "opening"
     OPEN = "open"
     FINISHED = "finished"
     CANCELLED = "cancelled"
     MISSED = "missed"
+    """Its due time passed without a run, and it was too late to send."""
     SKIPPED = "skipped"
-    """A digest's, when there was no new post."""
+    """A digest without a new post."""
 
 
 class DeliveryState(StrEnum):
+    """What happened to a delivery so far."""
+
     QUEUED = "queued"
     CLAIMED = "claimed"
+    """A run has taken it, and may still put it back."""
     SENDING = "sending"
+    """A run is about to end its data with the final dot, or has done so."""
     SENT = "sent"
     DEFERRED = "deferred"
     FAILED = "failed"
     UNKNOWN = "unknown"
+    """The final dot was written, and the server's reply was not recorded."""
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 
 
 class Outcome(StrEnum):
-    """What an attempt came to."""
+    """The result of one attempt."""
 
     SENT = "sent"
     DEFERRED = "deferred"
     FAILED = "failed"
     UNKNOWN = "unknown"
     GIVEN_BACK = "given_back"
+    """It does not count as a try, and the delivery is queued again."""
 
 
-# SQLite uses an index with a condition only where a query repeats the condition to the letter.
-UNFINISHED_SQL = "state IN ('opening', 'open')"
-WAITING_SQL = "state IN ('queued', 'deferred')"
-UNKNOWN_SQL = "state = 'unknown'"
-IN_FLIGHT_SQL = "state IN ('claimed', 'sending')"
-RUNNING_SQL = "status = 'running'"
+UNFINISHED_STATES = (OccurrenceState.OPENING, OccurrenceState.OPEN)
+WAITING_STATES = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
+IN_FLIGHT_STATES = (DeliveryState.CLAIMED, DeliveryState.SENDING)

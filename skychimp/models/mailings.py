@@ -1,15 +1,17 @@
-"""What users keep: clients, messages and mailings."""
+"""Define the tables of messages and mailings."""
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, column
 from sqlmodel import Field
 
-from skychimp.models.base import Table, enum_column
-from skychimp.models.enums import RUNNING_SQL, CatchUp, Every, Format, MailingStatus
+from skychimp.models.base import Table, enum_column, has_state
+from skychimp.models.enums import CatchUp, Every, Format, MailingStatus
 
 
 class Message(Table, table=True):
+    """A subject and a body. It belongs to one user."""
+
     __tablename__ = "message"
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int = Field(foreign_key="user.id", index=True)
@@ -17,50 +19,57 @@ class Message(Table, table=True):
     body: str
     format: Format = Field(sa_column=enum_column(Format, "format"))
     html: str | None = None
-    """The HTML part where it is given; a Markdown body makes its own."""
+    """The HTML part, if the user wrote one. A Markdown body is rendered when it is sent."""
     digest: bool = False
-    """Its words go with the posts that were published since the mailing's last occurrence."""
+    """Whether its emails list the posts that were published since the mailing's last occurrence."""
     created_at: datetime
     updated_at: datetime
 
 
 class Mailing(Table, table=True):
+    """A message, an audience (see store.audience), a schedule and a status."""
+
     __tablename__ = "mailing"
     __table_args__ = (
         CheckConstraint("end_at > start_at", name="window"),
-        Index("ix_mailing_running", "next_at", sqlite_where=text(RUNNING_SQL)),
+        Index("ix_mailing_running", "next_at", sqlite_where=has_state(column("status"), MailingStatus.RUNNING)),
     )
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int = Field(foreign_key="user.id", index=True)
     message_id: int | None = Field(default=None, foreign_key="message.id", index=True)
-    """None only once the mailing is deleted."""
+    """None only in a deleted mailing."""
     all_clients: bool = False
     start_local: str
-    """ISO 8601 local time in `timezone`, without an offset: what every due time is computed from."""
+    """ISO 8601 local time in `timezone`, without an offset. Every due time is computed from it."""
     timezone: str
     start_at: datetime
     end_at: datetime | None = Field(default=None, index=True)
     every: Every = Field(sa_column=enum_column(Every, "every"))
     catch_up: CatchUp = Field(default=CatchUp.LATEST, sa_column=enum_column(CatchUp, "catch_up"))
     grace: int | None = None
-    """Seconds that a due time may be late and still be sent; None is the period's own (recurrence.GRACE)."""
+    """How many seconds late an occurrence may still be sent. None is the period's default (recurrence.GRACE)."""
     status: MailingStatus = Field(sa_column=enum_column(MailingStatus, "status"))
     next_at: datetime | None = Field(default=None, index=True)
+    """The next due time that has no occurrence yet."""
     created_at: datetime
     disabled_at: datetime | None = None
     disabled_by_id: int | None = Field(default=None, foreign_key="user.id")
-    """None with `disabled_at` set: the system."""
+    """None if the system disabled it."""
     disabled_reason: str | None = None
     deleted_at: datetime | None = None
 
 
 class MailingClient(Table, table=True):
+    """A client that a mailing names."""
+
     __tablename__ = "mailing_client"
     mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
     client_id: int = Field(sa_column=Column(ForeignKey("client.id", ondelete="CASCADE"), primary_key=True, index=True))
 
 
 class MailingTag(Table, table=True):
+    """A tag whose clients a mailing is sent to."""
+
     __tablename__ = "mailing_tag"
     mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
     tag: str = Field(primary_key=True)

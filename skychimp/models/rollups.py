@@ -1,4 +1,4 @@
-"""What the ledger adds up to, for reports."""
+"""Define the tables of the totals that reports read instead of the whole ledger."""
 
 from sqlalchemy import Index, UniqueConstraint
 from sqlmodel import Field
@@ -8,7 +8,7 @@ from skychimp.models.enums import DeliveryState, Outcome
 
 
 class ReplyKind(Table, table=True):
-    """One kind of answer: what servers said, with what varies from letter to letter left out (replies.pattern)."""
+    """A kind of reply: its outcome, codes, and wording without what varies from email to email (replies.pattern)."""
 
     __tablename__ = "cause"
     __table_args__ = (UniqueConstraint("outcome", "phase", "code", "enhanced", "words"),)
@@ -16,31 +16,31 @@ class ReplyKind(Table, table=True):
     outcome: Outcome = Field(sa_column=enum_column(Outcome, "outcome"))
     phase: str
     code: int
-    """0 where there was no reply."""
+    """0 if there was no reply."""
     enhanced: str
     words: str
 
 
 class AttemptRollup(Table, table=True):
-    """How many attempts of an occurrence came to one cause in one slot of time; counted from the log, never changed."""
+    """The number of attempts of an occurrence with one kind of reply in one time slot. Counted once, never changed."""
 
     __tablename__ = "pace"
     __table_args__ = (Index(None, "slot"), {"sqlite_with_rowid": False})
     occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True)
     slot: int = Field(primary_key=True)
-    """Seconds since 1970, by figures.SLOT."""
+    """Seconds since 1970, divided by rollups.SLOT."""
     cause_id: int = Field(foreign_key="cause.id", primary_key=True)
     attempts: int
 
 
 class DeliveryRollup(Table, table=True):
-    """How many deliveries of a finished occurrence ended in one state, by domain and by attempts made."""
+    """The number of deliveries of a finished occurrence by domain, state, and number of attempts."""
 
     __tablename__ = "result"
     __table_args__ = ({"sqlite_with_rowid": False},)
     occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True)
     domain: str = Field(primary_key=True)
-    """"" stands for all of the smaller ones together."""
+    """"" is the total of all smaller domains."""
     state: DeliveryState = Field(sa_column=enum_column(DeliveryState, "state", primary_key=True))
     attempts: int = Field(primary_key=True)
     deliveries: int

@@ -1,4 +1,4 @@
-"""Users, how they get in, and what is kept of what they did."""
+"""Define the tables of users, their logins, and the audit trail."""
 
 from datetime import datetime
 
@@ -6,14 +6,18 @@ from sqlalchemy import DDL, event
 from sqlmodel import Field
 
 from skychimp.models.base import Table, enum_column
-from skychimp.models.enums import CodePurpose, Role
+from skychimp.models.enums import CodePurpose
+from skychimp.roles import Role
 
 
 class User(Table, table=True):
+    """An account. Clients, messages and mailings belong to one."""
+
     __tablename__ = "user"
     id: int | None = Field(default=None, primary_key=True)
     email: str
     address_key: str = Field(unique=True)
+    """The normalised address, by which addresses are compared."""
     name: str = ""
     password_hash: str | None = None
     role: Role = Field(sa_column=enum_column(Role, "role"))
@@ -23,7 +27,7 @@ class User(Table, table=True):
 
 
 class Login(Table, table=True):
-    """A session: the token itself is only with its owner."""
+    """A login session. Only a hash of its token is stored."""
 
     __tablename__ = "login"
     id: int | None = Field(default=None, primary_key=True)
@@ -35,7 +39,7 @@ class Login(Table, table=True):
 
 
 class Code(Table, table=True):
-    """A code that was mailed: the code itself is only in the letter."""
+    """A code that was emailed to a user. Only a hash of it is stored."""
 
     __tablename__ = "code"
     id: int | None = Field(default=None, primary_key=True)
@@ -49,7 +53,7 @@ class Code(Table, table=True):
 
 
 class LoginFailure(Table, table=True):
-    """Wrong passwords in a row for one address, whether or not it is a user's: the more, the longer the delay."""
+    """The number of wrong passwords in a row for an address, registered or not. It sets the login delay."""
 
     __tablename__ = "login_failure"
     address_key: str = Field(primary_key=True)
@@ -58,16 +62,16 @@ class LoginFailure(Table, table=True):
 
 
 class AuditEntry(Table, table=True):
-    """Who did what to which object. Append-only: triggers refuse any change."""
+    """An entry of the audit trail: who did what to which object. Triggers refuse every change of a row."""
 
     __tablename__ = "audit"
     id: int | None = Field(default=None, primary_key=True)
     at: datetime
     actor_id: int | None = Field(default=None, foreign_key="user.id", index=True)
-    """None: nobody who is logged in, as whoever runs the service."""
+    """None for the operator, and for anybody who is not logged in."""
     action: str
     object: str
-    """The kind of thing it was done to: a table's name."""
+    """The kind of object: the name of its table."""
     object_id: int | None = None
     detail: str = ""
 

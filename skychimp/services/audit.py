@@ -1,4 +1,4 @@
-"""The audit trail: who did what to which object, and when."""
+"""Record and list the audit trail: who did what to which object, and when."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from skychimp.models import AuditEntry, User
 from skychimp.permissions import ANONYMOUS, Action, Actor, authorize
-from skychimp.services.listing import ListOptions, apply, is_named
+from skychimp.services.listing import ListOptions, apply, matches_id_or_email
 from skychimp.store.database import Store
 
 _A = AuditEntry.__table__
@@ -20,7 +20,7 @@ SORTED_BY = {"id": _A.c.id, "at": _A.c.at, "actor": _U.c.address_key, "action": 
 
 @dataclass(frozen=True)
 class AuditInfo:
-    """One deed; `actor` is None where nobody who is logged in did it, as whoever runs the service."""
+    """An entry of the audit trail. `actor` is an email address, or None if it was done without a login."""
 
     id: int
     at: datetime
@@ -32,9 +32,9 @@ class AuditInfo:
 
 
 def record(db: Session, actor: Actor, action: str, kind: str, object_id: int | None = None, detail: str = "") -> None:
-    """Add to the trail, in the caller's transaction: what was not done is not in it, either.
+    """Record an action in the caller's transaction, so that an action that is rolled back leaves no entry.
 
-    `kind` is the object's table. No address of a client and no secret belongs into `detail`.
+    `kind` is the object's table. `detail` must contain no secret and no address of a client.
     """
     db.add(
         AuditEntry(
@@ -48,8 +48,8 @@ def record(db: Session, actor: Actor, action: str, kind: str, object_id: int | N
     )
 
 
-def note(store: Store, action: str, kind: str) -> None:
-    """Add what whoever runs the service has done, to no row of the store, in a transaction of its own."""
+def record_without_login(store: Store, action: str, kind: str) -> None:
+    """Record an action of the account that runs the service, in a transaction of its own."""
     with store.write() as db:
         record(db, ANONYMOUS, action, kind)
 
@@ -57,18 +57,21 @@ def note(store: Store, action: str, kind: str) -> None:
 def list_entries(
     store: Store,
     actor: Actor,
-    page: ListOptions,
+    options: ListOptions,
     *,
     by: str | None = None,
     action: str | None = None,
     since: datetime | None = None,
 ) -> Iterator[AuditInfo]:
-    """The trail, the oldest first, as it is read; `by` is a user's id or e-mail. Raises InvalidValue."""
+    """Yield the entries of the audit trail, the oldest first, while they are read.
+
+    `by` is a user's id or email address, `since` the time of the first entry. Raises Denied, InvalidValue.
+    """
     authorize(actor, Action.SEE_AUDIT_TRAIL)
     query = select(_A, _U.c.email).outerjoin(_U, _U.c.id == _A.c.actor_id)
-    query = apply(query, page, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
+    query = apply(query, options, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
     if by is not None:
-        query = query.where(is_named(_U, by))
+        query = query.where(matches_id_or_email(_U, by))
     if action is not None:
         query = query.where(_A.c.action == action)
     if since is not None:

@@ -1,21 +1,27 @@
-"""What every list can do: limit, offset, search and sort; and how one row is named."""
+"""Limit, search and sort lists; find single rows, and restrict queries to what an actor may see."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, false, or_
+from sqlalchemy import ColumnElement, Select, Table, false, or_, true
 
 from skychimp import addresses
-from skychimp.errors import InvalidValue
+from skychimp.errors import InvalidValue, NotFound
+from skychimp.permissions import Actor, Scope
+from skychimp.shell import run_hint
+from skychimp.text import shortened
 
-LARGEST = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
+"""The largest integer of a database column. A larger one cannot even be passed in a query."""
+
+_ID = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Which part of a list is wanted; `sort` is a column's name, with `-` in front for the other way round."""
+    """Which rows of a list to return. `sort` is the name of a column, with `-` in front for descending order."""
 
     limit: int | None = None
     offset: int = 0
@@ -24,52 +30,69 @@ class ListOptions:
 
 
 def apply(
-    query: Select[Any], page: ListOptions, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]
+    query: Select[Any], options: ListOptions, *, searched: Sequence[Any], sorted_by: Mapping[str, Any]
 ) -> Select[Any]:
-    """Apply a page to a query; the first of `sorted_by` is the usual order. Raises InvalidValue for another column."""
-    if page.search:
-        sought = searchable(page.search)
-        query = query.where(or_(*(column.icontains(sought, autoescape=True) for column in searched)))
-    usual = next(iter(sorted_by))
-    query = query.order_by(_order(page.sort or usual, sorted_by), sorted_by[usual])
-    if page.limit is not None:
-        query = query.limit(min(page.limit, LARGEST))
-    if page.offset:
-        query = query.offset(min(page.offset, LARGEST))
+    """Add list options to a query.
+
+    `searched` are the columns to search in, `sorted_by` the columns to sort by, by name, the default one first.
+    Raises InvalidValue for any other column to sort by.
+    """
+    if options.search:
+        text = checked_search(options.search)
+        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in searched)))
+    default = next(iter(sorted_by))
+    query = query.order_by(_order(options.sort or default, sorted_by), sorted_by[default])
+    if options.limit is not None:
+        query = query.limit(min(options.limit, MAX_INTEGER))
+    if options.offset:
+        query = query.offset(min(options.offset, MAX_INTEGER))
     return query
 
 
-_ID = re.compile(r"[0-9]{1,18}")
+def in_scope(scope: Scope, actor: Actor, owner_column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that a row is in the scope that `authorize` returned to this actor."""
+    if scope == Scope.ALL:
+        return true()
+    owned: ColumnElement[bool] = owner_column == actor.user_id
+    return owned
 
 
-def is_named(table: Table, name: str) -> ColumnElement[bool]:
-    """The condition of the row that a person means by an id or an e-mail; of none where it is neither."""
+def matches_id_or_email(table: Table, name: str) -> ColumnElement[bool]:
+    """Return the condition that a row has this id or email address. It is false if the name is neither."""
     if _ID.fullmatch(name):
-        named: ColumnElement[bool] = table.c.id == int(name)
-        return named
+        has_id: ColumnElement[bool] = table.c.id == int(name)
+        return has_id
     try:
         return table.c.address_key == addresses.parse(name.strip()).key
     except InvalidValue:
         return false()
 
 
-def is_id(number: int) -> bool:
-    """Whether a number can be an id at all: the store has none beyond 64 bits, and can't even be asked for one."""
-    return 0 < number <= LARGEST
+def is_valid_id(number: int) -> bool:
+    """Return whether a number can be the id of a row."""
+    return 0 < number <= MAX_INTEGER
 
 
-def searchable(text: str) -> str:
-    """The text, which the store can be asked for. Raises InvalidValue."""
+def not_found(noun: str, name: object) -> NotFound:
+    """Return the error that a client, message, mailing or the like does not exist, or is not the actor's."""
+    text = str(name)
+    if not text.isprintable() or not text or " " in text or len(text) > addresses.MAX_LENGTH:
+        text = shortened(text)
+    return NotFound(f"{noun} {text} not found", run_hint(f"{noun}s", "list"))
+
+
+def checked_search(text: str) -> str:
+    """Return a text to search for. Raises InvalidValue if it is not valid UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidValue("the text to search for is not UTF-8") from None
+        raise InvalidValue("the text to search for is not valid UTF-8") from None
     return text
 
 
 def _order(sort: str, columns: Mapping[str, Any]) -> ColumnElement[Any]:
     column = columns.get(sort.removeprefix("-"))
     if column is None:
-        raise InvalidValue(f"a list can't be sorted by {sort!r}", "it can by " + ", ".join(columns))
+        raise InvalidValue(f"cannot sort by {shortened(sort)}", f"choose one of: {', '.join(columns)}")
     ordered: ColumnElement[Any] = column.desc() if sort.startswith("-") else column.asc()
     return ordered

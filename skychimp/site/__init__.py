@@ -1,1 +1,1 @@
-"""The blog as a static site: pages, a feed, a stylesheet, without a line of JavaScript."""
+"""Build the blog as a static site, and reports as HTML pages; without JavaScript."""

@@ -1,4 +1,4 @@
-"""`blog build`: the published posts and the home page's figures, as a folder of files."""
+"""Build the blog as a static site in a folder (`skychimp blog build`)."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,18 +13,19 @@ from skychimp.config.settings import Settings
 from skychimp.errors import StoreFailed
 from skychimp.models import StoreInfo
 from skychimp.permissions import ANONYMOUS, Actor
-from skychimp.services.blog import posts
+from skychimp.services.blog import images, posts
 from skychimp.services.blog.posts import PostDetail
 from skychimp.services.reporting import home
 from skychimp.services.reporting.cache import Cached, refresh
+from skychimp.shell import run_hint
 from skychimp.site import folder, pages
 from skychimp.site.pages import Article, Figures, Picture, Site
 from skychimp.store.database import Store
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a build did; paths are relative to the folder."""
+class BuildResult:
+    """The files that a build changed. Paths are relative to the folder."""
 
     folder: str
     posts: int
@@ -33,39 +34,40 @@ class Built:
     unchanged: int
 
 
-def build(store: Store, actor: Actor, where: Path, settings: Settings, cached: Cached = refresh) -> Built:
-    """Make the folder hold the blog as anyone sees it now, for who may write posts.
+def build(store: Store, actor: Actor, path: Path, settings: Settings, cached: Cached = refresh) -> BuildResult:
+    """Write the published posts as a static site to a folder.
 
-    Raises Conflict where the folder is somebody else's, StoreFailed without an image's file, InvalidValue,
-    SkychimpError.
+    Raises NotLoggedIn and Denied unless the actor may write posts, Conflict if the folder contains other files,
+    StoreFailed if the file of an image is missing, InvalidValue if the path is not a folder, and SkychimpError.
     """
     posts.require_writer(actor)
-    published = posts.published(store, datetime.now(UTC))
+    published = posts.published_posts(store, datetime.now(UTC))
     secret = _secret(store)
-    seen = home.home(store, ANONYMOUS, cached)
+    public_home = home.home(store, ANONYMOUS, cached)
     site = Site(
-        id=_lasting_id(secret, "the feed"),
+        id=_permanent_id(secret, "the feed"),
         title=settings.blog.title,
         tagline=settings.blog.tagline,
         description=settings.blog.description,
         language=settings.blog.language,
         timezone=settings.mail.timezone,
         url=settings.blog.url,
-        figures=Figures(seen.mailings, seen.active_mailings, seen.unique_clients),
+        figures=Figures(public_home.mailings, public_home.active_mailings, public_home.unique_clients),
         articles=[_article(store, post, secret, cached) for post in published],
     )
     pictures: dict[str, bytes | Path] = {
-        f"images/{post.image}": posts.image_path(store, post.image) for post in published if post.image
+        f"images/{post.image}": images.image_path(store, post.image) for post in published if post.image
     }
-    made = folder.write(where, pictures | {path: text.encode() for path, text in pages.render(site).items()})
-    return Built(str(where), len(published), made.written, made.removed, made.unchanged)
+    texts = {name: text.encode() for name, text in pages.render_site(site).items()}
+    changes = folder.write_files(path, pictures | texts)
+    return BuildResult(str(path), len(published), changes.written, changes.removed, changes.unchanged)
 
 
 def _article(store: Store, post: PostDetail, secret: bytes, cached: Cached) -> Article:
     assert post.published_at is not None
-    html = posts.html(post, cached)
+    html = posts.render_html(post, cached)
     return Article(
-        id=_lasting_id(secret, f"post {post.id} of {post.created_at.isoformat()}"),
+        id=_permanent_id(secret, f"post {post.id} of {post.created_at.isoformat()}"),
         slug=post.slug,
         title=post.title,
         author=post.author,
@@ -83,11 +85,11 @@ def _picture(store: Store, post: PostDetail) -> Picture | None:
     if post.image is None:
         return None
     try:
-        with Image.open(posts.image_path(store, post.image)) as image:
+        with Image.open(images.image_path(store, post.image)) as image:
             return Picture(post.image, *image.size)
     except OSError:
-        hint = f"give it anew: skychimp blog update {post.slug} --image FILE, or --no-image"
-        raise StoreFailed(f"the image of post {post.id} can't be read", hint) from None
+        hint = run_hint("blog", "update", post.slug, "--image", "FILE") + ", or use --no-image"
+        raise StoreFailed(f"cannot read the image of post {post.id}", hint) from None
 
 
 def _secret(store: Store) -> bytes:
@@ -95,6 +97,6 @@ def _secret(store: Store) -> bytes:
         return db.scalar(select(StoreInfo.__table__.c.secret)) or b""
 
 
-def _lasting_id(secret: bytes, name: str) -> str:
-    """An IRI of its own for a thing of this store, that stays whatever is changed (RFC 4287, 4.2.6)."""
+def _permanent_id(secret: bytes, name: str) -> str:
+    """Return an IRI that identifies a thing of this store and never changes (RFC 4287, section 4.2.6)."""
     return UUID(bytes=hashlib.blake2b(name.encode(), key=secret[:64], digest_size=16).digest(), version=4).urn

@@ -1,6 +1,6 @@
-"""The site's pages: plain values in, the text of every file out; pure.
+"""Render the pages, feed and sitemap of the site from plain values; pure.
 
-The text depends on nothing but the values, so that what has not changed is the same to the byte.
+The result depends on the values only. If they have not changed, it is the same to the byte.
 """
 
 import re
@@ -18,16 +18,17 @@ from markupsafe import Markup
 
 from skychimp.delivery.composing import digest
 
-PER_PAGE = 9
-IN_FEED = 20
-HUES = 6  # of the stylesheet, for a card without a picture
+POSTS_PER_PAGE = 9
+POSTS_IN_FEED = 20
+HUES = 6
+"""Background colors in the stylesheet for cards without a picture."""
 
-_HERE = Path(__file__).parent
-_NOT_FOR_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_TEMPLATES = Path(__file__).parent / "templates"
+_INVALID_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 class Picture(NamedTuple):
-    """A file of the folder `images`; its size in pixels."""
+    """A file in the folder `images`, with its size in pixels."""
 
     name: str
     width: int
@@ -35,7 +36,7 @@ class Picture(NamedTuple):
 
 
 class Article(NamedTuple):
-    """A published post. `id` is an IRI that outlives its slug and the site's address."""
+    """A published post. `id` is an IRI that stays the same if its slug or the site's address changes."""
 
     id: str
     slug: str
@@ -49,7 +50,7 @@ class Article(NamedTuple):
 
     @property
     def path(self) -> str:
-        return digest.page_of(self.slug)
+        return digest.post_page(self.slug)
 
     @property
     def hue(self) -> int:
@@ -57,13 +58,15 @@ class Article(NamedTuple):
 
 
 class Figures(NamedTuple):
+    """The numbers on the home page."""
+
     mailings: int
     active_mailings: int
     unique_clients: int
 
 
 class Site(NamedTuple):
-    """All that the pages say. `url` is where they will be, without a slash at its end; None where that is unknown."""
+    """Everything that the pages show. `url` is the site's address without a slash at its end, or None if unknown."""
 
     id: str
     title: str
@@ -77,8 +80,8 @@ class Site(NamedTuple):
     """The newest first."""
 
 
-class Shelf(NamedTuple):
-    """A page of cards; the paths of the pages beside it."""
+class ListPage(NamedTuple):
+    """A page that lists posts, and the paths of the pages before and after it."""
 
     path: str
     articles: Sequence[Article]
@@ -86,56 +89,65 @@ class Shelf(NamedTuple):
     older: str | None
 
 
-def render(site: Site) -> dict[str, str]:
-    """Path and text of every file but the pictures; a page comes after those that it leads to."""
-    files: dict[str, str] = {"style.css": _source("style.css"), "icon.svg": _source("icon.svg")}
+def render_site(site: Site) -> dict[str, str]:
+    """Return the text of every file but the pictures, by path. A page comes after the pages that it links to."""
+    files: dict[str, str] = {
+        name: (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "icon.svg")
+    }
     articles = site.articles
     for number, article in enumerate(articles):
         newer = articles[number - 1] if number else None
         older = articles[number + 1] if number + 1 < len(articles) else None
-        files[article.path] = _page(site, "post.html", article.path, article=article, newer=newer, older=older)
-    *archive, home = shelves(articles)
-    for shelf in archive:
-        files[shelf.path] = _page(site, "archive.html", shelf.path, shelf=shelf)
-    files[home.path] = _page(site, "home.html", home.path, shelf=home)
-    files["feed.xml"] = _page(site, "feed.xml", "feed.xml", articles=articles[:IN_FEED])
+        files[article.path] = _render(site, "post.html", article.path, article=article, newer=newer, older=older)
+    *archive, home = paginate(articles)
+    for page in archive:
+        files[page.path] = _render(site, "archive.html", page.path, page=page)
+    files[home.path] = _render(site, "home.html", home.path, page=home)
+    files["feed.xml"] = _render(site, "feed.xml", "feed.xml", articles=articles[:POSTS_IN_FEED])
     if site.url is not None:
-        files["sitemap.xml"] = _page(site, "sitemap.xml", "sitemap.xml", shelves=[home, *reversed(archive)])
+        files["sitemap.xml"] = _render(site, "sitemap.xml", "sitemap.xml", pages=[home, *reversed(archive)])
     return files
 
 
-def shelves(articles: Sequence[Article]) -> list[Shelf]:
-    """The pages of cards, the oldest first, the home page last.
+def paginate(articles: Sequence[Article]) -> list[ListPage]:
+    """Return the pages that list posts, the oldest first and the home page last.
 
-    They are numbered from the oldest, and only full ones leave the home page: a new post changes none of them.
+    They are numbered from the oldest. A page is split off from the home page only when it is full, so that a new post
+    changes none of the others.
     """
-    full = max(0, len(articles) // PER_PAGE - 1)
-    ends = [len(articles) - PER_PAGE * number for number in range(full + 1)]
+    full = max(0, len(articles) // POSTS_PER_PAGE - 1)
+    ends = [len(articles) - POSTS_PER_PAGE * number for number in range(full + 1)]
     paths: list[str | None] = [None, *(f"page/{number}.html" for number in range(1, full + 1)), "index.html"]
-    made = [
-        Shelf(path, articles[start:end], newer, older)
+    archive = [
+        ListPage(path, articles[start:end], newer, older)
         for path, older, newer, start, end in zip(paths[1:-1], paths, paths[2:], ends[1:], ends, strict=False)
         if path
     ]
-    return [*made, Shelf("index.html", articles[: ends[-1]], None, paths[-2])]
+    return [*archive, ListPage("index.html", articles[: ends[-1]], None, paths[-2])]
 
 
-def _page(site: Site, template: str, path: str, **values: object) -> str:
+def _render(site: Site, template: str, path: str, **values: object) -> str:
     root = "../" * path.count("/")
     absolute = root if site.url is None else f"{site.url}/"
-    here = {"site": site, "path": path, "root": root, "absolute": absolute, "day": partial(_day, site.timezone)}
-    text = _environment().get_template(template).render(here | values)
-    return _NOT_FOR_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    common = {
+        "site": site,
+        "path": path,
+        "root": root,
+        "absolute": absolute,
+        "day": partial(_format_day, site.timezone),
+    }
+    text = _environment().get_template(template).render(common | values)
+    return _INVALID_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _day(timezone: str, at: datetime) -> str:
+def _format_day(timezone: str, at: datetime) -> str:
     local = at.astimezone(ZoneInfo(timezone))
     return f"{local.day} {local:%B %Y}"
 
 
 def _within_page(html: str) -> Markup:
-    """A post's HTML below the page's own heading; what is wider than the page scrolls, by keyboard too."""
-    html = re.sub(r"<(/?)h([1-5])>", lambda found: f"<{found[1]}h{int(found[2]) + 1}>", html)
+    """Return a post's HTML as part of a page: headings one level lower, wide elements scrollable by keyboard too."""
+    html = re.sub(r"<(/?)h([1-5])>", lambda match: f"<{match[1]}h{int(match[2]) + 1}>", html)
     html = html.replace("<pre>", '<pre tabindex="0">')
     tables = count(1)
     opened = '<div class="wide" role="region" aria-label="Table {}" tabindex="0"><table>'
@@ -144,7 +156,7 @@ def _within_page(html: str) -> Markup:
 
 
 def _for_feed(article: Article, absolute: str) -> str:
-    """A post's HTML as a feed's reader shows it: with its picture."""
+    """Return a post's HTML for the feed, with its picture."""
     if article.picture is None:
         return article.html
     name, width, height = article.picture
@@ -156,13 +168,14 @@ def _iso(at: datetime) -> str:
     return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _source(name: str) -> str:
-    return (_HERE / "templates" / name).read_text(encoding="utf-8")
-
-
 @cache
 def _environment() -> Environment:
-    loader = FileSystemLoader(_HERE / "templates")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"iso": _iso, "quoted": quote, "for_feed": _for_feed, "within_page": _within_page}
-    return made
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"iso": _iso, "quoted": quote, "for_feed": _for_feed, "within_page": _within_page}
+    return environment

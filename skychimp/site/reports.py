@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing else: figures, tables and plots in SVG; pure."""
+"""Render a report as one self-contained HTML page with figures, tables and SVG plots; pure."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,23 +10,23 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from skychimp.services.reporting.reports import OccurrenceReport, RatePoint, Report, percent, shown
+from skychimp.services.reporting.reports import OccurrenceReport, RatePoint, Report, counts_by_status, format_percent
 
-PLOTTED = 12
-"""How many of the latest occurrences have a plot of their rate."""
+MAX_PLOTS = 12
+"""How many of the latest occurrences have a plot of their sending rate."""
 
 WIDTH, HEIGHT = 720, 180
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
-"""Of a plot, and of the margins around what is drawn; in the plot's own units."""
+"""The size of a plot and its margins, in the plot's own units."""
 
 OUTCOMES = ("sent", "deferred", "failed", "unknown", "given_back")
 
-_HERE = Path(__file__).parent
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_TEMPLATES = Path(__file__).parent / "templates"
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Block(NamedTuple):
-    """A coloured rectangle; `kind` is a state or an outcome."""
+    """A colored rectangle. `kind` is a status or an outcome."""
 
     kind: str
     x: float
@@ -35,26 +35,26 @@ class Block(NamedTuple):
     height: float
 
 
-class Mark(NamedTuple):
-    """A place on an axis, and what is written there."""
+class Tick(NamedTuple):
+    """A position on an axis, and its label."""
 
-    at: float
-    text: str
+    position: float
+    label: str
 
 
 class Plot(NamedTuple):
-    """Letters a second over time: blocks on top of each other, with their axes."""
+    """Emails per second over time: blocks stacked by outcome, with the ticks of both axes."""
 
     title: str
     blocks: Sequence[Block]
-    across: Sequence[Mark]
-    up: Sequence[Mark]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
 
 
-def page(report: Report, timezone: str) -> str:
-    """The whole page, with times in this zone."""
+def render_report(report: Report, timezone: str) -> str:
+    """Return the page, with times in this time zone."""
     zone = ZoneInfo(timezone)
-    plotted = [one for one in report.occurrences if one.peak is not None][-PLOTTED:]
+    plotted = [occurrence for occurrence in report.occurrences if occurrence.peak is not None][-MAX_PLOTS:]
     return (
         _environment()
         .get_template("report.html")
@@ -62,104 +62,118 @@ def page(report: Report, timezone: str) -> str:
             report=report,
             timezone=timezone,
             zone=zone,
-            became=became,
+            shown_counts=shown_counts,
             outcomes=OUTCOMES,
-            strip=strip,
-            tries=list(tries(report.tries)),
-            plots=[plot(one, zone) for one in plotted],
+            stacked_bar=stacked_bar,
+            attempt_bars=list(attempt_bars(report.tries)),
+            plots=[plot_rate(occurrence, zone) for occurrence in plotted],
             width=WIDTH,
             height=HEIGHT,
             left=LEFT,
             right=WIDTH - RIGHT,
-            bottom=HEIGHT - BOTTOM,
         )
     )
 
 
-def became(counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts by state, without those of none."""
-    return {state: number for state, number in shown(counts).items() if number}
+def shown_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts by status that are above zero."""
+    return {status: number for status, number in counts_by_status(counts).items() if number}
 
 
-def strip(counts: Mapping[str, int], width: float = 100) -> list[Block]:
-    """A line of blocks, each as long as its share; what is not nothing is seen."""
-    least = sum(counts.values()) / 250
-    lengths = {kind: max(number, least) for kind, number in counts.items()}
-    whole, blocks, x = sum(lengths.values()), [], 0.0
+def stacked_bar(counts: Mapping[str, int], width: float = 100) -> list[Block]:
+    """Return a row of blocks, each as long as its share, but long enough to be visible."""
+    shortest = sum(counts.values()) / 250
+    lengths = {kind: max(number, shortest) for kind, number in counts.items()}
+    total, blocks, x = sum(lengths.values()), [], 0.0
     for kind, length in lengths.items():
-        blocks.append(Block(kind, round(x, 2), 0, round(length / whole * width, 2), 1))
-        x += length / whole * width
+        blocks.append(Block(kind, round(x, 2), 0, round(length / total * width, 2), 1))
+        x += length / total * width
     return blocks
 
 
-def tries(counts: Mapping[int, int]) -> Iterator[tuple[int, int, float]]:
-    """Attempts made, how many letters took so many, and how long that bar is in hundredths of the longest."""
-    longest = max(counts.values(), default=1)
-    for attempts, letters in counts.items():
-        yield attempts, letters, round(100 * letters / longest, 2)
+def attempt_bars(tries: Mapping[int, int]) -> Iterator[tuple[int, int, float]]:
+    """Yield a number of attempts, how many emails took as many, and the length of their bar in percent."""
+    most = max(tries.values(), default=1)
+    for attempts, emails in tries.items():
+        yield attempts, emails, round(100 * emails / most, 2)
 
 
-def plot(occurrence: OccurrenceReport, zone: ZoneInfo) -> Plot:
-    """An occurrence's rate over time."""
+def plot_rate(occurrence: OccurrenceReport, zone: ZoneInfo) -> Plot:
+    """Return the plot of an occurrence's sending rate."""
     points = occurrence.rate
-    highest = nice(max(point.a_second for point in points))
+    highest = round_up(max(point.per_second for point in points))
     step = (WIDTH - LEFT - RIGHT) / len(points)
-    drawn = HEIGHT - TOP - BOTTOM
-    blocks = []
-    for place, point in enumerate(points):
-        y = HEIGHT - float(BOTTOM)
-        for kind in OUTCOMES:
-            tall = point.counts[kind] / point.seconds / highest * drawn
-            if tall:
-                y -= tall
-                x = LEFT + place * step
-                blocks.append(Block(kind, round(x, 2), round(y, 2), round(max(step - 0.6, 0.6), 2), round(tall, 2)))
-    up = [Mark(round(HEIGHT - BOTTOM - part / 2 * drawn, 2), f"{highest * part / 2:,g}") for part in range(3)]
-    return Plot(_moment(occurrence.due_at, zone), blocks, list(_across(points, step, zone)), up)
+    plot_height = HEIGHT - TOP - BOTTOM
+    blocks = [
+        block
+        for index, point in enumerate(points)
+        for block in _stacked_column(point, LEFT + index * step, max(step - 0.6, 0.6), plot_height / highest)
+    ]
+    y_ticks = [
+        Tick(round(HEIGHT - BOTTOM - half / 2 * plot_height, 2), f"{highest * half / 2:,g}") for half in range(3)
+    ]
+    return Plot(_format_time(occurrence.due_at, zone), blocks, list(_x_ticks(points, step, zone)), y_ticks)
 
 
-def nice(number: float) -> float:
-    """The next number of those that an axis may end at: 1, 2 or 5, and these times ten as often as needed."""
-    size = 1e-6
+def round_up(number: float) -> float:
+    """Return the next round number: 1, 2 or 5 times a power of ten."""
+    power = 1e-6
     while True:
-        for step in (1, 2, 5):
-            if number <= size * step:
-                return float(f"{size * step:.0e}")
-        size *= 10
+        for factor in (1, 2, 5):
+            if number <= power * factor:
+                return float(f"{power * factor:.0e}")
+        power *= 10
 
 
-def _across(points: Sequence[RatePoint], step: float, zone: ZoneInfo) -> Iterator[Mark]:
-    """Five times or fewer along a plot, the first and the last among them."""
-    number = len(points)
-    length = points[-1].at - points[0].at + timedelta(seconds=points[-1].seconds)
-    form = "%H:%M:%S" if length < timedelta(hours=1) else "%H:%M" if length < timedelta(days=1) else "%d %b %H:%M"
-    for part in range(5):
-        at = points[0].at + length * part / 4
-        yield Mark(round(LEFT + number * step * part / 4, 2), at.astimezone(zone).strftime(form))
+def escape_invisible(text: str) -> str:
+    """Return the text with each control and bidi character as `\\u202e`."""
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def visible(text: str) -> str:
-    """What came from outside, with control and bidi characters as `\\u202e`."""
-    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+def _stacked_column(point: RatePoint, x: float, width: float, unit: float) -> Iterator[Block]:
+    """Yield the blocks of one point. `unit` is the height of one email per second."""
+    y = HEIGHT - float(BOTTOM)
+    for outcome in OUTCOMES:
+        height = point.counts[outcome] / point.seconds * unit
+        if height:
+            y -= height
+            yield Block(outcome, round(x, 2), round(y, 2), round(width, 2), round(height, 2))
 
 
-def _moment(at: datetime, zone: ZoneInfo) -> str:
+def _x_ticks(points: Sequence[RatePoint], step: float, zone: ZoneInfo) -> Iterator[Tick]:
+    """Yield five ticks, from the beginning to the end."""
+    duration = points[-1].at - points[0].at + timedelta(seconds=points[-1].seconds)
+    if duration < timedelta(hours=1):
+        time_format = "%H:%M:%S"
+    else:
+        time_format = "%H:%M" if duration < timedelta(days=1) else "%d %b %H:%M"
+    for quarter in range(5):
+        at = points[0].at + duration * quarter / 4
+        yield Tick(round(LEFT + len(points) * step * quarter / 4, 2), at.astimezone(zone).strftime(time_format))
+
+
+def _format_time(at: datetime, zone: ZoneInfo) -> str:
     return at.astimezone(zone).strftime("%Y-%m-%d %H:%M")
 
 
-def _lasting(duration: timedelta) -> str:
-    """A duration to the second, without the parts of one."""
+def _format_seconds(duration: timedelta) -> str:
+    """Return a duration in whole seconds, such as `0:03:02`."""
     return str(timedelta(seconds=round(duration.total_seconds())))
 
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"visible": visible, "moment": _moment, "percent": percent, "lasting": _lasting}
-    return made
+    environment.filters |= {
+        "escape_invisible": escape_invisible,
+        "time": _format_time,
+        "percent": format_percent,
+        "duration": _format_seconds,
+    }
+    return environment

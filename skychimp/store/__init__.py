@@ -1,1 +1,1 @@
-"""Where everything is kept. Knows nothing of the transport."""
+"""Keep everything in one SQLite file: transactions, the queue, the ledger and their migrations."""

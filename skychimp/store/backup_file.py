@@ -1,6 +1,6 @@
-"""Backups of a live store, and their way back into its place.
+"""Write backups of a store in use, and restore them in its place.
 
-A backup is a store of its own, in one file that `sqlite3` opens too, with a table more: the images of the posts.
+A backup is a store in one file, which `sqlite3` opens too. It has one more table: the images of the blog's posts.
 """
 
 import contextlib
@@ -17,35 +17,43 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, update
 
+from skychimp import files
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
 from skychimp.models import AuditEntry, StoreInfo
 from skychimp.store import database, queue, runs, schema
 from skychimp.store.database import Store
 
 BACKED_UP = "back up"
-"""What the audit trail calls it; a backup holds this line of itself, too."""
+"""The action in the audit trail. A backup contains the entry about itself, which tells when it was made."""
 
-DRAFT_LIFE = 86_400  # s
+DRAFT_LIFE = 86_400
+"""Seconds after which a draft is a leftover of a killed process."""
 
-_BESIDE = ("-wal", "-journal", "-shm")
-_IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
-_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+_LOG_SUFFIXES = ("-wal", "-journal", "-shm")
+_CREATE_IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
+_TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
 
-# What was sent stays sent: of mailings that both stores know, the ledger is the newer one's: each table of LEDGER, and
-# which of its rows those are.
-_SAME = "SELECT id FROM mailing JOIN newer.mailing AS n USING (id, owner_id, created_at)"
-_OCCURRENCES = f"SELECT id FROM {{}}occurrence WHERE mailing_id IN ({_SAME})"  # noqa: S608
+# What was sent stays sent: for mailings that are in both stores, a restored store takes the ledger of the newer store.
+# LEDGER has the tables, each with the condition for its rows.
+_SAME_MAILINGS = "SELECT id FROM mailing JOIN newer.mailing AS n USING (id, owner_id, created_at)"
+_OCCURRENCES = f"SELECT id FROM {{}}occurrence WHERE mailing_id IN ({_SAME_MAILINGS})"  # noqa: S608
 _DELIVERIES = f"SELECT id FROM {{}}delivery WHERE occurrence_id IN ({_OCCURRENCES})"  # noqa: S608
-LEDGER = {"attempt": f"delivery_id IN ({_DELIVERIES})", "delivery": f"occurrence_id IN ({_OCCURRENCES})"}
-_POSTS = "SELECT id FROM post JOIN newer.post AS p USING (id, created_at)"
-LEDGER |= {"digest_post": f"mailing_id IN ({_SAME}) AND post_id IN ({_POSTS})"}
-LEDGER |= dict.fromkeys(("pace", "result"), f"occurrence_id IN ({_OCCURRENCES})")
-LEDGER |= {"occurrence": f"mailing_id IN ({_SAME})", "run": "true", "cause": "true"}
-_KEEP_LEDGER = (
-    *(f"DELETE FROM {table} WHERE {part}".replace("{}", "") for table, part in LEDGER.items()),  # noqa: S608
+_SAME_POSTS = "SELECT id FROM post JOIN newer.post AS p USING (id, created_at)"
+LEDGER = {
+    "attempt": f"delivery_id IN ({_DELIVERIES})",
+    "delivery": f"occurrence_id IN ({_OCCURRENCES})",
+    "digest_post": f"mailing_id IN ({_SAME_MAILINGS}) AND post_id IN ({_SAME_POSTS})",
+    "pace": f"occurrence_id IN ({_OCCURRENCES})",
+    "result": f"occurrence_id IN ({_OCCURRENCES})",
+    "occurrence": f"mailing_id IN ({_SAME_MAILINGS})",
+    "run": "true",
+    "cause": "true",
+}
+_REPLACE_LEDGER = (
+    *(f"DELETE FROM {table} WHERE {condition}".replace("{}", "") for table, condition in LEDGER.items()),  # noqa: S608
     *(
-        f"INSERT INTO {table} SELECT * FROM newer.{table} WHERE {part}".replace("{}", "newer.")  # noqa: S608
-        for table, part in LEDGER.items()
+        f"INSERT INTO {table} SELECT * FROM newer.{table} WHERE {condition}".replace("{}", "newer.")  # noqa: S608
+        for table, condition in LEDGER.items()
     ),
     """UPDATE mailing SET next_at = n.next_at, status = n.status FROM newer.mailing AS n
        WHERE n.id = mailing.id AND n.deleted_at IS NULL
@@ -62,12 +70,13 @@ _IS_NEWER = """
         AND NOT EXISTS (
             SELECT 1 FROM delivery AS d JOIN newer.delivery AS n USING (id) WHERE d.attempts > n.attempts)"""
 
-Tell = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
+"""Called with the number of pages that are done, and the number of all."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A backup that was read back; `missing` names the images that posts speak of and that are not there."""
+class BackupResult:
+    """A verified backup: its rows by table, and how many images. `missing` names images of posts that do not exist."""
 
     rows: Mapping[str, int]
     images: int
@@ -75,126 +84,143 @@ class Made:
 
 
 @dataclass(frozen=True)
-class PutBack:
-    """`made_at` is when the backup was made, None for a copy that came about in another way. `aside` is where the store
-    that was there is kept, and `ledger_kept`: what it had sent counts as sent here, too."""
+class RestoreResult:
+    """A restored store.
+
+    `made_at` is when the backup was made, None for a copy that was made in another way. `aside` is where the replaced
+    store is kept. `ledger_kept` says whether the emails that it had sent count as sent.
+    """
 
     made_at: datetime | None
     aside: Path | None
     ledger_kept: bool
 
 
-def back_up(store: Path, file: Path, image: Callable[[str], bytes | None], tell: Tell) -> Made:
-    """Write a store's copy to a file, read it back, and only then give it its name: it is there whole or not at all.
+def write_backup(
+    store: Path, file: Path, read_image: Callable[[str], bytes | None], progress: Progress
+) -> BackupResult:
+    """Copy a store to a file and verify it. The file gets its name at the end, in place of an existing file.
 
-    `image` gives the content of an image by its name. Raises StoreFailed.
+    `read_image` returns the content of an image by its name, None if there is none. Raises StoreFailed.
     """
-    with _draft_of(file) as draft:
-        rows = database.copy_pages(store, draft, tell)
-        with contextlib.closing(_alone(draft)) as copy, copy.write() as db:
-            images, missing = _add_images(db.connection(), image)
-        found = verified(draft)
-        wrong = [table for table, number in (rows | {"image": images}).items() if found.get(table) != number]
+    with _draft(file) as draft:
+        rows = database.copy_pages(store, draft, progress)
+        with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
+            images, missing = _add_images(db.connection(), read_image)
+        written = verify(draft)
+        wrong = [table for table, number in (rows | {"image": images}).items() if written.get(table) != number]
         if wrong:
-            raise StoreFailed(f"it has not all rows of {', '.join(wrong)}", "try again")
-        database.appear(draft, file, replacing=True)
-    return Made(rows, images, missing)
+            raise StoreFailed(f"the copy lacks rows of {', '.join(wrong)}", "try again")
+        files.publish(draft, file, replace=True)
+    return BackupResult(rows, images, missing)
 
 
-def put_back(
-    file: Path, store: Path, aside: Path, prepare: Callable[[Session, Mapping[str, bytes]], None], tell: Tell
-) -> PutBack:
-    """Put a backup into a store's place, and hold it; the one that was there is kept `aside`.
+def restore_backup(
+    file: Path,
+    store: Path,
+    aside: Path,
+    prepare: Callable[[Session, Mapping[str, bytes]], None],
+    progress: Progress,
+) -> RestoreResult:
+    """Replace a store by a backup, on hold. A copy of the replaced store is kept at `aside`.
 
-    It is one transaction: a kill leaves the old or the new one. `prepare` changes the copy before, and is given the
-    images. Nothing in this process has the store open. Raises StoreNotReady, StoreFailed, and Conflict while something
-    is sending.
+    The store changes in one transaction: a kill leaves the old or the new one. `prepare` is called with the backup's
+    images, and may change the copy first. This process must not have the store open.
+
+    Raises StoreNotReady if the backup is damaged, Conflict while something is sending, and StoreFailed.
     """
     schema.require_store(file)
     store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _draft_of(store) as draft:
-        database.copy_pages(file, draft, tell, is_used=False)
-        verified(draft)
+    with _draft(store) as draft:
+        database.copy_pages(file, draft, progress, in_use=False)
+        verify(draft)
         schema.upgrade(draft, with_backup=False)
-        with _holding(store) as is_there:
-            ledger_kept = is_there and _set_aside(store, aside) and _keep_ledger(draft, aside)
-            with contextlib.closing(_alone(draft)) as copy, copy.write() as db:
+        with _on_hold(store) as exists:
+            ledger_kept = exists and _set_aside(store, aside) and _take_newer_ledger(draft, aside)
+            with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
                 _hold(db, blind=not ledger_kept)
-                made_at, images = _take_images(db)
+                made_at, images = _remove_images(db)
                 prepare(db, images)
-            if is_there:
+            if exists:
                 database.copy_pages(draft, store)
             else:
-                database.appear(draft, store)
-    return PutBack(made_at, aside if is_there else None, ledger_kept)
+                schema.publish_new(draft, store)
+    return RestoreResult(made_at, aside if exists else None, ledger_kept)
 
 
-def verified(path: Path) -> dict[str, int]:
-    """How many rows each table of a store has, which is sound; nobody has it open.
+def verify(path: Path) -> dict[str, int]:
+    """Check a store that is not in use, and return the number of rows of each table.
 
-    Raises StoreNotReady where SQLite finds a fault, or a row that points to nothing.
+    Raises StoreNotReady if SQLite finds damage, or a row refers to a missing one.
     """
     schema.require_store(path)
-    with contextlib.closing(_alone(path)) as store, store.read() as db:
+    with contextlib.closing(_open_alone(path)) as store, store.read() as db:
         execute = db.connection().exec_driver_sql
-        fault = next(faults(db.connection()), None)
-        if fault is not None:
-            raise StoreNotReady(f"{path} is damaged: {fault}", "take another backup")
-        tables = execute(_TABLES).scalars().all()
+        damage = next(find_damage(db.connection()), None)
+        if damage is not None:
+            raise StoreNotReady(f"{path} is damaged: {damage}", "use another backup")
+        tables = execute(_TABLE_NAMES).scalars().all()
         return {name: execute(f'SELECT count(*) FROM "{name}"').scalar() or 0 for name in tables}  # noqa: S608
 
 
-def faults(db: Connection) -> Iterator[str]:
-    """What SQLite itself finds wrong with a store: broken pages and indexes, rows that point to nothing."""
+def find_damage(db: Connection) -> Iterator[str]:
+    """Yield what SQLite finds wrong with a store: broken pages and indexes, and rows that refer to missing rows."""
     try:
-        broken = list(db.exec_driver_sql("PRAGMA integrity_check(20)").scalars())
-    except DBAPIError as error:  # where it is too broken for that
+        problems = list(db.exec_driver_sql("PRAGMA integrity_check(20)").scalars())
+    except DBAPIError as error:  # too damaged even for the check
         if database.is_locked(error):
             raise
-        broken = [str(error.orig)]
-    if broken != ["ok"]:
-        yield from broken
+        problems = [str(error.orig)]
+    if problems != ["ok"]:
+        yield from problems
         return
     for table, row, parent, _ in db.exec_driver_sql("PRAGMA foreign_key_check"):
-        yield f"row {row} of {table} is without its {parent}"
+        yield f"row {row} of {table} refers to a missing {parent}"
+
+
+# Drafts
 
 
 @contextlib.contextmanager
-def _draft_of(path: Path) -> Iterator[Path]:
-    """An empty file beside a path, which is gone after the block; what goes wrong is told of the path."""
+def _draft(path: Path) -> Iterator[Path]:
+    """Create an empty file beside a path, and remove it after the block. Errors in the block are told of the path."""
     draft = path.with_name(f"{path.name}.draft-{secrets.token_hex(4)}")
     try:
         _remove_old_drafts(path)
-        with database.passing(draft):
+        with files.temporary_file(draft):
             yield draft
     except OSError as error:
-        raise StoreFailed(f"{path} was not written: {error.strerror}", "name a place that you can write to") from None
+        raise StoreFailed(f"cannot write {path}: {error.strerror}", "use a folder that you can write to") from None
     except StoreFailed as error:
-        raise StoreFailed(f"{path} was not written: {error.message}", error.hint) from error
+        raise StoreFailed(f"cannot write {path}: {error.message}", error.hint) from error
     except StoreNotReady as error:
         raise StoreNotReady(error.message.replace(str(draft), "the backup"), error.hint) from error
 
 
 def _remove_old_drafts(path: Path) -> None:
-    """Remove what copies have left that were killed, a day ago or more: each may be as large as the store."""
-    ours = re.compile(re.escape(path.name) + r"\.draft-[0-9a-f]{8}(-journal|-wal|-shm)?")
+    """Remove the drafts of killed processes: each may be as large as the store."""
+    draft_name = re.compile(re.escape(path.name) + r"\.draft-[0-9a-f]{8}(-journal|-wal|-shm)?")
     for file in path.parent.iterdir():
-        if ours.fullmatch(file.name) and file.stat().st_mtime < time.time() - DRAFT_LIFE:
+        if draft_name.fullmatch(file.name) and file.stat().st_mtime < time.time() - DRAFT_LIFE:
             file.unlink(missing_ok=True)
 
 
-def _alone(path: Path) -> Store:
-    """A store that nobody else has open, as one file."""
+def _open_alone(path: Path) -> Store:
+    """Open a store that is not in use, without creating a log beside it."""
     return Store(path, journal_mode="DELETE")
 
 
-def _add_images(db: Connection, image: Callable[[str], bytes | None]) -> tuple[int, list[str]]:
-    db.exec_driver_sql("DROP TABLE IF EXISTS image")  # of a backup that somebody uses as a store
-    db.exec_driver_sql(_IMAGES)
+# Images
+
+
+def _add_images(db: Connection, read_image: Callable[[str], bytes | None]) -> tuple[int, list[str]]:
+    """Store the images of the posts. Return how many, and the names of those that are missing."""
+    db.exec_driver_sql("DROP TABLE IF EXISTS image")  # from a backup that was opened as a store
+    db.exec_driver_sql(_CREATE_IMAGES)
     names = db.exec_driver_sql("SELECT DISTINCT image FROM post WHERE image IS NOT NULL").scalars().all()
     missing = []
     for name in names:
-        content = image(name)
+        content = read_image(name)
         if content is None:
             missing.append(name)
         else:
@@ -202,8 +228,8 @@ def _add_images(db: Connection, image: Callable[[str], bytes | None]) -> tuple[i
     return len(names) - len(missing), missing
 
 
-def _take_images(db: Session) -> tuple[datetime | None, Mapping[str, bytes]]:
-    """When a backup was made, by its own audit trail, and the images that it brings along, out of it."""
+def _remove_images(db: Session) -> tuple[datetime | None, Mapping[str, bytes]]:
+    """Remove the images from a backup. Return the time when it was made, and the images by name."""
     execute = db.connection().exec_driver_sql
     if not execute("SELECT 1 FROM sqlite_master WHERE name = 'image'").scalar():
         return None, {}
@@ -213,35 +239,45 @@ def _take_images(db: Session) -> tuple[datetime | None, Mapping[str, bytes]]:
     return made_at, images
 
 
-@contextlib.contextmanager
-def _holding(path: Path) -> Iterator[bool]:
-    """Whether there is a store, of which no run can begin to send in the block; it is let go again where that fails.
+# The store that is replaced
 
-    Raises Conflict where something is sending, or where files are left of a store that is gone.
+
+@contextlib.contextmanager
+def _on_hold(path: Path) -> Iterator[bool]:
+    """Hold a store during the block, so that no run begins to send. Yield whether there is a store.
+
+    If the block fails, the hold is removed again. Raises Conflict if a run is sending, or if there are logs of a store
+    that is gone.
     """
-    if runs.any_living(path):
-        raise Conflict("something is sending from this store", "stop the daemon, or wait for the run to end")
+    _require_no_run(path)
     if not path.exists():
-        for left in (path.with_name(path.name + suffix) for suffix in _BESIDE):
-            if left.exists():
-                raise Conflict(f"{left} belongs to a store that is gone", "move it away: it may hold its last changes")
+        _require_no_logs(path)
         yield False
         return
     schema.require_store(path)
-    is_ours = _held_now(path)
-    if runs.any_living(path):  # one that began just before
-        _let_go(path)
-        raise Conflict("something is sending from this store", "stop the daemon, or wait for the run to end")
+    is_held_by_us = _try_to_hold(path)
     try:
+        _require_no_run(path)  # one may have begun just before the hold
         yield True
     except BaseException:
-        if is_ours:
-            _let_go(path)
+        if is_held_by_us:
+            _release_hold(path)
         raise
 
 
-def _held_now(path: Path) -> bool:
-    """Hold a store; False where it was held already, or is too damaged for that and for a run."""
+def _require_no_run(path: Path) -> None:
+    if runs.has_living_run(path):
+        raise Conflict("something is sending from this store", "stop the daemon, or wait until the run has ended")
+
+
+def _require_no_logs(path: Path) -> None:
+    for log in (path.with_name(path.name + suffix) for suffix in _LOG_SUFFIXES):
+        if log.exists():
+            raise Conflict(f"{log} belongs to a store that is gone", "move it away; it may contain the last changes")
+
+
+def _try_to_hold(path: Path) -> bool:
+    """Hold a store. Return False if it is on hold already, or too damaged for that (and for a run)."""
     with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as db:
         if not queue.is_held(db.connection()):
             _hold(db, blind=False)
@@ -249,7 +285,7 @@ def _held_now(path: Path) -> bool:
     return False
 
 
-def _let_go(path: Path) -> None:
+def _release_hold(path: Path) -> None:
     with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as db:
         db.execute(update(StoreInfo).values(held_at=None, held_blind=None))
 
@@ -259,12 +295,12 @@ def _hold(db: Session, *, blind: bool) -> None:
 
 
 def _set_aside(store: Path, aside: Path) -> bool:
-    """Keep a copy of a store, byte for byte where SQLite can't read it; whether it is sound."""
+    """Keep a copy of a store, byte by byte if SQLite cannot read it. Return whether the copy is intact."""
     try:
-        with _draft_of(aside) as draft:
+        with _draft(aside) as draft:
             database.copy_pages(store, draft)
-            database.appear(draft, aside)
-        verified(aside)
+            schema.publish_new(draft, aside)
+        verify(aside)
     except SkychimpError:
         if not aside.exists():
             _copy_bytes(store, aside)
@@ -279,18 +315,18 @@ def _copy_bytes(store: Path, aside: Path) -> None:
             shutil.copyfile(file, aside.with_name(aside.name + suffix))
 
 
-def _keep_ledger(draft: Path, newer: Path) -> bool:
-    """Bring what the newer store has sent into the copy of an older one; False where it is not the same store."""
+def _take_newer_ledger(draft: Path, newer: Path) -> bool:
+    """Copy what a newer store has sent into an older copy of it. Return False if it is not the same store."""
     store = Store(draft, journal_mode="DELETE", foreign_keys="OFF")
-    with contextlib.closing(store), database.translate_db_errors(), store.connect_at_once() as db:
+    with contextlib.closing(store), database.translate_db_errors(), store.connect_autocommit() as db:
         execute = db.exec_driver_sql
         execute("ATTACH ? AS newer", (str(newer),))
         revision = execute("SELECT version_num FROM newer.alembic_version").scalar()
         if revision != schema.REVISION or not execute(_IS_NEWER).scalar():
             return False
         execute("BEGIN IMMEDIATE")
-        for statement in _KEEP_LEDGER:
+        for statement in _REPLACE_LEDGER:
             execute(statement)
-        is_whole = execute("PRAGMA foreign_key_check").first() is None
-        execute("COMMIT" if is_whole else "ROLLBACK")
-    return is_whole
+        is_intact = execute("PRAGMA foreign_key_check").first() is None
+        execute("COMMIT" if is_intact else "ROLLBACK")
+    return is_intact

@@ -1,4 +1,4 @@
-"""Clients by the thousand, a batch in a few statements; a part of its caller's transaction."""
+"""Add and update many clients in a few statements. Part of the caller's transaction."""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ _C = Client.__table__
 
 
 class NewClient(NamedTuple):
-    """A client that may be kept: its columns as they are stored, and its tags."""
+    """A client to add: the values of its columns as they are stored, and its tags."""
 
     email: str
     address_key: str
@@ -21,32 +21,32 @@ class NewClient(NamedTuple):
     tags: Sequence[str]
 
 
-# In the driver's own words: by SQLAlchemy's executemany a batch cost half as much again.
-_ADD = """
+# These go to the driver directly: with SQLAlchemy's executemany a batch took half as long again.
+_INSERT_CLIENTS = """
     INSERT INTO client (owner_id, created_at, email, address_key, name, comment) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (owner_id, address_key) DO """
-_UNTAG = "DELETE FROM client_tag WHERE client_id = (SELECT id FROM client WHERE owner_id = ? AND address_key = ?)"
-_TAG = """
+_DELETE_TAGS = "DELETE FROM client_tag WHERE client_id = (SELECT id FROM client WHERE owner_id = ? AND address_key = ?)"
+_INSERT_TAG = """
     INSERT INTO client_tag (client_id, tag)
     SELECT id, ? FROM client WHERE owner_id = ? AND address_key = ? AND id > ?"""
 
 
-def add(db: Connection, owner_id: int, people: Collection[NewClient], change_known: Sequence[str]) -> int:
-    """Add clients, each address once, and change those that are known; how many are new.
+def add_clients(db: Connection, owner_id: int, clients: Collection[NewClient], update_columns: Sequence[str]) -> int:
+    """Add clients with different addresses, and update those that exist. Return the number of new ones.
 
-    `change_known` names what is changed (email, name, comment, tags); where it names nothing, they stay as they are.
+    `update_columns` names what is updated (email, name, comment, tags). If it is empty, existing clients stay as they
+    are.
     """
-    newest = db.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
-    changed = ", ".join(f"{column} = excluded.{column}" for column in change_known if column != "tags")
+    newest_id = db.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
+    updates = ", ".join(f"{column} = excluded.{column}" for column in update_columns if column != "tags")
     now = literal(datetime.now(UTC), _C.c.created_at.type)
-    as_stored = db.scalar(select(cast(now, String)))
-    rows = [(owner_id, as_stored, *person[:4]) for person in people]
-    db.exec_driver_sql(_ADD + (f"UPDATE SET {changed}" if changed else "NOTHING"), rows)
-    since = newest
-    if "tags" in change_known:
-        since = 0
-        db.exec_driver_sql(_UNTAG, [(owner_id, person.address_key) for person in people])
-    tags = [(tag, owner_id, person.address_key, since) for person in people for tag in person.tags]
+    stored_now = db.scalar(select(cast(now, String)))
+    rows = [(owner_id, stored_now, *client[:4]) for client in clients]
+    db.exec_driver_sql(_INSERT_CLIENTS + (f"UPDATE SET {updates}" if updates else "NOTHING"), rows)
+    if "tags" in update_columns:
+        db.exec_driver_sql(_DELETE_TAGS, [(owner_id, client.address_key) for client in clients])
+    tagged_after = 0 if "tags" in update_columns else newest_id  # otherwise only new clients get their tags
+    tags = [(tag, owner_id, client.address_key, tagged_after) for client in clients for tag in client.tags]
     if tags:
-        db.exec_driver_sql(_TAG, tags)
-    return db.scalar(select(func.count()).where(_C.c.owner_id == owner_id, _C.c.id > newest)) or 0
+        db.exec_driver_sql(_INSERT_TAG, tags)
+    return db.scalar(select(func.count()).where(_C.c.owner_id == owner_id, _C.c.id > newest_id)) or 0

@@ -1,57 +1,72 @@
-"""Which posts a digest has to tell of. Each function is a part of its caller's transaction."""
+"""Find the posts that a digest has to send, and record those it sends. Part of the caller's transaction."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, Select, and_, exists, insert, literal, null, or_, select, text
-from sqlalchemy.dialects.sqlite import insert as insert_or_change
+from sqlalchemy import Connection, Select, and_, exists, insert, literal, null, or_, select
+from sqlalchemy.dialects.sqlite import insert as insert_or_update
 
-from skychimp.models import UNFINISHED_SQL, Delivery, DeliveryState, DigestPost, Occurrence, Post
+from skychimp.models import Delivery, DeliveryState, DigestPost, Occurrence, Post
+from skychimp.store.conditions import is_unfinished
 
-MOST_POSTS = 50  # in one letter; the next one goes on
+MOST_POSTS = 50
+"""The most posts of one email. The next email continues with the rest."""
 
 _DP = DigestPost.__table__
 _P = Post.__table__
 _O = Occurrence.__table__
 _D = Delivery.__table__
 
-_UNFINISHED = text(UNFINISHED_SQL.replace("state", "occurrence.state"))
-_GONE_OUT = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
+_SENT_STATES = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
+"""The states of a delivery whose email has arrived, or may have."""
 
 
-def new_posts(db: Connection, mailing_id: int, since: datetime, now: datetime) -> Sequence[Row[tuple[object, ...]]]:
-    """The published posts that no occurrence of the mailing has told of, the oldest first: as many as a letter holds.
+class NewPost(NamedTuple):
+    """A post for a digest."""
 
-    The mailing's first digest tells of those since `since`; what is older is left out of the later ones, too. An
-    occurrence of which not one letter went out has told of nothing.
+    id: int
+    title: str
+    content: str
+    slug: str
+
+
+def find_new_posts(db: Connection, mailing_id: int, since: datetime, now: datetime) -> list[NewPost]:
+    """Return the published posts that no occurrence of the mailing has sent, the oldest first, at most MOST_POSTS.
+
+    The mailing's first digest begins with the posts after `since`, and later ones leave out older posts too. An
+    occurrence that has sent no email at all counts as not sent.
     """
-    mine = _DP.c.mailing_id == mailing_id
-    tellers = _tellers(mailing_id, now)
-    told = exists().where(
-        mine, _DP.c.post_id == _P.c.id, or_(_DP.c.occurrence_id.is_(None), _DP.c.occurrence_id.in_(tellers))
+    is_of_mailing = _DP.c.mailing_id == mailing_id
+    is_recorded = or_(_DP.c.occurrence_id.is_(None), _DP.c.occurrence_id.in_(_sending_occurrences(mailing_id, now)))
+    is_sent = exists().where(is_of_mailing, _DP.c.post_id == _P.c.id, is_recorded)
+    has_begun = exists().where(is_of_mailing)
+    query = select(_P.c.id, _P.c.title, _P.c.content, _P.c.slug).where(
+        _P.c.published_at <= now, ~is_sent, or_(_P.c.published_at > since, has_begun)
     )
-    begun = exists().where(mine)
-    chosen = select(_P).where(_P.c.published_at <= now, ~told, or_(_P.c.published_at > since, begun))
-    return db.execute(chosen.order_by(_P.c.published_at, _P.c.id).limit(MOST_POSTS)).all()
+    return [NewPost._make(row) for row in db.execute(query.order_by(_P.c.published_at, _P.c.id).limit(MOST_POSTS))]
 
 
-def tell(db: Connection, mailing_id: int, occurrence_id: int, post_ids: Sequence[int], since: datetime) -> None:
-    """Note that an occurrence tells of these posts; with the first one, which are too old for any."""
-    old = select(literal(mailing_id), _P.c.id, null()).where(
+def record_posts(db: Connection, mailing_id: int, occurrence_id: int, post_ids: Sequence[int], since: datetime) -> None:
+    """Record that an occurrence sends these posts. With the first one, also record the posts that are too old."""
+    too_old = select(literal(mailing_id), _P.c.id, null()).where(
         _P.c.published_at <= since, ~exists().where(_DP.c.mailing_id == mailing_id)
     )
-    db.execute(insert(_DP).from_select(["mailing_id", "post_id", "occurrence_id"], old))
+    db.execute(insert(_DP).from_select(["mailing_id", "post_id", "occurrence_id"], too_old))
     rows = [{"mailing_id": mailing_id, "post_id": post_id, "occurrence_id": occurrence_id} for post_id in post_ids]
     if rows:
-        again = insert_or_change(_DP).on_conflict_do_update(
+        statement = insert_or_update(_DP).on_conflict_do_update(
             index_elements=["mailing_id", "post_id"], set_={"occurrence_id": occurrence_id}
         )
-        db.execute(again, rows)
+        db.execute(statement, rows)
 
 
-def _tellers(mailing_id: int, now: datetime) -> Select[tuple[int]]:
-    """The mailing's occurrences that have sent something, or still may; each is looked at once, not for each post."""
-    noted = select(_DP.c.occurrence_id).where(_DP.c.mailing_id == mailing_id)
-    has_sent = exists().where(_D.c.occurrence_id == _O.c.id, _D.c.state.in_(_GONE_OUT))
-    may_send = and_(_UNFINISHED, _O.c.deadline > now)
-    return select(_O.c.id).where(_O.c.id.in_(noted), or_(may_send, has_sent))
+def _sending_occurrences(mailing_id: int, now: datetime) -> Select[tuple[int]]:
+    """Return a query for the mailing's occurrences that have sent something, or still may.
+
+    It does not depend on the post, so that SQLite runs it once.
+    """
+    recorded = select(_DP.c.occurrence_id).where(_DP.c.mailing_id == mailing_id)
+    has_sent = exists().where(_D.c.occurrence_id == _O.c.id, _D.c.state.in_(_SENT_STATES))
+    may_still_send = and_(is_unfinished(), _O.c.deadline > now)
+    return select(_O.c.id).where(_O.c.id.in_(recorded), or_(may_still_send, has_sent))

@@ -1,6 +1,6 @@
-"""The ledger: intents before the final dot, outcomes after it, and what they add up to.
+"""Record intents before the final dot, attempts after it, and count what is in the ledger.
 
-The writing functions take many rows at once, each a part of its caller's transaction.
+Every function is part of its caller's transaction. Those that write take many rows at once.
 """
 
 import json
@@ -11,24 +11,14 @@ from itertools import compress
 from operator import not_
 from typing import NamedTuple
 
-from sqlalchemy import Connection, String, cast, delete, func, literal, select, text, update
+from sqlalchemy import Connection, Select, String, cast, delete, func, literal, select, update
 
-from skychimp.models import (
-    IN_FLIGHT_SQL,
-    UNFINISHED_SQL,
-    WAITING_SQL,
-    Attempt,
-    Client,
-    Delivery,
-    DeliveryState,
-    Mailing,
-    Occurrence,
-    Outcome,
-)
+from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Outcome
 from skychimp.store import queue
+from skychimp.store.conditions import is_in_flight, is_unfinished, is_waiting
 from skychimp.store.database import Store
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.store.writer_program import Orders
+from skychimp.store.writer_program import WriterSetup
 
 _D = Delivery.__table__
 _A = Attempt.__table__
@@ -37,35 +27,34 @@ _M = Mailing.__table__
 _C = Client.__table__
 
 ERASED = "erased"
-"""What stands in the ledger in place of an address, and of a server's words."""
+"""Replaces an address and a server's wording in the ledger."""
 
-# The hot path, in the driver's own words: many rows are one JSON parameter of one statement, during which the driver
-# lets the event loop's thread run. By SQLAlchemy's executemany the same cost four times as much.
-_IF_HELD = """
+# This SQL runs for every email, and goes to the driver directly: many rows are one JSON parameter of one statement,
+# and the event loop's thread runs meanwhile. SQLAlchemy's executemany cost four times as much.
+_IF_OURS = """
     FROM json_each(?) AS r
     WHERE delivery.id = r.value ->> 0 AND delivery.token = r.value ->> 1 AND delivery.run_id = ?
       AND delivery.state IN ('claimed', 'sending')"""
-_INTEND = f"UPDATE delivery SET state = 'sending'{_IF_HELD}"  # noqa: S608
-_OUTCOME = f"""
+_SET_SENDING = f"UPDATE delivery SET state = 'sending'{_IF_OURS}"  # noqa: S608
+_SET_OUTCOME = f"""
     UPDATE delivery SET state = r.value ->> 2, next_try_at = r.value ->> 3,
-        attempts = delivery.attempts + 1, given_back = delivery.given_back + (r.value ->> 4){_IF_HELD}"""  # noqa: S608
-_ATTEMPT = f"""
+        attempts = delivery.attempts + 1, given_back = delivery.given_back + (r.value ->> 4){_IF_OURS}"""  # noqa: S608
+_INSERT_ATTEMPTS = f"""
     INSERT INTO attempt
         (delivery_id, number, started_at, finished_at, outcome, phase, code, enhanced, reply, relay)
-    SELECT delivery.id, delivery.attempts, {", ".join(f"r.value ->> {place}" for place in range(1, 9))}
+    SELECT delivery.id, delivery.attempts, {", ".join(f"r.value ->> {index}" for index in range(1, 9))}
     FROM json_each(?) AS r CROSS JOIN delivery WHERE delivery.id = r.value ->> 0"""  # noqa: S608
 
-
-# The usual group, intents and letters that were sent, is one statement and its own transaction: it is all that a
-# scribe needs to be told.
-_AT_ONCE = """
-    CREATE TEMP VIEW IF NOT EXISTS at_once AS SELECT NULL AS id, NULL AS token, NULL AS run_id, NULL AS started_at,
+# Most groups contain only intents and sent emails. Triggers on a view make writing one a single statement, which is
+# its own transaction: that is all that the writer process runs.
+_WRITER_SCRIPT = """
+    CREATE TEMP VIEW IF NOT EXISTS ledger_input AS SELECT NULL AS id, NULL AS token, NULL AS run_id, NULL AS started_at,
         NULL AS finished_at, NULL AS phase, NULL AS code, NULL AS enhanced, NULL AS reply, NULL AS relay;
-    CREATE TEMP TRIGGER IF NOT EXISTS intend INSTEAD OF INSERT ON at_once WHEN NEW.phase IS NULL BEGIN
+    CREATE TEMP TRIGGER IF NOT EXISTS record_intent INSTEAD OF INSERT ON ledger_input WHEN NEW.phase IS NULL BEGIN
         UPDATE delivery SET state = 'sending'
         WHERE id = NEW.id AND token = NEW.token AND run_id = NEW.run_id AND state IN ('claimed', 'sending');
     END;
-    CREATE TEMP TRIGGER IF NOT EXISTS record INSTEAD OF INSERT ON at_once WHEN NEW.phase IS NOT NULL BEGIN
+    CREATE TEMP TRIGGER IF NOT EXISTS record_sent INSTEAD OF INSERT ON ledger_input WHEN NEW.phase IS NOT NULL BEGIN
         UPDATE delivery SET state = 'sent', next_try_at = NULL, attempts = attempts + 1
         WHERE id = NEW.id AND token = NEW.token AND run_id = NEW.run_id AND state IN ('claimed', 'sending');
         INSERT INTO attempt
@@ -74,13 +63,13 @@ _AT_ONCE = """
             NEW.relay
         FROM delivery WHERE id = NEW.id AND changes() = 1;
     END"""
-_WRITE_AT_ONCE = f"""
-    INSERT INTO at_once SELECT value ->> 0, value ->> 1, ?, {", ".join(f"value ->> {place}" for place in range(2, 9))}
-    FROM json_each(?)"""  # noqa: S608
+_WRITER_STATEMENT = f"""
+    INSERT INTO ledger_input
+    SELECT value ->> 0, value ->> 1, ?, {", ".join(f"value ->> {index}" for index in range(2, 9))} FROM json_each(?)"""  # noqa: S608
 
 
 class AttemptRecord(NamedTuple):
-    """One attempt to be recorded: the claim it was made under, what came of it, and when the next try is."""
+    """An attempt to record: the claim it was made under, its result, and the time of the next try."""
 
     claimed: ClaimedDelivery
     started_at: datetime
@@ -96,108 +85,107 @@ class AttemptRecord(NamedTuple):
 
     @property
     def state(self) -> DeliveryState:
+        """The state that the delivery gets."""
         return DeliveryState.QUEUED if self.outcome == Outcome.GIVEN_BACK else DeliveryState(self.outcome)
 
 
-def orders(store: Store, run_id: int) -> Orders:
-    """What a run's scribe is to do with `rows_at_once`."""
+def writer_setup(store: Store, run_id: int) -> WriterSetup:
+    """Return what a run's writer process needs before it can write rows (`writer_rows`)."""
     return {
         "driver": store.driver_name,
         "path": str(store.path),
         "pragmas": store.pragmas,
-        "script": _AT_ONCE,
-        "statement": _WRITE_AT_ONCE,
+        "script": _WRITER_SCRIPT,
+        "statement": _WRITER_STATEMENT,
         "parameters": [run_id],
     }
 
 
-def rows_at_once(entries: Sequence[AttemptRecord], intents: Sequence[ClaimedDelivery]) -> tuple[str, int]:
-    """Letters that were sent, and intents, as a scribe writes them, and how many changes they make.
+def writer_rows(records: Sequence[AttemptRecord], intents: Sequence[ClaimedDelivery]) -> tuple[str, int]:
+    """Return sent emails and intents as the rows of the writer process, and the number of changes they make.
 
-    Fewer where some were not this run's any more. Those are left as they are: `intend` says which, `record_late` logs
-    the others.
+    If it makes fewer changes, some deliveries no longer belong to this run. Those are left as they are:
+    `record_intents` tells which of the intents, and `record_late_attempts` logs the attempts.
     """
     rows: list[tuple[object, ...]] = [
         (
-            entry.claimed.id, entry.claimed.token, _stored(entry.started_at), _stored(entry.finished_at), entry.phase,
-            entry.code, entry.enhanced, _storable(entry.reply), entry.relay,
+            record.claimed.id, record.claimed.token, _stored(record.started_at), _stored(record.finished_at),
+            record.phase, record.code, record.enhanced, _storable(record.reply), record.relay,
         )
-        for entry in entries
+        for record in records
     ]  # fmt: skip
     rows += [(claimed.id, claimed.token) for claimed in intents]
-    return json.dumps(rows), 2 * len(entries) + len(intents)
+    return json.dumps(rows), 2 * len(records) + len(intents)
 
 
-def record_late(db: Connection, run_id: int, entries: Sequence[AttemptRecord]) -> None:
-    """Log those of these sent letters that a scribe has left, and turn their deliveries into sent."""
-    _record_late(db, _parted(db, run_id, entries)[1])
+def record_late_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -> None:
+    """Log those of these sent emails that the writer process left out, and mark their deliveries as sent."""
+    _record_late(db, _split_late(db, run_id, records)[1])
 
 
-def intend(db: Connection, run_id: int, claims: Sequence[ClaimedDelivery]) -> set[int]:
-    """Record that these are about to be sent; the ids that still are this run's. Saying it again renews it."""
-    rows = json.dumps([(claimed.id, claimed.token) for claimed in claims])
-    if db.exec_driver_sql(_INTEND, (rows, run_id)).rowcount == len(claims):
-        return {claimed.id for claimed in claims}
-    asked = Counter((claimed.id, claimed.token) for claimed in claims)
-    ids = Counter(claimed.id for claimed in claims)
-    sending = select(_D.c.id, _D.c.token).where(_D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
-    ours = {row.id for row in db.execute(sending.where(_D.c.id.in_(ids))) if tuple(row) in asked}
-    twice = [delivery_id for delivery_id in ours if ids[delivery_id] > 1]
-    if twice:  # under two claims at once, of which an answer by id can't name the right one
-        queue.release(db, run_id, twice)
-    return ours.difference(twice)
+def record_intents(db: Connection, run_id: int, claims: Sequence[ClaimedDelivery]) -> set[int]:
+    """Record that these deliveries are about to be sent. Return the ids of those that still belong to this run.
 
-
-def record(db: Connection, run_id: int, entries: Sequence[AttemptRecord]) -> None:
-    """Record what came of attempts, together with their deliveries' new states.
-
-    One whose delivery has been taken from this run meanwhile is logged and changes nothing, except that a sent one
-    turns the delivery into sent, unless it is just being sent again.
+    Recording an intent again renews it.
     """
-    rows = json.dumps([_outcome(entry) for entry in entries])
-    done = db.exec_driver_sql(_OUTCOME, (rows, run_id)).rowcount
-    on_time, late = (entries, []) if done == len(entries) else _parted(db, run_id, entries)
+    rows = json.dumps([(claimed.id, claimed.token) for claimed in claims])
+    if db.exec_driver_sql(_SET_SENDING, (rows, run_id)).rowcount == len(claims):
+        return {claimed.id for claimed in claims}
+    tokens = Counter((claimed.id, claimed.token) for claimed in claims)
+    claims_by_id = Counter(claimed.id for claimed in claims)
+    sending = select(_D.c.id, _D.c.token).where(_D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
+    ours = {row.id for row in db.execute(sending.where(_D.c.id.in_(claims_by_id))) if tuple(row) in tokens}
+    # Of two claims of one delivery, an id cannot tell which is the valid one. Neither was sent: queue it again.
+    ambiguous = [delivery_id for delivery_id in ours if claims_by_id[delivery_id] > 1]
+    if ambiguous:
+        queue.release(db, run_id, ambiguous)
+    return ours.difference(ambiguous)
+
+
+def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -> None:
+    """Record attempts together with the new states of their deliveries.
+
+    An attempt is late if its delivery was taken from this run meanwhile. It is logged and changes nothing, with one
+    exception: a late success marks the delivery as sent, unless it is being sent again right now.
+    """
+    rows = json.dumps([_outcome(record) for record in records])
+    changed = db.exec_driver_sql(_SET_OUTCOME, (rows, run_id)).rowcount
+    on_time, late = (records, []) if changed == len(records) else _split_late(db, run_id, records)
     _log(db, on_time)
     _record_late(db, late)
-    not_sent = [entry for entry in on_time if entry.outcome != Outcome.SENT]
-    queue.cancel_obsolete(db, [entry.claimed.id for entry in not_sent])
-    for entry in entries:
-        if entry.bad_address:
-            _mark_bad(db, entry)
+    not_sent = [record for record in on_time if record.outcome != Outcome.SENT]
+    queue.cancel_obsolete(db, [record.claimed.id for record in not_sent])
+    for record in records:
+        if record.bad_address:
+            _mark_bad(db, record)
 
 
-def counts(db: Connection, occurrence_id: int) -> dict[DeliveryState, int]:
-    """How many deliveries of an occurrence are in each state."""
+def count_by_state(db: Connection, occurrence_id: int) -> dict[DeliveryState, int]:
+    """Return the number of an occurrence's deliveries in each state."""
     rows = db.execute(select(_D.c.state, func.count()).where(_D.c.occurrence_id == occurrence_id).group_by(_D.c.state))
     return {DeliveryState(state): number for state, number in rows}
 
 
-def left(db: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
-    """How many deliveries of unfinished occurrences wait or are under way, by state."""
-    open_ones = select(_O.c.id).where(text(UNFINISHED_SQL))
-    if mailing_id is not None:
-        open_ones = open_ones.where(_O.c.mailing_id == mailing_id)
-    found = select(_D.c.state, func.count()).where(_D.c.occurrence_id.in_(open_ones)).group_by(_D.c.state)
-    by_state: dict[DeliveryState, int] = {}
-    for condition in (WAITING_SQL, IN_FLIGHT_SQL):  # each has its index
-        rows = db.execute(found.where(text(condition)))
-        by_state |= {DeliveryState(state): number for state, number in rows}
-    return by_state
+def count_pending_by_state(db: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
+    """Return the number of waiting and in-flight deliveries of unfinished occurrences, by state."""
+    is_pending = _D.c.occurrence_id.in_(_unfinished(mailing_id))
+    query = select(_D.c.state, func.count()).where(is_pending).group_by(_D.c.state)
+    counts: dict[DeliveryState, int] = {}
+    for condition in (is_waiting(), is_in_flight()):  # two queries: each condition has an index of its own
+        counts |= {DeliveryState(state): number for state, number in db.execute(query.where(condition))}
+    return counts
 
 
-def waiting(db: Connection, mailing_id: int | None = None) -> int:
-    """How many deliveries of unfinished occurrences wait or are under way, by their indexes alone."""
-    open_ones = select(_O.c.id).where(text(UNFINISHED_SQL))
-    if mailing_id is not None:
-        open_ones = open_ones.where(_O.c.mailing_id == mailing_id)
-    found = select(func.count()).select_from(_D).where(_D.c.occurrence_id.in_(open_ones))
-    return sum(db.scalar(found.where(text(condition))) or 0 for condition in (WAITING_SQL, IN_FLIGHT_SQL))
+def count_pending(db: Connection, mailing_id: int | None = None) -> int:
+    """Return the number of waiting and in-flight deliveries of unfinished occurrences. Reads only indexes."""
+    query = select(func.count()).select_from(_D).where(_D.c.occurrence_id.in_(_unfinished(mailing_id)))
+    return sum(db.scalar(query.where(condition)) or 0 for condition in (is_waiting(), is_in_flight()))
 
 
-def forget_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bool:
-    """Delete the oldest attempts that ended before a time, up to `batch`; True while there may be more.
+def delete_old_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bool:
+    """Delete up to `batch` of the oldest attempts that ended before a time. Return True while there may be more.
 
-    The newest of all stays: an id that comes again would look as if it were counted already (services.figures).
+    The newest attempt always stays: if its id were reused, that attempt would seem to be counted already (rollups).
     """
     newest = select(func.max(_A.c.id)).scalar_subquery()
     oldest = select(_A.c.id, _A.c.finished_at).where(_A.c.id < newest).order_by(_A.c.id).limit(batch)
@@ -206,75 +194,84 @@ def forget_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bo
     return len(ids) == batch
 
 
-def erase(db: Connection, delivery_ids: Sequence[int]) -> int:
-    """Take whoever they were for out of these deliveries and their attempts; how many attempts there are.
+def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
+    """Remove the recipients from these deliveries and their attempts. Return the number of attempts.
 
-    States and codes stay, so that nothing counts otherwise; a server's words may name the person, and go.
+    States and codes stay, and with them all totals. A server's wording is removed, as it may name the recipient.
     """
-    these = queue.listed(delivery_ids)
-    nobody = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]"}
-    key = literal(f"{ERASED}:").concat(_D.c.id)  # no address, and no other's
-    db.execute(update(_D).where(_D.c.id.in_(these)).values(nobody | {"address_key": key}))
+    selected = queue.id_list(delivery_ids)
+    blank = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]"}
+    key = literal(f"{ERASED}:").concat(_D.c.id)  # unique, and not an address
+    db.execute(update(_D).where(_D.c.id.in_(selected)).values(blank | {"address_key": key}))
     code = func.coalesce(cast(_A.c.code, String).concat(" "), "")
     enhanced = func.coalesce(func.nullif(_A.c.enhanced, "").concat(" "), "")
-    left = update(_A).where(_A.c.delivery_id.in_(these)).values(reply=code.concat(enhanced).concat(ERASED))
-    return db.execute(left).rowcount
+    reply = code.concat(enhanced).concat(ERASED)
+    return db.execute(update(_A).where(_A.c.delivery_id.in_(selected)).values(reply=reply)).rowcount
 
 
-def _record_late(db: Connection, late: Sequence[AttemptRecord]) -> None:
-    for entry in late:
-        db.execute(update(_D).where(_D.c.id == entry.claimed.id).values(attempts=_D.c.attempts + 1))
-        _log(db, [entry])
-    queue.cancel_obsolete(db, [entry.claimed.id for entry in late])
+def _unfinished(mailing_id: int | None) -> Select[tuple[int]]:
+    query = select(_O.c.id).where(is_unfinished())
+    return query if mailing_id is None else query.where(_O.c.mailing_id == mailing_id)
 
 
-def _log(db: Connection, entries: Sequence[AttemptRecord]) -> None:
-    """Append attempts, each numbered by its delivery's count; one whose delivery is erased leaves nothing."""
-    db.exec_driver_sql(_ATTEMPT, (json.dumps([_attempt(entry) for entry in entries]),))
+def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:
+    for record in records:
+        db.execute(update(_D).where(_D.c.id == record.claimed.id).values(attempts=_D.c.attempts + 1))
+        _log(db, [record])
+    queue.cancel_obsolete(db, [record.claimed.id for record in records])
 
 
-def _outcome(entry: AttemptRecord) -> tuple[object, ...]:
-    next_try_at = None if entry.next_try_at is None else _stored(entry.next_try_at)
-    is_given_back = entry.outcome == Outcome.GIVEN_BACK
-    return (entry.claimed.id, entry.claimed.token, entry.state, next_try_at, int(is_given_back))
+def _log(db: Connection, records: Sequence[AttemptRecord]) -> None:
+    """Append attempts, numbered by their deliveries' counts. A delivery that was deleted gets none."""
+    db.exec_driver_sql(_INSERT_ATTEMPTS, (json.dumps([_attempt(record) for record in records]),))
 
 
-def _attempt(entry: AttemptRecord) -> tuple[object, ...]:
+def _outcome(record: AttemptRecord) -> tuple[object, ...]:
+    next_try_at = None if record.next_try_at is None else _stored(record.next_try_at)
+    is_given_back = record.outcome == Outcome.GIVEN_BACK
+    return (record.claimed.id, record.claimed.token, record.state, next_try_at, int(is_given_back))
+
+
+def _attempt(record: AttemptRecord) -> tuple[object, ...]:
     return (
-        entry.claimed.id, _stored(entry.started_at), _stored(entry.finished_at), entry.outcome, entry.phase,
-        entry.code, entry.enhanced, _storable(entry.reply), entry.relay,
+        record.claimed.id, _stored(record.started_at), _stored(record.finished_at), record.outcome, record.phase,
+        record.code, record.enhanced, _storable(record.reply), record.relay,
     )  # fmt: skip
 
 
 def _stored(at: datetime) -> str:
-    """A time as the database keeps it: UTC, without an offset."""
+    """Return a time as the database stores it: UTC, without an offset."""
     return at.astimezone(UTC).isoformat(" ", "microseconds").partition("+")[0]
 
 
 def _storable(text: str) -> str:
-    """A text that comes back as it is: an older SQLite ends it at a NUL, and half a surrogate pair is not UTF-8."""
+    """Escape what SQLite would not return unchanged: NUL (in old versions) and lone surrogates."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
-def _parted(
-    db: Connection, run_id: int, entries: Sequence[AttemptRecord]
+def _split_late(
+    db: Connection, run_id: int, records: Sequence[AttemptRecord]
 ) -> tuple[Sequence[AttemptRecord], Sequence[AttemptRecord]]:
-    """Those that have changed their delivery just now, and the late ones; a claim's token stays with its outcome."""
-    ids = [entry.claimed.id for entry in entries]
-    mine = select(_D.c.id, _D.c.token, _D.c.state).where(_D.c.id.in_(ids), _D.c.run_id == run_id)
-    ours = {tuple(row) for row in db.execute(mine)}
-    is_on_time = [(entry.claimed.id, entry.claimed.token, entry.state) in ours for entry in entries]
-    on_time = list(compress(entries, is_on_time))
-    return on_time, list(compress(entries, map(not_, is_on_time)))
+    """Return the attempts that have just changed their deliveries, and the late ones.
+
+    A delivery keeps its claim's token after the outcome, which tells them apart.
+    """
+    ids = [record.claimed.id for record in records]
+    deliveries = select(_D.c.id, _D.c.token, _D.c.state).where(_D.c.id.in_(ids), _D.c.run_id == run_id)
+    ours = {tuple(row) for row in db.execute(deliveries)}
+    is_on_time = [(record.claimed.id, record.claimed.token, record.state) in ours for record in records]
+    return list(compress(records, is_on_time)), list(compress(records, map(not_, is_on_time)))
 
 
-def _mark_bad(db: Connection, entry: AttemptRecord) -> None:
-    client = db.execute(select(_C).where(_C.c.id == entry.claimed.client_id)).one_or_none()
-    if client is None or client.bad_at is not None or client.email != entry.claimed.address:
+def _mark_bad(db: Connection, record: AttemptRecord) -> None:
+    """Mark the client's address as bad, unless it was marked before or is another address by now."""
+    client = db.execute(select(_C).where(_C.c.id == record.claimed.client_id)).one_or_none()
+    if client is None or client.bad_at is not None or client.email != record.claimed.address:
         return
     db.execute(
-        update(_C).where(_C.c.id == client.id).values(bad_at=entry.finished_at, bad_reason=_storable(entry.reply))
+        update(_C).where(_C.c.id == client.id).values(bad_at=record.finished_at, bad_reason=_storable(record.reply))
     )
-    owner_id = select(_M.c.owner_id).where(_M.c.id == _O.c.mailing_id).scalar_subquery()  # a join would begin with it
-    open_ones = select(_O.c.id).where(text(UNFINISHED_SQL), owner_id == client.owner_id)
-    queue.cancel(db, open_ones, client.address_key)
+    # A scalar subquery, as with a join SQLite would begin with the owner's mailings instead of unfinished occurrences.
+    owner_id = select(_M.c.owner_id).where(_M.c.id == _O.c.mailing_id).scalar_subquery()
+    unfinished = select(_O.c.id).where(is_unfinished(), owner_id == client.owner_id)
+    queue.cancel_for_address(db, unfinished, client.address_key)

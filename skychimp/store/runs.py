@@ -1,7 +1,7 @@
-"""Sending processes: which there are, and which of them are dead.
+"""Register sending processes (runs), and find those that are dead.
 
-On SQLite all of them are on one machine, so that a lock file beside the store, held as long as the process lives,
-tells the dead from the slow.
+All runs of an SQLite store are on one machine. Each holds a lock on a file beside the store as long as its process
+lives, which tells a dead run from a slow one.
 """
 
 import contextlib
@@ -13,121 +13,135 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, case, delete, insert, select, text, union, update
+from sqlalchemy import Connection, case, delete, insert, select, union, update
 
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
-from skychimp.models import IN_FLIGHT_SQL, Delivery, Run
+from skychimp.models import Delivery, Run
+from skychimp.store.conditions import is_in_flight
 
 _RUN = Run.__table__
 _D = Delivery.__table__
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
-_ours: set[Path] = set()
-"""The locks of runs that live in this process, which a person may have deleted under them."""
+_own_locks: set[Path] = set()
+"""The lock files of this process's own runs. A person may delete the files while the runs go on."""
 
 
 @dataclass(frozen=True)
 class RunLock:
-    """A run that lives in this process, by the lock it holds."""
+    """The lock of a run of this process. `file` is its open file descriptor."""
 
     run_id: int
     path: Path
     file: int
 
     def release(self) -> None:
-        _ours.discard(self.path)
+        """Remove the lock. To other processes the run is dead from now on."""
+        _own_locks.discard(self.path)
         self.path.unlink(missing_ok=True)
         os.close(self.file)
 
 
 def start(db: Connection, store: Path, now: datetime) -> RunLock:
-    """Enter this process as a run; its lock is held before anybody can see the run.
+    """Register this process as a run, and lock its file before any other process can see the run.
 
-    Raises Conflict where another process holds that lock: a run of a store that was here before this one.
+    Raises Conflict if another process holds that lock, as a run of a store that was at this path before, and
+    StoreFailed if the file cannot be opened.
     """
     counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
     row = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "heartbeat_at": now} | counts
-    run_id = db.execute(insert(_RUN).values(row)).inserted_primary_key
-    assert run_id is not None
-    path = _lock_path(store, run_id[0])
-    return RunLock(run_id[0], path, _locked(path, store))
+    key = db.execute(insert(_RUN).values(row)).inserted_primary_key
+    assert key is not None
+    path = _lock_path(store, key[0])
+    return RunLock(key[0], path, _acquire(path, store))
 
 
 def heartbeat(db: Connection, run_id: int, now: datetime, counts: dict[str, int]) -> None:
-    """Say that a run lives; its heartbeat never goes back, so that a clock that does is found out."""
-    later = case((_RUN.c.heartbeat_at < now, now), else_=_RUN.c.heartbeat_at)
-    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=later, **counts))
+    """Record that a run lives, with its counts. A heartbeat never goes back, so that a wrong clock is noticed."""
+    latest = case((_RUN.c.heartbeat_at < now, now), else_=_RUN.c.heartbeat_at)
+    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=latest, **counts))
+
+
+def end(db: Connection, run_id: int, now: datetime) -> None:
+    """Record that a run has ended."""
+    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(ended_at=now))
+
+
+def delete_ended(db: Connection, before: datetime) -> None:
+    """Delete the runs that ended before a time."""
+    db.execute(delete(_RUN).where(_RUN.c.ended_at < before))
+
+
+# The clock
 
 
 def clock_behind(db: Connection, now: datetime) -> ClockBehind | None:
-    """The error where this machine's clock is far behind the last heartbeat: what is due can't be told then."""
+    """Return the error if this machine's clock is far behind the last heartbeat, as it cannot tell what is due then."""
     latest: datetime | None = db.scalar(select(_RUN.c.heartbeat_at).order_by(_RUN.c.heartbeat_at.desc()).limit(1))
     if latest is None or latest - now <= CLOCK_TOLERANCE:
         return None
     return ClockBehind(
-        f"the clock says {now:%Y-%m-%d %H:%M} UTC, but this store was in use at {latest:%Y-%m-%d %H:%M}",
-        "set the clock; or, if it is right now: skychimp doctor --accept-clock",
+        f"the clock says {now:%Y-%m-%d %H:%M} UTC, but the store was last used at {latest:%Y-%m-%d %H:%M} UTC",
+        'set the clock, or run "skychimp doctor --accept-clock" if it is right now',
     )
 
 
-def forget(db: Connection, before: datetime) -> None:
-    """Delete what is known of runs that ended before a time."""
-    db.execute(delete(_RUN).where(_RUN.c.ended_at < before))
-
-
 def accept_clock(db: Connection, now: datetime) -> None:
-    """Take the present clock for right: what was recorded as later was now."""
+    """Take the present clock as right, and move times of runs in its future to now."""
     for column in (_RUN.c.started_at, _RUN.c.heartbeat_at, _RUN.c.ended_at):
         db.execute(update(_RUN).where(column > now).values({column.name: now}))
 
 
-def end(db: Connection, run_id: int, now: datetime) -> None:
-    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(ended_at=now))
+# Dead and living runs
 
 
-def dead(db: Connection, store: Path) -> list[int]:
-    """The runs that never ended, or hold something still, and whose process is gone."""
-    holding = select(_D.c.run_id).where(text(IN_FLIGHT_SQL))
-    known = db.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), holding)).all()
-    return [run_id for run_id in known if _is_free(_lock_path(store, run_id))]
+def dead_runs(db: Connection, store: Path) -> list[int]:
+    """Return the runs whose process is gone, and that never ended or still have deliveries in flight."""
+    has_deliveries = select(_D.c.run_id).where(is_in_flight())
+    run_ids = db.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), has_deliveries)).all()
+    return [run_id for run_id in run_ids if _is_unlocked(_lock_path(store, run_id))]
 
 
-def any_living(store: Path) -> bool:
-    """Whether a run has this store, by the locks alone."""
+def has_living_run(store: Path) -> bool:
+    """Return whether a run of this store lives, judging by the lock files alone."""
     store = store.resolve()
-    beside = (path for path in store.parent.iterdir() if re.fullmatch(re.escape(store.name) + r"\.run-\d+", path.name))
-    return any(not _is_free(path) for path in beside)
+    lock_name = re.compile(re.escape(store.name) + r"\.run-\d+")
+    return any(not _is_unlocked(path) for path in store.parent.iterdir() if lock_name.fullmatch(path.name))
+
+
+# Lock files
 
 
 def _lock_path(store: Path, run_id: int) -> Path:
-    store = store.resolve()  # one place for all, whatever links they come by
+    store = store.resolve()  # the same path for all processes, whatever links they open the store by
     return store.with_name(f"{store.name}.run-{run_id}")
 
 
-def _locked(path: Path, store: Path) -> int:
-    file = _opened(path, os.O_CREAT)
-    if os.geteuid() == 0:  # whoever the store belongs to must be able to look
+def _acquire(path: Path, store: Path) -> int:
+    file = _open(path, os.O_CREAT)
+    if os.geteuid() == 0:  # the store's owner must be able to open the lock
         with contextlib.suppress(OSError):
             os.fchown(file, store.stat().st_uid, store.stat().st_gid)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        raise Conflict(f"another process holds {path}", "end the run of the store that was here before") from None
-    _ours.add(path)
+        raise Conflict(f"another process holds {path}", "stop the run of the store that was here before") from None
+    _own_locks.add(path)
     return file
 
 
-def _is_free(path: Path) -> bool:
-    if path in _ours:
+def _is_unlocked(path: Path) -> bool:
+    """Return whether no process holds a lock, and remove its file then."""
+    if path in _own_locks:
         return False
     try:
-        file = _opened(path)
+        file = _open(path)
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once both see it
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two processes that look at once both get it
     except BlockingIOError:
         return False
     finally:
@@ -136,11 +150,11 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def _opened(path: Path, more: int = 0) -> int:
+def _open(path: Path, flags: int = 0) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | more, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except FileNotFoundError:
         raise
     except OSError as error:
-        hint = "it must be a file that belongs to the store's owner"
-        raise StoreFailed(f"{path} can't be opened: {error.strerror}", hint) from None
+        hint = "remove it, or give it to the owner of the store"
+        raise StoreFailed(f"cannot open {path}: {error.strerror}", hint) from None

@@ -1,11 +1,12 @@
-"""A program that writes for another process: one statement, again and again, each time with other rows.
+"""Run one statement again and again for another process, each time with other rows.
 
-    python -m skychimp.store.scribe
+    python -m skychimp.store.writer_program
 
-On stdin: a line that says where and what (`Orders`, as JSON), then a line of rows (JSON) for each time. On stdout: a
-line for each, the number of changes that were committed (0 once it is ready), or `!` and why it can't go on.
-It ends with its stdin, and with nothing else: who gives the orders hears Ctrl-C. It imports next to nothing, so that it
-is there soon.
+Reads lines from stdin: first the setup (`WriterSetup` as JSON), then rows (JSON) for one run of the statement each.
+Writes a line to stdout for each: the number of committed changes (0 for the setup), or `!`, an SQLite result code and
+an error message. It ends when its stdin is closed, and ignores signals: the other process handles Ctrl-C.
+
+It imports as little as possible, so that it starts quickly.
 """
 
 import importlib
@@ -15,9 +16,11 @@ import signal
 import sys
 from typing import Any, TypedDict
 
+from skychimp.store.sqlite_errors import is_busy, result_code
 
-class Orders(TypedDict):
-    """What to open and what to do; `statement` has the rows as its last parameter, after `parameters`."""
+
+class WriterSetup(TypedDict):
+    """What to open, and what to run. The rows are the statement's last parameter, after `parameters`."""
 
     driver: str
     path: str
@@ -28,37 +31,43 @@ class Orders(TypedDict):
 
 
 def main() -> None:
+    """Serve until stdin is closed or an error occurs."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
-        orders: Orders = json.loads(sys.stdin.buffer.readline())
-        driver = importlib.import_module(orders["driver"])
-        connection = driver.connect(orders["path"], isolation_level=None)
-        for name, value in orders["pragmas"].items():
-            connection.execute(f"PRAGMA {name} = {value}")
-        connection.executescript(orders["script"])
-        _say(0)
+        setup: WriterSetup = json.loads(sys.stdin.buffer.readline())
+        connection = _connect(setup)
+        _answer(0)
         for line in sys.stdin.buffer:
-            _say(_changes(connection, orders, line.decode()))
+            _answer(_write(connection, setup, line.decode()))
     except Exception as error:
-        _say(f"!{error}")
+        _answer(f"!{result_code(error)} {error}")
 
 
-def _changes(connection: Any, orders: Orders, rows: str) -> int:
-    """Commit, however long another process holds the lock."""
+def _connect(setup: WriterSetup) -> Any:
+    driver = importlib.import_module(setup["driver"])
+    connection = driver.connect(setup["path"], isolation_level=None)
+    for name, value in setup["pragmas"].items():
+        connection.execute(f"PRAGMA {name} = {value}")
+    connection.executescript(setup["script"])
+    return connection
+
+
+def _write(connection: Any, setup: WriterSetup, rows: str) -> int:
+    """Commit rows, however long another process holds the lock. Return the number of changes."""
     before = connection.total_changes
     while True:
         try:
-            connection.execute(orders["statement"], (*orders["parameters"], rows))
+            connection.execute(setup["statement"], (*setup["parameters"], rows))
         except Exception as error:
-            if "locked" not in str(error) and "busy" not in str(error):
+            if not is_busy(error):
                 raise
         else:
             return int(connection.total_changes - before)
 
 
-def _say(what: object) -> None:
-    os.write(sys.stdout.fileno(), f"{what}\n".encode())
+def _answer(line: object) -> None:
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 if __name__ == "__main__":

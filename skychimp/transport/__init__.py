@@ -1,4 +1,4 @@
-"""Where mail goes: an SMTP relay, or a Maildir. Knows nothing of the store."""
+"""Send email to a mail server by SMTP, or to an outbox on this machine. Nothing here uses the store."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from skychimp.transport.interfaces import Transport
 
 
 def make_transport(settings: Settings, store: Path) -> Transport:
-    """The transport that the settings name; the outbox lies beside the store."""
+    """Return the transport in the settings. The outbox is a folder next to the store's file."""
     if settings.mail.transport == "smtp":
         from skychimp.transport.smtp import SmtpTransport
 

@@ -1,7 +1,7 @@
-"""What a transport is given and what it gives back; pure.
+"""Interfaces between sending and transports; pure.
 
-A transport is two small interfaces: `Transport.connect` and `Connection.send`. SMTP and the outbox are
-the two that exist.
+A transport has two parts: `Transport.connect` opens a connection, and `Connection.send` sends one email over it. There
+are two transports: SMTP and the outbox.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 
 class Phase(StrEnum):
-    """Where in the conversation an attempt ended (RFC 5321, section 3.3)."""
+    """The SMTP command at which an attempt ended (RFC 5321, section 3.3). DOT is the final dot after the body."""
 
     MAIL = "mail"
     RCPT = "rcpt"
@@ -19,7 +19,10 @@ class Phase(StrEnum):
 
 
 class OutgoingEmail(NamedTuple):
-    """One message for one address: bare envelope addresses, and the bytes with CRLF line ends (not dot-stuffed)."""
+    """An email for one recipient.
+
+    `sender` and `recipient` are the bare envelope addresses. `data` has CRLF line ends and is not dot-stuffed.
+    """
 
     sender: str
     recipient: str
@@ -27,9 +30,9 @@ class OutgoingEmail(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A server's reply: its code, the enhanced code (RFC 3463) or "", and the whole text, codes included.
+    """A server's reply: its code, its enhanced code (RFC 3463) or "", and its whole text with the codes.
 
-    The lines of a multi-line reply are joined by one LF.
+    The lines of a multi-line reply are joined by LF.
     """
 
     code: int
@@ -38,43 +41,46 @@ class Reply(NamedTuple):
 
 
 class SendResult(NamedTuple):
-    """What came of one letter.
+    """The result of sending one email.
 
-    `reply` is None where no valid reply came; `fault` then says what came instead ("connection closed",
-    "timed out after 60 s", "not a reply: ..."). `dot_written` is True once a byte of the final dot may have left.
+    If there was no valid reply, `reply` is None and `error` says what happened instead ("connection closed", "timed out
+    after 60 s", "invalid reply: ..."). `dot_written` is True once any byte of the final dot may have been sent.
     """
 
     phase: Phase
     reply: Reply | None
-    fault: str = ""
+    error: str = ""
     dot_written: bool = False
 
 
 CommitIntent = Callable[[], Awaitable[bool]]
-"""Awaited before the final dot: True once the intent is committed, False where the letter must not go."""
+"""Called before the final dot. Returns True once the intent is committed, False if the email must not be sent."""
 
 
 class Connection(Protocol):
-    """A conversation that takes one letter after the other."""
+    """A connection that sends one email after another."""
 
     @property
-    def usable(self) -> bool:
-        """False once it must not take another letter."""
+    def is_usable(self) -> bool:
+        """Return whether the connection can send another email."""
 
-    async def send(self, letter: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
-        """Send one letter; None where `permit` said no, and then nothing was delivered. Never raises for what a
-        server does."""
+    async def send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
+        """Send one email.
+
+        Returns None if `commit_intent` returned False; then nothing was delivered. Never raises an error because of
+        what a server does.
+        """
 
     async def close(self) -> None:
-        """End the conversation politely where it is still usable, at once where it is not."""
+        """Close the connection, with QUIT if it is still usable."""
 
 
 class Transport(Protocol):
-    """Where mail goes."""
+    """A way to send email."""
 
     @property
     def relay(self) -> str:
-        """The name of the relay, as the ledger has it: "mx.example.org:587" or "outbox"."""
+        """Return the relay's name in the ledger, such as "mx.example.org:587" or "outbox"."""
 
     async def connect(self) -> Connection:
-        """Open a conversation. Raises RelayAway (try again later) or RelayRefuses (a person must act)."""
+        """Open a connection. Raises RelayUnavailable (try again later) or RelayRefused (a person must act)."""

@@ -1,4 +1,4 @@
-"""The outbox: a Maildir on this machine, for before there is a server."""
+"""The outbox: write emails to a Maildir on this machine, for use without a mail server."""
 
 import hashlib
 import os
@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from skychimp import files
 from skychimp.errors import RelayUnavailable
 from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Phase, Reply, SendResult
 
@@ -13,7 +14,10 @@ _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
 
 
 class OutboxTransport:
-    """Keeps each letter as a file of its own. Written again it replaces itself: its name is its Message-ID's."""
+    """Writes each email to a file of its own.
+
+    The file is named after the Message-ID, so an email that is written again replaces its file.
+    """
 
     relay = "outbox"
 
@@ -21,63 +25,63 @@ class OutboxTransport:
         self._folder = folder
 
     async def connect(self) -> "OutboxConnection":
-        """Make the Maildir where it is missing. Raises RelayAway where that can't be done."""
+        """Create the Maildir if it is missing. Raises RelayUnavailable if that fails."""
         try:
             for name in ("tmp", "new", "cur"):
                 (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._folder.chmod(0o700)
         except OSError as error:
-            raise RelayUnavailable(
-                f"the outbox {self._folder} can't be made: {error.strerror}", "mend its folder"
-            ) from None
+            message = f"cannot create the outbox {self._folder}: {error.strerror}"
+            raise RelayUnavailable(message, "check the folder's permissions") from None
         return OutboxConnection(self._folder)
 
 
 class OutboxConnection:
-    usable = True
+    """A connection to the outbox, which is always usable."""
+
+    is_usable = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def send(self, letter: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
-        """Write the letter, ask, and only then show it under its name.
+    async def send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
+        """Write the email to "tmp", commit the intent, and only then move the file to "new".
 
-        A failure after the rename says "no dot", too: the letter is written again, and replaces itself.
+        The result of any failure says that no dot was written, even after the move: the email is sent again, and then
+        replaces its file.
         """
-        name = _name(letter)
+        name = _file_name(email)
         draft = self._folder / "tmp" / f"{name}.{os.getpid()}"
         try:
-            _write(draft, _with_trace(letter))
+            _write(draft, _maildir_bytes(email))
             if not await commit_intent():
                 return None
-            draft.rename(self._folder / "new" / name)
-            _sync(self._folder / "new")
+            files.publish(draft, self._folder / "new" / name, replace=True)
         except OSError as error:
-            return SendResult(Phase.DATA, None, f"the outbox can't be written: {error.strerror}")
+            return SendResult(Phase.DATA, None, f"cannot write to the outbox: {error.strerror}")
         finally:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
-        return SendResult(
-            Phase.DOT, Reply(250, "2.0.0", f"250 2.0.0 kept in the outbox as new/{name}"), dot_written=True
-        )
+        reply = Reply(250, "2.0.0", f"250 2.0.0 written to the outbox as new/{name}")
+        return SendResult(Phase.DOT, reply, dot_written=True)
 
     async def close(self) -> None:
-        """Nothing is open between two letters."""
+        """Do nothing: no file stays open between two emails."""
 
 
-def _name(letter: OutgoingEmail) -> str:
-    headers = letter.data.partition(b"\r\n\r\n")[0] + b"\r\n"
-    found = _MESSAGE_ID.search(headers)
-    return hashlib.sha256(found[1] if found else letter.data).hexdigest()[:32]
+def _file_name(email: OutgoingEmail) -> str:
+    headers = email.data.partition(b"\r\n\r\n")[0] + b"\r\n"
+    message_id = _MESSAGE_ID.search(headers)
+    return hashlib.sha256(message_id[1] if message_id else email.data).hexdigest()[:32]
 
 
-def _with_trace(letter: OutgoingEmail) -> bytes:
-    """The letter as a Maildir keeps it: LF line ends, and the envelope on top, in one line each whatever it holds."""
-    trace = f"Return-Path: <{_one_line(letter.sender)}>\nDelivered-To: {_one_line(letter.recipient)}\n"
-    return trace.encode("utf-8", "backslashreplace") + letter.data.replace(b"\r\n", b"\n")
+def _maildir_bytes(email: OutgoingEmail) -> bytes:
+    """Return the email with LF line ends, after a header line each for the envelope's sender and recipient."""
+    envelope = f"Return-Path: <{_on_one_line(email.sender)}>\nDelivered-To: {_on_one_line(email.recipient)}\n"
+    return envelope.encode("utf-8", "backslashreplace") + email.data.replace(b"\r\n", b"\n")
 
 
-def _one_line(address: str) -> str:
+def _on_one_line(address: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", "?", address)
 
 
@@ -87,11 +91,3 @@ def _write(path: Path, data: bytes) -> None:
         opened.write(data)
         opened.flush()
         os.fsync(file)
-
-
-def _sync(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

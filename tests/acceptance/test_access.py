@@ -1,6 +1,6 @@
-"""Who may: every command, by every role, on what is one's own, somebody else's, and not there.
+"""Access: every command is run by every role, on objects that are its own, another user's, or do not exist.
 
-`MAY` is the table of the contract, and `WALK` has a line for each command: a new command is one line more.
+`RULES` says what each role may do, and `COMMAND_RULES` has a line for each command. A new command needs a new line.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from types import ModuleType
 from unittest.mock import MagicMock
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from support import ledger_rows
-from support.command import Done, Home
+from support.command import CommandResult, Home
 from typer.main import get_command
 
 from skychimp import services
@@ -33,59 +33,59 @@ from skychimp.store.schema import create_store, open_store
 
 ROLES = ("guest", "user", "manager", "editor", "admin")
 
-# What becomes of a command, by whose object it is about.
+# The expected result of a command, by the owner of the object.
 
-DONE, MISSING, DENIED, LOGIN = "done", "missing", "denied", "log in"
-WHOSE = ("own", "another's", "nobody's")
-OWN = dict(zip(WHOSE, (DONE, MISSING, MISSING), strict=True))
-ANY = dict(zip(WHOSE, (DONE, DONE, MISSING), strict=True))
+DONE, NOT_FOUND, DENIED, LOGIN = "done", "not found", "denied", "log in"
+OWNERS = ("own", "another user's", "missing")
+OWN = dict(zip(OWNERS, (DONE, NOT_FOUND, NOT_FOUND), strict=True))
+ANY = dict(zip(OWNERS, (DONE, DONE, NOT_FOUND), strict=True))
 
-# The same for what is done to users: to which of them.
+# The same for commands about users, by the role of that user.
 
-WHOM = ("a user", "an editor", "a manager", "an admin", "oneself", "nobody")
-LOWER = dict(zip(WHOM, (DONE, DONE, DENIED, DENIED, DENIED, MISSING), strict=True))
-OTHERS = dict(zip(WHOM, (DONE, DONE, DONE, DONE, DENIED, MISSING), strict=True))
+USERS = ("a user", "an editor", "a manager", "an admin", "oneself", "missing user")
+MANAGED = dict(zip(USERS, (DONE, DONE, DENIED, DENIED, DENIED, NOT_FOUND), strict=True))
+OTHERS = dict(zip(USERS, (DONE, DONE, DONE, DONE, DENIED, NOT_FOUND), strict=True))
 EVERYBODY = OTHERS | {"oneself": DONE}
 
-NO = dict.fromkeys((*WHOSE, *WHOM), DENIED)
-GUESTS = dict.fromkeys((*WHOSE, *WHOM), LOGIN)
+NONE = dict.fromkeys((*OWNERS, *USERS), DENIED)
+NO_LOGIN = dict.fromkeys((*OWNERS, *USERS), LOGIN)
 
-MAY = {
-    #                                   guest   user  manager editor admin
-    "come and go": (ANY, ANY, ANY, ANY, ANY),
+RULES = {
+    #                                      guest     user  manager  editor admin
+    "log in and out": (ANY, ANY, ANY, ANY, ANY),
     "read the blog and the home page": (ANY, ANY, ANY, ANY, ANY),
-    "own clients, messages, mailings": (GUESTS, OWN, NO, NO, OWN),
-    "see any mailing and its message": (GUESTS, OWN, ANY, NO, ANY),
-    "disable any mailing": (GUESTS, OWN, ANY, NO, ANY),
-    "decide about unknown letters": (GUESTS, OWN, NO, NO, ANY),
-    "see users": (GUESTS, NO, LOWER, NO, EVERYBODY),
-    "block and unblock users": (GUESTS, NO, LOWER, NO, OTHERS),
-    "give roles": (GUESTS, NO, NO, NO, OTHERS),
-    "write posts": (GUESTS, NO, NO, ANY, ANY),
-    "see the audit trail": (GUESTS, NO, NO, NO, ANY),
-    "keep the store safe": (GUESTS, NO, NO, NO, ANY),
-    "forget people everywhere": (GUESTS, NO, NO, NO, ANY),
-    "one's own account and data": (GUESTS, ANY, ANY, ANY, ANY),
+    "own clients, messages, mailings": (NO_LOGIN, OWN, NONE, NONE, OWN),
+    "see mailings and their messages": (NO_LOGIN, OWN, ANY, NONE, ANY),
+    "disable mailings": (NO_LOGIN, OWN, ANY, NONE, ANY),
+    "resolve unknown deliveries": (NO_LOGIN, OWN, NONE, NONE, ANY),
+    "see users": (NO_LOGIN, NONE, MANAGED, NONE, EVERYBODY),
+    "block and unblock users": (NO_LOGIN, NONE, MANAGED, NONE, OTHERS),
+    "change roles": (NO_LOGIN, NONE, NONE, NONE, OTHERS),
+    "write posts": (NO_LOGIN, NONE, NONE, ANY, ANY),
+    "see the audit trail": (NO_LOGIN, NONE, NONE, NONE, ANY),
+    "back up and restore the store": (NO_LOGIN, NONE, NONE, NONE, ANY),
+    "erase people from all users' data": (NO_LOGIN, NONE, NONE, NONE, ANY),
+    "own account and data": (NO_LOGIN, ANY, ANY, ANY, ANY),
     "run the service": (ANY, ANY, ANY, ANY, ANY),
 }
 
 ELSEWHERE = None
-"""In place of arguments: it needs no login, or makes one, and is called in other tests."""
+"""Instead of arguments: the command needs no login, or logs in, and is run in other tests."""
 
 SCHEDULE = "--start '2030-01-01 09:00' --every day"
 
-WALK: list[tuple[str, str | None, str]] = [
+COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("stats", "", "read the blog and the home page"),
     ("blog list", "", "read the blog and the home page"),
     ("blog show", "{post}", "read the blog and the home page"),
     ("help", "", "read the blog and the home page"),
-    ("register", "--email new@example.org", "come and go"),
-    ("verify", ELSEWHERE, "come and go"),
-    ("login", ELSEWHERE, "come and go"),
-    ("logout", "", "come and go"),
-    ("password reset", ELSEWHERE, "come and go"),
-    ("password change", "", "one's own account and data"),
-    ("whoami", "", "one's own account and data"),
+    ("register", "--email new@example.org", "log in and out"),
+    ("verify", ELSEWHERE, "log in and out"),
+    ("login", ELSEWHERE, "log in and out"),
+    ("logout", "", "log in and out"),
+    ("password reset", ELSEWHERE, "log in and out"),
+    ("password change", "", "own account and data"),
+    ("whoami", "", "own account and data"),
     ("clients create", "--email new@example.org", "own clients, messages, mailings"),
     ("clients list", "", "own clients, messages, mailings"),
     ("clients show", "{client}", "own clients, messages, mailings"),
@@ -93,40 +93,40 @@ WALK: list[tuple[str, str | None, str]] = [
     ("clients update", "{client} --name New", "own clients, messages, mailings"),
     ("clients delete", "{client} --yes", "own clients, messages, mailings"),
     ("clients forget", "{email} --yes", "own clients, messages, mailings"),
-    ("clients forget", "{email} --yes --all-users", "forget people everywhere"),
+    ("clients forget", "{email} --yes --all-users", "erase people from all users' data"),
     ("clients import", "people.csv", "own clients, messages, mailings"),
     ("clients export", "out.csv", "own clients, messages, mailings"),
     ("messages create", "--subject S --body B", "own clients, messages, mailings"),
-    ("messages list", "", "see any mailing and its message"),
-    ("messages show", "{message}", "see any mailing and its message"),
+    ("messages list", "", "see mailings and their messages"),
+    ("messages show", "{message}", "see mailings and their messages"),
     ("messages update", "{message} --subject New", "own clients, messages, mailings"),
-    ("messages delete", "{free} --yes", "own clients, messages, mailings"),
-    ("messages preview", "{message}", "see any mailing and its message"),
-    ("messages preview", "{my message} --client {client}", "own clients, messages, mailings"),
+    ("messages delete", "{unused} --yes", "own clients, messages, mailings"),
+    ("messages preview", "{message}", "see mailings and their messages"),
+    ("messages preview", "{own message} --client {client}", "own clients, messages, mailings"),
     ("messages test", "{message} --to me@example.org", "own clients, messages, mailings"),
     ("mailings create", "--message {message} --all-clients " + SCHEDULE, "own clients, messages, mailings"),
-    ("mailings create", "--message {my message} --client {client} " + SCHEDULE, "own clients, messages, mailings"),
-    ("mailings list", "", "see any mailing and its message"),
-    ("mailings show", "{mailing}", "see any mailing and its message"),
+    ("mailings create", "--message {own message} --client {client} " + SCHEDULE, "own clients, messages, mailings"),
+    ("mailings list", "", "see mailings and their messages"),
+    ("mailings show", "{mailing}", "see mailings and their messages"),
     ("mailings update", "{mailing} --end 2031-01-01", "own clients, messages, mailings"),
-    ("mailings update", "{my mailing} --message {message}", "own clients, messages, mailings"),
-    ("mailings update", "{my mailing} --client {client}", "own clients, messages, mailings"),
+    ("mailings update", "{own mailing} --message {message}", "own clients, messages, mailings"),
+    ("mailings update", "{own mailing} --client {client}", "own clients, messages, mailings"),
     ("mailings duplicate", "{mailing}", "own clients, messages, mailings"),
     ("mailings delete", "{mailing} --yes", "own clients, messages, mailings"),
-    ("mailings preview", "{mailing}", "see any mailing and its message"),
-    ("mailings log", "{mailing}", "see any mailing and its message"),
-    ("mailings disable", "{mailing}", "disable any mailing"),
-    ("mailings enable", "{mailing}", "disable any mailing"),
-    ("report", "{mailing}", "see any mailing and its message"),
-    ("why", "{email}", "see any mailing and its message"),
-    ("resolve", "", "decide about unknown letters"),
-    ("resolve", "--sent {delivery}", "decide about unknown letters"),
+    ("mailings preview", "{mailing}", "see mailings and their messages"),
+    ("mailings log", "{mailing}", "see mailings and their messages"),
+    ("mailings disable", "{mailing}", "disable mailings"),
+    ("mailings enable", "{mailing}", "disable mailings"),
+    ("report", "{mailing}", "see mailings and their messages"),
+    ("why", "{email}", "see mailings and their messages"),
+    ("resolve", "", "resolve unknown deliveries"),
+    ("resolve", "--sent {delivery}", "resolve unknown deliveries"),
     ("users list", "", "see users"),
     ("users show", "{user}", "see users"),
     ("users block", "{user}", "block and unblock users"),
     ("users unblock", "{user}", "block and unblock users"),
-    ("users role", "{user} editor", "give roles"),
-    ("users export", "out.json", "one's own account and data"),
+    ("users role", "{user} editor", "change roles"),
+    ("users export", "out.json", "own account and data"),
     ("blog create", "--title T --body B", "write posts"),
     ("blog list", "--all", "write posts"),
     ("blog update", "{post} --title T", "write posts"),
@@ -135,8 +135,8 @@ WALK: list[tuple[str, str | None, str]] = [
     ("blog delete", "{post} --yes", "write posts"),
     ("blog build", "site", "write posts"),
     ("audit list", "", "see the audit trail"),
-    ("backup", "copy.db", "keep the store safe"),
-    ("restore", ELSEWHERE, "keep the store safe"),
+    ("backup", "copy.db", "back up and restore the store"),
+    ("restore", ELSEWHERE, "back up and restore the store"),
     ("store check", "", "run the service"),
     ("run", "--dry-run", "run the service"),
     ("status", "", "run the service"),
@@ -152,32 +152,32 @@ LISTED = {
     "clients list": "client", "messages list": "message", "mailings list": "mailing", "users list": "user id",
     "resolve": "delivery",
 }  # fmt: skip
-"""The kinds of objects whose ids a list, without arguments, shows."""
+"""The kind of object whose ids a list shows if it is run without arguments."""
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A store in which everybody has one of each; `things` says what their ids are, by owner."""
+class SharedStore:
+    """A store in which each user has one object of each kind. `ids` are their ids, by owner and kind."""
 
     path: Path
-    things: dict[str, dict[str, object]]
+    ids: dict[str, dict[str, object]]
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    path = tmp_path_factory.mktemp("scene") / "skychimp.db"
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> SharedStore:
+    path = tmp_path_factory.mktemp("shared") / "skychimp.db"
     create_store(f"sqlite:///{path}").close()
     store = open_store(f"sqlite:///{path}")
-    things = {}
-    for name, role in [(role, Role(role)) for role in ROLES[1:]] + [(f"another-{role}", role) for role in Role]:
-        things[name] = one_of_each(store, enrol(store, name, role))
-    things["nobody"] = dict.fromkeys(things["user"], 999) | {"email": "x@example.org", "user": "x@example.org"}
+    names = [(role, Role(role)) for role in ROLES[1:]] + [(f"another-{role}", role) for role in Role]
+    ids = {name: create_one_of_each(store, create_user(store, name, role)) for name, role in names}
+    ids["missing"] = dict.fromkeys(ids["user"], 999) | {"email": "x@example.org", "user": "x@example.org"}
     store.checkpoint()
     store.close()
-    return Scene(path, things)
+    return SharedStore(path, ids)
 
 
-def one_of_each(store: Store, owner: Actor) -> dict[str, object]:
+def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
+    """Give a user an object of each kind, and return their ids."""
     name, now, user_id = owner.email.partition("@")[0], datetime.now(UTC), owner.user_id
     email = f"client-of-{name}@example.org"
     mailing_id = ledger_rows.mailing(store, owner)
@@ -187,18 +187,18 @@ def one_of_each(store: Store, owner: Actor) -> dict[str, object]:
     ledger_rows.attempt(store, delivery, Outcome.UNKNOWN, "closed after the dot")
     later = now + timedelta(days=1)
     client = Client(owner_id=user_id, email=email, address_key=email, created_at=now)
-    free = Message(
+    unused = Message(
         owner_id=user_id, subject="In no mailing", body="", format=Format.TEXT, created_at=now, updated_at=now
     )
     post = Post(author_id=user_id, slug=name, title=name, content="x", created_at=now, updated_at=now, published_at=now)
     login = Login(user_id=user_id, token_hash=digest(name), created_at=now, seen_at=now, expires_at=later)
     with store.write() as db:
-        db.add_all([client, free, post, login])
+        db.add_all([client, unused, post, login])
         mailing = db.get_one(Mailing, mailing_id)
         mailing.all_clients = True
         db.flush()
     return {
-        "client": client.id, "email": email, "message": mailing.message_id, "free": free.id, "mailing": mailing_id,
+        "client": client.id, "email": email, "message": mailing.message_id, "unused": unused.id, "mailing": mailing_id,
         "delivery": delivery, "user": owner.email, "user id": user_id, "post": post.id, "slug": name,
     }  # fmt: skip
 
@@ -207,9 +207,9 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def home(scene: Scene, role: str, folder: Path) -> Home:
-    """A role's command line, on a copy of the scene."""
-    shutil.copy(scene.path, folder / "skychimp.db")
+def home(shared: SharedStore, role: str, folder: Path) -> Home:
+    """Return the command line of a role, on a copy of the shared store."""
+    shutil.copy(shared.path, folder / "skychimp.db")
     (folder / "people.csv").write_text("email\nsomebody@example.org\n")
     return Home(
         folder,
@@ -221,98 +221,104 @@ def home(scene: Scene, role: str, folder: Path) -> Home:
     )
 
 
-def owner_of(whose: str, role: str) -> str:
-    """Whose things a command is about."""
-    if whose in ("own", "oneself"):
+def owner_name(relation: str, role: str) -> str:
+    """Return whose objects a command is about, for one of OWNERS or USERS."""
+    if relation in ("own", "oneself"):
         return "another-user" if role == "guest" else role
-    return {"another's": "another-user", "nobody's": "nobody", "nobody": "nobody"}.get(
-        whose, f"another-{whose.rpartition(' ')[2]}"
-    )
+    if relation in ("missing", "missing user"):
+        return "missing"
+    return "another-user" if relation == "another user's" else f"another-{relation.rpartition(' ')[2]}"
 
 
-def outcome(done: Done) -> str:
-    """What became of it, by exit status and code."""
+def result_of(done: CommandResult) -> str:
+    """Return the result of a command by its exit status and error code."""
     if done.status == 5:
         return {"denied": DENIED, "not_logged_in": LOGIN}[done.error["code"]]
-    return {0: DONE, 4: MISSING}.get(done.status, f"exit status {done.status}: {done.err}")
+    return {0: DONE, 4: NOT_FOUND}.get(done.status, f"exit status {done.status}: {done.err}")
 
 
-def commands() -> list[str]:
-    """Every command there is."""
-    found = []
+def all_commands() -> list[str]:
+    """Return the name of every command."""
+    names = []
     for name in COMMANDS:
         command = get_command(importlib.import_module(f"skychimp.cli.commands.{name}").app)
-        found += [f"{name} {sub}" for sub in command.commands] if hasattr(command, "commands") else [name]
-    return found
+        names += [f"{name} {sub}" for sub in command.commands] if hasattr(command, "commands") else [name]
+    return names
 
 
 def cases() -> Iterator[object]:
-    there = commands()
-    for command, arguments, rule in WALK:
-        for role in ROLES if arguments is not None and command in there else ():
+    """Yield each line of COMMAND_RULES with each role."""
+    known = all_commands()
+    for command, arguments, rule in COMMAND_RULES:
+        for role in ROLES if arguments is not None and command in known else ():
             yield pytest.param(command, arguments, rule, role, id=f"{command} {arguments}".strip() + f", {role}")
 
 
 @pytest.mark.parametrize(("command", "arguments", "rule", "role"), list(cases()))
-def test_a_command_does_what_the_role_may(
-    scene: Scene, tmp_path: Path, command: str, arguments: str, rule: str, role: str
+def test_command_does_what_the_role_may(
+    shared_store: SharedStore, tmp_path: Path, command: str, arguments: str, rule: str, role: str
 ) -> None:
-    expected = MAY[rule][ROLES.index(role)]
-    here = home(scene, role, tmp_path)
+    expected = RULES[rule][ROLES.index(role)]
+    command_line = home(shared_store, role, tmp_path)
     if command in LISTED and not arguments:
-        assert listed(here.call(*command.split(), "--json"), LISTED[command], scene, role, expected) == []
+        done = command_line.call(*command.split(), "--json")
+        assert wrongly_listed(done, LISTED[command], shared_store, role, expected) == []
         return
-    kinds = WHOM if "{user}" in arguments else WHOSE if re.search(r"{(?!my )", arguments) else WHOSE[:1]
-    mine = {f"my {name}": thing for name, thing in scene.things[owner_of("own", role)].items()}
-    found = {}
-    for whose in reversed(kinds):  # one's own at last: it may be gone afterwards
-        words = arguments.format_map(scene.things[owner_of(whose, role)] | mine)
-        found[whose] = outcome(here.call(*command.split(), *shlex.split(words), "--json"))
-    assert found == {whose: expected[whose] for whose in kinds}
+    relations = USERS if "{user}" in arguments else OWNERS if re.search(r"{(?!own )", arguments) else OWNERS[:1]
+    own_ids = {f"own {kind}": value for kind, value in shared_store.ids[owner_name("own", role)].items()}
+    results = {}
+    for relation in reversed(relations):  # the own object last: it may be deleted
+        text = arguments.format_map(shared_store.ids[owner_name(relation, role)] | own_ids)
+        results[relation] = result_of(command_line.call(*command.split(), *shlex.split(text), "--json"))
+    assert results == {relation: expected[relation] for relation in relations}
 
 
-def listed(done: Done, kind: str, scene: Scene, role: str, expected: dict[str, str]) -> list[str]:
-    """Whose objects a list shows against the rule, or hides."""
-    if outcome(done) != DONE:
-        return [whose for whose, what in expected.items() if what != outcome(done)]
-    ids = {row["id"] for row in done.json}
-    shown = {
-        whose: scene.things[owner_of(whose, role)][kind] in ids for whose in (WHOM if kind == "user id" else WHOSE)
+def wrongly_listed(
+    done: CommandResult, kind: str, shared: SharedStore, role: str, expected: dict[str, str]
+) -> list[str]:
+    """Return whose objects a list shows or hides against the rule."""
+    if result_of(done) != DONE:
+        return [relation for relation, result in expected.items() if result != result_of(done)]
+    listed_ids = {row["id"] for row in done.json}
+    is_listed = {
+        relation: shared.ids[owner_name(relation, role)][kind] in listed_ids
+        for relation in (USERS if kind == "user id" else OWNERS)
     }
-    return [whose for whose, is_there in shown.items() if is_there != (expected[whose] == DONE)]
+    return [relation for relation, listed in is_listed.items() if listed != (expected[relation] == DONE)]
 
 
-def test_every_command_is_walked() -> None:
-    for command in commands():
-        assert command in {walked for walked, _, _ in WALK}, (
-            f"{command} is not walked; add a line to WALK, its rule one of MAY, the table of the contract:\n"
-            f'    ("{command}", "ARGUMENTS, with {{message}} or the like for what it is about", "RULE"),'
+def test_every_command_has_a_rule() -> None:
+    with_rule = {command for command, _, _ in COMMAND_RULES}
+    for command in all_commands():
+        assert command in with_rule, (
+            f"{command} has no rule; add a line to COMMAND_RULES, with one of RULES:\n"
+            f'    ("{command}", "ARGUMENTS, with {{message}} or the like for the object", "RULE"),'
         )
 
 
-def modules() -> Iterator[ModuleType]:
-    for found in pkgutil.walk_packages(services.__path__, "skychimp.services."):
-        yield importlib.import_module(found.name)
+def service_modules() -> Iterator[ModuleType]:
+    for module in pkgutil.walk_packages(services.__path__, "skychimp.services."):
+        yield importlib.import_module(module.name)
 
 
-FOR_GUESTS_TOO = {"home.home", "posts.list_posts", "posts.view"}
-"""Services that answer anybody, and say more to who may see more."""
+PUBLIC_SERVICES = {"home.home", "posts.list_posts", "posts.view"}
+"""Services that answer without a login, and show more to users who may see more."""
 
 
-def asking() -> Iterator[object]:
-    """The services that are told who acts."""
-    for module in modules():
+def services_with_actor() -> Iterator[object]:
+    """Yield the service functions that are given the actor."""
+    for module in service_modules():
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            named = f"{module.__name__.rpartition('.')[2]}.{name}"
-            is_ours = function.__module__ == module.__name__ and not name.startswith("_")
-            is_told = list(inspect.signature(function).parameters)[:2] == ["store", "actor"]
-            if is_ours and is_told and named not in FOR_GUESTS_TOO:
-                yield pytest.param(function, id=named)
+            full_name = f"{module.__name__.rpartition('.')[2]}.{name}"
+            is_defined_here = function.__module__ == module.__name__ and not name.startswith("_")
+            has_actor = list(inspect.signature(function).parameters)[:2] == ["store", "actor"]
+            if is_defined_here and has_actor and full_name not in PUBLIC_SERVICES:
+                yield pytest.param(function, id=full_name)
 
 
-@pytest.mark.parametrize("function", list(asking()))
-def test_every_service_asks_who_acts_before_it_looks_at_anything_else(store: Store, function: object) -> None:
-    """A guest is sent to log in, whatever else was said, and nothing is done."""
+@pytest.mark.parametrize("function", list(services_with_actor()))
+def test_service_checks_the_actor_before_anything_else(store: Store, function: object) -> None:
+    """Without a login, whatever the other arguments are, NotLoggedIn is raised and nothing is done."""
     assert callable(function)
     parameters = list(inspect.signature(function).parameters.values())[2:]
     needed = {parameter.name: MagicMock() for parameter in parameters if parameter.default is parameter.empty}

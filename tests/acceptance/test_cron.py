@@ -1,4 +1,4 @@
-"""The crontab line, taken by Debian's cron itself. It changes this account's crontab, and puts back what was there."""
+"""Test the crontab line with Debian's cron. This changes the crontab of this account, and restores it."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.command import Home
-from support.sending import mailing, states
+from support.sending import create_mailing, state_counts
 
 from skychimp.permissions import Actor
 from skychimp.store.database import Store
@@ -22,6 +22,7 @@ pytestmark = [
 
 @pytest.fixture
 def crontab() -> Iterator[None]:
+    """Run cron, and restore the crontab afterwards."""
     before = subprocess.run(["crontab", "-l"], capture_output=True, text=True, check=False)
     cron = subprocess.Popen(["cron", "-f"])
     yield
@@ -33,15 +34,15 @@ def crontab() -> Iterator[None]:
         subprocess.run(["crontab", "-r"], check=False)
 
 
-def test_cron_sends_what_is_due(store: Store, ada: Actor, tmp_path: Path, crontab: None) -> None:
+def test_cron_sends_due_emails(store: Store, ada: Actor, tmp_path: Path, crontab: None) -> None:
     home = Home(tmp_path)
     config = tmp_path / "skychimp.toml"
     config.write_text('[mail]\nsender = "Ada <ada@skychimp.test>"\n')
-    mailing(store, ada, ["bob@example.org"])
+    create_mailing(store, ada, ["bob@example.org"])
     line = home.call("--config", str(config), "--store", str(store.path), "service", "cron").out
     subprocess.run(["crontab", "-"], input=line, text=True, check=True)
-    end = time.monotonic() + 100
-    while states(store)["sent"] == 0:
-        assert time.monotonic() < end, "cron has sent nothing"
+    deadline = time.monotonic() + 100
+    while state_counts(store)["sent"] == 0:
+        assert time.monotonic() < deadline, "cron has sent nothing"
         time.sleep(1)
-    assert states(store) == {"sent": 1}
+    assert state_counts(store) == {"sent": 1}

@@ -1,4 +1,4 @@
-"""A daemon whose clock is moved by libfaketime: what it opens is what a person with a calendar would expect."""
+"""Test the daemon with a clock that libfaketime moves: it opens the occurrences that a calendar gives."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,8 @@ from skychimp.models import Every, Format, Occurrence, OccurrenceState
 from skychimp.permissions import Actor
 from skychimp.services.clients import clients
 from skychimp.services.mailings import mailings
-from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.mailings.audience_input import Audience
+from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
 from skychimp.store.database import Store
 
@@ -27,13 +28,13 @@ MAILINGS = {
     "Pacific/Auckland": ("2027-02-03 18:00", Every.WEEK),
     "Europe/Moscow": ("2027-01-31 12:00", Every.MONTH),
 }
-"""Each at a wall-clock time in its own zone; mailing 1, 2, 3 and 4."""
+"""The start in local time and the period by time zone, for the mailings 1, 2, 3 and 4."""
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
 
 
 class Clock:
-    """The daemon's wall clock; its monotonic one goes on as it does."""
+    """Sets the wall clock of the daemon. Its monotonic clock is not changed."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "faketime"
@@ -64,16 +65,16 @@ def receiver(tmp_path: Path) -> Iterator[CountingReceiver]:
         yield receiver
 
 
-def make_mailings(store: Store, ada: Actor) -> None:
+def create_mailings(store: Store, ada: Actor) -> None:
     message = messages.create(store, ada, MessageContent("Hello", "text", Format.TEXT))
     clients.create(store, ada, email="bob@example.org")
     for zone, (start, every) in MAILINGS.items():
-        when = When(start, None, every, zone)
-        mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(all_clients=True))
+        schedule = ScheduleInput(start, None, every, zone)
+        mailings.create(store, ada, message_id=message.id, schedule=schedule, audience=Audience(all_clients=True))
 
 
-def by_the_calendar(first: datetime, last: datetime) -> list[tuple[datetime, int]]:
-    """Every due time from the first to the last, by the rules that stand on paper: UTC offsets and their dates."""
+def expected_due_times(first: datetime, last: datetime) -> list[tuple[datetime, int]]:
+    """Return the due times from the first to the last with their mailing ids, from known UTC offsets and dates."""
     due: list[tuple[datetime, int]] = []
     day = first.replace(hour=0, minute=0)
     while day <= last:
@@ -87,46 +88,46 @@ def by_the_calendar(first: datetime, last: datetime) -> list[tuple[datetime, int
         if (day.month, day.day) in ((1, 31), (2, 28), (3, 31), (4, 30)):  # the 31st, or a month's last day
             due.append((day.replace(hour=9), 4))
         day += timedelta(days=1)
-    return [one for one in sorted(due) if first <= one[0] <= last]
+    return [(at, mailing_id) for at, mailing_id in sorted(due) if first <= at <= last]
 
 
 @pytest.mark.parametrize(
     ("first", "last"),
     [
-        pytest.param("2027-03-27T12:00", "2027-03-29T12:00", id="two days around a change of clocks"),
+        pytest.param("2027-03-27T12:00", "2027-03-29T12:00", id="two days around a clock change"),
         pytest.param("2027-02-01T00:00", "2027-04-30T23:00", id="a quarter", marks=pytest.mark.soak),
     ],
 )
 @pytest.mark.timeout(900)
-def test_a_daemon_keeps_four_zones_calendars(
+def test_daemon_follows_the_calendars_of_four_time_zones(
     store: Store, ada: Actor, tmp_path: Path, clock: Clock, receiver: CountingReceiver, first: str, last: str
 ) -> None:
     begin, end = (datetime.fromisoformat(at).replace(tzinfo=UTC) for at in (first, last))
-    make_mailings(store, ada)
-    expected = by_the_calendar(begin, end)
+    create_mailings(store, ada)
+    expected = expected_due_times(begin, end)
     clock.set(begin)
-    with Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ)) as daemon:
-        # what was due before the clock moves has its letters first; a jump of a day would make them expire
-        daemon.wait_for(lambda: "mail is due" in daemon.said and not unfinished(store))
+    with Daemon(store, daemons.write_config(tmp_path, receiver.port), daemons.clean_environ(**clock.environ)) as daemon:
+        # Send what is due before the clock moves: a jump of a day would make these emails expire.
+        daemon.wait_for(lambda: "mailings due" in daemon.event_names and not unfinished(store))
         for at, _ in expected:
             clock.set(at + timedelta(seconds=30))
             daemon.wait_for(lambda: is_sent(store, at, receiver))  # noqa: B023
         daemon.wait_for(lambda: not unfinished(store))
         assert daemon.stop() == 0
-    assert receiver.taken == len(finished(store))
+    assert receiver.accepted_count == len(finished(store))
     opened = sorted((row.due_at, row.mailing_id) for row in rows(store, Occurrence) if row.due_at >= begin)
     assert opened == expected
-    assert all(count == 1 for count in receiver.arrived().values())
-    for row in rows(store, Occurrence):  # wall-clock time is kept, but for the hour that does not exist
+    assert all(count == 1 for count in receiver.email_counts().values())
+    for row in rows(store, Occurrence):  # the local time stays the same, except for the hour that does not exist
         zone, (start, _) = list(MAILINGS.items())[row.mailing_id - 1]
         local = row.due_at.astimezone(ZoneInfo(zone))
         assert f"{local:%H:%M}" == ("03:30" if (row.mailing_id, local.month, local.day) == (2, 3, 14) else start[-5:])
 
 
 def is_sent(store: Store, at: datetime, receiver: CountingReceiver) -> bool:
-    """Whether what was due at a time was opened, and all letters have gone out."""
+    """Return whether the occurrence that was due at a time was opened, and all emails have been sent."""
     opened = [row.due_at for row in rows(store, Occurrence) if row.state != OccurrenceState.MISSED]
-    return at in opened and receiver.taken == len(opened)
+    return at in opened and receiver.accepted_count == len(opened)
 
 
 def unfinished(store: Store) -> list[Occurrence]:
@@ -137,20 +138,20 @@ def finished(store: Store) -> list[Occurrence]:
     return [row for row in rows(store, Occurrence) if row.state == OccurrenceState.FINISHED]
 
 
-def test_a_clock_that_goes_back_and_forth_repeats_and_skips_nothing(
+def test_clock_that_is_set_back_and_forward_repeats_and_skips_nothing(
     store: Store, ada: Actor, tmp_path: Path, clock: Clock, receiver: CountingReceiver
 ) -> None:
-    make_mailings(store, ada)
+    create_mailings(store, ada)
     noon = datetime(2027, 2, 10, 12, 0, tzinfo=UTC)
     clock.set(noon)
-    with Daemon(store, daemons.config(tmp_path, receiver.port), daemons.environ(**clock.environ)) as daemon:
-        daemon.wait_for(lambda: len(finished(store)) == 3)  # the month's is too late
-        clock.set(noon - timedelta(hours=5))  # before two of the due times that were just sent
-        daemon.wait_for(lambda: any("but this store was in use at" in str(event) for event in daemon.said))
+    with Daemon(store, daemons.write_config(tmp_path, receiver.port), daemons.clean_environ(**clock.environ)) as daemon:
+        daemon.wait_for(lambda: len(finished(store)) == 3)  # the monthly one is too late to be sent
+        clock.set(noon - timedelta(hours=5))  # before two due times that were just sent
+        daemon.wait_for(lambda: any("but the store was last used at" in str(event) for event in daemon.event_names))
         assert len(finished(store)) == 3
         clock.set(noon)
         clock.set(noon + timedelta(days=1))
         daemon.wait_for(lambda: len(finished(store)) == 5)
         assert daemon.stop() == 0
-    assert sorted(receiver.arrived().values()) == [1] * 5
+    assert sorted(receiver.email_counts().values()) == [1] * 5
     assert len({(row.mailing_id, row.due_local) for row in rows(store, Occurrence)}) == len(rows(store, Occurrence))

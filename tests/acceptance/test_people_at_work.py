@@ -1,4 +1,4 @@
-"""Several people on one store: each with what is their own, at once, and one who is blocked while letters go out."""
+"""Several users share one store: they work at once, and one is blocked while emails are sent."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from support import daemons
 from support.command import PROGRAM, Home
 from support.daemons import Daemon
-from support.sending import deliveries, mailing, states
+from support.sending import create_mailing, deliveries, state_counts
 from support.servers import CountingReceiver
 
 from skychimp.models import DeliveryState
@@ -19,9 +19,9 @@ from skychimp.store.database import Store
 SCRIPT = """
 set -eu
 for n in 1 2; do
-    skychimp clients create --email "$1-$n@example.org" --tag "$1" --json >>made
+    skychimp clients create --email "$1-$n@example.org" --tag "$1" --json >>created
     id=$(skychimp messages create --subject "$1 $n" --body 'Dear {{ client.email }}' --json | sed -n 's/ *"id": //p')
-    skychimp mailings create --message "${id%,}" --start now --every day --tag "$1" --json >>made
+    skychimp mailings create --message "${id%,}" --start now --every day --tag "$1" --json >>created
 done
 skychimp clients list --json >clients
 skychimp messages list --json >messages
@@ -29,7 +29,7 @@ skychimp mailings list --json >mailings
 """
 
 
-def test_two_users_at_once_each_see_their_own(home_of: Callable[[Actor], Home], ada: Actor, bob: Actor) -> None:
+def test_two_users_at_once_see_only_their_own(home_of: Callable[[Actor], Home], ada: Actor, bob: Actor) -> None:
     homes = {name: home_of(actor) for name, actor in (("ada", ada), ("bob", bob))}
     path = f"{PROGRAM.parent}:/usr/bin:/bin"
     scripts = [
@@ -43,8 +43,8 @@ def test_two_users_at_once_each_see_their_own(home_of: Callable[[Actor], Home], 
         for name, home in homes.items()
     ]
     for script in scripts:
-        _, words = script.communicate(timeout=100)
-        assert script.returncode == 0, words
+        _, stderr = script.communicate(timeout=100)
+        assert script.returncode == 0, stderr
 
     for name, home in homes.items():
         clients, messages, mailings = (
@@ -61,43 +61,47 @@ def test_two_users_at_once_each_see_their_own(home_of: Callable[[Actor], Home], 
         ]
 
 
-def test_a_daemon_stops_a_blocked_users_mailing_at_once_and_goes_on_after(
+def test_daemon_stops_a_blocked_users_mailing_until_unblocked(
     store: Store, ada: Actor, bob: Actor, manager: Actor, tmp_path: Path
 ) -> None:
-    def sent(*wanted: DeliveryState) -> set[int | None]:
-        return {one.id for one in deliveries(store) if one.state in wanted and one.address.startswith("ada")}
+    def in_state(*states: DeliveryState) -> set[int | None]:
+        return {
+            delivery.id
+            for delivery in deliveries(store)
+            if delivery.state in states and delivery.address.startswith("ada")
+        }
 
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        mailing(store, ada, [f"ada{number}@example.org" for number in range(60)])
-        config = daemons.config(tmp_path, receiver.port, 'rate = "30/s"')
-        with Daemon(store, config, daemons.environ()) as daemon:
-            daemon.wait_for(lambda: receiver.taken >= 5)
+        create_mailing(store, ada, [f"ada{number}@example.org" for number in range(60)])
+        config = daemons.write_config(tmp_path, receiver.port, 'rate = "30/s"')
+        with Daemon(store, config, daemons.clean_environ()) as daemon:
+            daemon.wait_for(lambda: receiver.accepted_count >= 5)
             users.block(store, manager, ada.email)
-            gone = sent(DeliveryState.SENT, DeliveryState.SENDING)
-            assert sent(DeliveryState.CLAIMED) == set()
-            mailing(store, bob, ["bob@example.org"])
-            daemon.wait_for(lambda: any(one.recipient == "bob@example.org" for one in receiver.arrivals()))
-            daemon.wait_for(lambda: sent(DeliveryState.SENDING) == set())
-            assert sent(DeliveryState.SENT) == gone
-            assert len(gone) < 60
+            sent_before = in_state(DeliveryState.SENT, DeliveryState.SENDING)
+            assert in_state(DeliveryState.CLAIMED) == set()
+            create_mailing(store, bob, ["bob@example.org"])
+            daemon.wait_for(lambda: any(one.recipient == "bob@example.org" for one in receiver.received_emails()))
+            daemon.wait_for(lambda: in_state(DeliveryState.SENDING) == set())
+            assert in_state(DeliveryState.SENT) == sent_before
+            assert len(sent_before) < 60
             users.unblock(store, manager, ada.email)
-            daemon.wait_for(lambda: len(sent(DeliveryState.SENT)) == 60)
+            daemon.wait_for(lambda: len(in_state(DeliveryState.SENT)) == 60)
             assert daemon.stop() == 0
-        assert set(receiver.arrived().values()) == {1}
-        assert receiver.taken == 61
+        assert set(receiver.email_counts().values()) == {1}
+        assert receiver.accepted_count == 61
 
 
-def test_a_person_is_forgotten_while_a_daemon_sends(store: Store, ada: Actor, tmp_path: Path) -> None:
-    victim = "ada59@example.org"
+def test_person_is_erased_while_the_daemon_sends(store: Store, ada: Actor, tmp_path: Path) -> None:
+    erased_address = "ada59@example.org"
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        mailing(store, ada, [f"ada{number}@example.org" for number in range(60)])
-        config = daemons.config(tmp_path, receiver.port, 'rate = "30/s"')
-        with Daemon(store, config, daemons.environ()) as daemon:
-            daemon.wait_for(lambda: receiver.taken >= 5)
-            assert privacy.forget(store, ada, victim).cancelled == 1
-            daemon.wait_for(lambda: states(store) == {DeliveryState.SENT: 59, DeliveryState.CANCELLED: 1})
+        create_mailing(store, ada, [f"ada{number}@example.org" for number in range(60)])
+        config = daemons.write_config(tmp_path, receiver.port, 'rate = "30/s"')
+        with Daemon(store, config, daemons.clean_environ()) as daemon:
+            daemon.wait_for(lambda: receiver.accepted_count >= 5)
+            assert privacy.forget(store, ada, erased_address).cancelled == 1
+            daemon.wait_for(lambda: state_counts(store) == {DeliveryState.SENT: 59, DeliveryState.CANCELLED: 1})
             assert daemon.stop() == 0
-        assert receiver.taken == len(receiver.arrived()) == 59
-        assert victim not in {arrival.recipient for arrival in receiver.arrivals()}
+        assert receiver.accepted_count == len(receiver.email_counts()) == 59
+        assert erased_address not in {arrival.recipient for arrival in receiver.received_emails()}
     for path in store.path.parent.glob(f"{store.path.name}*"):
-        assert victim.encode() not in path.read_bytes()
+        assert erased_address.encode() not in path.read_bytes()

@@ -1,25 +1,25 @@
-"""A new user, from nothing to the first mailing: at a terminal and by scripts."""
+"""A new user, from registration to the first mailing: on a terminal and in scripts."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.argon import cheap_argon  # noqa: F401
-from support.command import Done, Home
-from support.inbox import code_in, letters
+from support.argon import fast_argon2  # noqa: F401
+from support.command import CommandResult, Home
+from support.inbox import code_in, read_outbox
 
 from skychimp.store.database import Store
 
 ADA, EVE = "ada@example.org", "eve@example.org"
-pytestmark = pytest.mark.usefixtures("cheap_argon")
+pytestmark = pytest.mark.usefixtures("fast_argon2")
 
 PASSWORD, NEW = "correct horse battery", "staple, staple"
 
 
 @pytest.fixture
 def home(store: Store, tmp_path: Path) -> Home:
-    """Somebody without an account."""
+    """Return the command line of a person without an account."""
     folder = tmp_path / "home"
     folder.mkdir()
     sender = "News <news@skychimp.test>"
@@ -32,86 +32,86 @@ def outbox(store: Store) -> Path:
 
 
 def newest_code(outbox: Path) -> str:
-    return code_in(letters(outbox)[-1])
+    return code_in(read_outbox(outbox)[-1])
 
 
-def register(home: Home, email: str = ADA, *options: str) -> Done:
+def register(home: Home, email: str = ADA, *options: str) -> CommandResult:
     return home.call("register", "--email", email, "--password-stdin", *options, stdin=f"{PASSWORD}\n")
 
 
 @pytest.fixture
 def account(home: Home, outbox: Path) -> Home:
-    """Ada has an account, and is not logged in."""
+    """Return the command line of Ada, who has an account and is not logged in."""
     assert register(home).status == 0
     assert home.call("verify", "--email", ADA, newest_code(outbox)).status == 0
     return home
 
 
-def log_in(home: Home, password: str = PASSWORD, *options: str) -> Done:
+def log_in(home: Home, password: str = PASSWORD, *options: str) -> CommandResult:
     return home.call("login", "--email", ADA, "--password-stdin", *options, stdin=f"{password}\n")
 
 
-# At a terminal
+# On a terminal
 
 
-def hints(done: Done) -> list[str]:
+def hints(done: CommandResult) -> list[str]:
     return re.findall("^(?:next|then): (.*)$", done.out + done.err, re.MULTILINE)
 
 
-def test_from_nothing_to_the_first_mailing_as_each_command_hints(home: Home, outbox: Path) -> None:
+def test_hints_lead_from_registration_to_the_first_mailing(home: Home, outbox: Path) -> None:
     done = home.on_terminal(
         "register",
         answers=[
-            ("Your e-mail:", "nobody\n"),
-            ("Your e-mail:", f"{ADA}\n"),
-            ("A password:", "short\n"),
-            ("A password:", f"{PASSWORD}\n"),
-            ("Again:", f"{PASSWORD}\n"),
-            ("The code:", "\n"),  # nothing that looks like a code costs a try
-            ("The code:", "22222-22222\n"),
-            ("The code:", lambda: f"{newest_code(outbox).lower()}\n"),
+            ("Email:", "nobody\n"),
+            ("Email:", f"{ADA}\n"),
+            ("Password:", "short\n"),
+            ("Password:", f"{PASSWORD}\n"),
+            ("Repeat password:", f"{PASSWORD}\n"),
+            ("Code:", "\n"),  # what cannot be a code does not cost a try
+            ("Code:", "22222-22222\n"),
+            ("Code:", lambda: f"{newest_code(outbox).lower()}\n"),
         ],
     )
     assert done.status == 0
     assert PASSWORD not in done.out
-    assert f"{outbox}/new" in done.out  # for as long as there is no mail server, this is where the letter is
+    assert f"{outbox}/new" in done.out  # without a mail server, this is where the email is
     assert "you are logged in" in done.out
     for hint in hints(done):
         assert home.on_terminal(*hint.replace("CLIENT@EXAMPLE.ORG", EVE).split()[1:]).status == 0
     now = ("--message", "1", "--start", "now", "--every", "day", "--all-clients")
     assert "1 sent" in home.on_terminal("mailings", "create", *now).out
-    assert letters(outbox)[-1]["To"] == f"NAME <{EVE}>"
+    assert read_outbox(outbox)[-1]["To"] == f"NAME <{EVE}>"
 
 
-def test_who_leaves_goes_on_with_verify_and_login(home: Home, outbox: Path) -> None:
-    answers = [("A password:", f"{PASSWORD}\n"), ("Again:", f"{PASSWORD}\n"), ("The code:", "\x03")]
+def test_interrupted_registration_continues_with_verify_and_login(home: Home, outbox: Path) -> None:
+    answers = [("Password:", f"{PASSWORD}\n"), ("Repeat password:", f"{PASSWORD}\n"), ("Code:", "\x03")]
     assert home.on_terminal("register", "--email", ADA, answers=answers).status == 130
-    done = home.on_terminal("verify", "--email", ADA, answers=[("The code:", lambda: f"{newest_code(outbox)}\n")])
+    done = home.on_terminal("verify", "--email", ADA, answers=[("Code:", lambda: f"{newest_code(outbox)}\n")])
     assert done.status == 0
     assert hints(done) == [f"skychimp login --email {ADA}"]
-    done = home.on_terminal("login", answers=[("Your e-mail:", f"{ADA}\n"), ("Your password:", f"{PASSWORD}\n")])
+    done = home.on_terminal("login", answers=[("Email:", f"{ADA}\n"), ("Password:", f"{PASSWORD}\n")])
     assert done.status == 0
     assert home.call("whoami", "--json").json["email"] == ADA
 
 
-def test_a_new_password_at_a_terminal(account: Home, outbox: Path) -> None:
+def test_reset_and_change_password_on_a_terminal(account: Home, outbox: Path) -> None:
     done = account.on_terminal(
         *("password", "reset", "--email", ADA),
         answers=[
-            ("The new password:", f"{NEW}\n"),
-            ("Again:", f"{NEW}\n"),
-            ("The code:", lambda: f"{newest_code(outbox)}\n"),
+            ("New password:", f"{NEW}\n"),
+            ("Repeat password:", f"{NEW}\n"),
+            ("Code:", lambda: f"{newest_code(outbox)}\n"),
         ],
     )
     assert done.status == 0
     done = account.on_terminal(
         *("password", "change"),
         answers=[
-            ("Your password:", f"{NEW}\n"),
-            ("The new password:", f"{PASSWORD}\n"),
-            ("Again:", "something else\n"),
-            ("The new password:", f"{PASSWORD}\n"),
-            ("Again:", f"{PASSWORD}\n"),
+            ("Current password:", f"{NEW}\n"),
+            ("New password:", f"{PASSWORD}\n"),
+            ("Repeat password:", "something else\n"),
+            ("New password:", f"{PASSWORD}\n"),
+            ("Repeat password:", f"{PASSWORD}\n"),
         ],
     )
     assert done.status == 0
@@ -120,17 +120,17 @@ def test_a_new_password_at_a_terminal(account: Home, outbox: Path) -> None:
     assert log_in(account).status == 0
 
 
-def test_nobody_is_asked_with_no_input(account: Home) -> None:
+def test_no_input_asks_nothing(account: Home) -> None:
     for command in ("register", "login", "verify", "password reset"):
         done = account.on_terminal("--no-input", *command.split())
         assert done.status == 2
-        assert "--email is missing" in done.out
+        assert "missing option --email" in done.out
 
 
-# By scripts
+# In scripts
 
 
-def test_a_script_registers_verifies_and_logs_in(home: Home, outbox: Path) -> None:
+def test_script_registers_verifies_and_logs_in(home: Home, outbox: Path) -> None:
     done = register(home, ADA, "--name", "Ada Lovelace", "--json")
     assert (done.status, done.json) == (0, {"email": ADA, "name": "Ada Lovelace", "verified": False})
     assert hints(done) == [f"skychimp verify --email {ADA} CODE"]
@@ -147,7 +147,7 @@ def test_a_script_registers_verifies_and_logs_in(home: Home, outbox: Path) -> No
     assert home.call("logout", "--json").json == {"email": None}
 
 
-def test_the_installed_command_has_its_letters(home: Home, outbox: Path) -> None:
+def test_installed_command_includes_the_email_templates(home: Home, outbox: Path) -> None:
     done = home.run("register", "--email", ADA, environ={"SKYCHIMP_PASSWORD": PASSWORD})
     assert done.status == 0
     done = home.run("verify", "--email", ADA, "-", stdin=newest_code(outbox).encode())
@@ -155,30 +155,30 @@ def test_the_installed_command_has_its_letters(home: Home, outbox: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "missing"),
+    ("arguments", "error"),
     [
-        (["register"], "--email is missing"),
-        (["register", "--email", ADA], "the password is missing"),
-        (["register", "--email", ADA, "--password-stdin"], "a password has 8 to 1000 characters"),
-        (["login", "--email", ADA], "the password is missing"),
-        (["verify", "--email", ADA], "the code is missing"),
-        (["verify", "--email", ADA, "--resend", "22222-22222"], "CODE and --resend can't go together"),
-        (["password", "reset", "--email", ADA, "22222-22222"], "the password is missing"),
-        (["register", "--email", "nobody", "--password-stdin"], "'nobody' is not an e-mail address"),
+        (["register"], "missing option --email"),
+        (["register", "--email", ADA], "missing password"),
+        (["register", "--email", ADA, "--password-stdin"], "the password must have 8 to 1000 characters"),
+        (["login", "--email", ADA], "missing password"),
+        (["verify", "--email", ADA], "missing argument CODE"),
+        (["verify", "--email", ADA, "--resend", "22222-22222"], "CODE and --resend cannot be used together"),
+        (["password", "reset", "--email", ADA, "22222-22222"], "missing password"),
+        (["register", "--email", "nobody", "--password-stdin"], 'invalid email address "nobody"'),
     ],
 )
-def test_what_is_missing_or_wrong_is_said(home: Home, arguments: list[str], missing: str) -> None:
+def test_missing_or_invalid_value(home: Home, arguments: list[str], error: str) -> None:
     done = home.call(*arguments)
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(f"error: {missing}")
+    assert done.err.startswith(f"error: {error}")
 
 
 @pytest.mark.parametrize(
     ("stdin", "environ"),
     [(f"{PASSWORD}\n{NEW}\n", {}), (f"{NEW}\n", {"SKYCHIMP_PASSWORD": PASSWORD})],
-    ids=["both by stdin", "one by the environment"],
+    ids=["both from stdin", "current from environment"],
 )
-def test_a_script_changes_a_password(account: Home, stdin: str, environ: dict[str, str]) -> None:
+def test_script_changes_a_password(account: Home, stdin: str, environ: dict[str, str]) -> None:
     assert log_in(account).status == 0
     done = account.call("password", "change", "--password-stdin", "--json", stdin=stdin, environ=environ)
     assert (done.status, done.json["email"]) == (0, ADA)
@@ -186,7 +186,7 @@ def test_a_script_changes_a_password(account: Home, stdin: str, environ: dict[st
     assert [log_in(account, password).status for password in (PASSWORD, NEW)] == [5, 0]
 
 
-def test_a_script_resets_a_password(account: Home, outbox: Path) -> None:
+def test_script_resets_a_password(account: Home, outbox: Path) -> None:
     reset = ("password", "reset", "--email", ADA)
     done = account.call(*reset, "--json")
     assert (done.status, done.json) == (0, {"email": ADA})
@@ -197,26 +197,26 @@ def test_a_script_resets_a_password(account: Home, outbox: Path) -> None:
     assert log_in(account, NEW).status == 0
 
 
-def test_a_token_for_scripts(account: Home) -> None:
+def test_token_for_scripts(account: Home) -> None:
     done = log_in(account, PASSWORD, "--print-token")
     assert (done.status, done.err) == (0, "")
     token = done.out.removesuffix("\n")
-    assert account.call("whoami").status == 5  # it is not kept here
+    assert account.call("whoami").status == 5  # the session is not saved here
     as_token = {"SKYCHIMP_TOKEN": token}
     assert account.call("clients", "create", "--email", EVE, environ=as_token).status == 0
     assert log_in(account, PASSWORD, "--print-token", "--json").json["token"] != token
     done = account.call("login", "--email", ADA, environ=as_token | {"SKYCHIMP_PASSWORD": PASSWORD})
-    assert "$SKYCHIMP_TOKEN is set, and goes before this session" in done.err
+    assert "$SKYCHIMP_TOKEN is set and is used instead of this session" in done.err
     assert account.call("logout", environ=as_token).status == 0
     assert account.call("whoami", environ=as_token).status == 5
     assert account.call("whoami").status == 0
 
 
-def test_two_who_work_at_once_in_one_store_see_their_own(account: Home, outbox: Path) -> None:
+def test_two_users_at_once_see_only_their_own_clients(account: Home, outbox: Path) -> None:
     assert register(account, EVE).status == 0
     assert account.call("verify", "--email", EVE, newest_code(outbox)).status == 0
 
-    def work(email: str) -> list[str]:
+    def create_clients(email: str) -> list[str]:
         done = account.run("login", "--email", email, "--print-token", environ={"SKYCHIMP_PASSWORD": PASSWORD})
         as_one = {"SKYCHIMP_TOKEN": done.out.strip()}
         for number in range(2):
@@ -225,48 +225,48 @@ def test_two_who_work_at_once_in_one_store_see_their_own(account: Home, outbox: 
         return [client["email"] for client in account.run("clients", "list", "--json", environ=as_one).json]
 
     with ThreadPoolExecutor() as both:
-        for email, found in zip((ADA, EVE), both.map(work, (ADA, EVE)), strict=True):
-            assert found == [f"{number}-of-{email}" for number in range(2)]
+        for email, listed in zip((ADA, EVE), both.map(create_clients, (ADA, EVE)), strict=True):
+            assert listed == [f"{number}-of-{email}" for number in range(2)]
 
 
-# What is not there
+# What is missing
 
 
-def test_without_a_sender_nothing_is_asked_for_or_done(home: Home, outbox: Path) -> None:
+def test_without_a_sender_nothing_is_asked_or_done(home: Home, outbox: Path) -> None:
     environ = {"SKYCHIMP_MAIL__SENDER": ""}
     for command in (["register"], ["verify", "--resend"], ["password", "reset"]):
         done = home.on_terminal(*command, "--email", ADA, environ=environ)
         assert done.status == 3
-        assert "hint: say who the letters come from: mail.sender" in done.out
+        assert "hint: set mail.sender = " in done.out
     assert not outbox.exists()
     assert log_in(home).status == 5
 
 
-def test_a_relay_that_is_away(home: Home, outbox: Path) -> None:
-    away = {
+def test_unreachable_mail_server(home: Home, outbox: Path) -> None:
+    unreachable = {
         "SKYCHIMP_MAIL__TRANSPORT": "smtp",
         "SKYCHIMP_SMTP__HOST": "127.0.0.1",
         "SKYCHIMP_SMTP__PORT": "1",
         "SKYCHIMP_SMTP__SECURITY": "none",
     }
-    done = home.call("register", "--email", ADA, environ=away | {"SKYCHIMP_PASSWORD": PASSWORD})
+    done = home.call("register", "--email", ADA, environ=unreachable | {"SKYCHIMP_PASSWORD": PASSWORD})
     assert (done.status, done.out) == (75, "")
-    assert done.err.startswith("error: the account is there, but its letter has not gone out: ")
-    assert done.err.endswith(f"hint: once the relay takes mail: skychimp verify --email {ADA} --resend\n")
+    assert done.err.startswith("error: the account was created, but no code was sent: ")
+    assert done.err.endswith(f'hint: run "skychimp verify --email {ADA} --resend" to try again\n')
     resend = ("verify", "--email", ADA, "--resend")
-    assert home.call(*resend, environ=away).status == 75
+    assert home.call(*resend, environ=unreachable).status == 75
     assert home.call(*resend).status == 0
     assert home.call("verify", "--email", ADA, newest_code(outbox)).status == 0
-    for email in (ADA, EVE):  # and this is the same for all
-        assert home.call("password", "reset", "--email", email, environ=away).status == 75
+    for email in (ADA, EVE):  # and the same for every address
+        assert home.call("password", "reset", "--email", email, environ=unreachable).status == 75
 
 
-# What everybody may hear
+# What is revealed
 
 
-def test_an_address_with_an_account_and_one_without_get_the_same_answers(account: Home) -> None:
+def test_same_answers_with_and_without_an_account(account: Home) -> None:
     def answers(email: str) -> list[tuple[int, str, str]]:
-        said = [
+        results = [
             register(account, email),
             register(account, email, "--json"),
             account.call("verify", "--email", email, "22222-22222"),
@@ -274,7 +274,7 @@ def test_an_address_with_an_account_and_one_without_get_the_same_answers(account
             account.call("password", "reset", "--email", email),
             account.call("login", "--email", email, environ={"SKYCHIMP_PASSWORD": "a wrong one"}),
         ]
-        return [(done.status, done.out.replace(email, "E"), done.err.replace(email, "E")) for done in said]
+        return [(done.status, done.out.replace(email, "E"), done.err.replace(email, "E")) for done in results]
 
     assert answers(ADA) == answers(EVE)
 
@@ -282,13 +282,13 @@ def test_an_address_with_an_account_and_one_without_get_the_same_answers(account
 # The session
 
 
-def test_a_session_file_that_is_loose_is_refused_and_can_be_logged_out_of(account: Home) -> None:
+def test_session_file_readable_by_others_is_refused_until_logout(account: Home) -> None:
     assert log_in(account).status == 0
     (path,) = (account.folder / ".local/state/skychimp/sessions").iterdir()
     path.chmod(0o644)
     done = account.call("clients", "list")
     assert (done.status, done.out) == (5, "")
-    assert "is not yours alone" in done.err
+    assert "is accessible to others" in done.err
     done = account.call("logout")
     assert done.status == 0
     assert "until you change your password" in done.err

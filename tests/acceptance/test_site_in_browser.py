@@ -1,4 +1,4 @@
-"""The site as a person sees it: in Chromium, at two widths, light and dark, with axe-core and the Nu HTML checker."""
+"""Test the site in Chromium at two widths, light and dark, with axe-core, and with the Nu HTML checker."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from PIL import Image
 
 from skychimp.config.settings import Settings
@@ -22,7 +22,7 @@ from skychimp.services.blog import images, posts
 from skychimp.site.build import build
 from skychimp.store.database import Store
 
-LOOK = Path(__file__).with_name("accessibility.cjs")
+CHECK_PAGES = Path(__file__).with_name("accessibility.cjs")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 TITLES = [
     "Every reply, word for word",
@@ -32,7 +32,7 @@ TITLES = [
     "<script>alert(1)</script> & \u202efriends",
 ]
 CONTENT = """
-When a server takes a letter, it says so with a *250*, and **no client can close** [the gap](https://example.org/).
+When a server accepts an email, it says so with a *250*, and **no client can close** [the gap](https://example.org/).
 
 # A heading
 
@@ -53,8 +53,8 @@ C: MAIL FROM:<you@example.org> SIZE=1204 BODY=8BITMIME SMTPUTF8 a-line-that-is-l
 """
 
 
-def finds(*packages: str) -> bool:
-    """Whether node finds these npm packages."""
+def has_packages(*packages: str) -> bool:
+    """Return whether node finds these npm packages."""
     script = "process.argv.slice(1).forEach((name) => require.resolve(name + '/package.json'))"
     return (
         bool(shutil.which("node"))
@@ -64,7 +64,7 @@ def finds(*packages: str) -> bool:
 
 @pytest.fixture(scope="module")
 def tools() -> None:
-    if not CHROMIUM or not finds("axe-core", "playwright-core", "vnu-jar") or not shutil.which("java"):
+    if not CHROMIUM or not has_packages("axe-core", "playwright-core", "vnu-jar") or not shutil.which("java"):
         pytest.skip(
             "needs Chromium, Java, and node with axe-core, playwright-core and vnu-jar, as .ci/run installs them"
         )
@@ -72,11 +72,11 @@ def tools() -> None:
 
 @pytest.fixture
 def site(tools: None, store: Store, tmp_path: Path) -> Path:
-    """A site of many posts, one in two with a picture."""
-    editor = enrol(store, "grace", Role.EDITOR)
+    """Build a site of many posts, every other one with a picture."""
+    editor = create_user(store, "grace", Role.EDITOR)
     raw = io.BytesIO()
     Image.linear_gradient("L").resize((1200, 700)).save(raw, "PNG")
-    picture, now = images.made_anew(raw.getvalue()), datetime.now(UTC)
+    picture, now = images.reencode(raw.getvalue()), datetime.now(UTC)
     for number in range(20):
         posts.create(
             store,
@@ -93,7 +93,7 @@ def site(tools: None, store: Store, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def address(site: Path) -> Iterator[str]:
-    """Where a server on this machine serves it."""
+    """Serve the site on this machine, and return its address."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -101,36 +101,36 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def look(pictures: Path, *urls: str) -> list[dict[str, Any]]:
-    command = ["node", str(LOOK), CHROMIUM, str(pictures), *urls]
+def check_pages(screenshots: Path, *urls: str) -> list[dict[str, Any]]:
+    command = ["node", str(CHECK_PAGES), CHROMIUM, str(screenshots), *urls]
     done = subprocess.run(command, capture_output=True, timeout=100, check=False, text=True)
     assert done.returncode == 0, done.stderr
-    seen: list[dict[str, Any]] = json.loads(done.stdout)
-    return seen
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
 
 
-def test_it_is_whole_and_open_to_everybody(address: str, site: Path, tmp_path: Path) -> None:
+def test_pages_load_completely_and_are_accessible(address: str, site: Path, tmp_path: Path) -> None:
     with_picture = next(path for path in sorted((site / "posts").iterdir()) if "<img src=" in path.read_text())
     urls = [f"{address}{place}" for place in ("/", f"/posts/{with_picture.name}", "/page/1.html")]
 
-    seen = look(tmp_path, *urls, (site / "index.html").as_uri())
+    results = check_pages(tmp_path, *urls, (site / "index.html").as_uri())
 
-    assert len(seen) == 4 * (len(urls) + 1)
-    for page in seen:
-        assert (page["said"], page["broken"], page["faults"]) == ([], [], []), page
+    assert len(results) == 4 * (len(urls) + 1)
+    for page in results:
+        assert (page["messages"], page["broken"], page["faults"]) == ([], [], []), page
         assert page["overflow"] <= 0, page
         assert page["checked"] > 20, page
-    light, dark = (page["ground"] for page in seen[:2])
+    light, dark = (page["background"] for page in results[:2])
     assert light != dark
 
 
-def test_it_is_valid(site: Path) -> None:
-    where = ["node", "-p", "require.resolve('vnu-jar/build/dist/vnu.jar')"]
-    checker = subprocess.run(where, capture_output=True, check=True, text=True).stdout.strip()
+def test_files_are_valid(site: Path) -> None:
+    command = ["node", "-p", "require.resolve('vnu-jar/build/dist/vnu.jar')"]
+    checker = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
     checked = [path for kind in ("html", "css", "svg") for path in site.rglob(f"*.{kind}")]
     command = ["java", "-jar", checker, "--also-check-css", "--also-check-svg", "--stdout", "--format", "json"]
     done = subprocess.run([*command, *checked], capture_output=True, timeout=100, check=False)
-    # From a file, it takes no other file for the page's own: the browser is the judge of the policy.
-    found = [each for each in json.loads(done.stdout)["messages"] if "Content Security Policy" not in each["message"]]
-    assert found == []
+    # The checker reads files, for which "self" in the policy means nothing. The browser has checked the policy.
+    messages = json.loads(done.stdout)["messages"]
+    assert [message for message in messages if "Content Security Policy" not in message["message"]] == []
     assert len(checked) > 20

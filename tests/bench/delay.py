@@ -1,4 +1,4 @@
-"""A TCP proxy that makes the wire longer: each chunk arrives a while after it was sent, however many there are.
+"""A TCP proxy that delays all data, to simulate a long network path.
 
 python tests/bench/delay.py PORT MILLISECONDS    prints its own port; MILLISECONDS is the round trip
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def delayed(port: int, round_trip_ms: float) -> Iterator[int]:
-    """The port of a proxy to `port`, in a process of its own, for the length of a `with` block."""
+    """Run a proxy to `port` in a process of its own, and yield its port."""
     command = [sys.executable, __file__, str(port), str(round_trip_ms)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -23,28 +23,31 @@ def delayed(port: int, round_trip_ms: float) -> Iterator[int]:
             process.terminate()
 
 
-async def serve(port: int, one_way: float) -> None:
-    """Pass connections on to `port`, with `one_way` seconds in each direction. Connecting itself takes no longer."""
+async def serve(port: int, one_way_s: float) -> None:
+    """Forward connections to `port`, with a delay of `one_way_s` seconds in each direction.
 
-    async def pass_on(near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
-        far, to_far = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(_flow(near, to_far, one_way), _flow(far, to_near, one_way))
+    Connecting itself is not delayed.
+    """
 
-    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    async def forward(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server_end, to_server_end = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(_copy(client, to_server_end, one_way_s), _copy(server_end, to_client, one_way_s))
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
-async def _flow(source: asyncio.StreamReader, to: asyncio.StreamWriter, one_way: float) -> None:
+async def _copy(source: asyncio.StreamReader, to: asyncio.StreamWriter, one_way_s: float) -> None:
     loop = asyncio.get_running_loop()
     with suppress(ConnectionError):
         while data := await source.read(65536):
-            loop.call_later(one_way, to.write, data)
-    loop.call_later(one_way, to.close)
+            loop.call_later(one_way_s, to.write, data)
+    loop.call_later(one_way_s, to.close)
 
 
 def _precise_loop() -> asyncio.AbstractEventLoop:
-    """A loop on select: it takes its timeout in microseconds, where epoll rounds it up to the next millisecond."""
+    """Return an event loop on select, whose timeouts are in microseconds. Those of epoll are rounded up to 1 ms."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 

@@ -1,9 +1,9 @@
-"""What the home page costs on a large store, from the cache and counted anew, beside the same on an empty store.
+"""Compare the time of the home page on a large store, cached and uncached, with that on an empty store.
 
-python tests/bench/home.py [CLIENTS [MAILINGS [ROUNDS]]]    1,000,000, 10,000 and 15 if not said otherwise
+python tests/bench/home.py [CLIENTS [MAILINGS [ROUNDS]]]    default: 1,000,000, 10,000 and 15
 
-Ten users own the clients, the first of them half, and some addresses are clients of two. Their mailings go to all
-clients, to a tag, or to two hundred that are named. Rounds are interleaved; medians and their ratios are shown.
+Ten users own the clients. The first of them owns half, and some addresses are clients of two users. Their mailings go
+to all clients, to a tag, or to two hundred named clients. Rounds are interleaved. The table shows medians and ratios.
 """
 
 import hashlib
@@ -22,75 +22,80 @@ from skychimp.models import Every, Format, Login, Role, User
 from skychimp.permissions import Actor
 from skychimp.services.blog import posts
 from skychimp.services.clients import clients, importing
-from skychimp.services.clients.importing import ClientRow
+from skychimp.services.clients.importing import ImportedRow
 from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
-from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.mailings.audience_input import Audience
+from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
 from skychimp.store.database import Store
 from skychimp.store.schema import create_store
 
 OWNERS = 10
-NAMED = 200
+NAMED_CLIENTS = 200
 POSTS = 1_000
 TOKEN = "the first owner's"
 ROW = "{:<40}{:>8}{:>8}"
 
 
-def main(people: int, settings: int, rounds: int) -> None:
+def main(clients_count: int, mailing_count: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory(prefix="skychimp-bench-") as folder:
         empty, large = Path(folder) / "empty.db", Path(folder) / "large.db"
         _fill(empty, 0, 0)
-        _fill(large, people, settings)
-        guest = {"PATH": os.environ["PATH"], "HOME": folder}
-        owner = guest | {"SKYCHIMP_TOKEN": TOKEN}
+        _fill(large, clients_count, mailing_count)
+        anonymous = {"PATH": os.environ["PATH"], "HOME": folder}
+        owner = anonymous | {"SKYCHIMP_TOKEN": TOKEN}
         pages: dict[str, tuple[dict[str, str], list[str]]] = {
-            "from the cache": (guest, []),
+            "from the cache": (anonymous, []),
             "from the cache, logged in": (owner, []),
-            "counted anew": (guest, ["--fresh"]),
+            "not cached": (anonymous, ["--fresh"]),
         }
-        taken: dict[tuple[str, Path], list[float]] = {(name, path): [] for name in pages for path in (empty, large)}
+        milliseconds: dict[tuple[str, Path], list[float]] = {
+            (name, path): [] for name in pages for path in (empty, large)
+        }
         for number in range(rounds + 1):
-            for (name, path), seconds in taken.items():
+            for (name, path), taken in milliseconds.items():
                 environ, options = pages[name]
-                took = measure([SKYCHIMP, "--store", str(path), "stats", *options], environ).seconds
+                seconds = measure([SKYCHIMP, "--store", str(path), "stats", *options], environ).seconds
                 if number:  # the first round fills the cache
-                    seconds.append(took * 1000)
+                    taken.append(seconds * 1000)
     print(ROW.format("ms", "empty", "large") + f"{'ratio':>8}")
     for name in pages:
-        small, big = median(taken[name, empty]), median(taken[name, large])
+        small, big = median(milliseconds[name, empty]), median(milliseconds[name, large])
         print(ROW.format(name, round(small), round(big)) + f"{big / small:>8.2f}", flush=True)
 
 
-def _fill(path: Path, people: int, settings: int) -> None:
-    """A store with its users and, where there are to be people, their clients, mailings and posts."""
+def _fill(path: Path, clients_count: int, mailing_count: int) -> None:
+    """Create a store with users and, if `clients_count` is not 0, their clients, mailings and posts."""
     store = create_store(f"sqlite:///{path}")
     owners = [_user(store, number, Role.USER) for number in range(OWNERS)]
     _log_in(store, owners[0])
-    if people:
+    if clients_count:
         for number, owner in enumerate(owners):
-            share = people // 2 // (1 if number == 0 else OWNERS - 1)
-            first = 0 if number == 0 else people // 4 + share * number
-            rows = (_row(each) for each in range(first, first + share))
-            importing.import_rows(store, owner, rows, on_bad=print)
-            _make_mailings(store, owner, settings // OWNERS, all_clients=number % 2 == 0)
+            share = clients_count // 2 // (1 if number == 0 else OWNERS - 1)
+            first = 0 if number == 0 else clients_count // 4 + share * number
+            rows = (_row(index) for index in range(first, first + share))
+            importing.import_rows(store, owner, rows, on_rejected=print)
+            _make_mailings(store, owner, mailing_count // OWNERS, all_clients=number % 2 == 0)
         editor = _user(store, OWNERS, Role.EDITOR)
         for number in range(POSTS):
-            posts.create(store, editor, title=f"Post {number}", content="MessageContent", publish=True)
+            posts.create(store, editor, title=f"Post {number}", content="Text", publish=True)
     store.close()
 
 
 def _make_mailings(store: Store, owner: Actor, number: int, *, all_clients: bool) -> None:
     message = messages.create(store, owner, MessageContent("Hello", "Hello", Format.TEXT)).id
-    named = [client.id for client in clients.list_clients(store, owner, ListOptions(limit=NAMED))]
+    named = [client.id for client in clients.list_clients(store, owner, ListOptions(limit=NAMED_CLIENTS))]
     audiences = [Audience(tags=["vip"]), Audience(client_ids=named), *([Audience(True)] if all_clients else [])]
-    for each in range(number):
-        when = When("2027-01-01 09:00", "2028-01-01 09:00" if each % 3 else None, Every.DAY, "UTC")
-        mailings.create(store, owner, message_id=message, when=when, audience=audiences[each % len(audiences)])
+    for index in range(number):
+        schedule = ScheduleInput("2027-01-01 09:00", "2028-01-01 09:00" if index % 3 else None, Every.DAY, "UTC")
+        mailings.create(store, owner, message_id=message, schedule=schedule, audience=audiences[index % len(audiences)])
 
 
-def _row(number: int) -> ClientRow:
-    return ClientRow(number, f"{number * 7919 % 1_000_003}.{number}@example.org", "", "", ["vip"] * (number % 10 == 0))
+def _row(number: int) -> ImportedRow:
+    return ImportedRow(
+        number, f"{number * 7919 % 1_000_003}.{number}@example.org", "", "", ["vip"] * (number % 10 == 0)
+    )
 
 
 def _user(store: Store, number: int, role: Role) -> Actor:

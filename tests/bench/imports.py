@@ -1,9 +1,9 @@
-"""How long it takes to import clients, and how much memory, beside SQLite's own import of the same file.
+"""Compare the time and memory of importing clients with SQLite's own import of the same file.
 
-python tests/bench/imports.py [ROWS ...]    20,000, 200,000 and 1,000,000 rows if none are named
+python tests/bench/imports.py [ROWS ...]    default: 20,000, 200,000 and 1,000,000 rows
 
-The yardstick is `.import` of the sqlite3 shell into a table with the address as its key, or, where there is no shell,
-one executemany of Python's sqlite3. Both run in turn, three times up to 200,000 rows; medians are shown.
+The reference is `.import` of the sqlite3 shell into a table with the address as its key. Without the shell, it is one
+executemany of Python's sqlite3. Both run in number, three times up to 200,000 rows. The table shows medians.
 """
 
 import os
@@ -23,9 +23,9 @@ DOMAINS = ("example.org", "example.com", "mail.example.net", "bücher.example", 
 TABLE = "CREATE TABLE client (email TEXT PRIMARY KEY, name TEXT, comment TEXT, tags TEXT)"
 BY_PYTHON = f"""
 import csv, sqlite3, sys
-with sqlite3.connect(sys.argv[2]) as connection, open(sys.argv[1], encoding="utf-8", newline="") as opened:
+with sqlite3.connect(sys.argv[2]) as connection, open(sys.argv[1], encoding="utf-8", newline="") as file:
     connection.execute("{TABLE}")
-    rows = csv.reader(opened)
+    rows = csv.reader(file)
     next(rows)
     connection.executemany("INSERT INTO client VALUES (?, ?, ?, ?)", rows)
 """
@@ -36,47 +36,47 @@ def main(sizes: Sequence[int]) -> None:
     print(ROW.format("rows", "skychimp s", "peak MiB", "sqlite3 s", "peak MiB", "ratio"))
     for rows in sizes:
         with tempfile.TemporaryDirectory(prefix="skychimp-bench-") as folder:
-            ours, yardstick = _compare(Path(folder), rows, rounds=3 if rows <= 200_000 else 1)
-        seconds, plain_seconds = _seconds(ours), _seconds(yardstick)
-        peaks = [f"{max(one.peak_mib for one in many):.0f}" for many in (ours, yardstick)]
+            own, reference = _compare(Path(folder), rows, rounds=3 if rows <= 200_000 else 1)
+        seconds, plain_seconds = _median_seconds(own), _median_seconds(reference)
+        peaks = [f"{max(run.peak_mib for run in runs):.0f}" for runs in (own, reference)]
         ratio = f"{seconds / plain_seconds:.1f}"
         print(ROW.format(f"{rows:,}", f"{seconds:.2f}", peaks[0], f"{plain_seconds:.2f}", peaks[1], ratio), flush=True)
 
 
 def _compare(folder: Path, rows: int, rounds: int) -> tuple[list[Measured], list[Measured]]:
-    people = folder / "people.csv"
-    _write_people(people, rows)
-    ours, yardstick = [], []
-    for turn in range(rounds):
+    clients_csv = folder / "clients.csv"
+    _write_csv(clients_csv, rows)
+    own, reference = [], []
+    for number in range(rounds):
         environ = os.environ | {
-            "SKYCHIMP_STORE": str(folder / f"{turn}.db"),
+            "SKYCHIMP_STORE": str(folder / f"{number}.db"),
             "SKYCHIMP_CONFIG": str(folder / "skychimp.toml"),
             "XDG_STATE_HOME": str(folder / "state"),
         }
         measure([SKYCHIMP, "--no-input", "init", "--email", "bench@example.org"], environ)
-        ours.append(measure([SKYCHIMP, "clients", "import", str(people)], environ))
-        yardstick.append(measure(_plain_import(people, folder / f"plain-{turn}.db")))
-    return ours, yardstick
+        own.append(measure([SKYCHIMP, "clients", "import", str(clients_csv)], environ))
+        reference.append(measure(_plain_import(clients_csv, folder / f"plain-{number}.db")))
+    return own, reference
 
 
-def _write_people(path: Path, rows: int) -> None:
-    """Addresses in no order, names in several scripts, a tag on every tenth."""
+def _write_csv(path: Path, rows: int) -> None:
+    """Write rows with unsorted addresses, names in several scripts, and a tag on every tenth."""
     chance = random.Random(rows)
-    with path.open("w", encoding="utf-8", newline="") as opened:
-        opened.write("email,name,comment,tags\n")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write("email,name,comment,tags\n")
         for number in range(rows):
             email = f"{chance.randrange(10**9)}.{number}@{DOMAINS[number % len(DOMAINS)]}"
-            opened.write(f"{email},{NAMES[number % len(NAMES)]},,{'vip' if number % 10 == 0 else ''}\n")
+            file.write(f"{email},{NAMES[number % len(NAMES)]},,{'vip' if number % 10 == 0 else ''}\n")
 
 
-def _plain_import(people: Path, store: Path) -> list[str]:
+def _plain_import(clients_csv: Path, store: Path) -> list[str]:
     if shell := shutil.which("sqlite3"):
-        return [shell, str(store), TABLE, ".mode csv", f".import --skip 1 {people} client"]
-    return [sys.executable, "-c", BY_PYTHON, str(people), str(store)]
+        return [shell, str(store), TABLE, ".mode csv", f".import --skip 1 {clients_csv} client"]
+    return [sys.executable, "-c", BY_PYTHON, str(clients_csv), str(store)]
 
 
-def _seconds(measured: Sequence[Measured]) -> float:
-    return median(one.seconds for one in measured)
+def _median_seconds(runs: Sequence[Measured]) -> float:
+    return median(run.seconds for run in runs)
 
 
 if __name__ == "__main__":

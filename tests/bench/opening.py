@@ -1,6 +1,6 @@
-"""How long it takes to open an occurrence: from what is due to a delivery for each client.
+"""Measure how long it takes to open an occurrence, which creates a delivery for each client.
 
-python tests/bench/opening.py STORE    prints the seconds and the number of deliveries; the store keeps them
+python tests/bench/opening.py STORE    prints the seconds and the number of deliveries, which stay in the store
 """
 
 import sys
@@ -14,7 +14,7 @@ from skychimp.models import Delivery, Occurrence
 from skychimp.store import queue
 from skychimp.store.schema import open_store
 
-WHO = "bench@example.com"
+SENDER = "bench@example.com"
 
 
 def main(path: str) -> None:
@@ -22,12 +22,12 @@ def main(path: str) -> None:
     with open_store(f"sqlite:///{path}").connect() as db:
         started = time.perf_counter()
         with db.begin():
-            planner.open_due(db, now, sender=WHO, return_path=WHO, give_up_after=timedelta(days=3))
+            planner.open_due(db, now, sender=SENDER, return_path=SENDER, give_up_after=timedelta(days=3))
             occurrence_id = db.execute(select(Occurrence.__table__.c.id)).scalar_one()
-        done = False
-        while not done:
-            with db.begin():  # one transaction a batch, as a run does it
-                done = queue.fill(db, occurrence_id)
+        is_complete = False
+        while not is_complete:
+            with db.begin():  # one transaction for each batch, as in a run
+                is_complete = queue.create_deliveries(db, occurrence_id)
         seconds = time.perf_counter() - started
         print(seconds, db.scalar(select(func.count()).select_from(Delivery.__table__)))
 

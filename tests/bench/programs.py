@@ -1,4 +1,4 @@
-"""A program run to its end, and what it took."""
+"""Run a program and measure its time and memory."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Measured(NamedTuple):
-    """From start to end; CPU is user and system time."""
+    """What a program used from start to end. CPU time is user and system time."""
 
     seconds: float
     cpu_seconds: float
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
 def measure(
     command: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Measured:
-    """Run a program. Leaves this one with the other's last words where it fails."""
+    """Run a program. Exits with the last lines of its stderr if it fails."""
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -34,6 +34,6 @@ def measure(
         stdout.seek(0)
         stderr.seek(0)
         if process.returncode:
-            last_words = "\n".join(stderr.read().splitlines()[-5:])
-            sys.exit(f"error: {' '.join(command)} left with {process.returncode}\n{last_words}")
+            last_lines = "\n".join(stderr.read().splitlines()[-5:])
+            sys.exit(f"error: {' '.join(command)} exited with status {process.returncode}\n{last_lines}")
         return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, stdout.read())

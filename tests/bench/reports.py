@@ -1,11 +1,11 @@
-"""How long a look back takes, beside `select count(*)` on the same table; and the memory that a long log takes.
+"""Compare the time of reports with `select count(*)` on the same table, and measure the memory of a long log.
 
     python tests/bench/reports.py              1,000,000 deliveries
     python tests/bench/reports.py 100000
 
-The first report after a mailing counts its attempts and deliveries, once; those after it read what was kept. Times are
-medians of ten, in one process with warm caches, but for the first report and for whole commands. A sixteenth of the
-letters failed, in words of their own; each reply that took one names another queue id.
+The first report after a mailing counts its attempts and deliveries once. Later reports read the stored counts. Times
+are medians of ten in one process with warm caches, except for the first report and for whole commands. One in 16
+emails failed. All replies differ: in the address, or in the queue id.
 """
 
 import sys
@@ -43,52 +43,54 @@ SENT = [
     "UPDATE occurrence SET state = 'finished', finished_at = :now",
     "UPDATE mailing SET status = 'completed', next_at = NULL",
 ]
-"""As a run of 2,000 letters a second would have left it."""
+"""What a run of 2,000 emails/s would have left in the store."""
 
 
-def main(letters: int) -> None:
+def main(deliveries: int) -> None:
     with tempfile.TemporaryDirectory(prefix="skychimp-bench-") as name:
         few, folder = Path(name) / "few", Path(name) / "all"
-        for where, number in ((few, letters // 10), (folder, letters)):
-            measure([sys.executable, __file__, "make", str(where), str(number)])
-            took = stores.skychimp(where, "mailings", "log", "1", "--csv")  # by a small process: memory is inherited
+        for store_folder, number in ((few, deliveries // 10), (folder, deliveries)):
+            measure([sys.executable, __file__, "make", str(store_folder), str(number)])
+            # Another process makes the stores: a child would inherit the peak memory of this one.
+            measured = stores.skychimp(store_folder, "mailings", "log", "1", "--csv")
             print(
-                f"{f'log of {number:,} attempts':34}{took.seconds:10,.1f} s, peak {took.peak_mib:,.0f} MiB", flush=True
+                f"{f'log of {number:,} attempts':34}{measured.seconds:10,.1f} s, peak {measured.peak_mib:,.0f} MiB",
+                flush=True,
             )
         with closing(open_store(f"sqlite:///{folder / 'skychimp.db'}")) as store:
-            for line in _compared(store, letters):
+            for line in _compare(store, deliveries):
                 print(line, flush=True)
 
 
-def _compared(store: Store, letters: int) -> Iterator[str]:
+def _compare(store: Store, deliveries: int) -> Iterator[str]:
     ada, today = Actor(1, "", Role.USER), datetime.now(UTC).date()
-    count = _median(lambda: _count(store))
+    count = _median_seconds(lambda: _count(store))
 
-    def line(what: str, seconds: float) -> str:
-        return f"{what:34}{seconds * 1e3:10,.1f} ms{seconds / count:9.2f} x count(*)"
+    def line(label: str, seconds: float) -> str:
+        return f"{label:34}{seconds * 1e3:10,.1f} ms{seconds / count:9.2f} x count(*)"
 
-    yield line(f"select count(*), {letters:,} deliveries", count)
-    yield line("the first report: counts attempts", _took(lambda: rollups.add_up(store)))
-    yield line("the first report: and deliveries", _took(lambda: reports.report(store, ada, 1)))
-    yield line("report, the whole command", stores.skychimp(store.path.parent, "report", "1").seconds)
-    yield line("report", _median(lambda: reports.report(store, ada, 1)))
-    yield line("stats --range", _median(lambda: reports.range_report(store, ada, today, today, "UTC")))
-    yield line("why", _median(lambda: address_history.address_history(store, ada, "client7@example.com")))
-    _say(store, "UPDATE occurrence SET state = 'open', finished_at = NULL")
-    yield line("report while it is being sent", _took(lambda: reports.report(store, ada, 1)))
+    yield line(f"select count(*), {deliveries:,} deliveries", count)
+    yield line("first report: counts attempts", _seconds(lambda: rollups.count_new_attempts(store)))
+    yield line("first report: counts deliveries", _seconds(lambda: reports.mailing_report(store, ada, 1)))
+    yield line("report, whole command", stores.skychimp(store.path.parent, "report", "1").seconds)
+    yield line("report", _median_seconds(lambda: reports.mailing_report(store, ada, 1)))
+    yield line("stats --range", _median_seconds(lambda: reports.range_report(store, ada, today, today, "UTC")))
+    yield line("why", _median_seconds(lambda: address_history.address_history(store, ada, "client7@example.com")))
+    _execute(store, "UPDATE occurrence SET state = 'open', finished_at = NULL")
+    yield line("report while sending", _seconds(lambda: reports.mailing_report(store, ada, 1)))
 
 
-def _make(folder: Path, letters: int) -> None:
-    """A store with a mailing to so many clients that has been sent."""
-    stores.make(folder, letters, SIZES["1k"])
+def _make(folder: Path, deliveries: int) -> None:
+    """Create a store with a mailing that has been sent to this many clients."""
+    stores.make_store(folder, deliveries, SIZES["1k"])
     opening.main(str(folder / "skychimp.db"))
     with closing(open_store(f"sqlite:///{folder / 'skychimp.db'}")) as store:
         for statement in SENT:
-            _say(store, statement)
+            _execute(store, statement)
         store.checkpoint()
 
 
-def _say(store: Store, statement: str) -> None:
+def _execute(store: Store, statement: str) -> None:
     with store.write() as db:
         db.execute(text(statement), {"now": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"})
 
@@ -98,14 +100,14 @@ def _count(store: Store) -> int:
         return int(db.execute(text("SELECT count(*) FROM delivery")).scalar_one())
 
 
-def _took(what: Callable[[], object]) -> float:
+def _seconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
-    what()
+    action()
     return time.perf_counter() - started
 
 
-def _median(what: Callable[[], object]) -> float:
-    return median(_took(what) for _ in range(10))
+def _median_seconds(action: Callable[[], object]) -> float:
+    return median(_seconds(action) for _ in range(10))
 
 
 if __name__ == "__main__":

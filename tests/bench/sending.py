@@ -1,15 +1,15 @@
-"""How many letters a second: Skychimp, its peers and the limit, side by side, against Debian's smtp-sink on loopback.
+"""Compare the sending rate of Skychimp with other programs and with the limit, against smtp-sink on loopback.
 
-    python tests/bench/letters.py
-    python tests/bench/letters.py --delay-ms 5      over a longer wire: Skychimp and aiosmtplib
-    python tests/bench/letters.py --only skychimp,smtp-source --size 1k --rounds 1
+    python tests/bench/sending.py
+    python tests/bench/sending.py --delay-ms 5      with a network delay: Skychimp and aiosmtplib
+    python tests/bench/sending.py --only skychimp,smtp-source --size 1k --rounds 1
 
-Everybody sends the same letters, each to one person, with the name filled in. A round runs all contenders, one after
-the other; the table shows the medians of the rounds. A peer's clock starts once it is imported and set up. Skychimp's
-takes in the whole of `skychimp run`: start-up, opening the occurrence, rendering, and the ledger with every intent on
-the disk before its final dot; "while it sends" is from the first outcome in that ledger to the last. The limit is
-Postfix's smtp-source, which says one unchanging letter over and over, with -d on connections that stay. CPU is the
-client's, not the server's.
+All programs send the same emails, each to one recipient, with the name filled in. A round runs all programs one after
+the other. The table shows the medians of the rounds. The clock of a peer starts once it is imported and set up. That of
+Skychimp covers all of `skychimp run`: start-up, opening the occurrence, rendering, and a ledger with every intent on
+disk before the final dot. "While sending" is from the first outcome in the ledger to the last. The limit is Postfix's
+smtp-source, which sends one constant email again and again (with -d, over persistent connections). CPU time is that
+of the client, not of the server.
 """
 
 import argparse
@@ -34,79 +34,79 @@ from sink import SMTP_SOURCE, sink
 from templates import SIZES
 
 
-class Contender(NamedTuple):
+class Program(NamedTuple):
     title: str
     needs: str = "sys"
-    """A module."""
-    most: int = sys.maxsize
-    """It sends no more letters than that: it would take too long."""
+    """A module that must be installed."""
+    max_emails: int = sys.maxsize
+    """Slow programs send fewer emails."""
     connections: int | None = None
-    """None: as many as Skychimp."""
+    """None: the same number as Skychimp."""
 
 
 class Row(NamedTuple):
-    """A line of the table, in one round."""
+    """A row of the table, for one round."""
 
     size: str
     name: str
     title: str
     connections: int
-    letters: int
+    emails: int
     rate: float
-    """Letters a second; 0 where the contender is not installed."""
+    """Emails per second. 0 if the program is not installed."""
     cpu_us: float
-    """A letter."""
+    """CPU time per email, in microseconds."""
 
 
-CONTENDERS = {
-    "send_mail": Contender("Django send_mail", "django", 2_000, 1),
-    "send_messages": Contender("Django send_messages", "django", 4_000, 1),
-    "smtplib": Contender("smtplib", most=4_000, connections=1),
-    "threads": Contender("smtplib in threads", most=4_000, connections=8),
-    "aiosmtplib": Contender("aiosmtplib", "aiosmtplib", 4_000, 20),
-    "aiosmtplib-tuned": Contender("aiosmtplib, tuned", "aiosmtplib", 4_000, 20),
-    "mailmerge": Contender("mailmerge", "mailmerge", 1_000, 1),
-    "smtp-source-s": Contender("smtp-source -s"),
-    "smtp-source": Contender("smtp-source -d, the limit"),
-    "skychimp": Contender("skychimp run"),
+PROGRAMS = {
+    "send_mail": Program("Django send_mail", "django", 2_000, 1),
+    "send_messages": Program("Django send_messages", "django", 4_000, 1),
+    "smtplib": Program("smtplib", max_emails=4_000, connections=1),
+    "threads": Program("smtplib in threads", max_emails=4_000, connections=8),
+    "aiosmtplib": Program("aiosmtplib", "aiosmtplib", 4_000, 20),
+    "aiosmtplib-tuned": Program("aiosmtplib, tuned", "aiosmtplib", 4_000, 20),
+    "mailmerge": Program("mailmerge", "mailmerge", 1_000, 1),
+    "smtp-source-s": Program("smtp-source -s"),
+    "smtp-source": Program("smtp-source -d, the limit"),
+    "skychimp": Program("skychimp run"),
 }
-OVER_A_LONGER_WIRE = {
-    "aiosmtplib": Contender("aiosmtplib", "aiosmtplib", 4_000),
-    "aiosmtplib-tuned": Contender("aiosmtplib, tuned", "aiosmtplib", 4_000),
-    "smtp-source": Contender("smtp-source, no pipelining", most=4_000),
-    "skychimp": CONTENDERS["skychimp"],
+WITH_NETWORK_DELAY = {
+    "aiosmtplib": Program("aiosmtplib", "aiosmtplib", 4_000),
+    "aiosmtplib-tuned": Program("aiosmtplib, tuned", "aiosmtplib", 4_000),
+    "smtp-source": Program("smtp-source, no pipelining", max_emails=4_000),
+    "skychimp": PROGRAMS["skychimp"],
 }
 
 
 def main() -> None:
     options = _options()
-    contenders = OVER_A_LONGER_WIRE if options.delay_ms else CONTENDERS
-    chosen = {name: contenders[name] for name in options.only or contenders}
+    programs = WITH_NETWORK_DELAY if options.delay_ms else PROGRAMS
+    chosen = {name: programs[name] for name in options.only or programs}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="skychimp-bench-", dir=options.folder) as folder:
         for number in range(options.rounds):
             for size in options.size:
-                for name, contender in chosen.items():
-                    print(f"round {number + 1}, {size}, {contender.title}", file=sys.stderr)
-                    rows += _measured(name, contender, size, Path(folder), options)
-        print(_circumstances(folder, options))
+                for name, program in chosen.items():
+                    print(f"round {number + 1}, {size}, {program.title}", file=sys.stderr)
+                    rows += _measure(name, program, size, Path(folder), options)
+        print(_environment(folder, options))
     for line in table(rows):
         print(line)
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The medians of the rounds, and how each compares with the best peer and with the limit at its size."""
+    """Yield the lines of the table: medians of the rounds, compared with the best peer and the limit at this size."""
     lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         lines[row.size, row.title].append(row)
-    rates = {line: median(row.rate for row in found) for line, found in lines.items()}
+    rates = {key: median(row.rate for row in rounds) for key, rounds in lines.items()}
     form = "{:4}  {:26}{:>11}{:>9}{:>14}{:>15}{:>10}{:>11}"
-    yield form.format("size", "", "connections", "letters", "letters/s", "CPU us/letter", "of best", "of limit")
+    yield form.format("size", "", "connections", "emails", "emails/s", "CPU us/email", "of best", "of limit")
     for (size, title), (row, *_) in lines.items():
         if not row.rate:
             yield form.format(size, title, "", "", "not installed", "", "", "")
             continue
-        same_size = [(found[0].name, rates[line]) for line, found in lines.items() if line[0] == size]
+        same_size = [(rounds[0].name, rates[key]) for key, rounds in lines.items() if key[0] == size]
         best = max((rate for name, rate in same_size if name in peers.PEERS), default=0.0)
         limit = max((rate for name, rate in same_size if name == "smtp-source"), default=0.0)
         rate, cpu = rates[size, title], median(row.cpu_us for row in lines[size, title])
@@ -114,31 +114,31 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             size,
             title,
             row.connections,
-            f"{row.letters:,}",
+            f"{row.emails:,}",
             f"{rate:,.0f}",
             f"{cpu:,.0f}",
-            _of(rate, best),
-            _of(rate, limit),
+            _ratio(rate, best),
+            _ratio(rate, limit),
         )
 
 
-def _of(rate: float, other: float) -> str:
+def _ratio(rate: float, other: float) -> str:
     return f"{rate / other:.2f}" if other else "-"
 
 
-def _measured(name: str, contender: Contender, size: str, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    letters = min(options.letters, contender.most)
-    connections = contender.connections or options.connections
-    row = Row(size, name, contender.title, connections, letters, 0, 0)
-    if importlib.util.find_spec(contender.needs) is None:
+def _measure(name: str, program: Program, size: str, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+    emails = min(options.emails, program.max_emails)
+    connections = program.connections or options.connections
+    row = Row(size, name, program.title, connections, emails, 0, 0)
+    if importlib.util.find_spec(program.needs) is None:
         yield row
         return
-    wire = delayed if options.delay_ms else lambda port, _: nullcontext(port)
-    with sink() as server, wire(server.port, options.delay_ms) as port:
+    proxy = delayed if options.delay_ms else lambda port, _: nullcontext(port)
+    with sink() as server, proxy(server.port, options.delay_ms) as port:
         for title, seconds, cpu_seconds in _MEASURES.get(name, _peer)(row, port, folder):
-            yield row._replace(title=title, rate=letters / seconds, cpu_us=cpu_seconds / letters * 1e6)
-        if server.letters != letters:
-            sys.exit(f"error: of {letters} letters by {contender.title} {server.letters} arrived")
+            yield row._replace(title=title, rate=emails / seconds, cpu_us=cpu_seconds / emails * 1e6)
+        if server.email_count != emails:
+            sys.exit(f"error: of {emails} emails by {program.title}, {server.email_count} arrived")
 
 
 Timing = tuple[str, float, float]
@@ -146,34 +146,35 @@ Timing = tuple[str, float, float]
 
 
 def _peer(row: Row, port: int, folder: Path) -> Iterator[Timing]:
-    arguments = (row.name, port, row.letters, row.size, row.connections)
-    took = measure([sys.executable, peers.__file__, *map(str, arguments)], folder=folder)  # mailmerge makes files there
-    seconds, cpu_seconds = map(float, took.stdout.split())
+    arguments = (row.name, port, row.emails, row.size, row.connections)
+    command = [sys.executable, peers.__file__, *map(str, arguments)]
+    measured = measure(command, folder=folder)  # mailmerge writes files there
+    seconds, cpu_seconds = map(float, measured.stdout.split())
     yield row.title, seconds, cpu_seconds
 
 
 def _smtp_source(row: Row, port: int, folder: Path) -> Iterator[Timing]:
     length = sum(len(part or "") for part in SIZES[row.size])
-    stay = ["-d"] if row.name == "smtp-source" else []
-    how = (*stay, "-s", row.connections, "-m", row.letters, "-N", "-l", length)
-    took = measure([SMTP_SOURCE, *map(str, how), "-t", "client@example.com", f"127.0.0.1:{port}"])
-    yield row.title, took.seconds, took.cpu_seconds
+    persistent = ["-d"] if row.name == "smtp-source" else []
+    arguments = (*persistent, "-s", row.connections, "-m", row.emails, "-N", "-l", length)
+    measured = measure([SMTP_SOURCE, *map(str, arguments), "-t", "client@example.com", f"127.0.0.1:{port}"])
+    yield row.title, measured.seconds, measured.cpu_seconds
 
 
 def _skychimp(row: Row, port: int, folder: Path) -> Iterator[Timing]:
     fresh, used = folder / row.size, folder / "used"
     if not fresh.exists():
-        stores.make(fresh, row.letters, SIZES[row.size])
-    run = stores.run(stores.copy(fresh, used), port, row.connections)
+        stores.make_store(fresh, row.emails, SIZES[row.size])
+    run = stores.run(stores.copy_store(fresh, used), port, row.connections)
     shutil.rmtree(used)
     yield row.title, run.whole.seconds, run.whole.cpu_seconds
-    yield "skychimp, while it sends", run.sending_seconds, run.whole.cpu_seconds
+    yield "skychimp, while sending", run.sending_seconds, run.whole.cpu_seconds
 
 
 _MEASURES = {"smtp-source": _smtp_source, "smtp-source-s": _smtp_source, "skychimp": _skychimp}
 
 
-def _circumstances(folder: str, options: argparse.Namespace) -> str:
+def _environment(folder: str, options: argparse.Namespace) -> str:
     disk = measure(["df", "--output=fstype", folder]).stdout.split()[-1]
     return (
         f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, stores on {disk}; "
@@ -186,18 +187,20 @@ def _options() -> argparse.Namespace:
         return text.split(",")
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--letters", type=int, default=20_000, help="fewer for slow peers (20000)")
+    parser.add_argument("--emails", type=int, default=20_000, help="default: 20000; slow programs send fewer")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=16, help="of Skychimp and smtp-source (16)")
+    parser.add_argument(
+        "--connections", type=int, default=16, help="connections of Skychimp and smtp-source (default: 16)"
+    )
     parser.add_argument("--size", type=names, default=list(SIZES), help="1k,10k")
-    parser.add_argument("--only", type=names, help=",".join(CONTENDERS))
-    parser.add_argument("--delay-ms", type=float, default=0, help="a round trip on the wire")
-    parser.add_argument("--folder", help="where stores are made: on a real disk, not a tmpfs")
+    parser.add_argument("--only", type=names, help=",".join(PROGRAMS))
+    parser.add_argument("--delay-ms", type=float, default=0, help="add this round-trip time")
+    parser.add_argument("--folder", help="folder for the stores; use a real disk, not a tmpfs")
     options = parser.parse_args()
-    known = {*SIZES, *(OVER_A_LONGER_WIRE if options.delay_ms else CONTENDERS)}
-    unknown = {*options.size, *(options.only or ())} - known
+    valid = {*SIZES, *(WITH_NETWORK_DELAY if options.delay_ms else PROGRAMS)}
+    unknown = {*options.size, *(options.only or ())} - valid
     if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}")
+        parser.error(f"unknown size or program: {', '.join(sorted(unknown))}")
     return options
 
 

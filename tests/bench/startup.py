@@ -1,6 +1,6 @@
-"""How long a command takes to begin, beside what its libraries alone take: medians of interleaved runs, and ratios.
+"""Compare the start-up time of commands with that of their libraries alone.
 
-python tests/bench/startup.py [ROUNDS]
+python tests/bench/startup.py [ROUNDS]    default: 15 interleaved rounds; prints medians and their ratios
 """
 
 import os
@@ -40,21 +40,23 @@ def main(rounds: int) -> None:
         measure([PROGRAM, "init", "--email", "you@example.org"], environ)
         for name in ("ada", "grace", "natalya"):
             measure([PROGRAM, "clients", "create", "--email", f"{name}@example.org"], environ)
-        programs = [program for *_, ours, theirs in PAIRS for program in (ours, [sys.executable, *theirs])]
-        asked = {"_SKYCHIMP_COMPLETE": "complete_bash", "COMP_WORDS": "skychimp\nclients\nshow\na", "COMP_CWORD": "3"}
+        programs = [program for *_, own, reference in PAIRS for program in (own, [sys.executable, *reference])]
+        tab = {"_SKYCHIMP_COMPLETE": "complete_bash", "COMP_WORDS": "skychimp\nclients\nshow\na", "COMP_CWORD": "3"}
         completions = []
         times: list[list[float]] = [[] for _ in programs]
         for number in range(rounds + 1):
-            for program, taken in zip(programs, times, strict=True):
+            for program, milliseconds in zip(programs, times, strict=True):
                 seconds = measure(program, environ).seconds
                 if number:  # the first round fills the caches
-                    taken.append(seconds * 1000)
-            completions.append(measure([PROGRAM], environ | asked).seconds * 1000)
-    print(f"{'skychimp':<14}{'ms':>6}   {'beside':<42}{'ms':>6}{'ratio':>8}{'bar':>7}")
-    for (ours, theirs, bar, *_), mine, other in zip(PAIRS, times[::2], times[1::2], strict=True):
-        ratio = median(mine) / median(other)
-        print(f"{ours:<14}{median(mine):>6.0f}   {theirs:<42}{median(other):>6.0f}{ratio:>8.2f}{bar:>7}")
-    print(f"{'Tab':<14}{median(completions):>6.0f}   the bar: 200 ms")
+                    milliseconds.append(seconds * 1000)
+            completions.append(measure([PROGRAM], environ | tab).seconds * 1000)
+    print(f"{'skychimp':<14}{'ms':>6}   {'compared with':<42}{'ms':>6}{'ratio':>8}{'limit':>7}")
+    for (command, reference, limit, *_), own_times, reference_times in zip(PAIRS, times[::2], times[1::2], strict=True):
+        own_ms, reference_ms = median(own_times), median(reference_times)
+        print(
+            f"{command:<14}{own_ms:>6.0f}   {reference:<42}{reference_ms:>6.0f}{own_ms / reference_ms:>8.2f}{limit:>7}"
+        )
+    print(f"{'Tab':<14}{median(completions):>6.0f}   limit: 200 ms")
 
 
 if __name__ == "__main__":

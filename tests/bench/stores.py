@@ -1,4 +1,4 @@
-"""Skychimp as it is installed: a fresh store with its clients and a mailing that is due, and a run over it."""
+"""Create stores with a due mailing by the installed command, and run it on them."""
 
 import json
 import os
@@ -11,48 +11,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 from programs import Measured, measure
-from templates import SENDER, SUBJECT, Words, people
+from templates import SENDER, SUBJECT, EmailTemplate, recipients
 
 SKYCHIMP = str(Path(sys.executable).with_name("skychimp"))
 
 
 class Run(NamedTuple):
-    """What one `skychimp run` took: all of it; and from the first outcome in the ledger to the last."""
+    """The cost of one `skychimp run`. `sending_seconds` is from the first outcome in the ledger to the last."""
 
-    letters: int
+    emails: int
     whole: Measured
     sending_seconds: float
 
 
-def make(folder: Path, letters: int, words: Words) -> float:
-    """A store in `folder`, with so many clients and a mailing to all of them that is due; the import's seconds."""
+def make_store(folder: Path, clients: int, template: EmailTemplate) -> float:
+    """Create a store in `folder` with a due mailing to this many clients. Returns the seconds that the import took."""
     folder.mkdir(parents=True)
     with (folder / "clients.csv").open("w") as file:
         file.write("email,name\n")
-        file.writelines(f"{email},{name}\n" for email, name in people(letters))
-    ours = words.marked("{{ client.name }}", "{{ client.email }}")
-    (folder / "letter.txt").write_text(ours.text)
-    (folder / "letter.html").write_text(ours.html or "")
-    html_file = ["--html-file", "letter.html"] if ours.html is not None else []
+        file.writelines(f"{email},{name}\n" for email, name in recipients(clients))
+    own = template.with_placeholders("{{ client.name }}", "{{ client.email }}")
+    (folder / "email.txt").write_text(own.text)
+    (folder / "email.html").write_text(own.html or "")
+    html_file = ["--html-file", "email.html"] if own.html is not None else []
     subject = SUBJECT.format(name="{{ client.name }}")
     skychimp(folder, "init", "--email", "bench@example.com", "--sender", SENDER)
     imported = skychimp(folder, "clients", "import", "clients.csv").seconds
-    skychimp(folder, "messages", "create", "--subject", subject, "--body-file", "letter.txt", *html_file)
+    skychimp(folder, "messages", "create", "--subject", subject, "--body-file", "email.txt", *html_file)
     mailing = ("--message", "1", "--start", "now", "--every", "once", "--all-clients")
     skychimp(folder, "mailings", "create", *mailing, "--no-send")
     return imported
 
 
-def copy(folder: Path, to: Path) -> Path:
-    """Another store, the same to the byte, and on the disk: no later sync has to carry it."""
+def copy_store(folder: Path, to: Path) -> Path:
+    """Copy a store and write it to the disk, so that later syncs do not have to."""
     shutil.copytree(folder, to)
     os.sync()
     return to
 
 
 def run(folder: Path, port: int, connections: int) -> Run:
-    """Send what is due in the store, to a server on this machine."""
-    took = skychimp(
+    """Send all due emails of a store to a server on this machine."""
+    measured = skychimp(
         folder,
         "run",
         "--json",
@@ -62,18 +62,18 @@ def run(folder: Path, port: int, connections: int) -> Run:
         SKYCHIMP_SMTP__SECURITY="none",
         SKYCHIMP_SMTP__CONNECTIONS=str(connections),
     )
-    return Run(json.loads(took.stdout)["sent"], took, _sending_seconds(folder))
+    return Run(json.loads(measured.stdout)["sent"], measured, _sending_seconds(folder))
 
 
 def skychimp(folder: Path, *arguments: str, **settings: str) -> Measured:
-    """Run the installed command on the store in `folder`, with these settings and nothing else of this account's."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
-    ours = {
+    """Run the installed command on the store in `folder` with these settings, and without those of this account."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
+    paths = {
         "SKYCHIMP_CONFIG": str(folder / "skychimp.toml"),
         "SKYCHIMP_STORE": str(folder / "skychimp.db"),
         "XDG_STATE_HOME": str(folder / "state"),
     }
-    return measure([SKYCHIMP, *arguments], others | ours | settings, folder)
+    return measure([SKYCHIMP, *arguments], inherited | paths | settings, folder)
 
 
 def _sending_seconds(folder: Path) -> float:

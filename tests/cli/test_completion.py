@@ -1,4 +1,4 @@
-"""Completion from the store: what is offered, to whom, and that nothing of it runs in a shell."""
+"""Test completion from the store: what is suggested, to whom, and that no suggestion runs in a shell."""
 
 import os
 import pty
@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
@@ -20,44 +20,48 @@ from support.command import PROGRAM, Home
 from skychimp.cli import completion
 from skychimp.models import DeliveryState, Login, Post, Role, User
 from skychimp.permissions import Actor
+from skychimp.services.accounts import session_rule
 from skychimp.services.clients import clients, importing
-from skychimp.services.clients.importing import ClientRow
+from skychimp.services.clients.importing import ImportedRow
 from skychimp.store.database import Store
 
 
-def offered(home: Home, words: str, shell: str = "bash", **environ: str) -> list[str]:
-    """What a shell is told for these words, of which the last is being typed; bash breaks them at each `@` and `=`."""
-    broken = re.sub("([@=])", r" \1 ", words).replace("  ", " ") if shell == "bash" else words
-    broken = broken.rstrip() + " " * words.endswith(" ")
-    asked = {
+def complete(home: Home, words: str, shell: str = "bash", **environ: str) -> list[str]:
+    """Return the lines that a shell gets for a command line whose last word is being typed.
+
+    Bash breaks words at each `@` and `=`.
+    """
+    line = re.sub("([@=])", r" \1 ", words).replace("  ", " ") if shell == "bash" else words
+    line = line.rstrip() + " " * words.endswith(" ")
+    variables = {
         "_SKYCHIMP_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": broken.replace(" ", "\n"),
-        "COMP_CWORD": str(broken.count(" ")),
+        "COMP_WORDS": line.replace(" ", "\n"),
+        "COMP_CWORD": str(line.count(" ")),
         "_TYPER_COMPLETE_ARGS": words,
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
-    done = home.call(environ=asked | environ)
+    done = home.call(environ=variables | environ)
     assert (done.status, done.err) == (0, "")
     return done.out.strip().splitlines()
 
 
 @pytest.fixture
-def full(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
-    """Ada's command line, with something of each kind that is hers, and something that is Bob's."""
+def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
+    """Return Ada's command line and a store where Ada and Bob each own objects of every kind."""
     for owner in (ada, bob):
         name = owner.email.partition("@")[0]
-        rows = [ClientRow(1, f"{name}{number}@example.org", name, "", (f"{name}s", "all")) for number in range(12)]
-        importing.import_rows(store, owner, rows, on_bad=print)
+        rows = [ImportedRow(1, f"{name}{number}@example.org", name, "", (f"{name}s", "all")) for number in range(12)]
+        importing.import_rows(store, owner, rows, on_rejected=print)
         mailing = ledger_rows.mailing(store, owner)
         ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
     return home
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("line", "suggested"),
     [
         ("skychimp clients show ada1", {"ada1@example.org", "ada10@example.org", "ada11@example.org"}),
-        ("skychimp clients show ADA10", set()),  # a shell takes only what begins as it was typed
+        ("skychimp clients show ADA10", set()),  # a shell accepts only what begins as it was typed
         ("skychimp clients show ada10@", {"@example.org"}),
         ("skychimp clients show ada10@exa", {"@example.org"}),
         ("skychimp messages preview 1 --client=ada10@e", {"@example.org"}),
@@ -79,20 +83,20 @@ def full(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         ("skychimp --config gone.toml clients show ada10", {"ada10@example.org"}),
     ],
 )
-def test_what_is_offered(full: Home, words: str, found: set[str]) -> None:
-    assert set(offered(full, words)) == found
+def test_suggestions(filled_home: Home, line: str, suggested: set[str]) -> None:
+    assert set(complete(filled_home, line)) == suggested
 
 
-def test_other_shells_are_told_a_few_words_more(full: Home) -> None:
-    assert offered(full, "skychimp messages show ", "fish") == ["1\tHello"]
-    assert offered(full, "skychimp messages show ", "zsh") == ["""_arguments '*: :(("1":"Hello"))'"""]
+def test_fish_and_zsh_also_get_descriptions(filled_home: Home) -> None:
+    assert complete(filled_home, "skychimp messages show ", "fish") == ["1\tHello"]
+    assert complete(filled_home, "skychimp messages show ", "zsh") == ["""_arguments '*: :(("1":"Hello"))'"""]
 
 
 @pytest.mark.parametrize(
-    ("role", "kind", "seen"),
+    ("role", "kind", "count"),
     [
-        (role, kind, seen)
-        for kind, *found in (
+        (role, kind, count)
+        for kind, *counts in (
             ("client", 0, 0, 0, 0),
             ("tag", 0, 0, 0, 0),
             ("message", 0, 2, 0, 2),
@@ -101,11 +105,11 @@ def test_other_shells_are_told_a_few_words_more(full: Home) -> None:
             ("user", 0, 2, 0, 3),
             ("post", 1, 1, 2, 2),
         )
-        for role, seen in zip((Role.USER, Role.MANAGER, Role.EDITOR, Role.ADMIN), found, strict=True)
+        for role, count in zip((Role.USER, Role.MANAGER, Role.EDITOR, Role.ADMIN), counts, strict=True)
     ],
 )
-def test_somebody_elses_is_offered_only_to_who_may_see_it(
-    store: Store, full: Home, home_of: Callable[[Actor], Home], role: Role, kind: str, seen: int
+def test_number_of_suggestions_by_role(
+    store: Store, filled_home: Home, home_of: Callable[[Actor], Home], role: Role, kind: str, count: int
 ) -> None:
     now = datetime.now(UTC)
     with store.write() as db:
@@ -113,16 +117,16 @@ def test_somebody_elses_is_offered_only_to_who_may_see_it(
             post = Post(author_id=1, slug=slug, title=slug, content="", created_at=now, updated_at=now)
             post.published_at = published
             db.add(post)
-    home = home_of(enrol(store, "eve", role))
+    home = home_of(create_user(store, "eve", role))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in home.environ.items():
             patch.setenv(name, value)
-        found = completion._find({}, completion.KINDS[kind], "", by_word=kind == "tag")
-    assert len(found) == seen
+        suggestions = completion.find_suggestions({}, completion.KINDS[kind], "", by_name=kind == "tag")
+    assert len(suggestions) == count
 
 
-@pytest.mark.parametrize("change", ["blocked", "unverified", "expired", "nobody"])
-def test_who_is_not_logged_in_is_offered_nothing(store: Store, full: Home, change: str) -> None:
+@pytest.mark.parametrize("change", ["blocked", "unverified", "expired", "idle", "unknown"])
+def test_nothing_is_suggested_without_a_valid_session(store: Store, filled_home: Home, change: str) -> None:
     now = datetime.now(UTC)
     with store.write() as db:
         if change == "blocked":
@@ -131,75 +135,77 @@ def test_who_is_not_logged_in_is_offered_nothing(store: Store, full: Home, chang
             db.execute(update(User).values(verified_at=None))
         elif change == "expired":
             db.execute(update(Login).values(expires_at=now))
-    token = {"SKYCHIMP_TOKEN": "nobody's"} if change == "nobody" else {}
-    for words in ("skychimp clients show ", "skychimp mailings show ", "skychimp clients list --tag "):
-        assert offered(full, words, **token) == []
+        elif change == "idle":
+            db.execute(update(Login).values(seen_at=now - session_rule.IDLE_LIMIT))
+    token = {"SKYCHIMP_TOKEN": "unknown"} if change == "unknown" else {}
+    for line in ("skychimp clients show ", "skychimp mailings show ", "skychimp clients list --tag "):
+        assert complete(filled_home, line, **token) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"not a store", b"SQLite format 3\0" + b"x" * 5000])
-def test_a_store_that_can_not_be_read_offers_nothing(full: Home, content: bytes) -> None:
-    (full.folder / "broken.db").write_bytes(content)
-    assert offered(full, "skychimp clients show ", SKYCHIMP_STORE="broken.db") == []
+def test_unreadable_store_suggests_nothing(filled_home: Home, content: bytes) -> None:
+    (filled_home.folder / "broken.db").write_bytes(content)
+    assert complete(filled_home, "skychimp clients show ", SKYCHIMP_STORE="broken.db") == []
 
 
-def test_the_sessions_file_is_enough(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_completion_uses_the_saved_session(tmp_path_factory: pytest.TempPathFactory) -> None:
     home = Home(tmp_path_factory.mktemp("home"))
     assert home.call("init", "--email", "you@example.org").status == 0
     assert home.call("clients", "create", "--email", "ada@example.org").status == 0
-    assert offered(home, "skychimp clients show ad") == ["ada@example.org"]
+    assert complete(home, "skychimp clients show ad") == ["ada@example.org"]
 
 
 @given(st.text())
-def test_nothing_that_came_from_outside_runs_in_a_shell(text: str) -> None:
+def test_no_stored_text_runs_in_a_shell(text: str) -> None:
     safe = set("@.+-_% ,")
-    assert all(each.isalnum() or each in safe for each in completion._plain(text))
+    assert all(character.isalnum() or character in safe for character in completion._describe(text))
     if completion._is_safe(text) and text:
-        assert all(each.isalnum() or each in safe - {" ", ","} for each in text)
+        assert all(character.isalnum() or character in safe - {" ", ","} for character in text)
         assert text[0] not in "-+"
 
 
-def test_an_address_that_a_shell_would_run_is_not_offered(store: Store, home: Home, ada: Actor) -> None:
+def test_address_that_a_shell_would_run_is_not_suggested(store: Store, home: Home, ada: Actor) -> None:
     for email in ("a`id`@example.org", "a$HOME@example.org", "a|id@example.org", "abc@example.org"):
         clients.create(store, ada, email=email, name="\\$(id) `id` '\"; id")
-    assert offered(home, "skychimp clients show a") == ["abc@example.org"]
-    (told,) = offered(home, "skychimp clients show a", "zsh")
-    assert told == """_arguments '*: :(("abc@example.org":"id id id"))'"""
+    assert complete(home, "skychimp clients show a") == ["abc@example.org"]
+    (line,) = complete(home, "skychimp clients show a", "zsh")
+    assert line == """_arguments '*: :(("abc@example.org":"id id id"))'"""
 
 
 @given(st.integers(1, 10**18 - 1), st.integers(1, 18))
-def test_ids_are_found_by_their_first_digits(number: int, digits: int) -> None:
+def test_id_ranges_contain_the_ids_that_begin_with_the_digits(number: int, digits: int) -> None:
     typed = str(number)[:digits]
-    assert any(low <= number <= high for low, high in completion._beginning_with(typed))
-    assert not any(low <= number <= high for low, high in completion._beginning_with(str(int(typed) + 1)))
+    assert any(first <= number <= last for first, last in completion._id_ranges(typed))
+    assert not any(first <= number <= last for first, last in completion._id_ranges(str(int(typed) + 1)))
 
 
-def test_bash_itself(full: Home) -> None:
-    """An interactive one, with a person who types and presses Tab."""
-    here, there = pty.openpty()
+def test_completion_in_interactive_bash(filled_home: Home) -> None:
+    """Type in an interactive shell and press Tab."""
+    terminal, shell_side = pty.openpty()
     start = f"PATH={PROGRAM.parent}:$PATH; PS1='> '; source <(skychimp --show-completion)"
-    (full.folder / "rc").write_text(f"{start}\necho ready\n")
+    (filled_home.folder / "rc").write_text(f"{start}\necho ready\n")
     shell = subprocess.Popen(
-        ["bash", "--rcfile", "rc", "-i"], cwd=full.folder, env=full.environ | {"TERM": "dumb"},
-        stdin=there, stdout=there, stderr=there, start_new_session=True,
+        ["bash", "--rcfile", "rc", "-i"], cwd=filled_home.folder, env=filled_home.environ | {"TERM": "dumb"},
+        stdin=shell_side, stdout=shell_side, stderr=shell_side, start_new_session=True,
     )  # fmt: skip
-    os.close(there)
-    shown = ""
+    os.close(shell_side)
+    output = ""
     with shell:
         for wait_for, typed in (
             ("ready", "skychimp clients show ada10\t"),
             ("ada10@example.org", "\x15skychimp clients show ada11@e\t"),
             ("ada11@example.org", "\x15exit\n"),
         ):
-            while wait_for not in shown:
-                shown += os.read(here, 4096).decode()
-            os.write(here, typed.encode())
-        with suppress(OSError):  # Linux: the other side is closed
-            while os.read(here, 4096):
+            while wait_for not in output:
+                output += os.read(terminal, 4096).decode()
+            os.write(terminal, typed.encode())
+        with suppress(OSError):  # Linux reports a closed terminal as an error
+            while os.read(terminal, 4096):
                 pass
-    os.close(here)
+    os.close(terminal)
 
 
-def test_it_imports_nothing_that_takes_long(full: Home) -> None:
+def test_completion_imports_nothing_slow(filled_home: Home) -> None:
     program = """
 import atexit, sys
 atexit.register(lambda: print(*sys.modules, file=sys.stderr))
@@ -207,15 +213,15 @@ from skychimp.cli.main import main
 sys.argv[1:] = []
 main()
 """
-    asked = {
+    variables = {
         "_SKYCHIMP_COMPLETE": "complete_bash",
         "COMP_WORDS": "skychimp\nclients\nshow\nada10",
         "COMP_CWORD": "3",
     }
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=full.environ | asked,
-        cwd=full.folder,
+        env=filled_home.environ | variables,
+        cwd=filled_home.folder,
         capture_output=True,
         text=True,
         check=False,

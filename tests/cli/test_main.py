@@ -1,4 +1,4 @@
-"""The skeleton: help, mistakes, exit statuses, streams, completion, and what is imported for it."""
+"""Test the core of the command line: help, usage errors, exit statuses, streams, completion and imports."""
 
 import os
 import signal
@@ -19,15 +19,20 @@ from skychimp.cli import registry
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a store, an administrator who is logged in, and a client."""
-    made = Home(tmp_path_factory.mktemp("home"))
-    assert made.call("init", "--email", "you@example.org").status == 0
-    assert made.call("clients", "create", "--email", "ada@example.org").status == 0
-    return made
+    """Return a command line with a store, an administrator who is logged in, and a client."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    assert home.call("init", "--email", "you@example.org").status == 0
+    assert home.call("clients", "create", "--email", "ada@example.org").status == 0
+    return home
+
+
+def is_group(path: tuple[str, ...]) -> bool:
+    """Return whether these words are those of a group, not of a command."""
+    return path == () or (len(path) == 1 and hasattr(registry.load_command(path[0]), "commands"))
 
 
 def every_command() -> Iterator[tuple[str, ...]]:
-    """The path of each command and group."""
+    """Yield the words of each command and group."""
     root = registry.command_line()
     yield ()
     for name in registry.COMMANDS:
@@ -40,7 +45,7 @@ def every_command() -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("path", list(every_command()), ids=" ".join)
-def test_help_everywhere(path: tuple[str, ...], tmp_path: Path) -> None:
+def test_help_of_every_command(path: tuple[str, ...], tmp_path: Path) -> None:
     home = Home(tmp_path, COLUMNS="200")
     long, short = home.call(*path, "--help"), home.call(*path, "-h")
     assert (long.status, long.err) == (0, "")
@@ -49,32 +54,64 @@ def test_help_everywhere(path: tuple[str, ...], tmp_path: Path) -> None:
     assert "<bool>" not in long.out
     assert ("--install-completion" in long.out) == (path == ())
     example = long.out.find(f"$ {' '.join(('skychimp', *path))}")
-    assert example < long.out.index("Options")
+    assert example < long.out.index("─ Options ")
+    if is_group(path):
+        commands = long.out.index("─ Commands " if path else "─ Core commands ")
+        assert 0 < example < commands < long.out.index("─ Options ")
 
 
-def test_every_command_answers_in_json() -> None:
-    """All but the one whose answer is CSV, and the one that goes on and on."""
-    without = []
+@pytest.mark.parametrize("path", [path for path in every_command() if len(path) == 1 and is_group(path)], ids=" ".join)
+def test_help_of_a_group_fits_the_screen(path: tuple[str, ...], tmp_path: Path) -> None:
+    shown = Home(tmp_path, COLUMNS="80", LINES="24").call(*path, "--help").out
+    assert len(shown.rstrip("\n").splitlines()) < 24
+
+
+@pytest.mark.parametrize(
+    ("path", "usage"),
+    [
+        ((), "skychimp [OPTIONS] <COMMAND> [ARGS]..."),
+        (("clients",), "skychimp clients [OPTIONS] <COMMAND> [ARGS]..."),
+        (("clients", "list"), "skychimp clients list [OPTIONS]"),
+        (("users", "role"), "skychimp users role [OPTIONS] <USER> <ROLE>"),
+        (("resolve",), "skychimp resolve [OPTIONS] [<ID>]..."),
+        (("backup",), "skychimp backup [OPTIONS] <FILE>"),
+        (("help",), "skychimp help [OPTIONS] [<TOPIC>]..."),
+    ],
+)
+def test_usage_line(path: tuple[str, ...], usage: str, tmp_path: Path) -> None:
+    assert f"Usage: {usage}" in [line.strip() for line in Home(tmp_path).call(*path, "--help").out.splitlines()]
+
+
+def test_no_argument_shows_its_type_unless_it_is_a_choice(tmp_path: Path) -> None:
+    assert "<str>" not in Home(tmp_path).call("clients", "show", "--help").out
+    assert "<user|manager|editor|admin>" in Home(tmp_path, COLUMNS="120").call("users", "role", "--help").out
+
+
+def test_every_command_has_json_output() -> None:
+    """Except the one that writes CSV, and the one that does not end."""
+    commands_without = []
     for name in registry.COMMANDS:
         root = registry.command_line()
         _, command, _ = root.resolve_command(root.make_context("skychimp", [name]), [name])
-        parts = getattr(command, "commands", {"": command})
-        without += [f"{name} {part}".strip() for part, each in parts.items() if "--json" not in options(each)]
-    assert set(without) <= {"clients export", "daemon"}
+        subcommands = getattr(command, "commands", {"": command})
+        commands_without += [
+            f"{name} {each}".strip() for each, subcommand in subcommands.items() if "--json" not in options(subcommand)
+        ]
+    assert set(commands_without) <= {"clients export", "daemon"}
 
 
 def options(command: Any) -> set[str]:
     return {name for param in command.params for name in param.opts}
 
 
-def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
+def test_help_is_shown_without_a_command(tmp_path: Path) -> None:
     for path in ((), ("clients",)):
         done = Home(tmp_path).call(*path)
         assert (done.status, done.err) == (2, "")
         assert "Usage: " in done.out
 
 
-def test_the_version(tmp_path: Path) -> None:
+def test_version(tmp_path: Path) -> None:
     home = Home(tmp_path)
     for arguments in (("--version",), ("-q", "--version"), ("--version", "bogus")):
         assert home.call(*arguments).out == f"skychimp {skychimp.__version__}\n"
@@ -82,31 +119,31 @@ def test_the_version(tmp_path: Path) -> None:
     assert as_module.stdout == home.run("--version").out.encode()
 
 
-# Mistakes
+# Usage errors and other errors
 
 
 @pytest.mark.parametrize(
     ("typed", "message", "hint"),
     [
-        ("cleints list", "no such command 'cleints'", "did you mean clients?"),
-        ("clients lst", "no such command 'lst'", "did you mean list?"),
-        ("xyzzy", "no such command 'xyzzy'", "see skychimp --help"),
-        ("clients create --emial a@b", "no such option: --emial", "did you mean --email?"),
-        ("clients create", "missing option '--email'", "see skychimp clients create --help"),
-        ("clients create --email", "option '--email' requires an argument", "see skychimp "),
-        ("clients show", "missing argument 'CLIENT'", "see skychimp clients show --help"),
-        ("clients list all", "got unexpected extra argument(s) (all)", "see skychimp clients list --help"),
-        ("clients list --limit=-1", "'--limit': it should be greater than or equal to 0", "see skychimp clients list"),
-        ("mailings show x", "invalid value for 'ID': it should be a valid integer", "see skychimp mailings show"),
-        ("mailings create --every year", "'year' is not one of 'once', 'day', 'week', 'month'", "--help"),
-        ("clients list -q", "no such option: -q", "it comes before the command: skychimp -q clients list ..."),
-        ("clients list --store=x", "no such option: --store", "skychimp --store clients list ..."),
-        ("-q -v clients list", "-q and -v can't go together", None),
-        ("--store", "option '--store' requires an argument", "see skychimp --help"),
-        ("clients list \x1b[31m\u202e", "\\u202e", "see skychimp clients list --help"),
+        ("cleints list", 'unknown command "cleints"', "did you mean clients?"),
+        ("clients lst", 'unknown command "lst"', "did you mean list?"),
+        ("xyzzy", 'unknown command "xyzzy"', 'run "skychimp --help"'),
+        ("clients create --emial a@b", "unknown option --emial", "did you mean --email?"),
+        ("clients create", "missing option --email", 'run "skychimp clients create --help"'),
+        ("clients create --email", "option --email requires a value", 'run "skychimp --help"'),
+        ("clients show", "missing argument <CLIENT>", 'run "skychimp clients show --help"'),
+        ("clients list all", "unexpected argument: all", 'run "skychimp clients list --help"'),
+        ("clients list --limit=-1", "invalid value for --limit: must be at least 0", "skychimp clients list --help"),
+        ("mailings show x", "invalid value for <ID>: must be an integer", "skychimp mailings show --help"),
+        ("mailings create --every year", '"year" is not one of "once", "day", "week", "month"', "--help"),
+        ("clients list -q", "unknown option -q", "write it before the command: skychimp -q clients list"),
+        ("clients list --store=x", "unknown option --store", "before the command: skychimp --store clients list"),
+        ("-q -v clients list", "cannot use both --quiet and --verbose", "use one of them"),
+        ("--store", "option --store requires a value", 'run "skychimp --help"'),
+        ("clients list \x1b[31m\u202e", "\\u202e", "skychimp clients list --help"),
     ],
 )
-def test_a_mistake_is_one_line_and_a_hint(home: Home, typed: str, message: str, hint: str | None) -> None:
+def test_usage_error_is_one_line_with_a_hint(home: Home, typed: str, message: str, hint: str | None) -> None:
     done = home.call(*typed.split(" "))
     assert done.err.replace("\n", "").isprintable()
     error, *hints = done.err.splitlines()
@@ -130,7 +167,7 @@ def test_a_mistake_is_one_line_and_a_hint(home: Home, typed: str, message: str, 
         (["clients", "create", "--email", "ada@example.org", "--json"], 6, "conflict"),
     ],
 )
-def test_errors_in_json(home: Home, arguments: list[str], status: int, code: str) -> None:
+def test_json_errors(home: Home, arguments: list[str], status: int, code: str) -> None:
     done = home.call(*arguments)
     assert (done.status, done.out, done.error["code"]) == (status, "", code)
     assert set(done.error) == {"code", "message", "hint"}
@@ -146,25 +183,25 @@ def test_errors_in_json(home: Home, arguments: list[str], status: int, code: str
         ["clients", "show", "--", "--json"],
     ],
 )
-def test_a_value_that_reads_json_asks_for_none(home: Home, arguments: list[str]) -> None:
+def test_json_as_a_value_does_not_switch_the_output(home: Home, arguments: list[str]) -> None:
     done = home.call(*arguments)
     assert done.status
     assert done.err.startswith("error: ")
 
 
-def test_a_guest_is_told_to_log_in(home: Home) -> None:
+def test_error_without_a_login(home: Home) -> None:
     done = home.call("clients", "list", environ={"XDG_STATE_HOME": str(home.folder / "other")})
     assert (done.status, done.out) == (5, "")
-    assert done.err == "error: you are not logged in\nhint: log in: skychimp login --email YOU@EXAMPLE.ORG\n"
+    assert done.err == 'error: you are not logged in\nhint: run "skychimp login --email YOU@EXAMPLE.ORG"\n'
     assert home.call("clients", "list", environ={"SKYCHIMP_TOKEN": "\udcffnobody's"}).status == 5
 
 
-def test_a_postgresql_store_is_refused_without_its_password(home: Home) -> None:
+def test_postgresql_error_does_not_show_the_password(home: Home) -> None:
     url = "postgresql+psycopg://ada:hunter2@db.example.org/skychimp"
     for command in (["clients", "list"], ["init", "--email", "a@b.example"]):
         done = home.call("-v", "--store", url, *command)
         assert done.status == 3
-        assert "error: this version keeps its store in an SQLite file" in done.err
+        assert 'error: unsupported database "postgresql"' in done.err
         assert "hunter2" not in done.err
 
 
@@ -176,7 +213,7 @@ def test_a_postgresql_store_is_refused_without_its_password(home: Home) -> None:
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_no_traceback_ever(
+def test_errors_have_no_traceback(
     home: Home, monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int, line: str
 ) -> None:
     from skychimp.services.clients import clients
@@ -217,21 +254,21 @@ def test_ctrl_c_while_importing(home: Home, module: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["typer", "skychimp.cli.commands.clients", "sqlmodel"])
-def test_a_module_that_is_missing(home: Home, module: str) -> None:
-    done = run_without(home, module, "ModuleNotFoundError('there is none')")
+def test_missing_module(home: Home, module: str) -> None:
+    done = run_without(home, module, "ModuleNotFoundError('no such module')")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
-    assert "there is none" in done.stderr
+    assert "no such module" in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 
 def test_ctrl_c_at_a_question(tmp_path: Path) -> None:
-    done = Home(tmp_path).on_terminal("init", answers=[("Your e-mail:", "\x03")])
+    done = Home(tmp_path).on_terminal("init", answers=[("Email:", "\x03")])
     assert done.status == 130
     assert "Traceback" not in done.out
 
 
-def test_a_signal_that_interrupts(home: Home) -> None:
+def test_interrupt_signal(home: Home) -> None:
     process = subprocess.Popen(
         [PROGRAM, "-v", "clients", "import", "-"],
         cwd=home.folder,
@@ -251,7 +288,7 @@ def test_a_signal_that_interrupts(home: Home) -> None:
 # Streams
 
 
-def test_a_closed_pipe_is_silent(home: Home) -> None:
+def test_closed_pipe_is_silent(home: Home) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     for arguments in (["clients", "list"], ["clients", "list", "--json"], ["--help"], ["--version"]):
@@ -260,7 +297,7 @@ def test_a_closed_pipe_is_silent(home: Home) -> None:
     os.close(writer)
 
 
-def test_nobody_listens_on_stderr(home: Home) -> None:
+def test_closed_stderr_is_ignored(home: Home) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = home.run("-v", "clients", "show", "1", "--json", stderr=writer)
@@ -268,8 +305,8 @@ def test_nobody_listens_on_stderr(home: Home) -> None:
     assert (done.status, done.json["email"]) == (0, "ada@example.org")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_under_stdout(home: Home) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full does not exist")
+def test_error_if_stdout_cannot_be_written(home: Home) -> None:
     with Path("/dev/full").open("wb") as full:
         for arguments in (["clients", "list"], ["--help"], ["--version"]):
             done = home.run(*arguments, stdout=full)
@@ -279,41 +316,41 @@ def test_a_full_disk_under_stdout(home: Home) -> None:
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
-def test_a_stream_that_is_not_there(home: Home, closed: int) -> None:
+def test_closed_standard_stream(home: Home, closed: int) -> None:
     done = home.run("clients", "show", "1", preexec_fn=lambda: os.close(closed))
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("id\t1\n") == (closed != 1)
 
 
-def test_text_that_is_not_utf_8(home: Home) -> None:
+def test_argument_that_is_not_utf_8(home: Home) -> None:
     for more in ([], ["--json"]):
         done = home.run("clients", "show", os.fsdecode(b"\xff@example.org"), *more, environ={"LC_ALL": "C.UTF-8"})
         assert done.status in (2, 4)
         assert "\\udcff" in done.err
 
 
-# Colour, and how much is said
+# Color, --quiet and --verbose
 
 
-def test_colour_on_a_terminal_only_where_it_is_wanted(home: Home) -> None:
+def test_color_only_on_a_terminal_that_wants_it(home: Home) -> None:
     def error(*options: str, **environ: str) -> str:
         return home.on_terminal(*options, "clients", "show", "99", environ=environ).out
 
-    assert error().startswith("\x1b[1;31merror:\x1b[0m there is no client")
+    assert error().startswith("\x1b[1;31merror:\x1b[0m client 99 not found")
     for plain in (error("--no-color"), error(NO_COLOR="1"), error(TERM="dumb")):
-        assert plain.startswith("error: there is no client")
+        assert plain.startswith("error: client 99 not found")
     assert "\x1b[1;31m" in error(NO_COLOR="")
-    coloured = home.on_terminal("--help").out
+    colored = home.on_terminal("--help").out
     for plain in (
         home.on_terminal("--no-color", "--help").out,
         home.on_terminal("--help", environ={"NO_COLOR": "1"}).out,
     ):
-        assert "\x1b[1;36m" in coloured
+        assert "\x1b[1;36m" in colored
         assert "\x1b[1;36m" not in plain
     assert "\x1b" not in home.on_terminal("--help", environ={"TERM": "dumb"}).out
 
 
-def test_verbose_says_what_is_used(home: Home) -> None:
+def test_verbose_shows_config_and_store(home: Home) -> None:
     done = home.call("-v", "clients", "list")
     config, store = done.err.splitlines()
     assert config == f"config: {home.folder}/.config/skychimp/skychimp.toml"
@@ -321,18 +358,18 @@ def test_verbose_says_what_is_used(home: Home) -> None:
     assert home.call("clients", "list").err == ""
 
 
-def test_quiet_says_only_what_went_wrong(home: Home, tmp_path: Path) -> None:
+def test_quiet_shows_errors_only(home: Home, tmp_path: Path) -> None:
     assert Home(tmp_path).call("-q", "init", "--email", "a@b.example").err == ""
     assert home.call("-q", "clients", "show", "99").err.startswith("error: ")
 
 
-def test_a_question_is_asked_on_a_terminal_only(home: Home) -> None:
+def test_confirmation_is_asked_on_a_terminal_only(home: Home) -> None:
     delete = ("clients", "delete", "1")
     for done in (home.call(*delete), home.on_terminal("--no-input", *delete)):
         assert done.status == 2
-        assert "hint: say it with --yes" in done.err + done.out
+        assert "hint: pass --yes" in done.err + done.out
     for answer in ("\n", "n\n", "what\n"):
-        assert "not done" in home.on_terminal(*delete, answers=[("[y/N] ", answer)]).out
+        assert "cancelled" in home.on_terminal(*delete, answers=[("[y/N] ", answer)]).out
     assert home.on_terminal(*delete, answers=[("[y/N] ", "\x04")]).status == 130
     assert home.call("clients", "show", "1").status == 0
 
@@ -341,7 +378,7 @@ def test_a_question_is_asked_on_a_terminal_only(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("line", "suggestions"),
     [
         ("skychimp cl", {"clients"}),
         ("skychimp clients cr", {"create"}),
@@ -351,10 +388,10 @@ def test_a_question_is_asked_on_a_terminal_only(home: Home) -> None:
         ("skychimp nonsense x", set()),
     ],
 )
-def test_completion(tmp_path: Path, words: str, found: set[str]) -> None:
-    environ = {"_SKYCHIMP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+def test_completion(tmp_path: Path, line: str, suggestions: set[str]) -> None:
+    environ = {"_SKYCHIMP_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     done = Home(tmp_path).call(environ=environ)
-    assert (done.status, set(done.out.split()), done.err) == (0, found, "")
+    assert (done.status, set(done.out.split()), done.err) == (0, suggestions, "")
 
 
 def test_completion_in_bash(tmp_path: Path) -> None:
@@ -373,7 +410,7 @@ echo "${{COMPREPLY[@]}}"
     assert (done.stdout, done.stderr) == ("mailings\nthe same\n", "")
 
 
-# What is imported
+# Imports
 
 
 HEAVY = {
@@ -390,14 +427,14 @@ HEAVY = {
     "slugify",
 }
 NEEDED_FOR_HELP = {"markdown_it"}
-"""By Typer; as is Pydantic, for options."""
+"""By Typer. It also needs Pydantic for options."""
 
 
 @pytest.mark.parametrize(
     ("arguments", "unneeded"),
     [
         (["--version"], HEAVY | {"typer", "rich", "pydantic"}),
-        (["--help"], HEAVY - NEEDED_FOR_HELP | {"pydantic", "skychimp.config.settings"}),
+        (["--help"], HEAVY | {"pydantic", "skychimp.config.settings"}),
         (["clients", "create", "--help"], HEAVY - NEEDED_FOR_HELP | {"skychimp.config.settings"}),
         (["clients", "nonsense"], HEAVY | {"rich", "skychimp.config.settings"}),
         (["clients", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
@@ -406,7 +443,7 @@ NEEDED_FOR_HELP = {"markdown_it"}
         (["messages", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
     ],
 )
-def test_only_what_is_needed_is_imported(home: Home, arguments: list[str], unneeded: set[str]) -> None:
+def test_no_unneeded_module_is_imported(home: Home, arguments: list[str], unneeded: set[str]) -> None:
     program = f"""
 import sys
 from skychimp.cli.main import main
@@ -423,9 +460,10 @@ finally:
     assert set(done.stderr.split()) & unneeded == set()
 
 
-def test_the_table_and_the_modules_agree() -> None:
+def test_registry_and_modules_agree() -> None:
     for name in registry.COMMANDS:
         module = __import__(f"skychimp.cli.commands.{name}", fromlist=["app"])
         command = get_command(module.app)
         assert isinstance(command, TyperCommand) == (not hasattr(command, "commands"))
-        assert command.help
+        assert bool(registry.COMMANDS[name].example) == hasattr(command, "commands")
+        assert registry.load_command(name).help

@@ -1,32 +1,36 @@
-"""SIGKILL at every moment of a run: nothing is lost; what comes twice is a letter whose reply was never recorded."""
+"""Test that a run killed with SIGKILL at any moment loses nothing.
 
-import contextlib
+Only an email whose reply was not recorded may arrive twice.
+"""
+
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from support.forks import run_forked, sweep
-from support.scene import OLD_SQLITE, WITHOUT_UVLOOP, due, scene
-from support.sending import finish, wait_until
+from support.harness import OLD_SQLITE, WITHOUT_UVLOOP, make_due_store, overriding, sending_harness
+from support.sending import wait_for_exit, wait_until
 from support.servers import CountingReceiver
-from support.tracing import hit, killing, needs_strace
+from support.tracing import kill_at_call, killed_call, needs_strace
 
-SENDS = "write,writev,sendto,sendmsg"  # uvloop writes, asyncio sends
-FLUSHES = "fsync,fdatasync"  # builds of SQLite differ
+SENDS = "write,writev,sendto,sendmsg"  # uvloop uses write and writev, asyncio uses send
+FLUSHES = "fsync,fdatasync"  # which one depends on how SQLite was built
 RUN = ("run", "--json")
-BODY_FIRST = "from skychimp.transport import smtp; smtp.AHEAD = 0"  # as that of a long letter
-SMALL_BATCHES = "from skychimp.store import queue; queue.fill.__defaults__ = (2,)"
+BODY_FIRST = overriding("skychimp.transport.smtp.WRITE_AHEAD_BYTES", 0)  # sends the body first, as for a long email
+SMALL_BATCHES = "from skychimp.store import queue; queue.create_deliveries.__defaults__ = (2,)"
 SOAK = (pytest.mark.soak, pytest.mark.timeout(1200))
 
 
-def ledger_last(number: int) -> str:
-    """Lets the thread that writes the ledger begin with so many calls on nothing.
+def add_ledger_calls(number: int) -> str:
+    """Return a preamble that makes the ledger's thread begin with `number` calls on /dev/null.
 
-    strace counts by thread, and the first thread at its n-th call dies. With about as many as the main thread makes on
-    the store before, each of the ledger's own calls is the first one once.
+    strace counts calls by thread, and kills the process at the n-th call of any thread. The main thread makes calls on
+    the store before the ledger's thread starts. With about as many calls added to the ledger's thread, each of its own
+    calls becomes the first n-th one at some n.
     """
     return f"""
 import contextlib, os, threading
@@ -45,86 +49,114 @@ threading.Thread.run = run
 
 @needs_strace
 @pytest.mark.parametrize(
-    ("names", "on", "first", "step", "hits"),
+    ("names", "file", "preamble", "step", "min_kills"),
     [
         pytest.param(SENDS, "TCP:", "", 1, 14, id="send"),
         pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 1, 14, id="send without uvloop"),
         pytest.param(SENDS, "TCP:", BODY_FIRST, 1, 20, id="send, the body before the dot"),
-        pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + ledger_last(6), 1, 9, id="flush"),
-        pytest.param("pwrite64", "skychimp.db", ledger_last(20), 3, 16, id="some writes"),
-        pytest.param(FLUSHES, "skychimp.db", OLD_SQLITE + ledger_last(16), 7, 4, id="some flushes of an old SQLite"),
-        pytest.param("pwrite64", "skychimp.db", ledger_last(20), 1, 50, id="write", marks=SOAK),
+        pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + add_ledger_calls(6), 1, 9, id="flush"),
+        pytest.param("pwrite64", "skychimp.db", add_ledger_calls(20), 3, 16, id="some writes"),
         pytest.param(
-            FLUSHES, "skychimp.db", OLD_SQLITE + ledger_last(16), 1, 20, id="flush of an old SQLite", marks=SOAK
+            FLUSHES, "skychimp.db", OLD_SQLITE + add_ledger_calls(16), 7, 4, id="some flushes of an old SQLite"
+        ),
+        pytest.param("pwrite64", "skychimp.db", add_ledger_calls(20), 1, 50, id="write", marks=SOAK),
+        pytest.param(
+            FLUSHES, "skychimp.db", OLD_SQLITE + add_ledger_calls(16), 1, 20, id="flush of an old SQLite", marks=SOAK
         ),
         pytest.param(
-            "pwrite64", "skychimp.db", OLD_SQLITE + ledger_last(40), 1, 90, id="write of an old SQLite", marks=SOAK
+            "pwrite64", "skychimp.db", OLD_SQLITE + add_ledger_calls(40), 1, 90, id="write of an old SQLite", marks=SOAK
         ),
     ],
 )
-def test_a_kill_at_each_call(tmp_path: Path, names: str, on: str, first: str, step: int, hits: int) -> None:
-    """Kill a run of six letters at its n-th call, for n = 1, 1 + step and so on; the next run ends what it began."""
-    template = due(tmp_path, letters=6)
+def test_run_killed_at_any_call_is_completed_by_the_next(
+    tmp_path: Path, names: str, file: str, preamble: str, step: int, min_kills: int
+) -> None:
+    """Kill a run of six emails at its n-th call, for n = 1, 1 + step and so on. The next run must complete it."""
+    template = make_due_store(tmp_path, clients=6)
 
     def kill(number: int) -> str | None:
         folder, trace = tmp_path / str(number), tmp_path / f"trace-{number}"
-        with scene(folder, template, CountingReceiver) as here:
-            tracer = killing(names, number, trace, all_threads=on != "TCP:")
-            status, said = run_forked(RUN, here.environ(), folder, first, tracer)
-            call = hit(trace, number)
-            assert status == (-signal.SIGKILL if call else 0), said
-            assert run_forked(RUN, here.environ(), folder, first)[0] == 0
-            assert here.faults(doubtful=here.connections if call else 0) == [], call
+        with sending_harness(folder, template, CountingReceiver) as harness:
+            tracer = kill_at_call(names, number, trace, all_threads=file != "TCP:")
+            status, output = run_forked(RUN, harness.environ(), folder, preamble, tracer)
+            call = killed_call(trace, number)
+            assert status == (-signal.SIGKILL if call else 0), output
+            assert run_forked(RUN, harness.environ(), folder, preamble)[0] == 0
+            assert harness.find_faults(max_unknown=harness.connections if call else 0) == [], call
             return call.file if call else None
 
-    files = sweep(kill, step)  # a run that was not hit has fewer calls
-    assert sum(on in file for file in files) >= hits
-    is_hidden = "recorder" in first and not any(os.devnull in file for file in files)
-    assert step > 1 or not is_hidden, "the main thread has more calls by now: give ledger_last a larger number"
+    files = sweep(kill, step)  # ends when a run makes fewer than n calls and is not killed
+    assert sum(file in killed_at for killed_at in files) >= min_kills
+    ledger_is_hidden = "recorder" in preamble and not any(os.devnull in killed_at for killed_at in files)
+    assert step > 1 or not ledger_is_hidden, (
+        "the main thread makes more calls: pass a larger number to add_ledger_calls"
+    )
 
 
 @pytest.mark.parametrize(
-    ("kills", "letters"),
+    ("kills", "clients"),
     [
         pytest.param(6, 500, id="few"),
         pytest.param(300, 25_000, id="many", marks=SOAK),
     ],
 )
-def test_kills_at_random_moments(tmp_path: Path, kills: int, letters: int) -> None:
-    """Kill run after run of one mailing, now and then before its first letter; the last one ends it."""
-    chance = random.Random(3)
-    with scene(tmp_path / "scene", due(tmp_path, letters), CountingReceiver, connections=10) as here:
+def test_runs_killed_at_random_moments_are_completed(tmp_path: Path, kills: int, clients: int) -> None:
+    """Kill one run of a mailing after another, some of them before their first email. The last run must complete it."""
+    chance, template = random.Random(3), make_due_store(tmp_path, clients)
+    with sending_harness(tmp_path / "harness", template, CountingReceiver, connections=10) as harness:
         for _ in range(kills):
-            wanted = here.receiver.taken + chance.randrange(100)
-            run = here.start()
+            wanted = harness.receiver.accepted_count + chance.randrange(100)
+            run = harness.start()
             if chance.random() < 0.2:
                 time.sleep(chance.uniform(0, 0.5))
             else:
-                wait_until(lambda: here.receiver.taken >= wanted, run)  # noqa: B023
+                wait_until(lambda: harness.receiver.accepted_count >= wanted, run)  # noqa: B023
                 time.sleep(chance.uniform(0, 0.004))
-            assert finish(run, signal.SIGKILL)[0] == -signal.SIGKILL
-        status, _, errors = here.run()
+            assert wait_for_exit(run, signal.SIGKILL)[0] == -signal.SIGKILL
+        status, _, errors = harness.run()
         assert status == 0, errors
-        assert here.faults(doubtful=kills * here.connections) == []
+        assert harness.find_faults(max_unknown=kills * harness.connections) == []
 
 
-def test_kills_of_the_scribe(tmp_path: Path) -> None:
-    """The process that writes for a run, killed at random moments: the run stops at once, and the last one ends it."""
-    chance, kills, hit = random.Random(5), 6, 0
-    with scene(tmp_path / "scene", due(tmp_path, 2000), CountingReceiver, connections=10) as here:
-        for _ in range(kills):
-            run = here.start()
-            scribes = Path(f"/proc/{run.pid}/task/{run.pid}/children")
-            while run.poll() is None and not scribes.read_text():  # the last ones may have no letter left
-                time.sleep(0.01)
-            if run.poll() is None:
-                scribe = int(scribes.read_text())
-                time.sleep(chance.uniform(0, 0.15))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(scribe, signal.SIGKILL)
-            status, _, errors = finish(run)
-            hit += status == 1
+class HoldingReceiver(CountingReceiver):
+    """A server that replies to no more than `limit` emails until `released` is set."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__(log)
+        self.limit = 0
+        self.released = threading.Event()
+
+    def reply_to(self, command: bytes, recipient: str) -> bytes:
+        if command == b"." and self.accepted_count >= self.limit:
+            self.released.wait()
+        return super().reply_to(command, recipient)
+
+    def __exit__(self, *error: object) -> None:
+        self.released.set()
+        super().__exit__(*error)
+
+
+def test_run_stops_when_its_writer_process_is_killed(tmp_path: Path) -> None:
+    """Kill the process that writes for a run at random moments. The run must stop, and the next one complete it.
+
+    A run does without a writer process that is killed while it starts, so this repeats until two runs have stopped.
+    The server holds its replies until the kill, so that a run cannot end before.
+    """
+    chance, template, stopped = random.Random(5), make_due_store(tmp_path, 400), 0
+    for number in range(20):
+        with sending_harness(tmp_path / str(number), template, HoldingReceiver, connections=10) as harness:
+            harness.receiver.limit = 150 + chance.randrange(150)
+            run = harness.start()
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+            wait_until(lambda: bool(children.read_text()), run)  # noqa: B023
+            time.sleep(chance.uniform(0, 0.15))
+            os.kill(int(children.read_text()), signal.SIGKILL)
+            harness.receiver.released.set()
+            status, _, errors = wait_for_exit(run)
             assert (status, "has ended" in errors) in ((1, True), (0, False)), errors
-        assert hit > 0
-        assert here.run()[0] == 0
-        assert here.faults(doubtful=kills * here.connections) == []
+            assert harness.run()[0] == 0
+            assert harness.find_faults(max_unknown=harness.connections) == []
+        stopped += status == 1
+        if stopped == 2:
+            return
+    pytest.fail(f"only {stopped} of 20 runs were stopped by the kill")

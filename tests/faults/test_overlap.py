@@ -1,4 +1,4 @@
-"""Several runs on one store: each letter once, whoever stops, dies or is slow meanwhile."""
+"""Test several runs on one store: each email is sent once, even if runs are suspended, killed or slow."""
 
 import signal
 import threading
@@ -7,9 +7,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import enrol
-from support.scene import due, prepared, scene
-from support.sending import addresses, finish, mailing, rows, states, status, wait_until
+from conftest import create_user
+from support.harness import make_due_store, overriding, sending_harness, with_preamble
+from support.sending import (
+    create_mailing,
+    mailing_status,
+    make_addresses,
+    rows,
+    state_counts,
+    wait_for_exit,
+    wait_until,
+)
 from support.servers import CountingReceiver
 
 from skychimp.models import MailingStatus, Role, Run
@@ -22,160 +30,166 @@ ADA = Actor(1, "ada@skychimp.test", Role.USER)
 
 
 class Gate(CountingReceiver):
-    """Says nothing to a final dot before it is opened; the letter is on the disk by then."""
+    """A server that does not reply to a final dot until it is opened. The email is on the disk by then."""
 
-    held = b"."
+    held_command = b"."
 
     def __init__(self, log: Path) -> None:
         super().__init__(log)
         self.opened = threading.Event()
         self.waiting = 0
 
-    def answer(self, command: bytes, recipient: str) -> bytes:
-        if command == self.held and not self.opened.is_set():
+    def reply_to(self, command: bytes, recipient: str) -> bytes:
+        if command == self.held_command and not self.opened.is_set():
             with self._lock:
                 self.waiting += 1
             self.opened.wait()
-        return super().answer(command, recipient)
+        return super().reply_to(command, recipient)
 
     def __exit__(self, *error: object) -> None:
         self.opened.set()
         super().__exit__(*error)
 
 
-class GateBeforeLetters(Gate):
-    """Says nothing to DATA before it is opened."""
+class GateAtData(Gate):
+    """A server that does not reply to DATA until it is opened."""
 
-    held = b"DATA"
+    held_command = b"DATA"
 
 
-def test_many_runs_and_a_daemon(tmp_path: Path) -> None:
-    """Each takes a part: all of them have letters on the wire before the first reply comes."""
-    with scene(tmp_path / "scene", due(tmp_path, letters=900), Gate) as here:
-        runs = [here.start() for _ in range(5)]
-        daemon = here.start("daemon", "--interval", "1s")
-        wait_until(lambda: here.receiver.waiting == 6 * here.connections, daemon)
-        here.receiver.opened.set()
-        for ended in map(finish, runs):
-            assert ended[0] in (0, MAIL_LEFT), ended
-        wait_until(lambda: status(here.store, 1) == MailingStatus.COMPLETED, daemon)
-        here.store.close()
-        assert finish(daemon, signal.SIGTERM)[0] == 0
-        assert here.faults(doubtful=0) == []
-        assert here.receiver.taken == 900
-        counts = [run.sent for run in rows(here.store, Run)]
+def test_many_runs_and_a_daemon_share_the_work(tmp_path: Path) -> None:
+    """All of them must have sent emails before the first reply comes."""
+    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=900), Gate) as harness:
+        runs = [harness.start() for _ in range(5)]
+        daemon = harness.start("daemon", "--interval", "1s")
+        wait_until(lambda: harness.receiver.waiting == 6 * harness.connections, daemon)
+        harness.receiver.opened.set()
+        for result in map(wait_for_exit, runs):
+            assert result[0] in (0, MAIL_LEFT), result
+        wait_until(lambda: mailing_status(harness.store, 1) == MailingStatus.COMPLETED, daemon)
+        harness.store.close()
+        assert wait_for_exit(daemon, signal.SIGTERM)[0] == 0
+        assert harness.find_faults(max_unknown=0) == []
+        assert harness.receiver.accepted_count == 900
+        counts = [run.sent for run in rows(harness.store, Run)]
         assert sum(counts) == 900
-        assert min(counts) >= here.connections
+        assert min(counts) >= harness.connections
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    """What it had claimed was taken back and sent by another one meanwhile; what it had on the wire is its own."""
-    with scene(tmp_path / "scene", due(tmp_path, letters=200), Gate) as here:
-        stopped = here.start()
-        wait_until(lambda: here.receiver.waiting == here.connections, stopped)
-        stopped.send_signal(signal.SIGSTOP)
-        mailings.disable(here.store, ADA, 1)
-        mailings.enable(here.store, ADA, 1)
-        here.store.close()
-        here.receiver.opened.set()
-        assert here.run()[0] == MAIL_LEFT
-        assert here.receiver.taken == 200
-        assert finish(stopped, signal.SIGCONT)[0] == 0
-        assert here.receiver.taken == 200
-        assert here.faults(doubtful=0) == []
+def test_suspended_run_continues_without_sending_twice(tmp_path: Path) -> None:
+    """Another run sends what the suspended one had only claimed. What it had already sent stays its own."""
+    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), Gate) as harness:
+        suspended = harness.start()
+        wait_until(lambda: harness.receiver.waiting == harness.connections, suspended)
+        suspended.send_signal(signal.SIGSTOP)
+        mailings.disable(harness.store, ADA, 1)
+        mailings.enable(harness.store, ADA, 1)
+        harness.store.close()
+        harness.receiver.opened.set()
+        assert harness.run()[0] == MAIL_LEFT
+        assert harness.receiver.accepted_count == 200
+        assert wait_for_exit(suspended, signal.SIGCONT)[0] == 0
+        assert harness.receiver.accepted_count == 200
+        assert harness.find_faults(max_unknown=0) == []
 
 
-def test_a_run_that_seemed_dead_goes_on(tmp_path: Path) -> None:
-    """Its intents are too old to write a dot on: it asks again, and hears that they are somebody else's by now."""
-    hasty = "from skychimp.delivery import dispatcher; dispatcher.INTENT_AGE = 0.2"
-    with scene(tmp_path / "scene", due(tmp_path, letters=100), GateBeforeLetters) as here:
-        stopped = here.start(command=prepared(hasty))
-        wait_until(lambda: here.receiver.waiting == here.connections, stopped)
-        wait_until(lambda: states(here.store)["sending"] == here.connections, stopped)  # it holds no lock of SQLite's
-        stopped.send_signal(signal.SIGSTOP)
-        here.store.path.with_name(f"{here.store.path.name}.run-1").unlink()  # its lock
+def test_run_declared_dead_continues_without_sending_twice(tmp_path: Path) -> None:
+    """Its intents are too old to send the final dot. It checks them again and finds that another run has taken them."""
+    short_intents = overriding("skychimp.delivery.sending.intents.MAX_INTENT_AGE_S", 0.2)
+    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=100), GateAtData) as harness:
+        suspended = harness.start(command=with_preamble(short_intents))
+        wait_until(lambda: harness.receiver.waiting == harness.connections, suspended)
+        # Once these are committed, the run holds no SQLite lock.
+        wait_until(lambda: state_counts(harness.store)["sending"] == harness.connections, suspended)
+        suspended.send_signal(signal.SIGSTOP)
+        harness.store.path.with_name(f"{harness.store.path.name}.run-1").unlink()  # its lock
         time.sleep(0.3)
-        here.receiver.opened.set()
-        assert here.run()[0] == 0
-        assert finish(stopped, signal.SIGCONT)[0] == 0
-        assert here.receiver.taken == 100
-        assert here.faults(doubtful=here.connections) == []
+        harness.receiver.opened.set()
+        assert harness.run()[0] == 0
+        assert wait_for_exit(suspended, signal.SIGCONT)[0] == 0
+        assert harness.receiver.accepted_count == 100
+        assert harness.find_faults(max_unknown=harness.connections) == []
 
 
-@pytest.mark.parametrize("rescuer", ["the next run", "a living daemon"])
-def test_a_run_that_is_killed_beside_another(tmp_path: Path, rescuer: str) -> None:
-    """The letters whose replies it never saw go again, the same to the byte, and all others once."""
-    with scene(tmp_path / "scene", due(tmp_path, letters=200), Gate) as here:
-        killed = here.start()
-        wait_until(lambda: here.receiver.waiting == here.connections, killed)
-        other = here.start() if rescuer == "the next run" else here.start("daemon", "--interval", "1s")
-        wait_until(lambda: here.receiver.waiting == 2 * here.connections, other)
-        assert finish(killed, signal.SIGKILL)[0] == -signal.SIGKILL
-        here.receiver.opened.set()
+@pytest.mark.parametrize("rescuer", ["the next run", "a running daemon"])
+def test_killed_run_is_rescued_by_another(tmp_path: Path, rescuer: str) -> None:
+    """Emails whose replies it did not see are sent again, byte for byte the same. All others are sent once."""
+    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), Gate) as harness:
+        killed = harness.start()
+        wait_until(lambda: harness.receiver.waiting == harness.connections, killed)
+        other = harness.start() if rescuer == "the next run" else harness.start("daemon", "--interval", "1s")
+        wait_until(lambda: harness.receiver.waiting == 2 * harness.connections, other)
+        assert wait_for_exit(killed, signal.SIGKILL)[0] == -signal.SIGKILL
+        harness.receiver.opened.set()
         if rescuer == "the next run":
-            assert finish(other)[0] == MAIL_LEFT
-            assert here.run()[0] == 0
+            assert wait_for_exit(other)[0] == MAIL_LEFT
+            assert harness.run()[0] == 0
         else:
-            wait_until(lambda: status(here.store, 1) == MailingStatus.COMPLETED, other)
-            here.store.close()
-            assert finish(other, signal.SIGTERM)[0] == 0
-        assert here.faults(doubtful=here.connections) == []
-        assert here.receiver.taken == 200 + here.connections
+            wait_until(lambda: mailing_status(harness.store, 1) == MailingStatus.COMPLETED, other)
+            harness.store.close()
+            assert wait_for_exit(other, signal.SIGTERM)[0] == 0
+        assert harness.find_faults(max_unknown=harness.connections) == []
+        assert harness.receiver.accepted_count == 200 + harness.connections
 
 
-# Two users' mailings side by side
+# Mailings of two users at the same time
 
 
-class Slow(CountingReceiver):
-    """Thinks about each client of Ada's until all of Bob's letters are there."""
+class SlowForAda(CountingReceiver):
+    """A server that delays its replies about Ada's clients until all of Bob's emails have arrived."""
 
-    bobs_letters = 150
+    bobs_emails = 150
 
     def __init__(self, log: Path) -> None:
         super().__init__(log)
-        self.complete = threading.Event()
+        self.bobs_are_complete = threading.Event()
 
-    def answer(self, command: bytes, recipient: str) -> bytes:
+    def reply_to(self, command: bytes, recipient: str) -> bytes:
         if command == b"RCPT" and recipient.startswith("client"):
-            self.complete.wait(5)
-        if self.taken == self.bobs_letters:
-            self.complete.set()
-        return super().answer(command, recipient)
+            self.bobs_are_complete.wait(5)
+        if self.accepted_count == self.bobs_emails:
+            self.bobs_are_complete.set()
+        return super().reply_to(command, recipient)
 
 
-class Deferring(CountingReceiver):
-    """Takes nothing for Ada's clients now."""
+class DeferringAda(CountingReceiver):
+    """A server that defers all emails to Ada's clients."""
 
-    def answer(self, command: bytes, recipient: str) -> bytes:
+    def reply_to(self, command: bytes, recipient: str) -> bytes:
         if recipient.startswith("client") and command == b"RCPT":
             return b"451 4.7.1 later\r\n"
         if recipient.startswith("client") and command == b"DATA":
             return b"503 5.5.1 no recipient\r\n"
-        return super().answer(command, recipient)
+        return super().reply_to(command, recipient)
 
 
 @pytest.fixture
 def two_mailings(tmp_path: Path) -> Path:
-    """A store in which a mailing of Ada's is due before one of Bob's."""
+    """Return a store with a due mailing of Ada's and a later one of Bob's."""
     path = tmp_path / "two.db"
     with closing(create_store(f"sqlite:///{path}")) as store:
-        mailing(store, enrol(store, "ada"), addresses(60))
-        mailing(store, enrol(store, "bob"), [f"bobs{address}" for address in addresses(Slow.bobs_letters)])
+        create_mailing(store, create_user(store, "ada"), make_addresses(60))
+        create_mailing(
+            store, create_user(store, "bob"), [f"bobs{address}" for address in make_addresses(SlowForAda.bobs_emails)]
+        )
     return path
 
 
-def test_a_mailing_to_slow_clients_delays_no_other(tmp_path: Path, two_mailings: Path) -> None:
-    with scene(tmp_path / "scene", two_mailings, Slow, connections=4) as here:
-        assert here.run()[0] == 0
-        assert here.faults(doubtful=0) == []
-        order = [letter.recipient.startswith("bobs") for letter in here.receiver.arrivals()]
-        assert order[: Slow.bobs_letters] == [True] * Slow.bobs_letters
+def test_mailing_to_slow_clients_does_not_delay_another(tmp_path: Path, two_mailings: Path) -> None:
+    with sending_harness(tmp_path / "harness", two_mailings, SlowForAda, connections=4) as harness:
+        assert harness.run()[0] == 0
+        assert harness.find_faults(max_unknown=0) == []
+        order = [email.recipient.startswith("bobs") for email in harness.receiver.received_emails()]
+        assert order[: SlowForAda.bobs_emails] == [True] * SlowForAda.bobs_emails
 
 
-def test_a_mailing_that_is_deferred_delays_no_other(tmp_path: Path, two_mailings: Path) -> None:
-    with scene(tmp_path / "scene", two_mailings, Deferring) as here:
-        assert here.run()[0] == MAIL_LEFT
-        assert states(here.store) == {"deferred": 60, "sent": Slow.bobs_letters}
-        assert [status(here.store, number) for number in (1, 2)] == [MailingStatus.RUNNING, MailingStatus.COMPLETED]
-        assert here.receiver.taken == Slow.bobs_letters
-        here.store.close()
+def test_deferred_mailing_does_not_delay_another(tmp_path: Path, two_mailings: Path) -> None:
+    with sending_harness(tmp_path / "harness", two_mailings, DeferringAda) as harness:
+        assert harness.run()[0] == MAIL_LEFT
+        assert state_counts(harness.store) == {"deferred": 60, "sent": SlowForAda.bobs_emails}
+        assert [mailing_status(harness.store, number) for number in (1, 2)] == [
+            MailingStatus.RUNNING,
+            MailingStatus.COMPLETED,
+        ]
+        assert harness.receiver.accepted_count == SlowForAda.bobs_emails
+        harness.store.close()

@@ -1,4 +1,4 @@
-"""`blog build`: from the store to the folder."""
+"""Test `skychimp blog build`: which posts and files it writes, and who may run it."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from PIL import Image
 from sqlalchemy import insert, update
 from support.command import Home
@@ -22,7 +22,8 @@ from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.blog import images, posts
 from skychimp.services.clients import clients
 from skychimp.services.mailings import mailings
-from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.mailings.audience_input import Audience
+from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
 from skychimp.site.build import build
 from skychimp.store.database import Store
@@ -32,84 +33,84 @@ ATOM = "{http://www.w3.org/2005/Atom}"
 
 @pytest.fixture
 def grace(store: Store) -> Actor:
-    """An editor."""
-    return enrol(store, "grace", Role.EDITOR)
+    """Return an editor."""
+    return create_user(store, "grace", Role.EDITOR)
 
 
-def post(store: Store, editor: Actor, title: str, *, at: datetime | None = None, **more: Any) -> str:
-    """A published post; its slug."""
-    made = posts.create(store, editor, title=title, content=f"About *{title}*.", publish=True, at=at, **more)
-    return made.slug
+def publish_post(store: Store, editor: Actor, title: str, *, at: datetime | None = None, **more: Any) -> str:
+    """Publish a post, and return its slug."""
+    created = posts.create(store, editor, title=title, content=f"About *{title}*.", publish=True, at=at, **more)
+    return created.slug
 
 
 def picture() -> images.Image:
     raw = io.BytesIO()
     Image.new("RGB", (60, 40), "red").save(raw, "PNG")
-    return images.made_anew(raw.getvalue())
+    return images.reencode(raw.getvalue())
 
 
-def ids(place: Path) -> list[str]:
-    return [each.text or "" for each in ET.parse(place / "feed.xml").iter(f"{ATOM}id")]
+def feed_ids(site: Path) -> list[str]:
+    return [element.text or "" for element in ET.parse(site / "feed.xml").iter(f"{ATOM}id")]
 
 
-def test_the_site_is_what_anyone_may_see(store: Store, grace: Actor, ada: Actor, tmp_path: Path) -> None:
+def test_site_contains_published_posts_only(store: Store, grace: Actor, ada: Actor, tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    with_picture = post(store, grace, "One", image=picture())
-    post(store, grace, "Two", at=now - timedelta(days=1))
-    post(store, grace, "Coming", at=now + timedelta(days=1))
+    with_picture = publish_post(store, grace, "One", image=picture())
+    publish_post(store, grace, "Two", at=now - timedelta(days=1))
+    publish_post(store, grace, "Scheduled", at=now + timedelta(days=1))
     posts.create(store, grace, title="Draft", content="Draft")
     clients.create(store, ada, email="bob@example.org")
     message = messages.create(store, ada, MessageContent("Hello", "Hello", Format.TEXT))
-    when = When("now", None, Every.DAY, "UTC")
-    mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(all_clients=True))
+    schedule = ScheduleInput("now", None, Every.DAY, "UTC")
+    mailings.create(store, ada, message_id=message.id, schedule=schedule, audience=Audience(all_clients=True))
 
     built = build(store, grace, tmp_path / "site", Settings())
 
     home = (tmp_path / "site/index.html").read_text()
-    assert "<dt>Mailings in all</dt><dd>1</dd>" in home
+    assert "<dt>All mailings</dt><dd>1</dd>" in home
     assert "<dt>Unique clients</dt><dd>1</dd>" in home
     assert [path.name for path in sorted((tmp_path / "site/posts").iterdir())] == ["one.html", "two.html"]
     page = (tmp_path / f"site/posts/{with_picture}.html").read_text()
     assert "<p>About <em>One</em>.</p>" in page
     (copy,) = (tmp_path / "site/images").iterdir()
-    assert copy.read_bytes() == posts.image_path(store, copy.name).read_bytes()
+    assert copy.read_bytes() == images.image_path(store, copy.name).read_bytes()
     assert f'<img src="../images/{copy.name}" width="60" height="40"' in page
     assert (built.posts, built.removed, built.unchanged) == (2, [], 0)
     assert "Draft" not in home
-    assert "Coming" not in home
-    assert "@" not in home + page  # nobody's address
+    assert "Scheduled" not in home
+    assert "@" not in home + page  # no email addresses
 
 
-def test_what_goes_from_the_blog_goes_from_the_site(store: Store, grace: Actor, tmp_path: Path) -> None:
-    slug = post(store, grace, "One", image=picture())
-    post(store, grace, "Two")
+def test_deleted_post_is_removed_from_the_site(store: Store, grace: Actor, tmp_path: Path) -> None:
+    slug = publish_post(store, grace, "One", image=picture())
+    publish_post(store, grace, "Two")
     build(store, grace, tmp_path / "site", Settings())
     posts.remove(store, grace, slug)
 
     built = build(store, grace, tmp_path / "site", Settings())
 
     assert sorted(path.partition("/")[0] for path in built.removed) == ["images", "posts"]
-    assert "posts/two.html" in built.written  # it had a link to the other
+    assert "posts/two.html" in built.written  # it linked to the deleted post
 
 
-def test_a_view_changes_nothing_and_the_ids_last(store: Store, grace: Actor, tmp_path: Path) -> None:
-    slug = post(store, grace, "One")
+def test_views_change_nothing_and_ids_are_permanent(store: Store, grace: Actor, tmp_path: Path) -> None:
+    slug = publish_post(store, grace, "One")
     build(store, grace, tmp_path / "site", Settings())
-    before = ids(tmp_path / "site")
+    before = feed_ids(tmp_path / "site")
     posts.view(store, ANONYMOUS, slug)
     assert build(store, grace, tmp_path / "site", Settings()).written == []
 
     posts.change(store, grace, slug, title="Another")
     moved = Settings.model_validate({"blog": {"url": "https://elsewhere.example", "title": "New"}})
     assert "feed.xml" in build(store, grace, tmp_path / "site", moved).written
-    assert ids(tmp_path / "site") == before
+    assert feed_ids(tmp_path / "site") == before
     assert len(set(before)) == 2
-    assert all(each.startswith("urn:uuid:") for each in before)
+    assert all(feed_id.startswith("urn:uuid:") for feed_id in before)
 
 
-def test_what_was_written_long_before_it_was_published(store: Store, grace: Actor, tmp_path: Path) -> None:
-    """RFC 4287, 4.2.15: to a reader, publishing is the latest change."""
-    post(store, grace, "One")
+def test_publication_counts_as_an_update_in_the_feed(store: Store, grace: Actor, tmp_path: Path) -> None:
+    """To a reader, publication is the latest significant change (RFC 4287, section 4.2.15)."""
+    publish_post(store, grace, "One")
     with store.write() as db:
         db.execute(update(Post).values(updated_at=datetime(2020, 1, 1, tzinfo=UTC)))
     build(store, grace, tmp_path / "site", Settings())
@@ -118,7 +119,7 @@ def test_what_was_written_long_before_it_was_published(store: Store, grace: Acto
     assert entry.findtext(f"{ATOM}updated") == entry.findtext(f"{ATOM}published")
 
 
-def test_a_thousand_posts_are_written_once(store: Store, grace: Actor, tmp_path: Path) -> None:
+def test_unchanged_posts_are_not_written_again(store: Store, grace: Actor, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     usual = {"author_id": grace.user_id, "content": "# Head\n\nText", "views": 0, "revision": 1, "created_at": now}
     rows = [
@@ -134,8 +135,8 @@ def test_a_thousand_posts_are_written_once(store: Store, grace: Actor, tmp_path:
 
 
 @pytest.mark.parametrize("role", [Role.USER, Role.MANAGER, Role.EDITOR, Role.ADMIN, None])
-def test_who_writes_posts_may_build(store: Store, tmp_path: Path, role: Role | None) -> None:
-    actor = ANONYMOUS if role is None else enrol(store, "somebody", role)
+def test_only_writers_may_build(store: Store, tmp_path: Path, role: Role | None) -> None:
+    actor = ANONYMOUS if role is None else create_user(store, "somebody", role)
     if role in (Role.EDITOR, Role.ADMIN):
         assert build(store, actor, tmp_path / "site", Settings()).posts == 0
         return
@@ -144,11 +145,11 @@ def test_who_writes_posts_may_build(store: Store, tmp_path: Path, role: Role | N
     assert not (tmp_path / "site").exists()
 
 
-def test_a_lost_image_leaves_the_site_as_it_was(store: Store, grace: Actor, tmp_path: Path) -> None:
-    slug = post(store, grace, "One", image=picture())
+def test_missing_image_leaves_the_site_unchanged(store: Store, grace: Actor, tmp_path: Path) -> None:
+    slug = publish_post(store, grace, "One", image=picture())
     build(store, grace, tmp_path / "site", Settings())
     (file,) = (tmp_path / "site/images").iterdir()
-    posts.image_path(store, file.name).unlink()
+    images.image_path(store, file.name).unlink()
     with pytest.raises(StoreFailed, match="image of post 1") as failed:
         build(store, grace, tmp_path / "site", Settings())
     assert slug in (failed.value.hint or "")
@@ -158,9 +159,9 @@ def test_a_lost_image_leaves_the_site_as_it_was(store: Store, grace: Actor, tmp_
 # The command
 
 
-def test_the_command_says_what_it_wrote(store: Store, grace: Actor, home_of: Callable[[Actor], Home]) -> None:
+def test_command_reports_what_it_wrote(store: Store, grace: Actor, home_of: Callable[[Actor], Home]) -> None:
     home = home_of(grace)
-    post(store, grace, "One")
+    publish_post(store, grace, "One")
 
     done = home.call("blog", "build", "public", "--base-url", "https://x.example/blog/", "--json")
     assert (done.status, done.err) == (0, "")
@@ -180,22 +181,22 @@ def test_the_command_says_what_it_wrote(store: Store, grace: Actor, home_of: Cal
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "words"),
+    ("arguments", "status", "message"),
     [
-        (["."], 6, "not ours"),
-        (["note.txt"], 2, "is no folder"),
-        (["public", "--base-url", "ftp://x.example"], 2, "http://"),
-        (["public", "--base-url", "https://x.example/?q=1"], 2, "http://"),
-        (["public", "--base-url", 'https://x.example/"><script>'], 2, "http://"),
+        (["."], 6, "contains other files"),
+        (["note.txt"], 2, "is not a folder"),
+        (["public", "--base-url", "ftp://x.example"], 2, "use an http or https URL"),
+        (["public", "--base-url", "https://x.example/?q=1"], 2, "use an http or https URL"),
+        (["public", "--base-url", 'https://x.example/"><script>'], 2, "use an http or https URL"),
         ([], 2, "DIR"),
     ],
 )
-def test_what_it_refuses(
-    grace: Actor, home_of: Callable[[Actor], Home], arguments: list[str], status: int, words: str
+def test_invalid_arguments_are_refused(
+    grace: Actor, home_of: Callable[[Actor], Home], arguments: list[str], status: int, message: str
 ) -> None:
     home = home_of(grace)
     (home.folder / "note.txt").write_text("mine")
     done = home.call("blog", "build", *arguments, "--json")
     assert done.status == status, done.err
-    assert words in json.dumps(done.error), done.err
+    assert message in json.dumps(done.error), done.err
     assert [path.name for path in home.folder.iterdir() if path.name != ".cache"] == ["note.txt"]

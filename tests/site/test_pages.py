@@ -1,4 +1,4 @@
-"""The site's pages: whole, linked, escaped, and the same to the byte where nothing changed."""
+"""Test that the pages of the site are valid, linked, escaped, and unchanged if nothing changed."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.site import pages
-from skychimp.site.pages import PER_PAGE, Article, Figures, Picture, Site
+from skychimp.site.pages import POSTS_PER_PAGE, Article, Figures, Picture, Site
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 URL = "https://blog.example.org/news"
@@ -41,7 +41,7 @@ def article(number: int, **more: Any) -> Article:
 
 
 def site(*articles: Article, **more: Any) -> Site:
-    """With the newest article last, as they were written."""
+    """Return a site. The articles are given in the order in which they were written."""
     usual = Site(
         "urn:uuid:s", "Title", "Tagline", "Description", "en", "UTC", URL, Figures(3, 2, 12345), articles[::-1]
     )
@@ -49,17 +49,17 @@ def site(*articles: Article, **more: Any) -> Site:
 
 
 def files(*articles: Article, **more: Any) -> dict[str, str]:
-    return pages.render(site(*articles, **more))
+    return pages.render_site(site(*articles, **more))
 
 
 class Page(HTMLParser):
-    """What a page holds; fails where its elements are not nested as they should be."""
+    """The elements and the text of a page. Its elements must be nested correctly."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words = ""
+        self.text = ""
         self.feed(text)
         self.close()
         assert self.open == []
@@ -74,7 +74,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.text += data
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -88,9 +88,9 @@ class Page(HTMLParser):
         return [attributes[name] for _, attributes in self.tags for name in ("href", "src") if attributes.get(name)]
 
     def meta(self, name: str) -> str | None:
-        found = [each["content"] for each in self.all("meta") if name in (each.get("property"), each.get("name"))]
-        assert len(found) < 2
-        return found[0] if found else None
+        values = [tag["content"] for tag in self.all("meta") if name in (tag.get("property"), tag.get("name"))]
+        assert len(values) < 2
+        return values[0] if values else None
 
 
 def html_of(built: dict[str, str]) -> dict[str, Page]:
@@ -98,37 +98,37 @@ def html_of(built: dict[str, str]) -> dict[str, Page]:
 
 
 def target(path: str, link: str) -> tuple[str, str]:
-    """The file, and the place in it, that a page's link leads to."""
+    """Return the file and the fragment that a link of a page points to."""
     place, _, fragment = link.partition("#")
     leads_to = normpath(join(dirname(path), unquote(place))) if place else path
     return "index.html" if leads_to == "." else leads_to, fragment
 
 
 @pytest.mark.parametrize("url", [None, URL])
-@pytest.mark.parametrize("number", [0, 1, PER_PAGE, 2 * PER_PAGE, 5 * PER_PAGE + 1])
-def test_every_link_leads_somewhere_and_every_page_is_linked(url: str | None, number: int) -> None:
+@pytest.mark.parametrize("number", [0, 1, POSTS_PER_PAGE, 2 * POSTS_PER_PAGE, 5 * POSTS_PER_PAGE + 1])
+def test_every_link_is_valid_and_every_page_is_linked(url: str | None, number: int) -> None:
     built = files(*map(article, range(number)), url=url)
-    found = html_of(built)
-    there = {*built, *(f"images/{each}.png" for each in range(number) if each % 2)}
+    html_pages = html_of(built)
+    existing = {*built, *(f"images/{each}.png" for each in range(number) if each % 2)}
     reached, new = set(), ["index.html"]
     while new:
         path = new.pop()
-        if path in reached or path not in found:
+        if path in reached or path not in html_pages:
             reached.add(path)
             continue
         reached.add(path)
-        for link in found[path].links:
-            if url is not None and link.startswith(url):  # where it says that it is
+        for link in html_pages[path].links:
+            if url is not None and link.startswith(url):  # a page's own address
                 link = "../" * path.count("/") + link.removeprefix(f"{url}/")
             leads_to, fragment = target(path, link)
-            assert leads_to in there, (path, link)
-            assert not fragment or fragment in found[leads_to].ids
+            assert leads_to in existing, (path, link)
+            assert not fragment or fragment in html_pages[leads_to].ids
             new.append(leads_to)
-    assert reached == there - {"sitemap.xml"}
+    assert reached == existing - {"sitemap.xml"}
 
 
-def test_every_page_is_a_page() -> None:
-    for path, page in html_of(files(*map(article, range(3 * PER_PAGE)))).items():
+def test_every_page_is_accessible_and_runs_nothing() -> None:
+    for path, page in html_of(files(*map(article, range(3 * POSTS_PER_PAGE)))).items():
         assert len(page.all("h1")) == 1, path
         assert len(page.all("title")) == len(page.all("main")) == 1
         assert len(set(page.ids)) == len(page.ids)
@@ -141,14 +141,16 @@ def test_every_page_is_a_page() -> None:
         assert "script" not in policy
 
 
-def test_the_home_page_says_the_figures_and_the_latest() -> None:
-    page = html_of(files(*map(article, range(2 * PER_PAGE))))["index.html"]
-    said = " ".join(page.words.split())
-    assert "Mailings in all3 Active mailings2 Unique clients12,345" in said
-    assert re.findall(r"Post \d+", said) == [f"Post {number}" for number in reversed(range(PER_PAGE, 2 * PER_PAGE))]
+def test_home_page_shows_figures_and_latest_posts() -> None:
+    page = html_of(files(*map(article, range(2 * POSTS_PER_PAGE))))["index.html"]
+    text = " ".join(page.text.split())
+    assert "All mailings3 Active mailings2 Unique clients12,345" in text
+    assert re.findall(r"Post \d+", text) == [
+        f"Post {number}" for number in reversed(range(POSTS_PER_PAGE, 2 * POSTS_PER_PAGE))
+    ]
 
 
-def test_a_post_says_what_it_is_to_who_shares_it() -> None:
+def test_post_has_metadata_for_sharing() -> None:
     page = html_of(files(article(0), article(1)))["posts/post-1.html"]
     assert [page.meta(f"og:{name}") for name in ("type", "title", "description", "url", "image", "image:width")] == [
         "article", "Post 1 · Title", "About 1.", f"{URL}/posts/post-1.html", f"{URL}/images/1.png", "640",
@@ -162,21 +164,21 @@ def test_a_post_says_what_it_is_to_who_shares_it() -> None:
 HOSTILE = "</title><script>alert(1)</script><img src=x onerror='y'>\" & {{ x }} \x00\x0b\ufffe]]>"
 
 
-def test_nothing_that_somebody_wrote_is_markup() -> None:
+def test_text_from_users_is_escaped() -> None:
     post = article(1, title=HOSTILE, author=HOSTILE, excerpt=HOSTILE)
     plain = article(1, title="T", author="A", excerpt="E")
     hostile = files(post, article(2), title=HOSTILE, tagline=HOSTILE, description=HOSTILE)
     for path, page in html_of(files(plain, article(2), title="S", tagline="G", description="D")).items():
         assert [tag for tag, _ in Page(hostile[path]).tags] == [tag for tag, _ in page.tags]
     shown = re.sub("[\x00\x0b\ufffe]", "\ufffd", HOSTILE)
-    seen = Page(hostile["posts/post-1.html"])
-    assert seen.words.count(shown) == 6  # the tab: post and site; the brand, the author, the heading, the foot
-    assert seen.meta("author") == shown
+    post_page = Page(hostile["posts/post-1.html"])
+    assert post_page.text.count(shown) == 6  # title (post and site), brand, author, heading, footer
+    assert post_page.meta("author") == shown
     feed = ET.fromstring(hostile["feed.xml"])
     assert [feed.findtext(f"{ATOM}title"), feed.findall(f"{ATOM}entry")[1].findtext(f"{ATOM}title")] == [shown, shown]
 
 
-def test_a_posts_headings_stand_below_its_title_and_what_is_wide_scrolls() -> None:
+def test_headings_are_lowered_and_wide_elements_scroll() -> None:
     html = "<h1>A</h1><h2>B</h2><h6>C</h6><pre><code>&lt;h1&gt;</code></pre><table></table><table></table>"
     page = files(article(1, html=html))["posts/post-1.html"]
     assert '<h2>A</h2><h3>B</h3><h6>C</h6><pre tabindex="0"><code>&lt;h1&gt;</code></pre>' in page
@@ -184,16 +186,16 @@ def test_a_posts_headings_stand_below_its_title_and_what_is_wide_scrolls() -> No
     assert regions == ["Table 1", "Table 2"]
 
 
-# The feed and the map
+# Feed and sitemap
 
 
 @pytest.mark.parametrize(("url", "start"), [(URL, f"{URL}/"), (None, "")])
-def test_the_feed_is_an_atom_feed(url: str | None, start: str) -> None:
-    """RFC 4287: 4.1.1 and 4.1.2, what must be there, once; 4.2.6, ids that last."""
-    posts = [article(number, updated_at=NOW + timedelta(days=90 - number)) for number in range(pages.IN_FEED + 5)]
+def test_feed_is_a_valid_atom_feed(url: str | None, start: str) -> None:
+    """RFC 4287: required elements exist once (sections 4.1.1 and 4.1.2), and ids are permanent (4.2.6)."""
+    posts = [article(number, updated_at=NOW + timedelta(days=90 - number)) for number in range(pages.POSTS_IN_FEED + 5)]
     feed = ET.fromstring(files(*posts, url=url)["feed.xml"])
     entries = feed.findall(f"{ATOM}entry")
-    assert len(entries) == pages.IN_FEED
+    assert len(entries) == pages.POSTS_IN_FEED
     for each in (feed, *entries):
         assert [len(each.findall(f"{ATOM}{name}")) for name in ("id", "title", "updated")] == [1, 1, 1]
     first = entries[0]
@@ -216,41 +218,41 @@ def test_the_feed_is_an_atom_feed(url: str | None, start: str) -> None:
     }  # fmt: skip
 
 
-def test_the_map_names_every_page_and_is_only_where_there_is_an_address() -> None:
-    built = files(*map(article, range(3 * PER_PAGE)))
-    named = [place.text for place in ET.fromstring(built["sitemap.xml"]).iter(f"{SITEMAP}loc")]
+def test_sitemap_lists_every_page_and_needs_an_address() -> None:
+    built = files(*map(article, range(3 * POSTS_PER_PAGE)))
+    listed = [element.text for element in ET.fromstring(built["sitemap.xml"]).iter(f"{SITEMAP}loc")]
     expected = {f"{URL}/{path}" for path in built if path.endswith(".html")} - {f"{URL}/index.html"} | {f"{URL}/"}
-    assert sorted(map(str, named)) == sorted(expected)
+    assert sorted(map(str, listed)) == sorted(expected)
     assert "sitemap.xml" not in files(url=None)
 
 
-# What changes
+# Changes
 
 
 @given(st.integers(0, 60))
-def test_every_post_stands_on_one_shelf(number: int) -> None:
+def test_every_post_is_on_one_list_page(number: int) -> None:
     articles = list(map(article, range(number)))[::-1]
-    made = pages.shelves(articles)
-    assert [each for shelf in reversed(made) for each in shelf.articles] == articles
-    assert [shelf.path for shelf in made] == [*(f"page/{n}.html" for n in range(1, len(made))), "index.html"]
-    assert all(len(shelf.articles) == PER_PAGE for shelf in made[:-1])
-    assert min(number, PER_PAGE) <= len(made[-1].articles) < 2 * PER_PAGE
-    for older, newer in pairwise(made):
+    list_pages = pages.paginate(articles)
+    assert [article for page in reversed(list_pages) for article in page.articles] == articles
+    assert [page.path for page in list_pages] == [*(f"page/{n}.html" for n in range(1, len(list_pages))), "index.html"]
+    assert all(len(page.articles) == POSTS_PER_PAGE for page in list_pages[:-1])
+    assert min(number, POSTS_PER_PAGE) <= len(list_pages[-1].articles) < 2 * POSTS_PER_PAGE
+    for older, newer in pairwise(list_pages):
         assert (older.newer, newer.older) == (newer.path, older.path)
-    assert (made[0].older, made[-1].newer) == (None, None)
+    assert (list_pages[0].older, list_pages[-1].newer) == (None, None)
 
 
-def test_a_new_post_changes_few_pages() -> None:
-    """Itself, the post before it, the home page, feed and map; and, once in a while, a page of older posts."""
-    for number in range(2 * PER_PAGE, 4 * PER_PAGE):
+def test_new_post_changes_few_pages() -> None:
+    """It changes itself, the previous post, the home page, feed and sitemap; and sometimes a page of older posts."""
+    for number in range(2 * POSTS_PER_PAGE, 4 * POSTS_PER_PAGE):
         before = files(*map(article, range(number)))
         after = files(*map(article, range(number + 1)))
         changed = {path for path, text in after.items() if before.get(path) != text}
         usual = {f"posts/post-{number}.html", f"posts/post-{number - 1}.html", "index.html", "feed.xml", "sitemap.xml"}
         assert changed >= usual
-        assert len(changed - usual) <= (2 if (number + 1) % PER_PAGE == 0 else 0)
+        assert len(changed - usual) <= (2 if (number + 1) % POSTS_PER_PAGE == 0 else 0)
 
 
-def test_days_are_those_of_the_zone() -> None:
+def test_dates_are_in_the_sites_time_zone() -> None:
     late = article(1, published_at=datetime(2026, 3, 2, 23, 30, tzinfo=UTC))
-    assert "3 March 2026" in html_of(files(late, timezone="Asia/Tokyo"))["index.html"].words
+    assert "3 March 2026" in html_of(files(late, timezone="Asia/Tokyo"))["index.html"].text

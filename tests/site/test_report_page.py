@@ -1,4 +1,4 @@
-"""A report's page: whole in itself, right as HTML, and nothing from outside does anything in it."""
+"""Test that the page of a report is self-contained, valid and safe, and that its plots are correct."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skychimp.models import DeliveryState, MailingStatus, OccurrenceState, Outcome
 from skychimp.services.reporting.reports import DomainReport, OccurrenceReport, RatePoint, ReplyGroup, Report
-from skychimp.site import reports as pages
+from skychimp.site import reports as report_page
 
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202eevil & co'
@@ -20,7 +20,7 @@ VOID = {"meta", "link", "img", "br", "rect", "line"}
 
 
 class Page(HTMLParser):
-    """What a browser would find: elements with their attributes, and the text."""
+    """The elements of a page with their attributes, and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -54,11 +54,12 @@ def point(minute: int, **some: int) -> RatePoint:
     return RatePoint(NINE + timedelta(minutes=minute), 60, {str(one): some.get(one, 0) for one in Outcome})
 
 
-def report(words: str = HOSTILE) -> Report:
+def make_report(text: str = HOSTILE) -> Report:
     occurrence = OccurrenceReport(
         id=1,
         due_at=NINE,
         state=OccurrenceState.FINISHED,
+        subject=text,
         opened_at=NINE,
         finished_at=NINE + timedelta(minutes=3, seconds=1.7),
         deadline=NINE,
@@ -68,10 +69,10 @@ def report(words: str = HOSTILE) -> Report:
         rate=[point(0, sent=600, failed=1), point(1, sent=300, deferred=60), point(2, sent=39)],
         peak=12.5,
     )
-    group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", words, 1, "no such mailbox", "ask")
+    group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", text, 1, "no such mailbox", "ask")
     return Report(
         id=7,
-        subject=words,
+        subject=text,
         owner="ada@skychimp.test",
         status=MailingStatus.RUNNING,
         disabled=True,
@@ -86,8 +87,8 @@ def report(words: str = HOSTILE) -> Report:
     )
 
 
-def test_the_page_is_whole_in_itself_and_runs_nothing() -> None:
-    page = Page(pages.page(report(), "Europe/Berlin"))
+def test_page_is_self_contained_and_runs_nothing() -> None:
+    page = Page(report_page.render_report(make_report(), "Europe/Berlin"))
 
     assert page.open == []
     assert not {tag for tag, _ in page.elements} & {"script", "img", "link", "iframe", "object", "use", "a", "image"}
@@ -95,32 +96,32 @@ def test_the_page_is_whole_in_itself_and_runs_nothing() -> None:
         assert not {name for name in attributes if name.startswith("on")} | attributes.keys() & {"src", "href"}
     policy = [attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
-    assert not re.search(r"url\(|@import|https?://", pages.page(report("plain"), "UTC"))
+    assert not re.search(r"url\(|@import|https?://", report_page.render_report(make_report("plain"), "UTC"))
 
 
-def test_it_says_what_there_is() -> None:
-    text = " ".join(Page(pages.page(report(), "Europe/Berlin")).text.split())
+def test_page_shows_all_figures() -> None:
+    text = " ".join(Page(report_page.render_report(make_report(), "Europe/Berlin")).text.split())
 
-    for words in (
-        "Letters: 1,000, attempts: 1,001", "Mailing 7", "disabled", "998", "99.8 %", "Due 2026-01-01 10:00", "0:03:02",
+    for expected in (
+        "Emails: 1,000, attempts: 1,001", "Mailing 7", "disabled", "998", "99.8 %", "Due 2026-01-01 10:00", "0:03:02",
         "550 5.1.1", "no such mailbox", "one.example", "(others)", "Times are in Europe/Berlin",
         '"><script>alert(1)</script><img src=x onerror=alert(1)>\\u001b[31m\\u202eevil & co',
     ):  # fmt: skip
-        assert words in text
+        assert expected in text
     assert not {"\x1b", "\u202e"} & set(text)
 
 
 @given(st.text(st.characters()))
-def test_no_words_break_the_page(words: str) -> None:
-    page = Page(pages.page(report(words), "UTC"))
+def test_no_text_breaks_the_page(text: str) -> None:
+    page = Page(report_page.render_report(make_report(text), "UTC"))
 
     assert page.open == []
     assert "script" not in {tag for tag, _ in page.elements}
-    pages.page(report(words), "UTC").encode()
+    report_page.render_report(make_report(text), "UTC").encode()
 
 
-def test_its_plots_are_right() -> None:
-    page = pages.page(report(), "UTC")
+def test_plots_show_the_rate() -> None:
+    page = report_page.render_report(make_report(), "UTC")
     plots = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     (plot,) = [svg for svg in plots if svg.get("role") == "img"]
     bars = [(rect.get("class"), float(rect.get("height") or 0)) for rect in plot.iter("rect")]
@@ -132,13 +133,13 @@ def test_its_plots_are_right() -> None:
     assert {text.text for text in plot.iter("text")} >= {"0", "10", "20", "09:00:00", "09:03:00"}
     for rect in plot.iter("rect"):
         x, y, width, height = (float(rect.get(name) or 0) for name in ("x", "y", "width", "height"))
-        assert pages.LEFT <= x <= x + width <= pages.WIDTH - pages.RIGHT
-        assert pages.TOP <= y <= y + height <= pages.HEIGHT - pages.BOTTOM + 0.02
+        assert report_page.LEFT <= x <= x + width <= report_page.WIDTH - report_page.RIGHT
+        assert report_page.TOP <= y <= y + height <= report_page.HEIGHT - report_page.BOTTOM + 0.02
 
 
 @given(st.floats(1e-3, 1e9))
-def test_an_axis_ends_at_a_round_number_soon_after_the_highest(number: float) -> None:
-    end = pages.nice(number)
+def test_axis_ends_at_a_round_number(number: float) -> None:
+    end = report_page.round_up(number)
 
     assert number <= end <= 2.6 * number
     assert f"{end:.0e}"[0] in "125"
@@ -149,10 +150,10 @@ def test_an_axis_ends_at_a_round_number_soon_after_the_highest(number: float) ->
         st.sampled_from(["sent", "deferred", "failed", "unknown", "queued"]), st.integers(1, 10**6), min_size=1
     )
 )
-def test_a_strip_is_as_long_as_all_its_blocks(some: dict[str, int]) -> None:
-    blocks = pages.strip(some)
+def test_blocks_fill_a_stacked_bar(numbers: dict[str, int]) -> None:
+    blocks = report_page.stacked_bar(numbers)
 
-    assert [block.kind for block in blocks] == list(some)
+    assert [block.kind for block in blocks] == list(numbers)
     assert all(block.width > 0 for block in blocks)
     assert sum(block.width for block in blocks) <= 100.1
-    assert pages.page(report(), str(ZoneInfo("UTC")))
+    assert report_page.render_report(make_report(), str(ZoneInfo("UTC")))

@@ -1,4 +1,4 @@
-"""The store's file: made whole or not at all, nobody else's business, and never written where it isn't ours."""
+"""A store's file is created completely or not at all, is private, and is not touched if it is something else."""
 
 import contextlib
 import os
@@ -11,36 +11,37 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
-from support.queue_steps import NOW, change, client, mailing, rows, write
+from support.queue_steps import NOW, create_client, create_mailing, rows, update_row, write
 
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
 from skychimp.models import Client, StoreInfo, User
 from skychimp.permissions import Actor
-from skychimp.store import database
+from skychimp.store import database, schema, sqlite_errors
 from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store, store_path
 
-ANY_BUILD, OLD_BUILD = (3,), (99,)
-"""Since when a build of SQLite is sound, so that the one at hand is, or is not."""
+ANY_VERSION, NO_VERSION = (3,), (99,)
+"""Values of SAFE_WAL_VERSION with which the installed SQLite has a safe WAL, or has not."""
 
 
 def url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def closed(store: Store) -> Path:
-    """Its file, while nobody has it open."""
+def close(store: Store) -> Path:
+    """Close a store and return its file."""
     store.close()
     return store.path
 
 
-def everything_in(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Each file with what it holds and when it was changed."""
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return each file's content and modification time by name."""
     return {
         path.name: (path.read_bytes() if path.is_file() else b"", path.lstat().st_mtime_ns) for path in folder.iterdir()
     }
@@ -51,7 +52,7 @@ def pragma(store: Store, name: str) -> object:
         return db.connection().exec_driver_sql(f"PRAGMA {name}").scalar()
 
 
-# What is a store
+# What is not a store
 
 
 def write_sqlite(path: Path, *, wal: bool = False, application_id: int = 0) -> None:
@@ -59,38 +60,38 @@ def write_sqlite(path: Path, *, wal: bool = False, application_id: int = 0) -> N
         if wal:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {application_id}")
-        connection.execute("CREATE TABLE theirs (x)")
+        connection.execute("CREATE TABLE foreign_table (x)")
         connection.commit()
 
 
-NO_STORES: dict[str, Callable[[Path], object]] = {
+NOT_STORES: dict[str, Callable[[Path], object]] = {
     "nothing": lambda path: None,
     "a folder": lambda path: path.mkdir(),
     "an empty file": lambda path: path.touch(),
-    "a text": lambda path: path.write_text("[mail]\nsender = 'Ada <ada@skychimp.test>'\n" * 10),
+    "a text file": lambda path: path.write_text("[mail]\nsender = 'Ada <ada@skychimp.test>'\n" * 10),
     "a pipe": os.mkfifo,
-    "a link to nothing": lambda path: path.symlink_to("nowhere.db"),
-    "somebody else's database": write_sqlite,
-    "somebody else's database with a log": lambda path: write_sqlite(path, wal=True),
-    "somebody else's application": lambda path: write_sqlite(path, application_id=0x534B5944),
+    "a broken link": lambda path: path.symlink_to("nowhere.db"),
+    "another database": write_sqlite,
+    "another database with a log": lambda path: write_sqlite(path, wal=True),
+    "another application's database": lambda path: write_sqlite(path, application_id=0x534B5944),
 }
 
 
-@pytest.mark.parametrize("made", NO_STORES)
-def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path, made: str) -> None:
+@pytest.mark.parametrize("kind", NOT_STORES)
+def test_file_that_is_not_a_store_is_refused_and_unchanged(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "skychimp.db"
-    NO_STORES[made](path)
-    before = everything_in(tmp_path)
+    NOT_STORES[kind](path)
+    before = snapshot(tmp_path)
 
-    with pytest.raises(StoreNotReady, match=r"no store at|is not a Skychimp store|can't be read") as refused:
+    with pytest.raises(StoreNotReady, match=r"no store at|is not a Skychimp store|cannot read") as refused:
         open_store(url(path))
 
     assert refused.value.exit_status == 3
     assert str(path) in refused.value.message
-    assert everything_in(tmp_path) == before
+    assert snapshot(tmp_path) == before
 
 
-def test_a_store_without_its_tables_is_damaged(tmp_path: Path) -> None:
+def test_store_without_tables_is_damaged(tmp_path: Path) -> None:
     write_sqlite(tmp_path / "skychimp.db", application_id=0x534B5943)
 
     with pytest.raises(StoreNotReady, match="damaged"):
@@ -98,77 +99,77 @@ def test_a_store_without_its_tables_is_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [50, 99, 512, 4096, 8192, 20_000, -4096])
-def test_a_truncated_store_is_refused_and_left_as_it_is(store: Store, size: int) -> None:
-    path = closed(store)
+def test_truncated_store_is_refused_and_unchanged(store: Store, size: int) -> None:
+    path = close(store)
     os.truncate(path, size if size > 0 else path.stat().st_size + size)
-    before = everything_in(path.parent)
+    before = snapshot(path.parent)
 
     with pytest.raises(StoreNotReady):
         open_store(url(path))
 
-    assert everything_in(path.parent) == before
+    assert snapshot(path.parent) == before
 
 
-def test_a_store_whose_process_was_killed_while_it_wrote_its_log_back_is_whole(sound: Store) -> None:
-    """The file itself is cut off then, and the rest is in the log beside it."""
-    client(sound, enrol(sound, "ada"), "bob")
-    with contextlib.closing(database._driver().connect(sound.path, isolation_level=None)) as connection:
-        connection.execute("VACUUM")  # puts every page into the log
-        copy = sound.path.with_name("copy.db")
-        shutil.copy(sound.path, copy)
-        shutil.copy(f"{sound.path}-wal", f"{copy}-wal")
+def test_store_is_intact_after_a_kill_during_a_checkpoint(wal_store: Store) -> None:
+    """The file is truncated then, and the rest is in the log beside it."""
+    create_client(wal_store, create_user(wal_store, "ada"), "bob")
+    with contextlib.closing(database.driver().connect(wal_store.path, isolation_level=None)) as connection:
+        connection.execute("VACUUM")  # writes every page to the log
+        copy = wal_store.path.with_name("copy.db")
+        shutil.copy(wal_store.path, copy)
+        shutil.copy(f"{wal_store.path}-wal", f"{copy}-wal")
     os.truncate(copy, 4096)
 
     reopened = open_store(url(copy))
 
-    assert [found.email for found in rows(reopened, Client)] == ["bob@example.org"]
+    assert [client.email for client in rows(reopened, Client)] == ["bob@example.org"]
     reopened.close()
 
 
-def test_a_store_of_a_newer_skychimp_is_refused_and_left_as_it_is(store: Store) -> None:
+def test_store_of_a_newer_version_is_refused_and_unchanged(store: Store) -> None:
     write(store, lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
-    path = closed(store)
-    before = everything_in(path.parent)
+    path = close(store)
+    before = snapshot(path.parent)
 
     with pytest.raises(StoreNotReady, match="newer Skychimp") as refused:
         open_store(url(path))
 
     assert refused.value.hint == "upgrade Skychimp"
-    assert everything_in(path.parent) == before
+    assert snapshot(path.parent) == before
 
 
 @pytest.mark.parametrize(
-    ("other", "reason"),
+    ("store_url", "message"),
     [
-        ("postgresql+psycopg://db/skychimp", "not in postgresql"),
-        ("sqlite://", "needs a file"),
-        ("sqlite:///:memory:", "needs a file"),
+        ("postgresql+psycopg://db/skychimp", 'unsupported database "postgresql"'),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
     ],
 )
-def test_a_store_is_an_sqlite_file(other: str, reason: str) -> None:
-    with pytest.raises(StoreNotReady, match=reason):
-        store_path(other)
+def test_only_sqlite_files_are_supported(store_url: str, message: str) -> None:
+    with pytest.raises(StoreNotReady, match=message):
+        store_path(store_url)
 
 
 @pytest.mark.parametrize("name", ["a store.db", "100%.db", "a%20b.db", "what?.db", "#1.db", "it's.db", "магазин 🐒.db"])
-def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+def test_any_file_name_is_possible(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     escaped = url(path).replace("%", "%25").replace("?", "%3F")  # as the settings write a path
 
     create_store(escaped).close()
 
-    assert [found.name for found in tmp_path.iterdir()] == [name]
+    assert [file.name for file in tmp_path.iterdir()] == [name]
     reopened = open_store(escaped)
     assert len(rows(reopened, StoreInfo)) == 1
     reopened.close()
 
 
-# Making one
+# Creating a store
 
 
-def test_a_new_store_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file, what SQLite puts beside it, and the folder where it has to be made."""
-    monkeypatch.setattr(database, "SOUND_WAL", ANY_BUILD)
+def test_new_store_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file, SQLite's files beside it, and a folder that had to be created."""
+    monkeypatch.setattr(database, "SAFE_WAL_VERSION", ANY_VERSION)
     old_mask = os.umask(0)
     try:
         store = create_store(url(tmp_path / "new" / "folder" / "skychimp.db"))
@@ -181,11 +182,11 @@ def test_a_new_store_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.Mon
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in store.path.parent.iterdir()}
     assert modes == dict.fromkeys(("skychimp.db", "skychimp.db-wal", "skychimp.db-shm"), 0o600)
     assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
-    assert [path.name for path in closed(store).parent.iterdir()] == ["skychimp.db"]
+    assert [path.name for path in close(store).parent.iterdir()] == ["skychimp.db"]
 
 
-def test_its_rollback_journal_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "SOUND_WAL", OLD_BUILD)
+def test_rollback_journal_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "SAFE_WAL_VERSION", NO_VERSION)
     store = create_store(url(tmp_path / "skychimp.db"))
 
     with store.write() as db:
@@ -195,84 +196,84 @@ def test_its_rollback_journal_is_its_owners_alone(tmp_path: Path, monkeypatch: p
     store.close()
 
 
-def test_every_store_has_a_secret_of_its_own(store: Store, tmp_path: Path) -> None:
+def test_each_store_has_its_own_secret(store: Store, tmp_path: Path) -> None:
     other = create_store(url(tmp_path / "other.db"))
-    (mine,), (theirs,) = rows(store, StoreInfo), rows(other, StoreInfo)
-    assert len(mine.secret) == 32
-    assert mine.secret != theirs.secret
-    assert mine.held_at is None
+    (info,), (other_info,) = rows(store, StoreInfo), rows(other, StoreInfo)
+    assert len(info.secret) == 32
+    assert info.secret != other_info.secret
+    assert info.held_at is None
     other.close()
 
 
-IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+EXISTING: dict[str, Callable[[Path], object]] = {
     "a file": lambda path: path.write_text("precious"),
     "a folder": lambda path: path.mkdir(),
-    "a link to nothing": lambda path: path.symlink_to("nowhere.db"),
+    "a broken link": lambda path: path.symlink_to("nowhere.db"),
     "a store": lambda path: create_store(url(path)).close(),
 }
 
 
-@pytest.mark.parametrize("what", IN_THE_WAY)
-def test_a_store_is_never_made_in_anothers_place(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("kind", EXISTING)
+def test_new_store_never_replaces_anything(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "skychimp.db"
-    IN_THE_WAY[what](path)
-    before = everything_in(tmp_path)
+    EXISTING[kind](path)
+    before = snapshot(tmp_path)
 
-    with pytest.raises(Conflict, match="there is already a file"):
+    with pytest.raises(Conflict, match="already exists"):
         create_store(url(path))
 
-    assert everything_in(tmp_path) == before
+    assert snapshot(tmp_path) == before
 
 
-def test_a_folder_that_cant_be_made_is_said(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "skychimp.db", tmp_path / "file" / "more" / "skychimp.db"):
-        with pytest.raises(StoreNotReady, match="can't be made"):
+        with pytest.raises(StoreNotReady, match="cannot create the store"):
             create_store(url(path))
 
 
-MAKE = """
+CREATE = """
 import os, sys
 from skychimp.errors import Conflict
-from skychimp.store import engine
+from skychimp.store import schema
 
 if sys.argv[2] == "dies":
-    engine.appear = lambda draft, path: os.kill(os.getpid(), 9)
+    schema.publish_new = lambda draft, path: os.kill(os.getpid(), 9)
 try:
-    engine.create_store("sqlite:///" + sys.argv[1]).close()
+    schema.create_store("sqlite:///" + sys.argv[1]).close()
 except Conflict:
     sys.exit(6)
 """
 
 
-def make(path: Path, how: str = "") -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", MAKE, str(path), how])
+def start_creating(path: Path, mode: str = "") -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", CREATE, str(path), mode])
 
 
-def test_of_many_who_make_it_at_once_one_does(tmp_path: Path) -> None:
+def test_one_of_several_processes_creates_the_store(tmp_path: Path) -> None:
     path = tmp_path / "skychimp.db"
 
-    processes = [make(path) for _ in range(3)]
+    processes = [start_creating(path) for _ in range(3)]
 
     assert sorted(process.wait() for process in processes) == [0, 6, 6]
-    assert [found.name for found in tmp_path.iterdir()] == ["skychimp.db"]
+    assert [file.name for file in tmp_path.iterdir()] == ["skychimp.db"]
     open_store(url(path)).close()
 
 
-def test_a_store_that_was_half_made_when_its_process_died_is_not_there(tmp_path: Path) -> None:
+def test_store_does_not_exist_if_its_creation_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "skychimp.db"
 
-    assert make(path, "dies").wait() == -9
+    assert start_creating(path, "dies").wait() == -9
 
     assert not path.exists()
     create_store(url(path)).close()
 
 
-def test_a_store_that_cant_be_filled_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(connection: object, revision: str = "head") -> None:
-        raise database._driver().OperationalError("database or disk is full")
+def test_failed_creation_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(connection: object, revision: str = "head") -> None:
+        raise database.driver().OperationalError("database or disk is full")
 
-    monkeypatch.setattr(database, "migrate", no_space)
+    monkeypatch.setattr(schema, "migrate", fail)
 
     with pytest.raises(StoreFailed, match="disk is full"):
         create_store(url(tmp_path / "skychimp.db"))
@@ -284,8 +285,8 @@ def test_a_store_that_cant_be_filled_leaves_nothing(tmp_path: Path, monkeypatch:
 
 
 @contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's powers, if the tests have them."""
+def without_root() -> Iterator[None]:
+    """Give up root's permissions in the block, if the tests have them."""
     if os.geteuid() != 0:
         yield
         return
@@ -298,7 +299,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that anybody may look into, and only its owner may change."""
+    """A folder that anybody may read, and only its owner may change."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -307,11 +308,14 @@ def public_folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "error", "reason"),
-    [(0o000, StoreNotReady, "can't be read: Permission denied"), (0o444, StoreFailed, "readonly database")],
+    ("mode", "error", "message"),
+    [
+        (0o000, StoreNotReady, "cannot read the store .*: Permission denied"),
+        (0o444, StoreFailed, "cannot use the store: .*readonly database"),
+    ],
 )
-def test_a_store_that_may_not_be_written_is_said(
-    public_folder: Path, mode: int, error: type[SkychimpError], reason: str
+def test_missing_permission_to_use_a_store_is_an_error(
+    public_folder: Path, mode: int, error: type[SkychimpError], message: str
 ) -> None:
     path = public_folder / "skychimp.db"
     create_store(url(path)).close()
@@ -320,22 +324,22 @@ def test_a_store_that_may_not_be_written_is_said(
     before = path.stat()
 
     with (
-        as_nobody(),
-        pytest.raises(error, match=reason),
+        without_root(),
+        pytest.raises(error, match=message),
         contextlib.closing(open_store(url(path))) as readable,
     ):
         write(readable, lambda connection: connection.exec_driver_sql("DELETE FROM user"))
 
-    assert (path.stat().st_mtime_ns, [found.name for found in public_folder.iterdir()]) == (
+    assert (path.stat().st_mtime_ns, [file.name for file in public_folder.iterdir()]) == (
         before.st_mtime_ns,
         ["skychimp.db"],
     )
 
 
-def test_a_store_that_may_not_be_made_is_said(public_folder: Path) -> None:
+def test_missing_permission_to_create_a_store_is_an_error(public_folder: Path) -> None:
     public_folder.chmod(0o555)
 
-    with as_nobody(), pytest.raises(StoreNotReady, match="can't be made: Permission denied"):
+    with without_root(), pytest.raises(StoreNotReady, match=r"cannot create the store .*: Permission denied"):
         create_store(url(public_folder / "skychimp.db"))
 
     assert list(public_folder.iterdir()) == []
@@ -345,21 +349,21 @@ def test_a_store_that_may_not_be_made_is_said(public_folder: Path) -> None:
 
 
 @pytest.fixture
-def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store by a build of SQLite that is taken for a sound one."""
-    monkeypatch.setattr(database, "SOUND_WAL", ANY_BUILD)
-    made = create_store(url(tmp_path / "sound.db"))
-    yield made
-    made.close()
+def wal_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store with a write-ahead log, whatever SQLite is installed."""
+    monkeypatch.setattr(database, "SAFE_WAL_VERSION", ANY_VERSION)
+    created = create_store(url(tmp_path / "wal.db"))
+    yield created
+    created.close()
 
 
 @pytest.mark.parametrize(
-    ("sound_since", "journal", "synchronous"), [(ANY_BUILD, "wal", 2), (OLD_BUILD, "delete", 3)], ids=["sound", "old"]
+    ("safe_version", "journal", "synchronous"), [(ANY_VERSION, "wal", 2), (NO_VERSION, "delete", 3)], ids=["new", "old"]
 )
-def test_how_a_connection_is_set_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_since: tuple[int, ...], journal: str, synchronous: int
+def test_pragmas_of_a_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safe_version: tuple[int, ...], journal: str, synchronous: int
 ) -> None:
-    monkeypatch.setattr(database, "SOUND_WAL", sound_since)
+    monkeypatch.setattr(database, "SAFE_WAL_VERSION", safe_version)
     store = create_store(url(tmp_path / "skychimp.db"))
 
     assert pragma(store, "journal_mode") == journal
@@ -370,22 +374,22 @@ def test_how_a_connection_is_set_up(
     store.close()
 
 
-def test_a_store_changes_its_journal_with_the_build_that_opens_it(
+def test_journal_mode_follows_the_sqlite_version_that_opens_the_store(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = closed(store)
-    for sound_since, journal in ((OLD_BUILD, "delete"), (ANY_BUILD, "wal"), (OLD_BUILD, "delete")):
-        monkeypatch.setattr(database, "SOUND_WAL", sound_since)
+    path = close(store)
+    for safe_version, journal in ((NO_VERSION, "delete"), (ANY_VERSION, "wal"), (NO_VERSION, "delete")):
+        monkeypatch.setattr(database, "SAFE_WAL_VERSION", safe_version)
         reopened = open_store(url(path))
         assert pragma(reopened, "journal_mode") == journal
         reopened.close()
 
 
-def test_the_change_of_the_journal_waits_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "SOUND_WAL", OLD_BUILD)
-    path = closed(create_store(url(tmp_path / "skychimp.db")))
-    monkeypatch.setattr(database, "SOUND_WAL", ANY_BUILD)
-    with contextlib.closing(database._driver().connect(path, isolation_level=None, check_same_thread=False)) as writer:
+def test_change_of_journal_mode_waits_for_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "SAFE_WAL_VERSION", NO_VERSION)
+    path = close(create_store(url(tmp_path / "skychimp.db")))
+    monkeypatch.setattr(database, "SAFE_WAL_VERSION", ANY_VERSION)
+    with contextlib.closing(database.driver().connect(path, isolation_level=None, check_same_thread=False)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         timer = threading.Timer(0.3, writer.execute, ["COMMIT"])
         timer.start()
@@ -397,10 +401,10 @@ def test_the_change_of_the_journal_waits_for_who_writes(tmp_path: Path, monkeypa
     reopened.close()
 
 
-@pytest.mark.parametrize("sound_since", [ANY_BUILD, OLD_BUILD], ids=["sound", "old"])
-def test_no_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_since: tuple[int, ...]) -> None:
-    """Two that read, think and write: the second reads what the first has written."""
-    monkeypatch.setattr(database, "SOUND_WAL", sound_since)
+@pytest.mark.parametrize("safe_version", [ANY_VERSION, NO_VERSION], ids=["new", "old"])
+def test_no_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safe_version: tuple[int, ...]) -> None:
+    """Transactions that read, then write: each reads what the others have written."""
+    monkeypatch.setattr(database, "SAFE_WAL_VERSION", safe_version)
     store = create_store(url(tmp_path / "skychimp.db"))
     write(store, lambda connection: connection.exec_driver_sql("CREATE TABLE number AS SELECT 0 AS n"))
 
@@ -421,16 +425,16 @@ def test_no_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soun
     store.close()
 
 
-def test_a_read_sees_one_moment(sound: Store) -> None:
-    ada = enrol(sound, "ada")
-    with sound.read() as db:
+def test_read_sees_the_store_at_one_moment(wal_store: Store) -> None:
+    ada = create_user(wal_store, "ada")
+    with wal_store.read() as db:
         assert db.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
-        client(sound, ada, "bob")
+        create_client(wal_store, ada, "bob")
         assert db.connection().exec_driver_sql("SELECT count(*) FROM client").scalar() == 0
-    assert len(rows(sound, Client)) == 1
+    assert len(rows(wal_store, Client)) == 1
 
 
-def test_a_write_is_done_whole_or_not_at_all(store: Store, ada: Actor) -> None:
+def test_failed_write_changes_nothing(store: Store, ada: Actor) -> None:
     with pytest.raises(ZeroDivisionError), store.write() as db:  # noqa: PT012
         db.execute(update(User).values(name="X"))
         db.flush()
@@ -439,19 +443,19 @@ def test_a_write_is_done_whole_or_not_at_all(store: Store, ada: Actor) -> None:
     assert rows(store, User)[0].name == ""
 
 
-def test_times_come_back_aware_and_in_utc(store: Store, ada: Actor) -> None:
-    mailing_id = mailing(store, ada)
+def test_times_are_read_as_aware_utc(store: Store, ada: Actor) -> None:
+    mailing_id = create_mailing(store, ada)
     with pytest.raises(Exception, match="timezone"):
-        change(store, User, 1, created_at=NOW.replace(tzinfo=None))
+        update_row(store, User, 1, created_at=NOW.replace(tzinfo=None))
     with store.read() as db:
         stored = db.connection().exec_driver_sql("SELECT next_at FROM mailing WHERE id = ?", (mailing_id,))
         assert stored.scalar() == "2026-03-02 09:00:00.000000"
 
 
-# What goes wrong
+# Errors
 
 
-def test_a_store_that_is_held_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_store_is_an_error_after_the_timeout(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 1)
     impatient = Store(store.path)
 
@@ -460,23 +464,23 @@ def test_a_store_that_is_held_for_long(store: Store, monkeypatch: pytest.MonkeyP
         with pytest.raises(StoreFailed, match="database is locked") as failed:
             write(impatient, lambda connection: connection.exec_driver_sql("SELECT 1"))
 
-    assert failed.value.hint == "another process holds it for long; try again"
+    assert failed.value.hint == "another process has locked the store; try again later"
     impatient.close()
 
 
-def test_a_full_disk(store: Store, ada: Actor) -> None:
+def test_full_disk_is_an_error_and_changes_nothing(store: Store, ada: Actor) -> None:
     pages = pragma(store, "page_count")
 
     with pytest.raises(StoreFailed, match="database or disk is full") as failed, store.write() as db:  # noqa: PT012
         db.connection().exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         db.execute(update(User).values(name="x" * 1_000_000))
 
-    assert failed.value.hint == "free some disk space, then run the command again; nothing was lost"
+    assert failed.value.hint == "free some disk space, then run the command again"
     assert rows(store, User)[0].name == ""
 
 
-def test_a_broken_page(store: Store, ada: Actor) -> None:
-    path = closed(store)
+def test_broken_page_is_an_error(store: Store, ada: Actor) -> None:
+    path = close(store)
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
@@ -488,14 +492,39 @@ def test_a_broken_page(store: Store, ada: Actor) -> None:
         rows(broken, User)
 
 
-def test_what_the_tables_forbid_is_the_callers_business(store: Store, ada: Actor) -> None:
-    client(store, ada, "bob")
+@pytest.mark.parametrize("module", [sqlite3, database.driver()], ids=lambda module: str(module.__name__))
+@pytest.mark.parametrize("has_code", [True, False])
+def test_errors_are_recognised_by_their_codes(tmp_path: Path, module: ModuleType, has_code: bool) -> None:
+    """The message decides only for a driver that gives no codes."""
+
+    def code_of(statement: str, path: Path | str = ":memory:") -> int:
+        with contextlib.closing(module.connect(path, isolation_level=None, timeout=0)) as connection:
+            with pytest.raises(module.Error) as raised:  # noqa: PT012
+                for part in statement.split(";"):
+                    connection.execute(part)
+            error = raised.value if has_code else module.OperationalError(str(raised.value))
+            assert hasattr(error, "sqlite_errorcode") == has_code
+            return sqlite_errors.result_code(error)
+
+    write_sqlite(tmp_path / "locked.db")
+    (tmp_path / "text.db").write_text("hello" * 1000)
+    full = "PRAGMA max_page_count = 2; CREATE TABLE t (x); INSERT INTO t VALUES (randomblob(100000))"
+    with contextlib.closing(module.connect(tmp_path / "locked.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert code_of("BEGIN IMMEDIATE", tmp_path / "locked.db") == sqlite_errors.BUSY
+    assert code_of(full) == sqlite_errors.FULL
+    assert code_of("SELECT * FROM nowhere") == sqlite_errors.ERROR
+    assert code_of("SELECT * FROM nowhere", tmp_path / "text.db") == sqlite_errors.NOTADB
+
+
+def test_violated_constraint_is_left_to_the_caller(store: Store, ada: Actor) -> None:
+    create_client(store, ada, "bob")
 
     with pytest.raises(IntegrityError):
-        client(store, ada, "bob")
+        create_client(store, ada, "bob")
 
 
-def test_lower_knows_every_script(store: Store) -> None:
+def test_lower_supports_every_script(store: Store) -> None:
     with store.read() as db:
-        found = db.connection().exec_driver_sql("SELECT lower('ÅSE ŽOFIE ΣΊΣΥΦΟΣ'), lower(NULL), lower(5)").one()
-    assert tuple(found) == ("åse žofie σίσυφοσ", None, 5)
+        row = db.connection().exec_driver_sql("SELECT lower('ÅSE ŽOFIE ΣΊΣΥΦΟΣ'), lower(NULL), lower(5)").one()
+    assert tuple(row) == ("åse žofie σίσυφοσ", None, 5)

@@ -1,4 +1,4 @@
-"""The ledger: no letter is sent without an intent, every attempt is kept as it was said, and sent stays sent."""
+"""The ledger: no email is sent without an intent, every attempt is recorded word for word, and sent stays sent."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
@@ -15,29 +15,29 @@ from support.queue_steps import (
     MINUTE,
     NOW,
     RELAY,
-    change,
+    attempt_outcomes,
     claim,
-    client,
+    count_rows,
+    create_client,
+    create_deliveries,
+    create_mailing,
     delete_client,
-    entry,
-    fill,
-    intend,
-    mailing,
-    number_of,
+    delivery_states,
+    get_row,
+    make_attempt,
     occurrence_state,
-    one,
     open_due,
-    opened,
-    record,
+    open_mailing,
+    record_attempts,
+    record_intents,
     release,
     rescue,
     rows,
     send,
-    states,
     sweep,
-    tried,
+    update_row,
     write,
-    write_at_once,
+    write_rows,
 )
 
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, OccurrenceState, Outcome
@@ -52,51 +52,51 @@ S = DeliveryState
 # Intents
 
 
-def test_an_intent_is_for_what_this_run_holds_by_this_claim(store: Store, ada: Actor) -> None:
-    opened(store, ada, "ann", "bob", "cid", "dan")
-    mine, released, other, done = claim(store)
+def test_intent_needs_a_delivery_of_this_run_and_claim(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann", "bob", "cid", "dan")
+    own, released, other, done = claim(store)
     release(store, 1, released, other)
     claim(store, 2, limit=1)
     send(store, 1, Outcome.SENT, done)
 
-    assert intend(store, 1, mine, released, other, done) == {mine.id}
-    assert intend(store, 2, mine) == set()
-    assert intend(store, 1, mine._replace(token=mine.token + 1)) == set()
-    assert states(store) == {"ann": S.SENDING, "bob": S.CLAIMED, "cid": S.QUEUED, "dan": S.SENT}
-    assert intend(store, 1, mine) == {mine.id}, "said again, it is renewed"
+    assert record_intents(store, 1, own, released, other, done) == {own.id}
+    assert record_intents(store, 2, own) == set()
+    assert record_intents(store, 1, own._replace(token=own.token + 1)) == set()
+    assert delivery_states(store) == {"ann": S.SENDING, "bob": S.CLAIMED, "cid": S.QUEUED, "dan": S.SENT}
+    assert record_intents(store, 1, own) == {own.id}, "it can be renewed"
 
 
-def test_what_a_newer_claim_is_sending_is_not_given_back_with_an_older_one(store: Store, ada: Actor) -> None:
-    opened(store, ada, "ann", "bob")
+def test_release_of_an_older_claim_keeps_what_a_newer_one_sends(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann", "bob")
     sending, claimed = claim(store)
-    intend(store, 1, sending)
+    record_intents(store, 1, sending)
     ids = [sending.id, claimed.id]
     write(store, lambda db: queue.release(db, 1, ids, only_claimed=True))
-    assert states(store) == {"ann": S.SENDING, "bob": S.QUEUED}
+    assert delivery_states(store) == {"ann": S.SENDING, "bob": S.QUEUED}
 
 
-def test_of_two_claims_of_one_delivery_by_one_run_only_the_newer_may_be_sent(store: Store, ada: Actor) -> None:
-    """As after a mailing was disabled and enabled again, while the run still had its letters in hand."""
-    opened(store, ada, "bob")
+def test_newer_claim_of_a_delivery_replaces_the_older_one(store: Store, ada: Actor) -> None:
+    """A run can claim a delivery twice if its mailing is disabled and enabled again."""
+    open_mailing(store, ada, "bob")
     (old,) = claim(store)
-    write(store, lambda db: queue.disable(db, 1, "why", NOW))
+    write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW))
     write(store, lambda connection: connection.exec_driver_sql("UPDATE mailing SET disabled_at = NULL"))
     (new,) = claim(store)
 
-    assert intend(store, 1, new) == {new.id}
-    assert intend(store, 1, old) == set()
-    assert states(store) == {"bob": S.SENDING}
+    assert record_intents(store, 1, new) == {new.id}
+    assert record_intents(store, 1, old) == set()
+    assert delivery_states(store) == {"bob": S.SENDING}
 
 
-def test_two_claims_of_one_delivery_in_one_breath_are_both_refused(store: Store, ada: Actor) -> None:
-    """The answer names deliveries, and must never let two letters go; nothing was sent, so that it is queued again."""
-    opened(store, ada, "bob", "eve")
+def test_two_claims_of_a_delivery_in_one_call_are_both_refused(store: Store, ada: Actor) -> None:
+    """The result is a set of ids, which cannot tell them apart. Nothing was sent, so the delivery is queued again."""
+    open_mailing(store, ada, "bob", "eve")
     old, other = claim(store)
     release(store, 1, old)
     (new,) = claim(store)
 
-    assert intend(store, 1, old, other, new) == {other.id}
-    assert states(store) == {"bob": S.QUEUED, "eve": S.SENDING}
+    assert record_intents(store, 1, old, other, new) == {other.id}
+    assert delivery_states(store) == {"bob": S.QUEUED, "eve": S.SENDING}
     assert len(claim(store)) == 1
 
 
@@ -112,45 +112,48 @@ ON_TIME = {
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_an_outcome_changes_its_delivery_and_is_kept(store: Store, ada: Actor, outcome: Outcome) -> None:
-    opened(store, ada, "bob", "eve")
+def test_attempt_changes_its_delivery_and_is_recorded(store: Store, ada: Actor, outcome: Outcome) -> None:
+    open_mailing(store, ada, "bob", "eve")
     first, _ = claim(store)
     began, ended = NOW + timedelta(seconds=1), NOW + timedelta(seconds=2, microseconds=3)
-    intend(store, 1, first)
+    record_intents(store, 1, first)
 
-    record(store, 1, entry(first, outcome, phase="rcpt", started_at=began, finished_at=ended))
+    record_attempts(store, 1, make_attempt(first, outcome, phase="rcpt", started_at=began, finished_at=ended))
 
-    found = one(store, Delivery, first.id)
-    assert (found.state, found.next_try_at, found.given_back) == ON_TIME[outcome]
-    assert (found.attempts, one(store, Delivery, 2).attempts) == (1, 0)
-    (kept,) = rows(store, Attempt)
-    expected = entry(first, outcome)
-    assert (kept.delivery_id, kept.number, kept.started_at, kept.finished_at) == (first.id, 1, began, ended)
-    assert (kept.outcome, kept.phase, kept.code, kept.enhanced) == (outcome, "rcpt", expected.code, expected.enhanced)
-    assert (kept.reply, kept.relay) == (expected.reply, RELAY)
+    delivery = get_row(store, Delivery, first.id)
+    assert (delivery.state, delivery.next_try_at, delivery.given_back) == ON_TIME[outcome]
+    assert (delivery.attempts, get_row(store, Delivery, 2).attempts) == (1, 0)
+    (attempt,) = rows(store, Attempt)
+    expected = make_attempt(first, outcome)
+    assert (attempt.delivery_id, attempt.number) == (first.id, 1)
+    assert (attempt.started_at, attempt.finished_at) == (began, ended)
+    assert (attempt.outcome, attempt.phase) == (outcome, "rcpt")
+    assert (attempt.code, attempt.enhanced) == (expected.code, expected.enhanced)
+    assert (attempt.reply, attempt.relay) == (expected.reply, RELAY)
 
 
-def test_many_outcomes_at_once_each_go_to_their_own(store: Store, ada: Actor) -> None:
-    opened(store, ada, *(f"client{number}" for number in range(50)))
+def test_many_attempts_are_recorded_at_once(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, *(f"client{number}" for number in range(50)))
     claims = claim(store)
-    intend(store, 1, *claims)
+    record_intents(store, 1, *claims)
     outcomes = [list(Outcome)[claimed.id % 5] for claimed in claims]
 
-    record(store, 1, *(entry(claimed, outcome) for claimed, outcome in zip(claims, outcomes, strict=True)))
+    record_attempts(store, 1, *map(make_attempt, claims, outcomes))
 
-    assert list(states(store).values()) == [ON_TIME[outcome][0] for outcome in outcomes]
-    assert [found.outcome for found in rows(store, Attempt)] == outcomes
+    assert list(delivery_states(store).values()) == [ON_TIME[outcome][0] for outcome in outcomes]
+    assert [attempt.outcome for attempt in rows(store, Attempt)] == outcomes
 
 
 def test_attempts_are_numbered_over_all_tries(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob")
+    open_mailing(store, ada, "bob")
     for outcome in (Outcome.GIVEN_BACK, Outcome.DEFERRED, Outcome.UNKNOWN, Outcome.SENT):
         sweep(store, NOW + 20 * MINUTE)
         (claimed,) = claim(store, now=NOW + 20 * MINUTE)
-        assert (claimed.attempts, claimed.given_back) == (len(tried(store)), min(1, len(tried(store))))
+        number = len(attempt_outcomes(store))
+        assert (claimed.attempts, claimed.given_back) == (number, min(1, number))
         send(store, 1, outcome, claimed)
 
-    assert [number for number, _ in tried(store)] == [1, 2, 3, 4]
+    assert [number for number, _ in attempt_outcomes(store)] == [1, 2, 3, 4]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -160,281 +163,286 @@ def test_attempts_are_numbered_over_all_tries(store: Store, ada: Actor) -> None:
 )
 @example(reply="12", driver="newest")
 @example(reply="null", driver="newest")
-def test_a_reply_comes_back_as_it_was_said(
+def test_reply_is_recorded_word_for_word(
     store: Store, ada: Actor, standard_store: Store, reply: str, driver: str
 ) -> None:
-    chosen = store if driver == "newest" else standard_store
-    owner = enrol(chosen, f"p{number_of(chosen, Delivery)}")
-    opened_one = mailing_of_one(chosen, owner)
-    (claimed,) = claim(chosen, occurrence_id=opened_one)
+    tested = store if driver == "newest" else standard_store
+    owner = create_user(tested, f"p{count_rows(tested, Delivery)}")
+    (claimed,) = claim(tested, occurrence_id=open_for_one_client(tested, owner))
 
-    send(chosen, 1, Outcome.FAILED, claimed, reply=reply)
+    send(tested, 1, Outcome.FAILED, claimed, reply=reply)
 
-    assert rows(chosen, Attempt)[-1].reply == reply.replace("\0", "\\x00")
+    assert rows(tested, Attempt)[-1].reply == reply.replace("\0", "\\x00")
 
 
-def test_what_is_not_unicode_is_written_out(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob")
+def test_invalid_unicode_in_a_reply_is_escaped(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob")
     send(store, 1, Outcome.FAILED, *claim(store), reply="a file \udcff", bad_address=True)
 
-    assert rows(store, Attempt)[0].reply == one(store, Client, 1).bad_reason == r"a file \udcff"
+    assert rows(store, Attempt)[0].reply == get_row(store, Client, 1).bad_reason == r"a file \udcff"
 
 
 @pytest.fixture
 def standard_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store by the standard library's SQLite, which may be an old one."""
+    """A store opened by the standard library's SQLite, which may be old."""
     driver: ModuleType = sqlite3
-    monkeypatch.setattr(database, "_driver", lambda: driver)
-    made = create_store(f"sqlite:///{tmp_path / 'standard.db'}")
-    yield made
-    made.close()
+    monkeypatch.setattr(database, "driver", lambda: driver)
+    created = create_store(f"sqlite:///{tmp_path / 'standard.db'}")
+    yield created
+    created.close()
 
 
-def mailing_of_one(store: Store, owner: Actor) -> int:
-    """Another mailing, to one client; its occurrence."""
-    client(store, owner, "bob")
-    mailing(store, owner)
+def open_for_one_client(store: Store, owner: Actor) -> int:
+    """Open another mailing to one client, and return the id of its occurrence."""
+    create_client(store, owner, "bob")
+    create_mailing(store, owner)
     open_due(store)
-    number = number_of(store, Delivery) + 1
-    fill(store, number)
+    number = count_rows(store, Delivery) + 1
+    create_deliveries(store, number)
     return number
 
 
-# The usual group, at once
+# The writer process's rows
 
 
-def test_letters_that_were_sent_and_intents_are_written_at_once(store: Store, ada: Actor) -> None:
-    opened(store, ada, "ann", "bob", "cid", "dan")
+def test_writer_records_sent_emails_and_intents(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann", "bob", "cid", "dan")
     first, second, third, _ = claim(store)
-    intend(store, 1, first, second)
+    record_intents(store, 1, first, second)
     began, ended = NOW + timedelta(seconds=1), NOW + timedelta(seconds=2, microseconds=3)
-    said = entry(first, Outcome.SENT, started_at=began, finished_at=ended, reply="250 2.0.0 caf\xe9 \0 '\"\n")
+    record = make_attempt(first, Outcome.SENT, started_at=began, finished_at=ended, reply="250 2.0.0 caf\xe9 \0 '\"\n")
 
-    assert write_at_once(store, 1, [said, entry(second, Outcome.SENT)], [third]) == {third.id}
+    assert write_rows(store, 1, [record, make_attempt(second, Outcome.SENT)], [third]) == {third.id}
 
-    assert states(store) == {"ann": S.SENT, "bob": S.SENT, "cid": S.SENDING, "dan": S.CLAIMED}
-    sent = one(store, Delivery, first.id)
+    assert delivery_states(store) == {"ann": S.SENT, "bob": S.SENT, "cid": S.SENDING, "dan": S.CLAIMED}
+    sent = get_row(store, Delivery, first.id)
     assert (sent.attempts, sent.given_back, sent.next_try_at) == (1, 0, None)
-    kept, other = rows(store, Attempt)
-    assert (kept.delivery_id, kept.number, kept.started_at, kept.finished_at) == (first.id, 1, began, ended)
-    assert (kept.outcome, kept.phase, kept.code, kept.enhanced) == (Outcome.SENT, "dot", 250, "2.0.0")
-    assert (kept.reply, kept.relay) == ("250 2.0.0 caf\xe9 \\x00 '\"\n", RELAY)
+    attempt, other = rows(store, Attempt)
+    assert (attempt.delivery_id, attempt.number) == (first.id, 1)
+    assert (attempt.started_at, attempt.finished_at) == (began, ended)
+    assert (attempt.outcome, attempt.phase, attempt.code, attempt.enhanced) == (Outcome.SENT, "dot", 250, "2.0.0")
+    assert (attempt.reply, attempt.relay) == ("250 2.0.0 caf\xe9 \\x00 '\"\n", RELAY)
     assert (other.delivery_id, other.number) == (second.id, 1)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_is_not_this_runs_any_more_is_left_at_once_and_said_afterwards(
-    store: Store, ada: Actor, times: int
-) -> None:
-    """The others are written all the same; done again, as after a lock in between, it changes nothing more."""
-    opened(store, ada, "ann", "bob", "cid", "dan", "eve")
-    sent, taken, ours, gone, stale = claim(store)
-    intend(store, 1, sent, taken)
+def test_writer_leaves_out_deliveries_that_left_the_run(store: Store, ada: Actor, times: int) -> None:
+    """They are recorded as late, and the others are written. A repetition changes nothing more."""
+    open_mailing(store, ada, "ann", "bob", "cid", "dan", "eve")
+    sent, taken, ours, queued, stale = claim(store)
+    record_intents(store, 1, sent, taken)
     rescue(store, 1)
-    change_all(store, f"UPDATE delivery SET state = 'sending', run_id = 1, token = {sent.token} WHERE id IN (1, 3, 5)")
+    execute(store, f"UPDATE delivery SET state = 'sending', run_id = 1, token = {sent.token} WHERE id IN (1, 3, 5)")
     release(store, 1, stale)
     (again,) = [claimed for claimed in claim(store) if claimed.id == stale.id]
 
     for _ in range(times):
-        granted = write_at_once(
-            store, 1, [entry(sent, Outcome.SENT), entry(taken, Outcome.SENT)], [ours, gone, stale._replace(token=1)]
+        granted = write_rows(
+            store,
+            1,
+            [make_attempt(sent, Outcome.SENT), make_attempt(taken, Outcome.SENT)],
+            [ours, queued, stale._replace(token=1)],
         )
         assert granted == {ours.id}
 
-    assert states(store) == {"ann": S.SENT, "bob": S.SENT, "cid": S.SENDING, "dan": S.CLAIMED, "eve": S.CLAIMED}
-    assert one(store, Delivery, stale.id).token == again.token
+    sent_states = {"ann": S.SENT, "bob": S.SENT}
+    assert delivery_states(store) == sent_states | {"cid": S.SENDING, "dan": S.CLAIMED, "eve": S.CLAIMED}
+    assert get_row(store, Delivery, stale.id).token == again.token
     for delivery_id in (sent.id, taken.id):
-        log = tried(store, delivery_id)
+        log = attempt_outcomes(store, delivery_id)
         assert [outcome for _, outcome in log][:2] == [Outcome.UNKNOWN, Outcome.SENT]
-        assert [number for number, _ in log] == list(range(1, one(store, Delivery, delivery_id).attempts + 1))
+        assert [number for number, _ in log] == list(range(1, get_row(store, Delivery, delivery_id).attempts + 1))
 
 
-# Late ones
+# Late attempts
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_a_late_outcome_is_kept_and_changes_nothing_but_a_late_yes(store: Store, ada: Actor, outcome: Outcome) -> None:
-    """Its run was taken for dead; for each state that the delivery may have got into meanwhile."""
+def test_late_attempt_is_recorded_and_only_a_success_changes_the_state(
+    store: Store, ada: Actor, outcome: Outcome
+) -> None:
+    """Its run seemed dead, and the delivery may be in any state since."""
     names = ["unknown", "queued", "claimed", "sending", "deferred", "failed", "sent", "cancelled"]
-    ids = opened(store, ada, *names)
+    ids = open_mailing(store, ada, *names)
     claims = claim(store)
-    intend(store, 1, *claims)
+    record_intents(store, 1, *claims)
     rescue(store, 1)
-    change_all(store, "UPDATE delivery SET state = 'queued' WHERE id > 1")
+    execute(store, "UPDATE delivery SET state = 'queued' WHERE id > 1")
     again = claim(store, 2, now=NOW + 15 * MINUTE, limit=20)
     release(store, 2, *(claimed for claimed in again if claimed.id == 2))
-    intend(store, 2, *(claimed for claimed in again if claimed.id in (4, 5, 6, 7)))
-    for claimed, came_of_it in zip(again[3:], (Outcome.DEFERRED, Outcome.FAILED, Outcome.SENT), strict=False):
-        record(store, 2, entry(claimed, came_of_it))
+    record_intents(store, 2, *(claimed for claimed in again if claimed.id in (4, 5, 6, 7)))
+    for claimed, result in zip(again[3:], (Outcome.DEFERRED, Outcome.FAILED, Outcome.SENT), strict=False):
+        record_attempts(store, 2, make_attempt(claimed, result))
     delete_client(store, ids[7])
-    before = states(store)
+    before = delivery_states(store)
     assert list(before) == [str(state) for state in before.values()]
 
-    record(store, 1, *(entry(claimed, outcome) for claimed in claims))
+    record_attempts(store, 1, *(make_attempt(claimed, outcome) for claimed in claims))
 
     expected = before | {name: S.SENT for name in names if outcome == Outcome.SENT and name != "sending"}
-    assert states(store) == expected
-    for found in rows(store, Delivery):
-        log = tried(store, found.id or 0)
-        assert log[-1] == (found.attempts, outcome)
-        assert [number for number, _ in log] == list(range(1, found.attempts + 1))
+    assert delivery_states(store) == expected
+    for delivery in rows(store, Delivery):
+        log = attempt_outcomes(store, delivery.id or 0)
+        assert log[-1] == (delivery.attempts, outcome)
+        assert [number for number, _ in log] == list(range(1, delivery.attempts + 1))
 
 
-def test_a_late_outcome_does_not_stand_in_the_way_of_the_one_after_it(store: Store, ada: Actor) -> None:
-    """It takes a number that the other run, which claimed meanwhile, had thought to be its own."""
-    opened(store, ada, "bob")
+def test_late_attempt_does_not_prevent_the_next_one(store: Store, ada: Actor) -> None:
+    """It takes the number that the other run's attempt would have had."""
+    open_mailing(store, ada, "bob")
     (slow,) = claim(store)
     release(store, 1, slow)
     (quick,) = claim(store, 2)
-    record(store, 1, entry(slow, Outcome.DEFERRED, phase="rcpt"))
+    record_attempts(store, 1, make_attempt(slow, Outcome.DEFERRED, phase="rcpt"))
 
     send(store, 2, Outcome.SENT, quick)
 
-    assert tried(store) == [(1, Outcome.DEFERRED), (2, Outcome.SENT)]
-    assert states(store) == {"bob": S.SENT}
+    assert attempt_outcomes(store) == [(1, Outcome.DEFERRED), (2, Outcome.SENT)]
+    assert delivery_states(store) == {"bob": S.SENT}
 
 
-def test_a_late_and_a_timely_outcome_of_one_delivery_in_one_breath(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob", "eve")
+def test_late_and_timely_attempts_at_a_delivery_in_one_call(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob", "eve")
     old, other = claim(store)
     release(store, 1, old)
     (new,) = claim(store)
-    intend(store, 1, new)
-    intend(store, 1, other)
+    record_intents(store, 1, new)
+    record_intents(store, 1, other)
 
-    record(store, 1, entry(old, Outcome.FAILED), entry(other, Outcome.SENT), entry(new, Outcome.DEFERRED))
+    outcomes = (Outcome.FAILED, Outcome.SENT, Outcome.DEFERRED)
+    record_attempts(store, 1, *map(make_attempt, (old, other, new), outcomes))
 
-    assert states(store) == {"bob": S.DEFERRED, "eve": S.SENT}
-    assert sorted(tried(store, old.id)) == [(1, Outcome.DEFERRED), (2, Outcome.FAILED)]
-    assert tried(store, other.id) == [(1, Outcome.SENT)]
+    assert delivery_states(store) == {"bob": S.DEFERRED, "eve": S.SENT}
+    assert sorted(attempt_outcomes(store, old.id)) == [(1, Outcome.DEFERRED), (2, Outcome.FAILED)]
+    assert attempt_outcomes(store, other.id) == [(1, Outcome.SENT)]
 
 
-@pytest.mark.parametrize("then", [Outcome.DEFERRED, Outcome.FAILED, Outcome.UNKNOWN, Outcome.GIVEN_BACK, "dead"])
-def test_a_late_yes_counts_whatever_comes_of_the_try_that_was_under_way(
-    store: Store, ada: Actor, then: Outcome | str
+@pytest.mark.parametrize("end", [Outcome.DEFERRED, Outcome.FAILED, Outcome.UNKNOWN, Outcome.GIVEN_BACK, "dead"])
+def test_late_success_counts_whatever_happens_to_the_present_attempt(
+    store: Store, ada: Actor, end: Outcome | str
 ) -> None:
-    """Otherwise a client whose letter was taken would get another one."""
-    opened(store, ada, "bob")
+    """Otherwise the client would get the same email again."""
+    open_mailing(store, ada, "bob")
     (slow,) = claim(store)
-    intend(store, 1, slow)
+    record_intents(store, 1, slow)
     rescue(store, 1)
     sweep(store, NOW + 15 * MINUTE)
     (quick,) = claim(store, 2, now=NOW + 15 * MINUTE)
-    intend(store, 2, quick)
-    record(store, 1, entry(slow, Outcome.SENT))
-    assert states(store) == {"bob": S.SENDING}
+    record_intents(store, 2, quick)
+    record_attempts(store, 1, make_attempt(slow, Outcome.SENT))
+    assert delivery_states(store) == {"bob": S.SENDING}
 
-    if then == "dead":
+    if end == "dead":
         rescue(store, 2, NOW + 16 * MINUTE)
     else:
-        record(store, 2, entry(quick, Outcome(then)))
+        record_attempts(store, 2, make_attempt(quick, Outcome(end)))
 
-    assert states(store) == {"bob": S.SENT}
-    assert [outcome for _, outcome in tried(store)][:2] == [Outcome.UNKNOWN, Outcome.SENT]
+    assert delivery_states(store) == {"bob": S.SENT}
+    assert [outcome for _, outcome in attempt_outcomes(store)][:2] == [Outcome.UNKNOWN, Outcome.SENT]
     sweep(store, NOW + 20 * MINUTE)
     assert occurrence_state(store) == OccurrenceState.FINISHED
 
 
-def test_the_same_outcome_twice_is_late_the_second_time(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob")
+def test_second_attempt_of_a_claim_is_late(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob")
     (claimed,) = claim(store)
     send(store, 1, Outcome.SENT, claimed)
 
-    record(store, 1, entry(claimed, Outcome.DEFERRED))
+    record_attempts(store, 1, make_attempt(claimed, Outcome.DEFERRED))
 
-    assert states(store) == {"bob": S.SENT}
-    assert tried(store) == [(1, Outcome.SENT), (2, Outcome.DEFERRED)]
+    assert delivery_states(store) == {"bob": S.SENT}
+    assert attempt_outcomes(store) == [(1, Outcome.SENT), (2, Outcome.DEFERRED)]
 
 
-def test_what_came_of_an_erased_delivery_leaves_nothing(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob", "eve")
-    gone, other = claim(store)
-    intend(store, 1, gone, other)
-    write(store, lambda connection: connection.execute(delete(Delivery).where(Delivery.__table__.c.id == gone.id)))
+def test_attempt_at_a_deleted_delivery_is_not_recorded(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob", "eve")
+    deleted, other = claim(store)
+    record_intents(store, 1, deleted, other)
+    write(store, lambda connection: connection.execute(delete(Delivery).where(Delivery.__table__.c.id == deleted.id)))
 
-    record(store, 1, entry(gone, Outcome.SENT), entry(other, Outcome.SENT))
+    record_attempts(store, 1, make_attempt(deleted, Outcome.SENT), make_attempt(other, Outcome.SENT))
 
-    assert [kept.delivery_id for kept in rows(store, Attempt)] == [other.id]
-    assert states(store) == {"eve": S.SENT}
+    assert [attempt.delivery_id for attempt in rows(store, Attempt)] == [other.id]
+    assert delivery_states(store) == {"eve": S.SENT}
 
 
 # Bad addresses
 
 
-def test_a_bad_address_is_marked_and_what_waits_for_it_is_cancelled(store: Store, ada: Actor, bob: Actor) -> None:
-    """In every mailing of its owner, and of nobody else; later openings leave it out."""
-    client(store, ada, "eve")
-    client(store, bob, "eve")
+def test_bad_address_is_marked_and_its_pending_deliveries_are_cancelled(store: Store, ada: Actor, bob: Actor) -> None:
+    """In all mailings of its owner, and of no other. Later occurrences leave it out."""
+    create_client(store, ada, "eve")
+    create_client(store, bob, "eve")
     for owner in (ada, ada, bob):
-        mailing(store, owner)
+        create_mailing(store, owner)
     open_due(store)
     for which in (1, 2, 3):
-        fill(store, which)
+        create_deliveries(store, which)
     (claimed,) = claim(store)
     claim(store, 2, occurrence_id=2)
 
-    send(store, 1, Outcome.FAILED, claimed, reply="550 5.1.1 nobody here", bad_address=True)
+    send(store, 1, Outcome.FAILED, claimed, reply="550 5.1.1 unknown user", bad_address=True)
 
-    assert [found.state for found in rows(store, Delivery)] == [S.FAILED, S.CANCELLED, S.QUEUED]
+    assert [delivery.state for delivery in rows(store, Delivery)] == [S.FAILED, S.CANCELLED, S.QUEUED]
     marked, foreign = rows(store, Client)
-    assert (marked.bad_at, marked.bad_reason) == (NOW, "550 5.1.1 nobody here")
+    assert (marked.bad_at, marked.bad_reason) == (NOW, "550 5.1.1 unknown user")
     assert foreign.bad_at is None
-    mailing(store, ada)
+    create_mailing(store, ada)
     open_due(store)
-    fill(store, 4)
+    create_deliveries(store, 4)
     assert len(rows(store, Delivery)) == 3
 
 
-@pytest.mark.parametrize("since", [{"email": "new@example.org"}, {"bad_at": NOW - MINUTE, "bad_reason": "before"}])
-def test_a_client_is_not_marked_for_what_was_said_of_another_address(
-    store: Store, ada: Actor, since: dict[str, object]
+@pytest.mark.parametrize("changes", [{"email": "new@example.org"}, {"bad_at": NOW - MINUTE, "bad_reason": "before"}])
+def test_client_is_not_marked_for_a_reply_about_another_address(
+    store: Store, ada: Actor, changes: dict[str, object]
 ) -> None:
-    (bob,) = opened(store, ada, "bob")
+    (bob,) = open_mailing(store, ada, "bob")
     (claimed,) = claim(store)
-    change(store, Client, bob, **since)
+    update_row(store, Client, bob, **changes)
 
     send(store, 1, Outcome.FAILED, claimed, bad_address=True)
 
-    found = one(store, Client, bob)
-    assert (found.bad_at, found.bad_reason) == (since.get("bad_at"), since.get("bad_reason"))
+    client = get_row(store, Client, bob)
+    assert (client.bad_at, client.bad_reason) == (changes.get("bad_at"), changes.get("bad_reason"))
 
 
-def test_a_bad_address_of_a_client_who_is_gone(store: Store, ada: Actor) -> None:
-    (bob,) = opened(store, ada, "bob")
+def test_bad_address_of_a_deleted_client(store: Store, ada: Actor) -> None:
+    (bob,) = open_mailing(store, ada, "bob")
     (claimed,) = claim(store)
-    intend(store, 1, claimed)
+    record_intents(store, 1, claimed)
     delete_client(store, bob)
 
-    record(store, 1, entry(claimed, Outcome.FAILED, bad_address=True))
+    record_attempts(store, 1, make_attempt(claimed, Outcome.FAILED, bad_address=True))
 
-    assert states(store) == {"bob": S.FAILED}
-
-
-# What they add up to
+    assert delivery_states(store) == {"bob": S.FAILED}
 
 
-def test_counts_of_an_occurrence_and_what_is_left_of_all(store: Store, ada: Actor) -> None:
-    opened(store, ada, *(f"client{number}" for number in range(9)))
-    mailing(store, ada)
+# Counts
+
+
+def test_counts_of_an_occurrence_and_of_pending_deliveries(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, *(f"client{number}" for number in range(9)))
+    create_mailing(store, ada)
     open_due(store)
-    fill(store, 2)
+    create_deliveries(store, 2)
     claims = claim(store)
-    intend(store, 1, *claims[:5])
+    record_intents(store, 1, *claims[:5])
     outcomes = (Outcome.SENT, Outcome.SENT, Outcome.DEFERRED, Outcome.UNKNOWN)
-    record(store, 1, *(entry(claimed, outcome) for claimed, outcome in zip(claims, outcomes, strict=False)))
+    record_attempts(store, 1, *map(make_attempt, claims, outcomes))
     release(store, 1, claims[8])
 
     with store.read() as transaction:
         db = transaction.connection()
-        counted = {S.SENT: 2, S.DEFERRED: 1, S.UNKNOWN: 1, S.SENDING: 1, S.CLAIMED: 3, S.QUEUED: 1}
-        assert ledger.counts(db, 1) == counted
-        waits = {S.DEFERRED: 1, S.SENDING: 1, S.CLAIMED: 3, S.QUEUED: 1}
-        assert ledger.left(db, 1) == waits
-        assert ledger.left(db) == waits | {S.QUEUED: 10}
-        assert ledger.left(db, 7) == {}
+        counts = {S.SENT: 2, S.DEFERRED: 1, S.UNKNOWN: 1, S.SENDING: 1, S.CLAIMED: 3, S.QUEUED: 1}
+        assert ledger.count_by_state(db, 1) == counts
+        pending = {S.DEFERRED: 1, S.SENDING: 1, S.CLAIMED: 3, S.QUEUED: 1}
+        assert ledger.count_pending_by_state(db, 1) == pending
+        assert ledger.count_pending_by_state(db) == pending | {S.QUEUED: 10}
+        assert ledger.count_pending_by_state(db, 7) == {}
         for mailing_id in (None, 1, 7):
-            assert ledger.waiting(db, mailing_id) == sum(ledger.left(db, mailing_id).values())
+            assert ledger.count_pending(db, mailing_id) == sum(ledger.count_pending_by_state(db, mailing_id).values())
 
 
-def change_all(store: Store, statement: str) -> None:
+def execute(store: Store, statement: str) -> None:
     write(store, lambda connection: connection.exec_driver_sql(statement))

@@ -1,4 +1,4 @@
-"""Migrations make what the models say, old stores are upgraded after a backup, and the tables forbid what can't be."""
+"""Migrations create what the models define, old stores are upgraded after a backup, and constraints hold."""
 
 import contextlib
 import re
@@ -12,20 +12,22 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Enum, create_engine, delete
+from sqlalchemy import Connection, Enum, create_engine, delete, insert
 from sqlalchemy.exc import IntegrityError
 from support.queue_steps import (
     NOW,
     claim,
-    client,
+    count_rows,
+    create_client,
+    create_deliveries,
+    create_mailing,
     delete_client,
-    fill,
-    mailing,
-    number_of,
+    get_row,
     open_due,
-    opened,
+    open_mailing,
     rows,
     send,
+    update_row,
     write,
 )
 
@@ -42,6 +44,9 @@ from skychimp.models import (
     Login,
     Outcome,
     ReplyKind,
+    Role,
+    StoreInfo,
+    User,
     metadata,
 )
 from skychimp.permissions import Actor
@@ -50,52 +55,54 @@ from skychimp.store.database import Store
 from skychimp.store.schema import open_store
 
 
-def test_models_and_migrations_say_the_same(store: Store) -> None:
+def test_migrations_create_what_the_models_define(store: Store) -> None:
     with store.read() as db:
         context = MigrationContext.configure(db.connection(), opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
         migrated = tables_of(db.connection())
-    made = create_engine("sqlite://")
-    with made.begin() as db:
+    engine = create_engine("sqlite://")
+    with engine.begin() as db:
         metadata.create_all(db)
         assert migrated == tables_of(db)
-    made.dispose()
+    engine.dispose()
 
 
 def tables_of(db: Connection) -> dict[str, list[str]]:
-    """Every table and index as SQLite keeps it, constraints and conditions included; a table as its sorted parts."""
-    found = db.exec_driver_sql(
+    """Return the SQL of all tables, indexes and triggers by name, split into sorted parts."""
+    rows = db.exec_driver_sql(
         "SELECT name, sql FROM sqlite_master WHERE name NOT IN ('alembic_version', 'sqlite_sequence') AND sql NOTNULL"
     )
-    return {name: sorted(re.split(r",\s*\n|\(\s*\n|\n\s*\)", re.sub(r"[ \t]+", " ", sql))) for name, sql in found}
+    return {name: sorted(re.split(r",\s*\n|\(\s*\n|\n\s*\)", re.sub(r"[ \t]+", " ", sql))) for name, sql in rows}
 
 
-def test_the_newest_revision_is_the_last_of_the_folder() -> None:
+def test_revision_is_the_newest_migration() -> None:
     (newest,) = ScriptDirectory(str(schema.MIGRATIONS)).get_heads()
     assert newest == schema.REVISION
 
 
 # Old stores
 
-NEXT = """
+ORIGINAL_REVISION = schema.REVISION
+
+ADD_PHONE = """
 from alembic import op
 import sqlalchemy as sa
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "next", "{}", None, None
 
 
 def upgrade() -> None:
     with op.batch_alter_table("client", recreate="always") as batch:
         batch.add_column(sa.Column("phone", sa.String(), nullable=False, server_default=""))
 """
-BREAKS = (
-    NEXT
+BREAKS_REFERENCES = (
+    ADD_PHONE
     + """
     op.execute("DELETE FROM client")
 """
 )
-FAILS = (
-    NEXT
+INVALID_SQL = (
+    ADD_PHONE
     + """
     op.execute("SELECT nonsense")
 """
@@ -103,105 +110,108 @@ FAILS = (
 
 
 @pytest.fixture
-def old(store: Store, ada: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store of today with some clients, which another revision makes an old one."""
+def old_store(store: Store, ada: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store with clients, of a revision that is no longer the newest."""
     for name in ("ann", "bob"):
-        client(store, ada, name, tags=["red"])
+        create_client(store, ada, name, tags=["red"])
     store.close()
-    become_newer(monkeypatch, tmp_path, NEXT)
+    add_migration(monkeypatch, tmp_path, ADD_PHONE)
     return store.path
 
 
-def become_newer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
+def add_migration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
     newer = tmp_path / "newer"
     shutil.rmtree(newer, ignore_errors=True)
     shutil.copytree(schema.MIGRATIONS, newer, ignore=shutil.ignore_patterns("__pycache__"))
-    (newer / "versions" / "0002_next.py").write_text(script)
-    monkeypatch.setattr(database, "MIGRATIONS", newer)
-    monkeypatch.setattr(database, "REVISION", "0002")
+    (newer / "versions" / "next.py").write_text(script.format(ORIGINAL_REVISION))
+    monkeypatch.setattr(schema, "MIGRATIONS", newer)
+    monkeypatch.setattr(schema, "REVISION", "next")
 
 
 def revision(path: Path) -> str:
-    with contextlib.closing(database._driver().connect(path)) as connection:
+    with contextlib.closing(database.driver().connect(path)) as connection:
         return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
 def phones(path: Path) -> list[str]:
-    with contextlib.closing(database._driver().connect(path)) as connection:
+    with contextlib.closing(database.driver().connect(path)) as connection:
         return [phone for (phone,) in connection.execute("SELECT phone FROM client")]
 
 
-def test_an_old_store_is_upgraded_after_a_backup(old: Path) -> None:
-    """A table that is made anew on the way takes nothing along that points to it."""
-    upgraded = open_store(f"sqlite:///{old}")
+def test_old_store_is_upgraded_after_a_backup(old_store: Path) -> None:
+    """The migration rebuilds a table, which must not delete the rows that refer to it."""
+    upgraded = open_store(f"sqlite:///{old_store}")
 
-    assert [found.email for found in rows(upgraded, Client)] == ["ann@example.org", "bob@example.org"]
-    assert number_of(upgraded, ClientTag) == 2
+    assert [client.email for client in rows(upgraded, Client)] == ["ann@example.org", "bob@example.org"]
+    assert count_rows(upgraded, ClientTag) == 2
     with upgraded.read() as db:
         assert db.connection().exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     upgraded.close()
-    assert (revision(old), phones(old)) == ("0002", ["", ""])
-    backup = old.with_name("skychimp.db.before-0002")
+    assert (revision(old_store), phones(old_store)) == ("next", ["", ""])
+    backup = old_store.with_name("skychimp.db.before-next")
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
-    assert revision(backup) == "0001"
-    files = {path.name for path in old.parent.iterdir() if path.is_file()}
-    assert files == {"skychimp.db", "skychimp.db.before-0002"}
+    assert revision(backup) == ORIGINAL_REVISION
+    files = {path.name for path in old_store.parent.iterdir() if path.is_file()}
+    assert files == {"skychimp.db", "skychimp.db.before-next"}
 
 
-def test_the_backup_is_a_store(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (schema.MIGRATIONS.parent, schema.REVISION)
-    open_store(f"sqlite:///{old}").close()
+def test_backup_before_an_upgrade_is_a_store(old_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_store(f"sqlite:///{old_store}").close()
     monkeypatch.undo()
-    assert before != (schema.MIGRATIONS.parent, schema.REVISION)
+    assert schema.REVISION == ORIGINAL_REVISION
 
     with pytest.raises(StoreNotReady, match="newer Skychimp"):
-        open_store(f"sqlite:///{old}")
-    again = open_store(f"sqlite:///{old}.before-0002")
+        open_store(f"sqlite:///{old_store}")
+    again = open_store(f"sqlite:///{old_store}.before-next")
 
-    assert [found.email for found in rows(again, Client)] == ["ann@example.org", "bob@example.org"]
+    assert [client.email for client in rows(again, Client)] == ["ann@example.org", "bob@example.org"]
     again.close()
 
 
 @pytest.mark.parametrize(
-    ("script", "error"), [(FAILS, "no such column: nonsense"), (BREAKS, "would leave row 1 of client_tag")]
+    ("script", "error"),
+    [
+        (INVALID_SQL, "no such column: nonsense"),
+        (BREAKS_REFERENCES, "row 1 of client_tag would refer to a missing client"),
+    ],
 )
-def test_an_upgrade_that_fails_changes_nothing(
-    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: str
+def test_failed_upgrade_changes_nothing(
+    old_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: str
 ) -> None:
-    become_newer(monkeypatch, tmp_path / "newer", script)
+    add_migration(monkeypatch, tmp_path / "newer", script)
 
     with pytest.raises(StoreFailed, match=error):
-        open_store(f"sqlite:///{old}")
+        open_store(f"sqlite:///{old_store}")
 
     monkeypatch.undo()
-    same = open_store(f"sqlite:///{old}")
-    assert (number_of(same, Client), number_of(same, ClientTag)) == (2, 2)
+    same = open_store(f"sqlite:///{old_store}")
+    assert (count_rows(same, Client), count_rows(same, ClientTag)) == (2, 2)
     same.close()
 
 
-def test_without_a_backup_there_is_no_upgrade(old: Path) -> None:
-    old.with_name("skychimp.db.before-0002").mkdir()
+def test_store_is_not_upgraded_without_a_backup(old_store: Path) -> None:
+    old_store.with_name("skychimp.db.before-next").mkdir()
 
-    with pytest.raises(StoreFailed, match="can't be copied"):
-        open_store(f"sqlite:///{old}")
+    with pytest.raises(StoreFailed, match="cannot back up the store"):
+        open_store(f"sqlite:///{old_store}")
 
-    assert revision(old) == "0001"
+    assert revision(old_store) == ORIGINAL_REVISION
 
 
 UPGRADE = """
 import sys
 from pathlib import Path
-from skychimp.store import engine
+from skychimp.store import schema
 
-engine.MIGRATIONS, engine.REVISION = Path(sys.argv[2]), "0002"
-engine.open_store("sqlite:///" + sys.argv[1]).close()
+schema.MIGRATIONS, schema.REVISION = Path(sys.argv[2]), "next"
+schema.open_store("sqlite:///" + sys.argv[1]).close()
 """
 
 
-def test_two_who_upgrade_at_once(old: Path) -> None:
-    """The second finds it done, and the backup stays the first one's."""
-    command = [sys.executable, "-c", UPGRADE, str(old), str(schema.MIGRATIONS)]
-    with contextlib.closing(database._driver().connect(old, isolation_level=None)) as gate:
+def test_two_processes_upgrade_at_once(old_store: Path) -> None:
+    """The second one finds the store upgraded, and keeps the backup of the first."""
+    command = [sys.executable, "-c", UPGRADE, str(old_store), str(schema.MIGRATIONS)]
+    with contextlib.closing(database.driver().connect(old_store, isolation_level=None)) as gate:
         gate.execute("BEGIN IMMEDIATE")
         processes = [subprocess.Popen(command) for _ in range(2)]
         with pytest.raises(subprocess.TimeoutExpired):
@@ -209,17 +219,52 @@ def test_two_who_upgrade_at_once(old: Path) -> None:
         gate.execute("COMMIT")
 
     assert [process.wait() for process in processes] == [0, 0]
-    assert revision(old) == "0002"
-    assert revision(old.with_name("skychimp.db.before-0002")) == "0001"
+    assert revision(old_store) == "next"
+    assert revision(old_store.with_name("skychimp.db.before-next")) == ORIGINAL_REVISION
 
 
-# What the tables forbid
+def test_second_migration_notices_blocked_users(tmp_path: Path) -> None:
+    """A store of the first revision is upgraded with its rows. Figures in a cache are counted again."""
+    path = create_first_revision(tmp_path / "skychimp.db")
+
+    upgraded = open_store(f"sqlite:///{path}")
+
+    assert [user.email for user in rows(upgraded, User)] == ["ada@example.org"]
+    versions = [get_row(upgraded, StoreInfo, 1).audience_version]
+    assert versions != [7]
+    for blocked_at in (NOW, None):
+        update_row(upgraded, User, 1, blocked_at=blocked_at)
+        versions.append(get_row(upgraded, StoreInfo, 1).audience_version)
+    update_row(upgraded, User, 1, blocked_at=None)
+    update_row(upgraded, User, 1, name="Ada")
+    assert len(set(versions)) == 3
+    assert get_row(upgraded, StoreInfo, 1).audience_version == versions[-1]
+    upgraded.close()
+    assert (revision(path), revision(path.with_name("skychimp.db.before-0002"))) == ("0002", "0001")
+
+
+def create_first_revision(path: Path) -> Path:
+    """Create a store as the first revision was, with a user. Its audience version is 7."""
+    engine = database.make_engine(path)
+    with engine.execution_options(begin=database.IMMEDIATE).connect() as db, db.begin():
+        schema.migrate(db, "0001")
+        db.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        values = {"id": 1, "secret": b"secret", "created_at": NOW, "audience_version": 7}
+        db.execute(insert(StoreInfo).values(values))
+        email = "ada@example.org"
+        db.execute(insert(User).values(email=email, address_key=email, name="", role=Role.USER, created_at=NOW))
+    engine.dispose()
+    path.chmod(0o600)
+    return path
+
+
+# Constraints
 
 
 @pytest.fixture
-def full(store: Store, ada: Actor) -> Store:
-    """A row in every table that holds a state."""
-    opened(store, ada, "bob")
+def full_store(store: Store, ada: Actor) -> Store:
+    """A store with a row in every table that has a state."""
+    open_mailing(store, ada, "bob")
     send(store, 1, Outcome.SENT, *claim(store))
     with store.write() as db:
         db.add(Code(user_id=1, purpose=CodePurpose.VERIFY, code_hash="", created_at=NOW, expires_at=NOW))
@@ -238,9 +283,11 @@ ENUMS = [
 
 
 @pytest.mark.parametrize(("table", "column"), ENUMS)
-def test_a_state_is_one_of_those_there_are(full: Store, table: str, column: str) -> None:
+def test_unknown_state_is_refused(full_store: Store, table: str, column: str) -> None:
     with pytest.raises(IntegrityError, match=f"CHECK constraint failed: ck_{table}_{column}"):
-        write(full, lambda connection: connection.exec_driver_sql(f'UPDATE "{table}" SET "{column}" = \'nonsense\''))
+        write(
+            full_store, lambda connection: connection.exec_driver_sql(f'UPDATE "{table}" SET "{column}" = \'nonsense\'')
+        )
 
 
 @pytest.mark.parametrize(
@@ -259,9 +306,9 @@ def test_a_state_is_one_of_those_there_are(full: Store, table: str, column: str)
         ("UPDATE audit SET detail = 'another'", "only added to"),
     ],
 )
-def test_what_can_never_be(full: Store, statement: str, constraint: str) -> None:
+def test_invalid_change_is_refused(full_store: Store, statement: str, constraint: str) -> None:
     with pytest.raises(IntegrityError, match=constraint):
-        write(full, lambda connection: connection.exec_driver_sql(statement))
+        write(full_store, lambda connection: connection.exec_driver_sql(statement))
 
 
 UNIQUE = {
@@ -275,27 +322,27 @@ UNIQUE = {
 
 
 @pytest.mark.parametrize("table", UNIQUE)
-def test_there_are_no_two_of_the_same(full: Store, table: str) -> None:
-    with full.write() as db:
+def test_duplicate_is_refused(full_store: Store, table: str) -> None:
+    with full_store.write() as db:
         db.add(Login(user_id=1, token_hash="x", created_at=NOW, seen_at=NOW, expires_at=NOW))
     columns = ", ".join(f'"{column.name}"' for column in metadata.tables[table].columns if column.name != "id")
-    again = f'INSERT INTO "{table}" ({columns}) SELECT {columns} FROM "{table}"'
-    same = ", ".join(f"{table}.{column}" for column in UNIQUE[table])
+    copy = f'INSERT INTO "{table}" ({columns}) SELECT {columns} FROM "{table}"'
+    names = ", ".join(f"{table}.{column}" for column in UNIQUE[table])
 
-    with pytest.raises(IntegrityError, match=f"UNIQUE constraint failed: {same}"):
-        write(full, lambda connection: connection.exec_driver_sql(again))
+    with pytest.raises(IntegrityError, match=f"UNIQUE constraint failed: {names}"):
+        write(full_store, lambda connection: connection.exec_driver_sql(copy))
 
 
-def test_the_numbers_of_clients_and_deliveries_never_come_back(store: Store, ada: Actor) -> None:
-    """A delivery remembers its client by number, and a letter is named after its delivery's."""
-    (bob,) = opened(store, ada, "bob")
+def test_ids_of_clients_and_deliveries_are_never_reused(store: Store, ada: Actor) -> None:
+    """A delivery refers to its client by id, and an email's Message-ID is made of its delivery's id."""
+    (bob,) = open_mailing(store, ada, "bob")
     delete_client(store, bob)
     write(store, lambda connection: connection.execute(delete(Delivery)))
 
-    new = client(store, ada, "eve")
-    mailing(store, ada)
+    new = create_client(store, ada, "eve")
+    create_mailing(store, ada)
     open_due(store)
-    fill(store, 2)
+    create_deliveries(store, 2)
 
     assert new > bob
-    assert [found.id for found in rows(store, Delivery)] == [2]
+    assert [delivery.id for delivery in rows(store, Delivery)] == [2]

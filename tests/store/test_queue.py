@@ -1,12 +1,12 @@
-"""The queue: every client has one delivery, one run at a time holds it, and an occurrence ends when nothing waits."""
+"""The queue: one delivery for each client, claimed by one run at a time; an occurrence ends when nothing is pending."""
 
 import threading
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -15,31 +15,31 @@ from support.queue_steps import (
     GIVE_UP_AFTER,
     MINUTE,
     NOW,
-    change,
+    attempt_outcomes,
     claim,
-    client,
+    count_rows,
+    create_client,
+    create_deliveries,
+    create_mailing,
+    create_run,
     delete_client,
     delete_mailing,
-    due,
-    entry,
-    fill,
-    intend,
-    mailing,
-    number_of,
+    delivery_states,
+    due_occurrences,
+    get_row,
+    make_attempt,
     occurrence_state,
-    one,
     open_due,
-    opened,
-    record,
+    open_mailing,
+    record_attempts,
+    record_intents,
     release,
     rescue,
     rows,
-    run,
     send,
-    states,
     status,
     sweep,
-    tried,
+    update_row,
     write,
 )
 
@@ -57,21 +57,21 @@ from skychimp.models import (
     User,
 )
 from skychimp.permissions import Actor
-from skychimp.store import queue
+from skychimp.store import audience, queue
 from skychimp.store.database import Store
 
 S = DeliveryState
 
 
-def at_once(number: int, work: Callable[[int], None]) -> None:
-    """Do it in so many threads, each with a connection of its own, that begin together."""
+def run_in_threads(number: int, work: Callable[[int], None]) -> None:
+    """Call `work` with each thread's index in threads that begin together, each with its own connection."""
     start = threading.Barrier(number)
 
-    def begin(which: int) -> None:
+    def begin(index: int) -> None:
         start.wait()
-        work(which)
+        work(index)
 
-    threads = [threading.Thread(target=begin, args=(which,)) for which in range(number)]
+    threads = [threading.Thread(target=begin, args=(index,)) for index in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -81,215 +81,219 @@ def at_once(number: int, work: Callable[[int], None]) -> None:
 # Opening
 
 
-def test_an_occurrence_opens_once_however_many_runs_look_at_once(store: Store, ada: Actor) -> None:
-    client(store, ada, "bob")
+def test_occurrence_is_opened_once_by_many_runs(store: Store, ada: Actor) -> None:
+    create_client(store, ada, "bob")
     for _ in range(5):
-        mailing(store, ada)
-    opened_by: list[int] = []
+        create_mailing(store, ada)
+    counts: list[int] = []
 
-    at_once(8, lambda _: opened_by.append(open_due(store)))
+    run_in_threads(8, lambda _: counts.append(open_due(store)))
 
-    assert sum(opened_by) == 5
-    assert Counter(found.mailing_id for found in rows(store, Occurrence)) == dict.fromkeys(range(1, 6), 1)
+    assert sum(counts) == 5
+    assert Counter(row.mailing_id for row in rows(store, Occurrence)) == dict.fromkeys(range(1, 6), 1)
 
 
-def test_several_runs_fill_one_occurrence_together(store: Store, ada: Actor) -> None:
-    ids = [client(store, ada, f"client{number}") for number in range(57)]
-    mailing(store, ada)
+def test_several_runs_create_the_deliveries_of_one_occurrence(store: Store, ada: Actor) -> None:
+    ids = [create_client(store, ada, f"client{number}") for number in range(57)]
+    create_mailing(store, ada)
     open_due(store)
 
-    at_once(4, lambda _: fill(store, batch=5))
+    run_in_threads(4, lambda _: create_deliveries(store, batch=5))
 
-    assert [found.client_id for found in rows(store, Delivery)] == ids
+    assert [row.client_id for row in rows(store, Delivery)] == ids
     assert occurrence_state(store) == OccurrenceState.OPEN
 
 
-def test_a_batch_moves_the_cursor_and_can_be_sent_before_the_next(store: Store, ada: Actor) -> None:
-    ids = [client(store, ada, f"client{number}") for number in range(5)]
-    mailing(store, ada)
+def test_batch_moves_the_cursor_and_can_be_sent_before_the_next_batch(store: Store, ada: Actor) -> None:
+    ids = [create_client(store, ada, f"client{number}") for number in range(5)]
+    create_mailing(store, ada)
     open_due(store)
 
-    assert not write(store, lambda db: queue.fill(db, 1, 2))
+    assert not write(store, lambda db: queue.create_deliveries(db, 1, 2))
 
-    assert (occurrence_state(store), one(store, Occurrence, 1).cursor) == (OccurrenceState.OPENING, ids[1])
+    assert (occurrence_state(store), get_row(store, Occurrence, 1).cursor) == (OccurrenceState.OPENING, ids[1])
     assert [claimed.client_id for claimed in claim(store)] == ids[:2]
     sweep(store)
     assert occurrence_state(store) == OccurrenceState.OPENING
-    fill(store, batch=2)
+    create_deliveries(store, batch=2)
     assert [claimed.client_id for claimed in claim(store)] == ids[2:]
 
 
-def test_a_delivery_keeps_its_client_as_it_was(store: Store, ada: Actor) -> None:
-    client_id = client(store, ada, "zoë", tags=["b", "a"], comment="a\nb", name="Zoë 🦉")
-    mailing(store, ada)
+def test_delivery_keeps_the_client_as_it_was_at_opening(store: Store, ada: Actor) -> None:
+    client_id = create_client(store, ada, "zoë", tags=["b", "a"], comment="a\nb", name="Zoë 🦉")
+    create_mailing(store, ada)
     open_due(store)
-    fill(store)
+    create_deliveries(store)
 
-    change(store, Client, client_id, name="X", email="x@example.org", address_key="x@example.org", comment="")
+    update_row(store, Client, client_id, name="X", email="x@example.org", address_key="x@example.org", comment="")
 
     (claimed,) = claim(store)
     assert claimed[2:] == (client_id, "zoë@example.org", "Zoë 🦉", "a\nb", '["a","b"]', 0, 0, claimed.token)
 
 
-def test_one_address_is_one_delivery(store: Store, ada: Actor) -> None:
-    """Twice in an audience by two ways, or by a client who takes another's address while the occurrence opens."""
-    first, second = client(store, ada, "bob", tags=["red", "blue"]), client(store, ada, "eve", tags=["red"])
-    mailing(store, ada, client_ids=[first, second], tags=["red", "blue"])
+def test_address_gets_one_delivery(store: Store, ada: Actor) -> None:
+    """If it is in the audience in two ways, or if clients change their addresses while the occurrence opens."""
+    first, second = (
+        create_client(store, ada, "bob", tags=["red", "blue"]),
+        create_client(store, ada, "eve", tags=["red"]),
+    )
+    create_mailing(store, ada, client_ids=[first, second], tags=["red", "blue"])
     open_due(store)
-    write(store, lambda db: queue.fill(db, 1, 1))
-    change(store, Client, first, address_key="moved@example.org")
-    change(store, Client, second, address_key="bob@example.org")
+    write(store, lambda db: queue.create_deliveries(db, 1, 1))
+    update_row(store, Client, first, address_key="moved@example.org")
+    update_row(store, Client, second, address_key="bob@example.org")
 
-    fill(store, batch=1)
+    create_deliveries(store, batch=1)
 
-    assert [(found.client_id, found.address_key) for found in rows(store, Delivery)] == [(first, "bob@example.org")]
+    assert [(row.client_id, row.address_key) for row in rows(store, Delivery)] == [(first, "bob@example.org")]
 
 
-def test_whom_a_mailing_goes_to(store: Store, ada: Actor, bob: Actor) -> None:
-    """Named clients and those with a tag, each once; nobody else's, and none whose address is bad."""
-    named = client(store, ada, "named")
-    client(store, ada, "neither", tags=["other"])
-    both = client(store, ada, "both", tags=["red"])
-    tagged = client(store, ada, "tagged", tags=["blue"])
-    client(store, bob, "foreign", tags=["red"])
-    bad = client(store, ada, "bad", tags=["red"], bad_at=NOW, bad_reason="550 5.1.1")
-    mailing(store, ada, client_ids=[named, both], tags=["red", "blue"])
-    mailing(store, ada)
+def test_deliveries_are_created_for_named_and_tagged_clients(store: Store, ada: Actor, bob: Actor) -> None:
+    """Each gets one. Other users' clients and bad addresses get none."""
+    named = create_client(store, ada, "named")
+    create_client(store, ada, "neither", tags=["other"])
+    both = create_client(store, ada, "both", tags=["red"])
+    tagged = create_client(store, ada, "tagged", tags=["blue"])
+    create_client(store, bob, "foreign", tags=["red"])
+    bad = create_client(store, ada, "bad", tags=["red"], bad_at=NOW, bad_reason="550 5.1.1")
+    create_mailing(store, ada, client_ids=[named, both], tags=["red", "blue"])
+    create_mailing(store, ada)
     open_due(store)
-    fill(store, 1)
-    fill(store, 2)
+    create_deliveries(store, 1)
+    create_deliveries(store, 2)
 
-    audience = queue.audience(1, ada.user_id, all_clients=False)
-    everybody = [row.id for row in write(store, lambda connection: connection.execute(audience).all())]
-    assert everybody == [named, both, tagged, bad]
-    of_each = {which: [d.client_id for d in rows(store, Delivery) if d.occurrence_id == which] for which in (1, 2)}
-    assert of_each == {1: [named, both, tagged], 2: [named, named + 1, both, tagged]}
+    client_ids = audience.client_ids(1, all_clients=False)
+    assert write(store, lambda db: db.scalars(client_ids).all()) == [named, both, tagged, bad]
+    by_occurrence: dict[int, list[int]] = {1: [], 2: []}
+    for delivery in rows(store, Delivery):
+        by_occurrence[delivery.occurrence_id].append(delivery.client_id)
+    assert by_occurrence == {1: [named, both, tagged], 2: [named, named + 1, both, tagged]}
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    who=st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans()), max_size=12),
+    kinds=st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=12),
     batch=st.integers(1, 5),
 )
-def test_batches_of_any_size_make_the_whole_audience(
-    store: Store, who: list[tuple[bool, bool, bool, bool]], batch: int
-) -> None:
-    owner, other = enrol(store, f"o{number_of(store, User)}"), enrol(store, f"x{number_of(store, User)}")
-    people = [
-        (client(store, other if foreign else owner, f"c{number}", tags=["red"] if red else []), named, red, foreign)
-        for number, (named, red, bad, foreign) in enumerate(who)
-    ]
-    wanted = [which for which, named, red, foreign in people if not foreign and (named or red)]
-    named_ones = [which for which, named, _, foreign in people if named and not foreign]
-    mailing(store, owner, client_ids=named_ones, tags=["red"])
+def test_batches_of_any_size_cover_the_audience(store: Store, kinds: list[tuple[bool, bool, bool]], batch: int) -> None:
+    owner, other = create_user(store, f"o{count_rows(store, User)}"), create_user(store, f"x{count_rows(store, User)}")
+    named, expected = [], []
+    for number, (is_named, is_tagged, is_foreign) in enumerate(kinds):
+        tags = ["red"] if is_tagged else []
+        client_id = create_client(store, other if is_foreign else owner, f"c{number}", tags=tags)
+        if is_named and not is_foreign:
+            named.append(client_id)
+        if (is_named or is_tagged) and not is_foreign:
+            expected.append(client_id)
+    create_mailing(store, owner, client_ids=named, tags=["red"])
     open_due(store)
     latest = rows(store, Occurrence)[-1].id or 0
 
-    fill(store, latest, batch)
+    create_deliveries(store, latest, batch)
 
-    assert [found.client_id for found in rows(store, Delivery) if found.occurrence_id == latest] == wanted
+    assert [row.client_id for row in rows(store, Delivery) if row.occurrence_id == latest] == expected
 
 
-def test_who_comes_or_goes_while_it_opens(store: Store, ada: Actor) -> None:
-    """Behind the cursor everything stays as it was; before it, the audience is that of the moment."""
-    ids = [client(store, ada, name) for name in ("ann", "bob", "cid", "dan", "eve")]
-    mailing(store, ada)
+def test_clients_change_while_an_occurrence_opens(store: Store, ada: Actor) -> None:
+    """Up to the cursor deliveries exist already. After it, the audience is the present one."""
+    ids = [create_client(store, ada, name) for name in ("ann", "bob", "cid", "dan", "eve")]
+    create_mailing(store, ada)
     open_due(store)
-    write(store, lambda db: queue.fill(db, 1, 2))
+    write(store, lambda db: queue.create_deliveries(db, 1, 2))
 
     delete_client(store, ids[0])
     delete_client(store, ids[2])
-    change(store, Client, ids[3], bad_at=NOW)
-    client(store, ada, "new")
-    fill(store, batch=2)
+    update_row(store, Client, ids[3], bad_at=NOW)
+    create_client(store, ada, "new")
+    create_deliveries(store, batch=2)
 
     queued, cancelled = S.QUEUED, S.CANCELLED
-    assert states(store) == {"ann": cancelled, "bob": queued, "eve": queued, "new": queued}
+    assert delivery_states(store) == {"ann": cancelled, "bob": queued, "eve": queued, "new": queued}
 
 
-def test_an_empty_audience_finishes_at_once(store: Store, ada: Actor) -> None:
-    mailing(store, ada, tags=["nobody"])
+def test_occurrence_with_an_empty_audience_finishes_at_once(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, tags=["unused"])
     open_due(store)
-    assert due(store) == [1]
+    assert due_occurrences(store) == [1]
 
-    fill(store)
+    create_deliveries(store)
     sweep(store)
 
     assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
-    assert due(store) == []
+    assert due_occurrences(store) == []
 
 
 @pytest.mark.parametrize("stopped", [{}, {"disabled_at": NOW}])
-def test_an_opening_that_was_cut_off_is_made_whole_after_its_deadline(
+def test_interrupted_opening_is_completed_after_its_deadline(
     store: Store, ada: Actor, stopped: dict[str, object]
 ) -> None:
-    """Each client has a delivery, if only one that has expired; and the mailing comes to its end."""
+    """Each client has a delivery, even if it expires at once, and the mailing is completed."""
     for name in ("ann", "bob", "cid"):
-        client(store, ada, name)
-    mailing(store, ada)
+        create_client(store, ada, name)
+    create_mailing(store, ada)
     open_due(store)
-    write(store, lambda db: queue.fill(db, 1, 2))
+    write(store, lambda db: queue.create_deliveries(db, 1, 2))
     if stopped:
-        change(store, Mailing, 1, **stopped)
+        update_row(store, Mailing, 1, **stopped)
     late = NOW + GIVE_UP_AFTER
 
     sweep(store, late)
     assert occurrence_state(store) == OccurrenceState.OPENING
-    assert due(store, late) == [1]
-    fill(store)
+    assert due_occurrences(store, late) == [1]
+    create_deliveries(store)
     assert claim(store, now=late) == []
     sweep(store, late)
 
-    assert states(store) == dict.fromkeys(("ann", "bob", "cid"), S.EXPIRED)
+    assert delivery_states(store) == dict.fromkeys(("ann", "bob", "cid"), S.EXPIRED)
     assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
 
 
-def test_a_deleted_mailing_opens_no_further(store: Store, ada: Actor) -> None:
+def test_deleted_mailing_gets_no_more_deliveries(store: Store, ada: Actor) -> None:
     for name in ("ann", "bob", "cid"):
-        client(store, ada, name)
-    mailing(store, ada)
+        create_client(store, ada, name)
+    create_mailing(store, ada)
     open_due(store)
-    write(store, lambda db: queue.fill(db, 1, 1))
+    write(store, lambda db: queue.create_deliveries(db, 1, 1))
     (claimed,) = claim(store)
-    intend(store, 1, claimed)
+    record_intents(store, 1, claimed)
 
     delete_mailing(store, 1)
-    fill(store, batch=1)
+    create_deliveries(store, batch=1)
 
-    assert states(store) == {"ann": S.SENDING}
+    assert delivery_states(store) == {"ann": S.SENDING}
     assert occurrence_state(store) == OccurrenceState.OPENING
-    record(store, 1, entry(claimed, Outcome.DEFERRED))
+    record_attempts(store, 1, make_attempt(claimed, Outcome.DEFERRED))
     sweep(store)
-    assert states(store) == {"ann": S.CANCELLED}
+    assert delivery_states(store) == {"ann": S.CANCELLED}
     assert occurrence_state(store) == OccurrenceState.CANCELLED
 
 
 # Claiming
 
 
-def test_many_runs_never_hold_the_same_delivery(store: Store, ada: Actor) -> None:
-    opened(store, ada, *(f"client{number}" for number in range(100)))
-    taken: list[int] = []
+def test_delivery_is_claimed_by_one_of_many_runs(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, *(f"client{number}" for number in range(100)))
+    claimed_ids: list[int] = []
 
-    def work(which: int) -> None:
-        while claims := claim(store, which + 1, limit=3):
-            taken.extend(claimed.id for claimed in claims)
+    def work(index: int) -> None:
+        while claims := claim(store, index + 1, limit=3):
+            claimed_ids.extend(claimed.id for claimed in claims)
 
-    at_once(4, work)
+    run_in_threads(4, work)
 
-    assert sorted(taken) == list(range(1, 101))
+    assert sorted(claimed_ids) == list(range(1, 101))
 
 
-def test_a_claim_takes_what_is_due_the_oldest_first(store: Store, ada: Actor) -> None:
-    opened(store, ada, "ann", "bob", "cid", "dan")
-    change(store, Delivery, 1, next_try_at=NOW + MINUTE)
-    change(store, Delivery, 2, state=S.DEFERRED, next_try_at=NOW - MINUTE)
-    change(store, Delivery, 3, state=S.UNKNOWN, next_try_at=NOW - DAY)
+def test_claim_takes_due_deliveries_in_order(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann", "bob", "cid", "dan")
+    update_row(store, Delivery, 1, next_try_at=NOW + MINUTE)
+    update_row(store, Delivery, 2, state=S.DEFERRED, next_try_at=NOW - MINUTE)
+    update_row(store, Delivery, 3, state=S.UNKNOWN, next_try_at=NOW - DAY)
 
     assert [claimed.id for claimed in claim(store, limit=1)] == [2]
     assert [claimed.id for claimed in claim(store)] == [4]
     assert [claimed.id for claimed in claim(store, due_by=NOW + MINUTE)] == [1]
-    assert states(store) == dict.fromkeys(("ann", "bob", "dan"), S.CLAIMED) | {"cid": S.UNKNOWN}
+    assert delivery_states(store) == dict.fromkeys(("ann", "bob", "dan"), S.CLAIMED) | {"cid": S.UNKNOWN}
 
 
 @pytest.mark.parametrize(
@@ -304,39 +308,39 @@ def test_a_claim_takes_what_is_due_the_oldest_first(store: Store, ada: Actor) ->
         (Occurrence, {"state": OccurrenceState.CANCELLED}),
     ],
 )
-def test_what_keeps_an_occurrence_from_being_sent(
+def test_stopped_occurrence_is_neither_due_nor_claimed(
     store: Store, ada: Actor, table: type[Mailing], values: dict[str, object]
 ) -> None:
-    opened(store, ada, "bob")
-    change(store, table, 1, **values)
+    open_mailing(store, ada, "bob")
+    update_row(store, table, 1, **values)
 
     assert claim(store) == []
-    assert due(store) == []
+    assert due_occurrences(store) == []
 
 
-def test_what_is_due(store: Store, ada: Actor) -> None:
-    """The oldest due time first, only one mailing's if that is asked for, and none that has only later tries."""
-    client(store, ada, "bob")
+def test_due_occurrences(store: Store, ada: Actor) -> None:
+    """They are in order of their due times, of all mailings or one, and have something to send now."""
+    create_client(store, ada, "bob")
     for start in (NOW, NOW - MINUTE, NOW - 2 * MINUTE):
-        mailing(store, ada, start=start)
+        create_mailing(store, ada, start=start)
     open_due(store)
     for which in (1, 2, 3):
-        fill(store, which)
-    by_mailing = {found.mailing_id: found.id for found in rows(store, Occurrence)}
-    change(store, Delivery, by_mailing[3] or 0, next_try_at=NOW + MINUTE)
+        create_deliveries(store, which)
+    by_mailing = {row.mailing_id: row.id for row in rows(store, Occurrence)}
+    update_row(store, Delivery, by_mailing[3] or 0, next_try_at=NOW + MINUTE)
 
-    assert due(store) == [by_mailing[2], by_mailing[1]]
-    assert due(store, mailing_id=1) == [by_mailing[1]]
-    assert due(store, NOW + MINUTE) == [by_mailing[3], by_mailing[2], by_mailing[1]]
+    assert due_occurrences(store) == [by_mailing[2], by_mailing[1]]
+    assert due_occurrences(store, mailing_id=1) == [by_mailing[1]]
+    assert due_occurrences(store, NOW + MINUTE) == [by_mailing[3], by_mailing[2], by_mailing[1]]
 
 
-# A delivery's life: what each event does in each state
+# What each event does in each state of a delivery
 
 STATES: dict[str, Callable[[Store], object]] = {
     "queued": lambda store: None,
     "deferred": lambda store: send(store, 1, Outcome.DEFERRED, *claim(store)),
     "claimed": lambda store: claim(store),
-    "sending": lambda store: intend(store, 1, *claim(store)),
+    "sending": lambda store: record_intents(store, 1, *claim(store)),
     "resend": lambda store: send(store, 1, Outcome.UNKNOWN, *claim(store)),
     "hold": lambda store: send(store, 1, Outcome.UNKNOWN, *claim(store), next_try_at=None),
     "sent": lambda store: send(store, 1, Outcome.SENT, *claim(store)),
@@ -346,12 +350,12 @@ EVENTS: dict[str, Callable[[Store], object]] = {
     "deadline": lambda store: sweep(store, NOW + GIVE_UP_AFTER),
     "mailing deleted": lambda store: delete_mailing(store, 1),
     "client deleted": lambda store: delete_client(store, 1),
-    "disabled": lambda store: write(store, lambda db: queue.disable(db, 1, "why", NOW)),
+    "disabled": lambda store: write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW)),
     "released": lambda store: release(store, 1),
     "run dead": lambda store: rescue(store, 1),
     "wait over": lambda store: sweep(store, NOW + 15 * MINUTE),
 }
-BECOMES = {
+RESULTS = {
     ("queued", "deadline"): "expired",
     ("deferred", "deadline"): "expired",
     ("claimed", "deadline"): "expired",
@@ -374,164 +378,164 @@ BECOMES = {
 
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("state", STATES)
-def test_what_an_event_does_to_a_delivery(store: Store, ada: Actor, state: str, event: str) -> None:
-    opened(store, ada, "bob")
+def test_event_changes_the_state_of_a_delivery(store: Store, ada: Actor, state: str, event: str) -> None:
+    open_mailing(store, ada, "bob")
     STATES[state](store)
 
     EVENTS[event](store)
 
-    found = one(store, Delivery, 1)
-    name: str = found.state
-    if found.state == S.UNKNOWN:
-        name = "hold" if found.next_try_at is None else "resend"
-    assert name == BECOMES.get((state, event), state)
-    waits = found.state in (S.QUEUED, S.CLAIMED, S.SENDING, S.DEFERRED) or name == "resend"
-    over = OccurrenceState.CANCELLED if event == "mailing deleted" else OccurrenceState.FINISHED
+    delivery = get_row(store, Delivery, 1)
+    name: str = delivery.state
+    if delivery.state == S.UNKNOWN:
+        name = "hold" if delivery.next_try_at is None else "resend"
+    assert name == RESULTS.get((state, event), state)
+    is_pending = delivery.state in (S.QUEUED, S.CLAIMED, S.SENDING, S.DEFERRED) or name == "resend"
+    ended = OccurrenceState.CANCELLED if event == "mailing deleted" else OccurrenceState.FINISHED
     sweep(store)
-    assert occurrence_state(store) == (OccurrenceState.OPEN if waits else over)
-    assert status(store) == (MailingStatus.RUNNING if waits else MailingStatus.COMPLETED)
+    assert occurrence_state(store) == (OccurrenceState.OPEN if is_pending else ended)
+    assert status(store) == (MailingStatus.RUNNING if is_pending else MailingStatus.COMPLETED)
 
 
-def test_a_dead_run_in_the_middle_of_everything(store: Store, ada: Actor) -> None:
-    """What was being sent is unknown, with an attempt that says so; the rest is queued; other runs keep theirs."""
-    opened(store, ada, "ann", "bob", "cid", "dan")
-    dead, alive = run(store), run(store)
+def test_deliveries_of_a_dead_run_are_queued_or_unknown(store: Store, ada: Actor) -> None:
+    """What it was sending is unknown, with an attempt that gives the reason. Other runs keep their deliveries."""
+    open_mailing(store, ada, "ann", "bob", "cid", "dan")
+    dead, alive = create_run(store), create_run(store)
     first, _ = claim(store, dead, limit=2)
-    intend(store, dead, first)
-    mine, _ = claim(store, alive)
-    intend(store, alive, mine)
+    record_intents(store, dead, first)
+    own, _ = claim(store, alive)
+    record_intents(store, alive, own)
 
     assert rescue(store, dead, NOW + MINUTE) == 1
 
-    assert states(store) == {"ann": S.UNKNOWN, "bob": S.QUEUED, "cid": S.SENDING, "dan": S.CLAIMED}
-    assert tried(store, first.id) == [(1, Outcome.UNKNOWN)]
-    assert one(store, Delivery, first.id).next_try_at == NOW + 16 * MINUTE
+    assert delivery_states(store) == {"ann": S.UNKNOWN, "bob": S.QUEUED, "cid": S.SENDING, "dan": S.CLAIMED}
+    assert attempt_outcomes(store, first.id) == [(1, Outcome.UNKNOWN)]
+    assert get_row(store, Delivery, first.id).next_try_at == NOW + 16 * MINUTE
     assert rescue(store, dead, NOW + MINUTE) == 0
-    assert tried(store, first.id) == [(1, Outcome.UNKNOWN)]
+    assert attempt_outcomes(store, first.id) == [(1, Outcome.UNKNOWN)]
 
 
-def test_where_a_person_decides_an_unknown_one_has_no_next_try(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob")
-    intend(store, 1, *claim(store))
+def test_unknown_delivery_has_no_next_try_if_a_person_decides(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob")
+    record_intents(store, 1, *claim(store))
 
     rescue(store, 1, resend_after=None)
 
-    assert one(store, Delivery, 1).next_try_at is None
+    assert get_row(store, Delivery, 1).next_try_at is None
     sweep(store, NOW + DAY)
-    assert states(store) == {"bob": S.UNKNOWN}
+    assert delivery_states(store) == {"bob": S.UNKNOWN}
     assert status(store) == MailingStatus.COMPLETED
 
 
-def test_one_that_is_given_back_by_name_was_never_sent(store: Store, ada: Actor) -> None:
-    """Its final dot was not written: even an intended one is queued again. Others stay, and other runs' too."""
-    opened(store, ada, "ann", "bob", "cid")
+def test_released_delivery_is_queued_even_if_its_intent_is_recorded(store: Store, ada: Actor) -> None:
+    """The run knows that it wrote no final dot. Its other deliveries stay, and those of other runs too."""
+    open_mailing(store, ada, "ann", "bob", "cid")
     first, second = claim(store, limit=2)
-    intend(store, 1, first, second)
+    record_intents(store, 1, first, second)
     (foreign,) = claim(store, 2)
 
     assert release(store, 1, first, foreign) == 1
 
-    assert states(store) == {"ann": S.QUEUED, "bob": S.SENDING, "cid": S.CLAIMED}
+    assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENDING, "cid": S.CLAIMED}
 
 
-@pytest.mark.parametrize("gone", ["deleted", "bad"])
-@pytest.mark.parametrize("how", [Outcome.DEFERRED, Outcome.UNKNOWN, Outcome.GIVEN_BACK, "released", "run dead"])
-def test_nothing_waits_for_a_client_who_went_while_it_was_sent_to(
-    store: Store, ada: Actor, gone: str, how: Outcome | str
+@pytest.mark.parametrize("change", ["deleted", "bad"])
+@pytest.mark.parametrize("end", [Outcome.DEFERRED, Outcome.UNKNOWN, Outcome.GIVEN_BACK, "released", "run dead"])
+def test_nothing_is_pending_for_a_client_deleted_or_bad_during_an_attempt(
+    store: Store, ada: Actor, change: str, end: Outcome | str
 ) -> None:
-    bob, _ = opened(store, ada, "bob", "eve")
+    bob, _ = open_mailing(store, ada, "bob", "eve")
     claims = claim(store)
-    intend(store, 1, *claims)
-    if gone == "deleted":
+    record_intents(store, 1, *claims)
+    if change == "deleted":
         delete_client(store, bob)
     else:
-        change(store, Client, bob, bad_at=NOW, bad_reason="550 5.1.1")
-    assert states(store) == {"bob": S.SENDING, "eve": S.SENDING}
+        update_row(store, Client, bob, bad_at=NOW, bad_reason="550 5.1.1")
+    assert delivery_states(store) == {"bob": S.SENDING, "eve": S.SENDING}
 
-    if how == "released":
+    if end == "released":
         release(store, 1, *claims)
-    elif how == "run dead":
+    elif end == "run dead":
         rescue(store, 1)
     else:
-        record(store, 1, *(entry(claimed, Outcome(how)) for claimed in claims))
+        record_attempts(store, 1, *(make_attempt(claimed, Outcome(end)) for claimed in claims))
 
-    assert states(store)["bob"] == S.CANCELLED
-    assert states(store)["eve"] != S.CANCELLED
+    assert delivery_states(store)["bob"] == S.CANCELLED
+    assert delivery_states(store)["eve"] != S.CANCELLED
 
 
-def test_a_letter_to_an_old_address_still_goes_when_the_new_one_is_bad(store: Store, ada: Actor) -> None:
-    (bob,) = opened(store, ada, "bob")
+def test_delivery_to_an_old_address_is_retried_if_the_new_address_is_bad(store: Store, ada: Actor) -> None:
+    (bob,) = open_mailing(store, ada, "bob")
     (claimed,) = claim(store)
-    change(store, Client, bob, email="b@x.org", address_key="b@x.org", bad_at=NOW, bad_reason="550 5.1.1")
+    update_row(store, Client, bob, email="b@x.org", address_key="b@x.org", bad_at=NOW, bad_reason="550 5.1.1")
 
     send(store, 1, Outcome.DEFERRED, claimed)
 
-    assert states(store) == {"bob": S.DEFERRED}
+    assert delivery_states(store) == {"bob": S.DEFERRED}
 
 
-def test_a_cancelled_or_expired_one_is_not_this_runs_any_more(store: Store, ada: Actor) -> None:
-    bob, _ = opened(store, ada, "bob", "eve")
+def test_cancelled_or_expired_delivery_cannot_be_sent(store: Store, ada: Actor) -> None:
+    bob, _ = open_mailing(store, ada, "bob", "eve")
     claims = claim(store)
     delete_client(store, bob)
     sweep(store, NOW + GIVE_UP_AFTER)
 
-    assert intend(store, 1, *claims) == set()
-    assert states(store) == {"bob": S.CANCELLED, "eve": S.EXPIRED}
+    assert record_intents(store, 1, *claims) == set()
+    assert delivery_states(store) == {"bob": S.CANCELLED, "eve": S.EXPIRED}
 
 
-def test_a_client_who_is_gone_for_one_owner_stays_for_another(store: Store, ada: Actor, bob: Actor) -> None:
-    opened(store, ada, "eve")
-    client(store, bob, "eve")
-    mailing(store, bob)
+def test_cancelling_an_address_affects_one_owner(store: Store, ada: Actor, bob: Actor) -> None:
+    open_mailing(store, ada, "eve")
+    create_client(store, bob, "eve")
+    create_mailing(store, bob)
     open_due(store)
-    fill(store, 2)
+    create_deliveries(store, 2)
 
-    mine = select(Occurrence.__table__.c.id).where(Occurrence.__table__.c.mailing_id == 1)
-    write(store, lambda db: queue.cancel(db, mine, "eve@example.org"))
+    occurrences = select(Occurrence.__table__.c.id).where(Occurrence.__table__.c.mailing_id == 1)
+    write(store, lambda db: queue.cancel_for_address(db, occurrences, "eve@example.org"))
 
-    assert [found.state for found in rows(store, Delivery)] == [S.CANCELLED, S.QUEUED]
-
-
-# Stopping and going on
+    assert [row.state for row in rows(store, Delivery)] == [S.CANCELLED, S.QUEUED]
 
 
-def test_a_disabled_mailing_keeps_its_first_reason_and_goes_on_when_enabled(store: Store, ada: Actor) -> None:
-    opened(store, ada, "ann", "bob")
-    held, sending = claim(store)
-    intend(store, 1, sending)
+# Disabling and enabling
+
+
+def test_disabled_mailing_keeps_its_first_reason_and_continues_when_enabled(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann", "bob")
+    claimed, sending = claim(store)
+    record_intents(store, 1, sending)
     for reason, by in (("too many failures", None), ("by hand", ada.user_id)):
-        write(store, lambda db: queue.disable(db, 1, reason, NOW, by))  # noqa: B023
+        write(store, lambda db: queue.disable_mailing(db, 1, reason, NOW, by))  # noqa: B023
 
-    found = one(store, Mailing, 1)
-    assert (found.disabled_reason, found.disabled_by_id) == ("too many failures", None)
-    assert intend(store, 1, held) == set()
-    record(store, 1, entry(sending, Outcome.SENT))
-    assert states(store) == {"ann": S.QUEUED, "bob": S.SENT}
+    mailing = get_row(store, Mailing, 1)
+    assert (mailing.disabled_reason, mailing.disabled_by_id) == ("too many failures", None)
+    assert record_intents(store, 1, claimed) == set()
+    record_attempts(store, 1, make_attempt(sending, Outcome.SENT))
+    assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENT}
 
-    change(store, Mailing, 1, disabled_at=None)
-    assert [claimed.id for claimed in claim(store)] == [held.id]
+    update_row(store, Mailing, 1, disabled_at=None)
+    assert [again.id for again in claim(store)] == [claimed.id]
 
 
-def test_disabling_one_mailing_leaves_the_others(store: Store, ada: Actor) -> None:
-    client(store, ada, "bob")
+def test_disabling_one_mailing_affects_no_other(store: Store, ada: Actor) -> None:
+    create_client(store, ada, "bob")
     for _ in range(2):
-        mailing(store, ada)
+        create_mailing(store, ada)
     open_due(store)
     for which in (1, 2):
-        fill(store, which)
+        create_deliveries(store, which)
         claim(store, occurrence_id=which)
 
-    write(store, lambda db: queue.disable(db, 1, "why", NOW))
+    write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW))
 
-    assert [found.state for found in rows(store, Delivery)] == [S.QUEUED, S.CLAIMED]
+    assert [row.state for row in rows(store, Delivery)] == [S.QUEUED, S.CLAIMED]
 
 
-# The end
+# The end of occurrences and mailings
 
 
 @pytest.mark.parametrize("last", [Outcome.SENT, Outcome.FAILED])
-def test_an_occurrence_ends_with_its_last_delivery(store: Store, ada: Actor, last: Outcome) -> None:
-    opened(store, ada, "ann", "bob")
+def test_occurrence_ends_with_its_last_delivery(store: Store, ada: Actor, last: Outcome) -> None:
+    open_mailing(store, ada, "ann", "bob")
     first, second = claim(store)
     send(store, 1, Outcome.SENT, first)
     send(store, 1, Outcome.DEFERRED, second)
@@ -543,24 +547,24 @@ def test_an_occurrence_ends_with_its_last_delivery(store: Store, ada: Actor, las
     sweep(store, NOW + 6 * MINUTE)
 
     assert occurrence_state(store) == OccurrenceState.FINISHED
-    assert one(store, Occurrence, 1).finished_at == NOW + 6 * MINUTE
+    assert get_row(store, Occurrence, 1).finished_at == NOW + 6 * MINUTE
     sweep(store, NOW + DAY)
-    assert one(store, Occurrence, 1).finished_at == NOW + 6 * MINUTE
+    assert get_row(store, Occurrence, 1).finished_at == NOW + 6 * MINUTE
 
 
-def test_a_mailing_that_has_more_to_come_is_not_completed(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob", every=Every.DAY)
+def test_mailing_with_further_due_times_is_not_completed(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob", every=Every.DAY)
     send(store, 1, Outcome.SENT, *claim(store))
     sweep(store)
 
     assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.RUNNING)
 
 
-def test_a_mailing_is_completed_only_with_the_last_of_its_occurrences(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob", every=Every.DAY, end_at=NOW + DAY + MINUTE)
-    change(store, Occurrence, 1, deadline=NOW + 9 * DAY)
+def test_mailing_is_completed_with_its_last_occurrence(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob", every=Every.DAY, end_at=NOW + DAY + MINUTE)
+    update_row(store, Occurrence, 1, deadline=NOW + 9 * DAY)
     open_due(store, NOW + DAY)
-    fill(store, 2)
+    create_deliveries(store, 2)
     send(store, 1, Outcome.SENT, *claim(store, now=NOW + DAY, occurrence_id=2))
     sweep(store, NOW + DAY)
 
@@ -571,22 +575,70 @@ def test_a_mailing_is_completed_only_with_the_last_of_its_occurrences(store: Sto
     assert status(store) == MailingStatus.COMPLETED
 
 
-# A person decides
+# A store on hold
+
+HELD_STATES: dict[str, Callable[[Store], object]] = STATES | {"opening": lambda store: reset_to_opening(store)}
 
 
-@pytest.mark.parametrize("known", [S.SENT, S.FAILED])
-def test_a_person_knows_what_became_of_it(store: Store, ada: Actor, known: DeliveryState) -> None:
-    opened(store, ada, "ann", "bob")
+def reset_to_opening(store: Store) -> None:
+    update_row(store, Occurrence, 1, state=OccurrenceState.OPENING)
+
+
+@pytest.mark.parametrize("state", HELD_STATES)
+@pytest.mark.parametrize("is_mailing_deleted", [False, True])
+def test_sweep_changes_nothing_in_a_store_on_hold(
+    store: Store, ada: Actor, state: str, is_mailing_deleted: bool
+) -> None:
+    """Whatever is past its deadline, due to be sent again, cancelled or finished: it stays until a person decides."""
+    open_mailing(store, ada, "bob")
+    HELD_STATES[state](store)
+    update_row(store, StoreInfo, 1, held_at=NOW)
+    if is_mailing_deleted:
+        update_row(store, Mailing, 1, deleted_at=NOW, message_id=None, next_at=None)
+    before = [rows(store, table) for table in (Mailing, Occurrence, Delivery)]
+
+    for now in (NOW, NOW + 15 * MINUTE, NOW + GIVE_UP_AFTER):
+        assert write(store, lambda db: queue.sweep(db, now)) == []  # noqa: B023
+        assert due_occurrences(store, now) == ([1] if expects_completion(state, is_mailing_deleted, now) else [])
+        assert claim(store, now=now) == []
+
+    assert [rows(store, table) for table in (Mailing, Occurrence, Delivery)] == before
+
+
+def expects_completion(state: str, is_mailing_deleted: bool, now: datetime) -> bool:
+    """Return whether an opening was interrupted until after its deadline. Its deliveries are created, not sent."""
+    return state == "opening" and not is_mailing_deleted and now >= NOW + GIVE_UP_AFTER
+
+
+def test_sweep_continues_when_the_hold_is_released(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob")
+    update_row(store, StoreInfo, 1, held_at=NOW)
+    sweep(store, NOW + GIVE_UP_AFTER)
+    assert delivery_states(store) == {"bob": S.QUEUED}
+
+    update_row(store, StoreInfo, 1, held_at=None)
+    sweep(store, NOW + GIVE_UP_AFTER)
+
+    assert delivery_states(store) == {"bob": S.EXPIRED}
+    assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
+
+
+# A person's decisions
+
+
+@pytest.mark.parametrize("state", [S.SENT, S.FAILED])
+def test_person_resolves_an_unknown_delivery(store: Store, ada: Actor, state: DeliveryState) -> None:
+    open_mailing(store, ada, "ann", "bob")
     send(store, 1, Outcome.UNKNOWN, *claim(store))
 
-    write(store, lambda db: queue.resolve_as(db, [1], known))
+    write(store, lambda db: queue.resolve_as(db, [1], state))
 
-    assert states(store) == {"ann": known, "bob": S.UNKNOWN}
-    assert one(store, Delivery, 1).next_try_at is None
+    assert delivery_states(store) == {"ann": state, "bob": S.UNKNOWN}
+    assert get_row(store, Delivery, 1).next_try_at is None
 
 
-def test_a_resend_opens_the_occurrence_again_with_a_new_deadline(store: Store, ada: Actor) -> None:
-    bob, _ = opened(store, ada, "bob", "eve")
+def test_resend_reopens_the_occurrence_with_a_new_deadline(store: Store, ada: Actor) -> None:
+    bob, _ = open_mailing(store, ada, "bob", "eve")
     send(store, 1, Outcome.UNKNOWN, *claim(store), next_try_at=None)
     later = NOW + GIVE_UP_AFTER + DAY
     sweep(store, later)
@@ -596,7 +648,7 @@ def test_a_resend_opens_the_occurrence_again_with_a_new_deadline(store: Store, a
     write(store, lambda db: queue.resend(db, [1, 2], later, later + DAY))
     sweep(store, later)
 
-    assert states(store) == {"bob": S.CANCELLED, "eve": S.QUEUED}
+    assert delivery_states(store) == {"bob": S.CANCELLED, "eve": S.QUEUED}
     assert (occurrence_state(store), status(store)) == (OccurrenceState.OPEN, MailingStatus.RUNNING)
     (again,) = claim(store, now=later)
     send(store, 1, Outcome.SENT, again)
@@ -604,15 +656,15 @@ def test_a_resend_opens_the_occurrence_again_with_a_new_deadline(store: Store, a
     assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
 
 
-def test_a_resend_that_is_not_sent_expires_in_its_turn(store: Store, ada: Actor) -> None:
-    opened(store, ada, "bob")
+def test_resend_expires_at_its_deadline(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob")
     send(store, 1, Outcome.UNKNOWN, *claim(store), next_try_at=None)
     sweep(store)
 
     write(store, lambda db: queue.resend(db, [1], NOW, NOW + MINUTE))
     sweep(store, NOW + timedelta(seconds=59))
-    assert states(store) == {"bob": S.QUEUED}
+    assert delivery_states(store) == {"bob": S.QUEUED}
     sweep(store, NOW + MINUTE)
 
-    assert states(store) == {"bob": S.EXPIRED}
+    assert delivery_states(store) == {"bob": S.EXPIRED}
     assert status(store) == MailingStatus.COMPLETED

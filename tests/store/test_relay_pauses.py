@@ -1,4 +1,4 @@
-"""Relays that wait for a person: one probe now and then, and at once when the settings were changed."""
+"""A paused mail server is probed at growing intervals, and at once when its settings change."""
 
 from datetime import datetime, timedelta
 
@@ -9,7 +9,7 @@ from skychimp.models import RelayState
 from skychimp.store import relay_pauses
 from skychimp.store.database import Store
 
-SETTINGS, MENDED = "hash of the settings", "hash of others"
+SETTINGS, FIXED_SETTINGS = "hash of the settings", "hash of the fixed settings"
 
 
 def pause(
@@ -18,22 +18,22 @@ def pause(
     write(store, lambda db: relay_pauses.pause(db, relay, settings, reason, now))
 
 
-def paused(store: Store, now: datetime = NOW, settings: str = SETTINGS, relay: str = "a:25") -> str | None:
-    return write(store, lambda db: relay_pauses.paused(db, relay, settings, now))
+def pause_reason(store: Store, now: datetime = NOW, settings: str = SETTINGS, relay: str = "a:25") -> str | None:
+    return write(store, lambda db: relay_pauses.pause_reason(db, relay, settings, now))
 
 
-def test_a_paused_relay_waits_a_quarter_of_an_hour_for_its_probe(store: Store) -> None:
-    assert paused(store) is None
+def test_first_probe_is_after_15_minutes(store: Store) -> None:
+    assert pause_reason(store) is None
 
     pause(store)
 
-    assert paused(store, NOW + 15 * MINUTE - timedelta(microseconds=1)) == "535 no"
-    assert paused(store, NOW + 15 * MINUTE) is None
-    assert paused(store, relay="b:25") is None
-    assert paused(store, settings=MENDED) is None
+    assert pause_reason(store, NOW + 15 * MINUTE - timedelta(microseconds=1)) == "535 no"
+    assert pause_reason(store, NOW + 15 * MINUTE) is None
+    assert pause_reason(store, relay="b:25") is None
+    assert pause_reason(store, settings=FIXED_SETTINGS) is None
 
 
-def test_each_probe_in_vain_doubles_the_wait_up_to_four_hours(store: Store) -> None:
+def test_failed_probe_doubles_the_wait_up_to_four_hours(store: Store) -> None:
     now, waits = NOW, []
     for number in range(20):
         pause(store, now, reason=f"535 no {number}")
@@ -45,18 +45,18 @@ def test_each_probe_in_vain_doubles_the_wait_up_to_four_hours(store: Store) -> N
     assert (state.paused_at, state.reason) == (NOW, "535 no 19")
 
 
-def test_other_settings_that_are_refused_begin_anew(store: Store) -> None:
+def test_refused_new_settings_start_with_the_first_probe(store: Store) -> None:
     for _ in range(3):
         pause(store)
 
-    pause(store, NOW + DAY, MENDED)
+    pause(store, NOW + DAY, FIXED_SETTINGS)
 
     (state,) = rows(store, RelayState)
     assert (state.paused_at, state.next_probe_at) == (NOW + DAY, NOW + DAY + 15 * MINUTE)
 
 
 @pytest.mark.parametrize(("resumed", "left"), [("a:25", ["b:25"]), ("b:25", ["a:25"]), ("c:25", ["a:25", "b:25"])])
-def test_one_that_takes_mail_again_is_paused_no_more(store: Store, resumed: str, left: list[str]) -> None:
+def test_resumed_server_is_no_longer_paused(store: Store, resumed: str, left: list[str]) -> None:
     pause(store)
     pause(store, relay="b:25")
 
@@ -65,11 +65,11 @@ def test_one_that_takes_mail_again_is_paused_no_more(store: Store, resumed: str,
     assert [state.relay for state in rows(store, RelayState)] == left
 
 
-def test_the_latest_that_was_paused_is_shown(store: Store) -> None:
-    assert write(store, relay_pauses.latest_paused) is None
+def test_latest_pause_is_returned(store: Store) -> None:
+    assert write(store, relay_pauses.latest_pause) is None
     pause(store, NOW + MINUTE, reason="certificate", relay="b:25")
     pause(store)
 
-    found = write(store, relay_pauses.latest_paused)
+    latest = write(store, relay_pauses.latest_pause)
 
-    assert found == ("b:25", NOW + MINUTE, "certificate", NOW + 16 * MINUTE)
+    assert latest == ("b:25", NOW + MINUTE, "certificate", NOW + 16 * MINUTE)

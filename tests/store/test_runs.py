@@ -1,4 +1,4 @@
-"""Runs: a lock that lives as long as its process tells the dead from the slow, whatever is done to the files."""
+"""A run is dead if its process no longer holds its lock, whatever is done to the files."""
 
 import fcntl
 import os
@@ -16,18 +16,18 @@ from support.queue_steps import (
     DAY,
     MINUTE,
     NOW,
+    attempt_outcomes,
     claim,
-    entry,
-    intend,
-    one,
-    opened,
-    record,
+    create_run,
+    delivery_states,
+    get_row,
+    make_attempt,
+    open_mailing,
+    record_attempts,
+    record_intents,
     release,
     rescue,
     rows,
-    run,
-    states,
-    tried,
     write,
 )
 
@@ -41,22 +41,22 @@ from skychimp.store.runs import RunLock
 
 S = DeliveryState
 
-RUN = """
+RUN_PROGRAM = """
 import os, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from skychimp.store import ledger, queue, runs
-from skychimp.store.engine import open_store
+from skychimp.store.schema import open_store
 
 store = open_store("sqlite:///" + sys.argv[1])
 now = datetime(2026, 3, 2, 9, tzinfo=UTC)
-with store.write() as session:
-    lock = runs.start(session.connection(), Path(sys.argv[1]), now)
+with store.write() as db:
+    lock = runs.start(db.connection(), Path(sys.argv[1]), now)
     if sys.argv[2] == "before":
         os.kill(os.getpid(), 9)
-with store.write() as session:
-    first, second = queue.claim(session.connection(), 1, lock.run_id, 1, now, now, 2)
-    ledger.intend(session.connection(), lock.run_id, [first])
+with store.write() as db:
+    first, second = queue.claim(db.connection(), 1, lock.run_id, 1, now, now, 2)
+    ledger.record_intents(db.connection(), lock.run_id, [first])
 print(lock.run_id, flush=True)
 sys.stdin.read()
 """
@@ -64,8 +64,8 @@ sys.stdin.read()
 
 @contextmanager
 def other_run(store: Store, path: Path | None = None, dies: str = "") -> Iterator["subprocess.Popen[str]"]:
-    """Another process with a run: it has claimed two deliveries, and is about to send the first of them."""
-    command = [sys.executable, "-c", RUN, str(path or store.path), dies]
+    """Start a run in another process. It claims two deliveries, and records the intent to send the first."""
+    command = [sys.executable, "-c", RUN_PROGRAM, str(path or store.path), dies]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -83,154 +83,154 @@ def end(store: Store, run_id: int) -> None:
     write(store, lambda db: runs.end(db, run_id, NOW))
 
 
-def dead(store: Store) -> list[int]:
-    return write(store, lambda db: runs.dead(db, store.path))
+def dead_runs(store: Store) -> list[int]:
+    return write(store, lambda db: runs.dead_runs(db, store.path))
 
 
-def locks(store: Store) -> list[str]:
+def lock_files(store: Store) -> list[str]:
     return sorted(path.name for path in store.path.parent.glob("*.run-*"))
 
 
 @pytest.fixture
-def sending(store: Store, ada: Actor) -> Store:
-    """A store with an occurrence that is being sent."""
-    opened(store, ada, "ann", "bob", "cid")
+def busy_store(store: Store, ada: Actor) -> Store:
+    """A store with an open occurrence."""
+    open_mailing(store, ada, "ann", "bob", "cid")
     return store
 
 
-def test_a_run_from_its_beginning_to_its_end(store: Store) -> None:
+def test_run_starts_counts_and_ends(store: Store) -> None:
     lock = start(store)
-    found = one(store, Run, lock.run_id)
-    assert (found.host, found.pid) == (os.uname().nodename, os.getpid())
-    assert (found.started_at, found.heartbeat_at, found.ended_at, found.sent) == (NOW, NOW, None, 0)
+    row = get_row(store, Run, lock.run_id)
+    assert (row.host, row.pid) == (os.uname().nodename, os.getpid())
+    assert (row.started_at, row.heartbeat_at, row.ended_at, row.sent) == (NOW, NOW, None, 0)
     assert stat.S_IMODE(lock.path.stat().st_mode) == 0o600
-    assert dead(store) == []
+    assert dead_runs(store) == []
 
     counts = {"sent": 3, "deferred": 2, "failed": 1, "unknown": 0}
     write(store, lambda db: runs.heartbeat(db, lock.run_id, NOW + MINUTE, counts))
     end(store, lock.run_id)
     lock.release()
 
-    found = one(store, Run, lock.run_id)
-    assert (found.heartbeat_at, found.ended_at, found.sent, found.failed) == (NOW + MINUTE, NOW, 3, 1)
-    assert (dead(store), locks(store)) == ([], [])
+    row = get_row(store, Run, lock.run_id)
+    assert (row.heartbeat_at, row.ended_at, row.sent, row.failed) == (NOW + MINUTE, NOW, 3, 1)
+    assert (dead_runs(store), lock_files(store)) == ([], [])
 
 
-def test_a_killed_run_is_dead_and_what_it_held_is_rescued(sending: Store) -> None:
-    with other_run(sending) as process:
-        (known,) = rows(sending, Run)
-        run_id = known.id or 0
-        assert dead(sending) == []
-        assert states(sending) == {"ann": S.SENDING, "bob": S.CLAIMED, "cid": S.QUEUED}
+def test_killed_run_is_dead_and_its_deliveries_are_rescued(busy_store: Store) -> None:
+    with other_run(busy_store) as process:
+        (row,) = rows(busy_store, Run)
+        run_id = row.id or 0
+        assert dead_runs(busy_store) == []
+        assert delivery_states(busy_store) == {"ann": S.SENDING, "bob": S.CLAIMED, "cid": S.QUEUED}
         process.send_signal(signal.SIGSTOP)
-        assert dead(sending) == [], "it is only slow"
+        assert dead_runs(busy_store) == [], "it is stopped, not dead"
         process.kill()
         process.wait()
 
-        assert dead(sending) == [run_id]
-        assert locks(sending) == []
-        assert dead(sending) == [run_id], "until somebody has rescued what it held"
-        rescue(sending, run_id)
-        end(sending, run_id)
+        assert dead_runs(busy_store) == [run_id]
+        assert lock_files(busy_store) == []
+        assert dead_runs(busy_store) == [run_id], "until its deliveries are rescued"
+        rescue(busy_store, run_id)
+        end(busy_store, run_id)
 
-    assert dead(sending) == []
-    assert states(sending) == {"ann": S.UNKNOWN, "bob": S.QUEUED, "cid": S.QUEUED}
-    assert tried(sending, 1) == [(1, Outcome.UNKNOWN)]
+    assert dead_runs(busy_store) == []
+    assert delivery_states(busy_store) == {"ann": S.UNKNOWN, "bob": S.QUEUED, "cid": S.QUEUED}
+    assert attempt_outcomes(busy_store, 1) == [(1, Outcome.UNKNOWN)]
 
 
-def test_a_run_that_died_before_anybody_could_see_it(sending: Store) -> None:
-    """Its lock's file is left, and the next run has its number."""
-    with other_run(sending, dies="before") as process:
+def test_run_that_died_before_its_row_was_committed(busy_store: Store) -> None:
+    """Its lock file is left, and the next run has the same id."""
+    with other_run(busy_store, dies="before") as process:
         process.wait()
-    assert (locks(sending), rows(sending, Run)) == (["skychimp.db.run-1"], [])
-    assert dead(sending) == []
+    assert (lock_files(busy_store), rows(busy_store, Run)) == (["skychimp.db.run-1"], [])
+    assert dead_runs(busy_store) == []
 
-    lock = start(sending)
+    lock = start(busy_store)
 
     assert lock.run_id == 1
-    assert dead(sending) == []
+    assert dead_runs(busy_store) == []
     lock.release()
-    assert locks(sending) == []
+    assert lock_files(busy_store) == []
 
 
-def test_the_number_of_a_process_says_nothing(store: Store) -> None:
-    """In a container each process may be number 1: a dead run with this process's number is dead all the same."""
-    run_id = run(store, host=os.uname().nodename, pid=os.getpid())
+def test_process_id_does_not_matter(store: Store) -> None:
+    """In containers many processes have id 1: a dead run may have the id of this process."""
+    run_id = create_run(store, host=os.uname().nodename, pid=os.getpid())
 
-    assert dead(store) == [run_id]
+    assert dead_runs(store) == [run_id]
 
 
-def test_a_run_whose_lock_a_person_deleted_is_not_dead_for_itself(store: Store) -> None:
+def test_run_whose_lock_file_was_deleted_is_not_dead_to_itself(store: Store) -> None:
     lock = start(store)
 
     lock.path.unlink()
 
-    assert dead(store) == []
+    assert dead_runs(store) == []
     lock.release()
-    assert dead(store) == [lock.run_id]
+    assert dead_runs(store) == [lock.run_id]
 
 
-def test_a_run_whose_lock_a_person_deleted_is_dead_for_others_and_nothing_comes_of_it(sending: Store) -> None:
-    """What it holds is taken over: it finds so before its next dot, and the reply to an earlier one counts."""
-    with other_run(sending) as process:
-        sending.path.with_name("skychimp.db.run-1").unlink()
-        assert dead(sending) == [1]
-        rescue(sending, 1)
-        end(sending, 1)
+def test_run_whose_lock_file_was_deleted_is_dead_to_others_without_harm(busy_store: Store) -> None:
+    """Its deliveries are rescued. It notices before the next final dot, and a success it had counts."""
+    with other_run(busy_store) as process:
+        busy_store.path.with_name("skychimp.db.run-1").unlink()
+        assert dead_runs(busy_store) == [1]
+        rescue(busy_store, 1)
+        end(busy_store, 1)
         assert process.poll() is None
     first = ClaimedDelivery(1, 1, 1, "ann@example.org", "Ann", "", "[]", 0, 0, 1)
 
-    assert intend(sending, 1, first, first._replace(id=2)) == set()
-    record(sending, 1, entry(first, Outcome.SENT))
+    assert record_intents(busy_store, 1, first, first._replace(id=2)) == set()
+    record_attempts(busy_store, 1, make_attempt(first, Outcome.SENT))
 
-    assert states(sending) == {"ann": S.SENT, "bob": S.QUEUED, "cid": S.QUEUED}
-
-
-def test_a_run_that_ended_and_still_holds_something_is_rescued_like_a_dead_one(sending: Store) -> None:
-    """Nobody would look at it again: what it held would be lost."""
-    lock = start(sending)
-    intend(sending, lock.run_id, *claim(sending, lock.run_id, limit=1))
-    end(sending, lock.run_id)
-    assert dead(sending) == []
-
-    lock.release()
-
-    assert dead(sending) == [lock.run_id]
+    assert delivery_states(busy_store) == {"ann": S.SENT, "bob": S.QUEUED, "cid": S.QUEUED}
 
 
-def test_a_run_that_could_not_write_its_end_is_dead_at_once(sending: Store) -> None:
-    lock = start(sending)
-    claims = claim(sending, lock.run_id)
+def test_ended_run_with_deliveries_in_flight_is_dead(busy_store: Store) -> None:
+    """Otherwise they would never be sent."""
+    lock = start(busy_store)
+    record_intents(busy_store, lock.run_id, *claim(busy_store, lock.run_id, limit=1))
+    end(busy_store, lock.run_id)
+    assert dead_runs(busy_store) == []
 
     lock.release()
 
-    assert dead(sending) == [lock.run_id]
-    release(sending, lock.run_id, *claims)
+    assert dead_runs(busy_store) == [lock.run_id]
 
 
-def test_two_who_look_at_once_both_see_it(store: Store) -> None:
-    """The look of one is not taken for life by the other."""
-    run_id = run(store)
+def test_run_without_a_recorded_end_is_dead_once_its_lock_is_released(busy_store: Store) -> None:
+    lock = start(busy_store)
+    claims = claim(busy_store, lock.run_id)
+
+    lock.release()
+
+    assert dead_runs(busy_store) == [lock.run_id]
+    release(busy_store, lock.run_id, *claims)
+
+
+def test_two_processes_find_a_dead_run_at_once(store: Store) -> None:
+    """The lock that one of them takes to check does not look like a living run to the other."""
+    run_id = create_run(store)
     path = store.path.with_name(f"skychimp.db.run-{run_id}")
     file = os.open(path, os.O_CREAT | os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_SH)
 
-    assert dead(store) == [run_id]
+    assert dead_runs(store) == [run_id]
     os.close(file)
 
 
-def test_a_run_is_found_by_whatever_link_the_store_is_opened(sending: Store, tmp_path: Path) -> None:
+def test_run_is_found_through_any_link_to_the_store(busy_store: Store, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere" / "link.db"
     link.parent.mkdir()
-    link.symlink_to(sending.path)
+    link.symlink_to(busy_store.path)
 
-    with other_run(sending, link):
-        assert dead(sending) == []
-        assert locks(sending) == ["skychimp.db.run-1"]
+    with other_run(busy_store, link):
+        assert dead_runs(busy_store) == []
+        assert lock_files(busy_store) == ["skychimp.db.run-1"]
 
 
-def test_another_stores_run_in_the_way_is_said_and_not_waited_for(store: Store) -> None:
-    """A store was put in the place of one whose run still goes on."""
+def test_lock_held_by_a_run_of_a_former_store_is_a_conflict(store: Store) -> None:
+    """The store has replaced another one, whose run still goes on."""
     with store.path.with_name("skychimp.db.run-1").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(Conflict, match="another process holds"):
@@ -240,18 +240,18 @@ def test_another_stores_run_in_the_way_is_said_and_not_waited_for(store: Store) 
     start(store).release()
 
 
-@pytest.mark.parametrize("step", [start, dead])
-def test_a_lock_that_cant_be_looked_at_is_said(store: Store, step: object) -> None:
-    run_id = run(store)
+@pytest.mark.parametrize("step", [start, dead_runs])
+def test_lock_that_cannot_be_opened_is_an_error(store: Store, step: object) -> None:
+    run_id = create_run(store)
     for number in (run_id, run_id + 1):
         store.path.with_name(f"skychimp.db.run-{number}").symlink_to("/etc/hostname")
 
-    with pytest.raises(StoreFailed, match="can't be opened"):
+    with pytest.raises(StoreFailed, match="cannot open"):
         step(store)  # type: ignore[operator]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run for somebody else")
-def test_a_run_of_root_leaves_no_file_that_the_stores_owner_cant_open(store: Store) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can open another user's store")
+def test_lock_of_a_run_by_root_belongs_to_the_stores_owner(store: Store) -> None:
     os.chown(store.path, 65534, 65534)
 
     lock = start(store)
@@ -263,35 +263,38 @@ def test_a_run_of_root_leaves_no_file_that_the_stores_owner_cant_open(store: Sto
 # The clock
 
 
-def test_a_heartbeat_never_goes_back(store: Store) -> None:
-    run_id = run(store)
+def test_heartbeat_never_goes_back(store: Store) -> None:
+    run_id = create_run(store)
     for now in (NOW + MINUTE, NOW - DAY):
         write(store, lambda db: runs.heartbeat(db, run_id, now, {}))  # noqa: B023
 
-    assert one(store, Run, run_id).heartbeat_at == NOW + MINUTE
+    assert get_row(store, Run, run_id).heartbeat_at == NOW + MINUTE
 
 
-@pytest.mark.parametrize(("behind", "is_said"), [(-DAY, False), (10 * MINUTE, False), (11 * MINUTE, True), (DAY, True)])
-def test_a_clock_that_is_far_behind_the_last_heartbeat_is_said(store: Store, behind: timedelta, is_said: bool) -> None:
+@pytest.mark.parametrize(
+    ("behind", "is_error"), [(-DAY, False), (10 * MINUTE, False), (11 * MINUTE, True), (DAY, True)]
+)
+def test_clock_far_behind_the_last_heartbeat_is_an_error(store: Store, behind: timedelta, is_error: bool) -> None:
     assert write(store, lambda db: runs.clock_behind(db, NOW)) is None
-    run(store)
-    run(store, heartbeat_at=NOW - DAY)
+    create_run(store)
+    create_run(store, heartbeat_at=NOW - DAY)
 
     error = write(store, lambda db: runs.clock_behind(db, NOW - behind))
 
-    assert (error is not None) == is_said
+    assert (error is not None) == is_error
     if error is not None:
         assert error.exit_status == 3
         assert "2026-03-02 09:00" in error.message
 
 
-def test_a_clock_that_is_right_after_all_is_accepted(store: Store) -> None:
-    """What was recorded as later was now; what was recorded as earlier stays."""
-    wrong, right = run(store, ended_at=NOW), run(store, started_at=NOW - 2 * DAY, heartbeat_at=NOW - 2 * DAY)
+def test_accepted_clock_moves_later_times_to_now(store: Store) -> None:
+    """Earlier times stay."""
+    later = create_run(store, ended_at=NOW)
+    earlier = create_run(store, started_at=NOW - 2 * DAY, heartbeat_at=NOW - 2 * DAY)
 
     write(store, lambda db: runs.accept_clock(db, NOW - DAY))
 
     assert write(store, lambda db: runs.clock_behind(db, NOW - DAY)) is None
-    times = [(found.started_at, found.heartbeat_at, found.ended_at) for found in rows(store, Run)]
+    times = [(row.started_at, row.heartbeat_at, row.ended_at) for row in rows(store, Run)]
     assert times == [(NOW - DAY, NOW - DAY, NOW - DAY), (NOW - 2 * DAY, NOW - 2 * DAY, None)]
-    assert [found.id for found in rows(store, Run)] == [wrong, right]
+    assert [row.id for row in rows(store, Run)] == [later, earlier]

@@ -1,4 +1,4 @@
-"""Argon2 with parameters that cost a test no time, and a list of what was asked of it."""
+"""Argon2 with parameters that take no time, and a record of the calls to it."""
 
 from typing import Literal
 
@@ -6,24 +6,27 @@ import argon2
 import pytest
 from argon2 import PasswordHasher
 
-WORK: list[str] = []
-"""What was asked since the test began: "hash" or "verify"."""
+CALLS: list[str] = []
+"""The calls since the test began: "hash" or "verify"."""
 
 
-class Cheap(PasswordHasher):
+class FastHasher(PasswordHasher):
+    """A password hasher with the smallest parameters, which records its calls."""
+
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
 
     def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
-        WORK.append("hash")
+        CALLS.append("hash")
         return super().hash(password, salt=salt)
 
     def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002
-        WORK.append("verify")
+        CALLS.append("verify")
         return super().verify(hash, password)
 
 
 @pytest.fixture
-def cheap_argon(monkeypatch: pytest.MonkeyPatch) -> None:
-    WORK.clear()
-    monkeypatch.setattr(argon2, "PasswordHasher", Cheap)
+def fast_argon2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use FastHasher for all passwords in this process."""
+    CALLS.clear()
+    monkeypatch.setattr(argon2, "PasswordHasher", FastHasher)

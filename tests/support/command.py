@@ -1,4 +1,4 @@
-"""The command line in a home of its own: within this process, as the installed command, or on a terminal."""
+"""Run the command line in a home folder of its own: in this process, as the installed command, or on a terminal."""
 
 import fcntl
 import gc
@@ -20,11 +20,12 @@ from unittest.mock import patch
 from skychimp.cli.main import main
 
 PROGRAM = Path(sys.executable).with_name("skychimp")
+TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a command left: its exit status, and all it wrote."""
+class CommandResult:
+    """The exit status of a command and everything that it wrote."""
 
     status: int
     out: str
@@ -32,6 +33,7 @@ class Done:
 
     @property
     def json(self) -> Any:
+        """The JSON value on stdout."""
         return json.loads(self.out)
 
     @property
@@ -40,30 +42,30 @@ class Done:
         return json.loads(self.err)["error"]
 
 
-class Screen(io.TextIOWrapper):
-    """What says that it is a terminal."""
+class FakeTerminal(io.TextIOWrapper):
+    """A stream that says that it is a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 class Home:
-    """A folder that is working folder and home of every command that is run in it."""
+    """A folder that is the working directory and the home of every command that is run in it."""
 
     def __init__(self, folder: Path, **environ: str) -> None:
         self.folder = folder
-        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
-        self.environ = kept | {"HOME": str(folder)} | environ
+        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
+        self.environ = inherited | {"HOME": str(folder)} | environ
 
     def call(
         self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None, width: int | None = None
-    ) -> Done:
-        """Run a command in this process; where a width is given, its streams are a terminal that wide."""
-        stream = io.TextIOWrapper if width is None else Screen
+    ) -> CommandResult:
+        """Run a command in this process. With a width, its streams are a terminal that wide."""
+        stream = io.TextIOWrapper if width is None else FakeTerminal
         out, err = (stream(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-        screen = {} if width is None else {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color"}
+        terminal = {} if width is None else {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color"}
         with (
-            patch.dict(os.environ, self.environ | screen | dict(environ or {}), clear=True),
+            patch.dict(os.environ, self.environ | terminal | dict(environ or {}), clear=True),
             patch.object(sys, "argv", ["skychimp", *arguments]),
             patch.object(sys, "stdin", stream(io.BytesIO(stdin.encode()), encoding="utf-8")),
             redirect_stdout(out),
@@ -78,61 +80,63 @@ class Home:
                 gc.unfreeze()
                 gc.enable()
         assert isinstance(status, int)
-        return Done(status, *(_written(stream) for stream in (out, err)))
+        return CommandResult(status, *(_written_text(stream) for stream in (out, err)))
 
-    def run(self, *arguments: str, stdin: bytes = b"", **popen: Any) -> Done:
+    def run(self, *arguments: str, stdin: bytes = b"", **popen: Any) -> CommandResult:
         """Run the installed command."""
         environ = self.environ | popen.pop("environ", {})
         options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.folder} | popen
-        done = subprocess.run([PROGRAM, *arguments], input=stdin, env=environ, timeout=60, check=False, **options)
-        return Done(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
+        done = subprocess.run(
+            [PROGRAM, *arguments], input=stdin, env=environ, timeout=TIMEOUT_S, check=False, **options
+        )
+        return CommandResult(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
 
     def on_terminal(
         self,
         *arguments: str,
         answers: Sequence[tuple[str, str | Callable[[], str]]] = (),
         environ: Mapping[str, str] | None = None,
-    ) -> Done:
-        """Run the installed command on a terminal; each answer is typed, and found, once its question stands there."""
-        here, there = pty.openpty()
-        termios.tcsetwinsize(there, (24, 80))
+    ) -> CommandResult:
+        """Run the installed command on a terminal. Each answer, or what it returns, is typed after its question."""
+        terminal, command_side = pty.openpty()
+        termios.tcsetwinsize(command_side, (24, 80))
 
         def take_the_terminal() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         process = subprocess.Popen(
             [PROGRAM, *arguments],
-            stdin=there,
-            stdout=there,
-            stderr=there,
+            stdin=command_side,
+            stdout=command_side,
+            stderr=command_side,
             cwd=self.folder,
             env=self.environ | {"TERM": "xterm-256color"} | dict(environ or {}),
             start_new_session=True,
             preexec_fn=take_the_terminal,
         )
-        os.close(there)
-        shown, left = b"", list(answers)
+        os.close(command_side)
+        output, unanswered = b"", list(answers)
         with process:
-            while chunk := _read(here):
-                shown += chunk
-                if left and left[0][0].encode() in shown.rpartition(b"\n")[2]:
-                    answer = left.pop(0)[1]
-                    os.write(here, (answer if isinstance(answer, str) else answer()).encode())
-        os.close(here)
-        assert not left, f"never asked: {left}; shown: {shown.decode()}"
-        return Done(process.returncode, shown.decode().replace("\r\n", "\n"), "")
+            while chunk := _read(terminal):
+                output += chunk
+                if unanswered and unanswered[0][0].encode() in output.rpartition(b"\n")[2]:
+                    answer = unanswered.pop(0)[1]
+                    os.write(terminal, (answer if isinstance(answer, str) else answer()).encode())
+        os.close(terminal)
+        assert not unanswered, f"never asked: {unanswered}; output: {output.decode()}"
+        return CommandResult(process.returncode, output.decode().replace("\r\n", "\n"), "")
 
 
-def _written(stream: io.TextIOWrapper) -> str:
+def _written_text(stream: io.TextIOWrapper) -> str:
     buffer = stream.buffer
     assert isinstance(buffer, io.BytesIO)
     return buffer.getvalue().decode()
 
 
 def _read(terminal: int) -> bytes:
-    ready, _, _ = select.select([terminal], [], [], 60)
-    assert ready, "the command says nothing more, and does not end"
+    ready, _, _ = select.select([terminal], [], [], TIMEOUT_S)
+    assert ready, "the command writes nothing and does not end"
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux: the other side is closed
+    except OSError:  # Linux reports a closed terminal as an error
         return b""

@@ -1,4 +1,4 @@
-"""A daemon in a process of its own, and what it says."""
+"""Run a daemon in its own process and read its log."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from typing import Self
 from skychimp.store.database import Store
 from support.command import PROGRAM
 
-WAIT = 20.0  # s until a test gives up
+TIMEOUT_S = 20.0
 
 
 class Daemon:
-    """A running daemon; `events` are the lines it has said, as JSON."""
+    """A running daemon. `events` are the lines of its log, as JSON."""
 
     def __init__(self, store: Store, config: Path, environ: dict[str, str]) -> None:
         self.log = config.with_name(f"{config.stem}-{time.monotonic_ns()}.log")
@@ -28,7 +28,7 @@ class Daemon:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        self.wait_for(lambda: "started" in self.said)
+        self.wait_for(lambda: "started" in self.event_names)
 
     def __enter__(self) -> Self:
         return self
@@ -42,23 +42,23 @@ class Daemon:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     @property
-    def said(self) -> list[object]:
+    def event_names(self) -> list[object]:
         return [event["event"] for event in self.events]
 
-    def wait_for(self, true: Callable[[], bool], seconds: float = WAIT) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = TIMEOUT_S) -> None:
         end = time.monotonic() + seconds
-        while not true():
+        while not condition():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.02)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(WAIT)
+        return self.process.wait(TIMEOUT_S)
 
 
-def config(folder: Path, port: int, smtp: str = "") -> Path:
-    """A config that sends to a port on this machine; `smtp` adds to that section."""
+def write_config(folder: Path, port: int, smtp: str = "") -> Path:
+    """Write a config that sends to a port on this machine. `smtp` is added to that section."""
     path = folder / "daemon.toml"
     path.write_text(
         '[mail]\ntransport = "smtp"\nsender = "Ada <ada@skychimp.test>"\n'
@@ -67,6 +67,6 @@ def config(folder: Path, port: int, smtp: str = "") -> Path:
     return path
 
 
-def environ(**more: str) -> dict[str, str]:
-    """This environment, without settings of its own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")} | more
+def clean_environ(**variables: str) -> dict[str, str]:
+    """Return this environment without Skychimp settings, and with these variables."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")} | variables

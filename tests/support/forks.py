@@ -1,4 +1,7 @@
-"""Commands that start at once: each is forked from a process that has imported everything. A sweep takes hundreds."""
+"""Run commands without start-up time: each is forked from a process that has imported everything.
+
+A sweep over system calls takes hundreds of commands.
+"""
 
 import ctypes
 import itertools
@@ -16,69 +19,97 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+OUTPUT_FILE = "output"
+
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["skychimp.cli.registry", "skychimp.cli.commands.run", "skychimp.delivery.sending.runner", "uvloop", "pytest"]
+    [
+        "pytest",
+        "uvloop",
+        "skychimp.cli.commands.run",
+        "skychimp.cli.registry",
+        "skychimp.config.sources",
+        "skychimp.delivery.composing.templates",
+        "skychimp.delivery.sending.runner",
+        "skychimp.services.mailings.mailings",
+        "skychimp.store.schema",
+        "skychimp.transport.smtp",
+    ]
 )
-_ONE_AT_A_TIME = threading.Lock()  # multiprocessing looks after all children whenever it starts one
-_SET_PTRACER, _ANYBODY = 0x59616D61, -1  # prctl(2)
+_START_LOCK = threading.Lock()  # multiprocessing reaps all children whenever it starts one
+_PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, -1  # prctl(2)
 
 
 def run_forked(
-    words: Sequence[str], environ: Mapping[str, str], folder: Path, first: str = "", under: Sequence[str] = ()
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    folder: Path,
+    preamble: str = "",
+    tracer: Sequence[str] = (),
 ) -> tuple[int, str]:
-    """A command to its end, after Python that is to be run `first`, `under` a tracer; its status and all it said."""
-    said = folder / "said"
-    command = _FORKS.Process(target=_command, args=(words, dict(environ), said, first, bool(under)))
-    with _ONE_AT_A_TIME:
+    """Execute a command in `folder`, and return its exit status and its output (stdout and stderr together).
+
+    `preamble` is Python code that it executes first. `tracer` is a command line that attaches to a process by -p PID.
+    """
+    output = folder / OUTPUT_FILE
+    command = _FORKS.Process(target=_execute, args=(arguments, dict(environ), output, preamble, bool(tracer)))
+    with _START_LOCK:
         command.start()
     assert command.pid
-    if under:
-        _wait(command.pid, "State", "T (stopped)")
-        tracer = subprocess.Popen([*under, "-p", str(command.pid)], stderr=subprocess.DEVNULL)
-        _wait(command.pid, "TracerPid", str(tracer.pid))
-        os.kill(command.pid, signal.SIGCONT)
+    if tracer:
+        tracing = _attach(tracer, command.pid)
     has_ended = connection.wait([command.sentinel], timeout=60)
     if not has_ended:
         command.kill()
-    if under:
-        tracer.wait()
-    with _ONE_AT_A_TIME:
+    if tracer:
+        tracing.wait()
+    with _START_LOCK:
         command.join()
-    assert has_ended, "it goes on and on"
+    assert has_ended, "the command did not end within 60 s"
     assert command.exitcode is not None
-    return command.exitcode, said.read_text(encoding="utf-8")
+    return command.exitcode, output.read_text(encoding="utf-8")
 
 
-def sweep(tried: Callable[[int], T | None], step: int = 1) -> list[T]:
-    """What comes of 1, 1 + step and so on, two at a time, up to a number of which nothing comes."""
-    found: list[T | None] = []
+def sweep(experiment: Callable[[int], T | None], step: int = 1) -> list[T]:
+    """Return what `experiment` returns for 1, 1 + step and so on, two at a time, until it returns None."""
+    results: list[T | None] = []
     numbers = itertools.count(1, step)
     with ThreadPoolExecutor(2) as pool:
-        while None not in found:
-            found += pool.map(tried, itertools.islice(numbers, 4))
-    return [one for one in found if one is not None]
+        while None not in results:
+            results += pool.map(experiment, itertools.islice(numbers, 4))
+    return [result for result in results if result is not None]
 
 
-def _command(words: Sequence[str], environ: Mapping[str, str], said: Path, first: str, traced: bool) -> None:
+def _attach(tracer: Sequence[str], pid: int) -> "subprocess.Popen[bytes]":
+    """Attach a tracer to a command that has stopped itself, then let the command continue."""
+    _wait_for_status(pid, "State", "T (stopped)")
+    process = subprocess.Popen([*tracer, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    _wait_for_status(pid, "TracerPid", str(process.pid))
+    os.kill(pid, signal.SIGCONT)
+    return process
+
+
+def _execute(
+    arguments: Sequence[str], environ: Mapping[str, str], output: Path, preamble: str, is_traced: bool
+) -> None:
     os.environ.clear()
     os.environ.update(environ)
-    os.chdir(said.parent)
-    file = os.open(said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    os.chdir(output.parent)
+    file = os.open(output, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    if traced:
-        ctypes.CDLL(None).prctl(_SET_PTRACER, _ANYBODY)
+    if is_traced:
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _PR_SET_PTRACER_ANY)
         os.kill(os.getpid(), signal.SIGSTOP)
-    exec(first, {})
-    sys.argv = ["skychimp", *words]
+    exec(preamble, {})
+    sys.argv = ["skychimp", *arguments]
     from skychimp.cli.main import main
 
     main()
 
 
-def _wait(pid: int, field: str, value: str) -> None:
-    """Wait until the kernel says so of a process."""
+def _wait_for_status(pid: int, field: str, value: str) -> None:
+    """Wait until a field of /proc/PID/status has this value."""
     deadline = time.monotonic() + 60
     while f"\n{field}:\t{value}\n" not in Path(f"/proc/{pid}/status").read_text(encoding="ascii"):
         assert time.monotonic() < deadline

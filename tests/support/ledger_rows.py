@@ -1,4 +1,4 @@
-"""Rows of the ledger as a run would have made them, for tests of what reads them."""
+"""Create rows of the ledger as a run would have written them, for tests of the code that reads them."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
 
 
 def mailing(store: Store, owner: Actor) -> int:
-    """A mailing that has nothing more to come, with a message of its own."""
-    message_id = _kept(
+    """Create a mailing without further due times, with its own message. Return its id."""
+    message_id = _insert(
         store,
         Message(owner_id=owner.user_id, subject="Hello", body="", format=Format.TEXT, created_at=NINE, updated_at=NINE),
     )
@@ -39,11 +39,11 @@ def mailing(store: Store, owner: Actor) -> int:
         every=Every.DAY,
         status=MailingStatus.RUNNING,
     )
-    return _kept(store, row)
+    return _insert(store, row)
 
 
 def occurrence(store: Store, mailing_id: int, due_at: datetime = NINE, deadline: datetime | None = None) -> int:
-    """An open occurrence."""
+    """Create an open occurrence, and return its id."""
     row = Occurrence(
         mailing_id=mailing_id,
         due_local=due_at.replace(tzinfo=None).isoformat(),
@@ -53,13 +53,13 @@ def occurrence(store: Store, mailing_id: int, due_at: datetime = NINE, deadline:
         state=OccurrenceState.OPEN,
         format=Format.TEXT,
     )
-    return _kept(store, row)
+    return _insert(store, row)
 
 
 def delivery(
     store: Store, occurrence_id: int, address: str, state: DeliveryState, next_try_at: datetime | None = NINE
 ) -> int:
-    """A delivery to an address, in a state; without attempts, whatever the state says."""
+    """Create a delivery in a state, without attempts. Return its id."""
     row = Delivery(
         occurrence_id=occurrence_id,
         client_id=1,
@@ -68,15 +68,15 @@ def delivery(
         state=state,
         next_try_at=next_try_at,
     )
-    return _kept(store, row)
+    return _insert(store, row)
 
 
 def attempt(store: Store, delivery_id: int, outcome: Outcome, reply: str, at: datetime = NINE) -> int:
-    """The next attempt at a delivery."""
+    """Create the next attempt at a delivery, and return its id."""
     with store.write() as db:
-        tried = db.get_one(Delivery, delivery_id)
-        tried.attempts += 1
-        number = tried.attempts
+        delivery = db.get_one(Delivery, delivery_id)
+        delivery.attempts += 1
+        number = delivery.attempts
     row = Attempt(
         delivery_id=delivery_id,
         number=number,
@@ -89,10 +89,10 @@ def attempt(store: Store, delivery_id: int, outcome: Outcome, reply: str, at: da
         reply=reply,
         relay="relay.example:25",
     )
-    return _kept(store, row)
+    return _insert(store, row)
 
 
-def _kept(store: Store, row: Table) -> int:
+def _insert(store: Store, row: Table) -> int:
     with store.write() as db:
         db.add(row)
         db.flush()

@@ -1,6 +1,6 @@
-"""The steps of queue and ledger, each in a transaction of its own, as a run takes them; and what they leave behind.
+"""Take single steps of the queue and the ledger, each in its own transaction, and read the rows they leave.
 
-Mailings here are due at NOW; runs are numbers, and the first one claims by token 1, if nothing else is said.
+Mailings are due at NOW. Steps are taken by run 1 unless they are given another run's id.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,11 +8,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from skychimp.delivery.scheduling import planner
 from skychimp.models import (
-    UNFINISHED_SQL,
     Attempt,
     Client,
     ClientTag,
@@ -33,6 +32,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Actor
 from skychimp.store import ledger, queue
+from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery
@@ -54,16 +54,16 @@ REPLIES = {
 
 
 def write(store: Store, step: Callable[[Connection], T]) -> T:
-    """One step in a transaction."""
+    """Take a step in a transaction, and return its result."""
     with store.write() as db:
         return step(db.connection())
 
 
-# People, and what they set up
+# What users set up
 
 
-def client(store: Store, owner: Actor, name: str, /, *, tags: Sequence[str] = (), **more: object) -> int:
-    """A client, `name@example.org`; its id."""
+def create_client(store: Store, owner: Actor, name: str, /, *, tags: Sequence[str] = (), **more: object) -> int:
+    """Create the client `name@example.org`, and return its id."""
     email = f"{name}@example.org"
     values = {"owner_id": owner.user_id, "email": email, "address_key": email, "name": name.title(), "comment": ""}
     return write(store, lambda connection: _client(connection, values | {"created_at": NOW} | more, tags))
@@ -76,7 +76,7 @@ def _client(db: Connection, values: dict[str, object], tags: Sequence[str]) -> i
     return client_id
 
 
-def mailing(
+def create_mailing(
     store: Store,
     owner: Actor,
     *,
@@ -86,7 +86,7 @@ def mailing(
     start: datetime = NOW,
     **more: object,
 ) -> int:
-    """A mailing that is due at its start: to everybody, if nobody is named; its id."""
+    """Create a mailing that is due at its start, and return its id. Without clients and tags it is for all clients."""
     with store.write() as db:
         message = Message(
             owner_id=owner.user_id,
@@ -119,36 +119,36 @@ def mailing(
         return made.id
 
 
-def change(store: Store, table: type[Table], row_id: int, **values: object) -> None:
-    """Change a row behind everybody's back."""
+def update_row(store: Store, table: type[Table], row_id: int, **values: object) -> None:
+    """Update a row directly, without a service."""
     write(
         store, lambda connection: connection.execute(update(table).where(table.__table__.c.id == row_id).values(values))
     )
 
 
 def delete_client(store: Store, client_id: int) -> None:
-    """As the service does it: what waits is cancelled, and the client is gone."""
-    gone = one(store, Client, client_id)
-    unfinished = select(Occurrence.__table__.c.id).where(text(UNFINISHED_SQL))
+    """Delete a client and cancel its pending deliveries, as the service does."""
+    client = get_row(store, Client, client_id)
+    unfinished = select(Occurrence.__table__.c.id).where(is_unfinished())
 
     def step(db: Connection) -> None:
-        queue.cancel(db, unfinished, gone.address_key)
+        queue.cancel_for_address(db, unfinished, client.address_key)
         db.execute(Client.__table__.delete().where(Client.__table__.c.id == client_id))
 
     write(store, step)
 
 
 def delete_mailing(store: Store, mailing_id: int, now: datetime = NOW) -> None:
-    """As the service does it."""
-    change(store, Mailing, mailing_id, deleted_at=now, message_id=None, next_at=None)
+    """Delete a mailing, as the service does."""
+    update_row(store, Mailing, mailing_id, deleted_at=now, message_id=None, next_at=None)
     sweep(store, now)
 
 
 # What a run does
 
 
-def run(store: Store, **more: object) -> int:
-    """A run that is entered without a lock: for whoever looks, its process is dead."""
+def create_run(store: Store, **more: object) -> int:
+    """Create a run without a lock, and return its id. To others its process is dead."""
     values = {"host": "here", "pid": 1, "started_at": NOW, "heartbeat_at": NOW} | dict.fromkeys(
         ("sent", "deferred", "failed", "unknown"), 0
     )
@@ -157,25 +157,26 @@ def run(store: Store, **more: object) -> int:
 
 
 def open_due(store: Store, now: datetime = NOW, give_up_after: timedelta = GIVE_UP_AFTER) -> int:
-    """As every run begins; how many occurrences were opened."""
-    who = "ada@skychimp.test"
+    """Open what is due, as every run does first. Return the number of opened occurrences."""
+    sender = "ada@skychimp.test"
     return write(
         store,
-        lambda db: planner.open_due(db, now, sender=f"Ada <{who}>", return_path=who, give_up_after=give_up_after),
+        lambda db: planner.open_due(db, now, sender=f"Ada <{sender}>", return_path=sender, give_up_after=give_up_after),
     )
 
 
-def fill(store: Store, occurrence_id: int = 1, batch: int = queue.OPENING_BATCH) -> None:
-    while not write(store, lambda db: queue.fill(db, occurrence_id, batch)):
+def create_deliveries(store: Store, occurrence_id: int = 1, batch: int = queue.OPENING_BATCH) -> None:
+    """Create all deliveries of an occurrence, in batches."""
+    while not write(store, lambda db: queue.create_deliveries(db, occurrence_id, batch)):
         pass
 
 
-def opened(store: Store, owner: Actor, *names: str, **how: Any) -> list[int]:
-    """A mailing to these clients, opened and filled; the clients' ids."""
-    ids = [client(store, owner, name) for name in names]
-    mailing(store, owner, **how)
+def open_mailing(store: Store, owner: Actor, *names: str, **more: Any) -> list[int]:
+    """Create clients and a mailing to them, open it, and create its deliveries. Return the clients' ids."""
+    ids = [create_client(store, owner, name) for name in names]
+    create_mailing(store, owner, **more)
     open_due(store)
-    fill(store)
+    create_deliveries(store)
     return ids
 
 
@@ -192,52 +193,52 @@ def claim(
     occurrence_id: int = 1,
     token: int | None = None,
 ) -> list[ClaimedDelivery]:
-    """As `queue.claim`, with a new token if none is given."""
-    chosen = next(_tokens) if token is None else token
-    return write(store, lambda c: queue.claim(c, occurrence_id, run_id, chosen, now, due_by or now, limit))
+    """Claim deliveries, by a new token if none is given."""
+    token = next(_tokens) if token is None else token
+    return write(store, lambda db: queue.claim(db, occurrence_id, run_id, token, now, due_by or now, limit))
 
 
-def intend(store: Store, run_id: int, *claims: ClaimedDelivery) -> set[int]:
-    return write(store, lambda db: ledger.intend(db, run_id, claims))
+def record_intents(store: Store, run_id: int, *claims: ClaimedDelivery) -> set[int]:
+    return write(store, lambda db: ledger.record_intents(db, run_id, claims))
 
 
-def entry(claimed: ClaimedDelivery, outcome: Outcome, *, now: datetime = NOW, **more: Any) -> AttemptRecord:
-    """What came of an attempt: the usual words, and a next try where there is one, in five minutes."""
+def make_attempt(claimed: ClaimedDelivery, outcome: Outcome, *, now: datetime = NOW, **more: Any) -> AttemptRecord:
+    """Return an attempt with the usual reply for its outcome, and the time of the next try if there is one."""
     code, enhanced, reply = REPLIES[outcome]
-    waits = {Outcome.DEFERRED: now + 5 * MINUTE, Outcome.UNKNOWN: now + 15 * MINUTE, Outcome.GIVEN_BACK: now}
-    usual = AttemptRecord(claimed, now, now, outcome, "dot", code, enhanced, reply, RELAY, waits.get(outcome))
-    return usual._replace(**more)
+    next_tries = {Outcome.DEFERRED: now + 5 * MINUTE, Outcome.UNKNOWN: now + 15 * MINUTE, Outcome.GIVEN_BACK: now}
+    record = AttemptRecord(claimed, now, now, outcome, "dot", code, enhanced, reply, RELAY, next_tries.get(outcome))
+    return record._replace(**more)
 
 
-def record(store: Store, run_id: int, *entries: AttemptRecord) -> None:
-    write(store, lambda db: ledger.record(db, run_id, entries))
+def record_attempts(store: Store, run_id: int, *records: AttemptRecord) -> None:
+    write(store, lambda db: ledger.record_attempts(db, run_id, records))
 
 
-def write_at_once(
-    store: Store, run_id: int, entries: Sequence[AttemptRecord] = (), intents: Sequence[ClaimedDelivery] = ()
+def write_rows(
+    store: Store, run_id: int, records: Sequence[AttemptRecord] = (), intents: Sequence[ClaimedDelivery] = ()
 ) -> set[int]:
-    """As a run's scribe writes the usual group: letters that were sent, and intents. The ids that may be sent now."""
-    written, changes = ledger.rows_at_once(entries, intents)
-    orders = ledger.orders(store, run_id)
-    with store.connect_at_once() as db:
+    """Write sent emails and intents as a run's writer process does. Return the ids that may be sent now."""
+    rows, changes = ledger.writer_rows(records, intents)
+    setup = ledger.writer_setup(store, run_id)
+    with store.connect_autocommit() as db:
         driver: Any = db.connection.dbapi_connection
-        driver.executescript(orders["script"])
+        driver.executescript(setup["script"])
         before = driver.total_changes
-        db.exec_driver_sql(orders["statement"], (*orders["parameters"], written))
+        db.exec_driver_sql(setup["statement"], (*setup["parameters"], rows))
         if driver.total_changes - before == changes:
             return {claimed.id for claimed in intents}
 
-    def what_is_left(db: Connection) -> set[int]:
-        ledger.record_late(db, run_id, entries)
-        return ledger.intend(db, run_id, intents)
+    def record_late(db: Connection) -> set[int]:
+        ledger.record_late_attempts(db, run_id, records)
+        return ledger.record_intents(db, run_id, intents)
 
-    return write(store, what_is_left)
+    return write(store, record_late)
 
 
 def send(store: Store, run_id: int, outcome: Outcome, *claims: ClaimedDelivery, **more: Any) -> None:
-    """An attempt at each, to its outcome."""
-    assert intend(store, run_id, *claims) == {claimed.id for claimed in claims}
-    record(store, run_id, *(entry(claimed, outcome, **more) for claimed in claims))
+    """Record an intent and an attempt for each claim."""
+    assert record_intents(store, run_id, *claims) == {claimed.id for claimed in claims}
+    record_attempts(store, run_id, *(make_attempt(claimed, outcome, **more) for claimed in claims))
 
 
 def release(store: Store, run_id: int, *claims: ClaimedDelivery) -> int:
@@ -253,43 +254,43 @@ def sweep(store: Store, now: datetime = NOW) -> None:
     write(store, lambda db: queue.sweep(db, now))
 
 
-def due(store: Store, now: datetime = NOW, mailing_id: int | None = None) -> list[int]:
-    return write(store, lambda db: queue.due(db, now, mailing_id))
+def due_occurrences(store: Store, now: datetime = NOW, mailing_id: int | None = None) -> list[int]:
+    return write(store, lambda db: queue.due_occurrences(db, now, mailing_id))
 
 
-# What they leave behind
+# What the steps leave in the store
 
 
 def rows(store: Store, table: type[Row]) -> list[Row]:
-    """All rows of a table, in order."""
+    """Return all rows of a table in the order of their keys."""
     with store.read() as db:
         order = table.__table__.primary_key.columns.values()
         return list(db.execute(select(table).order_by(*order)).scalars())
 
 
-def one(store: Store, table: type[Row], row_id: int) -> Row:
+def get_row(store: Store, table: type[Row], row_id: int) -> Row:
     with store.read() as db:
         return db.get_one(table, row_id)
 
 
-def states(store: Store) -> dict[str, DeliveryState]:
-    """The state of each delivery, by the name in its address."""
-    return {found.address.partition("@")[0]: found.state for found in rows(store, Delivery)}
+def delivery_states(store: Store) -> dict[str, DeliveryState]:
+    """Return the state of each delivery, by the name in its address."""
+    return {delivery.address.partition("@")[0]: delivery.state for delivery in rows(store, Delivery)}
 
 
 def occurrence_state(store: Store, occurrence_id: int = 1) -> OccurrenceState:
-    return one(store, Occurrence, occurrence_id).state
+    return get_row(store, Occurrence, occurrence_id).state
 
 
 def status(store: Store, mailing_id: int = 1) -> MailingStatus:
-    return one(store, Mailing, mailing_id).status
+    return get_row(store, Mailing, mailing_id).status
 
 
-def tried(store: Store, delivery_id: int = 1) -> list[tuple[int, Outcome]]:
-    """Number and outcome of each attempt at a delivery."""
-    return [(found.number, found.outcome) for found in rows(store, Attempt) if found.delivery_id == delivery_id]
+def attempt_outcomes(store: Store, delivery_id: int = 1) -> list[tuple[int, Outcome]]:
+    """Return number and outcome of each attempt at a delivery."""
+    return [(attempt.number, attempt.outcome) for attempt in rows(store, Attempt) if attempt.delivery_id == delivery_id]
 
 
-def number_of(store: Store, table: type[Table]) -> int:
+def count_rows(store: Store, table: type[Table]) -> int:
     with store.read() as db:
         return int(db.execute(select(func.count()).select_from(table)).scalar_one())

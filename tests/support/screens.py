@@ -1,6 +1,6 @@
-"""The README's pictures: real commands on a terminal 80 columns wide, drawn by Rich.
+"""Draw the pictures of the README: the output of real commands on a terminal 80 columns wide.
 
-python -m support.screens    (in tests/) makes them again, in tests/pictures/
+cd tests && python -m support.screens    writes them to tests/pictures/
 """
 
 import io
@@ -26,24 +26,19 @@ natalya@example.org,Наталья Бехтерева,
 chien-shiung@example.org,Chien-Shiung Wu,vip
 nobody@example.org,Moved Away,
 """
+SETUP = (
+    "init --email you@example.org --sender 'You <you@example.org>'",
+    "clients import people.csv",
+    "messages create --subject 'Hello {{ client.name }}' --body 'News!'",
+)
 SCREENS = {
-    "begin": (
-        "clients import people.csv",
-        "clients list",
-        "messages create --subject 'Hello {{ client.name }}' --body 'News!'",
-    ),
     "send": ("mailings create --message 1 --start now --every month --all-clients", "mailings log 1"),
-    "when": (
-        "mailings create --message 1 --start '2031-01-31 09:00' --every month --tag vip --timezone Europe/Berlin",
-        "mailings preview 2 --next 4",
-        "clients show 99",
-    ),
 }
-"""Each picture's name, and the commands on it, in the order in which they are run."""
+"""The name of each picture, and the commands that it shows, in the order in which they run."""
 
 
 def pictures() -> Iterator[tuple[str, str]]:
-    """Each picture's name and its SVG; times that come of now are always the same."""
+    """Yield the name and the SVG of each picture. Times that depend on the clock are replaced by a constant."""
     with tempfile.TemporaryDirectory() as folder, demo_server() as receiver:
         home = Home(
             Path(folder),
@@ -55,33 +50,34 @@ def pictures() -> Iterator[tuple[str, str]]:
             SKYCHIMP_SMTP__CONNECTIONS="1",
         )
         (home.folder / "people.csv").write_text(PEOPLE, encoding="utf-8")
-        assert home.call("init", "--email", "you@example.org", "--sender", "You <you@example.org>").status == 0
+        for command in SETUP:
+            assert home.call(*shlex.split(command)).status == 0
         for name, commands in SCREENS.items():
-            yield name, _drawn(name, home, commands)
+            yield name, _draw(name, home, commands)
 
 
 def texts(svg: str) -> list[str]:
-    """What a picture says, whatever release of Rich has drawn it."""
+    """Return the texts in a picture. They do not depend on the version of Rich."""
     return [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg) if text.strip("&#160;\n ")]
 
 
-def _drawn(name: str, home: Home, commands: tuple[str, ...]) -> str:
+def _draw(name: str, home: Home, commands: tuple[str, ...]) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for number, command in enumerate(commands):
         console.print(Text(f"{chr(10) if number else ''}$ skychimp {command}", style="bold cyan"))
-        console.print(Text.from_ansi(_at_one_time(_shown(home, command)).rstrip()))
+        console.print(Text.from_ansi(_with_constant_times(_output(home, command)).rstrip()))
     return console.export_svg(title="skychimp", unique_id=name)
 
 
-def _shown(home: Home, command: str) -> str:
-    """What a person sees: without the progress, which is gone again when the command ends."""
+def _output(home: Home, command: str) -> str:
+    """Return what is on the screen when the command has ended. Progress bars have disappeared by then."""
     done = home.call(*shlex.split(command), width=WIDTH)
     return done.out + re.sub(r".*\x1b\[2K", "", done.err, flags=re.DOTALL).removeprefix("\x1b[?25h")
 
 
-def _at_one_time(shown: str) -> str:
-    """All times as one, but for those that a picture names itself."""
-    return re.sub(r"20(?!31)\d\d-\d\d-\d\d \d\d:\d\d(:\d\d)?", "2026-12-01 09:00", shown)
+def _with_constant_times(shown: str) -> str:
+    """Replace all times by the same one."""
+    return re.sub(r"20\d\d-\d\d-\d\d \d\d:\d\d(:\d\d)?", "2026-12-01 09:00", shown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A mailing that is due, a run that sends it, and what the ledger says afterwards.
+"""Create a due mailing, run it, and read the results from the store.
 
 Settings are named as in the environment: `smtp__timeout="1s"`.
 """
@@ -35,9 +35,10 @@ from skychimp.models import (
 )
 from skychimp.permissions import Actor
 from skychimp.services.clients import importing
-from skychimp.services.clients.importing import ClientRow
+from skychimp.services.clients.importing import ImportedRow
 from skychimp.services.mailings import mailings
-from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.mailings.audience_input import Audience
+from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
 from skychimp.store.database import Store
 from skychimp.transport import make_transport
@@ -48,12 +49,12 @@ SKYCHIMP = str(Path(sys.executable).with_name("skychimp"))
 SENDER = "Ada Lovelace <ada@skychimp.test>"
 
 
-def settings(port: int, **more: Any) -> Settings:
-    """One connection to a relay on this machine, and no patience where it is away, if not said otherwise."""
-    return Settings.model_validate(_sections(_values(port, more)))
+def make_settings(port: int, **overrides: Any) -> Settings:
+    """Return settings for one connection to a server on this machine, without waiting if it is unavailable."""
+    return Settings.model_validate(_sections(_values(port, overrides)))
 
 
-def mailing(
+def create_mailing(
     store: Store,
     owner: Actor,
     addresses: Sequence[str] = ("bob@example.org", "eve@example.org"),
@@ -62,31 +63,33 @@ def mailing(
     body: str = "Dear {{ client.name }},\n\nall is well.\n",
     every: Every = Every.ONCE,
 ) -> int:
-    """A mailing that is due, to these addresses, with a message of its own; its id."""
-    people = (ClientRow(n, email, email.partition("@")[0].title(), "", ()) for n, email in enumerate(addresses))
-    assert importing.import_rows(store, owner, people, on_bad=print).bad == 0
+    """Create a due mailing to these addresses, with its own message, and return its ID."""
+    people = (ImportedRow(n, email, email.partition("@")[0].title(), "", ()) for n, email in enumerate(addresses))
+    assert importing.import_rows(store, owner, people, on_rejected=print).bad == 0
     audience = Audience(client_ids=[client.id or 0 for client in rows(store, Client) if client.email in addresses])
     message = messages.create(store, owner, MessageContent(subject, body, Format.TEXT))
-    when = When("now", None, every, "UTC")
-    return mailings.create(store, owner, message_id=message.id, when=when, audience=audience).id
+    schedule = ScheduleInput("now", None, every, "UTC")
+    return mailings.create(store, owner, message_id=message.id, schedule=schedule, audience=audience).id
 
 
-def send(store: Store, chosen: Settings, *, limit: int | None = None, later: timedelta = timedelta()) -> RunStats:
-    """One run in this process, as the command does it; with `later`, one whose clock is so far ahead (never back)."""
+def send(store: Store, settings: Settings, *, limit: int | None = None, later: timedelta = timedelta()) -> RunStats:
+    """Send in one run in this process, with a clock that is ahead by `later`. A later call must not set it back."""
     if not later:
-        return send_due(store, chosen, RunOptions(limit=limit))
-    chosen = with_sender(chosen)
+        return send_due(store, settings, RunOptions(limit=limit))
+    settings = with_sender(settings)
 
     def now() -> datetime:
         return datetime.now(UTC) + later
 
     with registered_run(store, now) as lock:
-        return run_in_event_loop(Dispatcher(store, chosen, make_transport(chosen, store.path), lock, now=now).send())
+        return run_in_event_loop(
+            Dispatcher(store, settings, make_transport(settings, store.path), lock, now=now).send()
+        )
 
 
-def start(store: Store, port: int, *arguments: str, **more: Any) -> "subprocess.Popen[str]":
-    """The installed command, `skychimp run`, in a process of its own."""
-    values = _values(port, more)
+def start_run(store: Store, port: int, *arguments: str, **overrides: Any) -> "subprocess.Popen[str]":
+    """Start the installed command `skychimp run` in its own process."""
+    values = _values(port, overrides)
     ours = {f"SKYCHIMP_{name.upper()}": str(value) for name, value in values.items()}
     ours |= {"SKYCHIMP_STORE": str(store.path), "SKYCHIMP_CONFIG": os.devnull}
     others = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
@@ -100,17 +103,17 @@ def start(store: Store, port: int, *arguments: str, **more: Any) -> "subprocess.
     )
 
 
-def wait_until(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait until something has become true of what a process does. Fails where it ends before, or a minute goes by."""
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Wait until a condition is true. Fails if the process ends before, or after a minute."""
     deadline = time.monotonic() + 60
-    while not true():
+    while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def finish(process: "subprocess.Popen[str]", *signals: signal.Signals) -> tuple[int, str, str]:
-    """Send these signals, and wait for the process: its status, stdout and stderr."""
+def wait_for_exit(process: "subprocess.Popen[str]", *signals: signal.Signals) -> tuple[int, str, str]:
+    """Send these signals to a process, wait for it, and return its exit status, stdout and stderr."""
     for number in signals:
         process.send_signal(number)
     try:
@@ -122,11 +125,11 @@ def finish(process: "subprocess.Popen[str]", *signals: signal.Signals) -> tuple[
     return process.returncode, out, err
 
 
-# What the ledger says
+# Reading the store
 
 
 def rows(store: Store, table: type[T]) -> list[T]:
-    """All rows of a table, in their order."""
+    """Return all rows of a table, in order."""
     with store.read() as db:
         return list(db.exec(select(table).order_by(table.__table__.primary_key.columns.values()[0])))
 
@@ -139,49 +142,49 @@ def attempts(store: Store) -> list[Attempt]:
     return rows(store, Attempt)
 
 
-def states(store: Store) -> Counter[str]:
-    """How many deliveries are in each state."""
+def state_counts(store: Store) -> Counter[str]:
+    """Return the number of deliveries in each state."""
     return Counter(delivery.state.value for delivery in deliveries(store))
 
 
-def log(store: Store) -> list[tuple[str, str, int | None, str]]:
-    """Outcome, phase, code and reply of every attempt."""
-    return [(tried.outcome.value, tried.phase, tried.code, tried.reply) for tried in attempts(store)]
+def attempt_log(store: Store) -> list[tuple[str, str, int | None, str]]:
+    """Return the outcome, phase, code and reply of each attempt."""
+    return [(attempt.outcome.value, attempt.phase, attempt.code, attempt.reply) for attempt in attempts(store)]
 
 
-def status(store: Store, mailing_id: int) -> MailingStatus:
-    return next(found for found in rows(store, Mailing) if found.id == mailing_id).status
+def mailing_status(store: Store, mailing_id: int) -> MailingStatus:
+    return next(mailing for mailing in rows(store, Mailing) if mailing.id == mailing_id).status
 
 
-def disabled(store: Store) -> dict[int | None, str | None]:
-    """The mailings that the system has disabled, and its reasons."""
+def disabled_mailings(store: Store) -> dict[int | None, str | None]:
+    """Return the mailings that the system has disabled, with the reasons."""
     return {
-        found.id: found.disabled_reason
-        for found in rows(store, Mailing)
-        if found.disabled_at is not None and found.disabled_by_id is None
+        mailing.id: mailing.disabled_reason
+        for mailing in rows(store, Mailing)
+        if mailing.disabled_at is not None and mailing.disabled_by_id is None
     }
 
 
 def bad_clients(store: Store) -> dict[str, str | None]:
-    """The clients whose address is bad, and why."""
+    """Return the clients with a bad address, with the reasons."""
     return {client.email: client.bad_reason for client in rows(store, Client) if client.bad_at is not None}
 
 
-def paused(store: Store) -> dict[str, str]:
-    """The relays that wait for a person, and why."""
+def paused_relays(store: Store) -> dict[str, str]:
+    """Return the paused relays, with the reasons."""
     return {state.relay: state.reason for state in rows(store, RelayState)}
 
 
-def addresses(count: int) -> list[str]:
+def make_addresses(count: int) -> list[str]:
     return [f"client{number}@example.org" for number in range(count)]
 
 
-def sent_to(store: Store) -> set[str]:
+def sent_addresses(store: Store) -> set[str]:
     return {delivery.address for delivery in deliveries(store) if delivery.state == DeliveryState.SENT}
 
 
-def _values(port: int, more: dict[str, Any]) -> dict[str, Any]:
-    usual = {
+def _values(port: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    defaults = {
         "mail__transport": "smtp",
         "mail__sender": SENDER,
         "smtp__host": "127.0.0.1",
@@ -192,7 +195,7 @@ def _values(port: int, more: dict[str, Any]) -> dict[str, Any]:
         "smtp__dot_timeout": "20s",
         "run__patience": "0s",
     }
-    return usual | more
+    return defaults | overrides
 
 
 def _sections(values: dict[str, Any]) -> dict[str, dict[str, Any]]:

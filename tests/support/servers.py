@@ -1,6 +1,6 @@
-"""SMTP servers for tests, each in threads of its own, so that async tests and subprocesses can both speak to them.
+"""SMTP servers for tests. They run in threads, so that async tests and subprocesses can both connect to them.
 
-`ScriptedServer` says exactly what a test tells it to; `CountingReceiver` takes all mail and knows what arrived.
+`ScriptedServer` follows a script. `CountingReceiver` accepts all emails and counts them.
 """
 
 import hashlib
@@ -18,27 +18,28 @@ from typing import BinaryIO, NamedTuple, Self
 
 GREETING = b"220 test ESMTP\r\n"
 EHLO = b"250-test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 100000000\r\n250 ENHANCEDSTATUSCODES\r\n"
-GROUP = b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n"
+ENVELOPE_ACCEPTED = b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n"
 SENT = b"250 2.0.0 queued as 1\r\n"
 
 
 class Conversation:
-    """One connection as a script sees it; `heard` are the lines that came, `over` is set at the test's end."""
+    """One client's connection. `received_lines` are its lines so far, `test_ended` is set at the end of the test."""
 
-    def __init__(self, raw: socket.socket, over: threading.Event) -> None:
+    def __init__(self, raw: socket.socket, test_ended: threading.Event) -> None:
         self.socket = raw
-        self.over = over
-        self.heard: list[bytes] = []
+        self.test_ended = test_ended
+        self.received_lines: list[bytes] = []
         self._file: BinaryIO = raw.makefile("rb")
 
-    def hear(self) -> bytes:
-        """The next line; b"" at the end."""
+    def read_line(self) -> bytes:
+        """Return the next line, or b"" at the end."""
         line = self._file.readline()
-        self.heard.append(line)
+        self.received_lines.append(line)
         return line
 
     @contextmanager
     def closing(self) -> Iterator[None]:
+        """Close the connection at the end of the block."""
         try:
             yield
         finally:
@@ -46,80 +47,81 @@ class Conversation:
             self.socket.close()
 
     def start_tls(self, context: ssl.SSLContext) -> None:
+        """Do a TLS handshake as the server."""
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self._file = self.socket.makefile("rb")
 
 
 Step = bytes | Callable[[Conversation], object]
-"""Bytes are said as they are; anything else is called."""
+"""Bytes to send, or a function to call with the conversation."""
 
 
-def hear(conversation: Conversation) -> None:
+def read_line(conversation: Conversation) -> None:
     """Read one line."""
-    conversation.hear()
+    conversation.read_line()
 
 
-def hear_group(conversation: Conversation) -> None:
+def read_envelope(conversation: Conversation) -> None:
     """Read MAIL, RCPT and DATA."""
     for _ in range(3):
-        conversation.hear()
+        conversation.read_line()
 
 
-def hear_body(conversation: Conversation) -> None:
-    """Read up to the final dot, or to the end."""
-    while conversation.hear() not in (b".\r\n", b""):
+def read_body(conversation: Conversation) -> None:
+    """Read up to the final dot or the end of the connection."""
+    while conversation.read_line() not in (b".\r\n", b""):
         pass
 
 
 def hang(conversation: Conversation) -> None:
-    """Say nothing more until the other side closes."""
-    while conversation.hear():
+    """Read and ignore everything until the client closes."""
+    while conversation.read_line():
         pass
 
 
-def deafen(conversation: Conversation) -> None:
-    """Neither read nor say anything more."""
-    conversation.over.wait()
+def stop_reading(conversation: Conversation) -> None:
+    """Neither read nor send anything more."""
+    conversation.test_ended.wait()
 
 
-def dribble(data: bytes, every: float) -> Step:
-    """Say these bytes one by one, `every` seconds."""
+def send_slowly(data: bytes, interval_s: float) -> Step:
+    """Send bytes one by one at an interval."""
 
     def step(conversation: Conversation) -> None:
         for byte in data:
             conversation.socket.sendall(bytes([byte]))
-            if conversation.over.wait(every):
+            if conversation.test_ended.wait(interval_s):
                 return
 
     return step
 
 
-def obey(answer: Callable[[str, str], bytes | None] = lambda command, address: None) -> Step:
-    """Take mail by the book until the other side closes.
+def accept_mail(override: Callable[[str, str], bytes | None] = lambda command, address: None) -> Step:
+    """Accept emails until the client closes.
 
-    `answer` may say something else to a command (EHLO, MAIL, RCPT, DATA, "." and so on), given the address it is about:
-    the sender's, then the recipient's. b"" hangs up.
+    `override` gets each command (EHLO, MAIL, RCPT, DATA, "." and so on) and its address: the sender's after MAIL, the
+    recipient's after RCPT. It returns another reply, b"" to close the connection, or None for the usual reply.
     """
 
     def step(conversation: Conversation) -> None:
         address = accepted = ""
-        while line := conversation.hear():
+        while line := conversation.read_line():
             command = line[:4].upper().strip().decode("ascii", "replace")
             if command in ("MAIL", "RCPT"):
                 address = line.partition(b"<")[2].rpartition(b">")[0].decode()
-            reply = say(conversation, command, address, accepted)
+            reply = send_reply(conversation, command, address, accepted)
             accepted = command if reply.startswith(b"2") else ""
             if command == "DATA" and reply.startswith(b"354"):
-                hear_body(conversation)
-                reply = say(conversation, ".", address, "DATA") if conversation.heard[-1] else b""
+                read_body(conversation)
+                reply = send_reply(conversation, ".", address, "DATA") if conversation.received_lines[-1] else b""
             if not reply:
                 return
 
-    def say(conversation: Conversation, command: str, address: str, accepted: str) -> bytes:
+    def send_reply(conversation: Conversation, command: str, address: str, accepted: str) -> bytes:
         usual = {"EHLO": EHLO, "DATA": b"354 go ahead\r\n", ".": SENT}.get(command, b"250 2.0.0 ok\r\n")
-        reply = answer(command, address)
+        reply = override(command, address)
         if accepted != {"RCPT": "MAIL", "DATA": "RCPT"}.get(command, accepted):
-            reply = b"503 5.5.1 what came before was refused\r\n"
+            reply = b"503 5.5.1 bad sequence of commands\r\n"
         conversation.socket.sendall(usual if reply is None else reply)
         return usual if reply is None else reply
 
@@ -127,16 +129,16 @@ def obey(answer: Callable[[str, str], bytes | None] = lambda command, address: N
 
 
 def tls(context: ssl.SSLContext) -> Step:
-    """Take a TLS handshake."""
+    """Do a TLS handshake."""
     return lambda conversation: conversation.start_tls(context)
 
 
 class _Server:
-    """Listens on a loopback port, a free one if none is named, for the length of a `with` block."""
+    """Listens on a loopback port (default: a free one) until the end of a `with` block."""
 
     def __init__(self, port: int = 0) -> None:
         self.conversations: list[Conversation] = []
-        self._over = threading.Event()
+        self._test_ended = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
@@ -146,22 +148,23 @@ class _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._test_ended.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()
         self._listener.close()
         for conversation in self.conversations:
-            with suppress(OSError):  # it may be closed already
+            with suppress(OSError):  # it may already be closed
                 conversation.socket.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
 
     def wait(self) -> None:
-        """Until all that came has been heard; the other sides have closed."""
+        """Wait until all connections have ended and everything is read. The clients must have closed them."""
         for thread in self._threads[1:]:
             thread.join()
 
-    def converse(self, conversation: Conversation, number: int) -> None:
+    def handle(self, conversation: Conversation, number: int) -> None:
+        """Talk to the client of one connection. `number` counts the connections from 0."""
         raise NotImplementedError
 
     def _accept(self) -> None:
@@ -170,20 +173,20 @@ class _Server:
                 raw, _ = self._listener.accept()
             except OSError:
                 return
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small replies, at once
-            conversation = Conversation(raw, self._over)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # send small replies at once
+            conversation = Conversation(raw, self._test_ended)
             self.conversations.append(conversation)
-            thread = threading.Thread(target=self._hold, args=(conversation, len(self.conversations) - 1))
+            thread = threading.Thread(target=self._run, args=(conversation, len(self.conversations) - 1))
             self._threads.append(thread)
             thread.start()
 
-    def _hold(self, conversation: Conversation, number: int) -> None:
-        with conversation.closing(), suppress(OSError):  # the other side has closed, or the test is over
-            self.converse(conversation, number)
+    def _run(self, conversation: Conversation, number: int) -> None:
+        with conversation.closing(), suppress(OSError):  # the client has closed, or the test has ended
+            self.handle(conversation, number)
 
 
 class ScriptedServer(_Server):
-    """Follows a script on each connection, the last one on all further ones, and closes at a script's end.
+    """Follows one script per connection, the last one on all further connections, and then closes the connection.
 
     >>> with ScriptedServer([GREETING, hear, EHLO, hear_group, b"421 too busy\\r\\n", hang]) as server: ...
     """
@@ -192,7 +195,7 @@ class ScriptedServer(_Server):
         super().__init__()
         self._scripts = scripts
 
-    def converse(self, conversation: Conversation, number: int) -> None:
+    def handle(self, conversation: Conversation, number: int) -> None:
         for step in self._scripts[min(number, len(self._scripts) - 1)]:
             if isinstance(step, bytes):
                 conversation.socket.sendall(step)
@@ -200,18 +203,18 @@ class ScriptedServer(_Server):
                 step(conversation)
 
     @property
-    def heard(self) -> bytes:
-        """All that came, over all connections."""
-        return b"".join(line for conversation in self.conversations for line in conversation.heard)
+    def received(self) -> bytes:
+        """Return everything received over all connections."""
+        return b"".join(line for conversation in self.conversations for line in conversation.received_lines)
 
     @property
-    def letters(self) -> list[bytes]:
-        """The bytes of each letter that came up to its dot, in the order of the connections."""
-        return re.findall(rb"\nDATA\r\n(.*?\r\n)\.\r\n", self.heard, re.DOTALL)
+    def emails(self) -> list[bytes]:
+        """Return each email that was received up to its final dot, in the order of the connections."""
+        return re.findall(rb"\nDATA\r\n(.*?\r\n)\.\r\n", self.received, re.DOTALL)
 
 
-class Arrival(NamedTuple):
-    """One letter as it came; `digest` is the SHA-256 of its bytes."""
+class ReceivedEmail(NamedTuple):
+    """A received email. `digest` is the SHA-256 of its bytes."""
 
     recipient: str
     message_id: str
@@ -219,45 +222,45 @@ class Arrival(NamedTuple):
 
 
 class CountingReceiver(_Server):
-    """Takes all mail; a letter counts once its line (recipient, Message-ID, digest) is on the disk, before its 250."""
+    """Accepts all emails. Each is logged on disk (recipient, Message-ID, digest) before its 250."""
 
     def __init__(self, log: Path, port: int = 0) -> None:
         super().__init__(port)
-        self.taken = 0
+        self.accepted_count = 0
         self._log = log
         self._lock = threading.Lock()
         log.touch()
 
-    def arrived(self) -> Counter[tuple[str, str]]:
-        """How often each (recipient, Message-ID) came."""
-        return Counter((letter.recipient, letter.message_id) for letter in self.arrivals())
+    def email_counts(self) -> Counter[tuple[str, str]]:
+        """Return how often each (recipient, Message-ID) was received."""
+        return Counter((email.recipient, email.message_id) for email in self.received_emails())
 
-    def arrivals(self) -> list[Arrival]:
-        """All that came, in order."""
-        return [Arrival(*line.split("\t")) for line in self._log.read_text(encoding="utf-8").splitlines()]
+    def received_emails(self) -> list[ReceivedEmail]:
+        """Return the received emails in order."""
+        return [ReceivedEmail(*line.split("\t")) for line in self._log.read_text(encoding="utf-8").splitlines()]
 
-    def answer(self, command: bytes, recipient: str) -> bytes:
-        """What to say to a command, or to the final dot (b".") of a letter that is on the disk."""
+    def reply_to(self, command: bytes, recipient: str) -> bytes:
+        """Return the reply to a command, or to the final dot (b".") of a logged email."""
         return {b"EHLO": EHLO, b"DATA": b"354 go ahead\r\n", b".": SENT}.get(command, b"250 2.0.0 ok\r\n")
 
-    def converse(self, conversation: Conversation, number: int) -> None:
+    def handle(self, conversation: Conversation, number: int) -> None:
         conversation.socket.sendall(GREETING)
         recipient = ""
-        while line := conversation.hear():
+        while line := conversation.read_line():
             command = line[:4].upper()
             if command == b"RCPT":
                 recipient = line.partition(b"<")[2].rpartition(b">")[0].decode()
-            answer = self.answer(command, recipient)
-            conversation.socket.sendall(answer)
+            reply = self.reply_to(command, recipient)
+            conversation.socket.sendall(reply)
             if command == b"QUIT":
                 return
-            if answer.startswith(b"354"):
-                self._keep(conversation, recipient)
+            if reply.startswith(b"354"):
+                self._receive_email(conversation, recipient)
 
-    def _keep(self, conversation: Conversation, recipient: str) -> None:
-        start = len(conversation.heard)
-        hear_body(conversation)
-        *lines, last = conversation.heard[start:]
+    def _receive_email(self, conversation: Conversation, recipient: str) -> None:
+        start = len(conversation.received_lines)
+        read_body(conversation)
+        *lines, last = conversation.received_lines[start:]
         if last != b".\r\n":
             return
         data = b"".join(line.removeprefix(b".") for line in lines)
@@ -266,5 +269,5 @@ class CountingReceiver(_Server):
             log.write(f"{recipient}\t{message_from_bytes(data)['Message-ID']}\t{digest}\n")
             log.flush()
             os.fsync(log.fileno())
-            self.taken += 1
-        conversation.socket.sendall(self.answer(b".", recipient))
+            self.accepted_count += 1
+        conversation.socket.sendall(self.reply_to(b".", recipient))

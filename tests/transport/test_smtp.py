@@ -1,4 +1,4 @@
-"""The driver against servers that misbehave in every way of the design's section 5, and against real ones."""
+"""Test the SMTP transport against servers that misbehave, and against real ones."""
 
 import asyncio
 import os
@@ -18,47 +18,47 @@ import pytest
 import trustme
 from support.servers import (
     EHLO,
+    ENVELOPE_ACCEPTED,
     GREETING,
-    GROUP,
     SENT,
     Conversation,
     CountingReceiver,
     ScriptedServer,
     Step,
-    deafen,
-    dribble,
     hang,
-    hear,
-    hear_body,
-    hear_group,
+    read_body,
+    read_envelope,
+    read_line,
+    send_slowly,
+    stop_reading,
     tls,
 )
 
 from skychimp.config.settings import SmtpSettings
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
 from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
-from skychimp.transport.smtp import AHEAD, SmtpConnection, SmtpTransport, ehlo_name
+from skychimp.transport.smtp import WRITE_AHEAD_BYTES, SmtpConnection, SmtpTransport, ehlo_name
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the library's own, at import
+    warnings.simplefilter("ignore")  # a deprecation warning of the library at import
     from aiosmtpd.controller import Controller
     from aiosmtpd.smtp import AuthResult
 
 T = TypeVar("T")
-LETTER = OutgoingEmail("ada@example.org", "bob@example.net", b"Message-ID: <1@x>\r\n\r\nhello\r\n.\r\n")
-LONG = LETTER._replace(data=b"Message-ID: <2@x>\r\n\r\n" + b"0123456789abcde\r\n" * 1_000_000)
-OPENED = (GREETING, hear, EHLO)
+EMAIL = OutgoingEmail("ada@example.org", "bob@example.net", b"Message-ID: <1@x>\r\n\r\nhello\r\n.\r\n")
+LONG_EMAIL = EMAIL._replace(data=b"Message-ID: <2@x>\r\n\r\n" + b"0123456789abcde\r\n" * 1_000_000)
+OPENED = (GREETING, read_line, EHLO)
 
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-with suppress(ImportError):  # there is none for some systems
+with suppress(ImportError):  # uvloop does not support every system
     import uvloop
 
     LOOPS["uvloop"] = uvloop.new_event_loop
 
 
 @pytest.fixture(params=LOOPS, autouse=True)
-def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _event_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOOPS, "chosen", LOOPS[request.param])
 
 
@@ -67,39 +67,41 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return runner.run(coroutine)
 
 
-async def yes() -> bool:
+async def commit() -> bool:
     return True
 
 
-async def no() -> bool:
+async def refuse() -> bool:
     return False
 
 
-def settings(port: int, **more: Any) -> SmtpSettings:
-    return SmtpSettings.model_validate({"host": "127.0.0.1", "port": port, "security": "none", "timeout": "20s"} | more)
+def smtp_settings(port: int, **overrides: Any) -> SmtpSettings:
+    return SmtpSettings.model_validate(
+        {"host": "127.0.0.1", "port": port, "security": "none", "timeout": "20s"} | overrides
+    )
 
 
-def connect(port: int, **more: Any) -> None:
-    """Connect and close."""
+def connect(port: int, **overrides: Any) -> None:
+    """Open a connection and close it."""
 
     async def go() -> None:
-        await (await SmtpTransport(settings(port, **more)).connect()).close()
+        await (await SmtpTransport(smtp_settings(port, **overrides)).connect()).close()
 
     run(go())
 
 
-def converse(
-    port: int, letters: Sequence[OutgoingEmail] = (LETTER,), **more: Any
+def send(
+    port: int, emails: Sequence[OutgoingEmail] = (EMAIL,), **overrides: Any
 ) -> tuple[list[SendResult | None], bool]:
-    """The answers to these letters on one connection, and whether it is still usable."""
+    """Send emails over one connection. Return their results, and whether the connection is still usable."""
 
     async def go() -> tuple[list[SendResult | None], bool]:
-        connection = await SmtpTransport(settings(port, **more)).connect()
-        async with asyncio.timeout(30):  # where the driver's own clock stands still
-            answers = [await connection.send(letter, yes) for letter in letters]
-        usable = connection.usable
+        connection = await SmtpTransport(smtp_settings(port, **overrides)).connect()
+        async with asyncio.timeout(30):  # in case the transport's own timeout fails
+            results = [await connection.send(email, commit) for email in emails]
+        usable = connection.is_usable
         await connection.close()
-        return answers, usable
+        return results, usable
 
     return run(go())
 
@@ -108,30 +110,34 @@ def converse(
 
 
 @pytest.mark.parametrize(
-    ("script", "error", "words"),
+    ("script", "error", "message"),
     [
-        ([b"554 no service\r\n"], RelayRefused, "refuses the greeting: 554 no service"),
+        ([b"554 no service\r\n"], RelayRefused, "refused the connection: 554 no service"),
         ([b"421 later\r\n"], RelayUnavailable, "421 later"),
-        ([b"SSH-2.0-OpenSSH_9.2\r\n"], RelayUnavailable, "not a reply"),
-        ([b"220 hi\r\n220 hi again\r\n", hear], RelayUnavailable, ""),
+        ([b"SSH-2.0-OpenSSH_9.2\r\n"], RelayUnavailable, "invalid reply"),
+        ([b"220 hi\r\n220 hi again\r\n", read_line], RelayUnavailable, ""),
         ([], RelayUnavailable, "closed"),
         ([b"220-endless\r\n" * 1000, hang], RelayUnavailable, "too long"),
-        ([b"2200 hi\r\n", hang], RelayUnavailable, "not a reply"),
-        ([GREETING, hear], RelayUnavailable, "closed"),
-        ([GREETING, hear, b"250-a\r\n251 b\r\n", hang], RelayUnavailable, "two codes"),
-        ([GREETING, hear, b"421 bye\r\n"], RelayUnavailable, "421 bye"),
-        ([GREETING, hear, b"502-no\r\n502 EHLO\r\n", hear, b"550-go\r\n550 away\r\n"], RelayRefused, "550-go 550 away"),
+        ([b"2200 hi\r\n", hang], RelayUnavailable, "invalid reply"),
+        ([GREETING, read_line], RelayUnavailable, "closed"),
+        ([GREETING, read_line, b"250-a\r\n251 b\r\n", hang], RelayUnavailable, "two codes"),
+        ([GREETING, read_line, b"421 bye\r\n"], RelayUnavailable, "421 bye"),
+        (
+            [GREETING, read_line, b"502-no\r\n502 EHLO\r\n", read_line, b"550-go\r\n550 away\r\n"],
+            RelayRefused,
+            "550-go 550 away",
+        ),
     ],
 )
-def test_a_relay_that_does_not_take_us(script: list[Step], error: type[RelayError], words: str) -> None:
+def test_refused_connection(script: list[Step], error: type[RelayError], message: str) -> None:
     with ScriptedServer(script) as server, pytest.raises(error) as raised:
         connect(server.port)
-    assert words in raised.value.message
+    assert message in raised.value.message
     assert "\n" not in raised.value.message
     assert raised.value.hint
 
 
-def test_a_relay_that_is_not_there() -> None:
+def test_closed_port_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(RelayUnavailable):
@@ -139,23 +145,28 @@ def test_a_relay_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(("host", "error"), [("relay.invalid", RelayUnavailable), ("a..b", RelayRefused)])
-def test_a_name_that_leads_nowhere(host: str, error: type[RelayError]) -> None:
+def test_unknown_or_invalid_host_name(host: str, error: type[RelayError]) -> None:
     with pytest.raises(error):
         connect(25, host=host)
 
 
 @pytest.mark.parametrize(
-    "script", [[hang], [dribble(b"220-x\r\n" * 1000, 0.02), hang], [GREETING, hear, dribble(b"250-x\r\n" * 1000, 0.02)]]
+    "script",
+    [
+        [hang],
+        [send_slowly(b"220-x\r\n" * 1000, 0.02), hang],
+        [GREETING, read_line, send_slowly(b"250-x\r\n" * 1000, 0.02)],
+    ],
 )
-def test_one_deadline_for_a_whole_reply(script: list[Step]) -> None:
+def test_timeout_is_for_the_whole_reply(script: list[Step]) -> None:
     with ScriptedServer(script) as server, pytest.raises(RelayUnavailable, match=r"timed out after 0\.3 s"):
         connect(server.port, timeout=timedelta(seconds=0.3))
 
 
-def test_helo_where_ehlo_is_unknown() -> None:
-    with ScriptedServer([GREETING, hear, b"502 what?\r\n", hear, b"250 hi\r\n", hear]) as server:
+def test_helo_is_sent_if_ehlo_is_refused() -> None:
+    with ScriptedServer([GREETING, read_line, b"502 what?\r\n", read_line, b"250 hi\r\n", read_line]) as server:
         connect(server.port)
-    assert [line.partition(b" ")[0].strip() for line in server.conversations[0].heard[:3]] == [
+    assert [line.partition(b" ")[0].strip() for line in server.conversations[0].received_lines[:3]] == [
         b"EHLO",
         b"HELO",
         b"QUIT",
@@ -180,155 +191,197 @@ def test_ehlo_name(hostname: str, address: str, name: str) -> None:
     assert ehlo_name(hostname, address) == name
 
 
-# One letter
+# Sending one email
 
 SHORT: dict[str, Any] = {"timeout": timedelta(seconds=0.5), "dot_timeout": timedelta(seconds=0.7)}
-ENDS: list[Step] = [hear_body, SENT, hear, b"221 bye\r\n"]
+ENDS: list[Step] = [read_body, SENT, read_line, b"221 bye\r\n"]
 
 
 @pytest.mark.parametrize(
-    ("script", "phase", "code", "fault", "dot_written", "usable"),
+    ("script", "phase", "code", "error", "dot_written", "is_usable"),
     [
-        ([hear_group, GROUP, hear_body, SENT, hear], "dot", 250, "", True, True),
-        ([hear_group, b"451 no\r\n503 no\r\n503 no\r\n", hear], "mail", 451, "", False, True),
-        ([hear_group, b"250 ok\r\n450 no\r\n503 no\r\n", hear, b"250 ok\r\n", hear], "rcpt", 450, "", False, True),
-        ([hear_group, b"250 ok\r\n550 no\r\n354 go\r\n", hear, b"554 none\r\n", hear], "rcpt", 550, "", False, True),
-        ([hear_group, b"250 ok\r\n250 ok\r\n554 no\r\n", hear, b"250 ok\r\n", hear], "data", 554, "", False, True),
-        ([hear_group, b"421 bye\r\n"], "mail", 421, "", False, False),
-        ([hear_group, b"250 ok\r\n421 bye\r\n"], "rcpt", 421, "", False, False),
-        ([hear_group, b"250 ok\r\n250 ok\r\n421 bye\r\n"], "data", 421, "", False, False),
-        ([hear_group, GROUP, hear_body, b"421 bye\r\n"], "dot", 421, "", True, False),
-        ([hear_group, GROUP, hear_body, b"554 no\r\n", hear], "dot", 554, "", True, True),
-        ([hear_group, GROUP, hear_body], "dot", None, "closed", True, False),
-        ([hear_group, GROUP, hear_body, hang], "dot", None, "timed out after 0.7 s", True, False),
-        ([hear_group, GROUP, hear_body, b"354 more\r\n", hang], "dot", None, "not a reply to the dot", True, False),
-        ([hear_group, GROUP, hear_body, b"2500 ok\r\n", hang], "dot", None, "not a reply", True, False),
-        ([hear_group, GROUP, hear_body, dribble(b"250-x\r\n" * 999, 0.02)], "dot", None, "timed out", True, False),
-        ([hear_group], "mail", None, "closed", False, False),
-        ([hear_group, b"250 ok\r\n"], "rcpt", None, "closed", False, False),
-        ([hear_group, b"250 ok\r\n250 ok\r\n"], "data", None, "closed", False, False),
-        ([hear_group, b"250 ok\r\nwhat?\r\n", hang], "rcpt", None, "not a reply", False, False),
-        ([hear_group, b"250-ok\r\n" * 5000, hang], "mail", None, "too long", False, False),
-        ([hear_group, b"250 ok\r\n", hang], "rcpt", None, "timed out after 0.5 s", False, False),
-        ([hear_group, GROUP + b"550 too much\r\n", hang], "data", 550, "", False, False),
-        ([hear_group, GROUP + b"250 sent?\r\n", hang], "data", None, "out of turn", False, False),
+        ([read_envelope, ENVELOPE_ACCEPTED, read_body, SENT, read_line], "dot", 250, "", True, True),
+        ([read_envelope, b"451 no\r\n503 no\r\n503 no\r\n", read_line], "mail", 451, "", False, True),
+        (
+            [read_envelope, b"250 ok\r\n450 no\r\n503 no\r\n", read_line, b"250 ok\r\n", read_line],
+            "rcpt",
+            450,
+            "",
+            False,
+            True,
+        ),
+        (
+            [read_envelope, b"250 ok\r\n550 no\r\n354 go\r\n", read_line, b"554 none\r\n", read_line],
+            "rcpt",
+            550,
+            "",
+            False,
+            True,
+        ),
+        (
+            [read_envelope, b"250 ok\r\n250 ok\r\n554 no\r\n", read_line, b"250 ok\r\n", read_line],
+            "data",
+            554,
+            "",
+            False,
+            True,
+        ),
+        ([read_envelope, b"421 bye\r\n"], "mail", 421, "", False, False),
+        ([read_envelope, b"250 ok\r\n421 bye\r\n"], "rcpt", 421, "", False, False),
+        ([read_envelope, b"250 ok\r\n250 ok\r\n421 bye\r\n"], "data", 421, "", False, False),
+        ([read_envelope, ENVELOPE_ACCEPTED, read_body, b"421 bye\r\n"], "dot", 421, "", True, False),
+        ([read_envelope, ENVELOPE_ACCEPTED, read_body, b"554 no\r\n", read_line], "dot", 554, "", True, True),
+        ([read_envelope, ENVELOPE_ACCEPTED, read_body], "dot", None, "closed", True, False),
+        ([read_envelope, ENVELOPE_ACCEPTED, read_body, hang], "dot", None, "timed out after 0.7 s", True, False),
+        (
+            [read_envelope, ENVELOPE_ACCEPTED, read_body, b"354 more\r\n", hang],
+            "dot",
+            None,
+            "invalid reply to the final dot",
+            True,
+            False,
+        ),
+        (
+            [read_envelope, ENVELOPE_ACCEPTED, read_body, b"2500 ok\r\n", hang],
+            "dot",
+            None,
+            "invalid reply",
+            True,
+            False,
+        ),
+        (
+            [read_envelope, ENVELOPE_ACCEPTED, read_body, send_slowly(b"250-x\r\n" * 999, 0.02)],
+            "dot",
+            None,
+            "timed out",
+            True,
+            False,
+        ),
+        ([read_envelope], "mail", None, "closed", False, False),
+        ([read_envelope, b"250 ok\r\n"], "rcpt", None, "closed", False, False),
+        ([read_envelope, b"250 ok\r\n250 ok\r\n"], "data", None, "closed", False, False),
+        ([read_envelope, b"250 ok\r\nwhat?\r\n", hang], "rcpt", None, "invalid reply", False, False),
+        ([read_envelope, b"250-ok\r\n" * 5000, hang], "mail", None, "too long", False, False),
+        ([read_envelope, b"250 ok\r\n", hang], "rcpt", None, "timed out after 0.5 s", False, False),
+        ([read_envelope, ENVELOPE_ACCEPTED + b"550 too much\r\n", hang], "data", 550, "", False, False),
+        ([read_envelope, ENVELOPE_ACCEPTED + b"250 sent?\r\n", hang], "data", None, "unexpected", False, False),
     ],
 )
-def test_a_letter(
-    script: list[Step], phase: str, code: int | None, fault: str, dot_written: bool, usable: bool
+def test_result_of_one_email(
+    script: list[Step], phase: str, code: int | None, error: str, dot_written: bool, is_usable: bool
 ) -> None:
     with ScriptedServer([*OPENED, *script]) as server:
-        answers, still_usable = converse(server.port, **(SHORT if "timed out" in fault else {}))
-    (answer,) = answers
-    assert answer is not None
-    assert (answer.phase, answer.reply and answer.reply.code) == (phase, code)
-    assert fault in answer.fault
-    assert (answer.dot_written, still_usable) == (dot_written, usable)
-    assert (b"\r\n.\r\n" in server.heard and b"hello" in server.heard) == dot_written
+        results, still_usable = send(server.port, **(SHORT if "timed out" in error else {}))
+    (result,) = results
+    assert result is not None
+    assert (result.phase, result.reply and result.reply.code) == (phase, code)
+    assert error in result.error
+    assert (result.dot_written, still_usable) == (dot_written, is_usable)
+    assert (b"\r\n.\r\n" in server.received and b"hello" in server.received) == dot_written
 
 
-def test_a_slow_reply_to_the_dot_leaves_the_next_deadline_short() -> None:
+def test_slow_reply_to_the_dot_does_not_extend_the_next_timeout() -> None:
     async def go(port: int) -> SendResult | None:
-        patience = {"timeout": timedelta(seconds=0.5), "dot_timeout": timedelta(hours=1)}
-        connection = await SmtpTransport(settings(port, **patience)).connect()
+        timeouts = {"timeout": timedelta(seconds=0.5), "dot_timeout": timedelta(hours=1)}
+        connection = await SmtpTransport(smtp_settings(port, **timeouts)).connect()
         async with asyncio.timeout(20):
-            await connection.send(LETTER, yes)
-            return await connection.send(LETTER, yes)
+            await connection.send(EMAIL, commit)
+            return await connection.send(EMAIL, commit)
 
     def slow(conversation: Conversation) -> None:
-        conversation.over.wait(0.8)
+        conversation.test_ended.wait(0.8)
 
-    with ScriptedServer([*OPENED, hear_group, GROUP, hear_body, slow, SENT, hang]) as server:
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, slow, SENT, hang]) as server:
         assert run(go(server.port)) == SendResult(Phase.MAIL, None, "timed out after 0.5 s")
 
 
-def test_a_refusal_while_a_long_body_is_written_stops_it() -> None:
-    """The server reads nothing more, so that the body can't end; its 550 is the answer, and no intent is asked for."""
-    asked = []
+def test_refusal_during_a_long_body_stops_it() -> None:
+    """The server reads nothing more, so the body cannot end. Its 552 is the result, and no intent is committed."""
+    commits = []
 
     async def commit_intent() -> bool:
-        asked.append(True)
+        commits.append(True)
         return True
 
     async def go(port: int) -> SendResult | None:
-        connection = await SmtpTransport(settings(port)).connect()
-        return await connection.send(LONG, commit_intent)
+        connection = await SmtpTransport(smtp_settings(port)).connect()
+        return await connection.send(LONG_EMAIL, commit_intent)
 
-    with ScriptedServer([*OPENED, hear_group, GROUP, b"552 5.3.4 too big\r\n", deafen]) as server:
-        answer = run(go(server.port))
-    assert answer == SendResult(Phase.DATA, Reply(552, "5.3.4", "552 5.3.4 too big"))
-    assert not asked
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, b"552 5.3.4 too big\r\n", stop_reading]) as server:
+        result = run(go(server.port))
+    assert result == SendResult(Phase.DATA, Reply(552, "5.3.4", "552 5.3.4 too big"))
+    assert not commits
 
 
-def test_a_long_letter_arrives_whole() -> None:
-    with ScriptedServer([*OPENED, hear_group, GROUP, *ENDS]) as server:
-        answers, usable = converse(server.port, [LONG])
-    assert answers == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
+def test_long_email_arrives_complete() -> None:
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, *ENDS]) as server:
+        results, usable = send(server.port, [LONG_EMAIL])
+    assert results == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
     assert usable
-    assert LONG.data + b".\r\nQUIT\r\n" in server.heard
+    assert LONG_EMAIL.data + b".\r\nQUIT\r\n" in server.received
 
 
-def test_nothing_of_the_dot_leaves_before_the_permit() -> None:
-    """What the server has when the permit is asked for: never the dot, and of a long body everything else."""
+def test_the_dot_is_not_written_before_the_intent_is_committed() -> None:
+    """While the intent is committed, the server has no dot, but all of a long body."""
     seen = []
 
-    async def go(server: ScriptedServer, letter: OutgoingEmail) -> None:
+    async def go(server: ScriptedServer, email: OutgoingEmail) -> None:
         async def commit_intent() -> bool:
-            for _ in range(500):  # a long body is on its way
-                if len(letter.data) <= AHEAD or letter.data in server.heard:
+            for _ in range(500):  # a long body is still being written
+                if len(email.data) <= WRITE_AHEAD_BYTES or email.data in server.received:
                     break
                 await asyncio.sleep(0.01)
-            seen.append(server.heard)
+            seen.append(server.received)
             return True
 
-        connection = await SmtpTransport(settings(server.port)).connect()
-        await connection.send(letter, commit_intent)
+        connection = await SmtpTransport(smtp_settings(server.port)).connect()
+        await connection.send(email, commit_intent)
         await connection.close()
 
-    body = LETTER._replace(data=b"x\r\n" * AHEAD)
-    for letter in (LETTER, body):
-        with ScriptedServer([*OPENED, hear_group, GROUP, *ENDS]) as server:
-            run(go(server, letter))
+    body = EMAIL._replace(data=b"x\r\n" * WRITE_AHEAD_BYTES)
+    for email in (EMAIL, body):
+        with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, *ENDS]) as server:
+            run(go(server, email))
     assert not any(b"\r\n.\r\n" in heard for heard in seen)
     assert body.data in seen[1]
 
 
-def test_a_letter_without_permit_is_not_delivered() -> None:
+def test_email_with_a_refused_intent_is_not_delivered() -> None:
     async def go(port: int) -> tuple[SendResult | None, bool]:
-        connection = await SmtpTransport(settings(port)).connect()
-        return await connection.send(LETTER, no), connection.usable
+        connection = await SmtpTransport(smtp_settings(port)).connect()
+        return await connection.send(EMAIL, refuse), connection.is_usable
 
-    with ScriptedServer([*OPENED, hear_group, GROUP, hear_body]) as server:
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body]) as server:
         assert run(go(server.port)) == (None, False)
-    assert b".\r\n" not in server.conversations[0].heard
+    assert b".\r\n" not in server.conversations[0].received_lines
 
 
 @pytest.mark.parametrize(
-    ("last_word", "expected"),
+    ("last_reply", "expected"),
     [
         (b"", SendResult(Phase.DATA, None, "connection closed")),
         (b"451 shutting down\r\n", SendResult(Phase.DATA, Reply(451, "", "451 shutting down"))),
     ],
 )
-def test_the_end_comes_while_the_permit_is_awaited(last_word: bytes, expected: SendResult) -> None:
+def test_connection_ends_while_the_intent_is_committed(last_reply: bytes, expected: SendResult) -> None:
     async def go(port: int) -> SendResult | None:
-        connection = await SmtpTransport(settings(port)).connect()
+        connection = await SmtpTransport(smtp_settings(port)).connect()
 
         async def commit_intent() -> bool:
-            while connection.usable:
+            while connection.is_usable:
                 await asyncio.sleep(0.01)
             return True
 
-        return await connection.send(LETTER, commit_intent)
+        return await connection.send(EMAIL, commit_intent)
 
-    with ScriptedServer([*OPENED, hear_group, GROUP, last_word]) as server:
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, last_reply]) as server:
         assert run(go(server.port)) == expected
-    assert b"hello" not in server.heard
+    assert b"hello" not in server.received
 
 
-def test_a_cancelled_letter_closes_without_the_dot() -> None:
+def test_cancelled_email_closes_the_connection_without_the_dot() -> None:
     async def go(port: int) -> None:
-        connection = await SmtpTransport(settings(port)).connect()
+        connection = await SmtpTransport(smtp_settings(port)).connect()
         asked = asyncio.Event()
 
         async def commit_intent() -> bool:
@@ -336,56 +389,56 @@ def test_a_cancelled_letter_closes_without_the_dot() -> None:
             await asyncio.Event().wait()
             return True
 
-        sending = asyncio.create_task(connection.send(LETTER, commit_intent))
+        sending = asyncio.create_task(connection.send(EMAIL, commit_intent))
         await asked.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
-        assert not connection.usable
+        assert not connection.is_usable
 
-    with ScriptedServer([*OPENED, hear_group, GROUP, hear_body]) as server:
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body]) as server:
         run(go(server.port))
-    assert b".\r\n" not in server.conversations[0].heard
+    assert b".\r\n" not in server.conversations[0].received_lines
 
 
-def test_a_connection_that_ends_between_letters() -> None:
+def test_connection_that_ends_between_emails_is_not_usable() -> None:
     async def go(port: int) -> None:
-        connection = await SmtpTransport(settings(port)).connect()
-        assert await connection.send(LETTER, yes)
-        while connection.usable:
+        connection = await SmtpTransport(smtp_settings(port)).connect()
+        assert await connection.send(EMAIL, commit)
+        while connection.is_usable:
             await asyncio.sleep(0.01)
-        assert await connection.send(LETTER, yes) == SendResult(Phase.MAIL, None, "connection closed")
+        assert await connection.send(EMAIL, commit) == SendResult(Phase.MAIL, None, "connection closed")
         await connection.close()
 
-    with ScriptedServer([*OPENED, hear_group, GROUP, hear_body, SENT]) as server:
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]) as server:
         run(go(server.port))
 
 
-def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
+def test_unexpected_bytes_end_the_connection() -> None:
     async def go(port: int) -> None:
-        connection = await SmtpTransport(settings(port)).connect()
-        while connection.usable:
+        connection = await SmtpTransport(smtp_settings(port)).connect()
+        while connection.is_usable:
             await asyncio.sleep(0.01)
-        answer = await connection.send(LETTER, yes)
-        assert answer is not None
-        assert (answer.phase, answer.reply, answer.dot_written) == (Phase.MAIL, None, False)
+        result = await connection.send(EMAIL, commit)
+        assert result is not None
+        assert (result.phase, result.reply, result.dot_written) == (Phase.MAIL, None, False)
         await connection.close()
 
     with ScriptedServer([*OPENED, b"250 ok\r\n250 ok\r\n354 go\r\n250 sent\r\n", hang]) as server:
         run(go(server.port))
-    assert b"MAIL" not in server.heard
+    assert b"MAIL" not in server.received
 
 
 @pytest.mark.parametrize(
-    ("setting", "letters"), [({"letters_per_connection": 2}, 2), ({"connection_age": timedelta(microseconds=1)}, 1)]
+    ("setting", "emails"), [({"emails_per_connection": 2}, 2), ({"connection_age": timedelta(microseconds=1)}, 1)]
 )
-def test_a_connection_retires(setting: dict[str, Any], letters: int) -> None:
-    one: list[Step] = [hear_group, GROUP, hear_body, SENT]
-    with ScriptedServer([*OPENED, *one * letters, hear, b"221 bye\r\n"]) as server:
-        answers, usable = converse(server.port, [LETTER] * letters, **setting)
-    assert [answer and answer.dot_written for answer in answers] == [True] * letters
+def test_connection_retires_by_count_and_age(setting: dict[str, Any], emails: int) -> None:
+    steps: list[Step] = [read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]
+    with ScriptedServer([*OPENED, *steps * emails, read_line, b"221 bye\r\n"]) as server:
+        results, usable = send(server.port, [EMAIL] * emails, **setting)
+    assert [result and result.dot_written for result in results] == [True] * emails
     assert not usable
-    assert server.heard.endswith(b"QUIT\r\n")
+    assert server.received.endswith(b"QUIT\r\n")
 
 
 # TLS and login
@@ -409,31 +462,31 @@ def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLCon
     return context
 
 
-STARTTLS = (GREETING, hear, b"250-test\r\n250 STARTTLS\r\n", hear)
-LETTER_STEPS: list[Step] = [hear, EHLO, hear_group, GROUP, *ENDS]
+STARTTLS = (GREETING, read_line, b"250-test\r\n250 STARTTLS\r\n", read_line)
+EMAIL_STEPS: list[Step] = [read_line, EHLO, read_envelope, ENVELOPE_ACCEPTED, *ENDS]
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_a_letter_over_tls(authority: trustme.CA, ca_file: Path, security: str) -> None:
+def test_email_over_tls(authority: trustme.CA, ca_file: Path, security: str) -> None:
     upgrade = tls(server_context(authority))
     first = [*STARTTLS, b"220 go\r\n", upgrade] if security == "starttls" else [upgrade, GREETING]
-    with ScriptedServer([*first, *LETTER_STEPS]) as server:
-        answers, usable = converse(server.port, security=security, ca_file=ca_file)
-    assert answers == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
+    with ScriptedServer([*first, *EMAIL_STEPS]) as server:
+        results, usable = send(server.port, security=security, ca_file=ca_file)
+    assert results == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued as 1"), dot_written=True)]
     assert usable
-    said = [line.partition(b" ")[0].strip() for line in server.conversations[0].heard]
-    assert said.count(b"EHLO") == (2 if security == "starttls" else 1)  # what was learnt in the clear is forgotten
+    commands = [line.partition(b" ")[0].strip() for line in server.conversations[0].received_lines]
+    assert commands.count(b"EHLO") == (2 if security == "starttls" else 1)  # EHLO is repeated after STARTTLS
 
 
-def test_a_long_letter_over_tls(authority: trustme.CA, ca_file: Path) -> None:
-    with ScriptedServer([tls(server_context(authority)), GREETING, *LETTER_STEPS]) as server:
-        answers, _ = converse(server.port, [LONG], security="tls", ca_file=ca_file)
-    assert answers[0] is not None
-    assert answers[0].reply is not None
-    assert LONG.data + b".\r\nQUIT\r\n" in server.heard
+def test_long_email_over_tls(authority: trustme.CA, ca_file: Path) -> None:
+    with ScriptedServer([tls(server_context(authority)), GREETING, *EMAIL_STEPS]) as server:
+        results, _ = send(server.port, [LONG_EMAIL], security="tls", ca_file=ca_file)
+    assert results[0] is not None
+    assert results[0].reply is not None
+    assert LONG_EMAIL.data + b".\r\nQUIT\r\n" in server.received
 
 
-def test_a_certificate_of_another_name_is_refused(authority: trustme.CA, ca_file: Path) -> None:
+def test_certificate_for_another_name_is_refused(authority: trustme.CA, ca_file: Path) -> None:
     upgrade = tls(server_context(authority, "relay.example.org"))
     with (
         ScriptedServer([*STARTTLS, b"220 go\r\n", upgrade]) as server,
@@ -442,7 +495,7 @@ def test_a_certificate_of_another_name_is_refused(authority: trustme.CA, ca_file
         connect(server.port, security="starttls", ca_file=ca_file)
 
 
-def test_a_certificate_of_a_stranger_is_refused(authority: trustme.CA) -> None:
+def test_certificate_of_an_unknown_authority_is_refused(authority: trustme.CA) -> None:
     with (
         ScriptedServer([tls(server_context(authority)), GREETING]) as server,
         pytest.raises(RelayRefused, match="not trusted") as raised,
@@ -452,7 +505,7 @@ def test_a_certificate_of_a_stranger_is_refused(authority: trustme.CA) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no certificate"])
-def test_a_ca_file_that_holds_none(tmp_path: Path, text: str) -> None:
+def test_invalid_ca_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ca.pem"
     path.write_text(text)
     with ScriptedServer([hang]) as server, pytest.raises(RelayRefused) as raised:
@@ -461,95 +514,95 @@ def test_a_ca_file_that_holds_none(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("security", "script", "error", "words"),
+    ("security", "script", "error", "message"),
     [
-        ("starttls", [*OPENED, hang], RelayRefused, "offers no STARTTLS"),
+        ("starttls", [*OPENED, hang], RelayRefused, "does not offer STARTTLS"),
         ("starttls", [*STARTTLS, b"454 not now\r\n", hang], RelayUnavailable, "454 not now"),
         ("starttls", [*STARTTLS, b"502 no\r\n", hang], RelayRefused, "502 no"),
-        ("starttls", [*STARTTLS, b"220 go\r\n250 injected\r\n", hang], RelayUnavailable, "out of turn"),
-        ("starttls", [*STARTTLS, b"220 go\r\n2", hang], RelayUnavailable, "out of turn"),
+        ("starttls", [*STARTTLS, b"220 go\r\n250 injected\r\n", hang], RelayUnavailable, "unexpected"),
+        ("starttls", [*STARTTLS, b"220 go\r\n2", hang], RelayUnavailable, "unexpected"),
         ("starttls", [*STARTTLS, b"220 go\r\n"], RelayUnavailable, ""),
-        ("starttls", [*STARTTLS, b"220 go\r\n", hear, b"no TLS\r\n", hang], RelayUnavailable, "TLS"),
-        ("starttls", [*STARTTLS, b"220 go\r\n", deafen], RelayUnavailable, "does not answer"),
+        ("starttls", [*STARTTLS, b"220 go\r\n", read_line, b"no TLS\r\n", hang], RelayUnavailable, "TLS"),
+        ("starttls", [*STARTTLS, b"220 go\r\n", stop_reading], RelayUnavailable, "does not respond"),
         ("tls", [GREETING, hang], RelayUnavailable, "TLS"),
-        ("tls", [deafen], RelayUnavailable, "does not answer"),
+        ("tls", [stop_reading], RelayUnavailable, "does not respond"),
     ],
 )
-def test_tls_that_fails(ca_file: Path, security: str, script: list[Step], error: type[RelayError], words: str) -> None:
+def test_tls_failure(ca_file: Path, security: str, script: list[Step], error: type[RelayError], message: str) -> None:
     with ScriptedServer(script) as server, pytest.raises(error) as raised:
-        connect(server.port, security=security, ca_file=ca_file, **(SHORT if "answer" in words else {}))
-    assert words in raised.value.message
+        connect(server.port, security=security, ca_file=ca_file, **(SHORT if "respond" in message else {}))
+    assert message in raised.value.message
     assert raised.value.hint
-    assert b"MAIL" not in server.heard
+    assert b"MAIL" not in server.received
 
 
 LOGIN = {"username": "ada", "password": "sesam"}
-PLAIN = (GREETING, hear, b"250-test\r\n250 AUTH LOGIN PLAIN\r\n", hear)
-BY_LOGIN = (GREETING, hear, b"250-test\r\n250 AUTH LOGIN\r\n", hear)
+PLAIN = (GREETING, read_line, b"250-test\r\n250 AUTH LOGIN PLAIN\r\n", read_line)
+BY_LOGIN = (GREETING, read_line, b"250-test\r\n250 AUTH LOGIN\r\n", read_line)
 
 
 @pytest.mark.parametrize(
-    ("script", "error", "words"),
+    ("script", "error", "message"),
     [
-        ([*OPENED, hang], RelayRefused, "offers no login"),
+        ([*OPENED, hang], RelayRefused, "does not offer login"),
         ([*PLAIN, b"535 5.7.8 no\r\n", hang], RelayRefused, "535 5.7.8 no"),
         ([*PLAIN, b"534 weak\r\n", hang], RelayRefused, "534 weak"),
         ([*PLAIN, b"500 what is AUTH PLAIN AGFkYQBzZXNhbQ==\r\n", hang], RelayRefused, "AUTH PLAIN ..."),
         ([*PLAIN, b"535-no sesam\r\n535 here\r\n", hang], RelayRefused, "535-no ... 535 here"),
         ([*PLAIN, b"454 later\r\n", hang], RelayUnavailable, "454 later"),
         ([*PLAIN, b"334 more\r\n", hang], RelayRefused, "334 more"),
-        ([*BY_LOGIN, b"334 VXNlcm5hbWU6\r\n", hear, b"535 c2VzYW0= no\r\n", hang], RelayRefused, "535 ... no"),
+        ([*BY_LOGIN, b"334 VXNlcm5hbWU6\r\n", read_line, b"535 c2VzYW0= no\r\n", hang], RelayRefused, "535 ... no"),
         ([*BY_LOGIN, b"504 no\r\n", hang], RelayRefused, "504 no"),
     ],
 )
-def test_a_login_that_fails(script: list[Step], error: type[RelayError], words: str) -> None:
+def test_login_failure_hides_the_password(script: list[Step], error: type[RelayError], message: str) -> None:
     with ScriptedServer(script) as server, pytest.raises(error) as raised:
         connect(server.port, **LOGIN)
-    assert words in raised.value.message
+    assert message in raised.value.message
     assert not any(secret in raised.value.message for secret in ("sesam", "c2VzYW0=", "AGFkYQBzZXNhbQ=="))
 
 
-def test_what_was_offered_in_the_clear_is_forgotten(authority: trustme.CA, ca_file: Path) -> None:
+def test_capabilities_from_before_tls_are_forgotten(authority: trustme.CA, ca_file: Path) -> None:
     upgrade = tls(server_context(authority))
     script: list[Step] = [
         GREETING,
-        hear,
+        read_line,
         b"250-test\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n",
-        hear,
+        read_line,
         b"220 go\r\n",
         upgrade,
     ]
     with (
-        ScriptedServer([*script, hear, b"502 no\r\n", hear, b"250 hi\r\n", hang]) as server,
-        pytest.raises(RelayRefused, match="offers no login"),
+        ScriptedServer([*script, read_line, b"502 no\r\n", read_line, b"250 hi\r\n", hang]) as server,
+        pytest.raises(RelayRefused, match="does not offer login"),
     ):
         connect(server.port, security="starttls", ca_file=ca_file, **LOGIN)
 
 
-def test_a_name_without_a_password() -> None:
-    with ScriptedServer([*OPENED, hang]) as server, pytest.raises(RelayRefused, match="without a password"):
+def test_username_without_a_password_is_refused() -> None:
+    with ScriptedServer([*OPENED, hang]) as server, pytest.raises(RelayRefused, match="no password"):
         connect(server.port, username="ada")
 
 
-def test_a_password_goes_over_tls_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SmtpConnection, "is_loopback", False)  # a second machine is not at hand
-    with ScriptedServer([*PLAIN, b"235 ok\r\n", hang]) as server, pytest.raises(RelayRefused, match="TLS only"):
+def test_password_is_not_sent_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SmtpConnection, "is_loopback", False)  # as if the server were on another machine
+    with ScriptedServer([*PLAIN, b"235 ok\r\n", hang]) as server, pytest.raises(RelayRefused, match="without TLS"):
         connect(server.port, **LOGIN)
-    assert b"AUTH" not in server.heard
+    assert b"AUTH" not in server.received
 
 
-# Servers that others wrote
+# Other SMTP servers
 
 
-class Keeper:
-    """An aiosmtpd handler that keeps what comes."""
+class StoringHandler:
+    """An aiosmtpd handler that stores each email."""
 
     def __init__(self) -> None:
-        self.kept: list[tuple[str, list[str], bytes]] = []
+        self.emails: list[tuple[str, list[str], bytes]] = []
 
-    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802 - its name there
-        self.kept.append((envelope.mail_from, envelope.rcpt_tos, envelope.content))
-        return "250 2.0.0 kept"
+    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        self.emails.append((envelope.mail_from, envelope.rcpt_tos, envelope.content))
+        return "250 2.0.0 stored"
 
 
 def authenticate(_server: object, _session: object, _envelope: object, _mechanism: str, data: Any) -> AuthResult:
@@ -557,25 +610,25 @@ def authenticate(_server: object, _session: object, _envelope: object, _mechanis
 
 
 @contextmanager
-def aiosmtpd(**options: Any) -> Iterator[tuple[int, Keeper]]:
-    keeper = Keeper()
+def aiosmtpd(**options: Any) -> Iterator[tuple[int, StoringHandler]]:
+    handler = StoringHandler()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    controller = Controller(keeper, hostname="127.0.0.1", port=port, **options)
+    controller = Controller(handler, hostname="127.0.0.1", port=port, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         controller.start()
         try:
-            yield port, keeper
+            yield port, handler
         finally:
             controller.stop()
 
 
-ARRIVED = ("ada@example.org", ["bob@example.net"], LETTER.data)
+RECEIVED = ("ada@example.org", ["bob@example.net"], EMAIL.data)
 
 
 @pytest.mark.parametrize("excluded", [[], ["PLAIN"]])
-def test_aiosmtpd_by_starttls_and_login(authority: trustme.CA, ca_file: Path, excluded: list[str]) -> None:
+def test_aiosmtpd_with_starttls_and_login(authority: trustme.CA, ca_file: Path, excluded: list[str]) -> None:
     options = {
         "tls_context": server_context(authority),
         "require_starttls": True,
@@ -583,46 +636,46 @@ def test_aiosmtpd_by_starttls_and_login(authority: trustme.CA, ca_file: Path, ex
         "authenticator": authenticate,
         "auth_exclude_mechanism": excluded,
     }
-    with aiosmtpd(**options) as (port, keeper):
-        answers, _ = converse(port, [LETTER] * 3, security="starttls", ca_file=ca_file, **LOGIN)
+    with aiosmtpd(**options) as (port, handler):
+        results, _ = send(port, [EMAIL] * 3, security="starttls", ca_file=ca_file, **LOGIN)
         with pytest.raises(RelayRefused, match="535"):
             connect(port, security="starttls", ca_file=ca_file, username="ada", password="simsalabim")
-        (unknown,), _ = converse(port)
-    assert unknown
-    assert unknown.reply
-    assert (unknown.phase, unknown.reply.code) == (Phase.MAIL, 530)
-    assert answers == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 kept"), dot_written=True)] * 3
-    assert keeper.kept == [ARRIVED] * 3
+        (without_login,), _ = send(port)
+    assert without_login
+    assert without_login.reply
+    assert (without_login.phase, without_login.reply.code) == (Phase.MAIL, 530)
+    assert results == [SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 stored"), dot_written=True)] * 3
+    assert handler.emails == [RECEIVED] * 3
 
 
-def test_aiosmtpd_in_the_clear() -> None:
-    letters = [LETTER, LETTER._replace(recipient="ü@bücher.example", data="ж\r\n".encode())]
-    with aiosmtpd(enable_SMTPUTF8=True) as (port, keeper):
-        answers, usable = converse(port, letters)
-    assert [answer.reply.code if answer and answer.reply else answer for answer in answers] == [250, 250]
+def test_aiosmtpd_without_tls() -> None:
+    emails = [EMAIL, EMAIL._replace(recipient="ü@bücher.example", data="ж\r\n".encode())]
+    with aiosmtpd(enable_SMTPUTF8=True) as (port, handler):
+        results, usable = send(port, emails)
+    assert [result.reply.code if result and result.reply else result for result in results] == [250, 250]
     assert usable
-    assert keeper.kept == [ARRIVED, ("ada@example.org", ["ü@bücher.example"], "ж\r\n".encode())]
+    assert handler.emails == [RECEIVED, ("ada@example.org", ["ü@bücher.example"], "ж\r\n".encode())]
 
 
-def test_many_connections_and_the_counting_receiver(tmp_path: Path) -> None:
+def test_many_connections_at_once(tmp_path: Path) -> None:
     async def go(port: int) -> None:
-        transport = SmtpTransport(settings(port, letters_per_connection=7))
+        transport = SmtpTransport(smtp_settings(port, emails_per_connection=7))
 
         async def send(number: int) -> None:
             connection = await transport.connect()
             for n in range(7):
                 name = f"<{number}.{n}@x>"
-                letter = OutgoingEmail("a@x.org", f"{number}.{n}@x.org", f"Message-ID: {name}\r\n\r\n.\r\n".encode())
-                answer = await connection.send(letter, yes)
-                assert answer is not None
-                assert answer.phase == Phase.DOT
+                email = OutgoingEmail("a@x.org", f"{number}.{n}@x.org", f"Message-ID: {name}\r\n\r\n.\r\n".encode())
+                result = await connection.send(email, commit)
+                assert result is not None
+                assert result.phase == Phase.DOT
             await connection.close()
 
         await asyncio.gather(*(send(number) for number in range(8)))
 
     with CountingReceiver(tmp_path / "log") as receiver:
         run(go(receiver.port))
-    assert receiver.arrived() == {(f"{i}.{n}@x.org", f"<{i}.{n}@x>"): 1 for i in range(8) for n in range(7)}
+    assert receiver.email_counts() == {(f"{i}.{n}@x.org", f"<{i}.{n}@x>"): 1 for i in range(8) for n in range(7)}
 
 
 SINK = shutil.which("smtp-sink") or shutil.which("smtp-sink", path="/usr/sbin:/usr/local/sbin")
@@ -666,13 +719,22 @@ def smtp_sink(*options: str) -> Iterator[int]:
 )
 def test_smtp_sink(options: list[str], expected: list[tuple[str, int | None]]) -> None:
     with smtp_sink(*options) as port:
-        answers, _ = converse(port, [LETTER] * len(expected))
-    assert [(answer.phase, answer.reply and answer.reply.code) for answer in answers if answer] == expected
+        results, _ = send(port, [EMAIL] * len(expected))
+    assert [(result.phase, result.reply and result.reply.code) for result in results if result] == expected
 
 
 @pytest.mark.skipif(SINK is None, reason="smtp-sink (it comes with Postfix) is not installed")
-def test_smtp_sink_refuses_a_long_body_on_its_way() -> None:
+def test_smtp_sink_refuses_a_long_body_during_transfer() -> None:
     with smtp_sink("-A", "0") as port:
-        answers, usable = converse(port, [LONG])
-    assert answers[0] is not None
-    assert (answers[0].phase, answers[0].dot_written, usable) == (Phase.DATA, False, False)
+        results, usable = send(port, [LONG_EMAIL])
+    assert results[0] is not None
+    assert (results[0].phase, results[0].dot_written, usable) == (Phase.DATA, False, False)
+
+
+def test_new_deadline_replaces_one_that_has_just_passed() -> None:
+    async def go() -> None:
+        loop, connection = asyncio.get_running_loop(), SmtpConnection(smtp_settings(25))
+        connection._set_deadline(loop.time())  # uvloop returns a handle without when() for a timer that is due
+        connection._set_deadline(loop.time() + 60)
+
+    run(go())

@@ -1,32 +1,35 @@
-"""`skychimp audit`: who did what to which object, and when."""
+"""`skychimp audit`: show the audit trail."""
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, page
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, list_options
 
-app = typer.Typer(no_args_is_help=True, help="Who did what to which object, and when.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {
-    "at": "At", "actor": "Who", "action": "Did", "object": "What", "object_id": "ID", "detail": "Detail",
+    "at": "Time", "actor": "User", "action": "Action", "object": "Object", "object_id": "ID", "detail": "Detail",
 }  # fmt: skip
 
 
 @app.callback()
 def _audit() -> None:
-    """Who did what to which object, and when."""
+    """Keep `list` as a subcommand. Without a callback, Typer turns a single command into the whole app."""
 
 
 @app.command("list", epilog="skychimp audit list --action block --since 2026-12-01")
 def list_(
     ctx: typer.Context,
-    actor: Annotated[str | None, typer.Option(help="Only what this user did.", metavar="USER")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this deed, as block or role.", metavar="ACTION")] = None,
+    actor: Annotated[
+        str | None, typer.Option(help="Show only actions of this user (ID or email).", metavar="USER")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="Show only this action, such as block or role.", metavar="ACTION")
+    ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only from this time on, or for so long: 24h.", metavar="WHEN")
+        str | None, typer.Option(help="Show only actions since this time, or in the last 24h, 7d, ...", metavar="WHEN")
     ] = None,
     limit: Limit = None,
     offset: Offset = 0,
@@ -34,21 +37,17 @@ def list_(
     sort: Sort = None,
     json: Json = False,
 ) -> None:
-    """List who did what, the oldest first; for administrators. Nothing is ever changed in it or taken out of it."""
+    """List the audit trail, oldest first. For administrators only. Entries cannot be changed or deleted."""
     from skychimp.services import audit
 
     context = get_context(ctx, json)
-    start = None if since is None else _start(since, context.settings.mail.timezone)
-    asked = page(limit, offset, search, sort)
-    found = audit.list_entries(context.store, context.actor, asked, by=actor, action=action, since=start)
-    context.out.rows(found, COLUMNS, empty="nothing was done yet")
+    start = None if since is None else _parse_since(since, context.settings.mail.timezone)
+    options = list_options(limit, offset, search, sort)
+    entries = audit.list_entries(context.store, context.actor, options, by=actor, action=action, since=start)
+    context.out.rows(entries, COLUMNS, empty="the audit trail is empty")
 
 
-def _start(since: str, timezone: str) -> datetime:
-    from skychimp.delivery.scheduling.time_input import parse_when
-    from skychimp.durations import parse_duration
+def _parse_since(since: str, timezone: str) -> datetime:
+    from skychimp.delivery.scheduling.time_input import parse_past
 
-    now = datetime.now(UTC)
-    if re.fullmatch("[0-9]+[smhd].*", since):
-        return now - parse_duration(since)
-    return parse_when(since, timezone, now)
+    return parse_past(since, timezone, datetime.now(UTC))

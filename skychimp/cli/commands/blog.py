@@ -1,7 +1,6 @@
-"""`skychimp blog`: posts, for anyone to read and for editors to write."""
+"""Read, write and publish blog posts, and build the blog as a static site (`skychimp blog`)."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,133 +8,145 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, page, read_text
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
 from skychimp.errors import InvalidValue, SkychimpError
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.services.blog.images import Image
     from skychimp.services.blog.posts import PostDetail
 
-app = typer.Typer(no_args_is_help=True, help="Posts to read, and to write.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "slug": "Slug", "title": "Title", "published_at": "Published", "views": "Views"}
+NO_POSTS = 'no posts yet; editors can run "skychimp blog create --help"'
 
-Slug = Annotated[str, typer.Argument(metavar="SLUG-or-ID", help="A post's slug or id.", show_default=False)]
-Body = Annotated[str | None, typer.Option(help="What it says, in Markdown.", metavar="TEXT")]
-BodyFile = Annotated[str | None, typer.Option(help="What it says, from a file, or - for stdin.", metavar="FILE")]
-ImageFile = Annotated[Path | None, typer.Option(help="A PNG, JPEG, WebP or GIF file.", metavar="FILE")]
+Slug = Annotated[str, typer.Argument(metavar="SLUG-or-ID", help="Slug or ID of a post.", show_default=False)]
+Body = Annotated[str | None, typer.Option(help="The content, in Markdown.", metavar="TEXT")]
+BodyFile = Annotated[str | None, typer.Option(help="Read the content from this file, or - for stdin.", metavar="FILE")]
+ImageFile = Annotated[Path | None, typer.Option(help="An image: a PNG, JPEG, WebP or GIF file.", metavar="FILE")]
 Publish = Annotated[
     str | None,
-    typer.Option(help="Publish it: now, or when this says; as now, +10m, '2026-12-01 09:00'.", metavar="[WHEN]"),
+    typer.Option(help="Publish it now, or at a time such as +10m or '2026-12-01 09:00'.", metavar="[WHEN]"),
 ]
 
 
-class _Publishes(TyperCommand):
-    """Takes `--publish` without a value for now."""
+class _PublishNow(TyperCommand):
+    """A command whose option `--publish` means "now" without a value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words: list[str] = []
-        for word, after in zip(args, [*args[1:], "-"], strict=True):
-            words += [word, "now"] if word == "--publish" and after.startswith("-") else [word]
-        return super().parse_args(ctx, words)
+        with_values: list[str] = []
+        for argument, following in zip(args, [*args[1:], "-"], strict=True):
+            needs_value = argument == "--publish" and following.startswith("-")
+            with_values += [argument, "now"] if needs_value else [argument]
+        return super().parse_args(ctx, with_values)
 
 
-@app.command(cls=_Publishes, epilog="skychimp blog create --title 'Hello, world' --body-file hello.md --publish")
+@app.command(cls=_PublishNow, epilog="skychimp blog create --title 'Hello, world' --body-file hello.md --publish")
 def create(
     ctx: typer.Context,
-    title: Annotated[str, typer.Option(help="The title; its slug is made of it.")],
+    title: Annotated[str, typer.Option(help="The title. The slug is made from it.")],
     body: Body = None,
     body_file: BodyFile = None,
     image: ImageFile = None,
     publish: Publish = None,
     json: Json = False,
 ) -> None:
-    """Write a post; without a text, in your editor. It is a draft until it is published."""
+    """Create a post: a draft, unless it is published. Without a body, your editor opens."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
-    posts.require_writer(context.actor)  # before anybody writes a text in vain
-    at, picture = _time(context, publish), _image(image)
-    with _text(context, body, body_file) as text:
-        made = posts.create(
+    posts.require_writer(context.actor)  # before somebody writes a text in vain
+    at, picture = _publish_time(context, publish), _read_image(image)
+
+    def save(content: str) -> "PostDetail":
+        return posts.create(
             context.store,
             context.actor,
             title=title,
-            content=text,
+            content=content,
             image=picture,
             publish=publish is not None,
             at=at,
         )
-    _show(context, made)
-    context.out.note(f"next: skychimp blog {'publish' if publish is None else 'show'} {made.slug}")
+
+    created = _save_content(context, body, body_file, "", save)
+    _show(context, created)
+    context.out.next("blog", "publish" if publish is None else "show", created.slug)
 
 
 @app.command("list")
 def list_(
     ctx: typer.Context,
-    everything: Annotated[bool, typer.Option("--all", help="Drafts and posts to come, too; for who writes.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include drafts and scheduled posts. For editors.")] = False,
     limit: Limit = None,
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
     json: Json = False,
 ) -> None:
-    """List the published posts, the newest first."""
+    """List published posts, the newest first."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
-    found = posts.list_posts(context.store, context.actor, page(limit, offset, search, sort), unpublished=everything)
-    context.out.rows(found, COLUMNS, empty="no posts yet; editors write them: skychimp blog create --help")
+    options = list_options(limit, offset, search, sort)
+    rows = posts.list_posts(context.store, context.actor, options, unpublished=everything)
+    context.out.rows(rows, COLUMNS, empty=NO_POSTS)
 
 
 @app.command()
 def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
-    """Read a post."""
+    """Show a post. That counts as a view if it is published."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
-    seen = posts.view(context.store, context.actor, post)
+    viewed = posts.view(context.store, context.actor, post)
     if context.out.json:
-        context.out.one(seen)
+        context.out.record(viewed)
     elif context.out.on_terminal:
-        context.out.heading(seen.title, _byline(seen))
-        _draw(context, seen)
-        context.out.markdown(f"\n{seen.content}")
+        context.out.heading(viewed.title, _byline(viewed))
+        _show_image(context, viewed)
+        context.out.markdown(f"\n{viewed.content}")
     else:
-        context.out.text(f"# {seen.title}\n\n{seen.content}")
+        context.out.text(f"# {viewed.title}\n\n{viewed.content}")
 
 
 @app.command(epilog="skychimp blog update hello-world --image hello.jpg")
 def update(
     ctx: typer.Context,
     post: Slug,
-    title: Annotated[str | None, typer.Option(help="Another title; the slug stays.")] = None,
+    title: Annotated[str | None, typer.Option(help="A new title. The slug does not change.")] = None,
     body: Body = None,
     body_file: BodyFile = None,
     image: ImageFile = None,
-    no_image: Annotated[bool, typer.Option("--no-image", help="Take its image away.")] = False,
+    no_image: Annotated[bool, typer.Option("--no-image", help="Remove the image.")] = False,
     json: Json = False,
 ) -> None:
-    """Change a post; where no option says what, its text, in your editor."""
+    """Change a post. Without options, its content opens in your editor."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
     if image is not None and no_image:
-        raise InvalidValue("--image and --no-image can't go together")
+        raise InvalidValue("--image and --no-image cannot be combined", "use one of them")
     old = posts.find(context.store, context.actor, post)
-    says = body is not None or body_file is not None
-    edits = not (says or no_image) and title is None and image is None
-    with _text(context, body, body_file, old.content) if says or edits else contextlib.nullcontext() as text:
-        changed = posts.change(
+    picture = _read_image(image)
+    has_body = body is not None or body_file is not None
+    opens_editor = not (has_body or no_image) and title is None and picture is None
+
+    def save(content: str | None) -> "PostDetail":
+        return posts.change(
             context.store,
             context.actor,
             post,
             title=title,
-            content=text,
-            image=_image(image),
+            content=content,
+            image=picture,
             no_image=no_image,
-            of_revision=old.revision if edits else None,
+            expected_revision=old.revision if opens_editor else None,
         )
+
+    changes_content = has_body or opens_editor
+    changed = _save_content(context, body, body_file, old.content, save) if changes_content else save(None)
     _show(context, changed)
     if changed.revision == old.revision:
         context.out.note("nothing was changed")
@@ -145,19 +156,22 @@ def update(
 def publish(
     ctx: typer.Context,
     post: Slug,
-    when: Annotated[str | None, typer.Argument(metavar="[WHEN]", help="now, +10m, '2026-12-01 09:00'.")] = None,
+    when: Annotated[
+        str | None,
+        typer.Argument(metavar="[WHEN]", help="Publication time: now, +10m or '2026-12-01 09:00' (default: now)."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Publish a post, now, or by itself at a time to come."""
+    """Publish a post, now or at a given time."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
-    _show(context, posts.publish(context.store, context.actor, post, _time(context, when)))
+    _show(context, posts.publish(context.store, context.actor, post, _publish_time(context, when)))
 
 
 @app.command()
 def unpublish(ctx: typer.Context, post: Slug, json: Json = False) -> None:
-    """Make a post a draft again."""
+    """Turn a post into a draft again."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
@@ -166,124 +180,104 @@ def unpublish(ctx: typer.Context, post: Slug, json: Json = False) -> None:
 
 @app.command()
 def delete(ctx: typer.Context, post: Slug, yes: Yes = False, json: Json = False) -> None:
-    """Delete a post, and its image."""
+    """Delete a post and its image."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
-    found = posts.find(context.store, context.actor, post)
-    context.confirm(f"delete post {found.id}, {found.title!r}?", yes=yes)
-    _show(context, posts.remove(context.store, context.actor, str(found.id)))
+    old = posts.find(context.store, context.actor, post)
+    context.confirm(f'delete post {old.id} ("{old.title}")', yes=yes)
+    _show(context, posts.remove(context.store, context.actor, str(old.id)))
 
 
 @app.command(epilog="skychimp blog build public --base-url https://blog.example.org")
 def build(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of its own.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="An empty folder, a new one, or one that was built before.", show_default=False
+        ),
+    ],
     base_url: Annotated[
-        str | None, typer.Option(help="Where the site will be; blog.url otherwise.", metavar="URL")
+        str | None, typer.Option(help="The address of the site (default: blog.url).", metavar="URL")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the published posts as a static site, with a feed; only what has changed is written."""
-    from skychimp.config.types import parse_url
-    from skychimp.services.reporting.cache import Cache
+    """Build the published posts as a static site with a feed. Only what has changed is written."""
+    from skychimp.config.types import parse_site_url
+    from skychimp.services.reporting.cache import open_cache
     from skychimp.site.build import build
 
     context = get_context(ctx, json)
     if base_url is not None:
-        context.said["blog.url"] = parse_url(base_url)
+        context.overrides["blog.url"] = parse_site_url(base_url)
     built = build(
-        context.store, context.actor, folder, context.settings, Cache(context.settings, context.out.note).cached
+        context.store, context.actor, folder, context.settings, open_cache(context.settings, context.out.note)
     )
     if context.out.json:
-        context.out.one(built)
+        context.out.record(built)
         return
     counts = {"written": len(built.written), "removed": len(built.removed), "unchanged": built.unchanged}
-    context.out.one({"folder": built.folder, "posts": built.posts} | counts)
-    context.out.note(f"look at it: {folder.absolute() / 'index.html'}")
+    context.out.record({"folder": built.folder, "posts": built.posts} | counts)
+    context.out.note(f"open {folder.absolute() / 'index.html'} in a browser")
     if context.settings.blog.url is None:
-        context.out.note("for a map of the site, and links that lead to it from elsewhere: --base-url URL, or blog.url")
+        context.out.note("no sitemap and no absolute links: use --base-url, or set blog.url")
 
 
 def _show(context: Context, post: "PostDetail") -> None:
-    context.out.one(post, None if context.out.json else [*COLUMNS, "image"])
+    context.out.record(post, None if context.out.json else [*COLUMNS, "image"])
 
 
 def _byline(post: "PostDetail") -> str:
-    when = "a draft" if post.published_at is None else post.published_at.astimezone().strftime("%Y-%m-%d %H:%M")
-    views = f"{post.views} view{'' if post.views == 1 else 's'}"
-    return " · ".join(filter(None, (post.author, when, views)))
+    published = "draft" if post.published_at is None else post.published_at.astimezone().strftime("%Y-%m-%d %H:%M")
+    return " · ".join(filter(None, (post.author, published, count_of(post.views, "view"))))
 
 
-def _draw(context: Context, post: "PostDetail") -> None:
-    """Show a post's image where it can be; a reader does not need it."""
-    from skychimp.services.blog import images, posts
+def _show_image(context: Context, post: "PostDetail") -> None:
+    """Show a post's image if the terminal can. A post can be read without it."""
+    from skychimp.services.blog import images
 
-    if post.image is None or context.out.canvas is None:
+    if post.image is None or context.out.picture_size is None:
         return
     try:
-        context.out.picture(images.pixels(posts.image_path(context.store, post.image), *context.out.canvas))
+        context.out.picture(images.read_pixels(images.image_path(context.store, post.image), *context.out.picture_size))
     except (OSError, SkychimpError) as error:
-        context.out.warn(f"its image can't be shown: {error}")
+        context.out.warn(f"cannot show the image: {error}")
 
 
-def _time(context: Context, when: str | None) -> datetime | None:
-    """The time that is said; None for now, which is when it is written."""
+def _publish_time(context: Context, when: str | None) -> datetime | None:
+    """Return the time to publish at. None is the time at which the post is saved."""
     from skychimp.delivery.scheduling import time_input
 
-    return (
-        None
-        if when in (None, "now")
-        else time_input.parse_when(when, context.settings.mail.timezone, datetime.now(UTC))
-    )
+    if when is None or when == "now":
+        return None
+    return time_input.parse_when(when, context.settings.mail.timezone, datetime.now(UTC))
 
 
-def _image(file: Path | None) -> "Image | None":
+def _read_image(file: Path | None) -> "Image | None":
     from skychimp.services.blog import images
 
     if file is None:
         return None
     try:
         with file.open("rb") as opened:
-            return images.made_anew(opened.read(images.LARGEST_FILE + 1))
+            return images.reencode(opened.read(images.LARGEST_FILE + 1))
     except OSError as error:
-        raise InvalidValue(f"{file} can't be read: {error.strerror}", "name a readable image file") from None
+        raise InvalidValue(f"cannot read {file}: {error.strerror}", "use the path of a readable image file") from None
 
 
-@contextlib.contextmanager
-def _text(context: Context, body: str | None, body_file: str | None, old: str = "") -> Iterator[str]:
-    """The text that the options say, or that the person at the terminal writes."""
+def _save_content(
+    context: Context, body: str | None, body_file: str | None, old: str, save: Callable[[str], "PostDetail"]
+) -> "PostDetail":
+    """Save the content that the options give, or that the user writes in an editor."""
+    from skychimp.cli.editor import edit_and_save
+
     if body is not None and body_file is not None:
-        raise InvalidValue("--body and --body-file can't go together")
+        raise InvalidValue("--body and --body-file cannot be combined", "use one of them")
+    if body is not None:
+        return save(body)
     if body_file is not None:
-        yield read_text(body_file)
-    elif body is not None:
-        yield body
-    elif context.may_ask():
-        with _edited(context, old) as text:
-            yield text
-    else:
-        raise InvalidValue("what does it say?", "give --body TEXT or --body-file FILE")
-
-
-@contextlib.contextmanager
-def _edited(context: Context, old: str) -> Iterator[str]:
-    """A text as it comes out of the person's editor; what was written stays in its file unless all goes well."""
-    import os
-    import tempfile
-
-    from skychimp.cli import editor
-
-    file, name = tempfile.mkstemp(suffix=".md", prefix="skychimp-")
-    with os.fdopen(file, "w", encoding="utf-8") as opened:
-        opened.write(old)
-    try:
-        editor.run(Path(name))
-        yield read_text(name)
-    except BaseException:
-        if Path(name).read_bytes() != old.encode():
-            context.out.warn(f"what you wrote is kept in {name}")
-        else:
-            os.unlink(name)
-        raise
-    os.unlink(name)
+        return save(read_text(body_file))
+    return edit_and_save(
+        context, old, save, suffix=".md", missing="the post has no content", hint="use --body or --body-file"
+    )

@@ -1,13 +1,10 @@
-"""`skychimp clients`: whom you write to."""
+"""The `skychimp clients` commands: manage, import and export clients."""
 
 import contextlib
 import os
-import shlex
-import shutil
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
@@ -15,41 +12,45 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, page
-from skychimp.cli.output import Tell
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.cli.display.progress import ProgressReporter
+from skychimp.cli.output_file import open_output_file
 from skychimp.errors import InvalidValue
+from skychimp.shell import run_hint
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.services.clients.clients import ClientInfo
-    from skychimp.services.clients.importing import BadRow, ImportResult, LeftOut
+    from skychimp.services.clients.csv_files import ClientFile
+    from skychimp.services.clients.importing import ImportResult, RejectedRow
 
-app = typer.Typer(no_args_is_help=True, help="Whom you write to.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-COLUMNS = {"id": "ID", "email": "E-mail", "name": "Name", "tags": "Tags", "bad_reason": "Bad address"}
+COLUMNS = {"id": "ID", "email": "Email", "name": "Name", "tags": "Tags", "bad_reason": "Bad address"}
 
-Form = Annotated[
+FileFormat = Annotated[
     Literal["csv", "jsonl"] | None,
-    typer.Option(help="CSV or JSON lines; by the file's ending if not said.", show_default=False),
+    typer.Option(help="File format (default: by the file's extension, otherwise csv).", show_default=False),
 ]
-Who = Annotated[str, typer.Argument(metavar="CLIENT", help="A client's id or e-mail.", show_default=False)]
+ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Client ID or email address.", show_default=False)]
 
 
 @app.command(epilog="skychimp clients create --email ada@example.org --name 'Ada Lovelace' --tag vip")
 def create(
     ctx: typer.Context,
-    email: Annotated[str, typer.Option(help="The address.")],
-    name: Annotated[str, typer.Option(help="The full name.")] = "",
-    comment: Annotated[str, typer.Option(help="For yourself, and {{ client.comment }}.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="A tag; as often as needed.")] = None,
+    email: Annotated[str, typer.Option(help="Email address.")],
+    name: Annotated[str, typer.Option(help="Full name.")] = "",
+    comment: Annotated[str, typer.Option(help="Comment, available to messages as {{ client.comment }}.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="Tag (repeatable).")] = None,
     json: Json = False,
 ) -> None:
-    """Add a client."""
+    """Create a client."""
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
-    made = clients.create(context.store, context.actor, email=email, name=name, comment=comment, tags=tag or [])
-    context.out.one(made)
-    context.out.next("messages create --subject 'Hello {{ client.name }}'")
+    created = clients.create(context.store, context.actor, email=email, name=name, comment=comment, tags=tag or [])
+    context.out.record(created)
+    _suggest_message(context)
 
 
 @app.command("list", epilog="skychimp clients list --tag vip --sort name")
@@ -66,29 +67,29 @@ def list_(
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
-    found = clients.list_clients(context.store, context.actor, page(limit, offset, search, sort), tag)
-    context.out.rows(found, COLUMNS, empty="no clients yet; add some: skychimp clients import FILE.csv")
+    rows = clients.list_clients(context.store, context.actor, list_options(limit, offset, search, sort), tag)
+    context.out.rows(rows, COLUMNS, empty=f"no clients yet; {run_hint('clients', 'import', 'FILE.csv')}")
 
 
 @app.command()
-def show(ctx: typer.Context, client: Who, json: Json = False) -> None:
-    """Show one client."""
+def show(ctx: typer.Context, client: ClientName, json: Json = False) -> None:
+    """Show a client."""
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
-    context.out.one(clients.show(context.store, context.actor, client))
+    context.out.record(clients.show(context.store, context.actor, client))
 
 
 @app.command(epilog="skychimp clients update 7 --name 'Ada King'")
 def update(
     ctx: typer.Context,
-    client: Who,
-    email: Annotated[str | None, typer.Option(help="Another address.")] = None,
-    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
-    comment: Annotated[str | None, typer.Option(help="Another comment.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="The tags, instead of those it has.")] = None,
-    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all tags away.")] = False,
-    clear_bad: Annotated[bool, typer.Option("--clear-bad", help="The address is good again.")] = False,
+    client: ClientName,
+    email: Annotated[str | None, typer.Option(help="New email address.")] = None,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    comment: Annotated[str | None, typer.Option(help="New comment.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="New tag; replaces all tags (repeatable).")] = None,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
+    clear_bad: Annotated[bool, typer.Option("--clear-bad", help="Mark the address as good again.")] = False,
     json: Json = False,
 ) -> None:
     """Change a client."""
@@ -99,149 +100,131 @@ def update(
     changed = clients.change(
         context.store, context.actor, client, email=email, name=name, comment=comment, tags=tags, clear_bad=clear_bad
     )
-    context.out.one(changed)
+    context.out.record(changed)
 
 
 @app.command()
-def delete(ctx: typer.Context, client: Who, yes: Yes = False, json: Json = False) -> None:
-    """Delete a client; what was sent to it stays in the log."""
+def delete(ctx: typer.Context, client: ClientName, yes: Yes = False, json: Json = False) -> None:
+    """Delete a client. The log of what was sent to it is kept."""
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
-    found = clients.show(context.store, context.actor, client)
-    context.confirm(f"delete client {found.id}, {found.email}?", yes=yes)
-    context.out.one(clients.remove(context.store, context.actor, str(found.id)))
+    target = clients.show(context.store, context.actor, client)
+    context.confirm(f"delete client {target.id} ({target.email})", yes=yes)
+    context.out.record(clients.remove(context.store, context.actor, str(target.id)))
 
 
 @app.command(epilog="skychimp clients forget grace@example.org")
 def forget(
     ctx: typer.Context,
-    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The person's address.", show_default=False)],
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Email address of the person.", show_default=False)],
     all_users: Annotated[
-        bool, typer.Option("--all-users", help="In everybody's clients and log; for administrators.")
+        bool, typer.Option("--all-users", help="Erase the person from all users' data (administrators only).")
     ] = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Erase a person from your clients and from the log of what was sent, which counts as before.
+    """Erase a person from your clients and your delivery log.
 
-    Letters that wait for that person are cancelled. Files that were exported, letters in the outbox and backups are
-    yours to delete.
+    Emails queued for this person are cancelled. Totals in reports do not change.
+    Exported files, emails in the outbox and backups are not touched.
     """
     from skychimp.services.users import privacy
 
     context = get_context(ctx, json)
-    found = privacy.traces(context.store, context.actor, email, everywhere=all_users)
-    what = f"clients: {found.clients}, letters in the log: {found.deliveries}"
-    context.confirm(f"forget {email} for good ({what})?", yes=yes)
-    context.out.one(privacy.forget(context.store, context.actor, email, everywhere=all_users))
-    context.out.note("exported files, letters in an outbox and backups may still name that person")
+    counts = privacy.count_records(context.store, context.actor, email, everywhere=all_users)
+    records = f"{count_of(counts.clients, 'client')}, {count_of(counts.deliveries, 'email')} in the log"
+    context.confirm(f"erase all records of {email} ({records})", yes=yes)
+    context.out.record(privacy.forget(context.store, context.actor, email, everywhere=all_users))
+    context.out.note("exported files, emails in the outbox and backups may still contain this person's data")
 
 
 @app.command("import", epilog="skychimp clients import people.csv --update")
 def import_(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV with a header or JSON lines; or - for stdin.")],
-    update: Annotated[bool, typer.Option("--update", help="Change the clients whose address is known.")] = False,
-    format: Form = None,  # noqa: A002
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or JSON lines file, or - for stdin.")],
+    update: Annotated[bool, typer.Option("--update", help="Change clients that exist already.")] = False,
+    format: FileFormat = None,  # noqa: A002
     json: Json = False,
 ) -> None:
-    """Add clients from a file with email, name, comment and tags; bad rows are named, the others go in.
+    """Import clients from a file with the columns email, name, comment and tags.
 
-    An export of listmonk or Mailchimp is known by its columns: who is no longer written to there is left out here.
+    Invalid rows are listed with their line number. All other rows are imported.
+
+    Exports of listmonk and Mailchimp are recognised.
+    Their contacts who no longer get mail are left out.
     """
     from skychimp.services.clients import importing
 
     context = get_context(ctx, json)
-    actor, store = context.actor, context.store
-    left_out: Counter[str] = Counter()
-
-    def told(row: "BadRow | LeftOut") -> None:
-        if isinstance(row, importing.LeftOut):
-            left_out[row.reason] += 1
-            if row.is_client:
-                remedy = f"skychimp clients delete {shlex.quote(row.email.strip())}"
-                context.out.warn(f"line {row.line}: {row.reason} there, and a client here: {remedy}")
-        else:
-            context.out.warn(f"line {row.line}: {row.reason}")
-
-    size = os.path.getsize(file) if os.path.isfile(file) else None
-
-    with _opened(file) as opened, context.out.progress("importing") as tell:
-
-        def done(result: "ImportResult") -> None:
-            rows = sum(vars(result).values())
-            tell(rows, "clients", size and _rows_in(opened, size, rows))
-
-        try:
-            sheet = _form(format, file).read(opened)
-        except InvalidValue as error:
-            raise InvalidValue(f"{file} can't be used: {error.message}", error.hint) from None
-        if sheet.tool:
-            context.out.note(f"this is an export of {sheet.tool}: fields of its own go into the comment")
-        if sheet.others:
-            context.out.note(f"left out: the columns {', '.join(sheet.others)}")
-        known = sheet.columns if update else ()
-        result = importing.import_rows(store, actor, sheet.rows, change_known=known, on_bad=told, on_batch=done)
-    if left_out:
-        counts = ", ".join(f"{number} {reason}" for reason, number in left_out.most_common())
-        context.out.note(f"left out, as {sheet.tool} no longer writes to them: {counts}")
-    context.out.one(result)
+    actor = context.actor  # before the input is read, which may take until its writer ends
+    excluded: Counter[str] = Counter()
+    with _open_input(file) as opened, context.out.progress("importing") as report_progress:
+        parsed = _parse(opened, file, format)
+        _explain_columns(context, parsed)
+        result = importing.import_rows(
+            context.store,
+            actor,
+            parsed.rows,
+            update_columns=parsed.columns if update else (),
+            on_rejected=_rejection_reporter(context, parsed.tool, excluded),
+            on_batch=_import_progress(report_progress, opened, file),
+        )
+    if excluded:
+        counts = ", ".join(f"{number:,} {reason}" for reason, number in excluded.most_common())
+        context.out.note(f"left out because {parsed.tool} no longer sends to them: {counts}")
+    context.out.record(result)
     if result.bad and not result.created + result.updated + result.skipped:
-        raise InvalidValue(f"no row of {file} could be used", "each bad row is named above, with its line and reason")
+        raise InvalidValue(f"no valid row in {file}", "fix the rows listed above")
     if result.created:
-        context.out.next("messages create --subject 'Hello {{ client.name }}'")
+        _suggest_message(context)
 
 
 @app.command(epilog="skychimp clients export people.csv")
 def export(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; without it, or for -, stdout.")] = "-",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Output file, or - for stdout.")] = "-",
     tag: Annotated[str | None, typer.Option(help="Only clients with this tag.")] = None,
-    format: Form = None,  # noqa: A002
+    format: FileFormat = None,  # noqa: A002
     json: Json = False,
 ) -> None:
-    """Write your clients as `import` reads them back: CSV with what a spreadsheet would run quoted, or JSON lines."""
+    """Export your clients as CSV or JSON lines.
+
+    The file can be imported again and then gives the same clients.
+    CSV cells that a spreadsheet would run as a formula begin with an apostrophe.
+    """
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
-    if json and file == "-":
-        raise InvalidValue("an export goes to stdout here", "for JSON: --format jsonl, or skychimp clients list --json")
-    form = _form(format, file)
-    found = clients.list_clients(context.store, context.actor, page(None, 0, None, None), tag)
+    if context.out.json and file == "-":
+        raise InvalidValue("--json needs an output file", "use --format jsonl to export JSON lines to stdout")
+    module = _format_module(format, file)
+    rows = clients.list_clients(context.store, context.actor, list_options(None, 0, None, None), tag)
     if file == "-":
-        form.write(sys.stdout, found)
+        module.write(sys.stdout, rows)
         return
-    try:
-        with made_whole(file) as opened, context.out.progress("exporting") as tell:
-            total = clients.number(context.store, context.actor, tag)
-            number = form.write(opened, _counted(found, total, tell))
-    except OSError as error:
-        raise InvalidValue(f"{file} can't be written: {error.strerror}", "name another file, or - for stdout") from None
-    context.out.one({"clients": number, "file": file})
+    with open_output_file(file) as opened, context.out.progress("exporting") as report_progress:
+        total = clients.count(context.store, context.actor, tag)
+        number = module.write(opened, _with_progress(rows, total, report_progress))
+    context.out.record({"clients": number, "file": file})
 
 
-def _form(said: str | None, file: str) -> ModuleType:
-    """What reads and writes this file: as said, else by the ending of its name."""
+def _suggest_message(context: Context) -> None:
+    context.out.next("messages", "create", "--subject", "Hello {{ client.name }}")
+
+
+def _format_module(file_format: str | None, file: str) -> ModuleType:
+    """Return the module that reads and writes a format, which is named or else follows from the file's extension."""
     from skychimp.services.clients import csv_files, jsonl_files
 
-    ending = Path(file).suffix.lower()
-    return jsonl_files if (said or ending.removeprefix(".")) in ("jsonl", "ndjson") else csv_files
+    extension = Path(file).suffix.lower().removeprefix(".")
+    return jsonl_files if (file_format or extension) in ("jsonl", "ndjson") else csv_files
 
 
-def _rows_in(opened: TextIO, size: int, rows: int) -> int:
-    """About how many rows a file of this size has, of which so many are read."""
-    return max(rows, round(rows * size / max(opened.buffer.tell(), 1)))
+# Import
 
 
-def _counted(found: "Iterator[ClientInfo]", total: int, tell: Tell) -> "Iterator[ClientInfo]":
-    for number, client in enumerate(found):
-        if number % 1000 == 0:
-            tell(number, "clients", total)
-        yield client
-
-
-def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
+def _open_input(file: str) -> contextlib.AbstractContextManager[TextIO]:
     from skychimp.services.clients.csv_files import ENCODING, ERRORS, NEWLINE
 
     try:
@@ -251,24 +234,59 @@ def _opened(file: str) -> contextlib.AbstractContextManager[TextIO]:
         sys.stdin.reconfigure(encoding=ENCODING, errors=ERRORS, newline=NEWLINE)
         return contextlib.nullcontext(sys.stdin)
     except OSError as error:
-        raise InvalidValue(f"{file} can't be read: {error.strerror}", "name a readable file, or - for stdin") from None
+        raise InvalidValue(f"cannot read {file}: {error.strerror}", "use another file, or - for stdin") from None
 
 
-@contextlib.contextmanager
-def made_whole(file: str) -> Iterator[TextIO]:
-    """A file that is there once it is whole, and only for its owner if it is new; devices are written as they are."""
-    path = Path(file).resolve()
-    if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", newline="") as opened:
-            yield opened
-        return
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    draft = Path(name)
+def _parse(opened: TextIO, file: str, file_format: str | None) -> "ClientFile":
     try:
-        with open(number, "w", encoding="utf-8", newline="") as opened:
-            yield opened
-        if path.exists():
-            shutil.copymode(path, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        parsed: ClientFile = _format_module(file_format, file).read(opened)
+    except InvalidValue as error:
+        raise InvalidValue(f"cannot import {file}: {error.message}", error.hint) from None
+    return parsed
+
+
+def _explain_columns(context: Context, parsed: "ClientFile") -> None:
+    if parsed.tool:
+        context.out.note(f"{parsed.tool} export: its additional fields are added to the comment")
+    if parsed.ignored_columns:
+        context.out.note(f"ignored columns: {', '.join(parsed.ignored_columns)}")
+
+
+def _rejection_reporter(context: Context, tool: str, excluded: Counter[str]) -> "Callable[[RejectedRow], None]":
+    """Return the function that warns about a rejected row and counts the excluded ones by reason."""
+    from skychimp.services.clients.importing import ExcludedRow
+
+    def report(row: "RejectedRow") -> None:
+        if isinstance(row, ExcludedRow):
+            excluded[row.reason] += 1
+            if row.is_client:
+                hint = run_hint("clients", "delete", row.email.strip())
+                context.out.warn(f"line {row.line}: {row.reason} in {tool}, but still a client; {hint}")
+        else:
+            context.out.warn(f"line {row.line}: {row.reason}")
+
+    return report
+
+
+def _import_progress(report_progress: ProgressReporter, opened: TextIO, file: str) -> "Callable[[ImportResult], None]":
+    """Return the function that reports the rows read so far, and an estimate of their total for a regular file."""
+    size = os.path.getsize(file) if os.path.isfile(file) else None
+
+    def report(result: "ImportResult") -> None:
+        rows = sum(vars(result).values())
+        total = size and max(rows, round(rows * size / max(opened.buffer.tell(), 1)))
+        report_progress(rows, "clients", total)
+
+    return report
+
+
+# Export
+
+
+def _with_progress(
+    clients: "Iterator[ClientInfo]", total: int, report_progress: ProgressReporter
+) -> "Iterator[ClientInfo]":
+    for number, client in enumerate(clients):
+        if number % 1000 == 0:
+            report_progress(number, "clients", total)
+        yield client

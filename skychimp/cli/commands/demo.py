@@ -1,27 +1,28 @@
-"""`skychimp demo`: the whole story in a throw-away store, by the same commands that a person would type."""
+"""`skychimp demo`: show the main commands with a temporary store and a built-in mail server."""
 
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email import message_from_bytes, policy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from skychimp import shell
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output import PIPE_CLOSED
 from skychimp.errors import SkychimpError
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
-    from skychimp.transport.demo_server import Received
+    from skychimp.transport.demo_server import ReceivedEmail
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
-PEOPLE = """\
+CLIENTS = """\
 email,name,tags
 ada@example.org,Ada Lovelace,vip
 grace@example.org,Grace Hopper,
@@ -32,7 +33,7 @@ nobody@example.org,Moved Away,
 BODY = """\
 Hello {{ client.name }},
 
-this is **your own** letter: nobody else is in its To line.
+this email is only for you: each client gets an email of their own.
 {% if "vip" in client.tags %}
 Thank you for being with us from the start.
 {% endif %}
@@ -41,85 +42,95 @@ SUBJECT = "Hello {{ client.name }}"
 
 STEPS = (
     (
-        "Set up: a config, a store and the first administrator.",
-        "init --email you@example.org --sender 'Skychimp <you@example.org>'",
+        "Create a config, a store and the first administrator.",
+        ("init", "--email", "you@example.org", "--sender", "Skychimp <you@example.org>"),
     ),
-    ("Bring in the people you write to.", "clients import people.csv"),
+    ("Import your clients.", ("clients", "import", "clients.csv")),
     (
-        "Write a message, with a name to be filled in.",
-        f"messages create --subject '{SUBJECT}' --body-file hello.md --markdown",
+        "Create a message. {{ client.name }} becomes each client's name.",
+        ("messages", "create", "--subject", SUBJECT, "--body-file", "hello.md", "--markdown"),
     ),
-    ("See it as one of them will.", "messages preview 1 --client grace@example.org"),
+    ("Preview it for one client.", ("messages", "preview", "1", "--client", "grace@example.org")),
     (
-        "Make a mailing. Its window is open, so it sends at once.",
-        "mailings create --message 1 --start now --every month --all-clients",
+        "Create a mailing. It starts now, so it is sent immediately.",
+        ("mailings", "create", "--message", "1", "--start", "now", "--every", "month", "--all-clients"),
     ),
     (
-        "Every attempt is logged, with the server's words. One address was refused; nobody else waited.",
-        "mailings log 1",
+        "Every attempt is logged with the server's reply. One address was refused. The others were not affected.",
+        ("mailings", "log", "1"),
     ),
-    ("It will not be tried again, until you say so.", "clients show nobody@example.org"),
-    ("When the mailing comes again.", "mailings preview 1 --next 3"),
-    ("And once more: nothing is sent twice.", "run"),
-)
+    ("A refused address is marked as bad. It gets no more email until you change it.",
+     ("clients", "show", "nobody@example.org")),
+    ("Show when the mailing is sent next.", ("mailings", "preview", "1", "--next", "3")),
+    ("Run it again: nothing is sent twice.", ("run",)),
+)  # fmt: skip
 
 
 @app.command()
 def demo(ctx: typer.Context, json: Json = False) -> None:
-    """See the whole story in a throw-away store.
+    """Show how Skychimp works, in a temporary store.
 
-    Mail goes through a real SMTP conversation, to a receiver in this process and no further.
+    Emails are sent by SMTP to a server inside this command. They are not delivered to anyone.
     """
     from skychimp.transport.demo_server import demo_server
 
     context = get_context(ctx, json)
-    with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as folder, demo_server() as receiver:
-        place = Path(folder)
-        (place / "people.csv").write_text(PEOPLE, encoding="utf-8")
-        (place / "hello.md").write_text(BODY, encoding="utf-8")
-        for title, command in STEPS:
-            _step(context, title, command, place, _environment(place, receiver.port))
-        letters = list(receiver.letters)
+    with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as name, demo_server() as server:
+        folder = Path(name)
+        (folder / "clients.csv").write_text(CLIENTS, encoding="utf-8")
+        (folder / "hello.md").write_text(BODY, encoding="utf-8")
+        for title, arguments in STEPS:
+            _run_step(context, title, arguments, folder, _environment(folder, server.port))
+        emails = list(server.emails)
     if context.out.json:
-        context.out.one({"letters": len(letters), "commands": [f"skychimp {command}" for _, command in STEPS]})
+        commands = [shell.command(*arguments) for _, arguments in STEPS]
+        context.out.record({"letters": len(emails), "commands": commands})
     else:
-        _show(context, letters)
+        _show_result(context, emails)
 
 
-def _environment(place: Path, port: int) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
-    return kept | {
-        "SKYCHIMP_CONFIG": str(place / "skychimp.toml"),
-        "SKYCHIMP_STORE": str(place / "skychimp.db"),
+def _environment(folder: Path, port: int) -> Mapping[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
+    return inherited | {
+        "SKYCHIMP_CONFIG": str(folder / "skychimp.toml"),
+        "SKYCHIMP_STORE": str(folder / "skychimp.db"),
         "SKYCHIMP_MAIL__TRANSPORT": "smtp",
         "SKYCHIMP_SMTP__HOST": "127.0.0.1",
         "SKYCHIMP_SMTP__PORT": str(port),
         "SKYCHIMP_SMTP__SECURITY": "none",
-        "XDG_STATE_HOME": str(place / "state"),
+        "XDG_STATE_HOME": str(folder / "state"),
     }
 
 
-def _step(context: Context, title: str, command: str, place: Path, environment: Mapping[str, str]) -> None:
+def _run_step(
+    context: Context, title: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> None:
+    command = shell.command(*arguments)
     if not context.out.json:
-        context.out.heading(title, f"$ skychimp {command}")
+        context.out.heading(title, f"$ {command}")
     quiet = ["-q"] if context.out.json or context.out.quiet else []
-    program = [sys.executable, "-m", "skychimp", "--no-input", *quiet, *shlex.split(command)]
-    shown = subprocess.DEVNULL if context.out.json else None
-    done = subprocess.run(program, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=shown, check=False)  # noqa: S603
+    program = [sys.executable, "-m", "skychimp", "--no-input", *quiet, *arguments]
+    stdout = subprocess.DEVNULL if context.out.json else None
+    done = subprocess.run(program, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, check=False)  # noqa: S603
     if done.returncode == PIPE_CLOSED:
         raise BrokenPipeError
     if done.returncode:
-        raise SkychimpError(f"the demo stopped: skychimp {command} left with {done.returncode}")
+        raise SkychimpError(f'demo failed: "{command}" exited with status {done.returncode}')
 
 
-def _show(context: Context, letters: "list[Received]") -> None:
-    """One letter as it came, what was said on the way, and what to do next."""
-    letter = message_from_bytes(letters[0].data, policy=policy.default)
-    text = letter.get_body(("plain",))
-    context.out.heading("What the server got", f"{len(letters)} letters, one for each client; the first:")
-    context.out.text("\n".join(f"{name}: {value}" for name, value in letter.items()))
+def _show_result(context: Context, emails: "list[ReceivedEmail]") -> None:
+    """Show the first email, its SMTP conversation, and how to begin."""
+    email = message_from_bytes(emails[0].data, policy=policy.default)
+    text = email.get_body(("plain",))
+    context.out.heading(
+        "What the mail server received",
+        f"{count_of(len(emails), 'email')}, one for each accepted recipient. The first:",
+    )
+    context.out.text("\n".join(f"{name}: {value}" for name, value in email.items()))
     context.out.text("\n" + (text.get_content().replace("\r\n", "\n").rstrip() if text else ""))
-    context.out.heading("How it came", "what was said; > is Skychimp:")
-    context.out.text("\n".join(letters[0].conversation))
-    context.out.heading("Your turn", "$ skychimp init --email YOU@EXAMPLE.ORG")
-    context.out.text("The demo's store is gone again. Until smtp is set up, mail goes to an outbox beside your store.")
+    context.out.heading("The SMTP conversation", "Lines that begin with > were sent by Skychimp:")
+    context.out.text("\n".join(emails[0].conversation))
+    context.out.heading("Start your own", "$ skychimp init --email YOU@EXAMPLE.ORG")
+    context.out.text(
+        "The temporary store has been deleted. Until you set up a mail server, emails are written to an outbox."
+    )

@@ -1,4 +1,4 @@
-"""`skychimp doctor`: can this installation send, and what to mend where it can't."""
+"""`skychimp doctor`: check whether this installation can send, and how to fix it if not."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode="rich")
 
-NOT_WELL, NOT_READY = 1, 3
-COLUMNS = {"level": "Level", "about": "About", "found": "What was found", "remedy": "To mend it"}
+EXIT_PROBLEM, EXIT_NOT_READY = 1, 3
+COLUMNS = {"level": "Level", "about": "About", "found": "Result", "remedy": "Fix"}
 
 
 @app.command(epilog="skychimp doctor\nskychimp doctor --dkim-selector s1")
@@ -23,41 +23,43 @@ def doctor(
     ctx: typer.Context,
     dkim_selector: Annotated[
         str | None,
-        typer.Option(help="The selector by which your relay signs; the usual ones if not given.", metavar="NAME"),
+        typer.Option(help="DKIM selector of your mail server (default: tries common ones).", metavar="NAME"),
     ] = None,
     accept_clock: Annotated[
-        bool, typer.Option("--accept-clock", help="This machine's clock is right: compute the next times anew.")
+        bool,
+        typer.Option("--accept-clock", help="Trust this machine's clock, and compute all due times again."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check config, store, clock, relay and the sender's domain, and say how to mend each.
+    """Check the configuration and the mail server.
 
-    Leaves with 0 where there are warnings at most, with 3 where config or store is not ready, else with 1.
+    Also checks the store, the clock and the sender's domain, and shows how to fix each problem. Exits with status 3 if
+    the configuration or the store is not ready, and 1 for other problems. Warnings do not change the exit status.
     """
     from skychimp.services.operations import doctor as service
 
     context = get_context(ctx, json)
     if accept_clock:
-        context.out.one({"clock": "accepted", "mailings": service.accept_clock(context.store)})
-        context.out.next("run --plan")
+        context.out.record({"clock": "accepted", "mailings": service.accept_clock(context.store)})
+        context.out.next("run", "--plan")
         return
     findings = []
-    with context.out.progress("looking") as tell:
-        for finding in _examine(context, dkim_selector):
+    with context.out.progress("checking") as report_progress:
+        for finding in _check(context, dkim_selector):
             findings.append(finding)
-            tell(len(findings), finding.about)
+            report_progress(len(findings), finding.about)
     problems = {finding.about for finding in findings if finding.level == "problem"}
     if context.out.json:
         rows = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
-        context.out.one({"ok": not problems, "findings": rows})
+        context.out.record({"ok": not problems, "findings": rows})
     else:
         context.out.rows(findings, COLUMNS)
     if problems:
-        raise typer.Exit(NOT_READY if problems & {"config", "store"} else NOT_WELL)
+        raise typer.Exit(EXIT_NOT_READY if problems & {"config", "store"} else EXIT_PROBLEM)
 
 
-def _examine(context: Context, selector: str | None) -> "Iterator[Finding]":
-    """All findings; a config that can't be read is the only one."""
+def _check(context: Context, dkim_selector: str | None) -> "Iterator[Finding]":
+    """Yield all findings. If the settings cannot be loaded, that is the only one."""
     from skychimp.services.operations import doctor
     from skychimp.services.operations.findings import PROBLEM, Finding
 
@@ -66,4 +68,4 @@ def _examine(context: Context, selector: str | None) -> "Iterator[Finding]":
     except ConfigError as error:
         yield Finding("config", PROBLEM, error.message, error.hint)
         return
-    yield from doctor.examine(settings, lambda: context.store, selector)
+    yield from doctor.check_installation(settings, lambda: context.store, dkim_selector)

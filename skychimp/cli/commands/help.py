@@ -1,4 +1,4 @@
-"""`skychimp help`: a topic, a command's own help, or the manual's pages."""
+"""The command `skychimp help`: show a topic or a command's help, or write the man pages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,55 +16,58 @@ TOPICS = Path(__file__).parents[1] / "topics"
 
 @dataclass(frozen=True)
 class Topic:
+    """A help topic: a Markdown file whose first line is the title."""
+
     name: str
     title: str
 
 
 def topics() -> dict[str, Topic]:
-    """The topics there are, by name."""
+    """Return the topics by name."""
     first_lines = {path.stem: path.read_text(encoding="utf-8").partition("\n")[0] for path in TOPICS.glob("*.md")}
     return {name: Topic(name, first_lines[name].removeprefix("# ")) for name in sorted(first_lines)}
 
 
-def _offered() -> list[tuple[str, str]]:
+def _suggestions() -> list[tuple[str, str]]:
+    """Return the topics and commands for shell completion, each with its description."""
     from skychimp.cli.registry import COMMANDS
 
-    commands = ((name, line) for name, (_, line) in COMMANDS.items())
+    commands = ((name, info.summary) for name, info in COMMANDS.items())
     return [*((topic.name, topic.title) for topic in topics().values()), *commands]
 
 
 @app.command("help", epilog="skychimp help templates\nskychimp help --man ~/.local/share/man/man1")
 def help_(
     ctx: typer.Context,
-    words: Annotated[
+    topic: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TOPIC]", help="A topic or a command.", autocompletion=_offered, show_default=False),
+        typer.Argument(metavar="TOPIC", help="Topic or command.", autocompletion=_suggestions, show_default=False),
     ] = None,
-    man: Annotated[Path | None, typer.Option(help="Write the manual's pages there.", metavar="DIR")] = None,
+    man: Annotated[Path | None, typer.Option(help="Write the man pages to this folder.", metavar="DIR")] = None,
     json: Json = False,
 ) -> None:
-    """Read about a topic or a command; without one, the topics there are."""
+    """Show a help topic or the help of a command. Without a topic, list the topics."""
     from skychimp.cli.registry import COMMANDS
 
     context = get_context(ctx, json)
     if man is not None:
-        context.out.one({"pages": _write_pages(man), "folder": str(man)})
-    elif not words:
+        context.out.record({"pages": _write_man_pages(man), "folder": str(man)})
+    elif not topic:
         context.out.rows(topics().values(), {"name": "Topic", "title": "About"})
-        context.out.next("help TOPIC, or skychimp COMMAND --help")
-    elif words[0] in topics() and len(words) == 1:
-        text = _text(words[0])
+        context.out.next("help", "TOPIC")
+    elif topic[0] in topics() and len(topic) == 1:
+        text = _topic_text(topic[0])
         if context.out.json:
-            context.out.one({"topic": words[0], "text": text})
+            context.out.record({"topic": topic[0], "text": text})
         else:
             context.out.markdown(text)
-    elif words[0] in COMMANDS:
-        ctx.find_root().command.main([*words, "--help"], prog_name="skychimp", standalone_mode=False, obj=context)
+    elif topic[0] in COMMANDS:
+        ctx.find_root().command.main([*topic, "--help"], prog_name="skychimp", standalone_mode=False, obj=context)
     else:
-        raise NotFound(f"there is no topic {words[0]!r}", "the topics are " + ", ".join(topics()))
+        raise _not_found(" ".join(topic))
 
 
-def _text(topic: str) -> str:
+def _topic_text(topic: str) -> str:
     text = (TOPICS / f"{topic}.md").read_text(encoding="utf-8")
     if topic == "config":
         from skychimp.config import example
@@ -73,14 +76,22 @@ def _text(topic: str) -> str:
     return text.rstrip("\n")
 
 
-def _write_pages(folder: Path) -> int:
+def _not_found(topic: str) -> NotFound:
+    from skychimp.text import did_you_mean
+
+    suggestion = did_you_mean(topic, (name for name, _ in _suggestions()))
+    return NotFound(f'help topic "{topic}" not found', suggestion or 'run "skychimp help" to list the topics')
+
+
+def _write_man_pages(folder: Path) -> int:
+    """Write the man pages to a folder and return their number. Raises InvalidValue if that is not possible."""
     from skychimp.cli import man
 
-    pages = man.pages(topics())
+    pages = man.man_pages(topics())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, page in pages.items():
             (folder / name).write_text(page, encoding="utf-8")
     except OSError as error:
-        raise InvalidValue(f"{folder} can't be written to: {error.strerror}", "name another folder") from None
+        raise InvalidValue(f"cannot write to {folder}: {error.strerror}", "use another folder") from None
     return len(pages)

@@ -1,4 +1,4 @@
-"""`skychimp init`: config, store and the first administrator."""
+"""`skychimp init`: create the config, the store and the first administrator."""
 
 import os
 from contextlib import ExitStack
@@ -18,116 +18,127 @@ app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 @app.command(epilog="skychimp init --email you@example.org --sender 'You <you@example.org>'")
 def init(
     ctx: typer.Context,
-    email: Annotated[str | None, typer.Option(help="The first administrator's address.", metavar="E-MAIL")] = None,
-    sender: Annotated[
-        str | None, typer.Option(help="Who the letters come from: 'Name <address>'.", metavar="SENDER")
+    email: Annotated[
+        str | None, typer.Option(help="The first administrator's email address.", metavar="EMAIL", show_default=False)
     ] = None,
-    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
+    sender: Annotated[
+        str | None,
+        typer.Option(help="The sender of your emails: 'Name <address>'.", metavar="SENDER", show_default=False),
+    ] = None,
+    password_stdin: prompts.PasswordStdin = False,
     json: Json = False,
 ) -> None:
-    """Make the config, the store and the first administrator, and log that person in here.
+    """Create the config, the store and the first administrator, and log in.
 
-    The password also comes from $SKYCHIMP_PASSWORD, or is left for later. A store that has its administrator is left
-    as it is.
+    The password can also come from $SKYCHIMP_PASSWORD, or be set later. A store that has users is not changed.
     """
     from skychimp.cli import saved_session
     from skychimp.services.accounts import accounts
     from skychimp.store import schema
 
     context = get_context(ctx, json)
-    email = prompts.email(context, email)
+    email = prompts.read_email(context, email)
     with ExitStack() as undo:
-        sources = _config(context, sender, email, undo)
+        config_file = _find_or_create_config(context, sender, email, undo)
         url = context.settings.store_url
         store = schema.open_store(url) if os.path.exists(schema.store_path(url)) else None
         if store is not None:
-            accounts.check_is_new(store)
-        password = _password(context, password_stdin)
+            accounts.require_no_users(store)
+        password = _read_password(context, password_stdin)
         store = store or schema.create_store(url)
-        keep = partial(saved_session.write, url)
-        account = accounts.create_first_admin(store, email=email, password=password, keep=keep)
+        save_token = partial(saved_session.write, url)
+        account = accounts.create_first_admin(store, email=email, password=password, save_token=save_token)
         undo.pop_all()
-    made = {"email": account.email, "role": account.role, "config": sources and str(sources), "store": str(store.path)}
-    context.out.one(made)
-    context.out.note(f"mail goes to {_where(context)}")
+    context.out.record(
+        {
+            "email": account.email,
+            "role": account.role,
+            "config": config_file and str(config_file),
+            "store": str(store.path),
+        }
+    )
+    context.out.note(_describe_transport(context))
     if password is None:
-        context.out.note("you have no password yet: skychimp password change")
-    context.out.next("clients create --email CLIENT@EXAMPLE.ORG --name NAME")
+        context.out.note('no password is set yet: run "skychimp password change"')
+    context.out.next("clients", "create", "--email", "CLIENT@EXAMPLE.ORG", "--name", "NAME")
 
 
-def _where(context: Context) -> str:
+def _describe_transport(context: Context) -> str:
     if context.settings.mail.transport == "smtp":
-        return f"{context.settings.smtp.host}:{context.settings.smtp.effective_port}"
-    return "an outbox beside the store, until mail.transport says smtp"
+        return f"emails are sent through {context.settings.smtp.host}:{context.settings.smtp.effective_port}"
+    return "emails are written to the outbox (no mail server configured)"
 
 
-def _config(context: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
-    """The config file: the one that is there, else a new one; None where there is none and none is needed."""
+def _find_or_create_config(context: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
+    """Return the config file, which is created if there is none.
+
+    Returns None if it cannot be written, but the environment has all settings that are needed.
+    """
     from skychimp import addresses
-    from skychimp.config import example, sources
+    from skychimp.config import sources
 
-    path = sources.locate(context.options.config)
+    path = sources.find_config_file(context.options.config)
     if sender is not None:
         addresses.parse_sender(sender)
     if os.path.lexists(path):
         if sender not in (None, context.settings.mail.sender):
-            raise Conflict(f"{path} is there already, and says who letters come from", "change mail.sender there")
+            raise Conflict(f"{path} already exists with another sender", "change mail.sender in this file")
         return path
-    sender_in_environment = bool(os.environ.get("SKYCHIMP_MAIL__SENDER"))
-    if sender is None and not sender_in_environment:
-        sender = _asked_sender(context, email)
-    said = {"mail.sender": sender, "store.url": sources.absolute("store.url", context.options.store)}
+    if sender is None and not os.environ.get("SKYCHIMP_MAIL__SENDER"):
+        sender = _ask_sender(context, email)
+    reason = _create_config(path, sender, sources.resolve_path("store.url", context.options.store))
+    if reason is None:
+        undo.callback(path.unlink, missing_ok=True)
+        return path
+    if sender is None and context.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
+        context.out.note(f"cannot write {path}: {reason}; all settings come from the environment")
+        return None
+    raise ConfigError(f"cannot write {path}: {reason}", "use another file with --config FILE")
+
+
+def _create_config(path: Path, sender: str | None, store: str | None) -> str | None:
+    """Create the config file from the example. Return the reason if that is not possible, else None."""
+    from skychimp import files
+    from skychimp.config.example import example_config
+
+    values = {"mail.sender": sender, "store.url": store}
+    text = example_config({name: value for name, value in values.items() if value is not None})
     try:
-        _write(path, example.example_config({name: value for name, value in said.items() if value is not None}))
-    except (OSError, UnicodeEncodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the store's name is not UTF-8"
-        if sender is None and context.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
-            context.out.note(f"no config was made ({path}: {reason}); the environment says all that is needed")
-            return None
-        raise ConfigError(f"{path} can't be written: {reason}", "name another file: --config FILE") from None
-    undo.callback(path.unlink, missing_ok=True)
-    return path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.write_file(path, text.encode(), replace=False)
+    except OSError as error:
+        return str(error.strerror)
+    except UnicodeEncodeError:
+        return "the name of the store is not valid UTF-8"
+    return None
 
 
-def _write(path: Path, text: str) -> None:
-    """Make a file whole or not at all; never in another's place."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8") as opened:
-            opened.write(text)
-        os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _asked_sender(context: Context, email: str) -> str:
+def _ask_sender(context: Context, email: str) -> str:
     from skychimp import addresses
 
-    if not context.may_ask():
+    if not context.can_prompt():
         return email
 
     def ask() -> str:
-        sender = context.out.ask(f"Letters come from (Name <address>) [{email}]:") or email
+        sender = context.out.ask(f"Sender (Name <address>) [{email}]:") or email
         addresses.parse_sender(sender)
         return sender
 
-    return prompts.until_right(context, ask)
+    return prompts.ask_until_valid(context, ask)
 
 
-def _password(context: Context, from_stdin: bool) -> str | None:
-    """A password from stdin, the environment or a person; None where there is nobody to be asked.
+def _read_password(context: Context, from_stdin: bool) -> str | None:
+    """Return a password from stdin, the environment or a prompt; None if there is none and nobody can be asked.
 
-    Raises InvalidValue for one that can't be a password.
+    Raises InvalidValue for an invalid password.
     """
     from skychimp.services.accounts import passwords
 
-    password = prompts.said_password(from_stdin)
+    password = prompts.scripted_password(from_stdin)
     if password is not None:
-        passwords.check(password)
+        passwords.validate(password)
         return password
-    if not context.may_ask():
+    if not context.can_prompt():
         return None
-    ask = partial(prompts.asked_password, context, "A password (Enter for none yet):", optional=True)
-    return prompts.until_right(context, ask) or None
+    ask = partial(prompts.ask_new_password, context, "Password (press Enter to skip):", optional=True)
+    return prompts.ask_until_valid(context, ask) or None

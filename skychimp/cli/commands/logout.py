@@ -1,4 +1,4 @@
-"""`skychimp logout`: the end of the session here."""
+"""`skychimp logout`: log out of this store."""
 
 import os
 
@@ -12,22 +12,22 @@ app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
 @app.command(epilog="skychimp logout")
 def logout(ctx: typer.Context, json: Json = False) -> None:
-    """End the session that commands here are run in; its token is good for nothing afterwards."""
+    """Log out. The session ends, and its token can no longer be used."""
     from skychimp.cli import saved_session
     from skychimp.services.accounts import accounts
 
     context = get_context(ctx, json)
     try:
         email = accounts.logout(context.store, context.token)
-    except NotLoggedIn as error:
-        context.out.warn(f"{error.message}: who has read it is logged in until you change your password")
+    except NotLoggedIn as error:  # the session file can be read by others, so its token is not used
+        context.out.warn(f"{error.message}: anyone who has read it stays logged in until you change your password")
         email = None
-    by_environment = bool(os.environ.get("SKYCHIMP_TOKEN"))
-    if not by_environment:
+    has_token_variable = bool(os.environ.get("SKYCHIMP_TOKEN"))
+    if not has_token_variable:
         saved_session.remove(context.settings.store_url)
     if email is not None or context.out.json:
-        context.out.one({"email": email})
+        context.out.record({"email": email})
     if email is None:
-        context.out.note("nobody was logged in here")
-    elif by_environment:
-        context.out.note("the session of $SKYCHIMP_TOKEN has ended: unset it")
+        context.out.note("you were not logged in")
+    elif has_token_variable:
+        context.out.note("the session of $SKYCHIMP_TOKEN has ended; unset the variable")

@@ -1,19 +1,19 @@
-"""`skychimp password`: another password, by the current one or by mail."""
+"""`skychimp password`: change or reset your password."""
 
 import os
-import shlex
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
 import typer
 
+from skychimp import shell
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
-from skychimp.cli.prompts import Email
+from skychimp.cli.prompts import Code, Email
 from skychimp.errors import InvalidValue
 
-app = typer.Typer(no_args_is_help=True, help="Give your account another password.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 
 @app.command(epilog="skychimp password change")
@@ -21,27 +21,28 @@ def change(
     ctx: typer.Context,
     password_stdin: Annotated[
         bool,
-        typer.Option("--password-stdin", help="Read the current and the new password from stdin, a line each."),
+        typer.Option("--password-stdin", help="Read the current and the new password from stdin, one per line."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Change your password. All your sessions end, and a new one begins here.
+    """Change your password. All your sessions end, and you are logged in again here.
 
-    In a script the new password comes from stdin, and the current one before it or from $SKYCHIMP_PASSWORD.
+    In a script, the new password is read from stdin, the current one from the line before or $SKYCHIMP_PASSWORD.
     """
     from skychimp.services.accounts import accounts
 
     context = get_context(ctx, json)
     current: str | None = None
     if accounts.has_password(context.store, context.actor):
-        current, new = _current_and_new(context, password_stdin)
+        current, new = _read_passwords(context, password_stdin)
     else:
-        new = prompts.new_password(context, password_stdin)
-    account = accounts.change_password(context.store, context.actor, current=current, new=new, keep=_keep(context))
-    context.out.one(account)
-    context.out.note("your password is changed, and you are logged out everywhere else")
+        new = prompts.read_new_password(context, password_stdin)
+    save_token = _token_saver(context)
+    account = accounts.change_password(context.store, context.actor, current=current, new=new, save_token=save_token)
+    context.out.record(account)
+    context.out.note("your password was changed, and all your other sessions have ended")
     if os.environ.get("SKYCHIMP_TOKEN"):
-        context.out.note("$SKYCHIMP_TOKEN has ended, too: unset it")
+        context.out.note("the session of $SKYCHIMP_TOKEN has ended too; unset the variable")
 
 
 @app.command(
@@ -50,64 +51,68 @@ def change(
 )
 def reset(
     ctx: typer.Context,
-    code: Annotated[
-        str | None, typer.Argument(metavar="CODE", help="The letter's code, or - for stdin.", show_default=False)
-    ] = None,
+    code: Code = None,
     email: Email = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the new password from stdin.")] = False,
     json: Json = False,
 ) -> None:
-    """Set a new password by a code that is mailed to you. All your sessions end, and a new one begins here.
+    """Set a new password with a code sent by email. All your sessions end, and you are logged in again here.
 
-    Without CODE, the letter is sent, and on a terminal its code asked for at once.
+    Without CODE, a code is sent. On a terminal it is then asked for.
 
-    In a script the new password comes from stdin or $SKYCHIMP_PASSWORD. The answer is the same for any address.
+    In a script, the new password is read from stdin or $SKYCHIMP_PASSWORD. The output is the same for every address.
     """
     from skychimp.services.accounts import accounts
 
     context = get_context(ctx, json)
-    address = prompts.email(context, email)
+    address = prompts.read_email(context, email)
     if code is None:
-        _mail_code(context, address)
-        if not context.may_ask():
-            context.out.one({"email": address})
-            context.out.note(f"next: skychimp password reset --email {shlex.quote(address)} CODE")
+        _send_code(context, address)
+        if not context.can_prompt():
+            context.out.record({"email": address})
+            context.out.note(f"next: {shell.command('password', 'reset', '--email', address, 'CODE')}")
             return
     if code == "-":
-        code = prompts.line_of_stdin()
-    new = prompts.new_password(context, password_stdin, "The new password:")
+        code = prompts.read_stdin_line()
+    new = prompts.read_new_password(context, password_stdin, "New password:")
+    save_token = _token_saver(context)
 
-    def use(code: str) -> accounts.Account:
-        return accounts.reset_password(context.store, email=address, code=code, new=new, keep=_keep(context))
+    def reset_with(code: str) -> accounts.Account:
+        return accounts.reset_password(context.store, email=address, code=code, new=new, save_token=save_token)
 
-    account = prompts.with_code(context, code, use)
-    context.out.one(account)
-    context.out.note("your password is set, and you are logged in here")
+    account = prompts.use_code(context, code, reset_with)
+    context.out.record(account)
+    context.out.note("your password was changed, and you are logged in")
 
 
-def _mail_code(context: Context, address: str) -> None:
+def _send_code(context: Context, address: str) -> None:
     from skychimp.delivery.sending.runner import with_sender
     from skychimp.models import CodePurpose
     from skychimp.services.accounts import accounts
 
     accounts.send_code(context.store, with_sender(context.settings), CodePurpose.RESET, address)
-    context.out.note(f"if {address} has an account, a letter is on its way (at most three an hour)")
-    prompts.say_where(context)
+    context.out.note(f"if {address} has an account, a code was sent to it (at most three emails per hour)")
+    prompts.note_outbox(context)
 
 
-def _current_and_new(context: Context, from_stdin: bool) -> tuple[str, str]:
-    """Both by stdin, or the new one by stdin and the current one by the environment, or asked for."""
+def _read_passwords(context: Context, from_stdin: bool) -> tuple[str, str]:
+    """Return the current and the new password.
+
+    Both are asked for or come from stdin, or the new one comes from stdin and the current one from the environment.
+    """
     if not from_stdin:
-        if not context.may_ask():
-            raise InvalidValue("the passwords are missing", "give both by --password-stdin, a line each")
-        current = prompts.password(context, False)
-        ask = partial(prompts.asked_password, context, "The new password:")
-        return current, prompts.until_right(context, ask)
-    first, second = prompts.line_of_stdin(), prompts.line_of_stdin()
+        if not context.can_prompt():
+            raise InvalidValue(
+                "missing passwords", "use --password-stdin with the current and the new one, one per line"
+            )
+        current = prompts.read_password(context, False, "Current password:")
+        ask = partial(prompts.ask_new_password, context, "New password:")
+        return current, prompts.ask_until_valid(context, ask)
+    first, second = prompts.read_stdin_line(), prompts.read_stdin_line()
     return (first, second) if second else (os.environ.get("SKYCHIMP_PASSWORD", ""), first)
 
 
-def _keep(context: Context) -> Callable[[str], None]:
+def _token_saver(context: Context) -> Callable[[str], None]:
     from skychimp.cli import saved_session
 
     return partial(saved_session.write, context.settings.store_url)

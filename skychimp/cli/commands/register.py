@@ -1,11 +1,11 @@
-"""`skychimp register`: an account of one's own."""
+"""`skychimp register`: create an account."""
 
-import shlex
 from functools import partial
 from typing import Annotated
 
 import typer
 
+from skychimp import shell
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.prompts import Email, PasswordStdin
@@ -22,45 +22,44 @@ def register(
     password_stdin: PasswordStdin = False,
     json: Json = False,
 ) -> None:
-    """Make an account for a mailbox of yours, and get a code by mail that confirms it.
+    """Create an account. A code to verify your address is sent to you by email.
 
-    The password is asked for, or comes from stdin or $SKYCHIMP_PASSWORD.
+    The password is asked for, or read from stdin or $SKYCHIMP_PASSWORD.
 
-    The answer is the same for an address that has an account already.
+    The output is the same if the address already has an account.
     """
     from skychimp.delivery.sending.runner import with_sender
     from skychimp.services.accounts import accounts
 
     context = get_context(ctx, json)
     settings = with_sender(context.settings)
-    address = prompts.email(context, email)
-    password = prompts.new_password(context, password_stdin)
-    verify = f"skychimp verify --email {shlex.quote(address)}"
+    address = prompts.read_email(context, email)
+    password = prompts.read_new_password(context, password_stdin)
     try:
         accounts.register(context.store, settings, email=address, name=name, password=password)
     except RelayError as error:
-        words = f"the account is there, but its letter has not gone out: {error.message}"
-        raise type(error)(words, f"once the relay takes mail: {verify} --resend") from None
-    context.out.note(f"a letter with a code is on its way to {address} (at most three an hour)")
-    prompts.say_where(context)
-    context.out.note(f"no letter? {verify} --resend")
-    if context.may_ask():
-        _confirm(context, address, password)
+        hint = f"{shell.run_hint('verify', '--email', address, '--resend')} to try again"
+        raise type(error)(f"the account was created, but no code was sent: {error.message}", hint) from None
+    context.out.note(f"a code was sent to {address} (at most three emails per hour)")
+    prompts.note_outbox(context)
+    context.out.note(f"to get another code: {shell.command('verify', '--email', address, '--resend')}")
+    if context.can_prompt():
+        _verify_and_log_in(context, address, password)
         return
-    context.out.one({"email": address, "name": name.strip(), "verified": False})
-    context.out.note(f"next: {verify} CODE")
+    context.out.record({"email": address, "name": name.strip(), "verified": False})
+    context.out.note(f"next: {shell.command('verify', '--email', address, 'CODE')}")
 
 
-def _confirm(context: Context, address: str, password: str) -> None:
-    """Ask for the code, and log in: all in one go for a person who has the mailbox at hand."""
+def _verify_and_log_in(context: Context, address: str, password: str) -> None:
+    """Ask for the code and log in, so that a person at a terminal needs no further command."""
     from skychimp.cli import saved_session
-    from skychimp.cli.commands.login import next_step
+    from skychimp.cli.commands.login import next_command
     from skychimp.services.accounts import accounts
 
-    prompts.with_code(context, None, lambda code: accounts.verify(context.store, email=address, code=code))
-    keep = partial(saved_session.write, context.settings.store_url)
-    account = accounts.login(context.store, email=address, password=password, keep=keep)
-    context.out.one(account)
+    prompts.use_code(context, None, lambda code: accounts.verify(context.store, email=address, code=code))
+    save_token = partial(saved_session.write, context.settings.store_url)
+    account = accounts.login(context.store, email=address, password=password, save_token=save_token)
+    context.out.record(account)
     context.out.note("you are logged in")
-    context.out.note(f"next: {next_step(account.role)}")
+    context.out.note(f"next: {next_command(account.role)}")
     context.out.note("then: skychimp messages create --subject SUBJECT --body TEXT")

@@ -1,4 +1,4 @@
-"""`skychimp resolve`: decide about letters whose end nobody knows, and let a restored store go on."""
+"""`skychimp resolve`: resolve deliveries with an unknown outcome, and end the hold of a restored store."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -6,129 +6,143 @@ import typer
 
 from skychimp.cli.context import Context, Json, Operator, Yes, get_context
 from skychimp.errors import Conflict, InvalidValue
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
 
-    from skychimp.services.operations.backups import Held
+    from skychimp.services.operations.backups import HeldWork
     from skychimp.services.operations.unknown_deliveries import Resolution, UnknownDelivery
 
 app = typer.Typer(rich_markup_mode="rich")
 
 COLUMNS = {
-    "id": "Delivery", "mailing_id": "Mailing", "due_at": "Due", "email": "E-mail", "at": "Tried", "reply": "What came",
-    "next_try_at": "Sent again", "phase": "Phase", "relay": "Relay", "queue_id": "Queue id", "message_id": "Message-ID",
+    "id": "Delivery", "mailing_id": "Mailing", "due_at": "Due", "email": "Email", "at": "Tried", "reply": "Reply",
+    "next_try_at": "Sent again", "phase": "Phase", "relay": "Relay", "queue_id": "Queue ID", "message_id": "Message-ID",
 }  # fmt: skip
-
-
-WHAT_NEXT = "next: look for the Message-ID in the relay's log, then skychimp resolve --sent ID"
+NEXT_STEP = 'search the mail server\'s log for the Message-ID, then run "skychimp resolve --sent ID"'
+CHOOSE_ONE = "use one of --sent, --failed and --resend"
 
 
 @app.command(epilog="skychimp resolve --resend --all")
 def resolve(
     ctx: typer.Context,
     deliveries: Annotated[
-        list[int] | None, typer.Argument(metavar="[DELIVERY]...", help="Deliveries' ids.", show_default=False)
+        list[int] | None, typer.Argument(metavar="[ID]...", help="Delivery IDs.", show_default=False)
     ] = None,
-    sent: Annotated[bool, typer.Option("--sent", help="They have arrived.")] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="They have not, and are not sent again.")] = False,
-    resend: Annotated[bool, typer.Option("--resend", help="Send them again, byte for byte the same.")] = False,
-    every_one: Annotated[bool, typer.Option("--all", help="All that are unknown.")] = False,
+    sent: Annotated[bool, typer.Option("--sent", help="Mark them as sent.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Mark them as failed. They are not sent again.")] = False,
+    resend: Annotated[bool, typer.Option("--resend", help="Send exactly the same emails again.")] = False,
+    all_unknown: Annotated[bool, typer.Option("--all", help="Resolve all unknown deliveries.")] = False,
     restored: Annotated[
-        bool, typer.Option("--restored", help="Let a restored store go on; with one of the three, about what it holds.")
+        bool,
+        typer.Option(
+            "--restored",
+            help="Resume sending after a restore. With --sent, --failed or --resend, decide about what was waiting.",
+        ),
     ] = False,
     operator: Operator = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Decide about unknown deliveries: those whose final reply the server never gave. Without options, list them."""
+    """Resolve deliveries with an unknown outcome, because the server's final reply was lost.
+
+    Without options, list them.
+    """
     from skychimp.services.operations import unknown_deliveries as service
     from skychimp.services.operations.unknown_deliveries import Resolution
 
     context = get_context(ctx, json)
-    words = {Resolution.SENT: sent, Resolution.FAILED: failed, Resolution.RESEND: resend}
-    said = [resolution for resolution, is_said in words.items() if is_said]
+    flags = {Resolution.SENT: sent, Resolution.FAILED: failed, Resolution.RESEND: resend}
+    chosen = [resolution for resolution, is_set in flags.items() if is_set]
     if restored:
-        if len(said) > 1 or deliveries or every_one:
-            raise InvalidValue("--restored goes with one of --sent, --failed and --resend, or alone")
-        _let_go_on(context, said[0] if said else None, operator=operator, yes=yes)
+        if len(chosen) > 1 or deliveries or all_unknown:
+            raise InvalidValue("--restored can be combined with only one of --sent, --failed and --resend")
+        _resume(context, chosen[0] if chosen else None, operator=operator, yes=yes)
         return
     if operator:
-        raise InvalidValue("--operator goes with --restored")
-    if not said and not deliveries and not every_one:
-        _show(context, service.unknown(context.store, context.actor))
+        raise InvalidValue("--operator requires --restored")
+    if not chosen and not deliveries and not all_unknown:
+        _show(context, service.list_unknown(context.store, context.actor))
         return
-    if len(said) != 1:
-        raise InvalidValue("say what became of them", "give one of --sent, --failed and --resend")
-    if bool(deliveries) == every_one:
-        raise InvalidValue("say which", "give deliveries' ids, or --all")
-    done = service.resolve(
+    if len(chosen) != 1:
+        raise InvalidValue("more than one outcome given" if chosen else "no outcome given", CHOOSE_ONE)
+    if bool(deliveries) == all_unknown:
+        raise InvalidValue(
+            "--all cannot be combined with delivery IDs" if deliveries else "no deliveries given",
+            "use delivery IDs or --all",
+        )
+    resolved = service.resolve(
         context.store,
         context.actor,
-        said[0],
+        chosen[0],
         give_up_after=context.settings.delivery.give_up_after,
-        ids=None if every_one else deliveries,
+        ids=None if all_unknown else deliveries,
     )
-    context.out.one(done)
-    if said[0] == Resolution.RESEND and done.resolved:
+    context.out.record(resolved)
+    if chosen[0] == Resolution.RESEND and resolved.resolved:
         context.out.next("run")
 
 
-def _show(context: Context, found: "Iterator[UnknownDelivery]") -> None:
+def _show(context: Context, unknown: "Iterator[UnknownDelivery]") -> None:
     if context.out.json or not context.out.on_terminal:
-        context.out.rows(found, COLUMNS)
+        context.out.rows(unknown, COLUMNS)
         return
-    drawn = list(map(_drawn, found))
-    context.out.draw(*drawn)
-    context.out.note(WHAT_NEXT if drawn else "no delivery is unknown")
+    parts = list(map(_render, unknown))
+    context.out.draw(*parts)
+    context.out.note(NEXT_STEP if parts else "no unknown deliveries")
 
 
-def _drawn(one: "UnknownDelivery") -> "RenderableType":
+def _render(delivery: "UnknownDelivery") -> "RenderableType":
+    """Return a delivery as a block of lines for a terminal."""
     from rich.text import Text
 
-    from skychimp.cli import charts
-    from skychimp.cli.output import escape
+    from skychimp.cli.display import charts
+    from skychimp.cli.display.values import escape
 
-    said = Text(escape(one.email), "bold", overflow="fold")
-    said.append(f"  mailing {one.mailing_id}, due {one.due_at.astimezone():%Y-%m-%d %H:%M}\n", "dim")
-    if one.at is not None:
-        said.append(f"{one.at.astimezone():%Y-%m-%d %H:%M:%S} {one.phase}: {escape(one.reply)}\n", "")
-    said.append(f"{escape(one.message_id)} at {escape(one.relay)} {escape(one.queue_id)}".rstrip(), "")
-    if one.next_try_at is not None:
-        said.append(f"\nsent again at {one.next_try_at.astimezone():%Y-%m-%d %H:%M}, unless you decide", "dim")
-    table = charts.grid(right=(0,), columns=2)
+    text = Text(escape(delivery.email), "bold", overflow="fold")
+    text.append(f"  mailing {delivery.mailing_id}, due {delivery.due_at.astimezone():%Y-%m-%d %H:%M}\n", "dim")
+    if delivery.at is not None:
+        text.append(f"{delivery.at.astimezone():%Y-%m-%d %H:%M:%S} {delivery.phase}: {escape(delivery.reply)}\n", "")
+    log_entry = f"{escape(delivery.message_id)} at {escape(delivery.relay)} {escape(delivery.queue_id)}"
+    text.append(log_entry.rstrip(), "")
+    if delivery.next_try_at is not None:
+        text.append(f"\nsent again at {delivery.next_try_at.astimezone():%Y-%m-%d %H:%M} unless you resolve it", "dim")
+    table = charts.borderless_table(numbers=(0,), columns=2)
     table.columns[0].width = 8
-    table.add_row(Text(str(one.id)), said)
+    table.add_row(Text(str(delivery.id)), text)
     return table
 
 
-def _let_go_on(context: Context, decision: "Resolution | None", *, operator: bool, yes: bool) -> None:
-    """Say what a restored store holds and what will become of it, then let it go on."""
+def _resume(context: Context, decision: "Resolution | None", *, operator: bool, yes: bool) -> None:
+    """Show what a store on hold would send and what happens to it, then end the hold."""
     from skychimp.services.operations import backups
 
-    actor = context.caretaker(operator)
-    backups.require_caretaker(actor)
-    held = backups.held(context.store)
-    if held is None:
-        raise Conflict("this store is not held: it sends already")
-    context.out.note(f"letters that wait: {held.deliveries}; mailings that are due: {held.due}")
-    context.out.note(_what_becomes(held, decision))
-    context.confirm("let it go on?", yes=yes or not context.may_ask())
-    done = backups.let_go_on(context.store, actor, decision)
-    context.out.one(done, None if context.out.json else [name for name, value in vars(done).items() if value])
-    context.out.next("resolve" if done.unknown else "run --plan")
+    actor = context.maintenance_actor(operator)
+    backups.require_maintainer(actor)
+    work = backups.held_work(context.store)
+    if work is None:
+        raise Conflict("the store is not on hold")
+    context.out.note(f"{count_of(work.deliveries, 'email')} waiting, {count_of(work.due, 'mailing')} due")
+    context.out.note(_effect(work, decision))
+    context.confirm("resume sending", yes=yes or not context.can_prompt())
+    resumed = backups.resume(context.store, actor, decision)
+    shown = None if context.out.json else [name for name, value in vars(resumed).items() if value]
+    context.out.record(resumed, shown)
+    context.out.next(*(["resolve"] if resumed.unknown else ["run", "--plan"]))
 
 
-def _what_becomes(held: "Held", decision: "Resolution | None") -> str:
-    if decision is None and not held.is_blind:
-        return "all of it will be sent; what was sent since the backup is known, and stays sent"
+def _effect(work: "HeldWork", decision: "Resolution | None") -> str:
+    """Return a sentence about what happens to the waiting emails and due mailings."""
+    if decision is None and not work.is_blind:
+        return "all of it will be sent; emails sent since the backup are known and not sent again"
     if decision == "resend":
-        return "all of it will be sent" + (", perhaps once more" if held.is_blind else "")
+        return "all of it will be sent" + (", and some emails may arrive twice" if work.is_blind else "")
     if decision is None:
         return (
-            "what was sent since the backup is not known: those letters will be unknown, for you to decide, and the "
-            "due times missed. To send all of it instead: skychimp resolve --restored --resend"
+            "it is not known what was sent since the backup: waiting emails become unknown, and due times are missed "
+            '(to send all of it, run "skychimp resolve --restored --resend")'
         )
-    return f"those letters will count as {decision}, and the due times as missed"
+    return f"waiting emails will be marked as {decision}, and due times as missed"

@@ -1,4 +1,4 @@
-"""`skychimp restore`: a backup in the store's place."""
+"""Replace the store by a backup (`skychimp restore`)."""
 
 import contextlib
 from pathlib import Path
@@ -18,44 +18,48 @@ app = typer.Typer(rich_markup_mode="rich")
 @app.command(epilog="skychimp restore /var/backups/skychimp.backup")
 def restore(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `skychimp backup` wrote.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file written by `skychimp backup`.", show_default=False)
+    ],
     operator: Operator = False,
-    force: Annotated[bool, typer.Option("--force", "--yes", "-y", help="Replace the store that is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "--yes", "-y", help="Replace an existing store without asking.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Put a backup into the store's place; for an administrator, or where there is no store yet.
+    """Replace the store by a backup. For administrators, or for anyone if there is no store yet.
 
-    The store that is there is kept beside it. Nothing is sent until `skychimp resolve --restored`.
+    The replaced store is kept beside the new one. Nothing is sent until you run `skychimp resolve --restored`.
     """
     from skychimp.services.operations import backups
     from skychimp.store.schema import store_path
 
     context = get_context(ctx, json)
     file = file.absolute()
-    place = store_path(context.settings.store_url)
-    actor = _restorer(context, place, operator)
-    if place.exists():
-        context.confirm(f"replace the store {place}?", yes=force)
+    path = store_path(context.settings.store_url)
+    actor = _actor(context, path, operator)
+    if path.exists():
+        context.confirm(f"replace the store {path}", yes=force)
     context.close()
-    with context.out.progress("copying", 100) as tell:
+    with context.out.progress("copying", 100) as report_progress:
         done = backups.restore(
             context.settings.store_url,
             actor,
             file,
-            lambda part, total: tell(100 * part // max(total, 1), ""),
+            lambda part, total: report_progress(100 * part // max(total, 1), ""),
             token=_token(context),
         )
-    context.out.one(done)
+    context.out.record(done)
     _explain(context, done)
 
 
-def _restorer(context: Context, place: Path, operator: bool) -> "Actor":
-    """Who restores: where there is no store yet there is nobody to log in, as with `init`."""
-    return context.caretaker(operator or not place.exists())
+def _actor(context: Context, path: Path, operator: bool) -> "Actor":
+    """Return who restores. Without a store nobody can log in, so no login is required, as for `init`."""
+    return context.maintenance_actor(operator or not path.exists())
 
 
 def _token(context: Context) -> str | None:
-    """The session of whoever restores, which stays."""
+    """Return the token of the session that remains valid after the restore."""
     from skychimp.errors import NotLoggedIn
 
     with contextlib.suppress(NotLoggedIn):
@@ -65,9 +69,9 @@ def _token(context: Context) -> str | None:
 
 def _explain(context: Context, done: "Restored") -> None:
     if done.made_at is not None:
-        context.out.note(f"people, passwords and roles are those of {done.made_at.astimezone():%Y-%m-%d %H:%M}")
+        context.out.note(f"users, passwords and roles are those of {done.made_at.astimezone():%Y-%m-%d %H:%M}")
     if done.ledger_kept:
-        context.out.note("what was sent since then counts as sent")
+        context.out.note("emails sent since the backup count as sent")
     else:
-        context.out.note("what was sent since the backup is not known here")
-    context.out.note("nothing is sent until you let it go on; next: skychimp resolve --restored")
+        context.out.note("emails sent since the backup are not known")
+    context.out.note('the store is on hold and sends nothing; to release it, run "skychimp resolve --restored"')

@@ -1,4 +1,4 @@
-"""`skychimp service`: what systemd or cron needs to run this installation."""
+"""`skychimp service`: print what systemd or cron needs to run this installation."""
 
 import getpass
 import shlex
@@ -13,9 +13,9 @@ import typer
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import InvalidValue
 
-app = typer.Typer(no_args_is_help=True, help="What systemd or cron needs.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-HARDENED = """\
+_SANDBOX = """\
 UMask=0077
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -38,11 +38,11 @@ LockPersonality=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 """
-DAEMON = """\
+_DAEMON_UNIT = """\
 [Unit]
-Description=Skychimp: mailings, sent on schedule
+Description=Skychimp: send mailings on schedule
 Wants=network-online.target time-sync.target
-# Due times are this machine's: its clock is to be right before the first look.
+# The clock must be right before the first mailings are sent.
 After=network-online.target time-sync.target
 
 [Service]
@@ -52,36 +52,36 @@ ExecStart={command} daemon --log-format logfmt
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=10
-# A wrong config stays wrong: 2 and 3 want a person.
+# A restart does not help if the command line or the configuration is invalid.
 RestartPreventExitStatus=2 3
-# Several looks for due mail.
+# Longer than several intervals of the daemon.
 WatchdogSec={watchdog_seconds}
-# Longer than the server may take to answer a letter's final dot.
+# Longer than smtp.dot_timeout, so that the last emails can be finished.
 TimeoutStopSec={stop_seconds}
 KillMode=mixed
-{credential}{hardened}
+{credential}{sandbox}
 [Install]
 WantedBy=multi-user.target
 """
-RUN = """\
+_RUN_UNIT = """\
 [Unit]
-Description=Skychimp: send what is due, once
+Description=Skychimp: send due mailings once
 Wants=network-online.target time-sync.target
-# Due times are this machine's: its clock is to be right before the first look.
+# The clock must be right before the first mailings are sent.
 After=network-online.target time-sync.target
 
 [Service]
 Type=oneshot
 User={user}
 ExecStart={command} -q run
-# 75: mail is left for the next time.
+# 75: due mail is still queued, for the next run.
 SuccessExitStatus=75
 TimeoutStopSec={stop_seconds}
 KillMode=mixed
-{credential}{hardened}"""
-TIMER = """\
+{credential}{sandbox}"""
+_TIMER_UNIT = """\
 [Unit]
-Description=Skychimp: send what is due, every minute
+Description=Skychimp: send due mailings every minute
 
 [Timer]
 OnCalendar=minutely
@@ -95,6 +95,8 @@ WantedBy=timers.target
 
 @dataclass(frozen=True)
 class _Unit:
+    """A unit file of systemd."""
+
     name: str
     text: str
 
@@ -103,11 +105,14 @@ class _Unit:
 def systemd(
     ctx: typer.Context,
     folder: Annotated[
-        Path | None, typer.Option("--dir", help="Write them there; to stdout otherwise.", metavar="DIR")
+        Path | None, typer.Option("--dir", help="Write the units to this folder (default: stdout).", metavar="DIR")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print the units: skychimp.service, the daemon; or instead skychimp-run.service with its timer."""
+    """Print systemd units.
+
+    skychimp.service runs the daemon. skychimp-run.service with its timer can be used instead of it.
+    """
     context = get_context(ctx, json)
     units = _units(context)
     if folder is not None:
@@ -115,20 +120,20 @@ def systemd(
             _write(folder / unit.name, unit.text)
         context.out.note(f"wrote {', '.join(unit.name for unit in units)} to {folder}")
         context.out.note("next: systemctl daemon-reload && systemctl enable --now skychimp.service")
-        context.out.note("or, without a daemon: systemctl enable --now skychimp-run.timer")
+        context.out.note("or without a daemon: systemctl enable --now skychimp-run.timer")
     if json:
-        context.out.one({unit.name: unit.text for unit in units})
+        context.out.record({unit.name: unit.text for unit in units})
     elif folder is None:
         context.out.text("\n".join(f"# {unit.name}\n{unit.text}" for unit in units))
 
 
 @app.command(epilog="(crontab -l; skychimp service cron) | crontab -")
 def cron(ctx: typer.Context, json: Json = False) -> None:
-    """Print the crontab line: every minute, what is due; errors are mailed by cron."""
+    """Print a crontab line that sends due mailings every minute. Cron mails errors to you."""
     context = get_context(ctx, json)
-    line = f"* * * * * {_for_cron(shlex.join([*_command(context), '-q', 'run']))} >/dev/null"
+    line = f"* * * * * {_escape_for_cron(shlex.join([*_command(context), '-q', 'run']))} >/dev/null"
     if json:
-        context.out.one({"crontab": line})
+        context.out.record({"crontab": line})
     else:
         context.out.text(line)
 
@@ -136,26 +141,26 @@ def cron(ctx: typer.Context, json: Json = False) -> None:
 def _units(context: Context) -> list[_Unit]:
     settings = context.settings
     values = {
-        "command": " ".join(_for_systemd(word.replace("$", "$$")) for word in _command(context)),
+        "command": " ".join(_quote_for_systemd(word.replace("$", "$$")) for word in _command(context)),
         "user": getpass.getuser(),
         "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
         "watchdog_seconds": max(120, 3 * round(settings.daemon.interval.total_seconds())),
         "credential": _credential(context),
-        "hardened": HARDENED.format(folder=_for_systemd(str(_store_folder(context)))),
+        "sandbox": _SANDBOX.format(folder=_quote_for_systemd(str(_store_folder(context)))),
     }
     return [
-        _Unit("skychimp.service", DAEMON.format_map(values)),
-        _Unit("skychimp-run.service", RUN.format_map(values)),
-        _Unit("skychimp-run.timer", TIMER),
+        _Unit("skychimp.service", _DAEMON_UNIT.format_map(values)),
+        _Unit("skychimp-run.service", _RUN_UNIT.format_map(values)),
+        _Unit("skychimp-run.timer", _TIMER_UNIT),
     ]
 
 
 def _command(context: Context) -> list[str]:
-    """This very installation, config and store, wherever it is started."""
+    """Return the command line of this installation with its config and store, for any working folder."""
     program = shutil.which(sys.argv[0])
-    called = [str(Path(program).absolute())] if program else [sys.executable, "-m", "skychimp"]
+    words = [str(Path(program).absolute())] if program else [sys.executable, "-m", "skychimp"]
     config = context.settings.config_file
-    return [*called, *(["--config", str(config)] if config else []), "--store", context.settings.store_url]
+    return [*words, *(["--config", str(config)] if config else []), "--store", context.settings.store_url]
 
 
 def _store_folder(context: Context) -> Path:
@@ -165,6 +170,7 @@ def _store_folder(context: Context) -> Path:
 
 
 def _credential(context: Context) -> str:
+    """Return the lines that pass the password file to the service, or "" if there is none."""
     file = context.settings.smtp.password_file
     if file is None:
         return ""
@@ -174,8 +180,8 @@ def _credential(context: Context) -> str:
     )
 
 
-def _for_systemd(word: str) -> str:
-    """A word of a unit file: specifiers doubled, and quoted where it has to be (systemd.service(5))."""
+def _quote_for_systemd(word: str) -> str:
+    """Return a word as it is written in a unit file (systemd.service(5))."""
     word = word.replace("%", "%%")
     if word.isprintable() and not set(word) & set(" \"'\\"):
         return word
@@ -183,14 +189,12 @@ def _for_systemd(word: str) -> str:
     return f'"{escaped}"'
 
 
-def _for_cron(command: str) -> str:
-    return command.replace("%", r"\%")  # crontab(5): a bare one ends the command
+def _escape_for_cron(command: str) -> str:
+    return command.replace("%", r"\%")  # a plain % ends the command (crontab(5))
 
 
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InvalidValue(
-            f"{path} can't be written: {error.strerror}", "name a folder that you may write to"
-        ) from None
+        raise InvalidValue(f"cannot write {path}: {error.strerror}", "use --dir with a writable folder") from None

@@ -1,4 +1,4 @@
-"""`skychimp status`: is anything sending; for a look, and for monitoring."""
+"""`skychimp status`: show sending activity and the queue, also for monitoring."""
 
 from dataclasses import asdict
 from datetime import timedelta
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Json, get_context
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.services.operations.status import Status
@@ -20,55 +21,61 @@ TOO_OLD = 1
 def status(
     ctx: typer.Context,
     max_age: Annotated[
-        str | None, typer.Option(help="Leave with 1 where nothing was sending for so long.", metavar="DURATION")
+        str | None,
+        typer.Option(
+            help="Exit with status 1 if nothing was sending for this long, or a mailing is due for longer.",
+            metavar="DURATION",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say whether something is sending, what waits, and how the relay is."""
+    """Show sending activity, the queue and the mail server."""
     from skychimp.durations import parse_duration
     from skychimp.services.operations import status as service
 
     context = get_context(ctx, json)
     longest = None if max_age is None else parse_duration(max_age)
-    found = service.status(context.store)
-    why = _too_old(found, longest)
-    queue = {str(state): number for state, number in found.queue.items()}
-    relay = None if found.relay is None else found.relay._asdict()
+    current = service.status(context.store)
+    problem = _problem(current, longest)
+    queue = {str(state): number for state, number in current.queue.items()}
     if json:
-        context.out.one(asdict(found) | {"queue": queue, "relay": relay, "ok": why is None})
+        relay = None if current.relay is None else current.relay._asdict()
+        context.out.record(asdict(current) | {"queue": queue, "relay": relay, "ok": problem is None})
     else:
-        context.out.one(
+        context.out.record(
             {
-                "sending": f"{found.sending} process{'' if found.sending == 1 else 'es'}",
-                "last heartbeat": found.last_heartbeat_at,
-                "last run": _run(found),
-                "oldest due": found.oldest_due_at,
+                "sending": count_of(current.sending, "process", "processes"),
+                "last heartbeat": current.last_heartbeat_at,
+                "last run": _last_run(current),
+                "oldest due": current.oldest_due_at,
                 "queue": ", ".join(f"{number} {state}" for state, number in queue.items()) or "empty",
-                "relay": "paused: " + found.relay.reason if found.relay else "fine",
-                "store": "held, as it was restored: skychimp resolve --restored" if found.held else "fine",
+                "mail server": f"paused: {current.relay.reason}" if current.relay else "ok",
+                "store": 'on hold after a restore: run "skychimp resolve --restored"' if current.held else "ok",
             }
         )
-    if why is not None:
-        context.out.warn(why)
+    if problem is not None:
+        context.out.warn(problem)
         raise typer.Exit(TOO_OLD)
 
 
-def _too_old(found: "Status", longest: timedelta | None) -> str | None:
-    """Why monitoring should call somebody; None where it should not."""
+def _problem(current: "Status", longest: timedelta | None) -> str | None:
+    """Return why monitoring should raise an alert, or None if it should not."""
+    from skychimp.durations import format_duration
+
     if longest is None:
         return None
-    if found.last_heartbeat_at is None or found.as_of - found.last_heartbeat_at > longest:
-        return f"nothing has been sending for {longest}; is the timer or the daemon on?"
-    if found.oldest_due_at is not None and found.as_of - found.oldest_due_at > longest:
-        return f"a mailing has been due for more than {longest}, and nobody sends it"
+    if current.last_heartbeat_at is None or current.as_of - current.last_heartbeat_at > longest:
+        return f"nothing was sending for {format_duration(longest)}; check the timer or the daemon"
+    if current.oldest_due_at is not None and current.as_of - current.oldest_due_at > longest:
+        return f"a mailing has been due for more than {format_duration(longest)} without being sent"
     return None
 
 
-def _run(found: "Status") -> str:
-    run = found.last_run
+def _last_run(current: "Status") -> str:
+    run = current.last_run
     if run is None:
         return "none yet"
     counts = {"sent": run.sent, "deferred": run.deferred, "failed": run.failed, "unknown": run.unknown}
-    said = ", ".join(f"{number} {name}" for name, number in counts.items() if number or name == "sent")
+    summary = ", ".join(f"{number} {name}" for name, number in counts.items() if number or name == "sent")
     ended = run.ended_at.astimezone().strftime("ended %Y-%m-%d %H:%M") if run.ended_at else "not ended"
-    return f"{run.host} {run.pid}, {ended}: {said}"
+    return f"process {run.pid} on {run.host}, {ended}: {summary}"

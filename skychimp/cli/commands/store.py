@@ -1,4 +1,4 @@
-"""`skychimp store`: the store itself."""
+"""Check the store for damage (`skychimp store`)."""
 
 from dataclasses import asdict
 
@@ -6,32 +6,33 @@ import typer
 
 from skychimp.cli.context import Json, get_context
 
-app = typer.Typer(no_args_is_help=True, help="The store itself.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-NOT_SOUND = 1
-COLUMNS = {"table": "Table", "fault": "What is wrong", "number": "Rows", "ids": "Such as", "remedy": "To mend it"}
+HAS_FAULTS = 1
+COLUMNS = {"table": "Table", "fault": "Fault", "number": "Rows", "ids": "IDs", "remedy": "How to fix it"}
 
 
 @app.callback()
 def _store() -> None:
-    """The store itself: is it sound."""
+    """Keep `check` as a subcommand. Without a callback, Typer turns a single command into the whole app."""
 
 
 @app.command(epilog="skychimp store check")
 def check(ctx: typer.Context, json: Json = False) -> None:
-    """Look for damage, and for what can't be in a ledger that has lost nothing; leaves with 1 where it finds any.
+    """Check the store for damage and for inconsistent records. Nothing is changed.
 
-    It takes a while with a large store, and changes nothing; `skychimp doctor` looks at all around the store.
+    Exits with status 1 if there is any fault. A large store takes a while. To check the installation, run
+    `skychimp doctor`.
     """
     from skychimp.services.operations import integrity
 
     context = get_context(ctx, json)
-    faults = list(integrity.check(context.store))
+    faults = list(integrity.find_faults(context.store))
     if context.out.json:
-        context.out.one({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+        context.out.record({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
     elif faults:
         context.out.rows(faults, COLUMNS)
     else:
-        context.out.note("the store is sound")
+        context.out.note("no damage found")
     if faults:
-        raise typer.Exit(NOT_SOUND)
+        raise typer.Exit(HAS_FAULTS)

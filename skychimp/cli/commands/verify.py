@@ -1,13 +1,13 @@
-"""`skychimp verify`: a mailbox is its user's."""
+"""`skychimp verify`: verify an email address."""
 
-import shlex
 from typing import Annotated
 
 import typer
 
+from skychimp import shell
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
-from skychimp.cli.prompts import Email
+from skychimp.cli.prompts import Code, Email
 from skychimp.errors import InvalidValue
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
@@ -18,29 +18,27 @@ app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 )
 def verify(
     ctx: typer.Context,
-    code: Annotated[
-        str | None, typer.Argument(metavar="CODE", help="The letter's code, or - for stdin.", show_default=False)
-    ] = None,
+    code: Code = None,
     email: Email = None,
-    resend: Annotated[bool, typer.Option("--resend", help="Get another code, in place of the old one.")] = False,
+    resend: Annotated[bool, typer.Option("--resend", help="Send a new code, which replaces the old one.")] = False,
     json: Json = False,
 ) -> None:
-    """Confirm that a mailbox is yours, by the code that was mailed to it.
+    """Verify your email address with the code that was sent to it.
 
-    The answer to --resend is the same for any address.
+    With --resend the output is the same for every address.
     """
     from skychimp.services.accounts import accounts
 
     context = get_context(ctx, json)
     if code is not None and resend:
-        raise InvalidValue("CODE and --resend can't go together")
-    address = prompts.email(context, email)
+        raise InvalidValue("CODE and --resend cannot be used together")
+    address = prompts.read_email(context, email)
     if resend:
         _resend(context, address)
         return
-    address = prompts.with_code(context, code, lambda code: accounts.verify(context.store, email=address, code=code))
-    context.out.one({"email": address, "verified": True})
-    context.out.note(f"next: skychimp login --email {shlex.quote(address)}")
+    address = prompts.use_code(context, code, lambda code: accounts.verify(context.store, email=address, code=code))
+    context.out.record({"email": address, "verified": True})
+    context.out.note(f"next: {shell.command('login', '--email', address)}")
 
 
 def _resend(context: Context, address: str) -> None:
@@ -49,7 +47,7 @@ def _resend(context: Context, address: str) -> None:
     from skychimp.services.accounts import accounts
 
     accounts.send_code(context.store, with_sender(context.settings), CodePurpose.VERIFY, address)
-    context.out.one({"email": address})
-    context.out.note(f"if {address} waits to be confirmed, a letter is on its way (at most three an hour)")
-    prompts.say_where(context)
-    context.out.note(f"next: skychimp verify --email {shlex.quote(address)} CODE")
+    context.out.record({"email": address})
+    context.out.note(f"if {address} is not verified yet, a code was sent to it (at most three emails per hour)")
+    prompts.note_outbox(context)
+    context.out.note(f"next: {shell.command('verify', '--email', address, 'CODE')}")

@@ -1,4 +1,4 @@
-"""`skychimp whoami`: who is logged in here."""
+"""`skychimp whoami`: show who is logged in."""
 
 import typer
 
@@ -9,8 +9,8 @@ app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
 @app.command(epilog="skychimp whoami --json")
 def whoami(ctx: typer.Context, json: Json = False) -> None:
-    """Show who is logged in here; exit 5 where nobody is."""
+    """Show who is logged in. Exits with status 5 if nobody is."""
     from skychimp.services.accounts import accounts
 
     context = get_context(ctx, json)
-    context.out.one(accounts.whoami(context.store, context.token))
+    context.out.record(accounts.whoami(context.store, context.token))

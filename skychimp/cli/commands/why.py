@@ -1,6 +1,6 @@
-"""`skychimp why`: everything about one address."""
+"""Run `skychimp why`: show the history of one address."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from skychimp.services.reporting.address_history import AddressHistory, Chosen, ClientOf, Coming, LeftOut
+    from skychimp.services.reporting.address_history import (
+        AddressHistory,
+        DeliveryInfo,
+        Exclusion,
+        KnownClient,
+        NextOccurrence,
+    )
 
 app = typer.Typer(rich_markup_mode="rich")
 
 COLUMNS = {
-    "what": "What", "mailing_id": "Mailing", "due_at": "Due", "status": "Status", "attempt": "Attempt", "at": "At",
-    "words": "Words", "queue_id": "Queue id", "message_id": "Message-ID",
+    "kind": "Kind", "mailing_id": "Mailing", "due_at": "Due", "status": "Status", "attempt": "Attempt", "at": "At",
+    "details": "Reply or reason", "queue_id": "Queue ID", "message_id": "Message-ID",
 }  # fmt: skip
 CHOSEN, LEFT_OUT, COMING = "chosen", "left out", "coming"
 
@@ -27,136 +33,164 @@ CHOSEN, LEFT_OUT, COMING = "chosen", "left out", "coming"
 @app.command(epilog="skychimp why ada@example.org")
 def why(
     ctx: typer.Context,
-    email: Annotated[str, typer.Argument(metavar="EMAIL", help="An address.", show_default=False)],
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The email address.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Show which mailings chose an address or left it out, and why; and all that was tried, with the server's words."""
+    """Show the history of one address.
+
+    Lists the mailings that included it or left it out, with the reasons, and every attempt with the server's reply.
+    """
     from skychimp.services.reporting import address_history as service
 
     context = get_context(ctx, json)
-    found = service.address_history(context.store, context.actor, email)
+    history = service.address_history(context.store, context.actor, email)
     if json:
-        context.out.one(asdict(found))
+        context.out.record(asdict(history))
     elif context.out.on_terminal:
-        context.out.draw(*_draw(found))
+        context.out.draw(*_page(history))
     else:
-        context.out.rows(_lines(found), COLUMNS)
+        context.out.rows(_lines(history), COLUMNS)
 
 
-# In a pipe
+# Output to a pipe
 
 
 @dataclass(frozen=True)
 class _Line:
-    """An attempt, a delivery without one, a reason to leave the address out, or what comes next."""
+    """An attempt, a delivery without attempts, a reason to leave the address out, or a next due time."""
 
-    what: str
+    kind: str
     mailing_id: int
     due_at: datetime
     status: str
     attempt: int = 0
     at: datetime | None = None
-    words: str = ""
+    details: str = ""
     queue_id: str = ""
     message_id: str = ""
 
 
-def _lines(found: "AddressHistory") -> Iterator[_Line]:
-    for one in found.chosen:
-        what = (CHOSEN, one.mailing_id, one.due_at)
-        if not one.attempts:
-            yield _Line(*what, one.state, message_id=one.message_id)
-        for tried in one.attempts:
-            yield _Line(
-                *what, tried.status, tried.attempt, tried.at, tried.reply, tried.queue_id, message_id=one.message_id
-            )
-    for out in found.left_out:
-        yield _Line(LEFT_OUT, out.mailing_id, out.last_due_at, f"{out.times} ×", words=out.reason)
-    for coming in found.coming:
-        status = "chosen" if coming.reason is None else "left out"
-        yield _Line(COMING, coming.mailing_id, coming.next_at, status, words=coming.reason or "")
+def _lines(history: "AddressHistory") -> Iterator[_Line]:
+    for delivery in history.chosen:
+        yield from _delivery_lines(delivery)
+    for exclusion in history.left_out:
+        status = f"{exclusion.times} ×"
+        yield _Line(LEFT_OUT, exclusion.mailing_id, exclusion.last_due_at, status, details=exclusion.reason)
+    for occurrence in history.coming:
+        status = CHOSEN if occurrence.reason is None else LEFT_OUT
+        yield _Line(COMING, occurrence.mailing_id, occurrence.next_at, status, details=occurrence.reason or "")
 
 
-# For eyes
+def _delivery_lines(delivery: "DeliveryInfo") -> Iterator[_Line]:
+    if not delivery.attempts:
+        yield _Line(CHOSEN, delivery.mailing_id, delivery.due_at, delivery.state, message_id=delivery.message_id)
+    for attempt in delivery.attempts:
+        yield _Line(
+            kind=CHOSEN,
+            mailing_id=delivery.mailing_id,
+            due_at=delivery.due_at,
+            status=attempt.status,
+            attempt=attempt.attempt,
+            at=attempt.at,
+            details=attempt.reply,
+            queue_id=attempt.queue_id,
+            message_id=delivery.message_id,
+        )
 
 
-def _draw(found: "AddressHistory") -> "Iterator[RenderableType]":
+# Output to a terminal
+
+
+def _page(history: "AddressHistory") -> "Iterator[RenderableType]":
     from rich.text import Text
 
-    from skychimp.cli import charts
-    from skychimp.cli.output import escape
+    from skychimp.cli.display import charts
+    from skychimp.cli.display.values import escape
 
-    yield Text(escape(found.email), "bold")
-    for client in found.clients:
-        yield Text(escape(_who(client)))
-    if not found.clients:
-        yield Text("it is no client by now")
-    for one in found.chosen:
-        yield _chosen(one)
-    if found.left_out:
-        yield charts.title("Left out")
-        yield _table((_when(out), out.subject, out.mailing_id, out.reason) for out in found.left_out)
-    if found.coming:
-        yield charts.title("Comes next")
-        yield _table((_moment(one.next_at), one.subject, one.mailing_id, _verdict(one)) for one in found.coming)
+    yield Text(escape(history.email), "bold")
+    for client in history.clients:
+        yield Text(escape(_describe_client(client)))
+    if not history.clients:
+        yield Text("not a client")
+    for delivery in history.chosen:
+        yield _delivery_part(delivery)
+    if history.left_out:
+        yield charts.heading("Left out")
+        yield _mailing_table((_due_times(row), row.subject, row.mailing_id, row.reason) for row in history.left_out)
+    if history.coming:
+        yield charts.heading("Next")
+        yield _mailing_table(
+            (_local_time(row.next_at), row.subject, row.mailing_id, _describe_next(row)) for row in history.coming
+        )
 
 
-def _who(client: "ClientOf") -> str:
-    facts = [f"client {client.id} of {client.owner}, since {_moment(client.created_at)}", client.name or ""]
-    facts.append("tags: " + ", ".join(client.tags) if client.tags else "")
+def _describe_client(client: "KnownClient") -> str:
+    parts = [f"client {client.id} of {client.owner} since {_local_time(client.created_at)}", client.name or ""]
+    parts.append("tags: " + ", ".join(client.tags) if client.tags else "")
     if client.bad_at is not None:
-        facts.append(f"marked as bad at {_moment(client.bad_at)}: {client.bad_reason}")
-    return "; ".join(filter(None, facts))
+        parts.append(f"bad address since {_local_time(client.bad_at)}: {client.bad_reason}")
+    return "; ".join(filter(None, parts))
 
 
-def _chosen(one: "Chosen") -> "RenderableType":
+def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
 
-    from skychimp.cli import charts
-    from skychimp.cli.output import escape
+    from skychimp.cli.display import charts
+    from skychimp.cli.display.values import escape
 
-    head = charts.title(f"{_moment(one.due_at)}  {escape(one.subject)} ")
-    head.append(f"(mailing {one.mailing_id}): ", "dim").append(one.state, charts.STYLES.get(one.state, ""))
-    if one.next_try_at is not None:
-        head.append(f", the next try is at {_moment(one.next_try_at)}", "")
-    table = charts.grid(right=(0,), columns=4)
-    for tried in one.attempts:
-        words = Text("\n".join(map(escape, tried.reply.split("\n"))))
-        if tried.status != "sent":
-            words.append(f"\n{tried.meaning}", "dim")
-        if tried.queue_id:
-            words.append(f"\nqueue id {escape(tried.queue_id)} at {escape(tried.relay)}")
-        status = Text(tried.status.replace("_", " "), charts.STYLES[tried.status])
-        table.add_row(Text(str(tried.attempt)), Text(_moment(tried.at, "%Y-%m-%d %H:%M:%S")), status, words)
-    name = Text(f"Message-ID {escape(one.message_id)}", "dim", overflow="fold")
-    return Group(head, table, Padding(name, (0, 0, 0, 1)))
+    heading = charts.heading(f"{_local_time(delivery.due_at)}  {escape(delivery.subject)} ")
+    heading.append(f"(mailing {delivery.mailing_id}): ", "dim")
+    heading.append(delivery.state, charts.STYLES.get(delivery.state, ""))
+    if delivery.next_try_at is not None:
+        heading.append(f", next try at {_local_time(delivery.next_try_at)}", "")
+    message_id = Text(f"Message-ID {escape(delivery.message_id)}", "dim", overflow="fold")
+    return Group(heading, _attempt_table(delivery), Padding(message_id, (0, 0, 0, 1)))
 
 
-def _table(rows: "Iterator[tuple[str, str, int, str]]") -> "Table":
+def _attempt_table(delivery: "DeliveryInfo") -> "Table":
     from rich.text import Text
 
-    from skychimp.cli import charts
-    from skychimp.cli.output import escape
+    from skychimp.cli.display import charts
+    from skychimp.cli.display.values import escape
 
-    table = charts.grid(right=(), columns=2)
-    for when, subject, mailing_id, verdict in rows:
-        said = Text(f"{escape(subject)} ")
-        said.append(f"(mailing {mailing_id})", "dim").append(f"\n{escape(verdict)}")
-        table.add_row(Text(when), said)
+    table = charts.borderless_table(numbers=(0,), columns=4)
+    for attempt in delivery.attempts:
+        reply = Text("\n".join(map(escape, attempt.reply.split("\n"))))
+        if attempt.status != "sent":
+            reply.append(f"\n{attempt.meaning}", "dim")
+        if attempt.queue_id:
+            reply.append(f"\nqueue ID {escape(attempt.queue_id)} at {escape(attempt.relay)}")
+        status = Text(attempt.status.replace("_", " "), charts.STYLES[attempt.status])
+        table.add_row(Text(str(attempt.attempt)), Text(_local_time(attempt.at, "%Y-%m-%d %H:%M:%S")), status, reply)
     return table
 
 
-def _when(out: "LeftOut") -> str:
-    if out.times == 1:
-        return _moment(out.last_due_at)
-    return f"{out.times} times,\n{_moment(out.first_due_at)}\nto {_moment(out.last_due_at)}"
+def _mailing_table(rows: "Iterable[tuple[str, str, int, str]]") -> "Table":
+    """Return a table with due times in the first column, and a mailing and a remark in the second."""
+    from rich.text import Text
+
+    from skychimp.cli.display import charts
+    from skychimp.cli.display.values import escape
+
+    table = charts.borderless_table(numbers=(), columns=2)
+    for due_times, subject, mailing_id, remark in rows:
+        cell = Text(f"{escape(subject)} ")
+        cell.append(f"(mailing {mailing_id})", "dim").append(f"\n{escape(remark)}")
+        table.add_row(Text(due_times), cell)
+    return table
 
 
-def _verdict(one: "Coming") -> str:
-    return "chosen, as things are" if one.reason is None else f"left out: {one.reason}"
+def _due_times(exclusion: "Exclusion") -> str:
+    if exclusion.times == 1:
+        return _local_time(exclusion.last_due_at)
+    return f"{exclusion.times} times,\n{_local_time(exclusion.first_due_at)}\nto {_local_time(exclusion.last_due_at)}"
 
 
-def _moment(at: datetime, form: str = "%Y-%m-%d %H:%M") -> str:
-    return at.astimezone().strftime(form)
+def _describe_next(occurrence: "NextOccurrence") -> str:
+    return "will be sent" if occurrence.reason is None else f"left out: {occurrence.reason}"
+
+
+def _local_time(at: datetime, pattern: str = "%Y-%m-%d %H:%M") -> str:
+    return at.astimezone().strftime(pattern)

@@ -1,1 +1,1 @@
-"""Turn a message into the bytes of an email."""
+"""Compose emails from messages."""

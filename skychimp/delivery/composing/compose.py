@@ -1,6 +1,6 @@
-"""Letters: a message is compiled once an occurrence and turned into bytes once a client; pure.
+"""Compose emails: compile a message once per occurrence, and turn it into bytes once per client; pure.
 
-What is the same for all clients is encoded once. The same letter composed again is the same to the byte.
+What is the same for all clients is encoded once. Composing an email again gives exactly the same bytes.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
 
-LONGEST_SUBJECT = 1_000
+MAX_SUBJECT_LENGTH = 1_000
 
 
 class MessageContent(NamedTuple):
-    """A message's words: templates; `html` is the HTML part where it is given, a Markdown body makes its own."""
+    """The templates of a message. Without `html`, the HTML part of a Markdown message is made from its body."""
 
     subject: str
     body: str
@@ -27,6 +27,8 @@ class MessageContent(NamedTuple):
 
 
 class Recipient(NamedTuple):
+    """A client as templates see it."""
+
     email: str
     name: str
     comment: str
@@ -37,30 +39,37 @@ class _MailingId(NamedTuple):
     id: int
 
 
+_SAMPLE_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+_SAMPLE_RECIPIENTS = (
+    Recipient("ada@example.org", "Ada Lovelace", "", ("vip",)),
+    Recipient("b@example.org", "", "", ()),
+)
+
+
 class Composer:
-    """Composes the letters of one occurrence. Raises InvalidValue where its words are no templates."""
+    """Composes the emails of one occurrence. Raises InvalidValue if the content has an invalid template."""
 
     def __init__(
-        self, words: MessageContent, *, sender: str, date: datetime, mailing_id: int, due_at: datetime
+        self, content: MessageContent, *, sender: str, date: datetime, mailing_id: int, due_at: datetime
     ) -> None:
-        from skychimp.delivery.composing import templates  # a list of messages needs no Jinja2
-        from skychimp.delivery.composing.templates import DueAt, Text
+        from skychimp.delivery.composing import templates  # lists of messages do without the time to import Jinja2
+        from skychimp.delivery.composing.templates import DueAt, TextTemplate
 
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
-        self._subject = Text(words.subject, "subject", self._values)
-        self._text = Text(words.body, "body", self._values)
-        html = templates.from_markdown(words.body) if words.format == Format.MARKDOWN else words.html
-        self._html = None if html is None else Text(html, "HTML", self._values, html=True)
-        seed = repr((words, date.timestamp(), mailing_id)).encode()
+        self._subject = TextTemplate(content.subject, "subject", self._values)
+        self._text = TextTemplate(content.body, "body", self._values)
+        html = templates.from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
+        self._html = None if html is None else TextTemplate(html, "HTML", self._values, html=True)
+        seed = repr((content, date.timestamp(), mailing_id)).encode()
         self._boundary = b"=_" + hashlib.blake2b(seed, digest_size=16).hexdigest().encode()
-        self._from = b"From: " + mime.sender(sender) + b"\r\nTo: "
+        self._from = b"From: " + mime.sender_header(sender) + b"\r\nTo: "
         self._date = b"\r\nDate: " + format_datetime(date).encode() + b"\r\nMessage-ID: "
-        self._same_subject = self._subject_header() if self._subject.is_constant else None
-        is_constant = self._text.is_constant and (self._html is None or self._html.is_constant)
-        self._same_body = self._body() if is_constant else None
+        self._constant_subject = self._encode_subject() if self._subject.is_constant else None
+        has_constant_body = self._text.is_constant and (self._html is None or self._html.is_constant)
+        self._constant_body = self._encode_body() if has_constant_body else None
 
     def compose(self, to: Recipient, message_id: str) -> bytes:
-        """The letter for one client: bytes with CRLF line ends. Raises InvalidValue with the reason there is none."""
+        """Return the email to one client, with CRLF line ends. Raises InvalidValue if it cannot be composed."""
         self._values["client"] = to
         try:
             return b"".join(
@@ -68,57 +77,61 @@ class Composer:
                     self._from,
                     mime.mailbox(mime.one_line(to.name), to.email),
                     b"\r\nSubject: ",
-                    self._same_subject or self._subject_header(),
+                    self._constant_subject or self._encode_subject(),
                     self._date,
                     message_id.encode("ascii"),
                     b"\r\nMIME-Version: 1.0\r\n",
-                    self._same_body or self._body(),
+                    self._constant_body or self._encode_body(),
                 )
             )
         except UnicodeEncodeError:
-            raise InvalidValue("the letter holds half a character (a lone surrogate)") from None
+            raise InvalidValue("the email contains invalid Unicode (a lone surrogate)") from None
 
     def render(self, to: Recipient) -> tuple[str, str, str | None]:
-        """Subject, text and HTML as that client would read them. Raises InvalidValue."""
+        """Return subject, text and HTML (or None) as one client reads them. Raises InvalidValue."""
         self._values["client"] = to
         html = None if self._html is None else self._html.render()
         return mime.one_line(self._subject.render()), self._text.render(), html
 
-    def _subject_header(self) -> bytes:
-        return mime.header(mime.one_line(self._subject.render()))
+    def _encode_subject(self) -> bytes:
+        return mime.header_value(mime.one_line(self._subject.render()))
 
-    def _body(self) -> bytes:
+    def _encode_body(self) -> bytes:
         if self._html is None:
-            return mime.part(self._text.pieces(), "plain")
+            return mime.text_part(self._text.pieces(), "plain")
         boundary = self._boundary
         return b"".join(
             (
                 b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n' % (boundary, boundary),
-                mime.part(self._text.pieces(), "plain", avoid=boundary),
+                mime.text_part(self._text.pieces(), "plain", avoid=boundary),
                 b"\r\n--%b\r\n" % boundary,
-                mime.part(self._html.pieces(), "html", avoid=boundary),
+                mime.text_part(self._html.pieces(), "html", avoid=boundary),
                 b"\r\n--%b--\r\n" % boundary,
             )
         )
 
 
 def message_id(secret: bytes, delivery_id: int, domain: str) -> str:
-    """The Message-ID of a delivery: a keyed hash, the same at every attempt, that tells nobody how many there are."""
+    """Return the Message-ID of a delivery, which is the same for all its attempts.
+
+    It is a keyed hash, so that it does not reveal how many emails are sent.
+    """
     digest = hashlib.blake2b(str(delivery_id).encode(), key=secret[:64], digest_size=16).hexdigest()
     return f"<{addresses.with_ascii_domain(f'{digest}@{domain}')}>"
 
 
-def check(words: MessageContent) -> None:
-    """Check a message's templates, and compose it for two made-up clients. Raises InvalidValue."""
-    if not words.subject.strip():
+def check_content(content: MessageContent) -> None:
+    """Raise InvalidValue if a message has an invalid template, or cannot be composed for one of two sample clients."""
+    if not content.subject.strip():
         raise InvalidValue("the subject is empty")
-    if len(words.subject) > LONGEST_SUBJECT or mime.one_line(words.subject) != words.subject.strip():
-        raise InvalidValue(f"the subject is one line of up to {LONGEST_SUBJECT} characters")
-    now = datetime(2000, 1, 1, tzinfo=UTC)
-    composer = Composer(words, sender="check@localhost", date=now, mailing_id=1, due_at=now)
-    for sample in (Recipient("ada@example.org", "Ada Lovelace", "", ("vip",)), Recipient("b@example.org", "", "", ())):
+    if len(content.subject) > MAX_SUBJECT_LENGTH:
+        raise InvalidValue(f"the subject is longer than {MAX_SUBJECT_LENGTH:,} characters")
+    if mime.one_line(content.subject) != content.subject.strip():
+        raise InvalidValue("the subject contains a line break or a control character")
+    composer = Composer(content, sender="check@localhost", date=_SAMPLE_TIME, mailing_id=1, due_at=_SAMPLE_TIME)
+    for recipient in _SAMPLE_RECIPIENTS:
         try:
-            composer.compose(sample, "<check@localhost>")
+            composer.compose(recipient, "<check@localhost>")
         except InvalidValue as error:
-            hint = "it is tried for a client with a name and a tag, and for one without: write | default('...', true)"
+            hint = "use | default('...', true) for clients without a name or tags"
             raise InvalidValue(error.message, hint) from None

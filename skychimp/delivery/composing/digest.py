@@ -1,6 +1,7 @@
-"""The digest: a message's words with the posts that it tells of; pure.
+"""Insert blog posts into the message of a digest; pure.
 
-What a post says is put into the words as text in quotes, `{{ 'so' }}`: it is source of no template, Markdown or HTML.
+A post's text is inserted as a quoted string of the template language, `{{ 'text' }}`. So nothing in it is read as
+template, Markdown or HTML.
 """
 
 import re
@@ -14,59 +15,63 @@ from skychimp.models import Format
 if TYPE_CHECKING:
     from skychimp.delivery.composing.compose import MessageContent
 
+_PLACEHOLDER = re.compile(r"\{\{\s*posts\s*\}\}")
+_ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "\\'{}"})
 
-_PLACE = re.compile(r"\{\{\s*posts\s*\}\}")
-_CODE = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\\'{}"})
 
-
-class News(NamedTuple):
-    """What a digest says of a post; `url` is None where nobody knows where the blog is."""
+class PostSummary(NamedTuple):
+    """What a digest shows of a post. `url` is None if the URL of the blog is not known."""
 
     title: str
     excerpt: str
     url: str | None
 
 
-def news(title: str, content: str, slug: str, blog_url: str | None) -> News:
-    """What a digest says of a post; `content` is Markdown."""
-    url = None if blog_url is None else f"{blog_url}/{quote(page_of(slug))}"
-    return News(title, markdown.excerpt(content), url)
+def summarize_post(title: str, content: str, slug: str, blog_url: str | None) -> PostSummary:
+    """Return what a digest shows of a post. `content` is Markdown."""
+    url = None if blog_url is None else f"{blog_url}/{quote(post_page(slug))}"
+    return PostSummary(title, markdown.excerpt(content), url)
 
 
-def page_of(slug: str) -> str:
-    """A post's page in the blog's site."""
+def post_page(slug: str) -> str:
+    """Return the path of a post's page in the blog's site."""
     return f"posts/{slug}.html"
 
 
-def with_posts(words: "MessageContent", posts: Sequence[News]) -> "MessageContent":
-    """The words with the posts at `{{ posts }}`, or after the body where that stands nowhere in it."""
-    listing = "\n\n".join(_in_markdown(post) if words.format == Format.MARKDOWN else _in_text(post) for post in posts)
-    body = words.body if names_posts(words.body) else words.body.rstrip("\n") + "\n\n{{ posts }}\n"
-    in_html = "\n".join(map(_in_html, posts))
-    return words._replace(
-        body=_PLACE.sub(lambda _: listing, body),
-        html=None if words.html is None else _PLACE.sub(lambda _: in_html, words.html),
+def insert_posts(content: "MessageContent", posts: Sequence[PostSummary]) -> "MessageContent":
+    """Return the message with the posts in place of `{{ posts }}`.
+
+    If the body does not contain it, the posts follow the body.
+    """
+    as_body = _as_markdown if content.format == Format.MARKDOWN else _as_text
+    listing = "\n\n".join(map(as_body, posts))
+    html_listing = "\n".join(map(_as_html, posts))
+    body = content.body if has_posts_placeholder(content.body) else content.body.rstrip("\n") + "\n\n{{ posts }}\n"
+    return content._replace(
+        body=_PLACEHOLDER.sub(lambda _: listing, body),
+        html=None if content.html is None else _PLACEHOLDER.sub(lambda _: html_listing, content.html),
     )
 
 
-def names_posts(source: str) -> bool:
-    """Whether a template says where the posts go."""
-    return _PLACE.search(source) is not None
+def has_posts_placeholder(template: str) -> bool:
+    """Return whether a template contains `{{ posts }}`."""
+    return _PLACEHOLDER.search(template) is not None
 
 
 def _quoted(text: str) -> str:
-    return f"{{{{ '{text.translate(_CODE)}' }}}}"
+    """Return a template expression for a text."""
+    return f"{{{{ '{text.translate(_ESCAPES)}' }}}}"
 
 
-def _in_text(post: News) -> str:
+def _as_text(post: PostSummary) -> str:
     return "\n".join(filter(None, (_quoted(post.title), post.excerpt and _quoted(post.excerpt), post.url)))
 
 
-def _in_markdown(post: News) -> str:
+def _as_markdown(post: PostSummary) -> str:
     title = _quoted(post.title) if post.url is None else f"[{_quoted(post.title)}](<{post.url}>)"
     return f"## {title}" + (f"\n\n{_quoted(post.excerpt)}" if post.excerpt else "")
 
 
-def _in_html(post: News) -> str:
+def _as_html(post: PostSummary) -> str:
     title = _quoted(post.title) if post.url is None else f'<a href="{post.url}">{_quoted(post.title)}</a>'
     return f"<h2>{title}</h2>" + (f"\n<p>{_quoted(post.excerpt)}</p>" if post.excerpt else "")

@@ -1,7 +1,7 @@
-"""Text as the bytes of a letter: header values and bodies, always in seven bits; pure.
+"""Encode header values and text parts of an email in 7-bit ASCII; pure.
 
-A header value is plain ASCII where it can be, else encoded words (RFC 2047). What merely looks like an encoded word is
-encoded too, so that a parser gives back the very words and can't be made to see another header in them.
+A header value is plain ASCII where possible, and encoded words (RFC 2047) otherwise. A text that only looks like an
+encoded word is encoded too, so that a mail reader shows exactly this text, and no text can add another header.
 """
 
 import binascii
@@ -11,63 +11,68 @@ from functools import lru_cache
 
 from skychimp import addresses
 from skychimp.errors import InvalidValue
+from skychimp.text import shortened
 
-LONGEST_LINE = 998  # RFC 5322, section 2.1.1
-_LINE = 76  # RFC 2045, section 6.7, and RFC 2047, section 2
-_ROOM = _LINE - len("Subject: ")
-_WORD_BYTES = (_ROOM - len("=?utf-8?b??=")) // 4 * 3
+MAX_LINE_LENGTH = 998
+"""Bytes of a line without its line end (RFC 5322, section 2.1.1)."""
+
+_FOLD_LENGTH = 76  # RFC 2045, section 6.7, and RFC 2047, section 2
+_FIRST_LINE_LENGTH = _FOLD_LENGTH - len("Subject: ")
+_ENCODED_WORD_BYTES = (_FIRST_LINE_LENGTH - len("=?utf-8?b??=")) // 4 * 3
 _PLAIN_HEADER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _HEADER_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_NOT_IN_ADDRESS = re.compile(r'[\x00-\x20\x7f-\xa0\u2028\u2029<>()\[\]\\,;:"]')
-_SEVEN_BIT = bytes((*b"\t\n", *range(0x20, 0x7F)))
+_FORBIDDEN_IN_ADDRESS = re.compile(r'[\x00-\x20\x7f-\xa0\u2028\u2029<>()\[\]\\,;:"]')
+_7BIT_BYTES = bytes((*b"\t\n", *range(0x20, 0x7F)))
 
 
 def one_line(text: str) -> str:
-    """The text without control characters and line breaks: each run of them is one space."""
+    """Return a text with each run of control characters and line breaks replaced by a space."""
     return _HEADER_BREAKS.sub(" ", text).strip()
 
 
-def header(text: str) -> bytes:
-    """A header's value, folded; `text` is one line."""
+def header_value(text: str) -> bytes:
+    """Return a line of text as the folded value of a header."""
     if not text:
         return b""
     if _is_plain(text):
-        if len(text) <= _ROOM:
+        if len(text) <= _FIRST_LINE_LENGTH:
             return text.encode("ascii")
-        if "  " not in text and max(map(len, text.split(" "))) <= _ROOM:
-            return _folded(text)
+        if "  " not in text and max(map(len, text.split(" "))) <= _FIRST_LINE_LENGTH:
+            return _fold(text)
     return _encoded_words(text)
 
 
 def mailbox(name: str, address: str) -> bytes:
-    """An address with its display name, which is one line. The domain is in ASCII, unless the local part is not.
+    """Return an address with a display name of one line (or "") as the value of a header.
 
-    Raises InvalidValue for an address that can't stand in a header.
+    The domain is converted to ASCII, unless the local part is not ASCII either. Raises InvalidValue for an address
+    with characters that have a meaning in a header.
     """
-    if _NOT_IN_ADDRESS.search(address):
-        raise InvalidValue(f"{address!a} can't be written in a letter")
+    if _FORBIDDEN_IN_ADDRESS.search(address):
+        raise InvalidValue(f"the address {shortened(address, addresses.MAX_LENGTH)} cannot be used in a header")
     if not address.isascii() and address.rpartition("@")[0].isascii():
         address = addresses.with_ascii_domain(address)
-    place = address.encode()
+    encoded = address.encode()
     if not name:
-        return place
-    word = b'"%b"' % name.replace("\\", "\\\\").replace('"', '\\"').encode() if _is_plain(name) else b""
-    if not word or len(word) > _ROOM:
-        word = _encoded_words(name)
-    fold = b"\r\n" if len(word) + len(place) + len(" <>") > _ROOM else b""
-    return b"%b%b <%b>" % (word, fold, place)
+        return encoded
+    phrase = b'"%b"' % name.replace("\\", "\\\\").replace('"', '\\"').encode() if _is_plain(name) else b""
+    if not phrase or len(phrase) > _FIRST_LINE_LENGTH:
+        phrase = _encoded_words(name)
+    fold = b"\r\n" if len(phrase) + len(encoded) + len(" <>") > _FIRST_LINE_LENGTH else b""
+    return b"%b%b <%b>" % (phrase, fold, encoded)
 
 
-def sender(text: str) -> bytes:
-    """`Name <address>` as a header's value. Raises InvalidValue."""
+def sender_header(text: str) -> bytes:
+    """Return `Name <address>` as the value of a header. Raises InvalidValue."""
     name, address = addresses.parse_sender(text)
     return mailbox(one_line(name), address)
 
 
-def part(pieces: Sequence[str], subtype: str, avoid: bytes = b"") -> bytes:
-    """A text part with its headers, of a text in pieces: line ends are CRLF, no line is longer than 998, all is ASCII.
+def text_part(pieces: Sequence[str], subtype: str, avoid: bytes = b"") -> bytes:
+    """Return a text, which is given in pieces, as a MIME part with its headers.
 
-    It ends with a line end. `avoid` is a boundary that begins with "=_", which must not occur in it.
+    The part is ASCII with CRLF line ends and lines of at most MAX_LINE_LENGTH bytes, and ends with a line end. `avoid`
+    is a boundary that must not occur in it, and that begins with "=_": no encoding produces these characters.
     """
     text = "".join(pieces)
     if "\r" in text:
@@ -75,10 +80,10 @@ def part(pieces: Sequence[str], subtype: str, avoid: bytes = b"") -> bytes:
     if not text.endswith("\n"):
         pieces, text = (*pieces, "\n"), text + "\n"
     data = text.encode()
-    special = len(data.translate(None, _SEVEN_BIT))
+    special = len(data.translate(None, _7BIT_BYTES))
     if not special and _has_short_lines(data) and not (avoid and avoid in data):
         encoding, data = b"7bit", data.replace(b"\n", b"\r\n")
-    elif special * 6 <= len(data):  # about where the two are equally long
+    elif special * 6 <= len(data):  # about where both encodings have the same length
         encoding, data = b"quoted-printable", _quoted_printable(pieces)
     else:
         encoding, data = b"base64", _base64(data)
@@ -88,51 +93,52 @@ def part(pieces: Sequence[str], subtype: str, avoid: bytes = b"") -> bytes:
 
 def _has_short_lines(data: bytes) -> bool:
     start = 0
-    while len(data) - start > LONGEST_LINE:
-        start = data.rfind(b"\n", start, start + LONGEST_LINE + 1) + 1
+    while len(data) - start > MAX_LINE_LENGTH:
+        start = data.rfind(b"\n", start, start + MAX_LINE_LENGTH + 1) + 1
         if not start:
             return False
     return True
 
 
 def _quoted_printable(pieces: Sequence[str]) -> bytes:
-    """A line is encoded by itself, so that only those that a client's words stand in are encoded for every letter."""
+    """Encode a text line by line. Only the lines with a client's data are encoded again for each email."""
     encoded: list[bytes] = []
     line = ""
     for piece in pieces:
-        if len(piece) > _LINE and "\n" in piece:
-            head, whole_lines, tail = _cut(piece)
-            encoded += (_quoted(line + head), whole_lines)
+        if len(piece) > _FOLD_LENGTH and "\n" in piece:
+            head, whole_lines, tail = _split_and_encode(piece)
+            encoded += (_quote(line + head), whole_lines)
             line = tail
         else:
             line += piece
-    return b"".join((*encoded, _quoted(line)))
+    return b"".join((*encoded, _quote(line)))
 
 
 @lru_cache(maxsize=256)
-def _cut(piece: str) -> tuple[str, bytes, str]:
-    """The rest of a line that a piece begins with, its whole lines, encoded, and the beginning of a line at its end."""
+def _split_and_encode(piece: str) -> tuple[str, bytes, str]:
+    """Split a piece into the end of a line, whole lines, which are encoded, and the start of a line."""
     start, end = piece.index("\n") + 1, piece.rindex("\n") + 1
-    return piece[:start], _quoted(piece[start:end]), piece[end:]
+    return piece[:start], _quote(piece[start:end]), piece[end:]
 
 
-def _quoted(lines: str) -> bytes:
+def _quote(lines: str) -> bytes:
     return binascii.b2a_qp(lines.encode()).replace(b"\n", b"\r\n")
 
 
 def _base64(data: bytes) -> bytes:
-    whole = binascii.b2a_base64(data.replace(b"\n", b"\r\n"), newline=False)
-    return b"\r\n".join([whole[start : start + _LINE] for start in range(0, len(whole), _LINE)]) + b"\r\n"
+    encoded = binascii.b2a_base64(data.replace(b"\n", b"\r\n"), newline=False)
+    lines = [encoded[start : start + _FOLD_LENGTH] for start in range(0, len(encoded), _FOLD_LENGTH)]
+    return b"\r\n".join(lines) + b"\r\n"
 
 
 def _is_plain(text: str) -> bool:
     return text.isascii() and "=?" not in text and _PLAIN_HEADER.fullmatch(text) is not None
 
 
-def _folded(text: str) -> bytes:
+def _fold(text: str) -> bytes:
     lines = [""]
     for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > _ROOM:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > _FIRST_LINE_LENGTH:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
@@ -140,12 +146,12 @@ def _folded(text: str) -> bytes:
 
 
 def _encoded_words(text: str) -> bytes:
-    words, chunk = [], b""
+    chunks, chunk = [], b""
     for character in text:
-        octets = character.encode()
-        if len(chunk) + len(octets) > _WORD_BYTES:
-            words.append(chunk)
+        encoded = character.encode()
+        if len(chunk) + len(encoded) > _ENCODED_WORD_BYTES:
+            chunks.append(chunk)
             chunk = b""
-        chunk += octets
-    words.append(chunk)
-    return b"\r\n ".join(b"=?utf-8?b?%b?=" % binascii.b2a_base64(word, newline=False) for word in words)
+        chunk += encoded
+    chunks.append(chunk)
+    return b"\r\n ".join(b"=?utf-8?b?%b?=" % binascii.b2a_base64(chunk, newline=False) for chunk in chunks)

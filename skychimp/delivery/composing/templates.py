@@ -1,15 +1,14 @@
-"""Templates: a subset of Jinja2 that can neither loop nor grow without bound; pure.
+"""Render templates in a subset of Jinja2 that cannot run arbitrary code, loop forever or grow without limit; pure.
 
-A source's syntax tree is checked before it is compiled: output, attributes, comparisons and boolean logic, if/else, a
-`for` over `client.tags`, and a listed set of filters. Client data is never source: not of a template, and not of
-Markdown or HTML.
+The syntax tree of a template is checked before it is compiled. Allowed are output, attributes, comparisons, boolean
+logic, if/else, a `for` loop over `client.tags`, and the filters listed below. A client's data is never used as the
+source of a template, of Markdown or of HTML.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from difflib import get_close_matches
 from traceback import walk_tb
 from typing import Any, NamedTuple
 
@@ -18,22 +17,25 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from skychimp import markdown
 from skychimp.errors import InvalidValue
+from skychimp.text import did_you_mean
 
 ATTRIBUTES = {"client": ("email", "name", "comment", "tags"), "mailing": ("id",)}
-NAMES = (*ATTRIBUTES, "due_at")
+VARIABLES = (*ATTRIBUTES, "due_at")
 FILTERS = (
     "capitalize", "date", "default", "first", "join", "last", "length", "lower", "title", "trim", "upper", "urlencode",
 )  # fmt: skip
-LONGEST_ARGUMENT = 100
-LARGEST = 1_000_000  # characters, of a source and of what comes of it
-DEEPEST = 50
-MOST_NODES = 5_000  # of the syntax tree: a thousand expressions or so
-ALLOWED = "allowed: {{ client.name }} and the like, if/else, for over client.tags, filters " + ", ".join(FILTERS)
+MAX_ARGUMENT_LENGTH = 100
+MAX_LENGTH = 1_000_000
+"""Characters of a template, and of a rendered text."""
+MAX_DEPTH = 50
+MAX_NODES = 5_000
+"""Nodes of the syntax tree, which is about a thousand expressions."""
 
+_HINT = 'run "skychimp help templates"'
 _READABLE = frozenset(name for names in ATTRIBUTES.values() for name in names)
-_DATE = re.compile(r"([^%]|%-?[aAbBdHIjmMpSyYZz]|%%)*")
+_DATE_FORMAT = re.compile(r"([^%]|%-?[aAbBdHIjmMpSyYZz]|%%)*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NODES = (
+_ALLOWED_NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Const, nodes.Compare,
     nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.If, nodes.CondExpr, nodes.For, nodes.Filter, nodes.List,
     nodes.Tuple,
@@ -41,7 +43,7 @@ _NODES = (
 
 
 class DueAt:
-    """An occurrence's time as a template sees it: `2026-12-01 09:00`, or by `| date(FORMAT)`."""
+    """The due time of an occurrence as templates see it: `2026-12-01 09:00`, or as `| date(FORMAT)` writes it."""
 
     def __init__(self, at: datetime) -> None:
         self._at = at
@@ -50,37 +52,38 @@ class DueAt:
     def __str__(self) -> str:
         return self._shown
 
-    def date(self, form: str) -> str:
-        return self._at.strftime(form)
+    def date(self, date_format: str) -> str:
+        """Return the time in a format of strftime."""
+        return self._at.strftime(date_format)
 
 
-class Text:
-    """A compiled template over `values`, which its owner changes from letter to letter; `field` is its name in errors.
+class TextTemplate:
+    """A compiled template. The caller changes `values` for each email before it is rendered.
 
-    Raises InvalidValue where the source is more than the subset.
+    `field` names the template in errors: subject, body or HTML. Raises InvalidValue if the source is not in the subset.
     """
 
     def __init__(self, source: str, field: str, values: dict[str, Any], *, html: bool = False) -> None:
         self._template, self.is_constant = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT)
         self._render = self._template.root_render_func
-        # One context for all letters: to make one for each would cost as much as the rest of a small letter.
+        # One context for all emails: creating one for each would take as long as the rest of a small email.
         self._context = self._template.new_context(values, shared=True)
         self._field = field
         self._is_html = html
 
     def render(self) -> str:
-        """The text for the values as they are now. Raises InvalidValue."""
+        """Return the text for the current values. Raises InvalidValue."""
         return "".join(self.pieces())
 
     def pieces(self) -> list[str]:
-        """The same in pieces, of which those that are the same for all are the same objects. Raises InvalidValue."""
+        """Return the text in pieces. The constant ones are the same objects each time. Raises InvalidValue."""
         try:
             pieces = list(self._render(self._context))
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidValue(f"the {self._field}, line {self._line(error)}: {error}") from None
-        if sum(map(len, pieces)) > LARGEST:
-            raise InvalidValue(f"the {self._field} came to more than {LARGEST} characters")
-        # What HTML has escaped is a Markup, which escapes whatever is added to it.
+        if sum(map(len, pieces)) > MAX_LENGTH:
+            raise InvalidValue(f"the {self._field} has more than {MAX_LENGTH:,} characters after rendering")
+        # Escaped values are Markup objects, which would escape again whatever is appended to them.
         return list(map(str, pieces)) if self._is_html else pieces
 
     def _line(self, error: Exception) -> int:
@@ -91,50 +94,50 @@ class Text:
 
 
 def from_markdown(source: str) -> str:
-    """The HTML template that a Markdown template stands for; raw HTML in it is shown, not obeyed.
+    """Return the HTML template of a Markdown template. Raw HTML is shown as text.
 
-    The expressions are carried through as plain words that Markdown leaves alone, and put back. Every other brace
-    becomes an entity: what Markdown unescapes must not turn into an expression.
+    The expressions are replaced by words that Markdown does not change, and inserted again afterwards. Every other
+    brace becomes an entity: what Markdown unescapes must not become an expression.
     """
-    # No text holds its own hash, so that nothing in it can be taken for one of the words.
+    # No text contains its own hash, so nothing in it can be mistaken for one of the words.
     mark = "x" + hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     expressions: list[_Expression] = []
 
-    def carried(piece: "str | _Expression") -> str:
+    def replace(piece: "str | _Expression") -> str:
         if isinstance(piece, str):
             return piece
         expressions.append(piece)
         return f"{mark}x{len(expressions) - 1}x"
 
-    def put_back(html: str, *, link: bool = False) -> str:
-        return re.sub(rf"{mark}x(\d+)x", lambda word: expressions[int(word[1])].source(link=link), html)
+    def insert(html: str, *, link: bool = False) -> str:
+        return re.sub(rf"{mark}x(\d+)x", lambda match: expressions[int(match[1])].source(link=link), html)
 
-    def without_paragraph(found: re.Match[str]) -> str:
-        return found[0] if expressions[int(found[2])].is_output else found[1]
+    def without_paragraph(match: re.Match[str]) -> str:
+        return match[0] if expressions[int(match[2])].is_output else match[1]
 
-    html = (
-        markdown.renderer(only_safe_links=False).render("".join(map(carried, _pieces(source)))).replace("{", "&#123;")
-    )
+    words = "".join(map(replace, _split(source)))
+    html = markdown.renderer(only_safe_links=False).render(words).replace("{", "&#123;")
+    # A tag such as {% if %} alone on a line is not a paragraph: <p> and </p> would surround only half of the block.
     html = re.sub(rf"<p>({mark}x(\d+)x)</p>", without_paragraph, html)
-    html = re.sub(r'(?:href|src)="[^"]*"', lambda found: put_back(found[0], link=True), html)
-    return put_back(html)
+    html = re.sub(r'(?:href|src)="[^"]*"', lambda match: insert(match[0], link=True), html)
+    return insert(html)
 
 
 class _Expression(NamedTuple):
-    """What stands between `{{` and `}}`, or between `{%` and `%}`; white space around it is already cut as `-` says."""
+    """The inside of `{{ }}` or `{% %}`, after white space control by `-` was applied."""
 
     inner: str
     is_output: bool
 
     def source(self, *, link: bool) -> str:
-        """It as template source; in a link its value is quoted, so that client data can't be a link of its own."""
+        """Return the expression as template source. In a link it is URL-encoded: data must not be a link."""
         if not self.is_output:
             return f"{{%{self.inner}%}}"
         return f"{{{{ ({self.inner}) | urlencode }}}}" if link else f"{{{{{self.inner}}}}}"
 
 
-def _pieces(source: str) -> Iterator[str | _Expression]:
-    """The source cut into plain text and expressions, without its comments; raw text is plain."""
+def _split(source: str) -> Iterator[str | _Expression]:
+    """Split a template into text and expressions, without comments. Raw blocks are text."""
     inner: str | None = None
     for _, kind, value in _ENVIRONMENT.lex(source):
         if kind in ("variable_begin", "block_begin"):
@@ -149,29 +152,31 @@ def _pieces(source: str) -> Iterator[str | _Expression]:
 
 
 def _compiled(source: str, field: str, environment: "_Environment") -> tuple[Template, bool]:
-    """The template, once it is checked, and whether it is plain text only."""
-    if len(source) > LARGEST:
-        raise InvalidValue(f"the {field} is longer than {LARGEST} characters")
+    """Check and compile a template, and return it with whether it is constant. Raises InvalidValue."""
+    if len(source) > MAX_LENGTH:
+        raise InvalidValue(f"the {field} is longer than {MAX_LENGTH:,} characters")
     if _SURROGATE.search(source):
-        raise InvalidValue(f"the {field} holds half a character (a lone surrogate)", "is it written in UTF-8?")
+        raise InvalidValue(f"the {field} contains invalid Unicode (a lone surrogate)", "save it as UTF-8")
     try:
         tree = environment.parse(source)
-        _check(tree, frozenset(), DEEPEST)
+        _check(tree, frozenset(), MAX_DEPTH)
         kinds = list(map(type, tree.find_all(nodes.Node)))
-        if len(kinds) > MOST_NODES:
+        if len(kinds) > MAX_NODES:
             raise InvalidValue(f"the {field} has too many expressions")
         return environment.from_string(tree), {nodes.Output, nodes.TemplateData}.issuperset(kinds)
     except TemplateSyntaxError as error:
-        raise InvalidValue(f"the {field}, line {error.lineno}: {error.message}", ALLOWED) from None
-    except (RecursionError, ValueError):  # of parentheses, and of integers with thousands of digits
-        raise InvalidValue(f"the {field} has an expression that is too deep, or a number that is too long") from None
+        raise InvalidValue(f"the {field}, line {error.lineno}: {error.message}", _HINT) from None
+    except (RecursionError, ValueError):  # thousands of parentheses, or integers of thousands of digits
+        raise InvalidValue(
+            f"the {field} has an expression that is nested too deeply, or a number that is too long"
+        ) from None
 
 
 def _check(node: nodes.Node, loop_names: frozenset[str], depth: int) -> None:
     if not depth:
-        raise _refused(node, "this is nested too deeply")
-    if not isinstance(node, _NODES):
-        raise _refused(node, f"{type(node).__name__.lower()} is not allowed")
+        raise _syntax_error(node, "the template is nested too deeply")
+    if not isinstance(node, _ALLOWED_NODES):
+        raise _syntax_error(node, f"{type(node).__name__.lower()} is not allowed")
     if isinstance(node, nodes.Getattr):
         _check_attribute(node)
         return
@@ -190,76 +195,82 @@ def _check(node: nodes.Node, loop_names: frozenset[str], depth: int) -> None:
 def _check_name(node: nodes.Name, loop_names: frozenset[str]) -> None:
     if node.name in loop_names:
         return
-    if node.name not in NAMES:
-        raise _refused(node, f"there is no {node.name}{_similar(node.name, NAMES)}")
+    if node.name not in VARIABLES:
+        raise _syntax_error(node, f"unknown variable {node.name}{_suggestion(node.name, VARIABLES)}")
     if node.name in ATTRIBUTES:
-        raise _refused(node, f"{node.name} is no text: write {node.name}.{ATTRIBUTES[node.name][0]} or the like")
+        example = f"{node.name}.{ATTRIBUTES[node.name][0]}"
+        raise _syntax_error(node, f"{node.name} is not a text; use one of its attributes such as {example}")
 
 
 def _check_attribute(node: nodes.Getattr) -> None:
     owner = node.node.name if isinstance(node.node, nodes.Name) else ""
-    if node.attr not in ATTRIBUTES.get(owner, ()):
-        near = _similar(node.attr, ATTRIBUTES.get(owner, ()), f"{owner}.")
-        raise _refused(node, f"there is no {owner or 'such'}.{node.attr}{near}")
+    attributes = ATTRIBUTES.get(owner, ())
+    if node.attr not in attributes:
+        raise _syntax_error(node, f"unknown attribute {owner}.{node.attr}{_suggestion(node.attr, attributes)}")
 
 
 def _check_filter(node: nodes.Filter) -> None:
     if node.name not in FILTERS:
-        raise _refused(node, f"there is no filter {node.name}{_similar(node.name, FILTERS)}")
+        raise _syntax_error(node, f"unknown filter {node.name}{_suggestion(node.name, FILTERS)}")
     if node.kwargs or node.dyn_args or node.dyn_kwargs or not all(map(_is_short, node.args)):
-        raise _refused(node, f"a filter takes plain words of up to {LONGEST_ARGUMENT} characters")
+        raise _syntax_error(node, f"filter arguments must be constants of at most {MAX_ARGUMENT_LENGTH} characters")
     if node.name == "join" and not _is_tags(node.node):
-        raise _refused(node, "join goes over client.tags")
+        raise _syntax_error(node, "join must be used with client.tags")
     if node.name == "date" and not (isinstance(node.node, nodes.Name) and node.node.name == "due_at"):
-        raise _refused(node, "date goes with due_at")
+        raise _syntax_error(node, "date must be used with due_at")
     if node.name == "date" and not (len(node.args) == 1 and _is_date_format(node.args[0])):
-        raise _refused(node, "date takes a format, as '%d.%m.%Y %H:%M' (also %-d %-m %y %j %a %A %b %B %I %p %Z)")
+        raise _syntax_error(
+            node, "date needs a format such as '%d.%m.%Y %H:%M' (also %-d %-m %y %j %a %A %b %B %I %p %Z)"
+        )
 
 
 def _loop_name(node: nodes.For, loop_names: frozenset[str]) -> str:
     if loop_names or node.recursive or not isinstance(node.target, nodes.Name) or not _is_tags(node.iter):
-        raise _refused(node, "a for goes over client.tags, once, and not inside another")
-    if node.target.name in NAMES:
-        raise _refused(node, f"{node.target.name} means something else already; write: for tag in client.tags")
+        raise _syntax_error(node, "a for loop must be over client.tags, and not inside another one")
+    if node.target.name in VARIABLES:
+        raise _syntax_error(node, f"{node.target.name} is already a variable; use another name such as tag")
     return node.target.name
 
 
 def _is_short(node: nodes.Expr) -> bool:
-    return isinstance(node, nodes.Const) and len(str(node.value)) <= LONGEST_ARGUMENT
+    return isinstance(node, nodes.Const) and len(str(node.value)) <= MAX_ARGUMENT_LENGTH
 
 
 def _is_date_format(node: nodes.Expr) -> bool:
-    return isinstance(node, nodes.Const) and isinstance(node.value, str) and _DATE.fullmatch(node.value) is not None
+    return (
+        isinstance(node, nodes.Const) and isinstance(node.value, str) and _DATE_FORMAT.fullmatch(node.value) is not None
+    )
 
 
 def _is_tags(node: nodes.Node | None) -> bool:
     return isinstance(node, nodes.Getattr) and node.attr == "tags"
 
 
-def _similar(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    suggestion = did_you_mean(word, known)
+    return f"; {suggestion}" if suggestion else ""
 
 
-def _refused(node: nodes.Node, reason: str) -> TemplateSyntaxError:
+def _syntax_error(node: nodes.Node, reason: str) -> TemplateSyntaxError:
     line = next((each.lineno for each in (node, *node.find_all(nodes.Node)) if each.lineno), 1)
     return TemplateSyntaxError(reason, line)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox. The few attributes that the check lets through are read without its half a microsecond of doubt."""
+    """The sandbox. It reads the few allowed attributes without its own checks, which take half a microsecond each."""
 
     def getattr(self, obj: object, attribute: str) -> object:
         return getattr(obj, attribute) if attribute in _READABLE else super().getattr(obj, attribute)
 
 
-def _shown(value: object) -> object:
+def _joined(value: object) -> object:
+    """Return a list such as client.tags as text. Other values stay as they are."""
     return ", ".join(value) if isinstance(value, list | tuple) else value
 
 
 def _environment(*, html: bool) -> _Environment:
     environment = _Environment(
-        undefined=StrictUndefined, autoescape=html, keep_trailing_newline=True, extensions=(), finalize=_shown
+        undefined=StrictUndefined, autoescape=html, keep_trailing_newline=True, extensions=(), finalize=_joined
     )
     environment.globals.clear()
     environment.filters["date"] = DueAt.date

@@ -1,1 +1,1 @@
-"""When mailings are due."""
+"""Decide when mailings are due, and open what is due."""

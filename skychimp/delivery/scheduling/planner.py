@@ -1,31 +1,59 @@
-"""What is due: opens occurrences, and says beforehand which it would open. Each function is part of a transaction."""
+"""Find the mailings that are due and open their occurrences. Each function is part of its caller's transaction."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Row, and_, func, select, true, update
+from sqlalchemy import Connection, Row, Select, and_, func, select, true, update
 
 from skychimp.delivery.composing import digest
 from skychimp.delivery.scheduling import recurrence
-from skychimp.delivery.scheduling.recurrence import Due, Plan, Schedule
-from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence, OccurrenceState, User
+from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
+from skychimp.models import CatchUp, Every, Format, Mailing, MailingStatus, Message, Occurrence, OccurrenceState
 from skychimp.store import digest_posts, queue
+from skychimp.store.conditions import is_enabled
 
-LOOKS_BACK = {
+if TYPE_CHECKING:
+    from skychimp.delivery.composing.compose import MessageContent
+
+FIRST_DIGEST_PERIOD = {
     Every.ONCE: timedelta(days=31),
     Every.DAY: timedelta(days=1),
     Every.WEEK: timedelta(days=7),
     Every.MONTH: timedelta(days=31),
 }
-"""Where a mailing's first digest begins: so long before the mailing was made, if it has sent nothing since."""
+"""How long before its mailing's creation a first digest begins."""
 
 _M = Mailing.__table__
 _MSG = Message.__table__
 _O = Occurrence.__table__
-_U = User.__table__
+
+
+class DueMailing(NamedTuple):
+    """A mailing with a due time that has passed, the message it sends, and the plan for its due times."""
+
+    id: int
+    owner_id: int
+    all_clients: bool
+    every: Every
+    timezone: str
+    status: MailingStatus
+    created_at: datetime
+    end_at: datetime | None
+    digest: bool
+    subject: str
+    body: str
+    format: Format
+    html: str | None
+    plan: Plan
+
+    def content(self) -> "MessageContent":
+        """Return the message's templates."""
+        from skychimp.delivery.composing.compose import MessageContent  # commands that compose nothing start faster
+
+        return MessageContent(self.subject, self.body, self.format, self.html)
 
 
 def open_due(
@@ -38,150 +66,182 @@ def open_due(
     mailing_id: int | None = None,
     blog_url: str | None = None,
 ) -> int:
-    """Open what is due and record what was missed; how many occurrences were opened. Twice is the same as once.
+    """Open the occurrences that are due, record those that were missed, and return how many were opened.
 
-    A digest without a new post is recorded as skipped. Nothing is opened in a restored store that waits for a person.
+    Calling it again at the same time opens nothing. A digest without a new post is recorded as skipped. A mailing
+    whose schedule cannot be read is disabled. Nothing is opened while a restored store is on hold.
     """
     if queue.is_held(db):
         return 0
 
-    def disable(mailing: Row[tuple[()]], error: Exception) -> None:
-        queue.disable(db, mailing.id, f"its schedule can't be read: {error}", now)
+    def disable(mailing_id: int, error: Exception) -> None:
+        queue.disable_mailing(db, mailing_id, f"the schedule cannot be read: {error}", now)
 
     opened = 0
-    for mailing, plan in due(db, now, mailing_id, disable):
-        letter = {"sender": sender, "return_path": return_path, "timezone": mailing.timezone}
-        base = {"mailing_id": mailing.id, "opened_at": now, "cursor": 0, "format": mailing.format, **letter}
-        for missed in plan.missed:
-            row = base | _times(missed) | _nothing_sent(OccurrenceState.MISSED, missed, now)
-            queue.open_occurrence(db, row)
-        for chosen in plan.open:
-            deadline = min(filter(None, (now + give_up_after, plan.next_at, mailing.end_at)))
-            row = base | _times(chosen) | {"state": OccurrenceState.OPENING, "deadline": deadline}
-            row |= {"subject": mailing.subject, "body": mailing.body, "html": mailing.html}
-            if mailing.digest:
-                opened += _open_digest(db, mailing, row, chosen, blog_url)
-            else:
-                opened += queue.open_occurrence(db, row) is not None
-        db.execute(update(_M).where(_M.c.id == mailing.id).values(_progress(mailing.status, plan)))
+    for mailing in due_mailings(db, now, mailing_id, disable):
+        common = _common_values(mailing, now) | {"sender": sender, "return_path": return_path}
+        for missed in mailing.plan.missed:
+            queue.create_occurrence(db, common | _times(missed) | _unsent_values(OccurrenceState.MISSED, missed, now))
+        for due in mailing.plan.open:
+            deadline = min(filter(None, (now + give_up_after, mailing.plan.next_at, mailing.end_at)))
+            values = common | _times(due) | {"state": OccurrenceState.OPENING, "deadline": deadline}
+            opened += _open_occurrence(db, mailing, values, due, blog_url)
+        _update_progress(db, mailing, mailing.plan)
     return opened
 
 
 def record_missed(db: Connection, now: datetime) -> int:
-    """Record all that is due as missed, of stopped mailings too: it may have been sent from elsewhere; how many."""
-    passed = 0
-    for mailing, plan in due(db, now, stopped_too=True):
-        base = {"mailing_id": mailing.id, "opened_at": now, "format": mailing.format, "timezone": mailing.timezone}
-        base |= {"cursor": 0, "sender": "", "return_path": ""}
-        for one in (*plan.missed, *plan.open):
-            row = base | _times(one) | _nothing_sent(OccurrenceState.MISSED, one, now)
-            passed += queue.open_occurrence(db, row) is not None
-        progress = _progress(mailing.status, plan._replace(open=[]))
-        db.execute(update(_M).where(_M.c.id == mailing.id).values(progress))
-    return passed
+    """Record everything that is due as missed, also of disabled mailings, and return how many occurrences there were.
+
+    This is for a restored store, whose due mailings may have been sent from the original.
+    """
+    number = 0
+    for mailing in due_mailings(db, now, include_disabled=True):
+        common = _common_values(mailing, now) | {"sender": "", "return_path": ""}
+        for due in (*mailing.plan.missed, *mailing.plan.open):
+            values = common | _times(due) | _unsent_values(OccurrenceState.MISSED, due, now)
+            number += queue.create_occurrence(db, values) is not None
+        _update_progress(db, mailing, mailing.plan._replace(open=[]))
+    return number
 
 
-def go_on_after_the_last(db: Connection) -> None:
-    """Let no mailing be due before what it has opened last: its schedule was another one then."""
+def skip_opened_due_times(db: Connection) -> None:
+    """Move each mailing's next due time after the last one that it opened.
+
+    In a restored store they can be in the wrong order: the schedule comes from the backup, and the ledger may be newer.
+    """
     last = func.max(_O.c.due_at)
-    behind = select(_M, last.label("last")).join(_O, _O.c.mailing_id == _M.c.id).group_by(_M.c.id)
-    for mailing in db.execute(behind.having(_M.c.next_at <= last)).all():
-        with contextlib.suppress(OSError, ValueError, KeyError):  # its zone is unknown here: `due` says so
-            coming = next(recurrence.upcoming(schedule(mailing), mailing.last + timedelta(microseconds=1)), None)
-            later = update(_M).where(_M.c.id == mailing.id)
-            db.execute(later.values(next_at=None if coming is None else coming.at))
+    opened = select(_M, last.label("last")).join(_O, _O.c.mailing_id == _M.c.id).group_by(_M.c.id)
+    for mailing in db.execute(opened.having(_M.c.next_at <= last)).all():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # an unknown time zone; `open_due` reports it
+            following = next(recurrence.upcoming(schedule_of(mailing), mailing.last + timedelta(microseconds=1)), None)
+            next_at = None if following is None else following.at
+            db.execute(update(_M).where(_M.c.id == mailing.id).values(next_at=next_at))
 
 
-def due(
+def due_mailings(
     db: Connection,
     now: datetime,
     mailing_id: int | None = None,
-    unreadable: Callable[[Row[tuple[()]], Exception], None] = lambda mailing, error: None,
+    report_unreadable: Callable[[int, Exception], None] = lambda mailing_id, error: None,
     *,
-    stopped_too: bool = False,
-) -> Iterator[tuple[Row[tuple[()]], Plan]]:
-    """Each mailing that has something due, with its message's words, and what is to be done about it.
+    include_disabled: bool = False,
+) -> Iterator[DueMailing]:
+    """Yield the mailings that have something due, in the order of their due times.
 
-    `unreadable` is told of one whose schedule can't be read (its zone may be unknown here); it delays no other.
+    `report_unreadable` is called with the id of a mailing whose schedule cannot be read, for example because its time
+    zone is unknown on this machine. The other mailings are not affected. `include_disabled` also yields mailings that
+    are disabled or whose owner is blocked.
     """
-    goes_on = true() if stopped_too else and_(_M.c.disabled_at.is_(None), _U.c.blocked_at.is_(None))
-    rows = db.execute(
-        select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest)
-        .join(_MSG, _MSG.c.id == _M.c.message_id)
-        .join(_U, _U.c.id == _M.c.owner_id)
-        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), goes_on)
-        .where(_M.c.id == mailing_id if mailing_id is not None else true())
-        .order_by(_M.c.next_at, _M.c.id)
-    ).all()
-    for row in rows:
+    for row in db.execute(_due_rows(now, mailing_id, include_disabled)).all():
         try:
-            plan = recurrence.plan(
-                schedule(row),
-                next_at=row.next_at,
-                since=row.created_at,
-                now=now,
-                catch_up=CatchUp(row.catch_up),
-                grace=None if row.grace is None else timedelta(seconds=row.grace),
-            )
+            plan = _plan(row, now)
         except Exception as error:
-            unreadable(row, error)
+            report_unreadable(row.id, error)
         else:
-            yield row, plan
+            values = {name: getattr(row, name) for name in DueMailing._fields if name != "plan"}
+            yield DueMailing(**values, plan=plan)
 
 
-def new_posts(db: Connection, mailing: Row[tuple[()]], now: datetime) -> Sequence[Row[tuple[object, ...]]]:
-    """The posts that a digest which opens now tells of."""
-    return digest_posts.new_posts(db, mailing.id, _looks_back_to(db, mailing), now)
+def has_new_posts(db: Connection, mailing: DueMailing, now: datetime) -> bool:
+    """Return whether a digest that opens now has a post to show."""
+    return bool(digest_posts.find_new_posts(db, mailing.id, _digest_start(db, mailing), now))
 
 
-def schedule(mailing: Mailing | Row[tuple[()]]) -> Schedule:
-    """The schedule that a mailing's row says."""
+def schedule_of(mailing: Mailing | Row[tuple[()]]) -> Schedule:
+    """Return the schedule of a mailing's row."""
     start = datetime.fromisoformat(mailing.start_local)
     return Schedule(start, mailing.timezone, Every(mailing.every), mailing.end_at)
 
 
-def due_in_zone(due_at: datetime, timezone: str) -> datetime:
-    """A due time as the letter shows it: aware, in the mailing's zone."""
+def local_due_time(due_at: datetime, timezone: str) -> datetime:
+    """Return a due time as the email shows it: aware, in the mailing's time zone."""
     return due_at.astimezone(ZoneInfo(timezone))
 
 
-def _times(due: Due) -> dict[str, object]:
+def _due_rows(now: datetime, mailing_id: int | None, include_disabled: bool) -> Select[Any]:
+    return (
+        select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest)
+        .join(_MSG, _MSG.c.id == _M.c.message_id)
+        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), true() if include_disabled else is_enabled())
+        .where(_M.c.id == mailing_id if mailing_id is not None else true())
+        .order_by(_M.c.next_at, _M.c.id)
+    )
+
+
+def _plan(row: Row[Any], now: datetime) -> Plan:
+    return recurrence.make_plan(
+        schedule_of(row),
+        next_at=row.next_at,
+        since=row.created_at,
+        now=now,
+        catch_up=CatchUp(row.catch_up),
+        grace=None if row.grace is None else timedelta(seconds=row.grace),
+    )
+
+
+def _common_values(mailing: DueMailing, now: datetime) -> dict[str, Any]:
+    """Return the columns that all new occurrences of a mailing have in common, without its sender."""
+    return {
+        "mailing_id": mailing.id,
+        "opened_at": now,
+        "cursor": 0,
+        "format": mailing.format,
+        "timezone": mailing.timezone,
+    }
+
+
+def _times(due: DueTime) -> dict[str, Any]:
     return {"due_local": due.local.isoformat(), "due_at": due.at}
 
 
-def _nothing_sent(state: OccurrenceState, due: Due, now: datetime) -> dict[str, object]:
+def _unsent_values(state: OccurrenceState, due: DueTime, now: datetime) -> dict[str, Any]:
+    """Return the columns of an occurrence that ends without sending anything: missed or skipped."""
     return {"state": state, "deadline": due.at, "finished_at": now, "subject": "", "body": ""}
 
 
-def _open_digest(db: Connection, mailing: Row[tuple[()]], row: dict[str, Any], due: Due, blog_url: str | None) -> bool:
-    """Open a digest's occurrence, or record that it is skipped; whether it was opened."""
-    from skychimp.delivery.composing.compose import MessageContent
+def _open_occurrence(
+    db: Connection, mailing: DueMailing, values: dict[str, Any], due: DueTime, blog_url: str | None
+) -> bool:
+    """Open an occurrence. Return False if it exists already, or is a digest without a new post."""
+    if mailing.digest:
+        return _open_digest(db, mailing, values, due, blog_url)
+    return queue.create_occurrence(db, values | mailing.content()._asdict()) is not None
 
-    now = row["opened_at"]
-    since = _looks_back_to(db, mailing)
-    posts = digest_posts.new_posts(db, mailing.id, since, now)
+
+def _open_digest(
+    db: Connection, mailing: DueMailing, values: dict[str, Any], due: DueTime, blog_url: str | None
+) -> bool:
+    """Open a digest's occurrence and return True, or record it as skipped because there is no new post."""
+    now = values["opened_at"]
+    since = _digest_start(db, mailing)
+    posts = digest_posts.find_new_posts(db, mailing.id, since, now)
     if posts:
-        words = MessageContent(mailing.subject, mailing.body, mailing.format, mailing.html)
-        words = digest.with_posts(words, [digest.news(post.title, post.content, post.slug, blog_url) for post in posts])
-        made = queue.open_occurrence(db, row | words._asdict())
+        summaries = [digest.summarize_post(post.title, post.content, post.slug, blog_url) for post in posts]
+        values = values | digest.insert_posts(mailing.content(), summaries)._asdict()
     else:
-        made = queue.open_occurrence(db, row | _nothing_sent(OccurrenceState.SKIPPED, due, now))
-    if made is not None:
-        digest_posts.tell(db, mailing.id, made, [post.id for post in posts], since)
-    return made is not None and bool(posts)
+        values = values | _unsent_values(OccurrenceState.SKIPPED, due, now)
+    occurrence_id = queue.create_occurrence(db, values)
+    if occurrence_id is not None:
+        digest_posts.record_posts(db, mailing.id, occurrence_id, [post.id for post in posts], since)
+    return occurrence_id is not None and bool(posts)
 
 
-def _looks_back_to(db: Connection, mailing: Row[tuple[()]]) -> datetime:
-    """Where the first digest begins; what a mailing has sent before it became one counts, too."""
-    nothing_sent = (OccurrenceState.MISSED, OccurrenceState.SKIPPED)
-    mine = and_(_O.c.mailing_id == mailing.id, _O.c.state.not_in(nothing_sent))
-    first: datetime = mailing.created_at - LOOKS_BACK[mailing.every]
-    return max(first, db.scalar(select(func.max(_O.c.opened_at)).where(mine)) or first)
+def _digest_start(db: Connection, mailing: DueMailing) -> datetime:
+    """Return the time from which posts belong to the mailing's first digest.
+
+    An occurrence that the mailing sent before it became a digest counts too.
+    """
+    unsent = (OccurrenceState.MISSED, OccurrenceState.SKIPPED)
+    sent = and_(_O.c.mailing_id == mailing.id, _O.c.state.not_in(unsent))
+    earliest = mailing.created_at - FIRST_DIGEST_PERIOD[mailing.every]
+    return max(earliest, db.scalar(select(func.max(_O.c.opened_at)).where(sent)) or earliest)
 
 
-def _progress(status: MailingStatus, plan: Plan) -> dict[str, object]:
+def _update_progress(db: Connection, mailing: DueMailing, plan: Plan) -> None:
+    status = mailing.status
     if plan.open:
         status = MailingStatus.RUNNING
     elif plan.next_at is None and status == MailingStatus.CREATED:
         status = MailingStatus.COMPLETED
-    return {"next_at": plan.next_at, "status": status}
+    db.execute(update(_M).where(_M.c.id == mailing.id).values(next_at=plan.next_at, status=status))

@@ -1,8 +1,8 @@
-"""When a mailing is due; pure.
+"""Compute when a mailing is due; pure.
 
-Occurrence k is computed from the start, as local wall-clock time in the mailing's zone, and never from occurrence k-1:
-nothing drifts. A gap in the zone's clock shifts a time forward by the gap's length, an overlap uses the first of the
-two, a month without the day uses its last day, and a date that the zone skipped altogether is skipped.
+Due time k is computed from the start, as wall-clock time in the mailing's time zone, and never from due time k-1, so
+errors do not add up. If a clock change skips a time, it moves forward by the length of the gap. If a time occurs twice,
+the first one counts. In a month without the day, the last day is used. A date that the zone skipped has no due time.
 """
 
 from calendar import monthrange
@@ -16,19 +16,26 @@ from zoneinfo import ZoneInfo
 from skychimp.models import CatchUp, Every
 
 GRACE = {Every.DAY: timedelta(hours=12), Every.WEEK: timedelta(days=2), Every.MONTH: timedelta(days=5)}
-"""How late an occurrence may be and still be sent; a mailing that goes out once may be as late as its end allows."""
+"""How late an occurrence may still be sent. A one-time mailing may be as late as its end allows."""
 
-ON_TIME = timedelta(minutes=10)
-"""How late an occurrence may be of a mailing that skips what it missed: as late as a run from cron may come."""
+SKIP_GRACE = timedelta(minutes=10)
+"""The grace of a mailing that skips missed occurrences: a run started by cron may be this late."""
 
-DAY = timedelta(days=1)
-MOST_MISSED = 1000
+MAX_MISSED = 1000
+"""How many missed due times a plan lists at most."""
+
 LAST_YEAR = 9990
+"""The calendar's last year, with room for time zones and arithmetic below datetime's 9999."""
+
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A start in local time without an offset, its IANA zone, the period, and an end (aware, excluded) or None."""
+    """When a mailing is due: a start in local time without an offset, an IANA time zone, and a period.
+
+    The end is aware and exclusive, or None for no end.
+    """
 
     start: datetime
     timezone: str
@@ -36,8 +43,11 @@ class Schedule:
     end: datetime | None = None
 
 
-class Due(NamedTuple):
-    """One due time: the instant, in UTC; the wall-clock time it stands for, its name in the ledger; and what is odd."""
+class DueTime(NamedTuple):
+    """A due time: the instant in UTC, and the wall-clock time that identifies it in the ledger.
+
+    `note` explains what is unusual about it, such as a clock change; "" if nothing is.
+    """
 
     at: datetime
     local: datetime
@@ -45,56 +55,56 @@ class Due(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be done about the due times up to now: those to open, those missed, and the next one to come."""
+    """What to do about the due times up to now: those to open, those that were missed, and the next one after now."""
 
-    open: list[Due]
-    missed: list[Due]
+    open: list[DueTime]
+    missed: list[DueTime]
     next_at: datetime | None
 
 
-def occurrence(schedule: Schedule, k: int) -> Due | None:
-    """The k-th due time, from 0; None where there is none: the zone skipped the date, or it is not before the end."""
-    local = _local(schedule, k)
+def due_time(schedule: Schedule, k: int) -> DueTime | None:
+    """Return due time number k, counted from 0; None if the zone skipped its date or it is not before the end."""
+    local = _local_time(schedule, k)
     if local is None:
         return None
     zone = ZoneInfo(schedule.timezone)
     at = _to_utc(local, zone)
-    if _is_skipped(local, zone) or (schedule.end is not None and at >= schedule.end):
+    if _is_skipped_date(local, zone) or (schedule.end is not None and at >= schedule.end):
         return None
-    return Due(at, local, _note(schedule, local, at, zone))
+    return DueTime(at, local, _note(schedule, local, at, zone))
 
 
-def upcoming(schedule: Schedule, since: datetime) -> Iterator[Due]:
-    """The due times at `since` and later, in order."""
-    for k in count(max(0, _near(schedule, since) - 2)):
-        local = _local(schedule, k)
+def upcoming(schedule: Schedule, since: datetime) -> Iterator[DueTime]:
+    """Yield the due times at `since` and later, in order."""
+    for k in count(max(0, _nearby_number(schedule, since) - 2)):
+        local = _local_time(schedule, k)
         if local is None or (schedule.end is not None and to_utc(local, schedule.timezone) >= schedule.end):
             return
-        due = occurrence(schedule, k)
+        due = due_time(schedule, k)
         if due is not None and due.at >= since:
             yield due
 
 
-def latest(schedule: Schedule, now: datetime) -> Due | None:
-    """The last due time at `now` or before; None where there is none yet."""
-    newest = now if schedule.end is None else min(now, schedule.end)
-    for k in range(_near(schedule, newest) + 2, -1, -1):
-        due = occurrence(schedule, k)
+def latest(schedule: Schedule, now: datetime) -> DueTime | None:
+    """Return the last due time at `now` or before, or None if there is none yet."""
+    last = now if schedule.end is None else min(now, schedule.end)
+    for k in range(_nearby_number(schedule, last) + 2, -1, -1):
+        due = due_time(schedule, k)
         if due is not None and due.at <= now:
             return due
     return None
 
 
-def nearest(schedule: Schedule, at: datetime) -> Due | None:
-    """The due time, before the end or not, that lies nearest to an instant; None where none is within a day of it.
+def nearest(schedule: Schedule, at: datetime) -> DueTime | None:
+    """Return the due time closest to an instant and at most a day away, or None. The schedule's end is ignored.
 
-    Where a zone's rules have changed, this is what has become of the due time that was at that instant.
+    After a change of a zone's rules, this finds the new instant of the due time that was at `at` by the old rules.
     """
-    around = takewhile(lambda due: due.at <= at + DAY, upcoming(replace(schedule, end=None), at - DAY))
-    return min(around, key=lambda due: abs(due.at - at), default=None)
+    candidates = takewhile(lambda due: due.at <= at + _DAY, upcoming(replace(schedule, end=None), at - _DAY))
+    return min(candidates, key=lambda due: abs(due.at - at), default=None)
 
 
-def plan(
+def make_plan(
     schedule: Schedule,
     *,
     next_at: datetime,
@@ -103,47 +113,47 @@ def plan(
     catch_up: CatchUp = CatchUp.LATEST,
     grace: timedelta | None = None,
 ) -> Plan:
-    """Decide about all due times from `next_at`, the first not dealt with, to `now`.
+    """Decide which due times from `next_at`, the first one not handled yet, to `now` are opened and which were missed.
 
-    The latest is opened (by `catch_up`, each of them), if it is before the end and not later than its grace; the others
-    are missed, of which the last 1000 are named. Lateness counts from `since`, the mailing's creation, where that is
-    later than the due time: what was past when it was made is not late.
+    The latest one is opened (or all of them, depending on `catch_up`) if it is before the end and within its grace.
+    The others were missed; the last MAX_MISSED of them are listed. Lateness counts from the due time, or from `since`
+    if that is later: a mailing is not late for what was past when it was created.
     """
     newest = latest(schedule, now)
-    coming = next(upcoming(schedule, now + timedelta(microseconds=1)), None)
-    next_one = coming.at if coming else None
+    following = next(upcoming(schedule, now + timedelta(microseconds=1)), None)
+    following_at = following.at if following else None
     if newest is None or newest.at < next_at:
-        return Plan([], [], next_one)
-    first = max(next_at, newest.at - _period(schedule.every) * MOST_MISSED)
-    dues = list(takewhile(lambda due: due.at <= newest.at, upcoming(schedule, first)))
-    longest = _longest_grace(schedule.every, catch_up) if grace is None else grace
+        return Plan([], [], following_at)
+    first = max(next_at, newest.at - _period(schedule.every) * MAX_MISSED)
+    due_times = list(takewhile(lambda due: due.at <= newest.at, upcoming(schedule, first)))
+    max_lateness = _default_grace(schedule.every, catch_up) if grace is None else grace
     is_over = schedule.end is not None and now >= schedule.end
     opened = [
         due
-        for due in (dues if catch_up == CatchUp.ALL else dues[-1:])
-        if not is_over and now - max(due.at, since) <= longest
+        for due in (due_times if catch_up == CatchUp.ALL else due_times[-1:])
+        if not is_over and now - max(due.at, since) <= max_lateness
     ]
-    return Plan(opened, dues[: len(dues) - len(opened)][-MOST_MISSED:], next_one)
-
-
-def _longest_grace(every: Every, catch_up: CatchUp) -> timedelta:
-    if catch_up == CatchUp.SKIP:
-        return ON_TIME
-    return timedelta.max if catch_up == CatchUp.ALL else GRACE.get(every, timedelta.max)
+    return Plan(opened, due_times[: len(due_times) - len(opened)][-MAX_MISSED:], following_at)
 
 
 def to_utc(local: datetime, timezone: str) -> datetime:
-    """The instant of a wall-clock time: a gap shifts it forward, an overlap means the first."""
+    """Return the instant of a wall-clock time. In a gap it moves forward; if it occurs twice, it is the first."""
     return _to_utc(local, ZoneInfo(timezone))
 
 
 def to_local(at: datetime, timezone: str) -> datetime:
-    """The wall-clock time of an instant, without an offset."""
+    """Return the wall-clock time of an instant, without an offset."""
     return at.astimezone(ZoneInfo(timezone)).replace(tzinfo=None, fold=0)
 
 
-def _local(schedule: Schedule, k: int) -> datetime | None:
-    """The k-th wall-clock time, or None beyond what the period or the calendar has."""
+def _default_grace(every: Every, catch_up: CatchUp) -> timedelta:
+    if catch_up == CatchUp.SKIP:
+        return SKIP_GRACE
+    return timedelta.max if catch_up == CatchUp.ALL else GRACE.get(every, timedelta.max)
+
+
+def _local_time(schedule: Schedule, k: int) -> datetime | None:
+    """Return the wall-clock time of due time k, or None after the last one of the period or the calendar."""
     start = schedule.start
     try:
         if schedule.every == Every.MONTH:
@@ -159,8 +169,8 @@ def _local(schedule: Schedule, k: int) -> datetime | None:
     return local if local.year <= LAST_YEAR else None
 
 
-def _near(schedule: Schedule, at: datetime) -> int:
-    """The k of a wall-clock time near `at`, at most two off: a clock that is set back or forth makes the difference."""
+def _nearby_number(schedule: Schedule, at: datetime) -> int:
+    """Return the number of a due time near `at`. Clock changes make it at most two off."""
     if schedule.every == Every.ONCE:
         return 0
     local = to_local(at, schedule.timezone)
@@ -170,16 +180,16 @@ def _near(schedule: Schedule, at: datetime) -> int:
 
 
 def _period(every: Every) -> timedelta:
-    return {Every.DAY: timedelta(days=1), Every.WEEK: timedelta(weeks=1)}.get(every, timedelta(days=31))
+    return {Every.DAY: _DAY, Every.WEEK: timedelta(weeks=1)}.get(every, timedelta(days=31))
 
 
 def _to_utc(local: datetime, zone: ZoneInfo) -> datetime:
-    # fold=0 reads a time in a gap with the offset before it, which is what shifts it forward (PEP 495)
+    # fold=0 reads a time in a gap with the offset before the gap, which moves it forward (PEP 495).
     return local.replace(tzinfo=zone, fold=0).astimezone(UTC)
 
 
-def _is_skipped(local: datetime, zone: ZoneInfo) -> bool:
-    """Whether the zone had no such date at all: its first and last moment both lie in a gap."""
+def _is_skipped_date(local: datetime, zone: ZoneInfo) -> bool:
+    """Return whether the zone never had this date: its first and its last moment are both in a gap."""
     ends = (datetime.combine(local, time.min), datetime.combine(local, time.max))
     return all(_to_utc(end, zone).astimezone(zone).date() != local.date() for end in ends)
 
@@ -187,9 +197,9 @@ def _is_skipped(local: datetime, zone: ZoneInfo) -> bool:
 def _note(schedule: Schedule, local: datetime, at: datetime, zone: ZoneInfo) -> str:
     notes = []
     if schedule.every == Every.MONTH and local.day != schedule.start.day:
-        notes.append("the last day of the month")
+        notes.append("last day of the month")
     if at.astimezone(zone).replace(tzinfo=None) != local:
         notes.append(f"moved from {local:%H:%M} by the clock change")
     if local.replace(tzinfo=zone, fold=0).utcoffset() > local.replace(tzinfo=zone, fold=1).utcoffset():  # type: ignore[operator]
-        notes.append(f"the first of two {local:%H:%M}")
+        notes.append(f"first of two {local:%H:%M}")
     return ", ".join(notes)

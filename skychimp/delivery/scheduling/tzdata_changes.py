@@ -1,8 +1,7 @@
-"""Time zones' rules: when they change, what was computed by the old ones is computed anew.
+"""Recompute due times after the rules of a time zone have changed.
 
-A mailing's next time is an instant; what its owner meant is a wall-clock time. Governments change what the one is of
-the other, and then a stored instant is wrong: too late, or later than the due time that it stands for, which would be
-skipped.
+A mailing's next due time is stored as an instant, but its owner meant a wall-clock time. Governments change how one
+relates to the other. Then the stored instant is wrong: the mailing would be late, or the due time would be skipped.
 """
 
 import contextlib
@@ -27,52 +26,55 @@ _O = Occurrence.__table__
 
 
 def update_due_times(db: Connection) -> int:
-    """Move the coming due times where the rules have changed since the last time; how many. Part of a transaction."""
-    ZoneInfo.clear_cache()  # another process may have seen to the change already
-    waiting = (_M.c.next_at.is_not(None), _M.c.deleted_at.is_(None))
-    rules = _hash(db.scalars(select(_M.c.timezone).where(*waiting).distinct()))
+    """Move the next due times of mailings whose zone has new rules since the last call, and return how many moved.
+
+    This is part of the caller's transaction.
+    """
+    ZoneInfo.clear_cache()  # a long-running process must see an update of the zone files
+    is_scheduled = (_M.c.next_at.is_not(None), _M.c.deleted_at.is_(None))
+    rules = _hash_rules(db.scalars(select(_M.c.timezone).where(*is_scheduled).distinct()))
     if rules == db.scalar(select(_INFO.c.zone_rules)):
         return 0
-    mailings = db.execute(select(_M).where(*waiting)).all()
+    mailings = db.execute(select(_M).where(*is_scheduled)).all()
     moved = sum(_move(db, mailing) for mailing in mailings)
     db.execute(update(_INFO).values(zone_rules=rules))
     if moved:
-        log.warning("time zones have new rules: mailings are due at another time", extra={"mailings": moved})
+        log.warning("time zone rules changed: due times were updated", extra={"mailings": moved})
     return moved
 
 
 def _move(db: Connection, mailing: Row[tuple[()]]) -> bool:
-    """Let a mailing's next time be what the rules make of its wall-clock time now; False where that is the same."""
+    """Set a mailing's next due time to the instant of its wall-clock time by today's rules. Return whether it moved."""
     try:
-        schedule = planner.schedule(mailing)
+        schedule = planner.schedule_of(mailing)
         due = recurrence.nearest(schedule, mailing.next_at)
         start_at = recurrence.to_utc(schedule.start, schedule.timezone)
-    except Exception:  # its zone is unknown here: the planner says so when it is due
+    except Exception:  # a time zone that is unknown on this machine; the planner reports it when the mailing is due
         return False
     if due is None or due.at == mailing.next_at or _is_opened(db, mailing.id, due):
         return False
     end_at = mailing.end_at
-    if end_at is not None and due.at >= end_at:  # it was within the window, and is to stay there
+    if end_at is not None and due.at >= end_at:  # it was before the end, and must stay there
         end_at += due.at - mailing.next_at
     db.execute(update(_M).where(_M.c.id == mailing.id).values(next_at=due.at, start_at=start_at, end_at=end_at))
     return True
 
 
-def _is_opened(db: Connection, mailing_id: int, due: recurrence.Due) -> bool:
-    name = _O.c.due_local == due.local.isoformat()
-    return db.scalar(select(_O.c.id).where(_O.c.mailing_id == mailing_id, name)) is not None
+def _is_opened(db: Connection, mailing_id: int, due: recurrence.DueTime) -> bool:
+    is_same_time = _O.c.due_local == due.local.isoformat()
+    return db.scalar(select(_O.c.id).where(_O.c.mailing_id == mailing_id, is_same_time)) is not None
 
 
-def _hash(zones: Iterable[str]) -> str:
+def _hash_rules(zones: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for zone in sorted(zones):
         digest.update(f"{zone}\n".encode())
-        digest.update(_rules(zone))
+        digest.update(_read_rules(zone))
     return digest.hexdigest()
 
 
-def _rules(zone: str) -> bytes:
-    """The file that ZoneInfo reads for a zone: the system's, or else that of the package tzdata; b"" for none."""
+def _read_rules(zone: str) -> bytes:
+    """Return the file that ZoneInfo reads for a zone: the system's, or else the tzdata package's; b"" if none."""
     for folder in zoneinfo.TZPATH:
         with contextlib.suppress(OSError), open(os.path.join(folder, zone), "rb") as file:
             return file.read()

@@ -1,7 +1,7 @@
-"""Which delivery comes next: claims in turns over the open occurrences.
+"""Claim deliveries for one run, and hand them out in turns over the open occurrences.
 
-The next letter is one of the occurrence with the fewest letters on the wire, so that a mailing whose recipients are all
-slow keeps no other from going on. Claims are as large as what is sent in about half a second, so that a stop is quick.
+The next delivery comes from the occurrence with the fewest emails in flight. So a mailing with slow recipients does not
+hold up the others. A claim is about as large as what is sent in half a second, so that a run stops quickly.
 """
 
 import asyncio
@@ -10,46 +10,47 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection
 
+from skychimp.delivery.sending.occurrence_emails import OccurrenceEmails
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.store import queue
 from skychimp.store.queue import ClaimedDelivery
 
-FEWEST, MOST = 20, 500  # deliveries a claim
-MOST_AT_ONCE = 64  # occurrences that take turns; further ones wait for the end of one of them
+MIN_CLAIM_SIZE, MAX_CLAIM_SIZE = 20, 500  # deliveries
+MAX_ACTIVE_OCCURRENCES = 64  # further ones wait until one of these is finished
 
 
 @dataclass(eq=False)
 class OpenOccurrence:
-    """An occurrence that this run sends; `letters` is what its dispatcher needs to know to send them."""
+    """An occurrence that this run sends. `emails` is loaded with its first claim."""
 
     id: int
     is_opening: bool = True
-    on_the_wire: int = 0
-    letters: Any = None
+    in_flight: int = 0
+    emails: OccurrenceEmails | None = None
     ready: deque[ClaimedDelivery] = field(default_factory=deque)
     is_claiming: bool = False
     is_exhausted: bool = False
-    is_dropped: bool = False
-    has_news: bool = False
-    """More may have come since the last claim was asked for."""
-    claim_size: int = FEWEST
+    is_discarded: bool = False
+    was_refreshed: bool = False
+    """More deliveries may have been added since the last claim began."""
+    claim_size: int = MIN_CLAIM_SIZE
     claimed_at: float = 0.0
-    turn: int = 0
+    last_turn: int = 0
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         return self.is_exhausted and not (self.ready or self.is_claiming or self.is_opening)
 
 
 class Claims:
-    """The deliveries of one run, from the ledger to the wire.
+    """The deliveries of one run.
 
-    `tasks` runs the claims, `due` says up to when a try is due, `load` reads what an occurrence's letters need.
-    `connections` is how many letters can be on the wire, `budget` how many may be given out in all; None is no limit.
+    `tasks` runs the claims. `due_by` returns the time up to which a delivery is due. `load` reads what is needed to
+    compose an occurrence's emails. `connections` returns how many emails can be in flight. `limit` is how many
+    deliveries may be handed out in all (None: no limit).
     """
 
     def __init__(
@@ -59,20 +60,20 @@ class Claims:
         tasks: asyncio.TaskGroup,
         *,
         now: Callable[[], datetime],
-        due: Callable[[], datetime],
-        load: Callable[[Connection, int], Any],
+        due_by: Callable[[], datetime],
+        load: Callable[[Connection, int], OccurrenceEmails | None],
         connections: Callable[[], int],
-        budget: int | None = None,
+        limit: int | None = None,
     ) -> None:
         self._recorder = recorder
         self._run_id = run_id
         self._tasks = tasks
         self._now = now
-        self._due = due
+        self._due_by = due_by
         self._load = load
         self._connections = connections
-        self._budget = budget
-        self._known: dict[int, OpenOccurrence] = {}
+        self._remaining = limit
+        self._occurrences: dict[int, OpenOccurrence] = {}
         self._active: list[OpenOccurrence] = []
         self._waiting: deque[OpenOccurrence] = deque()
         self._opening: deque[OpenOccurrence] = deque()
@@ -82,144 +83,147 @@ class Claims:
         self._is_stopped = False
 
     def add(self, occurrence_ids: Iterable[int]) -> None:
-        """Send these, too; one that is known already is looked at again."""
-        is_filling = bool(self._opening)
+        """Add occurrences to send. Refresh those already known."""
+        is_creating = bool(self._opening)
         for occurrence_id in occurrence_ids:
-            known = self._known.get(occurrence_id)
-            if known is None:
-                known = self._known[occurrence_id] = OpenOccurrence(occurrence_id)
-                self._opening.append(known)
-                self._waiting.append(known)
+            occurrence = self._occurrences.get(occurrence_id)
+            if occurrence is None:
+                occurrence = self._occurrences[occurrence_id] = OpenOccurrence(occurrence_id)
+                self._opening.append(occurrence)
+                self._waiting.append(occurrence)
             else:
-                self.recheck(known)
-        if self._opening and not is_filling:
-            self._tasks.create_task(self._fill_all())
-        self._move_up()
+                self.refresh(occurrence)
+        if self._opening and not is_creating:
+            self._tasks.create_task(self._create_all_deliveries())
+        self._activate_waiting()
 
-    def recheck(self, occurrence: OpenOccurrence) -> None:
-        """There may be more of this one: a delivery was given back, is due again, or was made just now."""
-        occurrence.is_exhausted, occurrence.is_dropped, occurrence.has_news = False, False, True
+    def refresh(self, occurrence: OpenOccurrence) -> None:
+        """Look for more deliveries of an occurrence, because some were given back, became due or were created."""
+        occurrence.is_exhausted, occurrence.is_discarded, occurrence.was_refreshed = False, False, True
         if occurrence not in self._active and occurrence not in self._waiting:
             self._waiting.append(occurrence)
-        self._move_up()
+        self._activate_waiting()
         self._claim_if_low(occurrence)
 
     async def next(self) -> tuple[ClaimedDelivery, OpenOccurrence] | None:
-        """The next delivery to send, now on the wire; None once there is nothing more."""
-        while not self._is_enough:
-            chosen = self._chosen()
-            if chosen is not None:
+        """Return the next delivery to send, or None if none is left. It counts as in flight from now on."""
+        while not self._is_done:
+            occurrence = self._choose()
+            if occurrence is not None:
                 self._turn += 1
-                chosen.turn = self._turn
-                chosen.on_the_wire += 1
-                self._spend(1)
-                claimed = chosen.ready.popleft()
-                self._claim_if_low(chosen)
-                self._leave(chosen)
-                return claimed, chosen
+                occurrence.last_turn = self._turn
+                occurrence.in_flight += 1
+                self._count_handed_out(1)
+                claimed = occurrence.ready.popleft()
+                self._claim_if_low(occurrence)
+                self._deactivate_if_finished(occurrence)
+                return claimed, occurrence
             if not self._active:
                 return None
             self._changed.clear()
             await self._changed.wait()
         return None
 
-    def off_the_wire(self, occurrence: OpenOccurrence) -> None:
-        """A letter has had its answer."""
-        occurrence.on_the_wire -= 1
-        self._forget(occurrence)
+    def finish(self, occurrence: OpenOccurrence) -> None:
+        """Note that a delivery of this occurrence is no longer in flight."""
+        occurrence.in_flight -= 1
+        self._forget_if_finished(occurrence)
 
-    def put_back(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
-        """One that nothing was done about; it comes first, unless its occurrence was dropped meanwhile."""
-        occurrence.on_the_wire -= 1
-        self._spend(-1)
-        if occurrence.is_dropped:
+    def return_untried(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
+        """Put an untried delivery back at the front of its queue, unless its occurrence was discarded."""
+        occurrence.in_flight -= 1
+        self._count_handed_out(-1)
+        if occurrence.is_discarded:
             return
         occurrence.ready.appendleft(claimed)
-        if occurrence not in self._active and occurrence not in self._waiting:  # it was the last one
+        if occurrence not in self._active and occurrence not in self._waiting:  # this was its last delivery
             self._waiting.appendleft(occurrence)
-            self._move_up()
+            self._activate_waiting()
         self._changed.set()
 
-    def start_over(self, occurrence: OpenOccurrence) -> None:
-        """A claim is not ours any more, and others may not be either: give back what is ready, and claim anew."""
+    def reclaim(self, occurrence: OpenOccurrence) -> None:
+        """Release what is ready and claim again, because a delivery turned out to be no longer ours."""
         ids = [claimed.id for claimed in occurrence.ready]
         occurrence.ready.clear()
         if ids:
             self._recorder.submit(lambda db: queue.release(db, self._run_id, ids, only_claimed=True))
-        self.recheck(occurrence)
+        self.refresh(occurrence)
 
-    def drop(self, occurrence: OpenOccurrence) -> None:
-        """Send no more of this one: its mailing is disabled."""
+    def discard(self, occurrence: OpenOccurrence) -> None:
+        """Send no more of this occurrence, because its mailing was disabled."""
         occurrence.ready.clear()
-        occurrence.is_exhausted = occurrence.is_dropped = True
-        self._leave(occurrence)
+        occurrence.is_exhausted = occurrence.is_discarded = True
+        self._deactivate_if_finished(occurrence)
 
-    def drop_all(self) -> None:
-        """Send nothing of what was added so far."""
+    def discard_all(self) -> None:
+        """Send no more of any occurrence added so far."""
         for occurrence in [*self._active, *self._waiting]:
-            self.drop(occurrence)
+            self.discard(occurrence)
         self._waiting.clear()
 
     def stop(self) -> None:
-        """Give out nothing more."""
+        """Hand out no more deliveries."""
         self._is_stopped = True
         self._changed.set()
 
     @property
     def has_work(self) -> bool:
-        """Whether `next` has, or soon may have, something."""
-        return bool(self._active) and not self._is_enough
+        """Return whether `next` has a delivery, or may have one soon."""
+        return bool(self._active) and not self._is_done
 
-    async def _fill_all(self) -> None:
-        """Make the deliveries of each occurrence that is being opened; the first batch is sent meanwhile."""
+    async def _create_all_deliveries(self) -> None:
+        """Create the deliveries of each occurrence that is being opened. Those already created are sent meanwhile."""
         while self._opening:
             occurrence = self._opening[0]
-            is_whole = self._is_enough or await self._fill(occurrence) or self._is_enough
-            self._opening.rotate(-1)  # the next batch is another's, so that a small one need not wait for a large one
-            if is_whole:
+            is_complete = self._is_done or await self._create_deliveries(occurrence) or self._is_done
+            self._opening.rotate(-1)  # one batch each in turn, so that a small mailing need not wait for a large one
+            if is_complete:
                 self._opening.remove(occurrence)
                 occurrence.is_opening = False
-            self.recheck(occurrence)
+            self.refresh(occurrence)
 
-    def _fill(self, occurrence: OpenOccurrence) -> "asyncio.Future[bool]":
-        return self._recorder.submit(lambda db: queue.fill(db, occurrence.id))
+    def _create_deliveries(self, occurrence: OpenOccurrence) -> "asyncio.Future[bool]":
+        return self._recorder.submit(lambda db: queue.create_deliveries(db, occurrence.id))
 
     @property
-    def _is_enough(self) -> bool:
-        return self._is_stopped or self._budget == 0
+    def _is_done(self) -> bool:
+        return self._is_stopped or self._remaining == 0
 
-    def _chosen(self) -> OpenOccurrence | None:
-        """The one with the fewest letters on the wire; while others have none ready yet, within its share of it."""
+    def _choose(self) -> OpenOccurrence | None:
+        """Return the occurrence with the fewest emails in flight, or None if no delivery may be handed out now.
+
+        While other occurrences have none ready yet, each gets only its share of the connections.
+        """
         if len(self._active) == 1:
             return self._active[0] if self._active[0].ready else None
         ready = [occurrence for occurrence in self._active if occurrence.ready]
-        chosen = min(ready, key=lambda occurrence: (occurrence.on_the_wire, occurrence.turn), default=None)
+        chosen = min(ready, key=lambda occurrence: (occurrence.in_flight, occurrence.last_turn), default=None)
         if chosen is not None and len(ready) < len(self._active):
             share = max(1, self._connections() // len(self._active))
-            return chosen if chosen.on_the_wire < share else None
+            return chosen if chosen.in_flight < share else None
         return chosen
 
-    def _spend(self, number: int) -> None:
-        if self._budget is not None:
-            self._budget -= number
+    def _count_handed_out(self, number: int) -> None:
+        if self._remaining is not None:
+            self._remaining -= number
 
-    def _move_up(self) -> None:
-        while self._waiting and len(self._active) < MOST_AT_ONCE:
+    def _activate_waiting(self) -> None:
+        while self._waiting and len(self._active) < MAX_ACTIVE_OCCURRENCES:
             occurrence = self._waiting.popleft()
             self._active.append(occurrence)
             self._claim_if_low(occurrence)
 
-    def _leave(self, occurrence: OpenOccurrence) -> None:
-        """Let go of one that has nothing more to give out, and wake whoever waits for something."""
-        if occurrence.is_over and occurrence in self._active:
+    def _deactivate_if_finished(self, occurrence: OpenOccurrence) -> None:
+        """Remove an occurrence without further deliveries, and wake the workers that wait for a change."""
+        if occurrence.is_finished and occurrence in self._active:
             self._active.remove(occurrence)
-            self._move_up()
-            self._forget(occurrence)
+            self._activate_waiting()
+            self._forget_if_finished(occurrence)
         self._changed.set()
 
-    def _forget(self, occurrence: OpenOccurrence) -> None:
-        if occurrence.is_over and occurrence.on_the_wire == 0 and occurrence not in self._waiting:
-            self._known.pop(occurrence.id, None)
+    def _forget_if_finished(self, occurrence: OpenOccurrence) -> None:
+        if occurrence.is_finished and occurrence.in_flight == 0 and occurrence not in self._waiting:
+            self._occurrences.pop(occurrence.id, None)
 
     def _claim_if_low(self, occurrence: OpenOccurrence) -> None:
         is_low = len(occurrence.ready) < occurrence.claim_size // 2 or not occurrence.ready
@@ -228,28 +232,29 @@ class Claims:
             self._tasks.create_task(self._claim(occurrence))
 
     async def _claim(self, occurrence: OpenOccurrence) -> None:
-        size = 0 if self._is_stopped else self._size(occurrence)
+        size = 0 if self._is_stopped else self._next_claim_size(occurrence)
         claimed: list[ClaimedDelivery] = []
         if size:
             self._token += 1
-            token, occurrence.has_news = self._token, False
-            claimed = await self._recorder.submit(lambda c: self._take(c, occurrence, token, size))
+            token, occurrence.was_refreshed = self._token, False
+            claimed = await self._recorder.submit(lambda db: self._claim_batch(db, occurrence, token, size))
         occurrence.ready.extend(claimed)
         occurrence.is_claiming = False
-        occurrence.is_exhausted = size == 0 or (len(claimed) < size and not occurrence.has_news)
+        occurrence.is_exhausted = size == 0 or (len(claimed) < size and not occurrence.was_refreshed)
         self._claim_if_low(occurrence)
-        self._leave(occurrence)
+        self._deactivate_if_finished(occurrence)
 
-    def _take(self, db: Connection, occurrence: OpenOccurrence, token: int, size: int) -> list[ClaimedDelivery]:
-        if occurrence.letters is None:
-            occurrence.letters = self._load(db, occurrence.id)
-        return queue.claim(db, occurrence.id, self._run_id, token, self._now(), self._due(), size)
+    def _claim_batch(self, db: Connection, occurrence: OpenOccurrence, token: int, size: int) -> list[ClaimedDelivery]:
+        if occurrence.emails is None:
+            occurrence.emails = self._load(db, occurrence.id)
+        return queue.claim(db, occurrence.id, self._run_id, token, self._now(), self._due_by(), size)
 
-    def _size(self, occurrence: OpenOccurrence) -> int:
+    def _next_claim_size(self, occurrence: OpenOccurrence) -> int:
+        """Return how many to claim: twice as many if the last claim was used up quickly, half if slowly."""
         now = time.monotonic()
-        elapsed, occurrence.claimed_at = now - occurrence.claimed_at, now
-        if elapsed < 0.25:
-            occurrence.claim_size = min(2 * occurrence.claim_size, MOST)
-        elif elapsed > 1:
-            occurrence.claim_size = max(occurrence.claim_size // 2, FEWEST)
-        return occurrence.claim_size if self._budget is None else min(occurrence.claim_size, self._budget)
+        elapsed_s, occurrence.claimed_at = now - occurrence.claimed_at, now
+        if elapsed_s < 0.25:
+            occurrence.claim_size = min(2 * occurrence.claim_size, MAX_CLAIM_SIZE)
+        elif elapsed_s > 1:
+            occurrence.claim_size = max(occurrence.claim_size // 2, MIN_CLAIM_SIZE)
+        return occurrence.claim_size if self._remaining is None else min(occurrence.claim_size, self._remaining)

@@ -1,7 +1,7 @@
-"""The relay as a run sees it: how many connections it takes, and what is done while it is away or wants a person.
+"""Manage a run's connections to the mail server: how many there are, and what happens while it is unavailable.
 
-A connection that can't be had while there are others means that it takes no more than those. Nothing here spends an
-attempt: a letter that finds no connection stays where it is.
+If a connection fails while others are open, the server does not accept more than those. Nothing here counts an attempt:
+an email without a connection stays in the queue.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from skychimp.transport.interfaces import Connection, Transport
 
 log = logging.getLogger("skychimp")
 
-LONGEST_WAIT = 60.0  # s between two probes
-GROWS_EVERY = 60.0  # s; then one more connection is tried again
+MAX_PROBE_INTERVAL_S = 60.0
+GROWTH_INTERVAL_S = 60.0  # after this time without trouble, one more connection is tried
 
 
 class ConnectionPool:
-    """Connections to one relay, up to `allowed` at once.
+    """Connections to one mail server, at most `limit` at once.
 
-    `give_up` is told, with a reason and a hint, that none can be had. With `waits` a relay that is away is waited for
-    without end, else as long as `run.patience`.
+    `give_up` is called with a reason and a hint if no connection can be had. With `waits_forever`, the pool waits until
+    the mail server is available again, otherwise for at most `run.patience`.
     """
 
     def __init__(
@@ -40,109 +40,113 @@ class ConnectionPool:
         *,
         now: Callable[[], datetime],
         give_up: Callable[[str, str], None],
-        waits: bool = False,
+        waits_forever: bool = False,
     ) -> None:
         self._transport = transport
         self._recorder = recorder
         self._now = now
         self._give_up = give_up
-        self._most = settings.smtp.connections
-        self._patience = None if waits else settings.run.patience
+        self._max_connections = settings.smtp.connections
+        self._patience = None if waits_forever else settings.run.patience
         self._smtp = settings.smtp
         self._settings_hash = ""
-        self._connections = 0
-        self._door = asyncio.Lock()
+        self._open_count = 0
+        self._connecting = asyncio.Lock()
         self._stopping = asyncio.Event()
-        self._grown_at = asyncio.get_running_loop().time()
-        self._may_be_paused = True  # by an earlier run
-        self.allowed = self._most
+        self._limit_changed_at = asyncio.get_running_loop().time()
+        self._may_be_paused = True  # an earlier run may have paused it
+        self.limit = self._max_connections
 
     @property
-    def is_crowded(self) -> bool:
-        """Whether there are more connections than it takes."""
-        return self._connections > self.allowed
+    def is_over_limit(self) -> bool:
+        """Return whether more connections are open than the mail server accepts."""
+        return self._open_count > self.limit
+
+    # Pauses
 
     def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:
-        """Why it is paused, to be heeded; None where it is not, or its next probe is due. Part of a transaction."""
-        self._settings_hash = self._hash(secret)
-        return relay_pauses.paused(db, self._transport.relay, self._settings_hash, self._now())
+        """Return why the relay is paused, or None if it is not or a probe is due. Part of a transaction."""
+        self._settings_hash = self._hash_settings(secret)
+        return relay_pauses.pause_reason(db, self._transport.relay, self._settings_hash, self._now())
 
-    def apply_pause(self, pause: str | None) -> None:
-        """Do as the store says: give up, or go on with one connection where it was paused."""
-        if pause is None:
-            self.allowed = self.allowed or 1
-        elif self.allowed:
-            self.allowed, self._may_be_paused = 0, True
-            self._give_up(f"the relay is paused: {pause}", "mend its settings, then run again")
-
-    async def exchange(self, spent: Connection | None) -> Connection | None:
-        """A new connection for one that is spent; None where there is none to be had."""
-        await self.hang_up(spent)
-        async with self._door:
-            if self._stopping.is_set() or self._connections >= self.allowed:
-                return None
-            fresh = await self._connect()
-            self._connections += fresh is not None
-            return fresh
-
-    async def hang_up(self, connection: Connection | None) -> None:
-        """End a conversation."""
-        if connection is not None:
-            self._connections -= 1
-            await connection.close()
-
-    def take_fewer(self) -> None:
-        """It has said that this is too much, or broken off."""
-        self.allowed = min(self.allowed, max(1, self._connections - 1))
-        self._grown_at = asyncio.get_running_loop().time()
-
-    def grow(self) -> None:
-        """Try one connection more, once it has borne with these for a minute."""
-        now = asyncio.get_running_loop().time()
-        if 0 < self.allowed < self._most and now - self._grown_at >= GROWS_EVERY:
-            self.allowed, self._grown_at = self.allowed + 1, now
-
-    def stop(self) -> None:
-        """Wait for nothing more."""
-        self._stopping.set()
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, but not through a stop."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+    def apply_pause(self, reason: str | None) -> None:
+        """Give up if there is a reason for a pause. If there is none, end a pause with a single connection."""
+        if reason is None:
+            self.limit = self.limit or 1
+        elif self.limit:
+            self.limit, self._may_be_paused = 0, True
+            self._give_up(_paused(reason), 'run "skychimp doctor"')
 
     async def pause(self, reason: str, hint: str = "check smtp.username and smtp.password") -> None:
-        """A person must act: nothing more is sent through it until the settings change or the next probe."""
-        if not self.allowed:  # another connection has heard it already: it is one probe, not many
+        """Pause the relay until its settings change or the next probe is due, because a person must act."""
+        if not self.limit:  # another connection has already paused it, and counts as the same probe
             return
         relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
-        self.allowed, self._may_be_paused = 0, True
-        await self._recorder.submit(lambda c: relay_pauses.pause(c, relay, settings_hash, reason, now))
-        self._give_up(f"the relay is paused: {reason}", hint)
+        self.limit, self._may_be_paused = 0, True
+        await self._recorder.submit(lambda db: relay_pauses.pause(db, relay, settings_hash, reason, now))
+        self._give_up(_paused(reason), hint)
 
-    def took_mail(self) -> None:
-        """It has taken a letter: whatever was wrong is mended. What was in flight when it was paused does not count."""
-        if self._may_be_paused and self.allowed:
+    def record_success(self) -> None:
+        """End a pause, because an email was accepted. Emails that were in flight at the pause do not count."""
+        if self._may_be_paused and self.limit:
             self._may_be_paused, relay = False, self._transport.relay
             self._recorder.submit(lambda db: relay_pauses.resume(db, relay))
 
-    async def _connect(self) -> Connection | None:
+    # Connections
+
+    async def replace(self, connection: Connection | None) -> Connection | None:
+        """Close a connection, if there is one, and open a new one. Return None if there is none to be had."""
+        await self.close(connection)
+        async with self._connecting:
+            if self._stopping.is_set() or self._open_count >= self.limit:
+                return None
+            opened = await self._open()
+            self._open_count += opened is not None
+            return opened
+
+    async def close(self, connection: Connection | None) -> None:
+        """Close a connection, if there is one."""
+        if connection is not None:
+            self._open_count -= 1
+            await connection.close()
+
+    def reduce_limit(self) -> None:
+        """Allow one connection less than are open, because the mail server closed one or refused to take more."""
+        self.limit = min(self.limit, max(1, self._open_count - 1))
+        self._limit_changed_at = asyncio.get_running_loop().time()
+
+    def grow(self) -> None:
+        """Allow one connection more, if there was no trouble for a while."""
+        now = asyncio.get_running_loop().time()
+        if 0 < self.limit < self._max_connections and now - self._limit_changed_at >= GROWTH_INTERVAL_S:
+            self.limit, self._limit_changed_at = self.limit + 1, now
+
+    def stop(self) -> None:
+        """End all waiting, and open no more connections."""
+        self._stopping.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but wake up when the pool is stopped."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _open(self) -> Connection | None:
         try:
-            return await self._dial()
+            return await self._connect()
         except _StoppedError:
             return None
-        except RelayUnavailable as away:
-            if self._connections:  # it takes no more than these
-                self.allowed = min(self.allowed, self._connections)
-                self._grown_at = asyncio.get_running_loop().time()
+        except RelayUnavailable as error:
+            if self._open_count:  # the mail server accepts no more than these
+                self.limit = min(self.limit, self._open_count)
+                self._limit_changed_at = asyncio.get_running_loop().time()
                 return None
-            return await self._probe(away)
-        except RelayRefused as refusal:
-            await self.pause(refusal.message, refusal.hint or "")
+            return await self._probe(error)
+        except RelayRefused as error:
+            await self.pause(error.message, error.hint or "")
             return None
 
-    async def _probe(self, away: RelayUnavailable) -> Connection | None:
-        """Ask again, longer and longer apart, as long as patience lasts."""
+    async def _probe(self, unavailable: RelayUnavailable) -> Connection | None:
+        """Try again at growing intervals until there is a connection or `run.patience` is over."""
         from tenacity import (
             AsyncRetrying,
             RetryError,
@@ -152,58 +156,68 @@ class ConnectionPool:
             wait_exponential_jitter,
         )
 
+        hint = unavailable.hint or ""
         if self._patience is not None and self._patience <= timedelta(0):
-            self._give_up(f"the relay is away: {away.message}", away.hint or "")
+            self._give_up(_unavailable(unavailable), hint)
             return None
-        patience = float("inf") if self._patience is None else self._patience.total_seconds()
-        loop, ends = asyncio.get_running_loop(), asyncio.get_running_loop().time() + patience
-        first_wait = min(1.0, patience)
+        patience_s = float("inf") if self._patience is None else self._patience.total_seconds()
+        loop, ends_at = asyncio.get_running_loop(), asyncio.get_running_loop().time() + patience_s
+        first_wait_s = min(1.0, patience_s)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RelayUnavailable),
-            wait=wait_exponential_jitter(initial=1, max=LONGEST_WAIT),
-            stop=stop_never if self._patience is None else stop_after_delay(patience - first_wait),
-            sleep=lambda seconds: self._sleep_or_leave(min(seconds, ends - loop.time())),
+            wait=wait_exponential_jitter(initial=1, max=MAX_PROBE_INTERVAL_S),
+            stop=stop_never if self._patience is None else stop_after_delay(patience_s - first_wait_s),
+            sleep=lambda seconds: self._sleep_unless_stopped(min(seconds, ends_at - loop.time())),
         )
-        log.warning("relay away", extra={"relay": self._transport.relay, "reason": away.message})
+        relay = self._transport.relay
+        log.warning("mail server unavailable", extra={"relay": relay, "reason": unavailable.message})
         try:
-            await self._sleep_or_leave(first_wait)
-            connection: Connection = await retrying(self._dial)
-            log.warning("relay back", extra={"relay": self._transport.relay})
-            self.allowed = self._most  # its connections broke off because it was away, not because they were too many
+            await self._sleep_unless_stopped(first_wait_s)
+            connection: Connection = await retrying(self._connect)
+            log.warning("mail server available", extra={"relay": relay})
+            # Its connections broke because it was unavailable, not because they were too many.
+            self.limit = self._max_connections
             return connection
         except RetryError as error:
-            reason = error.last_attempt.exception()
-            self._give_up(f"the relay is away: {reason}", away.hint or "")
-        except RelayRefused as refusal:
-            await self.pause(refusal.message, refusal.hint or "")
+            self._give_up(_unavailable(error.last_attempt.exception()), hint)
+        except RelayRefused as error:
+            await self.pause(error.message, error.hint or "")
         except _StoppedError:
             pass
         return None
 
-    async def _dial(self) -> Connection:
-        """A new connection. Raises RelayAway, RelayRefuses, and _StoppedError where the run is to end meanwhile."""
-        dialling = asyncio.create_task(self._transport.connect())
+    async def _connect(self) -> Connection:
+        """Open a connection. Raises RelayUnavailable, RelayRefused, and _StoppedError if the pool is stopped."""
+        connecting = asyncio.create_task(self._transport.connect())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait((dialling, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not dialling.done():
+            await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
                 raise _StoppedError
-            return await dialling
+            return await connecting
         finally:
-            dialling.cancel()
+            connecting.cancel()
             stopping.cancel()
 
-    async def _sleep_or_leave(self, seconds: float) -> None:
+    async def _sleep_unless_stopped(self, seconds: float) -> None:
         await self.sleep(seconds)
         if self._stopping.is_set():
             raise _StoppedError
 
-    def _hash(self, secret: bytes) -> str:
-        """Of all that a person may have mended, the password included; keyed, so that it tells nothing."""
+    def _hash_settings(self, secret: bytes) -> str:
+        """Return a hash of the settings that a person may fix, with the password. Its key keeps the password secret."""
         smtp = self._smtp
-        said = repr((smtp.host, smtp.effective_port, smtp.security, smtp.username, smtp.secret(), smtp.ca_file))
-        return hmac.new(secret, said.encode(), "sha256").hexdigest()
+        values = (smtp.host, smtp.effective_port, smtp.security, smtp.username, smtp.read_password(), smtp.ca_file)
+        return hmac.new(secret, repr(values).encode(), "sha256").hexdigest()
 
 
 class _StoppedError(Exception):
-    """The run ends while the relay is waited for."""
+    """The pool was stopped while it waited for the mail server."""
+
+
+def _paused(reason: str) -> str:
+    return f"the mail server is paused: {reason}"
+
+
+def _unavailable(error: object) -> str:
+    return f"the mail server is unavailable: {error}"

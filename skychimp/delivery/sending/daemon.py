@@ -1,7 +1,7 @@
-"""The daemon: one dispatcher that keeps looking for what is due, and the jobs around it on the `schedule` library.
+"""Send on schedule: one dispatcher that polls for what is due, and periodic jobs by the `schedule` library.
 
-`schedule` counts naive local time, so that its jobs are made anew when the wall clock and the monotonic one part, or
-the zone's offset changes; the sleep between two jobs is on monotonic time.
+`schedule` uses naive local time. The jobs are therefore scheduled again when the clock or the time zone's offset
+changes. The sleep between two jobs is on monotonic time.
 """
 
 import asyncio
@@ -25,116 +25,124 @@ from skychimp.transport import make_transport
 
 log = logging.getLogger("skychimp")
 
-JUMP = 2.0  # s
-HOUSEKEEPING = timedelta(hours=1)
+CLOCK_CHANGE_S = 2.0  # a smaller difference between wall clock and monotonic clock is ignored
+HOUSEKEEPING_INTERVAL = timedelta(hours=1)
+_POLL, _HOUSEKEEPING = "poll", "housekeeping"
 
 
 class DaemonHooks(Protocol):
-    """What the daemon asks of whoever started it."""
+    """Callbacks that the daemon calls on its caller."""
 
     def ready(self) -> None:
-        """It listens to signals from here on."""
+        """Called once signal handlers are installed."""
 
     def alive(self) -> None:
-        """It is looking for what is due, or lets what is in flight end."""
+        """Called before each poll, and regularly while the last emails are finished."""
 
     def tidy(self) -> None:
-        """Once an hour: whatever else is to be kept in order. Called in a thread of its own."""
+        """Called once an hour, in its own thread, for housekeeping."""
 
-    def reload(self, now: Settings) -> Settings:
-        """The settings, read again; those it has now where they can't be read."""
+    def reload(self, current: Settings) -> Settings:
+        """Read the settings again and return them. Return the current ones if they cannot be read."""
 
 
-def serve(store: Store, settings: Settings, around: DaemonHooks) -> RunStats:
-    """Send on schedule until SIGTERM or Ctrl-C, and then drain; the last tally's `stopped` says which it was.
+def serve(store: Store, settings: Settings, hooks: DaemonHooks) -> RunStats:
+    """Send on schedule until SIGTERM or Ctrl-C, then finish the emails in progress and return the last stats.
 
-    SIGHUP drains, too, and goes on with the settings as they are then. Raises what `send_due` raises.
+    On SIGHUP, finish the emails in progress and continue with reloaded settings. Raises what `send_due` raises.
     """
-    return run_in_event_loop(_serve(store, settings, around))
+    return run_in_event_loop(_serve(store, settings, hooks))
 
 
-async def _serve(store: Store, settings: Settings, around: DaemonHooks) -> RunStats:
-    stops = StopSignals([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], say=log.info)
-    with stops:
-        around.ready()
+async def _serve(store: Store, settings: Settings, hooks: DaemonHooks) -> RunStats:
+    stop_signals = StopSignals([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], warn=log.info)
+    with stop_signals:
+        hooks.ready()
         while True:
-            stats = await _send(store, with_sender(settings), around, stops)
+            stats = await _send_until_stopped(store, with_sender(settings), hooks, stop_signals)
             if stats.stopped != RELOADED:
                 return stats
-            settings = around.reload(settings)
+            settings = hooks.reload(settings)
 
 
-async def _send(store: Store, settings: Settings, around: DaemonHooks, stops: StopSignals) -> RunStats:
-    """As one run, until it is stopped; a restored store is waited for until a person lets it go on."""
+async def _send_until_stopped(
+    store: Store, settings: Settings, hooks: DaemonHooks, stop_signals: StopSignals
+) -> RunStats:
+    """Send as one run until a signal stops it. If the store is on hold, wait until a person resumes it."""
     with contextlib.ExitStack() as stack:
         lock = None
         while lock is None:
             try:
                 lock = stack.enter_context(registered_run(store))
-            except StoreHeld as held:
-                if reason := await _let_go(store, settings, around, stops, held):
+            except StoreHeld as error:
+                if reason := await _wait_while_held(store, settings, hooks, stop_signals, error):
                     return RunStats(stopped=reason)
         dispatcher = Dispatcher(
             store,
             settings,
             make_transport(settings, store.path),
             lock,
-            keeps_looking=True,
-            report=lambda stats: around.alive() if stats.stopped else None,  # a drain is long, and without looks
+            keeps_polling=True,
+            # Finishing the emails in progress can take long, and there are no polls meanwhile.
+            report=lambda stats: hooks.alive() if stats.stopped else None,
         )
-        stops.of(dispatcher)
-        return await dispatcher.send(lambda: _work(dispatcher, settings, around))
+        stop_signals.attach(dispatcher)
+        return await dispatcher.send(lambda: _poll_on_schedule(dispatcher, settings, hooks))
 
 
-async def _let_go(store: Store, settings: Settings, around: DaemonHooks, stops: StopSignals, held: StoreHeld) -> str:
-    """Wait until a person has let the store go on: ""; or until a signal comes: what it means."""
-    log.warning(held.message, extra={"hint": held.hint})
+async def _wait_while_held(
+    store: Store, settings: Settings, hooks: DaemonHooks, stop_signals: StopSignals, error: StoreHeld
+) -> str:
+    """Wait until the store is no longer on hold. Return "", or the reason to stop if a signal came first."""
+    log.warning(error.message, extra={"hint": error.hint})
     reason = ""
     while not reason and await asyncio.to_thread(is_held, store):
-        around.alive()
-        reason = await stops.wait(settings.daemon.interval.total_seconds())
+        hooks.alive()
+        reason = await stop_signals.wait(settings.daemon.interval.total_seconds())
     return reason
 
 
-async def _work(dispatcher: Dispatcher, settings: Settings, around: DaemonHooks) -> None:
-    """Call the jobs when they are due, until the dispatcher is stopped."""
-    wanted = {"look", "housekeeping"}
-    clock = _Clock()
-    jobs = _jobs(settings.daemon.interval, wanted)
+async def _poll_on_schedule(dispatcher: Dispatcher, settings: Settings, hooks: DaemonHooks) -> None:
+    """Run the jobs when they are due, until the dispatcher is stopped."""
+    interval = settings.daemon.interval
+    due_jobs = {_POLL, _HOUSEKEEPING}
+    clock = _ClockMonitor()
+    scheduler = _schedule_jobs(interval, due_jobs)
     while not dispatcher.stats.stopped:
-        if clock.has_jumped():
-            log.warning("the clock has jumped; the jobs are made anew")
-            jobs = _jobs(settings.daemon.interval, wanted)
-            wanted.add("look")
-        jobs.run_pending()
-        if "look" in wanted:
-            around.alive()
+        if clock.has_changed():
+            log.warning("clock changed, scheduling all jobs again")
+            scheduler = _schedule_jobs(interval, due_jobs)
+            due_jobs.add(_POLL)
+        scheduler.run_pending()
+        if _POLL in due_jobs:
+            hooks.alive()
             await dispatcher.poll()
-        if "housekeeping" in wanted:
-            await asyncio.to_thread(around.tidy)
-        wanted.clear()
-        await dispatcher.sleep(max(0.01, min(jobs.idle_seconds or 0, settings.daemon.interval.total_seconds())))
+        if _HOUSEKEEPING in due_jobs:
+            await asyncio.to_thread(hooks.tidy)
+        due_jobs.clear()
+        await dispatcher.sleep(max(0.01, min(scheduler.idle_seconds or 0, interval.total_seconds())))
 
 
-def _jobs(interval: timedelta, wanted: set[str]) -> schedule.Scheduler:
-    """The jobs say what is wanted; the loop does it, because a job can't wait for the ledger."""
-    jobs = schedule.Scheduler()
-    jobs.every(max(1, round(interval.total_seconds()))).seconds.do(wanted.add, "look")
-    jobs.every(round(HOUSEKEEPING.total_seconds())).seconds.do(wanted.add, "housekeeping")
-    return jobs
+def _schedule_jobs(interval: timedelta, due_jobs: set[str]) -> schedule.Scheduler:
+    """Return a scheduler whose jobs add their names to `due_jobs`. The loop runs them, because they are async."""
+    scheduler = schedule.Scheduler()
+    scheduler.every(max(1, round(interval.total_seconds()))).seconds.do(due_jobs.add, _POLL)
+    scheduler.every(round(HOUSEKEEPING_INTERVAL.total_seconds())).seconds.do(due_jobs.add, _HOUSEKEEPING)
+    return scheduler
 
 
-class _Clock:
-    """Knows whether wall time has gone another way than monotonic time since it was asked last."""
+class _ClockMonitor:
+    """Detects changes of the wall clock against the monotonic clock, and of the time zone's offset."""
 
     def __init__(self) -> None:
-        self._seen = self._look()
+        self._last = self._read()
 
-    def has_jumped(self) -> bool:
-        before, self._seen = self._seen, self._look()
-        return abs(self._seen[0] - before[0]) > JUMP or self._seen[1] != before[1]
+    def has_changed(self) -> bool:
+        """Return whether the clock or the offset has changed since the last call."""
+        previous, self._last = self._last, self._read()
+        return abs(self._last[0] - previous[0]) > CLOCK_CHANGE_S or self._last[1] != previous[1]
 
     @staticmethod
-    def _look() -> tuple[float, int]:
+    def _read() -> tuple[float, int]:
         now = time.time()
         return now - time.monotonic(), time.localtime(now).tm_gmtoff

@@ -1,38 +1,35 @@
-"""One run: takes what is due, hands it to the relay over several connections, and records what came of it.
+"""Send what is due in one run, over several connections, and record each result.
 
-The event loop composes and talks to the relay; the recorder's thread writes. A delivery's intent is asked for together
-with the outcome before it on the same connection, so that both go into one commit, and it is committed before the
-final dot is written.
+The event loop composes emails and talks to the mail server. The recorder writes to the store. The intent to send a
+delivery is submitted together with the previous result on the same connection, so that both are in one commit. It is
+committed before the final dot is written.
 """
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection as StoreConnection
-from sqlalchemy import select
 
 from skychimp.config.settings import Settings
-from skychimp.delivery.composing import compose
-from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
-from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending import retry_policy
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
 from skychimp.delivery.sending.connection_pool import ConnectionPool
+from skychimp.delivery.sending.due_work import DueWork, find_due_work
+from skychimp.delivery.sending.intents import IntentCommit
+from skychimp.delivery.sending.occurrence_emails import OccurrenceEmails, load_occurrence_emails
+from skychimp.delivery.sending.rate_limiter import RateLimiter
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.retry_policy import Decision, RetryPolicy
 from skychimp.errors import InvalidValue, SkychimpError
-from skychimp.models import DeliveryState, Occurrence, Outcome, StoreInfo
+from skychimp.models import DeliveryState, Outcome
 from skychimp.store import ledger, queue, runs
 from skychimp.store.database import Store
 from skychimp.store.ledger import AttemptRecord
@@ -42,16 +39,17 @@ from skychimp.transport.interfaces import Connection, OutgoingEmail, Phase, Send
 
 log = logging.getLogger("skychimp")
 
-_O = Occurrence.__table__
-
-INTENT_AGE = 30.0  # s; DESIGN 4: an older intent may belong to somebody else by now
-TICK = 0.2  # s between two looks of whoever shows progress
-HEARTBEAT = 5.0  # s
+TICK_INTERVAL_S = 0.2
+HEARTBEAT_INTERVAL_S = 5.0
 
 
 @dataclass
 class RunStats:
-    """What a run did, and what it left: `queued` and `deferred` count what still waits at its end."""
+    """What a run did. `queued` and `deferred` count what is still waiting at its end.
+
+    `opened` counts occurrences, the other numbers count deliveries. `stopped` is the reason why the run ended early, ""
+    if it did not.
+    """
 
     opened: int = 0
     sent: int = 0
@@ -61,36 +59,12 @@ class RunStats:
     given_back: int = 0
     queued: int = 0
     stopped: str = ""
-    """Why it ended before its time, "" where it did not."""
     hint: str = ""
 
 
 @dataclass
-class _Letters:
-    """How an occurrence's letters are made; `composer` is None where its words can't be used, and `fault` says why."""
-
-    mailing_id: int
-    return_path: str
-    composer: Composer | None
-    fault: str
-    failed: int
-    tried: int
-    sender_refusals: int = 0
-
-
-class _Due(NamedTuple):
-    """What a look finds: how many occurrences it opened, which are finished and how many letters of each are in which
-    state, why the relay is paused, and what there is to send."""
-
-    opened: int = 0
-    finished: Mapping[int, Mapping[DeliveryState, int]] = MappingProxyType({})
-    pause: str | None = None
-    occurrences: Sequence[int] = ()
-
-
-@dataclass
 class RunOptions:
-    """What a run is to do: everything that is due, or one mailing; at most `limit` letters."""
+    """What a run may send: everything that is due or one mailing, and at most `limit` emails."""
 
     mailing_id: int | None = None
     limit: int | None = None
@@ -98,9 +72,10 @@ class RunOptions:
 
 @dataclass
 class Dispatcher:
-    """Sends what is due. `now` is its clock; `report` is told of progress several times a second.
+    """Sends what is due.
 
-    With `keeps_looking` it goes on until it is stopped: `look` then finds what has fallen due since.
+    `now` returns the time. `report` is called with the stats several times a second. With `keeps_polling`, the
+    dispatcher goes on until it is stopped, and each `poll` adds what has become due.
     """
 
     store: Store
@@ -110,68 +85,68 @@ class Dispatcher:
     options: RunOptions = field(default_factory=RunOptions)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     report: Callable[[RunStats], None] = lambda stats: None
-    keeps_looking: bool = False
+    keeps_polling: bool = False
     stats: RunStats = field(default_factory=RunStats)
 
     def __post_init__(self) -> None:
-        self._started = self.now()
-        self._policy = policy(self.settings)
+        self._started_at = self.now()
+        self._policy = retry_policy_from(self.settings)
         self._relay_name = self.transport.relay
-        self._workers = 0
-        self._next_slot = 0.0
-        self._parts: tuple[ConnectionPool | Claims, ...] = ()
+        self._worker_count = 0
+        self._secret = b""
+        self._stoppable: tuple[ConnectionPool | Claims, ...] = ()
 
     def stop(self, reason: str, hint: str = "") -> None:
-        """Take nothing new; what is in flight ends as it does."""
+        """Start no more emails. Those in progress are finished."""
         if not self.stats.stopped:
             self.stats.stopped, self.stats.hint = reason, hint
-            for part in self._parts:
+            for part in self._stoppable:
                 part.stop()
 
-    async def send(self, clockwork: Callable[[], Awaitable[None]] | None = None) -> RunStats:
-        """Look, send and record, until there is nothing more, or as long as `clockwork` goes on calling `look`.
+    async def send(self, keep_polling: Callable[[], Awaitable[None]] | None = None) -> RunStats:
+        """Poll once, or as often as `keep_polling` does, and send until nothing is left.
 
-        What could not go is released. Raises StoreFailed where the ledger can't be written.
+        What could not be sent is released. Raises StoreFailed if an attempt cannot be recorded.
         """
         async with self._recording():
             try:
                 async with asyncio.TaskGroup() as group:
-                    self._begin(group)
-                    beat = group.create_task(self._beat())
-                    await (clockwork or self.poll)()
-                    await self._all_sent()
-                    beat.cancel()
+                    self._set_up(group)
+                    ticking = group.create_task(self._tick())
+                    await (keep_polling or self.poll)()
+                    await self._wait_for_workers()
+                    ticking.cancel()
             except BaseExceptionGroup as errors:
-                raise _first(errors) from None
-            await self._recorder.submit(self._end)
+                raise _first_error(errors) from None
+            await self._recorder.submit(self._end_run)
         return self.stats
 
     async def poll(self) -> None:
-        """Rescue, sweep and open in one transaction, so that whoever looks sees all of it or nothing; then send."""
-        due = await self._recorder.submit(self._due)
-        self.stats.opened += due.opened
-        if due.opened:
-            log.info("mail is due", extra={"occurrences": due.opened})
-        for occurrence_id, counts in due.finished.items():
-            log.info("finished", extra={"occurrence": occurrence_id, **{str(state): n for state, n in counts.items()}})
-        self._relay.apply_pause(due.pause)
-        self._claims.add(due.occurrences)
-        self._hire()
+        """Open what is due and send it. Everything up to the opening is one transaction."""
+        work = await self._recorder.submit(self._find_due)
+        self.stats.opened += work.opened
+        if work.opened:
+            log.info("mailings due", extra={"occurrences": work.opened})
+        for occurrence_id, counts in work.finished.items():
+            by_state = {str(state): number for state, number in counts.items()}
+            log.info("occurrence finished", extra={"occurrence": occurrence_id, **by_state})
+        self._secret = work.secret or self._secret
+        self._pool.apply_pause(work.pause_reason)
+        self._claims.add(work.occurrences)
+        self._add_worker()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep, but not through a stop."""
-        await self._relay.sleep(seconds)
+        """Sleep, but wake up when the dispatcher is stopped."""
+        await self._pool.sleep(seconds)
 
     def _give_up(self, reason: str, hint: str) -> None:
-        """No letter can go now: a run ends, one that keeps looking lets go of what it has claimed."""
-        if not self.keeps_looking:
+        """Handle that nothing can be sent now: a run ends, a daemon releases what it has claimed."""
+        if not self.keeps_polling:
             self.stop(reason, hint)
             return
         log.warning(reason, extra={"hint": hint})
-        self._claims.drop_all()
+        self._claims.discard_all()
         self._recorder.submit(lambda db: queue.release(db, self.run.run_id))
-
-    # What is due
 
     @contextlib.asynccontextmanager
     async def _recording(self) -> AsyncIterator[None]:
@@ -181,179 +156,139 @@ class Dispatcher:
         finally:
             await self._recorder.close()
 
-    def _begin(self, group: asyncio.TaskGroup) -> None:
+    def _set_up(self, group: asyncio.TaskGroup) -> None:
         self._group = group
-        self._idle = asyncio.Event()
-        self._relay = ConnectionPool(
-            self.transport, self.settings, self._recorder, now=self.now, give_up=self._give_up, waits=self.keeps_looking
+        self._worker_ended = asyncio.Event()
+        self._pool = ConnectionPool(
+            self.transport,
+            self.settings,
+            self._recorder,
+            now=self.now,
+            give_up=self._give_up,
+            waits_forever=self.keeps_polling,
         )
+        self._rate_limiter = RateLimiter(self.settings.smtp.rate, self._pool.sleep)
         self._claims = Claims(
             self._recorder,
             self.run.run_id,
             group,
             now=self.now,
-            due=self._due_by,
-            load=self._load,
-            connections=lambda: self._relay.allowed,
-            budget=self.options.limit,
+            due_by=self._due_by,
+            load=load_occurrence_emails,
+            connections=lambda: self._pool.limit,
+            limit=self.options.limit,
         )
-        self._parts = (self._relay, self._claims)
-        if self.stats.stopped:  # before there was anything to stop
-            self._relay.stop()
+        self._stoppable = (self._pool, self._claims)
+        if self.stats.stopped:  # stopped before these existed
+            self._pool.stop()
             self._claims.stop()
 
+    # Finding what is due
+
     def _due_by(self) -> datetime:
-        """A run takes the tries that were due when it started; what falls due meanwhile is for the next one."""
-        return self.now() if self.keeps_looking else self._started
+        """Return the time up to which a try is due. A run leaves what becomes due after its start to the next run."""
+        return self.now() if self.keeps_polling else self._started_at
 
-    def _due(self, db: StoreConnection) -> _Due:
-        now = self._due_by()
-        behind = runs.clock_behind(db, now)
-        if behind is not None:  # a daemon's clock went back; a run would not have begun
-            log.error(behind.message, extra={"hint": behind.hint})
-            return _Due()
-        for run_id in runs.dead(db, self.store.path):
-            unknown = queue.rescue(db, run_id, now, self._policy.unknown_after, self.transport.relay)
-            runs.end(db, run_id, now)
-            log.warning("a dead run was rescued", extra={"run": run_id, "unknown": unknown})
-        finished = {one: ledger.counts(db, one) for one in queue.sweep(db, now)}
-        opened = planner.open_due(
+    def _find_due(self, db: StoreConnection) -> DueWork:
+        return find_due_work(
             db,
-            now,
-            sender=self.settings.mail.sender or "",
-            return_path=self.settings.mail.return_path or "",
-            give_up_after=self.settings.delivery.give_up_after,
+            self._due_by(),
+            store_file=self.store.path,
+            settings=self.settings,
             mailing_id=self.options.mailing_id,
-            blog_url=self.settings.blog.url,
+            unknown_after=self._policy.unknown_after,
+            relay=self._relay_name,
+            read_pause=self._pool.read_pause,
         )
-        self._secret = db.scalar(select(StoreInfo.__table__.c.secret)) or b""
-        pause = self._relay.read_pause(db, self._secret)
-        return _Due(opened, finished, pause, [] if pause else queue.due(db, now, self.options.mailing_id))
-
-    def _load(self, db: StoreConnection, occurrence_id: int) -> _Letters:
-        row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
-        counts = ledger.counts(db, occurrence_id)
-        composer, fault = None, ""
-        try:
-            composer = Composer(
-                MessageContent(row.subject, row.body, row.format, row.html),
-                sender=row.sender,
-                date=row.opened_at,
-                mailing_id=row.mailing_id,
-                due_at=planner.due_in_zone(row.due_at, row.timezone),
-            )
-        except InvalidValue as error:
-            fault = error.message
-        except Exception as error:
-            fault = f"unexpected: {error!r}"
-        failed = counts.get(DeliveryState.FAILED, 0)
-        tried = failed + counts.get(DeliveryState.SENT, 0) + counts.get(DeliveryState.DEFERRED, 0)
-        return _Letters(row.mailing_id, row.return_path, composer, fault, failed, tried)
 
     # Sending
 
-    def _hire(self) -> None:
-        """One more worker, where there is work for it: each brings its own connection."""
-        if self._workers < self._relay.allowed and self._claims.has_work:
-            self._workers += 1
-            self._group.create_task(self._work())
+    def _add_worker(self) -> None:
+        """Start one more worker, with its own connection, if there is work for it."""
+        if self._worker_count < self._pool.limit and self._claims.has_work:
+            self._worker_count += 1
+            self._group.create_task(self._run_worker())
 
-    async def _all_sent(self) -> None:
-        while self._workers:
-            self._idle.clear()
-            await self._idle.wait()
+    async def _wait_for_workers(self) -> None:
+        while self._worker_count:
+            self._worker_ended.clear()
+            await self._worker_ended.wait()
 
-    async def _work(self) -> None:
-        """One connection's life: it takes the next delivery as long as there is one."""
+    async def _run_worker(self) -> None:
+        """Send one delivery after another over one connection, until none is left."""
         connection: Connection | None = None
         try:
-            while (chosen := await self._claims.next()) is not None:
-                await self._pace()
+            while (delivery := await self._claims.next()) is not None:
+                await self._rate_limiter.wait()
                 if self.stats.stopped:
-                    self._claims.put_back(*chosen)
+                    self._claims.return_untried(*delivery)
                     return
-                if connection is None or not connection.usable:
-                    connection = await self._relay.exchange(connection)
-                    self._hire()
+                if connection is None or not connection.is_usable:
+                    connection = await self._pool.replace(connection)
+                    self._add_worker()
                 if connection is None:
-                    self._claims.put_back(*chosen)
+                    self._claims.return_untried(*delivery)
                     return
-                await self._send(*chosen, connection)
-                if self._relay.is_crowded:
+                await self._send(*delivery, connection)
+                if self._pool.is_over_limit:
                     return
         finally:
-            await self._relay.hang_up(connection)
-            self._workers -= 1
-            self._idle.set()
+            await self._pool.close(connection)
+            self._worker_count -= 1
+            self._worker_ended.set()
 
     async def _send(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence, connection: Connection) -> None:
-        """One letter, whatever becomes of it."""
-        letters: _Letters = occurrence.letters
-        started = self.now()
-        letter = self._compose(claimed, letters)
-        if isinstance(letter, str):
-            self._record(claimed, letters, SendResult(Phase.MAIL, None, letter), Decision(Outcome.FAILED), started)
-            self._watch_failures(occurrence, None, Decision(Outcome.FAILED))
-        else:
-            await self._deliver(claimed, occurrence, letter, connection, started)
-        self._claims.off_the_wire(occurrence)
-
-    def _compose(self, claimed: ClaimedDelivery, letters: _Letters) -> OutgoingEmail | str:
-        """The letter, or why there can't be one."""
-        if letters.composer is None:
-            return letters.fault
+        """Compose and send one delivery, and record the result."""
+        emails = occurrence.emails
+        assert emails is not None
+        started_at = self.now()
         try:
-            to = Recipient(claimed.address, claimed.name, claimed.comment, _tags(claimed.tags))
-            name = compose.message_id(self._secret, claimed.id, letters.return_path.rpartition("@")[2])
-            return OutgoingEmail(letters.return_path, claimed.address, letters.composer.compose(to, name))
+            email = emails.compose(claimed, self._secret)
         except InvalidValue as error:
-            return error.message
-        except Exception as error:
-            return f"it can't be composed: {error!r}"
+            result, decision = SendResult(Phase.MAIL, None, error.message), Decision(Outcome.FAILED)
+            self._record(claimed, emails, result, decision, started_at)
+            self._disable_if_failing(occurrence, emails, result, decision)
+        else:
+            await self._deliver(claimed, occurrence, emails, email, connection, started_at)
+        self._claims.finish(occurrence)
 
     async def _deliver(
         self,
         claimed: ClaimedDelivery,
         occurrence: OpenOccurrence,
-        letter: OutgoingEmail,
+        emails: OccurrenceEmails,
+        email: OutgoingEmail,
         connection: Connection,
-        started: datetime,
+        started_at: datetime,
     ) -> None:
-        commit_intent = _IntentCommit(self._recorder, claimed)
+        commit_intent = IntentCommit(self._recorder, claimed)
         try:
-            answer = await connection.send(letter, commit_intent)
-            if answer is None:  # the intent was refused: it is not ours any more
-                self._claims.start_over(occurrence)
+            result = await connection.send(email, commit_intent)
+            if result is None:  # the intent was refused, because the delivery is no longer ours
+                self._claims.reclaim(occurrence)
                 return
-            decision = self._decide(claimed, answer)
+            decision = self._decide(claimed, result)
         except SkychimpError:
             raise
         except Exception as error:
-            answer = SendResult(Phase.DOT if commit_intent.granted else Phase.DATA, None, f"unexpected: {error!r}")
-            decision = retry_policy.crash(
-                dot_written=commit_intent.granted,
-                attempts=claimed.attempts,
-                given_back=claimed.given_back,
-                policy=self._policy,
-                now=self.now(),
-            )
+            result, decision = self._handle_defect(claimed, error, dot_written=commit_intent.is_granted)
         if decision.fewer_connections:
-            self._relay.take_fewer()
+            self._pool.reduce_limit()
         if decision.outcome is None:
-            await self._refused(claimed, answer)
+            await self._release_and_pause(claimed, result)
             return
         if decision.outcome == Outcome.GIVEN_BACK:
-            decision = decision._replace(next_try_at=self._started)
-        self._record(claimed, occurrence.letters, answer, decision, started)
+            decision = decision._replace(next_try_at=self._started_at)
+        self._record(claimed, emails, result, decision, started_at)
         if decision.outcome == Outcome.SENT:
-            self._relay.took_mail()
+            self._pool.record_success()
         elif decision.outcome == Outcome.GIVEN_BACK:
-            self._claims.recheck(occurrence)
-        self._watch_failures(occurrence, answer, decision)
+            self._claims.refresh(occurrence)
+        self._disable_if_failing(occurrence, emails, result, decision)
 
-    def _decide(self, claimed: ClaimedDelivery, answer: SendResult) -> Decision:
+    def _decide(self, claimed: ClaimedDelivery, result: SendResult) -> Decision:
         return retry_policy.decide(
-            answer,
+            result,
             attempts=claimed.attempts,
             given_back=claimed.given_back,
             policy=self._policy,
@@ -361,132 +296,109 @@ class Dispatcher:
             chance=random.random(),  # noqa: S311
         )
 
+    def _handle_defect(
+        self, claimed: ClaimedDelivery, error: Exception, *, dot_written: bool
+    ) -> tuple[SendResult, Decision]:
+        """Return the result and the decision for an unexpected exception, so that the run can go on."""
+        phase = Phase.DOT if dot_written else Phase.DATA
+        decision = retry_policy.decide_after_defect(
+            dot_written=dot_written,
+            attempts=claimed.attempts,
+            given_back=claimed.given_back,
+            policy=self._policy,
+            now=self.now(),
+        )
+        return SendResult(phase, None, f"unexpected error: {error!r}"), decision
+
     def _record(
-        self, claimed: ClaimedDelivery, letters: _Letters, answer: SendResult, decision: Decision, started: datetime
+        self,
+        claimed: ClaimedDelivery,
+        emails: OccurrenceEmails,
+        result: SendResult,
+        decision: Decision,
+        started_at: datetime,
     ) -> None:
         assert decision.outcome is not None
-        reply = answer.reply
+        reply = result.reply
         self._recorder.record(
             AttemptRecord(
                 claimed,
-                started,
+                started_at,
                 self.now(),
                 decision.outcome,
-                answer.phase,
+                result.phase,
                 reply.code if reply else None,
                 reply.enhanced if reply else "",
-                reply.text if reply else answer.fault,
+                reply.text if reply else result.error,
                 self._relay_name,
                 decision.next_try_at,
                 decision.bad_address,
             )
         )
         setattr(self.stats, decision.outcome, getattr(self.stats, decision.outcome) + 1)
-        letters.tried += claimed.attempts == 0
+        emails.tried += claimed.attempts == 0
 
-    async def _refused(self, claimed: ClaimedDelivery, answer: SendResult) -> None:
-        """The relay wants a login that it did not ask for before: nothing is spent."""
+    async def _release_and_pause(self, claimed: ClaimedDelivery, result: SendResult) -> None:
+        """Pause the relay, which now requires a login, and release the delivery without counting an attempt."""
         run_id = self.run.run_id
         await self._recorder.submit(lambda db: queue.release(db, run_id, [claimed.id]))
-        await self._relay.pause(answer.reply.text if answer.reply else answer.fault)
+        await self._pool.pause(result.reply.text if result.reply else result.error)
 
-    def _watch_failures(self, occurrence: OpenOccurrence, answer: SendResult | None, decision: Decision) -> None:
-        letters: _Letters = occurrence.letters
-        if decision.outcome != Outcome.FAILED:
-            letters.sender_refusals = 0
+    def _disable_if_failing(
+        self, occurrence: OpenOccurrence, emails: OccurrenceEmails, result: SendResult, decision: Decision
+    ) -> None:
+        reason = emails.count_result(result, is_failed=decision.outcome == Outcome.FAILED, policy=self._policy)
+        if reason is None:
             return
-        letters.failed += 1
-        at_mail = answer is not None and answer.phase == Phase.MAIL
-        letters.sender_refusals = letters.sender_refusals + 1 if at_mail else 0
-        if letters.sender_refusals == retry_policy.SENDER_REFUSALS and answer and answer.reply:
-            self._disable(occurrence, f"the relay refuses the sender: {answer.reply.text}")
-        elif retry_policy.too_many_failures(letters.failed, letters.tried, self._policy):
-            self._disable(occurrence, f"{letters.failed} of {letters.tried} letters failed")
+        mailing_id, now = emails.mailing_id, self.now()
+        log.error("mailing disabled", extra={"mailing": mailing_id, "reason": reason})
+        self._recorder.submit(lambda db: queue.disable_mailing(db, mailing_id, reason, now))
+        self._claims.discard(occurrence)
 
-    def _disable(self, occurrence: OpenOccurrence, reason: str) -> None:
-        mailing_id, now = occurrence.letters.mailing_id, self.now()
-        log.error("mailing disabled by the system", extra={"mailing": mailing_id, "reason": reason})
-        self._recorder.submit(lambda db: queue.disable(db, mailing_id, reason, now))
-        self._claims.drop(occurrence)
+    # Progress and the end
 
-    async def _pace(self) -> None:
-        rate = self.settings.smtp.rate
-        if rate is None:
-            return
-        slot = max(self._next_slot, time.monotonic())
-        self._next_slot = slot + 1 / rate.per_second
-        await self._relay.sleep(slot - time.monotonic())
-
-    # Around it
-
-    async def _beat(self) -> None:
-        last = time.monotonic()
+    async def _tick(self) -> None:
+        """Report progress, grow the pool and write heartbeats until cancelled."""
+        last_heartbeat = time.monotonic()
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK_INTERVAL_S)
             self.report(self.stats)
-            self._relay.grow()
-            self._hire()
-            if time.monotonic() - last >= HEARTBEAT:
-                last = time.monotonic()
+            self._pool.grow()
+            self._add_worker()
+            if time.monotonic() - last_heartbeat >= HEARTBEAT_INTERVAL_S:
+                last_heartbeat = time.monotonic()
                 now, run_id, counts = self.now(), self.run.run_id, self._counts()
-                self._recorder.submit(lambda c: runs.heartbeat(c, run_id, now, counts))  # noqa: B023
+                self._recorder.submit(lambda db: runs.heartbeat(db, run_id, now, counts))  # noqa: B023
 
     def _counts(self) -> dict[str, int]:
         return {name: getattr(self.stats, name) for name in ("sent", "deferred", "failed", "unknown")}
 
-    def _end(self, db: StoreConnection) -> None:
+    def _end_run(self, db: StoreConnection) -> None:
         now = self.now()
         queue.release(db, self.run.run_id)
         queue.sweep(db, now)
         runs.heartbeat(db, self.run.run_id, now, self._counts())
         runs.end(db, self.run.run_id, now)
-        waiting = Counter(ledger.left(db, self.options.mailing_id))
-        self.stats.deferred = waiting[DeliveryState.DEFERRED]
-        self.stats.queued = sum(waiting.values()) - self.stats.deferred
+        pending = Counter(ledger.count_pending_by_state(db, self.options.mailing_id))
+        self.stats.deferred = pending[DeliveryState.DEFERRED]
+        self.stats.queued = sum(pending.values()) - self.stats.deferred
 
 
-class _IntentCommit:
-    """Commits the intent to send a delivery. Awaiting it returns whether the delivery may be sent."""
-
-    def __init__(self, recorder: Recorder, claimed: ClaimedDelivery) -> None:
-        self._recorder = recorder
-        self._claimed = claimed
-        self._asked = _boottime()
-        self._intent = recorder.intend(claimed)
-        self.granted = False
-
-    async def __call__(self) -> bool:
-        ours = await self._intent
-        while ours and _boottime() - self._asked > INTENT_AGE:
-            self._asked = _boottime()
-            ours = await self._recorder.intend(self._claimed)
-        self.granted = ours
-        return ours
-
-
-def policy(settings: Settings) -> RetryPolicy:
-    """What the config says about trying again."""
-    chosen = settings.delivery
+def retry_policy_from(settings: Settings) -> RetryPolicy:
+    """Return the retry policy in the settings."""
+    delivery = settings.delivery
     return RetryPolicy(
-        retry_after=tuple(chosen.retry_after),
-        unknown_after=chosen.unknown_after if chosen.unknown == "resend" else None,
-        disable_failures=chosen.disable_failures,
-        disable_failure_rate=chosen.disable_failure_rate,
+        retry_after=tuple(delivery.retry_after),
+        unknown_after=delivery.unknown_after if delivery.unknown == "resend" else None,
+        disable_failures=delivery.disable_failures,
+        disable_failure_rate=delivery.disable_failure_rate,
     )
 
 
-@lru_cache(maxsize=1024)  # most clients have the same few, or none
-def _tags(stored: str) -> tuple[str, ...]:
-    return tuple(json.loads(stored))
-
-
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)  # counts sleep too
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
-    known, _ = errors.split(SkychimpError)
-    chosen: BaseException = known or errors
+def _first_error(errors: BaseExceptionGroup[Any]) -> BaseException:
+    """Return the first SkychimpError in a group, or its first error of any kind."""
+    ours, _ = errors.split(SkychimpError)
+    chosen: BaseException = ours or errors
     while isinstance(chosen, BaseExceptionGroup):
         chosen = chosen.exceptions[0]
     return chosen

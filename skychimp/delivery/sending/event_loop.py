@@ -1,4 +1,4 @@
-"""Run a coroutine in an event loop of its own."""
+"""Run a coroutine in its own event loop."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,10 +7,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def run_in_event_loop(work: Coroutine[object, object, T]) -> T:
-    """Run it in an event loop of its own: uvloop's where there is one."""
+def run_in_event_loop(coroutine: Coroutine[object, object, T]) -> T:
+    """Run a coroutine and return its result. Uses uvloop if it is installed."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(work)
+        return runner.run(coroutine)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,42 +1,42 @@
-"""What servers' replies say: alike ones as one, the queue id in them, what a code means and what to do; pure."""
+"""Group servers' replies, find queue IDs in them, and explain what they mean; pure."""
 
 import re
 from typing import NamedTuple
 
 from skychimp.models import Outcome
 
-LONGEST_PATTERN = 240
-VARIES = "…"
+MAX_PATTERN_LENGTH = 240
+PLACEHOLDER = "…"
 
 _CODES = re.compile(r"^[2-5][0-9][0-9][ -]?(?:[245]\.[0-9]{1,3}\.[0-9]{1,3}(?: |$))?", re.MULTILINE)
-_SERVERS_OWN = r"[\[(][A-Z]{1,4}[0-9]{1,5}[\])]"  # as (S3140): the same in each letter
-_VARYING = re.compile(rf"(?:(?<!\S)(?!{_SERVERS_OWN})(?:[^\s@0-9]*[@0-9]\S*|[A-F]{{8,}}(?!\S))(?:\s+|$))+")
-_WORDS = re.compile(r"([^\w.+-]+)")
-_USUAL = {
+_ERROR_NUMBER = r"[\[(][A-Z]{1,4}[0-9]{1,5}[\])]"  # such as (S3140), which is the same for every email
+_VARYING = re.compile(rf"(?:(?<!\S)(?!{_ERROR_NUMBER})(?:[^\s@0-9]*[@0-9]\S*|[A-F]{{8,}}(?!\S))(?:\s+|$))+")
+_SEPARATORS = re.compile(r"([^\w.+-]+)")
+_COMMON_LOCAL_PARTS = {
     "account", "address", "client", "domain", "info", "mail", "mailbox", "message", "name", "office", "postmaster",
     "recipient", "relay", "sales", "sender", "server", "service", "spam", "support", "user",
 }  # fmt: skip
-"""Local parts that are words of a reply, too."""
+"""Local parts that are also ordinary words in replies, and so are not replaced."""
 
 
 def pattern(reply: str, address: str = "") -> str:
-    """A reply without its codes, and with `…` for what varies from letter to letter: addresses, ids, numbers.
+    """Return a reply without its codes, and with `…` for what differs between emails: addresses, IDs and numbers.
 
-    `address` is the recipient's, whose parts some servers name alone.
+    `address` is the recipient's. Its local part and domain are also replaced where a server names them alone.
     """
-    words = _CODES.sub("", reply) if "\n" in reply else reply
+    text = _CODES.sub("", reply) if "\n" in reply else reply
     if address:
-        words = _without(words, address)
-    words = _VARYING.sub("… ", words).removeprefix("… ")
-    return " ".join(words[:LONGEST_PATTERN].split())
+        text = _replace_address_parts(text, address)
+    text = _VARYING.sub("… ", text).removeprefix("… ")
+    return " ".join(text[:MAX_PATTERN_LENGTH].split())
 
 
-def _without(words: str, address: str) -> str:
+def _replace_address_parts(text: str, address: str) -> str:
     local_part, _, domain = address.rpartition("@")
-    words = words.replace(domain, VARIES)
-    if len(local_part) < 3 or local_part in _USUAL or local_part not in words.lower():
-        return words
-    return "".join(VARIES if part.lower() == local_part else part for part in _WORDS.split(words))
+    text = text.replace(domain, PLACEHOLDER)
+    if len(local_part) < 3 or local_part in _COMMON_LOCAL_PARTS or local_part not in text.lower():
+        return text
+    return "".join(PLACEHOLDER if part.lower() == local_part else part for part in _SEPARATORS.split(text))
 
 
 _QUEUE_IDS = tuple(
@@ -53,153 +53,175 @@ _QUEUE_IDS = tuple(
         r"\boutbox as new/(?P<id>\S+)",
     )
 )
+_INVALID_REPLY = ("invalid reply", "not a reply")  # the second in attempts that an earlier version recorded
 
 
 def queue_id(reply: str) -> str:
-    """The id under which a server's own log knows the letter; "" where its reply names none."""
-    if not reply.startswith("2") and "not a reply" not in reply:
+    """Return the ID of the email in the server's own log, or "" if the reply has none."""
+    if not reply.startswith("2") and not any(text in reply for text in _INVALID_REPLY):
         return ""
-    found = filter(None, (form.search(reply) for form in _QUEUE_IDS))
-    return next((match["id"] for match in found), "")
+    matches = filter(None, (form.search(reply) for form in _QUEUE_IDS))
+    return next((match["id"] for match in matches), "")
 
 
-class Meaning(NamedTuple):
-    """What an answer means, and what a person can do about it ("" where there is nothing to do)."""
+class Explanation(NamedTuple):
+    """What a reply means, and what a person can do about it ("" if nothing needs to be done)."""
 
-    what: str
+    meaning: str
     remedy: str = ""
 
 
-_ASK_THE_CLIENT = "ask the client for another address: skychimp clients update"
-_MARKED = f"the client is marked as bad and left out from now on; {_ASK_THE_CLIENT}"
-_ABOUT_THE_CLIENT = (_ASK_THE_CLIENT, _MARKED)
-_WAIT = "nothing: it is tried again by itself"
-_SENDER = "mend mail.sender, and look at its domain: skychimp doctor"
-_REPUTATION = "see whether your server is on a block list, and that SPF, DKIM and DMARC pass: skychimp doctor"
-_SHORTER = "make the letter smaller"
-_LOGIN = "mend smtp.username and smtp.password: skychimp doctor"
-_RELAY = "ask whoever runs your relay"
+_ASK_CLIENT = 'ask the client for another address, then run "skychimp clients update"'
+_MARKED_BAD = f"the client is marked as bad and gets no more email; {_ASK_CLIENT}"
+_CLIENT_REMEDIES = (_ASK_CLIENT, _MARKED_BAD)
+_WAIT = "nothing to do: the email is retried automatically"
+_SENDER = 'check mail.sender and its domain: run "skychimp doctor"'
+_REPUTATION = 'check that your server is not on a block list and that SPF, DKIM and DMARC pass: run "skychimp doctor"'
+_SHORTER = "make the email smaller"
+_LOGIN = 'check smtp.username and smtp.password: run "skychimp doctor"'
+_ASK_RELAY = "ask the administrator of your mail server"
+_SLOWER = "send more slowly: set smtp.rate"
+_USE_TLS = 'set smtp.security to "starttls" or "tls"'
+_PREVIEW = 'check the email: run "skychimp messages preview"'
+_DKIM = 'set up DKIM signing on your mail server: run "skychimp doctor"'
+_READ_REPLY = "read the server's reply"
 
 _BY_DETAIL = {
-    "1.0": Meaning("something is wrong with the address", _ASK_THE_CLIENT),
-    "1.1": Meaning("there is no such mailbox", _MARKED),
-    "1.2": Meaning("there is no such domain, or none that takes mail", _MARKED),
-    "1.3": Meaning("the address is not written as one", _MARKED),
-    "1.4": Meaning("the address stands for more than one mailbox", _ASK_THE_CLIENT),
-    "1.6": Meaning("the mailbox has moved, nobody says where to", _MARKED),
-    "1.7": Meaning("the sender's address is not written as one", _SENDER),
-    "1.8": Meaning("the sender's domain can't get mail", _SENDER),
-    "1.10": Meaning("the domain takes no mail at all", _ASK_THE_CLIENT),
-    "2.0": Meaning("something is wrong with the mailbox", _ASK_THE_CLIENT),
-    "2.1": Meaning("the mailbox is disabled", _MARKED),
-    "2.2": Meaning("the mailbox is full", _ASK_THE_CLIENT),
-    "2.3": Meaning("the letter is larger than this mailbox takes", _SHORTER),
-    "2.4": Meaning("a mailing list at the other end can't be expanded", "tell the list's owner"),
-    "3.0": Meaning("the other system has a problem of its own", _WAIT),
-    "3.1": Meaning("the other system's disk is full", _WAIT),
-    "3.2": Meaning("the other system takes no mail at the moment", _WAIT),
-    "3.3": Meaning("the other system lacks a feature that the letter needs", _RELAY),
-    "3.4": Meaning("the letter is larger than the other system takes", _SHORTER),
-    "3.5": Meaning("the other system is set up wrongly", _RELAY),
-    "4.0": Meaning("something is wrong on the network's way there", _WAIT),
-    "4.1": Meaning("the client's mail server does not answer", _WAIT),
-    "4.2": Meaning("the connection to the client's mail server broke", _WAIT),
-    "4.3": Meaning("a directory or DNS server on the way failed", _WAIT),
-    "4.4": Meaning("the relay finds no way to the client's domain", f"check the address; {_RELAY}"),
-    "4.5": Meaning("the other system has too much to do", "send more slowly: smtp.rate"),
-    "4.6": Meaning("the letter goes round in a circle at the other end", "tell whoever runs the client's mail"),
-    "4.7": Meaning("it could not be delivered in time", _WAIT),
-    "5.0": Meaning("the two servers misunderstood each other", _RELAY),
-    "5.1": Meaning("the server did not expect that command", _RELAY),
-    "5.2": Meaning("the server did not understand that command", _RELAY),
-    "5.3": Meaning("too many recipients at once", "send more slowly: smtp.rate, smtp.connections"),
-    "5.4": Meaning("the server does not know that parameter", _RELAY),
-    "5.5": Meaning("the two servers speak different versions", _RELAY),
-    "6.0": Meaning("the letter's content is not taken", "look at the letter: skychimp messages preview"),
-    "6.1": Meaning("the letter's kind of content is not taken", "look at the letter: skychimp messages preview"),
-    "6.3": Meaning("the letter would have to be converted, and can't be", _RELAY),
-    "6.7": Meaning("the other system takes no address beyond ASCII", "ask the client for an address in ASCII"),
-    "6.9": Meaning("the other system takes no header beyond ASCII", _RELAY),
-    "7.0": Meaning("refused by a rule of the other system", _REPUTATION),
-    "7.1": Meaning("refused by a rule: as spam, for a block list, or nobody may write there", _REPUTATION),
-    "7.2": Meaning("this sender may not write to that list", "ask the list's owner"),
-    "7.4": Meaning("a security feature is missing", _RELAY),
-    "7.5": Meaning("the encryption failed", _RELAY),
-    "7.7": Meaning("the letter was changed on its way", _RELAY),
-    "7.8": Meaning("the user name or the password is wrong", _LOGIN),
-    "7.9": Meaning("the way of logging in is too weak for that server", _LOGIN),
-    "7.10": Meaning("the server wants encryption", 'set smtp.security to "starttls" or "tls"'),
-    "7.11": Meaning("the server wants encryption before a login", 'set smtp.security to "starttls" or "tls"'),
-    "7.13": Meaning("the relay's account is disabled", _RELAY),
-    "7.14": Meaning("the servers don't trust each other", _RELAY),
-    "7.17": Meaning("the mailbox belongs to somebody else by now", _ASK_THE_CLIENT),
-    "7.18": Meaning("the domain belongs to somebody else by now", _ASK_THE_CLIENT),
-    "7.20": Meaning("no DKIM signature passes", "have the relay sign with DKIM: skychimp doctor"),
-    "7.21": Meaning("no acceptable DKIM signature passes", "have the relay sign with DKIM: skychimp doctor"),
-    "7.22": Meaning("no DKIM signature is by the sender's domain", "sign as mail.sender's domain: skychimp doctor"),
-    "7.23": Meaning("SPF does not allow your server", "add your relay to the domain's SPF record: skychimp doctor"),
-    "7.24": Meaning("the SPF record can't be read", "mend the domain's SPF record: skychimp doctor"),
-    "7.25": Meaning("the relay's address has no matching name (reverse DNS)", _RELAY),
-    "7.26": Meaning("SPF, DKIM and DMARC all fail", _REPUTATION),
-    "7.27": Meaning("the sender's domain says that it takes no mail", _SENDER),
-    "7.28": Meaning("too much mail at once", "send more slowly: smtp.rate"),
-    "7.29": Meaning("an ARC signature does not pass", _RELAY),
-    "7.30": Meaning("the letter asks for TLS on the whole way, and there is none", _RELAY),
+    "1.0": Explanation("there is a problem with the address", _ASK_CLIENT),
+    "1.1": Explanation("the mailbox does not exist", _MARKED_BAD),
+    "1.2": Explanation("the domain does not exist or does not accept email", _MARKED_BAD),
+    "1.3": Explanation("the address is invalid", _MARKED_BAD),
+    "1.4": Explanation("the address matches more than one mailbox", _ASK_CLIENT),
+    "1.6": Explanation("the mailbox has moved to an unknown address", _MARKED_BAD),
+    "1.7": Explanation("the sender's address is invalid", _SENDER),
+    "1.8": Explanation("the sender's domain cannot receive email", _SENDER),
+    "1.10": Explanation("the domain does not accept email", _ASK_CLIENT),
+    "2.0": Explanation("there is a problem with the mailbox", _ASK_CLIENT),
+    "2.1": Explanation("the mailbox is disabled", _MARKED_BAD),
+    "2.2": Explanation("the mailbox is full", _ASK_CLIENT),
+    "2.3": Explanation("the email is too large for this mailbox", _SHORTER),
+    "2.4": Explanation("the receiving system cannot expand a mailing list", "contact the owner of the mailing list"),
+    "3.0": Explanation("the receiving system has a problem", _WAIT),
+    "3.1": Explanation("the receiving system's disk is full", _WAIT),
+    "3.2": Explanation("the receiving system does not accept email at the moment", _WAIT),
+    "3.3": Explanation("the receiving system lacks a feature that the email needs", _ASK_RELAY),
+    "3.4": Explanation("the email is too large for the receiving system", _SHORTER),
+    "3.5": Explanation("the receiving system is misconfigured", _ASK_RELAY),
+    "4.0": Explanation("there is a network problem on the way to the client's mail server", _WAIT),
+    "4.1": Explanation("the client's mail server does not respond", _WAIT),
+    "4.2": Explanation("the connection to the client's mail server was lost", _WAIT),
+    "4.3": Explanation("a directory or DNS server failed", _WAIT),
+    "4.4": Explanation("your mail server found no route to the client's domain", f"check the address; {_ASK_RELAY}"),
+    "4.5": Explanation("the receiving system is overloaded", _SLOWER),
+    "4.6": Explanation("the email is in a forwarding loop", "contact the administrator of the client's mail server"),
+    "4.7": Explanation("the email could not be delivered in time", _WAIT),
+    "5.0": Explanation("SMTP protocol error between the two servers", _ASK_RELAY),
+    "5.1": Explanation("the server did not expect that command", _ASK_RELAY),
+    "5.2": Explanation("the server did not understand that command", _ASK_RELAY),
+    "5.3": Explanation("too many recipients at once", "send more slowly: set smtp.rate or smtp.connections"),
+    "5.4": Explanation("the server does not know that parameter", _ASK_RELAY),
+    "5.5": Explanation("the two servers use different protocol versions", _ASK_RELAY),
+    "6.0": Explanation("the email's content was refused", _PREVIEW),
+    "6.1": Explanation("the email's content type was refused", _PREVIEW),
+    "6.3": Explanation("the email needs a conversion that is not possible", _ASK_RELAY),
+    "6.7": Explanation("the receiving system accepts only ASCII addresses", "ask the client for an ASCII address"),
+    "6.9": Explanation("the receiving system accepts only ASCII headers", _ASK_RELAY),
+    "7.0": Explanation("refused by the receiving system's policy", _REPUTATION),
+    "7.1": Explanation("refused by policy: spam, a block list, or a restricted recipient", _REPUTATION),
+    "7.2": Explanation("this sender may not write to that mailing list", "ask the owner of the mailing list"),
+    "7.4": Explanation("a required security feature is missing", _ASK_RELAY),
+    "7.5": Explanation("the encryption failed", _ASK_RELAY),
+    "7.7": Explanation("the email was changed in transit", _ASK_RELAY),
+    "7.8": Explanation("the username or password is wrong", _LOGIN),
+    "7.9": Explanation("the login mechanism is too weak for that server", _LOGIN),
+    "7.10": Explanation("the server requires encryption", _USE_TLS),
+    "7.11": Explanation("the server requires encryption before login", _USE_TLS),
+    "7.13": Explanation("your account on the mail server is disabled", _ASK_RELAY),
+    "7.14": Explanation("the servers do not trust each other", _ASK_RELAY),
+    "7.17": Explanation("the mailbox has a new owner", _ASK_CLIENT),
+    "7.18": Explanation("the domain has a new owner", _ASK_CLIENT),
+    "7.20": Explanation("no DKIM signature is valid", _DKIM),
+    "7.21": Explanation("no acceptable DKIM signature is valid", _DKIM),
+    "7.22": Explanation(
+        "no valid DKIM signature is from the sender's domain",
+        'sign with the domain of mail.sender: run "skychimp doctor"',
+    ),
+    "7.23": Explanation(
+        "SPF does not allow your server", 'add your mail server to the SPF record of the domain: run "skychimp doctor"'
+    ),
+    "7.24": Explanation("the SPF record is invalid", 'fix the SPF record of the domain: run "skychimp doctor"'),
+    "7.25": Explanation("the mail server's IP address has no matching host name (reverse DNS)", _ASK_RELAY),
+    "7.26": Explanation("SPF, DKIM and DMARC all failed", _REPUTATION),
+    "7.27": Explanation("the sender's domain says that it does not accept email", _SENDER),
+    "7.28": Explanation("too much email at once", _SLOWER),
+    "7.29": Explanation("an ARC signature is invalid", _ASK_RELAY),
+    "7.30": Explanation("the email requires TLS on the whole route, which is not available", _ASK_RELAY),
 }
-"""By subject and detail of the enhanced code (RFC 3463, and the registry of RFC 5248); those left out are no faults."""
+"""By subject and detail of the enhanced code (RFC 3463 and the registry of RFC 5248). Codes of success are left out."""
 
 _BY_CODE = {
-    421: Meaning("the server closes the connection: too much, or it stops", "send more slowly: smtp.connections"),
-    450: Meaning("the mailbox can't be reached now, or the server greylists", _WAIT),
-    451: Meaning("the server has a problem of its own, or greylists", _WAIT),
-    452: Meaning("the server is out of room", _WAIT),
-    454: Meaning("encryption or login is not possible now", _WAIT),
-    455: Meaning("the server can't do what a parameter asks now", _WAIT),
-    500: Meaning("the server did not understand that command", _RELAY),
-    501: Meaning("the server did not understand that address or parameter", _RELAY),
-    502: Meaning("the server does not know that command", _RELAY),
-    503: Meaning("the server did not expect that command", _RELAY),
-    504: Meaning("the server does not know that parameter", _RELAY),
-    521: Meaning("that host takes no mail", _ASK_THE_CLIENT),
-    530: Meaning("the server wants a login", _LOGIN),
-    534: Meaning("the way of logging in is too weak for that server", _LOGIN),
-    535: Meaning("the user name or the password is wrong", _LOGIN),
-    550: Meaning("there is no such mailbox, or a rule refuses the letter", "read the server's words"),
-    551: Meaning("the mailbox is elsewhere", _ASK_THE_CLIENT),
-    552: Meaning("the letter is too large, or the mailbox full", _SHORTER),
-    553: Meaning("the server does not take an address written like that", _ASK_THE_CLIENT),
-    554: Meaning("the letter is refused, often as spam", _REPUTATION),
-    555: Meaning("the server does not know that parameter", _RELAY),
-    556: Meaning("the domain takes no mail at all", _ASK_THE_CLIENT),
+    421: Explanation(
+        "the server closed the connection, because it is overloaded or shutting down",
+        "send more slowly: set smtp.connections",
+    ),
+    450: Explanation("the mailbox is unavailable at the moment, or the server uses greylisting", _WAIT),
+    451: Explanation("the server has a temporary problem, or uses greylisting", _WAIT),
+    452: Explanation("the server has no storage left", _WAIT),
+    454: Explanation("encryption or login is not possible at the moment", _WAIT),
+    455: Explanation("the server cannot apply a parameter at the moment", _WAIT),
+    500: Explanation("the server did not understand that command", _ASK_RELAY),
+    501: Explanation("the server did not understand that address or parameter", _ASK_RELAY),
+    502: Explanation("the server does not know that command", _ASK_RELAY),
+    503: Explanation("the server did not expect that command", _ASK_RELAY),
+    504: Explanation("the server does not know that parameter", _ASK_RELAY),
+    521: Explanation("the host does not accept email", _ASK_CLIENT),
+    530: Explanation("the server requires a login", _LOGIN),
+    534: Explanation("the login mechanism is too weak for that server", _LOGIN),
+    535: Explanation("the username or password is wrong", _LOGIN),
+    550: Explanation("the mailbox does not exist, or a policy refused the email", _READ_REPLY),
+    551: Explanation("the mailbox is on another server", _ASK_CLIENT),
+    552: Explanation("the email is too large, or the mailbox is full", _SHORTER),
+    553: Explanation("the server does not accept the form of an address", _ASK_CLIENT),
+    554: Explanation("the email was refused, often as spam", _REPUTATION),
+    555: Explanation("the server does not know that parameter", _ASK_RELAY),
+    556: Explanation("the domain does not accept email", _ASK_CLIENT),
 }
 """By the reply code alone (RFC 5321, section 4.2; RFC 7504)."""
 
-_TAKEN = Meaning("taken: what comes after is the receiving system's")
-_UNKNOWN = Meaning(
-    "the letter had gone out whole, and no valid answer came: it may have arrived",
-    "it is sent again after a while, or you decide: skychimp resolve",
+_ACCEPTED = Explanation("accepted for delivery by the mail server")
+_UNKNOWN = Explanation(
+    "the whole email was sent, but no valid reply came, so it may or may not have arrived",
+    'it is sent again later, unless you run "skychimp resolve" first',
 )
-_NO_ANSWER = Meaning("no valid answer came, and nothing was delivered", _WAIT)
-_NO_LETTER = Meaning("there is no letter: it can't be composed", "mend the message: skychimp messages preview")
+_NO_REPLY = Explanation("no valid reply came, and nothing was delivered", _WAIT)
+_NOT_COMPOSED = Explanation("the email could not be composed", 'fix the message: run "skychimp messages preview"')
 
 
-def explain(outcome: str, phase: str, code: int, enhanced: str) -> Meaning:
-    """What an attempt's answer means, by its most telling part; `code` is 0 where no reply came."""
+def explain(outcome: str, phase: str, code: int, enhanced: str) -> Explanation:
+    """Return what the reply to an attempt means. `code` is 0 if there was no reply.
+
+    The detail of the enhanced code decides, or the code if there is no useful detail.
+    """
     if outcome == Outcome.SENT:
-        return _TAKEN
+        return _ACCEPTED
     if outcome == Outcome.UNKNOWN:
         return _UNKNOWN
     if not code:
-        return _NO_LETTER if outcome == Outcome.FAILED else _NO_ANSWER
+        return _NOT_COMPOSED if outcome == Outcome.FAILED else _NO_REPLY
     is_final = outcome == Outcome.FAILED
-    subject_and_detail = enhanced.partition(".")[2]
-    by_code = _BY_CODE.get(code) or Meaning("refused" if is_final else "not now", "read the server's words")
-    is_vague = subject_and_detail == "0.0" or (not is_final and subject_and_detail.endswith(".0"))
-    what, remedy = by_code if is_vague else _BY_DETAIL.get(subject_and_detail, by_code)
-    if not is_final and remedy in _ABOUT_THE_CLIENT:
-        remedy = _WAIT
-    elif is_final and remedy == _WAIT:
-        remedy = _RELAY
-    elif phase == "mail" and remedy in _ABOUT_THE_CLIENT:
-        remedy = _SENDER
-    return Meaning(what, remedy)
+    detail = enhanced.partition(".")[2]
+    by_code = _BY_CODE.get(code) or Explanation("refused" if is_final else "refused for now", _READ_REPLY)
+    is_vague = detail == "0.0" or (not is_final and detail.endswith(".0"))
+    meaning, remedy = by_code if is_vague else _BY_DETAIL.get(detail, by_code)
+    return Explanation(meaning, _adapt_remedy(remedy, phase, is_final=is_final))
+
+
+def _adapt_remedy(remedy: str, phase: str, *, is_final: bool) -> str:
+    """Return a remedy that fits: no action on a client while the email is retried, and no waiting after a failure."""
+    if not is_final and remedy in _CLIENT_REMEDIES:
+        return _WAIT
+    if is_final and remedy == _WAIT:
+        return _ASK_RELAY
+    if phase == "mail" and remedy in _CLIENT_REMEDIES:
+        return _SENDER
+    return remedy

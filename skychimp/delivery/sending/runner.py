@@ -1,10 +1,9 @@
-"""From a store and its settings to one run, with its lock, its event loop and its signals."""
+"""Start one run with its lock, its event loop and its signal handlers."""
 
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from skychimp import addresses
 from skychimp.config.settings import Settings
@@ -18,41 +17,38 @@ from skychimp.store.database import Store, translate_db_errors
 from skychimp.store.runs import RunLock
 from skychimp.transport import make_transport
 
-T = TypeVar("T")
-
 
 def send_due(
     store: Store,
     settings: Settings,
-    scope: RunOptions | None = None,
+    options: RunOptions | None = None,
     report: Callable[[RunStats], None] = lambda stats: None,
-    say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> RunStats:
-    """Send what is due now, once, and say what became of it.
+    """Send what is due now, once, and return the stats.
 
-    The first Ctrl-C or SIGTERM lets what is in flight end and gives back the rest; a second one stops at once.
-    Raises ConfigError where there is no sender, StoreHeld where a restored store is held, ClockBehind, StoreFailed.
+    The first Ctrl-C or SIGTERM finishes the emails in progress and releases the rest. A second one stops at once.
+    `report` is called with the stats several times a second, `warn` with texts for the user. Raises ConfigError if
+    there is no sender, StoreHeld if the store is on hold after a restore, ClockBehind, StoreFailed.
     """
     settings = with_sender(settings)
     with registered_run(store) as lock:
         transport = make_transport(settings, store.path)
-        dispatcher = Dispatcher(store, settings, transport, lock, scope or RunOptions(), report=report)
-        return run_in_event_loop(_send(dispatcher, say))
+        dispatcher = Dispatcher(store, settings, transport, lock, options or RunOptions(), report=report)
+        return run_in_event_loop(_send(dispatcher, warn))
 
 
 @contextlib.contextmanager
 def registered_run(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[RunLock]:
-    """This process as a run, for the length of the block; `now` is its clock.
+    """Register this process as a run until the end of the block. `now` returns the time.
 
-    Raises StoreHeld where a restored store is held, ClockBehind where the clock can't be right.
+    Raises StoreHeld if the store is on hold after a restore, ClockBehind if the clock is behind the last run's.
     """
     with translate_db_errors(), store.connect() as db, db.begin():
         if queue.is_held(db):
-            raise StoreHeld(
-                "this store was restored and sends nothing yet", "let it go on: skychimp resolve --restored"
-            )
-        if (behind := runs.clock_behind(db, now())) is not None:
-            raise behind
+            raise StoreHeld("the store is on hold after a restore", 'run "skychimp resolve --restored"')
+        if (clock_error := runs.clock_behind(db, now())) is not None:
+            raise clock_error
         tzdata_changes.update_due_times(db)
         lock = runs.start(db, store.path, now())
     try:
@@ -62,22 +58,23 @@ def registered_run(store: Store, now: Callable[[], datetime] = lambda: datetime.
 
 
 def is_held(store: Store) -> bool:
-    """Whether a store was restored and waits for a person."""
+    """Return whether the store is on hold after a restore."""
     with store.read() as db:
         return queue.is_held(db.connection())
 
 
 def with_sender(settings: Settings) -> Settings:
-    """The settings with the envelope sender filled in. Raises ConfigError where nobody is named as the sender."""
+    """Return the settings with the envelope sender filled in. Raises ConfigError if `mail.sender` is not set."""
     mail = settings.mail
     if mail.sender is None:
-        raise ConfigError("mail.sender is not set", 'say who the letters come from: mail.sender = "Name <address>"')
+        file = f" in {settings.config_file}" if settings.config_file else ""
+        raise ConfigError("mail.sender is not set", f'set mail.sender = "Name <address>"{file}')
     return_path = mail.return_path or addresses.parse_sender(mail.sender)[1]
     return settings.model_copy(update={"mail": mail.model_copy(update={"return_path": return_path})})
 
 
-async def _send(dispatcher: Dispatcher, say: Callable[[str], None]) -> RunStats:
-    stops = StopSignals([signal.SIGINT, signal.SIGTERM], say)
-    with stops:
-        stops.of(dispatcher)
+async def _send(dispatcher: Dispatcher, warn: Callable[[str], None]) -> RunStats:
+    stop_signals = StopSignals([signal.SIGINT, signal.SIGTERM], warn)
+    with stop_signals:
+        stop_signals.attach(dispatcher)
         return await dispatcher.send()

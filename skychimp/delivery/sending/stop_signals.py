@@ -9,54 +9,56 @@ from collections.abc import Callable, Sequence
 from skychimp.delivery.sending.dispatcher import Dispatcher
 
 INTERRUPTED, TERMINATED, RELOADED = "interrupted", "terminated", "reloaded"
-
-
-REASONS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: RELOADED}
+_REASONS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: RELOADED}
 
 
 class StopSignals:
-    """Signals that let a dispatcher end what is in flight, for the length of a block; a second one ends the process."""
+    """Handles signals for the length of a `with` block.
 
-    def __init__(self, numbers: Sequence[signal.Signals], say: Callable[[str], None]) -> None:
-        self._numbers = numbers
-        self._say = say
+    The first signal stops the dispatcher, which finishes the emails in progress. A second SIGINT or SIGTERM ends the
+    process at once. `warn` is called with a text for the user.
+    """
+
+    def __init__(self, signals: Sequence[signal.Signals], warn: Callable[[str], None]) -> None:
+        self._signals = signals
+        self._warn = warn
         self._loop = asyncio.get_running_loop()
         self._dispatcher: Dispatcher | None = None
-        self._pending = ""
-        self._signal = asyncio.Event()
+        self._pending_reason = ""
+        self._received = asyncio.Event()
 
-    def of(self, dispatcher: Dispatcher) -> None:
-        """Stop this one from here on; at once, where a signal has come already."""
+    def attach(self, dispatcher: Dispatcher) -> None:
+        """Stop this dispatcher on the next signal, or now if a signal has already arrived."""
         self._dispatcher = dispatcher
-        if self._pending:
-            dispatcher.stop(self._pending)
-        self._pending = ""
+        if self._pending_reason:
+            dispatcher.stop(self._pending_reason)
+        self._pending_reason = ""
 
-    async def wait(self, seconds: float) -> str:
-        """Wait for a signal, where there is no dispatcher to be stopped; why to stop, "" where none comes."""
+    async def wait(self, timeout_s: float) -> str:
+        """Wait for a signal while there is no dispatcher. Return the reason to stop, or "" after the timeout."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._signal.wait(), seconds)
-        self._signal.clear()
-        reason, self._pending = self._pending, ""
+            await asyncio.wait_for(self._received.wait(), timeout_s)
+        self._received.clear()
+        reason, self._pending_reason = self._pending_reason, ""
         return reason
 
     def __enter__(self) -> None:
-        for number in self._numbers:
-            self._loop.add_signal_handler(number, self._stop, number)
+        for number in self._signals:
+            self._loop.add_signal_handler(number, self._handle, number)
 
     def __exit__(self, *_: object) -> None:
-        for number in self._numbers:
+        for number in self._signals:
             self._loop.remove_signal_handler(number)
 
-    def _stop(self, number: signal.Signals) -> None:
-        reason = REASONS[number]
-        stopped = self._dispatcher.stats.stopped if self._dispatcher is not None else ""
-        if number != signal.SIGHUP and {stopped, self._pending} & {INTERRUPTED, TERMINATED}:
-            os._exit(128 + number)  # the sockets close without the dot; the next run rescues
-        if stopped or self._dispatcher is None:  # it is stopping for another reason, or the next one is not here yet
-            self._pending = reason
-            self._signal.set()
+    def _handle(self, number: signal.Signals) -> None:
+        reason = _REASONS[number]
+        stop_reason = self._dispatcher.stats.stopped if self._dispatcher is not None else ""
+        if number != signal.SIGHUP and {stop_reason, self._pending_reason} & {INTERRUPTED, TERMINATED}:
+            os._exit(128 + number)  # the sockets close without the final dot, and the next run recovers the deliveries
+        if stop_reason or self._dispatcher is None:  # already stopping for another reason, or not yet started
+            self._pending_reason = reason
+            self._received.set()
         else:
             self._dispatcher.stop(reason)
         if number != signal.SIGHUP:
-            self._say("finishing what is in flight; once more to stop at once")
+            self._warn("finishing emails in progress; interrupt again to stop at once")

@@ -1,7 +1,7 @@
-"""The scribe of a run: a process of its own that commits what is recorded most, sent letters and intents.
+"""Commit a run's sent emails and intents in a separate process.
 
-In one process the thread that writes and the one that talks to the relay would wait for each other at every turn (the
-GIL), and halve what either can do.
+In a single process, the thread that writes to the store and the thread that talks to the mail server would share the
+GIL, and each would run at about half its speed.
 """
 
 import asyncio
@@ -13,52 +13,55 @@ from typing import Self, cast
 
 from skychimp.errors import StoreFailed
 from skychimp.store import ledger
-from skychimp.store.database import Store, failed
+from skychimp.store.database import Store, store_error
 
-_PROGRAM = (sys.executable, "-P", "-m", "skychimp.store.writer_program")  # -P: nothing of the folder we happen to be in
+_PROGRAM = (sys.executable, "-P", "-m", "skychimp.store.writer_program")  # -P: no imports from the current folder
 
 
 class WriterProcess(asyncio.Protocol):
-    """One process that writes, spoken to by lines; it ends when it is left. Made by `hire`."""
+    """A process that writes to the store. It gets one line of rows at a time. Created by `start`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._heard = b""
-        self._answer: asyncio.Future[int] = self._loop.create_future()
+        self._buffer = b""
+        self._result: asyncio.Future[int] = self._loop.create_future()
         self._transport: asyncio.Transport
         self._process: subprocess.Popen[bytes]
 
     @classmethod
-    async def hire(cls, store: Store, run_id: int) -> Self | None:
-        """A scribe who is ready; None where this machine has no room for another process."""
-        ours, theirs = socket.socketpair()
-        with theirs:
+    async def start(cls, store: Store, run_id: int) -> Self | None:
+        """Start the process and wait until it is ready. Return None if it cannot be started."""
+        our_end, its_end = socket.socketpair()
+        with its_end:
             try:
-                end = theirs.fileno()
-                process = subprocess.Popen(_PROGRAM, stdin=end, stdout=end, stderr=subprocess.DEVNULL)  # noqa: S603
+                file = its_end.fileno()
+                process = subprocess.Popen(_PROGRAM, stdin=file, stdout=file, stderr=subprocess.DEVNULL)  # noqa: S603
             except OSError:
-                ours.close()
+                our_end.close()
                 return None
-        _, scribe = await asyncio.get_running_loop().create_connection(cls, sock=ours)
-        scribe._process = process
+        _, writer = await asyncio.get_running_loop().create_connection(cls, sock=our_end)
+        writer._process = process
         try:
-            await scribe.write(json.dumps(ledger.orders(store, run_id)))
+            await writer.write(json.dumps(ledger.writer_setup(store, run_id)))
         except StoreFailed:
-            await scribe.leave()
+            await writer.close()
             return None
-        return scribe
+        return writer
 
     def write(self, rows: str) -> "asyncio.Future[int]":
-        """Commit rows (ledger.rows_at_once), one lot at a time: how many changes that made, or StoreFailed."""
-        self._answer = self._loop.create_future()
+        """Commit rows from `ledger.writer_rows`. The future's result is the number of changes, or StoreFailed.
+
+        The previous write must have finished.
+        """
+        self._result = self._loop.create_future()
         if self._transport.is_closing():
             self.connection_lost(None)
         else:
             self._transport.write(rows.encode() + b"\n")
-        return self._answer
+        return self._result
 
-    async def leave(self) -> None:
-        """Let it end, once it has written what it was given."""
+    async def close(self) -> None:
+        """Wait until the process has written what it was given, and end it."""
         self._transport.close()
         await self._loop.run_in_executor(None, self._process.wait)
 
@@ -68,15 +71,16 @@ class WriterProcess(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._heard += data
-        if not self._heard.endswith(b"\n") or self._answer.done():
+        self._buffer += data
+        if not self._buffer.endswith(b"\n") or self._result.done():
             return
-        answer, self._heard = self._heard.strip(), b""
-        if answer.startswith(b"!"):
-            self._answer.set_exception(failed(answer[1:].decode(errors="replace")))
+        line, self._buffer = self._buffer.strip(), b""
+        if line.startswith(b"!"):
+            code, _, reason = line[1:].decode(errors="replace").partition(" ")
+            self._result.set_exception(store_error(reason, int(code)))
         else:
-            self._answer.set_result(int(answer))
+            self._result.set_result(int(line))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        if not self._answer.done():
-            self._answer.set_exception(failed("the process that writes it has ended"))
+        if not self._result.done():
+            self._result.set_exception(store_error("the writer process has ended"))

@@ -1,10 +1,10 @@
-"""Accounts: how one is made, confirmed, entered and kept.
+"""Register, verify and log in users, and change their passwords.
 
-Nobody learns from these whether an address has an account, nor in which state it is, before having shown its password
-or a code from its mailbox: known and unknown get the same words, the same work and a letter sent as far.
+These functions do not reveal whether an address has an account, or its state, to anybody who has not shown its password
+or a code from its mailbox. Known and unknown addresses get the same answers and take the same work, and an email is
+sent for both (for unknown ones, all but the final dot).
 """
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +18,20 @@ from skychimp.errors import Conflict, Denied, InvalidValue, RelayError
 from skychimp.models import CodePurpose, Role, User
 from skychimp.permissions import ANONYMOUS, Action, Actor, authorize
 from skychimp.services import audit
-from skychimp.services.accounts import codes, login_throttle, passwords, sessions
-from skychimp.services.clients.clients import LONGEST_NAME
+from skychimp.services.accounts import codes, login_throttle, passwords, session_rule, sessions
+from skychimp.services.clients.clients import MAX_NAME_LENGTH
+from skychimp.shell import run_hint
 from skychimp.store.database import Store
 from skychimp.text import one_line
 
-Keep = Callable[[str], None]
-"""Is given a session's token before anything is committed: where it raises, nothing has happened."""
+SaveToken = Callable[[str], None]
+"""Called with a new session's token before anything is committed. If it raises, nothing is changed."""
 
 
 @dataclass(frozen=True)
 class Account:
+    """The account of a user who has just logged in."""
+
     id: int
     email: str
     name: str
@@ -37,7 +40,7 @@ class Account:
 
 @dataclass(frozen=True)
 class CurrentUser:
-    """Who is logged in, and when that ends unless it is used."""
+    """The user who is logged in, and when the session ends if it is not used."""
 
     id: int
     email: str
@@ -47,22 +50,22 @@ class CurrentUser:
     session_ends_at: datetime | None
 
 
-def check_is_new(store: Store) -> None:
-    """Raise Conflict where the store has a user already."""
+def require_no_users(store: Store) -> None:
+    """Raise Conflict if the store has a user."""
     with store.read() as db:
-        _refuse_a_second(db)
+        _require_no_users(db)
 
 
-def create_first_admin(store: Store, *, email: str, password: str | None, keep: Keep) -> Account:
-    """Make the store's first user, an administrator whose mailbox needs no proof, and log that person in.
+def create_first_admin(store: Store, *, email: str, password: str | None, save_token: SaveToken) -> Account:
+    """Create the store's first user, an administrator whose address needs no verification, and log in.
 
-    Raises Conflict where the store has a user already, InvalidValue for the address or the password.
+    Raises Conflict if the store has a user, and InvalidValue for the address or the password.
     """
     address = addresses.parse(email)
-    password_hash = None if password is None else passwords.hashed(password)
+    password_hash = None if password is None else passwords.hash_password(password)
     now = datetime.now(UTC)
     with store.write() as db:
-        _refuse_a_second(db)
+        _require_no_users(db)
         user = User(
             email=address.email,
             address_key=address.key,
@@ -73,21 +76,22 @@ def create_first_admin(store: Store, *, email: str, password: str | None, keep: 
         )
         db.add(user)
         db.flush()
-        return _log_in(db, user, keep, now)
+        return _log_in(db, user, save_token, now)
 
 
 def register(store: Store, settings: Settings, *, email: str, name: str = "", password: str) -> str:
-    """Make an account that can't be used before its mailbox is confirmed, and mail it a code; the address as written.
+    """Create an account, email it a verification code, and return the normalized address.
 
-    Who registers an address again before it is confirmed replaces its password, name and code. The owner of one that
-    has an account is told by letter, and nothing changes. More than three letters an hour are not sent.
-    Raises InvalidValue, and RelayError where the letter has not gone out: the account is there.
+    The account cannot be used until the address is verified. Registering an unverified address again replaces its
+    password, name and code. If the address has a verified account, nothing changes and its owner gets an email that
+    says so. At most codes.MAX_PER_HOUR emails per hour are sent. Raises InvalidValue, and RelayError if the email was
+    not sent: the account exists all the same.
     """
-    address, name = addresses.parse(email), one_line(name, "name", LONGEST_NAME)
-    password_hash = passwords.hashed(password)
+    address, name = addresses.parse(email), one_line(name, "name", MAX_NAME_LENGTH)
+    password_hash = passwords.hash_password(password)
     now = datetime.now(UTC)
     with store.write() as db:
-        user = _user(db, address.key)
+        user = _find_user(db, address.key)
         if user is None:
             user = User(email=address.email, address_key=address.key, role=Role.USER, created_at=now)
             db.add(user)
@@ -95,188 +99,194 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
         issued = codes.issue(db, _id(user), CodePurpose.VERIFY, now)
         if issued and user.verified_at is None:
             user.email, user.name, user.password_hash = address.email, name, password_hash
-        taken = user.verified_at is not None
-        audit.record(db, ANONYMOUS, "register", "user", user.id, "has an account already" if taken else "")
-    # Never to the address as it was typed: what counts as the same here may be somebody else's mailbox there.
-    _mail(store, settings, "taken" if taken else "verify", user.email, issued)
+        is_taken = user.verified_at is not None
+        audit.record(db, ANONYMOUS, "register", "user", user.id, "address already has an account" if is_taken else "")
+    # Never to the address as typed: the same address to us may be somebody else's mailbox on another server.
+    _send_code_email(store, settings, "taken" if is_taken else "verify", user.email, issued)
     return address.email
 
 
 def send_code(store: Store, settings: Settings, purpose: CodePurpose, email: str) -> str:
-    """Mail a code to whoever has an account that can use one; the address as written.
+    """Email a code to the user with this address, if the user can use one, and return the normalized address.
 
-    Raises InvalidValue, and RelayError where the letter has not gone out, or would not have.
+    Raises InvalidValue, and RelayError if the email was not sent, or would not have been.
     """
     address = addresses.parse(email)
     with store.write() as db:
-        user = _user(db, address.key)
-        useful = (
-            user is not None and user.blocked_at is None and (purpose == CodePurpose.RESET or user.verified_at is None)
-        )
-        issued = codes.issue(db, _id(user), purpose, datetime.now(UTC)) if user and useful else None
-        audit.record(db, ANONYMOUS, f"{purpose} letter", "user", user.id if user is not None else None)
-    _mail(store, settings, purpose.value, user.email if user is not None else address.email, issued)
+        user = _find_user(db, address.key)
+        issued = codes.issue(db, _id(user), purpose, datetime.now(UTC)) if user and _can_use(user, purpose) else None
+        audit.record(db, ANONYMOUS, f"{purpose} email", "user", user.id if user is not None else None)
+    _send_code_email(store, settings, purpose.value, user.email if user is not None else address.email, issued)
     return address.email
 
 
 def verify(store: Store, *, email: str, code: str) -> str:
-    """Confirm that a mailbox is its user's; the address as written. Raises InvalidValue, Denied.
+    """Verify a user's address with the code that was sent to it, and return the address.
 
-    Nobody is logged in by that: had somebody else registered this mailbox, its owner would not know the password.
+    The user is not logged in: if somebody else registered the address, its owner does not know the password.
+    Raises InvalidValue, and Denied for a wrong code.
     """
     address, now = addresses.parse(email), datetime.now(UTC)
     with store.write() as db:
-        user = _user_by_code(db, address.key, CodePurpose.VERIFY, code, now)
+        user = _redeem_code(db, address.key, CodePurpose.VERIFY, code, now)
         if user is not None:
             audit.record(db, _actor(user), "verify", "user", user.id)
     if user is None:
-        raise _wrong_code(f"skychimp verify --email {shlex.quote(address.email)} --resend")
+        raise _wrong_code("verify", "--email", address.email, "--resend")
     return user.email
 
 
-def login(store: Store, *, email: str, password: str, keep: Keep) -> Account:
-    """Log in. Raises InvalidValue; Denied for a wrong address or password, or where there have been too many.
+def login(store: Store, *, email: str, password: str, save_token: SaveToken) -> Account:
+    """Log in with a password.
 
-    Only who knows the password hears that the mailbox is not confirmed yet, or that the user is blocked.
+    Raises InvalidValue, and Denied for a wrong address or password, or after too many of them. That the address is not
+    verified, or the user is blocked, is told only to those who know the password.
     """
     key = addresses.parse(email).key
-    with _proven(store, key, password, "wrong e-mail or password") as (session, user):
-        return _log_in(session, user, keep, datetime.now(UTC))
+    with _authenticated(store, key, password, "wrong email or password") as (db, user):
+        return _log_in(db, user, save_token, datetime.now(UTC))
 
 
 def logout(store: Store, token: str | None) -> str | None:
-    """End a token's session; the address of the user who was logged in, if anybody was."""
-    who = sessions.actor(store, token)
-    if not token or who == ANONYMOUS:
+    """End a token's session, and return the address of the user who was logged in, or None."""
+    actor = sessions.find_actor(store, token)
+    if not token or actor == ANONYMOUS:
         return None
     with store.write() as db:
-        if (found := sessions.find(db, token)) is not None:
-            db.delete(found)
-            audit.record(db, who, "logout", "user", who.user_id)
-    return who.email
+        if (session := sessions.find(db, token)) is not None:
+            db.delete(session)
+            audit.record(db, actor, "logout", "user", actor.user_id)
+    return actor.email
 
 
 def whoami(store: Store, token: str | None) -> CurrentUser:
-    """Who is logged in. Raises NotLoggedIn."""
-    who = sessions.actor(store, token)
-    authorize(who, Action.SEE_OWN_ACCOUNT)
+    """Return the user who is logged in with this token. Raises NotLoggedIn."""
+    actor = sessions.find_actor(store, token)
+    authorize(actor, Action.SEE_OWN_ACCOUNT)
     with store.read() as db:
-        user, login = db.get_one(User, who.user_id), sessions.find(db, token or "")
-    ends_at = min(login.expires_at, login.seen_at + sessions.IDLE) if login is not None else None
+        user, session = db.get_one(User, actor.user_id), sessions.find(db, token or "")
+    ends_at = min(session.expires_at, session.seen_at + session_rule.IDLE_LIMIT) if session is not None else None
     return CurrentUser(_id(user), user.email, user.name, Role(user.role), user.created_at, ends_at)
 
 
 def has_password(store: Store, actor: Actor) -> bool:
-    """Whether the actor has a password: the first administrator may have none yet. Raises NotLoggedIn."""
+    """Return whether the actor has a password. The first administrator may have none yet. Raises NotLoggedIn."""
     authorize(actor, Action.CHANGE_OWN_ACCOUNT)
     with store.read() as db:
         return db.get_one(User, actor.user_id).password_hash is not None
 
 
-def change_password(store: Store, actor: Actor, *, current: str | None, new: str, keep: Keep) -> Account:
-    """Give oneself another password: all one's sessions end, and a new one begins here.
+def change_password(store: Store, actor: Actor, *, current: str | None, new: str, save_token: SaveToken) -> Account:
+    """Change the actor's password, end all of the actor's sessions, and log in again.
 
-    `current` is None for who has no password yet. Raises NotLoggedIn, InvalidValue, and Denied for a wrong one.
+    `current` is None if the actor has no password yet. Raises NotLoggedIn, InvalidValue, and Denied if the current
+    password is wrong.
     """
     authorize(actor, Action.CHANGE_OWN_ACCOUNT)
-    new_hash, now = passwords.hashed(new), datetime.now(UTC)
+    new_hash, now = passwords.hash_password(new), datetime.now(UTC)
     if current is None:
         with store.write() as db:
             user = db.get_one(User, actor.user_id)
             if user.password_hash is not None:
-                raise InvalidValue("the current password is missing")
-            return _set_password(db, user, new_hash, "password change", keep, now)
+                raise InvalidValue("missing current password")
+            return _set_password(db, user, new_hash, "password change", save_token, now)
     with store.read() as db:
         key = db.get_one(User, actor.user_id).address_key
-    with _proven(store, key, current, "the current password is wrong") as (db, user):
-        return _set_password(db, user, new_hash, "password change", keep, now)
+    with _authenticated(store, key, current, "the current password is wrong") as (db, user):
+        return _set_password(db, user, new_hash, "password change", save_token, now)
 
 
-def reset_password(store: Store, *, email: str, code: str, new: str, keep: Keep) -> Account:
-    """Set a password by a code that was mailed, which confirms the mailbox, too: all sessions end, and one begins here.
+def reset_password(store: Store, *, email: str, code: str, new: str, save_token: SaveToken) -> Account:
+    """Set a new password with a code that was sent by email, end all of the user's sessions, and log in.
 
-    Raises InvalidValue, Denied.
+    The code also verifies the address. Raises InvalidValue, and Denied for a wrong code.
     """
-    address, new_hash, now = addresses.parse(email), passwords.hashed(new), datetime.now(UTC)
+    address, new_hash, now = addresses.parse(email), passwords.hash_password(new), datetime.now(UTC)
     with store.write() as db:
-        user = _user_by_code(db, address.key, CodePurpose.RESET, code, now)
+        user = _redeem_code(db, address.key, CodePurpose.RESET, code, now)
         if user is not None:
-            return _set_password(db, user, new_hash, "password reset", keep, now)
-    raise _wrong_code(f"skychimp password reset --email {shlex.quote(address.email)}")
+            return _set_password(db, user, new_hash, "password reset", save_token, now)
+    raise _wrong_code("password", "reset", "--email", address.email)
 
 
 @contextmanager
-def _proven(store: Store, address_key: str, password: str, otherwise: str) -> Iterator[tuple[Session, User]]:
-    """A transaction for whoever has shown the password. Raises Denied, with the words of `otherwise` or of a delay.
+def _authenticated(store: Store, address_key: str, password: str, error: str) -> Iterator[tuple[Session, User]]:
+    """Open a transaction for the user with this address and password.
 
-    The delay is looked at again once the work is done: of many who guess at the same time, only so many hear whether
-    they were right.
+    Raises Denied with the message `error`, or because of a delay. The delay is checked again after the hashing: of
+    many who guess at the same time, only FREE_FAILURES + 1 learn whether they were right.
     """
     with store.read() as db:
-        login_throttle.check(db, address_key, datetime.now(UTC))
-        user = _user(db, address_key)
+        login_throttle.require_no_delay(db, address_key, datetime.now(UTC))
+        user = _find_user(db, address_key)
     password_hash = None if user is None else user.password_hash
-    right = passwords.is_right(password, password_hash)
-    newer_hash = passwords.renewed(password, password_hash) if right and password_hash else None
+    is_right = passwords.is_right(password, password_hash)
+    new_hash = passwords.rehash_if_outdated(password, password_hash) if is_right and password_hash else None
     with store.write() as db:
         now = datetime.now(UTC)
-        login_throttle.check(db, address_key, now)
-        user = _user(db, address_key)
-        if right and user is not None and user.password_hash == password_hash:
+        login_throttle.require_no_delay(db, address_key, now)
+        user = _find_user(db, address_key)
+        # The password may have been changed while we compared it.
+        if is_right and user is not None and user.password_hash == password_hash:
             login_throttle.clear(db, address_key)
-            user.password_hash = newer_hash
+            user.password_hash = new_hash
             yield db, user
             return
-        login_throttle.count(db, address_key, now)
+        login_throttle.record_failure(db, address_key, now)
         audit.record(db, ANONYMOUS, "login failed", "user", user.id if user is not None else None)
-    raise Denied(otherwise, "set another one by mail: skychimp password reset --email YOU@EXAMPLE.ORG")
+    raise Denied(error, 'run "skychimp password reset --email YOU@EXAMPLE.ORG" if you forgot your password')
 
 
-def _set_password(db: Session, user: User, new_hash: str, action: str, keep: Keep, now: datetime) -> Account:
-    user.password_hash = new_hash
+def _set_password(
+    db: Session, user: User, password_hash: str, action: str, save_token: SaveToken, now: datetime
+) -> Account:
+    user.password_hash = password_hash
     sessions.end_all(db, _id(user))
-    codes.void(db, _id(user), CodePurpose.RESET)
+    codes.invalidate(db, _id(user), CodePurpose.RESET)
     login_throttle.clear(db, user.address_key)
     audit.record(db, _actor(user), action, "user", user.id)
-    return _log_in(db, user, keep, now)
+    return _log_in(db, user, save_token, now)
 
 
-def _log_in(db: Session, user: User, keep: Keep, now: datetime) -> Account:
+def _log_in(db: Session, user: User, save_token: SaveToken, now: datetime) -> Account:
     if user.blocked_at is not None:
-        raise Denied("this account is blocked", "ask whoever runs this service")
+        raise Denied("your account is blocked", "ask the administrator of this service")
     if user.verified_at is None:
-        address = shlex.quote(user.email)
-        raise Denied(
-            "this address is not confirmed yet", f"type the letter's code: skychimp verify --email {address} CODE"
-        )
-    keep(sessions.start(db, _id(user), now))
+        raise Denied("your email address is not verified", run_hint("verify", "--email", user.email, "CODE"))
+    save_token(sessions.start(db, _id(user), now))
     audit.record(db, _actor(user), "login", "user", user.id)
     return Account(_id(user), user.email, user.name, Role(user.role))
 
 
-def _user(db: Session, address_key: str) -> User | None:
+def _find_user(db: Session, address_key: str) -> User | None:
     return db.exec(select(User).where(User.address_key == address_key)).first()
 
 
-def _user_by_code(db: Session, address_key: str, purpose: CodePurpose, code: str, now: datetime) -> User | None:
-    """The user whose code this is: it is used up, and the mailbox is confirmed. None where it is nobody's."""
-    user = _user(db, address_key)
+def _can_use(user: User, purpose: CodePurpose) -> bool:
+    """Return whether a code for this purpose is of use to a user."""
+    return user.blocked_at is None and (purpose == CodePurpose.RESET or user.verified_at is None)
+
+
+def _redeem_code(db: Session, address_key: str, purpose: CodePurpose, code: str, now: datetime) -> User | None:
+    """Use up a code, verify its user's address and return the user, or None if the code is wrong."""
+    user = _find_user(db, address_key)
     user_id = _id(user) if user is not None and user.blocked_at is None else 0
-    if not codes.use(db, user_id, purpose, code, now) or user is None:
+    if not codes.redeem(db, user_id, purpose, code, now) or user is None:
         audit.record(db, ANONYMOUS, f"{purpose} failed", "user", user.id if user is not None else None)
         return None
     user.verified_at = user.verified_at or now
     return user
 
 
-def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Issued | None) -> None:
-    """Send a letter, or, where no code is issued, one that never arrives."""
+def _send_code_email(store: Store, settings: Settings, kind: str, to: str, issued: codes.IssuedCode | None) -> None:
+    """Send an email with a code. If no code was issued, send all but the final dot, so that nothing is delivered."""
+    # Imported here: composing takes time to import, and login does not need it.
     from skychimp.services.accounts import account_mail
 
-    code = codes.make() if issued is None else issued.text
+    code = codes.generate() if issued is None else issued.text
     try:
         account_mail.send(
-            settings, store.path, account_mail.AccountEmail(kind), to=to, code=code, really=issued is not None
+            settings, store.path, account_mail.AccountEmail(kind), to=to, code=code, complete=issued is not None
         )
     except RelayError:
         if issued is not None:
@@ -285,13 +295,13 @@ def _mail(store: Store, settings: Settings, kind: str, to: str, issued: codes.Is
         raise
 
 
-def _wrong_code(another: str) -> Denied:
-    return Denied("this code is wrong, used, or too old", f"get another one: {another}")
+def _wrong_code(*new_code_command: str) -> Denied:
+    return Denied("the code is wrong, used or expired", f"{run_hint(*new_code_command)} to get a new one")
 
 
-def _refuse_a_second(db: Session) -> None:
+def _require_no_users(db: Session) -> None:
     if db.exec(select(User.id)).first() is not None:
-        raise Conflict("this store has its first administrator already", "log in, or ask that person for an account")
+        raise Conflict("this store already has an administrator", 'run "skychimp login" or "skychimp register"')
 
 
 def _actor(user: User) -> Actor:

@@ -1,4 +1,7 @@
-"""Codes that are mailed: random, short-lived, good once and for a few tries; the store has only a keyed hash."""
+"""Issue and check the codes that are sent by email.
+
+A code is random, short-lived, valid once and for a few tries. The store has only a keyed hash of it.
+"""
 
 import hashlib
 import hmac
@@ -10,93 +13,99 @@ from sqlmodel import Session, col, delete, func, select, update
 
 from skychimp.models import Code, CodePurpose, StoreInfo
 
-LIFE = timedelta(minutes=15)
-TRIES = 5
-PER_HOUR = 3
-ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"  # nothing that is read as something else: 0 and O, 1 and I and L, U and V
+LIFETIME = timedelta(minutes=15)
+MAX_TRIES = 5
+MAX_PER_HOUR = 3
+ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"  # without look-alikes: 0 and O, 1 and I and L, U and V
 LENGTH = 10  # 49 bits
 
 
-class Issued(NamedTuple):
-    """A code for its letter, and the row that knows its hash."""
+class IssuedCode(NamedTuple):
+    """A code to send, and the id of the row that has its hash."""
 
     id: int
     text: str
 
 
-def make() -> str:
-    """A new code, as XXXXX-XXXXX."""
-    drawn = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
-    return f"{drawn[: LENGTH // 2]}-{drawn[LENGTH // 2 :]}"
+def generate() -> str:
+    """Return a new random code, formatted as XXXXX-XXXXX."""
+    characters = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+    return f"{characters[: LENGTH // 2]}-{characters[LENGTH // 2 :]}"
 
 
-def issue(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> Issued | None:
-    """A new code, in place of those there were; None where the user got as many as an hour allows."""
+def issue(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> IssuedCode | None:
+    """Issue a new code that replaces the user's earlier ones.
+
+    Returns None, and keeps the earlier ones, if the user has been sent MAX_PER_HOUR codes in the last hour.
+    """
     recent = select(func.count()).where(
         Code.user_id == user_id, Code.purpose == purpose, Code.created_at > now - timedelta(hours=1)
     )
-    if db.exec(recent).one() >= PER_HOUR:
+    if db.exec(recent).one() >= MAX_PER_HOUR:
         return None
-    void(db, user_id, purpose)
-    text = make()
+    invalidate(db, user_id, purpose)
+    text = generate()
     code = Code(
         user_id=user_id,
         purpose=purpose,
         code_hash=_hash(db, user_id, purpose, text),
         created_at=now,
-        expires_at=now + LIFE,
+        expires_at=now + LIFETIME,
     )
     db.add(code)
     db.flush()
     assert code.id is not None
-    return Issued(code.id, text)
+    return IssuedCode(code.id, text)
 
 
-def use(db: Session, user_id: int, purpose: CodePurpose, text: str, now: datetime) -> bool:
-    """Whether this is the user's code: then it is used up; else it has one try less."""
-    live = db.exec(
+def redeem(db: Session, user_id: int, purpose: CodePurpose, text: str, now: datetime) -> bool:
+    """Return whether this is the user's valid code, and use it up. A wrong code costs one of its MAX_TRIES tries."""
+    valid = db.exec(
         select(Code).where(
             Code.user_id == user_id,
             Code.purpose == purpose,
             col(Code.used_at).is_(None),
             Code.expires_at > now,
-            Code.tries < TRIES,
+            Code.tries < MAX_TRIES,
         )
     ).first()
-    if live is None:
+    if valid is None:
         return False
-    right = hmac.compare_digest(live.code_hash, _hash(db, user_id, purpose, text))
-    untouched = update(Code).where(col(Code.id) == live.id, col(Code.used_at).is_(None), col(Code.tries) == live.tries)
-    change = untouched.values(used_at=now) if right else untouched.values(tries=live.tries + 1)
-    return db.exec(change).rowcount == 1 and right
+    is_right = hmac.compare_digest(valid.code_hash, _hash(db, user_id, purpose, text))
+    # Of several processes that read the same row, only the first one may change it.
+    unchanged = update(Code).where(
+        col(Code.id) == valid.id, col(Code.used_at).is_(None), col(Code.tries) == valid.tries
+    )
+    change = unchanged.values(used_at=now) if is_right else unchanged.values(tries=valid.tries + 1)
+    return db.exec(change).rowcount == 1 and is_right
 
 
-def void(db: Session, user_id: int, purpose: CodePurpose) -> None:
-    """Let no code of this purpose be good any more; they count for their hour all the same."""
-    db.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=TRIES))
+def invalidate(db: Session, user_id: int, purpose: CodePurpose) -> None:
+    """Make all of a user's codes for this purpose invalid. They still count towards MAX_PER_HOUR."""
+    db.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=MAX_TRIES))
 
 
 def withdraw(db: Session, code_id: int) -> None:
-    """Take back a code whose letter did not go out, so that it does not count."""
+    """Delete a code whose email was not sent, so that it does not count towards MAX_PER_HOUR."""
     db.exec(delete(Code).where(col(Code.id) == code_id))
 
 
-def forget(db: Session, now: datetime) -> None:
-    """Delete the codes that are good for nothing, not even for being counted."""
+def delete_expired(db: Session, now: datetime) -> None:
+    """Delete the codes that have expired and no longer count towards MAX_PER_HOUR."""
     db.exec(delete(Code).where(col(Code.created_at) <= now - timedelta(hours=1), col(Code.expires_at) <= now))
 
 
-def is_whole(text: str) -> bool:
-    """Whether a text has what a code has, as far as one can see."""
-    return len(_bare(text)) == LENGTH
+def looks_complete(text: str) -> bool:
+    """Return whether a text has as many characters as a code."""
+    return len(_normalized(text)) == LENGTH
 
 
-def _bare(text: str) -> str:
-    """A code as it was typed: in capitals or not, with or without what stands between."""
+def _normalized(text: str) -> str:
+    """Return a code as typed, in capitals and without spaces and hyphens."""
     return "".join(character for character in text.upper() if character.isalnum())
 
 
 def _hash(db: Session, user_id: int, purpose: CodePurpose, text: str) -> str:
     key = db.exec(select(StoreInfo.secret)).one()[:64]
-    said = f"{user_id} {purpose} {_bare(text)}".encode(errors="surrogateescape")
-    return hashlib.blake2b(said, key=key, person=b"skychimp code", digest_size=32).hexdigest()
+    data = f"{user_id} {purpose} {_normalized(text)}".encode(errors="surrogateescape")
+    return hashlib.blake2b(data, key=key, person=b"skychimp code", digest_size=32).hexdigest()

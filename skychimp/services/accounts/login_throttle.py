@@ -1,7 +1,8 @@
-"""Delays after wrong passwords: by address, whether or not it is a user's, so that a delay tells nothing.
+"""Delay logins after wrong passwords.
 
-A login that comes too early is refused, and neither counts nor makes the delay longer: who keeps on guessing for
-somebody else keeps that person out for minutes, not for ever, and never from a session or a reset by mail.
+Delays are kept by address, whether or not it has an account, so that a delay does not reveal an account. A login that
+comes too early is refused and not counted. So whoever guesses somebody else's password can lock that person out for
+minutes only, and never out of a running session or a password reset.
 """
 
 from datetime import datetime, timedelta
@@ -12,46 +13,47 @@ from sqlmodel import Session, col, delete
 from skychimp.errors import Denied
 from skychimp.models import LoginFailure
 
-FREE = 2
-"""How many wrong passwords cost nothing."""
-LONGEST = timedelta(minutes=5)
-FORGOTTEN = timedelta(days=1)
-"""Wrong passwords that are so old count no more."""
+FREE_FAILURES = 2
+"""How many wrong passwords in a row cause no delay."""
+LONGEST_DELAY = timedelta(minutes=5)
+FAILURE_LIFETIME = timedelta(days=1)
+"""When a wrong password no longer counts."""
 
 
 def delay(failures: int) -> timedelta:
-    """How long to wait after so many wrong passwords in a row: 1 s after the third, then twice as long each time."""
-    if failures <= FREE:
+    """Return how long to wait after a number of wrong passwords in a row: 1 s after the third, then doubling."""
+    if failures <= FREE_FAILURES:
         return timedelta()
-    return min(LONGEST, timedelta(seconds=2 ** min(failures - FREE - 1, 10)))
+    return min(LONGEST_DELAY, timedelta(seconds=2 ** min(failures - FREE_FAILURES - 1, 10)))
 
 
-def check(db: Session, address_key: str, now: datetime) -> None:
-    """Raise Denied while this address has to wait."""
+def require_no_delay(db: Session, address_key: str, now: datetime) -> None:
+    """Raise Denied while logins to this address are delayed."""
     row = db.get(LoginFailure, address_key)
-    # A time far ahead was written by a clock that was wrong; one a little ahead by who was quicker to get the store.
-    if row is None or row.failures <= FREE or now <= row.failed_at - LONGEST:
+    # A time far in the future was written while the clock was wrong. One slightly in the future was written by a
+    # process that got hold of the store before us.
+    if row is None or row.failures <= FREE_FAILURES or now <= row.failed_at - LONGEST_DELAY:
         return
     seconds = ceil((row.failed_at + delay(row.failures) - now).total_seconds())
     if seconds > 0:
         raise Denied(
             f"too many wrong passwords; try again in {seconds} s",
-            "or set another one by mail: skychimp password reset --email YOU@EXAMPLE.ORG",
+            'wait, or run "skychimp password reset --email YOU@EXAMPLE.ORG"',
         )
 
 
-def count(db: Session, address_key: str, now: datetime) -> None:
-    """One more wrong password."""
+def record_failure(db: Session, address_key: str, now: datetime) -> None:
+    """Record a wrong password."""
     row = db.get(LoginFailure, address_key)
-    failures = row.failures + 1 if row is not None and row.failed_at > now - FORGOTTEN else 1
+    failures = row.failures + 1 if row is not None and row.failed_at > now - FAILURE_LIFETIME else 1
     db.merge(LoginFailure(address_key=address_key, failures=failures, failed_at=now))
 
 
 def clear(db: Session, address_key: str) -> None:
-    """Forget this address's wrong passwords."""
+    """Delete the wrong passwords recorded for an address."""
     db.exec(delete(LoginFailure).where(col(LoginFailure.address_key) == address_key))
 
 
-def forget(db: Session, now: datetime) -> None:
-    """Delete what counts no more."""
-    db.exec(delete(LoginFailure).where(col(LoginFailure.failed_at) <= now - FORGOTTEN))
+def delete_expired(db: Session, now: datetime) -> None:
+    """Delete the wrong passwords that no longer count."""
+    db.exec(delete(LoginFailure).where(col(LoginFailure.failed_at) <= now - FAILURE_LIFETIME))

@@ -1,68 +1,71 @@
-"""Sessions: a token that its owner keeps, and of which the store has only a hash."""
+"""Find, start and end login sessions.
 
-import hashlib
+A session is a random token. Only its owner has the token, the store has its hash.
+"""
+
 import secrets
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import bindparam, text
 from sqlmodel import Session, col, delete, select, update
 
 from skychimp.errors import StoreFailed
-from skychimp.models import Login, Role, User
+from skychimp.models import Login, User
 from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.roles import Role
+from skychimp.services.accounts.session_rule import FIND_USER, IDLE_LIMIT, LIFETIME, hash_token, parameters
 from skychimp.store.database import Store
 
-LIFE = timedelta(days=30)
-IDLE = timedelta(days=14)
-"""A session that has not been used for so long has ended."""
-SEEN_EVERY = timedelta(hours=1)
-"""How exactly a session's last use is known: a command that only reads is not to write each time."""
+LAST_USE_INTERVAL = timedelta(hours=1)
+"""How often the last use is recorded, so that a command that only reads does not write each time."""
+
+_L = Login.__table__
+_U = User.__table__
+_FIND_USER = (
+    text(FIND_USER)
+    .bindparams(bindparam("now", type_=_L.c.expires_at.type), bindparam("idle_since", type_=_L.c.seen_at.type))
+    .columns(_U.c.id, _U.c.email, _U.c.role, _L.c.id, _L.c.seen_at)
+)
 
 
-def actor(store: Store, token: str | None) -> Actor:
-    """Who a token stands for; a guest where it stands for nobody any more."""
+def find_actor(store: Store, token: str | None) -> Actor:
+    """Return the user that a token belongs to, or ANONYMOUS.
+
+    A session is valid until it expires or has been idle for IDLE_LIMIT, and while its user is verified and not blocked.
+    """
     if not token:
         return ANONYMOUS
     now = datetime.now(UTC)
     with store.read() as db:
-        row = db.exec(
-            select(User.id, User.email, User.role, Login.id, Login.seen_at)  # type: ignore[call-overload]
-            .join(Login, Login.user_id == User.id)
-            .where(Login.token_hash == hashed(token), Login.expires_at > now, Login.seen_at > now - IDLE)
-            .where(col(User.blocked_at).is_(None), col(User.verified_at).is_not(None))
-        ).first()
+        row = db.execute(_FIND_USER, parameters(token, now)).first()
     if row is None:
         return ANONYMOUS
     user_id, email, role, login_id, seen_at = row
-    if now - seen_at >= SEEN_EVERY:
-        with suppress(StoreFailed), store.write() as db:  # a full disk is no reason not to be let in
+    if now - seen_at >= LAST_USE_INTERVAL:
+        with suppress(StoreFailed), store.write() as db:  # a full disk must not lock anybody out
             db.exec(update(Login).where(col(Login.id) == login_id).values(seen_at=now))
     return Actor(user_id, email, Role(role))
 
 
 def start(db: Session, user_id: int, now: datetime) -> str:
-    """Log a user in; the token is given once and kept only as a hash."""
+    """Start a session for a user and return its token, which is not stored."""
     token = secrets.token_urlsafe(32)
-    db.add(Login(user_id=user_id, token_hash=hashed(token), created_at=now, seen_at=now, expires_at=now + LIFE))
+    db.add(Login(user_id=user_id, token_hash=hash_token(token), created_at=now, seen_at=now, expires_at=now + LIFETIME))
     db.flush()
     return token
 
 
 def find(db: Session, token: str) -> Login | None:
-    """A token's session, whatever its age."""
-    return db.exec(select(Login).where(Login.token_hash == hashed(token))).first()
+    """Return a token's session, even if it has expired."""
+    return db.exec(select(Login).where(Login.token_hash == hash_token(token))).first()
 
 
 def end_all(db: Session, user_id: int) -> None:
-    """Log a user out everywhere."""
+    """End all sessions of a user."""
     db.exec(delete(Login).where(col(Login.user_id) == user_id))
 
 
-def forget(db: Session, now: datetime) -> None:
-    """Delete the sessions that have ended by themselves."""
-    db.exec(delete(Login).where((col(Login.expires_at) <= now) | (col(Login.seen_at) <= now - IDLE)))
-
-
-def hashed(token: str) -> str:
-    """What the store keeps of a token."""
-    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+def delete_expired(db: Session, now: datetime) -> None:
+    """Delete the sessions that have expired or were idle for too long."""
+    db.exec(delete(Login).where((col(Login.expires_at) <= now) | (col(Login.seen_at) <= now - IDLE_LIMIT)))

@@ -1,4 +1,4 @@
-"""The blog: posts that anyone may read once they are published, and that editors write."""
+"""Write, publish and read blog posts. Editors write them; once published, anyone may read them."""
 
 import hashlib
 import re
@@ -6,23 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, false, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, false, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Session
 
 from skychimp import markdown
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Post, User
-from skychimp.permissions import TABLE, Action, Actor, authorize
+from skychimp.permissions import Action, Actor, authorize, scope_of
 from skychimp.services import audit
 from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
-from skychimp.services.listing import ListOptions, apply
+from skychimp.services.listing import ListOptions, apply, in_scope
 from skychimp.services.reporting.cache import Cached, refresh
+from skychimp.shell import run_hint
 from skychimp.store.database import Store
-from skychimp.text import one_line, some_lines
+from skychimp.text import one_line, shortened, some_lines
 
 _P = Post.__table__
 _U = User.__table__
@@ -46,10 +46,11 @@ _SLUG = re.compile(r"[a-z0-9-]+")
 
 @dataclass(frozen=True)
 class PostInfo:
-    """`published_at` None is a draft, one to come a post that publishes itself; `image` names a file (image_path).
+    """A post without its content.
 
-    `revision` counts the changes of title, content and image. `author` is the author's name, "" where there is none:
-    an address is nobody's business.
+    `published_at` is None for a draft; a post whose `published_at` is in the future publishes itself. `image` is the
+    name of a file (see images.image_path). `revision` counts the changes of title, content and image. `author` is the
+    author's name, or "" without one: email addresses are not published.
     """
 
     id: int
@@ -66,6 +67,8 @@ class PostInfo:
 
 @dataclass(frozen=True)
 class PostDetail(PostInfo):
+    """A post with its content in Markdown."""
+
     content: str
 
 
@@ -79,9 +82,9 @@ def create(
     publish: bool = False,
     at: datetime | None = None,
 ) -> PostDetail:
-    """Make a post: a draft, or one to `publish`, now or `at` another time, past or to come.
+    """Create a draft, or a post that is published now or `at` a time in the past or future.
 
-    Raises InvalidValue, StoreFailed.
+    Raises InvalidValue, StoreFailed, NotLoggedIn and Denied.
     """
     authorize(actor, Action.WRITE_POSTS)
     values = _checked(title, content) | {
@@ -91,11 +94,11 @@ def create(
         "revision": 1,
     }
     with store.write() as db:
-        now = _now(db)
+        now = _locked_now(db)
         if image is not None:
-            images.keep(store, image)
+            images.save(store, image)
         values |= {"created_at": now, "updated_at": now, "published_at": (at or now) if publish else None}
-        post = _get(db, _P.c.id == _insert(db, values))
+        post = _get(db, _P.c.id == _insert_post(db, values))
         if publish:
             _record(db, actor, "publish", post)
         return post
@@ -110,120 +113,117 @@ def change(
     content: str | None = None,
     image: Image | None = None,
     no_image: bool = False,
-    of_revision: int | None = None,
+    expected_revision: int | None = None,
 ) -> PostDetail:
-    """Change what is given; the slug stays, so that links do. Raises NotFound, InvalidValue, StoreFailed.
+    """Change the given parts of a post. Its slug stays, so that links to it keep working.
 
-    Raises Conflict where `of_revision` is given and somebody has changed the post since.
+    Raises NotFound, InvalidValue, StoreFailed, NotLoggedIn and Denied, and Conflict if the post no longer has the
+    `expected_revision`.
     """
-    authorize(actor, Action.WRITE_POSTS)
+    writable = _writable(actor)
     with store.write() as db:
-        old = _find(db, post)
-        if of_revision not in (None, old.revision):
-            raise Conflict(f"somebody has changed post {old.id} meanwhile", "look at it, then change it again")
+        old = _find(db, post, writable)
+        if expected_revision not in (None, old.revision):
+            raise Conflict(f"somebody else has changed post {old.id}", run_hint("blog", "show", old.slug))
         values = _checked(old.title if title is None else title, old.content if content is None else content)
         values["image"] = image.name if image else None if no_image else old.image
         if image is not None:
-            images.keep(store, image)
+            images.save(store, image)
         if values != {name: getattr(old, name) for name in values}:
-            news = {"revision": old.revision + 1, "updated_at": datetime.now(UTC)}
-            db.execute(update(_P).where(_P.c.id == old.id).values(values | news))
+            values |= {"revision": old.revision + 1, "updated_at": datetime.now(UTC)}
+            db.execute(update(_P).where(_P.c.id == old.id).values(values))
         changed = _get(db, _P.c.id == old.id)
     if changed.image != old.image:
-        images.sweep(store)
+        images.remove_unused(store)
     return changed
 
 
 def publish(store: Store, actor: Actor, post: str, at: datetime | None = None) -> PostDetail:
-    """Publish a post at a time, past or to come, or now; one that is published stays as it is then. Raises NotFound."""
-    authorize(actor, Action.WRITE_POSTS)
+    """Publish a post now, or `at` a time in the past or future. Without a time, leave a published post as it is.
+
+    Raises NotFound, NotLoggedIn and Denied.
+    """
+    writable = _writable(actor)
     with store.write() as db:
-        now = _now(db)
-        old = _find(db, post)
+        now = _locked_now(db)
+        old = _find(db, post, writable)
         if at is None and old.published_at is not None and old.published_at <= now:
             return old
-        db.execute(update(_P).where(_P.c.id == old.id).values(published_at=at or now))
-        _record(db, actor, "publish", old)
-        return _get(db, _P.c.id == old.id)
+        return _set_published_at(db, actor, "publish", old, at or now)
 
 
 def unpublish(store: Store, actor: Actor, post: str) -> PostDetail:
-    """Make a post a draft again. Raises NotFound."""
-    authorize(actor, Action.WRITE_POSTS)
+    """Turn a post into a draft again. Raises NotFound, NotLoggedIn and Denied."""
+    writable = _writable(actor)
     with store.write() as db:
-        old = _find(db, post)
-        db.execute(update(_P).where(_P.c.id == old.id).values(published_at=None))
-        _record(db, actor, "unpublish", old)
-        return _get(db, _P.c.id == old.id)
+        return _set_published_at(db, actor, "unpublish", _find(db, post, writable), None)
 
 
 def remove(store: Store, actor: Actor, post: str) -> PostDetail:
-    """Delete a post, and its image unless another post has it, too. Raises NotFound."""
-    authorize(actor, Action.WRITE_POSTS)
+    """Delete a post, and its image unless another post uses it. Raises NotFound, NotLoggedIn and Denied."""
+    writable = _writable(actor)
     with store.write() as db:
-        gone = _find(db, post)
-        db.execute(delete(_P).where(_P.c.id == gone.id))
-        _record(db, actor, "delete", gone)
-    if gone.image is not None:
-        images.sweep(store)
-    return gone
+        removed = _find(db, post, writable)
+        db.execute(delete(_P).where(_P.c.id == removed.id))
+        _record(db, actor, "delete", removed)
+    if removed.image is not None:
+        images.remove_unused(store)
+    return removed
 
 
 def require_writer(actor: Actor) -> None:
-    """Raise Denied unless the actor may write posts."""
+    """Raise NotLoggedIn or Denied unless the actor may write posts."""
     authorize(actor, Action.WRITE_POSTS)
 
 
 def find(store: Store, actor: Actor, post: str) -> PostDetail:
-    """A post, by id or slug, for who writes it: nothing is counted. Raises NotFound."""
-    authorize(actor, Action.WRITE_POSTS)
+    """Return a post by id or slug for its editor, without counting a view. Raises NotFound, NotLoggedIn and Denied."""
+    writable = _writable(actor)
     with store.read() as db:
-        return _find(db, post)
+        return _find(db, post, writable)
 
 
 def view(store: Store, actor: Actor, post: str) -> PostDetail:
-    """A post, by id or slug, for who reads it: if it is published, that counts as a view. Raises NotFound.
+    """Return a post by id or slug for a reader, and count a view if it is published.
 
-    Who may write posts sees the others, too.
+    Unpublished posts are shown only to those who may write posts. Raises NotFound.
     """
-    published = _P.c.published_at <= datetime.now(UTC)
+    is_published = _P.c.published_at <= datetime.now(UTC)
+    scope = scope_of(actor, Action.WRITE_POSTS)
+    is_writable = false() if scope is None else in_scope(scope, actor, _P.c.author_id)
     with store.write() as db:
-        db.execute(update(_P).where(_named(post), published).values(views=_P.c.views + 1))
-        return _find(db, post, None if actor.role in TABLE[Action.WRITE_POSTS] else published)
+        db.execute(update(_P).where(_is_named(post), is_published).values(views=_P.c.views + 1))
+        return _find(db, post, or_(is_published, is_writable))
 
 
-def list_posts(store: Store, actor: Actor, page: ListOptions, *, unpublished: bool = False) -> Iterator[PostInfo]:
-    """The published posts, or all of them, the newest first, as they are read. Raises Denied, InvalidValue."""
-    if unpublished:
-        authorize(actor, Action.WRITE_POSTS)
-    query = _infos().where(true() if unpublished else _P.c.published_at <= datetime.now(UTC))
-    page = replace(page, sort=page.sort or "-published_at")
-    query = apply(query, page, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
+def list_posts(store: Store, actor: Actor, options: ListOptions, *, unpublished: bool = False) -> Iterator[PostInfo]:
+    """Yield the published posts, or all posts if `unpublished`; the newest first unless `options` sort them.
+
+    Raises InvalidValue, and NotLoggedIn or Denied for unpublished posts.
+    """
+    query = _select_infos().where(_writable(actor) if unpublished else _P.c.published_at <= datetime.now(UTC))
+    options = replace(options, sort=options.sort or "-published_at")
+    query = apply(query, options, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
     with store.read() as db:
         for row in db.execute(query.execution_options(yield_per=100)):
             yield PostInfo(**row._mapping)
 
 
-def published(store: Store, now: datetime, *, since: datetime | None = None) -> list[PostDetail]:
-    """The posts that are published by `now`, and after `since` if given; the newest first."""
-    query = _posts().where(_P.c.published_at <= now, true() if since is None else _P.c.published_at > since)
+def published_posts(store: Store, now: datetime, *, since: datetime | None = None) -> list[PostDetail]:
+    """Return the posts published up to `now` and, if given, after `since`; the newest first."""
+    query = _select_details().where(_P.c.published_at <= now, true() if since is None else _P.c.published_at > since)
     with store.read() as db:
         return [_detail(row) for row in db.execute(query.order_by(_P.c.published_at.desc(), _P.c.id.desc()))]
 
 
-def infos(db: Connection, ids: list[int]) -> list[PostInfo]:
-    """The posts with these ids, as far as there are any, in their order."""
-    found = {row.id: PostInfo(**row._mapping) for row in db.execute(_infos().where(_P.c.id.in_(ids)))}
-    return [found[post_id] for post_id in ids if post_id in found]
+def posts_by_id(db: Connection, ids: list[int]) -> list[PostInfo]:
+    """Return the posts with these ids in the order of the ids. Leave out those that do not exist."""
+    posts = {row.id: PostInfo(**row._mapping) for row in db.execute(_select_infos().where(_P.c.id.in_(ids)))}
+    return [posts[post_id] for post_id in ids if post_id in posts]
 
 
-def image_path(store: Store, name: str) -> Path:
-    """Where a post's image lies: a PNG, JPEG or WebP file, as its suffix says. Raises StoreFailed."""
-    return images.path(store, name)
-
-
-def html(post: PostDetail, cached: Cached = refresh) -> str:
-    """A post's HTML, from the cache as long as its content is the same."""
+def render_html(post: PostDetail, cached: Cached = refresh) -> str:
+    """Return a post's content as HTML, from the cache if the content has not changed."""
     digest = hashlib.blake2b(post.content.encode(), digest_size=16).hexdigest()
     return str(cached(f"html-{post.id}:{digest}", lambda: markdown.to_html(post.content)))
 
@@ -231,48 +231,57 @@ def html(post: PostDetail, cached: Cached = refresh) -> str:
 def _checked(title: str, content: str) -> dict[str, object]:
     title = one_line(title, "title", LONGEST_TITLE)
     if not title:
-        raise InvalidValue("the title is empty")
+        raise InvalidValue("the title is empty", "use --title")
     content = some_lines(content, "content", LONGEST_CONTENT)
     if not content.strip():
-        raise InvalidValue("the post says nothing", "give --body TEXT or --body-file FILE")
+        raise InvalidValue("the post has no content", "use --body or --body-file")
     return {"title": title, "content": content}
 
 
-def _now(db: Session) -> datetime:
-    """The time once nobody else writes: no post of now is missed by who has looked for those published until now."""
+def _locked_now(db: Session) -> datetime:
+    """Return the time after the write lock is taken.
+
+    A post that is published now can't be missed by a process that has just read all posts published until now.
+    """
     db.connection()
     return datetime.now(UTC)
 
 
-def _insert(db: Session, values: dict[str, object]) -> int:
-    """Make the post's row, under the first slug of its title that is free; its id."""
-    slug = _slug(str(values["title"]))
+def _insert_post(db: Session, values: dict[str, object]) -> int:
+    """Insert a post under the first free slug of its title, and return its id."""
+    first_slug = slug = _slug(str(values["title"]))
     for number in count(2):
         row = insert(_P).values(values | {"slug": slug}).on_conflict_do_nothing(index_elements=["slug"])
-        made = db.scalar(row.returning(_P.c.id))
-        if made is not None:
+        post_id = db.scalar(row.returning(_P.c.id))
+        if post_id is not None:
             break
-        slug = f"{_slug(str(values['title']))}-{number}"
-    return int(made)
+        slug = f"{first_slug}-{number}"
+    return int(post_id)
 
 
 def _slug(title: str) -> str:
-    """The title in a URL; never digits alone, which would be an id."""
+    """Return the title as part of a URL; never only digits, which would be an id."""
     from slugify import slugify
 
     slug = slugify(title, max_length=LONGEST_SLUG, word_boundary=True)
     return f"post-{slug}".rstrip("-") if not slug or slug.isdigit() else slug
 
 
+def _set_published_at(db: Session, actor: Actor, action: str, post: PostDetail, at: datetime | None) -> PostDetail:
+    db.execute(update(_P).where(_P.c.id == post.id).values(published_at=at))
+    _record(db, actor, action, post)
+    return _get(db, _P.c.id == post.id)
+
+
 def _record(db: Session, actor: Actor, action: str, post: PostDetail) -> None:
     audit.record(db, actor, action, "post", post.id, post.title)
 
 
-def _posts() -> Select[tuple[object, ...]]:
+def _select_details() -> Select[tuple[object, ...]]:
     return _with_author(select(_P))
 
 
-def _infos() -> Select[tuple[object, ...]]:
+def _select_infos() -> Select[tuple[object, ...]]:
     names = {field.name for field in fields(PostInfo)}
     return _with_author(select(*(column for column in _P.c if column.name in names)))
 
@@ -281,21 +290,28 @@ def _with_author(query: Select[tuple[object, ...]]) -> Select[tuple[object, ...]
     return query.add_columns(_U.c.name.label("author")).join(_U, _U.c.id == _P.c.author_id)
 
 
-def _named(post: str) -> ColumnElement[bool]:
+def _is_named(post: str) -> ColumnElement[bool]:
+    """Return the condition that a row is the post with this id or slug."""
     if _ID.fullmatch(post):
         return _P.c.id == int(post)
     return _P.c.slug == post if _SLUG.fullmatch(post) else false()
 
 
-def _find(db: Session, post: str, seen: ColumnElement[bool] | None = None) -> PostDetail:
-    row = db.execute(_posts().where(_named(post), true() if seen is None else seen)).one_or_none()
+def _writable(actor: Actor) -> ColumnElement[bool]:
+    """Return the condition of the posts that the actor may write. Raises NotLoggedIn and Denied."""
+    return in_scope(authorize(actor, Action.WRITE_POSTS), actor, _P.c.author_id)
+
+
+def _find(db: Session, post: str, is_visible: ColumnElement[bool]) -> PostDetail:
+    row = db.execute(_select_details().where(_is_named(post), is_visible)).one_or_none()
     if row is None:
-        raise NotFound(f"there is no post {post!r}", "see them: skychimp blog list")
+        is_plain = _ID.fullmatch(post) or _SLUG.fullmatch(post)
+        raise NotFound(f"post {post if is_plain else shortened(post)} not found", run_hint("blog", "list"))
     return _detail(row)
 
 
-def _get(db: Session, chosen: ColumnElement[bool]) -> PostDetail:
-    return _detail(db.execute(_posts().where(chosen)).one())
+def _get(db: Session, condition: ColumnElement[bool]) -> PostDetail:
+    return _detail(db.execute(_select_details().where(condition)).one())
 
 
 def _detail(row: Row[tuple[object, ...]]) -> PostDetail:

@@ -1,4 +1,8 @@
-"""Clients as CSV: read so that a bad row costs only itself, and written so that a spreadsheet runs nothing in it."""
+"""Read and write clients as CSV.
+
+Each row that cannot be read is reported with its line number, and the rows after it are still read. Cells that a
+spreadsheet would run as a formula are written with an apostrophe in front.
+"""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,126 +11,141 @@ from typing import NamedTuple, TextIO
 from skychimp.errors import InvalidValue
 from skychimp.services.clients import third_party_exports
 from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.importing import BadRow, ClientRow, LeftOut
-from skychimp.services.clients.third_party_exports import Make
+from skychimp.services.clients.importing import FileRow, ImportedRow, InvalidRow
+from skychimp.services.clients.third_party_exports import RowReader
+from skychimp.text import count_of
 
 ENCODING, ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
+"""How a file must be opened for `read`: invalid UTF-8 is then reported row by row, and line ends are kept."""
+
 HEADINGS = ("email", "name", "comment", "tags")
-LONGEST_LINE = 1_000_000  # characters; also of a cell
-_KNOWN_AS = {
+MAX_LINE_LENGTH = 1_000_000  # characters; also the maximum of a cell
+
+_HEADING_ALIASES = {
     "e-mail": "email", "email address": "email", "e-mail address": "email", "mail": "email",
     "full name": "name", "full_name": "name", "fullname": "name", "tag": "tags", "comments": "comment",
 }  # fmt: skip
 _DELIMITERS = ",;\t"
-_RUNS_IN_A_SPREADSHEET = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_HEADER_HINT = "the first line must name the columns: email,name,comment,tags"
 
 
-class Sheet(NamedTuple):
-    """A file of clients: those of HEADINGS that it has, its other columns, and its rows, as they are read."""
+class ClientFile(NamedTuple):
+    """A file of clients whose rows are read one by one.
+
+    `columns` are those of HEADINGS that the file has, `ignored_columns` the others. `tool` is the mailing tool that
+    exported the file, if it is known.
+    """
 
     columns: Sequence[str]
-    others: Sequence[str]
-    rows: Iterator[ClientRow | BadRow | LeftOut]
+    ignored_columns: Sequence[str]
+    rows: Iterator[FileRow]
     tool: str = ""
-    """The mailing tool whose export it is."""
 
 
-def read(opened: TextIO) -> Sheet:
-    """A sheet from a text opened with the three settings below; comma, semicolon or tab stands between its cells.
+def read(opened: TextIO) -> ClientFile:
+    """Read a file that was opened with ENCODING, ERRORS and NEWLINE. Its delimiter is a comma, semicolon or tab.
 
-    Raises InvalidValue where the first line doesn't name the columns.
+    Raises InvalidValue if the first line does not name the columns.
     """
-    lines = _Lines(opened)
-    header = _header(lines)
+    lines = _LineReader(opened)
+    header = _read_header(lines)
     delimiter = max(_DELIMITERS, key=header.count)
     try:
         headings = next(csv.reader([header], delimiter=delimiter, strict=True), [])
     except csv.Error:
-        raise InvalidValue("the quotes in the first line don't match", _FIRST_LINE) from None
+        raise InvalidValue("unclosed quote in the first line", _HEADER_HINT) from None
     if export := third_party_exports.recognise(headings, str(getattr(opened, "name", ""))):
-        return Sheet(export.columns, (), _rows(lines, len(headings), delimiter, export.make), export.tool)
-    columns = [_heading(cell) for cell in headings]
-    if "email" not in columns:
-        raise InvalidValue("there is no column email in the first line", _FIRST_LINE)
+        rows = _read_rows(lines, len(headings), delimiter, export.read_row)
+        return ClientFile(export.columns, (), rows, export.tool)
+    columns = [_column_name(heading) for heading in headings]
     known = [name for name in HEADINGS if name in columns]
-    if twice := [name for name in known if columns.count(name) > 1]:
-        raise InvalidValue(f"the column {twice[0]} is there twice", "take one of them away")
-    others = [name for name in columns if name and name not in known]
-    return Sheet(known, others, _rows(lines, len(columns), delimiter, _plainly(columns)))
+    if "email" not in known:
+        raise InvalidValue('missing column "email"', _HEADER_HINT)
+    if duplicates := [name for name in known if columns.count(name) > 1]:
+        raise InvalidValue(f'duplicate column "{duplicates[0]}"', "remove one of them")
+    ignored = [name for name in columns if name and name not in known]
+    return ClientFile(known, ignored, _read_rows(lines, len(columns), delimiter, _row_reader(columns)))
 
 
 def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
-    """Write clients with a header, as `read` takes them back; how many there were."""
+    """Write clients with a header, so that `read` returns the same clients. Return their number."""
     writer = csv.writer(opened, lineterminator="\n")
     writer.writerow(HEADINGS)
     number = 0
     for client in clients:
-        writer.writerow(map(quoted, (client.email, client.name, client.comment, ",".join(client.tags))))
+        writer.writerow(map(escape_formula, (client.email, client.name, client.comment, ",".join(client.tags))))
         number += 1
     return number
 
 
-_FIRST_LINE = "the first line names the columns: email,name,comment,tags"
+def escape_formula(cell: str) -> str:
+    """Return the cell with an apostrophe in front if a spreadsheet would run it as a formula.
+
+    A cell that already looks escaped gets another apostrophe, so that `_unescape_formula` returns every cell unchanged.
+    """
+    return "'" + cell if _is_formula(cell) else cell
 
 
-class _Lines:
-    """A text's lines, counted, with those of the row at hand remembered: they are read anew where it can't be used."""
+class _LineReader:
+    """Yields the lines of a text and counts them. The lines of a row that cannot be read can be read again."""
 
     def __init__(self, opened: TextIO) -> None:
-        self.number = 1
-        """Of the line at which the row at hand begins; the header is line 1."""
+        self.row_start = 1
+        """The number of the line at which the current row begins. The header is line 1."""
         self._opened = opened
         self._row: list[str] = []
-        self._again: list[str] = []
+        self._pushed_back: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._again.pop() if self._again else self._opened.readline(LONGEST_LINE)
+        line = self._pushed_back.pop() if self._pushed_back else self._opened.readline(MAX_LINE_LENGTH)
         if not line:
             raise StopIteration
-        if len(line) == LONGEST_LINE:
+        if len(line) == MAX_LINE_LENGTH:
             self._row.append("\n")
             while line and not line.endswith(("\n", "\r")):
-                line = self._opened.readline(LONGEST_LINE)
-            raise _TooLong
+                line = self._opened.readline(MAX_LINE_LENGTH)
+            raise _LineTooLong
         self._row.append(line)
         return line
 
-    def next_row(self) -> None:
-        """The row at hand is done."""
-        self.number += len(self._row)
+    def end_row(self) -> None:
+        """Start the next row."""
+        self.row_start += len(self._row)
         self._row.clear()
 
-    def spoil(self) -> None:
-        """The row at hand can't be used: only its first line is lost, the others may be rows of their own."""
-        self._again.extend(self._row[:0:-1])
+    def discard_first_line(self) -> None:
+        """End the current row after its first line. Its other lines are read again, as rows of their own."""
+        self._pushed_back.extend(self._row[:0:-1])
         del self._row[1:]
+        self.end_row()
 
 
-class _TooLong(csv.Error):
+class _LineTooLong(csv.Error):
     pass
 
 
-def _header(lines: _Lines) -> str:
+def _read_header(lines: _LineReader) -> str:
     try:
         header = next(lines, "")
-    except _TooLong:
+    except _LineTooLong:
         header = ""
-    lines.next_row()
+    lines.end_row()
     if "\0" in header or any("\ud800" <= character <= "\udfff" for character in header):
-        raise InvalidValue("this is not UTF-8 text", "save it as CSV in UTF-8")
+        raise InvalidValue("the file is not valid UTF-8", "save it as UTF-8")
     return header
 
 
-def _heading(cell: str) -> str:
-    name = cell.strip().casefold()
-    return _KNOWN_AS.get(name, name)
+def _column_name(heading: str) -> str:
+    name = heading.strip().casefold()
+    return _HEADING_ALIASES.get(name, name)
 
 
-def _rows(lines: _Lines, width: int, delimiter: str, make: Make) -> Iterator[ClientRow | BadRow | LeftOut]:
-    csv.field_size_limit(LONGEST_LINE)
+def _read_rows(lines: _LineReader, width: int, delimiter: str, read_row: RowReader) -> Iterator[FileRow]:
+    csv.field_size_limit(MAX_LINE_LENGTH)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         try:
@@ -134,46 +153,44 @@ def _rows(lines: _Lines, width: int, delimiter: str, make: Make) -> Iterator[Cli
         except StopIteration:
             return
         except csv.Error as error:
-            yield BadRow(lines.number, _fault(error))
-            lines.spoil()
-            lines.next_row()
+            yield InvalidRow(lines.row_start, _reason(error))
+            lines.discard_first_line()
             continue
         text = "".join(cells)
         if len(cells) > width:
-            yield BadRow(lines.number, f"{len(cells)} cells under {width} headings")
+            yield InvalidRow(lines.row_start, f"{len(cells)} cells, but the header has {count_of(width, 'column')}")
         elif text and not text.isspace():
             if "'" in text:
-                cells = [_bare(cell) for cell in cells]
-            yield make(lines.number, cells + [""] * (width - len(cells)))
-        lines.next_row()
+                cells = [_unescape_formula(cell) for cell in cells]
+            yield read_row(lines.row_start, cells + [""] * (width - len(cells)))
+        lines.end_row()
 
 
-def _plainly(columns: Sequence[str]) -> Make:
-    """How a row of a file with our own headings is read."""
-    email, name, comment, tags = (columns.index(name) if name in columns else len(columns) for name in HEADINGS)
+def _row_reader(columns: Sequence[str]) -> RowReader:
+    """Return the reader for the rows of a file whose columns have our headings."""
+    missing = len(columns)
+    email, name, comment, tags = (columns.index(name) if name in columns else missing for name in HEADINGS)
 
-    def make(line: int, cells: Sequence[str]) -> ClientRow:
-        cells = [*cells, ""]  # the last one stands for a column that isn't there
-        return ClientRow(line, cells[email], cells[name], cells[comment], _tags(cells[tags]))
+    def read_row(line: int, cells: Sequence[str]) -> ImportedRow:
+        cells = [*cells, ""]  # the last cell stands for a missing column
+        return ImportedRow(line, cells[email], cells[name], cells[comment], _split_tags(cells[tags]))
 
-    return make
-
-
-def _fault(error: csv.Error) -> str:
-    if isinstance(error, _TooLong):
-        return f"longer than {LONGEST_LINE} characters"
-    return "a quote that is not closed, or not doubled within a cell"
+    return read_row
 
 
-def _tags(cell: str) -> Sequence[str]:
+def _reason(error: csv.Error) -> str:
+    if isinstance(error, _LineTooLong):
+        return f"longer than {MAX_LINE_LENGTH:,} characters"
+    return "unclosed quote, or a quote inside a cell that is not doubled"
+
+
+def _split_tags(cell: str) -> Sequence[str]:
     return [tag.strip() for tag in cell.replace(";", ",").split(",") if tag.strip()] if cell else ()
 
 
-def quoted(cell: str) -> str:
-    """The cell with an apostrophe in front where a spreadsheet would run it, or would take an apostrophe for ours."""
-    return "'" + cell if cell.lstrip("'").startswith(_RUNS_IN_A_SPREADSHEET) else cell
+def _unescape_formula(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
 
 
-def _bare(cell: str) -> str:
-    quoted = cell.startswith("'") and cell.lstrip("'").startswith(_RUNS_IN_A_SPREADSHEET)
-    return cell[1:] if quoted else cell
+def _is_formula(cell: str) -> bool:
+    return cell.lstrip("'").startswith(_FORMULA_STARTS)

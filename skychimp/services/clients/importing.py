@@ -1,4 +1,4 @@
-"""Import clients by the thousand."""
+"""Import clients from the rows of a file, in batches."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -12,19 +12,18 @@ from skychimp import addresses
 from skychimp.errors import InvalidValue
 from skychimp.models import Client
 from skychimp.permissions import Action, Actor, authorize
-from skychimp.services.clients.clients import checked_client
+from skychimp.services.clients.clients import validate_client
 from skychimp.store import client_import
 from skychimp.store.client_import import NewClient
 from skychimp.store.database import Store
 
 _C = Client.__table__
 
-
 IMPORT_BATCH = 10_000
 
 
-class ClientRow(NamedTuple):
-    """One client as it comes from a file, still unchecked; `line` is where it stood."""
+class ImportedRow(NamedTuple):
+    """A client as it was read from a file, not validated yet. `line` is the line at which it begins."""
 
     line: int
     email: str
@@ -33,25 +32,33 @@ class ClientRow(NamedTuple):
     tags: Sequence[str]
 
 
-class BadRow(NamedTuple):
-    """A row that can't be used, and why."""
+class InvalidRow(NamedTuple):
+    """A row that cannot be imported."""
 
     line: int
     reason: str
 
 
-class LeftOut(NamedTuple):
-    """A row that is not to be written to, and why: what another tool says of it, as `unsubscribed`."""
+class ExcludedRow(NamedTuple):
+    """A row of another tool's export to which that tool no longer sends.
+
+    `reason` is that tool's word for it, such as "unsubscribed". `is_client` tells whether the address is a client here.
+    """
 
     line: int
     reason: str
     email: str
     is_client: bool = False
-    """Whether there is such a client already, who is written to as before."""
+
+
+FileRow = ImportedRow | InvalidRow | ExcludedRow
+RejectedRow = InvalidRow | ExcludedRow
 
 
 @dataclass
 class ImportResult:
+    """How many rows were imported and how many were not."""
+
     created: int = 0
     updated: int = 0
     skipped: int = 0
@@ -62,79 +69,77 @@ class ImportResult:
 def import_rows(
     store: Store,
     actor: Actor,
-    rows: Iterable[ClientRow | BadRow | LeftOut],
+    rows: Iterable[FileRow],
     *,
-    change_known: Sequence[str] = (),
-    on_bad: Callable[[BadRow | LeftOut], None],
+    update_columns: Sequence[str] = (),
+    on_rejected: Callable[[RejectedRow], None],
     on_batch: Callable[[ImportResult], None] = lambda result: None,
 ) -> ImportResult:
-    """Add many clients, a batch a transaction; `on_bad` is told of each row that can't be used or is left out, the
-    others go in.
+    """Create a client from each row, and call `on_rejected` for each row that is not imported.
 
-    An address that is known, from the store or from an earlier row, is skipped; or, where `change_known` names what is
-    to be changed of it (email, name, comment, tags), the later row wins.
+    Rows are committed in batches; `on_batch` gets the result so far. A row whose address is known, from the store or
+    an earlier row, is skipped. With `update_columns` (email, name, comment, tags) it changes these columns instead.
     """
     authorize(actor, Action.CHANGE_CLIENTS)
     result = ImportResult()
     rows = iter(rows)
     while batch := list(islice(rows, IMPORT_BATCH)):
-        for left in _left_out(store, actor, batch):
+        for excluded in _excluded_rows(store, actor, batch):
             result.left_out += 1
-            on_bad(left)
-        people = _usable(batch, bool(change_known), result, on_bad)
-        if people:
+            on_rejected(excluded)
+        clients = _valid_clients(batch, result, on_rejected, last_wins=bool(update_columns))
+        if clients:
             with store.write() as db:
-                created = client_import.add(db.connection(), actor.user_id, people, change_known)
+                created = client_import.add_clients(db.connection(), actor.user_id, clients, update_columns)
             result.created += created
-            _count_known(result, len(people) - created, bool(change_known))
+            _count_known(result, len(clients) - created, is_updated=bool(update_columns))
         on_batch(result)
     return result
 
 
-def _left_out(store: Store, actor: Actor, batch: Sequence[ClientRow | BadRow | LeftOut]) -> Iterator[LeftOut]:
-    """Those of a batch that are not to be written to, each with whether it is a client all the same."""
-    found: list[tuple[str, LeftOut]] = []
-    for row in batch:
-        if isinstance(row, LeftOut):
-            key = row.email
-            with suppress(InvalidValue):
-                key = addresses.parse(row.email.strip()).key
-            found.append((key, row))
-    if not found:
+def _excluded_rows(store: Store, actor: Actor, batch: Sequence[FileRow]) -> Iterator[ExcludedRow]:
+    """Yield the excluded rows of a batch with `is_client` set."""
+    excluded = [(_address_key(row.email), row) for row in batch if isinstance(row, ExcludedRow)]
+    if not excluded:
         return
-    keys = select(_C.c.address_key).where(_C.c.owner_id == actor.user_id, _C.c.address_key.in_(key for key, _ in found))
+    keys = [key for key, _ in excluded]
     with store.read() as db:
-        known = set(db.scalars(keys))
-    yield from (row._replace(is_client=key in known) for key, row in found)
+        known = select(_C.c.address_key).where(_C.c.owner_id == actor.user_id, _C.c.address_key.in_(keys))
+        known_keys = set(db.scalars(known))
+    yield from (row._replace(is_client=key in known_keys) for key, row in excluded)
 
 
-def _usable(
-    batch: Sequence[ClientRow | BadRow | LeftOut],
-    last_wins: bool,
-    result: ImportResult,
-    on_bad: Callable[[BadRow | LeftOut], None],
+def _address_key(email: str) -> str:
+    with suppress(InvalidValue):
+        return addresses.parse(email.strip()).key
+    return email
+
+
+def _valid_clients(
+    batch: Sequence[FileRow], result: ImportResult, on_rejected: Callable[[RejectedRow], None], *, last_wins: bool
 ) -> Collection[NewClient]:
-    people: dict[str, NewClient] = {}
+    """Return the clients of a batch, each address once, and count the rows that are not among them."""
+    clients: dict[str, NewClient] = {}
     for row in batch:
-        if isinstance(row, LeftOut):
+        if isinstance(row, ExcludedRow):
             continue
         try:
-            if isinstance(row, BadRow):
+            if isinstance(row, InvalidRow):
                 raise InvalidValue(row.reason)
-            person = checked_client(row.email, row.name, row.comment, row.tags)
+            client = validate_client(row.email, row.name, row.comment, row.tags)
         except InvalidValue as error:
             result.bad += 1
-            on_bad(BadRow(row.line, error.message))
+            on_rejected(InvalidRow(row.line, error.message))
             continue
-        if person.address_key in people:
-            _count_known(result, 1, last_wins)
-        if last_wins or person.address_key not in people:
-            people[person.address_key] = person
-    return people.values()
+        if client.address_key in clients:
+            _count_known(result, 1, is_updated=last_wins)
+        if last_wins or client.address_key not in clients:
+            clients[client.address_key] = client
+    return clients.values()
 
 
-def _count_known(result: ImportResult, number: int, changed: bool) -> None:
-    if changed:
+def _count_known(result: ImportResult, number: int, *, is_updated: bool) -> None:
+    if is_updated:
         result.updated += number
     else:
         result.skipped += number

@@ -1,4 +1,4 @@
-"""Clients as JSON lines: one object a line, with email, name, comment and tags; a bad line costs only itself."""
+"""Read and write clients as JSON lines: one object with email, name, comment and tags on each line."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,29 +6,31 @@ from typing import Any, TextIO
 
 from skychimp.errors import InvalidValue
 from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.csv_files import HEADINGS, LONGEST_LINE, Sheet
-from skychimp.services.clients.importing import BadRow, ClientRow
+from skychimp.services.clients.csv_files import HEADINGS, MAX_LINE_LENGTH, ClientFile
+from skychimp.services.clients.importing import ImportedRow, InvalidRow
 
 
-def read(opened: TextIO) -> Sheet:
-    """A sheet from a text opened as for CSV. What the first line says of a client, each other one says, too.
+def read(opened: TextIO) -> ClientFile:
+    """Read a file that was opened as for CSV. Every line must have the same of our fields as the first one.
 
-    Raises InvalidValue where the first line is no object with an email.
+    Raises InvalidValue if the first line is not an object with an email.
     """
-    lines = _lines(opened)
+    lines = _numbered_lines(opened)
     first = next(lines, None)
-    if first is None:  # as an export of nobody is
-        return Sheet((), (), iter(()))
-    fields = _object(first[1])
+    if first is None:  # as an export without clients
+        return ClientFile((), (), iter(()))
+    fields = _parse_object(first[1])
     if fields is None or "email" not in fields:
-        raise InvalidValue("the first line is no JSON object with an email", 'a line is {"email": "ada@example.org"}')
+        raise InvalidValue(
+            'the first line is not a JSON object with "email"', 'write lines such as {"email": "ada@example.org"}'
+        )
     columns = [name for name in HEADINGS if name in fields]
-    others = [name for name in fields if name not in HEADINGS]
-    return Sheet(columns, others, _rows(first, lines, columns))
+    ignored = [name for name in fields if name not in HEADINGS]
+    return ClientFile(columns, ignored, _read_rows(first, lines, columns))
 
 
 def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
-    """Write clients as `read` takes them back; how many there were."""
+    """Write clients so that `read` returns the same clients. Return their number."""
     number = 0
     for client in clients:
         line = {name: getattr(client, name) for name in HEADINGS}
@@ -37,44 +39,44 @@ def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
     return number
 
 
-def _lines(opened: TextIO) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers; of one that is too long, only its beginning."""
+def _numbered_lines(opened: TextIO) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers. A line is cut off at MAX_LINE_LENGTH."""
     number = 0
-    while line := opened.readline(LONGEST_LINE):
+    while line := opened.readline(MAX_LINE_LENGTH):
         number += 1
         rest = line
-        while len(rest) == LONGEST_LINE and not rest.endswith("\n"):
-            rest = opened.readline(LONGEST_LINE)
+        while len(rest) == MAX_LINE_LENGTH and not rest.endswith("\n"):
+            rest = opened.readline(MAX_LINE_LENGTH)
         if not line.isspace():
             yield number, line
 
 
-def _rows(
+def _read_rows(
     first: tuple[int, str], lines: Iterator[tuple[int, str]], columns: Sequence[str]
-) -> Iterator[ClientRow | BadRow]:
-    yield _row(*first, columns)
+) -> Iterator[ImportedRow | InvalidRow]:
+    yield _read_row(*first, columns)
     for number, line in lines:
-        yield _row(number, line, columns)
+        yield _read_row(number, line, columns)
 
 
-def _row(number: int, line: str, columns: Sequence[str]) -> ClientRow | BadRow:
-    if len(line) == LONGEST_LINE:
-        return BadRow(number, f"longer than {LONGEST_LINE} characters")
-    fields = _object(line)
+def _read_row(number: int, line: str, columns: Sequence[str]) -> ImportedRow | InvalidRow:
+    if len(line) == MAX_LINE_LENGTH:
+        return InvalidRow(number, f"longer than {MAX_LINE_LENGTH:,} characters")
+    fields = _parse_object(line)
     if fields is None:
-        return BadRow(number, "no JSON object")
+        return InvalidRow(number, "not a JSON object")
     if [name for name in HEADINGS if name in fields] != columns:
-        return BadRow(number, f"it says not the same as the first line, which has {', '.join(columns)}")
+        return InvalidRow(number, f"the fields differ from those of the first line ({', '.join(columns)})")
     email, name, comment = (fields.get(name) or "" for name in HEADINGS[:3])
     tags = fields.get("tags") or []
     if not isinstance(tags, list) or not all(isinstance(text, str) for text in (email, name, comment, *tags)):
-        return BadRow(number, "email, name and comment are texts, and tags a list of texts")
-    return ClientRow(number, email, name, comment, tags)
+        return InvalidRow(number, "email, name and comment must be strings, and tags a list of strings")
+    return ImportedRow(number, email, name, comment, tags)
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _parse_object(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None

@@ -1,103 +1,112 @@
-"""What other mailing tools export: which of their columns is what, and whom they write to no longer; pure.
+"""Read the exports of other mailing tools: which column is which, and who is no longer sent to; pure.
 
 listmonk, export: uuid, email, name, attributes (a JSON object), status, created_at, updated_at.
-Mailchimp, Export audience: Email Address, the audience's own fields, MEMBER_RATING and others of its making, NOTES and
-TAGS; one file each for who is subscribed, unsubscribed, cleaned and nonsubscribed, which the file's name says.
+Mailchimp, Export audience: Email Address, the audience's own fields, MEMBER_RATING and other columns of Mailchimp,
+NOTES and TAGS. There is one file each for subscribed, unsubscribed, cleaned and nonsubscribed contacts, and only the
+file's name tells which it is.
 """
 
 import csv
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from skychimp.services.clients.importing import BadRow, ClientRow, LeftOut
+from skychimp.services.clients.importing import ExcludedRow, FileRow, ImportedRow, InvalidRow
 
-Make = Callable[[int, Sequence[str]], ClientRow | BadRow | LeftOut]
-"""From a row's line and cells, as many as there are headings, to a client."""
+RowReader = Callable[[int, Sequence[str]], FileRow]
+"""Makes a client from the number of a row's line and its cells, of which there are as many as headings."""
+
+_LISTMONK_STATUSES = ("disabled", "blocklisted")
+_MAILCHIMP_COLUMNS = {
+    "email address", "first name", "last name", "fname", "lname", "notes", "tags", "email_type", "member_rating",
+    "optin_time", "optin_ip", "confirm_time", "confirm_ip", "latitude", "longitude", "gmtoff", "dstoff", "timezone",
+    "cc", "region", "last_changed", "leid", "euid", "source",
+}  # fmt: skip
+_MAILCHIMP_EXCLUSIONS = {"unsub_": "unsubscribed", "clean_": "cleaned"}
+"""By the start of the columns that are filled for such contacts."""
 
 
 class Export(NamedTuple):
-    """An export of another tool: the tool's name, what it says of a client, and how a row is read."""
+    """The export of another tool: the tool's name, the columns that it fills, and how a row is read."""
 
     tool: str
     columns: Sequence[str]
-    make: Make
+    read_row: RowReader
 
 
-def recognise(headings: Sequence[str], file: str) -> Export | None:
-    """The export that a file with these headings is; None for any other file."""
+def recognise(headings: Sequence[str], file_name: str) -> Export | None:
+    """Return the export that a file with these headings is, or None if it is no known tool's."""
     names = [heading.strip().casefold() for heading in headings]
     if {"email", "attributes"} <= set(names):
-        return Export("listmonk", ("email", "name", "comment"), _listmonk(names))
+        return Export("listmonk", ("email", "name", "comment"), _listmonk_reader(names))
     if "email address" in names and {"member_rating", "leid", "euid"} & set(names):
-        left = re.match(r"(unsubscribed|cleaned|nonsubscribed)_", PurePath(file).name)
-        make = _mailchimp(headings, names, left[1] if left else "")
-        return Export("Mailchimp", ("email", "name", "comment", "tags"), make)
+        match = re.match(r"(unsubscribed|cleaned|nonsubscribed)_", PurePath(file_name).name)
+        read_row = _mailchimp_reader(headings, names, match[1] if match else "")
+        return Export("Mailchimp", ("email", "name", "comment", "tags"), read_row)
     return None
 
 
-_OF_LISTMONK = ("disabled", "blocklisted")
-
-
-def _listmonk(names: Sequence[str]) -> Make:
-    def make(line: int, cells: Sequence[str]) -> ClientRow | BadRow | LeftOut:
+def _listmonk_reader(names: Sequence[str]) -> RowReader:
+    def read_row(line: int, cells: Sequence[str]) -> FileRow:
         row = dict(zip(names, cells, strict=True))
         status = row.get("status", "").strip().lower()
         if status not in ("", "enabled"):
-            return LeftOut(line, status if status in _OF_LISTMONK else "of another status", row["email"])
+            return ExcludedRow(line, status if status in _LISTMONK_STATUSES else "with another status", row["email"])
         try:
             attributes = json.loads(row["attributes"] or "{}")
         except (ValueError, RecursionError):
             attributes = None
         if not isinstance(attributes, dict):
-            return BadRow(line, "its attributes are no JSON object")
-        return ClientRow(line, row["email"], row.get("name", ""), _as_lines(attributes), ())
+            return InvalidRow(line, '"attributes" is not a JSON object')
+        return ImportedRow(line, row["email"], row.get("name", ""), _field_lines(attributes), ())
 
-    return make
-
-
-_OF_MAILCHIMP = {
-    "email address", "first name", "last name", "fname", "lname", "notes", "tags", "email_type", "member_rating",
-    "optin_time", "optin_ip", "confirm_time", "confirm_ip", "latitude", "longitude", "gmtoff", "dstoff", "timezone",
-    "cc", "region", "last_changed", "leid", "euid", "source",
-}  # fmt: skip
-_WHY_LEFT = {"unsub_": "unsubscribed", "clean_": "cleaned"}
+    return read_row
 
 
-def _mailchimp(headings: Sequence[str], names: Sequence[str], left: str) -> Make:
-    own = [
-        (at, headings[at].strip())
-        for at, name in enumerate(names)
-        if name and name not in _OF_MAILCHIMP and not name.startswith(tuple(_WHY_LEFT))
+def _mailchimp_reader(headings: Sequence[str], names: Sequence[str], file_status: str) -> RowReader:
+    """Return the reader for a Mailchimp file. `file_status` is why all its contacts are excluded, or ""."""
+    own_columns = [
+        (index, headings[index].strip())
+        for index, name in enumerate(names)
+        if name and name not in _MAILCHIMP_COLUMNS and not name.startswith(tuple(_MAILCHIMP_EXCLUSIONS))
     ]
-    gone = [(at, why) for at, name in enumerate(names) for start, why in _WHY_LEFT.items() if name.startswith(start)]
+    exclusions = [
+        (index, reason)
+        for index, name in enumerate(names)
+        for start, reason in _MAILCHIMP_EXCLUSIONS.items()
+        if name.startswith(start)
+    ]
 
-    def make(line: int, cells: Sequence[str]) -> ClientRow | LeftOut:
-        why = left or next((why for at, why in gone if cells[at].strip()), "")
+    def read_row(line: int, cells: Sequence[str]) -> FileRow:
         row = dict(zip(names, cells, strict=True))
-        if why:
-            return LeftOut(line, why, row["email address"])
-        parts = (row.get("first name") or row.get("fname"), row.get("last name") or row.get("lname"))
-        comment = [row.get("notes", "").strip(), _as_lines({heading: cells[at].strip() for at, heading in own})]
-        name = " ".join(part.strip() for part in parts if part)
-        return ClientRow(line, row["email address"], name, "\n".join(filter(None, comment)), _tags(row.get("tags", "")))
+        reason = file_status or next((reason for index, reason in exclusions if cells[index].strip()), "")
+        if reason:
+            return ExcludedRow(line, reason, row["email address"])
+        own_fields = _field_lines({heading: cells[index].strip() for index, heading in own_columns})
+        comment = "\n".join(filter(None, (row.get("notes", "").strip(), own_fields)))
+        return ImportedRow(line, row["email address"], _full_name(row), comment, _split_tags(row.get("tags", "")))
 
-    return make
+    return read_row
 
 
-def _as_lines(fields: dict[str, object]) -> str:
-    """Each field that says something, on a line."""
-    said = {name: value for name, value in fields.items() if value not in ("", None, [], {})}
+def _full_name(row: Mapping[str, str]) -> str:
+    parts = (row.get("first name") or row.get("fname"), row.get("last name") or row.get("lname"))
+    return " ".join(part.strip() for part in parts if part)
+
+
+def _field_lines(fields: Mapping[str, object]) -> str:
+    """Return a line `name: value` for each field that has a value."""
     return "\n".join(
         f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for name, value in said.items()
+        for name, value in fields.items()
+        if value not in ("", None, [], {})
     )
 
 
-def _tags(cell: str) -> Sequence[str]:
-    """The tags of a cell like `"VIP","New in Berlin"`, each as it can be one of ours."""
+def _split_tags(cell: str) -> Sequence[str]:
+    """Return the tags of a cell such as `"VIP","New in Berlin"`, without the commas and semicolons in them."""
     if not cell:
         return ()
     try:

@@ -1,17 +1,19 @@
-"""What the next run would do: whom it would write to, and whom it would leave out, and why. Changes nothing."""
+"""Forecast what the next run would do: which clients get an email, which do not, and why. Changes nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, or_, select, text, true
+from sqlalchemy import Connection, select, true
 
 from skychimp.delivery.scheduling import planner
-from skychimp.models import UNFINISHED_SQL, Client, Delivery, DeliveryState, Mailing, Occurrence, User
-from skychimp.store import queue
+from skychimp.delivery.scheduling.planner import DueMailing
+from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, User
+from skychimp.store import audience, queue
+from skychimp.store.conditions import is_enabled, is_unfinished, why_stopped
 from skychimp.store.database import Store
 
-_C = Client.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
@@ -20,7 +22,10 @@ _U = User.__table__
 
 @dataclass(frozen=True)
 class Forecast:
-    """One client in one occurrence: `left_out` says why it would get nothing now, None where it would."""
+    """What the next run would do about one client in one occurrence.
+
+    `left_out` is the reason for sending nothing now, or None. `email` is "" in a row about a whole occurrence.
+    """
 
     mailing_id: int
     due_at: datetime
@@ -29,87 +34,110 @@ class Forecast:
 
 
 def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Forecast]:
-    """Each client of each mailing that has something due, as it is read; a mailing that is stopped is one row."""
+    """Yield a row for each client of the mailings that have something due, of all mailings or of one.
+
+    A mailing that is stopped, and an occurrence that is missed or skipped, is a single row.
+    """
     with store.read() as transaction:
         db = transaction.connection().execution_options(yield_per=1000)
-        yield from _stopped(db, now, mailing_id)
-        for mailing, plan in planner.due(db, now, mailing_id):
-            has_news = not mailing.digest or bool(planner.new_posts(db, mailing, now))
-            for chosen in plan.open:
-                if has_news:
-                    yield from _coming(db, mailing, chosen.at, after=0, blocked=None)
-                else:
-                    yield Forecast(mailing.id, chosen.at, "", "skipped: there is no new post")
-                has_news = not mailing.digest  # its first one tells of all there is
-            for missed in plan.missed:
-                yield Forecast(mailing.id, missed.at, "", "missed: too late to be sent")
-        for row in _unfinished(db, mailing_id):
-            blocked = _why_not(row, now)
-            for delivery in db.execute(select(_D).where(_D.c.occurrence_id == row.id)):
-                yield Forecast(row.mailing_id, row.due_at, delivery.address, blocked or _why_not_now(delivery, now))
-            if row.state == "opening":
-                yield from _coming(db, row, row.due_at, after=row.cursor, blocked=blocked)
+        yield from _stopped_mailings(db, now, mailing_id)
+        for mailing in planner.due_mailings(db, now, mailing_id):
+            yield from _new_occurrences(db, mailing, now)
+        for occurrence in _unfinished_occurrences(db, mailing_id):
+            yield from _open_occurrence(db, occurrence, now)
 
 
-def _stopped(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
-    wanted = (
-        select(_M, _U.c.blocked_at)
+def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
+    query = (
+        select(_M.c.id, _M.c.next_at, _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at)
         .join(_U, _U.c.id == _M.c.owner_id)
-        .where(
-            _M.c.next_at <= now,
-            _M.c.deleted_at.is_(None),
-            or_(_M.c.disabled_at.is_not(None), _U.c.blocked_at.is_not(None)),
-        )
+        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), ~is_enabled())
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
     )
-    for row in db.execute(wanted.order_by(_M.c.id)):
-        yield Forecast(row.id, row.next_at, "", _who_stops(row))
+    for row in db.execute(query.order_by(_M.c.id)):
+        yield Forecast(row.id, row.next_at, "", why_stopped(row.disabled_at, row.disabled_reason, row.blocked_at))
 
 
-def _coming(
-    db: Connection, row: Row[tuple[object, ...]], due_at: datetime, *, after: int, blocked: str | None
+def _new_occurrences(db: Connection, mailing: DueMailing, now: datetime) -> Iterator[Forecast]:
+    """Yield the rows of the occurrences that the next run would open, or record as missed or skipped."""
+    has_content = not mailing.digest or planner.has_new_posts(db, mailing, now)
+    for due in mailing.plan.open:
+        if has_content:
+            yield from _audience_rows(db, mailing, mailing.id, due.at)
+        else:
+            yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
+        has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
+    for due in mailing.plan.missed:
+        yield Forecast(mailing.id, due.at, "", "missed: too late to be sent")
+
+
+def _open_occurrence(db: Connection, occurrence: "_Unfinished", now: datetime) -> Iterator[Forecast]:
+    """Yield a row for each delivery of an occurrence, and for each client whose delivery is not created yet."""
+    stopped = why_stopped(occurrence.disabled_at, occurrence.disabled_reason, occurrence.blocked_at)
+    if stopped is None and occurrence.deadline <= now:
+        stopped = "its deadline has passed"
+    deliveries = select(_D.c.address, _D.c.state, _D.c.next_try_at).where(_D.c.occurrence_id == occurrence.id)
+    for address, state, next_try_at in db.execute(deliveries):
+        reason = stopped or _why_not_now(DeliveryState(state), next_try_at, now)
+        yield Forecast(occurrence.mailing_id, occurrence.due_at, address, reason)
+    if occurrence.state == OccurrenceState.OPENING:
+        yield from _audience_rows(
+            db, occurrence, occurrence.mailing_id, occurrence.due_at, after=occurrence.cursor, stopped=stopped
+        )
+
+
+def _audience_rows(
+    db: Connection,
+    mailing: "DueMailing | _Unfinished",
+    mailing_id: int,
+    due_at: datetime,
+    *,
+    after: int = 0,
+    stopped: str | None = None,
 ) -> Iterator[Forecast]:
-    """The clients beyond `after` of an audience, in batches as they would be opened."""
-    mailing_id = getattr(row, "mailing_id", row.id)
-    while True:
-        chosen = queue.audience(mailing_id, row.owner_id, all_clients=row.all_clients, after=after)
-        batch = chosen.limit(queue.OPENING_BATCH).subquery()
-        clients = select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason).join(batch, batch.c.id == _C.c.id)
-        found = db.execute(clients.order_by(_C.c.id)).all()
-        for client in found:
-            bad = f"bad address: {client.bad_reason}" if client.bad_at is not None else None
-            yield Forecast(mailing_id, due_at, client.email, bad or blocked)
-        if not found:
-            return
-        after = found[-1].id
+    """Yield a row for each client in a mailing's audience whose id is above `after`, read in batches."""
+    while members := audience.members(
+        db, mailing_id, all_clients=mailing.all_clients, after=after, limit=queue.OPENING_BATCH
+    ):
+        for member in members:
+            bad = audience.why_bad(member.bad_at, member.bad_reason) if member.bad_at is not None else None
+            yield Forecast(mailing_id, due_at, member.email, bad or stopped)
+        after = members[-1].client_id
 
 
-def _unfinished(db: Connection, mailing_id: int | None) -> list[Row[tuple[object, ...]]]:
-    wanted = (
-        select(_O, _M.c.owner_id, _M.c.all_clients, _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at)
+class _Unfinished(NamedTuple):
+    """An unfinished occurrence, with what may stop it."""
+
+    id: int
+    mailing_id: int
+    due_at: datetime
+    deadline: datetime
+    state: OccurrenceState
+    cursor: int
+    all_clients: bool
+    disabled_at: datetime | None
+    disabled_reason: str | None
+    blocked_at: datetime | None
+
+
+def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unfinished]:
+    query = (
+        select(
+            _O.c.id, _O.c.mailing_id, _O.c.due_at, _O.c.deadline, _O.c.state, _O.c.cursor, _M.c.all_clients,
+            _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at,
+        )
         .join(_M, _M.c.id == _O.c.mailing_id)
         .join(_U, _U.c.id == _M.c.owner_id)
-        .where(text(UNFINISHED_SQL.replace("state", "occurrence.state")))
+        .where(is_unfinished())
         .where(_O.c.mailing_id == mailing_id if mailing_id is not None else true())
-    )
-    return list(db.execute(wanted.order_by(_O.c.due_at, _O.c.id)))
+    )  # fmt: skip
+    return [_Unfinished._make(row) for row in db.execute(query.order_by(_O.c.due_at, _O.c.id))]
 
 
-def _who_stops(row: Row[tuple[object, ...]]) -> str | None:
-    if row.disabled_at is not None:
-        return f"the mailing is disabled: {row.disabled_reason}"
-    return "its owner is blocked" if row.blocked_at is not None else None
-
-
-def _why_not(row: Row[tuple[object, ...]], now: datetime) -> str | None:
-    return _who_stops(row) or ("its deadline has passed" if row.deadline <= now else None)
-
-
-def _why_not_now(delivery: Row[tuple[object, ...]], now: datetime) -> str | None:
-    if delivery.state == DeliveryState.UNKNOWN and delivery.next_try_at is None:
-        return "unknown: a person decides"
-    if delivery.state in (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN):
-        if delivery.next_try_at <= now:
-            return None
-        return f"{delivery.state}: the next try is at {delivery.next_try_at.isoformat(timespec='seconds')}"
-    return f"{delivery.state} already" if delivery.state == DeliveryState.SENT else str(delivery.state)
+def _why_not_now(state: DeliveryState, next_try_at: datetime | None, now: datetime) -> str | None:
+    """Return why nothing is sent for a delivery now, or None if it is sent."""
+    if state == DeliveryState.UNKNOWN and next_try_at is None:
+        return "unknown: waiting for a person's decision"
+    if state in (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN) and next_try_at is not None:
+        return None if next_try_at <= now else f"{state}: next try at {next_try_at.isoformat(timespec='seconds')}"
+    return "already sent" if state == DeliveryState.SENT else str(state)

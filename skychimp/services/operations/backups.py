@@ -1,4 +1,4 @@
-"""Backup and restore, and letting a restored store go on."""
+"""Back up and restore the store, and resume sending after a restore."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ from skychimp.errors import Conflict, InvalidValue, SkychimpError
 from skychimp.models import Code, DeliveryState, Login, Occurrence, OccurrenceState, StoreInfo, User
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
-from skychimp.services.accounts import sessions
+from skychimp.services.accounts import session_rule
 from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
-from skychimp.services.operations.unknown_deliveries import Resolution, in_parts
+from skychimp.services.operations.unknown_deliveries import Resolution, batches
 from skychimp.store import backup_file, ledger, queue
 from skychimp.store.database import Store
 from skychimp.store.schema import store_path
@@ -27,12 +27,13 @@ _L = Login.__table__
 _O = Occurrence.__table__
 _U = User.__table__
 
-Tell = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
+"""Called with the number of parts that are done, and the number of all."""
 
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that was read back: its size in bytes, and what is in it."""
+    """A verified backup: its size in bytes, and what it contains."""
 
     file: str
     size: int
@@ -46,9 +47,10 @@ class Backup:
 
 @dataclass(frozen=True)
 class Restored:
-    """`made_at` is when the backup was made, `kept` where the store is that was there before.
+    """A restored store.
 
-    `ledger_kept` says that what that store had sent counts as sent in this one, too.
+    `made_at` is when the backup was made, and `kept` the path of the replaced store. `ledger_kept` says whether emails
+    that the replaced store had sent since the backup count as sent.
     """
 
     store: str
@@ -60,10 +62,10 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a restored store holds: deliveries that wait, and due times that are past.
+class HeldWork:
+    """What a store on hold has to send: waiting deliveries, and due times that have passed.
 
-    `is_blind`: it does not know which of them were sent since the backup was made.
+    `is_blind` says that it is not known which of them were sent since the backup was made.
     """
 
     since: datetime
@@ -73,8 +75,8 @@ class Held:
 
 
 @dataclass(frozen=True)
-class LetGo:
-    """What was decided about what a restored store held: `to_send` or else `unknown`, `sent`, `failed`; `missed`."""
+class Resumed:
+    """What happened to the work of a store on hold: the numbers of deliveries by decision, and of missed due times."""
 
     restored: bool
     to_send: int = 0
@@ -84,17 +86,19 @@ class LetGo:
     missed: int = 0
 
 
-def backup(store: Store, actor: Actor, file: Path, tell: Tell = lambda done, total: None) -> Backup:
-    """Copy a store, live as it may be, with the posts' images, into one file; it takes the place of one that is there.
+def backup(store: Store, actor: Actor, file: Path, progress: Progress = lambda done, total: None) -> Backup:
+    """Copy the store and the images of posts into one file, while the store is in use. Replace an existing file.
 
-    Raises NotLoggedIn, Denied, InvalidValue for a file that can't be meant, StoreFailed.
+    Raises NotLoggedIn, Denied, InvalidValue for an unsuitable file, and StoreFailed.
     """
     authorize(actor, Action.MAINTAIN_STORE)
-    _refuse_as_backup(file, store.path)
-    with store.write() as db:  # before the copy, so that this line is in it, too
+    _require_target(file, store.path)
+    with store.write() as db:  # before the copy, so that the copy contains the entry
         audit.record(db, actor, backup_file.BACKED_UP, "store_info", 1, str(file))
-    made = backup_file.back_up(store.path, file, lambda name: _content(images.path(store, name)), tell)
-    rows = made.rows
+    written = backup_file.write_backup(
+        store.path, file, lambda name: _content(images.image_path(store, name)), progress
+    )
+    rows = written.rows
     return Backup(
         file=str(file),
         size=file.stat().st_size,
@@ -102,126 +106,132 @@ def backup(store: Store, actor: Actor, file: Path, tell: Tell = lambda done, tot
         mailings=rows["mailing"],
         deliveries=rows["delivery"],
         posts=rows["post"],
-        images=made.images,
-        missing_images=made.missing,
+        images=written.images,
+        missing_images=written.missing,
     )
 
 
 def restore(
-    url: str, actor: Actor, file: Path, tell: Tell = lambda done, total: None, *, token: str | None = None
+    url: str, actor: Actor, file: Path, progress: Progress = lambda done, total: None, *, token: str | None = None
 ) -> Restored:
-    """Put a backup into the store's place, verified, upgraded and held; the one that was there is kept beside it.
+    """Replace the store by a backup: verified, upgraded and on hold. The replaced store is kept beside it.
 
-    Of two copies of the same store, what the newer one has sent stays sent. Codes are gone, and so are all sessions but
-    that of `token` and those that still count in the store that was there. Nothing in this process has it open. Raises
-    what `backup` raises, StoreNotReady for a file that is no sound store, and Conflict while something is sending.
+    If the replaced store is a newer copy of the same store, the emails that it has sent stay sent. All codes are
+    removed, and all sessions but that of `token` and those that are valid in the replaced store. This process must not
+    have the store open. Raises what `backup` raises, StoreNotReady for a damaged file, and Conflict while something is
+    sending.
     """
     path = store_path(url)
     authorize(actor, Action.MAINTAIN_STORE)
-    _refuse_as_source(file, path)
+    _require_source(file, path)
     target = Store(path)
-    staying = (_sessions(target) if path.exists() else set()) | ({sessions.hashed(token)} if token else set())
-    written: list[str] = []
+    kept_sessions = _session_hashes(target) if path.exists() else set()
+    if token:
+        kept_sessions.add(session_rule.hash_token(token))
+    restored_images: list[str] = []
 
-    def prepare(db: Session, kept: Mapping[str, bytes]) -> None:
-        for name, content in kept.items():
-            images.keep(target, Image(name, content))
-            written.append(name)
-        planner.go_on_after_the_last(db.connection())
+    def prepare(db: Session, contents: Mapping[str, bytes]) -> None:
+        for name, content in contents.items():
+            images.save(target, Image(name, content))
+            restored_images.append(name)
+        planner.skip_opened_due_times(db.connection())
         db.execute(delete(Code))
-        db.execute(delete(Login).where(col(Login.token_hash).not_in(staying)))
-        same = db.scalar(select(_U.c.id).where(_U.c.email == actor.email))
-        audit.record(db, Actor(user_id=same or 0), "restore", "store_info", 1, str(file))
+        db.execute(delete(Login).where(col(Login.token_hash).not_in(kept_sessions)))
+        actor_id = db.scalar(select(_U.c.id).where(_U.c.email == actor.email))
+        audit.record(db, Actor(user_id=actor_id or 0), "restore", "store_info", 1, str(file))
 
-    done = backup_file.put_back(file, path, _aside(path), prepare, tell)
+    done = backup_file.restore_backup(file, path, _free_name(path), prepare, progress)
     kept = None if done.aside is None else str(done.aside)
-    return Restored(str(path), str(file), done.made_at, kept, done.ledger_kept, len(written))
+    return Restored(str(path), str(file), done.made_at, kept, done.ledger_kept, len(restored_images))
 
 
-def require_caretaker(actor: Actor) -> None:
-    """Raise NotLoggedIn or Denied unless the actor may look after the store."""
+def require_maintainer(actor: Actor) -> None:
+    """Raise NotLoggedIn or Denied unless the actor may back up and restore the store."""
     authorize(actor, Action.MAINTAIN_STORE)
 
 
-def held(store: Store) -> Held | None:
-    """What a restored store holds until a person decides; None where it is not held."""
+def held_work(store: Store) -> HeldWork | None:
+    """Return what a store on hold has to send, or None if it is not on hold."""
     now = datetime.now(UTC)
     with store.read() as db:
         info = db.get_one(StoreInfo, 1)
         if info.held_at is None:
             return None
-        waiting = sum(ledger.left(db.connection()).values())
-        due = sum(len(plan.open) for _, plan in planner.due(db.connection(), now))
-    return Held(info.held_at, bool(info.held_blind), waiting, due)
+        waiting = sum(ledger.count_pending_by_state(db.connection()).values())
+        due = sum(len(mailing.plan.open) for mailing in planner.due_mailings(db.connection(), now))
+    return HeldWork(info.held_at, bool(info.held_blind), waiting, due)
 
 
-def let_go_on(store: Store, actor: Actor, decision: Resolution | None = None) -> LetGo:
-    """Let a restored store send again, once it is decided what becomes of all that it holds.
+def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Resumed:
+    """End the hold of a restored store, and apply a decision to the work it has waiting.
 
-    RESEND: it is sent. SENT or FAILED: that is what became of it, and what is due is missed. None: it is sent where the
-    store knows what was sent since the backup; else it is unknown, for a person, and what is due is missed.
-    Raises NotLoggedIn, Denied, and Conflict where the store is not held.
+    RESEND sends all of it. SENT or FAILED records that as the outcome of waiting deliveries, and due times that have
+    passed as missed. None sends all of it if the store knows what was sent since the backup; if it does not, waiting
+    deliveries become unknown, for a person to resolve, and due times are missed.
+    Raises NotLoggedIn, Denied, and Conflict if the store is not on hold.
     """
     authorize(actor, Action.MAINTAIN_STORE)
     now = datetime.now(UTC)
     with store.write() as db:
         info = db.get_one(StoreInfo, 1)
         if info.held_at is None:
-            raise Conflict("this store is not held: it sends already")
+            raise Conflict("the store is not on hold")
         if decision is None and not info.held_blind:
             decision = Resolution.RESEND
         if decision == Resolution.RESEND:
-            done = LetGo(True, to_send=sum(ledger.left(db.connection()).values()))
+            done = Resumed(True, to_send=sum(ledger.count_pending_by_state(db.connection()).values()))
         else:
-            done = _give_up_waiting(db, decision, now)
+            done = _resolve_waiting(db, decision, now)
         info.held_at = info.held_blind = None
         db.flush()
         queue.sweep(db.connection(), now)
-        audit.record(db, actor, "let the store go on", "store_info", 1, decision or "unknown")
+        audit.record(db, actor, "resume sending", "store_info", 1, decision or "unknown")
     return done
 
 
-def _give_up_waiting(transaction: Session, decision: Resolution | None, now: datetime) -> LetGo:
-    """Nothing that waits or is due is sent; what is left to open of an occurrence counts as waiting."""
+def _resolve_waiting(transaction: Session, decision: Resolution | None, now: datetime) -> Resumed:
+    """Record an outcome for all waiting deliveries, and due times as missed. Finish opening occurrences first."""
     db = transaction.connection()
     opening = select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)
     for occurrence_id in db.scalars(opening).all():
-        while not queue.fill(db, occurrence_id):
+        while not queue.create_deliveries(db, occurrence_id):
             pass
-    doubtful = queue.mark_unknown(db, now)
+    unknown_ids = queue.mark_unknown(db, now)
     if decision is not None:
-        for some in in_parts(doubtful):
-            queue.resolve_as(db, some, DeliveryState(decision))
-    counts = {str(decision or DeliveryState.UNKNOWN): len(doubtful)}
-    return LetGo(True, missed=planner.record_missed(db, now), **counts)
+        for batch in batches(unknown_ids):
+            queue.resolve_as(db, batch, DeliveryState(decision))
+    counts = {str(decision or DeliveryState.UNKNOWN): len(unknown_ids)}
+    return Resumed(True, missed=planner.record_missed(db, now), **counts)
 
 
-def _refuse_as_backup(file: Path, store: Path) -> None:
+def _require_target(file: Path, store: Path) -> None:
+    """Raise InvalidValue unless a backup can be written to the file."""
     if file.exists() and not file.is_file():
-        raise InvalidValue(f"{file} is no file", "name a file that the backup is written to")
+        raise InvalidValue(f"{file} is not a file", "use another FILE")
     parts = [store, *(store.with_name(store.name + suffix) for suffix in ("-wal", "-shm", "-journal"))]
     if file.resolve() in [part.resolve() for part in parts]:
-        raise InvalidValue(f"{file} belongs to the store itself", "name another file")
+        raise InvalidValue(f"{file} belongs to the store itself", "use another FILE")
 
 
-def _refuse_as_source(file: Path, store: Path) -> None:
+def _require_source(file: Path, store: Path) -> None:
+    """Raise InvalidValue unless the file can be read, and is not the store."""
     if not file.is_file():
-        raise InvalidValue(f"there is no file {file}", "name a file that skychimp backup has written")
+        raise InvalidValue(f"file {file} not found", 'use a file written by "skychimp backup"')
     if not os.access(file, os.R_OK):
-        raise InvalidValue(f"{file} can't be read", "name a file that you may read")
+        raise InvalidValue(f"cannot read {file}: permission denied", "use a file that you may read")
     if store.exists() and file.samefile(store):
-        raise InvalidValue(f"{file} is the store itself", "name a backup of it")
+        raise InvalidValue(f"{file} is the store itself", 'use a file written by "skychimp backup"')
 
 
-def _aside(store: Path) -> Path:
-    """A name that is free, for the store that is replaced."""
+def _free_name(store: Path) -> Path:
+    """Return an unused path for the store that is replaced."""
     first = f"{store.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (store.with_name(f"{first}-{number}" if number else first) for number in count())
     return next(name for name in names if not name.exists())
 
 
-def _sessions(store: Store) -> set[str]:
-    """The sessions, by their tokens' hashes, that count in a store now; none where it is damaged."""
+def _session_hashes(store: Store) -> set[str]:
+    """Return the hashes of the tokens of all valid sessions in a store; none if the store is damaged."""
     valid = select(_L.c.token_hash).join(_U, _U.c.id == _L.c.user_id).where(_U.c.blocked_at.is_(None))
     try:
         with store.read() as db:

@@ -1,7 +1,8 @@
-"""Doctor: whether this installation can send, and what to mend where it can't. It changes and sends nothing."""
+"""Check whether this installation can send, and say how to fix what is wrong. Nothing is changed or sent."""
 
 import asyncio
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -22,6 +23,7 @@ from skychimp.errors import ConfigError, SkychimpError
 from skychimp.models import Mailing, MailingStatus, Message, Occurrence, StoreInfo
 from skychimp.services.operations import sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
+from skychimp.shell import run_hint
 from skychimp.store import relay_pauses, runs
 from skychimp.store.database import Store
 
@@ -29,19 +31,29 @@ if TYPE_CHECKING:
     from skychimp.transport.smtp import SmtpTransport
 
 MB = 1_000_000
-SCARCE, LITTLE = 20 * MB, 500 * MB  # bytes of free disk
-LONGEST_WAIT = timedelta(seconds=15)  # for a relay
-ENCODED = 1.4  # how much larger a letter is than its text, at most, but for its header
+TOO_LITTLE_SPACE, LITTLE_SPACE = 20 * MB, 500 * MB
+"""Bytes of free disk space."""
 
-NETWORK = {
+LONGEST_WAIT = timedelta(seconds=15)
+"""How long to wait for the mail server."""
+
+ENCODING_OVERHEAD = 1.4
+"""How much larger than its text an email is at most, without its header."""
+
+NETWORK_FILE_SYSTEMS = {
     "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "gpfs", "lustre", "ncpfs",
     "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-"""File systems whose locks, or whose shared memory, other machines can't be trusted to see."""
+"""File systems on which SQLite's locks, or its shared memory, may not work between machines."""
 
 
-def examine(settings: Settings, open_store: Callable[[], Store], selector: str | None = None) -> Iterator[Finding]:
-    """One finding after the other: config, store, clock, relay, sender; what can't be opened is a finding, too."""
+def check_installation(
+    settings: Settings, open_store: Callable[[], Store], selector: str | None = None
+) -> Iterator[Finding]:
+    """Yield findings about the configuration, store, disk, clock, mail server and sender's domain.
+
+    A store that cannot be opened is a finding too. `selector` is the DKIM selector of the mail server.
+    """
     yield from _config(settings)
     store = None
     try:
@@ -52,70 +64,74 @@ def examine(settings: Settings, open_store: Callable[[], Store], selector: str |
         yield from _store(store)
         yield _clock(store)
     if settings.mail.transport == "outbox":
-        yield Finding("relay", OK, "letters are kept in an outbox beside the store, and go no further")
+        yield Finding("relay", OK, "emails are written to the outbox (no mail server configured)")
         return
     yield from _relay(settings, store)
     if settings.mail.sender is not None:
         address = addresses.parse_sender(settings.mail.sender)[1]
         try:
-            ask = sender_dns.resolver(settings.dns.place)
-        except sender_dns.DnsAway as away:
-            yield Finding("sender", WARNING, f"not known: {away.message}", away.hint)
+            lookup = sender_dns.make_lookup(settings.dns.address)
+        except sender_dns.DnsUnavailable as error:
+            yield Finding("sender", WARNING, f"not known: {error.message}", error.hint)
         else:
-            yield from sender_dns.examine(address, settings.mail.return_path or address, ask, selector)
+            return_path = settings.mail.return_path or address
+            yield from sender_dns.check_domain(address, return_path, lookup, selector)
 
 
 def accept_clock(store: Store) -> int:
-    """Take this machine's clock for right, and compute each mailing's next time anew; how many there were."""
+    """Accept this machine's clock as correct, and compute the next due time of each mailing again.
+
+    Returns the number of mailings.
+    """
     now = datetime.now(UTC)
     with store.write() as db:
         runs.accept_clock(db.connection(), now)
-        waiting = db.exec(
+        unfinished = db.exec(
             select(Mailing).where(col(Mailing.deleted_at).is_(None), Mailing.status != MailingStatus.COMPLETED)
         ).all()
-        for mailing in waiting:
-            opened = select(Occurrence.due_local).where(Occurrence.mailing_id == mailing.id)
-            known = set(db.exec(opened))
-            coming = recurrence.upcoming(planner.schedule(mailing), now)
-            mailing.next_at = next((due.at for due in coming if due.local.isoformat() not in known), None)
-    return len(waiting)
+        for mailing in unfinished:
+            due_times = select(Occurrence.due_local).where(Occurrence.mailing_id == mailing.id)
+            opened = set(db.exec(due_times))
+            coming = recurrence.upcoming(planner.schedule_of(mailing), now)
+            mailing.next_at = next((due.at for due in coming if due.local.isoformat() not in opened), None)
+    return len(unfinished)
 
 
-def file_system(path: Path, mounts: str) -> str:
-    """The type of the file system that a path is on, by the text of /proc/self/mountinfo; "" where it is not there."""
-    best, kind = "", ""
+def file_system_type(path: Path, mounts: str) -> str:
+    """Return the type of the file system of a path from the text of /proc/self/mountinfo, or "" if it is not there."""
+    best, fs_type = "", ""
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
         if len(point) >= len(best) and path.is_relative_to(point):
-            best, kind = point, after.split()[0]
-    return kind
+            best, fs_type = point, after.split()[0]
+    return fs_type
 
 
-def room(free: int, size: int) -> Finding:
-    """Whether there is enough free disk for a store of this size, in bytes."""
-    said = f"{free // MB:,} MB free"
-    if free < SCARCE:
-        return Finding("disk", PROBLEM, f"{said}: soon nothing can be recorded", "free some disk space")
-    if free < LITTLE or free < 2 * size:
-        remedy = f"free some disk space: an upgrade or a restore takes twice the store's {size // MB:,} MB"
-        return Finding("disk", WARNING, said, remedy)
-    return Finding("disk", OK, said)
+def check_disk_space(free: int, size: int) -> Finding:
+    """Check whether there is enough free disk space for a store of `size` bytes."""
+    found = f"{free // MB:,} MB free"
+    if free < TOO_LITTLE_SPACE:
+        return Finding("disk", PROBLEM, f"{found}: soon no outcome can be recorded", "free some disk space")
+    if free < LITTLE_SPACE or free < 2 * size:
+        remedy = f"free some disk space: upgrade and restore need twice the store's {size // MB:,} MB"
+        return Finding("disk", WARNING, found, remedy)
+    return Finding("disk", OK, found)
 
 
 def _config(settings: Settings) -> Iterator[Finding]:
-    file = f"{settings.config_file or 'no file'}"
+    file = settings.config_file or "no configuration file"
     if settings.mail.sender is None:
         yield Finding("config", PROBLEM, f"{file}; mail.sender is not set", 'set mail.sender = "Name <address>"')
     else:
-        yield Finding("config", OK, f"{file}; letters come from {settings.mail.sender}")
+        yield Finding("config", OK, f"{file}; emails are sent from {settings.mail.sender}")
     try:
-        settings.smtp.secret()
+        settings.smtp.read_password()
     except ConfigError as error:
-        yield Finding("config", PROBLEM, error.message, error.hint or "mend smtp.password_file")
+        yield Finding("config", PROBLEM, error.message, error.hint or "correct smtp.password_file")
     for secret in (settings.smtp.password_file, _file_with_password(settings)):
         if secret is not None and _mode(secret) & (stat.S_IROTH | stat.S_IWOTH):
-            yield Finding("config", WARNING, f"anybody here can read the password in {secret}", f"chmod 600 {secret}")
+            yield Finding("config", WARNING, f"other users can read the password in {secret}", _chmod_hint(secret))
 
 
 def _file_with_password(settings: Settings) -> Path | None:
@@ -127,26 +143,25 @@ def _file_with_password(settings: Settings) -> Path | None:
 
 def _store(store: Store) -> Iterator[Finding]:
     about = f"{store.path}, SQLite {store.sqlite_version}, {store.journal_mode} journal"
-    if damage := store.damage():
-        yield Finding("store", PROBLEM, f"{about}: {damage}", "bring back a copy: skychimp restore FILE --operator")
+    if damage := store.find_damage():
+        yield Finding("store", PROBLEM, f"{about}: {damage}", 'run "skychimp restore FILE --operator"')
         return
-    kind = file_system(store.path.resolve(), _mounts())
+    fs_type = file_system_type(store.path.resolve(), _mounts())
     with store.read() as db:
         is_held = db.get_one(StoreInfo, 1).held_at is not None
-    if kind in NETWORK:
-        remedy = "move the store to a disk of this machine: store.url"
-        said = f"{about}: on a network file system ({kind}), where locks can't be trusted"
-        yield Finding("store", PROBLEM, said, remedy)
+    if fs_type in NETWORK_FILE_SYSTEMS:
+        remedy = "move the store to a local disk, and set store.url"
+        found = f"{about}: on a network file system ({fs_type}), where locks are not reliable"
+        yield Finding("store", PROBLEM, found, remedy)
     elif is_held:
-        remedy = "let it go on: skychimp resolve --restored"
-        yield Finding("store", PROBLEM, f"{about}: it was restored and sends nothing yet", remedy)
+        yield Finding("store", PROBLEM, f"{about}: on hold after a restore", 'run "skychimp resolve --restored"')
     elif _mode(store.path) & (stat.S_IRWXG | stat.S_IRWXO):
-        yield Finding("store", WARNING, f"{about}: not its owner's alone", f"chmod 600 {store.path}")
-    elif not store.is_sound_build:
-        yield Finding("store", WARNING, f"{about}: safe, but slower than by a newer SQLite", "pip install pysqlite3")
+        yield Finding("store", WARNING, f"{about}: accessible to other users", _chmod_hint(store.path))
+    elif not store.has_safe_wal:
+        yield Finding("store", WARNING, f"{about}: slow journal mode (old SQLite)", 'run "pip install pysqlite3"')
     else:
         yield Finding("store", OK, about)
-    yield room(shutil.disk_usage(store.path.parent).free, store.path.stat().st_size)
+    yield check_disk_space(shutil.disk_usage(store.path.parent).free, store.path.stat().st_size)
 
 
 def _clock(store: Store) -> Finding:
@@ -159,59 +174,62 @@ def _clock(store: Store) -> Finding:
 
 
 def _relay(settings: Settings, store: Store | None) -> Iterator[Finding]:
-    """DNS, connect, TLS, login, and what it offers."""
+    """Check the mail server: its address, connection, TLS, login and extensions."""
     from skychimp.transport.smtp import SmtpTransport
 
     smtp = settings.smtp
     try:
-        found = socket.getaddrinfo(smtp.host, smtp.effective_port, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(smtp.host, smtp.effective_port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        remedy = "mend smtp.host, or this machine's name server"
-        yield Finding("relay", PROBLEM, f"there is no host {smtp.host} in DNS", remedy)
+        remedy = "correct smtp.host, or check this machine's name server"
+        yield Finding("relay", PROBLEM, f"cannot find the host {smtp.host} in DNS", remedy)
         return
-    brief = smtp.model_copy(update={"timeout": min(smtp.timeout, LONGEST_WAIT)})
-    transport = SmtpTransport(brief)
+    impatient = smtp.model_copy(update={"timeout": min(smtp.timeout, LONGEST_WAIT)})
+    transport = SmtpTransport(impatient)
     try:
-        offers = asyncio.run(_offers(transport))
+        extensions = asyncio.run(_extensions(transport))
     except SkychimpError as error:
         yield Finding("relay", PROBLEM, error.message, error.hint)
         return
     logged_in = f", logged in as {smtp.username}" if smtp.username else ""
-    about = (
-        f"{transport.relay} takes mail ({smtp.security}{logged_in}); it offers {', '.join(sorted(offers)) or 'nothing'}"
-    )
-    here = all(ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in found)
-    if smtp.security == Security.NONE and not here:
-        yield Finding("relay", WARNING, f"{about}: all can read what goes there", 'set smtp.security = "starttls"')
+    names = ", ".join(sorted(extensions)) or "none"
+    about = f"{transport.relay} accepts mail ({smtp.security}{logged_in}); extensions: {names}"
+    is_local = all(ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in resolved)
+    if smtp.security == Security.NONE and not is_local:
+        yield Finding("relay", WARNING, f"{about}: the connection is not encrypted", 'set smtp.security = "starttls"')
     else:
         yield Finding("relay", OK, about)
     if store is not None:
-        yield from _beyond(store, offers)
+        yield from _known_limits(store, extensions)
 
 
-def _beyond(store: Store, offers: Mapping[str, str]) -> Iterator[Finding]:
-    """What the store knows of the relay: that it was paused, or letters that are too large for it."""
-    words = col(Message.subject) + col(Message.body) + func.coalesce(Message.html, "")
-    size = func.length(cast(words, LargeBinary))
+def _known_limits(store: Store, extensions: Mapping[str, str]) -> Iterator[Finding]:
+    """Check what the store knows: whether the mail server is paused, and messages that are too large for it."""
+    content = col(Message.subject) + col(Message.body) + func.coalesce(Message.html, "")
+    size = func.length(cast(content, LargeBinary))
     with store.read() as db:
-        paused = relay_pauses.latest_paused(db.connection())
+        paused = relay_pauses.latest_pause(db.connection())
         largest = db.exec(select(Message.id, size).order_by(size.desc()).limit(1)).first()
     if paused is not None:
-        remedy = "if that is mended: skychimp run"
-        yield Finding("relay", WARNING, f"paused since {paused.since:%Y-%m-%d %H:%M} UTC: {paused.reason}", remedy)
-    limit = int(offers["SIZE"]) if offers.get("SIZE", "").isdecimal() else 0
-    if limit and largest and largest[1] * ENCODED > limit:
-        said = f"message {largest[0]} may be larger than it takes ({limit:,} bytes)"
-        yield Finding("relay", WARNING, said, f"shorten it: skychimp messages update {largest[0]}")
+        found = f"paused since {paused.since:%Y-%m-%d %H:%M} UTC: {paused.reason}"
+        yield Finding("relay", WARNING, found, 'fix that, then run "skychimp run"')
+    limit = int(extensions["SIZE"]) if extensions.get("SIZE", "").isdecimal() else 0
+    if limit and largest and largest[1] * ENCODING_OVERHEAD > limit:
+        found = f"message {largest[0]} may be larger than the mail server accepts ({limit:,} bytes)"
+        yield Finding("relay", WARNING, found, run_hint("messages", "update", largest[0]))
 
 
-async def _offers(transport: "SmtpTransport") -> Mapping[str, str]:
-    """The relay's extensions, each with its parameters."""
+async def _extensions(transport: "SmtpTransport") -> Mapping[str, str]:
+    """Return the extensions that the mail server announces, with their parameters."""
     connection = await transport.connect()
     try:
         return dict(connection.protocol.capabilities)
     finally:
         await connection.close()
+
+
+def _chmod_hint(path: Path) -> str:
+    return f'run "{shlex.join(["chmod", "600", str(path)])}"'
 
 
 def _mode(path: Path) -> int:

@@ -1,11 +1,11 @@
-"""What a look at an installation finds."""
+"""Define the findings of `skychimp doctor`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is: a problem keeps letters back, a warning does not."""
+    """The severity of a finding: a problem keeps emails from being sent, a warning does not."""
 
     OK = "ok"
     WARNING = "warning"
@@ -17,7 +17,7 @@ OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look found; `remedy` says what to do where it is not fine."""
+    """The result of one check. `remedy` says what to do, and is None if nothing has to be done."""
 
     about: str
     level: Level

@@ -1,4 +1,4 @@
-"""Housekeeping: what a long-running service puts in order once an hour."""
+"""Remove what has expired and update sums, once an hour."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,23 +13,22 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Forget sessions, codes, wrong passwords and runs of long ago, images without a post and, once counted, old
-    attempts; empty the WAL.
+    """Remove old sessions, codes, login failures, runs and unused images, and truncate the write-ahead log.
 
-    Old is what is older than `keep_attempts`. Where time zones have new rules since, the coming due times follow them.
-    Each step is a short transaction of its own.
+    Attempts older than `keep_attempts` are added up and removed; None keeps them all. If the rules of time zones have
+    changed, future due times are updated. Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
     with store.write() as db:
-        sessions.forget(db, now)
-        codes.forget(db, now)
-        login_throttle.forget(db, now)
-        runs.forget(db.connection(), now - RUNS_KEPT)
+        sessions.delete_expired(db, now)
+        codes.delete_expired(db, now)
+        login_throttle.delete_expired(db, now)
+        runs.delete_ended(db.connection(), now - RUNS_KEPT)
         tzdata_changes.update_due_times(db.connection())
-    rollups.add_up(store)
+    rollups.count_new_attempts(store)
     more = keep_attempts is not None
     while more:
         with store.write() as db:
-            more = ledger.forget_attempts(db.connection(), now - (keep_attempts or timedelta()))
-    images.sweep(store)
+            more = ledger.delete_old_attempts(db.connection(), now - (keep_attempts or timedelta()))
+    images.remove_unused(store)
     store.checkpoint()

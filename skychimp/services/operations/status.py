@@ -1,22 +1,22 @@
-"""Status: is anything sending, and what waits."""
+"""Report whether anything is being sent, and what is waiting."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, select
 
-from skychimp.models import DeliveryState, Mailing, Run, StoreInfo, User
+from skychimp.models import DeliveryState, Mailing, Run, StoreInfo
 from skychimp.store import ledger, relay_pauses, runs
+from skychimp.store.conditions import is_enabled
 from skychimp.store.database import Store
 
 _M = Mailing.__table__
 _RUN = Run.__table__
-_U = User.__table__
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One sending process; `ended_at` is None while it lives, and for one that died."""
+    """One sending process. `ended_at` is None while it is alive, and if it died."""
 
     id: int
     host: str
@@ -32,32 +32,35 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Status:
-    """`sending` is how many processes live; `oldest_due_at` is the oldest due time that nobody has opened yet."""
+    """The state of sending.
+
+    `sending` is the number of sending processes that are alive, `oldest_due_at` the oldest due time that no process has
+    opened yet, `queue` the number of waiting deliveries by state, and `held` whether a restored store is on hold.
+    """
 
     sending: int
     last_heartbeat_at: datetime | None
     last_run: RunInfo | None
     oldest_due_at: datetime | None
     queue: dict[DeliveryState, int]
-    relay: relay_pauses.Paused | None
+    relay: relay_pauses.RelayPause | None
     held: bool
     as_of: datetime
 
 
 def status(store: Store) -> Status:
-    """Whether something is sending and what waits; needs no login."""
+    """Return the state of sending. No login is required."""
     now = datetime.now(UTC)
     with store.read() as transaction:
         db = transaction.connection()
-        dead = runs.dead(db, store.path)
-        living = select(func.count()).where(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(dead))
+        is_alive = and_(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(runs.dead_runs(db, store.path)))
         return Status(
-            sending=db.scalar(living) or 0,
+            sending=db.scalar(select(func.count()).where(is_alive)) or 0,
             last_heartbeat_at=db.scalar(select(func.max(_RUN.c.heartbeat_at))),
             last_run=_last_run(db),
             oldest_due_at=_oldest_due(db, now),
-            queue=ledger.left(db),
-            relay=relay_pauses.latest_paused(db),
+            queue=ledger.count_pending_by_state(db),
+            relay=relay_pauses.latest_pause(db),
             held=db.scalar(select(StoreInfo.__table__.c.held_at)) is not None,
             as_of=now,
         )
@@ -69,8 +72,7 @@ def _last_run(db: Connection) -> RunInfo | None:
 
 
 def _oldest_due(db: Connection, now: datetime) -> datetime | None:
-    """What is stopped, by hand or with its owner, is not waited for."""
-    going = (_M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), _U.c.blocked_at.is_(None))
-    due = select(_M.c.next_at).join(_U, _U.c.id == _M.c.owner_id).where(_M.c.next_at <= now, *going)
+    """Return the oldest due time that is not opened yet. Disabled mailings and those of blocked owners do not count."""
+    due = select(_M.c.next_at).where(_M.c.next_at <= now, is_enabled())
     oldest: datetime | None = db.scalar(due.order_by(_M.c.next_at).limit(1))
     return oldest

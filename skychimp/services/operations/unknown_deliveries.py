@@ -1,4 +1,4 @@
-"""Deliveries that nobody knows the end of: a person says what became of them."""
+"""List deliveries with an unknown outcome, and record what a person decides about them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,14 @@ from skychimp.delivery.composing import compose
 from skychimp.delivery.sending import replies
 from skychimp.errors import Conflict, NotFound
 from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, StoreInfo
-from skychimp.permissions import Action, Actor, Scope, authorize
+from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
-from skychimp.services.listing import is_id
+from skychimp.services.listing import in_scope, is_valid_id
+from skychimp.shell import run_hint
 from skychimp.store import queue
+from skychimp.store.conditions import is_unknown
 from skychimp.store.database import Store
+from skychimp.text import count_of
 
 _A = Attempt.__table__
 _D = Delivery.__table__
@@ -26,7 +29,7 @@ _M = Mailing.__table__
 
 
 class Resolution(StrEnum):
-    """What a person says of an unknown delivery."""
+    """A person's decision about an unknown delivery."""
 
     SENT = "sent"
     FAILED = "failed"
@@ -35,9 +38,10 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True)
 class UnknownDelivery:
-    """A delivery whose final reply never came; `next_try_at` is when it is sent again, None where a person decides.
+    """A delivery whose final reply was not recorded.
 
-    By its Message-ID, or by the queue id where one was heard, the relay's own log knows what became of it.
+    `next_try_at` is when it is sent again, None if a person must decide. The mail server's log shows what happened to
+    it: search for `message_id`, or for `queue_id` if the server gave one.
     """
 
     id: int
@@ -55,18 +59,20 @@ class UnknownDelivery:
 
 @dataclass(frozen=True)
 class Resolved:
+    """The number of deliveries that were resolved, and how."""
+
     resolved: int
     resolution: Resolution
 
 
-def unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
-    """The unknown deliveries that the actor may decide about, the oldest first, as they are read."""
-    newest = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
+def list_unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
+    """Yield the unknown deliveries that the actor may resolve, the oldest first. Raises NotLoggedIn and Denied."""
+    last_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
     columns = (
         _D.c.id, _O.c.mailing_id, _O.c.due_at, _D.c.address, _D.c.next_try_at, _O.c.return_path,
         _A.c.finished_at, _A.c.reply, _A.c.phase, _A.c.relay,
     )  # fmt: skip
-    query = _visible(select(*columns), actor).outerjoin(_A, newest).order_by(_D.c.id)
+    query = _select_unknown(select(*columns), actor).outerjoin(_A, last_attempt).order_by(_D.c.id)
     with store.read() as db:
         secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
         for row in db.execute(query.execution_options(yield_per=1000)):
@@ -88,51 +94,50 @@ def unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
 def resolve(
     store: Store, actor: Actor, resolution: Resolution, *, give_up_after: timedelta, ids: Sequence[int] | None = None
 ) -> Resolved:
-    """Decide about the unknown deliveries with these ids, or about all of them; all or none.
+    """Resolve the unknown deliveries with these ids, or all of them. If one of them cannot be resolved, none is.
 
-    A resend goes out with the next run, byte for byte the same, and may take until `give_up_after` from now.
-    Raises NotFound for one that is not there (or somebody else's), Conflict for one that is not unknown.
+    RESEND: the next run sends the same email again, byte for byte, and gives up after `give_up_after` from now.
+    Raises NotFound for a delivery that does not exist or is somebody else's, and Conflict for one that is not unknown.
     """
     now = datetime.now(UTC)
     with store.write() as db:
-        found = dict(db.execute(_visible(select(_D.c.id, _O.c.mailing_id), actor)).all())
-        chosen = found.keys() if ids is None else set(ids)
-        if wrong := chosen - found.keys():
-            raise _not_unknown(db, actor, min(wrong))
-        for some in in_parts(sorted(chosen)):
+        mailing_ids = dict(db.execute(_select_unknown(select(_D.c.id, _O.c.mailing_id), actor)).all())
+        chosen = mailing_ids.keys() if ids is None else set(ids)
+        if invalid := chosen - mailing_ids.keys():
+            raise _not_unknown(db, actor, min(invalid))
+        for batch in batches(sorted(chosen)):
             if resolution == Resolution.RESEND:
-                queue.resend(db.connection(), some, now, now + give_up_after)
+                queue.resend(db.connection(), batch, now, now + give_up_after)
             else:
-                queue.resolve_as(db.connection(), some, DeliveryState(resolution))
+                queue.resolve_as(db.connection(), batch, DeliveryState(resolution))
         queue.sweep(db.connection(), now)
-        for mailing_id, number in sorted(Counter(found[one] for one in chosen).items()):
-            words = f"{number} unknown {'delivery' if number == 1 else 'deliveries'}: {resolution}"
-            audit.record(db, actor, "resolve", "mailing", mailing_id, words)
+        for mailing_id, number in sorted(Counter(mailing_ids[delivery_id] for delivery_id in chosen).items()):
+            detail = f"{count_of(number, 'unknown delivery', 'unknown deliveries')}: {resolution}"
+            audit.record(db, actor, "resolve", "mailing", mailing_id, detail)
     return Resolved(len(chosen), resolution)
 
 
-def in_parts(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
-    """The ids in lists that one statement can name."""
+def batches(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
+    """Yield the ids in lists that are short enough for one statement."""
     return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
-def _visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
+def _select_unknown(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
+    """Restrict a query to the unknown deliveries that the actor may resolve."""
+    return _select_visible(query, actor).where(is_unknown())
+
+
+def _select_visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[tuple[object, ...]]:
+    """Restrict a query to the deliveries that the actor may see; those of deleted mailings are not among them."""
+    scope = authorize(actor, Action.RESOLVE_DELIVERIES)
     joined = query.select_from(_D).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
-    unknown_ones = joined.where(queue.unknown_ones(), _M.c.deleted_at.is_(None))
-    if authorize(actor, Action.RESOLVE_DELIVERIES) == Scope.OWN:
-        unknown_ones = unknown_ones.where(_M.c.owner_id == actor.user_id)
-    return unknown_ones
-
-
-def _owned(actor: Actor, delivery_id: int) -> Select[tuple[object, ...]]:
-    query = select(_D.c.state).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
-    if authorize(actor, Action.RESOLVE_DELIVERIES) == Scope.OWN:
-        query = query.where(_M.c.owner_id == actor.user_id)
-    return query.where(_D.c.id == delivery_id)
+    return joined.where(_M.c.deleted_at.is_(None), in_scope(scope, actor, _M.c.owner_id))
 
 
 def _not_unknown(db: Session, actor: Actor, delivery_id: int) -> NotFound | Conflict:
-    state = db.scalar(_owned(actor, delivery_id)) if is_id(delivery_id) else None
+    """Return why a delivery cannot be resolved."""
+    query = _select_visible(select(_D.c.state), actor).where(_D.c.id == delivery_id)
+    state = db.scalar(query) if is_valid_id(delivery_id) else None
     if state is None:
-        return NotFound(f"there is no delivery {delivery_id}", "see those to decide about: skychimp resolve")
-    return Conflict(f"delivery {delivery_id} is {state}, not unknown", "see those to decide about: skychimp resolve")
+        return NotFound(f"delivery {delivery_id} not found", run_hint("resolve"))
+    return Conflict(f"delivery {delivery_id} is {state}, not unknown", run_hint("resolve"))

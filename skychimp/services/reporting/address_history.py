@@ -1,12 +1,11 @@
-"""Why: everything about one address; what chose it, what left it out, what was tried, and what servers said."""
+"""Report the history of one address: which mailings included it, which left it out and why, and every attempt."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Row, Select, and_, select
+from sqlalchemy import Select, and_, select
 from sqlmodel import Session
 
 from skychimp import addresses
@@ -20,8 +19,6 @@ from skychimp.models import (
     Delivery,
     DeliveryState,
     Mailing,
-    MailingClient,
-    MailingTag,
     Message,
     Occurrence,
     OccurrenceState,
@@ -29,7 +26,12 @@ from skychimp.models import (
     User,
 )
 from skychimp.permissions import Action, Actor, Scope, authorize
+from skychimp.services.listing import in_scope
+from skychimp.shell import run_hint
+from skychimp.store import audience
+from skychimp.store.conditions import why_stopped
 from skychimp.store.database import Store
+from skychimp.text import did_you_mean
 
 _A = Attempt.__table__
 _C = Client.__table__
@@ -37,18 +39,16 @@ _T = ClientTag.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
-_MC = MailingClient.__table__
-_MT = MailingTag.__table__
 _MSG = Message.__table__
 _U = User.__table__
 
-ALIKE = 500
-"""How many addresses with the same beginning are looked at for one that may have been meant."""
+MOST_SIMILAR = 500
+"""How many addresses with the same beginning are compared to find one that may have been meant."""
 
 
 @dataclass(frozen=True)
-class ClientOf:
-    """The address as somebody's client; name, comment and tags only for that owner."""
+class KnownClient:
+    """The address as a user's client. Name, comment and tags are shown only to that user."""
 
     id: int
     owner: str
@@ -61,8 +61,8 @@ class ClientOf:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One attempt, with the server's whole reply, what it means, and the id in the server's own log."""
+class AttemptInfo:
+    """An attempt with the server's whole reply, what the reply means, and the queue id in the server's own log."""
 
     at: datetime
     attempt: int
@@ -75,8 +75,8 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A delivery to the address, and all that was tried; `next_try_at` is None where nothing more is."""
+class DeliveryInfo:
+    """A delivery to the address with its attempts. `next_try_at` is None if there is no further try."""
 
     delivery_id: int
     mailing_id: int
@@ -86,12 +86,12 @@ class Chosen:
     state: DeliveryState
     next_try_at: datetime | None
     message_id: str
-    attempts: Sequence[Tried]
+    attempts: Sequence[AttemptInfo]
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A reason for which a mailing's occurrences have no letter for the address, and how many."""
+class Exclusion:
+    """A reason why occurrences of a mailing have no delivery to the address, and how many they are."""
 
     mailing_id: int
     subject: str
@@ -103,8 +103,8 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Coming:
-    """What a mailing's next due time will do; `reason` says why the address is left out, None where it is chosen."""
+class NextOccurrence:
+    """A mailing's next due time. `reason` says why the address would be left out, and is None if it would not."""
 
     mailing_id: int
     subject: str
@@ -115,95 +115,110 @@ class Coming:
 
 @dataclass(frozen=True)
 class AddressHistory:
+    """Everything about an address that the actor may see."""
+
     email: str
-    clients: Sequence[ClientOf]
-    chosen: Sequence[Chosen]
-    left_out: Sequence[LeftOut]
-    coming: Sequence[Coming]
+    clients: Sequence[KnownClient]
+    chosen: Sequence[DeliveryInfo]
+    left_out: Sequence[Exclusion]
+    coming: Sequence[NextOccurrence]
 
 
 def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
-    """Everything about an address that the actor may see: of one's own mailings, or of everybody's.
+    """Return everything about an address that the actor may see: in their own mailings, or in all.
 
-    Raises InvalidValue, and NotFound where no mailing and no client is about it.
+    Raises InvalidValue for an invalid address, and NotFound if it is neither a client nor in any delivery.
     """
-    allowed = authorize(actor, Action.SEE_REPORTS)
+    scope = authorize(actor, Action.SEE_REPORTS)
     address = addresses.parse(email.strip())
     with store.read() as db:
-        owners = select(_U.c.id) if allowed == Scope.ALL else select(_U.c.id).where(_U.c.id == actor.user_id)
-        clients = {row.owner_id: row for row in db.execute(_clients(owners, address.key))}
-        chosen = _chosen(db, owners, address.key)
-        if not clients and not chosen:
-            raise _unknown(db, actor, address)
-        whose = owners.where(_U.c.id.in_(clients)) if allowed == Scope.ALL else owners
-        audiences = _Audiences(db, clients)
-        left_out = _gathered(_left_out(db, whose, address.key, audiences))
-        coming = [_coming(row, audiences) for row in db.execute(_to_come(whose))]
-        known = [_client_of(db, row, actor) for row in clients.values()]
-    return AddressHistory(address.email, known, chosen, left_out, coming)
+        owners = select(_U.c.id).where(in_scope(scope, actor, _U.c.id))
+        clients = _find_clients(db, owners, address.key)
+        deliveries = _find_deliveries(db, owners, address.key)
+        if not clients and not deliveries:
+            raise _no_record(db, actor, address)
+        # A manager sees what left an address out only for the users who have it as a client.
+        if scope == Scope.ALL:
+            owners = owners.where(_U.c.id.in_([client.owner_id for client in clients]))
+        membership = _Membership(db, clients)
+        return AddressHistory(
+            email=address.email,
+            clients=[_known_client(db, client, actor) for client in clients],
+            chosen=deliveries,
+            left_out=_grouped(_exclusions(db, owners, address.key, membership)),
+            coming=[_next_occurrence(mailing, membership) for mailing in _next_due_times(db, owners)],
+        )
 
 
-# Who it is
+# The clients with the address
 
 
-def _clients(owners: Select[tuple[int]], key: str) -> Select[tuple[object, ...]]:
-    mine = and_(_C.c.owner_id.in_(owners), _C.c.address_key == key)
-    return select(_C, _U.c.email.label("owner")).join(_U, _U.c.id == _C.c.owner_id).where(mine).order_by(_C.c.id)
+class _Client(NamedTuple):
+    id: int
+    owner_id: int
+    owner: str
+    created_at: datetime
+    bad_at: datetime | None
+    bad_reason: str | None
+    name: str
+    comment: str
 
 
-def _client_of(db: Session, row: Row[Any], actor: Actor) -> ClientOf:
-    is_own = row.owner_id == actor.user_id
-    tags = db.execute(select(_T.c.tag).where(_T.c.client_id == row.id).order_by(_T.c.tag)).scalars().all()
-    return ClientOf(
-        id=row.id,
-        owner=row.owner,
-        created_at=row.created_at,
-        bad_at=row.bad_at,
-        bad_reason=row.bad_reason,
-        name=row.name if is_own else None,
-        comment=row.comment if is_own else None,
+def _find_clients(db: Session, owners: Select[tuple[int]], key: str) -> list[_Client]:
+    columns = (_C.c.id, _C.c.owner_id, _U.c.email, _C.c.created_at, _C.c.bad_at, _C.c.bad_reason)
+    query = select(*columns, _C.c.name, _C.c.comment).join(_U, _U.c.id == _C.c.owner_id)
+    query = query.where(_C.c.owner_id.in_(owners), _C.c.address_key == key)
+    return [_Client._make(row) for row in db.execute(query.order_by(_C.c.id))]
+
+
+def _known_client(db: Session, client: _Client, actor: Actor) -> KnownClient:
+    is_own = client.owner_id == actor.user_id
+    tags = db.execute(select(_T.c.tag).where(_T.c.client_id == client.id).order_by(_T.c.tag)).scalars().all()
+    return KnownClient(
+        id=client.id,
+        owner=client.owner,
+        created_at=client.created_at,
+        bad_at=client.bad_at,
+        bad_reason=client.bad_reason,
+        name=client.name if is_own else None,
+        comment=client.comment if is_own else None,
         tags=tags if is_own else None,
     )
 
 
-def _unknown(db: Session, actor: Actor, address: addresses.Address) -> NotFound:
-    """Nobody knows the address; those of the actor's own clients that look like it may have been meant."""
-    beginning = address.key[:2]
-    alike = select(_C.c.address_key).where(
-        _C.c.owner_id == actor.user_id, _C.c.address_key >= beginning, _C.c.address_key < beginning + "\U0010ffff"
+def _no_record(db: Session, actor: Actor, address: addresses.Address) -> NotFound:
+    """Return the error for an unknown address. The hint names similar addresses of the actor's own clients only."""
+    start = address.key[:2]
+    similar = select(_C.c.address_key).where(
+        _C.c.owner_id == actor.user_id, _C.c.address_key >= start, _C.c.address_key < start + "\U0010ffff"
     )
-    found = db.execute(alike.order_by(_C.c.address_key).limit(ALIKE)).scalars().all()
-    near = get_close_matches(address.key, found, n=3, cutoff=0.75)
-    hint = "did you mean " + " or ".join(near) + "?" if near else "see them: skychimp clients list"
-    return NotFound(f"{address.email} is no client, and nothing was ever sent there", hint)
+    keys = db.execute(similar.order_by(_C.c.address_key).limit(MOST_SIMILAR)).scalars()
+    hint = did_you_mean(address.key, keys, most=3, cutoff=0.75)
+    return NotFound(f"no record of {address.email}", hint or run_hint("clients", "list"))
 
 
-# What chose it
+# The deliveries to the address
 
 
-def _chosen(db: Session, owners: Select[tuple[int]], key: str) -> list[Chosen]:
-    """The deliveries to an address, the oldest due time first."""
-    columns = (
-        _D.c.id, _D.c.state, _D.c.next_try_at, _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.return_path,
-        _U.c.email.label("owner"),
-    )  # fmt: skip
+def _find_deliveries(db: Session, owners: Select[tuple[int]], key: str) -> list[DeliveryInfo]:
+    """Return the deliveries to an address in order of their due times."""
     query = (
-        select(*columns)
+        select(
+            _D.c.id, _D.c.state, _D.c.next_try_at, _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.return_path,
+            _U.c.email.label("owner"),
+        )
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)
         .join(_O, _O.c.mailing_id == _M.c.id)
         .join(_D, and_(_D.c.occurrence_id == _O.c.id, _D.c.address_key == key))
         .where(_M.c.owner_id.in_(owners))
         .order_by(_O.c.due_at, _D.c.id)
-    )
+    )  # fmt: skip
     rows = db.execute(query).all()
-    tried: dict[int, list[Tried]] = {}
-    attempts = select(_A).where(_A.c.delivery_id.in_([row.id for row in rows]))
-    for attempt in db.execute(attempts.order_by(_A.c.delivery_id, _A.c.number)):
-        tried.setdefault(attempt.delivery_id, []).append(_tried(attempt))
+    attempts = _attempts_by_delivery(db, [row.id for row in rows])
     secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
     return [
-        Chosen(
+        DeliveryInfo(
             delivery_id=row.id,
             mailing_id=row.mailing_id,
             subject=row.subject,
@@ -212,140 +227,162 @@ def _chosen(db: Session, owners: Select[tuple[int]], key: str) -> list[Chosen]:
             state=DeliveryState(row.state),
             next_try_at=row.next_try_at,
             message_id=compose.message_id(secret, row.id, row.return_path.rpartition("@")[2]),
-            attempts=tried.get(row.id, []),
+            attempts=attempts.get(row.id, []),
         )
         for row in rows
     ]
 
 
-def _tried(row: Row[Any]) -> Tried:
-    return Tried(
-        at=row.finished_at,
-        attempt=row.number,
-        status=row.outcome,
-        phase=row.phase,
-        reply=row.reply,
-        meaning=replies.explain(row.outcome, row.phase, row.code or 0, row.enhanced).what,
-        queue_id=replies.queue_id(row.reply),
-        relay=row.relay,
-    )
+def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int, list[AttemptInfo]]:
+    attempts: dict[int, list[AttemptInfo]] = {}
+    query = select(_A).where(_A.c.delivery_id.in_(delivery_ids)).order_by(_A.c.delivery_id, _A.c.number)
+    for row in db.execute(query):
+        attempts.setdefault(row.delivery_id, []).append(
+            AttemptInfo(
+                at=row.finished_at,
+                attempt=row.number,
+                status=row.outcome,
+                phase=row.phase,
+                reply=row.reply,
+                meaning=replies.explain(row.outcome, row.phase, row.code or 0, row.enhanced).meaning,
+                queue_id=replies.queue_id(row.reply),
+                relay=row.relay,
+            )
+        )
+    return attempts
 
 
-# What left it out
+# The occurrences without a delivery to the address
 
 
-class _Audiences:
-    """Whether a mailing's audience holds the address, as things are now, and what it is made of."""
+class _Membership:
+    """Answers whether the address is in a mailing's audience now, as a client of the mailing's owner."""
 
-    def __init__(self, db: Session, clients: Mapping[int, Row[Any]]) -> None:
-        ids = [row.id for row in clients.values()]
-        named = select(_MC.c.mailing_id).where(_MC.c.client_id.in_(ids))
-        tagged = select(_MT.c.mailing_id).join(_T, _T.c.tag == _MT.c.tag).where(_T.c.client_id.in_(ids))
-        self.clients = clients
-        self._named = set(db.execute(named).scalars())
-        self._tagged = set(db.execute(tagged).scalars())
-        self._session = db
+    def __init__(self, db: Session, clients: Sequence[_Client]) -> None:
+        self._db = db.connection()
+        self._clients = {client.owner_id: client for client in clients}
+        self._mailing_ids = audience.mailings_with(self._db, [client.id for client in clients])
 
-    def outside(self, mailing: Row[Any]) -> str | None:
-        """Why the address is not in a mailing's audience; None where it is."""
-        if mailing.all_clients or mailing.mailing_id in self._named | self._tagged:
-            return None
-        tags = select(_MT.c.tag).where(_MT.c.mailing_id == mailing.mailing_id).order_by(_MT.c.tag)
-        wanted = ", ".join(self._session.execute(tags).scalars())
-        return f"it has no tag of: {wanted}" if wanted else "it is not among the clients that the mailing names"
+    def client_of(self, owner_id: int) -> _Client | None:
+        """Return the address as a client of this user, or None if it is not a client."""
+        return self._clients.get(owner_id)
+
+    def why_outside(self, mailing_id: int) -> str | None:
+        """Return why the client is not in the audience, or None if it is."""
+        return None if mailing_id in self._mailing_ids else audience.why_outside(self._db, mailing_id)
 
 
-def _left_out(db: Session, owners: Select[tuple[int]], key: str, audiences: _Audiences) -> Iterable[LeftOut]:
-    """Every occurrence without a delivery to the address, each with its reason."""
-    columns = (
-        _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.state, _O.c.opened_at, _O.c.cursor, _M.c.all_clients,
-        _M.c.owner_id, _U.c.email.label("owner"),
-    )  # fmt: skip
+class _Omission(NamedTuple):
+    """An occurrence without a delivery to the address."""
+
+    mailing_id: int
+    subject: str
+    due_at: datetime
+    state: OccurrenceState
+    opened_at: datetime
+    cursor: int
+    owner_id: int
+    owner: str
+
+
+def _exclusions(db: Session, owners: Select[tuple[int]], key: str, membership: _Membership) -> Iterator[Exclusion]:
+    """Yield each occurrence without a delivery to the address, with the reason, in order of the due times."""
     query = (
-        select(*columns)
+        select(
+            _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.state, _O.c.opened_at, _O.c.cursor, _M.c.owner_id,
+            _U.c.email.label("owner"),
+        )
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)
         .join(_O, _O.c.mailing_id == _M.c.id)
         .outerjoin(_D, and_(_D.c.occurrence_id == _O.c.id, _D.c.address_key == key))
         .where(_M.c.owner_id.in_(owners), _D.c.id.is_(None))
         .order_by(_O.c.due_at, _O.c.id)
-    )
-    for row in db.execute(query):
-        client = audiences.clients.get(row.owner_id)
-        reason = why_not(row, client, None if client is None else audiences.outside(row))
-        yield LeftOut(row.mailing_id, row.subject, row.owner, reason, 1, row.due_at, row.due_at)
+    )  # fmt: skip
+    for occurrence in map(_Omission._make, db.execute(query)):
+        client = membership.client_of(occurrence.owner_id)
+        outside = None if client is None else membership.why_outside(occurrence.mailing_id)
+        reason = why_left_out(occurrence, client, outside)
+        yield Exclusion(
+            occurrence.mailing_id, occurrence.subject, occurrence.owner, reason, 1, occurrence.due_at, occurrence.due_at
+        )
 
 
-def why_not(occurrence: Any, client: Any | None, outside: str | None) -> str:
-    """Why an occurrence has no delivery for a client, from what is known today; pure.
+def why_left_out(occurrence: _Omission, client: _Client | None, outside: str | None) -> str:
+    """Return why an occurrence has no delivery for a client, judging by what is known today; pure.
 
-    `outside` says why the client is not in the mailing's audience, None where it is.
+    `client` is None if the address is not a client of the mailing's owner. `outside` says why the client is not in the
+    mailing's audience, and is None if it is.
     """
     if occurrence.state == OccurrenceState.MISSED:
-        return "nobody got it: it was missed, and too late to be sent afterwards"
+        return "missed: it was too late to send the occurrence to anyone"
     if occurrence.state == OccurrenceState.SKIPPED:
-        return "nobody got it: it was skipped, for there was no new post to tell of"
+        return "skipped: there was no new post"
     if occurrence.state == OccurrenceState.CANCELLED:
-        return "the mailing was deleted while this was being opened"
+        return "the mailing was deleted while the occurrence was opening"
     if client is None:
-        return f"it is no client of {occurrence.owner}"
+        return f"not a client of {occurrence.owner}"
     if client.created_at > occurrence.opened_at:
-        return f"it became a client at {_moment(client.created_at)}, after this was opened"
+        return f"became a client at {_format_time(client.created_at)}, after the occurrence was opened"
     if outside:
         return outside
     if occurrence.state == OccurrenceState.OPENING and client.id > occurrence.cursor:
-        return "this is still being opened, and its turn is to come"
+        return "the occurrence is still opening, and has not reached this client yet"
     if client.bad_at is not None and client.bad_at <= occurrence.opened_at:
-        return _bad(client)
-    return "it came into the audience, or was good again, after this was opened"
+        return audience.why_bad(client.bad_at, client.bad_reason)
+    return "joined the audience, or got a good address again, after the occurrence was opened"
 
 
-def _gathered(left_out: Iterable[LeftOut]) -> list[LeftOut]:
-    """One row for a mailing and reason."""
-    found: dict[tuple[int, str], LeftOut] = {}
-    for one in left_out:
-        first = found.get((one.mailing_id, one.reason), one)
-        times = 1 if first is one else first.times + 1
-        found[one.mailing_id, one.reason] = LeftOut(
-            one.mailing_id, one.subject, one.owner, one.reason, times, first.first_due_at, one.last_due_at
+def _grouped(exclusions: Iterable[Exclusion]) -> list[Exclusion]:
+    """Return one row for each mailing and reason."""
+    groups: dict[tuple[int, str], Exclusion] = {}
+    for latest in exclusions:
+        key = (latest.mailing_id, latest.reason)
+        if group := groups.get(key):
+            latest = replace(latest, times=group.times + 1, first_due_at=group.first_due_at)
+        groups[key] = latest
+    return list(groups.values())
+
+
+# The next due times
+
+
+class _NextDue(NamedTuple):
+    mailing_id: int
+    subject: str
+    next_at: datetime
+    owner_id: int
+    owner: str
+    disabled_at: datetime | None
+    disabled_reason: str | None
+    blocked_at: datetime | None
+
+
+def _next_due_times(db: Session, owners: Select[tuple[int]]) -> list[_NextDue]:
+    query = (
+        select(
+            _M.c.id, _MSG.c.subject, _M.c.next_at, _M.c.owner_id, _U.c.email, _M.c.disabled_at, _M.c.disabled_reason,
+            _U.c.blocked_at,
         )
-    return list(found.values())
-
-
-# What comes
-
-
-def _to_come(owners: Select[tuple[int]]) -> Select[tuple[object, ...]]:
-    columns = (
-        _M.c.id.label("mailing_id"), _MSG.c.subject, _M.c.next_at, _M.c.all_clients, _M.c.owner_id, _M.c.disabled_at,
-        _M.c.disabled_reason, _U.c.email.label("owner"), _U.c.blocked_at,
-    )  # fmt: skip
-    return (
-        select(*columns)
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)
         .join(_MSG, _MSG.c.id == _M.c.message_id)
         .where(_M.c.owner_id.in_(owners), _M.c.deleted_at.is_(None), _M.c.next_at.is_not(None))
         .order_by(_M.c.next_at, _M.c.id)
-    )
+    )  # fmt: skip
+    return [_NextDue._make(row) for row in db.execute(query)]
 
 
-def _coming(mailing: Row[Any], audiences: _Audiences) -> Coming:
-    client = audiences.clients.get(mailing.owner_id)
+def _next_occurrence(mailing: _NextDue, membership: _Membership) -> NextOccurrence:
+    client = membership.client_of(mailing.owner_id)
     if client is None:
-        reason: str | None = f"it is no client of {mailing.owner}"
-    elif mailing.disabled_at is not None:
-        reason = f"the mailing is disabled: {mailing.disabled_reason}"
-    elif mailing.blocked_at is not None:
-        reason = f"{mailing.owner} is blocked"
+        reason: str | None = f"not a client of {mailing.owner}"
     else:
-        reason = audiences.outside(mailing) or (_bad(client) if client.bad_at is not None else None)
-    return Coming(mailing.mailing_id, mailing.subject, mailing.owner, mailing.next_at, reason)
+        bad = None if client.bad_at is None else audience.why_bad(client.bad_at, client.bad_reason)
+        stopped = why_stopped(mailing.disabled_at, mailing.disabled_reason, mailing.blocked_at)
+        reason = stopped or membership.why_outside(mailing.mailing_id) or bad
+    return NextOccurrence(mailing.mailing_id, mailing.subject, mailing.owner, mailing.next_at, reason)
 
 
-def _bad(client: Any) -> str:
-    return f"a bad address since {_moment(client.bad_at)}: {client.bad_reason}"
-
-
-def _moment(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     return at.isoformat(" ", "seconds")

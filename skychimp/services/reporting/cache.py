@@ -1,26 +1,26 @@
-"""The cache: what it holds, and how it stays right.
+"""Cache what is slow to compute: the home page's counts, the list of published posts, and the HTML of posts.
 
-what                        key                 why it is kept             until (an hour at most, whatever happens)
+value                       key                 why it is cached           valid until (never longer than an hour)
 --------------------------  ------------------  -------------------------  ---------------------------------------------
-the home page's counts: of  home-OWNER:VERSION  every client is read       a client, mailing or audience is another; a
-all, and of each user                                                      mailing ends
-ids and times of posts,     posts:VERSION       all are read, to draw      a post comes, goes, or is published at a
-published or to be                              three                      different time
-the HTML of a post's        html-ID:HASH        Markdown is slow           its content is another
-revision
+the home page's counts, of  home-OWNER:VERSION  reads all clients          a client, mailing or audience changes, or a
+all users and of each user                                                 mailing ends
+ids and publication times   posts:VERSION       reads all posts, to pick   a post is created or deleted, or its
+of posts                                        three at random            publication time changes
+the HTML of a post's        html-ID:HASH        rendering Markdown is      its content changes
+revision                                        slow
 
-Never the view counter, nor a title or slug: they are read where they are shown.
+View counts, titles and slugs are never cached: they are read where they are shown.
 
-A key is a place, and the version of what lies there. The version is read from the store in the very transaction that
-shows or computes (home.py); triggers renew it in every transaction that changes what was counted (models.py). So nobody
-has to invalidate anything, whoever has written sees it at once, and what was computed from an older view of the store
-is never taken for newer. Versions are random: a restored store, or another one, has others.
+A key is a name and, after the colon, the version of the value. The version is read from the store in the same
+transaction that shows or computes the value (home.py); triggers change it in every transaction that changes what was
+counted (models.py). So nothing has to be invalidated, a writer sees its own changes at once, and a value that was
+computed from an older snapshot is never taken for a newer one. Versions are random: a restored store, or another one,
+has others.
 
-The cache is a folder of this account's, a file a place, so that it does not grow; or a Redis server. Values are JSON.
-Without it, all is only slower. Who finds nothing makes it, and waits for no other process, which may have been stopped.
+The cache is a private folder with one file per name, so that it does not grow, or a Redis server. Values are JSON.
+Without a cache everything works, only slower. Nothing waits for another process, because that may have been stopped.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -35,67 +35,56 @@ if TYPE_CHECKING:
     from dogpile.cache.region import CacheRegion
 
 Cached = Callable[[str, Callable[[], Any]], Any]
-"""Gives what is kept under a key, else keeps and gives what is made: JSON either way."""
+"""A function that returns the value cached under a key, or else computes, caches and returns it. Values are JSON."""
 
-LIFE = 3600  # s
-PATIENCE = 1  # s that a server may take
-
-
-def refresh(_key: str, make: Callable[[], Any]) -> Any:
-    """Recall without a cache."""
-    return make()
+LIFETIME_S = 3600
+SERVER_TIMEOUT_S = 1
 
 
-class Cache:
-    """Gives what is kept under a key. Raises ConfigError where the settings name a server that can't be spoken to.
+def refresh(_key: str, compute: Callable[[], Any]) -> Any:
+    """Compute a value without a cache: a `Cached` that always computes."""
+    return compute()
 
-    Where the cache is broken in any other way, `warn` is told, and all is made anew.
+
+def open_cache(settings: Settings, warn: Callable[[str], None]) -> Cached:
+    """Return the `Cached` of these settings.
+
+    A value that can't be read is computed again. If a value can't be written, `warn` is called once and the cache is no
+    longer used. Raises ConfigError if the settings name a server that can't be used.
     """
-
-    def __init__(self, settings: Settings, warn: Callable[[str], None]) -> None:
-        self._region: CacheRegion | None = _region(settings)
-        self._warn = warn
-
-    def cached(self, key: str, make: Callable[[], Any]) -> Any:
-        """What is kept under a key, else what is made, and kept from now on: JSON either way."""
-        if self._region is None:
-            return make()
-        from dogpile.cache.api import NO_VALUE
-
-        with contextlib.suppress(Exception):  # what can't be read is made anew, and kept in its place
-            kept = self._region.get(key)
-            if kept is not NO_VALUE:
-                return kept
-        made = make()
-        try:
-            self._region.set(key, made)
-        except Exception as error:  # whatever a disk, a server or its library may raise
-            self._region = None
-            self._warn(f"the cache can't be used, so this took longer: {error}")
-        return made
+    region = _region(settings, warn)
+    return lambda key, compute: region.get_or_create(key, compute)
 
 
-def _region(settings: Settings) -> "CacheRegion":
+def _region(settings: Settings, warn: Callable[[str], None]) -> "CacheRegion":
     from dogpile.cache import make_region, register_backend
 
-    register_backend("skychimp.folder", "skychimp.services.reporting.cache_folder", "Folder")  # type: ignore[no-untyped-call]
+    from skychimp.services.reporting.cache_folder import SafeBackend, deserialize
+
+    register_backend("skychimp.folder", "skychimp.services.reporting.cache_folder", "FolderBackend")  # type: ignore[no-untyped-call]
     region = make_region(
         key_mangler=lambda key: f"skychimp-{key} {__version__}",
         serializer=lambda value: json.dumps(value).encode(),
-        deserializer=json.loads,
+        deserializer=deserialize,
     )
     url = settings.cache.url
+    safe = [SafeBackend(warn)]
     if url is None:
-        return region.configure("skychimp.folder", LIFE, {"folder": _folder(settings.store_url)})
-    timeouts = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+        return region.configure("skychimp.folder", LIFETIME_S, {"folder": _folder(settings.store_url)}, wrap=safe)
+    options = {
+        "url": url,
+        "redis_expiration_time": LIFETIME_S,
+        "socket_timeout": SERVER_TIMEOUT_S,
+        "socket_connect_timeout": SERVER_TIMEOUT_S,
+    }
     try:
-        return region.configure("dogpile.cache.redis", LIFE, {"url": url, "redis_expiration_time": LIFE} | timeouts)
+        return region.configure("dogpile.cache.redis", LIFETIME_S, options, wrap=safe)
     except ImportError:
         raise ConfigError(
-            "cache.url names a Redis server, and Python's redis is not installed", "pip install 'skychimp[redis]'"
+            "cache.url needs the Python package redis, which is not installed", 'run "pip install skychimp[redis]"'
         ) from None
     except ValueError as error:
-        raise ConfigError(f"cache.url can't be used: {error}", "write redis://HOST:PORT/NUMBER") from None
+        raise ConfigError(f"invalid cache.url: {error}", "use redis://HOST:PORT/NUMBER") from None
 
 
 def _folder(store_url: str) -> Path:

@@ -1,49 +1,102 @@
-"""The cache in a folder: a backend of dogpile.cache, beside those it brings along.
+"""Backends for dogpile.cache: a folder of files, and a wrapper that makes any backend safe to use.
 
-Its own for files (dbm) has another format wherever Python was built otherwise, may not survive a kill, and never gives
-up what is out of date.
+dogpile's own backend for files (dbm) depends on how Python was built, may not survive a kill, and never removes what
+has expired.
 """
 
+import json
 import os
-import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dogpile.cache.api import NO_VALUE, BytesBackend, SerializedReturnType
+from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, SerializedReturnType
+from dogpile.cache.proxy import ProxyBackend
+
+from skychimp import files
+
+WRITABLE_BY_OTHERS = 0o022
 
 
-class Folder(BytesBackend):
-    """A backend of dogpile's: a file a place, which holds one key's value. Files are replaced, never changed."""
+class FolderBackend(BytesBackend):
+    """A folder with one file for each name (the part of a key before its colon). Files are replaced, never changed."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._folder: Path = arguments["folder"]
 
     def get_serialized(self, key: str) -> SerializedReturnType:
+        """Return a key's value, or NO_VALUE if it is not cached or if somebody else could have written the file."""
         try:
-            file = os.open(self._file(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = files.open_file(self._path(key))
         except FileNotFoundError:
             return NO_VALUE
-        with os.fdopen(file, "rb") as opened:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                return NO_VALUE  # others could have written it
-            kept_key, _, value = opened.read().partition(b"\n")
-        return value if kept_key == key.encode() else NO_VALUE
+        with os.fdopen(descriptor, "rb") as opened:
+            if not files.is_private(descriptor, forbidden=WRITABLE_BY_OTHERS):
+                return NO_VALUE
+            cached_key, _, value = opened.read().partition(b"\n")
+        return value if cached_key == key.encode() else NO_VALUE
 
     def set_serialized(self, key: str, value: bytes) -> None:
+        """Replace the file of a key's name. It is not flushed to the disk: a damaged file is only a missing value."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = self._file(key).with_suffix(f".{os.getpid()}")
+        draft = self._path(key).with_suffix(f".{os.getpid()}")
         draft.unlink(missing_ok=True)
         try:
-            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(file, "wb") as opened:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(draft, flags, 0o600), "wb") as opened:
                 opened.write(key.encode() + b"\n" + value)
-            draft.rename(self._file(key))
+            draft.rename(self._path(key))
         finally:
             draft.unlink(missing_ok=True)
 
-    def delete(self, key: str) -> None:
-        self._file(key).unlink(missing_ok=True)
-
-    def _file(self, key: str) -> Path:
+    def _path(self, key: str) -> Path:
         return self._folder / key.partition(":")[0]
+
+
+class SafeBackend(ProxyBackend):
+    """A backend whose errors never reach the caller.
+
+    A value that can't be read counts as missing. After the first value that can't be written, `warn` is called and the
+    backend is not used again.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._is_broken = False
+
+    def get_serialized(self, key: str) -> SerializedReturnType:
+        """Return a key's value, or NO_VALUE if there is none that can be used."""
+        if self._is_broken:
+            return NO_VALUE
+        try:
+            value = self.proxied.get_serialized(key)
+            return value if isinstance(value, bytes) and _has_metadata(value) else NO_VALUE
+        except Exception:  # a disk, a server or its library may raise anything
+            return NO_VALUE
+
+    def set_serialized(self, key: str, value: bytes) -> None:
+        """Store a key's value if that is possible."""
+        if self._is_broken:
+            return
+        try:
+            self.proxied.set_serialized(key, value)
+        except Exception as error:  # a disk, a server or its library may raise anything
+            self._is_broken = True
+            self._warn(f"cannot use the cache: {error}")
+
+
+def deserialize(value: bytes) -> Any:
+    """Return a value from its JSON. Raises what makes dogpile compute the value again."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise CantDeserializeException from None
+
+
+def _has_metadata(value: bytes) -> bool:
+    """Return whether a value starts with the metadata that dogpile writes: creation time (`ct`) and version (`v`).
+
+    dogpile does not check that. Raises ValueError, TypeError or LookupError if the metadata cannot be read at all.
+    """
+    metadata = json.loads(value.partition(b"|")[0])
+    return isinstance(metadata["ct"], float) and isinstance(metadata["v"], int)

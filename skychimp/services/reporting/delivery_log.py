@@ -1,4 +1,4 @@
-"""Attempts: the log of a mailing, with the server's words."""
+"""List the attempts of a mailing, with the server's replies."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 from skychimp import addresses
 from skychimp.models import Attempt, Delivery, Occurrence
 from skychimp.permissions import Actor
-from skychimp.services.listing import ListOptions, apply, searchable
+from skychimp.services.listing import ListOptions, apply, checked_search
 from skychimp.services.mailings import mailings
 from skychimp.store.database import Store
 
@@ -22,7 +22,11 @@ _O = Occurrence.__table__
 
 @dataclass(frozen=True)
 class AttemptInfo:
-    """One attempt; in a list of deliveries, one that was never tried has no `at`, and its state as `status`."""
+    """One attempt; or, in a list of deliveries, one that was not tried yet (`id` and `at` are None).
+
+    `status` is the attempt's outcome, or else the delivery's state. `attempt` counts from 1. `reply` is the server's
+    whole reply, `code` and `enhanced` its codes.
+    """
 
     id: int | None
     at: datetime | None
@@ -38,11 +42,11 @@ class AttemptInfo:
     delivery_id: int
 
 
-def log(
+def list_attempts(
     store: Store,
     actor: Actor,
     mailing_id: int,
-    page: ListOptions,
+    options: ListOptions,
     *,
     status: str | None = None,
     domain: str | None = None,
@@ -52,48 +56,54 @@ def log(
     last: bool = False,
     after: int | None = None,
 ) -> Iterator[AttemptInfo]:
-    """Every attempt of a mailing, the oldest first, as it is read; `last`: one row a delivery.
+    """Yield the attempts of a mailing, the oldest first; with `last`, the last attempt of each delivery.
 
-    `reply` is a code, an enhanced code, or a text that the reply holds; times are those of the reply, `until` not
-    included. `after` is the id of an attempt: only later ones. Raises NotFound, InvalidValue.
+    `reply` is a code, an enhanced code, or part of the reply's text. `since` (included) and `until` (excluded) are
+    compared with the time of the reply. `after` is the id of an attempt: only later ones are listed.
+    Raises NotFound and InvalidValue.
     """
     mailings.show(store, actor, mailing_id)
-    query = apply(_deliveries() if last else _attempts(), page, searched=(_D.c.address,), sorted_by=_order(last))
+    query = _select_deliveries() if last else _select_attempts()
+    query = apply(query, options, searched=(_D.c.address,), sorted_by=_sortable_columns(last))
     if status is not None:
         query = query.where(_STATUS.in_([status]))
     if domain is not None:
-        query = query.where(func.substr(_D.c.address_key, func.instr(_D.c.address_key, "@") + 1) == _in_ascii(domain))
+        query = query.where(_domain_of(_D.c.address_key) == _ascii_domain(domain))
     if reply is not None:
-        query = query.where(_says(reply))
+        query = query.where(_has_reply(reply))
     if since is not None:
         query = query.where(_A.c.finished_at >= since)
     if until is not None:
         query = query.where(_A.c.finished_at < until)
-    query = query.where(_in_order(mailing_id, last, after))
+    query = query.where(_is_of_mailing(mailing_id, last, after))
     with store.read() as db:
         for row in db.execute(query.execution_options(yield_per=1000)):
-            yield _info(row)
+            yield _attempt_info(row)
 
 
-def newest(store: Store) -> int:
-    """The id of the newest attempt of all, 0 where there is none: who follows a log reads no older one again."""
+def newest_attempt_id(store: Store) -> int:
+    """Return the id of the newest attempt of all mailings, 0 if there is none: where following a log starts."""
     with store.read() as db:
         return db.scalar(select(func.max(_A.c.id))) or 0
 
 
 _CODE = re.compile(r"[2-5][0-9]{2}")
-_ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+_ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")  # RFC 3463, section 2
 
 
-def _says(reply: str) -> ColumnElement[bool]:
+def _has_reply(reply: str) -> ColumnElement[bool]:
     if _CODE.fullmatch(reply):
         return _A.c.code == int(reply)
-    if _ENHANCED.fullmatch(reply):
+    if _ENHANCED_CODE.fullmatch(reply):
         return _A.c.enhanced == reply
-    return _A.c.reply.icontains(searchable(reply), autoescape=True)
+    return _A.c.reply.icontains(checked_search(reply), autoescape=True)
 
 
-def _in_ascii(domain: str) -> str:
+def _domain_of(address: ColumnElement[str]) -> ColumnElement[str]:
+    return func.substr(address, func.instr(address, "@") + 1)
+
+
+def _ascii_domain(domain: str) -> str:
     return addresses.parse(f"x@{domain.strip().removeprefix('@')}").key.removeprefix("x@")
 
 
@@ -101,19 +111,22 @@ _STATUS = func.coalesce(_A.c.outcome, _D.c.state)
 _COLUMNS = (*_A.c, _D.c.address, _D.c.state, _D.c.id.label("delivery"), _O.c.due_at)
 
 
-def _attempts() -> Select[tuple[object, ...]]:
+def _select_attempts() -> Select[tuple[object, ...]]:
     return select(*_COLUMNS).join(_D, _D.c.id == _A.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
 
 
-def _deliveries() -> Select[tuple[object, ...]]:
-    newest = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
-    return select(*_COLUMNS).select_from(_D).outerjoin(_A, newest).join(_O, _O.c.id == _D.c.occurrence_id)
+def _select_deliveries() -> Select[tuple[object, ...]]:
+    last_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
+    return select(*_COLUMNS).select_from(_D).outerjoin(_A, last_attempt).join(_O, _O.c.id == _D.c.occurrence_id)
 
 
-def _in_order(mailing_id: int, last: bool, after: int | None) -> ColumnElement[bool]:
-    """What is a mailing's, so said that SQLite reads it by its ids: a sort would hold a million rows in memory."""
+def _is_of_mailing(mailing_id: int, last: bool, after: int | None) -> ColumnElement[bool]:
+    """Return the condition that a row belongs to a mailing and, if given, comes `after` an attempt.
+
+    It is written so that SQLite reads the rows in the order of their ids: a sort would hold a million rows in memory.
+    """
     if after is not None:
-        return and_(_A.c.id > after, _O.c.mailing_id + 0 == mailing_id)  # + 0: no index leads to the older ones
+        return and_(_A.c.id > after, _O.c.mailing_id + 0 == mailing_id)  # + 0 keeps SQLite from using the index
     deliveries = select(_D.c.id).join(_O, _O.c.id == _D.c.occurrence_id)
     if last:
         return _D.c.id.in_(deliveries.where(_O.c.mailing_id == mailing_id).correlate(None))
@@ -121,13 +134,13 @@ def _in_order(mailing_id: int, last: bool, after: int | None) -> ColumnElement[b
     return _A.c.id.in_(attempts.where(_O.c.mailing_id == mailing_id).correlate(None))
 
 
-def _order(last: bool) -> dict[str, ColumnElement[Any]]:
-    """What a log can be sorted by: attempts come as they were made, deliveries as they were opened."""
+def _sortable_columns(last: bool) -> dict[str, ColumnElement[Any]]:
+    """Return the columns to sort by. The first is the default: the order in which rows were created."""
     others = {"at": _A.c.finished_at, "email": _D.c.address_key, "status": _STATUS, "attempt": _A.c.number}
     return {"id": _D.c.id if last else _A.c.id, **others}
 
 
-def _info(row: Row[tuple[object, ...]]) -> AttemptInfo:
+def _attempt_info(row: Row[tuple[object, ...]]) -> AttemptInfo:
     return AttemptInfo(
         id=row.id,
         at=row.finished_at,

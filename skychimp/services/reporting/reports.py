@@ -1,14 +1,14 @@
-"""Reports: what became of a mailing, and of all that one may see in a range of days."""
+"""Report what happened to a mailing's emails, and to all emails in a range of days."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Row, Select, and_, func, select, true
+from sqlalchemy import Select, and_, func, select, true
 from sqlmodel import Session
 
 from skychimp.delivery.sending import replies
@@ -26,47 +26,50 @@ from skychimp.models import (
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services.mailings import mailings
 from skychimp.services.reporting import rollups
-from skychimp.services.reporting.rollups import SLOT, Outcomes
+from skychimp.services.reporting.rollups import SLOT_S, OutcomeCount
 from skychimp.store.database import Store
 
 _O = Occurrence.__table__
 _M = Mailing.__table__
-_P = AttemptRollup.__table__
-_CAUSE = ReplyKind.__table__
+_ATTEMPTS = AttemptRollup.__table__
+_REPLY = ReplyKind.__table__
 
-MOST_POINTS = 60
-"""Of an occurrence's rate."""
+MAX_POINTS = 60
+"""Points of an occurrence's sending rate."""
 
-CHARTED = 60
-"""How many of the latest occurrences come with their rate."""
+OCCURRENCES_WITH_RATE = 60
+"""How many of the latest occurrences have a sending rate."""
 
-MOST_DOMAINS = 20
-"""Named in a report; the others come together."""
+MAX_DOMAINS = 20
+"""Domains that a report names; the others are counted together."""
 
-RATED_FROM = 10
+RANKED_FROM = 10
 """A domain with fewer tried deliveries is neither among the best nor among the worst."""
 
 LONGEST_RANGE = timedelta(days=3660)
+STATUSES = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
+"""The statuses that reports show, in their order."""
+
 _NEARLY_ALL = 0.99
-_UNDER_WAY = ("queued", "claimed", "sending")
+_IN_PROGRESS = ("queued", "claimed", "sending")
 
 
 @dataclass(frozen=True)
 class RatePoint:
-    """How many attempts came to which outcome in some seconds from `at` on."""
+    """Attempts by outcome in the `seconds` after `at`."""
 
     at: datetime
     seconds: int
     counts: Mapping[str, int]
 
     @property
-    def a_second(self) -> float:
+    def per_second(self) -> float:
         return sum(self.counts.values()) / self.seconds
 
 
 @dataclass(frozen=True)
 class ReplyGroup:
-    """Answers that say the same, counted: with `…` in their words for what varies, what they mean, and what to do."""
+    """Replies that differ only in addresses, ids and numbers (shown as `…`), with their meaning and what to do."""
 
     outcome: Outcome
     phase: str
@@ -80,7 +83,7 @@ class ReplyGroup:
 
 @dataclass(frozen=True)
 class DomainReport:
-    """What the deliveries to one domain came to; "" is all smaller ones together."""
+    """The deliveries to one domain, by state. The domain "" stands for all smaller domains together."""
 
     domain: str
     deliveries: int
@@ -88,8 +91,8 @@ class DomainReport:
 
     @property
     def tried(self) -> int:
-        """Those that something came of: what still waits for its first try tells nothing of a domain."""
-        return self.deliveries - sum(self.counts[name] for name in (*_UNDER_WAY, "cancelled"))
+        """Deliveries with an outcome. Those that wait for their first attempt say nothing about a domain."""
+        return self.deliveries - sum(self.counts[name] for name in (*_IN_PROGRESS, "cancelled"))
 
     @property
     def share_sent(self) -> float:
@@ -98,15 +101,16 @@ class DomainReport:
 
 @dataclass(frozen=True)
 class OccurrenceReport:
-    """One occurrence: how many of its deliveries are in each state, how many attempts they took, and when they went.
+    """One occurrence: its subject as it was sent, its deliveries by state, its attempts and its sending rate.
 
-    `rate` runs until there were nearly as many attempts as letters (later ones are tries again); `peak` is letters a
-    second, None where all went within a few seconds.
+    `subject` is "" if nothing was sent (missed, skipped). `rate` ends when there were nearly as many attempts as
+    emails; later attempts are retries. `peak` is in emails per second, and None if all were sent within a few seconds.
     """
 
     id: int
     due_at: datetime
     state: OccurrenceState
+    subject: str
     opened_at: datetime
     finished_at: datetime | None
     deadline: datetime
@@ -117,15 +121,19 @@ class OccurrenceReport:
     peak: float | None
 
     @property
-    def took(self) -> timedelta | None:
-        """From opening to finishing."""
-        is_over = self.state == OccurrenceState.FINISHED and self.finished_at is not None
-        return self.finished_at - self.opened_at if is_over else None  # type: ignore[operator]
+    def duration(self) -> timedelta | None:
+        """The time from opening to finishing, None unless it is finished."""
+        if self.state != OccurrenceState.FINISHED or self.finished_at is None:
+            return None
+        return self.finished_at - self.opened_at
 
 
 @dataclass(frozen=True)
 class Report:
-    """A mailing, over all of its occurrences; `tries` maps attempts made to the number of deliveries."""
+    """All occurrences of a mailing. `tries` maps a number of attempts to the number of deliveries that took as many.
+
+    `subject` is the one that was sent last; if nothing was sent yet, it is the message's.
+    """
 
     id: int
     subject: str
@@ -152,7 +160,7 @@ class Day:
 
 @dataclass(frozen=True)
 class RangeReport:
-    """The days from `since` to `until`, both included; `best` and `worst` domains by their share of sent letters."""
+    """The days from `since` to `until`, both included; the domains with the best and the worst share of sent emails."""
 
     since: date
     until: date
@@ -162,231 +170,266 @@ class RangeReport:
     worst: Sequence[DomainReport]
 
 
-def report(store: Store, actor: Actor, mailing_id: int) -> Report:
-    """What became of a mailing, the oldest occurrence first. Raises NotFound."""
+def mailing_report(store: Store, actor: Actor, mailing_id: int) -> Report:
+    """Return what happened to a mailing's emails, the oldest occurrence first. Raises NotFound."""
     mailing = mailings.show(store, actor, mailing_id)
-    rollups.add_up(store)
+    rollups.count_new_attempts(store)
     with store.read() as db:
-        mine = select(_O).where(_O.c.mailing_id == mailing_id)
-        rows = db.execute(mine.order_by(_O.c.due_at, _O.c.id)).all()
+        rows = _occurrence_rows(db, mailing_id)
         ids = [row.id for row in rows]
-        rates = {one: _slots(db, one) for one in ids[-CHARTED:]}
-        groups = _groups(db, select(_P.c.cause_id, _P.c.attempts).where(_P.c.occurrence_id.in_(ids)))
-    results = rollups.results(store, ids)
-    occurrences = [_occurrence(row, results.get(row.id, ()), rates.get(row.id, [])) for row in rows]
-    everything = [one for found in results.values() for one in found]
+        slots = {occurrence_id: _slots(db, occurrence_id) for occurrence_id in ids[-OCCURRENCES_WITH_RATE:]}
+        attempts = select(_ATTEMPTS.c.cause_id, _ATTEMPTS.c.attempts).where(_ATTEMPTS.c.occurrence_id.in_(ids))
+        reply_groups = _reply_groups(db, attempts)
+    outcomes = rollups.delivery_outcomes(store, ids)
+    occurrences = [_occurrence_report(row, outcomes.get(row.id, ()), slots.get(row.id, [])) for row in rows]
+    total = [count for counts in outcomes.values() for count in counts]
     return Report(
         id=mailing.id,
-        subject=mailing.subject,
+        subject=next((row.subject for row in reversed(rows) if row.subject), mailing.subject),
         owner=mailing.owner,
         status=mailing.status,
         disabled=mailing.disabled,
         as_of=datetime.now(UTC),
-        deliveries=sum(one.deliveries for one in occurrences),
-        attempts=sum(one.attempts for one in occurrences),
-        counts=_by_state(everything),
-        tries=_tries(everything),
+        deliveries=sum(occurrence.deliveries for occurrence in occurrences),
+        attempts=sum(occurrence.attempts for occurrence in occurrences),
+        counts=_by_state(total),
+        tries=_by_attempts(total),
         occurrences=occurrences,
-        replies=groups,
-        domains=_domains(everything, MOST_DOMAINS),
+        replies=reply_groups,
+        domains=_by_domain(total, MAX_DOMAINS),
     )
 
 
 def range_report(store: Store, actor: Actor, since: date, until: date, timezone: str) -> RangeReport:
-    """What was sent in the days from `since` to `until`, both included, in a time zone; everybody's for who may see it.
+    """Return what was sent from `since` to `until`, both included, in days of a time zone.
 
-    The domains are those of the occurrences that were sent in these days. Raises InvalidValue, NotLoggedIn, Denied.
+    It covers the actor's own mailings, or everybody's for a manager or administrator. The domains are those of the
+    occurrences that were sent in these days. Raises InvalidValue, NotLoggedIn and Denied.
     """
-    allowed = authorize(actor, Action.SEE_REPORTS)
+    scope = authorize(actor, Action.SEE_REPORTS)
     if since > until:
-        raise InvalidValue("the range ends before it begins", "the first day comes first")
+        raise InvalidValue("the range ends before it begins", f"use {until}..{since}")
     if until - since > LONGEST_RANGE:
-        raise InvalidValue("the range is longer than ten years")
-    rollups.add_up(store)
-    first, last = (_midnight(day, timezone) for day in (since, until + timedelta(days=1)))
-    mine = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == actor.user_id)
-    within = and_(
-        _P.c.slot.between(rollups.slot_of(first), rollups.slot_of(last) - 1),
-        _P.c.occurrence_id.in_(mine) if allowed == Scope.OWN else true(),
+        raise InvalidValue("the range is longer than ten years", "use a shorter range")
+    rollups.count_new_attempts(store)
+    start, end = (_midnight(day, timezone) for day in (since, until + timedelta(days=1)))
+    own_ids = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == actor.user_id)
+    in_range = and_(
+        # The slot that begins at the last midnight belongs to the next day.
+        _ATTEMPTS.c.slot.between(rollups.slot_of(start), rollups.slot_of(end) - 1),
+        _ATTEMPTS.c.occurrence_id.in_(own_ids) if scope == Scope.OWN else true(),
     )
     with store.read() as db:
-        failed = _CAUSE.c.outcome.in_((Outcome.FAILED, Outcome.DEFERRED, Outcome.UNKNOWN))
-        paces = select(_P.c.cause_id, _P.c.attempts).where(within)
-        groups = _groups(db, paces.join(_CAUSE, _CAUSE.c.id == _P.c.cause_id).where(failed))
-        days = list(_days(db, select(_P).where(within), since, until, timezone))
-        ids = list(db.execute(select(_P.c.occurrence_id).where(within).distinct()).scalars())
-    everything = [one for found in rollups.results(store, ids).values() for one in found]
-    rated = [one for one in _domains(everything) if one.domain and one.tried >= RATED_FROM]
-    order = sorted(rated, key=lambda one: (one.share_sent, -one.deliveries))
-    worst = [one for one in order if one.share_sent < 1][:MOST_DOMAINS]
-    best = [one for one in sorted(rated, key=lambda one: (-one.share_sent, -one.deliveries)) if one not in worst]
-    return RangeReport(since, until, days, groups, best[:MOST_DOMAINS], worst)
+        not_sent = _REPLY.c.outcome.in_((Outcome.FAILED, Outcome.DEFERRED, Outcome.UNKNOWN))
+        attempts = select(_ATTEMPTS.c.cause_id, _ATTEMPTS.c.attempts).where(in_range)
+        failures = _reply_groups(db, attempts.join(_REPLY, _REPLY.c.id == _ATTEMPTS.c.cause_id).where(not_sent))
+        days = list(_days(db, select(_ATTEMPTS).where(in_range), since, until, timezone))
+        ids = list(db.execute(select(_ATTEMPTS.c.occurrence_id).where(in_range).distinct()).scalars())
+    best, worst = _ranked([count for counts in rollups.delivery_outcomes(store, ids).values() for count in counts])
+    return RangeReport(since, until, days, failures, best, worst)
 
 
 _RANGE = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\.(\d{4}-\d\d-\d\d))?", re.ASCII)
-_EXAMPLES = "write 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31"
 
 
 def parse_range(text: str, today: date) -> tuple[date, date]:
-    """The first and the last day that a person meant. Raises InvalidValue."""
-    text = text.strip()
+    """Return the first and the last day of a range such as `7d`, `2026-01` or `2026-01-01..2026-01-31`.
+
+    Raises InvalidValue.
+    """
+    stripped = text.strip()
     try:
-        if match := re.fullmatch(r"([1-9][0-9]{0,3})d", text, re.ASCII):
+        if match := re.fullmatch(r"([1-9][0-9]{0,3})d", stripped, re.ASCII):
             return today - timedelta(days=int(match[1]) - 1), today
-        if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII):
-            first = date.fromisoformat(f"{text}-01")
+        if re.fullmatch(r"\d{4}-\d\d", stripped, re.ASCII):
+            first = date.fromisoformat(f"{stripped}-01")
             return first, (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
-        if match := _RANGE.fullmatch(text):
+        if match := _RANGE.fullmatch(stripped):
             return date.fromisoformat(match[1]), date.fromisoformat(match[2] or match[1])
     except (ValueError, OverflowError):
         pass
-    raise InvalidValue(f"{text!r} is not a range of days", _EXAMPLES)
+    raise InvalidValue(f"invalid range {text!r}", "use 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31")
 
 
 # From rows to figures; pure
 
 
-def shown(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts by state as a person asks for them: all that is under way is queued."""
-    names = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
-    return {name: counts[name] for name in names} | {"queued": sum(counts[name] for name in _UNDER_WAY)}
+def counts_by_status(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts by state as reports show them: everything that is in progress counts as queued."""
+    return {name: counts[name] for name in STATUSES} | {"queued": sum(counts[name] for name in _IN_PROGRESS)}
 
 
-def rate(slots: Sequence[tuple[int, Outcome, int]], letters: int, most: int = MOST_POINTS) -> list[RatePoint]:
-    """The rate over time, in at most so many points, from counts by slot in order.
+def sending_rate(
+    slots: Sequence[tuple[int, Outcome, int]], emails: int, max_points: int = MAX_POINTS
+) -> list[RatePoint]:
+    """Return the rate over time in at most `max_points` points, from attempts by slot in order.
 
-    It ends with the slot by which there were nearly as many attempts as `letters`: tries again would draw it out.
+    It ends with the slot by which there were nearly as many attempts as `emails`; retries would stretch it.
     """
     if not slots:
         return []
-    left, first, last = _NEARLY_ALL * letters, slots[0][0], slots[0][0]
+    remaining, first, last = _NEARLY_ALL * emails, slots[0][0], slots[0][0]
     for slot, _, number in slots:
-        if left <= 0:
+        if remaining <= 0:
             break
-        left, last = left - number, slot
-    width = -(-(last - first + 1) // most)
-    points: list[Counter[Outcome]] = [Counter() for _ in range((last - first) // width + 1)]
+        remaining, last = remaining - number, slot
+    slots_per_point = -(-(last - first + 1) // max_points)
+    points: list[Counter[Outcome]] = [Counter() for _ in range((last - first) // slots_per_point + 1)]
     for slot, outcome, number in slots:
         if slot <= last:
-            points[(slot - first) // width][outcome] += number
+            points[(slot - first) // slots_per_point][outcome] += number
     return [
-        RatePoint(rollups.slot_time(first + place * width), width * SLOT, {str(one): counts[one] for one in Outcome})
-        for place, counts in enumerate(points)
+        RatePoint(
+            at=rollups.slot_start(first + index * slots_per_point),
+            seconds=slots_per_point * SLOT_S,
+            counts={str(outcome): counts[outcome] for outcome in Outcome},
+        )
+        for index, counts in enumerate(points)
     ]
 
 
-def percent(number: int, of: int) -> str:
-    """A share with one decimal, which says all or nothing only where that is so."""
-    if not of or number in (0, of):
+def format_percent(number: int, total: int) -> str:
+    """Return a share with one decimal; `0 %` and `100 %` only if that is exact."""
+    if not total or number in (0, total):
         return "100 %" if number else "0 %"
-    return f"{min(max(100 * number / of, 0.1), 99.9):.1f} %"
+    return f"{min(max(100 * number / total, 0.1), 99.9):.1f} %"
 
 
 def _peak(slots: Sequence[tuple[int, Outcome, int]]) -> float | None:
     by_slot: Counter[int] = Counter()
     for slot, _, number in slots:
         by_slot[slot] += number
-    return max(by_slot.values()) / SLOT if len(by_slot) > 2 else None
+    return max(by_slot.values()) / SLOT_S if len(by_slot) > 2 else None
 
 
-def _by_state(results: Iterable[Outcomes]) -> dict[str, int]:
+def _by_state(outcomes: Iterable[OutcomeCount]) -> dict[str, int]:
     counts: Counter[DeliveryState] = Counter()
-    for one in results:
-        counts[one.state] += one.deliveries
+    for outcome in outcomes:
+        counts[outcome.state] += outcome.deliveries
     return {str(state): counts[state] for state in DeliveryState}
 
 
-def _tries(results: Iterable[Outcomes]) -> dict[int, int]:
-    tries: Counter[int] = Counter()
-    for one in results:
-        tries[one.attempts] += one.deliveries
-    return dict(sorted(tries.items()))
+def _by_attempts(outcomes: Iterable[OutcomeCount]) -> dict[int, int]:
+    counts: Counter[int] = Counter()
+    for outcome in outcomes:
+        counts[outcome.attempts] += outcome.deliveries
+    return dict(sorted(counts.items()))
 
 
-def _domains(results: Iterable[Outcomes], most: int | None = None) -> list[DomainReport]:
-    """By domain, the largest first, and at the end all others together: those beyond `most`, too."""
+def _by_domain(outcomes: Sequence[OutcomeCount], most: int | None = None) -> list[DomainReport]:
+    """Return the largest domains, at most `most`, and at the end all others together."""
     sizes: Counter[str] = Counter()
-    results = list(results)
-    for one in results:
-        sizes[one.domain] += one.deliveries
+    for outcome in outcomes:
+        sizes[outcome.domain] += outcome.deliveries
     del sizes[""]
     named = {domain for domain, _ in sizes.most_common(most)}
-    found: dict[str, list[Outcomes]] = {}
-    for one in results:
-        found.setdefault(one.domain if one.domain in named else "", []).append(one)
-    made = [DomainReport(domain, sum(_by_state(some).values()), _by_state(some)) for domain, some in found.items()]
-    return sorted(made, key=lambda one: (one.domain == "", -one.deliveries, one.domain))
+    by_domain: dict[str, list[OutcomeCount]] = {}
+    for outcome in outcomes:
+        by_domain.setdefault(outcome.domain if outcome.domain in named else "", []).append(outcome)
+    reports = [_domain_report(domain, counts) for domain, counts in by_domain.items()]
+    return sorted(reports, key=lambda report: (report.domain == "", -report.deliveries, report.domain))
 
 
-def _occurrence(
-    row: Row[Any], found: Sequence[Outcomes], slots: Sequence[tuple[int, Outcome, int]]
-) -> OccurrenceReport:
-    return OccurrenceReport(
-        id=row.id,
-        due_at=row.due_at,
-        state=OccurrenceState(row.state),
-        opened_at=row.opened_at,
-        finished_at=row.finished_at,
-        deadline=row.deadline,
-        deliveries=sum(one.deliveries for one in found),
-        attempts=sum(one.attempts * one.deliveries for one in found),
-        counts=_by_state(found),
-        rate=rate(slots, sum(one.deliveries for one in found if one.attempts)),
-        peak=_peak(slots),
-    )
+def _domain_report(domain: str, outcomes: Sequence[OutcomeCount]) -> DomainReport:
+    counts = _by_state(outcomes)
+    return DomainReport(domain, sum(counts.values()), counts)
+
+
+def _ranked(outcomes: Sequence[OutcomeCount]) -> tuple[list[DomainReport], list[DomainReport]]:
+    """Return the best and the worst domains by their share of sent emails."""
+    ranked = [domain for domain in _by_domain(outcomes) if domain.domain and domain.tried >= RANKED_FROM]
+    ascending = sorted(ranked, key=lambda domain: (domain.share_sent, -domain.deliveries))
+    descending = sorted(ranked, key=lambda domain: (-domain.share_sent, -domain.deliveries))
+    worst = [domain for domain in ascending if domain.share_sent < 1][:MAX_DOMAINS]
+    return [domain for domain in descending if domain not in worst][:MAX_DOMAINS], worst
 
 
 def _midnight(day: date, timezone: str) -> datetime:
     return datetime.combine(day, time(), ZoneInfo(timezone))
 
 
-# What is kept
+# Reading the store
+
+
+class _OccurrenceRow(NamedTuple):
+    id: int
+    due_at: datetime
+    state: OccurrenceState
+    subject: str
+    opened_at: datetime
+    finished_at: datetime | None
+    deadline: datetime
+
+
+def _occurrence_rows(db: Session, mailing_id: int) -> list[_OccurrenceRow]:
+    query = select(*(_O.c[name] for name in _OccurrenceRow._fields)).where(_O.c.mailing_id == mailing_id)
+    return [_OccurrenceRow(*row) for row in db.execute(query.order_by(_O.c.due_at, _O.c.id))]
+
+
+def _occurrence_report(
+    row: _OccurrenceRow, outcomes: Sequence[OutcomeCount], slots: Sequence[tuple[int, Outcome, int]]
+) -> OccurrenceReport:
+    return OccurrenceReport(
+        **row._asdict(),
+        deliveries=sum(outcome.deliveries for outcome in outcomes),
+        attempts=sum(outcome.attempts * outcome.deliveries for outcome in outcomes),
+        counts=_by_state(outcomes),
+        rate=sending_rate(slots, sum(outcome.deliveries for outcome in outcomes if outcome.attempts)),
+        peak=_peak(slots),
+    )
 
 
 def _slots(db: Session, occurrence_id: int) -> list[tuple[int, Outcome, int]]:
+    """Return an occurrence's attempts by slot and outcome, in the order of the slots."""
     query = (
-        select(_P.c.slot, _CAUSE.c.outcome, func.sum(_P.c.attempts))
-        .join(_CAUSE, _CAUSE.c.id == _P.c.cause_id)
-        .where(_P.c.occurrence_id == occurrence_id)
-        .group_by(_P.c.slot, _CAUSE.c.outcome)
-        .order_by(_P.c.slot)
+        select(_ATTEMPTS.c.slot, _REPLY.c.outcome, func.sum(_ATTEMPTS.c.attempts))
+        .join(_REPLY, _REPLY.c.id == _ATTEMPTS.c.cause_id)
+        .where(_ATTEMPTS.c.occurrence_id == occurrence_id)
+        .group_by(_ATTEMPTS.c.slot, _REPLY.c.outcome)
+        .order_by(_ATTEMPTS.c.slot)
     )
     return [(slot, Outcome(outcome), number) for slot, outcome, number in db.execute(query)]
 
 
-def _groups(db: Session, paces: Select[tuple[int, int]]) -> list[ReplyGroup]:
-    """The causes of these attempts, the most frequent first."""
-    chosen = paces.subquery()
-    counted = select(chosen.c.cause_id, func.sum(chosen.c.attempts).label("number")).group_by(chosen.c.cause_id)
-    some = counted.subquery()
-    query = select(_CAUSE, some.c.number).join(some, some.c.cause_id == _CAUSE.c.id)
+def _reply_groups(db: Session, attempts: Select[tuple[int, int]]) -> list[ReplyGroup]:
+    """Return the replies to these attempts, the most frequent first."""
+    chosen = attempts.subquery()
+    counts = (
+        select(chosen.c.cause_id, func.sum(chosen.c.attempts).label("number")).group_by(chosen.c.cause_id).subquery()
+    )
+    query = select(_REPLY, counts.c.number).join(counts, counts.c.cause_id == _REPLY.c.id)
     groups = []
-    for row in db.execute(query.order_by(some.c.number.desc(), _CAUSE.c.id)):
-        meaning = replies.explain(row.outcome, row.phase, row.code, row.enhanced)
-        code = row.code or None
-        groups.append(
-            ReplyGroup(
-                Outcome(row.outcome), row.phase, code, row.enhanced, row.words, row.number, meaning.what, meaning.remedy
-            )
+    for row in db.execute(query.order_by(counts.c.number.desc(), _REPLY.c.id)):
+        explanation = replies.explain(row.outcome, row.phase, row.code, row.enhanced)
+        group = ReplyGroup(
+            outcome=Outcome(row.outcome),
+            phase=row.phase,
+            code=row.code or None,
+            enhanced=row.enhanced,
+            words=row.words,
+            attempts=row.number,
+            meaning=explanation.meaning,
+            remedy=explanation.remedy,
         )
+        groups.append(group)
     return groups
 
 
-_QUARTER = 900 // SLOT
-"""Slots in a quarter of an hour: every zone's midnight is at the beginning of one."""
+_SLOTS_PER_QUARTER = 900 // SLOT_S
+"""Slots in a quarter of an hour: midnight is at the beginning of one in every time zone."""
 
 
-def _days(db: Session, paces: Select[tuple[object, ...]], since: date, until: date, timezone: str) -> Iterator[Day]:
-    """Every day of a range, also those without an attempt."""
-    chosen = paces.subquery()
-    quarter = chosen.c.slot // _QUARTER
-    query = select(quarter * _QUARTER, _CAUSE.c.outcome, func.sum(chosen.c.attempts))
-    query = query.join(_CAUSE, _CAUSE.c.id == chosen.c.cause_id).group_by(quarter, _CAUSE.c.outcome)
-    days: dict[date, Counter[Outcome]] = {}
+def _days(db: Session, attempts: Select[tuple[object, ...]], since: date, until: date, timezone: str) -> Iterator[Day]:
+    """Yield every day of a range, also days without an attempt."""
+    chosen = attempts.subquery()
+    quarter = chosen.c.slot // _SLOTS_PER_QUARTER
+    query = select(quarter * _SLOTS_PER_QUARTER, _REPLY.c.outcome, func.sum(chosen.c.attempts))
+    query = query.join(_REPLY, _REPLY.c.id == chosen.c.cause_id).group_by(quarter, _REPLY.c.outcome)
+    by_day: dict[date, Counter[Outcome]] = {}
     for slot, outcome, number in db.execute(query):
-        day = rollups.slot_time(slot).astimezone(ZoneInfo(timezone)).date()
-        days.setdefault(day, Counter())[Outcome(outcome)] += number
-    for number in range((until - since).days + 1):
-        day = since + timedelta(days=number)
-        counts = days.get(day, Counter())
+        day = rollups.slot_start(slot).astimezone(ZoneInfo(timezone)).date()
+        by_day.setdefault(day, Counter())[Outcome(outcome)] += number
+    for offset in range((until - since).days + 1):
+        day = since + timedelta(days=offset)
+        counts = by_day.get(day, Counter())
         yield Day(day, {str(outcome): counts[outcome] for outcome in Outcome})

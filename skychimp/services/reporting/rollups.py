@@ -1,8 +1,8 @@
-"""Figures: what the log and the deliveries add up to, kept, so that a look back need not read them all again.
+"""Add up attempts and deliveries, and store the sums, so that a report need not read the whole ledger.
 
-A run keeps no figures: sending must not wait for them. The log is only ever added to, so that `add_up` counts what has
-come since the last time, on whoever looks back first, or on the daemon's housekeeping. What a finished occurrence's
-deliveries came to is counted once, too; while it is open, each time.
+Sending stores no sums: it must not wait for them. Attempts are never changed, so `count_new_attempts` only counts those
+since the last time. It runs before each report and in the daemon's housekeeping. The deliveries of a finished
+occurrence are counted once, those of an open one each time.
 """
 
 from collections import Counter
@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, text, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_add
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_update
 
 from skychimp.delivery.sending import replies
 from skychimp.models import (
-    UNKNOWN_SQL,
     Attempt,
     AttemptRollup,
     Delivery,
@@ -25,29 +24,30 @@ from skychimp.models import (
     ReplyKind,
     StoreInfo,
 )
+from skychimp.store.conditions import is_unknown
 from skychimp.store.database import Store
 
 _A = Attempt.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
-_CAUSE = ReplyKind.__table__
-_P = AttemptRollup.__table__
-_R = DeliveryRollup.__table__
+_REPLY = ReplyKind.__table__
+_ATTEMPT_SUMS = AttemptRollup.__table__
+_DELIVERY_SUMS = DeliveryRollup.__table__
 _INFO = StoreInfo.__table__
 
-SLOT = 5
-"""Seconds in a slot of time."""
+SLOT_S = 5
+"""Seconds in a slot, the unit of time in which attempts are added up."""
 
 BATCH = 50_000
-MOST_CAUSES = 5_000
-"""A server that says something new each time must not fill the store: further causes are kept without their words."""
+MAX_REPLY_KINDS = 5_000
+"""A server whose replies are all different must not fill the store: further kinds are stored without their text."""
 
-MOST_DOMAINS = 250
-"""The largest ones of an occurrence; the others are counted together."""
+MAX_DOMAINS = 250
+"""The largest domains of an occurrence; the others are counted together."""
 
 
-class Outcomes(NamedTuple):
-    """How many deliveries of one domain are in one state after so many attempts."""
+class OutcomeCount(NamedTuple):
+    """The number of deliveries of one domain that are in one state after a number of attempts."""
 
     domain: str
     state: DeliveryState
@@ -55,164 +55,184 @@ class Outcomes(NamedTuple):
     deliveries: int
 
 
-_Key = tuple[int, int, str, str, int, str, str]
-"""Occurrence, slot, outcome, phase, code, enhanced code, words."""
+class _FinishedAt(NamedTuple):
+    """An occurrence, when it finished, and for which such time its sums are stored."""
+
+    id: int
+    finished_at: datetime | None
+    results_of: datetime | None
 
 
-def add_up(store: Store, tell: Callable[[int], object] = lambda counted: None) -> None:
-    """Count the attempts that nobody has counted yet, in short transactions; `tell` hears of how many, so far."""
+_AttemptKey = tuple[int, int, str, str, int, str, str]
+"""Occurrence, slot, outcome, phase, code, enhanced code, text of the reply."""
+
+
+def count_new_attempts(store: Store, progress: Callable[[int], object] = lambda counted: None) -> None:
+    """Add up the attempts that are not counted yet, in short transactions.
+
+    `progress` is called with the number counted so far.
+    """
     counted = 0
     while True:
         with store.read() as transaction:
             db = transaction.connection()
-            seen = db.scalar(select(_INFO.c.counted_to))
-            until, attempts = _counted(db, seen or 0)
+            counted_to = db.scalar(select(_INFO.c.counted_to))
+            last_id, attempts = _count_attempts(db, counted_to or 0)
         if not attempts:
             return
         with store.write() as transaction:
-            _keep(transaction.connection(), seen, until, attempts)
+            _add_attempts(transaction.connection(), counted_to, last_id, attempts)
         counted += sum(attempts.values())
-        tell(counted)
+        progress(counted)
 
 
-def left(store: Store) -> int:
-    """About how many attempts are not counted yet."""
+def uncounted_attempts(store: Store) -> int:
+    """Return roughly how many attempts are not counted yet."""
     with store.read() as transaction:
         db = transaction.connection()
         newest = db.scalar(select(func.max(_A.c.id))) or 0
         return newest - (db.scalar(select(_INFO.c.counted_to)) or 0)
 
 
-def results(store: Store, occurrence_ids: Sequence[int]) -> Mapping[int, Sequence[Outcomes]]:
-    """What the deliveries of these occurrences came to; those of a finished one are kept for the next time."""
+def delivery_outcomes(store: Store, occurrence_ids: Sequence[int]) -> Mapping[int, Sequence[OutcomeCount]]:
+    """Return the deliveries of each of these occurrences, added up. Store the sums of the finished ones."""
     columns = (_O.c.id, _O.c.finished_at, _O.c.results_of)
     with store.read() as transaction:
         db = transaction.connection()
-        found = db.execute(select(*columns).where(_O.c.id.in_(occurrence_ids))).all()
-        results = _kept(db, [row.id for row in found if row.finished_at and row.results_of == row.finished_at])
-    for occurrence in found:
-        if occurrence.id not in results:
-            results[occurrence.id] = _count(store, occurrence)
-    return results
+        rows = db.execute(select(*columns).where(_O.c.id.in_(occurrence_ids)))
+        occurrences = [_FinishedAt(*row) for row in rows]
+        stored = [row.id for row in occurrences if row.finished_at and row.results_of == row.finished_at]
+        outcomes = _stored_outcomes(db, stored)
+    for occurrence in occurrences:
+        if occurrence.id not in outcomes:
+            outcomes[occurrence.id] = _count_outcomes(store, occurrence)
+    return outcomes
+
+
+def slot_start(slot: int) -> datetime:
+    """Return the time at which a slot begins."""
+    return datetime.fromtimestamp(slot * SLOT_S, UTC)
+
+
+def slot_of(at: datetime) -> int:
+    """Return the slot that contains a time."""
+    return int(at.timestamp()) // SLOT_S
 
 
 # Attempts
 
-# In SQLite's own words, by the driver: SQLAlchemy's rows and times would take as long again.
-_ATTEMPTS = f"""
-    SELECT attempt.id, occurrence_id, CAST(strftime('%s', finished_at) AS INTEGER) / {SLOT}, outcome, phase,
+# Plain SQL through the driver: building SQLAlchemy's rows and times would double the time.
+_NEXT_ATTEMPTS = f"""
+    SELECT attempt.id, occurrence_id, CAST(strftime('%s', finished_at) AS INTEGER) / {SLOT_S}, outcome, phase,
         coalesce(code, 0), enhanced, reply, CASE outcome WHEN 'sent' THEN '' ELSE address_key END
     FROM attempt JOIN delivery ON delivery.id = delivery_id
     WHERE attempt.id > ? ORDER BY attempt.id LIMIT {BATCH}"""  # noqa: S608
 
 
-def _counted(db: Connection, after: int) -> tuple[int, Counter[_Key]]:
-    """The next batch of attempts after one, counted; and the last of them."""
-    counts: Counter[_Key] = Counter()
+def _count_attempts(db: Connection, after: int) -> tuple[int, Counter[_AttemptKey]]:
+    """Count the next batch of attempts after an id. Return the last id of the batch and the counts."""
+    counts: Counter[_AttemptKey] = Counter()
     driver: Any = db.connection.dbapi_connection
-    until, pattern = after, replies.pattern
-    for until, *key, reply, address in driver.execute(_ATTEMPTS, (after,)):  # noqa: B007
+    last_id, pattern = after, replies.pattern
+    for last_id, *key, reply, address in driver.execute(_NEXT_ATTEMPTS, (after,)):  # noqa: B007
         counts[*key, pattern(reply, address)] += 1
-    return until, counts
+    return last_id, counts
 
 
-def _keep(db: Connection, seen: int | None, until: int, attempts: Counter[_Key]) -> None:
-    """Add a batch to what is kept, unless somebody else has counted it meanwhile."""
-    mine = update(_INFO).where(_INFO.c.counted_to.is_not_distinct_from(seen)).values(counted_to=until)
-    if db.execute(mine).rowcount == 0:
+def _add_attempts(db: Connection, counted_to: int | None, last_id: int, attempts: Counter[_AttemptKey]) -> None:
+    """Add the counts of a batch to the stored sums, unless another process has counted it meanwhile."""
+    claim = update(_INFO).where(_INFO.c.counted_to.is_not_distinct_from(counted_to)).values(counted_to=last_id)
+    if db.execute(claim).rowcount == 0:
         return
-    known = {tuple(row)[1:]: row.id for row in db.execute(select(_CAUSE))}
-    paces: Counter[tuple[int, int, int]] = Counter()
-    for (occurrence_id, slot, *cause), number in attempts.items():
-        paces[occurrence_id, slot, _cause_id(db, known, cause)] += number
+    known = {tuple(row)[1:]: row.id for row in db.execute(select(_REPLY))}
+    sums: Counter[tuple[int, int, int]] = Counter()
+    for (occurrence_id, slot, *reply_kind), number in attempts.items():
+        sums[occurrence_id, slot, _reply_kind_id(db, known, reply_kind)] += number
     names = ("occurrence_id", "slot", "cause_id", "attempts")
-    rows = [dict(zip(names, (*key, number), strict=True)) for key, number in paces.items()]
-    added = insert_or_add(_P)
-    counted = {"attempts": _P.c.attempts + added.excluded.attempts}
-    db.execute(added.on_conflict_do_update(index_elements=names[:3], set_=counted), rows)
+    rows = [dict(zip(names, (*key, number), strict=True)) for key, number in sums.items()]
+    added = insert_or_update(_ATTEMPT_SUMS)
+    increased = {"attempts": _ATTEMPT_SUMS.c.attempts + added.excluded.attempts}
+    db.execute(added.on_conflict_do_update(index_elements=names[:3], set_=increased), rows)
 
 
-def _cause_id(db: Connection, known: dict[Any, int], cause: Sequence[object]) -> int:
+def _reply_kind_id(db: Connection, known: dict[Any, int], reply_kind: Sequence[object]) -> int:
+    """Return the id of a kind of reply. Insert it if it is new."""
     names = ("outcome", "phase", "code", "enhanced", "words")
-    values = tuple(cause)
-    if values not in known and len(known) >= MOST_CAUSES:
+    values = tuple(reply_kind)
+    if values not in known and len(known) >= MAX_REPLY_KINDS:
         values = (*values[:-1], "")
     if values not in known:
         row = dict(zip(names, values, strict=True))
-        known[values] = db.execute(insert(_CAUSE).values(row).returning(_CAUSE.c.id)).scalar_one()
+        known[values] = db.execute(insert(_REPLY).values(row).returning(_REPLY.c.id)).scalar_one()
     return known[values]
 
 
 # Deliveries
 
-# By their ids, which lie together: along the index of addresses each row would be somewhere else.
+# By their ids, which are next to each other: by the index of addresses each row would be somewhere else.
 _DELIVERIES = """
     SELECT CASE instr(address_key, '@') WHEN 0 THEN '' ELSE substr(address_key, instr(address_key, '@') + 1) END,
         state, attempts FROM delivery
     WHERE id BETWEEN ? AND ? AND +occurrence_id = ?"""
 
 
-def _kept(db: Connection, ids: Sequence[int]) -> dict[int, Sequence[Outcomes]]:
-    """What is kept and still holds: in a finished occurrence nothing changes but what is unknown."""
-    found: dict[int, list[Outcomes]] = {occurrence_id: [] for occurrence_id in ids}
-    for occurrence_id, domain, state, attempts, deliveries in db.execute(select(_R).where(_R.c.occurrence_id.in_(ids))):
-        found[occurrence_id].append(Outcomes(domain, DeliveryState(state), attempts, deliveries))
-    unknown = _unknown(db, ids)
-    return {one: results for one, results in found.items() if _unknown_of(results) == unknown.get(one, 0)}
+def _stored_outcomes(db: Connection, ids: Sequence[int]) -> dict[int, Sequence[OutcomeCount]]:
+    """Return the stored sums that still hold: in a finished occurrence only unknown deliveries can change."""
+    outcomes: dict[int, list[OutcomeCount]] = {occurrence_id: [] for occurrence_id in ids}
+    stored = select(_DELIVERY_SUMS).where(_DELIVERY_SUMS.c.occurrence_id.in_(ids))
+    for occurrence_id, domain, state, attempts, deliveries in db.execute(stored):
+        outcomes[occurrence_id].append(OutcomeCount(domain, DeliveryState(state), attempts, deliveries))
+    unknown = _count_unknown(db, ids)
+    return {
+        occurrence_id: counts
+        for occurrence_id, counts in outcomes.items()
+        if _unknown_among(counts) == unknown.get(occurrence_id, 0)
+    }
 
 
-def _unknown(db: Connection, ids: Sequence[int]) -> dict[int, int]:
-    query = select(_D.c.occurrence_id, func.count()).where(_D.c.occurrence_id.in_(ids), text(UNKNOWN_SQL))
+def _count_unknown(db: Connection, ids: Sequence[int]) -> dict[int, int]:
+    query = select(_D.c.occurrence_id, func.count()).where(_D.c.occurrence_id.in_(ids), is_unknown())
     return dict(db.execute(query.group_by(_D.c.occurrence_id)).all())
 
 
-def _unknown_of(results: Sequence[Outcomes]) -> int:
-    return sum(one.deliveries for one in results if one.state == DeliveryState.UNKNOWN)
+def _unknown_among(outcomes: Sequence[OutcomeCount]) -> int:
+    return sum(outcome.deliveries for outcome in outcomes if outcome.state == DeliveryState.UNKNOWN)
 
 
-def _count(store: Store, occurrence: Row[Any, Any, Any]) -> Sequence[Outcomes]:
-    """Count an occurrence's deliveries, and keep it where it is finished and nobody has changed it meanwhile."""
+def _count_outcomes(store: Store, occurrence: _FinishedAt) -> Sequence[OutcomeCount]:
+    """Count an occurrence's deliveries. Store the sums if it is finished and has not changed meanwhile."""
     with store.read() as transaction:
-        counted = list(_largest(_deliveries(transaction.connection(), occurrence.id)))
+        counted = list(_largest_domains(_count_deliveries(transaction.connection(), occurrence.id)))
     if occurrence.finished_at is None:
         return counted
     with store.write() as transaction:
         db = transaction.connection()
-        unchanged = _unknown(db, [occurrence.id]).get(occurrence.id, 0) == _unknown_of(counted)
-        mine = and_(_O.c.id == occurrence.id, _O.c.finished_at == occurrence.finished_at)
-        if unchanged and db.execute(update(_O).where(mine).values(results_of=occurrence.finished_at)).rowcount:
-            db.execute(delete(_R).where(_R.c.occurrence_id == occurrence.id))
-            rows = [{"occurrence_id": occurrence.id, **one._asdict()} for one in counted]
+        is_unchanged = _count_unknown(db, [occurrence.id]).get(occurrence.id, 0) == _unknown_among(counted)
+        same = and_(_O.c.id == occurrence.id, _O.c.finished_at == occurrence.finished_at)
+        if is_unchanged and db.execute(update(_O).where(same).values(results_of=occurrence.finished_at)).rowcount:
+            db.execute(delete(_DELIVERY_SUMS).where(_DELIVERY_SUMS.c.occurrence_id == occurrence.id))
+            rows = [{"occurrence_id": occurrence.id, **outcome._asdict()} for outcome in counted]
             if rows:
-                db.execute(insert(_R), rows)
+                db.execute(insert(_DELIVERY_SUMS), rows)
     return counted
 
 
-def _deliveries(db: Connection, occurrence_id: int) -> Counter[tuple[str, str, int]]:
+def _count_deliveries(db: Connection, occurrence_id: int) -> Counter[tuple[str, str, int]]:
+    """Count an occurrence's deliveries by domain, state and number of attempts."""
     bounds = select(func.min(_D.c.id), func.max(_D.c.id)).where(_D.c.occurrence_id == occurrence_id)
     first, last = db.execute(bounds).one()
     driver: Any = db.connection.dbapi_connection
     return Counter(driver.execute(_DELIVERIES, (first, last, occurrence_id)))
 
 
-def _largest(counts: Counter[tuple[str, str, int]]) -> Iterator[Outcomes]:
-    """The counts with the smaller domains taken together."""
+def _largest_domains(counts: Counter[tuple[str, str, int]]) -> Iterator[OutcomeCount]:
+    """Yield the counts, with all but the largest domains taken together."""
     sizes: Counter[str] = Counter()
     for (domain, _, _), number in counts.items():
         sizes[domain] += number
-    large = {domain for domain, _ in sizes.most_common(MOST_DOMAINS)}
-    together: Counter[tuple[str, str, int]] = Counter()
+    large = {domain for domain, _ in sizes.most_common(MAX_DOMAINS)}
+    merged: Counter[tuple[str, str, int]] = Counter()
     for (domain, state, attempts), number in counts.items():
-        together[domain if domain in large else "", state, attempts] += number
-    for (domain, state, attempts), number in together.items():
-        yield Outcomes(domain, DeliveryState(state), attempts, number)
-
-
-def slot_time(slot: int) -> datetime:
-    """When a slot begins."""
-    return datetime.fromtimestamp(slot * SLOT, UTC)
-
-
-def slot_of(at: datetime) -> int:
-    """The slot that a time is in."""
-    return int(at.timestamp()) // SLOT
+        merged[domain if domain in large else "", state, attempts] += number
+    for (domain, state, attempts), number in merged.items():
+        yield OutcomeCount(domain, DeliveryState(state), attempts, number)

@@ -1,4 +1,4 @@
-"""Users: who has an account, who is kept out, and who may do what."""
+"""List users, block and unblock them, and change their roles."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from typing import Any
 from sqlalchemy import Row, Select, select, update
 from sqlmodel import Session
 
-from skychimp.errors import Denied, NotFound
+from skychimp.errors import Denied
 from skychimp.models import Role, User
-from skychimp.permissions import OVERSEEN, Action, Actor, authorize, authorize_over
+from skychimp.permissions import MANAGED_ROLES, Action, Actor, authorize, authorize_over
 from skychimp.services import audit
 from skychimp.services.accounts import sessions
-from skychimp.services.listing import ListOptions, apply, is_named
+from skychimp.services.listing import ListOptions, apply, matches_id_or_email, not_found
 from skychimp.store import queue
 from skychimp.store.database import Store
 from skychimp.text import one_line
 
 _U = User.__table__
 
-LONGEST_REASON = 1_000
+MAX_REASON_LENGTH = 1_000
 
 SORTED_BY = {
     "id": _U.c.id,
@@ -33,6 +33,8 @@ SORTED_BY = {
 
 @dataclass(frozen=True)
 class UserInfo:
+    """A user as shown to whoever may see users. Times are in UTC; `blocked_at` is None unless the user is blocked."""
+
     id: int
     email: str
     name: str
@@ -42,95 +44,96 @@ class UserInfo:
     created_at: datetime
 
 
-def list_users(store: Store, actor: Actor, page: ListOptions, role: Role | None = None) -> Iterator[UserInfo]:
-    """The users that the actor oversees, as they are read."""
+def list_users(store: Store, actor: Actor, options: ListOptions, role: Role | None = None) -> Iterator[UserInfo]:
+    """Yield the users that the actor manages, while they are read. Raises Denied, and InvalidValue for the options."""
     authorize(actor, Action.SEE_USERS)
     assert actor.role is not None
-    query = apply(_everybody(), page, searched=(_U.c.email, _U.c.name), sorted_by=SORTED_BY)
-    query = query.where(_U.c.role.in_(OVERSEEN[actor.role] if role is None else OVERSEEN[actor.role] & {role}))
+    query = apply(_select_users(), options, searched=(_U.c.email, _U.c.name), sorted_by=SORTED_BY)
+    roles = MANAGED_ROLES[actor.role]
+    query = query.where(_U.c.role.in_(roles if role is None else roles & {role}))
     with store.read() as db:
-        yield from map(_info, db.execute(query.execution_options(yield_per=1000)))
+        yield from map(_user_info, db.execute(query.execution_options(yield_per=1000)))
 
 
 def show(store: Store, actor: Actor, user: str) -> UserInfo:
-    """One user, by id or e-mail. Raises NotFound, and Denied where the actor does not oversee that one."""
+    """Return one user by id or email address. Raises NotFound, and Denied if the actor does not manage that user."""
     authorize(actor, Action.SEE_USERS)
     with store.read() as db:
-        found = _get(db, user)
-    authorize_over(actor, Action.SEE_USERS, found.id, found.role)
-    return found
+        target = _get_user(db, user)
+    authorize_over(actor, Action.SEE_USERS, target.id, target.role)
+    return target
 
 
-def own(store: Store, actor: Actor) -> UserInfo:
-    """The actor's own account."""
+def show_own(store: Store, actor: Actor) -> UserInfo:
+    """Return the actor's own account. Raises NotLoggedIn."""
     authorize(actor, Action.SEE_OWN_ACCOUNT)
     with store.read() as db:
-        return _get(db, str(actor.user_id))
+        return _get_user(db, str(actor.user_id))
 
 
 def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:
-    """Keep a user out, and stop all that one's mailings; what is in flight ends as it does.
+    """Block a user: end all of the user's sessions and stop the user's mailings. Emails being sent are finished.
 
-    Raises NotFound, Denied, InvalidValue.
+    `reason` is for the audit trail. Raises NotFound, Denied, InvalidValue.
     """
     authorize(actor, Action.BLOCK_USERS)
-    reason = one_line(reason, "reason", LONGEST_REASON)
+    reason = one_line(reason, "reason", MAX_REASON_LENGTH)
     with store.write() as db:
-        found = _overseen(db, actor, Action.BLOCK_USERS, user)
-        sessions.end_all(db, found.id)
-        if found.blocked_at is None:
-            db.execute(update(_U).where(_U.c.id == found.id).values(blocked_at=datetime.now(UTC)))
-            queue.requeue_for_owner(db.connection(), found.id)
-            audit.record(db, actor, "block", "user", found.id, reason)
-        return _get(db, str(found.id))
+        target = _get_managed_user(db, actor, Action.BLOCK_USERS, user)
+        sessions.end_all(db, target.id)
+        if target.blocked_at is None:
+            db.execute(update(_U).where(_U.c.id == target.id).values(blocked_at=datetime.now(UTC)))
+            queue.requeue_for_owner(db.connection(), target.id)
+            audit.record(db, actor, "block", "user", target.id, reason)
+        return _get_user(db, str(target.id))
 
 
 def unblock(store: Store, actor: Actor, user: str) -> UserInfo:
-    """Let a user in again; the mailings go on, and catch up as each says. Raises NotFound, Denied."""
+    """Unblock a user. The user's mailings go on, and catch up as each is set to. Raises NotFound, Denied."""
     authorize(actor, Action.BLOCK_USERS)
     with store.write() as db:
-        found = _overseen(db, actor, Action.BLOCK_USERS, user)
-        if found.blocked_at is not None:
-            db.execute(update(_U).where(_U.c.id == found.id).values(blocked_at=None))
-            audit.record(db, actor, "unblock", "user", found.id)
-        return _get(db, str(found.id))
+        target = _get_managed_user(db, actor, Action.BLOCK_USERS, user)
+        if target.blocked_at is not None:
+            db.execute(update(_U).where(_U.c.id == target.id).values(blocked_at=None))
+            audit.record(db, actor, "unblock", "user", target.id)
+        return _get_user(db, str(target.id))
 
 
-def give_role(store: Store, actor: Actor, user: str, role: Role) -> UserInfo:
-    """Give a user another role; it counts from the next command on. Raises NotFound, Denied."""
+def set_role(store: Store, actor: Actor, user: str, role: Role) -> UserInfo:
+    """Change a user's role, from the user's next command on. Raises NotFound, Denied."""
     authorize(actor, Action.GIVE_ROLES)
     with store.write() as db:
-        found = _overseen(db, actor, Action.GIVE_ROLES, user)
-        if found.role != role:
-            db.execute(update(_U).where(_U.c.id == found.id).values(role=role))
-            audit.record(db, actor, "role", "user", found.id, f"{found.role} to {role}")
-        return _get(db, str(found.id))
+        target = _get_managed_user(db, actor, Action.GIVE_ROLES, user)
+        if target.role != role:
+            db.execute(update(_U).where(_U.c.id == target.id).values(role=role))
+            audit.record(db, actor, "role", "user", target.id, f"{target.role} to {role}")
+        return _get_user(db, str(target.id))
 
 
-def _overseen(db: Session, actor: Actor, action: Action, user: str) -> UserInfo:
-    """The user that an action is about, once the actor is known to have the right still.
+def _get_managed_user(db: Session, actor: Actor, action: Action, user: str) -> UserInfo:
+    """Return the user that the actor may perform an action on.
 
-    Whoever acts is an administrator, or a manager, in this very transaction, and acts on another one: so two
-    administrators who demote or block each other at the same moment can't both succeed, and one is always left.
+    The actor's role is read again in this transaction. So if two administrators demote or block each other at the same
+    moment, only one of them succeeds, and an administrator is left. Raises NotFound, Denied.
     """
-    now = db.execute(select(_U.c.role, _U.c.blocked_at).where(_U.c.id == actor.user_id)).one()
-    if now.role != actor.role or now.blocked_at is not None:
-        raise Denied("your role was changed just now", "see what it is: skychimp whoami")
-    found = _get(db, user)
-    authorize_over(actor, action, found.id, found.role)
-    return found
+    current = db.execute(select(_U.c.role, _U.c.blocked_at).where(_U.c.id == actor.user_id)).one()
+    if current.role != actor.role or current.blocked_at is not None:
+        raise Denied("your role has just been changed", 'run "skychimp whoami"')
+    target = _get_user(db, user)
+    authorize_over(actor, action, target.id, target.role)
+    return target
 
 
-def _everybody() -> Select[tuple[Any, ...]]:
+def _select_users() -> Select[tuple[Any, ...]]:
     return select(*(_U.c[name] for name in UserInfo.__dataclass_fields__))
 
 
-def _get(db: Session, user: str) -> UserInfo:
-    row = db.execute(_everybody().where(is_named(_U, user))).one_or_none()
+def _get_user(db: Session, user: str) -> UserInfo:
+    row = db.execute(_select_users().where(matches_id_or_email(_U, user))).one_or_none()
     if row is None:
-        raise NotFound(f"there is no user {user[:40]!r}", "see them: skychimp users list")
-    return _info(row)
+        raise not_found("user", user)
+    return _user_info(row)
 
 
-def _info(row: Row[tuple[Any, ...]]) -> UserInfo:
+def _user_info(row: Row[tuple[Any, ...]]) -> UserInfo:
     return UserInfo(**{**row._mapping, "role": Role(row.role)})

@@ -1,8 +1,16 @@
-"""Alembic's entry: migrations run on the connection, and in the transaction, that the caller gives."""
+"""Run migrations. Alembic executes this file.
+
+`schema.migrate` provides the connection, and the migrations run in its transaction. No other command of Alembic that
+needs a database is supported: a store is upgraded when Skychimp opens it.
+"""
 
 from alembic import context
+from alembic.util import CommandError
 
 from skychimp.models import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
+connection = context.config.attributes.get("connection")
+if connection is None:
+    raise CommandError('only "alembic revision" can be used here; a store is upgraded when Skychimp opens it')
+context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
 context.run_migrations()

@@ -1,13 +1,9 @@
-"""${message}"""
+"""${message}."""
 
 import sqlalchemy as sa
 from alembic import op
-import sqlmodel.sql.sqltypes
-${imports if imports else ""}
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-branch_labels = None
-depends_on = None
+
+revision, down_revision, branch_labels, depends_on = "${up_revision}", "${down_revision}", None, None
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it, and the receiver that it sends to."""
+"""Test `skychimp demo` and the mail server that it sends to."""
 
 import smtplib
 import socket
@@ -9,27 +9,28 @@ from pathlib import Path
 import pytest
 from support.command import Home
 
+from skychimp import shell
 from skychimp.cli.commands import demo
-from skychimp.transport.demo_server import LARGEST, DemoServer, demo_server
+from skychimp.transport.demo_server import MAX_EMAIL_BYTES, DemoServer, demo_server
 
 
 @pytest.fixture
-def receiver() -> Iterator[DemoServer]:
-    with demo_server() as made:
-        yield made
+def server() -> Iterator[DemoServer]:
+    with demo_server() as running:
+        yield running
 
 
-def test_the_whole_story(tmp_path: Path) -> None:
-    """Every step is shown and really done; its own configuration is nobody else's, and nothing is left behind."""
+def test_every_step_is_shown_and_executed(tmp_path: Path) -> None:
+    """The demo ignores the surrounding config and environment, and leaves no files."""
     (tmp_path / "skychimp.toml").write_text("this is not for the demo")
     (tmp_path / "tmp").mkdir()
     environ = {"TMPDIR": str(tmp_path / "tmp"), "SKYCHIMP_MAIL__TRANSPORT": "nonsense"}
     done = Home(tmp_path).run("demo", environ=environ)
     assert (done.status, [line for line in done.err.splitlines() if line.startswith("error")]) == (0, [])
     shown = done.out
-    for title, command in demo.STEPS:
+    for title, arguments in demo.STEPS:
         assert title in " ".join(shown.split())
-        assert shown.count(f"$ skychimp {command}\n") == 1
+        assert shown.count(f"$ {shell.command(*arguments)}\n") == 1
     log = [line.split("\t") for line in shown.splitlines() if line.startswith("20") and "@" in line]
     assert sorted((email, status) for _, email, status, _, _ in log) == [
         ("ada@example.org", "sent"),
@@ -38,48 +39,50 @@ def test_the_whole_story(tmp_path: Path) -> None:
         ("natalya@example.org", "sent"),
         ("nobody@example.org", "failed"),
     ]
-    assert "\t1\t550 5.1.1 <nobody@example.org> nobody lives here" in shown
-    story, _, letter = shown.partition("\nWhat the server got\n4 letters, one for each client; the first:\n")
-    assert story.rpartition("$ skychimp run\n")[2].startswith("sent\t0\n")
-    assert letter.startswith("From: Skychimp <you@example.org>\nTo: ")
-    assert "\n> EHLO " in letter
-    assert "$ skychimp init --email" in letter
+    assert "\t1\t550 5.1.1 <nobody@example.org> user unknown" in shown
+    steps, _, result = shown.partition(
+        "\nWhat the mail server received\n4 emails, one for each accepted recipient. The first:\n"
+    )
+    assert steps.rpartition("$ skychimp run\n")[2].startswith("sent\t0\n")
+    assert result.startswith("From: Skychimp <you@example.org>\nTo: ")
+    assert "\n> EHLO " in result
+    assert "$ skychimp init --email" in result
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "STEPS", demo.STEPS[:1])
     done = Home(tmp_path).call("demo", "--json")
-    assert (done.json, done.err) == ({"letters": 0, "commands": [f"skychimp {demo.STEPS[0][1]}"]}, "")
+    assert (done.json, done.err) == ({"letters": 0, "commands": [shell.command(*demo.STEPS[0][1])]}, "")
 
 
-def test_a_step_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "STEPS", (("First.", "clients list"), ("Never.", "demo")))
+def test_failed_step_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STEPS", (("First.", ("clients", "list")), ("Never.", ("demo",))))
     done = Home(tmp_path).call("demo")
     assert done.status == 1
     assert "Never." not in done.out
-    assert done.err == "error: the demo stopped: skychimp clients list left with 3\n"
+    assert done.err == 'error: demo failed: "skychimp clients list" exited with status 3\n'
 
 
-# The receiver
+# The demo server
 
 
-def test_a_letter_comes_whole(receiver: DemoServer) -> None:
+def test_email_arrives_complete(server: DemoServer) -> None:
     data = "Subject: й\r\n\r\n.\r\n..dots\r\n. dot\r\n".encode()
-    with smtplib.SMTP("127.0.0.1", receiver.port) as client:
+    with smtplib.SMTP("127.0.0.1", server.port) as client:
         assert client.sendmail("a@example.org", ["b@example.org"], data) == {}
         assert {"pipelining", "8bitmime", "smtputf8", "size", "enhancedstatuscodes"} <= set(client.esmtp_features)
         client.sendmail("a@example.org", ["c@example.org"], data)
-    first, second = receiver.letters
+    first, second = server.emails
     assert (first.data, second.data) == (data, data)
     assert message_from_bytes(first.data, policy=policy.default)["Subject"] == "й"
-    said = [line for line in first.conversation if line.startswith("> ") and "HELP" not in line]
-    assert [line.split()[1] for line in said] == ["ehlo", "mail", "rcpt", "data", "..."]
-    assert first.conversation[-1] == "  250 2.0.0 kept as letter 1"
+    commands = [line for line in first.conversation if line.startswith("> ") and "HELP" not in line]
+    assert [line.split()[1] for line in commands] == ["ehlo", "mail", "rcpt", "data", "..."]
+    assert first.conversation[-1] == "  250 2.0.0 accepted as email 1"
 
 
-def test_nobody_is_refused_and_the_next_one_is_not(receiver: DemoServer) -> None:
-    with smtplib.SMTP("127.0.0.1", receiver.port) as client:
+def test_nobody_is_refused_and_the_next_recipient_is_accepted(server: DemoServer) -> None:
+    with smtplib.SMTP("127.0.0.1", server.port) as client:
         with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
             client.sendmail("a@example.org", ["nobody@example.org"], "x")
         assert caught.value.recipients["nobody@example.org"][0] == 550
@@ -88,11 +91,11 @@ def test_nobody_is_refused_and_the_next_one_is_not(receiver: DemoServer) -> None
         assert client.docmd("DATA")[0] == 503
         assert client.noop()[0] == 250
         assert client.helo()[0] == 250
-    assert len(receiver.letters) == 1
+    assert len(server.emails) == 1
 
 
-def test_a_group_is_answered_in_its_order(receiver: DemoServer) -> None:
-    with socket.create_connection(("127.0.0.1", receiver.port)) as client, client.makefile("rb") as replies:
+def test_pipelined_commands_are_answered_in_order(server: DemoServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as client, client.makefile("rb") as replies:
         client.sendall(
             b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<nobody@b>\r\nDATA\r\n"
             b"MAIL FROM:<a@b>\r\nRCPT TO:<c@b>\r\nDATA\r\nhello\r\n.\r\n\r\nQUIT\r\n"
@@ -102,23 +105,23 @@ def test_a_group_is_answered_in_its_order(receiver: DemoServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "cut", [b"RCPT TO:<b@c>\r\nDATA\r\nhalf a letter", b"RCPT TO:<b@c>\r\nDATA\r\n" + b"x" * LARGEST]
+    "cut", [b"RCPT TO:<b@c>\r\nDATA\r\nhalf an email", b"RCPT TO:<b@c>\r\nDATA\r\n" + b"x" * MAX_EMAIL_BYTES]
 )
-def test_half_a_letter_is_none(receiver: DemoServer, cut: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as client:
+def test_incomplete_or_too_large_email_is_not_stored(server: DemoServer, cut: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         try:
             client.sendall(b"MAIL FROM:<a@b>\r\n" + cut + b"\r\n" * 10)
             client.shutdown(socket.SHUT_WR)
             while client.recv(65536):
                 pass
         except ConnectionError:
-            pass  # it has closed
-    assert receiver.letters == []
+            pass  # the server has closed the connection
+    assert server.emails == []
 
 
-def test_the_block_ends_while_a_client_is_there() -> None:
-    with demo_server() as receiver:
-        client = socket.create_connection(("127.0.0.1", receiver.port))
+def test_server_stops_while_a_client_is_connected() -> None:
+    with demo_server() as server:
+        client = socket.create_connection(("127.0.0.1", server.port))
     client.close()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", receiver.port))
+        socket.create_connection(("127.0.0.1", server.port))

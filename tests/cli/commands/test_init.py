@@ -1,4 +1,4 @@
-"""`init`: everything or nothing, with and without a person at the terminal."""
+"""`skychimp init`: it creates everything or nothing, with and without a terminal."""
 
 import os
 import sqlite3
@@ -25,15 +25,15 @@ def home(tmp_path: Path) -> Home:
 
 
 def files(home: Home) -> dict[Path, bytes]:
-    """All files under the home and what they hold; SQLite's own, beside an open store, aside."""
-    found = [path for path in home.folder.rglob("*") if path.is_file() and path.suffix not in (".db-wal", ".db-shm")]
-    return {path.relative_to(home.folder): path.read_bytes() for path in found}
+    """Return all files in the home folder with their content, without those that SQLite keeps next to an open store."""
+    paths = [path for path in home.folder.rglob("*") if path.is_file() and path.suffix not in (".db-wal", ".db-shm")]
+    return {path.relative_to(home.folder): path.read_bytes() for path in paths}
 
 
 def administrator(store: Path) -> Any:
-    """Address, role and password hash of the only user."""
-    with sqlite3.connect(store) as connection:
-        (row,) = connection.execute("SELECT email, role, password_hash FROM user").fetchall()
+    """Return address, role and password hash of the only user."""
+    with sqlite3.connect(store) as db:
+        (row,) = db.execute("SELECT email, role, password_hash FROM user").fetchall()
     return row
 
 
@@ -41,10 +41,10 @@ def is_logged_in(home: Home, *options: str) -> bool:
     return home.call(*options, "clients", "list").status == 0
 
 
-# By flags
+# With options
 
 
-def test_config_store_administrator_and_session(home: Home) -> None:
+def test_init_creates_config_store_administrator_and_session(home: Home) -> None:
     done = home.call(*INIT, "--sender", "Ada <ada@example.org>", "--json")
     assert (done.status, done.json) == (
         0,
@@ -55,32 +55,32 @@ def test_config_store_administrator_and_session(home: Home) -> None:
             "store": str(home.folder / STORE),
         },
     )
-    assert [line for line in done.err.splitlines() if line.startswith("mail goes to ")]
+    assert [line for line in done.err.splitlines() if line.startswith("emails are ")]
     assert is_logged_in(home)
     assert administrator(home.folder / STORE) == ("you@example.org", "admin", None)
-    said = {"mail.sender": "Ada <ada@example.org>"}
-    assert (home.folder / CONFIG).read_text(encoding="utf-8") == example.example_config(said)
+    values = {"mail.sender": "Ada <ada@example.org>"}
+    assert (home.folder / CONFIG).read_text(encoding="utf-8") == example.example_config(values)
 
 
-def test_only_their_owner_can_read_them(home: Home) -> None:
+def test_created_files_are_private(home: Home) -> None:
     umask = os.umask(0)
     try:
         assert home.call(*INIT).status == 0
     finally:
         os.umask(umask)
-    made = [path for path in home.folder.rglob("*") if path.is_file()]
-    assert len(made) >= 3
-    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
+    created = [path for path in home.folder.rglob("*") if path.is_file()]
+    assert len(created) >= 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in created} == {0o600}
     folders = {home.folder / path.parent for path in (CONFIG, STORE, STATE / "x")}
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
 
-def test_without_a_sender_the_administrator_is(home: Home) -> None:
+def test_default_sender_is_the_administrator(home: Home) -> None:
     assert home.call(*INIT).status == 0
     assert tomllib.loads((home.folder / CONFIG).read_text())["mail"]["sender"] == "you@example.org"
 
 
-def test_again_is_a_conflict_and_changes_nothing(home: Home) -> None:
+def test_second_init_is_a_conflict_and_changes_nothing(home: Home) -> None:
     first = (*INIT, "--sender", "You <you@example.org>")
     assert home.call(*first).status == 0
     before = files(home)
@@ -93,19 +93,19 @@ def test_again_is_a_conflict_and_changes_nothing(home: Home) -> None:
     assert is_logged_in(home)
 
 
-def test_a_named_config_and_store(home: Home) -> None:
-    where = ("--config", "etc/c.toml", "--store", "data/s.db")
-    assert home.call(*where, *INIT).out.splitlines() == [
+def test_config_and_store_given_by_options(home: Home) -> None:
+    options = ("--config", "etc/c.toml", "--store", "data/s.db")
+    assert home.call(*options, *INIT).out.splitlines() == [
         "email\tyou@example.org",
         "role\tadmin",
         f"config\t{home.folder}/etc/c.toml",
         f"store\t{home.folder}/data/s.db",
     ]
-    assert is_logged_in(home, "--config", "etc/c.toml")  # it knows its store, from wherever it is used
+    assert is_logged_in(home, "--config", "etc/c.toml")  # the config names the store
     assert not (home.folder / ".config").exists()
 
 
-def test_a_config_that_is_there_is_kept(home: Home) -> None:
+def test_existing_config_is_not_changed(home: Home) -> None:
     Path(home.folder / "skychimp.toml").write_text("store.url = 's.db'\n")
     done = home.call(*INIT, "--json", environ={"SKYCHIMP_MAIL__SENDER": "a@example.org"})
     assert done.json["config"] == str(home.folder / "skychimp.toml")
@@ -113,7 +113,7 @@ def test_a_config_that_is_there_is_kept(home: Home) -> None:
     assert (home.folder / "skychimp.toml").read_text() == "store.url = 's.db'\n"
 
 
-def test_by_environment_only_where_no_config_can_be_written(home: Home) -> None:
+def test_config_that_cannot_be_written_is_not_needed_if_the_environment_has_the_settings(home: Home) -> None:
     environ = {
         "HOME": "/dev/null",
         "XDG_STATE_HOME": str(home.folder / "state"),
@@ -122,16 +122,19 @@ def test_by_environment_only_where_no_config_can_be_written(home: Home) -> None:
     }
     done = home.call(*INIT, "--json", environ=environ)
     assert (done.status, done.json["config"]) == (0, None)
-    assert "no config was made (/dev/null/.config/skychimp/skychimp.toml: Not a directory)" in done.err
+    assert (
+        "cannot write /dev/null/.config/skychimp/skychimp.toml: Not a directory; all settings come from the environment"
+        in done.err
+    )
     assert home.call("clients", "list", environ=environ).status == 0
     del environ["SKYCHIMP_MAIL__SENDER"]
     done = home.call(*INIT, environ=environ | {"SKYCHIMP_STORE": str(home.folder / "t.db")})
     assert (done.status, done.out) == (3, "")
-    assert "hint: name another file: --config FILE" in done.err
+    assert "hint: use another file with --config FILE" in done.err
     assert not (home.folder / "t.db").exists()
 
 
-# What can't be
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_by_environment_only_where_no_config_can_be_written(home: Home) -> None:
         (),
     ],
 )
-def test_a_wrong_value_leaves_nothing(home: Home, options: tuple[str, ...]) -> None:
+def test_invalid_value_leaves_no_files(home: Home, options: tuple[str, ...]) -> None:
     done = home.call("init", *options, stdin="short\n")
     assert (done.status, done.out) == (2, "")
     assert files(home) == {}
@@ -163,7 +166,7 @@ def test_a_wrong_value_leaves_nothing(home: Home, options: tuple[str, ...]) -> N
         (("--store", os.fsdecode(b"\xff.db")), {}, 3),
     ],
 )
-def test_what_failed_half_way_is_no_obstacle(
+def test_init_works_after_a_failed_one(
     home: Home, options: tuple[str, ...], environ: dict[str, str], status: int
 ) -> None:
     init = (*INIT, "--sender", "You <you@example.org>")
@@ -176,17 +179,17 @@ def test_what_failed_half_way_is_no_obstacle(
     assert is_logged_in(home)
 
 
-def test_a_store_without_anybody_is_gone_on_with(home: Home) -> None:
-    """As a kill leaves it, between the store and its first user."""
+def test_store_without_users_is_used(home: Home) -> None:
+    """A kill between the creation of the store and of its first user leaves it like this."""
     assert home.call(*INIT).status == 0
-    with sqlite3.connect(home.folder / STORE) as connection:
-        connection.execute("DELETE FROM login")
-        connection.execute("DELETE FROM user")
+    with sqlite3.connect(home.folder / STORE) as db:
+        db.execute("DELETE FROM login")
+        db.execute("DELETE FROM user")
     assert home.call(*INIT).status == 0
     assert is_logged_in(home)
 
 
-def test_a_file_that_is_no_store_is_left_as_it_is(home: Home) -> None:
+def test_file_that_is_not_a_store_is_not_changed(home: Home) -> None:
     (home.folder / "notes.txt").write_text("precious")
     done = home.call("--store", "notes.txt", *INIT)
     assert (done.status, done.out) == (3, "")
@@ -205,34 +208,34 @@ def test_a_file_that_is_no_store_is_left_as_it_is(home: Home) -> None:
         ((), "", {"SKYCHIMP_PASSWORD": "päss wörd "}),
     ],
 )
-def test_a_password_comes_by_stdin_or_environment(
+def test_password_comes_from_stdin_or_environment(
     home: Home, options: tuple[str, ...], stdin: str, environ: dict[str, str]
 ) -> None:
     assert home.call(*INIT, *options, stdin=stdin, environ=environ).status == 0
     assert PasswordHasher().verify(administrator(home.folder / STORE)[2], "päss wörd ")
 
 
-def test_a_password_that_is_not_utf_8(home: Home) -> None:
+def test_password_that_is_not_utf_8_is_refused(home: Home) -> None:
     done = home.run(*INIT, "--password-stdin", stdin=b"\xff" * 10 + b"\n")
-    assert (done.status, done.err) == (2, "error: the password is not UTF-8 text\n")
+    assert (done.status, done.err) == (2, "error: the password is not valid UTF-8\n")
 
 
-# A person at the terminal
+# At a terminal
 
 
-def test_a_person_is_asked(home: Home) -> None:
+def test_missing_values_are_asked_for(home: Home) -> None:
     done = home.on_terminal(
         "init",
         answers=[
-            ("Your e-mail:", "nobody\n"),
-            ("Your e-mail:", "you@example.org\n"),
-            ("Letters come from (Name <address>) [you@example.org]:", "You\n"),
-            ("Letters come from (Name <address>) [you@example.org]:", "Ада Лавлейс <ada@example.org>\n"),
-            ("A password (Enter for none yet):", "short\n"),
-            ("A password (Enter for none yet):", "long enough\n"),
-            ("Again:", "wrong enough\n"),
-            ("A password (Enter for none yet):", "long enough\n"),
-            ("Again:", "long enough\n"),
+            ("Email:", "nobody\n"),
+            ("Email:", "you@example.org\n"),
+            ("Sender (Name <address>) [you@example.org]:", "You\n"),
+            ("Sender (Name <address>) [you@example.org]:", "Ада Лавлейс <ada@example.org>\n"),
+            ("Password (press Enter to skip):", "short\n"),
+            ("Password (press Enter to skip):", "long enough\n"),
+            ("Repeat password:", "wrong enough\n"),
+            ("Password (press Enter to skip):", "long enough\n"),
+            ("Repeat password:", "long enough\n"),
         ],
     )
     assert done.status == 0
@@ -243,22 +246,22 @@ def test_a_person_is_asked(home: Home) -> None:
     assert PasswordHasher().verify(password_hash, "long enough")
 
 
-def test_enter_is_an_answer(home: Home) -> None:
-    answers = [("Letters come from", "\n"), ("A password", "\n")]
+def test_enter_accepts_the_default(home: Home) -> None:
+    answers = [("Sender (Name", "\n"), ("Password", "\n")]
     assert home.on_terminal(*INIT, answers=answers).status == 0
     assert administrator(home.folder / STORE) == ("you@example.org", "admin", None)
     assert tomllib.loads((home.folder / CONFIG).read_text())["mail"]["sender"] == "you@example.org"
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"])
-def test_a_person_may_leave(home: Home, key: str) -> None:
-    done = home.on_terminal(*INIT, answers=[("Letters come from", "\n"), ("A password", key)])
+def test_interrupt_leaves_no_files(home: Home, key: str) -> None:
+    done = home.on_terminal(*INIT, answers=[("Sender (Name", "\n"), ("Password", key)])
     assert done.status == 130
     assert files(home) == {}
 
 
-def test_nobody_is_asked_with_no_input(home: Home) -> None:
+def test_no_input_asks_nothing(home: Home) -> None:
     done = home.on_terminal("--no-input", "init")
     assert done.status == 2
-    assert "--email is missing" in done.out
+    assert "missing option --email" in done.out
     assert home.on_terminal("--no-input", *INIT).status == 0

@@ -1,4 +1,4 @@
-"""`report`, `why`, `stats --range` and `resolve` as a person and a script see them."""
+"""Test the output of `report`, `why`, `stats --range`, `resolve` and `mailings log` for people and scripts."""
 
 import csv
 import io
@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 from support import ledger_rows
 from support.command import PROGRAM, Home
-from support.queue_steps import change, client
+from support.queue_steps import create_client, update_row
 
-from skychimp.cli import charts
-from skychimp.cli.commands import report
+from skychimp.cli.display import charts
+from skychimp.cli.display.report_view import draw_report
 from skychimp.models import DeliveryState, Occurrence, OccurrenceState, Outcome
 from skychimp.permissions import Actor
 from skychimp.services.reporting import reports
@@ -26,9 +26,9 @@ HOSTILE = "550 5.7.1 \x1b[31m<script>alert()</script> \u202e=cmd|"
 
 @pytest.fixture
 def mailing_id(store: Store, ada: Actor) -> int:
-    """A mailing with letters that were sent, refused with hostile words, unknown, and are to come."""
-    made = ledger_rows.mailing(store, ada)
-    occurrence = ledger_rows.occurrence(store, made)
+    """Create a mailing with emails that were sent, refused with a hostile reply, unknown, and queued."""
+    mailing_id = ledger_rows.mailing(store, ada)
+    occurrence = ledger_rows.occurrence(store, mailing_id)
     for number in range(30):
         sent = ledger_rows.delivery(store, occurrence, f"a{number}@one.example", DeliveryState.SENT, None)
         ledger_rows.attempt(store, sent, Outcome.SENT, "250 ok", ledger_rows.NINE + timedelta(seconds=number))
@@ -38,28 +38,37 @@ def mailing_id(store: Store, ada: Actor) -> int:
     unknown = ledger_rows.delivery(store, occurrence, "c@two.example", DeliveryState.UNKNOWN, None)
     ledger_rows.attempt(store, unknown, Outcome.UNKNOWN, "connection closed")
     ledger_rows.delivery(store, occurrence, "d@two.example", DeliveryState.QUEUED)
-    return made
+    return mailing_id
 
 
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_a_report_for_scripts(home: Home, mailing_id: int) -> None:
-    found = home.call("report", "1", "--json").json
+def test_report_as_json(home: Home, mailing_id: int) -> None:
+    report = home.call("report", "1", "--json").json
 
-    assert (found["id"], found["deliveries"], found["sent"], found["failed"], found["unknown"]) == (1, 33, 30, 1, 1)
-    assert found["tries"] == {"0": 1, "1": 31, "2": 1}
-    (occurrence,) = found["occurrences"]
+    assert (report["id"], report["deliveries"], report["sent"], report["failed"], report["unknown"]) == (
+        1,
+        33,
+        30,
+        1,
+        1,
+    )
+    assert report["tries"] == {"0": 1, "1": 31, "2": 1}
+    (occurrence,) = report["occurrences"]
     assert (occurrence["queued"], occurrence["state"], occurrence["due_at"]) == (1, "open", "2026-01-01T09:00:00+00:00")
     assert sum(point["sent"] for point in occurrence["rate"]) == 30
-    assert {reply["outcome"]: reply["attempts"] for reply in found["replies"]} == {
+    assert {reply["outcome"]: reply["attempts"] for reply in report["replies"]} == {
         "sent": 30, "deferred": 1, "failed": 1, "unknown": 1,
     }  # fmt: skip
-    assert [(one["domain"], one["failed"]) for one in found["domains"]] == [("one.example", 0), ("two.example", 1)]
+    assert [(domain["domain"], domain["failed"]) for domain in report["domains"]] == [
+        ("one.example", 0),
+        ("two.example", 1),
+    ]
 
 
-def test_a_report_in_a_pipe_and_as_csv(home: Home, mailing_id: int) -> None:
+def test_report_in_a_pipe_and_as_csv(home: Home, mailing_id: int) -> None:
     line = home.call("report", "1").out.rstrip("\n").split("\t")
     assert line[:10] == ["2026-01-01T09:00:00+00:00", "open", "30", "0", "1", "1", "1", "0", "0", "33"]
     (occurrence,) = rows(home.call("report", "1", "--csv").out)
@@ -74,26 +83,26 @@ def test_a_report_in_a_pipe_and_as_csv(home: Home, mailing_id: int) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_a_report_for_eyes_fits_and_does_nothing(store: Store, ada: Actor, mailing_id: int, width: int) -> None:
+def test_drawn_report_fits_and_is_escaped(store: Store, ada: Actor, mailing_id: int, width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO(), highlight=False)
-    for part in report.draw(reports.report(store, ada, mailing_id), width):
+    for part in draw_report(reports.mailing_report(store, ada, mailing_id), width):
         console.print(part)
-    seen = console.export_text()
+    text = console.export_text()
 
-    assert all(len(line) <= width for line in seen.splitlines())
-    for words in (
-        "33 letters, 33 attempts",
+    assert all(len(line) <= width for line in text.splitlines())
+    for expected in (
+        "33 emails, 33 attempts",
         "90.9 %",
         "0 attempts",
         "550 5.7.1",
-        "up to 1.4 letters a second",
+        "up to 1.4 emails per second",
         "one.example",
     ):
-        assert words in seen
-    assert not {"\x1b", "\u202e"} & set(seen)
+        assert expected in text
+    assert not {"\x1b", "\u202e"} & set(text)
 
 
-def test_a_page_for_a_browser(home: Home, mailing_id: int) -> None:
+def test_report_as_html(home: Home, mailing_id: int) -> None:
     assert home.call("report", "1", "--html", "page.html").status == 0
     page = (home.folder / "page.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
@@ -102,7 +111,7 @@ def test_a_page_for_a_browser(home: Home, mailing_id: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status"),
+    ("arguments", "status"),
     [
         (("report", "99"), 4),
         (("report", "1", "--csv", "--json"), 2),
@@ -120,25 +129,25 @@ def test_a_page_for_a_browser(home: Home, mailing_id: int) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_what_goes_wrong_has_its_status(home: Home, mailing_id: int, words: tuple[str, ...], status: int) -> None:
-    done = home.call(*words)
+def test_exit_status_of_errors(home: Home, mailing_id: int, arguments: tuple[str, ...], status: int) -> None:
+    done = home.call(*arguments)
 
     assert (done.status, done.out) == (status, "")
-    assert done.err.startswith('{"error": ' if "--json" in words else "error: ")
+    assert done.err.startswith('{"error": ' if "--json" in arguments else "error: ")
 
 
-def test_a_mailing_that_has_not_been_due(store: Store, ada: Actor, home: Home) -> None:
-    made = ledger_rows.mailing(store, ada)
+def test_report_of_a_mailing_that_was_never_due(store: Store, ada: Actor, home: Home) -> None:
+    mailing_id = ledger_rows.mailing(store, ada)
 
-    assert home.call("report", str(made)).out == ""
-    assert home.call("report", str(made), "--json").json["occurrences"] == []
-    assert "It has not been due yet." in home.call("report", str(made), "--html", "-").out
+    assert home.call("report", str(mailing_id)).out == ""
+    assert home.call("report", str(mailing_id), "--json").json["occurrences"] == []
+    assert "Nothing was due yet." in home.call("report", str(mailing_id), "--html", "-").out
 
 
-def test_why_for_scripts_and_in_a_pipe(store: Store, ada: Actor, home: Home, mailing_id: int) -> None:
-    client(store, ada, "nobody.yet")
-    found = home.call("why", "b@two.example", "--json").json
-    ((chosen,), clients) = (found["chosen"], found["clients"])
+def test_why_as_json_and_in_a_pipe(store: Store, ada: Actor, home: Home, mailing_id: int) -> None:
+    create_client(store, ada, "nobody.yet")
+    history = home.call("why", "b@two.example", "--json").json
+    ((chosen,), clients) = (history["chosen"], history["clients"])
     assert [attempt["status"] for attempt in chosen["attempts"]] == ["deferred", "failed"]
     assert chosen["attempts"][1]["reply"] == HOSTILE  # JSON keeps the value
     assert clients == []
@@ -151,19 +160,19 @@ def test_why_for_scripts_and_in_a_pipe(store: Store, ada: Actor, home: Home, mai
     assert left_out[0] == "left out"
 
 
-def test_days_for_scripts(home: Home, mailing_id: int) -> None:
-    found = home.call("stats", "--range", "2025-12-31..2026-01-01", "--json").json
-    assert [(day["day"], day["sent"], day["failed"]) for day in found["days"]] == [
+def test_range_of_days_for_scripts(home: Home, mailing_id: int) -> None:
+    report = home.call("stats", "--range", "2025-12-31..2026-01-01", "--json").json
+    assert [(day["day"], day["sent"], day["failed"]) for day in report["days"]] == [
         ("2025-12-31", 0, 0),
         ("2026-01-01", 30, 1),
     ]
-    assert {one["outcome"] for one in found["failures"]} == {"deferred", "failed", "unknown"}
-    assert [one["domain"] for one in found["best"]] == ["one.example"]
+    assert {group["outcome"] for group in report["failures"]} == {"deferred", "failed", "unknown"}
+    assert [domain["domain"] for domain in report["best"]] == ["one.example"]
     lines = home.call("stats", "--range", "2026-01-01").out.splitlines()
     assert lines == ["2026-01-01\t30\t1\t1\t1\t0"]
 
 
-def test_what_helps_to_decide_about_an_unknown_one(home: Home, mailing_id: int) -> None:
+def test_unknown_delivery_is_listed_and_resolved(home: Home, mailing_id: int) -> None:
     (line,) = home.call("resolve").out.splitlines()
     cells = line.split("\t")
     assert (cells[3], cells[5], cells[7], cells[8]) == ("c@two.example", "connection closed", "dot", "relay.example:25")
@@ -173,21 +182,40 @@ def test_what_helps_to_decide_about_an_unknown_one(home: Home, mailing_id: int) 
     assert home.call("report", "1", "--json").json["failed"] == 2
 
 
-def test_a_terminal_shows_all_of_them(home: Home, mailing_id: int) -> None:
-    for words, said in (
+def test_all_are_drawn_on_a_terminal(home: Home, mailing_id: int) -> None:
+    for arguments, expected in (
         (("report", "1"), "two.example"),
         (("why", "b@two.example"), "two.example"),
         (("stats", "--range", "2026-01-01"), "one.example"),
         (("resolve",), "c@two.example"),
     ):
-        done = home.on_terminal(*words, environ={"NO_COLOR": "1"})
-        assert (done.status, said in done.out, "\u202e" in done.out) == (0, True, False)
+        done = home.on_terminal(*arguments, environ={"NO_COLOR": "1"})
+        assert (done.status, expected in done.out, "\u202e" in done.out) == (0, True, False)
 
 
-# The log
+def test_every_output_shows_the_subjects_that_were_sent(store: Store, ada: Actor, home: Home, mailing_id: int) -> None:
+    later = ledger_rows.occurrence(store, mailing_id, ledger_rows.NINE + timedelta(days=1))
+    update_row(store, Occurrence, 1, subject="January \u202e")
+    update_row(store, Occurrence, later, subject="February")
+    assert home.call("messages", "update", "1", "--subject", "March").status == 0
+
+    as_json = home.call("report", "1", "--json").json
+    assert as_json["subject"] == "February"
+    assert [occurrence["subject"] for occurrence in as_json["occurrences"]] == ["January \u202e", "February"]
+    assert [row["subject"] for row in rows(home.call("report", "1", "--csv").out)] == ["January \\u202e", "February"]
+    page = home.call("report", "1", "--html", "-").out
+    assert "<h1><bdi>February</bdi></h1>" in page
+    assert "<bdi>January \\u202e</bdi>" in page
+    drawn = home.on_terminal("report", "1", environ={"NO_COLOR": "1"}).out
+    assert "February" in drawn.splitlines()[0]
+    assert "January \\u202e" in drawn
+    assert "March" not in page + drawn
 
 
-def test_a_log_as_csv(home: Home, mailing_id: int) -> None:
+# Log
+
+
+def test_log_as_csv(home: Home, mailing_id: int) -> None:
     (row,) = rows(home.call("mailings", "log", "1", "--csv", "--reply", "5.7.1").out)
 
     assert (row["email"], row["status"], row["attempt"], row["code"]) == ("b@two.example", "failed", "2", "550")
@@ -197,21 +225,21 @@ def test_a_log_as_csv(home: Home, mailing_id: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "read"),
+    ("option", "read"),
     [
         ("--json", lambda line: json.loads(line)["status"]),
         ("--csv", lambda line: line.split(",")[2]),
         ("--search=two", lambda line: line.split("\t")[2]),
     ],
 )
-def test_a_filtered_log_is_followed(
-    store: Store, home: Home, mailing_id: int, how: str, read: Callable[[str], str]
+def test_filtered_log_is_followed(
+    store: Store, home: Home, mailing_id: int, option: str, read: Callable[[str], str]
 ) -> None:
-    options = ("--follow", "--status", "failed", how)
+    options = ("--follow", "--status", "failed", option)
     command: list[str | Path] = [PROGRAM, "mailings", "log", "1", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=home.environ, cwd=home.folder, text=True) as following:
         assert following.stdout is not None
-        if how == "--csv":
+        if option == "--csv":
             assert following.stdout.readline().startswith("at,email,status")
         assert read(following.stdout.readline()) == "failed"
         late = ledger_rows.delivery(store, 1, "late@two.example", DeliveryState.FAILED, None)
@@ -224,36 +252,45 @@ def test_a_filtered_log_is_followed(
     assert (read(line), "late@two.example" in line, rest) == ("failed", True, "")
 
 
-# Bars
+# Charts
 
 
 @pytest.mark.parametrize(
     ("values", "line"),
     [([], ""), ([0, 0], ""), ([1], "█"), ([0, 1, 8], " ▂█"), ([1, 1000], "▁█"), ([1, 2, 3, 4], "▅█")],
 )
-def test_values_as_a_line(values: list[float], line: str) -> None:
-    assert charts.spark(values, 2 if len(values) == 4 else 9) == line
+def test_sparkline(values: list[float], line: str) -> None:
+    assert charts.sparkline(values, 2 if len(values) == 4 else 9) == line
 
 
 @pytest.mark.parametrize(
-    ("share", "drawn"), [(0, ""), (1, "████"), (0.5, "██"), (0.3, "█▎"), (1e-9, "▏"), (0.99999, "████")]
+    ("share", "drawn"), [(0, ""), (1, "████"), (0.5, "██"), (0.3, "█▏"), (1e-9, "▏"), (0.99999, "███▉")]
 )
-def test_a_share_as_a_bar(share: float, drawn: str) -> None:
-    assert charts.bar(share, 4) == drawn
+def test_bar(share: float, drawn: str) -> None:
+    console = Console(width=10, record=True, file=io.StringIO())
+    console.print(charts.bar(share, 4))
+    assert console.export_text().rstrip() == drawn
+
+
+@pytest.mark.parametrize("width", range(1, 200))
+def test_smallest_share_is_visible_in_a_bar_of_any_width(width: int) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(charts.bar(1e-9, width))
+    assert console.export_text().rstrip() == "▏"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "formatted"),
     [(0.2, "under 1 s"), (1, "1 s"), (119, "119 s"), (120, "2 min"), (7300, "2 h"), (200_000, "2 d"), (90_000, "25 h")],
 )
-def test_a_duration_in_words(seconds: float, said: str) -> None:
-    assert charts.span(timedelta(seconds=seconds)) == said
+def test_elapsed_time(seconds: float, formatted: str) -> None:
+    assert charts.format_elapsed(timedelta(seconds=seconds)) == formatted
 
 
-def test_a_finished_occurrence_says_how_long_it_took(store: Store, ada: Actor, mailing_id: int) -> None:
-    over = {"state": OccurrenceState.FINISHED, "finished_at": ledger_rows.NINE + timedelta(hours=3)}
-    change(store, Occurrence, 1, **over)
+def test_finished_occurrence_shows_its_duration(store: Store, ada: Actor, mailing_id: int) -> None:
+    finished_at = ledger_rows.NINE + timedelta(hours=3)
+    update_row(store, Occurrence, 1, state=OccurrenceState.FINISHED, finished_at=finished_at)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(*report.draw(reports.report(store, ada, mailing_id), 80))
+    console.print(*draw_report(reports.mailing_report(store, ada, mailing_id), 80))
 
     assert "finished in 3 h" in console.export_text()

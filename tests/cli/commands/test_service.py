@@ -1,4 +1,4 @@
-"""The units and the crontab line are what systemd and cron take, and run this very installation."""
+"""Systemd and cron accept the units and the crontab line, which run this installation."""
 
 import shlex
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.command import PROGRAM, Home
 
-PASSWORD = "a file\\with %n and $HOME"
+PASSWORD_FILE = "a file\\with %n and $HOME"
 
 
 @pytest.fixture
@@ -21,17 +21,19 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def service(home: Home, *arguments: str, **environ: str) -> str:
+def run_service(home: Home, *arguments: str, **environ: str) -> str:
     done = home.run("--config", "my config.toml", "service", *arguments, environ=environ)
     assert done.status == 0, done.err
     return done.out
 
 
-def test_systemd_finds_no_fault_in_the_units(home: Home) -> None:
+def test_systemd_accepts_the_units(home: Home) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    (home.folder / PASSWORD).write_text("secret")
-    service(home, "systemd", "--dir", str(home.folder), SKYCHIMP_SMTP__PASSWORD_FILE=str(home.folder / PASSWORD))
+    (home.folder / PASSWORD_FILE).write_text("secret")
+    run_service(
+        home, "systemd", "--dir", str(home.folder), SKYCHIMP_SMTP__PASSWORD_FILE=str(home.folder / PASSWORD_FILE)
+    )
     units = sorted(home.folder.glob("skychimp*.[st]*"))
     assert [unit.name for unit in units if unit.suffix in (".service", ".timer")] == [
         "skychimp-run.service", "skychimp-run.timer", "skychimp.service",
@@ -41,8 +43,8 @@ def test_systemd_finds_no_fault_in_the_units(home: Home) -> None:
         assert (done.returncode, done.stderr) == (0, ""), unit.name
 
 
-def test_the_units_say_what_the_contract_says(home: Home) -> None:
-    text = service(home, "systemd")
+def test_units_have_the_documented_options(home: Home) -> None:
+    text = run_service(home, "systemd")
     daemon, run, timer = text.split("# skychimp-run.")[0], *text.split("# skychimp-run.")[1:]
     for line in ("Type=notify", "WatchdogSec=120", "TimeoutStopSec=660", "NoNewPrivileges=yes", "ProtectSystem=strict"):
         assert line in daemon.splitlines()
@@ -51,21 +53,21 @@ def test_the_units_say_what_the_contract_says(home: Home) -> None:
     assert "LoadCredential" not in text
 
 
-def test_the_watchdog_waits_for_several_looks(home: Home) -> None:
-    assert "WatchdogSec=900\n" in service(home, "systemd", SKYCHIMP_DAEMON__INTERVAL="5m")
+def test_watchdog_is_longer_than_several_intervals(home: Home) -> None:
+    assert "WatchdogSec=900\n" in run_service(home, "systemd", SKYCHIMP_DAEMON__INTERVAL="5m")
 
 
 @pytest.mark.parametrize("unit", ["skychimp.service", "skychimp-run.service"])
-def test_it_begins_once_there_are_network_and_clock(home: Home, unit: str) -> None:
-    service(home, "systemd", "--dir", str(home.folder))
+def test_service_starts_after_network_and_clock(home: Home, unit: str) -> None:
+    run_service(home, "systemd", "--dir", str(home.folder))
     lines = (home.folder / unit).read_text().splitlines()
     for line in ("Wants", "After"):
         assert f"{line}=network-online.target time-sync.target" in lines
 
 
-def test_the_daemon_of_the_unit_tells_systemd_how_it_is(home: Home) -> None:
-    """Its very command line, in the environment that systemd gives a service, and with a socket in its place."""
-    service(home, "systemd", "--dir", str(home.folder))
+def test_daemon_started_by_its_unit_notifies_systemd(home: Home) -> None:
+    """The unit's command line in the environment of a systemd service, with a socket in place of systemd."""
+    run_service(home, "systemd", "--dir", str(home.folder))
     (line,) = [
         line.removeprefix("ExecStart=")
         for line in (home.folder / "skychimp.service").read_text().splitlines()
@@ -79,27 +81,27 @@ def test_the_daemon_of_the_unit_tells_systemd_how_it_is(home: Home) -> None:
         manager.bind(environ["NOTIFY_SOCKET"])
         manager.settimeout(20)
         with subprocess.Popen(command, env=environ, cwd="/", stderr=subprocess.PIPE, text=True) as daemon:
-            said = [manager.recv(100)]
-            while said.count(b"WATCHDOG=1") < 2:
-                said.append(manager.recv(100))
+            notifications = [manager.recv(100)]
+            while notifications.count(b"WATCHDOG=1") < 2:
+                notifications.append(manager.recv(100))
             daemon.terminate()
-            while said[-1] != b"STOPPING=1":
-                said.append(manager.recv(100))
+            while notifications[-1] != b"STOPPING=1":
+                notifications.append(manager.recv(100))
             assert daemon.stderr
             assert "event=started" in daemon.stderr.read()
     assert daemon.returncode == 0
-    assert said == [b"READY=1", *[b"WATCHDOG=1"] * (len(said) - 2), b"STOPPING=1"]
+    assert notifications == [b"READY=1", *[b"WATCHDOG=1"] * (len(notifications) - 2), b"STOPPING=1"]
 
 
-def test_the_password_comes_as_a_credential(home: Home) -> None:
+def test_password_file_is_passed_as_a_credential(home: Home) -> None:
     (home.folder / "password").write_text("secret")
-    text = service(home, "systemd", SKYCHIMP_SMTP__PASSWORD_FILE=str(home.folder / "password"))
+    text = run_service(home, "systemd", SKYCHIMP_SMTP__PASSWORD_FILE=str(home.folder / "password"))
     assert text.count(f"LoadCredential=smtp-password:{home.folder}/password\n") == 2
     assert text.count("Environment=SKYCHIMP_SMTP__PASSWORD_FILE=%d/smtp-password\n") == 2
 
 
-def test_the_crontab_line_works_in_an_empty_environment(home: Home) -> None:
-    line = service(home, "cron").strip()
+def test_crontab_line_works_in_an_empty_environment(home: Home) -> None:
+    line = run_service(home, "cron").strip()
     assert line.startswith("* * * * * ")
     command = line.removeprefix("* * * * * ").replace("\\%", "%")
     done = subprocess.run(
@@ -114,7 +116,7 @@ def test_the_crontab_line_works_in_an_empty_environment(home: Home) -> None:
     assert str(PROGRAM) in line
 
 
-def test_a_folder_that_cannot_be_written_is_named(home: Home) -> None:
+def test_folder_that_cannot_be_written_is_reported(home: Home) -> None:
     done = home.run("--config", "my config.toml", "service", "systemd", "--dir", "/nonexistent")
     assert done.status == 2
-    assert done.err.startswith("error: /nonexistent/skychimp.service can't be written")
+    assert done.err.startswith("error: cannot write /nonexistent/skychimp.service: No such file or directory")

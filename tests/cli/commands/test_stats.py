@@ -1,13 +1,13 @@
-"""`skychimp stats`: the home page for anyone, as JSON, in a pipe and on a terminal of 80 columns."""
+"""Test `skychimp stats` as JSON, in a pipe and on a terminal of 80 columns."""
 
 import re
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from support.command import Home
-from support.queue_steps import NOW, client, mailing
+from support.queue_steps import NOW, create_client, create_mailing
 
 from skychimp.models import Role
 from skychimp.permissions import Actor
@@ -25,40 +25,40 @@ def guest(store: Store, tmp_path: Path) -> Home:
 
 @pytest.fixture
 def _filled(store: Store, ada: Actor) -> None:
-    editor = enrol(store, "editor", Role.EDITOR)
-    client(store, ada, "zoe")
-    mailing(store, ada)
-    mailing(store, ada, disabled_at=NOW, disabled_reason="too many [b]\u202e failures")
+    editor = create_user(store, "editor", Role.EDITOR)
+    create_client(store, ada, "zoe")
+    create_mailing(store, ada)
+    create_mailing(store, ada, disabled_at=NOW, disabled_reason="too many [b]\u202e failures")
     for number in range(4):
         title = f"Post {number} " + "of many words " * 10 + "\u202e"
         posts.create(store, editor, title=title.strip(), content="x", publish=True)
 
 
 @pytest.mark.usefixtures("_filled")
-def test_the_contract(guest: Home, home: Home) -> None:
-    found = guest.call("stats", "--json").json
+def test_json_fields(guest: Home, home: Home) -> None:
+    page = guest.call("stats", "--json").json
 
-    assert {name: found[name] for name in ("mailings", "active_mailings", "unique_clients")} == {
+    assert {name: page[name] for name in ("mailings", "active_mailings", "unique_clients")} == {
         "mailings": 2, "active_mailings": 1, "unique_clients": 1,
     }  # fmt: skip
-    assert datetime.fromisoformat(found["as_of"]).utcoffset() is not None
-    assert len(found["posts"]) == 3
-    assert {"id", "slug", "title", "views", "published_at"} < set(found["posts"][0])
-    assert (found["yours"], found["attention"]) == (None, [])
+    assert datetime.fromisoformat(page["as_of"]).utcoffset() is not None
+    assert len(page["posts"]) == 3
+    assert {"id", "slug", "title", "views", "published_at"} < set(page["posts"][0])
+    assert (page["yours"], page["attention"]) == (None, [])
     mine = home.call("stats", "--json").json
     assert (mine["yours"]["mailings"], mine["yours"]["clients"]) == (2, 1)
     assert [concern["command"] for concern in mine["attention"]] == ["skychimp report 2"]
 
 
-def test_a_store_without_anything(guest: Home) -> None:
-    found = guest.call("stats", "--json").json
+def test_empty_store(guest: Home) -> None:
+    page = guest.call("stats", "--json").json
 
-    assert (found["mailings"], found["active_mailings"], found["unique_clients"], found["posts"]) == (0, 0, 0, [])
+    assert (page["mailings"], page["active_mailings"], page["unique_clients"], page["posts"]) == (0, 0, 0, [])
     assert "no posts yet" in guest.on_terminal("stats").out
 
 
 @pytest.mark.usefixtures("_filled")
-def test_a_pipe_gets_a_line_for_each_thing(home: Home) -> None:
+def test_pipe_gets_one_line_per_item(home: Home) -> None:
     lines = [line.split("\t") for line in home.call("stats").out.splitlines()]
 
     figures = {line[0]: line[1] for line in lines if len(line) == 2}
@@ -74,14 +74,14 @@ def test_a_pipe_gets_a_line_for_each_thing(home: Home) -> None:
 
 
 @pytest.mark.usefixtures("_filled")
-def test_a_terminal_of_80_columns_gets_a_page(home: Home) -> None:
+def test_page_fits_a_terminal_of_80_columns(home: Home) -> None:
     done = home.on_terminal("stats", environ={"COLORTERM": "truecolor"})
     lines = ESCAPES.sub("", done.out).splitlines()
 
     assert done.status == 0
     assert max(map(len, lines)) <= 80
-    for words in ("mailings", "active", "unique clients", "To read", "Yours", "Needs you", "skychimp report 2", "[b]"):
-        assert any(words in line for line in lines), words
+    for text in ("active", "unique clients", "Posts", "Your mailings", "Needs attention", "skychimp report 2", "[b]"):
+        assert any(text in line for line in lines), text
     assert "\u202e" not in done.out
 
 
@@ -95,25 +95,25 @@ def test_fresh_bypasses_the_cache(guest: Home) -> None:
 
 
 @pytest.mark.usefixtures("_filled")
-def test_what_was_written_is_seen_by_the_next_command(home: Home) -> None:
+def test_next_command_sees_every_change(home: Home) -> None:
     assert home.call("stats", "--json").json["unique_clients"] == 1
     assert home.call("clients", "create", "--email", "yan@example.org").status == 0
     assert home.call("stats", "--json").json["unique_clients"] == 2
     assert home.call("mailings", "delete", "1", "--yes").status == 0
     assert home.call("mailings", "delete", "2", "--yes").status == 0
-    found = home.call("stats", "--json").json
-    assert (found["mailings"], found["active_mailings"], found["unique_clients"]) == (0, 0, 0)
+    page = home.call("stats", "--json").json
+    assert (page["mailings"], page["active_mailings"], page["unique_clients"]) == (0, 0, 0)
 
 
-def test_a_cache_that_can_not_be_written_is_a_word_on_stderr(guest: Home) -> None:
-    (guest.folder / "cache").write_text("a file in the folder's place")
+def test_unwritable_cache_is_a_warning(guest: Home) -> None:
+    (guest.folder / "cache").write_text("a file where the folder should be")
     done = guest.call("stats", "--json", environ={"XDG_CACHE_HOME": str(guest.folder / "cache")})
 
     assert (done.status, done.json["mailings"]) == (0, 0)
-    assert done.err.count("the cache can't be used") == 1
+    assert done.err.count("cannot use the cache") == 1
     quiet = guest.call("-q", "stats", environ={"XDG_CACHE_HOME": str(guest.folder / "cache")})
     assert (quiet.status, quiet.err) == (0, "")
 
 
-def test_it_needs_a_store(tmp_path: Path) -> None:
+def test_store_is_required(tmp_path: Path) -> None:
     assert Home(tmp_path).call("stats").status == 3

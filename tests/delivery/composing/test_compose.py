@@ -1,4 +1,4 @@
-"""Whole letters, with the standard library's parser as the judge: whatever is in them, they say what they should."""
+"""Whole emails, read back with the standard library's parser."""
 
 import re
 from datetime import UTC, datetime
@@ -17,17 +17,17 @@ from skychimp.errors import InvalidValue
 from skychimp.models import Format
 
 DATE = datetime(2026, 12, 1, 9, tzinfo=UTC)
-NAME = "<0123456789abcdef@example.org>"
+MESSAGE_ID = "<0123456789abcdef@example.org>"
 ADA = Recipient("ada@example.org", "Ada Lovelace", "", ["new", "vip"])
 HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type"]
 
 
-def composer(words: MessageContent, sender: str = "News <news@example.org>") -> Composer:
-    return Composer(words, sender=sender, date=DATE, mailing_id=7, due_at=DATE)
+def composer(content: MessageContent, sender: str = "News <news@example.org>") -> Composer:
+    return Composer(content, sender=sender, date=DATE, mailing_id=7, due_at=DATE)
 
 
-def letter(words: MessageContent, to: Recipient = ADA) -> bytes:
-    return composer(words).compose(to, NAME)
+def compose_email(content: MessageContent, to: Recipient = ADA) -> bytes:
+    return composer(content).compose(to, MESSAGE_ID)
 
 
 def parsed(data: bytes) -> EmailMessage:
@@ -36,23 +36,24 @@ def parsed(data: bytes) -> EmailMessage:
     return message
 
 
-def content(part: MIMEPart) -> str:
+def text_of(part: MIMEPart) -> str:
     return str(part.get_content()).replace("\r\n", "\n")
 
 
-def old_parsed(data: bytes, header: str) -> str:
-    """A header as the parser of old says it."""
+def parsed_by_compat32(data: bytes, header: str) -> str:
+    """Return a header as the older parser reads it."""
     value = message_from_bytes(data, policy=policy.compat32)[header]
     return str(make_header(decode_header(value.replace("\r\n ", " "))))
 
 
-def normalised(text: str) -> str:
+def with_lf(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if text.endswith("\n") else text + "\n"
 
 
 PLAIN = MessageContent("Hello {{ client.name }}", "Dear {{ client.name }},\n", Format.TEXT)
 HTML = MessageContent("News", "Hi\n", Format.HTML, "<p>{{ client.name }}</p>\n")
+MARKDOWN = MessageContent("s", "*{{ client.name }}*", Format.MARKDOWN)
 EVERYTHING = MessageContent(
     "{{ client.comment }}",
     "{{ client.comment }}\n{{ client.tags }}",
@@ -61,8 +62,8 @@ EVERYTHING = MessageContent(
 )
 
 
-def test_a_plain_letter_to_the_byte() -> None:
-    assert letter(PLAIN) == (
+def test_plain_email_byte_by_byte() -> None:
+    assert compose_email(PLAIN) == (
         b'From: "News" <news@example.org>\r\n'
         b'To: "Ada Lovelace" <ada@example.org>\r\n'
         b"Subject: Hello Ada Lovelace\r\n"
@@ -77,27 +78,27 @@ def test_a_plain_letter_to_the_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "text", "html"),
+    ("content", "text", "html"),
     [
         (PLAIN, "Dear Ada Lovelace,\n", None),
         (MessageContent("s", "", Format.TEXT), "\n", None),
         (MessageContent("s", "a\r\nb\r\n\r\n", Format.TEXT), "a\nb\n\n", None),
         (HTML, "Hi\n", "<p>Ada Lovelace</p>\n"),
-        (MessageContent("s", "*{{ client.name }}*", Format.MARKDOWN), "*Ada Lovelace*\n", "<p><em>Ada Lovelace</em></p>\n"),
+        (MARKDOWN, "*Ada Lovelace*\n", "<p><em>Ada Lovelace</em></p>\n"),
         (MessageContent("s", "Жду *Вас*", Format.MARKDOWN), "Жду *Вас*\n", "<p>Жду <em>Вас</em></p>\n"),
     ],
 )  # fmt: skip
-def test_text_and_html(words: MessageContent, text: str, html: str | None) -> None:
-    message = parsed(letter(words))
+def test_text_and_html_parts(content: MessageContent, text: str, html: str | None) -> None:
+    message = parsed(compose_email(content))
     parts = list(message.walk())
     assert not [defect for part in parts for defect in part.defects]
     if html is None:
         assert message.keys() == [*HEADERS, "Content-Transfer-Encoding"]
-        assert content(message) == text
+        assert text_of(message) == text
     else:
         assert message.keys() == HEADERS
         assert [part.get_content_type() for part in parts] == ["multipart/alternative", "text/plain", "text/html"]
-        assert [content(part) for part in message.iter_parts()] == [text, html]
+        assert [text_of(part) for part in message.iter_parts()] == [text, html]
 
 
 any_text = st.text(st.characters(codec="utf-8"), max_size=300) | st.text(
@@ -110,29 +111,29 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=300) | st.text(
 @example("", "=?utf-8?q?a=0ABcc:_eve=40example.org?=", [])
 @example("a" * 1000, "a" * 1500 + "\n" + "漢" * 1500, ["x" * 100] * 3)
 @example('"Ada", <eve@example.org>\r\nBcc: eve@example.org\r\n\r\nbody', "\r\n.\r\nQUIT\r\n", [])
-def test_any_words_come_back_equal(name: str, words: str, tags: list[str]) -> None:
-    to = Recipient("ada@example.org", name, words, tags)
-    made = composer(EVERYTHING)
-    data = made.compose(to, NAME)
-    assert_goes_through_any_server(data)
-    assert made.compose(to, NAME) == data
+def test_any_text_is_read_back_unchanged(name: str, comment: str, tags: list[str]) -> None:
+    to = Recipient("ada@example.org", name, comment, tags)
+    email_composer = composer(EVERYTHING)
+    data = email_composer.compose(to, MESSAGE_ID)
+    assert_every_server_accepts(data)
+    assert email_composer.compose(to, MESSAGE_ID) == data
 
     message = parsed(data)
     assert message.keys() == HEADERS
     assert [address.addr_spec for address in message["to"].addresses] == ["ada@example.org"]
-    assert message["subject"] == old_parsed(data, "Subject") == mime.one_line(words)
+    assert message["subject"] == parsed_by_compat32(data, "Subject") == mime.one_line(comment)
     unfolded = message_from_bytes(data, policy=policy.compat32)["To"].replace("\r\n ", " ")
     ((shown, address),) = getaddresses([unfolded])
     assert (str(make_header(decode_header(shown))), address) == (mime.one_line(name), "ada@example.org")
-    assert (message["message-id"], parsedate_to_datetime(message["date"])) == (NAME, DATE)
+    assert (message["message-id"], parsedate_to_datetime(message["date"])) == (MESSAGE_ID, DATE)
     text, html = message.iter_parts()
-    assert content(text) == normalised(words + "\n" + ", ".join(tags))
-    _, expected_text, expected_html = made.render(to)
-    assert content(text) == normalised(expected_text)
-    assert content(html) == normalised(expected_html or "")
+    assert text_of(text) == with_lf(comment + "\n" + ", ".join(tags))
+    _, expected_text, expected_html = email_composer.render(to)
+    assert text_of(text) == with_lf(expected_text)
+    assert text_of(html) == with_lf(expected_html or "")
 
 
-def assert_goes_through_any_server(data: bytes) -> None:
+def assert_every_server_accepts(data: bytes) -> None:
     assert data.isascii()
     assert b"\0" not in data
     assert data.endswith(b"\r\n")
@@ -141,34 +142,37 @@ def assert_goes_through_any_server(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [PLAIN, HTML, MessageContent("s", "**{{ client.name }}**\n\n{{ due_at }}", Format.MARKDOWN)]
+    "content", [PLAIN, HTML, MessageContent("s", "**{{ client.name }}**\n\n{{ due_at }}", Format.MARKDOWN)]
 )
-def test_a_letter_composed_again_is_the_same_to_the_byte(words: MessageContent) -> None:
-    one = composer(words)
-    first = one.compose(ADA, NAME)
-    one.compose(Recipient("bob@example.org", "Боб", "", []), "<other@example.org>")
-    assert one.compose(ADA, NAME) == first == composer(words).compose(ADA, NAME)
+def test_composing_an_email_again_gives_the_same_bytes(content: MessageContent) -> None:
+    email_composer = composer(content)
+    first = email_composer.compose(ADA, MESSAGE_ID)
+    email_composer.compose(Recipient("bob@example.org", "Боб", "", []), "<other@example.org>")
+    assert email_composer.compose(ADA, MESSAGE_ID) == first == composer(content).compose(ADA, MESSAGE_ID)
 
 
 @pytest.mark.parametrize(
-    "words", [MessageContent("Same", "for all\n", Format.TEXT), MessageContent("Same", "*for all*\n", Format.MARKDOWN)]
+    "content",
+    [MessageContent("Same", "for all\n", Format.TEXT), MessageContent("Same", "*for all*\n", Format.MARKDOWN)],
 )
-def test_what_is_the_same_for_all_still_has_its_own_recipient(words: MessageContent) -> None:
-    made = composer(words)
+def test_constant_content_has_each_recipient_s_address(content: MessageContent) -> None:
+    email_composer = composer(content)
     for to in (ADA, Recipient("bob@example.org", "", "", [])):
-        message = parsed(made.compose(to, NAME))
-        assert [(each.display_name, each.addr_spec) for each in message["to"].addresses] == [(to.name, to.email)]
+        message = parsed(email_composer.compose(to, MESSAGE_ID))
+        assert [(address.display_name, address.addr_spec) for address in message["to"].addresses] == [
+            (to.name, to.email)
+        ]
         assert message["subject"] == "Same"
 
 
-def test_a_client_who_knows_the_boundary_can_not_end_the_part() -> None:
-    """What a client says is no part of the boundary, so that anyone with the words can tell what it is."""
-    words = MessageContent("s", "{{ client.comment }}", Format.HTML, "<p>{{ client.comment }}</p>")
-    boundary = parsed(letter(words)).get_boundary()
+def test_client_data_with_the_boundary_does_not_end_the_part() -> None:
+    """The boundary does not depend on client data, so anyone who knows the content can compute it."""
+    content = MessageContent("s", "{{ client.comment }}", Format.HTML, "<p>{{ client.comment }}</p>")
+    boundary = parsed(compose_email(content)).get_boundary()
     evil = f"x\n--{boundary}\nContent-Type: text/html\n\n<b>evil</b>\n--{boundary}--\n"
-    message = parsed(letter(words, ADA._replace(comment=evil)))
+    message = parsed(compose_email(content, ADA._replace(comment=evil)))
     assert [part.get_content_type() for part in message.iter_parts()] == ["text/plain", "text/html"]
-    assert next(content(part) for part in message.iter_parts()) == evil
+    assert next(text_of(part) for part in message.iter_parts()) == evil
 
 
 @pytest.mark.parametrize(
@@ -180,9 +184,9 @@ def test_a_client_who_knows_the_boundary_can_not_end_the_part() -> None:
         ADA._replace(email="ada@example.org, eve@example.org"),
     ],
 )
-def test_a_letter_that_can_not_be_is_refused_with_the_reason(to: Recipient) -> None:
-    with pytest.raises(InvalidValue, match=r"half a character|can't be written in a letter"):
-        letter(EVERYTHING, to)
+def test_email_that_cannot_be_composed_is_refused_with_the_reason(to: Recipient) -> None:
+    with pytest.raises(InvalidValue, match=r"invalid Unicode|cannot be used in a header"):
+        compose_email(EVERYTHING, to)
 
 
 @pytest.mark.parametrize(
@@ -193,67 +197,67 @@ def test_a_letter_that_can_not_be_is_refused_with_the_reason(to: Recipient) -> N
         ("Ада <news@bücher.example>", "Ада <news@xn--bcher-kva.example>"),
     ],
 )
-def test_senders(sender: str, value: str) -> None:
-    data = composer(PLAIN, sender).compose(ADA, NAME)
+def test_from_header(sender: str, value: str) -> None:
+    data = composer(PLAIN, sender).compose(ADA, MESSAGE_ID)
     assert data.isascii()
     assert parsed(data)["from"] == value
     with pytest.raises(InvalidValue):
         composer(PLAIN, "News <nobody>")
 
 
-def test_an_international_address_is_the_only_thing_that_is_not_ascii() -> None:
-    data = letter(PLAIN, ADA._replace(email="юлия@почта.рф", name="Юлия"))
+def test_only_an_international_address_is_not_ascii() -> None:
+    data = compose_email(PLAIN, ADA._replace(email="юлия@почта.рф", name="Юлия"))
     assert [line for line in data.split(b"\r\n") if not line.isascii()] == [
         "To: =?utf-8?b?0K7Qu9C40Y8=?= <юлия@почта.рф>".encode()
     ]
 
 
-def test_a_message_id_is_a_keyed_hash_the_same_each_time() -> None:
-    one = compose.message_id(b"secret", 1, "example.org")
-    assert one == compose.message_id(b"secret", 1, "example.org")
+def test_message_id_is_a_deterministic_keyed_hash() -> None:
+    first = compose.message_id(b"secret", 1, "example.org")
+    assert first == compose.message_id(b"secret", 1, "example.org")
     assert (
-        len({one, compose.message_id(b"secret", 2, "example.org"), compose.message_id(b"other", 1, "example.org")}) == 3
+        len({first, compose.message_id(b"secret", 2, "example.org"), compose.message_id(b"other", 1, "example.org")})
+        == 3
     )
-    assert re.fullmatch(r"<[0-9a-f]{32}@example\.org>", one)
+    assert re.fullmatch(r"<[0-9a-f]{32}@example\.org>", first)
     assert compose.message_id(b"secret", 1, "bücher.example").endswith("@xn--bcher-kva.example>")
 
 
-def test_a_constant_letter_and_a_personal_one_come_from_the_same_words() -> None:
-    """A preview is what is sent."""
-    made = composer(EVERYTHING)
+def test_rendered_preview_has_the_content_of_the_email() -> None:
+    email_composer = composer(EVERYTHING)
     to = ADA._replace(comment=" two\nlines\t")
-    subject, text, html = made.render(to)
+    subject, text, html = email_composer.render(to)
     assert (subject, text, html) == ("two lines", " two\nlines\t\nnew, vip", "<p> two\nlines\t</p>newvip")
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("content", "reason"),
     [
         (PLAIN._replace(subject=""), "the subject is empty"),
         (PLAIN._replace(subject=" \t"), "the subject is empty"),
-        (PLAIN._replace(subject="two\nlines"), "the subject is one line"),
-        (PLAIN._replace(subject="a\u2028b"), "the subject is one line"),
-        (PLAIN._replace(subject="x" * 1001), "the subject is one line of up to 1000"),
-        (PLAIN._replace(subject="{{ x }}"), "the subject, line 1: there is no x"),
-        (PLAIN._replace(subject="half \ud800"), "the subject holds half a character"),
-        (PLAIN._replace(body="a\n{{ client.nam }}"), "the body, line 2: there is no client.nam"),
-        (PLAIN._replace(body="half \udcff"), "the body holds half a character"),
-        (PLAIN._replace(body="{{ '\\ud800' }}"), "the letter holds half a character"),
+        (PLAIN._replace(subject="two\nlines"), "the subject contains a line break"),
+        (PLAIN._replace(subject="a\u2028b"), "the subject contains a line break"),
+        (PLAIN._replace(subject="x" * 1001), "the subject is longer than 1,000"),
+        (PLAIN._replace(subject="{{ x }}"), "the subject, line 1: unknown variable x"),
+        (PLAIN._replace(subject="half \ud800"), "the subject contains invalid Unicode"),
+        (PLAIN._replace(body="a\n{{ client.nam }}"), "the body, line 2: unknown attribute client.nam"),
+        (PLAIN._replace(body="half \udcff"), "the body contains invalid Unicode"),
+        (PLAIN._replace(body="{{ '\\ud800' }}"), "the email contains invalid Unicode"),
         (PLAIN._replace(body="{{ client.tags | first }}"), "the body, line 1: No first item"),
         (PLAIN._replace(body="{{ client.name | first }}"), "the body, line 1: No first item"),
-        (HTML._replace(html="\n{{ client }}"), "the HTML, line 2: client is no text"),
-        (HTML._replace(html="half \ud800"), "the HTML holds half a character"),
+        (HTML._replace(html="\n{{ client }}"), "the HTML, line 2: client is not a text"),
+        (HTML._replace(html="half \ud800"), "the HTML contains invalid Unicode"),
         (PLAIN._replace(format=Format.MARKDOWN, body="{% if %}"), "the body, line 1: Expected an expression"),
         (PLAIN._replace(format=Format.MARKDOWN, body="- {% if client.name %}\n- {% endif"), "the body, line 2: "),
     ],
     ids=lambda value: ascii(value)[:60],
 )
-def test_what_is_no_message(words: MessageContent, reason: str) -> None:
-    with pytest.raises(InvalidValue) as told:
-        compose.check(words)
-    assert told.value.message.startswith(reason)
+def test_invalid_content_is_refused(content: MessageContent, reason: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        compose.check_content(content)
+    assert caught.value.message.startswith(reason)
 
 
-@pytest.mark.parametrize("words", [PLAIN, HTML, EVERYTHING, PLAIN._replace(body="", format=Format.MARKDOWN)])
-def test_what_is_a_message(words: MessageContent) -> None:
-    compose.check(words)
+@pytest.mark.parametrize("content", [PLAIN, HTML, EVERYTHING, PLAIN._replace(body="", format=Format.MARKDOWN)])
+def test_valid_content_is_accepted(content: MessageContent) -> None:
+    compose.check_content(content)

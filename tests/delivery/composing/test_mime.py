@@ -1,4 +1,4 @@
-"""Header values and text parts, with the standard library's parser as the judge."""
+"""Header values and text parts, read back with the standard library's parser."""
 
 import re
 from email import message_from_bytes, policy
@@ -14,14 +14,14 @@ from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 
 HOSTILE = "=?utf-8?q?a=0ABcc:_eve=40example.org?="
-words = st.one_of(
+any_text = st.one_of(
     st.text(st.characters(codec="utf-8")),
     st.text(st.characters(codec="ascii")),
     st.lists(st.text(st.sampled_from("abc,;:@<>()[]\"\\'.=?_ -"), max_size=80), max_size=8).map(" ".join),
     st.lists(st.sampled_from(["=?", "?=", "?q?", "utf-8", "=0A", "=0D", "Bcc:", *" \r\n\u2028\x85\x00é"])).map("".join),
     st.text(st.sampled_from("漢 éИ\U0001f600\u202e\u200d\N{COMBINING ACUTE ACCENT}"), max_size=300),
 )  # fmt: skip
-lines = words.map(mime.one_line)
+lines = any_text.map(mime.one_line)
 
 
 def parsed(data: bytes) -> EmailMessage:
@@ -30,12 +30,12 @@ def parsed(data: bytes) -> EmailMessage:
     return message
 
 
-def assert_is_folded(value: bytes, *, name: bytes = b"Subject", longest: int = 76) -> None:
-    """Seven bits, and no line end but a fold that has something on both sides."""
+def assert_is_folded(value: bytes, *, name: bytes = b"Subject", max_length: int = 76) -> None:
+    """Check for 7-bit ASCII, and for no line end except a fold between text."""
     whole = name + b": " + value
     assert re.fullmatch(rb"[\x20-\x7e]+(\r\n [\x20-\x7e]+)*", whole)
     assert all(line.strip() for line in whole.split(b"\r\n"))
-    assert max(map(len, whole.split(b"\r\n"))) <= longest
+    assert max(map(len, whole.split(b"\r\n"))) <= max_length
 
 
 @given(lines)
@@ -45,8 +45,8 @@ def assert_is_folded(value: bytes, *, name: bytes = b"Subject", longest: int = 7
 @example("x" * 66 + " " + "y" * 67)
 @example("x" * 33 + " " + "y" * 33 + "; " + "z" * 33)
 @example("й" * 1000)
-def test_a_header_comes_back_equal(text: str) -> None:
-    value = mime.header(text)
+def test_header_is_read_back_unchanged(text: str) -> None:
+    value = mime.header_value(text)
     assert_is_folded(value)
     data = b"Subject: " + value + b"\r\n\r\nbody\r\n"
     message = parsed(data)
@@ -62,17 +62,17 @@ def test_a_header_comes_back_equal(text: str) -> None:
 @example(HOSTILE, "ada@example.org")
 @example('"' * 66, "ada@example.org")
 @example("a" * 1000, "ada@example.org")
-def test_a_mailbox_comes_back_equal(name: str, address: str) -> None:
+def test_mailbox_is_read_back_unchanged(name: str, address: str) -> None:
     value = mime.mailbox(name, address)
-    assert_is_folded(value, name=b"To", longest=max(76, len(address) + 6))
+    assert_is_folded(value, name=b"To", max_length=max(76, len(address) + 6))
     message = parsed(b"To: " + value + b"\r\n\r\n")
     assert message.keys() == ["To"]
-    (found,) = message["to"].addresses
-    assert found.addr_spec == address
+    (recipient,) = message["to"].addresses
+    assert recipient.addr_spec == address
     if value.startswith(b'"'):
-        assert found.display_name == name
-    else:  # the blanks of an encoded name are not safe with this parser; the old one below keeps them
-        assert "".join(found.display_name.split()) == "".join(name.split())
+        assert recipient.display_name == name
+    else:  # this parser loses spaces of an encoded name; the older one below keeps them
+        assert "".join(recipient.display_name.split()) == "".join(name.split())
     ((encoded, old_address),) = getaddresses([value.decode().replace("\r\n ", " ")])
     assert (str(make_header(decode_header(encoded))), old_address) == (name, address)
 
@@ -84,14 +84,14 @@ def test_a_mailbox_comes_back_equal(name: str, address: str) -> None:
         ("Hello, Ada!", b"Hello, Ada!"),
         ("x" * 67, b"x" * 67),
         ("word " * 13 + "words", (b"word " * 13).strip() + b"\r\n words"),
-        ("a  b" * 20, b"=?utf-8?b?"),  # a fold would lose one of the blanks
+        ("a  b" * 20, b"=?utf-8?b?"),  # a fold would lose one of the two spaces
         ("Zoë", b"=?utf-8?b?Wm/Dqw==?="),
         (HOSTILE, b"=?utf-8?b?"),
     ],
 )
-def test_headers(text: str, value: bytes) -> None:
-    found = mime.header(text)
-    assert found.startswith(value) if value.endswith(b"?b?") else found == value
+def test_header_value(text: str, value: bytes) -> None:
+    encoded = mime.header_value(text)
+    assert encoded.startswith(value) if value.endswith(b"?b?") else encoded == value
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_headers(text: str, value: bytes) -> None:
         ("A" * 40, "a" * 40 + "@x.org", b'"' + b"A" * 40 + b'"\r\n <' + b"a" * 40 + b"@x.org>"),
     ],
 )
-def test_mailboxes(name: str, address: str, value: bytes) -> None:
+def test_mailbox(name: str, address: str, value: bytes) -> None:
     assert mime.mailbox(name, address) == value
 
 
@@ -122,8 +122,8 @@ def test_mailboxes(name: str, address: str, value: bytes) -> None:
         '"a"@x.org',
     ],
 )
-def test_an_address_from_elsewhere_can_not_make_another_recipient(address: str) -> None:
-    with pytest.raises(InvalidValue, match="can't be written in a letter"):
+def test_address_that_would_add_a_recipient_is_refused(address: str) -> None:
+    with pytest.raises(InvalidValue, match="cannot be used in a header"):
         mime.mailbox("Ada", address)
 
 
@@ -137,16 +137,16 @@ def test_an_address_from_elsewhere_can_not_make_another_recipient(address: str) 
         ("می\u200cخواهم \u202eabc", "می\u200cخواهم \u202eabc"),
     ],
 )
-def test_one_line(text: str, line: str) -> None:
+def test_line_breaks_become_spaces(text: str, line: str) -> None:
     assert mime.one_line(text) == line
 
 
-def normalised(text: str) -> str:
+def with_lf(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if text.endswith("\n") else text + "\n"
 
 
-def assert_is_a_body(data: bytes) -> None:
+def assert_is_valid_body(data: bytes) -> None:
     assert data.isascii()
     assert b"\0" not in data
     assert re.search(rb"\r(?!\n)|(?<!\r)\n", data) is None
@@ -154,7 +154,7 @@ def assert_is_a_body(data: bytes) -> None:
 
 
 texts = st.one_of(
-    words,
+    any_text,
     st.lists(st.sampled_from(["a" * 997, "a" * 500, "\r\n", "From ", "--", *"\r\n \t.=é漢\x0c"])).map("".join),
 )  # fmt: skip
 
@@ -164,16 +164,16 @@ texts = st.one_of(
 @example("a" * 998 + "\n" + "b" * 999, "plain")
 @example("a" * 998 + "\n" + "b" * 998, "plain")
 @example("\ud7ff\U0010ffff\x00\x1b" * 500, "plain")
-def test_a_part_comes_back_equal(text: str, subtype: str) -> None:
-    data = mime.part([text], subtype)
-    assert_is_a_body(data)
+def test_part_is_read_back_unchanged(text: str, subtype: str) -> None:
+    data = mime.text_part([text], subtype)
+    assert_is_valid_body(data)
     for rules in (policy.default, policy.compat32):
         message = message_from_bytes(data, policy=rules)
         assert message.keys() == ["Content-Type", "Content-Transfer-Encoding"]
         assert (message.get_content_type(), message.get_content_charset()) == (f"text/{subtype}", "utf-8")
         payload = message.get_payload(decode=True)
         assert isinstance(payload, bytes)
-        assert payload.decode().replace("\r\n", "\n") == normalised(text)
+        assert payload.decode().replace("\r\n", "\n") == with_lf(text)
     assert not parsed(data).defects
 
 
@@ -182,8 +182,8 @@ PIECES = ["Dear ", "Zoë", "", " ", "=", ".", "\n", "\r", "\r\n", "漢", "x" * 8
 
 @given(st.lists(st.sampled_from(PIECES) | texts))
 @example(["Zoë", " ", PIECES[-1], "=", PIECES[-1], "\n"])
-def test_a_text_in_pieces_is_the_same_text(pieces: list[str]) -> None:
-    assert mime.part(pieces, "plain") == mime.part(["".join(pieces)], "plain")
+def test_pieces_give_the_same_part_as_the_whole_text(pieces: list[str]) -> None:
+    assert mime.text_part(pieces, "plain") == mime.text_part(["".join(pieces)], "plain")
 
 
 @pytest.mark.parametrize(
@@ -199,15 +199,15 @@ def test_a_text_in_pieces_is_the_same_text(pieces: list[str]) -> None:
         ("Привет", "base64", b"0J/RgNC40LLQtdGCDQo=\r\n"),
     ],
 )
-def test_the_encoding_suits_the_text(text: str, encoding: str, body: bytes) -> None:
-    head, _, found = mime.part([text], "plain").partition(b"\r\n\r\n")
+def test_encoding_depends_on_the_text(text: str, encoding: str, body: bytes) -> None:
+    head, _, encoded = mime.text_part([text], "plain").partition(b"\r\n\r\n")
     assert head.decode().endswith(f"Content-Transfer-Encoding: {encoding}")
-    assert found == body
+    assert encoded == body
 
 
-def test_a_text_that_holds_the_boundary_is_encoded() -> None:
+def test_text_with_the_boundary_is_encoded() -> None:
     boundary = b"=_0123456789abcdef"
     for text in (f"--{boundary.decode()}--\n", f"é --{boundary.decode()}\n", f"漢字 {boundary.decode()}\n" * 9):
-        data = mime.part([text], "plain", avoid=boundary)
+        data = mime.text_part([text], "plain", avoid=boundary)
         assert boundary not in data
         assert parsed(data).get_content().replace("\r\n", "\n") == text

@@ -1,4 +1,4 @@
-"""Templates: what the subset gives, what it refuses, and that nothing gets around it."""
+"""Templates: what is allowed, what is refused, and that client data cannot change the structure of an email."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skychimp.delivery.composing.templates import LARGEST, DueAt, Text, from_markdown
+from skychimp.delivery.composing.templates import MAX_LENGTH, DueAt, TextTemplate, from_markdown
 from skychimp.errors import InvalidValue
 
 
@@ -30,7 +30,7 @@ DUE_AT = DueAt(datetime(2026, 12, 1, 9, 5, tzinfo=timezone(timedelta(hours=3), "
 
 def rendered(source: str, person: Person | None = None, *, html: bool = False) -> str:
     values = {"client": person or Person(), "mailing": Mailing(), "due_at": DUE_AT}
-    return Text(source, "body", values, html=html).render()
+    return TextTemplate(source, "body", values, html=html).render()
 
 
 @pytest.mark.parametrize(
@@ -60,25 +60,25 @@ def rendered(source: str, person: Person | None = None, *, html: bool = False) -
         ("{{ '{{' }} %} }} {", "{{ %} }} {"),
     ],
 )
-def test_what_the_subset_gives(source: str, text: str) -> None:
+def test_allowed_template_is_rendered(source: str, text: str) -> None:
     assert rendered(source) == text
 
 
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{{ client.nam }}", "line 1: there is no client.nam; did you mean client.name?"),
-        ("a\r\n{{ cleint.name }}", "line 2: there is no cleint.name"),
-        ("\n\n{{ nme }}", "line 3: there is no nme"),
-        ("{{ client.name | uper }}", "there is no filter uper; did you mean upper?"),
-        ("{{ client }}", "client is no text: write client.email or the like"),
-        ("{{ client | first }}", "client is no text"),
-        ("{{ mailing }}", "mailing is no text"),
-        ("{{ client.__class__ }}", "there is no client.__class__"),
-        ("{{ client._asdict }}", "there is no client._asdict"),
-        ("{{ client.count }}", "there is no client.count"),
-        ("{{ client.name.upper }}", "there is no such.upper"),
-        ("{{ due_at._at }}", "there is no due_at._at"),
+        ("{{ client.nam }}", "line 1: unknown attribute client.nam; did you mean name?"),
+        ("a\r\n{{ cleint.name }}", "line 2: unknown attribute cleint.name"),
+        ("\n\n{{ nme }}", "line 3: unknown variable nme"),
+        ("{{ client.name | uper }}", "unknown filter uper; did you mean upper?"),
+        ("{{ client }}", "client is not a text; use one of its attributes such as client.email"),
+        ("{{ client | first }}", "client is not a text"),
+        ("{{ mailing }}", "mailing is not a text"),
+        ("{{ client.__class__ }}", "unknown attribute client.__class__"),
+        ("{{ client._asdict }}", "unknown attribute client._asdict"),
+        ("{{ client.count }}", "unknown attribute client.count"),
+        ("{{ client.name.upper }}", "unknown attribute .upper"),
+        ("{{ due_at._at }}", "unknown attribute due_at._at"),
         ("{{ client.name() }}", "call is not allowed"),
         ("{{ client['name'] }}", "getitem is not allowed"),
         ("{{ client.tags.0 }}", "getitem is not allowed"),
@@ -91,20 +91,20 @@ def test_what_the_subset_gives(source: str, text: str) -> None:
         ("{{ {} }}", "dict is not allowed"),
         ("{{ client.name is defined }}", "test is not allowed"),
         ("{{ range(9) }}", "call is not allowed"),
-        ("{{ self }}", "there is no self"),
-        ("{{ client.name | center(1000000000) }}", "there is no filter center"),
-        ("{{ client.name | attr('upper') }}", "there is no filter attr"),
-        ("{{ client.name | safe }}", "there is no filter safe"),
-        ("{{ client.name | default(client.email) }}", "plain words"),
-        ("{{ client.name | default(default_value='x') }}", "plain words"),
-        ("{{ client.tags | join('" + "x" * 101 + "') }}", "plain words of up to 100"),
-        ("{{ client.name | join('x') }}", "join goes over client.tags"),
-        ("{{ client.name | date('%Y') }}", "date goes with due_at"),
-        ("{{ due_at | date }}", "date takes a format"),
-        ("{{ due_at | date(5) }}", "date takes a format"),
-        ("{{ due_at | date('%99999999d') }}", "date takes a format"),
-        ("{{ due_at | date('%s') }}", "date takes a format"),  # of the machine's zone, not the mailing's
-        ("{{ due_at | date('100%') }}", "date takes a format"),
+        ("{{ self }}", "unknown variable self"),
+        ("{{ client.name | center(1000000000) }}", "unknown filter center"),
+        ("{{ client.name | attr('upper') }}", "unknown filter attr"),
+        ("{{ client.name | safe }}", "unknown filter safe"),
+        ("{{ client.name | default(client.email) }}", "must be constants"),
+        ("{{ client.name | default(default_value='x') }}", "must be constants"),
+        ("{{ client.tags | join('" + "x" * 101 + "') }}", "constants of at most 100"),
+        ("{{ client.name | join('x') }}", "join must be used with client.tags"),
+        ("{{ client.name | date('%Y') }}", "date must be used with due_at"),
+        ("{{ due_at | date }}", "date needs a format"),
+        ("{{ due_at | date(5) }}", "date needs a format"),
+        ("{{ due_at | date('%99999999d') }}", "date needs a format"),
+        ("{{ due_at | date('%s') }}", "date needs a format"),  # depends on the time zone of the machine
+        ("{{ due_at | date('100%') }}", "date needs a format"),
         ("{% set x = 1 %}", "assign is not allowed"),
         ("{% include 'x' %}", "include is not allowed"),
         ("{% import 'x' as x %}", "import is not allowed"),
@@ -115,36 +115,36 @@ def test_what_the_subset_gives(source: str, text: str) -> None:
         ("{% filter upper %}{% endfilter %}", "filterblock is not allowed"),
         ("{% with %}{% endwith %}", "with is not allowed"),
         ("\n{% autoescape false %}{% endautoescape %}", "line 2: scope is not allowed"),
-        ("{% for a in client.tags %}{% for b in client.tags %}{% endfor %}{% endfor %}", "not inside another"),
-        ("{% for a in 'abc' %}{% endfor %}", "goes over client.tags"),
-        ("{% for a in client.name %}{% endfor %}", "goes over client.tags"),
-        ("{% for a, b in client.tags %}{% endfor %}", "goes over client.tags"),
-        ("{% for a in client.tags recursive %}{% endfor %}", "goes over client.tags"),
-        ("{% for client in client.tags %}{% endfor %}", "client means something else"),
-        ("{% for tag in client.tags %}{{ loop.index }}{% endfor %}", "there is no loop.index"),
-        ("{% for tag in client.tags %}{% endfor %}{{ tag }}", "there is no tag"),
-        ("{% for tag in client.tags %}{% else %}{{ tag }}{% endfor %}", "there is no tag"),
+        ("{% for a in client.tags %}{% for b in client.tags %}{% endfor %}{% endfor %}", "not inside another one"),
+        ("{% for a in 'abc' %}{% endfor %}", "must be over client.tags"),
+        ("{% for a in client.name %}{% endfor %}", "must be over client.tags"),
+        ("{% for a, b in client.tags %}{% endfor %}", "must be over client.tags"),
+        ("{% for a in client.tags recursive %}{% endfor %}", "must be over client.tags"),
+        ("{% for client in client.tags %}{% endfor %}", "client is already a variable"),
+        ("{% for tag in client.tags %}{{ loop.index }}{% endfor %}", "unknown attribute loop.index"),
+        ("{% for tag in client.tags %}{% endfor %}{{ tag }}", "unknown variable tag"),
+        ("{% for tag in client.tags %}{% else %}{{ tag }}{% endfor %}", "unknown variable tag"),
         ("{{ client.name", "line 1: unexpected end of template"),
         ("a\n{% if client.name %}", "line 2: Unexpected end of template"),
         ("{% if client.name %}" * 60 + "{% endif %}" * 60, "nested too deeply"),
         ("{{ " + " or ".join(["client.name"] * 60) + " }}", "nested too deeply"),
-        ("{{ " + " or ".join(["client.name"] * 5000) + " }}", "too deep"),
-        ("{{ " + "(" * 5000 + "client.name" + ")" * 5000 + " }}", "too deep"),
+        ("{{ " + " or ".join(["client.name"] * 5000) + " }}", "too deeply"),
+        ("{{ " + "(" * 5000 + "client.name" + ")" * 5000 + " }}", "too deeply"),
         ("{{ " + "9" * 5000 + " }}", "a number that is too long"),
         ("{% if client.name == 0x" + "f" * 5000 + " %}{% endif %}", "a number that is too long"),
         ("{{ client.name }}" * 3000, "too many expressions"),
         ("{{ client.name in [" + "client.name," * 5000 + "] }}", "too many expressions"),
-        ("x" * (LARGEST + 1), f"longer than {LARGEST} characters"),
-        ("half \ud800", "half a character"),
+        ("x" * (MAX_LENGTH + 1), f"longer than {MAX_LENGTH:,} characters"),
+        ("half \ud800", "invalid Unicode"),
     ],
     ids=lambda value: value[:60].encode("ascii", "backslashreplace").decode(),
 )
-def test_what_the_subset_refuses(source: str, reason: str) -> None:
+def test_other_template_is_refused(source: str, reason: str) -> None:
     for html in (False, True):
-        with pytest.raises(InvalidValue) as told:
+        with pytest.raises(InvalidValue) as caught:
             rendered(source, html=html)
-        assert reason in told.value.message
-        assert told.value.message.startswith("the body")
+        assert reason in caught.value.message
+        assert caught.value.message.startswith("the body")
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_what_the_subset_refuses(source: str, reason: str) -> None:
         ("{{ due_at | date('\\ud800') }}", "the body, line 1: "),
     ],
 )
-def test_what_can_not_be_rendered_names_its_line(source: str, reason: str) -> None:
-    with pytest.raises(InvalidValue) as told:
+def test_rendering_error_names_the_line(source: str, reason: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
         rendered(source)
-    assert told.value.message.startswith(reason)
+    assert caught.value.message.startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -171,15 +171,15 @@ def test_what_can_not_be_rendered_names_its_line(source: str, reason: str) -> No
         "{{ client.comment | upper }}" * 40,
     ],
 )
-def test_what_comes_of_it_is_bounded(source: str) -> None:
+def test_rendered_length_is_limited(source: str) -> None:
     person = Person(comment="ΐ" * 10_000, tags=["t"] * 200)
-    with pytest.raises(InvalidValue, match=f"came to more than {LARGEST} characters"):
+    with pytest.raises(InvalidValue, match=f"more than {MAX_LENGTH:,} characters after rendering"):
         rendered(source, person)
 
 
-def test_one_text_renders_the_values_of_each_letter() -> None:
+def test_template_renders_the_current_values() -> None:
     values: dict[str, object] = {"mailing": Mailing(), "due_at": DUE_AT}
-    text = Text("{{ client.name }}{% for tag in client.tags %}{{ tag }}{% endfor %}", "body", values)
+    text = TextTemplate("{{ client.name }}{% for tag in client.tags %}{{ tag }}{% endfor %}", "body", values)
     for name, tags in (("Ada", ["x", "y"]), ("", []), ("Bob", ["z"])):
         values["client"] = Person(name=name, tags=tags)
         assert text.render() == name + "".join(tags)
@@ -195,19 +195,19 @@ def test_one_text_renders_the_values_of_each_letter() -> None:
         ("{{ 'a' }}", False),
     ],
 )
-def test_what_is_the_same_for_all_is_known(source: str, is_constant: bool) -> None:
-    assert Text(source, "body", {}).is_constant == is_constant
+def test_constant_template_is_recognised(source: str, is_constant: bool) -> None:
+    assert TextTemplate(source, "body", {}).is_constant == is_constant
 
 
 class Page(HTMLParser):
-    """What a reader of HTML makes of it: the tags with their attributes, and the words."""
+    """The tags with their attributes, and the text, as an HTML parser reads them."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.values: list[str | None] = []
         self.links: list[str | None] = []
-        self.words = ""
+        self.text = ""
         self.feed(html)
         self.close()
 
@@ -220,7 +220,7 @@ class Page(HTMLParser):
         self.tags.append("/" + tag)
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.text += data
 
 
 HOSTILE = [
@@ -233,21 +233,21 @@ HOSTILE = [
     "\n\n# heading\n\n- item\n",
     "&lt;b&gt; &#123;",
 ]
-client_words = (
+client_texts = (
     st.text() | st.sampled_from(HOSTILE) | st.lists(st.sampled_from(list("<>\"'&;{}%#`*_[]()\\/: \na"))).map("".join)
 )
 
 
-@given(client_words)
-def test_html_shows_a_client_s_words_and_obeys_none(text: str) -> None:
+@given(client_texts)
+def test_client_data_is_escaped_in_html(text: str) -> None:
     source = '<p title="{{ client.comment }}">{{ client.name }}{{ client.tags }}{{ client.tags | join }}</p>'
     page = Page(rendered(source, Person(name=text, comment=text, tags=[text]), html=True))
-    assert (page.tags, page.values, page.words) == (["p title", "/p"], [text], text * 3)
+    assert (page.tags, page.values, page.text) == (["p title", "/p"], [text], text * 3)
 
 
-def test_the_pieces_of_html_can_be_put_together_in_any_way() -> None:
+def test_pieces_of_html_can_be_joined_in_any_way() -> None:
     values = {"client": Person(name="<b>"), "mailing": Mailing(), "due_at": DUE_AT}
-    first, name, last = Text("<p>{{ client.name }}</p>", "HTML", values, html=True).pieces()
+    first, name, last = TextTemplate("<p>{{ client.name }}</p>", "HTML", values, html=True).pieces()
     assert name + last == "&lt;b&gt;</p>"
     assert first[:1] + name == "<&lt;b&gt;"
 
@@ -280,11 +280,11 @@ MARKDOWN = """\
 
 
 @settings(deadline=None)
-@given(client_words)
-def test_a_client_s_words_change_nothing_in_the_shape_of_markdown(text: str) -> None:
+@given(client_texts)
+def test_client_data_does_not_change_the_structure_of_markdown(text: str) -> None:
     plain, page = (
-        Page(rendered(from_markdown(MARKDOWN), Person(name=words, comment=words, tags=[words]), html=True))
-        for words in ("x", text)
+        Page(rendered(from_markdown(MARKDOWN), Person(name=value, comment=value, tags=[value]), html=True))
+        for value in ("x", text)
     )
     assert page.tags == plain.tags
     quoted = quote(text)
@@ -305,13 +305,13 @@ def test_a_client_s_words_change_nothing_in_the_shape_of_markdown(text: str) -> 
         ("{% if client.name %}\n\nyes\n\n{% endif %}", "\n<p>yes</p>\n\n"),
         ("{# a note #}\n\ntext", "<p>text</p>\n"),
         ("{% raw %}<b> {{ client.nobody }}{% endraw %}", "<p>&lt;b&gt; &#123;&#123; client.nobody }}</p>\n"),
-        # what Markdown unescapes is no expression
+        # what Markdown unescapes is not an expression
         ("{\\{ 7 * 7 }}", "<p>&#123;&#123; 7 * 7 }}</p>\n"),
         ("&#123;{ client.__class__ }}", "<p>&#123;&#123; client.<strong>class</strong> }}</p>\n"),
         ("{\\% for x in client.email %}{\\# x", "<p>&#123;% for x in client.email %}&#123;# x</p>\n"),
     ],
 )
-def test_markdown(source: str, html: str) -> None:
+def test_markdown_template_is_rendered_as_html(source: str, html: str) -> None:
     assert rendered(from_markdown(source), html=True) == html
 
 
@@ -322,13 +322,13 @@ def test_markdown(source: str, html: str) -> None:
         )
     ).map("".join)
 )
-def test_markdown_makes_no_expression_that_was_not_there(source: str) -> None:
+def test_markdown_creates_no_new_expression(source: str) -> None:
     try:
-        Text(source, "body", {})
+        TextTemplate(source, "body", {})
     except InvalidValue:
         return
     assert rendered(from_markdown(source), html=True).count("Ada Lovelace") == rendered(source).count("Ada Lovelace")
 
 
-def test_markdown_comes_to_the_same_each_time() -> None:
+def test_markdown_conversion_is_deterministic() -> None:
     assert from_markdown(MARKDOWN) == from_markdown(MARKDOWN)

@@ -1,4 +1,4 @@
-"""The planner: what is due is opened once, with all that its letters need, and what was missed is said."""
+"""The planner: what is due is opened once, with everything its emails need, and missed due times are recorded."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -9,22 +9,22 @@ from support.queue_steps import (
     GIVE_UP_AFTER,
     MINUTE,
     NOW,
-    change,
     claim,
-    client,
+    count_rows,
+    create_client,
+    create_deliveries,
+    create_mailing,
     delete_mailing,
-    due,
-    fill,
-    mailing,
-    number_of,
+    due_occurrences,
+    get_row,
     occurrence_state,
-    one,
     open_due,
-    opened,
+    open_mailing,
     rows,
     send,
     status,
     sweep,
+    update_row,
     write,
 )
 
@@ -50,129 +50,129 @@ HOUR = timedelta(hours=1)
 
 
 def history(store: Store, mailing_id: int = 1) -> list[tuple[str, OccurrenceState]]:
-    """Local due time and state of each occurrence of a mailing."""
-    found = [row for row in rows(store, Occurrence) if row.mailing_id == mailing_id]
-    return [(row.due_local, row.state) for row in found]
+    """Return the local due time and the state of each occurrence of a mailing."""
+    occurrences = [row for row in rows(store, Occurrence) if row.mailing_id == mailing_id]
+    return [(occurrence.due_local, occurrence.state) for occurrence in occurrences]
 
 
-def test_an_occurrence_keeps_all_that_its_letters_need(store: Store, ada: Actor) -> None:
-    mailing(store, ada, every=Every.DAY, timezone="Asia/Tokyo", start_local="2026-03-02T18:00:00")
-    change(store, Message, 1, format=Format.MARKDOWN, html="<p>Hello")
+def test_occurrence_keeps_everything_its_emails_need(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, every=Every.DAY, timezone="Asia/Tokyo", start_local="2026-03-02T18:00:00")
+    update_row(store, Message, 1, format=Format.MARKDOWN, html="<p>Hello")
 
     assert open_due(store, NOW + MINUTE) == 1
-    change(store, Message, 1, subject="Other", body="Other", format=Format.TEXT, html=None)
-    change(store, Mailing, 1, timezone="UTC")
+    update_row(store, Message, 1, subject="Other", body="Other", format=Format.TEXT, html=None)
+    update_row(store, Mailing, 1, timezone="UTC")
 
-    found = one(store, Occurrence, 1)
-    assert (found.mailing_id, found.state, found.cursor) == (1, OccurrenceState.OPENING, 0)
-    assert (found.due_at, found.due_local, found.timezone) == (NOW, "2026-03-02T18:00:00", "Asia/Tokyo")
-    assert (found.subject, found.body) == ("Hello", "Dear {{ client.name }}")
-    assert (found.format, found.html) == (Format.MARKDOWN, "<p>Hello")
-    assert (found.sender, found.return_path) == ("Ada <ada@skychimp.test>", "ada@skychimp.test")
-    assert (found.opened_at, found.finished_at) == (NOW + MINUTE, None)
-    assert number_of(store, Delivery) == 0
+    occurrence = get_row(store, Occurrence, 1)
+    assert (occurrence.mailing_id, occurrence.state, occurrence.cursor) == (1, OccurrenceState.OPENING, 0)
+    assert (occurrence.due_at, occurrence.due_local, occurrence.timezone) == (NOW, "2026-03-02T18:00:00", "Asia/Tokyo")
+    assert (occurrence.subject, occurrence.body) == ("Hello", "Dear {{ client.name }}")
+    assert (occurrence.format, occurrence.html) == (Format.MARKDOWN, "<p>Hello")
+    assert (occurrence.sender, occurrence.return_path) == ("Ada <ada@skychimp.test>", "ada@skychimp.test")
+    assert (occurrence.opened_at, occurrence.finished_at) == (NOW + MINUTE, None)
+    assert count_rows(store, Delivery) == 0
 
 
-def test_twice_is_the_same_as_once(store: Store, ada: Actor) -> None:
-    mailing(store, ada, every=Every.DAY)
+def test_opening_twice_opens_nothing_more(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, every=Every.DAY)
 
     assert [open_due(store) for _ in range(3)] == [1, 0, 0]
-    change(store, Mailing, 1, next_at=NOW)
+    update_row(store, Mailing, 1, next_at=NOW)
     assert open_due(store) == 0
 
     assert history(store) == [("2026-03-02T09:00:00", OccurrenceState.OPENING)]
-    assert one(store, Mailing, 1).next_at == NOW + DAY
+    assert get_row(store, Mailing, 1).next_at == NOW + DAY
 
 
 DEADLINES = {
-    "what the settings allow": (Every.MONTH, None, 3 * DAY, 3 * DAY),
+    "give_up_after": (Every.MONTH, None, 3 * DAY, 3 * DAY),
     "the next due time": (Every.DAY, None, 3 * DAY, DAY),
     "the next due time, in a month": (Every.MONTH, None, 99 * DAY, 31 * DAY),
     "the end": (Every.ONCE, 5 * HOUR, 3 * DAY, 5 * HOUR),
     "the end before the next due time": (Every.DAY, 23 * HOUR, 3 * DAY, 23 * HOUR),
-    "the settings before the end": (Every.ONCE, 9 * DAY, HOUR, HOUR),
-    "nothing else": (Every.ONCE, None, 3 * DAY, 3 * DAY),
+    "give_up_after before the end": (Every.ONCE, 9 * DAY, HOUR, HOUR),
+    "give_up_after of a mailing without an end": (Every.ONCE, None, 3 * DAY, 3 * DAY),
 }
 
 
-@pytest.mark.parametrize("what", DEADLINES)
+@pytest.mark.parametrize("case", DEADLINES)
 @pytest.mark.parametrize("late", [timedelta(), 30 * MINUTE])
-def test_the_deadline_is_the_earliest_of_three(store: Store, ada: Actor, what: str, late: timedelta) -> None:
-    """Opening and what the settings allow, the next due time, the end."""
-    every, end, give_up_after, expected = DEADLINES[what]
-    mailing(store, ada, every=every, end_at=NOW + end if end else None)
+def test_deadline_is_the_earliest_of_three_times(store: Store, ada: Actor, case: str, late: timedelta) -> None:
+    """The end of give_up_after, the next due time, and the mailing's end."""
+    every, end, give_up_after, expected = DEADLINES[case]
+    create_mailing(store, ada, every=every, end_at=NOW + end if end else None)
 
     open_due(store, NOW + late, give_up_after)
 
     since_opening = late if expected == give_up_after else timedelta()
-    assert one(store, Occurrence, 1).deadline == NOW + expected + since_opening
+    assert get_row(store, Occurrence, 1).deadline == NOW + expected + since_opening
 
 
-def test_a_deadline_stays_when_the_schedule_changes(store: Store, ada: Actor) -> None:
-    """The occurrence that is open goes on beside the one that the new schedule opens."""
-    opened(store, ada, "bob", every=Every.MONTH)
-    change(store, Mailing, 1, every=Every.DAY, next_at=NOW + DAY)
+def test_deadline_stays_when_the_schedule_changes(store: Store, ada: Actor) -> None:
+    """The open occurrence continues while the new schedule opens another one."""
+    open_mailing(store, ada, "bob", every=Every.MONTH)
+    update_row(store, Mailing, 1, every=Every.DAY, next_at=NOW + DAY)
 
     assert open_due(store, NOW + DAY) == 1
-    fill(store, 2)
+    create_deliveries(store, 2)
 
-    assert [found.deadline for found in rows(store, Occurrence)] == [NOW + GIVE_UP_AFTER, NOW + 2 * DAY]
-    assert due(store, NOW + DAY) == [1, 2]
+    assert [occurrence.deadline for occurrence in rows(store, Occurrence)] == [NOW + GIVE_UP_AFTER, NOW + 2 * DAY]
+    assert due_occurrences(store, NOW + DAY) == [1, 2]
 
 
-# Late, or too late
+# Late due times
 
 OPENING, MISSED = OccurrenceState.OPENING, OccurrenceState.MISSED
-DOWN = {
-    "a day, by the last of its grace": (Every.DAY, None, 4 * DAY + 12 * HOUR, [MISSED] * 4 + [OPENING]),
-    "a day, too late": (Every.DAY, None, 4 * DAY + 12 * HOUR + MINUTE, [MISSED] * 5),
-    "a week, in its grace": (Every.WEEK, None, 9 * DAY, [MISSED, OPENING]),
-    "a week, too late": (Every.WEEK, None, 9 * DAY + MINUTE, [MISSED, MISSED]),
+DOWNTIMES = {
+    "daily, at the end of its grace": (Every.DAY, None, 4 * DAY + 12 * HOUR, [MISSED] * 4 + [OPENING]),
+    "daily, too late": (Every.DAY, None, 4 * DAY + 12 * HOUR + MINUTE, [MISSED] * 5),
+    "weekly, within its grace": (Every.WEEK, None, 9 * DAY, [MISSED, OPENING]),
+    "weekly, too late": (Every.WEEK, None, 9 * DAY + MINUTE, [MISSED, MISSED]),
     "once, without an end": (Every.ONCE, None, 400 * DAY, [OPENING]),
     "once, before its end": (Every.ONCE, 10 * DAY, 10 * DAY - MINUTE, [OPENING]),
     "once, after its end": (Every.ONCE, 10 * DAY, 10 * DAY, [MISSED]),
-    "every day, after the end": (Every.DAY, DAY + HOUR, 9 * DAY, [MISSED, MISSED]),
+    "daily, after the end": (Every.DAY, DAY + HOUR, 9 * DAY, [MISSED, MISSED]),
 }
 
 
-@pytest.mark.parametrize("what", DOWN)
-def test_after_a_time_without_runs(store: Store, ada: Actor, what: str) -> None:
-    """The latest is sent if it is within its grace, the others are recorded as missed."""
-    every, end, down, expected = DOWN[what]
-    mailing(store, ada, every=every, end_at=NOW + end if end else None)
+@pytest.mark.parametrize("case", DOWNTIMES)
+def test_after_a_downtime_only_the_latest_is_opened_within_its_grace(store: Store, ada: Actor, case: str) -> None:
+    """The others are recorded as missed."""
+    every, end, downtime, expected = DOWNTIMES[case]
+    create_mailing(store, ada, every=every, end_at=NOW + end if end else None)
 
-    assert open_due(store, NOW + down) == expected.count(OPENING)
+    assert open_due(store, NOW + downtime) == expected.count(OPENING)
 
     assert [state for _, state in history(store)] == expected
-    for found in rows(store, Occurrence):
-        if found.state == MISSED:
-            assert (found.deadline, found.finished_at) == (found.due_at, NOW + down)
+    for occurrence in rows(store, Occurrence):
+        if occurrence.state == MISSED:
+            assert (occurrence.deadline, occurrence.finished_at) == (occurrence.due_at, NOW + downtime)
     assert status(store) == (
         MailingStatus.RUNNING
         if OPENING in expected
         else MailingStatus.COMPLETED
-        if one(store, Mailing, 1).next_at is None
+        if get_row(store, Mailing, 1).next_at is None
         else MailingStatus.CREATED
     )
-    assert due(store, NOW + down) == [row.id for row in rows(store, Occurrence) if row.state == OPENING]
+    assert due_occurrences(store, NOW + downtime) == [row.id for row in rows(store, Occurrence) if row.state == OPENING]
 
 
-def test_what_was_past_when_the_mailing_was_made_is_not_late(store: Store, ada: Actor) -> None:
-    mailing(store, ada, every=Every.MONTH, start=NOW - 20 * DAY, created_at=NOW)
+def test_due_time_before_creation_is_not_late(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, every=Every.MONTH, start=NOW - 20 * DAY, created_at=NOW)
 
     assert open_due(store) == 1
 
 
-def test_a_missed_one_is_never_opened_later(store: Store, ada: Actor) -> None:
-    mailing(store, ada, every=Every.DAY)
+def test_missed_occurrence_is_never_opened(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, every=Every.DAY)
     open_due(store, NOW + 13 * HOUR)
-    change(store, Mailing, 1, next_at=NOW)
+    update_row(store, Mailing, 1, next_at=NOW)
 
     assert open_due(store, NOW + HOUR) == 0
     assert history(store) == [("2026-03-02T09:00:00", MISSED)]
 
 
-# What is not opened
+# Mailings that are not opened
 
 
 @pytest.mark.parametrize(
@@ -185,58 +185,56 @@ def test_a_missed_one_is_never_opened_later(store: Store, ada: Actor) -> None:
         (StoreInfo, {"held_at": NOW}),
     ],
 )
-def test_what_keeps_a_mailing_from_being_opened(
-    store: Store, ada: Actor, table: type[Mailing], values: dict[str, object]
-) -> None:
-    mailing(store, ada)
-    before = one(store, table, 1).model_dump() | values
-    change(store, table, 1, **values)
+def test_mailing_is_not_opened(store: Store, ada: Actor, table: type[Mailing], values: dict[str, object]) -> None:
+    create_mailing(store, ada)
+    before = get_row(store, table, 1).model_dump() | values
+    update_row(store, table, 1, **values)
 
     assert open_due(store) == 0
 
     assert rows(store, Occurrence) == []
-    assert one(store, table, 1).model_dump() == before
+    assert get_row(store, table, 1).model_dump() == before
 
 
-def test_a_deleted_mailing_is_not_opened(store: Store, ada: Actor) -> None:
-    mailing(store, ada)
+def test_deleted_mailing_is_not_opened(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada)
     delete_mailing(store, 1)
 
     assert open_due(store) == 0
 
 
-def test_only_the_mailing_that_is_asked_for(store: Store, ada: Actor) -> None:
+def test_only_the_requested_mailing_is_opened(store: Store, ada: Actor) -> None:
     for _ in range(3):
-        mailing(store, ada)
+        create_mailing(store, ada)
 
-    who = "ada@skychimp.test"
+    sender = "ada@skychimp.test"
     number = write(
         store,
-        lambda db: planner.open_due(db, NOW, sender=who, return_path=who, give_up_after=DAY, mailing_id=2),
+        lambda db: planner.open_due(db, NOW, sender=sender, return_path=sender, give_up_after=DAY, mailing_id=2),
     )
 
     assert number == 1
-    assert [found.mailing_id for found in rows(store, Occurrence)] == [2]
+    assert [occurrence.mailing_id for occurrence in rows(store, Occurrence)] == [2]
     assert open_due(store) == 2
 
 
 # From the first occurrence to the last
 
 
-def test_a_mailing_from_created_to_completed(store: Store, ada: Actor) -> None:
-    client(store, ada, "bob")
-    mailing(store, ada, every=Every.DAY, end_at=NOW + 2 * DAY)
+def test_status_goes_from_created_over_running_to_completed(store: Store, ada: Actor) -> None:
+    create_client(store, ada, "bob")
+    create_mailing(store, ada, every=Every.DAY, end_at=NOW + 2 * DAY)
     assert status(store) == MailingStatus.CREATED
 
     for number in (1, 2):
         now = NOW + (number - 1) * DAY
         open_due(store, now)
         assert status(store) == MailingStatus.RUNNING
-        fill(store, number)
+        create_deliveries(store, number)
         send(store, 1, Outcome.SENT, *claim(store, now=now, occurrence_id=number))
         sweep(store, now)
 
-    assert one(store, Mailing, 1).next_at is None
+    assert get_row(store, Mailing, 1).next_at is None
     assert (occurrence_state(store, 2), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
 
 
@@ -247,51 +245,53 @@ def test_a_mailing_from_created_to_completed(store: Store, ada: Actor) -> None:
         (Every.MONTH, "2026-01-31T09:00:00", ["2026-01-31T09:00:00", "2026-02-28T09:00:00", "2026-03-31T09:00:00"]),
     ],
 )
-def test_each_occurrence_is_named_by_its_wall_clock_time(
+def test_occurrence_is_identified_by_its_wall_clock_time(
     store: Store, ada: Actor, every: Every, start: str, local_times: list[str]
 ) -> None:
-    """Through the night without 02:30, and through a short month."""
+    """Across a night without 02:30, and a short month."""
     first = datetime.fromisoformat(start).replace(tzinfo=ZoneInfo("Europe/Berlin")).astimezone(UTC)
-    mailing(store, ada, every=every, start_local=start, start=first, timezone="Europe/Berlin")
+    create_mailing(store, ada, every=every, start_local=start, start=first, timezone="Europe/Berlin")
 
     for _ in local_times:
-        now = one(store, Mailing, 1).next_at
+        now = get_row(store, Mailing, 1).next_at
         assert now is not None
         assert open_due(store, now) == 1
 
     assert [local for local, _ in history(store)] == local_times
-    instants = [found.due_at.astimezone(ZoneInfo("Europe/Berlin")) for found in rows(store, Occurrence)]
+    instants = [occurrence.due_at.astimezone(ZoneInfo("Europe/Berlin")) for occurrence in rows(store, Occurrence)]
     assert [at.hour for at in instants] == [2, 3, 2] if every == Every.DAY else [9, 9, 9]
 
 
-# What it says beforehand
+# Due mailings
 
 
-def test_what_is_due_and_what_will_be_done_about_it(store: Store, ada: Actor) -> None:
-    later = mailing(store, ada, start=NOW + MINUTE, every=Every.DAY)
-    sooner = mailing(store, ada, every=Every.DAY, start=NOW - DAY)
-    mailing(store, ada, start=NOW + DAY)
+def test_due_mailings_come_with_their_plan(store: Store, ada: Actor) -> None:
+    later = create_mailing(store, ada, start=NOW + MINUTE, every=Every.DAY)
+    sooner = create_mailing(store, ada, every=Every.DAY, start=NOW - DAY)
+    create_mailing(store, ada, start=NOW + DAY)
 
-    found = write(store, lambda db: list(planner.due(db, NOW + MINUTE)))
+    mailings = write(store, lambda db: list(planner.due_mailings(db, NOW + MINUTE)))
 
-    assert [row.id for row, _ in found] == [sooner, later]
-    plan = found[0][1]
+    assert [mailing.id for mailing in mailings] == [sooner, later]
+    plan = mailings[0].plan
     assert ([due.at for due in plan.open], [missed.at for missed in plan.missed], plan.next_at) == (
         [NOW],
         [NOW - DAY],
         NOW + DAY,
     )
     assert rows(store, Occurrence) == []
-    assert [row.id for row, _ in write(store, lambda c: list(planner.due(c, NOW + MINUTE, later)))] == [later]
+    assert [mailing.id for mailing in write(store, lambda db: list(planner.due_mailings(db, NOW + MINUTE, later)))] == [
+        later
+    ]
 
 
-def test_a_schedule_is_what_the_row_says(store: Store, ada: Actor) -> None:
-    mailing(store, ada, every=Every.WEEK, timezone="Asia/Tokyo", end_at=NOW + DAY)
+def test_schedule_of_a_mailing(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, every=Every.WEEK, timezone="Asia/Tokyo", end_at=NOW + DAY)
 
-    assert planner.schedule(one(store, Mailing, 1)) == Schedule(
+    assert planner.schedule_of(get_row(store, Mailing, 1)) == Schedule(
         NOW.replace(tzinfo=None), "Asia/Tokyo", Every.WEEK, NOW + DAY
     )
 
 
-def test_a_due_time_is_shown_in_its_zone() -> None:
-    assert planner.due_in_zone(NOW, "Asia/Kathmandu").isoformat() == "2026-03-02T14:45:00+05:45"
+def test_due_time_is_shown_in_its_zone() -> None:
+    assert planner.local_due_time(NOW, "Asia/Kathmandu").isoformat() == "2026-03-02T14:45:00+05:45"

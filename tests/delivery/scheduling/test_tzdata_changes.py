@@ -1,4 +1,4 @@
-"""When a zone's rules change, a mailing keeps its wall-clock time: nothing is opened twice, and nothing skipped."""
+"""New time zone rules: a mailing keeps its wall-clock time, and nothing is opened twice or skipped."""
 
 import shutil
 import zoneinfo
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.command import Home
-from support.queue_steps import client, mailing, rows, write
+from support.queue_steps import create_client, create_mailing, rows, write
 
 from skychimp.delivery.scheduling import planner, recurrence, tzdata_changes
 from skychimp.delivery.scheduling.recurrence import Schedule
@@ -25,48 +25,48 @@ ZONE = "Test/Zone"
 BEFORE = datetime(2026, 12, 7, 12, tzinfo=UTC)
 """A Monday; in Berlin it is 13:00."""
 
-Become = Callable[[str], None]
+SetRules = Callable[[str], None]
 
 
 @pytest.fixture
-def become(tmp_path: Path) -> Iterator[Become]:
-    """Gives the zone of these tests the rules of another one."""
+def set_rules(tmp_path: Path) -> Iterator[SetRules]:
+    """Return a function that gives the zone of these tests the rules of another one."""
     folder = tmp_path / "zoneinfo"
     (folder / "Test").mkdir(parents=True)
 
-    def become(zone: str) -> None:
-        place(zone, folder)
+    def set_rules(zone: str) -> None:
+        copy_rules(zone, folder)
         zoneinfo.reset_tzpath([str(folder), *before])
 
     before = zoneinfo.TZPATH
-    yield become
+    yield set_rules
     zoneinfo.reset_tzpath(before)
     ZoneInfo.clear_cache()
 
 
-def place(zone: str, folder: Path) -> None:
+def copy_rules(zone: str, folder: Path) -> None:
     with resources.as_file(resources.files("tzdata") / "zoneinfo" / zone) as file:
         shutil.copy(file, folder / ZONE)
 
 
-def daily(store: Store, ada: Actor, every: Every = Every.DAY, end: datetime | None = None) -> None:
-    """A mailing of 09:00 in the zone, which was opened for the last time before BEFORE, if it ever was."""
-    client(store, ada, "bob")
+def create_mailing_at_nine(store: Store, ada: Actor, every: Every = Every.DAY, end: datetime | None = None) -> None:
+    """Create a mailing at 09:00 in the zone, whose next due time is the first one after BEFORE."""
+    create_client(store, ada, "bob")
     start = datetime(2026, 12, 8, 9) if every == Every.ONCE else datetime(2026, 12, 1, 9)
     schedule = Schedule(start, ZONE, every, end)
-    coming = next(recurrence.upcoming(schedule, BEFORE))
-    mailing(
+    following = next(recurrence.upcoming(schedule, BEFORE))
+    create_mailing(
         store, ada, every=every, start=start.replace(tzinfo=UTC), timezone=ZONE, start_local=start.isoformat(),
-        start_at=recurrence.to_utc(start, ZONE), end_at=end, next_at=coming.at, status=MailingStatus.RUNNING,
+        start_at=recurrence.to_utc(start, ZONE), end_at=end, next_at=following.at, status=MailingStatus.RUNNING,
     )  # fmt: skip
 
 
-def follow(store: Store) -> int:
+def update_due_times(store: Store) -> int:
     return write(store, tzdata_changes.update_due_times)
 
 
-def look(store: Store, at: datetime) -> list[str]:
-    """What a run opens then, by its wall-clock time."""
+def open_at(store: Store, at: datetime) -> list[str]:
+    """Open what is due at a time, and return the wall-clock times of the occurrences."""
     known = {row.id for row in rows(store, Occurrence)}
     give_up = timedelta(days=3)
     write(
@@ -86,110 +86,110 @@ def look(store: Store, at: datetime) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("every", [Every.DAY, Every.WEEK, Every.MONTH, Every.ONCE])
-def test_the_wall_clock_time_stays(
-    store: Store, ada: Actor, become: Become, every: Every, rules: str, hour: int
+def test_wall_clock_time_stays(
+    store: Store, ada: Actor, set_rules: SetRules, every: Every, rules: str, hour: int
 ) -> None:
-    become("Europe/Berlin")
-    daily(store, ada, every)
-    assert follow(store) == 0
+    set_rules("Europe/Berlin")
+    create_mailing_at_nine(store, ada, every)
+    assert update_due_times(store) == 0
     (before,) = [row.next_at for row in rows(store, Mailing)]
     assert before is not None
     assert before.hour == 8
-    become(rules)
-    assert follow(store) == 1
+    set_rules(rules)
+    assert update_due_times(store) == 1
     (after,) = [row.next_at for row in rows(store, Mailing)]
     assert after == before.replace(hour=hour)
-    assert follow(store) == 0
+    assert update_due_times(store) == 0
 
 
-def test_a_time_that_is_past_by_the_new_rules_is_sent_late_and_not_skipped(
-    store: Store, ada: Actor, become: Become
+def test_due_time_that_is_past_by_the_new_rules_is_sent_late_and_not_skipped(
+    store: Store, ada: Actor, set_rules: SetRules
 ) -> None:
-    become("Europe/Berlin")
-    daily(store, ada)
-    follow(store)
-    become("Europe/Moscow")
-    now = datetime(2026, 12, 8, 7, tzinfo=UTC)  # it was to be 08:00, and is 06:00
-    assert look(store, now) == []
-    assert follow(store) == 1
-    assert look(store, now) == ["2026-12-08T09:00:00"]
-    assert look(store, now + timedelta(hours=1)) == []
-    assert look(store, now + timedelta(hours=23)) == ["2026-12-09T09:00:00"]
+    set_rules("Europe/Berlin")
+    create_mailing_at_nine(store, ada)
+    update_due_times(store)
+    set_rules("Europe/Moscow")
+    now = datetime(2026, 12, 8, 7, tzinfo=UTC)  # due at 08:00 by the old rules, at 06:00 by the new ones
+    assert open_at(store, now) == []
+    assert update_due_times(store) == 1
+    assert open_at(store, now) == ["2026-12-08T09:00:00"]
+    assert open_at(store, now + timedelta(hours=1)) == []
+    assert open_at(store, now + timedelta(hours=23)) == ["2026-12-09T09:00:00"]
 
 
-def test_what_was_opened_is_not_opened_again(store: Store, ada: Actor, become: Become) -> None:
-    become("Europe/Berlin")
-    daily(store, ada)
-    follow(store)
-    assert look(store, datetime(2026, 12, 8, 8, tzinfo=UTC)) == ["2026-12-08T09:00:00"]
-    become("Europe/London")  # 09:00 comes again, an hour later
-    follow(store)
-    assert look(store, datetime(2026, 12, 8, 9, tzinfo=UTC)) == []
-    assert look(store, datetime(2026, 12, 9, 8, 59, tzinfo=UTC)) == []
-    assert look(store, datetime(2026, 12, 9, 9, tzinfo=UTC)) == ["2026-12-09T09:00:00"]
+def test_occurrence_is_not_opened_again(store: Store, ada: Actor, set_rules: SetRules) -> None:
+    set_rules("Europe/Berlin")
+    create_mailing_at_nine(store, ada)
+    update_due_times(store)
+    assert open_at(store, datetime(2026, 12, 8, 8, tzinfo=UTC)) == ["2026-12-08T09:00:00"]
+    set_rules("Europe/London")  # 09:00 is an hour later, and comes again today
+    update_due_times(store)
+    assert open_at(store, datetime(2026, 12, 8, 9, tzinfo=UTC)) == []
+    assert open_at(store, datetime(2026, 12, 9, 8, 59, tzinfo=UTC)) == []
+    assert open_at(store, datetime(2026, 12, 9, 9, tzinfo=UTC)) == ["2026-12-09T09:00:00"]
 
 
-def test_the_last_one_before_the_end_stays_before_it(store: Store, ada: Actor, become: Become) -> None:
-    become("Europe/Berlin")
-    daily(store, ada, end=datetime(2026, 12, 8, 8, 30, tzinfo=UTC))
-    follow(store)
-    become("America/New_York")
-    follow(store)
+def test_last_occurrence_stays_before_the_end(store: Store, ada: Actor, set_rules: SetRules) -> None:
+    set_rules("Europe/Berlin")
+    create_mailing_at_nine(store, ada, end=datetime(2026, 12, 8, 8, 30, tzinfo=UTC))
+    update_due_times(store)
+    set_rules("America/New_York")
+    update_due_times(store)
     (row,) = rows(store, Mailing)
     assert row.end_at == datetime(2026, 12, 8, 14, 30, tzinfo=UTC)
-    assert look(store, datetime(2026, 12, 8, 14, tzinfo=UTC)) == ["2026-12-08T09:00:00"]
+    assert open_at(store, datetime(2026, 12, 8, 14, tzinfo=UTC)) == ["2026-12-08T09:00:00"]
     assert rows(store, Mailing)[0].next_at is None
 
 
-def test_a_zone_that_is_unknown_by_now_keeps_no_other_back(store: Store, ada: Actor, become: Become) -> None:
-    become("Europe/Berlin")
-    daily(store, ada)
-    daily_at_home = mailing(store, ada, every=Every.DAY, start=BEFORE, timezone="Nowhere/Here")
-    become("Europe/Moscow")
-    assert follow(store) == 1
-    assert [row.next_at for row in rows(store, Mailing) if row.id == daily_at_home] == [BEFORE]
+def test_unknown_zone_does_not_affect_other_mailings(store: Store, ada: Actor, set_rules: SetRules) -> None:
+    set_rules("Europe/Berlin")
+    create_mailing_at_nine(store, ada)
+    in_unknown_zone = create_mailing(store, ada, every=Every.DAY, start=BEFORE, timezone="Nowhere/Here")
+    set_rules("Europe/Moscow")
+    assert update_due_times(store) == 1
+    assert [row.next_at for row in rows(store, Mailing) if row.id == in_unknown_zone] == [BEFORE]
 
 
-def test_without_the_system_s_files_the_package_s_count(store: Store, ada: Actor) -> None:
-    mailing(store, ada, every=Every.DAY, start=BEFORE, timezone="Europe/Berlin")
+def test_rules_of_the_tzdata_package_are_used_without_system_files(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, every=Every.DAY, start=BEFORE, timezone="Europe/Berlin")
     before = zoneinfo.TZPATH
     zoneinfo.reset_tzpath([])
     try:
-        follow(store)
+        update_due_times(store)
         by_package = rows(store, StoreInfo)[0].zone_rules
-        write(store, lambda connection: connection.exec_driver_sql("UPDATE mailing SET timezone = 'Europe/Moscow'"))
-        follow(store)
+        write(store, lambda db: db.exec_driver_sql("UPDATE mailing SET timezone = 'Europe/Moscow'"))
+        update_due_times(store)
         assert rows(store, StoreInfo)[0].zone_rules != by_package
-        assert tzdata_changes._rules("Europe/Moscow").startswith(b"TZif")
+        assert tzdata_changes._read_rules("Europe/Moscow").startswith(b"TZif")
     finally:
         zoneinfo.reset_tzpath(before)
 
 
-def test_a_daemon_hears_of_it_within_the_hour(store: Store, ada: Actor, become: Become) -> None:
-    """By its housekeeping; rules that it has read before are read again."""
-    become("Europe/Berlin")
-    daily(store, ada)
+def test_housekeeping_of_a_daemon_applies_new_rules(store: Store, ada: Actor, set_rules: SetRules) -> None:
+    """Rules that the process has read before are read again."""
+    set_rules("Europe/Berlin")
+    create_mailing_at_nine(store, ada)
     housekeeping.tidy(store)
-    become("Europe/London")
+    set_rules("Europe/London")
     housekeeping.tidy(store)
     assert [row.next_at for row in rows(store, Mailing)] == [datetime(2026, 12, 8, 9, tzinfo=UTC)]
 
 
-def test_a_run_hears_of_it_at_once(store: Store, ada: Actor, become: Become, tmp_path: Path) -> None:
-    """The installed command, with rules by which what was to come in an hour is past."""
-    become("Etc/UTC")
+def test_run_applies_new_rules_before_it_opens(store: Store, ada: Actor, set_rules: SetRules, tmp_path: Path) -> None:
+    """The installed command, with rules that make a due time in the next hour past."""
+    set_rules("Etc/UTC")
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     start = now + timedelta(hours=1)
-    client(store, ada, "bob")
-    mailing(store, ada, every=Every.DAY, start=start, timezone=ZONE)
-    follow(store)
+    create_client(store, ada, "bob")
+    create_mailing(store, ada, every=Every.DAY, start=start, timezone=ZONE)
+    update_due_times(store)
     store.close()
-    become("Etc/GMT-2")
+    set_rules("Etc/GMT-2")
     home = Home(tmp_path, SKYCHIMP_STORE=str(store.path), SKYCHIMP_MAIL__SENDER="a@b.test")
     home.environ["PYTHONTZPATH"] = str(tmp_path / "zoneinfo")
     done = home.run("run", "--json")
     assert (done.status, done.json["sent"]) == (0, 1), done.err
-    assert "time zones have new rules" in done.err
+    assert "time zone rules changed" in done.err
     (opened,) = rows(store, Occurrence)
     assert opened.due_local == start.replace(tzinfo=None).isoformat()
     assert opened.state == OccurrenceState.FINISHED
@@ -208,10 +208,11 @@ REAL = ("Europe/Berlin", "Europe/Moscow", "America/New_York", "Asia/Tokyo", "Aus
     old=st.sampled_from(REAL),
     hours=st.integers(-3, 3),
 )
-def test_whatever_the_rules(start: datetime, every: Every, since: int, old: str, hours: int) -> None:
-    """A due time that a shift of some hours has moved is still found as the one it is."""
+def test_due_time_is_recognised_after_a_shift_of_some_hours(
+    start: datetime, every: Every, since: int, old: str, hours: int
+) -> None:
     schedule = Schedule(start, old, every)
     due = next(recurrence.upcoming(schedule, start.replace(tzinfo=UTC) + timedelta(days=since)))
-    found = recurrence.nearest(schedule, due.at + timedelta(hours=hours))
-    assert found is not None
-    assert found.local == due.local
+    moved = recurrence.nearest(schedule, due.at + timedelta(hours=hours))
+    assert moved is not None
+    assert moved.local == due.local

@@ -1,4 +1,4 @@
-"""Claims: every delivery is given out once, in turns, and nobody waits behind another."""
+"""Test claims: each delivery is handed out once, and occurrences take turns."""
 
 import asyncio
 import shutil
@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import Connection
-from support.sending import addresses, deliveries, mailing
+from support.sending import create_mailing, deliveries, make_addresses
 
 from skychimp.delivery.scheduling import planner
-from skychimp.delivery.sending.claims import MOST_AT_ONCE, Claims, OpenOccurrence
+from skychimp.delivery.sending.claims import MAX_ACTIVE_OCCURRENCES, Claims, OpenOccurrence
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
 from skychimp.models import DeliveryState
@@ -31,20 +31,20 @@ from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.schema import create_store, open_store
 
 T = TypeVar("T")
-Given = tuple[ClaimedDelivery, OpenOccurrence]
+HandedOut = tuple[ClaimedDelivery, OpenOccurrence]
 
 
-def opened(store: Store) -> list[int]:
-    """Open what is due, as a run does; the occurrences."""
+def open_due(store: Store) -> list[int]:
+    """Open what is due, as a run does, and return the occurrences."""
     now = datetime.now(UTC)
     with store.connect() as db, db.begin():
         planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
-        return queue.due(db, now)
+        return queue.due_occurrences(db, now)
 
 
 @asynccontextmanager
-async def claiming(store: Store, *, connections: int = 10, budget: int | None = None) -> AsyncIterator[Claims]:
-    """The claims of a run over all that is due."""
+async def claim_all_due(store: Store, *, connections: int = 10, limit: int | None = None) -> AsyncIterator[Claims]:
+    """Yield the claims of a run over everything that is due."""
     with registered_run(store) as lock:
         recorder = Recorder(store, lock.run_id)
         async with asyncio.TaskGroup() as tasks:
@@ -53,257 +53,257 @@ async def claiming(store: Store, *, connections: int = 10, budget: int | None = 
                 lock.run_id,
                 tasks,
                 now=lambda: datetime.now(UTC),
-                due=lambda: datetime.now(UTC),
+                due_by=lambda: datetime.now(UTC),
                 load=lambda db, occurrence_id: None,
                 connections=lambda: connections,
-                budget=budget,
+                limit=limit,
             )
-            claims.add(opened(store))
+            claims.add(open_due(store))
             yield claims
             claims.stop()
         await recorder.close()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    async def within_reason() -> T:
+    async def with_timeout() -> T:
         async with asyncio.timeout(30):
             return await coroutine
 
-    return asyncio.run(within_reason())
+    return asyncio.run(with_timeout())
 
 
-async def all_of(claims: Claims) -> list[str]:
-    """The addresses of all that is given out, each answered before the next."""
-    found = []
-    while (given_out := await claims.next()) is not None:
-        claims.off_the_wire(given_out[1])
-        found.append(given_out[0].address)
-    return found
+async def take_all(claims: Claims) -> list[str]:
+    """Take all deliveries, finishing each before the next, and return their addresses."""
+    taken = []
+    while (delivery := await claims.next()) is not None:
+        claims.finish(delivery[1])
+        taken.append(delivery[0].address)
+    return taken
 
 
-@pytest.mark.parametrize("letters", [0, 1, 2, 39, 40, 41, 1100])
-def test_each_is_given_out_once(store: Store, ada: Actor, letters: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2, 39, 40, 41, 1100])
+def test_each_delivery_is_handed_out_once(store: Store, ada: Actor, count: int) -> None:
     async def go() -> list[str]:
-        async with claiming(store) as claims:
-            return await all_of(claims)
+        async with claim_all_due(store) as claims:
+            return await take_all(claims)
 
-    mailing(store, ada, addresses(max(letters, 1)))
-    if not letters:
+    create_mailing(store, ada, make_addresses(max(count, 1)))
+    if not count:
         with store.write() as db:
             db.connection().exec_driver_sql("UPDATE client SET bad_at = created_at")
-    found = run(go())
-    assert Counter(found) == Counter(addresses(letters))
+    taken = run(go())
+    assert Counter(taken) == Counter(make_addresses(count))
     assert {row.state for row in deliveries(store)} <= {DeliveryState.CLAIMED}
 
 
-def test_many_occurrences_take_turns_and_all_have_theirs(store: Store, ada: Actor) -> None:
+def test_more_occurrences_than_can_be_active_are_all_sent(store: Store, ada: Actor) -> None:
     async def go() -> list[str]:
-        async with claiming(store) as claims:
-            return await all_of(claims)
+        async with claim_all_due(store) as claims:
+            return await take_all(claims)
 
-    number = MOST_AT_ONCE + 6
+    number = MAX_ACTIVE_OCCURRENCES + 6
     for name in range(number):
-        mailing(store, ada, [f"a{name}@example.org", f"b{name}@example.org"])
+        create_mailing(store, ada, [f"a{name}@example.org", f"b{name}@example.org"])
     assert len(set(run(go()))) == 2 * number
 
 
-def test_the_next_is_of_the_one_with_the_fewest_on_the_wire(store: Store, ada: Actor) -> None:
+def test_next_delivery_is_from_the_occurrence_with_the_fewest_in_flight(store: Store, ada: Actor) -> None:
     async def go() -> None:
-        async with claiming(store) as claims:
+        async with claim_all_due(store) as claims:
             first = [await claims.next() for _ in range(20)]
             by_occurrence = Counter(occurrence.id for _, occurrence in filter(None, first))
             assert by_occurrence == {1: 10, 2: 10}
-            for claimed, occurrence in filter(None, first):  # those of the second are answered quickly
+            for claimed, occurrence in filter(None, first):  # the second occurrence's emails are finished quickly
                 if claimed.occurrence_id == 2:
-                    claims.off_the_wire(occurrence)
+                    claims.finish(occurrence)
             further = [await claims.next() for _ in range(10)]
             assert {occurrence.id for _, occurrence in filter(None, further)} == {2}
 
-    mailing(store, ada, addresses(40))
-    mailing(store, ada, [f"other{number}@example.org" for number in range(40)])
+    create_mailing(store, ada, make_addresses(40))
+    create_mailing(store, ada, [f"other{number}@example.org" for number in range(40)])
     run(go())
 
 
-def test_one_that_has_none_ready_yet_keeps_its_share_free(
+def test_occurrence_without_ready_deliveries_keeps_its_share_of_the_connections(
     store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_fill = threading.Event()
+    may_create = threading.Event()
 
-    def fill(db: Connection, occurrence_id: int) -> bool:
+    def create_slowly(db: Connection, occurrence_id: int) -> bool:
         if occurrence_id == 2:
-            may_fill.wait(30)
-        return filled(db, occurrence_id)
+            may_create.wait(30)
+        return create_deliveries(db, occurrence_id)
 
     async def go() -> None:
-        async with claiming(store, connections=4) as claims:
+        async with claim_all_due(store, connections=4) as claims:
             first = [await claims.next() for _ in range(2)]
             third = asyncio.ensure_future(claims.next())
             await asyncio.wait([third], timeout=0.1)
             assert not third.done()
-            may_fill.set()
-            given_out = [*first, await third, await claims.next()]
-            assert [occurrence.id for _, occurrence in filter(None, given_out)] == [1, 1, 2, 2]
+            may_create.set()
+            handed_out = [*first, await third, await claims.next()]
+            assert [occurrence.id for _, occurrence in filter(None, handed_out)] == [1, 1, 2, 2]
 
-    filled = queue.fill
-    monkeypatch.setattr(queue, "fill", fill)
-    mailing(store, ada, addresses(10))
-    mailing(store, ada, [f"other{number}@example.org" for number in range(10)])
+    create_deliveries = queue.create_deliveries
+    monkeypatch.setattr(queue, "create_deliveries", create_slowly)
+    create_mailing(store, ada, make_addresses(10))
+    create_mailing(store, ada, [f"other{number}@example.org" for number in range(10)])
     run(go())
 
 
-def test_a_small_mailing_is_not_opened_behind_a_large_one(
+def test_small_mailing_is_not_opened_after_a_large_one(
     store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[int] = []
 
-    def fill(db: Connection, occurrence_id: int) -> bool:
+    def create_in_batches(db: Connection, occurrence_id: int) -> bool:
         order.append(occurrence_id)
-        return filled(db, occurrence_id, batch=10)
+        return create_deliveries(db, occurrence_id, batch=10)
 
     async def go() -> list[str]:
-        async with claiming(store) as claims:
-            return await all_of(claims)
+        async with claim_all_due(store) as claims:
+            return await take_all(claims)
 
-    filled = queue.fill
-    monkeypatch.setattr(queue, "fill", fill)
-    mailing(store, ada, addresses(95))
-    mailing(store, ada, [f"other{number}@example.org" for number in range(15)])
+    create_deliveries = queue.create_deliveries
+    monkeypatch.setattr(queue, "create_deliveries", create_in_batches)
+    create_mailing(store, ada, make_addresses(95))
+    create_mailing(store, ada, [f"other{number}@example.org" for number in range(15)])
     assert Counter(run(go())).total() == 110
     assert order[:6] == [1, 2] * 3
 
 
-@pytest.mark.parametrize("letters", [1, 2, 50])
-def test_one_that_is_put_back_comes_again_also_the_last(store: Store, ada: Actor, letters: int) -> None:
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_returned_delivery_is_handed_out_again_even_the_last_one(store: Store, ada: Actor, count: int) -> None:
     async def go() -> list[str]:
-        async with claiming(store) as claims:
-            found = []
-            for _ in range(letters - 1):
-                given_out = await claims.next()
-                assert given_out is not None
-                found.append(given_out[0].address)
+        async with claim_all_due(store) as claims:
+            taken = []
+            for _ in range(count - 1):
+                delivery = await claims.next()
+                assert delivery is not None
+                taken.append(delivery[0].address)
             last = await claims.next()
             assert last is not None
             assert await claims.next() is None
-            claims.put_back(*last)
+            claims.return_untried(*last)
             assert claims.has_work
-            return found + await all_of(claims)
+            return taken + await take_all(claims)
 
-    mailing(store, ada, addresses(letters))
-    assert Counter(run(go())) == Counter(addresses(letters))
+    create_mailing(store, ada, make_addresses(count))
+    assert Counter(run(go())) == Counter(make_addresses(count))
 
 
-def test_a_waiting_worker_hears_of_one_that_is_put_back_and_of_a_stop(store: Store, ada: Actor) -> None:
+def test_returned_delivery_does_not_count_towards_the_limit(store: Store, ada: Actor) -> None:
     async def go() -> None:
-        async with claiming(store, budget=1) as claims:
+        async with claim_all_due(store, limit=1) as claims:
             only = await claims.next()
             assert only is not None
             assert await claims.next() is None
-            claims.put_back(*only)
+            claims.return_untried(*only)
             again = await claims.next()
             assert again is not None
             assert again[0] == only[0]
             claims.stop()
             assert await claims.next() is None
 
-    mailing(store, ada, addresses(3))
+    create_mailing(store, ada, make_addresses(3))
     run(go())
 
 
-def test_what_is_dropped_is_not_given_out_and_the_others_are(store: Store, ada: Actor) -> None:
+def test_discarded_occurrence_is_not_handed_out_and_others_are(store: Store, ada: Actor) -> None:
     async def go() -> list[str]:
-        async with claiming(store) as claims:
-            given_out = await claims.next()
-            while given_out is not None and given_out[1].id != 1:
-                given_out = await claims.next()
-            assert given_out is not None
-            claims.drop(given_out[1])
-            return await all_of(claims)
+        async with claim_all_due(store) as claims:
+            delivery = await claims.next()
+            while delivery is not None and delivery[1].id != 1:
+                delivery = await claims.next()
+            assert delivery is not None
+            claims.discard(delivery[1])
+            return await take_all(claims)
 
-    mailing(store, ada, addresses(50))
-    mailing(store, ada, others := [f"other{number}@example.org" for number in range(50)])
-    found = set(run(go()))
-    assert not found & set(addresses(50))
-    assert len(found & set(others)) >= 48
+    create_mailing(store, ada, make_addresses(50))
+    create_mailing(store, ada, others := [f"other{number}@example.org" for number in range(50)])
+    taken = set(run(go()))
+    assert not taken & set(make_addresses(50))
+    assert len(taken & set(others)) >= 48
 
 
 @pytest.mark.parametrize("is_disabled", [True, False])
-def test_starting_over_gives_out_what_is_still_ours_to_take(store: Store, ada: Actor, is_disabled: bool) -> None:
+def test_reclaim_hands_out_only_what_can_still_be_claimed(store: Store, ada: Actor, is_disabled: bool) -> None:
     async def go() -> list[str]:
-        async with claiming(store) as claims:
+        async with claim_all_due(store) as claims:
             first = await claims.next()
             assert first is not None
             if is_disabled:
                 with store.connect() as db, db.begin():
-                    queue.disable(db, mailing_id, "by hand", datetime.now(UTC))
-            claims.start_over(first[1])
-            claims.off_the_wire(first[1])
-            return await all_of(claims)
+                    queue.disable_mailing(db, mailing_id, "by hand", datetime.now(UTC))
+            claims.reclaim(first[1])
+            claims.finish(first[1])
+            return await take_all(claims)
 
-    mailing_id = mailing(store, ada, addresses(30))
-    found = run(go())
+    mailing_id = create_mailing(store, ada, make_addresses(30))
+    taken = run(go())
     if is_disabled:
-        assert found == []
+        assert taken == []
         assert {row.state for row in deliveries(store)} == {DeliveryState.QUEUED}
     else:
-        assert len(found) == len(set(found)) == 29
+        assert len(taken) == len(set(taken)) == 29
 
 
 @pytest.fixture(scope="module")
-def prepared() -> Iterator[Path]:
-    """A store with three mailings that are due."""
+def prepared_store() -> Iterator[Path]:
+    """Create a store with three due mailings."""
     with TemporaryDirectory() as folder:
         store = create_store(f"sqlite:///{folder}/skychimp.db")
-        ada = enrol(store, "ada")
-        for number, letters in enumerate((1, 5, 30)):
-            mailing(store, ada, [f"{name}@{number}.example.org" for name in range(letters)])
+        ada = create_user(store, "ada")
+        for number, count in enumerate((1, 5, 30)):
+            create_mailing(store, ada, [f"{name}@{number}.example.org" for name in range(count)])
         store.close()
         yield Path(folder) / "skychimp.db"
 
 
 @examples(max_examples=40, deadline=None)
 @given(
-    st.lists(st.sampled_from(["take", "take", "take", "answer", "put back", "start over"]), max_size=80),
+    st.lists(st.sampled_from(["take", "take", "take", "send", "return", "reclaim"]), max_size=80),
     st.none() | st.integers(1, 40),
     st.integers(0, 1000),
 )
-def test_whatever_is_done_each_is_answered_once(
-    prepared: Path, actions: list[str], budget: int | None, chance: int
+def test_each_delivery_is_sent_once_after_any_actions(
+    prepared_store: Path, actions: list[str], limit: int | None, chance: int
 ) -> None:
     async def go(store: Store) -> tuple[list[str], int]:
-        wire: list[Given] = []
-        answered: list[str] = []
+        in_flight: list[HandedOut] = []
+        sent: list[str] = []
 
-        def one() -> Given:
-            return wire.pop(chance % len(wire))
+        def take_any() -> HandedOut:
+            return in_flight.pop(chance % len(in_flight))
 
-        def answer() -> None:
-            claimed, occurrence = one()
+        def send() -> None:
+            claimed, occurrence = take_any()
             with store.connect() as db, db.begin():
                 db.exec_driver_sql("UPDATE delivery SET state = 'sent' WHERE id = ?", (claimed.id,))
-            answered.append(claimed.address)
-            claims.off_the_wire(occurrence)
+            sent.append(claimed.address)
+            claims.finish(occurrence)
 
-        async with claiming(store, budget=budget) as claims:
+        async with claim_all_due(store, limit=limit) as claims:
             for action in actions:
                 if action == "take":
-                    given_out = await claims.next()
-                    wire += [given_out] if given_out is not None else []
-                elif wire and action == "answer":
-                    answer()
-                elif wire and action == "put back":
-                    claims.put_back(*one())
-                elif wire:
-                    claims.start_over(wire[-1][1])
-            while wire or claims.has_work:
-                while (given_out := await claims.next()) is not None:
-                    wire.append(given_out)
-                while wire:
-                    answer()
-        return answered, 36 if budget is None else min(budget, 36)
+                    delivery = await claims.next()
+                    in_flight += [delivery] if delivery is not None else []
+                elif in_flight and action == "send":
+                    send()
+                elif in_flight and action == "return":
+                    claims.return_untried(*take_any())
+                elif in_flight:
+                    claims.reclaim(in_flight[-1][1])
+            while in_flight or claims.has_work:
+                while (delivery := await claims.next()) is not None:
+                    in_flight.append(delivery)
+                while in_flight:
+                    send()
+        return sent, 36 if limit is None else min(limit, 36)
 
     with TemporaryDirectory() as folder:
-        shutil.copy(prepared, folder)
+        shutil.copy(prepared_store, folder)
         store = open_store(f"sqlite:///{folder}/skychimp.db")
-        answered, expected = run(go(store))
+        sent, expected = run(go(store))
         store.close()
-    assert len(answered) == len(set(answered)) == expected
+    assert len(sent) == len(set(sent)) == expected

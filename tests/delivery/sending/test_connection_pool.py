@@ -1,4 +1,4 @@
-"""The relay as a run sees it: how many connections it gets, when it is paused, when it is tried again."""
+"""Test the connection pool: its limit, pauses and probes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
-from support.sending import rows, settings
-from support.servers import GREETING, ScriptedServer, hang, obey
+from support.sending import make_settings, rows
+from support.servers import GREETING, ScriptedServer, accept_mail, hang
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending import connection_pool as module
@@ -22,126 +22,126 @@ from skychimp.store.database import Store
 from skychimp.transport.smtp import SmtpTransport
 
 T = TypeVar("T")
-HEALTHY = (GREETING, obey())
+HEALTHY = (GREETING, accept_mail())
 BUSY = (b"421 4.7.0 too many connections\r\n",)
 SECRET = b"secret of the store"
 
 
-class Stage:
-    """A relay, and what it has told the run."""
+class Harness:
+    """A connection pool, and the reasons and hints with which it gave up."""
 
-    def __init__(self, store: Store, recorder: Recorder, chosen: Settings, *, waits: bool) -> None:
-        self.told: list[tuple[str, str]] = []
+    def __init__(self, store: Store, recorder: Recorder, settings: Settings, *, waits_forever: bool) -> None:
+        self.give_ups: list[tuple[str, str]] = []
         self.later = timedelta()
         self.store = store
-        self.relay = ConnectionPool(
-            SmtpTransport(chosen.smtp),
-            chosen,
+        self.pool = ConnectionPool(
+            SmtpTransport(settings.smtp),
+            settings,
             recorder,
             now=lambda: datetime.now(UTC) + self.later,
-            give_up=lambda reason, hint: self.told.append((reason, hint)),
-            waits=waits,
+            give_up=lambda reason, hint: self.give_ups.append((reason, hint)),
+            waits_forever=waits_forever,
         )
 
     def may_send(self, secret: bytes = SECRET) -> bool:
-        """Look into the store, as a run does before it sends."""
+        """Read and apply a pause, as a run does before it sends."""
         with self.store.connect() as db, db.begin():
-            pause = self.relay.read_pause(db, secret)
-        self.relay.apply_pause(pause)
+            pause = self.pool.read_pause(db, secret)
+        self.pool.apply_pause(pause)
         return pause is None
 
 
 @asynccontextmanager
-async def stage(store: Store, chosen: Settings, *, waits: bool = False) -> AsyncIterator[Stage]:
+async def open_pool(store: Store, settings: Settings, *, waits_forever: bool = False) -> AsyncIterator[Harness]:
     with registered_run(store) as lock:
         recorder = Recorder(store, lock.run_id)
-        made = Stage(store, recorder, chosen, waits=waits)
-        made.may_send()
-        yield made
+        harness = Harness(store, recorder, settings, waits_forever=waits_forever)
+        harness.may_send()
+        yield harness
         await recorder.close()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    async def within_reason() -> T:
+    async def with_timeout() -> T:
         async with asyncio.timeout(30):
             return await coroutine
 
-    return asyncio.run(within_reason())
+    return asyncio.run(with_timeout())
 
 
-def test_it_has_as_many_connections_as_are_allowed_and_no_more(store: Store) -> None:
+def test_pool_opens_no_more_connections_than_its_limit(store: Store) -> None:
     async def go(port: int) -> None:
-        async with stage(store, settings(port, smtp__connections=3)) as on:
-            connections = await asyncio.gather(*(on.relay.exchange(None) for _ in range(5)))
-            taken = [connection for connection in connections if connection is not None]
-            assert len(taken) == 3
-            assert not on.relay.is_crowded
-            again = await on.relay.exchange(taken[0])
+        async with open_pool(store, make_settings(port, smtp__connections=3)) as harness:
+            connections = await asyncio.gather(*(harness.pool.replace(None) for _ in range(5)))
+            opened = [connection for connection in connections if connection is not None]
+            assert len(opened) == 3
+            assert not harness.pool.is_over_limit
+            again = await harness.pool.replace(opened[0])
             assert again is not None
-            assert await on.relay.exchange(None) is None
-            for connection in [again, *taken[1:]]:
-                await on.relay.hang_up(connection)
+            assert await harness.pool.replace(None) is None
+            for connection in [again, *opened[1:]]:
+                await harness.pool.close(connection)
 
     with ScriptedServer(HEALTHY) as server:
         run(go(server.port))
     assert len(server.conversations) == 4
 
 
-def test_too_much_costs_a_connection_each_time_but_never_the_last(store: Store) -> None:
+def test_limit_is_reduced_step_by_step_to_one_connection(store: Store) -> None:
     async def go(port: int) -> None:
-        async with stage(store, settings(port, smtp__connections=3)) as on:
-            taken = [await on.relay.exchange(None) for _ in range(3)]
+        async with open_pool(store, make_settings(port, smtp__connections=3)) as harness:
+            opened = [await harness.pool.replace(None) for _ in range(3)]
             seen = []
-            for connection in taken:
-                on.relay.take_fewer()
-                seen.append((on.relay.allowed, on.relay.is_crowded))
-                await on.relay.hang_up(connection)
+            for connection in opened:
+                harness.pool.reduce_limit()
+                seen.append((harness.pool.limit, harness.pool.is_over_limit))
+                await harness.pool.close(connection)
             assert seen == [(2, True), (1, True), (1, False)]
-            on.relay.take_fewer()
-            assert on.relay.allowed == 1
+            harness.pool.reduce_limit()
+            assert harness.pool.limit == 1
 
     with ScriptedServer(HEALTHY) as server:
         run(go(server.port))
 
 
-def test_it_is_tried_with_more_again_one_by_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_grows_again_step_by_step(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async def go(port: int) -> None:
-        async with stage(store, settings(port, smtp__connections=4)) as on:
-            on.relay.take_fewer()
-            on.relay.grow()
-            assert on.relay.allowed == 1  # it has not borne with these for a minute
-            monkeypatch.setattr(module, "GROWS_EVERY", 0.0)
+        async with open_pool(store, make_settings(port, smtp__connections=4)) as harness:
+            harness.pool.reduce_limit()
+            harness.pool.grow()
+            assert harness.pool.limit == 1  # the growth interval is not yet over
+            monkeypatch.setattr(module, "GROWTH_INTERVAL_S", 0.0)
             seen = []
             for _ in range(5):
-                on.relay.grow()
-                seen.append(on.relay.allowed)
+                harness.pool.grow()
+                seen.append(harness.pool.limit)
             assert seen == [2, 3, 4, 4, 4]
 
     with ScriptedServer(HEALTHY) as server:
         run(go(server.port))
 
 
-def test_a_connection_that_cant_be_had_beside_others_means_no_more_than_those(store: Store) -> None:
+def test_refused_connection_limits_the_pool_to_those_already_open(store: Store) -> None:
     async def go(port: int) -> None:
-        async with stage(store, settings(port, smtp__connections=9)) as on:
-            taken = [await on.relay.exchange(None) for _ in range(5)]
-            assert [connection is not None for connection in taken] == [True, True, False, False, False]
-            assert (on.relay.allowed, on.told) == (2, [])
-            for connection in taken[:2]:
-                await on.relay.hang_up(connection)
+        async with open_pool(store, make_settings(port, smtp__connections=9)) as harness:
+            opened = [await harness.pool.replace(None) for _ in range(5)]
+            assert [connection is not None for connection in opened] == [True, True, False, False, False]
+            assert (harness.pool.limit, harness.give_ups) == (2, [])
+            for connection in opened[:2]:
+                await harness.pool.close(connection)
 
     with ScriptedServer(HEALTHY, HEALTHY, BUSY) as server:
         run(go(server.port))
     assert len(server.conversations) == 3
 
 
-def test_without_any_connection_its_patience_decides(store: Store) -> None:
-    async def go(port: int, **more: str) -> list[tuple[str, str]]:
-        async with stage(store, settings(port, **more)) as on:
-            connection = await on.relay.exchange(None)
-            assert (connection is None) == bool(on.told)
-            await on.relay.hang_up(connection)
-            return on.told
+def test_pool_without_any_connection_waits_for_the_configured_patience(store: Store) -> None:
+    async def go(port: int, **overrides: str) -> list[tuple[str, str]]:
+        async with open_pool(store, make_settings(port, **overrides)) as harness:
+            connection = await harness.pool.replace(None)
+            assert (connection is None) == bool(harness.give_ups)
+            await harness.pool.close(connection)
+            return harness.give_ups
 
     with ScriptedServer(BUSY, BUSY, HEALTHY) as server:
         ((reason, hint),) = run(go(server.port))
@@ -151,18 +151,20 @@ def test_without_any_connection_its_patience_decides(store: Store) -> None:
     assert len(server.conversations) == 3
 
 
-def test_a_stop_ends_every_wait(store: Store) -> None:
+def test_stop_ends_all_waiting(store: Store) -> None:
     async def go(port: int) -> None:
-        for waits in (True, False):
-            async with stage(store, settings(port, run__patience="1h", smtp__timeout="1h"), waits=waits) as on:
-                waiting = [asyncio.ensure_future(on.relay.exchange(None)) for _ in range(3)]
-                sleeping = asyncio.ensure_future(on.relay.sleep(3600))
+        for waits_forever in (True, False):
+            async with open_pool(
+                store, make_settings(port, run__patience="1h", smtp__timeout="1h"), waits_forever=waits_forever
+            ) as harness:
+                waiting = [asyncio.ensure_future(harness.pool.replace(None)) for _ in range(3)]
+                sleeping = asyncio.ensure_future(harness.pool.sleep(3600))
                 await asyncio.wait(waiting, timeout=0.1)
-                on.relay.stop()
+                harness.pool.stop()
                 assert await asyncio.gather(*waiting) == [None] * 3
                 await sleeping
-                assert await on.relay.exchange(None) is None
-                assert on.told == []
+                assert await harness.pool.replace(None) is None
+                assert harness.give_ups == []
 
     with ScriptedServer([hang]) as silent:
         run(go(silent.port))
@@ -170,21 +172,21 @@ def test_a_stop_ends_every_wait(store: Store) -> None:
         run(go(busy.port))
 
 
-def test_it_is_paused_once_and_probed_after_its_time(store: Store) -> None:
+def test_relay_is_paused_once_and_probed_later(store: Store) -> None:
     async def go(port: int) -> None:
-        async with stage(store, settings(port, smtp__connections=3)) as on:
-            for _ in range(3):  # as many connections hear of it
-                await on.relay.pause("535 5.7.8 wrong", "check it")
-            assert on.told == [("the relay is paused: 535 5.7.8 wrong", "check it")]
-            assert await on.relay.exchange(None) is None
+        async with open_pool(store, make_settings(port, smtp__connections=3)) as harness:
+            for _ in range(3):  # each connection gets the same refusal
+                await harness.pool.pause("535 5.7.8 wrong", "check it")
+            assert harness.give_ups == [("the mail server is paused: 535 5.7.8 wrong", "check it")]
+            assert await harness.pool.replace(None) is None
             seen = []
             for minutes in (0, 14, 16):
-                on.later = timedelta(minutes=minutes)
-                seen.append((on.may_send(), on.relay.allowed))
+                harness.later = timedelta(minutes=minutes)
+                seen.append((harness.may_send(), harness.pool.limit))
             assert seen == [(False, 0), (False, 0), (True, 1)]  # the probe is one connection
-            assert len(on.told) == 1
-        async with stage(store, settings(port)) as anew:
-            assert [reason for reason, _ in anew.told] == ["the relay is paused: 535 5.7.8 wrong"]
+            assert len(harness.give_ups) == 1
+        async with open_pool(store, make_settings(port)) as later_run:
+            assert [reason for reason, _ in later_run.give_ups] == ["the mail server is paused: 535 5.7.8 wrong"]
 
     with ScriptedServer(HEALTHY) as server:
         run(go(server.port))
@@ -192,7 +194,7 @@ def test_it_is_paused_once_and_probed_after_its_time(store: Store) -> None:
     assert [state.probes for state in rows(store, RelayState)] == [1]
 
 
-MENDED: list[dict[str, Any]] = [
+FIXED_SETTINGS: list[dict[str, Any]] = [
     {"smtp__password": "open sesame"},
     {"smtp__username": "bob"},
     {"smtp__security": "starttls"},
@@ -200,60 +202,62 @@ MENDED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("mended", MENDED, ids=[next(iter(change)) for change in MENDED])
-def test_mended_settings_end_a_pause_and_others_do_not(store: Store, mended: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fixed", FIXED_SETTINGS, ids=[next(iter(change)) for change in FIXED_SETTINGS])
+def test_only_changed_login_settings_end_a_pause(store: Store, fixed: dict[str, Any]) -> None:
     usual = {"smtp__username": "ada", "smtp__password": "sesame"}
 
     async def go(port: int) -> None:
-        async with stage(store, settings(port, **usual)) as on:
-            await on.relay.pause("no", "hint")
-        async with stage(store, settings(port, **usual, smtp__connections=7, smtp__timeout="1s")) as same:
+        async with open_pool(store, make_settings(port, **usual)) as harness:
+            await harness.pool.pause("no", "hint")
+        async with open_pool(store, make_settings(port, **usual, smtp__connections=7, smtp__timeout="1s")) as same:
             assert not same.may_send()
-        async with stage(store, settings(port, **usual | mended)) as changed:
+        async with open_pool(store, make_settings(port, **usual | fixed)) as changed:
             assert changed.may_send()
-            assert changed.told == []
+            assert changed.give_ups == []
 
     run(go(2525))
 
 
-def test_a_password_file_is_read_for_what_it_holds(store: Store, tmp_path: Path) -> None:
+def test_changed_password_file_ends_a_pause(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "password"
 
     async def go() -> list[bool]:
         seen = []
         for password in ("sesame\n", "sesame", "open sesame\n"):
             file.write_text(password)
-            async with stage(store, settings(2525, smtp__username="ada", smtp__password_file=str(file))) as on:
-                seen.append(on.may_send())
-                await on.relay.pause("no", "hint")
+            async with open_pool(
+                store, make_settings(2525, smtp__username="ada", smtp__password_file=str(file))
+            ) as harness:
+                seen.append(harness.may_send())
+                await harness.pool.pause("no", "hint")
         return seen
 
     assert run(go()) == [True, False, True]
 
 
-def test_the_store_learns_nothing_of_the_password(store: Store) -> None:
+def test_store_contains_only_a_keyed_hash_of_the_password(store: Store) -> None:
     async def go(secret: bytes) -> str:
-        async with stage(store, settings(2525, smtp__username="ada", smtp__password="sesame")) as on:
-            on.may_send(secret)
-            await on.relay.pause("no", "hint")
+        async with open_pool(store, make_settings(2525, smtp__username="ada", smtp__password="sesame")) as harness:
+            harness.may_send(secret)
+            await harness.pool.pause("no", "hint")
         (state,) = rows(store, RelayState)
         with store.write() as db:
             db.execute(text("DELETE FROM relay_state"))
         return state.settings_hash
 
-    one, other = run(go(b"one")), run(go(b"other"))
-    assert one != other  # it is keyed: the same password in another store looks different
-    assert "sesame" not in one
+    first, second = run(go(b"first")), run(go(b"second"))
+    assert first != second  # the same password has another hash in another store
+    assert "sesame" not in first
 
 
-def test_mail_that_it_takes_ends_a_pause_but_not_what_was_in_flight(store: Store) -> None:
+def test_accepted_email_ends_a_pause_unless_it_was_already_in_flight(store: Store) -> None:
     async def go() -> None:
-        async with stage(store, settings(2525)) as on:
-            await on.relay.pause("no", "hint")
-            on.relay.took_mail()  # an answer to a letter that was on the wire already
-            assert not on.may_send()
-            on.relay.apply_pause(None)  # its next probe is due
-            on.relay.took_mail()
+        async with open_pool(store, make_settings(2525)) as harness:
+            await harness.pool.pause("no", "hint")
+            harness.pool.record_success()  # the reply to an email that was already in flight
+            assert not harness.may_send()
+            harness.pool.apply_pause(None)  # the next probe is due
+            harness.pool.record_success()
 
     run(go())
     assert rows(store, RelayState) == []

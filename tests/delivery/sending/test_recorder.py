@@ -1,4 +1,4 @@
-"""The recorder: what is answered is committed, what gathers is committed together, what fails is told to all."""
+"""Test the recorder: results come after the commit, batches are written together, and failures reach everyone."""
 
 import asyncio
 import threading
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Connection
-from support.sending import addresses, attempts, deliveries, mailing, states
+from support.sending import attempts, create_mailing, deliveries, make_addresses, state_counts
 
 from skychimp.delivery.scheduling import planner
-from skychimp.delivery.sending import recorder as delivery_recorder
+from skychimp.delivery.sending import recorder as recorder_module
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
 from skychimp.errors import StoreFailed
@@ -27,36 +27,36 @@ from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.schema import open_store
 
 T = TypeVar("T")
-LETTERS = 30
+EMAILS = 30
 
 
 @pytest.fixture
 def due(store: Store, ada: Actor) -> int:
-    """A mailing whose deliveries are made; its id."""
-    mailing_id, now = mailing(store, ada, addresses(LETTERS)), datetime.now(UTC)
+    """Create a mailing with its deliveries, and return its ID."""
+    mailing_id, now = create_mailing(store, ada, make_addresses(EMAILS)), datetime.now(UTC)
     with store.connect() as db, db.begin():
         planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
-        queue.fill(db, 1)
+        queue.create_deliveries(db, 1)
     return mailing_id
 
 
-@pytest.fixture(params=[10**6, -1], ids=["alone", "with a scribe"], autouse=True)
-def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is promised holds before a scribe is hired, and after."""
-    monkeypatch.setattr(delivery_recorder, "FEW", request.param)
+@pytest.fixture(params=[10**6, -1], ids=["thread", "writer process"], autouse=True)
+def threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test with the recorder's thread alone, and with a writer process."""
+    monkeypatch.setattr(recorder_module, "WRITER_PROCESS_THRESHOLD", request.param)
 
 
 @asynccontextmanager
 async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[ClaimedDelivery]]]:
-    """The recorder of a run, and the claims that the run holds."""
+    """Yield the recorder of a run and the deliveries that the run has claimed."""
     with registered_run(store) as lock:
         with store.connect() as db, db.begin():
             now = datetime.now(UTC)
-            claims = queue.claim(db, 1, lock.run_id, 1, now, now, LETTERS)
+            claims = queue.claim(db, 1, lock.run_id, 1, now, now, EMAILS)
         recorder = Recorder(store, lock.run_id)
-        if delivery_recorder.FEW < 0:
-            recorder._hiring = asyncio.create_task(recorder._hire())
-            await recorder._hiring
+        if recorder_module.WRITER_PROCESS_THRESHOLD < 0:
+            recorder._starting_writer = asyncio.create_task(recorder._start_writer())
+            await recorder._starting_writer
         try:
             yield recorder, claims
         finally:
@@ -64,35 +64,35 @@ async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[ClaimedD
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    async def within_reason() -> T:
+    async def with_timeout() -> T:
         async with asyncio.timeout(30):
             return await coroutine
 
-    return asyncio.run(within_reason())
+    return asyncio.run(with_timeout())
 
 
-def entry(claimed: ClaimedDelivery, outcome: Outcome = Outcome.SENT, reply: str = "250 2.0.0 ok") -> AttemptRecord:
+def attempt(claimed: ClaimedDelivery, outcome: Outcome = Outcome.SENT, reply: str = "250 2.0.0 ok") -> AttemptRecord:
     now = datetime.now(UTC)
     return AttemptRecord(claimed, now, now, outcome, "dot", 250, "2.0.0", reply, "relay.example:25", None)
 
 
 @contextmanager
 def locked(store: Store, *, by_reading: bool = False) -> Iterator[None]:
-    """Another process that writes, or reads, and keeps its transaction open for the length of the block."""
-    held, let_go = threading.Event(), threading.Event()
+    """Keep another connection's write or read transaction open until the end of the block."""
+    is_open, may_end = threading.Event(), threading.Event()
 
     def hold() -> None:
         connected = store.engine.connect() if by_reading else store.connect()
         with connected as connection, connection.begin():
             connection.exec_driver_sql("SELECT count(*) FROM delivery").scalar()
-            held.set()
-            let_go.wait(30)
+            is_open.set()
+            may_end.wait(30)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait()
+    is_open.wait()
     yield
-    let_go.set()
+    may_end.set()
     thread.join()
 
 
@@ -100,13 +100,13 @@ def state_of(store: Store, claimed: ClaimedDelivery) -> DeliveryState:
     return next(row.state for row in deliveries(store) if row.id == claimed.id)
 
 
-def test_what_is_answered_is_committed(store: Store, due: int) -> None:
+def test_results_come_after_the_commit(store: Store, due: int) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, claims):
             for claimed in claims[:3]:
-                assert await recorder.intend(claimed)
+                assert await recorder.commit_intent(claimed)
                 assert state_of(store, claimed) == DeliveryState.SENDING
-                recorder.record(entry(claimed))
+                recorder.record(attempt(claimed))
             number = await recorder.submit(lambda db: queue.release(db, claims[0].token, [claims[3].id]))
             assert number == 1
             assert [state_of(store, claimed) for claimed in claims[:4]] == ["sent", "sent", "sent", "queued"]
@@ -115,15 +115,15 @@ def test_what_is_answered_is_committed(store: Store, due: int) -> None:
     assert [(tried.number, tried.outcome) for tried in attempts(store)] == [(1, Outcome.SENT)] * 3
 
 
-def test_what_gathers_during_a_commit_goes_into_the_next_one_together(store: Store, due: int) -> None:
+def test_writes_during_a_commit_form_the_next_batch(store: Store, due: int) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, (first, *others)):
             with locked(store):
-                earlier = recorder.intend(first)
+                earlier = recorder.commit_intent(first)
                 await asyncio.sleep(0.05)
                 futures = []
                 for claimed in others:
-                    recorder.record(entry(claimed, Outcome.FAILED, "554 5.7.1 no"))
+                    recorder.record(attempt(claimed, Outcome.FAILED, "554 5.7.1 no"))
                     futures.append(recorder.submit(partial(_state, claimed.id)))
                     await asyncio.sleep(0)
                 assert not earlier.done()
@@ -132,87 +132,87 @@ def test_what_gathers_during_a_commit_goes_into_the_next_one_together(store: Sto
             assert [future.result() for future in futures] == ["failed"] * len(others)
 
     run(go())
-    assert states(store) == {"sending": 1, "failed": LETTERS - 1}
+    assert state_counts(store) == {"sending": 1, "failed": EMAILS - 1}
 
 
 def _state(delivery_id: int, db: Connection) -> str:
-    """An outcome is written before the work that comes with it, and that before the next intents."""
+    """Return the state. Attempts are written before jobs, and jobs before intents."""
     return str(db.exec_driver_sql("SELECT state FROM delivery WHERE id = ?", (delivery_id,)).scalar())
 
 
-NOT_OURS: dict[str, Callable[[Connection, ClaimedDelivery, int], object]] = {
+LOST: dict[str, Callable[[Connection, ClaimedDelivery, int], object]] = {
     "released": lambda db, claimed, mailing_id: queue.release(db, 1, [claimed.id]),
-    "disabled": lambda db, claimed, mailing_id: queue.disable(db, mailing_id, "", datetime.now(UTC)),
-    "taken by another run": lambda db, claimed, mailing_id: _take(db, claimed, run_id=2, token=1),
-    "claimed again": lambda db, claimed, mailing_id: _take(db, claimed, run_id=1, token=2),
+    "disabled": lambda db, claimed, mailing_id: queue.disable_mailing(db, mailing_id, "", datetime.now(UTC)),
+    "claimed by another run": lambda db, claimed, mailing_id: _claim(db, claimed, run_id=2, token=1),
+    "claimed again": lambda db, claimed, mailing_id: _claim(db, claimed, run_id=1, token=2),
     "sent": lambda db, claimed, mailing_id: db.exec_driver_sql("UPDATE delivery SET state = 'sent'"),
 }
 
 
-def _take(db: Connection, claimed: ClaimedDelivery, *, run_id: int, token: int) -> None:
-    words = "UPDATE delivery SET run_id = ?, token = ? WHERE id = ?"
-    db.exec_driver_sql(words, (run_id, token, claimed.id))
+def _claim(db: Connection, claimed: ClaimedDelivery, *, run_id: int, token: int) -> None:
+    statement = "UPDATE delivery SET run_id = ?, token = ? WHERE id = ?"
+    db.exec_driver_sql(statement, (run_id, token, claimed.id))
 
 
-@pytest.mark.parametrize("event", NOT_OURS)
+@pytest.mark.parametrize("event", LOST)
 @pytest.mark.parametrize("is_intended", [False, True])
-def test_the_intent_to_send_what_is_not_ours_is_refused(store: Store, due: int, event: str, is_intended: bool) -> None:
+def test_intent_of_a_lost_delivery_is_refused(store: Store, due: int, event: str, is_intended: bool) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, (claimed, other, *_)):
             if is_intended:
-                assert await recorder.intend(claimed)
+                assert await recorder.commit_intent(claimed)
             with store.connect() as db, db.begin():
-                NOT_OURS[event](db, claimed, due)
-            answers = await asyncio.gather(recorder.intend(claimed), recorder.intend(other))
-            stays = is_intended and event == "disabled"  # who is at it may end
-            assert answers[0] == stays
+                LOST[event](db, claimed, due)
+            results = await asyncio.gather(recorder.commit_intent(claimed), recorder.commit_intent(other))
+            is_kept = is_intended and event == "disabled"  # an email in progress may be finished
+            assert results[0] == is_kept
             if event not in ("disabled", "sent"):
-                assert answers[1]
+                assert results[1]
 
     run(go())
 
 
-def test_closing_commits_what_is_left(store: Store, due: int) -> None:
+def test_close_commits_what_is_left(store: Store, due: int) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, claims):
-            assert await recorder.intend(claims[0])
+            assert await recorder.commit_intent(claims[0])
             for claimed in claims:
-                recorder.record(entry(claimed))
+                recorder.record(attempt(claimed))
 
     run(go())
-    assert states(store) == {"sent": LETTERS}
-    assert len(attempts(store)) == LETTERS
+    assert state_counts(store) == {"sent": EMAILS}
+    assert len(attempts(store)) == EMAILS
 
 
-@pytest.mark.parametrize("is_sound", [True, False], ids=["WAL", "rollback journal"])
-def test_a_lock_is_waited_for_longer_than_the_driver_waits(
-    store: Store, due: int, monkeypatch: pytest.MonkeyPatch, is_sound: bool
+@pytest.mark.parametrize("uses_wal", [True, False], ids=["WAL", "rollback journal"])
+def test_recorder_waits_for_a_lock_longer_than_the_driver(
+    store: Store, due: int, monkeypatch: pytest.MonkeyPatch, uses_wal: bool
 ) -> None:
     async def go(patient: Store) -> None:
         async with recording(patient) as (recorder, claims):
             with locked(patient):
-                intents = [recorder.intend(claimed) for claimed in claims[:2]]
-                work = recorder.submit(lambda db: 42)
+                intents = [recorder.commit_intent(claimed) for claimed in claims[:2]]
+                job = recorder.submit(lambda db: 42)
                 await asyncio.sleep(0.2)
-            assert await asyncio.gather(*intents, work) == [True, True, 42]
-            with locked(patient, by_reading=True):  # without WAL, readers keep a writer from its commit
-                recorder.record(entry(claims[0]))
-                last = recorder.intend(claims[2])
+            assert await asyncio.gather(*intents, job) == [True, True, 42]
+            with locked(patient, by_reading=True):  # without WAL, a reader blocks a commit
+                recorder.record(attempt(claims[0]))
+                last = recorder.commit_intent(claims[2])
                 await asyncio.sleep(0.2)
             assert await last
 
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 20)
-    if not is_sound:
+    if not uses_wal:
         store.engine.dispose()
-        monkeypatch.setattr(database, "SOUND_WAL", (99, 0, 0))
+        monkeypatch.setattr(database, "SAFE_WAL_VERSION", (99, 0, 0))
     patient = open_store(f"sqlite:///{store.path}")
     run(go(patient))
     patient.close()
-    assert states(store) == {"sent": 1, "sending": 2, "claimed": LETTERS - 3}
+    assert state_counts(store) == {"sent": 1, "sending": 2, "claimed": EMAILS - 3}
 
 
 def _fill_the_disk(db: Connection) -> None:
-    db.exec_driver_sql("PRAGMA max_page_count = 1")  # which is to say, as many as there are
+    db.exec_driver_sql("PRAGMA max_page_count = 1")  # SQLite raises it to the present size
     db.exec_driver_sql("UPDATE message SET body = hex(randomblob(1000000))")
 
 
@@ -224,40 +224,38 @@ FAILURES: dict[str, tuple[Callable[[Connection], object], str]] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_where_the_ledger_fails_all_hear_of_it_and_nothing_more_is_written(
-    store: Store, due: int, failure: str
-) -> None:
-    work, words = FAILURES[failure]
+def test_failed_commit_reaches_every_future_and_nothing_more_is_written(store: Store, due: int, failure: str) -> None:
+    job, message = FAILURES[failure]
 
     async def go() -> None:
         async with recording(store) as (recorder, (first, second, third, *_)):
-            recorder.record(entry(first))
+            recorder.record(attempt(first))
             failing: list[asyncio.Future[Any]] = [
-                recorder.submit(work),
-                recorder.intend(second),
+                recorder.submit(job),
+                recorder.commit_intent(second),
                 recorder.submit(lambda db: 1),
             ]
             for future in failing:
-                with pytest.raises(StoreFailed, match=words):
+                with pytest.raises(StoreFailed, match=message):
                     await future
-            recorder.record(entry(second))
-            for future in (recorder.intend(third), recorder.submit(lambda db: 2)):
-                with pytest.raises(StoreFailed, match=words):
+            recorder.record(attempt(second))
+            for future in (recorder.commit_intent(third), recorder.submit(lambda db: 2)):
+                with pytest.raises(StoreFailed, match=message):
                     await future
 
-    with pytest.raises(StoreFailed, match=words):
+    with pytest.raises(StoreFailed, match=message):
         run(go())
-    assert states(store) == {"claimed": LETTERS}
+    assert state_counts(store) == {"claimed": EMAILS}
     assert attempts(store) == []
 
 
-def test_the_log_and_the_state_are_of_one_commit(store: Store, due: int, tmp_path: Path) -> None:
+def test_attempt_and_state_are_in_one_commit(store: Store, due: int, tmp_path: Path) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, claims):
             for claimed in claims:
-                recorder.record(entry(claimed))
+                recorder.record(attempt(claimed))
             await recorder.submit(lambda db: db.exec_driver_sql("DELETE FROM nowhere"))
 
     with pytest.raises(StoreFailed, match="nowhere"):
         run(go())
-    assert (states(store), attempts(store)) == ({"claimed": LETTERS}, [])
+    assert (state_counts(store), attempts(store)) == ({"claimed": EMAILS}, [])

@@ -1,4 +1,4 @@
-"""Posts: who may write and read them, when they are published, and that nothing in them can do harm."""
+"""Test who may write and read posts, when they are published, and that their content can do no harm."""
 
 import re
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -26,7 +26,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def editor(store: Store) -> Actor:
-    return enrol(store, "editor", Role.EDITOR)
+    return create_user(store, "editor", Role.EDITOR)
 
 
 def write(store: Store, editor: Actor, title: str = "A title", **more: datetime | bool) -> PostDetail:
@@ -40,13 +40,13 @@ def audited(store: Store) -> list[tuple[str, str, int | None, str]]:
         return [tuple(row) for row in db.execute(query)]
 
 
-# Who may
+# Permissions
 
 
 @pytest.mark.parametrize("role", [None, Role.USER, Role.MANAGER])
-def test_others_read_what_is_published_and_nothing_else(store: Store, editor: Actor, role: Role | None) -> None:
-    reader = enrol(store, "reader", role) if role else ANONYMOUS
-    published, draft, coming = (
+def test_readers_see_only_published_posts(store: Store, editor: Actor, role: Role | None) -> None:
+    reader = create_user(store, "reader", role) if role else ANONYMOUS
+    published, draft, scheduled = (
         write(store, editor),
         write(store, editor, publish=False),
         write(store, editor, at=NOW + DAY),
@@ -54,11 +54,11 @@ def test_others_read_what_is_published_and_nothing_else(store: Store, editor: Ac
 
     assert posts.view(store, reader, published.slug).content == "Words"
     assert [post.id for post in posts.list_posts(store, reader, ListOptions())] == [published.id]
-    for unseen in (draft, coming):
-        for name in (unseen.slug, str(unseen.id)):
+    for unpublished in (draft, scheduled):
+        for name in (unpublished.slug, str(unpublished.id)):
             with pytest.raises(NotFound):
                 posts.view(store, reader, name)
-    refusals: list[Callable[[], object]] = [
+    refused_calls: list[Callable[[], object]] = [
         partial(write, store, reader),
         partial(posts.change, store, reader, published.slug, title="Mine"),
         partial(posts.publish, store, reader, draft.slug),
@@ -67,9 +67,9 @@ def test_others_read_what_is_published_and_nothing_else(store: Store, editor: Ac
         partial(posts.find, store, reader, draft.slug),
         lambda: list(posts.list_posts(store, reader, ListOptions(), unpublished=True)),
     ]
-    for refused in refusals:
+    for refused_call in refused_calls:
         with pytest.raises(NotLoggedIn if role is None else Denied):
-            refused()
+            refused_call()
     assert [
         post.id
         for post in posts.list_posts(
@@ -82,8 +82,8 @@ def test_others_read_what_is_published_and_nothing_else(store: Store, editor: Ac
 
 
 @pytest.mark.parametrize("role", [Role.EDITOR, Role.ADMIN])
-def test_who_writes_sees_and_changes_everybodys(store: Store, editor: Actor, role: Role) -> None:
-    other = enrol(store, "other", role)
+def test_writers_may_change_all_posts(store: Store, editor: Actor, role: Role) -> None:
+    other = create_user(store, "other", role)
     draft = write(store, editor, publish=False)
 
     assert posts.view(store, other, draft.slug).views == 0
@@ -93,10 +93,10 @@ def test_who_writes_sees_and_changes_everybodys(store: Store, editor: Actor, rol
     assert [action for action, *_ in audited(store)] == ["publish", "delete"]
 
 
-# A post's life
+# From draft to published
 
 
-def test_a_post_is_as_it_was_written(store: Store, editor: Actor) -> None:
+def test_post_is_stored_as_written(store: Store, editor: Actor) -> None:
     made = posts.create(store, editor, title=" Привет, 吳 ", content="a\r\n\r\n\tb *c*\n")
 
     assert (made.title, made.content) == ("Привет, 吳", "a\n\n\tb *c*\n")
@@ -106,27 +106,27 @@ def test_a_post_is_as_it_was_written(store: Store, editor: Actor) -> None:
     assert posts.find(store, editor, str(made.id)) == posts.find(store, editor, made.slug) == made
 
 
-def test_publishing_in_the_future_happens_by_itself(store: Store, editor: Actor) -> None:
+def test_scheduled_post_publishes_itself(store: Store, editor: Actor) -> None:
     at = NOW + DAY
-    coming = write(store, editor, at=at)
+    scheduled = write(store, editor, at=at)
 
-    assert posts.published(store, at - timedelta(microseconds=1)) == []
-    assert posts.published(store, at) == [coming]
-    assert posts.published(store, at + DAY, since=at) == []
+    assert posts.published_posts(store, at - timedelta(microseconds=1)) == []
+    assert posts.published_posts(store, at) == [scheduled]
+    assert posts.published_posts(store, at + DAY, since=at) == []
 
 
-def test_the_newest_come_first(store: Store, editor: Actor) -> None:
+def test_newest_posts_come_first(store: Store, editor: Actor) -> None:
     for days in (2, 1, 3):
         write(store, editor, f"{days} days ago", at=NOW - days * DAY)
 
     order = ["1 days ago", "2 days ago", "3 days ago"]
-    assert [post.title for post in posts.published(store, NOW)] == order
-    assert [post.title for post in posts.published(store, NOW, since=NOW - 3 * DAY)] == order[:2]
+    assert [post.title for post in posts.published_posts(store, NOW)] == order
+    assert [post.title for post in posts.published_posts(store, NOW, since=NOW - 3 * DAY)] == order[:2]
     assert [post.title for post in posts.list_posts(store, ANONYMOUS, ListOptions())] == order
     assert [post.title for post in posts.list_posts(store, ANONYMOUS, ListOptions(sort="title", limit=2))] == order[:2]
 
 
-def test_publishing_twice_leaves_the_first_time_and_a_given_one_is_taken(store: Store, editor: Actor) -> None:
+def test_publishing_again_changes_the_time_only_if_one_is_given(store: Store, editor: Actor) -> None:
     post = write(store, editor, publish=False)
     first = posts.publish(store, editor, post.slug)
 
@@ -135,13 +135,16 @@ def test_publishing_twice_leaves_the_first_time_and_a_given_one_is_taken(store: 
     assert posts.publish(store, editor, post.slug) == first
     assert posts.publish(store, editor, post.slug, NOW - DAY).published_at == NOW - DAY
     assert posts.publish(store, editor, post.slug, NOW + DAY).published_at == NOW + DAY
-    assert posts.publish(store, editor, post.slug).published_at not in (None, NOW + DAY)  # now, not at last
+    assert posts.publish(store, editor, post.slug).published_at not in (
+        None,
+        NOW + DAY,
+    )  # now
     assert posts.unpublish(store, editor, post.slug).published_at is None
     entries = [(action, kind, number, detail) for action, kind, number, detail in audited(store)]
     assert entries == [("publish", "post", post.id, "A title")] * 4 + [("unpublish", "post", post.id, "A title")]
 
 
-def test_a_change_counts_as_a_revision_and_leaves_the_slug(store: Store, editor: Actor) -> None:
+def test_change_increments_the_revision_and_keeps_the_slug(store: Store, editor: Actor) -> None:
     old = write(store, editor)
 
     assert posts.change(store, editor, old.slug, title=old.title, content=old.content) == old
@@ -151,24 +154,24 @@ def test_a_change_counts_as_a_revision_and_leaves_the_slug(store: Store, editor:
     assert (new.created_at, new.published_at) == (old.created_at, old.published_at)
 
 
-def test_what_somebody_else_has_changed_meanwhile_is_not_written_over(store: Store, editor: Actor) -> None:
+def test_concurrent_change_is_not_overwritten(store: Store, editor: Actor) -> None:
     post = write(store, editor)
     posts.change(store, editor, post.slug, content="theirs")
 
     with pytest.raises(Conflict):
-        posts.change(store, editor, post.slug, content="mine", of_revision=post.revision)
+        posts.change(store, editor, post.slug, content="mine", expected_revision=post.revision)
     assert posts.find(store, editor, post.slug).content == "theirs"
 
 
 # Views
 
 
-def test_reading_counts_and_looking_at_a_draft_does_not(store: Store, editor: Actor) -> None:
+def test_only_views_of_published_posts_are_counted(store: Store, editor: Actor) -> None:
     post = write(store, editor)
 
     assert [posts.view(store, reader, name).views for reader, name in ((ANONYMOUS, post.slug), (editor, "1"))] == [1, 2]
     list(posts.list_posts(store, ANONYMOUS, ListOptions()))
-    posts.published(store, datetime.now(UTC))
+    posts.published_posts(store, datetime.now(UTC))
     posts.find(store, editor, post.slug)
     posts.unpublish(store, editor, post.slug)
     assert posts.view(store, editor, post.slug).views == 2
@@ -189,23 +192,21 @@ def test_reading_counts_and_looking_at_a_draft_does_not(store: Store, editor: Ac
         ("word " * 40, "word-" * 9 + "word"),
     ],
 )
-def test_a_slug_is_the_title_in_plain_letters_and_never_an_id(
-    store: Store, editor: Actor, title: str, slug: str
-) -> None:
+def test_slug_is_the_title_in_ascii_and_never_an_id(store: Store, editor: Actor, title: str, slug: str) -> None:
     assert write(store, editor, title).slug == slug
 
 
-def test_the_same_title_twice_gets_a_number(store: Store, editor: Actor) -> None:
+def test_slug_of_a_repeated_title_is_numbered(store: Store, editor: Actor) -> None:
     assert [write(store, editor, "1").slug for _ in range(3)] == ["post-1", "post-1-2", "post-1-3"]
     assert write(store, editor, "Post 1 2").slug == "post-1-2-2"
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1, max_size=posts.LONGEST_TITLE))
-def test_any_title_has_a_slug_that_finds_its_post(store: Store, title: str) -> None:
+def test_every_valid_title_gets_a_slug_that_finds_the_post(store: Store, title: str) -> None:
     admin = Actor(1, "admin@skychimp.test", Role.ADMIN)
     if not list(posts.list_posts(store, admin, ListOptions(limit=1))):
-        enrol(store, "first", Role.ADMIN)
+        create_user(store, "first", Role.ADMIN)
     try:
         made = write(store, admin, title)
     except InvalidValue:
@@ -219,7 +220,7 @@ def test_any_title_has_a_slug_that_finds_its_post(store: Store, title: str) -> N
 @pytest.mark.parametrize(
     "name", ["nothing", "9", "0", "", "A-Title", "a title", "9" * 30, "half \ud800", "' OR 1=1", "١"]
 )
-def test_what_names_no_post_finds_none(store: Store, editor: Actor, name: str) -> None:
+def test_unknown_name_is_not_found(store: Store, editor: Actor, name: str) -> None:
     write(store, editor)
 
     for action in (posts.view, posts.find, posts.change, posts.publish, posts.unpublish, posts.remove):
@@ -227,7 +228,7 @@ def test_what_names_no_post_finds_none(store: Store, editor: Actor, name: str) -
             action(store, editor, name)
 
 
-# What a post says
+# Content
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_what_names_no_post_finds_none(store: Store, editor: Actor, name: str) -
     ],
     ids=lambda wrong: repr(wrong)[:40],
 )  # fmt: skip
-def test_what_can_not_be_a_post_is_refused_and_changes_nothing(
+def test_invalid_title_or_content_is_refused_and_changes_nothing(
     store: Store, editor: Actor, wrong: dict[str, str]
 ) -> None:
     good = write(store, editor)
@@ -258,7 +259,7 @@ def test_what_can_not_be_a_post_is_refused_and_changes_nothing(
     ["javascript:x", "JaVaScRiPt&#58;x", "&Tab;javascript:x", "data:image/png;base64,xx", "vbscript:x", "file:///x",
      "java\\\nscript:x", "x-unknown:y"],
 )  # fmt: skip
-def test_a_link_leads_nowhere_but_to_pages_and_mailboxes(link: str) -> None:
+def test_links_with_unsafe_schemes_are_not_rendered(link: str) -> None:
     html = markdown.to_html(f"[x]({link}) ![x]({link}) <{link}>")
 
     assert "<a" not in html
@@ -266,25 +267,25 @@ def test_a_link_leads_nowhere_but_to_pages_and_mailboxes(link: str) -> None:
 
 
 @pytest.mark.parametrize("link", ["https://example.org/a?b=c:d", "mailto:a@example.org", "/a/b:c", "#a", "a.html"])
-def test_other_links_are_kept(link: str) -> None:
+def test_safe_links_are_rendered(link: str) -> None:
     assert markdown.to_html(f"[x]({link})") == f'<p><a href="{link}">x</a></p>\n'
 
 
-def test_raw_html_is_shown_not_obeyed() -> None:
+def test_raw_html_is_escaped() -> None:
     assert markdown.to_html("<script>x</script>\n\na <b onclick=x>") == (
         "<p>&lt;script&gt;x&lt;/script&gt;</p>\n<p>a &lt;b onclick=x&gt;</p>\n"
     )
 
 
-def test_html_is_kept_until_the_content_changes(store: Store, editor: Actor) -> None:
-    kept: dict[str, object] = {}
+def test_html_is_cached_until_the_content_changes(store: Store, editor: Actor) -> None:
+    cache: dict[str, object] = {}
 
-    def cached(key: str, make: Callable[[], object]) -> object:
-        return kept[key] if key in kept else kept.setdefault(key, make())
+    def cached(key: str, compute: Callable[[], object]) -> object:
+        return cache[key] if key in cache else cache.setdefault(key, compute())
 
     post = write(store, editor)
-    assert posts.html(post, cached) == posts.html(post) == "<p>Words</p>\n"
-    kept.update(dict.fromkeys(kept, "as it was kept"))
-    assert posts.html(post, cached) == "as it was kept"
-    assert posts.html(posts.change(store, editor, post.slug, title="Other"), cached) == "as it was kept"
-    assert posts.html(posts.change(store, editor, post.slug, content="New"), cached) == "<p>New</p>\n"
+    assert posts.render_html(post, cached) == posts.render_html(post) == "<p>Words</p>\n"
+    cache.update(dict.fromkeys(cache, "from the cache"))
+    assert posts.render_html(post, cached) == "from the cache"
+    assert posts.render_html(posts.change(store, editor, post.slug, title="Other"), cached) == "from the cache"
+    assert posts.render_html(posts.change(store, editor, post.slug, content="New"), cached) == "<p>New</p>\n"

@@ -1,4 +1,4 @@
-"""Clients: what may be kept, who finds whom, and CSV in and out."""
+"""Test clients: validation, access, lists, and import and export as CSV."""
 
 import csv
 import io
@@ -20,53 +20,54 @@ from skychimp.models import Client, Delivery, DeliveryState
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.clients import clients, csv_files, importing, jsonl_files
 from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.importing import BadRow, ClientRow, ImportResult, LeftOut
+from skychimp.services.clients.importing import ImportedRow, ImportResult, RejectedRow
 from skychimp.services.listing import ListOptions
 from skychimp.store.database import Store
 
 HUGE = "9" * 30
 
 
-def emails(store: Store, actor: Actor, page: ListOptions | None = None, tag: str | None = None) -> list[str]:
-    return [client.email for client in clients.list_clients(store, actor, page or ListOptions(), tag)]
+def list_emails(store: Store, actor: Actor, options: ListOptions | None = None, tag: str | None = None) -> list[str]:
+    return [client.email for client in clients.list_clients(store, actor, options or ListOptions(), tag)]
 
 
-def opened(data: bytes) -> TextIO:
+def open_text(data: bytes) -> TextIO:
+    """Open bytes as the import opens a file."""
     return io.TextIOWrapper(
         io.BytesIO(data), encoding=csv_files.ENCODING, errors=csv_files.ERRORS, newline=csv_files.NEWLINE
     )
 
 
-def imported(
+def import_csv(
     store: Store, actor: Actor, data: str | bytes, *, update: bool = False
 ) -> tuple[ImportResult, dict[int, str]]:
-    """What an import came to, and its bad rows by line."""
+    """Import CSV. Returns the result, and the reasons of the invalid rows by line."""
     raw = data.encode() if isinstance(data, str) else data
-    sheet = csv_files.read(opened(raw))
-    bad: list[BadRow | LeftOut] = []
-    known = sheet.columns if update else ()
-    result = importing.import_rows(store, actor, sheet.rows, change_known=known, on_bad=bad.append)
-    assert result.bad == len(bad)
-    return result, {row.line: row.reason for row in bad}
+    file = csv_files.read(open_text(raw))
+    rejected: list[RejectedRow] = []
+    columns = file.columns if update else ()
+    result = importing.import_rows(store, actor, file.rows, update_columns=columns, on_rejected=rejected.append)
+    assert result.bad == len(rejected)
+    return result, {row.line: row.reason for row in rejected}
 
 
-# One client
+# Create, change, delete
 
 
-def test_what_is_created_is_shown_by_id_and_by_address(store: Store, ada: Actor) -> None:
-    made = clients.create(
+def test_created_client_is_found_by_id_and_by_address(store: Store, ada: Actor) -> None:
+    created = clients.create(
         store, ada, email=" Zoë@Bücher.Example ", name=" Zoë  Ж 吳 ", comment="a\r\nb\rc", tags=["vip", "b", "vip"]
     )
 
-    assert (made.email, made.name, made.comment, made.tags) == (
+    assert (created.email, created.name, created.comment, created.tags) == (
         "Zoë@bücher.example",
         "Zoë  Ж 吳",
         "a\nb\nc",
         ["b", "vip"],
     )
-    assert made.created_at.utcoffset() is not None
-    for name in (str(made.id), "zoë@xn--bcher-kva.example", "ZOË@BÜCHER.EXAMPLE"):
-        assert clients.show(store, ada, name) == made
+    assert created.created_at.utcoffset() is not None
+    for name in (str(created.id), "zoë@xn--bcher-kva.example", "ZOË@BÜCHER.EXAMPLE"):
+        assert clients.show(store, ada, name) == created
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_what_is_created_is_shown_by_id_and_by_address(store: Store, ada: Actor)
         ("tags", [str(number) for number in range(101)]),
     ],
 )
-def test_what_can_not_be_used_is_refused_in_one_short_line_and_changes_nothing(
+def test_invalid_value_is_refused_with_one_short_line_and_changes_nothing(
     store: Store, ada: Actor, field: str, value: Any
 ) -> None:
     good = clients.create(store, ada, email="ada@example.org", name="Ada", comment="c", tags=["t"])
@@ -109,7 +110,7 @@ def test_what_can_not_be_used_is_refused_in_one_short_line_and_changes_nothing(
     assert list(clients.list_clients(store, ada, ListOptions())) == [good]
 
 
-def test_one_address_is_one_client_of_a_user_but_may_be_another_users_too(store: Store, ada: Actor, bob: Actor) -> None:
+def test_address_is_unique_among_the_clients_of_one_user_only(store: Store, ada: Actor, bob: Actor) -> None:
     clients.create(store, ada, email="x@example.org")
     clients.create(store, ada, email="y@example.org")
     clients.create(store, bob, email="x@example.org", name="Bob's")
@@ -119,32 +120,34 @@ def test_one_address_is_one_client_of_a_user_but_may_be_another_users_too(store:
     with pytest.raises(Conflict):
         clients.change(store, ada, "y@example.org", email="x@example.org")
 
-    assert emails(store, ada) == ["x@example.org", "y@example.org"]
+    assert list_emails(store, ada) == ["x@example.org", "y@example.org"]
     assert clients.show(store, bob, "x@example.org").name == "Bob's"
 
 
 @pytest.mark.parametrize(
-    "who", ["0", "-5", "2", HUGE, "9" * 5000, "nobody", "", "x@example.org", "bobs@example.org", "\udcff"]
+    "name", ["0", "-5", "2", HUGE, "9" * 5000, "nobody", "", "x@example.org", "bobs@example.org", "\udcff"]
 )
-def test_unknown_and_somebody_elses_are_not_there(store: Store, ada: Actor, bob: Actor, who: str) -> None:
+def test_unknown_client_and_client_of_another_user_are_not_found(
+    store: Store, ada: Actor, bob: Actor, name: str
+) -> None:
     clients.create(store, ada, email="ada@example.org")
     clients.create(store, bob, email="bobs@example.org")
 
     for action in (clients.show, clients.change, clients.remove):
         with pytest.raises(NotFound):
-            action(store, ada, who)
+            action(store, ada, name)
 
-    assert emails(store, bob) == ["bobs@example.org"]
+    assert list_emails(store, bob) == ["bobs@example.org"]
 
 
-def test_a_change_leaves_alone_what_is_not_given(store: Store, ada: Actor) -> None:
-    made = clients.create(store, ada, email="a@example.org", name="A", comment="c", tags=["t"])
+def test_change_keeps_values_that_are_not_given(store: Store, ada: Actor) -> None:
+    created = clients.create(store, ada, email="a@example.org", name="A", comment="c", tags=["t"])
 
-    clients.change(store, ada, str(made.id), name="")
-    assert clients.change(store, ada, str(made.id), email="b@example.org") == ClientInfo(
-        made.id, "b@example.org", "", "c", ["t"], made.created_at, None, None
+    clients.change(store, ada, str(created.id), name="")
+    assert clients.change(store, ada, str(created.id), email="b@example.org") == ClientInfo(
+        created.id, "b@example.org", "", "c", ["t"], created.created_at, None, None
     )
-    assert clients.change(store, ada, str(made.id), tags=[]).tags == []
+    assert clients.change(store, ada, str(created.id), tags=[]).tags == []
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,7 @@ def test_a_change_leaves_alone_what_is_not_given(store: Store, ada: Actor) -> No
         ({"clear_bad": True}, False),
     ],
 )
-def test_a_bad_address_is_good_again_when_it_is_another_or_said_to_be(
+def test_new_address_or_clear_bad_clears_the_mark_of_a_bad_address(
     store: Store, ada: Actor, change: dict[str, Any], still_bad: bool
 ) -> None:
     clients.create(store, ada, email="bad@example.org")
@@ -169,48 +172,46 @@ def test_a_bad_address_is_good_again_when_it_is_another_or_said_to_be(
     assert (clients.show(store, ada, "1").bad_at is not None) == still_bad
 
 
-def test_deleting_a_client_cancels_what_waits_for_it_and_keeps_what_was_sent(
-    store: Store, ada: Actor, bob: Actor
-) -> None:
+def test_deleting_a_client_cancels_queued_deliveries_and_keeps_sent_ones(store: Store, ada: Actor, bob: Actor) -> None:
     clients.create(store, ada, email="x@example.org", tags=["t"])
     clients.create(store, bob, email="x@example.org")
-    waiting = queued(store, ada, "x@example.org", DeliveryState.QUEUED)
-    deferred = queued(store, ada, "x@example.org", DeliveryState.DEFERRED)
-    sent = queued(store, ada, "x@example.org", DeliveryState.SENT)
-    bobs = queued(store, bob, "x@example.org", DeliveryState.QUEUED)
+    queued = add_delivery(store, ada, "x@example.org", DeliveryState.QUEUED)
+    deferred = add_delivery(store, ada, "x@example.org", DeliveryState.DEFERRED)
+    sent = add_delivery(store, ada, "x@example.org", DeliveryState.SENT)
+    bobs = add_delivery(store, bob, "x@example.org", DeliveryState.QUEUED)
 
     clients.remove(store, ada, "x@example.org")
 
-    assert emails(store, ada) == []
-    assert emails(store, bob) == ["x@example.org"]
+    assert list_emails(store, ada) == []
+    assert list_emails(store, bob) == ["x@example.org"]
     with store.read() as db:
-        states = [db.get_one(Delivery, each).state for each in (waiting, deferred, sent, bobs)]
+        states = [db.get_one(Delivery, each).state for each in (queued, deferred, sent, bobs)]
     cancelled = DeliveryState.CANCELLED
     assert states == [cancelled, cancelled, DeliveryState.SENT, DeliveryState.QUEUED]
-    assert clients.create(store, ada, email="x@example.org").id > 2, "the ledger remembers ids: none may come back"
+    assert clients.create(store, ada, email="x@example.org").id > 2, "the log refers to ids: none may be used again"
 
 
-def queued(store: Store, owner: Actor, address: str, state: DeliveryState) -> int:
-    """A delivery in an open occurrence of a mailing of its own."""
+def add_delivery(store: Store, owner: Actor, address: str, state: DeliveryState) -> int:
+    """Add a delivery in an open occurrence of a mailing of its own, and return its id."""
     return ledger_rows.delivery(store, ledger_rows.occurrence(store, ledger_rows.mailing(store, owner)), address, state)
 
 
-# Who may, and lists
+# Access and lists
 
 
-def test_clients_are_their_owners_alone(store: Store, ada: Actor, manager: Actor, admin: Actor) -> None:
+def test_only_the_owner_sees_clients(store: Store, ada: Actor, manager: Actor, admin: Actor) -> None:
     clients.create(store, ada, email="x@example.org")
 
-    assert emails(store, admin) == []
+    assert list_emails(store, admin) == []
     for actor, refusal in ((manager, Denied), (ANONYMOUS, NotLoggedIn)):
         with pytest.raises(refusal):
-            emails(store, actor)
+            list_emails(store, actor)
         with pytest.raises(refusal):
             clients.show(store, actor, "1")
         with pytest.raises(refusal):
             clients.create(store, actor, email="y@example.org")
         with pytest.raises(refusal):
-            importing.import_rows(store, actor, [], on_bad=print)
+            importing.import_rows(store, actor, [], on_rejected=print)
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def some_clients(store: Store, ada: Actor) -> Actor:
 
 
 @pytest.mark.parametrize(
-    ("page", "found"),
+    ("options", "expected"),
     [
         (ListOptions(), "cabd"),
         (ListOptions(limit=2), "ca"),
@@ -246,27 +247,29 @@ def some_clients(store: Store, ada: Actor) -> Actor:
         (ListOptions(search="Åse"), "c"),
     ],
 )
-def test_a_list_in_part_and_in_order(store: Store, some_clients: Actor, page: ListOptions, found: str) -> None:
-    assert [email[0] for email in emails(store, some_clients, page)] == list(found)
+def test_list_options_limit_sort_and_search(
+    store: Store, some_clients: Actor, options: ListOptions, expected: str
+) -> None:
+    assert [email[0] for email in list_emails(store, some_clients, options)] == list(expected)
 
 
-@pytest.mark.parametrize(("sought", "found"), [("åse", "c"), ("ÅSE", "c"), ("žofie", "d")])
-def test_a_search_knows_capitals_of_every_script(store: Store, some_clients: Actor, sought: str, found: str) -> None:
-    assert [email[0] for email in emails(store, some_clients, ListOptions(search=sought))] == [found]
+@pytest.mark.parametrize(("search", "expected"), [("åse", "c"), ("ÅSE", "c"), ("žofie", "d")])
+def test_search_ignores_case_in_every_script(store: Store, some_clients: Actor, search: str, expected: str) -> None:
+    assert [email[0] for email in list_emails(store, some_clients, ListOptions(search=search))] == [expected]
 
 
-def test_a_list_by_tag(store: Store, some_clients: Actor) -> None:
-    assert emails(store, some_clients, tag="vip") == ["c@example.org", "a@example.org"]
-    assert emails(store, some_clients, ListOptions(search="bob"), tag=" vip ") == ["a@example.org"]
-    assert emails(store, some_clients, tag="vi") == []
+def test_list_by_tag(store: Store, some_clients: Actor) -> None:
+    assert list_emails(store, some_clients, tag="vip") == ["c@example.org", "a@example.org"]
+    assert list_emails(store, some_clients, ListOptions(search="bob"), tag=" vip ") == ["a@example.org"]
+    assert list_emails(store, some_clients, tag="vi") == []
 
 
 @pytest.mark.parametrize(
-    "page", [ListOptions(sort="shoe size"), ListOptions(sort="--id"), ListOptions(search="\udcff")]
+    "options", [ListOptions(sort="shoe size"), ListOptions(sort="--id"), ListOptions(search="\udcff")]
 )
-def test_a_list_that_can_not_be_made_is_refused(store: Store, ada: Actor, page: ListOptions) -> None:
+def test_invalid_list_options_are_refused(store: Store, ada: Actor, options: ListOptions) -> None:
     with pytest.raises(InvalidValue):
-        emails(store, ada, page)
+        list_emails(store, ada, options)
 
 
 # CSV
@@ -286,12 +289,12 @@ def test_a_list_that_can_not_be_made_is_refused(store: Store, ada: Actor, page: 
     ],
     ids=["plain", "bom-crlf", "semicolons", "tabs", "other-names", "cr", "quoted-no-end", "blank-lines"],
 )
-def test_a_sheet_is_read_however_it_is_written(store: Store, ada: Actor, data: str) -> None:
-    result, bad = imported(store, ada, data)
+def test_every_csv_dialect_is_read(store: Store, ada: Actor, data: str) -> None:
+    result, bad = import_csv(store, ada, data)
 
     assert (result, bad) == (ImportResult(created=1), {})
-    (made,) = clients.list_clients(store, ada, ListOptions())
-    assert (made.email, made.name, made.comment, made.tags) == ("x@example.org", "Ada", "hi", ["a", "b"])
+    (created,) = clients.list_clients(store, ada, ListOptions())
+    assert (created.email, created.name, created.comment, created.tags) == ("x@example.org", "Ada", "hi", ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -309,13 +312,13 @@ def test_a_sheet_is_read_however_it_is_written(store: Store, ada: Actor, data: s
     ],
     ids=["empty", "blank", "no-email", "no-header", "twice", "open-quote", "utf-16", "latin-1", "endless"],
 )
-def test_a_sheet_without_a_usable_first_line_is_refused(data: bytes) -> None:
+def test_csv_without_a_valid_header_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidValue):
-        csv_files.read(opened(data))
+        csv_files.read(open_text(data))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_each_bad_row_is_named_by_the_line_it_begins_on(store: Store, ada: Actor, end: str) -> None:
+def test_each_invalid_row_is_reported_with_the_line_at_which_it_begins(store: Store, ada: Actor, end: str) -> None:
     lines = [
         b"email,name,comment,tags",  # 1
         b"one@example.org,One,,",
@@ -338,45 +341,47 @@ def test_each_bad_row_is_named_by_the_line_it_begins_on(store: Store, ada: Actor
         b"one@example.org,Again,,",
     ]
 
-    result, bad = imported(store, ada, end.encode().join(lines))
+    result, bad = import_csv(store, ada, end.encode().join(lines))
 
     assert sorted(bad) == [3, 7, 9, 10, 11, 14, 15, 16, 18]
     assert all(len(reason) < 200 for reason in bad.values())
     assert result == ImportResult(created=4, skipped=1, bad=9)
-    assert emails(store, ada) == [f"{name}@example.org" for name in ("one", "two", "seven", "ten")]
+    assert list_emails(store, ada) == [f"{name}@example.org" for name in ("one", "two", "seven", "ten")]
     assert clients.show(store, ada, "two@example.org").comment == "a comment\nof three\nlines"
 
 
 @pytest.mark.parametrize("cell", ['"open', '"op"en"', '"open ""', '"'])
-def test_a_quote_that_is_never_closed_costs_its_own_row_only(store: Store, ada: Actor, cell: str) -> None:
+def test_unclosed_quote_spoils_only_its_own_row(store: Store, ada: Actor, cell: str) -> None:
     data = "email,name,comment\n" + f"bad@example.org,{cell}\n" + "".join(f"c{n}@example.org,N,\n" for n in range(50))
 
-    result, bad = imported(store, ada, data)
+    result, bad = import_csv(store, ada, data)
 
     assert list(bad) == [2]
     assert result == ImportResult(created=50, bad=1)
 
 
-def test_without_update_the_first_row_of_an_address_stands(store: Store, ada: Actor) -> None:
+def test_without_update_the_first_row_of_an_address_wins(store: Store, ada: Actor) -> None:
     clients.create(store, ada, email="old@example.org", name="Old", tags=["t"])
 
-    result, _ = imported(store, ada, "email,name,tags\nOLD@example.org,New,u\nx@example.org,1,a\nX@EXAMPLE.ORG,2,b\n")
+    result, _ = import_csv(store, ada, "email,name,tags\nOLD@example.org,New,u\nx@example.org,1,a\nX@EXAMPLE.ORG,2,b\n")
 
     assert result == ImportResult(created=1, skipped=2)
     listed = [(each.email, each.name, each.tags) for each in clients.list_clients(store, ada, ListOptions())]
     assert listed == [("old@example.org", "Old", ["t"]), ("x@example.org", "1", ["a"])]
 
 
-def test_with_update_the_last_row_stands_and_columns_that_are_not_there_are_left_alone(
+def test_with_update_the_last_row_wins_and_missing_columns_are_not_changed(
     store: Store, ada: Actor, bob: Actor
 ) -> None:
     clients.create(store, ada, email="old@example.org", name="Old", comment="kept", tags=["kept"])
     clients.create(store, bob, email="old@example.org", name="Bob's")
     clients.create(store, ada, email="other@example.org", name="Other", tags=["t"])
 
-    result, _ = imported(store, ada, "email,name\nOLD@example.org,New\nx@example.org,1\nX@example.org,2\n", update=True)
+    result, _ = import_csv(
+        store, ada, "email,name\nOLD@example.org,New\nx@example.org,1\nX@example.org,2\n", update=True
+    )
     assert result == ImportResult(created=1, updated=2)
-    result, _ = imported(store, ada, "email,tags\nother@example.org,\nx@example.org,a;b\n", update=True)
+    result, _ = import_csv(store, ada, "email,tags\nother@example.org,\nx@example.org,a;b\n", update=True)
     assert result == ImportResult(updated=2)
 
     listed = [
@@ -390,9 +395,9 @@ def test_with_update_the_last_row_stands_and_columns_that_are_not_there_are_left
     assert clients.show(store, bob, "old@example.org").name == "Bob's"
 
 
-def test_an_imported_client_is_stored_like_one_that_was_created(store: Store, ada: Actor) -> None:
+def test_imported_client_is_stored_like_a_created_one(store: Store, ada: Actor) -> None:
     clients.create(store, ada, email="a@example.org", name="A", tags=["t"])
-    imported(store, ada, "email,name,tags\nb@example.org,B,t\n")
+    import_csv(store, ada, "email,name,tags\nb@example.org,B,t\n")
 
     with store.read() as db:
         stored = db.execute(text("SELECT length(created_at), typeof(name), comment, bad_at FROM client")).all()
@@ -401,16 +406,16 @@ def test_an_imported_client_is_stored_like_one_that_was_created(store: Store, ad
     assert timedelta() < second.created_at - first.created_at < timedelta(minutes=1)
 
 
-def test_an_import_goes_in_by_batches_and_counts_over_all_of_them(
+def test_import_commits_batches_and_counts_all_of_them(
     store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clients, "IMPORT_BATCH", 3)
+    monkeypatch.setattr(importing, "IMPORT_BATCH", 3)
     data = "email,tags\n" + "".join(f"c{n % 8}@example.org,t{n}\n" for n in range(10)) + "bad\n"
     seen: list[int] = []
-    sheet = csv_files.read(opened(data.encode()))
+    file = csv_files.read(open_text(data.encode()))
 
     result = importing.import_rows(
-        store, ada, sheet.rows, on_bad=lambda row: None, on_batch=lambda so_far: seen.append(so_far.created)
+        store, ada, file.rows, on_rejected=lambda row: None, on_batch=lambda so_far: seen.append(so_far.created)
     )
 
     assert result == ImportResult(created=8, skipped=2, bad=1)
@@ -428,19 +433,19 @@ AWKWARD = [
 ]
 
 
-def test_what_is_exported_comes_back_as_it_was(store: Store, ada: Actor, bob: Actor) -> None:
+def test_exported_clients_are_imported_unchanged(store: Store, ada: Actor, bob: Actor) -> None:
     for number, (name, comment, tags) in enumerate(AWKWARD):
         clients.create(store, ada, email=f"=c{number}@example.org", name=name, comment=comment, tags=tags)
     exported = io.StringIO()
 
     assert csv_files.write(exported, clients.list_clients(store, ada, ListOptions())) == len(AWKWARD)
-    result, bad = imported(store, bob, exported.getvalue())
+    result, bad = import_csv(store, bob, exported.getvalue())
 
     assert (result.created, bad) == (len(AWKWARD), {})
-    assert words(store, bob) == words(store, ada)
+    assert exported_values(store, bob) == exported_values(store, ada)
 
 
-def words(store: Store, actor: Actor) -> list[tuple[str, str, str, Sequence[str]]]:
+def exported_values(store: Store, actor: Actor) -> list[tuple[str, str, str, Sequence[str]]]:
     return [
         (each.email, each.name, each.comment, each.tags) for each in clients.list_clients(store, actor, ListOptions())
     ]
@@ -448,28 +453,36 @@ def words(store: Store, actor: Actor) -> list[tuple[str, str, str, Sequence[str]
 
 _texts = st.one_of(st.text(max_size=12), st.text("=+-@＝'\"\t\r\n;, aЖ\u2028\u202e", max_size=8))
 
-_kept = _texts.filter(lambda text: "\r" not in text)
+_texts_without_cr = _texts.filter(lambda text: "\r" not in text)
 
 
-@pytest.mark.parametrize("form", [csv_files, jsonl_files])
+def client_info(email: str, name: str, comment: str, tags: Sequence[str]) -> ClientInfo:
+    return ClientInfo(1, email, name, comment, list(tags), datetime.now(UTC), None, None)
+
+
+@pytest.mark.parametrize("module", [csv_files, jsonl_files])
 @given(rows=st.lists(st.tuples(_texts, _texts, st.lists(_texts, max_size=3)), max_size=6))
-def test_what_may_be_kept_comes_back_as_it_was(form: ModuleType, rows: list[tuple[str, str, list[str]]]) -> None:
-    now, kept = datetime.now(UTC), []
+def test_every_valid_client_is_written_and_read_unchanged(
+    module: ModuleType, rows: list[tuple[str, str, list[str]]]
+) -> None:
+    valid = []
     for number, (name, comment, tags) in enumerate(rows):
         with suppress(InvalidValue):
-            kept.append(clients.checked_client(f"-c{number}@example.org", name, comment, tags))
+            valid.append(clients.validate_client(f"-c{number}@example.org", name, comment, tags))
     written = io.StringIO()
 
-    form.write(written, [ClientInfo(1, p.email, p.name, p.comment, list(p.tags), now, None, None) for p in kept])
-    read = [row for row in form.read(opened(written.getvalue().encode())).rows if isinstance(row, ClientRow)]
+    module.write(written, [client_info(new.email, new.name, new.comment, new.tags) for new in valid])
+    read = [row for row in module.read(open_text(written.getvalue().encode())).rows if isinstance(row, ImportedRow)]
 
-    assert [clients.checked_client(row.email, row.name, row.comment, row.tags) for row in read] == kept
+    assert [clients.validate_client(row.email, row.name, row.comment, row.tags) for row in read] == valid
 
 
-@given(rows=st.lists(st.tuples(_kept, _kept, st.lists(_kept, max_size=3)), max_size=6))
-def test_no_cell_runs_in_a_spreadsheet(rows: list[tuple[str, str, list[str]]]) -> None:
+@given(
+    rows=st.lists(st.tuples(_texts_without_cr, _texts_without_cr, st.lists(_texts_without_cr, max_size=3)), max_size=6)
+)
+def test_no_cell_is_a_formula(rows: list[tuple[str, str, list[str]]]) -> None:
     written = io.StringIO()
-    csv_files.write(written, [ClientInfo(1, "=c@x", *row, datetime.now(UTC), None, None) for row in rows])
+    csv_files.write(written, [client_info("=c@x", *row) for row in rows])
     for cells in csv.reader(io.StringIO(written.getvalue(), newline="")):
         assert not any(cell.startswith(("=", "+", "-", "@", "＝", "\t", "\r", "\n")) for cell in cells)
 
@@ -481,20 +494,20 @@ def test_no_cell_runs_in_a_spreadsheet(rows: list[tuple[str, str, list[str]]]) -
         max_size=8,
     )
 )
-def test_no_bytes_break_the_reader_or_cost_a_good_line(junk: list[bytes]) -> None:
+def test_no_bytes_break_the_reader_or_spoil_a_valid_line(junk: list[bytes]) -> None:
     good = [b"c%d@example.org,Good," % number for number in range(len(junk) + 1)]
     lines = [line for pair in zip(good, junk, strict=False) for line in pair] + good[len(junk) :]
     data = b"email,name,comment\n" + b"\n".join(lines)
 
-    rows = list(csv_files.read(opened(data)).rows)
+    rows = list(csv_files.read(open_text(data)).rows)
 
-    found = {row.email for row in rows if isinstance(row, ClientRow)}
+    emails = {row.email for row in rows if isinstance(row, ImportedRow)}
     unclosed = any(b'"' in each for each in junk)
-    assert unclosed or {line.partition(b",")[0].decode() for line in good} <= found
+    assert unclosed or {line.partition(b",")[0].decode() for line in good} <= emails
     assert [row.line for row in rows] == sorted({row.line for row in rows})
 
 
-def test_a_sheet_names_the_columns_it_leaves_out() -> None:
-    sheet = csv_files.read(opened(b"Phone,email,,Tags\n1,x@example.org,,\n"))
+def test_csv_reports_the_columns_that_are_ignored() -> None:
+    file = csv_files.read(open_text(b"Phone,email,,Tags\n1,x@example.org,,\n"))
 
-    assert (sheet.columns, sheet.others) == (["email", "tags"], ["phone"])
+    assert (file.columns, file.ignored_columns) == (["email", "tags"], ["phone"])

@@ -1,4 +1,4 @@
-"""Exports of listmonk and Mailchimp: who comes in, with what, and who is left out."""
+"""Test exports of listmonk and Mailchimp: which contacts are imported, with what, and which are excluded."""
 
 import io
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from skychimp.services.clients import csv_files
-from skychimp.services.clients.importing import BadRow, ClientRow, LeftOut
+from skychimp.services.clients.importing import ExcludedRow, ImportedRow, InvalidRow
 
 LISTMONK = """\
 uuid,email,name,attributes,status,created_at,updated_at
@@ -25,34 +25,35 @@ MAILCHIMP = (
 ADA = (
     'ada@example.org,Ada,Lovelace,,+4930,2,"2024-01-01 10:00:00",1.2.3.4,t,1.2.3.4,52,13,1,2,Europe/Berlin,de,be,t,1,e,'
 )
-GONE = MAILCHIMP.replace(
+UNSUBSCRIBED = MAILCHIMP.replace(
     "LEID", "UNSUB_TIME,UNSUB_CAMPAIGN_TITLE,UNSUB_CAMPAIGN_ID,UNSUB_REASON,UNSUB_REASON_OTHER,LEID"
 )
 CLEANED = MAILCHIMP.replace("LEID", "CLEAN_TIME,CLEAN_CAMPAIGN_TITLE,CLEAN_CAMPAIGN_ID,LEID")
 
 
 def read(text: str, name: str = "people.csv") -> tuple[str, list[Any]]:
+    """Read CSV. Returns the tool that exported it, and the rows."""
     opened = io.StringIO(text)
     opened.name = name
-    sheet = csv_files.read(opened)
-    return sheet.tool, list(sheet.rows)
+    file = csv_files.read(opened)
+    return file.tool, list(file.rows)
 
 
-def test_listmonk() -> None:
+def test_listmonk_export() -> None:
     tool, rows = read(LISTMONK)
     assert tool == "listmonk"
     assert rows == [
-        ClientRow(2, "ada@example.org", "Ada Lovelace", 'city: London\nage: 36\nlikes: ["tea"]', ()),
-        LeftOut(3, "blocklisted", "bob@example.org"),
-        LeftOut(4, "disabled", "eve@example.org"),
-        ClientRow(5, "zoe@example.org", "", "", ()),
-        BadRow(6, "its attributes are no JSON object"),
-        BadRow(7, "its attributes are no JSON object"),
-        LeftOut(8, "of another status", "z@example.org"),
+        ImportedRow(2, "ada@example.org", "Ada Lovelace", 'city: London\nage: 36\nlikes: ["tea"]', ()),
+        ExcludedRow(3, "blocklisted", "bob@example.org"),
+        ExcludedRow(4, "disabled", "eve@example.org"),
+        ImportedRow(5, "zoe@example.org", "", "", ()),
+        InvalidRow(6, '"attributes" is not a JSON object'),
+        InvalidRow(7, '"attributes" is not a JSON object'),
+        ExcludedRow(8, "with another status", "z@example.org"),
     ]
 
 
-def test_mailchimp() -> None:
+def test_mailchimp_export() -> None:
     rows = [
         ADA + 'a note,"""VIP"",""Berlin, Mitte"""',
         ADA.replace("Ada", "").replace("Lovelace", "").replace("+4930", "") + ",",
@@ -60,31 +61,31 @@ def test_mailchimp() -> None:
     assert read("\n".join([MAILCHIMP, *rows])) == (
         "Mailchimp",
         [
-            ClientRow(2, "ada@example.org", "Ada Lovelace", "a note\nPhone Number: +4930", ["VIP", "Berlin Mitte"]),
-            ClientRow(3, "ada@example.org", "", "", ()),
+            ImportedRow(2, "ada@example.org", "Ada Lovelace", "a note\nPhone Number: +4930", ["VIP", "Berlin Mitte"]),
+            ImportedRow(3, "ada@example.org", "", "", ()),
         ],
     )
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "why"),
+    ("text", "name", "reason"),
     [
-        (f"{GONE}\n" + ADA.replace("t,1,e", "t,2026-01-01,Title,3,NORMAL,,1,e"), "people.csv", "unsubscribed"),
+        (f"{UNSUBSCRIBED}\n" + ADA.replace("t,1,e", "t,2026-01-01,Title,3,NORMAL,,1,e"), "people.csv", "unsubscribed"),
         (f"{CLEANED}\n" + ADA.replace("t,1,e", "t,2026-01-01,Title,3,1,e"), "people.csv", "cleaned"),
         (f"{MAILCHIMP}\n{ADA}", "a/unsubscribed_email_audience_export_1a2b.csv", "unsubscribed"),
         (f"{MAILCHIMP}\n{ADA}", "cleaned_email_audience_export_1a2b.csv", "cleaned"),
         (f"{MAILCHIMP}\n{ADA}", "nonsubscribed_email_audience_export_1a2b.csv", "nonsubscribed"),
         (f"{MAILCHIMP}\n{ADA}", "subscribed_email_audience_export_1a2b.csv", None),
-        (f"{GONE}\n" + ADA.replace("t,1,e", "t,,,,,,1,e"), "all.csv", None),
+        (f"{UNSUBSCRIBED}\n" + ADA.replace("t,1,e", "t,,,,,,1,e"), "all.csv", None),
     ],
 )
-def test_who_mailchimp_writes_to_no_longer(text: str, name: str, why: str | None) -> None:
+def test_mailchimp_contacts_who_no_longer_get_mail_are_excluded(text: str, name: str, reason: str | None) -> None:
     _, (row,) = read(text, name)
-    assert row == LeftOut(2, why, "ada@example.org") if why else isinstance(row, ClientRow)
+    assert row == ExcludedRow(2, reason, "ada@example.org") if reason else isinstance(row, ImportedRow)
 
 
 @pytest.mark.parametrize(
     "header", ["email,name,status", "Email Address,Name", "email,First Name,LEID", "email,name,comment,tags,uuid"]
 )
-def test_any_other_file_is_nobodys_export(header: str) -> None:
+def test_any_other_file_is_not_an_export_of_a_known_tool(header: str) -> None:
     assert read(f"{header}\nx@example.org,X,unsubscribed\n")[0] == ""

@@ -1,4 +1,4 @@
-"""Mailings: when they are due, whom they go to, and who may stop them."""
+"""Test mailings: schedules, audiences, changes, access, and disabling."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,9 @@ from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
-from skychimp.services.mailings.mailings import Audience, MailingInfo, When
+from skychimp.services.mailings.audience_input import Audience
+from skychimp.services.mailings.queries import MailingInfo
+from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
 from skychimp.store import queue
 from skychimp.store.database import Store
@@ -23,29 +25,31 @@ from skychimp.store.database import Store
 _O = Occurrence.__table__
 
 HUGE = 10**30
-EVERYBODY = Audience(all_clients=True)
+ALL_CLIENTS = Audience(all_clients=True)
 BERLIN = "Europe/Berlin"
+CreateMailing = Callable[..., MailingInfo]
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 @pytest.fixture
-def make(store: Store, ada: Actor) -> Callable[..., MailingInfo]:
-    """Makes a mailing of Ada's; what isn't said is usual."""
+def create(store: Store, ada: Actor) -> CreateMailing:
+    """Create a mailing of Ada's. Every value has a default."""
     message = messages.create(store, ada, MessageContent("Hello", "Dear {{ client.name }}", Format.TEXT))
 
-    def make(
+    def create(
         start: str = "2030-01-01 09:00",
         end: str | None = None,
         every: Every = Every.DAY,
         timezone: str = "UTC",
-        audience: Audience = EVERYBODY,
+        audience: Audience = ALL_CLIENTS,
         message_id: int = message.id,
         actor: Actor = ada,
     ) -> MailingInfo:
-        when = When(start, end, every, timezone)
-        return mailings.create(store, actor, message_id=message_id, when=when, audience=audience)
+        schedule = ScheduleInput(start, end, every, timezone)
+        return mailings.create(store, actor, message_id=message_id, schedule=schedule, audience=audience)
 
-    return make
+    return create
 
 
 def ago(time: timedelta) -> str:
@@ -53,26 +57,25 @@ def ago(time: timedelta) -> str:
 
 
 def open_due(store: Store, now: datetime | None = None) -> int:
-    """Open what is due, as a run does; how many occurrences were opened."""
+    """Open due occurrences, as a run does, and return how many."""
     now = now or datetime.now(UTC)
     with store.connect() as db, db.begin():
         opened = planner.open_due(
             db, now, sender="me@example.org", return_path="me@example.org", give_up_after=timedelta(days=3)
         )
         for occurrence_id in db.scalars(select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)).all():
-            while not queue.fill(db, occurrence_id):
+            while not queue.create_deliveries(db, occurrence_id):
                 pass
         queue.sweep(db, now)
     return opened
 
 
-def states(store: Store) -> list[str]:
-    """The states of all deliveries."""
+def delivery_states(store: Store) -> list[str]:
     with store.read() as db:
         return [str(state) for state in db.scalars(select(Delivery.__table__.c.state))]
 
 
-# When
+# Schedule
 
 
 @pytest.mark.parametrize(
@@ -87,25 +90,23 @@ def states(store: Store) -> list[str]:
         ("2030-10-27 02:30", "Europe/Berlin", "2030-10-27T00:30:00+00:00"),
     ],
 )
-def test_a_start_is_read_in_its_zone(
-    make: Callable[..., MailingInfo], start: str, timezone: str, start_at: str
-) -> None:
-    made = make(start, timezone=timezone)
+def test_start_is_read_in_its_time_zone(create: CreateMailing, start: str, timezone: str, start_at: str) -> None:
+    created = create(start, timezone=timezone)
 
-    assert made.start_at == made.next_at == datetime.fromisoformat(start_at)
-    assert made.start_at.utcoffset() == timedelta()
-    assert (made.status, made.disabled, made.end_at) == (MailingStatus.CREATED, False, None)
+    assert created.start_at == created.next_at == datetime.fromisoformat(start_at)
+    assert created.start_at.utcoffset() == timedelta()
+    assert (created.status, created.disabled, created.end_at) == (MailingStatus.CREATED, False, None)
 
 
 @pytest.mark.parametrize(
     ("start", "offset"), [("now", timedelta()), ("+10m", timedelta(minutes=10)), ("+1h30m", 1.5 * HOUR)]
 )
-def test_a_start_may_count_from_now(make: Callable[..., MailingInfo], start: str, offset: timedelta) -> None:
+def test_start_and_end_can_be_relative_to_now(create: CreateMailing, start: str, offset: timedelta) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
-    made = make(start, "+3d")
+    created = create(start, "+3d")
 
-    assert made.end_at is not None
-    for at, distance in ((made.start_at, offset), (made.end_at, 3 * DAY)):
+    assert created.end_at is not None
+    for at, distance in ((created.start_at, offset), (created.end_at, 3 * DAY)):
         assert before + distance <= at <= datetime.now(UTC) + distance
 
 
@@ -134,13 +135,13 @@ def test_a_start_may_count_from_now(make: Callable[..., MailingInfo], start: str
     ],
     ids=str,
 )
-def test_a_mailing_that_can_not_be_meant_is_refused(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo], wrong: dict[str, Any]
+def test_invalid_mailing_is_refused_and_changes_nothing(
+    store: Store, ada: Actor, create: CreateMailing, wrong: dict[str, Any]
 ) -> None:
-    good = make()
+    good = create()
 
     with pytest.raises(InvalidValue):
-        make(**wrong)
+        create(**wrong)
     if wrong != {"start": "2030-01-01"}:
         with pytest.raises(InvalidValue):
             mailings.change(store, ada, good.id, **wrong)
@@ -162,80 +163,84 @@ def test_a_mailing_that_can_not_be_meant_is_refused(
         (HOUR, 2 * HOUR, Every.ONCE, HOUR),
     ],
 )
-def test_an_open_window_is_due_at_once_and_one_that_is_over_never(
-    make: Callable[..., MailingInfo], start: timedelta, end: timedelta | None, every: Every, due: timedelta | None
+def test_mailing_is_due_at_once_between_start_and_end_and_never_after_its_end(
+    create: CreateMailing, start: timedelta, end: timedelta | None, every: Every, due: timedelta | None
 ) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
 
-    made = make((now + start).isoformat(), None if end is None else (now + end).isoformat(), every)
+    created = create((now + start).isoformat(), None if end is None else (now + end).isoformat(), every)
 
-    assert made.next_at == (None if due is None else now + due)
-    assert made.status == (MailingStatus.COMPLETED if due is None else MailingStatus.CREATED)
+    assert created.next_at == (None if due is None else now + due)
+    assert created.status == (MailingStatus.COMPLETED if due is None else MailingStatus.CREATED)
 
 
 @pytest.mark.parametrize(
-    ("when", "since", "local"),
+    ("schedule", "since", "dates"),
     [
-        (When("2030-01-31 09:00", None, Every.MONTH, "UTC"), "2030-01-01", "01-31 09:00, 02-28 09:00, 03-31 09:00"),
-        (When("2030-03-30 09:00", None, Every.DAY, BERLIN), "2030-03-01", "03-30 09:00, 03-31 09:00, 04-01 09:00"),
-        (When("2030-01-01 09:00", None, Every.WEEK, "UTC"), "2030-01-02", "01-08 09:00, 01-15 09:00, 01-22 09:00"),
-        (When("2030-01-01 09:00", "2030-01-03 09:00", Every.DAY, "UTC"), "2030-01-01", "01-01 09:00, 01-02 09:00"),
-        (When("2030-01-01 09:00", None, Every.ONCE, "UTC"), "2030-01-01 09:00", "01-01 09:00"),
-        (When("2030-01-01 09:00", None, Every.ONCE, "UTC"), "2030-01-01 09:01", ""),
+        (ScheduleInput("2030-01-31 09:00", None, Every.MONTH, "UTC"), "2030-01-01", ["01-31", "02-28", "03-31"]),
+        (ScheduleInput("2030-03-30 09:00", None, Every.DAY, BERLIN), "2030-03-01", ["03-30", "03-31", "04-01"]),
+        (ScheduleInput("2030-01-01 09:00", None, Every.WEEK, "UTC"), "2030-01-02", ["01-08", "01-15", "01-22"]),
+        (ScheduleInput("2030-01-01 09:00", "2030-01-03 09:00", Every.DAY, "UTC"), "2030-01-01", ["01-01", "01-02"]),
+        (ScheduleInput("2030-01-01 09:00", None, Every.ONCE, "UTC"), "2030-01-01 09:00", ["01-01"]),
+        (ScheduleInput("2030-01-01 09:00", None, Every.ONCE, "UTC"), "2030-01-01 09:01", []),
     ],
-)  # fmt: skip
-def test_a_preview_names_calendar_months_and_wall_clock_times(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo], when: When, since: str, local: str
+)
+def test_preview_follows_the_calendar_and_the_local_clock(
+    store: Store, ada: Actor, create: CreateMailing, schedule: ScheduleInput, since: str, dates: list[str]
 ) -> None:
-    made = make(when.start, when.end, when.every, when.timezone)
+    created = create(schedule.start, schedule.end, schedule.every, schedule.timezone)
 
-    _, coming = mailings.preview(store, ada, made.id, since=since, number=3)
+    _, due_times = mailings.preview(store, ada, created.id, since=since, number=3)
 
-    assert ", ".join(f"{due.local:%m-%d %H:%M}" for due in coming) == local
-
-
-# Whom
+    assert [f"{due.local:%m-%d %H:%M}" for due in due_times] == [f"{date} 09:00" for date in dates]
 
 
-def test_an_audience_is_everybody_or_those_named_and_tagged(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
-) -> None:
+# Audience
+
+
+def test_audience_is_all_clients_or_those_named_or_tagged(store: Store, ada: Actor, create: CreateMailing) -> None:
     for name in "abcd":
         clients.create(store, ada, email=f"{name}@example.org", tags=["vip"] if name in "ab" else [])
     for audience, number in (
-        (EVERYBODY, 4),
+        (ALL_CLIENTS, 4),
         (Audience(tags=["vip"]), 2),
         (Audience(client_ids=[4, 4]), 1),
         (Audience(tags=["vip"], client_ids=[1, 3]), 3),
-        (Audience(tags=["nobody has it"]), 0),
+        (Audience(tags=["unused"]), 0),
     ):
-        made = make("now", audience=audience)
-        assert (made.all_clients, made.tags, made.client_ids) == (
+        created = create("now", audience=audience)
+        assert (created.all_clients, created.tags, created.client_ids) == (
             audience.all_clients,
             list(audience.tags),
             sorted(set(audience.client_ids)),
         )
         assert open_due(store) == 1
-        assert len(states(store)) == number
-        mailings.remove(store, ada, made.id)
+        assert len(delivery_states(store)) == number
+        mailings.remove(store, ada, created.id)
         with store.write() as db:
             for delivery in db.scalars(select(Delivery)):
                 db.delete(delivery)
 
 
+def test_mailing_without_recipients_names_the_options_to_select_them(create: CreateMailing) -> None:
+    with pytest.raises(InvalidValue, match="no recipients selected") as refused:
+        create(audience=Audience())
+    assert refused.value.hint == "use --all-clients, --tag or --client"
+
+
 @pytest.mark.parametrize("client_id", [0, -1, 3, HUGE, 2], ids=["0", "-1", "unknown", "huge", "bobs"])
-def test_only_ones_own_clients_and_messages_can_be_named(
-    store: Store, ada: Actor, bob: Actor, make: Callable[..., MailingInfo], client_id: int
+def test_only_own_clients_and_messages_can_be_used(
+    store: Store, ada: Actor, bob: Actor, create: CreateMailing, client_id: int
 ) -> None:
     clients.create(store, ada, email="a@example.org")
     clients.create(store, bob, email="b@example.org")
     messages.create(store, bob, MessageContent("Bob's", "", Format.TEXT))
-    good = make(audience=Audience(client_ids=[1]))
+    good = create(audience=Audience(client_ids=[1]))
 
     with pytest.raises(NotFound):
-        make(audience=Audience(client_ids=[1, client_id]))
+        create(audience=Audience(client_ids=[1, client_id]))
     with pytest.raises(NotFound):
-        make(message_id=client_id)
+        create(message_id=client_id)
     with pytest.raises(NotFound):
         mailings.change(store, ada, good.id, audience=Audience(client_ids=[client_id]))
     with pytest.raises(NotFound):
@@ -244,26 +249,22 @@ def test_only_ones_own_clients_and_messages_can_be_named(
     assert list(mailings.list_mailings(store, ada, ListOptions())) == [good]
 
 
-def test_nobody_is_an_audience_too_and_is_done_at_once(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
-) -> None:
-    made = make("now", every=Every.ONCE)
+def test_mailing_without_recipients_is_completed_at_once(store: Store, ada: Actor, create: CreateMailing) -> None:
+    created = create("now", every=Every.ONCE)
 
     assert open_due(store) == 1
 
-    assert mailings.show(store, ada, made.id).status == MailingStatus.COMPLETED
+    assert mailings.show(store, ada, created.id).status == MailingStatus.COMPLETED
 
 
 # Change
 
 
-def test_another_message_or_audience_leaves_the_schedule_alone(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
-) -> None:
+def test_new_message_or_audience_keeps_the_schedule(store: Store, ada: Actor, create: CreateMailing) -> None:
     other = messages.create(store, ada, MessageContent("Other", "", Format.TEXT))
-    made = make("2030-03-31 02:30", "2031-01-01", Every.MONTH, "Europe/Berlin")  # a time that the clock change skips
+    created = create("2030-03-31 02:30", "2031-01-01", Every.MONTH, "Europe/Berlin")  # the clock change skips this time
 
-    changed = mailings.change(store, ada, made.id, message_id=other.id, audience=Audience(tags=["vip"]))
+    changed = mailings.change(store, ada, created.id, message_id=other.id, audience=Audience(tags=["vip"]))
 
     assert (changed.message_id, changed.subject, changed.all_clients, changed.tags) == (
         other.id,
@@ -272,8 +273,8 @@ def test_another_message_or_audience_leaves_the_schedule_alone(
         ["vip"],
     )
     for name in ("start_at", "end_at", "every", "timezone", "next_at", "status", "created_at"):
-        assert getattr(changed, name) == getattr(made, name)
-    assert start_local(store, made.id) == "2030-03-31T02:30:00"
+        assert getattr(changed, name) == getattr(created, name)
+    assert start_local(store, created.id) == "2030-03-31T02:30:00"
 
 
 def start_local(store: Store, mailing_id: int) -> str:
@@ -291,81 +292,77 @@ def start_local(store: Store, mailing_id: int) -> str:
         ({"start": "2030-02-01 10:00"}, "2030-02-01T09:00:00+00:00", "2031-01-01T00:00:00+00:00"),
     ],
 )
-def test_a_change_of_the_schedule_keeps_the_wall_clock_time_and_the_rest(
+def test_changed_schedule_keeps_the_local_time_and_the_other_values(
     store: Store,
     ada: Actor,
-    make: Callable[..., MailingInfo],
+    create: CreateMailing,
     change: dict[str, Any],
     start_at: str,
     end_at: str | None,
 ) -> None:
-    made = make("2030-03-31 02:30", "2031-01-01T00:00Z", Every.MONTH, "Europe/Berlin")
+    created = create("2030-03-31 02:30", "2031-01-01T00:00Z", Every.MONTH, "Europe/Berlin")
 
-    changed = mailings.change(store, ada, made.id, **change)
+    changed = mailings.change(store, ada, created.id, **change)
 
     assert changed.start_at == changed.next_at == datetime.fromisoformat(start_at)
     assert changed.end_at == (None if end_at is None else datetime.fromisoformat(end_at))
-    assert start_local(store, made.id) == ("2030-02-01T10:00:00" if "start" in change else "2030-03-31T02:30:00")
+    assert start_local(store, created.id) == ("2030-02-01T10:00:00" if "start" in change else "2030-03-31T02:30:00")
 
 
 @pytest.mark.parametrize("start", ["now", "2020-01-01 09:00"])
-def test_a_mailing_that_never_went_out_begins_anew_when_its_start_is_moved(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo], start: str
+def test_mailing_that_was_never_sent_starts_again_when_its_start_is_changed(
+    store: Store, ada: Actor, create: CreateMailing, start: str
 ) -> None:
-    made = make("2030-01-01 09:00", every=Every.ONCE)
+    created = create("2030-01-01 09:00", every=Every.ONCE)
 
-    assert mailings.change(store, ada, made.id, start=start).next_at is not None
+    assert mailings.change(store, ada, created.id, start=start).next_at is not None
     assert open_due(store) == 1
 
 
-def test_a_changed_schedule_sends_nothing_for_times_before_the_change(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+def test_changed_schedule_sends_nothing_for_due_times_before_the_change(
+    store: Store, ada: Actor, create: CreateMailing
 ) -> None:
-    made = make(ago(2 * DAY + HOUR))
+    created = create(ago(2 * DAY + HOUR))
     assert open_due(store) == 1
 
-    moved = mailings.change(store, ada, made.id, start=ago(3 * DAY + 2 * HOUR))
+    moved = mailings.change(store, ada, created.id, start=ago(3 * DAY + 2 * HOUR))
 
     assert moved.next_at is not None
     assert timedelta(hours=21) < moved.next_at - datetime.now(UTC) < timedelta(hours=22)
     assert open_due(store) == 0
 
 
-def test_a_start_that_is_now_is_not_before_the_change(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
-) -> None:
-    made = make(ago(2 * DAY + HOUR))
+def test_changed_start_of_now_is_due(store: Store, ada: Actor, create: CreateMailing) -> None:
+    created = create(ago(2 * DAY + HOUR))
     assert open_due(store) == 1
 
-    mailings.change(store, ada, made.id, start="now")
+    mailings.change(store, ada, created.id, start="now")
 
     assert open_due(store) == 1
     assert open_due(store) == 0
 
 
 @pytest.mark.parametrize("change", [{"end": "2040-01-01"}, {"every": Every.DAY}, {"no_end": True}, {"timezone": "UTC"}])
-def test_a_due_time_that_waits_for_a_run_is_not_lost_by_a_change_that_keeps_it(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo], change: dict[str, Any]
+def test_past_due_time_that_is_not_opened_yet_survives_a_change_that_keeps_it(
+    store: Store, ada: Actor, create: CreateMailing, change: dict[str, Any]
 ) -> None:
-    made = make(ago(2 * DAY + HOUR), "2039-01-01")
-    waiting = made.next_at
+    created = create(ago(2 * DAY + HOUR), "2039-01-01")
+    waiting = created.next_at
     assert open_due(store) == 1
     with store.write() as db:  # as if a day had passed without a run
-        db.get_one(Mailing, made.id).next_at = waiting
+        db.get_one(Mailing, created.id).next_at = waiting
         db.get_one(Occurrence, 1).due_local = "2000-01-01T09:00:00"
 
-    changed = mailings.change(store, ada, made.id, **change)
+    changed = mailings.change(store, ada, created.id, **change)
 
     assert changed.next_at == waiting
     assert open_due(store) == 1
 
 
-def test_a_completed_mailing_goes_on_with_a_later_end(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
-) -> None:
-    sent = make(ago(DAY + HOUR), "+1h")
+def test_completed_mailing_continues_with_a_later_end(store: Store, ada: Actor, create: CreateMailing) -> None:
+    sent = create(ago(DAY + HOUR), "+1h")
     assert open_due(store) == 1
-    over = make(ago(2 * DAY), ago(DAY))
+    over = create(ago(2 * DAY), ago(DAY))
 
     ended = mailings.change(store, ada, sent.id, end=ago(HOUR / 2))
     assert (ended.status, ended.next_at) == (MailingStatus.COMPLETED, None)
@@ -380,29 +377,29 @@ def test_a_completed_mailing_goes_on_with_a_later_end(
 # Deleting and disabling
 
 
-def test_deleting_a_mailing_cancels_what_waits_and_keeps_what_was_sent(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
+def test_deleting_a_mailing_cancels_queued_deliveries_and_keeps_sent_ones(
+    store: Store, ada: Actor, create: CreateMailing
 ) -> None:
     for name in "abc":
         clients.create(store, ada, email=f"{name}@example.org")
-    made, other = make("now"), make("now")
+    created, other = create("now"), create("now")
     assert open_due(store) == 2
     with store.write() as db:
         db.get_one(Delivery, 1).state = "sent"  # type: ignore[assignment]
 
-    assert mailings.remove(store, ada, made.id).id == made.id
+    assert mailings.remove(store, ada, created.id).id == created.id
 
-    assert states(store) == ["sent", "cancelled", "cancelled", "queued", "queued", "queued"]
+    assert delivery_states(store) == ["sent", "cancelled", "cancelled", "queued", "queued", "queued"]
     assert [each.id for each in mailings.list_mailings(store, ada, ListOptions())] == [other.id]
     with store.read() as db:
         assert [each.state for each in db.scalars(select(Occurrence))] == ["cancelled", "open"]
     for action in (mailings.show, mailings.remove, mailings.change, mailings.disable, mailings.enable):
         with pytest.raises(NotFound):
-            action(store, ada, made.id)
+            action(store, ada, created.id)
 
 
 @pytest.mark.parametrize("mailing_id", [0, -1, 99, HUGE, -HUGE])
-def test_an_unknown_mailing_is_not_there(store: Store, ada: Actor, mailing_id: int) -> None:
+def test_unknown_mailing_is_not_found(store: Store, ada: Actor, mailing_id: int) -> None:
     for action in (
         mailings.show,
         mailings.remove,
@@ -414,29 +411,29 @@ def test_an_unknown_mailing_is_not_there(store: Store, ada: Actor, mailing_id: i
         with pytest.raises(NotFound):
             action(store, ada, mailing_id)
     with pytest.raises(NotFound):
-        mailings.require(store, mailing_id)
+        mailings.require_mailing(store, mailing_id)
 
 
-def test_nobody_but_its_owner_changes_a_mailing(
-    store: Store, bob: Actor, manager: Actor, admin: Actor, make: Callable[..., MailingInfo]
+def test_only_the_owner_changes_a_mailing(
+    store: Store, bob: Actor, manager: Actor, admin: Actor, create: CreateMailing
 ) -> None:
-    made = make()
+    created = create()
     refusals: list[tuple[Actor, type[Exception]]] = [
         (bob, NotFound), (admin, NotFound), (manager, Denied), (ANONYMOUS, NotLoggedIn)
     ]  # fmt: skip
 
     for actor, refusal in refusals:
         with pytest.raises(refusal):
-            mailings.change(store, actor, made.id, every=Every.ONCE)
+            mailings.change(store, actor, created.id, every=Every.ONCE)
         with pytest.raises(refusal):
-            mailings.remove(store, actor, made.id)
+            mailings.remove(store, actor, created.id)
     for actor in (manager, admin):
-        assert list(mailings.list_mailings(store, actor, ListOptions())) == [made]
+        assert list(mailings.list_mailings(store, actor, ListOptions())) == [created]
     assert list(mailings.list_mailings(store, bob, ListOptions())) == []
     with pytest.raises(NotFound):
-        mailings.disable(store, bob, made.id)
+        mailings.disable(store, bob, created.id)
     with pytest.raises(Denied):
-        make(actor=manager)
+        create(actor=manager)
 
 
 @pytest.mark.parametrize(
@@ -453,61 +450,59 @@ def test_nobody_but_its_owner_changes_a_mailing(
         (["the system", "manager"], "ada", False),
     ],
 )
-def test_what_a_manager_has_disabled_only_managers_enable(
+def test_only_managers_enable_what_a_manager_has_disabled(
     store: Store,
     ada: Actor,
     manager: Actor,
     admin: Actor,
-    make: Callable[..., MailingInfo],
+    create: CreateMailing,
     disablers: list[str],
     enabler: str,
     allowed: bool,
 ) -> None:
     people = {"ada": ada, "manager": manager, "admin": admin}
-    made = make()
+    created = create()
     for name in disablers:
         if name == "the system":
             with store.connect() as db, db.begin():
-                queue.disable(db, made.id, "too many failures", datetime.now(UTC))
+                queue.disable_mailing(db, created.id, "too many failures", datetime.now(UTC))
         else:
-            mailings.disable(store, people[name], made.id, f"by {name}")
+            mailings.disable(store, people[name], created.id, f"by {name}")
 
-    stopped = mailings.show(store, ada, made.id)
-    strongest = "manager" if "manager" in disablers else disablers[-1]
+    stopped = mailings.show(store, ada, created.id)
+    decisive = "manager" if "manager" in disablers else disablers[-1]
     assert stopped.disabled
-    assert stopped.disabled_by == (people[strongest].email if strongest in people else "the system")
+    assert stopped.disabled_by == (people[decisive].email if decisive in people else "the system")
     if allowed:
-        mailings.enable(store, people[enabler], made.id)
-        assert mailings.show(store, ada, made.id) == made
+        mailings.enable(store, people[enabler], created.id)
+        assert mailings.show(store, ada, created.id) == created
     else:
         with pytest.raises(Denied):
-            mailings.enable(store, people[enabler], made.id)
-        assert mailings.show(store, ada, made.id) == stopped
+            mailings.enable(store, people[enabler], created.id)
+        assert mailings.show(store, ada, created.id) == stopped
 
 
-def test_a_disabled_mailing_opens_nothing_until_it_is_enabled(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo]
-) -> None:
-    made = make("now")
-    mailings.disable(store, ada, made.id, "a pause")
+def test_disabled_mailing_opens_nothing_until_it_is_enabled(store: Store, ada: Actor, create: CreateMailing) -> None:
+    created = create("now")
+    mailings.disable(store, ada, created.id, "a pause")
 
     assert open_due(store) == 0
-    mailings.enable(store, ada, made.id)
+    mailings.enable(store, ada, created.id)
     assert open_due(store) == 1
 
 
 @pytest.mark.parametrize("reason", ["a\nb", "\udcff", "x" * 1001])
-def test_a_reason_is_one_line(store: Store, ada: Actor, make: Callable[..., MailingInfo], reason: str) -> None:
-    made = make()
+def test_reason_to_disable_must_be_one_line(store: Store, ada: Actor, create: CreateMailing, reason: str) -> None:
+    created = create()
 
     with pytest.raises(InvalidValue):
-        mailings.disable(store, ada, made.id, reason)
+        mailings.disable(store, ada, created.id, reason)
 
-    assert not mailings.show(store, ada, made.id).disabled
+    assert not mailings.show(store, ada, created.id).disabled
 
 
 @pytest.mark.parametrize(
-    ("page", "found"),
+    ("options", "expected"),
     [
         (ListOptions(), [1, 2, 3]),
         (ListOptions(sort="-start_at"), [2, 3, 1]),
@@ -516,19 +511,19 @@ def test_a_reason_is_one_line(store: Store, ada: Actor, make: Callable[..., Mail
         (ListOptions(sort="status"), [3, 1, 2]),
     ],
 )
-def test_a_list_in_part_and_in_order(
-    store: Store, ada: Actor, make: Callable[..., MailingInfo], page: ListOptions, found: list[int]
+def test_list_options_limit_sort_and_search(
+    store: Store, ada: Actor, create: CreateMailing, options: ListOptions, expected: list[int]
 ) -> None:
-    made = {mailing.id: mailing for mailing in (make("2030-01-01"), make("2030-03-01"), make("2030-02-01"))}
+    created = {mailing.id: mailing for mailing in (create("2030-01-01"), create("2030-03-01"), create("2030-02-01"))}
     with store.write() as db:
         db.get_one(Mailing, 3).status = MailingStatus.COMPLETED
-    made[3] = mailings.show(store, ada, 3)
+    created[3] = mailings.show(store, ada, 3)
 
-    assert list(mailings.list_mailings(store, ada, page)) == [made[number] for number in found]
+    assert list(mailings.list_mailings(store, ada, options)) == [created[number] for number in expected]
 
 
-def test_a_slot_that_was_missed_is_recorded(store: Store, ada: Actor, make: Callable[..., MailingInfo]) -> None:
-    make("2030-01-01 09:00")
+def test_missed_due_times_are_recorded(store: Store, ada: Actor, create: CreateMailing) -> None:
+    create("2030-01-01 09:00")
 
     assert open_due(store, datetime(2030, 1, 1, 9, tzinfo=UTC)) == 1
     assert open_due(store, datetime(2030, 1, 4, 10, tzinfo=UTC)) == 1
@@ -543,17 +538,17 @@ def test_a_slot_that_was_missed_is_recorded(store: Store, ada: Actor, make: Call
     ]
 
 
-def test_a_copy_is_like_its_original_and_does_not_send(store: Store, ada: Actor, bob: Actor) -> None:
+def test_duplicate_is_equal_to_its_original_and_disabled(store: Store, ada: Actor, bob: Actor) -> None:
     message = messages.create(store, ada, MessageContent("Hello", "text", Format.TEXT))
     clients.create(store, ada, email="eve@example.org", tags=["vip"])
-    when = When("2026-01-31 09:00", "2031-01-01 00:00", Every.MONTH, "Europe/Berlin")
-    made = mailings.create(store, ada, message_id=message.id, when=when, audience=Audience(tags=["vip"]))
-    copy = mailings.duplicate(store, ada, made.id)
+    schedule = ScheduleInput("2026-01-31 09:00", "2031-01-01 00:00", Every.MONTH, "Europe/Berlin")
+    created = mailings.create(store, ada, message_id=message.id, schedule=schedule, audience=Audience(tags=["vip"]))
+    copy = mailings.duplicate(store, ada, created.id)
     assert copy.disabled
-    assert copy.disabled_reason == f"a copy of mailing {made.id}"
+    assert copy.disabled_reason == f"copy of mailing {created.id}"
     same = ("message_id", "start_at", "end_at", "every", "timezone", "tags", "all_clients", "client_ids", "next_at")
-    assert {name: getattr(copy, name) for name in same} == {name: getattr(made, name) for name in same}
-    later = mailings.duplicate(store, ada, made.id, start="2030-02-01 09:00")
+    assert {name: getattr(copy, name) for name in same} == {name: getattr(created, name) for name in same}
+    later = mailings.duplicate(store, ada, created.id, start="2030-02-01 09:00")
     assert later.start_at == datetime(2030, 2, 1, 8, tzinfo=UTC)
     with pytest.raises(NotFound):
-        mailings.duplicate(store, bob, made.id)
+        mailings.duplicate(store, bob, created.id)

@@ -1,4 +1,4 @@
-"""Messages: checked when they are kept, seen by the right people, and shown as a client would read them."""
+"""Test messages: validation, access, lists, previews, test emails and digests."""
 
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -13,7 +13,8 @@ from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
-from skychimp.services.mailings.mailings import Audience, When
+from skychimp.services.mailings.audience_input import Audience
+from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
 from skychimp.services.messages.messages import MessageInfo
 from skychimp.store.database import Store
@@ -24,13 +25,13 @@ HTML = MessageContent("Hello", "Dear {{ client.name }}", Format.HTML, "<p>Dear {
 MARKDOWN = MessageContent("Hello", "Dear *{{ client.name }}*", Format.MARKDOWN)
 
 
-@pytest.mark.parametrize("words", [TEXT, HTML, MARKDOWN, MessageContent("吳 Ж", "", Format.TEXT)])
-def test_what_is_created_is_shown(store: Store, ada: Actor, words: MessageContent) -> None:
-    made = messages.create(store, ada, words)
+@pytest.mark.parametrize("content", [TEXT, HTML, MARKDOWN, MessageContent("吳 Ж", "", Format.TEXT)])
+def test_created_message_is_shown(store: Store, ada: Actor, content: MessageContent) -> None:
+    created = messages.create(store, ada, content)
 
-    assert (made.subject, made.body, made.format, made.html) == words
-    assert messages.show(store, ada, made.id) == made
-    assert made.created_at.utcoffset() is not None
+    assert (created.subject, created.body, created.format, created.html) == content
+    assert messages.show(store, ada, created.id) == created
+    assert created.created_at.utcoffset() is not None
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_what_is_created_is_shown(store: Store, ada: Actor, words: MessageConten
     ],
     ids=str,
 )
-def test_words_that_can_not_be_rendered_are_refused_and_change_nothing(
+def test_content_that_cannot_be_rendered_is_refused_and_changes_nothing(
     store: Store, ada: Actor, wrong: dict[str, Any]
 ) -> None:
     good = messages.create(store, ada, HTML)
@@ -78,71 +79,77 @@ def test_words_that_can_not_be_rendered_are_refused_and_change_nothing(
         (TEXT, {"format": Format.MARKDOWN}, TEXT._replace(format=Format.MARKDOWN)),
     ],
 )
-def test_a_change_keeps_the_rest_and_a_message_has_html_of_its_own_only_where_it_says_so(
+def test_change_keeps_the_other_values_and_only_html_messages_have_an_html_part(
     store: Store, ada: Actor, before: MessageContent, change: dict[str, Any], after: MessageContent
 ) -> None:
-    made = messages.create(store, ada, before)
+    created = messages.create(store, ada, before)
 
-    changed = messages.change(store, ada, made.id, **change)
+    changed = messages.change(store, ada, created.id, **change)
 
     assert (changed.subject, changed.body, changed.format, changed.html) == after
-    assert changed.updated_at > made.updated_at
-    assert changed.created_at == made.created_at
+    assert changed.updated_at > created.updated_at
+    assert changed.created_at == created.created_at
 
 
 @pytest.mark.parametrize("message_id", [0, -1, 99, HUGE, -HUGE])
-def test_an_unknown_message_is_not_there(store: Store, ada: Actor, message_id: int) -> None:
+def test_unknown_message_is_not_found(store: Store, ada: Actor, message_id: int) -> None:
     for action in (messages.show, messages.change, messages.remove, messages.preview):
         with pytest.raises(NotFound):
             action(store, ada, message_id)
 
 
-def test_messages_are_changed_by_their_owner_and_seen_by_managers_too(
+def test_only_the_owner_changes_a_message_and_managers_see_it(
     store: Store, ada: Actor, bob: Actor, manager: Actor, admin: Actor
 ) -> None:
-    made = messages.create(store, ada, TEXT)
+    created = messages.create(store, ada, TEXT)
     refusals: list[tuple[Actor, type[Exception]]] = [
         (bob, NotFound), (admin, NotFound), (manager, Denied), (ANONYMOUS, NotLoggedIn)
     ]  # fmt: skip
 
     for actor, refusal in refusals:
         with pytest.raises(refusal):
-            messages.change(store, actor, made.id, subject="Mine now")
+            messages.change(store, actor, created.id, subject="Changed")
         with pytest.raises(refusal):
-            messages.remove(store, actor, made.id)
+            messages.remove(store, actor, created.id)
         with pytest.raises(refusal):
-            messages.test_letter(
-                store, actor, made.id, sender="x@example.org", to="y@example.org", name="<1@x>", blog_url=None
+            messages.compose_test_email(
+                store,
+                actor,
+                created.id,
+                sender="x@example.org",
+                to="y@example.org",
+                message_id_header="<1@x>",
+                blog_url=None,
             )
 
     for actor in (manager, admin):
-        assert messages.show(store, actor, made.id) == made
-        assert list(messages.list_messages(store, actor, ListOptions())) == [made]
+        assert messages.show(store, actor, created.id) == created
+        assert list(messages.list_messages(store, actor, ListOptions())) == [created]
     assert list(messages.list_messages(store, bob, ListOptions())) == []
     with pytest.raises(NotFound):
-        messages.show(store, bob, made.id)
+        messages.show(store, bob, created.id)
 
 
-def test_a_message_that_a_mailing_uses_stays_until_the_mailing_goes(store: Store, ada: Actor) -> None:
-    made = messages.create(store, ada, TEXT)
-    when = When("2030-01-01 09:00", None, Every.DAY, "UTC")
-    mailing = mailings.create(store, ada, message_id=made.id, when=when, audience=Audience(all_clients=True))
+def test_message_of_a_mailing_cannot_be_deleted_before_the_mailing(store: Store, ada: Actor) -> None:
+    created = messages.create(store, ada, TEXT)
+    schedule = ScheduleInput("2030-01-01 09:00", None, Every.DAY, "UTC")
+    mailing = mailings.create(store, ada, message_id=created.id, schedule=schedule, audience=Audience(all_clients=True))
 
     with pytest.raises(Conflict, match=f"mailing {mailing.id}"):
-        messages.remove(store, ada, made.id)
+        messages.remove(store, ada, created.id)
     mailings.remove(store, ada, mailing.id)
 
-    assert messages.remove(store, ada, made.id) == made
+    assert messages.remove(store, ada, created.id) == created
     assert list(messages.list_messages(store, ada, ListOptions())) == []
 
 
-def test_a_preview_is_what_that_client_would_read(store: Store, ada: Actor, bob: Actor) -> None:
+def test_preview_is_rendered_for_a_client(store: Store, ada: Actor, bob: Actor) -> None:
     clients.create(store, ada, email="zoe@example.org", name="Zoë <b>", tags=["vip", "a"])
     clients.create(store, bob, email="bobs@example.org")
     text, html = messages.create(store, ada, TEXT), messages.create(store, ada, HTML)
 
-    seen = messages.preview(store, ada, text.id, "zoe@example.org")
-    assert seen == messages.Preview("zoe@example.org", "Hello Zoë <b>", "Dear Zoë <b>,\na, vip", None)
+    rendered = messages.preview(store, ada, text.id, "zoe@example.org")
+    assert rendered == messages.Preview("zoe@example.org", "Hello Zoë <b>", "Dear Zoë <b>,\na, vip", None)
     assert messages.preview(store, ada, html.id, "1").html == "<p>Dear Zoë &lt;b&gt;</p>"
     assert "Ada Lovelace" in messages.preview(store, ada, text.id).text
     with pytest.raises(NotFound):
@@ -150,25 +157,25 @@ def test_a_preview_is_what_that_client_would_read(store: Store, ada: Actor, bob:
 
 
 @pytest.mark.parametrize(("to", "name"), [("ZOE@example.org", "Zoë"), ("stranger@example.org", "Ada Lovelace")])
-def test_a_test_letter_is_whole_and_goes_to_one_address(store: Store, ada: Actor, to: str, name: str) -> None:
+def test_test_email_is_complete_and_goes_to_one_address(store: Store, ada: Actor, to: str, name: str) -> None:
     clients.create(store, ada, email="zoe@example.org", name="Zoë")
-    made = messages.create(store, ada, HTML)
+    created = messages.create(store, ada, HTML)
 
-    data = messages.test_letter(
-        store, ada, made.id, sender="Me <me@example.org>", to=to, name="<1@example.org>", blog_url=None
+    data = messages.compose_test_email(
+        store, ada, created.id, sender="Me <me@example.org>", to=to, message_id_header="<1@example.org>", blog_url=None
     )
 
-    letter = message_from_bytes(data, policy=policy.default)
-    (mailbox,) = letter["To"].addresses
+    email = message_from_bytes(data, policy=policy.default)
+    (mailbox,) = email["To"].addresses
     assert mailbox.addr_spec.lower() == to.lower()
     assert mailbox.display_name == name
-    text = letter.get_body(("plain",))
+    text = email.get_body(("plain",))
     assert text is not None
     assert text.get_content().strip() == f"Dear {name}"
 
 
 @pytest.mark.parametrize(
-    ("page", "found"),
+    ("options", "expected"),
     [
         (ListOptions(), [1, 2, 3]),
         (ListOptions(search="HELLO"), [1, 2, 3]),
@@ -177,42 +184,45 @@ def test_a_test_letter_is_whole_and_goes_to_one_address(store: Store, ada: Actor
         (ListOptions(limit=HUGE, offset=2), [3]),
     ],
 )
-def test_a_list_in_part_and_in_order(store: Store, ada: Actor, page: ListOptions, found: list[int]) -> None:
-    made: dict[int, MessageInfo] = {}
-    for words in (TEXT, HTML, MARKDOWN):
-        message = messages.create(store, ada, words)
-        made[message.id] = message
+def test_list_options_limit_sort_and_search(
+    store: Store, ada: Actor, options: ListOptions, expected: list[int]
+) -> None:
+    created: dict[int, MessageInfo] = {}
+    for content in (TEXT, HTML, MARKDOWN):
+        message = messages.create(store, ada, content)
+        created[message.id] = message
 
-    assert list(messages.list_messages(store, ada, page)) == [made[number] for number in found]
+    assert list(messages.list_messages(store, ada, options)) == [created[number] for number in expected]
 
 
 # Digests
 
 
-def publish(store: Store, title: str, at: datetime) -> None:
+def add_post(store: Store, title: str, at: datetime) -> None:
+    """Add a post that is published at a time."""
     with store.write() as db:
         values: dict[str, Any] = {"created_at": at, "updated_at": at, "published_at": at}
         db.add(Post(author_id=1, slug=title.lower(), title=title, content=f"About {title}.", **values))
 
 
-def test_a_digest_is_shown_with_the_latest_posts(store: Store, ada: Actor) -> None:
-    made = messages.create(store, ada, MARKDOWN._replace(body="News:\n\n{{ posts }}\n\nBye"), digest=True)
-    assert made.digest
-    assert messages.preview(store, ada, made.id).text == "News:\n\n\n\nBye"
+def test_preview_of_a_digest_shows_the_latest_posts(store: Store, ada: Actor) -> None:
+    created = messages.create(store, ada, MARKDOWN._replace(body="News:\n\n{{ posts }}\n\nBye"), digest=True)
+    assert created.digest
+    assert messages.preview(store, ada, created.id).text == "News:\n\n\n\nBye"
 
     now = datetime.now(UTC)
     for number in range(7):
-        publish(store, f"P{number}", now - timedelta(days=7 - number))
-    publish(store, "Coming", now + timedelta(days=1))
+        add_post(store, f"P{number}", now - timedelta(days=7 - number))
+    add_post(store, "Future", now + timedelta(days=1))
 
-    seen = messages.preview(store, ada, made.id, blog_url="https://x.example")
-    told = "\n\n".join(f"## [P{n}](<https://x.example/posts/p{n}.html>)\n\nAbout P{n}." for n in range(2, 7))
-    assert seen.text == f"News:\n\n{told}\n\nBye"
-    assert '<h2><a href="https://x.example/posts/p6.html">P6</a></h2>' in (seen.html or "")
-    letter = messages.test_letter(
-        store, ada, made.id, sender="a@x.example", to="b@x.example", name="<1@x>", blog_url=None
+    rendered = messages.preview(store, ada, created.id, blog_url="https://x.example")
+    expected = "\n\n".join(f"## [P{n}](<https://x.example/posts/p{n}.html>)\n\nAbout P{n}." for n in range(2, 7))
+    assert rendered.text == f"News:\n\n{expected}\n\nBye"
+    assert '<h2><a href="https://x.example/posts/p6.html">P6</a></h2>' in (rendered.html or "")
+    test_email = messages.compose_test_email(
+        store, ada, created.id, sender="a@x.example", to="b@x.example", message_id_header="<1@x>", blog_url=None
     )
-    assert b"## P2" in letter
+    assert b"## P2" in test_email
 
 
 @pytest.mark.parametrize(
@@ -224,7 +234,7 @@ def test_a_digest_is_shown_with_the_latest_posts(store: Store, ada: Actor) -> No
         TEXT._replace(body="{% for post in posts %}{% endfor %}"),
     ],
 )
-def test_what_is_no_digest(store: Store, ada: Actor, wrong: MessageContent) -> None:
+def test_invalid_digest_is_refused(store: Store, ada: Actor, wrong: MessageContent) -> None:
     with pytest.raises(InvalidValue):
         messages.create(store, ada, wrong, digest=True)
     assert list(messages.list_messages(store, ada, ListOptions())) == []
@@ -234,8 +244,8 @@ def test_only_a_digest_has_posts(store: Store, ada: Actor) -> None:
     with_posts = TEXT._replace(body="{{ posts }}")
     with pytest.raises(InvalidValue, match="only a digest"):
         messages.create(store, ada, with_posts)
-    made = messages.create(store, ada, with_posts, digest=True)
+    created = messages.create(store, ada, with_posts, digest=True)
     with pytest.raises(InvalidValue, match="only a digest"):
-        messages.change(store, ada, made.id, digest=False)
-    assert messages.change(store, ada, made.id, subject="Other").digest
-    assert not messages.change(store, ada, made.id, body="Other", digest=False).digest
+        messages.change(store, ada, created.id, digest=False)
+    assert messages.change(store, ada, created.id, subject="Other").digest
+    assert not messages.change(store, ada, created.id, body="Other", digest=False).digest

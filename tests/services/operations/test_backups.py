@@ -1,4 +1,4 @@
-"""A backup of a live store is whole; a restored store sends nothing by itself, and never again what was sent."""
+"""Test that a backup is complete, and that a restored store waits for a person and sends nothing twice."""
 
 import hashlib
 import os
@@ -15,21 +15,21 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from sqlmodel import select
 from support.ledger_rows import NINE, delivery, occurrence
 from support.ledger_rows import mailing as bare_mailing
 from support.sending import (
-    addresses,
     attempts,
+    create_mailing,
     deliveries,
-    finish,
-    mailing,
+    make_addresses,
+    make_settings,
     rows,
     send,
-    settings,
-    start,
-    states,
+    start_run,
+    state_counts,
+    wait_for_exit,
     wait_until,
 )
 from support.servers import CountingReceiver
@@ -84,58 +84,58 @@ def _folder(file: Path) -> None:
 
 
 def restore(store: Store, file: Path, actor: Actor = OPERATOR, token: str | None = None) -> Restored:
-    """As the command does it: with nothing of this process in the store."""
+    """Restore as the command does: while this process does not have the store open."""
     store.close()
     return backups.restore(f"sqlite:///{store.path}", actor, file, token=token)
 
 
-def drop(store: Store) -> None:
-    """The disk is lost."""
+def lose_store(store: Store) -> None:
+    """Remove the store, as if its disk were lost."""
     store.close()
     for path in store.path.parent.glob("skychimp.db*"):
         path.unlink()
 
 
-def emails(store: Store) -> list[str]:
+def client_emails(store: Store) -> list[str]:
     return [client.email for client in rows(store, Client)]
 
 
 # Backup
 
 
-def test_it_holds_all_in_one_file_that_is_its_owners_alone(store: Store, ada: Actor, file: Path) -> None:
-    mailing(store, ada, addresses(3))
+def test_backup_is_one_complete_private_file(store: Store, ada: Actor, file: Path) -> None:
+    create_mailing(store, ada, make_addresses(3))
     made = backups.backup(store, OPERATOR, file)
     assert (made.clients, made.mailings, made.deliveries, made.images) == (3, 1, 0, 0)
     assert made.size == file.stat().st_size
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    with closing(sqlite3.connect(file)) as plain:  # whatever opens SQLite files opens it
+    with closing(sqlite3.connect(file)) as plain:  # any program that reads SQLite files can open it
         assert plain.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         assert plain.execute("SELECT count(*) FROM client").fetchone() == (3,)
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_the_next_one_takes_its_place(store: Store, ada: Actor, file: Path) -> None:
+def test_next_backup_replaces_the_file(store: Store, ada: Actor, file: Path) -> None:
     backups.backup(store, OPERATOR, file)
     clients.create(store, ada, email="bob@example.org")
     assert backups.backup(store, OPERATOR, file).clients == 1
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_what_a_killed_one_has_left_goes_with_a_later_one(store: Store, file: Path) -> None:
-    old, young, theirs = (
+def test_old_leftovers_of_a_killed_backup_are_removed(store: Store, file: Path) -> None:
+    old, young, other = (
         file.with_name(f"{file.name}.{end}") for end in ("draft-01234567", "draft-89abcdef", "01234567")
     )
-    for left in (old, young, theirs):
-        left.write_text("half a backup")
+    for file_ in (old, young, other):
+        file_.write_text("half a backup")
         two_days_ago = datetime.now(UTC).timestamp() - 2 * 86_400
-        os.utime(left, (two_days_ago, two_days_ago) if left != young else None)
+        os.utime(file_, (two_days_ago, two_days_ago) if file_ != young else None)
     backups.backup(store, OPERATOR, file)
-    assert {path.name for path in file.parent.iterdir()} == {file.name, young.name, theirs.name}
+    assert {path.name for path in file.parent.iterdir()} == {file.name, young.name, other.name}
 
 
 @pytest.mark.parametrize("place", ["skychimp.db", "skychimp.db-wal", "backups", "nowhere/today.backup"])
-def test_where_no_backup_can_be(store: Store, place: str, file: Path) -> None:
+def test_unsuitable_backup_file_is_refused(store: Store, place: str, file: Path) -> None:
     with pytest.raises(SkychimpError) as refused:
         backups.backup(store, OPERATOR, file.parent.parent / place)
     assert type(refused.value) is InvalidValue or "No such file" in refused.value.message
@@ -143,68 +143,70 @@ def test_where_no_backup_can_be(store: Store, place: str, file: Path) -> None:
     assert list(file.parent.iterdir()) == []
 
 
-def test_who_may(store: Store, ada: Actor, manager: Actor, admin: Actor, file: Path) -> None:
+def test_only_administrators_may_back_up_and_restore(
+    store: Store, ada: Actor, manager: Actor, admin: Actor, file: Path
+) -> None:
     backups.backup(store, admin, file)
     for actor, refusal in ((ANONYMOUS, NotLoggedIn), (ada, Denied), (manager, Denied)):
         for act in (
             lambda: backups.backup(store, actor, file),  # noqa: B023
             lambda: restore(store, file, actor),  # noqa: B023
-            lambda: backups.let_go_on(store, actor),  # noqa: B023
+            lambda: backups.resume(store, actor),  # noqa: B023
         ):
             with pytest.raises(refusal):
                 act()
     restore(store, file, admin)
-    backups.let_go_on(store, admin)
+    backups.resume(store, admin)
     trail = [(row.actor_id, row.action, row.detail) for row in rows(store, AuditEntry)]
     assert trail == [
         (admin.user_id, "back up", str(file)),
         (admin.user_id, "restore", str(file)),
-        (admin.user_id, "let the store go on", "resend"),
+        (admin.user_id, "resume sending", "resend"),
     ]
 
 
-def test_while_a_run_writes(store: Store, ada: Actor, tmp_path: Path, file: Path) -> None:
-    """Copies that are made in the midst of it are sound; put back, no letter goes twice, or not at all."""
-    mailing(store, ada, addresses(120))
+def test_backups_during_a_run_lose_and_repeat_nothing(store: Store, ada: Actor, tmp_path: Path, file: Path) -> None:
+    """Backups made during a run are valid. After each is restored, every email is still sent exactly once."""
+    create_mailing(store, ada, make_addresses(120))
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        process = start(store, receiver.port, smtp__rate="150/s")
+        process = start_run(store, receiver.port, smtp__rate="150/s")
         made: list[Path] = []
-        wait_until(lambda: states(store)["sent"] > 5, process)
+        wait_until(lambda: state_counts(store)["sent"] > 5, process)
         while process.poll() is None and len(made) < 3:
             backups.backup(store, OPERATOR, file.with_name(f"{len(made)}.backup"))
             made.append(file.with_name(f"{len(made)}.backup"))
-        assert finish(process)[0] == 0
+        assert wait_for_exit(process)[0] == 0
         assert made
         for copy in made:
             assert restore(store, copy).ledger_kept
             with pytest.raises(StoreHeld):
-                send(store, settings(receiver.port))
-            assert backups.let_go_on(store, OPERATOR).to_send == 0
-            assert send(store, settings(receiver.port)).sent == 0
-            assert states(store) == {"sent": 120}
-        assert set(receiver.arrived().values()) == {1}
-        assert receiver.taken == 120
+                send(store, make_settings(receiver.port))
+            assert backups.resume(store, OPERATOR).to_send == 0
+            assert send(store, make_settings(receiver.port)).sent == 0
+            assert state_counts(store) == {"sent": 120}
+        assert set(receiver.email_counts().values()) == {1}
+        assert receiver.accepted_count == 120
 
 
 # Restore
 
 
-def test_what_was_there_is_back_and_what_came_since_is_aside(store: Store, ada: Actor, file: Path) -> None:
+def test_restored_store_has_the_old_content_and_the_replaced_one_is_kept(store: Store, ada: Actor, file: Path) -> None:
     clients.create(store, ada, email="bob@example.org")
     backups.backup(store, OPERATOR, file)
     clients.create(store, ada, email="eve@example.org")
     before = datetime.now(UTC)
     done = restore(store, file)
-    assert emails(store) == ["bob@example.org"]
+    assert client_emails(store) == ["bob@example.org"]
     assert done.made_at is not None
     assert before - timedelta(minutes=1) < done.made_at < before
     assert done.kept is not None
     assert stat.S_IMODE(Path(done.kept).stat().st_mode) == 0o600
     with closing(open_store(f"sqlite:///{done.kept}")) as kept:
-        assert emails(kept) == ["bob@example.org", "eve@example.org"]
+        assert client_emails(kept) == ["bob@example.org", "eve@example.org"]
 
 
-def test_into_an_empty_place(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+def test_restore_without_a_store(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
     clients.create(store, ada, email="bob@example.org")
     backups.backup(store, OPERATOR, file)
     path = tmp_path / "new" / "folder" / "skychimp.db"
@@ -213,12 +215,12 @@ def test_into_an_empty_place(store: Store, ada: Actor, file: Path, tmp_path: Pat
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with closing(open_store(f"sqlite:///{path}")) as new:
-        assert emails(new) == ["bob@example.org"]
+        assert client_emails(new) == ["bob@example.org"]
 
 
-def test_files_of_a_store_that_is_gone_are_not_applied_to_the_new_one(store: Store, file: Path) -> None:
+def test_leftover_wal_is_not_applied_to_the_restored_store(store: Store, file: Path) -> None:
     backups.backup(store, OPERATOR, file)
-    drop(store)
+    lose_store(store)
     store.path.with_name("skychimp.db-wal").write_bytes(b"the last changes of the store that is gone")
     with pytest.raises(Conflict, match=r"skychimp\.db-wal belongs to a store that is gone"):
         restore(store, file)
@@ -227,16 +229,16 @@ def test_files_of_a_store_that_is_gone_are_not_applied_to_the_new_one(store: Sto
 
 READER = """
 import sys
-from skychimp.store.engine import open_store
+from skychimp.store.schema import open_store
 from sqlalchemy import text
 store = open_store("sqlite:///" + sys.argv[1])
-connection = store.connect_at_once()
+connection = store.connect_autocommit()
 for line in sys.stdin:
     print(connection.execute(text("SELECT count(*) FROM client")).scalar(), flush=True)
 """
 
 
-def test_whoever_has_the_old_one_open_sees_the_new_one(store: Store, ada: Actor, file: Path) -> None:
+def test_process_with_the_old_store_open_sees_the_restored_one(store: Store, ada: Actor, file: Path) -> None:
     backups.backup(store, OPERATOR, file)
     clients.create(store, ada, email="bob@example.org")
     store.close()
@@ -251,29 +253,33 @@ def test_whoever_has_the_old_one_open_sees_the_new_one(store: Store, ada: Actor,
             if expected == "1\n":
                 restore(store, file)
     clients.create(store, ada, email="eve@example.org")
-    assert emails(store) == ["eve@example.org"]
-    assert store.damage() == ""
+    assert client_emails(store) == ["eve@example.org"]
+    assert store.find_damage() == ""
 
 
-def spoil(start: int, length: int) -> Callable[[Path], None]:
-    def spoil(path: Path) -> None:
+def overwrite(start: int, length: int) -> Callable[[Path], None]:
+    def overwrite_part(path: Path) -> None:
         with path.open("r+b") as opened:
             opened.seek(start)
             opened.write(b"\xff" * length)
 
-    return spoil
+    return overwrite_part
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     with path.open("r+b") as opened:
         opened.truncate(path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damage", [spoil(100, 3996), spoil(4096 * 8, 4096 * 12), cut], ids=["first", "some", "cut"])
-def test_a_damaged_store_is_replaced_and_kept(
+@pytest.mark.parametrize(
+    "damage",
+    [overwrite(100, 3996), overwrite(4096 * 8, 4096 * 12), truncate],
+    ids=["first page", "some pages", "truncated"],
+)
+def test_damaged_store_is_replaced_and_kept(
     store: Store, ada: Actor, file: Path, damage: Callable[[Path], None]
 ) -> None:
-    mailing(store, ada, ["bob@example.org"])
+    create_mailing(store, ada, ["bob@example.org"])
     backups.backup(store, OPERATOR, file)
     store.close()
     damage(store.path)
@@ -282,41 +288,41 @@ def test_a_damaged_store_is_replaced_and_kept(
     assert not done.ledger_kept
     assert done.kept is not None
     assert Path(done.kept).stat().st_size == len(damaged)
-    assert emails(store) == ["bob@example.org"]
-    assert store.damage() == ""
+    assert client_emails(store) == ["bob@example.org"]
+    assert store.find_damage() == ""
 
 
-def astray(path: Path) -> None:
-    with closing(database._driver().connect(path, isolation_level=None)) as connection:
+def orphan_rows(path: Path) -> None:
+    with closing(database.driver().connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute("DELETE FROM user")
 
 
-def newer(path: Path) -> None:
-    with closing(database._driver().connect(path, isolation_level=None)) as connection:
+def set_newer_revision(path: Path) -> None:
+    with closing(database.driver().connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
 
 
 BROKEN = {
-    "cut": (cut, "malformed|damaged"),
-    "a broken page": (spoil(4096 * 8, 4096 * 12), "malformed|damaged|integrity"),
-    "no store": (lambda path: path.write_text("hello"), "is not a Skychimp store"),
-    "rows astray": (astray, "is without its user"),
-    "of a newer Skychimp": (newer, "made by a newer Skychimp"),
-    "not there": (lambda path: path.unlink(), "there is no file"),
+    "truncated": (truncate, "malformed|damaged"),
+    "damaged page": (overwrite(4096 * 8, 4096 * 12), "malformed|damaged|integrity"),
+    "not a store": (lambda path: path.write_text("hello"), "is not a Skychimp store"),
+    "orphaned rows": (orphan_rows, "refers to a missing user"),
+    "newer version": (set_newer_revision, "made by a newer Skychimp"),
+    "missing": (lambda path: path.unlink(), "not found"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_backup_that_is_not_sound_changes_nothing(store: Store, ada: Actor, file: Path, name: str) -> None:
-    mailing(store, ada, ["bob@example.org"])
+def test_invalid_backup_changes_nothing(store: Store, ada: Actor, file: Path, name: str) -> None:
+    create_mailing(store, ada, ["bob@example.org"])
     backups.backup(store, OPERATOR, file)
     clients.create(store, ada, email="eve@example.org")
-    damage, words = BROKEN[name]
+    damage, message = BROKEN[name]
     damage(file)
-    with pytest.raises(SkychimpError, match=words):
+    with pytest.raises(SkychimpError, match=message):
         restore(store, file)
-    assert emails(store) == ["bob@example.org", "eve@example.org"]
+    assert client_emails(store) == ["bob@example.org", "eve@example.org"]
     assert rows(store, StoreInfo)[0].held_at is None
     assert [path.name for path in store.path.parent.glob("skychimp.db*") if path.suffix == ".db"] == ["skychimp.db"]
     assert not list(store.path.parent.glob("*before-restore*"))
@@ -326,7 +332,7 @@ OLDER = """
 from alembic import op
 import sqlalchemy as sa
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "next", "{}", None, None
 
 
 def upgrade() -> None:
@@ -334,20 +340,20 @@ def upgrade() -> None:
 """
 
 
-def test_an_older_backup_is_upgraded(store: Store, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_backup_is_upgraded(store: Store, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backups.backup(store, OPERATOR, file)
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, migrations, ignore=shutil.ignore_patterns("__pycache__"))
-    (migrations / "versions" / "0002_next.py").write_text(OLDER)
-    monkeypatch.setattr(database, "MIGRATIONS", migrations)
-    monkeypatch.setattr(database, "REVISION", "0002")
+    (migrations / "versions" / "next.py").write_text(OLDER.format(schema.REVISION))
+    monkeypatch.setattr(schema, "MIGRATIONS", migrations)
+    monkeypatch.setattr(schema, "REVISION", "next")
     restore(store, file)
     with closing(sqlite3.connect(store.path)) as plain:
-        assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("next",)
         assert "phone" in [row[1] for row in plain.execute("PRAGMA table_info(client)")]
 
 
-def test_not_while_something_is_sending(store: Store, file: Path) -> None:
+def test_restore_is_refused_while_something_is_sending(store: Store, file: Path) -> None:
     backups.backup(store, OPERATOR, file)
     with store.write() as db:
         lock = runs.start(db.connection(), store.path, datetime.now(UTC))
@@ -357,8 +363,8 @@ def test_not_while_something_is_sending(store: Store, file: Path) -> None:
     restore(store, file)
 
 
-def test_sessions_and_codes(store: Store, ada: Actor, bob: Actor, file: Path) -> None:
-    """One that has been ended since does not count again, whoever restores stays logged in, and codes are gone."""
+def test_restore_keeps_valid_sessions_and_removes_codes(store: Store, ada: Actor, bob: Actor, file: Path) -> None:
+    """An ended session stays ended, and the user who restores stays logged in."""
     now = datetime.now(UTC)
     mine = hashlib.sha256(b"token of the restorer").hexdigest()
     with store.write() as db:
@@ -384,7 +390,7 @@ def test_sessions_and_codes(store: Store, ada: Actor, bob: Actor, file: Path) ->
     assert rows(store, Code) == []
 
 
-def test_images_come_along(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+def test_images_are_restored(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     lost = f"{'0' * 32}.png"
     with store.write() as db:
@@ -395,41 +401,41 @@ def test_images_come_along(store: Store, ada: Actor, file: Path, tmp_path: Path)
                     updated_at=now,
                 )
             )  # fmt: skip
-    images.folder(store).mkdir()
-    images.path(store, IMAGE_NAME).write_bytes(IMAGE)
+    images.image_folder(store).mkdir()
+    images.image_path(store, IMAGE_NAME).write_bytes(IMAGE)
     made = backups.backup(store, OPERATOR, file)
     assert (made.images, made.missing_images) == (1, [lost])
     path = tmp_path / "elsewhere" / "skychimp.db"
     assert backups.restore(f"sqlite:///{path}", OPERATOR, file).images == 1
     with closing(open_store(f"sqlite:///{path}")) as there:
-        assert images.path(there, IMAGE_NAME).read_bytes() == IMAGE
+        assert images.image_path(there, IMAGE_NAME).read_bytes() == IMAGE
         with there.read() as db:
             names = db.connection().exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
         assert "image" not in names
 
 
-# What a restored store holds
+# Work on hold
 
 
-HELD = {DeliveryState.CLAIMED, DeliveryState.SENDING}
-UNSURE = {DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN} | HELD
+IN_FLIGHT = {DeliveryState.CLAIMED, DeliveryState.SENDING}
+UNCERTAIN = {DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN} | IN_FLIGHT
 
 
 @pytest.fixture
 def waiting(store: Store, ada: Actor) -> Store:
-    """One occurrence with deliveries in every state, and a mailing of every day that is due and was never opened."""
+    """Create an occurrence with deliveries in every state, and a daily mailing that is due but not opened."""
     occurrence_id = occurrence(store, bare_mailing(store, ada))
     for state in DeliveryState:
-        made = DeliveryState.QUEUED if state in HELD else state
-        delivery(store, occurrence_id, f"{state}@example.org", made, NINE if state in UNSURE else None)
+        made = DeliveryState.QUEUED if state in IN_FLIGHT else state
+        delivery(store, occurrence_id, f"{state}@example.org", made, NINE if state in UNCERTAIN else None)
     with store.write() as db:
         db.add(Run(host="here", pid=1, started_at=NINE, heartbeat_at=NINE))
-        letters = db.get_one(Occurrence, occurrence_id)
-        letters.subject, letters.sender, letters.return_path = "Hello", "ada@skychimp.test", "ada@skychimp.test"
-        for state in HELD:
-            row = db.exec(select(Delivery).where(Delivery.address == f"{state}@example.org")).one()
-            row.state, row.run_id, row.token = state, 1, 1
-    mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+        row = db.get_one(Occurrence, occurrence_id)
+        row.subject, row.sender, row.return_path = "Hello", "ada@skychimp.test", "ada@skychimp.test"
+        for state in IN_FLIGHT:
+            claimed = db.exec(select(Delivery).where(Delivery.address == f"{state}@example.org")).one()
+            claimed.state, claimed.run_id, claimed.token = state, 1, 1
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
     return store
 
 
@@ -441,47 +447,47 @@ def waiting(store: Store, ada: Actor) -> Store:
         (Resolution.FAILED, DeliveryState.FAILED),
     ],
 )
-def test_without_the_old_store_nothing_of_it_is_sent(
+def test_waiting_work_is_resolved_and_not_sent_without_the_old_store(
     waiting: Store, file: Path, tmp_path: Path, decision: Resolution | None, state: DeliveryState
 ) -> None:
     backups.backup(waiting, OPERATOR, file)
-    drop(waiting)
+    lose_store(waiting)
     restore(waiting, file)
-    held = backups.held(waiting)
+    held = backups.held_work(waiting)
     assert held is not None
     assert (held.is_blind, held.deliveries, held.due) == (True, 4, 1)
-    done = backups.let_go_on(waiting, OPERATOR, decision)
-    assert (done.to_send, done.missed) == (0, 1)
-    assert getattr(done, state) == 5
-    found = {one.address.partition("@")[0]: (one.state, one.next_try_at) for one in deliveries(waiting)}
-    assert {name: found[name] for name in UNSURE} == dict.fromkeys(UNSURE, (state, None))
-    assert {name: each for name, (each, _) in found.items() if name not in UNSURE} == {
+    resumed = backups.resume(waiting, OPERATOR, decision)
+    assert (resumed.to_send, resumed.missed) == (0, 1)
+    assert getattr(resumed, state) == 5
+    outcomes = {row.address.partition("@")[0]: (row.state, row.next_try_at) for row in deliveries(waiting)}
+    assert {name: outcomes[name] for name in UNCERTAIN} == dict.fromkeys(UNCERTAIN, (state, None))
+    assert {name: outcome for name, (outcome, _) in outcomes.items() if name not in UNCERTAIN} == {
         name: name for name in ("sent", "failed", "expired", "cancelled")
     }
-    assert all(one.attempts == 1 for one in deliveries(waiting) if one.address.startswith(("queued", "claimed")))
+    assert all(row.attempts == 1 for row in deliveries(waiting) if row.address.startswith(("queued", "claimed")))
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        assert send(waiting, settings(receiver.port)).sent == 0
-        assert receiver.taken == 0
+        assert send(waiting, make_settings(receiver.port)).sent == 0
+        assert receiver.accepted_count == 0
     daily = rows(waiting, Mailing)[1]
     assert daily.next_at is not None
     assert daily.next_at > datetime.now(UTC)
     assert [row.state for row in rows(waiting, Occurrence)] == [OccurrenceState.FINISHED, OccurrenceState.MISSED]
 
 
-def test_all_of_it_is_sent_where_a_person_says_so(waiting: Store, file: Path, tmp_path: Path) -> None:
+def test_waiting_work_is_sent_if_a_person_decides_so(waiting: Store, file: Path, tmp_path: Path) -> None:
     backups.backup(waiting, OPERATOR, file)
-    drop(waiting)
+    lose_store(waiting)
     restore(waiting, file)
-    assert backups.let_go_on(waiting, OPERATOR, Resolution.RESEND).to_send == 4
+    assert backups.resume(waiting, OPERATOR, Resolution.RESEND).to_send == 4
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        send(waiting, settings(receiver.port, delivery__unknown_after="0s"))
-        names = {name for name, _ in receiver.arrived()}
+        send(waiting, make_settings(receiver.port, delivery__unknown_after="0s"))
+        names = {name for name, _ in receiver.email_counts()}
     assert {"queued@example.org", "deferred@example.org", "claimed@example.org", "bob@example.org"} <= names
     assert "sent@example.org" not in names
 
 
-def test_an_audience_that_was_not_all_opened_is_unknown_as_a_whole(store: Store, ada: Actor, file: Path) -> None:
-    mailing_id = mailing(store, ada, addresses(3))
+def test_half_opened_occurrence_becomes_unknown_as_a_whole(store: Store, ada: Actor, file: Path) -> None:
+    mailing_id = create_mailing(store, ada, make_addresses(3))
     with store.write() as db:
         row = db.get_one(Mailing, mailing_id)
         row.status, row.next_at = MailingStatus.RUNNING, None
@@ -489,146 +495,140 @@ def test_an_audience_that_was_not_all_opened_is_unknown_as_a_whole(store: Store,
     with store.write() as db:
         db.get_one(Occurrence, 1).state = OccurrenceState.OPENING
     backups.backup(store, OPERATOR, file)
-    drop(store)
+    lose_store(store)
     restore(store, file)
-    assert backups.let_go_on(store, OPERATOR).unknown == 3
-    assert states(store) == {"unknown": 3}
+    assert backups.resume(store, OPERATOR).unknown == 3
+    assert state_counts(store) == {"unknown": 3}
     assert rows(store, Mailing)[0].status == MailingStatus.COMPLETED
 
 
-def test_what_the_replaced_store_has_sent_is_in_the_ledger(
-    store: Store, ada: Actor, file: Path, tmp_path: Path
-) -> None:
-    """Deliveries that were open, and a due time that was not; what was not sent yet goes out, once."""
-    mailing(store, ada, addresses(4), every=Every.DAY)
+def test_emails_sent_by_the_replaced_store_count_as_sent(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    """That includes open deliveries and a due time that was not opened. The rest is sent once."""
+    create_mailing(store, ada, make_addresses(4), every=Every.DAY)
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        send(store, settings(receiver.port), limit=1)
-        mailing(store, ada, ["late@example.org"])
+        send(store, make_settings(receiver.port), limit=1)
+        create_mailing(store, ada, ["late@example.org"])
         backups.backup(store, OPERATOR, file)
-        send(store, settings(receiver.port), limit=2)
+        send(store, make_settings(receiver.port), limit=2)
         clients.create(store, ada, email="eve@example.org")
         before = [(tried.delivery_id, tried.number, tried.reply) for tried in attempts(store)]
         next_at = rows(store, Mailing)[0].next_at
         assert restore(store, file).ledger_kept
         assert [(tried.delivery_id, tried.number, tried.reply) for tried in attempts(store)] == before
         assert rows(store, Mailing)[0].next_at == next_at
-        held = backups.held(store)
+        held = backups.held_work(store)
         assert held is not None
         assert not held.is_blind
-        assert backups.let_go_on(store, OPERATOR).to_send == held.deliveries == 2
-        assert send(store, settings(receiver.port)).sent == 2
-        assert receiver.taken == 5
-        assert set(receiver.arrived().values()) == {1}
-    assert states(store) == {"sent": 5}
+        assert backups.resume(store, OPERATOR).to_send == held.deliveries == 2
+        assert send(store, make_settings(receiver.port)).sent == 2
+        assert receiver.accepted_count == 5
+        assert set(receiver.email_counts().values()) == {1}
+    assert state_counts(store) == {"sent": 5}
 
 
-def test_what_a_digest_has_told_of_stays_told(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
-    mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+def test_posts_of_a_sent_digest_stay_sent(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
     messages.change(store, ada, 1, digest=True)
-    editor = enrol(store, "grace", Role.EDITOR)
+    editor = create_user(store, "grace", Role.EDITOR)
     posts.create(store, editor, title="Before", content="It begins.", publish=True)
     backups.backup(store, OPERATOR, file)
     posts.create(store, editor, title="After", content="It goes on.", publish=True)
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        assert send(store, settings(receiver.port)).sent == 1
+        assert send(store, make_settings(receiver.port)).sent == 1
 
     assert restore(store, file).ledger_kept
 
-    assert [(row.post_id, row.occurrence_id) for row in rows(store, DigestPost)] == [(1, 1)]  # the other is no more
+    assert [(row.post_id, row.occurrence_id) for row in rows(store, DigestPost)] == [
+        (1, 1)
+    ]  # the other post does not exist any more
 
 
-def test_all_that_hangs_on_the_ledger_is_kept_with_it() -> None:
-    """A table that points to occurrences or deliveries belongs into copies.LEDGER, with what counts its rows."""
-    hangs = {
+def test_all_tables_of_the_ledger_are_kept() -> None:
+    """Every table that refers to occurrences or deliveries must be in backup_file.LEDGER."""
+    referring = {
         table.name
         for table in metadata.sorted_tables
         for key in table.foreign_keys
         if key.column.table.name in ("occurrence", "delivery")
     }
-    assert hangs == set(backup_file.LEDGER) - {"occurrence", "run", "cause"}
+    assert referring == set(backup_file.LEDGER) - {"occurrence", "run", "cause"}
 
 
-def test_a_report_says_the_same_of_a_restored_store(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
-    """What has been counted already, before the backup or since, counts once."""
-    mailing_id = mailing(store, ada, addresses(4))
+def test_report_is_the_same_after_a_restore(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    """Attempts that were counted before or after the backup count once."""
+    mailing_id = create_mailing(store, ada, make_addresses(4))
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        send(store, settings(receiver.port), limit=1)
-        rollups.add_up(store)
+        send(store, make_settings(receiver.port), limit=1)
+        rollups.count_new_attempts(store)
         backups.backup(store, OPERATOR, file)
-        send(store, settings(receiver.port))
-    before = reports.report(store, ada, mailing_id)
+        send(store, make_settings(receiver.port))
+    before = reports.mailing_report(store, ada, mailing_id)
     assert restore(store, file).ledger_kept
-    assert reports.report(store, ada, mailing_id) == replace(before, as_of=ANY)
-    assert sum(answer.attempts for answer in before.replies) == 4
+    assert reports.mailing_report(store, ada, mailing_id) == replace(before, as_of=ANY)
+    assert sum(group.attempts for group in before.replies) == 4
 
 
-def test_a_due_time_of_a_schedule_that_has_changed_since_is_not_sent_once_more(
-    store: Store, ada: Actor, file: Path, tmp_path: Path
-) -> None:
-    """The restored mailing is to be at its old hour again, and today's letter went out at the new one."""
-    mailing_id = mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+def test_due_time_of_a_changed_schedule_is_not_sent_again(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    """The restored mailing is scheduled for its old time again, but today's email was sent at the new one."""
+    mailing_id = create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
     now = datetime.now(UTC)
     mailings.change(store, ada, mailing_id, start=(now - timedelta(minutes=5)).isoformat())
     backups.backup(store, OPERATOR, file)
     mailings.change(store, ada, mailing_id, start=(now - timedelta(minutes=2)).isoformat())
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        assert send(store, settings(receiver.port)).sent == 1
+        assert send(store, make_settings(receiver.port)).sent == 1
         assert restore(store, file).ledger_kept
-        backups.let_go_on(store, OPERATOR)
-        assert send(store, settings(receiver.port)).sent == 0
+        backups.resume(store, OPERATOR)
+        assert send(store, make_settings(receiver.port)).sent == 0
     (row,) = rows(store, Mailing)
     assert row.next_at == (now + timedelta(days=1, minutes=-5)).replace(microsecond=0)
 
 
-def test_a_store_that_does_not_know_what_was_sent_vouches_for_nothing(
-    store: Store, ada: Actor, file: Path, tmp_path: Path
-) -> None:
-    """It was put back blindly itself, or it is older than the backup."""
+def test_ledger_of_a_store_with_gaps_is_not_kept(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    """It was restored without its predecessor, or it is older than the backup."""
     older = file.with_name("older.backup")
-    mailing(store, ada, addresses(2))
+    create_mailing(store, ada, make_addresses(2))
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        send(store, settings(receiver.port), limit=1)
+        send(store, make_settings(receiver.port), limit=1)
         backups.backup(store, OPERATOR, older)
-        send(store, settings(receiver.port))
+        send(store, make_settings(receiver.port))
     backups.backup(store, OPERATOR, file)
-    drop(store)
+    lose_store(store)
     assert not restore(store, older).ledger_kept
     assert not restore(store, older).ledger_kept
-    backups.let_go_on(store, OPERATOR, Resolution.RESEND)
+    backups.resume(store, OPERATOR, Resolution.RESEND)
     assert not restore(store, file).ledger_kept
-    assert states(store) == {"sent": 2}
+    assert state_counts(store) == {"sent": 2}
 
 
-def test_another_store_says_nothing_of_what_this_one_has_sent(
-    store: Store, ada: Actor, file: Path, tmp_path: Path
-) -> None:
-    mailing(store, ada, ["bob@example.org"])
+def test_ledger_of_another_store_is_not_kept(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    create_mailing(store, ada, ["bob@example.org"])
     backups.backup(store, OPERATOR, file)
     with closing(create_store(f"sqlite:///{tmp_path / 'other.db'}")) as other:
-        mailing(other, enrol(other, "ada"), ["eve@example.org"])
+        create_mailing(other, create_user(other, "ada"), ["eve@example.org"])
         assert not restore(other, file).ledger_kept
-        held = backups.held(other)
+        held = backups.held_work(other)
         assert held is not None
         assert held.is_blind
-        assert backups.let_go_on(other, OPERATOR).missed == 1
+        assert backups.resume(other, OPERATOR).missed == 1
 
 
-def test_the_letters_keep_their_message_ids(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
-    """So that a receiver can drop the copy where somebody has all of it sent again."""
-    mailing(store, ada, ["bob@example.org"])
+def test_resent_emails_keep_their_message_ids(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
+    """A receiver can then drop the duplicate."""
+    create_mailing(store, ada, ["bob@example.org"])
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        send(store, settings(1))  # opened, and left waiting
+        send(store, make_settings(1))  # opened, and left waiting
         backups.backup(store, OPERATOR, file)
-        send(store, settings(receiver.port))
-        drop(store)
+        send(store, make_settings(receiver.port))
+        lose_store(store)
         restore(store, file)
-        backups.let_go_on(store, OPERATOR, Resolution.RESEND)
-        send(store, settings(receiver.port))
-        assert list(receiver.arrived().values()) == [2]
-        assert len({letter.digest for letter in receiver.arrivals()}) == 1
+        backups.resume(store, OPERATOR, Resolution.RESEND)
+        send(store, make_settings(receiver.port))
+        assert list(receiver.email_counts().values()) == [2]
+        assert len({arrival.digest for arrival in receiver.received_emails()}) == 1
 
 
-def test_a_store_that_was_never_restored_is_not_let_go(store: Store) -> None:
-    with pytest.raises(Conflict, match="not held"):
-        backups.let_go_on(store, OPERATOR)
-    assert backups.held(store) is None
+def test_resume_without_a_hold_is_refused(store: Store) -> None:
+    with pytest.raises(Conflict, match="not on hold"):
+        backups.resume(store, OPERATOR)
+    assert backups.held_work(store) is None

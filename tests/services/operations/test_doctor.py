@@ -1,4 +1,4 @@
-"""`doctor` names the fault and the remedy; a clock that can't be right stops all sending until it is accepted."""
+"""Test that `doctor` finds faults with their remedies, and that a wrong clock stops sending until it is accepted."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command import Done, Home
+from support.command import CommandResult, Home
 from support.nameserver import NameServer
-from support.sending import attempts, mailing, rows, send, settings
-from support.servers import GREETING, CountingReceiver, ScriptedServer, Step, hang, hear
+from support.sending import attempts, create_mailing, make_settings, rows, send
+from support.servers import GREETING, CountingReceiver, ScriptedServer, Step, hang, read_line
 
 from skychimp.errors import ClockBehind
 from skychimp.models import Every, Mailing, RelayState, Run, StoreInfo
@@ -26,9 +26,12 @@ GOOD_DNS = {
 }
 
 
-def examined(store: Store) -> dict[str, Finding]:
-    """What is found where nothing goes over the network."""
-    return {finding.about: finding for finding in doctor.examine(settings(1, mail__transport="outbox"), lambda: store)}
+def findings_of(store: Store) -> dict[str, Finding]:
+    """Return the findings without a mail server."""
+    return {
+        finding.about: finding
+        for finding in doctor.check_installation(make_settings(1, mail__transport="outbox"), lambda: store)
+    }
 
 
 def ran_at(store: Store, at: datetime) -> None:
@@ -37,25 +40,31 @@ def ran_at(store: Store, at: datetime) -> None:
 
 
 @pytest.fixture
-def installed(store: Store, tmp_path: Path) -> Callable[..., Done]:
-    """`doctor --json` in an installation that is fine but for these settings, or a relay that speaks like this."""
+def installed(store: Store, tmp_path: Path) -> Callable[..., CommandResult]:
+    """Return a function that runs `doctor --json` in a valid installation, but for some settings or the mail server."""
 
-    def examine(*arguments: str, relay: Sequence[Step] = (), **changed: str) -> Done:
+    def run_doctor(*arguments: str, relay: Sequence[Step] = (), **changed: str) -> CommandResult:
         store.close()
-        dialogue = relay or (GREETING, hear, b"250-x\r\n250-SIZE 30000000\r\n250 PIPELINING\r\n", hear, b"221 bye\r\n")
+        dialogue = relay or (
+            GREETING,
+            read_line,
+            b"250-x\r\n250-SIZE 30000000\r\n250 PIPELINING\r\n",
+            read_line,
+            b"221 bye\r\n",
+        )
         with ScriptedServer(dialogue) as server, NameServer(GOOD_DNS) as names:
-            said = {
+            usual = {
                 "mail__transport": "smtp", "mail__sender": SENDER, "smtp__host": "127.0.0.1",
-                "smtp__port": str(server.port), "smtp__security": "none", "dns__nameserver": names.place,
+                "smtp__port": str(server.port), "smtp__security": "none", "dns__nameserver": names.address,
             }  # fmt: skip
-            environ = {f"SKYCHIMP_{name.upper()}": value for name, value in (said | changed).items()}
+            environ = {f"SKYCHIMP_{name.upper()}": value for name, value in (usual | changed).items()}
             home = Home(tmp_path, SKYCHIMP_STORE=str(store.path), **environ)
             return home.call("doctor", "--dkim-selector", "s7", "--json", *arguments)
 
-    return examine
+    return run_doctor
 
 
-def test_a_sound_installation(installed: Callable[..., Done], store: Store) -> None:
+def test_valid_installation(installed: Callable[..., CommandResult], store: Store) -> None:
     done = installed()
     findings = {finding["about"]: finding for finding in done.json["findings"]}
     assert (done.status, done.json["ok"]) == (0, True)
@@ -63,7 +72,7 @@ def test_a_sound_installation(installed: Callable[..., Done], store: Store) -> N
         ("config", "store", "disk", "clock", "relay", "sender", "SPF", "DKIM", "DMARC"), "ok"
     )
     assert str(store.path) in findings["store"]["found"]
-    assert findings["relay"]["found"].endswith("takes mail (none); it offers PIPELINING, SIZE")
+    assert findings["relay"]["found"].endswith("accepts mail (none); extensions: PIPELINING, SIZE")
 
 
 def damage(store: Store) -> None:
@@ -88,38 +97,40 @@ def lose(store: Store) -> None:
     store.path.unlink()
 
 
-def scribble(store: Store) -> None:
+def overwrite(store: Store) -> None:
     store.close()
-    store.path.write_text("a letter to my aunt")
+    store.path.write_text("not a database")
 
 
-WANTS_LOGIN = (GREETING, hear, b"250-x\r\n250 AUTH PLAIN\r\n", hear, b"535 5.7.8 bad password\r\n", hang)
+WANTS_LOGIN = (GREETING, read_line, b"250-x\r\n250 AUTH PLAIN\r\n", read_line, b"535 5.7.8 bad password\r\n", hang)
 BROKEN: dict[str, tuple[Callable[[Store], object], dict[str, Any], int, str, str, str]] = {
-    "a typing error in the config": (
-        lambda store: None, {"smtp__timeout": "soon"}, 3, "config", "smtp.timeout: 'soon' can't be used", "how long",
+    "an invalid setting": (
+        lambda store: None, {"smtp__timeout": "soon"}, 3, "config", 'invalid smtp.timeout "soon"', "use 30s",
     ),
     "no sender": (lambda store: None, {"mail__sender": ""}, 3, "config", "mail.sender is not set", "set mail.sender ="),
     "no password file": (
         lambda store: None, {"smtp__username": "ada", "smtp__password_file": "/nonexistent"}, 3, "config",
-        "/nonexistent can't be read", "mend smtp.password_file",
+        "cannot read /nonexistent", "set smtp.password_file",
     ),
-    "no store": (lose, {}, 3, "store", "there is no store", "skychimp init"),
-    "no store, but something else": (scribble, {}, 3, "store", "is not a Skychimp store", "--store PATH"),
+    "no store": (lose, {}, 3, "store", "no store at", "skychimp init"),
+    "not a store": (overwrite, {}, 3, "store", "is not a Skychimp store", "--store PATH"),
     "a damaged store": (damage, {}, 3, "store", "", "skychimp restore FILE"),
-    "a store that was restored": (hold, {}, 3, "store", "sends nothing yet", "skychimp resolve --restored"),
-    "a clock that is wrong": (
+    "a restored store": (hold, {}, 3, "store", "on hold after a restore", "skychimp resolve --restored"),
+    "a wrong clock": (
         lambda store: ran_at(store, datetime.now(UTC) + timedelta(days=3)), {}, 1, "clock",
-        "was in use at", "--accept-clock",
+        "was last used at", "--accept-clock",
     ),
-    "no such relay": (
-        lambda store: None, {"smtp__host": "mx.invalid"}, 1, "relay", "no host mx.invalid in DNS", "mend smtp.host",
+    "an unknown mail server": (
+        lambda store: None, {"smtp__host": "mx.invalid"}, 1, "relay",
+        "cannot find the host mx.invalid in DNS", "correct smtp.host",
     ),
-    "a relay that is down": (
-        lambda store: None, {"smtp__port": "1"}, 1, "relay", "can't be talked to", "smtp.port; is it up?",
+    "an unreachable mail server": (
+        lambda store: None, {"smtp__port": "1"}, 1, "relay",
+        "cannot connect to", "smtp.port, and that the mail server is running",
     ),
-    "a relay without STARTTLS": (
+    "a mail server without STARTTLS": (
         lambda store: None, {"smtp__security": "starttls"}, 1, "relay",
-        "offers no STARTTLS", 'set smtp.security to "tls"',
+        "does not offer STARTTLS", 'set smtp.security to "tls"',
     ),
     "a wrong password": (
         lambda store: None, {"smtp__username": "ada", "smtp__password": "x", "relay": WANTS_LOGIN}, 1, "relay",
@@ -129,30 +140,32 @@ BROKEN: dict[str, tuple[Callable[[Store], object], dict[str, Any], int, str, str
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_installation(installed: Callable[..., Done], store: Store, name: str) -> None:
-    """The fault and its remedy, and all else that can still be looked at."""
-    spoil, changed, status, about, words, remedy = BROKEN[name]
-    spoil(store)
+def test_fault_is_found_with_its_remedy(installed: Callable[..., CommandResult], store: Store, name: str) -> None:
+    """Everything else that can still be checked is checked too."""
+    damage_store, changed, status, about, text, remedy = BROKEN[name]
+    damage_store(store)
     done = installed(**changed)
     assert (done.status, done.json["ok"]) == (status, False)
     problems = [finding for finding in done.json["findings"] if finding["level"] == "problem"]
     assert about in [finding["about"] for finding in problems]
-    (found,) = [finding for finding in problems if finding["about"] == about]
-    assert words in found["found"]
-    assert remedy in found["remedy"]
-    if name != "a typing error in the config":
+    (problem,) = [finding for finding in problems if finding["about"] == about]
+    assert text in problem["found"]
+    assert remedy in problem["remedy"]
+    if name != "an invalid setting":
         assert {"relay", "store"} <= {finding["about"] for finding in done.json["findings"]}
 
 
-def test_warnings_keep_no_letter_back(installed: Callable[..., Done], store: Store, ada: Actor, tmp_path: Path) -> None:
+def test_warnings_do_not_change_the_exit_status(
+    installed: Callable[..., CommandResult], store: Store, ada: Actor, tmp_path: Path
+) -> None:
     now = datetime.now(UTC)
-    mailing(store, ada, ["bob@example.org"], body="x" * 30_000)
+    create_mailing(store, ada, ["bob@example.org"], body="x" * 30_000)
     with store.write() as db:
         db.add(RelayState(relay="x:25", paused_at=now, reason="535 no", settings_hash="", next_probe_at=now))
     (tmp_path / "skychimp.toml").write_text("[smtp]\npassword = 'secret'\n")
     (tmp_path / "skychimp.toml").chmod(0o644)
     store.path.chmod(0o640)
-    small = (GREETING, hear, b"250-x\r\n250 SIZE 40000\r\n", hear, b"221 bye\r\n")
+    small = (GREETING, read_line, b"250-x\r\n250 SIZE 40000\r\n", read_line, b"221 bye\r\n")
     done = installed(relay=small)
     warnings = {finding["found"]: finding["remedy"] for finding in done.json["findings"] if not finding["ok"]}
     assert (done.status, done.json["ok"]) == (0, True)
@@ -168,13 +181,13 @@ def test_warnings_keep_no_letter_back(installed: Callable[..., Done], store: Sto
     assert "secret" not in done.out
 
 
-def test_what_a_person_reads(store: Store, tmp_path: Path) -> None:
+def test_plain_output(store: Store, tmp_path: Path) -> None:
     home = Home(tmp_path, SKYCHIMP_STORE=str(store.path))
     done = home.call("doctor")
     assert done.status == 3
     (first, *_) = done.out.splitlines()
     assert first.split("\t") == [
-        "problem", "config", "no file; mail.sender is not set", 'set mail.sender = "Name <address>"',
+        "problem", "config", "no configuration file; mail.sender is not set", 'set mail.sender = "Name <address>"',
     ]  # fmt: skip
     assert home.call("doctor", environ={"SKYCHIMP_MAIL__SENDER": SENDER}).status == 0
 
@@ -190,7 +203,7 @@ MOUNTS = r"""
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"),
+    ("path", "fs_type"),
     [
         ("/var/lib/skychimp.db", "ext4"),
         ("/home/ada/skychimp.db", "nfs4"),
@@ -199,18 +212,18 @@ MOUNTS = r"""
         ("/srv/skychimp.db", "xfs"),
     ],
 )
-def test_the_file_system_of_a_path(path: str, kind: str) -> None:
-    """The longest mount point that it is below counts, and of two mounts at the same point the last."""
-    assert doctor.file_system(Path(path), MOUNTS.strip()) == kind
-    assert doctor.file_system(Path(path), "") == ""
+def test_file_system_type_of_a_path(path: str, fs_type: str) -> None:
+    """The longest matching mount point counts, and the last of two mounts at the same point."""
+    assert doctor.file_system_type(Path(path), MOUNTS.strip()) == fs_type
+    assert doctor.file_system_type(Path(path), "") == ""
 
 
-def test_a_store_on_a_network_file_system(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_on_a_network_file_system_is_a_problem(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_mounts", lambda: "42 27 0:42 / / rw - nfs4 server:/srv rw")
-    found = examined(store)["store"]
-    assert found.level == Level.PROBLEM
-    assert "on a network file system (nfs4)" in found.found
-    assert found.remedy == "move the store to a disk of this machine: store.url"
+    finding = findings_of(store)["store"]
+    assert finding.level == Level.PROBLEM
+    assert "on a network file system (nfs4)" in finding.found
+    assert finding.remedy == "move the store to a local disk, and set store.url"
 
 
 @pytest.mark.parametrize(
@@ -222,22 +235,20 @@ def test_a_store_on_a_network_file_system(store: Store, monkeypatch: pytest.Monk
         (10**7, 10**6, Level.PROBLEM),
     ],
 )
-def test_room_on_the_disk(free: int, size: int, level: Level) -> None:
-    found = doctor.room(free, size)
-    assert found.level == level
-    assert (found.remedy is None) == (level == Level.OK)
+def test_free_disk_space(free: int, size: int, level: Level) -> None:
+    finding = doctor.check_disk_space(free, size)
+    assert finding.level == level
+    assert (finding.remedy is None) == (level == Level.OK)
 
 
-def test_a_clock_far_behind_the_last_run_sends_nothing_until_it_is_accepted(
-    store: Store, ada: Actor, tmp_path: Path
-) -> None:
-    mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+def test_clock_behind_the_last_run_stops_sending_until_accepted(store: Store, ada: Actor, tmp_path: Path) -> None:
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
     ran_at(store, datetime.now(UTC) + timedelta(days=3))
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        with pytest.raises(ClockBehind, match="but this store was in use at"):
-            send(store, settings(receiver.port))
+        with pytest.raises(ClockBehind, match="but the store was last used at"):
+            send(store, make_settings(receiver.port))
         assert attempts(store) == []
-        clock = examined(store)["clock"]
+        clock = findings_of(store)["clock"]
         assert (clock.level, "doctor --accept-clock" in (clock.remedy or "")) == (Level.PROBLEM, True)
         with store.write() as db:  # it was opened for tomorrow while the clock was wrong
             db.get_one(Mailing, 1).next_at = datetime.now(UTC) + timedelta(days=3)
@@ -245,21 +256,21 @@ def test_a_clock_far_behind_the_last_run_sends_nothing_until_it_is_accepted(
         next_at = rows(store, Mailing)[0].next_at
         assert next_at is not None
         assert next_at < datetime.now(UTC) + timedelta(days=1)
-        assert send(store, settings(receiver.port)).stopped == ""
+        assert send(store, make_settings(receiver.port)).stopped == ""
 
 
-def test_a_clock_a_little_behind_is_no_matter(store: Store, ada: Actor, tmp_path: Path) -> None:
-    mailing(store, ada, ["bob@example.org"])
+def test_clock_slightly_behind_is_accepted(store: Store, ada: Actor, tmp_path: Path) -> None:
+    create_mailing(store, ada, ["bob@example.org"])
     ran_at(store, datetime.now(UTC) + timedelta(minutes=5))
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        assert send(store, settings(receiver.port)).sent == 1
+        assert send(store, make_settings(receiver.port)).sent == 1
 
 
-def test_the_command_says_what_to_do(store: Store, tmp_path: Path) -> None:
+def test_command_accepts_the_clock(store: Store, tmp_path: Path) -> None:
     home = Home(tmp_path, SKYCHIMP_STORE=str(store.path), SKYCHIMP_MAIL__SENDER=SENDER)
     ran_at(store, datetime.now(UTC) + timedelta(days=3))
     done = home.call("run")
     assert done.status == 3
-    assert "hint: set the clock; or, if it is right now: skychimp doctor --accept-clock" in done.err
+    assert "skychimp doctor --accept-clock" in done.err
     assert home.call("doctor", "--accept-clock", "--json").json == {"clock": "accepted", "mailings": 0}
     assert home.call("run").status == 0

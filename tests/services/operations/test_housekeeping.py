@@ -1,9 +1,9 @@
-"""What is put in order once an hour, and what is left alone."""
+"""Test what the hourly housekeeping removes, and what it keeps."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from support.sending import addresses, attempts, deliveries, mailing, rows, send, settings
+from support.sending import attempts, create_mailing, deliveries, make_addresses, make_settings, rows, send
 from support.servers import CountingReceiver
 
 from skychimp.models import Attempt, Code, CodePurpose, Login, LoginFailure, Run
@@ -15,7 +15,7 @@ from skychimp.store.database import Store
 NOW = datetime.now(UTC)
 
 
-def test_logins_that_have_expired_go(store: Store, ada: Actor) -> None:
+def test_expired_sessions_are_removed(store: Store, ada: Actor) -> None:
     with store.write() as db:
         for name, at in (("old", NOW - timedelta(seconds=1)), ("new", NOW + timedelta(days=1))):
             db.add(Login(user_id=ada.user_id, token_hash=name, created_at=NOW, seen_at=NOW, expires_at=at))
@@ -23,7 +23,7 @@ def test_logins_that_have_expired_go(store: Store, ada: Actor) -> None:
     assert [login.token_hash for login in rows(store, Login)] == ["new"]
 
 
-def test_codes_and_wrong_passwords_of_long_ago_go(store: Store, ada: Actor) -> None:
+def test_old_codes_and_login_failures_are_removed(store: Store, ada: Actor) -> None:
     with store.write() as db:
         for days in (0, 2):
             at = NOW - timedelta(days=days)
@@ -37,7 +37,7 @@ def test_codes_and_wrong_passwords_of_long_ago_go(store: Store, ada: Actor) -> N
     assert [failure.address_key for failure in rows(store, LoginFailure)] == ["0 days ago"]
 
 
-def test_runs_that_are_long_over_go(store: Store) -> None:
+def test_old_runs_are_removed(store: Store) -> None:
     with store.write() as db:
         for days, ended in ((100, True), (100, False), (1, True)):
             at = NOW - timedelta(days=days)
@@ -46,10 +46,10 @@ def test_runs_that_are_long_over_go(store: Store) -> None:
     assert [(run.pid, run.ended_at is not None) for run in rows(store, Run)] == [(100, False), (1, True)]
 
 
-def test_attempts_stay_for_ever_unless_a_limit_is_set(store: Store, ada: Actor, tmp_path: Path) -> None:
-    mailing(store, ada, addresses(25))
+def test_attempts_are_kept_unless_a_limit_is_set(store: Store, ada: Actor, tmp_path: Path) -> None:
+    create_mailing(store, ada, make_addresses(25))
     with CountingReceiver(tmp_path / "arrived") as receiver:
-        send(store, settings(receiver.port))
+        send(store, make_settings(receiver.port))
     with store.write() as db:
         for number in range(1, 21):
             db.get_one(Attempt, number).finished_at = NOW - timedelta(days=400)
@@ -58,13 +58,13 @@ def test_attempts_stay_for_ever_unless_a_limit_is_set(store: Store, ada: Actor, 
     housekeeping.tidy(store, keep_attempts=timedelta(days=365))
     assert len(attempts(store)) == 5
     assert len(deliveries(store)) == 25
-    with store.write() as db:  # in parts, so that nobody waits long
+    with store.write() as db:  # in batches, so that other writers need not wait long
         soon = NOW + timedelta(days=1)
-        assert [ledger.forget_attempts(db.connection(), soon, batch=2) for _ in range(3)] == [True, True, False]
+        assert [ledger.delete_old_attempts(db.connection(), soon, batch=2) for _ in range(3)] == [True, True, False]
 
 
-def test_the_write_ahead_log_is_emptied(store: Store, ada: Actor) -> None:
-    mailing(store, ada, addresses(100))
+def test_write_ahead_log_is_truncated(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, make_addresses(100))
     log = store.path.with_name(store.path.name + "-wal")
     assert log.stat().st_size > 0
     housekeeping.tidy(store)

@@ -1,120 +1,123 @@
-"""Why: who chose an address, who left it out, what was tried; for whom it is to know."""
+"""An address history shows deliveries, reasons for being left out, and next due times, to those who may see them."""
 
 from datetime import timedelta
 from email import message_from_bytes
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from support.queue_steps import (
     DAY,
     NOW,
-    change,
     claim,
-    client,
+    create_client,
+    create_deliveries,
+    create_mailing,
     delete_client,
     delete_mailing,
-    fill,
-    mailing,
     open_due,
     send,
+    update_row,
 )
-from support.sending import mailing as due_mailing
-from support.sending import send as run
-from support.sending import settings
-from support.servers import GREETING, ScriptedServer, obey
+from support.sending import create_mailing as create_sendable_mailing
+from support.sending import make_settings
+from support.sending import send as run_once
+from support.servers import GREETING, ScriptedServer, accept_mail
 
 from skychimp.errors import InvalidValue, NotFound, NotLoggedIn
-from skychimp.models import Client, ClientTag, Every, Mailing, OccurrenceState, Outcome
+from skychimp.models import Client, ClientTag, Every, Mailing, OccurrenceState, Outcome, User
 from skychimp.permissions import ANONYMOUS, Actor
-from skychimp.services.reporting.address_history import AddressHistory, address_history, why_not
+from skychimp.services.reporting.address_history import AddressHistory, address_history, why_left_out
 from skychimp.store.database import Store
 
 BOB = "bob@example.org"
 
 
-def opened(store: Store) -> None:
-    """All that is due is opened, and filled."""
+def open_all(store: Store) -> None:
+    """Open everything that is due, and create the deliveries."""
     for number in range(open_due(store)):
-        fill(store, number + 1)
+        create_deliveries(store, number + 1)
 
 
-def reasons(found: AddressHistory) -> dict[int, str]:
-    return {one.mailing_id: one.reason for one in found.left_out}
+def reasons(history: AddressHistory) -> dict[int, str]:
+    """Return the reasons for being left out, by mailing."""
+    return {row.mailing_id: row.reason for row in history.left_out}
 
 
-def test_every_attempt_is_there_with_the_servers_words(store: Store, ada: Actor) -> None:
-    client(store, ada, "bob", tags=["vip"])
-    first = mailing(store, ada)
-    opened(store)
+def test_every_attempt_is_shown_with_the_servers_reply(store: Store, ada: Actor) -> None:
+    create_client(store, ada, "bob", tags=["vip"])
+    mailing_id = create_mailing(store, ada)
+    open_all(store)
     send(store, 1, Outcome.DEFERRED, *claim(store))
     send(store, 1, Outcome.SENT, *claim(store, due_by=NOW + DAY), reply="250 2.0.0 Ok: queued as 4XyzAB1")
 
-    found = address_history(store, ada, "Bob@Example.org")
+    history = address_history(store, ada, "Bob@Example.org")
 
-    assert (found.email, found.left_out, found.coming) == ("Bob@example.org", [], [])
-    ((mine,), (chosen,)) = (found.clients, found.chosen)
-    assert (mine.owner, mine.tags, mine.bad_at) == ("ada@skychimp.test", ["vip"], None)
-    assert (chosen.mailing_id, chosen.due_at, chosen.state, chosen.next_try_at) == (first, NOW, "sent", None)
-    assert [(one.attempt, one.status, one.queue_id) for one in chosen.attempts] == [
+    assert (history.email, history.left_out, history.coming) == ("Bob@example.org", [], [])
+    ((known,), (delivery,)) = (history.clients, history.chosen)
+    assert (known.owner, known.tags, known.bad_at) == ("ada@skychimp.test", ["vip"], None)
+    assert (delivery.mailing_id, delivery.due_at) == (mailing_id, NOW)
+    assert (delivery.state, delivery.next_try_at) == ("sent", None)
+    assert [(attempt.attempt, attempt.status, attempt.queue_id) for attempt in delivery.attempts] == [
         (1, "deferred", ""),
         (2, "sent", "4XyzAB1"),
     ]
-    assert chosen.attempts[0].reply == "450 4.2.0 later"
-    assert "greylists" in chosen.attempts[0].meaning
+    assert delivery.attempts[0].reply == "450 4.2.0 later"
+    assert "greylisting" in delivery.attempts[0].meaning
 
 
-def test_its_message_id_is_the_letters_own(store: Store, ada: Actor) -> None:
-    with ScriptedServer([GREETING, obey(lambda command, recipient: None)]) as server:
-        due_mailing(store, ada, [BOB])
-        run(store, settings(server.port))
-        (letter,) = server.letters
+def test_message_id_is_that_of_the_sent_email(store: Store, ada: Actor) -> None:
+    with ScriptedServer([GREETING, accept_mail(lambda command, recipient: None)]) as server:
+        create_sendable_mailing(store, ada, [BOB])
+        run_once(store, make_settings(server.port))
+        (email,) = server.emails
 
-    (chosen,) = address_history(store, ada, BOB).chosen
-    assert chosen.message_id == message_from_bytes(letter)["Message-ID"]
+    (delivery,) = address_history(store, ada, BOB).chosen
+    assert delivery.message_id == message_from_bytes(email)["Message-ID"]
 
 
-def test_why_it_was_left_out(store: Store, ada: Actor) -> None:
-    bob, eve = client(store, ada, "bob", tags=["vip"], created_at=NOW - DAY), client(store, ada, "eve")
-    tagged, named = mailing(store, ada, tags=["gold", "silver"]), mailing(store, ada, client_ids=[eve])
-    everybody = mailing(store, ada, every=Every.DAY)
-    opened(store)
+def test_reasons_for_being_left_out(store: Store, ada: Actor) -> None:
+    bob = create_client(store, ada, "bob", tags=["vip"], created_at=NOW - DAY)
+    eve = create_client(store, ada, "eve")
+    tagged = create_mailing(store, ada, tags=["gold", "silver"])
+    named = create_mailing(store, ada, client_ids=[eve])
+    everybody = create_mailing(store, ada, every=Every.DAY)
+    open_all(store)
     assert reasons(address_history(store, ada, BOB)) == {
-        tagged: "it has no tag of: gold, silver",
-        named: "it is not among the clients that the mailing names",
+        tagged: "the client has none of the mailing's tags: gold, silver",
+        named: "the mailing does not include the client",
     }
-    change(store, Client, bob, bad_at=NOW, bad_reason="550 5.1.1 gone")
+    update_row(store, Client, bob, bad_at=NOW, bad_reason="550 5.1.1 gone")
     open_due(store, NOW + DAY)
-    fill(store, 4)
-    change(store, Mailing, tagged, deleted_at=NOW)  # what it did stays known
+    create_deliveries(store, 4)
+    update_row(store, Mailing, tagged, deleted_at=NOW)  # its occurrences stay in the history
 
-    found = address_history(store, ada, BOB)
-    assert reasons(found)[everybody] == "a bad address since 2026-03-02 09:00:00+00:00: 550 5.1.1 gone"
-    assert tagged in reasons(found)
-    assert [one.mailing_id for one in found.chosen] == [everybody]
-    (coming,) = found.coming
+    history = address_history(store, ada, BOB)
+    assert reasons(history)[everybody] == "bad address since 2026-03-02 09:00:00+00:00: 550 5.1.1 gone"
+    assert tagged in reasons(history)
+    assert [delivery.mailing_id for delivery in history.chosen] == [everybody]
+    (coming,) = history.coming
     assert (coming.mailing_id, coming.next_at) == (everybody, NOW + 2 * DAY)
     assert "bad address" in (coming.reason or "")
 
 
-def test_who_came_late_and_who_was_given_a_tag_later(store: Store, ada: Actor) -> None:
-    early = client(store, ada, "early", created_at=NOW - DAY)
-    tagged = mailing(store, ada, tags=["vip"])
-    opened(store)
-    client(store, ada, "late", tags=["vip"], created_at=NOW + DAY)
+def test_reason_for_a_client_or_tag_added_after_opening(store: Store, ada: Actor) -> None:
+    early = create_client(store, ada, "early", created_at=NOW - DAY)
+    tagged = create_mailing(store, ada, tags=["vip"])
+    open_all(store)
+    create_client(store, ada, "late", tags=["vip"], created_at=NOW + DAY)
     with store.write() as db:
         db.add(ClientTag(client_id=early, tag="vip"))
 
-    assert (
-        "became a client at 2026-03-03 09:00:00+00:00"
-        in reasons(address_history(store, ada, "late@example.org"))[tagged]
-    )
-    assert "came into the audience" in reasons(address_history(store, ada, "early@example.org"))[tagged]
+    late_reason = reasons(address_history(store, ada, "late@example.org"))[tagged]
+    assert "became a client at 2026-03-03 09:00:00+00:00" in late_reason
+    assert "joined the audience" in reasons(address_history(store, ada, "early@example.org"))[tagged]
 
 
-def test_the_same_reason_is_said_once(store: Store, ada: Actor) -> None:
-    client(store, ada, "bob")
-    mailing(store, ada, tags=["vip"], every=Every.DAY)
+def test_occurrences_with_the_same_reason_are_one_row(store: Store, ada: Actor) -> None:
+    create_client(store, ada, "bob")
+    create_mailing(store, ada, tags=["vip"], every=Every.DAY)
     for day in range(3):
         open_due(store, NOW + day * DAY)
 
@@ -122,67 +125,67 @@ def test_the_same_reason_is_said_once(store: Store, ada: Actor) -> None:
     assert (left_out.times, left_out.first_due_at, left_out.last_due_at) == (3, NOW, NOW + 2 * DAY)
 
 
-def test_what_comes_next(store: Store, ada: Actor) -> None:
-    client(store, ada, "bob")
+def test_next_due_times(store: Store, ada: Actor) -> None:
+    create_client(store, ada, "bob")
     later = NOW + 1000 * DAY
-    will, disabled, never = (
-        mailing(store, ada, start=later),
-        mailing(store, ada, start=later, disabled_at=NOW, disabled_reason="for now"),
-        mailing(store, ada, start=later, tags=["vip"]),
-    )
-    deleted = mailing(store, ada, start=later)
+    included = create_mailing(store, ada, start=later)
+    disabled = create_mailing(store, ada, start=later, disabled_at=NOW, disabled_reason="for now")
+    tagged = create_mailing(store, ada, start=later, tags=["vip"])
+    deleted = create_mailing(store, ada, start=later)
     delete_mailing(store, deleted)
 
-    assert {one.mailing_id: one.reason for one in address_history(store, ada, BOB).coming} == {
-        will: None,
+    assert {row.mailing_id: row.reason for row in address_history(store, ada, BOB).coming} == {
+        included: None,
         disabled: "the mailing is disabled: for now",
-        never: "it has no tag of: vip",
+        tagged: "the client has none of the mailing's tags: vip",
     }
+    update_row(store, User, ada.user_id, blocked_at=NOW)
+    assert address_history(store, ada, BOB).coming[0].reason == "the mailing's owner is blocked"
 
 
-def test_a_client_that_is_gone(store: Store, ada: Actor) -> None:
-    bob = client(store, ada, "bob")
-    everybody = mailing(store, ada, every=Every.DAY)
-    opened(store)
+def test_deleted_client(store: Store, ada: Actor) -> None:
+    bob = create_client(store, ada, "bob")
+    everybody = create_mailing(store, ada, every=Every.DAY)
+    open_all(store)
     delete_client(store, bob)
     open_due(store, NOW + DAY)
-    fill(store, 2)
+    create_deliveries(store, 2)
 
-    found = address_history(store, ada, BOB)
-    assert found.clients == []
-    assert [one.state for one in found.chosen] == ["cancelled"]
-    assert reasons(found) == {everybody: "it is no client of ada@skychimp.test"}
+    history = address_history(store, ada, BOB)
+    assert history.clients == []
+    assert [delivery.state for delivery in history.chosen] == ["cancelled"]
+    assert reasons(history) == {everybody: "not a client of ada@skychimp.test"}
 
 
-def test_it_is_for_the_owner_and_for_managers(
+def test_users_see_their_own_mailings_and_managers_see_all(
     store: Store, ada: Actor, bob: Actor, manager: Actor, admin: Actor
 ) -> None:
-    client(store, ada, "bob", tags=["vip"], comment="owes us money")
-    client(store, bob, "bob", comment="a friend")
-    adas, bobs = mailing(store, ada), mailing(store, bob)
-    mailing(store, enrol(store, "eve"))  # of somebody who has no such client
-    opened(store)
+    create_client(store, ada, "bob", tags=["vip"], comment="owes us money")
+    create_client(store, bob, "bob", comment="a friend")
+    mailing_by_ada, mailing_by_bob = create_mailing(store, ada), create_mailing(store, bob)
+    create_mailing(store, create_user(store, "eve"))  # she does not have the address as a client
+    open_all(store)
 
-    assert [one.mailing_id for one in address_history(store, ada, BOB).chosen] == [adas]
+    assert [delivery.mailing_id for delivery in address_history(store, ada, BOB).chosen] == [mailing_by_ada]
     for actor in (manager, admin):
-        found = address_history(store, actor, BOB)
-        assert [one.mailing_id for one in found.chosen] == [adas, bobs]
-        assert (found.left_out, len(found.clients)) == ([], 2)
-        assert {(one.name, one.comment, one.tags) for one in found.clients} == {(None, None, None)}
+        history = address_history(store, actor, BOB)
+        assert [delivery.mailing_id for delivery in history.chosen] == [mailing_by_ada, mailing_by_bob]
+        assert (history.left_out, len(history.clients)) == ([], 2)
+        assert {(known.name, known.comment, known.tags) for known in history.clients} == {(None, None, None)}
     with pytest.raises(NotFound):
-        address_history(store, enrol(store, "carol"), BOB)
+        address_history(store, create_user(store, "carol"), BOB)
     with pytest.raises(NotLoggedIn):
         address_history(store, ANONYMOUS, BOB)
 
 
-def test_nobody_knows_it(store: Store, ada: Actor, bob: Actor) -> None:
-    client(store, ada, "grace.hopper")
-    with pytest.raises(NotFound) as refused:
+def test_unknown_address_is_an_error_with_similar_addresses(store: Store, ada: Actor, bob: Actor) -> None:
+    create_client(store, ada, "grace.hopper")
+    with pytest.raises(NotFound, match=r"no record of grace\.hoper@example\.org") as refused:
         address_history(store, ada, "grace.hoper@example.org")
     assert refused.value.hint == "did you mean grace.hopper@example.org?"
     with pytest.raises(NotFound) as refused:
-        address_history(store, bob, "grace.hoper@example.org")  # another's clients are not told of
-    assert "grace.hopper" not in (refused.value.hint or "")
+        address_history(store, bob, "grace.hoper@example.org")  # a hint must not reveal other users' clients
+    assert refused.value.hint == 'run "skychimp clients list"'
     with pytest.raises(InvalidValue):
         address_history(store, ada, "nobody")
 
@@ -191,28 +194,28 @@ EARLY = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=None, bad_reason=None
 
 
 @pytest.mark.parametrize(
-    ("state", "cursor", "someone", "outside", "said"),
+    ("state", "cursor", "client", "outside", "reason"),
     [
         (OccurrenceState.MISSED, 0, EARLY, None, "missed"),
         (OccurrenceState.SKIPPED, 0, EARLY, None, "no new post"),
         (OccurrenceState.CANCELLED, 0, EARLY, None, "deleted"),
-        (OccurrenceState.OPEN, 9, None, None, "no client of ada"),
-        (OccurrenceState.OPENING, 6, EARLY, None, "its turn is to come"),
-        (OccurrenceState.OPENING, 7, EARLY, None, "came into the audience"),
-        (OccurrenceState.OPENING, 6, EARLY, "it has no tag", "it has no tag"),
-        (OccurrenceState.FINISHED, 9, EARLY, "it has no tag", "it has no tag"),
+        (OccurrenceState.OPEN, 9, None, None, "not a client of ada"),
+        (OccurrenceState.OPENING, 6, EARLY, None, "has not reached this client yet"),
+        (OccurrenceState.OPENING, 7, EARLY, None, "joined the audience"),
+        (OccurrenceState.OPENING, 6, EARLY, "no such tag", "no such tag"),
+        (OccurrenceState.FINISHED, 9, EARLY, "no such tag", "no such tag"),
     ],
 )
-def test_the_reason_that_counts(
-    state: OccurrenceState, cursor: int, someone: SimpleNamespace | None, outside: str | None, said: str
+def test_first_reason_that_applies_is_given(
+    state: OccurrenceState, cursor: int, client: Any | None, outside: str | None, reason: str
 ) -> None:
-    occurrence = SimpleNamespace(state=state, cursor=cursor, opened_at=NOW, owner="ada")
+    occurrence: Any = SimpleNamespace(state=state, cursor=cursor, opened_at=NOW, owner="ada")
 
-    assert said in why_not(occurrence, someone, outside)
+    assert reason in why_left_out(occurrence, client, outside)
 
 
-def test_one_that_turned_bad_after_its_letter_was_due() -> None:
-    bad = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=NOW + timedelta(1), bad_reason="550")
-    occurrence = SimpleNamespace(state=OccurrenceState.FINISHED, cursor=9, opened_at=NOW, owner="ada")
+def test_address_that_became_bad_after_opening_is_not_the_reason() -> None:
+    bad: Any = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=NOW + timedelta(1), bad_reason="550")
+    occurrence: Any = SimpleNamespace(state=OccurrenceState.FINISHED, cursor=9, opened_at=NOW, owner="ada")
 
-    assert "came into the audience" in why_not(occurrence, bad, None)
+    assert "joined the audience" in why_left_out(occurrence, bad, None)

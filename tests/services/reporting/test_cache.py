@@ -1,6 +1,7 @@
-"""The cache: what is kept is given back, no longer than it may be, and a broken cache breaks nothing."""
+"""Test that cached values are returned until they expire, and that a broken cache breaks nothing."""
 
 import json
+import os
 import resource
 import shutil
 import socket
@@ -17,7 +18,7 @@ import redis
 from skychimp.config import sources
 from skychimp.config.settings import Settings
 from skychimp.errors import ConfigError
-from skychimp.services.reporting.cache import LIFE, Cache
+from skychimp.services.reporting.cache import LIFETIME_S, Cached, open_cache
 
 VALUE = {"some": ["JSON", 1, None, "吳"]}
 
@@ -28,117 +29,129 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(url: str | None = None) -> Settings:
-    return sources.load({"store.url": "/somewhere/skychimp.db"} | ({"cache.url": url} if url else {}), environ={})
+    return sources.load_settings(
+        {"store.url": "/somewhere/skychimp.db"} | ({"cache.url": url} if url else {}), environ={}
+    )
 
 
-class Making:
-    """Makes a value, and counts how often."""
+class Compute:
+    """Return a value, and count the calls."""
 
     def __init__(self, value: object = None) -> None:
         self.value = VALUE if value is None else value
-        self.times = 0
+        self.calls = 0
 
     def __call__(self) -> object:
-        self.times += 1
+        self.calls += 1
         return self.value
 
 
-def cache() -> Cache:
-    """A cache that must not complain."""
-    return Cache(settings(), pytest.fail)
+def cached() -> Cached:
+    """Return the function of a cache that must not warn."""
+    return open_cache(settings(), pytest.fail)
 
 
 def files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def kept(tmp_path: Path) -> Path:
-    """The one file, once something is kept."""
-    cache().cached("place:1", Making())
+def cached_file(tmp_path: Path) -> Path:
+    """Cache a value, and return the one file of the cache."""
+    cached()("name:1", Compute())
     (file,) = files(tmp_path)
     return file
 
 
-def test_what_is_kept_is_given_to_other_processes_too(tmp_path: Path) -> None:
-    make = Making()
+def test_value_is_computed_once_for_all_processes(tmp_path: Path) -> None:
+    compute = Compute()
 
-    assert [cache().cached("place:1", make) for _ in range(3)] == [VALUE] * 3
-    assert make.times == 1
+    assert [cached()("name:1", compute) for _ in range(3)] == [VALUE] * 3
+    assert compute.calls == 1
 
 
-def test_another_version_takes_the_place_so_that_it_does_not_grow(tmp_path: Path) -> None:
+def test_new_version_replaces_the_old_one(tmp_path: Path) -> None:
     for version in range(20):
-        assert cache().cached(f"place:{version}", Making(version)) == version
-    assert cache().cached("other:1", Making("other")) == "other"
-    assert cache().cached("place:19", Making("made anew")) == 19
-    assert cache().cached("place:0", Making("made anew")) == "made anew"
+        assert cached()(f"name:{version}", Compute(version)) == version
+    assert cached()("other:1", Compute("other")) == "other"
+    assert cached()("name:19", Compute("computed again")) == 19
+    assert cached()("name:0", Compute("computed again")) == "computed again"
 
     assert len(files(tmp_path)) == 2
 
 
-def test_two_stores_have_a_cache_each(tmp_path: Path) -> None:
-    other = sources.load({"store.url": "/elsewhere/skychimp.db"}, environ={})
-    cache().cached("place:1", Making("here"))
+def test_each_store_has_its_own_cache(tmp_path: Path) -> None:
+    other = sources.load_settings({"store.url": "/elsewhere/skychimp.db"}, environ={})
+    cached()("name:1", Compute("here"))
 
-    assert Cache(other, pytest.fail).cached("place:1", Making("there")) == "there"
+    assert open_cache(other, pytest.fail)("name:1", Compute("there")) == "there"
 
 
-def test_it_is_json_for_its_owner_alone(tmp_path: Path) -> None:
-    file = kept(tmp_path)
+def test_file_is_private_json(tmp_path: Path) -> None:
+    file = cached_file(tmp_path)
 
     _, _, value = file.read_bytes().partition(b"\n")[2].partition(b"|")
     assert json.loads(value) == VALUE
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o600, 0o700]
 
 
-def test_nothing_is_kept_for_ever(tmp_path: Path) -> None:
-    file = kept(tmp_path)
+def test_value_expires(tmp_path: Path) -> None:
+    file = cached_file(tmp_path)
     key, _, rest = file.read_bytes().partition(b"\n")
-    about, _, value = rest.partition(b"|")
-    old = json.loads(about) | {"ct": time.time() - LIFE - 1}
+    metadata, _, value = rest.partition(b"|")
+    old = json.loads(metadata) | {"ct": time.time() - LIFETIME_S - 1}
     file.write_bytes(key + b"\n" + json.dumps(old).encode() + b"|" + value)
 
-    assert cache().cached("place:1", Making("made anew")) == "made anew"
+    assert cached()("name:1", Compute("computed again")) == "computed again"
 
 
-# Broken
+# Broken caches
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_what_others_could_have_written_is_not_believed(tmp_path: Path, mode: int) -> None:
-    kept(tmp_path).chmod(mode)
+def test_file_writable_by_others_is_ignored(tmp_path: Path, mode: int) -> None:
+    cached_file(tmp_path).chmod(mode)
 
-    assert cache().cached("place:1", Making("made anew")) == "made anew"
-    assert stat.S_IMODE(kept(tmp_path).stat().st_mode) == 0o600
+    assert cached()("name:1", Compute("computed again")) == "computed again"
+    assert stat.S_IMODE(cached_file(tmp_path).stat().st_mode) == 0o600
 
 
-def test_a_link_to_something_else_is_not_followed(tmp_path: Path) -> None:
-    file = kept(tmp_path)
+def test_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    file = cached_file(tmp_path)
     target = tmp_path / "target"
     file.rename(target)
     file.symlink_to(target)
     before = target.read_bytes()
 
-    assert cache().cached("place:1", Making("made anew")) == "made anew"
+    assert cached()("name:1", Compute("computed again")) == "computed again"
     assert target.read_bytes() == before
     assert not file.is_symlink()
 
 
-@pytest.mark.parametrize("damage", [b"", b"\n", b"not ours", b"\0" * 100])
-@pytest.mark.parametrize("keeps_key", [True, False])
-def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes, keeps_key: bool) -> None:
-    file = kept(tmp_path)
-    key = file.read_bytes().partition(b"\n")[0]
-    file.write_bytes(key + b"\n" + damage if keeps_key else damage)
+def test_file_of_another_user_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = cached_file(tmp_path).stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
 
-    make = Making()
-    assert [cache().cached("place:1", make) for _ in range(2)] == [VALUE] * 2
-    assert make.times == 1
+    assert cached()("name:1", Compute("computed again")) == "computed again"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\n", b"not ours", b"\0" * 100, b"{}|1", b"[]|1", b'{"ct": "x", "v": 1}|1', b'{"ct": 9e9, "v": 2}|{'],
+)
+@pytest.mark.parametrize("key_is_intact", [True, False])
+def test_damaged_file_is_replaced(tmp_path: Path, damage: bytes, key_is_intact: bool) -> None:
+    file = cached_file(tmp_path)
+    key = file.read_bytes().partition(b"\n")[0]
+    file.write_bytes(key + b"\n" + damage if key_is_intact else damage)
+
+    compute = Compute()
+    assert [cached()("name:1", compute) for _ in range(2)] == [VALUE] * 2
+    assert compute.calls == 1
 
 
 @pytest.fixture
 def _no_space() -> Iterator[None]:
-    """No file of this process can grow: as on a full disk, a write fails."""
+    """Make every write to a file fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     yield
@@ -146,45 +159,45 @@ def _no_space() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_space")
-def test_a_full_disk_breaks_nothing_and_is_told_once(tmp_path: Path) -> None:
-    told: list[str] = []
-    broken = Cache(settings(), told.append)
+def test_full_disk_is_reported_once_and_breaks_nothing(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    broken = open_cache(settings(), warnings.append)
 
-    assert [broken.cached(f"place:{number}", Making(number)) for number in range(3)] == [0, 1, 2]
-    assert len(told) == 1
+    assert [broken(f"name:{number}", Compute(number)) for number in range(3)] == [0, 1, 2]
+    assert len(warnings) == 1
     assert files(tmp_path) == []
 
 
-def test_a_place_that_can_not_be_written_breaks_nothing(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file in the folder's place")
-    told: list[str] = []
+def test_unwritable_folder_is_reported_and_breaks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    warnings: list[str] = []
 
-    assert Cache(settings(), told.append).cached("place:1", Making()) == VALUE
-    assert len(told) == 1
+    assert open_cache(settings(), warnings.append)("name:1", Compute()) == VALUE
+    assert len(warnings) == 1
 
 
-def test_what_fails_to_be_made_fails(tmp_path: Path) -> None:
+def test_error_of_the_computation_is_raised(tmp_path: Path) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        cache().cached("place:1", fail)
+        cached()("name:1", fail)
 
 
 # Redis
 
 
-def test_without_the_library_for_redis_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_redis_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
 
     with pytest.raises(ConfigError) as caught:
-        Cache(settings("redis://localhost"), pytest.fail)
+        open_cache(settings("redis://localhost"), pytest.fail)
     assert "skychimp[redis]" in (caught.value.hint or "")
 
 
-def test_a_server_that_can_not_be_meant_is_refused() -> None:
+def test_invalid_server_url_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cache\.url"):
-        Cache(settings("redis://localhost:port"), pytest.fail)
+        open_cache(settings("redis://localhost:port"), pytest.fail)
 
 
 def free_port() -> int:
@@ -194,19 +207,19 @@ def free_port() -> int:
         return port
 
 
-def test_a_server_that_is_away_breaks_nothing() -> None:
-    told: list[str] = []
+def test_unreachable_server_is_reported_and_breaks_nothing() -> None:
+    warnings: list[str] = []
 
-    assert Cache(settings(f"redis://127.0.0.1:{free_port()}"), told.append).cached("place:1", Making()) == VALUE
-    assert len(told) == 1
+    assert open_cache(settings(f"redis://127.0.0.1:{free_port()}"), warnings.append)("name:1", Compute()) == VALUE
+    assert len(warnings) == 1
 
 
-def test_a_server_that_says_nothing_is_not_waited_for() -> None:
-    told: list[str] = []
+def test_silent_server_is_not_waited_for_again() -> None:
+    warnings: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        silent = Cache(settings(f"redis://127.0.0.1:{listener.getsockname()[1]}"), told.append)
-        assert [silent.cached(f"place:{number}", Making(number)) for number in range(2)] == [0, 1]
-    assert len(told) == 1
+        silent = open_cache(settings(f"redis://127.0.0.1:{listener.getsockname()[1]}"), warnings.append)
+        assert [silent(f"name:{number}", Compute(number)) for number in range(2)] == [0, 1]
+    assert len(warnings) == 1
 
 
 @pytest.fixture
@@ -233,20 +246,20 @@ def _wait_for(attempt: Callable[[], None]) -> None:
             time.sleep(0.05)
         else:
             return
-    pytest.fail("the server never came")
+    pytest.fail("the server did not start")
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by dogpile.cache
-def test_a_redis_server_keeps_json_and_forgets_it(redis_url: str, tmp_path: Path) -> None:
-    make = Making()
-    assert [Cache(settings(redis_url), pytest.fail).cached("place:1", make) for _ in range(2)] == [VALUE] * 2
-    assert make.times == 1
-    assert Cache(settings(redis_url), pytest.fail).cached("place:2", Making("other")) == "other"
+def test_redis_server_stores_json_that_expires(redis_url: str, tmp_path: Path) -> None:
+    compute = Compute()
+    assert [open_cache(settings(redis_url), pytest.fail)("name:1", compute) for _ in range(2)] == [VALUE] * 2
+    assert compute.calls == 1
+    assert open_cache(settings(redis_url), pytest.fail)("name:2", Compute("other")) == "other"
 
     with redis.Redis.from_url(redis_url) as server:
         for key in server.scan_iter():
             value = server.get(key)
             assert isinstance(value, bytes)
             assert json.loads(value.partition(b"|")[2]) in (VALUE, "other")
-            assert 0 < server.ttl(key) <= LIFE
+            assert 0 < server.ttl(key) <= LIFETIME_S
     assert files(tmp_path) == []

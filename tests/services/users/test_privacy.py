@@ -1,4 +1,4 @@
-"""Personal data: a person is erased without a trace and without another count; one's own data are given out whole."""
+"""Personal data: a person is erased completely and still counted, and a user's own data is exported completely."""
 
 import json
 import resource
@@ -8,13 +8,13 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from sqlalchemy import Connection
 from support import ledger_rows
 from support.command import Home
-from support.queue_steps import change, rows
+from support.queue_steps import rows, update_row
 
-from skychimp.cli.output import write_object
+from skychimp.cli.display.values import write_json_object
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
 from skychimp.models import (
@@ -33,161 +33,168 @@ from skychimp.models import (
 )
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.clients import clients, importing
-from skychimp.services.clients.importing import ClientRow
+from skychimp.services.clients.importing import ImportedRow
 from skychimp.services.listing import ListOptions
 from skychimp.services.messages import messages
 from skychimp.services.reporting import delivery_log, reports, rollups
 from skychimp.services.users import privacy
-from skychimp.services.users.privacy import Traces
+from skychimp.services.users.privacy import RecordCounts
 from skychimp.store import queue
 from skychimp.store.database import Store
 
 GRACE = "Grace@Example.org"
-WORDS = "550 5.1.1 <grace@example.org>: no Grace here"
-OK = "250 2.0.0 ok"
+REFUSED = "550 5.1.1 <grace@example.org>: no Grace here"
+ACCEPTED = "250 2.0.0 ok"
 S = DeliveryState
 
 
-def know(store: Store, owner: Actor, *, email: str = GRACE) -> int:
-    """Grace is a client of somebody's, who has written to her and to somebody else; the mailing's id."""
-    made = clients.create(store, owner, email=email, name="Grace Hopper", comment="the Amazing Grace", tags=["grace"])
-    key, mailing = email.lower(), ledger_rows.mailing(store, owner)
-    answers = (S.FAILED, Outcome.FAILED, WORDS), (S.SENT, Outcome.SENT, OK), (S.QUEUED, None, "")
-    for day, (state, outcome, reply) in enumerate(answers, 1):
-        occurrence = ledger_rows.occurrence(store, mailing, ledger_rows.NINE.replace(day=day))
+def add_grace(store: Store, owner: Actor, *, email: str = GRACE) -> int:
+    """Give a user Grace as a client, and a mailing that was sent to her and to somebody else. Return its id."""
+    client = clients.create(store, owner, email=email, name="Grace Hopper", comment="the Amazing Grace", tags=["grace"])
+    key, mailing_id = email.lower(), ledger_rows.mailing(store, owner)
+    deliveries = (S.FAILED, Outcome.FAILED, REFUSED), (S.SENT, Outcome.SENT, ACCEPTED), (S.QUEUED, None, "")
+    for day, (state, outcome, reply) in enumerate(deliveries, 1):
+        occurrence = ledger_rows.occurrence(store, mailing_id, ledger_rows.NINE.replace(day=day))
         for address in (key, "other@example.org"):
             delivery_id = ledger_rows.delivery(store, occurrence, address, state)
             if outcome is not None:
                 attempt_id = ledger_rows.attempt(store, delivery_id, outcome, reply if address == key else reply[:9])
-                change(store, Attempt, attempt_id, enhanced=reply[4:9])
+                update_row(store, Attempt, attempt_id, enhanced=reply[4:9])
             if address == key:
-                change(
-                    store, Delivery, delivery_id, client_id=made.id, name=made.name, comment=made.comment, tags="grace"
+                update_row(
+                    store,
+                    Delivery,
+                    delivery_id,
+                    client_id=client.id,
+                    name=client.name,
+                    comment=client.comment,
+                    tags="grace",
                 )
             else:
-                change(store, Delivery, delivery_id, client_id=1000)
+                update_row(store, Delivery, delivery_id, client_id=1000)
     with store.write() as db:
-        db.add(MailingClient(mailing_id=mailing, client_id=made.id))
-    return mailing
+        db.add(MailingClient(mailing_id=mailing_id, client_id=client.id))
+    return mailing_id
 
 
-def everything(db: Connection) -> dict[str, list[str]]:
-    """Every row of every table, as text."""
-    found = {}
+def all_rows(db: Connection) -> dict[str, list[str]]:
+    """Return every row of every table, as text."""
+    tables = {}
     for (table,) in db.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").all():
-        found[table] = [repr(tuple(row)) for row in db.exec_driver_sql(f'SELECT * FROM "{table}"')]
-    return found
+        tables[table] = [repr(tuple(row)) for row in db.exec_driver_sql(f'SELECT * FROM "{table}"')]
+    return tables
 
 
-def traces_of(store: Store, text: str) -> list[str]:
-    """The rows that hold a text."""
+def rows_with(store: Store, text: str) -> list[str]:
+    """Return the rows that contain a text."""
     with store.read() as db:
-        every = everything(db.connection())
-    return [f"{table}: {row}" for table, found in every.items() for row in found if text.lower() in row.lower()]
+        tables = all_rows(db.connection())
+    return [f"{table}: {row}" for table, rows in tables.items() for row in rows if text.lower() in row.lower()]
 
 
 def bytes_of(store: Store) -> bytes:
-    """The store's files, as they lie on the disk."""
+    """Return the content of the store's files."""
     return b"".join(path.read_bytes() for path in store.path.parent.glob(f"{store.path.name}*")).lower()
 
 
 # Forgetting
 
 
-def test_nothing_is_left_in_any_table_or_in_the_file(store: Store, ada: Actor) -> None:
-    know(store, ada)
-    rollups.add_up(store)
+def test_no_record_is_left_in_any_table_or_in_the_file(store: Store, ada: Actor) -> None:
+    add_grace(store, ada)
+    rollups.count_new_attempts(store)
     assert rows(store, ReplyKind)
     assert b"grace@example.org" in bytes_of(store)
-    assert len(traces_of(store, "grace")) > 5
+    assert len(rows_with(store, "grace")) > 5
 
     done = privacy.forget(store, ada, " grace@EXAMPLE.org ")
 
-    assert done == Traces(clients=1, deliveries=3, attempts=2, cancelled=1)
+    assert done == RecordCounts(clients=1, deliveries=3, attempts=2, cancelled=1)
     for text in ("grace@example", "hopper", "amazing"):
-        assert traces_of(store, text) == []
+        assert rows_with(store, text) == []
         assert text.encode() not in bytes_of(store)
-    assert not [row for row in traces_of(store, "grace") if not row.startswith("sqlite_")]
+    assert not [row for row in rows_with(store, "grace") if not row.startswith("sqlite_")]
 
 
-def test_no_byte_is_left_where_pages_were_split_and_rows_have_moved(store: Store, ada: Actor) -> None:
+def test_no_byte_is_left_in_pages_that_were_split(store: Store, ada: Actor) -> None:
     emails = [f"somebody-{n * 7919 % 4001}@{'victim' * (n % 1000 == 7)}x.example" for n in range(4000)]
     for name in ("", "longer" * 9):
-        people = (ClientRow(n, email, name, "", ()) for n, email in enumerate(emails))
-        importing.import_rows(store, ada, people, change_known=["name"], on_bad=print)
+        people = (ImportedRow(n, email, name, "", ()) for n, email in enumerate(emails))
+        importing.import_rows(store, ada, people, update_columns=["name"], on_rejected=print)
     for email in emails[7::1000]:
         privacy.forget(store, ada, email)
     assert b"victimx.example" not in bytes_of(store)
 
 
-def test_it_counts_as_before(store: Store, ada: Actor) -> None:
-    mailing = know(store, ada)
-    before = reports.report(store, ada, mailing)
+def test_erased_deliveries_are_still_counted(store: Store, ada: Actor) -> None:
+    mailing = add_grace(store, ada)
+    before = reports.mailing_report(store, ada, mailing)
 
     privacy.forget(store, ada, GRACE)
 
-    after = reports.report(store, ada, mailing)
+    after = reports.mailing_report(store, ada, mailing)
     assert (after.deliveries, after.attempts) == (before.deliveries, before.attempts) == (6, 4)
     assert after.counts == {**before.counts, S.QUEUED: 1, S.CANCELLED: 1}
     shown = [
-        (one.email, one.status, one.code, one.reply) for one in delivery_log.log(store, ada, mailing, ListOptions())
+        (one.email, one.status, one.code, one.reply)
+        for one in delivery_log.list_attempts(store, ada, mailing, ListOptions())
     ]
     assert shown == [
-        ("erased", "failed", 550, "550 5.1.1 erased"), ("other@example.org", "failed", 550, WORDS[:9]),
-        ("erased", "sent", 250, "250 2.0.0 erased"), ("other@example.org", "sent", 250, OK[:9]),
+        ("erased", "failed", 550, "550 5.1.1 erased"), ("other@example.org", "failed", 550, REFUSED[:9]),
+        ("erased", "sent", 250, "250 2.0.0 erased"), ("other@example.org", "sent", 250, ACCEPTED[:9]),
     ]  # fmt: skip
 
 
-def test_what_another_user_has_stays(store: Store, ada: Actor, bob: Actor) -> None:
-    know(store, ada)
-    know(store, bob)
-    before = traces_of(store, "grace")
+def test_other_users_records_are_kept(store: Store, ada: Actor, bob: Actor) -> None:
+    add_grace(store, ada)
+    add_grace(store, bob)
+    before = rows_with(store, "grace")
 
     privacy.forget(store, ada, GRACE)
 
-    left = traces_of(store, "grace@example.org")
-    assert left
-    assert set(left) < set(before)
+    remaining = rows_with(store, "grace@example.org")
+    assert remaining
+    assert set(remaining) < set(before)
     assert [client.owner_id for client in rows(store, Client)] == [bob.user_id]
     with pytest.raises(NotFound):
         privacy.forget(store, ada, GRACE)
 
 
-def test_an_administrator_erases_a_person_everywhere_and_a_user_does_not(
+def test_only_administrators_erase_a_person_from_all_users_data(
     store: Store, ada: Actor, bob: Actor, admin: Actor, manager: Actor
 ) -> None:
-    know(store, ada)
-    know(store, bob)
+    add_grace(store, ada)
+    add_grace(store, bob)
     for actor in (ada, manager):
         with pytest.raises(Denied):
             privacy.forget(store, actor, GRACE, everywhere=True)
     with pytest.raises(NotFound):
         privacy.forget(store, admin, GRACE)
 
-    assert privacy.traces(store, admin, GRACE, everywhere=True) == Traces(2, 6)
-    assert privacy.forget(store, admin, GRACE, everywhere=True) == Traces(2, 6, 4, 2)
+    assert privacy.count_records(store, admin, GRACE, everywhere=True) == RecordCounts(2, 6)
+    assert privacy.forget(store, admin, GRACE, everywhere=True) == RecordCounts(2, 6, 4, 2)
 
-    assert traces_of(store, "grace@example.org") == []
+    assert rows_with(store, "grace@example.org") == []
     assert [(row.actor_id, row.action, row.object, row.detail) for row in rows(store, AuditEntry)] == [
         (admin.user_id, "forget", "client", "clients: 2, deliveries: 6")
     ]
 
 
-def test_a_client_that_is_deleted_already_or_had_another_address_is_forgotten_too(store: Store, ada: Actor) -> None:
-    know(store, ada)
-    know(store, ada, email="old@example.org")
+def test_deleted_clients_and_former_addresses_are_erased_too(store: Store, ada: Actor) -> None:
+    add_grace(store, ada)
+    add_grace(store, ada, email="old@example.org")
     clients.remove(store, ada, GRACE)
     clients.change(store, ada, "old@example.org", email="new@example.org")
 
-    assert privacy.forget(store, ada, GRACE) == Traces(0, 3, 2, 0)
-    assert privacy.forget(store, ada, "new@example.org") == Traces(1, 3, 2, 1)
+    assert privacy.forget(store, ada, GRACE) == RecordCounts(0, 3, 2, 0)
+    assert privacy.forget(store, ada, "new@example.org") == RecordCounts(1, 3, 2, 1)
 
-    assert traces_of(store, "hopper") == traces_of(store, "old@example.org") == []
+    assert rows_with(store, "hopper") == rows_with(store, "old@example.org") == []
 
 
 @pytest.mark.parametrize("state", [S.QUEUED, S.DEFERRED, S.CLAIMED, S.UNKNOWN])
-def test_what_waits_goes_to_nobody(store: Store, ada: Actor, state: DeliveryState) -> None:
-    know(store, ada)
+def test_waiting_email_is_cancelled(store: Store, ada: Actor, state: DeliveryState) -> None:
+    add_grace(store, ada)
     with store.write() as db:
         waiting = db.get_one(Delivery, 5)
         waiting.state, waiting.run_id, waiting.token = state, 1, 7
@@ -197,8 +204,8 @@ def test_what_waits_goes_to_nobody(store: Store, ada: Actor, state: DeliveryStat
     assert (left.state, left.next_try_at, left.address) == (S.CANCELLED, None, "erased")
 
 
-def test_an_unknown_one_that_a_person_resends_goes_to_nobody_either(store: Store, ada: Actor) -> None:
-    know(store, ada)
+def test_unknown_email_is_cancelled_when_it_is_resent(store: Store, ada: Actor) -> None:
+    add_grace(store, ada)
     with store.write() as db:
         unknown = db.get_one(Delivery, 5)
         unknown.state, unknown.next_try_at = S.UNKNOWN, None
@@ -209,55 +216,51 @@ def test_an_unknown_one_that_a_person_resends_goes_to_nobody_either(store: Store
     assert rows(store, Delivery)[4].state == S.CANCELLED
 
 
-def test_while_a_letter_is_on_its_way_nothing_is_changed(store: Store, ada: Actor) -> None:
-    know(store, ada)
+def test_nothing_is_erased_while_an_email_is_being_sent(store: Store, ada: Actor) -> None:
+    add_grace(store, ada)
     with store.write() as db:
         sending = db.get_one(Delivery, 5)
         sending.state, sending.run_id, sending.token = S.SENDING, 1, 7
-    before = traces_of(store, "")
-    with pytest.raises(Conflict, match="being sent just now"):
+    before = rows_with(store, "")
+    with pytest.raises(Conflict, match="being sent right now"):
         privacy.forget(store, ada, GRACE)
-    assert traces_of(store, "") == before
+    assert rows_with(store, "") == before
 
 
 @pytest.mark.parametrize(
     ("email", "error"), [("nobody@example.org", NotFound), ("1", InvalidValue), ("", InvalidValue)]
 )
-def test_nobody_to_forget(store: Store, ada: Actor, email: str, error: type[Exception]) -> None:
-    know(store, ada)
+def test_nothing_to_erase(store: Store, ada: Actor, email: str, error: type[Exception]) -> None:
+    add_grace(store, ada)
     with pytest.raises(error):
         privacy.forget(store, ada, email)
 
 
-def test_where_the_disk_is_full_the_person_is_erased_and_told_what_is_left(
-    store: Store, home: Home, ada: Actor
-) -> None:
-    know(store, ada)
-    people = (ClientRow(n, f"x{n}@example.org", "", "x" * 1000, ()) for n in range(2000))
-    importing.import_rows(store, ada, people, on_bad=print)
+def test_full_disk_while_compacting_is_reported_after_erasing(store: Store, home: Home, ada: Actor) -> None:
+    add_grace(store, ada)
+    people = (ImportedRow(n, f"x{n}@example.org", "", "x" * 1000, ()) for n in range(2000))
+    importing.import_rows(store, ada, people, on_rejected=print)
     store.close()
 
-    def narrow() -> None:
+    def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-    done = home.run("clients", "forget", GRACE, "--yes", preexec_fn=narrow)
+    done = home.run("clients", "forget", GRACE, "--yes", preexec_fn=limit_file_size)
 
     assert (done.status, done.out) == (1, "")
-    assert f"{GRACE} is forgotten, but" in done.err
+    assert f"the records of {GRACE} were erased, but" in done.err
     assert "VACUUM" in done.err
-    assert traces_of(store, "grace@example.org") == []
+    assert rows_with(store, "grace@example.org") == []
 
 
 # The command
 
 
-def test_it_asks_on_a_terminal_and_needs_a_yes_elsewhere(store: Store, home: Home, ada: Actor) -> None:
-    know(store, ada)
+def test_forget_asks_on_a_terminal_and_needs_yes_elsewhere(store: Store, home: Home, ada: Actor) -> None:
+    add_grace(store, ada)
     refused = home.call("clients", "forget", GRACE, "--json")
     assert (refused.status, refused.error["code"]) == (2, "invalid_value")
-    shown = home.on_terminal(
-        "clients", "forget", GRACE, answers=[("(clients: 1, letters in the log: 3)? [y/N]", "n\n")]
-    )
+    shown = home.on_terminal("clients", "forget", GRACE, answers=[("(1 client, 3 emails in the log)? [y/N]", "n\n")])
     assert shown.status == 1
     assert len(rows(store, Client)) == 1
     done = home.call("clients", "forget", GRACE, "--yes", "--json")
@@ -267,16 +270,16 @@ def test_it_asks_on_a_terminal_and_needs_a_yes_elsewhere(store: Store, home: Hom
 # Exporting
 
 
-def own(store: Store, actor: Actor) -> Any:
-    """One's own data, as they are written and read again."""
+def export_own(store: Store, actor: Actor) -> Any:
+    """Export a user's own data and read it back."""
     written = StringIO()
-    write_object(written, privacy.export(store, actor))
+    write_json_object(written, privacy.export(store, actor))
     return json.loads(written.getvalue())
 
 
-def test_all_that_is_ones_own_is_given_out_and_nothing_else(store: Store, ada: Actor, bob: Actor) -> None:
-    mailing = know(store, ada)
-    know(store, bob, email="bobs@example.org")
+def test_export_has_the_users_own_data_and_nothing_else(store: Store, ada: Actor, bob: Actor) -> None:
+    mailing = add_grace(store, ada)
+    add_grace(store, bob, email="bobs@example.org")
     messages.create(store, ada, MessageContent("Unsent", "Dear {{ client.name }}", Format.TEXT))
     with store.write() as db:
         post = Post(
@@ -289,7 +292,7 @@ def test_all_that_is_ones_own_is_given_out_and_nothing_else(store: Store, ada: A
         )
         db.add(post)
 
-    data = own(store, ada)
+    data = export_own(store, ada)
 
     assert list(data) == ["account", "clients", "messages", "mailings", "attempts", "posts"]
     assert (data["account"]["id"], data["account"]["email"]) == (ada.user_id, ada.email)
@@ -297,49 +300,49 @@ def test_all_that_is_ones_own_is_given_out_and_nothing_else(store: Store, ada: A
     assert [one["subject"] for one in data["messages"]] == ["Hello", "Unsent"]
     assert [one["id"] for one in data["mailings"]] == [mailing]
     assert [(one["email"], one["status"], one["reply"]) for one in data["attempts"]] == [
-        ("grace@example.org", "failed", WORDS), ("other@example.org", "failed", WORDS[:9]),
-        ("grace@example.org", "sent", OK), ("other@example.org", "sent", OK[:9]),
+        ("grace@example.org", "failed", REFUSED), ("other@example.org", "failed", REFUSED[:9]),
+        ("grace@example.org", "sent", ACCEPTED), ("other@example.org", "sent", ACCEPTED[:9]),
     ]  # fmt: skip
     assert [one["content"] for one in data["posts"]] == ["World"]
     assert "bob" not in json.dumps(data)
 
 
 @pytest.mark.parametrize("role", [Role.MANAGER, Role.EDITOR, Role.ADMIN])
-def test_another_role_does_not_widen_or_narrow_it(store: Store, ada: Actor, bob: Actor, role: Role) -> None:
-    know(store, ada)
-    know(store, bob)
-    before = own(store, ada)
+def test_export_is_the_same_for_every_role(store: Store, ada: Actor, bob: Actor, role: Role) -> None:
+    add_grace(store, ada)
+    add_grace(store, bob)
+    before = export_own(store, ada)
     with store.write() as db:
         db.get_one(User, ada.user_id).role = role
 
-    after = own(store, replace(ada, role=role))
+    after = export_own(store, replace(ada, role=role))
 
     assert after == before | {"account": before["account"] | {"role": role}}
 
 
-def test_nobody_has_nothing_to_export(store: Store) -> None:
+def test_export_needs_a_login(store: Store) -> None:
     with pytest.raises(NotLoggedIn):
-        own(store, ANONYMOUS)
-    actor = enrol(store, "new")
-    assert own(store, actor) | {"account": None} == {
+        export_own(store, ANONYMOUS)
+    actor = create_user(store, "new")
+    assert export_own(store, actor) | {"account": None} == {
         "account": None, "clients": [], "messages": [], "mailings": [], "attempts": [], "posts": [],
     }  # fmt: skip
 
 
-def test_a_large_export_needs_little_memory(store: Store, ada: Actor) -> None:
-    people = (ClientRow(n, f"x{n}@example.org", "", "x" * 1000, ()) for n in range(10_000))
-    importing.import_rows(store, ada, people, on_bad=print)
+def test_large_export_needs_little_memory(store: Store, ada: Actor) -> None:
+    people = (ImportedRow(n, f"x{n}@example.org", "", "x" * 1000, ()) for n in range(10_000))
+    importing.import_rows(store, ada, people, on_rejected=print)
     tracemalloc.start()
     try:
-        with open("/dev/null", "w") as nowhere:
-            write_object(nowhere, privacy.export(store, ada))
+        with open("/dev/null", "w") as null:
+            write_json_object(null, privacy.export(store, ada))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 5_000_000  # its text alone has 10 million characters
+    assert peak < 5_000_000  # the text alone has 10 million characters
 
 
-def test_it_goes_to_stdout_or_to_a_file_for_its_owner_alone(home: Home) -> None:
+def test_export_to_stdout_or_to_a_private_file(home: Home) -> None:
     shown = home.call("users", "export").json
     done = home.call("users", "export", "mine.json", "--json")
     assert done.json == {"file": "mine.json"}

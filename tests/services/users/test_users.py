@@ -1,13 +1,25 @@
-"""Users: who sees, blocks and promotes whom, and what becomes of a blocked one's mailings."""
+"""Users: who may see, block and promote whom, and what happens to a blocked user's mailings."""
 
 import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import enrol
+from conftest import create_user
 from sqlmodel import col, select
-from support.queue_steps import NOW, claim, due, fill, intend, one, open_due, opened, rows, run, states
+from support.queue_steps import (
+    NOW,
+    claim,
+    create_deliveries,
+    create_run,
+    delivery_states,
+    due_occurrences,
+    get_row,
+    open_due,
+    open_mailing,
+    record_intents,
+    rows,
+)
 
 from skychimp.errors import Denied, InvalidValue, NotFound, SkychimpError
 from skychimp.models import (
@@ -36,11 +48,11 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def eve(store: Store) -> Actor:
-    return enrol(store, "eve", Role.EDITOR)
+    return create_user(store, "eve", Role.EDITOR)
 
 
-def names(found: Iterable[users.UserInfo]) -> list[str]:
-    return [user.email.partition("@")[0] for user in found]
+def names(listed: Iterable[users.UserInfo]) -> list[str]:
+    return [user.email.partition("@")[0] for user in listed]
 
 
 def log_in(store: Store, actor: Actor) -> None:
@@ -50,28 +62,30 @@ def log_in(store: Store, actor: Actor) -> None:
 
 
 def promote(store: Store, actor: Actor, user: str) -> users.UserInfo:
-    return users.give_role(store, actor, user, Role.ADMIN)
+    return users.set_role(store, actor, user, Role.ADMIN)
 
 
 def demote(store: Store, actor: Actor, user: str) -> users.UserInfo:
-    return users.give_role(store, actor, user, Role.USER)
+    return users.set_role(store, actor, user, Role.USER)
 
 
-def deeds(store: Store) -> list[tuple[int | None, str, int | None, str]]:
+def audit_trail(store: Store) -> list[tuple[int | None, str, int | None, str]]:
     return [(row.actor_id, row.action, row.object_id, row.detail) for row in rows(store, AuditEntry)]
 
 
-# Seeing
+# List and show
 
 
-def test_each_sees_those_that_are_overseen(store: Store, ada: Actor, eve: Actor, manager: Actor, admin: Actor) -> None:
+def test_actor_sees_only_the_users_they_manage(
+    store: Store, ada: Actor, eve: Actor, manager: Actor, admin: Actor
+) -> None:
     assert names(users.list_users(store, manager, ListOptions())) == ["ada", "eve"]
     assert names(users.list_users(store, admin, ListOptions())) == ["ada", "eve", "manager", "admin"]
     assert names(users.list_users(store, manager, ListOptions(), Role.ADMIN)) == []
     assert names(users.list_users(store, admin, ListOptions(), Role.ADMIN)) == ["admin"]
 
 
-def test_a_list_is_searched_sorted_and_cut(store: Store, ada: Actor, bob: Actor, eve: Actor, admin: Actor) -> None:
+def test_list_options(store: Store, ada: Actor, bob: Actor, eve: Actor, admin: Actor) -> None:
     assert names(users.list_users(store, admin, ListOptions(search="EVE@"))) == ["eve"]
     assert names(users.list_users(store, admin, ListOptions(sort="-email", limit=2, offset=1))) == ["bob", "admin"]
     with pytest.raises(InvalidValue):
@@ -85,35 +99,35 @@ def test_no_secret_is_shown(store: Store, ada: Actor, admin: Actor) -> None:
 
 
 @pytest.mark.parametrize("name", ["1", "ada@skychimp.test", " ADA@Skychimp.Test "])
-def test_a_user_is_named_by_id_or_address(store: Store, ada: Actor, admin: Actor, name: str) -> None:
+def test_user_is_found_by_id_or_email(store: Store, ada: Actor, admin: Actor, name: str) -> None:
     assert users.show(store, admin, name).id == ada.user_id == 1
 
 
 @pytest.mark.parametrize("name", ["", "9", "9" * 5000, "-1", "ada", "nobody@skychimp.test", "\udcff@x", "1 OR 1=1"])
-def test_one_who_is_not_there(store: Store, ada: Actor, manager: Actor, name: str) -> None:
+def test_unknown_user_is_not_found(store: Store, ada: Actor, manager: Actor, name: str) -> None:
     for service in (users.show, users.block, users.unblock):
         with pytest.raises(NotFound):
             service(store, manager, name)
 
 
-# Roles
+# Change roles
 
 
-def test_a_role_counts_for_whoever_asks_next(store: Store, ada: Actor, admin: Actor) -> None:
-    assert users.give_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
-    assert users.give_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
-    assert deeds(store) == [(admin.user_id, "role", 1, "user to manager")]
+def test_role_is_changed_and_recorded_once(store: Store, ada: Actor, admin: Actor) -> None:
+    assert users.set_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
+    assert users.set_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
+    assert audit_trail(store) == [(admin.user_id, "role", 1, "user to manager")]
 
 
 @pytest.mark.parametrize("act", [users.block, users.unblock, demote])
-def test_nobody_does_it_to_the_own_account(store: Store, admin: Actor, act: Callable[..., object]) -> None:
+def test_own_account_cannot_be_changed(store: Store, admin: Actor, act: Callable[..., object]) -> None:
     with pytest.raises(Denied, match="your own account"):
         act(store, admin, admin.email)
-    assert (one(store, User, admin.user_id).role, deeds(store)) == (Role.ADMIN, [])
+    assert (get_row(store, User, admin.user_id).role, audit_trail(store)) == (Role.ADMIN, [])
 
 
 @pytest.mark.parametrize("change", [{"role": Role.USER}, {"blocked_at": NOW}])
-def test_who_has_just_lost_the_right_changes_nobody(
+def test_actor_who_has_just_lost_the_role_changes_nobody(
     store: Store, ada: Actor, admin: Actor, change: dict[str, object]
 ) -> None:
     with store.write() as db:
@@ -122,12 +136,14 @@ def test_who_has_just_lost_the_right_changes_nobody(
     for act in (users.block, users.unblock, promote):
         with pytest.raises(Denied):
             act(store, admin, ada.email)
-    assert (one(store, User, 1).role, one(store, User, 1).blocked_at) == (Role.USER, None)
+    assert (get_row(store, User, 1).role, get_row(store, User, 1).blocked_at) == (Role.USER, None)
 
 
 @pytest.mark.parametrize("act", [users.block, demote])
-def test_two_administrators_at_once_leave_one(store: Store, admin: Actor, act: Callable[..., object]) -> None:
-    other = enrol(store, "other", Role.ADMIN)
+def test_two_administrators_cannot_remove_each_other_at_once(
+    store: Store, admin: Actor, act: Callable[..., object]
+) -> None:
+    other = create_user(store, "other", Role.ADMIN)
     start, results = threading.Barrier(2), []
 
     def work(actor: Actor, victim: Actor) -> None:
@@ -151,10 +167,10 @@ def test_two_administrators_at_once_leave_one(store: Store, admin: Actor, act: C
     assert len(left) == 1
 
 
-# Blocking
+# Block and unblock
 
 
-def test_blocking_ends_sessions_and_is_written_down(store: Store, ada: Actor, bob: Actor, manager: Actor) -> None:
+def test_block_ends_sessions_and_is_recorded(store: Store, ada: Actor, bob: Actor, manager: Actor) -> None:
     for user in (ada, ada, bob):
         log_in(store, Actor(user.user_id, f"{user.email} {len(rows(store, Login))}", user.role))
     blocked = users.block(store, manager, ada.email, "bought addresses")
@@ -163,42 +179,42 @@ def test_blocking_ends_sessions_and_is_written_down(store: Store, ada: Actor, bo
     assert [login.user_id for login in rows(store, Login)] == [bob.user_id]
     assert users.unblock(store, manager, ada.email).blocked_at is None
     assert users.unblock(store, manager, ada.email).blocked_at is None
-    assert deeds(store) == [
+    assert audit_trail(store) == [
         (manager.user_id, "block", ada.user_id, "bought addresses"), (manager.user_id, "unblock", ada.user_id, ""),
     ]  # fmt: skip
 
 
-def test_a_session_that_came_in_meanwhile_ends_when_it_is_said_again(store: Store, ada: Actor, manager: Actor) -> None:
+def test_blocking_again_ends_sessions_started_meanwhile(store: Store, ada: Actor, manager: Actor) -> None:
     users.block(store, manager, ada.email)
     log_in(store, ada)
     users.block(store, manager, ada.email)
     assert rows(store, Login) == []
 
 
-def test_what_was_claimed_is_given_back_and_what_is_being_sent_ends(
+def test_block_requeues_claimed_emails_and_finishes_those_being_sent(
     store: Store, ada: Actor, bob: Actor, manager: Actor
 ) -> None:
-    opened(store, ada, "sent", "claimed", "queued")
-    opened(store, bob, "other")
-    fill(store, 2)
-    run_id = run(store)
+    open_mailing(store, ada, "sent", "claimed", "queued")
+    open_mailing(store, bob, "other")
+    create_deliveries(store, 2)
+    run_id = create_run(store)
     sending, claimed = claim(store, run_id, limit=2)
     others = claim(store, run_id, occurrence_id=2)
-    assert intend(store, run_id, sending)
+    assert record_intents(store, run_id, sending)
 
     users.block(store, manager, ada.email)
 
-    assert states(store) == {"sent": S.SENDING, "claimed": S.QUEUED, "queued": S.QUEUED, "other": S.CLAIMED}
-    assert intend(store, run_id, sending, claimed, *others) == {sending.id, others[0].id}
-    assert (due(store), claim(store, run_id)) == ([], [])
+    assert delivery_states(store) == {"sent": S.SENDING, "claimed": S.QUEUED, "queued": S.QUEUED, "other": S.CLAIMED}
+    assert record_intents(store, run_id, sending, claimed, *others) == {sending.id, others[0].id}
+    assert (due_occurrences(store), claim(store, run_id)) == ([], [])
     users.unblock(store, manager, ada.email)
-    assert due(store) == [1]
+    assert due_occurrences(store) == [1]
     assert {again.id for again in claim(store, run_id)} == {claimed.id, claimed.id + 1}
 
 
-def test_a_blocked_users_mailings_open_nothing_and_keep_what_they_are(store: Store, ada: Actor, manager: Actor) -> None:
-    opened(store, ada, "one", every=Every.DAY)
-    before = one(store, Mailing, 1)
+def test_blocked_users_mailings_open_nothing_and_stay_unchanged(store: Store, ada: Actor, manager: Actor) -> None:
+    open_mailing(store, ada, "one", every=Every.DAY)
+    before = get_row(store, Mailing, 1)
     users.block(store, manager, ada.email)
 
     assert open_due(store, NOW + 3 * DAY) == 0
@@ -210,15 +226,15 @@ def test_a_blocked_users_mailings_open_nothing_and_keep_what_they_are(store: Sto
 @pytest.mark.parametrize(
     ("catch_up", "sent_for"), [(CatchUp.LATEST, [3]), (CatchUp.ALL, [1, 2, 3]), (CatchUp.SKIP, [])]
 )
-def test_what_fell_due_meanwhile_is_caught_up_as_the_mailing_says(
+def test_due_times_missed_while_blocked_are_caught_up_as_the_mailing_says(
     store: Store, ada: Actor, manager: Actor, catch_up: CatchUp, sent_for: list[int]
 ) -> None:
-    opened(store, ada, "one", every=Every.DAY, catch_up=catch_up)
+    open_mailing(store, ada, "one", every=Every.DAY, catch_up=catch_up)
     users.block(store, manager, ada.email)
     users.unblock(store, manager, ada.email)
 
     open_due(store, NOW + 3 * DAY + timedelta(hours=2))
 
-    found = {(row.due_at - NOW).days: row.state for row in rows(store, Occurrence) if row.due_at > NOW}
-    assert found.keys() == {1, 2, 3}
-    assert [day for day, state in sorted(found.items()) if state != OccurrenceState.MISSED] == sent_for
+    states_by_day = {(row.due_at - NOW).days: row.state for row in rows(store, Occurrence) if row.due_at > NOW}
+    assert states_by_day.keys() == {1, 2, 3}
+    assert [day for day, state in sorted(states_by_day.items()) if state != OccurrenceState.MISSED] == sent_for

@@ -1,16 +1,16 @@
-"""What is only for eyes: a mailing's next time in words."""
+"""Test how a person sees the next due time of a mailing."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from skychimp.cli.commands.mailings import in_words
+from skychimp.cli.display.mailing_view import relative_time
 
 NOW = datetime(2026, 11, 25, 22, 30, tzinfo=UTC)  # a Wednesday; 01:30 on Thursday in Moscow
 
 
 @pytest.mark.parametrize(
-    ("at", "timezone", "words"),
+    ("at", "timezone", "text"),
     [
         (datetime(2026, 11, 25, 23, 0, tzinfo=UTC), "UTC", "today 23:00"),
         (datetime(2026, 11, 26, 9, 0, tzinfo=UTC), "UTC", "tomorrow 09:00"),
@@ -22,5 +22,5 @@ NOW = datetime(2026, 11, 25, 22, 30, tzinfo=UTC)  # a Wednesday; 01:30 on Thursd
         (datetime(2026, 11, 24, 9, 0, tzinfo=UTC), "UTC", "yesterday 09:00"),
     ],
 )
-def test_a_time_is_said_as_a_person_would(at: datetime, timezone: str, words: str) -> None:
-    assert in_words(at, timezone, "UTC", NOW) == words
+def test_time_is_shown_relative_to_today(at: datetime, timezone: str, text: str) -> None:
+    assert relative_time(at, timezone, "UTC", NOW) == text

@@ -1,0 +1,1 @@
+"""Turn records into what a user sees: values, tables and progress."""

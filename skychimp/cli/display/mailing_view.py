@@ -1,0 +1,115 @@
+"""Show mailings: their columns, their times as people read them, and what happens next."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from skychimp.cli.context import Context
+from skychimp.shell import command, run_hint
+
+if TYPE_CHECKING:
+    from skychimp.delivery.scheduling.recurrence import DueTime
+    from skychimp.services.mailings.queries import MailingInfo
+
+COLUMNS = {
+    "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "start_at": "Start", "end_at": "End", "next_at": "Next",
+}  # fmt: skip
+OPTIONAL_COLUMNS = ("start_at", "end_at")
+"""Columns that a narrow terminal leaves out."""
+
+MANAGER_COLUMNS = {
+    "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "owner_blocked": "Owner blocked", "next_at": "Next",
+}  # fmt: skip
+DUE_TIME_COLUMNS = {"due_at": "UTC", "local": "Local", "note": "Note"}
+NO_MAILINGS = 'no mailings yet; run "skychimp mailings create --help"'
+SKIPPED_NOTE = "skipped: there was no new post"
+
+_MINUTE_FORMAT = "%Y-%m-%d %H:%M"
+
+
+def show_mailing(context: Context, mailing: "MailingInfo", *, all_fields: bool = False) -> None:
+    """Show one mailing. JSON has all its fields anyway."""
+    shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else mailing
+    context.out.record(shown, None if context.out.json or all_fields else list(COLUMNS))
+
+
+def show_mailings(context: Context, mailings: "Iterator[MailingInfo]") -> None:
+    """Show a list of mailings: a manager sees whose they are."""
+    columns = MANAGER_COLUMNS if context.actor.role == "manager" else COLUMNS
+    if _is_for_person(context):
+        rows = _readable_rows(mailings, context.settings.mail.timezone, datetime.now(UTC))
+        context.out.rows(rows, columns, empty=NO_MAILINGS, optional=OPTIONAL_COLUMNS)
+    else:
+        context.out.rows(mailings, columns, empty=NO_MAILINGS)
+
+
+def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterable[DueTime]") -> None:
+    """Show the coming due times of a mailing, in UTC and in its own time zone."""
+    zone = ZoneInfo(mailing.timezone)
+    digest_note = "skipped when there is no new post" if mailing.digest else ""
+    is_for_person = _is_for_person(context)
+    rows = []
+    for due in due_times:
+        local = due.at.astimezone(zone)
+        note = "; ".join(filter(None, (due.note, digest_note)))
+        if is_for_person:
+            rows.append(
+                _DueTimeRow(f"{due.at.astimezone(UTC):%a {_MINUTE_FORMAT}}", f"{local:%a {_MINUTE_FORMAT}}", note)
+            )
+        else:
+            rows.append(_DueTimeRow(due.at, local.isoformat(), note))
+    columns = DUE_TIME_COLUMNS | ({"local": mailing.timezone} if is_for_person else {})
+    context.out.rows(rows, columns, empty="no more due times")
+
+
+def next_step(mailing: "MailingInfo") -> str:
+    """Return a note on when the mailing is sent next, and what to do for it."""
+    if mailing.disabled:
+        return f"disabled; {run_hint('mailings', 'enable', mailing.id)} to enable it"
+    if mailing.next_at is None:
+        return "nothing left to send"
+    if mailing.next_at <= datetime.now(UTC):
+        return 'due now; run "skychimp run" to send it'
+    local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
+    return f'next due {local:{_MINUTE_FORMAT}} {mailing.timezone}; sent by the daemon or "{command("run")}"'
+
+
+def relative_time(at: datetime, timezone: str, default_timezone: str, now: datetime) -> str:
+    """Return a time such as `tomorrow 09:00`, in a time zone that is named unless it is the default one."""
+    local, today = at.astimezone(ZoneInfo(timezone)), now.astimezone(ZoneInfo(timezone)).date()
+    days = (local.date() - today).days
+    near_days = {-1: "yesterday", 0: "today", 1: "tomorrow"} | dict.fromkeys(range(2, 7), f"{local:%A}")
+    text = f"{near_days.get(days, local.date().isoformat())} {local:%H:%M}"
+    return text if timezone == default_timezone else f"{text} {timezone}"
+
+
+@dataclass(frozen=True)
+class _DueTimeRow:
+    due_at: datetime | str
+    local: str
+    note: str
+
+
+def _is_for_person(context: Context) -> bool:
+    return context.out.on_terminal and not context.out.json
+
+
+def _readable_rows(
+    mailings: "Iterator[MailingInfo]", default_timezone: str, now: datetime
+) -> "Iterator[SimpleNamespace]":
+    for mailing in mailings:
+        next_at = mailing.next_at and relative_time(mailing.next_at, mailing.timezone, default_timezone, now)
+        yield SimpleNamespace(**_local_times(mailing) | {"next_at": next_at or ""})
+
+
+def _local_times(mailing: "MailingInfo", *, with_zone: bool = False) -> dict[str, Any]:
+    """Return the fields of a mailing with its times as texts in its own time zone."""
+    zone = ZoneInfo(mailing.timezone)
+    time_format = f"{_MINUTE_FORMAT} {mailing.timezone}" if with_zone else _MINUTE_FORMAT
+    times = {name: getattr(mailing, name) for name in ("start_at", "end_at", "next_at")}
+    return asdict(mailing) | {name: at and at.astimezone(zone).strftime(time_format) for name, at in times.items()}

@@ -1,0 +1,71 @@
+"""Show the progress of long work: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINE_INTERVAL_S = 10
+
+
+class ProgressReporter(Protocol):
+    """A function that is called with how much is done, a few words about it, and how much it will be if known."""
+
+    def __call__(self, done: int, description: str, total: int | None = None) -> None: ...
+
+
+def ignore_progress(done: int, description: str, total: int | None = None) -> None:
+    """Show nothing."""
+
+
+def progress_lines(write_line: Callable[[str], None], title: str, expected: int | None) -> ProgressReporter:
+    """Return a reporter that writes a line every ten seconds."""
+    pace = _Pace()
+    last = pace.started
+
+    def report(done: int, description: str, total: int | None = expected) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_INTERVAL_S:
+            last = time.monotonic()
+            amount = f"{done} of {total}" if total else f"{done}"
+            write_line(f"{title}: {amount} {description}{pace.describe(done, total)}")
+
+    return report
+
+
+def progress_bar(console: "Console", title: str, expected: int | None) -> Iterator[ProgressReporter]:
+    """Yield a reporter that moves a bar. The bar disappears when the generator is resumed."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[status]}", markup=False),
+    )
+    pace = _Pace()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=expected, status="")
+
+        def report(done: int, description: str, total: int | None = expected) -> None:
+            status = f"{done}/{total or '?'} {description}{pace.describe(done, total)}"
+            bar.update(task, completed=done, total=total, status=status)
+
+        yield report
+
+
+class _Pace:
+    """Measures how fast work goes. Rich's own measure starts again whenever the total changes."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def describe(self, done: int, total: int | None) -> str:
+        """Return the time left, if the total is known, and the rate: `, 0:01:30 left, 12/s`."""
+        if not done:
+            return ""
+        rate = done / max(time.monotonic() - self.started, 0.001)
+        left = f", {timedelta(seconds=round(max(total - done, 0) / rate))} left" if total else ""
+        return f"{left}, {rate:,.0f}/s"

@@ -1,0 +1,114 @@
+"""Draw the report of a mailing on a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from skychimp.cli.display import charts
+from skychimp.cli.display.values import escape
+from skychimp.services.reporting.reports import counts_by_status, format_percent
+from skychimp.text import count_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from skychimp.services.reporting.reports import DomainReport, OccurrenceReport, ReplyGroup, Report
+
+MAX_OCCURRENCES = 12
+MAX_ROWS = 10
+"""Reply groups and domains that are shown."""
+
+
+def draw_report(report: "Report", width: int) -> "Iterator[RenderableType]":
+    """Yield the parts of a report for a terminal of this width."""
+    from rich.text import Text
+
+    disabled = ", disabled" if report.disabled else ""
+    yield Text(escape(report.subject), "bold")
+    yield Text(f"mailing {report.id} of {escape(report.owner)}, {report.status}{disabled}", "dim")
+    if not report.occurrences:
+        yield Text("\nnothing was due yet")
+        return
+    yield charts.heading(f"{count_of(report.deliveries, 'email')}, {count_of(report.attempts, 'attempt')}")
+    yield charts.bars(counts_by_status(report.counts), width - 40)
+    if len(report.tries) > 1:
+        yield charts.heading("Attempts per email")
+        tries = {count_of(attempts, "attempt"): deliveries for attempts, deliveries in report.tries.items()}
+        yield charts.bars(tries, width - 40)
+    yield charts.heading(_limited("Due times", "latest", MAX_OCCURRENCES, len(report.occurrences)))
+    yield _draw_occurrences(report, width)
+    if report.replies:
+        yield charts.heading(_limited("Server replies", "most frequent", MAX_ROWS, len(report.replies)))
+        yield from map(draw_reply, report.replies[:MAX_ROWS])
+    if report.domains:
+        yield charts.heading(_limited("Domains", "largest", MAX_ROWS, len(report.domains)))
+        yield draw_domains(report.domains[:MAX_ROWS], width)
+
+
+def draw_reply(group: "ReplyGroup") -> "Table":
+    """Return a group of replies: how many there were, what they mean, and what to do."""
+    from rich.text import Text
+
+    codes = " ".join(filter(None, (str(group.code or ""), group.enhanced)))
+    reply = Text(escape(f"{codes} {group.words}".strip()))
+    reply.append(f"\n{group.meaning}", "dim")
+    if group.remedy:
+        reply.append(f"\n→ {group.remedy}", "bold")
+    table = charts.borderless_table(numbers=(0,), columns=3)
+    table.columns[0].width, table.columns[1].width = 9, 10
+    outcome = Text(group.outcome.replace("_", " "), charts.STYLES[group.outcome])
+    table.add_row(Text(f"{group.attempts:,}"), outcome, reply)
+    return table
+
+
+def draw_domains(domains: "Sequence[DomainReport]", width: int) -> "Table":
+    """Return a table of domains, each with a bar of its share of sent emails, and the numbers of all others."""
+    from rich.text import Text
+
+    table = charts.borderless_table(numbers=(1, 2), columns=5)
+    for domain in domains:
+        table.add_row(
+            Text(escape(domain.domain or "(others)")),
+            Text(f"{domain.deliveries:,}"),
+            Text(format_percent(domain.counts["sent"], domain.tried)),
+            charts.bar(domain.share_sent, max((width - 60) // 2, 10)),
+            Text(list_counts(counts_by_status(domain.counts), leave_out="sent"), "dim"),
+        )
+    return table
+
+
+def list_counts(counts: Mapping[str, int], *, leave_out: str = "") -> str:
+    """Return the counts above zero in a line: `998 sent, 2 failed`."""
+    shown = {name: number for name, number in counts.items() if number and name != leave_out}
+    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in shown.items())
+
+
+def _limited(title: str, which: str, most: int, number: int) -> str:
+    return f"{title} ({most} {which} of {number:,})" if number > most else title
+
+
+def _draw_occurrences(report: "Report", width: int) -> "Table":
+    from rich.text import Text
+
+    table = charts.borderless_table(numbers=(), columns=2)
+    for occurrence in report.occurrences[-MAX_OCCURRENCES:]:
+        about = _describe(occurrence, width - 24)
+        if occurrence.subject and occurrence.subject != report.subject:
+            about = Text(f"{escape(occurrence.subject)}\n").append_text(about)
+        table.add_row(Text(occurrence.due_at.astimezone().strftime("%Y-%m-%d %H:%M")), about)
+    return table
+
+
+def _describe(occurrence: "OccurrenceReport", width: int) -> "Text":
+    """Return an occurrence's counts, its state, and a sparkline of its sending rate."""
+    from rich.text import Text
+
+    counts = list_counts(counts_by_status(occurrence.counts)) or "no emails"
+    elapsed = f" in {charts.format_elapsed(occurrence.duration)}" if occurrence.duration is not None else ""
+    text = Text(f"{counts}\n{occurrence.state}{elapsed}")
+    if occurrence.peak is not None:
+        digits = 0 if occurrence.peak >= 10 else 1
+        text.append(f", up to {occurrence.peak:,.{digits}f} emails per second\n")
+        text.append(charts.sparkline([point.per_second for point in occurrence.rate], width), "green")
+    return text

@@ -1,0 +1,107 @@
+"""Lay out a table so that it fits the terminal and breaks no word if there is room.
+
+Rich's own tables shorten the widest columns first, and break an email address although a column of words next to it
+could wrap.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from skychimp.cli.display.values import cell_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MIN_COLUMN_WIDTH = 10
+GUTTER = 3
+"""The space between two columns."""
+EDGES = 2
+"""The space at both sides of a table."""
+
+CELL_STYLES = {
+    "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
+}  # fmt: skip
+"""The styles of cells that contain nothing but this word."""
+
+
+class ColumnSize(NamedTuple):
+    """The width of a column's longest word and of its longest cell. The words of a rigid column are broken last."""
+
+    word: int
+    cell: int
+    is_rigid: bool = False
+
+
+def build_table(records: Sequence[Any], columns: Mapping[str, str], optional: Iterable[str], width: int) -> "Table":
+    """Return a table of records, at most `width` characters wide. `columns` maps each field to its heading.
+
+    Columns without any value are left out. If the table does not fit, so are the `optional` columns, the first one
+    first.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = {name: [cell_text(getattr(record, name)) for record in records] for name in columns}
+    texts = {name: cells for name, cells in texts.items() if any(cells)} or texts
+    sizes = {name: _measure(name, [columns[name], *cells], records) for name, cells in texts.items()}
+    widths = fit(sizes, optional, width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, column_width in widths.items():
+        table.add_column(columns[name], overflow="fold", width=column_width)
+    for row in zip(*(texts[name] for name in widths), strict=True):
+        table.add_row(*(Text(cell, style=CELL_STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def fit(sizes: Mapping[str, ColumnSize], optional: Iterable[str], width: int) -> dict[str, int]:
+    """Return the width of each column that is shown in a table of this width.
+
+    A word is broken only if there is no room for all words, and then the longest word.
+    """
+    shown = dict(sizes)
+    for name in optional:
+        if _total(size.cell for size in shown.values()) > width:
+            shown.pop(name, None)
+    room = max(width - (len(shown) - 1) * GUTTER - EDGES, len(shown))
+    least = _least_widths(list(shown.values()), room)
+    wanted = [size.cell - low if low == size.word else 0 for size, low in zip(shown.values(), least, strict=True)]
+    extra = _share(wanted, room - sum(least))
+    return {name: low + more for name, low, more in zip(shown, least, extra, strict=True)}
+
+
+def _measure(name: str, cells: Sequence[str], records: Iterable[Any]) -> ColumnSize:
+    """Return the size of a column. Times and ids are never wrapped, and an email address rather not."""
+    from rich.cells import cell_len
+
+    longest = max(map(cell_len, cells))
+    if all(isinstance(getattr(record, name), datetime | int | None) for record in records):
+        return ColumnSize(longest, longest, is_rigid=True)
+    longest_word = max(cell_len(word) for cell in cells for word in cell.split(" "))
+    return ColumnSize(longest_word, longest, is_rigid=name == "email")
+
+
+def _least_widths(sizes: Sequence[ColumnSize], room: int) -> list[int]:
+    """Return the width of each column's longest word, or less if there is no room: rigid columns shrink last."""
+    rest = room - sum(size.word for size in sizes if size.is_rigid)
+    flexible = [size.word for size in sizes if not size.is_rigid]
+    if rest < sum(min(word, MIN_COLUMN_WIDTH) for word in flexible):
+        return _share([size.word for size in sizes], room)
+    shares = iter(_share(flexible, rest))
+    return [size.word if size.is_rigid else next(shares) for size in sizes]
+
+
+def _share(wanted: Sequence[int], room: int) -> list[int]:
+    """Return as much as wanted for each, or as much as the others get. In total it is at most `room`."""
+    given = [0] * len(wanted)
+    left = room
+    for position, index in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        given[index] = min(wanted[index], left // (len(wanted) - position))
+        left -= given[index]
+    return given
+
+
+def _total(widths: Iterable[int]) -> int:
+    widths = list(widths)
+    return sum(widths) + (len(widths) - 1) * GUTTER + EDGES

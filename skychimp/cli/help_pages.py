@@ -1,0 +1,101 @@
+"""Show the help of commands and groups in the usual notation, examples first and the options of a group last."""
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from typer.core import TyperArgument, TyperGroup
+
+SUBCOMMAND = "<COMMAND> [ARGS]..."
+"""How a group's usage names its commands."""
+
+
+def prepare_command(command: Any) -> None:
+    """Give the parameters of a command, and of its subcommands, names that a user understands."""
+    import typer
+
+    for each in (command, *getattr(command, "commands", {}).values()):
+        context = typer.Context(each)
+        for param in each.params:
+            if isinstance(param, TyperArgument):
+                _name_argument(param, context)
+            elif param.metavar is None and param.display_type(context) in ("<str>", "<list[str]>"):
+                param.metavar = param.name.upper().replace("_", "-")
+    if isinstance(command, TyperGroup):
+        command.subcommand_metavar = SUBCOMMAND
+        show_help: Any = lambda ctx, formatter: show_group_help(command, ctx)  # noqa: E731
+        command.format_help = show_help  # type: ignore[method-assign]
+
+
+def prepare_help(command: Any, ctx: Any) -> None:
+    """Move the examples of a command before its options, and hide the type of options that take no value."""
+    if command.epilog and not isinstance(command, TyperGroup):
+        first, _, rest = inspect.cleandoc(command.help or "").partition("\n\n")
+        examples = _examples(command).replace("[", r"\[")
+        command.help = "\n\n".join(filter(None, (first, f"[not dim]{examples}[/]", rest)))
+        command.epilog = None
+    for param in (*command.params, command.get_help_option(ctx)):
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+
+
+def show_group_help(group: Any, ctx: Any) -> None:
+    """Print the help of a group: usage, summary, examples, commands by panel, options.
+
+    Typer prints the options before the commands, where they push the commands off the screen.
+    """
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from skychimp.cli.output import new_console
+
+    console = new_console(stderr=False)
+    texts = (Text(group.get_usage(ctx), "bold"), Text(group.help or ""), Text(_examples(group)))
+    for text in filter(None, texts):
+        console.print(Padding(text, (1, 1, 0, 1)))
+    console.print()
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        panels.setdefault(command.rich_help_panel or "Commands", []).append((name, _summary(command)))
+    options = [param.get_help_record(ctx) for param in group.get_params(ctx)]
+    for title, rows in (*panels.items(), ("Options", filter(None, options))):
+        console.print(_panel(title, rows, max(map(len, group.commands)) if title in panels else None))
+
+
+def _name_argument(argument: TyperArgument, context: Any) -> None:
+    """Show an argument as `<ID>`, `[<ID>]` if it is optional, and with `...` if it can be repeated.
+
+    Its type is shown only if it is a choice.
+    """
+    name = (argument.metavar or argument.name.upper()).strip("[].")
+    usage = f"<{name}>" if argument.required else f"[<{name}>]"
+    argument.metavar = name
+    if "|" not in argument.display_type(context):
+        argument.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+    pieces: Any = lambda ctx: [usage + ("..." if argument.nargs != 1 else "")]  # noqa: E731
+    argument.get_usage_pieces = pieces  # type: ignore[method-assign]
+
+
+def _panel(title: str, rows: Iterable[tuple[str, str]], width: int | None) -> Any:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid("", "", padding=(0, 2), expand=True)
+    table.columns[0].no_wrap, table.columns[0].width = True, width
+    table.columns[1].ratio = 1
+    for name, text in rows:
+        table.add_row(Text(name, "bold cyan"), Text(text))
+    return Panel(table, title=title, title_align="left", border_style="dim")
+
+
+def _examples(command: Any) -> str:
+    return "\n".join(f"$ {line}" for line in (command.epilog or "").splitlines())
+
+
+def _summary(command: Any) -> str:
+    """Return the first sentence of a command's help."""
+    paragraph = " ".join(inspect.cleandoc(command.help or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=[.])\s", paragraph, maxsplit=1)[0]

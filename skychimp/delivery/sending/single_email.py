@@ -1,0 +1,62 @@
+"""Send one email outside of a mailing, over a connection of its own."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from skychimp.config.settings import Settings
+from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
+from skychimp.transport import make_transport
+from skychimp.transport.interfaces import OutgoingEmail, Reply, SendResult, Transport
+
+
+class SingleEmailResult(NamedTuple):
+    """The mail server that an email was sent through, and its final reply.
+
+    `reply` is None if the final reply was lost, so that the email may or may not have arrived, or if the email was
+    not completed.
+    """
+
+    relay: str
+    reply: Reply | None
+
+
+def send_single_email(
+    settings: Settings, store: Path, email: OutgoingEmail, *, complete: bool = True
+) -> SingleEmailResult:
+    """Send an email now and return the final reply.
+
+    `store` is the store's file, which the outbox is next to. If `complete` is false, stop before the final dot:
+    everything is checked, but nothing is delivered. Raises RelayUnavailable and RelayRefused if the email was
+    certainly not delivered.
+    """
+    transport = make_transport(settings, store)
+    result = run_in_event_loop(_send(transport, email, complete=complete))
+    if result is not None and (error := error_for(result)) is not None:
+        raise error
+    return SingleEmailResult(transport.relay, None if result is None else result.reply)
+
+
+def error_for(result: SendResult) -> RelayError | None:
+    """Return the error for a send result, or None if the email was sent or may have been sent."""
+    if result.reply is None:
+        if result.dot_written:
+            return None
+        return RelayUnavailable(f"the email was not sent: {result.error}", 'run "skychimp doctor"')
+    if result.reply.code < 300:
+        return None
+    text = result.reply.text.replace("\n", " ")
+    if result.reply.code < 500:
+        return RelayUnavailable(f"the mail server did not accept the email: {text}", "try again later")
+    return RelayRefused(f"the mail server refused the email: {text}")
+
+
+async def _send(transport: Transport, email: OutgoingEmail, *, complete: bool) -> SendResult | None:
+    async def commit_intent() -> bool:
+        return complete
+
+    connection = await transport.connect()
+    try:
+        return await connection.send(email, commit_intent)
+    finally:
+        await connection.close()

@@ -1,0 +1,166 @@
+"""Read mailings with their message, owner and audience, as far as the actor may see them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Row, Select, and_, exists, select
+from sqlmodel import Session
+
+from skychimp.models import (
+    CatchUp,
+    Every,
+    Mailing,
+    MailingClient,
+    MailingStatus,
+    MailingTag,
+    Message,
+    Occurrence,
+    OccurrenceState,
+    User,
+)
+from skychimp.permissions import Action, Actor, authorize
+from skychimp.services.listing import in_scope, is_valid_id, not_found
+
+_M = Mailing.__table__
+_MSG = Message.__table__
+_MC = MailingClient.__table__
+_MT = MailingTag.__table__
+_U = User.__table__
+_O = Occurrence.__table__
+
+SEARCHED = (_MSG.c.subject,)
+SORTED_BY = {
+    "id": _M.c.id,
+    "subject": _MSG.c.subject,
+    "start_at": _M.c.start_at,
+    "next_at": _M.c.next_at,
+    "status": _M.c.status,
+    "created_at": _M.c.created_at,
+}
+
+
+@dataclass(frozen=True)
+class MailingInfo:
+    """A mailing as its owner sees it. Times are in UTC.
+
+    `skipped_at` is the latest due time of a digest that had no new post at that time.
+    """
+
+    id: int
+    message_id: int
+    subject: str
+    digest: bool
+    skipped_at: datetime | None
+    owner: str
+    owner_blocked: bool
+    start_at: datetime
+    end_at: datetime | None
+    every: Every
+    timezone: str
+    catch_up: CatchUp
+    grace: timedelta | None
+    status: MailingStatus
+    disabled: bool
+    disabled_by: str | None
+    disabled_reason: str | None
+    next_at: datetime | None
+    created_at: datetime
+    all_clients: bool
+    tags: list[str]
+    client_ids: list[int]
+
+
+def visible_mailings(actor: Actor, action: Action = Action.SEE_MAILINGS) -> Select[tuple[object, ...]]:
+    """Return the query for the mailings that the actor may do this to. Its rows are for `read_mailings`.
+
+    Raises NotLoggedIn and Denied.
+    """
+    disabler = _U.alias()
+    return (
+        select(
+            _M,
+            _MSG.c.subject,
+            _MSG.c.digest,
+            _U.c.email.label("owner"),
+            _U.c.blocked_at,
+            disabler.c.email.label("disabled_by"),
+        )
+        .join(_MSG, _MSG.c.id == _M.c.message_id)
+        .join(_U, _U.c.id == _M.c.owner_id)
+        .outerjoin(disabler, disabler.c.id == _M.c.disabled_by_id)
+        .where(_M.c.deleted_at.is_(None), in_scope(authorize(actor, action), actor, _M.c.owner_id))
+    )
+
+
+def get_mailing(db: Session, actor: Actor, mailing_id: int, action: Action = Action.SEE_MAILINGS) -> MailingInfo:
+    """Return one mailing. Raises NotFound if it does not exist or the actor may not do this to it."""
+    query = visible_mailings(actor, action).where(_M.c.id == mailing_id)
+    row = db.execute(query).one_or_none() if is_valid_id(mailing_id) else None
+    if row is None:
+        raise not_found("mailing", mailing_id)
+    return read_mailings(db, [row])[0]
+
+
+def get_own_mailing(db: Session, actor: Actor, mailing_id: int) -> Mailing:
+    """Return a mailing that the actor may change. Raises NotFound."""
+    is_changeable = in_scope(authorize(actor, Action.CHANGE_MAILINGS), actor, _M.c.owner_id)
+    query = select(Mailing).where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None), is_changeable)
+    mailing: Mailing | None = db.execute(query).scalar_one_or_none() if is_valid_id(mailing_id) else None
+    if mailing is None:
+        raise not_found("mailing", mailing_id)
+    return mailing
+
+
+def read_mailings(db: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[MailingInfo]:
+    """Add the audiences to rows of `visible_mailings`, with one query for each table."""
+    ids = [row.id for row in rows]
+    tags: dict[int, list[str]] = {}
+    for mailing_id, tag in db.execute(select(_MT).where(_MT.c.mailing_id.in_(ids)).order_by(_MT.c.tag)):
+        tags.setdefault(mailing_id, []).append(tag)
+    client_ids: dict[int, list[int]] = {}
+    for mailing_id, client_id in db.execute(select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)):
+        client_ids.setdefault(mailing_id, []).append(client_id)
+    skipped = _skipped_at(db, [row.id for row in rows if row.digest])
+    return [_mailing_info(row, tags.get(row.id, []), client_ids.get(row.id, []), skipped.get(row.id)) for row in rows]
+
+
+def _skipped_at(db: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
+    """Return the latest due time of each mailing whose latest occurrence was skipped."""
+    if not mailing_ids:
+        return {}
+    later = _O.alias()
+    is_latest = ~exists().where(later.c.mailing_id == _O.c.mailing_id, later.c.due_local > _O.c.due_local)
+    is_skipped = and_(_O.c.mailing_id.in_(mailing_ids), _O.c.state == OccurrenceState.SKIPPED)
+    skipped = db.execute(select(_O.c.mailing_id, _O.c.due_at).where(is_skipped, is_latest))
+    return {row.mailing_id: row.due_at for row in skipped}
+
+
+def _mailing_info(
+    row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int], skipped_at: datetime | None
+) -> MailingInfo:
+    is_disabled = row.disabled_at is not None
+    return MailingInfo(
+        id=row.id,
+        message_id=row.message_id,
+        subject=row.subject,
+        digest=row.digest,
+        skipped_at=skipped_at,
+        owner=row.owner,
+        owner_blocked=row.blocked_at is not None,
+        start_at=row.start_at,
+        end_at=row.end_at,
+        every=Every(row.every),
+        timezone=row.timezone,
+        catch_up=CatchUp(row.catch_up),
+        grace=None if row.grace is None else timedelta(seconds=row.grace),
+        status=MailingStatus(row.status),
+        disabled=is_disabled,
+        disabled_by=(row.disabled_by or "the system") if is_disabled else None,
+        disabled_reason=row.disabled_reason,
+        next_at=row.next_at,
+        created_at=row.created_at,
+        all_clients=row.all_clients,
+        tags=tags,
+        client_ids=client_ids,
+    )

@@ -1,0 +1,118 @@
+"""State the rules by which mailings, occurrences and deliveries are selected, each in one place.
+
+Most are conditions on the tables of the same names, for a query that selects from these tables. Those without a
+parameter are built once, as every claim uses them.
+"""
+
+from datetime import datetime
+from functools import cache
+
+from sqlalchemy import ColumnElement, and_, exists, or_, select
+
+from skychimp.models import (
+    IN_FLIGHT_STATES,
+    UNFINISHED_STATES,
+    WAITING_STATES,
+    Delivery,
+    DeliveryState,
+    Mailing,
+    MailingStatus,
+    Occurrence,
+    StoreInfo,
+    User,
+    has_state,
+)
+
+_O = Occurrence.__table__
+_D = Delivery.__table__
+_M = Mailing.__table__
+_U = User.__table__
+_INFO = StoreInfo.__table__
+
+
+# Mailings
+
+
+@cache
+def is_running() -> ColumnElement[bool]:
+    """Return the condition of a mailing that has opened an occurrence and is not completed."""
+    return has_state(_M.c.status, MailingStatus.RUNNING)
+
+
+@cache
+def is_enabled() -> ColumnElement[bool]:
+    """Return the condition of a mailing that nobody has stopped: not disabled, not deleted, its owner not blocked."""
+    owner = _U.alias("owner")
+    is_owner_blocked = exists().where(owner.c.id == _M.c.owner_id, owner.c.blocked_at.is_not(None)).correlate(_M)
+    return and_(_M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), ~is_owner_blocked)
+
+
+def why_stopped(disabled_at: datetime | None, disabled_reason: str | None, blocked_at: datetime | None) -> str | None:
+    """Return why a mailing that is not deleted is not enabled, or None if it is. `blocked_at` is its owner's."""
+    if disabled_at is not None:
+        return f"the mailing is disabled: {disabled_reason}"
+    return None if blocked_at is None else "the mailing's owner is blocked"
+
+
+def is_active(now: datetime) -> ColumnElement[bool]:
+    """Return the condition of a mailing that goes on: enabled, created or running, and not past its end."""
+    return and_(
+        is_enabled(),
+        _M.c.status.in_([MailingStatus.CREATED, MailingStatus.RUNNING]),
+        or_(_M.c.end_at.is_(None), _M.c.end_at > now),
+    )
+
+
+# Occurrences
+
+
+@cache
+def is_unfinished() -> ColumnElement[bool]:
+    """Return the condition of an occurrence that may still send something."""
+    return has_state(_O.c.state, *UNFINISHED_STATES)
+
+
+def may_send(now: datetime) -> ColumnElement[bool]:
+    """Return the condition of an occurrence that may send now. The query joins it with its mailing.
+
+    It is unfinished and before its deadline, its mailing is enabled, and the store is not on hold.
+    """
+    return and_(is_unfinished(), _is_store_released(), _O.c.deadline > now, is_enabled())
+
+
+@cache
+def _is_store_released() -> ColumnElement[bool]:
+    return select(_INFO.c.held_at).scalar_subquery().is_(None)
+
+
+# Deliveries
+
+
+@cache
+def is_waiting() -> ColumnElement[bool]:
+    """Return the condition of a delivery that waits for its next try."""
+    return has_state(_D.c.state, *WAITING_STATES)
+
+
+@cache
+def is_in_flight() -> ColumnElement[bool]:
+    """Return the condition of a delivery that a run has claimed or is sending."""
+    return has_state(_D.c.state, *IN_FLIGHT_STATES)
+
+
+@cache
+def is_unknown() -> ColumnElement[bool]:
+    """Return the condition of a delivery whose final reply was not recorded."""
+    return has_state(_D.c.state, DeliveryState.UNKNOWN)
+
+
+@cache
+def awaits_resend() -> ColumnElement[bool]:
+    """Return the condition of an unknown delivery that is sent again at its next try."""
+    return and_(is_unknown(), _D.c.next_try_at.is_not(None))
+
+
+@cache
+def awaits_decision() -> ColumnElement[bool]:
+    """Return the condition of an unknown delivery about which a person decides."""
+    return and_(is_unknown(), _D.c.next_try_at.is_(None))

@@ -1,0 +1,29 @@
+"""Recognise SQLite's errors by their result codes (sqlite.org/rescode.html).
+
+Imports nothing, as the writer process must start quickly.
+"""
+
+ERROR, BUSY, LOCKED, CORRUPT, FULL, NOTADB = 1, 5, 6, 11, 13, 26
+
+_TEXTS = {
+    "locked": BUSY,
+    "busy": BUSY,
+    "is full": FULL,
+    "no such table": ERROR,
+    "malformed": CORRUPT,
+    "not a database": NOTADB,
+}
+"""Parts of the messages, for a driver that gives no codes."""
+
+
+def result_code(error: BaseException) -> int:
+    """Return the primary result code of a driver's error, 0 if it is unknown."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF  # without the extended part
+    return next((code for text, code in _TEXTS.items() if text in str(error)), 0)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Return whether another connection holds a lock, so that waiting helps."""
+    return result_code(error) in (BUSY, LOCKED)

@@ -1,0 +1,28 @@
+"""Decide which names are time zones; pure."""
+
+from zoneinfo import ZoneInfo
+
+from skychimp.errors import InvalidValue
+from skychimp.text import shortened
+
+TIME_ZONE_HINT = "use an IANA time zone such as Europe/Berlin or UTC"
+
+_NOT_ZONES = {"Factory", "localtime", "posixrules"}
+_NOT_ZONE_FOLDERS = ("right/", "posix/")
+
+
+def is_time_zone(name: str) -> bool:
+    """Return whether this is the name of an IANA time zone.
+
+    `localtime`, `right/UTC` and the like are files that may mean something else, or be missing, on another machine.
+    """
+    try:
+        return ZoneInfo(name).key not in _NOT_ZONES and not name.startswith(_NOT_ZONE_FOLDERS)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def require_time_zone(name: str) -> None:
+    """Raise InvalidValue unless this is the name of an IANA time zone."""
+    if not is_time_zone(name):
+        raise InvalidValue(f"invalid time zone {shortened(name)}", TIME_ZONE_HINT)

@@ -1,0 +1,77 @@
+"""Text: what a line, lines and tags may contain, and how text is shortened and counted."""
+
+import pytest
+
+from skychimp.errors import InvalidValue
+from skychimp.text import MAX_TAGS, checked_tags, count_of, did_you_mean, one_line, shortened, some_lines
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("a\nb", ".a.nb. contains a control character or a line break"),
+        ("a\u2028b", "contains a line break"),
+        ("a\x00", "contains a control character"),
+        ("\ud800", "contains invalid UTF-8"),
+        ("x" * 11, "is longer than 10 characters"),
+    ],
+    ids=ascii,
+)
+def test_invalid_line_is_refused(value: str, problem: str) -> None:
+    with pytest.raises(InvalidValue, match=f"the name .*{problem}") as caught:
+        one_line(value, "name", 10)
+    assert caught.value.message.isprintable()
+
+
+def test_line_is_stripped_and_keeps_format_characters() -> None:
+    assert one_line(" می\u200cخواهم ", "name", 20) == "می\u200cخواهم"
+
+
+def test_lines_have_lf_line_ends() -> None:
+    assert some_lines("a\r\nb\rc\td\n", "comment", 20) == "a\nb\nc\td\n"
+    with pytest.raises(InvalidValue, match=r"the comment .* contains a control character"):
+        some_lines("a\x00", "comment", 20)
+
+
+def test_tags_are_sorted_and_unique() -> None:
+    assert checked_tags(["b", " a", "b"]) == ["a", "b"]
+    assert checked_tags([]) == []
+
+
+@pytest.mark.parametrize(
+    "tags", [[""], [" "], ["a,b"], ["a;b"], ["a\nb"], ["x" * 101], list(map(str, range(MAX_TAGS + 1)))]
+)
+def test_invalid_tags_are_refused(tags: list[str]) -> None:
+    with pytest.raises(InvalidValue, match="tag"):
+        checked_tags(tags)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("ada", '"ada"'),
+        ("it's", '"it\'s"'),
+        ("a\nb", r"'a\nb'"),
+        ("\u202ea", r"'\u202ea'"),
+        ("x" * 41, f'"{"x" * 40}…"'),
+    ],
+)
+def test_value_is_quoted_escaped_and_cut(value: str, expected: str) -> None:
+    assert shortened(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, "0 emails"), (1, "1 email"), (2, "2 emails"), (2002, "2,002 emails")]
+)
+def test_number_is_followed_by_the_right_form_of_the_noun(number: int, expected: str) -> None:
+    assert count_of(number, "email") == expected
+    assert count_of(number, "reply", "replies").replace("replies", "emails").replace("reply", "email") == expected
+
+
+def test_suggestion_is_close_to_the_mistyped_word() -> None:
+    assert did_you_mean("clinets", ["clients", "mailings"]) == "did you mean clients?"
+    assert did_you_mean("mail", ["mails", "mailx"], most=2) in (
+        "did you mean mails or mailx?",
+        "did you mean mailx or mails?",
+    )
+    assert did_you_mean("xyz", ["clients"]) == ""
