@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
+from skychimp import safe_json
 from skychimp.errors import InvalidValue
 from skychimp.services.clients.clients import ClientInfo
 from skychimp.services.clients.csv_files import HEADINGS, MAX_LINE_LENGTH, ClientFile
@@ -34,7 +35,7 @@ def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
     number = 0
     for client in clients:
         line = {name: getattr(client, name) for name in HEADINGS}
-        opened.write(json.dumps(line, ensure_ascii=False) + "\n")
+        opened.write(safe_json.dumps(line) + "\n")
         number += 1
     return number
 
