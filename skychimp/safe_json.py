@@ -14,7 +14,7 @@ _INVISIBLE = re.compile(
 
 
 def dumps(value: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
-    """Return a value as JSON. Control, format and bidi characters are written as `\\u202e`, letters as they are.
+    """Return a value as JSON. Control, format and bidi characters are written as `\\u202e`, all others as they are.
 
     `default` returns something that JSON has for a value that it does not have, as in the standard library.
     """

@@ -58,8 +58,8 @@ _REPLACE_LEDGER = (
     "UPDATE store_info SET counted_to = n.counted_to FROM newer.store_info AS n",
 )
 # The entries of the audit trail that the restored store lacks. An actor whose account it lacks, too, is named in words:
-# the account's id may be given to somebody else. The + keeps SQLite from using the index of actors, which is slow for one
-# with many entries.
+# the account's id may be given to somebody else. The + keeps SQLite from using the index of actors, which is slow for
+# one with many entries.
 _IS_SAME_STORE = "SELECT (SELECT secret FROM store_info) = (SELECT secret FROM newer.store_info)"
 _ADD_NEWER_ENTRIES = """
     INSERT INTO audit (at, actor_id, action, object, object_id, detail)

@@ -36,7 +36,7 @@ def open_store(url: str) -> Store:
     Raises StoreNotReady if there is no store, if the file is damaged or something else (it is not touched), or if it
     was made by a newer Skychimp; if others can change it, see `check_place`; and StoreFailed.
     """
-    path = _real_path(store_path(url))
+    path = real_path(store_path(url))
     check_place(path)
     require_store(path)
     store = Store(path)
@@ -55,7 +55,7 @@ def create_store(url: str) -> Store:
     Raises Conflict if the file exists, StoreNotReady if it cannot be created or others can change its folder, and
     StoreFailed.
     """
-    path = _real_path(store_path(url))
+    path = real_path(store_path(url))
     draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     if os.path.lexists(path):
         raise _exists(path)
@@ -92,7 +92,7 @@ def store_path(url: str) -> Path:
     return Path(parsed.database)
 
 
-def _real_path(path: Path) -> Path:
+def real_path(path: Path) -> Path:
     """Return the path of a file without links. A link to nothing stays, so that it is neither opened nor replaced."""
     if os.path.exists(path):
         return Path(os.path.realpath(path))

@@ -93,6 +93,32 @@ def test_attempt_at_another_users_object_is_recorded(
     assert {row.actor_id for row in rows(store, AuditEntry)} == {bob.user_id}
 
 
+def test_attempts_at_other_kinds_of_objects_are_recorded(store: Store, ada: Actor, bob: Actor, home_of: HomeOf) -> None:
+    """Also where a command names several."""
+    mailing = ledger_rows.mailing(store, ada)
+    delivery = ledger_rows.delivery(
+        store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN
+    )
+    clients.create(store, ada, email="grace@example.org")
+    bobs = home_of(bob)
+    own_message = bobs.call("messages", "create", "--subject", "S", "--body", "B", "--json").json["id"]
+    when = ("--start", "2030-01-01 09:00", "--every", "day")
+    assert bobs.call("mailings", "create", "--message", str(own_message), "--client", "1", *when).status == 4
+    assert bobs.call("mailings", "create", "--message", "1", "--all-clients", *when).status == 4
+    assert bobs.call("resolve", "--sent", str(delivery)).status == 4
+    assert bobs.call("resolve", "--sent", "99").status == 4
+    assert trail(store) == [
+        ("refused", "client", 1, "mailings create"), ("refused", "message", 1, "mailings create"),
+        ("refused", "delivery", 1, "resolve"), ("not found", "delivery", 99, "resolve"),
+    ]  # fmt: skip
+
+
+def test_run_of_an_unknown_mailing_is_no_refusal(store: Store, home: Home) -> None:
+    """Nobody is logged in to run it."""
+    assert home.call("run", "--mailing", "99").status == 4
+    assert trail(store) == []
+
+
 def test_attempt_at_an_administrator_is_recorded(store: Store, manager: Actor, admin: Actor, home_of: HomeOf) -> None:
     assert home_of(manager).call("users", "show", admin.email).status == 4
     assert trail(store) == [("refused", "user", admin.user_id, "users show")]

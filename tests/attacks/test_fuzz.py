@@ -11,7 +11,9 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -151,7 +153,7 @@ def read_when(data: bytes, _folder: Path) -> None:
     source = _text(data)
     for read in (time_input.parse_when, time_input.parse_past, time_input.parse_local):
         for zone in ("UTC", "Europe/Berlin", "Pacific/Apia"):
-            _ignore_errors(lambda read=read, zone=zone: read(source, zone, NOW))
+            _ignore_errors(partial(read, source, zone, NOW))
     _ignore_errors(lambda: durations.parse_duration(source))
     _ignore_errors(lambda: reports.parse_range(source, date(2026, 12, 1)))
     timezones.is_time_zone(source)
@@ -361,19 +363,19 @@ def test_imports_into_a_store(store: Store, ada: Actor, count: int) -> None:
     def check(csv: bytes, json_lines: bytes) -> None:
         for data, module in ((csv, csv_files), (json_lines, jsonl_files)):
             with _opened(data) as opened:
-                _ignore_errors(
-                    lambda module=module, opened=opened: importing.import_rows(
-                        store, ada, module.read(opened).rows, on_rejected=lambda row: None
-                    )
-                )
+                _ignore_errors(partial(_import_file, store, ada, module, opened))
 
     check()
+
+
+def _import_file(store: Store, actor: Actor, module: ModuleType, opened: io.TextIOWrapper) -> None:
+    importing.import_rows(store, actor, module.read(opened).rows, on_rejected=lambda row: None)
 
 
 def _check_rows(rows: Iterator[importing.FileRow]) -> None:
     for row in rows:
         if isinstance(row, importing.ImportedRow):
-            _ignore_errors(lambda row=row: validate_client(row.email, row.name, row.comment, row.tags))
+            _ignore_errors(partial(validate_client, row.email, row.name, row.comment, row.tags))
 
 
 def _opened(data: bytes) -> io.TextIOWrapper:

@@ -382,7 +382,7 @@ def test_store_with_a_strange_name(store: Store, backup: Path, tmp_path: Path) -
 def test_posts_and_sessions_of_a_valid_backup_are_restored(store: Store, backup: Path) -> None:
     """The checks refuse nothing that Skychimp writes."""
     assert [astuple(fault) for fault in integrity.find_damage(backup)] == []
-    assert rows(store, Login) == rows(store, Post) == []
+    assert (rows(store, Login), rows(store, Post)) == ([], [])
     assert images.image_folder(store).exists() is False
 
 

@@ -1,7 +1,7 @@
 """Limit the work of rendering a template: the characters that go through filters, and the steps of loops; pure.
 
 A unit of work takes about 25 ns. Each template of an email (subject, text, HTML) has MAX_WORK units for each client, so
-the filters and loops of an email take less than 50 ms, however long the client's comment is and however many tags the
+the filters and loops of an email take less than 0.1 s, however long the client's comment is and however many tags the
 client has. The syntax tree is changed before it is compiled, so that loops, lists and searches are counted before they
 start. Templates without them cost nothing.
 """

@@ -1,8 +1,8 @@
 """Read and write clients as CSV.
 
 Each row that cannot be read is reported with its line number, and the rows after it are still read. After an unclosed
-quote the lines of its row are read again, as rows of their own. This is limited: a file with nothing but unclosed quotes
-is not read to its end. Cells that a spreadsheet would run as a formula are written with an apostrophe in front.
+quote the lines of its row are read again, as rows of their own. A file with nothing but unclosed quotes is not read to
+its end. Cells that a spreadsheet would run as a formula are written with an apostrophe in front.
 """
 
 import csv

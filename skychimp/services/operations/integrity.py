@@ -122,8 +122,8 @@ class Fault:
 def find_damage(path: Path) -> Iterator[Fault]:
     """Yield what makes it unsafe to use a file as a store: a schema that is not ours, or damage that SQLite finds.
 
-    The file is only read, and nothing in it is run. Raises StoreNotReady if it is no store or a newer one, and if others
-    can change it.
+    The file is only read, and nothing in it is run. Raises StoreNotReady if it is no store or a newer one, and if
+    others can change it.
     """
     place.check_place(path)
     schema.require_store(path)
