@@ -78,7 +78,10 @@ def load_store_url(
 ) -> str:
     """Return only the store's URL, without the time to check all settings. Raises ConfigError."""
     values = _values(read_config(config_file, environ, must_exist=False), environ, flags or {})
-    return database_url({setting: value for setting, value, _ in values}.get("store.url"))
+    try:
+        return database_url({setting: value for setting, value, _ in values}.get("store.url"))
+    except (TypeError, ValueError):  # not a text, or with a null character
+        raise ConfigError("invalid store.url", "use a path, or sqlite:///PATH") from None
 
 
 def file_values(read: ConfigFiles) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from skychimp.errors import SkychimpError
 from skychimp.models import AuditEntry, User
 from skychimp.permissions import ANONYMOUS, Action, Actor, Scope, authorize
 from skychimp.services import system_log
-from skychimp.services.listing import ListOptions, apply, matches_id_or_email
+from skychimp.services.listing import ListOptions, apply, checked_search, matches_id_or_email
 from skychimp.store.database import Store
 
 _A = AuditEntry.__table__
@@ -112,7 +112,7 @@ def list_entries(
     if by is not None:
         query = query.where(matches_id_or_email(_U, by))
     if action is not None:
-        query = query.where(_A.c.action == action)
+        query = query.where(_A.c.action == checked_search(action))
     if since is not None:
         query = query.where(_A.c.at >= since)
     with store.read() as db:

@@ -272,9 +272,8 @@ def quoted(name: str) -> str:
 def connect_file(path: Path, *, in_use: bool = True) -> Any:
     """Return a connection of the driver. If the file is not in use, no other file is created beside it."""
     name = "file:" + quote(os.fsencode(path))
-    if not in_use:
-        has_log = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
-        name += "?mode=ro" if has_log else "?immutable=1"
+    has_log = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    name += "?mode=rw" if in_use else "?mode=ro" if has_log else "?immutable=1"
     connection = driver().connect(name, uri=True, isolation_level=None)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection

@@ -24,6 +24,9 @@ CREATE_IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NUL
 """The table of images, which a backup has in addition to the tables of a store."""
 
 _OTHER_BACKUP = "use another backup"
+_IS_INVALID_SEQUENCE = "typeof(name) != 'text' OR typeof(seq) != 'integer' OR seq NOT BETWEEN 0 AND 1 << 62"
+_IS_INVALID_IMAGE = "typeof(name) != 'text' OR name GLOB '*[^0-9a-z.]*' OR typeof(content) != 'blob'"
+
 _NAMED = 5
 """How many differences an error names."""
 
@@ -109,15 +112,22 @@ def find_invalid_values(path: Path) -> Iterator[InvalidValues]:
             for column in table.columns:
                 yield from _wrong_types(store, column)
             yield from _undecodable_texts(store, table)
+        yield from _invalid_rows(store, "sqlite_sequence", "seq", _IS_INVALID_SEQUENCE)
+        if store.execute("SELECT 1 FROM sqlite_master WHERE name = 'image'").fetchone():
+            yield from _invalid_rows(store, "image", "name", _IS_INVALID_IMAGE)
 
 
 def _wrong_types(store: Any, column: Column[Any]) -> Iterator[InvalidValues]:
     table, condition = column.table, _is_invalid(column)
-    number = store.execute(f'SELECT count(*) FROM "{table.name}" WHERE {condition}').fetchone()[0]  # noqa: S608
-    if number:
+    for invalid in _invalid_rows(store, table.name, column.name, condition):
         some = f'SELECT id FROM "{table.name}" WHERE {condition} LIMIT 5'  # noqa: S608
-        ids = [row[0] for row in store.execute(some)] if "id" in table.columns else []
-        yield InvalidValues(table.name, column.name, number, ids)
+        yield invalid._replace(ids=[row[0] for row in store.execute(some)] if "id" in table.columns else [])
+
+
+def _invalid_rows(store: Any, table: str, column: str, condition: str) -> Iterator[InvalidValues]:
+    number = store.execute(f'SELECT count(*) FROM "{table}" WHERE {condition}').fetchone()[0]  # noqa: S608
+    if number:
+        yield InvalidValues(table, column, number, [])
 
 
 def _undecodable_texts(store: Any, table: Table) -> Iterator[InvalidValues]:
@@ -192,7 +202,10 @@ _Schema = Mapping[tuple[str, str, str], tuple[str, ...]]
 """Tables, indexes, triggers and views by kind, name, and the table that they belong to: the parts of their SQL."""
 
 _READ_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL"
-_WORD = re.compile(r"""\s+|'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|.""", re.DOTALL)
+_SPACES = " \t\n\f\r"
+_WORD = re.compile(rf"""[{_SPACES}]+|'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|.""", re.DOTALL | re.ASCII)
+"""SQLite's words: only ASCII letters have a case, and only ASCII spaces are spaces."""
+
 _PLAIN_NAME = re.compile(r'"[a-z_][a-z0-9_]*"')
 _CONSTRAINT_WORDS = {"constraint", "primary", "unique", "check", "foreign"}
 _VALUE_WORDS = {"null", "true", "false", "current_date", "current_time", "current_timestamp"}
@@ -200,7 +213,15 @@ _VALUE_WORDS = {"null", "true", "false", "current_date", "current_time", "curren
 
 
 def _read_schema(execute: Any) -> _Schema:
-    return {(kind, name, table): _parts(kind, sql) for kind, name, table, sql in execute(_READ_SCHEMA)}
+    """Read the schema. Of several objects with the same name, all definitions are kept, as SQLite may use any.
+
+    SQLite would also run a definition that is a blob. It appears here as `b'...'`, which is never ours.
+    """
+    found: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    for row in execute(_READ_SCHEMA):
+        kind, name, table, sql = map(str, row)
+        found[kind, name, table] = found.get((kind, name, table), ()) + _parts(kind, sql)
+    return found
 
 
 def _expected_schema(revision: str) -> _Schema:
@@ -236,7 +257,7 @@ def _parts(kind: str, sql: str) -> tuple[str, ...]:
 
     These are spaces, the case of words, quotes that a name does not need, and the order of a table's constraints.
     """
-    words = [_normalize(word) for word in _WORD.findall(sql) if not word.isspace()]
+    words = [_normalize(word) for word in _WORD.findall(sql) if word.strip(_SPACES)]
     if kind != "table":
         return (" ".join(words),)
     parts: list[list[str]] = [[]]
@@ -255,7 +276,7 @@ def _parts(kind: str, sql: str) -> tuple[str, ...]:
 def _normalize(word: str) -> str:
     if _PLAIN_NAME.fullmatch(word) and word[1:-1] not in _VALUE_WORDS:
         return word[1:-1]
-    return word if word[0] in "'\"" else word.lower()
+    return word if word[0] in "'\"" or not word.isascii() else word.lower()
 
 
 def _table(sql: str) -> tuple[tuple[str, str, str], tuple[str, ...]]:

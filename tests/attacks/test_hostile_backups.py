@@ -25,6 +25,7 @@ from skychimp.store.database import Store, driver
 from skychimp.store.schema import create_store, open_store
 
 ADMINISTRATOR = "UPDATE user SET role = 'admin'"
+IN_QUOTES = ADMINISTRATOR.replace("'", "''")
 
 
 def edit_schema(change: str) -> str:
@@ -101,6 +102,33 @@ FOREIGN = {
         edit_schema("sql = replace(sql, 'NOT NULL', 'NOT /**/ NULL') WHERE name = 'run'"), 'changed table "run"',
     ),
     "index of another table": (edit_schema("tbl_name = 'run' WHERE name = 'ix_login_user_id'"), None),
+    "two triggers of one name": (
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_master SELECT type, name, tbl_name, 0,"
+        f" 'CREATE TRIGGER user_changed AFTER INSERT ON login BEGIN {IN_QUOTES}; END'"
+        " FROM sqlite_master WHERE name = 'user_changed'",
+        None,
+    ),
+    "trigger that calls itself a table": (
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_master VALUES ('table', 'user', 'user', 0,"
+        f" 'CREATE TRIGGER x AFTER INSERT ON login BEGIN {IN_QUOTES}; END')",
+        None,
+    ),
+    "trigger as a blob": (
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_master VALUES ('trigger', 'x', 'login', 0,"
+        f" CAST('CREATE TRIGGER x AFTER INSERT ON login BEGIN {IN_QUOTES}; END' AS BLOB))",
+        'unknown trigger "x"',
+    ),
+    "names as blobs": (
+        edit_schema("name = CAST(name AS BLOB), sql = CAST(sql AS BLOB) WHERE name = 'run'"), 'missing table "run"',
+    ),
+    "letter that only Python folds": (
+        edit_schema("sql = replace(sql, 'token_hash', 'to\u212aen_hash') WHERE tbl_name = 'login'"), None,
+    ),
+    "space that only Python knows": (
+        edit_schema("sql = replace(sql, 'host', 'host\u00a0') WHERE name = 'run'"), 'changed table "run"',
+    ),
+    "text after the end": (edit_schema("sql = sql || char(0) || ' x' WHERE name = 'run'"), None),
+    "comment after the end": (edit_schema("sql = sql || ' -- x' WHERE name = 'run'"), 'changed table "run"'),
     "invalid schema": (edit_schema("sql = 'CREATE TABLE run' WHERE name = 'run'"), None),
     "invalid name": (edit_schema("name = CAST(x'ff' AS TEXT) WHERE name = 'code'"), None),
 }  # fmt: skip
@@ -252,6 +280,11 @@ VALUES = {
     "number that is a fraction": "UPDATE mailing SET grace = 1.5",
     "text that is a blob": "UPDATE user SET name = x'00'",
     "text that is not UTF-8": "UPDATE user SET name = CAST(x'c3' AS TEXT)",
+    "sequence that is a text": "UPDATE sqlite_sequence SET seq = 'x'",
+    "sequence at its end": "UPDATE sqlite_sequence SET seq = 9223372036854775807",
+    "image without a name": "INSERT INTO image VALUES (x'00', x'00')",
+    "image elsewhere": "INSERT INTO image VALUES ('../../x.png', x'00')",
+    "image that is a text": "INSERT INTO image VALUES ('x.png', 'text')",
     "secret that is a text": "UPDATE store_info SET secret = 'secret'",
     "row without its owner": "PRAGMA foreign_keys = OFF; DELETE FROM user",
     "unknown state": "PRAGMA ignore_check_constraints = ON; UPDATE user SET role = 'root'",

@@ -125,6 +125,7 @@ def find_damage(path: Path) -> Iterator[Fault]:
     The file is only read, and nothing in it is run. Raises StoreNotReady if it is no store or a newer one, and if
     others can change it.
     """
+    path = schema.real_path(path)
     place.check_place(path)
     schema.require_store(path)
     differences = verification.find_differences(path)
