@@ -8,7 +8,7 @@ command language, section 2.2).
 
 import re
 
-_SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+_SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*")  # zsh replaces a word such as =ls
 _PIECES = re.compile(r"""[$`"'\\!]|[^$`"'\\!]+""")
 
 

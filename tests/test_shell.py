@@ -47,6 +47,7 @@ def test_hint_quotes_what_the_shell_would_change() -> None:
     assert shell.run_hint("users", "show", "`id`") == 'run "skychimp users show \\`id\\`"'
     assert shell.run_line_hint("chmod", "600", "my file") == "run \"chmod 600 'my file'\""
     assert shell.command("users", "show", "") == "skychimp users show ''"
+    assert shell.command("--a=b", "=ls") == "skychimp --a=b '=ls'"
 
 
 def test_argument_that_looks_like_an_option_comes_after_two_dashes() -> None:

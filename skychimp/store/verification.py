@@ -204,7 +204,7 @@ _Schema = Mapping[tuple[str, str, str], tuple[str, ...]]
 _READ_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL"
 _SPACES = " \t\n\f\r"
 _WORD = re.compile(rf"""[{_SPACES}]+|'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|.""", re.DOTALL | re.ASCII)
-"""SQLite's words: only ASCII letters have a case, and only ASCII spaces are spaces."""
+"""The words of SQL. In SQLite only ASCII has upper and lower case, and spaces."""
 
 _PLAIN_NAME = re.compile(r'"[a-z_][a-z0-9_]*"')
 _CONSTRAINT_WORDS = {"constraint", "primary", "unique", "check", "foreign"}

@@ -213,6 +213,9 @@ def test_audit_command_is_for_administrators(home: Home, manager_home: Home, adm
     assert admin_home.call("audit", "list", "--since", "2100-01-01", "--json").json == []
     assert admin_home.call("audit", "list", "--since", "soon").status == 2
     assert [one.call("audit", "list").status for one in (home, manager_home)] == [5, 5]
+    assert [entry["action"] for entry in home.call("audit", "list", "--operator", "--json").json] == [
+        "block", "refused", "refused",
+    ]  # fmt: skip
 
 
 def test_config_reload_of_the_daemon_is_recorded(store: Store, tmp_path: Path) -> None:

@@ -468,3 +468,18 @@ def test_config_that_cannot_be_read_may_say_shared(installation: SharedInstallat
         ), done
     installation.config.chmod(0o600)
     share(installation)
+
+
+def test_refusals_are_in_the_audit_trail(installation: SharedInstallation) -> None:
+    """With the name of the person who ran sudo, also if the command was refused before the store was opened."""
+    tried = {
+        ("backup", "/tmp/x", "--operator"): "backup: ",
+        ("doctor", "--accept-clock", "--yes"): "doctor: ",
+        ("audit", "list", "--operator"): "audit list: ",
+    }
+    for command in tried:
+        assert installation.sudo("grace", *command).status == 5
+    listed = installation.run_as_service("audit", "list", "--operator", "--action", "refused", "--json")
+    last = listed.json[-len(tried) :]
+    assert [entry["detail"].startswith(begin) for entry, begin in zip(last, tried.values(), strict=True)] == [True] * 3
+    assert {entry["detail"].rpartition(", ")[2] for entry in last} == {f"sudo: {installation.accounts['grace']}"}

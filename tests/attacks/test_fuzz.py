@@ -18,6 +18,7 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.command import Home
 from support.hostile import ADDRESSES, NAMES, SHELL_CODE
 
 from skychimp import addresses, durations, markdown, text, timezones
@@ -370,6 +371,23 @@ def test_imports_into_a_store(store: Store, ada: Actor, count: int) -> None:
 
 def _import_file(store: Store, actor: Actor, module: ModuleType, opened: io.TextIOWrapper) -> None:
     importing.import_rows(store, actor, module.read(opened).rows, on_rejected=lambda row: None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("clients", "import", "/dev/zero"),
+        ("clients", "import", "/dev/zero", "--format", "jsonl"),
+        ("messages", "create", "--subject", "x", "--body-file", "/dev/zero"),
+        ("messages", "create", "--subject", "x", "--html-file", "/dev/zero"),
+        ("blog", "create", "--title", "x", "--body", "x", "--image", "/dev/zero"),
+    ],
+)
+def test_endless_file_is_refused(home_of: Callable[[Actor], Home], admin: Actor, arguments: tuple[str, ...]) -> None:
+    start = time.process_time()
+    done = home_of(admin).call(*arguments)
+    assert done.status == 2, done
+    assert time.process_time() - start < 10 * MAX_SECONDS
 
 
 def _check_rows(rows: Iterator[importing.FileRow]) -> None:

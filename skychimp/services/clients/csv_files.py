@@ -27,6 +27,7 @@ _HEADING_ALIASES = {
     "e-mail": "email", "email address": "email", "e-mail address": "email", "mail": "email",
     "full name": "name", "full_name": "name", "fullname": "name", "tag": "tags", "comments": "comment",
 }  # fmt: skip
+_MAX_SKIPPED = 100_000_000  # characters of one line
 _LINE_COST = 50  # reading a line takes as long as reading this many characters
 _MAX_REREAD_COST = 20_000_000  # characters and _LINE_COST per line
 _DELIMITERS = ",;\t"
@@ -85,6 +86,16 @@ def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
     return number
 
 
+def skip_line(opened: TextIO, start: str) -> None:
+    """Read the rest of a line that is too long. Raises InvalidValue if it does not end, as in /dev/zero."""
+    skipped = 0
+    while start and not start.endswith(("\n", "\r")):
+        start = opened.readline(MAX_LINE_LENGTH)
+        skipped += len(start)
+        if skipped > _MAX_SKIPPED:
+            raise InvalidValue(f"a line is longer than {_MAX_SKIPPED:,} characters", "use a file of text")
+
+
 def escape_formula(cell: str) -> str:
     """Return the cell with an apostrophe in front if a spreadsheet would run it as a formula.
 
@@ -118,8 +129,7 @@ class _LineReader:
         self._row_cost += len(line) + _LINE_COST
         if len(line) == MAX_LINE_LENGTH:
             self._row.append("\n")
-            while line and not line.endswith(("\n", "\r")):
-                line = self._opened.readline(MAX_LINE_LENGTH)
+            skip_line(self._opened, line)
             raise _LineTooLong
         self._row.append(line)
         return line

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from skychimp import safe_json
 from skychimp.errors import InvalidValue
 from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.csv_files import HEADINGS, MAX_LINE_LENGTH, ClientFile
+from skychimp.services.clients.csv_files import HEADINGS, MAX_LINE_LENGTH, ClientFile, skip_line
 from skychimp.services.clients.importing import ImportedRow, InvalidRow
 
 
@@ -45,9 +45,8 @@ def _numbered_lines(opened: TextIO) -> Iterator[tuple[int, str]]:
     number = 0
     while line := opened.readline(MAX_LINE_LENGTH):
         number += 1
-        rest = line
-        while len(rest) == MAX_LINE_LENGTH and not rest.endswith("\n"):
-            rest = opened.readline(MAX_LINE_LENGTH)
+        if len(line) == MAX_LINE_LENGTH:
+            skip_line(opened, line)
         if not line.isspace():
             yield number, line
 
