@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from skychimp import safe_json
 from skychimp.cli.display.values import escape
 from skychimp.cli.output import Output
 
@@ -47,7 +46,7 @@ def _logfmt(record: logging.LogRecord, fields: dict[str, Any]) -> str:
 
 
 def _json(record: logging.LogRecord, fields: dict[str, Any]) -> str:
-    return safe_json.dumps(_all_fields(record, fields), default=str)
+    return json.dumps(_all_fields(record, fields), default=str)
 
 
 def _all_fields(record: logging.LogRecord, fields: dict[str, Any]) -> dict[str, Any]:
