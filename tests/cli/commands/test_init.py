@@ -4,6 +4,7 @@ import os
 import sqlite3
 import stat
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def files(home: Home) -> dict[Path, bytes]:
 
 def administrator(store: Path) -> Any:
     """Return address, role and password hash of the only user."""
-    with sqlite3.connect(store) as db:
+    with closing(sqlite3.connect(store)) as db:
         (row,) = db.execute("SELECT email, role, password_hash FROM user").fetchall()
     return row
 
@@ -182,7 +183,7 @@ def test_init_works_after_a_failed_one(
 def test_store_without_users_is_used(home: Home) -> None:
     """A kill between the creation of the store and of its first user leaves it like this."""
     assert home.call(*INIT).status == 0
-    with sqlite3.connect(home.folder / STORE) as db:
+    with closing(sqlite3.connect(home.folder / STORE)) as db, db:
         db.execute("DELETE FROM login")
         db.execute("DELETE FROM user")
     assert home.call(*INIT).status == 0
