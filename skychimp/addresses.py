@@ -22,7 +22,7 @@ _PLAIN_LOCAL_PART = re.compile(rf"{_ATOM}(\.{_ATOM})*")
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _PLAIN_DOMAIN = re.compile(rf"(?!.*--){_LABEL}(\.{_LABEL})*")
 _MAX_PLAIN_DOMAIN_LENGTH = 200
-_SENDER = re.compile(r'\s*("(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<name>(?:[^"<>][^<>]*)?))\s*<(?P<address>[^<>]*)>\s*')
+_SENDER = re.compile(r'("(?P<quoted>(?:[^"\\]|\\.)*)"\s*|(?P<name>(?:[^"<>][^<>]*)?))<(?P<address>[^<>]*)>')
 _FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -60,7 +60,7 @@ def parse_sender(text: str) -> tuple[str, str]:
         raise InvalidValue(f"the sender {shortened(text, MAX_LENGTH)} contains a control character or a line break")
     if "<" not in text:
         return "", parse(text.strip()).email
-    match = _SENDER.fullmatch(text)
+    match = _SENDER.fullmatch(text.strip())
     if match is None:
         raise InvalidValue(f"invalid sender {shortened(text, MAX_LENGTH)}", "use Name <address>")
     name = re.sub(r"\\(.)", r"\1", match["quoted"]) if match["quoted"] is not None else match["name"]

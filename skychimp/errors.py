@@ -70,10 +70,20 @@ class ClockBehind(SkychimpError):
 
 
 class NotFound(SkychimpError):
-    """The object does not exist, or belongs to somebody else. Callers cannot tell which."""
+    """The object does not exist, or belongs to somebody else. Callers cannot tell which.
+
+    `kind` is what it is, such as "mailing", and `name` its id or address. They are None if nobody owns such objects.
+    """
 
     code = "not_found"
     exit_status = 4
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, kind: str | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+        self.name = name
 
 
 class Denied(SkychimpError):

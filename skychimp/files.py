@@ -4,62 +4,113 @@ A new file is written under a temporary name in the same folder. It gets its own
 the disk.
 """
 
+import errno
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from skychimp.shell import run_line_hint
+
 _SQLITE_SUFFIXES = ("", "-journal", "-wal", "-shm")
+_TEMPORARY = "draft"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""The errors of a file system that has no hard links, such as FAT on a USB stick."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASS_THROUGH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Opens also a folder that may not be listed, to open a file in it."""
+
+_TRIES = 3
+"""How often to look for a file. A link may be replaced meanwhile, as Kubernetes does to change a secret."""
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def write_file(path: Path, data: bytes, *, replace: bool = True) -> None:
+def write_file(path: Path, data: bytes, *, replace: bool = True, dir_fd: int | None = None) -> None:
     """Write a file completely or not at all, readable by its owner only.
 
     Raises FileExistsError if the file exists and `replace` is false, and OSError.
     """
-    with new_file(path, replace=replace) as file:
+    with new_file(path, replace=replace, dir_fd=dir_fd) as file:
         file.write(data)
 
 
 @contextmanager
-def new_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, replace: bool = True, mode: int = 0o600, dir_fd: int | None = None) -> Iterator[BinaryIO]:
     """Open a new file that gets its name at the end of the block, and is removed if the block fails.
 
-    It is readable by its owner only. Raises FileExistsError if the file exists and `replace` is false, and OSError.
+    A link with that name is replaced, not followed. With an open folder, `path` is a name in it. `mode` is limited by
+    the umask. Raises FileExistsError if the file exists and `replace` is false, and OSError.
     """
-    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+    name = os.fsdecode(os.fsencode(path.name)[:100])
+    draft = path.with_name(f".{name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(draft, _CREATE | os.O_WRONLY, 0o600), "wb") as file:
+        with os.fdopen(os.open(draft, _CREATE | os.O_WRONLY, mode, dir_fd=dir_fd), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        publish(draft, path, replace=replace)
+        publish(draft, path, replace=replace, dir_fd=dir_fd)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=dir_fd)
 
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """Create an empty file, readable by its owner only. After the block it is removed with SQLite's files beside it."""
-    os.close(os.open(path, _CREATE | os.O_RDWR, 0o600))
+    """Create a folder with an empty file in it, and return the path of the file. Both are removed after the block.
+
+    Only their owner has access, so that nobody can put one of SQLite's logs beside the file. Raises OSError.
+    """
+    os.mkdir(path, 0o700)
     try:
-        yield path
+        file = path / _TEMPORARY
+        os.close(os.open(file, _CREATE | os.O_RDWR, 0o600))
+        yield file
     finally:
-        for suffix in _SQLITE_SUFFIXES:
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder = os.open(path, _FOLDER)  # not checked: some file systems show other modes than we gave
+            try:
+                _empty_temporary(folder)
+            finally:
+                os.close(folder)
+            os.rmdir(path)
 
 
-def publish(draft: Path, path: Path, *, replace: bool = False) -> None:
-    """Give a complete file its name, and flush the name to the disk.
+def remove_temporary(path: Path, *, unused_s: float) -> None:
+    """Remove what a killed process has left of `temporary_file`, unless it has been changed within some seconds.
+
+    A folder with other files is kept, and one that others can change. Raises OSError.
+    """
+    with suppress(FileNotFoundError), open_folder(path) as folder:
+        changed = [os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime for name in os.listdir(folder)]
+        if max(changed, default=os.fstat(folder).st_mtime) < time.time() - unused_s:
+            _empty_temporary(folder)
+            os.rmdir(path)
+
+
+def _empty_temporary(folder: int) -> None:
+    for suffix in _SQLITE_SUFFIXES:
+        with suppress(FileNotFoundError):
+            os.unlink(_TEMPORARY + suffix, dir_fd=folder)
+
+
+def publish(draft: Path, path: Path, *, replace: bool = False, dir_fd: int | None = None) -> None:
+    """Give a complete file its name, and flush the name to the disk. With an open folder, both are names in it.
 
     Raises FileExistsError if the file exists and `replace` is false, and OSError.
     """
-    (os.rename if replace else os.link)(draft, path)
-    sync_folder(path.parent)
+    if replace or not _link_new(draft, path, dir_fd):
+        os.rename(draft, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    if dir_fd is None:
+        sync_folder(path.parent)
+    else:
+        os.fsync(dir_fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -71,15 +122,34 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _link_new(draft: Path, path: Path, dir_fd: int | None) -> bool:
+    """Give a file a second name that no other file has. Return False if the file system has no second names."""
+    try:
+        os.link(draft, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        return True
+    with suppress(FileNotFoundError):
+        os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return False
+
+
 def open_file(path: Path | str, *, dir_fd: int | None = None) -> int:
     """Open a regular file for reading, without following a link and without waiting for a pipe.
 
-    Returns a file descriptor. Raises OSError, also if it is not a regular file.
+    Returns a file descriptor. Raises OSError, also if it is not a regular file. A device is not even opened, because
+    opening some of them has an effect.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+        raise _not_regular(path)
+    descriptor = os.open(path, _READ, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(0, "not a regular file", str(path))
+        raise _not_regular(path)
     return descriptor
 
 
@@ -87,3 +157,191 @@ def is_private(descriptor: int, *, forbidden: int = 0o077) -> bool:
     """Return whether an open file or folder is ours and grants others none of the `forbidden` permissions."""
     status = os.fstat(descriptor)
     return status.st_uid == os.geteuid() and not status.st_mode & forbidden
+
+
+# Places: files and folders that nobody else may change
+
+
+class UnsafePlace(OSError):
+    """A file or folder that another account could change, or a link.
+
+    `fault` says why, such as "belongs to bob", and `strerror` is the same with "it" before it. `remedy` is a hint, and
+    `owner` the name of the other account that owns it, None if it is ours or root's.
+    """
+
+    def __init__(self, path: Path | str, fault: str, remedy: str, owner: str | None = None) -> None:
+        super().__init__(errno.EPERM, f"it {fault}", str(path))
+        self.fault = fault
+        self.remedy = remedy
+        self.owner = owner
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.fault}"
+
+
+def read_checked(path: Path | str, *, max_bytes: int) -> bytes:
+    """Return the content of a file that only we and root can change.
+
+    Links are followed first. Then the real file and the folder that it is in are checked, after they are opened. The
+    folders above are not judged. Raises UnsafePlace, and OSError, also if it is not a regular file or is larger than
+    `max_bytes`. Never waits.
+    """
+    for _ in range(_TRIES - 1):
+        with suppress(FileNotFoundError):
+            return _read_real(path, max_bytes)
+    return _read_real(path, max_bytes)
+
+
+def check_place(path: Path | str, *suffixes: str) -> None:
+    """Raise UnsafePlace unless only we and root can change a file and its folder, and none of them is a link.
+
+    The same holds for the files beside it with these suffixes. All of them may be missing, and also the folder. The
+    folders above are not judged. Raises OSError.
+    """
+    folder = os.path.dirname(path) or "."
+    for name in (folder, *(f"{path}{suffix}" for suffix in ("", *suffixes))):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            check_status(os.lstat(name), name)
+
+
+@contextmanager
+def open_folder(path: Path | str, *, flags: int = _FOLDER) -> Iterator[int]:
+    """Open a folder that only we and root can change, and return its file descriptor.
+
+    Raises UnsafePlace, also if it is a link, and OSError.
+    """
+    try:
+        folder = os.open(path, flags)
+    except NotADirectoryError:
+        if os.path.islink(path):
+            raise _link(path) from None
+        raise
+    try:
+        check_status(os.fstat(folder), path)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def check_status(status: os.stat_result, path: Path | str) -> None:
+    """Raise UnsafePlace unless a status is that of a file or folder that only we and root can change.
+
+    The owner's own group may write to it if nobody else is a member.
+    """
+    if stat.S_ISLNK(status.st_mode):
+        raise _link(path)
+    if status.st_uid not in (os.geteuid(), 0):
+        owner = account_name(status.st_uid)
+        raise UnsafePlace(path, f"belongs to {owner}", _chown_hint(path), owner)
+    if status.st_mode & stat.S_IWOTH:
+        raise UnsafePlace(path, "can be changed by others", _chmod_hint(status, path))
+    if status.st_mode & stat.S_IWGRP and not _is_group_private(status, path):
+        raise UnsafePlace(path, "can be changed by its group", _chmod_hint(status, path))
+
+
+def can_others_read(status: os.stat_result, path: Path | str) -> bool:
+    """Return whether accounts other than the owner and root can read a file, by its mode.
+
+    A group that root gave the right to read it is not counted, because a service often gets its secrets that way.
+    """
+    by_group = status.st_mode & stat.S_IRGRP and status.st_uid and not _is_group_private(status, path)
+    return bool(status.st_mode & stat.S_IROTH or by_group)
+
+
+def account_name(uid: int) -> str:
+    """Return the name of an account, or its number if it has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Create a folder, and those above that are missing. Raises OSError.
+
+    The umask limits what others may do, but we always have all permissions.
+    """
+    if path.is_dir():
+        return
+    if not os.path.lexists(path.parent):
+        make_folder(path.parent, mode)
+    try:
+        path.mkdir(mode)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    if path.stat().st_mode & 0o700 != 0o700:  # the umask took away our own permissions
+        path.chmod(0o700)
+
+
+def _read_real(path: Path | str, max_bytes: int) -> bytes:
+    real = _real_path(path)
+    with open_folder(os.path.dirname(real), flags=_PASS_THROUGH) as folder:
+        descriptor = open_file(os.path.basename(real), dir_fd=folder)
+        with os.fdopen(descriptor, "rb") as file:
+            check_status(os.fstat(descriptor), real)
+            data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"the file is larger than {max_bytes:,} bytes", str(path))
+    return data
+
+
+def _real_path(path: Path | str) -> str:
+    try:
+        return os.path.realpath(path, strict=True)
+    except FileNotFoundError:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe that has no name, such as /dev/stdin
+            raise _not_regular(path) from None
+        raise
+
+
+def _not_regular(path: Path | str) -> OSError:
+    return OSError(0, "not a regular file", str(path))
+
+
+def _link(path: Path | str) -> UnsafePlace:
+    return UnsafePlace(path, "is a link", "use the path of the file itself")
+
+
+def _chown_hint(path: Path | str) -> str:
+    return f"check what is in it, then {_run_as_root('chown', account_name(os.geteuid()), path)}"
+
+
+def _chmod_hint(status: os.stat_result, path: Path | str) -> str:
+    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:  # a shared folder such as /tmp must stay so
+        return "use a folder that only you can write to"
+    if status.st_uid == os.geteuid():
+        return run_line_hint("chmod", "go-w", path)
+    return _run_as_root("chmod", "go-w", path)
+
+
+def _run_as_root(program: str, *words: object) -> str:
+    return run_line_hint(program, *words) if os.geteuid() == 0 else run_line_hint("sudo", program, *words)
+
+
+def _is_group_private(status: os.stat_result, path: Path | str) -> bool:
+    """Return whether nobody but the owner and us has the permissions of a place's group."""
+    members = _members(status.st_gid)
+    owners = {account_name(uid) for uid in (status.st_uid, os.geteuid())}
+    return bool(members) and members <= owners and not _has_access_list(path)
+
+
+def _has_access_list(path: Path | str) -> bool:
+    """Return whether a file or folder grants permissions to more accounts than its mode shows (acl(5))."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except (OSError, AttributeError):  # there is none, or this system has no such lists
+        return False
+
+
+def _members(gid: int) -> set[str]:
+    """Return the names of a group's members, and none for a group that is not known."""
+    import grp
+    import pwd
+
+    with suppress(KeyError):
+        return {*grp.getgrgid(gid).gr_mem, *(user.pw_name for user in pwd.getpwall() if user.pw_gid == gid)}
+    return set()

@@ -4,14 +4,19 @@ import html
 import re
 from typing import TYPE_CHECKING
 
+from skychimp.errors import InvalidValue
+
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
 MAX_EXCERPT_LENGTH = 240
+MAX_MARKUP = 50_000
+"""Line ends and characters with a meaning in Markdown. Converting as many takes about a second."""
 
 _MAX_SOURCE_LENGTH = 5_000
 """Characters at the beginning of a text that its excerpt is made from."""
 
+_MARKUP = "\n*_[]()!<>~`#|&\\-+"
 _SAFE_LINK = re.compile(r"(https?:|mailto:|(?![^/?#]*:))", re.IGNORECASE)
 
 
@@ -31,6 +36,12 @@ def renderer(*, only_safe_links: bool = True) -> "MarkdownIt":
 def to_html(source: str) -> str:
     """Return Markdown as HTML that is safe to publish."""
     return str(renderer().render(source))
+
+
+def require_little_markup(source: str, noun: str) -> None:
+    """Raise InvalidValue if a Markdown text would take too long to convert. `noun` names the text in the error."""
+    if sum(map(source.count, _MARKUP)) > MAX_MARKUP:
+        raise InvalidValue(f"the {noun} has too much Markdown markup", "make it shorter, or split it")
 
 
 def excerpt(source: str) -> str:

@@ -105,14 +105,20 @@ def scope_of(actor: Actor, action: Action) -> Scope | None:
         return None
 
 
-def authorize_over(actor: Actor, action: Action, user_id: int, role: Role) -> None:
-    """Raise Denied unless the actor may perform the action on the user with this id and role."""
+def authorize_over(actor: Actor, action: Action, user_id: int, role: Role) -> bool:
+    """Return whether the actor may perform the action on the user with this id and role.
+
+    If not, that user must look like one that does not exist. Raises NotLoggedIn, and Denied if the actor may not
+    perform the action on anybody, or not on the own account.
+    """
     authorize(actor, action)
-    if user_id == actor.user_id and action != Action.SEE_USERS:
-        raise Denied("you cannot do that to your own account", "ask another administrator")
     assert actor.role is not None
-    if role not in MANAGED_ROLES[actor.role]:
+    is_self, is_managed = user_id == actor.user_id, role in MANAGED_ROLES[actor.role]
+    if is_self and action != Action.SEE_USERS:
+        raise Denied("you cannot do that to your own account", "ask another administrator")
+    if is_self and not is_managed:
         raise Denied(f"{_with_article(actor.role)} may not {action} with the role {role}")
+    return is_managed
 
 
 def _with_article(role: Role) -> str:

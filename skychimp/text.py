@@ -5,8 +5,11 @@ from collections.abc import Iterable, Sequence
 
 from skychimp.errors import InvalidValue
 
+MAX_NAME_LENGTH = 1_000
+MAX_COMMENT_LENGTH = 10_000
 MAX_TAG_LENGTH = 100
 MAX_TAGS = 100
+"""The limits of a client."""
 
 _TAB_AND_NEWLINE = dict.fromkeys(map(ord, "\t\n"), " ")
 _FORBIDDEN_CATEGORIES = {
@@ -16,6 +19,8 @@ _FORBIDDEN_CATEGORIES = {
     "Cs": "invalid UTF-8",
 }
 """Unicode categories that no text may contain. Format characters are allowed: many scripts need them."""
+
+_CONTROLS = {"Cc", "Zl", "Zp"}
 
 
 def one_line(value: str, noun: str, max_length: int) -> str:
@@ -48,13 +53,20 @@ def checked_tags(tags: Sequence[str]) -> list[str]:
 
     Raises InvalidValue for more than MAX_TAGS, or a tag that is empty, too long, or has a comma or semicolon.
     """
+    if len(set(tags)) > 10 * MAX_TAGS:  # a file can have a million of them, which are not worth checking
+        raise _too_many(len(set(tags)))
     for tag in tags:
         if not tag.strip() or "," in tag or ";" in tag:
             raise InvalidValue(f"invalid tag {shortened(tag)}", "use one line without commas or semicolons")
     distinct = sorted({one_line(tag, "tag", MAX_TAG_LENGTH) for tag in tags}) if tags else []
     if len(distinct) > MAX_TAGS:
-        raise InvalidValue(f"too many tags: {len(distinct)}", f"use at most {MAX_TAGS} tags")
+        raise _too_many(len(distinct))
     return distinct
+
+
+def has_control_character(value: str) -> bool:
+    """Return whether a text has a control character or a line break."""
+    return not value.isprintable() and any(unicodedata.category(character) in _CONTROLS for character in value)
 
 
 def shortened(value: str, max_length: int = 40) -> str:
@@ -81,6 +93,10 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: floa
 
     close = get_close_matches(word, list(known), n=most, cutoff=cutoff)
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def _too_many(tags: int) -> InvalidValue:
+    return InvalidValue(f"too many tags: {tags:,}", f"use at most {MAX_TAGS} tags")
 
 
 def _require_length(value: str, noun: str, max_length: int) -> None:

@@ -1,5 +1,8 @@
 """Email addresses: which are valid, which two are the same, and how a sender is written."""
 
+import time
+from contextlib import suppress
+
 import email_validator
 import pytest
 from hypothesis import given
@@ -139,3 +142,18 @@ def test_plain_domain_is_valid_if_the_library_says_so(domain: str) -> None:
             addresses.parse(f"x@{domain}")
     else:
         assert addresses.parse(f"x@{domain}") == (f"x@{valid.domain}", f"x@{valid.ascii_domain}")
+
+
+@pytest.mark.parametrize("start", ["", "Ada", '"', '"Ada"', "<", "a@"])
+@pytest.mark.parametrize(
+    "unit", ["a", " ", '"', "\\", "<", ">", "<>", "@", ".", "a.", "a@", "é", "(", "[", "xn--", "\t"]
+)
+@pytest.mark.parametrize("end", ["", "<", ">", " <ada@example.org>", "@example.org"])
+def test_hostile_address_is_read_in_linear_time(start: str, unit: str, end: str) -> None:
+    """A second is generous for 64 kB, but not for quadratic time."""
+    text = start + unit * (64_000 // len(unit)) + end
+    for read in (parse, parse_sender):
+        started = time.process_time()
+        with suppress(InvalidValue):
+            read(text)
+        assert time.process_time() - started < 1

@@ -1,4 +1,4 @@
-"""Test that only `shell.command` puts values into the commands that users see, because it quotes them for the shell."""
+"""Test that only skychimp/shell.py puts values into the commands that users see, because it quotes them."""
 
 import ast
 import re
@@ -16,6 +16,10 @@ VALUE = "\0"
 """Stands for a value in a text."""
 
 COMMAND = re.compile(rf"\bskychimp ({'|'.join(COMMANDS)}|{VALUE})\b|\bskychimp {VALUE}")
+OTHER_COMMAND = re.compile(
+    r"""(?:\brun:? ["']?|^\$ |["'])(?:sudo|chmod|chown|chgrp|rm|mv|cp|mkdir|sqlite3|systemctl|export) [^"']*\0"""
+)
+"""A command of another program that is shown with a value in it."""
 
 
 def template(node: ast.AST) -> str | None:
@@ -43,13 +47,21 @@ def commands_with_values(source: str) -> Iterator[str]:
     """Yield the expressions that put a value into a text with a command."""
     for node in ast.walk(ast.parse(source)):
         text = template(node)
-        if text and VALUE in text and COMMAND.search(text):
+        if text and VALUE in text and (COMMAND.search(text) or OTHER_COMMAND.search(text)):
             yield f"line {getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_command_is_built_by_hand(path: Path) -> None:
     assert not list(commands_with_values(path.read_text(encoding="utf-8"))), "use shell.command or shell.run_hint"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_else_quotes_for_the_shell(path: Path) -> None:
+    """Test that shlex is used for reading only: inside double quotes, its quoting does not protect."""
+    uses = {node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "shlex"}  # fmt: skip
+    assert uses <= {"split"}, "use shell.command_line or shell.quoted"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +73,9 @@ def test_no_command_is_built_by_hand(path: Path) -> None:
         ("'skychimp clients show %s' % email", True),
         ("'skychimp clients show {}'.format(email)", True),
         ("'run \"skychimp doctor\"'", False),
+        ("f'run \"chmod 600 {path}\"'", True),
+        ("'run: sqlite3 ' + path", True),
+        ("f'run {names} again'", False),
         ("f'{number} emails wait'", False),
         ("f'skychimp {__version__}'", False),
         ("f'the folder skychimp in {path}'", False),

@@ -1,11 +1,20 @@
 """Files are written completely or not at all, and are opened without following links or waiting."""
 
+import errno
+import grp
+import itertools
 import os
+import shutil
 import stat
+import struct
+import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.accounts import NOBODY, needs_root
 
 from skychimp import files
 
@@ -114,3 +123,306 @@ def test_file_of_another_user_is_not_private(tmp_path: Path, monkeypatch: pytest
 
     assert not files.is_private(descriptor)
     os.close(descriptor)
+
+
+# Places that nobody else may change
+
+Make = Callable[[Path], object]
+
+
+def write(path: Path, *, mode: int = 0o600, owner: int = -1, group: int = -1) -> None:
+    path.write_bytes(b"data")
+    os.chown(path, owner, group)
+    path.chmod(mode)
+
+
+def link(path: Path, *, owner: int = -1) -> None:
+    write(path.with_name("real"), owner=owner)
+    path.symlink_to("real")
+
+
+def link_through_folders(path: Path) -> None:
+    folder = path.with_name("folder")
+    folder.mkdir()
+    link(folder / "link")
+    path.with_name("folder link").symlink_to("folder")
+    path.symlink_to("folder link/link")
+
+
+def link_in_a_shared_folder(path: Path) -> None:
+    write(path.parent.parent / "real")
+    path.symlink_to("../real")
+    path.parent.chmod(0o1777)
+
+
+def write_in_folder(path: Path, *, mode: int = 0o700, owner: int = -1) -> None:
+    """Write a file, and then change its folder."""
+    write(path)
+    path.parent.chmod(mode)
+    os.chown(path.parent, owner, -1)
+
+
+SAFE: dict[str, Make] = {
+    "a private file": write,
+    "a file that others can read": lambda path: write(path, mode=0o644),
+    "a read-only file": lambda path: write(path, mode=0o400),
+    "an executable": lambda path: write(path, mode=0o755),
+    "a link": link,
+    "a link to a link in a folder that is a link": link_through_folders,
+    "a link in a folder that others can write to": link_in_a_shared_folder,
+    "the largest file": lambda path: path.write_bytes(b"x" * 10),
+    "an empty file": Path.touch,
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Return the path of a file in a folder of its own."""
+    (tmp_path / "place").mkdir(mode=0o700)
+    return tmp_path / "place/file"
+
+
+@pytest.mark.parametrize("kind", SAFE)
+def test_file_in_a_safe_place_is_read(place: Path, kind: str) -> None:
+    SAFE[kind](place)
+    assert files.read_checked(place, max_bytes=10) == place.read_bytes()
+
+
+UNSAFE: dict[str, tuple[Make, str, str]] = {
+    "others can write": (lambda path: write(path, mode=0o602), "it can be changed by others", "chmod go-w {path}"),
+    "a shared group can write": (
+        lambda path: write(path, mode=0o620, group=NOBODY), "it can be changed by its group", "chmod go-w {path}",
+    ),
+    "a group without a name can write": (
+        lambda path: write(path, mode=0o620, group=54321), "it can be changed by its group", "chmod go-w {path}",
+    ),
+    "an empty group can write": (
+        lambda path: write(path, mode=0o620, group=grp.getgrnam("tape").gr_gid),
+        "it can be changed by its group", "chmod go-w {path}",
+    ),
+    "another account's": (lambda path: write(path, owner=NOBODY), "it belongs to nobody", "chown root {path}"),
+    "of an account without a name": (
+        lambda path: write(path, owner=54321), "it belongs to 54321", "chown root {path}",
+    ),
+    "others can write to the folder": (
+        lambda path: write_in_folder(path, mode=0o777), "it can be changed by others", "chmod go-w {folder}",
+    ),
+    "a folder like /tmp": (
+        lambda path: write_in_folder(path, mode=0o1777), "it can be changed by others",
+        "use a folder that only you can write to",
+    ),
+    "another account's folder": (
+        lambda path: write_in_folder(path, owner=NOBODY), "it belongs to nobody", "chown root {folder}",
+    ),
+    "a link to an unsafe file": (
+        lambda path: link(path, owner=NOBODY), "it belongs to nobody", "chown root {folder}/real",
+    ),
+}  # fmt: skip
+
+
+@needs_root
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_file_in_an_unsafe_place_is_not_read(place: Path, kind: str) -> None:
+    make, reason, remedy = UNSAFE[kind]
+    make(place)
+    with pytest.raises(files.UnsafePlace) as caught:
+        files.read_checked(place, max_bytes=10)
+    assert (caught.value.strerror, caught.value.filename in caught.value.remedy) == (
+        reason, "use a folder" not in remedy,
+    )  # fmt: skip
+    assert remedy.format(path=place, folder=place.parent) in caught.value.remedy
+
+
+@needs_root
+def test_command_that_is_shown_fixes_the_place(place: Path) -> None:
+    place = place.with_name("it's $(touch x) a file")
+    for file_mode, owner, folder_mode in ((0o666, NOBODY, 0o700), (0o600, 0, 0o733)):
+        write(place, mode=file_mode, owner=owner)
+        place.parent.chmod(folder_mode)
+        for _ in range(2):
+            try:
+                files.read_checked(place, max_bytes=10)
+            except files.UnsafePlace as error:
+                command = (
+                    error.remedy.removeprefix("check what is in it, then ").removeprefix('run "').removesuffix('"')
+                )
+                subprocess.run(command, shell=True, check=True, cwd=place.parent)
+    assert files.read_checked(place, max_bytes=10) == b"data"
+    assert names(place.parent) == [place.name]
+
+
+@pytest.mark.parametrize("kind", NOT_FILES)
+def test_only_a_regular_file_is_read(place: Path, kind: str) -> None:
+    if kind == "a link":
+        place.symlink_to("/dev/zero")
+    else:
+        NOT_FILES[kind](place)
+    with pytest.raises(OSError, match=r"not a regular file|No such file"):
+        files.read_checked(place, max_bytes=10)
+
+
+def test_pipe_without_a_name_is_not_read() -> None:
+    reader, writer = os.pipe()
+    with pytest.raises(OSError, match="not a regular file"):
+        files.read_checked(f"/dev/fd/{reader}", max_bytes=10)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_too_large_file_is_not_read(place: Path) -> None:
+    place.write_bytes(b"x" * 11)
+    with pytest.raises(OSError, match="larger than 10 bytes"):
+        files.read_checked(place, max_bytes=10)
+    os.truncate(place, 10**12)
+    with pytest.raises(OSError, match="larger than 10 bytes"):
+        files.read_checked(place, max_bytes=10)
+
+
+@needs_root
+def test_access_list_that_lets_another_account_write(place: Path) -> None:
+    """The mode then shows the list's mask as the permissions of the group."""
+    write(place, mode=0o660)
+    assert files.read_checked(place, max_bytes=10) == b"data"
+    entries = ((0x01, 6, -1), (0x02, 6, NOBODY), (0x04, 6, -1), (0x10, 6, -1), (0x20, 0, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(place, "system.posix_acl_access", acl)
+    except OSError as error:
+        pytest.skip(f"this file system has no access lists: {error.strerror}")
+    with pytest.raises(files.UnsafePlace, match="can be changed by its group"):
+        files.read_checked(place, max_bytes=10)
+
+
+def test_swap_of_a_link_is_never_read_half(place: Path) -> None:
+    """As Kubernetes changes a secret: the link gets another folder, and the old one is removed."""
+    stop = threading.Event()
+
+    def swap() -> None:
+        for number in itertools.count(1):
+            folder = place.with_name(f"..{number}")
+            folder.mkdir()
+            (folder / "file").write_bytes(b"data")
+            place.with_name("new").symlink_to(folder.name)
+            old = os.readlink(data) if data.is_symlink() else None
+            place.with_name("new").rename(data)
+            if old is not None:
+                time.sleep(0.005)
+                shutil.rmtree(place.with_name(old))
+            if stop.is_set():
+                return
+
+    data = place.with_name("..data")
+    place.symlink_to("..data/file")
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        while not data.exists():
+            time.sleep(0.001)
+        for _ in range(300):
+            assert files.read_checked(place, max_bytes=10) == b"data"
+    finally:
+        stop.set()
+        thread.join()
+
+
+# Temporary files
+
+
+def test_temporary_file_is_in_a_private_folder(tmp_path: Path) -> None:
+    old_mask = os.umask(0)
+    try:
+        with files.temporary_file(tmp_path / "draft") as path:
+            assert path.parent == tmp_path / "draft"
+            assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)] == [0o600, 0o700]
+    finally:
+        os.umask(old_mask)
+
+
+def test_published_temporary_file_stays(tmp_path: Path) -> None:
+    with files.temporary_file(tmp_path / "draft") as path:
+        path.write_bytes(b"data")
+        files.publish(path, tmp_path / "store")
+    assert names(tmp_path) == ["store"]
+    assert (tmp_path / "store").stat().st_nlink == 1
+
+
+def test_only_old_temporary_files_are_removed(tmp_path: Path) -> None:
+    for name, age_s in (("old", 100), ("young", 10), ("foreign", 100)):
+        (tmp_path / name).mkdir(mode=0o700)
+        (tmp_path / name / "draft").touch()
+        now = (tmp_path / name).stat().st_mtime
+        os.utime(tmp_path / name / "draft", (now - age_s, now - age_s))
+    (tmp_path / "foreign" / "draft").rename(tmp_path / "foreign" / "precious")
+    (tmp_path / "link").symlink_to("old")
+    for name in ("link", "foreign"):
+        with pytest.raises(OSError, match=r"is a link|not empty"):
+            files.remove_temporary(tmp_path / name, unused_s=50)
+    for name in ("old", "young", "missing"):
+        files.remove_temporary(tmp_path / name, unused_s=50)
+    assert names(tmp_path) == ["foreign", "link", "young"]
+    assert names(tmp_path / "foreign") == ["precious"]
+
+
+# File systems
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """FAT on a USB stick answers like this."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    files.write_file(tmp_path / "file", b"first", replace=False)
+    for existing in (tmp_path / "file", tmp_path / "link"):
+        if existing.name == "link":
+            existing.symlink_to("nowhere")
+        with pytest.raises(FileExistsError):
+            files.write_file(existing, b"second", replace=False)
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert names(tmp_path) == ["file", "link"]
+
+
+@pytest.mark.parametrize("character", ["x", "é", "吳", "😀"])
+def test_longest_name_in_any_script_is_written(tmp_path: Path, character: str) -> None:
+    path = tmp_path / (character * (255 // len(character.encode())))
+    files.write_file(path, b"data")
+    assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_folder_and_those_above_are_ours_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    old_mask = os.umask(umask)
+    try:
+        files.make_folder(tmp_path / "a" / "b" / "c")
+        files.make_folder(tmp_path / "a" / "b" / "c")
+    finally:
+        os.umask(old_mask)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")} == {0o700}
+
+
+def test_link_is_replaced_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to("precious")
+    files.write_file(tmp_path / "link", b"data")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_file_is_written_into_an_open_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir(mode=0o700)
+    with files.open_folder(tmp_path / "folder") as folder:
+        (tmp_path / "folder").rename(tmp_path / "moved")
+        (tmp_path / "folder").symlink_to("/nowhere")
+        files.write_file(Path("file"), b"data", dir_fd=folder)
+    assert (tmp_path / "moved/file").read_bytes() == b"data"
+    with pytest.raises(files.UnsafePlace, match="is a link"), files.open_folder(tmp_path / "folder"):
+        pass
+
+
+def test_temporary_file_on_a_file_system_that_shows_other_modes(tmp_path: Path) -> None:
+    """NTFS shows 0777."""
+    with files.temporary_file(tmp_path / "draft") as path:
+        path.parent.chmod(0o777)
+    assert names(tmp_path) == []

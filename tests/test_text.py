@@ -3,7 +3,16 @@
 import pytest
 
 from skychimp.errors import InvalidValue
-from skychimp.text import MAX_TAGS, checked_tags, count_of, did_you_mean, one_line, shortened, some_lines
+from skychimp.text import (
+    MAX_TAGS,
+    checked_tags,
+    count_of,
+    did_you_mean,
+    has_control_character,
+    one_line,
+    shortened,
+    some_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +84,15 @@ def test_suggestion_is_close_to_the_mistyped_word() -> None:
         "did you mean mailx or mails?",
     )
     assert did_you_mean("xyz", ["clients"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((f"a{character}b", True) for character in "\0\t\n\v\f\r\x1b\x1f\x7f\x80\x85\x9b\u2028\u2029"),
+        *((f"a{character}b", False) for character in " \u00a0\u00ad\u202e\u200d\ufeffé漢🐒"),
+        ("", False),
+    ],
+)
+def test_control_characters_and_line_breaks_are_found(value: str, expected: bool) -> None:
+    assert has_control_character(value) == expected

@@ -134,11 +134,12 @@ def find_suggestions(options: Mapping[str, Any], kind: Kind, typed: str, *, by_n
     `options` are the global options. Values are ids, and also names if `by_name` is true.
     """
     from skychimp.cli import saved_session
-    from skychimp.config import sources
+    from skychimp.config import shared, sources
 
     flags = {"store.url": options["store"]} if options.get("store") else {}
     config_file = Path(options["config"]) if options.get("config") else None
     with contextlib.suppress(SkychimpError, OSError, ValueError, _driver().Error):
+        shared.check_options(config=config_file, store=options.get("store") or None)
         url = sources.load_store_url(flags, config_file=config_file)
         token = os.environ.get("SKYCHIMP_TOKEN") or saved_session.read(url)
         with contextlib.closing(_connect(url)) as db:
@@ -205,9 +206,12 @@ def _id_ranges(digits: str) -> list[tuple[int, int]]:
 
 
 def _connect(url: str) -> Any:
-    """Open the store read-only, with a connection that gives up soon."""
-    path = quote(unquote(url.removeprefix("sqlite:///")))
-    db = _driver().connect(f"file:{path}?mode=ro", uri=True, timeout=TIMEOUT_S)
+    """Open the store read-only, with a connection that gives up soon. Raises StoreNotReady if others can change it."""
+    from skychimp.store.place import check_place
+
+    path = unquote(url.removeprefix("sqlite:///"))
+    check_place(Path(path))
+    db = _driver().connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=TIMEOUT_S)
     deadline = time.monotonic() + TIMEOUT_S
     db.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
     return db

@@ -1,5 +1,6 @@
 """Provide a command with its settings, store and actor, each read when the command first asks for it."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skychimp.cli import interrupts
 from skychimp.cli.output import Output
 from skychimp.errors import InvalidValue, NotLoggedIn, SkychimpError
 
 if TYPE_CHECKING:
+    from skychimp.config.config_file import UntrustedConfig
     from skychimp.config.settings import Settings
     from skychimp.permissions import Actor
     from skychimp.services.listing import ListOptions
@@ -30,6 +33,9 @@ Limit = Annotated[int | None, typer.Option(min=0, help="Show at most N rows.", m
 Offset = Annotated[int, typer.Option(min=0, help="Skip the first N rows.", metavar="N", show_default=False)]
 Search = Annotated[str | None, typer.Option(help="Only rows that contain this text.", metavar="TEXT")]
 Sort = Annotated[str | None, typer.Option(help="Sort by this column, or -COLUMN to reverse.", metavar="COLUMN")]
+
+MAX_TEXT_SIZE = 4_000_000
+"""Bytes of a file with a text, such as a message's body. What the text is for may allow less."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,20 @@ class Context:
     overrides: dict[str, str] = field(default_factory=dict)
     """Settings that the command's own options give, by name: `{"daemon.interval": "30s"}`."""
 
+    is_unattended: bool = False
+    """Whether the command never asks about the config, because it runs by itself: `run` and `daemon`."""
+
+    invocation: typer.Context | None = None
+    """The command that runs, with its arguments."""
+
+    _is_trusted: "dict[Path, bool]" = field(default_factory=dict)
+
     @cached_property
     def settings(self) -> "Settings":
         """The settings. Raises ConfigError."""
         from skychimp.config import sources
 
-        settings = sources.load_settings(self.flags, config_file=self.options.config)
+        settings = sources.load_settings(self.flags, config_file=self.options.config, ask_trust=self.ask_trust)
         if self.options.verbose:
             self.out.note(f"config: {settings.config_file or 'none'}")
             self.out.note(f"store:  {settings.store_name}")
@@ -72,7 +86,7 @@ class Context:
         """Read the settings again. Raises ConfigError, and then keeps the ones it had."""
         from skychimp.config import sources
 
-        self.settings = sources.load_settings(self.flags, config_file=self.options.config)
+        self.settings = sources.load_settings(self.flags, config_file=self.options.config, ask_trust=self.ask_trust)
         return self.settings
 
     @cached_property
@@ -107,11 +121,14 @@ class Context:
     def maintenance_actor(self, operator: bool) -> "Actor":
         """Return who maintains the store: the operator if the option is given, else the user who is logged in.
 
-        Raises NotLoggedIn.
+        Raises NotLoggedIn, and Denied to somebody who may not be the operator of a shared installation.
         """
         from skychimp.permissions import OPERATOR
 
         if operator:
+            from skychimp.config import shared
+
+            shared.require_operator("use --operator", "log in as an administrator")
             return OPERATOR
         if self.actor.role is None:
             raise NotLoggedIn(
@@ -119,26 +136,37 @@ class Context:
             )
         return self.actor
 
+    def ask_trust(self, untrusted: "UntrustedConfig") -> bool:
+        """Return whether the user trusts a config in the current folder. Asks or warns once."""
+        from skychimp.cli.display import config_trust
+
+        if untrusted.path not in self._is_trusted:
+            can_ask = self.can_prompt() and sys.stderr.isatty() and not self.is_unattended
+            self._is_trusted[untrusted.path] = config_trust.decide(self.out, untrusted, can_ask=can_ask)
+        return self._is_trusted[untrusted.path]
+
     def can_prompt(self) -> bool:
         """Return whether the user can be asked something."""
         return sys.stdin.isatty() and not self.options.no_input
 
-    def confirm(self, action: str, *, yes: bool) -> None:
-        """Ask before an action that loses something, such as "delete client 5".
+    def confirm(self, action: str, *, yes: bool, option: str = "--yes") -> None:
+        """Ask before an action that loses something, such as "delete client 5". `option` is the one that agrees.
 
         Raises InvalidValue if nobody can be asked, and SkychimpError if the answer is not yes.
         """
         if yes:
             return
         if not self.can_prompt():
-            raise InvalidValue(f"refusing to {action} without confirmation", "pass --yes")
+            raise InvalidValue(f"refusing to {action} without confirmation", f"pass {option}")
         if self.out.ask(f"{action[:1].upper()}{action[1:]}? [y/N]").lower() not in ("y", "yes"):
             raise SkychimpError("cancelled")
 
 
 def get_context(ctx: typer.Context, json: bool = False) -> Context:
     """Return the command's context, and make its output JSON if the command's option says so."""
+    interrupts.raise_on_interrupt()
     context: Context = ctx.obj
+    context.invocation = ctx
     context.out.json = context.out.json or json
     return context
 
@@ -151,9 +179,18 @@ def list_options(limit: int | None, offset: int, search: str | None, sort: str |
 
 
 def read_text(file: str) -> str:
-    """Return the text of a file, or of stdin if its name is `-`. Raises InvalidValue if it is not readable UTF-8."""
+    """Return the text of a file, or of stdin if its name is `-`.
+
+    Raises InvalidValue if it is not readable UTF-8 or is larger than MAX_TEXT_SIZE, and Denied as `open_input_file`
+    does.
+    """
+    from skychimp.config.named_files import open_input_file
+
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open_input_file(file) as opened:
+            data = opened.read(MAX_TEXT_SIZE + 1)
+        if len(data) > MAX_TEXT_SIZE:
+            raise InvalidValue(f"{file} is larger than {MAX_TEXT_SIZE // 1_000_000} MB", "use a smaller file")
         return data.decode("utf-8-sig")
     except OSError as error:
         raise InvalidValue(

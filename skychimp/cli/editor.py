@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from skychimp.cli.context import Context
+from skychimp.config import shared
 from skychimp.errors import InvalidValue, SkychimpError
 
 Saved = TypeVar("Saved")
@@ -26,10 +27,12 @@ def edit_and_save(
 
     The editor opens again if `save` raises InvalidValue and the user agrees. If the text cannot be saved, its file is
     kept and named. Raises InvalidValue with the message `missing` and the hint if there is no terminal or no text, and
-    what `edit_file` and `save` raise.
+    what `edit_file` and `save` raise. Raises Denied to whoever runs a shared installation with sudo: the editor could
+    open any file of the account.
     """
     if not context.can_prompt() or not context.out.on_terminal:
         raise InvalidValue(missing, hint)
+    shared.require_operator("start an editor as this account", hint)
     with _draft(context, text, suffix) as path:
         while True:
             edited = edit_file(path)

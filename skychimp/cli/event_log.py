@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from skychimp import safe_json
 from skychimp.cli.display.values import escape
 from skychimp.cli.output import Output
 
@@ -46,7 +47,7 @@ def _logfmt(record: logging.LogRecord, fields: dict[str, Any]) -> str:
 
 
 def _json(record: logging.LogRecord, fields: dict[str, Any]) -> str:
-    return json.dumps(_all_fields(record, fields), default=str)
+    return safe_json.dumps(_all_fields(record, fields), default=str)
 
 
 def _all_fields(record: logging.LogRecord, fields: dict[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from skychimp import __version__
+from skychimp.cli import interrupts
 
 if TYPE_CHECKING:
     import typer
 
     from skychimp.errors import SkychimpError
 
-INTERRUPTED = 130
+REFUSED = (4, 5)
+"""The exit statuses of NotFound and Denied, which are recorded in the audit trail."""
+
 COMPLETE = "_SKYCHIMP_COMPLETE"
 """The environment variable with which a shell asks for completions."""
 
@@ -42,9 +45,10 @@ _REWORDINGS = (
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     try:
+        interrupts.exit_on_interrupt()
         sys.exit(_run(sys.argv[1:]))
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupts.STATUS)
     except ImportError as error:
         print(  # noqa: T201
             f"error: the installation is incomplete: {error}\nhint: install Skychimp again", file=sys.stderr
@@ -71,6 +75,7 @@ def _run(arguments: list[str]) -> int:
     try:
         return context.out.finish(_run_command(context, arguments))
     finally:
+        interrupts.raise_on_interrupt()
         context.close()
 
 
@@ -82,6 +87,10 @@ def _run_command(context: Any, arguments: list[str]) -> int:
     from skychimp.cli.output import PIPE_CLOSED
 
     try:
+        if "SUDO_UID" in os.environ:
+            from skychimp.config import shared
+
+            shared.enter(os.environ)
         from skychimp.cli.registry import command_line
 
         if os.environ.get(COMPLETE) == "complete_bash":
@@ -110,6 +119,10 @@ def _report(context: Any, arguments: list[str], error: Exception) -> int:
         context.out.json = _wants_json(arguments, getattr(error, "ctx", None))
     explained = _explain(error)
     context.out.error(explained)
+    if explained.exit_status in REFUSED:
+        from skychimp.cli.refusals import record_refusal
+
+        record_refusal(context, explained)
     return explained.exit_status
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from skychimp import __version__, shell
 from skychimp.cli import registry
 
-_HEADER = r""".\" Written by skychimp help --man.
-.TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
+_HEADER = r""".TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
 .nh
 .ad l
 .SH NAME

@@ -1,11 +1,10 @@
 """Print everything that the program prints: tables on a terminal, plain lines in a pipe, JSON on request.
 
 stdout is for data, stderr for everything else. Values from outside are shown with control, format and bidi characters
-escaped, and never as Rich markup. Only JSON keeps them as they are.
+escaped, and never as Rich markup. JSON keeps their values: it writes such characters as `\\u202e`.
 """
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from io import TextIOWrapper
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any, TextIO
 
-from skychimp import shell
+from skychimp import safe_json, shell
 from skychimp.cli.display import progress
 from skychimp.cli.display.progress import ProgressReporter
 from skychimp.cli.display.values import escape, fields, json_text, plain_text, terminal_text, write_json_list
@@ -223,7 +222,7 @@ class Output:
         """Show an error: one line, and another for its hint."""
         if self.json:
             parts = {"code": error.code, "message": error.message, "hint": error.hint}
-            _print_message(json.dumps({"error": parts}, ensure_ascii=False))
+            _print_message(safe_json.dumps({"error": parts}))
             return
         has_color = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
         _print_message(("\x1b[1;31merror:\x1b[0m " if has_color else "error: ") + escape(error.message))

@@ -40,25 +40,36 @@ def read_password(context: Context, from_stdin: bool, question: str = "Password:
     return password
 
 
-def read_new_password(context: Context, from_stdin: bool, question: str = "Password:") -> str:
-    """Return a new password: from stdin or the environment, or asked for. Raises InvalidValue."""
+def read_optional_password(context: Context, from_stdin: bool) -> str | None:
+    """Return the user's current password as `read_password` does, or None if there is none and nobody can be asked."""
+    password = scripted_password(from_stdin)
+    return context.out.ask_secret("Password:") if password is None and context.can_prompt() else password
+
+
+def read_new_password(
+    context: Context, from_stdin: bool, question: str = "Password:", *, owner: tuple[str, ...]
+) -> str:
+    """Return a new password: from stdin or the environment, or asked for. Raises InvalidValue.
+
+    `owner` are the address and the name of the account, as far as they are known.
+    """
     from skychimp.services.accounts import passwords
 
     password = scripted_password(from_stdin)
     if password is None:
         _require_terminal(context)
-        password = ask_until_valid(context, partial(ask_new_password, context, question))
-    passwords.validate(password)
+        password = ask_until_valid(context, partial(ask_new_password, context, question, owner=owner))
+    passwords.validate(password, *owner)
     return password
 
 
-def ask_new_password(context: Context, question: str, *, optional: bool = False) -> str:
+def ask_new_password(context: Context, question: str, *, owner: tuple[str, ...], optional: bool = False) -> str:
     """Ask for a new password twice and return it, or "" if it is optional and was skipped. Raises InvalidValue."""
     from skychimp.services.accounts import passwords
 
     password = context.out.ask_secret(question)
     if password or not optional:
-        passwords.validate(password)
+        passwords.validate(password, *owner)
         if context.out.ask_secret("Repeat password:") != password:
             raise InvalidValue("the passwords do not match")
     return password
@@ -112,8 +123,11 @@ def ask_until_valid(context: Context, ask: Callable[[], Result]) -> Result:
             context.out.error(error)
 
 
-def note_outbox(context: Context) -> None:
-    """Say where the email is that was just sent, if it was only written to the outbox."""
+def note_email_sent(context: Context, address: str) -> None:
+    """Say that an email was sent to whoever asked for a code, and where it is if it was only written to the outbox."""
+    from skychimp.services.accounts.email_limits import MAX_PER_MAILBOX
+
+    context.out.note(f"an email was sent to {address}, unless it was sent {MAX_PER_MAILBOX} in the last hour")
     if context.settings.mail.transport == "outbox":
         folder = context.store.path.parent / "outbox/new"
         context.out.note(f"no mail server is configured: the email is the newest file in {folder}")

@@ -45,7 +45,7 @@ COMMANDS = {
     "status": CommandInfo(_SEND, "Show sending activity and the queue."),
     "resolve": CommandInfo(_SEND, "Resolve deliveries with an unknown outcome."),
     "doctor": CommandInfo(_SEND, "Check the configuration and the mail server."),
-    "service": CommandInfo(_SEND, "Print systemd units or a crontab line.", "skychimp service cron"),
+    "service": CommandInfo(_SEND, "Print systemd units, a crontab line or a sudoers file.", "skychimp service cron"),
     "stats": CommandInfo(_REPORT, "Show the numbers of mailings and clients, and random posts."),
     "report": CommandInfo(_REPORT, "Show the results of a mailing."),
     "why": CommandInfo(_REPORT, "Show the history of one address."),
@@ -54,8 +54,10 @@ COMMANDS = {
     "login": CommandInfo(_ACCOUNT, "Log in."),
     "logout": CommandInfo(_ACCOUNT, "Log out."),
     "whoami": CommandInfo(_ACCOUNT, "Show who is logged in."),
+    "sessions": CommandInfo(_ACCOUNT, "See and end your login sessions.", "skychimp sessions list"),
     "password": CommandInfo(_ACCOUNT, "Change or reset your password.", "skychimp password change"),
     "init": CommandInfo(_ADMIN, "Create the config, the store and the first administrator."),
+    "trust": CommandInfo(_ADMIN, "Trust the config file in the current folder."),
     "users": CommandInfo(_ADMIN, "Manage users and their roles.", "skychimp users role grace@example.org editor"),
     "audit": CommandInfo(_ADMIN, "Show the audit trail: who did what, and when.", "skychimp audit list --since 24h"),
     "backup": CommandInfo(_ADMIN, "Back up the store while it is in use."),
@@ -156,6 +158,10 @@ def _read_global_options(
     """Send recurring mailings from the command line."""
     if quiet and verbose:
         raise InvalidValue("cannot use both --quiet and --verbose", "use one of them")
+    if config is not None or store is not None:
+        from skychimp.config import shared
+
+        shared.check_options(config=config, store=store)
     ctx.obj.options = GlobalOptions(config, store, verbose=verbose, no_input=no_input)
     ctx.obj.out.quiet = quiet
     ctx.obj.out.json = json

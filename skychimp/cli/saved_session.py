@@ -1,5 +1,7 @@
 """Save, read and delete the token of the user's login session for a store.
 
+Each person who runs Skychimp on this account with sudo has a session of their own.
+
 The token is in a file that only its owner can read, in a folder that only its owner can use. Both are checked after
 they are opened, so that neither can be replaced in between.
 """
@@ -11,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skychimp import files
+from skychimp.config import shared
 from skychimp.errors import ConfigError, NotLoggedIn
 
 _MAX_LENGTH = 1000
@@ -38,7 +41,7 @@ def write(store_url: str, token: str) -> None:
     path = _path(store_url)
     draft = f"{path.name}.{os.getpid()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.make_folder(path.parent)
         with _open_folder(path.parent) as folder:
             with suppress(FileNotFoundError):  # left behind by a process with the same id that was killed
                 os.unlink(draft, dir_fd=folder)
@@ -97,5 +100,8 @@ def _private(path: Path, open_path: Callable[[], int]) -> Iterator[int]:
 def _path(store_url: str) -> Path:
     from platformdirs import user_state_path
 
+    caller = shared.find_caller()
     name = hashlib.sha256(store_url.encode(errors="surrogateescape")).hexdigest()[:16]
+    if caller is not None:
+        name += f"-{caller.uid}"
     return user_state_path("skychimp", appauthor=False) / "sessions" / name

@@ -5,6 +5,9 @@ import re
 from functools import partial
 from pathlib import Path
 
+FILE_NAME = "skychimp.toml"
+"""The name of the config file."""
+
 
 def database_url(store: str | None) -> str:
     """Return the SQLAlchemy URL of a store that is given by a path or a URL; None means the user's data folder.

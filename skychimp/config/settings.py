@@ -11,13 +11,16 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from skychimp.config import checked_files
 from skychimp.config.locations import database_url, hide_password
 from skychimp.config.types import (
+    AccountNames,
     Count,
     Duration,
     Durations,
     EmailAddress,
     FilePath,
+    Flag,
     Fraction,
     Host,
     Language,
@@ -35,7 +38,6 @@ from skychimp.config.types import (
     whole_number,
 )
 from skychimp.durations import parse_duration
-from skychimp.errors import ConfigError
 from skychimp.timezones import is_time_zone
 
 _USUAL_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
@@ -85,6 +87,9 @@ class MailSettings(_Section):
     timezone: Annotated[
         TimeZone, _setting("Time zone of times without an offset (default: the system's time zone).", "Europe/Berlin")
     ] = Field(default_factory=_system_time_zone)
+    account_emails_per_hour: Annotated[
+        Count, _setting("Maximum number of emails with codes for accounts per hour, to all addresses together.")
+    ] = 100
 
 
 class SmtpSettings(_Section):
@@ -133,13 +138,14 @@ class SmtpSettings(_Section):
         """Return the password from the setting or its file, None without either. Raises ConfigError."""
         if self.password is not None or self.password_file is None:
             return self.password.get_secret_value() if self.password is not None else None
-        try:
-            return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "the file is not valid UTF-8"
-            raise ConfigError(
-                f"cannot read {self.password_file}: {reason}", "set smtp.password_file to a readable file"
-            ) from None
+        return checked_files.read_password(self.password_file, "set smtp.password_file to a file with one line")
+
+    def read_certificates(self) -> str | None:
+        """Return the certificates to trust as PEM text, None for the system's. Raises ConfigError."""
+        if self.ca_file is None or self.security == Security.NONE:
+            return None
+        data = checked_files.require_bytes(self.ca_file, "set smtp.ca_file to a readable PEM file")
+        return data.decode("ascii", "ignore")
 
 
 class DeliverySettings(_Section):
@@ -226,6 +232,18 @@ class DnsSettings(_Section):
         return None if self.nameserver is None else parse_address_and_port(self.nameserver)
 
 
+class ServiceSettings(_Section):
+    """Who may run this installation. The rules are in `shared`, which reads the account's own config file only."""
+
+    shared: Annotated[
+        Flag,
+        _setting("Whether others run this installation with sudo. Counts only in the account's own config folder."),
+    ] = False
+    operators: Annotated[
+        AccountNames, _setting("Accounts that may use other settings and --operator when they run it with sudo.")
+    ] = ()
+
+
 class Settings(_Section):
     """All settings, by section."""
 
@@ -238,6 +256,7 @@ class Settings(_Section):
     blog: BlogSettings = BlogSettings()
     cache: CacheSettings = CacheSettings()
     dns: DnsSettings = DnsSettings()
+    service: ServiceSettings = ServiceSettings()
     config_file: Path | None = None
     """The config file that was read, if any."""
 

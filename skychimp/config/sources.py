@@ -1,7 +1,7 @@
 """Read the settings from their sources.
 
-From the strongest to the weakest: command line, environment, .env file, config file. A setting that none of them has
-gets its default.
+From the strongest to the weakest: command line, environment, .env beside the config file, config file. A setting that
+none of them has gets its default.
 """
 
 import io
@@ -14,17 +14,23 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from skychimp.config.locations import database_url, hide_password, user_folder
+from skychimp.config.config_file import AskTrust, ignore_untrusted, read_config
+from skychimp.config.locations import database_url, hide_password
 from skychimp.config.settings import SECTIONS, Settings
+from skychimp.config.trust import ConfigFiles
 from skychimp.errors import ConfigError
 from skychimp.text import did_you_mean, shortened
-
-FILE_NAME = "skychimp.toml"
 
 RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
 """Old names of settings, which are still accepted, and their new ones."""
 
 _PATHS = {"store.url", "smtp.password_file", "smtp.ca_file"}
+_MAX_LINES, _MAX_DOTS = 10_000, 100
+"""Limits of a config or a .env, and of a line of a config.
+
+A line takes up to 20 µs to parse, and the time for a key is quadratic in its parts.
+"""
+
 _ENVIRONMENT = "the environment"
 _LIST_HINT = 'run "skychimp help config" for all settings'
 _OUR_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>SKYCHIMP_\w+)\s*(?P<equals>=?)")
@@ -43,22 +49,23 @@ def load_settings(
     *,
     config_file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
+    ask_trust: AskTrust = ignore_untrusted,
 ) -> Settings:
     """Return the settings from all sources.
 
     `flags` maps names such as `store.url` to values from the command line. `config_file` must exist if it is given.
-    Raises ConfigError for a file that cannot be read, an unknown setting, or an invalid value.
+    `ask_trust` is called with a config file in the current folder that is not trusted. Raises ConfigError for a file
+    that cannot be read or that others can change, an unknown setting, or an invalid value.
     """
-    path = find_config_file(config_file, environ)
-    text = _read(path, is_required=bool(config_file or environ.get("SKYCHIMP_CONFIG")))
+    read = read_config(config_file, environ, ask_trust)
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     sources: dict[str, str] = {}
-    for setting, value, source in _values(path, text, environ, flags or {}):
+    for setting, value, source in _values(read, environ, flags or {}):
         section, _, key = setting.partition(".")
         sections[section][key] = value
         sources[setting] = source
     try:
-        return Settings.model_validate({**sections, "config_file": path if text is not None else None})
+        return Settings.model_validate({**sections, "config_file": read.path if read.config is not None else None})
     except ValidationError as error:
         raise _config_error(error, sources) from None
 
@@ -70,21 +77,28 @@ def load_store_url(
     environ: Mapping[str, str] = os.environ,
 ) -> str:
     """Return only the store's URL, without the time to check all settings. Raises ConfigError."""
-    path = find_config_file(config_file, environ)
-    values = _values(path, _read(path, is_required=False), environ, flags or {})
-    return database_url({setting: value for setting, value, _ in values}.get("store.url"))
+    values = _values(read_config(config_file, environ, must_exist=False), environ, flags or {})
+    try:
+        return database_url({setting: value for setting, value, _ in values}.get("store.url"))
+    except (TypeError, ValueError):  # not a text, or with a null character
+        raise ConfigError("invalid store.url", "use a path, or sqlite:///PATH") from None
 
 
-def find_config_file(config_file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the path of the config file, which may not exist: `init` creates it there.
+def file_values(read: ConfigFiles) -> dict[str, Any]:
+    """Return the values that a config file and the .env beside it have, by setting, not checked yet.
 
-    It is the given file, else $SKYCHIMP_CONFIG, else skychimp.toml in the current folder if there is one, else the one
-    in the user's config folder.
+    Raises ConfigError for invalid TOML, an invalid line, or an unknown setting.
     """
-    given = config_file or (environ.get("SKYCHIMP_CONFIG") and os.path.expanduser(environ["SKYCHIMP_CONFIG"]))
-    if given or os.path.lexists(FILE_NAME):
-        return Path(given or FILE_NAME).absolute()
-    return user_folder("config") / FILE_NAME
+    return {setting: value for setting, value, _ in _from_files(read)}
+
+
+def files_with_passwords(read: ConfigFiles) -> list[Path]:
+    """Return which of a config file and the .env beside it contain a password. Raises ConfigError."""
+    from_config, from_env = (
+        any(setting == "smtp.password" or hide_password(str(value)) != str(value) for setting, value, _ in values)
+        for values in (_from_config(read), _from_env_file(read))
+    )
+    return [path for path, has_one in ((read.path, from_config), (read.env_path, from_env)) if has_one]
 
 
 def resolve_path(setting: str, value: Any, folder: Path = Path()) -> Any:
@@ -98,26 +112,34 @@ def resolve_path(setting: str, value: Any, folder: Path = Path()) -> Any:
     return str((folder / os.path.expanduser(value)).absolute())
 
 
-def _values(path: Path, text: str | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[_Value]:
+def _values(read: ConfigFiles, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[_Value]:
     """Yield the values of all sources, the weakest source first."""
-    if text is not None:
-        yield from _from_file(path, text)
-    env_file = next((file for file in (path.with_name(".env"), Path(".env")) if os.path.isfile(file)), None)
-    if env_file is not None:
-        env_file = env_file.absolute()
-        yield from _from_variables(_read_env_file(env_file), str(env_file), env_file.parent)
+    yield from _from_files(read)
     yield from _from_variables(environ, _ENVIRONMENT, Path())
     for setting, value in flags.items():
         yield _Value(setting, resolve_path(setting, value), "the command line")
 
 
-def _from_file(path: Path, text: str) -> Iterator[_Value]:
+def _from_files(read: ConfigFiles) -> Iterator[_Value]:
+    yield from _from_config(read)
+    yield from _from_env_file(read)
+
+
+def _from_config(read: ConfigFiles) -> Iterator[_Value]:
+    if read.config is None:
+        return
     import tomllib
 
+    path = read.path
+    text = _decode(path, read.config)
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > _MAX_DOTS:
+            raise ConfigError(f"{path} is not valid TOML: too many dots in line {number}")
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # a number with 5,000 digits is a ValueError of its own
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{path} is not valid TOML: {reason}") from None
     known = _setting_names()
     for section, keys in tree.items():
         if not isinstance(keys, dict):
@@ -151,23 +173,23 @@ def _variable(setting: str) -> str:
     return f"SKYCHIMP_{setting.replace('.', '__')}".upper()
 
 
-def _read(path: Path, *, is_required: bool) -> str | None:
+def _decode(path: Path, data: bytes) -> str:
+    if data.count(b"\n") > _MAX_LINES:
+        raise ConfigError(f"{path} has more than {_MAX_LINES:,} lines", "delete what does not belong there")
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        if not is_required:
-            return None
-        raise ConfigError(
-            f"config file {path} not found", 'run "skychimp init --email YOU@EXAMPLE.ORG" to create it'
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", "use another file with --config FILE") from None
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"cannot read {path}: the file is not valid UTF-8") from None
 
 
-def _read_env_file(path: Path) -> dict[str, str]:
-    """Return the variables in a .env file.
+def _from_env_file(read: ConfigFiles) -> Iterator[_Value]:
+    if read.env is not None:
+        variables = _parse_env_file(read.env_path, _decode(read.env_path, read.env))
+        yield from _from_variables(variables, str(read.env_path), read.path.parent)
+
+
+def _parse_env_file(path: Path, text: str) -> dict[str, str]:
+    """Return the variables in the text of a .env file.
 
     Raises ConfigError for a line of ours that is not NAME=value. Other lines may belong to other programs.
     """
@@ -176,7 +198,6 @@ def _read_env_file(path: Path) -> dict[str, str]:
     from dotenv import dotenv_values
 
     logging.getLogger("dotenv").setLevel(logging.ERROR)  # no warnings about the lines of other programs
-    text = _read(path, is_required=False) or ""
     variables = dotenv_values(stream=io.StringIO(text), interpolate=False)
     for number, line in enumerate(text.splitlines(), 1):
         match = _OUR_LINE.match(line)

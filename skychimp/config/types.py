@@ -10,12 +10,13 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NamedTuple
+from urllib.parse import unquote
 
 from pydantic import BeforeValidator
 
 from skychimp.durations import parse_duration
 from skychimp.errors import InvalidValue
-from skychimp.text import shortened
+from skychimp.text import has_control_character, shortened
 from skychimp.timezones import TIME_ZONE_HINT, is_time_zone
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -101,7 +102,7 @@ def _durations(value: object) -> list[timedelta]:
     if isinstance(value, str):  # an environment variable
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list | tuple) or not value:
         raise ValueError('use a list of durations such as ["5m", "1h"]')
@@ -113,6 +114,23 @@ def _fraction(value: object) -> float:
         if isinstance(value, str | int | float) and not isinstance(value, bool) and 0 <= float(value) <= 1:
             return float(value)
     raise ValueError("use a number from 0 to 1")
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):  # an environment variable
+        return value == "true"
+    raise ValueError("use true or false")
+
+
+def _account_names(value: object) -> list[str]:
+    if isinstance(value, str):  # an environment variable
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError('use a list of accounts such as ["ada", "grace"]')
+    return list(value)
 
 
 def _rate(value: object) -> Rate:
@@ -166,14 +184,22 @@ def _name_server(value: object) -> str:
 def _file(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("use a file name")
+    _require_one_line(str(value))
     return Path(value)
 
 
 def _store(value: object) -> str:
-    allowed = r"(?!.*://)[^\0]+|sqlite:///(?!:memory:)[^?\0]+|postgresql\+psycopg://.+"
-    if isinstance(value, str) and re.fullmatch(allowed, value):
+    allowed = r"(?!.*://).+|sqlite:///(?!:memory:)[^?]+|postgresql\+psycopg://.+"
+    if isinstance(value, str) and re.fullmatch(allowed, value, re.DOTALL):
+        _require_one_line(unquote(value) if value.startswith("sqlite:///") else value)
         return value
     raise ValueError("use a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+
+
+def _require_one_line(path: str) -> None:
+    """Raise ValueError for a path that could not be written on a line of a crontab or a systemd unit."""
+    if has_control_character(path):
+        raise ValueError("use a path without line breaks and control characters")
 
 
 def _site_url(value: object) -> str:
@@ -201,11 +227,13 @@ def _language(value: object) -> str:
     return value
 
 
+AccountNames = Annotated[tuple[str, ...], BeforeValidator(_account_names)]
 Count = Annotated[int, whole_number(1, 1_000_000_000)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Durations = Annotated[tuple[timedelta, ...], BeforeValidator(_durations)]
 EmailAddress = Annotated[str, BeforeValidator(_email_address)]
 FilePath = Annotated[Path, BeforeValidator(_file)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 Host = Annotated[str, BeforeValidator(_host)]
 Language = Annotated[str, BeforeValidator(_language)]

@@ -23,13 +23,14 @@ from skychimp.models.enums import (
 from skychimp.models.mailings import Mailing, MailingClient, MailingTag, Message
 from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
 from skychimp.models.store_info import StoreInfo
-from skychimp.models.users import AuditEntry, Code, Login, LoginFailure, User
+from skychimp.models.users import AccountEmail, AuditEntry, Code, Login, LoginFailure, User
 from skychimp.roles import Role
 
 __all__ = [
     "IN_FLIGHT_STATES",
     "UNFINISHED_STATES",
     "WAITING_STATES",
+    "AccountEmail",
     "Attempt",
     "AttemptRollup",
     "AuditEntry",

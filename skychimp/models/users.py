@@ -1,8 +1,8 @@
-"""Define the tables of users, their logins, and the audit trail."""
+"""Define the tables of users, their logins and codes, the emails about accounts, and the audit trail."""
 
 from datetime import datetime
 
-from sqlalchemy import DDL, event
+from sqlalchemy import DDL, event, text
 from sqlmodel import Field
 
 from skychimp.models.base import Table, enum_column
@@ -11,9 +11,13 @@ from skychimp.roles import Role
 
 
 class User(Table, table=True):
-    """An account. Clients, messages and mailings belong to one."""
+    """An account. Clients, messages and mailings belong to one.
+
+    An id is never used again: the audit trail also has the ids of accounts that were never verified and have ended.
+    """
 
     __tablename__ = "user"
+    __table_args__ = ({"sqlite_autoincrement": True},)
     id: int | None = Field(default=None, primary_key=True)
     email: str
     address_key: str = Field(unique=True)
@@ -22,8 +26,11 @@ class User(Table, table=True):
     password_hash: str | None = None
     role: Role = Field(sa_column=enum_column(Role, "role"))
     created_at: datetime
+    """When the account was created. Before the address is verified: when it was last registered."""
     verified_at: datetime | None = None
     blocked_at: datetime | None = None
+    registered_again: bool = Field(default=False, sa_column_kwargs={"server_default": text("0")})
+    """Whether the address was registered more than once before it was verified, maybe by several people."""
 
 
 class Login(Table, table=True):
@@ -50,6 +57,17 @@ class Code(Table, table=True):
     expires_at: datetime
     tries: int = 0
     used_at: datetime | None = None
+
+
+class AccountEmail(Table, table=True):
+    """An email that somebody asked for, such as one with a code. It counts towards the limits for an hour."""
+
+    __tablename__ = "account_email"
+    id: int | None = Field(default=None, primary_key=True)
+    mailbox_hash: str
+    """A keyed hash, because anybody can type any address here."""
+    purpose: CodePurpose = Field(sa_column=enum_column(CodePurpose, "purpose"))
+    sent_at: datetime
 
 
 class LoginFailure(Table, table=True):

@@ -1,19 +1,30 @@
-"""Record and list the audit trail: who did what to which object, and when."""
+"""Record and list the audit trail: who did what to which object, and when.
+
+Every entry goes to the system log as well, which a restore of the store does not bring back to an older state.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import select
+from sqlalchemy import event, select
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
+from skychimp.config import shared
+from skychimp.errors import SkychimpError
 from skychimp.models import AuditEntry, User
-from skychimp.permissions import ANONYMOUS, Action, Actor, authorize
-from skychimp.services.listing import ListOptions, apply, matches_id_or_email
+from skychimp.permissions import ANONYMOUS, Action, Actor, Scope, authorize
+from skychimp.services import system_log
+from skychimp.services.listing import ListOptions, apply, checked_search, matches_id_or_email
 from skychimp.store.database import Store
 
 _A = AuditEntry.__table__
 _U = User.__table__
+
+_looks: WeakKeyDictionary[Store, set[tuple[int, str, int | None, str]]] = WeakKeyDictionary()
+"""The looks at others' objects that are recorded already: a command reads some objects more than once."""
 
 SORTED_BY = {"id": _A.c.id, "at": _A.c.at, "actor": _U.c.address_key, "action": _A.c.action, "object": _A.c.object}
 
@@ -36,16 +47,44 @@ def record(db: Session, actor: Actor, action: str, kind: str, object_id: int | N
 
     `kind` is the object's table. `detail` must contain no secret and no address of a client.
     """
-    db.add(
-        AuditEntry(
-            at=datetime.now(UTC),
-            actor_id=actor.user_id or None,
-            action=action,
-            object=kind,
-            object_id=object_id,
-            detail=detail,
-        )
-    )
+    entry = _new_entry(actor, action, kind, object_id, detail)
+    db.add(entry)
+    line = _log_line(entry, actor)
+    event.listen(db, "after_commit", lambda _db: system_log.write(line), once=True)
+
+
+def record_if_possible(
+    store: Store, actor: Actor, action: str, kind: str, object_id: int | None = None, detail: str = ""
+) -> None:
+    """Record something that changes nothing else, in a transaction of its own.
+
+    It never fails, and never waits long. If the store cannot be written now, only the system log has the entry.
+    """
+    try:
+        with store.write_soon() as db:
+            record(db, actor, action, kind, object_id, detail)
+    except (SkychimpError, IntegrityError):
+        record_in_log(actor, action, kind, object_id, detail)
+
+
+def record_in_log(actor: Actor, action: str, kind: str, object_id: int | None = None, detail: str = "") -> None:
+    """Record an action in the system log alone, because there is no store that can be written. Never fails."""
+    system_log.write(_log_line(_new_entry(actor, action, kind, object_id, detail), actor))
+
+
+def record_look(store: Store, actor: Actor, kind: str, object_id: int | None = None, detail: str = "") -> None:
+    """Record that the actor sees another user's object, once for as long as the store is open."""
+    looks = _looks.setdefault(store, set())
+    look = (actor.user_id, kind, object_id, detail)
+    if look not in looks:
+        looks.add(look)
+        record_if_possible(store, actor, "see", kind, object_id, detail)
+
+
+def record_list(store: Store, actor: Actor, action: Action, kind: str) -> None:
+    """Record that the actor lists objects of a kind, if that shows other users' objects. Raises Denied."""
+    if authorize(actor, action) == Scope.ALL:
+        record_look(store, actor, kind, None, "list")
 
 
 def record_without_login(store: Store, action: str, kind: str) -> None:
@@ -73,9 +112,37 @@ def list_entries(
     if by is not None:
         query = query.where(matches_id_or_email(_U, by))
     if action is not None:
-        query = query.where(_A.c.action == action)
+        query = query.where(_A.c.action == checked_search(action))
     if since is not None:
         query = query.where(_A.c.at >= since)
     with store.read() as db:
         for row in db.execute(query.execution_options(yield_per=1000)):
             yield AuditInfo(row.id, row.at, row.email, row.action, row.object, row.object_id, row.detail)
+
+
+def _new_entry(actor: Actor, action: str, kind: str, object_id: int | None, detail: str) -> AuditEntry:
+    return AuditEntry(
+        at=datetime.now(UTC),
+        actor_id=actor.user_id or None,
+        action=action,
+        object=kind,
+        object_id=object_id,
+        detail=_with_caller(detail),
+    )
+
+
+def _with_caller(detail: str) -> str:
+    """Return a detail with the name of the person who runs this with sudo, if anybody does."""
+    caller = shared.find_caller()
+    return detail if caller is None else ", ".join(filter(None, (detail, f"sudo: {caller.name[:100]}")))
+
+
+def _log_line(entry: AuditEntry, actor: Actor) -> str:
+    return system_log.format_line(
+        at=entry.at.isoformat(timespec="milliseconds"),
+        actor=actor.email or None,
+        action=entry.action,
+        object=entry.object,
+        object_id=entry.object_id,
+        detail=entry.detail,
+    )

@@ -78,7 +78,7 @@ def not_found(noun: str, name: object) -> NotFound:
     text = str(name)
     if not text.isprintable() or not text or " " in text or len(text) > addresses.MAX_LENGTH:
         text = shortened(text)
-    return NotFound(f"{noun} {text} not found", run_hint(f"{noun}s", "list"))
+    return NotFound(f"{noun} {text} not found", run_hint(f"{noun}s", "list"), kind=noun, name=str(name))
 
 
 def checked_search(text: str) -> str:

@@ -1,8 +1,10 @@
 """Build the blog as a static site in a folder (`skychimp blog build`)."""
 
 import hashlib
+import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from skychimp.services.reporting import home
 from skychimp.services.reporting.cache import Cached, refresh
 from skychimp.shell import run_hint
 from skychimp.site import folder, pages
+from skychimp.site.folder import ReadContent
 from skychimp.site.pages import Article, Figures, Picture, Site
 from skychimp.store.database import Store
 
@@ -55,8 +58,8 @@ def build(store: Store, actor: Actor, path: Path, settings: Settings, cached: Ca
         figures=Figures(public_home.mailings, public_home.active_mailings, public_home.unique_clients),
         articles=[_article(store, post, secret, cached) for post in published],
     )
-    pictures: dict[str, bytes | Path] = {
-        f"images/{post.image}": images.image_path(store, post.image) for post in published if post.image
+    pictures: dict[str, bytes | ReadContent] = {
+        f"images/{post.image}": partial(images.read, store, post.image) for post in published if post.image
     }
     texts = {name: text.encode() for name, text in pages.render_site(site).items()}
     changes = folder.write_files(path, pictures | texts)
@@ -85,7 +88,7 @@ def _picture(store: Store, post: PostDetail) -> Picture | None:
     if post.image is None:
         return None
     try:
-        with Image.open(images.image_path(store, post.image)) as image:
+        with Image.open(io.BytesIO(images.read(store, post.image))) as image:
             return Picture(post.image, *image.size)
     except OSError:
         hint = run_hint("blog", "update", post.slug, "--image", "FILE") + ", or use --no-image"

@@ -11,15 +11,22 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
+from skychimp.files import make_folder
+
+ReadContent = Callable[[], bytes]
+"""Returns the content of a file."""
 
 MANIFEST = ".skychimp-site"
 _NEW = ".skychimp-site.new"
+_FOLDER_MODE, _FILE_MODE = 0o755, 0o644
+"""A web server must be able to read the files, unless the umask forbids that. Others must never write to them."""
+
 _VALID_PATH = re.compile(r"([^/\0]+/)?[^/\0]+")
 
 
@@ -32,11 +39,12 @@ class Changes:
     unchanged: int
 
 
-def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> Changes:
+def write_files(folder: Path, files: Mapping[str, bytes | ReadContent]) -> Changes:
     """Write these files, by path, in this order, and remove those of an earlier call that are not among them.
 
-    A path has at most one subfolder. A content that is a Path is copied from there. Raises Conflict if the folder
-    contains files that we did not write, InvalidValue if it is not a folder, and SkychimpError if it can't be written.
+    A path has at most one subfolder. A content that is a function is called when it is needed. Raises Conflict if the
+    folder contains files that we did not write, InvalidValue if it is not a folder, and SkychimpError if it can't be
+    written.
     """
     try:
         with _locked_folder(folder) as root:
@@ -46,7 +54,7 @@ def write_files(folder: Path, files: Mapping[str, bytes | Path]) -> Changes:
         raise SkychimpError(f"cannot write {folder / name}: {error.strerror}") from None
 
 
-def _write(root: int, folder: Path, files: Mapping[str, bytes | Path]) -> Changes:
+def _write(root: int, folder: Path, files: Mapping[str, bytes | ReadContent]) -> Changes:
     known = _read_manifest(root, folder)
     for path in files:
         if path not in known and _exists(root, path):
@@ -62,7 +70,7 @@ def _write(root: int, folder: Path, files: Mapping[str, bytes | Path]) -> Change
 def _locked_folder(folder: Path) -> Iterator[int]:
     """Create, open and lock a folder, and return its file descriptor."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, _FOLDER_MODE)
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (FileExistsError, NotADirectoryError):
         raise InvalidValue(f"{folder} is not a folder", "use an empty or a new folder") from None
@@ -98,15 +106,15 @@ def _write_manifest(root: int, paths: Set[str], current: Set[str]) -> None:
         _replace(root, MANIFEST, f"{manifest}\n".encode())
 
 
-def _replace(root: int, path: str, content: bytes | Path) -> bool:
+def _replace(root: int, path: str, content: bytes | ReadContent) -> bool:
     """Replace a file atomically. Return False if it has this content already."""
-    data = content if isinstance(content, bytes) else content.read_bytes()
+    data = content if isinstance(content, bytes) else content()
     with _open_parent(root, path, create=True) as (parent, name):
         if _read(parent, name) == data:
             return False
         with suppress(FileNotFoundError):
             os.unlink(_NEW, dir_fd=root)
-        draft = os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=root)
+        draft = os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE, dir_fd=root)
         with open(draft, "wb") as file:
             file.write(data)
         os.replace(_NEW, name, src_dir_fd=root, dst_dir_fd=parent)
@@ -143,7 +151,7 @@ def _open_parent(root: int, path: str, *, create: bool = False) -> Iterator[tupl
         return
     if create:
         with suppress(FileExistsError):
-            os.mkdir(parent, dir_fd=root)
+            os.mkdir(parent, _FOLDER_MODE, dir_fd=root)
     opened = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
     try:
         yield opened, name

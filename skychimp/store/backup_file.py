@@ -4,23 +4,22 @@ A backup is a store in one file, which `sqlite3` opens too. It has one more tabl
 """
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, update
 
 from skychimp import files
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
 from skychimp.models import AuditEntry, StoreInfo
-from skychimp.store import database, queue, runs, schema
+from skychimp.store import database, place, queue, runs, schema, sqlite_errors, verification
 from skychimp.store.database import Store
 
 BACKED_UP = "back up"
@@ -29,9 +28,6 @@ BACKED_UP = "back up"
 DRAFT_LIFE = 86_400
 """Seconds after which a draft is a leftover of a killed process."""
 
-_LOG_SUFFIXES = ("-wal", "-journal", "-shm")
-_CREATE_IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
-_TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
 
 # What was sent stays sent: for mailings that are in both stores, a restored store takes the ledger of the newer store.
 # LEDGER has the tables, each with the condition for its rows.
@@ -61,6 +57,21 @@ _REPLACE_LEDGER = (
            = (mailing.owner_id, mailing.created_at, mailing.start_local, mailing.timezone, mailing.every, 1)""",
     "UPDATE store_info SET counted_to = n.counted_to FROM newer.store_info AS n",
 )
+# The entries of the audit trail that the restored store lacks. An actor whose account it lacks, too, is named in words:
+# the account's id may be given to somebody else. The + keeps SQLite from using the index of actors, which is slow for
+# one with many entries.
+_IS_SAME_STORE = "SELECT (SELECT secret FROM store_info) = (SELECT secret FROM newer.store_info)"
+_ADD_NEWER_ENTRIES = """
+    INSERT INTO audit (at, actor_id, action, object, object_id, detail)
+    SELECT n.at, same.id, n.action, n.object, n.object_id,
+        CASE WHEN n.actor_id IS same.id THEN n.detail ELSE trim(n.detail || ' [by ' || actor.email || ']') END
+    FROM newer.audit AS n
+    LEFT JOIN audit AS a
+        ON (a.at, a.action, a.object, a.detail) = (n.at, n.action, n.object, n.detail)
+        AND +a.actor_id IS n.actor_id AND a.object_id IS n.object_id
+    LEFT JOIN newer.user AS actor ON actor.id = n.actor_id
+    LEFT JOIN user AS same ON (same.id, same.created_at) = (actor.id, actor.created_at)
+    WHERE a.id IS NULL ORDER BY n.id"""
 _IS_NEWER = """
     SELECT (SELECT secret FROM store_info) = (SELECT secret FROM newer.store_info)
         AND NOT (SELECT coalesce(held_blind, 0) FROM newer.store_info)
@@ -76,11 +87,26 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BackupResult:
-    """A verified backup: its rows by table, and how many images. `missing` names images of posts that do not exist."""
+    """A verified backup: its rows by table, and how many images. `missing` names images of posts that do not exist.
+
+    `differences` says what else is in the schema of the store than Skychimp creates. A backup with any is not restored.
+    """
 
     rows: Mapping[str, int]
     images: int
     missing: list[str]
+    differences: list[str]
+
+
+@dataclass(frozen=True)
+class NewerEntries:
+    """How many entries of the replaced store's audit trail, newer than the backup, were kept and lost.
+
+    `lost` is None if it is not known, because there was no store, or it was damaged.
+    """
+
+    kept: int = 0
+    lost: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,25 +120,28 @@ class RestoreResult:
     made_at: datetime | None
     aside: Path | None
     ledger_kept: bool
+    audit: NewerEntries
 
 
 def write_backup(
-    store: Path, file: Path, read_image: Callable[[str], bytes | None], progress: Progress
+    store: Path, file: Path, read_image: Callable[[str], bytes | None], progress: Progress, *, replace: bool
 ) -> BackupResult:
     """Copy a store to a file and verify it. The file gets its name at the end, in place of an existing file.
 
+    Raises Conflict if a file exists and `replace` is false.
     `read_image` returns the content of an image by its name, None if there is none. Raises StoreFailed.
     """
     with _draft(file) as draft:
-        rows = database.copy_pages(store, draft, progress)
+        rows = database.copy_pages(store, draft, progress, count=True)
         with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
             images, missing = _add_images(db.connection(), read_image)
         written = verify(draft)
+        differences = verification.find_differences(draft)
         wrong = [table for table, number in (rows | {"image": images}).items() if written.get(table) != number]
         if wrong:
             raise StoreFailed(f"the copy lacks rows of {', '.join(wrong)}", "try again")
-        files.publish(draft, file, replace=True)
-    return BackupResult(rows, images, missing)
+        _publish_backup(draft, file, replace=replace)
+    return BackupResult(rows, images, missing, differences)
 
 
 def restore_backup(
@@ -127,16 +156,23 @@ def restore_backup(
     The store changes in one transaction: a kill leaves the old or the new one. `prepare` is called with the backup's
     images, and may change the copy first. This process must not have the store open.
 
-    Raises StoreNotReady if the backup is damaged, Conflict while something is sending, and StoreFailed.
+    Raises StoreNotReady if the backup is damaged or has another schema than ours, Conflict while something is sending,
+    and StoreFailed.
     """
     schema.require_store(file)
-    store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place.require_own_logs(file)
+    place.check_place(store)
+    files.make_folder(store.parent)
     with _draft(store) as draft:
-        database.copy_pages(file, draft, progress, in_use=False)
-        verify(draft)
+        _copy_backup(file, draft, progress)
+        verification.require_our_schema(draft)  # before anything in it could run
+        verification.require_no_damage(draft)
         schema.upgrade(draft, with_backup=False)
+        verification.require_valid_values(draft)
         with _on_hold(store) as exists:
-            ledger_kept = exists and _set_aside(store, aside) and _take_newer_ledger(draft, aside)
+            is_readable = exists and _set_aside(store, aside)
+            ledger_kept = is_readable and _take_newer_ledger(draft, aside)
+            audit = _take_newer_entries(draft, aside) if is_readable else NewerEntries()
             with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
                 _hold(db, blind=not ledger_kept)
                 made_at, images = _remove_images(db)
@@ -145,7 +181,14 @@ def restore_backup(
                 database.copy_pages(draft, store)
             else:
                 schema.publish_new(draft, store)
-    return RestoreResult(made_at, aside if exists else None, ledger_kept)
+    return RestoreResult(made_at, aside if exists else None, ledger_kept, audit)
+
+
+def _publish_backup(draft: Path, file: Path, *, replace: bool) -> None:
+    try:
+        files.publish(draft, file, replace=replace)
+    except FileExistsError:
+        raise Conflict(f"{file} already exists", "pass --force") from None
 
 
 def verify(path: Path) -> dict[str, int]:
@@ -153,29 +196,20 @@ def verify(path: Path) -> dict[str, int]:
 
     Raises StoreNotReady if SQLite finds damage, or a row refers to a missing one.
     """
-    schema.require_store(path)
-    with contextlib.closing(_open_alone(path)) as store, store.read() as db:
-        execute = db.connection().exec_driver_sql
-        damage = next(find_damage(db.connection()), None)
-        if damage is not None:
-            raise StoreNotReady(f"{path} is damaged: {damage}", "use another backup")
-        tables = execute(_TABLE_NAMES).scalars().all()
-        return {name: execute(f'SELECT count(*) FROM "{name}"').scalar() or 0 for name in tables}  # noqa: S608
+    verification.require_no_damage(path)
+    with database.translate_db_errors(), contextlib.closing(verification.open_untrusted(path)) as store:
+        return database.count_rows(store.execute)
 
 
-def find_damage(db: Connection) -> Iterator[str]:
-    """Yield what SQLite finds wrong with a store: broken pages and indexes, and rows that refer to missing rows."""
+def _copy_backup(file: Path, draft: Path, progress: Progress) -> None:
+    """Copy a backup, page by page. Raises StoreNotReady if SQLite cannot read it, and StoreFailed."""
     try:
-        problems = list(db.exec_driver_sql("PRAGMA integrity_check(20)").scalars())
-    except DBAPIError as error:  # too damaged even for the check
-        if database.is_locked(error):
+        database.copy_pages(file, draft, progress, in_use=False)
+    except StoreFailed as error:
+        cause = error.__cause__
+        if cause is None or sqlite_errors.result_code(cause) not in sqlite_errors.DAMAGE:
             raise
-        problems = [str(error.orig)]
-    if problems != ["ok"]:
-        yield from problems
-        return
-    for table, row, parent, _ in db.exec_driver_sql("PRAGMA foreign_key_check"):
-        yield f"row {row} of {table} refers to a missing {parent}"
+        raise StoreNotReady(f"{file} is damaged: {sqlite_errors.reason(cause)}", "use another backup") from error
 
 
 # Drafts
@@ -183,26 +217,30 @@ def find_damage(db: Connection) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """Create an empty file beside a path, and remove it after the block. Errors in the block are told of the path."""
+    """Create an empty file in a private folder beside a path, and remove both after the block.
+
+    Errors in the block are told of the path.
+    """
     draft = path.with_name(f"{path.name}.draft-{secrets.token_hex(4)}")
     try:
         _remove_old_drafts(path)
-        with files.temporary_file(draft):
-            yield draft
+        with files.temporary_file(draft) as file:
+            yield file
     except OSError as error:
         raise StoreFailed(f"cannot write {path}: {error.strerror}", "use a folder that you can write to") from None
     except StoreFailed as error:
         raise StoreFailed(f"cannot write {path}: {error.message}", error.hint) from error
     except StoreNotReady as error:
-        raise StoreNotReady(error.message.replace(str(draft), "the backup"), error.hint) from error
+        raise StoreNotReady(error.message.replace(str(draft / "draft"), "the backup"), error.hint) from error
 
 
 def _remove_old_drafts(path: Path) -> None:
     """Remove the drafts of killed processes: each may be as large as the store."""
-    draft_name = re.compile(re.escape(path.name) + r"\.draft-[0-9a-f]{8}(-journal|-wal|-shm)?")
-    for file in path.parent.iterdir():
-        if draft_name.fullmatch(file.name) and file.stat().st_mtime < time.time() - DRAFT_LIFE:
-            file.unlink(missing_ok=True)
+    draft_name = re.compile(re.escape(path.name) + r"\.draft-[0-9a-f]{8}")
+    for folder in path.parent.iterdir():
+        if draft_name.fullmatch(folder.name):
+            with contextlib.suppress(OSError):  # of somebody else, or with other files
+                files.remove_temporary(folder, unused_s=DRAFT_LIFE)
 
 
 def _open_alone(path: Path) -> Store:
@@ -216,7 +254,7 @@ def _open_alone(path: Path) -> Store:
 def _add_images(db: Connection, read_image: Callable[[str], bytes | None]) -> tuple[int, list[str]]:
     """Store the images of the posts. Return how many, and the names of those that are missing."""
     db.exec_driver_sql("DROP TABLE IF EXISTS image")  # from a backup that was opened as a store
-    db.exec_driver_sql(_CREATE_IMAGES)
+    db.exec_driver_sql(verification.CREATE_IMAGES)
     names = db.exec_driver_sql("SELECT DISTINCT image FROM post WHERE image IS NOT NULL").scalars().all()
     missing = []
     for name in names:
@@ -271,7 +309,7 @@ def _require_no_run(path: Path) -> None:
 
 
 def _require_no_logs(path: Path) -> None:
-    for log in (path.with_name(path.name + suffix) for suffix in _LOG_SUFFIXES):
+    for log in (path.with_name(path.name + suffix) for suffix in place.LOG_SUFFIXES):
         if log.exists():
             raise Conflict(f"{log} belongs to a store that is gone", "move it away; it may contain the last changes")
 
@@ -320,7 +358,7 @@ def _take_newer_ledger(draft: Path, newer: Path) -> bool:
     store = Store(draft, journal_mode="DELETE", foreign_keys="OFF")
     with contextlib.closing(store), database.translate_db_errors(), store.connect_autocommit() as db:
         execute = db.exec_driver_sql
-        execute("ATTACH ? AS newer", (str(newer),))
+        execute("ATTACH ? AS newer", (os.fsencode(newer),))  # bytes, as the path may be no UTF-8
         revision = execute("SELECT version_num FROM newer.alembic_version").scalar()
         if revision != schema.REVISION or not execute(_IS_NEWER).scalar():
             return False
@@ -330,3 +368,20 @@ def _take_newer_ledger(draft: Path, newer: Path) -> bool:
         is_intact = execute("PRAGMA foreign_key_check").first() is None
         execute("COMMIT" if is_intact else "ROLLBACK")
     return is_intact
+
+
+def _take_newer_entries(draft: Path, newer: Path) -> NewerEntries:
+    """Add the entries of a newer store's audit trail to an older copy of it. Those of another store are lost."""
+    store = Store(draft, journal_mode="DELETE")
+    with (
+        contextlib.suppress(StoreFailed),
+        contextlib.closing(store),
+        database.translate_db_errors(),
+        store.connect_autocommit() as db,
+    ):
+        execute = db.exec_driver_sql
+        execute("ATTACH ? AS newer", (os.fsencode(newer),))
+        if not execute(_IS_SAME_STORE).scalar():
+            return NewerEntries(lost=execute("SELECT count(*) FROM newer.audit").scalar() or 0)
+        return NewerEntries(kept=execute(_ADD_NEWER_ENTRIES).rowcount, lost=0)
+    return NewerEntries()

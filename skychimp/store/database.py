@@ -5,6 +5,7 @@ newer, and a rollback journal otherwise: older versions can corrupt a WAL that s
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ SAFE_WAL_VERSION = (3, 51, 3)
 
 IMMEDIATE = "BEGIN IMMEDIATE"
 BUSY_TIMEOUT_MS = 30_000
+SHORT_TIMEOUT_MS = 2_000
+"""How long to wait for the lock to record what need not be recorded."""
 
 
 class Store:
@@ -49,6 +52,19 @@ class Store:
         """
         with translate_db_errors(), Session(self._writer, expire_on_commit=False) as db, db.begin():
             yield db
+
+    @contextlib.contextmanager
+    def write_soon(self) -> Iterator[Session]:
+        """Open a transaction like `write`, but wait for the lock for SHORT_TIMEOUT_MS only. Raises StoreFailed."""
+        with translate_db_errors(), self._writer.connect() as connection:
+            driver_connection = connection.connection.driver_connection
+            assert driver_connection is not None
+            driver_connection.execute(f"PRAGMA busy_timeout = {SHORT_TIMEOUT_MS}")
+            try:
+                with Session(connection, expire_on_commit=False) as db, db.begin():
+                    yield db
+            finally:
+                driver_connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
     def connect(self) -> Connection:
         """Return a connection whose transactions all begin IMMEDIATE, for a thread that only writes."""
@@ -121,8 +137,8 @@ def translate_db_errors() -> Iterator[None]:
         raise
     except DBAPIError as error:
         raise store_error(str(error.orig), result_code(error)) from error
-    except driver().Error as error:
-        raise store_error(str(error), sqlite_errors.result_code(error)) from error
+    except (driver().Error, UnicodeDecodeError) as error:
+        raise store_error(sqlite_errors.reason(error), sqlite_errors.result_code(error)) from error
 
 
 def store_error(reason: str, code: int = 0) -> StoreFailed:
@@ -188,6 +204,7 @@ def connection_pragmas() -> dict[str, str]:
     return {
         "busy_timeout": str(BUSY_TIMEOUT_MS),
         "foreign_keys": "ON",
+        "trusted_schema": "OFF",
         "journal_mode": "WAL" if has_safe_wal else "DELETE",
         "synchronous": "FULL" if has_safe_wal else "EXTRA",
         "cache_size": "-16000",
@@ -215,20 +232,25 @@ def _lower(value: object) -> object:
 
 
 def copy_pages(
-    source: Path, target: Path, progress: Callable[[int, int], None] = lambda done, total: None, *, in_use: bool = True
+    source: Path,
+    target: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    in_use: bool = True,
+    count: bool = False,
 ) -> dict[str, int]:
-    """Copy a store as it is at one moment, and return how many rows each table had then.
+    """Copy a store as it is at one moment. With `count`, return how many rows each table had then.
 
     The target is an empty file or a store. It changes in one transaction: others see the old or the new store, and a
     kill leaves one of them. `in_use` says whether others may be writing to the source. `progress` is called with the
     number of copied pages and of all pages. Raises StoreFailed.
     """
     is_new = target.stat().st_size == 0
-    with translate_db_errors(), contextlib.closing(_connect(source, in_use=in_use)) as origin:
-        origin.execute("BEGIN")  # the first read fixes the moment
-        tables = origin.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
-        rows = {name: origin.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for (name,) in tables}  # noqa: S608
-        with contextlib.closing(_connect(target)) as copy:
+    with translate_db_errors(), contextlib.closing(connect_file(source, in_use=in_use)) as origin:
+        origin.execute("BEGIN")
+        origin.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first read fixes the moment
+        rows = count_rows(origin.execute) if count else {}
+        with contextlib.closing(connect_file(target)) as copy:
             copy.execute("PRAGMA writable_schema = ON")  # so that a truncated file can be overwritten
             origin.backup(copy, pages=2000, progress=lambda _, left, total: progress(total - left, total))
             if is_new:
@@ -236,12 +258,22 @@ def copy_pages(
     return rows
 
 
-def _connect(path: Path, *, in_use: bool = True) -> Any:
+def count_rows(execute: Callable[[str], Any]) -> dict[str, int]:
+    """Return how many rows each table has. `execute` runs a statement."""
+    names = execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'").fetchall()
+    return {name: execute(f"SELECT count(*) FROM {quoted(name)}").fetchone()[0] for (name,) in names}  # noqa: S608
+
+
+def quoted(name: str) -> str:
+    """Return the name of a table or column as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def connect_file(path: Path, *, in_use: bool = True) -> Any:
     """Return a connection of the driver. If the file is not in use, no other file is created beside it."""
-    name = "file:" + quote(str(path))
-    if not in_use:
-        has_log = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
-        name += "?mode=ro" if has_log else "?immutable=1"
+    name = "file:" + quote(os.fsencode(path))
+    has_log = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    name += "?mode=rw" if in_use else "?mode=ro" if has_log else "?immutable=1"
     connection = driver().connect(name, uri=True, isolation_level=None)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection

@@ -4,19 +4,21 @@ All runs of an SQLite store are on one machine. Each holds a lock on a file besi
 lives, which tells a dead run from a slow one.
 """
 
-import contextlib
 import fcntl
 import os
 import re
 import socket
+import stat
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, case, delete, insert, select, union, update
 
+from skychimp import files
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
 from skychimp.models import Delivery, Run
+from skychimp.shell import run_line_hint
 from skychimp.store.conditions import is_in_flight
 
 _RUN = Run.__table__
@@ -54,7 +56,7 @@ def start(db: Connection, store: Path, now: datetime) -> RunLock:
     key = db.execute(insert(_RUN).values(row)).inserted_primary_key
     assert key is not None
     path = _lock_path(store, key[0])
-    return RunLock(key[0], path, _acquire(path, store))
+    return RunLock(key[0], path, _acquire(path))
 
 
 def heartbeat(db: Connection, run_id: int, now: datetime, counts: dict[str, int]) -> None:
@@ -83,7 +85,7 @@ def clock_behind(db: Connection, now: datetime) -> ClockBehind | None:
         return None
     return ClockBehind(
         f"the clock says {now:%Y-%m-%d %H:%M} UTC, but the store was last used at {latest:%Y-%m-%d %H:%M} UTC",
-        'set the clock, or run "skychimp doctor --accept-clock" if it is right now',
+        'set the clock, or run "skychimp doctor --accept-clock --operator" if it is right now',
     )
 
 
@@ -118,11 +120,8 @@ def _lock_path(store: Path, run_id: int) -> Path:
     return store.with_name(f"{store.name}.run-{run_id}")
 
 
-def _acquire(path: Path, store: Path) -> int:
+def _acquire(path: Path) -> int:
     file = _open(path, os.O_CREAT)
-    if os.geteuid() == 0:  # the store's owner must be able to open the lock
-        with contextlib.suppress(OSError):
-            os.fchown(file, store.stat().st_uid, store.stat().st_gid)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -133,7 +132,7 @@ def _acquire(path: Path, store: Path) -> int:
 
 
 def _is_unlocked(path: Path) -> bool:
-    """Return whether no process holds a lock, and remove its file then."""
+    """Return whether no process holds a lock, and remove its file then. A file with content is none of ours."""
     if path in _own_locks:
         return False
     try:
@@ -144,17 +143,39 @@ def _is_unlocked(path: Path) -> bool:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two processes that look at once both get it
     except BlockingIOError:
         return False
+    else:
+        is_ours = os.fstat(file).st_size == 0
     finally:
         os.close(file)
-    path.unlink(missing_ok=True)
+    if is_ours:
+        path.unlink(missing_ok=True)
     return True
 
 
 def _open(path: Path, flags: int = 0) -> int:
+    """Open a lock file. Raises FileNotFoundError, and StoreFailed for a file that is not a lock of ours."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
     except FileNotFoundError:
         raise
     except OSError as error:
-        hint = "remove it, or give it to the owner of the store"
-        raise StoreFailed(f"cannot open {path}: {error.strerror}", hint) from None
+        raise _not_a_lock(path, error.strerror) from None
+    try:
+        _check_lock(os.fstat(file), path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _check_lock(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise _not_a_lock(path, "it is not a regular file with one name")
+    try:
+        files.check_status(status, path)
+    except files.UnsafePlace as error:
+        raise _not_a_lock(path, error.strerror) from None
+
+
+def _not_a_lock(path: Path, reason: str | None) -> StoreFailed:
+    return StoreFailed(f"cannot open {path}: {reason}", run_line_hint("mv", path, f"{path}.old"))

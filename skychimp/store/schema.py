@@ -2,7 +2,10 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import Connection, insert
@@ -14,8 +17,10 @@ from skychimp.errors import Conflict, StoreFailed, StoreNotReady
 from skychimp.shell import run_hint
 from skychimp.store import sqlite_errors
 from skychimp.store.database import IMMEDIATE, Store, copy_pages, make_engine, result_code, translate_db_errors
+from skychimp.store.place import check_place
+from skychimp.text import shortened
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration. A test compares it with the migrations folder."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -23,17 +28,16 @@ APPLICATION_ID = 0x534B5943
 """"SKYC", at offset 68 of the file's header."""
 
 _OTHER_FILE = "use --store PATH to choose another file"
-_DAMAGE = (sqlite_errors.ERROR, sqlite_errors.CORRUPT, sqlite_errors.NOTADB)
-"""The result codes of reading the revision from a damaged file: a missing table is an ERROR."""
 
 
 def open_store(url: str) -> Store:
     """Open the store at a SQLAlchemy URL. An old store is upgraded first, after a backup.
 
     Raises StoreNotReady if there is no store, if the file is damaged or something else (it is not touched), or if it
-    was made by a newer Skychimp; and StoreFailed.
+    was made by a newer Skychimp; if others can change it, see `check_place`; and StoreFailed.
     """
-    path = store_path(url)
+    path = real_path(store_path(url))
+    check_place(path)
     require_store(path)
     store = Store(path)
     try:
@@ -48,15 +52,19 @@ def open_store(url: str) -> Store:
 def create_store(url: str) -> Store:
     """Create a store, completely or not at all, and open it.
 
-    Raises Conflict if the file exists, StoreNotReady if it cannot be created, and StoreFailed.
+    Raises Conflict if the file exists, StoreNotReady if it cannot be created or others can change its folder, and
+    StoreFailed.
     """
-    path = store_path(url)
+    path = real_path(store_path(url))
     draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
+    if os.path.lexists(path):
+        raise _exists(path)
+    check_place(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with files.temporary_file(draft):
-            _create_tables(draft)
-            publish_new(draft, path)
+        files.make_folder(path.parent)
+        with files.temporary_file(draft) as file:
+            _create_tables(file)
+            publish_new(file, path)
     except OSError as error:
         raise StoreNotReady(f"cannot create the store {path}: {error.strerror}", _OTHER_FILE) from None
     return open_store(url)
@@ -67,7 +75,11 @@ def publish_new(draft: Path, path: Path) -> None:
     try:
         files.publish(draft, path)
     except FileExistsError:
-        raise Conflict(f"{path} already exists", _OTHER_FILE) from None
+        raise _exists(path) from None
+
+
+def _exists(path: Path) -> Conflict:
+    return Conflict(f"{path} already exists", _OTHER_FILE)
 
 
 def store_path(url: str) -> Path:
@@ -78,6 +90,13 @@ def store_path(url: str) -> Path:
     if not parsed.database or parsed.database == ":memory:":
         raise StoreNotReady("store.url names no file", "set store.url to a path")
     return Path(parsed.database)
+
+
+def real_path(path: Path) -> Path:
+    """Return the path of a file without links. A link to nothing stays, so that it is neither opened nor replaced."""
+    if os.path.exists(path):
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def require_store(path: Path) -> None:
@@ -115,9 +134,7 @@ def upgrade(path: Path, *, with_backup: bool = True) -> None:
 
     Raises StoreNotReady if the store was made by a newer Skychimp, and StoreFailed.
     """
-    from alembic.script import ScriptDirectory
-
-    known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+    known = known_revisions()
     engine = make_engine(path, foreign_keys="OFF")  # rebuilding a table must not delete the rows that refer to it
     try:
         with (
@@ -127,15 +144,26 @@ def upgrade(path: Path, *, with_backup: bool = True) -> None:
         ):
             revision = _revision_of(db)
             if revision not in known:
-                message = f"the store {path} was made by a newer Skychimp (revision {revision})"
-                raise StoreNotReady(message, "upgrade Skychimp")
+                raise newer_store(path, revision)
             if revision != REVISION:
-                if with_backup:
-                    _back_up(path, path.with_name(f"{path.name}.before-{REVISION}"))
-                migrate(db)
-                _require_intact_references(db)
+                with _backup(path) if with_backup else nullcontext():
+                    migrate(db)
+                    _require_intact_references(db)
     finally:
         engine.dispose()
+
+
+def known_revisions() -> set[str]:
+    """Return the revisions that this version of Skychimp can upgrade."""
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+
+
+def newer_store(path: Path, revision: str) -> StoreNotReady:
+    """Return the error for a store with an unknown revision."""
+    message = f"the store {path} was made by a newer Skychimp (revision {shortened(revision)})"
+    return StoreNotReady(message, "upgrade Skychimp")
 
 
 def _read_revision(store: Store) -> str:
@@ -144,7 +172,7 @@ def _read_revision(store: Store) -> str:
             return _revision_of(db)
     except StoreFailed as error:
         cause = error.__cause__
-        if isinstance(cause, DBAPIError) and result_code(cause) in _DAMAGE:
+        if isinstance(cause, DBAPIError) and result_code(cause) in sqlite_errors.DAMAGE:
             message = f"the store {store.path} is damaged"
             raise StoreNotReady(message, run_hint("restore", "FILE", "--operator")) from error
         raise
@@ -172,13 +200,28 @@ def _create_tables(path: Path) -> None:
         engine.dispose()
 
 
-def _back_up(path: Path, target: Path) -> None:
-    """Copy a store before its upgrade. Raises StoreFailed."""
+@contextmanager
+def _backup(path: Path) -> Iterator[None]:
+    """Keep a copy of a store, unless the upgrade in the block fails and changes nothing. Raises StoreFailed."""
+    copy = _back_up(path)
+    try:
+        yield
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        raise
+
+
+def _back_up(path: Path) -> Path:
+    """Copy a store, to a name that no other copy has, and return the copy. Raises StoreFailed."""
+    first = f"{path.name}.before-{REVISION}"
+    names = (path.with_name(f"{first}-{number}" if number else first) for number in count())
+    target = next(name for name in names if not os.path.lexists(name))
     draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
     try:
-        with files.temporary_file(draft):
-            copy_pages(path, draft)
-            files.publish(draft, target, replace=True)
+        with files.temporary_file(draft) as file:
+            copy_pages(path, file)
+            files.publish(file, target)
+            return target
     except OSError as error:
         message = f"cannot back up the store to {target}: {error.strerror}"
         raise StoreFailed(message, "the store is upgraded only after a backup") from None

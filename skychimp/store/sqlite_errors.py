@@ -5,6 +5,9 @@ Imports nothing, as the writer process must start quickly.
 
 ERROR, BUSY, LOCKED, CORRUPT, FULL, NOTADB = 1, 5, 6, 11, 13, 26
 
+DAMAGE = (ERROR, CORRUPT, NOTADB)
+"""The codes of reading a damaged file: a missing table is an ERROR."""
+
 _TEXTS = {
     "locked": BUSY,
     "busy": BUSY,
@@ -17,11 +20,24 @@ _TEXTS = {
 
 
 def result_code(error: BaseException) -> int:
-    """Return the primary result code of a driver's error, 0 if it is unknown."""
+    """Return the primary result code of a driver's error, 0 if it is unknown.
+
+    The driver raises UnicodeDecodeError for a name or a message that is not UTF-8, as in a damaged file.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return CORRUPT
     code: int | None = getattr(error, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF  # without the extended part
     return next((code for text, code in _TEXTS.items() if text in str(error)), 0)
+
+
+def reason(error: BaseException) -> str:
+    """Return what a driver's error says, in one line. In a damaged file a name may contain anything."""
+    if isinstance(error, UnicodeDecodeError):
+        return "text that is not UTF-8"
+    line = str(error).partition("\n")[0][:200]
+    return line if line.isprintable() else ascii(line)
 
 
 def is_busy(error: BaseException) -> bool:

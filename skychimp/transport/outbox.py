@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from skychimp import files
@@ -25,24 +25,43 @@ class OutboxTransport:
         self._folder = folder
 
     async def connect(self) -> "OutboxConnection":
-        """Create the Maildir if it is missing. Raises RelayUnavailable if that fails."""
-        try:
-            for name in ("tmp", "new", "cur"):
-                (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._folder.chmod(0o700)
-        except OSError as error:
-            message = f"cannot create the outbox {self._folder}: {error.strerror}"
-            raise RelayUnavailable(message, "check the folder's permissions") from None
-        return OutboxConnection(self._folder)
+        """Create the Maildir if it is missing, and open it.
+
+        Raises RelayUnavailable if that fails, or if others could change it.
+        """
+        with ExitStack() as opened:
+            try:
+                tmp, new = self._open(opened)
+            except files.UnsafePlace as error:
+                place = "it" if error.filename == str(self._folder) else error.filename
+                message = f"cannot use the outbox {self._folder}: {place} {error.fault}"
+                raise RelayUnavailable(message, error.remedy) from None
+            except OSError as error:
+                message = f"cannot create the outbox {self._folder}: {error.strerror}"
+                raise RelayUnavailable(message, "check the folder's permissions") from None
+            return OutboxConnection(tmp, new, opened.pop_all())
+
+    def _open(self, opened: ExitStack) -> tuple[int, int]:
+        """Return the file descriptors of the folders "tmp" and "new". Raises UnsafePlace and OSError."""
+        files.make_folder(self._folder)
+        root = opened.enter_context(files.open_folder(self._folder))
+        with suppress(PermissionError):  # it belongs to root
+            os.fchmod(root, 0o700)
+        for name in ("tmp", "new", "cur"):
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=root)
+        tmp, new = (opened.enter_context(files.open_folder(self._folder / name)) for name in ("tmp", "new"))
+        return tmp, new
 
 
 class OutboxConnection:
-    """A connection to the outbox, which is always usable."""
+    """A connection to the outbox. It is usable until an email cannot be written."""
 
-    is_usable = True
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, tmp: int, new: int, opened: ExitStack) -> None:
+        self.is_usable = True
+        self._tmp = tmp
+        self._new = new
+        self._opened = opened
 
     async def send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
         """Write the email to "tmp", commit the intent, and only then move the file to "new".
@@ -51,22 +70,34 @@ class OutboxConnection:
         replaces its file.
         """
         name = _file_name(email)
-        draft = self._folder / "tmp" / f"{name}.{os.getpid()}"
+        draft = f"{name}.{os.getpid()}"
         try:
-            _write(draft, _maildir_bytes(email))
+            self._write(draft, _maildir_bytes(email))
             if not await commit_intent():
                 return None
-            files.publish(draft, self._folder / "new" / name, replace=True)
+            os.rename(draft, name, src_dir_fd=self._tmp, dst_dir_fd=self._new)
+            os.fsync(self._new)
         except OSError as error:
+            self.is_usable = False
             return SendResult(Phase.DATA, None, f"cannot write to the outbox: {error.strerror}")
         finally:
             with suppress(OSError):
-                draft.unlink(missing_ok=True)
+                os.unlink(draft, dir_fd=self._tmp)
         reply = Reply(250, "2.0.0", f"250 2.0.0 written to the outbox as new/{name}")
         return SendResult(Phase.DOT, reply, dot_written=True)
 
     async def close(self) -> None:
-        """Do nothing: no file stays open between two emails."""
+        """Close the folders."""
+        self._opened.close()
+
+    def _write(self, name: str, data: bytes) -> None:
+        with suppress(FileNotFoundError):  # left by a killed process that had the same number
+            os.unlink(name, dir_fd=self._tmp)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=self._tmp), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _file_name(email: OutgoingEmail) -> str:
@@ -83,11 +114,3 @@ def _maildir_bytes(email: OutgoingEmail) -> bytes:
 
 def _on_one_line(address: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", "?", address)
-
-
-def _write(path: Path, data: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(file, "wb") as opened:
-        opened.write(data)
-        opened.flush()
-        os.fsync(file)

@@ -21,6 +21,37 @@ _DOMAIN = re.compile(
     r"(?=.{1,255}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"
 )
 
+_PORT_AND_SECURITY = 'smtp.port and smtp.security ("tls" for port 465, "starttls" for 587 and 25)'
+_UNKNOWN_AUTHORITY = (
+    "its certificate authority is unknown",
+    "set smtp.ca_file to the file of the certificate authority, or check smtp.host",
+)
+_OTHER_NAME = (
+    "it is not valid for the name in smtp.host",
+    "set smtp.host to one of the certificate's alternative names (its common name does not count)",
+)
+_CERTIFICATE_PROBLEMS = {
+    9: ("it is not valid yet", "check this machine's clock"),
+    10: ("it has expired", "renew the mail server's certificate, or check this machine's clock"),
+    18: ("it is self-signed", "set smtp.ca_file to a file with this certificate, or check smtp.host"),
+    19: _UNKNOWN_AUTHORITY,
+    20: _UNKNOWN_AUTHORITY,
+    21: _UNKNOWN_AUTHORITY,
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+"""What is wrong with a certificate, and a hint, by OpenSSL's code (X509_V_ERR_ in x509_vfy.h)."""
+
+_OLD_TLS = ("the server has no TLS 1.2 or later", "update the mail server, or use another one")
+_NO_TLS = ("the server does not speak TLS", f"check {_PORT_AND_SECURITY}")
+_TLS_PROBLEMS = {
+    "HTTP_REQUEST": _NO_TLS,
+    "TLSV1_ALERT_PROTOCOL_VERSION": _OLD_TLS,
+    "UNSUPPORTED_PROTOCOL": _OLD_TLS,
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+}
+"""What is wrong with a handshake, and a hint, by OpenSSL's name (SSL_R_ in sslerr.h)."""
+
 
 class SmtpTransport:
     """Connects to the mail server in the settings. `hostname` is this machine's name (default: the system's)."""
@@ -36,7 +67,8 @@ class SmtpTransport:
     async def connect(self) -> "SmtpConnection":
         """Connect, start TLS and log in.
 
-        Raises RelayUnavailable if it may work later, RelayRefused if a person must act.
+        Raises RelayUnavailable if it may work later, RelayRefused if a person must act, and ConfigError if a file that
+        the settings name cannot be used.
         """
         try:
             return await self._set_up(await self._open_connection())
@@ -114,28 +146,38 @@ class SmtpTransport:
     def _connect_error(self, error: Exception) -> RelayUnavailable | RelayRefused:
         """Return the error for a failed connect."""
         match error:
-            case ssl.SSLCertVerificationError():
-                return RelayRefused(
-                    f"the certificate of {self.relay} is not trusted: {error.verify_message}",
-                    "check smtp.host, or set smtp.ca_file to the certificate authority's file",
-                )
+            case ssl.SSLError():
+                return self._tls_error(error)
             case UnicodeError():
                 return RelayRefused(f"invalid host name {self._settings.host!a}", "check smtp.host")
             case TimeoutError():
-                hint = "check smtp.host, smtp.port and smtp.security"
-                return RelayUnavailable(f"{self.relay} does not respond", hint)
-            case ssl.SSLError():
-                return RelayUnavailable(f"TLS with {self.relay} failed: {error}", "check smtp.port and smtp.security")
-        hint = "check smtp.host and smtp.port, and that the mail server is running"
-        return RelayUnavailable(f"cannot connect to {self.relay}: {error}", hint)
+                return RelayUnavailable(f"{self.relay} does not respond", f"check smtp.host, {_PORT_AND_SECURITY}")
+            case ConnectionError() if error.errno is None:  # what asyncio raises if it is closed during the handshake
+                hint = f"check {_PORT_AND_SECURITY}, and that the mail server has TLS 1.2 or later"
+                return RelayUnavailable(f"TLS with {self.relay} failed: the server closed the connection", hint)
+        hint = "check smtp.host, smtp.port and smtp.security, and that the mail server is running"
+        return RelayUnavailable(f"cannot connect to {self.relay}: {_describe(error)}", hint)
+
+    def _tls_error(self, error: ssl.SSLError) -> RelayUnavailable | RelayRefused:
+        """Return the error for a failed handshake."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason, hint = _CERTIFICATE_PROBLEMS.get(error.verify_code, (error.verify_message, _UNKNOWN_AUTHORITY[1]))
+            return RelayRefused(f"the certificate of {self.relay} is not trusted: {reason}", hint)
+        reason, hint = _TLS_PROBLEMS.get(error.reason or "", (_describe(error), f"check {_PORT_AND_SECURITY}"))
+        return RelayUnavailable(f"TLS with {self.relay} failed: {reason}", hint)
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
+        certificates = self._settings.read_certificates()
         try:
-            return ssl.create_default_context(cafile=self._settings.ca_file)
-        except OSError as error:
-            reason = error.strerror or error
-            raise RelayRefused(f"cannot use {self._settings.ca_file}: {reason}", "check smtp.ca_file") from None
+            # An empty text would stand for the system's certificates.
+            context = ssl.create_default_context(cadata=None if certificates is None else certificates or "\n")
+        except ssl.SSLError:
+            hint = "set smtp.ca_file to a PEM file with certificates"
+            raise RelayRefused(f"no valid certificate in {self._settings.ca_file}", hint) from None
+        context.hostname_checks_common_name = False  # RFC 9525, section 2
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
+        return context
 
 
 class SmtpConnection(asyncio.Protocol):
@@ -241,7 +283,7 @@ class SmtpConnection(asyncio.Protocol):
         self._set_error("connection closed")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._set_error(f"connection lost: {exc}" if exc else "connection closed")
+        self._set_error(f"connection lost: {_describe(exc)}" if exc else "connection closed")
 
     def pause_writing(self) -> None:
         self._is_write_buffer_full = True
@@ -343,6 +385,15 @@ def ehlo_name(hostname: str, address: str) -> str:
     if _DOMAIN.fullmatch(hostname):
         return hostname
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def _describe(error: Exception) -> str:
+    """Return what went wrong: never an empty text, and without numbers of errors and the file names of OpenSSL."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return (error.strerror[:1].lower() + error.strerror[1:]).partition(" (_ssl.c")[0]
+    return str(error) or type(error).__name__
 
 
 def _require_success(reply: Reply, command: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from support import daemons, ledger_rows
 from support.command import Home
 from support.daemons import Daemon
+from support.inbox import body_of, read_outbox
 from support.queue_steps import rows
 
 from skychimp.errors import Denied, InvalidValue, NotFound
@@ -102,7 +103,8 @@ def test_failed_command_changes_nothing(
     done = admin_home.call("users", *arguments, "--json")
     assert (done.status, done.out, done.error["code"]) == (status, "", code)
     assert admin_home.call("users", "list").out == before
-    assert rows(store, AuditEntry) == []
+    refusals = {"denied": ["refused"], "not_found": ["not found"]}
+    assert [entry.action for entry in rows(store, AuditEntry)] == refusals.get(code, [])
 
 
 def test_manager_sees_the_owner_and_that_the_owner_is_blocked(store: Store, ada: Actor, manager_home: Home) -> None:
@@ -111,6 +113,21 @@ def test_manager_sees_the_owner_and_that_the_owner_is_blocked(store: Store, ada:
     listed = manager_home.call("mailings", "list").out.split("\t")
     assert (listed[1], listed[6]) == ("ada@skychimp.test", "yes")
     assert manager_home.call("mailings", "show", "1", "--json").json["owner_blocked"] is True
+
+
+def test_user_is_told_of_a_new_role_once(store: Store, ada: Actor, admin_home: Home) -> None:
+    for _ in range(2):
+        assert admin_home.call("users", "role", "1", "editor").status == 0
+    (email,) = read_outbox(store.path.with_name("outbox"))
+    assert (email["To"], email["Subject"]) == (ada.email, "Your Skychimp role was changed")
+    assert "editor" in body_of(email)
+    assert "<b>editor</b>" in body_of(email, "html")
+
+
+def test_role_is_changed_even_if_the_user_cannot_be_told(ada: Actor, admin_home: Home) -> None:
+    done = admin_home.call("users", "role", "1", "editor", "--json", environ={"SKYCHIMP_MAIL__SENDER": ""})
+    assert (done.status, done.json["role"]) == (0, "editor")
+    assert f"no email about this change was sent to {ada.email}: mail.sender is not set" in done.err
 
 
 # The audit trail
@@ -146,7 +163,7 @@ def test_deletion_is_recorded_without_an_address(store: Store, ada: Actor, admin
     assert not any("grace" in repr(entry) for entry in trail(store, admin))
 
 
-def test_refused_action_is_not_recorded(store: Store, ada: Actor, manager: Actor, admin: Actor) -> None:
+def test_service_that_refuses_records_nothing(store: Store, ada: Actor, manager: Actor, admin: Actor) -> None:
     mailing = ledger_rows.mailing(store, ada)
     with pytest.raises(Denied):
         mailings.remove(store, manager, mailing)
@@ -196,6 +213,9 @@ def test_audit_command_is_for_administrators(home: Home, manager_home: Home, adm
     assert admin_home.call("audit", "list", "--since", "2100-01-01", "--json").json == []
     assert admin_home.call("audit", "list", "--since", "soon").status == 2
     assert [one.call("audit", "list").status for one in (home, manager_home)] == [5, 5]
+    assert [entry["action"] for entry in home.call("audit", "list", "--operator", "--json").json] == [
+        "block", "refused", "refused",
+    ]  # fmt: skip
 
 
 def test_config_reload_of_the_daemon_is_recorded(store: Store, tmp_path: Path) -> None:

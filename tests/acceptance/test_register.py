@@ -86,7 +86,15 @@ def test_hints_lead_from_registration_to_the_first_mailing(home: Home, outbox: P
 def test_interrupted_registration_continues_with_verify_and_login(home: Home, outbox: Path) -> None:
     answers = [("Password:", f"{PASSWORD}\n"), ("Repeat password:", f"{PASSWORD}\n"), ("Code:", "\x03")]
     assert home.on_terminal("register", "--email", ADA, answers=answers).status == 130
-    done = home.on_terminal("verify", "--email", ADA, answers=[("Code:", lambda: f"{newest_code(outbox)}\n")])
+    done = home.on_terminal(
+        *("verify", "--email", ADA),
+        answers=[
+            ("Code:", lambda: f"{newest_code(outbox)}\n"),
+            ("Password:", "a wrong password\n"),
+            ("Code:", lambda: f"{newest_code(outbox)}\n"),
+            ("Password:", f"{PASSWORD}\n"),
+        ],
+    )
     assert done.status == 0
     assert hints(done) == [f"skychimp login --email {ADA}"]
     done = home.on_terminal("login", answers=[("Email:", f"{ADA}\n"), ("Password:", f"{PASSWORD}\n")])
@@ -147,6 +155,74 @@ def test_script_registers_verifies_and_logs_in(home: Home, outbox: Path) -> None
     assert home.call("logout", "--json").json == {"email": None}
 
 
+def verify_in_script(home: Home, code: str, password: str | None, email: str = ADA) -> CommandResult:
+    environ = {} if password is None else {"SKYCHIMP_PASSWORD": password}
+    return home.call("verify", "--email", email, code, environ=environ)
+
+
+@pytest.mark.parametrize("password", [PASSWORD, None])
+def test_script_verifies_with_and_without_the_password(home: Home, outbox: Path, password: str | None) -> None:
+    assert register(home).status == 0
+    assert verify_in_script(home, newest_code(outbox), password).status == 0
+    assert log_in(home).status == 0
+
+
+def test_script_passes_code_and_password_on_stdin(home: Home, outbox: Path) -> None:
+    assert register(home).status == 0
+    stdin = f"{newest_code(outbox)}\n{PASSWORD}\n"
+    assert home.call("verify", "--email", ADA, "-", "--password-stdin", stdin=stdin).status == 0
+
+
+def test_stranger_who_registers_an_address_too_does_not_get_the_account(home: Home, outbox: Path) -> None:
+    """Whoever has the mailbox and the password of the newest registration gets the account, in any order."""
+    stranger = {"SKYCHIMP_PASSWORD": NEW}
+    assert home.call("register", "--email", ADA, environ=stranger).status == 0
+    assert register(home).status == 0
+    assert home.call("register", "--email", ADA, environ=stranger).status == 0
+    code = newest_code(outbox)
+    done = verify_in_script(home, code, PASSWORD)
+    assert (done.status, done.out) == (5, "")
+    assert done.err.startswith(f"error: this is not the password of the newest registration of {ADA}\nhint: run ")
+    done = verify_in_script(home, code, None)
+    assert (done.status, done.out) == (2, "")
+    assert "hint: use --password-stdin or set SKYCHIMP_PASSWORD" in done.err
+    assert [log_in(home, password).status for password in (PASSWORD, NEW)] == [5, 5]
+    assert home.call("password", "reset", "--email", ADA).status == 0
+    reset = ("password", "reset", "--email", ADA, newest_code(outbox))
+    assert home.call(*reset, environ={"SKYCHIMP_PASSWORD": PASSWORD}).status == 0
+    assert [log_in(home, password).status for password in (PASSWORD, NEW)] == [0, 5]
+
+
+def test_owner_is_told_of_a_changed_password(account: Home, outbox: Path) -> None:
+    assert log_in(account).status == 0
+    account.call("password", "change", "--password-stdin", stdin=f"{PASSWORD}\n{NEW}\n")
+    account.call("password", "reset", "--email", ADA)
+    account.call("password", "reset", "--email", ADA, newest_code(outbox), environ={"SKYCHIMP_PASSWORD": PASSWORD})
+    changed, _, reset = read_outbox(outbox)[-3:]
+    for email in (changed, reset):
+        assert (email["To"], email["Subject"]) == (ADA, "Your Skychimp password was changed")
+        assert f"skychimp password reset --email {ADA}" in email.as_string()
+    assert "code" not in changed.as_string()
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"SKYCHIMP_MAIL__SENDER": ""}, "mail.sender is not set"),
+        ({"SKYCHIMP_MAIL__TRANSPORT": "smtp", "SKYCHIMP_SMTP__HOST": "127.0.0.1", "SKYCHIMP_SMTP__PORT": "1"}, ""),
+    ],
+)
+def test_password_is_changed_even_if_the_owner_cannot_be_told(
+    account: Home, environ: dict[str, str], reason: str
+) -> None:
+    assert log_in(account).status == 0
+    stdin = f"{PASSWORD}\n{NEW}\n"
+    done = account.call("password", "change", "--password-stdin", "--json", stdin=stdin, environ=environ)
+    assert (done.status, done.json["email"]) == (0, ADA)
+    assert f"no email about this change was sent to {ADA}: {reason}" in done.err
+    assert log_in(account, NEW).status == 0
+
+
 def test_installed_command_includes_the_email_templates(home: Home, outbox: Path) -> None:
     done = home.run("register", "--email", ADA, environ={"SKYCHIMP_PASSWORD": PASSWORD})
     assert done.status == 0
@@ -159,7 +235,8 @@ def test_installed_command_includes_the_email_templates(home: Home, outbox: Path
     [
         (["register"], "missing option --email"),
         (["register", "--email", ADA], "missing password"),
-        (["register", "--email", ADA, "--password-stdin"], "the password must have 8 to 1000 characters"),
+        (["register", "--email", ADA, "--password-stdin"], "the password must have 12 to 1000 characters"),
+        (["register", "--email", ADA, "--name", "a\nb", "--password-stdin"], "the password must have"),
         (["login", "--email", ADA], "missing password"),
         (["verify", "--email", ADA], "missing argument CODE"),
         (["verify", "--email", ADA, "--resend", "22222-22222"], "CODE and --resend cannot be used together"),

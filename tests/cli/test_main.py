@@ -253,6 +253,25 @@ def test_ctrl_c_while_importing(home: Home, module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize("module", ["typer", "skychimp.cli.output"])
+def test_interrupt_that_the_import_system_would_swallow_ends_the_command(home: Home, module: str) -> None:
+    program = f"""
+import os, signal, sys, weakref
+from skychimp.cli.main import main
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            weakref.finalize(Finder(), os.kill, os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["clients", "list"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=home.environ, cwd=home.folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("module", ["typer", "skychimp.cli.commands.clients", "sqlmodel"])
 def test_missing_module(home: Home, module: str) -> None:
     done = run_without(home, module, "ModuleNotFoundError('no such module')")

@@ -1,69 +1,285 @@
-"""Test the file that a user names for an export or a report."""
+"""Test the file that a user names for an export, a report or a backup, and folders of generated files."""
 
 import os
+import shlex
 import stat
 import subprocess
-import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import ledger_rows
+from support.accounts import MAIL, NOBODY, needs_root, run_as
+from support.command import PROGRAM, Home
 
-from skychimp.cli.output_file import open_output_file
-from skychimp.errors import InvalidValue
+from skychimp.permissions import Actor
+from skychimp.services.clients import clients
+from skychimp.store.database import Store
 
+TEXT_COMMANDS = {"clients": "clients export FILE", "users": "users export FILE", "report": "report 1 --html FILE"}
+COMMANDS = TEXT_COMMANDS | {"backup": "backup FILE"}
+FULL = "/dev/full"
 
-def write(path: Path) -> None:
-    with open_output_file(str(path)) as opened:
-        opened.write("Zoë\n")
-
-
-def test_new_file_is_private_and_utf8(tmp_path: Path) -> None:
-    path = tmp_path / "export.csv"
-    write(path)
-    assert path.read_bytes() == "Zoë\n".encode()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
+command_names = pytest.mark.parametrize("command", COMMANDS)
+text_command_names = pytest.mark.parametrize("command", TEXT_COMMANDS)
 
 
-def test_target_of_a_link_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
-    target, link = tmp_path / "target.csv", tmp_path / "link.csv"
-    target.write_text("old")
-    target.chmod(0o640)
-    link.symlink_to(target.name)
-    write(link)
-    assert link.is_symlink()
-    assert target.read_text() == "Zoë\n"
-    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+def words(command: str, file: str | Path) -> list[str]:
+    return [str(file) if word == "FILE" else word for word in COMMANDS[command].split()]
 
 
-def test_failure_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "export.csv"
-    path.write_text("old")
-
-    def write_and_fail() -> None:
-        with open_output_file(str(path)) as opened:
-            opened.write("new")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_and_fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.fixture
+def home(store: Store, home_of: Callable[[Actor], Home], admin: Actor) -> Home:
+    """Return the command line of an administrator who has a client and a mailing."""
+    clients.create(store, admin, email="zoe@example.org")
+    ledger_rows.mailing(store, admin)
+    return home_of(admin)
 
 
-@pytest.mark.parametrize("redirect", [subprocess.PIPE, subprocess.DEVNULL])
-def test_dev_stdout_is_written_directly(redirect: int) -> None:
-    code = "from skychimp.cli.output_file import open_output_file as o\nwith o('/dev/stdout') as f: f.write('text')"
-    done = subprocess.run([sys.executable, "-c", code], stdout=redirect, check=True)
-    assert done.stdout in (b"text", None)
+def is_written(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size > 40
 
 
+@command_names
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_new_file_is_private_whatever_the_umask(home: Home, command: str, umask: int) -> None:
+    done = home.run(*words(command, "out"), umask=umask)
+    assert (done.status, os.listdir(home.folder)) == (0, ["out"]), done.err
+    assert stat.S_IMODE((home.folder / "out").stat().st_mode) == 0o600
+
+
+EXISTING: dict[str, Callable[[Path], object]] = {
+    "a file": lambda path: path.write_text("precious"),
+    "a link": lambda path: path.symlink_to("target"),
+    "a broken link": lambda path: path.symlink_to("nowhere"),
+    "a second name": lambda path: path.hardlink_to(path.with_name("target")),
+}
+
+
+@command_names
+@pytest.mark.parametrize("kind", EXISTING)
+def test_existing_file_is_replaced_only_if_the_user_agrees(home: Home, command: str, kind: str) -> None:
+    target, path = home.folder / "target", home.folder / "out"
+    target.write_text("target")
+    EXISTING[kind](path)
+    before = path.lstat()
+    shown = path if command == "backup" else path.name
+
+    refused = home.call(*words(command, "out"))
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.err == f"error: refusing to replace {shown} without confirmation\nhint: pass --force\n"
+    assert home.call("--no-input", *words(command, "out"), width=80).status == 2
+    no = home.on_terminal(*words(command, "out"), answers=[("? [y/N]", "n\n")])
+    assert no.status == 1
+    assert (path.lstat().st_ino, path.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    for answer in ("--force", "--yes", "-y"):
+        assert home.call(*words(command, "out"), answer).status == 0
+    assert is_written(path)
+    assert target.read_text() == "target"
+    assert not (home.folder / "nowhere").exists()
+
+
+@command_names
+def test_yes_on_a_terminal_replaces_the_file(home: Home, command: str) -> None:
+    (home.folder / "out").write_text("old")
+    done = home.on_terminal(*words(command, "out"), answers=[("? [y/N]", "y\n")])
+    assert done.status == 0
+    assert ("Replace out? [y/N]" if command != "backup" else "? [y/N]") in done.out
+    assert is_written(home.folder / "out")
+
+
+@text_command_names
+@pytest.mark.parametrize("mode", [0o640, 0o666, 0o4755])
+def test_replaced_file_of_ours_keeps_its_mode_without_special_bits(home: Home, command: str, mode: int) -> None:
+    path = home.folder / "out"
+    path.touch()
+    path.chmod(mode)
+    assert home.call(*words(command, "out"), "--force").status == 0
+    assert stat.S_IMODE(path.stat().st_mode) == mode & 0o777
+
+
+@needs_root
+@command_names
+def test_replaced_file_of_another_account_does_not_give_its_mode(home: Home, command: str) -> None:
+    path = home.folder / "out"
+    path.touch()
+    path.chmod(0o666)
+    os.chown(path, NOBODY, NOBODY)
+    assert home.call(*words(command, "out"), "--force").status == 0
+    assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) == (0o600, 0)
+
+
+@command_names
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_store_is_never_replaced(home: Home, store: Store, command: str, suffix: str) -> None:
+    path = store.path.with_name(store.path.name + suffix)
+    path.touch()
+    before = store.path.read_bytes()
+    refused = home.call(*words(command, path), "--force")
+    assert (refused.status, "belongs to the store itself" in refused.err) == (2, True)
+    if suffix == "":
+        other_name = home.folder / "other name"
+        other_name.hardlink_to(path)
+        assert home.call(*words(command, other_name), "--force").status == 2
+    assert store.path.read_bytes() == before
+
+
+@command_names
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("missing/export.csv", "No such file or directory"), (".", "Is a directory"), ("x" * 300, "File name too long")],
+    ("name", "reason"), [("missing/out", "No such file or directory"), ("x" * 300, "File name too long")]
 )
-def test_file_that_cannot_be_written_is_an_invalid_value(tmp_path: Path, name: str, reason: str) -> None:
-    path = os.path.join(tmp_path, name)
-    with pytest.raises(InvalidValue) as refused, open_output_file(path):
-        pass
-    assert refused.value.message == f"cannot write {path}: {reason}"
+def test_file_that_cannot_be_written_is_one_line(home: Home, command: str, name: str, reason: str) -> None:
+    done = home.call(*words(command, name))
+    assert done.status in ((1, 2) if command == "backup" else (2,))
+    assert done.err.startswith("error: cannot write ")
+    assert f"{name}: {reason}\nhint: " in done.err
+    assert done.err.count("\n") == 2
+
+
+@command_names
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mknod(path, stat.S_IFSOCK | 0o600)])
+def test_folder_and_socket_are_not_files(home: Home, command: str, make: Callable[[Path], object]) -> None:
+    make(home.folder / "out")
+    done = home.call(*words(command, "out"), "--force")
+    assert (done.status, done.err.splitlines()[0].endswith("not a file")) == (2, True)
+
+
+@text_command_names
+def test_full_disk_is_one_line_and_keeps_the_old_file(home: Home, command: str, tmp_path: Path) -> None:
+    done = home.run(*words(command, FULL))
+    assert (done.status, done.err.splitlines()[0]) == (2, f"error: cannot write {FULL}: No space left on device")
+    (home.folder / "out").write_text("old")
+    limited = f"ulimit -f 0; trap '' XFSZ; exec {PROGRAM} {shlex.join(words(command, 'out'))} --force"
+    small = subprocess.run(
+        ["bash", "-c", limited], env=home.environ, cwd=home.folder, capture_output=True, text=True, check=False
+    )
+    assert (small.returncode, small.stderr.count("\n")) == (2, 2), small.stderr
+    assert "File too large" in small.stderr
+    assert os.listdir(home.folder) == ["out"]
+    assert (home.folder / "out").read_text() == "old"
+
+
+# Devices and pipes
+
+
+@text_command_names
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_stdout_by_its_name_is_written_directly(home: Home, command: str, name: str) -> None:
+    piped = home.run(*words(command, name))
+    assert (piped.status, len(piped.out) > 40) == (0, True)
+    with (home.folder / "log").open("a") as log:
+        log.write("before\n")
+        log.flush()
+        inode = os.fstat(log.fileno()).st_ino
+        home.run(*words(command, name), stdout=log)
+    assert (home.folder / "log").read_text().startswith("before\n")
+    assert (home.folder / "log").stat().st_ino == inode
+    assert len((home.folder / "log").read_text()) > 40
+
+
+@text_command_names
+def test_pipe_with_a_name_and_a_process_substitution_are_written(home: Home, command: str) -> None:
+    os.mkfifo(home.folder / "pipe")
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, cwd=home.folder) as reader:
+        assert home.call(*words(command, "pipe")).status == 0
+        assert len(reader.communicate()[0]) > 40
+    assert stat.S_ISFIFO((home.folder / "pipe").stat().st_mode)
+    line = shlex.join([str(PROGRAM), *words(command, "FILE")]).replace("FILE", ">(cat > copy; touch done)")
+    subprocess.run(["bash", "-c", f"{line}; until test -e done; do sleep 0.1; done"], env=home.environ, cwd=home.folder)
+    assert is_written(home.folder / "copy")
+
+
+@needs_root
+@text_command_names
+def test_pipe_of_another_account_gets_nothing(home: Home, command: str) -> None:
+    """Such a pipe can wait in a shared folder for an export."""
+    os.mkfifo(home.folder / "pipe", 0o666)
+    os.chown(home.folder / "pipe", NOBODY, NOBODY)
+    refused = home.run(*words(command, "pipe"), "--force")
+    assert (refused.status, "cannot write pipe: it belongs to nobody" in refused.err) == (2, True)
+
+
+@text_command_names
+def test_our_own_open_store_is_not_written(home: Home, store: Store, command: str) -> None:
+    before = store.path.read_bytes()
+    for number in range(3, 20):
+        assert home.run(*words(command, f"/dev/fd/{number}"), "--force").status in (0, 2)
+    assert store.path.read_bytes()[:100] == before[:100]
+    assert home.call("store", "check").status == 0
+
+
+# Folders of generated files
+
+GENERATED = {"man pages": ("help", "--man", "made"), "units": ("service", "systemd", "--dir", "made")}
+generated = pytest.mark.parametrize("kind", GENERATED)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@generated
+def test_our_own_files_are_replaced_silently(home: Home, kind: str) -> None:
+    (home.folder / "made").mkdir()
+    assert home.call(*GENERATED[kind]).status == 0
+    written = contents(home.folder / "made")
+    assert home.call(*GENERATED[kind]).status == 0
+    changed = home.call(*GENERATED[kind], environ={"SKYCHIMP_SMTP__DOT_TIMEOUT": "20m"})
+    assert (changed.status, changed.err.count("refusing")) == (0, 0)
+    assert (contents(home.folder / "made") != written) == (kind == "units")
+
+
+@generated
+@pytest.mark.parametrize("how", ["edited", "a link", "another file"])
+def test_files_that_are_not_ours_are_replaced_only_if_the_user_agrees(home: Home, kind: str, how: str) -> None:
+    folder, precious = home.folder / "made", home.folder / "precious"
+    folder.mkdir()
+    home.call(*GENERATED[kind])
+    precious.write_text("precious")
+    name = min(contents(folder))
+    if how == "edited":
+        (folder / name).write_text((folder / name).read_text() + "# by me\n")
+    else:
+        (folder / name).unlink()
+        (folder / name).symlink_to(precious) if how == "a link" else (folder / name).write_text("precious")
+    before = contents(folder)
+
+    refused = home.call(*GENERATED[kind])
+    assert (refused.status, contents(folder)) == (2, before)
+    assert refused.err == f"error: refusing to replace {name} in made without confirmation\nhint: pass --force\n"
+    assert home.on_terminal(*GENERATED[kind], answers=[("[y/N]", "n\n")]).status == 1
+    assert contents(folder) == before
+    assert home.call(*GENERATED[kind], "--force").status == 0
+    assert contents(folder)[name] not in (before[name], b"precious")
+    assert not (folder / name).is_symlink()
+    assert precious.read_text() == "precious"
+
+
+@generated
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o644), (0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_generated_files_but_never_write_them(home: Home, kind: str, umask: int, mode: int) -> None:
+    if kind == "units":
+        (home.folder / "made").mkdir()
+    assert home.run(*GENERATED[kind], umask=umask).status == 0
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (home.folder / "made").iterdir()} == {mode}
+    assert not (home.folder / "made").stat().st_mode & 0o022
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """Return a folder that the account "mail" cannot write to."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@needs_root
+@generated
+def test_read_only_folder_is_one_line(read_only_folder: Path, kind: str) -> None:
+    store = {"SKYCHIMP_STORE": "/nowhere/skychimp.db", "HOME": "/nowhere"}
+    arguments = [*GENERATED[kind][:-1], str(read_only_folder)]
+    done = run_as(MAIL, "-m", "skychimp", *arguments, env=store)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: cannot write to {read_only_folder}: Permission denied\nhint: ")

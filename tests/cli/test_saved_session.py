@@ -33,6 +33,26 @@ def test_token_is_saved_per_store() -> None:
     assert [saved_session.read(URL), saved_session.read("sqlite:////b/\udcff.db")] == ["two", "three"]
 
 
+def test_each_caller_of_sudo_has_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without `service.shared`: otherwise everybody would act as whoever logged in last."""
+    callers = {"": "of the account", "65533": "of ada", "65532": "of grace", "-5": "of somebody"}
+
+    def become(uid: str) -> None:
+        monkeypatch.setenv("SUDO_UID", uid or str(os.geteuid()))
+
+    for uid, token in callers.items():
+        become(uid)
+        assert saved_session.read(URL) is None
+        saved_session.write(URL, token)
+    become("65533")
+    saved_session.remove(URL)
+    for uid, token in callers.items():
+        become(uid)
+        assert saved_session.read(URL) == (None if uid == "65533" else token)
+    monkeypatch.delenv("SUDO_UID")
+    assert saved_session.read(URL) == "of the account"
+
+
 def test_file_and_folder_are_private(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
@@ -150,6 +170,6 @@ def test_at_most_1000_characters_are_read(tmp_path: Path) -> None:
 
 def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(ConfigError, match="Not a directory") as caught:
+    with pytest.raises(ConfigError, match=r"Not a directory|File exists") as caught:
         saved_session.write(URL, "token")
     assert "XDG_STATE_HOME" in (caught.value.hint or "")

@@ -1,6 +1,8 @@
 """Settings: which source wins, how invalid values are reported, and that no password is shown."""
 
+import contextlib
 import os
+import time
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 import skychimp
 from skychimp import durations
-from skychimp.config import example, sources
+from skychimp.config import config_file, example, sources, trust
 from skychimp.config.settings import Settings
 from skychimp.config.types import Rate, Security
 from skychimp.errors import ConfigError
@@ -22,6 +24,8 @@ from skychimp.timezones import is_time_zone
 
 EXAMPLE = Path(skychimp.__file__).parents[1] / "skychimp.example.toml"
 SECRET = "hunter2-and-more"
+PATHS = ("store.url", "smtp.password_file", "smtp.ca_file")
+CONTROLS = (r"\n", r"\r", r"\t", r"\u0000", r"\u001b[2J", r"\u007f", r"\u0085", r"\u009b", r"\u2028", r"\u2029")
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +37,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "XDG_CONFIG_HOME",
         "XDG_DATA_HOME",
+        "XDG_STATE_HOME",
         "TZ",
         *(name for name in os.environ if name.startswith("SKYCHIMP")),
     ):
@@ -44,7 +49,9 @@ def load(text: str | None = None, environ: Mapping[str, str] | None = None, **fl
     if text is not None:
         Path("skychimp.toml").write_text(text, encoding="utf-8")
     return sources.load_settings(
-        {name.replace("__", "."): value for name, value in flags.items()}, environ=environ or {}
+        {name.replace("__", "."): value for name, value in flags.items()},
+        config_file=Path("skychimp.toml") if os.path.lexists("skychimp.toml") else None,
+        environ=environ or {},
     )
 
 
@@ -95,7 +102,8 @@ def test_name_server_is_an_address_with_or_without_a_port(text: str, address: tu
 def test_every_setting_has_a_variable() -> None:
     values = {
         "store.url": "/a/store.db", "mail.transport": "smtp", "mail.sender": "A <a@example.org>",
-        "mail.return_path": "b@example.org", "mail.timezone": "Asia/Tokyo", "smtp.host": "::1", "smtp.port": "2525",
+        "mail.return_path": "b@example.org", "mail.timezone": "Asia/Tokyo",
+        "mail.account_emails_per_hour": "19", "smtp.host": "::1", "smtp.port": "2525",
         "smtp.security": "none", "smtp.username": "u", "smtp.password": "p", "smtp.password_file": "/a/p",
         "smtp.ca_file": "/a/ca", "smtp.connections": "3", "smtp.emails_per_connection": "4",
         "smtp.connection_age": "5m", "smtp.rate": "6/min", "smtp.timeout": "7s", "smtp.dot_timeout": "8m",
@@ -107,6 +115,7 @@ def test_every_setting_has_a_variable() -> None:
         "blog.language": "pt-BR",
         "cache.url": "rediss://example.org:6380/1",
         "dns.nameserver": "17.0.0.1:18",
+        "service.shared": "true", "service.operators": '["ada", "grace"]',
     }  # fmt: skip
     known = [f"{section}.{key}" for section, keys in sections().items() for key in keys]
     assert list(values) == known
@@ -168,8 +177,13 @@ def test_config_file_is_found_in_order(tmp_path: Path) -> None:
     for number, path in enumerate(paths, 1):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"smtp.port = {number}")
+    trust.trust(config_file.read_files(paths[2].absolute()))
     environ = {"SKYCHIMP_CONFIG": str(paths[1])}
-    loaded = [sources.load_settings(config_file=paths[0], environ=environ), load(environ=environ), load()]
+    loaded = [
+        sources.load_settings(config_file=paths[0], environ=environ),
+        sources.load_settings(environ=environ),
+        sources.load_settings(environ={}),
+    ]
     paths[2].unlink()
     loaded.append(load())
     assert [settings.smtp.port for settings in loaded] == [1, 2, 3, 4]
@@ -191,7 +205,9 @@ def test_named_config_file_must_exist() -> None:
         (b"smtp.host = 'a'\n[", "is not valid TOML"),
         (b"smtp.host = 'a'\nsmtp.host = 'b'", "is not valid TOML"),
         (b"smtp.host = '\xff'", "is not valid UTF-8"),
-        (None, "Is a directory"),
+        (None, "not a regular file"),
+        (b"a = " + b"[" * 100_000, "is not valid TOML"),
+        (b"smtp.port = " + b"1" * 5_000, "is not valid TOML"),
     ],
 )
 def test_config_file_that_cannot_be_read_is_reported(content: bytes | None, reason: str) -> None:
@@ -222,14 +238,25 @@ def test_relative_paths_start_at_their_source(tmp_path: Path, monkeypatch: pytes
     assert settings.store_url == f"sqlite:///{tmp_path}/work/f.db"
 
 
-def test_dot_env_next_to_the_config_file_or_in_the_working_folder(tmp_path: Path) -> None:
+def test_dot_env_is_read_only_beside_the_config_file(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/c.toml").touch()
     Path(".env").write_text("# ours\nexport SKYCHIMP_SMTP__PORT='1'  # a port\nOTHER\n")
-    assert sources.load_settings(config_file=tmp_path / "etc/c.toml", environ={}).smtp.port == 1
-    (tmp_path / "etc/.env").write_text('SKYCHIMP_SMTP__USERNAME="$HOME ${A}"\n')
+    assert sources.load_settings(config_file=tmp_path / "etc/c.toml", environ={}).smtp.port is None
+    assert sources.load_settings(environ={}).smtp.port is None
+    (tmp_path / "etc/.env").write_text(
+        "# ours\nexport SKYCHIMP_SMTP__PORT='2'\nSKYCHIMP_SMTP__USERNAME=\"$HOME ${A}\"\n"
+    )
     settings = sources.load_settings(config_file=tmp_path / "etc/c.toml", environ={})
-    assert (settings.smtp.port, settings.smtp.username) == (None, "$HOME ${A}")
+    assert (settings.smtp.port, settings.smtp.username) == (2, "$HOME ${A}")
+    (tmp_path / "etc/c.toml").unlink()
+    environ = {"SKYCHIMP_CONFIG": "/dev/null"}
+    assert sources.load_settings(environ=environ).smtp.port is None
+
+
+def test_folder_named_dot_env_is_ignored() -> None:
+    Path(".env").mkdir()
+    assert load("smtp.port = 3").smtp.port == 3
 
 
 @pytest.mark.parametrize(
@@ -244,7 +271,7 @@ def test_dot_env_next_to_the_config_file_or_in_the_working_folder(tmp_path: Path
 )
 def test_invalid_dot_env_is_reported(content: bytes, expected: str) -> None:
     Path(".env").write_bytes(content)
-    error = load_error()
+    error = load_error("")
     assert expected in error.message
     assert str(Path(".env").absolute()) in error.message
     assert SECRET not in error.message
@@ -252,8 +279,35 @@ def test_invalid_dot_env_is_reported(content: bytes, expected: str) -> None:
 
 def test_lines_of_other_programs_in_a_dot_env_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     Path(".env").write_text("this is no assignment\nSKYCHIMP_TOKEN=x\nSKYCHIMP_SMTP__PORT=7\nDOCKER='\n")
-    assert load().smtp.port == 7
+    assert load("").smtp.port == 7
     assert caplog.messages == []
+
+
+SLOW = {
+    "a deep key": ("skychimp.toml", "a." * 100_000 + "a = 1"),
+    "many deep keys": ("skychimp.toml", ("a." * 90 + "a = 1\n") * 5_000),
+    "a deep section": ("skychimp.toml", "[" + "a." * 100_000 + "a]"),
+    "many sections": ("skychimp.toml", "[[a]]\n" * 150_000),
+    "as many sections as a file may have": ("skychimp.toml", "[[a]]\n" * 9_999),
+    "nested lists": ("skychimp.toml", "a = " + "[" * 500_000),
+    "quotes": ("skychimp.toml", "a = " + "'" * 900_000),
+    "many lines": (".env", "A\n" * 400_000),
+    "open quotes": (".env", "A='\n" * 300_000),
+    "escapes": (".env", 'A="\\"\n' * 9_999),
+    "spaces": (".env", " " * 900_000),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_hostile_file_takes_no_long_time(kind: str) -> None:
+    """The time is generous. Without a limit it would be minutes."""
+    name, text = SLOW[kind]
+    Path("skychimp.toml").touch()
+    Path(name).write_text(text)
+    start = time.process_time()
+    with contextlib.suppress(ConfigError):
+        load()
+    assert time.process_time() - start < 3
 
 
 # The store
@@ -283,7 +337,7 @@ def test_store_location_becomes_a_url(location: str, url: str, source: str) -> N
     assert settings.store_url == url.format(here=Path.cwd())
 
 
-@given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0/"), min_size=1))
+@given(st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"], blacklist_characters="/"), min_size=1))
 def test_store_url_is_the_url_of_exactly_this_file(name: str) -> None:
     from sqlalchemy.engine import make_url
 
@@ -319,6 +373,11 @@ def test_default_store_is_in_the_data_folder(tmp_path: Path) -> None:
         ("mail.sender = 'Ada <a@b> <c@d>'", "Name <address>"),
         ('mail.sender = "a@b\\r\\nBcc: c@d"', "Name <address>"),
         ("mail.return_path = 'Ada <a@b>'", "bounces@example.org"),
+        ("service.shared = 1", "true or false"),
+        ("service.shared = 'yes'", "true or false"),
+        ("service.operators = 'ada'", '["ada", "grace"]'),
+        ("service.operators = [1]", '["ada", "grace"]'),
+        ("service.operators = ['']", '["ada", "grace"]'),
         ("mail.timezone = 'Mars/Olympus'", "Europe/Berlin"),
         ("mail.timezone = '+03:00'", "Europe/Berlin"),
         ("mail.timezone = 'localtime'", "Europe/Berlin"),
@@ -350,6 +409,9 @@ def test_default_store_is_in_the_data_folder(tmp_path: Path) -> None:
         ("smtp.security = false", "'tls', 'starttls' or 'none'"),
         ("smtp.username = 7", "string"),
         ("smtp.password_file = 7", "a file name"),
+        *((f'{setting} = "/a{text}b"', "without line breaks") for setting in PATHS for text in CONTROLS),
+        (r"store.url = 'sqlite:////a%0Ab'", "without line breaks"),
+        (r'store.url = "postgresql+psycopg://u@h/d\nx"', "without line breaks"),
         ("smtp.ca_file = ''", "a file name"),
         ("smtp.connections = 0", "a whole number from 1 to 1000"),
         ("smtp.emails_per_connection = '-1'", "a whole number from 1"),
@@ -386,6 +448,7 @@ def test_invalid_value_is_reported_with_its_source_and_what_is_valid(line: str, 
     [
         ({"SKYCHIMP_SMTP__PORT": "x"}, "SKYCHIMP_SMTP__PORT in the environment"),
         ({"SKYCHIMP_DELIVERY__RETRY_AFTER": "5m"}, "SKYCHIMP_DELIVERY__RETRY_AFTER in the environment"),
+        ({"SKYCHIMP_DELIVERY__RETRY_AFTER": "[" * 100_000}, "SKYCHIMP_DELIVERY__RETRY_AFTER in the environment"),
         ({"SKYCHIMP_DELIVERY__RETRY_AFTER": '{"5m": 1}'}, "SKYCHIMP_DELIVERY__RETRY_AFTER in the environment"),
         ({"SKYCHIMP_STORE": "mysql://h/d", "SKYCHIMP_STORE__URL": "a.db"}, "SKYCHIMP_STORE in the environment"),
     ],
@@ -474,7 +537,7 @@ def test_password_is_read_from_its_file(tmp_path: Path) -> None:
     assert load("smtp.password_file = 'p'").smtp.read_password() == SECRET
     assert load("smtp = {password_file = 'p', password = 'other'}").smtp.read_password() == "other"
     Path("p").write_bytes(b"\xff")
-    for name, reason in (("p", "not valid UTF-8"), ("gone", "No such file"), (".", "Is a directory")):
+    for name, reason in (("p", "not valid UTF-8"), ("gone", "No such file"), (".", "not a regular file")):
         with pytest.raises(ConfigError, match=reason):
             load(f"smtp.password_file = '{name}'").smtp.read_password()
 

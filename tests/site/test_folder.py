@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ import pytest
 
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
 from skychimp.site import folder
-from skychimp.site.folder import MANIFEST, Changes
+from skychimp.site.folder import MANIFEST, Changes, ReadContent
 
-FILES: dict[str, bytes | Path] = {"style.css": b"s", "posts/a.html": b"a", "posts/b.html": b"b", "index.html": b"i"}
+FILES: dict[str, bytes | ReadContent] = {
+    "style.css": b"s",
+    "posts/a.html": b"a",
+    "posts/b.html": b"b",
+    "index.html": b"i",
+}
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -34,7 +40,7 @@ def site(tmp_path: Path) -> Path:
 
 def test_files_are_written(site: Path, tmp_path: Path) -> None:
     (tmp_path / "picture").write_bytes(b"p")
-    made = folder.write_files(site, FILES | {"images/p.png": tmp_path / "picture"})
+    made = folder.write_files(site, FILES | {"images/p.png": (tmp_path / "picture").read_bytes})
     assert made == Changes([*FILES, "images/p.png"], [], 0)
     assert contents(site) == FILES | {"images/p.png": b"p"}
 
@@ -125,6 +131,16 @@ def test_nothing_outside_the_folder_is_changed(site: Path, tmp_path: Path) -> No
             folder.write_files(site, files)
     folder.write_files(site, {"style.css": b"s"})
     assert contents(tmp_path / "outside") == {"a.html": b"theirs"}
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0, {0o755, 0o644}), (0o022, {0o755, 0o644}), (0o077, {0o700, 0o600})])
+def test_others_may_read_the_site_but_never_write_to_it(site: Path, umask: int, modes: set[int]) -> None:
+    before = os.umask(umask)
+    try:
+        folder.write_files(site, FILES)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in [site.parent, site, *site.rglob("*")]} == modes
 
 
 def test_concurrent_build_is_refused(site: Path) -> None:

@@ -83,7 +83,7 @@ def test_file_that_is_not_a_store_is_refused_and_unchanged(tmp_path: Path, kind:
     NOT_STORES[kind](path)
     before = snapshot(tmp_path)
 
-    with pytest.raises(StoreNotReady, match=r"no store at|is not a Skychimp store|cannot read") as refused:
+    with pytest.raises(StoreNotReady, match=r"no store at|is not a Skychimp store|cannot read|it is a link") as refused:
         open_store(url(path))
 
     assert refused.value.exit_status == 3

@@ -1,6 +1,8 @@
 """Migrations create what the models define, old stores are upgraded after a backup, and constraints hold."""
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 import stat
@@ -33,6 +35,7 @@ from support.queue_steps import (
 
 from skychimp.errors import StoreFailed, StoreNotReady
 from skychimp.models import (
+    AccountEmail,
     AuditEntry,
     Client,
     ClientTag,
@@ -186,16 +189,30 @@ def test_failed_upgrade_changes_nothing(
     monkeypatch.undo()
     same = open_store(f"sqlite:///{old_store}")
     assert (count_rows(same, Client), count_rows(same, ClientTag)) == (2, 2)
+    assert not list(old_store.parent.glob("*.before-next*"))
     same.close()
 
 
-def test_store_is_not_upgraded_without_a_backup(old_store: Path) -> None:
-    old_store.with_name("skychimp.db.before-next").mkdir()
+def test_store_is_not_upgraded_without_a_backup(old_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", fail)
 
     with pytest.raises(StoreFailed, match="cannot back up the store"):
         open_store(f"sqlite:///{old_store}")
 
     assert revision(old_store) == ORIGINAL_REVISION
+    assert [path.name for path in old_store.parent.glob("skychimp.db*")] == ["skychimp.db"]
+
+
+def test_backups_of_earlier_upgrades_are_kept(old_store: Path) -> None:
+    """An old store may have been put back, and is upgraded again then."""
+    first, second = (old_store.with_name(f"skychimp.db.before-next{end}") for end in ("", "-1"))
+    first.write_text("precious")
+    open_store(f"sqlite:///{old_store}").close()
+    assert first.read_text() == "precious"
+    assert revision(second) == ORIGINAL_REVISION
 
 
 UPGRADE = """
@@ -229,7 +246,7 @@ def test_second_migration_notices_blocked_users(tmp_path: Path) -> None:
 
     upgraded = open_store(f"sqlite:///{path}")
 
-    assert [user.email for user in rows(upgraded, User)] == ["ada@example.org"]
+    assert [user.email for user in rows(upgraded, User)] == ["ada@example.org", "eve@example.org"]
     versions = [get_row(upgraded, StoreInfo, 1).audience_version]
     assert versions != [7]
     for blocked_at in (NOW, None):
@@ -240,19 +257,41 @@ def test_second_migration_notices_blocked_users(tmp_path: Path) -> None:
     assert len(set(versions)) == 3
     assert get_row(upgraded, StoreInfo, 1).audience_version == versions[-1]
     upgraded.close()
-    assert (revision(path), revision(path.with_name("skychimp.db.before-0002"))) == ("0002", "0001")
+    backup = path.with_name(f"skychimp.db.before-{schema.REVISION}")
+    assert (revision(path), revision(backup)) == (schema.REVISION, "0001")
+
+
+def test_third_migration_keeps_users_and_their_references(tmp_path: Path) -> None:
+    """The table of users is made anew. It is unknown how often an address that is not verified was registered."""
+    path = create_first_revision(tmp_path / "skychimp.db")
+
+    upgraded = open_store(f"sqlite:///{path}")
+
+    users = [(user.id, user.email, user.created_at, user.registered_again) for user in rows(upgraded, User)]
+    assert users == [(1, "ada@example.org", NOW, False), (2, "eve@example.org", NOW, True)]
+    assert get_row(upgraded, Code, 1).user_id == 2
+    with upgraded.write() as db:
+        db.execute(delete(Code))
+        db.execute(delete(User).where(User.__table__.c.id == 2))
+        db.add(User(email="e", address_key="e", role=Role.USER, created_at=NOW))
+    assert [user.id for user in rows(upgraded, User)] == [1, 3]
+    upgraded.close()
 
 
 def create_first_revision(path: Path) -> Path:
-    """Create a store as the first revision was, with a user. Its audience version is 7."""
+    """Create a store as the first revision was, with two users, one not verified. Its audience version is 7."""
     engine = database.make_engine(path)
     with engine.execution_options(begin=database.IMMEDIATE).connect() as db, db.begin():
         schema.migrate(db, "0001")
         db.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         values = {"id": 1, "secret": b"secret", "created_at": NOW, "audience_version": 7}
         db.execute(insert(StoreInfo).values(values))
-        email = "ada@example.org"
-        db.execute(insert(User).values(email=email, address_key=email, name="", role=Role.USER, created_at=NOW))
+        for user_id, name, verified_at in ((1, "ada", NOW), (2, "eve", None)):
+            email = f"{name}@example.org"
+            times = (None if at is None else at.strftime("%Y-%m-%d %H:%M:%S.%f") for at in (NOW, verified_at))
+            user = (user_id, email, email, "", None, "user", *times, None)
+            db.exec_driver_sql("INSERT INTO user VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", user)
+        db.exec_driver_sql("INSERT INTO code VALUES (1, 2, 'verify', 'x', '2026-01-01', '2026-01-01', 0, NULL)")
     engine.dispose()
     path.chmod(0o600)
     return path
@@ -268,6 +307,7 @@ def full_store(store: Store, ada: Actor) -> Store:
     send(store, 1, Outcome.SENT, *claim(store))
     with store.write() as db:
         db.add(Code(user_id=1, purpose=CodePurpose.VERIFY, code_hash="", created_at=NOW, expires_at=NOW))
+        db.add(AccountEmail(mailbox_hash="", purpose=CodePurpose.VERIFY, sent_at=NOW))
         db.add(AuditEntry(at=NOW, action="login", object="user"))
         db.add(ReplyKind(outcome=Outcome.SENT, phase="dot", code=250, enhanced="", words="ok"))
         db.add(DeliveryRollup(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))

@@ -6,12 +6,13 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from support.accounts import NOBODY, needs_root
 from support.queue_steps import (
     DAY,
     MINUTE,
@@ -240,23 +241,69 @@ def test_lock_held_by_a_run_of_a_former_store_is_a_conflict(store: Store) -> Non
     start(store).release()
 
 
-@pytest.mark.parametrize("step", [start, dead_runs])
-def test_lock_that_cannot_be_opened_is_an_error(store: Store, step: object) -> None:
+def make_writable(path: Path) -> None:
+    path.touch()
+    path.chmod(0o666)
+
+
+def make_foreign(path: Path) -> None:
+    path.touch()
+    os.chown(path, NOBODY, NOBODY)
+
+
+NOT_LOCKS: dict[str, Callable[[Path], object]] = {
+    "a link": lambda path: path.symlink_to(path.with_name("precious")),
+    "a broken link": lambda path: path.symlink_to("nowhere"),
+    "another name of a file": lambda path: path.hardlink_to(path.with_name("precious")),
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a file that others can write": make_writable,
+    "a file of another account": make_foreign,
+}
+
+
+@needs_root
+@pytest.mark.parametrize("step", [start, dead_runs, lambda store: runs.has_living_run(store.path)])
+@pytest.mark.parametrize("kind", NOT_LOCKS)
+def test_file_that_is_not_a_lock_is_refused_and_unchanged(
+    store: Store, kind: str, step: Callable[[Store], object]
+) -> None:
+    precious = store.path.with_name("precious")
+    precious.write_text("precious")
     run_id = create_run(store)
-    for number in (run_id, run_id + 1):
-        store.path.with_name(f"skychimp.db.run-{number}").symlink_to("/etc/hostname")
+    paths = [store.path.with_name(f"skychimp.db.run-{number}") for number in (run_id, run_id + 1)]
+    for path in paths:
+        NOT_LOCKS[kind](path)
+    before = [os.lstat(path) for path in (*paths, precious)]
 
-    with pytest.raises(StoreFailed, match="cannot open"):
-        step(store)  # type: ignore[operator]
+    with pytest.raises(StoreFailed, match="cannot open") as refused:
+        step(store)
+
+    assert refused.value.hint in [f'run "mv {path} {path}.old"' for path in paths]
+    unchanged = ("st_ino", "st_uid", "st_mode", "st_size", "st_nlink", "st_mtime_ns")
+    after = [os.lstat(path) for path in (*paths, precious)]
+    for name in unchanged:
+        assert [getattr(each, name) for each in after] == [getattr(each, name) for each in before]
+    assert precious.read_text() == "precious"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can open another user's store")
-def test_lock_of_a_run_by_root_belongs_to_the_stores_owner(store: Store) -> None:
-    os.chown(store.path, 65534, 65534)
+def test_file_with_content_is_not_removed(store: Store) -> None:
+    """A lock is empty, so this is a file of the user that has the name of a lock."""
+    path = store.path.with_name(f"skychimp.db.run-{create_run(store)}")
+    path.write_text("precious")
+    assert dead_runs(store) != []
+    assert not runs.has_living_run(store.path)
+    assert path.read_text() == "precious"
 
-    lock = start(store)
 
-    assert (lock.path.stat().st_uid, lock.path.stat().st_gid) == (65534, 65534)
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_lock_is_private_whatever_the_umask(store: Store, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        lock = start(store)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(lock.path.stat().st_mode) == 0o600
     lock.release()
 
 

@@ -2,10 +2,13 @@
 
 import asyncio
 import mailbox
+import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.accounts import NOBODY, needs_root
 
 from skychimp.errors import RelayUnavailable
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
@@ -88,6 +91,60 @@ def test_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("a file")
     with pytest.raises(RelayUnavailable, match="cannot create the outbox"):
         asyncio.run(OutboxTransport(tmp_path / "outbox").connect())
+
+
+def move_away(folder: Path) -> None:
+    folder.rename(folder.with_name("docs"))
+    folder.symlink_to("docs")
+
+
+UNSAFE_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a link": (move_away, "is a link"),
+    "writable by others": (lambda folder: folder.chmod(0o777), "can be changed by others"),
+    "of another account": (lambda folder: os.chown(folder, NOBODY, NOBODY), "belongs to nobody"),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["", "tmp", "new"])
+@pytest.mark.parametrize("kind", UNSAFE_FOLDERS)
+def test_unsafe_folder_is_refused_and_unchanged(tmp_path: Path, kind: str, name: str) -> None:
+    send(tmp_path / "outbox")
+    make, fault = UNSAFE_FOLDERS[kind]
+    make(tmp_path / "outbox" / name)
+    before = {path: (path.lstat().st_mode, path.lstat().st_uid) for path in tmp_path.rglob("*")}
+
+    with pytest.raises(RelayUnavailable, match=fault) as refused:
+        send(tmp_path / "outbox", EMAIL._replace(data=b"Subject: other\r\n\r\n"))
+
+    assert str(tmp_path / "outbox") in refused.value.message
+    assert refused.value.hint
+    assert {path: (path.lstat().st_mode, path.lstat().st_uid) for path in tmp_path.rglob("*")} == before
+
+
+def test_link_in_the_outbox_is_replaced_not_followed(tmp_path: Path) -> None:
+    """Also one with the name of our draft."""
+    send(tmp_path / "outbox")
+    (path,) = files(tmp_path)
+    (tmp_path / "precious").write_text("precious")
+    path.unlink()
+    path.symlink_to(tmp_path / "precious")
+    (tmp_path / "outbox/tmp" / f"{path.name}.{os.getpid()}").symlink_to(tmp_path / "precious")
+    send(tmp_path / "outbox")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert path.read_bytes().startswith(b"Return-Path")
+    assert list((tmp_path / "outbox/tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        send(tmp_path / "new" / "outbox")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}
+    assert stat.S_IMODE(files(tmp_path)[0].stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("missing", ["tmp", "new"])

@@ -504,6 +504,15 @@ def test_certificate_of_an_unknown_authority_is_refused(authority: trustme.CA) -
     assert "smtp.ca_file" in (raised.value.hint or "")
 
 
+def test_ca_file_may_have_comments_and_several_certificates(authority: trustme.CA, tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    others = b"".join(trustme.CA().cert_pem.bytes() for _ in range(2))
+    path.write_bytes("# Főtanúsítvány\n".encode() + b"# \xff\n" + others + authority.cert_pem.bytes() + b"\nthe end\n")
+    with ScriptedServer([tls(server_context(authority)), GREETING, *EMAIL_STEPS]) as server:
+        results, _ = send(server.port, security="tls", ca_file=path)
+    assert results[0] is not None
+
+
 @pytest.mark.parametrize("text", ["", "no certificate"])
 def test_invalid_ca_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ca.pem"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, list_options
+from skychimp.cli.context import Json, Limit, Offset, Operator, Search, Sort, get_context, list_options
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -35,15 +35,17 @@ def list_(
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    operator: Operator = False,
     json: Json = False,
 ) -> None:
-    """List the audit trail, oldest first. For administrators only. Entries cannot be changed or deleted."""
+    """List the audit trail, oldest first. For administrators. Entries cannot be changed or deleted."""
     from skychimp.services import audit
 
     context = get_context(ctx, json)
     start = None if since is None else _parse_since(since, context.settings.mail.timezone)
     options = list_options(limit, offset, search, sort)
-    entries = audit.list_entries(context.store, context.actor, options, by=actor, action=action, since=start)
+    viewer = context.maintenance_actor(operator)
+    entries = audit.list_entries(context.store, viewer, options, by=actor, action=action, since=start)
     context.out.rows(entries, COLUMNS, empty="the audit trail is empty")
 
 

@@ -1,11 +1,13 @@
 """Back up the store to one file while it is in use (`skychimp backup`)."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from skychimp.cli.context import Json, Operator, get_context
+from skychimp.cli.output_file import FORCE, Force
 from skychimp.shell import run_hint
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -16,27 +18,37 @@ def backup(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup file to write.", show_default=False)],
     operator: Operator = False,
-    force: Annotated[
-        bool, typer.Option("--force", "--yes", "-y", help="Replace an existing file without asking.")
-    ] = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Back up the store and the images of posts to one file, while the store is in use. For administrators.
 
     The backup is verified before the file appears. Only its owner can read it. Restore it with `skychimp restore`.
     """
+    from skychimp.config import shared
     from skychimp.services.operations import backups
 
     context = get_context(ctx, json)
+    shared.require_operator("write a backup as this account")
     actor = context.maintenance_actor(operator)
+    backups.require_maintainer(actor)
     file = file.absolute()
-    if file.is_file():
-        context.confirm(f"replace {file}", yes=force)
+    exists = os.path.lexists(file)
+    if exists:
+        backups.require_target(context.store, file)
+        context.confirm(f"replace {file}", yes=force, option=FORCE)
     with context.out.progress("copying", 100) as report_progress:
         result = backups.backup(
-            context.store, actor, file, lambda done, total: report_progress(100 * done // max(total, 1), "")
+            context.store,
+            actor,
+            file,
+            lambda done, total: report_progress(100 * done // max(total, 1), ""),
+            replace=exists,
         )
-    context.out.record(result, None if json else [name for name in vars(result) if name != "missing_images"])
+    hidden = () if json else ("missing_images", "differences")
+    context.out.record(result, [name for name in vars(result) if name not in hidden])
     for name in result.missing_images:
         context.out.warn(f"image file {name} is missing from the store and from the backup")
+    for difference in result.differences:
+        context.out.warn(f"restore will refuse this backup: {difference}; {run_hint('store', 'check')}")
     context.out.note(f"keep the backup on another machine; to restore it, {run_hint('restore', file)}")

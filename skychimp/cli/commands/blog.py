@@ -204,11 +204,13 @@ def build(
     json: Json = False,
 ) -> None:
     """Build the published posts as a static site with a feed. Only what has changed is written."""
+    from skychimp.config import shared
     from skychimp.config.types import parse_site_url
     from skychimp.services.reporting.cache import open_cache
     from skychimp.site.build import build
 
     context = get_context(ctx, json)
+    shared.require_operator("build the site as this account")
     if base_url is not None:
         context.overrides["blog.url"] = parse_site_url(base_url)
     built = build(
@@ -240,7 +242,7 @@ def _show_image(context: Context, post: "PostDetail") -> None:
     if post.image is None or context.out.picture_size is None:
         return
     try:
-        context.out.picture(images.read_pixels(images.image_path(context.store, post.image), *context.out.picture_size))
+        context.out.picture(images.read_pixels(images.read(context.store, post.image), *context.out.picture_size))
     except (OSError, SkychimpError) as error:
         context.out.warn(f"cannot show the image: {error}")
 
@@ -255,12 +257,13 @@ def _publish_time(context: Context, when: str | None) -> datetime | None:
 
 
 def _read_image(file: Path | None) -> "Image | None":
+    from skychimp.config.named_files import open_input_file
     from skychimp.services.blog import images
 
     if file is None:
         return None
     try:
-        with file.open("rb") as opened:
+        with open_input_file(file) as opened:
             return images.reencode(opened.read(images.LARGEST_FILE + 1))
     except OSError as error:
         raise InvalidValue(f"cannot read {file}: {error.strerror}", "use the path of a readable image file") from None

@@ -14,9 +14,9 @@ import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
 from skychimp.cli.display.progress import ProgressReporter
-from skychimp.cli.output_file import open_output_file
+from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue
-from skychimp.shell import run_hint
+from skychimp.shell import arguments, run_hint
 from skychimp.text import count_of
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Output file, or - for stdout.")] = "-",
     tag: Annotated[str | None, typer.Option(help="Only clients with this tag.")] = None,
     format: FileFormat = None,  # noqa: A002
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Export your clients as CSV or JSON lines.
@@ -199,11 +200,11 @@ def export(
     if context.out.json and file == "-":
         raise InvalidValue("--json needs an output file", "use --format jsonl to export JSON lines to stdout")
     module = _format_module(format, file)
-    rows = clients.list_clients(context.store, context.actor, list_options(None, 0, None, None), tag)
+    rows = clients.export(context.store, context.actor, tag)
     if file == "-":
         module.write(sys.stdout, rows)
         return
-    with open_output_file(file) as opened, context.out.progress("exporting") as report_progress:
+    with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
         total = clients.count(context.store, context.actor, tag)
         number = module.write(opened, _with_progress(rows, total, report_progress))
     context.out.record({"clients": number, "file": file})
@@ -225,11 +226,12 @@ def _format_module(file_format: str | None, file: str) -> ModuleType:
 
 
 def _open_input(file: str) -> contextlib.AbstractContextManager[TextIO]:
+    from skychimp.config.named_files import open_input_file
     from skychimp.services.clients.csv_files import ENCODING, ERRORS, NEWLINE
 
     try:
         if file != "-":
-            return open(file, encoding=ENCODING, errors=ERRORS, newline=NEWLINE)
+            return TextIOWrapper(open_input_file(file), encoding=ENCODING, errors=ERRORS, newline=NEWLINE)
         assert isinstance(sys.stdin, TextIOWrapper)
         sys.stdin.reconfigure(encoding=ENCODING, errors=ERRORS, newline=NEWLINE)
         return contextlib.nullcontext(sys.stdin)
@@ -260,7 +262,7 @@ def _rejection_reporter(context: Context, tool: str, excluded: Counter[str]) -> 
         if isinstance(row, ExcludedRow):
             excluded[row.reason] += 1
             if row.is_client:
-                hint = run_hint("clients", "delete", row.email.strip())
+                hint = run_hint("clients", "delete", *arguments(row.email.strip()))
                 context.out.warn(f"line {row.line}: {row.reason} in {tool}, but still a client; {hint}")
         else:
             context.out.warn(f"line {row.line}: {row.reason}")

@@ -44,6 +44,7 @@ def daemon(
     from skychimp.delivery.sending.stop_signals import INTERRUPTED as STOPPED_BY_CTRL_C
 
     context = get_context(ctx)
+    context.is_unattended = True
     if interval is not None:
         context.overrides["daemon.interval"] = interval
     event_log.start(context.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))

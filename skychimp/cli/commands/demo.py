@@ -72,9 +72,11 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
 
     Emails are sent by SMTP to a server inside this command. They are not delivered to anyone.
     """
+    from skychimp.config import shared
     from skychimp.transport.demo_server import demo_server
 
     context = get_context(ctx, json)
+    shared.require_operator('run "skychimp demo"', "run it on your own account")
     with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as name, demo_server() as server:
         folder = Path(name)
         (folder / "clients.csv").write_text(CLIENTS, encoding="utf-8")

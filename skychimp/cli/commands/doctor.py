@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, Json, get_context
-from skychimp.errors import ConfigError
+from skychimp.cli.context import Context, Json, Operator, Yes, get_context
+from skychimp.errors import ConfigError, InvalidValue
 
 if TYPE_CHECKING:
     from skychimp.services.operations.findings import Finding
@@ -18,7 +19,7 @@ EXIT_PROBLEM, EXIT_NOT_READY = 1, 3
 COLUMNS = {"level": "Level", "about": "About", "found": "Result", "remedy": "Fix"}
 
 
-@app.command(epilog="skychimp doctor\nskychimp doctor --dkim-selector s1")
+@app.command(epilog="skychimp doctor\nskychimp doctor --dkim-selector s1\nskychimp doctor --accept-clock --operator")
 def doctor(
     ctx: typer.Context,
     dkim_selector: Annotated[
@@ -29,6 +30,8 @@ def doctor(
         bool,
         typer.Option("--accept-clock", help="Trust this machine's clock, and compute all due times again."),
     ] = False,
+    operator: Operator = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Check the configuration and the mail server.
@@ -36,13 +39,15 @@ def doctor(
     Also checks the store, the clock and the sender's domain, and shows how to fix each problem. Exits with status 3 if
     the configuration or the store is not ready, and 1 for other problems. Warnings do not change the exit status.
     """
-    from skychimp.services.operations import doctor as service
+    from skychimp.config import shared
 
     context = get_context(ctx, json)
     if accept_clock:
-        context.out.record({"clock": "accepted", "mailings": service.accept_clock(context.store)})
-        context.out.next("run", "--plan")
+        shared.require_operator("use --accept-clock")
+        _accept_clock(context, operator=operator, yes=yes)
         return
+    if operator:
+        raise InvalidValue("--operator requires --accept-clock", "leave it out: doctor needs no login")
     findings = []
     with context.out.progress("checking") as report_progress:
         for finding in _check(context, dkim_selector):
@@ -56,6 +61,23 @@ def doctor(
         context.out.rows(findings, COLUMNS)
     if problems:
         raise typer.Exit(EXIT_NOT_READY if problems & {"config", "store"} else EXIT_PROBLEM)
+
+
+def _accept_clock(context: Context, *, operator: bool, yes: bool) -> None:
+    """Accept the clock after asking. For administrators and the operator."""
+    from skychimp.services.operations import clock
+
+    actor = context.maintenance_actor(operator)
+    clock.require_maintainer(actor)
+    context.confirm(f"take {datetime.now(UTC):%Y-%m-%d %H:%M} UTC as the right time for all mailings", yes=yes)
+    accepted = clock.accept(context.store, actor)
+    for due in accepted.passed:
+        context.out.note(
+            f"mailing {due.mailing_id}: due at {due.due_at.isoformat()} was opened already; not sent again"
+        )
+    record = asdict(accepted)
+    context.out.record({"clock": "accepted", **record}, None if context.out.json else ["clock", "mailings", "restored"])
+    context.out.next("run", "--plan")
 
 
 def _check(context: Context, dkim_selector: str | None) -> "Iterator[Finding]":

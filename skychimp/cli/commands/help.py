@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, get_context
-from skychimp.errors import InvalidValue, NotFound
+from skychimp.cli.context import Context, Json, get_context
+from skychimp.cli.output_file import Force, write_generated_files
+from skychimp.errors import NotFound
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -44,14 +45,17 @@ def help_(
         typer.Argument(metavar="TOPIC", help="Topic or command.", autocompletion=_suggestions, show_default=False),
     ] = None,
     man: Annotated[Path | None, typer.Option(help="Write the man pages to this folder.", metavar="DIR")] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Show a help topic or the help of a command. Without a topic, list the topics."""
     from skychimp.cli.registry import COMMANDS
+    from skychimp.config import shared
 
     context = get_context(ctx, json)
     if man is not None:
-        context.out.record({"pages": _write_man_pages(man), "folder": str(man)})
+        shared.require_operator("write files as this account", "run it on your own account")
+        context.out.record({"pages": _write_man_pages(context, man, force=force), "folder": str(man)})
     elif not topic:
         context.out.rows(topics().values(), {"name": "Topic", "title": "About"})
         context.out.next("help", "TOPIC")
@@ -83,15 +87,10 @@ def _not_found(topic: str) -> NotFound:
     return NotFound(f'help topic "{topic}" not found', suggestion or 'run "skychimp help" to list the topics')
 
 
-def _write_man_pages(folder: Path) -> int:
+def _write_man_pages(context: Context, folder: Path, *, force: bool) -> int:
     """Write the man pages to a folder and return their number. Raises InvalidValue if that is not possible."""
     from skychimp.cli import man
 
     pages = man.man_pages(topics())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, page in pages.items():
-            (folder / name).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InvalidValue(f"cannot write to {folder}: {error.strerror}", "use another folder") from None
+    write_generated_files(context, folder, pages, comment=r".\"", force=force, create=True)
     return len(pages)

@@ -33,10 +33,12 @@ def init(
     The password can also come from $SKYCHIMP_PASSWORD, or be set later. A store that has users is not changed.
     """
     from skychimp.cli import saved_session
+    from skychimp.config import shared
     from skychimp.services.accounts import accounts
     from skychimp.store import schema
 
     context = get_context(ctx, json)
+    shared.require_operator('run "skychimp init"')
     email = prompts.read_email(context, email)
     with ExitStack() as undo:
         config_file = _find_or_create_config(context, sender, email, undo)
@@ -44,7 +46,7 @@ def init(
         store = schema.open_store(url) if os.path.exists(schema.store_path(url)) else None
         if store is not None:
             accounts.require_no_users(store)
-        password = _read_password(context, password_stdin)
+        password = _read_password(context, password_stdin, email)
         store = store or schema.create_store(url)
         save_token = partial(saved_session.write, url)
         account = accounts.create_first_admin(store, email=email, password=password, save_token=save_token)
@@ -75,9 +77,9 @@ def _find_or_create_config(context: Context, sender: str | None, email: str, und
     Returns None if it cannot be written, but the environment has all settings that are needed.
     """
     from skychimp import addresses
-    from skychimp.config import sources
+    from skychimp.config import config_file, sources
 
-    path = sources.find_config_file(context.options.config)
+    path = config_file.find_config_file(context.options.config, ask_trust=context.ask_trust)
     if sender is not None:
         addresses.parse_sender(sender)
     if os.path.lexists(path):
@@ -89,11 +91,22 @@ def _find_or_create_config(context: Context, sender: str | None, email: str, und
     reason = _create_config(path, sender, sources.resolve_path("store.url", context.options.store))
     if reason is None:
         undo.callback(path.unlink, missing_ok=True)
+        _trust(path, undo)
         return path
     if sender is None and context.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
         context.out.note(f"cannot write {path}: {reason}; all settings come from the environment")
         return None
     raise ConfigError(f"cannot write {path}: {reason}", "use another file with --config FILE")
+
+
+def _trust(path: Path, undo: ExitStack) -> None:
+    """Trust the config that was created, so that it is used when it is in the current folder."""
+    from skychimp.config import config_file, trust
+    from skychimp.config.locations import FILE_NAME
+
+    if path.name == FILE_NAME and path != config_file.usual_config_file():
+        undo.callback(trust.forget, path)
+        trust.trust(config_file.read_files(path))
 
 
 def _create_config(path: Path, sender: str | None, store: str | None) -> str | None:
@@ -104,7 +117,7 @@ def _create_config(path: Path, sender: str | None, store: str | None) -> str | N
     values = {"mail.sender": sender, "store.url": store}
     text = example_config({name: value for name, value in values.items() if value is not None})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.make_folder(path.parent)
         files.write_file(path, text.encode(), replace=False)
     except OSError as error:
         return str(error.strerror)
@@ -127,7 +140,7 @@ def _ask_sender(context: Context, email: str) -> str:
     return prompts.ask_until_valid(context, ask)
 
 
-def _read_password(context: Context, from_stdin: bool) -> str | None:
+def _read_password(context: Context, from_stdin: bool, email: str) -> str | None:
     """Return a password from stdin, the environment or a prompt; None if there is none and nobody can be asked.
 
     Raises InvalidValue for an invalid password.
@@ -136,9 +149,10 @@ def _read_password(context: Context, from_stdin: bool) -> str | None:
 
     password = prompts.scripted_password(from_stdin)
     if password is not None:
-        passwords.validate(password)
+        passwords.validate(password, email)
         return password
     if not context.can_prompt():
         return None
-    ask = partial(prompts.ask_new_password, context, "Password (press Enter to skip):", optional=True)
+    question = "Password (press Enter to skip):"
+    ask = partial(prompts.ask_new_password, context, question, owner=(email,), optional=True)
     return prompts.ask_until_valid(context, ask) or None

@@ -36,11 +36,12 @@ def change(
     if accounts.has_password(context.store, context.actor):
         current, new = _read_passwords(context, password_stdin)
     else:
-        new = prompts.read_new_password(context, password_stdin)
+        new = prompts.read_new_password(context, password_stdin, owner=(context.actor.email,))
     save_token = _token_saver(context)
     account = accounts.change_password(context.store, context.actor, current=current, new=new, save_token=save_token)
     context.out.record(account)
     context.out.note("your password was changed, and all your other sessions have ended")
+    _tell_owner(context, account.email)
     if os.environ.get("SKYCHIMP_TOKEN"):
         context.out.note("the session of $SKYCHIMP_TOKEN has ended too; unset the variable")
 
@@ -74,7 +75,7 @@ def reset(
             return
     if code == "-":
         code = prompts.read_stdin_line()
-    new = prompts.read_new_password(context, password_stdin, "New password:")
+    new = prompts.read_new_password(context, password_stdin, "New password:", owner=(address,))
     save_token = _token_saver(context)
 
     def reset_with(code: str) -> accounts.Account:
@@ -83,6 +84,18 @@ def reset(
     account = prompts.use_code(context, code, reset_with)
     context.out.record(account)
     context.out.note("your password was changed, and you are logged in")
+    _tell_owner(context, account.email)
+
+
+def _tell_owner(context: Context, email: str) -> None:
+    """Tell the owner of the account by email, who may not be the one who changed the password."""
+    from skychimp.services.accounts import account_mail
+    from skychimp.services.accounts.email_kinds import EmailKind
+
+    kind = EmailKind.PASSWORD_CHANGED
+    warning = account_mail.send_notice(context.settings, context.store.path, kind, to=email)
+    if warning:
+        context.out.warn(warning)
 
 
 def _send_code(context: Context, address: str) -> None:
@@ -91,8 +104,7 @@ def _send_code(context: Context, address: str) -> None:
     from skychimp.services.accounts import accounts
 
     accounts.send_code(context.store, with_sender(context.settings), CodePurpose.RESET, address)
-    context.out.note(f"if {address} has an account, a code was sent to it (at most three emails per hour)")
-    prompts.note_outbox(context)
+    prompts.note_email_sent(context, address)
 
 
 def _read_passwords(context: Context, from_stdin: bool) -> tuple[str, str]:
@@ -106,7 +118,7 @@ def _read_passwords(context: Context, from_stdin: bool) -> tuple[str, str]:
                 "missing passwords", "use --password-stdin with the current and the new one, one per line"
             )
         current = prompts.read_password(context, False, "Current password:")
-        ask = partial(prompts.ask_new_password, context, "New password:")
+        ask = partial(prompts.ask_new_password, context, "New password:", owner=(context.actor.email,))
         return current, prompts.ask_until_valid(context, ask)
     first, second = prompts.read_stdin_line(), prompts.read_stdin_line()
     return (first, second) if second else (os.environ.get("SKYCHIMP_PASSWORD", ""), first)

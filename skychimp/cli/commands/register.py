@@ -34,14 +34,13 @@ def register(
     context = get_context(ctx, json)
     settings = with_sender(context.settings)
     address = prompts.read_email(context, email)
-    password = prompts.read_new_password(context, password_stdin)
+    password = prompts.read_new_password(context, password_stdin, owner=(address, name))
     try:
         accounts.register(context.store, settings, email=address, name=name, password=password)
     except RelayError as error:
         hint = f"{shell.run_hint('verify', '--email', address, '--resend')} to try again"
         raise type(error)(f"the account was created, but no code was sent: {error.message}", hint) from None
-    context.out.note(f"a code was sent to {address} (at most three emails per hour)")
-    prompts.note_outbox(context)
+    prompts.note_email_sent(context, address)
     context.out.note(f"to get another code: {shell.command('verify', '--email', address, '--resend')}")
     if context.can_prompt():
         _verify_and_log_in(context, address, password)
@@ -56,7 +55,10 @@ def _verify_and_log_in(context: Context, address: str, password: str) -> None:
     from skychimp.cli.commands.login import next_command
     from skychimp.services.accounts import accounts
 
-    prompts.use_code(context, None, lambda code: accounts.verify(context.store, email=address, code=code))
+    def verify(code: str) -> str:
+        return accounts.verify(context.store, email=address, code=code, password=password)
+
+    prompts.use_code(context, None, verify)
     save_token = partial(saved_session.write, context.settings.store_url)
     account = accounts.login(context.store, email=address, password=password, save_token=save_token)
     context.out.record(account)

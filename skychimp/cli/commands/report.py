@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skychimp.cli.context import Context, Json, get_context
+from skychimp.cli.output_file import Force, open_output_file
 from skychimp.cli.reporting import count_new_attempts, flatten_counts
 from skychimp.errors import InvalidValue
 from skychimp.shell import command
@@ -40,6 +41,7 @@ def report(
         Literal["occurrences", "replies", "domains", "rate"] | None,
         typer.Option(help="The table to output to a pipe or as CSV.", show_default="occurrences"),
     ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Show the results of a mailing: what happened to its emails, how fast they were sent, and the servers' replies."""
@@ -51,7 +53,7 @@ def report(
     count_new_attempts(context)
     result = reports.mailing_report(context.store, context.actor, mailing)
     if html is not None:
-        _write_page(context, result, html)
+        _write_page(context, result, html, force=force)
     elif csv:
         context.out.csv(_rows(result, table or "occurrences"), TABLES[table or "occurrences"])
     elif json:
@@ -70,15 +72,14 @@ def _draw(context: Context, report: "Report") -> None:
     context.out.note(f"for every reply: {command('mailings', 'log', report.id)}")
 
 
-def _write_page(context: Context, report: "Report", file: str) -> None:
-    from skychimp.cli.output_file import open_output_file
+def _write_page(context: Context, report: "Report", file: str, *, force: bool) -> None:
     from skychimp.site.reports import render_report
 
     page = render_report(report, context.settings.mail.timezone)
     if file == "-":
         context.out.raw(page)
         return
-    with open_output_file(file) as opened:
+    with open_output_file(context, file, force=force) as opened:
         opened.write(page)
     context.out.note(f"wrote {file}; open it in a browser")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Operator, get_context
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.permissions import Actor
@@ -31,10 +32,12 @@ def restore(
 
     The replaced store is kept beside the new one. Nothing is sent until you run `skychimp resolve --restored`.
     """
+    from skychimp.config import shared
     from skychimp.services.operations import backups
     from skychimp.store.schema import store_path
 
     context = get_context(ctx, json)
+    shared.require_operator("restore the store")
     file = file.absolute()
     path = store_path(context.settings.store_url)
     actor = _actor(context, path, operator)
@@ -74,4 +77,14 @@ def _explain(context: Context, done: "Restored") -> None:
         context.out.note("emails sent since the backup count as sent")
     else:
         context.out.note("emails sent since the backup are not known")
+    context.out.note(_explain_audit(done))
     context.out.note('the store is on hold and sends nothing; to release it, run "skychimp resolve --restored"')
+
+
+def _explain_audit(done: "Restored") -> str:
+    """Say what became of the audit trail's entries that are newer than the backup."""
+    if done.audit_lost is None:
+        return "audit trail: entries since the backup are lost, their number is not known"
+    if done.audit_lost:
+        return f"audit trail: {count_of(done.audit_lost, 'entry', 'entries')} of the replaced store lost"
+    return f"audit trail: {count_of(done.audit_kept, 'newer entry', 'newer entries')} kept"

@@ -48,6 +48,7 @@ def run(
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
+    context.is_unattended = True
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
     if mailing is not None:

@@ -1,7 +1,8 @@
 """`skychimp service`: print what systemd or cron needs to run this installation."""
 
-import getpass
-import shlex
+import contextlib
+import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -10,12 +11,21 @@ from typing import Annotated
 
 import typer
 
+from skychimp import files
 from skychimp.cli.context import Context, Json, get_context
+from skychimp.cli.output_file import Force, write_generated_files
+from skychimp.config import shared
 from skychimp.errors import InvalidValue
+from skychimp.shell import command_line
+from skychimp.text import has_control_character, shortened
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 _SANDBOX = """\
+# Less than 100 MB are used with a million clients. The rest is for many large messages at the same time.
+MemoryMax=1G
+# Up to 35 threads and two processes.
+TasksMax=64
 UMask=0077
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -93,6 +103,13 @@ WantedBy=timers.target
 """
 
 
+_SUDOERS = """\
+# Lets others run Skychimp as {account}, and nothing else.
+Defaults!{program} env_reset, !setenv, always_set_home, env_keep = "SKYCHIMP_TOKEN SKYCHIMP_PASSWORD"
+{members} ALL = ({account}) NOPASSWD: NOSETENV: {program}
+"""
+
+
 @dataclass(frozen=True)
 class _Unit:
     """A unit file of systemd."""
@@ -107,6 +124,7 @@ def systemd(
     folder: Annotated[
         Path | None, typer.Option("--dir", help="Write the units to this folder (default: stdout).", metavar="DIR")
     ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Print systemd units.
@@ -116,8 +134,9 @@ def systemd(
     context = get_context(ctx, json)
     units = _units(context)
     if folder is not None:
-        for unit in units:
-            _write(folder / unit.name, unit.text)
+        shared.require_operator("write files as this account", "leave --dir out and redirect the output")
+        texts = {unit.name: unit.text for unit in units}
+        write_generated_files(context, folder, texts, comment="#", force=force)
         context.out.note(f"wrote {', '.join(unit.name for unit in units)} to {folder}")
         context.out.note("next: systemctl daemon-reload && systemctl enable --now skychimp.service")
         context.out.note("or without a daemon: systemctl enable --now skychimp-run.timer")
@@ -131,18 +150,86 @@ def systemd(
 def cron(ctx: typer.Context, json: Json = False) -> None:
     """Print a crontab line that sends due mailings every minute. Cron mails errors to you."""
     context = get_context(ctx, json)
-    line = f"* * * * * {_escape_for_cron(shlex.join([*_command(context), '-q', 'run']))} >/dev/null"
+    line = f"* * * * * {_escape_for_cron(command_line(*_command(context), '-q', 'run'))} >/dev/null"
     if json:
         context.out.record({"crontab": line})
     else:
         context.out.text(line)
 
 
+@app.command(epilog="skychimp service sudoers --group team > skychimp.sudoers && visudo -cf skychimp.sudoers")
+def sudoers(
+    ctx: typer.Context,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Who may run it: a group (default: skychimp).", metavar="GROUP")
+    ] = None,
+    user: Annotated[list[str] | None, typer.Option(help="Who may run it: a user.", metavar="USER")] = None,
+    json: Json = False,
+) -> None:
+    """Print a sudoers file that lets others run Skychimp on this account.
+
+    --group and --user can be repeated. Everyone needs a login of their own. See `skychimp help accounts`.
+    """
+    context = get_context(ctx, json)
+    groups = group or ([] if user else ["skychimp"])
+    text = _sudoers_text(groups, user or [])
+    _warn_about_sudo(context)
+    if json:
+        context.out.record({"sudoers": text})
+    else:
+        context.out.text(text.rstrip("\n"))
+
+
+def _sudoers_text(groups: list[str], users: list[str]) -> str:
+    """Return the sudoers file. Raises InvalidValue for a name or a path that it cannot have."""
+    members = [_sudoers_name(name, prefix="%") for name in groups] + [_sudoers_name(name) for name in users]
+    account = _sudoers_name(files.account_name(os.geteuid()))
+    return _SUDOERS.format(members=", ".join(members), account=account, program=_sudoers_program())
+
+
+def _sudoers_name(name: str, *, prefix: str = "") -> str:
+    """Return the name of an account or, with the prefix `%`, of a group, as it is written in sudoers(5)."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_ .@+-]*\$?", name) or name == "ALL":
+        raise InvalidValue(f"invalid name {shortened(name)}", "use the name of an account or a group")
+    return f"{prefix}{name}" if re.fullmatch(r"[a-z_][a-z0-9_-]*", name) else f'"{prefix}{name}"'
+
+
+def _sudoers_program() -> str:
+    """Return the path of the command. `python -m skychimp` is none: it finds modules in the current folder."""
+    program = shutil.which(sys.argv[0]) or shutil.which(Path(sys.executable).with_name("skychimp"))
+    path = str(Path(program or sys.argv[0]).absolute())
+    if program is None or not re.fullmatch(r"[A-Za-z0-9_/.+@~-]+", path):
+        raise InvalidValue(
+            f"sudo cannot be given {shortened(path)} as the command", "install Skychimp so that its command is in PATH"
+        )
+    return path
+
+
+def _warn_about_sudo(context: Context) -> None:
+    """Warn if this installation is not safe to be run by others with sudo."""
+    if os.geteuid() == 0:
+        context.out.warn("warning: this lets them run Skychimp as root; run it on an account that is for Skychimp only")
+    if not shared.is_shared():
+        file = shared.own_config_file()
+        context.out.warn(f"warning: set service.shared = true in {file}, or they can make Skychimp use other settings")
+    program = os.path.realpath(_sudoers_program())
+    for path in (program, os.path.dirname(program)):
+        with contextlib.suppress(OSError):
+            _warn_about_place(context, path)
+
+
+def _warn_about_place(context: Context, path: str) -> None:
+    try:
+        files.check_status(os.stat(path), path)
+    except files.UnsafePlace as error:
+        context.out.warn(f"warning: {path} {error.fault}; install Skychimp where only root can change it")
+
+
 def _units(context: Context) -> list[_Unit]:
     settings = context.settings
     values = {
         "command": " ".join(_quote_for_systemd(word.replace("$", "$$")) for word in _command(context)),
-        "user": getpass.getuser(),
+        "user": files.account_name(os.geteuid()),
         "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
         "watchdog_seconds": max(120, 3 * round(settings.daemon.interval.total_seconds())),
         "credential": _credential(context),
@@ -174,15 +261,19 @@ def _credential(context: Context) -> str:
     file = context.settings.smtp.password_file
     if file is None:
         return ""
+    path = _on_one_line(str(file))
+    if path.endswith("\\") or path != path.strip():  # a backslash would join the line with the next one
+        hint = "use a name without a space or a backslash at its end"
+        raise InvalidValue(f"cannot write {shortened(path, 200)} in a unit", hint)
     return (
-        f"LoadCredential=smtp-password:{str(file).replace('%', '%%')}\n"
+        f"LoadCredential=smtp-password:{path.replace('%', '%%')}\n"
         "Environment=SKYCHIMP_SMTP__PASSWORD_FILE=%d/smtp-password\n"
     )
 
 
 def _quote_for_systemd(word: str) -> str:
     """Return a word as it is written in a unit file (systemd.service(5))."""
-    word = word.replace("%", "%%")
+    word = _on_one_line(word).replace("%", "%%")
     if word.isprintable() and not set(word) & set(" \"'\\"):
         return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"')
@@ -190,11 +281,12 @@ def _quote_for_systemd(word: str) -> str:
 
 
 def _escape_for_cron(command: str) -> str:
-    return command.replace("%", r"\%")  # a plain % ends the command (crontab(5))
+    return _on_one_line(command).replace("%", r"\%")  # a plain % ends the command (crontab(5))
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidValue(f"cannot write {path}: {error.strerror}", "use --dir with a writable folder") from None
+def _on_one_line(text: str) -> str:
+    """Return a text that is put on a line of a crontab or a unit. Raises InvalidValue if it would end the line."""
+    if has_control_character(text):
+        hint = "use paths without line breaks and control characters"
+        raise InvalidValue(f"cannot write {shortened(text, 200)} on one line", hint)
+    return text

@@ -25,9 +25,11 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     `skychimp doctor`.
     """
     from skychimp.services.operations import integrity
+    from skychimp.store.schema import store_path
 
     context = get_context(ctx, json)
-    faults = list(integrity.find_faults(context.store))
+    damage = list(integrity.find_damage(store_path(context.settings.store_url)))
+    faults = damage or list(integrity.find_faults(context.store))
     if context.out.json:
         context.out.record({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
     elif faults:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skychimp import shell
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, list_options
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
 from skychimp.cli.display.values import write_json_object
-from skychimp.cli.output_file import open_output_file
+from skychimp.cli.output_file import Force, open_output_file
 
 if TYPE_CHECKING:
     from skychimp.services.users.users import UserInfo
@@ -78,7 +78,7 @@ def block(
     context = get_context(ctx, json)
     blocked = users.block(context.store, context.actor, user, reason)
     context.out.record(blocked)
-    context.out.note(f"to undo this: {shell.command('users', 'unblock', blocked.email)}")
+    context.out.note(f"to undo this: {shell.command('users', 'unblock', *shell.arguments(blocked.email))}")
 
 
 @app.command()
@@ -97,12 +97,26 @@ def role(
     role: Annotated[RoleName, typer.Argument(help="The new role.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Change a user's role, from the user's next command on."""
+    """Change a user's role, from the user's next command on. The user is told by email."""
     from skychimp.models import Role
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
-    context.out.record(users.set_role(context.store, context.actor, user, Role(role)))
+    before, changed = users.set_role(context.store, context.actor, user, Role(role))
+    context.out.record(changed)
+    if changed.role != before:
+        _tell_user(context, changed)
+
+
+def _tell_user(context: Context, user: "UserInfo") -> None:
+    """Tell a user by email that the role was changed."""
+    from skychimp.services.accounts import account_mail
+    from skychimp.services.accounts.email_kinds import EmailKind
+
+    kind = EmailKind.ROLE_CHANGED
+    warning = account_mail.send_notice(context.settings, context.store.path, kind, to=user.email, role=user.role)
+    if warning:
+        context.out.warn(warning)
 
 
 @app.command(epilog="skychimp users export mine.json")
@@ -111,6 +125,7 @@ def export(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="The file to write (default: stdout).", show_default=False)
     ] = "-",
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Export all your data as JSON: account, clients, messages, mailings, attempts and posts."""
@@ -121,7 +136,7 @@ def export(
     if file == "-":
         write_json_object(sys.stdout, parts)
         return
-    with open_output_file(file) as opened, context.out.progress("exporting") as report_progress:
+    with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
         write_json_object(opened, ((name, _with_progress(name, part, report_progress)) for name, part in parts))
     context.out.record({"file": file})
 

@@ -7,7 +7,7 @@ import typer
 from skychimp import shell
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
-from skychimp.cli.prompts import Code, Email
+from skychimp.cli.prompts import Code, Email, PasswordStdin
 from skychimp.errors import InvalidValue
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
@@ -20,10 +20,15 @@ def verify(
     ctx: typer.Context,
     code: Code = None,
     email: Email = None,
+    password_stdin: PasswordStdin = False,
     resend: Annotated[bool, typer.Option("--resend", help="Send a new code, which replaces the old one.")] = False,
     json: Json = False,
 ) -> None:
-    """Verify your email address with the code that was sent to it.
+    """Verify your email address with the code that was sent to it, and your password.
+
+    The password is asked for, or read from stdin or $SKYCHIMP_PASSWORD.
+
+    A script needs no password if the address was registered only once. Only the newest registration can be verified.
 
     With --resend the output is the same for every address.
     """
@@ -36,7 +41,12 @@ def verify(
     if resend:
         _resend(context, address)
         return
-    address = prompts.use_code(context, code, lambda code: accounts.verify(context.store, email=address, code=code))
+
+    def verify_with(code: str) -> str:
+        password = prompts.read_optional_password(context, password_stdin)
+        return accounts.verify(context.store, email=address, code=code, password=password)
+
+    address = prompts.use_code(context, code, verify_with)
     context.out.record({"email": address, "verified": True})
     context.out.note(f"next: {shell.command('login', '--email', address)}")
 
@@ -48,6 +58,5 @@ def _resend(context: Context, address: str) -> None:
 
     accounts.send_code(context.store, with_sender(context.settings), CodePurpose.VERIFY, address)
     context.out.record({"email": address})
-    context.out.note(f"if {address} is not verified yet, a code was sent to it (at most three emails per hour)")
-    prompts.note_outbox(context)
+    prompts.note_email_sent(context, address)
     context.out.note(f"next: {shell.command('verify', '--email', address, 'CODE')}")

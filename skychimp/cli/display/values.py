@@ -1,11 +1,12 @@
 """Turn values into text: escaped for people, or as JSON."""
 
-import json
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from datetime import datetime, timedelta
 from typing import Any, TextIO
+
+from skychimp import safe_json
 
 _ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _SHORT_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -56,8 +57,8 @@ def fields(record: Any) -> dict[str, Any]:
 
 
 def json_text(record: Any, *, indent: int | None = None) -> str:
-    """Return a record as JSON. Values are kept as they are, times in ISO 8601."""
-    return json.dumps(fields(record), default=_json_value, ensure_ascii=False, indent=indent)
+    """Return a record as JSON that is safe on a terminal. Times are in ISO 8601."""
+    return safe_json.dumps(fields(record), default=_json_value, indent=indent)
 
 
 def write_json_list(opened: TextIO, records: Iterable[Any]) -> None:
@@ -73,7 +74,7 @@ def write_json_object(opened: TextIO, parts: Iterable[tuple[str, Any]]) -> None:
     """Write one JSON object, a part at a time. A part that is an iterator becomes a list, written as it is read."""
     separator = "{"
     for name, part in parts:
-        opened.write(f"{separator}\n{json.dumps(name)}: ")
+        opened.write(f"{separator}\n{safe_json.dumps(name)}: ")
         separator = ","
         if isinstance(part, Iterator):
             write_json_list(opened, part)

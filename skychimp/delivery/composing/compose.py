@@ -13,8 +13,15 @@ from skychimp import addresses
 from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
+from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, MAX_TAG_LENGTH, MAX_TAGS
 
 MAX_SUBJECT_LENGTH = 1_000
+MAX_RENDERED_SUBJECT_LENGTH = 20_000
+MAX_BODY_SIZE = 200_000
+MAX_HTML_SIZE = 1_000_000
+"""Bytes of a text or Markdown body, and of an HTML part."""
+MAX_POSTS_SIZE = 200_000
+"""Bytes that the posts of a digest may add."""
 
 
 class MessageContent(NamedTuple):
@@ -44,6 +51,7 @@ _SAMPLE_RECIPIENTS = (
     Recipient("ada@example.org", "Ada Lovelace", "", ("vip",)),
     Recipient("b@example.org", "", "", ()),
 )
+_COSTLY_CHARACTERS = '😀ΐ"'  # the longest in UTF-8, after `upper`, and in HTML
 
 
 class Composer:
@@ -55,8 +63,9 @@ class Composer:
         from skychimp.delivery.composing import templates  # lists of messages do without the time to import Jinja2
         from skychimp.delivery.composing.templates import DueAt, TextTemplate
 
+        require_sizes(content, extra=MAX_POSTS_SIZE)
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
-        self._subject = TextTemplate(content.subject, "subject", self._values)
+        self._subject = TextTemplate(content.subject, "subject", self._values, max_length=MAX_RENDERED_SUBJECT_LENGTH)
         self._text = TextTemplate(content.body, "body", self._values)
         html = templates.from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
         self._html = None if html is None else TextTemplate(html, "HTML", self._values, html=True)
@@ -70,6 +79,8 @@ class Composer:
 
     def compose(self, to: Recipient, message_id: str) -> bytes:
         """Return the email to one client, with CRLF line ends. Raises InvalidValue if it cannot be composed."""
+        if len(to.comment) > MAX_COMMENT_LENGTH or len(to.name) > MAX_NAME_LENGTH:  # a damaged store
+            raise InvalidValue("the client's name or comment is too long")
         self._values["client"] = to
         try:
             return b"".join(
@@ -120,12 +131,23 @@ def message_id(secret: bytes, delivery_id: int, domain: str) -> str:
     return f"<{addresses.with_ascii_domain(f'{digest}@{domain}')}>"
 
 
-def check_content(content: MessageContent) -> None:
-    """Raise InvalidValue if a message has an invalid template, or cannot be composed for one of two sample clients."""
-    if not content.subject.strip():
-        raise InvalidValue("the subject is empty")
+def require_sizes(content: MessageContent, *, extra: int = 0) -> None:
+    """Raise InvalidValue if a template is too large. `extra` bytes are allowed for what was inserted into it."""
     if len(content.subject) > MAX_SUBJECT_LENGTH:
         raise InvalidValue(f"the subject is longer than {MAX_SUBJECT_LENGTH:,} characters")
+    for part, source, max_size in (("body", content.body, MAX_BODY_SIZE), ("HTML", content.html, MAX_HTML_SIZE)):
+        if source and _size(source) > max_size + extra:
+            raise InvalidValue(f"the {part} is larger than {(max_size + extra) // 1000:,} kB", "make it shorter")
+
+
+def check_content(content: MessageContent) -> None:
+    """Raise InvalidValue if a message has an invalid template, or cannot be composed for one of the sample clients.
+
+    The last of them have the longest name, comment and tags that a client can have.
+    """
+    if not content.subject.strip():
+        raise InvalidValue("the subject is empty")
+    require_sizes(content, extra=MAX_POSTS_SIZE)
     if mime.one_line(content.subject) != content.subject.strip():
         raise InvalidValue("the subject contains a line break or a control character")
     composer = Composer(content, sender="check@localhost", date=_SAMPLE_TIME, mailing_id=1, due_at=_SAMPLE_TIME)
@@ -134,4 +156,20 @@ def check_content(content: MessageContent) -> None:
             composer.compose(recipient, "<check@localhost>")
         except InvalidValue as error:
             hint = "use | default('...', true) for clients without a name or tags"
-            raise InvalidValue(error.message, hint) from None
+            raise InvalidValue(error.message, error.hint or hint) from None
+    for recipient in map(_largest_recipient, _COSTLY_CHARACTERS):
+        try:
+            composer.compose(recipient, "<check@localhost>")
+        except InvalidValue as error:
+            hint = error.hint or "make it shorter, or use client.comment and client.tags less often"
+            raise InvalidValue(f"{error.message}, for a client with a long comment and many tags", hint) from None
+
+
+def _largest_recipient(character: str) -> Recipient:
+    tags = (str(number).ljust(MAX_TAG_LENGTH, character) for number in range(MAX_TAGS))
+    address = f"{'a' * 64}@{'.'.join(['b' * 61] * 3)}.cc"
+    return Recipient(address, character * MAX_NAME_LENGTH, character * MAX_COMMENT_LENGTH, tuple(tags))
+
+
+def _size(source: str) -> int:
+    return len(source.encode("utf-8", "surrogatepass"))

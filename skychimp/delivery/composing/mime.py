@@ -27,7 +27,7 @@ _7BIT_BYTES = bytes((*b"\t\n", *range(0x20, 0x7F)))
 
 def one_line(text: str) -> str:
     """Return a text with each run of control characters and line breaks replaced by a space."""
-    return _HEADER_BREAKS.sub(" ", text).strip()
+    return (text if text.isprintable() else _HEADER_BREAKS.sub(" ", text)).strip()
 
 
 def header_value(text: str) -> bytes:

@@ -1,21 +1,29 @@
 """Render templates in a subset of Jinja2 that cannot run arbitrary code, loop forever or grow without limit; pure.
 
 The syntax tree of a template is checked before it is compiled. Allowed are output, attributes, comparisons, boolean
-logic, if/else, a `for` loop over `client.tags`, and the filters listed below. A client's data is never used as the
-source of a template, of Markdown or of HTML.
+logic, if/else, a `for` loop over `client.tags`, and the filters listed below. The work of rendering is limited (see
+work_budget). A client's data is never used as the source of a template, of Markdown or of HTML.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import islice
 from traceback import walk_tb
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from skychimp import markdown
+from skychimp.delivery.composing.work_budget import (
+    MAX_WORK,
+    CountingContext,
+    TooMuchWork,
+    count_work,
+    counting_filters,
+)
 from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean
 
@@ -30,11 +38,19 @@ MAX_LENGTH = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 5_000
 """Nodes of the syntax tree, which is about a thousand expressions."""
+MAX_TOKENS = 8 * MAX_NODES
+"""Words and signs in all expressions and comments. They are counted before the tree is made, which takes longer."""
 
 _HINT = 'run "skychimp help templates"'
+_WORK_HINT = "use fewer filters on client.comment, and none in a loop"
 _READABLE = frozenset(name for names in ATTRIBUTES.values() for name in names)
 _DATE_FORMAT = re.compile(r"([^%]|%-?[aAbBdHIjmMpSyYZz]|%%)*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LONG_NUMBER = re.compile(r"[0-9_]{4301}")  # Python's own limit is 4,300 digits
+_NO_TOKENS = frozenset({"data", "whitespace"})
+_DATE_WORK = 100  # units of work_budget
+_MAX_REASON_LENGTH = 200
+_PIECES_AT_ONCE = 64
 _ALLOWED_NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Const, nodes.Compare,
     nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.If, nodes.CondExpr, nodes.For, nodes.Filter, nodes.List,
@@ -60,15 +76,21 @@ class DueAt:
 class TextTemplate:
     """A compiled template. The caller changes `values` for each email before it is rendered.
 
-    `field` names the template in errors: subject, body or HTML. Raises InvalidValue if the source is not in the subset.
+    `field` names the template in errors: subject, body or HTML. `max_length` is how many characters it may have after
+    rendering. Raises InvalidValue if the source is not in the subset.
     """
 
-    def __init__(self, source: str, field: str, values: dict[str, Any], *, html: bool = False) -> None:
-        self._template, self.is_constant = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT)
+    def __init__(
+        self, source: str, field: str, values: dict[str, Any], *, html: bool = False, max_length: int = MAX_LENGTH
+    ) -> None:
+        self._template, kinds = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT)
+        self.is_constant = {nodes.Output, nodes.TemplateData}.issuperset(kinds)
+        self._may_be_long = nodes.For in kinds or len(kinds) > 2 * _PIECES_AT_ONCE
         self._render = self._template.root_render_func
         # One context for all emails: creating one for each would take as long as the rest of a small email.
-        self._context = self._template.new_context(values, shared=True)
+        self._context = cast("CountingContext", self._template.new_context(values, shared=True))
         self._field = field
+        self._max_length = max_length
         self._is_html = html
 
     def render(self) -> str:
@@ -77,14 +99,30 @@ class TextTemplate:
 
     def pieces(self) -> list[str]:
         """Return the text in pieces. The constant ones are the same objects each time. Raises InvalidValue."""
+        self._context.work_left = MAX_WORK
         try:
-            pieces = list(self._render(self._context))
+            rendering = self._render(self._context)
+            pieces = self._in_batches(rendering) if self._may_be_long else list(rendering)
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            raise InvalidValue(f"the {self._field}, line {self._line(error)}: {error}") from None
-        if sum(map(len, pieces)) > MAX_LENGTH:
-            raise InvalidValue(f"the {self._field} has more than {MAX_LENGTH:,} characters after rendering")
+            hint = _WORK_HINT if isinstance(error, TooMuchWork) else None
+            raise InvalidValue(f"the {self._field}, line {self._line(error)}: {_cut(str(error))}", hint) from None
+        self._require_length(sum(map(len, pieces)))
         # Escaped values are Markup objects, which would escape again whatever is appended to them.
         return list(map(str, pieces)) if self._is_html else pieces
+
+    def _in_batches(self, rendering: Iterator[str]) -> list[str]:
+        """Return the pieces of a text, and stop soon after it has become too long. Raises InvalidValue."""
+        pieces: list[str] = []
+        length = 0
+        while batch := list(islice(rendering, _PIECES_AT_ONCE)):
+            pieces += batch
+            length += sum(map(len, batch))
+            self._require_length(length)
+        return pieces
+
+    def _require_length(self, length: int) -> None:
+        if length > self._max_length:
+            raise InvalidValue(f"the {self._field} has more than {self._max_length:,} characters after rendering")
 
     def _line(self, error: Exception) -> int:
         for frame, line in walk_tb(error.__traceback__):
@@ -97,8 +135,10 @@ def from_markdown(source: str) -> str:
     """Return the HTML template of a Markdown template. Raw HTML is shown as text.
 
     The expressions are replaced by words that Markdown does not change, and inserted again afterwards. Every other
-    brace becomes an entity: what Markdown unescapes must not become an expression.
+    brace becomes an entity: what Markdown unescapes must not become an expression. Raises InvalidValue for too
+    much markup.
     """
+    markdown.require_little_markup(source, "body")
     # No text contains its own hash, so nothing in it can be mistaken for one of the words.
     mark = "x" + hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     expressions: list[_Expression] = []
@@ -151,25 +191,37 @@ def _split(source: str) -> Iterator[str | _Expression]:
             yield value
 
 
-def _compiled(source: str, field: str, environment: "_Environment") -> tuple[Template, bool]:
-    """Check and compile a template, and return it with whether it is constant. Raises InvalidValue."""
+def _compiled(source: str, field: str, environment: "_Environment") -> tuple[Template, list[type]]:
+    """Check and compile a template, and return it with the types of its nodes. Raises InvalidValue."""
     if len(source) > MAX_LENGTH:
         raise InvalidValue(f"the {field} is longer than {MAX_LENGTH:,} characters")
     if _SURROGATE.search(source):
         raise InvalidValue(f"the {field} contains invalid Unicode (a lone surrogate)", "save it as UTF-8")
+    if _LONG_NUMBER.search(source) and "{" in source:  # Jinja2 needs 300 bytes of memory for each digit
+        raise InvalidValue(f"the {field} has a number that is too long")
     try:
+        if _has_too_many_tokens(source):
+            raise InvalidValue(f"the {field} has too many expressions")
         tree = environment.parse(source)
         _check(tree, frozenset(), MAX_DEPTH)
         kinds = list(map(type, tree.find_all(nodes.Node)))
         if len(kinds) > MAX_NODES:
             raise InvalidValue(f"the {field} has too many expressions")
-        return environment.from_string(tree), {nodes.Output, nodes.TemplateData}.issuperset(kinds)
+        count_work(tree)
+        return environment.from_string(tree), kinds
     except TemplateSyntaxError as error:
-        raise InvalidValue(f"the {field}, line {error.lineno}: {error.message}", _HINT) from None
+        raise InvalidValue(f"the {field}, line {error.lineno}: {_cut(error.message or '')}", _HINT) from None
     except (RecursionError, ValueError):  # thousands of parentheses, or integers of thousands of digits
         raise InvalidValue(
             f"the {field} has an expression that is nested too deeply, or a number that is too long"
         ) from None
+
+
+def _has_too_many_tokens(source: str) -> bool:
+    if len(source) <= MAX_TOKENS:
+        return False
+    tokens = (kind for _, kind, _ in _ENVIRONMENT.lex(source) if kind not in _NO_TOKENS)
+    return next(islice(tokens, MAX_TOKENS, None), None) is not None
 
 
 def _check(node: nodes.Node, loop_names: frozenset[str], depth: int) -> None:
@@ -251,6 +303,11 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
     return f"; {suggestion}" if suggestion else ""
 
 
+def _cut(reason: str) -> str:
+    """Return a reason without most of the long name that it may contain."""
+    return reason if len(reason) <= _MAX_REASON_LENGTH else reason[:_MAX_REASON_LENGTH] + "…"
+
+
 def _syntax_error(node: nodes.Node, reason: str) -> TemplateSyntaxError:
     line = next((each.lineno for each in (node, *node.find_all(nodes.Node)) if each.lineno), 1)
     return TemplateSyntaxError(reason, line)
@@ -263,6 +320,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         return getattr(obj, attribute) if attribute in _READABLE else super().getattr(obj, attribute)
 
 
+@pass_context
+def _date(context: CountingContext, due_at: DueAt, date_format: str) -> str:
+    context.charge(_DATE_WORK)
+    return due_at.date(date_format)
+
+
 def _joined(value: object) -> object:
     """Return a list such as client.tags as text. Other values stay as they are."""
     return ", ".join(value) if isinstance(value, list | tuple) else value
@@ -272,8 +335,9 @@ def _environment(*, html: bool) -> _Environment:
     environment = _Environment(
         undefined=StrictUndefined, autoescape=html, keep_trailing_newline=True, extensions=(), finalize=_joined
     )
+    environment.context_class = CountingContext
     environment.globals.clear()
-    environment.filters["date"] = DueAt.date
+    environment.filters |= counting_filters() | {"date": _date}
     return environment
 
 

@@ -207,7 +207,10 @@ class ConnectionPool:
     def _hash_settings(self, secret: bytes) -> str:
         """Return a hash of the settings that a person may fix, with the password. Its key keeps the password secret."""
         smtp = self._smtp
-        values = (smtp.host, smtp.effective_port, smtp.security, smtp.username, smtp.read_password(), smtp.ca_file)
+        values = (
+            smtp.host, smtp.effective_port, smtp.security, smtp.username, smtp.read_password(), smtp.ca_file,
+            smtp.read_certificates(),
+        )  # fmt: skip
         return hmac.new(secret, repr(values).encode(), "sha256").hexdigest()
 
 

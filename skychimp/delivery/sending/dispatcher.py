@@ -248,6 +248,7 @@ class Dispatcher:
             result, decision = SendResult(Phase.MAIL, None, error.message), Decision(Outcome.FAILED)
             self._record(claimed, emails, result, decision, started_at)
             self._disable_if_failing(occurrence, emails, result, decision)
+            await asyncio.sleep(0)  # nothing else lets other emails and signals have their turn
         else:
             await self._deliver(claimed, occurrence, emails, email, connection, started_at)
         self._claims.finish(occurrence)

@@ -42,17 +42,18 @@ def _replace_address_parts(text: str, address: str) -> str:
 _QUEUE_IDS = tuple(
     re.compile(rf"{form}(?![^\s>,;)\]])", re.IGNORECASE)
     for form in (
-        r"\[InternalId=(?P<id>[0-9]+)",  # Exchange
-        r"\bqueued(?: for delivery)? as[: ]+<?(?P<id>[\w.-]{4,})",  # Postfix
-        r"\bqueued \((?P<id>[\w.-]{4,})",  # Haraka
-        r"\bid[=:] ?<?(?P<id>[\w.-]{6,})",  # Exim
-        r"\bOK +[0-9]{10} (?P<id>[\w.-]+)(?= - gsmtp)",  # Gmail
-        r"\bok [0-9]{10} (?P<id>qp [0-9]+)",  # qmail
-        r"(?P<id>[\w.-]{8,}) Message accepted for delivery",  # Sendmail, OpenSMTPD
-        r"^250 Ok (?P<id>[0-9a-f]{12,}[0-9a-f-]+)",  # Amazon SES
-        r"\boutbox as new/(?P<id>\S+)",
+        r"\[InternalId=(?P<id>[0-9]++)",  # Exchange
+        r"\bqueued(?: for delivery)? as[: ]++<?(?P<id>[\w.-]{4,}+)",  # Postfix
+        r"\bqueued \((?P<id>[\w.-]{4,}+)",  # Haraka
+        r"\bid[=:] ?<?(?P<id>[\w.-]{6,}+)",  # Exim
+        r"\bOK +[0-9]{10} (?P<id>[\w.-]++)(?= - gsmtp)",  # Gmail
+        r"\bok [0-9]{10} (?P<id>qp [0-9]++)",  # qmail
+        r"(?<![\w.-])(?P<id>[\w.-]{8,}+) Message accepted for delivery",  # Sendmail, OpenSMTPD
+        r"^250 Ok (?P<id>[0-9a-f]{12}[0-9a-f-]++)",  # Amazon SES
+        r"\boutbox as new/(?P<id>\S++)",
     )
 )
+"""The forms in which servers name a queue ID. The possessive `++` keeps the search linear in a reply of 64 kB."""
 _INVALID_REPLY = ("invalid reply", "not a reply")  # the second in attempts that an earlier version recorded
 
 

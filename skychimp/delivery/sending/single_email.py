@@ -13,25 +13,21 @@ from skychimp.transport.interfaces import OutgoingEmail, Reply, SendResult, Tran
 class SingleEmailResult(NamedTuple):
     """The mail server that an email was sent through, and its final reply.
 
-    `reply` is None if the final reply was lost, so that the email may or may not have arrived, or if the email was
-    not completed.
+    `reply` is None if the final reply was lost, so that the email may or may not have arrived.
     """
 
     relay: str
     reply: Reply | None
 
 
-def send_single_email(
-    settings: Settings, store: Path, email: OutgoingEmail, *, complete: bool = True
-) -> SingleEmailResult:
+def send_single_email(settings: Settings, store: Path, email: OutgoingEmail) -> SingleEmailResult:
     """Send an email now and return the final reply.
 
-    `store` is the store's file, which the outbox is next to. If `complete` is false, stop before the final dot:
-    everything is checked, but nothing is delivered. Raises RelayUnavailable and RelayRefused if the email was
+    `store` is the store's file, which the outbox is next to. Raises RelayUnavailable and RelayRefused if the email was
     certainly not delivered.
     """
     transport = make_transport(settings, store)
-    result = run_in_event_loop(_send(transport, email, complete=complete))
+    result = run_in_event_loop(_send(transport, email))
     if result is not None and (error := error_for(result)) is not None:
         raise error
     return SingleEmailResult(transport.relay, None if result is None else result.reply)
@@ -51,9 +47,9 @@ def error_for(result: SendResult) -> RelayError | None:
     return RelayRefused(f"the mail server refused the email: {text}")
 
 
-async def _send(transport: Transport, email: OutgoingEmail, *, complete: bool) -> SendResult | None:
+async def _send(transport: Transport, email: OutgoingEmail) -> SendResult | None:
     async def commit_intent() -> bool:
-        return complete
+        return True
 
     connection = await transport.connect()
     try:

@@ -7,45 +7,52 @@ send text of their own to strangers.
 import secrets
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from enum import StrEnum
 from pathlib import Path
 
 from skychimp import addresses, shell
 from skychimp.config.settings import Settings
 from skychimp.delivery.composing import mime
+from skychimp.delivery.sending.runner import with_sender
 from skychimp.delivery.sending.single_email import send_single_email
+from skychimp.errors import SkychimpError
+from skychimp.services.accounts.email_kinds import EmailKind
 from skychimp.transport.interfaces import OutgoingEmail
 
-
-class AccountEmail(StrEnum):
-    """What an email is about. Its templates, text and HTML, have the same name."""
-
-    VERIFY = "verify"
-    TAKEN = "taken"
-    """The address that somebody tried to register already has an account."""
-    RESET = "reset"
-
-
 SUBJECTS = {
-    AccountEmail.VERIFY: "Your Skychimp verification code",
-    AccountEmail.TAKEN: "You already have a Skychimp account",
-    AccountEmail.RESET: "Your Skychimp password reset code",
+    EmailKind.VERIFY: "Your Skychimp verification code",
+    EmailKind.RESET: "Your Skychimp password reset code",
+    EmailKind.TAKEN: "You already have a Skychimp account",
+    EmailKind.NO_ACCOUNT: "You have no Skychimp account",
+    EmailKind.BLOCKED: "Your Skychimp account is blocked",
+    EmailKind.PASSWORD_CHANGED: "Your Skychimp password was changed",
+    EmailKind.ROLE_CHANGED: "Your Skychimp role was changed",
 }
 
 
-def send(settings: Settings, store: Path, kind: AccountEmail, *, to: str, code: str, complete: bool) -> None:
-    """Send an email about an account now.
+def send(settings: Settings, store: Path, kind: EmailKind, *, to: str, code: str = "", role: str = "") -> None:
+    """Send an email about an account now. `role` is the new one in ROLE_CHANGED.
 
-    If `complete` is false, stop before the final dot. So an email that nobody may get takes as much work as any other,
-    and fails in the same way. Raises RelayUnavailable and RelayRefused if the email was certainly not delivered. If
-    only the final reply was lost, it may have arrived, and no error is raised.
+    Raises RelayUnavailable and RelayRefused if the email was certainly not delivered. If only the final reply was lost,
+    it may have arrived, and no error is raised.
     """
     sender, return_path = settings.mail.sender or "", settings.mail.return_path or ""
-    data = compose(kind, sender=sender, return_path=return_path, to=to, code=code)
-    send_single_email(settings, store, OutgoingEmail(return_path, to, data), complete=complete)
+    data = compose(kind, sender=sender, return_path=return_path, to=to, code=code, role=role)
+    send_single_email(settings, store, OutgoingEmail(return_path, to, data))
 
 
-def compose(kind: AccountEmail, *, sender: str, return_path: str, to: str, code: str) -> bytes:
+def send_notice(settings: Settings, store: Path, kind: EmailKind, *, to: str, role: str = "") -> str | None:
+    """Tell a user that their account was changed, and return a warning if that was not possible.
+
+    The change is made already, so this raises no error.
+    """
+    try:
+        send(with_sender(settings), store, kind, to=to, role=role)
+    except SkychimpError as error:
+        return f"no email about this change was sent to {to}: {error.message}"
+    return None
+
+
+def compose(kind: EmailKind, *, sender: str, return_path: str, to: str, code: str = "", role: str = "") -> bytes:
     """Return the bytes of an email, as text and HTML, with CRLF line ends. Raises InvalidValue."""
     boundary = b"=_" + secrets.token_hex(16).encode()
     message_id = addresses.with_ascii_domain(f"account.{secrets.token_hex(16)}@{return_path.rpartition('@')[2]}")
@@ -59,7 +66,7 @@ def compose(kind: AccountEmail, *, sender: str, return_path: str, to: str, code:
         (b"MIME-Version", b"1.0"),
         (b"Content-Type", b'multipart/alternative; boundary="%b"' % boundary),
     )
-    text, html = _render(kind, to, code)
+    text, html = _render(kind, to, code, role)
     return b"".join(
         (
             *(b"%b: %b\r\n" % header for header in headers),
@@ -72,7 +79,7 @@ def compose(kind: AccountEmail, *, sender: str, return_path: str, to: str, code:
     )
 
 
-def _render(kind: AccountEmail, to: str, code: str) -> tuple[str, str]:
+def _render(kind: EmailKind, to: str, code: str, role: str) -> tuple[str, str]:
     """Return the text and the HTML of an email."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -84,9 +91,11 @@ def _render(kind: AccountEmail, to: str, code: str) -> tuple[str, str]:
     )
     values = {
         "code": code,
+        "role": role,
         "verify": shell.command("verify", "--email", to, code),
         "login": shell.command("login", "--email", to),
         "forgot_password": shell.command("password", "reset", "--email", to),
+        "register": shell.command("register", "--email", to),
         "reset_password": shell.command("password", "reset", "--email", to, code),
     }
     text, html = (templates.get_template(f"{kind}.{suffix}").render(values) for suffix in ("txt", "html"))

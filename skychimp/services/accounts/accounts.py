@@ -1,8 +1,11 @@
 """Register, verify and log in users, and change their passwords.
 
 These functions do not reveal whether an address has an account, or its state, to anybody who has not shown its password
-or a code from its mailbox. Known and unknown addresses get the same answers and take the same work, and an email is
-sent for both (for unknown ones, all but the final dot).
+or a code from its mailbox. Known and unknown addresses get the same answers and take the same work: whoever asks for an
+email, it is sent, and only the email says what is known about the address.
+
+An account is verified by two things together: a code, which shows who has the mailbox, and the password of the newest
+registration, which shows that the same person registered. So whoever registers somebody else's address gains nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,16 +16,16 @@ from datetime import UTC, datetime
 from sqlmodel import Session, select
 
 from skychimp import addresses
+from skychimp.addresses import Address
 from skychimp.config.settings import Settings
-from skychimp.errors import Conflict, Denied, InvalidValue, RelayError
+from skychimp.errors import Conflict, Denied, InvalidValue
 from skychimp.models import CodePurpose, Role, User
 from skychimp.permissions import ANONYMOUS, Action, Actor, authorize
 from skychimp.services import audit
-from skychimp.services.accounts import codes, login_throttle, passwords, session_rule, sessions
-from skychimp.services.clients.clients import MAX_NAME_LENGTH
+from skychimp.services.accounts import code_emails, codes, login_throttle, passwords, session_rule, sessions, unverified
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
-from skychimp.text import one_line
+from skychimp.text import MAX_NAME_LENGTH, one_line
 
 SaveToken = Callable[[str], None]
 """Called with a new session's token before anything is committed. If it raises, nothing is changed."""
@@ -62,7 +65,7 @@ def create_first_admin(store: Store, *, email: str, password: str | None, save_t
     Raises Conflict if the store has a user, and InvalidValue for the address or the password.
     """
     address = addresses.parse(email)
-    password_hash = None if password is None else passwords.hash_password(password)
+    password_hash = None if password is None else passwords.hash_password(password, address.email)
     now = datetime.now(UTC)
     with store.write() as db:
         _require_no_users(db)
@@ -82,58 +85,71 @@ def create_first_admin(store: Store, *, email: str, password: str | None, save_t
 def register(store: Store, settings: Settings, *, email: str, name: str = "", password: str) -> str:
     """Create an account, email it a verification code, and return the normalized address.
 
-    The account cannot be used until the address is verified. Registering an unverified address again replaces its
-    password, name and code. If the address has a verified account, nothing changes and its owner gets an email that
-    says so. At most codes.MAX_PER_HOUR emails per hour are sent. Raises InvalidValue, and RelayError if the email was
-    not sent: the account exists all the same.
+    The account cannot be used until the address is verified, and ends after unverified.LIFETIME. Registering an
+    unverified address again replaces its password, name and code. If the address has a verified account, nothing
+    changes, and its owner gets an email that says so. Nothing is done if the mailbox has been sent
+    email_limits.MAX_PER_MAILBOX emails in the last hour. Raises InvalidValue; Denied if too many emails were sent; and
+    RelayError if the email was not sent: the account exists all the same.
     """
     address, name = addresses.parse(email), one_line(name, "name", MAX_NAME_LENGTH)
-    password_hash = passwords.hash_password(password)
+    password_hash = passwords.hash_password(password, address.email, name)
     now = datetime.now(UTC)
     with store.write() as db:
+        unverified.delete_expired(db, now)
         user = _find_user(db, address.key)
-        if user is None:
-            user = User(email=address.email, address_key=address.key, role=Role.USER, created_at=now)
-            db.add(user)
-            db.flush()
-        issued = codes.issue(db, _id(user), CodePurpose.VERIFY, now)
-        if issued and user.verified_at is None:
-            user.email, user.name, user.password_hash = address.email, name, password_hash
-        is_taken = user.verified_at is not None
-        audit.record(db, ANONYMOUS, "register", "user", user.id, "address already has an account" if is_taken else "")
-    # Never to the address as typed: the same address to us may be somebody else's mailbox on another server.
-    _send_code_email(store, settings, "taken" if is_taken else "verify", user.email, issued)
+        is_taken = user is not None and user.verified_at is not None
+        if user is not None and _may_be_registered(user):
+            user.registered_again = True  # even if the limit stops this one: the code in the mailbox is another's then
+        count_id = code_emails.reserve(db, settings, address, CodePurpose.VERIFY, now)
+        if count_id is not None:
+            user = _register(db, user, address, name, password_hash, now)
+        email_to_send = code_emails.prepare(db, user, address, CodePurpose.VERIFY, count_id, now)
+        detail = "address already has an account" if is_taken else ""
+        audit.record(db, ANONYMOUS, "register", "user", user.id if user is not None else None, detail)
+    code_emails.send(store, settings, email_to_send)
     return address.email
 
 
 def send_code(store: Store, settings: Settings, purpose: CodePurpose, email: str) -> str:
-    """Email a code to the user with this address, if the user can use one, and return the normalized address.
+    """Email a code to the user with this address, or the reason why there is none, and return the normalized address.
 
-    Raises InvalidValue, and RelayError if the email was not sent, or would not have been.
-    """
-    address = addresses.parse(email)
-    with store.write() as db:
-        user = _find_user(db, address.key)
-        issued = codes.issue(db, _id(user), purpose, datetime.now(UTC)) if user and _can_use(user, purpose) else None
-        audit.record(db, ANONYMOUS, f"{purpose} email", "user", user.id if user is not None else None)
-    _send_code_email(store, settings, purpose.value, user.email if user is not None else address.email, issued)
-    return address.email
-
-
-def verify(store: Store, *, email: str, code: str) -> str:
-    """Verify a user's address with the code that was sent to it, and return the address.
-
-    The user is not logged in: if somebody else registered the address, its owner does not know the password.
-    Raises InvalidValue, and Denied for a wrong code.
+    Nothing is sent if the mailbox has been sent email_limits.MAX_PER_MAILBOX emails in the last hour. Raises
+    InvalidValue; Denied if too many emails were sent; and RelayError if the email was not sent.
     """
     address, now = addresses.parse(email), datetime.now(UTC)
     with store.write() as db:
-        user = _redeem_code(db, address.key, CodePurpose.VERIFY, code, now)
-        if user is not None:
-            audit.record(db, _actor(user), "verify", "user", user.id)
-    if user is None:
-        raise _wrong_code("verify", "--email", address.email, "--resend")
-    return user.email
+        unverified.delete_expired(db, now)
+        user = _find_user(db, address.key)
+        count_id = code_emails.reserve(db, settings, address, purpose, now)
+        email_to_send = code_emails.prepare(db, user, address, purpose, count_id, now)
+        audit.record(db, ANONYMOUS, f"{purpose} email", "user", user.id if user is not None else None)
+    code_emails.send(store, settings, email_to_send)
+    return address.email
+
+
+def verify(store: Store, *, email: str, code: str, password: str | None) -> str:
+    """Verify a user's address with the code that was sent to it and the password, and return the address.
+
+    The password is that of the newest registration of the address. It may be None if nobody can be asked for it and the
+    address was registered only once, as a script does that registers and reads the code. The user is not logged in.
+
+    Raises InvalidValue if the password is missing, and Denied for a wrong code or password. Only those who have the
+    code are told about the password, and a wrong one costs a try of the code.
+    """
+    address, now = addresses.parse(email), datetime.now(UTC)
+    user = _find_user_by_code(store, address, code, now)
+    if password is None:
+        _require_registered_once(user)
+    is_right = password is None or passwords.is_right(password, user.password_hash)
+    with store.write() as db:
+        if not is_right:
+            codes.count_try(db, _id(user), CodePurpose.VERIFY, now)
+            audit.record(db, ANONYMOUS, "verify failed", "user", user.id, "wrong password")
+        # The address may have been registered again while we compared the password. Then the code is no longer valid.
+        elif (verified := _redeem_code(db, address.key, CodePurpose.VERIFY, code, now)) is not None:
+            audit.record(db, _actor(verified), "verify", "user", verified.id)
+            return verified.email
+    raise _wrong_code(CodePurpose.VERIFY, address) if is_right else _wrong_password(user)
 
 
 def login(store: Store, *, email: str, password: str, save_token: SaveToken) -> Account:
@@ -183,15 +199,16 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
     password is wrong.
     """
     authorize(actor, Action.CHANGE_OWN_ACCOUNT)
-    new_hash, now = passwords.hash_password(new), datetime.now(UTC)
+    with store.read() as db:
+        user = db.get_one(User, actor.user_id)
+        key, owner = user.address_key, (user.email, user.name)
+    new_hash, now = passwords.hash_password(new, *owner), datetime.now(UTC)
     if current is None:
         with store.write() as db:
             user = db.get_one(User, actor.user_id)
             if user.password_hash is not None:
                 raise InvalidValue("missing current password")
             return _set_password(db, user, new_hash, "password change", save_token, now)
-    with store.read() as db:
-        key = db.get_one(User, actor.user_id).address_key
     with _authenticated(store, key, current, "the current password is wrong") as (db, user):
         return _set_password(db, user, new_hash, "password change", save_token, now)
 
@@ -201,12 +218,14 @@ def reset_password(store: Store, *, email: str, code: str, new: str, save_token:
 
     The code also verifies the address. Raises InvalidValue, and Denied for a wrong code.
     """
-    address, new_hash, now = addresses.parse(email), passwords.hash_password(new), datetime.now(UTC)
+    address, now = addresses.parse(email), datetime.now(UTC)
+    new_hash = passwords.hash_password(new, address.email)
     with store.write() as db:
         user = _redeem_code(db, address.key, CodePurpose.RESET, code, now)
         if user is not None:
+            passwords.require_not_personal(new, user.email, user.name)  # if it is, the code stays valid
             return _set_password(db, user, new_hash, "password reset", save_token, now)
-    raise _wrong_code("password", "reset", "--email", address.email)
+    raise _wrong_code(CodePurpose.RESET, address)
 
 
 @contextmanager
@@ -242,7 +261,8 @@ def _set_password(
 ) -> Account:
     user.password_hash = password_hash
     sessions.end_all(db, _id(user))
-    codes.invalidate(db, _id(user), CodePurpose.RESET)
+    for purpose in CodePurpose:
+        codes.invalidate(db, _id(user), purpose)
     login_throttle.clear(db, user.address_key)
     audit.record(db, _actor(user), action, "user", user.id)
     return _log_in(db, user, save_token, now)
@@ -258,13 +278,23 @@ def _log_in(db: Session, user: User, save_token: SaveToken, now: datetime) -> Ac
     return Account(_id(user), user.email, user.name, Role(user.role))
 
 
+def _register(db: Session, user: User | None, address: Address, name: str, password_hash: str, now: datetime) -> User:
+    """Register an address, unless its account is verified or blocked, and return the account."""
+    user = user or User(email=address.email, address_key=address.key, role=Role.USER, created_at=now)
+    if _may_be_registered(user):
+        user.email, user.name, user.password_hash = address.email, name, password_hash
+        user.created_at = now
+    db.add(user)
+    db.flush()
+    return user
+
+
+def _may_be_registered(user: User) -> bool:
+    return user.verified_at is None and user.blocked_at is None
+
+
 def _find_user(db: Session, address_key: str) -> User | None:
     return db.exec(select(User).where(User.address_key == address_key)).first()
-
-
-def _can_use(user: User, purpose: CodePurpose) -> bool:
-    """Return whether a code for this purpose is of use to a user."""
-    return user.blocked_at is None and (purpose == CodePurpose.RESET or user.verified_at is None)
 
 
 def _redeem_code(db: Session, address_key: str, purpose: CodePurpose, code: str, now: datetime) -> User | None:
@@ -278,25 +308,39 @@ def _redeem_code(db: Session, address_key: str, purpose: CodePurpose, code: str,
     return user
 
 
-def _send_code_email(store: Store, settings: Settings, kind: str, to: str, issued: codes.IssuedCode | None) -> None:
-    """Send an email with a code. If no code was issued, send all but the final dot, so that nothing is delivered."""
-    # Imported here: composing takes time to import, and login does not need it.
-    from skychimp.services.accounts import account_mail
+def _find_user_by_code(store: Store, address: Address, code: str, now: datetime) -> User:
+    """Return the user who was sent this verification code, which stays valid. Raises Denied for a wrong code."""
+    with store.write() as db:
+        user = _find_user(db, address.key)
+        user_id = _id(user) if user is not None and user.blocked_at is None else 0
+        if codes.check(db, user_id, CodePurpose.VERIFY, code, now) and user is not None:
+            db.expunge(user)
+            return user
+        audit.record(db, ANONYMOUS, "verify failed", "user", user.id if user is not None else None)
+    raise _wrong_code(CodePurpose.VERIFY, address)
 
-    code = codes.generate() if issued is None else issued.text
-    try:
-        account_mail.send(
-            settings, store.path, account_mail.AccountEmail(kind), to=to, code=code, complete=issued is not None
+
+def _wrong_code(purpose: CodePurpose, address: Address) -> Denied:
+    commands = {
+        CodePurpose.VERIFY: run_hint("verify", "--email", address.email, "--resend"),
+        CodePurpose.RESET: run_hint("password", "reset", "--email", address.email),
+    }
+    return Denied("the code is wrong, used or expired", f"{commands[purpose]} to get a new one")
+
+
+def _require_registered_once(user: User) -> None:
+    if user.registered_again:
+        raise InvalidValue(
+            f"missing password: {user.email} was registered more than once",
+            "use --password-stdin or set SKYCHIMP_PASSWORD to the password of the newest registration",
         )
-    except RelayError:
-        if issued is not None:
-            with store.write() as db:
-                codes.withdraw(db, issued.id)
-        raise
 
 
-def _wrong_code(*new_code_command: str) -> Denied:
-    return Denied("the code is wrong, used or expired", f"{run_hint(*new_code_command)} to get a new one")
+def _wrong_password(user: User) -> Denied:
+    return Denied(
+        f"this is not the password of the newest registration of {user.email}",
+        f"{run_hint('password', 'reset', '--email', user.email)} to set your own password",
+    )
 
 
 def _require_no_users(db: Session) -> None:

@@ -9,13 +9,12 @@ import secrets
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlmodel import Session, col, delete, func, select, update
+from sqlmodel import Session, col, delete, select, update
 
 from skychimp.models import Code, CodePurpose, StoreInfo
 
 LIFETIME = timedelta(minutes=15)
 MAX_TRIES = 5
-MAX_PER_HOUR = 3
 ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"  # without look-alikes: 0 and O, 1 and I and L, U and V
 LENGTH = 10  # 49 bits
 
@@ -33,16 +32,8 @@ def generate() -> str:
     return f"{characters[: LENGTH // 2]}-{characters[LENGTH // 2 :]}"
 
 
-def issue(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> IssuedCode | None:
-    """Issue a new code that replaces the user's earlier ones.
-
-    Returns None, and keeps the earlier ones, if the user has been sent MAX_PER_HOUR codes in the last hour.
-    """
-    recent = select(func.count()).where(
-        Code.user_id == user_id, Code.purpose == purpose, Code.created_at > now - timedelta(hours=1)
-    )
-    if db.exec(recent).one() >= MAX_PER_HOUR:
-        return None
+def issue(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> IssuedCode:
+    """Issue a new code that replaces the user's earlier ones."""
     invalidate(db, user_id, purpose)
     text = generate()
     code = Code(
@@ -58,9 +49,52 @@ def issue(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> Iss
     return IssuedCode(code.id, text)
 
 
+def check(db: Session, user_id: int, purpose: CodePurpose, text: str, now: datetime) -> bool:
+    """Return whether this is the user's valid code, which stays valid. A wrong one costs one of its MAX_TRIES tries."""
+    valid = _find_valid(db, user_id, purpose, now)
+    if valid is None:
+        return False
+    if hmac.compare_digest(valid.code_hash, _hash(db, user_id, purpose, text)):
+        return True
+    _change(db, valid, tries=valid.tries + 1)
+    return False
+
+
 def redeem(db: Session, user_id: int, purpose: CodePurpose, text: str, now: datetime) -> bool:
-    """Return whether this is the user's valid code, and use it up. A wrong code costs one of its MAX_TRIES tries."""
-    valid = db.exec(
+    """Return whether this is the user's valid code, and use it up. A wrong one costs one of its MAX_TRIES tries."""
+    is_right = check(db, user_id, purpose, text, now)
+    valid = _find_valid(db, user_id, purpose, now)
+    return is_right and valid is not None and _change(db, valid, used_at=now)
+
+
+def count_try(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> None:
+    """Take one of the tries of the user's valid code, because of a wrong password that came with it."""
+    if (valid := _find_valid(db, user_id, purpose, now)) is not None:
+        _change(db, valid, tries=valid.tries + 1)
+
+
+def invalidate(db: Session, user_id: int, purpose: CodePurpose) -> None:
+    """Make all of a user's codes for this purpose invalid."""
+    db.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=MAX_TRIES))
+
+
+def withdraw(db: Session, code_id: int) -> None:
+    """Delete a code whose email was not sent."""
+    db.exec(delete(Code).where(col(Code.id) == code_id))
+
+
+def delete_expired(db: Session, now: datetime) -> None:
+    """Delete the codes that have expired."""
+    db.exec(delete(Code).where(col(Code.expires_at) <= now))
+
+
+def looks_complete(text: str) -> bool:
+    """Return whether a text has as many characters as a code."""
+    return len(_normalized(text)) == LENGTH
+
+
+def _find_valid(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> Code | None:
+    return db.exec(
         select(Code).where(
             Code.user_id == user_id,
             Code.purpose == purpose,
@@ -69,35 +103,14 @@ def redeem(db: Session, user_id: int, purpose: CodePurpose, text: str, now: date
             Code.tries < MAX_TRIES,
         )
     ).first()
-    if valid is None:
-        return False
-    is_right = hmac.compare_digest(valid.code_hash, _hash(db, user_id, purpose, text))
-    # Of several processes that read the same row, only the first one may change it.
+
+
+def _change(db: Session, valid: Code, **values: object) -> bool:
+    """Change a code, and return whether it was done. Of several processes that read the same row, one changes it."""
     unchanged = update(Code).where(
         col(Code.id) == valid.id, col(Code.used_at).is_(None), col(Code.tries) == valid.tries
     )
-    change = unchanged.values(used_at=now) if is_right else unchanged.values(tries=valid.tries + 1)
-    return db.exec(change).rowcount == 1 and is_right
-
-
-def invalidate(db: Session, user_id: int, purpose: CodePurpose) -> None:
-    """Make all of a user's codes for this purpose invalid. They still count towards MAX_PER_HOUR."""
-    db.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=MAX_TRIES))
-
-
-def withdraw(db: Session, code_id: int) -> None:
-    """Delete a code whose email was not sent, so that it does not count towards MAX_PER_HOUR."""
-    db.exec(delete(Code).where(col(Code.id) == code_id))
-
-
-def delete_expired(db: Session, now: datetime) -> None:
-    """Delete the codes that have expired and no longer count towards MAX_PER_HOUR."""
-    db.exec(delete(Code).where(col(Code.created_at) <= now - timedelta(hours=1), col(Code.expires_at) <= now))
-
-
-def looks_complete(text: str) -> bool:
-    """Return whether a text has as many characters as a code."""
-    return len(_normalized(text)) == LENGTH
+    return db.exec(unchanged.values(**values)).rowcount == 1
 
 
 def _normalized(text: str) -> str:

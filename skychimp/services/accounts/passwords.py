@@ -7,26 +7,48 @@ import unicodedata
 
 from skychimp.errors import InvalidValue
 
-MIN_LENGTH = 8
+MIN_LENGTH = 12
 MAX_LENGTH = 1000
 
+_CHOOSE_ANOTHER = "use several words that have nothing to do with each other"
+_ESTIMATED_LENGTH = 24
+"""How many characters the estimate looks at. Its time grows with the cube, and this many take less than a second."""
+_MIN_SCORE = 2
+"""On zxcvbn's scale of 0 to 4. A score below it means less than a million guesses."""
 
-def validate(password: str) -> None:
-    """Raise InvalidValue if this cannot be a password. The message does not contain it."""
+
+def validate(password: str, *owner: str) -> None:
+    """Raise InvalidValue if this cannot be a new password. The message does not contain it.
+
+    `owner` are the address and the name of the account, as far as they are known.
+    """
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise InvalidValue(f"the password must have {MIN_LENGTH} to {MAX_LENGTH} characters")
     if any("\ud800" <= character <= "\udfff" for character in password):
         raise InvalidValue("the password is not valid UTF-8")
+    require_not_personal(password, *owner)
+    if _is_common(password):
+        raise InvalidValue("the password is too common or too easy to guess", _CHOOSE_ANOTHER)
 
 
-def hash_password(password: str) -> str:
-    """Return the hash of a new password. Raises InvalidValue if it cannot be a password.
+def require_not_personal(password: str, *owner: str) -> None:
+    """Raise InvalidValue if a password is nothing but the address or the name of its owner.
+
+    Capitals, digits, spaces and punctuation make no difference.
+    """
+    parts = (text.partition(end)[0] for text in owner for end in ("@", "+"))  # with and without a tag
+    if _letters(password) in {_letters(text) for text in (*owner, *parts)} - {""}:
+        raise InvalidValue("the password is your email address or your name", _CHOOSE_ANOTHER)
+
+
+def hash_password(password: str, *owner: str) -> str:
+    """Return the hash of a new password. Raises InvalidValue if it cannot be a password, see `validate`.
 
     The library's parameters are RFC 9106's second choice (64 MiB, 3 passes), which is more than OWASP asks for.
     """
     from argon2 import PasswordHasher
 
-    validate(password)
+    validate(password, *owner)
     return PasswordHasher().hash(_encoded(password))
 
 
@@ -51,6 +73,22 @@ def rehash_if_outdated(password: str, password_hash: str) -> str:
 
     hasher = PasswordHasher()
     return hasher.hash(_encoded(password)) if hasher.check_needs_rehash(password_hash) else password_hash
+
+
+def _is_common(password: str) -> bool:
+    """Return whether a password is a common one, or a pattern that is as easy to guess.
+
+    The lists and rules are those of zxcvbn (MIT License): leaked passwords, words, names, dates, keyboard patterns,
+    and repetitions of these.
+    """
+    from zxcvbn import zxcvbn
+
+    estimate: int = zxcvbn(password.strip()[:_ESTIMATED_LENGTH])["score"]
+    return estimate < _MIN_SCORE
+
+
+def _letters(text: str) -> str:
+    return "".join(character for character in text.casefold() if character.isalpha())
 
 
 def _encoded(password: str) -> bytes:

@@ -7,9 +7,12 @@ start to use an image that is being removed.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
+import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +29,15 @@ LARGEST_FILE = 20_000_000
 """Bytes of a file that is accepted."""
 MOST_PIXELS = 50_000_000
 """Pixels of an image that is decoded."""
+LONGEST_DECODED_SIDE = 65_535
+"""Pixels of a side of an image that is decoded, which is the most that a JPEG can have."""
+MOST_SCANNED_PIXELS = 20 * MOST_PIXELS
+"""Pixels times the scans of a progressive JPEG. Each scan costs as much as decoding the whole image."""
 LONGEST_SIDE = 2_000
 """Pixels of a stored image; a larger one is scaled down."""
 
 _FILE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpg|webp)")
+_DRAFT_NAME = re.compile(rf"\.{_FILE_NAME.pattern}\.[0-9a-f]{{8}}")
 _STORED_AS = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WEBP", "GIF": "PNG"}
 _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "PNG": ("png", {"optimize": True}),
@@ -64,9 +72,11 @@ def reencode(raw: bytes) -> Image:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         millions = MOST_PIXELS // 1_000_000
         raise InvalidValue(f"the image has more than {millions} million pixels", "use a smaller image") from None
+    except InvalidValue:
+        raise
     except Exception:  # a decoder may raise anything if its input is damaged
         raise InvalidValue("the file is not a valid image", "use a PNG, JPEG, WebP or GIF file") from None
-    return Image(f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.{suffix}", data)
+    return Image(f"{_hash(data)}.{suffix}", data)
 
 
 def save(store: Store, image: Image) -> None:
@@ -76,25 +86,46 @@ def save(store: Store, image: Image) -> None:
     """
     path = image_path(store, image.name)
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        if not path.exists():
-            files.write_file(path, image.data)
-        for folder in path.parents[:2]:  # also after a kill between the rename and its sync
-            files.sync_folder(folder)
+        files.make_folder(path.parent)
+        with files.open_folder(path.parent) as folder:
+            if not _is_regular(image.name, folder):
+                files.write_file(Path(image.name), image.data, dir_fd=folder)
+            os.fsync(folder)  # also after a kill between the rename and its sync
+        files.sync_folder(path.parent.parent)
+    except files.UnsafePlace as error:
+        raise StoreFailed(f"cannot write {path}: {error.filename} {error.fault}", error.remedy) from None
     except OSError as error:
         raise StoreFailed(f"cannot write {path}: {error.strerror}", "free some disk space, then try again") from None
 
 
 def remove_unused(store: Store) -> None:
-    """Remove the files that no post uses. Skip what cannot be removed now."""
-    folder = image_folder(store)
-    if not folder.is_dir():
-        return
-    with contextlib.suppress(OSError, StoreFailed), store.write() as db:
+    """Remove our files that no post uses. Skip what cannot be removed now, and what may be a file of the user.
+
+    A file is ours if it is named after the hash of its content, or is the draft of such a file.
+    """
+    with (
+        contextlib.suppress(OSError, StoreFailed),
+        files.open_folder(image_folder(store)) as folder,
+        store.write() as db,
+    ):
         used = set(db.execute(select(Post.__table__.c.image).distinct()).scalars())
-        for file in folder.iterdir():
-            if file.name not in used:
-                file.unlink()
+        for name in os.listdir(folder):
+            if name not in used and _is_ours(name, folder):
+                os.unlink(name, dir_fd=folder)
+
+
+def read(store: Store, name: str) -> bytes:
+    """Return the content of a stored image. Raises StoreFailed for an invalid name, and OSError."""
+    with files.open_folder(image_path(store, name).parent) as folder:
+        return _read(name, folder)
+
+
+def find(store: Store, name: str) -> bytes | None:
+    """Return the content of a stored image, None if it cannot be read. Raises StoreFailed for an invalid name."""
+    try:
+        return read(store, name)
+    except OSError:
+        return None
 
 
 def image_path(store: Store, name: str) -> Path:
@@ -112,16 +143,45 @@ def image_folder(store: Store) -> Path:
     return store.path.with_name(f"{store.path.name}.images")
 
 
-def read_pixels(file: Path, width: int, height: int) -> list[list[Pixel]]:
-    """Return the rows of a stored image, scaled down to `width` and `height`. Raises OSError if it cannot be read."""
+def read_pixels(data: bytes, width: int, height: int) -> list[list[Pixel]]:
+    """Return the rows of a stored image, scaled down to `width` and `height`. Raises OSError if it is damaged."""
     import PIL.Image
 
-    with _pixel_limit(), PIL.Image.open(file, formats=list(_ENCODERS)) as opened:
+    with _pixel_limit(), PIL.Image.open(io.BytesIO(data), formats=list(_ENCODERS)) as opened:
+        if problem := _decoding_problem(opened.size, data if opened.format == "JPEG" else b""):
+            raise OSError(problem[0])
         small = opened.convert("RGBA")
         small.thumbnail((width, height))
         data = small.tobytes()
         pixels = [_pixel(data[start : start + 4]) for start in range(0, len(data), 4)]
         return [pixels[start : start + small.width] for start in range(0, len(pixels), small.width)]
+
+
+def _read(name: str, folder: int) -> bytes:
+    """Return the content of a file in an open folder. Raises OSError, also if it is larger than we store."""
+    with os.fdopen(files.open_file(name, dir_fd=folder), "rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+    return data
+
+
+def _is_regular(name: str, folder: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    return False
+
+
+def _is_ours(name: str, folder: int) -> bool:
+    if not _FILE_NAME.fullmatch(name):
+        return bool(_DRAFT_NAME.fullmatch(name)) and _is_regular(name, folder)
+    with contextlib.suppress(OSError):
+        return _hash(_read(name, folder)) == name.partition(".")[0]
+    return False
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _reencoded(raw: bytes) -> tuple[bytes, str]:
@@ -131,6 +191,8 @@ def _reencoded(raw: bytes) -> tuple[bytes, str]:
 
     with PIL.Image.open(io.BytesIO(raw), formats=list(_STORED_AS)) as opened:
         stored_format = _STORED_AS[opened.format or ""]
+        if problem := _decoding_problem(opened.size, raw if stored_format == "JPEG" else b""):
+            raise InvalidValue(*problem)
         opened.draft(None, (LONGEST_SIDE, LONGEST_SIDE))  # decode a large JPEG at a fraction of its size
         image = PIL.ImageOps.exif_transpose(opened)
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -140,6 +202,17 @@ def _reencoded(raw: bytes) -> tuple[bytes, str]:
         encoded = io.BytesIO()
         image.save(encoded, stored_format, **options)
         return encoded.getvalue(), suffix
+
+
+def _decoding_problem(size: tuple[int, int], jpeg: bytes) -> tuple[str, str] | None:
+    """Return why decoding an image would take too long, with a hint, or None. `jpeg` is its content if it is one."""
+    width, height = size
+    if max(size) > LONGEST_DECODED_SIDE:
+        return f"the image is longer than {LONGEST_DECODED_SIDE:,} pixels", "use a smaller image"
+    scans = jpeg.count(b"\xff\xda")  # these bytes begin a scan, and do not occur in its data
+    if scans * width * height > MOST_SCANNED_PIXELS:
+        return f"the image has {scans:,} scans", "save it as a JPEG that is not progressive"
+    return None
 
 
 def _pixel(rgba: bytes) -> Pixel:

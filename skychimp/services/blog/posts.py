@@ -99,6 +99,7 @@ def create(
             images.save(store, image)
         values |= {"created_at": now, "updated_at": now, "published_at": (at or now) if publish else None}
         post = _get(db, _P.c.id == _insert_post(db, values))
+        _record(db, actor, "create", post)
         if publish:
             _record(db, actor, "publish", post)
         return post
@@ -132,6 +133,7 @@ def change(
         if values != {name: getattr(old, name) for name in values}:
             values |= {"revision": old.revision + 1, "updated_at": datetime.now(UTC)}
             db.execute(update(_P).where(_P.c.id == old.id).values(values))
+            _record(db, actor, "update", old)
         changed = _get(db, _P.c.id == old.id)
     if changed.image != old.image:
         images.remove_unused(store)
@@ -233,6 +235,7 @@ def _checked(title: str, content: str) -> dict[str, object]:
     if not title:
         raise InvalidValue("the title is empty", "use --title")
     content = some_lines(content, "content", LONGEST_CONTENT)
+    markdown.require_little_markup(content, "content")
     if not content.strip():
         raise InvalidValue("the post has no content", "use --body or --body-file")
     return {"title": title, "content": content}

@@ -16,20 +16,17 @@ from skychimp.models import Client, ClientTag, Mailing, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit
 from skychimp.services.listing import ListOptions, apply, in_scope, matches_id_or_email, not_found
-from skychimp.shell import run_hint
+from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
 from skychimp.store.client_import import NewClient
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
-from skychimp.text import checked_tags, one_line, shortened, some_lines
+from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, checked_tags, count_of, one_line, shortened, some_lines
 
 _C = Client.__table__
 _T = ClientTag.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
-
-MAX_NAME_LENGTH = 1_000
-MAX_COMMENT_LENGTH = 10_000
 
 SORTED_BY = {"id": _C.c.id, "email": _C.c.address_key, "name": func.lower(_C.c.name), "created_at": _C.c.created_at}
 
@@ -79,6 +76,13 @@ def list_clients(store: Store, actor: Actor, options: ListOptions, tag: str | No
     )
     with store.read() as db:
         yield from map(_client_info, db.execute(query.where(_has_tag(tag)).execution_options(yield_per=1000)))
+
+
+def export(store: Store, actor: Actor, tag: str | None = None) -> Iterator[ClientInfo]:
+    """Yield the actor's clients for a file, after recording that in the audit trail. Raises InvalidValue."""
+    detail = count_of(count(store, actor, tag), "client")
+    audit.record_if_possible(store, actor, "export", "client", None, detail)
+    yield from list_clients(store, actor, ListOptions(), tag)
 
 
 def count(store: Store, actor: Actor, tag: str | None = None) -> int:
@@ -162,7 +166,7 @@ def _add_tags(db: Session, client_id: int, tags: Sequence[str]) -> None:
 
 
 def _already_exists(email: str) -> Conflict:
-    return Conflict(f"client {email} already exists", run_hint("clients", "show", email))
+    return Conflict(f"client {email} already exists", run_hint("clients", "show", *arguments(email)))
 
 
 def _select_clients(actor: Actor, scope: Scope) -> Select[tuple[object, ...]]:

@@ -1,7 +1,8 @@
 """Read and write clients as CSV.
 
-Each row that cannot be read is reported with its line number, and the rows after it are still read. Cells that a
-spreadsheet would run as a formula are written with an apostrophe in front.
+Each row that cannot be read is reported with its line number, and the rows after it are still read. After an unclosed
+quote the lines of its row are read again, as rows of their own. A file with nothing but unclosed quotes is not read to
+its end. Cells that a spreadsheet would run as a formula are written with an apostrophe in front.
 """
 
 import csv
@@ -19,12 +20,16 @@ ENCODING, ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
 """How a file must be opened for `read`: invalid UTF-8 is then reported row by row, and line ends are kept."""
 
 HEADINGS = ("email", "name", "comment", "tags")
-MAX_LINE_LENGTH = 1_000_000  # characters; also the maximum of a cell
+MAX_LINE_LENGTH = 1_000_000  # characters; also the maximum of a cell and, about, of a row with several lines
+MAX_COLUMNS = 1_000
 
 _HEADING_ALIASES = {
     "e-mail": "email", "email address": "email", "e-mail address": "email", "mail": "email",
     "full name": "name", "full_name": "name", "fullname": "name", "tag": "tags", "comments": "comment",
 }  # fmt: skip
+_MAX_SKIPPED = 100_000_000  # characters of one line
+_LINE_COST = 50  # reading a line takes as long as reading this many characters
+_MAX_REREAD_COST = 20_000_000  # characters and _LINE_COST per line
 _DELIMITERS = ",;\t"
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _HEADER_HINT = "the first line must name the columns: email,name,comment,tags"
@@ -55,6 +60,8 @@ def read(opened: TextIO) -> ClientFile:
         headings = next(csv.reader([header], delimiter=delimiter, strict=True), [])
     except csv.Error:
         raise InvalidValue("unclosed quote in the first line", _HEADER_HINT) from None
+    if len(headings) > MAX_COLUMNS:
+        raise InvalidValue(f"the file has {len(headings):,} columns", f"use at most {MAX_COLUMNS:,} columns")
     if export := third_party_exports.recognise(headings, str(getattr(opened, "name", ""))):
         rows = _read_rows(lines, len(headings), delimiter, export.read_row)
         return ClientFile(export.columns, (), rows, export.tool)
@@ -79,6 +86,16 @@ def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
     return number
 
 
+def skip_line(opened: TextIO, start: str) -> None:
+    """Read the rest of a line that is too long. Raises InvalidValue if it does not end, as in /dev/zero."""
+    skipped = 0
+    while start and not start.endswith(("\n", "\r")):
+        start = opened.readline(MAX_LINE_LENGTH)
+        skipped += len(start)
+        if skipped > _MAX_SKIPPED:
+            raise InvalidValue(f"a line is longer than {_MAX_SKIPPED:,} characters", "use a file of text")
+
+
 def escape_formula(cell: str) -> str:
     """Return the cell with an apostrophe in front if a spreadsheet would run it as a formula.
 
@@ -95,19 +112,24 @@ class _LineReader:
         """The number of the line at which the current row begins. The header is line 1."""
         self._opened = opened
         self._row: list[str] = []
+        self._row_cost = 0
         self._pushed_back: list[str] = []
+        self._reread_cost = 0
+        self._max_reread_cost = _MAX_REREAD_COST
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._pushed_back.pop() if self._pushed_back else self._opened.readline(MAX_LINE_LENGTH)
+        if self._row_cost > MAX_LINE_LENGTH:
+            raise _RowTooLong
+        line = self._pushed_back.pop() if self._pushed_back else self._read_line()
         if not line:
             raise StopIteration
+        self._row_cost += len(line) + _LINE_COST
         if len(line) == MAX_LINE_LENGTH:
             self._row.append("\n")
-            while line and not line.endswith(("\n", "\r")):
-                line = self._opened.readline(MAX_LINE_LENGTH)
+            skip_line(self._opened, line)
             raise _LineTooLong
         self._row.append(line)
         return line
@@ -116,15 +138,31 @@ class _LineReader:
         """Start the next row."""
         self.row_start += len(self._row)
         self._row.clear()
+        self._row_cost = 0
 
     def discard_first_line(self) -> None:
         """End the current row after its first line. Its other lines are read again, as rows of their own."""
+        self._reread_cost += self._row_cost
         self._pushed_back.extend(self._row[:0:-1])
         del self._row[1:]
         self.end_row()
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Return whether too much was read again, compared with what was read of the file."""
+        return self._reread_cost > self._max_reread_cost
+
+    def _read_line(self) -> str:
+        line = self._opened.readline(MAX_LINE_LENGTH)
+        self._max_reread_cost += 2 * (len(line) + _LINE_COST)
+        return line
+
 
 class _LineTooLong(csv.Error):
+    pass
+
+
+class _RowTooLong(csv.Error):
     pass
 
 
@@ -155,6 +193,9 @@ def _read_rows(lines: _LineReader, width: int, delimiter: str, read_row: RowRead
         except csv.Error as error:
             yield InvalidRow(lines.row_start, _reason(error))
             lines.discard_first_line()
+            if lines.is_exhausted:
+                yield InvalidRow(lines.row_start, "too many unclosed quotes; the rest of the file was not read")
+                return
             continue
         text = "".join(cells)
         if len(cells) > width:

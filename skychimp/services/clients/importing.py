@@ -7,11 +7,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from sqlalchemy import select
+from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.errors import InvalidValue
 from skychimp.models import Client
 from skychimp.permissions import Action, Actor, authorize
+from skychimp.services import audit
 from skychimp.services.clients.clients import validate_client
 from skychimp.store import client_import
 from skychimp.store.client_import import NewClient
@@ -79,6 +81,7 @@ def import_rows(
 
     Rows are committed in batches; `on_batch` gets the result so far. A row whose address is known, from the store or
     an earlier row, is skipped. With `update_columns` (email, name, comment, tags) it changes these columns instead.
+    Each batch has an entry in the audit trail, so that an import that is killed has one, too.
     """
     authorize(actor, Action.CHANGE_CLIENTS)
     result = ImportResult()
@@ -91,10 +94,16 @@ def import_rows(
         if clients:
             with store.write() as db:
                 created = client_import.add_clients(db.connection(), actor.user_id, clients, update_columns)
+                _record(db, actor, created, len(clients) - created, is_updated=bool(update_columns))
             result.created += created
             _count_known(result, len(clients) - created, is_updated=bool(update_columns))
         on_batch(result)
     return result
+
+
+def _record(db: Session, actor: Actor, created: int, known: int, *, is_updated: bool) -> None:
+    detail = f"{created:,} created, {known:,} {'updated' if is_updated else 'skipped'}"
+    audit.record(db, actor, "import", "client", None, detail)
 
 
 def _excluded_rows(store: Store, actor: Actor, batch: Sequence[FileRow]) -> Iterator[ExcludedRow]:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
+from skychimp import safe_json
 from skychimp.errors import InvalidValue
 from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.csv_files import HEADINGS, MAX_LINE_LENGTH, ClientFile
+from skychimp.services.clients.csv_files import HEADINGS, MAX_LINE_LENGTH, ClientFile, skip_line
 from skychimp.services.clients.importing import ImportedRow, InvalidRow
 
 
@@ -34,7 +35,7 @@ def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
     number = 0
     for client in clients:
         line = {name: getattr(client, name) for name in HEADINGS}
-        opened.write(json.dumps(line, ensure_ascii=False) + "\n")
+        opened.write(safe_json.dumps(line) + "\n")
         number += 1
     return number
 
@@ -44,9 +45,8 @@ def _numbered_lines(opened: TextIO) -> Iterator[tuple[int, str]]:
     number = 0
     while line := opened.readline(MAX_LINE_LENGTH):
         number += 1
-        rest = line
-        while len(rest) == MAX_LINE_LENGTH and not rest.endswith("\n"):
-            rest = opened.readline(MAX_LINE_LENGTH)
+        if len(line) == MAX_LINE_LENGTH:
+            skip_line(opened, line)
         if not line.isspace():
             yield number, line
 

@@ -110,12 +110,15 @@ def duplicate(
 def show(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action.SEE_MAILINGS) -> MailingInfo:
     """Return one mailing. Raises NotFound if it does not exist or the actor may not do this to it."""
     with store.read() as db:
-        return get_mailing(db, actor, mailing_id, action)
+        mailing = get_mailing(db, actor, mailing_id, action)
+    record_look(store, actor, mailing)
+    return mailing
 
 
 def list_mailings(store: Store, actor: Actor, options: ListOptions) -> Iterator[MailingInfo]:
     """Yield the mailings that the actor may see, while they are read. Raises InvalidValue."""
     query = apply(visible_mailings(actor), options, searched=SEARCHED, sorted_by=SORTED_BY)
+    audit.record_list(store, actor, Action.SEE_MAILINGS, "mailing")
     with store.read() as db:
         rows = iter(db.execute(query.execution_options(yield_per=LIST_BATCH)))
         while batch := list(islice(rows, LIST_BATCH)):
@@ -225,8 +228,15 @@ def preview(
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id)
         schedule = planner.schedule_of(db.get_one(Mailing, mailing_id))
+    record_look(store, actor, mailing)
     start = now if since is None else time_input.parse_when(since, mailing.timezone, now)
     return mailing, list(islice(recurrence.upcoming(schedule, start), number))
+
+
+def record_look(store: Store, actor: Actor, mailing: MailingInfo) -> None:
+    """Record in the audit trail that the actor sees a mailing, if it is another user's."""
+    if mailing.owner != actor.email:
+        audit.record_look(store, actor, "mailing", mailing.id)
 
 
 def require_mailing(store: Store, mailing_id: int) -> None:

@@ -78,11 +78,16 @@ def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool 
 def show(store: Store, actor: Actor, message_id: int, *, action: Action = Action.SEE_MESSAGES) -> MessageInfo:
     """Return one message. Raises NotFound if it does not exist or the actor may not do this to it."""
     with store.read() as db:
-        return _get(db, actor, message_id, action)
+        message = _get(db, actor, message_id, action)
+        owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id))
+    if owner_id != actor.user_id:
+        audit.record_look(store, actor, "message", message_id)
+    return message
 
 
 def list_messages(store: Store, actor: Actor, options: ListOptions) -> Iterator[MessageInfo]:
     """Yield the messages that the actor may see, while they are read. Raises InvalidValue."""
+    audit.record_list(store, actor, Action.SEE_MESSAGES, "message")
     query = apply(_select(actor), options, searched=(_MSG.c.subject, _MSG.c.body), sorted_by=SORTED_BY)
     with store.read() as db:
         yield from map(_message_info, db.execute(query.execution_options(yield_per=100)))
@@ -160,6 +165,7 @@ def compose_test_email(
     Returns the whole email with CRLF line ends. Raises NotFound, InvalidValue.
     """
     message = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
+    audit.record_if_possible(store, actor, "test", "message", message_id, f"to {to.rpartition('@')[2]}")
     try:
         recipient = _recipient(store, actor, to)
     except NotFound:
@@ -173,6 +179,7 @@ def _validate(content: MessageContent, *, is_digest: bool) -> MessageContent:
         content = content._replace(html=None)
     elif content.html is None or not content.html.strip():
         raise InvalidValue("the HTML part is empty", "use another --html-file, or none")
+    compose.require_sizes(content)
     if not is_digest and has_posts_placeholder(content.body + (content.html or "")):
         raise InvalidValue("only a digest can contain {{ posts }}", "use --digest")
     if is_digest and content.html is not None and not has_posts_placeholder(content.html):

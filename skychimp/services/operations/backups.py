@@ -19,9 +19,12 @@ from skychimp.services.accounts import session_rule
 from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
 from skychimp.services.operations.unknown_deliveries import Resolution, batches
-from skychimp.store import backup_file, ledger, queue
+from skychimp.store import backup_file, ledger, place, queue
 from skychimp.store.database import Store
 from skychimp.store.schema import store_path
+
+RESUMED = "resume sending"
+"""The action in the audit trail when a person ends the hold of a restored store."""
 
 _L = Login.__table__
 _O = Occurrence.__table__
@@ -33,7 +36,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Backup:
-    """A verified backup: its size in bytes, and what it contains."""
+    """A verified backup: its size in bytes, and what it contains.
+
+    `differences` says what else than Skychimp creates is in the store's schema. A backup with any is not restored.
+    """
 
     file: str
     size: int
@@ -43,6 +49,7 @@ class Backup:
     posts: int
     images: int
     missing_images: list[str]
+    differences: list[str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Restored:
     """A restored store.
 
     `made_at` is when the backup was made, and `kept` the path of the replaced store. `ledger_kept` says whether emails
-    that the replaced store had sent since the backup count as sent.
+    that the replaced store had sent since the backup count as sent. `audit_kept` and `audit_lost` count the entries of
+    its audit trail that the backup lacks; `audit_lost` is None if it is not known.
     """
 
     store: str
@@ -59,6 +67,8 @@ class Restored:
     kept: str | None
     ledger_kept: bool
     images: int
+    audit_kept: int
+    audit_lost: int | None
 
 
 @dataclass(frozen=True)
@@ -86,17 +96,25 @@ class Resumed:
     missed: int = 0
 
 
-def backup(store: Store, actor: Actor, file: Path, progress: Progress = lambda done, total: None) -> Backup:
-    """Copy the store and the images of posts into one file, while the store is in use. Replace an existing file.
+def backup(
+    store: Store,
+    actor: Actor,
+    file: Path,
+    progress: Progress = lambda done, total: None,
+    *,
+    replace: bool = False,
+) -> Backup:
+    """Copy the store and the images of posts into one file, while the store is in use.
 
-    Raises NotLoggedIn, Denied, InvalidValue for an unsuitable file, and StoreFailed.
+    Raises NotLoggedIn, Denied, InvalidValue for an unsuitable file, Conflict if it exists and `replace` is false, and
+    StoreFailed.
     """
     authorize(actor, Action.MAINTAIN_STORE)
-    _require_target(file, store.path)
+    require_target(store, file)
     with store.write() as db:  # before the copy, so that the copy contains the entry
-        audit.record(db, actor, backup_file.BACKED_UP, "store_info", 1, str(file))
+        audit.record(db, actor, backup_file.BACKED_UP, "store_info", 1, _printable(file))
     written = backup_file.write_backup(
-        store.path, file, lambda name: _content(images.image_path(store, name)), progress
+        store.path, file, lambda name: images.find(store, name), progress, replace=replace
     )
     rows = written.rows
     return Backup(
@@ -108,6 +126,7 @@ def backup(store: Store, actor: Actor, file: Path, progress: Progress = lambda d
         posts=rows["post"],
         images=written.images,
         missing_images=written.missing,
+        differences=written.differences,
     )
 
 
@@ -124,6 +143,7 @@ def restore(
     path = store_path(url)
     authorize(actor, Action.MAINTAIN_STORE)
     _require_source(file, path)
+    place.check_place(path)
     target = Store(path)
     kept_sessions = _session_hashes(target) if path.exists() else set()
     if token:
@@ -138,11 +158,20 @@ def restore(
         db.execute(delete(Code))
         db.execute(delete(Login).where(col(Login.token_hash).not_in(kept_sessions)))
         actor_id = db.scalar(select(_U.c.id).where(_U.c.email == actor.email))
-        audit.record(db, Actor(user_id=actor_id or 0), "restore", "store_info", 1, str(file))
+        audit.record(db, Actor(user_id=actor_id or 0), "restore", "store_info", 1, _printable(file))
 
     done = backup_file.restore_backup(file, path, _free_name(path), prepare, progress)
     kept = None if done.aside is None else str(done.aside)
-    return Restored(str(path), str(file), done.made_at, kept, done.ledger_kept, len(restored_images))
+    return Restored(
+        str(path),
+        str(file),
+        done.made_at,
+        kept,
+        done.ledger_kept,
+        len(restored_images),
+        done.audit.kept,
+        done.audit.lost,
+    )
 
 
 def require_maintainer(actor: Actor) -> None:
@@ -185,7 +214,7 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
         info.held_at = info.held_blind = None
         db.flush()
         queue.sweep(db.connection(), now)
-        audit.record(db, actor, "resume sending", "store_info", 1, decision or "unknown")
+        audit.record(db, actor, RESUMED, "store_info", 1, decision or "unknown")
     return done
 
 
@@ -204,13 +233,20 @@ def _resolve_waiting(transaction: Session, decision: Resolution | None, now: dat
     return Resumed(True, missed=planner.record_missed(db, now), **counts)
 
 
-def _require_target(file: Path, store: Path) -> None:
+def _printable(file: Path) -> str:
+    """Return a path as valid Unicode: bytes that are not UTF-8 are written as `\\xff`."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
+
+
+def require_target(store: Store, file: Path) -> None:
     """Raise InvalidValue unless a backup can be written to the file."""
-    if file.exists() and not file.is_file():
-        raise InvalidValue(f"{file} is not a file", "use another FILE")
-    parts = [store, *(store.with_name(store.name + suffix) for suffix in ("-wal", "-shm", "-journal"))]
-    if file.resolve() in [part.resolve() for part in parts]:
-        raise InvalidValue(f"{file} belongs to the store itself", "use another FILE")
+    try:
+        if file.exists() and not file.is_file():
+            raise InvalidValue(f"{file} is not a file", "use another FILE")
+        if place.is_part_of(store.path, file):
+            raise InvalidValue(f"{file} belongs to the store itself", "use another FILE")
+    except OSError as error:
+        raise InvalidValue(f"cannot write {file}: {error.strerror}", "use another FILE") from None
 
 
 def _require_source(file: Path, store: Path) -> None:
@@ -240,7 +276,3 @@ def _session_hashes(store: Store) -> set[str]:
         return set()
     finally:
         store.close()
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None

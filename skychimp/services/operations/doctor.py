@@ -2,11 +2,11 @@
 
 import asyncio
 import re
-import shlex
 import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 from sqlalchemy import LargeBinary, cast, func
 from sqlmodel import col, select
 
-from skychimp import addresses
+from skychimp import addresses, files
+from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
 from skychimp.config.types import Security
-from skychimp.delivery.scheduling import planner, recurrence
 from skychimp.errors import ConfigError, SkychimpError
-from skychimp.models import Mailing, MailingStatus, Message, Occurrence, StoreInfo
+from skychimp.models import Message, StoreInfo
 from skychimp.services.operations import sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
-from skychimp.shell import run_hint
+from skychimp.shell import run_hint, run_line_hint
 from skychimp.store import relay_pauses, runs
 from skychimp.store.database import Store
 
@@ -78,25 +78,6 @@ def check_installation(
             yield from sender_dns.check_domain(address, return_path, lookup, selector)
 
 
-def accept_clock(store: Store) -> int:
-    """Accept this machine's clock as correct, and compute the next due time of each mailing again.
-
-    Returns the number of mailings.
-    """
-    now = datetime.now(UTC)
-    with store.write() as db:
-        runs.accept_clock(db.connection(), now)
-        unfinished = db.exec(
-            select(Mailing).where(col(Mailing.deleted_at).is_(None), Mailing.status != MailingStatus.COMPLETED)
-        ).all()
-        for mailing in unfinished:
-            due_times = select(Occurrence.due_local).where(Occurrence.mailing_id == mailing.id)
-            opened = set(db.exec(due_times))
-            coming = recurrence.upcoming(planner.schedule_of(mailing), now)
-            mailing.next_at = next((due.at for due in coming if due.local.isoformat() not in opened), None)
-    return len(unfinished)
-
-
 def file_system_type(path: Path, mounts: str) -> str:
     """Return the type of the file system of a path from the text of /proc/self/mountinfo, or "" if it is not there."""
     best, fs_type = "", ""
@@ -125,20 +106,26 @@ def _config(settings: Settings) -> Iterator[Finding]:
         yield Finding("config", PROBLEM, f"{file}; mail.sender is not set", 'set mail.sender = "Name <address>"')
     else:
         yield Finding("config", OK, f"{file}; emails are sent from {settings.mail.sender}")
-    try:
-        settings.smtp.read_password()
-    except ConfigError as error:
-        yield Finding("config", PROBLEM, error.message, error.hint or "correct smtp.password_file")
-    for secret in (settings.smtp.password_file, _file_with_password(settings)):
-        if secret is not None and _mode(secret) & (stat.S_IROTH | stat.S_IWOTH):
-            yield Finding("config", WARNING, f"other users can read the password in {secret}", _chmod_hint(secret))
+    for read_file in (settings.smtp.read_password, settings.smtp.read_certificates):
+        try:
+            read_file()
+        except ConfigError as error:
+            yield Finding("config", PROBLEM, error.message, error.hint)
+    for secret in _files_with_passwords(settings):
+        with suppress(OSError):
+            if files.can_others_read(secret.stat(), secret):
+                yield Finding("config", WARNING, f"other users can read the password in {secret}", _chmod_hint(secret))
+    if settings.service.shared and not shared.is_shared():
+        remedy = f"set service.shared in {shared.own_config_file()}, the only place where it counts"
+        yield Finding("config", WARNING, "service.shared has no effect where it is set", remedy)
 
 
-def _file_with_password(settings: Settings) -> Path | None:
-    file = settings.config_file
-    if file is None or not re.search(r"^\s*password\s*=", file.read_text(encoding="utf-8-sig"), re.MULTILINE):
-        return None
-    return file
+def _files_with_passwords(settings: Settings) -> list[Path]:
+    found = [settings.smtp.password_file] if settings.smtp.password_file is not None else []
+    if settings.config_file is not None:
+        with suppress(ConfigError):  # somebody changed it just now
+            found += sources.files_with_passwords(config_file.read_files(settings.config_file))
+    return found
 
 
 def _store(store: Store) -> Iterator[Finding]:
@@ -229,7 +216,7 @@ async def _extensions(transport: "SmtpTransport") -> Mapping[str, str]:
 
 
 def _chmod_hint(path: Path) -> str:
-    return f'run "{shlex.join(["chmod", "600", str(path)])}"'
+    return run_line_hint("chmod", "600", path)
 
 
 def _mode(path: Path) -> int:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from skychimp.delivery.scheduling import tzdata_changes
-from skychimp.services.accounts import codes, login_throttle, sessions
+from skychimp.services.accounts import codes, login_throttle, sessions, unverified
 from skychimp.services.blog import images
 from skychimp.services.reporting import rollups
 from skychimp.store import ledger, runs
@@ -13,15 +13,17 @@ RUNS_KEPT = timedelta(days=90)
 
 
 def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
-    """Remove old sessions, codes, login failures, runs and unused images, and truncate the write-ahead log.
+    """Remove what is no longer needed, and truncate the write-ahead log.
 
-    Attempts older than `keep_attempts` are added up and removed; None keeps them all. If the rules of time zones have
-    changed, future due times are updated. Each step is a short transaction of its own.
+    That is old sessions, codes, unverified accounts, login failures, runs and unused images. Attempts older than
+    `keep_attempts` are added up and removed; None keeps them all. If the rules of time zones have changed, future due
+    times are updated. Each step is a short transaction of its own.
     """
     now = datetime.now(UTC)
     with store.write() as db:
         sessions.delete_expired(db, now)
         codes.delete_expired(db, now)
+        unverified.delete_expired(db, now)
         login_throttle.delete_expired(db, now)
         runs.delete_ended(db.connection(), now - RUNS_KEPT)
         tzdata_changes.update_due_times(db.connection())

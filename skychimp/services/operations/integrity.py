@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
 from skychimp.models import Post
 from skychimp.services.blog import images
-from skychimp.store import backup_file
-from skychimp.store.database import Store, translate_db_errors
+from skychimp.store import place, schema, verification
+from skychimp.store.database import Store
 
 RESTORE = 'run "skychimp restore FILE --operator"'
+FOREIGN = "remove it with sqlite3 if you know it, else restore a backup"
 REPORT = "report this as a bug in Skychimp, unless somebody has edited the file"
 
 
@@ -117,12 +119,26 @@ class Fault:
     remedy: str
 
 
+def find_damage(path: Path) -> Iterator[Fault]:
+    """Yield what makes it unsafe to use a file as a store: a schema that is not ours, or damage that SQLite finds.
+
+    The file is only read, and nothing in it is run. Raises StoreNotReady if it is no store or a newer one, and if
+    others can change it.
+    """
+    path = schema.real_path(path)
+    place.check_place(path)
+    schema.require_store(path)
+    differences = verification.find_differences(path)
+    yield from (Fault("", difference, 1, [], FOREIGN) for difference in differences)
+    if not differences:
+        yield from (Fault("", damage, 1, [], RESTORE) for damage in verification.find_damage(path))
+
+
 def find_faults(store: Store) -> Iterator[Fault]:
-    """Yield the faults of a store, without changing it. If SQLite finds damage, nothing else is checked."""
-    with translate_db_errors(), store.connect_autocommit() as db:
-        damage = [Fault("", fault, 1, [], RESTORE) for fault in backup_file.find_damage(db)]
-    yield from damage
-    if not damage:
+    """Yield the faults in what a store contains, without changing it. It must be free of damage."""
+    invalid_values = list(verification.find_invalid_values(store.path))
+    yield from (Fault(row.table, f"invalid {row.column}", row.number, row.ids, RESTORE) for row in invalid_values)
+    if not invalid_values:
         with store.read() as db:
             yield from _broken_rules(db.connection())
             yield from _missing_images(store, db.connection())

@@ -139,5 +139,6 @@ def _not_unknown(db: Session, actor: Actor, delivery_id: int) -> NotFound | Conf
     query = _select_visible(select(_D.c.state), actor).where(_D.c.id == delivery_id)
     state = db.scalar(query) if is_valid_id(delivery_id) else None
     if state is None:
-        return NotFound(f"delivery {delivery_id} not found", run_hint("resolve"))
+        message = f"delivery {delivery_id} not found"
+        return NotFound(message, run_hint("resolve"), kind="delivery", name=str(delivery_id))
     return Conflict(f"delivery {delivery_id} is {state}, not unknown", run_hint("resolve"))

@@ -26,12 +26,13 @@ from skychimp.models import (
     User,
 )
 from skychimp.permissions import Action, Actor, Scope, authorize
+from skychimp.services import audit
 from skychimp.services.listing import in_scope
 from skychimp.shell import run_hint
 from skychimp.store import audience
 from skychimp.store.conditions import why_stopped
 from skychimp.store.database import Store
-from skychimp.text import did_you_mean
+from skychimp.text import count_of, did_you_mean
 
 _A = Attempt.__table__
 _C = Client.__table__
@@ -141,13 +142,24 @@ def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
         if scope == Scope.ALL:
             owners = owners.where(_U.c.id.in_([client.owner_id for client in clients]))
         membership = _Membership(db, clients)
-        return AddressHistory(
+        history = AddressHistory(
             email=address.email,
             clients=[_known_client(db, client, actor) for client in clients],
             chosen=deliveries,
             left_out=_grouped(_exclusions(db, owners, address.key, membership)),
             coming=[_next_occurrence(mailing, membership) for mailing in _next_due_times(db, owners)],
         )
+    _record_look(store, actor, history)
+    return history
+
+
+def _record_look(store: Store, actor: Actor, history: AddressHistory) -> None:
+    """Record in the audit trail that the actor sees an address in other users' data. The address is not recorded."""
+    owners = {client.owner for client in history.clients} | {delivery.owner for delivery in history.chosen}
+    others = owners - {actor.email}
+    if others:
+        client_id = next((client.id for client in history.clients if client.owner in others), None)
+        audit.record_look(store, actor, "client", client_id, f"history with {count_of(len(others), 'user')}")
 
 
 # The clients with the address

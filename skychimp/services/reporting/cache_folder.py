@@ -7,6 +7,7 @@ has expired.
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class FolderBackend(BytesBackend):
     def get_serialized(self, key: str) -> SerializedReturnType:
         """Return a key's value, or NO_VALUE if it is not cached or if somebody else could have written the file."""
         try:
-            descriptor = files.open_file(self._path(key))
+            descriptor = files.open_file(self._folder / _file_name(key))
         except FileNotFoundError:
             return NO_VALUE
         with os.fdopen(descriptor, "rb") as opened:
@@ -37,20 +38,13 @@ class FolderBackend(BytesBackend):
         return value if cached_key == key.encode() else NO_VALUE
 
     def set_serialized(self, key: str, value: bytes) -> None:
-        """Replace the file of a key's name. It is not flushed to the disk: a damaged file is only a missing value."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = self._path(key).with_suffix(f".{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(draft, flags, 0o600), "wb") as opened:
-                opened.write(key.encode() + b"\n" + value)
-            draft.rename(self._path(key))
-        finally:
-            draft.unlink(missing_ok=True)
+        """Replace the file of a key's name. It is not flushed to the disk: a damaged file is only a missing value.
 
-    def _path(self, key: str) -> Path:
-        return self._folder / key.partition(":")[0]
+        Raises OSError, also if others can change the folder.
+        """
+        files.make_folder(self._folder)
+        with files.open_folder(self._folder) as folder:
+            _write(_file_name(key), key.encode() + b"\n" + value, folder)
 
 
 class SafeBackend(ProxyBackend):
@@ -83,6 +77,24 @@ class SafeBackend(ProxyBackend):
         except Exception as error:  # a disk, a server or its library may raise anything
             self._is_broken = True
             self._warn(f"cannot use the cache: {error}")
+
+
+def _file_name(key: str) -> str:
+    return key.partition(":")[0]
+
+
+def _write(name: str, data: bytes, folder: int) -> None:
+    draft = f"{name}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(FileNotFoundError):  # left by a killed process that had the same number
+        os.unlink(draft, dir_fd=folder)
+    try:
+        with os.fdopen(os.open(draft, flags, 0o600, dir_fd=folder), "wb") as opened:
+            opened.write(data)
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=folder)
 
 
 def deserialize(value: bytes) -> Any:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
@@ -229,6 +230,9 @@ def range_report(store: Store, actor: Actor, since: date, until: date, timezone:
     return RangeReport(since, until, days, failures, best, worst)
 
 
+_YEARS = range(1900, 9000)
+"""The years of a range. The first and last days of the calendar have no UTC time in some time zones."""
+
 _RANGE = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\.(\d{4}-\d\d-\d\d))?", re.ASCII)
 
 
@@ -237,18 +241,23 @@ def parse_range(text: str, today: date) -> tuple[date, date]:
 
     Raises InvalidValue.
     """
-    stripped = text.strip()
-    try:
-        if match := re.fullmatch(r"([1-9][0-9]{0,3})d", stripped, re.ASCII):
-            return today - timedelta(days=int(match[1]) - 1), today
-        if re.fullmatch(r"\d{4}-\d\d", stripped, re.ASCII):
-            first = date.fromisoformat(f"{stripped}-01")
-            return first, (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
-        if match := _RANGE.fullmatch(stripped):
-            return date.fromisoformat(match[1]), date.fromisoformat(match[2] or match[1])
-    except (ValueError, OverflowError):
-        pass
+    with suppress(ValueError, OverflowError):
+        since, until = _read_range(text.strip(), today)
+        if since.year in _YEARS and until.year in _YEARS:
+            return since, until
     raise InvalidValue(f"invalid range {text!r}", "use 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31")
+
+
+def _read_range(text: str, today: date) -> tuple[date, date]:
+    """Return the first and the last day of a range. Raises ValueError and OverflowError."""
+    if match := re.fullmatch(r"([1-9][0-9]{0,3})d", text, re.ASCII):
+        return today - timedelta(days=int(match[1]) - 1), today
+    if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII):
+        first = date.fromisoformat(f"{text}-01")
+        return first, (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+    if match := _RANGE.fullmatch(text):
+        return date.fromisoformat(match[1]), date.fromisoformat(match[2] or match[1])
+    raise ValueError(text)
 
 
 # From rows to figures; pure

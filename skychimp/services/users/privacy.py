@@ -1,6 +1,5 @@
 """Erase the records of a person, and export the data of a user."""
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
 from skychimp.services.messages import messages
 from skychimp.services.users import users
+from skychimp.shell import command_line
 from skychimp.store import ledger, queue
 from skychimp.store.database import Store
 
@@ -72,7 +72,7 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
         raise StoreFailed(
             f"the records of {email} were erased, but the store could not be compacted"
             f" and may still contain some of them: {error.message}",
-            f"free some disk space, then run: {shlex.join(['sqlite3', str(store.path), 'VACUUM'])}",
+            f"free some disk space, then run: {command_line('sqlite3', store.path, 'VACUUM')}",
         ) from error
     return erased
 
@@ -83,6 +83,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     Each part but the account is an iterator, which must be read before the next part. Raises NotLoggedIn.
     """
     authorize(actor, Action.SEE_OWN_ACCOUNT)
+    audit.record_if_possible(store, actor, "export", "user", actor.user_id)
     owner = replace(actor, role=Role.USER)  # other roles see other users' data, or do not see their own
     everything = ListOptions()
     yield "account", users.show_own(store, actor)

@@ -56,11 +56,12 @@ def list_users(store: Store, actor: Actor, options: ListOptions, role: Role | No
 
 
 def show(store: Store, actor: Actor, user: str) -> UserInfo:
-    """Return one user by id or email address. Raises NotFound, and Denied if the actor does not manage that user."""
+    """Return one user by id or email address. Raises Denied, and NotFound also for users the actor may not see."""
     authorize(actor, Action.SEE_USERS)
     with store.read() as db:
-        target = _get_user(db, user)
-    authorize_over(actor, Action.SEE_USERS, target.id, target.role)
+        target = _get_user_for(db, actor, Action.SEE_USERS, user)
+    if target.id != actor.user_id:
+        audit.record_look(store, actor, "user", target.id)
     return target
 
 
@@ -99,15 +100,18 @@ def unblock(store: Store, actor: Actor, user: str) -> UserInfo:
         return _get_user(db, str(target.id))
 
 
-def set_role(store: Store, actor: Actor, user: str, role: Role) -> UserInfo:
-    """Change a user's role, from the user's next command on. Raises NotFound, Denied."""
+def set_role(store: Store, actor: Actor, user: str, role: Role) -> tuple[Role, UserInfo]:
+    """Change a user's role, from the user's next command on. Return the old role and the user.
+
+    Raises NotFound, Denied.
+    """
     authorize(actor, Action.GIVE_ROLES)
     with store.write() as db:
         target = _get_managed_user(db, actor, Action.GIVE_ROLES, user)
         if target.role != role:
             db.execute(update(_U).where(_U.c.id == target.id).values(role=role))
             audit.record(db, actor, "role", "user", target.id, f"{target.role} to {role}")
-        return _get_user(db, str(target.id))
+        return target.role, _get_user(db, str(target.id))
 
 
 def _get_managed_user(db: Session, actor: Actor, action: Action, user: str) -> UserInfo:
@@ -119,8 +123,14 @@ def _get_managed_user(db: Session, actor: Actor, action: Action, user: str) -> U
     current = db.execute(select(_U.c.role, _U.c.blocked_at).where(_U.c.id == actor.user_id)).one()
     if current.role != actor.role or current.blocked_at is not None:
         raise Denied("your role has just been changed", 'run "skychimp whoami"')
+    return _get_user_for(db, actor, action, user)
+
+
+def _get_user_for(db: Session, actor: Actor, action: Action, user: str) -> UserInfo:
+    """Return a user if the actor may perform an action on them. Any other user is not found, as if there were none."""
     target = _get_user(db, user)
-    authorize_over(actor, action, target.id, target.role)
+    if not authorize_over(actor, action, target.id, target.role):
+        raise not_found("user", user)
     return target
 
 

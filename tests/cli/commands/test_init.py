@@ -108,6 +108,7 @@ def test_config_and_store_given_by_options(home: Home) -> None:
 
 def test_existing_config_is_not_changed(home: Home) -> None:
     Path(home.folder / "skychimp.toml").write_text("store.url = 's.db'\n")
+    assert home.call("trust").status == 0
     done = home.call(*INIT, "--json", environ={"SKYCHIMP_MAIL__SENDER": "a@example.org"})
     assert done.json["config"] == str(home.folder / "skychimp.toml")
     assert done.json["store"] == str(home.folder / "s.db")
@@ -204,20 +205,20 @@ def test_file_that_is_not_a_store_is_not_changed(home: Home) -> None:
 @pytest.mark.parametrize(
     ("options", "stdin", "environ"),
     [
-        (("--password-stdin",), "päss wörd \r\n", {}),
-        (("--password-stdin",), "päss wörd ", {"SKYCHIMP_PASSWORD": "another one"}),
-        ((), "", {"SKYCHIMP_PASSWORD": "päss wörd "}),
+        (("--password-stdin",), "päss wörd und mehr \r\n", {}),
+        (("--password-stdin",), "päss wörd und mehr ", {"SKYCHIMP_PASSWORD": "another one"}),
+        ((), "", {"SKYCHIMP_PASSWORD": "päss wörd und mehr "}),
     ],
 )
 def test_password_comes_from_stdin_or_environment(
     home: Home, options: tuple[str, ...], stdin: str, environ: dict[str, str]
 ) -> None:
     assert home.call(*INIT, *options, stdin=stdin, environ=environ).status == 0
-    assert PasswordHasher().verify(administrator(home.folder / STORE)[2], "päss wörd ")
+    assert PasswordHasher().verify(administrator(home.folder / STORE)[2], "päss wörd und mehr ")
 
 
 def test_password_that_is_not_utf_8_is_refused(home: Home) -> None:
-    done = home.run(*INIT, "--password-stdin", stdin=b"\xff" * 10 + b"\n")
+    done = home.run(*INIT, "--password-stdin", stdin=b"\xff" * 12 + b"\n")
     assert (done.status, done.err) == (2, "error: the password is not valid UTF-8\n")
 
 
@@ -233,18 +234,18 @@ def test_missing_values_are_asked_for(home: Home) -> None:
             ("Sender (Name <address>) [you@example.org]:", "You\n"),
             ("Sender (Name <address>) [you@example.org]:", "Ада Лавлейс <ada@example.org>\n"),
             ("Password (press Enter to skip):", "short\n"),
-            ("Password (press Enter to skip):", "long enough\n"),
-            ("Repeat password:", "wrong enough\n"),
-            ("Password (press Enter to skip):", "long enough\n"),
-            ("Repeat password:", "long enough\n"),
+            ("Password (press Enter to skip):", "long enough indeed\n"),
+            ("Repeat password:", "wrong enough indeed\n"),
+            ("Password (press Enter to skip):", "long enough indeed\n"),
+            ("Repeat password:", "long enough indeed\n"),
         ],
     )
     assert done.status == 0
-    assert "long enough" not in done.out
+    assert "long enough indeed" not in done.out
     assert tomllib.loads((home.folder / CONFIG).read_text())["mail"]["sender"] == "Ада Лавлейс <ada@example.org>"
     email, _, password_hash = administrator(home.folder / STORE)
     assert email == "you@example.org"
-    assert PasswordHasher().verify(password_hash, "long enough")
+    assert PasswordHasher().verify(password_hash, "long enough indeed")
 
 
 def test_enter_accepts_the_default(home: Home) -> None:

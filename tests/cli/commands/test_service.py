@@ -1,9 +1,13 @@
 """Systemd and cron accept the units and the crontab line, which run this installation."""
 
+import json
+import os
+import pwd
 import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +50,8 @@ def test_systemd_accepts_the_units(home: Home) -> None:
 def test_units_have_the_documented_options(home: Home) -> None:
     text = run_service(home, "systemd")
     daemon, run, timer = text.split("# skychimp-run.")[0], *text.split("# skychimp-run.")[1:]
-    for line in ("Type=notify", "WatchdogSec=120", "TimeoutStopSec=660", "NoNewPrivileges=yes", "ProtectSystem=strict"):
+    for line in ("Type=notify", "WatchdogSec=120", "TimeoutStopSec=660", "NoNewPrivileges=yes", "ProtectSystem=strict",
+                 "MemoryMax=1G", "TasksMax=64"):  # fmt: skip
         assert line in daemon.splitlines()
     assert "SuccessExitStatus=75" in run.splitlines()
     assert "Persistent=true" in timer.splitlines()
@@ -119,4 +124,137 @@ def test_crontab_line_works_in_an_empty_environment(home: Home) -> None:
 def test_folder_that_cannot_be_written_is_reported(home: Home) -> None:
     done = home.run("--config", "my config.toml", "service", "systemd", "--dir", "/nonexistent")
     assert done.status == 2
-    assert done.err.startswith("error: cannot write /nonexistent/skychimp.service: No such file or directory")
+    assert done.err.startswith("error: cannot write to /nonexistent: No such file or directory")
+
+
+HOSTILE_NAMES = ("a\nExecStartPre=id", "a\n* * * * * id", "a\rb", "a\x1b[2Jb", "a\x85b", "a\u2028b")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+@pytest.mark.parametrize("printed", ["systemd", "cron"])
+@pytest.mark.parametrize(
+    "source", ["--config", "SKYCHIMP_CONFIG", "folder", "--store", "SKYCHIMP_STORE", "password_file"]
+)
+def test_path_that_would_begin_a_new_line_is_not_printed(tmp_path: Path, name: str, printed: str, source: str) -> None:
+    folder = tmp_path / (name if source == "folder" else "x")
+    folder.mkdir()
+    config = folder / (f"{name}.toml" if source in ("--config", "SKYCHIMP_CONFIG") else "c.toml")
+    config.touch()
+    environ = {"SKYCHIMP_CONFIG": str(config)} if source not in ("--config", "folder") else {}
+    options = ["--config", str(config)] if source in ("--config", "folder") else []
+    if source == "--store":
+        options += ["--store", str(folder / name)]
+    elif source == "SKYCHIMP_STORE":
+        environ["SKYCHIMP_STORE"] = str(folder / name)
+    elif source == "password_file":
+        environ["SKYCHIMP_SMTP__PASSWORD_FILE"] = str(folder / name)
+    done = Home(tmp_path).call(*options, "service", printed, environ=environ)
+    assert (done.status in (2, 3), done.out) == (True, "")
+    assert done.err.replace("\n", "").isprintable()
+    assert done.err.count("\n") == 2
+
+
+@pytest.mark.parametrize("name", ["password\\", "password "])
+def test_password_file_that_would_join_lines_of_a_unit_is_not_printed(home: Home, name: str) -> None:
+    environ = {"SKYCHIMP_SMTP__PASSWORD_FILE": f"{home.folder}/{name}"}
+    done = home.run("--config", "my config.toml", "service", "systemd", environ=environ)
+    assert (done.status, done.out) == (2, "")
+
+
+def test_account_of_the_unit_does_not_come_from_the_environment(home: Home) -> None:
+    text = run_service(home, "systemd", LOGNAME="x\nExecStartPre=id", USER="eve")
+    assert f"User={pwd.getpwuid(os.geteuid()).pw_name}\n" in text
+    assert "ExecStartPre" not in text
+
+
+# sudo
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Home:
+    """Return a home without a config, which a sudoers file does not need."""
+    return Home(tmp_path)
+
+
+MEMBERS = [
+    ([], "%skychimp"),
+    (["--group", "team"], "%team"),
+    (["--user", "ada"], "ada"),
+    (["--user", "ada", "--user", "grace", "--group", "team"], "%team, ada, grace"),
+    (["--user", "ADA"], '"ADA"'),  # without quotes it would be an alias
+    (["--group", "domain users"], '"%domain users"'),
+    (["--user", "ada@example.org"], '"ada@example.org"'),
+    (["--user", "ada.l-b+c_1"], '"ada.l-b+c_1"'),
+    (["--user", "machine$"], '"machine$"'),
+]
+
+
+@pytest.mark.parametrize(("arguments", "members"), MEMBERS)
+def test_visudo_accepts_the_sudoers_file(bare: Home, arguments: list[str], members: str) -> None:
+    done = bare.run("service", "sudoers", *arguments)
+    assert done.status == 0, done.err
+    text = done.out
+    account = pwd.getpwuid(os.geteuid()).pw_name
+    assert text.splitlines()[1:] == [
+        f'Defaults!{PROGRAM} env_reset, !setenv, always_set_home, env_keep = "SKYCHIMP_TOKEN SKYCHIMP_PASSWORD"',
+        f"{members} ALL = ({account}) NOPASSWD: NOSETENV: {PROGRAM}",
+    ]
+    if shutil.which("visudo") is None:
+        pytest.skip("sudo is not installed")
+    (bare.folder / "sudoers").write_text(text)
+    checked = subprocess.run(["visudo", "-cf", bare.folder / "sudoers"], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+NAMES = [
+    *("", " ", "ALL", "!ada", "#0", "%wheel", "+everybody", "a,b", "a:b", "a=b", "a)b", "a\\b", 'a"b', "a\nb", "a\tb"),
+    *("-x", "1000", "a%b", "a ALL=(ALL) ALL #", "ü", "a\u2028b", "@include", "$a"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("option", ["--user", "--group"])
+def test_name_that_sudo_would_misunderstand_is_refused(bare: Home, option: str, name: str) -> None:
+    done = bare.call("service", "sudoers", f"{option}={name}")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("error: invalid name ")
+    assert len(done.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["a command", "a,b", "a*", "a=b", "a:b", "a#b", "a\nb", 'a"b', "a\\b", "ü"])
+def test_program_that_sudo_would_misunderstand_is_refused(bare: Home, name: str) -> None:
+    program = bare.folder / name / "skychimp"
+    program.parent.mkdir()
+    program.symlink_to(PROGRAM)
+    done = subprocess.run(
+        [program, "service", "sudoers"],
+        cwd=bare.folder, env=bare.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: sudo cannot be given ")
+
+
+def test_module_is_no_command_for_sudo(bare: Home) -> None:
+    """Python would look for it in the current folder. So it is the command that was installed with it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "skychimp", "service", "sudoers"],
+        cwd="/", env=bare.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.endswith(f"NOSETENV: {PROGRAM}\n")
+
+
+def test_warnings_about_an_unsafe_installation(bare: Home) -> None:
+    program = bare.folder / "open/skychimp"
+    program.parent.mkdir()
+    shutil.copy(PROGRAM, program)
+    program.chmod(0o777)
+    done = subprocess.run(
+        [program, "service", "sudoers", "--json"],
+        cwd=bare.folder, env=bare.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "ALL = (" in json.loads(done.stdout)["sudoers"]
+    assert "set service.shared = true in " in done.stderr
+    assert f"{program} can be changed by others; install Skychimp where only root can change it" in done.stderr
+    assert ("run Skychimp as root" in done.stderr) == (os.geteuid() == 0)

@@ -168,7 +168,7 @@ def test_rendering_error_names_the_line(source: str, reason: str) -> None:
     [
         "{{ client.comment }}" * 101,
         "{% for tag in client.tags %}" + "x" * 6000 + "{% endfor %}",
-        "{{ client.comment | upper }}" * 40,
+        "{{ client.comment | upper }}" * 10 + "{{ client.comment }}" * 91,
     ],
 )
 def test_rendered_length_is_limited(source: str) -> None:

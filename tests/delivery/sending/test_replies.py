@@ -1,5 +1,7 @@
 """Test how replies are grouped, the queue IDs in them, and what their codes mean."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,3 +139,35 @@ def test_every_reply_has_an_explanation_that_fits_its_outcome(
     elif outcome != Outcome.SENT:
         assert explanation.remedy
         assert "marked as bad" not in explanation.remedy
+
+
+UNITS = [
+    "a", "1", "F", "0-", "a.", "1 ", "  ", "<", "as ", "queued as ", "queued as: ", "id=a", "id= ",
+    "OK 1234567890 ", "qp 1",
+    "[InternalId=1", "250 Ok a", "outbox as new/", "@", "a@b ", "\n", "\n250 ", "(S3140)", "é", "٣", "FFFFFFFF ",
+    "AAAAAAAAx ",
+    "Message accepted for delivery ", "xxxxxxxx Message ", "1-1", "\x00", "\ud800", "(", ",", ">",
+]  # fmt: skip
+STARTS = [
+    "",
+    "2",
+    "250 ",
+    "250 Ok ",
+    "250 queued as ",
+    "250 ok 1234567890 qp ",
+    "250 [InternalId=",
+    "invalid reply ",
+    "550 ",
+]
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("end", ["", "!", " x"])
+def test_hostile_reply_is_read_in_linear_time(start: str, end: str) -> None:
+    """The largest reply is 64 kB. One second is generous for it, but not for quadratic time."""
+    for unit in UNITS:
+        reply = start + unit * (64_000 // len(unit)) + end
+        for read in (queue_id, pattern, lambda text: pattern(text, "ada.lovelace@example.org")):
+            started = time.process_time()
+            assert isinstance(read(reply), str)
+            assert time.process_time() - started < 1, (start, unit, end)

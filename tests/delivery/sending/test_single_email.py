@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from support.sending import make_settings
-from support.servers import GREETING, ScriptedServer, accept_mail
 
 from skychimp.config.settings import MailSettings, Settings
 from skychimp.delivery.sending.single_email import error_for, send_single_email
@@ -35,15 +34,6 @@ def test_a_multi_line_reply_becomes_one_line() -> None:
     error = error_for(SendResult(Phase.RCPT, Reply(550, "", "550-no\n550 mailbox")))
     assert error is not None
     assert error.message.endswith(": 550-no 550 mailbox")
-
-
-def test_an_incomplete_email_is_not_delivered(tmp_path: Path) -> None:
-    with ScriptedServer([GREETING, accept_mail()]) as server:
-        result = send_single_email(make_settings(server.port), tmp_path / "store.db", EMAIL, complete=False)
-        server.wait()
-    assert result == (f"127.0.0.1:{server.port}", None)
-    assert b"DATA\r\n" in server.received
-    assert b"\r\n.\r\n" not in server.received
 
 
 def test_without_a_mail_server_the_email_is_written_to_the_outbox(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Accounts: register, verify, log in and change passwords, without revealing who has an account."""
 
+import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
-from sqlmodel import select, update
+from sqlmodel import col, select, update
 from support.argon import CALLS, fast_argon2  # noqa: F401
 from support.inbox import body_of, code_in, read_outbox
 from support.sending import make_settings, rows
@@ -18,9 +20,10 @@ from support.servers import GREETING, ScriptedServer, accept_mail
 
 from skychimp.config.settings import MailSettings, Settings
 from skychimp.errors import ConfigError, Conflict, Denied, InvalidValue, NotLoggedIn, RelayRefused, RelayUnavailable
-from skychimp.models import AuditEntry, Code, CodePurpose, Login, LoginFailure, Role, User
+from skychimp.models import AccountEmail, AuditEntry, Code, CodePurpose, Login, LoginFailure, Role, User
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.accounts import accounts, codes, login_throttle, passwords, session_rule, sessions
+from skychimp.services.operations import housekeeping
 from skychimp.store.database import Store
 from skychimp.store.schema import open_store
 
@@ -52,10 +55,14 @@ def register(store: Store, email: str = ADA, password: str = PASSWORD, name: str
     accounts.register(store, OUTBOX, email=email, name=name, password=password)
 
 
+def verify(store: Store, code: str, password: str | None = PASSWORD, email: str = ADA) -> str:
+    return accounts.verify(store, email=email, code=code, password=password)
+
+
 def create_account(store: Store, email: str = ADA, password: str = PASSWORD) -> None:
     """Create a verified account."""
     register(store, email, password)
-    accounts.verify(store, email=email, code=newest_code(store))
+    accounts.verify(store, email=email, code=newest_code(store), password=None)
 
 
 def log_in(store: Store, email: str = ADA, password: str = PASSWORD) -> str:
@@ -83,8 +90,10 @@ def update_users(store: Store, **values: object) -> None:
 
 
 def pass_an_hour(store: Store) -> None:
-    """Make all codes and wrong passwords an hour older."""
+    """Make all codes, emails and wrong passwords an hour older."""
     with store.write() as db:
+        for email in db.exec(select(AccountEmail)):
+            email.sent_at -= timedelta(hours=1)
         for code in db.exec(select(Code)):
             code.created_at -= timedelta(hours=1)
             code.expires_at -= timedelta(hours=1)
@@ -167,7 +176,7 @@ def test_register_verify_and_log_in(store: Store) -> None:
     register(store, name="Ada Lovelace")
     user = only_user(store)
     assert (user.email, user.name, user.role, user.verified_at) == ("Ada@example.org", "Ada Lovelace", Role.USER, None)
-    accounts.verify(store, email="ADA@EXAMPLE.ORG", code=newest_code(store))
+    accounts.verify(store, email="ADA@EXAMPLE.ORG", code=newest_code(store), password=None)
     assert sessions.find_actor(store, log_in(store, "ada@example.ORG")).email == "Ada@example.org"
 
 
@@ -206,8 +215,8 @@ def test_password_reset_email(store: Store) -> None:
     [
         (
             "o'neil@example.org",
-            """ 'o'"'"'neil@example.org' """,
-            "&#39;o&#39;&#34;&#39;&#34;&#39;neil@example.org&#39;",
+            r" o\'neil@example.org ",
+            r"o\&#39;neil@example.org",
         ),
         ("a&b@example.org", " 'a&b@example.org' ", "&#39;a&amp;b@example.org&#39;"),
         ("ада@пример.рф", " 'ада@пример.рф' ", "ада@пример.рф"),
@@ -225,7 +234,10 @@ def test_address_in_an_email_is_quoted_for_shell_and_html(store: Store, email: s
     [
         ({"email": "nobody"}, "invalid email address"),
         ({"name": "a\nb"}, "a control character"),
-        ({"password": "short"}, "8 to 1000"),
+        ({"password": "short"}, "12 to 1000"),
+        ({"password": "password1234"}, "too common"),
+        ({"password": "Ada@example.org"}, "your email address"),
+        ({"password": "Grace Hopper", "name": "grace hopper"}, "your name"),
     ],
 )
 def test_invalid_value_creates_no_account_and_sends_no_email(
@@ -237,18 +249,219 @@ def test_invalid_value_creates_no_account_and_sends_no_email(
     assert not sent_emails(store)
 
 
-def test_registering_again_before_verifying_replaces_everything(store: Store) -> None:
-    register(store, "ada@example.org", "somebody else's")
+# Whoever registers somebody else's address gains nothing
+
+STRANGERS = "a stranger's own words"
+
+
+def test_only_the_newest_registration_can_be_verified_and_its_password_counts(store: Store) -> None:
+    register(store, "ada@example.org", STRANGERS, "Somebody")
     old = newest_code(store)
     register(store, ADA, PASSWORD, "Ada")
     user = only_user(store)
     assert (user.email, user.name) == ("Ada@example.org", "Ada")
+    for password in (PASSWORD, STRANGERS, None):
+        with pytest.raises(Denied, match="the code is wrong"):
+            verify(store, old, password)
+    verify(store, newest_code(store))
     with pytest.raises(Denied):
-        accounts.verify(store, email=ADA, code=old)
-    accounts.verify(store, email=ADA, code=newest_code(store))
-    with pytest.raises(Denied):
-        log_in(store, password="somebody else's")
+        log_in(store, password=STRANGERS)
     log_in(store)
+
+
+def test_stranger_who_registers_an_address_again_does_not_get_the_account(store: Store) -> None:
+    """The owner of the mailbox uses the newest code with the own password, or has a script that knows none."""
+    register(store)
+    register(store, password=STRANGERS, name="Eve")
+    code = newest_code(store)
+    message, hint = denial(lambda: verify(store, code))[2:]
+    assert message == "this is not the password of the newest registration of Ada@example.org"
+    assert hint == 'run "skychimp password reset --email Ada@example.org" to set your own password'
+    with pytest.raises(InvalidValue, match=r"missing password: Ada@example\.org was registered more"):
+        verify(store, code, None)
+    assert only_user(store).verified_at is None
+    for password in (PASSWORD, STRANGERS):
+        with pytest.raises(Denied):
+            log_in(store, password=password)
+    register(store)
+    verify(store, newest_code(store))
+    log_in(store)
+
+
+def test_stranger_who_registers_an_address_first_does_not_get_the_account(store: Store) -> None:
+    register(store, password=STRANGERS)
+    code = newest_code(store)
+    with pytest.raises(Denied, match="not the password of the newest registration"):
+        verify(store, code)
+    register(store)
+    verify(store, newest_code(store))
+    with pytest.raises(Denied):
+        log_in(store, password=STRANGERS)
+    log_in(store)
+
+
+def test_stranger_who_uses_up_the_limit_does_not_keep_the_owner_out(store: Store) -> None:
+    """Each reset code goes to the mailbox, whoever asks for it, and verifies the address with a new password."""
+    for _ in range(5):
+        register(store, password=STRANGERS)
+    register(store)
+    with pytest.raises(Denied):
+        verify(store, newest_code(store))
+    for _ in range(5):
+        accounts.send_code(store, OUTBOX, CodePurpose.RESET, ADA)
+    accounts.reset_password(store, email=ADA, code=newest_code(store), new=NEW, save_token=print)
+    with pytest.raises(Denied):
+        log_in(store, password=STRANGERS)
+    log_in(store, password=NEW)
+
+
+def test_registration_that_the_limit_stops_counts_as_another_one(store: Store) -> None:
+    """Otherwise a stranger could register first and use up the limit, and a script of the owner would use the code."""
+    register(store, password=STRANGERS)
+    for _ in range(2):
+        accounts.send_code(store, OUTBOX, CodePurpose.VERIFY, ADA)
+    register(store)
+    assert len(sent_emails(store)) == 3
+    with pytest.raises(InvalidValue):
+        verify(store, newest_code(store), None)
+    with pytest.raises(Denied):
+        verify(store, newest_code(store))
+
+
+def test_code_alone_is_enough_for_an_address_registered_once(store: Store) -> None:
+    register(store)
+    accounts.send_code(store, OUTBOX, CodePurpose.VERIFY, ADA)
+    verify(store, newest_code(store), None)
+    log_in(store)
+
+
+def test_given_password_must_be_right_even_if_it_is_not_needed(store: Store) -> None:
+    register(store)
+    for password in ("", NEW, PASSWORD + " "):
+        with pytest.raises(Denied):
+            verify(store, newest_code(store), password)
+    verify(store, newest_code(store))
+
+
+def test_wrong_password_costs_a_try_of_the_code(store: Store) -> None:
+    register(store)
+    code = newest_code(store)
+    for _ in range(codes.MAX_TRIES):
+        assert "not the password" in denial(lambda: verify(store, code, NEW))[2]
+    assert denial(lambda: verify(store, code))[2] == "the code is wrong, used or expired"
+
+
+def test_missing_password_costs_no_try(store: Store) -> None:
+    register(store)
+    register(store)
+    for _ in range(codes.MAX_TRIES):
+        with pytest.raises(InvalidValue):
+            verify(store, newest_code(store), None)
+    verify(store, newest_code(store))
+
+
+def test_wrong_code_takes_no_work_and_reveals_nothing_about_the_password(store: Store) -> None:
+    register(store)
+    register(store)
+    CALLS.clear()
+    for password in (PASSWORD, NEW, None):
+        assert denial(lambda password=password: verify(store, "22222-22222", password))[2].startswith("the code is")  # type: ignore[misc]
+    assert not CALLS
+
+
+def test_registered_again_while_the_password_is_compared(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(store)
+    code = newest_code(store)
+
+    def compare_slowly(password: str, password_hash: str | None) -> bool:
+        register(store, password=STRANGERS)
+        return True
+
+    monkeypatch.setattr(passwords, "is_right", compare_slowly)
+    assert denial(lambda: verify(store, code))[2] == "the code is wrong, used or expired"
+    assert only_user(store).verified_at is None
+
+
+def test_unsent_code_of_a_new_registration_does_not_revive_the_old_one(store: Store) -> None:
+    register(store)
+    old = newest_code(store)
+    with pytest.raises(RelayUnavailable):
+        accounts.register(store, smtp_settings(1), email=ADA, password=STRANGERS)
+    with pytest.raises(Denied):
+        verify(store, old)
+
+
+def test_blocked_address_cannot_be_registered_again(store: Store) -> None:
+    register(store)
+    update_users(store, blocked_at=datetime.now(UTC))
+    before = only_user(store)
+    register(store, password=NEW, name="Somebody else")
+    assert only_user(store) == before
+    assert sent_emails(store)[-1]["Subject"] == "Your Skychimp account is blocked"
+
+
+# The end of accounts that nobody verifies
+
+
+def make_older(store: Store, age: timedelta) -> None:
+    update_users(store, created_at=datetime.now(UTC) - age)
+
+
+@pytest.mark.parametrize(("age", "is_left"), [(timedelta(days=6, hours=23), True), (timedelta(days=7), False)])
+def test_unverified_account_ends_after_seven_days(store: Store, age: timedelta, is_left: bool) -> None:
+    register(store)
+    make_older(store, age)
+    housekeeping.tidy(store)
+    assert (len(rows(store, User)), len(rows(store, Code)) > 0) == ((1, True) if is_left else (0, False))
+    actions = [row.action for row in rows(store, AuditEntry)]
+    assert actions == ["register"] if is_left else ["register", "expire"]
+
+
+def test_address_of_an_ended_account_is_free_at_the_next_registration(store: Store) -> None:
+    register(store, password=STRANGERS, name="Somebody")
+    make_older(store, timedelta(days=8))
+    register(store)
+    assert (only_user(store).id, only_user(store).name) == (2, "")  # an id is never used again
+    verify(store, newest_code(store), None)
+    log_in(store)
+
+
+def test_ended_account_gets_no_code(store: Store) -> None:
+    register(store)
+    make_older(store, timedelta(days=8))
+    accounts.send_code(store, OUTBOX, CodePurpose.VERIFY, ADA)
+    assert sent_emails(store)[-1]["Subject"] == "You have no Skychimp account"
+
+
+def test_registering_again_starts_the_seven_days_again(store: Store) -> None:
+    register(store)
+    make_older(store, timedelta(days=6))
+    register(store)
+    assert datetime.now(UTC) - only_user(store).created_at < timedelta(days=1)
+
+
+def test_verified_and_blocked_accounts_do_not_end(store: Store) -> None:
+    create_account(store)
+    register(store, EVE)
+    with store.write() as db:
+        db.exec(update(User).where(col(User.email) == EVE).values(blocked_at=datetime.now(UTC)))
+    make_older(store, timedelta(days=800))
+    housekeeping.tidy(store)
+    assert len(rows(store, User)) == 2
+
+
+def test_account_that_something_refers_to_does_not_end(store: Store) -> None:
+    """Such an account cannot come to be, but it must not stop the housekeeping or a registration."""
+    register(store)
+    with store.write() as db:
+        db.add(AuditEntry(at=datetime.now(UTC), actor_id=1, action="login", object="user"))
+    make_older(store, timedelta(days=8))
+    housekeeping.tidy(store)
+    register(store, EVE)
+    assert len(rows(store, User)) == 2
+
+
+# What happens if the address is taken
 
 
 def test_registering_a_taken_address_changes_nothing_and_notifies_its_owner(store: Store) -> None:
@@ -280,11 +493,11 @@ def test_at_most_three_emails_per_hour(store: Store, has_account: bool) -> None:
         create_account(store)
         pass_an_hour(store)
     for number in range(5):
-        register(store, password=f"password {number}")
+        register(store, password=f"a long password {number}")
     assert len(sent_emails(store)) == 3 + has_account
     if not has_account:  # without an email nothing changes: the code and password of the last email are valid
-        accounts.verify(store, email=ADA, code=newest_code(store))
-        log_in(store, password="password 2")
+        verify(store, newest_code(store), "a long password 2")
+        log_in(store, password="a long password 2")
     pass_an_hour(store)
     register(store)
     assert len(sent_emails(store)) == 4 + has_account
@@ -295,8 +508,8 @@ def test_new_code_replaces_the_old_one(store: Store) -> None:
     first = newest_code(store)
     accounts.send_code(store, OUTBOX, CodePurpose.VERIFY, ADA)
     with pytest.raises(Denied):
-        accounts.verify(store, email=ADA, code=first)
-    accounts.verify(store, email=ADA, code=newest_code(store))
+        accounts.verify(store, email=ADA, code=first, password=None)
+    verify(store, newest_code(store))
 
 
 def test_concurrent_verifications_use_the_code_once(store: Store) -> None:
@@ -308,7 +521,7 @@ def test_concurrent_verifications_use_the_code_once(store: Store) -> None:
         own_store = open_store(f"sqlite:///{store.path}")
         start.wait()
         try:
-            accounts.verify(own_store, email=ADA, code=code)
+            accounts.verify(own_store, email=ADA, code=code, password=None)
             results["verified"] += 1
         except Denied:
             results["denied"] += 1
@@ -375,7 +588,7 @@ def test_wrong_code_reveals_nothing(store: Store) -> None:
     def reset() -> None:
         accounts.reset_password(store, email=ADA, code="22222-22222", new=NEW, save_token=print)
 
-    denials = {denial(lambda: accounts.verify(store, email=ADA, code="22222-22222")) for _ in range(7)}
+    denials = {denial(lambda: accounts.verify(store, email=ADA, code="22222-22222", password=None)) for _ in range(7)}
     hint = 'run "skychimp verify --email Ada@example.org --resend" to get a new one'
     assert denials == {(5, "denied", "the code is wrong, used or expired", hint)}
     denials = {denial(reset) for _ in range(7)}
@@ -384,24 +597,12 @@ def test_wrong_code_reveals_nothing(store: Store) -> None:
     assert CALLS == ["hash"] * 7
 
 
-@pytest.mark.usefixtures("every_state")
-def test_same_work_for_every_account_state(store: Store) -> None:
-    """The conversation with the mail server is the same, except for the final dot of an email that is not delivered."""
-
-    def smtp_commands(do: Callable[[Settings], object]) -> list[str]:
-        with ScriptedServer([GREETING, accept_mail()]) as server:
-            assert do(smtp_settings(server.port)) == "Ada@example.org"
-            server.wait()
-        lines = server.received.splitlines()
-        return [line[:4].decode() for line in lines if line[:5] in (b"MAIL ", b"RCPT ", b"DATA")]
-
-    envelope = ["MAIL", "RCPT", "DATA"]
-    assert smtp_commands(lambda settings: accounts.register(store, settings, email=ADA, password=NEW)) == envelope
-    assert CALLS == ["hash"]
-    for purpose in CodePurpose:
-        send_code = partial(send_code_to_ada, store, purpose)
-        for _ in range(5):
-            assert smtp_commands(send_code) == envelope
+def requests(store: Store) -> list[Callable[[Settings], str]]:
+    """Return the calls with which anybody can ask for an email to Ada."""
+    return [
+        lambda settings: accounts.register(store, settings, email=ADA, password=NEW),
+        *(partial(send_code_to_ada, store, purpose) for purpose in CodePurpose),
+    ]
 
 
 def send_code_to_ada(store: Store, purpose: CodePurpose, settings: Settings) -> str:
@@ -412,26 +613,49 @@ def smtp_settings(port: int) -> Settings:
     return make_settings(port, mail__return_path="ada@skychimp.test")
 
 
-@pytest.mark.parametrize("purpose", CodePurpose)
+@pytest.mark.usefixtures("every_state")
+def test_same_conversation_with_the_mail_server_for_every_account_state(store: Store) -> None:
+    """One email is completely sent for each request, until its mailbox was sent enough."""
+
+    def smtp_commands(do: Callable[[Settings], object]) -> list[str]:
+        with ScriptedServer([GREETING, accept_mail()]) as server:
+            assert do(smtp_settings(server.port)) == "Ada@example.org"
+            server.wait() if server.conversations else None
+        lines = server.received.splitlines()
+        return [line[:4].decode() for line in lines if line[:5] in (b"MAIL ", b"RCPT ", b"DATA") or line == b"."]
+
+    ask_register, ask_verify, ask_reset = requests(store)
+    sent = [smtp_commands(do) for do in (ask_register, ask_verify, ask_verify, ask_verify, *[ask_reset] * 4)]
+    envelope = ["MAIL", "RCPT", "DATA", "."]
+    assert sent == [envelope, envelope, envelope, [], envelope, envelope, envelope, []]
+    assert CALLS == ["hash"]
+
+
 @pytest.mark.parametrize(
-    ("set_state", "usable_codes"),
+    ("set_state", "verify_subject", "reset_subject"),
     [
-        (no_account, set()),
-        (unverified_account, {CodePurpose.VERIFY, CodePurpose.RESET}),
-        (verified_account, {CodePurpose.RESET}),
-        (blocked_account, set()),
-        (account_without_password, {CodePurpose.RESET}),
+        (no_account, "You have no Skychimp account", "You have no Skychimp account"),
+        (unverified_account, "Your Skychimp verification code", "Your Skychimp password reset code"),
+        (verified_account, "You already have a Skychimp account", "Your Skychimp password reset code"),
+        (blocked_account, "Your Skychimp account is blocked", "Your Skychimp account is blocked"),
+        (account_without_password, "You already have a Skychimp account", "Your Skychimp password reset code"),
     ],
 )
-def test_code_is_sent_only_to_users_who_can_use_it(
-    store: Store, set_state: Callable[[Store], None], usable_codes: set[CodePurpose], purpose: CodePurpose
+def test_mailbox_learns_what_is_known_about_its_address(
+    store: Store, set_state: Callable[[Store], None], verify_subject: str, reset_subject: str
 ) -> None:
     set_state(store)
     before = len(sent_emails(store))
-    for _ in range(5):
-        accounts.send_code(store, OUTBOX, purpose, ADA)
-    assert len(sent_emails(store)) - before == (3 if purpose in usable_codes else 0)
-    assert not list((store.path.with_name("outbox") / "tmp").iterdir())
+    for purpose in CodePurpose:
+        for _ in range(5):
+            accounts.send_code(store, OUTBOX, purpose, ADA)
+    sent = sent_emails(store)[before:]
+    assert [email["Subject"] for email in sent] == [verify_subject] * 3 + [reset_subject] * 3
+    for email in sent:
+        text, html = body_of(email), body_of(email, "html")
+        assert ("XXXXX" in re.sub("[A-Z0-9]{5}-[A-Z0-9]{5}", "XXXXX", text)) == email["Subject"].endswith("code")
+        assert all(len(line) < 80 for line in text.splitlines())
+        assert " ".join(text.split()[:9]) in " ".join(re.sub("<[^>]*>", " ", html).split())
 
 
 @pytest.mark.usefixtures("every_state")
@@ -442,6 +666,8 @@ def test_code_is_sent_only_to_users_who_can_use_it(
         ("RCPT", b"450 4.2.0 greylisted\r\n", RelayUnavailable),
         ("RCPT", b"550 5.1.1 no such mailbox\r\n", RelayRefused),
         ("DATA", b"", RelayUnavailable),
+        (".", b"451 4.3.0 not now\r\n", RelayUnavailable),
+        (".", b"554 5.7.1 refused\r\n", RelayRefused),
     ],
 )
 def test_sending_fails_alike_for_every_account_state(
@@ -450,9 +676,58 @@ def test_sending_fails_alike_for_every_account_state(
     def answer(received: str, address: str) -> bytes | None:
         return reply if received == command else None
 
-    for purpose in CodePurpose:
+    for do in requests(store) * 2:  # an unsent email does not count towards the limit
         with ScriptedServer([GREETING, accept_mail(answer)]) as server, pytest.raises(error):
-            accounts.send_code(store, smtp_settings(server.port), purpose, ADA)
+            do(smtp_settings(server.port))
+
+
+@pytest.mark.usefixtures("every_state")
+def test_slow_mail_server_takes_the_same_time_for_every_account_state(store: Store) -> None:
+    """Each reply takes a while, the one to the final dot most of all, so an email that is not sent would be noticed."""
+    delay_s, replies = 0.1, ("MAIL", "RCPT", "DATA", ".")
+
+    def answer_slowly(received: str, address: str) -> None:
+        time.sleep(delay_s if received in replies else 0)
+
+    for do in requests(store):
+        with ScriptedServer([GREETING, accept_mail(answer_slowly)]) as server:
+            start = time.monotonic()
+            do(smtp_settings(server.port))
+            assert time.monotonic() - start >= delay_s * len(replies)
+
+
+@pytest.mark.usefixtures("every_state")
+def test_limit_for_all_addresses_is_the_same_for_every_account_state(store: Store) -> None:
+    settings = Settings(mail=OUTBOX.mail.model_copy(update={"account_emails_per_hour": 1}))
+    accounts.send_code(store, settings, CodePurpose.RESET, "nobody@example.org")
+    before = rows(store, User)
+    for do in requests(store):
+        assert denial(partial(do, settings))[2:] == (
+            "too many emails about accounts were sent in the last hour",
+            "try again later, or raise mail.account_emails_per_hour",
+        )
+    assert rows(store, User) == before
+
+
+def test_concurrent_requests_send_three_emails(store: Store) -> None:
+    start = threading.Barrier(8)
+
+    def ask() -> None:
+        own_store = open_store(f"sqlite:///{store.path}")
+        start.wait()
+        accounts.send_code(own_store, OUTBOX, CodePurpose.RESET, ADA)
+        own_store.close()
+
+    run_in_threads(8, ask)
+    assert len(sent_emails(store)) == 3
+
+
+def test_tagged_addresses_of_one_mailbox_are_sent_three_emails(store: Store) -> None:
+    for number in range(20):
+        register(store, f"ada+{number}@example.org")
+        accounts.send_code(store, OUTBOX, CodePurpose.RESET, f"ada+{number}@example.org")
+    assert len(sent_emails(store)) == 6
+    assert len(rows(store, User)) == 3  # no account without an email
 
 
 def test_unsent_emails_do_not_count_towards_the_limit(store: Store) -> None:
@@ -462,7 +737,7 @@ def test_unsent_emails_do_not_count_towards_the_limit(store: Store) -> None:
             accounts.register(store, unreachable, email=ADA, password=PASSWORD)
     assert only_user(store).verified_at is None
     accounts.send_code(store, OUTBOX, CodePurpose.VERIFY, ADA)
-    accounts.verify(store, email=ADA, code=newest_code(store))
+    verify(store, newest_code(store))
     log_in(store)
 
 
@@ -475,7 +750,7 @@ def test_code_stays_valid_if_the_final_reply_is_lost(store: Store) -> None:
         server.wait()
         (email,) = server.emails
     code = next(line for line in email.decode().splitlines() if len(line) == codes.LENGTH + 1 and line.isupper())
-    accounts.verify(store, email=ADA, code=code)
+    accounts.verify(store, email=ADA, code=code, password=None)
 
 
 # Log in and out
@@ -486,7 +761,7 @@ def test_reason_of_a_refusal_is_told_only_with_the_right_password(store: Store) 
     assert denial(lambda: log_in(store))[2:] == (
         "your email address is not verified", 'run "skychimp verify --email Ada@example.org CODE"',
     )  # fmt: skip
-    accounts.verify(store, email=ADA, code=newest_code(store))
+    verify(store, newest_code(store))
     update_users(store, blocked_at=datetime.now(UTC))
     assert denial(lambda: log_in(store))[2] == "your account is blocked"
     assert not rows(store, Login)
@@ -501,7 +776,7 @@ def test_blocked_user_cannot_use_a_code(store: Store) -> None:
     with pytest.raises(Denied):
         accounts.reset_password(store, email=ADA, code=newest_code(store), new=NEW, save_token=print)
     with pytest.raises(Denied):
-        accounts.verify(store, email=EVE, code=verify_code)
+        accounts.verify(store, email=EVE, code=verify_code, password=None)
 
 
 def test_no_session_if_it_cannot_be_saved(store: Store) -> None:
@@ -596,7 +871,7 @@ def test_log_out_ends_one_session(store: Store) -> None:
 
 def test_whoami(store: Store) -> None:
     register(store, name="Ada")
-    accounts.verify(store, email=ADA, code=newest_code(store))
+    verify(store, newest_code(store))
     user = accounts.whoami(store, log_in(store))
     assert (user.email, user.name, user.role) == ("Ada@example.org", "Ada", Role.USER)
     assert user.session_ends_at is not None
@@ -692,7 +967,7 @@ def test_audit_trail_of_accounts(store: Store) -> None:
     accounts.reset_password(store, email=ADA, code=newest_code(store), new=PASSWORD, save_token=print)
     accounts.logout(store, log_in(store))
     with pytest.raises(Denied):
-        accounts.verify(store, email=EVE, code="22222-22222")
+        accounts.verify(store, email=EVE, code="22222-22222", password=None)
     trail = [(row.actor_id, row.action, row.object_id) for row in rows(store, AuditEntry)]
     assert trail == [
         (None, "register", 1),

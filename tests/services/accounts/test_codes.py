@@ -1,4 +1,4 @@
-"""Codes: their format, how long they are valid, and how many are sent."""
+"""Codes: their format, and how long they are valid."""
 
 import math
 import re
@@ -20,16 +20,9 @@ SECOND = timedelta(seconds=1)
 VERIFY, RESET = CodePurpose.VERIFY, CodePurpose.RESET
 
 
-def try_to_issue(store: Store, actor: Actor, purpose: CodePurpose = VERIFY, at: datetime = NOW) -> str | None:
-    with store.write() as db:
-        issued = codes.issue(db, actor.user_id, purpose, at)
-    return None if issued is None else issued.text
-
-
 def issue(store: Store, actor: Actor, purpose: CodePurpose = VERIFY, at: datetime = NOW) -> str:
-    text = try_to_issue(store, actor, purpose, at)
-    assert text is not None
-    return text
+    with store.write() as db:
+        return codes.issue(db, actor.user_id, purpose, at).text
 
 
 def redeem(store: Store, actor: Actor, text: str, purpose: CodePurpose = VERIFY, at: datetime = NOW) -> bool:
@@ -103,22 +96,24 @@ def test_only_the_newest_code_is_valid(store: Store, ada: Actor) -> None:
     assert redeem(store, ada, second, at=NOW + SECOND)
 
 
-def test_three_codes_per_hour(store: Store, ada: Actor, bob: Actor) -> None:
-    issued = [issue(store, ada, at=NOW + minute * timedelta(minutes=10)) for minute in range(3)]
-    assert try_to_issue(store, ada, at=NOW + timedelta(minutes=59)) is None
-    assert redeem(store, ada, issued[-1], at=NOW + timedelta(minutes=21))  # asking for more does not invalidate it
-    assert try_to_issue(store, ada, RESET)
-    assert try_to_issue(store, bob)
-    assert try_to_issue(store, ada, at=NOW + timedelta(hours=1))
+def test_check_leaves_a_code_valid_and_counts_wrong_ones(store: Store, ada: Actor) -> None:
+    code = issue(store, ada)
+    with store.write() as db:
+        for _ in range(codes.MAX_TRIES - 1):
+            assert codes.check(db, ada.user_id, VERIFY, code, NOW)
+            assert not codes.check(db, ada.user_id, VERIFY, "22222-22222", NOW)
+        assert codes.check(db, ada.user_id, VERIFY, code, NOW)
+        codes.count_try(db, ada.user_id, VERIFY, NOW)
+        assert not codes.check(db, ada.user_id, VERIFY, code, NOW)
+        codes.count_try(db, ada.user_id, VERIFY, NOW)
+    assert not redeem(store, ada, code)
 
 
-def test_withdrawn_code_does_not_count_towards_the_limit(store: Store, ada: Actor) -> None:
-    for _ in range(5):
-        with store.write() as db:
-            unsent = codes.issue(db, ada.user_id, VERIFY, NOW)
-            assert unsent is not None
-            codes.withdraw(db, unsent.id)
-    assert try_to_issue(store, ada)
+def test_withdrawn_code_is_invalid(store: Store, ada: Actor) -> None:
+    with store.write() as db:
+        unsent = codes.issue(db, ada.user_id, VERIFY, NOW)
+        codes.withdraw(db, unsent.id)
+    assert not redeem(store, ada, unsent.text)
 
 
 def test_concurrent_tries_use_a_code_once(store: Store, ada: Actor) -> None:
@@ -143,6 +138,6 @@ def test_expired_codes_are_deleted(store: Store, ada: Actor) -> None:
     issue(store, ada)
     newer = issue(store, ada, at=NOW + SECOND)
     with store.write() as db:
-        codes.delete_expired(db, NOW + timedelta(hours=1))
+        codes.delete_expired(db, NOW + codes.LIFETIME)
     assert [code.created_at for code in rows(store, Code)] == [NOW + SECOND]
     assert redeem(store, ada, newer, at=NOW + 2 * SECOND)

@@ -1,9 +1,14 @@
-"""Passwords: how they are hashed, and how much work a comparison is."""
+"""Passwords: which are refused, how they are hashed, and how much work a comparison is."""
+
+import contextlib
+import time
 
 import argon2
 import pytest
 from argon2 import PasswordHasher, extract_parameters
 from argon2.low_level import Type
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.argon import CALLS, FastHasher, fast_argon2  # noqa: F401
 
 from skychimp.errors import InvalidValue
@@ -11,7 +16,7 @@ from skychimp.services.accounts import passwords
 
 
 def test_hash_is_argon2id_with_at_least_the_parameters_of_owasp() -> None:
-    parameters = extract_parameters(passwords.hash_password("correct horse"))
+    parameters = extract_parameters(passwords.hash_password("correct horse battery"))
     assert parameters.type == Type.ID
     assert parameters.memory_cost >= 19 * 1024
     assert parameters.time_cost >= 2
@@ -20,7 +25,9 @@ def test_hash_is_argon2id_with_at_least_the_parameters_of_owasp() -> None:
 
 
 @pytest.mark.usefixtures("fast_argon2")
-@pytest.mark.parametrize("password", ["12345678", "пароль-из-слов", "x" * 1000, "  spaces  "])
+@pytest.mark.parametrize(
+    "password", ["tr0ub4dor&3xyz", "пароль-из-слов", "four words " * 90, "  more spaces  ", "0xk4u2m9q7w1"]
+)
 def test_valid_passwords(password: str) -> None:
     password_hash = passwords.hash_password(password)
     assert passwords.is_right(password, password_hash)
@@ -29,17 +36,72 @@ def test_valid_passwords(password: str) -> None:
     assert PasswordHasher().verify(password_hash, password)
 
 
-@pytest.mark.parametrize("password", ["", "1234567", "x" * 1001, "\udcff" * 8])
+@pytest.mark.parametrize("password", ["", "x", "0xk4u2m9q7w", "four words " * 91, "\udcff" * 12])
 def test_invalid_passwords(password: str) -> None:
     with pytest.raises(InvalidValue) as caught:
         passwords.hash_password(password)
-    assert not password or password not in caught.value.message
+    assert len(password) < 2 or password not in caught.value.message
+
+
+COMMON = [
+    *("password1234", "Password1234", "PASSWORD1234", "passwordpassword", "p4ssw0rd1234", "drowssapdrowssap"),
+    *("123456789012", "1234567890123", "000000000000", "aaaaaaaaaaaa", "abababababab", "abcdefghijkl", "121212121212"),
+    *("qwertyuiop12", "qwertyuiopas", "qwerty123456", "1q2w3e4r5t6y", "1qaz2wsx3edc", "asdfghjkl;'#"),
+    *("iloveyou1234", "letmeinletmein", "trustno1trustno1", "administrator", "unbelievable", "basketball123"),
+    *("changeme1234", "monkeymonkey", "dragondragon", "welcome12345", "   password   "),
+    *("x" * 1000, "ab" * 500, "password" * 100),
+]
+
+
+@pytest.mark.parametrize("password", COMMON)
+def test_common_passwords_and_patterns_are_refused(password: str) -> None:
+    with pytest.raises(InvalidValue, match="is too common or too easy to guess"):
+        passwords.validate(password)
+
+
+OWNER = ("Ada.Lovelace+news@Example.org", "Ada  King, Countess")
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "Ada.Lovelace+news@Example.org", "ada.lovelace+news@example.org", "ada.lovelace+news", "ADA.LOVELACE",
+        "ada.lovelace", "ada_lovelace_1815", "1815 Ada Lovelace", "Ada King, Countess", "adakingcountess",
+        "ada-king-countess-99!",
+    ],
+)  # fmt: skip
+def test_address_or_name_is_no_password(password: str) -> None:
+    with pytest.raises(InvalidValue, match="is your email address or your name"):
+        passwords.validate(password, *OWNER)
+
+
+@pytest.mark.parametrize("password", ["ada.lovelace likes engines", "7392-5810-4467", "countess of numbers"])
+def test_password_may_contain_more_than_the_address_or_name(password: str) -> None:
+    for owner in (OWNER, ("a@b", ""), ("", "12"), ()):
+        passwords.validate(password, *owner)
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=1100), st.text(max_size=300), st.text(max_size=100))
+def test_any_text_is_valid_or_refused(password: str, email: str, name: str) -> None:
+    with contextlib.suppress(InvalidValue):
+        passwords.validate(password, email, name)
+
+
+@pytest.mark.parametrize("unit", ["@8({[<369$!|1%05+72", "a1", "1900-", "@", "zxcvbnm,./", "passw0rd!"])
+def test_estimate_of_a_long_password_ends_soon(unit: str) -> None:
+    """An estimate of all 1000 characters would take hours."""
+    start = time.monotonic()
+    with contextlib.suppress(InvalidValue):
+        passwords.validate((unit * 1000)[:1000])
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.usefixtures("fast_argon2")
 def test_composed_and_decomposed_characters_are_the_same() -> None:
     assert passwords.is_right(
-        "pa\N{COMBINING DIAERESIS}ss wo\N{COMBINING DIAERESIS}rd", passwords.hash_password("päss wörd")
+        "pa\N{COMBINING DIAERESIS}ss wo\N{COMBINING DIAERESIS}rd and more",
+        passwords.hash_password("päss wörd and more"),
     )
 
 

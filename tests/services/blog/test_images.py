@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import os
 import stat
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from conftest import create_user
 from PIL import Image, PngImagePlugin
 from sqlalchemy import text
+from support.accounts import NOBODY, needs_root
 
 from skychimp.errors import InvalidValue, StoreFailed
 from skychimp.models import Role
@@ -132,6 +135,37 @@ def test_decompression_bomb_is_refused_before_decoding(width: int, height: int) 
         images.reencode(png_of(width, height))
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 50_000_000), (50_000_000, 1), (2, 20_000_000), (700, 65_536)])
+def test_image_with_an_endless_side_is_refused_before_decoding(width: int, height: int) -> None:
+    with pytest.raises(InvalidValue, match="longer than 65,535 pixels"):
+        images.reencode(png_of(width, height))
+    with pytest.raises(OSError, match="longer than 65,535 pixels"):
+        images.read_pixels(png_of(width, height), 20, 20)
+
+
+def progressive_jpeg(size: tuple[int, int], more_scans: int) -> bytes:
+    """Return a progressive JPEG that repeats its last scan."""
+    data = picture("JPEG", size, progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last_scan * more_scans + data[-2:]
+
+
+@pytest.mark.parametrize(
+    ("size", "more_scans"), [((2000, 2000), 1_500), ((7_000, 7_000), 100), ((1_000, 1_000), 5_000)]
+)
+def test_jpeg_with_too_many_scans_is_refused_before_decoding(size: tuple[int, int], more_scans: int) -> None:
+    data = progressive_jpeg(size, more_scans)
+    with pytest.raises(InvalidValue, match=r"the image has [0-9,]+ scans"):
+        images.reencode(data)
+    with pytest.raises(OSError, match="scans"):
+        images.read_pixels(data, 20, 20)
+
+
+@pytest.mark.parametrize(("size", "more_scans"), [((7_000, 7_000), 0), ((2_000, 2_000), 10), ((40, 20), 500)])
+def test_progressive_jpeg_is_accepted(size: tuple[int, int], more_scans: int) -> None:
+    assert images.reencode(progressive_jpeg(size, more_scans)).name.endswith(".jpg")
+
+
 @pytest.mark.parametrize(
     "raw",
     [b"", b"text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", png_of(100, 100), picture()[:-30], picture("TIFF"),
@@ -220,10 +254,89 @@ def test_image_file_is_written_before_its_row_and_removed_after_it(
 def test_leftovers_of_a_killed_writer_are_removed(store: Store, editor: Actor) -> None:
     image = images.reencode(picture())
     posts.create(store, editor, title="A", content="B", image=image)
-    (images.image_folder(store) / ".half written").write_bytes(b"half")
+    (images.image_folder(store) / f".{image.name}.0123abcd").write_bytes(b"half")
 
     housekeeping.tidy(store)
     assert stored_files(store) == [image.name]
+
+
+USER_FILES = [
+    "notes.txt",
+    "d41d8cd98f00b204e9800998ecf8427e.png",
+    ".half written",
+    "0" * 32 + ".jpg",
+    ".x.png.0123abcd",
+]
+
+
+def test_files_of_the_user_are_never_removed(store: Store, editor: Actor) -> None:
+    """Also not one that is named after a hash of another kind, as we do not know it."""
+    post = posts.create(store, editor, title="A", content="B", image=images.reencode(picture()))
+    folder = images.image_folder(store)
+    for name in USER_FILES:
+        (folder / name).write_text("precious")
+    ours = images.reencode(picture("JPEG"))
+    (folder / ours.name).symlink_to("notes.txt")
+    (folder / f".{ours.name}.0123abcd").mkdir()
+
+    posts.remove(store, editor, post.slug)
+    housekeeping.tidy(store)
+    assert stored_files(store) == sorted([*USER_FILES, ours.name, f".{ours.name}.0123abcd"])
+    assert {(folder / name).read_text() for name in USER_FILES} == {"precious"}
+
+
+def make_link(folder: Path, docs: Path) -> None:
+    folder.rename(docs)
+    folder.symlink_to(docs.name)
+
+
+UNSAFE_FOLDERS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "a link": (make_link, "is a link"),
+    "writable by others": (lambda folder, _: folder.chmod(0o777), "can be changed by others"),
+    "of another account": (lambda folder, _: os.chown(folder, NOBODY, NOBODY), "belongs to nobody"),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("kind", UNSAFE_FOLDERS)
+def test_unsafe_folder_is_not_changed_and_not_read(store: Store, editor: Actor, tmp_path: Path, kind: str) -> None:
+    first, other = images.reencode(picture()), images.reencode(picture("JPEG"))
+    post = posts.create(store, editor, title="A", content="B", image=first)
+    docs = tmp_path / "docs"
+    make, fault = UNSAFE_FOLDERS[kind]
+    make(images.image_folder(store), docs)
+    (images.image_folder(store) / other.name).write_bytes(other.data)
+    before = (stored_files(store), os.stat(images.image_folder(store)).st_mode)
+
+    with pytest.raises(StoreFailed, match=f"{store.path.name}.images {fault}"):
+        posts.create(store, editor, title="C", content="D", image=other)
+    with pytest.raises(OSError, match=fault):
+        images.read(store, first.name)
+    posts.remove(store, editor, post.slug)
+    housekeeping.tidy(store)
+    assert (stored_files(store), os.stat(images.image_folder(store)).st_mode) == before
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/etc/hostname")])
+def test_only_a_regular_file_is_read_as_an_image(store: Store, make: Callable[[Path], object]) -> None:
+    image = images.reencode(picture())
+    images.save(store, image)
+    path = images.image_path(store, image.name)
+    path.unlink()
+    make(path)
+    with pytest.raises(OSError):  # noqa: PT011
+        images.read(store, image.name)
+    assert images.find(store, image.name) is None
+
+
+def test_link_in_the_place_of_an_image_is_replaced_not_followed(store: Store, tmp_path: Path) -> None:
+    image = images.reencode(picture())
+    (tmp_path / "precious").write_text("precious")
+    images.image_folder(store).mkdir(mode=0o700)
+    images.image_path(store, image.name).symlink_to(tmp_path / "precious")
+    images.save(store, image)
+    assert images.read(store, image.name) == image.data
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 @pytest.mark.parametrize("name", ["../skychimp.db", "/etc/passwd", "x.png", "a" * 32 + ".svg", "A" * 32 + ".png", ""])
@@ -241,16 +354,15 @@ def test_foreign_image_name_is_never_used_as_a_path(store: Store, editor: Actor,
 # Display
 
 
-def test_pixels_are_scaled_down_to_fit(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(images.reencode(picture(size=(400, 200))).data)
+def test_pixels_are_scaled_down_to_fit() -> None:
+    wide = images.reencode(picture(size=(400, 200))).data
     clear = io.BytesIO()
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(clear, "PNG")
-    (tmp_path / "clear.png").write_bytes(images.reencode(clear.getvalue()).data)
 
-    rows = images.read_pixels(tmp_path / "a.png", 20, 20)
+    rows = images.read_pixels(wide, 20, 20)
     assert [len(row) for row in rows] == [20] * 10
     assert is_close(rows[5][2], RED)
     assert is_close(rows[5][17], BLUE)
-    assert images.read_pixels(tmp_path / "clear.png", 20, 20) == [[None] * 4] * 4
-    with pytest.raises(OSError, match="gone"):
-        images.read_pixels(tmp_path / "gone.png", 20, 20)
+    assert images.read_pixels(images.reencode(clear.getvalue()).data, 20, 20) == [[None] * 4] * 4
+    with pytest.raises(OSError, match="cannot identify"):
+        images.read_pixels(b"damaged", 20, 20)

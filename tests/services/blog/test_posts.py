@@ -90,7 +90,7 @@ def test_writers_may_change_all_posts(store: Store, editor: Actor, role: Role) -
     assert posts.change(store, other, draft.slug, title="Better").title == "Better"
     assert posts.publish(store, other, draft.slug).published_at is not None
     assert posts.remove(store, other, draft.slug).id == draft.id
-    assert [action for action, *_ in audited(store)] == ["publish", "delete"]
+    assert [action for action, *_ in audited(store)] == ["create", "update", "publish", "delete"]
 
 
 # From draft to published
@@ -141,7 +141,8 @@ def test_publishing_again_changes_the_time_only_if_one_is_given(store: Store, ed
     )  # now
     assert posts.unpublish(store, editor, post.slug).published_at is None
     entries = [(action, kind, number, detail) for action, kind, number, detail in audited(store)]
-    assert entries == [("publish", "post", post.id, "A title")] * 4 + [("unpublish", "post", post.id, "A title")]
+    actions = ["create", *["publish"] * 4, "unpublish"]
+    assert entries == [(action, "post", post.id, "A title") for action in actions]
 
 
 def test_change_increments_the_revision_and_keeps_the_slug(store: Store, editor: Actor) -> None:

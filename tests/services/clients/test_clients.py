@@ -3,6 +3,7 @@
 import csv
 import io
 import string
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from skychimp.models import Client, Delivery, DeliveryState
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.clients import clients, csv_files, importing, jsonl_files
 from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.importing import ImportedRow, ImportResult, RejectedRow
+from skychimp.services.clients.importing import ImportedRow, ImportResult, InvalidRow, RejectedRow
 from skychimp.services.listing import ListOptions
 from skychimp.store.database import Store
 
@@ -358,6 +359,67 @@ def test_unclosed_quote_spoils_only_its_own_row(store: Store, ada: Actor, cell: 
 
     assert list(bad) == [2]
     assert result == ImportResult(created=50, bad=1)
+
+
+@pytest.mark.parametrize("line", ['a","""', 'a","', 'a@example.org","'])
+def test_file_with_nothing_but_unclosed_quotes_is_not_read_again_and_again(line: str) -> None:
+    """A file of this size took hours. The limit is generous."""
+    started = time.process_time()
+    rows = list(csv_files.read(open_text(("email,name\n" + f"{line}\n" * 200_000).encode())).rows)
+
+    assert time.process_time() - started < 10
+    assert rows[-1].reason == "too many unclosed quotes; the rest of the file was not read"  # type: ignore[union-attr]
+
+
+def test_many_unclosed_quotes_spoil_only_their_own_rows() -> None:
+    line = "".join(f"good{{0}}-{number}@example.org,N\n" for number in range(20)) + 'bad{0}@example.org,"Bad\n'
+    rows = list(csv_files.read(open_text(("email,name\n" + "".join(map(line.format, range(1_000)))).encode())).rows)
+
+    assert sum(isinstance(row, InvalidRow) for row in rows) == 1_000
+    assert sum(isinstance(row, ImportedRow) for row in rows) == 20_000
+
+
+def test_row_of_endless_lines_is_refused() -> None:
+    rows = list(csv_files.read(open_text(b'email,name\n"' + b"x\n" * 40_000 + b'"\nx@example.org,X\n')).rows)
+
+    assert isinstance(rows[0], InvalidRow)
+    assert isinstance(rows[-1], ImportedRow)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "email," + "," * 200_000 + "\n" + "a\n" * 100_000,
+        "email,tags\na@example.org," + "t;" * 400_000 + "\n",
+        "email,tags\n" + 'a@example.org,"' + "t," * 400_000 + '"\n',
+        "email\n" + "," * 900_000 + "\n",
+        "email\n" + '"",' * 300_000 + "\n",
+        "email\n" + "'" * 900_000 + "\n",
+        "email\n" + '"' * 900_000 + "\n",
+        "email\n" + "a\r" * 50_000,
+        'Email Address,LEID,TAGS\na@example.org,1,"' + '""a"",' * 100_000 + '"\n',
+        'email,attributes\na@example.org,"' + "[" * 400_000 + "]" * 400_000 + '"\n',
+        'email,attributes\na@example.org,"{""a"": ' + "9" * 900_000 + '}"\n',
+    ],
+    ids=range(11),
+)
+def test_hostile_csv_is_read_in_linear_time(store: Store, ada: Actor, data: str) -> None:
+    """Ten seconds are generous for a file of at most 1 MB, but not for quadratic time."""
+    started = time.process_time()
+    with suppress(InvalidValue):
+        import_csv(store, ada, data)
+    assert time.process_time() - started < 10
+
+
+def test_csv_with_too_many_columns_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="the file has 1,002 columns"):
+        csv_files.read(open_text(b"email," + b"," * 1_000))
+
+
+def test_client_with_a_million_tags_is_refused(store: Store, ada: Actor) -> None:
+    result, bad = import_csv(store, ada, "email,tags\na@example.org," + ";".join(map(str, range(100_000))) + "\n")
+
+    assert (result.bad, bad) == (1, {2: "too many tags: 100,000"})
 
 
 def test_without_update_the_first_row_of_an_address_wins(store: Store, ada: Actor) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -64,3 +66,24 @@ def test_no_value_breaks_the_reader(values: list[object]) -> None:
         '{"email": "x", "name": "", "comment": "", "tags": []}\n' + "\n".join([*lines, *map(json.dumps, values)])
     )
     assert all(isinstance(row, ImportedRow | InvalidRow) for row in rows)
+
+
+HEADER = '{"email": "ada@example.org"}\n'
+DEPTH = 400_000
+
+
+@pytest.mark.parametrize("first_line", ["", HEADER])
+@pytest.mark.parametrize(
+    "value",
+    ["[" * DEPTH, "[" * DEPTH + "]" * DEPTH, '{"a":' * (DEPTH // 4), "9" * DEPTH, "1." + "9" * DEPTH,
+     "1e" + "9" * DEPTH,
+     "-" * DEPTH, '"' + "\\" * DEPTH + '"', '"' + "\\u0041" * (DEPTH // 6) + '"',
+     '""' + "".join(f',"k{number}":1' for number in range(DEPTH // 12)), '"","email":' * (DEPTH // 12) + '""'],
+    ids=range(11),
+)  # fmt: skip
+def test_hostile_line_is_read_in_linear_time(first_line: str, value: str) -> None:
+    """Ten seconds are generous for a line of at most 1 MB, but not for quadratic time."""
+    started = time.process_time()
+    with suppress(InvalidValue):
+        read_rows(f'{first_line}{{"email":{value}}}\n')
+    assert time.process_time() - started < 10

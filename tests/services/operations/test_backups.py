@@ -118,7 +118,9 @@ def test_backup_is_one_complete_private_file(store: Store, ada: Actor, file: Pat
 def test_next_backup_replaces_the_file(store: Store, ada: Actor, file: Path) -> None:
     backups.backup(store, OPERATOR, file)
     clients.create(store, ada, email="bob@example.org")
-    assert backups.backup(store, OPERATOR, file).clients == 1
+    with pytest.raises(Conflict, match="already exists"):
+        backups.backup(store, OPERATOR, file)
+    assert backups.backup(store, OPERATOR, file, replace=True).clients == 1
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
@@ -126,10 +128,11 @@ def test_old_leftovers_of_a_killed_backup_are_removed(store: Store, file: Path) 
     old, young, other = (
         file.with_name(f"{file.name}.{end}") for end in ("draft-01234567", "draft-89abcdef", "01234567")
     )
-    for file_ in (old, young, other):
-        file_.write_text("half a backup")
+    for folder in (old, young, other):
+        folder.mkdir(mode=0o700)
+        (folder / "draft").write_text("half a backup")
         two_days_ago = datetime.now(UTC).timestamp() - 2 * 86_400
-        os.utime(file_, (two_days_ago, two_days_ago) if file_ != young else None)
+        os.utime(folder / "draft", (two_days_ago, two_days_ago) if folder != young else None)
     backups.backup(store, OPERATOR, file)
     assert {path.name for path in file.parent.iterdir()} == {file.name, young.name, other.name}
 

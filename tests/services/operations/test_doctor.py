@@ -1,20 +1,24 @@
 """Test that `doctor` finds faults with their remedies, and that a wrong clock stops sending until it is accepted."""
 
+import os
+import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.accounts import MAIL, NOBODY, needs_root
 from support.command import CommandResult, Home
 from support.nameserver import NameServer
 from support.sending import attempts, create_mailing, make_settings, rows, send
 from support.servers import GREETING, CountingReceiver, ScriptedServer, Step, hang, read_line
 
+from skychimp import files
 from skychimp.errors import ClockBehind
 from skychimp.models import Every, Mailing, RelayState, Run, StoreInfo
-from skychimp.permissions import Actor
-from skychimp.services.operations import doctor
+from skychimp.permissions import OPERATOR, Actor
+from skychimp.services.operations import clock, doctor
 from skychimp.services.operations.findings import Finding, Level
 from skychimp.store.database import Store
 
@@ -126,7 +130,7 @@ BROKEN: dict[str, tuple[Callable[[Store], object], dict[str, Any], int, str, str
     ),
     "an unreachable mail server": (
         lambda store: None, {"smtp__port": "1"}, 1, "relay",
-        "cannot connect to", "smtp.port, and that the mail server is running",
+        "cannot connect to", "smtp.port and smtp.security, and that the mail server is running",
     ),
     "a mail server without STARTTLS": (
         lambda store: None, {"smtp__security": "starttls"}, 1, "relay",
@@ -164,6 +168,7 @@ def test_warnings_do_not_change_the_exit_status(
         db.add(RelayState(relay="x:25", paused_at=now, reason="535 no", settings_hash="", next_probe_at=now))
     (tmp_path / "skychimp.toml").write_text("[smtp]\npassword = 'secret'\n")
     (tmp_path / "skychimp.toml").chmod(0o644)
+    assert Home(tmp_path).call("trust").status == 0
     store.path.chmod(0o640)
     small = (GREETING, read_line, b"250-x\r\n250 SIZE 40000\r\n", read_line, b"221 bye\r\n")
     done = installed(relay=small)
@@ -179,6 +184,56 @@ def test_warnings_do_not_change_the_exit_status(
         assert remedy in remedies
     assert len(warnings) == 4
     assert "secret" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mode", "is_open"),
+    [
+        ("skychimp.toml", "smtp.password = 'secret'", 0o644, True),
+        ("skychimp.toml", "[smtp]\npassword = 'secret'", 0o604, True),
+        ("skychimp.toml", "smtp = {password = 'secret'}", 0o644, True),
+        ("skychimp.toml", "store.url = 'postgresql+psycopg://ada:secret@h/d'", 0o644, True),
+        ("skychimp.toml", "smtp.password = 'secret'", 0o600, False),
+        ("skychimp.toml", "# password = 'none'", 0o644, False),
+        ("skychimp.toml", "smtp.password_file = '.env'", 0o644, False),
+        (".env", "export SKYCHIMP_SMTP__PASSWORD=secret", 0o644, True),
+        (".env", "SKYCHIMP_STORE=postgresql+psycopg://ada:secret@h/d", 0o644, True),
+        (".env", "SKYCHIMP_SMTP__PASSWORD=secret", 0o600, False),
+        (".env", "SKYCHIMP_SMTP__USERNAME=ada", 0o644, False),
+    ],
+)
+def test_password_that_others_can_read_is_a_warning(
+    store: Store, tmp_path: Path, name: str, text: str, mode: int, is_open: bool
+) -> None:
+    """Also one in the .env beside the config, and whatever way it is written. The shown command fixes it."""
+    config = tmp_path / "skychimp.toml"
+    config.touch(mode=0o600)
+    path = tmp_path / name
+    path.write_text(text)
+    path.chmod(mode)
+    home = Home(tmp_path, SKYCHIMP_CONFIG=str(config), SKYCHIMP_STORE=str(store.path), SKYCHIMP_MAIL__SENDER=SENDER)
+    done = home.call("doctor", "--json")
+    found = {row["found"]: row["remedy"] for row in done.json["findings"] if row["about"] == "config"}
+    assert (f"other users can read the password in {path}" in found) == is_open
+    assert "secret" not in done.out
+    if is_open:
+        command = found[f"other users can read the password in {path}"].removeprefix('run "').removesuffix('"')
+        subprocess.run(command, shell=True, check=True)
+        assert [row["level"] for row in home.call("doctor", "--json").json["findings"] if row["about"] == "config"] == [
+            "ok"
+        ]
+
+
+@needs_root
+def test_password_that_a_shared_group_can_read_is_a_warning(store: Store, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("smtp.password = 'secret'")
+    environ = {"SKYCHIMP_STORE": str(store.path), "SKYCHIMP_MAIL__SENDER": SENDER, "SKYCHIMP_CONFIG": str(config)}
+    for owner, group, is_open in ((NOBODY, MAIL, True), (NOBODY, NOBODY, True), (MAIL, MAIL, False), (0, MAIL, False)):
+        os.chown(config, owner, group)
+        config.chmod(0o640)
+        assert files.can_others_read(config.stat(), config) == is_open
+    assert "can read the password" not in Home(tmp_path).call("doctor", environ=environ).out
 
 
 def test_plain_output(store: Store, tmp_path: Path) -> None:
@@ -248,11 +303,11 @@ def test_clock_behind_the_last_run_stops_sending_until_accepted(store: Store, ad
         with pytest.raises(ClockBehind, match="but the store was last used at"):
             send(store, make_settings(receiver.port))
         assert attempts(store) == []
-        clock = findings_of(store)["clock"]
-        assert (clock.level, "doctor --accept-clock" in (clock.remedy or "")) == (Level.PROBLEM, True)
+        finding = findings_of(store)["clock"]
+        assert (finding.level, "doctor --accept-clock" in (finding.remedy or "")) == (Level.PROBLEM, True)
         with store.write() as db:  # it was opened for tomorrow while the clock was wrong
             db.get_one(Mailing, 1).next_at = datetime.now(UTC) + timedelta(days=3)
-        assert doctor.accept_clock(store) == 1
+        assert clock.accept(store, OPERATOR).mailings == 1
         next_at = rows(store, Mailing)[0].next_at
         assert next_at is not None
         assert next_at < datetime.now(UTC) + timedelta(days=1)
@@ -272,5 +327,6 @@ def test_command_accepts_the_clock(store: Store, tmp_path: Path) -> None:
     done = home.call("run")
     assert done.status == 3
     assert "skychimp doctor --accept-clock" in done.err
-    assert home.call("doctor", "--accept-clock", "--json").json == {"clock": "accepted", "mailings": 0}
+    accepted = home.call("doctor", "--accept-clock", "--operator", "--yes", "--json")
+    assert accepted.json == {"clock": "accepted", "mailings": 0, "restored": 0, "passed": []}
     assert home.call("run").status == 0

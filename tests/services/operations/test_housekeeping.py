@@ -29,7 +29,11 @@ def test_old_codes_and_login_failures_are_removed(store: Store, ada: Actor) -> N
             at = NOW - timedelta(days=days)
             db.add(LoginFailure(address_key=f"{days} days ago", failures=1, failed_at=at))
             code = Code(
-                user_id=ada.user_id, purpose=CodePurpose.RESET, code_hash=f"{days}", created_at=at, expires_at=at
+                user_id=ada.user_id,
+                purpose=CodePurpose.RESET,
+                code_hash=f"{days}",
+                created_at=at,
+                expires_at=at + timedelta(hours=1),
             )
             db.add(code)
     housekeeping.tidy(store)

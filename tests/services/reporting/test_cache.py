@@ -127,6 +127,37 @@ def test_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     assert not file.is_symlink()
 
 
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (lambda folder: folder.chmod(0o777), "can be changed by others"),
+        (lambda folder: (folder.rename(folder.with_name("docs")), folder.symlink_to("docs")), "is a link"),
+    ],
+)
+def test_folder_that_others_can_change_is_not_written(
+    tmp_path: Path, make: Callable[[Path], object], fault: str
+) -> None:
+    folder = cached_file(tmp_path).parent
+    cached_file(tmp_path).unlink()
+    make(folder)
+    warnings: list[str] = []
+    for _ in range(2):
+        assert open_cache(settings(), warnings.append)("name:1", Compute("computed again")) == "computed again"
+    assert [fault in warning for warning in warnings] == [True, True]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        cached()("name:1", Compute())
+    finally:
+        os.umask(before)
+    modes = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {True: 0o700, False: 0o600}
+
+
 def test_file_of_another_user_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = cached_file(tmp_path).stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)

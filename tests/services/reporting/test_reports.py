@@ -271,7 +271,22 @@ def test_valid_ranges(text: str, since: date, until: date) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "7", "0d", "99999d", "2026", "2026-13", "2026-02-30", "2026-01-01..", "..2026-01-01", "9999-12", "٧d"]
+    "text",
+    [
+        "",
+        "7",
+        "0d",
+        "99999d",
+        "2026",
+        "2026-13",
+        "2026-02-30",
+        "2026-01-01..",
+        "..2026-01-01",
+        "9999-12",
+        "9999-12-31",
+        "0001-01-01",
+        "٧d",
+    ],
 )
 def test_invalid_ranges_are_refused(text: str) -> None:
     with pytest.raises(InvalidValue):

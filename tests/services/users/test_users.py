@@ -62,11 +62,11 @@ def log_in(store: Store, actor: Actor) -> None:
 
 
 def promote(store: Store, actor: Actor, user: str) -> users.UserInfo:
-    return users.set_role(store, actor, user, Role.ADMIN)
+    return users.set_role(store, actor, user, Role.ADMIN)[1]
 
 
 def demote(store: Store, actor: Actor, user: str) -> users.UserInfo:
-    return users.set_role(store, actor, user, Role.USER)
+    return users.set_role(store, actor, user, Role.USER)[1]
 
 
 def audit_trail(store: Store) -> list[tuple[int | None, str, int | None, str]]:
@@ -110,12 +110,35 @@ def test_unknown_user_is_not_found(store: Store, ada: Actor, manager: Actor, nam
             service(store, manager, name)
 
 
+@pytest.mark.parametrize("service", [users.show, users.block, users.unblock])
+def test_user_whom_a_manager_does_not_manage_looks_like_a_missing_one(
+    store: Store, manager: Actor, admin: Actor, service: Callable[..., object]
+) -> None:
+    """By id and by email: status, message and hint are the same but for what was typed."""
+    other = create_user(store, "other", Role.MANAGER)
+
+    def answer(name: str) -> tuple[int, str, str, str | None]:
+        with pytest.raises(SkychimpError) as caught:
+            service(store, manager, name)
+        error = caught.value
+        return error.exit_status, error.code, error.message.replace(name, "NAME"), error.hint
+
+    missing = {answer("999"), answer("nobody@skychimp.test")}
+    names = [str(admin.user_id), admin.email, admin.email.upper(), str(other.user_id), other.email]
+    assert (
+        {answer(name) for name in names}
+        == missing
+        == {(4, "not_found", "user NAME not found", 'run "skychimp users list"')}
+    )
+    assert [user.blocked_at for user in rows(store, User)] == [None] * 3
+
+
 # Change roles
 
 
 def test_role_is_changed_and_recorded_once(store: Store, ada: Actor, admin: Actor) -> None:
-    assert users.set_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
-    assert users.set_role(store, admin, "1", Role.MANAGER).role == Role.MANAGER
+    assert users.set_role(store, admin, "1", Role.MANAGER)[1].role == Role.MANAGER
+    assert users.set_role(store, admin, "1", Role.MANAGER)[1].role == Role.MANAGER
     assert audit_trail(store) == [(admin.user_id, "role", 1, "user to manager")]
 
 

@@ -1,0 +1,52 @@
+"""Ask or warn about a config in the current folder that is not trusted."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from skychimp.errors import ConfigError
+from skychimp.shell import command
+from skychimp.text import shortened
+
+if TYPE_CHECKING:
+    from skychimp.cli.output import Output
+    from skychimp.config.config_file import UntrustedConfig
+
+_TELLING = (
+    "mail.transport", "smtp.host", "smtp.port", "smtp.security", "smtp.username", "smtp.password_file", "smtp.ca_file",
+    "store.url", "cache.url",
+)  # fmt: skip
+"""The settings that decide where emails, secrets and data go."""
+
+
+def decide(out: "Output", untrusted: "UntrustedConfig", *, can_ask: bool) -> bool:
+    """Return whether the user trusts a config. If they do not, or cannot be asked, say what is used instead."""
+    if can_ask and untrusted.problem is None and _ask(out, untrusted):
+        return True
+    instead = f"using {untrusted.instead}" if untrusted.instead else "using no config file"
+    if untrusted.problem is None:
+        out.warn(f'{untrusted.path} is not trusted: {instead} (run "{command("trust")}" to trust it)')
+    else:
+        out.warn(f"{untrusted.path} is not trusted: {instead} ({untrusted.problem})")
+    return False
+
+
+def telling_settings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a config that decide where emails, secrets and data go, without passwords."""
+    from skychimp.config.locations import hide_password
+
+    return {name: hide_password(str(values[name])) for name in _TELLING if name in values}
+
+
+def _ask(out: "Output", untrusted: "UntrustedConfig") -> bool:
+    from skychimp.config import config_file, sources
+
+    try:
+        values = telling_settings(sources.file_values(config_file.read_files(untrusted.path)))
+    except ConfigError as error:
+        out.warn(error.message)
+        return False
+    out.warn(f"{untrusted.path} is not trusted yet. It sets:")
+    for name, value in (values or {"mail server": "none", "store": "none"}).items():
+        out.warn(f"  {name} = {shortened(value, 200)}")
+    return out.ask(f"Trust {os.path.basename(untrusted.path)}? [y/N]").lower() in ("y", "yes")

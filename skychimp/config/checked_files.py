@@ -1,0 +1,51 @@
+"""Read the files that settings name: only those that nobody else can change, and never more than is sensible."""
+
+from pathlib import Path
+
+from skychimp import files
+from skychimp.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+"""The largest config, .env and file of certificates."""
+
+MAX_PASSWORD_BYTES = 1_000
+
+
+def read_bytes(path: Path, hint: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a file.
+
+    Raises FileNotFoundError and NotADirectoryError if it does not exist, and ConfigError if it is not safe or cannot be
+    read. `hint` says what to do then, unless the place itself has to be fixed.
+    """
+    try:
+        return files.read_checked(path, max_bytes=max_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except files.UnsafePlace as error:
+        place = "it" if error.filename == str(path) else error.filename
+        raise ConfigError(f"cannot use {path}: {place} {error.fault}", error.remedy) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from None
+
+
+def require_bytes(path: Path, hint: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a file that must exist. Raises ConfigError as `read_bytes` does."""
+    try:
+        return read_bytes(path, hint, max_bytes=max_bytes)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from None
+
+
+def read_password(path: Path, hint: str) -> str:
+    """Return the only line of a file, without its end.
+
+    Raises ConfigError as `read_bytes` does, and for a file with more lines: it may be a private key, which must not be
+    sent to anybody.
+    """
+    try:
+        line = require_bytes(path, hint, max_bytes=MAX_PASSWORD_BYTES).decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read {path}: the file is not valid UTF-8", hint) from None
+    if len(line.splitlines()) > 1 or "\0" in line:
+        raise ConfigError(f"cannot use {path}: it has more than one line", hint)
+    return line

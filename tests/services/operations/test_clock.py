@@ -1,0 +1,146 @@
+"""A clock that was wrong for a while loses nothing once it is accepted, and a person has to accept it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from conftest import create_user
+from sqlmodel import select
+from support import ledger_rows
+from support.command import Home
+from support.sending import create_mailing, make_settings, rows, send, state_counts
+from support.servers import CountingReceiver
+
+from skychimp.delivery.scheduling import planner
+from skychimp.errors import Denied, NotLoggedIn
+from skychimp.models import AuditEntry, CatchUp, Every, Mailing, MailingStatus, Occurrence, OccurrenceState, Role, Run
+from skychimp.permissions import ANONYMOUS, OPERATOR, Actor
+from skychimp.services.operations import backups, clock
+from skychimp.services.operations.clock import AcceptedClock, PassedDueTime
+from skychimp.store.database import Store
+
+DAY = timedelta(days=1)
+
+
+def run_at(store: Store, at: datetime) -> None:
+    """Open what a run with a clock at this time opens."""
+    with store.write() as db:
+        db.add(Run(host="here", pid=1, started_at=at, heartbeat_at=at, ended_at=at))
+        planner.open_due(
+            db.connection(), at, sender="ada@skychimp.test", return_path="ada@skychimp.test", give_up_after=DAY
+        )
+
+
+def only_mailing(store: Store) -> Mailing:
+    (mailing,) = rows(store, Mailing)
+    return mailing
+
+
+def test_due_mailing_stays_due(store: Store, ada: Actor, tmp_path: Path) -> None:
+    """It was dropped without a word."""
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+    due_at = only_mailing(store).next_at
+    with store.write() as db:
+        future = datetime.now(UTC) + 3 * DAY
+        db.add(Run(host="here", pid=1, started_at=future, heartbeat_at=future, ended_at=future))
+    assert clock.accept(store, OPERATOR) == AcceptedClock(1, 0, [])
+    assert only_mailing(store).next_at == due_at
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        assert send(store, make_settings(receiver.port)).sent == 1
+        assert send(store, make_settings(receiver.port)).sent == 0
+
+
+def test_what_was_missed_in_the_future_is_due_again(store: Store, ada: Actor, tmp_path: Path) -> None:
+    """A run three days ahead missed today and two days, and opened the third, which waits for its day."""
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+    first = only_mailing(store).next_at
+    assert first is not None
+    run_at(store, datetime.now(UTC) + 3 * DAY)
+    assert [row.state for row in rows(store, Occurrence)] == [OccurrenceState.MISSED] * 3 + [OccurrenceState.OPENING]
+    accepted = clock.accept(store, OPERATOR)
+    assert accepted == AcceptedClock(1, 3, [PassedDueTime(1, first + 3 * DAY)])
+    assert only_mailing(store).next_at == first
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        today = send(store, make_settings(receiver.port))
+        assert (today.sent, today.queued) == (1, 1)
+        assert send(store, make_settings(receiver.port)).sent == 0
+    following = only_mailing(store).next_at
+    assert following == first + DAY
+    (entry,) = [row for row in rows(store, AuditEntry) if row.action == "accept clock"]
+    passed = f"mailing 1 at {first + 3 * DAY:%Y-%m-%d %H:%M}"
+    assert entry.detail == f"1 mailing, 3 due again, 1 opened already: {passed}"
+
+
+def test_completed_mailing_that_was_missed_in_the_future_is_sent(store: Store, ada: Actor, tmp_path: Path) -> None:
+    create_mailing(store, ada, ["bob@example.org"])
+    with store.write() as db:
+        db.get_one(Mailing, 1).catch_up = CatchUp.SKIP
+    run_at(store, datetime.now(UTC) + DAY)
+    assert only_mailing(store).status == MailingStatus.COMPLETED
+    assert clock.accept(store, OPERATOR).restored == 1
+    assert only_mailing(store).status == MailingStatus.CREATED
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        assert send(store, make_settings(receiver.port)).sent == 1
+    assert state_counts(store) == {"sent": 1}
+
+
+def test_what_was_missed_in_the_past_stays_missed(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+    run_at(store, datetime.now(UTC) + 2 * DAY)
+    with store.write() as db:
+        for row in db.exec(select(Occurrence)):
+            row.opened_at = datetime.now(UTC) - DAY
+    assert clock.accept(store, OPERATOR).restored == 0
+    assert len(rows(store, Occurrence)) == 3
+
+
+def test_what_a_person_gave_up_after_a_restore_stays_missed(store: Store, ada: Actor) -> None:
+    """The lost store may have sent it."""
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+    run_at(store, datetime.now(UTC) + 2 * DAY)
+    with store.write() as db:
+        db.add(AuditEntry(at=datetime.now(UTC) + DAY, action=backups.RESUMED, object="store_info"))
+    assert clock.accept(store, OPERATOR).restored == 0
+
+
+def test_deleted_and_broken_mailings_are_left(store: Store, ada: Actor) -> None:
+    ledger_rows.mailing(store, ada)
+    create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
+    with store.write() as db:
+        db.get_one(Mailing, 1).deleted_at = datetime.now(UTC)
+        db.get_one(Mailing, 2).timezone = "Nowhere/Else"
+        db.get_one(Mailing, 2).next_at = datetime.now(UTC) - DAY
+    assert clock.accept(store, OPERATOR).mailings == 1
+    assert rows(store, Mailing)[1].next_at is not None
+
+
+def test_only_maintainers_may_accept_the_clock(store: Store, ada: Actor, manager: Actor) -> None:
+    for actor, refusal in ((ANONYMOUS, NotLoggedIn), (ada, Denied), (manager, Denied)):
+        with pytest.raises(refusal):
+            clock.accept(store, actor)
+    clock.accept(store, create_user(store, "admin", Role.ADMIN))
+
+
+def test_command_asks_and_needs_an_administrator(
+    store: Store, home: Home, home_of: Callable[[Actor], Home], admin: Actor
+) -> None:
+    admins = home_of(admin)
+    accept = ("doctor", "--accept-clock")
+    assert [home.call(*accept, "--yes").status, admins.call(*accept).status] == [5, 2]
+    guest = home.call(*accept, "--yes", environ={"SKYCHIMP_TOKEN": ""})
+    assert (guest.status, "--operator" in guest.err) == (5, True)
+    refused = home.call(*accept, "--operator")
+    assert (refused.status, "as the right time for all mailings without confirmation" in refused.err) == (2, True)
+    asked = admins.on_terminal(*accept, answers=[("[y/N]", "n\n")])
+    assert (asked.status, "UTC as the right time for all mailings? [y/N]" in asked.out) == (1, True)
+    assert [row.action for row in rows(store, AuditEntry)] == ["refused", "refused"]
+    assert admins.call(*accept, "--yes").out.startswith("clock\taccepted\nmailings\t0\n")
+    assert home.call(*accept, "--operator", "--yes").status == 0
+    actors = [(row.action, row.actor_id) for row in rows(store, AuditEntry)][2:]
+    assert actors == [("accept clock", admin.user_id), ("accept clock", None)]
+
+
+def test_operator_option_is_only_for_the_clock(home: Home) -> None:
+    refused = home.call("doctor", "--operator")
+    assert (refused.status, "--operator requires --accept-clock" in refused.err) == (2, True)

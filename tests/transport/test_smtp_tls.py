@@ -1,0 +1,199 @@
+"""Test TLS with real servers: which certificates are refused, and that every message names what is wrong."""
+
+import asyncio
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from support.servers import EHLO, GREETING, Conversation, ScriptedServer, Step, hang, read_line, stop_reading, tls
+
+from skychimp.config.settings import SmtpSettings
+from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
+from skychimp.transport.smtp import SmtpTransport
+
+LOOPS: dict[str, Callable[..., None]] = {"asyncio": asyncio.run, "default": run_in_event_loop}
+HOST = "localhost"
+STARTTLS: tuple[Step, ...] = (GREETING, read_line, b"250-test\r\n250 STARTTLS\r\n", read_line, b"220 go\r\n")
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture(params=LOOPS, autouse=True)
+def _event_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOOPS, "chosen", LOOPS[request.param])
+
+
+def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+def connect(steps: Sequence[Step], security: str, ca_file: Path | None, timeout: str = "20s") -> None:
+    """Connect to a server that takes these steps where TLS begins."""
+    before = STARTTLS if security == "starttls" else ()
+
+    async def open_and_close(port: int) -> None:
+        values = {"host": HOST, "port": port, "security": security, "timeout": timeout, "ca_file": ca_file}
+        connection = await SmtpTransport(SmtpSettings.model_validate(values)).connect()
+        await connection.close()
+
+    with ScriptedServer([*before, *steps]) as server:
+        LOOPS["chosen"](open_and_close(server.port))
+
+
+def refusal(steps: Sequence[Step], security: str, ca_file: Path | None, timeout: str = "20s") -> RelayError:
+    """Return the error of a connection, whose message has a reason and whose hint names a setting or a server."""
+    with pytest.raises(RelayError) as raised:
+        connect(steps, security, ca_file, timeout)
+    message, hint = raised.value.message, raised.value.hint or ""
+    assert not message.endswith(":")
+    assert "_ssl.c" not in message
+    assert "smtp." in hint or "mail server" in hint or "clock" in hint
+    return raised.value
+
+
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_current_versions_are_accepted(
+    authority: trustme.CA, ca_file: Path, security: str, version: ssl.TLSVersion
+) -> None:
+    context = server_context(authority.issue_cert(HOST))
+    context.minimum_version = context.maximum_version = version
+    greeting = [GREETING] if security == "tls" else []
+    connect([tls(context), *greeting, read_line, EHLO, hang], security, ca_file)
+
+
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+@pytest.mark.parametrize(
+    ("issue", "reason", "hint"),
+    [
+        (lambda ca: ca.issue_cert(common_name=HOST), "not valid for the name in smtp.host", "smtp.host"),
+        (lambda ca: ca.issue_cert("other.example", common_name=HOST), "not valid for the name", "smtp.host"),
+        (lambda ca: ca.issue_cert("*.localhost", "127.0.0.1"), "not valid for the name", "smtp.host"),
+        (lambda ca: ca.issue_cert(HOST, not_after=datetime.now(UTC) - DAY), "has expired", "clock"),
+        (lambda ca: ca.issue_cert(HOST, not_before=datetime.now(UTC) + DAY), "not valid yet", "clock"),
+        (lambda _: trustme.CA().issue_cert(HOST), "authority is unknown", "smtp.ca_file"),
+        (lambda ca: ca.create_child_ca().issue_cert(HOST, not_after=datetime.now(UTC) - DAY), "has expired", "clock"),
+    ],
+    ids=["common name", "other and common name", "wildcard", "expired", "future", "unknown", "expired of a child"],
+)
+def test_certificate_is_refused(
+    authority: trustme.CA,
+    ca_file: Path,
+    security: str,
+    issue: Callable[[trustme.CA], trustme.LeafCert],
+    reason: str,
+    hint: str,
+) -> None:
+    error = refusal([tls(server_context(issue(authority)))], security, ca_file)
+    assert isinstance(error, RelayRefused)
+    assert "is not trusted: " in error.message
+    assert reason in error.message
+    assert hint in (error.hint or "")
+
+
+def test_self_signed_certificate_is_refused_until_it_is_the_ca_file(tmp_path: Path) -> None:
+    signer = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = {"cert": signer.cert_pem.bytes(), "key": signer.private_key_pem.bytes()}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+
+    error = refusal([tls(context)], "tls", None)
+
+    assert isinstance(error, RelayRefused)
+    assert "is self-signed" in error.message
+    assert "smtp.ca_file" in (error.hint or "")
+    assert "name in smtp.host" in refusal([tls(context)], "tls", tmp_path / "cert").message
+
+
+@pytest.mark.filterwarnings("ignore:.*TLSVersion.TLSv1.* is deprecated")
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+def test_old_versions_are_refused(authority: trustme.CA, ca_file: Path, security: str) -> None:
+    context = server_context(authority.issue_cert(HOST))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+
+    error = refusal([tls(context)], security, ca_file)
+
+    assert isinstance(error, RelayUnavailable)
+    assert "the server has no TLS 1.2 or later" in error.message
+
+
+def read_hello(conversation: Conversation) -> None:
+    conversation.socket.recv(4096)
+
+
+def reset(conversation: Conversation) -> None:
+    conversation.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conversation.socket.close()
+
+
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([read_hello, b"500 what?\r\n", hang], "does not speak TLS"),
+        ([read_hello, b"HTTP/1.1 400 Bad Request\r\n\r\n", hang], "does not speak TLS"),
+        ([read_hello], "server closed the connection|connection reset by peer"),
+        ([], "server closed the connection|connection reset by peer"),
+        ([read_hello, reset], "connection reset by peer"),
+        ([read_hello, b"\x15\x03\x03\x00\x02\x02\x28"], "handshake failure"),
+        ([read_hello, b"\x15\x03\x03\x00\x02\x02\x46"], "no TLS 1.2"),
+        ([read_hello, b"\x15\x03\x03\x00\x02\x02\xff"], "failed: "),
+        ([read_hello, b"\x16\x03\x03\xff\xff" + bytes(300), hang], "failed: packet length too long"),
+        ([stop_reading], "does not respond"),
+    ],
+)
+def test_broken_handshake_has_a_reason(ca_file: Path, security: str, steps: Sequence[Step], reason: str) -> None:
+    error = refusal(steps, security, ca_file, "20s" if steps != [stop_reading] else "1s")
+    assert isinstance(error, RelayUnavailable)
+    assert re.search(reason, error.message)
+
+
+def test_plain_server_on_the_tls_port(ca_file: Path) -> None:
+    error = refusal([GREETING, hang], "tls", ca_file)
+    assert "the server does not speak TLS" in error.message
+    assert "smtp.security" in (error.hint or "")
+
+
+def test_tls_server_on_the_starttls_port(authority: trustme.CA, ca_file: Path) -> None:
+    """Test that a server that waits for a handshake, while we wait for its greeting, is a matter of smtp.security."""
+
+    async def connect() -> None:
+        values = {"host": HOST, "port": server.port, "security": "starttls", "timeout": "1s", "ca_file": ca_file}
+        await SmtpTransport(SmtpSettings.model_validate(values)).connect()
+
+    with (
+        ScriptedServer([tls(server_context(authority.issue_cert(HOST))), GREETING]) as server,
+        pytest.raises(RelayUnavailable) as raised,
+    ):
+        LOOPS["chosen"](connect())
+    assert "smtp.security" in (raised.value.hint or ""), raised.value.message
+
+
+def test_required_client_certificate_is_named(authority: trustme.CA, ca_file: Path) -> None:
+    context = server_context(authority.issue_cert(HOST))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert refusal([tls(context), GREETING, hang], "tls", ca_file).message
