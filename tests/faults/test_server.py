@@ -128,7 +128,7 @@ UNAVAILABLE: list[tuple[Sequence[Step], dict[str, Any], str]] = [
     ([*STARTTLS, b"454 4.7.0 no TLS now\r\n", hang], {"smtp__security": "starttls"}, "454 4.7.0 no TLS now"),
     ([*STARTTLS, b"220 go\r\n250 injected\r\n", hang], {"smtp__security": "starttls"}, "unexpected"),
     ([*STARTTLS, b"220 go\r\n", b"this is no TLS\r\n", hang], {"smtp__security": "starttls"}, "TLS"),
-    ([read_line], {"smtp__security": "tls"}, "cannot connect to"),
+    ([read_line], {"smtp__security": "tls"}, "TLS with"),
     (
         [GREETING, read_line, AUTH, read_line, b"454 4.7.0 the directory is away\r\n"],
         LOGIN,
@@ -380,19 +380,18 @@ def test_failure_before_the_dot_gives_back_once_then_defers(
         (b"...\r\n", "deferred", None, r"invalid reply: b'...\r'"),
     ],
 )
-@pytest.mark.parametrize("size", [100, 2_000_000])
+@pytest.mark.parametrize("lines", [1, 8_000], ids=["short body", "long body"])
 def test_reply_while_the_body_is_sent(
     store: Store,
     ada: Actor,
     receiver: CountingReceiver,
-    size: int,
+    lines: int,
     raw_reply: bytes,
     outcome: str,
     code: int | None,
     reply: str,
 ) -> None:
-    body = "all is well, and so on\n" * 40_000 if size > 100 else "all is well\n"
-    create_mailing(store, ada, ONE_ADDRESS, body=body)
+    create_mailing(store, ada, ONE_ADDRESS, body="all is well, and so on\n" * lines)
 
     with ScriptedServer(
         [*UP_TO_EHLO, read_envelope, ENVELOPE_ACCEPTED + raw_reply, stop_reading if outcome == "failed" else hang]
@@ -1016,7 +1015,7 @@ PAUSED = "the mail server is paused"
 def test_smtp_sink(
     store: Store, ada: Actor, receiver: CountingReceiver, options: list[str], expected: str, phase: str
 ) -> None:
-    body = "all is well, and so on\n" * (10_000 if "-A" in options else 1)
+    body = "all is well, and so on\n" * (8_000 if "-A" in options else 1)
     create_mailing(store, ada, ONE_ADDRESS, body=body)
 
     with smtp_sink(*options) as port:
