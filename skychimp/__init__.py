@@ -22,8 +22,7 @@ This is the map of the package. A folder imports only from the folders below it,
     errors.py     The errors that users see, with their exit statuses.
 
 Modules without any I/O may be imported from everywhere. Their docstrings call them pure: addresses, durations,
-markdown, permissions, safe_json, shell, text and
-timezones, and some in delivery/ and transport/.
+markdown, permissions, safe_json, shell, text and timezones, and some in delivery/ and transport/.
 
 How an email is sent: delivery/scheduling/planner.py opens an occurrence of a due mailing. store/queue.py creates
 its deliveries, one for each client. delivery/sending/dispatcher.py claims them, has their emails composed and sent, and

@@ -14,6 +14,7 @@ SkychimpError (1)
 ├── Interrupted (130)            the user pressed Ctrl-C
 └── RelayError (75)              the mail server did not take the mail, which stays queued
     ├── RelayUnavailable (75)    there was no answer, or a temporary error
+    │   └── OutboxFailed (75)    the outbox cannot be used, and waiting does not help
     └── RelayRefused (75)        a person has to change something before it works
 """
 
@@ -130,6 +131,10 @@ class RelayUnavailable(RelayError):
     """The mail server did not answer, or reported a temporary error."""
 
     code = "relay_away"
+
+
+class OutboxFailed(RelayUnavailable):
+    """The outbox on this machine cannot be used. Unlike a mail server, it does not come back by itself."""
 
 
 class RelayRefused(RelayError):

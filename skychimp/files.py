@@ -16,7 +16,12 @@ from typing import BinaryIO
 
 from skychimp.shell import run_line_hint
 
-_SQLITE_SUFFIXES = ("", "-journal", "-wal", "-shm")
+SQLITE_LOGS = ("-wal", "-journal")
+"""How the names of SQLite's logs end. They have a part of what is in the database that they are beside."""
+
+SQLITE_COMPANIONS = (*SQLITE_LOGS, "-shm")
+"""How the names of all files end that SQLite puts beside a database. One is an index of a log."""
+
 _TEMPORARY = "draft"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """The errors of a file system that has no hard links, such as FAT on a USB stick."""
@@ -46,12 +51,14 @@ def new_file(path: Path, *, replace: bool = True, mode: int = 0o600, dir_fd: int
     """Open a new file that gets its name at the end of the block, and is removed if the block fails.
 
     A link with that name is replaced, not followed. With an open folder, `path` is a name in it. `mode` is limited by
-    the umask. Raises FileExistsError if the file exists and `replace` is false, and OSError.
+    the umask, but we can always read and write it. Raises FileExistsError if the file exists and `replace` is false,
+    and OSError.
     """
     name = os.fsdecode(os.fsencode(path.name)[:100])
     draft = path.with_name(f".{name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(draft, _CREATE | os.O_WRONLY, mode, dir_fd=dir_fd), "wb") as file:
+            _keep_access(file.fileno(), 0o600)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -69,8 +76,10 @@ def temporary_file(path: Path) -> Iterator[Path]:
     """
     os.mkdir(path, 0o700)
     try:
+        _keep_access(path, 0o700)
         file = path / _TEMPORARY
         os.close(os.open(file, _CREATE | os.O_RDWR, 0o600))
+        _keep_access(file, 0o600)
         yield file
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -95,7 +104,7 @@ def remove_temporary(path: Path, *, unused_s: float) -> None:
 
 
 def _empty_temporary(folder: int) -> None:
-    for suffix in _SQLITE_SUFFIXES:
+    for suffix in ("", *SQLITE_COMPANIONS):
         with suppress(FileNotFoundError):
             os.unlink(_TEMPORARY + suffix, dir_fd=folder)
 
@@ -163,20 +172,24 @@ def is_private(descriptor: int, *, forbidden: int = 0o077) -> bool:
 
 
 class UnsafePlace(OSError):
-    """A file or folder that another account could change, or a link.
+    """A file or folder that another account could change, or something else, such as a link.
 
-    `fault` says why, such as "belongs to bob", and `strerror` is the same with "it" before it. `remedy` is a hint, and
-    `owner` the name of the other account that owns it, None if it is ours or root's.
+    `strerror` says why, such as "it belongs to bob". As text, the error names the place: "/srv/news belongs to bob".
+    `remedy` is a hint, and `owner` the name of the other account that owns it, None if it is ours or root's.
     """
 
     def __init__(self, path: Path | str, fault: str, remedy: str, owner: str | None = None) -> None:
         super().__init__(errno.EPERM, f"it {fault}", str(path))
-        self.fault = fault
         self.remedy = remedy
         self.owner = owner
+        self._fault = fault
 
     def __str__(self) -> str:
-        return f"{self.filename} {self.fault}"
+        return f"{self.filename} {self._fault}"
+
+    def reason(self, path: Path | str) -> str:
+        """Return why a file or folder cannot be used. Another place that is to blame, such as its folder, is named."""
+        return str(self.strerror if self.filename == str(path) else self)
 
 
 def read_checked(path: Path | str, *, max_bytes: int) -> bytes:
@@ -193,29 +206,37 @@ def read_checked(path: Path | str, *, max_bytes: int) -> bytes:
 
 
 def check_place(path: Path | str, *suffixes: str) -> None:
-    """Raise UnsafePlace unless only we and root can change a file and its folder, and none of them is a link.
+    """Raise UnsafePlace unless only we and root can change a file and its folder, and it is a regular file, not a link.
 
     The same holds for the files beside it with these suffixes. All of them may be missing, and also the folder. The
     folders above are not judged. Raises OSError.
     """
     folder = os.path.dirname(path) or "."
-    for name in (folder, *(f"{path}{suffix}" for suffix in ("", *suffixes))):
+    with suppress(FileNotFoundError, NotADirectoryError):
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+            raise _not_a_folder(folder)
+        check_status(status, folder)
+    for name in (f"{path}{suffix}" for suffix in ("", *suffixes)):
         with suppress(FileNotFoundError, NotADirectoryError):
-            check_status(os.lstat(name), name)
+            status = os.lstat(name)
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+                raise UnsafePlace(name, "is not a regular file", "use another file")
+            check_status(status, name)
 
 
 @contextmanager
 def open_folder(path: Path | str, *, flags: int = _FOLDER) -> Iterator[int]:
     """Open a folder that only we and root can change, and return its file descriptor.
 
-    Raises UnsafePlace, also if it is a link, and OSError.
+    Raises UnsafePlace, also if it is a link or no folder, and OSError.
     """
     try:
         folder = os.open(path, flags)
     except NotADirectoryError:
         if os.path.islink(path):
             raise _link(path) from None
-        raise
+        raise _not_a_folder(path) from None
     try:
         check_status(os.fstat(folder), path)
         yield folder
@@ -226,13 +247,13 @@ def open_folder(path: Path | str, *, flags: int = _FOLDER) -> Iterator[int]:
 def check_status(status: os.stat_result, path: Path | str) -> None:
     """Raise UnsafePlace unless a status is that of a file or folder that only we and root can change.
 
-    The owner's own group may write to it if nobody else is a member.
+    The private group of the owner, or ours, may write to it.
     """
     if stat.S_ISLNK(status.st_mode):
         raise _link(path)
     if status.st_uid not in (os.geteuid(), 0):
         owner = account_name(status.st_uid)
-        raise UnsafePlace(path, f"belongs to {owner}", _chown_hint(path), owner)
+        raise UnsafePlace(path, f"belongs to {owner}", _owner_hint(status, path, owner), owner)
     if status.st_mode & stat.S_IWOTH:
         raise UnsafePlace(path, "can be changed by others", _chmod_hint(status, path))
     if status.st_mode & stat.S_IWGRP and not _is_group_private(status, path):
@@ -248,6 +269,13 @@ def can_others_read(status: os.stat_result, path: Path | str) -> bool:
     return bool(status.st_mode & stat.S_IROTH or by_group)
 
 
+def run_as_hint(account: str) -> str:
+    """Return the hint to run Skychimp as another account, which is given by its name or number."""
+    if _is_root_without_sudo():
+        return f"run Skychimp as the account {account} (in a container, set its user to {account})"
+    return run_line_hint("sudo", "-u", f"#{account}" if account.isdecimal() else account, "skychimp", "...")
+
+
 def account_name(uid: int) -> str:
     """Return the name of an account, or its number if it has none."""
     import pwd
@@ -259,7 +287,7 @@ def account_name(uid: int) -> str:
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Create a folder, and those above that are missing. Raises OSError.
+    """Create a folder, and those above that are missing. Raises UnsafePlace if it is something else, and OSError.
 
     The umask limits what others may do, but we always have all permissions.
     """
@@ -271,10 +299,16 @@ def make_folder(path: Path, mode: int = 0o700) -> None:
         path.mkdir(mode)
     except FileExistsError:
         if not path.is_dir():
-            raise
+            raise _not_a_folder(path) from None
         return
-    if path.stat().st_mode & 0o700 != 0o700:  # the umask took away our own permissions
-        path.chmod(0o700)
+    _keep_access(path, 0o700)
+
+
+def _keep_access(path: Path | int, mode: int) -> None:
+    """Give us the permissions on a new file or folder that the umask has taken away."""
+    current = os.stat(path).st_mode
+    if current & mode != mode:
+        os.chmod(path, stat.S_IMODE(current) | mode)
 
 
 def _read_real(path: Path | str, max_bytes: int) -> bytes:
@@ -302,31 +336,50 @@ def _not_regular(path: Path | str) -> OSError:
     return OSError(0, "not a regular file", str(path))
 
 
+def _not_a_folder(path: Path | str) -> UnsafePlace:
+    return UnsafePlace(path, "is not a folder", "move it away, then run the command again")
+
+
 def _link(path: Path | str) -> UnsafePlace:
     return UnsafePlace(path, "is a link", "use the path of the file itself")
 
 
-def _chown_hint(path: Path | str) -> str:
-    return f"check what is in it, then {_run_as_root('chown', account_name(os.geteuid()), path)}"
+def _owner_hint(status: os.stat_result, path: Path | str, owner: str) -> str:
+    if stat.S_ISDIR(status.st_mode) or _is_root_without_sudo():  # the owner needs the folder, or the container's file
+        return run_as_hint(owner)
+    chown = _run_as_root("chown", account_name(os.geteuid()), path)
+    return f"{run_as_hint(owner)}, or check what is in it, then {chown}"
 
 
 def _chmod_hint(status: os.stat_result, path: Path | str) -> str:
-    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:  # a shared folder such as /tmp must stay so
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # such as /dev/null
+        return "use another file"
+    is_ours, is_sticky = status.st_uid == os.geteuid(), status.st_mode & stat.S_ISVTX
+    if stat.S_ISDIR(status.st_mode) and (is_sticky or not is_ours):  # others need it as it is, such as /tmp
         return "use a folder that only you can write to"
-    if status.st_uid == os.geteuid():
-        return run_line_hint("chmod", "go-w", path)
-    return _run_as_root("chmod", "go-w", path)
+    return run_line_hint("chmod", "go-w", path) if is_ours else _run_as_root("chmod", "go-w", path)
 
 
 def _run_as_root(program: str, *words: object) -> str:
     return run_line_hint(program, *words) if os.geteuid() == 0 else run_line_hint("sudo", program, *words)
 
 
+def _is_root_without_sudo() -> bool:
+    import shutil
+
+    return os.geteuid() == 0 and shutil.which("sudo") is None
+
+
 def _is_group_private(status: os.stat_result, path: Path | str) -> bool:
-    """Return whether nobody but the owner and us has the permissions of a place's group."""
-    members = _members(status.st_gid)
-    owners = {account_name(uid) for uid in (status.st_uid, os.geteuid())}
-    return bool(members) and members <= owners and not _has_access_list(path)
+    """Return whether nobody but the owner and us has the permissions of a place's group.
+
+    The group must be the primary group of one of us, have the name of that account, and have no other members. Who else
+    has it as the primary group is not known: a directory such as LDAP need not list its accounts.
+    """
+    uids = (status.st_uid, os.geteuid())
+    name, members = _group(status.st_gid)
+    is_own = any(_primary_group(uid) == status.st_gid and account_name(uid) == name for uid in uids)
+    return is_own and members <= {account_name(uid) for uid in uids} and not _has_access_list(path)
 
 
 def _has_access_list(path: Path | str) -> bool:
@@ -337,11 +390,25 @@ def _has_access_list(path: Path | str) -> bool:
         return False
 
 
-def _members(gid: int) -> set[str]:
-    """Return the names of a group's members, and none for a group that is not known."""
+def _group(gid: int) -> tuple[str, set[str]]:
+    """Return the name of a group, or its number if it has none, and its members by name.
+
+    The accounts that have it as their primary group need not be among them.
+    """
     import grp
+
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return str(gid), set()
+    return group.gr_name, set(group.gr_mem)
+
+
+def _primary_group(uid: int) -> int | None:
+    """Return the number of an account's primary group, None if it is not known."""
     import pwd
 
-    with suppress(KeyError):
-        return {*grp.getgrgid(gid).gr_mem, *(user.pw_name for user in pwd.getpwall() if user.pw_gid == gid)}
-    return set()
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:  # as in a container
+        return os.getegid() if uid == os.geteuid() else None

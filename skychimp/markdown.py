@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 MAX_EXCERPT_LENGTH = 240
 MAX_MARKUP = 50_000
 """Line ends and characters with a meaning in Markdown. Converting as many takes about a second."""
+MAX_STORED_MARKUP = 200_000
+"""The same for a text that was stored before there was MAX_MARKUP. Converting as many takes some seconds."""
 
 _MAX_SOURCE_LENGTH = 5_000
 """Characters at the beginning of a text that its excerpt is made from."""
@@ -38,9 +40,9 @@ def to_html(source: str) -> str:
     return str(renderer().render(source))
 
 
-def require_little_markup(source: str, noun: str) -> None:
+def require_little_markup(source: str, noun: str, *, limit: int = MAX_MARKUP) -> None:
     """Raise InvalidValue if a Markdown text would take too long to convert. `noun` names the text in the error."""
-    if sum(map(source.count, _MARKUP)) > MAX_MARKUP:
+    if sum(map(source.count, _MARKUP)) > limit:
         raise InvalidValue(f"the {noun} has too much Markdown markup", "make it shorter, or split it")
 
 

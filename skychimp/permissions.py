@@ -37,7 +37,10 @@ class Action(StrEnum):
     FORGET_EVERYWHERE = "erase people from all users' data"
     SEE_AUDIT_TRAIL = "see the audit trail"
     WRITE_POSTS = "write posts"
-    MAINTAIN_STORE = "back up or restore the store"
+    BACK_UP_STORE = "back up the store"
+    RESTORE_STORE = "restore the store"
+    RESUME_SENDING = "resume sending after a restore"
+    ACCEPT_CLOCK = "accept the clock"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ TABLE: dict[Action, dict[Role, Scope]] = {
     Action.FORGET_EVERYWHERE: _ADMINS,
     Action.SEE_AUDIT_TRAIL: _ADMINS,
     Action.WRITE_POSTS: _EDITORS,
-    Action.MAINTAIN_STORE: _ADMINS,
+    Action.BACK_UP_STORE: _ADMINS,
+    Action.RESTORE_STORE: _ADMINS,
+    Action.RESUME_SENDING: _ADMINS,
+    Action.ACCEPT_CLOCK: _ADMINS,
 }
 
 MANAGED_ROLES = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}

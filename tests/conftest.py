@@ -37,6 +37,12 @@ def store(_new_store: Path, tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
+@pytest.fixture
+def with_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let hints name sudo also where it is not installed."""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
 def create_user(store: Store, name: str, role: Role = Role.USER) -> Actor:
     """Create a user `NAME@skychimp.test` and return them as the actor."""
     email = f"{name}@skychimp.test"

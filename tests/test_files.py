@@ -4,6 +4,7 @@ import errno
 import grp
 import itertools
 import os
+import pwd
 import shutil
 import stat
 import struct
@@ -189,51 +190,62 @@ def test_file_in_a_safe_place_is_read(place: Path, kind: str) -> None:
 
 
 UNSAFE: dict[str, tuple[Make, str, str]] = {
-    "others can write": (lambda path: write(path, mode=0o602), "it can be changed by others", "chmod go-w {path}"),
+    "others can write": (
+        lambda path: write(path, mode=0o602), "it can be changed by others", 'run "chmod go-w {path}"',
+    ),
     "a shared group can write": (
-        lambda path: write(path, mode=0o620, group=NOBODY), "it can be changed by its group", "chmod go-w {path}",
+        lambda path: write(path, mode=0o620, group=NOBODY), "it can be changed by its group",
+        'run "chmod go-w {path}"',
     ),
     "a group without a name can write": (
-        lambda path: write(path, mode=0o620, group=54321), "it can be changed by its group", "chmod go-w {path}",
+        lambda path: write(path, mode=0o620, group=54321), "it can be changed by its group",
+        'run "chmod go-w {path}"',
     ),
     "an empty group can write": (
         lambda path: write(path, mode=0o620, group=grp.getgrnam("tape").gr_gid),
-        "it can be changed by its group", "chmod go-w {path}",
+        "it can be changed by its group", 'run "chmod go-w {path}"',
     ),
-    "another account's": (lambda path: write(path, owner=NOBODY), "it belongs to nobody", "chown root {path}"),
+    "another account's": (
+        lambda path: write(path, owner=NOBODY), "it belongs to nobody",
+        'run "sudo -u nobody skychimp ...", or check what is in it, then run "chown root {path}"',
+    ),
     "of an account without a name": (
-        lambda path: write(path, owner=54321), "it belongs to 54321", "chown root {path}",
+        lambda path: write(path, owner=54321), "it belongs to 54321",
+        "run \"sudo -u '#54321' skychimp ...\", or check what is in it, then run \"chown root {path}\"",
     ),
     "others can write to the folder": (
-        lambda path: write_in_folder(path, mode=0o777), "it can be changed by others", "chmod go-w {folder}",
+        lambda path: write_in_folder(path, mode=0o777), "it can be changed by others",
+        'run "chmod go-w {folder}"',
     ),
     "a folder like /tmp": (
         lambda path: write_in_folder(path, mode=0o1777), "it can be changed by others",
         "use a folder that only you can write to",
     ),
     "another account's folder": (
-        lambda path: write_in_folder(path, owner=NOBODY), "it belongs to nobody", "chown root {folder}",
+        lambda path: write_in_folder(path, owner=NOBODY), "it belongs to nobody",
+        'run "sudo -u nobody skychimp ..."',
     ),
     "a link to an unsafe file": (
-        lambda path: link(path, owner=NOBODY), "it belongs to nobody", "chown root {folder}/real",
+        lambda path: link(path, owner=NOBODY), "it belongs to nobody",
+        'run "sudo -u nobody skychimp ...", or check what is in it, then run "chown root {folder}/real"',
     ),
 }  # fmt: skip
 
 
 @needs_root
+@pytest.mark.usefixtures("with_sudo")
 @pytest.mark.parametrize("kind", UNSAFE)
 def test_file_in_an_unsafe_place_is_not_read(place: Path, kind: str) -> None:
     make, reason, remedy = UNSAFE[kind]
     make(place)
     with pytest.raises(files.UnsafePlace) as caught:
         files.read_checked(place, max_bytes=10)
-    assert (caught.value.strerror, caught.value.filename in caught.value.remedy) == (
-        reason, "use a folder" not in remedy,
-    )  # fmt: skip
-    assert remedy.format(path=place, folder=place.parent) in caught.value.remedy
+    assert caught.value.strerror == reason
+    assert caught.value.remedy == remedy.format(path=place, folder=place.parent)
 
 
 @needs_root
+@pytest.mark.usefixtures("with_sudo")
 def test_command_that_is_shown_fixes_the_place(place: Path) -> None:
     place = place.with_name("it's $(touch x) a file")
     for file_mode, owner, folder_mode in ((0o666, NOBODY, 0o700), (0o600, 0, 0o733)):
@@ -243,12 +255,88 @@ def test_command_that_is_shown_fixes_the_place(place: Path) -> None:
             try:
                 files.read_checked(place, max_bytes=10)
             except files.UnsafePlace as error:
-                command = (
-                    error.remedy.removeprefix("check what is in it, then ").removeprefix('run "').removesuffix('"')
-                )
+                command = error.remedy.rpartition('run "')[2].removesuffix('"')
                 subprocess.run(command, shell=True, check=True, cwd=place.parent)
     assert files.read_checked(place, max_bytes=10) == b"data"
     assert names(place.parent) == [place.name]
+
+
+OURS = 77777
+"""The number of the account whose hints and groups are checked, which need not exist here."""
+
+
+def status_of(*, owner: int = OURS, group: int = OURS, mode: int = stat.S_IFREG | 0o660) -> os.stat_result:
+    return os.stat_result((mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("uid", [0, OURS])
+def test_folder_that_others_need_is_not_changed_by_a_hint(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    """Such as another account's home, or the volume of a container, which root has given to a group."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/sudo")
+    places = [status_of(owner=54321, mode=stat.S_IFDIR | 0o700)]
+    if uid:
+        places.append(status_of(owner=0, group=2000, mode=stat.S_IFDIR | 0o2775))
+    for status in places:
+        with pytest.raises(files.UnsafePlace) as caught:
+            files.check_status(status, "/data")
+        hints = ("run \"sudo -u '#54321' skychimp ...\"", "use a folder that only you can write to")
+        assert caught.value.remedy in hints
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFREG, stat.S_IFDIR])
+def test_root_without_sudo_is_told_to_run_as_the_owner(monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    """As in a container with a file of the host: chown would take it away from its owner there."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(files.UnsafePlace) as caught:
+        files.check_status(status_of(owner=54321, mode=kind | 0o400), "/run/secrets/smtp")
+    assert caught.value.remedy == "run Skychimp as the account 54321 (in a container, set its user to 54321)"
+
+
+ADA, BOB, SHARED = "ada", "bob", 100
+GROUPS: dict[str, tuple[int | None, int, tuple[str, list[str]] | None, bool]] = {
+    "her own": (OURS, OURS, (ADA, []), True),
+    "her own, with another number": (2001, 2001, (ADA, []), True),
+    "her own, which lists her": (OURS, OURS, (ADA, [ADA]), True),
+    "her own, with another member": (OURS, OURS, (ADA, [ADA, BOB]), False),
+    "shared by all, and only she is listed": (SHARED, SHARED, ("staff", [ADA]), False),
+    "shared by all, and nobody is listed": (SHARED, SHARED, ("staff", []), False),
+    "with her name, but not her primary group": (SHARED, OURS, (ADA, []), False),
+    "in a container without her name": (None, OURS, None, True),
+    "of root in a container without her name": (None, 0, ("root", []), False),
+    "without a name": (OURS, 54321, None, False),
+}
+"""The primary group of Ada, None if she has no name, the group of a file, its name and members, and if it is hers."""
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_private_group(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Accounts are never listed: a directory such as LDAP has many, or does not list them."""
+    primary, group, entry, is_private = GROUPS[kind]
+
+    def getpwuid(uid: int) -> pwd.struct_passwd:
+        assert uid == OURS
+        if primary is None:
+            raise KeyError(uid)
+        return pwd.struct_passwd((ADA, "x", OURS, primary, "", "/", "/bin/sh"))
+
+    def getgrgid(gid: int) -> grp.struct_group:
+        if entry is None:
+            raise KeyError(gid)
+        return grp.struct_group((entry[0], "x", gid, entry[1]))
+
+    monkeypatch.setattr(os, "geteuid", lambda: OURS)
+    monkeypatch.setattr(os, "getegid", lambda: OURS)
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    monkeypatch.setattr(grp, "getgrgid", getgrgid)
+    monkeypatch.delattr(pwd, "getpwall")
+    if is_private:
+        files.check_status(status_of(group=group), "/file")
+    else:
+        with pytest.raises(files.UnsafePlace, match="/file can be changed by its group"):
+            files.check_status(status_of(group=group), "/file")
+    assert files.can_others_read(status_of(group=group), "/file") != is_private
 
 
 @pytest.mark.parametrize("kind", NOT_FILES)
@@ -336,6 +424,18 @@ def test_temporary_file_is_in_a_private_folder(tmp_path: Path) -> None:
             assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)] == [0o600, 0o700]
     finally:
         os.umask(old_mask)
+
+
+def test_umask_never_takes_our_own_permissions(tmp_path: Path) -> None:
+    umask = os.umask(0o777)
+    try:
+        with files.temporary_file(tmp_path / "draft") as path:
+            modes = [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
+        files.write_file(tmp_path / "config", b"")
+    finally:
+        os.umask(umask)
+    assert modes == [0o700, 0o600]
+    assert stat.S_IMODE((tmp_path / "config").stat().st_mode) == 0o600
 
 
 def test_published_temporary_file_stays(tmp_path: Path) -> None:

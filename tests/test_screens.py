@@ -92,8 +92,15 @@ WRAPPED = {"clients show 5", "mailings show 2", "messages show 1", "clients show
 
 
 @pytest.mark.parametrize("command", SCREENS)
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}], ids=["colour", "no-colour"])
+@pytest.mark.parametrize(
+    ("width", "environ"),
+    [
+        pytest.param(80, {}, id="80 columns, colour"),
+        pytest.param(120, {"NO_COLOR": "1"}, id="120 columns, no colour"),
+        pytest.param(80, {"NO_COLOR": "1"}, marks=pytest.mark.slow, id="80 columns, no colour"),
+        pytest.param(120, {}, marks=pytest.mark.slow, id="120 columns, colour"),
+    ],
+)
 def test_screen_fits_and_cuts_nothing(full: Home, command: str, width: int, environ: dict[str, str]) -> None:
     done = full.call(*command.split(), width=width, environ=environ)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.out + done.err).replace("\r", "\n")

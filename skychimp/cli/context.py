@@ -14,12 +14,13 @@ import typer
 
 from skychimp.cli import interrupts
 from skychimp.cli.output import Output
-from skychimp.errors import InvalidValue, NotLoggedIn, SkychimpError
+from skychimp.errors import Denied, InvalidValue, SkychimpError
 
 if TYPE_CHECKING:
     from skychimp.config.config_file import UntrustedConfig
     from skychimp.config.settings import Settings
-    from skychimp.permissions import Actor
+    from skychimp.config.trust import ConfigFiles
+    from skychimp.permissions import Action, Actor
     from skychimp.services.listing import ListOptions
     from skychimp.store.database import Store
 
@@ -63,7 +64,7 @@ class Context:
     invocation: typer.Context | None = None
     """The command that runs, with its arguments."""
 
-    _is_trusted: "dict[Path, bool]" = field(default_factory=dict)
+    _is_trusted: "dict[ConfigFiles | None, bool]" = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> "Settings":
@@ -118,32 +119,34 @@ class Context:
 
         return sessions.find_actor(self.store, self.token)
 
-    def maintenance_actor(self, operator: bool) -> "Actor":
+    def maintenance_actor(self, operator: bool, action: "Action") -> "Actor":
         """Return who maintains the store: the operator if the option is given, else the user who is logged in.
 
-        Raises NotLoggedIn, and Denied to somebody who may not be the operator of a shared installation.
+        Raises NotLoggedIn, and Denied to a user whose role does not allow the action, and to somebody who may not be
+        the operator of a shared installation.
         """
-        from skychimp.permissions import OPERATOR
+        from skychimp.permissions import OPERATOR, authorize
 
         if operator:
             from skychimp.config import shared
 
             shared.require_operator("use --operator", "log in as an administrator")
             return OPERATOR
-        if self.actor.role is None:
-            raise NotLoggedIn(
-                "you are not logged in", "log in as an administrator, or use --operator if you run this installation"
-            )
+        try:
+            authorize(self.actor, action)
+        except Denied as error:
+            hint = "log in as an administrator, or use --operator if you run this installation"
+            raise type(error)(error.message, hint) from None
         return self.actor
 
     def ask_trust(self, untrusted: "UntrustedConfig") -> bool:
-        """Return whether the user trusts a config in the current folder. Asks or warns once."""
+        """Return whether the user trusts a config in the current folder. Asks or warns once, unless it changes."""
         from skychimp.cli.display import config_trust
 
-        if untrusted.path not in self._is_trusted:
+        if untrusted.read not in self._is_trusted:
             can_ask = self.can_prompt() and sys.stderr.isatty() and not self.is_unattended
-            self._is_trusted[untrusted.path] = config_trust.decide(self.out, untrusted, can_ask=can_ask)
-        return self._is_trusted[untrusted.path]
+            self._is_trusted[untrusted.read] = config_trust.decide(self.out, untrusted, can_ask=can_ask)
+        return self._is_trusted[untrusted.read]
 
     def can_prompt(self) -> bool:
         """Return whether the user can be asked something."""

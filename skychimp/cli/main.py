@@ -25,6 +25,8 @@ REFUSED = (4, 5)
 COMPLETE = "_SKYCHIMP_COMPLETE"
 """The environment variable with which a shell asks for completions."""
 
+_OUT_OF_MEMORY = "not enough memory"
+
 _REWORDINGS = (
     (r"Value error, ", ""),
     (r"Input should be greater than or equal to", "must be at least"),
@@ -49,10 +51,10 @@ def main() -> NoReturn:
         sys.exit(_run(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(interrupts.STATUS)
-    except ImportError as error:
-        print(  # noqa: T201
-            f"error: the installation is incomplete: {error}\nhint: install Skychimp again", file=sys.stderr
-        )
+    except (ImportError, MemoryError) as error:
+        incomplete = f"the installation is incomplete: {error}\nhint: install Skychimp again"
+        message = _OUT_OF_MEMORY if _is_out_of_memory(error) else incomplete
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
 
@@ -65,8 +67,7 @@ def _run(arguments: list[str]) -> int:
 
     prepare_streams()
     if arguments == ["--version"]:
-        print(f"skychimp {__version__}")  # noqa: T201
-        return Output().finish(0)
+        return Output().finish(0, f"skychimp {__version__}\n")
 
     from skychimp.cli.context import Context
 
@@ -90,9 +91,10 @@ def _run_command(context: Any, arguments: list[str]) -> int:
         if "SUDO_UID" in os.environ:
             from skychimp.config import shared
 
-            shared.enter(os.environ)
+            shared.restrict_environment(os.environ)
         from skychimp.cli.registry import command_line
 
+        _check_completion()
         if os.environ.get(COMPLETE) == "complete_bash":
             from skychimp.cli.completion import join_words
 
@@ -105,6 +107,16 @@ def _run_command(context: Any, arguments: list[str]) -> int:
     except Exception as error:
         status = _report(context, arguments, error)
     return status if isinstance(status, int) else 0
+
+
+def _check_completion() -> None:
+    """Raise InvalidValue if the variable that asks for completions has a value that no shell's script gives it."""
+    asked = os.environ.get(COMPLETE, "")
+    if asked and not re.fullmatch(r"(complete|source)_(bash|zsh|fish|powershell|pwsh)", asked):
+        from skychimp.errors import InvalidValue
+
+        del os.environ[COMPLETE]
+        raise InvalidValue(f'invalid value "{asked}" of {COMPLETE}', f"unset {COMPLETE}")
 
 
 def _report(context: Any, arguments: list[str], error: Exception) -> int:
@@ -122,7 +134,7 @@ def _report(context: Any, arguments: list[str], error: Exception) -> int:
     if explained.exit_status in REFUSED:
         from skychimp.cli.refusals import record_refusal
 
-        record_refusal(context, explained)
+        record_refusal(context, arguments, explained)
     return explained.exit_status
 
 
@@ -130,6 +142,7 @@ def _explain(error: Exception) -> "SkychimpError":
     """Return the error that the user sees for any exception."""
     import typer
 
+    from skychimp.cli.output import is_output_broken, output_error
     from skychimp.errors import Interrupted, SkychimpError
 
     if isinstance(error, SkychimpError):
@@ -138,13 +151,33 @@ def _explain(error: Exception) -> "SkychimpError":
         return _usage_error(error)
     if isinstance(error, typer.Abort):
         return Interrupted("interrupted")
+    if _is_out_of_memory(error):
+        return SkychimpError(_OUT_OF_MEMORY)
+    if isinstance(error, FileNotFoundError) and not error.filename and _is_folder_gone():
+        return SkychimpError("the current folder does not exist", "change to another folder")
     if isinstance(error, OSError) and error.strerror:
+        if not error.filename and is_output_broken():
+            return output_error(error)
         return SkychimpError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     message = str(error).partition("\n")[0]
     return SkychimpError(
         f"unexpected {type(error).__name__} at {_location(error)}: {message}",
         "this is a bug in Skychimp, please report it",
     )
+
+
+def _is_folder_gone() -> bool:
+    """Return whether the current folder was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether there is not enough memory, also for a library that is being loaded."""
+    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error))
 
 
 def _location(error: Exception) -> str:
@@ -174,8 +207,10 @@ def _usage_hint(error: "typer.TyperException", suggestion: str) -> str:
 
     context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
     words = context.command_path.split()[1:] if context else []
-    if context and context.parent and option in _options(context.find_root().command):
-        return f"write it before the command: {command(option, *words)}"
+    root = context.find_root().command if context and context.parent else None
+    if root is not None and option in (options := _options(root)):
+        value = [] if options[option] else [_metavar(root, option)]
+        return f"write it before the command: {command(option, *value, *words)}"
     if suggestion and context:
         return f"did you mean {suggestion.rstrip('?').replace(chr(39), '')}?"
     return run_hint(*words, "--help")
@@ -193,3 +228,8 @@ def _options(command: Any) -> dict[str, bool]:
     """Return the names of a command's visible options, and whether each is a flag."""
     visible = [param for param in command.params if not getattr(param, "hidden", False)]
     return {name: getattr(param, "is_flag", False) for param in visible for name in param.opts}
+
+
+def _metavar(command: Any, option: str) -> str:
+    """Return what the help calls the value of an option."""
+    return next(str(param.metavar) for param in command.params if option in param.opts)

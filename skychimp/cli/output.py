@@ -51,6 +51,20 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors=errors)
 
 
+def is_output_broken() -> bool:
+    """Return whether stdout cannot take what was written to it, for example because a disk is full."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def output_error(error: OSError) -> SkychimpError:
+    """Return the error for output that cannot be written, although the command may have done its work."""
+    return SkychimpError(f"cannot write the output: {error.strerror}", "any change that the command made is kept")
+
+
 def new_console(*, stderr: bool) -> "Console":
     """Return a Rich console for stdout or stderr that shows text as it is."""
     from rich.console import Console
@@ -232,20 +246,18 @@ class Output:
     def ask(self, question: str) -> str:
         """Return the answer of the person at the terminal, one line. Raises Interrupted at the end of the input."""
         _print_message(f"{escape(question)} ", end="")
-        answer = sys.stdin.readline()
-        if not answer:
-            _print_message("")
-            raise Interrupted("interrupted")
-        return answer.strip()
+        with _end_line_without_answer():
+            answer = sys.stdin.readline()
+            if not answer:
+                raise EOFError
+            return answer.strip()
 
     def ask_secret(self, question: str) -> str:
         """Return an answer that is not shown while it is typed. Raises Interrupted at the end of the input."""
         from getpass import getpass
 
-        try:
+        with _end_line_without_answer():
             return getpass(f"{question} ", stream=sys.stderr)
-        except EOFError:
-            raise Interrupted("interrupted") from None
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[ProgressReporter]:
@@ -257,13 +269,14 @@ class Output:
         else:
             yield progress.progress_lines(self.note, title, total)
 
-    def finish(self, status: int) -> int:
-        """Flush the output and return the exit status, which is an error's if stdout cannot be written."""
+    def finish(self, status: int, text: str = "") -> int:
+        """Write the last text, flush the output and return the exit status: an error's if stdout cannot be written."""
         try:
+            self.raw(text)
             sys.stdout.flush()
         except OSError as error:
             if status == 0 and not isinstance(error, BrokenPipeError):
-                self.error(SkychimpError(f"cannot write the output: {error.strerror}"))
+                self.error(output_error(error))
             _discard_output(sys.stdout)
             return PIPE_CLOSED if isinstance(error, BrokenPipeError) else status or 1
         return status
@@ -289,6 +302,19 @@ def _half_block(upper: Color | None, lower: Color | None) -> "Segment":
 
 def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextlib.contextmanager
+def _end_line_without_answer() -> Iterator[None]:
+    """End the line of a question that gets no answer. Raises Interrupted at the end of the input."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _print_message("")
+        raise
+    except EOFError:
+        _print_message("")
+        raise Interrupted("interrupted") from None
 
 
 def _print_message(line: str, end: str = "\n") -> None:

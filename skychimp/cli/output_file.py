@@ -1,5 +1,6 @@
 """Write the files that a user names for an export or a report, and files that we generate in a folder."""
 
+import errno
 import hashlib
 import io
 import os
@@ -41,7 +42,7 @@ def open_output_file(context: Context, name: str, *, force: bool) -> Iterator[Te
     file is readable by its owner only. Raises InvalidValue if the file cannot be written or nobody can be asked,
     SkychimpError if the answer is no, and Denied to whoever runs a shared installation with sudo.
     """
-    shared.require_operator("write files as this account", "write to - and redirect the output")
+    _require_operator("use - and redirect the output")
     try:
         with _open_stream(name) or _open_new(context, Path(name), force) as opened:
             yield opened
@@ -50,8 +51,7 @@ def open_output_file(context: Context, name: str, *, force: bool) -> Iterator[Te
     except files.UnsafePlace as error:
         raise InvalidValue(f"cannot write {name}: {error.strerror}", "use another file, or - for stdout") from None
     except OSError as error:
-        hint = "use another file, or - for stdout"
-        raise InvalidValue(f"cannot write {name}: {error.strerror}", hint) from None
+        raise _cannot_write(name, error) from None
 
 
 def write_generated_files(
@@ -62,6 +62,7 @@ def write_generated_files(
     `create` says whether to create the folder. A file that we wrote and nobody changed is replaced. Any other file is
     replaced only if the user agrees. Raises what `open_output_file` raises.
     """
+    _require_operator()
     marked = {name: _mark(text, comment) for name, text in texts.items()}
     try:
         if create:
@@ -76,6 +77,17 @@ def write_generated_files(
                 file.write(text.encode())
     except OSError as error:
         raise InvalidValue(f"cannot write to {folder}: {error.strerror}", "use another folder") from None
+
+
+def _cannot_write(name: str, error: OSError) -> InvalidValue:
+    if error.errno == errno.EBUSY:  # it is mounted by itself, as a container does with a single file
+        return InvalidValue(f"cannot replace {name}: it is a mount point", "use - and redirect the output")
+    return InvalidValue(f"cannot write {name}: {error.strerror}", "use another file, or - for stdout")
+
+
+def _require_operator(instead: str = "") -> None:
+    """Raise Denied to whoever runs a shared installation with sudo. `instead` is what they can do."""
+    shared.require_operator("write files as this account", instead)
 
 
 def _open_stream(name: str) -> TextIO | None:

@@ -4,12 +4,15 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from skychimp.cli.context import Context
 from skychimp.errors import Denied, InvalidValue
+
+if TYPE_CHECKING:
+    from skychimp.services.accounts.email_kinds import EmailKind
 
 Result = TypeVar("Result")
 
@@ -131,6 +134,15 @@ def note_email_sent(context: Context, address: str) -> None:
     if context.settings.mail.transport == "outbox":
         folder = context.store.path.parent / "outbox/new"
         context.out.note(f"no mail server is configured: the email is the newest file in {folder}")
+
+
+def send_notice(context: Context, kind: "EmailKind", to: str, *, role: str = "") -> None:
+    """Tell the owner of an account by email that it was changed. Warn if that is not possible."""
+    from skychimp.services.accounts import account_mail
+
+    warning = account_mail.send_notice(context.settings, context.store.path, kind, to=to, role=role)
+    if warning:
+        context.out.warn(warning)
 
 
 def _require_terminal(context: Context) -> None:

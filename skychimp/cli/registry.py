@@ -4,6 +4,7 @@ The help of the command line must not import SQLAlchemy or anything else that on
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -116,7 +117,22 @@ def command_line() -> Any:
     for param in command.params:
         if param.name in _COMPLETION_HELP:
             param.help = _COMPLETION_HELP[param.name]
+        if param.name == "install_completion":
+            param.callback = _check_caller(param.callback)
     return command
+
+
+def _check_caller(install: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Typer's function that changes files in the home, but not for a restricted caller of this account."""
+
+    def check_and_install(ctx: Any, param: Any, value: Any) -> Any:
+        if value:
+            from skychimp.config import shared
+
+            shared.require_operator("change the shell of this account", "run it without sudo")
+        return install(ctx, param, value)
+
+    return check_and_install
 
 
 def load_command(name: str, *, completing: bool = False) -> Any:

@@ -14,16 +14,18 @@ from pathlib import Path
 
 from skychimp import files
 from skychimp.config import shared
+from skychimp.config.locations import user_folder
 from skychimp.errors import ConfigError, NotLoggedIn
+from skychimp.shell import run_line_hint
 
 _MAX_LENGTH = 1000
-_HINT = "delete it and log in again"
 
 
 def read(store_url: str) -> str | None:
     """Return the token saved for a store, or None.
 
-    Raises NotLoggedIn if the file or the folder is a link, belongs to another user, or is accessible to others.
+    Raises NotLoggedIn if the file or the folder cannot be read, is a link, belongs to another user, or is accessible to
+    others.
     """
     path = _path(store_url)
     try:
@@ -39,18 +41,10 @@ def write(store_url: str, token: str) -> None:
     Raises ConfigError if it cannot be saved, also because the folder is accessible to others.
     """
     path = _path(store_url)
-    draft = f"{path.name}.{os.getpid()}"
     try:
         files.make_folder(path.parent)
         with _open_folder(path.parent) as folder:
-            with suppress(FileNotFoundError):  # left behind by a process with the same id that was killed
-                os.unlink(draft, dir_fd=folder)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(draft, flags, 0o600, dir_fd=folder), "w", encoding="ascii") as opened:
-                opened.write(token)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            files.write_file(Path(path.name), token.encode("ascii"), dir_fd=folder)
     except NotLoggedIn as error:
         raise ConfigError(error.message, error.hint) from None
     except OSError as error:
@@ -67,7 +61,7 @@ def remove(store_url: str) -> None:
 
 @contextmanager
 def _open_folder(path: Path) -> Iterator[int]:
-    """Open the folder of the sessions. Raises NotLoggedIn if it is not private, and FileNotFoundError."""
+    """Open the folder of the sessions. Raises NotLoggedIn as `read` does, and FileNotFoundError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     with _private(path, lambda: os.open(path, flags)) as folder:
         yield folder
@@ -75,7 +69,7 @@ def _open_folder(path: Path) -> Iterator[int]:
 
 @contextmanager
 def _open_private(path: Path, folder: int) -> Iterator[int]:
-    """Open a file in an open folder. Raises NotLoggedIn if it is not private, and FileNotFoundError."""
+    """Open a file in an open folder. Raises NotLoggedIn as `read` does, and FileNotFoundError."""
     with _private(path, lambda: files.open_file(path.name, dir_fd=folder)) as opened:
         yield opened
 
@@ -86,22 +80,35 @@ def _private(path: Path, open_path: Callable[[], int]) -> Iterator[int]:
         opened = open_path()
     except FileNotFoundError:
         raise
-    except OSError:
-        raise NotLoggedIn(f"the saved session is not safe: {path} is a link or cannot be opened", _HINT) from None
+    except OSError as error:
+        raise _not_opened(path, error) from None
     try:
         if not files.is_private(opened):
-            fault = "belongs to another user or is accessible to others"
-            raise NotLoggedIn(f"the saved session is not safe: {path} {fault}", _HINT)
+            raise _not_safe(path, "belongs to another user or is accessible to others")
         yield opened
     finally:
         os.close(opened)
 
 
-def _path(store_url: str) -> Path:
-    from platformdirs import user_state_path
+def _not_safe(path: Path, fault: str) -> NotLoggedIn:
+    hint = f"{run_line_hint('rm', '-r', path)} and log in again"
+    return NotLoggedIn(f"the saved session is not safe: {path} {fault}", hint)
 
+
+def _not_opened(path: Path, error: OSError) -> NotLoggedIn:
+    if os.path.islink(path):
+        return _not_safe(path, "is a link")
+    place = next(place for place in (path, *path.parents) if os.path.lexists(place))  # what does not let us in
+    if isinstance(error, PermissionError):
+        hint = run_line_hint("chmod", "u+rwX", place)
+    else:
+        hint = f"{run_line_hint('mv', place, f'{place}.old')} and log in again"
+    return NotLoggedIn(f"cannot read the saved session {path}: {error.strerror}", hint)
+
+
+def _path(store_url: str) -> Path:
     caller = shared.find_caller()
     name = hashlib.sha256(store_url.encode(errors="surrogateescape")).hexdigest()[:16]
     if caller is not None:
         name += f"-{caller.uid}"
-    return user_state_path("skychimp", appauthor=False) / "sessions" / name
+    return user_folder("state") / "sessions" / name

@@ -1,5 +1,6 @@
 """Read the files that settings name: only those that nobody else can change, and never more than is sensible."""
 
+import os
 from pathlib import Path
 
 from skychimp import files
@@ -15,15 +16,15 @@ def read_bytes(path: Path, hint: str, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of a file.
 
     Raises FileNotFoundError and NotADirectoryError if it does not exist, and ConfigError if it is not safe or cannot be
-    read. `hint` says what to do then, unless the place itself has to be fixed.
+    read, or is a link to nothing. `hint` says what to do then, unless the place itself has to be fixed.
     """
     try:
         return files.read_checked(path, max_bytes=max_bytes)
     except (FileNotFoundError, NotADirectoryError):
+        _refuse_broken_link(path)
         raise
     except files.UnsafePlace as error:
-        place = "it" if error.filename == str(path) else error.filename
-        raise ConfigError(f"cannot use {path}: {place} {error.fault}", error.remedy) from None
+        raise ConfigError(f"cannot use {path}: {error.reason(path)}", error.remedy) from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from None
 
@@ -49,3 +50,12 @@ def read_password(path: Path, hint: str) -> str:
     if len(line.splitlines()) > 1 or "\0" in line:
         raise ConfigError(f"cannot use {path}: it has more than one line", hint)
     return line
+
+
+def _refuse_broken_link(path: Path) -> None:
+    """Raise ConfigError if a missing file, or a folder above it, is a link to nothing, such as an unmounted disk."""
+    for place in (path, *path.parents):
+        if os.path.islink(place) and not os.path.exists(place):
+            kind = "file" if place == path else "folder"
+            message = f"{place} is a link to a {kind} that does not exist: {os.readlink(place)}"
+            raise ConfigError(message, f"create that {kind}, or delete the link")

@@ -20,6 +20,9 @@ class UntrustedConfig(NamedTuple):
     """A config file in the current folder that is not trusted."""
 
     path: Path
+    read: ConfigFiles | None
+    """What is trusted if the user agrees, None if it cannot be trusted."""
+
     problem: str | None
     """Why it cannot be trusted as it is, None if it can."""
 
@@ -53,7 +56,7 @@ def find_config_file(
     if not os.path.lexists(FILE_NAME) or _is_same_folder(usual.parent):
         return usual
     here = Path(FILE_NAME).absolute()
-    return here if trust.find(here) or _becomes_trusted(here, usual, ask_trust) else usual
+    return here if trust.find(here) or _ask_and_trust(here, usual, ask_trust) else usual
 
 
 def usual_config_file() -> Path:
@@ -110,21 +113,23 @@ def _is_same_folder(folder: Path) -> bool:
     return os.path.realpath(folder) == os.path.realpath(".")
 
 
-def _becomes_trusted(here: Path, usual: Path, ask_trust: AskTrust) -> bool:
-    problem = _find_problem(here)
-    instead = usual if os.path.lexists(usual) else None
-    if not ask_trust(UntrustedConfig(here, problem, instead)) or problem is not None:
+def _ask_and_trust(here: Path, usual: Path, ask_trust: AskTrust) -> bool:
+    """Return whether the user trusts a config from now on, as it was shown. One that changes meanwhile is refused."""
+    untrusted = _read_untrusted(here, usual if os.path.lexists(usual) else None)
+    if not ask_trust(untrusted) or untrusted.read is None:
         return False
-    trust.trust(read_files(here))
+    trust.trust(untrusted.read)
     return True
 
 
-def _find_problem(here: Path) -> str | None:
+def _read_untrusted(here: Path, instead: Path | None) -> UntrustedConfig:
     try:
         read = read_files(here)
     except ConfigError as error:
-        return error.message
-    return f"{here} is a link to a file that does not exist" if read.config is None else None
+        return UntrustedConfig(here, None, error.message, instead)
+    if read.config is None:
+        return UntrustedConfig(here, None, f"{here} does not exist any more", instead)
+    return UntrustedConfig(here, read, None, instead)
 
 
 def _read(path: Path, hint: str) -> bytes | None:

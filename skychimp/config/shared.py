@@ -1,18 +1,22 @@
 """Protect a shared installation from the people who run it with sudo.
 
 An installation is shared if the config file in the account's own config folder says `service.shared = true`. Whoever
-then runs Skychimp on that account with sudo, and is not in `service.operators`, is restricted: settings come from that
-folder only, and what only the account itself may do is refused. So they cannot make Skychimp use another store or mail
-server, or start a program of theirs with the rights of the account.
+then runs Skychimp on that account with sudo, and is neither root nor in `service.operators`, is restricted: settings
+come from that folder only, and what only the account itself may do is refused. So they cannot make Skychimp use another
+store or mail server, or start a program of theirs with the rights of the account.
 
 Callers are known by SUDO_UID and SUDO_USER, which sudo sets. They cannot change these unless sudo lets them set
 variables (SETENV), and then they could run any program anyway. `skychimp service sudoers` prints a rule that does not.
 The account's own folders are those in its home in the password database, whatever the environment says.
+
+A file in the account's state folder remembers that the installation is shared. Then its config must go on saying
+whether it is: a file that is missing, or that an editor is just writing, would open it to everybody.
 """
 
 import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +33,9 @@ _FOLDERS = {
 }
 """Variables that name a folder with our files, and the folder below the home that they name by default."""
 
-_CONFIG_FOLDER = "Library/Application Support" if sys.platform == "darwin" else ".config"
+_CONFIG_FOLDER, _STATE_FOLDER = (
+    ("Library/Application Support",) * 2 if sys.platform == "darwin" else (".config", ".local/state")
+)
 _KEPT = _NOT_SETTINGS | {
     *("HOME", "SUDO_COMMAND", "SUDO_GID", "SUDO_UID", "SUDO_USER", "TZ"),
     *("COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "TERM", "LANG", "LANGUAGE"),
@@ -75,10 +81,11 @@ def find_caller(environ: Mapping[str, str] = os.environ) -> Caller | None:
 def find_restriction(environ: Mapping[str, str] = os.environ) -> Restriction | None:
     """Return the restriction of the person who runs this with sudo, or None if everything is allowed.
 
-    Raises ConfigError if the account's own config file cannot be read: it may say that the installation is shared.
+    Raises ConfigError if the account's own config file cannot be read: it may say that the installation is shared. So
+    it does if the file says nothing about it any more.
     """
     caller, file = find_caller(environ), own_config_file()
-    if caller is None or file is None:
+    if caller is None or caller.uid == 0 or file is None:  # root can become the account in other ways
         return None
     names = {caller.name, _account_name(caller.uid)} if caller.uid >= 0 else set()
     return Restriction(caller, file) if is_restricted(names, _read_service_section(file)) else None
@@ -88,13 +95,24 @@ def is_restricted(names: set[str], service: Mapping[str, Any]) -> bool:
     """Return whether a caller with these names is restricted by the section `service` of the account's own config."""
     operators = service.get("operators")
     is_operator = isinstance(operators, list) and any(name in operators for name in names)
-    return service.get("shared", False) not in (False, "false") and not is_operator
+    return _says_shared(service) and not is_operator
 
 
 def is_shared() -> bool:
     """Return whether the account's own config says that this installation is shared. Raises ConfigError."""
     file = own_config_file()
-    return file is not None and is_restricted(set(), {**_read_service_section(file), "operators": []})
+    return file is not None and _says_shared(_read_service_section(file))
+
+
+def remember_shared() -> None:
+    """Remember that this installation is shared, if the account's state folder can be written."""
+    from skychimp import files
+
+    reminder = _reminder()
+    if reminder is not None and not os.path.lexists(reminder):
+        with suppress(OSError):
+            files.make_folder(reminder.parent)
+            files.write_file(reminder, b"")
 
 
 def own_config_file() -> Path | None:
@@ -103,7 +121,7 @@ def own_config_file() -> Path | None:
     return home and home / _CONFIG_FOLDER / "skychimp" / FILE_NAME
 
 
-def enter(environ: MutableMapping[str, str]) -> None:
+def restrict_environment(environ: MutableMapping[str, str]) -> None:
     """Check and clean the environment of a restricted caller, before anything is read from it.
 
     Raises Denied for a setting in it, for a folder that is not the account's own, and for a config file in the current
@@ -112,6 +130,7 @@ def enter(environ: MutableMapping[str, str]) -> None:
     restriction, home = find_restriction(environ), _own_home()
     if restriction is None or home is None:
         return
+    remember_shared()
     refused, kept = next(refused_variables(environ, home), None), kept_variables(environ)
     environ.clear()  # also before an error, which may be recorded in the store
     environ.update(kept | {"HOME": str(home), "LESSSECURE": "1"})
@@ -173,20 +192,48 @@ def _own_home() -> Path | None:
     return Path(home) if os.path.isabs(home) else None
 
 
+def _reminder() -> Path | None:
+    """Return the path of the file that remembers that this installation is shared, None without a home."""
+    home = _own_home()
+    return home and home / _STATE_FOLDER / "skychimp/shared"
+
+
+def _says_shared(service: Mapping[str, Any]) -> bool:
+    """Return whether a section `service` says that its installation is shared.
+
+    So does a value that is not valid, because that is safe.
+    """
+    shared = service.get("shared", False)
+    return shared is not False and shared != "false"
+
+
 def _read_service_section(file: Path) -> Mapping[str, Any]:
+    """Return the section `service` of the account's own config.
+
+    Raises ConfigError if the file cannot be read, or if it does not say whether an installation is still shared.
+    """
+    section = _read_toml(file).get("service", {})
+    if not isinstance(section, dict):
+        return {"shared": section}
+    reminder = _reminder()
+    if "shared" not in section and reminder is not None and os.path.lexists(reminder):
+        message = f"this installation was shared, and {file} does not say whether it still is"
+        raise ConfigError(message, f"set service.shared to true or false in {file}")
+    return section
+
+
+def _read_toml(file: Path) -> Mapping[str, Any]:
     import tomllib
 
     from skychimp.config import checked_files
 
     try:
         data = checked_files.read_bytes(file, "let this account read it")
-        tree = tomllib.loads(data.decode("utf-8-sig"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
-    section = tree.get("service", {})
-    return section if isinstance(section, dict) else {"shared": section}
 
 
 def _has_other_config(own_file: Path) -> bool:

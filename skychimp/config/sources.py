@@ -134,12 +134,12 @@ def _from_config(read: ConfigFiles) -> Iterator[_Value]:
     text = _decode(path, read.config)
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > _MAX_DOTS:
-            raise ConfigError(f"{path} is not valid TOML: too many dots in line {number}")
+            raise ConfigError(f"{path} is not valid TOML: too many dots in line {number}", "correct the file")
     try:
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number with 5,000 digits is a ValueError of its own
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ConfigError(f"{path} is not valid TOML: {reason}") from None
+        raise ConfigError(f"{path} is not valid TOML: {reason}", "correct the file") from None
     known = _setting_names()
     for section, keys in tree.items():
         if not isinstance(keys, dict):
@@ -179,7 +179,7 @@ def _decode(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"cannot read {path}: the file is not valid UTF-8") from None
+        raise ConfigError(f"cannot read {path}: the file is not valid UTF-8", "save it as UTF-8") from None
 
 
 def _from_env_file(read: ConfigFiles) -> Iterator[_Value]:

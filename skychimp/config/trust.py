@@ -89,7 +89,8 @@ def require_unchanged(read: ConfigFiles) -> None:
     trusted = find(read.path)
     changed = read.path if trusted is None else changed_file(trusted, read)
     if changed is not None:
-        raise ConfigError(f"{changed} has changed since {read.path} was trusted", f"check it, then {_trust_hint(read)}")
+        since = "it" if changed == read.path else read.path
+        raise ConfigError(f"{changed} has changed since {since} was trusted", f"check it, then {_trust_hint(read)}")
 
 
 def changed_file(trusted: TrustedConfig, read: ConfigFiles) -> Path | None:

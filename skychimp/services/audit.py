@@ -23,8 +23,8 @@ from skychimp.store.database import Store
 _A = AuditEntry.__table__
 _U = User.__table__
 
-_looks: WeakKeyDictionary[Store, set[tuple[int, str, int | None, str]]] = WeakKeyDictionary()
-"""The looks at others' objects that are recorded already: a command reads some objects more than once."""
+_views: WeakKeyDictionary[Store, set[tuple[int, str, int | None, str]]] = WeakKeyDictionary()
+"""The views of others' objects that are recorded already: a command reads some objects more than once."""
 
 SORTED_BY = {"id": _A.c.id, "at": _A.c.at, "actor": _U.c.address_key, "action": _A.c.action, "object": _A.c.object}
 
@@ -72,19 +72,19 @@ def record_in_log(actor: Actor, action: str, kind: str, object_id: int | None = 
     system_log.write(_log_line(_new_entry(actor, action, kind, object_id, detail), actor))
 
 
-def record_look(store: Store, actor: Actor, kind: str, object_id: int | None = None, detail: str = "") -> None:
+def record_view(store: Store, actor: Actor, kind: str, object_id: int | None = None, detail: str = "") -> None:
     """Record that the actor sees another user's object, once for as long as the store is open."""
-    looks = _looks.setdefault(store, set())
-    look = (actor.user_id, kind, object_id, detail)
-    if look not in looks:
-        looks.add(look)
+    views = _views.setdefault(store, set())
+    view = (actor.user_id, kind, object_id, detail)
+    if view not in views:
+        views.add(view)
         record_if_possible(store, actor, "see", kind, object_id, detail)
 
 
 def record_list(store: Store, actor: Actor, action: Action, kind: str) -> None:
     """Record that the actor lists objects of a kind, if that shows other users' objects. Raises Denied."""
     if authorize(actor, action) == Scope.ALL:
-        record_look(store, actor, kind, None, "list")
+        record_view(store, actor, kind, None, "list")
 
 
 def record_without_login(store: Store, action: str, kind: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
-from skychimp.files import make_folder
+from skychimp.files import UnsafePlace, make_folder
 
 ReadContent = Callable[[], bytes]
 """Returns the content of a file."""
@@ -72,7 +72,7 @@ def _locked_folder(folder: Path) -> Iterator[int]:
     try:
         make_folder(folder, _FOLDER_MODE)
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileExistsError, NotADirectoryError):
+    except (UnsafePlace, NotADirectoryError):
         raise InvalidValue(f"{folder} is not a folder", "use an empty or a new folder") from None
     try:
         fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -197,7 +197,7 @@ def verify(path: Path) -> dict[str, int]:
     Raises StoreNotReady if SQLite finds damage, or a row refers to a missing one.
     """
     verification.require_no_damage(path)
-    with database.translate_db_errors(), contextlib.closing(verification.open_untrusted(path)) as store:
+    with database.translate_db_errors(path), contextlib.closing(verification.open_untrusted(path)) as store:
         return database.count_rows(store.execute)
 
 
@@ -309,7 +309,7 @@ def _require_no_run(path: Path) -> None:
 
 
 def _require_no_logs(path: Path) -> None:
-    for log in (path.with_name(path.name + suffix) for suffix in place.LOG_SUFFIXES):
+    for log in (path.with_name(path.name + suffix) for suffix in files.SQLITE_COMPANIONS):
         if log.exists():
             raise Conflict(f"{log} belongs to a store that is gone", "move it away; it may contain the last changes")
 
@@ -347,7 +347,7 @@ def _set_aside(store: Path, aside: Path) -> bool:
 
 
 def _copy_bytes(store: Path, aside: Path) -> None:
-    for suffix in ("", "-wal", "-journal"):
+    for suffix in ("", *files.SQLITE_LOGS):
         if (file := store.with_name(store.name + suffix)).exists():
             aside.with_name(aside.name + suffix).touch(mode=0o600)
             shutil.copyfile(file, aside.with_name(aside.name + suffix))
@@ -356,7 +356,7 @@ def _copy_bytes(store: Path, aside: Path) -> None:
 def _take_newer_ledger(draft: Path, newer: Path) -> bool:
     """Copy what a newer store has sent into an older copy of it. Return False if it is not the same store."""
     store = Store(draft, journal_mode="DELETE", foreign_keys="OFF")
-    with contextlib.closing(store), database.translate_db_errors(), store.connect_autocommit() as db:
+    with contextlib.closing(store), database.translate_db_errors(draft), store.connect_autocommit() as db:
         execute = db.exec_driver_sql
         execute("ATTACH ? AS newer", (os.fsencode(newer),))  # bytes, as the path may be no UTF-8
         revision = execute("SELECT version_num FROM newer.alembic_version").scalar()
@@ -376,7 +376,7 @@ def _take_newer_entries(draft: Path, newer: Path) -> NewerEntries:
     with (
         contextlib.suppress(StoreFailed),
         contextlib.closing(store),
-        database.translate_db_errors(),
+        database.translate_db_errors(draft),
         store.connect_autocommit() as db,
     ):
         execute = db.exec_driver_sql

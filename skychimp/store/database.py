@@ -17,8 +17,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import Session
 
+from skychimp import files
 from skychimp.errors import StoreFailed
-from skychimp.store import sqlite_errors
+from skychimp.store import place, sqlite_errors
 
 SAFE_WAL_VERSION = (3, 51, 3)
 """The first version of SQLite that keeps a write-ahead log intact while several processes write."""
@@ -41,7 +42,7 @@ class Store:
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """Open a transaction that sees the store as it is at one moment. Raises StoreFailed."""
-        with translate_db_errors(), Session(self.engine, expire_on_commit=False) as db, db.begin():
+        with translate_db_errors(self.path), Session(self.engine, expire_on_commit=False) as db, db.begin():
             yield db
 
     @contextlib.contextmanager
@@ -50,13 +51,13 @@ class Store:
 
         It takes the write lock at once (BEGIN IMMEDIATE), so that nothing it reads can change before it writes.
         """
-        with translate_db_errors(), Session(self._writer, expire_on_commit=False) as db, db.begin():
+        with translate_db_errors(self.path), Session(self._writer, expire_on_commit=False) as db, db.begin():
             yield db
 
     @contextlib.contextmanager
     def write_soon(self) -> Iterator[Session]:
         """Open a transaction like `write`, but wait for the lock for SHORT_TIMEOUT_MS only. Raises StoreFailed."""
-        with translate_db_errors(), self._writer.connect() as connection:
+        with translate_db_errors(self.path), self._writer.connect() as connection:
             driver_connection = connection.connection.driver_connection
             assert driver_connection is not None
             driver_connection.execute(f"PRAGMA busy_timeout = {SHORT_TIMEOUT_MS}")
@@ -76,7 +77,7 @@ class Store:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it, unless another connection is using it."""
-        with translate_db_errors(), self.connect_autocommit() as db:
+        with translate_db_errors(self.path), self.connect_autocommit() as db:
             db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def vacuum(self) -> None:
@@ -84,7 +85,7 @@ class Store:
 
         It needs as much disk space again meanwhile, and writers wait. Raises StoreFailed.
         """
-        with translate_db_errors(), self.connect_autocommit() as db:
+        with translate_db_errors(self.path), self.connect_autocommit() as db:
             db.exec_driver_sql("VACUUM")
         self.checkpoint()
 
@@ -111,12 +112,12 @@ class Store:
     @property
     def journal_mode(self) -> str:
         """The journal that the file uses now: `wal` or `delete`."""
-        with translate_db_errors(), self.engine.connect() as db:
+        with translate_db_errors(self.path), self.engine.connect() as db:
             return str(db.exec_driver_sql("PRAGMA journal_mode").scalar())
 
     def find_damage(self) -> str:
         """Return what SQLite's quick check finds wrong with the file, "" if nothing."""
-        with translate_db_errors(), self.engine.connect() as db:
+        with translate_db_errors(self.path), self.engine.connect() as db:
             result = str(db.exec_driver_sql("PRAGMA quick_check(1)").scalar())
         return "" if result == "ok" else result
 
@@ -129,21 +130,24 @@ class Store:
 
 
 @contextlib.contextmanager
-def translate_db_errors() -> Iterator[None]:
-    """Turn the driver's errors into StoreFailed. A violated constraint (IntegrityError) is left to the caller."""
+def translate_db_errors(path: Path) -> Iterator[None]:
+    """Turn the driver's errors about a store into StoreFailed.
+
+    A violated constraint (IntegrityError) is left to the caller.
+    """
     try:
         yield
     except IntegrityError:
         raise
     except DBAPIError as error:
-        raise store_error(str(error.orig), result_code(error)) from error
+        raise store_error(path, str(error.orig), result_code(error)) from error
     except (driver().Error, UnicodeDecodeError) as error:
-        raise store_error(sqlite_errors.reason(error), sqlite_errors.result_code(error)) from error
+        raise store_error(path, sqlite_errors.reason(error), sqlite_errors.result_code(error)) from error
 
 
-def store_error(reason: str, code: int = 0) -> StoreFailed:
-    """Return the error for SQLite's message and result code."""
-    return StoreFailed(f"cannot use the store: {reason}", _HINTS.get(code, "check the disk and the file's permissions"))
+def store_error(path: Path, reason: str, code: int = 0) -> StoreFailed:
+    """Return the error for SQLite's message and result code about a store."""
+    return StoreFailed(f"cannot use the store {path}: {reason}", _HINTS.get(code) or place.permissions_hint(path))
 
 
 def result_code(error: DBAPIError) -> int:
@@ -246,7 +250,7 @@ def copy_pages(
     number of copied pages and of all pages. Raises StoreFailed.
     """
     is_new = target.stat().st_size == 0
-    with translate_db_errors(), contextlib.closing(connect_file(source, in_use=in_use)) as origin:
+    with translate_db_errors(source), contextlib.closing(connect_file(source, in_use=in_use)) as origin:
         origin.execute("BEGIN")
         origin.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first read fixes the moment
         rows = count_rows(origin.execute) if count else {}
@@ -272,7 +276,7 @@ def quoted(name: str) -> str:
 def connect_file(path: Path, *, in_use: bool = True) -> Any:
     """Return a connection of the driver. If the file is not in use, no other file is created beside it."""
     name = "file:" + quote(os.fsencode(path))
-    has_log = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    has_log = any(path.with_name(path.name + suffix).exists() for suffix in files.SQLITE_LOGS)
     name += "?mode=rw" if in_use else "?mode=ro" if has_log else "?immutable=1"
     connection = driver().connect(name, uri=True, isolation_level=None)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")

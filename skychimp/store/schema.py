@@ -66,7 +66,8 @@ def create_store(url: str) -> Store:
             _create_tables(file)
             publish_new(file, path)
     except OSError as error:
-        raise StoreNotReady(f"cannot create the store {path}: {error.strerror}", _OTHER_FILE) from None
+        reason = error.reason(path) if isinstance(error, files.UnsafePlace) else error.strerror
+        raise StoreNotReady(f"cannot create the store {path}: {reason}", _OTHER_FILE) from None
     return open_store(url)
 
 
@@ -105,14 +106,20 @@ def require_store(path: Path) -> None:
     Do not call it while this process has the store open: closing the file would drop SQLite's locks on it.
     """
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            header = file.read(100)
+        is_ours = is_store(path)
     except FileNotFoundError:
         raise StoreNotReady(f"no store at {path}", run_hint("init", "--email", "YOU@EXAMPLE.ORG")) from None
     except OSError as error:
         raise StoreNotReady(f"cannot read the store {path}: {error.strerror}") from None
-    if not header.startswith(b"SQLite format 3\0") or int.from_bytes(header[68:72]) != APPLICATION_ID:
+    if not is_ours:
         raise StoreNotReady(f"{path} is not a Skychimp store", _OTHER_FILE)
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a file begins like a store. Raises OSError. For the same files as `require_store`."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        header = file.read(100)
+    return header.startswith(b"SQLite format 3\0") and int.from_bytes(header[68:72]) == APPLICATION_ID
 
 
 # Migrations
@@ -138,7 +145,7 @@ def upgrade(path: Path, *, with_backup: bool = True) -> None:
     engine = make_engine(path, foreign_keys="OFF")  # rebuilding a table must not delete the rows that refer to it
     try:
         with (
-            translate_db_errors(),
+            translate_db_errors(path),
             engine.execution_options(begin=IMMEDIATE).connect() as db,
             db.begin(),
         ):
@@ -168,7 +175,7 @@ def newer_store(path: Path, revision: str) -> StoreNotReady:
 
 def _read_revision(store: Store) -> str:
     try:
-        with translate_db_errors(), store.engine.connect() as db:
+        with translate_db_errors(store.path), store.engine.connect() as db:
             return _revision_of(db)
     except StoreFailed as error:
         cause = error.__cause__
@@ -188,7 +195,7 @@ def _create_tables(path: Path) -> None:
     engine = make_engine(path, journal_mode="DELETE")  # everything in one file
     try:
         with (
-            translate_db_errors(),
+            translate_db_errors(path),
             engine.execution_options(begin=IMMEDIATE).connect() as db,
             db.begin(),
         ):

@@ -84,7 +84,7 @@ def find_differences(path: Path) -> list[str]:
 
 def open_untrusted(path: Path) -> Any:
     """Return a connection of the driver for reading a file that may come from anybody."""
-    with translate_db_errors():
+    with translate_db_errors(path):
         connection = database.connect_file(path)
         for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -192,7 +192,7 @@ def _as_damage(path: Path) -> Iterator[None]:
         yield
     except (database.driver().Error, UnicodeDecodeError) as error:
         if sqlite_errors.is_busy(error):
-            raise database.store_error(str(error), sqlite_errors.result_code(error)) from error
+            raise database.store_error(path, str(error), sqlite_errors.result_code(error)) from error
         raise StoreNotReady(f"{path} is damaged: {sqlite_errors.reason(error)}", _OTHER_BACKUP) from error
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from skychimp import files
-from skychimp.errors import RelayUnavailable
+from skychimp.errors import OutboxFailed
 from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Phase, Reply, SendResult
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
@@ -25,24 +25,31 @@ class OutboxTransport:
         self._folder = folder
 
     async def connect(self) -> "OutboxConnection":
-        """Create the Maildir if it is missing, and open it.
-
-        Raises RelayUnavailable if that fails, or if others could change it.
-        """
+        """Create the Maildir if it is missing, and open it. Raises OutboxFailed, also if others could change it."""
         with ExitStack() as opened:
-            try:
-                tmp, new = self._open(opened)
-            except files.UnsafePlace as error:
-                place = "it" if error.filename == str(self._folder) else error.filename
-                message = f"cannot use the outbox {self._folder}: {place} {error.fault}"
-                raise RelayUnavailable(message, error.remedy) from None
-            except OSError as error:
-                message = f"cannot create the outbox {self._folder}: {error.strerror}"
-                raise RelayUnavailable(message, "check the folder's permissions") from None
+            tmp, new = self._open(opened)
             return OutboxConnection(tmp, new, opened.pop_all())
 
+    def check(self) -> None:
+        """Raise OutboxFailed if the outbox exists, but cannot be used."""
+        if os.path.lexists(self._folder):
+            with ExitStack() as opened:
+                self._open(opened)
+
     def _open(self, opened: ExitStack) -> tuple[int, int]:
-        """Return the file descriptors of the folders "tmp" and "new". Raises UnsafePlace and OSError."""
+        """Return the file descriptors of the folders "tmp" and "new". Raises OutboxFailed."""
+        try:
+            return self._open_folders(opened)
+        except files.UnsafePlace as error:
+            raise OutboxFailed(
+                f"cannot use the outbox {self._folder}: {error.reason(self._folder)}", error.remedy
+            ) from None
+        except OSError as error:
+            raise OutboxFailed(
+                f"cannot use the outbox {self._folder}: {error.strerror}", "check the folder's permissions"
+            ) from None
+
+    def _open_folders(self, opened: ExitStack) -> tuple[int, int]:
         files.make_folder(self._folder)
         root = opened.enter_context(files.open_folder(self._folder))
         with suppress(PermissionError):  # it belongs to root

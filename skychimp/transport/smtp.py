@@ -11,7 +11,7 @@ from typing import cast
 
 from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
-from skychimp.errors import RelayRefused, RelayUnavailable
+from skychimp.errors import ConfigError, RelayRefused, RelayUnavailable
 from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Reply, SendResult
 from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol, Write, auth_commands, dot_stuff
 
@@ -67,13 +67,15 @@ class SmtpTransport:
     async def connect(self) -> "SmtpConnection":
         """Connect, start TLS and log in.
 
-        Raises RelayUnavailable if it may work later, RelayRefused if a person must act, and ConfigError if a file that
+        Raises RelayUnavailable if it may work later, and RelayRefused if a person must act, also because a file that
         the settings name cannot be used.
         """
         try:
             return await self._set_up(await self._open_connection())
         except (OSError, UnicodeError, ProtocolError, EOFError) as error:
             raise self._connect_error(error) from None
+        except ConfigError as error:
+            raise RelayRefused(error.message, error.hint) from None
 
     async def _open_connection(self) -> "SmtpConnection":
         settings = self._settings

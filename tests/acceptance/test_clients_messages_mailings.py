@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import subprocess
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 from support.command import PROGRAM, CommandResult, Home
+from support.example_homes import copy_of, create_home
 
 from skychimp.models import Client, ClientTag, Mailing, Message
 from skychimp.store.database import Store
@@ -20,13 +22,23 @@ HUGE = "9" * 30
 BODY = ("--body", "Dear {{ client.name }}")
 
 
-def create_one_of_each(home: Home) -> None:
+@pytest.fixture(scope="module")
+def example(_new_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Return the command line of a user who has one client, one message and one mailing."""
+    home = create_home(_new_store, tmp_path_factory.mktemp("example"))
     for arguments in (
         ("clients", "create", "--email", "zoe@example.org", "--name", "Zoë", "--tag", "vip"),
         ("messages", "create", "--subject", "Hello", *BODY),
         ("mailings", "create", "--message", "1", "--start", "2030-01-31 09:00", "--every", "month", "--all-clients"),
     ):
         assert home.call(*arguments).status == 0, arguments
+    return home
+
+
+@pytest.fixture
+def full(example: Home, tmp_path: Path) -> Home:
+    """Return the same command line, on a copy of the store."""
+    return copy_of(example, tmp_path)
 
 
 # JSON fields
@@ -45,11 +57,10 @@ MAILING = {"id", "message_id", "start_at", "end_at", "every", "timezone", "statu
     ("group", "fields", "change"),
     [("clients", CLIENT, "--name"), ("messages", MESSAGE, "--subject"), ("mailings", MAILING, "--end")],
 )
-def test_every_group_outputs_the_whole_object_as_json(home: Home, group: str, fields: set[str], change: str) -> None:
-    create_one_of_each(home)
-    shown = home.call(group, "show", "1", "--json")
-    listed = home.call(group, "list", "--json")
-    changed = home.call(group, "update", "1", change, "2031-01-01 09:00", "--json")
+def test_every_group_outputs_the_whole_object_as_json(full: Home, group: str, fields: set[str], change: str) -> None:
+    shown = full.call(group, "show", "1", "--json")
+    listed = full.call(group, "list", "--json")
+    changed = full.call(group, "update", "1", change, "2031-01-01 09:00", "--json")
 
     assert listed.json == [shown.json]
     for answer in (shown.json, changed.json):
@@ -57,8 +68,8 @@ def test_every_group_outputs_the_whole_object_as_json(home: Home, group: str, fi
         for name, value in answer.items():
             assert not name.endswith("_at") or value is None or is_aware_time(value), name
     if group != "messages":
-        assert home.call(group, "delete", "1", "--yes", "--json").json["id"] == 1
-        assert home.call(group, "list", "--json").json == []
+        assert full.call(group, "delete", "1", "--yes", "--json").json["id"] == 1
+        assert full.call(group, "list", "--json").json == []
 
 
 def test_mailing_shows_its_times_in_utc_and_local_time(home: Home) -> None:
@@ -141,22 +152,21 @@ def test_plain_lines_are_complete_and_escape_deceptive_characters(home: Home) ->
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else None,
 )
 def test_each_error_has_its_exit_status_and_one_json_error(
-    store: Store, home: Home, arguments: tuple[str, ...], status: int, code: str | None
+    full: Home, arguments: tuple[str, ...], status: int, code: str | None
 ) -> None:
-    create_one_of_each(home)
-    before = all_rows(store)
+    before = all_rows(full)
 
     group, *rest = arguments
-    done = home.call("--json", group, *rest)
+    done = full.call("--json", group, *rest)
 
     assert (done.status, done.out) == (status, "")
     assert code in (None, done.error["code"])
     assert done.error["message"]
-    assert all_rows(store) == before
+    assert all_rows(full) == before
 
 
-def all_rows(store: Store) -> list[Any]:
-    with store.read() as db:
+def all_rows(home: Home) -> list[Any]:
+    with closing(Store(Path(home.environ["SKYCHIMP_STORE"]))) as store, store.read() as db:
         return [db.execute(select(table.__table__)).all() for table in (Client, ClientTag, Message, Mailing)]
 
 
@@ -168,12 +178,11 @@ def test_error_is_one_line_with_a_hint_on_stderr(home: Home) -> None:
 
 
 @pytest.mark.parametrize("group", ["clients", "messages", "mailings"])
-def test_without_a_login_nothing_is_shown_or_changed(home: Home, group: str) -> None:
-    create_one_of_each(home)
-    home.environ["SKYCHIMP_TOKEN"] = "wrong"
+def test_without_a_login_nothing_is_shown_or_changed(full: Home, group: str) -> None:
+    full.environ["SKYCHIMP_TOKEN"] = "wrong"
 
     for arguments in (("list",), ("show", "1"), ("delete", "1", "--yes")):
-        done = home.call(group, *arguments, "--json")
+        done = full.call(group, *arguments, "--json")
         assert (done.status, done.error["code"]) == (5, "not_logged_in")
 
 
@@ -184,7 +193,7 @@ def test_import_reports_each_invalid_row_and_imports_the_others(home: Home) -> N
     data = 'email,name\nzoe@example.org,"Zoë\nand more"\nbad@@example.org,Bad\nada@example.org,Ada\n'
     (home.folder / "people.csv").write_text(data)
 
-    done = home.run("clients", "import", "people.csv", "--json")
+    done = home.call("clients", "import", "people.csv", "--json")
 
     assert done.status == 0
     assert done.json == {"created": 1, "updated": 0, "skipped": 0, "bad": 2, "left_out": 0}
@@ -218,18 +227,17 @@ def test_contacts_to_whom_another_tool_no_longer_sends_are_left_out(home: Home) 
     assert emails == ["disabled2@example.org", "enabled0@example.org", "enabled3@example.org"]
 
 
-def test_format_follows_the_extension_or_the_option(home: Home) -> None:
-    create_one_of_each(home)
-    exported = home.call("clients", "export", "--format", "jsonl").out
+def test_format_follows_the_extension_or_the_option(full: Home) -> None:
+    exported = full.call("clients", "export", "--format", "jsonl").out
     assert [json.loads(line)["email"] for line in exported.splitlines()] == ["zoe@example.org"]
-    assert home.call("clients", "export", "people.JSONL", "--json").json == {"clients": 1, "file": "people.JSONL"}
-    assert (home.folder / "people.JSONL").read_text() == exported
-    assert home.call("clients", "export", "people.jsonl", "--format", "csv").status == 0
-    assert (home.folder / "people.jsonl").read_text().startswith("email,name,comment,tags\n")
+    assert full.call("clients", "export", "people.JSONL", "--json").json == {"clients": 1, "file": "people.JSONL"}
+    assert (full.folder / "people.JSONL").read_text() == exported
+    assert full.call("clients", "export", "people.jsonl", "--format", "csv").status == 0
+    assert (full.folder / "people.jsonl").read_text().startswith("email,name,comment,tags\n")
     for name, stdin in (("people.JSONL", ""), ("-", exported)):
         form = () if stdin == "" else ("--format", "jsonl")
-        assert home.call("clients", "import", name, *form, "--json", stdin=stdin).json["skipped"] == 1
-    wrong = home.call("clients", "import", "people.jsonl")
+        assert full.call("clients", "import", name, *form, "--json", stdin=stdin).json["skipped"] == 1
+    wrong = full.call("clients", "import", "people.jsonl")
     assert (wrong.status, wrong.err.splitlines()[0]) == (
         2,
         'error: cannot import people.jsonl: the first line is not a JSON object with "email"',
@@ -237,21 +245,17 @@ def test_format_follows_the_extension_or_the_option(home: Home) -> None:
 
 
 @pytest.mark.parametrize("data", ["email\n", "email,name\nzoe@example.org,Again\n"], ids=["no rows", "all known"])
-def test_import_without_new_clients_succeeds(home: Home, data: str) -> None:
-    create_one_of_each(home)
-
-    assert home.call("clients", "import", "-", stdin=data).status == 0
-    assert home.call("clients", "show", "1", "--json").json["name"] == "Zoë"
+def test_import_without_new_clients_succeeds(full: Home, data: str) -> None:
+    assert full.call("clients", "import", "-", stdin=data).status == 0
+    assert full.call("clients", "show", "1", "--json").json["name"] == "Zoë"
 
 
-def test_import_with_update_changes_existing_clients(home: Home) -> None:
-    create_one_of_each(home)
-
-    done = home.call("clients", "import", "-", "--update", "--json", stdin="Email;Phone;Name\nzoe@example.org;1;New\n")
+def test_import_with_update_changes_existing_clients(full: Home) -> None:
+    done = full.call("clients", "import", "-", "--update", "--json", stdin="Email;Phone;Name\nzoe@example.org;1;New\n")
 
     assert (done.status, done.json["updated"]) == (0, 1)
     assert "phone" in done.err
-    client = home.call("clients", "show", "zoe@example.org", "--json").json
+    client = full.call("clients", "show", "zoe@example.org", "--json").json
     assert (client["name"], client["tags"]) == ("New", ["vip"])
 
 
@@ -273,22 +277,21 @@ def test_export_to_a_file_or_stdout_is_imported_unchanged(home: Home, tmp_path: 
     assert [[client[name] for name in same] for client in after] == [[c[name] for name in same] for c in before]
 
 
-def test_export_replaces_a_link_itself_and_writes_to_a_pipe(home: Home) -> None:
-    create_one_of_each(home)
-    (home.folder / "real.csv").write_text("old")
-    (home.folder / "link.csv").symlink_to("real.csv")
-    os.mkfifo(home.folder / "pipe")
+def test_export_replaces_a_link_itself_and_writes_to_a_pipe(full: Home) -> None:
+    (full.folder / "real.csv").write_text("old")
+    (full.folder / "link.csv").symlink_to("real.csv")
+    os.mkfifo(full.folder / "pipe")
 
-    assert home.call("clients", "export", "link.csv", "--force").status == 0
-    assert not (home.folder / "link.csv").is_symlink()
-    assert "zoe@example.org" in (home.folder / "link.csv").read_text()
-    assert (home.folder / "real.csv").read_text() == "old"
+    assert full.call("clients", "export", "link.csv", "--force").status == 0
+    assert not (full.folder / "link.csv").is_symlink()
+    assert "zoe@example.org" in (full.folder / "link.csv").read_text()
+    assert (full.folder / "real.csv").read_text() == "old"
 
-    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, cwd=home.folder) as reader:
-        assert home.call("clients", "export", "pipe").status == 0
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, cwd=full.folder) as reader:
+        assert full.call("clients", "export", "pipe").status == 0
         assert b"zoe@example.org" in reader.communicate()[0]
-    assert stat.S_ISFIFO((home.folder / "pipe").stat().st_mode)
-    assert sorted(path.name for path in home.folder.iterdir()) == ["link.csv", "pipe", "real.csv"]
+    assert stat.S_ISFIFO((full.folder / "pipe").stat().st_mode)
+    assert sorted(path.name for path in full.folder.iterdir()) == ["link.csv", "pipe", "real.csv"]
 
 
 # Messages
@@ -309,17 +312,15 @@ def test_changed_format_removes_the_html_part(home: Home) -> None:
     assert body == "*From* stdin\n"
 
 
-def test_message_preview_and_test_email(home: Home) -> None:
-    create_one_of_each(home)
-
-    assert home.call("messages", "preview", "1", "--client", "zoe@example.org").out == (
+def test_message_preview_and_test_email(full: Home) -> None:
+    assert full.call("messages", "preview", "1", "--client", "zoe@example.org").out == (
         "To: zoe@example.org\nSubject: Hello\n\nDear Zoë\n"
     )
-    rendered = home.call("messages", "preview", "1", "--client", "1", "--json").json
+    rendered = full.call("messages", "preview", "1", "--client", "1", "--json").json
     assert rendered == {"to": "zoe@example.org", "subject": "Hello", "text": "Dear Zoë", "html": None}
-    sent = home.run("messages", "test", "1", "--to", "me@example.org", "--json")
+    sent = full.call("messages", "test", "1", "--to", "me@example.org", "--json")
     assert (sent.status, sent.json["to"], sent.json["reply"][:3]) == (0, "me@example.org", "250")
-    assert home.call("mailings", "log", "1", "--json").json == []
+    assert full.call("mailings", "log", "1", "--json").json == []
 
 
 # Forecast
@@ -363,21 +364,21 @@ def test_mailing_that_cannot_be_sent_is_created(home: Home) -> None:
 # On a terminal
 
 
-@pytest.mark.parametrize(("answer", "status", "remaining"), [("n\n", 1, 1), ("\n", 1, 1), ("y\n", 0, 0)])
-def test_delete_asks_for_confirmation_on_a_terminal(home: Home, answer: str, status: int, remaining: int) -> None:
-    create_one_of_each(home)
-
-    done = home.on_terminal("clients", "delete", "1", answers=[("[y/N]", answer)])
+@pytest.mark.parametrize(
+    ("answer", "status", "remaining"), [pytest.param("n\n", 1, 1, marks=pytest.mark.slow), ("\n", 1, 1), ("y\n", 0, 0)]
+)
+def test_delete_asks_for_confirmation_on_a_terminal(full: Home, answer: str, status: int, remaining: int) -> None:
+    done = full.on_terminal("clients", "delete", "1", answers=[("[y/N]", answer)])
 
     assert done.status == status
-    assert len(home.call("clients", "list", "--json").json) == remaining
+    assert len(full.call("clients", "list", "--json").json) == remaining
 
 
 def test_log_is_followed_until_ctrl_c(home: Home) -> None:
     home.call("clients", "create", "--email", "zoe@example.org")
     home.call("messages", "create", "--subject", "Hello", *BODY)
     create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--all-clients", "--json")
-    assert home.run(*create).json["run"]["sent"] == 1
+    assert home.call(*create).json["run"]["sent"] == 1
     command: list[str | Path] = [PROGRAM, "mailings", "log", "1", "--follow"]
 
     with subprocess.Popen(
@@ -393,16 +394,14 @@ def test_log_is_followed_until_ctrl_c(home: Home) -> None:
     assert (following.returncode, rest, errors) == (130, b"", b"")
 
 
-def test_mailing_commands_tell_what_happens_next(home: Home) -> None:
-    create_one_of_each(home)
-
-    assert "2030-01-31 09:00 UTC" in home.call("mailings", "update", "1", "--timezone", "UTC").err
-    assert "skychimp mailings enable 1" in home.call("mailings", "disable", "1").err
-    disabled = last_line(home.call("mailings", "update", "1", "--start", "2020-01-01", "--end", "2020-01-02"))
+def test_mailing_commands_tell_what_happens_next(full: Home) -> None:
+    assert "2030-01-31 09:00 UTC" in full.call("mailings", "update", "1", "--timezone", "UTC").err
+    assert "skychimp mailings enable 1" in full.call("mailings", "disable", "1").err
+    disabled = last_line(full.call("mailings", "update", "1", "--start", "2020-01-01", "--end", "2020-01-02"))
     assert "enable" in disabled
-    assert "nothing left to send" in last_line(home.call("mailings", "enable", "1"))
+    assert "nothing left to send" in last_line(full.call("mailings", "enable", "1"))
     soon = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:00")
-    assert "UTC" in last_line(home.call("mailings", "update", "1", "--start", soon, "--no-end"))
+    assert "UTC" in last_line(full.call("mailings", "update", "1", "--start", soon, "--no-end"))
 
 
 def last_line(done: CommandResult) -> str:

@@ -83,7 +83,9 @@ def test_deferred_email_is_retried_when_it_is_due(store: Store, ada: Actor, star
     assert [tried.outcome.value for tried in attempts(store)] == ["deferred", "sent"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_emails_in_progress_are_finished_before_it_stops(
     store: Store, ada: Actor, start: Start, number: signal.Signals, status: int
 ) -> None:
@@ -105,6 +107,7 @@ def test_emails_in_progress_are_finished_before_it_stops(
     assert counts["sent"] + counts["queued"] == 50
 
 
+@pytest.mark.slow
 def test_two_daemons_share_the_emails(store: Store, ada: Actor, tmp_path: Path, start: Start) -> None:
     with run_receiver(tmp_path) as receiver:
         started = [start(receiver.port), start(receiver.port)]
@@ -189,7 +192,7 @@ def test_systemd_is_notified(store: Store, tmp_path: Path, start: Start) -> None
         assert daemon.process.wait(TIMEOUT_S) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
 def test_systemd_watchdog_is_notified_while_emails_are_finished(
     store: Store, ada: Actor, tmp_path: Path, start: Start, number: signal.Signals
 ) -> None:

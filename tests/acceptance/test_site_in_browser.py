@@ -124,6 +124,7 @@ def test_pages_load_completely_and_are_accessible(address: str, site: Path, tmp_
     assert light != dark
 
 
+@pytest.mark.slow
 def test_files_are_valid(site: Path) -> None:
     command = ["node", "-p", "require.resolve('vnu-jar/build/dist/vnu.jar')"]
     checker = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()

@@ -27,7 +27,6 @@ from skychimp.store.database import Store
 from skychimp.store.schema import open_store
 
 WRITERS = 6
-STEPS = 40
 FORKSERVER = get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     [__name__, "skychimp.services.reporting.home", "skychimp.services.reporting.cache_folder", "PIL.Image"]
@@ -58,10 +57,10 @@ class Writer:
         """Whether each mailing is active, and whether it is for all clients instead of those with the tag, by id."""
         self.posts: list[str] = []
 
-    def work(self) -> None:
+    def work(self, steps: int) -> None:
         methods = [self.add_client, self.add_client, self.remove_client, self.tag, self.add_mailing, self.switch,
                  self.remove_mailing, self.add_post, self.remove_post]  # fmt: skip
-        for number in range(STEPS):
+        for number in range(steps):
             self.random.choice(methods)(number)
             self.check(home(self.store, self.actor, self.cached))
             posts.view(self.store, ANONYMOUS, "1")
@@ -134,20 +133,21 @@ def _image(number: int) -> images.Image:
     return images.reencode(file.getvalue())
 
 
-def _write(path: str, cache: str, actor: Actor, number: int) -> None:
+def _write(path: str, cache: str, actor: Actor, number: int, steps: int) -> None:
     os.environ["XDG_CACHE_HOME"] = cache
-    Writer(path, actor, number).work()
+    Writer(path, actor, number).work(steps)
 
 
+@pytest.mark.parametrize("steps", [20, pytest.param(80, marks=pytest.mark.slow)])
 def test_counts_are_correct_while_six_processes_write(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     cached = open_cache(sources.load_settings({"store.url": str(store.path)}, environ={}), pytest.fail)
     posts.create(store, create_user(store, "editor", Role.EDITOR), title="First", content="x", publish=True)
     users = [create_user(store, f"user{number}") for number in range(WRITERS)]
     writers = [
-        FORKSERVER.Process(target=_write, args=(str(store.path), str(tmp_path / "cache"), user, number))
+        FORKSERVER.Process(target=_write, args=(str(store.path), str(tmp_path / "cache"), user, number, steps))
         for number, user in enumerate(users)
     ]
     for writer in writers:
@@ -161,7 +161,7 @@ def test_counts_are_correct_while_six_processes_write(
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
     assert _check_home(store, cached)
-    assert posts.view(store, ANONYMOUS, "1").views == WRITERS * STEPS + 1
+    assert posts.view(store, ANONYMOUS, "1").views == WRITERS * steps + 1
     assert _check_images(store) == {file.name for file in images.image_folder(store).iterdir()}
 
 

@@ -3,6 +3,7 @@
 Set-ups that many people have go on working: links, secrets of systemd, Kubernetes and Docker, and private groups.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -15,19 +16,29 @@ import pytest
 from support.accounts import MAIL, NOBODY, needs_root, run_as
 from support.command import CommandResult, Home
 
+TESTS = Path(__file__).parents[1]
 SHARED_GROUP = 65534
 pytestmark = pytest.mark.timeout(30)  # nothing waits
 SECRET = "hunter2-and-more"
 LOGIN = '[smtp]\nhost = "127.0.0.1"\nport = 1\nsecurity = "none"\nusername = "ada"\n'
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    """Return a home with a config in the usual place, and a working folder."""
-    folder = tmp_path / "home"
+@pytest.fixture(scope="module")
+def new_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
+    """Return a home after `init`, and a copy of its folder. To run it for each test would take most of the time."""
+    folder = tmp_path_factory.mktemp("homes") / "home"
     folder.mkdir()
     home = Home(folder, SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
     assert home.call("init", "--email", "ada@skychimp.test").status == 0
+    return home, Path(shutil.copytree(folder, folder.with_name("as it was")))
+
+
+@pytest.fixture
+def home(new_home: tuple[Home, Path]) -> Home:
+    """Return a home with a config in the usual place, and a working folder. It is as it was after `init`."""
+    home, as_it_was = new_home
+    shutil.rmtree(home.folder)
+    shutil.copytree(as_it_was, home.folder)
     return home
 
 
@@ -141,6 +152,27 @@ def test_config_is_refused(home: Home, unsafe: Callable[[Path, str], None], name
         assert is_refused(home.call(*options, command, environ=environ), path)
 
 
+@pytest.mark.parametrize("named", ["--config", "SKYCHIMP_CONFIG", "usual", ".env", "folder"])
+def test_link_to_nothing_is_not_the_same_as_no_config(home: Home, named: str) -> None:
+    """Otherwise clients would be written to the default store while the disk with the config is away."""
+    folder = home.folder / ".config/skychimp"
+    usual, link = folder / "skychimp.toml", home.folder / "named.toml"
+    if named == "folder":
+        folder.rename(home.folder / "before")
+    link = {"usual": usual, ".env": folder / ".env", "folder": folder}.get(named, link)
+    link.unlink(missing_ok=True)
+    link.symlink_to("dotfiles")
+    options = ("--config", str(link)) if named == "--config" else ()
+    environ = {"SKYCHIMP_CONFIG": str(link)} if named == "SKYCHIMP_CONFIG" else {}
+    done = home.call(*options, "stats", environ=environ)
+    kind = "folder" if named == "folder" else "file"
+    error, hint = (
+        f"{link} is a link to a {kind} that does not exist: dotfiles",
+        f"create that {kind}, or delete the link",
+    )
+    assert (done.status, done.err) == (3, f"error: {error}\nhint: {hint}\n")
+
+
 @needs_root
 @with_unsafe
 def test_env_file_beside_the_config_is_refused(home: Home, unsafe: Callable[[Path, str], None]) -> None:
@@ -192,7 +224,7 @@ def test_completion_is_silent_and_does_not_wait(home: Home, unsafe: Callable[[Pa
     (home.folder / place).unlink(missing_ok=True)
     unsafe(home.folder / place, "")
     words = {"_SKYCHIMP_COMPLETE": "complete_bash", "COMP_WORDS": "skychimp\nclients\nshow\n", "COMP_CWORD": "3"}
-    done = home.run(environ=words)
+    done = home.call(environ=words)
     assert (done.status, done.err) == (0, "")
 
 
@@ -243,6 +275,21 @@ def test_password_is_at_most_1_kb(home: Home) -> None:
 
 
 @needs_root
+@pytest.mark.usefixtures("with_sudo")
+def test_root_in_the_home_of_another_account_is_told_to_use_that_account(home: Home) -> None:
+    """As with "sudo -E". The folder is private, so its owner must keep it."""
+    folder = home.folder / ".config/skychimp"
+    for path in (folder, folder / "skychimp.toml"):
+        os.chown(path, NOBODY, NOBODY)
+    done = home.call("stats")
+    assert done.err == (
+        f"error: cannot use {folder}/skychimp.toml: {folder} belongs to nobody\n"
+        'hint: run "sudo -u nobody skychimp ..."\n'
+    )
+
+
+@needs_root
+@pytest.mark.usefixtures("with_sudo")
 def test_root_gets_no_exception(home: Home) -> None:
     """Every test of this module is run by root, if it needs another account. This one says so."""
     a_file_of_another_account(home.folder / "c.toml", "")
@@ -274,6 +321,26 @@ def as_mail(home: Home, *arguments: str, umask: int = 0o077, **environ: str) -> 
     return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
+CALL_EACH = """
+import json, os, sys
+from dataclasses import astuple
+from pathlib import Path
+from support.command import Home
+home = Home(Path.cwd(), **{name: value for name, value in os.environ.items() if name.startswith("SKYCHIMP_")})
+json.dump([astuple(home.call(*arguments)) for arguments in json.load(sys.stdin)], sys.stdout)
+"""
+"""A program that runs several commands in its own process."""
+
+
+def each_as_mail(home: Home, commands: list[tuple[str, ...]], umask: int = 0o077) -> list[CommandResult]:
+    """Run commands as the account `mail`, in one process."""
+    environ = home.environ | {"TESTS": str(TESTS)}
+    program = "import os, sys; sys.path.append(os.environ['TESTS'])\n" + CALL_EACH
+    done = run_as(MAIL, "-c", program, env=environ, cwd=home.folder, umask=umask, input=json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    return [CommandResult(*result) for result in json.loads(done.stdout)]
+
+
 @needs_root
 def test_group_owned_home_with_umask_002(mail_home: Home) -> None:
     mail_home.folder.chmod(0o2775)
@@ -292,33 +359,39 @@ def test_group_owned_home_with_umask_002(mail_home: Home) -> None:
     for path in (local, env):
         os.chown(path, MAIL, MAIL)
         path.chmod(0o664)
-    assert as_mail(mail_home, "trust", umask=0o002).status == 0
-    done = as_mail(mail_home, "-v", "stats", umask=0o002)
+    trusted, done = each_as_mail(mail_home, [("trust",), ("-v", "stats")], umask=0o002)
+    assert trusted.status == 0
     assert (done.status, done.err.splitlines()[0]) == (0, f"config: {local}")
 
 
 @needs_root
 def test_private_group_does_not_help_with_another_group_or_account(mail_home: Home) -> None:
-    config = mail_home.folder / "c.toml"
-    for owner, group, mode, fault in (
-        (MAIL, SHARED_GROUP, 0o660, "can be changed by its group"),
-        (MAIL, 12345, 0o660, "can be changed by its group"),
-        (NOBODY, MAIL, 0o660, "belongs to nobody"),
-        (MAIL, MAIL, 0o666, "can be changed by others"),
-    ):
+    faults = {
+        (MAIL, SHARED_GROUP, 0o660): "can be changed by its group",
+        (MAIL, 12345, 0o660): "can be changed by its group",
+        (NOBODY, MAIL, 0o660): "belongs to nobody",
+        (MAIL, MAIL, 0o666): "can be changed by others",
+    }
+    safe = ((MAIL, MAIL, 0o660), (0, MAIL, 0o660), (0, 0, 0o644), (0, 0, 0o664), (0, MAIL, 0o640))
+    for owner, group, mode in (*faults, *safe):
+        config = mail_home.folder / f"{owner}-{group}-{mode}.toml"
         config.touch()
         os.chown(config, owner, group)
         config.chmod(mode)
-        done = as_mail(mail_home, "--config", "c.toml", "stats")
+    names = [f"{owner}-{group}-{mode}.toml" for owner, group, mode in (*faults, *safe)]
+    results = each_as_mail(mail_home, [("--config", name, "stats") for name in names])
+    refused, accepted = results[: len(faults)], results[len(faults) :]
+    for done, fault in zip(refused, faults.values(), strict=True):
         assert (done.status, fault in done.err) == (3, True), done.err
-    for owner, group, mode in ((MAIL, MAIL, 0o660), (0, MAIL, 0o660), (0, 0, 0o644), (0, 0, 0o664), (0, MAIL, 0o640)):
-        os.chown(config, owner, group)
-        config.chmod(mode)
-        assert "cannot use" not in as_mail(mail_home, "--config", "c.toml", "stats").err
+    assert len(accepted) == len(safe)
+    for done in accepted:
+        assert "cannot use" not in done.err
 
 
 @needs_root
-@pytest.mark.parametrize(("mode", "folder_mode"), [(0o444, 0o555), (0o440, 0o550), (0o400, 0o500)])
+@pytest.mark.parametrize(
+    ("mode", "folder_mode"), [pytest.param(0o444, 0o555, marks=pytest.mark.slow), (0o440, 0o550), (0o400, 0o500)]
+)
 def test_credential_of_systemd(mail_home: Home, mode: int, folder_mode: int) -> None:
     """LoadCredential: read-only files of root, which the service can read by an access list or as their owner."""
     credentials = mail_home.folder.parent / "credentials"
@@ -338,7 +411,7 @@ def test_credential_of_systemd(mail_home: Home, mode: int, folder_mode: int) -> 
 
 
 @needs_root
-@pytest.mark.parametrize("mode", [0o644, 0o444, 0o440])
+@pytest.mark.parametrize("mode", [*(pytest.param(mode, marks=pytest.mark.slow) for mode in (0o644, 0o444)), 0o440])
 def test_secret_of_kubernetes(mail_home: Home, mode: int) -> None:
     """A volume that everybody can write to, with a link through another link into a dated folder of root."""
     volume = mail_home.folder.parent / "volume"
@@ -396,7 +469,7 @@ def test_config_that_a_dotfiles_program_links(home: Home) -> None:
 
 def test_config_of_the_current_folder_is_used_there_if_it_is_the_usual_one(home: Home) -> None:
     folder = home.folder / ".config/skychimp"
-    done = home.run("-v", "stats", cwd=folder)
+    done = Home(folder, HOME=str(home.folder)).call("-v", "stats")
     assert done.err.startswith(f"config: {folder}/skychimp.toml\n")
 
 

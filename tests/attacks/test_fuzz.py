@@ -60,6 +60,8 @@ class Reader:
     seeds: tuple[str, ...]
     pieces: tuple[str, ...] = ()
     errors: tuple[type[Exception], ...] = (SkychimpError,)
+    examples: int = 50
+    """How many inputs are tried when the test is not soaking. A slow test tries four times as many."""
 
 
 # The readers
@@ -244,6 +246,7 @@ READERS = {
         ),
         ("{{", "}}", "{%", "%}", "{#", "#}", " for x in client.tags ", "client.comment", "|upper", "|e", "~", "(", "[",
          "**", "`", "a.__class__", "{% raw %}", "{{ client.comment ~ client.comment }}", "%", "_"),
+        examples=25,
     ),
     "Markdown": Reader(
         read_markdown,
@@ -253,6 +256,7 @@ READERS = {
             "|a|b|\n|-|-|\n",
         ),
         ("[", "](", "*", "**", "_", "`", "> ", "- ", "<", "&#x202e;", "![", "\\", "~~", "    ", "[a](x)", "|", "x:"),
+        examples=25,
     ),
     "time": Reader(
         read_when,
@@ -303,12 +307,25 @@ def _is_latin(text: str) -> bool:
 # The test
 
 
-@pytest.mark.parametrize(
-    "count", [100, pytest.param(10_000, marks=(pytest.mark.soak, pytest.mark.timeout(7200)))], ids=["some", "many"]
-)
 @pytest.mark.parametrize("name", READERS)
-def test_every_input_ends_in_a_value_or_an_error(name: str, count: int, tmp_path: Path) -> None:
-    reader = READERS[name]
+def test_every_input_ends_in_a_value_or_an_error(name: str, tmp_path: Path) -> None:
+    read_inputs(READERS[name], READERS[name].examples, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_more_inputs_end_in_a_value_or_an_error(name: str, tmp_path: Path) -> None:
+    read_inputs(READERS[name], 4 * READERS[name].examples, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", READERS)
+def test_many_inputs_end_in_a_value_or_an_error(name: str, tmp_path: Path) -> None:
+    read_inputs(READERS[name], 10_000, tmp_path)
+
+
+def read_inputs(reader: Reader, count: int, tmp_path: Path) -> None:
     for seed in reader.seeds:  # the first use of a module takes time
         read_timed(reader, _encode(seed), tmp_path)
 

@@ -3,14 +3,18 @@
 import json
 import re
 import unicodedata
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from support.command import Home
-from support.sending import create_mailing
+from support.example_homes import copy_of, create_home
+from support.sending import create_mailing, rows
 from support.servers import GREETING, ScriptedServer, accept_mail
 
+from skychimp.models import User
 from skychimp.permissions import Actor
-from skychimp.store.database import Store
+from skychimp.store.schema import open_store
 
 UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 NAME = "[red]Ada\u202e \u2066\u200f\u00ad\ufeff\U000e0041[/red] :smile: {{x}}"
@@ -81,10 +85,19 @@ COMMANDS = (
 )
 
 
-@pytest.fixture
-def full(store: Store, ada: Actor, home: Home) -> Home:
-    """Return the command line of a user who has hostile text everywhere."""
-    create_mailing(store, ada, ["bob@example.org"])
+@pytest.fixture(scope="module")
+def example(_new_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Return the command line of a user who has hostile text everywhere. Tests work on copies of the store."""
+    home = create_home(_new_store, tmp_path_factory.mktemp("example"))
+    with closing(open_store(f"sqlite:///{home.environ['SKYCHIMP_STORE']}")) as store:
+        (ada,) = rows(store, User)
+        create_mailing(store, Actor(ada.id or 0, ada.email, ada.role), ["bob@example.org"])
+    fill(home)
+    return home
+
+
+def fill(home: Home) -> None:
+    """Let the mail server answer with hostile text, and store some."""
     refuse = accept_mail(lambda command, address: f"{REPLY}\r\n".encode() if command == "RCPT" else None)
     with ScriptedServer([GREETING, refuse]) as server:
         environ = {"MAIL__TRANSPORT": "smtp", "SMTP__HOST": "127.0.0.1", "SMTP__PORT": str(server.port)}
@@ -93,7 +106,12 @@ def full(store: Store, ada: Actor, home: Home) -> Home:
     assert sent.json["failed"] == 1, sent
     home.call("clients", "update", "1", "--name", NAME, "--comment", f"{NAME}\n{NAME}", "--tag", NAME)
     assert home.call("messages", "update", "1", "--subject", TITLE, "--body", TITLE).status == 0
-    return home
+
+
+@pytest.fixture
+def full(example: Home, tmp_path: Path) -> Home:
+    """Return the same command line, on a copy of the store."""
+    return copy_of(example, tmp_path)
 
 
 def require_safe(text: str, *, colors: bool) -> None:

@@ -2,11 +2,15 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.argon import fast_argon2  # noqa: F401
 from support.command import Home
+
+pytestmark = pytest.mark.usefixtures("fast_argon2")
 
 STEPS = """
 init --email you@example.org
@@ -38,8 +42,21 @@ def modes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077])
-def test_everything_that_is_created_is_private(tmp_path: Path, umask: int) -> None:
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Give this process the umask of the parameter."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize(
+    "umask",
+    [0, pytest.param(0o002, marks=pytest.mark.slow), pytest.param(0o022, marks=pytest.mark.slow), 0o077],
+    indirect=True,
+)
+@pytest.mark.usefixtures("umask")
+def test_everything_that_is_created_is_private(tmp_path: Path) -> None:
     home = Home(
         tmp_path,
         SKYCHIMP_PASSWORD="a long pass phrase",
@@ -49,7 +66,7 @@ def test_everything_that_is_created_is_private(tmp_path: Path, umask: int) -> No
     (tmp_path / "copies").mkdir()
     before = set(modes(tmp_path))
     for step in STEPS.strip().splitlines():
-        done = home.run(*step.split(), umask=umask)
+        done = home.call(*step.split())
         assert done.status == 0 or step in ("doctor", "run"), (step, done.err)
     made = {path: mode for path, mode in modes(tmp_path).items() if path not in before and not path.startswith("man")}
     assert {mode for path, mode in made.items() if (tmp_path / path).is_dir()} == {0o700}, made
@@ -64,11 +81,11 @@ def test_everything_that_is_created_is_private(tmp_path: Path, umask: int) -> No
         assert expected in made, sorted(made)
 
 
-@pytest.mark.parametrize("umask", [0, 0o077])
+@pytest.mark.parametrize("umask", [0, 0o077], indirect=True)
 def test_site_is_never_writable_by_others(tmp_path: Path, umask: int) -> None:
     home = Home(tmp_path, SKYCHIMP_PASSWORD="a long pass phrase")
     for step in ("init --email you@example.org", "blog create --title T --body B --publish", "blog build public/site"):
-        done = home.run(*step.split(), umask=umask)
+        done = home.call(*step.split())
         assert done.status == 0, (step, done.err)
     made = modes(tmp_path / "public")
     assert made

@@ -137,7 +137,7 @@ def test_version(tmp_path: Path) -> None:
         ("mailings show x", "invalid value for <ID>: must be an integer", "skychimp mailings show --help"),
         ("mailings create --every year", '"year" is not one of "once", "day", "week", "month"', "--help"),
         ("clients list -q", "unknown option -q", "write it before the command: skychimp -q clients list"),
-        ("clients list --store=x", "unknown option --store", "before the command: skychimp --store clients list"),
+        ("clients list --store=x", "unknown option --store", "before the command: skychimp --store STORE clients list"),
         ("-q -v clients list", "cannot use both --quiet and --verbose", "use one of them"),
         ("--store", "option --store requires a value", 'run "skychimp --help"'),
         ("clients list \x1b[31m\u202e", "\\u202e", "skychimp clients list --help"),
@@ -151,6 +151,18 @@ def test_usage_error_is_one_line_with_a_hint(home: Home, typed: str, message: st
     assert error.startswith("error: ")
     assert message in error
     assert [line.startswith("hint: ") and (hint or "") in line for line in hints] == ([True] if hint else [])
+
+
+def test_current_folder_that_was_deleted(home: Home, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    delete_and_call = f"import os\nos.rmdir({str(gone)!r})\nfrom skychimp.cli.main import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", delete_and_call, "trust"],
+        cwd=gone, env=home.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    expected = "error: the current folder does not exist\nhint: change to another folder\n"
+    assert (done.returncode, done.stderr) == (1, expected)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +222,8 @@ def test_postgresql_error_does_not_show_the_password(home: Home) -> None:
     [
         (ZeroDivisionError("one\ntwo"), 1, "error: unexpected ZeroDivisionError at "),
         (OSError(28, "No space left on device", "/x"), 1, "error: /x: No space left on device"),
+        (MemoryError(), 1, "error: not enough memory\n"),
+        (ImportError("x.so: failed to map segment from shared object"), 1, "error: not enough memory\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -281,6 +295,12 @@ def test_missing_module(home: Home, module: str) -> None:
     assert len(done.stderr.splitlines()) == 2
 
 
+@pytest.mark.parametrize("raised", ["MemoryError", "ImportError('x.so: failed to map segment from shared object')"])
+def test_too_little_memory_to_start(home: Home, raised: str) -> None:
+    done = run_without(home, "typer", raised)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: not enough memory\n")
+
+
 def test_ctrl_c_at_a_question(tmp_path: Path) -> None:
     done = Home(tmp_path).on_terminal("init", answers=[("Email:", "\x03")])
     assert done.status == 130
@@ -306,6 +326,10 @@ def test_interrupt_signal(home: Home) -> None:
 
 # Streams
 
+CANNOT_WRITE = (
+    "error: cannot write the output: No space left on device\nhint: any change that the command made is kept\n"
+)
+
 
 def test_closed_pipe_is_silent(home: Home) -> None:
     reader, writer = os.pipe()
@@ -327,11 +351,22 @@ def test_closed_stderr_is_ignored(home: Home) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full does not exist")
 def test_error_if_stdout_cannot_be_written(home: Home) -> None:
     with Path("/dev/full").open("wb") as full:
-        for arguments in (["clients", "list"], ["--help"], ["--version"]):
+        for arguments in (["clients", "list"], ["--help"], ["clients", "create", "--email", "new@example.org"]):
             done = home.run(*arguments, stdout=full)
-            assert done.status == 1
-            assert done.err.startswith("error: ")
-            assert done.err.endswith("No space left on device\n")
+            assert (done.status, done.err) == (1, CANNOT_WRITE)
+        for unbuffered in ("", "1"):
+            done = home.run("--version", stdout=full, environ={"PYTHONUNBUFFERED": unbuffered})
+            assert (done.status, done.err) == (1, CANNOT_WRITE)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full does not exist")
+def test_error_if_much_output_cannot_be_written(home: Home) -> None:
+    """More than the buffer holds, so that the command itself gets the error, after its work is done."""
+    with Path("/dev/full").open("wb") as full:
+        create = ("clients", "create", "--email", "long@example.org", "--comment", "x" * 10_000)
+        done = home.run(*create, stdout=full)
+        assert (done.status, done.err) == (1, CANNOT_WRITE)
+    assert home.call(*create).status == 6
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
@@ -353,20 +388,22 @@ def test_argument_that_is_not_utf_8(home: Home) -> None:
 
 def test_color_only_on_a_terminal_that_wants_it(home: Home) -> None:
     def error(*options: str, **environ: str) -> str:
-        return home.on_terminal(*options, "clients", "show", "99", environ=environ).out
+        return home.call(*options, "clients", "show", "99", width=80, environ=environ).err
 
-    assert error().startswith("\x1b[1;31merror:\x1b[0m client 99 not found")
+    real = home.on_terminal("clients", "show", "99").out
+    assert real.startswith("\x1b[1;31merror:\x1b[0m client 99 not found")
+    assert error() == real
     for plain in (error("--no-color"), error(NO_COLOR="1"), error(TERM="dumb")):
         assert plain.startswith("error: client 99 not found")
     assert "\x1b[1;31m" in error(NO_COLOR="")
     colored = home.on_terminal("--help").out
+    assert "\x1b[1;36m" in colored
     for plain in (
-        home.on_terminal("--no-color", "--help").out,
-        home.on_terminal("--help", environ={"NO_COLOR": "1"}).out,
+        home.call("--no-color", "--help", width=80).out,
+        home.call("--help", width=80, environ={"NO_COLOR": "1"}).out,
     ):
-        assert "\x1b[1;36m" in colored
         assert "\x1b[1;36m" not in plain
-    assert "\x1b" not in home.on_terminal("--help", environ={"TERM": "dumb"}).out
+    assert "\x1b" not in home.call("--help", width=80, environ={"TERM": "dumb"}).out
 
 
 def test_verbose_shows_config_and_store(home: Home) -> None:
@@ -384,16 +421,23 @@ def test_quiet_shows_errors_only(home: Home, tmp_path: Path) -> None:
 
 def test_confirmation_is_asked_on_a_terminal_only(home: Home) -> None:
     delete = ("clients", "delete", "1")
-    for done in (home.call(*delete), home.on_terminal("--no-input", *delete)):
+    for done in (home.call(*delete), home.call("--no-input", *delete, width=80)):
         assert done.status == 2
         assert "hint: pass --yes" in done.err + done.out
+    assert "cancelled" in home.on_terminal(*delete, answers=[("[y/N] ", "n\n")]).out
     for answer in ("\n", "n\n", "what\n"):
-        assert "cancelled" in home.on_terminal(*delete, answers=[("[y/N] ", answer)]).out
+        assert "cancelled" in home.call(*delete, width=80, stdin=answer).err
     assert home.on_terminal(*delete, answers=[("[y/N] ", "\x04")]).status == 130
     assert home.call("clients", "show", "1").status == 0
 
 
 # Completion
+
+
+def test_invalid_request_for_completions(home: Home) -> None:
+    done = home.call("stats", environ={"_SKYCHIMP_COMPLETE": "garbage"})
+    error = 'error: invalid value "garbage" of _SKYCHIMP_COMPLETE\nhint: unset _SKYCHIMP_COMPLETE\n'
+    assert (done.status, done.out, done.err) == (2, "", error)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +503,7 @@ NEEDED_FOR_HELP = {"markdown_it"}
         (["clients", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
         (["blog", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
         (["stats"], HEAVY - {"sqlalchemy", "sqlmodel", "dogpile"} | {"rich"}),
-        (["messages", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}),
+        pytest.param(["messages", "list"], HEAVY - {"sqlalchemy", "sqlmodel"} | {"rich"}, marks=pytest.mark.slow),
     ],
 )
 def test_no_unneeded_module_is_imported(home: Home, arguments: list[str], unneeded: set[str]) -> None:

@@ -1,5 +1,6 @@
 """Test what is printed: tables on a terminal, lines in a pipe, JSON, and that values from outside are harmless."""
 
+import getpass
 import io
 import json
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -315,3 +317,19 @@ def test_question_goes_to_stderr(capsys: pytest.CaptureFixture[str], monkeypatch
     with pytest.raises(Interrupted):
         Output().ask("and now?")
     assert capsys.readouterr() == ("", "sure\\u202e? and now? \n")
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, EOFError])
+def test_question_without_an_answer_ends_its_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
+) -> None:
+    def end(*_: object, **__: object) -> str:
+        raise raised
+
+    monkeypatch.setattr(getpass, "getpass", end)
+    with pytest.raises(Interrupted if raised is EOFError else KeyboardInterrupt):
+        Output().ask_secret("Password:")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(readline=end))
+    with pytest.raises(Interrupted if raised is EOFError else KeyboardInterrupt):
+        Output().ask("Email:")
+    assert capsys.readouterr() == ("", "\nEmail: \n")

@@ -1,17 +1,21 @@
 """Test the file that a user names for an export, a report or a backup, and folders of generated files."""
 
+import errno
+import json
 import os
-import shlex
+import resource
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support import ledger_rows
 from support.accounts import MAIL, NOBODY, needs_root, run_as
-from support.command import PROGRAM, Home
+from support.command import Home
 
 from skychimp.permissions import Actor
 from skychimp.services.clients import clients
@@ -37,6 +41,27 @@ def home(store: Store, home_of: Callable[[Actor], Home], admin: Actor) -> Home:
     return home_of(admin)
 
 
+@contextmanager
+def umask_of(umask: int) -> Iterator[None]:
+    """Give this process another umask for a while."""
+    before = os.umask(umask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let this process write nothing more to any file for a while."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def is_written(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and path.stat().st_size > 40
 
@@ -44,7 +69,8 @@ def is_written(path: Path) -> bool:
 @command_names
 @pytest.mark.parametrize("umask", [0, 0o077])
 def test_new_file_is_private_whatever_the_umask(home: Home, command: str, umask: int) -> None:
-    done = home.run(*words(command, "out"), umask=umask)
+    with umask_of(umask):
+        done = home.call(*words(command, "out"))
     assert (done.status, os.listdir(home.folder)) == (0, ["out"]), done.err
     assert stat.S_IMODE((home.folder / "out").stat().st_mode) == 0o600
 
@@ -57,8 +83,14 @@ EXISTING: dict[str, Callable[[Path], object]] = {
 }
 
 
-@command_names
-@pytest.mark.parametrize("kind", EXISTING)
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        pytest.param(command, kind, marks=[] if command in ("clients", "backup") else pytest.mark.slow)
+        for command in COMMANDS
+        for kind in EXISTING
+    ],
+)
 def test_existing_file_is_replaced_only_if_the_user_agrees(home: Home, command: str, kind: str) -> None:
     target, path = home.folder / "target", home.folder / "out"
     target.write_text("target")
@@ -70,8 +102,8 @@ def test_existing_file_is_replaced_only_if_the_user_agrees(home: Home, command: 
     assert (refused.status, refused.out) == (2, "")
     assert refused.err == f"error: refusing to replace {shown} without confirmation\nhint: pass --force\n"
     assert home.call("--no-input", *words(command, "out"), width=80).status == 2
-    no = home.on_terminal(*words(command, "out"), answers=[("? [y/N]", "n\n")])
-    assert no.status == 1
+    no = home.call(*words(command, "out"), width=80, stdin="n\n")
+    assert (no.status, "? [y/N]" in no.err) == (1, True)
     assert (path.lstat().st_ino, path.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
     for answer in ("--force", "--yes", "-y"):
@@ -138,6 +170,22 @@ def test_file_that_cannot_be_written_is_one_line(home: Home, command: str, name:
     assert done.err.count("\n") == 2
 
 
+@text_command_names
+def test_mount_point_has_a_hint_that_works(home: Home, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container mounts a single file so that it can be written, but not be replaced."""
+    (home.folder / "out").write_text("old")
+
+    def rename(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rename", rename)
+    done = home.call(*words(command, "out"), "--force")
+    assert (done.status, done.err) == (
+        2, "error: cannot replace out: it is a mount point\nhint: use - and redirect the output\n",
+    )  # fmt: skip
+    assert len(home.call(*words(command, "-")).out) > 40
+
+
 @command_names
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mknod(path, stat.S_IFSOCK | 0o600)])
 def test_folder_and_socket_are_not_files(home: Home, command: str, make: Callable[[Path], object]) -> None:
@@ -147,16 +195,14 @@ def test_folder_and_socket_are_not_files(home: Home, command: str, make: Callabl
 
 
 @text_command_names
-def test_full_disk_is_one_line_and_keeps_the_old_file(home: Home, command: str, tmp_path: Path) -> None:
-    done = home.run(*words(command, FULL))
+def test_full_disk_is_one_line_and_keeps_the_old_file(home: Home, command: str) -> None:
+    done = home.call(*words(command, FULL))
     assert (done.status, done.err.splitlines()[0]) == (2, f"error: cannot write {FULL}: No space left on device")
     (home.folder / "out").write_text("old")
-    limited = f"ulimit -f 0; trap '' XFSZ; exec {PROGRAM} {shlex.join(words(command, 'out'))} --force"
-    small = subprocess.run(
-        ["bash", "-c", limited], env=home.environ, cwd=home.folder, capture_output=True, text=True, check=False
-    )
-    assert (small.returncode, small.stderr.count("\n")) == (2, 2), small.stderr
-    assert "File too large" in small.stderr
+    with full_disk():
+        small = home.call(*words(command, "out"), "--force")
+    assert (small.status, small.err.count("\n")) == (2, 2), small.err
+    assert "File too large" in small.err
     assert os.listdir(home.folder) == ["out"]
     assert (home.folder / "out").read_text() == "old"
 
@@ -164,8 +210,9 @@ def test_full_disk_is_one_line_and_keeps_the_old_file(home: Home, command: str, 
 # Devices and pipes
 
 
-@text_command_names
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize(
+    ("command", "name"), [("clients", "/dev/stdout"), ("users", "/dev/fd/1"), ("report", "/proc/self/fd/1")]
+)
 def test_stdout_by_its_name_is_written_directly(home: Home, command: str, name: str) -> None:
     piped = home.run(*words(command, name))
     assert (piped.status, len(piped.out) > 40) == (0, True)
@@ -186,9 +233,12 @@ def test_pipe_with_a_name_and_a_process_substitution_are_written(home: Home, com
         assert home.call(*words(command, "pipe")).status == 0
         assert len(reader.communicate()[0]) > 40
     assert stat.S_ISFIFO((home.folder / "pipe").stat().st_mode)
-    line = shlex.join([str(PROGRAM), *words(command, "FILE")]).replace("FILE", ">(cat > copy; touch done)")
-    subprocess.run(["bash", "-c", f"{line}; until test -e done; do sleep 0.1; done"], env=home.environ, cwd=home.folder)
-    assert is_written(home.folder / "copy")
+    reading, writing = os.pipe()  # as a shell makes one for >(cat)
+    with subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.PIPE) as reader:
+        os.close(reading)
+        assert home.call(*words(command, f"/dev/fd/{writing}")).status == 0
+        os.close(writing)
+        assert len(reader.communicate()[0]) > 40
 
 
 @needs_root
@@ -197,15 +247,42 @@ def test_pipe_of_another_account_gets_nothing(home: Home, command: str) -> None:
     """Such a pipe can wait in a shared folder for an export."""
     os.mkfifo(home.folder / "pipe", 0o666)
     os.chown(home.folder / "pipe", NOBODY, NOBODY)
-    refused = home.run(*words(command, "pipe"), "--force")
+    refused = home.call(*words(command, "pipe"), "--force")
     assert (refused.status, "cannot write pipe: it belongs to nobody" in refused.err) == (2, True)
 
 
-@text_command_names
-def test_our_own_open_store_is_not_written(home: Home, store: Store, command: str) -> None:
+FORK_EACH_COMMAND = """
+import json, os, sys
+import skychimp.cli.registry, skychimp.services.accounts.sessions, skychimp.services.clients.clients
+import skychimp.services.reporting.reports, skychimp.services.users.users, skychimp.store.schema
+import sqlalchemy.dialects.sqlite
+from skychimp.cli.main import main
+statuses = []
+for arguments in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        sys.argv[1:] = arguments
+        try:
+            main()
+        except SystemExit as leaving:
+            os._exit(leaving.code)
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+json.dump(statuses, sys.stderr)
+"""
+"""A program that starts each command with the standard streams only, and without the time for imports."""
+
+
+def test_our_own_open_store_is_not_written(home: Home, store: Store) -> None:
+    """Whatever number it has."""
     before = store.path.read_bytes()
-    for number in range(3, 20):
-        assert home.run(*words(command, f"/dev/fd/{number}"), "--force").status in (0, 2)
+    commands = [[*words(name, f"/dev/fd/{number}"), "--force"] for name in TEXT_COMMANDS for number in range(3, 20)]
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_EACH_COMMAND],
+        env=home.environ, cwd=home.folder, input=json.dumps(commands), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    statuses = json.loads(done.stderr.splitlines()[-1])
+    assert len(statuses) == len(commands)
+    assert set(statuses) <= {0, 2}, done.stderr
     assert store.path.read_bytes()[:100] == before[:100]
     assert home.call("store", "check").status == 0
 
@@ -231,8 +308,15 @@ def test_our_own_files_are_replaced_silently(home: Home, kind: str) -> None:
     assert (contents(home.folder / "made") != written) == (kind == "units")
 
 
-@generated
-@pytest.mark.parametrize("how", ["edited", "a link", "another file"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("man pages", "edited"),
+        pytest.param("man pages", "a link", marks=pytest.mark.slow),
+        pytest.param("man pages", "another file", marks=pytest.mark.slow),
+        *(("units", how) for how in ("edited", "a link", "another file")),
+    ],
+)
 def test_files_that_are_not_ours_are_replaced_only_if_the_user_agrees(home: Home, kind: str, how: str) -> None:
     folder, precious = home.folder / "made", home.folder / "precious"
     folder.mkdir()
@@ -249,7 +333,8 @@ def test_files_that_are_not_ours_are_replaced_only_if_the_user_agrees(home: Home
     refused = home.call(*GENERATED[kind])
     assert (refused.status, contents(folder)) == (2, before)
     assert refused.err == f"error: refusing to replace {name} in made without confirmation\nhint: pass --force\n"
-    assert home.on_terminal(*GENERATED[kind], answers=[("[y/N]", "n\n")]).status == 1
+    no = home.call(*GENERATED[kind], width=80, stdin="n\n")
+    assert (no.status, "[y/N]" in no.err) == (1, True)
     assert contents(folder) == before
     assert home.call(*GENERATED[kind], "--force").status == 0
     assert contents(folder)[name] not in (before[name], b"precious")
@@ -262,7 +347,8 @@ def test_files_that_are_not_ours_are_replaced_only_if_the_user_agrees(home: Home
 def test_others_may_read_generated_files_but_never_write_them(home: Home, kind: str, umask: int, mode: int) -> None:
     if kind == "units":
         (home.folder / "made").mkdir()
-    assert home.run(*GENERATED[kind], umask=umask).status == 0
+    with umask_of(umask):
+        assert home.call(*GENERATED[kind]).status == 0
     assert {stat.S_IMODE(path.stat().st_mode) for path in (home.folder / "made").iterdir()} == {mode}
     assert not (home.folder / "made").stat().st_mode & 0o022
 

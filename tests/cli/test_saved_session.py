@@ -1,5 +1,6 @@
 """The saved session: a token is saved and read back, and files that others can access are refused."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -92,10 +93,13 @@ CHANGE_OWNER = pytest.param(
 
 
 def assert_refused(path: Path, call: Callable[[], object], error: type[SkychimpError] = NotLoggedIn) -> None:
+    """Assert that a session is refused with a command that helps. A pipe or a folder is not a session that was seen."""
+    is_known = path.is_symlink() or path.is_file() or path.name == "sessions"
+    command = f"rm -r {path}" if is_known else f"mv {path} {path}.old"
     with pytest.raises(error) as caught:
         call()
     assert str(path) in caught.value.message
-    assert caught.value.hint == "delete it and log in again"
+    assert caught.value.hint == f'run "{command}" and log in again'
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,27 @@ def test_folder_that_is_not_private_is_refused(tmp_path: Path, spoil: Callable[[
     assert_refused(folder, lambda: saved_session.write(URL, "another"), ConfigError)
     assert_refused(folder, lambda: saved_session.remove(URL))
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
+
+
+def test_fault_that_is_not_about_safety_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state/skychimp"
+    state.parent.mkdir()
+    os.mkfifo(state)
+    with pytest.raises(NotLoggedIn) as caught:
+        saved_session.read(URL)
+    assert caught.value.message == f"cannot read the saved session {state}/sessions: Not a directory"
+    assert caught.value.hint == f'run "mv {state} {state}.old" and log in again'
+    state.unlink()
+    folder = saved_file(tmp_path).parent
+
+    def deny(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", deny)  # root may open everything
+    with pytest.raises(NotLoggedIn) as caught:
+        saved_session.read(URL)
+    assert caught.value.message == f"cannot read the saved session {folder}: Permission denied"
+    assert caught.value.hint == f'run "chmod u+rwX {folder}"'
 
 
 def test_removed_token_is_gone(tmp_path: Path) -> None:

@@ -56,7 +56,15 @@ def run_command(folder: Path, stores: dict[int, Path], command: str, tracer: lis
 @needs_strace
 @pytest.mark.parametrize(
     ("command", "names", "step"),
-    [("backup", WRITES, 37), ("backup", NAMES, 2), ("restore", WRITES, 83), ("restore", NAMES, 5)],
+    [
+        ("backup", WRITES, 79),
+        ("backup", NAMES, 2),
+        ("restore", WRITES, 167),
+        ("restore", NAMES, 7),
+        pytest.param("backup", WRITES, 37, marks=pytest.mark.slow),
+        pytest.param("restore", WRITES, 83, marks=pytest.mark.slow),
+        pytest.param("restore", NAMES, 5, marks=pytest.mark.slow),
+    ],
 )
 def test_kill_at_any_system_call_leaves_the_old_or_the_new_store(
     tmp_path: Path, stores: dict[int, Path], command: str, names: str, step: int
@@ -77,7 +85,15 @@ def test_kill_at_any_system_call_leaves_the_old_or_the_new_store(
 
 
 @needs_strace
-@pytest.mark.parametrize(("command", "step"), [("backup", 37), ("restore", 83)])
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [
+        ("backup", 79),
+        ("restore", 167),
+        pytest.param("backup", 37, marks=pytest.mark.slow),
+        pytest.param("restore", 83, marks=pytest.mark.slow),
+    ],
+)
 def test_full_disk_leaves_the_old_store(tmp_path: Path, stores: dict[int, Path], command: str, step: int) -> None:
     def fail(number: int) -> int | None:
         folder = tmp_path / str(number)

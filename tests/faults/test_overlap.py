@@ -57,12 +57,13 @@ class GateAtData(Gate):
     held_command = b"DATA"
 
 
-def test_many_runs_and_a_daemon_share_the_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "clients"), [(2, 300), pytest.param(5, 900, marks=pytest.mark.slow)])
+def test_many_runs_and_a_daemon_share_the_work(tmp_path: Path, number: int, clients: int) -> None:
     """All of them must have sent emails before the first reply comes."""
-    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=900), Gate) as harness:
-        runs = [harness.start() for _ in range(5)]
+    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients), Gate) as harness:
+        runs = [harness.start() for _ in range(number)]
         daemon = harness.start("daemon", "--interval", "1s")
-        wait_until(lambda: harness.receiver.waiting == 6 * harness.connections, daemon)
+        wait_until(lambda: harness.receiver.waiting == (number + 1) * harness.connections, daemon)
         harness.receiver.opened.set()
         for result in map(wait_for_exit, runs):
             assert result[0] in (0, MAIL_LEFT), result
@@ -70,9 +71,9 @@ def test_many_runs_and_a_daemon_share_the_work(tmp_path: Path) -> None:
         harness.store.close()
         assert wait_for_exit(daemon, signal.SIGTERM)[0] == 0
         assert harness.find_faults(max_unknown=0) == []
-        assert harness.receiver.accepted_count == 900
+        assert harness.receiver.accepted_count == clients
         counts = [run.sent for run in rows(harness.store, Run)]
-        assert sum(counts) == 900
+        assert sum(counts) == clients
         assert min(counts) >= harness.connections
 
 

@@ -41,6 +41,7 @@ from skychimp.services.operations import unknown_deliveries
 from skychimp.services.operations.unknown_deliveries import Resolution
 from skychimp.store.database import Store
 
+SLOW = pytest.mark.slow
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 STATUS_AFTER_ONE = {signal.SIGINT: 130, signal.SIGTERM: 75}
 STATUS_AFTER_TWO = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -115,11 +116,11 @@ def test_one_signal_finishes_emails_in_flight_and_gives_back_the_rest(
     assert mailing_status(store, mailing_id) == MailingStatus.COMPLETED
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=SLOW), signal.SIGTERM])
 def test_signal_while_many_emails_are_sent(
     store: Store, ada: Actor, receiver: CountingReceiver, number: signal.Signals
 ) -> None:
-    create_mailing(store, ada, make_addresses(600))
+    create_mailing(store, ada, make_addresses(300))
 
     process = start_run(store, receiver.port, smtp__connections=4, smtp__rate="200/s")
     wait_until(lambda: len(receiver.email_counts()) > 50, process)
@@ -130,7 +131,7 @@ def test_signal_while_many_emails_are_sent(
     assert set(state_counts(store)) == {"sent", "queued"}
     assert set(arrived_counts(receiver)) == sent_addresses(store)
     send(store, make_settings(receiver.port, smtp__connections=4))
-    assert arrived_counts(receiver) == Counter(make_addresses(600))
+    assert arrived_counts(receiver) == Counter(make_addresses(300))
 
 
 WAITS: list[tuple[Callable[[Conversation], object], dict[str, Any]]] = [
@@ -140,7 +141,11 @@ WAITS: list[tuple[Callable[[Conversation], object], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("step", "overrides"), WAITS, ids=["greeting", "away", "busy"])
+@pytest.mark.parametrize(
+    ("step", "overrides"),
+    [*WAITS[:2], pytest.param(*WAITS[2], marks=SLOW)],
+    ids=["greeting", "away", "busy"],
+)
 def test_signal_ends_the_wait_for_the_server(
     store: Store, ada: Actor, step: Callable[[Conversation], object], overrides: dict[str, Any]
 ) -> None:
@@ -166,14 +171,21 @@ def test_signal_ends_the_wait_for_the_rate_limit(store: Store, ada: Actor, recei
     assert state_counts(store) == {"sent": 1, "queued": 1}
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [
+        (signal.SIGINT, 3),
+        pytest.param(signal.SIGINT, 8, marks=SLOW),
+        pytest.param(signal.SIGTERM, 8, marks=SLOW),
+    ],
+)
 def test_signal_at_any_moment_loses_nothing(
-    store: Store, ada: Actor, receiver: CountingReceiver, number: signal.Signals
+    store: Store, ada: Actor, receiver: CountingReceiver, number: signal.Signals, times: int
 ) -> None:
     create_mailing(store, ada, make_addresses(100))
     chance = random.Random(number)
 
-    for _ in range(4):
+    for _ in range(times):
         process = start_run(store, receiver.port, smtp__connections=2, smtp__rate="100/s")
         time.sleep(chance.uniform(0.0, 1.0))
         exit_status, _, err = wait_for_exit(process, number)
@@ -189,7 +201,7 @@ def test_signal_at_any_moment_loses_nothing(
 # Two signals
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=SLOW), signal.SIGTERM])
 def test_second_signal_stops_at_once_and_the_next_run_completes_it(
     store: Store, ada: Actor, number: signal.Signals
 ) -> None:
@@ -241,7 +253,7 @@ def test_second_signal_stops_at_once_even_if_the_run_was_already_stopping(store:
 def test_disabling_stops_only_that_mailing_within_a_second(
     store: Store, ada: Actor, receiver: CountingReceiver
 ) -> None:
-    stopped = create_mailing(store, ada, make_addresses(1500))
+    stopped = create_mailing(store, ada, make_addresses(600))
     other = create_mailing(store, ada, [f"other{number}@example.org" for number in range(100)])
 
     process = start_run(store, receiver.port, smtp__connections=4, smtp__rate="300/s")
@@ -252,7 +264,7 @@ def test_disabling_stops_only_that_mailing_within_a_second(
 
     assert exit_status == 75
     by_mailing = Counter(row.occurrence_id for row in deliveries(store) if row.state == "sent")
-    assert (by_mailing[other], 0 < by_mailing[stopped] < 1500) == (100, True)
+    assert (by_mailing[other], 0 < by_mailing[stopped] < 600) == (100, True)
     of_stopped = {row.id for row in deliveries(store) if row.occurrence_id == stopped}
     late = [attempt for attempt in attempts(store) if attempt.started_at > disabled_at + timedelta(seconds=1)]
     assert [attempt for attempt in late if attempt.delivery_id in of_stopped] == []
@@ -262,11 +274,11 @@ def test_disabling_stops_only_that_mailing_within_a_second(
     mailings.enable(store, ada, stopped)
     send(store, make_settings(receiver.port, smtp__connections=4))
     assert set(arrived_counts(receiver).values()) == {1}
-    assert state_counts(store) == {"sent": 1600}
+    assert state_counts(store) == {"sent": 700}
 
 
 def test_deleting_stops_a_running_mailing(store: Store, ada: Actor, receiver: CountingReceiver) -> None:
-    deleted = create_mailing(store, ada, make_addresses(1500))
+    deleted = create_mailing(store, ada, make_addresses(600))
 
     process = start_run(store, receiver.port, smtp__connections=4, smtp__rate="300/s")
     wait_until(lambda: len(receiver.email_counts()) > 60, process)
@@ -325,7 +337,7 @@ def test_resolving_an_unknown_delivery(store: Store, ada: Actor, resolution: Res
 # Limits
 
 
-@pytest.mark.parametrize("connections", [1, 5])
+@pytest.mark.parametrize("connections", [pytest.param(1, marks=SLOW), 5])
 def test_limit_is_kept_and_the_rest_stays_queued(
     store: Store, ada: Actor, receiver: CountingReceiver, connections: int
 ) -> None:
@@ -366,7 +378,9 @@ def keeps_rate(store: Store, per_second: float) -> bool:
     return all(at >= first + timedelta(seconds=number / per_second) for number, at in enumerate(started))
 
 
-@pytest.mark.parametrize(("rate", "per_second", "emails"), [("60/s", 60, 90), ("3000/min", 50, 60)])
+@pytest.mark.parametrize(
+    ("rate", "per_second", "emails"), [pytest.param("60/s", 60, 90, marks=SLOW), ("3000/min", 50, 60)]
+)
 def test_rate_is_never_exceeded(
     store: Store, ada: Actor, receiver: CountingReceiver, rate: str, per_second: float, emails: int
 ) -> None:

@@ -26,6 +26,7 @@ from skychimp.store.database import Store
 RUN = ("run",)
 FLUSHES = ("fsync", "fdatasync")
 FAILED, NOT_READY, MAIL_LEFT = 1, 3, 75
+SLOW = pytest.mark.slow
 WRITER_PROCESS = overriding("skychimp.delivery.sending.recorder.WRITER_PROCESS_THRESHOLD", 0)  # starts at once
 
 
@@ -33,14 +34,28 @@ WRITER_PROCESS = overriding("skychimp.delivery.sending.recorder.WRITER_PROCESS_T
 @pytest.mark.parametrize(
     ("names", "error", "reason", "preamble", "clients", "step"),
     [
-        pytest.param("pwrite64", "ENOSPC", "full", "", 60, 19, id="full"),
-        pytest.param("pwrite64", "EIO", "I/O error", "", 6, 11, id="no write"),
-        pytest.param(",".join(FLUSHES), "EIO", "I/O error", "", 6, 1, id="no flush"),
-        pytest.param("pread64", "EIO", "malformed", "", 6, 5, id="no read"),
-        pytest.param("pwrite64", "ENOSPC", "full", OLD_SQLITE, 6, 29, id="full, with an old SQLite"),
-        pytest.param("pwrite64", "ENOSPC", "full", WRITER_PROCESS, 300, 151, id="full, with a writer process"),
+        pytest.param("pwrite64", "ENOSPC", "full", "", 30, 37, id="full"),
+        pytest.param("pwrite64", "EIO", "I/O error", "", 6, 23, id="no write"),
+        pytest.param(",".join(FLUSHES), "EIO", "I/O error", "", 6, 3, id="no flush"),
+        pytest.param("pread64", "EIO", "malformed", "", 6, 7, id="no read"),
+        pytest.param("pwrite64", "ENOSPC", "full", OLD_SQLITE, 6, 61, id="full, with an old SQLite"),
+        pytest.param("pwrite64", "ENOSPC", "full", "", 60, 19, id="full, more often", marks=SLOW),
+        pytest.param("pwrite64", "EIO", "I/O error", "", 6, 11, id="no write, more often", marks=SLOW),
+        pytest.param(",".join(FLUSHES), "EIO", "I/O error", "", 6, 1, id="no flush, each", marks=SLOW),
+        pytest.param("pread64", "EIO", "malformed", "", 6, 5, id="no read, more often", marks=SLOW),
+        pytest.param("pwrite64", "ENOSPC", "full", OLD_SQLITE, 6, 29, id="full, an old SQLite, more often", marks=SLOW),
         pytest.param(
-            ",".join(FLUSHES), "EIO", "I/O error", WRITER_PROCESS, 300, 53, id="no flush, with a writer process"
+            "pwrite64", "ENOSPC", "full", WRITER_PROCESS, 300, 151, id="full, a writer process, more often", marks=SLOW
+        ),
+        pytest.param(
+            ",".join(FLUSHES),
+            "EIO",
+            "I/O error",
+            WRITER_PROCESS,
+            300,
+            53,
+            id="no flush, with a writer process",
+            marks=SLOW,
         ),
     ],
 )
@@ -71,7 +86,11 @@ def test_run_stops_with_one_error_when_its_disk_fails(
 
 
 @pytest.mark.parametrize(
-    "preamble", ["", overriding("skychimp.store.database.BUSY_TIMEOUT_MS", 20)], ids=["default", "short timeout"]
+    "preamble",
+    [
+        pytest.param("", id="default", marks=SLOW),
+        pytest.param(overriding("skychimp.store.database.BUSY_TIMEOUT_MS", 20), id="short timeout"),
+    ],
 )
 def test_run_waits_for_a_locked_store(tmp_path: Path, preamble: str) -> None:
     """While another process writes, only emails with a recorded intent are sent. Afterwards, nothing is sent twice."""
@@ -100,7 +119,7 @@ def test_run_waits_for_a_locked_store_at_its_start(tmp_path: Path) -> None:
 
 
 def test_store_is_upgraded_once_while_a_run_sends(tmp_path: Path) -> None:
-    """Start three runs of a newer version. One of them makes a backup and upgrades; the old run is not disturbed."""
+    """Start two runs of a newer version. One of them makes a backup and upgrades; the old run is not disturbed."""
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, migrations)
     (migrations / "versions" / "next.py").write_text(NEXT.format(schema.REVISION))
@@ -112,7 +131,7 @@ schema.MIGRATIONS, schema.REVISION = Path({str(migrations)!r}), "next"
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=100), CountingReceiver) as harness:
         old = harness.start()
         wait_until(lambda: harness.receiver.accepted_count > 0, old)
-        runs = [harness.start(command=with_preamble(newer)) for _ in range(3)]
+        runs = [harness.start(command=with_preamble(newer)) for _ in range(2)]
         for status, _, errors in map(wait_for_exit, [old, *runs]):
             assert status in (0, MAIL_LEFT), errors
         assert harness.find_faults(max_unknown=0) == []
@@ -142,7 +161,12 @@ def revision(path: Path) -> object:
 @needs_strace
 @pytest.mark.parametrize(
     ("preamble", "step"),
-    [pytest.param("", 1, id="each flush"), pytest.param(OLD_SQLITE, 4, id="some of an old SQLite")],
+    [
+        pytest.param("", 3, id="some flushes"),
+        pytest.param(OLD_SQLITE, 31, id="some of an old SQLite"),
+        pytest.param("", 1, id="each flush", marks=SLOW),
+        pytest.param(OLD_SQLITE, 4, id="more of an old SQLite", marks=SLOW),
+    ],
 )
 def test_power_loss_at_any_moment_loses_nothing(tmp_path: Path, preamble: str, step: int) -> None:
     """Cut the power at each email's final dot and just before the end of each flush.

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -12,17 +12,19 @@ from support.accounts import MAIL, NOBODY, needs_root, run_as
 from support.command import Home
 from support.sending import rows
 
+from skychimp.config.locations import user_folder
 from skychimp.errors import StoreNotReady
 from skychimp.models import User
 from skychimp.permissions import OPERATOR, Actor
 from skychimp.services.operations import backups
-from skychimp.store.database import Store
+from skychimp.store.database import Store, driver
+from skychimp.store.place import check_place
 from skychimp.store.schema import open_store
 
 PLANT = """
 import os, sys
-from skychimp.store import database
-connection = database.driver().connect(sys.argv[1], isolation_level=None)
+from importlib import import_module
+connection = import_module(sys.argv[2]).connect(sys.argv[1], isolation_level=None)
 connection.execute("PRAGMA journal_mode = WAL")
 connection.execute("UPDATE user SET role = 'admin'")
 os.kill(os.getpid(), 9)  # the log stays
@@ -32,10 +34,12 @@ import sys
 from pathlib import Path
 from skychimp.errors import SkychimpError
 from skychimp.store.place import check_place
-try:
-    check_place(Path(sys.argv[1]))
-except SkychimpError as error:
-    print(error.message)
+for path in sys.argv[1:]:
+    try:
+        check_place(Path(path))
+        print()
+    except SkychimpError as error:
+        print(error.message)
 """
 
 
@@ -48,7 +52,7 @@ def plant_log(store: Path, folder: Path) -> None:
     copy = folder / store.name
     shutil.copy(store, copy)
     os.chown(copy, NOBODY, NOBODY)
-    run_as(NOBODY, "-c", PLANT, copy)
+    run_as(NOBODY, "-c", PLANT, copy, driver().__name__)
     log = copy.with_name(f"{copy.name}-wal")
     assert log.stat().st_uid == NOBODY
     shutil.copy(log, store.with_name(log.name))
@@ -128,9 +132,33 @@ def path(store: Store, tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o700)
 
 
+WAYS_IN = [
+    ("stats",),
+    ("run",),
+    ("daemon",),
+    ("clients", "list"),
+    ("init", "--email", "eve@example.org"),
+    ("backup", "copy", "--operator"),
+    ("restore", "good.backup", "--operator", "--yes"),
+    ("store", "check"),
+    ("resolve", "--restored", "--operator"),
+]
+
+
 @needs_root
-@pytest.mark.parametrize("fault", FAULTS)
-def test_unsafe_place_is_refused_by_every_way_in(path: Path, tmp_path: Path, fault: str) -> None:
+@pytest.mark.usefixtures("with_sudo")
+@pytest.mark.parametrize(
+    ("fault", "ways"),
+    [
+        ("others can write to the folder", WAYS_IN),
+        *((fault, [WAYS_IN[number % len(WAYS_IN)]]) for number, fault in enumerate(FAULTS)),
+        *(pytest.param(fault, WAYS_IN, marks=pytest.mark.slow) for fault in FAULTS),
+    ],
+)
+def test_unsafe_place_is_refused_by_every_way_in(
+    path: Path, tmp_path: Path, fault: str, ways: list[tuple[str, ...]]
+) -> None:
+    """Each fault is refused by one way in and by "doctor", and one fault by all of them."""
     make, message, hint = FAULTS[fault]
     shutil.copy(path, tmp_path / "good.backup")
     make(path)
@@ -138,17 +166,7 @@ def test_unsafe_place_is_refused_by_every_way_in(path: Path, tmp_path: Path, fau
     names = {"store": path, "folder": path.parent, "home": tmp_path}
     before = {file.name: file.read_bytes() for file in path.parent.iterdir() if not file.is_symlink()}
 
-    for arguments in (
-        ("stats",),
-        ("run",),
-        ("daemon",),
-        ("clients", "list"),
-        ("init", "--email", "eve@example.org"),
-        ("backup", "copy", "--operator"),
-        ("restore", str(tmp_path / "good.backup"), "--operator", "--yes"),
-        ("store", "check"),
-        ("resolve", "--restored", "--operator"),
-    ):
+    for arguments in ways:
         refused = home.call(*arguments)
         assert (refused.status, refused.out) == (3, ""), arguments
         assert refused.err == f"error: {message.format_map(names)}\nhint: {hint.format_map(names)}\n"
@@ -198,7 +216,7 @@ def test_log_beside_a_backup_is_not_replayed_unless_it_is_by_its_owner(
     backups.backup(store, OPERATOR, backup)
     store.close()
     plant_log(backup, foreign_folder)
-    with pytest.raises(StoreNotReady, match=r"today.backup-wal is not by the owner of today.backup"):
+    with pytest.raises(StoreNotReady, match=r"today.backup-wal is not a regular file by the owner of today.backup"):
         backups.restore(url(store.path), OPERATOR, backup)
     backup.with_name("today.backup-wal").unlink()
     backups.restore(url(store.path), OPERATOR, backup)
@@ -254,6 +272,49 @@ def test_completion_does_not_open_an_unsafe_store(store: Store, home: Home) -> N
     assert (done.status, done.out.strip(), done.err) == (0, "", "")
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_nothing_waits_for_a_pipe(path: Path, tmp_path: Path, suffix: str) -> None:
+    pipe = path.with_name(path.name + suffix)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe, 0o600)
+    home = Home(tmp_path, SKYCHIMP_STORE=str(path))
+    refused = home.call("stats")
+    place, hint = (pipe, f'run "mv {pipe} {pipe}.old"') if suffix else ("it", "use another file with --store FILE")
+    assert refused.err == f"error: cannot use the store {path}: {place} is not a regular file\nhint: {hint}\n"
+    assert (refused.status, refused.out) == (3, "")
+    words = {"COMP_WORDS": "skychimp\nblog\nshow\n", "COMP_CWORD": "3", "_SKYCHIMP_COMPLETE": "complete_bash"}
+    done = home.call(environ=words)
+    assert (done.status, done.out.strip(), done.err) == (0, "", "")
+
+
+@pytest.mark.timeout(30)
+def test_restore_does_not_wait_for_a_pipe_beside_the_backup(store: Store, tmp_path: Path) -> None:
+    backups.backup(store, OPERATOR, tmp_path / "today.backup")
+    store.close()
+    os.mkfifo(tmp_path / "today.backup-journal")
+    with pytest.raises(StoreNotReady, match=r"today.backup-journal is not a regular file"):
+        backups.restore(url(store.path), OPERATOR, tmp_path / "today.backup")
+
+
+@needs_root
+def test_store_in_a_volume_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes gives a volume to a group (fsGroup). The group must stay able to write to it."""
+    volume = tmp_path / "data"
+    volume.mkdir()
+    os.chown(volume, 0, 2000)
+    volume.chmod(0o2775)
+    monkeypatch.setattr(os, "geteuid", lambda: 77777)
+    for can_write, expected in (
+        (True, f"use --store {volume}/skychimp/skychimp.db"),
+        (False, f"use --store {user_folder('data')}/skychimp.db"),
+    ):
+        monkeypatch.setattr(os, "access", lambda *_, can_write=can_write: can_write)
+        with pytest.raises(StoreNotReady, match="can be changed by its group") as refused:
+            check_place(volume / "skychimp.db")
+        assert refused.value.hint == expected
+
+
 def test_store_that_the_account_cannot_reach_is_one_line(path: Path) -> None:
     for arguments in (("stats",), ("init", "--email", "you@example.org")):
         done = run_as(MAIL, "-m", "skychimp", *arguments, env={"SKYCHIMP_STORE": str(path), "HOME": "/nonexistent"})
@@ -270,24 +331,44 @@ def test_folder_that_others_cannot_change_is_used(path: Path, mode: int) -> None
     open_store(url(path)).close()
 
 
-@pytest.mark.parametrize(
-    ("owner", "group", "mode", "message"),
-    [
-        (MAIL, MAIL, 0o2775, ""),  # a home with umask 002: nobody else is in the account's group
-        (0, 0, 0o755, ""),
-        (MAIL, 0, 0o755, ""),
-        (MAIL, 100, 0o775, "can be changed by its group"),
-        (NOBODY, NOBODY, 0o775, "belongs to nobody"),
-        (0, 100, 0o775, "can be changed by its group"),
-        (MAIL, MAIL, 0o777, "can be changed by others"),
-    ],
-)
-def test_owner_may_be_root_and_the_accounts_own_group_may_write(
-    foreign_folder: Path, owner: int, group: int, mode: int, message: str
-) -> None:
-    os.chown(foreign_folder, owner, group)
-    foreign_folder.chmod(mode)
-    checked = run_as(MAIL, "-c", CHECK, foreign_folder / "skychimp.db")
+FOLDERS = [
+    (MAIL, MAIL, 0o2775, ""),  # a home with umask 002: nobody else is in the account's group
+    (0, 0, 0o755, ""),
+    (MAIL, 0, 0o755, ""),
+    (MAIL, 100, 0o775, "can be changed by its group"),
+    (NOBODY, NOBODY, 0o775, "belongs to nobody"),
+    (0, 100, 0o775, "can be changed by its group"),
+    (MAIL, MAIL, 0o777, "can be changed by others"),
+]
+"""The owner, group and mode of a folder, and why the account MAIL may have no store in it."""
+
+
+@needs_root
+def test_owner_may_be_root_and_the_accounts_own_group_may_write() -> None:
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in FOLDERS]
+        for folder, (owner, group, mode, _) in zip(folders, FOLDERS, strict=True):
+            os.chown(folder, owner, group)
+            folder.chmod(mode)
+        checked = run_as(MAIL, "-c", CHECK, *(folder / "skychimp.db" for folder in folders))
     assert (checked.returncode, checked.stderr) == (0, "")
-    refusal = message and f"cannot use the store {foreign_folder}/skychimp.db: {foreign_folder} {message}"
-    assert checked.stdout.rstrip() == refusal
+    assert checked.stdout.splitlines() == [
+        message and f"cannot use the store {folder}/skychimp.db: {folder} {message}"
+        for folder, (*_, message) in zip(folders, FOLDERS, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/x.db"])
+def test_no_command_changes_a_device(tmp_path: Path, place: str) -> None:
+    done = Home(tmp_path).call("--store", place, "stats")
+    fault = "it is not a regular file" if place == "/dev/null" else "/dev/null is not a folder"
+    assert done.err == f"error: cannot use the store {place}: {fault}\nhint: use another file with --store FILE\n"
+    assert done.status == 3
+
+
+def test_data_folder_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    folder = tmp_path / ".local/share/skychimp"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to("skychimp")
+    done = Home(tmp_path).call("stats")
+    assert (done.status, done.err.splitlines()[1:]) == (3, ["hint: use another file with --store FILE"])

@@ -2,8 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import pytest
 from conftest import create_user
@@ -59,6 +60,8 @@ from skychimp.models import (
 from skychimp.permissions import Actor
 from skychimp.store import audience, queue
 from skychimp.store.database import Store
+
+T = TypeVar("T")
 
 S = DeliveryState
 
@@ -272,7 +275,7 @@ def test_deleted_mailing_gets_no_more_deliveries(store: Store, ada: Actor) -> No
 
 
 def test_delivery_is_claimed_by_one_of_many_runs(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, *(f"client{number}" for number in range(100)))
+    open_mailing(store, ada, *(f"client{number}" for number in range(40)))
     claimed_ids: list[int] = []
 
     def work(index: int) -> None:
@@ -281,7 +284,7 @@ def test_delivery_is_claimed_by_one_of_many_runs(store: Store, ada: Actor) -> No
 
     run_in_threads(4, work)
 
-    assert sorted(claimed_ids) == list(range(1, 101))
+    assert sorted(claimed_ids) == list(range(1, 41))
 
 
 def test_claim_takes_due_deliveries_in_order(store: Store, ada: Actor) -> None:
@@ -376,24 +379,34 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("event", EVENTS)
+def repeatedly(store: Store, cases: Iterable[T]) -> Iterator[T]:
+    """Yield each case with the store as it is now. An engine compiles its statements once, so it stays the same."""
+    store.close()
+    content = store.path.read_bytes()
+    for case in cases:
+        store.path.write_bytes(content)
+        yield case
+        store.close()
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_event_changes_the_state_of_a_delivery(store: Store, ada: Actor, state: str, event: str) -> None:
+def test_event_changes_the_state_of_a_delivery(store: Store, ada: Actor, state: str) -> None:
     open_mailing(store, ada, "bob")
     STATES[state](store)
 
-    EVENTS[event](store)
+    for event in repeatedly(store, EVENTS):
+        EVENTS[event](store)
 
-    delivery = get_row(store, Delivery, 1)
-    name: str = delivery.state
-    if delivery.state == S.UNKNOWN:
-        name = "hold" if delivery.next_try_at is None else "resend"
-    assert name == RESULTS.get((state, event), state)
-    is_pending = delivery.state in (S.QUEUED, S.CLAIMED, S.SENDING, S.DEFERRED) or name == "resend"
-    ended = OccurrenceState.CANCELLED if event == "mailing deleted" else OccurrenceState.FINISHED
-    sweep(store)
-    assert occurrence_state(store) == (OccurrenceState.OPEN if is_pending else ended)
-    assert status(store) == (MailingStatus.RUNNING if is_pending else MailingStatus.COMPLETED)
+        delivery = get_row(store, Delivery, 1)
+        name: str = delivery.state
+        if delivery.state == S.UNKNOWN:
+            name = "hold" if delivery.next_try_at is None else "resend"
+        assert name == RESULTS.get((state, event), state), event
+        is_pending = delivery.state in (S.QUEUED, S.CLAIMED, S.SENDING, S.DEFERRED) or name == "resend"
+        ended = OccurrenceState.CANCELLED if event == "mailing deleted" else OccurrenceState.FINISHED
+        sweep(store)
+        assert occurrence_state(store) == (OccurrenceState.OPEN if is_pending else ended), event
+        assert status(store) == (MailingStatus.RUNNING if is_pending else MailingStatus.COMPLETED), event
 
 
 def test_deliveries_of_a_dead_run_are_queued_or_unknown(store: Store, ada: Actor) -> None:
@@ -585,24 +598,22 @@ def reset_to_opening(store: Store) -> None:
 
 
 @pytest.mark.parametrize("state", HELD_STATES)
-@pytest.mark.parametrize("is_mailing_deleted", [False, True])
-def test_sweep_changes_nothing_in_a_store_on_hold(
-    store: Store, ada: Actor, state: str, is_mailing_deleted: bool
-) -> None:
+def test_sweep_changes_nothing_in_a_store_on_hold(store: Store, ada: Actor, state: str) -> None:
     """Whatever is past its deadline, due to be sent again, cancelled or finished: it stays until a person decides."""
     open_mailing(store, ada, "bob")
     HELD_STATES[state](store)
     update_row(store, StoreInfo, 1, held_at=NOW)
-    if is_mailing_deleted:
-        update_row(store, Mailing, 1, deleted_at=NOW, message_id=None, next_at=None)
-    before = [rows(store, table) for table in (Mailing, Occurrence, Delivery)]
+    for is_mailing_deleted in repeatedly(store, [False, True]):
+        if is_mailing_deleted:
+            update_row(store, Mailing, 1, deleted_at=NOW, message_id=None, next_at=None)
+        before = [rows(store, table) for table in (Mailing, Occurrence, Delivery)]
 
-    for now in (NOW, NOW + 15 * MINUTE, NOW + GIVE_UP_AFTER):
-        assert write(store, lambda db: queue.sweep(db, now)) == []  # noqa: B023
-        assert due_occurrences(store, now) == ([1] if expects_completion(state, is_mailing_deleted, now) else [])
-        assert claim(store, now=now) == []
+        for now in (NOW, NOW + 15 * MINUTE, NOW + GIVE_UP_AFTER):
+            assert write(store, lambda db: queue.sweep(db, now)) == []  # noqa: B023
+            assert due_occurrences(store, now) == ([1] if expects_completion(state, is_mailing_deleted, now) else [])
+            assert claim(store, now=now) == []
 
-    assert [rows(store, table) for table in (Mailing, Occurrence, Delivery)] == before
+        assert [rows(store, table) for table in (Mailing, Occurrence, Delivery)] == before
 
 
 def expects_completion(state: str, is_mailing_deleted: bool, now: datetime) -> bool:

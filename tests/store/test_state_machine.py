@@ -623,8 +623,9 @@ def run_machine(examples: int, steps: int) -> None:
 
 
 @pytest.mark.timeout(900)  # Hypothesis shortens a failing example
-def test_ledger_with_steps_in_random_order() -> None:
-    run_machine(examples=100, steps=25)
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_ledger_with_steps_in_random_order(examples: int) -> None:
+    run_machine(examples, steps=25)
 
 
 @pytest.mark.soak

@@ -4,6 +4,7 @@ It has an account for the service, an operator and two colleagues. All are remov
 """
 
 import fcntl
+import json
 import os
 import pwd
 import shutil
@@ -22,6 +23,16 @@ import skychimp
 from support.command import CommandResult
 
 TIMEOUT_S = 60
+_CALL_EACH = """
+import json, sys
+from dataclasses import astuple
+from pathlib import Path
+tests, environ, commands = json.load(sys.stdin)
+sys.path.append(tests)
+from support.command import Home
+home = Home(Path("/"), **environ)
+json.dump([astuple(home.call(*arguments)) for arguments in commands], sys.stdout)
+"""
 PASSWORD = "correct horse battery"
 
 
@@ -81,6 +92,22 @@ class SharedInstallation:
             check=False,
         )
         return CommandResult(done.returncode, done.stdout, done.stderr)
+
+    def call_each(self, who: str, commands: Sequence[Sequence[str]], token: str) -> list[CommandResult]:
+        """Run commands on the service's account in one process, with the variables that sudo sets for somebody."""
+        account = pwd.getpwnam(self.accounts[who])
+        environ = {
+            "HOME": str(self.home),
+            "SKYCHIMP_TOKEN": token,
+            "SUDO_GID": str(account.pw_gid),
+            "SUDO_UID": str(account.pw_uid),
+            "SUDO_USER": account.pw_name,
+        }
+        python = str(self.program.with_name("python"))
+        request = json.dumps([str(Path(__file__).parents[1]), environ, commands])
+        done = self.run("service", [python, "-c", _CALL_EACH], stdin=request)
+        assert done.status == 0, done.err
+        return [CommandResult(*result) for result in done.json]
 
     def write_config(self, text: str) -> None:
         """Write the account's config file, in place of the one before."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.accounts import NOBODY, needs_root
 
-from skychimp.errors import RelayUnavailable
+from skychimp.errors import OutboxFailed, RelayUnavailable
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
 from skychimp.transport.outbox import OutboxTransport
 
@@ -87,10 +87,27 @@ def test_address_cannot_add_a_header(tmp_path: Path) -> None:
     assert message.keys() == ["Return-Path", "Delivered-To", "Message-ID", "Subject"]
 
 
-def test_folder_that_cannot_be_created(tmp_path: Path) -> None:
-    (tmp_path / "outbox").write_text("a file")
-    with pytest.raises(RelayUnavailable, match="cannot create the outbox"):
-        asyncio.run(OutboxTransport(tmp_path / "outbox").connect())
+NO_FOLDERS: dict[str, Callable[[Path], object]] = {
+    "a file": Path.touch,
+    "a pipe": os.mkfifo,
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.parametrize("name", ["outbox", "outbox/tmp"])
+@pytest.mark.parametrize("kind", NO_FOLDERS)
+def test_something_else_in_place_of_a_folder(tmp_path: Path, kind: str, name: str) -> None:
+    outbox = OutboxTransport(tmp_path / "outbox")
+    outbox.check()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    NO_FOLDERS[kind](tmp_path / name)
+
+    error = f"^cannot use the outbox {tmp_path}/outbox: .*is (not a folder|a link)$"
+    for use in (outbox.check, lambda: asyncio.run(outbox.connect())):
+        with pytest.raises(OutboxFailed, match=error):
+            use()
 
 
 def move_away(folder: Path) -> None:

@@ -513,6 +513,18 @@ def test_ca_file_may_have_comments_and_several_certificates(authority: trustme.C
     assert results[0] is not None
 
 
+@pytest.mark.parametrize("setting", ["ca_file", "password_file"])
+def test_file_that_cannot_be_used_is_a_refusal(tmp_path: Path, setting: str) -> None:
+    missing = tmp_path / "missing"
+    values = {"security": "tls", "ca_file": missing}
+    if setting == "password_file":
+        values = {"security": "none", "username": "ada", "password_file": missing}
+    with ScriptedServer([GREETING, read_line, EHLO, hang]) as server, pytest.raises(RelayRefused) as raised:
+        connect(server.port, **values)
+    assert raised.value.message == f"cannot read {missing}: No such file or directory"
+    assert f"smtp.{setting}" in (raised.value.hint or "")
+
+
 @pytest.mark.parametrize("text", ["", "no certificate"])
 def test_invalid_ca_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ca.pem"

@@ -39,12 +39,13 @@ def list_(
     json: Json = False,
 ) -> None:
     """List the audit trail, oldest first. For administrators. Entries cannot be changed or deleted."""
+    from skychimp.permissions import Action
     from skychimp.services import audit
 
     context = get_context(ctx, json)
     start = None if since is None else _parse_since(since, context.settings.mail.timezone)
     options = list_options(limit, offset, search, sort)
-    viewer = context.maintenance_actor(operator)
+    viewer = context.maintenance_actor(operator, Action.SEE_AUDIT_TRAIL)
     entries = audit.list_entries(context.store, viewer, options, by=actor, action=action, since=start)
     context.out.rows(entries, COLUMNS, empty="the audit trail is empty")
 

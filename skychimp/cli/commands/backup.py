@@ -26,20 +26,21 @@ def backup(
     The backup is verified before the file appears. Only its owner can read it. Restore it with `skychimp restore`.
     """
     from skychimp.config import shared
+    from skychimp.permissions import Action
     from skychimp.services.operations import backups
 
     context = get_context(ctx, json)
     shared.require_operator("write a backup as this account")
-    actor = context.maintenance_actor(operator)
-    backups.require_maintainer(actor)
+    actor = context.maintenance_actor(operator, Action.BACK_UP_STORE)
+    store = context.store
     file = file.absolute()
     exists = os.path.lexists(file)
     if exists:
-        backups.require_target(context.store, file)
+        backups.require_target(store, file)
         context.confirm(f"replace {file}", yes=force, option=FORCE)
     with context.out.progress("copying", 100) as report_progress:
         result = backups.backup(
-            context.store,
+            store,
             actor,
             file,
             lambda done, total: report_progress(100 * done // max(total, 1), ""),

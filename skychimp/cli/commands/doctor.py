@@ -48,9 +48,9 @@ def doctor(
         return
     if operator:
         raise InvalidValue("--operator requires --accept-clock", "leave it out: doctor needs no login")
-    findings = []
+    findings, checks = [], _check(context, dkim_selector)
     with context.out.progress("checking") as report_progress:
-        for finding in _check(context, dkim_selector):
+        for finding in checks:
             findings.append(finding)
             report_progress(len(findings), finding.about)
     problems = {finding.about for finding in findings if finding.level == "problem"}
@@ -65,10 +65,10 @@ def doctor(
 
 def _accept_clock(context: Context, *, operator: bool, yes: bool) -> None:
     """Accept the clock after asking. For administrators and the operator."""
+    from skychimp.permissions import Action
     from skychimp.services.operations import clock
 
-    actor = context.maintenance_actor(operator)
-    clock.require_maintainer(actor)
+    actor = context.maintenance_actor(operator, Action.ACCEPT_CLOCK)
     context.confirm(f"take {datetime.now(UTC):%Y-%m-%d %H:%M} UTC as the right time for all mailings", yes=yes)
     accepted = clock.accept(context.store, actor)
     for due in accepted.passed:
@@ -81,13 +81,15 @@ def _accept_clock(context: Context, *, operator: bool, yes: bool) -> None:
 
 
 def _check(context: Context, dkim_selector: str | None) -> "Iterator[Finding]":
-    """Yield all findings. If the settings cannot be loaded, that is the only one."""
+    """Return all findings as they are made. If the settings cannot be loaded, that is the only one.
+
+    The settings are loaded at once: it may ask a question, which a progress bar would hide.
+    """
     from skychimp.services.operations import doctor
     from skychimp.services.operations.findings import PROBLEM, Finding
 
     try:
         settings = context.settings
     except ConfigError as error:
-        yield Finding("config", PROBLEM, error.message, error.hint)
-        return
-    yield from doctor.check_installation(settings, lambda: context.store, dkim_selector)
+        return iter([Finding("config", PROBLEM, error.message, error.hint)])
+    return doctor.check_installation(settings, lambda: context.store, dkim_selector)

@@ -50,11 +50,9 @@ def help_(
 ) -> None:
     """Show a help topic or the help of a command. Without a topic, list the topics."""
     from skychimp.cli.registry import COMMANDS
-    from skychimp.config import shared
 
     context = get_context(ctx, json)
     if man is not None:
-        shared.require_operator("write files as this account", "run it on your own account")
         context.out.record({"pages": _write_man_pages(context, man, force=force), "folder": str(man)})
     elif not topic:
         context.out.rows(topics().values(), {"name": "Topic", "title": "About"})

@@ -20,6 +20,7 @@ def logout(ctx: typer.Context, json: Json = False) -> None:
     try:
         email = accounts.logout(context.store, context.token)
     except NotLoggedIn as error:  # the session file can be read by others, so its token is not used
+        saved_session.remove(context.settings.store_url)
         context.out.warn(f"{error.message}: anyone who has read it stays logged in until you change your password")
         email = None
     has_token_variable = bool(os.environ.get("SKYCHIMP_TOKEN"))

@@ -30,6 +30,7 @@ def change(
     In a script, the new password is read from stdin, the current one from the line before or $SKYCHIMP_PASSWORD.
     """
     from skychimp.services.accounts import accounts
+    from skychimp.services.accounts.email_kinds import EmailKind
 
     context = get_context(ctx, json)
     current: str | None = None
@@ -41,7 +42,7 @@ def change(
     account = accounts.change_password(context.store, context.actor, current=current, new=new, save_token=save_token)
     context.out.record(account)
     context.out.note("your password was changed, and all your other sessions have ended")
-    _tell_owner(context, account.email)
+    prompts.send_notice(context, EmailKind.PASSWORD_CHANGED, account.email)
     if os.environ.get("SKYCHIMP_TOKEN"):
         context.out.note("the session of $SKYCHIMP_TOKEN has ended too; unset the variable")
 
@@ -64,6 +65,7 @@ def reset(
     In a script, the new password is read from stdin or $SKYCHIMP_PASSWORD. The output is the same for every address.
     """
     from skychimp.services.accounts import accounts
+    from skychimp.services.accounts.email_kinds import EmailKind
 
     context = get_context(ctx, json)
     address = prompts.read_email(context, email)
@@ -84,18 +86,7 @@ def reset(
     account = prompts.use_code(context, code, reset_with)
     context.out.record(account)
     context.out.note("your password was changed, and you are logged in")
-    _tell_owner(context, account.email)
-
-
-def _tell_owner(context: Context, email: str) -> None:
-    """Tell the owner of the account by email, who may not be the one who changed the password."""
-    from skychimp.services.accounts import account_mail
-    from skychimp.services.accounts.email_kinds import EmailKind
-
-    kind = EmailKind.PASSWORD_CHANGED
-    warning = account_mail.send_notice(context.settings, context.store.path, kind, to=email)
-    if warning:
-        context.out.warn(warning)
+    prompts.send_notice(context, EmailKind.PASSWORD_CHANGED, account.email)
 
 
 def _send_code(context: Context, address: str) -> None:

@@ -118,10 +118,10 @@ def _render(delivery: "UnknownDelivery") -> "RenderableType":
 
 def _resume(context: Context, decision: "Resolution | None", *, operator: bool, yes: bool) -> None:
     """Show what a store on hold would send and what happens to it, then end the hold."""
+    from skychimp.permissions import Action
     from skychimp.services.operations import backups
 
-    actor = context.maintenance_actor(operator)
-    backups.require_maintainer(actor)
+    actor = context.maintenance_actor(operator, Action.RESUME_SENDING)
     work = backups.held_work(context.store)
     if work is None:
         raise Conflict("the store is not on hold")

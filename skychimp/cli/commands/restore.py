@@ -10,7 +10,6 @@ from skychimp.cli.context import Context, Json, Operator, get_context
 from skychimp.text import count_of
 
 if TYPE_CHECKING:
-    from skychimp.permissions import Actor
     from skychimp.services.operations.backups import Restored
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -33,6 +32,7 @@ def restore(
     The replaced store is kept beside the new one. Nothing is sent until you run `skychimp resolve --restored`.
     """
     from skychimp.config import shared
+    from skychimp.permissions import Action
     from skychimp.services.operations import backups
     from skychimp.store.schema import store_path
 
@@ -40,9 +40,11 @@ def restore(
     shared.require_operator("restore the store")
     file = file.absolute()
     path = store_path(context.settings.store_url)
-    actor = _actor(context, path, operator)
+    # Without a store nobody can log in, so no login is required, as for `init`.
+    actor = context.maintenance_actor(operator or not path.exists(), Action.RESTORE_STORE)
+    backups.require_source(file, path)
     if path.exists():
-        context.confirm(f"replace the store {path}", yes=force)
+        context.confirm(f"replace the store {path} and lose what was changed since the backup", yes=force)
     context.close()
     with context.out.progress("copying", 100) as report_progress:
         done = backups.restore(
@@ -54,11 +56,6 @@ def restore(
         )
     context.out.record(done)
     _explain(context, done)
-
-
-def _actor(context: Context, path: Path, operator: bool) -> "Actor":
-    """Return who restores. Without a store nobody can log in, so no login is required, as for `init`."""
-    return context.maintenance_actor(operator or not path.exists())
 
 
 def _token(context: Context) -> str | None:

@@ -15,7 +15,7 @@ from skychimp import files
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output_file import Force, write_generated_files
 from skychimp.config import shared
-from skychimp.errors import InvalidValue
+from skychimp.errors import ConfigError, InvalidValue
 from skychimp.shell import command_line
 from skychimp.text import has_control_character, shortened
 
@@ -134,7 +134,6 @@ def systemd(
     context = get_context(ctx, json)
     units = _units(context)
     if folder is not None:
-        shared.require_operator("write files as this account", "leave --dir out and redirect the output")
         texts = {unit.name: unit.text for unit in units}
         write_generated_files(context, folder, texts, comment="#", force=force)
         context.out.note(f"wrote {', '.join(unit.name for unit in units)} to {folder}")
@@ -168,11 +167,13 @@ def sudoers(
 ) -> None:
     """Print a sudoers file that lets others run Skychimp on this account.
 
-    --group and --user can be repeated. Everyone needs a login of their own. See `skychimp help accounts`.
+    The config must say `service.shared = true` first. --group and --user can be repeated. Everyone needs a login of
+    their own. See `skychimp help accounts`.
     """
     context = get_context(ctx, json)
     groups = group or ([] if user else ["skychimp"])
     text = _sudoers_text(groups, user or [])
+    _require_shared()
     _warn_about_sudo(context)
     if json:
         context.out.record({"sudoers": text})
@@ -205,13 +206,18 @@ def _sudoers_program() -> str:
     return path
 
 
+def _require_shared() -> None:
+    """Raise ConfigError unless this installation is shared. From here on, its config must say whether it is."""
+    if not shared.is_shared():
+        hint = f"set service.shared = true in {shared.own_config_file()}"
+        raise ConfigError("sudo would let others use any settings: this installation is not shared", hint)
+    shared.remember_shared()
+
+
 def _warn_about_sudo(context: Context) -> None:
     """Warn if this installation is not safe to be run by others with sudo."""
     if os.geteuid() == 0:
         context.out.warn("warning: this lets them run Skychimp as root; run it on an account that is for Skychimp only")
-    if not shared.is_shared():
-        file = shared.own_config_file()
-        context.out.warn(f"warning: set service.shared = true in {file}, or they can make Skychimp use other settings")
     program = os.path.realpath(_sudoers_program())
     for path in (program, os.path.dirname(program)):
         with contextlib.suppress(OSError):
@@ -222,7 +228,7 @@ def _warn_about_place(context: Context, path: str) -> None:
     try:
         files.check_status(os.stat(path), path)
     except files.UnsafePlace as error:
-        context.out.warn(f"warning: {path} {error.fault}; install Skychimp where only root can change it")
+        context.out.warn(f"warning: {error}; install Skychimp where only root can change it")
 
 
 def _units(context: Context) -> list[_Unit]:

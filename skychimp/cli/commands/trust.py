@@ -63,7 +63,7 @@ def trust(
 
 
 def _trust(context: Context, file: Path | None) -> None:
-    from skychimp.cli.display.config_trust import telling_settings
+    from skychimp.cli.display.config_trust import deciding_settings
     from skychimp.config import config_file, sources
     from skychimp.config import trust as service
     from skychimp.config.locations import FILE_NAME
@@ -71,8 +71,9 @@ def _trust(context: Context, file: Path | None) -> None:
     path = (file or Path(FILE_NAME)).absolute()
     read = config_file.read_files(path)
     if read.config is None:
-        raise NotFound(f"config file {path} not found", run_hint("init", "--config", path, "--email", "EMAIL"))
-    settings = telling_settings(sources.file_values(read))
+        hint = f"{run_hint('--config', path, 'init', '--email', 'YOU@EXAMPLE.ORG')} to create it"
+        raise NotFound(f"config file {path} not found", hint)
+    settings = deciding_settings(sources.file_values(read))
     trusted = service.trust(read)
     record = {"path": str(trusted.path), "state": "trusted", "trusted_at": trusted.trusted_at}
     context.out.record(record | ({"settings": settings} if context.out.json else settings))
@@ -98,10 +99,10 @@ def _state(trusted: "TrustedConfig") -> str:
     from skychimp.config import config_file
     from skychimp.config import trust as service
 
+    if not trusted.path.exists():
+        return "missing"
     try:
         read = config_file.read_files(trusted.path)
     except ConfigError:
         return "unsafe"
-    if read.config is None:
-        return "missing"
     return "trusted" if service.changed_file(trusted, read) is None else "changed"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skychimp import shell
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
+from skychimp.cli import prompts
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, list_options
 from skychimp.cli.display.values import write_json_object
 from skychimp.cli.output_file import Force, open_output_file
 
@@ -99,24 +100,14 @@ def role(
 ) -> None:
     """Change a user's role, from the user's next command on. The user is told by email."""
     from skychimp.models import Role
+    from skychimp.services.accounts.email_kinds import EmailKind
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
     before, changed = users.set_role(context.store, context.actor, user, Role(role))
     context.out.record(changed)
     if changed.role != before:
-        _tell_user(context, changed)
-
-
-def _tell_user(context: Context, user: "UserInfo") -> None:
-    """Tell a user by email that the role was changed."""
-    from skychimp.services.accounts import account_mail
-    from skychimp.services.accounts.email_kinds import EmailKind
-
-    kind = EmailKind.ROLE_CHANGED
-    warning = account_mail.send_notice(context.settings, context.store.path, kind, to=user.email, role=user.role)
-    if warning:
-        context.out.warn(warning)
+        prompts.send_notice(context, EmailKind.ROLE_CHANGED, changed.email, role=changed.role)
 
 
 @app.command(epilog="skychimp users export mine.json")

@@ -11,8 +11,9 @@ from skychimp.text import shortened
 if TYPE_CHECKING:
     from skychimp.cli.output import Output
     from skychimp.config.config_file import UntrustedConfig
+    from skychimp.config.trust import ConfigFiles
 
-_TELLING = (
+_DECIDING = (
     "mail.transport", "smtp.host", "smtp.port", "smtp.security", "smtp.username", "smtp.password_file", "smtp.ca_file",
     "store.url", "cache.url",
 )  # fmt: skip
@@ -21,7 +22,7 @@ _TELLING = (
 
 def decide(out: "Output", untrusted: "UntrustedConfig", *, can_ask: bool) -> bool:
     """Return whether the user trusts a config. If they do not, or cannot be asked, say what is used instead."""
-    if can_ask and untrusted.problem is None and _ask(out, untrusted):
+    if can_ask and untrusted.read is not None and _ask(out, untrusted.read):
         return True
     instead = f"using {untrusted.instead}" if untrusted.instead else "using no config file"
     if untrusted.problem is None:
@@ -31,22 +32,22 @@ def decide(out: "Output", untrusted: "UntrustedConfig", *, can_ask: bool) -> boo
     return False
 
 
-def telling_settings(values: Mapping[str, Any]) -> dict[str, str]:
+def deciding_settings(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings of a config that decide where emails, secrets and data go, without passwords."""
     from skychimp.config.locations import hide_password
 
-    return {name: hide_password(str(values[name])) for name in _TELLING if name in values}
+    return {name: hide_password(str(values[name])) for name in _DECIDING if name in values}
 
 
-def _ask(out: "Output", untrusted: "UntrustedConfig") -> bool:
-    from skychimp.config import config_file, sources
+def _ask(out: "Output", read: "ConfigFiles") -> bool:
+    from skychimp.config import sources
 
     try:
-        values = telling_settings(sources.file_values(config_file.read_files(untrusted.path)))
+        values = deciding_settings(sources.file_values(read))
     except ConfigError as error:
         out.warn(error.message)
         return False
-    out.warn(f"{untrusted.path} is not trusted yet. It sets:")
-    for name, value in (values or {"mail server": "none", "store": "none"}).items():
+    out.warn(f"{read.path} is not trusted yet. It sets{':' if values else ' no mail server and no store.'}")
+    for name, value in values.items():
         out.warn(f"  {name} = {shortened(value, 200)}")
-    return out.ask(f"Trust {os.path.basename(untrusted.path)}? [y/N]").lower() in ("y", "yes")
+    return out.ask(f"Trust {os.path.basename(read.path)}? [y/N]").lower() in ("y", "yes")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import NamedTuple
 
-from skychimp import addresses
+from skychimp import addresses, markdown
 from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
@@ -55,7 +55,10 @@ _COSTLY_CHARACTERS = '😀ΐ"'  # the longest in UTF-8, after `upper`, and in HT
 
 
 class Composer:
-    """Composes the emails of one occurrence. Raises InvalidValue if the content has an invalid template."""
+    """Composes the emails of one occurrence. Raises InvalidValue if the content has an invalid template.
+
+    The content may be larger than `check_content` allows, because it can be older than that limit.
+    """
 
     def __init__(
         self, content: MessageContent, *, sender: str, date: datetime, mailing_id: int, due_at: datetime
@@ -63,7 +66,6 @@ class Composer:
         from skychimp.delivery.composing import templates  # lists of messages do without the time to import Jinja2
         from skychimp.delivery.composing.templates import DueAt, TextTemplate
 
-        require_sizes(content, extra=MAX_POSTS_SIZE)
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
         self._subject = TextTemplate(content.subject, "subject", self._values, max_length=MAX_RENDERED_SUBJECT_LENGTH)
         self._text = TextTemplate(content.body, "body", self._values)
@@ -141,13 +143,15 @@ def require_sizes(content: MessageContent, *, extra: int = 0) -> None:
 
 
 def check_content(content: MessageContent) -> None:
-    """Raise InvalidValue if a message has an invalid template, or cannot be composed for one of the sample clients.
+    """Raise InvalidValue if a message is too large or invalid, or cannot be composed for one of the sample clients.
 
     The last of them have the longest name, comment and tags that a client can have.
     """
     if not content.subject.strip():
         raise InvalidValue("the subject is empty")
     require_sizes(content, extra=MAX_POSTS_SIZE)
+    if content.format == Format.MARKDOWN:
+        markdown.require_little_markup(content.body, "body")
     if mime.one_line(content.subject) != content.subject.strip():
         raise InvalidValue("the subject contains a line break or a control character")
     composer = Composer(content, sender="check@localhost", date=_SAMPLE_TIME, mailing_id=1, due_at=_SAMPLE_TIME)

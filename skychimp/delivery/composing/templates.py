@@ -138,7 +138,7 @@ def from_markdown(source: str) -> str:
     brace becomes an entity: what Markdown unescapes must not become an expression. Raises InvalidValue for too
     much markup.
     """
-    markdown.require_little_markup(source, "body")
+    markdown.require_little_markup(source, "body", limit=markdown.MAX_STORED_MARKUP)
     # No text contains its own hash, so nothing in it can be mistaken for one of the words.
     mark = "x" + hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     expressions: list[_Expression] = []

@@ -22,8 +22,14 @@ _NODE_WORK = 5
 """Units for each node of the syntax tree in one step of a loop."""
 _VALUE_WORK = 20
 """Units for a value that is no text."""
-_SEARCH_SPEED = 4
-"""Characters that `in` compares in one unit."""
+_MAX_UNCOUNTED_LENGTH = 100
+"""Characters of a constant that is searched without being counted."""
+_READ_SPEED, _COMPARE_SPEED = 4, 500
+"""Characters of a text, and pairs of characters of two texts, that `in` compares in one unit.
+
+Python may compare each character with each one of a short text. A long text is searched in linear time.
+"""
+_MAX_COMPARED_LENGTH = 1_000
 _LOOP, _LIST, _SEARCH = "counted loop", "counted list", "counted search"
 
 
@@ -49,7 +55,7 @@ def count_work(tree: nodes.Template) -> None:
         size = sum(1 for part in (*loop.body, loop.test) if part for _ in (part, *part.find_all(nodes.Node)))
         loop.iter = _counted(loop.iter, _LOOP, nodes.Const(size))
     for operand in tree.find_all(nodes.Operand):
-        if operand.op in ("in", "notin") and not _is_constant(operand.expr):
+        if operand.op in ("in", "notin") and not (_is_constant(operand.expr) and _is_short(operand.expr)):
             operand.expr = _counted(operand.expr, _SEARCH)
     _count_lists(tree)
 
@@ -90,6 +96,12 @@ def _is_constant(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Const)
 
 
+def _is_short(node: nodes.Node) -> bool:
+    """Return whether a constant is no long text. Each item of a list is compared only with texts of its own length."""
+    value = node.value if isinstance(node, nodes.Const) else None
+    return not isinstance(value, str) or len(value) <= _MAX_UNCOUNTED_LENGTH
+
+
 def _counting(function: Callable[..., Any], weight: int) -> Callable[..., Any]:
     """Return a filter that charges for the length of its input and of its output."""
     takes_context = hasattr(function, "jinja_pass_arg")
@@ -118,8 +130,26 @@ def _make_list(context: CountingContext, items: Sequence[object]) -> Sequence[ob
 
 @pass_context
 def _search(context: CountingContext, searched: object) -> object:
-    context.charge(_length(searched) // _SEARCH_SPEED)
-    return searched
+    context.charge(_length(searched) // _READ_SPEED)
+    return _SearchedText.in_context(searched, context) if isinstance(searched, str) else searched
+
+
+class _SearchedText(str):
+    """A text that charges for what is searched in it."""
+
+    __slots__ = ("_context",)
+    _context: CountingContext
+
+    @classmethod
+    def in_context(cls, text: str, context: CountingContext) -> "_SearchedText":
+        searched = cls(text)
+        searched._context = context
+        return searched
+
+    def __contains__(self, part: object) -> bool:
+        if isinstance(part, str):
+            self._context.charge(len(self) * min(len(part), _MAX_COMPARED_LENGTH) // _COMPARE_SPEED)
+        return super().__contains__(part)  # type: ignore[operator]
 
 
 def _length(value: object) -> int:

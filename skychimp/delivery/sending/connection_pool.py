@@ -15,7 +15,7 @@ from sqlalchemy import Connection as StoreConnection
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending.recorder import Recorder
-from skychimp.errors import RelayRefused, RelayUnavailable
+from skychimp.errors import ConfigError, OutboxFailed, RelayRefused, RelayUnavailable
 from skychimp.store import relay_pauses
 from skychimp.transport.interfaces import Connection, Transport
 
@@ -49,6 +49,7 @@ class ConnectionPool:
         self._max_connections = settings.smtp.connections
         self._patience = None if waits_forever else settings.run.patience
         self._smtp = settings.smtp
+        self._fixable: tuple[object, ...] = ()
         self._settings_hash = ""
         self._open_count = 0
         self._connecting = asyncio.Lock()
@@ -63,6 +64,17 @@ class ConnectionPool:
         return self._open_count > self.limit
 
     # Pauses
+
+    def read_settings(self) -> None:
+        """Read the settings that a person may fix to end a pause, with the files that they name.
+
+        Call it before `read_pause`, and outside of its transaction: a file can be slow to read.
+        """
+        smtp = self._smtp
+        self._fixable = (
+            smtp.host, smtp.effective_port, smtp.security, smtp.username, _content(smtp.read_password), smtp.ca_file,
+            _content(smtp.read_certificates),
+        )  # fmt: skip
 
     def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:
         """Return why the relay is paused, or None if it is not or a probe is due. Part of a transaction."""
@@ -157,7 +169,8 @@ class ConnectionPool:
         )
 
         hint = unavailable.hint or ""
-        if self._patience is not None and self._patience <= timedelta(0):
+        is_outbox = isinstance(unavailable, OutboxFailed)
+        if self._patience is not None and (is_outbox or self._patience <= timedelta(0)):
             self._give_up(_unavailable(unavailable), hint)
             return None
         patience_s = float("inf") if self._patience is None else self._patience.total_seconds()
@@ -170,11 +183,12 @@ class ConnectionPool:
             sleep=lambda seconds: self._sleep_unless_stopped(min(seconds, ends_at - loop.time())),
         )
         relay = self._transport.relay
-        log.warning("mail server unavailable", extra={"relay": relay, "reason": unavailable.message})
+        name = "outbox" if is_outbox else "mail server"
+        log.warning("%s unavailable", name, extra={"relay": relay, "reason": unavailable.message})
         try:
             await self._sleep_unless_stopped(first_wait_s)
             connection: Connection = await retrying(self._connect)
-            log.warning("mail server available", extra={"relay": relay})
+            log.warning("%s available", name, extra={"relay": relay})
             # Its connections broke because it was unavailable, not because they were too many.
             self.limit = self._max_connections
             return connection
@@ -205,17 +219,20 @@ class ConnectionPool:
             raise _StoppedError
 
     def _hash_settings(self, secret: bytes) -> str:
-        """Return a hash of the settings that a person may fix, with the password. Its key keeps the password secret."""
-        smtp = self._smtp
-        values = (
-            smtp.host, smtp.effective_port, smtp.security, smtp.username, smtp.read_password(), smtp.ca_file,
-            smtp.read_certificates(),
-        )  # fmt: skip
-        return hmac.new(secret, repr(values).encode(), "sha256").hexdigest()
+        """Return a hash of what `read_settings` has read. Its key keeps the password secret."""
+        return hmac.new(secret, repr(self._fixable).encode(), "sha256").hexdigest()
 
 
 class _StoppedError(Exception):
     """The pool was stopped while it waited for the mail server."""
+
+
+def _content(read_file: Callable[[], str | None]) -> str | None:
+    """Return what a file contains, or why it cannot be used: a pause ends when either changes."""
+    try:
+        return read_file()
+    except ConfigError as error:
+        return error.message
 
 
 def _paused(reason: str) -> str:
@@ -223,4 +240,4 @@ def _paused(reason: str) -> str:
 
 
 def _unavailable(error: object) -> str:
-    return f"the mail server is unavailable: {error}"
+    return str(error) if isinstance(error, OutboxFailed) else f"the mail server is unavailable: {error}"

@@ -123,6 +123,7 @@ class Dispatcher:
 
     async def poll(self) -> None:
         """Open what is due and send it. Everything up to the opening is one transaction."""
+        await asyncio.to_thread(self._pool.read_settings)
         work = await self._recorder.submit(self._find_due)
         self.stats.opened += work.opened
         if work.opened:

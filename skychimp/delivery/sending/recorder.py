@@ -167,7 +167,7 @@ class Recorder:
 
         `is_recorded` means that the writer process has already written the deliveries that belong to this run.
         """
-        with translate_db_errors():
+        with translate_db_errors(self._store.path):
             while True:
                 try:
                     return self._write_transaction(batch, is_recorded=is_recorded)

@@ -9,7 +9,7 @@ from skychimp import addresses
 from skychimp.config.settings import Settings
 from skychimp.delivery.scheduling import tzdata_changes
 from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, RunStats
-from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.event_loop import require_open_files, run_in_event_loop
 from skychimp.delivery.sending.stop_signals import StopSignals
 from skychimp.errors import ConfigError, StoreHeld
 from skychimp.store import queue, runs
@@ -29,9 +29,12 @@ def send_due(
 
     The first Ctrl-C or SIGTERM finishes the emails in progress and releases the rest. A second one stops at once.
     `report` is called with the stats several times a second, `warn` with texts for the user. Raises ConfigError if
-    there is no sender, StoreHeld if the store is on hold after a restore, ClockBehind, StoreFailed.
+    there is no sender or a file of the settings cannot be used, StoreHeld if the store is on hold after a restore,
+    ClockBehind, StoreFailed, and SkychimpError if too few files may be open at once.
     """
+    require_open_files()
     settings = with_sender(settings)
+    _require_files(settings)
     with registered_run(store) as lock:
         transport = make_transport(settings, store.path)
         dispatcher = Dispatcher(store, settings, transport, lock, options or RunOptions(), report=report)
@@ -44,7 +47,7 @@ def registered_run(store: Store, now: Callable[[], datetime] = lambda: datetime.
 
     Raises StoreHeld if the store is on hold after a restore, ClockBehind if the clock is behind the last run's.
     """
-    with translate_db_errors(), store.connect() as db, db.begin():
+    with translate_db_errors(store.path), store.connect() as db, db.begin():
         if queue.is_held(db):
             raise StoreHeld("the store is on hold after a restore", 'run "skychimp resolve --restored"')
         if (clock_error := runs.clock_behind(db, now())) is not None:
@@ -71,6 +74,16 @@ def with_sender(settings: Settings) -> Settings:
         raise ConfigError("mail.sender is not set", f'set mail.sender = "Name <address>"{file}')
     return_path = mail.return_path or addresses.parse_sender(mail.sender)[1]
     return settings.model_copy(update={"mail": mail.model_copy(update={"return_path": return_path})})
+
+
+def _require_files(settings: Settings) -> None:
+    """Raise ConfigError if a file that sending needs cannot be used.
+
+    The daemon does without this check: it must not end because of a file that is wrong for a while.
+    """
+    if settings.mail.transport == "smtp":
+        settings.smtp.read_password()
+        settings.smtp.read_certificates()
 
 
 async def _send(dispatcher: Dispatcher, warn: Callable[[str], None]) -> RunStats:

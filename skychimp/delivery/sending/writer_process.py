@@ -9,6 +9,7 @@ import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Self, cast
 
 from skychimp.errors import StoreFailed
@@ -21,7 +22,8 @@ _PROGRAM = (sys.executable, "-P", "-m", "skychimp.store.writer_program")  # -P: 
 class WriterProcess(asyncio.Protocol):
     """A process that writes to the store. It gets one line of rows at a time. Created by `start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Path) -> None:
+        self._store = store
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._result: asyncio.Future[int] = self._loop.create_future()
@@ -39,7 +41,7 @@ class WriterProcess(asyncio.Protocol):
             except OSError:
                 our_end.close()
                 return None
-        _, writer = await asyncio.get_running_loop().create_connection(cls, sock=our_end)
+        _, writer = await asyncio.get_running_loop().create_connection(lambda: cls(store.path), sock=our_end)
         writer._process = process
         try:
             await writer.write(json.dumps(ledger.writer_setup(store, run_id)))
@@ -77,10 +79,10 @@ class WriterProcess(asyncio.Protocol):
         line, self._buffer = self._buffer.strip(), b""
         if line.startswith(b"!"):
             code, _, reason = line[1:].decode(errors="replace").partition(" ")
-            self._result.set_exception(store_error(reason, int(code)))
+            self._result.set_exception(store_error(self._store, reason, int(code)))
         else:
             self._result.set_result(int(line))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self._result.done():
-            self._result.set_exception(store_error("the writer process has ended"))
+            self._result.set_exception(store_error(self._store, "the writer process has ended"))

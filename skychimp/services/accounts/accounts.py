@@ -94,12 +94,12 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
     address, name = addresses.parse(email), one_line(name, "name", MAX_NAME_LENGTH)
     password_hash = passwords.hash_password(password, address.email, name)
     now = datetime.now(UTC)
-    with store.write() as db:
+    with _write_recording_denials(store, address.key) as db:
         unverified.delete_expired(db, now)
         user = _find_user(db, address.key)
         is_taken = user is not None and user.verified_at is not None
         if user is not None and _may_be_registered(user):
-            user.registered_again = True  # even if the limit stops this one: the code in the mailbox is another's then
+            user.registered_again = True  # even if a limit stops this one: the code in the mailbox is another's then
         count_id = code_emails.reserve(db, settings, address, CodePurpose.VERIFY, now)
         if count_id is not None:
             user = _register(db, user, address, name, password_hash, now)
@@ -117,7 +117,7 @@ def send_code(store: Store, settings: Settings, purpose: CodePurpose, email: str
     InvalidValue; Denied if too many emails were sent; and RelayError if the email was not sent.
     """
     address, now = addresses.parse(email), datetime.now(UTC)
-    with store.write() as db:
+    with _write_recording_denials(store, address.key) as db:
         unverified.delete_expired(db, now)
         user = _find_user(db, address.key)
         count_id = code_emails.reserve(db, settings, address, purpose, now)
@@ -160,6 +160,7 @@ def login(store: Store, *, email: str, password: str, save_token: SaveToken) -> 
     """
     key = addresses.parse(email).key
     with _authenticated(store, key, password, "wrong email or password") as (db, user):
+        _require_usable(user)
         return _log_in(db, user, save_token, datetime.now(UTC))
 
 
@@ -235,13 +236,13 @@ def _authenticated(store: Store, address_key: str, password: str, error: str) ->
     Raises Denied with the message `error`, or because of a delay. The delay is checked again after the hashing: of
     many who guess at the same time, only FREE_FAILURES + 1 learn whether they were right.
     """
-    with store.read() as db:
+    with _write_recording_denials(store, address_key) as db:
         login_throttle.require_no_delay(db, address_key, datetime.now(UTC))
         user = _find_user(db, address_key)
-    password_hash = None if user is None else user.password_hash
+        password_hash = None if user is None else user.password_hash
     is_right = passwords.is_right(password, password_hash)
     new_hash = passwords.rehash_if_outdated(password, password_hash) if is_right and password_hash else None
-    with store.write() as db:
+    with _write_recording_denials(store, address_key) as db:
         now = datetime.now(UTC)
         login_throttle.require_no_delay(db, address_key, now)
         user = _find_user(db, address_key)
@@ -256,9 +257,27 @@ def _authenticated(store: Store, address_key: str, password: str, error: str) ->
     raise Denied(error, 'run "skychimp password reset --email YOU@EXAMPLE.ORG" if you forgot your password')
 
 
+@contextmanager
+def _write_recording_denials(store: Store, address_key: str) -> Iterator[Session]:
+    """Open a transaction that is committed also if Denied is raised in it, with an entry about that.
+
+    The entry names the user with this address, if there is one.
+    """
+    with store.write() as db:
+        try:
+            yield db
+            return
+        except Denied as error:
+            denied = error
+            user = _find_user(db, address_key)
+            audit.record(db, ANONYMOUS, "refused", "user", user.id if user is not None else None, error.message)
+    raise denied
+
+
 def _set_password(
     db: Session, user: User, password_hash: str, action: str, save_token: SaveToken, now: datetime
 ) -> Account:
+    _require_usable(user)
     user.password_hash = password_hash
     sessions.end_all(db, _id(user))
     for purpose in CodePurpose:
@@ -268,11 +287,14 @@ def _set_password(
     return _log_in(db, user, save_token, now)
 
 
-def _log_in(db: Session, user: User, save_token: SaveToken, now: datetime) -> Account:
+def _require_usable(user: User) -> None:
     if user.blocked_at is not None:
         raise Denied("your account is blocked", "ask the administrator of this service")
     if user.verified_at is None:
         raise Denied("your email address is not verified", run_hint("verify", "--email", user.email, "CODE"))
+
+
+def _log_in(db: Session, user: User, save_token: SaveToken, now: datetime) -> Account:
     save_token(sessions.start(db, _id(user), now))
     audit.record(db, _actor(user), "login", "user", user.id)
     return Account(_id(user), user.email, user.name, Role(user.role))

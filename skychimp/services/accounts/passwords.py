@@ -3,7 +3,9 @@
 A check takes the same work whether or not there is a password to compare with.
 """
 
+import re
 import unicodedata
+from typing import Any
 
 from skychimp.errors import InvalidValue
 
@@ -11,8 +13,13 @@ MIN_LENGTH = 12
 MAX_LENGTH = 1000
 
 _CHOOSE_ANOTHER = "use several words that have nothing to do with each other"
-_ESTIMATED_LENGTH = 24
-"""How many characters the estimate looks at. Its time grows with the cube, and this many take less than a second."""
+_PART_LENGTH, _MAX_PARTS = 24, 4
+"""How many characters are estimated together, and how many different parts of a password: it is common if all are.
+
+The time of an estimate grows with the cube of the length, and that many characters take less than a second.
+"""
+_WITHOUT_ENDS = re.compile(r"[\W\d_]*(.*?)[\W\d_]*", re.DOTALL)
+"""Matches a password. The group is what is left without the digits and signs at its beginning and end."""
 _MIN_SCORE = 2
 """On zxcvbn's scale of 0 to 4. A score below it means less than a million guesses."""
 
@@ -78,13 +85,48 @@ def rehash_if_outdated(password: str, password_hash: str) -> str:
 def _is_common(password: str) -> bool:
     """Return whether a password is a common one, or a pattern that is as easy to guess.
 
-    The lists and rules are those of zxcvbn (MIT License): leaked passwords, words, names, dates, keyboard patterns,
-    and repetitions of these.
+    Digits and signs before and after a common one make it no better, unless they are hard to guess themselves.
+    """
+    password = password.strip()
+    if len(password) > _PART_LENGTH:
+        password = _without_repetitions(password)
+    if _is_weak(password):
+        return True
+    match = _WITHOUT_ENDS.fullmatch(password)
+    assert match is not None
+    before, core, after = password[: match.start(1)], match[1], password[match.end(1) :]
+    return _is_one_pattern(core) and _is_weak(before + after)
+
+
+def _is_weak(text: str) -> bool:
+    parts = dict.fromkeys(text[start : start + _PART_LENGTH] for start in range(0, len(text), _PART_LENGTH))
+    return all(_estimate(part)["score"] < _MIN_SCORE for part in list(parts)[:_MAX_PARTS])
+
+
+def _is_one_pattern(text: str) -> bool:
+    """Return whether a text is a single word, name or pattern that is easy to guess."""
+    if not 0 < len(text) <= _PART_LENGTH:
+        return False
+    estimate = _estimate(text)
+    patterns = [match["pattern"] for match in estimate["sequence"]]
+    return estimate["score"] < _MIN_SCORE and len(patterns) == 1 and patterns != ["bruteforce"]
+
+
+def _estimate(text: str) -> dict[str, Any]:
+    """Return zxcvbn's estimate of a text.
+
+    Its lists and rules (MIT License) know leaked passwords, words, names, dates, keyboard patterns, and repetitions of
+    these.
     """
     from zxcvbn import zxcvbn
 
-    estimate: int = zxcvbn(password.strip()[:_ESTIMATED_LENGTH])["score"]
-    return estimate < _MIN_SCORE
+    estimate: dict[str, Any] = zxcvbn(text)
+    return estimate
+
+
+def _without_repetitions(text: str) -> str:
+    """Return the shortest beginning of a text that gives the whole text if it is repeated. The end may be cut off."""
+    return next((text[:length] for length in range(1, len(text)) if text.startswith(text[length:])), text)
 
 
 def _letters(text: str) -> str:

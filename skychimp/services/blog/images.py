@@ -93,9 +93,11 @@ def save(store: Store, image: Image) -> None:
             os.fsync(folder)  # also after a kill between the rename and its sync
         files.sync_folder(path.parent.parent)
     except files.UnsafePlace as error:
-        raise StoreFailed(f"cannot write {path}: {error.filename} {error.fault}", error.remedy) from None
+        raise StoreFailed(f"cannot write {path}: {error}", error.remedy) from None
     except OSError as error:
-        raise StoreFailed(f"cannot write {path}: {error.strerror}", "free some disk space, then try again") from None
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some disk space, then try again" if is_full else f"check the permissions of {path.parent}"
+        raise StoreFailed(f"cannot write {path}: {error.strerror}", hint) from None
 
 
 def remove_unused(store: Store) -> None:

@@ -135,6 +135,7 @@ def _valid_clients(
         try:
             if isinstance(row, InvalidRow):
                 raise InvalidValue(row.reason)
+            _require_utf8(row)
             client = validate_client(row.email, row.name, row.comment, row.tags)
         except InvalidValue as error:
             result.bad += 1
@@ -145,6 +146,14 @@ def _valid_clients(
         if last_wins or client.address_key not in clients:
             clients[client.address_key] = client
     return clients.values()
+
+
+def _require_utf8(row: ImportedRow) -> None:
+    text = "".join((row.email, row.name, row.comment, *row.tags))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidValue("not valid UTF-8; save the file as UTF-8") from None
 
 
 def _count_known(result: ImportResult, number: int, *, is_updated: bool) -> None:

@@ -111,7 +111,7 @@ def show(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action
     """Return one mailing. Raises NotFound if it does not exist or the actor may not do this to it."""
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id, action)
-    record_look(store, actor, mailing)
+    record_view(store, actor, mailing)
     return mailing
 
 
@@ -228,15 +228,15 @@ def preview(
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id)
         schedule = planner.schedule_of(db.get_one(Mailing, mailing_id))
-    record_look(store, actor, mailing)
+    record_view(store, actor, mailing)
     start = now if since is None else time_input.parse_when(since, mailing.timezone, now)
     return mailing, list(islice(recurrence.upcoming(schedule, start), number))
 
 
-def record_look(store: Store, actor: Actor, mailing: MailingInfo) -> None:
+def record_view(store: Store, actor: Actor, mailing: MailingInfo) -> None:
     """Record in the audit trail that the actor sees a mailing, if it is another user's."""
     if mailing.owner != actor.email:
-        audit.record_look(store, actor, "mailing", mailing.id)
+        audit.record_view(store, actor, "mailing", mailing.id)
 
 
 def require_mailing(store: Store, mailing_id: int) -> None:

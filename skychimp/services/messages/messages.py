@@ -81,7 +81,7 @@ def show(store: Store, actor: Actor, message_id: int, *, action: Action = Action
         message = _get(db, actor, message_id, action)
         owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id))
     if owner_id != actor.user_id:
-        audit.record_look(store, actor, "message", message_id)
+        audit.record_view(store, actor, "message", message_id)
     return message
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlmodel import Session, col
 
 from skychimp.delivery.scheduling import planner
-from skychimp.errors import Conflict, InvalidValue, SkychimpError
+from skychimp.errors import Conflict, InvalidValue, SkychimpError, StoreNotReady
 from skychimp.models import Code, DeliveryState, Login, Occurrence, OccurrenceState, StoreInfo, User
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
@@ -19,12 +19,14 @@ from skychimp.services.accounts import session_rule
 from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
 from skychimp.services.operations.unknown_deliveries import Resolution, batches
-from skychimp.store import backup_file, ledger, place, queue
+from skychimp.store import backup_file, ledger, place, queue, schema
 from skychimp.store.database import Store
 from skychimp.store.schema import store_path
 
 RESUMED = "resume sending"
 """The action in the audit trail when a person ends the hold of a restored store."""
+
+_BACKUP_FILE = 'use a file written by "skychimp backup"'
 
 _L = Login.__table__
 _O = Occurrence.__table__
@@ -109,7 +111,7 @@ def backup(
     Raises NotLoggedIn, Denied, InvalidValue for an unsuitable file, Conflict if it exists and `replace` is false, and
     StoreFailed.
     """
-    authorize(actor, Action.MAINTAIN_STORE)
+    authorize(actor, Action.BACK_UP_STORE)
     require_target(store, file)
     with store.write() as db:  # before the copy, so that the copy contains the entry
         audit.record(db, actor, backup_file.BACKED_UP, "store_info", 1, _printable(file))
@@ -141,8 +143,8 @@ def restore(
     sending.
     """
     path = store_path(url)
-    authorize(actor, Action.MAINTAIN_STORE)
-    _require_source(file, path)
+    authorize(actor, Action.RESTORE_STORE)
+    require_source(file, path)
     place.check_place(path)
     target = Store(path)
     kept_sessions = _session_hashes(target) if path.exists() else set()
@@ -174,11 +176,6 @@ def restore(
     )
 
 
-def require_maintainer(actor: Actor) -> None:
-    """Raise NotLoggedIn or Denied unless the actor may back up and restore the store."""
-    authorize(actor, Action.MAINTAIN_STORE)
-
-
 def held_work(store: Store) -> HeldWork | None:
     """Return what a store on hold has to send, or None if it is not on hold."""
     now = datetime.now(UTC)
@@ -199,7 +196,7 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
     deliveries become unknown, for a person to resolve, and due times are missed.
     Raises NotLoggedIn, Denied, and Conflict if the store is not on hold.
     """
-    authorize(actor, Action.MAINTAIN_STORE)
+    authorize(actor, Action.RESUME_SENDING)
     now = datetime.now(UTC)
     with store.write() as db:
         info = db.get_one(StoreInfo, 1)
@@ -249,14 +246,18 @@ def require_target(store: Store, file: Path) -> None:
         raise InvalidValue(f"cannot write {file}: {error.strerror}", "use another FILE") from None
 
 
-def _require_source(file: Path, store: Path) -> None:
-    """Raise InvalidValue unless the file can be read, and is not the store."""
+def require_source(file: Path, store: Path) -> None:
+    """Raise InvalidValue unless the file can be read and begins like a store, and is not the store."""
+    if not file.exists():
+        raise InvalidValue(f"file {file} not found", _BACKUP_FILE)
     if not file.is_file():
-        raise InvalidValue(f"file {file} not found", 'use a file written by "skychimp backup"')
+        raise InvalidValue(f"{file} is not a regular file", _BACKUP_FILE)
     if not os.access(file, os.R_OK):
         raise InvalidValue(f"cannot read {file}: permission denied", "use a file that you may read")
     if store.exists() and file.samefile(store):
-        raise InvalidValue(f"{file} is the store itself", 'use a file written by "skychimp backup"')
+        raise InvalidValue(f"{file} is the store itself", _BACKUP_FILE)
+    if not schema.is_store(file):
+        raise StoreNotReady(f"{file} is not a backup of a Skychimp store", _BACKUP_FILE)
 
 
 def _free_name(store: Path) -> Path:

@@ -43,18 +43,13 @@ class AcceptedClock:
     passed: list[PassedDueTime]
 
 
-def require_maintainer(actor: Actor) -> None:
-    """Raise NotLoggedIn or Denied unless the actor may accept the clock."""
-    authorize(actor, Action.MAINTAIN_STORE)
-
-
 def accept(store: Store, actor: Actor) -> AcceptedClock:
     """Accept this machine's clock, and compute the next due time of each mailing again.
 
     What is due now stays due. What a run recorded as missed while the clock was ahead is due again, in the grace of its
     mailing. Raises NotLoggedIn, Denied and StoreFailed.
     """
-    authorize(actor, Action.MAINTAIN_STORE)
+    authorize(actor, Action.ACCEPT_CLOCK)
     with store.write() as db:
         now = datetime.now(UTC)
         runs.accept_clock(db.connection(), now)

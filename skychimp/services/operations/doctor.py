@@ -24,8 +24,9 @@ from skychimp.models import Message, StoreInfo
 from skychimp.services.operations import sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
 from skychimp.shell import run_hint, run_line_hint
-from skychimp.store import relay_pauses, runs
+from skychimp.store import place, relay_pauses, runs
 from skychimp.store.database import Store
+from skychimp.transport import make_outbox
 
 if TYPE_CHECKING:
     from skychimp.transport.smtp import SmtpTransport
@@ -64,7 +65,7 @@ def check_installation(
         yield from _store(store)
         yield _clock(store)
     if settings.mail.transport == "outbox":
-        yield Finding("relay", OK, "emails are written to the outbox (no mail server configured)")
+        yield _outbox(store)
         return
     yield from _relay(settings, store)
     if settings.mail.sender is not None:
@@ -133,6 +134,9 @@ def _store(store: Store) -> Iterator[Finding]:
     if damage := store.find_damage():
         yield Finding("store", PROBLEM, f"{about}: {damage}", 'run "skychimp restore FILE --operator"')
         return
+    if (part := place.find_unwritable(store.path)) is not None:
+        yield Finding("store", PROBLEM, f"{about}: cannot write to {part}", place.permissions_hint(store.path))
+        return
     fs_type = file_system_type(store.path.resolve(), _mounts())
     with store.read() as db:
         is_held = db.get_one(StoreInfo, 1).held_at is not None
@@ -158,6 +162,15 @@ def _clock(store: Store) -> Finding:
     if behind is not None:
         return Finding("clock", PROBLEM, behind.message, behind.hint)
     return Finding("clock", OK, f"{now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _outbox(store: Store | None) -> Finding:
+    if store is not None:
+        try:
+            make_outbox(store.path).check()
+        except SkychimpError as error:
+            return Finding("relay", PROBLEM, error.message, error.hint)
+    return Finding("relay", OK, "emails are written to the outbox (no mail server configured)")
 
 
 def _relay(settings: Settings, store: Store | None) -> Iterator[Finding]:

@@ -149,17 +149,17 @@ def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
             left_out=_grouped(_exclusions(db, owners, address.key, membership)),
             coming=[_next_occurrence(mailing, membership) for mailing in _next_due_times(db, owners)],
         )
-    _record_look(store, actor, history)
+    _record_view(store, actor, history)
     return history
 
 
-def _record_look(store: Store, actor: Actor, history: AddressHistory) -> None:
+def _record_view(store: Store, actor: Actor, history: AddressHistory) -> None:
     """Record in the audit trail that the actor sees an address in other users' data. The address is not recorded."""
     owners = {client.owner for client in history.clients} | {delivery.owner for delivery in history.chosen}
     others = owners - {actor.email}
     if others:
         client_id = next((client.id for client in history.clients if client.owner in others), None)
-        audit.record_look(store, actor, "client", client_id, f"history with {count_of(len(others), 'user')}")
+        audit.record_view(store, actor, "client", client_id, f"history with {count_of(len(others), 'user')}")
 
 
 # The clients with the address

@@ -61,7 +61,7 @@ def show(store: Store, actor: Actor, user: str) -> UserInfo:
     with store.read() as db:
         target = _get_user_for(db, actor, Action.SEE_USERS, user)
     if target.id != actor.user_id:
-        audit.record_look(store, actor, "user", target.id)
+        audit.record_view(store, actor, "user", target.id)
     return target
 
 

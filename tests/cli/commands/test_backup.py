@@ -66,17 +66,31 @@ def test_existing_file_or_store_is_replaced_only_if_confirmed(store: Store, admi
     assert rows(store, StoreInfo)[0].held_at is None
 
 
+def test_restore_checks_the_role_and_the_file_before_it_asks(store: Store, home: Home, admins: Home) -> None:
+    store.close()
+    (admins.folder / "picture.png").write_bytes(b"\x89PNG")
+    denied = home.call("restore", "nothing", width=80)
+    missing = admins.call("restore", "nothing", width=80)
+    foreign = admins.call("restore", "picture.png", width=80)
+    assert [done.status for done in (denied, missing, foreign)] == [5, 2, 3]
+    for done in (denied, missing, foreign):
+        assert "[y/N]" not in done.err
+    assert f"{admins.folder}/picture.png is not a backup of a Skychimp store" in foreign.err
+    assert 'use a file written by "skychimp backup"' in foreign.err
+
+
 @pytest.mark.parametrize("arguments", [("backup", "y"), ("restore", "x", "--yes"), ("resolve", "--restored")])
 def test_commands_require_an_administrator_or_the_operator(
     store: Store, home: Home, arguments: tuple[str, ...]
 ) -> None:
     backups.backup(store, OPERATOR, home.folder / "x")
     store.close()
+    words = {"backup": "back up the store", "restore": "restore the store", "resolve": "resume sending after a restore"}
     denied = home.call(*arguments)
-    assert (denied.status, "may not" in denied.err) == (5, True)
     guest = home.call(*arguments, environ={"SKYCHIMP_TOKEN": ""})
-    assert guest.status == 5
-    assert "hint: log in as an administrator, or use --operator" in guest.err
+    hint = "hint: log in as an administrator, or use --operator if you run this installation\n"
+    assert (denied.status, denied.err) == (5, f"error: a user may not {words[arguments[0]]}\n{hint}")
+    assert (guest.status, guest.err) == (5, f"error: you are not logged in\n{hint}")
     assert home.call(*arguments, "--operator").status == (6 if arguments[0] == "resolve" else 0)
 
 
@@ -84,7 +98,8 @@ def test_commands_require_an_administrator_or_the_operator(
     ("arguments", "error"),
     [
         (("restore", "nothing"), "not found"),
-        (("restore", "folder"), "not found"),
+        (("restore", "folder"), "folder is not a regular file"),
+        (("restore", "/dev/null"), "/dev/null is not a regular file"),
         (("backup", "folder"), "is not a file"),
         (("resolve", "--restored", "--sent", "--failed"), "--restored can be combined with only one of"),
         (("resolve", "--operator"), "--operator requires --restored"),

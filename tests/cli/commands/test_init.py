@@ -255,7 +255,7 @@ def test_enter_accepts_the_default(home: Home) -> None:
     assert tomllib.loads((home.folder / CONFIG).read_text())["mail"]["sender"] == "you@example.org"
 
 
-@pytest.mark.parametrize("key", ["\x03", "\x04"])
+@pytest.mark.parametrize("key", ["\x03", pytest.param("\x04", marks=pytest.mark.slow)])
 def test_interrupt_leaves_no_files(home: Home, key: str) -> None:
     done = home.on_terminal(*INIT, answers=[("Sender (Name", "\n"), ("Password", key)])
     assert done.status == 130
@@ -263,7 +263,7 @@ def test_interrupt_leaves_no_files(home: Home, key: str) -> None:
 
 
 def test_no_input_asks_nothing(home: Home) -> None:
-    done = home.on_terminal("--no-input", "init")
+    done = home.call("--no-input", "init", width=80)
     assert done.status == 2
-    assert "missing option --email" in done.out
-    assert home.on_terminal("--no-input", *INIT).status == 0
+    assert "missing option --email" in done.err
+    assert home.call("--no-input", *INIT, width=80).status == 0

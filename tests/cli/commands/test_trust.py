@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 from support.command import CommandResult, Home
+
+from skychimp.cli.output import Output
 
 LOCAL = """
 [mail]
@@ -19,12 +22,21 @@ url = "local.db"
 """
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    """Return a home with a config in the usual place, and another in the current folder."""
-    home = Home(tmp_path / "home")
+@pytest.fixture(scope="module")
+def new_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
+    """Return a home after `init`, and a copy of its folder. To run it for each test would take most of the time."""
+    home = Home(tmp_path_factory.mktemp("homes") / "home")
     home.folder.mkdir()
     assert home.call("init", "--email", "ada@example.org").status == 0
+    return home, Path(shutil.copytree(home.folder, home.folder.with_name("as it was")))
+
+
+@pytest.fixture
+def home(new_home: tuple[Home, Path]) -> Home:
+    """Return a home with a config in the usual place, and another in the current folder."""
+    home, as_it_was = new_home
+    shutil.rmtree(home.folder)
+    shutil.copytree(as_it_was, home.folder)
     config(home).write_text(LOCAL, encoding="utf-8")
     return home
 
@@ -35,6 +47,11 @@ def config(home: Home) -> Path:
 
 def usual(home: Home) -> Path:
     return home.folder / ".config/skychimp/skychimp.toml"
+
+
+def at(folder: Path, home: Home) -> Home:
+    """Return the command line of the same user in another folder."""
+    return Home(folder, HOME=str(home.folder))
 
 
 def used_config(home: Home, *options: str) -> str:
@@ -72,7 +89,7 @@ def test_trusted_config_is_used_in_its_folder(home: Home) -> None:
     }
     assert used_config(home) == str(config(home))
     (home.folder / "sub").mkdir()
-    done = home.run("-v", "stats", cwd=home.folder / "sub")
+    done = at(home.folder / "sub", home).call("-v", "stats")
     assert done.err.startswith(f"config: {usual(home)}\n")
 
 
@@ -110,13 +127,12 @@ def test_changed_config_is_refused_until_it_is_trusted_again(home: Home, change:
         env.unlink()
     else:
         env.write_text("SKYCHIMP_SMTP__HOST=evil.example\n")
-    expected = (
-        f'error: {changed} has changed since {config(home)} was trusted\nhint: check it, then run "skychimp trust"\n'
-    )
+    since = "it" if changed == config(home) else config(home)
+    expected = f'error: {changed} has changed since {since} was trusted\nhint: check it, then run "skychimp trust"\n'
     for command in ("stats", "run", "init"):
         assert error(home.call(command, *(["--email", "x@example.org"] if command == "init" else []))) == (3, expected)
-    terminal = home.on_terminal("stats")
-    assert (terminal.status, "[y/N]" in terminal.out) == (3, False)
+    terminal = home.call("stats", width=80)
+    assert (terminal.status, "[y/N]" in terminal.out + terminal.err) == (3, False)
     assert home.call("trust", "--list").out.split("\t")[1] == "changed"
     assert home.call("trust").status == 0
     assert used_config(home) == str(config(home))
@@ -128,9 +144,9 @@ def test_trust_holds_for_the_path(home: Home, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "skychimp.toml").write_text(LOCAL, encoding="utf-8")
-    assert "is not trusted" in home.run("stats", cwd=other).err
-    (tmp_path / "link").symlink_to("home")
-    assert home.run("-v", "stats", cwd=tmp_path / "link").err.startswith(f"config: {config(home)}\n")
+    assert "is not trusted" in at(other, home).call("stats").err
+    (tmp_path / "link").symlink_to(home.folder)
+    assert at(tmp_path / "link", home).call("-v", "stats").err.startswith(f"config: {config(home)}\n")
 
 
 def test_list_and_remove(home: Home, tmp_path: Path) -> None:
@@ -177,7 +193,8 @@ def test_config_that_is_invalid_is_not_trusted(home: Home, text: str, reason: st
 
 def test_missing_config_and_wrong_usage(home: Home) -> None:
     config(home).unlink()
-    assert home.call("trust").status == 4
+    hint = f'hint: run "skychimp --config {config(home)} init --email YOU@EXAMPLE.ORG" to create it\n'
+    assert error(home.call("trust")) == (4, f"error: config file {config(home)} not found\n{hint}")
     for arguments in (("--list", "x.toml"), ("--list", "--remove", "x.toml"), ("y.toml", "--remove", "x.toml")):
         assert home.call("trust", *arguments).status == 2
 
@@ -206,10 +223,13 @@ def test_damaged_record_is_reported(home: Home, content: str) -> None:
 
 
 def test_on_a_terminal_the_user_is_asked_and_sees_what_matters(home: Home) -> None:
-    for answer in ("\n", "n\n", "what\n"):
-        done = home.on_terminal("-v", "stats", answers=[("Trust skychimp.toml? [y/N]", answer)])
-        assert f"config: {usual(home)}" in done.out
-        assert done.out.count("[y/N]") == 1
+    for answer in ("\n", "what\n"):
+        done = home.call("-v", "stats", width=80, stdin=answer)
+        assert f"config: {usual(home)}" in done.err
+        assert done.err.count("Trust skychimp.toml? [y/N]") == 1
+    done = home.on_terminal("-v", "stats", answers=[("Trust skychimp.toml? [y/N]", "n\n")])
+    assert f"config: {usual(home)}" in done.out
+    assert done.out.count("[y/N]") == 1
     lines = done.out.splitlines()
     assert lines[0] == f"{config(home)} is not trusted yet. It sets:"
     assert '  smtp.host = "relay.example"' in lines
@@ -218,28 +238,47 @@ def test_on_a_terminal_the_user_is_asked_and_sees_what_matters(home: Home) -> No
     assert home.on_terminal("stats", answers=[("[y/N]", "\x04")]).status == 130
     done = home.on_terminal("-v", "status", answers=[("Trust skychimp.toml? [y/N]", "y\n")])
     assert f"config: {config(home)}" in done.out
-    assert "[y/N]" not in home.on_terminal("status").out
+    again = home.call("status", width=80)
+    assert "[y/N]" not in again.out + again.err
+
+
+def test_what_was_shown_is_what_is_trusted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change_and_agree(*_: object) -> str:
+        config(home).write_text(LOCAL.replace("relay.example", "evil.example"), encoding="utf-8")
+        return "y"
+
+    monkeypatch.setattr(Output, "ask", change_and_agree)
+    done = home.call("-v", "stats", width=80)
+    assert "relay.example" in done.err
+    assert (done.status, f"{config(home)} has changed since" in done.err) == (3, True)
+    assert home.call("trust", "--list").out.split("\t")[1] == "changed"
+
+
+def test_config_that_decides_nothing_is_described_in_one_line(home: Home) -> None:
+    config(home).write_text("mail.timezone = 'UTC'\n")
+    done = home.call("stats", width=80, stdin="n\n")
+    assert done.err.splitlines()[0] == f"{config(home)} is not trusted yet. It sets no mail server and no store."
+    assert done.err.splitlines()[1].startswith("Trust skychimp.toml? [y/N]")
 
 
 def test_what_it_sets_shows_no_password(home: Home) -> None:
     config(home).write_text("smtp.password = 'hunter2'\nstore.url = 'postgresql+psycopg://ada:hunter2@h/d'\n")
-    done = home.on_terminal("stats", answers=[("[y/N]", "n\n")])
-    assert "hunter2" not in done.out
+    done = home.call("stats", width=80, stdin="n\n")
+    assert ("[y/N]" in done.err, "hunter2" in done.out + done.err) == (True, False)
     assert "hunter2" not in home.call("trust", "--json").out
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("--no-input", "stats"), ("trust", "--list"), ("stats", "--help")])
 def test_some_commands_never_ask(home: Home, arguments: tuple[str, ...]) -> None:
-    done = home.on_terminal(*arguments)
-    assert "[y/N]" not in done.out
+    done = home.call(*arguments, width=80)
+    assert "[y/N]" not in done.out + done.err
 
 
 def test_nothing_is_asked_if_the_question_would_not_be_seen(home: Home) -> None:
     done = home.call("-v", "stats", width=80)  # both streams are terminals
     assert done.status == 130
     assert "Trust skychimp.toml? [y/N]" in done.err
-    home_folder = config(home).parent
-    done = home.run("-v", "stats", stdin=b"y\n", cwd=home_folder)
+    done = home.call("-v", "stats", stdin="y\n")
     assert "[y/N]" not in done.err
     assert f"config: {usual(home)}" in done.err
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import trustme
 from sqlalchemy import text
 from support.sending import make_settings, rows
 from support.servers import GREETING, ScriptedServer, accept_mail, hang
 
+from skychimp.config import checked_files
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending import connection_pool as module
 from skychimp.delivery.sending.connection_pool import ConnectionPool
@@ -45,6 +47,7 @@ class Harness:
 
     def may_send(self, secret: bytes = SECRET) -> bool:
         """Read and apply a pause, as a run does before it sends."""
+        self.pool.read_settings()
         with self.store.connect() as db, db.begin():
             pause = self.pool.read_pause(db, secret)
         self.pool.apply_pause(pause)
@@ -233,6 +236,48 @@ def test_changed_password_file_ends_a_pause(store: Store, tmp_path: Path) -> Non
         return seen
 
     assert run(go()) == [True, False, True]
+
+
+@pytest.mark.parametrize("setting", ["smtp__password_file", "smtp__ca_file"])
+def test_file_that_cannot_be_used_pauses_the_relay_until_it_is_fixed(
+    store: Store, tmp_path: Path, setting: str
+) -> None:
+    file = tmp_path / "named"
+    trustme.CA().cert_pem.write_to_path(file)
+    values = {setting: str(file), "smtp__security": "tls" if setting == "smtp__ca_file" else "none"}
+    if setting == "smtp__password_file":
+        file.write_text("sesame")
+        values["smtp__username"] = "ada"
+
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port, **values), waits_forever=True) as harness:
+            file.chmod(0o666)
+            assert harness.may_send()
+            assert await harness.pool.replace(None) is None
+            assert not harness.may_send()
+            file.chmod(0o600)
+            assert harness.may_send()
+            (give_up,) = harness.give_ups
+        reason, hint = give_up
+        assert reason == f"the mail server is paused: cannot use {file}: it can be changed by others"
+        assert hint == f'run "chmod go-w {file}"'
+
+    with ScriptedServer(HEALTHY) as server:
+        run(go(server.port))
+
+
+def test_files_are_not_read_in_a_transaction(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.write_text("sesame")
+
+    async def go() -> None:
+        settings = make_settings(2525, smtp__username="ada", smtp__password_file=str(file))
+        async with open_pool(store, settings) as harness:
+            monkeypatch.setattr(checked_files, "read_bytes", None)
+            with store.connect() as db, db.begin():
+                assert harness.pool.read_pause(db, SECRET) is None
+
+    run(go())
 
 
 def test_store_contains_only_a_keyed_hash_of_the_password(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import resource
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,8 +32,9 @@ from support.servers import GREETING, CountingReceiver, ScriptedServer, accept_m
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending import intents as module
 from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, RunStats, retry_policy_from
-from skychimp.delivery.sending.runner import registered_run, with_sender
-from skychimp.errors import StoreFailed
+from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.runner import registered_run, send_due, with_sender
+from skychimp.errors import ConfigError, SkychimpError, StoreFailed
 from skychimp.models import DeliveryState, Every, Mailing, Outcome, Run
 from skychimp.permissions import Actor
 from skychimp.store import queue
@@ -336,7 +338,35 @@ def test_unusable_occurrence_fails_and_others_are_sent(
     assert all(reply for outcome, *_, reply in attempt_log(store) if outcome == "failed")
 
 
+def test_run_with_a_file_that_cannot_be_used_does_nothing(store: Store, ada: Actor, tmp_path: Path) -> None:
+    create_mailing(store, ada)
+    with pytest.raises(ConfigError, match=r"cannot read .*missing: No such file"):
+        send(store, make_settings(1, smtp__username="ada", smtp__password_file=str(tmp_path / "missing")))
+    assert not rows(store, Run)
+    assert not deliveries(store)
+
+
 # Repeated polls, as in a daemon
+
+
+def test_file_that_cannot_be_used_does_not_end_one_that_keeps_polling(store: Store, ada: Actor, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    create_mailing(store, ada, ["bob@example.org"])
+
+    def log_in(command: str, _address: str) -> bytes | None:
+        return {"EHLO": b"250-x\r\n250 AUTH PLAIN\r\n", "AUTH": b"235 2.7.0 ok\r\n"}.get(command)
+
+    async def keep_polling(dispatcher: Dispatcher) -> None:
+        await dispatcher.poll()
+        await wait_until(lambda: bool(paused_relays(store)))
+        file.write_text("sesame")
+        await dispatcher.poll()
+        await wait_until(lambda: state_counts(store) == {"sent": 1})
+
+    with ScriptedServer([GREETING, accept_mail(log_in)]) as server:
+        settings = make_settings(server.port, smtp__username="ada", smtp__password_file=str(file))
+        stats = send_with(store, settings, keep_polling=keep_polling, keeps_polling=True)
+    assert (stats.sent, stats.stopped, paused_relays(store)) == (1, "", {})
 
 
 def test_one_that_keeps_polling_finds_what_falls_due(store: Store, ada: Actor) -> None:
@@ -387,3 +417,38 @@ def test_one_that_keeps_polling_waits_for_a_person_and_probes_in_time(store: Sto
     assert conversations == [1, 1, 1]
     assert (stats.sent, stats.stopped, paused_relays(store)) == (5, "", {})
     assert [outcome for outcome, *_ in attempt_log(store)] == ["sent"] * 5
+
+
+# Faults of this machine
+
+
+def test_run_does_not_wait_for_an_outbox_that_cannot_be_used(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, ["bob@example.org"])
+    outbox = store.path.with_name("outbox")
+    outbox.touch()
+    settings = make_settings(1, mail__transport="outbox", run__patience="1m")
+
+    started = time.monotonic()
+    stats = send(store, settings)
+
+    assert time.monotonic() - started < 20
+    assert (stats.stopped, stats.queued) == (f"cannot use the outbox {outbox}: it is not a folder", 1)
+    outbox.unlink()
+    assert send(store, settings).sent == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_open_files_are_an_error_before_anything_is_recorded(
+    store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit of 8 the event loop would abort the process."""
+    create_mailing(store, ada, ["bob@example.org"])
+    settings = make_settings(1, mail__transport="outbox")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (63, 1024))
+    with pytest.raises(SkychimpError, match="at most 63 files may be open at once"):
+        send_due(store, settings)
+    assert rows(store, Run) == []
+    with pytest.raises(SkychimpError, match="at most 63 files may be open at once"):
+        run_in_event_loop(asyncio.sleep(0))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    run_in_event_loop(asyncio.sleep(0))

@@ -49,7 +49,9 @@ COMMON = [
     *("qwertyuiop12", "qwertyuiopas", "qwerty123456", "1q2w3e4r5t6y", "1qaz2wsx3edc", "asdfghjkl;'#"),
     *("iloveyou1234", "letmeinletmein", "trustno1trustno1", "administrator", "unbelievable", "basketball123"),
     *("changeme1234", "monkeymonkey", "dragondragon", "welcome12345", "   password   "),
-    *("x" * 1000, "ab" * 500, "password" * 100),
+    *("x" * 1000, "ab" * 500, "password" * 100, "passw0rd!" * 100),
+    *("iloveyou2024!", "letmein12345!", "Summer2024!!", "!!2024Summer", "P4ssw0rd2024!", "monkey!!!!!!!!!!!!!!"),
+    *("qwertyuiop2024!", "iloveyou2024!" * 5),
 ]
 
 
@@ -57,6 +59,14 @@ COMMON = [
 def test_common_passwords_and_patterns_are_refused(password: str) -> None:
     with pytest.raises(InvalidValue, match="is too common or too easy to guess"):
         passwords.validate(password)
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["password" * 3 + "X7#kd92ls0vvq1", "a" * 200 + "X7#kd92ls0vvq1", "monkey7392581044671823", "kxqzvw2024!!"],
+)
+def test_strong_passwords_may_contain_common_ones(password: str) -> None:
+    passwords.validate(password)
 
 
 OWNER = ("Ada.Lovelace+news@Example.org", "Ada  King, Countess")
@@ -94,6 +104,7 @@ def test_estimate_of_a_long_password_ends_soon(unit: str) -> None:
     start = time.monotonic()
     with contextlib.suppress(InvalidValue):
         passwords.validate((unit * 1000)[:1000])
+        passwords.validate("".join(f"{unit[number % len(unit) :]}{unit}" for number in range(1000))[:1000])
     assert time.monotonic() - start < 20
 
 

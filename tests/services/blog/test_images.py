@@ -1,6 +1,7 @@
 """Test that images are validated, re-encoded and stored, and that no post is ever without its image file."""
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -16,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from sqlalchemy import text
 from support.accounts import NOBODY, needs_root
 
+from skychimp import files
 from skychimp.errors import InvalidValue, StoreFailed
 from skychimp.models import Role
 from skychimp.permissions import Actor
@@ -208,13 +210,30 @@ def test_image_is_private_and_kept_while_a_post_uses_it(store: Store, editor: Ac
     assert stored_files(store) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.ENOSPC, "free some disk space"), (errno.EDQUOT, "disk space"), (errno.EACCES, "perm")]
+)
+def test_hint_to_free_disk_space_only_if_the_disk_is_full(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "write_file", fail)
+    with pytest.raises(StoreFailed, match=os.strerror(number)) as refused:
+        images.save(store, images.reencode(picture()))
+    assert refused.value.hint
+    assert hint in refused.value.hint
+
+
 def test_post_is_not_saved_if_its_image_cannot_be_written(store: Store, editor: Actor) -> None:
     images.image_folder(store).write_text("a file where the folder should be")
     image = images.reencode(picture())
     post = posts.create(store, editor, title="A", content="B")
 
-    with pytest.raises(StoreFailed):
+    with pytest.raises(StoreFailed, match=r"skychimp.db.images is not a folder$") as refused:
         posts.create(store, editor, title="C", content="D", image=image)
+    assert refused.value.hint == "move it away, then run the command again"
     with pytest.raises(StoreFailed):
         posts.change(store, editor, post.slug, image=image)
     assert [(post.title, post.image) for post in posts.list_posts(store, editor, ListOptions(), unpublished=True)] == [

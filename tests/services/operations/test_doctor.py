@@ -186,6 +186,36 @@ def test_warnings_do_not_change_the_exit_status(
     assert "secret" not in done.out
 
 
+def test_outbox_that_cannot_be_used_is_a_problem(store: Store) -> None:
+    assert findings_of(store)["relay"].level == "ok"
+    assert not store.path.with_name("outbox").exists()
+    store.path.with_name("outbox").touch()
+    found = findings_of(store)["relay"]
+    assert (found.level, found.found) == (
+        "problem", f"cannot use the outbox {store.path.parent}/outbox: it is not a folder",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["", "-shm"])
+def test_store_that_cannot_be_written_is_a_problem(store: Store, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    part = f"{store.path}{suffix}"
+    with store.write():
+        Path(part).touch()
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: str(path) != part)
+    found = findings_of(store)["store"]
+    assert found.level == "problem"
+    assert found.found.endswith(f": cannot write to {part}")
+    assert found.remedy == f'run "chmod u+w {part}"'
+
+
+def test_question_comes_before_the_progress_bar(store: Store, tmp_path: Path) -> None:
+    """The bar would hide a part of it."""
+    (tmp_path / "skychimp.toml").write_text(f"[store]\nurl = '{store.path}'\n")
+    store.close()
+    done = Home(tmp_path).call("doctor", stdin="n\n", width=80)
+    assert -1 < done.err.find("[y/N]") < done.err.find("checking")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "mode", "is_open"),
     [
