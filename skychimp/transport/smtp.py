@@ -39,6 +39,7 @@ _CERTIFICATE_PROBLEMS = {
     21: _UNKNOWN_AUTHORITY,
     62: _OTHER_NAME,
     64: _OTHER_NAME,
+    87: _OTHER_NAME,  # no alternative name at all; Python 3.13 checks this first
 }
 """What is wrong with a certificate, and a hint, by OpenSSL's code (X509_V_ERR_ in x509_vfy.h)."""
 

@@ -156,11 +156,10 @@ def test_usage_error_is_one_line_with_a_hint(home: Home, typed: str, message: st
 def test_current_folder_that_was_deleted(home: Home, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    delete_and_call = f"import os\nos.rmdir({str(gone)!r})\nfrom skychimp.cli.main import main\nmain()"
+    delete_and_call = 'rmdir "$PWD" && exec "$0" trust'
     done = subprocess.run(
-        [sys.executable, "-c", delete_and_call, "trust"],
-        cwd=gone, env=home.environ, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["sh", "-c", delete_and_call, PROGRAM], cwd=gone, env=home.environ, capture_output=True, text=True, check=False
+    )
     expected = "error: the current folder does not exist\nhint: change to another folder\n"
     assert (done.returncode, done.stderr) == (1, expected)
 
