@@ -22,6 +22,7 @@ _PLAIN_LOCAL_PART = re.compile(rf"{_ATOM}(\.{_ATOM})*")
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _PLAIN_DOMAIN = re.compile(rf"(?!.*--){_LABEL}(\.{_LABEL})*")
 _MAX_PLAIN_DOMAIN_LENGTH = 200
+_MAX_INPUT_LENGTH = 1_000  # of what is given to the library, which can take seconds for a longer text
 _SENDER = re.compile(r'("(?P<quoted>(?:[^"\\]|\\.)*)"\s*|(?P<name>(?:[^"<>][^<>]*)?))<(?P<address>[^<>]*)>')
 _FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -85,6 +86,10 @@ def _normalized_domain(domain: str) -> tuple[str, str]:
 
 def _validated(text: str) -> tuple[str, str]:
     """Return an address as it is shown, and its domain in lower-case ASCII. Raises InvalidValue."""
+    if len(text) > _MAX_INPUT_LENGTH:
+        raise InvalidValue(
+            f"invalid email address {shortened(text, MAX_LENGTH)}: it is longer than {MAX_LENGTH} characters"
+        )
     import email_validator
 
     email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
