@@ -29,7 +29,7 @@ from skychimp.delivery.composing.compose import Composer, MessageContent, Recipi
 from skychimp.delivery.scheduling import time_input
 from skychimp.delivery.sending import replies, retry_policy
 from skychimp.delivery.sending.retry_policy import RetryPolicy
-from skychimp.errors import InvalidValue, SkychimpError
+from skychimp.errors import SkychimpError
 from skychimp.models import Format, Outcome
 from skychimp.permissions import Actor
 from skychimp.services.blog import images
@@ -130,18 +130,16 @@ def converse(data: bytes, _folder: Path) -> None:
 def read_template(data: bytes, _folder: Path) -> None:
     source = _text(data)
     subject = " ".join(source.split())[:200] or "x"
-    for content in (
+    contents = (
         MessageContent(subject, source, Format.TEXT),
         MessageContent("x", source, Format.MARKDOWN),
         MessageContent("x", "x", Format.TEXT, source),
-    ):
-        try:
-            compose.check_content(content)
-        except InvalidValue:
-            continue
-        composer = Composer(content, sender="a@example.org", date=NOW, mailing_id=1, due_at=NOW)
-        composer.compose(CLIENT, "<x@example.org>")
-        composer.render(CLIENT)
+    )
+    content = contents[len(source) % len(contents)]  # one at a time, as the limits are those of one message
+    compose.check_content(content)
+    composer = Composer(content, sender="a@example.org", date=NOW, mailing_id=1, due_at=NOW)
+    composer.compose(CLIENT, "<x@example.org>")
+    composer.render(CLIENT)
 
 
 def read_markdown(data: bytes, _folder: Path) -> None:
