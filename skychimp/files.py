@@ -68,6 +68,16 @@ def new_file(path: Path, *, replace: bool = True, mode: int = 0o600, dir_fd: int
             os.unlink(draft, dir_fd=dir_fd)
 
 
+def create_file(name: str, *, dir_fd: int, mode: int = 0o600) -> BinaryIO:
+    """Create a file in an open folder and open it for writing, in place of what a killed process has left there.
+
+    It is neither flushed to the disk nor renamed. Raises OSError.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=dir_fd)
+    return os.fdopen(os.open(name, _CREATE | os.O_WRONLY, mode, dir_fd=dir_fd), "wb")
+
+
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
     """Create a folder with an empty file in it, and return the path of the file. Both are removed after the block.

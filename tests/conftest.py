@@ -1,9 +1,10 @@
-"""Provide the fixtures that many tests share: a new store in a file, users with an account, and command lines."""
+"""Provide the fixtures that many tests share: a new store, users with an account, command lines, a certificate."""
 
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,9 @@ from skychimp.permissions import Actor
 from skychimp.services.accounts import session_rule
 from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store
+
+if TYPE_CHECKING:
+    import trustme
 
 settings.register_profile("skychimp", deadline=None)  # tests must pass on a slow machine
 settings.load_profile("skychimp")
@@ -112,3 +116,19 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
 def home(home_of: Callable[[Actor], Home], ada: Actor) -> Home:
     """Return Ada's command line."""
     return home_of(ada)
+
+
+@pytest.fixture(scope="session")
+def authority() -> "trustme.CA":
+    """Return a certificate authority that no system knows."""
+    import trustme
+
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority: "trustme.CA", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file with the certificate of the authority."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path

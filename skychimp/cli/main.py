@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from skychimp.errors import SkychimpError
 
-REFUSED = (4, 5)
-"""The exit statuses of NotFound and Denied, which are recorded in the audit trail."""
-
 COMPLETE = "_SKYCHIMP_COMPLETE"
 """The environment variable with which a shell asks for completions."""
 
@@ -125,13 +122,15 @@ def _report(context: Any, arguments: list[str], error: Exception) -> int:
         return 0
     import typer
 
+    from skychimp.errors import Denied, NotFound
+
     if type(error).__name__ == "NoArgsIsHelpError":  # Typer has shown the help
         return 2
     if isinstance(error, typer.TyperException):
         context.out.json = _wants_json(arguments, getattr(error, "ctx", None))
     explained = _explain(error)
     context.out.error(explained)
-    if explained.exit_status in REFUSED:
+    if isinstance(explained, NotFound | Denied):
         from skychimp.cli.refusals import record_refusal
 
         record_refusal(context, arguments, explained)

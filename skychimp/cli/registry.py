@@ -173,7 +173,7 @@ def _read_global_options(
 ) -> None:
     """Send recurring mailings from the command line."""
     if quiet and verbose:
-        raise InvalidValue("cannot use both --quiet and --verbose", "use one of them")
+        raise InvalidValue("--quiet and --verbose cannot be combined", "use one of them")
     if config is not None or store is not None:
         from skychimp.config import shared
 

@@ -121,6 +121,11 @@ def own_config_file() -> Path | None:
     return home and home / _CONFIG_FOLDER / "skychimp" / FILE_NAME
 
 
+def own_config_name() -> str:
+    """Return what to call the config file in the account's own config folder: its path, if the account has a home."""
+    return str(own_config_file() or "the config file in the home of this account")
+
+
 def restrict_environment(environ: MutableMapping[str, str]) -> None:
     """Check and clean the environment of a restricted caller, before anything is read from it.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
-from skychimp.files import UnsafePlace, make_folder
+from skychimp.files import UnsafePlace, create_file, make_folder
 
 ReadContent = Callable[[], bytes]
 """Returns the content of a file."""
@@ -112,10 +112,7 @@ def _replace(root: int, path: str, content: bytes | ReadContent) -> bool:
     with _open_parent(root, path, create=True) as (parent, name):
         if _read(parent, name) == data:
             return False
-        with suppress(FileNotFoundError):
-            os.unlink(_NEW, dir_fd=root)
-        draft = os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE, dir_fd=root)
-        with open(draft, "wb") as file:
+        with create_file(_NEW, dir_fd=root, mode=_FILE_MODE) as file:
             file.write(data)
         os.replace(_NEW, name, src_dir_fd=root, dst_dir_fd=parent)
         return True

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, CursorResult, func, select
 from sqlmodel import Session, col, update
 
 from skychimp import files
@@ -72,14 +73,13 @@ _ADD_NEWER_ENTRIES = """
     LEFT JOIN newer.user AS actor ON actor.id = n.actor_id
     LEFT JOIN user AS same ON (same.id, same.created_at) = (actor.id, actor.created_at)
     WHERE a.id IS NULL ORDER BY n.id"""
-_IS_NEWER = """
-    SELECT (SELECT secret FROM store_info) = (SELECT secret FROM newer.store_info)
+_IS_NEWER = f"""{_IS_SAME_STORE}
         AND NOT (SELECT coalesce(held_blind, 0) FROM newer.store_info)
         AND NOT EXISTS (
             SELECT id, mailing_id, due_local FROM occurrence
             EXCEPT SELECT id, mailing_id, due_local FROM newer.occurrence)
         AND NOT EXISTS (
-            SELECT 1 FROM delivery AS d JOIN newer.delivery AS n USING (id) WHERE d.attempts > n.attempts)"""
+            SELECT 1 FROM delivery AS d JOIN newer.delivery AS n USING (id) WHERE d.attempts > n.attempts)"""  # noqa: S608
 
 Progress = Callable[[int, int], None]
 """Called with the number of pages that are done, and the number of all."""
@@ -355,10 +355,7 @@ def _copy_bytes(store: Path, aside: Path) -> None:
 
 def _take_newer_ledger(draft: Path, newer: Path) -> bool:
     """Copy what a newer store has sent into an older copy of it. Return False if it is not the same store."""
-    store = Store(draft, journal_mode="DELETE", foreign_keys="OFF")
-    with contextlib.closing(store), database.translate_db_errors(draft), store.connect_autocommit() as db:
-        execute = db.exec_driver_sql
-        execute("ATTACH ? AS newer", (os.fsencode(newer),))  # bytes, as the path may be no UTF-8
+    with _attached(draft, newer, foreign_keys="OFF") as execute:
         revision = execute("SELECT version_num FROM newer.alembic_version").scalar()
         if revision != schema.REVISION or not execute(_IS_NEWER).scalar():
             return False
@@ -372,16 +369,17 @@ def _take_newer_ledger(draft: Path, newer: Path) -> bool:
 
 def _take_newer_entries(draft: Path, newer: Path) -> NewerEntries:
     """Add the entries of a newer store's audit trail to an older copy of it. Those of another store are lost."""
-    store = Store(draft, journal_mode="DELETE")
-    with (
-        contextlib.suppress(StoreFailed),
-        contextlib.closing(store),
-        database.translate_db_errors(draft),
-        store.connect_autocommit() as db,
-    ):
-        execute = db.exec_driver_sql
-        execute("ATTACH ? AS newer", (os.fsencode(newer),))
+    with contextlib.suppress(StoreFailed), _attached(draft, newer) as execute:
         if not execute(_IS_SAME_STORE).scalar():
             return NewerEntries(lost=execute("SELECT count(*) FROM newer.audit").scalar() or 0)
         return NewerEntries(kept=execute(_ADD_NEWER_ENTRIES).rowcount, lost=0)
     return NewerEntries()
+
+
+@contextlib.contextmanager
+def _attached(draft: Path, newer: Path, **pragmas: str) -> Iterator[Callable[..., CursorResult[Any]]]:
+    """Open an older copy of a store with the newer store attached as `newer`. Yield the function that runs SQL."""
+    store = Store(draft, journal_mode="DELETE", **pragmas)
+    with contextlib.closing(store), database.translate_db_errors(draft), store.connect_autocommit() as db:
+        db.exec_driver_sql("ATTACH ? AS newer", (os.fsencode(newer),))  # bytes, as the path may be no UTF-8
+        yield db.exec_driver_sql

@@ -98,10 +98,7 @@ class OutboxConnection:
         self._opened.close()
 
     def _write(self, name: str, data: bytes) -> None:
-        with suppress(FileNotFoundError):  # left by a killed process that had the same number
-            os.unlink(name, dir_fd=self._tmp)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(name, flags, 0o600, dir_fd=self._tmp), "wb") as file:
+        with files.create_file(name, dir_fd=self._tmp) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """Send email by SMTP over asyncio: TLS, login and timeouts around `smtp_protocol`."""
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -395,7 +396,10 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     if isinstance(error, OSError) and error.errno and error.strerror:
-        return (error.strerror[:1].lower() + error.strerror[1:]).partition(" (_ssl.c")[0]
+        reason = error.strerror.partition(" (_ssl.c")[0]
+        if reason.startswith("Connect call failed"):  # asyncio hides the reason behind the address
+            reason = os.strerror(error.errno)
+        return reason[:1].lower() + reason[1:]
     return str(error) or type(error).__name__
 
 

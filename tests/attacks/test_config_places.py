@@ -15,6 +15,7 @@ from subprocess import DEVNULL
 import pytest
 from support.accounts import MAIL, NOBODY, needs_root, run_as
 from support.command import CommandResult, Home
+from support.initial_home import InitialHome
 
 TESTS = Path(__file__).parents[1]
 SHARED_GROUP = 65534
@@ -24,22 +25,14 @@ LOGIN = '[smtp]\nhost = "127.0.0.1"\nport = 1\nsecurity = "none"\nusername = "ad
 
 
 @pytest.fixture(scope="module")
-def new_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
-    """Return a home after `init`, and a copy of its folder. To run it for each test would take most of the time."""
-    folder = tmp_path_factory.mktemp("homes") / "home"
-    folder.mkdir()
-    home = Home(folder, SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
-    assert home.call("init", "--email", "ada@skychimp.test").status == 0
-    return home, Path(shutil.copytree(folder, folder.with_name("as it was")))
+def initial_home(tmp_path_factory: pytest.TempPathFactory) -> InitialHome:
+    return InitialHome(tmp_path_factory.mktemp("homes"), SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
 
 
 @pytest.fixture
-def home(new_home: tuple[Home, Path]) -> Home:
+def home(initial_home: InitialHome) -> Home:
     """Return a home with a config in the usual place, and a working folder. It is as it was after `init`."""
-    home, as_it_was = new_home
-    shutil.rmtree(home.folder)
-    shutil.copytree(as_it_was, home.folder)
-    return home
+    return initial_home.restore()
 
 
 # What nobody should read. Each function is given the path and the content that the file would have.

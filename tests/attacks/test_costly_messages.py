@@ -14,6 +14,7 @@ from support.daemons import Daemon
 from support.sending import attempts, create_mailing, make_settings, rows, send, state_counts
 from support.servers import CountingReceiver
 
+from skychimp.delivery.sending.dispatcher import RunStats
 from skychimp.models import Client, ClientTag, DeliveryState, Mailing, Message, Role
 from skychimp.permissions import Actor
 from skychimp.store.database import Store
@@ -79,6 +80,15 @@ def test_daemon_stops_while_it_composes_costly_emails(store: Store, tmp_path: Pa
     assert state_counts(store)[DeliveryState.QUEUED] > 0
 
 
+def send_stored(store: Store, ada: Actor, values: dict[str, str], folder: Path) -> RunStats:
+    """Send a message that is in the store with these values, and return what the run did."""
+    create_mailing(store, ada, ["bob@example.org"])
+    with store.write() as db:
+        db.execute(update(Message).values(values))
+    with CountingReceiver(folder / "arrived") as receiver:
+        return send(store, make_settings(receiver.port))
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -93,11 +103,7 @@ def test_daemon_stops_while_it_composes_costly_emails(store: Store, tmp_path: Pa
 def test_message_of_an_old_store_fails_cleanly(
     store: Store, ada: Actor, tmp_path: Path, values: dict[str, str], reason: str
 ) -> None:
-    create_mailing(store, ada, ["bob@example.org"])
-    with store.write() as db:
-        db.execute(update(Message).values(values))
-    with CountingReceiver(tmp_path / "arrived") as receiver:
-        stats = send(store, make_settings(receiver.port))
+    stats = send_stored(store, ada, values, tmp_path)
     assert (stats.sent, stats.failed) == (0, 1)
     (attempt,) = attempts(store)
     assert attempt.reply.startswith(reason)
@@ -107,11 +113,7 @@ def test_message_of_an_old_store_fails_cleanly(
 def test_message_that_was_valid_before_an_upgrade_is_sent(
     store: Store, ada: Actor, tmp_path: Path, values: dict[str, str]
 ) -> None:
-    create_mailing(store, ada, ["bob@example.org"])
-    with store.write() as db:
-        db.execute(update(Message).values(values))
-    with CountingReceiver(tmp_path / "arrived") as receiver:
-        stats = send(store, make_settings(receiver.port))
+    stats = send_stored(store, ada, values, tmp_path)
     assert (stats.sent, stats.failed) == (1, 0)
 
 

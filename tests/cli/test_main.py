@@ -138,7 +138,7 @@ def test_version(tmp_path: Path) -> None:
         ("mailings create --every year", '"year" is not one of "once", "day", "week", "month"', "--help"),
         ("clients list -q", "unknown option -q", "write it before the command: skychimp -q clients list"),
         ("clients list --store=x", "unknown option --store", "before the command: skychimp --store STORE clients list"),
-        ("-q -v clients list", "cannot use both --quiet and --verbose", "use one of them"),
+        ("-q -v clients list", "--quiet and --verbose cannot be combined", "use one of them"),
         ("--store", "option --store requires a value", 'run "skychimp --help"'),
         ("clients list \x1b[31m\u202e", "\\u202e", "skychimp clients list --help"),
     ],

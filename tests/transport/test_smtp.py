@@ -140,7 +140,7 @@ def test_refused_connection(script: list[Step], error: type[RelayError], message
 def test_closed_port_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(RelayUnavailable):
+    with pytest.raises(RelayUnavailable, match=f"cannot connect to 127.0.0.1:{port}: connection refused$"):
         connect(port)
 
 
@@ -442,18 +442,6 @@ def test_connection_retires_by_count_and_age(setting: dict[str, Any], emails: in
 
 
 # TLS and login
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
 
 
 def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:

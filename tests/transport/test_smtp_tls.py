@@ -29,18 +29,6 @@ LONG, SHORT = timedelta(seconds=20), timedelta(milliseconds=200)
 """Time-outs. The short one is for servers that do not answer: it may pass at any step, and the error is the same."""
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
-
-
 @pytest.fixture(params=LOOPS, autouse=True)
 def _event_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOOPS, "chosen", LOOPS[request.param])

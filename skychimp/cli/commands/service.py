@@ -209,7 +209,7 @@ def _sudoers_program() -> str:
 def _require_shared() -> None:
     """Raise ConfigError unless this installation is shared. From here on, its config must say whether it is."""
     if not shared.is_shared():
-        hint = f"set service.shared = true in {shared.own_config_file()}"
+        hint = f"set service.shared = true in {shared.own_config_name()}"
         raise ConfigError("sudo would let others use any settings: this installation is not shared", hint)
     shared.remember_shared()
 

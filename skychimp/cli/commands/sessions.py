@@ -39,7 +39,8 @@ def end(
 
     context = get_context(ctx, json)
     if bool(session) == everything:
-        raise InvalidValue("no session selected" if not session else "cannot use both ID and --all", "use ID or --all")
+        message = "ID and --all cannot be combined" if session else "no session selected"
+        raise InvalidValue(message, "use ID or --all")
     ended = own_sessions.end(context.store, context.actor, context.token, session or [], everything=everything)
     context.out.rows(ended, COLUMNS)
     if any(one.current for one in ended):

@@ -28,9 +28,9 @@ def send_single_email(settings: Settings, store: Path, email: OutgoingEmail) -> 
     """
     transport = make_transport(settings, store)
     result = run_in_event_loop(_send(transport, email))
-    if result is not None and (error := error_for(result)) is not None:
+    if (error := error_for(result)) is not None:
         raise error
-    return SingleEmailResult(transport.relay, None if result is None else result.reply)
+    return SingleEmailResult(transport.relay, result.reply)
 
 
 def error_for(result: SendResult) -> RelayError | None:
@@ -47,12 +47,14 @@ def error_for(result: SendResult) -> RelayError | None:
     return RelayRefused(f"the mail server refused the email: {text}")
 
 
-async def _send(transport: Transport, email: OutgoingEmail) -> SendResult | None:
+async def _send(transport: Transport, email: OutgoingEmail) -> SendResult:
     async def commit_intent() -> bool:
         return True
 
     connection = await transport.connect()
     try:
-        return await connection.send(email, commit_intent)
+        result = await connection.send(email, commit_intent)
     finally:
         await connection.close()
+    assert result is not None  # the intent is always committed
+    return result

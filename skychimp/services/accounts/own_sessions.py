@@ -46,8 +46,8 @@ def end(
             if session_id not in own:
                 raise not_found("session", session_id)
         ended = list(own.values()) if everything else [own[session_id] for session_id in dict.fromkeys(ids)]
+        db.exec(delete(Login).where(col(Login.id).in_([session.id for session in ended])))
         for session in ended:
-            db.exec(delete(Login).where(col(Login.id) == session.id))
             audit.record(db, actor, "session end", "login", session.id)
     return ended
 

@@ -117,7 +117,7 @@ def _config(settings: Settings) -> Iterator[Finding]:
             if files.can_others_read(secret.stat(), secret):
                 yield Finding("config", WARNING, f"other users can read the password in {secret}", _chmod_hint(secret))
     if settings.service.shared and not shared.is_shared():
-        remedy = f"set service.shared in {shared.own_config_file()}, the only place where it counts"
+        remedy = f"set service.shared in {shared.own_config_name()}, the only place where it counts"
         yield Finding("config", WARNING, "service.shared has no effect where it is set", remedy)
 
 

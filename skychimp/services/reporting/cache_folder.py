@@ -85,11 +85,8 @@ def _file_name(key: str) -> str:
 
 def _write(name: str, data: bytes, folder: int) -> None:
     draft = f"{name}.{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with suppress(FileNotFoundError):  # left by a killed process that had the same number
-        os.unlink(draft, dir_fd=folder)
     try:
-        with os.fdopen(os.open(draft, flags, 0o600, dir_fd=folder), "wb") as opened:
+        with files.create_file(draft, dir_fd=folder) as opened:
             opened.write(data)
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.command import PROGRAM, Home
+from support.initial_home import InitialHome
 
 from skychimp.cli.commands import service
 
@@ -21,23 +22,19 @@ PASSWORD_FILE = "a file\\with %n and $HOME"
 
 
 @pytest.fixture(scope="module")
-def new_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
-    """Return a home after `init`, and a copy of its folder. To run it for each test would take most of the time."""
-    folder = tmp_path_factory.mktemp("homes") / "home"
-    folder.mkdir()
-    home = Home(folder, SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>", PATH=PATH)
-    init = ("init", "--email", "a@b.test")
-    assert home.call("--config", "my config.toml", "--store", "the store/s.db", *init).status == 0
-    return home, Path(shutil.copytree(folder, folder.with_name("as it was")))
+def initial_home(tmp_path_factory: pytest.TempPathFactory) -> InitialHome:
+    return InitialHome(
+        tmp_path_factory.mktemp("homes"),
+        *("--config", "my config.toml", "--store", "the store/s.db"),
+        SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>",
+        PATH=PATH,
+    )
 
 
 @pytest.fixture
-def home(new_home: tuple[Home, Path]) -> Home:
+def home(initial_home: InitialHome) -> Home:
     """Return a home with a config, a store and nothing else."""
-    home, as_it_was = new_home
-    shutil.rmtree(home.folder)
-    shutil.copytree(as_it_was, home.folder)
-    return home
+    return initial_home.restore()
 
 
 def run_service(home: Home, *arguments: str, **environ: str) -> str:

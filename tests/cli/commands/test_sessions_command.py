@@ -73,7 +73,7 @@ def test_end_of_the_session_of_the_variable_keeps_the_saved_one(home: Home) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [((), "no session selected"), (("1", "--all"), "cannot use both ID and --all")]
+    ("arguments", "message"), [((), "no session selected"), (("1", "--all"), "ID and --all cannot be combined")]
 )
 def test_id_or_all(home: Home, arguments: tuple[str, ...], message: str) -> None:
     done = home.call("sessions", "end", *arguments)

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 import stat
 from pathlib import Path
 
 import pytest
 from support.command import CommandResult, Home
+from support.initial_home import InitialHome
 
 from skychimp.cli.output import Output
 
@@ -23,20 +23,14 @@ url = "local.db"
 
 
 @pytest.fixture(scope="module")
-def new_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
-    """Return a home after `init`, and a copy of its folder. To run it for each test would take most of the time."""
-    home = Home(tmp_path_factory.mktemp("homes") / "home")
-    home.folder.mkdir()
-    assert home.call("init", "--email", "ada@example.org").status == 0
-    return home, Path(shutil.copytree(home.folder, home.folder.with_name("as it was")))
+def initial_home(tmp_path_factory: pytest.TempPathFactory) -> InitialHome:
+    return InitialHome(tmp_path_factory.mktemp("homes"), email="ada@example.org")
 
 
 @pytest.fixture
-def home(new_home: tuple[Home, Path]) -> Home:
+def home(initial_home: InitialHome) -> Home:
     """Return a home with a config in the usual place, and another in the current folder."""
-    home, as_it_was = new_home
-    shutil.rmtree(home.folder)
-    shutil.copytree(as_it_was, home.folder)
+    home = initial_home.restore()
     config(home).write_text(LOCAL, encoding="utf-8")
     return home
 
