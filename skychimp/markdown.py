@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from skychimp.errors import InvalidValue
@@ -11,14 +12,16 @@ if TYPE_CHECKING:
 
 MAX_EXCERPT_LENGTH = 240
 MAX_MARKUP = 50_000
-"""Line ends and characters with a meaning in Markdown. Converting as many takes about a second."""
+"""The most markup in a text, as `amount_of_markup` counts it. Converting as much takes about a second."""
 MAX_STORED_MARKUP = 200_000
-"""The same for a text that was stored before there was MAX_MARKUP. Converting as many takes some seconds."""
+"""The same for a text that was stored before there was MAX_MARKUP. Converting as much takes some seconds."""
 
 _MAX_SOURCE_LENGTH = 5_000
 """Characters at the beginning of a text that its excerpt is made from."""
 
 _MARKUP = "\n*_[]()!<>~`#|&\\-+"
+_BLANK_LINE = re.compile(r"^[ \t]*$", re.MULTILINE)
+_QUOTES = re.compile(r"^[ \t>]*", re.MULTILINE)
 _SAFE_LINK = re.compile(r"(https?:|mailto:|(?![^/?#]*:))", re.IGNORECASE)
 
 
@@ -42,8 +45,21 @@ def to_html(source: str) -> str:
 
 def require_little_markup(source: str, noun: str, *, limit: int = MAX_MARKUP) -> None:
     """Raise InvalidValue if a Markdown text would take too long to convert. `noun` names the text in the error."""
-    if sum(map(source.count, _MARKUP)) > limit:
+    if amount_of_markup(source) > limit:
         raise InvalidValue(f"the {noun} has too much Markdown markup", "make it shorter, or split it")
+
+
+def amount_of_markup(source: str) -> int:
+    """Return how much work it is to convert a Markdown text: its line ends and characters with a meaning, and quotes.
+
+    Between two blank lines, a line can make the renderer read again all lines that are quoted to another depth. Ten
+    such pairs of lines take as long as one character.
+    """
+    pairs = 0
+    for block in _BLANK_LINE.split(source) if ">" in source else ():
+        depths = Counter(quotes.count(">") for quotes in _QUOTES.findall(block))
+        pairs += (depths.total() ** 2 - sum(lines**2 for lines in depths.values())) // 2
+    return sum(map(source.count, _MARKUP)) + pairs // 10
 
 
 def excerpt(source: str) -> str:

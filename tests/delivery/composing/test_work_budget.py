@@ -261,6 +261,10 @@ MARKDOWN: dict[str, Callable[[int], str]] = {
     "lists": lambda n: "- a\n" * (n // 4),
     "nested lists": lambda n: "".join("  " * (i % 500) + "- a\n" for i in range(n // 500)),
     "quotes": lambda n: ">" * n + "a",
+    "short quotes": lambda n: "\n> > \n**" * (n // 7),
+    "quotes of two depths": lambda n: "> \n>> \n**" * (n // 8),
+    "quotes in tables": lambda n: "|a|b|\n|-|-|\n> - \n" * (n // 17),
+    "quotes and references": lambda n: "\n> [a]:x\n[a](x)" * (n // 15),
     "quotes in lists": lambda n: "- > " * (n // 4) + "a",
     "emphasis": lambda n: "*a **a " * (n // 14) + " a** a*" * (n // 14),
     "stars": lambda n: "a**b*" * (n // 5),
@@ -302,6 +306,12 @@ def test_markdown_body_with_30_000_links_is_refused() -> None:
     with pytest.raises(InvalidValue, match="too much Markdown markup"):
         check_content(PARTS["markdown"]("[a](b)" * 30_000))
     check_content(PARTS["markdown"]("[a](https://example.org/) " * 5_000))
+
+
+def test_markdown_body_with_long_quotes_is_accepted() -> None:
+    quote = "> A line of a forwarded email.\n>\n> > And what it answers.\n>> In two lines.\n" * 100
+    check_content(PARTS["markdown"](f"Dear Ada,\n\n{quote}\nYours\n\n" * 5))
+    check_content(PARTS["markdown"]("> A quoted line.\n" * 10_000))
 
 
 pieces = st.sampled_from(

@@ -238,6 +238,7 @@ def test_unknown_name_is_not_found(store: Store, editor: Actor, name: str) -> No
         {"title": ""}, {"title": " "}, {"title": "a\nb"}, {"title": "a\x1b[2J"}, {"title": "half \ud800"},
         {"title": "a" * 201}, {"content": ""}, {"content": " \n"}, {"content": "a\x1b]0;x\x07"}, {"content": "a\x00"},
         {"content": "half \udfff"}, {"content": "a" * 1_000_001},
+        {"content": "> \n>> \n**" * 5_000},
     ],
     ids=lambda wrong: repr(wrong)[:40],
 )  # fmt: skip
