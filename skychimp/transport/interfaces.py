@@ -56,19 +56,29 @@ class SendResult(NamedTuple):
 CommitIntent = Callable[[], Awaitable[bool]]
 """Called before the final dot. Returns True once the intent is committed, False if the email must not be sent."""
 
+TakeNext = Callable[[], OutgoingEmail | None]
+"""Called at the final dot, if the next email can be started behind it. Returns that email, or None if there is none."""
+
+
+class NotStartedError(Exception):
+    """The connection ended before the server answered to an email that was started behind the last one."""
+
 
 class Connection(Protocol):
     """A connection that sends one email after another."""
 
     @property
     def is_usable(self) -> bool:
-        """Return whether the connection can send another email."""
+        """Return whether the connection can send another email, or has the result of one that was started."""
 
-    async def send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
-        """Send one email.
+    async def send(
+        self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext = lambda: None
+    ) -> SendResult | None:
+        """Send one email. The email that `take_next` returns must be sent next.
 
-        Returns None if `commit_intent` returned False; then nothing was delivered. Never raises an error because of
-        what a server does.
+        Returns None if `commit_intent` returned False; then nothing was delivered. Raises NotStartedError if the email
+        can be sent over another connection as if it had not been tried. Never raises another error because of what a
+        server does.
         """
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skychimp import files
 from skychimp.errors import OutboxFailed
-from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Phase, Reply, SendResult
+from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Phase, Reply, SendResult, TakeNext
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
 
@@ -70,7 +70,12 @@ class OutboxConnection:
         self._new = new
         self._opened = opened
 
-    async def send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
+    async def send(
+        self,
+        email: OutgoingEmail,
+        commit_intent: CommitIntent,
+        take_next: TakeNext = lambda: None,  # noqa: ARG002
+    ) -> SendResult | None:
         """Write the email to "tmp", commit the intent, and only then move the file to "new".
 
         The result of any failure says that no dot was written, even after the move: the email is sent again, and then

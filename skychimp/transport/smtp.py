@@ -13,10 +13,11 @@ from typing import cast
 from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import ConfigError, RelayRefused, RelayUnavailable
-from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Reply, SendResult
+from skychimp.transport.interfaces import CommitIntent, NotStartedError, OutgoingEmail, Reply, SendResult, TakeNext
 from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol, Write, auth_commands, dot_stuff
 
 QUIT_TIMEOUT_S = 5.0
+STALL_TIMEOUT_S = 10.0  # for the first reply to an email that was started behind the last one
 WRITE_AHEAD_BYTES = 16 * 1024  # a longer body is written before the intent is committed
 _DOMAIN = re.compile(
     r"(?=.{1,255}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"
@@ -61,6 +62,8 @@ class SmtpTransport:
     def __init__(self, settings: SmtpSettings, hostname: str | None = None) -> None:
         self._settings = settings
         self._hostname = hostname or socket.gethostname()
+        self.has_stalled = False
+        """Whether the server has not answered to an email that was started behind the last one."""
 
     @property
     def relay(self) -> str:
@@ -84,7 +87,7 @@ class SmtpTransport:
         uses_tls = settings.security == Security.TLS
         async with asyncio.timeout(settings.timeout.total_seconds()):
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: SmtpConnection(settings),
+                lambda: SmtpConnection(settings, self),
                 settings.host,
                 settings.effective_port,
                 ssl=self._tls_context if uses_tls else None,
@@ -187,8 +190,10 @@ class SmtpTransport:
 class SmtpConnection(asyncio.Protocol):
     """One connection to a mail server. Created by `SmtpTransport.connect`."""
 
-    def __init__(self, settings: SmtpSettings) -> None:
+    def __init__(self, settings: SmtpSettings, server: SmtpTransport) -> None:
         self.protocol = SmtpProtocol()
+        self._server = server
+        self._started: OutgoingEmail | None = None
         self._timeout_s = settings.timeout.total_seconds()
         self._dot_timeout_s = settings.dot_timeout.total_seconds()
         self._loop = asyncio.get_running_loop()
@@ -206,10 +211,9 @@ class SmtpConnection(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        return (
-            not self._error and self.protocol.is_usable and self._emails_left > 0
-            and time.monotonic() < self._retires_at
-        )  # fmt: skip
+        if self._started is not None:
+            return self._is_connected or isinstance(self._events[0] if self._events else None, SendResult)
+        return self._is_connected and self._emails_left > 0 and time.monotonic() < self._retires_at
 
     @property
     def is_loopback(self) -> bool:
@@ -237,11 +241,13 @@ class SmtpConnection(asyncio.Protocol):
         self.protocol = SmtpProtocol(greeted=True)
         self.connection_made(cast(asyncio.Transport, transport))
 
-    async def send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
+    async def send(
+        self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext = lambda: None
+    ) -> SendResult | None:
         """Send one email. If `commit_intent` returns False, close the connection without the dot and return None."""
         self._emails_left -= 1
         try:
-            result = await self._send(email, commit_intent)
+            result = await self._send(email, commit_intent, take_next)
         except (EOFError, ProtocolError) as error:
             result = self.protocol.fail(str(error))
         except BaseException:
@@ -252,8 +258,10 @@ class SmtpConnection(asyncio.Protocol):
         return result
 
     async def close(self) -> None:
-        """Send QUIT if the connection is still good, and close it."""
+        """Send QUIT if the connection is still good and no email is started, and close it."""
         try:
+            if self._started is not None:
+                return
             await self.send_command(b"QUIT", QUIT_TIMEOUT_S)
         except (EOFError, ProtocolError):
             pass  # the connection is broken, so there is nobody to send QUIT to
@@ -298,8 +306,8 @@ class SmtpConnection(asyncio.Protocol):
 
     # Sending one email
 
-    async def _send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
-        event: Event = self.protocol.start_email(email)
+    async def _send(self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext) -> SendResult | None:
+        event = await self._start(email)
         while isinstance(event, Write):
             self._write(event.data)
             event = await self._next_event(self._timeout_s)
@@ -313,8 +321,36 @@ class SmtpConnection(asyncio.Protocol):
             return None
         if not self._is_server_silent:  # a reply or the end of the connection came before the dot
             return cast(SendResult, await self._next_event(self._timeout_s))
-        self._write(body + self.protocol.end_email())
+        self._started = self._following(take_next)
+        self._write(body + self.protocol.end_email(self._started))
         return cast(SendResult, await self._next_event(self._dot_timeout_s))
+
+    async def _start(self, email: OutgoingEmail) -> Event:
+        """Start an email and return the first event. Raises NotStartedError if it was started in vain."""
+        if self._started is None:
+            return self.protocol.start_email(email)
+        started, self._started = self._started, None
+        if started is not email:
+            raise NotStartedError("another email was started")
+        deadline = self._loop.time() + min(STALL_TIMEOUT_S, self._timeout_s)
+        while self.protocol.is_unanswered and not self._error:
+            await self._wait(deadline, STALL_TIMEOUT_S)
+        if self.protocol.is_unanswered:
+            self._server.has_stalled |= self._loop.time() >= deadline
+            raise NotStartedError(self._error)
+        return await self._next_event(self._timeout_s)
+
+    def _following(self, take_next: TakeNext) -> OutgoingEmail | None:
+        """Return the email to start behind this one's final dot, or None if there is none or the server may not."""
+        is_last = self._emails_left <= 0 or time.monotonic() >= self._retires_at
+        if is_last or self._server.has_stalled or not self.protocol.has_pipelining:
+            return None
+        following = take_next()
+        return following if following is not None and self.protocol.can_follow(following) else None
+
+    @property
+    def _is_connected(self) -> bool:
+        return not self._error and self.protocol.is_usable
 
     @property
     def _is_server_silent(self) -> bool:

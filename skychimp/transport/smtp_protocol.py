@@ -109,8 +109,9 @@ _COMMAND, _ENVELOPE, _BODY, _DOT, _RESET = _Stage
 class SmtpProtocol:
     """The state of one SMTP connection.
 
-    It handles one command or one email at a time, and starts the next only after all replies to the last. A new
-    connection first expects the greeting. Once `is_usable` is False, all further input is ignored.
+    It handles one command or one email at a time, and starts the next only after all replies to the last, or right
+    behind an email's final dot. A new connection first expects the greeting. Once `is_usable` is False, all further
+    input is ignored.
     """
 
     def __init__(self, *, greeted: bool = False) -> None:
@@ -122,6 +123,7 @@ class SmtpProtocol:
         self._unanswered: list[Phase] = []
         self._unsent_commands: list[bytes] = []
         self._result: SendResult | None = None
+        self._has_next = False
         self._mail_accepted = self._rcpt_accepted = self._lone_dot_sent = False
 
     def start_command(self, line: bytes) -> bytes:
@@ -144,19 +146,33 @@ class SmtpProtocol:
         refusal = self._local_refusal(email)
         if refusal is not None:
             return refusal
-        self._result = None
-        self._mail_accepted = self._rcpt_accepted = False
-        self._stage = _ENVELOPE
-        rcpt = b"RCPT TO:<%b>\r\n" % _envelope_path(email, email.recipient)
-        self._unsent_commands = [self._mail_command(email), rcpt, b"DATA\r\n"]
-        self._unanswered = [Phase.MAIL, Phase.RCPT, Phase.DATA]
-        return self._write_commands(3 if "PIPELINING" in self.capabilities else 1)
+        self._unsent_commands = self._envelope(email)
+        self._await_envelope()
+        return self._write_commands(3 if self.has_pipelining else 1)
 
-    def end_email(self) -> bytes:
-        """Return the final dot to write. Raises ProtocolError if the server sent something before it."""
+    def end_email(self, following: OutgoingEmail | None = None) -> bytes:
+        """Return the final dot to write, and behind it the envelope of the next email, if there is one (RFC 2920).
+
+        The next email must be one that `can_follow`. Raises ProtocolError if the server sent something before the dot.
+        """
         self._require_idle()
         self._stage, self._expected_replies, self._unanswered = _DOT, 1, [Phase.DOT]
-        return b".\r\n"
+        self._has_next = following is not None
+        return b".\r\n" if following is None else b"".join((b".\r\n", *self._envelope(following)))
+
+    def can_follow(self, email: OutgoingEmail) -> bool:
+        """Return whether the envelope of this email can be written behind a final dot."""
+        return self.has_pipelining and self._local_refusal(email) is None
+
+    @property
+    def has_pipelining(self) -> bool:
+        """Return whether the server takes several commands at once."""
+        return "PIPELINING" in self.capabilities
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Return whether the server has not answered any command of the email that was started."""
+        return len(self._unanswered) == 3
 
     @property
     def is_idle(self) -> bool:
@@ -213,7 +229,11 @@ class SmtpProtocol:
             self.is_usable = False
             error = f"invalid reply to the final dot: {reply.text[:100]!a}"
             return self._finish(SendResult(Phase.DOT, None, error, dot_written=True))
-        return self._finish(SendResult(Phase.DOT, reply, dot_written=True))
+        result = self._finish(SendResult(Phase.DOT, reply, dot_written=True))
+        if self._has_next:
+            self._has_next, self._expected_replies = False, 3
+            self._await_envelope()
+        return result
 
     def _handle_envelope_reply(self, reply: Reply) -> Event | None:
         phase = self._unanswered[0]
@@ -250,6 +270,15 @@ class SmtpProtocol:
     def _finish(self, result: SendResult) -> SendResult:
         self._stage, self._expected_replies, self._unanswered, self._result = _COMMAND, 0, [], None
         return result
+
+    def _await_envelope(self) -> None:
+        self._result = None
+        self._mail_accepted = self._rcpt_accepted = False
+        self._stage, self._unanswered = _ENVELOPE, [Phase.MAIL, Phase.RCPT, Phase.DATA]
+
+    def _envelope(self, email: OutgoingEmail) -> list[bytes]:
+        rcpt = b"RCPT TO:<%b>\r\n" % _envelope_path(email, email.recipient)
+        return [self._mail_command(email), rcpt, b"DATA\r\n"]
 
     def _write_commands(self, count: int) -> Write:
         self._expected_replies = count

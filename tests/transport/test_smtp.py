@@ -8,8 +8,8 @@ import ssl
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from support.servers import (
 
 from skychimp.config.settings import SmtpSettings
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
-from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
+from skychimp.transport.interfaces import NotStartedError, OutgoingEmail, Phase, Reply, SendResult
 from skychimp.transport.smtp import WRITE_AHEAD_BYTES, SmtpConnection, SmtpTransport, ehlo_name
 
 with warnings.catch_warnings():
@@ -377,6 +377,123 @@ def test_connection_ends_while_the_intent_is_committed(last_reply: bytes, expect
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, last_reply]) as server:
         assert run(go(server.port)) == expected
     assert b"hello" not in server.received
+
+
+NEXT_EMAIL = EMAIL._replace(recipient="eve@example.net")
+IN_ONE_GO: list[Step] = [read_body, read_envelope, SENT + ENVELOPE_ACCEPTED]
+"""One more email, whose envelope comes behind the dot of the last one."""
+
+
+@asynccontextmanager
+async def connected(server: SmtpTransport) -> AsyncIterator[SmtpConnection]:
+    """Open a connection until the end of the block, which must take less than 30 seconds."""
+    async with asyncio.timeout(30):
+        connection = await server.connect()
+        try:
+            yield connection
+        finally:
+            connection.abort()
+
+
+async def send_two(server: SmtpTransport) -> tuple[SendResult | None, ...]:
+    """Send two emails over one connection, the second one started behind the first one."""
+    async with connected(server) as connection:
+        return await connection.send(EMAIL, commit, lambda: NEXT_EMAIL), await connection.send(NEXT_EMAIL, commit)
+
+
+def test_next_email_is_started_behind_the_dot() -> None:
+    emails = [EMAIL._replace(recipient=f"client{number}@example.net") for number in range(5)]
+
+    async def go(port: int) -> list[SendResult | None]:
+        connection = await SmtpTransport(smtp_settings(port)).connect()
+        following = iter([*emails[1:], None])
+        results = [await connection.send(email, commit, lambda: next(following)) for email in emails]
+        await connection.close()
+        return results
+
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, *IN_ONE_GO * 4, *ENDS]) as server:
+        results = run(go(server.port))
+    assert [result and result.reply and result.reply.code for result in results] == [250] * 5
+    assert [line[9:-2] for line in server.conversations[0].received_lines if line.startswith(b"RCPT")] == [
+        f"client{number}@example.net>".encode() for number in range(5)
+    ]
+    assert server.received.endswith(b"\r\n.\r\nQUIT\r\n")
+
+
+def test_server_without_pipelining_gets_no_command_behind_the_dot() -> None:
+    offers = EHLO.replace(b"250-PIPELINING\r\n", b"")
+    envelope: list[Step] = [read_line, b"250 ok\r\n", read_line, b"250 ok\r\n", read_line, b"354 go\r\n"]
+    with ScriptedServer([GREETING, read_line, offers, *(*envelope, read_body, SENT) * 2, hang]) as server:
+        results = run(send_two(SmtpTransport(smtp_settings(server.port))))
+    assert [result and result.dot_written for result in results] == [True, True]
+
+
+def test_server_that_stalls_behind_a_dot_gets_no_more_commands_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skychimp.transport.smtp.STALL_TIMEOUT_S", 0.2)
+    steps: list[Step] = [read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]
+
+    async def go(port: int) -> tuple[SendResult | None, ...]:
+        server = SmtpTransport(smtp_settings(port))
+        with pytest.raises(NotStartedError):
+            await send_two(server)
+        return await send_two(server)
+
+    with ScriptedServer([*OPENED, *steps, hang], [*OPENED, *steps, *steps, hang]) as scripted:
+        results = run(go(scripted.port))
+    assert [result and result.dot_written for result in results] == [True, True]
+
+
+def test_server_that_closes_after_an_email_leaves_the_next_one_untried() -> None:
+    async def go(port: int) -> None:
+        server = SmtpTransport(smtp_settings(port))
+        async with connected(server) as connection:
+            result = await connection.send(EMAIL, commit, lambda: NEXT_EMAIL)
+            assert result
+            assert result.reply
+            with pytest.raises(NotStartedError):
+                await connection.send(NEXT_EMAIL, commit)
+            assert not connection.is_usable
+        assert not server.has_stalled
+
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, read_envelope, SENT]) as scripted:
+        run(go(scripted.port))
+
+
+def test_last_words_to_the_next_email_are_its_result() -> None:
+    """The server says 421 and closes. The connection can still give that result, and nothing else."""
+
+    async def go(port: int) -> SendResult | None:
+        async with connected(SmtpTransport(smtp_settings(port))) as connection:
+            await connection.send(EMAIL, commit, lambda: NEXT_EMAIL)
+            while not connection._error:
+                await asyncio.sleep(0.01)
+            assert connection.is_usable
+            result = await connection.send(NEXT_EMAIL, commit)
+            assert not connection.is_usable
+            return result
+
+    last_words = b"421 4.7.0 too many\r\n"
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, read_envelope, SENT + last_words]) as it:
+        assert run(go(it.port)) == SendResult(Phase.MAIL, Reply(421, "4.7.0", "421 4.7.0 too many"))
+
+
+@pytest.mark.parametrize("other", ["closes", "sends another email"])
+def test_started_email_that_is_not_sent_never_ends(other: str) -> None:
+    """The server waits for its body. Neither QUIT nor another email may become that body."""
+
+    async def go(port: int) -> None:
+        async with connected(SmtpTransport(smtp_settings(port))) as connection:
+            await connection.send(EMAIL, commit, lambda: NEXT_EMAIL)
+            if other == "closes":
+                await connection.close()
+            else:
+                with pytest.raises(NotStartedError):
+                    await connection.send(EMAIL, commit)
+                assert not connection.is_usable
+
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, *IN_ONE_GO, hang]) as server:
+        run(go(server.port))
+    assert server.received.endswith(b"DATA\r\n")
 
 
 def test_cancelled_email_closes_the_connection_without_the_dot() -> None:
@@ -742,7 +859,8 @@ def test_smtp_sink_refuses_a_long_body_during_transfer() -> None:
 
 def test_new_deadline_replaces_one_that_has_just_passed() -> None:
     async def go() -> None:
-        loop, connection = asyncio.get_running_loop(), SmtpConnection(smtp_settings(25))
+        settings, loop = smtp_settings(25), asyncio.get_running_loop()
+        connection = SmtpConnection(settings, SmtpTransport(settings))
         connection._set_deadline(loop.time())  # uvloop returns a handle without when() for a timer that is due
         connection._set_deadline(loop.time() + 60)
 

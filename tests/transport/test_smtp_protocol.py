@@ -275,6 +275,80 @@ def test_reply_to_the_final_dot(data: bytes, code: int | None, is_usable: bool) 
     assert protocol.is_usable is is_usable
 
 
+NEXT_EMAIL = EMAIL._replace(recipient="eve@example.net")
+NEXT_ENVELOPE = ENVELOPE.replace(b"bob", b"eve")
+
+
+def with_next_started() -> SmtpProtocol:
+    """Return a protocol that has written an email's dot and the next email's envelope."""
+    protocol = ready()
+    protocol.start_email(EMAIL)
+    receive(protocol, b"250 a\r\n250 b\r\n354 c\r\n")
+    assert protocol.end_email(NEXT_EMAIL) == b".\r\n" + NEXT_ENVELOPE
+    return protocol
+
+
+@pytest.mark.parametrize("size", [1, 20, 1000])
+def test_next_envelope_is_written_behind_the_dot(size: int) -> None:
+    protocol = with_next_started()
+    replies = b"250 2.0.0 queued\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go\r\n"
+    events = [event for start in range(0, len(replies), size) for event in receive(protocol, replies[start:][:size])]
+    sent = SendResult(Phase.DOT, Reply(250, "2.0.0", "250 2.0.0 queued"), dot_written=True)
+    assert events == [sent, StartBody()]
+    assert protocol.end_email() == b".\r\n"
+    assert receive(protocol, b"250 2.0.0 queued\r\n") == [sent]
+    assert protocol.is_usable
+
+
+@pytest.mark.parametrize(
+    ("replies", "code", "written", "is_usable"),
+    [
+        (b"250 ok\r\n550 no\r\n503 no\r\n", 550, b"RSET\r\n", True),
+        (b"250 ok\r\n550 no\r\n354 go\r\n", 550, b".\r\n", True),
+        (b"451 no\r\n503 no\r\n503 no\r\n", 451, b"", True),
+        (b"421 bye\r\n503 no\r\n503-no\r\n503 no\r\n503 no\r\n", 421, b"", False),  # Exim at its limit
+        (b"250 ok\r\n250 ok\r\n250 ok\r\n", None, b"", False),
+    ],
+)
+@pytest.mark.parametrize("dot_reply", [b"250 queued\r\n", b"550 spam\r\n"])
+def test_refusal_of_the_next_email_is_its_own(
+    dot_reply: bytes, replies: bytes, code: int | None, written: bytes, is_usable: bool
+) -> None:
+    protocol = with_next_started()
+    first, *events = receive(protocol, dot_reply + replies)
+    assert isinstance(first, SendResult)
+    assert first.reply
+    assert (first.phase, first.reply.code, first.dot_written) == (Phase.DOT, int(dot_reply[:3]), True)
+    events += receive(protocol, b"250 ok\r\n" if written else b"")
+    results = [event for event in events if isinstance(event, SendResult)]
+    assert [(result.reply and result.reply.code, result.dot_written) for result in results] == [(code, False)]
+    assert b"".join(event.data for event in events if isinstance(event, Write)) == written
+    assert protocol.is_usable is is_usable
+
+
+@pytest.mark.parametrize("dot_reply", [b"421 bye\r\n", b"354 more?\r\n", b"garbage\r\n"])
+def test_connection_that_ends_at_the_dot_has_no_next_email(dot_reply: bytes) -> None:
+    protocol = with_next_started()
+    (result,) = receive(protocol, dot_reply + b"250 ok\r\n250 ok\r\n354 go\r\n")
+    assert isinstance(result, SendResult)
+    assert result.dot_written
+    assert not protocol.is_usable
+
+
+@given(st.lists(st.binary(max_size=100) | valid_replies, max_size=20))
+def test_random_input_never_counts_as_sent_for_the_next_email(pieces: list[bytes]) -> None:
+    protocol = with_next_started()
+    results = [event for piece in pieces for event in receive(protocol, piece) if isinstance(event, SendResult)]
+    assert all(result.dot_written for result in results[:1])
+    assert not any(result.dot_written or (result.reply and result.reply.code < 300) for result in results[1:])
+
+
+def test_only_an_email_that_the_server_takes_can_follow() -> None:
+    assert ready().can_follow(EMAIL)
+    assert not ready().can_follow(EMAIL._replace(data=b"x" * 1_000_001))
+    assert not ready(b"250 relay\r\n").can_follow(EMAIL)
+
+
 def test_no_dot_is_written_while_input_is_unread() -> None:
     protocol = ready()
     protocol.start_email(EMAIL)

@@ -110,19 +110,20 @@ class Claims:
         while not self._is_done:
             occurrence = self._choose()
             if occurrence is not None:
-                self._turn += 1
-                occurrence.last_turn = self._turn
-                occurrence.in_flight += 1
-                self._count_handed_out(1)
-                claimed = occurrence.ready.popleft()
-                self._claim_if_low(occurrence)
-                self._deactivate_if_finished(occurrence)
-                return claimed, occurrence
+                return self._take(occurrence)
             if not self._active:
                 return None
             self._changed.clear()
             await self._changed.wait()
         return None
+
+    def take_another(self, occurrence: OpenOccurrence) -> tuple[ClaimedDelivery, OpenOccurrence] | None:
+        """Return the next delivery if it is one of this occurrence, and enough are left for the other connections.
+
+        It has to wait for the server's reply to the one before it.
+        """
+        is_enough = len(occurrence.ready) > self._connections()
+        return self._take(occurrence) if is_enough and not self._is_done and self._choose() is occurrence else None
 
     def finish(self, occurrence: OpenOccurrence) -> None:
         """Note that a delivery of this occurrence is no longer in flight."""
@@ -202,6 +203,16 @@ class Claims:
             share = max(1, self._connections() // len(self._active))
             return chosen if chosen.in_flight < share else None
         return chosen
+
+    def _take(self, occurrence: OpenOccurrence) -> tuple[ClaimedDelivery, OpenOccurrence]:
+        self._turn += 1
+        occurrence.last_turn = self._turn
+        occurrence.in_flight += 1
+        self._count_handed_out(1)
+        claimed = occurrence.ready.popleft()
+        self._claim_if_low(occurrence)
+        self._deactivate_if_finished(occurrence)
+        return claimed, occurrence
 
     def _count_handed_out(self, number: int) -> None:
         if self._remaining is not None:

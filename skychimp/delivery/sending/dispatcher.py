@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection as StoreConnection
 
@@ -35,7 +35,15 @@ from skychimp.store.database import Store
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.runs import RunLock
-from skychimp.transport.interfaces import Connection, OutgoingEmail, Phase, SendResult, Transport
+from skychimp.transport.interfaces import (
+    Connection,
+    NotStartedError,
+    OutgoingEmail,
+    Phase,
+    SendResult,
+    TakeNext,
+    Transport,
+)
 
 log = logging.getLogger("skychimp")
 
@@ -68,6 +76,15 @@ class RunOptions:
 
     mailing_id: int | None = None
     limit: int | None = None
+
+
+class _Sending(NamedTuple):
+    """A delivery and its email. If the email cannot be composed, it is None and `error` says why."""
+
+    claimed: ClaimedDelivery
+    occurrence: OpenOccurrence
+    email: OutgoingEmail | None
+    error: str
 
 
 @dataclass
@@ -218,59 +235,92 @@ class Dispatcher:
     async def _run_worker(self) -> None:
         """Send one delivery after another over one connection, until none is left."""
         connection: Connection | None = None
+        started: _Sending | None = None
         try:
-            while (delivery := await self._claims.next()) is not None:
-                await self._rate_limiter.wait()
-                if self.stats.stopped:
-                    self._claims.return_untried(*delivery)
-                    return
+            while (sending := started or await self._next()) is not None:
+                is_started, started = started is not None, None
                 if connection is None or not connection.is_usable:
+                    is_started = False
                     connection = await self._pool.replace(connection)
                     self._add_worker()
-                if connection is None:
-                    self._claims.return_untried(*delivery)
+                if connection is None or self.stats.stopped:
+                    self._claims.return_untried(sending.claimed, sending.occurrence)
                     return
-                await self._send(*delivery, connection)
-                if self._pool.is_over_limit:
+                started = await self._send(sending, connection, is_started=is_started)
+                if self._pool.is_over_limit and started is None:
                     return
         finally:
             await self._pool.close(connection)
             self._worker_count -= 1
             self._worker_ended.set()
 
-    async def _send(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence, connection: Connection) -> None:
-        """Compose and send one delivery, and record the result."""
-        emails = occurrence.emails
+    async def _next(self) -> "_Sending | None":
+        delivery = await self._claims.next()
+        if delivery is None:
+            return None
+        await self._rate_limiter.wait()
+        return self._prepare(*delivery)
+
+    def _prepare(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> "_Sending":
+        assert occurrence.emails is not None
+        try:
+            return _Sending(claimed, occurrence, occurrence.emails.compose(claimed, self._secret), "")
+        except InvalidValue as error:
+            return _Sending(claimed, occurrence, None, error.message)
+
+    async def _send(self, sending: "_Sending", connection: Connection, *, is_started: bool) -> "_Sending | None":
+        """Send one delivery, and record the result. Return the one that is to be sent next over the connection."""
+        occurrence, emails = sending.occurrence, sending.occurrence.emails
         assert emails is not None
         started_at = self.now()
-        try:
-            email = emails.compose(claimed, self._secret)
-        except InvalidValue as error:
-            result, decision = SendResult(Phase.MAIL, None, error.message), Decision(Outcome.FAILED)
-            self._record(claimed, emails, result, decision, started_at)
+        following: _Sending | None = None
+
+        def take_next() -> OutgoingEmail | None:
+            nonlocal following
+            if self.stats.stopped or self._pool.is_over_limit:
+                return None
+            delivery = self._claims.take_another(occurrence)
+            if delivery is None:
+                return None
+            if not self._rate_limiter.take_slot():
+                self._claims.return_untried(*delivery)
+                return None
+            following = self._prepare(*delivery)
+            return following.email
+
+        if sending.email is None:
+            result, decision = SendResult(Phase.MAIL, None, sending.error), Decision(Outcome.FAILED)
+            self._record(sending.claimed, emails, result, decision, started_at)
             self._disable_if_failing(occurrence, emails, result, decision)
             await asyncio.sleep(0)  # nothing else lets other emails and signals have their turn
         else:
-            await self._deliver(claimed, occurrence, emails, email, connection, started_at)
+            commit_intent = IntentCommit(self._recorder, sending.claimed, starts_at_once=not is_started)
+            try:
+                await self._deliver(sending, sending.email, connection, commit_intent, take_next, started_at)
+            except NotStartedError:
+                self._claims.return_untried(sending.claimed, occurrence)
+                return None
         self._claims.finish(occurrence)
+        return following
 
     async def _deliver(
         self,
-        claimed: ClaimedDelivery,
-        occurrence: OpenOccurrence,
-        emails: OccurrenceEmails,
+        sending: "_Sending",
         email: OutgoingEmail,
         connection: Connection,
+        commit_intent: IntentCommit,
+        take_next: TakeNext,
         started_at: datetime,
     ) -> None:
-        commit_intent = IntentCommit(self._recorder, claimed)
+        claimed, occurrence, emails = sending.claimed, sending.occurrence, sending.occurrence.emails
+        assert emails is not None
         try:
-            result = await connection.send(email, commit_intent)
+            result = await connection.send(email, commit_intent, take_next)
             if result is None:  # the intent was refused, because the delivery is no longer ours
                 self._claims.reclaim(occurrence)
                 return
             decision = self._decide(claimed, result)
-        except SkychimpError:
+        except (SkychimpError, NotStartedError):
             raise
         except Exception as error:
             result, decision = self._handle_defect(claimed, error, dot_written=commit_intent.is_granted)

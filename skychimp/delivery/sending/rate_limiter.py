@@ -21,3 +21,11 @@ class RateLimiter:
         slot = max(self._next_slot, time.monotonic())
         self._next_slot = slot + self._interval_s
         await self._sleep(slot - time.monotonic())
+
+    def take_slot(self) -> bool:
+        """Return whether the next email may be sent at once, and take its time slot then."""
+        now = time.monotonic()
+        if self._interval_s and self._next_slot > now:
+            return False
+        self._next_slot = now + self._interval_s
+        return True

@@ -27,7 +27,20 @@ from support.sending import (
     sent_addresses,
     state_counts,
 )
-from support.servers import GREETING, CountingReceiver, ScriptedServer, accept_mail
+from support.servers import (
+    EHLO,
+    ENVELOPE_ACCEPTED,
+    GREETING,
+    SENT,
+    CountingReceiver,
+    ScriptedServer,
+    Step,
+    accept_mail,
+    hang,
+    read_body,
+    read_envelope,
+    read_line,
+)
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending import intents as module
@@ -40,7 +53,7 @@ from skychimp.permissions import Actor
 from skychimp.store import queue
 from skychimp.store.database import Store
 from skychimp.transport import make_transport
-from skychimp.transport.interfaces import CommitIntent, Connection, OutgoingEmail, SendResult, Transport
+from skychimp.transport.interfaces import CommitIntent, Connection, OutgoingEmail, SendResult, TakeNext, Transport
 
 HEALTHY = (GREETING, accept_mail())
 
@@ -238,12 +251,14 @@ class _FaultyConnection:
     def is_usable(self) -> bool:
         return self._inner.is_usable
 
-    async def send(self, email: OutgoingEmail, commit_intent: CommitIntent) -> SendResult | None:
+    async def send(
+        self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext = lambda: None
+    ) -> SendResult | None:
         if email.recipient == self._faulty.after:
             assert await commit_intent()
         if email.recipient in (self._faulty.before, self._faulty.after):
             raise RuntimeError("a defect")
-        return await self._inner.send(email, commit_intent)
+        return await self._inner.send(email, commit_intent, take_next)
 
     async def close(self) -> None:
         await self._inner.close()
@@ -452,3 +467,47 @@ def test_few_open_files_are_an_error_before_anything_is_recorded(
         run_in_event_loop(asyncio.sleep(0))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     run_in_event_loop(asyncio.sleep(0))
+
+
+# Emails that are started behind the last one
+
+
+def test_server_that_closes_after_each_email_gets_each_once(store: Store, ada: Actor) -> None:
+    """Each connection has started a further email by then. That is no try of it."""
+    create_mailing(store, ada, make_addresses(30))
+    email: list[Step] = [read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]
+
+    with ScriptedServer([GREETING, read_line, EHLO, *email]) as server:
+        stats = send(store, make_settings(server.port, smtp__connections=1))
+
+    assert (stats.sent, state_counts(store)) == (30, {"sent": 30})
+    assert len(server.emails) == 30
+    not_sent = [outcome for outcome, *_ in attempt_log(store) if outcome != "sent"]
+    assert not_sent in ([], ["given_back"])  # nothing was started behind the last but one
+
+
+def test_server_that_stalls_behind_a_dot_gets_each_email_once(
+    store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skychimp.transport.smtp.STALL_TIMEOUT_S", 0.2)
+    create_mailing(store, ada, make_addresses(30))
+    email: list[Step] = [read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]
+
+    with ScriptedServer([GREETING, read_line, EHLO, *email, hang], HEALTHY) as server:
+        stats = send(store, make_settings(server.port, smtp__connections=1))
+
+    assert (stats.sent, state_counts(store)) == (30, {"sent": 30})
+    assert len(server.conversations) == 2
+    assert [outcome for outcome, *_ in attempt_log(store)] == ["sent"] * 30
+
+
+def test_refusals_of_emails_that_were_started_are_recorded(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, make_addresses(60))
+    refused = {f"client{number}@example.org" for number in range(0, 60, 7)}
+    refuse = accept_mail(lambda command, to: b"550 5.1.1 no\r\n" if command == "RCPT" and to in refused else None)
+
+    with ScriptedServer([GREETING, refuse]) as server:
+        stats = send(store, make_settings(server.port, smtp__connections=3))
+
+    assert (stats.sent, stats.failed) == (51, 9)
+    assert {row.address for row in deliveries(store) if row.state == "failed"} == refused
