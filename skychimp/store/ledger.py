@@ -241,11 +241,14 @@ def _attempt(record: AttemptRecord) -> tuple[object, ...]:
 
 def _stored(at: datetime) -> str:
     """Return a time as the database stores it: UTC, without an offset."""
-    return at.astimezone(UTC).isoformat(" ", "microseconds").partition("+")[0]
+    utc = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return utc.isoformat(" ", "microseconds")[: -len("+00:00")]
 
 
 def _storable(text: str) -> str:
     """Escape what SQLite would not return unchanged: NUL (in old versions) and lone surrogates."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 

@@ -332,3 +332,32 @@ def test_markdown_creates_no_new_expression(source: str) -> None:
 
 def test_markdown_conversion_is_deterministic() -> None:
     assert from_markdown(MARKDOWN) == from_markdown(MARKDOWN)
+
+
+parts = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
+    ["{{ client.name }}", "{{client.email}}", "{{- client.comment -}}", "{{ client.name }}{{ client.name }}", "\r\n",
+     "{% raw %}{{ x }}{% endraw %}", "{# a note #}", " \n ", "<b>", "&", "{{ client.tags }}", "{{ 'a' }}"]
+)  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.lists(parts, max_size=6).map("".join), st.text(st.characters(codec="utf-8"), max_size=10), st.booleans())
+def test_text_filled_in_directly_is_the_same_as_by_jinja2(source: str, value: str, html: bool) -> None:
+    values = {"client": Person(name=value, comment=f"<{value}>"), "mailing": Mailing(), "due_at": DUE_AT}
+    try:
+        template = TextTemplate(source, "body", values, html=html)
+    except InvalidValue:
+        return
+    directly = template.render()
+
+    template._segments = None
+
+    assert template.render() == directly
+
+
+@pytest.mark.parametrize(
+    ("source", "is_direct"),
+    [("{{ client.name }}, {{ client.email }}\n", True), ("", True), ("{{ client.tags }}", False), ("{{ 'a' }}", False)],
+)
+def test_only_texts_of_the_client_are_filled_in_directly(source: str, is_direct: bool) -> None:
+    assert (TextTemplate(source, "body", {})._segments is not None) == is_direct
