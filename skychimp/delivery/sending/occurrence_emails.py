@@ -34,9 +34,11 @@ class OccurrenceEmails:
     failed: int
     tried: int
     consecutive_sender_refusals: int = 0
+    is_disabled: bool = False
+    """Whether a result was a reason to disable the mailing. Emails that are in flight then may fail, too."""
 
     def count_result(self, result: SendResult, *, is_failed: bool, policy: RetryPolicy) -> str | None:
-        """Count a result. Return why the mailing must be disabled, or None if it must not.
+        """Count a result. Return why the mailing must be disabled, or None if it must not or a result said so before.
 
         The reason is that the sender was refused several times in a row, or that too many emails failed.
         """
@@ -46,7 +48,14 @@ class OccurrenceEmails:
         self.failed += 1
         is_sender_refused = result.phase == Phase.MAIL and result.reply is not None
         self.consecutive_sender_refusals = self.consecutive_sender_refusals + 1 if is_sender_refused else 0
-        if self.consecutive_sender_refusals == MAX_SENDER_REFUSALS and result.reply:
+        if self.is_disabled:
+            return None
+        reason = self._reason_to_disable(result, policy)
+        self.is_disabled = reason is not None
+        return reason
+
+    def _reason_to_disable(self, result: SendResult, policy: RetryPolicy) -> str | None:
+        if self.consecutive_sender_refusals >= MAX_SENDER_REFUSALS and result.reply:
             return f"the mail server refused the sender: {result.reply.text}"
         if has_too_many_failures(self.failed, self.tried, policy):
             return f"{self.failed:,} of {count_of(self.tried, 'email')} failed"

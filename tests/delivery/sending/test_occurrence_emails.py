@@ -45,6 +45,13 @@ def test_number_and_rate_of_failures_disable_the_mailing() -> None:
     assert [count(occurrence, RECIPIENT_REFUSED) for _ in range(4)] == [None, None, None, "4 of 4 emails failed"]
 
 
+@pytest.mark.parametrize("result", [RECIPIENT_REFUSED, SENDER_REFUSED])
+def test_reason_to_disable_the_mailing_is_given_once(result: SendResult) -> None:
+    """Emails over other connections fail at the same time."""
+    occurrence = emails()
+    assert len([reason for reason in (count(occurrence, result) for _ in range(9)) if reason]) == 1
+
+
 def test_unusable_content_is_an_error_for_each_email() -> None:
     claimed = ClaimedDelivery(1, 1, 1, "ada@example.org", "Ada", "", "[]", 0, 0, 1)
     with pytest.raises(InvalidValue, match="the sender is invalid"):
