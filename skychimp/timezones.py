@@ -9,6 +9,7 @@ TIME_ZONE_HINT = "use an IANA time zone such as Europe/Berlin or UTC"
 
 _NOT_ZONES = {"Factory", "localtime", "posixrules"}
 _NOT_ZONE_FOLDERS = ("right/", "posix/")
+_LONGEST_NAME = 64  # twice as long as any; Python fails in many ways at a name of thousands of parts
 
 
 def is_time_zone(name: str) -> bool:
@@ -16,6 +17,8 @@ def is_time_zone(name: str) -> bool:
 
     `localtime`, `right/UTC` and the like are files that may mean something else, or be missing, on another machine.
     """
+    if len(name) > _LONGEST_NAME:
+        return False
     try:
         return ZoneInfo(name).key not in _NOT_ZONES and not name.startswith(_NOT_ZONE_FOLDERS)
     except (OSError, ValueError, KeyError):

@@ -15,6 +15,7 @@ VALID = ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT-2", 
 INVALID = [
     "", "Mars/Olympus", "Europe", "../etc/passwd", "../UTC", "/etc/localtime", "UTC\x00", "Zürich", "a" * 300,
     "\ud800", "tzdata.zi", "+03:00", "localtime", "posixrules", "Factory", "right/UTC", "posix/Europe/Berlin",
+    "0" + "/00" * 20_000,
 ]  # fmt: skip
 
 
@@ -27,7 +28,7 @@ def test_config_and_commands_accept_the_same_zones(name: str) -> None:
     parse_local("now", name, NOW)
 
 
-@pytest.mark.parametrize("name", INVALID, ids=ascii)
+@pytest.mark.parametrize("name", INVALID, ids=lambda name: ascii(name)[:40])
 def test_config_and_commands_refuse_the_same_zones(name: str) -> None:
     assert not is_time_zone(name)
     with pytest.raises(ConfigError, match=r"invalid mail\.timezone") as refused:
