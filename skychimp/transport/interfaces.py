@@ -61,7 +61,7 @@ TakeNext = Callable[[], OutgoingEmail | None]
 
 
 class NotStartedError(Exception):
-    """The connection ended before the server answered to an email that was started behind the last one."""
+    """The connection ended before the server replied to an email that was started behind the last one."""
 
 
 class Connection(Protocol):

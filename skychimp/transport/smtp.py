@@ -63,7 +63,7 @@ class SmtpTransport:
         self._settings = settings
         self._hostname = hostname or socket.gethostname()
         self.has_stalled = False
-        """Whether the server has not answered to an email that was started behind the last one."""
+        """Whether the server once did not reply to an email that was started behind the last one."""
 
     @property
     def relay(self) -> str:
@@ -341,7 +341,7 @@ class SmtpConnection(asyncio.Protocol):
         return await self._next_event(self._timeout_s)
 
     def _following(self, take_next: TakeNext) -> OutgoingEmail | None:
-        """Return the email to start behind this one's final dot, or None if there is none or the server may not."""
+        """Return the email to start behind this one's final dot, or None if nothing can be started there."""
         is_last = self._emails_left <= 0 or time.monotonic() >= self._retires_at
         if is_last or self._server.has_stalled or not self.protocol.has_pipelining:
             return None

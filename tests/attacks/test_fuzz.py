@@ -333,8 +333,7 @@ def read_inputs(reader: Reader, count: int, tmp_path: Path) -> None:
     @settings(
         max_examples=count,
         deadline=None,
-        phases=set(hypothesis.Phase)
-        - {hypothesis.Phase.explain},  # its tracing takes many times as long as the reading
+        phases=set(hypothesis.Phase) - {hypothesis.Phase.explain},  # tracing takes many times as long as reading
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     )
     @given(inputs(reader))

@@ -558,6 +558,20 @@ def test_connection_retires_by_count_and_age(setting: dict[str, Any], emails: in
     assert server.received.endswith(b"QUIT\r\n")
 
 
+@pytest.mark.parametrize("setting", [{"emails_per_connection": 1}, {"connection_age": timedelta(microseconds=1)}])
+def test_connection_that_retires_starts_no_further_email(setting: dict[str, Any]) -> None:
+    asked = []
+
+    async def go(port: int) -> None:
+        async with connected(SmtpTransport(smtp_settings(port, **setting))) as connection:
+            assert await connection.send(EMAIL, commit, lambda: asked.append(True))
+            assert not connection.is_usable
+
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, SENT, hang]) as server:
+        run(go(server.port))
+    assert not asked
+
+
 # TLS and login
 
 

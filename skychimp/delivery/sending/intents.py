@@ -12,7 +12,7 @@ MAX_INTENT_AGE_S = 30.0  # after this time another run may have taken the delive
 class IntentCommit:
     """Commits the intent to send a delivery. Awaiting a call returns whether it may be sent.
 
-    With `starts_at_once` it is committed while the server answers to the envelope.
+    With `starts_at_once` it is committed while the server replies to the envelope.
     """
 
     def __init__(self, recorder: Recorder, claimed: ClaimedDelivery, *, starts_at_once: bool = True) -> None:
