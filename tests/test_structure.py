@@ -34,7 +34,6 @@ RENAMED_MODULES = {
     "receiver": "demo_server",
     "relay": "connection_pool",
     "relays": "relay_pauses",
-    "scribe": "writer_process",
     "sender": "sender_dns",
     "soundness": "integrity",
     "states": "enums",

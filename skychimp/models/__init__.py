@@ -6,9 +6,9 @@ Times are aware and in UTC. Uniqueness and allowed values are constraints of the
 from skychimp.models.base import Table, has_state, metadata
 from skychimp.models.blog import DigestPost, Post
 from skychimp.models.clients import Client, ClientTag
-from skychimp.models.deliveries import Attempt, Delivery, Occurrence, RelayState, Run
+from skychimp.models.deliveries import Attempt, Delivery, Intent, Lease, Occurrence, RelayState, Run
 from skychimp.models.enums import (
-    IN_FLIGHT_STATES,
+    LEASED_STATES,
     UNFINISHED_STATES,
     WAITING_STATES,
     CatchUp,
@@ -27,7 +27,7 @@ from skychimp.models.users import AccountEmail, AuditEntry, Code, Login, LoginFa
 from skychimp.roles import Role
 
 __all__ = [
-    "IN_FLIGHT_STATES",
+    "LEASED_STATES",
     "UNFINISHED_STATES",
     "WAITING_STATES",
     "AccountEmail",
@@ -45,6 +45,8 @@ __all__ = [
     "DigestPost",
     "Every",
     "Format",
+    "Intent",
+    "Lease",
     "Login",
     "LoginFailure",
     "Mailing",

@@ -10,7 +10,7 @@ from sqlmodel import Field
 
 from skychimp.models.base import Table, enum_column, has_state
 from skychimp.models.enums import (
-    IN_FLIGHT_STATES,
+    LEASED_STATES,
     UNFINISHED_STATES,
     WAITING_STATES,
     DeliveryState,
@@ -21,8 +21,8 @@ from skychimp.models.enums import (
 
 _IS_UNFINISHED = has_state(column("state"), *UNFINISHED_STATES)
 _IS_WAITING = has_state(column("state"), *WAITING_STATES)
+_IS_LEASED = has_state(column("state"), *LEASED_STATES)
 _IS_UNKNOWN = has_state(column("state"), DeliveryState.UNKNOWN)
-_IS_IN_FLIGHT = has_state(column("state"), *IN_FLIGHT_STATES)
 
 
 class Occurrence(Table, table=True):
@@ -56,16 +56,18 @@ class Occurrence(Table, table=True):
 
 
 class Delivery(Table, table=True):
-    """One client in one occurrence. The Message-ID is not stored: it is a keyed hash of `id` (compose.message_id)."""
+    """One client in one occurrence. The Message-ID is not stored: it is a keyed hash of `id` (compose.message_id).
+
+    While a run sends it, its row stays as it was when the run took it: see `Lease` and `conditions.current_state`.
+    """
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("occurrence_id", "address_key"),
+        CheckConstraint(f"NOT ({_IS_LEASED})", name="stored_state"),
         CheckConstraint(f"NOT ({_IS_WAITING}) OR next_try_at IS NOT NULL", name="waits_until"),
-        CheckConstraint(f"NOT ({_IS_IN_FLIGHT}) OR (run_id IS NOT NULL AND token IS NOT NULL)", name="held_by"),
         Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=_IS_WAITING),
         Index("ix_delivery_unknown", "occurrence_id", "next_try_at", sqlite_where=_IS_UNKNOWN),
-        Index("ix_delivery_held", "occurrence_id", "run_id", sqlite_where=_IS_IN_FLIGHT),
         # The Message-ID is made of the id, so an id must never be reused.
         {"sqlite_autoincrement": True},
     )
@@ -84,9 +86,29 @@ class Delivery(Table, table=True):
     """The number of attempts that do not count as a try, such as one that met a limit of the mail server."""
     next_try_at: datetime | None = None
     """None if there is no further try: the delivery is done, or unknown and waiting for a person's decision."""
-    run_id: int | None = None
-    token: int | None = None
-    """The claim's token: an UPDATE with another token changes nothing. Kept after an outcome, cleared by a rescue."""
+
+
+class Lease(Table, table=True):
+    """Deliveries of one occurrence that only one run may send.
+
+    A write under a lease that does not exist any more changes nothing. An id is never used again.
+    """
+
+    __tablename__ = "lease"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    id: int | None = Field(default=None, primary_key=True)
+    run_id: int
+    occurrence_id: int = Field(foreign_key="occurrence.id")
+    delivery_ids: str
+    """A JSON list."""
+
+
+class Intent(Table, table=True):
+    """A delivery whose final dot is about to be written, or was. Its lease's end removes the row."""
+
+    __tablename__ = "intent"
+    delivery_id: int = Field(primary_key=True)
+    lease_id: int
 
 
 class Attempt(Table, table=True):

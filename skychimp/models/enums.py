@@ -61,7 +61,7 @@ class DeliveryState(StrEnum):
 
     QUEUED = "queued"
     CLAIMED = "claimed"
-    """A run has taken it, and may still put it back."""
+    """A run has leased it."""
     SENDING = "sending"
     """A run is about to end its data with the final dot, or has done so."""
     SENT = "sent"
@@ -86,4 +86,5 @@ class Outcome(StrEnum):
 
 UNFINISHED_STATES = (OccurrenceState.OPENING, OccurrenceState.OPEN)
 WAITING_STATES = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
-IN_FLIGHT_STATES = (DeliveryState.CLAIMED, DeliveryState.SENDING)
+LEASED_STATES = (DeliveryState.CLAIMED, DeliveryState.SENDING)
+"""They are not stored: see `store.conditions.current_state`."""

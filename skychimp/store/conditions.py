@@ -7,17 +7,20 @@ parameter are built once, as every claim uses them.
 from datetime import datetime
 from functools import cache
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import BindParameter, ColumnElement, and_, case, exists, func, literal, or_, select
 
 from skychimp.models import (
-    IN_FLIGHT_STATES,
     UNFINISHED_STATES,
     WAITING_STATES,
+    Attempt,
     Delivery,
     DeliveryState,
+    Intent,
+    Lease,
     Mailing,
     MailingStatus,
     Occurrence,
+    Outcome,
     StoreInfo,
     User,
     has_state,
@@ -25,6 +28,9 @@ from skychimp.models import (
 
 _O = Occurrence.__table__
 _D = Delivery.__table__
+_A = Attempt.__table__
+_I = Intent.__table__
+_L = Lease.__table__
 _M = Mailing.__table__
 _U = User.__table__
 _INFO = StoreInfo.__table__
@@ -72,7 +78,7 @@ def is_unfinished() -> ColumnElement[bool]:
     return has_state(_O.c.state, *UNFINISHED_STATES)
 
 
-def may_send(now: datetime) -> ColumnElement[bool]:
+def may_send(now: datetime | BindParameter[str]) -> ColumnElement[bool]:
     """Return the condition of an occurrence that may send now. The query joins it with its mailing.
 
     It is unfinished and before its deadline, its mailing is enabled, and the store is not on hold.
@@ -90,14 +96,53 @@ def _is_store_released() -> ColumnElement[bool]:
 
 @cache
 def is_waiting() -> ColumnElement[bool]:
-    """Return the condition of a delivery that waits for its next try."""
+    """Return the condition of a delivery that waits for its next try, and is not being sent."""
+    return and_(has_waiting_state(), ~has_intent())
+
+
+@cache
+def has_waiting_state() -> ColumnElement[bool]:
+    """Return the condition of a delivery that waits for its next try, or had to when a run leased it."""
     return has_state(_D.c.state, *WAITING_STATES)
 
 
 @cache
-def is_in_flight() -> ColumnElement[bool]:
-    """Return the condition of a delivery that a run has claimed or is sending."""
-    return has_state(_D.c.state, *IN_FLIGHT_STATES)
+def has_intent() -> ColumnElement[bool]:
+    """Return the condition of a delivery that is being sent, or was sent under a lease that is still open."""
+    return exists().where(_I.c.delivery_id == _D.c.id).correlate(_D)
+
+
+@cache
+def is_leased() -> ColumnElement[bool]:
+    """Return the condition of a delivery that a run has leased."""
+    # One query for all rows: SQLite keeps its result for the whole statement.
+    leased = func.json_each(_L.c.delivery_ids).table_valued("value", joins_implicitly=True)
+    return _D.c.id.in_(select(leased.c.value).select_from(_L))
+
+
+@cache
+def current_state() -> ColumnElement[str]:
+    """Return the expression for the state that a delivery has now. The stored one is older while its lease is open."""
+    return case(
+        (was_sent(), literal(DeliveryState.SENT.value)),
+        (has_intent(), literal(DeliveryState.SENDING.value)),
+        (and_(has_waiting_state(), is_leased()), literal(DeliveryState.CLAIMED.value)),
+        else_=_D.c.state,
+    )
+
+
+@cache
+def current_attempts() -> ColumnElement[int]:
+    """Return the expression for the number of attempts that a delivery has now."""
+    return _D.c.attempts + case((was_sent(), 1), else_=0)
+
+
+@cache
+def was_sent() -> ColumnElement[bool]:
+    """Return the condition of a delivery that was sent under a lease that is still open."""
+    is_next_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts + 1)
+    has_success = exists().where(is_next_attempt, has_state(_A.c.outcome, Outcome.SENT)).correlate(_D)
+    return and_(has_intent(), has_success)
 
 
 @cache

@@ -71,6 +71,14 @@ class Store:
         """Return a connection whose transactions all begin IMMEDIATE, for a thread that only writes."""
         return self._writer.connect()
 
+    def connect_without_waiting(self) -> Connection:
+        """Return a connection whose statements fail at once if another one holds the lock. The caller begins."""
+        connection = self.connect_autocommit()
+        connection.detach()  # so that no other user of the pool gets the connection with this setting
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        connection.commit()
+        return connection
+
     def connect_autocommit(self) -> Connection:
         """Return a connection on which each statement is its own transaction."""
         return self.engine.execution_options(begin=None).connect()
@@ -88,16 +96,6 @@ class Store:
         with translate_db_errors(self.path), self.connect_autocommit() as db:
             db.exec_driver_sql("VACUUM")
         self.checkpoint()
-
-    @property
-    def driver_name(self) -> str:
-        """The module of the SQLite driver."""
-        return driver().__name__
-
-    @property
-    def pragmas(self) -> dict[str, str]:
-        """The pragmas of every connection."""
-        return connection_pragmas()
 
     @property
     def sqlite_version(self) -> str:
@@ -155,9 +153,10 @@ def result_code(error: DBAPIError) -> int:
     return 0 if error.orig is None else sqlite_errors.result_code(error.orig)
 
 
-def is_locked(error: DBAPIError) -> bool:
+def is_locked(error: Exception) -> bool:
     """Return whether another process holds the store's lock, so that waiting helps."""
-    return error.orig is not None and sqlite_errors.is_busy(error.orig)
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return cause is not None and sqlite_errors.is_busy(cause)
 
 
 _TRY_LATER = "another process has locked the store; try again later"

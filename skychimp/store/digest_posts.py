@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, and_, exists, insert, literal, null, 
 from sqlalchemy.dialects.sqlite import insert as insert_or_update
 
 from skychimp.models import Delivery, DeliveryState, DigestPost, Occurrence, Post
-from skychimp.store.conditions import is_unfinished
+from skychimp.store.conditions import has_intent, is_unfinished
 
 MOST_POSTS = 50
 """The most posts of one email. The next email continues with the rest."""
@@ -18,8 +18,8 @@ _P = Post.__table__
 _O = Occurrence.__table__
 _D = Delivery.__table__
 
-_SENT_STATES = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
-"""The states of a delivery whose email has arrived, or may have."""
+_SENT_STATES = (DeliveryState.SENT, DeliveryState.UNKNOWN)
+"""The stored states of a delivery whose email has arrived, or may have. One that has an intent may have, too."""
 
 
 class NewPost(NamedTuple):
@@ -67,6 +67,6 @@ def _sending_occurrences(mailing_id: int, now: datetime) -> Select[tuple[int]]:
     It does not depend on the post, so that SQLite runs it once.
     """
     recorded = select(_DP.c.occurrence_id).where(_DP.c.mailing_id == mailing_id)
-    has_sent = exists().where(_D.c.occurrence_id == _O.c.id, _D.c.state.in_(_SENT_STATES))
+    has_sent = exists().where(_D.c.occurrence_id == _O.c.id, or_(_D.c.state.in_(_SENT_STATES), has_intent()))
     may_still_send = and_(is_unfinished(), _O.c.deadline > now)
     return select(_O.c.id).where(_O.c.id.in_(recorded), or_(may_still_send, has_sent))

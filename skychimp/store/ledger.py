@@ -4,68 +4,54 @@ Every function is part of its caller's transaction. Those that write take many r
 """
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import compress
-from operator import not_
-from typing import NamedTuple
+from functools import cache
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, String, cast, delete, func, literal, select, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    String,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Outcome
-from skychimp.store import queue
-from skychimp.store.conditions import is_in_flight, is_unfinished, is_waiting
-from skychimp.store.database import Store
-from skychimp.store.queue import ClaimedDelivery
-from skychimp.store.writer_program import WriterSetup
+from skychimp.models import Attempt, Client, Delivery, DeliveryState, Intent, Lease, Mailing, Occurrence, Outcome
+from skychimp.store import database, queue
+from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
+from skychimp.store.queue import ClaimedDelivery, ClaimKey
 
 _D = Delivery.__table__
 _A = Attempt.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 _C = Client.__table__
+_I = Intent.__table__
+_L = Lease.__table__
 
 ERASED = "erased"
 """Replaces an address and a server's wording in the ledger."""
 
-# This SQL runs for every email, and goes to the driver directly: many rows are one JSON parameter of one statement,
-# and the event loop's thread runs meanwhile. SQLAlchemy's executemany cost four times as much.
-_IF_OURS = """
-    FROM json_each(?) AS r
-    WHERE delivery.id = r.value ->> 0 AND delivery.token = r.value ->> 1 AND delivery.run_id = ?
-      AND delivery.state IN ('claimed', 'sending')"""
-_SET_SENDING = f"UPDATE delivery SET state = 'sending'{_IF_OURS}"  # noqa: S608
-_SET_OUTCOME = f"""
-    UPDATE delivery SET state = r.value ->> 2, next_try_at = r.value ->> 3,
-        attempts = delivery.attempts + 1, given_back = delivery.given_back + (r.value ->> 4){_IF_OURS}"""  # noqa: S608
-_INSERT_ATTEMPTS = f"""
+# This SQL runs for every email, and goes to the driver directly: SQLAlchemy's own executemany cost four times as much.
+_INSERT_INTO_ATTEMPT = """
     INSERT INTO attempt
-        (delivery_id, number, started_at, finished_at, outcome, phase, code, enhanced, reply, relay)
-    SELECT delivery.id, delivery.attempts, {", ".join(f"r.value ->> {index}" for index in range(1, 9))}
-    FROM json_each(?) AS r CROSS JOIN delivery WHERE delivery.id = r.value ->> 0"""  # noqa: S608
-
-# Most groups contain only intents and sent emails. Triggers on a view make writing one a single statement, which is
-# its own transaction: that is all that the writer process runs.
-_WRITER_SCRIPT = """
-    CREATE TEMP VIEW IF NOT EXISTS ledger_input AS SELECT NULL AS id, NULL AS token, NULL AS run_id, NULL AS started_at,
-        NULL AS finished_at, NULL AS phase, NULL AS code, NULL AS enhanced, NULL AS reply, NULL AS relay;
-    CREATE TEMP TRIGGER IF NOT EXISTS record_intent INSTEAD OF INSERT ON ledger_input WHEN NEW.phase IS NULL BEGIN
-        UPDATE delivery SET state = 'sending'
-        WHERE id = NEW.id AND token = NEW.token AND run_id = NEW.run_id AND state IN ('claimed', 'sending');
-    END;
-    CREATE TEMP TRIGGER IF NOT EXISTS record_sent INSTEAD OF INSERT ON ledger_input WHEN NEW.phase IS NOT NULL BEGIN
-        UPDATE delivery SET state = 'sent', next_try_at = NULL, attempts = attempts + 1
-        WHERE id = NEW.id AND token = NEW.token AND run_id = NEW.run_id AND state IN ('claimed', 'sending');
-        INSERT INTO attempt
-            (delivery_id, number, started_at, finished_at, outcome, phase, code, enhanced, reply, relay)
-        SELECT id, attempts, NEW.started_at, NEW.finished_at, 'sent', NEW.phase, NEW.code, NEW.enhanced, NEW.reply,
-            NEW.relay
-        FROM delivery WHERE id = NEW.id AND changes() = 1;
-    END"""
-_WRITER_STATEMENT = f"""
-    INSERT INTO ledger_input
-    SELECT value ->> 0, value ->> 1, ?, {", ".join(f"value ->> {index}" for index in range(2, 9))} FROM json_each(?)"""  # noqa: S608
+        (started_at, finished_at, outcome, phase, code, enhanced, reply, relay, delivery_id, number)"""
+_INSERT_SUCCESS = f"{_INSERT_INTO_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# The number is read from the delivery, as a late attempt of another run may have been added meanwhile.
+_INSERT_ATTEMPT = f"{_INSERT_INTO_ATTEMPT} SELECT ?, ?, ?, ?, ?, ?, ?, ?, id, attempts + 1 FROM delivery WHERE id = ?"  # noqa: S608
+_EXISTING_LEASES = "SELECT id FROM lease WHERE run_id = ? AND id IN (SELECT value FROM json_each(?))"
 
 
 class AttemptRecord(NamedTuple):
@@ -89,72 +75,54 @@ class AttemptRecord(NamedTuple):
         return DeliveryState.QUEUED if self.outcome == Outcome.GIVEN_BACK else DeliveryState(self.outcome)
 
 
-def writer_setup(store: Store, run_id: int) -> WriterSetup:
-    """Return what a run's writer process needs before it can write rows (`writer_rows`)."""
-    return {
-        "driver": store.driver_name,
-        "path": str(store.path),
-        "pragmas": store.pragmas,
-        "script": _WRITER_SCRIPT,
-        "statement": _WRITER_STATEMENT,
-        "parameters": [run_id],
-    }
+def record_intents(driver: Any, run_id: int, claims: Sequence[ClaimedDelivery], now: datetime) -> set[ClaimKey]:
+    """Record that these deliveries are about to be sent. Return the keys of those that may be.
 
-
-def writer_rows(records: Sequence[AttemptRecord], intents: Sequence[ClaimedDelivery]) -> tuple[str, int]:
-    """Return sent emails and intents as the rows of the writer process, and the number of changes they make.
-
-    If it makes fewer changes, some deliveries no longer belong to this run. Those are left as they are:
-    `record_intents` tells which of the intents, and `record_late_attempts` logs the attempts.
+    Their lease must exist, and their mailing must go on at this moment. Recording an intent again renews it. `driver`
+    is the driver's connection, in a transaction.
     """
-    rows: list[tuple[object, ...]] = [
-        (
-            record.claimed.id, record.claimed.token, _stored(record.started_at), _stored(record.finished_at),
-            record.phase, record.code, record.enhanced, _storable(record.reply), record.relay,
-        )
-        for record in records
-    ]  # fmt: skip
-    rows += [(claimed.id, claimed.token) for claimed in intents]
-    return json.dumps(rows), 2 * len(records) + len(intents)
+    statement, names = _intent_statement()
+    granted: set[ClaimKey] = set()
+    for lease_id, leased in groupby(sorted(claims, key=_lease_id), key=_lease_id):
+        ids = json.dumps([claimed.id for claimed in leased])
+        parameters = {"ids": ids, "lease": lease_id, "run": run_id, "now": _stored(now)}
+        rows = driver.execute(statement, tuple(parameters[name] for name in names)).fetchall()
+        granted.update((delivery_id, lease_id) for (delivery_id,) in rows)
+    return granted
 
 
-def record_late_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -> None:
-    """Log those of these sent emails that the writer process left out, and mark their deliveries as sent."""
-    _record_late(db, _split_late(db, run_id, records)[1])
+def record_sent(driver: Any, run_id: int, records: Sequence[AttemptRecord]) -> bool:
+    """Record attempts that succeeded, as `record_attempts` does. Return False if one is late: then roll back.
 
-
-def record_intents(db: Connection, run_id: int, claims: Sequence[ClaimedDelivery]) -> set[int]:
-    """Record that these deliveries are about to be sent. Return the ids of those that still belong to this run.
-
-    Recording an intent again renews it.
+    `driver` is the driver's connection, in a transaction.
     """
-    rows = json.dumps([(claimed.id, claimed.token) for claimed in claims])
-    if db.exec_driver_sql(_SET_SENDING, (rows, run_id)).rowcount == len(claims):
-        return {claimed.id for claimed in claims}
-    tokens = Counter((claimed.id, claimed.token) for claimed in claims)
-    claims_by_id = Counter(claimed.id for claimed in claims)
-    sending = select(_D.c.id, _D.c.token).where(_D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
-    ours = {row.id for row in db.execute(sending.where(_D.c.id.in_(claims_by_id))) if tuple(row) in tokens}
-    # Of two claims of one delivery, an id cannot tell which is the valid one. Neither was sent: queue it again.
-    ambiguous = [delivery_id for delivery_id in ours if claims_by_id[delivery_id] > 1]
-    if ambiguous:
-        queue.release(db, run_id, ambiguous)
-    return ours.difference(ambiguous)
+    lease_ids = {record.claimed.lease_id for record in records}
+    if _existing_leases(driver, run_id, lease_ids) != lease_ids:
+        return False
+    rows = [(*_attempt(record), record.claimed.attempts + 1) for record in records]
+    try:
+        driver.executemany(_INSERT_SUCCESS, rows)
+    except database.driver().IntegrityError:  # an attempt of another run has this number
+        return False
+    return True
 
 
 def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -> None:
-    """Record attempts together with the new states of their deliveries.
+    """Record attempts. Those that did not succeed change their deliveries at once, the others when the lease is closed.
 
     An attempt is late if its delivery was taken from this run meanwhile. It is logged and changes nothing, with one
     exception: a late success marks the delivery as sent, unless it is being sent again right now.
     """
-    rows = json.dumps([_outcome(record) for record in records])
-    changed = db.exec_driver_sql(_SET_OUTCOME, (rows, run_id)).rowcount
-    on_time, late = (records, []) if changed == len(records) else _split_late(db, run_id, records)
-    _log(db, on_time)
-    _record_late(db, late)
+    driver = db.connection.dbapi_connection
+    existing = _existing_leases(driver, run_id, {record.claimed.lease_id for record in records})
+    on_time = [record for record in records if record.claimed.lease_id in existing]
     not_sent = [record for record in on_time if record.outcome != Outcome.SENT]
-    queue.cancel_obsolete(db, [record.claimed.id for record in not_sent])
+    _log(db, on_time)
+    for record in not_sent:
+        _set_outcome(db, record)
+    queue.give_back(db, [record.claimed for record in not_sent])
+    if len(on_time) < len(records):
+        _record_late(db, [record for record in records if record.claimed.lease_id not in existing])
     for record in records:
         if record.bad_address:
             _mark_bad(db, record)
@@ -162,24 +130,25 @@ def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord
 
 def count_by_state(db: Connection, occurrence_id: int) -> dict[DeliveryState, int]:
     """Return the number of an occurrence's deliveries in each state."""
-    rows = db.execute(select(_D.c.state, func.count()).where(_D.c.occurrence_id == occurrence_id).group_by(_D.c.state))
+    state = current_state()
+    rows = db.execute(select(state, func.count()).where(_D.c.occurrence_id == occurrence_id).group_by(state))
     return {DeliveryState(state): number for state, number in rows}
 
 
 def count_pending_by_state(db: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
     """Return the number of waiting and in-flight deliveries of unfinished occurrences, by state."""
-    is_pending = _D.c.occurrence_id.in_(_unfinished(mailing_id))
-    query = select(_D.c.state, func.count()).where(is_pending).group_by(_D.c.state)
-    counts: dict[DeliveryState, int] = {}
-    for condition in (is_waiting(), is_in_flight()):  # two queries: each condition has an index of its own
-        counts |= {DeliveryState(state): number for state, number in db.execute(query.where(condition))}
-    return counts
+    state = current_state()
+    is_pending = and_(has_waiting_state(), _D.c.occurrence_id.in_(_unfinished(mailing_id)), ~was_sent())
+    return {
+        DeliveryState(state): number
+        for state, number in db.execute(select(state, func.count()).where(is_pending).group_by(state))
+    }
 
 
 def count_pending(db: Connection, mailing_id: int | None = None) -> int:
-    """Return the number of waiting and in-flight deliveries of unfinished occurrences. Reads only indexes."""
-    query = select(func.count()).select_from(_D).where(_D.c.occurrence_id.in_(_unfinished(mailing_id)))
-    return sum(db.scalar(query.where(condition)) or 0 for condition in (is_waiting(), is_in_flight()))
+    """Return the number of waiting and in-flight deliveries of unfinished occurrences. Reads little but indexes."""
+    is_pending = and_(has_waiting_state(), _D.c.occurrence_id.in_(_unfinished(mailing_id)), ~was_sent())
+    return db.scalar(select(func.count()).select_from(_D).where(is_pending)) or 0
 
 
 def delete_old_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bool:
@@ -215,27 +184,70 @@ def _unfinished(mailing_id: int | None) -> Select[tuple[int]]:
 
 
 def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:
+    ids = [record.claimed.id for record in records]
+    queue.fold(db, queue.id_list(ids))  # so that their numbers of attempts are the present ones
     for record in records:
-        db.execute(update(_D).where(_D.c.id == record.claimed.id).values(attempts=_D.c.attempts + 1))
         _log(db, [record])
-    queue.cancel_obsolete(db, [record.claimed.id for record in records])
+        db.execute(update(_D).where(_D.c.id == record.claimed.id).values(attempts=_D.c.attempts + 1))
+    queue.cancel_obsolete(db, ids)
 
 
 def _log(db: Connection, records: Sequence[AttemptRecord]) -> None:
     """Append attempts, numbered by their deliveries' counts. A delivery that was deleted gets none."""
-    db.exec_driver_sql(_INSERT_ATTEMPTS, (json.dumps([_attempt(record) for record in records]),))
+    _execute_many(db, _INSERT_ATTEMPT, map(_attempt, records))
 
 
-def _outcome(record: AttemptRecord) -> tuple[object, ...]:
-    next_try_at = None if record.next_try_at is None else _stored(record.next_try_at)
+def _execute_many(db: Connection, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    driver: Any = db.connection.dbapi_connection
+    driver.executemany(statement, rows)
+
+
+def _existing_leases(driver: Any, run_id: int, lease_ids: Iterable[int]) -> set[int]:
+    return {lease_id for (lease_id,) in driver.execute(_EXISTING_LEASES, (run_id, json.dumps(list(lease_ids))))}
+
+
+@cache
+def _intent_statement() -> tuple[str, Sequence[str]]:
+    """Return the SQL that records intents, and the names of its parameters in order."""
+    ids = func.json_each(bindparam("ids")).table_valued("value")
+    leased = (
+        select(_D.c.id, bindparam("lease", type_=Integer))
+        .select_from(ids)
+        .join(_D, _D.c.id == ids.c.value)
+        .where(has_waiting_state())
+        .where(
+            exists()
+            .select_from(_L.join(_O, _O.c.id == _L.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id))
+            .where(_L.c.id == bindparam("lease"), _L.c.run_id == bindparam("run"))
+            .where(may_send(bindparam("now", type_=String)))
+        )
+    )
+    recorded = sqlite_insert(_I).from_select(["delivery_id", "lease_id"], leased)
+    renewed = recorded.on_conflict_do_update(
+        index_elements=["delivery_id"],
+        set_={"lease_id": recorded.excluded.lease_id},
+        where=_I.c.lease_id == recorded.excluded.lease_id,
+    )
+    compiled = renewed.returning(_I.c.delivery_id).compile(dialect=sqlite_dialect())
+    return str(compiled), compiled.positiontup or ()
+
+
+def _lease_id(claimed: ClaimedDelivery) -> int:
+    return claimed.lease_id
+
+
+def _set_outcome(db: Connection, record: AttemptRecord) -> None:
+    """Change a delivery's row after an attempt that did not succeed. If it was cancelled meanwhile, it stays so."""
+    row = update(_D).where(_D.c.id == record.claimed.id)
     is_given_back = record.outcome == Outcome.GIVEN_BACK
-    return (record.claimed.id, record.claimed.token, record.state, next_try_at, int(is_given_back))
+    db.execute(row.values(attempts=_D.c.attempts + 1, given_back=_D.c.given_back + int(is_given_back)))
+    db.execute(row.where(has_waiting_state()).values(state=record.state, next_try_at=record.next_try_at))
 
 
 def _attempt(record: AttemptRecord) -> tuple[object, ...]:
     return (
-        record.claimed.id, _stored(record.started_at), _stored(record.finished_at), record.outcome, record.phase,
-        record.code, record.enhanced, _storable(record.reply), record.relay,
+        _stored(record.started_at), _stored(record.finished_at), record.outcome, record.phase, record.code,
+        record.enhanced, _storable(record.reply), record.relay, record.claimed.id,
     )  # fmt: skip
 
 
@@ -250,20 +262,6 @@ def _storable(text: str) -> str:
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
-def _split_late(
-    db: Connection, run_id: int, records: Sequence[AttemptRecord]
-) -> tuple[Sequence[AttemptRecord], Sequence[AttemptRecord]]:
-    """Return the attempts that have just changed their deliveries, and the late ones.
-
-    A delivery keeps its claim's token after the outcome, which tells them apart.
-    """
-    ids = [record.claimed.id for record in records]
-    deliveries = select(_D.c.id, _D.c.token, _D.c.state).where(_D.c.id.in_(ids), _D.c.run_id == run_id)
-    ours = {tuple(row) for row in db.execute(deliveries)}
-    is_on_time = [(record.claimed.id, record.claimed.token, record.state) in ours for record in records]
-    return list(compress(records, is_on_time)), list(compress(records, map(not_, is_on_time)))
 
 
 def _mark_bad(db: Connection, record: AttemptRecord) -> None:

@@ -1,4 +1,8 @@
-"""Create, claim, requeue and finish deliveries. Every function is part of its caller's transaction."""
+"""Create, lease, return and finish deliveries. Every function is part of its caller's transaction.
+
+A run leases many deliveries at once, in one row. Until the lease is closed, its deliveries' own rows stay as they are,
+but for those that were not sent: see `ledger.record_attempts`. Nobody else can lease them meanwhile.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    delete,
     exists,
     func,
     insert,
@@ -29,22 +34,28 @@ from skychimp.models import (
     ClientTag,
     Delivery,
     DeliveryState,
+    Intent,
+    Lease,
     Mailing,
     MailingStatus,
     Occurrence,
     OccurrenceState,
     Outcome,
     StoreInfo,
+    has_state,
 )
 from skychimp.store import audience
 from skychimp.store.conditions import (
     awaits_resend,
-    is_in_flight,
+    has_intent,
+    has_waiting_state,
+    is_leased,
     is_running,
     is_unfinished,
     is_unknown,
     is_waiting,
     may_send,
+    was_sent,
 )
 
 _D = Delivery.__table__
@@ -53,13 +64,15 @@ _M = Mailing.__table__
 _C = Client.__table__
 _T = ClientTag.__table__
 _A = Attempt.__table__
+_L = Lease.__table__
+_I = Intent.__table__
 
 OPENING_BATCH = 10_000
 """How many clients get their deliveries in one transaction while an occurrence opens."""
 
 
 class ClaimedDelivery(NamedTuple):
-    """A delivery that only this run may send. `tags` is a JSON list, and `token` belongs to this claim alone."""
+    """A delivery that only this run may send, as long as the lease exists. `tags` is a JSON list."""
 
     id: int
     occurrence_id: int
@@ -70,7 +83,16 @@ class ClaimedDelivery(NamedTuple):
     tags: str
     attempts: int
     given_back: int
-    token: int
+    lease_id: int
+
+    @property
+    def key(self) -> "ClaimKey":
+        """What tells claims apart. A run may have claimed a delivery twice, if it seemed to be dead in between."""
+        return self.id, self.lease_id
+
+
+ClaimKey = tuple[int, int]
+"""The ids of a delivery and of its lease."""
 
 
 def is_held(db: Connection) -> bool:
@@ -137,7 +159,7 @@ def _insert_deliveries(occurrence_id: int, due_at: datetime, is_in_batch: Column
     return statement.on_conflict_do_nothing(index_elements=["occurrence_id", "address_key"])
 
 
-# Claiming
+# Leasing
 
 
 def due_occurrences(db: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
@@ -158,76 +180,89 @@ def due_occurrences(db: Connection, now: datetime, mailing_id: int | None = None
     return list(db.scalars(query if mailing_id is None else query.where(_M.c.id == mailing_id)))
 
 
-def claim(
-    db: Connection, occurrence_id: int, run_id: int, token: int, now: datetime, due_by: datetime, limit: int
+def lease(
+    db: Connection, occurrence_id: int, run_id: int, now: datetime, due_by: datetime, limit: int
 ) -> list[ClaimedDelivery]:
-    """Claim up to `limit` deliveries of an occurrence whose next try is at `due_by` or before, the earliest first."""
+    """Lease up to `limit` deliveries of an occurrence whose next try is at `due_by` or before, the earliest first."""
     sendable_id = (
         select(_O.c.id)
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_O.c.id == occurrence_id, may_send(now))
         .scalar_subquery()
     )
-    is_next = _D.c.id.in_(
-        select(_D.c.id)
+    next_deliveries = (
+        select(*(_D.c[name] for name in ClaimedDelivery._fields[:-1]))
         .where(_D.c.occurrence_id == sendable_id, _is_due(due_by))
         .order_by(_D.c.next_try_at)
         .limit(limit)
     )
-    claimed = update(_D).where(is_next).values(state=DeliveryState.CLAIMED, run_id=run_id, token=token)
-    rows = db.execute(claimed.returning(*(_D.c[name] for name in ClaimedDelivery._fields)))
-    return [ClaimedDelivery._make(row) for row in rows]
+    rows = db.execute(next_deliveries).all()
+    if not rows:
+        return []
+    values = {"run_id": run_id, "occurrence_id": occurrence_id, "delivery_ids": json.dumps([row.id for row in rows])}
+    lease_id: int = db.execute(insert(_L).values(values).returning(_L.c.id)).scalar_one()
+    return [ClaimedDelivery._make((*row, lease_id)) for row in rows]
 
 
 def _is_due(at: datetime) -> ColumnElement[bool]:
-    return and_(is_waiting(), _D.c.next_try_at <= at)
+    return and_(has_waiting_state(), _D.c.next_try_at <= at, ~is_leased())
 
 
-# Putting back what was not sent
+# Returning what was not sent
 
 
-def release(
-    db: Connection, run_id: int, delivery_ids: Sequence[int] | None = None, *, only_claimed: bool = False
-) -> int:
-    """Put a run's unsent deliveries back into the queue, all or those with these ids. Return how many.
+def give_back(db: Connection, claims: Sequence[ClaimedDelivery]) -> None:
+    """Take deliveries that the run will not send now out of their leases. No final dot was written for them."""
+    if not claims:
+        return
+    ids = id_list([claimed.id for claimed in claims])
+    lease_ids = {claimed.lease_id for claimed in claims}
+    db.execute(delete(_I).where(_I.c.delivery_id.in_(ids), _I.c.lease_id.in_(lease_ids)))
+    leased = func.json_each(_L.c.delivery_ids).table_valued("value").c.value
+    remaining = select(func.json_group_array(leased)).where(leased.not_in(ids)).correlate(_L).scalar_subquery()
+    db.execute(update(_L).where(_L.c.id.in_(lease_ids)).values(delivery_ids=remaining))
+    db.execute(delete(_L).where(_L.c.id.in_(lease_ids), _L.c.delivery_ids == "[]"))
+    cancel_obsolete(db, [claimed.id for claimed in claims])
 
-    With ids, the caller knows that no final dot was written, and deliveries in the state sending are put back too,
-    unless `only_claimed`: a newer claim may be sending the same delivery.
+
+def close_leases(db: Connection, run_id: int, lease_ids: Sequence[int] | None = None) -> None:
+    """Close leases of a run, all or those with these ids.
+
+    A lease stays open if a delivery has an intent and no result: then the run died, or is about to.
     """
-    is_unsent = only_claimed or delivery_ids is None
-    states = [DeliveryState.CLAIMED] if is_unsent else [DeliveryState.CLAIMED, DeliveryState.SENDING]
-    is_selected = true() if delivery_ids is None else _D.c.id.in_(delivery_ids)
-    released = db.execute(
-        update(_D)
-        .where(is_in_flight(), _D.c.run_id == run_id, _D.c.state.in_(states), is_selected)
-        .values(state=DeliveryState.QUEUED, run_id=None, token=None)
-    ).rowcount
-    cancel_obsolete(db, delivery_ids or ())
-    return released
+    is_closed = and_(_L.c.run_id == run_id, true() if lease_ids is None else _L.c.id.in_(lease_ids))
+    ids = db.scalars(select(_L.c.id).where(is_closed)).all()
+    fold(db, _intended(ids))
+    has_intents = exists().where(_I.c.lease_id == _L.c.id)
+    db.execute(delete(_L).where(_L.c.id.in_(ids), ~has_intents))
+
+
+def fold(db: Connection, delivery_ids: Select[tuple[int]]) -> None:
+    """Record in the own rows of these deliveries what was sent under leases that are open, and remove the intents."""
+    sent = update(_D).where(_D.c.id.in_(delivery_ids), was_sent())
+    db.execute(sent.values(state=DeliveryState.SENT, next_try_at=None, attempts=_D.c.attempts + 1))
+    is_sent = exists().where(_D.c.id == _I.c.delivery_id, has_state(_D.c.state, DeliveryState.SENT))
+    db.execute(delete(_I).where(_I.c.delivery_id.in_(delivery_ids), is_sent))
 
 
 def rescue(db: Connection, run_id: int, now: datetime, resend_after: timedelta | None, relay: str) -> int:
-    """Take back a dead run's deliveries: those claimed are queued again, those being sent become unknown.
+    """Take back a dead run's deliveries: those being sent become unknown, and the others can be leased again.
 
     Returns how many are unknown. `resend_after` is None if a person decides about them.
     """
-    release(db, run_id)
-    is_sending = and_(is_in_flight(), _D.c.run_id == run_id, _D.c.state == DeliveryState.SENDING)
+    close_leases(db, run_id)
+    lease_ids = db.scalars(select(_L.c.id).where(_L.c.run_id == run_id)).all()
     reply = "the run died before the server's reply was recorded"
     resend_at = None if resend_after is None else now + resend_after
-    unknown_ids = _set_unknown(db, is_sending, now, "dot", reply, relay, resend_at)
+    unknown_ids = _set_unknown(db, _D.c.id.in_(_intended(lease_ids)), now, "dot", reply, relay, resend_at)
+    db.execute(delete(_I).where(_I.c.lease_id.in_(lease_ids)))
+    db.execute(delete(_L).where(_L.c.id.in_(lease_ids)))
     cancel_obsolete(db, unknown_ids)
     return len(unknown_ids)
 
 
-def requeue_for_owner(db: Connection, owner_id: int) -> None:
-    """Put back what any run has claimed of a user's mailings, after the user was blocked."""
-    occurrences = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id)
-    _requeue_claimed(db, occurrences.where(_M.c.owner_id == owner_id, is_unfinished()))
-
-
 def disable_mailing(db: Connection, mailing_id: int, reason: str, now: datetime, by: int | None = None) -> None:
-    """Disable a mailing, and put back what any run has claimed of it. `by` is a user's id, or None for the system.
+    """Disable a mailing. `by` is a user's id, or None for the system. No further intent of it is recorded.
 
     A mailing that is disabled already keeps its reason.
     """
@@ -236,15 +271,10 @@ def disable_mailing(db: Connection, mailing_id: int, reason: str, now: datetime,
         .where(_M.c.id == mailing_id, _M.c.disabled_at.is_(None))
         .values(disabled_at=now, disabled_by_id=by, disabled_reason=reason)
     )
-    _requeue_claimed(db, select(_O.c.id).where(_O.c.mailing_id == mailing_id, is_unfinished()))
 
 
-def _requeue_claimed(db: Connection, occurrences: Select[tuple[int]]) -> None:
-    db.execute(
-        update(_D)
-        .where(is_in_flight(), _D.c.occurrence_id.in_(occurrences), _D.c.state == DeliveryState.CLAIMED)
-        .values(state=DeliveryState.QUEUED, run_id=None, token=None)
-    )
+def _intended(lease_ids: Sequence[int]) -> Select[tuple[int]]:
+    return select(_I.c.delivery_id).where(_I.c.lease_id.in_(lease_ids))
 
 
 # Unknown deliveries
@@ -259,9 +289,12 @@ def mark_unknown(db: Connection, now: datetime) -> Sequence[int]:
     resends = update(_D).where(awaits_resend(), in_unfinished).values(next_try_at=None)
     resend_ids = db.scalars(resends.returning(_D.c.id)).all()
     reply = "it was waiting when the backup was made; what happened to it since is not known"
+    for run_id in db.scalars(select(_L.c.run_id).distinct()).all():
+        close_leases(db, run_id)
+    db.execute(delete(_I))
+    db.execute(delete(_L))
     waiting_ids = _set_unknown(db, and_(is_waiting(), in_unfinished), now, "", reply, "", None)
-    in_flight_ids = _set_unknown(db, and_(is_in_flight(), in_unfinished), now, "", reply, "", None)
-    return [*resend_ids, *waiting_ids, *in_flight_ids]
+    return [*resend_ids, *waiting_ids]
 
 
 def resolve_as(db: Connection, ids: Sequence[int], state: DeliveryState) -> None:
@@ -304,8 +337,6 @@ def _set_unknown(
         "state": DeliveryState.UNKNOWN,
         "attempts": _D.c.attempts + 1,
         "next_try_at": resend_at,
-        "run_id": None,
-        "token": None,
     }
     return db.scalars(update(_D).where(is_lost).values(unknown).returning(_D.c.id)).all()
 
@@ -332,7 +363,7 @@ def cancel_obsolete(db: Connection, delivery_ids: Sequence[int]) -> None:
         return
     is_selected = _D.c.id.in_(delivery_ids)
     has_success = exists().where(_A.c.delivery_id == _D.c.id, _A.c.outcome == Outcome.SENT)
-    sent = update(_D).where(is_selected, _D.c.state != DeliveryState.SENDING, has_success)
+    sent = update(_D).where(is_selected, ~has_intent(), has_success)
     db.execute(sent.values(state=DeliveryState.SENT, next_try_at=None))
     # If the client has another address by now, what is known of that one says nothing about this delivery's.
     is_good = or_(audience.can_receive(), _C.c.address_key != _D.c.address_key)
@@ -347,8 +378,7 @@ def id_list(ids: Sequence[int]) -> Select[tuple[int]]:
 
 
 def _cancel(db: Connection, is_selected: ColumnElement[bool]) -> int:
-    is_pending = or_(_D.c.state == DeliveryState.CLAIMED, _awaits_a_try())
-    cancelled = update(_D).where(is_selected, is_pending).values(state=DeliveryState.CANCELLED, next_try_at=None)
+    cancelled = update(_D).where(is_selected, _awaits_a_try()).values(state=DeliveryState.CANCELLED, next_try_at=None)
     return db.execute(cancelled).rowcount
 
 
@@ -382,7 +412,6 @@ def _stop(db: Connection, occurrences: Select[tuple[int]], state: DeliveryState)
     is_selected = _D.c.occurrence_id.in_(occurrences)
     stopped = update(_D).values(state=state, next_try_at=None)
     db.execute(stopped.where(is_waiting(), is_selected))
-    db.execute(stopped.where(is_in_flight(), is_selected, _D.c.state == DeliveryState.CLAIMED))
     if state == DeliveryState.EXPIRED:  # an unknown delivery stays unknown, and a person decides
         stopped = update(_D).values(next_try_at=None)
     db.execute(stopped.where(awaits_resend(), is_selected))
@@ -392,7 +421,7 @@ def _finish(db: Connection, now: datetime) -> list[int]:
     def has(condition: ColumnElement[bool]) -> ColumnElement[bool]:
         return exists().where(_D.c.occurrence_id == _O.c.id, condition)
 
-    is_done = and_(is_unfinished(), ~has(is_waiting()), ~has(awaits_resend()), ~has(is_in_flight()))
+    is_done = and_(is_unfinished(), ~has(has_waiting_state()), ~has(awaits_resend()))
     is_deleted = exists().where(_M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_not(None))
     done = update(_O).where(is_done).values(finished_at=now)
     db.execute(done.where(is_deleted).values(state=OccurrenceState.CANCELLED))

@@ -17,12 +17,11 @@ from sqlalchemy import Connection, case, delete, insert, select, union, update
 
 from skychimp import files
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
-from skychimp.models import Delivery, Run
+from skychimp.models import Lease, Run
 from skychimp.shell import run_line_hint
-from skychimp.store.conditions import is_in_flight
 
 _RUN = Run.__table__
-_D = Delivery.__table__
+_L = Lease.__table__
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
@@ -99,8 +98,8 @@ def accept_clock(db: Connection, now: datetime) -> None:
 
 
 def dead_runs(db: Connection, store: Path) -> list[int]:
-    """Return the runs whose process is gone, and that never ended or still have deliveries in flight."""
-    has_deliveries = select(_D.c.run_id).where(is_in_flight())
+    """Return the runs whose process is gone, and that never ended or still have a lease."""
+    has_deliveries = select(_L.c.run_id)
     run_ids = db.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), has_deliveries)).all()
     return [run_id for run_id in run_ids if _is_unlocked(_lock_path(store, run_id))]
 

@@ -20,7 +20,7 @@ from skychimp.store.database import IMMEDIATE, Store, copy_pages, make_engine, r
 from skychimp.store.place import check_place
 from skychimp.text import shortened
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration. A test compares it with the migrations folder."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

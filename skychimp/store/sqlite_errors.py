@@ -1,7 +1,4 @@
-"""Recognise SQLite's errors by their result codes (sqlite.org/rescode.html).
-
-Imports nothing, as the writer process must start quickly.
-"""
+"""Recognise SQLite's errors by their result codes (sqlite.org/rescode.html)."""
 
 ERROR, BUSY, LOCKED, CORRUPT, FULL, NOTADB = 1, 5, 6, 11, 13, 26
 

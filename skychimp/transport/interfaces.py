@@ -4,7 +4,7 @@ A transport has two parts: `Transport.connect` opens a connection, and `Connecti
 are two transports: SMTP and the outbox.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -52,16 +52,26 @@ class SendResult(NamedTuple):
     error: str = ""
     dot_written: bool = False
 
-
-CommitIntent = Callable[[], Awaitable[bool]]
-"""Called before the final dot. Returns True once the intent is committed, False if the email must not be sent."""
-
-TakeNext = Callable[[], OutgoingEmail | None]
-"""Called at the final dot, if the next email can be started behind it. Returns that email, or None if there is none."""
+    @property
+    def is_success(self) -> bool:
+        """Return whether the server took the email."""
+        return self.dot_written and self.reply is not None and 200 <= self.reply.code < 300
 
 
-class NotStartedError(Exception):
-    """The connection ended before the server replied to an email that was started behind the last one."""
+class EmailSource(Protocol):
+    """What a connection asks and tells while it sends one email after another. Its methods return at once."""
+
+    def commit_intent(self, answer: Callable[[bool], None]) -> None:
+        """Commit the intent to send the current email, whose final dot is next.
+
+        `answer` is called with True once the intent is committed, and with False if the email must not be sent.
+        """
+
+    def take_next(self) -> OutgoingEmail | None:
+        """Return the email to start behind the current one's final dot, or None if there is none."""
+
+    def finish(self, result: SendResult) -> None:
+        """Take the result of the current email. The next one, if it was taken, is the current one from now on."""
 
 
 class Connection(Protocol):
@@ -69,16 +79,13 @@ class Connection(Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Return whether the connection can send another email, or has the result of one that was started."""
+        """Return whether the connection can send another email."""
 
-    async def send(
-        self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext = lambda: None
-    ) -> SendResult | None:
-        """Send one email. The email that `take_next` returns must be sent next.
+    async def send(self, email: OutgoingEmail, source: EmailSource) -> None:
+        """Send an email, and the following ones that the source has in time.
 
-        Returns None if `commit_intent` returned False; then nothing was delivered. Raises NotStartedError if the email
-        can be sent over another connection as if it had not been tried. Never raises another error because of what a
-        server does.
+        An email whose `finish` was not called when this returns was not delivered, and nothing speaks against sending
+        it again. Never raises an error because of what a server does.
         """
 
     async def close(self) -> None:

@@ -1,14 +1,16 @@
 """The outbox: write emails to a Maildir on this machine, for use without a mail server."""
 
+import asyncio
 import hashlib
 import os
 import re
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from skychimp import files
 from skychimp.errors import OutboxFailed
-from skychimp.transport.interfaces import CommitIntent, OutgoingEmail, Phase, Reply, SendResult, TakeNext
+from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Phase, Reply, SendResult
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
 
@@ -70,12 +72,7 @@ class OutboxConnection:
         self._new = new
         self._opened = opened
 
-    async def send(
-        self,
-        email: OutgoingEmail,
-        commit_intent: CommitIntent,
-        take_next: TakeNext = lambda: None,  # noqa: ARG002
-    ) -> SendResult | None:
+    async def send(self, email: OutgoingEmail, source: EmailSource) -> None:
         """Write the email to "tmp", commit the intent, and only then move the file to "new".
 
         The result of any failure says that no dot was written, even after the move: the email is sent again, and then
@@ -83,20 +80,23 @@ class OutboxConnection:
         """
         name = _file_name(email)
         draft = f"{name}.{os.getpid()}"
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         try:
             self._write(draft, _maildir_bytes(email))
-            if not await commit_intent():
-                return None
+            source.commit_intent(partial(_set_answer, answered))
+            if not await answered:
+                return
             os.rename(draft, name, src_dir_fd=self._tmp, dst_dir_fd=self._new)
             os.fsync(self._new)
         except OSError as error:
             self.is_usable = False
-            return SendResult(Phase.DATA, None, f"cannot write to the outbox: {error.strerror}")
+            source.finish(SendResult(Phase.DATA, None, f"cannot write to the outbox: {error.strerror}"))
+            return
         finally:
             with suppress(OSError):
                 os.unlink(draft, dir_fd=self._tmp)
         reply = Reply(250, "2.0.0", f"250 2.0.0 written to the outbox as new/{name}")
-        return SendResult(Phase.DOT, reply, dot_written=True)
+        source.finish(SendResult(Phase.DOT, reply, dot_written=True))
 
     async def close(self) -> None:
         """Close the folders."""
@@ -107,6 +107,11 @@ class OutboxConnection:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _set_answer(answered: "asyncio.Future[bool]", is_granted: bool) -> None:
+    if not answered.done():  # it was cancelled meanwhile
+        answered.set_result(is_granted)
 
 
 def _file_name(email: OutgoingEmail) -> str:

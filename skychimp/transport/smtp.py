@@ -6,6 +6,8 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from enum import Enum, auto
 from functools import cached_property
 from ipaddress import ip_address
 from typing import cast
@@ -13,7 +15,7 @@ from typing import cast
 from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import ConfigError, RelayRefused, RelayUnavailable
-from skychimp.transport.interfaces import CommitIntent, NotStartedError, OutgoingEmail, Reply, SendResult, TakeNext
+from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Reply, SendResult
 from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol, Write, auth_commands, dot_stuff
 
 QUIT_TIMEOUT_S = 5.0
@@ -54,6 +56,18 @@ _TLS_PROBLEMS = {
     "WRONG_VERSION_NUMBER": _NO_TLS,
 }
 """What is wrong with a handshake, and a hint, by OpenSSL's name (SSL_R_ in sslerr.h)."""
+
+
+class _Step(Enum):
+    """What a connection that sends an email waits for."""
+
+    REPLIES = auto()
+    LONG_BODY = auto()  # all of it to be written
+    INTENT = auto()
+
+
+# Module-level names, because reading an Enum's attributes is slow.
+_REPLIES, _LONG_BODY, _INTENT = _Step
 
 
 class SmtpTransport:
@@ -188,31 +202,39 @@ class SmtpTransport:
 
 
 class SmtpConnection(asyncio.Protocol):
-    """One connection to a mail server. Created by `SmtpTransport.connect`."""
+    """One connection to a mail server. Created by `SmtpTransport.connect`.
+
+    While it sends, each step is a callback: what the server sends is handled when it arrives, without a task, future or
+    timer per email.
+    """
 
     def __init__(self, settings: SmtpSettings, server: SmtpTransport) -> None:
         self.protocol = SmtpProtocol()
         self._server = server
-        self._started: OutgoingEmail | None = None
         self._timeout_s = settings.timeout.total_seconds()
         self._dot_timeout_s = settings.dot_timeout.total_seconds()
         self._loop = asyncio.get_running_loop()
         self._retires_at = time.monotonic() + settings.connection_age.total_seconds()
         self._emails_left = settings.emails_per_connection
         self._transport: asyncio.Transport  # set by connection_made
-        self._events: list[Event] = []
+        self._replies: list[Reply] = []
         self._waiter: asyncio.Future[None] | None = None
         self._error = ""
         self._deadline = float("inf")
         self._wait_timeout_s = 0.0
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
+        # While emails are sent:
+        self._source: EmailSource | None = None
+        self._body = b""
+        self._following: OutgoingEmail | None = None
+        self._step = _REPLIES
+        self._early_result: SendResult | None = None
+        self._is_started_behind = False
         self._is_write_buffer_full = False
 
     @property
     def is_usable(self) -> bool:
-        if self._started is not None:
-            return self._is_connected or isinstance(self._events[0] if self._events else None, SendResult)
         return self._is_connected and self._emails_left > 0 and time.monotonic() < self._retires_at
 
     @property
@@ -225,12 +247,24 @@ class SmtpConnection(asyncio.Protocol):
         return str(self._transport.get_extra_info(end)[0]).partition("%")[0]
 
     async def read_reply(self, timeout_s: float | None = None) -> Reply:
-        """Wait for the next reply, by default for `smtp.timeout`. Raises EOFError if there is none."""
-        return cast(Reply, await self._next_event(self._timeout_s if timeout_s is None else timeout_s))
+        """Wait for the next reply, by default for `smtp.timeout`. Raises EOFError if there is none.
+
+        The timeout is for the whole reply. A server that sends single bytes does not extend it.
+        """
+        self._expect_within(self._timeout_s if timeout_s is None else timeout_s)
+        while not self._replies:
+            if self._error:
+                raise EOFError(self._error)
+            await self._wait()
+        self._deadline = float("inf")
+        return self._replies.pop(0)
 
     async def send_command(self, line: bytes, timeout_s: float | None = None) -> Reply:
         """Send one command and return its reply. Raises EOFError, ProtocolError."""
-        self._write(self.protocol.start_command(line))
+        data = self.protocol.start_command(line)
+        if self._error:
+            raise EOFError(self._error)
+        self._transport.write(data)
         return await self.read_reply(timeout_s)
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
@@ -241,27 +275,25 @@ class SmtpConnection(asyncio.Protocol):
         self.protocol = SmtpProtocol(greeted=True)
         self.connection_made(cast(asyncio.Transport, transport))
 
-    async def send(
-        self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext = lambda: None
-    ) -> SendResult | None:
-        """Send one email. If `commit_intent` returns False, close the connection without the dot and return None."""
-        self._emails_left -= 1
+    async def send(self, email: OutgoingEmail, source: EmailSource) -> None:
+        """Send an email, and the following ones that the source has in time to start each behind the last one.
+
+        If an intent is not granted, the connection is closed without the dot.
+        """
+        self._source = source
         try:
-            result = await self._send(email, commit_intent, take_next)
-        except (EOFError, ProtocolError) as error:
-            result = self.protocol.fail(str(error))
+            self._start(email)
+            while self._source is not None:
+                await self._wait()
         except BaseException:
             self.abort()
             raise
-        if result is None or not self.protocol.is_usable:
-            self.abort()
-        return result
+        finally:
+            self._source = None
 
     async def close(self) -> None:
-        """Send QUIT if the connection is still good and no email is started, and close it."""
+        """Send QUIT if the connection is still good, and close it."""
         try:
-            if self._started is not None:
-                return
             await self.send_command(b"QUIT", QUIT_TIMEOUT_S)
         except (EOFError, ProtocolError):
             pass  # the connection is broken, so there is nobody to send QUIT to
@@ -286,10 +318,19 @@ class SmtpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for event in self.protocol.receive(data):
-                self._events.append(event)
+                if type(event) is Reply:
+                    self._replies.append(event)
+                elif self._source is not None:
+                    self._handle(event)
         except ProtocolError as error:
-            self._error = self._error or str(error)
-        self._wake()
+            self._set_error(str(error))
+        except Exception as error:
+            self._break(error)
+        if self._is_started_behind and not self.protocol.is_unanswered:
+            self._is_started_behind = False
+            self._expect_within(self._timeout_s)
+        if self._replies:
+            self._wake()
 
     def eof_received(self) -> None:
         self._set_error("connection closed")
@@ -302,122 +343,169 @@ class SmtpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_write_buffer_full = False
-        self._wake()
+        if self._step is _LONG_BODY:
+            self._guarded(self._ask)
 
-    # Sending one email
+    # Sending emails
 
-    async def _send(self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext) -> SendResult | None:
-        event = await self._start(email)
-        while isinstance(event, Write):
-            self._write(event.data)
-            event = await self._next_event(self._timeout_s)
-        if isinstance(event, SendResult):
-            return event
-        body = dot_stuff(email.data)
-        if len(body) > WRITE_AHEAD_BYTES:
-            await self._write_ahead(body)
-            body = b""
-        if self._is_server_silent and not await commit_intent():
-            return None
-        if not self._is_server_silent:  # a reply or the end of the connection came before the dot
-            return cast(SendResult, await self._next_event(self._timeout_s))
-        self._started = self._following(take_next)
-        self._write(body + self.protocol.end_email(self._started))
-        return cast(SendResult, await self._next_event(self._dot_timeout_s))
+    def _start(self, email: OutgoingEmail) -> None:
+        self._emails_left -= 1
+        self._following = self._early_result = None
+        try:
+            event = self.protocol.start_email(email)
+        except ProtocolError as error:
+            self._error = self._error or str(error)
+        if self._error:
+            self._fail()
+            return
+        self._email, self._step = email, _REPLIES
+        self._handle(event)
 
-    async def _start(self, email: OutgoingEmail) -> Event:
-        """Start an email and return the first event. Raises NotStartedError if it was started in vain."""
-        if self._started is None:
-            return self.protocol.start_email(email)
-        started, self._started = self._started, None
-        if started is not email:
-            raise NotStartedError("another email was started")
-        deadline = self._loop.time() + min(STALL_TIMEOUT_S, self._timeout_s)
-        while self.protocol.is_unanswered and not self._error:
-            await self._wait(deadline, STALL_TIMEOUT_S)
-        if self.protocol.is_unanswered:
-            self._server.has_stalled |= self._loop.time() >= deadline
-            raise NotStartedError(self._error)
-        return await self._next_event(self._timeout_s)
+    def _handle(self, event: Event) -> None:
+        """Go on after what the server replied to an email."""
+        if type(event) is SendResult:
+            if self._step is _INTENT:
+                self._early_result = event  # so that the intent is committed before this result
+            else:
+                self._finish(event)
+        elif type(event) is Write:
+            self._transport.write(event.data)
+            self._expect_within(self._timeout_s)
+        else:
+            self._write_body()
 
-    def _following(self, take_next: TakeNext) -> OutgoingEmail | None:
+    def _write_body(self) -> None:
+        """Write a long body now, and a short one together with its dot."""
+        self._is_started_behind = False
+        self._body = dot_stuff(self._email.data)
+        if len(self._body) > WRITE_AHEAD_BYTES:
+            self._transport.write(self._body)
+            self._body = b""
+            if self._is_write_buffer_full:
+                self._step = _LONG_BODY
+                self._expect_within(self._dot_timeout_s)
+                return
+        self._ask()
+
+    def _ask(self) -> None:
+        assert self._source is not None
+        self._step, self._deadline = _INTENT, float("inf")
+        self._source.commit_intent(self._on_answer)
+
+    def _on_answer(self, is_granted: bool) -> None:
+        if self._source is not None:
+            self._guarded(self._write_dot if is_granted else self._end)
+
+    def _write_dot(self) -> None:
+        """Write the final dot, and the next envelope behind it, unless the server has said something before."""
+        self._step = _REPLIES
+        if self._early_result is not None:
+            self._finish(self._early_result)
+        elif self._error:
+            self._fail()
+        elif self._transport.is_closing() or not self.protocol.is_idle:  # the end or the rest of a reply will follow
+            self._expect_within(self._timeout_s)
+        else:
+            self._following = self._take_following()
+            self._transport.write(self._body + self.protocol.end_email(self._following))
+            self._expect_within(self._dot_timeout_s)
+
+    def _take_following(self) -> OutgoingEmail | None:
         """Return the email to start behind this one's final dot, or None if nothing can be started there."""
+        assert self._source is not None
         is_last = self._emails_left <= 0 or time.monotonic() >= self._retires_at
         if is_last or self._server.has_stalled or not self.protocol.has_pipelining:
             return None
-        following = take_next()
-        return following if following is not None and self.protocol.can_follow(following) else None
+        following = self._source.take_next()
+        if following is None or not self.protocol.can_follow(following):
+            return None
+        self._emails_left -= 1
+        return following
+
+    def _finish(self, result: SendResult) -> None:
+        """Report a result, and go on with the email that was started behind this one."""
+        assert self._source is not None
+        self._source.finish(result)
+        if self._following is None or not self._is_connected:
+            self._end()
+            return
+        self._email, self._following, self._is_started_behind = self._following, None, True
+        self._expect_within(min(STALL_TIMEOUT_S, self._timeout_s))
+
+    def _fail(self) -> None:
+        """End because the connection broke. An email that was started in vain has no result."""
+        assert self._source is not None
+        if not (self._is_started_behind and self.protocol.is_unanswered):
+            self._source.finish(self.protocol.fail(self._error))
+        self._end()
+
+    def _end(self) -> None:
+        """Let `send` return. If an email was started and did not end, the connection is closed."""
+        self._source, self._is_started_behind, self._deadline = None, False, float("inf")
+        if self._step is _INTENT or not self._is_connected:
+            self.abort()
+        self._wake()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """Let `send` raise what was raised in a callback."""
+        self._source = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+
+    # Waiting
 
     @property
     def _is_connected(self) -> bool:
         return not self._error and self.protocol.is_usable
 
-    @property
-    def _is_server_silent(self) -> bool:
-        """Return whether nothing has arrived and no write has failed.
-
-        A transport that is closing is asked too, because it may not have called `connection_lost` yet.
-        """
-        return not (self._events or self._error or self._transport.is_closing()) and self.protocol.is_idle
-
-    async def _write_ahead(self, body: bytes) -> None:
-        """Write a long body, and wait until the system has all of it or the server interrupts."""
-        self._write(body)
-        deadline = self._loop.time() + self._dot_timeout_s
-        while self._is_write_buffer_full and self._is_server_silent:
-            await self._wait(deadline, self._dot_timeout_s)
-
-    async def _next_event(self, timeout_s: float) -> Event:
-        """Wait for the next event. Raises EOFError if there is none.
-
-        The timeout is for the whole event. A server that sends single bytes does not extend it.
-        """
-        deadline = self._loop.time() + timeout_s
-        while not self._events:
-            if self._error:
-                raise EOFError(self._error)
-            await self._wait(deadline, timeout_s)
-        return self._events.pop(0)
-
-    async def _wait(self, deadline: float, timeout_s: float) -> None:
-        """Wait until something happens. If the deadline passes, set an error."""
+    async def _wait(self) -> None:
+        """Wait until `_wake` is called."""
         self._waiter = self._loop.create_future()
-        self._wait_timeout_s = timeout_s
-        self._set_deadline(deadline)
         try:
             await self._waiter
         finally:
             self._waiter = None
-            self._deadline = float("inf")
-
-    def _set_deadline(self, deadline: float) -> None:
-        """Set the deadline. A connection has one timer, which is renewed when it fires and not for every reply."""
-        self._deadline = deadline
-        if self._timer is None or self._timer_at > deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._check_deadline)
-            self._timer_at = deadline  # the handle may have no when(): uvloop does not use a timer if it is due at once
-
-    def _check_deadline(self) -> None:
-        self._timer = None
-        if self._loop.time() >= self._deadline:
-            self._set_error(f"timed out after {self._wait_timeout_s:g} s")
-        elif self._deadline != float("inf"):
-            self._set_deadline(self._deadline)
-
-    def _set_error(self, error: str) -> None:
-        self._error = self._error or error
-        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _write(self, data: bytes) -> None:
-        if self._error:
-            raise EOFError(self._error)
-        self._transport.write(data)
+    def _expect_within(self, timeout_s: float) -> None:
+        """Set the time within which the server must complete what it has to send now.
+
+        A connection has one timer, which is renewed when it fires and not for every reply.
+        """
+        self._wait_timeout_s = timeout_s
+        self._deadline = deadline = self._loop.time() + timeout_s
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer(deadline)
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._check_deadline)
+        self._timer_at = at  # the handle may have no when(): uvloop does not use a timer if it is due at once
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:
+            if self._deadline != float("inf"):
+                self._set_timer(self._deadline)
+            return
+        self._server.has_stalled |= self._is_started_behind and self.protocol.is_unanswered
+        self._set_error(f"timed out after {self._wait_timeout_s:g} s")
+
+    def _set_error(self, error: str) -> None:
+        self._error = self._error or error
+        if self._source is not None and self._step is not _INTENT:
+            self._guarded(self._fail)
+        self._wake()
 
 
 def ehlo_name(hostname: str, address: str) -> str:

@@ -20,6 +20,7 @@ MAX_REPLY_BYTES = 64 * 1024
 
 # Code, space or hyphen, and an enhanced code (RFC 2034) only if its class is the same as the code's.
 _REPLY_LINE = re.compile(rb"(([2-5])[0-5][0-9])(?:([ -])(?:((?=[245])\2\.\d{1,3}\.\d{1,3})(?![^ ]))?[^\r]*)?")
+_USUAL_PATH = re.compile(r"[!-;=?-~]+")  # ASCII without spaces, "<" and ">"
 _FORBIDDEN_IN_PATH = re.compile(r"[\x00-\x20\x7f-\x9f<>\ud800-\udfff]")
 
 
@@ -81,6 +82,20 @@ def _parse_line(line: bytes) -> tuple[Reply, bool]:
     return Reply(int(code), (enhanced or b"").decode(), text), separator == b"-"
 
 
+@lru_cache(maxsize=64)
+def _accepts_envelope(data: bytes) -> bool:
+    """Return whether these bytes are exactly three replies of one line that accept MAIL, RCPT and DATA."""
+    *lines, rest = data.split(b"\n")
+    if len(lines) != 3 or rest:
+        return False
+    try:
+        replies, is_continued = zip(*map(_parse_line, lines), strict=True)
+    except ProtocolError:
+        return False
+    mail, rcpt, start = (reply.code for reply in replies)
+    return not any(is_continued) and 200 <= mail < 300 and 200 <= rcpt < 300 and start == 354
+
+
 class StartBody(NamedTuple):
     """The server sent 354: write the body, and then the final dot if the intent is committed."""
 
@@ -104,6 +119,8 @@ class _Stage(Enum):
 
 # Module-level names, because reading an Enum's attributes is slow.
 _COMMAND, _ENVELOPE, _BODY, _DOT, _RESET = _Stage
+_PHASE_MAIL, _PHASE_RCPT, _PHASE_DATA, _PHASE_DOT = Phase
+_START_BODY = StartBody()
 
 
 class SmtpProtocol:
@@ -116,6 +133,7 @@ class SmtpProtocol:
 
     def __init__(self, *, greeted: bool = False) -> None:
         self.capabilities: dict[str, str] = {}
+        self._max_size: int | None = None
         self.is_usable = True
         self._parser = ReplyParser()
         self._stage = _COMMAND
@@ -136,6 +154,8 @@ class SmtpProtocol:
         """Store the extensions that the reply to EHLO offers (RFC 5321, section 4.1.1.1)."""
         offers = (line[4:].strip().partition(" ") for line in reply.text.split("\n")[1:])
         self.capabilities = {keyword.upper(): parameters for keyword, _, parameters in offers}
+        limit = self.capabilities.get("SIZE", "")
+        self._max_size = (int(limit) if limit.isdecimal() else 0) or None
 
     def start_email(self, email: OutgoingEmail) -> Write | SendResult:
         """Return the first bytes to write for an email, or the result if this server cannot take it at all.
@@ -156,7 +176,7 @@ class SmtpProtocol:
         The next email must be one that `can_follow`. Raises ProtocolError if the server sent something before the dot.
         """
         self._require_idle()
-        self._stage, self._expected_replies, self._unanswered = _DOT, 1, [Phase.DOT]
+        self._stage, self._expected_replies, self._unanswered = _DOT, 1, [_PHASE_DOT]
         self._has_next = following is not None
         return b".\r\n" if following is None else b"".join((b".\r\n", *self._envelope(following)))
 
@@ -184,6 +204,10 @@ class SmtpProtocol:
         if not self.is_usable:
             return
         try:
+            if self._stage is _DOT and self._has_next and (result := self._result_of_usual_replies(data)):
+                yield result
+                yield _START_BODY
+                return
             for reply in self._parser.feed(data):
                 event = self._handle_reply(reply)
                 if event is not None:
@@ -224,6 +248,21 @@ class SmtpProtocol:
             return self._handle_dot_reply(reply)
         return self._handle_envelope_reply(reply)
 
+    def _result_of_usual_replies(self, data: bytes) -> SendResult | None:
+        """Take the four replies that accept an email and the envelope behind it, if they come together.
+
+        They are handled as one by one would be, in a third of the time. Returns None if they are not the usual ones.
+        """
+        line, _, rest = data.partition(b"\n")
+        if not (self._parser.is_empty and _accepts_envelope(rest)):
+            return None
+        reply, is_continued = _parse_line(line)
+        if is_continued or not 200 <= reply.code < 300:
+            return None
+        self._has_next, self._stage, self._expected_replies, self._unanswered = False, _BODY, 0, []
+        self._mail_accepted = self._rcpt_accepted = True
+        return SendResult(_PHASE_DOT, reply, dot_written=True)
+
     def _handle_dot_reply(self, reply: Reply) -> Event:
         if 300 <= reply.code < 400:
             self.is_usable = False
@@ -237,25 +276,25 @@ class SmtpProtocol:
 
     def _handle_envelope_reply(self, reply: Reply) -> Event | None:
         phase = self._unanswered[0]
-        accepted = reply.code == 354 if phase == Phase.DATA else 200 <= reply.code < 300
+        accepted = reply.code == 354 if phase is _PHASE_DATA else 200 <= reply.code < 300
         if not accepted and reply.code < 400:
             raise ProtocolError(f"invalid reply to {phase.upper()}: {reply.text[:100]!a}")
         if not accepted and self._result is None:
             self._result = SendResult(phase, reply)
         del self._unanswered[0]
-        self._mail_accepted |= accepted and phase == Phase.MAIL
-        self._rcpt_accepted |= accepted and phase == Phase.RCPT
+        self._mail_accepted |= accepted and phase is _PHASE_MAIL
+        self._rcpt_accepted |= accepted and phase is _PHASE_RCPT
         result = self._result
         if result is not None and reply.code == 421:
             return self._finish(result)
         if self._expected_replies:
             return None
         if result is not None:
-            return self._reset(result, lone_dot=phase == Phase.DATA and accepted)
+            return self._reset(result, lone_dot=phase is _PHASE_DATA and accepted)
         if self._unsent_commands:
             return self._write_commands(1)
         self._stage = _BODY
-        return StartBody()
+        return _START_BODY
 
     def _reset(self, result: SendResult, *, lone_dot: bool) -> Event:
         """End an open transaction after a refusal, so that the connection can take the next email."""
@@ -274,7 +313,7 @@ class SmtpProtocol:
     def _await_envelope(self) -> None:
         self._result = None
         self._mail_accepted = self._rcpt_accepted = False
-        self._stage, self._unanswered = _ENVELOPE, [Phase.MAIL, Phase.RCPT, Phase.DATA]
+        self._stage, self._unanswered = _ENVELOPE, [_PHASE_MAIL, _PHASE_RCPT, _PHASE_DATA]
 
     def _envelope(self, email: OutgoingEmail) -> list[bytes]:
         rcpt = b"RCPT TO:<%b>\r\n" % _envelope_path(email, email.recipient)
@@ -295,6 +334,18 @@ class SmtpProtocol:
 
     def _local_refusal(self, email: OutgoingEmail) -> SendResult | None:
         """Return the result for an email that the server would refuse in any case, None if it can be tried."""
+        if not (_USUAL_PATH.fullmatch(email.sender) and _USUAL_PATH.fullmatch(email.recipient)):
+            refusal = self._path_refusal(email)
+            if refusal is not None:
+                return refusal
+        if "8BITMIME" not in self.capabilities and not email.data.isascii():
+            return _refuse(Phase.DATA, 554, "5.6.3", "the mail server does not support 8-bit emails (8BITMIME)")
+        if self._max_size is not None and self._max_size < len(email.data):
+            reason = f"the email has {len(email.data)} bytes, the mail server accepts at most {self._max_size}"
+            return _refuse(Phase.DATA, 552, "5.3.4", reason)
+        return None
+
+    def _path_refusal(self, email: OutgoingEmail) -> SendResult | None:
         if not _can_be_path(email.sender):
             return _refuse(Phase.MAIL, 553, "5.1.7", "the sender address is not valid in SMTP")
         if not _can_be_path(email.recipient) or not email.recipient:
@@ -302,12 +353,6 @@ class SmtpProtocol:
         if _needs_utf8(email) and "SMTPUTF8" not in self.capabilities:
             phase = Phase.RCPT if _is_international(email.recipient) else Phase.MAIL
             return _refuse(phase, 553, "5.6.7", "the mail server does not support international addresses (SMTPUTF8)")
-        if not email.data.isascii() and "8BITMIME" not in self.capabilities:
-            return _refuse(Phase.DATA, 554, "5.6.3", "the mail server does not support 8-bit emails (8BITMIME)")
-        limit = self.capabilities.get("SIZE", "")
-        if limit.isdecimal() and 0 < int(limit) < len(email.data):
-            reason = f"the email has {len(email.data)} bytes, the mail server accepts at most {limit}"
-            return _refuse(Phase.DATA, 552, "5.3.4", reason)
         return None
 
     def _require_idle(self) -> None:

@@ -14,7 +14,7 @@ from support.daemons import Daemon
 from support.sending import attempts, create_mailing, make_settings, rows, send, state_counts
 from support.servers import CountingReceiver
 
-from skychimp.delivery.sending.dispatcher import RunStats
+from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.models import Client, ClientTag, DeliveryState, Mailing, Message, Role
 from skychimp.permissions import Actor
 from skychimp.store.database import Store

@@ -2,13 +2,12 @@
 
 import signal
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import create_user
-from support.harness import make_due_store, overriding, sending_harness, with_preamble
+from support.harness import make_due_store, sending_harness
 from support.sending import (
     create_mailing,
     mailing_status,
@@ -20,6 +19,7 @@ from support.sending import (
 )
 from support.servers import CountingReceiver
 
+from skychimp.delivery.sending.claims import MIN_CLAIM_SIZE
 from skychimp.models import MailingStatus, Role, Run
 from skychimp.permissions import Actor
 from skychimp.services.mailings import mailings
@@ -78,7 +78,7 @@ def test_many_runs_and_a_daemon_share_the_work(tmp_path: Path, number: int, clie
 
 
 def test_suspended_run_continues_without_sending_twice(tmp_path: Path) -> None:
-    """Another run sends what the suspended one had only claimed. What it had already sent stays its own."""
+    """As long as it lives, it keeps what it has claimed, also while its mailing is disabled."""
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), Gate) as harness:
         suspended = harness.start()
         wait_until(lambda: harness.receiver.waiting == harness.connections, suspended)
@@ -88,23 +88,19 @@ def test_suspended_run_continues_without_sending_twice(tmp_path: Path) -> None:
         harness.store.close()
         harness.receiver.opened.set()
         assert harness.run()[0] == MAIL_LEFT
-        assert harness.receiver.accepted_count == 200
+        assert harness.receiver.accepted_count == 200 - MIN_CLAIM_SIZE + harness.connections
         assert wait_for_exit(suspended, signal.SIGCONT)[0] == 0
         assert harness.receiver.accepted_count == 200
         assert harness.find_faults(max_unknown=0) == []
 
 
 def test_run_declared_dead_continues_without_sending_twice(tmp_path: Path) -> None:
-    """Its intents are too old to send the final dot. It checks them again and finds that another run has taken them."""
-    short_intents = overriding("skychimp.delivery.sending.intents.MAX_INTENT_AGE_S", 0.2)
+    """It asks for its intents before the final dots, and finds that its leases have ended."""
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=100), GateAtData) as harness:
-        suspended = harness.start(command=with_preamble(short_intents))
+        suspended = harness.start()
         wait_until(lambda: harness.receiver.waiting == harness.connections, suspended)
-        # Once these are committed, the run holds no SQLite lock.
-        wait_until(lambda: state_counts(harness.store)["sending"] == harness.connections, suspended)
         suspended.send_signal(signal.SIGSTOP)
         harness.store.path.with_name(f"{harness.store.path.name}.run-1").unlink()  # its lock
-        time.sleep(0.3)
         harness.receiver.opened.set()
         assert harness.run()[0] == 0
         assert wait_for_exit(suspended, signal.SIGCONT)[0] == 0

@@ -27,7 +27,6 @@ RUN = ("run",)
 FLUSHES = ("fsync", "fdatasync")
 FAILED, NOT_READY, MAIL_LEFT = 1, 3, 75
 SLOW = pytest.mark.slow
-WRITER_PROCESS = overriding("skychimp.delivery.sending.recorder.WRITER_PROCESS_THRESHOLD", 0)  # starts at once
 
 
 @needs_strace
@@ -44,19 +43,8 @@ WRITER_PROCESS = overriding("skychimp.delivery.sending.recorder.WRITER_PROCESS_T
         pytest.param(",".join(FLUSHES), "EIO", "I/O error", "", 6, 1, id="no flush, each", marks=SLOW),
         pytest.param("pread64", "EIO", "malformed", "", 6, 5, id="no read, more often", marks=SLOW),
         pytest.param("pwrite64", "ENOSPC", "full", OLD_SQLITE, 6, 29, id="full, an old SQLite, more often", marks=SLOW),
-        pytest.param(
-            "pwrite64", "ENOSPC", "full", WRITER_PROCESS, 300, 151, id="full, a writer process, more often", marks=SLOW
-        ),
-        pytest.param(
-            ",".join(FLUSHES),
-            "EIO",
-            "I/O error",
-            WRITER_PROCESS,
-            300,
-            53,
-            id="no flush, with a writer process",
-            marks=SLOW,
-        ),
+        pytest.param("pwrite64", "ENOSPC", "full", "", 300, 151, id="full, many emails", marks=SLOW),
+        pytest.param(",".join(FLUSHES), "EIO", "I/O error", "", 300, 53, id="no flush, many emails", marks=SLOW),
     ],
 )
 def test_run_stops_with_one_error_when_its_disk_fails(

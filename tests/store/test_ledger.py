@@ -17,6 +17,7 @@ from support.queue_steps import (
     RELAY,
     attempt_outcomes,
     claim,
+    close_leases,
     count_rows,
     create_client,
     create_deliveries,
@@ -24,20 +25,20 @@ from support.queue_steps import (
     delete_client,
     delivery_states,
     get_row,
+    give_back,
+    intended_claims,
     make_attempt,
     occurrence_state,
     open_due,
     open_mailing,
     record_attempts,
     record_intents,
-    release,
     rescue,
     rows,
     send,
     sweep,
     update_row,
     write,
-    write_rows,
 )
 
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, OccurrenceState, Outcome
@@ -52,52 +53,26 @@ S = DeliveryState
 # Intents
 
 
-def test_intent_needs_a_delivery_of_this_run_and_claim(store: Store, ada: Actor) -> None:
+def test_intent_needs_a_lease_of_this_run(store: Store, ada: Actor) -> None:
     open_mailing(store, ada, "ann", "bob", "cid", "dan")
-    own, released, other, done = claim(store)
-    release(store, 1, released, other)
-    claim(store, 2, limit=1)
+    done, own, *others = claim(store)
+    give_back(store, *others)
+    (foreign,) = claim(store, 2, limit=1)
     send(store, 1, Outcome.SENT, done)
 
-    assert record_intents(store, 1, own, released, other, done) == {own.id}
+    assert record_intents(store, 1, own, foreign, done) == {own.id}
     assert record_intents(store, 2, own) == set()
-    assert record_intents(store, 1, own._replace(token=own.token + 1)) == set()
-    assert delivery_states(store) == {"ann": S.SENDING, "bob": S.CLAIMED, "cid": S.QUEUED, "dan": S.SENT}
+    assert record_intents(store, 1, own._replace(lease_id=own.lease_id + 9)) == set()
+    assert delivery_states(store) == {"ann": S.SENT, "bob": S.SENDING, "cid": S.CLAIMED, "dan": S.QUEUED}
     assert record_intents(store, 1, own) == {own.id}, "it can be renewed"
 
 
-def test_release_of_an_older_claim_keeps_what_a_newer_one_sends(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, "ann", "bob")
-    sending, claimed = claim(store)
-    record_intents(store, 1, sending)
-    ids = [sending.id, claimed.id]
-    write(store, lambda db: queue.release(db, 1, ids, only_claimed=True))
-    assert delivery_states(store) == {"ann": S.SENDING, "bob": S.QUEUED}
+def test_intents_of_several_leases_in_one_call(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann", "bob", "cid")
+    first, second, third = *claim(store, limit=1), *claim(store, limit=1), *claim(store, limit=1)
+    write(store, lambda db: queue.close_leases(db, 1, [second.lease_id]))
 
-
-def test_newer_claim_of_a_delivery_replaces_the_older_one(store: Store, ada: Actor) -> None:
-    """A run can claim a delivery twice if its mailing is disabled and enabled again."""
-    open_mailing(store, ada, "bob")
-    (old,) = claim(store)
-    write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW))
-    write(store, lambda connection: connection.exec_driver_sql("UPDATE mailing SET disabled_at = NULL"))
-    (new,) = claim(store)
-
-    assert record_intents(store, 1, new) == {new.id}
-    assert record_intents(store, 1, old) == set()
-    assert delivery_states(store) == {"bob": S.SENDING}
-
-
-def test_two_claims_of_a_delivery_in_one_call_are_both_refused(store: Store, ada: Actor) -> None:
-    """The result is a set of ids, which cannot tell them apart. Nothing was sent, so the delivery is queued again."""
-    open_mailing(store, ada, "bob", "eve")
-    old, other = claim(store)
-    release(store, 1, old)
-    (new,) = claim(store)
-
-    assert record_intents(store, 1, old, other, new) == {other.id}
-    assert delivery_states(store) == {"bob": S.QUEUED, "eve": S.SENDING}
-    assert len(claim(store)) == 1
+    assert record_intents(store, 1, third, second, first) == {first.id, third.id}
 
 
 # Outcomes
@@ -202,58 +177,6 @@ def open_for_one_client(store: Store, owner: Actor) -> int:
     return number
 
 
-# The writer process's rows
-
-
-def test_writer_records_sent_emails_and_intents(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, "ann", "bob", "cid", "dan")
-    first, second, third, _ = claim(store)
-    record_intents(store, 1, first, second)
-    began, ended = NOW + timedelta(seconds=1), NOW + timedelta(seconds=2, microseconds=3)
-    record = make_attempt(first, Outcome.SENT, started_at=began, finished_at=ended, reply="250 2.0.0 caf\xe9 \0 '\"\n")
-
-    assert write_rows(store, 1, [record, make_attempt(second, Outcome.SENT)], [third]) == {third.id}
-
-    assert delivery_states(store) == {"ann": S.SENT, "bob": S.SENT, "cid": S.SENDING, "dan": S.CLAIMED}
-    sent = get_row(store, Delivery, first.id)
-    assert (sent.attempts, sent.given_back, sent.next_try_at) == (1, 0, None)
-    attempt, other = rows(store, Attempt)
-    assert (attempt.delivery_id, attempt.number) == (first.id, 1)
-    assert (attempt.started_at, attempt.finished_at) == (began, ended)
-    assert (attempt.outcome, attempt.phase, attempt.code, attempt.enhanced) == (Outcome.SENT, "dot", 250, "2.0.0")
-    assert (attempt.reply, attempt.relay) == ("250 2.0.0 caf\xe9 \\x00 '\"\n", RELAY)
-    assert (other.delivery_id, other.number) == (second.id, 1)
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_writer_leaves_out_deliveries_that_left_the_run(store: Store, ada: Actor, times: int) -> None:
-    """They are recorded as late, and the others are written. A repetition changes nothing more."""
-    open_mailing(store, ada, "ann", "bob", "cid", "dan", "eve")
-    sent, taken, ours, queued, stale = claim(store)
-    record_intents(store, 1, sent, taken)
-    rescue(store, 1)
-    execute(store, f"UPDATE delivery SET state = 'sending', run_id = 1, token = {sent.token} WHERE id IN (1, 3, 5)")
-    release(store, 1, stale)
-    (again,) = [claimed for claimed in claim(store) if claimed.id == stale.id]
-
-    for _ in range(times):
-        granted = write_rows(
-            store,
-            1,
-            [make_attempt(sent, Outcome.SENT), make_attempt(taken, Outcome.SENT)],
-            [ours, queued, stale._replace(token=1)],
-        )
-        assert granted == {ours.id}
-
-    sent_states = {"ann": S.SENT, "bob": S.SENT}
-    assert delivery_states(store) == sent_states | {"cid": S.SENDING, "dan": S.CLAIMED, "eve": S.CLAIMED}
-    assert get_row(store, Delivery, stale.id).token == again.token
-    for delivery_id in (sent.id, taken.id):
-        log = attempt_outcomes(store, delivery_id)
-        assert [outcome for _, outcome in log][:2] == [Outcome.UNKNOWN, Outcome.SENT]
-        assert [number for number, _ in log] == list(range(1, get_row(store, Delivery, delivery_id).attempts + 1))
-
-
 # Late attempts
 
 
@@ -269,7 +192,7 @@ def test_late_attempt_is_recorded_and_only_a_success_changes_the_state(
     rescue(store, 1)
     execute(store, "UPDATE delivery SET state = 'queued' WHERE id > 1")
     again = claim(store, 2, now=NOW + 15 * MINUTE, limit=20)
-    release(store, 2, *(claimed for claimed in again if claimed.id == 2))
+    give_back(store, *(claimed for claimed in again if claimed.id == 2))
     record_intents(store, 2, *(claimed for claimed in again if claimed.id in (4, 5, 6, 7)))
     for claimed, result in zip(again[3:], (Outcome.DEFERRED, Outcome.FAILED, Outcome.SENT), strict=False):
         record_attempts(store, 2, make_attempt(claimed, result))
@@ -291,7 +214,7 @@ def test_late_attempt_does_not_prevent_the_next_one(store: Store, ada: Actor) ->
     """It takes the number that the other run's attempt would have had."""
     open_mailing(store, ada, "bob")
     (slow,) = claim(store)
-    release(store, 1, slow)
+    rescue(store, 1)
     (quick,) = claim(store, 2)
     record_attempts(store, 1, make_attempt(slow, Outcome.DEFERRED, phase="rcpt"))
 
@@ -301,13 +224,38 @@ def test_late_attempt_does_not_prevent_the_next_one(store: Store, ada: Actor) ->
     assert delivery_states(store) == {"bob": S.SENT}
 
 
+def test_only_the_newest_of_two_claims_of_a_delivery_is_intended(store: Store, ada: Actor) -> None:
+    """The run seemed to be dead, and goes on."""
+    open_mailing(store, ada, "bob")
+    (old,) = claim(store)
+    rescue(store, 1)
+    (new,) = claim(store)
+    assert intended_claims(store, 1, old, new) == {new.key}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_late_attempt_comes_after_a_success_of_an_open_lease(store: Store, ada: Actor, outcome: Outcome) -> None:
+    """That success is in the log, but not yet in the delivery's row."""
+    open_mailing(store, ada, "bob")
+    (slow,) = claim(store)
+    rescue(store, 1)
+    (quick,) = claim(store, 2)
+    record_intents(store, 2, quick)
+    record_attempts(store, 2, make_attempt(quick, Outcome.SENT), folds=False)
+
+    record_attempts(store, 1, make_attempt(slow, outcome), folds=False)
+    rescue(store, 2)
+
+    assert attempt_outcomes(store) == [(1, Outcome.SENT), (2, outcome)]
+    assert delivery_states(store) == {"bob": S.SENT}
+
+
 def test_late_and_timely_attempts_at_a_delivery_in_one_call(store: Store, ada: Actor) -> None:
     open_mailing(store, ada, "bob", "eve")
-    old, other = claim(store)
-    release(store, 1, old)
-    (new,) = claim(store)
-    record_intents(store, 1, new)
-    record_intents(store, 1, other)
+    (old,) = claim(store, limit=1)
+    close_leases(store)
+    new, other = *claim(store, limit=1), *claim(store, limit=1)
+    record_intents(store, 1, new, other)
 
     outcomes = (Outcome.FAILED, Outcome.SENT, Outcome.DEFERRED)
     record_attempts(store, 1, *map(make_attempt, (old, other, new), outcomes))
@@ -341,17 +289,6 @@ def test_late_success_counts_whatever_happens_to_the_present_attempt(
     assert [outcome for _, outcome in attempt_outcomes(store)][:2] == [Outcome.UNKNOWN, Outcome.SENT]
     sweep(store, NOW + 20 * MINUTE)
     assert occurrence_state(store) == OccurrenceState.FINISHED
-
-
-def test_second_attempt_of_a_claim_is_late(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, "bob")
-    (claimed,) = claim(store)
-    send(store, 1, Outcome.SENT, claimed)
-
-    record_attempts(store, 1, make_attempt(claimed, Outcome.DEFERRED))
-
-    assert delivery_states(store) == {"bob": S.SENT}
-    assert attempt_outcomes(store) == [(1, Outcome.SENT), (2, Outcome.DEFERRED)]
 
 
 def test_attempt_at_a_deleted_delivery_is_not_recorded(store: Store, ada: Actor) -> None:
@@ -430,7 +367,7 @@ def test_counts_of_an_occurrence_and_of_pending_deliveries(store: Store, ada: Ac
     record_intents(store, 1, *claims[:5])
     outcomes = (Outcome.SENT, Outcome.SENT, Outcome.DEFERRED, Outcome.UNKNOWN)
     record_attempts(store, 1, *map(make_attempt, claims, outcomes))
-    release(store, 1, claims[8])
+    give_back(store, claims[8])
 
     with store.read() as transaction:
         db = transaction.connection()

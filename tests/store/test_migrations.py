@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Enum, create_engine, delete, insert
 from sqlalchemy.exc import IntegrityError
+from support.harness import make_due_store
+from support.old_stores import make_store_before_leases
 from support.queue_steps import (
     NOW,
     claim,
@@ -32,6 +35,7 @@ from support.queue_steps import (
     update_row,
     write,
 )
+from support.sending import state_counts
 
 from skychimp.errors import StoreFailed, StoreNotReady
 from skychimp.models import (
@@ -44,6 +48,8 @@ from skychimp.models import (
     Delivery,
     DeliveryRollup,
     DeliveryState,
+    Intent,
+    Lease,
     Login,
     Outcome,
     ReplyKind,
@@ -53,7 +59,7 @@ from skychimp.models import (
     metadata,
 )
 from skychimp.permissions import Actor
-from skychimp.store import database, schema
+from skychimp.store import database, queue, schema
 from skychimp.store.database import Store
 from skychimp.store.schema import open_store
 
@@ -278,6 +284,24 @@ def test_third_migration_keeps_users_and_their_references(tmp_path: Path) -> Non
     upgraded.close()
 
 
+def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
+    """What was being sent becomes unknown when the run is found dead, as before."""
+    states = ["sent", "sending", "claimed", "claimed", "unknown", "queued"]
+    template = make_due_store(tmp_path, clients=len(states))
+    path = make_store_before_leases(template, tmp_path / "old.db", states)
+
+    upgraded = open_store(f"sqlite:///{path}")
+
+    assert state_counts(upgraded) == Counter(states)
+    assert [delivery.id for delivery in rows(upgraded, Delivery)] == [1, 2, 3, 4, 5, 6]
+    assert [lease.delivery_ids for lease in rows(upgraded, Lease)] == ["[2,3,4]"]
+    assert [intent.delivery_id for intent in rows(upgraded, Intent)] == [2]
+    with upgraded.connect() as db, db.begin():
+        assert queue.rescue(db, 1, NOW, None, "relay") == 1
+    assert state_counts(upgraded) == Counter(sent=1, unknown=2, queued=3)
+    upgraded.close()
+
+
 def create_first_revision(path: Path) -> Path:
     """Create a store as the first revision was, with two users, one not verified. Its audience version is 7."""
     engine = database.make_engine(path)
@@ -337,8 +361,8 @@ def test_unknown_state_is_refused(full_store: Store, table: str, column: str) ->
         ("INSERT INTO store_info (id, secret, created_at) VALUES (2, x'00', '')", "ck_store_info_one_row"),
         ("UPDATE delivery SET state = 'queued', next_try_at = NULL", "ck_delivery_waits_until"),
         ("UPDATE delivery SET state = 'deferred', next_try_at = NULL", "ck_delivery_waits_until"),
-        ("UPDATE delivery SET state = 'claimed', run_id = NULL", "ck_delivery_held_by"),
-        ("UPDATE delivery SET state = 'sending', token = NULL", "ck_delivery_held_by"),
+        ("UPDATE delivery SET state = 'claimed'", "ck_delivery_stored_state"),
+        ("UPDATE delivery SET state = 'sending'", "ck_delivery_stored_state"),
         ("DELETE FROM message", "FOREIGN KEY"),
         ("DELETE FROM delivery", "FOREIGN KEY"),
         ("DELETE FROM user", "FOREIGN KEY"),

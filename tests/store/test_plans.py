@@ -17,24 +17,24 @@ from support.queue_steps import (
     DAY,
     NOW,
     claim,
+    close_leases,
     create_client,
     create_deliveries,
     create_mailing,
     delete_client,
     due_occurrences,
+    give_back,
     make_attempt,
     open_due,
     open_mailing,
     record_attempts,
     record_intents,
-    release,
     rescue,
     sweep,
     write,
-    write_rows,
 )
 
-from skychimp.models import Delivery, DeliveryState, Outcome, Role
+from skychimp.models import Delivery, DeliveryState, Intent, Outcome, Role
 from skychimp.permissions import Actor
 from skychimp.services.listing import ListOptions
 from skychimp.services.operations import unknown_deliveries
@@ -75,10 +75,9 @@ def make_busy(store: Store, ada: Actor) -> None:
 
 def sending(store: Store) -> list[ClaimedDelivery]:
     """Return what run 1 is sending."""
-    delivery = Delivery.__table__
-    query = select(*(delivery.c[name] for name in ClaimedDelivery._fields)).where(
-        delivery.c.state == DeliveryState.SENDING
-    )
+    delivery, intent = Delivery.__table__, Intent.__table__
+    columns = (*(delivery.c[name] for name in ClaimedDelivery._fields[:-1]), intent.c.lease_id)
+    query = select(*columns).join(intent, intent.c.delivery_id == delivery.c.id)
     return [ClaimedDelivery(*row) for row in write(store, lambda connection: connection.execute(query).all())]
 
 
@@ -92,16 +91,13 @@ STEPS: dict[str, Callable[[Store, list[ClaimedDelivery]], object]] = {
     "record intents": lambda store, claims: record_intents(store, 1, *claims),
     "record intents of another run": lambda store, claims: record_intents(store, 2, *claims),
     "record successes": lambda store, claims: record_all(store, 1, claims, Outcome.SENT),
-    "write rows": lambda store, claims: write_rows(
-        store, 1, [make_attempt(claimed, Outcome.SENT) for claimed in claims[1:]], claims[:1]
-    ),
     "record deferrals": lambda store, claims: record_all(store, 1, claims, Outcome.DEFERRED),
     "record late successes": lambda store, claims: record_all(store, 2, claims, Outcome.SENT),
     "record a bad address": lambda store, claims: record_attempts(
         store, 1, make_attempt(claims[0], Outcome.FAILED, bad_address=True)
     ),
-    "release all": lambda store, _: release(store, 1),
-    "release some": lambda store, claims: release(store, 1, *claims),
+    "close leases": lambda store, _: close_leases(store),
+    "give back": lambda store, claims: give_back(store, *claims),
     "check the clock": lambda store, _: write(store, lambda db: runs.clock_behind(db, NOW)),
     "find dead runs": lambda store, _: write(store, lambda db: runs.dead_runs(db, store.path)),
     "rescue": lambda store, _: rescue(store, 1),
@@ -131,7 +127,7 @@ READS: dict[str, Callable[[Store, Actor], object]] = {
     ),
     "an address history": lambda store, ada: address_history.address_history(store, ada, "client1@example.org"),
 }
-SMALL = ("ix_delivery_held", "ix_occurrence_unfinished", "ix_mailing_running")
+SMALL = ("ix_occurrence_unfinished", "ix_mailing_running")
 """Indexes that may be scanned: they contain only what is in flight, unfinished or running."""
 LARGE = (
     "delivery", "attempt", "client", "client_tag", "occurrence", "mailing", "mailing_client", "mailing_tag", "pace",
@@ -140,27 +136,29 @@ LARGE = (
 
 
 @contextmanager
-def recorded_statements(store: Store) -> Iterator[list[tuple[str, Any]]]:
-    """Collect the statements that are executed in the block, with their parameters."""
-    statements: list[tuple[str, Any]] = []
+def recorded_statements(store: Store) -> Iterator[list[str]]:
+    """Collect the statements that are executed in the block, with the values of their parameters."""
+    statements: list[str] = []
 
-    def collect(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        statements.append((statement, parameters))
+    def trace(connection: Any, *_: object) -> None:
+        connection.set_trace_callback(statements.append)
 
-    event.listen(store.engine, "before_cursor_execute", collect)
+    store.close()
+    event.listen(store.engine, "checkout", trace)
     try:
         yield statements
     finally:
-        event.remove(store.engine, "before_cursor_execute", collect)
+        event.remove(store.engine, "checkout", trace)
+        store.close()
 
 
-def full_scans(store: Store, statements: list[tuple[str, Any]]) -> list[str]:
+def full_scans(store: Store, statements: list[str]) -> list[str]:
     """Return the lines of the statements' plans that read all of a large table or index."""
     plans: list[str] = []
     with store.read() as db:
-        for statement, parameters in statements:
-            if not statement.startswith(("BEGIN", "PRAGMA")):
-                plan = db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        for statement in statements:
+            if not statement.startswith(("BEGIN", "PRAGMA", "COMMIT", "ROLLBACK", "--")):
+                plan = db.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
                 plans += [line.detail for line in plan]
     assert any(line.startswith(("SEARCH", "SCAN")) for line in plans), "no statement was recorded"
     scans = [line.split() for line in plans if line.startswith("SCAN")]
@@ -197,7 +195,7 @@ def test_opening_uses_indexes(busy: Store, audience: dict[str, Any]) -> None:
 
 def test_full_scan_is_noticed(busy: Store) -> None:
     with recorded_statements(busy) as statements:
-        write(busy, lambda connection: connection.exec_driver_sql("SELECT * FROM delivery WHERE run_id = 1").all())
+        write(busy, lambda connection: connection.exec_driver_sql("SELECT * FROM delivery WHERE attempts = 1").all())
         write(busy, lambda connection: connection.exec_driver_sql("SELECT id FROM delivery WHERE name = ''").all())
 
     assert len(full_scans(busy, statements)) == 2
@@ -213,10 +211,10 @@ HISTORY = [
            body, format, sender, return_path, timezone)
        SELECT id, 'before', :at, 'finished', :at, :at, :at, 0, '', '', 'text', '', '', 'UTC' FROM mailing""",
     """INSERT INTO delivery (occurrence_id, client_id, address, address_key, name, comment, tags, state, attempts,
-           given_back, run_id, token)
-       SELECT 1 + i % 2, i, i, i, '', '', '[]', 'sent', 1, 0, 1, 1 FROM n""",
+           given_back)
+       SELECT 1 + i % 2, i, i, 'history ' || i, '', '', '[]', 'sent', 1, 0 FROM n""",
     """INSERT INTO attempt (delivery_id, number, started_at, finished_at, outcome, phase, enhanced, reply, relay)
-       SELECT id, 1, :at, :at, 'sent', 'dot', '', '', '' FROM delivery WHERE run_id = 1 AND token = 1""",
+       SELECT id, 1, :at, :at, 'sent', 'dot', '', '', '' FROM delivery WHERE address_key LIKE 'history %'""",
     """INSERT INTO run (host, pid, started_at, heartbeat_at, ended_at, sent, deferred, failed, unknown)
        SELECT 'here', i, :at, :at, :at, 0, 0, 0, 0 FROM n""",
 ]

@@ -18,6 +18,7 @@ from support.queue_steps import (
     NOW,
     attempt_outcomes,
     claim,
+    close_leases,
     count_rows,
     create_client,
     create_deliveries,
@@ -25,16 +26,17 @@ from support.queue_steps import (
     create_run,
     delete_client,
     delete_mailing,
+    delivery_state,
     delivery_states,
     due_occurrences,
     get_row,
+    give_back,
     make_attempt,
     occurrence_state,
     open_due,
     open_mailing,
     record_attempts,
     record_intents,
-    release,
     rescue,
     rows,
     send,
@@ -49,6 +51,8 @@ from skychimp.models import (
     Delivery,
     DeliveryState,
     Every,
+    Intent,
+    Lease,
     Mailing,
     MailingStatus,
     Occurrence,
@@ -131,7 +135,7 @@ def test_delivery_keeps_the_client_as_it_was_at_opening(store: Store, ada: Actor
     update_row(store, Client, client_id, name="X", email="x@example.org", address_key="x@example.org", comment="")
 
     (claimed,) = claim(store)
-    assert claimed[2:] == (client_id, "zoë@example.org", "Zoë 🦉", "a\nb", '["a","b"]', 0, 0, claimed.token)
+    assert claimed[2:-1] == (client_id, "zoë@example.org", "Zoë 🦉", "a\nb", '["a","b"]', 0, 0)
 
 
 def test_address_gets_one_delivery(store: Store, ada: Actor) -> None:
@@ -354,7 +358,7 @@ EVENTS: dict[str, Callable[[Store], object]] = {
     "mailing deleted": lambda store: delete_mailing(store, 1),
     "client deleted": lambda store: delete_client(store, 1),
     "disabled": lambda store: write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW)),
-    "released": lambda store: release(store, 1),
+    "run ended": lambda store: close_leases(store),
     "run dead": lambda store: rescue(store, 1),
     "wait over": lambda store: sweep(store, NOW + 15 * MINUTE),
 }
@@ -371,8 +375,7 @@ RESULTS = {
     ("deferred", "client deleted"): "cancelled",
     ("claimed", "client deleted"): "cancelled",
     ("resend", "client deleted"): "cancelled",
-    ("claimed", "disabled"): "queued",
-    ("claimed", "released"): "queued",
+    ("claimed", "run ended"): "queued",
     ("claimed", "run dead"): "queued",
     ("sending", "run dead"): "resend",
     ("resend", "wait over"): "queued",
@@ -397,12 +400,12 @@ def test_event_changes_the_state_of_a_delivery(store: Store, ada: Actor, state: 
     for event in repeatedly(store, EVENTS):
         EVENTS[event](store)
 
-        delivery = get_row(store, Delivery, 1)
-        name: str = delivery.state
-        if delivery.state == S.UNKNOWN:
-            name = "hold" if delivery.next_try_at is None else "resend"
+        now_in = delivery_state(store)
+        name: str = now_in
+        if now_in == S.UNKNOWN:
+            name = "hold" if get_row(store, Delivery, 1).next_try_at is None else "resend"
         assert name == RESULTS.get((state, event), state), event
-        is_pending = delivery.state in (S.QUEUED, S.CLAIMED, S.SENDING, S.DEFERRED) or name == "resend"
+        is_pending = now_in in (S.QUEUED, S.CLAIMED, S.SENDING, S.DEFERRED) or name == "resend"
         ended = OccurrenceState.CANCELLED if event == "mailing deleted" else OccurrenceState.FINISHED
         sweep(store)
         assert occurrence_state(store) == (OccurrenceState.OPEN if is_pending else ended), event
@@ -439,20 +442,54 @@ def test_unknown_delivery_has_no_next_try_if_a_person_decides(store: Store, ada:
     assert status(store) == MailingStatus.COMPLETED
 
 
-def test_released_delivery_is_queued_even_if_its_intent_is_recorded(store: Store, ada: Actor) -> None:
+def test_delivery_that_is_given_back_is_queued_even_if_its_intent_is_recorded(store: Store, ada: Actor) -> None:
     """The run knows that it wrote no final dot. Its other deliveries stay, and those of other runs too."""
     open_mailing(store, ada, "ann", "bob", "cid")
     first, second = claim(store, limit=2)
     record_intents(store, 1, first, second)
-    (foreign,) = claim(store, 2)
+    claim(store, 2)
 
-    assert release(store, 1, first, foreign) == 1
+    give_back(store, first)
 
     assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENDING, "cid": S.CLAIMED}
+    assert [again.id for again in claim(store, 2)] == [first.id]
+
+
+def test_lease_is_closed_with_its_last_intent(store: Store, ada: Actor) -> None:
+    """What was sent is recorded in the deliveries' rows. A delivery without a result keeps the lease open."""
+    open_mailing(store, ada, "ann", "bob", "cid")
+    claims = claim(store)
+    record_intents(store, 1, *claims[:2])
+    record_attempts(store, 1, make_attempt(claims[0], Outcome.SENT), folds=False)
+    assert [row.state for row in rows(store, Delivery)] == [S.QUEUED] * 3
+    assert delivery_states(store) == {"ann": S.SENT, "bob": S.SENDING, "cid": S.CLAIMED}
+
+    close_leases(store)
+    assert [(row.state, row.attempts) for row in rows(store, Delivery)] == [(S.SENT, 1), (S.QUEUED, 0), (S.QUEUED, 0)]
+    assert delivery_states(store) == {"ann": S.SENT, "bob": S.SENDING, "cid": S.CLAIMED}
+
+    record_attempts(store, 1, make_attempt(claims[1], Outcome.SENT), folds=False)
+    close_leases(store)
+    assert delivery_states(store) == {"ann": S.SENT, "bob": S.SENT, "cid": S.QUEUED}
+    assert (rows(store, Lease), rows(store, Intent)) == ([], [])
+
+
+@pytest.mark.parametrize("end", ["closed", "rescued"])
+def test_ended_lease_permits_no_intent(store: Store, ada: Actor, end: str) -> None:
+    open_mailing(store, ada, "ann", "bob")
+    claims = claim(store)
+    if end == "closed":
+        close_leases(store)
+    else:
+        rescue(store, 1)
+    claim(store, 2)
+
+    assert record_intents(store, 1, *claims) == set()
+    assert delivery_states(store) == {"ann": S.CLAIMED, "bob": S.CLAIMED}
 
 
 @pytest.mark.parametrize("change", ["deleted", "bad"])
-@pytest.mark.parametrize("end", [Outcome.DEFERRED, Outcome.UNKNOWN, Outcome.GIVEN_BACK, "released", "run dead"])
+@pytest.mark.parametrize("end", [Outcome.DEFERRED, Outcome.UNKNOWN, Outcome.GIVEN_BACK, "given back", "run dead"])
 def test_nothing_is_pending_for_a_client_deleted_or_bad_during_an_attempt(
     store: Store, ada: Actor, change: str, end: Outcome | str
 ) -> None:
@@ -465,8 +502,8 @@ def test_nothing_is_pending_for_a_client_deleted_or_bad_during_an_attempt(
         update_row(store, Client, bob, bad_at=NOW, bad_reason="550 5.1.1")
     assert delivery_states(store) == {"bob": S.SENDING, "eve": S.SENDING}
 
-    if end == "released":
-        release(store, 1, *claims)
+    if end == "given back":
+        give_back(store, *claims)
     elif end == "run dead":
         rescue(store, 1)
     else:
@@ -523,7 +560,9 @@ def test_disabled_mailing_keeps_its_first_reason_and_continues_when_enabled(stor
     assert (mailing.disabled_reason, mailing.disabled_by_id) == ("too many failures", None)
     assert record_intents(store, 1, claimed) == set()
     record_attempts(store, 1, make_attempt(sending, Outcome.SENT))
+    give_back(store, claimed)
     assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENT}
+    assert claim(store) == []
 
     update_row(store, Mailing, 1, disabled_at=None)
     assert [again.id for again in claim(store)] == [claimed.id]
@@ -534,13 +573,36 @@ def test_disabling_one_mailing_affects_no_other(store: Store, ada: Actor) -> Non
     for _ in range(2):
         create_mailing(store, ada)
     open_due(store)
+    claims = []
     for which in (1, 2):
         create_deliveries(store, which)
-        claim(store, occurrence_id=which)
+        claims += claim(store, occurrence_id=which)
 
     write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW))
 
-    assert [row.state for row in rows(store, Delivery)] == [S.QUEUED, S.CLAIMED]
+    assert record_intents(store, 1, *claims) == {claims[1].id}
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        (Mailing, {"disabled_at": NOW}),
+        (Mailing, {"deleted_at": NOW}),
+        (User, {"blocked_at": NOW}),
+        (StoreInfo, {"held_at": NOW}),
+        (Occurrence, {"deadline": NOW}),
+        (Delivery, {"state": S.CANCELLED}),
+    ],
+)
+def test_nothing_is_sent_once_it_is_stopped(
+    store: Store, ada: Actor, table: type[Mailing], values: dict[str, object]
+) -> None:
+    """An intent is recorded in the same transaction in which it is checked."""
+    open_mailing(store, ada, "bob")
+    claims = claim(store)
+    update_row(store, table, 1, **values)
+
+    assert record_intents(store, 1, *claims) == set()
 
 
 # The end of occurrences and mailings

@@ -22,11 +22,11 @@ from support.queue_steps import (
     create_run,
     delivery_states,
     get_row,
+    give_back,
     make_attempt,
     open_mailing,
     record_attempts,
     record_intents,
-    release,
     rescue,
     rows,
     write,
@@ -56,8 +56,8 @@ with store.write() as db:
     if sys.argv[2] == "before":
         os.kill(os.getpid(), 9)
 with store.write() as db:
-    first, second = queue.claim(db.connection(), 1, lock.run_id, 1, now, now, 2)
-    ledger.record_intents(db.connection(), lock.run_id, [first])
+    first, second = queue.lease(db.connection(), 1, lock.run_id, now, now, 2)
+    ledger.record_intents(db.connection().connection.dbapi_connection, lock.run_id, [first], now)
 print(lock.run_id, flush=True)
 sys.stdin.read()
 """
@@ -206,7 +206,7 @@ def test_run_without_a_recorded_end_is_dead_once_its_lock_is_released(busy_store
     lock.release()
 
     assert dead_runs(busy_store) == [lock.run_id]
-    release(busy_store, lock.run_id, *claims)
+    give_back(busy_store, *claims)
 
 
 def test_two_processes_find_a_dead_run_at_once(store: Store) -> None:

@@ -5,6 +5,7 @@ replies. Mailings and clients are added and deleted, and time passes. The model 
 emails have arrived, and who is in an audience. In the end everything pending is sent, and all occurrences finish.
 """
 
+import json
 import shutil
 import sys
 import tempfile
@@ -54,7 +55,7 @@ class Move(NamedTuple):
     """The next step of a run with some of its claims. A run without claims claims some deliveries.
 
     The flags say of an unknown email that it has arrived, or that a person decides; of a failed one that its address
-    is bad; and of intents that the writer process records them.
+    is bad; and of attempts that they change their deliveries' rows at once.
     """
 
     run_index: int
@@ -72,7 +73,7 @@ moves = st.builds(
     indexes,
     st.sets(indexes, min_size=1, max_size=3),
     st.lists(st.sampled_from(OUTCOMES), min_size=3, max_size=3),
-    st.sets(st.sampled_from(["arrived", "hold", "bad", "writer"])),
+    st.sets(st.sampled_from(["arrived", "hold", "bad", "fold"])),
 )
 waits = st.sampled_from([timedelta(), MINUTE, *[5 * MINUTE, 15 * MINUTE] * 5, DAY, 3 * DAY])
 
@@ -91,6 +92,7 @@ class RunProcess:
 
     run_id: int
     claims: list[RunClaim] = field(default_factory=list)
+    lease_ids: set[int] = field(default_factory=set)
     is_alive: bool = True
 
 
@@ -104,8 +106,9 @@ class DeliveryRow:
     state: DeliveryState
     attempts: int
     next_try_at: str | None
-    run_id: int | None
-    token: int | None
+    stored_state: DeliveryState
+    run_id: int | None = None
+    lease_id: int | None = None
     log: list[tuple[int, Outcome]] = field(default_factory=list)
 
     @property
@@ -124,10 +127,10 @@ class DeliveryRow:
 
     def is_claimed_as(self, claim: RunClaim, process: RunProcess) -> bool:
         """Return whether the ledger has this claim too."""
-        return self.is_in_flight and (self.run_id, self.id, self.token) == (
+        return self.is_in_flight and (self.run_id, self.id, self.lease_id) == (
             process.run_id,
             claim.claimed.id,
-            claim.claimed.token,
+            claim.claimed.lease_id,
         )
 
 
@@ -184,17 +187,34 @@ class Ledger(RuleBasedStateMachine):
 
     def refresh(self) -> None:
         """Read the ledger."""
-        columns = "id, occurrence_id, client_id, state, attempts, next_try_at, run_id, token"
+        columns = "id, occurrence_id, client_id, state, attempts, next_try_at"
         rows = self.reader.execute(f"SELECT {columns} FROM delivery").fetchall()
-        self.rows = {
-            row[0]: DeliveryRow(row[0], row[1], row[2], S(row[3]), row[4], row[5], row[6], row[7]) for row in rows
-        }
-        for delivery_id, number, outcome in self.reader.execute("SELECT delivery_id, number, outcome FROM attempt"):
+        self.rows = {row[0]: DeliveryRow(row[0], row[1], row[2], S(row[3]), row[4], row[5], S(row[3])) for row in rows}
+        for delivery_id, number, outcome in self.reader.execute(
+            "SELECT delivery_id, number, outcome FROM attempt ORDER BY delivery_id, number"
+        ):
             self.rows[delivery_id].log.append((number, Outcome(outcome)))
+        self.apply_leases()
         rows = self.reader.execute("SELECT id, mailing_id, state, deadline FROM occurrence").fetchall()
         self.occurrences = [OccurrenceRow(row[0], row[1], OccurrenceState(row[2]), row[3]) for row in rows]
         rows = self.reader.execute("SELECT id, status, next_at FROM mailing").fetchall()
         self.schedules = [(row[0], MailingStatus(row[1]), row[2]) for row in rows]
+
+    def apply_leases(self) -> None:
+        """Work out the present state of what is leased, without the expression that the store has for it."""
+        for lease_id, run_id, ids in self.reader.execute("SELECT id, run_id, delivery_ids FROM lease"):
+            for row in map(self.rows.__getitem__, json.loads(ids)):
+                assert row.lease_id is None, "no delivery is in two leases"
+                row.run_id, row.lease_id = run_id, lease_id
+                if row.state in (S.QUEUED, S.DEFERRED):
+                    row.state = S.CLAIMED
+        for delivery_id, lease_id in self.reader.execute("SELECT delivery_id, lease_id FROM intent"):
+            row = self.rows[delivery_id]
+            assert (row.lease_id, row.state) == (lease_id, S.CLAIMED)
+            if (row.attempts + 1, Outcome.SENT) in row.log:
+                row.state, row.attempts, row.next_try_at = S.SENT, row.attempts + 1, None
+            else:
+                row.state = S.SENDING
 
     @property
     def living(self) -> list[RunProcess]:
@@ -343,6 +363,7 @@ class Ledger(RuleBasedStateMachine):
     def check_all(self) -> None:
         self.refresh()
         unfinished = {occurrence.id: occurrence for occurrence in self.occurrences if occurrence.is_unfinished}
+        assert queue_steps.states_and_attempts(self.store) == [(row.state, row.attempts) for row in self.rows.values()]
         for row in self.rows.values():
             assert [number for number, _ in row.log] == list(range(1, row.attempts + 1))
             self.check_sent(row)
@@ -376,10 +397,12 @@ class Ledger(RuleBasedStateMachine):
         crashed = {process.run_id for process in self.processes if not process.is_alive}
         for row in self.rows.values():
             if row.is_in_flight and row.run_id not in crashed:
-                (claim,) = [
+                claims = [
                     claim for process in self.living for claim in process.claims if row.is_claimed_as(claim, process)
                 ]
-                assert claim.is_intended == (row.state == S.SENDING)
+                assert len(claims) <= 1
+                assert [claim.is_intended for claim in claims] == [row.state == S.SENDING] * len(claims)
+                assert claims or row.state == S.CLAIMED
 
     def check_audiences(self) -> None:
         """Check that exactly the clients who were in the audience at their turn have a delivery, each one."""
@@ -437,17 +460,18 @@ class Ledger(RuleBasedStateMachine):
             occurrence = with_work[move.occurrence_index % len(with_work)]
             self.claim_for(process, occurrence, limit=1 + move.occurrence_index % 4)
         elif move.step == "intend":
-            self.record_intents(process, claims, by_writer="writer" in move.flags)
+            self.record_intents(process, claims)
         elif move.step == "reply":
             self.record_replies(process, claims, move.outcomes, move.flags)
         elif move.step == "release":
-            self.release_claims(process, claims)
+            self.give_back(process, claims)
         elif move.step == "rescue":
             self.rescue_run(process, waits_for_person="hold" in move.flags)
         elif move.step == "disable and enable":
             self.disable_and_enable(self.rows[claims[0].claimed.id].occurrence_id)
         elif self.changes_left > 0 and claims[0].claimed.client_id in self.clients:
             self.delete_client(sorted(self.clients).index(claims[0].claimed.client_id))
+        self.close_leases(process)
 
     def create_deliveries(self, occurrence: OccurrenceRow) -> None:
         is_there = occurrence.mailing_id in self.mailings
@@ -464,12 +488,20 @@ class Ledger(RuleBasedStateMachine):
         (now,) = [now for now in self.occurrences if now.id == occurrence.id]
         assert is_complete == (now.state != OccurrenceState.OPENING or not is_there)
 
+    @property
+    def stored_now(self) -> str:
+        return self.now.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+    def is_open(self, occurrence: OccurrenceRow) -> bool:
+        """Return whether an occurrence may be sent now."""
+        is_enabled = occurrence.mailing_id in self.mailings and occurrence.mailing_id not in self.disabled
+        return is_enabled and occurrence.is_unfinished and occurrence.deadline > self.stored_now
+
     def due(self, occurrence: OccurrenceRow) -> list[DeliveryRow]:
         """Return what may be claimed of an occurrence now, in order."""
-        now = self.now.replace(tzinfo=None).isoformat(" ", "microseconds")
-        is_enabled = occurrence.mailing_id in self.mailings and occurrence.mailing_id not in self.disabled
-        if not (is_enabled and occurrence.is_unfinished and occurrence.deadline > now):
+        if not self.is_open(occurrence):
             return []
+        now = self.stored_now
         rows = [row for row in self.rows.values() if row.occurrence_id == occurrence.id]
         due = [row for row in rows if row.state in (S.QUEUED, S.DEFERRED) and str(row.next_try_at) <= now]
         return sorted(due, key=lambda row: (row.next_try_at, row.id))
@@ -483,6 +515,7 @@ class Ledger(RuleBasedStateMachine):
             (row.id, row.attempts) for row in expected
         )
         process.claims += map(RunClaim, claims)
+        process.lease_ids |= {claimed.lease_id for claimed in claims}
 
     def record_replies(
         self, process: RunProcess, claims: Sequence[RunClaim], outcomes: Sequence[Outcome], flags: set[str]
@@ -508,10 +541,7 @@ class Ledger(RuleBasedStateMachine):
             elif row.id not in expected:
                 expected[row.id] = row.state
 
-        if all(record.outcome == Outcome.SENT for record in records):
-            queue_steps.write_rows(self.store, process.run_id, records)
-        else:
-            queue_steps.record_attempts(self.store, process.run_id, *records)
+        queue_steps.record_attempts(self.store, process.run_id, *records, folds="fold" in flags)
 
         self.check_states(expected)
         for record in records:
@@ -524,12 +554,12 @@ class Ledger(RuleBasedStateMachine):
         queue_steps.rescue(self.store, process.run_id, self.now, None if waits_for_person else 15 * MINUTE)
 
         own_rows = [row for row in before.values() if row.is_in_flight and row.run_id == process.run_id]
-        self.check_states({row.id: S.UNKNOWN if row.state == S.SENDING else S.QUEUED for row in own_rows})
+        self.check_states({row.id: S.UNKNOWN if row.state == S.SENDING else row.stored_state for row in own_rows})
         assert [self.rows[row.id].outcomes[len(row.log) :] for row in own_rows] == [
             [Outcome.UNKNOWN] if row.state == S.SENDING else [] for row in own_rows
         ]
         for row in before.values():
-            assert row in own_rows or self.rows[row.id] == row
+            assert row in own_rows or self.rows[row.id].state == row.state
 
     def check_states(self, expected: dict[int, DeliveryState]) -> None:
         """Check that these deliveries have the expected states, or need no further try."""
@@ -547,8 +577,6 @@ class Ledger(RuleBasedStateMachine):
         write(self.store, lambda db: queue.disable_mailing(db, mailing_id, "why", self.now))
         self.disabled.add(mailing_id)
         self.refresh()
-        occurrence_ids = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id == mailing_id}
-        assert not [row for row in self.rows.values() if row.occurrence_id in occurrence_ids and row.state == S.CLAIMED]
 
     def enable(self, mailing_id: int) -> None:
         self.disabled.remove(mailing_id)
@@ -561,34 +589,40 @@ class Ledger(RuleBasedStateMachine):
             self.disable(mailing_id)
             self.enable(mailing_id)
 
-    def release_claims(self, process: RunProcess, claims: Sequence[RunClaim]) -> None:
+    def give_back(self, process: RunProcess, claims: Sequence[RunClaim]) -> None:
         """Put back deliveries whose final dot was not written, and never will be."""
-        ids = {claim.claimed.id for claim in claims}
-        rows = [self.rows[delivery_id] for delivery_id in ids]
-        own_ids = [row.id for row in rows if row.is_in_flight and row.run_id == process.run_id]
+        rows = [row for claim in claims if (row := self.rows[claim.claimed.id]).is_claimed_as(claim, process)]
 
-        queue_steps.release(self.store, process.run_id, *(claim.claimed for claim in claims))
+        queue_steps.give_back(self.store, *(claim.claimed for claim in claims))
 
-        self.check_states(dict.fromkeys(own_ids, S.QUEUED))
-        process.claims = [claim for claim in process.claims if claim.claimed.id not in ids]
+        self.check_states({row.id: row.stored_state for row in rows})
+        process.claims = [claim for claim in process.claims if claim not in claims]
 
-    def record_intents(self, process: RunProcess, claims: Sequence[RunClaim], *, by_writer: bool = True) -> None:
+    def may_send(self, row: DeliveryRow) -> bool:
+        """Return whether a delivery may be sent now if it is leased."""
+        (occurrence,) = [occurrence for occurrence in self.occurrences if occurrence.id == row.occurrence_id]
+        return self.is_open(occurrence) and row.is_in_flight
+
+    def record_intents(self, process: RunProcess, claims: Sequence[RunClaim]) -> None:
         self.refresh()
         valid = [claim for claim in claims if self.rows[claim.claimed.id].is_claimed_as(claim, process)]
-        claims_by_id = Counter(claim.claimed.id for claim in claims)
 
         claimed = [claim.claimed for claim in claims]
-        if by_writer:
-            ours = queue_steps.write_rows(self.store, process.run_id, intents=claimed)
-        else:
-            ours = queue_steps.record_intents(self.store, process.run_id, *claimed)
+        ours = queue_steps.intended_claims(self.store, process.run_id, *claimed, now=self.now)
 
-        assert ours == {claim.claimed.id for claim in valid if claims_by_id[claim.claimed.id] == 1}
+        assert ours == {claim.claimed.key for claim in valid if self.may_send(self.rows[claim.claimed.id])}
         for claim in claims:
-            if claim.claimed.id in ours:
+            if claim.claimed.key in ours:
                 claim.is_intended = True
-            else:
+            elif not claim.is_intended:
                 process.claims.remove(claim)
+
+    def close_leases(self, process: RunProcess) -> None:
+        """Close the leases that have no more claims, as a run does."""
+        held = {claim.claimed.lease_id for claim in process.claims}
+        write(self.store, lambda db: queue.close_leases(db, process.run_id, sorted(process.lease_ids - held)))
+        process.lease_ids &= held
+        self.refresh()
 
     def end_process(self, process: RunProcess) -> None:
         """End a run: it records a success for what it is sending, and releases the rest."""
@@ -596,7 +630,7 @@ class Ledger(RuleBasedStateMachine):
         self.arrivals.update(claimed.id for claimed in sending)
         records = [queue_steps.make_attempt(claimed, Outcome.SENT, now=self.now) for claimed in sending]
         queue_steps.record_attempts(self.store, process.run_id, *records)
-        queue_steps.release(self.store, process.run_id)
+        queue_steps.close_leases(self.store, process.run_id)
         write(self.store, lambda db: runs.end(db, process.run_id, self.now))
         process.claims, process.is_alive = [], False
         self.refresh()

@@ -5,7 +5,6 @@ Mailings are due at NOW. Steps are taken by run 1 unless they are given another 
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -32,7 +31,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Actor
 from skychimp.store import ledger, queue
-from skychimp.store.conditions import is_unfinished
+from skychimp.store.conditions import current_attempts, current_state, is_unfinished
 from skychimp.store.database import Store
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery
@@ -180,9 +179,6 @@ def open_mailing(store: Store, owner: Actor, *names: str, **more: Any) -> list[i
     return ids
 
 
-_tokens = count(1000)
-
-
 def claim(
     store: Store,
     run_id: int = 1,
@@ -191,15 +187,19 @@ def claim(
     due_by: datetime | None = None,
     limit: int = 500,
     occurrence_id: int = 1,
-    token: int | None = None,
 ) -> list[ClaimedDelivery]:
-    """Claim deliveries, by a new token if none is given."""
-    token = next(_tokens) if token is None else token
-    return write(store, lambda db: queue.claim(db, occurrence_id, run_id, token, now, due_by or now, limit))
+    """Lease deliveries."""
+    return write(store, lambda db: queue.lease(db, occurrence_id, run_id, now, due_by or now, limit))
 
 
-def record_intents(store: Store, run_id: int, *claims: ClaimedDelivery) -> set[int]:
-    return write(store, lambda db: ledger.record_intents(db, run_id, claims))
+def record_intents(store: Store, run_id: int, *claims: ClaimedDelivery, now: datetime = NOW) -> set[int]:
+    """Record intents. Return the ids of the deliveries that may be sent."""
+    return {delivery_id for delivery_id, _ in intended_claims(store, run_id, *claims, now=now)}
+
+
+def intended_claims(store: Store, run_id: int, *claims: ClaimedDelivery, now: datetime = NOW) -> set[tuple[int, int]]:
+    """Record intents. Return the keys of the claims that may be sent."""
+    return write(store, lambda db: ledger.record_intents(db.connection.dbapi_connection, run_id, claims, now))
 
 
 def make_attempt(claimed: ClaimedDelivery, outcome: Outcome, *, now: datetime = NOW, **more: Any) -> AttemptRecord:
@@ -210,40 +210,29 @@ def make_attempt(claimed: ClaimedDelivery, outcome: Outcome, *, now: datetime = 
     return record._replace(**more)
 
 
-def record_attempts(store: Store, run_id: int, *records: AttemptRecord) -> None:
-    write(store, lambda db: ledger.record_attempts(db, run_id, records))
+def record_attempts(store: Store, run_id: int, *records: AttemptRecord, folds: bool = True) -> None:
+    """Record attempts and, with `folds`, what they change in the deliveries' rows."""
 
+    def step(db: Connection) -> None:
+        ledger.record_attempts(db, run_id, records)
+        if folds:
+            queue.fold(db, queue.id_list([record.claimed.id for record in records]))
 
-def write_rows(
-    store: Store, run_id: int, records: Sequence[AttemptRecord] = (), intents: Sequence[ClaimedDelivery] = ()
-) -> set[int]:
-    """Write sent emails and intents as a run's writer process does. Return the ids that may be sent now."""
-    rows, changes = ledger.writer_rows(records, intents)
-    setup = ledger.writer_setup(store, run_id)
-    with store.connect_autocommit() as db:
-        driver: Any = db.connection.dbapi_connection
-        driver.executescript(setup["script"])
-        before = driver.total_changes
-        db.exec_driver_sql(setup["statement"], (*setup["parameters"], rows))
-        if driver.total_changes - before == changes:
-            return {claimed.id for claimed in intents}
-
-    def record_late(db: Connection) -> set[int]:
-        ledger.record_late_attempts(db, run_id, records)
-        return ledger.record_intents(db, run_id, intents)
-
-    return write(store, record_late)
+    write(store, step)
 
 
 def send(store: Store, run_id: int, outcome: Outcome, *claims: ClaimedDelivery, **more: Any) -> None:
     """Record an intent and an attempt for each claim."""
-    assert record_intents(store, run_id, *claims) == {claimed.id for claimed in claims}
+    assert record_intents(store, run_id, *claims, now=more.get("now", NOW)) == {claimed.id for claimed in claims}
     record_attempts(store, run_id, *(make_attempt(claimed, outcome, **more) for claimed in claims))
 
 
-def release(store: Store, run_id: int, *claims: ClaimedDelivery) -> int:
-    ids = [claimed.id for claimed in claims] or None
-    return write(store, lambda db: queue.release(db, run_id, ids))
+def give_back(store: Store, *claims: ClaimedDelivery) -> None:
+    write(store, lambda db: queue.give_back(db, claims))
+
+
+def close_leases(store: Store, run_id: int = 1) -> None:
+    write(store, lambda db: queue.close_leases(db, run_id))
 
 
 def rescue(store: Store, run_id: int, now: datetime = NOW, resend_after: timedelta | None = 15 * MINUTE) -> int:
@@ -274,8 +263,23 @@ def get_row(store: Store, table: type[Row], row_id: int) -> Row:
 
 
 def delivery_states(store: Store) -> dict[str, DeliveryState]:
-    """Return the state of each delivery, by the name in its address."""
-    return {delivery.address.partition("@")[0]: delivery.state for delivery in rows(store, Delivery)}
+    """Return the present state of each delivery, by the name in its address."""
+    query = select(Delivery.__table__.c.address, current_state()).order_by(Delivery.__table__.c.id)
+    with store.read() as db:
+        return {address.partition("@")[0]: DeliveryState(state) for address, state in db.execute(query)}
+
+
+def delivery_state(store: Store, delivery_id: int = 1) -> DeliveryState:
+    """Return the present state of a delivery."""
+    with store.read() as db:
+        return DeliveryState(db.scalar(select(current_state()).where(Delivery.__table__.c.id == delivery_id)) or "")
+
+
+def states_and_attempts(store: Store) -> list[tuple[DeliveryState, int]]:
+    """Return the present state and number of attempts of each delivery."""
+    query = select(current_state(), current_attempts()).select_from(Delivery).order_by(Delivery.__table__.c.id)
+    with store.read() as db:
+        return [(DeliveryState(state), number) for state, number in db.execute(query)]
 
 
 def occurrence_state(store: Store, occurrence_id: int = 1) -> OccurrenceState:

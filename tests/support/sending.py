@@ -18,8 +18,9 @@ from sqlmodel import select
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.composing.compose import MessageContent
-from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, RunStats
+from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions
 from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.runner import registered_run, send_due, with_sender
 from skychimp.models import (
     Attempt,
@@ -40,6 +41,7 @@ from skychimp.services.mailings import mailings
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
+from skychimp.store.conditions import current_attempts, current_state
 from skychimp.store.database import Store
 from skychimp.transport import make_transport
 
@@ -135,7 +137,14 @@ def rows(store: Store, table: type[T]) -> list[T]:
 
 
 def deliveries(store: Store) -> list[Delivery]:
-    return rows(store, Delivery)
+    """Return all deliveries with their present states and numbers of attempts."""
+    with store.read() as db:
+        query = select(Delivery, current_state(), current_attempts()).order_by(Delivery.__table__.c.id)
+        found = db.execute(query).all()
+        for delivery, state, number in found:
+            db.expunge(delivery)
+            delivery.state, delivery.attempts = DeliveryState(state), number
+        return [delivery for delivery, *_ in found]
 
 
 def attempts(store: Store) -> list[Attempt]:
@@ -144,7 +153,8 @@ def attempts(store: Store) -> list[Attempt]:
 
 def state_counts(store: Store) -> Counter[str]:
     """Return the number of deliveries in each state."""
-    return Counter(delivery.state.value for delivery in deliveries(store))
+    with store.read() as db:
+        return Counter(str(state) for state in db.scalars(select(current_state()).select_from(Delivery)))
 
 
 def attempt_log(store: Store) -> list[tuple[str, str, int | None, str]]:

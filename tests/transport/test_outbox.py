@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.accounts import NOBODY, needs_root
+from support.email_source import send_email
 
 from skychimp.errors import OutboxFailed, RelayUnavailable
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
@@ -18,13 +19,9 @@ DATA = "Message-ID: <1@x>\r\nSubject: й\r\n\r\nMessage-ID: <2@x>\r\n.\r\nbye\r\
 EMAIL = OutgoingEmail("ada@example.org", "bob@example.net", DATA)
 
 
-async def commit() -> bool:
-    return True
-
-
 def send(folder: Path, email: OutgoingEmail = EMAIL) -> SendResult:
     async def go() -> SendResult | None:
-        return await (await OutboxTransport(folder).connect()).send(email, commit)
+        return await send_email(await OutboxTransport(folder).connect(), email)
 
     result = asyncio.run(go())
     assert result is not None
@@ -75,7 +72,7 @@ def test_refused_intent_leaves_no_file(tmp_path: Path) -> None:
             assert [path.parent.name for path in files(tmp_path)] == ["tmp"]  # not yet in the folder "new"
             return False
 
-        return await connection.send(EMAIL, commit_intent)
+        return await send_email(connection, EMAIL, commit_intent)
 
     assert asyncio.run(go()) is None
     assert files(tmp_path) == []
@@ -169,7 +166,7 @@ def test_email_that_cannot_be_written_is_not_sent(tmp_path: Path, missing: str) 
     async def go() -> SendResult | None:
         connection = await OutboxTransport(tmp_path).connect()
         (tmp_path / missing).rmdir()
-        return await connection.send(EMAIL, commit)
+        return await send_email(connection, EMAIL)
 
     result = asyncio.run(go())
     assert result is not None

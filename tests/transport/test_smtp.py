@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import trustme
+from support.email_source import Emails, refuse, send_email
 from support.servers import (
     EHLO,
     ENVELOPE_ACCEPTED,
@@ -36,7 +37,7 @@ from support.servers import (
 
 from skychimp.config.settings import SmtpSettings
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
-from skychimp.transport.interfaces import NotStartedError, OutgoingEmail, Phase, Reply, SendResult
+from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
 from skychimp.transport.smtp import WRITE_AHEAD_BYTES, SmtpConnection, SmtpTransport, ehlo_name
 
 with warnings.catch_warnings():
@@ -67,14 +68,6 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return runner.run(coroutine)
 
 
-async def commit() -> bool:
-    return True
-
-
-async def refuse() -> bool:
-    return False
-
-
 def smtp_settings(port: int, **overrides: Any) -> SmtpSettings:
     return SmtpSettings.model_validate(
         {"host": "127.0.0.1", "port": port, "security": "none", "timeout": "20s"} | overrides
@@ -98,7 +91,7 @@ def send(
     async def go() -> tuple[list[SendResult | None], bool]:
         connection = await SmtpTransport(smtp_settings(port, **overrides)).connect()
         async with asyncio.timeout(30):  # in case the transport's own timeout fails
-            results = [await connection.send(email, commit) for email in emails]
+            results = [await send_email(connection, email) for email in emails]
         usable = connection.is_usable
         await connection.close()
         return results, usable
@@ -285,8 +278,8 @@ def test_slow_reply_to_the_dot_does_not_extend_the_next_timeout() -> None:
         timeouts = {"timeout": timedelta(seconds=0.5), "dot_timeout": timedelta(hours=1)}
         connection = await SmtpTransport(smtp_settings(port, **timeouts)).connect()
         async with asyncio.timeout(20):
-            await connection.send(EMAIL, commit)
-            return await connection.send(EMAIL, commit)
+            await send_email(connection, EMAIL)
+            return await send_email(connection, EMAIL)
 
     def slow(conversation: Conversation) -> None:
         conversation.test_ended.wait(0.8)
@@ -305,7 +298,7 @@ def test_refusal_during_a_long_body_stops_it() -> None:
 
     async def go(port: int) -> SendResult | None:
         connection = await SmtpTransport(smtp_settings(port)).connect()
-        return await connection.send(LONG_EMAIL, commit_intent)
+        return await send_email(connection, LONG_EMAIL, commit_intent)
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, b"552 5.3.4 too big\r\n", stop_reading]) as server:
         result = run(go(server.port))
@@ -335,7 +328,7 @@ def test_the_dot_is_not_written_before_the_intent_is_committed() -> None:
             return True
 
         connection = await SmtpTransport(smtp_settings(server.port)).connect()
-        await connection.send(email, commit_intent)
+        await send_email(connection, email, commit_intent)
         await connection.close()
 
     body = EMAIL._replace(data=b"x\r\n" * WRITE_AHEAD_BYTES)
@@ -349,7 +342,7 @@ def test_the_dot_is_not_written_before_the_intent_is_committed() -> None:
 def test_email_with_a_refused_intent_is_not_delivered() -> None:
     async def go(port: int) -> tuple[SendResult | None, bool]:
         connection = await SmtpTransport(smtp_settings(port)).connect()
-        return await connection.send(EMAIL, refuse), connection.is_usable
+        return await send_email(connection, EMAIL, refuse), connection.is_usable
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body]) as server:
         assert run(go(server.port)) == (None, False)
@@ -372,7 +365,7 @@ def test_connection_ends_while_the_intent_is_committed(last_reply: bytes, expect
                 await asyncio.sleep(0.01)
             return True
 
-        return await connection.send(EMAIL, commit_intent)
+        return await send_email(connection, EMAIL, commit_intent)
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, last_reply]) as server:
         assert run(go(server.port)) == expected
@@ -395,25 +388,35 @@ async def connected(server: SmtpTransport) -> AsyncIterator[SmtpConnection]:
             connection.abort()
 
 
-async def send_two(server: SmtpTransport) -> tuple[SendResult | None, ...]:
+async def send_two(server: SmtpTransport) -> list[SendResult]:
     """Send two emails over one connection, the second one started behind the first one."""
+    emails = Emails([NEXT_EMAIL])
     async with connected(server) as connection:
-        return await connection.send(EMAIL, commit, lambda: NEXT_EMAIL), await connection.send(NEXT_EMAIL, commit)
+        await connection.send(EMAIL, emails)
+    return emails.results
+
+
+async def send_in_turn(server: SmtpTransport) -> list[SendResult | None]:
+    """Send two emails over one connection, of which the second one may not be started behind the first one."""
+    emails = Emails([NEXT_EMAIL])
+    async with connected(server) as connection:
+        await connection.send(EMAIL, emails)
+        return [*emails.results, await send_email(connection, NEXT_EMAIL)]
 
 
 def test_next_email_is_started_behind_the_dot() -> None:
-    emails = [EMAIL._replace(recipient=f"client{number}@example.net") for number in range(5)]
+    first, *following = [EMAIL._replace(recipient=f"client{number}@example.net") for number in range(5)]
 
-    async def go(port: int) -> list[SendResult | None]:
+    async def go(port: int) -> list[SendResult]:
         connection = await SmtpTransport(smtp_settings(port)).connect()
-        following = iter([*emails[1:], None])
-        results = [await connection.send(email, commit, lambda: next(following)) for email in emails]
+        emails = Emails(following)
+        await connection.send(first, emails)
         await connection.close()
-        return results
+        return emails.results
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, *IN_ONE_GO * 4, *ENDS]) as server:
         results = run(go(server.port))
-    assert [result and result.reply and result.reply.code for result in results] == [250] * 5
+    assert [result.reply and result.reply.code for result in results] == [250] * 5
     assert [line[9:-2] for line in server.conversations[0].received_lines if line.startswith(b"RCPT")] == [
         f"client{number}@example.net>".encode() for number in range(5)
     ]
@@ -424,7 +427,7 @@ def test_server_without_pipelining_gets_no_command_behind_the_dot() -> None:
     offers = EHLO.replace(b"250-PIPELINING\r\n", b"")
     envelope: list[Step] = [read_line, b"250 ok\r\n", read_line, b"250 ok\r\n", read_line, b"354 go\r\n"]
     with ScriptedServer([GREETING, read_line, offers, *(*envelope, read_body, SENT) * 2, hang]) as server:
-        results = run(send_two(SmtpTransport(smtp_settings(server.port))))
+        results = run(send_in_turn(SmtpTransport(smtp_settings(server.port))))
     assert [result and result.dot_written for result in results] == [True, True]
 
 
@@ -432,27 +435,23 @@ def test_server_that_stalls_behind_a_dot_gets_no_more_commands_there(monkeypatch
     monkeypatch.setattr("skychimp.transport.smtp.STALL_TIMEOUT_S", 0.2)
     steps: list[Step] = [read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]
 
-    async def go(port: int) -> tuple[SendResult | None, ...]:
+    async def go(port: int) -> tuple[list[SendResult], list[SendResult | None]]:
         server = SmtpTransport(smtp_settings(port))
-        with pytest.raises(NotStartedError):
-            await send_two(server)
-        return await send_two(server)
+        return await send_two(server), await send_in_turn(server)
 
     with ScriptedServer([*OPENED, *steps, hang], [*OPENED, *steps, *steps, hang]) as scripted:
-        results = run(go(scripted.port))
-    assert [result and result.dot_written for result in results] == [True, True]
+        first, second = run(go(scripted.port))
+    assert [result.dot_written for result in first] == [True]
+    assert [result and result.dot_written for result in second] == [True, True]
 
 
 def test_server_that_closes_after_an_email_leaves_the_next_one_untried() -> None:
     async def go(port: int) -> None:
-        server = SmtpTransport(smtp_settings(port))
+        server, emails = SmtpTransport(smtp_settings(port)), Emails([NEXT_EMAIL])
         async with connected(server) as connection:
-            result = await connection.send(EMAIL, commit, lambda: NEXT_EMAIL)
-            assert result
-            assert result.reply
-            with pytest.raises(NotStartedError):
-                await connection.send(NEXT_EMAIL, commit)
+            await connection.send(EMAIL, emails)
             assert not connection.is_usable
+        assert [result.reply and result.reply.code for result in emails.results] == [250]
         assert not server.has_stalled
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, read_envelope, SENT]) as scripted:
@@ -460,36 +459,27 @@ def test_server_that_closes_after_an_email_leaves_the_next_one_untried() -> None
 
 
 def test_last_words_to_the_next_email_are_its_result() -> None:
-    """The server says 421 and closes. The connection can still give that result, and nothing else."""
-
-    async def go(port: int) -> SendResult | None:
-        async with connected(SmtpTransport(smtp_settings(port))) as connection:
-            await connection.send(EMAIL, commit, lambda: NEXT_EMAIL)
-            while not connection._error:
-                await asyncio.sleep(0.01)
-            assert connection.is_usable
-            result = await connection.send(NEXT_EMAIL, commit)
-            assert not connection.is_usable
-            return result
-
+    """The server says 421 and closes."""
     last_words = b"421 4.7.0 too many\r\n"
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, read_envelope, SENT + last_words]) as it:
-        assert run(go(it.port)) == SendResult(Phase.MAIL, Reply(421, "4.7.0", "421 4.7.0 too many"))
+        results = run(send_two(SmtpTransport(smtp_settings(it.port))))
+    assert results[1:] == [SendResult(Phase.MAIL, Reply(421, "4.7.0", "421 4.7.0 too many"))]
 
 
-@pytest.mark.parametrize("other", ["closes", "sends another email"])
-def test_started_email_that_is_not_sent_never_ends(other: str) -> None:
-    """The server waits for its body. Neither QUIT nor another email may become that body."""
+def test_started_email_whose_intent_is_refused_never_ends() -> None:
+    """The server waits for its body. Nothing else may become that body."""
+    answers = iter([True, False])
+
+    async def commit_intent() -> bool:
+        return next(answers)
 
     async def go(port: int) -> None:
         async with connected(SmtpTransport(smtp_settings(port))) as connection:
-            await connection.send(EMAIL, commit, lambda: NEXT_EMAIL)
-            if other == "closes":
-                await connection.close()
-            else:
-                with pytest.raises(NotStartedError):
-                    await connection.send(EMAIL, commit)
-                assert not connection.is_usable
+            emails = Emails([NEXT_EMAIL], commit_intent)
+            await connection.send(EMAIL, emails)
+            assert len(emails.results) == 1
+            assert not connection.is_usable
+            await connection.close()
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, *IN_ONE_GO, hang]) as server:
         run(go(server.port))
@@ -506,7 +496,7 @@ def test_cancelled_email_closes_the_connection_without_the_dot() -> None:
             await asyncio.Event().wait()
             return True
 
-        sending = asyncio.create_task(connection.send(EMAIL, commit_intent))
+        sending = asyncio.create_task(send_email(connection, EMAIL, commit_intent))
         await asked.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -521,10 +511,10 @@ def test_cancelled_email_closes_the_connection_without_the_dot() -> None:
 def test_connection_that_ends_between_emails_is_not_usable() -> None:
     async def go(port: int) -> None:
         connection = await SmtpTransport(smtp_settings(port)).connect()
-        assert await connection.send(EMAIL, commit)
+        assert await send_email(connection, EMAIL)
         while connection.is_usable:
             await asyncio.sleep(0.01)
-        assert await connection.send(EMAIL, commit) == SendResult(Phase.MAIL, None, "connection closed")
+        assert await send_email(connection, EMAIL) == SendResult(Phase.MAIL, None, "connection closed")
         await connection.close()
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]) as server:
@@ -536,7 +526,7 @@ def test_unexpected_bytes_end_the_connection() -> None:
         connection = await SmtpTransport(smtp_settings(port)).connect()
         while connection.is_usable:
             await asyncio.sleep(0.01)
-        result = await connection.send(EMAIL, commit)
+        result = await send_email(connection, EMAIL)
         assert result is not None
         assert (result.phase, result.reply, result.dot_written) == (Phase.MAIL, None, False)
         await connection.close()
@@ -560,16 +550,15 @@ def test_connection_retires_by_count_and_age(setting: dict[str, Any], emails: in
 
 @pytest.mark.parametrize("setting", [{"emails_per_connection": 1}, {"connection_age": timedelta(microseconds=1)}])
 def test_connection_that_retires_starts_no_further_email(setting: dict[str, Any]) -> None:
-    asked = []
-
     async def go(port: int) -> None:
+        emails = Emails([NEXT_EMAIL])
         async with connected(SmtpTransport(smtp_settings(port, **setting))) as connection:
-            assert await connection.send(EMAIL, commit, lambda: asked.append(True))
+            await connection.send(EMAIL, emails)
             assert not connection.is_usable
+        assert (len(emails.results), emails.asked) == (1, 0)
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, SENT, hang]) as server:
         run(go(server.port))
-    assert not asked
 
 
 # TLS and login
@@ -806,7 +795,7 @@ def test_many_connections_at_once(tmp_path: Path) -> None:
             for n in range(7):
                 name = f"<{number}.{n}@x>"
                 email = OutgoingEmail("a@x.org", f"{number}.{n}@x.org", f"Message-ID: {name}\r\n\r\n.\r\n".encode())
-                result = await connection.send(email, commit)
+                result = await send_email(connection, email)
                 assert result is not None
                 assert result.phase == Phase.DOT
             await connection.close()
@@ -873,9 +862,9 @@ def test_smtp_sink_refuses_a_long_body_during_transfer() -> None:
 
 def test_new_deadline_replaces_one_that_has_just_passed() -> None:
     async def go() -> None:
-        settings, loop = smtp_settings(25), asyncio.get_running_loop()
+        settings = smtp_settings(25)
         connection = SmtpConnection(settings, SmtpTransport(settings))
-        connection._set_deadline(loop.time())  # uvloop returns a handle without when() for a timer that is due
-        connection._set_deadline(loop.time() + 60)
+        connection._expect_within(0)  # uvloop returns a handle without when() for a timer that is due
+        connection._expect_within(60)
 
     run(go())

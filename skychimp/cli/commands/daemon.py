@@ -13,7 +13,7 @@ from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
     from skychimp.config.settings import Settings
-    from skychimp.delivery.sending.dispatcher import RunStats
+    from skychimp.delivery.sending.outcomes import RunStats
 
 app = typer.Typer(rich_markup_mode="rich")
 

@@ -15,7 +15,8 @@ from skychimp.cli.display.progress import ProgressReporter
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from skychimp.delivery.sending.dispatcher import RunOptions, RunStats
+    from skychimp.delivery.sending.dispatcher import RunOptions
+    from skychimp.delivery.sending.outcomes import RunStats
     from skychimp.services.mailings.forecast import Forecast
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -44,7 +45,7 @@ def run(
 
     Exits with status 75 if due mail is still queued or deferred.
     """
-    from skychimp.delivery.sending.dispatcher import RunStats
+    from skychimp.delivery.sending.outcomes import RunStats
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)

@@ -6,7 +6,7 @@ hold up the others. A claim is about as large as what is sent in half a second, 
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -79,7 +79,7 @@ class Claims:
         self._opening: deque[OpenOccurrence] = deque()
         self._changed = asyncio.Event()
         self._turn = 0
-        self._token = 0
+        self._leased: Counter[int] = Counter()
         self._is_stopped = False
 
     def add(self, occurrence_ids: Iterable[int]) -> None:
@@ -125,42 +125,41 @@ class Claims:
         is_enough = len(occurrence.ready) > self._connections()
         return self._take(occurrence) if is_enough and not self._is_done and self._choose() is occurrence else None
 
-    def finish(self, occurrence: OpenOccurrence) -> None:
-        """Note that a delivery of this occurrence is no longer in flight."""
+    def finish(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
+        """Note that a delivery is no longer in flight. Its result, if there is one, is recorded."""
         occurrence.in_flight -= 1
+        self._note_result(claimed)
         self._forget_if_finished(occurrence)
 
     def return_untried(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
         """Put an untried delivery back at the front of its queue, unless its occurrence was discarded."""
         occurrence.in_flight -= 1
         self._count_handed_out(-1)
-        if occurrence.is_discarded:
-            return
         occurrence.ready.appendleft(claimed)
+        if occurrence.is_discarded:
+            self._give_back(occurrence)
+            return
         if occurrence not in self._active and occurrence not in self._waiting:  # this was its last delivery
             self._waiting.appendleft(occurrence)
             self._activate_waiting()
         self._changed.set()
 
     def reclaim(self, occurrence: OpenOccurrence) -> None:
-        """Release what is ready and claim again, because a delivery turned out to be no longer ours."""
-        ids = [claimed.id for claimed in occurrence.ready]
-        occurrence.ready.clear()
-        if ids:
-            self._recorder.submit(lambda db: queue.release(db, self._run_id, ids, only_claimed=True))
+        """Give back what is ready and claim again, because a delivery turned out to be no longer ours."""
+        self._give_back(occurrence)
         self.refresh(occurrence)
 
     def discard(self, occurrence: OpenOccurrence) -> None:
         """Send no more of this occurrence, because its mailing was disabled."""
-        occurrence.ready.clear()
+        self._give_back(occurrence)
         occurrence.is_exhausted = occurrence.is_discarded = True
         self._deactivate_if_finished(occurrence)
 
     def discard_all(self) -> None:
         """Send no more of any occurrence added so far."""
-        for occurrence in [*self._active, *self._waiting]:
-            self.discard(occurrence)
         self._waiting.clear()
+        for occurrence in list(self._occurrences.values()):
+            self.discard(occurrence)
 
     def stop(self) -> None:
         """Hand out no more deliveries."""
@@ -214,6 +213,23 @@ class Claims:
         self._deactivate_if_finished(occurrence)
         return claimed, occurrence
 
+    def _give_back(self, occurrence: OpenOccurrence) -> None:
+        """Return what is ready to the queue."""
+        claims = list(occurrence.ready)
+        occurrence.ready.clear()
+        if claims:
+            self._recorder.submit(lambda db: queue.give_back(db, claims), is_quick=True)
+        for claimed in claims:
+            self._note_result(claimed)
+
+    def _note_result(self, claimed: ClaimedDelivery) -> None:
+        """Close a lease when this was its last delivery."""
+        lease_id = claimed.lease_id
+        self._leased[lease_id] -= 1
+        if not self._leased[lease_id]:
+            del self._leased[lease_id]
+            self._recorder.submit(lambda db: queue.close_leases(db, self._run_id, [lease_id]), is_quick=True)
+
     def _count_handed_out(self, number: int) -> None:
         if self._remaining is not None:
             self._remaining -= number
@@ -246,19 +262,20 @@ class Claims:
         size = 0 if self._is_stopped else self._next_claim_size(occurrence)
         claimed: list[ClaimedDelivery] = []
         if size:
-            self._token += 1
-            token, occurrence.was_refreshed = self._token, False
-            claimed = await self._recorder.submit(lambda db: self._claim_batch(db, occurrence, token, size))
+            occurrence.was_refreshed = False
+            is_quick = occurrence.emails is not None
+            claimed = await self._recorder.submit(lambda db: self._claim_batch(db, occurrence, size), is_quick=is_quick)
+        self._leased.update(delivery.lease_id for delivery in claimed)
         occurrence.ready.extend(claimed)
         occurrence.is_claiming = False
         occurrence.is_exhausted = size == 0 or (len(claimed) < size and not occurrence.was_refreshed)
         self._claim_if_low(occurrence)
         self._deactivate_if_finished(occurrence)
 
-    def _claim_batch(self, db: Connection, occurrence: OpenOccurrence, token: int, size: int) -> list[ClaimedDelivery]:
+    def _claim_batch(self, db: Connection, occurrence: OpenOccurrence, size: int) -> list[ClaimedDelivery]:
         if occurrence.emails is None:
             occurrence.emails = self._load(db, occurrence.id)
-        return queue.claim(db, occurrence.id, self._run_id, token, self._now(), self._due_by(), size)
+        return queue.lease(db, occurrence.id, self._run_id, self._now(), self._due_by(), size)
 
     def _next_claim_size(self, occurrence: OpenOccurrence) -> int:
         """Return how many to claim: twice as many if the last claim was used up quickly, half if slowly."""

@@ -89,20 +89,20 @@ class ConnectionPool:
             self.limit, self._may_be_paused = 0, True
             self._give_up(_paused(reason), 'run "skychimp doctor"')
 
-    async def pause(self, reason: str, hint: str = "check smtp.username and smtp.password") -> None:
+    def pause(self, reason: str, hint: str = "check smtp.username and smtp.password") -> None:
         """Pause the relay until its settings change or the next probe is due, because a person must act."""
         if not self.limit:  # another connection has already paused it, and counts as the same probe
             return
         relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
         self.limit, self._may_be_paused = 0, True
-        await self._recorder.submit(lambda db: relay_pauses.pause(db, relay, settings_hash, reason, now))
+        self._recorder.submit(lambda db: relay_pauses.pause(db, relay, settings_hash, reason, now), is_quick=True)
         self._give_up(_paused(reason), hint)
 
     def record_success(self) -> None:
         """End a pause, because an email was accepted. Emails that were in flight at the pause do not count."""
         if self._may_be_paused and self.limit:
             self._may_be_paused, relay = False, self._transport.relay
-            self._recorder.submit(lambda db: relay_pauses.resume(db, relay))
+            self._recorder.submit(lambda db: relay_pauses.resume(db, relay), is_quick=True)
 
     # Connections
 
@@ -154,7 +154,7 @@ class ConnectionPool:
                 return None
             return await self._probe(error)
         except RelayRefused as error:
-            await self.pause(error.message, error.hint or "")
+            self.pause(error.message, error.hint or "")
             return None
 
     async def _probe(self, unavailable: RelayUnavailable) -> Connection | None:
@@ -195,7 +195,7 @@ class ConnectionPool:
         except RetryError as error:
             self._give_up(_unavailable(error.last_attempt.exception()), hint)
         except RelayRefused as error:
-            await self.pause(error.message, error.hint or "")
+            self.pause(error.message, error.hint or "")
         except _StoppedError:
             pass
         return None

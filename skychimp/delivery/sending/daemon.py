@@ -15,8 +15,9 @@ from typing import Protocol
 import schedule
 
 from skychimp.config.settings import Settings
-from skychimp.delivery.sending.dispatcher import Dispatcher, RunStats
+from skychimp.delivery.sending.dispatcher import Dispatcher
 from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.runner import is_held, registered_run, with_sender
 from skychimp.delivery.sending.stop_signals import RELOADED, StopSignals
 from skychimp.errors import StoreHeld

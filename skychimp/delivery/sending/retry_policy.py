@@ -43,8 +43,10 @@ def decide(
     `attempts` and `given_back` count the attempts before this one. `chance` is a random number in [0, 1) that spreads
     the retries.
     """
+    if result.is_success:
+        return Decision(Outcome.SENT)
     reply = result.reply
-    if reply is not None and not (reply.code >= 400 or (result.dot_written and reply.code < 300)):
+    if reply is not None and reply.code < 400:
         reply = None  # 3xx, or 2xx before the final dot: not a reply about this email
     if reply is None and result.dot_written:
         return _unknown(policy, now)
@@ -53,8 +55,6 @@ def decide(
             return Decision(Outcome.GIVEN_BACK, now, fewer_connections=True)
         next_try_at = _next_try_at(attempts, given_back, policy, now, chance)
         return Decision(Outcome.DEFERRED, next_try_at, fewer_connections=True)
-    if reply.code < 300:
-        return Decision(Outcome.SENT)
     if not result.dot_written and reply.code in LOGIN_REQUIRED_CODES:
         return Decision(None)
     if reply.code >= 500:

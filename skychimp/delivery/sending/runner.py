@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from skychimp import addresses
 from skychimp.config.settings import Settings
 from skychimp.delivery.scheduling import tzdata_changes
-from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, RunStats
+from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions
 from skychimp.delivery.sending.event_loop import require_open_files, run_in_event_loop
+from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.stop_signals import StopSignals
 from skychimp.errors import ConfigError, StoreHeld
 from skychimp.store import queue, runs

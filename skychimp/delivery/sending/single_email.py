@@ -1,5 +1,6 @@
 """Send one email outside of a mailing, over a connection of its own."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,14 +48,26 @@ def error_for(result: SendResult) -> RelayError | None:
     return RelayRefused(f"the mail server refused the email: {text}")
 
 
-async def _send(transport: Transport, email: OutgoingEmail) -> SendResult:
-    async def commit_intent() -> bool:
-        return True
+class _SingleEmail:
+    """The source of one email, which has no intent to commit."""
 
+    result: SendResult
+
+    def commit_intent(self, answer: Callable[[bool], None]) -> None:
+        answer(True)
+
+    def take_next(self) -> None:
+        return None
+
+    def finish(self, result: SendResult) -> None:
+        self.result = result
+
+
+async def _send(transport: Transport, email: OutgoingEmail) -> SendResult:
+    source = _SingleEmail()
     connection = await transport.connect()
     try:
-        result = await connection.send(email, commit_intent)
+        await connection.send(email, source)
     finally:
         await connection.close()
-    assert result is not None  # the intent is always committed
-    return result
+    return source.result

@@ -11,7 +11,7 @@ from skychimp.delivery.scheduling import planner
 from skychimp.delivery.scheduling.planner import DueMailing
 from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, User
 from skychimp.store import audience, queue
-from skychimp.store.conditions import is_enabled, is_unfinished, why_stopped
+from skychimp.store.conditions import current_state, is_enabled, is_unfinished, why_stopped
 from skychimp.store.database import Store
 
 _D = Delivery.__table__
@@ -76,7 +76,7 @@ def _open_occurrence(db: Connection, occurrence: "_Unfinished", now: datetime) -
     stopped = why_stopped(occurrence.disabled_at, occurrence.disabled_reason, occurrence.blocked_at)
     if stopped is None and occurrence.deadline <= now:
         stopped = "its deadline has passed"
-    deliveries = select(_D.c.address, _D.c.state, _D.c.next_try_at).where(_D.c.occurrence_id == occurrence.id)
+    deliveries = select(_D.c.address, current_state(), _D.c.next_try_at).where(_D.c.occurrence_id == occurrence.id)
     for address, state, next_try_at in db.execute(deliveries):
         reason = stopped or _why_not_now(DeliveryState(state), next_try_at, now)
         yield Forecast(occurrence.mailing_id, occurrence.due_at, address, reason)

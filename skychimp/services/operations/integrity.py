@@ -33,10 +33,14 @@ _WITH_ATTEMPTS = """SELECT d.id FROM delivery AS d JOIN (
         max(outcome IN ('sent', 'unknown')) AS arrived, max(outcome IN ('failed', 'unknown')) AS failed,
         max(outcome = 'deferred') AS deferred, max(outcome = 'unknown') AS unknown
     FROM attempt GROUP BY delivery_id) AS a ON a.delivery_id = d.id WHERE """
-_OPEN = "(state IN ('queued', 'claimed', 'sending', 'deferred') OR (state = 'unknown' AND next_try_at IS NOT NULL))"
+_OPEN = "(state IN ('queued', 'deferred') OR (state = 'unknown' AND next_try_at IS NOT NULL))"
 
 RULES = (
-    _Rule("delivery", "number of attempts differs from the log", _WITH_ATTEMPTS + "a.last != d.attempts"),
+    _Rule(
+        "delivery",
+        "number of attempts differs from the log",
+        _WITH_ATTEMPTS + "a.last != d.attempts AND d.id NOT IN (SELECT delivery_id FROM intent)",  # noqa: S608
+    ),
     _Rule("delivery", "an attempt is missing from the log", _WITH_ATTEMPTS + "a.number != a.last - a.first + 1"),
     _Rule("delivery", "sent, but no attempt was sent", _WITH_ATTEMPTS + "d.state = 'sent' AND NOT a.arrived"),
     _Rule("delivery", "failed, but no attempt failed", _WITH_ATTEMPTS + "d.state = 'failed' AND NOT a.failed"),
@@ -59,7 +63,7 @@ RULES = (
     _Rule(
         "delivery",
         "sent already, but queued to be sent again",
-        f"""SELECT id FROM delivery WHERE {_OPEN} AND state != 'sending'
+        f"""SELECT id FROM delivery WHERE {_OPEN} AND id NOT IN (SELECT delivery_id FROM intent)
             AND EXISTS (SELECT 1 FROM attempt WHERE delivery_id = delivery.id AND outcome = 'sent')""",  # noqa: S608
     ),
     _Rule(

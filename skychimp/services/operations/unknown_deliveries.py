@@ -18,7 +18,7 @@ from skychimp.services import audit
 from skychimp.services.listing import in_scope, is_valid_id
 from skychimp.shell import run_hint
 from skychimp.store import queue
-from skychimp.store.conditions import is_unknown
+from skychimp.store.conditions import current_state, is_unknown
 from skychimp.store.database import Store
 from skychimp.text import count_of
 
@@ -136,7 +136,7 @@ def _select_visible(query: Select[tuple[object, ...]], actor: Actor) -> Select[t
 
 def _not_unknown(db: Session, actor: Actor, delivery_id: int) -> NotFound | Conflict:
     """Return why a delivery cannot be resolved."""
-    query = _select_visible(select(_D.c.state), actor).where(_D.c.id == delivery_id)
+    query = _select_visible(select(current_state()), actor).where(_D.c.id == delivery_id)
     state = db.scalar(query) if is_valid_id(delivery_id) else None
     if state is None:
         message = f"delivery {delivery_id} not found"

@@ -30,7 +30,7 @@ from skychimp.services import audit
 from skychimp.services.listing import in_scope
 from skychimp.shell import run_hint
 from skychimp.store import audience
-from skychimp.store.conditions import why_stopped
+from skychimp.store.conditions import current_state, why_stopped
 from skychimp.store.database import Store
 from skychimp.text import count_of, did_you_mean
 
@@ -216,8 +216,8 @@ def _find_deliveries(db: Session, owners: Select[tuple[int]], key: str) -> list[
     """Return the deliveries to an address in order of their due times."""
     query = (
         select(
-            _D.c.id, _D.c.state, _D.c.next_try_at, _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.return_path,
-            _U.c.email.label("owner"),
+            _D.c.id, current_state().label("state"), _D.c.next_try_at, _O.c.mailing_id, _O.c.subject, _O.c.due_at,
+            _O.c.return_path, _U.c.email.label("owner"),
         )
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)

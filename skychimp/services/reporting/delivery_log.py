@@ -13,6 +13,7 @@ from skychimp.models import Attempt, Delivery, Occurrence
 from skychimp.permissions import Actor
 from skychimp.services.listing import ListOptions, apply, checked_search
 from skychimp.services.mailings import mailings
+from skychimp.store.conditions import current_attempts, current_state
 from skychimp.store.database import Store
 
 _A = Attempt.__table__
@@ -107,8 +108,8 @@ def _ascii_domain(domain: str) -> str:
     return addresses.parse(f"x@{domain.strip().removeprefix('@')}").key.removeprefix("x@")
 
 
-_STATUS = func.coalesce(_A.c.outcome, _D.c.state)
-_COLUMNS = (*_A.c, _D.c.address, _D.c.state, _D.c.id.label("delivery"), _O.c.due_at)
+_STATUS = func.coalesce(_A.c.outcome, current_state())
+_COLUMNS = (*_A.c, _D.c.address, current_state().label("state"), _D.c.id.label("delivery"), _O.c.due_at)
 
 
 def _select_attempts() -> Select[tuple[object, ...]]:
@@ -116,7 +117,7 @@ def _select_attempts() -> Select[tuple[object, ...]]:
 
 
 def _select_deliveries() -> Select[tuple[object, ...]]:
-    last_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts)
+    last_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == current_attempts())
     return select(*_COLUMNS).select_from(_D).outerjoin(_A, last_attempt).join(_O, _O.c.id == _D.c.occurrence_id)
 
 

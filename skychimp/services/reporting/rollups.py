@@ -8,9 +8,22 @@ occurrence are counted once, those of an open one each time.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as insert_or_update
 
 from skychimp.delivery.sending import replies
@@ -24,7 +37,7 @@ from skychimp.models import (
     ReplyKind,
     StoreInfo,
 )
-from skychimp.store.conditions import is_unknown
+from skychimp.store.conditions import current_attempts, current_state, is_unknown
 from skychimp.store.database import Store
 
 _A = Attempt.__table__
@@ -169,11 +182,23 @@ def _reply_kind_id(db: Connection, known: dict[Any, int], reply_kind: Sequence[o
 
 # Deliveries
 
-# By their ids, which are next to each other: by the index of addresses each row would be somewhere else.
-_DELIVERIES = """
-    SELECT CASE instr(address_key, '@') WHEN 0 THEN '' ELSE substr(address_key, instr(address_key, '@') + 1) END,
-        state, attempts FROM delivery
-    WHERE id BETWEEN ? AND ? AND +occurrence_id = ?"""
+# Rows are read by their ids, which are next to each other: by the index of addresses each would be somewhere else.
+# Plain SQL through the driver, as above.
+
+
+@cache
+def _deliveries(dialect: Dialect) -> str:
+    """Return the SQL for the domain, state and number of attempts of each delivery in an occurrence.
+
+    Its parameters are the first and the last id, and the occurrence's id.
+    """
+    at, key = func.instr(_D.c.address_key, "@"), _D.c.address_key
+    parameter: ColumnElement[int] = literal_column("?")
+    domain = case((at == 0, ""), else_=func.substr(key, at + 1))
+    query = select(domain, current_state(), current_attempts()).where(
+        _D.c.id.between(parameter, parameter), literal_column("+occurrence_id") == parameter
+    )
+    return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def _stored_outcomes(db: Connection, ids: Sequence[int]) -> dict[int, Sequence[OutcomeCount]]:
@@ -222,7 +247,7 @@ def _count_deliveries(db: Connection, occurrence_id: int) -> Counter[tuple[str, 
     bounds = select(func.min(_D.c.id), func.max(_D.c.id)).where(_D.c.occurrence_id == occurrence_id)
     first, last = db.execute(bounds).one()
     driver: Any = db.connection.dbapi_connection
-    return Counter(driver.execute(_DELIVERIES, (first, last, occurrence_id)))
+    return Counter(driver.execute(_deliveries(db.dialect), (first, last, occurrence_id)))
 
 
 def _largest_domains(counts: Counter[tuple[str, str, int]]) -> Iterator[OutcomeCount]:

@@ -19,6 +19,7 @@ from skychimp.services.messages import messages
 from skychimp.services.users import users
 from skychimp.shell import command_line
 from skychimp.store import ledger, queue
+from skychimp.store.conditions import current_state
 from skychimp.store.database import Store
 
 _A = Attempt.__table__
@@ -114,7 +115,8 @@ def _find_records(db: Session, actor: Actor, email: str, everywhere: bool) -> _R
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_D.c.address_key == key, in_scope(scope, actor, _M.c.owner_id))
     )
-    deliveries = select(_D.c.id, _D.c.state).where(or_(_D.c.id.in_(to_address), _D.c.client_id.in_(client_ids)))
+    is_theirs = or_(_D.c.id.in_(to_address), _D.c.client_id.in_(client_ids))
+    deliveries = select(_D.c.id, current_state().label("state")).where(is_theirs)
     states = {row.id: DeliveryState(row.state) for row in db.execute(deliveries)}
     if not client_ids and not states:
         raise NotFound(f"no record of {email}", 'run "skychimp clients list"')

@@ -14,7 +14,6 @@ from skychimp.permissions import MANAGED_ROLES, Action, Actor, authorize, author
 from skychimp.services import audit
 from skychimp.services.accounts import sessions
 from skychimp.services.listing import ListOptions, apply, matches_id_or_email, not_found
-from skychimp.store import queue
 from skychimp.store.database import Store
 from skychimp.text import one_line
 
@@ -84,7 +83,6 @@ def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:
         sessions.end_all(db, target.id)
         if target.blocked_at is None:
             db.execute(update(_U).where(_U.c.id == target.id).values(blocked_at=datetime.now(UTC)))
-            queue.requeue_for_owner(db.connection(), target.id)
             audit.record(db, actor, "block", "user", target.id, reason)
         return _get_user(db, str(target.id))
 

@@ -32,10 +32,10 @@ SECRET = b"secret of the store"
 class Harness:
     """A connection pool, and the reasons and hints with which it gave up."""
 
-    def __init__(self, store: Store, recorder: Recorder, settings: Settings, *, waits_forever: bool) -> None:
+    def __init__(self, recorder: Recorder, settings: Settings, *, waits_forever: bool) -> None:
         self.give_ups: list[tuple[str, str]] = []
         self.later = timedelta()
-        self.store = store
+        self.recorder = recorder
         self.pool = ConnectionPool(
             SmtpTransport(settings.smtp),
             settings,
@@ -45,11 +45,10 @@ class Harness:
             waits_forever=waits_forever,
         )
 
-    def may_send(self, secret: bytes = SECRET) -> bool:
+    async def may_send(self, secret: bytes = SECRET) -> bool:
         """Read and apply a pause, as a run does before it sends."""
         self.pool.read_settings()
-        with self.store.connect() as db, db.begin():
-            pause = self.pool.read_pause(db, secret)
+        pause = await self.recorder.submit(lambda db: self.pool.read_pause(db, secret))
         self.pool.apply_pause(pause)
         return pause is None
 
@@ -57,9 +56,9 @@ class Harness:
 @asynccontextmanager
 async def open_pool(store: Store, settings: Settings, *, waits_forever: bool = False) -> AsyncIterator[Harness]:
     with registered_run(store) as lock:
-        recorder = Recorder(store, lock.run_id)
-        harness = Harness(store, recorder, settings, waits_forever=waits_forever)
-        harness.may_send()
+        recorder = Recorder(store, lock.run_id, now=lambda: datetime.now(UTC))
+        harness = Harness(recorder, settings, waits_forever=waits_forever)
+        await harness.may_send()
         yield harness
         await recorder.close()
 
@@ -179,13 +178,13 @@ def test_relay_is_paused_once_and_probed_later(store: Store) -> None:
     async def go(port: int) -> None:
         async with open_pool(store, make_settings(port, smtp__connections=3)) as harness:
             for _ in range(3):  # each connection gets the same refusal
-                await harness.pool.pause("535 5.7.8 wrong", "check it")
+                harness.pool.pause("535 5.7.8 wrong", "check it")
             assert harness.give_ups == [("the mail server is paused: 535 5.7.8 wrong", "check it")]
             assert await harness.pool.replace(None) is None
             seen = []
             for minutes in (0, 14, 16):
                 harness.later = timedelta(minutes=minutes)
-                seen.append((harness.may_send(), harness.pool.limit))
+                seen.append((await harness.may_send(), harness.pool.limit))
             assert seen == [(False, 0), (False, 0), (True, 1)]  # the probe is one connection
             assert len(harness.give_ups) == 1
         async with open_pool(store, make_settings(port)) as later_run:
@@ -211,11 +210,11 @@ def test_only_changed_login_settings_end_a_pause(store: Store, fixed: dict[str, 
 
     async def go(port: int) -> None:
         async with open_pool(store, make_settings(port, **usual)) as harness:
-            await harness.pool.pause("no", "hint")
+            harness.pool.pause("no", "hint")
         async with open_pool(store, make_settings(port, **usual, smtp__connections=7, smtp__timeout="1s")) as same:
-            assert not same.may_send()
+            assert not await same.may_send()
         async with open_pool(store, make_settings(port, **usual | fixed)) as changed:
-            assert changed.may_send()
+            assert await changed.may_send()
             assert changed.give_ups == []
 
     run(go(2525))
@@ -231,8 +230,8 @@ def test_changed_password_file_ends_a_pause(store: Store, tmp_path: Path) -> Non
             async with open_pool(
                 store, make_settings(2525, smtp__username="ada", smtp__password_file=str(file))
             ) as harness:
-                seen.append(harness.may_send())
-                await harness.pool.pause("no", "hint")
+                seen.append(await harness.may_send())
+                harness.pool.pause("no", "hint")
         return seen
 
     assert run(go()) == [True, False, True]
@@ -252,11 +251,11 @@ def test_file_that_cannot_be_used_pauses_the_relay_until_it_is_fixed(
     async def go(port: int) -> None:
         async with open_pool(store, make_settings(port, **values), waits_forever=True) as harness:
             file.chmod(0o666)
-            assert harness.may_send()
+            assert await harness.may_send()
             assert await harness.pool.replace(None) is None
-            assert not harness.may_send()
+            assert not await harness.may_send()
             file.chmod(0o600)
-            assert harness.may_send()
+            assert await harness.may_send()
             (give_up,) = harness.give_ups
         reason, hint = give_up
         assert reason == f"the mail server is paused: cannot use {file}: it can be changed by others"
@@ -283,8 +282,8 @@ def test_files_are_not_read_in_a_transaction(store: Store, tmp_path: Path, monke
 def test_store_contains_only_a_keyed_hash_of_the_password(store: Store) -> None:
     async def go(secret: bytes) -> str:
         async with open_pool(store, make_settings(2525, smtp__username="ada", smtp__password="sesame")) as harness:
-            harness.may_send(secret)
-            await harness.pool.pause("no", "hint")
+            await harness.may_send(secret)
+            harness.pool.pause("no", "hint")
         (state,) = rows(store, RelayState)
         with store.write() as db:
             db.execute(text("DELETE FROM relay_state"))
@@ -298,9 +297,9 @@ def test_store_contains_only_a_keyed_hash_of_the_password(store: Store) -> None:
 def test_accepted_email_ends_a_pause_unless_it_was_already_in_flight(store: Store) -> None:
     async def go() -> None:
         async with open_pool(store, make_settings(2525)) as harness:
-            await harness.pool.pause("no", "hint")
+            harness.pool.pause("no", "hint")
             harness.pool.record_success()  # the reply to an email that was already in flight
-            assert not harness.may_send()
+            assert not await harness.may_send()
             harness.pool.apply_pause(None)  # the next probe is due
             harness.pool.record_success()
 

@@ -43,9 +43,11 @@ from support.servers import (
 )
 
 from skychimp.config.settings import Settings
-from skychimp.delivery.sending import intents as module
-from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, RunStats, retry_policy_from
+from skychimp.delivery.sending import recorder as module
+from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, retry_policy_from
 from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.outcomes import RunStats
+from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run, send_due, with_sender
 from skychimp.errors import ConfigError, SkychimpError, StoreFailed
 from skychimp.models import DeliveryState, Every, Mailing, Outcome, Run
@@ -53,7 +55,7 @@ from skychimp.permissions import Actor
 from skychimp.store import queue
 from skychimp.store.database import Store
 from skychimp.transport import make_transport
-from skychimp.transport.interfaces import CommitIntent, Connection, OutgoingEmail, SendResult, TakeNext, Transport
+from skychimp.transport.interfaces import Connection, EmailSource, OutgoingEmail, Transport
 
 HEALTHY = (GREETING, accept_mail())
 
@@ -173,19 +175,20 @@ def test_process_suspended_before_the_dot_renews_its_intent(
     """Meanwhile another run recovered its deliveries, so it must not write the dot."""
     create_mailing(store, ada, make_addresses(3))
     asleep = 0.0
-    awake = module._boot_time_s
+    awake, write = module._boot_time_s, Recorder._write_quickly
     monkeypatch.setattr(module, "_boot_time_s", lambda: awake() + asleep)
 
-    def answer(command: str, address: str) -> None:
+    def write_and_suspend(recorder: Recorder, db: Any, batch: Any) -> Any:
         nonlocal asleep
-        if command == "DATA" and address == "client1@example.org" and not asleep:
-            while {row.address: row.state for row in deliveries(store)}[address] != DeliveryState.SENDING:
-                time.sleep(0.001)  # until its intent is committed
-            with store.connect() as db, db.begin():
-                queue.rescue(db, 1, datetime.now(UTC), None, "other")
+        results = write(recorder, db, batch)
+        if not asleep and any(claimed.address == "client1@example.org" for claimed in batch.claims):
+            with store.connect() as other, other.begin():
+                queue.rescue(other, 1, datetime.now(UTC), None, "other")
             asleep = module.MAX_INTENT_AGE_S + 1
+        return results
 
-    with ScriptedServer([GREETING, accept_mail(answer)]) as server:
+    monkeypatch.setattr(Recorder, "_write_quickly", write_and_suspend)
+    with ScriptedServer(HEALTHY) as server:
         send(store, make_settings(server.port, delivery__unknown="hold"))
 
     assert sent_addresses(store) >= {"client0@example.org"}
@@ -199,8 +202,9 @@ def test_process_suspended_before_the_dot_continues_if_its_intent_is_renewed(
     store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_mailing(store, ada, make_addresses(3))
-    naps = itertools.count(step=int(module.MAX_INTENT_AGE_S / 2))
-    monkeypatch.setattr(module, "_boot_time_s", lambda: float(next(naps)))
+    naps = itertools.count(step=int(module.MAX_INTENT_AGE_S) + 1)
+    times = (float(nap) for nap in naps for _ in range(3))  # every other commit takes too long
+    monkeypatch.setattr(module, "_boot_time_s", lambda: next(times))
 
     with ScriptedServer(HEALTHY) as server:
         assert send(store, make_settings(server.port)).sent == 3
@@ -242,6 +246,17 @@ class FaultyTransport:
         return _FaultyConnection(await self._inner.connect(), self)
 
 
+class _OneAtATime:
+    """A source of emails of which each is sent on its own."""
+
+    def __init__(self, inner: EmailSource) -> None:
+        self.commit_intent = inner.commit_intent
+        self.finish = inner.finish
+
+    def take_next(self) -> None:
+        return None
+
+
 class _FaultyConnection:
     def __init__(self, inner: Connection, faulty: FaultyTransport) -> None:
         self._inner = inner
@@ -251,14 +266,14 @@ class _FaultyConnection:
     def is_usable(self) -> bool:
         return self._inner.is_usable
 
-    async def send(
-        self, email: OutgoingEmail, commit_intent: CommitIntent, take_next: TakeNext = lambda: None
-    ) -> SendResult | None:
+    async def send(self, email: OutgoingEmail, source: EmailSource) -> None:
         if email.recipient == self._faulty.after:
-            assert await commit_intent()
+            answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            source.commit_intent(answer.set_result)
+            assert await answer
         if email.recipient in (self._faulty.before, self._faulty.after):
             raise RuntimeError("a defect")
-        return await self._inner.send(email, commit_intent, take_next)
+        await self._inner.send(email, _OneAtATime(source))
 
     async def close(self) -> None:
         await self._inner.close()
@@ -282,13 +297,13 @@ def test_defect_is_deferred_before_the_dot_and_unknown_after_it(
     }
 
 
-@pytest.mark.parametrize("state", ["sending", "sent"])
+@pytest.mark.parametrize("table", ["intent", "attempt"])
 def test_no_dot_is_written_after_the_ledger_failed(
-    store: Store, ada: Actor, receiver: CountingReceiver, state: str
+    store: Store, ada: Actor, receiver: CountingReceiver, table: str
 ) -> None:
     """After ten sent emails, either intents or outcomes cannot be recorded."""
     create_mailing(store, ada, make_addresses(60))
-    with failing_ledger(store, state), pytest.raises(StoreFailed):
+    with failing_ledger(store, table), pytest.raises(StoreFailed):
         send(store, make_settings(receiver.port, smtp__connections=3))
 
     counts = state_counts(store)
@@ -305,12 +320,12 @@ def test_no_dot_is_written_after_the_ledger_failed(
 
 
 @contextmanager
-def failing_ledger(store: Store, state: str) -> Iterator[None]:
+def failing_ledger(store: Store, table: str) -> Iterator[None]:
     """Let the ledger fail until the end of the block, once ten emails are sent."""
     with store.write() as db:
         db.connection().exec_driver_sql(
-            f"CREATE TRIGGER broken BEFORE UPDATE ON delivery WHEN new.state = '{state}'"
-            " AND (SELECT count(*) FROM delivery WHERE state = 'sent') >= 10"
+            f"CREATE TRIGGER broken BEFORE INSERT ON {table}"
+            " WHEN (SELECT count(*) FROM attempt WHERE outcome = 'sent') >= 10"
             " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         )
     yield

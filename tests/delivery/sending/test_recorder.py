@@ -14,7 +14,6 @@ from sqlalchemy import Connection
 from support.sending import attempts, create_mailing, deliveries, make_addresses, state_counts
 
 from skychimp.delivery.scheduling import planner
-from skychimp.delivery.sending import recorder as recorder_module
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
 from skychimp.errors import StoreFailed
@@ -40,23 +39,14 @@ def due(store: Store, ada: Actor) -> int:
     return mailing_id
 
 
-@pytest.fixture(params=[10**6, -1], ids=["thread", "writer process"], autouse=True)
-def threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test with the recorder's thread alone, and with a writer process."""
-    monkeypatch.setattr(recorder_module, "WRITER_PROCESS_THRESHOLD", request.param)
-
-
 @asynccontextmanager
 async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[ClaimedDelivery]]]:
     """Yield the recorder of a run and the deliveries that the run has claimed."""
     with registered_run(store) as lock:
         with store.connect() as db, db.begin():
             now = datetime.now(UTC)
-            claims = queue.claim(db, 1, lock.run_id, 1, now, now, EMAILS)
-        recorder = Recorder(store, lock.run_id)
-        if recorder_module.WRITER_PROCESS_THRESHOLD < 0:
-            recorder._starting_writer = asyncio.create_task(recorder._start_writer())
-            await recorder._starting_writer
+            claims = queue.lease(db, 1, lock.run_id, now, now, EMAILS)
+        recorder = Recorder(store, lock.run_id, now=lambda: datetime.now(UTC))
         try:
             yield recorder, claims
         finally:
@@ -74,6 +64,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 def attempt(claimed: ClaimedDelivery, outcome: Outcome = Outcome.SENT, reply: str = "250 2.0.0 ok") -> AttemptRecord:
     now = datetime.now(UTC)
     return AttemptRecord(claimed, now, now, outcome, "dot", 250, "2.0.0", reply, "relay.example:25", None)
+
+
+def intent(recorder: Recorder, claimed: ClaimedDelivery) -> "asyncio.Future[bool]":
+    """Ask for an intent. The result is the answer."""
+    answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    recorder.commit_intent(claimed, answer.set_result)
+    return answer
 
 
 @contextmanager
@@ -104,11 +101,10 @@ def test_results_come_after_the_commit(store: Store, due: int) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, claims):
             for claimed in claims[:3]:
-                assert await recorder.commit_intent(claimed)
+                assert await intent(recorder, claimed)
                 assert state_of(store, claimed) == DeliveryState.SENDING
                 recorder.record(attempt(claimed))
-            number = await recorder.submit(lambda db: queue.release(db, claims[0].token, [claims[3].id]))
-            assert number == 1
+            await recorder.submit(lambda db: queue.give_back(db, [claims[3]]))
             assert [state_of(store, claimed) for claimed in claims[:4]] == ["sent", "sent", "sent", "queued"]
 
     run(go())
@@ -119,7 +115,7 @@ def test_writes_during_a_commit_form_the_next_batch(store: Store, due: int) -> N
     async def go() -> None:
         async with recording(store) as (recorder, (first, *others)):
             with locked(store):
-                earlier = recorder.commit_intent(first)
+                earlier = intent(recorder, first)
                 await asyncio.sleep(0.05)
                 futures = []
                 for claimed in others:
@@ -141,33 +137,33 @@ def _state(delivery_id: int, db: Connection) -> str:
 
 
 LOST: dict[str, Callable[[Connection, ClaimedDelivery, int], object]] = {
-    "released": lambda db, claimed, mailing_id: queue.release(db, 1, [claimed.id]),
+    "run ended": lambda db, claimed, mailing_id: queue.close_leases(db, 1),
+    "run declared dead": lambda db, claimed, mailing_id: queue.rescue(db, 1, datetime.now(UTC), None, "relay"),
     "disabled": lambda db, claimed, mailing_id: queue.disable_mailing(db, mailing_id, "", datetime.now(UTC)),
-    "claimed by another run": lambda db, claimed, mailing_id: _claim(db, claimed, run_id=2, token=1),
-    "claimed again": lambda db, claimed, mailing_id: _claim(db, claimed, run_id=1, token=2),
-    "sent": lambda db, claimed, mailing_id: db.exec_driver_sql("UPDATE delivery SET state = 'sent'"),
+    "cancelled": lambda db, claimed, mailing_id: queue.cancel_deliveries(db, [claimed.id]),
 }
 
 
-def _claim(db: Connection, claimed: ClaimedDelivery, *, run_id: int, token: int) -> None:
-    statement = "UPDATE delivery SET run_id = ?, token = ? WHERE id = ?"
-    db.exec_driver_sql(statement, (run_id, token, claimed.id))
-
-
 @pytest.mark.parametrize("event", LOST)
-@pytest.mark.parametrize("is_intended", [False, True])
-def test_intent_of_a_lost_delivery_is_refused(store: Store, due: int, event: str, is_intended: bool) -> None:
+def test_intent_of_a_lost_delivery_is_refused(store: Store, due: int, event: str) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, (claimed, other, *_)):
-            if is_intended:
-                assert await recorder.commit_intent(claimed)
             with store.connect() as db, db.begin():
                 LOST[event](db, claimed, due)
-            results = await asyncio.gather(recorder.commit_intent(claimed), recorder.commit_intent(other))
-            is_kept = is_intended and event == "disabled"  # an email in progress may be finished
-            assert results[0] == is_kept
-            if event not in ("disabled", "sent"):
-                assert results[1]
+            results = await asyncio.gather(intent(recorder, claimed), intent(recorder, other))
+            assert list(results) == [False, event == "cancelled"]
+
+    run(go())
+
+
+def test_intent_is_renewed_unless_the_run_was_declared_dead(store: Store, due: int) -> None:
+    async def go() -> None:
+        async with recording(store) as (recorder, (claimed, *_)):
+            assert await intent(recorder, claimed)
+            assert await intent(recorder, claimed)
+            with store.connect() as db, db.begin():
+                queue.rescue(db, 1, datetime.now(UTC), None, "relay")
+            assert not await intent(recorder, claimed)
 
     run(go())
 
@@ -175,7 +171,7 @@ def test_intent_of_a_lost_delivery_is_refused(store: Store, due: int, event: str
 def test_close_commits_what_is_left(store: Store, due: int) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, claims):
-            assert await recorder.commit_intent(claims[0])
+            await asyncio.gather(*(intent(recorder, claimed) for claimed in claims))
             for claimed in claims:
                 recorder.record(attempt(claimed))
 
@@ -191,13 +187,13 @@ def test_recorder_waits_for_a_lock_longer_than_the_driver(
     async def go(patient: Store) -> None:
         async with recording(patient) as (recorder, claims):
             with locked(patient):
-                intents = [recorder.commit_intent(claimed) for claimed in claims[:2]]
+                intents = [intent(recorder, claimed) for claimed in claims[:2]]
                 job = recorder.submit(lambda db: 42)
                 await asyncio.sleep(0.2)
             assert await asyncio.gather(*intents, job) == [True, True, 42]
             with locked(patient, by_reading=True):  # without WAL, a reader blocks a commit
                 recorder.record(attempt(claims[0]))
-                last = recorder.commit_intent(claims[2])
+                last = intent(recorder, claims[2])
                 await asyncio.sleep(0.2)
             assert await last
 
@@ -224,24 +220,24 @@ FAILURES: dict[str, tuple[Callable[[Connection], object], str]] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_failed_commit_reaches_every_future_and_nothing_more_is_written(store: Store, due: int, failure: str) -> None:
+def test_failed_commit_reaches_every_job_and_nothing_more_is_written(store: Store, due: int, failure: str) -> None:
     job, message = FAILURES[failure]
 
     async def go() -> None:
         async with recording(store) as (recorder, (first, second, third, *_)):
+            watching = asyncio.create_task(recorder.watch())
             recorder.record(attempt(first))
-            failing: list[asyncio.Future[Any]] = [
-                recorder.submit(job),
-                recorder.commit_intent(second),
-                recorder.submit(lambda db: 1),
-            ]
+            failing: list[asyncio.Future[Any]] = [recorder.submit(job), recorder.submit(lambda db: 1)]
+            intents = [intent(recorder, second)]
             for future in failing:
                 with pytest.raises(StoreFailed, match=message):
                     await future
             recorder.record(attempt(second))
-            for future in (recorder.commit_intent(third), recorder.submit(lambda db: 2)):
+            intents.append(intent(recorder, third))
+            for future in (recorder.submit(lambda db: 2), watching):
                 with pytest.raises(StoreFailed, match=message):
                     await future
+            assert not any(answer.done() for answer in intents)
 
     with pytest.raises(StoreFailed, match=message):
         run(go())

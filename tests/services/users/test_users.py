@@ -15,8 +15,11 @@ from support.queue_steps import (
     delivery_states,
     due_occurrences,
     get_row,
+    give_back,
+    make_attempt,
     open_due,
     open_mailing,
+    record_attempts,
     record_intents,
     rows,
 )
@@ -31,6 +34,7 @@ from skychimp.models import (
     Mailing,
     Occurrence,
     OccurrenceState,
+    Outcome,
     Role,
     User,
 )
@@ -214,7 +218,7 @@ def test_blocking_again_ends_sessions_started_meanwhile(store: Store, ada: Actor
     assert rows(store, Login) == []
 
 
-def test_block_requeues_claimed_emails_and_finishes_those_being_sent(
+def test_block_stops_claimed_emails_and_finishes_those_being_sent(
     store: Store, ada: Actor, bob: Actor, manager: Actor
 ) -> None:
     open_mailing(store, ada, "sent", "claimed", "queued")
@@ -227,8 +231,11 @@ def test_block_requeues_claimed_emails_and_finishes_those_being_sent(
 
     users.block(store, manager, ada.email)
 
-    assert delivery_states(store) == {"sent": S.SENDING, "claimed": S.QUEUED, "queued": S.QUEUED, "other": S.CLAIMED}
-    assert record_intents(store, run_id, sending, claimed, *others) == {sending.id, others[0].id}
+    assert delivery_states(store) == {"sent": S.SENDING, "claimed": S.CLAIMED, "queued": S.QUEUED, "other": S.CLAIMED}
+    assert record_intents(store, run_id, claimed, *others) == {others[0].id}
+    record_attempts(store, run_id, make_attempt(sending, Outcome.SENT))
+    give_back(store, claimed)
+    assert delivery_states(store) == {"sent": S.SENT, "claimed": S.QUEUED, "queued": S.QUEUED, "other": S.SENDING}
     assert (due_occurrences(store), claim(store, run_id)) == ([], [])
     users.unblock(store, manager, ada.email)
     assert due_occurrences(store) == [1]

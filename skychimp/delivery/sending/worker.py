@@ -1,0 +1,150 @@
+"""Send one delivery after another over one connection."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from skychimp.delivery.sending.claims import Claims, OpenOccurrence
+from skychimp.delivery.sending.connection_pool import ConnectionPool
+from skychimp.delivery.sending.outcomes import Outcomes, RunStats, Sending
+from skychimp.delivery.sending.rate_limiter import RateLimiter
+from skychimp.delivery.sending.recorder import Recorder
+from skychimp.errors import InvalidValue, SkychimpError
+from skychimp.store.queue import ClaimedDelivery
+from skychimp.transport.interfaces import Connection, OutgoingEmail, SendResult
+
+
+class Worker:
+    """Has one connection at a time, and is the source of its emails.
+
+    `secret` returns the store's secret. `on_connected` is called after each attempt to connect.
+    """
+
+    def __init__(
+        self,
+        claims: Claims,
+        pool: ConnectionPool,
+        rate_limiter: RateLimiter,
+        recorder: Recorder,
+        outcomes: Outcomes,
+        stats: RunStats,
+        *,
+        now: Callable[[], datetime],
+        secret: Callable[[], bytes],
+        on_connected: Callable[[], None],
+    ) -> None:
+        self._claims = claims
+        self._pool = pool
+        self._rate_limiter = rate_limiter
+        self._recorder = recorder
+        self._outcomes = outcomes
+        self._stats = stats
+        self._now = now
+        self._secret = secret
+        self._on_connected = on_connected
+        self._current: Sending | None = None
+        self._following: Sending | None = None
+        self._started_at = now()
+        self._is_behind = self._is_granted = False
+        self._answer: Callable[[bool], None] = lambda is_granted: None
+
+    async def run(self) -> None:
+        """Send until nothing is left, the run is stopped, or the mail server accepts fewer connections."""
+        connection: Connection | None = None
+        try:
+            while self._current is not None or await self._take_first():
+                if connection is None or not connection.is_usable:
+                    connection = await self._pool.replace(connection)
+                    self._on_connected()
+                if connection is None or self._stats.stopped:
+                    break
+                await self._send(connection)
+                if self._pool.is_over_limit:
+                    break
+            self._return_untried()
+        finally:
+            await self._pool.close(connection)
+
+    # The source of a connection's emails
+
+    def commit_intent(self, answer: Callable[[bool], None]) -> None:
+        """Commit the intent to send the current email. After a stop, drop one that was only started behind another."""
+        assert self._current is not None
+        if self._is_behind and self._stats.stopped:
+            answer(False)
+            return
+        self._answer = answer
+        self._recorder.commit_intent(self._current.claimed, self._on_intent)
+
+    def take_next(self) -> OutgoingEmail | None:
+        """Take the next delivery of the same mailing, unless it has to wait for something. Return its email."""
+        if self._current is None or self._stats.stopped or self._pool.is_over_limit:
+            return None
+        delivery = self._claims.take_another(self._current.occurrence)
+        if delivery is None:
+            return None
+        if not self._rate_limiter.take_slot():
+            self._claims.return_untried(*delivery)
+            return None
+        self._following = self._prepare(*delivery)
+        return self._following.email
+
+    def finish(self, result: SendResult) -> None:
+        """Take the result of the current email, and go on with the next one, if it was taken."""
+        assert self._current is not None
+        self._outcomes.take(self._current, result, self._started_at)
+        self._advance()
+
+    # One delivery
+
+    async def _take_first(self) -> bool:
+        """Wait for the next delivery. Return False if none is left."""
+        delivery = await self._claims.next()
+        if delivery is None:
+            return False
+        await self._rate_limiter.wait()
+        self._current, self._started_at = self._prepare(*delivery), self._now()
+        return True
+
+    def _prepare(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> Sending:
+        assert occurrence.emails is not None
+        try:
+            return Sending(claimed, occurrence, occurrence.emails.compose(claimed, self._secret()), "")
+        except InvalidValue as error:
+            return Sending(claimed, occurrence, None, error.message)
+
+    async def _send(self, connection: Connection) -> None:
+        """Send the current delivery, and those that are started behind it."""
+        assert self._current is not None
+        if self._current.email is None:
+            self._outcomes.take_uncomposed(self._current, self._started_at)
+            self._advance()
+            await asyncio.sleep(0)  # nothing else lets other emails and signals have their turn
+            return
+        try:
+            await connection.send(self._current.email, self)
+        except SkychimpError:
+            raise
+        except Exception as error:
+            if self._current is None:
+                raise
+            self._outcomes.take_defect(self._current, error, self._started_at, dot_written=self._is_granted)
+            self._advance()
+
+    def _on_intent(self, is_ours: bool) -> None:
+        """Let the current email be sent, or not if its delivery is no longer ours."""
+        self._is_granted = is_ours
+        if not is_ours and self._current is not None:
+            self._claims.reclaim(self._current.occurrence)
+            self._claims.finish(self._current.claimed, self._current.occurrence)
+            self._advance()
+        self._answer(is_ours)
+
+    def _advance(self) -> None:
+        self._current, self._following = self._following, None
+        self._is_behind, self._is_granted, self._started_at = self._current is not None, False, self._now()
+
+    def _return_untried(self) -> None:
+        if self._current is not None:
+            self._claims.return_untried(self._current.claimed, self._current.occurrence)
+            self._current = None
