@@ -23,6 +23,7 @@ PURE = {
     "delivery.composing.compose",
     "delivery.composing.digest",
     "delivery.composing.mime",
+    "delivery.composing.prepared_body",
     "delivery.composing.templates",
     "delivery.composing.work_budget",
     "delivery.scheduling.recurrence",

@@ -22,11 +22,13 @@ class OutgoingEmail(NamedTuple):
     """An email for one recipient.
 
     `sender` and `recipient` are the bare envelope addresses. `data` has CRLF line ends and is not dot-stuffed.
+    `has_dots` is False if no line begins with a dot.
     """
 
     sender: str
     recipient: str
     data: bytes
+    has_dots: bool = True
 
 
 class Reply(NamedTuple):

@@ -377,7 +377,7 @@ class SmtpConnection(asyncio.Protocol):
     def _write_body(self) -> None:
         """Write a long body now, and a short one together with its dot."""
         self._is_started_behind = False
-        self._body = dot_stuff(self._email.data)
+        self._body = dot_stuff(self._email.data) if self._email.has_dots else self._email.data
         if len(self._body) > WRITE_AHEAD_BYTES:
             self._transport.write(self._body)
             self._body = b""

@@ -7,13 +7,16 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from skychimp import addresses, markdown
 from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
 from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, MAX_TAG_LENGTH, MAX_TAGS
+
+if TYPE_CHECKING:
+    from skychimp.delivery.composing.prepared_body import PreparedBody
 
 MAX_SUBJECT_LENGTH = 1_000
 MAX_RENDERED_SUBJECT_LENGTH = 20_000
@@ -40,6 +43,13 @@ class Recipient(NamedTuple):
     name: str
     comment: str
     tags: Sequence[str]
+
+
+class ComposedEmail(NamedTuple):
+    """An email with CRLF line ends. `has_dots` says whether a line may begin with a dot."""
+
+    data: bytes
+    has_dots: bool
 
 
 class _MailingId(NamedTuple):
@@ -78,14 +88,17 @@ class Composer:
         self._constant_subject = self._encode_subject() if self._subject.is_constant else None
         has_constant_body = self._text.is_constant and (self._html is None or self._html.is_constant)
         self._constant_body = self._encode_body() if has_constant_body else None
+        self._prepared_body = None if has_constant_body else self._prepare_body()
 
-    def compose(self, to: Recipient, message_id: str) -> bytes:
-        """Return the email to one client, with CRLF line ends. Raises InvalidValue if it cannot be composed."""
+    def compose(self, to: Recipient, message_id: str) -> ComposedEmail:
+        """Return the email to one client. Raises InvalidValue if it cannot be composed."""
         if len(to.comment) > MAX_COMMENT_LENGTH or len(to.name) > MAX_NAME_LENGTH:  # a damaged store
             raise InvalidValue("the client's name or comment is too long")
         self._values["client"] = to
+        body = self._prepared_body
+        prepared = None if body is None else body.fill(to)
         try:
-            return b"".join(
+            data = b"".join(
                 (
                     self._from,
                     mime.mailbox(mime.one_line(to.name), to.email),
@@ -94,11 +107,12 @@ class Composer:
                     self._date,
                     message_id.encode("ascii"),
                     b"\r\nMIME-Version: 1.0\r\n",
-                    self._constant_body or self._encode_body(),
+                    prepared or self._constant_body or self._encode_body(),
                 )
             )
         except UnicodeEncodeError:
             raise InvalidValue("the email contains invalid Unicode (a lone surrogate)") from None
+        return ComposedEmail(data, body is None or prepared is None or body.has_dots)
 
     def render(self, to: Recipient) -> tuple[str, str, str | None]:
         """Return subject, text and HTML (or None) as one client reads them. Raises InvalidValue."""
@@ -110,18 +124,36 @@ class Composer:
         return mime.header_value(mime.one_line(self._subject.render()))
 
     def _encode_body(self) -> bytes:
+        return b"".join(part for part, _ in self._body_parts())
+
+    def _body_parts(self) -> list[tuple[bytes, bool]]:
+        """Return the body, with its headers, in parts. The second value says whether a part is HTML."""
         if self._html is None:
-            return mime.text_part(self._text.pieces(), "plain")
+            return [(mime.text_part(self._text.pieces(), "plain"), False)]
         boundary = self._boundary
-        return b"".join(
-            (
-                b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n' % (boundary, boundary),
-                mime.text_part(self._text.pieces(), "plain", avoid=boundary),
-                b"\r\n--%b\r\n" % boundary,
-                mime.text_part(self._html.pieces(), "html", avoid=boundary),
-                b"\r\n--%b--\r\n" % boundary,
-            )
-        )
+        head = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n' % (boundary, boundary)
+        return [
+            (head, False),
+            (mime.text_part(self._text.pieces(), "plain", avoid=boundary), False),
+            (b"\r\n--%b\r\n" % boundary, False),
+            (mime.text_part(self._html.pieces(), "html", avoid=boundary), True),
+            (b"\r\n--%b--\r\n" % boundary, False),
+        ]
+
+    def _prepare_body(self) -> "PreparedBody | None":
+        """Encode the body once for all clients, or return None if that is not possible."""
+        from skychimp.delivery.composing.prepared_body import PreparedBody
+
+        if not (self._text.has_only_gaps and (self._html is None or self._html.has_only_gaps)):
+            return None
+        mark = "x" + self._boundary[2:].decode()  # no text contains its own hash
+        self._values["client"] = Recipient(f"{mark}email", f"{mark}name", f"{mark}comment", ())
+        try:
+            parts = self._body_parts()
+        except (InvalidValue, UnicodeEncodeError):
+            return None
+        texts = parts if self._html is None else parts[1::2]
+        return PreparedBody(parts, mark) if all(mime.is_seven_bit(part) for part, _ in texts) else None
 
 
 def message_id(secret: bytes, delivery_id: int, domain: str) -> str:

@@ -91,6 +91,11 @@ def text_part(pieces: Sequence[str], subtype: str, avoid: bytes = b"") -> bytes:
     return head % (subtype.encode(), encoding) + data
 
 
+def is_seven_bit(part: bytes) -> bool:
+    """Return whether a part, as `text_part` returns it, contains its text as it is."""
+    return part.partition(b"\r\n\r\n")[0].endswith(b" 7bit")
+
+
 def _has_short_lines(data: bytes) -> bool:
     start = 0
     while len(data) - start > MAX_LINE_LENGTH:

@@ -29,6 +29,8 @@ from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean
 
 ATTRIBUTES = {"client": ("email", "name", "comment", "tags"), "mailing": ("id",)}
+TEXTS = ("email", "name", "comment")
+"""The attributes of a client that are texts."""
 VARIABLES = (*ATTRIBUTES, "due_at")
 FILTERS = (
     "capitalize", "date", "default", "first", "join", "last", "length", "lower", "title", "trim", "upper", "urlencode",
@@ -48,7 +50,6 @@ _READABLE = frozenset(name for names in ATTRIBUTES.values() for name in names)
 _DATE_FORMAT = re.compile(r"([^%]|%-?[aAbBdHIjmMpSyYZz]|%%)*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_NUMBER = re.compile(r"[0-9_]{4301}")  # Python's own limit is 4,300 digits
-_TEXTS = frozenset({"email", "name", "comment"})  # the attributes of a client that are texts
 _NO_TOKENS = frozenset({"data", "whitespace"})
 _DATE_WORK = 100  # units of work_budget
 _MAX_REASON_LENGTH = 200
@@ -116,6 +117,12 @@ class TextTemplate:
         self._require_length(sum(map(len, pieces)))
         # Escaped values are Markup objects, which would escape again whatever is appended to them.
         return list(map(str, pieces)) if self._is_html else pieces
+
+    @property
+    def has_only_gaps(self) -> bool:
+        """Return whether it is text with a client's texts in between, and does not end with one of these."""
+        segments = self._segments
+        return segments is not None and not (segments.places and segments.places[-1][0] == len(segments.texts) - 1)
 
     def _filled_in(self, segments: "_Segments") -> list[str]:
         """Return the text with the client's values, without Jinja2, which takes several times as long."""
@@ -220,7 +227,7 @@ def _segments(tree: nodes.Template) -> _Segments | None:
         for node in output.nodes if isinstance(output, nodes.Output) else (output,):
             if isinstance(node, nodes.TemplateData):
                 segments.texts.append(node.data)
-            elif isinstance(node, nodes.Getattr) and node.attr in _TEXTS:
+            elif isinstance(node, nodes.Getattr) and node.attr in TEXTS:
                 segments.places.append((len(segments.texts), node.attr))
                 segments.texts.append("")
             else:

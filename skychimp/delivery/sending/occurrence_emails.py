@@ -68,7 +68,7 @@ class OccurrenceEmails:
         try:
             recipient = Recipient(claimed.address, claimed.name, claimed.comment, _parse_tags(claimed.tags))
             message_id = compose.message_id(secret, claimed.id, self.return_path.rpartition("@")[2])
-            return OutgoingEmail(self.return_path, claimed.address, self.composer.compose(recipient, message_id))
+            return OutgoingEmail(self.return_path, claimed.address, *self.composer.compose(recipient, message_id))
         except InvalidValue:
             raise
         except Exception as error:

@@ -170,7 +170,7 @@ def compose_test_email(
         recipient = _recipient(store, actor, to)
     except NotFound:
         recipient = SAMPLE_RECIPIENT._replace(email=to)
-    return _composer(store, message, sender, blog_url).compose(recipient, message_id_header)
+    return _composer(store, message, sender, blog_url).compose(recipient, message_id_header).data
 
 
 def _validate(content: MessageContent, *, is_digest: bool) -> MessageContent:

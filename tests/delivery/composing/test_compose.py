@@ -27,7 +27,7 @@ def composer(content: MessageContent, sender: str = "News <news@example.org>") -
 
 
 def compose_email(content: MessageContent, to: Recipient = ADA) -> bytes:
-    return composer(content).compose(to, MESSAGE_ID)
+    return composer(content).compose(to, MESSAGE_ID).data
 
 
 def parsed(data: bytes) -> EmailMessage:
@@ -114,9 +114,9 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=300) | st.text(
 def test_any_text_is_read_back_unchanged(name: str, comment: str, tags: list[str]) -> None:
     to = Recipient("ada@example.org", name, comment, tags)
     email_composer = composer(EVERYTHING)
-    data = email_composer.compose(to, MESSAGE_ID)
+    data = email_composer.compose(to, MESSAGE_ID).data
     assert_every_server_accepts(data)
-    assert email_composer.compose(to, MESSAGE_ID) == data
+    assert email_composer.compose(to, MESSAGE_ID).data == data
 
     message = parsed(data)
     assert message.keys() == HEADERS
@@ -146,9 +146,9 @@ def assert_every_server_accepts(data: bytes) -> None:
 )
 def test_composing_an_email_again_gives_the_same_bytes(content: MessageContent) -> None:
     email_composer = composer(content)
-    first = email_composer.compose(ADA, MESSAGE_ID)
+    first = email_composer.compose(ADA, MESSAGE_ID).data
     email_composer.compose(Recipient("bob@example.org", "Боб", "", []), "<other@example.org>")
-    assert email_composer.compose(ADA, MESSAGE_ID) == first == composer(content).compose(ADA, MESSAGE_ID)
+    assert email_composer.compose(ADA, MESSAGE_ID).data == first == composer(content).compose(ADA, MESSAGE_ID).data
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_composing_an_email_again_gives_the_same_bytes(content: MessageContent) 
 def test_constant_content_has_each_recipient_s_address(content: MessageContent) -> None:
     email_composer = composer(content)
     for to in (ADA, Recipient("bob@example.org", "", "", [])):
-        message = parsed(email_composer.compose(to, MESSAGE_ID))
+        message = parsed(email_composer.compose(to, MESSAGE_ID).data)
         assert [(address.display_name, address.addr_spec) for address in message["to"].addresses] == [
             (to.name, to.email)
         ]
@@ -198,7 +198,7 @@ def test_email_that_cannot_be_composed_is_refused_with_the_reason(to: Recipient)
     ],
 )
 def test_from_header(sender: str, value: str) -> None:
-    data = composer(PLAIN, sender).compose(ADA, MESSAGE_ID)
+    data = composer(PLAIN, sender).compose(ADA, MESSAGE_ID).data
     assert data.isascii()
     assert parsed(data)["from"] == value
     with pytest.raises(InvalidValue):

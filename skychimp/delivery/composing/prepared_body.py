@@ -1,0 +1,46 @@
+"""Fill a client's values into a body that is encoded once for all clients; pure."""
+
+import re
+from collections.abc import Sequence
+from operator import attrgetter
+
+from markupsafe import escape
+
+from skychimp.delivery.composing import mime
+from skychimp.delivery.composing.templates import TEXTS
+
+
+class PreparedBody:
+    """A body in the encoding 7bit, with gaps for a client's texts.
+
+    `parts` are pieces of the body with the text `mark` and an attribute's name in each gap, and whether the piece is
+    HTML.
+    """
+
+    def __init__(self, parts: Sequence[tuple[bytes, bool]], mark: str) -> None:
+        gap = re.compile(rf"{mark}({'|'.join(TEXTS)})".encode())
+        body = b"".join(part for part, _ in parts)
+        self._pieces = [piece.decode() for piece in gap.split(body)]
+        gaps = [(is_html, name.decode()) for part, is_html in parts for name in gap.findall(part)]
+        kinds = sorted(set(gaps))
+        self._gaps = [kinds.index(each) for each in gaps]
+        self._values_of = attrgetter(*(name for _, name in kinds), "email")
+        self._text_kinds = sum(not is_html for is_html, _ in kinds)
+        constant = b"".join(gap.split(body)[::2])
+        self._constant_size = len(constant)
+        self._room = mime.MAX_LINE_LENGTH - max(map(len, body.split(b"\r\n")))
+        self.has_dots = b"\r\n." in constant
+        """Whether a line may begin with a dot."""
+
+    def fill(self, client: object) -> bytes | None:
+        """Return the body with the client's texts, or None if one of them may need another encoding."""
+        values = self._values_of(client)
+        joined = " ".join(("", *values))
+        # With "=" or "_" a value might complete the boundary, and with "." a line might begin with a dot.
+        if not (joined.isascii() and joined.isprintable()) or "=" in joined or " _" in joined or " ." in joined:
+            return None
+        texts, htmls = values[: self._text_kinds], values[self._text_kinds :]
+        pieces = self._pieces.copy()
+        pieces[1::2] = map((*texts, *map(escape, htmls)).__getitem__, self._gaps)
+        body = "".join(pieces).encode("ascii")
+        return body if len(body) - self._constant_size <= self._room else None

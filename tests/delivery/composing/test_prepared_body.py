@@ -1,0 +1,66 @@
+"""Test that a body filled in quickly has the same bytes as one that is encoded for its client alone."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
+from skychimp.errors import InvalidValue
+from skychimp.models import Format
+
+DATE = datetime(2026, 12, 1, 9, tzinfo=UTC)
+MESSAGE_ID = "<0123456789abcdef@example.org>"
+ADA = Recipient("ada@example.org", "Ada Lovelace", "", [])
+LONG_LINE = "word " * 180
+
+pieces = st.sampled_from(
+    ["{{ client.name }}", "{{ client.email }}", "{{ client.comment }}", "Dear ", "\n", "\n\n", ".", "\n.", "=", "=_",
+     "_", "\r\n", "\r", "\t", "<b>", "&", "\xe9", "{{ client.tags }}", "x" * 990, LONG_LINE]
+)  # fmt: skip
+sources = st.lists(pieces, max_size=8).map("".join)
+values = st.text(st.characters(codec="utf-8"), max_size=20) | st.text(
+    st.sampled_from("Ada.=_<>&\"' \r\n\té"), max_size=20
+)
+
+
+def composer(content: MessageContent) -> Composer:
+    return Composer(content, sender="News <news@example.org>", date=DATE, mailing_id=7, due_at=DATE)
+
+
+@settings(max_examples=400, deadline=None)
+@given(sources, sources | st.none(), values, values)
+@example("{{ client.name }}.\n", None, "", "")
+@example("a\n{{ client.name }}{{ client.comment }}.\n", None, "", "")
+@example("{{ client.name }}\n", None, "." * 5, "")
+@example("a\n{{ client.name }}", None, "", "")
+@example("{{ client.comment }}\n", None, "", "x" * 990)
+def test_filled_in_body_is_the_same_as_an_encoded_one(source: str, html: str | None, name: str, comment: str) -> None:
+    format_ = Format.TEXT if html is None else Format.HTML
+    try:
+        quick = composer(MessageContent("News", source, format_, html))
+    except InvalidValue:
+        return
+    client = Recipient("ada@example.org", name, comment, [])
+    filled_in = quick.compose(client, MESSAGE_ID)
+    quick._prepared_body = None
+    assert quick.compose(client, MESSAGE_ID).data == filled_in.data
+    assert filled_in.has_dots or b"\r\n." not in filled_in.data
+
+
+@pytest.mark.parametrize(
+    ("content", "client", "has_dots"),
+    [
+        (MessageContent("s", "Dear {{ client.name }},\nhello.\n", Format.TEXT), ADA, False),
+        (MessageContent("s", "{{ client.name }}\n", Format.HTML, "<p>{{ client.name }}.</p>\n"), ADA, False),
+        (MessageContent("s", "Dear {{ client.name }}\n.\n", Format.TEXT), ADA, True),
+        (MessageContent("s", "{{ client.name }}.\n", Format.TEXT), ADA, True),
+        (MessageContent("s", "Dear {{ client.name }},\n", Format.TEXT), ADA._replace(name="Zoë"), True),
+        (MessageContent("s", "Dear {{ client.name | upper }},\n", Format.TEXT), ADA, True),
+    ],
+)
+def test_only_an_email_that_may_have_dots_is_searched_for_them(
+    content: MessageContent, client: Recipient, has_dots: bool
+) -> None:
+    assert composer(content).compose(client, MESSAGE_ID).has_dots == has_dots
