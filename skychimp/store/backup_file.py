@@ -75,13 +75,17 @@ _ADD_NEWER_ENTRIES = """
     LEFT JOIN newer.user AS actor ON actor.id = n.actor_id
     LEFT JOIN user AS same ON (same.id, same.created_at) = (actor.id, actor.created_at)
     WHERE a.id IS NULL ORDER BY n.id"""
+# Whether the replaced store knows of each try that the restored one knows of. An intent is a try that may not be in the
+# delivery's own row yet.
 _IS_NEWER = f"""{_IS_SAME_STORE}
         AND NOT (SELECT coalesce(held_blind, 0) FROM newer.store_info)
         AND NOT EXISTS (
             SELECT id, mailing_id, due_local FROM occurrence
             EXCEPT SELECT id, mailing_id, due_local FROM newer.occurrence)
         AND NOT EXISTS (
-            SELECT 1 FROM delivery AS d JOIN newer.delivery AS n USING (id) WHERE d.attempts > n.attempts)"""  # noqa: S608
+            SELECT 1 FROM delivery AS d JOIN newer.delivery AS n USING (id)
+            WHERE d.attempts + (SELECT count(*) FROM intent AS i WHERE i.delivery_id = d.id)
+                > n.attempts + (SELECT count(*) FROM newer.intent AS i WHERE i.delivery_id = n.id))"""  # noqa: S608
 
 Progress = Callable[[int, int], None]
 """Called with the number of pages that are done, and the number of all."""

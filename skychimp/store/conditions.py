@@ -96,7 +96,7 @@ def _is_store_released() -> ColumnElement[bool]:
 
 @cache
 def is_waiting() -> ColumnElement[bool]:
-    """Return the condition of a delivery that waits for its next try, and is not being sent."""
+    """Return the condition of a delivery that waits for its next try, leased or not, and is not being sent."""
     return and_(has_waiting_state(), ~has_intent())
 
 

@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Integer,
-    Select,
     String,
     and_,
     bindparam,
@@ -138,17 +138,13 @@ def count_by_state(db: Connection, occurrence_id: int) -> dict[DeliveryState, in
 def count_pending_by_state(db: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
     """Return the number of waiting and in-flight deliveries of unfinished occurrences, by state."""
     state = current_state()
-    is_pending = and_(has_waiting_state(), _D.c.occurrence_id.in_(_unfinished(mailing_id)), ~was_sent())
-    return {
-        DeliveryState(state): number
-        for state, number in db.execute(select(state, func.count()).where(is_pending).group_by(state))
-    }
+    rows = db.execute(select(state, func.count()).where(_is_pending(mailing_id)).group_by(state))
+    return {DeliveryState(state): number for state, number in rows}
 
 
 def count_pending(db: Connection, mailing_id: int | None = None) -> int:
     """Return the number of waiting and in-flight deliveries of unfinished occurrences. Reads little but indexes."""
-    is_pending = and_(has_waiting_state(), _D.c.occurrence_id.in_(_unfinished(mailing_id)), ~was_sent())
-    return db.scalar(select(func.count()).select_from(_D).where(is_pending)) or 0
+    return db.scalar(select(func.count()).select_from(_D).where(_is_pending(mailing_id))) or 0
 
 
 def delete_old_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bool:
@@ -178,9 +174,11 @@ def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
     return db.execute(update(_A).where(_A.c.delivery_id.in_(selected)).values(reply=reply)).rowcount
 
 
-def _unfinished(mailing_id: int | None) -> Select[tuple[int]]:
-    query = select(_O.c.id).where(is_unfinished())
-    return query if mailing_id is None else query.where(_O.c.mailing_id == mailing_id)
+def _is_pending(mailing_id: int | None) -> ColumnElement[bool]:
+    unfinished = select(_O.c.id).where(is_unfinished())
+    if mailing_id is not None:
+        unfinished = unfinished.where(_O.c.mailing_id == mailing_id)
+    return and_(has_waiting_state(), _D.c.occurrence_id.in_(unfinished), ~was_sent())
 
 
 def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:

@@ -99,8 +99,8 @@ def accept_clock(db: Connection, now: datetime) -> None:
 
 def dead_runs(db: Connection, store: Path) -> list[int]:
     """Return the runs whose process is gone, and that never ended or still have a lease."""
-    has_deliveries = select(_L.c.run_id)
-    run_ids = db.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), has_deliveries)).all()
+    with_lease = select(_L.c.run_id)
+    run_ids = db.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), with_lease)).all()
     return [run_id for run_id in run_ids if _is_unlocked(_lock_path(store, run_id))]
 
 

@@ -230,6 +230,7 @@ class SmtpConnection(asyncio.Protocol):
         self._following: OutgoingEmail | None = None
         self._step = _REPLIES
         self._early_result: SendResult | None = None
+        self._defect: Exception | None = None
         self._is_started_behind = False
         self._is_write_buffer_full = False
 
@@ -285,6 +286,8 @@ class SmtpConnection(asyncio.Protocol):
             self._start(email)
             while self._source is not None:
                 await self._wait()
+            if self._defect is not None:
+                raise self._defect
         except BaseException:
             self.abort()
             raise
@@ -328,6 +331,9 @@ class SmtpConnection(asyncio.Protocol):
             self._break(error)
         if self._is_started_behind and not self.protocol.is_unanswered:
             self._is_started_behind = False
+            self._expect_within(self._timeout_s)
+        elif self._step is _LONG_BODY and not self.protocol.is_idle:  # the server interrupts, and the rest will follow
+            self._step = _REPLIES
             self._expect_within(self._timeout_s)
         if self._replies:
             self._wake()
@@ -454,9 +460,8 @@ class SmtpConnection(asyncio.Protocol):
 
     def _break(self, error: Exception) -> None:
         """Let `send` raise what was raised in a callback."""
-        self._source = None
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+        self._source, self._defect = None, error
+        self._wake()
 
     # Waiting
 

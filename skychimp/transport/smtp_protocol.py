@@ -254,7 +254,7 @@ class SmtpProtocol:
         They are handled as one by one would be, in a third of the time. Returns None if they are not the usual ones.
         """
         line, _, rest = data.partition(b"\n")
-        if not (self._parser.is_empty and _accepts_envelope(rest)):
+        if len(data) > MAX_LINE_BYTES or not self._parser.is_empty or not _accepts_envelope(rest):
             return None
         reply, is_continued = _parse_line(line)
         if is_continued or not 200 <= reply.code < 300:

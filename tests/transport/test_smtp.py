@@ -486,6 +486,28 @@ def test_started_email_whose_intent_is_refused_never_ends() -> None:
     assert server.received.endswith(b"DATA\r\n")
 
 
+def test_defect_in_a_callback_is_raised_by_send() -> None:
+    """The connection ends at the same moment."""
+
+    class Defective(Emails):
+        def finish(self, result: SendResult) -> None:
+            raise RuntimeError("a defect")
+
+    async def go(port: int) -> None:
+        async with connected(SmtpTransport(smtp_settings(port))) as connection:
+
+            async def commit_intent() -> bool:
+                connection.eof_received()
+                return True
+
+            with pytest.raises(RuntimeError, match="a defect"):
+                await connection.send(EMAIL, Defective([], commit_intent))
+            assert not connection.is_usable
+
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, hang]) as server:
+        run(go(server.port))
+
+
 def test_cancelled_email_closes_the_connection_without_the_dot() -> None:
     async def go(port: int) -> None:
         connection = await SmtpTransport(smtp_settings(port)).connect()

@@ -16,7 +16,7 @@ from skychimp.models import Format
 from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, MAX_TAG_LENGTH, MAX_TAGS
 
 if TYPE_CHECKING:
-    from skychimp.delivery.composing.prepared_body import PreparedBody
+    from skychimp.delivery.composing.prepared_body import BodyPart, PreparedBody
 
 MAX_SUBJECT_LENGTH = 1_000
 MAX_RENDERED_SUBJECT_LENGTH = 20_000
@@ -126,34 +126,32 @@ class Composer:
     def _encode_body(self) -> bytes:
         return b"".join(part for part, _ in self._body_parts())
 
-    def _body_parts(self) -> list[tuple[bytes, bool]]:
-        """Return the body, with its headers, in parts. The second value says whether a part is HTML."""
+    def _body_parts(self) -> "list[BodyPart]":
+        """Return the body, with its headers, in parts."""
         if self._html is None:
-            return [(mime.text_part(self._text.pieces(), "plain"), False)]
+            return [(mime.text_part(self._text.pieces(), "plain"), "plain")]
         boundary = self._boundary
         head = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n' % (boundary, boundary)
         return [
-            (head, False),
-            (mime.text_part(self._text.pieces(), "plain", avoid=boundary), False),
-            (b"\r\n--%b\r\n" % boundary, False),
-            (mime.text_part(self._html.pieces(), "html", avoid=boundary), True),
-            (b"\r\n--%b--\r\n" % boundary, False),
+            (head, ""),
+            (mime.text_part(self._text.pieces(), "plain", avoid=boundary), "plain"),
+            (b"\r\n--%b\r\n" % boundary, ""),
+            (mime.text_part(self._html.pieces(), "html", avoid=boundary), "html"),
+            (b"\r\n--%b--\r\n" % boundary, ""),
         ]
 
     def _prepare_body(self) -> "PreparedBody | None":
         """Encode the body once for all clients, or return None if that is not possible."""
-        from skychimp.delivery.composing.prepared_body import PreparedBody
+        from skychimp.delivery.composing import prepared_body
 
         if not (self._text.has_only_gaps and (self._html is None or self._html.has_only_gaps)):
             return None
         mark = "x" + self._boundary[2:].decode()  # no text contains its own hash
         self._values["client"] = Recipient(f"{mark}email", f"{mark}name", f"{mark}comment", ())
         try:
-            parts = self._body_parts()
+            return prepared_body.prepare(self._body_parts(), mark)
         except (InvalidValue, UnicodeEncodeError):
             return None
-        texts = parts if self._html is None else parts[1::2]
-        return PreparedBody(parts, mark) if all(mime.is_seven_bit(part) for part, _ in texts) else None
 
 
 def message_id(secret: bytes, delivery_id: int, domain: str) -> str:

@@ -9,19 +9,28 @@ from markupsafe import escape
 from skychimp.delivery.composing import mime
 from skychimp.delivery.composing.templates import TEXTS
 
+BodyPart = tuple[bytes, str]
+"""Bytes of a body, and the subtype of the text in it: plain, html, or "" if it is not a text."""
+
+
+def prepare(parts: Sequence[BodyPart], mark: str) -> "PreparedBody | None":
+    """Return a body that can be filled in, or None if a value may change how a part is encoded.
+
+    The parts have the text `mark` and an attribute's name in each gap.
+    """
+    gap = re.compile(rf"{mark}({'|'.join(TEXTS)})".encode())
+    # A text with the beginning of a boundary could be completed to a whole one.
+    is_simple = all(mime.is_seven_bit(part) and b"=_" not in gap.sub(b"", part) for part, kind in parts if kind)
+    return PreparedBody(parts, gap) if is_simple else None
+
 
 class PreparedBody:
-    """A body in the encoding 7bit, with gaps for a client's texts.
+    """A body in the encoding 7bit, with gaps for a client's texts. Made by `prepare`."""
 
-    `parts` are pieces of the body with the text `mark` and an attribute's name in each gap, and whether the piece is
-    HTML.
-    """
-
-    def __init__(self, parts: Sequence[tuple[bytes, bool]], mark: str) -> None:
-        gap = re.compile(rf"{mark}({'|'.join(TEXTS)})".encode())
+    def __init__(self, parts: Sequence[BodyPart], gap: re.Pattern[bytes]) -> None:
         body = b"".join(part for part, _ in parts)
         self._pieces = [piece.decode() for piece in gap.split(body)]
-        gaps = [(is_html, name.decode()) for part, is_html in parts for name in gap.findall(part)]
+        gaps = [(kind == "html", name.decode()) for part, kind in parts for name in gap.findall(part)]
         kinds = sorted(set(gaps))
         self._gaps = [kinds.index(each) for each in gaps]
         self._values_of = attrgetter(*(name for _, name in kinds), "email")

@@ -126,9 +126,9 @@ class Claims:
         return self._take(occurrence) if is_enough and not self._is_done and self._choose() is occurrence else None
 
     def finish(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
-        """Note that a delivery is no longer in flight. Its result, if there is one, is recorded."""
+        """Note that a delivery is no longer in flight, after its result was handed to the recorder."""
         occurrence.in_flight -= 1
-        self._note_result(claimed)
+        self._note_done(claimed)
         self._forget_if_finished(occurrence)
 
     def return_untried(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
@@ -144,8 +144,11 @@ class Claims:
             self._activate_waiting()
         self._changed.set()
 
-    def reclaim(self, occurrence: OpenOccurrence) -> None:
-        """Give back what is ready and claim again, because a delivery turned out to be no longer ours."""
+    def reclaim(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
+        """Give back a delivery that may not be sent, with all that are ready, and claim again."""
+        occurrence.in_flight -= 1
+        self._count_handed_out(-1)
+        occurrence.ready.append(claimed)
         self._give_back(occurrence)
         self.refresh(occurrence)
 
@@ -180,7 +183,10 @@ class Claims:
             if is_complete:
                 self._opening.remove(occurrence)
                 occurrence.is_opening = False
-            self.refresh(occurrence)
+            if occurrence.is_discarded:
+                self._deactivate_if_finished(occurrence)
+            else:
+                self.refresh(occurrence)
 
     def _create_deliveries(self, occurrence: OpenOccurrence) -> "asyncio.Future[bool]":
         return self._recorder.submit(lambda db: queue.create_deliveries(db, occurrence.id))
@@ -220,9 +226,9 @@ class Claims:
         if claims:
             self._recorder.submit(lambda db: queue.give_back(db, claims), is_quick=True)
         for claimed in claims:
-            self._note_result(claimed)
+            self._note_done(claimed)
 
-    def _note_result(self, claimed: ClaimedDelivery) -> None:
+    def _note_done(self, claimed: ClaimedDelivery) -> None:
         """Close a lease when this was its last delivery."""
         lease_id = claimed.lease_id
         self._leased[lease_id] -= 1
@@ -269,6 +275,9 @@ class Claims:
         occurrence.ready.extend(claimed)
         occurrence.is_claiming = False
         occurrence.is_exhausted = size == 0 or (len(claimed) < size and not occurrence.was_refreshed)
+        if occurrence.is_discarded:
+            self._give_back(occurrence)
+            occurrence.is_exhausted = True
         self._claim_if_low(occurrence)
         self._deactivate_if_finished(occurrence)
 

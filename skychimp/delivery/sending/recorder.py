@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from skychimp.errors import SkychimpError, StoreFailed
 from skychimp.models import Outcome
@@ -87,7 +86,8 @@ class Recorder:
     def submit(self, job: Callable[[Connection], T], *, is_quick: bool = False) -> "asyncio.Future[T]":
         """Run a function that writes in the next transaction. Its result is available after the commit.
 
-        One that is quick takes at most some milliseconds. It may be called again if another process holds the lock.
+        One that is quick takes at most some milliseconds. A function is called again if its transaction failed because
+        another process holds the lock, so it must change nothing but the store.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._next_batch.jobs.append((job, future))
@@ -146,9 +146,7 @@ class Recorder:
         began_at = _boot_time_s()
         try:
             with translate_db_errors(self._store.path):
-                if self._db_of_loop is None:
-                    self._db_of_loop = self._store.connect_without_waiting()
-                results = self._write_quickly(self._db_of_loop, batch)
+                results = self._write_unless_locked(batch)
         except Exception as error:
             self._fail(batch, error)
             return True
@@ -157,23 +155,30 @@ class Recorder:
         self._finish(batch, results, began_at)
         return True
 
-    def _write_quickly(self, db: Connection, batch: _Batch) -> _Results | None:
-        driver: Any = db.connection.dbapi_connection
+    def _write_unless_locked(self, batch: _Batch) -> _Results | None:
         try:
-            driver.execute("BEGIN IMMEDIATE")
-            if not batch.attempts or ledger.record_sent(driver, self._run_id, batch.attempts):
-                of_jobs = [job(db) for job, _ in batch.jobs]
-                ours = ledger.record_intents(driver, self._run_id, batch.claims, self._now()) if batch.intents else ()
-                driver.execute("COMMIT")
-                db.commit()
-                return _Results(ours, of_jobs)
+            if self._db_of_loop is None:
+                self._db_of_loop = self._store.connect_without_waiting()
+            return self._write_quickly(self._db_of_loop, batch)
         except Exception as error:
             if not is_locked(error):
                 raise
-        db.rollback()
-        if driver.in_transaction:
-            driver.execute("ROLLBACK")
-        return None
+            return None
+
+    def _write_quickly(self, db: Connection, batch: _Batch) -> _Results | None:
+        driver: Any = db.connection.dbapi_connection
+        driver.execute("BEGIN IMMEDIATE")
+        try:
+            if batch.attempts and not ledger.record_sent(driver, self._run_id, batch.attempts):
+                return None
+            of_jobs = [job(db) for job, _ in batch.jobs]
+            ours = ledger.record_intents(driver, self._run_id, batch.claims, self._now()) if batch.intents else ()
+            driver.execute("COMMIT")
+            return _Results(ours, of_jobs)
+        finally:
+            if driver.in_transaction:
+                driver.rollback()
+            db.rollback()  # SQLAlchemy has seen nothing of the above, only the jobs
 
     def _on_written_in_thread(self, batch: _Batch, began_at: float, writing: "asyncio.Future[_Results]") -> None:
         error = writing.exception()
@@ -191,18 +196,25 @@ class Recorder:
             self._next_batch.intents += batch.intents
         else:
             for claimed, answer in batch.intents:
-                answer(claimed.key in results.ours)
+                try:
+                    answer(claimed.key in results.ours)
+                except Exception as error:  # a defect; the other connections get their answers all the same
+                    self._set_failure(error)
         self._end_write()
 
     def _fail(self, batch: _Batch, error: BaseException) -> None:
+        failure = self._set_failure(error)
+        for future in batch.futures:
+            _set_exception(future, failure)
+        self._end_write()
+
+    def _set_failure(self, error: BaseException) -> SkychimpError:
         if not isinstance(error, SkychimpError):
             error = StoreFailed(f"cannot record deliveries: {error!r}")
         if self._failure is None:
             self._failure = error
             _set_exception(self._failing, error)
-        for future in batch.futures:
-            _set_exception(future, error)
-        self._end_write()
+        return error
 
     def _end_write(self) -> None:
         if self._next_batch:
@@ -221,7 +233,7 @@ class Recorder:
                     if self._db is None:
                         self._db = self._store.connect()
                     return self._write_transaction(self._db, batch)
-                except DBAPIError as error:
+                except Exception as error:
                     if not is_locked(error):
                         raise
                     self._disconnect()  # without WAL, a COMMIT that has to wait leaves its transaction open

@@ -45,7 +45,7 @@ class Worker:
         self._current: Sending | None = None
         self._following: Sending | None = None
         self._started_at = now()
-        self._is_behind = self._is_granted = False
+        self._is_behind = self._is_granted = self._is_recording = False
         self._answer: Callable[[bool], None] = lambda is_granted: None
 
     async def run(self) -> None:
@@ -63,6 +63,7 @@ class Worker:
                     break
             self._return_untried()
         finally:
+            self._current = None  # so that a late answer changes nothing
             await self._pool.close(connection)
 
     # The source of a connection's emails
@@ -92,7 +93,9 @@ class Worker:
     def finish(self, result: SendResult) -> None:
         """Take the result of the current email, and go on with the next one, if it was taken."""
         assert self._current is not None
+        self._is_recording = True
         self._outcomes.take(self._current, result, self._started_at)
+        self._is_recording = False
         self._advance()
 
     # One delivery
@@ -119,24 +122,28 @@ class Worker:
         if self._current.email is None:
             self._outcomes.take_uncomposed(self._current, self._started_at)
             self._advance()
-            await asyncio.sleep(0)  # nothing else lets other emails and signals have their turn
-            return
+        else:
+            await self._send_over(connection, self._current.email)
+        await asyncio.sleep(0)  # if nothing was sent, nothing else lets other emails and signals have their turn
+
+    async def _send_over(self, connection: Connection, email: OutgoingEmail) -> None:
         try:
-            await connection.send(self._current.email, self)
+            await connection.send(email, self)
         except SkychimpError:
             raise
         except Exception as error:
-            if self._current is None:
+            if self._current is None or self._is_recording:
                 raise
             self._outcomes.take_defect(self._current, error, self._started_at, dot_written=self._is_granted)
             self._advance()
 
     def _on_intent(self, is_ours: bool) -> None:
         """Let the current email be sent, or not if its delivery is no longer ours."""
+        if self._current is None:
+            return
         self._is_granted = is_ours
-        if not is_ours and self._current is not None:
-            self._claims.reclaim(self._current.occurrence)
-            self._claims.finish(self._current.claimed, self._current.occurrence)
+        if not is_ours:
+            self._claims.reclaim(self._current.claimed, self._current.occurrence)
             self._advance()
         self._answer(is_ours)
 

@@ -64,3 +64,14 @@ def test_only_an_email_that_may_have_dots_is_searched_for_them(
     content: MessageContent, client: Recipient, has_dots: bool
 ) -> None:
     assert composer(content).compose(client, MESSAGE_ID).has_dots == has_dots
+
+
+def test_value_that_completes_a_boundary_is_encoded() -> None:
+    """The text of a message has its beginning, and a client's name the rest."""
+    contents = (
+        MessageContent("s", f"{number}\n--=_a{{{{ client.name }}}}\n", Format.HTML, "<p>x</p>\n")
+        for number in range(1000)
+    )
+    rival = next(one for one in map(composer, contents) if one._boundary.startswith(b"=_a"))
+    data = rival.compose(ADA._replace(name=rival._boundary[3:].decode()), MESSAGE_ID).data
+    assert data.count(b"\r\n--" + rival._boundary) == 3

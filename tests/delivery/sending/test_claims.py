@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import Connection
-from support.sending import create_mailing, deliveries, make_addresses
+from support.sending import create_mailing, deliveries, make_addresses, rows
 
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
-from skychimp.models import DeliveryState
+from skychimp.models import DeliveryState, Lease
 from skychimp.permissions import Actor
 from skychimp.store import queue
 from skychimp.store.database import Store
@@ -243,10 +243,7 @@ def test_reclaim_hands_out_only_what_can_still_be_claimed(store: Store, ada: Act
             if is_disabled:
                 with store.connect() as db, db.begin():
                     queue.disable_mailing(db, mailing_id, "by hand", datetime.now(UTC))
-            claims.reclaim(first[1])
-            if not is_disabled:
-                record_as_sent(claims, first[0])
-            claims.finish(*first)
+            claims.reclaim(*first)
             return await take_all(claims)
 
     mailing_id = create_mailing(store, ada, make_addresses(30))
@@ -255,7 +252,7 @@ def test_reclaim_hands_out_only_what_can_still_be_claimed(store: Store, ada: Act
         assert taken == []
         assert {row.state for row in deliveries(store)} == {DeliveryState.QUEUED}
     else:
-        assert len(taken) == len(set(taken)) == 29
+        assert len(taken) == len(set(taken)) == 30
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +308,7 @@ def check_actions(prepared_store: Path, actions: list[str], limit: int | None, c
                 elif in_flight and action == "return":
                     claims.return_untried(*take_any())
                 elif in_flight:
-                    claims.reclaim(in_flight[-1][1])
+                    claims.reclaim(*take_any())
             while in_flight or claims.has_work:
                 while (delivery := await claims.next()) is not None:
                     in_flight.append(delivery)
@@ -325,3 +322,32 @@ def check_actions(prepared_store: Path, actions: list[str], limit: int | None, c
         sent, expected = run(go(store))
         store.close()
     assert len(sent) == len(set(sent)) == expected
+
+
+def test_discarded_occurrence_keeps_no_lease_of_a_claim_in_progress(store: Store, ada: Actor) -> None:
+    """The relay is paused while deliveries are created and claimed."""
+    create_mailing(store, ada, make_addresses(50))
+
+    async def go() -> None:
+        async with claim_all_due(store) as claims:
+            await asyncio.sleep(0)
+            claims.discard_all()
+            while not deliveries(store):
+                await asyncio.sleep(0.01)
+
+    run(go())
+    assert rows(store, Lease) == []
+
+
+def test_refused_delivery_can_be_claimed_at_once(store: Store, ada: Actor) -> None:
+    create_mailing(store, ada, make_addresses(5))
+
+    async def go() -> list[int]:
+        async with claim_all_due(store) as claims:
+            refused = await claims.next()
+            assert refused is not None
+            claims.reclaim(*refused)
+            again = [await claims.next() for _ in range(5)]
+            return sorted(claimed.id for claimed, _ in filter(None, again))
+
+    assert run(go()) == [1, 2, 3, 4, 5]

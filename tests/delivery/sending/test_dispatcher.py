@@ -50,7 +50,7 @@ from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run, send_due, with_sender
 from skychimp.errors import ConfigError, SkychimpError, StoreFailed
-from skychimp.models import DeliveryState, Every, Mailing, Outcome, Run
+from skychimp.models import DeliveryState, Every, Intent, Lease, Mailing, Outcome, Run
 from skychimp.permissions import Actor
 from skychimp.store import queue
 from skychimp.store.database import Store
@@ -209,6 +209,32 @@ def test_process_suspended_before_the_dot_continues_if_its_intent_is_renewed(
     with ScriptedServer(HEALTHY) as server:
         assert send(store, make_settings(server.port)).sent == 3
     assert len(server.emails) == 3
+
+
+def test_intent_that_is_refused_when_it_is_renewed_leaves_nothing(
+    store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mailing is disabled meanwhile. The email was certainly not sent, so it waits for its next try."""
+    create_mailing(store, ada, make_addresses(5))
+    asleep, awake, write = 0.0, module._boot_time_s, Recorder._write_quickly
+    monkeypatch.setattr(module, "_boot_time_s", lambda: awake() + asleep)
+
+    def write_and_suspend(recorder: Recorder, db: Any, batch: Any) -> Any:
+        nonlocal asleep
+        results = write(recorder, db, batch)
+        if not asleep and batch.claims:
+            with store.connect() as other, other.begin():
+                queue.disable_mailing(other, 1, "by hand", datetime.now(UTC))
+            asleep = module.MAX_INTENT_AGE_S + 1
+        return results
+
+    monkeypatch.setattr(Recorder, "_write_quickly", write_and_suspend)
+    with ScriptedServer(HEALTHY) as server:
+        assert send(store, make_settings(server.port)).sent == 0
+
+    assert state_counts(store) == {"queued": 5}
+    assert attempts(store) == []
+    assert (rows(store, Lease), rows(store, Intent)) == ([], [])
 
 
 def test_mailing_disabled_before_the_dot_is_not_sent(store: Store, ada: Actor) -> None:

@@ -245,6 +245,35 @@ def test_failed_commit_reaches_every_job_and_nothing_more_is_written(store: Stor
     assert attempts(store) == []
 
 
+def test_defect_in_one_answer_reaches_nobody_else(store: Store, due: int) -> None:
+    def fail(is_granted: bool) -> None:
+        raise RuntimeError("a defect")
+
+    async def go() -> None:
+        async with recording(store) as (recorder, (first, second, *_)):
+            recorder.commit_intent(first, fail)
+            assert await intent(recorder, second)
+            with pytest.raises(StoreFailed, match="a defect"):
+                await recorder.watch()
+
+    with pytest.raises(StoreFailed, match="a defect"):
+        run(go())
+
+
+def test_failed_quick_job_holds_no_lock(store: Store, due: int) -> None:
+    async def go() -> None:
+        async with recording(store) as (recorder, (first, *_)):
+            recorder.record(attempt(first))
+            with pytest.raises(StoreFailed, match="ZeroDivisionError"):
+                await recorder.submit(lambda db: 1 / 0, is_quick=True)
+            with store.write_soon() as db:
+                db.connection().exec_driver_sql("UPDATE run SET pid = 1")
+
+    with pytest.raises(StoreFailed, match="ZeroDivisionError"):
+        run(go())
+    assert attempts(store) == []
+
+
 def test_attempt_and_state_are_in_one_commit(store: Store, due: int, tmp_path: Path) -> None:
     async def go() -> None:
         async with recording(store) as (recorder, claims):

@@ -19,6 +19,7 @@ from conftest import create_user
 from sqlmodel import select
 from support.ledger_rows import NINE, delivery, occurrence
 from support.ledger_rows import mailing as bare_mailing
+from support.queue_steps import make_attempt
 from support.sending import (
     attempts,
     create_mailing,
@@ -51,6 +52,7 @@ from skychimp.models import (
     MailingStatus,
     Occurrence,
     OccurrenceState,
+    Outcome,
     Post,
     Role,
     Run,
@@ -67,7 +69,7 @@ from skychimp.services.operations import backups
 from skychimp.services.operations.backups import Restored
 from skychimp.services.operations.unknown_deliveries import Resolution
 from skychimp.services.reporting import reports, rollups
-from skychimp.store import backup_file, database, runs, schema
+from skychimp.store import backup_file, database, ledger, queue, runs, schema
 from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store
 
@@ -610,6 +612,26 @@ def test_ledger_of_a_store_with_gaps_is_not_kept(store: Store, ada: Actor, file:
     backups.resume(store, OPERATOR, Resolution.RESEND)
     assert not restore(store, file).ledger_kept
     assert state_counts(store) == {"sent": 2}
+
+
+def test_ledger_of_an_older_store_is_not_kept_if_a_run_was_sending(
+    store: Store, ada: Actor, file: Path, tmp_path: Path
+) -> None:
+    """The backup has emails that were sent under an open lease. Their own rows do not say so yet."""
+    older, now = file.with_name("older.backup"), datetime.now(UTC)
+    create_mailing(store, ada, make_addresses(4))
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        send(store, make_settings(receiver.port), limit=1)
+    backups.backup(store, OPERATOR, older)
+    with store.connect() as db, db.begin():
+        claims = queue.lease(db, 1, 1, now, now, 2)
+        assert len(ledger.record_intents(db.connection.dbapi_connection, 1, claims, now)) == 2
+        ledger.record_attempts(db, 1, [make_attempt(claims[0], Outcome.SENT)])
+    backups.backup(store, OPERATOR, file)
+    lose_store(store)
+    restore(store, older)
+    backups.resume(store, OPERATOR, Resolution.RESEND)
+    assert not restore(store, file).ledger_kept
 
 
 def test_ledger_of_another_store_is_not_kept(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def upgrade() -> None:
     op.execute("CREATE TEMPORARY TABLE newest_delivery AS SELECT seq FROM sqlite_sequence WHERE name = 'delivery'")
     op.drop_table("delivery")
     _create_delivery()
-    op.execute("UPDATE old_delivery SET state = 'queued' WHERE state IN ('claimed', 'sending')")
+    op.execute(
+        "UPDATE old_delivery SET state = 'queued', next_try_at = coalesce(next_try_at,"
+        " (SELECT due_at FROM occurrence WHERE id = occurrence_id)) WHERE state IN ('claimed', 'sending')"
+    )
     op.execute("ALTER TABLE old_delivery DROP COLUMN run_id")
     op.execute("ALTER TABLE old_delivery DROP COLUMN token")
     op.execute("INSERT INTO delivery SELECT * FROM old_delivery ORDER BY id")
