@@ -8,8 +8,8 @@ All programs send the same emails, each to one recipient, with the name filled i
 the other. The table shows the medians of the rounds. The clock of a peer starts once it is imported and set up. That of
 Skychimp covers all of `skychimp run`: start-up, opening the occurrence, rendering, and a ledger with every intent on
 disk before the final dot. "While sending" is from the first outcome in the ledger to the last. The limit is Postfix's
-smtp-source, which sends one constant email again and again (with -d, over persistent connections). CPU time is that
-of the client, not of the server.
+smtp-source, which sends one constant email again and again (with -d, over persistent connections). The yardstick is a
+small client with the same promise and nothing else. CPU time is that of the client, not of the server.
 """
 
 import argparse
@@ -66,6 +66,7 @@ PROGRAMS = {
     "aiosmtplib": Program("aiosmtplib", "aiosmtplib", 4_000, 20),
     "aiosmtplib-tuned": Program("aiosmtplib, tuned", "aiosmtplib", 4_000, 20),
     "mailmerge": Program("mailmerge", "mailmerge", 1_000, 1),
+    "yardstick": Program("the yardstick", "uvloop"),
     "smtp-source-s": Program("smtp-source -s"),
     "smtp-source": Program("smtp-source -d, the limit"),
     "skychimp": Program("skychimp run"),
@@ -141,6 +142,7 @@ def _measure(name: str, program: Program, size: str, folder: Path, options: argp
             sys.exit(f"error: of {emails} emails by {program.title}, {server.email_count} arrived")
 
 
+YARDSTICK = Path(__file__).with_name("yardstick.py")
 Timing = tuple[str, float, float]
 """Title, seconds, CPU seconds."""
 
@@ -149,6 +151,14 @@ def _peer(row: Row, port: int, folder: Path) -> Iterator[Timing]:
     arguments = (row.name, port, row.emails, row.size, row.connections)
     command = [sys.executable, peers.__file__, *map(str, arguments)]
     measured = measure(command, folder=folder)  # mailmerge writes files there
+    seconds, cpu_seconds = map(float, measured.stdout.split())
+    yield row.title, seconds, cpu_seconds
+
+
+def _yardstick(row: Row, port: int, folder: Path) -> Iterator[Timing]:
+    with tempfile.TemporaryDirectory(dir=folder) as used:
+        arguments = (port, row.emails, row.connections, row.size, Path(used) / "ledger.db")
+        measured = measure([sys.executable, str(YARDSTICK), *map(str, arguments)])
     seconds, cpu_seconds = map(float, measured.stdout.split())
     yield row.title, seconds, cpu_seconds
 
@@ -171,7 +181,12 @@ def _skychimp(row: Row, port: int, folder: Path) -> Iterator[Timing]:
     yield "skychimp, while sending", run.sending_seconds, run.whole.cpu_seconds
 
 
-_MEASURES = {"smtp-source": _smtp_source, "smtp-source-s": _smtp_source, "skychimp": _skychimp}
+_MEASURES = {
+    "yardstick": _yardstick,
+    "smtp-source": _smtp_source,
+    "smtp-source-s": _smtp_source,
+    "skychimp": _skychimp,
+}
 
 
 def _environment(folder: str, options: argparse.Namespace) -> str:
