@@ -166,7 +166,7 @@ class SmtpProtocol:
         refusal = self._local_refusal(email)
         if refusal is not None:
             return refusal
-        self._unsent_commands = self._envelope(email)
+        self._unsent_commands = self._envelope(email).splitlines(keepends=True)
         self._await_envelope()
         return self._write_commands(3 if self.has_pipelining else 1)
 
@@ -178,7 +178,7 @@ class SmtpProtocol:
         self._require_idle()
         self._stage, self._expected_replies, self._unanswered = _DOT, 1, [_PHASE_DOT]
         self._has_next = following is not None
-        return b".\r\n" if following is None else b"".join((b".\r\n", *self._envelope(following)))
+        return b".\r\n" if following is None else b".\r\n" + self._envelope(following)
 
     def can_follow(self, email: OutgoingEmail) -> bool:
         """Return whether the envelope of this email can be written behind a final dot."""
@@ -315,22 +315,21 @@ class SmtpProtocol:
         self._mail_accepted = self._rcpt_accepted = False
         self._stage, self._unanswered = _ENVELOPE, [_PHASE_MAIL, _PHASE_RCPT, _PHASE_DATA]
 
-    def _envelope(self, email: OutgoingEmail) -> list[bytes]:
-        rcpt = b"RCPT TO:<%b>\r\n" % _envelope_path(email, email.recipient)
-        return [self._mail_command(email), rcpt, b"DATA\r\n"]
+    def _envelope(self, email: OutgoingEmail) -> bytes:
+        """Return the three commands before the body."""
+        size = f" SIZE={len(email.data)}" if "SIZE" in self.capabilities else ""
+        body = " BODY=8BITMIME" if "8BITMIME" in self.capabilities and not email.data.isascii() else ""
+        sender, recipient, utf8 = email.sender, email.recipient, ""
+        if not (sender.isascii() and recipient.isascii()):
+            utf8 = " SMTPUTF8" if _needs_utf8(email) else ""
+            if not utf8:
+                sender, recipient = _with_ascii_domain(sender), _with_ascii_domain(recipient)
+        return f"MAIL FROM:<{sender}>{size}{body}{utf8}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
 
     def _write_commands(self, count: int) -> Write:
         self._expected_replies = count
         commands, self._unsent_commands = self._unsent_commands[:count], self._unsent_commands[count:]
         return Write(b"".join(commands))
-
-    def _mail_command(self, email: OutgoingEmail) -> bytes:
-        line = b"MAIL FROM:<%b>" % _envelope_path(email, email.sender)
-        if "SIZE" in self.capabilities:
-            line += b" SIZE=%d" % len(email.data)
-        if "8BITMIME" in self.capabilities and not email.data.isascii():
-            line += b" BODY=8BITMIME"
-        return line + (b" SMTPUTF8\r\n" if _needs_utf8(email) else b"\r\n")
 
     def _local_refusal(self, email: OutgoingEmail) -> SendResult | None:
         """Return the result for an email that the server would refuse in any case, None if it can be tried."""
@@ -383,12 +382,10 @@ def auth_commands(offered: str, username: str, password: str) -> list[bytes]:
     return []
 
 
-def _envelope_path(email: OutgoingEmail, address: str) -> bytes:
-    if address.isascii() or _needs_utf8(email):
-        return address.encode()
+def _with_ascii_domain(address: str) -> str:
     from skychimp import addresses
 
-    return addresses.with_ascii_domain(address).encode("ascii")
+    return addresses.with_ascii_domain(address)
 
 
 def _can_be_path(address: str) -> bool:
@@ -396,10 +393,8 @@ def _can_be_path(address: str) -> bool:
         return False
     if address.isascii():
         return True
-    from skychimp import addresses
-
     try:
-        addresses.with_ascii_domain(address)
+        _with_ascii_domain(address)
     except InvalidValue:
         return False
     return True
