@@ -65,7 +65,7 @@ threading.Thread.run = run
         pytest.param(SENDS, "TCP:", "", 1, 14, id="send", marks=SLOW),
         pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 1, 14, id="send without uvloop", marks=SLOW),
         pytest.param(SENDS, "TCP:", BODY_FIRST, 1, 20, id="send, the body before the dot", marks=SLOW),
-        pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + add_ledger_calls(6), 1, 9, id="flush", marks=SLOW),
+        pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + add_ledger_calls(6), 1, 7, id="flush", marks=SLOW),
         pytest.param("pwrite64", "skychimp.db", add_ledger_calls(20), 3, 16, id="more writes", marks=SLOW),
         pytest.param(
             FLUSHES,
