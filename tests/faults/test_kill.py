@@ -114,9 +114,9 @@ def test_run_killed_at_any_call_is_completed_by_the_next(
 @pytest.mark.parametrize(
     ("names", "step", "min_kills"),
     [
-        pytest.param(FLUSHES, 1, 5, id="flush"),
-        pytest.param("pwrite64", 17, 5, id="some writes"),
-        pytest.param("pwrite64", 3, 25, id="more writes", marks=SLOW),
+        pytest.param(FLUSHES, 3, 2, id="some flushes"),
+        pytest.param(FLUSHES, 1, 5, id="flush", marks=SLOW),
+        pytest.param("pwrite64", 5, 15, id="some writes", marks=SLOW),
         pytest.param("pwrite64", 1, 75, id="write", marks=SOAK),
     ],
 )
