@@ -14,7 +14,7 @@ from support.harness import make_due_store
 
 CLIENTS = 20
 TESTS = Path(__file__).parent.parent
-AT_ONCE = 25
+AT_ONCE = 50
 
 
 def simulate(tmp_path: Path, first: int, last: int, broken: str = "") -> dict[str, list[str]]:
