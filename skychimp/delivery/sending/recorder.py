@@ -31,7 +31,7 @@ IntentCallback = Callable[[bool], None]
 
 
 class _Results(NamedTuple):
-    """What a commit had as results: the deliveries whose intents were recorded, and what the jobs returned."""
+    """The results of a commit: the deliveries whose intents were recorded, and what the jobs returned."""
 
     ours: Collection[ClaimKey]
     of_jobs: Sequence[Any] = ()
