@@ -228,7 +228,7 @@ def give_back(db: Connection, claims: Sequence[ClaimedDelivery]) -> None:
 def close_leases(db: Connection, run_id: int, lease_ids: Sequence[int] | None = None) -> None:
     """Close leases of a run, all or those with these ids.
 
-    A lease stays open if a delivery has an intent and neither a result nor was given back: its run died.
+    A lease stays open if one of its deliveries has an intent and no result: its run died while it was sending that one.
     """
     is_closed = and_(_L.c.run_id == run_id, true() if lease_ids is None else _L.c.id.in_(lease_ids))
     ids = db.scalars(select(_L.c.id).where(is_closed)).all()

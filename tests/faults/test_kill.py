@@ -22,7 +22,8 @@ from skychimp.models import Outcome
 SENDS = "write,writev,sendto,sendmsg"  # uvloop uses write and writev, asyncio uses send
 FLUSHES = "fsync,fdatasync"  # which one depends on how SQLite was built
 RUN = ("run", "--json")
-BODY_FIRST = overriding("skychimp.transport.smtp.WRITE_AHEAD_BYTES", 0)  # sends the body first, as for a long email
+# sends the body first, as for a long email
+BODY_FIRST = overriding("skychimp.transport.smtp_connection.WRITE_AHEAD_BYTES", 0)
 SMALL_BATCHES = "from skychimp.store import queue; queue.create_deliveries.__defaults__ = (2,)"
 SLOW = (pytest.mark.slow, pytest.mark.timeout(600))
 SOAK = (pytest.mark.soak, pytest.mark.timeout(1200))

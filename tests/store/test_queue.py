@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from conftest import create_user
@@ -303,14 +303,20 @@ def test_claim_takes_due_deliveries_in_order(store: Store, ada: Actor) -> None:
     assert delivery_states(store) == dict.fromkeys(("ann", "bob", "dan"), S.CLAIMED) | {"cid": S.UNKNOWN}
 
 
+STOPS: list[tuple[type[Any], dict[str, object]]] = [
+    (Mailing, {"disabled_at": NOW}),
+    (Mailing, {"deleted_at": NOW}),
+    (User, {"blocked_at": NOW}),
+    (StoreInfo, {"held_at": NOW}),
+    (Occurrence, {"deadline": NOW}),
+]
+"""After each of these changes, a mailing sends nothing more."""
+
+
 @pytest.mark.parametrize(
     ("table", "values"),
     [
-        (Mailing, {"disabled_at": NOW}),
-        (Mailing, {"deleted_at": NOW}),
-        (User, {"blocked_at": NOW}),
-        (StoreInfo, {"held_at": NOW}),
-        (Occurrence, {"deadline": NOW}),
+        *STOPS,
         (Occurrence, {"state": OccurrenceState.FINISHED}),
         (Occurrence, {"state": OccurrenceState.CANCELLED}),
     ],
@@ -586,11 +592,7 @@ def test_disabling_one_mailing_affects_no_other(store: Store, ada: Actor) -> Non
 @pytest.mark.parametrize(
     ("table", "values"),
     [
-        (Mailing, {"disabled_at": NOW}),
-        (Mailing, {"deleted_at": NOW}),
-        (User, {"blocked_at": NOW}),
-        (StoreInfo, {"held_at": NOW}),
-        (Occurrence, {"deadline": NOW}),
+        *STOPS,
         (Delivery, {"state": S.CANCELLED}),
     ],
 )

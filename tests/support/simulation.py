@@ -35,7 +35,7 @@ from skychimp.store import database, ledger, queue, runs
 from skychimp.store.database import Store
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.runs import RunLock
-from skychimp.transport import smtp
+from skychimp.transport import smtp_connection
 from skychimp.transport.smtp import SmtpTransport
 from support.harness import copy_store_files
 from support.sending import make_settings
@@ -417,7 +417,7 @@ def _patched(world: World) -> Iterator[None]:
     write_quickly, write = Recorder._write_quickly, Recorder._write
     pragmas = database.connection_pragmas() | {"synchronous": "OFF"}
     with contextlib.ExitStack() as patches:
-        for module in (claims, dispatcher, rate_limiter, smtp):
+        for module in (claims, dispatcher, rate_limiter, smtp_connection):
             patches.enter_context(patch.object(module, "time", time))
         patches.enter_context(patch.object(outcomes, "random", world.random))
         patches.enter_context(patch.object(recorder, "_boot_time_s", world.loop.time))

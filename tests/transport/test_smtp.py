@@ -38,7 +38,8 @@ from support.servers import (
 from skychimp.config.settings import SmtpSettings
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
 from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
-from skychimp.transport.smtp import WRITE_AHEAD_BYTES, SmtpConnection, SmtpTransport, ehlo_name
+from skychimp.transport.smtp import SmtpTransport, ehlo_name
+from skychimp.transport.smtp_connection import WRITE_AHEAD_BYTES, SmtpConnection
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a deprecation warning of the library at import
@@ -298,7 +299,9 @@ def test_refusal_during_a_long_body_stops_it() -> None:
 
     async def go(port: int) -> SendResult | None:
         connection = await SmtpTransport(smtp_settings(port)).connect()
-        return await send_email(connection, LONG_EMAIL, commit_intent)
+        result = await send_email(connection, LONG_EMAIL, commit_intent)
+        assert connection._timer is None
+        return result
 
     with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, b"552 5.3.4 too big\r\n", stop_reading]) as server:
         result = run(go(server.port))
@@ -432,7 +435,7 @@ def test_server_without_pipelining_gets_no_command_behind_the_dot() -> None:
 
 
 def test_server_that_stalls_behind_a_dot_gets_no_more_commands_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skychimp.transport.smtp.STALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("skychimp.transport.smtp_connection.STALL_TIMEOUT_S", 0.2)
     steps: list[Step] = [read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]
 
     async def go(port: int) -> tuple[list[SendResult], list[SendResult | None]]:

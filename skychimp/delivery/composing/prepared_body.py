@@ -33,12 +33,13 @@ class PreparedBody:
         gaps = [(kind == "html", name.decode()) for part, kind in parts for name in gap.findall(part)]
         kinds = sorted(set(gaps))
         self._gaps = [kinds.index(each) for each in gaps]
+        # With the address once more, as attrgetter returns a tuple only for several names.
         self._values_of = attrgetter(*(name for _, name in kinds), "email")
         self._text_kinds = sum(not is_html for is_html, _ in kinds)
-        constant = b"".join(gap.split(body)[::2])
+        constant = "".join(self._pieces[::2])
         self._constant_size = len(constant)
         self._room = mime.MAX_LINE_LENGTH - max(map(len, body.split(b"\r\n")))
-        self.has_dots = b"\r\n." in constant
+        self.has_dots = "\r\n." in constant
         """Whether a line may begin with a dot."""
 
     def fill(self, client: object) -> bytes | None:

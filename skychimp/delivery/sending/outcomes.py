@@ -78,31 +78,27 @@ class Outcomes:
 
     def take(self, sending: Sending, result: SendResult, started_at: datetime) -> None:
         """Record the result of an email, and take from it what to do with the mail server and the mailing."""
-        if result.is_success:
-            self._record(sending, result, _SENT, started_at)
+        if result.is_success:  # without what only another result needs, as almost all results are successes
+            self._take(sending, result, retry_policy.SENT, started_at)
             self._pool.record_success()
         else:
-            self._take_decision(sending, result, self._decide(sending.claimed, result), started_at)
-        self._claims.finish(sending.claimed, sending.occurrence)
+            self._take(sending, result, self._decide(sending.claimed, result), started_at)
 
     def take_uncomposed(self, sending: Sending, started_at: datetime) -> None:
         """Record that an email could not be composed."""
-        self._take_decision(sending, SendResult(Phase.MAIL, None, sending.error), Decision(Outcome.FAILED), started_at)
-        self._claims.finish(sending.claimed, sending.occurrence)
+        self._take(sending, SendResult(Phase.MAIL, None, sending.error), Decision(Outcome.FAILED), started_at)
 
     def take_defect(self, sending: Sending, error: Exception, started_at: datetime, *, dot_written: bool) -> None:
         """Record an unexpected exception as the result of an email, so that the run can go on."""
-        claimed = sending.claimed
         decision = retry_policy.decide_after_defect(
             dot_written=dot_written,
-            attempts=claimed.attempts,
-            given_back=claimed.given_back,
+            attempts=sending.claimed.attempts,
+            given_back=sending.claimed.given_back,
             policy=self._policy,
             now=self._now(),
         )
         result = SendResult(Phase.DOT if dot_written else Phase.DATA, None, f"unexpected error: {error!r}")
-        self._take_decision(sending, result, decision, started_at)
-        self._claims.finish(claimed, sending.occurrence)
+        self._take(sending, result, decision, started_at)
 
     def _decide(self, claimed: ClaimedDelivery, result: SendResult) -> Decision:
         return retry_policy.decide(
@@ -114,17 +110,17 @@ class Outcomes:
             chance=random.random(),  # noqa: S311
         )
 
-    def _take_decision(self, sending: Sending, result: SendResult, decision: Decision, started_at: datetime) -> None:
+    def _take(self, sending: Sending, result: SendResult, decision: Decision, started_at: datetime) -> None:
         if decision.fewer_connections:
             self._pool.reduce_limit()
         if decision.outcome is None:
             self._give_back_and_pause(sending.claimed, result)
-            return
-        if decision.outcome == Outcome.GIVEN_BACK:
-            decision = decision._replace(next_try_at=self._run_started_at)
-        self._record(sending, result, decision, started_at)
-        if decision.outcome == Outcome.GIVEN_BACK:
+        elif decision.outcome == Outcome.GIVEN_BACK:
+            self._record(sending, result, decision._replace(next_try_at=self._run_started_at), started_at)
             self._claims.refresh(sending.occurrence)
+        else:
+            self._record(sending, result, decision, started_at)
+        self._claims.finish(sending.claimed, sending.occurrence)
 
     def _record(self, sending: Sending, result: SendResult, decision: Decision, started_at: datetime) -> None:
         outcome, reply, stats = decision.outcome, result.reply, self._stats
@@ -164,6 +160,3 @@ class Outcomes:
         """Pause the relay, which now requires a login, and give the delivery back without counting an attempt."""
         self._recorder.submit(lambda db: queue.give_back(db, [claimed]), is_quick=True)
         self._pool.pause(result.reply.text if result.reply else result.error)
-
-
-_SENT = Decision(Outcome.SENT)

@@ -35,6 +35,9 @@ class Decision(NamedTuple):
     fewer_connections: bool = False
 
 
+SENT = Decision(Outcome.SENT)
+
+
 def decide(
     result: SendResult, *, attempts: int, given_back: int, policy: RetryPolicy, now: datetime, chance: float
 ) -> Decision:
@@ -44,7 +47,7 @@ def decide(
     the retries.
     """
     if result.is_success:
-        return Decision(Outcome.SENT)
+        return SENT
     reply = result.reply
     if reply is not None and reply.code < 400:
         reply = None  # 3xx, or 2xx before the final dot: not a reply about this email

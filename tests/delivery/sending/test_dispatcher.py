@@ -530,7 +530,7 @@ def test_server_that_closes_after_each_email_gets_each_once(store: Store, ada: A
 def test_server_that_stalls_behind_a_dot_gets_each_email_once(
     store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skychimp.transport.smtp.STALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("skychimp.transport.smtp_connection.STALL_TIMEOUT_S", 0.2)
     create_mailing(store, ada, make_addresses(30))
     email: list[Step] = [read_envelope, ENVELOPE_ACCEPTED, read_body, SENT]
 

@@ -1,0 +1,362 @@
+"""Send emails over one SMTP connection: sockets and timeouts around `smtp_protocol`."""
+
+import asyncio
+import os
+import ssl
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from ipaddress import ip_address
+from typing import Protocol, cast
+
+from skychimp.config.settings import SmtpSettings
+from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Reply, SendResult
+from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol, Write, dot_stuff
+
+QUIT_TIMEOUT_S = 5.0
+STALL_TIMEOUT_S = 10.0  # for the first reply to an email that was started behind the last one
+WRITE_AHEAD_BYTES = 16 * 1024  # a longer body is written before the intent is committed
+
+
+class _Step(Enum):
+    """What a connection that sends an email waits for."""
+
+    REPLIES = auto()
+    LONG_BODY = auto()  # all of it to be written
+    INTENT = auto()
+
+
+# Module-level names, because reading an Enum's attributes is slow.
+_REPLIES, _LONG_BODY, _INTENT = _Step
+
+
+class Server(Protocol):
+    """What all connections to one mail server know about it."""
+
+    has_stalled: bool
+    """Whether it once did not reply to an email that was started behind the last one."""
+
+
+class SmtpConnection(asyncio.Protocol):
+    """One connection to a mail server. Created by `SmtpTransport.connect`.
+
+    While it sends, each step is a callback: what the server sends is handled when it arrives, without a task, future or
+    timer per email.
+    """
+
+    def __init__(self, settings: SmtpSettings, server: Server) -> None:
+        self.protocol = SmtpProtocol()
+        self._server = server
+        self._timeout_s = settings.timeout.total_seconds()
+        self._dot_timeout_s = settings.dot_timeout.total_seconds()
+        self._loop = asyncio.get_running_loop()
+        self._retires_at = time.monotonic() + settings.connection_age.total_seconds()
+        self._emails_left = settings.emails_per_connection
+        self._transport: asyncio.Transport  # set by connection_made
+        self._replies: list[Reply] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._error = ""
+        self._deadline = float("inf")
+        self._wait_timeout_s = 0.0
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        # While emails are sent:
+        self._source: EmailSource | None = None
+        self._body = b""
+        self._following: OutgoingEmail | None = None
+        self._step = _REPLIES
+        self._early_result: SendResult | None = None
+        self._defect: Exception | None = None
+        self._is_started_behind = False
+        self._is_write_buffer_full = False
+
+    @property
+    def is_usable(self) -> bool:
+        return self._is_connected and self._emails_left > 0 and time.monotonic() < self._retires_at
+
+    @property
+    def is_loopback(self) -> bool:
+        """Return whether the server is on this machine."""
+        return ip_address(self.ip_address("peername")).is_loopback
+
+    def ip_address(self, end: str) -> str:
+        """Return the IP address of our end ("sockname") or the server's ("peername"), without an IPv6 zone."""
+        return str(self._transport.get_extra_info(end)[0]).partition("%")[0]
+
+    async def read_reply(self, timeout_s: float | None = None) -> Reply:
+        """Wait for the next reply, by default for `smtp.timeout`. Raises EOFError if there is none.
+
+        The timeout is for the whole reply. A server that sends single bytes does not extend it.
+        """
+        self._expect_within(self._timeout_s if timeout_s is None else timeout_s)
+        while not self._replies:
+            if self._error:
+                raise EOFError(self._error)
+            await self._wait()
+        self._deadline = float("inf")
+        return self._replies.pop(0)
+
+    async def send_command(self, line: bytes, timeout_s: float | None = None) -> Reply:
+        """Send one command and return its reply. Raises EOFError, ProtocolError."""
+        data = self.protocol.start_command(line)
+        if self._error:
+            raise EOFError(self._error)
+        self._transport.write(data)
+        return await self.read_reply(timeout_s)
+
+    async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Switch to TLS. Raises EOFError if the server sent anything after its 220 (an injected reply)."""
+        if self._error:
+            raise EOFError(self._error)
+        transport = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
+        self.protocol = SmtpProtocol(greeted=True)
+        self.connection_made(cast(asyncio.Transport, transport))
+
+    async def send(self, email: OutgoingEmail, source: EmailSource) -> None:
+        """Send an email, and the following ones that the source has in time to start each behind the last one.
+
+        If an intent is not granted, the connection is closed without the dot.
+        """
+        self._source = source
+        try:
+            self._start(email)
+            while self._source is not None:
+                await self._wait()
+            if self._defect is not None:
+                raise self._defect
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._source = None
+
+    async def close(self) -> None:
+        """Send QUIT if the connection is still good, and close it."""
+        try:
+            await self.send_command(b"QUIT", QUIT_TIMEOUT_S)
+        except (EOFError, ProtocolError):
+            pass  # the connection is broken, so there is nobody to send QUIT to
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once, and drop what is not yet written."""
+        self._error = self._error or "closed"
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # With these limits an empty buffer means that the system has everything that was written.
+        self._transport.set_write_buffer_limits(high=1, low=0)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for event in self.protocol.receive(data):
+                if type(event) is Reply:
+                    self._replies.append(event)
+                elif self._source is not None:
+                    self._handle(event)
+        except ProtocolError as error:
+            self._set_error(str(error))
+        except Exception as error:
+            self._break(error)
+        if self._is_started_behind and not self.protocol.is_unanswered:
+            self._is_started_behind = False
+            self._expect_within(self._timeout_s)
+        elif self._step is _LONG_BODY and not self.protocol.is_idle:  # the server interrupts, and the rest will follow
+            self._step = _REPLIES
+            self._expect_within(self._timeout_s)
+        if self._replies:
+            self._wake()
+
+    def eof_received(self) -> None:
+        self._set_error("connection closed")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_error(f"connection lost: {describe_error(exc)}" if exc else "connection closed")
+
+    def pause_writing(self) -> None:
+        self._is_write_buffer_full = True
+
+    def resume_writing(self) -> None:
+        self._is_write_buffer_full = False
+        if self._step is _LONG_BODY:
+            self._guarded(self._ask)
+
+    # Sending emails
+
+    def _start(self, email: OutgoingEmail) -> None:
+        self._emails_left -= 1
+        self._following = self._early_result = None
+        try:
+            event = self.protocol.start_email(email)
+        except ProtocolError as error:
+            self._error = self._error or str(error)
+        if self._error:
+            self._fail()
+            return
+        self._email, self._step = email, _REPLIES
+        self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        """Go on after what the server replied to an email."""
+        if type(event) is SendResult:
+            if self._step is _INTENT:
+                self._early_result = event  # so that the intent is committed before this result
+            else:
+                self._finish(event)
+        elif type(event) is Write:
+            self._transport.write(event.data)
+            self._expect_within(self._timeout_s)
+        else:
+            self._write_body()
+
+    def _write_body(self) -> None:
+        """Write a long body now, and a short one together with its dot."""
+        self._is_started_behind = False
+        self._body = dot_stuff(self._email.data) if self._email.has_dots else self._email.data
+        if len(self._body) > WRITE_AHEAD_BYTES:
+            self._transport.write(self._body)
+            self._body = b""
+            if self._is_write_buffer_full:
+                self._step = _LONG_BODY
+                self._expect_within(self._dot_timeout_s)
+                return
+        self._ask()
+
+    def _ask(self) -> None:
+        assert self._source is not None
+        self._step, self._deadline = _INTENT, float("inf")
+        self._source.commit_intent(self._on_answer)
+
+    def _on_answer(self, is_granted: bool) -> None:
+        if self._source is not None:
+            self._guarded(self._write_dot if is_granted else self._end)
+
+    def _write_dot(self) -> None:
+        """Write the final dot, and the next envelope behind it, unless the server has said something before."""
+        self._step = _REPLIES
+        if self._early_result is not None:
+            self._finish(self._early_result)
+        elif self._error:
+            self._fail()
+        elif self._transport.is_closing() or not self.protocol.is_idle:  # the end or the rest of a reply will follow
+            self._expect_within(self._timeout_s)
+        else:
+            self._following = self._take_following()
+            self._transport.write(self._body + self.protocol.end_email(self._following))
+            self._expect_within(self._dot_timeout_s)
+
+    def _take_following(self) -> OutgoingEmail | None:
+        """Return the email to start behind this one's final dot, or None if nothing can be started there."""
+        assert self._source is not None
+        is_last = self._emails_left <= 0 or time.monotonic() >= self._retires_at
+        if is_last or self._server.has_stalled or not self.protocol.has_pipelining:
+            return None
+        following = self._source.take_next()
+        if following is None or not self.protocol.can_follow(following):
+            return None
+        self._emails_left -= 1
+        return following
+
+    def _finish(self, result: SendResult) -> None:
+        """Report a result, and go on with the email that was started behind this one."""
+        assert self._source is not None
+        self._source.finish(result)
+        if self._following is None or not self._is_connected:
+            self._end()
+            return
+        self._email, self._following, self._is_started_behind = self._following, None, True
+        self._expect_within(min(STALL_TIMEOUT_S, self._timeout_s))
+
+    def _fail(self) -> None:
+        """End because the connection broke. An email that was started in vain has no result."""
+        assert self._source is not None
+        if not (self._is_started_behind and self.protocol.is_unanswered):
+            self._source.finish(self.protocol.fail(self._error))
+        self._end()
+
+    def _end(self) -> None:
+        """Let `send` return. If an email was started and did not end, the connection is closed."""
+        has_no_result = self._step is _INTENT
+        self._source, self._step, self._is_started_behind, self._deadline = None, _REPLIES, False, float("inf")
+        if has_no_result or not self._is_connected:
+            self.abort()
+        self._wake()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """Let `send` raise what was raised in a callback."""
+        self._source, self._defect = None, error
+        self._wake()
+
+    # Waiting
+
+    @property
+    def _is_connected(self) -> bool:
+        return not self._error and self.protocol.is_usable
+
+    async def _wait(self) -> None:
+        """Wait until `_wake` is called."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _expect_within(self, timeout_s: float) -> None:
+        """Set the time within which the server must complete what it has to send now.
+
+        A connection has one timer, which is renewed when it fires and not for every reply.
+        """
+        self._wait_timeout_s = timeout_s
+        self._deadline = deadline = self._loop.time() + timeout_s
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer(deadline)
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._check_deadline)
+        self._timer_at = at  # the handle may have no when(): uvloop does not use a timer if it is due at once
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:
+            if self._deadline != float("inf"):
+                self._set_timer(self._deadline)
+            return
+        self._server.has_stalled |= self._is_started_behind and self.protocol.is_unanswered
+        self._set_error(f"timed out after {self._wait_timeout_s:g} s")
+
+    def _set_error(self, error: str) -> None:
+        self._error = self._error or error
+        if self._source is not None and self._step is not _INTENT:
+            self._guarded(self._fail)
+        self._wake()
+
+
+def describe_error(error: Exception) -> str:
+    """Return what went wrong: never an empty text, and without numbers of errors and the file names of OpenSSL."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        reason = error.strerror.partition(" (_ssl.c")[0]
+        if reason.startswith("Connect call failed"):  # asyncio hides the reason behind the address
+            reason = os.strerror(error.errno)
+        return reason[:1].lower() + reason[1:]
+    return str(error) or type(error).__name__
