@@ -1,5 +1,6 @@
 """Provide the fixtures that many tests share: a new store, users with an account, command lines, a certificate."""
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 from support.command import Home
+from support.stores import store_environ
 
 from skychimp.models import Login, Role, User
 from skychimp.permissions import Actor
@@ -18,9 +20,50 @@ from skychimp.store.schema import create_store, open_store
 
 if TYPE_CHECKING:
     import trustme
+    from support.postgres import Server
 
 settings.register_profile("skychimp", deadline=None)  # tests must pass on a slow machine
 settings.load_profile("skychimp")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests that use a store run on a PostgreSQL server of their own."""
+    parser.addoption("--postgres", action="store_true", help="Keep the stores of tests in PostgreSQL, not in files.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --postgres, run only the tests that use a store, and are not about SQLite or its file."""
+    if config.getoption("--postgres"):
+        chosen = [item for item in items if uses_any_database(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+def uses_any_database(item: pytest.Item) -> bool:
+    """Return whether a test uses a store and can have it in any database."""
+    return "store" in getattr(item, "fixturenames", ()) and item.get_closest_marker("sqlite") is None
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """Start a PostgreSQL server for this test process."""
+    from support import postgres
+
+    if postgres.find_programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres.running_server(tmp_path_factory.mktemp("postgres")) as server:
+        create_store(server.url("postgres")).close()
+        server.create_database("new_store", "postgres")
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: "Server") -> Iterator[str]:
+    """Return the URL of an empty store on that server."""
+    name = f"store_{secrets.token_hex(6)}"
+    postgres_server.create_database(name, "new_store")
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +75,20 @@ def _new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(_new_store: Path, tmp_path: Path) -> Iterator[Store]:
-    """Return an empty store."""
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty store."""
+    if request.config.getoption("--postgres"):
+        request.getfixturevalue("monkeypatch").setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+        return str(request.getfixturevalue("postgres_url"))
     path = tmp_path / "skychimp.db"
-    shutil.copy(_new_store, path)
-    opened = open_store(f"sqlite:///{path}")
+    shutil.copy(request.getfixturevalue("_new_store"), path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """Return an empty store."""
+    opened = open_store(store_url)
     yield opened
     opened.close()
 
@@ -103,7 +155,7 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
         folder.mkdir()
         return Home(
             folder,
-            SKYCHIMP_STORE=str(store.path),
+            **store_environ(store),
             SKYCHIMP_TOKEN=token,
             SKYCHIMP_MAIL__SENDER="Skychimp <news@skychimp.test>",
             SKYCHIMP_MAIL__TIMEZONE="UTC",

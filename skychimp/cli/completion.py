@@ -9,6 +9,7 @@ print it into the line that is being typed.
 import contextlib
 import inspect
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -45,7 +46,7 @@ class Kind(NamedTuple):
     by_name: str = ""
     own: str = "owner_id = :user_id"
     """The condition for an actor who may see their own objects."""
-    all: str = "1"
+    all: str = "true"
     """The condition for an actor who may see everybody's."""
     public: str | None = None
     """The condition for everybody else, None if they may see nothing."""
@@ -73,8 +74,8 @@ KINDS = {
     ),
     "user": Kind(
         Action.SEE_USERS,
-        "SELECT id, email FROM user WHERE {visible}",
-        "SELECT email, role FROM user WHERE {visible} AND address_key >= :key AND address_key < :key_end",
+        'SELECT id, email FROM "user" WHERE {visible}',
+        'SELECT email, role FROM "user" WHERE {visible} AND address_key >= :key AND address_key < :key_end',
         all="role IN ({overseen_roles})",
     ),
     "post": Kind(
@@ -138,11 +139,12 @@ def find_suggestions(options: Mapping[str, Any], kind: Kind, typed: str, *, by_n
 
     flags = {"store.url": options["store"]} if options.get("store") else {}
     config_file = Path(options["config"]) if options.get("config") else None
-    with contextlib.suppress(SkychimpError, OSError, ValueError, _driver().Error):
+    with contextlib.suppress(SkychimpError, OSError, ValueError, ImportError, _driver().Error, _ServerFailed):
         shared.check_options(config=config_file, store=options.get("store") or None)
-        url = sources.load_store_url(flags, config_file=config_file)
+        url, password_file = sources.load_store_place(flags, config_file=config_file)
         token = os.environ.get("SKYCHIMP_TOKEN") or saved_session.read(url)
-        with contextlib.closing(_connect(url)) as db:
+        is_file = url.startswith("sqlite")
+        with contextlib.closing(_open_file(url) if is_file else _connect_to_server(url, password_file)) as db:
             actor = _find_actor(db, token or "")
             return [(str(value), _describe(text)) for value, text in _query(db, actor, kind, typed, by_name)]
     return []
@@ -166,9 +168,9 @@ def _query(db: Any, actor: Actor, kind: Kind, typed: str, by_name: bool) -> Iter
         query, table = kind.by_id.format(visible=visible), kind.by_id.split()[1].rstrip(",")
         ranges = " OR ".join(f"{table} BETWEEN {first} AND {last}" for first, last in _id_ranges(typed))
         if ranges:
-            yield from db.execute(f"{query} AND ({ranges}) ORDER BY 1 DESC LIMIT {MAX_SUGGESTIONS}", parameters)
+            yield from _execute(db, f"{query} AND ({ranges}) ORDER BY 1 DESC LIMIT {MAX_SUGGESTIONS}", parameters)
     if kind.by_name and by_name:
-        yield from db.execute(f"{kind.by_name.format(visible=visible)} LIMIT {MAX_SUGGESTIONS}", parameters)
+        yield from _execute(db, f"{kind.by_name.format(visible=visible)} LIMIT {MAX_SUGGESTIONS}", parameters)
 
 
 def _visible(kind: Kind, actor: Actor) -> str | None:
@@ -187,7 +189,7 @@ def _parameters(actor: Actor, typed: str) -> dict[str, Any]:
     key = typed.lower()
     return {
         "user_id": actor.user_id,
-        "now": _as_stored(datetime.now(UTC)),
+        "now": datetime.now(UTC),
         "typed": typed,
         "key": key,
         "key_end": key + _LAST_CHARACTER,
@@ -205,7 +207,7 @@ def _id_ranges(digits: str) -> list[tuple[int, int]]:
     return [(int(digits) * 10**more, (int(digits) + 1) * 10**more - 1) for more in lengths]
 
 
-def _connect(url: str) -> Any:
+def _open_file(url: str) -> Any:
     """Open the store read-only, with a connection that gives up soon. Raises StoreNotReady if others can change it."""
     from skychimp.store.place import check_place
 
@@ -217,16 +219,49 @@ def _connect(url: str) -> Any:
     return db
 
 
+class _ServerFailed(Exception):
+    """A server is away, or did not answer soon."""
+
+
+def _connect_to_server(url: str, password_file: Path | None) -> Any:
+    """Connect to a store on a server, for queries that give up soon. Raises ImportError and _ServerFailed."""
+    import psycopg
+
+    from skychimp.config import checked_files
+    from skychimp.store.postgres.url import connect_arguments
+
+    arguments = connect_arguments(url) | {"connect_timeout": 2, "options": f"-c statement_timeout={TIMEOUT_S}s"}
+    if password_file is not None:
+        arguments["password"] = checked_files.read_password(password_file, "")
+    try:
+        return psycopg.connect(url.replace("+psycopg", "", 1), **arguments, autocommit=True)
+    except psycopg.Error as error:
+        raise _ServerFailed from error
+
+
+def _execute(db: Any, statement: str, parameters: Mapping[str, str | int | datetime | None]) -> Any:
+    """Run a query with named parameters. Raises _ServerFailed, and SQLite's errors."""
+    if isinstance(db, _driver().Connection):
+        return db.execute(statement, {name: _as_stored(value) for name, value in parameters.items()})
+    import psycopg
+
+    try:
+        return db.execute(_PARAMETER.sub(r"%(\1)s", statement), parameters)
+    except psycopg.Error as error:
+        raise _ServerFailed from error
+
+
+_PARAMETER = re.compile(r":([a-z_]+)")
+
+
 def _find_actor(db: Any, token: str) -> Actor:
-    parameters = session_rule.parameters(token, datetime.now(UTC))
-    stored = {name: _as_stored(value) for name, value in parameters.items()}
-    row = db.execute(session_rule.FIND_USER, stored).fetchone()
+    row = _execute(db, session_rule.FIND_USER, session_rule.parameters(token, datetime.now(UTC))).fetchone()
     return Actor(row[0], row[1], Role(row[2])) if row else ANONYMOUS
 
 
-def _as_stored(value: str | datetime) -> str:
-    """Return a time as SQLAlchemy stores it in SQLite, and a text as it is."""
-    return value if isinstance(value, str) else value.strftime("%Y-%m-%d %H:%M:%S.%f")
+def _as_stored(value: object) -> object:
+    """Return a time as SQLAlchemy stores it in SQLite, and anything else as it is."""
+    return value.strftime("%Y-%m-%d %H:%M:%S.%f") if isinstance(value, datetime) else value
 
 
 def _driver() -> Any:

@@ -95,7 +95,7 @@ class Context:
         """The open store. Raises StoreNotReady."""
         from skychimp.store.schema import open_store
 
-        store = open_store(self.settings.store_url)
+        store = open_store(self.settings.store_url, self.settings.store.read_password())
         gc.freeze()  # never look again at what was imported, and collect what is created from here on
         gc.enable()
         return store

@@ -16,13 +16,13 @@ def database_url(store: str | None) -> str:
     """
     url = store or str(user_folder("data") / "skychimp.db")
     if "://" in url:
-        return url
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     return "sqlite:///" + os.path.realpath(url).replace("%", "%25").replace("?", "%3F")
 
 
 def hide_password(url: str) -> str:
     """Return a URL with its password replaced by `***`."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
 
 
 def user_folder(kind: str) -> Path:

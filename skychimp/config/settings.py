@@ -64,10 +64,20 @@ class StoreSettings(_Section):
     url: Annotated[
         StoreLocation | None,
         _setting(
-            "Store: a path or sqlite:///PATH (default: a file in your user data folder).",
+            "Store: a path, or postgresql+psycopg://USER@HOST/NAME (default: a file in your user data folder).",
             "/var/lib/skychimp/skychimp.db",
         ),
     ] = None
+    password_file: Annotated[
+        FilePath | None,
+        _setting("File that contains the password of the PostgreSQL user on one line.", "store-password"),
+    ] = None
+
+    def read_password(self) -> str | None:
+        """Return the password of the database's user, None if none is set. Raises ConfigError."""
+        if self.password_file is None:
+            return None
+        return checked_files.read_password(self.password_file, "set store.password_file to a file with one line")
 
 
 class MailSettings(_Section):

@@ -24,7 +24,7 @@ from skychimp.text import did_you_mean, shortened
 RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
 """Old names of settings, which are still accepted, and their new ones."""
 
-_PATHS = {"store.url", "smtp.password_file", "smtp.ca_file"}
+_PATHS = {"store.url", "store.password_file", "smtp.password_file", "smtp.ca_file"}
 _MAX_LINES, _MAX_DOTS = 10_000, 100
 """Limits of a config or a .env, and of a line of a config.
 
@@ -70,18 +70,23 @@ def load_settings(
         raise _config_error(error, sources) from None
 
 
-def load_store_url(
+def load_store_place(
     flags: Mapping[str, str] | None = None,
     *,
     config_file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
-) -> str:
-    """Return only the store's URL, without the time to check all settings. Raises ConfigError."""
+) -> tuple[str, Path | None]:
+    """Return only the store's URL and its password's file, without the time to check all settings.
+
+    Raises ConfigError.
+    """
     values = _values(read_config(config_file, environ, must_exist=False), environ, flags or {})
     try:
-        return database_url({setting: value for setting, value, _ in values}.get("store.url"))
+        found = {setting: value for setting, value, _ in values}
+        password_file = found.get("store.password_file")
+        return database_url(found.get("store.url")), Path(password_file) if password_file else None
     except (TypeError, ValueError):  # not a text, or with a null character
-        raise ConfigError("invalid store.url", "use a path, or sqlite:///PATH") from None
+        raise ConfigError("invalid store.url", "use a path, or postgresql+psycopg://USER@HOST/NAME") from None
 
 
 def file_values(read: ConfigFiles) -> dict[str, Any]:
@@ -117,6 +122,9 @@ def _values(read: ConfigFiles, environ: Mapping[str, str], flags: Mapping[str, s
     yield from _from_files(read)
     yield from _from_variables(environ, _ENVIRONMENT, Path())
     for setting, value in flags.items():
+        if setting == "store.url" and hide_password(value) != value:
+            message = "other users can see a password on the command line"
+            raise ConfigError(message, "leave it out, and set store.password_file or use ~/.pgpass")
         yield _Value(setting, resolve_path(setting, value), "the command line")
 
 

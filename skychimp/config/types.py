@@ -189,7 +189,7 @@ def _file(value: object) -> Path:
 
 
 def _store(value: object) -> str:
-    allowed = r"(?!.*://).+|sqlite:///(?!:memory:)[^?]+|postgresql\+psycopg://.+"
+    allowed = r"(?!.*://).+|sqlite:///(?!:memory:)[^?]+|postgres(?:ql)?(?:\+psycopg)?://.+"
     if isinstance(value, str) and re.fullmatch(allowed, value, re.DOTALL):
         _require_one_line(unquote(value) if value.startswith("sqlite:///") else value)
         return value

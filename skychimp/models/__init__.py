@@ -3,7 +3,7 @@
 Times are aware and in UTC. Uniqueness and allowed values are constraints of the database.
 """
 
-from skychimp.models.base import Table, has_state, metadata
+from skychimp.models.base import Table, has_state, metadata, use_large_integers
 from skychimp.models.blog import DigestPost, Post
 from skychimp.models.clients import Client, ClientTag
 from skychimp.models.deliveries import Attempt, Delivery, Intent, Lease, Occurrence, RelayState, Run
@@ -25,6 +25,8 @@ from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
 from skychimp.models.store_info import StoreInfo
 from skychimp.models.users import AccountEmail, AuditEntry, Code, Login, LoginFailure, User
 from skychimp.roles import Role
+
+use_large_integers()
 
 __all__ = [
     "LEASED_STATES",

@@ -3,7 +3,19 @@
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Enum, MetaData, literal_column, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Enum,
+    Index,
+    Integer,
+    MetaData,
+    event,
+    literal_column,
+    text,
+)
 from sqlalchemy import Table as CoreTable
 from sqlmodel import SQLModel
 
@@ -48,6 +60,25 @@ def enum_column(states: type[StrEnum], name: str, *, nullable: bool = False, pri
         values_callable=lambda members: [member.value for member in members],
     )
     return Column(kind, nullable=nullable, primary_key=primary_key)
+
+
+def partial_index(name: str, *columns: str, where: ColumnElement[bool]) -> Index:
+    """Return an index of only the rows with a condition."""
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+def add_ddl(table: CoreTable, statement: str, dialect: str) -> None:
+    """Run a statement after a table is created in a database of this dialect: sqlite or postgresql."""
+    ddl = DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
+    event.listen(table, "after_create", ddl.execute_if(dialect=dialect))
+
+
+def use_large_integers() -> None:
+    """Give every integer column 64 bits on PostgreSQL, as SQLite has them. A ledger outgrows 32 bits."""
+    for table in metadata.tables.values():
+        for column in table.columns:
+            if type(column.type) is Integer:
+                column.type = Integer().with_variant(BigInteger(), "postgresql")
 
 
 def version_column() -> Column[int]:

@@ -5,10 +5,10 @@ The indexes with a condition contain only what is waiting or being sent. They st
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, UniqueConstraint, column
+from sqlalchemy import CheckConstraint, UniqueConstraint, column, text
 from sqlmodel import Field
 
-from skychimp.models.base import Table, enum_column, has_state
+from skychimp.models.base import Table, add_ddl, enum_column, has_state, partial_index
 from skychimp.models.enums import (
     LEASED_STATES,
     UNFINISHED_STATES,
@@ -31,7 +31,7 @@ class Occurrence(Table, table=True):
     __tablename__ = "occurrence"
     __table_args__ = (
         UniqueConstraint("mailing_id", "due_local"),
-        Index("ix_occurrence_unfinished", "id", sqlite_where=_IS_UNFINISHED),
+        partial_index("ix_occurrence_unfinished", "id", where=_IS_UNFINISHED),
     )
     id: int | None = Field(default=None, primary_key=True)
     mailing_id: int = Field(foreign_key="mailing.id")
@@ -66,8 +66,8 @@ class Delivery(Table, table=True):
         UniqueConstraint("occurrence_id", "address_key"),
         CheckConstraint(f"NOT ({_IS_LEASED})", name="stored_state"),
         CheckConstraint(f"NOT ({_IS_WAITING}) OR next_try_at IS NOT NULL", name="waits_until"),
-        Index("ix_delivery_waiting", "occurrence_id", "next_try_at", sqlite_where=_IS_WAITING),
-        Index("ix_delivery_unknown", "occurrence_id", "next_try_at", sqlite_where=_IS_UNKNOWN),
+        partial_index("ix_delivery_waiting", "occurrence_id", "next_try_at", where=_IS_WAITING),
+        partial_index("ix_delivery_unknown", "occurrence_id", "next_try_at", where=_IS_UNKNOWN),
         # The Message-ID is made of the id, so an id must never be reused.
         {"sqlite_autoincrement": True},
     )
@@ -103,11 +103,22 @@ class Lease(Table, table=True):
     """A JSON list."""
 
 
+# What `json_each` is on SQLite. STRICT keeps the planner from looking into the function, so that it expects few rows:
+# otherwise it would read all deliveries rather than look up the named ones.
+add_ddl(
+    Lease.__table__,
+    "CREATE FUNCTION json_ids(list text) RETURNS TABLE (value bigint)"
+    " LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 10"
+    " AS $$ SELECT jsonb_array_elements_text(list::jsonb)::bigint $$",
+    "postgresql",
+)
+
+
 class Intent(Table, table=True):
     """A delivery whose final dot is about to be written, or was. Its lease's end removes the row."""
 
     __tablename__ = "intent"
-    delivery_id: int = Field(primary_key=True)
+    delivery_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     lease_id: int
 
 
@@ -145,6 +156,8 @@ class Run(Table, table=True):
     deferred: int = 0
     failed: int = 0
     unknown: int = 0
+    host_id: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    """A random id of the host, as two may have the same name. "" on SQLite, where all runs are on one host."""
 
 
 class RelayState(Table, table=True):

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, column
+from sqlalchemy import CheckConstraint, Column, ForeignKey, column
 from sqlmodel import Field
 
-from skychimp.models.base import Table, enum_column, has_state
+from skychimp.models.base import Table, enum_column, has_state, partial_index
 from skychimp.models.enums import CatchUp, Every, Format, MailingStatus
 
 
@@ -32,7 +32,7 @@ class Mailing(Table, table=True):
     __tablename__ = "mailing"
     __table_args__ = (
         CheckConstraint("end_at > start_at", name="window"),
-        Index("ix_mailing_running", "next_at", sqlite_where=has_state(column("status"), MailingStatus.RUNNING)),
+        partial_index("ix_mailing_running", "next_at", where=has_state(column("status"), MailingStatus.RUNNING)),
     )
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int = Field(foreign_key="user.id", index=True)

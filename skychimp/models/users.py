@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import DDL, event, text
+from sqlalchemy import false
 from sqlmodel import Field
 
-from skychimp.models.base import Table, enum_column
+from skychimp.models.base import Table, add_ddl, enum_column
 from skychimp.models.enums import CodePurpose
 from skychimp.roles import Role
 
@@ -29,7 +29,7 @@ class User(Table, table=True):
     """When the account was created. Before the address is verified: when it was last registered."""
     verified_at: datetime | None = None
     blocked_at: datetime | None = None
-    registered_again: bool = Field(default=False, sa_column_kwargs={"server_default": text("0")})
+    registered_again: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     """Whether the address was registered more than once before it was verified, maybe by several people."""
 
 
@@ -94,7 +94,21 @@ class AuditEntry(Table, table=True):
     detail: str = ""
 
 
+_REFUSAL = "the audit trail is only added to"
+
 for _change in ("UPDATE", "DELETE"):
-    _refusal = f"""CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit
-        BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END"""
-    event.listen(AuditEntry.__table__, "after_create", DDL(_refusal))  # type: ignore[no-untyped-call]
+    _trigger = f"CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit"
+    add_ddl(
+        AuditEntry.__table__,
+        f"""{_trigger}
+        BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END""",
+        "sqlite",
+    )
+    add_ddl(
+        AuditEntry.__table__,
+        f"CREATE FUNCTION audit_no_{_change.lower()}() RETURNS trigger LANGUAGE plpgsql"
+        f" AS $$ BEGIN RAISE EXCEPTION '{_REFUSAL}'"
+        " USING ERRCODE = 'integrity_constraint_violation'; END $$;"
+        f" {_trigger} FOR EACH ROW EXECUTE FUNCTION audit_no_{_change.lower()}()",
+        "postgresql",
+    )

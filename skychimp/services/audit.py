@@ -19,6 +19,7 @@ from skychimp.permissions import ANONYMOUS, Action, Actor, Scope, authorize
 from skychimp.services import system_log
 from skychimp.services.listing import ListOptions, apply, checked_search, matches_id_or_email
 from skychimp.store.database import Store
+from skychimp.store.sql import Nullable
 
 _A = AuditEntry.__table__
 _U = User.__table__
@@ -26,7 +27,13 @@ _U = User.__table__
 _views: WeakKeyDictionary[Store, set[tuple[int, str, int | None, str]]] = WeakKeyDictionary()
 """The views of others' objects that are recorded already: a command reads some objects more than once."""
 
-SORTED_BY = {"id": _A.c.id, "at": _A.c.at, "actor": _U.c.address_key, "action": _A.c.action, "object": _A.c.object}
+SORTED_BY = {
+    "id": _A.c.id,
+    "at": _A.c.at,
+    "actor": Nullable(_U.c.address_key),
+    "action": _A.c.action,
+    "object": _A.c.object,
+}
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,9 @@ def not_found(noun: str, name: object) -> NotFound:
 
 
 def checked_search(text: str) -> str:
-    """Return a text to search for. Raises InvalidValue if it is not valid UTF-8."""
+    """Return a text to search for. Raises InvalidValue if it is not valid UTF-8, or has a NUL."""
+    if "\0" in text:
+        raise InvalidValue("the text to search for contains a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:

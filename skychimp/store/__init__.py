@@ -1,1 +1,1 @@
-"""Keep everything in one SQLite file: transactions, the queue, the ledger and their migrations."""
+"""Keep everything in one SQLite file or a PostgreSQL database: transactions, the queue, the ledger and migrations."""

@@ -7,7 +7,7 @@ parameter are built once, as every claim uses them.
 from datetime import datetime
 from functools import cache
 
-from sqlalchemy import BindParameter, ColumnElement, and_, case, exists, func, literal, or_, select
+from sqlalchemy import BindParameter, ColumnElement, and_, case, exists, literal, or_, select
 
 from skychimp.models import (
     UNFINISHED_STATES,
@@ -25,6 +25,7 @@ from skychimp.models import (
     User,
     has_state,
 )
+from skychimp.store.sql import ids_in
 
 _O = Occurrence.__table__
 _D = Delivery.__table__
@@ -116,7 +117,7 @@ def has_intent() -> ColumnElement[bool]:
 def is_leased() -> ColumnElement[bool]:
     """Return the condition of a delivery that a run has leased."""
     # One query for all rows: SQLite keeps its result for the whole statement.
-    leased = func.json_each(_L.c.delivery_ids).table_valued("value", joins_implicitly=True)
+    leased = ids_in(_L.c.delivery_ids, joins_implicitly=True)
     return _D.c.id.in_(select(leased.c.value).select_from(_L))
 
 

@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Select, and_, exists, insert, literal, null, or_, select
-from sqlalchemy.dialects.sqlite import insert as insert_or_update
 
 from skychimp.models import Delivery, DeliveryState, DigestPost, Occurrence, Post
 from skychimp.store.conditions import has_intent, is_unfinished
+from skychimp.store.sql import insert_or
 
 MOST_POSTS = 50
 """The most posts of one email. The next email continues with the rest."""
@@ -55,7 +55,7 @@ def record_posts(db: Connection, mailing_id: int, occurrence_id: int, post_ids: 
     db.execute(insert(_DP).from_select(["mailing_id", "post_id", "occurrence_id"], too_old))
     rows = [{"mailing_id": mailing_id, "post_id": post_id, "occurrence_id": occurrence_id} for post_id in post_ids]
     if rows:
-        statement = insert_or_update(_DP).on_conflict_do_update(
+        statement = insert_or(_DP).on_conflict_do_update(
             index_elements=["mailing_id", "post_id"], set_={"occurrence_id": occurrence_id}
         )
         db.execute(statement, rows)

@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
-    Integer,
     String,
     and_,
     bindparam,
@@ -25,13 +25,14 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.engine import Dialect, make_url
 
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, Intent, Lease, Mailing, Occurrence, Outcome
-from skychimp.store import database, queue
+from skychimp.store import queue
 from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
+from skychimp.store.database import POSTGRESQL, SQLITE
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
+from skychimp.store.sql import id_list, ids_in, insert_or
 
 _D = Delivery.__table__
 _A = Attempt.__table__
@@ -45,13 +46,32 @@ ERASED = "erased"
 """Replaces an address and a server's wording in the ledger."""
 
 # This SQL runs for every email, and goes to the driver directly: SQLAlchemy's own executemany cost four times as much.
-_INSERT_INTO_ATTEMPT = """
-    INSERT INTO attempt
-        (started_at, finished_at, outcome, phase, code, enhanced, reply, relay, delivery_id, number)"""
-_INSERT_SUCCESS = f"{_INSERT_INTO_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ATTEMPT_COLUMNS = (
+    "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply", "relay", "delivery_id", "number",
+)  # fmt: skip
+_INSERT_INTO_ATTEMPT = f"INSERT INTO attempt ({', '.join(_ATTEMPT_COLUMNS)})"
+# On PostgreSQL all rows are one parameter, a JSON list, as a parameter for each value takes the driver twice as long.
+_SELECTED = """SELECT started_at AT TIME ZONE 'UTC', finished_at AT TIME ZONE 'UTC', outcome, phase, code, enhanced,
+    reply, relay"""
+_ROWS = """json_to_recordset(CAST(%s AS json)) AS row (started_at timestamp, finished_at timestamp, outcome text,
+    phase text, code int, enhanced text, reply text, relay text, delivery_id bigint, number int, lease_id bigint)"""
+_INSERT_SENT = {
+    SQLITE: f"{_INSERT_INTO_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    # A late attempt has no lease. Without the id of its delivery the insert fails.
+    POSTGRESQL: f"{_INSERT_INTO_ATTEMPT} {_SELECTED}, CASE WHEN lease.id IS NOT NULL THEN delivery_id END, number"
+    f" FROM {_ROWS} LEFT JOIN lease ON lease.id = lease_id AND lease.run_id = %s",
+}
 # The number is read from the delivery, as a late attempt of another run may have been added meanwhile.
-_INSERT_ATTEMPT = f"{_INSERT_INTO_ATTEMPT} SELECT ?, ?, ?, ?, ?, ?, ?, ?, id, attempts + 1 FROM delivery WHERE id = ?"  # noqa: S608
-_EXISTING_LEASES = "SELECT id FROM lease WHERE run_id = ? AND id IN (SELECT value FROM json_each(?))"
+_INSERT_ATTEMPT = {
+    SQLITE: f"{_INSERT_INTO_ATTEMPT} SELECT ?, ?, ?, ?, ?, ?, ?, ?, id, attempts + 1 FROM delivery WHERE id = ?",  # noqa: S608
+    POSTGRESQL: f"{_INSERT_INTO_ATTEMPT} {_SELECTED}, id, attempts + 1 FROM {_ROWS} JOIN delivery ON id = delivery_id",
+}
+
+_INTEGRITY_ERRORS = ("IntegrityError", "UniqueViolation", "NotNullViolation")
+_EXISTING_LEASES = {
+    SQLITE: "SELECT id FROM lease WHERE run_id = ? AND id IN (SELECT value FROM json_each(?))",
+    POSTGRESQL: "SELECT id FROM lease WHERE run_id = %s AND id IN (SELECT value FROM json_ids(%s))",
+}
 
 
 class AttemptRecord(NamedTuple):
@@ -75,47 +95,62 @@ class AttemptRecord(NamedTuple):
         return DeliveryState.QUEUED if self.outcome == Outcome.GIVEN_BACK else DeliveryState(self.outcome)
 
 
-def record_intents(driver: Any, run_id: int, claims: Sequence[ClaimedDelivery], now: datetime) -> set[ClaimKey]:
+class LateAttempt(Exception):
+    """An attempt's delivery was taken from its run meanwhile."""
+
+
+def is_late(error: Exception) -> bool:
+    """Return whether an error of `record_sent` may say that an attempt is late."""
+    return isinstance(error, LateAttempt) or type(error).__name__ in _INTEGRITY_ERRORS
+
+
+def record_intents(db: Connection, run_id: int, claims: Sequence[ClaimedDelivery], now: datetime) -> set[ClaimKey]:
     """Record that these deliveries are about to be sent. Return the keys of those that may be.
 
-    Their lease must exist, and their mailing must go on at this moment. Recording an intent again renews it. `driver`
-    is the driver's connection, in a transaction.
+    Their lease must exist, and their mailing must go on at this moment. Recording an intent again renews it.
     """
-    statement, names = _intent_statement()
+    driver: Any = db.connection.dbapi_connection
+    statement, names = _intent_statement(db.dialect.name)
     granted: set[ClaimKey] = set()
     for lease_id, leased in groupby(sorted(claims, key=_lease_id), key=_lease_id):
         ids = json.dumps([claimed.id for claimed in leased])
-        parameters = {"ids": ids, "lease": lease_id, "run": run_id, "now": _stored(now)}
-        rows = driver.execute(statement, tuple(parameters[name] for name in names)).fetchall()
-        granted.update((delivery_id, lease_id) for (delivery_id,) in rows)
+        parameters = {"ids": ids, "lease": lease_id, "run": run_id, "now": now if names is None else _stored(now)}
+        values = parameters if names is None else tuple(parameters[name] for name in names)
+        granted.update((delivery_id, lease_id) for (delivery_id,) in driver.execute(statement, values).fetchall())
     return granted
 
 
-def record_sent(driver: Any, run_id: int, records: Sequence[AttemptRecord]) -> bool:
-    """Record attempts that succeeded, as `record_attempts` does. Return False if one is late: then roll back.
+def record_sent(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -> None:
+    """Record attempts that succeeded, as `record_attempts` does.
 
-    `driver` is the driver's connection, in a transaction.
+    If one is late, the transaction fails with an error that `is_late`: on PostgreSQL at the next statement that waits
+    for its result.
     """
-    lease_ids = {record.claimed.lease_id for record in records}
-    if _existing_leases(driver, run_id, lease_ids) != lease_ids:
-        return False
+    if not records:
+        return
     rows = [(*_attempt(record), record.claimed.attempts + 1) for record in records]
-    try:
-        driver.executemany(_INSERT_SUCCESS, rows)
-    except database.driver().IntegrityError:  # an attempt of another run has this number
-        return False
-    return True
+    lease_ids = [record.claimed.lease_id for record in records]
+    driver: Any = db.connection.dbapi_connection
+    if db.dialect.name == POSTGRESQL:
+        listed = _json_rows((*row, lease_id) for row, lease_id in zip(rows, lease_ids, strict=True))
+        driver.execute(_INSERT_SENT[POSTGRESQL], (listed, run_id))
+    elif _existing_leases(db, run_id, set(lease_ids)) != set(lease_ids):
+        raise LateAttempt
+    else:
+        driver.executemany(_INSERT_SENT[SQLITE], rows)
 
 
-def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -> None:
+def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord], *, late: bool = True) -> None:
     """Record attempts. Those that did not succeed change their deliveries at once, the others when the lease is closed.
 
     An attempt is late if its delivery was taken from this run meanwhile. It is logged and changes nothing, with one
-    exception: a late success marks the delivery as sent, unless it is being sent again right now.
+    exception: a late success marks the delivery as sent, unless it is being sent again right now. Without `late`, raise
+    LateAttempt before anything is written.
     """
-    driver = db.connection.dbapi_connection
-    existing = _existing_leases(driver, run_id, {record.claimed.lease_id for record in records})
+    existing = _existing_leases(db, run_id, {record.claimed.lease_id for record in records})
     on_time = [record for record in records if record.claimed.lease_id in existing]
+    if len(on_time) < len(records) and not late:
+        raise LateAttempt
     not_sent = [record for record in on_time if record.outcome != Outcome.SENT]
     _log(db, on_time)
     for record in not_sent:
@@ -164,7 +199,7 @@ def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
 
     States and codes stay, and with them all totals. A server's wording is removed, as it may name the recipient.
     """
-    selected = queue.id_list(delivery_ids)
+    selected = id_list(delivery_ids)
     blank = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]"}
     key = literal(f"{ERASED}:").concat(_D.c.id)  # unique, and not an address
     db.execute(update(_D).where(_D.c.id.in_(selected)).values(blank | {"address_key": key}))
@@ -183,7 +218,7 @@ def _is_pending(mailing_id: int | None) -> ColumnElement[bool]:
 
 def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:
     ids = [record.claimed.id for record in records]
-    queue.fold(db, queue.id_list(ids))  # so that their numbers of attempts are the present ones
+    queue.fold(db, id_list(ids))  # so that their numbers of attempts are the present ones
     for record in records:
         _log(db, [record])
         db.execute(update(_D).where(_D.c.id == record.claimed.id).values(attempts=_D.c.attempts + 1))
@@ -192,24 +227,31 @@ def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:
 
 def _log(db: Connection, records: Sequence[AttemptRecord]) -> None:
     """Append attempts, numbered by their deliveries' counts. A delivery that was deleted gets none."""
-    _execute_many(db, _INSERT_ATTEMPT, map(_attempt, records))
-
-
-def _execute_many(db: Connection, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
     driver: Any = db.connection.dbapi_connection
-    driver.executemany(statement, rows)
+    rows = map(_attempt, records)
+    if db.dialect.name == POSTGRESQL:
+        driver.execute(_INSERT_ATTEMPT[POSTGRESQL], (_json_rows(rows),))
+    else:
+        driver.executemany(_INSERT_ATTEMPT[SQLITE], rows)
 
 
-def _existing_leases(driver: Any, run_id: int, lease_ids: Iterable[int]) -> set[int]:
-    return {lease_id for (lease_id,) in driver.execute(_EXISTING_LEASES, (run_id, json.dumps(list(lease_ids))))}
+def _json_rows(rows: Iterable[tuple[object, ...]]) -> str:
+    """Return attempts as a JSON list of objects. Their last values may be missing."""
+    return json.dumps([dict(zip((*_ATTEMPT_COLUMNS, "lease_id"), row, strict=False)) for row in rows])
+
+
+def _existing_leases(db: Connection, run_id: int, lease_ids: Iterable[int]) -> set[int]:
+    driver: Any = db.connection.dbapi_connection
+    rows = driver.execute(_EXISTING_LEASES[db.dialect.name], (run_id, json.dumps(list(lease_ids))))
+    return {lease_id for (lease_id,) in rows}
 
 
 @cache
-def _intent_statement() -> tuple[str, Sequence[str]]:
-    """Return the SQL that records intents, and the names of its parameters in order."""
-    ids = func.json_each(bindparam("ids")).table_valued("value")
+def _intent_statement(dialect: str) -> tuple[str, Sequence[str] | None]:
+    """Return the SQL that records intents, and the names of its parameters in order, None if they are named."""
+    ids = ids_in(bindparam("ids", type_=String))
     leased = (
-        select(_D.c.id, bindparam("lease", type_=Integer))
+        select(_D.c.id, bindparam("lease", type_=BigInteger))
         .select_from(ids)
         .join(_D, _D.c.id == ids.c.value)
         .where(has_waiting_state())
@@ -217,17 +259,21 @@ def _intent_statement() -> tuple[str, Sequence[str]]:
             exists()
             .select_from(_L.join(_O, _O.c.id == _L.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id))
             .where(_L.c.id == bindparam("lease"), _L.c.run_id == bindparam("run"))
-            .where(may_send(bindparam("now", type_=String)))
+            .where(may_send(bindparam("now", type_=String if dialect == SQLITE else _A.c.started_at.type)))
         )
     )
-    recorded = sqlite_insert(_I).from_select(["delivery_id", "lease_id"], leased)
+    recorded = insert_or(_I).from_select(["delivery_id", "lease_id"], leased)
     renewed = recorded.on_conflict_do_update(
         index_elements=["delivery_id"],
         set_={"lease_id": recorded.excluded.lease_id},
         where=_I.c.lease_id == recorded.excluded.lease_id,
     )
-    compiled = renewed.returning(_I.c.delivery_id).compile(dialect=sqlite_dialect())
-    return str(compiled), compiled.positiontup or ()
+    compiled = renewed.returning(_I.c.delivery_id).compile(dialect=_dialect(dialect))
+    return str(compiled), compiled.positiontup
+
+
+def _dialect(name: str) -> Dialect:
+    return make_url({SQLITE: "sqlite://", POSTGRESQL: "postgresql+psycopg://"}[name]).get_dialect()()
 
 
 def _lease_id(claimed: ClaimedDelivery) -> int:
@@ -250,13 +296,13 @@ def _attempt(record: AttemptRecord) -> tuple[object, ...]:
 
 
 def _stored(at: datetime) -> str:
-    """Return a time as the database stores it: UTC, without an offset."""
+    """Return a time as SQLite stores it, and PostgreSQL reads it: UTC, without an offset."""
     utc = at if at.tzinfo is UTC else at.astimezone(UTC)
     return utc.isoformat(" ", "microseconds")[: -len("+00:00")]
 
 
 def _storable(text: str) -> str:
-    """Escape what SQLite would not return unchanged: NUL (in old versions) and lone surrogates."""
+    """Escape what a database refuses or would not return unchanged: NUL and lone surrogates."""
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()

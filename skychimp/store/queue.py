@@ -16,7 +16,6 @@ from sqlalchemy import (
     and_,
     delete,
     exists,
-    func,
     insert,
     literal,
     null,
@@ -26,7 +25,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import Insert
-from sqlalchemy.dialects.sqlite import insert as insert_or_skip
 
 from skychimp.models import (
     Attempt,
@@ -57,6 +55,8 @@ from skychimp.store.conditions import (
     may_send,
     was_sent,
 )
+from skychimp.store.database import POSTGRESQL
+from skychimp.store.sql import id_list, ids_in, insert_or, json_list
 
 _D = Delivery.__table__
 _O = Occurrence.__table__
@@ -66,6 +66,8 @@ _T = ClientTag.__table__
 _A = Attempt.__table__
 _L = Lease.__table__
 _I = Intent.__table__
+
+AFTER_RESTORE, AFTER_FAILOVER, AFTER_COPY = "after a restore", "after a fail-over", "as it is a copy"
 
 OPENING_BATCH = 10_000
 """How many clients get their deliveries in one transaction while an occurrence opens."""
@@ -96,8 +98,26 @@ ClaimKey = tuple[int, int]
 
 
 def is_held(db: Connection) -> bool:
-    """Return whether the store was restored and is on hold until a person releases it."""
-    return db.scalar(select(StoreInfo.__table__.c.held_at)) is not None
+    """Return whether the store is on hold until a person releases it."""
+    return why_held(db) is not None
+
+
+def why_held(db: Connection) -> str | None:
+    """Return since what the store is on hold, such as "after a restore", or None if it is not."""
+    info = StoreInfo.__table__.c
+    row = db.execute(select(info.held_at, info.held_reason)).one_or_none()
+    return None if row is None or row.held_at is None else row.held_reason or AFTER_RESTORE
+
+
+def hold(db: Connection, reason: str, now: datetime, *, blind: bool) -> None:
+    """Put the store on hold. `blind` says that it is not known what else was sent from it."""
+    values = {"held_at": now, "held_blind": blind, "held_reason": reason, "database_id": None}
+    db.execute(update(StoreInfo.__table__).values(values))
+
+
+def release(db: Connection) -> None:
+    """End the store's hold."""
+    db.execute(update(StoreInfo.__table__).values(held_at=None, held_blind=None, held_reason=None))
 
 
 # Opening
@@ -105,7 +125,7 @@ def is_held(db: Connection) -> bool:
 
 def create_occurrence(db: Connection, row: dict[str, object]) -> int | None:
     """Create an occurrence and return its id, or None if the mailing already has one for that local due time."""
-    statement = insert_or_skip(_O).values(row).on_conflict_do_nothing(index_elements=["mailing_id", "due_local"])
+    statement = insert_or(_O).values(row).on_conflict_do_nothing(index_elements=["mailing_id", "due_local"])
     occurrence_id: int | None = db.scalar(statement.returning(_O.c.id))
     return occurrence_id
 
@@ -128,7 +148,9 @@ def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_B
     client_ids = audience.client_ids(
         occurrence.id, all_clients=occurrence.all_clients, after=occurrence.cursor, until=until
     )
-    db.execute(_insert_deliveries(occurrence_id, occurrence.due_at, _C.c.id.in_(select(client_ids.subquery().c.id))))
+    is_in_batch = _C.c.id.in_(select(client_ids.subquery().c.id))
+    in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
+    db.execute(_insert_deliveries(occurrence_id, occurrence.due_at, is_in_batch, in_order=in_order))
     progress = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
     db.execute(update(_O).where(_O.c.id == occurrence_id).values(progress))
     return until is None
@@ -137,10 +159,12 @@ def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_B
 def client_tags() -> ColumnElement[str]:
     """Return the expression for the tags of the query's client row, as a JSON list in order."""
     tags = select(_T.c.tag).where(_T.c.client_id == _C.c.id).order_by(_T.c.tag).correlate(_C).subquery()
-    return select(func.json_group_array(tags.c.tag)).scalar_subquery()
+    return select(json_list(tags.c.tag)).scalar_subquery()
 
 
-def _insert_deliveries(occurrence_id: int, due_at: datetime, is_in_batch: ColumnElement[bool]) -> Insert:
+def _insert_deliveries(
+    occurrence_id: int, due_at: datetime, is_in_batch: ColumnElement[bool], *, in_order: bool
+) -> Insert:
     columns = {
         "occurrence_id": literal(occurrence_id),
         "client_id": _C.c.id,
@@ -155,7 +179,9 @@ def _insert_deliveries(occurrence_id: int, due_at: datetime, is_in_batch: Column
         "next_try_at": literal(due_at, _D.c.next_try_at.type),
     }
     rows = select(*columns.values()).where(is_in_batch, audience.can_receive())
-    statement = insert_or_skip(_D).from_select(list(columns), rows)
+    if in_order:
+        rows = rows.order_by(_C.c.id)
+    statement = insert_or(_D).from_select(list(columns), rows)
     return statement.on_conflict_do_nothing(index_elements=["occurrence_id", "address_key"])
 
 
@@ -184,6 +210,9 @@ def lease(
     db: Connection, occurrence_id: int, run_id: int, now: datetime, due_by: datetime, limit: int
 ) -> list[ClaimedDelivery]:
     """Lease up to `limit` deliveries of an occurrence whose next try is at `due_by` or before, the earliest first."""
+    if db.dialect.name == POSTGRESQL:
+        # Another run may be leasing at the same time. The query after this one sees what it has leased.
+        db.execute(select(_O.c.id).where(_O.c.id == occurrence_id).with_for_update(key_share=True))
     sendable_id = (
         select(_O.c.id)
         .join(_M, _M.c.id == _O.c.mailing_id)
@@ -218,8 +247,8 @@ def give_back(db: Connection, claims: Sequence[ClaimedDelivery]) -> None:
     ids = id_list([claimed.id for claimed in claims])
     lease_ids = {claimed.lease_id for claimed in claims}
     db.execute(delete(_I).where(_I.c.delivery_id.in_(ids), _I.c.lease_id.in_(lease_ids)))
-    leased = func.json_each(_L.c.delivery_ids).table_valued("value").c.value
-    remaining = select(func.json_group_array(leased)).where(leased.not_in(ids)).correlate(_L).scalar_subquery()
+    leased = ids_in(_L.c.delivery_ids).c.value
+    remaining = select(json_list(leased)).where(leased.not_in(ids)).correlate(_L).scalar_subquery()
     db.execute(update(_L).where(_L.c.id.in_(lease_ids)).values(delivery_ids=remaining))
     db.execute(delete(_L).where(_L.c.id.in_(lease_ids), _L.c.delivery_ids == "[]"))
     cancel_obsolete(db, [claimed.id for claimed in claims])
@@ -370,11 +399,6 @@ def cancel_obsolete(db: Connection, delivery_ids: Sequence[int]) -> None:
     has_good_client = exists().where(_C.c.id == _D.c.client_id, is_good)
     obsolete = update(_D).where(is_selected, _awaits_a_try(), ~has_good_client)
     db.execute(obsolete.values(state=DeliveryState.CANCELLED, next_try_at=None))
-
-
-def id_list(ids: Sequence[int]) -> Select[tuple[int]]:
-    """Return ids as a query with one parameter. A list of parameters has a limit."""
-    return select(func.json_each(json.dumps(ids)).table_valued("value").c.value)
 
 
 def _cancel(db: Connection, is_selected: ColumnElement[bool]) -> int:

@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from skychimp.models import RelayState
+from skychimp.store.sql import insert_or
 
 _R = RelayState.__table__
 
@@ -56,7 +56,7 @@ def pause(db: Connection, relay: str, settings_hash: str, reason: str, now: date
         "next_probe_at": now + wait,
         "probes": probes,
     }
-    statement = insert(_R).values(relay=relay, **values)
+    statement = insert_or(_R).values(relay=relay, **values)
     db.execute(statement.on_conflict_do_update(index_elements=["relay"], set_=values))
 
 

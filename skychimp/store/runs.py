@@ -1,29 +1,37 @@
 """Register sending processes (runs), and find those that are dead.
 
-All runs of an SQLite store are on one machine. Each holds a lock on a file beside the store as long as its process
-lives, which tells a dead run from a slow one.
+Each run holds a lock on a file of its machine as long as its process lives, which tells a dead run from a slow one. All
+runs of an SQLite store are on one machine. Those on other machines, of a PostgreSQL store, are judged by their
+heartbeats alone.
 """
 
 import fcntl
+import hashlib
 import os
 import re
+import secrets
 import socket
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, case, delete, insert, select, union, update
+from sqlalchemy import Connection, Row, case, delete, insert, select, union, update
 
 from skychimp import files
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
 from skychimp.models import Lease, Run
 from skychimp.shell import run_line_hint
+from skychimp.store.database import SQLITE
 
 _RUN = Run.__table__
 _L = Lease.__table__
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
+
+HEARTBEAT_LIMIT = timedelta(seconds=60)
+"""A run on another machine is dead if its last heartbeat is older."""
 
 _own_locks: set[Path] = set()
 """The lock files of this process's own runs. A person may delete the files while the runs go on."""
@@ -51,7 +59,8 @@ def start(db: Connection, store: Path, now: datetime) -> RunLock:
     StoreFailed if the file cannot be opened.
     """
     counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
-    row = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "heartbeat_at": now} | counts
+    host = {"host": socket.gethostname(), "host_id": _own_host_id(db, store)}
+    row = host | {"pid": os.getpid(), "started_at": now, "heartbeat_at": now} | counts
     key = db.execute(insert(_RUN).values(row)).inserted_primary_key
     assert key is not None
     path = _lock_path(store, key[0])
@@ -59,9 +68,12 @@ def start(db: Connection, store: Path, now: datetime) -> RunLock:
 
 
 def heartbeat(db: Connection, run_id: int, now: datetime, counts: dict[str, int]) -> None:
-    """Record that a run lives, with its counts. A heartbeat never goes back, so that a wrong clock is noticed."""
+    """Record that a run lives, with its counts. A heartbeat never goes back, so that a wrong clock is noticed.
+
+    A run that another machine has taken for dead lives again.
+    """
     latest = case((_RUN.c.heartbeat_at < now, now), else_=_RUN.c.heartbeat_at)
-    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=latest, **counts))
+    db.execute(update(_RUN).where(_RUN.c.id == run_id).values(heartbeat_at=latest, ended_at=None, **counts))
 
 
 def end(db: Connection, run_id: int, now: datetime) -> None:
@@ -79,13 +91,19 @@ def delete_ended(db: Connection, before: datetime) -> None:
 
 def clock_behind(db: Connection, now: datetime) -> ClockBehind | None:
     """Return the error if this machine's clock is far behind the last heartbeat, as it cannot tell what is due then."""
-    latest: datetime | None = db.scalar(select(_RUN.c.heartbeat_at).order_by(_RUN.c.heartbeat_at.desc()).limit(1))
+    latest = newest_heartbeat(db)
     if latest is None or latest - now <= CLOCK_TOLERANCE:
         return None
     return ClockBehind(
         f"the clock says {now:%Y-%m-%d %H:%M} UTC, but the store was last used at {latest:%Y-%m-%d %H:%M} UTC",
         'set the clock, or run "skychimp doctor --accept-clock --operator" if it is right now',
     )
+
+
+def newest_heartbeat(db: Connection) -> datetime | None:
+    """Return the time of the newest heartbeat of any run, None if there was no run yet."""
+    newest: datetime | None = db.scalar(select(_RUN.c.heartbeat_at).order_by(_RUN.c.heartbeat_at.desc()).limit(1))
+    return newest
 
 
 def accept_clock(db: Connection, now: datetime) -> None:
@@ -97,11 +115,23 @@ def accept_clock(db: Connection, now: datetime) -> None:
 # Dead and living runs
 
 
-def dead_runs(db: Connection, store: Path) -> list[int]:
+def dead_runs(db: Connection, store: Path, now: datetime) -> list[int]:
     """Return the runs whose process is gone, and that never ended or still have a lease."""
     with_lease = select(_L.c.run_id)
-    run_ids = db.scalars(union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), with_lease)).all()
-    return [run_id for run_id in run_ids if _is_unlocked(_lock_path(store, run_id))]
+    unfinished = union(select(_RUN.c.id).where(_RUN.c.ended_at.is_(None)), with_lease).subquery()
+    columns = (unfinished.c.id, _RUN.c.host_id, _RUN.c.heartbeat_at)
+    rows = db.execute(select(*columns).outerjoin_from(unfinished, _RUN, _RUN.c.id == unfinished.c.id)).all()
+    if not rows:
+        return []
+    own_host = _own_host_id(db, store)
+    return [row.id for row in rows if _is_dead(row, own_host, store, now)]
+
+
+def _is_dead(row: Row[int, str, datetime], own_host: str, store: Path, now: datetime) -> bool:
+    run_id, host_id, heartbeat_at = row
+    if host_id in (None, own_host):
+        return _is_unlocked(_lock_path(store, run_id))
+    return now - heartbeat_at > HEARTBEAT_LIMIT
 
 
 def has_living_run(store: Path) -> bool:
@@ -109,6 +139,29 @@ def has_living_run(store: Path) -> bool:
     store = store.resolve()
     lock_name = re.compile(re.escape(store.name) + r"\.run-\d+")
     return any(not _is_unlocked(path) for path in store.parent.iterdir() if lock_name.fullmatch(path.name))
+
+
+# Hosts
+
+
+def _own_host_id(db: Connection, store: Path) -> str:
+    """Return what tells this machine from others, "" if a store is on one machine anyway.
+
+    A random number in a file is not enough, as a copy of the machine has it too. So the machine's start and its name
+    count as well. After a restart of the machine its old runs are taken for those of another one.
+    """
+    if db.dialect.name == SQLITE:
+        return ""
+    file = store.with_name("host-id")
+    try:
+        files.make_folder(file.parent)
+        with suppress(FileExistsError):
+            files.write_file(file, secrets.token_hex(16).encode(), replace=False)
+        number = files.read_checked(file, max_bytes=100).decode("ascii", "replace")
+    except OSError as error:
+        raise StoreFailed(f"cannot read {file}: {error.strerror}", "check the folder's permissions") from None
+    start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return hashlib.sha256(f"{number} {start} {socket.gethostname()}".encode()).hexdigest()[:32]
 
 
 # Lock files

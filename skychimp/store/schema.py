@@ -4,11 +4,10 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -16,32 +15,37 @@ from skychimp import files
 from skychimp.errors import Conflict, StoreFailed, StoreNotReady
 from skychimp.shell import run_hint
 from skychimp.store import sqlite_errors
-from skychimp.store.database import IMMEDIATE, Store, copy_pages, make_engine, result_code, translate_db_errors
+from skychimp.store.database import POSTGRESQL, SQLITE, Fill, Store
+from skychimp.store.migrations import revisions
 from skychimp.store.place import check_place
-from skychimp.text import shortened
+from skychimp.store.sqlite import IMMEDIATE, SqliteStore, copy_pages, make_engine, result_code, translate_db_errors
 
-REVISION = "0004"
-"""The newest migration. A test compares it with the migrations folder."""
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 APPLICATION_ID = 0x534B5943
 """"SKYC", at offset 68 of the file's header."""
 
 _OTHER_FILE = "use --store PATH to choose another file"
 
 
-def open_store(url: str) -> Store:
-    """Open the store at a SQLAlchemy URL. An old store is upgraded first, after a backup.
+def open_store(url: str, password: str | None = None) -> Store:
+    """Open the store at a SQLAlchemy URL. An old store is upgraded first. `password` is for a server, if it needs one.
 
     Raises StoreNotReady if there is no store, if the file is damaged or something else (it is not touched), or if it
     was made by a newer Skychimp; if others can change it, see `check_place`; and StoreFailed.
     """
-    path = real_path(store_path(url))
+    if is_on_server(url):
+        from skychimp.store.postgres import schema as postgres_schema
+
+        return postgres_schema.open_store(url, password)
+    return _open_file(real_path(store_path(url)))
+
+
+def _open_file(path: Path) -> SqliteStore:
+    """Open a store in a file. An old one is upgraded after a backup."""
     check_place(path)
     require_store(path)
-    store = Store(path)
+    store = SqliteStore(path)
     try:
-        if _read_revision(store) != REVISION:
+        if _read_revision(store) != revisions.REVISION:
             upgrade(path)
     except BaseException:
         store.close()
@@ -49,12 +53,16 @@ def open_store(url: str) -> Store:
     return store
 
 
-def create_store(url: str) -> Store:
-    """Create a store, completely or not at all, and open it.
+def create_store(url: str, password: str | None = None, fill: Fill = lambda db: None) -> Store:
+    """Create a store, completely or not at all, and open it. `fill` may put something into the new tables.
 
-    Raises Conflict if the file exists, StoreNotReady if it cannot be created or others can change its folder, and
+    Raises Conflict if it exists, StoreNotReady if it cannot be created or others can change its folder, and
     StoreFailed.
     """
+    if is_on_server(url):
+        from skychimp.store.postgres import schema as postgres_schema
+
+        return postgres_schema.create_store(url, password, fill)
     path = real_path(store_path(url))
     draft = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     if os.path.lexists(path):
@@ -63,7 +71,7 @@ def create_store(url: str) -> Store:
     try:
         files.make_folder(path.parent)
         with files.temporary_file(draft) as file:
-            _create_tables(file)
+            create_file(file, fill)
             publish_new(file, path)
     except OSError as error:
         reason = error.reason(path) if isinstance(error, files.UnsafePlace) else error.strerror
@@ -83,11 +91,28 @@ def _exists(path: Path) -> Conflict:
     return Conflict(f"{path} already exists", _OTHER_FILE)
 
 
+def has_store(url: str, password: str | None = None) -> bool:
+    """Return whether there is a store, or a file in its place. Raises StoreNotReady and StoreFailed."""
+    if is_on_server(url):
+        from skychimp.store.postgres import schema as postgres_schema
+
+        return postgres_schema.has_store(url, password)
+    return store_path(url).exists()
+
+
+def is_on_server(url: str) -> bool:
+    """Return whether a store's URL is one of PostgreSQL. Raises StoreNotReady for an unknown database."""
+    name = make_url(url).get_backend_name()
+    if name not in (SQLITE, POSTGRESQL):
+        raise StoreNotReady(f'unsupported database "{name}"', "set store.url to a path or to postgresql+psycopg://…")
+    return name == POSTGRESQL
+
+
 def store_path(url: str) -> Path:
     """Return the file of an SQLite URL. Raises StoreNotReady for any other database."""
+    if is_on_server(url):
+        raise StoreNotReady("this works only with a store in a file", 'see "skychimp help postgres"')
     parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        raise StoreNotReady(f'unsupported database "{parsed.get_backend_name()}"', "set store.url to a path")
     if not parsed.database or parsed.database == ":memory:":
         raise StoreNotReady("store.url names no file", "set store.url to a path")
     return Path(parsed.database)
@@ -125,23 +150,12 @@ def is_store(path: Path) -> bool:
 # Migrations
 
 
-def migrate(db: Connection, revision: str = "head") -> None:
-    """Bring the tables to a revision, inside the caller's transaction."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = db
-    command.upgrade(config, revision)
-
-
 def upgrade(path: Path, *, with_backup: bool = True) -> None:
     """Bring an old store to the newest revision, after a backup beside it. Another process may have just done it.
 
     Raises StoreNotReady if the store was made by a newer Skychimp, and StoreFailed.
     """
-    known = known_revisions()
+    known = revisions.known_revisions()
     engine = make_engine(path, foreign_keys="OFF")  # rebuilding a table must not delete the rows that refer to it
     try:
         with (
@@ -149,34 +163,21 @@ def upgrade(path: Path, *, with_backup: bool = True) -> None:
             engine.execution_options(begin=IMMEDIATE).connect() as db,
             db.begin(),
         ):
-            revision = _revision_of(db)
+            revision = revisions.read_revision(db)
             if revision not in known:
-                raise newer_store(path, revision)
-            if revision != REVISION:
+                raise revisions.newer_store(str(path), revision)
+            if revision != revisions.REVISION:
                 with _backup(path) if with_backup else nullcontext():
-                    migrate(db)
+                    revisions.migrate(db)
                     _require_intact_references(db)
     finally:
         engine.dispose()
 
 
-def known_revisions() -> set[str]:
-    """Return the revisions that this version of Skychimp can upgrade."""
-    from alembic.script import ScriptDirectory
-
-    return {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
-
-
-def newer_store(path: Path, revision: str) -> StoreNotReady:
-    """Return the error for a store with an unknown revision."""
-    message = f"the store {path} was made by a newer Skychimp (revision {shortened(revision)})"
-    return StoreNotReady(message, "upgrade Skychimp")
-
-
-def _read_revision(store: Store) -> str:
+def _read_revision(store: SqliteStore) -> str:
     try:
-        with translate_db_errors(store.path), store.engine.connect() as db:
-            return _revision_of(db)
+        with store.translate_errors(), store.engine.connect() as db:
+            return revisions.read_revision(db)
     except StoreFailed as error:
         cause = error.__cause__
         if isinstance(cause, DBAPIError) and result_code(cause) in sqlite_errors.DAMAGE:
@@ -185,13 +186,8 @@ def _read_revision(store: Store) -> str:
         raise
 
 
-def _revision_of(db: Connection) -> str:
-    return str(db.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
-
-
-def _create_tables(path: Path) -> None:
-    from skychimp.models import StoreInfo
-
+def create_file(path: Path, fill: Fill) -> None:
+    """Create a store in an empty file. Raises StoreFailed."""
     engine = make_engine(path, journal_mode="DELETE")  # everything in one file
     try:
         with (
@@ -199,10 +195,10 @@ def _create_tables(path: Path) -> None:
             engine.execution_options(begin=IMMEDIATE).connect() as db,
             db.begin(),
         ):
-            migrate(db)
+            revisions.migrate(db)
             db.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-            row = {"id": 1, "secret": secrets.token_bytes(32), "created_at": datetime.now(UTC)}
-            db.execute(insert(StoreInfo.__table__).values(row))
+            revisions.add_store_info(db)
+            fill(db)
     finally:
         engine.dispose()
 
@@ -220,7 +216,7 @@ def _backup(path: Path) -> Iterator[None]:
 
 def _back_up(path: Path) -> Path:
     """Copy a store, to a name that no other copy has, and return the copy. Raises StoreFailed."""
-    first = f"{path.name}.before-{REVISION}"
+    first = f"{path.name}.before-{revisions.REVISION}"
     names = (path.with_name(f"{first}-{number}" if number else first) for number in count())
     target = next(name for name in names if not os.path.lexists(name))
     draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")

@@ -21,7 +21,7 @@ from skychimp.services.clients import clients, importing
 from skychimp.services.operations import backups
 from skychimp.store import schema
 from skychimp.store.database import Store
-from skychimp.store.schema import create_store, open_store
+from skychimp.store.schema import create_store
 
 HomeOf = Callable[[Actor], Home]
 Entry = tuple[str, str, int | None, str]
@@ -295,6 +295,7 @@ def ids_and_details(store: Store) -> list[tuple[int | None, str]]:
     return [(row.id, row.detail or row.action) for row in rows(store, AuditEntry)]
 
 
+@pytest.mark.sqlite
 def test_newer_entries_survive_a_restore(store: Store, ada: Actor, file: Path) -> None:
     record(store, ada, "one", "two")
     backups.backup(store, OPERATOR, file)
@@ -308,6 +309,7 @@ def test_newer_entries_survive_a_restore(store: Store, ada: Actor, file: Path) -
     assert [detail for _, detail in ids_and_details(store)] == [*names, str(file)]
 
 
+@pytest.mark.sqlite
 def test_entries_of_backups_of_different_ages_survive_once(store: Store, ada: Actor, file: Path) -> None:
     later = file.with_name("later.backup")
     record(store, ada, "one")
@@ -321,6 +323,7 @@ def test_entries_of_backups_of_different_ages_survive_once(store: Store, ada: Ac
     assert sorted(details) == sorted(["one", "two", "three", str(file), str(later), *[str(file), str(later)] * 2])
 
 
+@pytest.mark.sqlite
 def test_entries_of_later_users_name_them(store: Store, ada: Actor, file: Path) -> None:
     """The id of an account that the backup lacks is given to somebody else."""
     backups.backup(store, OPERATOR, file)
@@ -335,6 +338,7 @@ def test_entries_of_later_users_name_them(store: Store, ada: Actor, file: Path) 
     assert mallory.user_id not in [row.actor_id for row in rows(store, AuditEntry)]
 
 
+@pytest.mark.sqlite
 def test_actor_whose_id_was_given_away_is_named(store: Store, file: Path) -> None:
     """In the backup the same id is another account."""
     with closing(create_store(f"sqlite:///{file.with_name('other.db')}")):
@@ -350,6 +354,7 @@ def test_actor_whose_id_was_given_away_is_named(store: Store, file: Path) -> Non
     assert (None, "read [by grace@skychimp.test]") in [(row.actor_id, row.detail) for row in rows(store, AuditEntry)]
 
 
+@pytest.mark.sqlite
 def test_lost_entries_are_counted_or_said_to_be_unknown(
     store: Store, ada: Actor, file: Path, tmp_path: Path, home: Home
 ) -> None:
@@ -369,6 +374,7 @@ def test_lost_entries_are_counted_or_said_to_be_unknown(
     assert "entries since the backup are lost, their number is not known" in lost.err
 
 
+@pytest.mark.sqlite
 def test_entries_of_a_damaged_store_are_unknown(store: Store, ada: Actor, file: Path) -> None:
     record(store, ada, *map(str, range(200)))
     backups.backup(store, OPERATOR, file)
@@ -379,6 +385,7 @@ def test_entries_of_a_damaged_store_are_unknown(store: Store, ada: Actor, file: 
     assert restore(store, file).audit_lost is None
 
 
+@pytest.mark.sqlite
 def test_entries_of_an_older_store_survive(
     store: Store, ada: Actor, file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -391,6 +398,7 @@ def test_entries_of_an_older_store_survive(
     assert schema.open_store(f"sqlite:///{store.path}").find_damage() == ""
 
 
+@pytest.mark.sqlite
 def test_long_trail_is_restored_soon(store: Store, ada: Actor, file: Path) -> None:
     """Finding the newer entries takes time in proportion to their number."""
     insert = "INSERT INTO audit (at, actor_id, action, object, detail) SELECT at, 1, 'x', 'y', number FROM n"
@@ -412,5 +420,3 @@ def test_audit_list_is_valid_json_with_hostile_details(store: Store, admin: Acto
     listed = home_of(admin).call("audit", "list", "--json")
     assert [entry["detail"] for entry in json.loads(listed.out)] == ["a\x1b[2J\u202eb\x9b", 'quote"']
     assert "\x1b" not in listed.out
-    with closing(open_store(f"sqlite:///{store.path}")):
-        pass

@@ -16,7 +16,7 @@ from support.command import PROGRAM, CommandResult, Home
 from support.example_homes import copy_of, create_home
 
 from skychimp.models import Client, ClientTag, Mailing, Message
-from skychimp.store.database import Store
+from skychimp.store.sqlite import SqliteStore
 
 HUGE = "9" * 30
 BODY = ("--body", "Dear {{ client.name }}")
@@ -166,7 +166,7 @@ def test_each_error_has_its_exit_status_and_one_json_error(
 
 
 def all_rows(home: Home) -> list[Any]:
-    with closing(Store(Path(home.environ["SKYCHIMP_STORE"]))) as store, store.read() as db:
+    with closing(SqliteStore(Path(home.environ["SKYCHIMP_STORE"]))) as store, store.read() as db:
         return [db.execute(select(table.__table__)).all() for table in (Client, ClientTag, Message, Mailing)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.command import Home
 from support.sending import create_mailing, state_counts
+from support.stores import store_url
 
 from skychimp.permissions import Actor
 from skychimp.store.database import Store
@@ -39,7 +40,7 @@ def test_cron_sends_due_emails(store: Store, ada: Actor, tmp_path: Path, crontab
     config = tmp_path / "skychimp.toml"
     config.write_text('[mail]\nsender = "Ada <ada@skychimp.test>"\n')
     create_mailing(store, ada, ["bob@example.org"])
-    line = home.call("--config", str(config), "--store", str(store.path), "service", "cron").out
+    line = home.call("--config", str(config), "--store", store_url(store), "service", "cron").out
     subprocess.run(["crontab", "-"], input=line, text=True, check=True)
     deadline = time.monotonic() + 100
     while state_counts(store)["sent"] == 0:

@@ -8,6 +8,7 @@ import pytest
 from support.argon import fast_argon2  # noqa: F401
 from support.command import CommandResult, Home
 from support.inbox import code_in, read_outbox
+from support.stores import store_environ
 
 from skychimp.store.database import Store
 
@@ -23,7 +24,7 @@ def home(store: Store, tmp_path: Path) -> Home:
     folder = tmp_path / "home"
     folder.mkdir()
     sender = "News <news@skychimp.test>"
-    return Home(folder, SKYCHIMP_STORE=str(store.path), SKYCHIMP_MAIL__SENDER=sender, SKYCHIMP_MAIL__TIMEZONE="UTC")
+    return Home(folder, **store_environ(store), SKYCHIMP_MAIL__SENDER=sender, SKYCHIMP_MAIL__TIMEZONE="UTC")
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def read_config(data: bytes, folder: Path) -> None:
 def read_store_url(data: bytes, folder: Path) -> None:
     file = folder / "skychimp.toml"
     _write(file, data)
-    sources.load_store_url({}, config_file=file, environ={})
+    sources.load_store_place({}, config_file=file, environ={})
 
 
 def read_env_file(data: bytes, folder: Path) -> None:

@@ -22,9 +22,10 @@ from skychimp.models import Login, Post, Role, User, metadata
 from skychimp.permissions import OPERATOR
 from skychimp.services.blog import images
 from skychimp.services.operations import backups, integrity
-from skychimp.store import verification
-from skychimp.store.database import Store, driver
+from skychimp.store.copies import verification
+from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store
+from skychimp.store.sqlite import SqliteStore, driver
 
 ADMINISTRATOR = "UPDATE user SET role = 'admin'"
 IN_QUOTES = ADMINISTRATOR.replace("'", "''")
@@ -324,7 +325,7 @@ def try_to_restore(store: Store, damaged: Path, original: bytes) -> bool:
         assert len(message) < 1000
         assert store.path.read_bytes() == original
         return True
-    with closing(Store(store.path)) as restored, restored.read() as db:  # everything in it can be read
+    with closing(SqliteStore(store.path)) as restored, restored.read() as db:  # everything in it can be read
         for table in metadata.sorted_tables:
             db.execute(select(table)).all()
     return False
@@ -332,7 +333,7 @@ def try_to_restore(store: Store, damaged: Path, original: bytes) -> bool:
 
 @pytest.fixture
 def original(store: Store, backup: Path) -> bytes:
-    with closing(Store(store.path)) as opened, opened.read() as db:
+    with closing(SqliteStore(store.path)) as opened, opened.read() as db:
         db.connection()
     return store.path.read_bytes()
 

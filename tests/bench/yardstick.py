@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import uvloop
 
-from skychimp.store.database import driver
+from skychimp.store.sqlite import driver
 
 LEASE_SIZE = 500
 KEY = os.urandom(32)

@@ -208,11 +208,11 @@ def test_error_without_a_login(home: Home) -> None:
 
 
 def test_postgresql_error_does_not_show_the_password(home: Home) -> None:
-    url = "postgresql+psycopg://ada:hunter2@db.example.org/skychimp"
+    """Nobody listens on port 9, of this machine."""
+    url = "postgresql+psycopg://ada:hunter2@127.0.0.1:9/skychimp"
     for command in (["clients", "list"], ["init", "--email", "a@b.example"]):
-        done = home.call("-v", "--store", url, *command)
-        assert done.status == 3
-        assert 'error: unsupported database "postgresql"' in done.err
+        done = home.call("-v", *command, environ={"SKYCHIMP_STORE": url})
+        assert (done.status, "Connection refused" in done.err) == (1, True)
         assert "hunter2" not in done.err
 
 

@@ -143,6 +143,7 @@ def test_replaced_file_of_another_account_does_not_give_its_mode(home: Home, com
     assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) == (0o600, 0)
 
 
+@pytest.mark.sqlite
 @command_names
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
 def test_store_is_never_replaced(home: Home, store: Store, command: str, suffix: str) -> None:
@@ -272,6 +273,7 @@ json.dump(statuses, sys.stderr)
 """A program that starts each command with the standard streams only, and without the time for imports."""
 
 
+@pytest.mark.sqlite
 def test_our_own_open_store_is_not_written(home: Home, store: Store) -> None:
     """Whatever number it has."""
     before = store.path.read_bytes()

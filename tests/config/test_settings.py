@@ -101,7 +101,8 @@ def test_name_server_is_an_address_with_or_without_a_port(text: str, address: tu
 
 def test_every_setting_has_a_variable() -> None:
     values = {
-        "store.url": "/a/store.db", "mail.transport": "smtp", "mail.sender": "A <a@example.org>",
+        "store.url": "/a/store.db", "store.password_file": "/a/s",
+        "mail.transport": "smtp", "mail.sender": "A <a@example.org>",
         "mail.return_path": "b@example.org", "mail.timezone": "Asia/Tokyo",
         "mail.account_emails_per_hour": "19", "smtp.host": "::1", "smtp.port": "2525",
         "smtp.security": "none", "smtp.username": "u", "smtp.password": "p", "smtp.password_file": "/a/p",
@@ -323,7 +324,9 @@ def test_hostile_file_takes_no_long_time(kind: str) -> None:
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
         ("sqlite:////a%20b.db", "sqlite:////a b.db"),
         ("/a?b%41.db", "sqlite:////a%3Fb%2541.db"),
-        ("postgresql+psycopg://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
+        ("postgresql+psycopg://u@h/d", "postgresql+psycopg://u@h/d"),
+        ("postgresql://u@h/d?sslmode=require", "postgresql+psycopg://u@h/d?sslmode=require"),
+        ("postgres://u@h/d", "postgresql+psycopg://u@h/d"),
     ],
 )
 @pytest.mark.parametrize("source", ["flag", "SKYCHIMP_STORE", "SKYCHIMP_STORE__URL", "file"])
@@ -522,14 +525,24 @@ def test_password_is_never_shown() -> None:
         f"[smtp.password]\nvalue = '{SECRET}'",
         f"smtp.pasword = '{SECRET}'",
         f"smtp.password_file = ['{SECRET}']",
-        f"store.url = 'postgres://ada:{SECRET}@db/x'",
-        f"store.url = 'postgres://ada:p@{SECRET}@db/x'",
+        f"store.url = 'mysql://ada:{SECRET}@db/x'",
+        f"store.url = 'mysql://ada:p@{SECRET}@db/x'",
         f"smtp.password = '{SECRET}",
     ],
 )
 def test_error_shows_no_password(text: str) -> None:
     error = load_error(text)
     assert SECRET not in f"{error.message} {error.hint} {error!r}"
+
+
+@pytest.mark.parametrize(
+    "url", [f"postgresql://ada:{SECRET}@db/x", f"postgresql:///x?user=ada&password={SECRET}&sslmode=require"]
+)
+def test_password_of_a_database_is_refused_where_others_see_it(url: str) -> None:
+    assert SECRET not in load(f"store.url = '{url}'").store_name
+    with pytest.raises(ConfigError, match="other users can see a password on the command line") as raised:
+        load(store__url=url)
+    assert SECRET not in f"{raised.value.message} {raised.value.hint}"
 
 
 def test_password_is_read_from_its_file(tmp_path: Path) -> None:
@@ -540,6 +553,8 @@ def test_password_is_read_from_its_file(tmp_path: Path) -> None:
     for name, reason in (("p", "not valid UTF-8"), ("gone", "No such file"), (".", "not a regular file")):
         with pytest.raises(ConfigError, match=reason):
             load(f"smtp.password_file = '{name}'").smtp.read_password()
+        with pytest.raises(ConfigError, match=reason):
+            load(f"store.password_file = '{name}'").store.read_password()
 
 
 # The example

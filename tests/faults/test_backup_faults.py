@@ -13,8 +13,8 @@ from support.tracing import fail_from_call, kill_at_call, killed_call, needs_str
 from skychimp.models import Client
 from skychimp.permissions import OPERATOR
 from skychimp.services.operations import backups
-from skychimp.store import backup_file
-from skychimp.store.database import Store
+from skychimp.store.copies import backup_file
+from skychimp.store.sqlite import SqliteStore
 
 OLD, NEW = 30, 60  # clients
 WRITES, NAMES = "pwrite64,ftruncate,fdatasync,fsync", "rename,link,unlink"
@@ -26,7 +26,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     paths = {}
     for number in (OLD, NEW):
         folder = tmp_path_factory.mktemp(str(number))
-        with closing(Store(make_due_store(folder, number))) as store:
+        with closing(SqliteStore(make_due_store(folder, number))) as store:
             backups.backup(store, OPERATOR, folder / "written.backup")
         paths[number] = folder / "written.backup"
     return paths
@@ -35,7 +35,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def count_clients(path: Path) -> int:
     """Verify a store, and return how many clients it has."""
     backup_file.verify(path)
-    with closing(Store(path)) as store:
+    with closing(SqliteStore(path)) as store:
         return len(rows(store, Client))
 
 
@@ -120,7 +120,7 @@ def test_full_disk_leaves_the_old_store(tmp_path: Path, stores: dict[int, Path],
 def test_interrupted_restore_leaves_the_old_store_unchanged_and_not_on_hold(
     tmp_path: Path, stores: dict[int, Path]
 ) -> None:
-    store = Store(copy_store_files(stores[OLD], tmp_path / "skychimp.db"))
+    store = SqliteStore(copy_store_files(stores[OLD], tmp_path / "skychimp.db"))
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -38,6 +38,7 @@ def picture(colour: str) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.sqlite
 @needs_strace
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from support.sending import wait_for_exit, wait_until
 from support.servers import CountingReceiver
 from support.tracing import Call, fail_from_call, needs_strace, read_calls, record_calls
 
-from skychimp.store import schema
-from skychimp.store.database import Store
+from skychimp.store.migrations import revisions
+from skychimp.store.sqlite import SqliteStore
 
 RUN = ("run",)
 FLUSHES = ("fsync", "fdatasync")
@@ -77,7 +77,7 @@ def test_run_stops_with_one_error_when_its_disk_fails(
     "preamble",
     [
         pytest.param("", id="default", marks=SLOW),
-        pytest.param(overriding("skychimp.store.database.BUSY_TIMEOUT_MS", 20), id="short timeout"),
+        pytest.param(overriding("skychimp.store.sqlite.BUSY_TIMEOUT_MS", 20), id="short timeout"),
     ],
 )
 def test_run_waits_for_a_locked_store(tmp_path: Path, preamble: str) -> None:
@@ -109,12 +109,12 @@ def test_run_waits_for_a_locked_store_at_its_start(tmp_path: Path) -> None:
 def test_store_is_upgraded_once_while_a_run_sends(tmp_path: Path) -> None:
     """Start two runs of a newer version. One of them makes a backup and upgrades; the old run is not disturbed."""
     migrations = tmp_path / "migrations"
-    shutil.copytree(schema.MIGRATIONS, migrations)
-    (migrations / "versions" / "next.py").write_text(NEXT.format(schema.REVISION))
+    shutil.copytree(revisions.MIGRATIONS, migrations)
+    (migrations / "versions" / "next.py").write_text(NEXT.format(revisions.REVISION))
     newer = f"""
 from pathlib import Path
-from skychimp.store import schema
-schema.MIGRATIONS, schema.REVISION = Path({str(migrations)!r}), "next"
+from skychimp.store.migrations import revisions
+revisions.MIGRATIONS, revisions.REVISION = Path({str(migrations)!r}), "next"
 """
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=100), CountingReceiver) as harness:
         old = harness.start()
@@ -124,7 +124,7 @@ schema.MIGRATIONS, schema.REVISION = Path({str(migrations)!r}), "next"
             assert status in (0, MAIL_LEFT), errors
         assert harness.find_faults(max_unknown=0) == []
         backup = harness.store.path.with_name(f"{harness.store.path.name}.before-next")
-        assert [revision(path) for path in (harness.store.path, backup)] == ["next", schema.REVISION]
+        assert [revision(path) for path in (harness.store.path, backup)] == ["next", revisions.REVISION]
 
 
 NEXT = """
@@ -138,7 +138,7 @@ def upgrade():
 
 
 def revision(path: Path) -> object:
-    with closing(Store(path)) as store, store.connect() as db:
+    with closing(SqliteStore(path)) as store, store.connect() as db:
         assert db.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         return db.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
 
@@ -204,7 +204,7 @@ EMAIL = re.compile(rb".*\nTo: [^\n]*<(.*?)>.*\r\n\.\r\n", re.DOTALL)
 def with_nearly_full_log(path: Path) -> Path:
     """Return a copy of a store whose write-ahead log has nearly as many pages as start a checkpoint."""
     full = path.with_name("full.db")
-    with closing(Store(path)) as store, closing(store.engine.raw_connection()) as connection:
+    with closing(SqliteStore(path)) as store, closing(store.engine.raw_connection()) as connection:
         execute = connection.driver_connection.execute  # type: ignore[union-attr]
         execute("PRAGMA wal_autocheckpoint = 0")
         execute("PRAGMA synchronous = OFF")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import create_user
+from sqlalchemy import func, select
 
-from skychimp.models import Role
+from skychimp.models import AuditEntry, Role
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services import audit, system_log
 from skychimp.services.clients import clients
@@ -123,7 +124,7 @@ def test_without_a_system_log_nothing_happens(store: Store, tmp_path: Path, monk
         monkeypatch.setattr(system_log, "SOCKET", place)
         audit.record_if_possible(store, admin, "test", "message", 1)
     with store.read() as db:
-        assert db.connection().exec_driver_sql("SELECT count(*) FROM audit").scalar() == 4
+        assert db.scalar(select(func.count()).select_from(AuditEntry)) == 4
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])

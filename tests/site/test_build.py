@@ -13,6 +13,7 @@ from conftest import create_user
 from PIL import Image
 from sqlalchemy import insert, update
 from support.command import Home
+from support.contents import lose_image
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.composing.compose import MessageContent
@@ -73,7 +74,7 @@ def test_site_contains_published_posts_only(store: Store, grace: Actor, ada: Act
     page = (tmp_path / f"site/posts/{with_picture}.html").read_text()
     assert "<p>About <em>One</em>.</p>" in page
     (copy,) = (tmp_path / "site/images").iterdir()
-    assert copy.read_bytes() == images.image_path(store, copy.name).read_bytes()
+    assert copy.read_bytes() == images.read(store, copy.name)
     assert f'<img src="../images/{copy.name}" width="60" height="40"' in page
     assert (built.posts, built.removed, built.unchanged) == (2, [], 0)
     assert "Draft" not in home
@@ -149,7 +150,7 @@ def test_missing_image_leaves_the_site_unchanged(store: Store, grace: Actor, tmp
     slug = publish_post(store, grace, "One", image=picture())
     build(store, grace, tmp_path / "site", Settings())
     (file,) = (tmp_path / "site/images").iterdir()
-    images.image_path(store, file.name).unlink()
+    lose_image(store, file.name)
     with pytest.raises(StoreFailed, match="image of post 1") as failed:
         build(store, grace, tmp_path / "site", Settings())
     assert slug in (failed.value.hint or "")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from skychimp.store import schema
+from skychimp.store.migrations import revisions
 
 
 @pytest.fixture
 def migrations(tmp_path: Path) -> Path:
     """A copy of the folder of migrations."""
-    return Path(shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations"))
+    return Path(shutil.copytree(revisions.MIGRATIONS, tmp_path / "migrations"))
 
 
 def alembic(migrations: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -31,7 +31,7 @@ def test_revision_adds_a_migration_after_the_newest(migrations: Path) -> None:
     folder = ScriptDirectory(str(migrations))
     assert folder.get_current_head() == "9999"
     added = folder.get_revision("9999")
-    assert added.down_revision == schema.REVISION
+    assert added.down_revision == revisions.REVISION
     assert added.doc == "Add phone numbers."
     added.module.upgrade()  # does nothing yet
 

@@ -17,9 +17,12 @@ from skychimp.errors import StoreNotReady
 from skychimp.models import User
 from skychimp.permissions import OPERATOR, Actor
 from skychimp.services.operations import backups
-from skychimp.store.database import Store, driver
+from skychimp.store.database import Store
 from skychimp.store.place import check_place
 from skychimp.store.schema import open_store
+from skychimp.store.sqlite import SqliteStore, driver
+
+pytestmark = pytest.mark.sqlite
 
 PLANT = """
 import os, sys
@@ -203,7 +206,7 @@ def test_planted_log_would_work_without_the_check(store: Store, ada: Actor, fore
     store.checkpoint()
     store.close()
     plant_log(store.path, foreign_folder)
-    with closing(Store(store.path)) as opened:
+    with closing(SqliteStore(store.path)) as opened:
         assert [user.role for user in rows(opened, User)] == ["admin"]
 
 

@@ -43,6 +43,7 @@ from skychimp.store import ledger, queue, runs
 from skychimp.store.database import Store
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.schema import create_store
+from skychimp.store.sqlite import SqliteStore
 
 ADA = Actor(1, "ada@skychimp.test", Role.USER)
 AT = "2026-01-01 09:00:00.000000"
@@ -61,7 +62,7 @@ def busy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def busy(busy_file: Path, tmp_path: Path) -> Iterator[Store]:
     """Return a copy of the busy store."""
-    with closing(Store(Path(shutil.copy(busy_file, tmp_path)))) as store:
+    with closing(SqliteStore(Path(shutil.copy(busy_file, tmp_path)))) as store:
         yield store
 
 
@@ -99,7 +100,7 @@ STEPS: dict[str, Callable[[Store, list[ClaimedDelivery]], object]] = {
     "close leases": lambda store, _: close_leases(store),
     "give back": lambda store, claims: give_back(store, *claims),
     "check the clock": lambda store, _: write(store, lambda db: runs.clock_behind(db, NOW)),
-    "find dead runs": lambda store, _: write(store, lambda db: runs.dead_runs(db, store.path)),
+    "find dead runs": lambda store, _: write(store, lambda db: runs.dead_runs(db, store.path, NOW)),
     "rescue": lambda store, _: rescue(store, 1),
     "disable": lambda store, _: write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW)),
     "sweep": lambda store, _: sweep(store),
@@ -244,7 +245,7 @@ def cost(path: Path, step: str) -> int:
     """Return how many tens of instructions SQLite's virtual machine executes for a step, on a copy of a store."""
     copy = path.with_name("copy.db")
     shutil.copy(path, copy)
-    store, tens = Store(copy), 0
+    store, tens = SqliteStore(copy), 0
     claims = sending(store)
 
     def count() -> int:

@@ -36,7 +36,7 @@ from skychimp.errors import Conflict, StoreFailed
 from skychimp.models import DeliveryState, Outcome, Run
 from skychimp.permissions import Actor
 from skychimp.store import runs
-from skychimp.store.database import Store
+from skychimp.store.database import SQLITE, Store
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.runs import RunLock
 
@@ -49,15 +49,15 @@ from pathlib import Path
 from skychimp.store import ledger, queue, runs
 from skychimp.store.schema import open_store
 
-store = open_store("sqlite:///" + sys.argv[1])
+store = open_store(sys.argv[1])
 now = datetime(2026, 3, 2, 9, tzinfo=UTC)
 with store.write() as db:
-    lock = runs.start(db.connection(), Path(sys.argv[1]), now)
-    if sys.argv[2] == "before":
+    lock = runs.start(db.connection(), Path(sys.argv[2]), now)
+    if sys.argv[3] == "before":
         os.kill(os.getpid(), 9)
 with store.write() as db:
-    first, second = queue.lease(db.connection(), 1, lock.run_id, now, now, 2)
-    ledger.record_intents(db.connection().connection.dbapi_connection, lock.run_id, [first], now)
+    first, _ = queue.lease(db.connection(), 1, lock.run_id, now, now, 2)
+    ledger.record_intents(db.connection(), lock.run_id, [first], now)
 print(lock.run_id, flush=True)
 sys.stdin.read()
 """
@@ -66,7 +66,8 @@ sys.stdin.read()
 @contextmanager
 def other_run(store: Store, path: Path | None = None, dies: str = "") -> Iterator["subprocess.Popen[str]"]:
     """Start a run in another process. It claims two deliveries, and records the intent to send the first."""
-    command = [sys.executable, "-c", RUN_PROGRAM, str(path or store.path), dies]
+    url = store.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", RUN_PROGRAM, url, str(path or store.path), dies]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -85,11 +86,24 @@ def end(store: Store, run_id: int) -> None:
 
 
 def dead_runs(store: Store) -> list[int]:
-    return write(store, lambda db: runs.dead_runs(db, store.path))
+    return write(store, lambda db: runs.dead_runs(db, store.path, store.now()))
+
+
+def lock_path(store: Store, run_id: int) -> Path:
+    """Return the lock file of a run. Its folder exists."""
+    store.path.parent.mkdir(parents=True, exist_ok=True)
+    return store.path.with_name(f"{store.path.name}.run-{run_id}")
 
 
 def lock_files(store: Store) -> list[str]:
     return sorted(path.name for path in store.path.parent.glob("*.run-*"))
+
+
+def create_dead_run(store: Store) -> int:
+    """Create a run of this machine that has lost its lock, and return its id."""
+    lock = start(store)
+    lock.release()
+    return lock.run_id
 
 
 @pytest.fixture
@@ -140,18 +154,19 @@ def test_killed_run_is_dead_and_its_deliveries_are_rescued(busy_store: Store) ->
 
 
 def test_run_that_died_before_its_row_was_committed(busy_store: Store) -> None:
-    """Its lock file is left, and the next run has the same id."""
+    """Its lock file is left. On SQLite the next run has the same id, and so the same file."""
     with other_run(busy_store, dies="before") as process:
         process.wait()
-    assert (lock_files(busy_store), rows(busy_store, Run)) == (["skychimp.db.run-1"], [])
+    left = lock_path(busy_store, 1).name
+    assert (lock_files(busy_store), rows(busy_store, Run)) == ([left], [])
     assert dead_runs(busy_store) == []
 
     lock = start(busy_store)
 
-    assert lock.run_id == 1
+    assert (lock.run_id == 1) == (busy_store.dialect == SQLITE)
     assert dead_runs(busy_store) == []
     lock.release()
-    assert lock_files(busy_store) == []
+    assert lock_files(busy_store) == ([] if lock.run_id == 1 else [left])
 
 
 def test_process_id_does_not_matter(store: Store) -> None:
@@ -174,7 +189,7 @@ def test_run_whose_lock_file_was_deleted_is_not_dead_to_itself(store: Store) -> 
 def test_run_whose_lock_file_was_deleted_is_dead_to_others_without_harm(busy_store: Store) -> None:
     """Its deliveries are rescued. It notices before the next final dot, and a success it had counts."""
     with other_run(busy_store) as process:
-        busy_store.path.with_name("skychimp.db.run-1").unlink()
+        lock_path(busy_store, 1).unlink()
         assert dead_runs(busy_store) == [1]
         rescue(busy_store, 1)
         end(busy_store, 1)
@@ -211,15 +226,15 @@ def test_run_without_a_recorded_end_is_dead_once_its_lock_is_released(busy_store
 
 def test_two_processes_find_a_dead_run_at_once(store: Store) -> None:
     """The lock that one of them takes to check does not look like a living run to the other."""
-    run_id = create_run(store)
-    path = store.path.with_name(f"skychimp.db.run-{run_id}")
-    file = os.open(path, os.O_CREAT | os.O_RDWR)
+    run_id = create_dead_run(store)
+    file = os.open(lock_path(store, run_id), os.O_CREAT | os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_SH)
 
     assert dead_runs(store) == [run_id]
     os.close(file)
 
 
+@pytest.mark.sqlite
 def test_run_is_found_through_any_link_to_the_store(busy_store: Store, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere" / "link.db"
     link.parent.mkdir()
@@ -232,7 +247,7 @@ def test_run_is_found_through_any_link_to_the_store(busy_store: Store, tmp_path:
 
 def test_lock_held_by_a_run_of_a_former_store_is_a_conflict(store: Store) -> None:
     """The store has replaced another one, whose run still goes on."""
-    with store.path.with_name("skychimp.db.run-1").open("w") as file:
+    with lock_path(store, 1).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(Conflict, match="another process holds"):
             start(store)
@@ -268,10 +283,10 @@ NOT_LOCKS: dict[str, Callable[[Path], object]] = {
 def test_file_that_is_not_a_lock_is_refused_and_unchanged(
     store: Store, kind: str, step: Callable[[Store], object]
 ) -> None:
+    run_id = create_dead_run(store)
     precious = store.path.with_name("precious")
     precious.write_text("precious")
-    run_id = create_run(store)
-    paths = [store.path.with_name(f"skychimp.db.run-{number}") for number in (run_id, run_id + 1)]
+    paths = [lock_path(store, number) for number in (run_id, run_id + 1)]
     for path in paths:
         NOT_LOCKS[kind](path)
     before = [os.lstat(path) for path in (*paths, precious)]
@@ -289,7 +304,7 @@ def test_file_that_is_not_a_lock_is_refused_and_unchanged(
 
 def test_file_with_content_is_not_removed(store: Store) -> None:
     """A lock is empty, so this is a file of the user that has the name of a lock."""
-    path = store.path.with_name(f"skychimp.db.run-{create_run(store)}")
+    path = lock_path(store, create_dead_run(store))
     path.write_text("precious")
     assert dead_runs(store) != []
     assert not runs.has_living_run(store.path)

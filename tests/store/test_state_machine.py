@@ -6,18 +6,14 @@ emails have arrived, and who is in an audience. In the end everything pending is
 """
 
 import json
-import shutil
 import sys
-import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
-from conftest import create_user
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,14 +27,14 @@ from hypothesis.stateful import (
 from sqlalchemy import event
 from support import queue_steps
 from support.queue_steps import DAY, MINUTE, NOW, write
+from support.saved_rows import SavedRows, restore_rows, save_rows
 
 from skychimp.models import DeliveryState, Every, Mailing, MailingStatus, OccurrenceState, Outcome
 from skychimp.permissions import Actor
 from skychimp.services.operations import integrity
-from skychimp.store import database, queue, runs
-from skychimp.store.database import Store
+from skychimp.store import queue, runs
+from skychimp.store.database import SQLITE, Store
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.store.schema import create_store
 
 S = DeliveryState
 BATCH = 3
@@ -105,7 +101,7 @@ class DeliveryRow:
     client_id: int
     state: DeliveryState
     attempts: int
-    next_try_at: str | None
+    next_try_at: Any
     stored_state: DeliveryState
     run_id: int | None = None
     lease_id: int | None = None
@@ -141,7 +137,7 @@ class OccurrenceRow:
     id: int
     mailing_id: int
     state: OccurrenceState
-    deadline: str
+    deadline: Any
 
     @property
     def is_unfinished(self) -> bool:
@@ -149,17 +145,15 @@ class OccurrenceRow:
 
 
 class Ledger(RuleBasedStateMachine):
-    template: Path
+    store: Store
+    new_rows: SavedRows
     owner: Actor
+    reader: Any
+    """The driver's connection, with which the machine reads the ledger."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        path = self.folder / "skychimp.db"
-        shutil.copy(self.template, path)
-        self.store = Store(path)
-        event.listen(self.store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-        self.reader = database.driver().connect(path)
+        restore_rows(self.store, self.new_rows)
         self.now = NOW
         self.processes: list[RunProcess] = []
         self.clients: set[int] = set()
@@ -177,27 +171,22 @@ class Ledger(RuleBasedStateMachine):
         self.refresh()
 
     def teardown(self) -> None:
-        try:
-            if sys.exc_info()[1] is None:
-                self.finish_everything()
-        finally:
-            self.reader.close()
-            self.store.close()
-            shutil.rmtree(self.folder)
+        if sys.exc_info()[1] is None:
+            self.finish_everything()
 
     def refresh(self) -> None:
         """Read the ledger."""
         columns = "id, occurrence_id, client_id, state, attempts, next_try_at"
-        rows = self.reader.execute(f"SELECT {columns} FROM delivery").fetchall()
+        rows = self.reader.execute(f"SELECT {columns} FROM delivery ORDER BY id").fetchall()
         self.rows = {row[0]: DeliveryRow(row[0], row[1], row[2], S(row[3]), row[4], row[5], S(row[3])) for row in rows}
         for delivery_id, number, outcome in self.reader.execute(
             "SELECT delivery_id, number, outcome FROM attempt ORDER BY delivery_id, number"
         ):
             self.rows[delivery_id].log.append((number, Outcome(outcome)))
         self.apply_leases()
-        rows = self.reader.execute("SELECT id, mailing_id, state, deadline FROM occurrence").fetchall()
+        rows = self.reader.execute("SELECT id, mailing_id, state, deadline FROM occurrence ORDER BY id").fetchall()
         self.occurrences = [OccurrenceRow(row[0], row[1], OccurrenceState(row[2]), row[3]) for row in rows]
-        rows = self.reader.execute("SELECT id, status, next_at FROM mailing").fetchall()
+        rows = self.reader.execute("SELECT id, status, next_at FROM mailing ORDER BY id").fetchall()
         self.schedules = [(row[0], MailingStatus(row[1]), row[2]) for row in rows]
 
     def apply_leases(self) -> None:
@@ -489,8 +478,9 @@ class Ledger(RuleBasedStateMachine):
         assert is_complete == (now.state != OccurrenceState.OPENING or not is_there)
 
     @property
-    def stored_now(self) -> str:
-        return self.now.replace(tzinfo=None).isoformat(" ", "microseconds")
+    def stored_now(self) -> Any:
+        """The time as the driver returns times."""
+        return self.now.replace(tzinfo=None).isoformat(" ", "microseconds") if is_sqlite(self.store) else self.now
 
     def is_open(self, occurrence: OccurrenceRow) -> bool:
         """Return whether an occurrence may be sent now."""
@@ -498,22 +488,22 @@ class Ledger(RuleBasedStateMachine):
         return is_enabled and occurrence.is_unfinished and occurrence.deadline > self.stored_now
 
     def due(self, occurrence: OccurrenceRow) -> list[DeliveryRow]:
-        """Return what may be claimed of an occurrence now, in order."""
+        """Return what may be claimed of an occurrence now."""
         if not self.is_open(occurrence):
             return []
         now = self.stored_now
         rows = [row for row in self.rows.values() if row.occurrence_id == occurrence.id]
-        due = [row for row in rows if row.state in (S.QUEUED, S.DEFERRED) and str(row.next_try_at) <= now]
-        return sorted(due, key=lambda row: (row.next_try_at, row.id))
+        return [row for row in rows if row.state in (S.QUEUED, S.DEFERRED) and row.next_try_at <= now]
 
     def claim_for(self, process: RunProcess, occurrence: OccurrenceRow, limit: int) -> None:
-        expected = self.due(occurrence)[:limit]
+        due = {row.id: row for row in self.due(occurrence)}
 
         claims = queue_steps.claim(self.store, process.run_id, now=self.now, limit=limit, occurrence_id=occurrence.id)
 
-        assert sorted((claimed.id, claimed.attempts) for claimed in claims) == sorted(
-            (row.id, row.attempts) for row in expected
-        )
+        assert all(due[claimed.id].attempts == claimed.attempts for claimed in claims)
+        assert len({claimed.id for claimed in claims}) == len(claims)
+        claimed_times = sorted(due[claimed.id].next_try_at for claimed in claims)
+        assert claimed_times == sorted(row.next_try_at for row in due.values())[:limit]
         process.claims += map(RunClaim, claims)
         process.lease_ids |= {claimed.lease_id for claimed in claims}
 
@@ -637,13 +627,24 @@ class Ledger(RuleBasedStateMachine):
         assert not [row for row in self.rows.values() if row.is_in_flight and row.run_id == process.run_id]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def template(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Create a store with one user. Each example begins with a copy of it."""
-    store = create_store(f"sqlite:///{tmp_path_factory.mktemp('template') / 'skychimp.db'}")
-    Ledger.owner = create_user(store, "ada")
+def is_sqlite(store: Store) -> bool:
+    return store.dialect == SQLITE
+
+
+@pytest.fixture(autouse=True)
+def _ledger(store: Store, ada: Actor) -> Iterator[None]:
+    """Give the machine a store with one user. Each example removes what the one before it has left."""
     store.close()
-    Ledger.template = store.path
+    if is_sqlite(store):
+        event.listen(store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    Ledger.store, Ledger.owner, Ledger.new_rows = store, ada, save_rows(store)
+    connection = store.engine.raw_connection()
+    Ledger.reader = connection.driver_connection
+    connection.detach()
+    if not is_sqlite(store):
+        Ledger.reader.autocommit = True
+    yield
+    connection.close()
 
 
 def run_machine(examples: int, steps: int) -> None:

@@ -11,6 +11,7 @@ from typing import Self
 
 from skychimp.store.database import Store
 from support.command import PROGRAM
+from support.stores import store_url
 
 TIMEOUT_S = 20.0
 
@@ -22,7 +23,7 @@ class Daemon:
         self.log = config.with_name(f"{config.stem}-{time.monotonic_ns()}.log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, "--config", config, "--store", store.path, "daemon", "--log-format", "json"],
+                [PROGRAM, "--config", config, "--store", store_url(store), "daemon", "--log-format", "json"],
                 env=environ,
                 cwd=config.parent,
                 stdout=subprocess.DEVNULL,

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from skychimp.delivery.scheduling import planner
-from skychimp.store import database, queue, schema
-from skychimp.store.database import Store
+from skychimp.store import queue, schema, sqlite
+from skychimp.store.migrations import revisions
+from skychimp.store.sqlite import SqliteStore
 
 NAMES = "id, occurrence_id, client_id, address, address_key, name, comment, tags, attempts, given_back, next_try_at"
 
@@ -18,21 +19,22 @@ def make_store_before_leases(template: Path, path: Path, states: Sequence[str]) 
     Those that are claimed or being sent belong to a run that was killed.
     """
     now = datetime.now(UTC)
-    with closing(Store(template)) as store, store.connect() as db, db.begin():
+    with closing(SqliteStore(template)) as store, store.connect() as db, db.begin():
         planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
         queue.create_deliveries(db, 1)
-    engine = database.make_engine(path)
-    with engine.execution_options(begin=database.IMMEDIATE).connect() as db, db.begin():
-        schema.migrate(db, "0003")
+    engine = sqlite.make_engine(path)
+    with engine.execution_options(begin=sqlite.IMMEDIATE).connect() as db, db.begin():
+        revisions.migrate(db, "0003")
         db.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     engine.dispose()
-    with closing(database.connect_file(path)) as db:
+    with closing(sqlite.connect_file(path)) as db:
         db.execute("PRAGMA foreign_keys = OFF")
         db.execute("ATTACH ? AS new", (str(template),))
         tables = [name for (name,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")]
         for table in sorted(set(tables) - {"alembic_version", "delivery", "sqlite_sequence"}):
             db.execute(f"DELETE FROM main.{table}")
-            db.execute(f"INSERT INTO main.{table} SELECT * FROM new.{table}")
+            names = ", ".join(f'"{row[1]}"' for row in db.execute(f"PRAGMA main.table_info('{table}')"))
+            db.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM new.{table}")
         db.execute(f"INSERT INTO main.delivery ({NAMES}, state) SELECT {NAMES}, state FROM new.delivery")
         db.execute(
             "INSERT INTO run (id, host, pid, started_at, heartbeat_at, sent, deferred, failed, unknown)"

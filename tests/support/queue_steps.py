@@ -30,7 +30,7 @@ from skychimp.models import (
     Table,
 )
 from skychimp.permissions import Actor
-from skychimp.store import ledger, queue
+from skychimp.store import ledger, queue, sql
 from skychimp.store.conditions import current_attempts, current_state, is_unfinished
 from skychimp.store.database import Store
 from skychimp.store.ledger import AttemptRecord
@@ -171,11 +171,23 @@ def create_deliveries(store: Store, occurrence_id: int = 1, batch: int = queue.O
 
 
 def open_mailing(store: Store, owner: Actor, *names: str, **more: Any) -> list[int]:
-    """Create clients and a mailing to them, open it, and create its deliveries. Return the clients' ids."""
+    """Create clients and a mailing to them, open it, and create its deliveries. Return the clients' ids.
+
+    The deliveries are numbered in the order of the clients, and leased in this order too.
+    """
     ids = [create_client(store, owner, name) for name in names]
     create_mailing(store, owner, **more)
     open_due(store)
-    create_deliveries(store)
+    delivery = Delivery.__table__
+
+    def step(db: Connection) -> None:
+        while not queue.create_deliveries(db, 1, 1):
+            pass
+        for number, client_id in enumerate(reversed(ids)):
+            due_at = NOW - number * timedelta(microseconds=1)
+            db.execute(update(delivery).where(delivery.c.client_id == client_id).values(next_try_at=due_at))
+
+    write(store, step)
     return ids
 
 
@@ -199,7 +211,7 @@ def record_intents(store: Store, run_id: int, *claims: ClaimedDelivery, now: dat
 
 def intended_claims(store: Store, run_id: int, *claims: ClaimedDelivery, now: datetime = NOW) -> set[tuple[int, int]]:
     """Record intents. Return the keys of the claims that may be sent."""
-    return write(store, lambda db: ledger.record_intents(db.connection.dbapi_connection, run_id, claims, now))
+    return write(store, lambda db: ledger.record_intents(db, run_id, claims, now))
 
 
 def make_attempt(claimed: ClaimedDelivery, outcome: Outcome, *, now: datetime = NOW, **more: Any) -> AttemptRecord:
@@ -216,7 +228,7 @@ def record_attempts(store: Store, run_id: int, *records: AttemptRecord, folds: b
     def step(db: Connection) -> None:
         ledger.record_attempts(db, run_id, records)
         if folds:
-            queue.fold(db, queue.id_list([record.claimed.id for record in records]))
+            queue.fold(db, sql.id_list([record.claimed.id for record in records]))
 
     write(store, step)
 

@@ -42,8 +42,9 @@ from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
 from skychimp.store.conditions import current_attempts, current_state
-from skychimp.store.database import Store
+from skychimp.store.database import SQLITE, Store
 from skychimp.transport import make_transport
+from support.stores import store_environ
 
 T = TypeVar("T", bound=Table)
 
@@ -93,12 +94,12 @@ def start_run(store: Store, port: int, *arguments: str, **overrides: Any) -> "su
     """Start the installed command `skychimp run` in its own process."""
     values = _values(port, overrides)
     ours = {f"SKYCHIMP_{name.upper()}": str(value) for name, value in values.items()}
-    ours |= {"SKYCHIMP_STORE": str(store.path), "SKYCHIMP_CONFIG": os.devnull}
+    ours |= store_environ(store) | {"SKYCHIMP_CONFIG": os.devnull}
     others = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
     return subprocess.Popen(
         [SKYCHIMP, "run", "--json", *arguments],
         env=others | ours,
-        cwd=store.path.parent,
+        cwd=store.path.parent if store.dialect == SQLITE else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

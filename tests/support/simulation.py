@@ -31,10 +31,10 @@ from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run, with_sender
 from skychimp.delivery.sending.worker import Worker
 from skychimp.errors import SkychimpError
-from skychimp.store import database, ledger, queue, runs
-from skychimp.store.database import Store
+from skychimp.store import ledger, queue, runs, sqlite
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.runs import RunLock
+from skychimp.store.sqlite import SqliteStore
 from skychimp.transport import smtp_connection
 from skychimp.transport.smtp import SmtpTransport
 from support.harness import copy_store_files
@@ -207,7 +207,7 @@ class SimulatedRun(SimulatedProcess):
     async def _send(self) -> None:
         world = self._world
         with (
-            contextlib.closing(Store(world.path)) as store,
+            contextlib.closing(SqliteStore(world.path)) as store,
             contextlib.suppress(SkychimpError),
             registered_run(store, world.now) as self.lock,
         ):
@@ -251,8 +251,8 @@ class World:
         self._clock_error = timedelta()
         self._intents_when_stopped: set[str] | None = None
         self._successes: dict[str, float] = {}
-        self._db = database.connect_file(self.path)
-        self._store = Store(self.path)
+        self._db = sqlite.connect_file(self.path)
+        self._store = SqliteStore(self.path)
 
     def now(self) -> datetime:
         return self._started_at + timedelta(seconds=self.loop.time() - 1000.0) + self._clock_error
@@ -415,20 +415,20 @@ def _patched(world: World) -> Iterator[None]:
     """Replace the clocks and the chance of the modules that send, and make commits cheap."""
     time = SimpleNamespace(monotonic=world.loop.time)
     write_quickly, write = Recorder._write_quickly, Recorder._write
-    pragmas = database.connection_pragmas() | {"synchronous": "OFF"}
+    pragmas = sqlite.connection_pragmas() | {"synchronous": "OFF"}
     with contextlib.ExitStack() as patches:
         for module in (claims, dispatcher, rate_limiter, smtp_connection):
             patches.enter_context(patch.object(module, "time", time))
         patches.enter_context(patch.object(outcomes, "random", world.random))
         patches.enter_context(patch.object(recorder, "_boot_time_s", world.loop.time))
-        patches.enter_context(patch.object(database, "connection_pragmas", lambda: pragmas))
-        patches.enter_context(patch.object(database, "make_engine", _make_engine))
+        patches.enter_context(patch.object(sqlite, "connection_pragmas", lambda: pragmas))
+        patches.enter_context(patch.object(sqlite, "make_engine", _make_engine))
         patches.enter_context(patch.object(Recorder, "_write_quickly", _may_be_killed(world, write_quickly)))
         patches.enter_context(patch.object(Recorder, "_write", _may_be_killed(world, write)))
         yield
 
 
-def _make_engine(*args: Any, make_engine: Callable[..., Any] = database.make_engine, **pragmas: str) -> Any:
+def _make_engine(*args: Any, make_engine: Callable[..., Any] = sqlite.make_engine, **pragmas: str) -> Any:
     """Make an engine that shares what is compiled with all others, which takes half of the time."""
     engine = make_engine(*args, **pragmas)
     engine.dialect = _SHARED.setdefault("dialect", engine.dialect)  # it is a part of the keys

@@ -43,11 +43,11 @@ def init(
     with ExitStack() as undo:
         config_file = _find_or_create_config(context, sender, email, undo)
         url = context.settings.store_url
-        store = schema.open_store(url) if os.path.exists(schema.store_path(url)) else None
+        store = context.store if schema.has_store(url, context.settings.store.read_password()) else None
         if store is not None:
             accounts.require_no_users(store)
         password = _read_password(context, password_stdin, email)
-        store = store or schema.create_store(url)
+        store = store or schema.create_store(url, context.settings.store.read_password())
         save_token = partial(saved_session.write, url)
         account = accounts.create_first_admin(store, email=email, password=password, save_token=save_token)
         undo.pop_all()
@@ -56,7 +56,7 @@ def init(
             "email": account.email,
             "role": account.role,
             "config": config_file and str(config_file),
-            "store": str(store.path),
+            "store": store.name,
         }
     )
     context.out.note(_describe_transport(context))

@@ -319,10 +319,10 @@ def _send_now(context: Context, created: "MailingInfo") -> None:
 
 
 def _warn_if_on_hold(context: Context) -> None:
-    from skychimp.delivery.sending.runner import is_held
+    from skychimp.delivery.sending.runner import why_held
 
-    if is_held(context.store):
-        context.out.warn(f"the store is on hold after a restore; {run_hint('resolve', '--restored')} to send again")
+    if reason := why_held(context.store):
+        context.out.warn(f"the store is on hold {reason}; {run_hint('resolve', '--restored')} to send again")
 
 
 # The log

@@ -34,25 +34,28 @@ def restore(
     from skychimp.config import shared
     from skychimp.permissions import Action
     from skychimp.services.operations import backups
-    from skychimp.store.schema import store_path
+    from skychimp.store import schema
 
     context = get_context(ctx, json)
     shared.require_operator("restore the store")
     file = file.absolute()
-    path = store_path(context.settings.store_url)
+    url, password = context.settings.store_url, context.settings.store.read_password()
+    path = None if schema.is_on_server(url) else schema.store_path(url)
+    exists = schema.has_store(url, password)
     # Without a store nobody can log in, so no login is required, as for `init`.
-    actor = context.maintenance_actor(operator or not path.exists(), Action.RESTORE_STORE)
+    actor = context.maintenance_actor(operator or not exists, Action.RESTORE_STORE)
     backups.require_source(file, path)
-    if path.exists():
+    if exists and path is not None:
         context.confirm(f"replace the store {path} and lose what was changed since the backup", yes=force)
     context.close()
     with context.out.progress("copying", 100) as report_progress:
         done = backups.restore(
-            context.settings.store_url,
+            url,
             actor,
             file,
             lambda part, total: report_progress(100 * part // max(total, 1), ""),
             token=_token(context),
+            password=password,
         )
     context.out.record(done)
     _explain(context, done)

@@ -4,8 +4,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -114,6 +115,7 @@ def exit_status(stats: "RunStats") -> int:
 
 
 def _reporter(context: Context, options: "RunOptions", show_progress: ProgressReporter) -> Callable[["RunStats"], None]:
+    from skychimp.errors import StoreFailed
     from skychimp.store import ledger
 
     next_count_at, total = 0.0, 0
@@ -122,9 +124,9 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
         nonlocal next_count_at, total
         done, started_at = stats.sent + stats.failed + stats.unknown, time.monotonic()
         if started_at >= next_count_at:
-            with context.store.read() as db:
+            with suppress(StoreFailed), context.store.read() as db:  # a run does not end because of its progress
                 pending = ledger.count_pending(db.connection(), options.mailing_id) - stats.deferred
-            total = min(done + max(pending, 0), options.limit or sys.maxsize)
+                total = min(done + max(pending, 0), options.limit or sys.maxsize)
             # Counting many deliveries is slow. It must not take more than a hundredth of the time.
             next_count_at = started_at + max(1.0, 100 * (time.monotonic() - started_at))
         counts = {"failed": stats.failed, "deferred": stats.deferred, "unknown": stats.unknown}
@@ -142,7 +144,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
 
     def shown_rows() -> "Iterator[Forecast]":
         would_send = 0
-        for row in forecast(context.store, datetime.now(UTC), mailing_id):
+        for row in forecast(context.store, context.store.now(), mailing_id):
             if row.left_out is None and would_send == limit:
                 row = replace(row, left_out="more than --limit")
             is_sent = row.left_out is None

@@ -253,18 +253,46 @@ def _command(context: Context) -> list[str]:
     program = shutil.which(sys.argv[0])
     words = [str(Path(program).absolute())] if program else [sys.executable, "-m", "skychimp"]
     config = context.settings.config_file
-    return [*words, *(["--config", str(config)] if config else []), "--store", context.settings.store_url]
+    return [*words, *(["--config", str(config)] if config else []), *_store_words(context)]
+
+
+def _store_words(context: Context) -> list[str]:
+    """Return the option that names the store. A server that the config names is left to it, as is a password."""
+    from skychimp.config import config_file, sources
+    from skychimp.config.locations import hide_password
+    from skychimp.store.schema import is_on_server
+
+    url, config = context.settings.store_url, context.settings.config_file
+    if not is_on_server(url):
+        return ["--store", url]
+    in_config = {} if config is None else sources.file_values(config_file.read_files(config))
+    if in_config.get("store.url") == context.settings.store.url:
+        return []
+    if hide_password(url) != url:
+        raise InvalidValue(
+            "the store's URL has a password, which would be on a command line", "set store.url in the config"
+        )
+    return ["--store", url]
 
 
 def _store_folder(context: Context) -> Path:
-    from skychimp.store.schema import store_path
+    """Return the folder that sending writes to: that of the store, or of the locks and the outbox."""
+    from skychimp.config.locations import user_folder
+    from skychimp.store.schema import is_on_server, store_path
 
-    return store_path(context.settings.store_url).parent
+    url = context.settings.store_url
+    return user_folder("data") if is_on_server(url) else store_path(url).parent
 
 
 def _credential(context: Context) -> str:
-    """Return the lines that pass the password file to the service, or "" if there is none."""
-    file = context.settings.smtp.password_file
+    """Return the lines that pass the password files to the service, or "" if there are none."""
+    settings = context.settings
+    return _credential_lines("smtp", settings.smtp.password_file) + _credential_lines(
+        "store", settings.store.password_file
+    )
+
+
+def _credential_lines(section: str, file: Path | None) -> str:
     if file is None:
         return ""
     path = _on_one_line(str(file))
@@ -272,8 +300,8 @@ def _credential(context: Context) -> str:
         hint = "use a name without a space or a backslash at its end"
         raise InvalidValue(f"cannot write {shortened(path, 200)} in a unit", hint)
     return (
-        f"LoadCredential=smtp-password:{path.replace('%', '%%')}\n"
-        "Environment=SKYCHIMP_SMTP__PASSWORD_FILE=%d/smtp-password\n"
+        f"LoadCredential={section}-password:{path.replace('%', '%%')}\n"
+        f"Environment=SKYCHIMP_{section.upper()}__PASSWORD_FILE=%d/{section}-password\n"
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 TOO_OLD = 1
+_RELEASE = 'run "skychimp resolve --restored"'
 
 
 @app.command(epilog="skychimp status --max-age 2h || alert")
@@ -50,7 +51,7 @@ def status(
                 "oldest due": current.oldest_due_at,
                 "queue": ", ".join(f"{number} {state}" for state, number in queue.items()) or "empty",
                 "mail server": f"paused: {current.relay.reason}" if current.relay else "ok",
-                "store": 'on hold after a restore: run "skychimp resolve --restored"' if current.held else "ok",
+                "store": f"on hold {current.held_reason}: {_RELEASE}" if current.held else "ok",
             }
         )
     if problem is not None:

@@ -95,14 +95,14 @@ class ConnectionPool:
             return
         relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
         self.limit, self._may_be_paused = 0, True
-        self._recorder.submit(lambda db: relay_pauses.pause(db, relay, settings_hash, reason, now), is_quick=True)
+        self._recorder.submit(lambda db: relay_pauses.pause(db, relay, settings_hash, reason, now))
         self._give_up(_paused(reason), hint)
 
     def record_success(self) -> None:
         """End a pause, because an email was accepted. Emails that were in flight at the pause do not count."""
         if self._may_be_paused and self.limit:
             self._may_be_paused, relay = False, self._transport.relay
-            self._recorder.submit(lambda db: relay_pauses.resume(db, relay), is_quick=True)
+            self._recorder.submit(lambda db: relay_pauses.resume(db, relay))
 
     # Connections
 

@@ -18,9 +18,9 @@ from skychimp.config.settings import Settings
 from skychimp.delivery.sending.dispatcher import Dispatcher
 from skychimp.delivery.sending.event_loop import run_in_event_loop
 from skychimp.delivery.sending.outcomes import RunStats
-from skychimp.delivery.sending.runner import is_held, registered_run, with_sender
+from skychimp.delivery.sending.runner import registered_run, why_held, with_sender
 from skychimp.delivery.sending.stop_signals import RELOADED, StopSignals
-from skychimp.errors import StoreHeld
+from skychimp.errors import StoreFailed, StoreHeld
 from skychimp.store.database import Store
 from skychimp.transport import make_transport
 
@@ -97,10 +97,27 @@ async def _wait_while_held(
     """Wait until the store is no longer on hold. Return "", or the reason to stop if a signal came first."""
     log.warning(error.message, extra={"hint": error.hint})
     reason = ""
-    while not reason and await asyncio.to_thread(is_held, store):
+    while not reason and await _is_still_held(store):
         hooks.alive()
         reason = await stop_signals.wait(settings.daemon.interval.total_seconds())
     return reason
+
+
+async def _is_still_held(store: Store) -> bool:
+    """Return whether the store is on hold. While it cannot be asked, it counts as held."""
+    try:
+        return await asyncio.to_thread(why_held, store) is not None
+    except StoreFailed as error:
+        log.warning(error.message, extra={"hint": error.hint})
+        return True
+
+
+async def _tidy(hooks: DaemonHooks) -> None:
+    """Do the housekeeping. A failure ends nothing: it is tried again later."""
+    try:
+        await asyncio.to_thread(hooks.tidy)
+    except StoreFailed as error:
+        log.warning(error.message, extra={"hint": error.hint})
 
 
 async def _poll_on_schedule(dispatcher: Dispatcher, settings: Settings, hooks: DaemonHooks) -> None:
@@ -119,7 +136,7 @@ async def _poll_on_schedule(dispatcher: Dispatcher, settings: Settings, hooks: D
             hooks.alive()
             await dispatcher.poll()
         if _HOUSEKEEPING in due_jobs:
-            await asyncio.to_thread(hooks.tidy)
+            await _tidy(hooks)
         due_jobs.clear()
         await dispatcher.sleep(max(0.01, min(scheduler.idle_seconds or 0, interval.total_seconds())))
 

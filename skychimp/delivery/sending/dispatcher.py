@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection as StoreConnection
@@ -51,8 +51,8 @@ class RunOptions:
 class Dispatcher:
     """Sends what is due.
 
-    `now` returns the time. `report` is called with the stats several times a second. With `keeps_polling`, the
-    dispatcher goes on until it is stopped, and each `poll` adds what has become due.
+    `now` returns the time (default: the store's). `report` is called with the stats several times a second. With
+    `keeps_polling`, the dispatcher goes on until it is stopped, and each `poll` adds what has become due.
     """
 
     store: Store
@@ -60,13 +60,14 @@ class Dispatcher:
     transport: Transport
     run: RunLock
     options: RunOptions = field(default_factory=RunOptions)
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    now: Callable[[], datetime] | None = None
     report: Callable[[RunStats], None] = lambda stats: None
     keeps_polling: bool = False
     stats: RunStats = field(default_factory=RunStats)
 
     def __post_init__(self) -> None:
-        self._started_at = self.now()
+        self._now = self.now or self.store.now
+        self._started_at = self._now()
         self._policy = retry_policy_from(self.settings)
         self._relay_name = self.transport.relay
         self._worker_count = 0
@@ -102,6 +103,7 @@ class Dispatcher:
     async def poll(self) -> None:
         """Open what is due and send it. Everything up to the opening is one transaction."""
         await asyncio.to_thread(self._pool.read_settings)
+        await asyncio.to_thread(self.store.read_clock)
         work = await self._recorder.submit(self._find_due)
         self.stats.opened += work.opened
         if work.opened:
@@ -128,7 +130,7 @@ class Dispatcher:
 
     @contextlib.asynccontextmanager
     async def _recording(self) -> AsyncIterator[None]:
-        self._recorder = Recorder(self.store, self.run.run_id, now=self.now)
+        self._recorder = Recorder(self.store, self.run.run_id, now=self._now)
         try:
             yield
         finally:
@@ -141,7 +143,7 @@ class Dispatcher:
             self.transport,
             self.settings,
             self._recorder,
-            now=self.now,
+            now=self._now,
             give_up=self._give_up,
             waits_forever=self.keeps_polling,
         )
@@ -150,7 +152,7 @@ class Dispatcher:
             self._recorder,
             self.run.run_id,
             group,
-            now=self.now,
+            now=self._now,
             due_by=self._due_by,
             load=load_occurrence_emails,
             connections=lambda: self._pool.limit,
@@ -163,7 +165,7 @@ class Dispatcher:
             self.stats,
             self._policy,
             relay=self._relay_name,
-            now=self.now,
+            now=self._now,
             run_started_at=self._started_at,
         )
         self._stoppable = (self._pool, self._claims)
@@ -175,7 +177,7 @@ class Dispatcher:
 
     def _due_by(self) -> datetime:
         """Return the time up to which a try is due. A run leaves what becomes due after its start to the next run."""
-        return self.now() if self.keeps_polling else self._started_at
+        return self._now() if self.keeps_polling else self._started_at
 
     def _find_due(self, db: StoreConnection) -> DueWork:
         return find_due_work(
@@ -210,7 +212,7 @@ class Dispatcher:
             self._recorder,
             self._outcomes,
             self.stats,
-            now=self.now,
+            now=self._now,
             secret=lambda: self._secret,
             on_connected=self._add_worker,
         )
@@ -232,14 +234,14 @@ class Dispatcher:
             self._add_worker()
             if time.monotonic() - last_heartbeat >= HEARTBEAT_INTERVAL_S:
                 last_heartbeat = time.monotonic()
-                now, run_id, counts = self.now(), self.run.run_id, self._counts()
+                now, run_id, counts = self._now(), self.run.run_id, self._counts()
                 self._recorder.submit(lambda db: runs.heartbeat(db, run_id, now, counts), is_quick=True)  # noqa: B023
 
     def _counts(self) -> dict[str, int]:
         return {name: getattr(self.stats, name) for name in ("sent", "deferred", "failed", "unknown")}
 
     def _end_run(self, db: StoreConnection) -> None:
-        now = self.now()
+        now = self._now()
         queue.close_leases(db, self.run.run_id)
         queue.sweep(db, now)
         runs.heartbeat(db, self.run.run_id, now, self._counts())

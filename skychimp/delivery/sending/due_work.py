@@ -13,8 +13,12 @@ from skychimp.config.settings import Settings
 from skychimp.delivery.scheduling import planner
 from skychimp.models import DeliveryState, StoreInfo
 from skychimp.store import ledger, queue, runs
+from skychimp.store.postgres import failover
 
 log = logging.getLogger("skychimp")
+
+HEARTBEAT_DELAY = timedelta(seconds=10)
+"""How much later than the newest heartbeat the present time may be, when other machines are judged by theirs."""
 
 
 class DueWork(NamedTuple):
@@ -51,6 +55,7 @@ def find_due_work(
     if clock_error is not None:  # only in a daemon, because a run would not have started
         log.error(clock_error.message, extra={"hint": clock_error.hint})
         return DueWork()
+    failover.check(db, store_file, now)
     _recover_dead_runs(db, now, store_file, unknown_after, relay)
     finished = {occurrence_id: ledger.count_by_state(db, occurrence_id) for occurrence_id in queue.sweep(db, now)}
     opened = planner.open_due(
@@ -71,7 +76,9 @@ def find_due_work(
 def _recover_dead_runs(
     db: Connection, now: datetime, store_file: Path, unknown_after: timedelta | None, relay: str
 ) -> None:
-    for run_id in runs.dead_runs(db, store_file):
+    # If no run could write for a while, not even a heartbeat, that tells nothing about the others.
+    newest = runs.newest_heartbeat(db) or now
+    for run_id in runs.dead_runs(db, store_file, min(now, newest + HEARTBEAT_DELAY)):
         unknown = queue.rescue(db, run_id, now, unknown_after, relay)
         runs.end(db, run_id, now)
         log.warning("recovered a dead run", extra={"run": run_id, "unknown": unknown})

@@ -153,7 +153,7 @@ class Outcomes:
             return
         mailing_id, now = emails.mailing_id, self._now()
         log.error("mailing disabled", extra={"mailing": mailing_id, "reason": reason})
-        self._recorder.submit(lambda db: queue.disable_mailing(db, mailing_id, reason, now), is_quick=True)
+        self._recorder.submit(lambda db: queue.disable_mailing(db, mailing_id, reason, now))
         self._claims.discard(sending.occurrence)
 
     def _give_back_and_pause(self, claimed: ClaimedDelivery, result: SendResult) -> None:

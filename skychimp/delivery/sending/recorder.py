@@ -20,9 +20,10 @@ from sqlalchemy import Connection
 from skychimp.errors import SkychimpError, StoreFailed
 from skychimp.models import Outcome
 from skychimp.store import ledger
-from skychimp.store.database import Store, is_locked, translate_db_errors
+from skychimp.store.database import Store
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
+from skychimp.store.sqlite import SqliteStore
 
 MAX_INTENT_AGE_S = 30.0  # after this time another run may have taken the delivery, because this process was suspended
 
@@ -55,6 +56,11 @@ class _Batch:
         return not self.has_long_jobs and all(attempt.outcome is Outcome.SENT for attempt in self.attempts)
 
     @property
+    def changes_own_deliveries(self) -> bool:
+        """Whether it changes nothing but this run's deliveries, unless an attempt is late. Runs can do that at once."""
+        return not self.has_long_jobs and not any(attempt.bad_address for attempt in self.attempts)
+
+    @property
     def claims(self) -> list[ClaimedDelivery]:
         return [claimed for claimed, _ in self.intents]
 
@@ -75,6 +81,7 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._store = store
+        self._quick_store = store if isinstance(store, SqliteStore) else None  # a server may let the event loop wait
         self._db_of_loop: Connection | None = None
         self._db: Connection | None = None
         self._next_batch = _Batch()
@@ -86,8 +93,9 @@ class Recorder:
     def submit(self, job: Callable[[Connection], T], *, is_quick: bool = False) -> "asyncio.Future[T]":
         """Run a function that writes in the next transaction. Its result is available after the commit.
 
-        One that is quick takes at most some milliseconds. A function is called again if its transaction failed because
-        another process holds the lock, so it must change nothing but the store.
+        One that is quick takes at most some milliseconds, and changes nothing but what belongs to this run. A function
+        is called again if its transaction failed because another process holds the lock, so it must change nothing but
+        the store.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._next_batch.jobs.append((job, future))
@@ -134,19 +142,19 @@ class Recorder:
         batch, self._next_batch = self._next_batch, _Batch()
         if self._failure is not None:
             self._fail(batch, self._failure)
-        elif not (batch.is_quick and self._write_at_once(batch)):
+        elif not (self._quick_store and batch.is_quick and self._write_at_once(batch, self._quick_store)):
             writing = self._loop.run_in_executor(self._thread, partial(self._write, batch))
             writing.add_done_callback(partial(self._on_written_in_thread, batch, _boot_time_s()))
 
-    def _write_at_once(self, batch: _Batch) -> bool:
+    def _write_at_once(self, batch: _Batch, store: SqliteStore) -> bool:
         """Commit a quick batch in the event loop.
 
         Return False if that needs the thread: another process holds the lock, or an attempt is late.
         """
         began_at = _boot_time_s()
         try:
-            with translate_db_errors(self._store.path):
-                results = self._write_unless_locked(batch)
+            with store.translate_errors():
+                results = self._write_unless_locked(batch, store)
         except Exception as error:
             self._fail(batch, error)
             return True
@@ -155,30 +163,25 @@ class Recorder:
         self._finish(batch, results, began_at)
         return True
 
-    def _write_unless_locked(self, batch: _Batch) -> _Results | None:
+    def _write_unless_locked(self, batch: _Batch, store: SqliteStore) -> _Results | None:
         try:
             if self._db_of_loop is None:
-                self._db_of_loop = self._store.connect_without_waiting()
-            return self._write_quickly(self._db_of_loop, batch)
+                self._db_of_loop = store.connect_for_quick_writes()
+            return self._write_quickly(self._db_of_loop, batch, store)
         except Exception as error:
-            if not is_locked(error):
+            if not (ledger.is_late(error) or store.is_locked(error)):
                 raise
             return None
 
-    def _write_quickly(self, db: Connection, batch: _Batch) -> _Results | None:
-        driver: Any = db.connection.dbapi_connection
-        driver.execute("BEGIN IMMEDIATE")
-        try:
-            if batch.attempts and not ledger.record_sent(driver, self._run_id, batch.attempts):
-                return None
+    def _write_quickly(self, db: Connection, batch: _Batch, store: SqliteStore) -> _Results:
+        ours: Collection[ClaimKey] = ()
+        with store.quick_transaction(db):
+            if batch.attempts:
+                ledger.record_sent(db, self._run_id, batch.attempts)
             of_jobs = [job(db) for job, _ in batch.jobs]
-            ours = ledger.record_intents(driver, self._run_id, batch.claims, self._now()) if batch.intents else ()
-            driver.execute("COMMIT")
-            return _Results(ours, of_jobs)
-        finally:
-            if driver.in_transaction:
-                driver.rollback()
-            db.rollback()  # SQLAlchemy has seen nothing of the above, only the jobs
+            if batch.intents:
+                ours = ledger.record_intents(db, self._run_id, batch.claims, self._now())
+        return _Results(ours, of_jobs)
 
     def _on_written_in_thread(self, batch: _Batch, began_at: float, writing: "asyncio.Future[_Results]") -> None:
         error = writing.exception()
@@ -227,26 +230,33 @@ class Recorder:
 
     def _write(self, batch: _Batch) -> _Results:
         """Commit a batch, however long another process holds the lock. Raises StoreFailed."""
-        with translate_db_errors(self._store.path):
+        shares_lock = batch.changes_own_deliveries
+        with self._store.translate_errors():
             while True:
                 try:
                     if self._db is None:
-                        self._db = self._store.connect()
-                    return self._write_transaction(self._db, batch)
+                        self._db = self._store.connect_for_writes()
+                    return self._write_transaction(self._db, batch, shares_lock)
                 except Exception as error:
-                    if not is_locked(error):
+                    if self._db is not None:  # without WAL, a COMMIT that has to wait leaves its transaction open
+                        self._db.invalidate()
+                    self._disconnect()
+                    if shares_lock and ledger.is_late(error):
+                        shares_lock = False
+                    elif not (self._store.is_locked(error) or self._store.reconnect(error)):
                         raise
-                    self._disconnect()  # without WAL, a COMMIT that has to wait leaves its transaction open
 
-    def _write_transaction(self, db: Connection, batch: _Batch) -> _Results:
+    def _write_transaction(self, db: Connection, batch: _Batch, shares_lock: bool) -> _Results:
         ours: Collection[ClaimKey] = ()
-        with db.begin():
-            if batch.attempts:
-                ledger.record_attempts(db, self._run_id, batch.attempts)
+        is_pipelined = shares_lock and batch.is_quick and not batch.jobs
+        with self._store.transaction(db, shared=shares_lock, pipelined=is_pipelined):
+            if batch.is_quick and shares_lock:
+                ledger.record_sent(db, self._run_id, batch.attempts)
+            elif batch.attempts:
+                ledger.record_attempts(db, self._run_id, batch.attempts, late=not shares_lock)
             of_jobs = [job(db) for job, _ in batch.jobs]
             if batch.intents:
-                driver = db.connection.dbapi_connection
-                ours = ledger.record_intents(driver, self._run_id, batch.claims, self._now())
+                ours = ledger.record_intents(db, self._run_id, batch.claims, self._now())
         return _Results(ours, of_jobs)
 
     def _disconnect(self) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from skychimp import addresses
 from skychimp.config.settings import Settings
@@ -14,7 +14,8 @@ from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.stop_signals import StopSignals
 from skychimp.errors import ConfigError, StoreHeld
 from skychimp.store import queue, runs
-from skychimp.store.database import Store, translate_db_errors
+from skychimp.store.database import Store
+from skychimp.store.postgres import failover
 from skychimp.store.runs import RunLock
 from skychimp.transport import make_transport
 
@@ -43,14 +44,16 @@ def send_due(
 
 
 @contextlib.contextmanager
-def registered_run(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[RunLock]:
-    """Register this process as a run until the end of the block. `now` returns the time.
+def registered_run(store: Store, now: Callable[[], datetime] | None = None) -> Iterator[RunLock]:
+    """Register this process as a run until the end of the block. `now` returns the time (default: the store's).
 
     Raises StoreHeld if the store is on hold after a restore, ClockBehind if the clock is behind the last run's.
     """
-    with translate_db_errors(store.path), store.connect() as db, db.begin():
-        if queue.is_held(db):
-            raise StoreHeld("the store is on hold after a restore", 'run "skychimp resolve --restored"')
+    now = now or store.now
+    failover.check_store(store)
+    with store.translate_errors(), store.connect() as db, db.begin():
+        if (reason := queue.why_held(db)) is not None:
+            raise StoreHeld(f"the store is on hold {reason}", 'run "skychimp resolve --restored"')
         if (clock_error := runs.clock_behind(db, now())) is not None:
             raise clock_error
         tzdata_changes.update_due_times(db)
@@ -61,10 +64,10 @@ def registered_run(store: Store, now: Callable[[], datetime] = lambda: datetime.
         lock.release()
 
 
-def is_held(store: Store) -> bool:
-    """Return whether the store is on hold after a restore."""
+def why_held(store: Store) -> str | None:
+    """Return since what the store is on hold, such as "after a restore", or None if it is not."""
     with store.read() as db:
-        return queue.is_held(db.connection())
+        return queue.why_held(db.connection())
 
 
 def with_sender(settings: Settings) -> Settings:

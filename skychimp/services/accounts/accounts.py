@@ -11,7 +11,7 @@ registration, which shows that the same person registered. So whoever registers 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlmodel import Session, select
 
@@ -66,7 +66,7 @@ def create_first_admin(store: Store, *, email: str, password: str | None, save_t
     """
     address = addresses.parse(email)
     password_hash = None if password is None else passwords.hash_password(password, address.email)
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         _require_no_users(db)
         user = User(
@@ -93,7 +93,7 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
     """
     address, name = addresses.parse(email), one_line(name, "name", MAX_NAME_LENGTH)
     password_hash = passwords.hash_password(password, address.email, name)
-    now = datetime.now(UTC)
+    now = store.now()
     with _write_recording_denials(store, address.key) as db:
         unverified.delete_expired(db, now)
         user = _find_user(db, address.key)
@@ -116,7 +116,7 @@ def send_code(store: Store, settings: Settings, purpose: CodePurpose, email: str
     Nothing is sent if the mailbox has been sent email_limits.MAX_PER_MAILBOX emails in the last hour. Raises
     InvalidValue; Denied if too many emails were sent; and RelayError if the email was not sent.
     """
-    address, now = addresses.parse(email), datetime.now(UTC)
+    address, now = addresses.parse(email), store.now()
     with _write_recording_denials(store, address.key) as db:
         unverified.delete_expired(db, now)
         user = _find_user(db, address.key)
@@ -136,7 +136,7 @@ def verify(store: Store, *, email: str, code: str, password: str | None) -> str:
     Raises InvalidValue if the password is missing, and Denied for a wrong code or password. Only those who have the
     code are told about the password, and a wrong one costs a try of the code.
     """
-    address, now = addresses.parse(email), datetime.now(UTC)
+    address, now = addresses.parse(email), store.now()
     user = _find_user_by_code(store, address, code, now)
     if password is None:
         _require_registered_once(user)
@@ -161,7 +161,7 @@ def login(store: Store, *, email: str, password: str, save_token: SaveToken) -> 
     key = addresses.parse(email).key
     with _authenticated(store, key, password, "wrong email or password") as (db, user):
         _require_usable(user)
-        return _log_in(db, user, save_token, datetime.now(UTC))
+        return _log_in(db, user, save_token, store.now())
 
 
 def logout(store: Store, token: str | None) -> str | None:
@@ -203,7 +203,7 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
     with store.read() as db:
         user = db.get_one(User, actor.user_id)
         key, owner = user.address_key, (user.email, user.name)
-    new_hash, now = passwords.hash_password(new, *owner), datetime.now(UTC)
+    new_hash, now = passwords.hash_password(new, *owner), store.now()
     if current is None:
         with store.write() as db:
             user = db.get_one(User, actor.user_id)
@@ -219,7 +219,7 @@ def reset_password(store: Store, *, email: str, code: str, new: str, save_token:
 
     The code also verifies the address. Raises InvalidValue, and Denied for a wrong code.
     """
-    address, now = addresses.parse(email), datetime.now(UTC)
+    address, now = addresses.parse(email), store.now()
     new_hash = passwords.hash_password(new, address.email)
     with store.write() as db:
         user = _redeem_code(db, address.key, CodePurpose.RESET, code, now)
@@ -237,13 +237,13 @@ def _authenticated(store: Store, address_key: str, password: str, error: str) ->
     many who guess at the same time, only FREE_FAILURES + 1 learn whether they were right.
     """
     with _write_recording_denials(store, address_key) as db:
-        login_throttle.require_no_delay(db, address_key, datetime.now(UTC))
+        login_throttle.require_no_delay(db, address_key, store.now())
         user = _find_user(db, address_key)
         password_hash = None if user is None else user.password_hash
     is_right = passwords.is_right(password, password_hash)
     new_hash = passwords.rehash_if_outdated(password, password_hash) if is_right and password_hash else None
     with _write_recording_denials(store, address_key) as db:
-        now = datetime.now(UTC)
+        now = store.now()
         login_throttle.require_no_delay(db, address_key, now)
         user = _find_user(db, address_key)
         # The password may have been changed while we compared it.

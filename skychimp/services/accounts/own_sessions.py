@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlmodel import Session, col, delete, select
 
@@ -29,7 +29,7 @@ def list_sessions(store: Store, actor: Actor, token: str | None) -> list[Session
     """Return the actor's valid sessions, the oldest first. `token` is the current one's. Raises NotLoggedIn."""
     authorize(actor, Action.SEE_OWN_ACCOUNT)
     with store.read() as db:
-        return _own(db, actor, token)
+        return _own(db, actor, token, store.now())
 
 
 def end(
@@ -41,7 +41,7 @@ def end(
     """
     authorize(actor, Action.CHANGE_OWN_ACCOUNT)
     with store.write() as db:
-        own = {str(session.id): session for session in _own(db, actor, token)}
+        own = {str(session.id): session for session in _own(db, actor, token, store.now())}
         for session_id in ids:
             if session_id not in own:
                 raise not_found("session", session_id)
@@ -52,8 +52,7 @@ def end(
     return ended
 
 
-def _own(db: Session, actor: Actor, token: str | None) -> list[SessionInfo]:
-    now = datetime.now(UTC)
+def _own(db: Session, actor: Actor, token: str | None, now: datetime) -> list[SessionInfo]:
     valid = select(Login).where(
         Login.user_id == actor.user_id, Login.expires_at > now, Login.seen_at > now - IDLE_LIMIT
     )

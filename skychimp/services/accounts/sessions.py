@@ -5,7 +5,7 @@ A session is a random token. Only its owner has the token, the store has its has
 
 import secrets
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, text
 from sqlmodel import Session, col, delete, select, update
@@ -36,7 +36,7 @@ def find_actor(store: Store, token: str | None) -> Actor:
     """
     if not token:
         return ANONYMOUS
-    now = datetime.now(UTC)
+    now = store.now()
     with store.read() as db:
         row = db.execute(_FIND_USER, parameters(token, now)).first()
     if row is None:

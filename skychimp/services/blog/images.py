@@ -1,4 +1,4 @@
-"""Decode, re-encode and store the images of posts, in a folder beside the store.
+"""Decode, re-encode and store the images of posts: in a folder beside the store, or in a table on a server.
 
 A file is named after the hash of its content, so that the same image is stored once. A file that no post uses is
 harmless and is removed later; a post without its file must not exist. Therefore a file is written before its row is
@@ -14,16 +14,20 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from skychimp import files
 from skychimp.errors import InvalidValue, StoreFailed
 from skychimp.models import Post
+from skychimp.services.blog import image_table
 from skychimp.store.database import Store
+from skychimp.store.postgres.server import PostgresStore
+from skychimp.store.schema import is_on_server, real_path, store_path
+from skychimp.store.sqlite import SqliteStore
 
 LARGEST_FILE = 20_000_000
 """Bytes of a file that is accepted."""
@@ -84,6 +88,9 @@ def save(store: Store, image: Image) -> None:
 
     Raises StoreFailed.
     """
+    if isinstance(store, PostgresStore):
+        image_table.save(store, image.name, image.data)
+        return
     path = image_path(store, image.name)
     try:
         files.make_folder(path.parent)
@@ -100,11 +107,24 @@ def save(store: Store, image: Image) -> None:
         raise StoreFailed(f"cannot write {path}: {error.strerror}", hint) from None
 
 
+def save_new(url: str, db: Connection, new: Iterable[Image]) -> None:
+    """Write the images of a store that is being created, before it is there. `db` is its transaction on a server."""
+    for image in new:
+        if is_on_server(url):
+            image_table.add(db, image.name, image.data)
+        else:
+            save(SqliteStore(real_path(store_path(url))), image)
+
+
 def remove_unused(store: Store) -> None:
     """Remove our files that no post uses. Skip what cannot be removed now, and what may be a file of the user.
 
     A file is ours if it is named after the hash of its content, or is the draft of such a file.
     """
+    if isinstance(store, PostgresStore):
+        with contextlib.suppress(StoreFailed), store.write() as db:
+            image_table.remove_unused(db.connection())
+        return
     with (
         contextlib.suppress(OSError, StoreFailed),
         files.open_folder(image_folder(store)) as folder,
@@ -118,6 +138,12 @@ def remove_unused(store: Store) -> None:
 
 def read(store: Store, name: str) -> bytes:
     """Return the content of a stored image. Raises StoreFailed for an invalid name, and OSError."""
+    _require_valid(name)
+    if isinstance(store, PostgresStore):
+        data = image_table.read(store, name)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return data
     with files.open_folder(image_path(store, name).parent) as folder:
         return _read(name, folder)
 
@@ -135,8 +161,7 @@ def image_path(store: Store, name: str) -> Path:
 
     Raises StoreFailed for a name that we never give, such as `../x` in a store that somebody else made.
     """
-    if not _FILE_NAME.fullmatch(name):
-        raise StoreFailed(f"invalid image name {name!r} in the store", "set the post's image again with --image")
+    _require_valid(name)
     return image_folder(store) / name
 
 
@@ -157,6 +182,11 @@ def read_pixels(data: bytes, width: int, height: int) -> list[list[Pixel]]:
         data = small.tobytes()
         pixels = [_pixel(data[start : start + 4]) for start in range(0, len(data), 4)]
         return [pixels[start : start + small.width] for start in range(0, len(pixels), small.width)]
+
+
+def _require_valid(name: str) -> None:
+    if not _FILE_NAME.fullmatch(name):
+        raise StoreFailed(f"invalid image name {name!r} in the store", "set the post's image again with --image")
 
 
 def _read(name: str, folder: int) -> bytes:

@@ -4,11 +4,10 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
-from itertools import count
+from datetime import datetime
+from itertools import chain, count
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, false, or_, select, true, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, false, insert, or_, select, true, update
 from sqlmodel import Session
 
 from skychimp import markdown
@@ -22,6 +21,7 @@ from skychimp.services.listing import ListOptions, apply, in_scope
 from skychimp.services.reporting.cache import Cached, refresh
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
+from skychimp.store.sql import Nullable
 from skychimp.text import one_line, shortened, some_lines
 
 _P = Post.__table__
@@ -33,7 +33,7 @@ LONGEST_SLUG = 50
 
 SORTED_BY = {
     "id": _P.c.id,
-    "published_at": _P.c.published_at,
+    "published_at": Nullable(_P.c.published_at),
     "title": _P.c.title,
     "views": _P.c.views,
     "created_at": _P.c.created_at,
@@ -94,7 +94,7 @@ def create(
         "revision": 1,
     }
     with store.write() as db:
-        now = _locked_now(db)
+        now = _locked_now(store, db)
         if image is not None:
             images.save(store, image)
         values |= {"created_at": now, "updated_at": now, "published_at": (at or now) if publish else None}
@@ -131,7 +131,7 @@ def change(
         if image is not None:
             images.save(store, image)
         if values != {name: getattr(old, name) for name in values}:
-            values |= {"revision": old.revision + 1, "updated_at": datetime.now(UTC)}
+            values |= {"revision": old.revision + 1, "updated_at": store.now()}
             db.execute(update(_P).where(_P.c.id == old.id).values(values))
             _record(db, actor, "update", old)
         changed = _get(db, _P.c.id == old.id)
@@ -147,7 +147,7 @@ def publish(store: Store, actor: Actor, post: str, at: datetime | None = None) -
     """
     writable = _writable(actor)
     with store.write() as db:
-        now = _locked_now(db)
+        now = _locked_now(store, db)
         old = _find(db, post, writable)
         if at is None and old.published_at is not None and old.published_at <= now:
             return old
@@ -190,7 +190,7 @@ def view(store: Store, actor: Actor, post: str) -> PostDetail:
 
     Unpublished posts are shown only to those who may write posts. Raises NotFound.
     """
-    is_published = _P.c.published_at <= datetime.now(UTC)
+    is_published = _P.c.published_at <= store.now()
     scope = scope_of(actor, Action.WRITE_POSTS)
     is_writable = false() if scope is None else in_scope(scope, actor, _P.c.author_id)
     with store.write() as db:
@@ -203,7 +203,7 @@ def list_posts(store: Store, actor: Actor, options: ListOptions, *, unpublished:
 
     Raises InvalidValue, and NotLoggedIn or Denied for unpublished posts.
     """
-    query = _select_infos().where(_writable(actor) if unpublished else _P.c.published_at <= datetime.now(UTC))
+    query = _select_infos().where(_writable(actor) if unpublished else _P.c.published_at <= store.now())
     options = replace(options, sort=options.sort or "-published_at")
     query = apply(query, options, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
     with store.read() as db:
@@ -241,25 +241,22 @@ def _checked(title: str, content: str) -> dict[str, object]:
     return {"title": title, "content": content}
 
 
-def _locked_now(db: Session) -> datetime:
+def _locked_now(store: Store, db: Session) -> datetime:
     """Return the time after the write lock is taken.
 
     A post that is published now can't be missed by a process that has just read all posts published until now.
     """
     db.connection()
-    return datetime.now(UTC)
+    return store.now()
 
 
 def _insert_post(db: Session, values: dict[str, object]) -> int:
     """Insert a post under the first free slug of its title, and return its id."""
-    first_slug = slug = _slug(str(values["title"]))
-    for number in count(2):
-        row = insert(_P).values(values | {"slug": slug}).on_conflict_do_nothing(index_elements=["slug"])
-        post_id = db.scalar(row.returning(_P.c.id))
-        if post_id is not None:
-            break
-        slug = f"{first_slug}-{number}"
-    return int(post_id)
+    slug = _slug(str(values["title"]))
+    db.connection()  # takes the write lock, so that nobody else can take the slug meanwhile
+    slugs = chain([slug], (f"{slug}-{number}" for number in count(2)))
+    free = next(each for each in slugs if not db.scalar(select(exists().where(_P.c.slug == each))))
+    return int(db.execute(insert(_P).values(values | {"slug": free}).returning(_P.c.id)).scalar_one())
 
 
 def _slug(title: str) -> str:

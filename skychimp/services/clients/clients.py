@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select, true, update
@@ -52,7 +52,7 @@ def create(
     scope = authorize(actor, Action.CHANGE_CLIENTS)
     client = validate_client(email, name, comment, tags)
     with store.write() as db:
-        row = {**_columns(client), "owner_id": actor.user_id, "created_at": datetime.now(UTC)}
+        row = {**_columns(client), "owner_id": actor.user_id, "created_at": store.now()}
         try:
             client_id = db.execute(insert(_C).values(row).returning(_C.c.id)).scalar_one()
         except IntegrityError:

@@ -1,7 +1,7 @@
 """Create, change, delete, disable and list mailings."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 
 from sqlalchemy import exists, select, update
@@ -59,7 +59,7 @@ def create(
     `disabled` is a reason to create it disabled. Raises NotFound, InvalidValue.
     """
     authorize(actor, Action.CHANGE_MAILINGS)
-    now = datetime.now(UTC)
+    now = store.now()
     parsed = parse_schedule(schedule, now)
     next_at = first_due(parsed, now)
     with store.write() as db:
@@ -145,7 +145,7 @@ def change(
     A changed schedule applies from now on. Raises NotFound, InvalidValue.
     """
     authorize(actor, Action.CHANGE_MAILINGS)
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         mailing = get_own_mailing(db, actor, mailing_id)
         if message_id is not None:
@@ -170,7 +170,7 @@ def change(
 def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Delete a mailing and return it. Queued deliveries are cancelled; the log is kept. Raises NotFound."""
     authorize(actor, Action.CHANGE_MAILINGS)
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         mailing = get_own_mailing(db, actor, mailing_id)
         deleted = get_mailing(db, actor, mailing_id)
@@ -188,7 +188,7 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
     """
     scope = authorize(actor, Action.DISABLE_MAILINGS)
     reason = one_line(reason, "reason", MAX_REASON_LENGTH) or "no reason given"
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         mailing = get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
         if mailing.disabled and scope == Scope.ALL:
@@ -224,7 +224,7 @@ def preview(
     store: Store, actor: Actor, mailing_id: int, *, since: str | None = None, number: int = 5
 ) -> tuple[MailingInfo, list[DueTime]]:
     """Return a mailing and its next due times, from now or from a typed time on. Raises NotFound, InvalidValue."""
-    now = datetime.now(UTC)
+    now = store.now()
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id)
         schedule = planner.schedule_of(db.get_one(Mailing, mailing_id))

@@ -21,6 +21,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.listing import in_scope, is_valid_id, not_found
+from skychimp.store.sql import Nullable
 
 _M = Mailing.__table__
 _MSG = Message.__table__
@@ -34,7 +35,7 @@ SORTED_BY = {
     "id": _M.c.id,
     "subject": _MSG.c.subject,
     "start_at": _M.c.start_at,
-    "next_at": _M.c.next_at,
+    "next_at": Nullable(_M.c.next_at),
     "status": _M.c.status,
     "created_at": _M.c.created_at,
 }

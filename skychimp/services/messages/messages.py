@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import Row, Select, delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -67,7 +67,7 @@ def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool 
     """
     authorize(actor, Action.CHANGE_MESSAGES)
     content = _validate(content, is_digest=digest)
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **content._asdict())
         db.add(message)
@@ -118,7 +118,7 @@ def change(
         )
         digest = old.digest if digest is None else digest
         content = _validate(content, is_digest=digest)
-        values = content._asdict() | {"digest": digest, "updated_at": datetime.now(UTC)}
+        values = content._asdict() | {"digest": digest, "updated_at": store.now()}
         db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
         return _get(db, actor, message_id, Action.CHANGE_MESSAGES)
 
@@ -180,6 +180,8 @@ def _validate(content: MessageContent, *, is_digest: bool) -> MessageContent:
     elif content.html is None or not content.html.strip():
         raise InvalidValue("the HTML part is empty", "use another --html-file, or none")
     compose.require_sizes(content)
+    if "\0" in "".join((content.subject, content.body, content.html or "")):
+        raise InvalidValue("the message contains a NUL character", "delete it: no text has one")
     if not is_digest and has_posts_placeholder(content.body + (content.html or "")):
         raise InvalidValue("only a digest can contain {{ posts }}", "use --digest")
     if is_digest and content.html is not None and not has_posts_placeholder(content.html):
@@ -194,7 +196,7 @@ def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
 
 
 def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None) -> Composer:
-    now = datetime.now(UTC)
+    now = store.now()
     content = MessageContent(message.subject, message.body, message.format, message.html)
     if message.digest:
         latest = reversed(posts.published_posts(store, now)[:PREVIEWED_POSTS])

@@ -1,13 +1,15 @@
 """Back up and restore the store, and resume sending after a restore."""
 
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 from sqlmodel import Session, col
 
 from skychimp.delivery.scheduling import planner
@@ -19,9 +21,11 @@ from skychimp.services.accounts import session_rule
 from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
 from skychimp.services.operations.unknown_deliveries import Resolution, batches
-from skychimp.store import backup_file, ledger, place, queue, schema
+from skychimp.store import ledger, place, queue, schema
+from skychimp.store.copies import backup_file
 from skychimp.store.database import Store
 from skychimp.store.schema import store_path
+from skychimp.store.sqlite import SqliteStore
 
 RESUMED = "resume sending"
 """The action in the audit trail when a person ends the hold of a restored store."""
@@ -115,9 +119,7 @@ def backup(
     require_target(store, file)
     with store.write() as db:  # before the copy, so that the copy contains the entry
         audit.record(db, actor, backup_file.BACKED_UP, "store_info", 1, _printable(file))
-    written = backup_file.write_backup(
-        store.path, file, lambda name: images.find(store, name), progress, replace=replace
-    )
+    written = backup_file.write_backup(store, file, lambda name: images.find(store, name), progress, replace=replace)
     rows = written.rows
     return Backup(
         file=str(file),
@@ -133,20 +135,30 @@ def backup(
 
 
 def restore(
-    url: str, actor: Actor, file: Path, progress: Progress = lambda done, total: None, *, token: str | None = None
+    url: str,
+    actor: Actor,
+    file: Path,
+    progress: Progress = lambda done, total: None,
+    *,
+    token: str | None = None,
+    password: str | None = None,
 ) -> Restored:
     """Replace the store by a backup: verified, upgraded and on hold. The replaced store is kept beside it.
+
+    A store on a server is not replaced: the database must be empty.
 
     If the replaced store is a newer copy of the same store, the emails that it has sent stay sent. All codes are
     removed, and all sessions but that of `token` and those that are valid in the replaced store. This process must not
     have the store open. Raises what `backup` raises, StoreNotReady for a damaged file, and Conflict while something is
     sending.
     """
-    path = store_path(url)
     authorize(actor, Action.RESTORE_STORE)
+    if schema.is_on_server(url):
+        return _restore_to_server(url, actor, file, progress, password)
+    path = store_path(url)
     require_source(file, path)
     place.check_place(path)
-    target = Store(path)
+    target = SqliteStore(path)
     kept_sessions = _session_hashes(target) if path.exists() else set()
     if token:
         kept_sessions.add(session_rule.hash_token(token))
@@ -156,11 +168,7 @@ def restore(
         for name, content in contents.items():
             images.save(target, Image(name, content))
             restored_images.append(name)
-        planner.skip_opened_due_times(db.connection())
-        db.execute(delete(Code))
-        db.execute(delete(Login).where(col(Login.token_hash).not_in(kept_sessions)))
-        actor_id = db.scalar(select(_U.c.id).where(_U.c.email == actor.email))
-        audit.record(db, Actor(user_id=actor_id or 0), "restore", "store_info", 1, _printable(file))
+        _prepare(db, actor, file, kept_sessions)
 
     done = backup_file.restore_backup(file, path, _free_name(path), prepare, progress)
     kept = None if done.aside is None else str(done.aside)
@@ -176,9 +184,34 @@ def restore(
     )
 
 
+def _restore_to_server(url: str, actor: Actor, file: Path, progress: Progress, password: str | None) -> Restored:
+    require_source(file)
+    found: dict[str, bytes] = {}
+
+    def prepare(db: Session, contents: Mapping[str, bytes]) -> None:
+        found.update(contents)
+        _prepare(db, actor, file, set())
+
+    def add_images(db: Connection) -> None:
+        images.save_new(url, db, itertools.starmap(Image, found.items()))
+
+    done = backup_file.restore_to_server(file, url, password, prepare, add_images, progress)
+    with closing(schema.open_store(url, password)) as store:
+        return Restored(store.name, str(file), done.made_at, None, False, len(found), 0, None)
+
+
+def _prepare(db: Session, actor: Actor, file: Path, kept_sessions: Collection[str]) -> None:
+    """Change what must not come back with a backup: due times that were opened, codes and sessions."""
+    planner.skip_opened_due_times(db.connection())
+    db.execute(delete(Code))
+    db.execute(delete(Login).where(col(Login.token_hash).not_in(kept_sessions)))
+    actor_id = db.scalar(select(_U.c.id).where(_U.c.email == actor.email))
+    audit.record(db, Actor(user_id=actor_id or 0), "restore", "store_info", 1, _printable(file))
+
+
 def held_work(store: Store) -> HeldWork | None:
     """Return what a store on hold has to send, or None if it is not on hold."""
-    now = datetime.now(UTC)
+    now = store.now()
     with store.read() as db:
         info = db.get_one(StoreInfo, 1)
         if info.held_at is None:
@@ -197,7 +230,7 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
     Raises NotLoggedIn, Denied, and Conflict if the store is not on hold.
     """
     authorize(actor, Action.RESUME_SENDING)
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         info = db.get_one(StoreInfo, 1)
         if info.held_at is None:
@@ -208,8 +241,8 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
             done = Resumed(True, to_send=sum(ledger.count_pending_by_state(db.connection()).values()))
         else:
             done = _resolve_waiting(db, decision, now)
-        info.held_at = info.held_blind = None
-        db.flush()
+        queue.release(db.connection())
+        db.expire_all()
         queue.sweep(db.connection(), now)
         audit.record(db, actor, RESUMED, "store_info", 1, decision or "unknown")
     return done
@@ -246,7 +279,7 @@ def require_target(store: Store, file: Path) -> None:
         raise InvalidValue(f"cannot write {file}: {error.strerror}", "use another FILE") from None
 
 
-def require_source(file: Path, store: Path) -> None:
+def require_source(file: Path, store: Path | None = None) -> None:
     """Raise InvalidValue unless the file can be read and begins like a store, and is not the store."""
     if not file.exists():
         raise InvalidValue(f"file {file} not found", _BACKUP_FILE)
@@ -254,7 +287,7 @@ def require_source(file: Path, store: Path) -> None:
         raise InvalidValue(f"{file} is not a regular file", _BACKUP_FILE)
     if not os.access(file, os.R_OK):
         raise InvalidValue(f"cannot read {file}: permission denied", "use a file that you may read")
-    if store.exists() and file.samefile(store):
+    if store is not None and store.exists() and file.samefile(store):
         raise InvalidValue(f"{file} is the store itself", _BACKUP_FILE)
     if not schema.is_store(file):
         raise StoreNotReady(f"{file} is not a backup of a Skychimp store", _BACKUP_FILE)

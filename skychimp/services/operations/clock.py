@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import delete, exists, or_, select
 from sqlmodel import Session
@@ -51,7 +51,7 @@ def accept(store: Store, actor: Actor) -> AcceptedClock:
     """
     authorize(actor, Action.ACCEPT_CLOCK)
     with store.write() as db:
-        now = datetime.now(UTC)
+        now = store.now()
         runs.accept_clock(db.connection(), now)
         missed = _forget_missed(db, now)
         passed = [PassedDueTime(row.mailing_id, row.due_at) for row in _opened_after(db, now)]

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import LargeBinary, cast, func
+from sqlalchemy import func
 from sqlmodel import col, select
 
 from skychimp import addresses, files
@@ -20,12 +20,16 @@ from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
 from skychimp.config.types import Security
 from skychimp.errors import ConfigError, SkychimpError
-from skychimp.models import Message, StoreInfo
+from skychimp.models import Message
 from skychimp.services.operations import sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
 from skychimp.shell import run_hint, run_line_hint
-from skychimp.store import place, relay_pauses, runs
+from skychimp.store import place, queue, relay_pauses, runs
 from skychimp.store.database import Store
+from skychimp.store.postgres.server import PostgresStore
+from skychimp.store.sql import byte_length
+from skychimp.store.sqlite import SqliteStore
+from skychimp.text import count_of
 from skychimp.transport import make_outbox
 
 if TYPE_CHECKING:
@@ -35,11 +39,15 @@ MB = 1_000_000
 TOO_LITTLE_SPACE, LITTLE_SPACE = 20 * MB, 500 * MB
 """Bytes of free disk space."""
 
+_CLOCK_DIFFERENCE = timedelta(seconds=10)
+
 LONGEST_WAIT = timedelta(seconds=15)
 """How long to wait for the mail server."""
 
 ENCODING_OVERHEAD = 1.4
 """How much larger than its text an email is at most, without its header."""
+
+_RELEASE = 'run "skychimp resolve --restored"'
 
 NETWORK_FILE_SYSTEMS = {
     "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "gpfs", "lustre", "ncpfs",
@@ -130,7 +138,14 @@ def _files_with_passwords(settings: Settings) -> list[Path]:
 
 
 def _store(store: Store) -> Iterator[Finding]:
-    about = f"{store.path}, SQLite {store.sqlite_version}, {store.journal_mode} journal"
+    if isinstance(store, SqliteStore):
+        yield from _file(store)
+    elif isinstance(store, PostgresStore):
+        yield from _server(store)
+
+
+def _file(store: SqliteStore) -> Iterator[Finding]:
+    about = store.description
     if damage := store.find_damage():
         yield Finding("store", PROBLEM, f"{about}: {damage}", 'run "skychimp restore FILE --operator"')
         return
@@ -138,14 +153,12 @@ def _store(store: Store) -> Iterator[Finding]:
         yield Finding("store", PROBLEM, f"{about}: cannot write to {part}", place.permissions_hint(store.path))
         return
     fs_type = file_system_type(store.path.resolve(), _mounts())
-    with store.read() as db:
-        is_held = db.get_one(StoreInfo, 1).held_at is not None
     if fs_type in NETWORK_FILE_SYSTEMS:
         remedy = "move the store to a local disk, and set store.url"
         found = f"{about}: on a network file system ({fs_type}), where locks are not reliable"
         yield Finding("store", PROBLEM, found, remedy)
-    elif is_held:
-        yield Finding("store", PROBLEM, f"{about}: on hold after a restore", 'run "skychimp resolve --restored"')
+    elif (reason := _why_held(store)) is not None:
+        yield Finding("store", PROBLEM, f"{about}: on hold {reason}", _RELEASE)
     elif _mode(store.path) & (stat.S_IRWXG | stat.S_IRWXO):
         yield Finding("store", WARNING, f"{about}: accessible to other users", _chmod_hint(store.path))
     elif not store.has_safe_wal:
@@ -155,12 +168,43 @@ def _store(store: Store) -> Iterator[Finding]:
     yield check_disk_space(shutil.disk_usage(store.path.parent).free, store.path.stat().st_size)
 
 
+def _server(store: PostgresStore) -> Iterator[Finding]:
+    server = store.read_server()
+    about = f"{store.description}, {server.encryption or 'not encrypted'}"
+    if server.is_standby:
+        yield Finding("store", PROBLEM, f"{about}: a standby, which only reads", "use the URL of the primary server")
+    elif (reason := _why_held(store)) is not None:
+        yield Finding("store", PROBLEM, f"{about}: on hold {reason}", _RELEASE)
+    elif not server.survives_power_loss:
+        remedy = "set fsync and full_page_writes to on: emails would be lost or sent twice after a crash"
+        yield Finding("store", PROBLEM, f"{about}: it does not flush what is committed to the disk", remedy)
+    elif not server.has_unicode:
+        remedy = "create the database with --locale C.UTF-8, and use store copy"
+        yield Finding("store", WARNING, f"{about}: its locale knows only ASCII, so a search finds less", remedy)
+    else:
+        yield Finding("store", OK, about)
+    if server.waits_for_standby:
+        yield Finding("standby", OK, "each commit waits for a standby server: a fail-over loses nothing")
+    elif server.standbys:
+        found = f"{count_of(server.standbys, 'standby server')}, and no commit waits for one"
+        remedy = "set synchronous_standby_names, or expect that a fail-over loses the last commits"
+        yield Finding("standby", WARNING, found, remedy)
+
+
+def _why_held(store: Store) -> str | None:
+    with store.read() as db:
+        return queue.why_held(db.connection())
+
+
 def _clock(store: Store) -> Finding:
-    now = datetime.now(UTC)
+    now = store.now()
     with store.read() as db:
         behind = runs.clock_behind(db.connection(), now)
     if behind is not None:
         return Finding("clock", PROBLEM, behind.message, behind.hint)
+    if abs(datetime.now(UTC) - now) > _CLOCK_DIFFERENCE:
+        found = f"this machine's clock differs from the database's, which counts: {now:%Y-%m-%d %H:%M:%S} UTC"
+        return Finding("clock", WARNING, found, "set this machine's clock")
     return Finding("clock", OK, f"{now:%Y-%m-%d %H:%M:%S} UTC")
 
 
@@ -206,7 +250,7 @@ def _relay(settings: Settings, store: Store | None) -> Iterator[Finding]:
 def _known_limits(store: Store, extensions: Mapping[str, str]) -> Iterator[Finding]:
     """Check what the store knows: whether the mail server is paused, and messages that are too large for it."""
     content = col(Message.subject) + col(Message.body) + func.coalesce(Message.html, "")
-    size = func.length(cast(content, LargeBinary))
+    size = byte_length(content)
     with store.read() as db:
         paused = relay_pauses.latest_pause(db.connection())
         largest = db.exec(select(Message.id, size).order_by(size.desc()).limit(1)).first()

@@ -1,6 +1,6 @@
 """Remove what has expired and update sums, once an hour."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from skychimp.delivery.scheduling import tzdata_changes
 from skychimp.services.accounts import codes, login_throttle, sessions, unverified
@@ -19,7 +19,7 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
     `keep_attempts` are added up and removed; None keeps them all. If the rules of time zones have changed, future due
     times are updated. Each step is a short transaction of its own.
     """
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         sessions.delete_expired(db, now)
         codes.delete_expired(db, now)

@@ -9,12 +9,14 @@ from sqlalchemy import Connection, select
 
 from skychimp.models import Post
 from skychimp.services.blog import images
-from skychimp.store import place, schema, verification
+from skychimp.store import place, schema
+from skychimp.store.copies import verification
 from skychimp.store.database import Store
+from skychimp.store.sqlite import SqliteStore
 
 RESTORE = 'run "skychimp restore FILE --operator"'
 FOREIGN = "remove it with sqlite3 if you know it, else restore a backup"
-REPORT = "report this as a bug in Skychimp, unless somebody has edited the file"
+REPORT = "report this as a bug in Skychimp, unless somebody has edited the store"
 
 
 class _Rule(NamedTuple):
@@ -30,8 +32,10 @@ class _Rule(NamedTuple):
 # attempts are compared with them. An unknown delivery may have been resolved as sent or failed.
 _WITH_ATTEMPTS = """SELECT d.id FROM delivery AS d JOIN (
     SELECT delivery_id, count(*) AS number, min(number) AS first, max(number) AS last,
-        max(outcome IN ('sent', 'unknown')) AS arrived, max(outcome IN ('failed', 'unknown')) AS failed,
-        max(outcome = 'deferred') AS deferred, max(outcome = 'unknown') AS unknown
+        count(CASE WHEN outcome IN ('sent', 'unknown') THEN 1 END) AS arrived,
+        count(CASE WHEN outcome IN ('failed', 'unknown') THEN 1 END) AS failed,
+        count(CASE WHEN outcome = 'deferred' THEN 1 END) AS deferred,
+        count(CASE WHEN outcome = 'unknown' THEN 1 END) AS unknown
     FROM attempt GROUP BY delivery_id) AS a ON a.delivery_id = d.id WHERE """
 _OPEN = "(state IN ('queued', 'deferred') OR (state = 'unknown' AND next_try_at IS NOT NULL))"
 
@@ -42,18 +46,19 @@ RULES = (
         _WITH_ATTEMPTS + "a.last != d.attempts AND d.id NOT IN (SELECT delivery_id FROM intent)",  # noqa: S608
     ),
     _Rule("delivery", "an attempt is missing from the log", _WITH_ATTEMPTS + "a.number != a.last - a.first + 1"),
-    _Rule("delivery", "sent, but no attempt was sent", _WITH_ATTEMPTS + "d.state = 'sent' AND NOT a.arrived"),
-    _Rule("delivery", "failed, but no attempt failed", _WITH_ATTEMPTS + "d.state = 'failed' AND NOT a.failed"),
+    _Rule("delivery", "sent, but no attempt was sent", _WITH_ATTEMPTS + "d.state = 'sent' AND a.arrived = 0"),
+    _Rule("delivery", "failed, but no attempt failed", _WITH_ATTEMPTS + "d.state = 'failed' AND a.failed = 0"),
     _Rule(
-        "delivery", "deferred, but no attempt was deferred", _WITH_ATTEMPTS + "d.state = 'deferred' AND NOT a.deferred"
+        "delivery", "deferred, but no attempt was deferred", _WITH_ATTEMPTS + "d.state = 'deferred' AND a.deferred = 0"
     ),
-    _Rule("delivery", "unknown, but no attempt is unknown", _WITH_ATTEMPTS + "d.state = 'unknown' AND NOT a.unknown"),
+    _Rule("delivery", "unknown, but no attempt is unknown", _WITH_ATTEMPTS + "d.state = 'unknown' AND a.unknown = 0"),
     _Rule(
         "delivery",
         "tried, but no attempt is in the log",
         """SELECT d.id FROM delivery AS d JOIN occurrence AS o ON o.id = d.occurrence_id WHERE d.attempts > 0
            AND o.opened_at >= (SELECT finished_at FROM attempt ORDER BY id LIMIT 1)
-           AND d.client_id IN (SELECT id FROM client) AND d.id NOT IN (SELECT delivery_id FROM attempt)""",
+           AND d.client_id IN (SELECT id FROM client)
+           AND NOT EXISTS (SELECT 1 FROM attempt WHERE delivery_id = d.id)""",
     ),
     _Rule(
         "delivery",
@@ -140,7 +145,8 @@ def find_damage(path: Path) -> Iterator[Fault]:
 
 def find_faults(store: Store) -> Iterator[Fault]:
     """Yield the faults in what a store contains, without changing it. It must be free of damage."""
-    invalid_values = list(verification.find_invalid_values(store.path))
+    is_file = isinstance(store, SqliteStore)  # a server checks the type of each value itself
+    invalid_values = list(verification.find_invalid_values(store.path)) if is_file else []
     yield from (Fault(row.table, f"invalid {row.column}", row.number, row.ids, RESTORE) for row in invalid_values)
     if not invalid_values:
         with store.read() as db:
@@ -150,7 +156,7 @@ def find_faults(store: Store) -> Iterator[Fault]:
 
 def _broken_rules(db: Connection) -> Iterator[Fault]:
     for rule in RULES:
-        count = f"SELECT count(*) FROM ({rule.broken_by})"  # noqa: S608
+        count = f"SELECT count(*) FROM ({rule.broken_by}) AS broken"  # noqa: S608
         number = db.exec_driver_sql(count).scalar() or 0
         if number:
             ids = list(db.exec_driver_sql(f"{rule.broken_by} LIMIT 5").scalars())
@@ -160,7 +166,7 @@ def _broken_rules(db: Connection) -> Iterator[Fault]:
 def _missing_images(store: Store, db: Connection) -> Iterator[Fault]:
     posts = Post.__table__.c
     with_image = select(posts.id, posts.image).where(posts.image.is_not(None))
-    missing = [row.id for row in db.execute(with_image) if not images.image_path(store, row.image).is_file()]
+    missing = [row.id for row in db.execute(with_image) if images.find(store, row.image) is None]
     if missing:
         remedy = 'run "skychimp blog update ID --image FILE", or restore a backup'
         yield Fault("post", "image file is missing", len(missing), missing[:5], remedy)

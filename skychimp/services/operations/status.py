@@ -1,12 +1,12 @@
 """Report whether anything is being sent, and what is waiting."""
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
+from datetime import datetime
 
 from sqlalchemy import Connection, and_, func, select
 
-from skychimp.models import DeliveryState, Mailing, Run, StoreInfo
-from skychimp.store import ledger, relay_pauses, runs
+from skychimp.models import DeliveryState, Mailing, Run
+from skychimp.store import ledger, queue, relay_pauses, runs
 from skychimp.store.conditions import is_enabled
 from skychimp.store.database import Store
 
@@ -35,7 +35,8 @@ class Status:
     """The state of sending.
 
     `sending` is the number of sending processes that are alive, `oldest_due_at` the oldest due time that no process has
-    opened yet, `queue` the number of waiting deliveries by state, and `held` whether a restored store is on hold.
+    opened yet, `queue` the number of waiting deliveries by state,
+    and `held` whether the store is on hold, which `held_reason` explains.
     """
 
     sending: int
@@ -45,15 +46,17 @@ class Status:
     queue: dict[DeliveryState, int]
     relay: relay_pauses.RelayPause | None
     held: bool
+    held_reason: str | None
     as_of: datetime
 
 
 def status(store: Store) -> Status:
     """Return the state of sending. No login is required."""
-    now = datetime.now(UTC)
+    now = store.now()
     with store.read() as transaction:
         db = transaction.connection()
-        is_alive = and_(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(runs.dead_runs(db, store.path)))
+        held_reason = queue.why_held(db)
+        is_alive = and_(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(runs.dead_runs(db, store.path, now)))
         return Status(
             sending=db.scalar(select(func.count()).where(is_alive)) or 0,
             last_heartbeat_at=db.scalar(select(func.max(_RUN.c.heartbeat_at))),
@@ -61,13 +64,15 @@ def status(store: Store) -> Status:
             oldest_due_at=_oldest_due(db, now),
             queue=ledger.count_pending_by_state(db),
             relay=relay_pauses.latest_pause(db),
-            held=db.scalar(select(StoreInfo.__table__.c.held_at)) is not None,
+            held=held_reason is not None,
+            held_reason=held_reason,
             as_of=now,
         )
 
 
 def _last_run(db: Connection) -> RunInfo | None:
-    row = db.execute(select(_RUN).order_by(_RUN.c.id.desc()).limit(1)).one_or_none()
+    columns = [_RUN.c[field.name] for field in fields(RunInfo)]
+    row = db.execute(select(*columns).order_by(_RUN.c.id.desc()).limit(1)).one_or_none()
     return None if row is None else RunInfo(*row)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import Select, and_, select
@@ -99,7 +99,7 @@ def resolve(
     RESEND: the next run sends the same email again, byte for byte, and gives up after `give_up_after` from now.
     Raises NotFound for a delivery that does not exist or is somebody else's, and Conflict for one that is not unknown.
     """
-    now = datetime.now(UTC)
+    now = store.now()
     with store.write() as db:
         mailing_ids = dict(db.execute(_select_unknown(select(_D.c.id, _O.c.mailing_id), actor)).all())
         chosen = mailing_ids.keys() if ids is None else set(ids)

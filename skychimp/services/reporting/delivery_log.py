@@ -15,6 +15,7 @@ from skychimp.services.listing import ListOptions, apply, checked_search
 from skychimp.services.mailings import mailings
 from skychimp.store.conditions import current_attempts, current_state
 from skychimp.store.database import Store
+from skychimp.store.sql import Nullable, text_position
 
 _A = Attempt.__table__
 _D = Delivery.__table__
@@ -101,7 +102,7 @@ def _has_reply(reply: str) -> ColumnElement[bool]:
 
 
 def _domain_of(address: ColumnElement[str]) -> ColumnElement[str]:
-    return func.substr(address, func.instr(address, "@") + 1)
+    return func.substr(address, text_position(address, "@") + 1)
 
 
 def _ascii_domain(domain: str) -> str:
@@ -135,9 +136,10 @@ def _is_of_mailing(mailing_id: int, last: bool, after: int | None) -> ColumnElem
     return _A.c.id.in_(attempts.where(_O.c.mailing_id == mailing_id).correlate(None))
 
 
-def _sortable_columns(last: bool) -> dict[str, ColumnElement[Any]]:
+def _sortable_columns(last: bool) -> dict[str, Any]:
     """Return the columns to sort by. The first is the default: the order in which rows were created."""
-    others = {"at": _A.c.finished_at, "email": _D.c.address_key, "status": _STATUS, "attempt": _A.c.number}
+    at, number = Nullable(_A.c.finished_at), Nullable(_A.c.number)
+    others = {"at": at, "email": _D.c.address_key, "status": _STATUS, "attempt": number}
     return {"id": _D.c.id if last else _A.c.id, **others}
 
 

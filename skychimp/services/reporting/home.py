@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, exists, func, select, true
@@ -18,6 +18,7 @@ from skychimp.shell import command
 from skychimp.store import audience, queue, relay_pauses
 from skychimp.store.conditions import awaits_decision, is_active
 from skychimp.store.database import Store
+from skychimp.store.sql import total
 from skychimp.text import count_of
 
 _M = Mailing.__table__
@@ -69,7 +70,7 @@ class Home:
 
 def home(store: Store, actor: Actor, cached: Cached = refresh, *, now: datetime | None = None) -> Home:
     """Return the home page for this actor. It needs no login."""
-    now = now or datetime.now(UTC)
+    now = now or store.now()
     with store.read() as transaction:
         db = transaction.connection()
         versions = _read_versions(db, now)
@@ -160,8 +161,8 @@ def _pick_posts(db: Connection, publication_times: list[tuple[int, float]], now:
 
 def _concerns(db: Connection, actor: Actor, now: datetime) -> Iterator[Concern]:
     """Yield what this user can do something about, or should know."""
-    if queue.is_held(db):
-        words = "the store was restored and is on hold: nothing is sent until it is released"
+    if reason := queue.why_held(db):
+        words = f"the store is on hold {reason}: nothing is sent until it is released"
         yield Concern("held", words, command("resolve", "--restored"))
     if pause := relay_pauses.latest_pause(db):
         yield Concern("relay", f"the mail server {pause.relay} is paused: {pause.reason}", command("doctor"))
@@ -205,4 +206,4 @@ def _count_recent_failures(db: Connection, actor: Actor, now: datetime) -> int:
     """Return how many emails of all users failed lately, if this person may see all mailings."""
     if scope_of(actor, Action.SEE_MAILINGS) != Scope.ALL:
         return 0
-    return db.scalar(select(func.sum(_RUN.c.failed)).where(_RUN.c.heartbeat_at > now - RECENT)) or 0
+    return db.scalar(select(total(_RUN.c.failed)).where(_RUN.c.heartbeat_at > now - RECENT)) or 0

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Select, and_, func, select, true
+from sqlalchemy import Select, and_, select, true
 from sqlmodel import Session
 
 from skychimp.delivery.sending import replies
@@ -29,6 +29,7 @@ from skychimp.services.mailings import mailings
 from skychimp.services.reporting import rollups
 from skychimp.services.reporting.rollups import SLOT_S, OutcomeCount
 from skychimp.store.database import Store
+from skychimp.store.sql import total
 
 _O = Occurrence.__table__
 _M = Mailing.__table__
@@ -190,7 +191,7 @@ def mailing_report(store: Store, actor: Actor, mailing_id: int) -> Report:
         owner=mailing.owner,
         status=mailing.status,
         disabled=mailing.disabled,
-        as_of=datetime.now(UTC),
+        as_of=store.now(),
         deliveries=sum(occurrence.deliveries for occurrence in occurrences),
         attempts=sum(occurrence.attempts for occurrence in occurrences),
         counts=_by_state(total),
@@ -391,7 +392,7 @@ def _occurrence_report(
 def _slots(db: Session, occurrence_id: int) -> list[tuple[int, Outcome, int]]:
     """Return an occurrence's attempts by slot and outcome, in the order of the slots."""
     query = (
-        select(_ATTEMPTS.c.slot, _REPLY.c.outcome, func.sum(_ATTEMPTS.c.attempts))
+        select(_ATTEMPTS.c.slot, _REPLY.c.outcome, total(_ATTEMPTS.c.attempts))
         .join(_REPLY, _REPLY.c.id == _ATTEMPTS.c.cause_id)
         .where(_ATTEMPTS.c.occurrence_id == occurrence_id)
         .group_by(_ATTEMPTS.c.slot, _REPLY.c.outcome)
@@ -403,9 +404,7 @@ def _slots(db: Session, occurrence_id: int) -> list[tuple[int, Outcome, int]]:
 def _reply_groups(db: Session, attempts: Select[tuple[int, int]]) -> list[ReplyGroup]:
     """Return the replies to these attempts, the most frequent first."""
     chosen = attempts.subquery()
-    counts = (
-        select(chosen.c.cause_id, func.sum(chosen.c.attempts).label("number")).group_by(chosen.c.cause_id).subquery()
-    )
+    counts = select(chosen.c.cause_id, total(chosen.c.attempts).label("number")).group_by(chosen.c.cause_id).subquery()
     query = select(_REPLY, counts.c.number).join(counts, counts.c.cause_id == _REPLY.c.id)
     groups = []
     for row in db.execute(query.order_by(counts.c.number.desc(), _REPLY.c.id)):
@@ -432,7 +431,7 @@ def _days(db: Session, attempts: Select[tuple[object, ...]], since: date, until:
     """Yield every day of a range, also days without an attempt."""
     chosen = attempts.subquery()
     quarter = chosen.c.slot // _SLOTS_PER_QUARTER
-    query = select(quarter * _SLOTS_PER_QUARTER, _REPLY.c.outcome, func.sum(chosen.c.attempts))
+    query = select(quarter * _SLOTS_PER_QUARTER, _REPLY.c.outcome, total(chosen.c.attempts))
     query = query.join(_REPLY, _REPLY.c.id == chosen.c.cause_id).group_by(quarter, _REPLY.c.outcome)
     by_day: dict[date, Counter[Outcome]] = {}
     for slot, outcome, number in db.execute(query):

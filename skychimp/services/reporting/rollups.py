@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Dialect,
+    Select,
     and_,
     case,
     delete,
@@ -24,7 +25,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as insert_or_update
 
 from skychimp.delivery.sending import replies
 from skychimp.models import (
@@ -38,7 +38,8 @@ from skychimp.models import (
     StoreInfo,
 )
 from skychimp.store.conditions import current_attempts, current_state, is_unknown
-from skychimp.store.database import Store
+from skychimp.store.database import POSTGRESQL, SQLITE, Store
+from skychimp.store.sql import insert_or, text_position
 
 _A = Attempt.__table__
 _D = Delivery.__table__
@@ -85,18 +86,27 @@ def count_new_attempts(store: Store, progress: Callable[[int], object] = lambda 
 
     `progress` is called with the number counted so far.
     """
-    counted = 0
+    counted, until = 0, newest_attempt_id(store)
     while True:
         with store.read() as transaction:
             db = transaction.connection()
             counted_to = db.scalar(select(_INFO.c.counted_to))
-            last_id, attempts = _count_attempts(db, counted_to or 0)
+            last_id, attempts = _count_attempts(db, counted_to or 0, until)
         if not attempts:
             return
         with store.write() as transaction:
             _add_attempts(transaction.connection(), counted_to, last_id, attempts)
         counted += sum(attempts.values())
         progress(counted)
+
+
+def newest_attempt_id(store: Store) -> int:
+    """Return the id of the newest attempt, when all those before it are committed: 0 if there is none.
+
+    On PostgreSQL several runs take ids before they commit. None of them is in a transaction under the store's lock.
+    """
+    with store.read() if store.dialect == SQLITE else store.write() as transaction:
+        return transaction.connection().scalar(select(func.max(_A.c.id))) or 0
 
 
 def uncounted_attempts(store: Store) -> int:
@@ -135,19 +145,28 @@ def slot_of(at: datetime) -> int:
 # Attempts
 
 # Plain SQL through the driver: building SQLAlchemy's rows and times would double the time.
-_NEXT_ATTEMPTS = f"""
-    SELECT attempt.id, occurrence_id, CAST(strftime('%s', finished_at) AS INTEGER) / {SLOT_S}, outcome, phase,
+_SECONDS = {
+    SQLITE: "CAST(strftime('%s', finished_at) AS INTEGER)",
+    POSTGRESQL: "CAST(floor(extract(epoch FROM finished_at)) AS bigint)",
+}
+_PARAMETER = {SQLITE: "?", POSTGRESQL: "%s"}
+_NEXT_ATTEMPTS = {
+    dialect: f"""
+    SELECT attempt.id, occurrence_id, {_SECONDS[dialect]} / {SLOT_S}, outcome, phase,
         coalesce(code, 0), enhanced, reply, CASE outcome WHEN 'sent' THEN '' ELSE address_key END
     FROM attempt JOIN delivery ON delivery.id = delivery_id
-    WHERE attempt.id > ? ORDER BY attempt.id LIMIT {BATCH}"""  # noqa: S608
+    WHERE attempt.id > {_PARAMETER[dialect]} AND attempt.id <= {_PARAMETER[dialect]}
+    ORDER BY attempt.id LIMIT {BATCH}"""  # noqa: S608
+    for dialect in (SQLITE, POSTGRESQL)
+}
 
 
-def _count_attempts(db: Connection, after: int) -> tuple[int, Counter[_AttemptKey]]:
-    """Count the next batch of attempts after an id. Return the last id of the batch and the counts."""
+def _count_attempts(db: Connection, after: int, until: int) -> tuple[int, Counter[_AttemptKey]]:
+    """Count the next batch of attempts after an id, until another one. Return the batch's last id and the counts."""
     counts: Counter[_AttemptKey] = Counter()
     driver: Any = db.connection.dbapi_connection
     last_id, pattern = after, replies.pattern
-    for last_id, *key, reply, address in driver.execute(_NEXT_ATTEMPTS, (after,)):  # noqa: B007
+    for last_id, *key, reply, address in driver.execute(_NEXT_ATTEMPTS[db.dialect.name], (after, until)):  # noqa: B007
         counts[*key, pattern(reply, address)] += 1
     return last_id, counts
 
@@ -163,7 +182,7 @@ def _add_attempts(db: Connection, counted_to: int | None, last_id: int, attempts
         sums[occurrence_id, slot, _reply_kind_id(db, known, reply_kind)] += number
     names = ("occurrence_id", "slot", "cause_id", "attempts")
     rows = [dict(zip(names, (*key, number), strict=True)) for key, number in sums.items()]
-    added = insert_or_update(_ATTEMPT_SUMS)
+    added = insert_or(_ATTEMPT_SUMS)
     increased = {"attempts": _ATTEMPT_SUMS.c.attempts + added.excluded.attempts}
     db.execute(added.on_conflict_do_update(index_elements=names[:3], set_=increased), rows)
 
@@ -192,13 +211,17 @@ def _deliveries(dialect: Dialect) -> str:
 
     Its parameters are the first and the last id, and the occurrence's id.
     """
-    at, key = func.instr(_D.c.address_key, "@"), _D.c.address_key
     parameter: ColumnElement[int] = literal_column("?")
-    domain = case((at == 0, ""), else_=func.substr(key, at + 1))
-    query = select(domain, current_state(), current_attempts()).where(
+    query = _outcome_of_each().where(
         _D.c.id.between(parameter, parameter), literal_column("+occurrence_id") == parameter
     )
     return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def _outcome_of_each() -> Select[tuple[str, str, int]]:
+    at, key = text_position(_D.c.address_key, "@"), _D.c.address_key
+    domain = case((at == 0, ""), else_=func.substr(key, at + 1))
+    return select(domain.label("domain"), current_state().label("state"), current_attempts().label("attempts"))
 
 
 def _stored_outcomes(db: Connection, ids: Sequence[int]) -> dict[int, Sequence[OutcomeCount]]:
@@ -244,6 +267,10 @@ def _count_outcomes(store: Store, occurrence: _FinishedAt) -> Sequence[OutcomeCo
 
 def _count_deliveries(db: Connection, occurrence_id: int) -> Counter[tuple[str, str, int]]:
     """Count an occurrence's deliveries by domain, state and number of attempts."""
+    if db.dialect.name == POSTGRESQL:  # adds up there, as SQLite does more slowly than Python
+        each = _outcome_of_each().where(_D.c.occurrence_id == occurrence_id).subquery()
+        counted = select(each.c.domain, each.c.state, each.c.attempts, func.count()).group_by(*each.c)
+        return Counter({(row[0], row[1], row[2]): row[3] for row in db.execute(counted)})
     bounds = select(func.min(_D.c.id), func.max(_D.c.id)).where(_D.c.occurrence_id == occurrence_id)
     first, last = db.execute(bounds).one()
     driver: Any = db.connection.dbapi_connection

@@ -17,7 +17,6 @@ from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
 from skychimp.services.messages import messages
 from skychimp.services.users import users
-from skychimp.shell import command_line
 from skychimp.store import ledger, queue
 from skychimp.store.conditions import current_state
 from skychimp.store.database import Store
@@ -73,7 +72,7 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
         raise StoreFailed(
             f"the records of {email} were erased, but the store could not be compacted"
             f" and may still contain some of them: {error.message}",
-            f"free some disk space, then run: {command_line('sqlite3', store.path, 'VACUUM')}",
+            f"free some disk space, then run: {store.vacuum_hint}",
         ) from error
     return erased
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, select, update
@@ -82,7 +82,7 @@ def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:
         target = _get_managed_user(db, actor, Action.BLOCK_USERS, user)
         sessions.end_all(db, target.id)
         if target.blocked_at is None:
-            db.execute(update(_U).where(_U.c.id == target.id).values(blocked_at=datetime.now(UTC)))
+            db.execute(update(_U).where(_U.c.id == target.id).values(blocked_at=store.now()))
             audit.record(db, actor, "block", "user", target.id, reason)
         return _get_user(db, str(target.id))
 

@@ -1,6 +1,6 @@
 """Run migrations. Alembic executes this file.
 
-`schema.migrate` provides the connection, and the migrations run in its transaction. No other command of Alembic that
+`revisions.migrate` provides the connection, and the migrations run in its transaction. No other command of Alembic that
 needs a database is supported: a store is upgraded when Skychimp opens it.
 """
 

@@ -1,19 +1,21 @@
 """Test the commands `backup`, `restore` and `resolve --restored`, and that a daemon waits for the last of them."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support import daemons
 from support.command import Home
 from support.daemons import Daemon
+from support.queue_steps import update_row
 from support.sending import create_mailing, rows, state_counts
 from support.servers import CountingReceiver
 
 from skychimp.models import StoreInfo
 from skychimp.permissions import OPERATOR, Actor
 from skychimp.services.operations import backups
-from skychimp.store.database import Store
+from skychimp.store.database import SQLITE, Store
 
 
 @pytest.fixture
@@ -22,6 +24,7 @@ def admins(home_of: Callable[[Actor], Home], admin: Actor) -> Home:
     return home_of(admin)
 
 
+@pytest.mark.sqlite
 def test_backup_and_restore(store: Store, ada: Actor, admins: Home) -> None:
     create_mailing(store, ada, ["bob@example.org"])
     made = admins.call("backup", "today.backup", "--json")
@@ -50,6 +53,7 @@ def test_backup_and_restore(store: Store, ada: Actor, admins: Home) -> None:
     assert state_counts(store) == {"sent": 1}
 
 
+@pytest.mark.sqlite
 def test_existing_file_or_store_is_replaced_only_if_confirmed(store: Store, admins: Home) -> None:
     file = admins.folder / "today.backup"
     file.write_text("precious")
@@ -91,7 +95,11 @@ def test_commands_require_an_administrator_or_the_operator(
     hint = "hint: log in as an administrator, or use --operator if you run this installation\n"
     assert (denied.status, denied.err) == (5, f"error: a user may not {words[arguments[0]]}\n{hint}")
     assert (guest.status, guest.err) == (5, f"error: you are not logged in\n{hint}")
-    assert home.call(*arguments, "--operator").status == (6 if arguments[0] == "resolve" else 0)
+    done = home.call(*arguments, "--operator")
+    if arguments[0] == "resolve" or (arguments[0] == "restore" and store.dialect != SQLITE):
+        assert done.status == 6, "nothing was restored, or only a file is replaced by a restore"
+    else:
+        assert done.status == 0
 
 
 @pytest.mark.parametrize(
@@ -114,9 +122,7 @@ def test_invalid_arguments_are_refused(admins: Home, store: Store, arguments: tu
 
 def test_daemon_waits_until_a_restored_store_is_resumed(store: Store, ada: Actor, tmp_path: Path) -> None:
     create_mailing(store, ada, ["bob@example.org"])
-    backups.backup(store, OPERATOR, tmp_path / "today.backup")
-    store.close()
-    backups.restore(f"sqlite:///{store.path}", OPERATOR, tmp_path / "today.backup")
+    update_row(store, StoreInfo, 1, held_at=datetime.now(UTC))  # as a restore does
     on_hold = "the store is on hold after a restore"
     with CountingReceiver(tmp_path / "arrived") as receiver:
         with Daemon(store, daemons.write_config(tmp_path, receiver.port), daemons.clean_environ()) as daemon:

@@ -9,6 +9,8 @@ import pytest
 from conftest import create_user
 from PIL import Image
 from support.command import PROGRAM, Home
+from support.contents import image_names, lose_image
+from support.stores import store_environ
 
 from skychimp.models import Role
 from skychimp.permissions import Actor
@@ -33,7 +35,7 @@ def editor(store: Store, home_of: Callable[[Actor], Home]) -> Home:
 @pytest.fixture
 def guest(store: Store, tmp_path: Path) -> Home:
     (tmp_path / "guest").mkdir()
-    return Home(tmp_path / "guest", SKYCHIMP_STORE=str(store.path))
+    return Home(tmp_path / "guest", **store_environ(store))
 
 
 def create_post(editor: Home, *arguments: str, title: str = "A title") -> str:
@@ -169,8 +171,8 @@ def test_no_picture_without_colors(editor: Home, guest: Home, environ: dict[str,
 
 def test_post_with_a_missing_image_can_be_read(store: Store, editor: Home, guest: Home) -> None:
     create_post(editor, "--image", "red.png", "--publish")
-    for file in store.path.with_name("skychimp.db.images").iterdir():
-        file.unlink()
+    (name,) = image_names(store)
+    lose_image(store, name)
     done = guest.on_terminal("blog", "show", "1", environ={"COLORTERM": "truecolor"})
 
     assert done.status == 0

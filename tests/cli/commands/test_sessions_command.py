@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.argon import fast_argon2  # noqa: F401
 from support.command import Home
+from support.stores import store_environ
 
 from skychimp.permissions import Actor
 from skychimp.services.accounts import accounts
@@ -23,7 +24,7 @@ def home(store: Store, tmp_path: Path) -> Home:
     """Return the command line of Ada, who is logged in with a saved session."""
     accounts.create_first_admin(store, email=EMAIL, password=PASSWORD, save_token=print)
     (tmp_path / "home").mkdir()
-    home = Home(tmp_path / "home", SKYCHIMP_STORE=str(store.path), SKYCHIMP_MAIL__TIMEZONE="UTC")
+    home = Home(tmp_path / "home", **store_environ(store), SKYCHIMP_MAIL__TIMEZONE="UTC")
     assert home.call("login", "--email", EMAIL, environ={"SKYCHIMP_PASSWORD": PASSWORD}).status == 0
     return home
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import create_user
 from support.command import Home
 from support.queue_steps import NOW, create_client, create_mailing
+from support.stores import store_environ
 
 from skychimp.models import Role
 from skychimp.permissions import Actor
@@ -20,7 +21,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 @pytest.fixture
 def guest(store: Store, tmp_path: Path) -> Home:
     (tmp_path / "guest").mkdir()
-    return Home(tmp_path / "guest", SKYCHIMP_STORE=str(store.path))
+    return Home(tmp_path / "guest", **store_environ(store))
 
 
 @pytest.fixture

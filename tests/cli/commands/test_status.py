@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.command import Home
 from support.sending import create_mailing
+from support.stores import store_environ
 
 from skychimp.models import Run
 from skychimp.permissions import Actor
@@ -14,7 +15,7 @@ from skychimp.store.database import Store
 
 @pytest.fixture
 def home(store: Store, tmp_path: Path) -> Home:
-    return Home(tmp_path, SKYCHIMP_STORE=str(store.path), SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
+    return Home(tmp_path, **store_environ(store), SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
 
 
 def create_run(store: Store, ago: timedelta, *, ended: bool = True) -> None:
@@ -59,7 +60,7 @@ def test_unsent_due_mailing_is_shown(home: Home, store: Store, ada: Actor) -> No
 
 
 def test_dead_run_does_not_count_as_sending(home: Home, store: Store) -> None:
-    create_run(store, timedelta(), ended=False)
+    create_run(store, timedelta(minutes=2), ended=False)
     status = home.call("status", "--json").json
     assert status["sending"] == 0
     assert status["last_run"]["sent"] == 7

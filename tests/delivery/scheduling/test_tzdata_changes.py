@@ -175,7 +175,9 @@ def test_housekeeping_of_a_daemon_applies_new_rules(store: Store, ada: Actor, se
     assert [row.next_at for row in rows(store, Mailing)] == [datetime(2026, 12, 8, 9, tzinfo=UTC)]
 
 
-def test_run_applies_new_rules_before_it_opens(store: Store, ada: Actor, set_rules: SetRules, tmp_path: Path) -> None:
+def test_run_applies_new_rules_before_it_opens(
+    store: Store, store_url: str, ada: Actor, set_rules: SetRules, tmp_path: Path
+) -> None:
     """The installed command, with rules that make a due time in the next hour past."""
     set_rules("Etc/UTC")
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -185,7 +187,7 @@ def test_run_applies_new_rules_before_it_opens(store: Store, ada: Actor, set_rul
     update_due_times(store)
     store.close()
     set_rules("Etc/GMT-2")
-    home = Home(tmp_path, SKYCHIMP_STORE=str(store.path), SKYCHIMP_MAIL__SENDER="a@b.test")
+    home = Home(tmp_path, SKYCHIMP_STORE=store_url, SKYCHIMP_MAIL__SENDER="a@b.test")
     home.environ["PYTHONTZPATH"] = str(tmp_path / "zoneinfo")
     done = home.run("run", "--json")
     assert (done.status, done.json["sent"]) == (0, 1), done.err

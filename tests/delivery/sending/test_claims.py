@@ -1,34 +1,30 @@
 """Test claims: each delivery is handed out once, and occurrences take turns."""
 
 import asyncio
-import shutil
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
-from conftest import create_user
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Update, update
+from support.saved_rows import restore_rows, save_rows
 from support.sending import create_mailing, deliveries, make_addresses, rows
 
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
-from skychimp.models import DeliveryState, Lease
+from skychimp.models import Delivery, DeliveryState, Lease
 from skychimp.permissions import Actor
 from skychimp.store import queue
 from skychimp.store.database import Store
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.store.schema import create_store, open_store
 
 T = TypeVar("T")
 HandedOut = tuple[ClaimedDelivery, OpenOccurrence]
@@ -83,8 +79,12 @@ async def take_all(claims: Claims) -> list[str]:
 
 
 def record_as_sent(claims: Claims, claimed: ClaimedDelivery) -> None:
-    statement = "UPDATE delivery SET state = 'sent' WHERE id = ?"
-    claims._recorder.submit(lambda db: db.exec_driver_sql(statement, (claimed.id,)))
+    claims._recorder.submit(lambda db: db.execute(set_sent(claimed)))
+
+
+def set_sent(claimed: ClaimedDelivery) -> Update:
+    delivery = Delivery.__table__
+    return update(delivery).where(delivery.c.id == claimed.id).values(state=DeliveryState.SENT)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 39, 40, 41, 1100])
@@ -255,20 +255,8 @@ def test_reclaim_hands_out_only_what_can_still_be_claimed(store: Store, ada: Act
         assert len(taken) == len(set(taken)) == 30
 
 
-@pytest.fixture(scope="module")
-def prepared_store() -> Iterator[Path]:
-    """Create a store with three due mailings."""
-    with TemporaryDirectory() as folder:
-        store = create_store(f"sqlite:///{folder}/skychimp.db")
-        ada = create_user(store, "ada")
-        for number, count in enumerate((1, 5, 30)):
-            create_mailing(store, ada, [f"{name}@{number}.example.org" for name in range(count)])
-        store.close()
-        yield Path(folder) / "skychimp.db"
-
-
 @pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.slow)])
-def test_each_delivery_is_sent_once_after_any_actions(prepared_store: Path, number: int) -> None:
+def test_each_delivery_is_sent_once_after_any_actions(store: Store, ada: Actor, number: int) -> None:
     @examples(max_examples=number)
     @given(
         st.lists(st.sampled_from(["take", "take", "take", "send", "return", "reclaim"]), max_size=80),
@@ -276,15 +264,19 @@ def test_each_delivery_is_sent_once_after_any_actions(prepared_store: Path, numb
         st.integers(0, 1000),
     )
     def check(actions: list[str], limit: int | None, chance: int) -> None:
-        check_actions(prepared_store, actions, limit, chance)
+        restore_rows(store, prepared)
+        check_actions(store, actions, limit, chance)
 
+    for domain, count in enumerate((1, 5, 30)):
+        create_mailing(store, ada, [f"{name}@{domain}.example.org" for name in range(count)])
+    prepared = save_rows(store)
     check()
 
 
-def check_actions(prepared_store: Path, actions: list[str], limit: int | None, chance: int) -> None:
+def check_actions(store: Store, actions: list[str], limit: int | None, chance: int) -> None:
     """Take these actions, then send the rest. Each delivery must be sent once."""
 
-    async def go(store: Store) -> tuple[list[str], int]:
+    async def go() -> tuple[list[str], int]:
         in_flight: list[HandedOut] = []
         sent: list[str] = []
 
@@ -294,7 +286,7 @@ def check_actions(prepared_store: Path, actions: list[str], limit: int | None, c
         def send() -> None:
             claimed, occurrence = take_any()
             with store.connect() as db, db.begin():
-                db.exec_driver_sql("UPDATE delivery SET state = 'sent' WHERE id = ?", (claimed.id,))
+                db.execute(set_sent(claimed))
             sent.append(claimed.address)
             claims.finish(claimed, occurrence)
 
@@ -316,11 +308,7 @@ def check_actions(prepared_store: Path, actions: list[str], limit: int | None, c
                     send()
         return sent, 36 if limit is None else min(limit, 36)
 
-    with TemporaryDirectory() as folder:
-        shutil.copy(prepared_store, folder)
-        store = open_store(f"sqlite:///{folder}/skychimp.db")
-        sent, expected = run(go(store))
-        store.close()
+    sent, expected = run(go())
     assert len(sent) == len(set(sent)) == expected
 
 

@@ -50,10 +50,10 @@ from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run, send_due, with_sender
 from skychimp.errors import ConfigError, SkychimpError, StoreFailed
-from skychimp.models import DeliveryState, Every, Intent, Lease, Mailing, Outcome, Run
+from skychimp.models import DeliveryState, Every, Intent, Lease, Mailing, Occurrence, Outcome, Run
 from skychimp.permissions import Actor
 from skychimp.store import queue
-from skychimp.store.database import Store
+from skychimp.store.database import SQLITE, Store
 from skychimp.transport import make_transport
 from skychimp.transport.interfaces import Connection, EmailSource, OutgoingEmail, Transport
 
@@ -175,19 +175,18 @@ def test_process_suspended_before_the_dot_renews_its_intent(
     """Meanwhile another run recovered its deliveries, so it must not write the dot."""
     create_mailing(store, ada, make_addresses(3))
     asleep = 0.0
-    awake, write = module._boot_time_s, Recorder._write_quickly
+    awake, finish = module._boot_time_s, Recorder._finish
     monkeypatch.setattr(module, "_boot_time_s", lambda: awake() + asleep)
 
-    def write_and_suspend(recorder: Recorder, db: Any, batch: Any) -> Any:
+    def suspend_after_commit(recorder: Recorder, batch: Any, results: Any, began_at: float) -> None:
         nonlocal asleep
-        results = write(recorder, db, batch)
         if not asleep and any(claimed.address == "client1@example.org" for claimed in batch.claims):
             with store.connect() as other, other.begin():
                 queue.rescue(other, 1, datetime.now(UTC), None, "other")
             asleep = module.MAX_INTENT_AGE_S + 1
-        return results
+        finish(recorder, batch, results, began_at)
 
-    monkeypatch.setattr(Recorder, "_write_quickly", write_and_suspend)
+    monkeypatch.setattr(Recorder, "_finish", suspend_after_commit)
     with ScriptedServer(HEALTHY) as server:
         send(store, make_settings(server.port, delivery__unknown="hold"))
 
@@ -216,19 +215,18 @@ def test_intent_that_is_refused_when_it_is_renewed_leaves_nothing(
 ) -> None:
     """Its mailing is disabled meanwhile. The email was certainly not sent, so it waits for its next try."""
     create_mailing(store, ada, make_addresses(5))
-    asleep, awake, write = 0.0, module._boot_time_s, Recorder._write_quickly
+    asleep, awake, finish = 0.0, module._boot_time_s, Recorder._finish
     monkeypatch.setattr(module, "_boot_time_s", lambda: awake() + asleep)
 
-    def write_and_suspend(recorder: Recorder, db: Any, batch: Any) -> Any:
+    def suspend_after_commit(recorder: Recorder, batch: Any, results: Any, began_at: float) -> None:
         nonlocal asleep
-        results = write(recorder, db, batch)
         if not asleep and batch.claims:
             with store.connect() as other, other.begin():
                 queue.disable_mailing(other, 1, "by hand", datetime.now(UTC))
             asleep = module.MAX_INTENT_AGE_S + 1
-        return results
+        finish(recorder, batch, results, began_at)
 
-    monkeypatch.setattr(Recorder, "_write_quickly", write_and_suspend)
+    monkeypatch.setattr(Recorder, "_finish", suspend_after_commit)
     with ScriptedServer(HEALTHY) as server:
         assert send(store, make_settings(server.port)).sent == 0
 
@@ -348,15 +346,20 @@ def test_no_dot_is_written_after_the_ledger_failed(
 @contextmanager
 def failing_ledger(store: Store, table: str) -> Iterator[None]:
     """Let the ledger fail until the end of the block, once ten emails are sent."""
+    condition, error = "(SELECT count(*) FROM attempt WHERE outcome = 'sent') >= 10", "database or disk is full"
+    create, drop = f"CREATE TRIGGER broken BEFORE INSERT ON {table}", "DROP TRIGGER broken"
+    if store.dialect == SQLITE:
+        create += f" WHEN {condition} BEGIN SELECT RAISE(ABORT, '{error}'); END"
+    else:
+        function = f"BEGIN IF {condition} THEN RAISE EXCEPTION '{error}'; END IF; RETURN NEW; END"
+        create += " FOR EACH ROW EXECUTE FUNCTION broken()"
+        create = f"CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ {function} $$; {create}"
+        drop += f" ON {table}; DROP FUNCTION broken"
     with store.write() as db:
-        db.connection().exec_driver_sql(
-            f"CREATE TRIGGER broken BEFORE INSERT ON {table}"
-            " WHEN (SELECT count(*) FROM attempt WHERE outcome = 'sent') >= 10"
-            " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-        )
+        db.connection().exec_driver_sql(create)
     yield
     with store.write() as db:
-        db.connection().exec_driver_sql("DROP TRIGGER broken")
+        db.connection().exec_driver_sql(drop)
 
 
 def test_unreadable_schedule_disables_the_mailing_and_others_are_sent(
@@ -385,7 +388,7 @@ def test_unusable_occurrence_fails_and_others_are_sent(
     create_mailing(store, ada, ["bob@example.org"])
     send(store, make_settings(1))
     with store.write() as db:
-        db.connection().exec_driver_sql(f"UPDATE occurrence SET {next(iter(values))} = ?", tuple(values.values()))
+        db.execute(update(Occurrence.__table__).values(values))
     create_mailing(store, ada, ["eve@example.org"])
 
     stats = send(store, make_settings(receiver.port))
@@ -481,6 +484,7 @@ def test_one_that_keeps_polling_waits_for_a_person_and_probes_in_time(store: Sto
 def test_run_does_not_wait_for_an_outbox_that_cannot_be_used(store: Store, ada: Actor) -> None:
     create_mailing(store, ada, ["bob@example.org"])
     outbox = store.path.with_name("outbox")
+    outbox.parent.mkdir(parents=True, exist_ok=True)
     outbox.touch()
     settings = make_settings(1, mail__transport="outbox", run__patience="1m")
 

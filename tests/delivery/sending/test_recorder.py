@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from support.sending import attempts, create_mailing, deliveries, make_addresses, state_counts
 
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
 from skychimp.errors import StoreFailed
-from skychimp.models import DeliveryState, Outcome
+from skychimp.models import Delivery, DeliveryState, Outcome
 from skychimp.permissions import Actor
-from skychimp.store import database, queue
+from skychimp.store import queue, sqlite
 from skychimp.store.database import Store
 from skychimp.store.ledger import AttemptRecord
+from skychimp.store.postgres import server
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.schema import open_store
 
@@ -133,7 +134,7 @@ def test_writes_during_a_commit_form_the_next_batch(store: Store, due: int) -> N
 
 def _state(delivery_id: int, db: Connection) -> str:
     """Return the state. Attempts are written before jobs, and jobs before intents."""
-    return str(db.exec_driver_sql("SELECT state FROM delivery WHERE id = ?", (delivery_id,)).scalar())
+    return str(db.scalar(select(Delivery.__table__.c.state).where(Delivery.__table__.c.id == delivery_id)))
 
 
 LOST: dict[str, Callable[[Connection, ClaimedDelivery, int], object]] = {
@@ -180,9 +181,11 @@ def test_close_commits_what_is_left(store: Store, due: int) -> None:
     assert len(attempts(store)) == EMAILS
 
 
-@pytest.mark.parametrize("uses_wal", [True, False], ids=["WAL", "rollback journal"])
+@pytest.mark.parametrize(
+    "uses_wal", [True, pytest.param(False, marks=pytest.mark.sqlite)], ids=["WAL", "rollback journal"]
+)
 def test_recorder_waits_for_a_lock_longer_than_the_driver(
-    store: Store, due: int, monkeypatch: pytest.MonkeyPatch, uses_wal: bool
+    store: Store, store_url: str, due: int, monkeypatch: pytest.MonkeyPatch, uses_wal: bool
 ) -> None:
     async def go(patient: Store) -> None:
         async with recording(patient) as (recorder, claims):
@@ -197,11 +200,12 @@ def test_recorder_waits_for_a_lock_longer_than_the_driver(
                 await asyncio.sleep(0.2)
             assert await last
 
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 20)
+    for module in (sqlite, server):
+        monkeypatch.setattr(module, "BUSY_TIMEOUT_MS", 20)
     if not uses_wal:
-        store.engine.dispose()
-        monkeypatch.setattr(database, "SAFE_WAL_VERSION", (99, 0, 0))
-    patient = open_store(f"sqlite:///{store.path}")
+        store.close()
+        monkeypatch.setattr(sqlite, "SAFE_WAL_VERSION", (99, 0, 0))
+    patient = open_store(store_url)
     run(go(patient))
     patient.close()
     assert state_counts(store) == {"sent": 1, "sending": 2, "claimed": EMAILS - 3}
@@ -214,12 +218,12 @@ def _fill_the_disk(db: Connection) -> None:
 
 FAILURES: dict[str, tuple[Callable[[Connection], object], str]] = {
     "full": (_fill_the_disk, "full"),
-    "forbidden": (lambda db: db.exec_driver_sql("UPDATE occurrence SET state = 'nonsense'"), "CHECK"),
+    "forbidden": (lambda db: db.exec_driver_sql("UPDATE occurrence SET state = 'nonsense'"), "(?i)check"),
     "defect": (lambda db: 1 / 0, "ZeroDivisionError"),
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("failure", [pytest.param("full", marks=pytest.mark.sqlite), "forbidden", "defect"])
 def test_failed_commit_reaches_every_job_and_nothing_more_is_written(store: Store, due: int, failure: str) -> None:
     job, message = FAILURES[failure]
 

@@ -524,13 +524,13 @@ def test_new_code_replaces_the_old_one(store: Store) -> None:
     verify(store, newest_code(store))
 
 
-def test_concurrent_verifications_use_the_code_once(store: Store) -> None:
+def test_concurrent_verifications_use_the_code_once(store: Store, store_url: str) -> None:
     register(store)
     code, results = newest_code(store), Counter[str]()
     start = threading.Barrier(6)
 
     def verify() -> None:
-        own_store = open_store(f"sqlite:///{store.path}")
+        own_store = open_store(store_url)
         start.wait()
         try:
             accounts.verify(own_store, email=ADA, code=code, password=None)
@@ -726,11 +726,11 @@ def test_limit_for_all_addresses_is_the_same_for_every_account_state(store: Stor
     assert [(row.action, row.detail) for row in rows(store, AuditEntry)][-3:] == [refused] * 3
 
 
-def test_concurrent_requests_send_three_emails(store: Store) -> None:
+def test_concurrent_requests_send_three_emails(store: Store, store_url: str) -> None:
     start = threading.Barrier(8)
 
     def ask() -> None:
-        own_store = open_store(f"sqlite:///{store.path}")
+        own_store = open_store(store_url)
         start.wait()
         accounts.send_code(own_store, OUTBOX, CodePurpose.RESET, ADA)
         own_store.close()
@@ -846,7 +846,9 @@ def test_delay_refuses_the_right_password_too(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("long_delays")
-def test_of_concurrent_guesses_only_three_are_answered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_concurrent_guesses_only_three_are_answered(
+    store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create_account(store)
     all_checked = threading.Barrier(8)
     messages = Counter[str]()
@@ -858,7 +860,7 @@ def test_of_concurrent_guesses_only_three_are_answered(store: Store, monkeypatch
     monkeypatch.setattr(passwords, "is_right", compare_slowly)
 
     def guess() -> None:
-        own_store = open_store(f"sqlite:///{store.path}")
+        own_store = open_store(store_url)
         messages[denial(lambda: log_in(own_store, password="a guess"))[2][:9]] += 1
         own_store.close()
 

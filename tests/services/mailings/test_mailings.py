@@ -22,7 +22,7 @@ from skychimp.services.messages import messages
 from skychimp.store import queue
 from skychimp.store.database import Store
 
-_O = Occurrence.__table__
+_D, _O = Delivery.__table__, Occurrence.__table__
 
 HUGE = 10**30
 ALL_CLIENTS = Audience(all_clients=True)
@@ -72,7 +72,7 @@ def open_due(store: Store, now: datetime | None = None) -> int:
 
 def delivery_states(store: Store) -> list[str]:
     with store.read() as db:
-        return [str(state) for state in db.scalars(select(Delivery.__table__.c.state))]
+        return [str(state) for state in db.scalars(select(_D.c.state).order_by(_D.c.id))]
 
 
 # Schedule
@@ -392,7 +392,7 @@ def test_deleting_a_mailing_cancels_queued_deliveries_and_keeps_sent_ones(
     assert delivery_states(store) == ["sent", "cancelled", "cancelled", "queued", "queued", "queued"]
     assert [each.id for each in mailings.list_mailings(store, ada, ListOptions())] == [other.id]
     with store.read() as db:
-        assert [each.state for each in db.scalars(select(Occurrence))] == ["cancelled", "open"]
+        assert [each.state for each in db.scalars(select(Occurrence).order_by(_O.c.id))] == ["cancelled", "open"]
     for action in (mailings.show, mailings.remove, mailings.change, mailings.disable, mailings.enable):
         with pytest.raises(NotFound):
             action(store, ada, created.id)

@@ -69,9 +69,13 @@ from skychimp.services.operations import backups
 from skychimp.services.operations.backups import Restored
 from skychimp.services.operations.unknown_deliveries import Resolution
 from skychimp.services.reporting import reports, rollups
-from skychimp.store import backup_file, database, ledger, queue, runs, schema
+from skychimp.store import ledger, queue, runs, sqlite
+from skychimp.store.copies import backup_file
 from skychimp.store.database import Store
+from skychimp.store.migrations import revisions
 from skychimp.store.schema import create_store, open_store
+
+pytestmark = pytest.mark.sqlite
 
 IMAGE = b"a small image"
 IMAGE_NAME = f"{hashlib.sha256(IMAGE).hexdigest()[:32]}.png"
@@ -300,13 +304,13 @@ def test_damaged_store_is_replaced_and_kept(
 
 
 def orphan_rows(path: Path) -> None:
-    with closing(database.driver().connect(path, isolation_level=None)) as connection:
+    with closing(sqlite.driver().connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute("DELETE FROM user")
 
 
 def set_newer_revision(path: Path) -> None:
-    with closing(database.driver().connect(path, isolation_level=None)) as connection:
+    with closing(sqlite.driver().connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
 
 
@@ -353,10 +357,10 @@ def upgrade() -> None:
 def test_older_backup_is_upgraded(store: Store, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backups.backup(store, OPERATOR, file)
     migrations = tmp_path / "migrations"
-    shutil.copytree(schema.MIGRATIONS, migrations, ignore=shutil.ignore_patterns("__pycache__"))
-    (migrations / "versions" / "next.py").write_text(OLDER.format(schema.REVISION))
-    monkeypatch.setattr(schema, "MIGRATIONS", migrations)
-    monkeypatch.setattr(schema, "REVISION", "next")
+    shutil.copytree(revisions.MIGRATIONS, migrations, ignore=shutil.ignore_patterns("__pycache__"))
+    (migrations / "versions" / "next.py").write_text(OLDER.format(revisions.REVISION))
+    monkeypatch.setattr(revisions, "MIGRATIONS", migrations)
+    monkeypatch.setattr(revisions, "REVISION", "next")
     restore(store, file)
     with closing(sqlite3.connect(store.path)) as plain:
         assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("next",)
@@ -625,7 +629,7 @@ def test_ledger_of_an_older_store_is_not_kept_if_a_run_was_sending(
     backups.backup(store, OPERATOR, older)
     with store.connect() as db, db.begin():
         claims = queue.lease(db, 1, 1, now, now, 2)
-        assert len(ledger.record_intents(db.connection.dbapi_connection, 1, claims, now)) == 2
+        assert len(ledger.record_intents(db, 1, claims, now)) == 2
         ledger.record_attempts(db, 1, [make_attempt(claims[0], Outcome.SENT)])
     backups.backup(store, OPERATOR, file)
     lose_store(store)

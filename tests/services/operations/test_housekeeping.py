@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from support.sending import attempts, create_mailing, deliveries, make_addresses, make_settings, rows, send
 from support.servers import CountingReceiver
 
@@ -67,6 +68,7 @@ def test_attempts_are_kept_unless_a_limit_is_set(store: Store, ada: Actor, tmp_p
         assert [ledger.delete_old_attempts(db.connection(), soon, batch=2) for _ in range(3)] == [True, True, False]
 
 
+@pytest.mark.sqlite
 def test_write_ahead_log_is_truncated(store: Store, ada: Actor) -> None:
     create_mailing(store, ada, make_addresses(100))
     log = store.path.with_name(store.path.name + "-wal")

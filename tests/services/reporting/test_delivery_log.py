@@ -156,6 +156,7 @@ def test_only_attempts_after_an_id(store: Store, ada: Actor, mailing_id: int) ->
     assert summary(log(store, ada, mailing_id, after=last_seen)) == [SENT, UNKNOWN]
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     "filters",
     [

@@ -277,10 +277,10 @@ def test_any_change_is_visible_at_once(
         "INSERT INTO mailing_tag VALUES (2, 'new')",
         "DELETE FROM mailing_tag",
         "UPDATE mailing_tag SET tag = 'other'",
-        "UPDATE mailing SET all_clients = 1 WHERE id = 1",
+        "UPDATE mailing SET all_clients = true WHERE id = 1",
         "UPDATE client SET address_key = 'zoe@example.org' WHERE id = 4",
         "DELETE FROM client WHERE id = 2",
-        "UPDATE user SET blocked_at = created_at WHERE id = 1",
+        'UPDATE "user" SET blocked_at = created_at WHERE id = 1',
     ],
 )
 def test_any_changed_row_is_visible_at_once(
@@ -308,6 +308,7 @@ def test_sending_does_not_invalidate_the_cache(store: Store, ada: Actor, cached:
     assert home(store, ANONYMOUS, cached).as_of == before.as_of < home(store, ANONYMOUS).as_of
 
 
+@pytest.mark.sqlite
 def test_restored_store_does_not_show_figures_cached_after_the_backup(store: Store, ada: Actor, cached: Cached) -> None:
     create_client(store, ada, "zoe")
     store.checkpoint()
@@ -324,6 +325,7 @@ def test_restored_store_does_not_show_figures_cached_after_the_backup(store: Sto
     assert figures(home(store, ANONYMOUS, cached)) == (1, 1, 0)
 
 
+@pytest.mark.sqlite
 def test_figures_are_counted_with_indexes(store: Store, ada: Actor) -> None:
     """Clients and tags are found by indexes, and the ledger is not read, however long it is."""
     counts: list[str] = []

@@ -168,13 +168,13 @@ def test_actor_who_has_just_lost_the_role_changes_nobody(
 
 @pytest.mark.parametrize("act", [users.block, demote])
 def test_two_administrators_cannot_remove_each_other_at_once(
-    store: Store, admin: Actor, act: Callable[..., object]
+    store: Store, store_url: str, admin: Actor, act: Callable[..., object]
 ) -> None:
     other = create_user(store, "other", Role.ADMIN)
     start, results = threading.Barrier(2), []
 
     def work(actor: Actor, victim: Actor) -> None:
-        opened = open_store(f"sqlite:///{store.path}")
+        opened = open_store(store_url)
         start.wait()
         try:
             act(opened, actor, victim.email)

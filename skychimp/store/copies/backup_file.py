@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, func, select
-from sqlmodel import Session, col, update
+from sqlmodel import Session, col
 
 from skychimp import files
+from skychimp.config.locations import user_folder
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
-from skychimp.models import AuditEntry, StoreInfo
-from skychimp.store import database, place, queue, runs, schema, sqlite_errors, verification
-from skychimp.store.database import Store
+from skychimp.models import AuditEntry
+from skychimp.store import place, queue, runs, schema, sqlite, sqlite_errors
+from skychimp.store.copies import copying, verification
+from skychimp.store.database import Fill, Store
+from skychimp.store.migrations import revisions
+from skychimp.store.sqlite import SqliteStore
 
 BACKED_UP = "back up"
 """The action in the audit trail. A backup contains the entry about itself, which tells when it was made."""
@@ -90,6 +94,9 @@ _IS_NEWER = f"""{_IS_SAME_STORE}
 Progress = Callable[[int, int], None]
 """Called with the number of pages that are done, and the number of all."""
 
+Prepare = Callable[[Session, Mapping[str, bytes]], None]
+"""Called with a copy of the backup and its images. It may change the copy before that is the store."""
+
 
 @dataclass(frozen=True)
 class BackupResult:
@@ -130,7 +137,7 @@ class RestoreResult:
 
 
 def write_backup(
-    store: Path, file: Path, read_image: Callable[[str], bytes | None], progress: Progress, *, replace: bool
+    store: Store, file: Path, read_image: Callable[[str], bytes | None], progress: Progress, *, replace: bool
 ) -> BackupResult:
     """Copy a store to a file and verify it. The file gets its name at the end, in place of an existing file.
 
@@ -138,7 +145,10 @@ def write_backup(
     `read_image` returns the content of an image by its name, None if there is none. Raises StoreFailed.
     """
     with _draft(file) as draft:
-        rows = database.copy_pages(store, draft, progress, count=True)
+        if isinstance(store, SqliteStore):
+            rows = sqlite.copy_pages(store.path, draft, progress, count=True)
+        else:
+            rows = _copy_rows(store, draft, progress)
         with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
             images, missing = _add_images(db.connection(), read_image)
         written = verify(draft)
@@ -150,11 +160,41 @@ def write_backup(
     return BackupResult(rows, images, missing, differences)
 
 
+def restore_to_server(
+    file: Path,
+    url: str,
+    password: str | None,
+    prepare: Prepare,
+    add_images: Fill,
+    progress: Progress,
+) -> RestoreResult:
+    """Put a backup into an empty database, on hold. The rest is as for `restore_backup`.
+
+    `add_images` adds what `prepare` got of them. Raises Conflict if the database has a store.
+    """
+    folder = user_folder("data")
+    files.make_folder(folder)
+    with _verified_copy(file, folder / "restore", progress) as draft, contextlib.closing(_open_alone(draft)) as copy:
+        with copy.write() as db:
+            _hold(db, blind=True)
+            made_at, images = _remove_images(db)
+            prepare(db, images)
+        with copy.read() as db:
+            rows = db.connection()
+
+            def fill(target: Connection) -> None:
+                copying.copy_rows(rows, target, progress)
+                add_images(target)
+
+            schema.create_store(url, password, fill).close()
+    return RestoreResult(made_at, None, False, NewerEntries())
+
+
 def restore_backup(
     file: Path,
     store: Path,
     aside: Path,
-    prepare: Callable[[Session, Mapping[str, bytes]], None],
+    prepare: Prepare,
     progress: Progress,
 ) -> RestoreResult:
     """Replace a store by a backup, on hold. A copy of the replaced store is kept at `aside`.
@@ -165,29 +205,44 @@ def restore_backup(
     Raises StoreNotReady if the backup is damaged or has another schema than ours, Conflict while something is sending,
     and StoreFailed.
     """
-    schema.require_store(file)
-    place.require_own_logs(file)
     place.check_place(store)
     files.make_folder(store.parent)
+    with _verified_copy(file, store, progress) as draft, _on_hold(store) as exists:
+        is_readable = exists and _set_aside(store, aside)
+        ledger_kept = is_readable and _take_newer_ledger(draft, aside)
+        audit = _take_newer_entries(draft, aside) if is_readable else NewerEntries()
+        with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
+            _hold(db, blind=not ledger_kept)
+            made_at, images = _remove_images(db)
+            prepare(db, images)
+        if exists:
+            sqlite.copy_pages(draft, store)
+        else:
+            schema.publish_new(draft, store)
+    return RestoreResult(made_at, aside if exists else None, ledger_kept, audit)
+
+
+@contextlib.contextmanager
+def _verified_copy(file: Path, store: Path, progress: Progress) -> Iterator[Path]:
+    """Copy a backup to a draft beside a store, and upgrade it. Raises StoreNotReady if it is not safe to use."""
+    schema.require_store(file)
+    place.require_own_logs(file)
     with _draft(store) as draft:
         _copy_backup(file, draft, progress)
         verification.require_our_schema(draft)  # before anything in it could run
         verification.require_no_damage(draft)
         schema.upgrade(draft, with_backup=False)
         verification.require_valid_values(draft)
-        with _on_hold(store) as exists:
-            is_readable = exists and _set_aside(store, aside)
-            ledger_kept = is_readable and _take_newer_ledger(draft, aside)
-            audit = _take_newer_entries(draft, aside) if is_readable else NewerEntries()
-            with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
-                _hold(db, blind=not ledger_kept)
-                made_at, images = _remove_images(db)
-                prepare(db, images)
-            if exists:
-                database.copy_pages(draft, store)
-            else:
-                schema.publish_new(draft, store)
-    return RestoreResult(made_at, aside if exists else None, ledger_kept, audit)
+        yield draft
+
+
+def _copy_rows(store: Store, draft: Path, progress: Progress) -> dict[str, int]:
+    """Copy a store on a server, as it is at one moment, to an empty file. Return how many rows each table has."""
+    rows: dict[str, int] = {}
+    with store.read() as db:
+        connection = db.connection()
+        schema.create_file(draft, lambda target: rows.update(copying.copy_rows(connection, target, progress)))
+    return rows
 
 
 def _publish_backup(draft: Path, file: Path, *, replace: bool) -> None:
@@ -203,14 +258,14 @@ def verify(path: Path) -> dict[str, int]:
     Raises StoreNotReady if SQLite finds damage, or a row refers to a missing one.
     """
     verification.require_no_damage(path)
-    with database.translate_db_errors(path), contextlib.closing(verification.open_untrusted(path)) as store:
-        return database.count_rows(store.execute)
+    with sqlite.translate_db_errors(path), contextlib.closing(verification.open_untrusted(path)) as store:
+        return sqlite.count_rows(store.execute)
 
 
 def _copy_backup(file: Path, draft: Path, progress: Progress) -> None:
     """Copy a backup, page by page. Raises StoreNotReady if SQLite cannot read it, and StoreFailed."""
     try:
-        database.copy_pages(file, draft, progress, in_use=False)
+        sqlite.copy_pages(file, draft, progress, in_use=False)
     except StoreFailed as error:
         cause = error.__cause__
         if cause is None or sqlite_errors.result_code(cause) not in sqlite_errors.DAMAGE:
@@ -251,7 +306,7 @@ def _remove_old_drafts(path: Path) -> None:
 
 def _open_alone(path: Path) -> Store:
     """Open a store that is not in use, without creating a log beside it."""
-    return Store(path, journal_mode="DELETE")
+    return SqliteStore(path, journal_mode="DELETE")
 
 
 # Images
@@ -322,7 +377,7 @@ def _require_no_logs(path: Path) -> None:
 
 def _try_to_hold(path: Path) -> bool:
     """Hold a store. Return False if it is on hold already, or too damaged for that (and for a run)."""
-    with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as db:
+    with contextlib.suppress(SkychimpError), contextlib.closing(SqliteStore(path)) as store, store.write() as db:
         if not queue.is_held(db.connection()):
             _hold(db, blind=False)
             return True
@@ -330,19 +385,19 @@ def _try_to_hold(path: Path) -> bool:
 
 
 def _release_hold(path: Path) -> None:
-    with contextlib.suppress(SkychimpError), contextlib.closing(Store(path)) as store, store.write() as db:
-        db.execute(update(StoreInfo).values(held_at=None, held_blind=None))
+    with contextlib.suppress(SkychimpError), contextlib.closing(SqliteStore(path)) as store, store.write() as db:
+        queue.release(db.connection())
 
 
 def _hold(db: Session, *, blind: bool) -> None:
-    db.execute(update(StoreInfo).values(held_at=datetime.now(UTC), held_blind=blind))
+    queue.hold(db.connection(), queue.AFTER_RESTORE, datetime.now(UTC), blind=blind)
 
 
 def _set_aside(store: Path, aside: Path) -> bool:
     """Keep a copy of a store, byte by byte if SQLite cannot read it. Return whether the copy is intact."""
     try:
         with _draft(aside) as draft:
-            database.copy_pages(store, draft)
+            sqlite.copy_pages(store, draft)
             schema.publish_new(draft, aside)
         verify(aside)
     except SkychimpError:
@@ -363,7 +418,7 @@ def _take_newer_ledger(draft: Path, newer: Path) -> bool:
     """Copy what a newer store has sent into an older copy of it. Return False if it is not the same store."""
     with _attached(draft, newer, foreign_keys="OFF") as execute:
         revision = execute("SELECT version_num FROM newer.alembic_version").scalar()
-        if revision != schema.REVISION or not execute(_IS_NEWER).scalar():
+        if revision != revisions.REVISION or not execute(_IS_NEWER).scalar():
             return False
         execute("BEGIN IMMEDIATE")
         for statement in _REPLACE_LEDGER:
@@ -385,7 +440,7 @@ def _take_newer_entries(draft: Path, newer: Path) -> NewerEntries:
 @contextlib.contextmanager
 def _attached(draft: Path, newer: Path, **pragmas: str) -> Iterator[Callable[..., CursorResult[Any]]]:
     """Open an older copy of a store with the newer store attached as `newer`. Yield the function that runs SQL."""
-    store = Store(draft, journal_mode="DELETE", **pragmas)
-    with contextlib.closing(store), database.translate_db_errors(draft), store.connect_autocommit() as db:
+    store = SqliteStore(draft, journal_mode="DELETE", **pragmas)
+    with contextlib.closing(store), sqlite.translate_db_errors(draft), store.connect_autocommit() as db:
         db.exec_driver_sql("ATTACH ? AS newer", (os.fsencode(newer),))  # bytes, as the path may be no UTF-8
         yield db.exec_driver_sql

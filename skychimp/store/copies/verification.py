@@ -16,8 +16,9 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from skychimp.errors import StoreNotReady
 from skychimp.models import metadata
-from skychimp.store import database, schema, sqlite_errors
-from skychimp.store.database import translate_db_errors
+from skychimp.store import schema, sqlite, sqlite_errors
+from skychimp.store.migrations import revisions
+from skychimp.store.sqlite import translate_db_errors
 from skychimp.text import count_of, shortened
 
 CREATE_IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
@@ -73,23 +74,23 @@ def find_differences(path: Path) -> list[str]:
         found = _read_schema(store.execute)
         if _REVISION_TABLE not in found.items():
             return ["unknown revision"]
-        revisions = store.execute("SELECT version_num FROM alembic_version").fetchmany(2)
-    if len(revisions) != 1:
+        rows = store.execute("SELECT version_num FROM alembic_version").fetchmany(2)
+    if len(rows) != 1:
         return ["unknown revision"]
-    revision = str(revisions[0][0])
-    if revision not in schema.known_revisions():
-        raise schema.newer_store(path, revision)
+    revision = str(rows[0][0])
+    if revision not in revisions.known_revisions():
+        raise revisions.newer_store(str(path), revision)
     return list(_differences(found, _expected_schema(revision)))
 
 
 def open_untrusted(path: Path) -> Any:
     """Return a connection of the driver for reading a file that may come from anybody."""
     with translate_db_errors(path):
-        connection = database.connect_file(path)
+        connection = sqlite.connect_file(path)
         for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
             connection.execute(f"PRAGMA {pragma}")
     with contextlib.suppress(AttributeError):  # before Python 3.12, and in pysqlite3
-        connection.setconfig(database.driver().SQLITE_DBCONFIG_DEFENSIVE, True)
+        connection.setconfig(sqlite.driver().SQLITE_DBCONFIG_DEFENSIVE, True)
     return connection
 
 
@@ -145,7 +146,7 @@ def _can_decode(store: Any, table: Table, names: Iterable[str]) -> bool:
     try:
         for _ in store.execute(f'SELECT {columns} FROM "{table.name}"'):  # noqa: S608
             pass
-    except (database.driver().OperationalError, UnicodeDecodeError) as error:
+    except (sqlite.driver().OperationalError, UnicodeDecodeError) as error:
         if sqlite_errors.result_code(error) not in (0, sqlite_errors.ERROR):
             raise
         return False
@@ -156,7 +157,7 @@ def _damage(store: Any) -> Iterator[str]:
     try:
         found = [str(row[0]) for row in store.execute("PRAGMA integrity_check(20)")]
         problems = [line for text in found for line in text.splitlines() if not line.startswith("***")]
-    except database.driver().Error as error:  # too damaged even for the check
+    except sqlite.driver().Error as error:  # too damaged even for the check
         if sqlite_errors.is_busy(error):
             raise
         problems = [sqlite_errors.reason(error)]
@@ -190,9 +191,9 @@ def _as_damage(path: Path) -> Iterator[None]:
     """Raise StoreNotReady for everything that SQLite cannot read in a file, but not if it is locked."""
     try:
         yield
-    except (database.driver().Error, UnicodeDecodeError) as error:
+    except (sqlite.driver().Error, UnicodeDecodeError) as error:
         if sqlite_errors.is_busy(error):
-            raise database.store_error(path, str(error), sqlite_errors.result_code(error)) from error
+            raise sqlite.store_error(path, str(error), sqlite_errors.result_code(error)) from error
         raise StoreNotReady(f"{path} is damaged: {sqlite_errors.reason(error)}", _OTHER_BACKUP) from error
 
 
@@ -226,10 +227,10 @@ def _read_schema(execute: Any) -> _Schema:
 
 def _expected_schema(revision: str) -> _Schema:
     """Return the schema that the migrations create."""
-    engine = database.make_engine(Path(":memory:"))
+    engine = sqlite.make_engine(Path(":memory:"))
     try:
         with engine.connect() as db, db.begin():
-            schema.migrate(db, revision)
+            revisions.migrate(db, revision)
             return _read_schema(db.exec_driver_sql)
     finally:
         engine.dispose()

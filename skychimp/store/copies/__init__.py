@@ -1,0 +1,1 @@
+"""Copy a store to a backup or another database, and check what comes from a copy."""
