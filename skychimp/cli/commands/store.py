@@ -1,20 +1,18 @@
-"""Check the store for damage (`skychimp store`)."""
+"""Check the store for damage, and copy it to another database (`skychimp store`)."""
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, get_context
+from skychimp.cli.context import Json, Operator, get_context
+from skychimp.shell import command_line
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 HAS_FAULTS = 1
 COLUMNS = {"table": "Table", "fault": "Fault", "number": "Rows", "ids": "IDs", "remedy": "How to fix it"}
-
-
-@app.callback()
-def _store() -> None:
-    """Keep `check` as a subcommand. Without a callback, Typer turns a single command into the whole app."""
 
 
 @app.command(epilog="skychimp store check")
@@ -25,10 +23,11 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     `skychimp doctor`.
     """
     from skychimp.services.operations import integrity
-    from skychimp.store.schema import store_path
+    from skychimp.store.schema import is_on_server, store_path
 
     context = get_context(ctx, json)
-    damage = list(integrity.find_damage(store_path(context.settings.store_url)))
+    url = context.settings.store_url
+    damage = [] if is_on_server(url) else list(integrity.find_damage(store_path(url)))
     faults = damage or list(integrity.find_faults(context.store))
     if context.out.json:
         context.out.record({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
@@ -38,3 +37,48 @@ def check(ctx: typer.Context, json: Json = False) -> None:
         context.out.note("no damage found")
     if faults:
         raise typer.Exit(HAS_FAULTS)
+
+
+@app.command(epilog="skychimp store copy postgresql+psycopg://skychimp@localhost/skychimp")
+def copy(
+    ctx: typer.Context,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where to copy it: a path or a URL.", show_default=False)],
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--password-file",
+            help="File that contains the password of the new store.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    operator: Operator = False,
+    json: Json = False,
+) -> None:
+    """Copy the store to a new one: from a file to a PostgreSQL database, or back. For administrators.
+
+    The copy is compared with the original. It is on hold and sends nothing until you run `skychimp resolve --restored`.
+    """
+    from skychimp.config import shared, sources
+    from skychimp.config.settings import StoreSettings
+    from skychimp.permissions import Action
+    from skychimp.services.operations import store_copy
+
+    context = get_context(ctx, json)
+    shared.require_operator("copy the store")
+    actor = context.maintenance_actor(operator, Action.BACK_UP_STORE)
+    target, _ = sources.load_store_place({"store.url": url})
+    password = StoreSettings(password_file=password_file).read_password() if password_file else None
+    with context.out.progress("copying", 100) as report_progress:
+        result = store_copy.copy_store(
+            context.store,
+            actor,
+            target,
+            password or context.settings.store.read_password(),
+            lambda done, total: report_progress(100 * done // max(total, 1), ""),
+        )
+    context.out.record(result, [name for name in vars(result) if json or name != "missing_images"])
+    for name in result.missing_images:
+        context.out.warn(f"image file {name} is missing from the store and from the copy")
+    context.out.note("the copy is on hold. Stop sending from the old store first, then release it:")
+    context.out.note(f"  {command_line('skychimp', '--store', url, 'resolve', '--restored', '--resend')}")
