@@ -270,7 +270,7 @@ def _store_words(context: Context) -> list[str]:
         return []
     if hide_password(url) != url:
         raise InvalidValue(
-            "the store's URL has a password, which would be on a command line", "set store.url in the config"
+            "the store's URL has a password, which others would see on the command line", "set store.url in the config"
         )
     return ["--store", url]
 
