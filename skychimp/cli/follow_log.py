@@ -21,17 +21,15 @@ def follow_log(
 
     `read` yields the attempts after the one with the given id, all of them for None. `show` gets each batch.
     """
-    from skychimp.services.reporting import delivery_log
+    from skychimp.store import ledger
 
     last_id: int | None = None
 
     def new_attempts() -> "Iterator[AttemptInfo]":
         nonlocal last_id
         # Continue after the newest attempt of all mailings: a filter may let nothing through for a long time.
-        newest_id = delivery_log.newest_attempt_id(context.store)
-        for attempt in read(last_id):
-            newest_id = max(newest_id, attempt.id or 0)
-            yield attempt
+        newest_id = ledger.newest_attempt_id(context.store)
+        yield from (attempt for attempt in read(last_id) if (attempt.id or 0) <= newest_id)
         last_id = newest_id
 
     while True:

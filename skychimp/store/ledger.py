@@ -30,7 +30,7 @@ from sqlalchemy.engine import Dialect, make_url
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, Intent, Lease, Mailing, Occurrence, Outcome
 from skychimp.store import queue
 from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
-from skychimp.store.database import POSTGRESQL, SQLITE
+from skychimp.store.database import POSTGRESQL, SQLITE, Store
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.sql import id_list, ids_in, insert_or
 
@@ -180,6 +180,15 @@ def count_pending_by_state(db: Connection, mailing_id: int | None = None) -> dic
 def count_pending(db: Connection, mailing_id: int | None = None) -> int:
     """Return the number of waiting and in-flight deliveries of unfinished occurrences. Reads little but indexes."""
     return db.scalar(select(func.count()).select_from(_D).where(_is_pending(mailing_id))) or 0
+
+
+def newest_attempt_id(store: Store) -> int:
+    """Return the id of the newest attempt up to which none is missing that may be committed later, 0 without any.
+
+    On PostgreSQL runs take ids before they commit, side by side. While this has the store's lock, none of them does.
+    """
+    with store.read() if store.dialect == SQLITE else store.write() as transaction:
+        return transaction.connection().scalar(select(func.max(_A.c.id))) or 0
 
 
 def delete_old_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bool:

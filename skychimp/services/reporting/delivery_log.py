@@ -83,12 +83,6 @@ def list_attempts(
             yield _attempt_info(row)
 
 
-def newest_attempt_id(store: Store) -> int:
-    """Return the id of the newest attempt of all mailings, 0 if there is none: where following a log starts."""
-    with store.read() as db:
-        return db.scalar(select(func.max(_A.c.id))) or 0
-
-
 _CODE = re.compile(r"[2-5][0-9]{2}")
 _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")  # RFC 3463, section 2
 

@@ -37,6 +37,7 @@ from skychimp.models import (
     ReplyKind,
     StoreInfo,
 )
+from skychimp.store import ledger
 from skychimp.store.conditions import current_attempts, current_state, is_unknown
 from skychimp.store.database import POSTGRESQL, SQLITE, Store
 from skychimp.store.sql import insert_or, text_position
@@ -86,7 +87,7 @@ def count_new_attempts(store: Store, progress: Callable[[int], object] = lambda 
 
     `progress` is called with the number counted so far.
     """
-    counted, until = 0, newest_attempt_id(store)
+    counted, until = 0, ledger.newest_attempt_id(store)
     while True:
         with store.read() as transaction:
             db = transaction.connection()
@@ -98,15 +99,6 @@ def count_new_attempts(store: Store, progress: Callable[[int], object] = lambda 
             _add_attempts(transaction.connection(), counted_to, last_id, attempts)
         counted += sum(attempts.values())
         progress(counted)
-
-
-def newest_attempt_id(store: Store) -> int:
-    """Return the id of the newest attempt, when all those before it are committed: 0 if there is none.
-
-    On PostgreSQL several runs take ids before they commit. None of them is in a transaction under the store's lock.
-    """
-    with store.read() if store.dialect == SQLITE else store.write() as transaction:
-        return transaction.connection().scalar(select(func.max(_A.c.id))) or 0
 
 
 def uncounted_attempts(store: Store) -> int:

@@ -12,6 +12,7 @@ from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.listing import ListOptions
 from skychimp.services.reporting import delivery_log
 from skychimp.services.reporting.delivery_log import AttemptInfo
+from skychimp.store import ledger
 from skychimp.store.database import Store
 
 BUSY, REFUSED, ACCEPTED = "451 4.3.0 try\nagain", "550 5.1.1 no such user", "250 2.0.0 queued as 7"
@@ -134,12 +135,12 @@ def test_domain_filter_accepts_non_ascii_domains(store: Store, ada: Actor) -> No
 
 
 def test_newest_attempt_id(store: Store, ada: Actor) -> None:
-    assert delivery_log.newest_attempt_id(store) == 0
+    assert ledger.newest_attempt_id(store) == 0
     delivery = ledger_rows.delivery(
         store, ledger_rows.occurrence(store, ledger_rows.mailing(store, ada)), "a@b.example", DeliveryState.SENT
     )
-    assert delivery_log.newest_attempt_id(store) == 0
-    assert ledger_rows.attempt(store, delivery, Outcome.SENT, ACCEPTED) == delivery_log.newest_attempt_id(store)
+    assert ledger.newest_attempt_id(store) == 0
+    assert ledger_rows.attempt(store, delivery, Outcome.SENT, ACCEPTED) == ledger.newest_attempt_id(store)
 
 
 def test_last_attempt_of_each_delivery(store: Store, ada: Actor, mailing_id: int) -> None:
