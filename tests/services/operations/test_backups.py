@@ -622,8 +622,9 @@ def test_ledger_of_an_older_store_is_not_kept_if_a_run_was_sending(
     store: Store, ada: Actor, file: Path, tmp_path: Path
 ) -> None:
     """The backup has emails that were sent under an open lease. Their own rows do not say so yet."""
-    older, now = file.with_name("older.backup"), datetime.now(UTC)
+    older = file.with_name("older.backup")
     create_mailing(store, ada, make_addresses(4))
+    now = datetime.now(UTC)
     with CountingReceiver(tmp_path / "arrived") as receiver:
         send(store, make_settings(receiver.port), limit=1)
     backups.backup(store, OPERATOR, older)
