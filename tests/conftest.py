@@ -32,16 +32,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --postgres, run only the tests that use a store, and are not about SQLite or its file."""
-    if config.getoption("--postgres"):
-        chosen = [item for item in items if uses_any_database(item)]
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
+    """With --postgres, run only the tests that use a store, and are not about SQLite or its file.
+
+    The tests that are about PostgreSQL run only then.
+    """
+    is_chosen = uses_any_database if config.getoption("--postgres") else needs_no_server
+    config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
+    items[:] = filter(is_chosen, items)
 
 
 def uses_any_database(item: pytest.Item) -> bool:
-    """Return whether a test uses a store and can have it in any database."""
-    return "store" in getattr(item, "fixturenames", ()) and item.get_closest_marker("sqlite") is None
+    """Return whether a test uses a store and can have it in PostgreSQL."""
+    uses_store = "store" in getattr(item, "fixturenames", ()) or item.get_closest_marker("postgres") is not None
+    return uses_store and item.get_closest_marker("sqlite") is None
+
+
+def needs_no_server(item: pytest.Item) -> bool:
+    """Return whether a test is not about PostgreSQL."""
+    return item.get_closest_marker("postgres") is None
 
 
 @pytest.fixture(scope="session")

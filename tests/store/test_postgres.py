@@ -22,6 +22,8 @@ from skychimp.store.postgres.schema import create_store, open_store
 from skychimp.store.postgres.server import PostgresStore
 from skychimp.store.postgres.url import connect_arguments
 
+pytestmark = pytest.mark.postgres
+
 ADDRESSES = [f"client{number}" for number in range(200)]
 
 

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import PIL.Image
 import pytest
@@ -26,10 +27,11 @@ from skychimp.store.copies import copying
 from skychimp.store.database import Store
 from skychimp.store.schema import open_store
 
-KINDS = ("file", "server")
+if TYPE_CHECKING:
+    from support.postgres import Server
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["file", pytest.param("server", marks=pytest.mark.postgres)])
 def new_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Return the URL of a place for a store."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -80,6 +82,20 @@ def test_copy_has_the_same_rows_and_images(full_store: Store, new_url: str) -> N
         assert image_names(copy) == image_names(full_store) != []
     assert (result.clients, result.deliveries, result.attempts, result.images) == (5, 5, 2, 1)
     assert result.missing_images == []
+
+
+@pytest.mark.postgres
+def test_copy_from_a_server_to_a_file_and_back_is_the_same(
+    full_store: Store, tmp_path: Path, postgres_server: "Server"
+) -> None:
+    path, name = f"sqlite:///{tmp_path / 'copy.db'}", f"back_{secrets.token_hex(6)}"
+    postgres_server.create_database(name)
+    store_copy.copy_store(full_store, OPERATOR, path, None)
+    with closing(open_store(path)) as copy:
+        store_copy.copy_store(copy, OPERATOR, postgres_server.url(name), None)
+    with closing(open_store(postgres_server.url(name))) as back:
+        assert contents(back) == contents(full_store)
+        assert image_names(back) == image_names(full_store)
 
 
 def test_ids_go_on_after_the_newest_ever(full_store: Store, new_url: str) -> None:
