@@ -27,6 +27,8 @@ from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store
 from skychimp.store.sqlite import SqliteStore, driver
 
+pytestmark = pytest.mark.sqlite
+
 ADMINISTRATOR = "UPDATE user SET role = 'admin'"
 IN_QUOTES = ADMINISTRATOR.replace("'", "''")
 

@@ -146,6 +146,7 @@ def hostile_folder(tmp_path: Path, name: str) -> Path:
     return folder
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("name", SOME_NAMES)
 def test_name_of_the_folder_with_the_store(store: Store, tmp_path: Path, sandbox: Sandbox, name: str) -> None:
     """Test the next steps of a backup, and what doctor says about files that others can read."""

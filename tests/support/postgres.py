@@ -1,4 +1,4 @@
-"""Private PostgreSQL servers for tests: real ones, without any durability that only a power failure would need.
+"""Private PostgreSQL servers for tests: real ones, with their files in memory where that is possible.
 
 No server outlives the process that started it, however that process ends.
 """
@@ -26,9 +26,6 @@ _PARENT_FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"
 _ACCOUNTS = ("postgres", "nobody")
 _ENVIRON = {"PATH": os.defpath, "TZ": "UTC"}  # neither PG* variables nor a search for the time zone, which is slow
 _SETTINGS = {
-    "fsync": "off",  # a killed process loses nothing by it
-    "synchronous_commit": "on",
-    "full_page_writes": "off",
     "max_connections": "100",
     "shared_buffers": "64MB",
     "dynamic_shared_memory_type": "mmap",  # which goes with the server's folder, also after a kill
