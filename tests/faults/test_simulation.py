@@ -47,7 +47,7 @@ def test_promise_is_kept_in_many_simulated_worlds(tmp_path: Path, first: int) ->
 
 
 @pytest.mark.parametrize(
-    ("broken", "first"), [("dot before commit", 0), ("fold without fence", 70), ("rescue without token", 0)]
+    ("broken", "first"), [("dot before commit", 0), ("fold without fence", 78), ("rescue without token", 0)]
 )
 def test_broken_promise_is_noticed(tmp_path: Path, broken: str, first: int) -> None:
     """The simulation begins shortly before the first seed that notices it, and ends with that one."""
