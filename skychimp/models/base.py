@@ -63,8 +63,11 @@ def enum_column(states: type[StrEnum], name: str, *, nullable: bool = False, pri
 
 
 def partial_index(name: str, *columns: str, where: ColumnElement[bool]) -> Index:
-    """Return an index of only the rows with a condition."""
-    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+    """Return an index of only the rows with a condition.
+
+    For PostgreSQL, `postgres.schema` repeats the condition: naming it here would import that dialect for every command.
+    """
+    return Index(name, *columns, sqlite_where=where)
 
 
 def add_ddl(table: CoreTable, statement: str, dialect: str) -> None:

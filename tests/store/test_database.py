@@ -579,3 +579,15 @@ def test_lower_supports_every_script(store: Store) -> None:
 def test_lower_leaves_a_number_as_it_is(store: Store) -> None:
     with store.read() as db:
         assert db.connection().exec_driver_sql("SELECT lower(5)").scalar() == 5
+
+
+@pytest.mark.sqlite
+def test_store_in_a_file_imports_nothing_of_a_server(store: Store) -> None:
+    """Importing SQLAlchemy's dialect of PostgreSQL takes 30 ms, which every command would wait."""
+    script = (
+        "import sys\nfrom skychimp.store.schema import open_store\nopen_store(sys.argv[1]).close()\n"
+        "print([name for name in sys.modules if 'postgres' in name or 'psycopg' in name])"
+    )
+    url = f"sqlite:///{store.path}"
+    done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -54,6 +54,8 @@ def create_tables(db: Connection) -> None:
     """Create the tables of an empty store, at the newest revision."""
     from skychimp.models import metadata
 
+    for index in (index for table in metadata.tables.values() for index in table.indexes):
+        index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
     metadata.create_all(db, checkfirst=False)
     db.exec_driver_sql(_CREATE_IMAGES)
     revisions.stamp(db)
