@@ -5,6 +5,7 @@ The databases are SQLite (`sqlite`) and PostgreSQL (`postgres`). What one of the
 """
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -24,6 +25,11 @@ SHORT_TIMEOUT_MS = 2_000
 
 Fill = Callable[[Connection], object]
 """Puts something into the tables of a new store."""
+
+
+def boot_time_s() -> float:
+    """Return the seconds since the machine was started. Unlike the monotonic clock, it counts while it sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Store(ABC):

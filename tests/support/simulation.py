@@ -420,7 +420,7 @@ def _patched(world: World) -> Iterator[None]:
         for module in (claims, dispatcher, rate_limiter, smtp_connection):
             patches.enter_context(patch.object(module, "time", time))
         patches.enter_context(patch.object(outcomes, "random", world.random))
-        patches.enter_context(patch.object(recorder, "_boot_time_s", world.loop.time))
+        patches.enter_context(patch.object(recorder, "boot_time_s", world.loop.time))
         patches.enter_context(patch.object(sqlite, "connection_pragmas", lambda: pragmas))
         patches.enter_context(patch.object(sqlite, "make_engine", _make_engine))
         patches.enter_context(patch.object(Recorder, "_write_quickly", _may_be_killed(world, write_quickly)))

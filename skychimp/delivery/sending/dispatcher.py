@@ -102,8 +102,7 @@ class Dispatcher:
 
     async def poll(self) -> None:
         """Open what is due and send it. Everything up to the opening is one transaction."""
-        await asyncio.to_thread(self._pool.read_settings)
-        await asyncio.to_thread(self.store.read_clock)
+        await asyncio.to_thread(self._read_settings_and_clock)
         work = await self._recorder.submit(self._find_due)
         self.stats.opened += work.opened
         if work.opened:
@@ -115,6 +114,10 @@ class Dispatcher:
         self._pool.apply_pause(work.pause_reason)
         self._claims.add(work.occurrences)
         self._add_worker()
+
+    def _read_settings_and_clock(self) -> None:
+        self._pool.read_settings()
+        self.store.read_clock()
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, but wake up when the dispatcher is stopped."""

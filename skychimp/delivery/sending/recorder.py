@@ -7,7 +7,6 @@ collects.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from sqlalchemy import Connection
 from skychimp.errors import SkychimpError, StoreFailed
 from skychimp.models import Outcome
 from skychimp.store import ledger
-from skychimp.store.database import Store
+from skychimp.store.database import Store, boot_time_s
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.sqlite import SqliteStore
@@ -144,14 +143,14 @@ class Recorder:
             self._fail(batch, self._failure)
         elif not (self._quick_store and batch.is_quick and self._write_at_once(batch, self._quick_store)):
             writing = self._loop.run_in_executor(self._thread, partial(self._write, batch))
-            writing.add_done_callback(partial(self._on_written_in_thread, batch, _boot_time_s()))
+            writing.add_done_callback(partial(self._on_written_in_thread, batch, boot_time_s()))
 
     def _write_at_once(self, batch: _Batch, store: SqliteStore) -> bool:
         """Commit a quick batch in the event loop.
 
         Return False if that needs the thread: another process holds the lock, or an attempt is late.
         """
-        began_at = _boot_time_s()
+        began_at = boot_time_s()
         try:
             with store.translate_errors():
                 results = self._write_unless_locked(batch, store)
@@ -195,7 +194,7 @@ class Recorder:
         for future, result in zip(batch.futures, results.of_jobs, strict=True):
             if not future.done():
                 future.set_result(result)
-        if _boot_time_s() - began_at > MAX_INTENT_AGE_S:
+        if boot_time_s() - began_at > MAX_INTENT_AGE_S:
             self._next_batch.intents += batch.intents
         else:
             for claimed, answer in batch.intents:
@@ -269,7 +268,3 @@ def _set_exception(future: "asyncio.Future[Any]", error: SkychimpError) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # marks it as read: without this, asyncio prints a traceback if nobody waits for it
-
-
-def _boot_time_s() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)  # unlike the monotonic clock, it counts while the system sleeps

@@ -1,5 +1,6 @@
 """Copy the store to another database: from a file to a server, or back."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -54,17 +55,16 @@ def copy_store(
     with store.write() as db:
         audit.record(db, actor, COPIED, "store_info", 1, hide_password(url))
     rows: dict[str, int] = {}
-    contents: dict[str, bytes | None] = {}
+    missing: list[str] = []
     with store.read() as db:
+        names = db.scalars(select(_P.c.image).where(_P.c.image.is_not(None)).distinct()).all()
 
         def fill(target: Connection) -> None:
             rows.update(copying.copy_rows(db.connection(), target, progress))
             queue.hold(target, queue.AFTER_COPY, store.now(), blind=True)
-            contents.update(_read_images(store))
-            images.save_new(url, target, [Image(name, data) for name, data in contents.items() if data is not None])
+            images.save_new(url, target, _read_images(store, names, missing))
 
         copy = schema.create_store(url, password, fill)
-    missing = [name for name, data in contents.items() if data is None]
     with closing(copy):
         return CopiedStore(
             copy.name,
@@ -73,13 +73,16 @@ def copy_store(
             rows["delivery"],
             rows["attempt"],
             rows["post"],
-            len(contents) - len(missing),
+            len(names) - len(missing),
             missing,
         )
 
 
-def _read_images(store: Store) -> dict[str, bytes | None]:
-    """Return the images of posts by name, None for one that is missing."""
-    with store.read() as db:
-        names = db.scalars(select(_P.c.image).where(_P.c.image.is_not(None)).distinct()).all()
-    return {name: images.find(store, name) for name in names}
+def _read_images(store: Store, names: Sequence[str], missing: list[str]) -> Iterator[Image]:
+    """Yield the images with these names, one at a time, and add the names of those that are missing to the list."""
+    for name in names:
+        data = images.find(store, name)
+        if data is None:
+            missing.append(name)
+        else:
+            yield Image(name, data)

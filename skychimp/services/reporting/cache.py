@@ -81,7 +81,7 @@ def _region(settings: Settings, warn: Callable[[str], None]) -> "CacheRegion":
         return region.configure("dogpile.cache.redis", LIFETIME_S, options, wrap=safe)
     except ImportError:
         raise ConfigError(
-            "cache.url needs the Python package redis, which is not installed", 'run "pip install skychimp[redis]"'
+            "cache.url needs the Python package redis, which is not installed", "run \"pip install 'skychimp[redis]'\""
         ) from None
     except ValueError as error:
         raise ConfigError(f"invalid cache.url: {error}", "use redis://HOST:PORT/NUMBER") from None

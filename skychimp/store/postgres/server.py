@@ -21,7 +21,7 @@ from sqlmodel import Session
 from skychimp.config.locations import hide_password, user_folder
 from skychimp.errors import StoreFailed, StoreNotReady
 from skychimp.shell import command_line, run_hint
-from skychimp.store.database import BUSY_TIMEOUT_MS, POSTGRESQL, SHORT_TIMEOUT_MS, Store
+from skychimp.store.database import BUSY_TIMEOUT_MS, POSTGRESQL, SHORT_TIMEOUT_MS, Store, boot_time_s
 from skychimp.store.postgres import last_commit
 from skychimp.store.postgres.url import connect_arguments
 
@@ -100,18 +100,18 @@ class PostgresStore(Store):
 
         While the server is away, the time is counted on from the last one.
         """
-        before = _boot_time_s()
+        before = boot_time_s()
         try:
             with self.engine.connect() as db:
                 now = db.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
         except DBAPIError:
             return
-        self._clock = (before + _boot_time_s()) / 2, now.astimezone(UTC)
+        self._clock = (before + boot_time_s()) / 2, now.astimezone(UTC)
 
     def now(self) -> datetime:
         """Return the time by the database's clock."""
         at, now = self._clock
-        return now + timedelta(seconds=_boot_time_s() - at)
+        return now + timedelta(seconds=boot_time_s() - at)
 
     @contextlib.contextmanager
     def write_soon(self) -> Iterator[Session]:
@@ -314,7 +314,7 @@ def make_engine(url: str, password: str | None = None) -> Engine:
         )
     except ImportError:
         message = "PostgreSQL needs the Python package psycopg, which is not installed"
-        raise StoreNotReady(message, 'run "pip install skychimp[postgres]"') from None
+        raise StoreNotReady(message, "run \"pip install 'skychimp[postgres]'\"") from None
 
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # it warns of what is an error anyway
 
@@ -348,10 +348,6 @@ def _reason(error: BaseException) -> str:
     message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
     line = message.strip().partition("\n")[0].removeprefix("connection failed: ").replace("FATAL:  ", "")[:300]
     return line if line.isprintable() else ascii(line)
-
-
-def _boot_time_s() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)  # unlike the monotonic clock, it counts while the system sleeps
 
 
 _IDLE = 0  # psycopg.pq.TransactionStatus.IDLE

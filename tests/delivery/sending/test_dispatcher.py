@@ -53,7 +53,7 @@ from skychimp.errors import ConfigError, SkychimpError, StoreFailed
 from skychimp.models import DeliveryState, Every, Intent, Lease, Mailing, Occurrence, Outcome, Run
 from skychimp.permissions import Actor
 from skychimp.store import queue
-from skychimp.store.database import SQLITE, Store
+from skychimp.store.database import SQLITE, Store, boot_time_s
 from skychimp.transport import make_transport
 from skychimp.transport.interfaces import Connection, EmailSource, OutgoingEmail, Transport
 
@@ -175,8 +175,8 @@ def test_process_suspended_before_the_dot_renews_its_intent(
     """Meanwhile another run recovered its deliveries, so it must not write the dot."""
     create_mailing(store, ada, make_addresses(3))
     asleep = 0.0
-    awake, finish = module._boot_time_s, Recorder._finish
-    monkeypatch.setattr(module, "_boot_time_s", lambda: awake() + asleep)
+    awake, finish = boot_time_s, Recorder._finish
+    monkeypatch.setattr(module, "boot_time_s", lambda: awake() + asleep)
 
     def suspend_after_commit(recorder: Recorder, batch: Any, results: Any, began_at: float) -> None:
         nonlocal asleep
@@ -203,7 +203,7 @@ def test_process_suspended_before_the_dot_continues_if_its_intent_is_renewed(
     create_mailing(store, ada, make_addresses(3))
     naps = itertools.count(step=int(module.MAX_INTENT_AGE_S) + 1)
     times = (float(nap) for nap in naps for _ in range(3))  # every other commit takes too long
-    monkeypatch.setattr(module, "_boot_time_s", lambda: next(times))
+    monkeypatch.setattr(module, "boot_time_s", lambda: next(times))
 
     with ScriptedServer(HEALTHY) as server:
         assert send(store, make_settings(server.port)).sent == 3
@@ -215,8 +215,8 @@ def test_intent_that_is_refused_when_it_is_renewed_leaves_nothing(
 ) -> None:
     """Its mailing is disabled meanwhile. The email was certainly not sent, so it waits for its next try."""
     create_mailing(store, ada, make_addresses(5))
-    asleep, awake, finish = 0.0, module._boot_time_s, Recorder._finish
-    monkeypatch.setattr(module, "_boot_time_s", lambda: awake() + asleep)
+    asleep, awake, finish = 0.0, boot_time_s, Recorder._finish
+    monkeypatch.setattr(module, "boot_time_s", lambda: awake() + asleep)
 
     def suspend_after_commit(recorder: Recorder, batch: Any, results: Any, began_at: float) -> None:
         nonlocal asleep
