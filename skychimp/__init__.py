@@ -26,7 +26,8 @@ markdown, permissions, safe_json, shell, text and timezones, and some in deliver
 
 How an email is sent: delivery/scheduling/planner.py opens an occurrence of a due mailing. store/queue.py creates
 its deliveries, one for each client. delivery/sending/dispatcher.py claims them, has their emails composed and sent, and
-records the replies in store/ledger.py. delivery/sending/retry_policy.py decides what follows from a reply.
+records the replies in store/ledger.py. delivery/sending/refusals/ decides whose fault a reply is, and
+delivery/sending/retry_policy.py what follows from it.
 """
 
 __version__ = "0.1.0"

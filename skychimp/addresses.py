@@ -17,8 +17,10 @@ from skychimp.text import shortened
 MAX_LENGTH = 254
 """Characters of an address (RFC 3696, erratum 1690)."""
 
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ATOM_CHARACTERS = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
+_ATOM = f"[{_ATOM_CHARACTERS}]+"
 _PLAIN_LOCAL_PART = re.compile(rf"{_ATOM}(\.{_ATOM})*")
+_UNUSUAL_LOCAL_PART = re.compile(rf'(?P<quote>"?)(?P<name>[.{_ATOM_CHARACTERS}]*)(?P=quote)')
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _PLAIN_DOMAIN = re.compile(rf"(?!.*--){_LABEL}(\.{_LABEL})*")
 _MAX_PLAIN_DOMAIN_LENGTH = 200
@@ -34,12 +36,81 @@ class Address(NamedTuple):
     key: str
 
 
-def parse(text: str) -> Address:
+class Rules(NamedTuple):
+    """Which addresses are accepted besides the usual ones.
+
+    `accept_unusual` takes local parts with a dot at an end or two dots in a row, and such ones in quotes. RFC 5321
+    allows them only in quotes, but Japanese providers gave them out without. `allow_local` takes domains without a dot.
+    """
+
+    accept_unusual: bool = False
+    allow_local: bool = False
+
+
+USUAL = Rules()
+LOCAL = Rules(allow_local=True)
+"""For the operator's own addresses, and those of accounts."""
+STORED = Rules(accept_unusual=True, allow_local=True)
+"""For addresses that may have been stored under any rules."""
+
+
+def parse(text: str, rules: Rules = USUAL) -> Address:
     """Return the address that a text contains.
 
-    Special-use domains, and a domain without a dot, are allowed: people also send inside their own networks. Quoted
-    local parts and address literals are not. Raises InvalidValue with the reason.
+    Special-use domains such as `localhost` and `printer.local` are allowed, address literals are not. Raises
+    InvalidValue with the reason.
     """
+    address = _parse_unusual(text) if rules.accept_unusual else None
+    address = address or _parse_usual(text)
+    domain = address.key.rpartition("@")[2]
+    if not (rules.allow_local or "." in domain or domain == "localhost"):
+        raise InvalidValue(
+            f"invalid email address {shortened(text, MAX_LENGTH)}: the domain has no dot",
+            "set mail.allow_local = true to accept addresses in your own network",
+        )
+    return address
+
+
+def is_unusual(text: str) -> bool:
+    """Return whether an address is valid only with `accept_unusual`."""
+    return _parse_unusual(text) is not None
+
+
+def in_protocol(address: str) -> str:
+    """Return an address as SMTP and headers need it: with an unusual local part in quotes.
+
+    A local part may have dots at its ends or in a row only as a quoted string (RFC 5321, section 4.1.2).
+    """
+    if address[:1] in ('"', ".") or ".." in address or ".@" in address:
+        local, _, domain = address.rpartition("@")
+        match = _UNUSUAL_LOCAL_PART.fullmatch(local)
+        return f'"{match["name"]}"@{domain}' if match else address
+    return address
+
+
+def parse_sender(text: str) -> tuple[str, str]:
+    """Return the name (or "") and the address of `Name <address>` or of an address alone.
+
+    A name in quotes may contain angle brackets. Commas and full stops need no quotes. Raises InvalidValue.
+    """
+    if _FORBIDDEN_IN_NAME.search(text):
+        raise InvalidValue(f"the sender {shortened(text, MAX_LENGTH)} contains a control character or a line break")
+    if "<" not in text:
+        return "", parse(text.strip(), LOCAL).email
+    match = _SENDER.fullmatch(text.strip())
+    if match is None:
+        raise InvalidValue(f"invalid sender {shortened(text, MAX_LENGTH)}", "use Name <address>")
+    name = re.sub(r"\\(.)", r"\1", match["quoted"]) if match["quoted"] is not None else match["name"]
+    return name.strip(), parse(match["address"].strip(), LOCAL).email
+
+
+def with_ascii_domain(address: str) -> str:
+    """Return an address with its domain in ASCII (IDNA), for servers without SMTPUTF8. Raises InvalidValue."""
+    local, _, domain = address.rpartition("@")
+    return address if domain.isascii() else f"{local}@{_normalized_domain(domain)[1]}"
+
+
+def _parse_usual(text: str) -> Address:
     local, at, domain = text.rpartition("@")
     if at and len(text) <= MAX_LENGTH and _PLAIN_LOCAL_PART.fullmatch(local):
         with suppress(InvalidValue):  # raised again below, with the whole address in the message
@@ -52,26 +123,20 @@ def parse(text: str) -> Address:
     return Address(email, f"{local}@{ascii_domain}")
 
 
-def parse_sender(text: str) -> tuple[str, str]:
-    """Return the name (or "") and the address of `Name <address>` or of an address alone.
-
-    A name in quotes may contain angle brackets. Commas and full stops need no quotes. Raises InvalidValue.
-    """
-    if _FORBIDDEN_IN_NAME.search(text):
-        raise InvalidValue(f"the sender {shortened(text, MAX_LENGTH)} contains a control character or a line break")
-    if "<" not in text:
-        return "", parse(text.strip()).email
-    match = _SENDER.fullmatch(text.strip())
-    if match is None:
-        raise InvalidValue(f"invalid sender {shortened(text, MAX_LENGTH)}", "use Name <address>")
-    name = re.sub(r"\\(.)", r"\1", match["quoted"]) if match["quoted"] is not None else match["name"]
-    return name.strip(), parse(match["address"].strip()).email
-
-
-def with_ascii_domain(address: str) -> str:
-    """Return an address with its domain in ASCII (IDNA), for servers without SMTPUTF8. Raises InvalidValue."""
-    local, _, domain = address.rpartition("@")
-    return address if domain.isascii() else f"{local}@{_normalized_domain(domain)[1]}"
+def _parse_unusual(text: str) -> Address | None:
+    """Return the address if its local part is an unusual one and its domain is valid, else None."""
+    local, _, domain = text.rpartition("@")
+    match = _UNUSUAL_LOCAL_PART.fullmatch(local) if len(text) <= MAX_LENGTH else None
+    if match is None or not match["name"].strip(".") or _PLAIN_LOCAL_PART.fullmatch(local):
+        return None
+    try:
+        shown_domain, ascii_domain = _normalized_domain(domain)
+    except InvalidValue:
+        return None
+    if len(f'"{match["name"]}"@{ascii_domain}') > MAX_LENGTH:
+        return None
+    # Quotes are not part of the name, so both ways to write it have the same key.
+    return Address(f"{local}@{shown_domain}", f"{match['name'].lower()}@{ascii_domain}")
 
 
 @lru_cache(maxsize=65536)

@@ -113,6 +113,10 @@ class StoreFailed(SkychimpError):
     code = "store_failed"
 
 
+class StoreUnwritable(StoreFailed):
+    """The disk is full or fails, or the store is read-only for now: a person can fix it."""
+
+
 class Interrupted(SkychimpError):
     """The user stopped the command, for example with Ctrl-C."""
 

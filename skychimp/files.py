@@ -5,6 +5,7 @@ the disk.
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -23,6 +24,7 @@ SQLITE_COMPANIONS = (*SQLITE_LOGS, "-shm")
 """How the names of all files end that SQLite puts beside a database. One is an index of a log."""
 
 _TEMPORARY = "draft"
+_MINUTE_S, _DAY_S = 60, 86_400
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """The errors of a file system that has no hard links, such as FAT on a USB stick."""
 
@@ -82,11 +84,15 @@ def create_file(name: str, *, dir_fd: int, mode: int = 0o600) -> BinaryIO:
 def temporary_file(path: Path) -> Iterator[Path]:
     """Create a folder with an empty file in it, and return the path of the file. Both are removed after the block.
 
-    Only their owner has access, so that nobody can put one of SQLite's logs beside the file. Raises OSError.
+    Only their owner has access, so that nobody can put one of SQLite's logs beside the file. The folder is locked, so
+    that `remove_temporary` can tell whether this process lives. Raises OSError.
     """
     os.mkdir(path, 0o700)
+    lock = None
     try:
         _keep_access(path, 0o700)
+        lock = os.open(path, _FOLDER)
+        _lock(lock)
         file = path / _TEMPORARY
         os.close(os.open(file, _CREATE | os.O_RDWR, 0o600))
         _keep_access(file, 0o600)
@@ -99,18 +105,31 @@ def temporary_file(path: Path) -> Iterator[Path]:
             finally:
                 os.close(folder)
             os.rmdir(path)
+        if lock is not None:
+            os.close(lock)
 
 
-def remove_temporary(path: Path, *, unused_s: float) -> None:
-    """Remove what a killed process has left of `temporary_file`, unless it has been changed within some seconds.
+def remove_temporary(path: Path) -> None:
+    """Remove what a killed process has left of `temporary_file`.
 
-    A folder with other files is kept, and one that others can change. Raises OSError.
+    A folder with other files is kept, and one that others can change. So is one that was changed in the last minute,
+    or that is locked and was changed in the last day. Raises OSError.
     """
     with suppress(FileNotFoundError), open_folder(path) as folder:
         changed = [os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime for name in os.listdir(folder)]
-        if max(changed, default=os.fstat(folder).st_mtime) < time.time() - unused_s:
+        unused_s = time.time() - max(changed, default=os.fstat(folder).st_mtime)
+        if unused_s > _DAY_S or (unused_s > _MINUTE_S and _lock(folder)):
             _empty_temporary(folder)
             os.rmdir(path)
+
+
+def _lock(folder: int) -> bool:
+    """Lock an open folder. Return False if another process holds the lock, or the file system knows no locks."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _empty_temporary(folder: int) -> None:

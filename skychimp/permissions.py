@@ -35,6 +35,7 @@ class Action(StrEnum):
     BLOCK_USERS = "block users"
     GIVE_ROLES = "change roles"
     FORGET_EVERYWHERE = "erase people from all users' data"
+    SUPPRESS_EVERYWHERE = "see or change suppressions of all users' mail"
     SEE_AUDIT_TRAIL = "see the audit trail"
     WRITE_POSTS = "write posts"
     BACK_UP_STORE = "back up the store"
@@ -78,6 +79,7 @@ TABLE: dict[Action, dict[Role, Scope]] = {
     Action.BLOCK_USERS: _MANAGERS,
     Action.GIVE_ROLES: _ADMINS,
     Action.FORGET_EVERYWHERE: _ADMINS,
+    Action.SUPPRESS_EVERYWHERE: _ADMINS,
     Action.SEE_AUDIT_TRAIL: _ADMINS,
     Action.WRITE_POSTS: _EDITORS,
     Action.BACK_UP_STORE: _ADMINS,

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from skychimp.errors import InvalidValue
 
@@ -10,6 +11,8 @@ MAX_COMMENT_LENGTH = 10_000
 MAX_TAG_LENGTH = 100
 MAX_TAGS = 100
 """The limits of a client."""
+
+MAX_TOPIC_LENGTH = 100
 
 _TAB_AND_NEWLINE = dict.fromkeys(map(ord, "\t\n"), " ")
 _FORBIDDEN_CATEGORIES = {
@@ -49,19 +52,42 @@ def some_lines(value: str, noun: str, max_length: int) -> str:
 
 
 def checked_tags(tags: Sequence[str]) -> list[str]:
-    """Return the tags sorted and without duplicates.
+    """Return the tags in NFC, sorted and without duplicates. The first of several spellings is returned.
 
     Raises InvalidValue for more than MAX_TAGS, or a tag that is empty, too long, or has a comma or semicolon.
     """
     if len(set(tags)) > 10 * MAX_TAGS:  # a file can have a million of them, which are not worth checking
         raise _too_many(len(set(tags)))
+    distinct: dict[str, str] = {}
     for tag in tags:
-        if not tag.strip() or "," in tag or ";" in tag:
-            raise InvalidValue(f"invalid tag {shortened(tag)}", "use one line without commas or semicolons")
-    distinct = sorted({one_line(tag, "tag", MAX_TAG_LENGTH) for tag in tags}) if tags else []
+        key, checked = _checked_tag(tag)
+        distinct.setdefault(key, checked)
     if len(distinct) > MAX_TAGS:
         raise _too_many(len(distinct))
-    return distinct
+    return sorted(distinct.values())
+
+
+def checked_topic(topic: str) -> str:
+    """Return a topic as it is compared with others by `folded`: one line in NFC. Raises InvalidValue for any other."""
+    checked = one_line(nfc(topic), "topic", MAX_TOPIC_LENGTH)
+    if not checked:
+        raise InvalidValue("the topic is empty", "use a name such as news or offers")
+    return checked
+
+
+def nfc(text: str) -> str:
+    """Return a text with its characters composed (Unicode's normalization form C)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def folded(text: str) -> str:
+    """Return what is the same for texts that differ only in case, or in how their characters are composed.
+
+    This is Unicode's canonical caseless matching (The Unicode Standard, section 3.13.5, D145), in form C.
+    """
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
 def has_control_character(value: str) -> bool:
@@ -89,10 +115,25 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: floa
 
     At most `most` words are suggested. `cutoff` is the least similarity, from 0 to 1.
     """
+    close = close_matches(word, known, most=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def close_matches(word: str, known: Iterable[str], *, most: int, cutoff: float = 0.6) -> list[str]:
+    """Return the known words that resemble a mistyped one, the most similar first. Case is ignored."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, list(known), n=most, cutoff=cutoff)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    words = {folded(each): each for each in known}
+    return [words[close] for close in get_close_matches(folded(word), list(words), n=most, cutoff=cutoff)]
+
+
+@lru_cache(maxsize=4096)  # a file has the same tags in many rows
+def _checked_tag(tag: str) -> tuple[str, str]:
+    """Return a tag folded, and as it is stored."""
+    if not tag.strip() or "," in tag or ";" in tag:
+        raise InvalidValue(f"invalid tag {shortened(tag)}", "use one line without commas or semicolons")
+    checked = one_line(nfc(tag), "tag", MAX_TAG_LENGTH)
+    return folded(checked), checked
 
 
 def _too_many(tags: int) -> InvalidValue:

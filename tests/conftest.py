@@ -156,7 +156,7 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
                     token_hash=session_rule.hash_token(token),
                     created_at=now,
                     seen_at=now,
-                    expires_at=now + timedelta(days=1),
+                    expires_at=now + timedelta(days=30),
                 )
             )
         folder = tmp_path / actor.email.partition("@")[0]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp import addresses
-from skychimp.addresses import parse, parse_sender, with_ascii_domain
+from skychimp.addresses import LOCAL, STORED, Rules, in_protocol, is_unusual, parse, parse_sender, with_ascii_domain
 from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 
@@ -23,6 +23,7 @@ from skychimp.errors import InvalidValue
         ("Ada.L+news@Example.ORG", "Ada.L+news@example.org", "ada.l+news@example.org"),
         ("a!#$%&'*+/=?^_`{|}~-z@x.org", "a!#$%&'*+/=?^_`{|}~-z@x.org", "a!#$%&'*+/=?^_`{|}~-z@x.org"),
         ("root@localhost", "root@localhost", "root@localhost"),
+        ("root@LocalHost", "root@localhost", "root@localhost"),
         ("ada@mail.test", "ada@mail.test", "ada@mail.test"),
         ("ada@printer.local", "ada@printer.local", "ada@printer.local"),
         ("ada@BÜCHER.example", "ada@bücher.example", "ada@xn--bcher-kva.example"),
@@ -52,6 +53,58 @@ def test_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidValue, match=r"invalid email address .*: ") as caught:
         parse(text)
     assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("domain", ["intranet", "com", "localhost2", "xn--bro-hoa", "büro", "рф"])
+def test_domain_without_a_dot_is_refused_unless_the_setting_takes_it(domain: str) -> None:
+    with pytest.raises(InvalidValue, match="the domain has no dot") as caught:
+        parse(f"ada@{domain}")
+    assert caught.value.hint == "set mail.allow_local = true to accept addresses in your own network"
+    address = parse(f"ada@{domain}", Rules(allow_local=True))
+    assert parse(address.email, LOCAL) == address
+    assert parse_sender(f"Ada <ada@{domain}>")[1] == address.email
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "sent"),
+    [
+        ("a..b@docomo.ne.jp", "a..b@docomo.ne.jp", '"a..b"@docomo.ne.jp'),
+        ("A.@Docomo.ne.jp", "a.@docomo.ne.jp", '"A."@docomo.ne.jp'),
+        (".a@docomo.ne.jp", ".a@docomo.ne.jp", '".a"@docomo.ne.jp'),
+        ("a...@docomo.ne.jp", "a...@docomo.ne.jp", '"a..."@docomo.ne.jp'),
+        ('"a..B"@docomo.ne.jp', "a..b@docomo.ne.jp", '"a..B"@docomo.ne.jp'),
+        ('"ab"@docomo.ne.jp', "ab@docomo.ne.jp", '"ab"@docomo.ne.jp'),
+        ("a..b@bücher.example", "a..b@xn--bcher-kva.example", '"a..b"@bücher.example'),
+    ],
+)
+def test_unusual_address_is_taken_only_on_request_and_sent_in_quotes(text: str, key: str, sent: str) -> None:
+    with pytest.raises(InvalidValue, match="invalid email address"):
+        parse(text)
+    assert is_unusual(text)
+    address = parse(text, Rules(accept_unusual=True))
+    assert (address.key, in_protocol(address.email)) == (key, sent)
+    assert address.email.rpartition("@")[0] == text.rpartition("@")[0], "as the user wrote it"
+    assert parse(sent, STORED).key == key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@docomo.ne.jp", "..@docomo.ne.jp", '""@docomo.ne.jp', '"."@docomo.ne.jp', '"a..b@docomo.ne.jp',
+        'a..b"@docomo.ne.jp', '"a b"@docomo.ne.jp', '"a<b"@docomo.ne.jp', '"a\\"b"@docomo.ne.jp', '"a"b"@docomo.ne.jp',
+        "ü..b@docomo.ne.jp", "a..b@[127.0.0.1]", "a..b@docomo..jp", "a..b@", "a..b", "a..b\n@docomo.ne.jp",
+        "." * 100 + "a@" + "b" * 60 + "." + "c" * 60 + "." + "d" * 60,
+    ],
+)  # fmt: skip
+def test_no_other_address_is_unusual(text: str) -> None:
+    assert not is_unusual(text)
+    with pytest.raises(InvalidValue, match="invalid email address"):
+        parse(text, STORED)
+
+
+def test_usual_address_is_sent_as_it_is() -> None:
+    for address in ("ada@example.org", "Юлия@почта.рф", "a.b@x.y", '"a b"@x.org', "", "@"):
+        assert in_protocol(address) == address
 
 
 characters = st.one_of(st.characters(), st.sampled_from('@.-_+ "<>()[],;:\\aAéßИ漢\u0130\u200d\u202e\u3002'))
@@ -141,9 +194,9 @@ def test_plain_domain_is_valid_if_the_library_says_so(domain: str) -> None:
         )
     except email_validator.EmailNotValidError:
         with pytest.raises(InvalidValue):
-            addresses.parse(f"x@{domain}")
+            addresses.parse(f"x@{domain}", LOCAL)
     else:
-        assert addresses.parse(f"x@{domain}") == (f"x@{valid.domain}", f"x@{valid.ascii_domain}")
+        assert addresses.parse(f"x@{domain}", LOCAL) == (f"x@{valid.domain}", f"x@{valid.ascii_domain}")
 
 
 STARTS = ("", "Ada", '"', '"Ada"', "<", "a@")

@@ -456,11 +456,20 @@ def test_only_old_temporary_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("old")
     for name in ("link", "foreign"):
         with pytest.raises(OSError, match=r"is a link|not empty"):
-            files.remove_temporary(tmp_path / name, unused_s=50)
+            files.remove_temporary(tmp_path / name)
     for name in ("old", "young", "missing"):
-        files.remove_temporary(tmp_path / name, unused_s=50)
+        files.remove_temporary(tmp_path / name)
     assert names(tmp_path) == ["foreign", "link", "young"]
     assert names(tmp_path / "foreign") == ["precious"]
+
+
+@pytest.mark.parametrize(("age_s", "is_kept"), [(3_600, True), (2 * 86_400, False)])
+def test_temporary_file_of_a_living_process_is_kept_for_a_day(tmp_path: Path, age_s: int, is_kept: bool) -> None:
+    with files.temporary_file(tmp_path / "draft") as path:
+        at = path.stat().st_mtime - age_s
+        os.utime(path, (at, at))
+        files.remove_temporary(tmp_path / "draft")
+        assert path.exists() is is_kept
 
 
 # File systems

@@ -21,6 +21,7 @@ VOCABULARY = {"errors", "roles", "transport.interfaces"} | {name for name in MOD
 PURE = {
     "addresses",
     "delivery.composing.compose",
+    "delivery.composing.conversions",
     "delivery.composing.digest",
     "delivery.composing.mime",
     "delivery.composing.prepared_body",
@@ -28,6 +29,11 @@ PURE = {
     "delivery.composing.work_budget",
     "delivery.scheduling.recurrence",
     "delivery.scheduling.time_input",
+    "delivery.sending.refusals.codes",
+    "delivery.sending.refusals.faults",
+    "delivery.sending.refusals.remedies",
+    "delivery.sending.refusals.verdicts",
+    "delivery.sending.refusals.words",
     "delivery.sending.replies",
     "delivery.sending.retry_policy",
     "durations",
@@ -37,6 +43,7 @@ PURE = {
     "shell",
     "text",
     "timezones",
+    "transport.smtp_auth",
     "transport.smtp_protocol",
 }
 """Modules without I/O. They use only the vocabulary and each other."""

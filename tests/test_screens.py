@@ -69,6 +69,8 @@ SCREENS = {
     "mailings create --help": ["--every", "<once|day|week|month>", "--timezone"],
     "clients list": ADDRESSES,
     "clients show 5": ["nobody@example.org", "550"],
+    "suppressions list": ["nobody@example.org", "bounce"],
+    "suppressions show nobody@example.org": ["nobody@example.org", "bounce"],
     "messages list": ["promised"],
     "messages show 1": ["promised"],
     "messages preview 1": ["Ada Lovelace"],
@@ -155,7 +157,7 @@ def copy_home(full: Home, tmp_path: Path) -> Callable[[], Home]:
         ("messages update 1 --body Ho", "messages preview 1"),
         ("messages preview 1", "mailings create --message 1 --start now --every day --all-clients"),
         ("mailings create --message 1 --start +1d --every day --all-clients", "mailings preview 3"),
-        ("mailings create --message 1 --start now --every day --all-clients", "run"),  # the server has ended
+        ("mailings create --message 1 --start now --every day --all-clients --yes", "run"),  # the server has ended
         ("clients list", None),
     ],
 )

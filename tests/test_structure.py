@@ -16,7 +16,7 @@ CONTRIBUTING = (PROJECT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if "migrations" not in path.parts]
 FOLDERS = sorted({path.parent for path in MODULES})
 
-MAX_MODULES = 16
+MAX_MODULES = 17
 MAX_MEDIAN, MAX_P90 = 5, 15  # lines of a function
 
 RENAMED_MODULES = {

@@ -1,14 +1,21 @@
 """Text: what a line, lines and tags may contain, and how text is shortened and counted."""
 
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skychimp.errors import InvalidValue
 from skychimp.text import (
     MAX_TAGS,
     checked_tags,
+    checked_topic,
     count_of,
     did_you_mean,
+    folded,
     has_control_character,
+    nfc,
     one_line,
     shortened,
     some_lines,
@@ -36,6 +43,13 @@ def test_line_is_stripped_and_keeps_format_characters() -> None:
     assert one_line(" می\u200cخواهم ", "name", 20) == "می\u200cخواهم"
 
 
+def test_topic_is_one_line_in_nfc() -> None:
+    assert checked_topic(" Cafe\N{COMBINING ACUTE ACCENT} ") == "Café"
+    for wrong in ("", "  ", "a\nb", "x" * 101):
+        with pytest.raises(InvalidValue):
+            checked_topic(wrong)
+
+
 def test_lines_have_lf_line_ends() -> None:
     assert some_lines("a\r\nb\rc\td\n", "comment", 20) == "a\nb\nc\td\n"
     with pytest.raises(InvalidValue, match=r"the comment .* contains a control character"):
@@ -45,6 +59,37 @@ def test_lines_have_lf_line_ends() -> None:
 def test_tags_are_sorted_and_unique() -> None:
     assert checked_tags(["b", " a", "b"]) == ["a", "b"]
     assert checked_tags([]) == []
+
+
+def test_first_spelling_of_a_tag_stays_and_its_letters_are_composed() -> None:
+    assert checked_tags(["VIP", "vip", " Vip "]) == ["VIP"]
+    assert checked_tags(["Cafe\N{COMBINING ACUTE ACCENT}", "CAFÉ"]) == ["Café"]
+    assert checked_tags(["ΟΔΟΣ", "οδος", "οδοσ"]) == ["ΟΔΟΣ"]
+
+
+texts = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("aÅßıİςΣΐǰᾳﬁ\u0301\u0308\u0327\u0345")))
+
+
+@given(texts)
+def test_folded_text_is_the_same_for_every_case_and_composition(text: str) -> None:
+    key = folded(text)
+    assert folded(key) == key
+    for form in ("NFC", "NFD"):
+        assert folded(unicodedata.normalize(form, text)) == key
+    # In form D: a combining iota (U+0345) becomes a letter, and the marks after it are not the ones before it any more.
+    assert folded(unicodedata.normalize("NFD", text).casefold()) == key
+    assert folded(nfc(text)) == folded(nfc(nfc(text))) == key
+
+
+@given(st.lists(texts, max_size=4))
+def test_checked_tags_do_not_change_when_they_are_checked_again(tags: list[str]) -> None:
+    try:
+        checked = checked_tags(tags)
+    except InvalidValue:
+        return
+    assert checked_tags(checked) == checked
+    assert {folded(tag) for tag in checked} == {folded(tag.strip()) for tag in tags}
+    assert len({folded(tag) for tag in checked}) == len(checked)
 
 
 @pytest.mark.parametrize(

@@ -42,4 +42,4 @@ def test_config_and_commands_refuse_the_same_zones(name: str) -> None:
 
 
 def by_setting(name: str) -> str:
-    return sources.load_settings({"mail.timezone": name}, environ={}).mail.timezone
+    return sources.load_settings({"mail.timezone": name}, environ={}).mail.read_timezone()

@@ -59,6 +59,11 @@ _CLIENT = Kind(
 )
 KINDS = {
     "client": _CLIENT,
+    "suppression": Kind(
+        Action.SEE_CLIENTS,
+        by_name="SELECT address, reason FROM suppression"
+        " WHERE {visible} AND address_key >= :key AND address_key < :key_end",
+    ),
     "message": Kind(Action.SEE_MESSAGES, "SELECT id, subject FROM message WHERE {visible}"),
     "mailing": Kind(
         Action.SEE_MAILINGS,
@@ -104,7 +109,7 @@ def add_completion(app: typer.Typer) -> None:
         for name, parameter in inspect.signature(command.callback).parameters.items():
             for info in getattr(parameter.annotation, "__metadata__", ()):
                 is_address = name == "email" and isinstance(info, typer.models.ArgumentInfo)
-                kind = _CLIENT if is_address else KINDS.get(name)
+                kind = _CLIENT if is_address else KINDS.get(name.removeprefix("add_").removeprefix("remove_"))
                 if kind is not None and info.autocompletion is None:
                     info.autocompletion = _completer(kind, by_name=info.metavar != "ID")
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ import typer
 from skychimp.cli import interrupts
 from skychimp.cli.output import Output
 from skychimp.errors import Denied, InvalidValue, SkychimpError
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.config.config_file import UntrustedConfig
@@ -139,6 +141,19 @@ class Context:
             raise type(error)(error.message, hint) from None
         return self.actor
 
+    def parse_past(self, text: str | None) -> datetime | None:
+        """Return the time that an option such as --since names, or None without it. `3d` means that long ago.
+
+        Raises InvalidValue, and ConfigError for a local time if the system's time zone has no name.
+        """
+        from skychimp.delivery.scheduling.time_input import parse_past
+        from skychimp.durations import is_duration
+
+        if text is None:
+            return None
+        timezone = "UTC" if is_duration(text.strip()) else self.settings.mail.read_timezone()
+        return parse_past(text, timezone, datetime.now(UTC))
+
     def ask_trust(self, untrusted: "UntrustedConfig") -> bool:
         """Return whether the user trusts a config in the current folder. Asks or warns once, unless it changes."""
         from skychimp.cli.display import config_trust
@@ -163,6 +178,17 @@ class Context:
             raise InvalidValue(f"refusing to {action} without confirmation", f"pass {option}")
         if self.out.ask(f"{action[:1].upper()}{action[1:]}? [y/N]").lower() not in ("y", "yes"):
             raise SkychimpError("cancelled")
+
+    def can_ask_to_send(self, *, yes: bool) -> bool:
+        """Return whether somebody is asked before emails go to more than one client."""
+        return not yes and self.can_prompt() and sys.stderr.isatty()
+
+    def confirm_sending(self, number: int, *, yes: bool) -> None:
+        """Ask before emails go to more than one client, if there is somebody to ask. Raises SkychimpError for a no."""
+        if number > 1 and self.can_ask_to_send(yes=yes):
+            answer = self.out.ask(f"Send to {count_of(number, 'client')} now? [y/N]")
+            if answer.lower() not in ("y", "yes"):
+                raise SkychimpError("cancelled")
 
 
 def get_context(ctx: typer.Context, json: bool = False) -> Context:

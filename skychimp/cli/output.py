@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 from skychimp import safe_json, shell
 from skychimp.cli.display import progress
 from skychimp.cli.display.progress import ProgressReporter
-from skychimp.cli.display.values import escape, fields, json_text, plain_text, terminal_text, write_json_list
+from skychimp.cli.display.values import (
+    escape,
+    fields,
+    json_text,
+    plain_text,
+    terminal_text,
+    write_json_list,
+    write_json_object,
+)
 from skychimp.errors import Interrupted, SkychimpError
 
 if TYPE_CHECKING:
@@ -156,6 +164,10 @@ class Output:
             console.print(f"{name:<{width}}  ", style="bold", end="")
             console.print(terminal_text(value, multiline=True), markup=False, soft_wrap=True)
 
+    def json_object(self, parts: Iterable[tuple[str, Any]]) -> None:
+        """Write one JSON object, a part at a time, as the parts are read. An iterator becomes a list."""
+        write_json_object(sys.stdout, parts)
+
     def text(self, text: str) -> None:
         """Show a text of several lines, each escaped."""
         self._write("\n".join(escape(line) for line in text.split("\n")))
@@ -260,12 +272,15 @@ class Output:
             return getpass(f"{question} ", stream=sys.stderr)
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None) -> Iterator[ProgressReporter]:
-        """Show the progress, rate and time left of long work: a bar on a terminal, a line now and then elsewhere."""
+    def progress(self, title: str, total: int | None = None, *, delay_s: float = 0) -> Iterator[ProgressReporter]:
+        """Show the progress, rate and time left of long work: a bar on a terminal, a line now and then elsewhere.
+
+        Work that takes less than `delay_s` shows nothing.
+        """
         if self.quiet:
             yield progress.ignore_progress
         elif _is_terminal(sys.stderr):
-            yield from progress.progress_bar(new_console(stderr=True), title, total)
+            yield from progress.progress_bar(new_console(stderr=True), title, total, delay_s)
         else:
             yield progress.progress_lines(self.note, title, total)
 

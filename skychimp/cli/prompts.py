@@ -23,15 +23,19 @@ Code = Annotated[
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")]
 
 
-def read_email(context: Context, given: str | None) -> str:
-    """Return an address, normalized: the one given, or one that is asked for. Raises InvalidValue."""
+def read_email(context: Context, given: str | None, *, is_new: bool = False) -> str:
+    """Return an address, normalized: the one given, or one that is asked for. Raises InvalidValue.
+
+    The address of a new account must be one that mail.allow_local allows.
+    """
     from skychimp import addresses
 
+    rules = addresses.Rules(allow_local=not is_new or context.settings.mail.allow_local)
     if given is not None:
-        return addresses.parse(given).email
+        return addresses.parse(given, rules).email
     if not context.can_prompt():
         raise InvalidValue("missing option --email", "use --email YOU@EXAMPLE.ORG")
-    return ask_until_valid(context, lambda: addresses.parse(context.out.ask("Email:")).email)
+    return ask_until_valid(context, lambda: addresses.parse(context.out.ask("Email:"), rules).email)
 
 
 def read_password(context: Context, from_stdin: bool, question: str = "Password:") -> str:
@@ -140,7 +144,7 @@ def send_notice(context: Context, kind: "EmailKind", to: str, *, role: str = "")
     """Tell the owner of an account by email that it was changed. Warn if that is not possible."""
     from skychimp.services.accounts import account_mail
 
-    warning = account_mail.send_notice(context.settings, context.store.path, kind, to=to, role=role)
+    warning = account_mail.send_notice(context.settings, context.store, kind, to=to, role=role)
     if warning:
         context.out.warn(warning)
 

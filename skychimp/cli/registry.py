@@ -33,6 +33,9 @@ COMMANDS = {
     "clients": CommandInfo(
         _CORE, "Manage clients (recipients).", "skychimp clients create --email ada@example.org --name Ada"
     ),
+    "suppressions": CommandInfo(
+        _CORE, "Manage addresses that must not get email.", "skychimp suppressions add grace@example.org"
+    ),
     "messages": CommandInfo(
         _CORE, "Manage messages.", "skychimp messages create --subject News --body-file news.md --markdown"
     ),
@@ -63,7 +66,7 @@ COMMANDS = {
     "audit": CommandInfo(_ADMIN, "Show the audit trail: who did what, and when.", "skychimp audit list --since 24h"),
     "backup": CommandInfo(_ADMIN, "Back up the store while it is in use."),
     "restore": CommandInfo(_ADMIN, "Restore the store from a backup."),
-    "store": CommandInfo(_ADMIN, "Check and copy the store.", "skychimp store check"),
+    "store": CommandInfo(_ADMIN, "Check, compact and copy the store.", "skychimp store check"),
     "blog": CommandInfo(_OTHER, "Read and write blog posts.", "skychimp blog list"),
     "demo": CommandInfo(_OTHER, "Show how Skychimp works, in a temporary store."),
     "help": CommandInfo(_OTHER, "Show a help topic, or write the man pages."),

@@ -1,6 +1,7 @@
 """Count for reports, and show what was sent in a range of days (`skychimp stats --range`)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -25,10 +26,11 @@ def show_range(context: Context, text: str) -> None:
     """Show a range of days such as `7d` or `2026-01`. Raises InvalidValue, NotLoggedIn and Denied."""
     from skychimp.services.reporting import reports
 
-    timezone = context.settings.mail.timezone
+    timezone = context.settings.mail.read_timezone()
     since, until = reports.parse_range(text, datetime.now(UTC).astimezone(ZoneInfo(timezone)).date())
     count_new_attempts(context)
-    report = reports.range_report(context.store, context.actor, since, until, timezone)
+    with counting_deliveries(context) as progress:
+        report = reports.range_report(context.store, context.actor, since, until, timezone, progress)
     if context.out.json:
         context.out.record(_json_record(report))
     elif context.out.on_terminal:
@@ -51,6 +53,13 @@ def count_new_attempts(context: Context) -> None:
     if total > SLOW_TO_COUNT:
         with context.out.progress("counting", total) as report_progress:
             rollups.count_new_attempts(context.store, lambda counted: report_progress(counted, "attempts"))
+
+
+@contextmanager
+def counting_deliveries(context: Context) -> "Iterator[Callable[[int], None]]":
+    """Yield a function to call with the number of deliveries counted so far. It shows progress if that takes long."""
+    with context.out.progress("counting", delay_s=1) as report_progress:
+        yield lambda counted: report_progress(counted, "deliveries")
 
 
 def flatten_counts(record: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from pydantic.fields import FieldInfo
 
 from skychimp.config.settings import SECTIONS
-from skychimp.config.types import Rate
 from skychimp.durations import format_duration
 
 _INTRODUCTION = """\
@@ -41,7 +40,7 @@ def _value(field: FieldInfo, chosen: str | None) -> tuple[object, bool]:
 
 
 def _to_toml(value: object) -> str:
-    if isinstance(value, tuple) and not isinstance(value, Rate):
+    if isinstance(value, tuple):
         return "[" + ", ".join(map(_to_toml, value)) + "]"
     if isinstance(value, timedelta):
         value = format_duration(value)

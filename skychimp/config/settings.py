@@ -3,7 +3,6 @@
 Each setting is one field below. Loading, error messages and skychimp.example.toml are derived from it.
 """
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from skychimp.config import checked_files
 from skychimp.config.locations import database_url, hide_password
+from skychimp.config.system_time_zone import read_system_time_zone
 from skychimp.config.types import (
     AccountNames,
+    Command,
     Count,
     Duration,
     Durations,
@@ -26,7 +27,7 @@ from skychimp.config.types import (
     Language,
     NameServer,
     PositiveDuration,
-    RateLimit,
+    Rates,
     RedisUrl,
     Security,
     Sender,
@@ -38,15 +39,8 @@ from skychimp.config.types import (
     whole_number,
 )
 from skychimp.durations import parse_duration
-from skychimp.timezones import is_time_zone
 
 _USUAL_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
-
-
-def _system_time_zone() -> str:
-    linked_file = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
-    names = (os.environ.get("TZ", "").removeprefix(":"), linked_file)
-    return next((name for name in names if is_time_zone(name)), "UTC")
 
 
 def _setting(meaning: str, example: object = None) -> Any:
@@ -95,11 +89,19 @@ class MailSettings(_Section):
         _setting("Address that bounces are sent to (default: the sender's address).", "bounces@example.org"),
     ] = None
     timezone: Annotated[
-        TimeZone, _setting("Time zone of times without an offset (default: the system's time zone).", "Europe/Berlin")
-    ] = Field(default_factory=_system_time_zone)
+        TimeZone | None,
+        _setting("Time zone of times without an offset (default: the system's time zone).", "Europe/Berlin"),
+    ] = None
+    allow_local: Annotated[
+        Flag, _setting("Whether to accept addresses whose domain has no dot. localhost is always accepted.")
+    ] = False
     account_emails_per_hour: Annotated[
         Count, _setting("Maximum number of emails with codes for accounts per hour, to all addresses together.")
     ] = 100
+
+    def read_timezone(self) -> str:
+        """Return the time zone, or the system's if none is set. Raises ConfigError if that has no name."""
+        return self.timezone or read_system_time_zone()
 
 
 class SmtpSettings(_Section):
@@ -118,19 +120,33 @@ class SmtpSettings(_Section):
     password_file: Annotated[
         FilePath | None, _setting("File that contains the password on one line.", "smtp-password")
     ] = None
+    auth: Annotated[
+        Literal["plain", "login", "xoauth2"] | None,
+        _setting("How to log in: plain, login or xoauth2 (default: what the server offers).", "plain"),
+    ] = None
+    token_command: Annotated[
+        Command | None,
+        _setting(
+            "Command that prints an OAuth 2 token for xoauth2. It runs without a shell.",
+            "/usr/bin/smtp-token ada",
+        ),
+    ] = None
     ca_file: Annotated[
         FilePath | None,
         _setting("PEM file with the certificates to trust (default: the system's certificates).", "ca.pem"),
     ] = None
     connections: Annotated[
-        int, whole_number(1, 1000), _setting("Maximum number of simultaneous connections to the mail server.")
+        int,
+        whole_number(1, 1000),
+        _setting("Maximum number of simultaneous connections to the mail server, of all processes on this host."),
     ] = 10
     emails_per_connection: Annotated[Count, _setting("Number of emails after which a connection is replaced.")] = 1000
     connection_age: Annotated[PositiveDuration, _setting("Time after which a connection is replaced.")] = timedelta(
         minutes=10
     )
     rate: Annotated[
-        RateLimit | None, _setting("Maximum rate: 100/s, 300/min or 5000/h (default: no limit).", "100/s")
+        Rates | None,
+        _setting("Maximum rate of all hosts: 100/s, 300/min, 5000/h, 2000/d or a list (default: no limit).", "100/s"),
     ] = None
     timeout: Annotated[PositiveDuration, _setting("How long to wait for a connection and for ordinary replies.")] = (
         timedelta(seconds=60)
@@ -169,13 +185,13 @@ class DeliverySettings(_Section):
         minutes=15
     )
     retry_after: Annotated[Durations, _setting("How long to wait before each retry. The last value repeats.")] = tuple(
-        map(parse_duration, ("5m", "15m", "45m", "2h", "4h"))
+        map(parse_duration, ("6m", "15m", "45m", "2h", "4h"))
     )
     give_up_after: Annotated[PositiveDuration, _setting("How long to try before an email expires.")] = timedelta(
         hours=72
     )
     keep_attempts: Annotated[
-        PositiveDuration | None, _setting("How long the daemon keeps the delivery log (default: forever).", "365d")
+        PositiveDuration | None, _setting("How long to keep the delivery log (default: forever).", "365d")
     ] = None
     disable_failures: Annotated[Count, _setting("Disable a mailing after this many failed emails, ...")] = 100
     disable_failure_rate: Annotated[Fraction, _setting("... if they are at least this fraction of all tried.")] = 0.5
@@ -184,9 +200,9 @@ class DeliverySettings(_Section):
 class RunSettings(_Section):
     """How one run behaves."""
 
-    patience: Annotated[Duration, _setting("How long a run waits for a mail server that is unavailable.")] = timedelta(
-        minutes=1
-    )
+    patience: Annotated[
+        Duration, _setting("How long a run waits for an unavailable mail server, for smtp.rate, or for a full disk.")
+    ] = timedelta(minutes=1)
 
 
 class DaemonSettings(_Section):

@@ -5,6 +5,7 @@ Each check raises ValueError with a hint that says what to use instead.
 
 import contextlib
 import json
+import os
 import re
 from datetime import timedelta
 from enum import StrEnum
@@ -19,7 +20,7 @@ from skychimp.errors import InvalidValue
 from skychimp.text import has_control_character, shortened
 from skychimp.timezones import TIME_ZONE_HINT, is_time_zone
 
-_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DNS_PORT = 53
 
 
@@ -32,18 +33,20 @@ class Security(StrEnum):
 
 
 class Rate(NamedTuple):
-    """A number of emails per second, minute or hour, such as `300/min`."""
+    """A number of emails per second, minute, hour or day, such as `300/min`."""
 
     emails: int
     unit: str
 
     @property
-    def per_second(self) -> float:
-        """Return the number of emails per second."""
-        return self.emails / _SECONDS[self.unit]
+    def period_s(self) -> int:
+        """Return the seconds in which that many emails may be sent."""
+        return _SECONDS[self.unit]
 
-    def __str__(self) -> str:
-        return f"{self.emails}/{self.unit}"
+    @property
+    def is_even(self) -> bool:
+        """Return whether the emails are spaced evenly. Otherwise they are counted in a rolling window."""
+        return self.unit in ("s", "min")
 
 
 def parse_site_url(text: str) -> str:
@@ -133,12 +136,39 @@ def _account_names(value: object) -> list[str]:
     return list(value)
 
 
+def _command(value: object) -> list[str]:
+    """Split a command into its words, without a shell. A program with a slash in its name must be an absolute path."""
+    import shlex
+
+    words = value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):  # a list in an environment variable, or open quotes
+            words = json.loads(value) if value.startswith("[") else shlex.split(value)
+    hint = 'use a program and its arguments, such as "/usr/bin/smtp-token ada"'
+    if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) for word in words):
+        raise ValueError(hint)
+    program, *arguments = words
+    program = os.path.expanduser(program)
+    if not program or any("\0" in word for word in words):
+        raise ValueError(hint)
+    if "/" in program and not os.path.isabs(program):
+        raise ValueError(f"use an absolute path of the program {shortened(program)}, or the name of one in PATH")
+    return [program, *arguments]
+
+
+def _rates(value: object) -> list[Rate]:
+    if isinstance(value, str) and value.startswith("["):  # an environment variable
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return [_rate(each) for each in (value if isinstance(value, list | tuple) else [value])]
+
+
 def _rate(value: object) -> Rate:
     if isinstance(value, Rate):
         return value
-    match = re.fullmatch(r"([1-9][0-9]{0,8})/(s|min|h)", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/(s|min|h|d)", value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError("use a rate such as 100/s, 300/min or 5000/h")
+        raise ValueError('use a rate such as 100/s, 300/min, 5000/h or 2000/d, or a list such as ["10/s", "2000/d"]')
     return Rate(int(match[1]), match[2])
 
 
@@ -162,7 +192,7 @@ def _email_address(value: object) -> str:
     from skychimp import addresses
 
     try:
-        return addresses.parse(str(value)).email
+        return addresses.parse(str(value), addresses.LOCAL).email
     except InvalidValue:
         raise ValueError("use an email address such as bounces@example.org") from None
 
@@ -228,6 +258,7 @@ def _language(value: object) -> str:
 
 
 AccountNames = Annotated[tuple[str, ...], BeforeValidator(_account_names)]
+Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Count = Annotated[int, whole_number(1, 1_000_000_000)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Durations = Annotated[tuple[timedelta, ...], BeforeValidator(_durations)]
@@ -239,7 +270,7 @@ Host = Annotated[str, BeforeValidator(_host)]
 Language = Annotated[str, BeforeValidator(_language)]
 NameServer = Annotated[str, BeforeValidator(_name_server)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
-RateLimit = Annotated[Rate, BeforeValidator(_rate)]
+Rates = Annotated[tuple[Rate, ...], BeforeValidator(_rates)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 Sender = Annotated[str, BeforeValidator(_sender)]
 SiteUrl = Annotated[str, BeforeValidator(_site_url)]

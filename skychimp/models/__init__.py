@@ -6,7 +6,18 @@ Times are aware and in UTC. Uniqueness and allowed values are constraints of the
 from skychimp.models.base import Table, has_state, metadata, use_large_integers
 from skychimp.models.blog import DigestPost, Post
 from skychimp.models.clients import Client, ClientTag
-from skychimp.models.deliveries import Attempt, Delivery, Intent, Lease, Occurrence, RelayState, Run
+from skychimp.models.deliveries import (
+    Attempt,
+    Content,
+    Delivery,
+    Intent,
+    Lease,
+    Occurrence,
+    RateCount,
+    RateSlot,
+    RelayState,
+    Run,
+)
 from skychimp.models.enums import (
     LEASED_STATES,
     UNFINISHED_STATES,
@@ -19,16 +30,19 @@ from skychimp.models.enums import (
     MailingStatus,
     OccurrenceState,
     Outcome,
+    SuppressionSource,
 )
 from skychimp.models.mailings import Mailing, MailingClient, MailingTag, Message
 from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
 from skychimp.models.store_info import StoreInfo
+from skychimp.models.suppressions import EVERYBODY, Suppression
 from skychimp.models.users import AccountEmail, AuditEntry, Code, Login, LoginFailure, User
 from skychimp.roles import Role
 
 use_large_integers()
 
 __all__ = [
+    "EVERYBODY",
     "LEASED_STATES",
     "UNFINISHED_STATES",
     "WAITING_STATES",
@@ -41,6 +55,7 @@ __all__ = [
     "ClientTag",
     "Code",
     "CodePurpose",
+    "Content",
     "Delivery",
     "DeliveryRollup",
     "DeliveryState",
@@ -60,11 +75,15 @@ __all__ = [
     "OccurrenceState",
     "Outcome",
     "Post",
+    "RateCount",
+    "RateSlot",
     "RelayState",
     "ReplyKind",
     "Role",
     "Run",
     "StoreInfo",
+    "Suppression",
+    "SuppressionSource",
     "Table",
     "User",
     "has_state",

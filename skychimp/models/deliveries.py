@@ -39,8 +39,6 @@ class Occurrence(Table, table=True):
     due_at: datetime
     state: OccurrenceState = Field(sa_column=enum_column(OccurrenceState, "state"))
     opened_at: datetime
-    """Also the Date header of its emails, the same at every attempt."""
-    deadline: datetime
     finished_at: datetime | None = None
     cursor: int = 0
     """While the occurrence is opening: the id of the last client whose turn has come."""
@@ -53,6 +51,22 @@ class Occurrence(Table, table=True):
     timezone: str = "UTC"
     results_of: datetime | None = None
     """The `finished_at` for which the table `result` has this occurrence's figures."""
+    held_up_s: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    """For how many seconds it could not be sent, because a person or the mail server held it up."""
+
+
+class Content(Table, table=True):
+    """The content that an occurrence had before it was changed, for emails that may have been sent with it."""
+
+    __tablename__ = "content"
+    id: int | None = Field(default=None, primary_key=True)
+    occurrence_id: int = Field(foreign_key="occurrence.id", index=True)
+    subject: str
+    body: str
+    format: Format = Field(sa_column=enum_column(Format, "format"))
+    html: str | None = None
+    sender: str
+    return_path: str
 
 
 class Delivery(Table, table=True):
@@ -86,6 +100,12 @@ class Delivery(Table, table=True):
     """The number of attempts that do not count as a try, such as one that met a limit of the mail server."""
     next_try_at: datetime | None = None
     """None if there is no further try: the delivery is done, or unknown and waiting for a person's decision."""
+    give_up_at: datetime | None = None
+    """When it expires, on a clock that stands still for the occurrence's `held_up_s`. None until it is deferred."""
+    dated_at: datetime | None = None
+    """The Date header of its email that may have arrived, which a resend repeats. None if there is no such email."""
+    content_id: int | None = Field(default=None, foreign_key="content.id")
+    """The content that a resend repeats, None if that is the occurrence's."""
 
 
 class Lease(Table, table=True):
@@ -101,6 +121,8 @@ class Lease(Table, table=True):
     occurrence_id: int = Field(foreign_key="occurrence.id")
     delivery_ids: str
     """A JSON list."""
+    leased_at: datetime | None = None
+    """The Date header of its emails. A lease of an older version has none."""
 
 
 # What `json_each` is on SQLite. STRICT keeps the planner from looking into the function, so that it expects few rows:
@@ -158,6 +180,8 @@ class Run(Table, table=True):
     unknown: int = 0
     host_id: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     """A random id of the host, as two may have the same name. "" on SQLite, where all runs are on one host."""
+    mailing_id: int | None = None
+    """The only mailing that it sends, None if it sends all."""
 
 
 class RelayState(Table, table=True):
@@ -170,3 +194,21 @@ class RelayState(Table, table=True):
     settings_hash: str
     next_probe_at: datetime
     probes: int = 0
+
+
+class RateSlot(Table, table=True):
+    """The only row of its table: when the next email may be sent by the rates that are spaced evenly."""
+
+    __tablename__ = "rate_slot"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+    id: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
+    next_at: datetime
+
+
+class RateCount(Table, table=True):
+    """How many emails of a minute count in the rolling windows of the rates per hour and day."""
+
+    __tablename__ = "rate_count"
+    minute: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    """The number of minutes since 1970 UTC."""
+    emails: int

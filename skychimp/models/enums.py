@@ -71,6 +71,8 @@ class DeliveryState(StrEnum):
     """The final dot was written, and the server's reply was not recorded."""
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    REPLACED = "replaced"
+    """It was not sent before its mailing was due again, and the client gets the newer email."""
 
 
 class Outcome(StrEnum):
@@ -82,6 +84,15 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
     GIVEN_BACK = "given_back"
     """It does not count as a try, and the delivery is queued again."""
+
+
+class SuppressionSource(StrEnum):
+    """How a suppression came about."""
+
+    COMMAND = "command"
+    IMPORT = "import"
+    BOUNCE = "bounce"
+    """A server has said that the address does not exist."""
 
 
 UNFINISHED_STATES = (OccurrenceState.OPENING, OccurrenceState.OPEN)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, column
+from sqlalchemy import CheckConstraint, Column, ForeignKey, column, text
 from sqlmodel import Field
 
 from skychimp.models.base import Table, enum_column, has_state, partial_index
@@ -27,11 +27,12 @@ class Message(Table, table=True):
 
 
 class Mailing(Table, table=True):
-    """A message, an audience (see store.audience), a schedule and a status."""
+    """A message, an audience (see store.clients.audience), a schedule and a status."""
 
     __tablename__ = "mailing"
     __table_args__ = (
         CheckConstraint("end_at > start_at", name="window"),
+        partial_index("ix_mailing_held", "id", where=column("held_at").is_not(None)),
         partial_index("ix_mailing_running", "next_at", where=has_state(column("status"), MailingStatus.RUNNING)),
     )
     id: int | None = Field(default=None, primary_key=True)
@@ -39,6 +40,8 @@ class Mailing(Table, table=True):
     message_id: int | None = Field(default=None, foreign_key="message.id", index=True)
     """None only in a deleted mailing."""
     all_clients: bool = False
+    topic: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    """What a client can unsubscribe from, "" if that is all mail of the owner."""
     start_local: str
     """ISO 8601 local time in `timezone`, without an offset. Every due time is computed from it."""
     timezone: str
@@ -57,6 +60,11 @@ class Mailing(Table, table=True):
     """None if the system disabled it."""
     disabled_reason: str | None = None
     deleted_at: datetime | None = None
+    held_at: datetime | None = None
+    """Since when nothing is sent, because the mail server refuses the sender or each of its emails."""
+    held_reason: str | None = None
+    held_settings: str | None = None
+    """A hash of the settings that were refused. With others, the mailing goes on."""
 
 
 class MailingClient(Table, table=True):

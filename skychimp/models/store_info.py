@@ -32,7 +32,7 @@ class StoreInfo(Table, table=True):
     held_blind: bool | None = None
     """In a held store: whether it is not known what was sent after the backup was made."""
     zone_rules: str | None = None
-    """A hash of the time zone rules that the next due times were computed with."""
+    """The time zone rules that the next due times were computed with: see tzdata_changes."""
     held_reason: str | None = None
     """In a held store: when it was put on hold, such as "after a restore"."""
     database_id: str | None = None

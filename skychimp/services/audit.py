@@ -16,7 +16,7 @@ from skychimp.config import shared
 from skychimp.errors import SkychimpError
 from skychimp.models import AuditEntry, User
 from skychimp.permissions import ANONYMOUS, Action, Actor, Scope, authorize
-from skychimp.services import system_log
+from skychimp.services import paging, system_log
 from skychimp.services.listing import ListOptions, apply, checked_search, matches_id_or_email
 from skychimp.store.database import Store
 from skychimp.store.sql import Nullable
@@ -114,16 +114,16 @@ def list_entries(
     `by` is a user's id or email address, `since` the time of the first entry. Raises Denied, InvalidValue.
     """
     authorize(actor, Action.SEE_AUDIT_TRAIL)
-    query = select(_A, _U.c.email).outerjoin(_U, _U.c.id == _A.c.actor_id)
-    query = apply(query, options, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
+    rows = select(_A, _U.c.email).outerjoin(_U, _U.c.id == _A.c.actor_id)
+    found = apply(rows, options, searched=(_U.c.email, _A.c.action, _A.c.object, _A.c.detail), sorted_by=SORTED_BY)
     if by is not None:
-        query = query.where(matches_id_or_email(_U, by))
+        found = found.where(matches_id_or_email(_U, by))
     if action is not None:
-        query = query.where(_A.c.action == checked_search(action))
+        found = found.where(_A.c.action == checked_search(action))
     if since is not None:
-        query = query.where(_A.c.at >= since)
-    with store.read() as db:
-        for row in db.execute(query.execution_options(yield_per=1000)):
+        found = found.where(_A.c.at >= since)
+    for page in paging.read_pages(store, rows, found, limit=options.limit):
+        for row in page:
             yield AuditInfo(row.id, row.at, row.email, row.action, row.object, row.object_id, row.detail)
 
 

@@ -11,6 +11,7 @@ from skychimp import addresses
 from skychimp.errors import InvalidValue, NotFound
 from skychimp.permissions import Actor, Scope
 from skychimp.shell import run_hint
+from skychimp.store.sql import contains
 from skychimp.text import shortened
 
 MAX_INTEGER = 2**63 - 1
@@ -39,7 +40,7 @@ def apply(
     """
     if options.search:
         text = checked_search(options.search)
-        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in searched)))
+        query = query.where(or_(*(contains(column, text) for column in searched)))
     default = next(iter(sorted_by))
     query = query.order_by(_order(options.sort or default, sorted_by), sorted_by[default])
     if options.limit is not None:
@@ -63,7 +64,7 @@ def matches_id_or_email(table: Table, name: str) -> ColumnElement[bool]:
         has_id: ColumnElement[bool] = table.c.id == int(name)
         return has_id
     try:
-        return table.c.address_key == addresses.parse(name.strip()).key
+        return table.c.address_key == addresses.parse(name.strip(), addresses.STORED).key
     except InvalidValue:
         return false()
 

@@ -53,7 +53,7 @@ def build(store: Store, actor: Actor, path: Path, settings: Settings, cached: Ca
         tagline=settings.blog.tagline,
         description=settings.blog.description,
         language=settings.blog.language,
-        timezone=settings.mail.timezone,
+        timezone=settings.mail.read_timezone(),
         url=settings.blog.url,
         figures=Figures(public_home.mailings, public_home.active_mailings, public_home.unique_clients),
         articles=[_article(store, post, secret, cached) for post in published],

@@ -6,8 +6,9 @@ parameter are built once, as every claim uses them.
 
 from datetime import datetime
 from functools import cache
+from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, and_, case, exists, literal, or_, select
+from sqlalchemy import BindParameter, ColumnElement, and_, case, exists, func, literal, or_, select
 
 from skychimp.models import (
     UNFINISHED_STATES,
@@ -47,6 +48,12 @@ def is_running() -> ColumnElement[bool]:
 
 
 @cache
+def is_sendable() -> ColumnElement[bool]:
+    """Return the condition of a mailing that is enabled and not held."""
+    return and_(is_enabled(), _M.c.held_at.is_(None))
+
+
+@cache
 def is_enabled() -> ColumnElement[bool]:
     """Return the condition of a mailing that nobody has stopped: not disabled, not deleted, its owner not blocked."""
     owner = _U.alias("owner")
@@ -54,11 +61,15 @@ def is_enabled() -> ColumnElement[bool]:
     return and_(_M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), ~is_owner_blocked)
 
 
-def why_stopped(disabled_at: datetime | None, disabled_reason: str | None, blocked_at: datetime | None) -> str | None:
-    """Return why a mailing that is not deleted is not enabled, or None if it is. `blocked_at` is its owner's."""
+def why_stopped(
+    disabled_at: datetime | None, disabled_reason: str | None, held_reason: str | None, blocked_at: datetime | None
+) -> str | None:
+    """Return why a mailing that is not deleted sends nothing, or None if it does. `blocked_at` is its owner's."""
     if disabled_at is not None:
         return f"the mailing is disabled: {disabled_reason}"
-    return None if blocked_at is None else "the mailing's owner is blocked"
+    if blocked_at is not None:
+        return "the mailing's owner is blocked"
+    return None if held_reason is None else f"the mailing is held: {held_reason}"
 
 
 def is_active(now: datetime) -> ColumnElement[bool]:
@@ -66,8 +77,13 @@ def is_active(now: datetime) -> ColumnElement[bool]:
     return and_(
         is_enabled(),
         _M.c.status.in_([MailingStatus.CREATED, MailingStatus.RUNNING]),
-        or_(_M.c.end_at.is_(None), _M.c.end_at > now),
+        is_before_end(now),
     )
+
+
+def is_before_end(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
+    """Return the condition of a mailing that is not past its end."""
+    return or_(_M.c.end_at.is_(None), _M.c.end_at > now)
 
 
 # Occurrences
@@ -79,12 +95,12 @@ def is_unfinished() -> ColumnElement[bool]:
     return has_state(_O.c.state, *UNFINISHED_STATES)
 
 
-def may_send(now: datetime | BindParameter[str]) -> ColumnElement[bool]:
+def may_send(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
     """Return the condition of an occurrence that may send now. The query joins it with its mailing.
 
-    It is unfinished and before its deadline, its mailing is enabled, and the store is not on hold.
+    It is unfinished, its mailing is neither stopped nor over, and the store is not on hold.
     """
-    return and_(is_unfinished(), _is_store_released(), _O.c.deadline > now, is_enabled())
+    return and_(is_unfinished(), _is_store_released(), is_before_end(now), is_sendable())
 
 
 @cache
@@ -142,8 +158,9 @@ def current_attempts() -> ColumnElement[int]:
 def was_sent() -> ColumnElement[bool]:
     """Return the condition of a delivery that was sent under a lease that is still open."""
     is_next_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts + 1)
-    has_success = exists().where(is_next_attempt, has_state(_A.c.outcome, Outcome.SENT)).correlate(_D)
-    return and_(has_intent(), has_success)
+    # Not EXISTS: PostgreSQL might read all attempts to join them, if it does not know yet that there are many.
+    outcome = select(_A.c.outcome).where(is_next_attempt).correlate(_D).scalar_subquery()
+    return and_(has_intent(), has_state(func.coalesce(outcome, ""), Outcome.SENT))
 
 
 @cache
@@ -156,6 +173,12 @@ def is_unknown() -> ColumnElement[bool]:
 def awaits_resend() -> ColumnElement[bool]:
     """Return the condition of an unknown delivery that is sent again at its next try."""
     return and_(is_unknown(), _D.c.next_try_at.is_not(None))
+
+
+@cache
+def awaits_a_try() -> ColumnElement[bool]:
+    """Return the condition of a delivery that is sent at its next try, for the first time or again."""
+    return or_(is_waiting(), awaits_resend())
 
 
 @cache

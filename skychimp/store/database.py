@@ -7,9 +7,10 @@ The databases are SQLite (`sqlite`) and PostgreSQL (`postgres`). What one of the
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine
 from sqlmodel import Session
@@ -19,6 +20,11 @@ SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 BUSY_TIMEOUT_MS = 30_000
 """How long to wait for the store's lock."""
+BATCH_PAUSE_S = 0.11
+"""How long to wait between the transactions of a large change, so that others get the lock.
+
+Who waits for SQLite's lock looks for it every 100 ms at least. With a shorter pause it may be taken again each time.
+"""
 SHORT_TIMEOUT_MS = 2_000
 """How long to wait for the lock to record what need not be recorded."""
 
@@ -30,6 +36,23 @@ Fill = Callable[[Connection], object]
 def boot_time_s() -> float:
     """Return the seconds since the machine was started. Unlike the monotonic clock, it counts while it sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Driver(NamedTuple):
+    """What executes SQL past SQLAlchemy, for the small statements of each email.
+
+    `execute` takes the parameters as the database's driver does, and returns a cursor or what has its `fetch` methods.
+    On PostgreSQL, the values that these return may be texts.
+    """
+
+    dialect: str
+    execute: Callable[..., Any]
+
+
+def driver_of(db: Connection) -> Driver:
+    """Return the driver of a connection."""
+    connection: Any = db.connection.dbapi_connection
+    return Driver(db.dialect.name, connection.execute)
 
 
 class Store(ABC):
@@ -62,6 +85,18 @@ class Store(ABC):
         with self.translate_errors(), Session(self._writer, expire_on_commit=False) as db, db.begin():
             yield db
 
+    def write_in_batches(self, step: Callable[[Session], bool]) -> None:
+        """Call `step` in one transaction after another, until it returns True. Others can write in between.
+
+        Raises StoreFailed.
+        """
+        while True:
+            with self.write() as db:
+                is_complete = step(db)
+            if is_complete:
+                return
+            time.sleep(BATCH_PAUSE_S)
+
     def connect(self) -> Connection:
         """Return a connection whose transactions all take the lock at once, for a thread that only writes."""
         return self._writer.connect()
@@ -83,11 +118,15 @@ class Store(ABC):
         """Open a transaction like `write`, but wait for the lock for SHORT_TIMEOUT_MS only. Raises StoreFailed."""
 
     @abstractmethod
-    def transaction(self, db: Connection, *, shared: bool, pipelined: bool) -> contextlib.AbstractContextManager[None]:
+    def transaction(
+        self, db: Connection, logged: list[int], *, shared: bool, pipelined: bool
+    ) -> contextlib.AbstractContextManager["Driver"]:
         """Open a transaction on a connection of `connect_for_writes`. It waits for the lock.
 
-        With `shared`, it may run beside other such ones, where a database can do that. With `pipelined`, it may send
-        statements before the results of those before them are there, so it must use no number of changed rows.
+        At its end, `logged` has the ids of deliveries that it has added attempts or intents to: they tell whether it
+        was committed, if the connection breaks. With `shared`, it may run beside other such ones, where a database can
+        do that. With `pipelined`, it may send statements before the results of those before them are there, so it must
+        execute them by the driver it gets.
         """
 
     def find_damage(self) -> str:
@@ -95,25 +134,42 @@ class Store(ABC):
         return ""
 
     @abstractmethod
+    def check_file(self) -> None:
+        """Raise StoreFailed if the store is a file that was deleted or replaced since it was opened."""
+
+    @abstractmethod
     def read_clock(self) -> None:
         """Compare this machine's clock with the store's, if they are two. Raises StoreFailed."""
+
+    @abstractmethod
+    def connect_to_watch(self) -> Connection:
+        """Return a connection for `read_version`, which nothing else uses."""
+
+    @abstractmethod
+    def read_version(self, db: Connection) -> object:
+        """Return what is another one after each commit, whoever it was. `db` is a connection of `connect_to_watch`.
+
+        On SQLite it takes some microseconds, and fails at once rather than wait for a lock. Raises StoreFailed.
+        """
 
     @abstractmethod
     def reconnect(self, error: Exception) -> bool:
         """Return whether an error came from a lost connection, after waiting until there is a new one."""
 
     @abstractmethod
-    def checkpoint(self) -> None:
-        """Do what the database needs now and then for its log."""
+    def checkpoint(self) -> bool:
+        """Do what the database needs now and then for its log. Return False if that has to wait for others."""
+
+    @abstractmethod
+    def has_remains(self, texts: Collection[str]) -> bool:
+        """Return whether deleted rows with these texts may have left them in the database's files.
+
+        Raises StoreFailed.
+        """
 
     @abstractmethod
     def vacuum(self) -> None:
-        """Remove what deleted rows have left. Raises StoreFailed."""
-
-    @property
-    @abstractmethod
-    def vacuum_hint(self) -> str:
-        """The command that does what `vacuum` does."""
+        """Remove what deleted rows have left, and give their space back. Raises Conflict and StoreFailed."""
 
     @property
     @abstractmethod

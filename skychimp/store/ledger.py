@@ -4,16 +4,17 @@ Every function is part of its caller's transaction. Those that write take many r
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     String,
     and_,
     bindparam,
@@ -27,10 +28,25 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Dialect, make_url
 
-from skychimp.models import Attempt, Client, Delivery, DeliveryState, Intent, Lease, Mailing, Occurrence, Outcome
+from skychimp.models import (
+    Attempt,
+    Client,
+    Delivery,
+    DeliveryState,
+    Intent,
+    Lease,
+    Mailing,
+    Occurrence,
+    Outcome,
+    StoreInfo,
+    SuppressionSource,
+    has_state,
+)
 from skychimp.store import queue
+from skychimp.store.clients import suppressions
+from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
-from skychimp.store.database import POSTGRESQL, SQLITE, Store
+from skychimp.store.database import POSTGRESQL, SQLITE, Driver, Store, driver_of
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.sql import id_list, ids_in, insert_or
 
@@ -55,17 +71,18 @@ _SELECTED = """SELECT started_at AT TIME ZONE 'UTC', finished_at AT TIME ZONE 'U
     reply, relay"""
 _ROWS = """json_to_recordset(CAST(%s AS json)) AS row (started_at timestamp, finished_at timestamp, outcome text,
     phase text, code int, enhanced text, reply text, relay text, delivery_id bigint, number int, lease_id bigint)"""
-_INSERT_SENT = {
-    SQLITE: f"{_INSERT_INTO_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    # A late attempt has no lease. Without the id of its delivery the insert fails.
-    POSTGRESQL: f"{_INSERT_INTO_ATTEMPT} {_SELECTED}, CASE WHEN lease.id IS NOT NULL THEN delivery_id END, number"
-    f" FROM {_ROWS} LEFT JOIN lease ON lease.id = lease_id AND lease.run_id = %s",
-}
+# A late attempt has no lease. Without the id of its delivery the insert fails.
+_INSERT_SENT_BY_JSON = (
+    f"{_INSERT_INTO_ATTEMPT} {_SELECTED}, CASE WHEN lease.id IS NOT NULL THEN delivery_id END, number"
+    f" FROM {_ROWS} LEFT JOIN lease ON lease.id = lease_id AND lease.run_id = %s"
+)
 # The number is read from the delivery, as a late attempt of another run may have been added meanwhile.
 _INSERT_ATTEMPT = {
     SQLITE: f"{_INSERT_INTO_ATTEMPT} SELECT ?, ?, ?, ?, ?, ?, ?, ?, id, attempts + 1 FROM delivery WHERE id = ?",  # noqa: S608
     POSTGRESQL: f"{_INSERT_INTO_ATTEMPT} {_SELECTED}, id, attempts + 1 FROM {_ROWS} JOIN delivery ON id = delivery_id",
 }
+
+_MAX_ROWS = 100  # of one statement on SQLite, which allows 32,766 parameters
 
 _INTEGRITY_ERRORS = ("IntegrityError", "UniqueViolation", "NotNullViolation")
 _EXISTING_LEASES = {
@@ -88,11 +105,20 @@ class AttemptRecord(NamedTuple):
     relay: str
     next_try_at: datetime | None
     bad_address: bool = False
+    give_up_after: timedelta | None = None
+    """How long after a delivery's first deferral another one lets it expire. None: never."""
 
     @property
     def state(self) -> DeliveryState:
         """The state that the delivery gets."""
         return DeliveryState.QUEUED if self.outcome == Outcome.GIVEN_BACK else DeliveryState(self.outcome)
+
+
+class ResultCounts(NamedTuple):
+    """How many emails of an occurrence were tried, and how many of them failed."""
+
+    failed: int = 0
+    tried: int = 0
 
 
 class LateAttempt(Exception):
@@ -104,23 +130,24 @@ def is_late(error: Exception) -> bool:
     return isinstance(error, LateAttempt) or type(error).__name__ in _INTEGRITY_ERRORS
 
 
-def record_intents(db: Connection, run_id: int, claims: Sequence[ClaimedDelivery], now: datetime) -> set[ClaimKey]:
+def record_intents(driver: Driver, run_id: int, claims: Sequence[ClaimedDelivery], now: datetime) -> set[ClaimKey]:
     """Record that these deliveries are about to be sent. Return the keys of those that may be.
 
     Their lease must exist, and their mailing must go on at this moment. Recording an intent again renews it.
     """
-    driver: Any = db.connection.dbapi_connection
-    statement, names = _intent_statement(db.dialect.name)
-    granted: set[ClaimKey] = set()
+    statement, names = _intent_statement(driver.dialect)
+    cursors: dict[int, Any] = {}
     for lease_id, leased in groupby(sorted(claims, key=_lease_id), key=_lease_id):
         ids = json.dumps([claimed.id for claimed in leased])
         parameters = {"ids": ids, "lease": lease_id, "run": run_id, "now": now if names is None else _stored(now)}
         values = parameters if names is None else tuple(parameters[name] for name in names)
-        granted.update((delivery_id, lease_id) for (delivery_id,) in driver.execute(statement, values).fetchall())
-    return granted
+        cursors[lease_id] = driver.execute(statement, values)
+    return {
+        (int(delivery_id), lease_id) for lease_id, cursor in cursors.items() for (delivery_id,) in cursor.fetchall()
+    }
 
 
-def record_sent(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -> None:
+def record_sent(driver: Driver, run_id: int, records: Sequence[AttemptRecord]) -> None:
     """Record attempts that succeeded, as `record_attempts` does.
 
     If one is late, the transaction fails with an error that `is_late`: on PostgreSQL at the next statement that waits
@@ -128,39 +155,42 @@ def record_sent(db: Connection, run_id: int, records: Sequence[AttemptRecord]) -
     """
     if not records:
         return
-    rows = [(*_attempt(record), record.claimed.attempts + 1) for record in records]
-    lease_ids = [record.claimed.lease_id for record in records]
-    driver: Any = db.connection.dbapi_connection
-    if db.dialect.name == POSTGRESQL:
-        listed = _json_rows((*row, lease_id) for row, lease_id in zip(rows, lease_ids, strict=True))
-        driver.execute(_INSERT_SENT[POSTGRESQL], (listed, run_id))
-    elif _existing_leases(db, run_id, set(lease_ids)) != set(lease_ids):
+    rows = list(_attempts(records))
+    if driver.dialect == POSTGRESQL:
+        listed = _json_rows((*row, record.claimed.lease_id) for row, record in zip(rows, records, strict=True))
+        driver.execute(_INSERT_SENT_BY_JSON, (listed, run_id))
+        return
+    lease_ids = {record.claimed.lease_id for record in records}
+    if _existing_leases(driver, run_id, lease_ids) != lease_ids:
         raise LateAttempt
-    else:
-        driver.executemany(_INSERT_SENT[SQLITE], rows)
+    for first in range(0, len(rows), _MAX_ROWS):
+        inserted = rows[first : first + _MAX_ROWS]
+        driver.execute(_insert_sent(len(inserted)), list(chain.from_iterable(inserted)))
 
 
-def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord], *, late: bool = True) -> None:
-    """Record attempts. Those that did not succeed change their deliveries at once, the others when the lease is closed.
+def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord], *, late: bool = True) -> int:
+    """Record attempts, and return how many of their deliveries have expired.
+
+    Those that did not succeed change their deliveries at once, the others when the lease is closed.
 
     An attempt is late if its delivery was taken from this run meanwhile. It is logged and changes nothing, with one
     exception: a late success marks the delivery as sent, unless it is being sent again right now. Without `late`, raise
     LateAttempt before anything is written.
     """
-    existing = _existing_leases(db, run_id, {record.claimed.lease_id for record in records})
+    existing = _existing_leases(driver_of(db), run_id, {record.claimed.lease_id for record in records})
     on_time = [record for record in records if record.claimed.lease_id in existing]
     if len(on_time) < len(records) and not late:
         raise LateAttempt
     not_sent = [record for record in on_time if record.outcome != Outcome.SENT]
     _log(db, on_time)
-    for record in not_sent:
-        _set_outcome(db, record)
+    expired = sum([_set_outcome(db, record) == DeliveryState.EXPIRED for record in not_sent])
     queue.give_back(db, [record.claimed for record in not_sent])
     if len(on_time) < len(records):
         _record_late(db, [record for record in records if record.claimed.lease_id not in existing])
     for record in records:
         if record.bad_address:
             _mark_bad(db, record)
+    return expired
 
 
 def count_by_state(db: Connection, occurrence_id: int) -> dict[DeliveryState, int]:
@@ -168,6 +198,14 @@ def count_by_state(db: Connection, occurrence_id: int) -> dict[DeliveryState, in
     state = current_state()
     rows = db.execute(select(state, func.count()).where(_D.c.occurrence_id == occurrence_id).group_by(state))
     return {DeliveryState(state): number for state, number in rows}
+
+
+def count_results(db: Connection, occurrence_id: int) -> ResultCounts:
+    """Count an occurrence's results, without those under leases that are open. It may read very many rows."""
+    is_failed = has_state(_D.c.state, DeliveryState.FAILED)
+    is_tried = has_state(_D.c.state, DeliveryState.SENT, DeliveryState.DEFERRED, DeliveryState.FAILED)
+    counts = select(func.count().filter(is_failed), func.count()).where(_D.c.occurrence_id == occurrence_id, is_tried)
+    return ResultCounts._make(db.execute(counts).one())
 
 
 def count_pending_by_state(db: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
@@ -191,16 +229,28 @@ def newest_attempt_id(store: Store) -> int:
         return transaction.connection().scalar(select(func.max(_A.c.id))) or 0
 
 
-def delete_old_attempts(db: Connection, before: datetime, batch: int = 10_000) -> bool:
+def has_old_attempts(db: Connection, before: datetime) -> bool:
+    """Return whether `delete_old_attempts` would delete something."""
+    ended_at = db.scalar(_counted_attempts(1).with_only_columns(_A.c.finished_at))
+    return ended_at is not None and ended_at < before
+
+
+def delete_old_attempts(db: Connection, before: datetime, batch: int = 5_000) -> bool:
     """Delete up to `batch` of the oldest attempts that ended before a time. Return True while there may be more.
 
-    The newest attempt always stays: if its id were reused, that attempt would seem to be counted already (rollups).
+    An attempt that is not counted yet (rollups) stays. So does the newest one: if its id were reused, that attempt
+    would seem to be counted already.
     """
-    newest = select(func.max(_A.c.id)).scalar_subquery()
-    oldest = select(_A.c.id, _A.c.finished_at).where(_A.c.id < newest).order_by(_A.c.id).limit(batch)
-    ids = [row.id for row in db.execute(oldest) if row.finished_at < before]
-    db.execute(delete(_A).where(_A.c.id.in_(ids)))
+    ids = [row.id for row in db.execute(_counted_attempts(batch)) if row.finished_at < before]
+    if ids:
+        db.execute(delete(_A).where(_A.c.id >= ids[0], _A.c.id <= ids[-1], _A.c.finished_at < before))
     return len(ids) == batch
+
+
+def _counted_attempts(limit: int) -> Select[tuple[int, datetime]]:
+    """Return the query for the oldest attempts, without the last one that is counted."""
+    counted_to = select(StoreInfo.__table__.c.counted_to).scalar_subquery()
+    return select(_A.c.id, _A.c.finished_at).where(_A.c.id < counted_to).order_by(_A.c.id).limit(limit)
 
 
 def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
@@ -237,7 +287,7 @@ def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:
 def _log(db: Connection, records: Sequence[AttemptRecord]) -> None:
     """Append attempts, numbered by their deliveries' counts. A delivery that was deleted gets none."""
     driver: Any = db.connection.dbapi_connection
-    rows = map(_attempt, records)
+    rows = (row[:-1] for row in _attempts(records))
     if db.dialect.name == POSTGRESQL:
         driver.execute(_INSERT_ATTEMPT[POSTGRESQL], (_json_rows(rows),))
     else:
@@ -249,10 +299,16 @@ def _json_rows(rows: Iterable[tuple[object, ...]]) -> str:
     return json.dumps([dict(zip((*_ATTEMPT_COLUMNS, "lease_id"), row, strict=False)) for row in rows])
 
 
-def _existing_leases(db: Connection, run_id: int, lease_ids: Iterable[int]) -> set[int]:
-    driver: Any = db.connection.dbapi_connection
-    rows = driver.execute(_EXISTING_LEASES[db.dialect.name], (run_id, json.dumps(list(lease_ids))))
+def _existing_leases(driver: Driver, run_id: int, lease_ids: Iterable[int]) -> set[int]:
+    rows = driver.execute(_EXISTING_LEASES[driver.dialect], (run_id, json.dumps(list(lease_ids))))
     return {lease_id for (lease_id,) in rows}
+
+
+@cache
+def _insert_sent(count: int) -> str:
+    """Return the SQL that inserts a number of rows at once, which takes less time than one by one."""
+    row = f"({', '.join('?' * len(_ATTEMPT_COLUMNS))})"
+    return f"{_INSERT_INTO_ATTEMPT} VALUES {', '.join([row] * count)}"
 
 
 @cache
@@ -289,25 +345,61 @@ def _lease_id(claimed: ClaimedDelivery) -> int:
     return claimed.lease_id
 
 
-def _set_outcome(db: Connection, record: AttemptRecord) -> None:
-    """Change a delivery's row after an attempt that did not succeed. If it was cancelled meanwhile, it stays so."""
+def _set_outcome(db: Connection, record: AttemptRecord) -> object:
+    """Change a delivery's row after an attempt that did not succeed, and return its state.
+
+    If it was cancelled meanwhile, it stays so.
+    """
     row = update(_D).where(_D.c.id == record.claimed.id)
     is_given_back = record.outcome == Outcome.GIVEN_BACK
     db.execute(row.values(attempts=_D.c.attempts + 1, given_back=_D.c.given_back + int(is_given_back)))
-    db.execute(row.where(has_waiting_state()).values(state=record.state, next_try_at=record.next_try_at))
+    values: dict[str, object] = {"state": record.state, "next_try_at": record.next_try_at}
+    if record.outcome == Outcome.DEFERRED and record.give_up_after is not None:
+        values |= _deferred_values(db, record, record.give_up_after)
+    elif record.outcome == Outcome.UNKNOWN:
+        values["dated_at"] = record.claimed.date
+    db.execute(row.where(has_waiting_state()).values(values))
+    return values["state"]
 
 
-def _attempt(record: AttemptRecord) -> tuple[object, ...]:
-    return (
-        _stored(record.started_at), _stored(record.finished_at), record.outcome, record.phase, record.code,
-        record.enhanced, _storable(record.reply), record.relay, record.claimed.id,
-    )  # fmt: skip
+def _deferred_values(db: Connection, record: AttemptRecord, give_up_after: timedelta) -> dict[str, object]:
+    """Return what tells when a deferred delivery expires, and whether that is now.
+
+    As in a mail server's queue, it does so after a try: whoever was held up for long gets another one first.
+    """
+    query = select(_D.c.give_up_at, _O.c.held_up_s).join(_O, _O.c.id == _D.c.occurrence_id)
+    give_up_at, held_up_s = db.execute(query.where(_D.c.id == record.claimed.id)).one()
+    held_up = timedelta(seconds=held_up_s)
+    if give_up_at is None:
+        return {"give_up_at": record.started_at - held_up + give_up_after}
+    is_over = record.finished_at - held_up >= give_up_at
+    return {"state": DeliveryState.EXPIRED, "next_try_at": None} if is_over else {}
+
+
+def _attempts(records: Iterable[AttemptRecord]) -> Iterator[tuple[object, ...]]:
+    """Yield the values of the columns."""
+    times = _stored_times(chain.from_iterable((record.started_at, record.finished_at) for record in records))
+    for record, started_at, finished_at in zip(records, times, times, strict=True):
+        claimed, _, _, outcome, phase, code, enhanced, reply, relay, *_ = record
+        texts = str(outcome), str(phase)  # SQLite's driver takes a microsecond more for a member of an enum
+        rest = code, enhanced, _storable(reply), relay, claimed.id, claimed.attempts + 1
+        yield started_at, finished_at, *texts, *rest
+
+
+def _stored_times(times: Iterable[datetime]) -> Iterator[str]:
+    """Yield times as `_stored` returns them, in a third of the time: most are of the same second."""
+    second, text = datetime.min.replace(tzinfo=UTC), ""
+    for at in times:
+        since = at - second
+        if since.days or since.seconds:
+            second = at.replace(microsecond=0)
+            text = _stored(second).partition(".")[0]
+        yield f"{text}.{at.microsecond:06}"
 
 
 def _stored(at: datetime) -> str:
     """Return a time as SQLite stores it, and PostgreSQL reads it: UTC, without an offset."""
-    utc = at if at.tzinfo is UTC else at.astimezone(UTC)
-    return utc.isoformat(" ", "microseconds")[: -len("+00:00")]
+    return at.astimezone(UTC).isoformat(" ", "microseconds")[: -len("+00:00")]
 
 
 def _storable(text: str) -> str:
@@ -318,14 +410,12 @@ def _storable(text: str) -> str:
 
 
 def _mark_bad(db: Connection, record: AttemptRecord) -> None:
-    """Mark the client's address as bad, unless it was marked before or is another address by now."""
+    """Mark the client's address as bad and suppress it, unless it was marked before or is another address by now."""
     client = db.execute(select(_C).where(_C.c.id == record.claimed.client_id)).one_or_none()
     if client is None or client.bad_at is not None or client.email != record.claimed.address:
         return
     db.execute(
         update(_C).where(_C.c.id == client.id).values(bad_at=record.finished_at, bad_reason=_storable(record.reply))
     )
-    # A scalar subquery, as with a join SQLite would begin with the owner's mailings instead of unfinished occurrences.
-    owner_id = select(_M.c.owner_id).where(_M.c.id == _O.c.mailing_id).scalar_subquery()
-    unfinished = select(_O.c.id).where(is_unfinished(), owner_id == client.owner_id)
-    queue.cancel_for_address(db, unfinished, client.address_key)
+    remembered = NewSuppression(client.email, client.address_key, suppressions.BOUNCE, _storable(record.reply))
+    suppressions.add(db, [remembered], Holds(client.owner_id), SuppressionSource.BOUNCE, record.finished_at)

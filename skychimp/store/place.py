@@ -60,8 +60,18 @@ def find_unwritable(store: Path) -> Path | None:
     return next((part for part in parts if not os.access(part, os.W_OK, effective_ids=effective)), None)
 
 
+def is_on_read_only_mount(store: Path) -> bool:
+    """Return whether nothing can be written to the file system of a store."""
+    try:
+        return bool(os.statvfs(store).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def permissions_hint(store: Path) -> str:
     """Return the hint for a store that SQLite cannot use, maybe because it or one of its logs is read-only."""
+    if is_on_read_only_mount(store):
+        return "mount its file system writable, or copy the store with its -wal file to another one"
     part = find_unwritable(store)
     if part is None or part.stat().st_uid != os.geteuid():
         return "check the disk and the file's permissions"

@@ -1,4 +1,4 @@
-"""Create, lease, return and finish deliveries. Every function is part of its caller's transaction.
+"""Lease deliveries, return them, queue them again and cancel them. Part of the caller's transaction.
 
 A run leases many deliveries at once, in one row. Until the lease is closed, its deliveries' own rows stay as they are,
 but for those that were not sent: see `ledger.record_attempts`. Nobody else can lease them meanwhile.
@@ -7,29 +7,32 @@ but for those that were not sent: see `ledger.record_attempts`. Nobody else can 
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
+    Executable,
+    Integer,
     Select,
     and_,
+    bindparam,
     delete,
     exists,
+    func,
     insert,
     literal,
     null,
     or_,
     select,
-    true,
     update,
 )
-from sqlalchemy.dialects.sqlite import Insert
 
 from skychimp.models import (
     Attempt,
     Client,
-    ClientTag,
     Delivery,
     DeliveryState,
     Intent,
@@ -39,38 +42,38 @@ from skychimp.models import (
     Occurrence,
     OccurrenceState,
     Outcome,
-    StoreInfo,
     has_state,
 )
-from skychimp.store import audience
+from skychimp.store.clients import audience, suppressions
 from skychimp.store.conditions import (
+    awaits_a_try,
     awaits_resend,
     has_intent,
     has_waiting_state,
+    is_before_end,
     is_leased,
-    is_running,
     is_unfinished,
-    is_unknown,
     is_waiting,
     may_send,
     was_sent,
 )
 from skychimp.store.database import POSTGRESQL
-from skychimp.store.sql import id_list, ids_in, insert_or, json_list
+from skychimp.store.sql import id_list, ids_in, json_list
 
 _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 _C = Client.__table__
-_T = ClientTag.__table__
 _A = Attempt.__table__
 _L = Lease.__table__
 _I = Intent.__table__
 
-AFTER_RESTORE, AFTER_FAILOVER, AFTER_COPY = "after a restore", "after a fail-over", "as it is a copy"
+# These, and the cached functions below, are built once, as every lease uses them: building them takes milliseconds.
+_INSERT_LEASE = insert(_L).returning(_L.c.id)
+_LEASES_OF_RUN = select(_L.c.id).where(_L.c.run_id == bindparam("run"))
 
-OPENING_BATCH = 10_000
-"""How many clients get their deliveries in one transaction while an occurrence opens."""
+RETRIED_STATES = (DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.CANCELLED)
+"""The states of deliveries that a person can have tried again."""
 
 
 class ClaimedDelivery(NamedTuple):
@@ -85,7 +88,20 @@ class ClaimedDelivery(NamedTuple):
     tags: str
     attempts: int
     given_back: int
+    dated_at: datetime | None
+    content_id: int | None
     lease_id: int
+    leased_at: datetime
+
+    @property
+    def is_untried(self) -> bool:
+        """Whether no try has been counted yet."""
+        return self.attempts == self.given_back
+
+    @property
+    def date(self) -> datetime:
+        """The email's Date header: that of the email before, if this one may be its repetition."""
+        return self.dated_at or self.leased_at
 
     @property
     def key(self) -> "ClaimKey":
@@ -97,106 +113,18 @@ ClaimKey = tuple[int, int]
 """The ids of a delivery and of its lease."""
 
 
-def is_held(db: Connection) -> bool:
-    """Return whether the store is on hold until a person releases it."""
-    return why_held(db) is not None
-
-
-def why_held(db: Connection) -> str | None:
-    """Return since what the store is on hold, such as "after a restore", or None if it is not."""
-    info = StoreInfo.__table__.c
-    row = db.execute(select(info.held_at, info.held_reason)).one_or_none()
-    return None if row is None or row.held_at is None else row.held_reason or AFTER_RESTORE
-
-
-def hold(db: Connection, reason: str, now: datetime, *, blind: bool) -> None:
-    """Put the store on hold. `blind` says that it is not known what else was sent from it."""
-    values = {"held_at": now, "held_blind": blind, "held_reason": reason, "database_id": None}
-    db.execute(update(StoreInfo.__table__).values(values))
-
-
-def release(db: Connection) -> None:
-    """End the store's hold."""
-    db.execute(update(StoreInfo.__table__).values(held_at=None, held_blind=None, held_reason=None))
-
-
-# Opening
-
-
-def create_occurrence(db: Connection, row: dict[str, object]) -> int | None:
-    """Create an occurrence and return its id, or None if the mailing already has one for that local due time."""
-    statement = insert_or(_O).values(row).on_conflict_do_nothing(index_elements=["mailing_id", "due_local"])
-    occurrence_id: int | None = db.scalar(statement.returning(_O.c.id))
-    return occurrence_id
-
-
-def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
-    """Create deliveries for the next `batch` clients of an occurrence's audience. Return True once all are created.
-
-    An address that is twice in the audience gets one delivery, and a bad address none. Calling it again is harmless.
-    """
-    occurrence = db.execute(
-        select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients, _M.c.deleted_at)
-        .join(_M, _M.c.id == _O.c.mailing_id)
-        .where(_O.c.id == occurrence_id)
-    ).one()
-    if occurrence.state != OccurrenceState.OPENING or occurrence.deleted_at is not None:
-        return True
-    # A batch is a range of the owner's clients, even if the audience has few of them, so that no batch takes long.
-    following = select(_C.c.id).where(_C.c.owner_id == occurrence.owner_id, _C.c.id > occurrence.cursor)
-    until = db.scalar(following.order_by(_C.c.id).limit(1).offset(batch - 1))
-    client_ids = audience.client_ids(
-        occurrence.id, all_clients=occurrence.all_clients, after=occurrence.cursor, until=until
-    )
-    is_in_batch = _C.c.id.in_(select(client_ids.subquery().c.id))
-    in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
-    db.execute(_insert_deliveries(occurrence_id, occurrence.due_at, is_in_batch, in_order=in_order))
-    progress = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
-    db.execute(update(_O).where(_O.c.id == occurrence_id).values(progress))
-    return until is None
-
-
-def client_tags() -> ColumnElement[str]:
-    """Return the expression for the tags of the query's client row, as a JSON list in order."""
-    tags = select(_T.c.tag).where(_T.c.client_id == _C.c.id).order_by(_T.c.tag).correlate(_C).subquery()
-    return select(json_list(tags.c.tag)).scalar_subquery()
-
-
-def _insert_deliveries(
-    occurrence_id: int, due_at: datetime, is_in_batch: ColumnElement[bool], *, in_order: bool
-) -> Insert:
-    columns = {
-        "occurrence_id": literal(occurrence_id),
-        "client_id": _C.c.id,
-        "address": _C.c.email,
-        "address_key": _C.c.address_key,
-        "name": _C.c.name,
-        "comment": _C.c.comment,
-        "tags": client_tags(),
-        "state": literal(DeliveryState.QUEUED.value),
-        "attempts": literal(0),
-        "given_back": literal(0),
-        "next_try_at": literal(due_at, _D.c.next_try_at.type),
-    }
-    rows = select(*columns.values()).where(is_in_batch, audience.can_receive())
-    if in_order:
-        rows = rows.order_by(_C.c.id)
-    statement = insert_or(_D).from_select(list(columns), rows)
-    return statement.on_conflict_do_nothing(index_elements=["occurrence_id", "address_key"])
-
-
 # Leasing
 
 
 def due_occurrences(db: Connection, now: datetime, mailing_id: int | None = None) -> list[int]:
     """Return the ids of the occurrences that have something to send now, in order of their due times.
 
-    Occurrences whose opening was interrupted, and whose deadline has passed since, are included: every client is to
-    have a delivery, even if it only expires.
+    Occurrences whose opening was interrupted, and whose mailing has ended since, are included: every client is to have
+    a delivery, even if it only expires.
     """
     has_due_deliveries = exists().where(_D.c.occurrence_id == _O.c.id, _is_due(now))
     is_opening = _O.c.state == OccurrenceState.OPENING
-    was_interrupted = and_(is_opening, _O.c.deadline <= now, _M.c.deleted_at.is_(None))
+    was_interrupted = and_(is_opening, ~is_before_end(now), _M.c.deleted_at.is_(None))
     query = (
         select(_O.c.id)
         .join(_M, _M.c.id == _O.c.mailing_id)
@@ -213,27 +141,37 @@ def lease(
     if db.dialect.name == POSTGRESQL:
         # Another run may be leasing at the same time. The query after this one sees what it has leased.
         db.execute(select(_O.c.id).where(_O.c.id == occurrence_id).with_for_update(key_share=True))
+    parameters = {"occurrence": occurrence_id, "now": now, "due_by": due_by, "limit": limit}
+    rows = db.execute(_next_deliveries(), parameters).all()
+    if not rows:
+        return []
+    values = {
+        "run_id": run_id,
+        "occurrence_id": occurrence_id,
+        "delivery_ids": json.dumps([row[0] for row in rows]),
+        "leased_at": now,
+    }
+    lease_id: int = db.execute(_INSERT_LEASE, values).scalar_one()
+    return [ClaimedDelivery._make((*row, lease_id, now)) for row in rows]
+
+
+@cache
+def _next_deliveries() -> Select[Any]:
     sendable_id = (
         select(_O.c.id)
         .join(_M, _M.c.id == _O.c.mailing_id)
-        .where(_O.c.id == occurrence_id, may_send(now))
+        .where(_O.c.id == bindparam("occurrence"), may_send(bindparam("now")))
         .scalar_subquery()
     )
-    next_deliveries = (
-        select(*(_D.c[name] for name in ClaimedDelivery._fields[:-1]))
-        .where(_D.c.occurrence_id == sendable_id, _is_due(due_by))
+    return (
+        select(*(_D.c[name] for name in ClaimedDelivery._fields[:-2]))
+        .where(_D.c.occurrence_id == sendable_id, _is_due(bindparam("due_by")))
         .order_by(_D.c.next_try_at)
-        .limit(limit)
+        .limit(bindparam("limit", type_=Integer))
     )
-    rows = db.execute(next_deliveries).all()
-    if not rows:
-        return []
-    values = {"run_id": run_id, "occurrence_id": occurrence_id, "delivery_ids": json.dumps([row.id for row in rows])}
-    lease_id: int = db.execute(insert(_L).values(values).returning(_L.c.id)).scalar_one()
-    return [ClaimedDelivery._make((*row, lease_id)) for row in rows]
 
 
-def _is_due(at: datetime) -> ColumnElement[bool]:
+def _is_due(at: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     return and_(has_waiting_state(), _D.c.next_try_at <= at, ~is_leased())
 
 
@@ -242,15 +180,16 @@ def _is_due(at: datetime) -> ColumnElement[bool]:
 
 def give_back(db: Connection, claims: Sequence[ClaimedDelivery]) -> None:
     """Take deliveries that the run will not send now out of their leases. No final dot was written for them."""
-    if not claims:
-        return
-    ids = id_list([claimed.id for claimed in claims])
-    lease_ids = {claimed.lease_id for claimed in claims}
-    db.execute(delete(_I).where(_I.c.delivery_id.in_(ids), _I.c.lease_id.in_(lease_ids)))
-    leased = ids_in(_L.c.delivery_ids).c.value
-    remaining = select(json_list(leased)).where(leased.not_in(ids)).correlate(_L).scalar_subquery()
-    db.execute(update(_L).where(_L.c.id.in_(lease_ids)).values(delivery_ids=remaining))
-    db.execute(delete(_L).where(_L.c.id.in_(lease_ids), _L.c.delivery_ids == "[]"))
+    by_lease: dict[int, list[int]] = {}
+    for claimed in claims:
+        by_lease.setdefault(claimed.lease_id, []).append(claimed.id)
+    for lease_id, delivery_ids in by_lease.items():  # a delivery may be in flight under another lease
+        ids = id_list(delivery_ids)
+        db.execute(delete(_I).where(_I.c.delivery_id.in_(ids), _I.c.lease_id == lease_id))
+        leased = ids_in(_L.c.delivery_ids).c.value
+        remaining = select(json_list(leased)).where(leased.not_in(ids)).correlate(_L).scalar_subquery()
+        db.execute(update(_L).where(_L.c.id == lease_id).values(delivery_ids=remaining))
+        db.execute(delete(_L).where(_L.c.id == lease_id, _L.c.delivery_ids == "[]"))
     cancel_obsolete(db, [claimed.id for claimed in claims])
 
 
@@ -259,19 +198,35 @@ def close_leases(db: Connection, run_id: int, lease_ids: Sequence[int] | None = 
 
     A lease stays open if one of its deliveries has an intent and no result: its run died while it was sending that one.
     """
-    is_closed = and_(_L.c.run_id == run_id, true() if lease_ids is None else _L.c.id.in_(lease_ids))
-    ids = db.scalars(select(_L.c.id).where(is_closed)).all()
-    fold(db, _intended(ids))
-    has_intents = exists().where(_I.c.lease_id == _L.c.id)
-    db.execute(delete(_L).where(_L.c.id.in_(ids), ~has_intents))
+    of_run = db.scalars(_LEASES_OF_RUN, {"run": run_id}).all()
+    ids = of_run if lease_ids is None else [lease_id for lease_id in of_run if lease_id in lease_ids]
+    if ids:
+        for statement in _close_statements():
+            db.execute(statement, {"leases": ids})
 
 
 def fold(db: Connection, delivery_ids: Select[tuple[int]]) -> None:
     """Record in the own rows of these deliveries what was sent under leases that are open, and remove the intents."""
+    for statement in _fold_statements(delivery_ids):
+        db.execute(statement)
+
+
+@cache
+def _close_statements() -> Sequence[Executable]:
+    lease_ids: BindParameter[int] = bindparam("leases", expanding=True)
+    leased = ids_in(_L.c.delivery_ids, joins_implicitly=True)
+    is_intended = and_(_I.c.delivery_id == leased.c.value, _I.c.lease_id == _L.c.id)
+    has_intents = exists().where(is_intended).correlate(_L)
+    return *_fold_statements(_intended(lease_ids)), delete(_L).where(_L.c.id.in_(lease_ids), ~has_intents)
+
+
+def _fold_statements(delivery_ids: Select[tuple[int]]) -> Sequence[Executable]:
     sent = update(_D).where(_D.c.id.in_(delivery_ids), was_sent())
-    db.execute(sent.values(state=DeliveryState.SENT, next_try_at=None, attempts=_D.c.attempts + 1))
     is_sent = exists().where(_D.c.id == _I.c.delivery_id, has_state(_D.c.state, DeliveryState.SENT))
-    db.execute(delete(_I).where(_I.c.delivery_id.in_(delivery_ids), is_sent))
+    return (
+        sent.values(state=DeliveryState.SENT, next_try_at=None, attempts=_D.c.attempts + 1),
+        delete(_I).where(_I.c.delivery_id.in_(delivery_ids), is_sent),
+    )
 
 
 def rescue(db: Connection, run_id: int, now: datetime, resend_after: timedelta | None, relay: str) -> int:
@@ -290,20 +245,11 @@ def rescue(db: Connection, run_id: int, now: datetime, resend_after: timedelta |
     return len(unknown_ids)
 
 
-def disable_mailing(db: Connection, mailing_id: int, reason: str, now: datetime, by: int | None = None) -> None:
-    """Disable a mailing. `by` is a user's id, or None for the system. No further intent of it is recorded.
-
-    A mailing that is disabled already keeps its reason.
-    """
-    db.execute(
-        update(_M)
-        .where(_M.c.id == mailing_id, _M.c.disabled_at.is_(None))
-        .values(disabled_at=now, disabled_by_id=by, disabled_reason=reason)
-    )
-
-
-def _intended(lease_ids: Sequence[int]) -> Select[tuple[int]]:
-    return select(_I.c.delivery_id).where(_I.c.lease_id.in_(lease_ids))
+def _intended(lease_ids: Sequence[int] | BindParameter[int]) -> Select[tuple[int]]:
+    # By the ids of the deliveries: PostgreSQL keeps removed intents for a while, and would read all of them.
+    leased, intended = ids_in(_L.c.delivery_ids, joins_implicitly=True), _I.alias("intended")
+    is_intended = and_(intended.c.delivery_id == leased.c.value, intended.c.lease_id == _L.c.id)
+    return select(intended.c.delivery_id).select_from(_L, leased).where(_L.c.id.in_(lease_ids), is_intended)
 
 
 # Unknown deliveries
@@ -328,22 +274,36 @@ def mark_unknown(db: Connection, now: datetime) -> Sequence[int]:
 
 def resolve_as(db: Connection, ids: Sequence[int], state: DeliveryState) -> None:
     """Record a person's decision that these unknown deliveries were sent, or that they failed."""
-    unknown = update(_D).where(_D.c.id.in_(ids), _D.c.state == DeliveryState.UNKNOWN)
+    unknown = update(_D).where(_D.c.id.in_(id_list(ids)), _D.c.state == DeliveryState.UNKNOWN)
     db.execute(unknown.values(state=state, next_try_at=None))
 
 
-def resend(db: Connection, ids: Sequence[int], now: datetime, deadline: datetime) -> None:
-    """Queue these unknown deliveries again, as a person decided. A finished occurrence is reopened until `deadline`."""
-    occurrence_ids = select(_D.c.occurrence_id).where(_D.c.id.in_(ids)).distinct()
-    occurrences = update(_O).where(_O.c.id.in_(occurrence_ids))
-    db.execute(occurrences.where(_O.c.deadline <= now).values(deadline=deadline))
-    finished = occurrences.where(_O.c.state == OccurrenceState.FINISHED)
-    db.execute(finished.values(state=OccurrenceState.OPEN, finished_at=None, deadline=deadline))
+def resend(db: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Queue these unknown deliveries again, as a person decided. A finished occurrence is reopened."""
+    _queue_again(db, ids, [DeliveryState.UNKNOWN], now)
+    cancel_obsolete(db, ids)
+
+
+def retry(db: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Queue these deliveries again that failed, expired or were cancelled. Their time to give up starts again."""
+    _queue_again(db, ids, RETRIED_STATES, now, given_back=_D.c.attempts)  # its tries are counted again from 0
+    is_selected = _D.c.id.in_(id_list(ids))
+    use_new_addresses(db, is_selected)
+    _cancel(db, and_(is_selected, _is_suppressed()))
+
+
+def _queue_again(
+    db: Connection, ids: Sequence[int], states: Sequence[DeliveryState], now: datetime, **more: object
+) -> None:
+    selected = id_list(ids)
+    occurrence_ids = select(_D.c.occurrence_id).where(_D.c.id.in_(selected)).distinct()
+    is_ended = _O.c.state.in_([OccurrenceState.FINISHED, OccurrenceState.CANCELLED])
+    ended = update(_O).where(_O.c.id.in_(occurrence_ids), is_ended)
+    db.execute(ended.values(state=OccurrenceState.OPEN, finished_at=None))
     mailing_ids = select(_O.c.mailing_id).where(_O.c.id.in_(occurrence_ids))
     db.execute(update(_M).where(_M.c.id.in_(mailing_ids)).values(status=MailingStatus.RUNNING))
-    unknown = update(_D).where(_D.c.id.in_(ids), _D.c.state == DeliveryState.UNKNOWN)
-    db.execute(unknown.values(state=DeliveryState.QUEUED, next_try_at=now))
-    cancel_obsolete(db, ids)
+    chosen = update(_D).where(_D.c.id.in_(selected), _D.c.state.in_(states))
+    db.execute(chosen.values(state=DeliveryState.QUEUED, next_try_at=now, give_up_at=None, **more))
 
 
 def _set_unknown(
@@ -362,12 +322,38 @@ def _set_unknown(
     ).where(is_lost)  # fmt: skip
     names = ["delivery_id", "number", "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply"]
     db.execute(insert(_A).from_select([*names, "relay"], attempts))
+    lease_of_intent = _L.join(_I, _I.c.lease_id == _L.c.id)
+    leased_at = select(_L.c.leased_at).select_from(lease_of_intent).where(_I.c.delivery_id == _D.c.id).correlate(_D)
     unknown = {
         "state": DeliveryState.UNKNOWN,
         "attempts": _D.c.attempts + 1,
         "next_try_at": resend_at,
+        "dated_at": func.coalesce(_D.c.dated_at, leased_at.scalar_subquery()),
     }
     return db.scalars(update(_D).where(is_lost).values(unknown).returning(_D.c.id)).all()
+
+
+# Addresses
+
+
+def use_new_addresses(db: Connection, is_selected: ColumnElement[bool]) -> None:
+    """Let waiting deliveries go to the present addresses of their clients.
+
+    One that may have arrived keeps its address. If the new address gets another email of the occurrence, or is
+    suppressed, it is cancelled.
+    """
+    new, other = _C.alias("new"), _D.alias("other")
+    has_changed = exists().where(new.c.id == _D.c.client_id, new.c.address_key != _D.c.address_key)
+    is_outdated = and_(is_selected, is_waiting(), _D.c.dated_at.is_(None), ~is_leased(), has_changed.correlate(_D))
+    of_client = new.c.id == _D.c.client_id
+    is_other = and_(other.c.occurrence_id == _D.c.occurrence_id, other.c.address_key == new.c.address_key)
+    gets_another = exists().where(of_client, is_other).correlate(_D)
+    cancelled = update(_D).where(is_outdated, gets_another)
+    db.execute(cancelled.values(state=DeliveryState.CANCELLED, next_try_at=None))
+    address, key = (select(new.c[name]).where(of_client).scalar_subquery() for name in ("email", "address_key"))
+    changed = update(_D).where(is_outdated).values(address=address, address_key=key)
+    changed_ids = db.scalars(changed.returning(_D.c.id)).all()
+    _cancel(db, and_(_D.c.id.in_(id_list(changed_ids)), _is_suppressed()))
 
 
 # Cancelling
@@ -383,76 +369,38 @@ def cancel_deliveries(db: Connection, delivery_ids: Sequence[int]) -> int:
     return _cancel(db, _D.c.id.in_(id_list(delivery_ids)))
 
 
+def cancel_suppressed(db: Connection) -> int:
+    """Cancel all that waits for suppressed addresses, and return how many. Nothing may be sending."""
+    unfinished = select(_O.c.id).where(is_unfinished())
+    return _cancel(db, and_(_D.c.occurrence_id.in_(unfinished), _is_suppressed()))
+
+
 def cancel_obsolete(db: Connection, delivery_ids: Sequence[int]) -> None:
     """Finish those of these deliveries that need no further try.
 
-    One with a recorded success is sent, whatever came of a later try. One whose client is deleted or bad is cancelled.
+    One with a recorded success is sent, whatever came of a later try. One whose client is deleted or bad is cancelled,
+    and so is one to a suppressed address.
     """
     if not delivery_ids:
         return
-    is_selected = _D.c.id.in_(delivery_ids)
+    is_selected = _D.c.id.in_(id_list(delivery_ids))
     has_success = exists().where(_A.c.delivery_id == _D.c.id, _A.c.outcome == Outcome.SENT)
     sent = update(_D).where(is_selected, ~has_intent(), has_success)
     db.execute(sent.values(state=DeliveryState.SENT, next_try_at=None))
     # If the client has another address by now, what is known of that one says nothing about this delivery's.
-    is_good = or_(audience.can_receive(), _C.c.address_key != _D.c.address_key)
+    is_good = or_(audience.has_good_address(), _C.c.address_key != _D.c.address_key)
     has_good_client = exists().where(_C.c.id == _D.c.client_id, is_good)
-    obsolete = update(_D).where(is_selected, _awaits_a_try(), ~has_good_client)
-    db.execute(obsolete.values(state=DeliveryState.CANCELLED, next_try_at=None))
+    _cancel(db, and_(is_selected, or_(~has_good_client, _is_suppressed())))
+
+
+def _is_suppressed() -> ColumnElement[bool]:
+    of_mailing = select().join_from(_O, _M, _M.c.id == _O.c.mailing_id).where(_O.c.id == _D.c.occurrence_id)
+    owner_id, topic = (
+        of_mailing.with_only_columns(_M.c[name]).correlate(_D).scalar_subquery() for name in ("owner_id", "topic")
+    )
+    return suppressions.is_suppressed(_D.c.address_key, owner_id, topic)
 
 
 def _cancel(db: Connection, is_selected: ColumnElement[bool]) -> int:
-    cancelled = update(_D).where(is_selected, _awaits_a_try()).values(state=DeliveryState.CANCELLED, next_try_at=None)
+    cancelled = update(_D).where(is_selected, awaits_a_try()).values(state=DeliveryState.CANCELLED, next_try_at=None)
     return db.execute(cancelled).rowcount
-
-
-def _awaits_a_try() -> ColumnElement[bool]:
-    return or_(is_waiting(), awaits_resend())
-
-
-# Time
-
-
-def sweep(db: Connection, now: datetime) -> list[int]:
-    """Cancel, expire, requeue and finish whatever is due for it. Return the occurrences that are finished now.
-
-    Deliveries of deleted mailings are cancelled, those past their deadline expire, and unknown ones are queued again
-    when their wait is over. In a store on hold nothing happens.
-    """
-    if is_held(db):
-        return []
-    unfinished = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(is_unfinished())
-    _stop(db, unfinished.where(_M.c.deleted_at.is_not(None)), DeliveryState.CANCELLED)
-    _stop(db, unfinished.where(_O.c.deadline <= now), DeliveryState.EXPIRED)
-    db.execute(
-        update(_D)
-        .where(is_unknown(), _D.c.occurrence_id.in_(unfinished), _D.c.next_try_at <= now)
-        .values(state=DeliveryState.QUEUED)
-    )
-    return _finish(db, now)
-
-
-def _stop(db: Connection, occurrences: Select[tuple[int]], state: DeliveryState) -> None:
-    is_selected = _D.c.occurrence_id.in_(occurrences)
-    stopped = update(_D).values(state=state, next_try_at=None)
-    db.execute(stopped.where(is_waiting(), is_selected))
-    if state == DeliveryState.EXPIRED:  # an unknown delivery stays unknown, and a person decides
-        stopped = update(_D).values(next_try_at=None)
-    db.execute(stopped.where(awaits_resend(), is_selected))
-
-
-def _finish(db: Connection, now: datetime) -> list[int]:
-    def has(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-        return exists().where(_D.c.occurrence_id == _O.c.id, condition)
-
-    is_done = and_(is_unfinished(), ~has(has_waiting_state()), ~has(awaits_resend()))
-    is_deleted = exists().where(_M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_not(None))
-    done = update(_O).where(is_done).values(finished_at=now)
-    db.execute(done.where(is_deleted).values(state=OccurrenceState.CANCELLED))
-    # An occurrence that is still opening has clients without a delivery.
-    finished = done.where(_O.c.state == OccurrenceState.OPEN).values(state=OccurrenceState.FINISHED)
-    finished_ids = list(db.scalars(finished.returning(_O.c.id)))
-    has_unfinished = exists().where(_O.c.mailing_id == _M.c.id, is_unfinished())
-    completed = update(_M).where(is_running(), _M.c.next_at.is_(None), ~has_unfinished)
-    db.execute(completed.values(status=MailingStatus.COMPLETED))
-    return finished_ids

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, Row, case, delete, insert, select, union, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, or_, select, union, update
 
 from skychimp import files
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
@@ -52,18 +52,28 @@ class RunLock:
         os.close(self.file)
 
 
-def start(db: Connection, store: Path, now: datetime) -> RunLock:
+@dataclass(frozen=True)
+class OtherRun:
+    """The process of another run, and when it started."""
+
+    pid: int
+    started_at: datetime
+
+
+def start(db: Connection, store: Path, now: datetime, mailing_id: int | None = None) -> RunLock:
     """Register this process as a run, and lock its file before any other process can see the run.
+
+    It sends one mailing, or all if that is None.
 
     Raises Conflict if another process holds that lock, as a run of a store that was at this path before, and
     StoreFailed if the file cannot be opened.
     """
     counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
     host = {"host": socket.gethostname(), "host_id": _own_host_id(db, store)}
-    row = host | {"pid": os.getpid(), "started_at": now, "heartbeat_at": now} | counts
+    row = host | {"pid": os.getpid(), "started_at": now, "heartbeat_at": now, "mailing_id": mailing_id} | counts
     key = db.execute(insert(_RUN).values(row)).inserted_primary_key
     assert key is not None
-    path = _lock_path(store, key[0])
+    path = lock_path(store, f"run-{key[0]}")
     return RunLock(key[0], path, _acquire(path))
 
 
@@ -79,6 +89,13 @@ def heartbeat(db: Connection, run_id: int, now: datetime, counts: dict[str, int]
 def end(db: Connection, run_id: int, now: datetime) -> None:
     """Record that a run has ended."""
     db.execute(update(_RUN).where(_RUN.c.id == run_id).values(ended_at=now))
+
+
+def is_first_of_hour(db: Connection, now: datetime) -> bool:
+    """Return whether at most one run has ended in this hour, such as the one that asks."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    ended = select(_RUN.c.id).where(_RUN.c.ended_at >= hour).limit(2)
+    return len(db.execute(ended).all()) < 2
 
 
 def delete_ended(db: Connection, before: datetime) -> None:
@@ -124,14 +141,32 @@ def dead_runs(db: Connection, store: Path, now: datetime) -> list[int]:
     if not rows:
         return []
     own_host = _own_host_id(db, store)
-    return [row.id for row in rows if _is_dead(row, own_host, store, now)]
+    # Nobody could write while the server was down, which tells nothing about the runs.
+    up_since = None if db.dialect.name == SQLITE else db.scalar(select(func.pg_postmaster_start_time()))
+    return [row.id for row in rows if _is_dead(row, own_host, store, now, up_since)]
 
 
-def _is_dead(row: Row[int, str, datetime], own_host: str, store: Path, now: datetime) -> bool:
+def _is_dead(
+    row: Row[int, str, datetime], own_host: str, store: Path, now: datetime, up_since: datetime | None
+) -> bool:
     run_id, host_id, heartbeat_at = row
     if host_id in (None, own_host):
-        return _is_unlocked(_lock_path(store, run_id))
-    return now - heartbeat_at > HEARTBEAT_LIMIT
+        return _is_unlocked(lock_path(store, f"run-{run_id}"))
+    return now - max(heartbeat_at, up_since or heartbeat_at) > HEARTBEAT_LIMIT
+
+
+def find_sending(db: Connection, store: Path, mailing_id: int | None, now: datetime) -> OtherRun | None:
+    """Return a living run of this host that sends a mailing too, or all mailings if that is None.
+
+    One without a recent heartbeat does not count: its process may have been stopped.
+    """
+    sends_it = or_(_RUN.c.mailing_id.is_(None), _RUN.c.mailing_id == mailing_id)
+    same = select(_RUN).where(_RUN.c.ended_at.is_(None), sends_it, _RUN.c.host_id == _own_host_id(db, store))
+    for row in db.execute(same.order_by(_RUN.c.id)):
+        is_recent = now - row.heartbeat_at <= HEARTBEAT_LIMIT
+        if is_recent and not _is_unlocked(lock_path(store, f"run-{row.id}")):
+            return OtherRun(row.pid, row.started_at)
+    return None
 
 
 def has_living_run(store: Path) -> bool:
@@ -167,13 +202,30 @@ def _own_host_id(db: Connection, store: Path) -> str:
 # Lock files
 
 
-def _lock_path(store: Path, run_id: int) -> Path:
+def lock_path(store: Path, name: str) -> Path:
+    """Return the path of a lock file beside a store."""
     store = store.resolve()  # the same path for all processes, whatever links they open the store by
-    return store.with_name(f"{store.name}.run-{run_id}")
+    return store.with_name(f"{store.name}.{name}")
+
+
+def open_lock(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a lock file. Raises FileNotFoundError, and StoreFailed for a file that is not a lock of ours."""
+    try:
+        file = os.open(path, os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _not_a_lock(path, error.strerror) from None
+    try:
+        _check_lock(os.fstat(file), path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def _acquire(path: Path) -> int:
-    file = _open(path, os.O_CREAT)
+    file = open_lock(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -188,7 +240,7 @@ def _is_unlocked(path: Path) -> bool:
     if path in _own_locks:
         return False
     try:
-        file = _open(path)
+        file = open_lock(path)
     except FileNotFoundError:
         return True
     try:
@@ -200,24 +252,9 @@ def _is_unlocked(path: Path) -> bool:
     finally:
         os.close(file)
     if is_ours:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only mount it stays
+            path.unlink(missing_ok=True)
     return True
-
-
-def _open(path: Path, flags: int = 0) -> int:
-    """Open a lock file. Raises FileNotFoundError, and StoreFailed for a file that is not a lock of ours."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise _not_a_lock(path, error.strerror) from None
-    try:
-        _check_lock(os.fstat(file), path)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
 
 
 def _check_lock(status: os.stat_result, path: Path) -> None:

@@ -155,6 +155,8 @@ def upgrade(path: Path, *, with_backup: bool = True) -> None:
 
     Raises StoreNotReady if the store was made by a newer Skychimp, and StoreFailed.
     """
+    from skychimp.store.clients import tags
+
     known = revisions.known_revisions()
     engine = make_engine(path, foreign_keys="OFF")  # rebuilding a table must not delete the rows that refer to it
     try:
@@ -169,6 +171,7 @@ def upgrade(path: Path, *, with_backup: bool = True) -> None:
             if revision != revisions.REVISION:
                 with _backup(path) if with_backup else nullcontext():
                     revisions.migrate(db)
+                    tags.merge_spellings(db)
                     _require_intact_references(db)
     finally:
         engine.dispose()
@@ -219,7 +222,7 @@ def _back_up(path: Path) -> Path:
     first = f"{path.name}.before-{revisions.REVISION}"
     names = (path.with_name(f"{first}-{number}" if number else first) for number in count())
     target = next(name for name in names if not os.path.lexists(name))
-    draft = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    draft = target.with_name(f"{target.name}.draft-{secrets.token_hex(4)}")
     try:
         with files.temporary_file(draft) as file:
             copy_pages(path, file)

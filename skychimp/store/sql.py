@@ -1,17 +1,40 @@
 """Write what SQLite and PostgreSQL say differently, each in one place."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Select, String, TableValuedAlias, cast, column, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    TableValuedAlias,
+    cast,
+    column,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.dialects.sqlite.dml import OnConflictClause
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["Nullable", "byte_length", "id_list", "ids_in", "insert_or", "json_list", "text_position", "total"]
+__all__ = [
+    "Nullable",
+    "byte_length",
+    "contains",
+    "id_list",
+    "ids_in",
+    "insert_or",
+    "json_list",
+    "text_position",
+    "total",
+]
 # SQLAlchemy's `insert` for SQLite adds ON CONFLICT, which PostgreSQL has in the same words. Only this is missing for
 # PostgreSQL's compiler. The `insert` of its own dialect would do for both, but takes 30 ms to import.
 OnConflictClause.constraint_target = None  # type: ignore[attr-defined]
@@ -35,6 +58,12 @@ def json_list(values: ColumnElement[Any]) -> ColumnElement[str]:
 def total(numbers: ColumnElement[int]) -> ColumnElement[int]:
     """Return the sum of a column, as an integer also on PostgreSQL."""
     return cast(func.sum(numbers), BigInteger)
+
+
+def contains(text: ColumnElement[str], part: str) -> ColumnElement[bool]:
+    """Return the condition that a text contains a part. Case does not matter, nor how characters are composed."""
+    pattern = "%" + re.sub(r"([%_\\])", r"\\\1", part) + "%"
+    return _Folded(text).like(_Folded(literal(pattern)), escape="\\")
 
 
 def text_position(text: ColumnElement[str], part: str) -> ColumnElement[int]:
@@ -74,6 +103,11 @@ class _JsonList(FunctionElement[str]):
     type = String()
 
 
+class _Folded(FunctionElement[str]):
+    inherit_cache = True
+    type = String()
+
+
 class _TextPosition(FunctionElement[int]):
     inherit_cache = True
     type = Integer()
@@ -95,6 +129,8 @@ class _NullsLast(FunctionElement[Any]):
 _TEMPLATES: dict[type[FunctionElement[Any]], dict[str, str]] = {
     _JsonIds: {"sqlite": "json_each({})", "postgresql": "json_ids({})"},  # a function of ours: see models.Lease
     _JsonList: {"sqlite": "json_group_array({})", "postgresql": "CAST(coalesce(jsonb_agg({}), '[]') AS text)"},
+    # Our own function on SQLite. On PostgreSQL "upper" first, as "ς" and "σ" have only their capital in common.
+    _Folded: {"sqlite": "lower({})", "postgresql": "replace(lower(upper(normalize({}))), 'ς', 'σ')"},
     _TextPosition: {"sqlite": "instr({})", "postgresql": "strpos({})"},
     _ByteLength: {"sqlite": "length(CAST({} AS BLOB))", "postgresql": "octet_length({})"},
     _NullsFirst: {"sqlite": "{}", "postgresql": "{} NULLS FIRST"},

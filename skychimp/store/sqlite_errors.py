@@ -1,13 +1,19 @@
 """Recognise SQLite's errors by their result codes (sqlite.org/rescode.html)."""
 
-ERROR, BUSY, LOCKED, CORRUPT, FULL, NOTADB = 1, 5, 6, 11, 13, 26
+ERROR, BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 6, 8, 10, 11, 13, 14, 26
 
 DAMAGE = (ERROR, CORRUPT, NOTADB)
 """The codes of reading a damaged file: a missing table is an ERROR."""
 
+UNWRITABLE = (READONLY, IOERR, FULL, CANTOPEN)
+"""The codes of a disk that cannot be written. Without space, the files beside a store cannot be opened either."""
+
 _TEXTS = {
     "locked": BUSY,
     "busy": BUSY,
+    "readonly": READONLY,
+    "disk I/O": IOERR,
+    "unable to open": CANTOPEN,
     "is full": FULL,
     "no such table": ERROR,
     "malformed": CORRUPT,

@@ -83,6 +83,10 @@ class Connection(Protocol):
     def is_usable(self) -> bool:
         """Return whether the connection can send another email."""
 
+    @property
+    def mail_limit(self) -> int | None:
+        """Return how many emails the server takes over one connection at most, None if it does not say."""
+
     async def send(self, email: OutgoingEmail, source: EmailSource) -> None:
         """Send an email, and the following ones that the source has in time.
 

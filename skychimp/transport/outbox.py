@@ -66,6 +66,8 @@ class OutboxTransport:
 class OutboxConnection:
     """A connection to the outbox. It is usable until an email cannot be written."""
 
+    mail_limit = None
+
     def __init__(self, tmp: int, new: int, opened: ExitStack) -> None:
         self.is_usable = True
         self._tmp = tmp

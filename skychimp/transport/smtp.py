@@ -11,7 +11,8 @@ from skychimp.config.types import Security
 from skychimp.errors import ConfigError, RelayRefused, RelayUnavailable
 from skychimp.transport.interfaces import Reply
 from skychimp.transport.smtp_connection import SmtpConnection, describe_error
-from skychimp.transport.smtp_protocol import ProtocolError, auth_commands
+from skychimp.transport.smtp_login import Login
+from skychimp.transport.smtp_protocol import ProtocolError
 
 _DOMAIN = re.compile(
     r"(?=.{1,255}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"
@@ -41,6 +42,10 @@ _CERTIFICATE_PROBLEMS = {
 
 _OLD_TLS = ("the server has no TLS 1.2 or later", "update the mail server, or use another one")
 _NO_TLS = ("the server does not speak TLS", f"check {_PORT_AND_SECURITY}")
+_NOT_FROM_THE_START = (
+    "the server does not speak TLS from the start",
+    'set smtp.security = "starttls" if the port is 587 or 25, or set smtp.port to one with TLS, such as 465',
+)
 _TLS_PROBLEMS = {
     "HTTP_REQUEST": _NO_TLS,
     "TLSV1_ALERT_PROTOCOL_VERSION": _OLD_TLS,
@@ -56,6 +61,7 @@ class SmtpTransport:
     def __init__(self, settings: SmtpSettings, hostname: str | None = None) -> None:
         self._settings = settings
         self._hostname = hostname or socket.gethostname()
+        self._login = Login(settings, self.relay)
         self.has_stalled = False
         """Whether the server once did not reply to an email that was started behind the last one."""
 
@@ -69,9 +75,12 @@ class SmtpTransport:
         Raises RelayUnavailable if it may work later, and RelayRefused if a person must act, also because a file that
         the settings name cannot be used.
         """
+        unsupported = len(self._login.unsupported)
         try:
             return await self._set_up(await self._open_connection())
         except (OSError, UnicodeError, ProtocolError, EOFError) as error:
+            if len(self._login.unsupported) > unsupported:  # the server closes after it refused a mechanism
+                return await self.connect()
             raise self._connect_error(error) from None
         except ConfigError as error:
             raise RelayRefused(error.message, error.hint) from None
@@ -92,16 +101,28 @@ class SmtpTransport:
     async def _set_up(self, connection: SmtpConnection) -> SmtpConnection:
         settings = self._settings
         try:
-            _require_success(await connection.read_reply(), "the connection")
+            _require_success(await self._read_greeting(connection), "the connection")
             await self._send_ehlo(connection)
             if settings.security == Security.STARTTLS:
                 await self._start_tls(connection)
             if settings.username is not None:
-                await self._log_in(connection, settings.username, settings.read_password())
+                await self._login.log_in(connection, settings.username)
         except BaseException:
             connection.abort()
             raise
         return connection
+
+    async def _read_greeting(self, connection: SmtpConnection) -> Reply:
+        """Return the greeting. A server that wants TLS at once sends none, because it waits for us."""
+        try:
+            return await connection.read_reply()
+        except EOFError as error:
+            if connection.protocol.got_tls:
+                raise RelayRefused(f"{self.relay} speaks TLS from the start", 'set smtp.security = "tls"') from None
+            hint = "check smtp.host and smtp.port"
+            if self._settings.security != Security.TLS:
+                hint = f'set smtp.security = "tls" if it expects TLS from the start, as on port 465, or {hint}'
+            raise RelayUnavailable(f"{self.relay} sends no valid greeting: {error}", hint) from None
 
     async def _send_ehlo(self, connection: SmtpConnection) -> None:
         name = ehlo_name(self._hostname, connection.ip_address("sockname")).encode()
@@ -120,29 +141,6 @@ class SmtpTransport:
         async with asyncio.timeout(self._settings.timeout.total_seconds()):
             await connection.start_tls(self._tls_context, self._settings.host)
         await self._send_ehlo(connection)
-
-    async def _log_in(self, connection: SmtpConnection, username: str, password: str | None) -> None:
-        if password is None:
-            raise RelayRefused("smtp.username is set but there is no password", "set smtp.password_file")
-        if self._settings.security == Security.NONE and not connection.is_loopback:
-            hint = 'set smtp.security to "starttls" or "tls"'
-            raise RelayRefused("refusing to send a password without TLS", hint)
-        commands = auth_commands(connection.protocol.capabilities.get("AUTH", ""), username, password)
-        if not commands:
-            hint = "check smtp.username and smtp.security"
-            raise RelayRefused(f"{self.relay} does not offer login by PLAIN or LOGIN", hint)
-        for line in commands:
-            reply = await connection.send_command(line)
-            if reply.code != 334:
-                break
-        if reply.code == 235:
-            return
-        text = _on_one_line(reply)
-        for secret in (password, *(line.split()[-1].decode() for line in commands)):  # some servers repeat their input
-            text = text.replace(secret, "...")
-        if 400 <= reply.code < 500:
-            raise RelayUnavailable(f"{self.relay} cannot log in now: {text}", "try again later")
-        raise RelayRefused(f"{self.relay} refused the login: {text}", "check smtp.username and smtp.password")
 
     def _connect_error(self, error: Exception) -> RelayUnavailable | RelayRefused:
         """Return the error for a failed connect."""
@@ -165,6 +163,8 @@ class SmtpTransport:
             reason, hint = _CERTIFICATE_PROBLEMS.get(error.verify_code, (error.verify_message, _UNKNOWN_AUTHORITY[1]))
             return RelayRefused(f"the certificate of {self.relay} is not trusted: {reason}", hint)
         reason, hint = _TLS_PROBLEMS.get(error.reason or "", (describe_error(error), f"check {_PORT_AND_SECURITY}"))
+        if (reason, hint) == _NO_TLS and self._settings.security == Security.TLS:
+            reason, hint = _NOT_FROM_THE_START
         return RelayUnavailable(f"TLS with {self.relay} failed: {reason}", hint)
 
     @cached_property

@@ -2,20 +2,23 @@
 
 import asyncio
 import os
+import select
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from ipaddress import ip_address
 from typing import Protocol, cast
 
 from skychimp.config.settings import SmtpSettings
-from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Reply, SendResult
+from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Phase, Reply, SendResult
 from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol, Write, dot_stuff
 
 QUIT_TIMEOUT_S = 5.0
 STALL_TIMEOUT_S = 10.0  # for the first reply to an email that was started behind the last one
 WRITE_AHEAD_BYTES = 16 * 1024  # a longer body is written before the intent is committed
+UNREAD_INPUT_S = 0.001  # enough for the event loop to read it
 
 
 class _Step(Enum):
@@ -75,6 +78,10 @@ class SmtpConnection(asyncio.Protocol):
         return self._is_connected and self._emails_left > 0 and time.monotonic() < self._retires_at
 
     @property
+    def mail_limit(self) -> int | None:
+        return self.protocol.mail_limit
+
+    @property
     def is_loopback(self) -> bool:
         """Return whether the server is on this machine."""
         return ip_address(self.ip_address("peername")).is_loopback
@@ -130,6 +137,27 @@ class SmtpConnection(asyncio.Protocol):
         finally:
             self._source = None
 
+    async def try_envelope(self, email: OutgoingEmail) -> SendResult | None:
+        """Ask whether the server takes an email by MAIL and RCPT, and end with RSET. Nothing is sent.
+
+        Return None if it does, and otherwise the refusal, or what happened instead of a reply.
+        """
+        lines = self.protocol.envelope_lines(email)
+        if isinstance(lines, SendResult):
+            return lines
+        refusal = None
+        for phase, line in zip((Phase.MAIL, Phase.RCPT), lines, strict=True):
+            try:
+                reply = await self.send_command(line)
+            except (EOFError, ProtocolError) as error:
+                return SendResult(phase, None, str(error))
+            if not 200 <= reply.code < 300:
+                refusal = SendResult(phase, reply)
+                break
+        with suppress(EOFError, ProtocolError):  # it may have closed after a refusal
+            await self.send_command(b"RSET")
+        return refusal
+
     async def close(self) -> None:
         """Send QUIT if the connection is still good, and close it."""
         try:
@@ -156,6 +184,9 @@ class SmtpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
+            if self._source is not None and (result := self.protocol.receive_usual(data)) is not None:
+                self._go_on(result)
+                return
             for event in self.protocol.receive(data):
                 if type(event) is Reply:
                     self._replies.append(event)
@@ -235,8 +266,28 @@ class SmtpConnection(asyncio.Protocol):
         self._source.commit_intent(self._on_answer)
 
     def _on_answer(self, is_granted: bool) -> None:
-        if self._source is not None:
-            self._guarded(self._write_dot if is_granted else self._end)
+        if self._source is None:
+            return
+        try:
+            if not is_granted:
+                self._end()
+            elif self._has_unread_input():
+                self._loop.call_later(UNREAD_INPUT_S, self._on_answer, True)
+            else:
+                self._write_dot()
+        except Exception as error:
+            self._break(error)
+
+    def _has_unread_input(self) -> bool:
+        """Return whether the server has said something while a long body was written, and nobody has read it yet.
+
+        It may be a refusal. If the dot were written before that is read, it might get lost when the server closes.
+        """
+        if self._body or self._error or not self.protocol.is_idle:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _write_dot(self) -> None:
         """Write the final dot, and the next envelope behind it, unless the server has said something before."""
@@ -273,6 +324,14 @@ class SmtpConnection(asyncio.Protocol):
             return
         self._email, self._following, self._is_started_behind = self._following, None, True
         self._expect_within(min(STALL_TIMEOUT_S, self._timeout_s))
+
+    def _go_on(self, result: SendResult) -> None:
+        """Report that an email was accepted, and write the body of the one that was started behind it."""
+        assert self._source is not None
+        assert self._following is not None
+        self._source.finish(result)
+        self._email, self._following = self._following, None
+        self._write_body()
 
     def _fail(self) -> None:
         """End because the connection broke. An email that was started in vain has no result."""

@@ -1,16 +1,16 @@
-"""SMTP as a state machine: bytes in, bytes and events out; pure, no sockets (RFC 5321, 2920, 1870, 6152, 6531, 4954).
+"""SMTP as a state machine: bytes in, bytes and events out; pure, no sockets (RFC 5321, 2920, 1870, 6152, 6531, 9422).
 
 An invalid reply is a ProtocolError, and the connection must not be used again. After one misread reply, every later
 reply would be assigned to the wrong command.
 """
 
-import base64
 import re
 from collections.abc import Iterator
 from enum import Enum, auto
 from functools import lru_cache
 from typing import NamedTuple, cast
 
+from skychimp import addresses
 from skychimp.errors import InvalidValue
 from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
 
@@ -20,6 +20,8 @@ MAX_REPLY_BYTES = 64 * 1024
 
 # Code, space or hyphen, and an enhanced code (RFC 2034) only if its class is the same as the code's.
 _REPLY_LINE = re.compile(rb"(([2-5])[0-5][0-9])(?:([ -])(?:((?=[245])\2\.\d{1,3}\.\d{1,3})(?![^ ]))?[^\r]*)?")
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # how an alert and a handshake begin
+_LIMIT = re.compile(r"[0-9]{1,20}")
 _USUAL_PATH = re.compile(r"[!-;=?-~]+")  # ASCII without spaces, "<" and ">"
 _FORBIDDEN_IN_PATH = re.compile(r"[\x00-\x20\x7f-\x9f<>\ud800-\udfff]")
 
@@ -32,13 +34,19 @@ class ReplyParser:
     """Splits a stream of bytes into replies. The stream may be fragmented in any way."""
 
     def __init__(self) -> None:
+        self.got_tls = False
+        """Whether the server sent TLS instead of a reply."""
         self._buffer = b""
         self._lines: list[Reply] = []  # of an unfinished multi-line reply, each parsed as a reply of its own
         self._size = 0
 
     def feed(self, data: bytes) -> Iterator[Reply]:
         """Yield the replies that these bytes complete. Raises ProtocolError, after the valid replies before it."""
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        data = self._buffer + data
+        if data.startswith(_TLS_RECORDS):
+            self.got_tls = True
+            raise ProtocolError("TLS instead of a reply")
+        *lines, self._buffer = data.split(b"\n")
         for line in lines:
             reply, is_continued = _parse_line(line)
             if is_continued or self._lines:
@@ -69,7 +77,6 @@ class ReplyParser:
         return first._replace(text=text)
 
 
-@lru_cache(maxsize=64)  # a server sends the same few lines for every email
 def _parse_line(line: bytes) -> tuple[Reply, bool]:
     """Parse one line as a reply. The second value says whether the reply continues on the next line."""
     if len(line) > MAX_LINE_BYTES:
@@ -82,7 +89,7 @@ def _parse_line(line: bytes) -> tuple[Reply, bool]:
     return Reply(int(code), (enhanced or b"").decode(), text), separator == b"-"
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # a server accepts every envelope in the same words
 def _accepts_envelope(data: bytes) -> bool:
     """Return whether these bytes are exactly three replies of one line that accept MAIL, RCPT and DATA."""
     *lines, rest = data.split(b"\n")
@@ -133,6 +140,10 @@ class SmtpProtocol:
 
     def __init__(self, *, greeted: bool = False) -> None:
         self.capabilities: dict[str, str] = {}
+        self.has_pipelining = False
+        """Whether the server takes several commands at once."""
+        self.mail_limit: int | None = None
+        """How many emails the server takes over one connection at most (RFC 9422: MAILMAX), None if it does not say."""
         self._max_size: int | None = None
         self.is_usable = True
         self._parser = ReplyParser()
@@ -154,8 +165,10 @@ class SmtpProtocol:
         """Store the extensions that the reply to EHLO offers (RFC 5321, section 4.1.1.1)."""
         offers = (line[4:].strip().partition(" ") for line in reply.text.split("\n")[1:])
         self.capabilities = {keyword.upper(): parameters for keyword, _, parameters in offers}
-        limit = self.capabilities.get("SIZE", "")
-        self._max_size = (int(limit) if limit.isdecimal() else 0) or None
+        self.has_pipelining = "PIPELINING" in self.capabilities
+        self._max_size = _positive_number(self.capabilities.get("SIZE", ""))
+        limits = dict(limit.upper().partition("=")[::2] for limit in self.capabilities.get("LIMITS", "").split())
+        self.mail_limit = _positive_number(limits.get("MAILMAX", ""))
 
     def start_email(self, email: OutgoingEmail) -> Write | SendResult:
         """Return the first bytes to write for an email, or the result if this server cannot take it at all.
@@ -180,14 +193,18 @@ class SmtpProtocol:
         self._has_next = following is not None
         return b".\r\n" if following is None else b".\r\n" + self._envelope(following)
 
+    def envelope_lines(self, email: OutgoingEmail) -> list[bytes] | SendResult:
+        """Return MAIL and RCPT without their line ends, or the result if this server cannot take the email at all."""
+        return self._local_refusal(email) or self._envelope(email).splitlines()[:2]
+
     def can_follow(self, email: OutgoingEmail) -> bool:
         """Return whether the envelope of this email can be written behind a final dot."""
         return self.has_pipelining and self._local_refusal(email) is None
 
     @property
-    def has_pipelining(self) -> bool:
-        """Return whether the server takes several commands at once."""
-        return "PIPELINING" in self.capabilities
+    def got_tls(self) -> bool:
+        """Return whether the server sent TLS instead of a reply."""
+        return self._parser.got_tls
 
     @property
     def is_unanswered(self) -> bool:
@@ -199,15 +216,32 @@ class SmtpProtocol:
         """Return whether no reply is expected and no part of one has arrived."""
         return self.is_usable and not self._expected_replies and self._parser.is_empty
 
+    def receive_usual(self, data: bytes) -> SendResult | None:
+        """Return the result of an email if these are the four replies that accept it and the envelope behind it.
+
+        Then the body of the next email can be written. In all other cases, return None and change nothing: `receive`
+        takes such replies too, but needs three times as long.
+        """
+        if not (self._stage is _DOT and self._has_next and self.is_usable and self._parser.is_empty):
+            return None
+        line, _, rest = data.partition(b"\n")
+        if len(data) > MAX_LINE_BYTES or line[:1] != b"2" or not _accepts_envelope(rest):
+            return None
+        try:
+            reply, is_continued = _parse_line(line)
+        except ProtocolError:
+            return None
+        if is_continued:
+            return None
+        self._has_next, self._stage, self._expected_replies, self._unanswered = False, _BODY, 0, []
+        self._mail_accepted = self._rcpt_accepted = True
+        return SendResult(_PHASE_DOT, reply, dot_written=True)
+
     def receive(self, data: bytes) -> Iterator[Event]:
         """Yield the events for bytes from the server. Raises ProtocolError, after the valid events before it."""
         if not self.is_usable:
             return
         try:
-            if self._stage is _DOT and self._has_next and (result := self._result_of_usual_replies(data)):
-                yield result
-                yield _START_BODY
-                return
             for reply in self._parser.feed(data):
                 event = self._handle_reply(reply)
                 if event is not None:
@@ -247,21 +281,6 @@ class SmtpProtocol:
         if self._stage is _DOT:
             return self._handle_dot_reply(reply)
         return self._handle_envelope_reply(reply)
-
-    def _result_of_usual_replies(self, data: bytes) -> SendResult | None:
-        """Take the four replies that accept an email and the envelope behind it, if they come together.
-
-        They are handled as one by one would be, in a third of the time. Returns None if they are not the usual ones.
-        """
-        line, _, rest = data.partition(b"\n")
-        if len(data) > MAX_LINE_BYTES or not self._parser.is_empty or not _accepts_envelope(rest):
-            return None
-        reply, is_continued = _parse_line(line)
-        if is_continued or not 200 <= reply.code < 300:
-            return None
-        self._has_next, self._stage, self._expected_replies, self._unanswered = False, _BODY, 0, []
-        self._mail_accepted = self._rcpt_accepted = True
-        return SendResult(_PHASE_DOT, reply, dot_written=True)
 
     def _handle_dot_reply(self, reply: Reply) -> Event:
         if 300 <= reply.code < 400:
@@ -323,7 +342,8 @@ class SmtpProtocol:
         if not (sender.isascii() and recipient.isascii()):
             utf8 = " SMTPUTF8" if _needs_utf8(email) else ""
             if not utf8:
-                sender, recipient = _with_ascii_domain(sender), _with_ascii_domain(recipient)
+                sender, recipient = map(addresses.with_ascii_domain, (sender, recipient))
+        recipient = addresses.in_protocol(recipient)
         return f"MAIL FROM:<{sender}>{size}{body}{utf8}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
 
     def _write_commands(self, count: int) -> Write:
@@ -369,23 +389,9 @@ def dot_stuff(data: bytes) -> bytes:
     return data if data.endswith(b"\r\n") else data + b"\r\n"
 
 
-def auth_commands(offered: str, username: str, password: str) -> list[bytes]:
-    """Return the lines that log in by AUTH PLAIN (RFC 4616) or AUTH LOGIN, each but the first after a 334.
-
-    `offered` lists the server's mechanisms. The list is empty if neither is offered.
-    """
-    mechanisms = offered.upper().split()
-    if "PLAIN" in mechanisms:
-        return [b"AUTH PLAIN " + base64.b64encode(f"\0{username}\0{password}".encode())]
-    if "LOGIN" in mechanisms:
-        return [b"AUTH LOGIN", base64.b64encode(username.encode()), base64.b64encode(password.encode())]
-    return []
-
-
-def _with_ascii_domain(address: str) -> str:
-    from skychimp import addresses
-
-    return addresses.with_ascii_domain(address)
+def _positive_number(text: str) -> int | None:
+    """Return a limit that a server offers, or None if it is no number or 0, which stands for no limit."""
+    return (int(text) if _LIMIT.fullmatch(text) else 0) or None
 
 
 def _can_be_path(address: str) -> bool:
@@ -394,7 +400,7 @@ def _can_be_path(address: str) -> bool:
     if address.isascii():
         return True
     try:
-        _with_ascii_domain(address)
+        addresses.with_ascii_domain(address)
     except InvalidValue:
         return False
     return True

@@ -27,8 +27,21 @@ from typer.main import get_command
 from skychimp import services
 from skychimp.cli.registry import COMMANDS
 from skychimp.errors import NotLoggedIn
-from skychimp.models import Client, DeliveryState, Format, Login, Mailing, Message, Outcome, Post, Role
+from skychimp.models import (
+    Client,
+    DeliveryState,
+    Format,
+    Login,
+    Mailing,
+    Message,
+    Outcome,
+    Post,
+    Role,
+    SuppressionSource,
+)  # fmt: skip
 from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.store.clients import suppressions
+from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store
 
@@ -66,6 +79,7 @@ RULES = {
     "see the audit trail": (NO_LOGIN, NONE, NONE, NONE, ANY),
     "back up and restore the store": (NO_LOGIN, NONE, NONE, NONE, ANY),
     "erase people from all users' data": (NO_LOGIN, NONE, NONE, NONE, ANY),
+    "suppress addresses for all users": (NO_LOGIN, NONE, NONE, NONE, ANY),
     "own account and data": (NO_LOGIN, ANY, ANY, ANY, ANY),
     "own sessions": (NO_LOGIN, OWN, OWN, OWN, OWN),
     "run the service": (ANY, ANY, ANY, ANY, ANY),
@@ -95,12 +109,22 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("clients list", "", "own clients, messages, mailings"),
     ("clients show", "{client}", "own clients, messages, mailings"),
     ("clients show", "{email}", "own clients, messages, mailings"),
+    ("clients tags", "", "own clients, messages, mailings"),
     ("clients update", "{client} --name New", "own clients, messages, mailings"),
+    ("clients update", "{client} {email} --add-tag new", "own clients, messages, mailings"),
     ("clients delete", "{client} --yes", "own clients, messages, mailings"),
     ("clients forget", "{email} --yes", "own clients, messages, mailings"),
     ("clients forget", "{email} --yes --all-users", "erase people from all users' data"),
     ("clients import", "people.csv", "own clients, messages, mailings"),
     ("clients export", "out.csv", "own clients, messages, mailings"),
+    ("suppressions add", "x@example.org", "own clients, messages, mailings"),
+    ("suppressions add", "x@example.org --everywhere", "suppress addresses for all users"),
+    ("suppressions list", "--search example", "own clients, messages, mailings"),
+    ("suppressions list", "--everywhere", "suppress addresses for all users"),
+    ("suppressions show", "{email}", "own clients, messages, mailings"),
+    ("suppressions remove", "{email} --yes", "own clients, messages, mailings"),
+    ("suppressions import", "people.csv", "own clients, messages, mailings"),
+    ("suppressions export", "out.csv", "own clients, messages, mailings"),
     ("messages create", "--subject S --body B", "own clients, messages, mailings"),
     ("messages list", "", "see mailings and their messages"),
     ("messages show", "{message}", "see mailings and their messages"),
@@ -113,6 +137,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("mailings create", "--message {own message} --client {client} " + SCHEDULE, "own clients, messages, mailings"),
     ("mailings list", "", "see mailings and their messages"),
     ("mailings show", "{mailing}", "see mailings and their messages"),
+    ("mailings audience", "{mailing}", "own clients, messages, mailings"),
     ("mailings update", "{mailing} --end 2031-01-01", "own clients, messages, mailings"),
     ("mailings update", "{own mailing} --message {message}", "own clients, messages, mailings"),
     ("mailings update", "{own mailing} --client {client}", "own clients, messages, mailings"),
@@ -122,6 +147,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("mailings log", "{mailing}", "see mailings and their messages"),
     ("mailings disable", "{mailing}", "disable mailings"),
     ("mailings enable", "{mailing}", "disable mailings"),
+    ("mailings retry", "{mailing}", "own clients, messages, mailings"),
     ("report", "{mailing}", "see mailings and their messages"),
     ("why", "{email}", "see mailings and their messages"),
     ("resolve", "", "resolve unknown deliveries"),
@@ -143,6 +169,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("backup", "copy.db", "back up and restore the store"),
     ("restore", ELSEWHERE, "back up and restore the store"),
     ("store check", "", "run the service"),
+    ("store vacuum", "", "run the service"),
     ("store copy", "copied.db", "back up and restore the store"),
     ("run", "--dry-run", "run the service"),
     ("status", "", "run the service"),
@@ -205,6 +232,8 @@ def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
         db.add_all([client, unused, post, login])
         mailing = db.get_one(Mailing, mailing_id)
         mailing.all_clients = True
+        suppressed = [NewSuppression(email, email, "unsubscribed")]
+        suppressions.add(db.connection(), suppressed, Holds(user_id), SuppressionSource.COMMAND, now)
         db.flush()
     return {
         "client": client.id, "email": email, "message": mailing.message_id, "unused": unused.id, "mailing": mailing_id,

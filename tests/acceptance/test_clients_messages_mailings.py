@@ -62,7 +62,7 @@ def test_every_group_outputs_the_whole_object_as_json(full: Home, group: str, fi
     listed = full.call(group, "list", "--json")
     changed = full.call(group, "update", "1", change, "2031-01-01 09:00", "--json")
 
-    assert listed.json == [shown.json]
+    assert [shown.json | listed.json[0]] == [shown.json]  # shown with more fields
     for answer in (shown.json, changed.json):
         assert answer.keys() >= fields
         for name, value in answer.items():
@@ -92,7 +92,7 @@ def test_mailing_shows_its_times_in_utc_and_local_time(home: Home) -> None:
 def test_plain_lines_are_complete_and_escape_deceptive_characters(home: Home) -> None:
     home.call("clients", "create", "--email", "zoe@example.org", "--name", "[b]Zo\u202eë", "--tag", "b", "--tag", "a")
 
-    assert home.call("clients", "list").out == "1\tzoe@example.org\t[b]Zo\\u202eë\ta,b\t\n"
+    assert home.call("clients", "list").out == "1\tzoe@example.org\t[b]Zo\\u202eë\ta,b\t\t\n"
     assert home.call("clients", "list", "--json").json[0]["name"] == "[b]Zo\u202eë"
 
 
@@ -196,35 +196,32 @@ def test_import_reports_each_invalid_row_and_imports_the_others(home: Home) -> N
     done = home.call("clients", "import", "people.csv", "--json")
 
     assert done.status == 0
-    assert done.json == {"created": 1, "updated": 0, "skipped": 0, "bad": 2, "left_out": 0}
+    numbers = {"created": 1, "updated": 0, "skipped": 0, "bad": 2, "opted_out": 0, "suppressed": 0}
+    assert done.json == numbers | {"reasons": {}}
     first, second = done.err.splitlines()
     assert first.startswith("line 2: the name ")
     assert second.startswith('line 4: invalid email address "bad@@example.org"')
 
 
 def test_import_without_a_valid_row_exits_with_2(home: Home) -> None:
-    done = home.run("clients", "import", "-", "--json", stdin=b"email\nbad\n\xff\n")
+    done = home.run("clients", "import", "-", "--json", stdin=b"email\nbad\nworse\n")
 
     assert (done.status, done.json["bad"]) == (2, 2)
     assert json.loads(done.err.splitlines()[-1])["error"]["code"] == "invalid_value"
 
 
-def test_contacts_to_whom_another_tool_no_longer_sends_are_left_out(home: Home) -> None:
-    assert home.call("clients", "create", "--email", "disabled2@example.org").status == 0
+def test_who_has_opted_out_of_another_tool_is_suppressed(home: Home) -> None:
     rows = "".join(
         f"u{number},{status}{number}@example.org,Name,{{}},{status},t,t\n"
-        for number, status in enumerate(("enabled", "blocklisted", "disabled", "enabled", "blocklisted"))
+        for number, status in enumerate(("enabled", "blocklisted", "disabled"))
     )
     (home.folder / "subscribers.csv").write_text(f"uuid,email,name,attributes,status,created_at,updated_at\n{rows}")
 
     done = home.call("clients", "import", "subscribers.csv", "--json")
 
-    assert done.json == {"created": 2, "updated": 0, "skipped": 0, "bad": 0, "left_out": 3}
-    assert "left out because listmonk no longer sends to them: 2 blocklisted, 1 disabled" in done.err.splitlines()
-    assert 'disabled in listmonk, but still a client; run "skychimp clients delete disabled2@example.org"' in done.err
-    assert done.err.count("still a client") == 1
-    emails = [client["email"] for client in home.call("clients", "list", "--json").json]
-    assert emails == ["disabled2@example.org", "enabled0@example.org", "enabled3@example.org"]
+    assert (done.status, done.json["created"], done.json["suppressed"]) == (0, 1, 2)
+    assert [client["email"] for client in home.call("clients", "list", "--json").json] == ["enabled0@example.org"]
+    assert home.call("clients", "import", "subscribers.csv", "--ignore-column", "status", "--json").json["created"] == 2
 
 
 def test_format_follows_the_extension_or_the_option(full: Home) -> None:
@@ -254,7 +251,7 @@ def test_import_with_update_changes_existing_clients(full: Home) -> None:
     done = full.call("clients", "import", "-", "--update", "--json", stdin="Email;Phone;Name\nzoe@example.org;1;New\n")
 
     assert (done.status, done.json["updated"]) == (0, 1)
-    assert "phone" in done.err
+    assert "ignored columns: Phone" in done.err
     client = full.call("clients", "show", "zoe@example.org", "--json").json
     assert (client["name"], client["tags"]) == ("New", ["vip"])
 
@@ -323,6 +320,70 @@ def test_message_preview_and_test_email(full: Home) -> None:
     assert full.call("mailings", "log", "1", "--json").json == []
 
 
+# Tags
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("mailings", "create", "--message", "1", "--start", "+1d", "--every", "day", "--tag", "vpi"),
+        ("mailings", "update", "1", "--tag", "vpi", "--tag", "VIP"),
+        ("clients", "list", "--tag", "vpi"),
+        ("clients", "export", "people.csv", "--tag", "vpi"),
+        ("clients", "update", "1", "--remove-tag", "vpi"),
+    ],
+)
+def test_tag_that_no_client_has_is_a_warning(full: Home, command: tuple[str, ...]) -> None:
+    done = full.call(*command, "--json")
+
+    assert (done.status, done.err.splitlines()[0]) == (0, 'warning: no client has the tag "vpi"; did you mean "vip"?')
+    assert isinstance(done.json, dict | list)
+
+
+def test_mailing_says_how_many_clients_it_goes_to(full: Home) -> None:
+    create = ("mailings", "create", "--message", "1", "--start", "+1d", "--every", "day")
+
+    assert full.call(*create, "--tag", "VIP").err.splitlines()[0] == "mailing 2 goes to 1 client"
+    assert full.call(*create, "--tag", "zzz").err.splitlines()[:2] == [
+        'warning: no client has the tag "zzz"',
+        "warning: mailing 3 goes to no client",
+    ]
+    assert full.call("mailings", "update", "3", "--all-clients").err.splitlines()[0] == "mailing 3 goes to 1 client"
+    assert full.call("mailings", "update", "3", "--every", "week").err.count("goes to") == 0
+    unknown = full.call(*create, "--client", "99")
+    assert (unknown.status, unknown.err.splitlines()[0]) == (4, "error: client 99 not found")
+
+
+def test_tags_are_added_and_removed(full: Home) -> None:
+    update = ("clients", "update", "1", "--json")
+
+    assert full.call(*update, "--add-tag", "new", "--add-tag", "VIP").json["tags"] == ["new", "vip"]
+    assert full.call(*update, "--remove-tag", "Vip").json["tags"] == ["new"]
+    assert full.call(*update, "--tag", "a", "--tag", "b").json["tags"] == ["a", "b"]
+    for options in (("--tag", "a", "--add-tag", "b"), ("--no-tags", "--remove-tag", "b"), ("--no-tags", "--tag", "c")):
+        assert full.call(*update, *options).error["code"] == "invalid_value"
+    assert full.call(*update, "--no-tags").json["tags"] == []
+
+
+@pytest.mark.parametrize("change", [("--good",), ("--clear-bad",), ("--email", "new@example.org")])
+def test_bad_client_becomes_good_again(full: Home, change: tuple[str, ...]) -> None:
+    with closing(SqliteStore(Path(full.environ["SKYCHIMP_STORE"]))) as store, store.write() as db:
+        client = db.get_one(Client, 1)
+        client.bad_at, client.bad_reason = datetime.now(UTC), "550 5.1.1 no such user"
+    assert [row["id"] for row in full.call("clients", "list", "--bad", "--json").json] == [1]
+
+    assert full.call("clients", "update", "1", *change).status == 0
+
+    shown = full.call("clients", "show", "1", "--json").json
+    assert (shown["bad_at"], shown["bad_reason"]) == (None, None)
+    assert full.call("clients", "list", "--bad", "--json").json == []
+
+
+def test_filter_that_matches_nothing_says_so(full: Home) -> None:
+    for options in (("--bad",), ("--search", "nobody"), ("--tag", "zzz")):
+        assert full.call("clients", "list", *options, width=80).err.splitlines()[-1] == "no matching clients"
+
+
 # Forecast
 
 
@@ -334,7 +395,12 @@ def test_dry_run_and_plan_send_nothing(home: Home) -> None:
 
     dry = home.call("run", "--dry-run", "--limit", "1")
     assert dry.out == f"1\t{due_at}\ta@example.org\n"
-    assert "would send 1, leave out 1" in dry.err
+    assert "would send 1, leave out 0" in dry.err
+    assert "the other clients were not looked at" in dry.err
+    assert "not looked at" not in home.call("run", "--dry-run", "--limit", "2").err
+    limited = home.call("run", "--dry-run", "--limit", "1", "--json").json
+    assert [client["email"] for client in limited["clients"]] == ["a@example.org"]
+    assert (limited["would_send"], limited["due"][0]["would_send"]) == (1, 1)
     assert home.call("run", "--plan", "--limit", "1").out == f"1\t{due_at}\tb@example.org\tmore than --limit\n"
     forecast = home.call("run", "--dry-run", "--json")
     assert (forecast.status, forecast.json["sent"], forecast.json["queued"], forecast.json["would_send"]) == (

@@ -1,5 +1,6 @@
 """Test `skychimp daemon` as a process: sending, stopping, reloading its config, and notifying systemd."""
 
+import shutil
 import signal
 import socket
 import threading
@@ -10,13 +11,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support import daemons
+from sqlalchemy import func, select
+from support import daemons, ledger_rows
 from support.daemons import TIMEOUT_S, Daemon
 from support.sending import attempts, create_mailing, rows, sent_addresses, state_counts
 from support.servers import SENT, CountingReceiver, ScriptedServer, accept_mail, hang, read_line
 
-from skychimp.models import DeliveryState, Mailing, MailingStatus, RelayState, Run
+from skychimp.models import Attempt, DeliveryState, Mailing, MailingStatus, RelayState, Run
 from skychimp.permissions import Actor
+from skychimp.store import holds
 from skychimp.store.database import Store
 
 Start = Callable[..., Daemon]
@@ -176,6 +179,96 @@ def test_sighup_reloads_the_config(store: Store, ada: Actor, tmp_path: Path, sta
         daemon.wait_for(lambda: receiver.accepted_count == 1)
         daemon.wait_for(lambda: sent_addresses(store) == {"bob@example.org"})
         assert daemon.stop() == 0
+
+
+@pytest.mark.sqlite
+def test_housekeeping_goes_on_beside_the_sending(store: Store, ada: Actor, tmp_path: Path, start: Start) -> None:
+    occurrence_id = ledger_rows.occurrence(store, ledger_rows.mailing(store, ada))
+    delivery_id = ledger_rows.delivery(store, occurrence_id, "eve@example.org", DeliveryState.FAILED, None)
+    with store.write() as db:
+        db.connection().exec_driver_sql(
+            "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 60000)"
+            " INSERT INTO attempt"
+            " (delivery_id, number, started_at, finished_at, outcome, phase, enhanced, reply, relay)"
+            " SELECT ?, n, '2026-01-01', '2026-01-01', 'deferred', '', '', '451 later', '' FROM numbers",
+            (delivery_id,),
+        )
+    with run_receiver(tmp_path) as receiver:
+        daemon = start(receiver.port, SKYCHIMP_DELIVERY__KEEP_ATTEMPTS="1d")
+        create_mailing(store, ada, ["bob@example.org"])
+        daemon.wait_for(lambda: sent_addresses(store) == {"bob@example.org"})
+        daemon.wait_for(lambda: _count_attempts(store) < 60_000)
+        asked_at = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - asked_at < 5
+    assert _count_attempts(store) > 1  # it did not finish the housekeeping first
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("is_held", [False, True], ids=["sending", "on hold"])
+@pytest.mark.parametrize("change", ["deleted", "replaced by another file"])
+def test_daemon_ends_when_its_store_is_deleted_or_replaced(
+    store: Store, ada: Actor, tmp_path: Path, start: Start, change: str, is_held: bool
+) -> None:
+    if is_held:
+        with store.write() as db:
+            holds.hold(db.connection(), holds.AFTER_RESTORE, store.now(), blind=True)
+    with run_receiver(tmp_path) as receiver:
+        daemon = start(receiver.port)
+        kept = tmp_path / "kept"
+        kept.mkdir()
+        if change == "deleted":
+            store.path.rename(kept / "old.db")
+        else:
+            shutil.copy(store.path, kept / "copy.db")
+            (kept / "copy.db").rename(store.path)
+        assert daemon.process.wait(TIMEOUT_S) == 1
+    assert f"the store {store.path} was {change}" in daemon.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite
+def test_idle_daemon_writes_nothing(store: Store, start: Start) -> None:
+    """A commit wakes up a disk. A busy one commits a heartbeat every 5 seconds."""
+    daemon = start_idle(store, start)
+    time.sleep(7)
+    assert write_ahead_log(store).stat().st_size == 0
+    assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite
+def test_idle_daemon_hardly_wakes_up(store: Store, start: Start) -> None:
+    """It wakes up for each look at the store, and more often only for a heartbeat."""
+    daemon = start_idle(store, start)
+    before = count_wake_ups(daemon.process.pid)
+    time.sleep(10)
+    assert count_wake_ups(daemon.process.pid) - before < 40
+    assert daemon.stop() == 0
+
+
+def start_idle(store: Store, start: Start) -> Daemon:
+    """Start a daemon, and wait until the housekeeping at its start is over: the write-ahead log is empty then."""
+    daemon = start(1)
+    daemon.wait_for(lambda: bool(rows(store, Run)))
+    log = write_ahead_log(store)
+    daemon.wait_for(lambda: log.exists() and log.stat().st_size == 0)
+    return daemon
+
+
+def write_ahead_log(store: Store) -> Path:
+    return store.path.with_name(store.path.name + "-wal")
+
+
+def count_wake_ups(pid: int) -> int:
+    """Return how often the threads of a process have waited for something. A busy machine makes it no more often."""
+    states = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    return sum(int(state.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for state in states)
+
+
+def _count_attempts(store: Store) -> int:
+    with store.read() as db:
+        return db.scalar(select(func.count()).select_from(Attempt)) or 0
 
 
 def test_systemd_is_notified(store: Store, tmp_path: Path, start: Start) -> None:

@@ -1,5 +1,6 @@
 """Test the daemon with a clock that libfaketime moves: it opens the occurrences that a calendar gives."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from support import daemons
+from support.command import Home
 from support.daemons import Daemon
 from support.sending import rows
 from support.servers import CountingReceiver
@@ -98,7 +100,9 @@ def expected_due_times(first: datetime, last: datetime) -> list[tuple[datetime, 
 @pytest.mark.parametrize(
     ("first", "last"),
     [
-        pytest.param("2027-03-27T12:00", "2027-03-29T12:00", id="two days around a clock change"),
+        pytest.param(
+            "2027-03-27T12:00", "2027-03-29T12:00", id="two days around a clock change", marks=pytest.mark.slow
+        ),
         pytest.param("2027-02-01T00:00", "2027-04-30T23:00", id="a quarter", marks=pytest.mark.soak),
     ],
 )
@@ -128,6 +132,10 @@ def test_daemon_follows_the_calendars_of_four_time_zones(
         assert f"{local:%H:%M}" == ("03:30" if (row.mailing_id, local.month, local.day) == (2, 3, 14) else start[-5:])
 
 
+def clock_errors(daemon: Daemon) -> int:
+    return sum("but the store was last used at" in str(event) for event in daemon.event_names)
+
+
 def is_sent(store: Store, at: datetime, receiver: CountingReceiver) -> bool:
     """Return whether the occurrence that was due at a time was opened, and all emails have been sent."""
     opened = [row.due_at for row in rows(store, Occurrence) if row.state != OccurrenceState.MISSED]
@@ -151,11 +159,41 @@ def test_clock_that_is_set_back_and_forward_repeats_and_skips_nothing(
     with Daemon(store, daemons.write_config(tmp_path, receiver.port), daemons.clean_environ(**clock.environ)) as daemon:
         daemon.wait_for(lambda: len(finished(store)) == 3)  # the monthly one is too late to be sent
         clock.set(noon - timedelta(hours=5))  # before two due times that were just sent
-        daemon.wait_for(lambda: any("but the store was last used at" in str(event) for event in daemon.event_names))
+        daemon.wait_for(lambda: clock_errors(daemon) == 1)
         assert len(finished(store)) == 3
+        time.sleep(2.5)  # it polls each second
+        assert clock_errors(daemon) == 1
         clock.set(noon)
         clock.set(noon + timedelta(days=1))
         daemon.wait_for(lambda: len(finished(store)) == 5)
         assert daemon.stop() == 0
     assert sorted(receiver.email_counts().values()) == [1] * 5
     assert len({(row.mailing_id, row.due_local) for row in rows(store, Occurrence)}) == len(rows(store, Occurrence))
+
+
+@pytest.mark.slow
+def test_run_with_a_clock_that_was_days_ahead_loses_no_email(
+    store: Store, store_url: str, ada: Actor, tmp_path: Path, clock: Clock, receiver: CountingReceiver
+) -> None:
+    """The installed command: one run three days ahead, the right clock accepted, and then a run each day."""
+    start = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
+    message = messages.create(store, ada, MessageContent("Hello", "text", Format.TEXT))
+    clients.create(store, ada, email="bob@example.org")
+    for every in (Every.DAY, Every.ONCE):  # the second one is over in the future
+        end = None if every == Every.DAY else (start + timedelta(days=2)).isoformat()
+        schedule = ScheduleInput(start.isoformat(), end, every, "UTC")
+        mailings.create(store, ada, message_id=message.id, schedule=schedule, audience=Audience(all_clients=True))
+    store.close()
+    home = Home(tmp_path, SKYCHIMP_STORE=store_url, SKYCHIMP_CONFIG=str(daemons.write_config(tmp_path, receiver.port)))
+
+    def run_on_day(day: int) -> object:
+        clock.set(start + timedelta(days=day, minutes=1))
+        return home.run("run", "--json", environ=clock.environ).json["sent"]
+
+    assert run_on_day(3) == 1
+    refused = home.run("run")
+    assert (refused.status, "--accept-clock" in refused.err) == (3, True)
+    accepted = home.run("doctor", "--accept-clock", "--operator", "--yes", "--json")
+    assert (accepted.json["restored"], len(accepted.json["passed"])) == (4, 1)
+    assert [run_on_day(day) for day in range(5)] == [2, 1, 1, 0, 1]
+    assert sorted(receiver.email_counts().values()) == [1] * 6

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support import daemons
 from support.command import PROGRAM, Home
 from support.contents import contains
@@ -26,6 +27,7 @@ done
 """
 
 
+@pytest.mark.slow
 def test_two_users_at_once_see_only_their_own(home_of: Callable[[Actor], Home], ada: Actor, bob: Actor) -> None:
     homes = {name: home_of(actor) for name, actor in (("ada", ada), ("bob", bob))}
     path = f"{PROGRAM.parent}:/usr/bin:/bin"

@@ -152,6 +152,7 @@ def test_setup_of_the_help_topic() -> None:
                 subprocess.run([program, name], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_colleagues_work_as_themselves(installation: SharedInstallation) -> None:
     """They register, log in and send. Each has a session of their own, whoever logs in last."""
     for who in ("ada", "grace"):

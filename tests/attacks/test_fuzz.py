@@ -25,21 +25,24 @@ from support.hostile import ADDRESSES, NAMES, SHELL_CODE
 from skychimp import addresses, durations, markdown, text, timezones
 from skychimp.config import sources
 from skychimp.config.example import example_config
-from skychimp.delivery.composing import compose, digest, mime, templates
+from skychimp.delivery.composing import compose, conversions, digest, mime
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.scheduling import time_input
 from skychimp.delivery.sending import replies, retry_policy
+from skychimp.delivery.sending.refusals import faults
 from skychimp.delivery.sending.retry_policy import RetryPolicy
 from skychimp.errors import SkychimpError
 from skychimp.models import Format, Outcome
 from skychimp.permissions import Actor
 from skychimp.services.blog import images
-from skychimp.services.clients import csv_files, importing, jsonl_files
+from skychimp.services.clients import csv_files, importing, jsonl_files, text_files
 from skychimp.services.clients.clients import validate_client
+from skychimp.services.messages import front_matter, merge_tags
 from skychimp.services.reporting import reports
 from skychimp.store.database import Store
+from skychimp.transport import smtp_auth
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
-from skychimp.transport.smtp_protocol import ProtocolError, ReplyParser, SmtpProtocol, auth_commands
+from skychimp.transport.smtp_protocol import ProtocolError, ReplyParser, SmtpProtocol
 
 MAX_SECONDS, MAX_BYTES = 10.0, 100_000_000
 """More than any input needs on a slow machine. Work that grows with the square of the input takes much longer."""
@@ -51,7 +54,7 @@ LENGTHS = (0, 0, 100, 3_000, 60_000)
 
 NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
 CLIENT = Recipient("ada@example.org", "Ada", "a\ncomment", ("vip", "b"))
-POLICY = RetryPolicy((timedelta(minutes=6),), timedelta(minutes=15), 100, 0.5)
+POLICY = RetryPolicy((timedelta(minutes=6),), timedelta(days=3), timedelta(minutes=15), 100, 0.5)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def read_environment(data: bytes, folder: Path) -> None:
 
 
 def read_csv(data: bytes, _folder: Path) -> None:
-    with _opened(data) as opened:
+    with _opened(data, None) as opened:
         _check_rows(csv_files.read(opened).rows)
 
 
@@ -113,9 +116,10 @@ def read_reply(data: bytes, _folder: Path) -> None:
             replies.pattern(reply.text, address)
         replies.queue_id(reply.text)
         SmtpProtocol(greeted=True).read_capabilities(reply)
-        auth_commands(reply.text, "ada", "secret")
+        for judge in (smtp_auth.is_unsupported, smtp_auth.wants_oauth, smtp_auth.wants_tls, smtp_auth.oauth_error):
+            judge(reply)
         for outcome in Outcome:
-            replies.explain(outcome, "rcpt", reply.code, reply.enhanced)
+            faults.explain(outcome, "rcpt", reply.code, reply.enhanced, reply.text)
         for phase in Phase:
             result = SendResult(phase, reply, dot_written=phase == Phase.DOT)
             retry_policy.decide(result, attempts=1, given_back=0, policy=POLICY, now=NOW, chance=0.5)
@@ -148,9 +152,18 @@ def read_markdown(data: bytes, _folder: Path) -> None:
     source = _text(data)
     markdown.excerpt(source)
     markdown.require_little_markup(source, "body")
-    _ignore_errors(lambda: templates.from_markdown(source))
+    _ignore_errors(lambda: conversions.html_from_markdown(source))
     markdown.to_html(source)
     digest.summarize_post("title", source, "slug", "https://blog.example.org")
+
+
+def read_html(data: bytes, _folder: Path) -> None:
+    source = _text(data)
+    _ignore_errors(lambda: front_matter.split_front_matter(source))
+    merge_tags.foreign_merge_tags(source)
+    content = MessageContent("x", "x", Format.HTML, source)
+    Composer(content, sender="a@example.org", date=NOW, mailing_id=1, due_at=NOW)
+    conversions.text_from_html(source)
 
 
 def read_when(data: bytes, _folder: Path) -> None:
@@ -257,6 +270,17 @@ READERS = {
             "|a|b|\n|-|-|\n",
         ),
         ("[", "](", "*", "**", "_", "`", "> ", "- ", "<", "&#x202e;", "![", "\\", "~~", "    ", "[a](x)", "|", "x:"),
+        examples=25,
+    ),
+    "HTML": Reader(
+        read_html,
+        (
+            "<table><tr><td><a href='https://x.example'>a</a></td></tr></table>\n<ul><li>b</li></ul>",
+            "<style>@media print{#a{b:c}}</style>\n<p>{% if client.name %}{{ client.name }}{% endif %} -- \n</p>",
+            "---\nsubject: 'News'\n---\n*|FNAME|* %recipient.name% [[var:x]]\n",
+        ),
+        ("<b>", "<a href='x'>", "<table>", "<li>", "<pre>", "<", "&#123;", "{#", "{# ", "#}", "{%22", "---\n", "a: b\n",
+         "*|A", "%%a", "[[var:", "%unsubscribe", "<< ", "\x00", "\ud800", "]]>", "<!--"),
         examples=25,
     ),
     "time": Reader(
@@ -415,10 +439,8 @@ def _check_rows(rows: Iterator[importing.FileRow]) -> None:
             _ignore_errors(partial(validate_client, row.email, row.name, row.comment, row.tags))
 
 
-def _opened(data: bytes) -> io.TextIOWrapper:
-    return io.TextIOWrapper(
-        io.BytesIO(data), encoding=csv_files.ENCODING, errors=csv_files.ERRORS, newline=csv_files.NEWLINE
-    )
+def _opened(data: bytes, encoding: str | None = "utf-8") -> io.TextIOWrapper:
+    return text_files.open_text(io.BytesIO(data), encoding).file
 
 
 def _text(data: bytes) -> str:

@@ -96,20 +96,9 @@ def created_client_twice(home: Home, address: str) -> CommandResult:
     return home.call("clients", "create", "--email", address)
 
 
-def imported_as_unsubscribed(home: Home, address: str) -> CommandResult:
-    assert home.call("clients", "create", "--email", address).status == 0
-    (home.folder / "unsubscribed_1.csv").write_text(f'"Email Address",LEID\n"{address}",1\n')
-    return home.call("clients", "import", "unsubscribed_1.csv")
-
-
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_address_of_a_client(home: Home, sandbox: Sandbox, address: str) -> None:
     require_harmless(sandbox, created_client_twice(home, address).err, address)
-
-
-@pytest.mark.parametrize("address", SOME_ADDRESSES)
-def test_address_of_an_imported_client(home: Home, sandbox: Sandbox, address: str) -> None:
-    require_harmless(sandbox, imported_as_unsubscribed(home, address).err, address)
 
 
 @pytest.mark.parametrize("address", SOME_ADDRESSES)

@@ -5,13 +5,13 @@ python tests/bench/opening.py STORE    prints the seconds and the number of deli
 
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 
 from skychimp.delivery.scheduling import planner
 from skychimp.models import Delivery, Occurrence
-from skychimp.store import queue
+from skychimp.store.occurrences import opening
 from skychimp.store.schema import open_store
 
 SENDER = "bench@example.com"
@@ -22,12 +22,12 @@ def main(path: str) -> None:
     with open_store(f"sqlite:///{path}").connect() as db:
         started = time.perf_counter()
         with db.begin():
-            planner.open_due(db, now, sender=SENDER, return_path=SENDER, give_up_after=timedelta(days=3))
+            planner.open_due(db, now, sender=SENDER, return_path=SENDER)
             occurrence_id = db.execute(select(Occurrence.__table__.c.id)).scalar_one()
         is_complete = False
         while not is_complete:
             with db.begin():  # one transaction for each batch, as in a run
-                is_complete = queue.create_deliveries(db, occurrence_id)
+                is_complete = opening.create_deliveries(db, occurrence_id)
         seconds = time.perf_counter() - started
         print(seconds, db.scalar(select(func.count()).select_from(Delivery.__table__)))
 

@@ -3,13 +3,16 @@
     python tests/bench/sending.py
     python tests/bench/sending.py --delay-ms 5      with a network delay: Skychimp and aiosmtplib
     python tests/bench/sending.py --only skychimp,smtp-source --size 1k --rounds 1
+    python tests/bench/sending.py --listmonk PATH   with this executable of listmonk
 
 All programs send the same emails, each to one recipient, with the name filled in. A round runs all programs one after
 the other. The table shows the medians of the rounds. The clock of a peer starts once it is imported and set up. That of
 Skychimp covers all of `skychimp run`: start-up, opening the occurrence, rendering, and a ledger with every intent on
 disk before the final dot. "While sending" is from the first outcome in the ledger to the last. The limit is Postfix's
 smtp-source, which sends one constant email again and again (with -d, over persistent connections). The yardstick is a
-small client with the same promise and nothing else. CPU time is that of the client, not of the server.
+small client with the same promise and nothing else. The clock of listmonk runs from the start of its campaign to the
+end, as it records them, and "while sending" is from the first email at the server to the last. CPU time is that of the
+client, not of the server. That of listmonk includes its PostgreSQL server.
 """
 
 import argparse
@@ -20,8 +23,9 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -30,7 +34,7 @@ import peers
 import stores
 from delay import delayed
 from programs import measure
-from sink import SMTP_SOURCE, sink
+from sink import SMTP_SOURCE, Sink, sink
 from templates import SIZES
 
 
@@ -66,6 +70,7 @@ PROGRAMS = {
     "aiosmtplib": Program("aiosmtplib", "aiosmtplib", 4_000, 20),
     "aiosmtplib-tuned": Program("aiosmtplib, tuned", "aiosmtplib", 4_000, 20),
     "mailmerge": Program("mailmerge", "mailmerge", 1_000, 1),
+    "listmonk": Program("listmonk", "psycopg"),
     "yardstick": Program("the yardstick", "uvloop"),
     "smtp-source-s": Program("smtp-source -s"),
     "smtp-source": Program("smtp-source -d, the limit"),
@@ -82,7 +87,7 @@ WITH_NETWORK_DELAY = {
 def main() -> None:
     options = _options()
     programs = WITH_NETWORK_DELAY if options.delay_ms else PROGRAMS
-    chosen = {name: programs[name] for name in options.only or programs}
+    chosen = {name: programs[name] for name in options.only or programs if name != "listmonk" or options.listmonk}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="skychimp-bench-", dir=options.folder) as folder:
         for number in range(options.rounds):
@@ -136,7 +141,8 @@ def _measure(name: str, program: Program, size: str, folder: Path, options: argp
         return
     proxy = delayed if options.delay_ms else lambda port, _: nullcontext(port)
     with sink() as server, proxy(server.port, options.delay_ms) as port:
-        for title, seconds, cpu_seconds in _MEASURES.get(name, _peer)(row, port, folder):
+        measures = _MEASURES | {"listmonk": partial(_listmonk, options.listmonk, server)}
+        for title, seconds, cpu_seconds in measures.get(name, _peer)(row, port, folder):
             yield row._replace(title=title, rate=emails / seconds, cpu_us=cpu_seconds / emails * 1e6)
         if server.email_count != emails:
             sys.exit(f"error: of {emails} emails by {program.title}, {server.email_count} arrived")
@@ -145,6 +151,8 @@ def _measure(name: str, program: Program, size: str, folder: Path, options: argp
 YARDSTICK = Path(__file__).with_name("yardstick.py")
 Timing = tuple[str, float, float]
 """Title, seconds, CPU seconds."""
+Measure = Callable[[Row, int, Path], Iterator[Timing]]
+"""Takes the port of the server and a folder for files."""
 
 
 def _peer(row: Row, port: int, folder: Path) -> Iterator[Timing]:
@@ -161,6 +169,14 @@ def _yardstick(row: Row, port: int, folder: Path) -> Iterator[Timing]:
         measured = measure([sys.executable, str(YARDSTICK), *map(str, arguments)])
     seconds, cpu_seconds = map(float, measured.stdout.split())
     yield row.title, seconds, cpu_seconds
+
+
+def _listmonk(program: Path, server: Sink, row: Row, port: int, folder: Path) -> Iterator[Timing]:
+    from listmonk import send  # needs psycopg
+
+    campaign = send(program, server, row.emails, SIZES[row.size], row.connections)
+    yield row.title, campaign.seconds, campaign.cpu_seconds
+    yield "listmonk, while sending", campaign.sending_seconds, campaign.cpu_seconds
 
 
 def _smtp_source(row: Row, port: int, folder: Path) -> Iterator[Timing]:
@@ -181,7 +197,7 @@ def _skychimp(row: Row, port: int, folder: Path) -> Iterator[Timing]:
     yield "skychimp, while sending", run.sending_seconds, run.whole.cpu_seconds
 
 
-_MEASURES = {
+_MEASURES: dict[str, Measure] = {
     "yardstick": _yardstick,
     "smtp-source": _smtp_source,
     "smtp-source-s": _smtp_source,
@@ -205,17 +221,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--emails", type=int, default=20_000, help="default: 20000; slow programs send fewer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--connections", type=int, default=16, help="connections of Skychimp and smtp-source (default: 16)"
+        "--connections", type=int, default=16, help="connections of Skychimp, listmonk and smtp-source (default: 16)"
     )
     parser.add_argument("--size", type=names, default=list(SIZES), help="1k,10k")
     parser.add_argument("--only", type=names, help=",".join(PROGRAMS))
     parser.add_argument("--delay-ms", type=float, default=0, help="add this round-trip time")
+    parser.add_argument("--listmonk", type=Path, metavar="PATH", help="executable of listmonk (default: no listmonk)")
     parser.add_argument("--folder", help="folder for the stores; use a real disk, not a tmpfs")
     options = parser.parse_args()
     valid = {*SIZES, *(WITH_NETWORK_DELAY if options.delay_ms else PROGRAMS)}
     unknown = {*options.size, *(options.only or ())} - valid
     if unknown:
         parser.error(f"unknown size or program: {', '.join(sorted(unknown))}")
+    if "listmonk" in (options.only or ()) and not options.listmonk:
+        parser.error("use --listmonk PATH")
     return options
 
 

@@ -21,9 +21,12 @@ from skychimp.cli import completion
 from skychimp.models import DeliveryState, Login, Post, Role, User
 from skychimp.permissions import Actor
 from skychimp.services.accounts import session_rule
-from skychimp.services.clients import clients, importing
+from skychimp.services.clients import clients, importing, suppressions
 from skychimp.services.clients.importing import ImportedRow
 from skychimp.store.database import Store
+
+BY_NAME = ("tag", "suppression")
+"""Kinds that have no ids."""
 
 
 def complete(home: Home, words: str, shell: str = "bash", **environ: str) -> list[str]:
@@ -52,6 +55,7 @@ def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         name = owner.email.partition("@")[0]
         rows = [ImportedRow(1, f"{name}{number}@example.org", name, "", (f"{name}s", "all")) for number in range(12)]
         importing.import_rows(store, owner, rows, on_rejected=print)
+        suppressions.add(store, owner, [suppressions.new_suppression(f"{name}@example.net")])
         mailing = ledger_rows.mailing(store, owner)
         ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
     return home
@@ -71,11 +75,17 @@ def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         ("skychimp clients show 01", set()),
         ("skychimp messages preview 1 --client ada10", {"ada10@example.org"}),
         ("skychimp messages preview 1 --client ada10@example.org --js", {"--json"}),
+        ("skychimp suppressions add bob1 ada1", {"ada1@example.org", "ada10@example.org", "ada11@example.org"}),
+        ("skychimp suppressions remove ", {"ada@example.net"}),
+        ("skychimp suppressions show ada@", {"@example.net"}),
         ("skychimp messages show ", {"1"}),
         ("skychimp mailings create --message ", {"1"}),
         ("skychimp mailings create --client 1", {"1", "10", "11", "12"}),
         ("skychimp mailings create --client ada", set()),
         ("skychimp mailings create --tag a", {"all", "adas"}),
+        ("skychimp mailings create --tag A", set()),
+        ("skychimp clients update 1 --add-tag ad", {"adas"}),
+        ("skychimp clients update 1 --remove-tag ad", {"adas"}),
         ("skychimp mailings log ", {"1"}),
         ("skychimp run --mailing ", {"1"}),
         ("skychimp resolve --sent ", {"1"}),
@@ -99,6 +109,7 @@ def test_fish_and_zsh_also_get_descriptions(filled_home: Home) -> None:
         for kind, *counts in (
             ("client", 0, 0, 0, 0),
             ("tag", 0, 0, 0, 0),
+            ("suppression", 0, 0, 0, 0),
             ("message", 0, 2, 0, 2),
             ("mailing", 0, 2, 0, 2),
             ("deliveries", 0, 0, 0, 2),
@@ -121,7 +132,7 @@ def test_number_of_suggestions_by_role(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in home.environ.items():
             patch.setenv(name, value)
-        suggestions = completion.find_suggestions({}, completion.KINDS[kind], "", by_name=kind == "tag")
+        suggestions = completion.find_suggestions({}, completion.KINDS[kind], "", by_name=kind in BY_NAME)
     assert len(suggestions) == count
 
 

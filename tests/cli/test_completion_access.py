@@ -17,7 +17,7 @@ from skychimp.models import DeliveryState, Login, Mailing, Post, Role, User
 from skychimp.permissions import Actor
 from skychimp.services.accounts import sessions
 from skychimp.services.blog import posts
-from skychimp.services.clients import clients
+from skychimp.services.clients import clients, suppressions
 from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
 from skychimp.services.messages import messages
@@ -27,6 +27,8 @@ from skychimp.store.database import Store
 
 DAY = timedelta(days=1)
 NO_OPTIONS = ListOptions()
+BY_NAME = ("tag", "suppression")
+"""Kinds that have no ids."""
 SESSION_STATES: dict[str, Callable[[datetime], Any]] = {
     "valid": lambda now: update(User).values(name="Eve"),
     "idle": lambda now: update(Login).values(seen_at=now - 15 * DAY),
@@ -39,8 +41,9 @@ SESSION_STATES: dict[str, Callable[[datetime], Any]] = {
 
 
 def create_objects(store: Store, owner: Actor, name: str) -> None:
-    """Create a client with a tag, a mailing with an unknown delivery, and a deleted mailing with another."""
+    """Create a client with a tag, a suppression, and a mailing and a deleted one with an unknown delivery each."""
     clients.create(store, owner, email=f"{name}@example.org", tags=[name, "all"])
+    suppressions.add(store, owner, [suppressions.new_suppression(f"{name}@example.net")])
     for is_deleted in (False, True):
         mailing = ledger_rows.mailing(store, owner)
         ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
@@ -61,9 +64,12 @@ def create_posts(store: Store, author: Actor) -> None:
 
 
 def listed(store: Store, actor: Actor, kind: str) -> Iterator[str]:
-    """The ids, or tags, that the commands show to this actor."""
+    """The ids, tags or addresses that the commands show to this actor."""
     if kind == "tag":
         yield from {tag for client in clients.list_clients(store, actor, NO_OPTIONS) for tag in client.tags}
+        return
+    if kind == "suppression":
+        yield from (str(each.address) for each in suppressions.list_suppressions(store, actor, NO_OPTIONS))
         return
     lists: dict[str, Callable[[], Iterable[Any]]] = {
         "client": lambda: clients.list_clients(store, actor, NO_OPTIONS),
@@ -103,7 +109,7 @@ def test_completion_suggests_what_the_commands_show(
     assert (actor.role == role) == (session_state == "valid")
     for kind in completion.KINDS:
         suggested = [
-            value for value, _ in completion.find_suggestions({}, completion.KINDS[kind], "", by_name=kind == "tag")
+            value for value, _ in completion.find_suggestions({}, completion.KINDS[kind], "", by_name=kind in BY_NAME)
         ]
         expected = set()
         try:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -309,6 +310,22 @@ def test_progress_bar_is_removed_at_the_end() -> None:
     for text in ("[b]sending", "10/10", "sent [/b]"):
         assert text in shown
     assert shown.endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize(("seconds", "is_shown"), [(0.9, False), (1.1, True)])
+def test_progress_bar_appears_after_its_delay(monkeypatch: pytest.MonkeyPatch, seconds: float, is_shown: bool) -> None:
+    now = time.monotonic()
+
+    def work() -> None:
+        nonlocal now
+        with Output().progress("counting", delay_s=1) as report:
+            report(10, "deliveries")
+            now += seconds
+            report(20, "deliveries")
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    assert ("20/? deliveries" in on_terminal(work)) == is_shown
 
 
 def test_question_goes_to_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,7 @@ json.dump(statuses, sys.stderr)
 """A program that starts each command with the standard streams only, and without the time for imports."""
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite
 def test_our_own_open_store_is_not_written(home: Home, store: Store) -> None:
     """Whatever number it has."""

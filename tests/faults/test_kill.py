@@ -24,7 +24,7 @@ FLUSHES = "fsync,fdatasync"  # which one depends on how SQLite was built
 RUN = ("run", "--json")
 # sends the body first, as for a long email
 BODY_FIRST = overriding("skychimp.transport.smtp_connection.WRITE_AHEAD_BYTES", 0)
-SMALL_BATCHES = "from skychimp.store import queue; queue.create_deliveries.__defaults__ = (2,)"
+SMALL_BATCHES = "from skychimp.store.occurrences import opening; opening.create_deliveries.__defaults__ = (2,)"
 SLOW = (pytest.mark.slow, pytest.mark.timeout(600))
 SOAK = (pytest.mark.soak, pytest.mark.timeout(1200))
 
@@ -56,12 +56,17 @@ threading.Thread.run = run
     ("names", "file", "preamble", "step", "min_kills"),
     [
         pytest.param(SENDS, "TCP:", "", 3, 4, id="some sends"),
-        pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 5, 2, id="some sends without uvloop"),
+        pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 5, 2, id="some sends without uvloop", marks=SLOW),
         pytest.param(SENDS, "TCP:", BODY_FIRST, 5, 4, id="some sends, the body before the dot"),
         pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + add_ledger_calls(6), 2, 4, id="some flushes"),
-        pytest.param("pwrite64", "skychimp.db", add_ledger_calls(20), 7, 6, id="some writes"),
         pytest.param(
-            FLUSHES, "skychimp.db", OLD_SQLITE + add_ledger_calls(16), 8, 2, id="some flushes of an old SQLite"
+            FLUSHES,
+            "skychimp.db",
+            OLD_SQLITE + add_ledger_calls(16),
+            8,
+            2,
+            id="some flushes, old SQLite",
+            marks=SLOW,
         ),
         pytest.param(SENDS, "TCP:", "", 1, 14, id="send", marks=SLOW),
         pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 1, 14, id="send without uvloop", marks=SLOW),
@@ -115,7 +120,6 @@ def test_run_killed_at_any_call_is_completed_by_the_next(
 @pytest.mark.parametrize(
     ("names", "step", "min_kills"),
     [
-        pytest.param(FLUSHES, 3, 2, id="some flushes"),
         pytest.param(FLUSHES, 1, 5, id="flush", marks=SLOW),
         pytest.param("pwrite64", 5, 15, id="some writes", marks=SLOW),
         pytest.param("pwrite64", 1, 75, id="write", marks=SOAK),

@@ -3,19 +3,22 @@
 A machine is a process with a data folder of its own, and so with its own id and lock files.
 """
 
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from conftest import create_user
-from support.harness import SendingHarness, with_preamble
+from support.harness import SendingHarness, overriding, with_preamble
 from support.postgres import Server, find_programs, running_server, running_standby
-from support.sending import create_mailing, make_addresses, rows, wait_for_exit, wait_until
+from support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from support.sending import attempts, create_mailing, make_addresses, rows, wait_for_exit, wait_until
 from support.servers import CountingReceiver
 
 from skychimp.models import Run
@@ -29,10 +32,13 @@ pytestmark = [
 CLIENTS = 600
 MAIL_LEFT = 75
 
-# A machine that is taken for dead after 3 seconds instead of 60.
+# A machine that is taken for dead after 3 seconds instead of 60, and trusts an intent for 1.5 instead of 30.
 IMPATIENT = with_preamble(
-    "import datetime\nfrom skychimp.delivery.sending import dispatcher\nfrom skychimp.store import runs\n"
-    "dispatcher.HEARTBEAT_INTERVAL_S = 0.5\nruns.HEARTBEAT_LIMIT = datetime.timedelta(seconds=3)\n"
+    "import datetime\n"
+    + overriding("skychimp.delivery.sending.dispatcher.HEARTBEAT_INTERVAL_S", 0.5)
+    + overriding("skychimp.delivery.sending.recorder.MAX_INTENT_AGE_S", 1.5)
+    + overriding("skychimp.store.runs.HEARTBEAT_LIMIT", timedelta(seconds=3))
+    + overriding("skychimp.delivery.sending.due_work.HEARTBEAT_DELAY", timedelta(seconds=0.5))
 )
 
 
@@ -65,9 +71,12 @@ def machines(server: Server, folder: Path, clients: int = CLIENTS) -> Iterator["
         yield harness
 
 
-def start(harness: "SendingHarness[SlowReceiver]", folder: Path, number: int, *words: str) -> "subprocess.Popen[str]":
-    """Start a run, or another command, on a machine."""
-    return harness.start(*words, command=IMPATIENT, XDG_DATA_HOME=str(folder / f"machine{number}"))
+def start(
+    harness: "SendingHarness[SlowReceiver]", folder: Path, number: int, prefix: Sequence[str] = (), **environ: str
+) -> "subprocess.Popen[str]":
+    """Start a run on a machine. `prefix` is a command that executes it."""
+    data_folder = str(folder / f"machine{number}")
+    return harness.start(command=(*prefix, *IMPATIENT), XDG_DATA_HOME=data_folder, **environ)
 
 
 def wait_until_all_send(harness: "SendingHarness[SlowReceiver]", *runs: "subprocess.Popen[str]") -> None:
@@ -141,6 +150,44 @@ def test_stopped_machine_loses_its_deliveries_and_goes_on(server: Server, tmp_pa
         stopped.send_signal(signal.SIGCONT)
         for status, out, err in map(wait_for_exit, (stopped, other)):
             assert status in (0, MAIL_LEFT), out + err
+        finish(harness, tmp_path)
+        assert harness.find_faults(max_unknown=harness.connections) == []
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+def test_wrong_clocks_of_machines_change_nothing(server: Server, tmp_path: Path) -> None:
+    began = datetime.now(UTC)
+    with machines(server, tmp_path) as harness:
+        offsets = ("+7m", "-9m", "+0m")
+        runs = [start(harness, tmp_path, number, ("faketime", "-f", one)) for number, one in enumerate(offsets)]
+        for status, out, err in map(wait_for_exit, runs):
+            assert status in (0, MAIL_LEFT), out + err
+        assert harness.find_faults(max_unknown=0) == []
+        assert harness.receiver.accepted_count == CLIENTS
+        with closing(open_store(harness.url or "")) as store:
+            assert min(run.sent for run in rows(store, Run)) > 0
+            times = [at for attempt in attempts(store) for at in (attempt.started_at, attempt.finished_at)]
+        assert began <= min(times) <= max(times) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("end", [Proxy.resume, Proxy.break_connections], ids=["heals", "breaks"])
+@pytest.mark.parametrize("direction", [TO_SERVER, TO_CLIENT])
+def test_machine_cut_off_one_way_is_replaced(
+    server: Server, tmp_path: Path, direction: str, end: Callable[[Proxy], None]
+) -> None:
+    with machines(server, tmp_path) as harness, Proxy(server.port) as proxy:
+        url = (harness.url or "").replace(f":{server.port}/", f":{proxy.port}/")
+        cut_off, other = start(harness, tmp_path, 0, SKYCHIMP_STORE=url), start(harness, tmp_path, 1)
+        wait_until_all_send(harness, cut_off, other)
+        proxy.hold(direction)
+        status, out, err = wait_for_exit(other)
+        assert status in (0, MAIL_LEFT), out + err
+        finish(harness, tmp_path)
+        assert cut_off.poll() is None
+        end(proxy)
+        proxy.resume()
+        status, out, err = wait_for_exit(cut_off)
+        assert status in (0, MAIL_LEFT), out + err
         finish(harness, tmp_path)
         assert harness.find_faults(max_unknown=harness.connections) == []
 
@@ -231,9 +278,41 @@ def test_failover_that_may_have_lost_commits_holds_the_store(tmp_path: Path) -> 
         standby.promote()
         run.kill()
         wait_for_exit(run)
-        sent = harness.receiver.accepted_count
-        url = standby.url("postgres")
-        moved = SendingHarness(harness.store, harness.receiver, url=url)
-        status, _, err = wait_for_exit(start(moved, tmp_path, 1))
-        assert (status, "on hold after a fail-over" in err) == (3, True), err
-        assert harness.receiver.accepted_count == sent, "nothing is sent twice before a person has decided"
+        require_hold(harness, standby, tmp_path, 1)
+
+
+def test_failover_that_has_lost_commits_and_given_their_ids_to_others_holds_the_store(tmp_path: Path) -> None:
+    """The store has noted that commits wait for the standby. Then it was away, and the primary went on without it."""
+    with (
+        running_server(tmp_path) as primary,
+        running_standby(primary, tmp_path) as standby,
+        machines(primary, tmp_path) as harness,
+        closing(psycopg.connect(primary.url("postgres").replace("+psycopg", ""), autocommit=True)) as db,
+    ):
+        db.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        db.execute("SELECT pg_reload_conf()")
+        run = start(harness, tmp_path, 0)
+        wait_until_all_send(harness, run)
+        standby.stop()
+        db.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        db.execute("SELECT pg_reload_conf()")
+        goal = harness.receiver.accepted_count + 60
+        wait_until(lambda: harness.receiver.accepted_count > goal, run)
+        primary.kill()
+        run.kill()
+        wait_for_exit(run)
+        standby.start()
+        standby.promote()
+        with closing(psycopg.connect(standby.url("postgres").replace("+psycopg", ""), autocommit=True)) as other:
+            for _ in range(2000):
+                other.execute("SELECT pg_current_xact_id()")
+        require_hold(harness, standby, tmp_path, 0)
+
+
+def require_hold(harness: "SendingHarness[SlowReceiver]", server: Server, folder: Path, number: int) -> None:
+    """Check that a run on a machine finds the store on hold, and sends nothing before a person has decided."""
+    sent = harness.receiver.accepted_count
+    moved = SendingHarness(harness.store, harness.receiver, url=server.url("postgres"))
+    status, _, err = wait_for_exit(start(moved, folder, number))
+    assert (status, "on hold after a fail-over" in err) == (3, True), err
+    assert harness.receiver.accepted_count == sent

@@ -2,12 +2,13 @@
 
 import signal
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import create_user
-from support.harness import make_due_store, sending_harness
+from support.harness import make_due_store, overriding, sending_harness, with_preamble
 from support.sending import (
     create_mailing,
     mailing_status,
@@ -61,8 +62,8 @@ class GateAtData(Gate):
 def test_many_runs_and_a_daemon_share_the_work(tmp_path: Path, number: int, clients: int) -> None:
     """All of them must have sent emails before the first reply comes."""
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients), Gate) as harness:
-        runs = [harness.start() for _ in range(number)]
-        daemon = harness.start("daemon", "--interval", "1s")
+        runs = [harness.start_beside() for _ in range(number)]
+        daemon = harness.start_beside("daemon", "--interval", "1s")
         wait_until(lambda: harness.receiver.waiting == (number + 1) * harness.connections, daemon)
         harness.receiver.opened.set()
         for result in map(wait_for_exit, runs):
@@ -87,7 +88,7 @@ def test_suspended_run_continues_without_sending_twice(tmp_path: Path) -> None:
         mailings.enable(harness.store, ADA, 1)
         harness.store.close()
         harness.receiver.opened.set()
-        assert harness.run()[0] == MAIL_LEFT
+        assert wait_for_exit(harness.start_beside())[0] == MAIL_LEFT
         assert harness.receiver.accepted_count == 200 - MIN_CLAIM_SIZE + harness.connections
         assert wait_for_exit(suspended, signal.SIGCONT)[0] == 0
         assert harness.receiver.accepted_count == 200
@@ -102,7 +103,7 @@ def test_run_declared_dead_continues_without_sending_twice(tmp_path: Path) -> No
         suspended.send_signal(signal.SIGSTOP)
         harness.store.path.with_name(f"{harness.store.path.name}.run-1").unlink()  # its lock
         harness.receiver.opened.set()
-        assert harness.run()[0] == 0
+        assert wait_for_exit(harness.start_beside())[0] == 0
         assert wait_for_exit(suspended, signal.SIGCONT)[0] == 0
         assert harness.receiver.accepted_count == 100
         assert harness.find_faults(max_unknown=harness.connections) == []
@@ -114,7 +115,7 @@ def test_killed_run_is_rescued_by_another(tmp_path: Path, rescuer: str) -> None:
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), Gate) as harness:
         killed = harness.start()
         wait_until(lambda: harness.receiver.waiting == harness.connections, killed)
-        other = harness.start() if rescuer == "the next run" else harness.start("daemon", "--interval", "1s")
+        other = harness.start_beside(*([] if rescuer == "the next run" else ["daemon", "--interval", "1s"]))
         wait_until(lambda: harness.receiver.waiting == 2 * harness.connections, other)
         assert wait_for_exit(killed, signal.SIGKILL)[0] == -signal.SIGKILL
         harness.receiver.opened.set()
@@ -172,12 +173,37 @@ def two_mailings(tmp_path: Path) -> Path:
     return path
 
 
+class SlowDomain(CountingReceiver):
+    """A server that asks each recipient's own server before it replies. One of these is slow."""
+
+    def reply_to(self, command: bytes, recipient: str) -> bytes:
+        if command == b"RCPT" and recipient.endswith("@slow.example"):
+            time.sleep(0.5)
+        return super().reply_to(command, recipient)
+
+
 def test_mailing_to_slow_clients_does_not_delay_another(tmp_path: Path, two_mailings: Path) -> None:
     with sending_harness(tmp_path / "harness", two_mailings, SlowForAda, connections=4) as harness:
         assert harness.run()[0] == 0
         assert harness.find_faults(max_unknown=0) == []
         order = [email.recipient.startswith("bobs") for email in harness.receiver.received_emails()]
         assert order[: SlowForAda.bobs_emails] == [True] * SlowForAda.bobs_emails
+
+
+def test_slow_domain_does_not_delay_the_other_recipients(tmp_path: Path) -> None:
+    quick = make_addresses(500)
+    slow = [f"client{number}@slow.example" for number in range(40)]
+    path = tmp_path / "mixed.db"
+    with closing(create_store(f"sqlite:///{path}")) as store:
+        mixed = [address for number, address in enumerate(quick) for address in (*slow[number : number + 1], address)]
+        create_mailing(store, create_user(store, "ada"), mixed)
+    with sending_harness(tmp_path / "harness", path, SlowDomain, connections=4) as harness:
+        shorter = overriding("skychimp.delivery.sending.pacing.slow_domains.SLOW_S", 0.4)
+        assert wait_for_exit(harness.start(command=with_preamble(shorter)))[0] == 0
+        assert harness.find_faults(max_unknown=0) == []
+        order = [email.recipient in slow for email in harness.receiver.received_emails()]
+    hundredth = [number for number, is_slow in enumerate(order) if not is_slow][99]
+    assert sum(order[:hundredth]) < 30, "without a limit for them, all 40 are among the first"
 
 
 def test_deferred_mailing_does_not_delay_another(tmp_path: Path, two_mailings: Path) -> None:

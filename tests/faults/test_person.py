@@ -163,7 +163,7 @@ def test_signal_ends_the_wait_for_the_server(
 def test_signal_ends_the_wait_for_the_rate_limit(store: Store, ada: Actor, receiver: CountingReceiver) -> None:
     create_mailing(store, ada)
 
-    process = start_run(store, receiver.port, smtp__rate="1/h")
+    process = start_run(store, receiver.port, smtp__rate="1/h", run__patience="2h")
     wait_until(lambda: len(attempts(store)) == 1, process)
     exit_status, *_ = wait_for_exit(process, signal.SIGINT)
 
@@ -322,7 +322,7 @@ def test_resolving_an_unknown_delivery(store: Store, ada: Actor, resolution: Res
         send(store, relay, later=timedelta(days=1))
         assert state_counts(store) == {"unknown": 1, "sent": 2}
         (unknown,) = (row for row in deliveries(store) if row.state == "unknown")
-        unknown_deliveries.resolve(store, ada, resolution, give_up_after=timedelta(days=3), ids=[unknown.id or 0])
+        unknown_deliveries.resolve(store, ada, resolution, ids=[unknown.id or 0])
         send(store, relay, later=timedelta(days=2))
 
     is_resent = resolution == Resolution.RESEND
@@ -473,5 +473,7 @@ def test_server_that_accepts_two_connections_gets_two(store: Store, ada: Actor) 
     with ScriptedServer([GREETING, slowly], [GREETING, slowly], [b"421 4.7.0 too many connections\r\n"]) as server:
         stats = send(store, make_settings(server.port, smtp__connections=10))
 
-    assert (stats.sent, stats.stopped, len(server.conversations)) == (100, "", 3)
+    assert (stats.sent, stats.stopped) == (100, "")
+    assert len(server.conversations) <= 10  # those that were opening at the first refusal, and none later
+    assert min(map(email_count, server.conversations[:2])) > 10
     assert [outcome for outcome, *_ in attempt_log(store)] == ["sent"] * 100

@@ -14,7 +14,8 @@ from support.harness import make_due_store
 
 CLIENTS = 20
 TESTS = Path(__file__).parent.parent
-AT_ONCE = 50
+AT_ONCE = 25
+SLOW = pytest.mark.slow
 
 
 def simulate(tmp_path: Path, first: int, last: int, broken: str = "") -> dict[str, list[str]]:
@@ -34,9 +35,14 @@ def simulate(tmp_path: Path, first: int, last: int, broken: str = "") -> dict[st
     return {seed: problems for seed, problems in json.loads(result.stdout).items() if problems}
 
 
-@pytest.mark.parametrize("first", range(0, 200, AT_ONCE))
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=SLOW) for first in range(AT_ONCE, 200, AT_ONCE))])
 def test_promise_is_kept_in_simulated_worlds(tmp_path: Path, first: int) -> None:
     assert simulate(tmp_path, first, first + AT_ONCE) == {}
+
+
+@pytest.mark.parametrize("seed", [3920])
+def test_promise_is_kept_with_a_seed_that_once_failed(tmp_path: Path, seed: int) -> None:
+    assert simulate(tmp_path, seed, seed + 1) == {}
 
 
 @pytest.mark.soak
@@ -47,7 +53,8 @@ def test_promise_is_kept_in_many_simulated_worlds(tmp_path: Path, first: int) ->
 
 
 @pytest.mark.parametrize(
-    ("broken", "first"), [("dot before commit", 0), ("fold without fence", 78), ("rescue without token", 0)]
+    ("broken", "first"),
+    [("dot before commit", 0), pytest.param("fold without fence", 10, marks=SLOW), ("rescue without token", 0)],
 )
 def test_broken_promise_is_noticed(tmp_path: Path, broken: str, first: int) -> None:
     """The simulation begins shortly before the first seed that notices it, and ends with that one."""

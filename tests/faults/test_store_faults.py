@@ -5,11 +5,13 @@ No email may be sent before its intent is on the disk.
 
 import random
 import re
+import resource
 import shutil
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,12 +64,61 @@ def test_run_stops_with_one_error_when_its_disk_fails(
             assert {email.recipient for email in harness.receiver.received_emails()} <= harness.addresses_at_risk()
             if status:
                 assert status in (FAILED, NOT_READY)
-                assert re.fullmatch(r"error: .*\nhint: .*\n", output), output
+                assert re.fullmatch(r"(.* !! emails were sent, .*\n)?error: .*\nhint: .*\n", output), output
             assert run_forked(RUN, harness.environ(), folder, preamble)[0] == 0
             assert harness.find_faults(max_unknown=harness.connections) == [], number
             return output if status else None
 
     assert reason in sweep(fail, step)[-1]
+
+
+@pytest.mark.parametrize("command", [("run", "--json"), ("daemon",)], ids=["run", "daemon"])
+def test_sending_goes_on_when_the_disk_can_be_written_again(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Meanwhile, nothing is sent. Afterwards, nothing is sent twice."""
+    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), CountingReceiver) as harness:
+        process = harness.start(*command, SKYCHIMP_RUN__PATIENCE="60s")
+        wait_until(lambda: harness.receiver.accepted_count >= 20, process)
+        with unwritable_disk(process):
+            time.sleep(0.5)  # the emails whose intents were committed before
+            before = harness.receiver.accepted_count
+            time.sleep(1)
+            assert harness.receiver.accepted_count == before < 200
+        wait_until(lambda: harness.receiver.accepted_count == 200, process)
+        if command == ("daemon",):
+            process.terminate()
+        status, _, errors = wait_for_exit(process)
+        assert status == 0
+        assert re.search(r"cannot write to the store: trying again.*I/O error", errors), errors
+        assert "the store can be written again" in errors
+        assert harness.find_faults(max_unknown=0) == []
+
+
+@pytest.mark.parametrize("command", [("run", "--json"), ("daemon",)], ids=["run out of patience", "daemon stopped"])
+def test_disk_that_stays_unwritable_ends_sending_with_an_error(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), CountingReceiver) as harness:
+        process = harness.start(*command, SKYCHIMP_RUN__PATIENCE="1s")
+        wait_until(lambda: harness.receiver.accepted_count >= 20, process)
+        with unwritable_disk(process):
+            if command == ("daemon",):
+                time.sleep(1)
+                process.terminate()
+            status, _, errors = wait_for_exit(process)
+        assert status == FAILED
+        assert "cannot use the store" in errors.splitlines()[-1 if "--json" in command else -2]
+        assert harness.run()[0] == 0
+        assert harness.find_faults(max_unknown=harness.connections) == []
+
+
+@contextmanager
+def unwritable_disk(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Let no file of a process grow, so that it cannot write its store."""
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, most))
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
 
 
 # Other processes that use the store

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import select
@@ -85,9 +85,7 @@ CHANGES: list[tuple[Action, Callable[[Store, Actor, int], object]]] = [
     (Action.DISABLE_MAILINGS, lambda store, actor, mailing: mailings.disable(store, actor, mailing)),
     (
         Action.RESOLVE_DELIVERIES,
-        lambda store, actor, _: unknown_deliveries.resolve(
-            store, actor, unknown_deliveries.Resolution.SENT, give_up_after=timedelta(hours=1), ids=[2]
-        ),
+        lambda store, actor, _: unknown_deliveries.resolve(store, actor, unknown_deliveries.Resolution.SENT, ids=[2]),
     ),
 ]
 """An action, and a service that does it to something of Bob's."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from conftest import create_user
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session
 from support.accounts import NOBODY, needs_root
 from support.queue_steps import NOW, create_client, create_mailing, get_row, rows, update_row, write
 
@@ -25,7 +27,7 @@ from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
 from skychimp.models import Client, Mailing, StoreInfo, User
 from skychimp.permissions import Actor
 from skychimp.store import sqlite, sqlite_errors
-from skychimp.store.database import Store
+from skychimp.store.database import BATCH_PAUSE_S, Store
 from skychimp.store.migrations import revisions
 from skychimp.store.postgres import server
 from skychimp.store.schema import create_store, open_store, store_path
@@ -591,3 +593,30 @@ def test_store_in_a_file_imports_nothing_of_a_server(store: Store) -> None:
     url = f"sqlite:///{store.path}"
     done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_large_change_leaves_the_lock_to_who_waits_for_it(store: Store) -> None:
+    """It comes in after the batch that it has waited for, or the one after that, however long each of them takes."""
+    assert BATCH_PAUSE_S > 0.1  # the longest time between two looks of SQLite. A shorter pause goes well now and then.
+    is_in, began, batches = threading.Event(), threading.Event(), 0
+
+    def write_once() -> None:
+        began.wait()
+        with store.write() as db:
+            db.execute(update(StoreInfo.__table__).values(held_reason=f"after {batches}"))
+        is_in.set()
+
+    def step(db: Session) -> bool:
+        nonlocal batches
+        batches += 1
+        db.execute(update(StoreInfo.__table__).values(held_reason="batch"))
+        began.set()
+        time.sleep(0.25)
+        return is_in.is_set() or batches == 10
+
+    waiting = threading.Thread(target=write_once)
+    waiting.start()
+    store.write_in_batches(step)
+    waiting.join()
+
+    assert batches <= 4

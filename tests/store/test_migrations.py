@@ -26,6 +26,7 @@ from support.queue_steps import (
     create_client,
     create_deliveries,
     create_mailing,
+    create_run,
     delete_client,
     get_row,
     open_due,
@@ -45,21 +46,29 @@ from skychimp.models import (
     ClientTag,
     Code,
     CodePurpose,
+    Content,
     Delivery,
     DeliveryRollup,
     DeliveryState,
+    Format,
     Intent,
     Lease,
     Login,
+    Occurrence,
     Outcome,
     ReplyKind,
     Role,
+    Run,
     StoreInfo,
+    Suppression,
+    SuppressionSource,
     User,
     metadata,
 )
 from skychimp.permissions import Actor
+from skychimp.services.clients import clients
 from skychimp.store import queue, schema, sqlite
+from skychimp.store.clients.suppressions import address_hash
 from skychimp.store.database import SQLITE, Store
 from skychimp.store.migrations import revisions
 from skychimp.store.schema import open_store
@@ -350,8 +359,46 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
     upgraded.close()
 
 
+def test_seventh_migration_adds_what_runs_share(store: Store, store_url: str) -> None:
+    """On both databases: here the tables of a PostgreSQL store are changed, not created."""
+    create_run(store)
+    with store.connect() as db, db.begin():
+        for table in ("rate_slot", "rate_count", "suppression"):
+            db.exec_driver_sql(f"DROP TABLE {table}")
+        db.exec_driver_sql("ALTER TABLE run DROP COLUMN mailing_id")
+        db.exec_driver_sql("ALTER TABLE mailing DROP COLUMN topic")
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '0006'")
+
+    open_store(store_url).close()
+
+    test_tables_are_what_the_models_define(store)
+    assert [run.mailing_id for run in rows(store, Run)] == [None]
+
+
+def test_eighth_migration_remembers_bad_addresses(store: Store, store_url: str, ada: Actor) -> None:
+    create_client(store, ada, "ann")
+    create_client(store, ada, "bob")
+    with store.connect() as db, db.begin():
+        db.exec_driver_sql("DROP TABLE suppression")
+        db.exec_driver_sql("ALTER TABLE mailing DROP COLUMN topic")
+        db.exec_driver_sql("UPDATE client SET bad_at = created_at, bad_reason = 'no such user' WHERE id = 2")
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+
+    open_store(store_url).close()
+
+    test_tables_are_what_the_models_define(store)
+    (suppression,) = rows(store, Suppression)
+    (info,) = rows(store, StoreInfo)
+    bob = clients.show(store, ada, "2")
+    assert (suppression.address, suppression.reason, suppression.note) == (bob.email, "bounce", "no such user")
+    assert suppression.address_hash == address_hash(info.secret, bob.email)
+    assert suppression.at == bob.bad_at
+    assert bob.suppressed == "bounce"
+
+
 def create_first_revision(path: Path) -> Path:
     """Create a store as the first revision was, with two users, one not verified. Its audience version is 7."""
+    path.touch()
     engine = sqlite.make_engine(path)
     with engine.execution_options(begin=sqlite.IMMEDIATE).connect() as db, db.begin():
         revisions.migrate(db, "0001")
@@ -369,6 +416,24 @@ def create_first_revision(path: Path) -> Path:
     return path
 
 
+def test_sixth_migration_keeps_what_a_resend_repeats(tmp_path: Path) -> None:
+    """Emails had the date of the opening. The table of deliveries is made anew, with ids that are never used again."""
+    states = ["sent", "sending", "unknown", "queued", "failed"]
+    path = make_store_before_leases(make_due_store(tmp_path, clients=len(states)), tmp_path / "old.db", states)
+
+    upgraded = open_store(f"sqlite:///{path}")
+
+    (opened_at,) = [occurrence.opened_at for occurrence in rows(upgraded, Occurrence)]
+    assert [delivery.dated_at for delivery in rows(upgraded, Delivery)] == [None, None, opened_at, None, None]
+    assert [lease.leased_at for lease in rows(upgraded, Lease)] == [opened_at]
+    with upgraded.connect() as db, db.begin():
+        assert queue.rescue(db, 1, NOW, None, "relay") == 1
+        assert db.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'delivery'").scalar() == len(states)
+        assert db.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+    assert rows(upgraded, Delivery)[1].dated_at == opened_at
+    upgraded.close()
+
+
 # Constraints
 
 
@@ -382,6 +447,8 @@ def full_store(store: Store, ada: Actor) -> Store:
         db.add(AccountEmail(mailbox_hash="", purpose=CodePurpose.VERIFY, sent_at=NOW))
         db.add(AuditEntry(at=NOW, action="login", object="user"))
         db.add(ReplyKind(outcome=Outcome.SENT, phase="dot", code=250, enhanced="", words="ok"))
+        db.add(Content(occurrence_id=1, subject="", body="", format=Format.TEXT, sender="", return_path=""))
+        db.add(Suppression(owner_id=1, address_hash="", reason="", source=SuppressionSource.COMMAND, at=NOW))
         db.add(DeliveryRollup(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))
     return store
 

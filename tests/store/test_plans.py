@@ -34,13 +34,16 @@ from support.queue_steps import (
     write,
 )
 
+from skychimp.delivery.sending import due_work
 from skychimp.models import Delivery, DeliveryState, Intent, Outcome, Role
 from skychimp.permissions import Actor
 from skychimp.services.listing import ListOptions
-from skychimp.services.operations import unknown_deliveries
+from skychimp.services.operations import status, unknown_deliveries
 from skychimp.services.reporting import address_history, delivery_log, reports, rollups
-from skychimp.store import ledger, queue, runs
+from skychimp.store import holds, ledger, queue, runs
 from skychimp.store.database import Store
+from skychimp.store.occurrences import opening, progress, sweeping
+from skychimp.store.occurrences.progress import Progress, UnfinishedOccurrence
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.schema import create_store
 from skychimp.store.sqlite import SqliteStore
@@ -77,18 +80,34 @@ def make_busy(store: Store, ada: Actor) -> None:
 def sending(store: Store) -> list[ClaimedDelivery]:
     """Return what run 1 is sending."""
     delivery, intent = Delivery.__table__, Intent.__table__
-    columns = (*(delivery.c[name] for name in ClaimedDelivery._fields[:-1]), intent.c.lease_id)
+    columns = (*(delivery.c[name] for name in ClaimedDelivery._fields[:-2]), intent.c.lease_id)
     query = select(*columns).join(intent, intent.c.delivery_id == delivery.c.id)
-    return [ClaimedDelivery(*row) for row in write(store, lambda connection: connection.execute(query).all())]
+    return [
+        ClaimedDelivery._make((*row, NOW)) for row in write(store, lambda connection: connection.execute(query).all())
+    ]
 
 
 def record_all(store: Store, run_id: int, claims: list[ClaimedDelivery], outcome: Outcome) -> None:
     record_attempts(store, run_id, *(make_attempt(claimed, outcome) for claimed in claims))
 
 
+def find_next_due_time(store: Store) -> None:
+    close_leases(store)
+    write(store, lambda db: due_work.next_due_at(db, NOW))
+
+
+def change_content(store: Store) -> None:
+    close_leases(store)
+    write(store, lambda db: opening.change_content(db, 1, LATER_ATTEMPT, subject="Corrected"))
+
+
+LATER_ATTEMPT = 1_000_000
+NOT_BEGUN = Progress({1: UnfinishedOccurrence(1, NOW, has_begun=False, has_untried=True)}, LATER_ATTEMPT)
+
 STEPS: dict[str, Callable[[Store, list[ClaimedDelivery]], object]] = {
     "claim": lambda store, _: claim(store, 2),
     "find what is due": lambda store, _: due_occurrences(store),
+    "find the next due time": lambda store, _: find_next_due_time(store),
     "record intents": lambda store, claims: record_intents(store, 1, *claims),
     "record intents of another run": lambda store, claims: record_intents(store, 2, *claims),
     "record successes": lambda store, claims: record_all(store, 1, claims, Outcome.SENT),
@@ -102,15 +121,20 @@ STEPS: dict[str, Callable[[Store, list[ClaimedDelivery]], object]] = {
     "check the clock": lambda store, _: write(store, lambda db: runs.clock_behind(db, NOW)),
     "find dead runs": lambda store, _: write(store, lambda db: runs.dead_runs(db, store.path, NOW)),
     "rescue": lambda store, _: rescue(store, 1),
-    "disable": lambda store, _: write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW)),
+    "disable": lambda store, _: write(store, lambda db: holds.disable_mailing(db, 1, "why", NOW)),
     "sweep": lambda store, _: sweep(store),
+    "sweep again": lambda store, _: write(store, lambda db: sweeping.sweep(db, NOW, looked={(1, 2): LATER_ATTEMPT})),
     "expire": lambda store, _: sweep(store, NOW + 9 * DAY),
     "open": lambda store, _: open_due(store),
+    "look what was sent since": lambda store, _: write(
+        store, lambda db: progress.unfinished_occurrences(db, 1, NOT_BEGUN)
+    ),
+    "change the content of an open occurrence": lambda store, _: change_content(store),
     "count pending by state": lambda store, _: write(store, ledger.count_pending_by_state),
     "count pending": lambda store, _: write(store, ledger.count_pending),
     "count pending of a mailing": lambda store, _: write(store, lambda db: ledger.count_pending_by_state(db, 1)),
     "count all": lambda store, _: write(store, lambda db: ledger.count_by_state(db, 1)),
-    "resend": lambda store, _: write(store, lambda db: queue.resend(db, [4], NOW, NOW + DAY)),
+    "resend": lambda store, _: write(store, lambda db: queue.resend(db, [4], NOW)),
     "resolve": lambda store, _: write(store, lambda db: queue.resolve_as(db, [4], DeliveryState.SENT)),
     "delete a client": lambda store, _: delete_client(store, 40),
 }
@@ -121,15 +145,25 @@ READS: dict[str, Callable[[Store, Actor], object]] = {
     ),
     "the last attempts": lambda store, ada: list(delivery_log.list_attempts(store, ada, 1, ListOptions(), last=True)),
     "unknown deliveries": lambda store, ada: list(unknown_deliveries.list_unknown(store, ada)),
+    "unknown deliveries of all users": lambda store, ada: list(
+        unknown_deliveries.list_unknown(store, Actor(ada.user_id, ada.email, Role.ADMIN))
+    ),
+    "resolving an unknown delivery": lambda store, ada: unknown_deliveries.resolve(
+        store,
+        Actor(ada.user_id, ada.email, Role.ADMIN),
+        unknown_deliveries.Resolution.SENT,
+        ids=[4],
+    ),
     "a report": lambda store, ada: reports.mailing_report(store, ada, 1),
     "a range of days": lambda store, ada: reports.range_report(store, ada, NOW.date(), NOW.date(), "UTC"),
     "a range of days of all users": lambda store, ada: reports.range_report(
         store, Actor(ada.user_id, ada.email, Role.MANAGER), NOW.date(), NOW.date(), "UTC"
     ),
+    "status": lambda store, _: status.status(store),
     "an address history": lambda store, ada: address_history.address_history(store, ada, "client1@example.org"),
 }
-SMALL = ("ix_occurrence_unfinished", "ix_mailing_running")
-"""Indexes that may be scanned: they contain only what is in flight, unfinished or running."""
+SMALL = ("ix_occurrence_unfinished", "ix_mailing_held", "ix_mailing_running", "ix_delivery_unknown")
+"""Indexes that may be scanned: they contain only what is unknown, unfinished or running."""
 LARGE = (
     "delivery", "attempt", "client", "client_tag", "occurrence", "mailing", "mailing_client", "mailing_tag", "pace",
     "result",
@@ -208,9 +242,9 @@ HISTORY = [
     """INSERT INTO mailing (owner_id, all_clients, start_local, timezone, start_at, every, catch_up, status,
            created_at)
        SELECT 1, 1, '2026-01-01T09:00:00', 'UTC', :at, 'once', 'latest', 'completed', :at FROM n LIMIT :number / 10""",
-    """INSERT INTO occurrence (mailing_id, due_local, due_at, state, opened_at, deadline, finished_at, cursor, subject,
+    """INSERT INTO occurrence (mailing_id, due_local, due_at, state, opened_at, finished_at, cursor, subject,
            body, format, sender, return_path, timezone)
-       SELECT id, 'before', :at, 'finished', :at, :at, :at, 0, '', '', 'text', '', '', 'UTC' FROM mailing""",
+       SELECT id, 'before', :at, 'finished', :at, :at, 0, '', '', 'text', '', '', 'UTC' FROM mailing""",
     """INSERT INTO delivery (occurrence_id, client_id, address, address_key, name, comment, tags, state, attempts,
            given_back)
        SELECT 1 + i % 2, i, i, 'history ' || i, '', '', '[]', 'sent', 1, 0 FROM n""",

@@ -1,26 +1,19 @@
-"""The queue: one delivery for each client, claimed by one run at a time; an occurrence ends when nothing is pending."""
+"""The queue: one delivery for each client, claimed by one run at a time, and the state that each event leaves."""
 
-import json
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
-from conftest import create_user
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, true
 from support.queue_steps import (
     DAY,
-    GIVE_UP_AFTER,
+    END,
     MINUTE,
     NOW,
     attempt_outcomes,
     claim,
     close_leases,
-    count_rows,
     create_client,
     create_deliveries,
     create_mailing,
@@ -47,12 +40,13 @@ from support.queue_steps import (
     write,
 )
 from support.saved_rows import restore_rows, save_rows
+from support.threads import run_in_threads
 
 from skychimp.models import (
     Client,
+    Content,
     Delivery,
     DeliveryState,
-    Every,
     Intent,
     Lease,
     Mailing,
@@ -64,222 +58,14 @@ from skychimp.models import (
     User,
 )
 from skychimp.permissions import Actor
-from skychimp.store import audience, queue
+from skychimp.store import holds, queue
 from skychimp.store.database import Store
+from skychimp.store.occurrences import opening, sweeping
 
 T = TypeVar("T")
 
 S = DeliveryState
-
-
-def run_in_threads(number: int, work: Callable[[int], None]) -> None:
-    """Call `work` with each thread's index in threads that begin together, each with its own connection."""
-    start = threading.Barrier(number)
-
-    def begin(index: int) -> None:
-        start.wait()
-        work(index)
-
-    threads = [threading.Thread(target=begin, args=(index,)) for index in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def client_ids(store: Store, occurrence_id: int = 1) -> list[int]:
-    """Return the clients with a delivery in an occurrence. The order in which these are created is not promised."""
-    return sorted(row.client_id for row in rows(store, Delivery) if row.occurrence_id == occurrence_id)
-
-
-# Opening
-
-
-def test_occurrence_is_opened_once_by_many_runs(store: Store, ada: Actor) -> None:
-    create_client(store, ada, "bob")
-    for _ in range(5):
-        create_mailing(store, ada)
-    counts: list[int] = []
-
-    run_in_threads(8, lambda _: counts.append(open_due(store)))
-
-    assert sum(counts) == 5
-    assert Counter(row.mailing_id for row in rows(store, Occurrence)) == dict.fromkeys(range(1, 6), 1)
-
-
-def test_several_runs_create_the_deliveries_of_one_occurrence(store: Store, ada: Actor) -> None:
-    ids = [create_client(store, ada, f"client{number}") for number in range(57)]
-    create_mailing(store, ada)
-    open_due(store)
-
-    run_in_threads(4, lambda _: create_deliveries(store, batch=5))
-
-    assert client_ids(store) == ids
-    assert occurrence_state(store) == OccurrenceState.OPEN
-
-
-def test_batch_moves_the_cursor_and_can_be_sent_before_the_next_batch(store: Store, ada: Actor) -> None:
-    ids = [create_client(store, ada, f"client{number}") for number in range(5)]
-    create_mailing(store, ada)
-    open_due(store)
-
-    assert not write(store, lambda db: queue.create_deliveries(db, 1, 2))
-
-    assert (occurrence_state(store), get_row(store, Occurrence, 1).cursor) == (OccurrenceState.OPENING, ids[1])
-    assert sorted(claimed.client_id for claimed in claim(store)) == ids[:2]
-    sweep(store)
-    assert occurrence_state(store) == OccurrenceState.OPENING
-    create_deliveries(store, batch=2)
-    assert sorted(claimed.client_id for claimed in claim(store)) == ids[2:]
-
-
-def test_delivery_keeps_the_client_as_it_was_at_opening(store: Store, ada: Actor) -> None:
-    client_id = create_client(store, ada, "zoë", tags=["b", "a"], comment="a\nb", name="Zoë 🦉")
-    create_mailing(store, ada)
-    open_due(store)
-    create_deliveries(store)
-
-    update_row(store, Client, client_id, name="X", email="x@example.org", address_key="x@example.org", comment="")
-
-    (claimed,) = claim(store)
-    assert json.loads(claimed.tags) == ["a", "b"]
-    expected = (client_id, "zoë@example.org", "Zoë 🦉", "a\nb", claimed.tags, 0, 0)
-    assert claimed[2:-1] == expected
-
-
-def test_address_gets_one_delivery(store: Store, ada: Actor) -> None:
-    """If it is in the audience in two ways, or if clients change their addresses while the occurrence opens."""
-    first, second = (
-        create_client(store, ada, "bob", tags=["red", "blue"]),
-        create_client(store, ada, "eve", tags=["red"]),
-    )
-    create_mailing(store, ada, client_ids=[first, second], tags=["red", "blue"])
-    open_due(store)
-    write(store, lambda db: queue.create_deliveries(db, 1, 1))
-    update_row(store, Client, first, address_key="moved@example.org")
-    update_row(store, Client, second, address_key="bob@example.org")
-
-    create_deliveries(store, batch=1)
-
-    assert [(row.client_id, row.address_key) for row in rows(store, Delivery)] == [(first, "bob@example.org")]
-
-
-def test_deliveries_are_created_for_named_and_tagged_clients(store: Store, ada: Actor, bob: Actor) -> None:
-    """Each gets one. Other users' clients and bad addresses get none."""
-    named = create_client(store, ada, "named")
-    create_client(store, ada, "neither", tags=["other"])
-    both = create_client(store, ada, "both", tags=["red"])
-    tagged = create_client(store, ada, "tagged", tags=["blue"])
-    create_client(store, bob, "foreign", tags=["red"])
-    bad = create_client(store, ada, "bad", tags=["red"], bad_at=NOW, bad_reason="550 5.1.1")
-    create_mailing(store, ada, client_ids=[named, both], tags=["red", "blue"])
-    create_mailing(store, ada)
-    open_due(store)
-    create_deliveries(store, 1)
-    create_deliveries(store, 2)
-
-    in_audience = audience.client_ids(1, all_clients=False)
-    assert write(store, lambda db: sorted(db.scalars(in_audience))) == [named, both, tagged, bad]
-    assert client_ids(store, 1) == [named, both, tagged]
-    assert client_ids(store, 2) == [named, named + 1, both, tagged]
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    kinds=st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=12),
-    batch=st.integers(1, 5),
-)
-def test_batches_of_any_size_cover_the_audience(store: Store, kinds: list[tuple[bool, bool, bool]], batch: int) -> None:
-    owner, other = create_user(store, f"o{count_rows(store, User)}"), create_user(store, f"x{count_rows(store, User)}")
-    named, expected = [], []
-    for number, (is_named, is_tagged, is_foreign) in enumerate(kinds):
-        tags = ["red"] if is_tagged else []
-        client_id = create_client(store, other if is_foreign else owner, f"c{number}", tags=tags)
-        if is_named and not is_foreign:
-            named.append(client_id)
-        if (is_named or is_tagged) and not is_foreign:
-            expected.append(client_id)
-    create_mailing(store, owner, client_ids=named, tags=["red"])
-    open_due(store)
-    latest = rows(store, Occurrence)[-1].id or 0
-
-    create_deliveries(store, latest, batch)
-
-    assert client_ids(store, latest) == expected
-
-
-def test_clients_change_while_an_occurrence_opens(store: Store, ada: Actor) -> None:
-    """Up to the cursor deliveries exist already. After it, the audience is the present one."""
-    ids = [create_client(store, ada, name) for name in ("ann", "bob", "cid", "dan", "eve")]
-    create_mailing(store, ada)
-    open_due(store)
-    write(store, lambda db: queue.create_deliveries(db, 1, 2))
-
-    delete_client(store, ids[0])
-    delete_client(store, ids[2])
-    update_row(store, Client, ids[3], bad_at=NOW)
-    create_client(store, ada, "new")
-    create_deliveries(store, batch=2)
-
-    queued, cancelled = S.QUEUED, S.CANCELLED
-    assert delivery_states(store) == {"ann": cancelled, "bob": queued, "eve": queued, "new": queued}
-
-
-def test_occurrence_with_an_empty_audience_finishes_at_once(store: Store, ada: Actor) -> None:
-    create_mailing(store, ada, tags=["unused"])
-    open_due(store)
-    assert due_occurrences(store) == [1]
-
-    create_deliveries(store)
-    sweep(store)
-
-    assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
-    assert due_occurrences(store) == []
-
-
-@pytest.mark.parametrize("stopped", [{}, {"disabled_at": NOW}])
-def test_interrupted_opening_is_completed_after_its_deadline(
-    store: Store, ada: Actor, stopped: dict[str, object]
-) -> None:
-    """Each client has a delivery, even if it expires at once, and the mailing is completed."""
-    for name in ("ann", "bob", "cid"):
-        create_client(store, ada, name)
-    create_mailing(store, ada)
-    open_due(store)
-    write(store, lambda db: queue.create_deliveries(db, 1, 2))
-    if stopped:
-        update_row(store, Mailing, 1, **stopped)
-    late = NOW + GIVE_UP_AFTER
-
-    sweep(store, late)
-    assert occurrence_state(store) == OccurrenceState.OPENING
-    assert due_occurrences(store, late) == [1]
-    create_deliveries(store)
-    assert claim(store, now=late) == []
-    sweep(store, late)
-
-    assert delivery_states(store) == dict.fromkeys(("ann", "bob", "cid"), S.EXPIRED)
-    assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
-
-
-def test_deleted_mailing_gets_no_more_deliveries(store: Store, ada: Actor) -> None:
-    for name in ("ann", "bob", "cid"):
-        create_client(store, ada, name)
-    create_mailing(store, ada)
-    open_due(store)
-    write(store, lambda db: queue.create_deliveries(db, 1, 1))
-    (claimed,) = claim(store)
-    record_intents(store, 1, claimed)
-
-    delete_mailing(store, 1)
-    create_deliveries(store, batch=1)
-
-    assert delivery_states(store) == {"ann": S.SENDING}
-    assert occurrence_state(store) == OccurrenceState.OPENING
-    record_attempts(store, 1, make_attempt(claimed, Outcome.DEFERRED))
-    sweep(store)
-    assert delivery_states(store) == {"ann": S.CANCELLED}
-    assert occurrence_state(store) == OccurrenceState.CANCELLED
+HOUR = timedelta(hours=1)
 
 
 # Claiming
@@ -315,7 +101,8 @@ STOPS: list[tuple[type[Any], dict[str, object]]] = [
     (Mailing, {"deleted_at": NOW}),
     (User, {"blocked_at": NOW}),
     (StoreInfo, {"held_at": NOW}),
-    (Occurrence, {"deadline": NOW}),
+    (Mailing, {"held_at": NOW}),
+    (Mailing, {"start_at": NOW - DAY, "end_at": NOW}),
 ]
 """After each of these changes, a mailing sends nothing more."""
 
@@ -367,19 +154,19 @@ STATES: dict[str, Callable[[Store], object]] = {
     "failed": lambda store: send(store, 1, Outcome.FAILED, *claim(store)),
 }
 EVENTS: dict[str, Callable[[Store], object]] = {
-    "deadline": lambda store: sweep(store, NOW + GIVE_UP_AFTER),
+    "the end": lambda store: sweep(store, NOW + END),
     "mailing deleted": lambda store: delete_mailing(store, 1),
     "client deleted": lambda store: delete_client(store, 1),
-    "disabled": lambda store: write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW)),
+    "disabled": lambda store: write(store, lambda db: holds.disable_mailing(db, 1, "why", NOW)),
     "run ended": lambda store: close_leases(store),
     "run dead": lambda store: rescue(store, 1),
     "wait over": lambda store: sweep(store, NOW + 15 * MINUTE),
 }
 RESULTS = {
-    ("queued", "deadline"): "expired",
-    ("deferred", "deadline"): "expired",
-    ("claimed", "deadline"): "expired",
-    ("resend", "deadline"): "hold",
+    ("queued", "the end"): "expired",
+    ("deferred", "the end"): "expired",
+    ("claimed", "the end"): "expired",
+    ("resend", "the end"): "hold",
     ("queued", "mailing deleted"): "cancelled",
     ("deferred", "mailing deleted"): "cancelled",
     ("claimed", "mailing deleted"): "cancelled",
@@ -405,7 +192,7 @@ def repeatedly(store: Store, cases: Iterable[T]) -> Iterator[T]:
 
 @pytest.mark.parametrize("state", STATES)
 def test_event_changes_the_state_of_a_delivery(store: Store, ada: Actor, state: str) -> None:
-    open_mailing(store, ada, "bob")
+    open_mailing(store, ada, "bob", end_at=NOW + END)
     STATES[state](store)
 
     for event in repeatedly(store, EVENTS):
@@ -464,6 +251,21 @@ def test_delivery_that_is_given_back_is_queued_even_if_its_intent_is_recorded(st
 
     assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENDING, "cid": S.CLAIMED}
     assert [again.id for again in claim(store, 2)] == [first.id]
+
+
+def test_old_claim_of_a_run_taken_for_dead_does_not_touch_its_new_one(store: Store, ada: Actor) -> None:
+    """The run has both: it gives back the old one together with others of the new lease."""
+    open_mailing(store, ada, "ann", "bob")
+    old, _ = claim(store)
+    rescue(store, 1)
+    new, other = claim(store)
+    record_intents(store, 1, new)
+
+    give_back(store, old, other)
+
+    assert (old.id, old.lease_id) != (new.id, new.lease_id)
+    assert delivery_states(store) == {"ann": S.SENDING, "bob": S.QUEUED}
+    assert [again.id for again in claim(store, 2)] == [other.id]
 
 
 def test_lease_is_closed_with_its_last_intent(store: Store, ada: Actor) -> None:
@@ -535,10 +337,10 @@ def test_delivery_to_an_old_address_is_retried_if_the_new_address_is_bad(store: 
 
 
 def test_cancelled_or_expired_delivery_cannot_be_sent(store: Store, ada: Actor) -> None:
-    bob, _ = open_mailing(store, ada, "bob", "eve")
+    bob, _ = open_mailing(store, ada, "bob", "eve", end_at=NOW + END)
     claims = claim(store)
     delete_client(store, bob)
-    sweep(store, NOW + GIVE_UP_AFTER)
+    sweep(store, NOW + END)
 
     assert record_intents(store, 1, *claims) == set()
     assert delivery_states(store) == {"bob": S.CANCELLED, "eve": S.EXPIRED}
@@ -565,7 +367,7 @@ def test_disabled_mailing_keeps_its_first_reason_and_continues_when_enabled(stor
     claimed, sending = claim(store)
     record_intents(store, 1, sending)
     for reason, by in (("too many failures", None), ("by hand", ada.user_id)):
-        write(store, lambda db: queue.disable_mailing(db, 1, reason, NOW, by))  # noqa: B023
+        write(store, lambda db: holds.disable_mailing(db, 1, reason, NOW, by))  # noqa: B023
 
     mailing = get_row(store, Mailing, 1)
     assert (mailing.disabled_reason, mailing.disabled_by_id) == ("too many failures", None)
@@ -589,7 +391,7 @@ def test_disabling_one_mailing_affects_no_other(store: Store, ada: Actor) -> Non
         create_deliveries(store, which)
         claims += claim(store, occurrence_id=which)
 
-    write(store, lambda db: queue.disable_mailing(db, 1, "why", NOW))
+    write(store, lambda db: holds.disable_mailing(db, 1, "why", NOW))
 
     assert record_intents(store, 1, *claims) == {claims[1].id}
 
@@ -612,51 +414,6 @@ def test_nothing_is_sent_once_it_is_stopped(
     assert record_intents(store, 1, *claims) == set()
 
 
-# The end of occurrences and mailings
-
-
-@pytest.mark.parametrize("last", [Outcome.SENT, Outcome.FAILED])
-def test_occurrence_ends_with_its_last_delivery(store: Store, ada: Actor, last: Outcome) -> None:
-    open_mailing(store, ada, "ann", "bob")
-    first, second = claim(store)
-    send(store, 1, Outcome.SENT, first)
-    send(store, 1, Outcome.DEFERRED, second)
-    sweep(store)
-    assert occurrence_state(store) == OccurrenceState.OPEN
-
-    (again,) = claim(store, now=NOW + 5 * MINUTE)
-    send(store, 1, last, again)
-    sweep(store, NOW + 6 * MINUTE)
-
-    assert occurrence_state(store) == OccurrenceState.FINISHED
-    assert get_row(store, Occurrence, 1).finished_at == NOW + 6 * MINUTE
-    sweep(store, NOW + DAY)
-    assert get_row(store, Occurrence, 1).finished_at == NOW + 6 * MINUTE
-
-
-def test_mailing_with_further_due_times_is_not_completed(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, "bob", every=Every.DAY)
-    send(store, 1, Outcome.SENT, *claim(store))
-    sweep(store)
-
-    assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.RUNNING)
-
-
-def test_mailing_is_completed_with_its_last_occurrence(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, "bob", every=Every.DAY, end_at=NOW + DAY + MINUTE)
-    update_row(store, Occurrence, 1, deadline=NOW + 9 * DAY)
-    open_due(store, NOW + DAY)
-    create_deliveries(store, 2)
-    send(store, 1, Outcome.SENT, *claim(store, now=NOW + DAY, occurrence_id=2))
-    sweep(store, NOW + DAY)
-
-    assert (occurrence_state(store), occurrence_state(store, 2)) == (OccurrenceState.OPEN, OccurrenceState.FINISHED)
-    assert status(store) == MailingStatus.RUNNING
-    send(store, 1, Outcome.SENT, *claim(store, now=NOW + DAY))
-    sweep(store, NOW + DAY)
-    assert status(store) == MailingStatus.COMPLETED
-
-
 # A store on hold
 
 HELD_STATES: dict[str, Callable[[Store], object]] = STATES | {"opening": lambda store: reset_to_opening(store)}
@@ -669,7 +426,7 @@ def reset_to_opening(store: Store) -> None:
 @pytest.mark.parametrize("state", HELD_STATES)
 def test_sweep_changes_nothing_in_a_store_on_hold(store: Store, ada: Actor, state: str) -> None:
     """Whatever is past its deadline, due to be sent again, cancelled or finished: it stays until a person decides."""
-    open_mailing(store, ada, "bob")
+    open_mailing(store, ada, "bob", end_at=NOW + END)
     HELD_STATES[state](store)
     update_row(store, StoreInfo, 1, held_at=NOW)
     for is_mailing_deleted in repeatedly(store, [False, True]):
@@ -677,8 +434,8 @@ def test_sweep_changes_nothing_in_a_store_on_hold(store: Store, ada: Actor, stat
             update_row(store, Mailing, 1, deleted_at=NOW, message_id=None, next_at=None)
         before = [rows(store, table) for table in (Mailing, Occurrence, Delivery)]
 
-        for now in (NOW, NOW + 15 * MINUTE, NOW + GIVE_UP_AFTER):
-            assert write(store, lambda db: queue.sweep(db, now)) == []  # noqa: B023
+        for now in (NOW, NOW + 15 * MINUTE, NOW + END):
+            assert write(store, lambda db: sweeping.sweep(db, now)) == sweeping.Swept()  # noqa: B023
             assert due_occurrences(store, now) == ([1] if expects_completion(state, is_mailing_deleted, now) else [])
             assert claim(store, now=now) == []
 
@@ -687,17 +444,17 @@ def test_sweep_changes_nothing_in_a_store_on_hold(store: Store, ada: Actor, stat
 
 def expects_completion(state: str, is_mailing_deleted: bool, now: datetime) -> bool:
     """Return whether an opening was interrupted until after its deadline. Its deliveries are created, not sent."""
-    return state == "opening" and not is_mailing_deleted and now >= NOW + GIVE_UP_AFTER
+    return state == "opening" and not is_mailing_deleted and now >= NOW + END
 
 
 def test_sweep_continues_when_the_hold_is_released(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, "bob")
+    open_mailing(store, ada, "bob", end_at=NOW + END)
     update_row(store, StoreInfo, 1, held_at=NOW)
-    sweep(store, NOW + GIVE_UP_AFTER)
+    sweep(store, NOW + END)
     assert delivery_states(store) == {"bob": S.QUEUED}
 
     update_row(store, StoreInfo, 1, held_at=None)
-    sweep(store, NOW + GIVE_UP_AFTER)
+    sweep(store, NOW + END)
 
     assert delivery_states(store) == {"bob": S.EXPIRED}
     assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
@@ -717,15 +474,15 @@ def test_person_resolves_an_unknown_delivery(store: Store, ada: Actor, state: De
     assert get_row(store, Delivery, 1).next_try_at is None
 
 
-def test_resend_reopens_the_occurrence_with_a_new_deadline(store: Store, ada: Actor) -> None:
+def test_resend_reopens_the_occurrence(store: Store, ada: Actor) -> None:
     bob, _ = open_mailing(store, ada, "bob", "eve")
     send(store, 1, Outcome.UNKNOWN, *claim(store), next_try_at=None)
-    later = NOW + GIVE_UP_AFTER + DAY
+    later = NOW + 4 * DAY
     sweep(store, later)
     assert status(store) == MailingStatus.COMPLETED
     delete_client(store, bob)
 
-    write(store, lambda db: queue.resend(db, [1, 2], later, later + DAY))
+    write(store, lambda db: queue.resend(db, [1, 2], later))
     sweep(store, later)
 
     assert delivery_states(store) == {"bob": S.CANCELLED, "eve": S.QUEUED}
@@ -736,15 +493,111 @@ def test_resend_reopens_the_occurrence_with_a_new_deadline(store: Store, ada: Ac
     assert (occurrence_state(store), status(store)) == (OccurrenceState.FINISHED, MailingStatus.COMPLETED)
 
 
-def test_resend_expires_at_its_deadline(store: Store, ada: Actor) -> None:
-    open_mailing(store, ada, "bob")
+def test_resend_expires_at_the_end_of_its_mailing(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "bob", end_at=NOW + MINUTE)
     send(store, 1, Outcome.UNKNOWN, *claim(store), next_try_at=None)
     sweep(store)
 
-    write(store, lambda db: queue.resend(db, [1], NOW, NOW + MINUTE))
+    write(store, lambda db: queue.resend(db, [1], NOW))
     sweep(store, NOW + timedelta(seconds=59))
     assert delivery_states(store) == {"bob": S.QUEUED}
     sweep(store, NOW + MINUTE)
 
     assert delivery_states(store) == {"bob": S.EXPIRED}
     assert status(store) == MailingStatus.COMPLETED
+
+
+# Holding, and what is held up
+
+
+def test_held_mailing_goes_on_with_other_settings(store: Store, ada: Actor) -> None:
+    """Those that were refused are queued again, and the time on hold does not count for their deadlines."""
+    open_mailing(store, ada, "ann", "bob")
+    ann, bob = claim(store)
+    send(store, 1, Outcome.FAILED, ann)
+    send(store, 1, Outcome.SENT, bob)
+    close_leases(store)
+    write(store, lambda db: holds.hold_mailing(db, 1, "553 no", "old settings", NOW, [1, 2]))
+    assert claim(store) == []
+    assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENT}
+    write(store, lambda db: holds.hold_mailing(db, 1, "554 later", "old settings", NOW + DAY))
+    assert get_row(store, Mailing, 1).held_reason == "553 no"
+
+    write(store, lambda db: holds.release_mailings(db, "old settings", NOW + DAY))
+    assert claim(store) == []
+    write(store, lambda db: holds.release_mailings(db, "new settings", NOW + DAY))
+
+    assert [claimed.given_back for claimed in claim(store)] == [1]
+    assert get_row(store, Occurrence, 1).held_up_s == DAY.total_seconds()
+
+
+def test_deferred_delivery_expires_after_a_try(store: Store, ada: Actor) -> None:
+    """It does so at the first deferral that comes later than the time to give up, which stands still while held up."""
+    open_mailing(store, ada, "bob")
+
+    def defer(at: datetime) -> DeliveryState:
+        send(store, 1, Outcome.DEFERRED, *claim(store, now=at), now=at, give_up_after=DAY)
+        return delivery_state(store)
+
+    assert defer(NOW) == S.DEFERRED
+    assert defer(NOW + DAY - MINUTE) == S.DEFERRED
+    write(store, lambda db: holds.add_time_held_up(db, Occurrence.__table__.c.id == 1, NOW, NOW + 2 * DAY))
+    assert defer(NOW + 3 * DAY - MINUTE) == S.DEFERRED
+    assert defer(NOW + 3 * DAY + 4 * MINUTE) == S.EXPIRED
+    assert len(attempt_outcomes(store)) == 4
+
+
+@pytest.mark.parametrize("state", [S.FAILED, S.EXPIRED, S.CANCELLED])
+def test_retry_queues_again_with_a_new_deadline(store: Store, ada: Actor, state: DeliveryState) -> None:
+    open_mailing(store, ada, "ann", "bob")
+    send(store, 1, Outcome.SENT, *claim(store))
+    close_leases(store)
+    update_row(store, Delivery, 1, state=state, next_try_at=None, give_up_at=NOW)
+    sweep(store)
+    assert status(store) == MailingStatus.COMPLETED
+
+    write(store, lambda db: queue.retry(db, [1, 2], NOW + DAY))
+
+    assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENT}
+    assert get_row(store, Delivery, 1).give_up_at is None
+    assert (occurrence_state(store), status(store)) == (OccurrenceState.OPEN, MailingStatus.RUNNING)
+
+
+# What a resend repeats
+
+
+def test_resend_has_the_date_and_the_content_of_the_email_it_repeats(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann", "bob")
+    (ann,) = claim(store, limit=1)
+    send(store, 1, Outcome.UNKNOWN, ann)
+    close_leases(store)
+
+    assert write(store, lambda db: opening.change_content(db, 1, subject="Corrected"))
+    sweep(store, NOW + HOUR)
+
+    later = claim(store, now=NOW + HOUR)
+    assert [(claimed.date, claimed.content_id) for claimed in later] == [(NOW + HOUR, None), (NOW, 1)]
+    assert get_row(store, Content, 1).subject == "Hello"
+    assert get_row(store, Occurrence, 1).subject == "Corrected"
+
+
+def test_run_that_died_leaves_the_date_of_its_lease(store: Store, ada: Actor) -> None:
+    open_mailing(store, ada, "ann")
+    record_intents(store, 1, *claim(store))
+    rescue(store, 1, NOW + HOUR)
+    assert get_row(store, Delivery, 1).dated_at == NOW
+
+
+def test_waiting_delivery_goes_to_a_new_address(store: Store, ada: Actor) -> None:
+    """Not one that may have arrived, nor one whose new address gets another email."""
+    open_mailing(store, ada, "ann", "bob", "cid", "dan")
+    _, bob, _, _ = claim(store)
+    send(store, 1, Outcome.UNKNOWN, bob)
+    close_leases(store)
+    for client_id, name in ((1, "new"), (2, "newer"), (3, "eve")):
+        update_row(store, Client, client_id, email=f"{name}@x.org", address_key=f"{name}@x.org")
+    update_row(store, Delivery, 4, address="eve@x.org", address_key="eve@x.org")
+
+    write(store, lambda db: queue.use_new_addresses(db, true()))
+
+    assert delivery_states(store) == {"new": S.QUEUED, "bob": S.UNKNOWN, "cid": S.CANCELLED, "dan": S.QUEUED}

@@ -22,6 +22,10 @@ def pause_reason(store: Store, now: datetime = NOW, settings: str = SETTINGS, re
     return write(store, lambda db: relay_pauses.pause_reason(db, relay, settings, now))
 
 
+def is_paused(store: Store, settings: str = SETTINGS, relay: str = "a:25") -> bool:
+    return write(store, lambda db: relay_pauses.is_paused(db, relay, settings))
+
+
 def test_first_probe_is_after_15_minutes(store: Store) -> None:
     assert pause_reason(store) is None
 
@@ -29,8 +33,10 @@ def test_first_probe_is_after_15_minutes(store: Store) -> None:
 
     assert pause_reason(store, NOW + 15 * MINUTE - timedelta(microseconds=1)) == "535 no"
     assert pause_reason(store, NOW + 15 * MINUTE) is None
-    assert pause_reason(store, relay="b:25") is None
-    assert pause_reason(store, settings=FIXED_SETTINGS) is None
+    assert is_paused(store)
+    for relay, settings in (("b:25", SETTINGS), ("a:25", FIXED_SETTINGS)):
+        assert pause_reason(store, relay=relay, settings=settings) is None
+        assert not is_paused(store, relay=relay, settings=settings)
 
 
 def test_failed_probe_doubles_the_wait_up_to_four_hours(store: Store) -> None:
@@ -60,7 +66,7 @@ def test_resumed_server_is_no_longer_paused(store: Store, resumed: str, left: li
     pause(store)
     pause(store, relay="b:25")
 
-    write(store, lambda db: relay_pauses.resume(db, resumed))
+    write(store, lambda db: relay_pauses.resume(db, resumed, NOW))
 
     assert [state.relay for state in rows(store, RelayState)] == left
 
@@ -73,3 +79,31 @@ def test_latest_pause_is_returned(store: Store) -> None:
     latest = write(store, relay_pauses.latest_pause)
 
     assert latest == ("b:25", NOW + MINUTE, "certificate", NOW + 16 * MINUTE)
+
+
+def test_unavailable_server_is_not_paused(store: Store) -> None:
+    write(store, lambda db: relay_pauses.record_unavailable(db, "a:25", "connection refused", NOW))
+    write(store, lambda db: relay_pauses.record_unavailable(db, "a:25", "no route", NOW + MINUTE))
+
+    assert write(store, relay_pauses.unavailable_relay) == ("a:25", NOW, "connection refused")
+    assert write(store, relay_pauses.latest_pause) is None
+    assert pause_reason(store) is None
+
+    pause(store)
+
+    assert pause_reason(store) == "535 no"
+    assert write(store, relay_pauses.unavailable_relay) is None
+
+    write(store, lambda db: relay_pauses.record_unavailable(db, "a:25", "no route", NOW + MINUTE))
+    write(store, relay_pauses.record_available)
+
+    assert pause_reason(store) == "535 no"
+
+
+def test_accepted_email_ends_the_record_of_any_unavailable_server(store: Store) -> None:
+    """The settings may have named another server before."""
+    write(store, lambda db: relay_pauses.record_unavailable(db, "a:25", "connection refused", NOW))
+
+    write(store, lambda db: relay_pauses.resume(db, "b:25", NOW))
+
+    assert rows(store, RelayState) == []

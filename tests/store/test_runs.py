@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from support.accounts import NOBODY, needs_root
 from support.queue_steps import (
     DAY,
@@ -38,7 +39,7 @@ from skychimp.permissions import Actor
 from skychimp.store import runs
 from skychimp.store.database import SQLITE, Store
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.store.runs import RunLock
+from skychimp.store.runs import OtherRun, RunLock
 
 S = DeliveryState
 
@@ -47,6 +48,7 @@ import os, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from skychimp.store import ledger, queue, runs
+from skychimp.store.database import driver_of
 from skychimp.store.schema import open_store
 
 store = open_store(sys.argv[1])
@@ -57,7 +59,7 @@ with store.write() as db:
         os.kill(os.getpid(), 9)
 with store.write() as db:
     first, _ = queue.lease(db.connection(), 1, lock.run_id, now, now, 2)
-    ledger.record_intents(db.connection(), lock.run_id, [first], now)
+    ledger.record_intents(driver_of(db.connection()), lock.run_id, [first], now)
 print(lock.run_id, flush=True)
 sys.stdin.read()
 """
@@ -169,11 +171,22 @@ def test_run_that_died_before_its_row_was_committed(busy_store: Store) -> None:
     assert lock_files(busy_store) == ([] if lock.run_id == 1 else [left])
 
 
-def test_process_id_does_not_matter(store: Store) -> None:
+def test_process_id_does_not_matter(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """In containers many processes have id 1: a dead run may have the id of this process."""
     run_id = create_run(store, host=os.uname().nodename, pid=os.getpid())
+    monkeypatch.setattr(runs, "HEARTBEAT_LIMIT", timedelta())
 
     assert dead_runs(store) == [run_id]
+
+
+@pytest.mark.postgres
+def test_run_that_could_not_write_while_the_server_was_down_is_not_dead(store: Store) -> None:
+    create_run(store, host_id="another machine")
+    with store.connect() as db:
+        started: datetime = db.exec_driver_sql("SELECT pg_postmaster_start_time()").scalar_one()
+    for after, is_dead in ((runs.HEARTBEAT_LIMIT, False), (runs.HEARTBEAT_LIMIT + MINUTE, True)):
+        with store.write() as session:
+            assert bool(runs.dead_runs(session.connection(), store.path, started + after)) == is_dead
 
 
 def test_run_whose_lock_file_was_deleted_is_not_dead_to_itself(store: Store) -> None:
@@ -194,7 +207,7 @@ def test_run_whose_lock_file_was_deleted_is_dead_to_others_without_harm(busy_sto
         rescue(busy_store, 1)
         end(busy_store, 1)
         assert process.poll() is None
-    first = ClaimedDelivery(1, 1, 1, "ann@example.org", "Ann", "", "[]", 0, 0, 1)
+    first = ClaimedDelivery(1, 1, 1, "ann@example.org", "Ann", "", "[]", 0, 0, None, None, 1, NOW)
 
     assert record_intents(busy_store, 1, first, first._replace(id=2)) == set()
     record_attempts(busy_store, 1, make_attempt(first, Outcome.SENT))
@@ -278,6 +291,38 @@ NOT_LOCKS: dict[str, Callable[[Path], object]] = {
 
 
 @needs_root
+@pytest.mark.parametrize(
+    ("other", "own", "is_same"),
+    [(None, None, True), (None, 1, True), (1, 1, True), (1, 2, False), (1, None, False)],
+)
+def test_run_that_sends_the_same_is_found(store: Store, other: int | None, own: int | None, is_same: bool) -> None:
+    lock = write(store, lambda db: runs.start(db, store.path, NOW, other))
+    found = find_sending(store, own)
+    assert found == (OtherRun(os.getpid(), NOW) if is_same else None)
+    lock.release()
+    assert find_sending(store, own) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ended_at": NOW},
+        {"heartbeat_at": NOW - 2 * MINUTE},  # its process was stopped
+        {"host_id": "another machine"},
+    ],
+    ids=["ended", "stopped", "another machine"],
+)
+def test_run_that_does_not_send_here_holds_up_nobody(store: Store, change: dict[str, object]) -> None:
+    lock = start(store)
+    write(store, lambda db: db.execute(update(Run).values(change)))
+    assert find_sending(store, None) is None
+    lock.release()
+
+
+def find_sending(store: Store, mailing_id: int | None) -> OtherRun | None:
+    return write(store, lambda db: runs.find_sending(db, store.path, mailing_id, NOW))
+
+
 @pytest.mark.parametrize("step", [start, dead_runs, lambda store: runs.has_living_run(store.path)])
 @pytest.mark.parametrize("kind", NOT_LOCKS)
 def test_file_that_is_not_a_lock_is_refused_and_unchanged(

@@ -29,14 +29,28 @@ from support import queue_steps
 from support.queue_steps import DAY, MINUTE, NOW, write
 from support.saved_rows import SavedRows, restore_rows, save_rows
 
-from skychimp.models import DeliveryState, Every, Mailing, MailingStatus, OccurrenceState, Outcome
+from skychimp.models import (
+    EVERYBODY,
+    Client,
+    DeliveryState,
+    Every,
+    Mailing,
+    MailingStatus,
+    OccurrenceState,
+    Outcome,
+    SuppressionSource,
+)
 from skychimp.permissions import Actor
 from skychimp.services.operations import integrity
-from skychimp.store import queue, runs
+from skychimp.store import holds, queue, runs
+from skychimp.store.clients import suppressions
+from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.database import SQLITE, Store
+from skychimp.store.occurrences import opening
 from skychimp.store.queue import ClaimedDelivery
 
 S = DeliveryState
+OWNER_ID = 1
 BATCH = 3
 MOST_CLIENTS, MOST_MAILINGS, MOST_RUNS = 6, 8, 3
 STEPS = ["claim"] * 3 + ["intend"] * 3 + ["reply"] * 3 + ["release", "rescue", "disable and enable", "delete", "wait"]
@@ -137,7 +151,7 @@ class OccurrenceRow:
     id: int
     mailing_id: int
     state: OccurrenceState
-    deadline: Any
+    end_at: Any
 
     @property
     def is_unfinished(self) -> bool:
@@ -158,6 +172,7 @@ class Ledger(RuleBasedStateMachine):
         self.processes: list[RunProcess] = []
         self.clients: set[int] = set()
         self.bad: set[int] = set()
+        self.suppressed: set[int] = set()
         self.mailings: list[int] = []
         self.disabled: set[int] = set()
         self.audiences: dict[int, set[int]] = defaultdict(set)
@@ -184,7 +199,10 @@ class Ledger(RuleBasedStateMachine):
         ):
             self.rows[delivery_id].log.append((number, Outcome(outcome)))
         self.apply_leases()
-        rows = self.reader.execute("SELECT id, mailing_id, state, deadline FROM occurrence ORDER BY id").fetchall()
+        rows = self.reader.execute(
+            "SELECT occurrence.id, mailing_id, state, end_at FROM occurrence JOIN mailing ON mailing.id = mailing_id"
+            " ORDER BY occurrence.id"
+        ).fetchall()
         self.occurrences = [OccurrenceRow(row[0], row[1], OccurrenceState(row[2]), row[3]) for row in rows]
         rows = self.reader.execute("SELECT id, status, next_at FROM mailing ORDER BY id").fetchall()
         self.schedules = [(row[0], MailingStatus(row[1]), row[2]) for row in rows]
@@ -317,6 +335,19 @@ class Ledger(RuleBasedStateMachine):
         self.refresh()
         assert all(self.rows[row.id] == row for row in sending)
 
+    @precondition(lambda self: self.clients and self.changes_left > 0)
+    @rule(index=indexes, owner_id=st.sampled_from([EVERYBODY, OWNER_ID]))
+    def suppress(self, index: int, owner_id: int) -> None:
+        self.changes_left -= 1
+        client_id = sorted(self.clients)[index % len(self.clients)]
+        key = queue_steps.get_row(self.store, Client, client_id).address_key
+        sending = [row for row in self.rows.values() if row.state == S.SENDING]
+        new, holds = [NewSuppression(key, key, "unsubscribed")], Holds(owner_id)
+        write(self.store, lambda db: suppressions.add(db, new, holds, SuppressionSource.COMMAND, self.now))
+        self.suppressed.add(client_id)
+        self.refresh()
+        assert all(self.rows[row.id] == row for row in sending)
+
     @rule(wait=waits)
     def sweep(self, wait: timedelta) -> None:
         """Let time pass and sweep: occurrences without pending deliveries finish."""
@@ -341,7 +372,7 @@ class Ledger(RuleBasedStateMachine):
         occurrence_ids = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id in self.mailings}
         ids = [row.id for row in self.rows.values() if row.state == S.UNKNOWN and row.occurrence_id in occurrence_ids]
         if resolved == S.QUEUED:
-            write(self.store, lambda db: queue.resend(db, ids, self.now, self.now + DAY))
+            write(self.store, lambda db: queue.resend(db, ids, self.now))
         else:
             write(self.store, lambda db: queue.resolve_as(db, ids, resolved))
             self.resolved_ids.update(ids)
@@ -376,8 +407,8 @@ class Ledger(RuleBasedStateMachine):
         assert self.arrivals[row.id] <= 1 + row.outcomes.count(Outcome.UNKNOWN)
 
     def check_client(self, row: DeliveryRow) -> None:
-        """Check that nothing is pending for deleted clients and bad addresses."""
-        if row.client_id not in self.clients or row.client_id in self.bad:
+        """Check that nothing is pending for deleted clients, and for bad and suppressed addresses."""
+        if self.is_gone(row):
             assert not row.is_waiting
             assert row.state != S.CLAIMED
 
@@ -466,12 +497,12 @@ class Ledger(RuleBasedStateMachine):
         is_there = occurrence.mailing_id in self.mailings
         if occurrence.state == OccurrenceState.OPENING and is_there:
             coming = sorted(client_id for client_id in self.clients if client_id > self.cursors[occurrence.id])[:BATCH]
-            self.audiences[occurrence.id].update(set(coming) - self.bad)
+            self.audiences[occurrence.id].update(set(coming) - self.bad - self.suppressed)
             self.cursors[occurrence.id] = max(coming, default=self.cursors[occurrence.id])
             if len(coming) < BATCH:
                 self.complete.add(occurrence.id)
 
-        is_complete = write(self.store, lambda db: queue.create_deliveries(db, occurrence.id, BATCH))
+        is_complete = write(self.store, lambda db: opening.create_deliveries(db, occurrence.id, BATCH))
 
         self.refresh()
         (now,) = [now for now in self.occurrences if now.id == occurrence.id]
@@ -485,7 +516,8 @@ class Ledger(RuleBasedStateMachine):
     def is_open(self, occurrence: OccurrenceRow) -> bool:
         """Return whether an occurrence may be sent now."""
         is_enabled = occurrence.mailing_id in self.mailings and occurrence.mailing_id not in self.disabled
-        return is_enabled and occurrence.is_unfinished and occurrence.deadline > self.stored_now
+        is_over = occurrence.end_at is not None and occurrence.end_at <= self.stored_now
+        return is_enabled and occurrence.is_unfinished and not is_over
 
     def due(self, occurrence: OccurrenceRow) -> list[DeliveryRow]:
         """Return what may be claimed of an occurrence now."""
@@ -556,15 +588,18 @@ class Ledger(RuleBasedStateMachine):
         self.refresh()
         for delivery_id, state in expected.items():
             row = self.rows[delivery_id]
-            is_gone = row.client_id not in self.clients or row.client_id in self.bad
             if state != S.SENDING and Outcome.SENT in row.outcomes:
                 state = S.SENT
-            elif is_gone and row.state == S.CANCELLED:
+            elif self.is_gone(row) and row.state == S.CANCELLED:
                 continue
             assert row.state == state
 
+    def is_gone(self, row: DeliveryRow) -> bool:
+        """Return whether nothing more may be sent to the client of a delivery."""
+        return row.client_id not in self.clients or row.client_id in self.bad | self.suppressed
+
     def disable(self, mailing_id: int) -> None:
-        write(self.store, lambda db: queue.disable_mailing(db, mailing_id, "why", self.now))
+        write(self.store, lambda db: holds.disable_mailing(db, mailing_id, "why", self.now))
         self.disabled.add(mailing_id)
         self.refresh()
 

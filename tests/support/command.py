@@ -21,6 +21,8 @@ from skychimp.cli.main import main
 
 PROGRAM = Path(sys.executable).with_name("skychimp")
 TIMEOUT_S = 60
+PATIENCE_S = 5
+CTRL_C = "\x03"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,19 @@ class Home:
         self.environ = inherited | {"HOME": str(folder)} | environ
 
     def call(
-        self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None, width: int | None = None
+        self,
+        *arguments: str,
+        stdin: str = "",
+        environ: Mapping[str, str] | None = None,
+        width: int | None = None,
+        reader: io.BytesIO | None = None,
     ) -> CommandResult:
-        """Run a command in this process. With a width, its streams are a terminal that wide."""
+        """Run a command in this process. With a width, its streams are a terminal that wide.
+
+        `reader` gets each line of its output as soon as it is written.
+        """
         stream = io.TextIOWrapper if width is None else FakeTerminal
-        out, err = (stream(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        out, err = (stream(raw, encoding="utf-8", write_through=True) for raw in (reader or io.BytesIO(), io.BytesIO()))
         terminal = {} if width is None else {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color"}
         with (
             patch.dict(os.environ, self.environ | terminal | dict(environ or {}), clear=True),
@@ -82,12 +92,12 @@ class Home:
         assert isinstance(status, int)
         return CommandResult(status, *(_written_text(stream) for stream in (out, err)))
 
-    def run(self, *arguments: str, stdin: bytes = b"", **popen: Any) -> CommandResult:
-        """Run the installed command."""
+    def run(self, *arguments: str, stdin: bytes = b"", within: Sequence[str] = (), **popen: Any) -> CommandResult:
+        """Run the installed command, `within` another command if that is given."""
         environ = self.environ | popen.pop("environ", {})
         options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.folder} | popen
         done = subprocess.run(
-            [PROGRAM, *arguments], input=stdin, env=environ, timeout=TIMEOUT_S, check=False, **options
+            [*within, PROGRAM, *arguments], input=stdin, env=environ, timeout=TIMEOUT_S, check=False, **options
         )
         return CommandResult(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
 
@@ -115,13 +125,14 @@ class Home:
             preexec_fn=take_the_terminal,
         )
         os.close(command_side)
-        output, unanswered = b"", list(answers)
+        output, unanswered, typed = b"", list(answers), ""
         with process:
-            while chunk := _read(terminal):
+            while chunk := _read(terminal, typed):
                 output += chunk
                 if unanswered and unanswered[0][0].encode() in output.rpartition(b"\n")[2]:
                     answer = unanswered.pop(0)[1]
-                    os.write(terminal, (answer if isinstance(answer, str) else answer()).encode())
+                    typed = answer if isinstance(answer, str) else answer()
+                    os.write(terminal, typed.encode())
         os.close(terminal)
         assert not unanswered, f"never asked: {unanswered}; output: {output.decode()}"
         return CommandResult(process.returncode, output.decode().replace("\r\n", "\n"), "")
@@ -133,10 +144,16 @@ def _written_text(stream: io.TextIOWrapper) -> str:
     return buffer.getvalue().decode()
 
 
-def _read(terminal: int) -> bytes:
-    ready, _, _ = select.select([terminal], [], [], TIMEOUT_S)
-    assert ready, "the command writes nothing and does not end"
+def _read(terminal: int, typed: str) -> bytes:
+    if typed.endswith(CTRL_C) and not _is_ready(terminal, PATIENCE_S):
+        # Python misses a signal that comes just before it waits for input. A person presses the keys again.
+        os.write(terminal, CTRL_C.encode())
+    assert _is_ready(terminal, TIMEOUT_S), "the command writes nothing and does not end"
     try:
         return os.read(terminal, 65536)
     except OSError:  # Linux reports a closed terminal as an error
         return b""
+
+
+def _is_ready(terminal: int, within_s: float) -> bool:
+    return bool(select.select([terminal], [], [], within_s)[0])

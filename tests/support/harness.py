@@ -27,6 +27,10 @@ SKYCHIMP = (sys.executable, "-m", "skychimp")
 
 # Preambles: Python code that a command executes first.
 WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
+OWN_CONNECTIONS = """
+from skychimp.store.limits.connections import ConnectionSlots
+ConnectionSlots.take, ConnectionSlots.release = lambda self: True, lambda self: None
+"""  # a process may open all connections, whatever others have open
 OLD_SQLITE = "import sys; sys.modules['pysqlite3'] = None"  # the sqlite3 of the standard library may be too old for WAL
 
 NOT_YET_SENDING = (DeliveryState.QUEUED, DeliveryState.CLAIMED)
@@ -96,6 +100,10 @@ class SendingHarness(Generic[Receiver]):
         )
         self.started.append(process)
         return process
+
+    def start_beside(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a command (default: `run`) that sends beside others, with as many connections of its own."""
+        return self.start(*(arguments or ("run", "--json", "--join")), command=with_preamble(OWN_CONNECTIONS))
 
     def run(self) -> tuple[int, str, str]:
         """Execute `run`, and return its status, stdout and stderr."""

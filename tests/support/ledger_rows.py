@@ -1,7 +1,7 @@
 """Create rows of the ledger as a run would have written them, for tests of the code that reads them."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from skychimp.models import (
     Attempt,
@@ -42,14 +42,13 @@ def mailing(store: Store, owner: Actor) -> int:
     return _insert(store, row)
 
 
-def occurrence(store: Store, mailing_id: int, due_at: datetime = NINE, deadline: datetime | None = None) -> int:
+def occurrence(store: Store, mailing_id: int, due_at: datetime = NINE) -> int:
     """Create an open occurrence, and return its id."""
     row = Occurrence(
         mailing_id=mailing_id,
         due_local=due_at.replace(tzinfo=None).isoformat(),
         due_at=due_at,
         opened_at=due_at,
-        deadline=deadline or datetime.now(UTC) + timedelta(days=1),
         state=OccurrenceState.OPEN,
         format=Format.TEXT,
     )

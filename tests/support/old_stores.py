@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from skychimp.delivery.scheduling import planner
-from skychimp.store import queue, schema, sqlite
+from skychimp.store import schema, sqlite
 from skychimp.store.migrations import revisions
+from skychimp.store.occurrences import opening
 from skychimp.store.sqlite import SqliteStore
 
 NAMES = "id, occurrence_id, client_id, address, address_key, name, comment, tags, attempts, given_back, next_try_at"
@@ -20,8 +21,9 @@ def make_store_before_leases(template: Path, path: Path, states: Sequence[str]) 
     """
     now = datetime.now(UTC)
     with closing(SqliteStore(template)) as store, store.connect() as db, db.begin():
-        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
-        queue.create_deliveries(db, 1)
+        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org")
+        opening.create_deliveries(db, 1)
+    path.touch(exist_ok=True)
     engine = sqlite.make_engine(path)
     with engine.execution_options(begin=sqlite.IMMEDIATE).connect() as db, db.begin():
         revisions.migrate(db, "0003")

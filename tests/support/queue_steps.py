@@ -32,8 +32,9 @@ from skychimp.models import (
 from skychimp.permissions import Actor
 from skychimp.store import ledger, queue, sql
 from skychimp.store.conditions import current_attempts, current_state, is_unfinished
-from skychimp.store.database import Store
+from skychimp.store.database import Store, driver_of
 from skychimp.store.ledger import AttemptRecord
+from skychimp.store.occurrences import opening, sweeping
 from skychimp.store.queue import ClaimedDelivery
 
 T = TypeVar("T")
@@ -41,7 +42,8 @@ Row = TypeVar("Row", bound=Table)
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
-GIVE_UP_AFTER = 3 * DAY
+END = 3 * DAY
+"""After this time, counted from NOW, a mailing ends that is created with `end_at=NOW + END`."""
 RELAY = "relay.example:25"
 REPLIES = {
     Outcome.SENT: (250, "2.0.0", "250 2.0.0 taken"),
@@ -155,18 +157,18 @@ def create_run(store: Store, **more: object) -> int:
     return write(store, lambda connection: int(connection.execute(chosen).scalar_one()))
 
 
-def open_due(store: Store, now: datetime = NOW, give_up_after: timedelta = GIVE_UP_AFTER) -> int:
+def open_due(store: Store, now: datetime = NOW) -> int:
     """Open what is due, as every run does first. Return the number of opened occurrences."""
     sender = "ada@skychimp.test"
     return write(
         store,
-        lambda db: planner.open_due(db, now, sender=f"Ada <{sender}>", return_path=sender, give_up_after=give_up_after),
+        lambda db: planner.open_due(db, now, sender=f"Ada <{sender}>", return_path=sender).occurrences,
     )
 
 
-def create_deliveries(store: Store, occurrence_id: int = 1, batch: int = queue.OPENING_BATCH) -> None:
+def create_deliveries(store: Store, occurrence_id: int = 1, batch: int = opening.OPENING_BATCH) -> None:
     """Create all deliveries of an occurrence, in batches."""
-    while not write(store, lambda db: queue.create_deliveries(db, occurrence_id, batch)):
+    while not write(store, lambda db: opening.create_deliveries(db, occurrence_id, batch)):
         pass
 
 
@@ -181,7 +183,7 @@ def open_mailing(store: Store, owner: Actor, *names: str, **more: Any) -> list[i
     delivery = Delivery.__table__
 
     def step(db: Connection) -> None:
-        while not queue.create_deliveries(db, 1, 1):
+        while not opening.create_deliveries(db, 1, 1):
             pass
         for number, client_id in enumerate(reversed(ids)):
             due_at = NOW - number * timedelta(microseconds=1)
@@ -211,7 +213,7 @@ def record_intents(store: Store, run_id: int, *claims: ClaimedDelivery, now: dat
 
 def intended_claims(store: Store, run_id: int, *claims: ClaimedDelivery, now: datetime = NOW) -> set[tuple[int, int]]:
     """Record intents. Return the keys of the claims that may be sent."""
-    return write(store, lambda db: ledger.record_intents(db, run_id, claims, now))
+    return write(store, lambda db: ledger.record_intents(driver_of(db), run_id, claims, now))
 
 
 def make_attempt(claimed: ClaimedDelivery, outcome: Outcome, *, now: datetime = NOW, **more: Any) -> AttemptRecord:
@@ -252,7 +254,7 @@ def rescue(store: Store, run_id: int, now: datetime = NOW, resend_after: timedel
 
 
 def sweep(store: Store, now: datetime = NOW) -> None:
-    write(store, lambda db: queue.sweep(db, now))
+    write(store, lambda db: sweeping.sweep(db, now))
 
 
 def due_occurrences(store: Store, now: datetime = NOW, mailing_id: int | None = None) -> list[int]:

@@ -71,7 +71,7 @@ def _draw(name: str, home: Home, commands: tuple[str, ...]) -> str:
 
 def _output(home: Home, command: str) -> str:
     """Return what is on the screen when the command has ended. Progress bars have disappeared by then."""
-    done = home.call(*shlex.split(command), width=WIDTH)
+    done = home.call(*shlex.split(command), width=WIDTH, stdin="y\n")
     return done.out + re.sub(r".*\x1b\[2K", "", done.err, flags=re.DOTALL).removeprefix("\x1b[?25h")
 
 

@@ -183,7 +183,7 @@ def bad_clients(store: Store) -> dict[str, str | None]:
 
 def paused_relays(store: Store) -> dict[str, str]:
     """Return the paused relays, with the reasons."""
-    return {state.relay: state.reason for state in rows(store, RelayState)}
+    return {state.relay: state.reason for state in rows(store, RelayState) if state.settings_hash}
 
 
 def make_addresses(count: int) -> list[str]:

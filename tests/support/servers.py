@@ -1,6 +1,7 @@
 """SMTP servers for tests. They run in threads, so that async tests and subprocesses can both connect to them.
 
-`ScriptedServer` follows a script. `CountingReceiver` accepts all emails and counts them.
+`ScriptedServer` follows a script. `CountingReceiver` accepts all emails and counts them. `LimitingRelay` refuses what
+is over its limits.
 """
 
 import hashlib
@@ -271,3 +272,82 @@ class CountingReceiver(_Server):
             os.fsync(log.fileno())
             self.accepted_count += 1
         conversation.socket.sendall(self.reply_to(b".", recipient))
+
+
+class Request(NamedTuple):
+    """What a client asks for: a command (MAIL, RCPT, DATA, "." and so on), or a connection (command CONNECT).
+
+    `emails` counts the emails that were accepted before on this connection, `connections` the open ones with this one.
+    """
+
+    command: str
+    sender: str
+    recipient: str
+    emails: int
+    connections: int
+
+
+Limit = Callable[[Request], bytes | None]
+"""Returns the reply to a request that is refused, or None if it is not. After a 421 the connection is closed."""
+
+
+class LimitingRelay(_Server):
+    """Accepts the emails that `limit` does not refuse. The limit can be changed at any time."""
+
+    def __init__(self, limit: Limit = lambda request: None, ehlo: bytes = EHLO) -> None:
+        super().__init__()
+        self.limit = limit
+        self.accepted: list[tuple[str, str]] = []
+        """Sender and recipient of each email."""
+        self.refusals = 0
+        self._ehlo = ehlo
+        self._connections = 0
+        self._lock = threading.Lock()
+
+    @property
+    def recipients(self) -> Counter[str]:
+        """How often each recipient was sent an email."""
+        return Counter(recipient for _, recipient in self.accepted)
+
+    def handle(self, conversation: Conversation, number: int) -> None:
+        with self._lock:
+            self._connections += 1
+            connections = self._connections
+        try:
+            self._talk(conversation, Request("CONNECT", "", "", 0, connections))
+        finally:
+            with self._lock:
+                self._connections -= 1
+
+    def _talk(self, conversation: Conversation, request: Request) -> None:
+        is_open, accepted = self._reply(conversation, request, GREETING)
+        while is_open and (line := conversation.read_line()):
+            command = line[:4].upper().strip().decode("ascii", "replace")
+            address = line.partition(b"<")[2].partition(b">")[0].decode()
+            request = request._replace(command=command)
+            if command == "MAIL":
+                request = request._replace(sender=address)
+            elif command == "RCPT":
+                request = request._replace(recipient=address)
+            usual = {"EHLO": self._ehlo, "DATA": b"354 go ahead\r\n"}.get(command, b"250 2.0.0 ok\r\n")
+            if {"RCPT": "MAIL", "DATA": "RCPT"}.get(command, accepted) != accepted:
+                conversation.socket.sendall(b"503 5.5.1 bad sequence of commands\r\n")
+                continue
+            is_open, accepted = self._reply(conversation, request, usual)
+            if accepted == "DATA":
+                read_body(conversation)
+                if conversation.received_lines[-1] != b".\r\n":
+                    return
+                is_open, accepted = self._reply(conversation, request._replace(command="."), SENT)
+                request = request._replace(emails=request.emails + (accepted == "."))
+
+    def _reply(self, conversation: Conversation, request: Request, usual: bytes) -> tuple[bool, str]:
+        """Send the reply. Return whether the connection stays open, and the command if it was accepted."""
+        with self._lock:
+            refusal = self.limit(request)
+            self.refusals += refusal is not None
+            if refusal is None and request.command == ".":
+                self.accepted.append((request.sender, request.recipient))
+        conversation.socket.sendall(refusal or usual)
+        is_open = request.command != "QUIT" and not (refusal or b"").startswith(b"421")
+        return is_open, "" if refusal else request.command

@@ -25,13 +25,16 @@ from typing import Any
 from unittest.mock import patch
 
 from skychimp.config.settings import Settings
-from skychimp.delivery.sending import claims, dispatcher, outcomes, rate_limiter, recorder
+from skychimp.delivery.sending import claims, dispatcher, outcomes, recorder
 from skychimp.delivery.sending.dispatcher import Dispatcher
+from skychimp.delivery.sending.pacing import rate_limiter
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run, with_sender
 from skychimp.delivery.sending.worker import Worker
 from skychimp.errors import SkychimpError
-from skychimp.store import ledger, queue, runs, sqlite
+from skychimp.store import holds, ledger, runs, sqlite
+from skychimp.store.database import Driver
+from skychimp.store.limits.connections import ConnectionSlots
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.runs import RunLock
 from skychimp.store.sqlite import SqliteStore
@@ -318,7 +321,7 @@ class World:
 
     async def _stop_mailing(self) -> None:
         with self._store.connect() as db, db.begin():
-            queue.disable_mailing(db, 1, "by hand", self.now())
+            holds.disable_mailing(db, 1, "by hand", self.now())
         self._intents_when_stopped = self._intended()
         await asyncio.sleep(self.random.choice((0.1, 2.0, 100.0)))
         self._intents_when_stopped = None
@@ -421,6 +424,9 @@ def _patched(world: World) -> Iterator[None]:
             patches.enter_context(patch.object(module, "time", time))
         patches.enter_context(patch.object(outcomes, "random", world.random))
         patches.enter_context(patch.object(recorder, "boot_time_s", world.loop.time))
+        # A killed run of this process would keep its connections.
+        patches.enter_context(patch.object(ConnectionSlots, "take", lambda slots: True))
+        patches.enter_context(patch.object(ConnectionSlots, "release", lambda slots: None))
         patches.enter_context(patch.object(sqlite, "connection_pragmas", lambda: pragmas))
         patches.enter_context(patch.object(sqlite, "make_engine", _make_engine))
         patches.enter_context(patch.object(Recorder, "_write_quickly", _may_be_killed(world, write_quickly)))
@@ -453,11 +459,11 @@ def _answer_before_the_commit(worker: Worker, answer: Callable[[bool], None]) ->
 
 
 def _intend_without_a_lease(
-    driver: Any, run_id: int, claims: Sequence[ClaimedDelivery], now: datetime
+    driver: Driver, run_id: int, claims: Sequence[ClaimedDelivery], now: datetime
 ) -> set[ClaimKey]:
-    rows = [claimed.key for claimed in claims]
-    driver.executemany("INSERT OR REPLACE INTO intent (delivery_id, lease_id) VALUES (?, ?)", rows)
-    return set(rows)
+    for claimed in claims:
+        driver.execute("INSERT OR REPLACE INTO intent (delivery_id, lease_id) VALUES (?, ?)", claimed.key)
+    return {claimed.key for claimed in claims}
 
 
 BROKEN: dict[str, tuple[object, str, Callable[..., Any]]] = {

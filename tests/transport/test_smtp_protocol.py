@@ -18,7 +18,6 @@ from skychimp.transport.smtp_protocol import (
     SmtpProtocol,
     StartBody,
     Write,
-    auth_commands,
     dot_stuff,
 )
 
@@ -335,6 +334,35 @@ def test_connection_that_ends_at_the_dot_has_no_next_email(dot_reply: bytes) -> 
     assert not protocol.is_usable
 
 
+four_replies = st.lists(
+    st.sampled_from([b"250 ok\r\n", b"250 2.0.0 ok\n", b"354 go\r\n", b"250-a\r\n250 b\r\n", b"550 no\r\n", b"25\r\n"]),
+    min_size=3,
+    max_size=5,
+)
+usual_replies = st.sampled_from([[b"250 2.0.0 queued\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"]])
+
+
+@given(four_replies | usual_replies, st.integers(0, 40))
+def test_usual_replies_are_taken_as_one_by_one(replies: list[bytes], cut: int) -> None:
+    data = b"".join(replies)
+    first, rest = data[: len(data) - cut], data[len(data) - cut :]
+    quick, careful = with_next_started(), with_next_started()
+    result = quick.receive_usual(first)
+    expected = receive(careful, first)
+    if result is None:  # then nothing has changed
+        assert receive(quick, first) == expected
+    else:
+        assert [result, StartBody()] == expected
+    assert receive(quick, rest) == receive(careful, rest)
+    assert (quick.is_usable, quick.is_idle) == (careful.is_usable, careful.is_idle)
+
+
+def test_usual_replies_are_taken_at_once() -> None:
+    protocol = with_next_started()
+    assert protocol.receive_usual(b"250 2.0.0 queued\r\n250 ok\r\n250 ok\r\n354 go\r\n") is not None
+    assert protocol.end_email() == b".\r\n"
+
+
 @given(st.lists(st.binary(max_size=100) | valid_replies, max_size=20))
 def test_random_input_never_counts_as_sent_for_the_next_email(pieces: list[bytes]) -> None:
     protocol = with_next_started()
@@ -397,6 +425,22 @@ def test_only_offered_extensions_are_used(offers: bytes, email: OutgoingEmail, l
 
 
 @pytest.mark.parametrize(
+    ("recipient", "path"),
+    [
+        ("a..b@docomo.ne.jp", b'"a..b"@docomo.ne.jp'),
+        ("a.@docomo.ne.jp", b'"a."@docomo.ne.jp'),
+        ('"a..b"@docomo.ne.jp', b'"a..b"@docomo.ne.jp'),
+        ("a..b@bücher.example", b'"a..b"@xn--bcher-kva.example'),
+        ("a.b@docomo.ne.jp", b"a.b@docomo.ne.jp"),
+    ],
+)
+def test_unusual_local_part_is_a_quoted_string(recipient: str, path: bytes) -> None:
+    written = ready().start_email(EMAIL._replace(recipient=recipient))
+    assert isinstance(written, Write)
+    assert written.data.splitlines()[1] == b"RCPT TO:<" + path + b">"
+
+
+@pytest.mark.parametrize(
     ("offers", "email", "phase", "reply"),
     [
         (b"250-r\r\n250 SIZE 21\r\n", EMAIL, "data", "552 5.3.4 "),
@@ -425,6 +469,25 @@ def test_impossible_email_is_refused_without_asking_the_server(
     assert isinstance(protocol.start_email(EMAIL._replace(data=b"")), Write)  # the connection can still be used
 
 
+@pytest.mark.parametrize(
+    ("line", "mail_limit"),
+    [
+        (b"LIMITS MAILMAX=20 RCPTMAX=100 RCPTDOMAINMAX=1", 20),
+        (b"limits rcptmax=7 mailmax=5", 5),
+        (b"LIMITS RCPTMAX=100", None),
+        (b"LIMITS MAILMAX=0", None),
+        (b"LIMITS MAILMAX", None),
+        (b"LIMITS MAILMAX=-3", None),
+        (b"LIMITS MAILMAX=many X=Y=Z =", None),
+        ("LIMITS MAILMAX=²".encode(), None),
+        (b"LIMITS", None),
+        (b"SIZE 1000", None),
+    ],
+)
+def test_mail_limit_is_read_from_the_offers(line: bytes, mail_limit: int | None) -> None:
+    assert ready(b"250-relay\r\n250-" + line + b"\r\n250 PIPELINING\r\n").mail_limit == mail_limit
+
+
 @given(st.lists(st.sampled_from([b".", b"..", b"a", b"", b".a"]), max_size=8), st.booleans())
 def test_dot_stuffing_is_undone_by_the_receiver(lines: list[bytes], ends: bool) -> None:
     data = b"\r\n".join(lines) + (b"\r\n" if ends else b"")
@@ -433,16 +496,3 @@ def test_dot_stuffing_is_undone_by_the_receiver(lines: list[bytes], ends: bool) 
     assert (end, rest) == (b"\r\n.\r\n", b"")
     unstuffed = [line.removeprefix(b".") for line in received.split(b"\r\n")[1:]]
     assert b"\r\n".join([*unstuffed, b""]) == (data if data.endswith(b"\r\n") else data + b"\r\n")
-
-
-@pytest.mark.parametrize(
-    ("offered", "lines"),
-    [
-        ("LOGIN PLAIN", [b"AUTH PLAIN AGFkYQBzZXNhbQ=="]),
-        ("login", [b"AUTH LOGIN", b"YWRh", b"c2VzYW0="]),
-        ("CRAM-MD5 XOAUTH2", []),
-        ("", []),
-    ],
-)
-def test_auth_commands(offered: str, lines: list[bytes]) -> None:
-    assert auth_commands(offered, "ada", "sesam") == lines

@@ -175,23 +175,46 @@ def test_handshake_without_an_answer_times_out(ca_file: Path, security: str, tim
 
 def test_plain_server_on_the_tls_port(ca_file: Path) -> None:
     error = refusal([GREETING, hang], "tls", ca_file)
-    assert "the server does not speak TLS" in error.message
-    assert "smtp.security" in (error.hint or "")
+    assert "the server does not speak TLS from the start" in error.message
+    assert 'set smtp.security = "starttls"' in (error.hint or "")
 
 
-def test_tls_server_on_the_starttls_port(authority: trustme.CA, ca_file: Path) -> None:
-    """Test that a server that waits for a handshake, while we wait for its greeting, is a matter of smtp.security."""
+def plain_error(steps: Sequence[Step], security: str, timeout: timedelta = LONG) -> RelayError:
+    """Return the error of a connection that does not begin with TLS."""
 
     async def connect() -> None:
-        values = {"host": HOST, "port": server.port, "security": "starttls", "timeout": SHORT, "ca_file": ca_file}
+        values = {"host": HOST, "port": server.port, "security": security, "timeout": timeout}
         await SmtpTransport(SmtpSettings.model_validate(values)).connect()
 
-    with (
-        ScriptedServer([tls(server_context(authority.issue_cert(HOST))), GREETING]) as server,
-        pytest.raises(RelayUnavailable) as raised,
-    ):
+    with ScriptedServer(steps) as server, pytest.raises(RelayError) as raised:
         LOOPS["chosen"](connect())
-    assert "smtp.security" in (raised.value.hint or ""), raised.value.message
+    return raised.value
+
+
+@pytest.mark.parametrize("security", ["starttls", "none"])
+def test_tls_server_on_a_plain_port(authority: trustme.CA, security: str) -> None:
+    """Test that a server that waits for a handshake, while we wait for its greeting, is a matter of smtp.security."""
+    error = plain_error([tls(server_context(authority.issue_cert(HOST))), GREETING], security, SHORT)
+    assert isinstance(error, RelayUnavailable)
+    assert "sends no valid greeting: timed out after 0.2 s" in error.message
+    assert 'set smtp.security = "tls"' in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    "alert", [b"\x15\x03\x03\x00\x02\x02\x28", b"\x15\x03\x01\x00\x02\x02\n", b"\x16\x03\x03\x00\x05hello"]
+)
+@pytest.mark.parametrize("security", ["starttls", "none"])
+def test_tls_instead_of_a_greeting(security: str, alert: bytes) -> None:
+    error = plain_error([alert[:1], alert[1:]], security)
+    assert isinstance(error, RelayRefused)
+    assert error.message.endswith(" speaks TLS from the start")
+    assert error.hint == 'set smtp.security = "tls"'
+
+
+def test_server_that_closes_before_its_greeting() -> None:
+    error = plain_error([], "none")
+    assert "sends no valid greeting: connection closed" in error.message
+    assert 'set smtp.security = "tls"' in (error.hint or "")
 
 
 def test_required_client_certificate_is_named(authority: trustme.CA, ca_file: Path) -> None:

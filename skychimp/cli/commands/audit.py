@@ -1,6 +1,5 @@
 """`skychimp audit`: show the audit trail."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -43,14 +42,8 @@ def list_(
     from skychimp.services import audit
 
     context = get_context(ctx, json)
-    start = None if since is None else _parse_since(since, context.settings.mail.timezone)
+    start = context.parse_past(since)
     options = list_options(limit, offset, search, sort)
     viewer = context.maintenance_actor(operator, Action.SEE_AUDIT_TRAIL)
     entries = audit.list_entries(context.store, viewer, options, by=actor, action=action, since=start)
     context.out.rows(entries, COLUMNS, empty="the audit trail is empty")
-
-
-def _parse_since(since: str, timezone: str) -> datetime:
-    from skychimp.delivery.scheduling.time_input import parse_past
-
-    return parse_past(since, timezone, datetime.now(UTC))

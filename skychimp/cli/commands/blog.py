@@ -253,7 +253,7 @@ def _publish_time(context: Context, when: str | None) -> datetime | None:
 
     if when is None or when == "now":
         return None
-    return time_input.parse_when(when, context.settings.mail.timezone, datetime.now(UTC))
+    return time_input.parse_when(when, context.settings.mail.read_timezone(), datetime.now(UTC))
 
 
 def _read_image(file: Path | None) -> "Image | None":

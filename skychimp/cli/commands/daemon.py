@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -68,10 +69,11 @@ class _Hooks:
     def alive(self) -> None:
         _notify_systemd("WATCHDOG=1")
 
-    def tidy(self) -> None:
+    def tidy(self, may_continue: Callable[[], bool]) -> None:
         from skychimp.services.operations import housekeeping
 
-        housekeeping.tidy(self._context.store, keep_attempts=self._context.settings.delivery.keep_attempts)
+        keep_attempts = self._context.settings.delivery.keep_attempts
+        housekeeping.tidy(self._context.store, keep_attempts=keep_attempts, may_continue=may_continue)
 
     def reload(self, current: "Settings") -> "Settings":
         from skychimp.services import audit

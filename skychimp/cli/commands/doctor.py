@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,8 +35,10 @@ def doctor(
 ) -> None:
     """Check the configuration and the mail server.
 
-    Also checks the store, the clock and the sender's domain, and shows how to fix each problem. Exits with status 3 if
-    the configuration or the store is not ready, and 1 for other problems. Warnings do not change the exit status.
+    Also checks the store, the clock and the sender's domain, and shows how to fix each problem. Nothing is sent.
+
+    Exits with status 3 if the configuration or the store is not ready, and 1 for other problems. Warnings do not change
+    the exit status.
     """
     from skychimp.config import shared
 
@@ -69,14 +70,16 @@ def _accept_clock(context: Context, *, operator: bool, yes: bool) -> None:
     from skychimp.services.operations import clock
 
     actor = context.maintenance_actor(operator, Action.ACCEPT_CLOCK)
-    context.confirm(f"take {datetime.now(UTC):%Y-%m-%d %H:%M} UTC as the right time for all mailings", yes=yes)
+    context.confirm(f"take {context.store.now():%Y-%m-%d %H:%M} UTC as the right time for all mailings", yes=yes)
     accepted = clock.accept(context.store, actor)
     for due in accepted.passed:
         context.out.note(
             f"mailing {due.mailing_id}: due at {due.due_at.isoformat()} was opened already; not sent again"
         )
     record = asdict(accepted)
-    context.out.record({"clock": "accepted", **record}, None if context.out.json else ["clock", "mailings", "restored"])
+    context.out.record(
+        {"clock": "accepted", **record}, None if context.out.json else ["clock", "mailings", "restored", "requeued"]
+    )
     context.out.next("run", "--plan")
 
 

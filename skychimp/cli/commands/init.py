@@ -42,6 +42,7 @@ def init(
     email = prompts.read_email(context, email)
     with ExitStack() as undo:
         config_file = _find_or_create_config(context, sender, email, undo)
+        prompts.read_email(context, email, is_new=True)  # only now are there settings to check it with
         url = context.settings.store_url
         store = context.store if schema.has_store(url, context.settings.store.read_password()) else None
         if store is not None:
@@ -60,6 +61,7 @@ def init(
         }
     )
     context.out.note(_describe_transport(context))
+    _warn_of_unnamed_timezone(context)
     if password is None:
         context.out.note('no password is set yet: run "skychimp password change"')
     context.out.next("clients", "create", "--email", "CLIENT@EXAMPLE.ORG", "--name", "NAME")
@@ -69,6 +71,13 @@ def _describe_transport(context: Context) -> str:
     if context.settings.mail.transport == "smtp":
         return f"emails are sent through {context.settings.smtp.host}:{context.settings.smtp.effective_port}"
     return "emails are written to the outbox (no mail server configured)"
+
+
+def _warn_of_unnamed_timezone(context: Context) -> None:
+    try:
+        context.settings.mail.read_timezone()
+    except ConfigError as error:
+        context.out.note(f"{error.message}: {error.hint}")
 
 
 def _find_or_create_config(context: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:

@@ -2,30 +2,40 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
+from skychimp.cli.commands.mailings_log import EXAMPLES as LOG_EXAMPLES
+from skychimp.cli.commands.mailings_log import log
 from skychimp.cli.commands.run import exit_status, send, summary
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
-from skychimp.cli.display.mailing_view import SKIPPED_NOTE, next_step, show_due_times, show_mailing, show_mailings
-from skychimp.cli.follow_log import follow_log
+from skychimp.cli.display.mailing_view import (
+    SKIPPED_NOTE,
+    json_counts,
+    next_step,
+    note_left_out,
+    sent_next,
+    show_due_times,
+    show_mailing,
+    show_mailings,
+    show_whole_mailing,
+)
+from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from skychimp.services.listing import ListOptions
     from skychimp.services.mailings.audience_input import Audience
     from skychimp.services.mailings.queries import MailingInfo
-    from skychimp.services.reporting.delivery_log import AttemptInfo
+    from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
+    from skychimp.store.clients.audience import AudienceCount
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-LOG_COLUMNS = {"at": "At", "email": "Email", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
-LOG_CSV_COLUMNS = (*LOG_COLUMNS, "phase", "code", "enhanced", "relay", "due_at", "delivery_id")
-LOG_STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
+AUDIENCE_COLUMNS = {"email": "Email", "left_out": "Left out"}
 
 Period = Literal["once", "day", "week", "month"]
 CatchUpMode = Literal["latest", "all", "skip"]
@@ -34,6 +44,17 @@ End = Annotated[str | None, typer.Option(help="Stop sending at this time.", meta
 ClientIds = Annotated[list[int] | None, typer.Option("--client", help="Client ID (repeatable).", metavar="ID")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="All clients with this tag (repeatable).")]
 AllClients = Annotated[bool, typer.Option("--all-clients", help="All clients, including ones added later.")]
+Topic = Annotated[str | None, typer.Option(help="What clients can unsubscribe from, such as news or offers.")]
+
+
+class _NewMailing(TypedDict):
+    """What a user gives for a new mailing, as the service takes it."""
+
+    message_id: int
+    schedule: "ScheduleInput"
+    audience: "Audience"
+    catch_up: "CatchUpPolicy"
+    topic: str | None
 
 
 @app.command(epilog="skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
@@ -57,7 +78,9 @@ def create(
             metavar="DURATION",
         ),
     ] = None,
+    topic: Topic = None,
     no_send: Annotated[bool, typer.Option("--no-send", help="Leave the sending to the next run.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Create a mailing. It is sent immediately if its start time has passed."""
@@ -67,21 +90,28 @@ def create(
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
 
     context = get_context(ctx, json)
-    created = mailings.create(
-        context.store,
-        context.actor,
-        message_id=message,
-        schedule=ScheduleInput(start, end, Every(every), timezone or context.settings.mail.timezone),
-        audience=Audience(all_clients, tag or (), client or ()),
-        catch_up=CatchUpPolicy(CatchUp(catch_up), _parse_duration(grace)),
-    )
+    new: _NewMailing = {
+        "message_id": message,
+        "schedule": ScheduleInput(start, end, Every(every), timezone or context.settings.mail.read_timezone()),
+        "audience": Audience(all_clients, tag or (), client or ()),
+        "catch_up": CatchUpPolicy(CatchUp(catch_up), _parse_duration(grace)),
+        "topic": topic,
+    }
+    counted: AudienceCount | None = None
+    if not no_send and context.can_ask_to_send(yes=yes):
+        counted = mailings.count_recipients_of_new(context.store, context.actor, **new)
+        if counted is not None:
+            _confirm(context, counted, yes=yes)
+    created = mailings.create(context.store, context.actor, **new)
+    warn_of_unknown_tags(context, created.tags)
+    counted = _show_number_of_clients(context, created, counted)
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
-        show_mailing(context, created)
+        show_mailing(context, created, counted)
         context.out.note(next_step(created))
         _warn_if_on_hold(context)
         context.out.next("mailings", "preview", created.id)
     else:
-        _send_now(context, created)
+        _send_now(context, created, counted)
 
 
 @app.command("list")
@@ -103,11 +133,33 @@ def list_(
 
 @app.command()
 def show(ctx: typer.Context, mailing: MailingId, json: Json = False) -> None:
-    """Show a mailing."""
-    from skychimp.services.mailings import mailings
+    """Show a mailing, and how many clients it goes to now."""
+    from skychimp.services.mailings import mailings, recipients
 
     context = get_context(ctx, json)
-    show_mailing(context, mailings.show(context.store, context.actor, mailing), all_fields=True)
+    shown = mailings.show(context.store, context.actor, mailing)
+    show_whole_mailing(context, shown, recipients.count_recipients(context.store, context.actor, mailing))
+
+
+@app.command(epilog="skychimp mailings audience 1 --left-out")
+def audience(
+    ctx: typer.Context,
+    mailing: MailingId,
+    left_out: Annotated[bool, typer.Option("--left-out", help="Only clients who get nothing.")] = False,
+    limit: Limit = None,
+    json: Json = False,
+) -> None:
+    """List who gets a mailing now, who does not, and why."""
+    from skychimp.services.mailings import recipients
+
+    context = get_context(ctx, json)
+    clients = recipients.list_recipients(context.store, context.actor, mailing, only_left_out=left_out)
+    empty = "nobody is left out" if left_out else "the mailing goes to no client"
+    context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, empty=empty)
+    if context.out.on_terminal and not context.out.json:
+        counted = recipients.count_recipients(context.store, context.actor, mailing)
+        context.out.note(f"mailing {mailing} goes to {count_of(counted.recipients, 'client')}")
+        note_left_out(context, counted)
 
 
 @app.command(epilog="skychimp mailings update 1 --every week --tag vip")
@@ -127,6 +179,8 @@ def update(
     grace: Annotated[
         str | None, typer.Option(help="How late a missed occurrence may still be sent.", metavar="DURATION")
     ] = None,
+    topic: Topic = None,
+    no_topic: Annotated[bool, typer.Option("--no-topic", help="Remove the topic.")] = False,
     json: Json = False,
 ) -> None:
     """Change a mailing. A changed schedule applies from now on."""
@@ -136,6 +190,8 @@ def update(
     context = get_context(ctx, json)
     if end is not None and no_end:
         raise InvalidValue("--end and --no-end cannot be combined", "use one of them")
+    if topic is not None and no_topic:
+        raise InvalidValue("--topic and --no-topic cannot be combined", "use one of them")
     changed = mailings.change(
         context.store,
         context.actor,
@@ -148,9 +204,15 @@ def update(
         timezone=timezone,
         catch_up=CatchUp(catch_up) if catch_up else None,
         grace=_parse_duration(grace),
+        topic=topic,
+        no_topic=no_topic,
         audience=_new_audience(all_clients, tag, client),
     )
-    show_mailing(context, changed)
+    if tag:
+        warn_of_unknown_tags(context, changed.tags)
+    has_other_clients = all_clients or tag or client or topic is not None or no_topic
+    counted = _show_number_of_clients(context, changed) if has_other_clients else None
+    show_mailing(context, changed, counted)
     context.out.note(next_step(changed))
 
 
@@ -161,7 +223,7 @@ def delete(ctx: typer.Context, mailing: MailingId, yes: Yes = False, json: Json 
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    target = mailings.show(context.store, context.actor, mailing, action=Action.CHANGE_MAILINGS)
+    target = mailings.find(context.store, context.actor, mailing, action=Action.CHANGE_MAILINGS)
     context.confirm(f'delete mailing {target.id} ("{target.subject}")', yes=yes)
     show_mailing(context, mailings.remove(context.store, context.actor, mailing))
 
@@ -218,82 +280,65 @@ def disable(
 
 
 @app.command()
-def enable(ctx: typer.Context, mailing: MailingId, json: Json = False) -> None:
-    """Resume a disabled mailing."""
-    from skychimp.services.mailings import mailings
+def enable(ctx: typer.Context, mailing: MailingId, yes: Yes = False, json: Json = False) -> None:
+    """Resume a disabled or held mailing."""
+    from skychimp.services.mailings import mailings, recipients
 
     context = get_context(ctx, json)
+    counted = recipients.count_when_enabled(context.store, context.actor, mailing)
+    _confirm(context, counted, yes=yes)
     changed = mailings.enable(context.store, context.actor, mailing)
     show_mailing(context, changed)
-    context.out.note(next_step(changed))
+    context.out.note(sent_next(counted.recipients) or next_step(changed))
 
 
-@app.command(
-    epilog="skychimp mailings log 1 --status failed --domain example.org\n"
-    "skychimp mailings log 1 --reply 5.1.1 --last --csv\nskychimp mailings log 1 --follow --since 1h"
-)
-def log(
+@app.command(epilog="skychimp mailings retry 1 --failed --reply 5.7.1")
+def retry(
     ctx: typer.Context,
     mailing: MailingId,
-    status: Annotated[
-        str | None, typer.Option(help=f"Only attempts with this status: {', '.join(LOG_STATUSES)}.", metavar="STATUS")
-    ] = None,
-    domain: Annotated[str | None, typer.Option(help="Only addresses in this domain.", metavar="DOMAIN")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Those that failed.")] = False,
+    expired: Annotated[bool, typer.Option("--expired", help="Those that expired.")] = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Those that were cancelled.")] = False,
     reply: Annotated[
-        str | None, typer.Option(help="Only replies with this code (550 or 5.1.1) or text.", metavar="REPLY")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only since this time, or since this long ago (2h).", metavar="WHEN")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Only before this time.", metavar="WHEN")] = None,
-    last: Annotated[bool, typer.Option("--last", help="Show only the last attempt of each delivery.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Keep showing new attempts, until Ctrl-C.")] = False,
-    limit: Limit = None,
-    offset: Offset = 0,
-    search: Search = None,
-    sort: Sort = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Output as CSV with a header.")] = False,
+        str, typer.Option(help="Only those whose last reply has this code (550 or 5.1.1) or text.", metavar="REPLY")
+    ] = "",
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Show the delivery attempts of a mailing, with the server's replies.
+    """Queue emails again that failed or expired.
 
-    With --follow and --json, each attempt is a JSON object on a line of its own.
+    Those of the mailing's last occurrence are meant. The time after which they expire starts again. Clients
+    with a suppressed or bad address are left out.
     """
-    from skychimp.services.reporting import delivery_log
+    from skychimp.models import DeliveryState
+    from skychimp.services.mailings import mailings, retries
 
     context = get_context(ctx, json)
-    _check_log_options(
-        status, csv=csv, json=context.out.json, follow=follow, page=bool(last or sort or limit is not None or offset)
-    )
-
-    def read(options: "ListOptions", after: int | None = None) -> "Iterator[AttemptInfo]":
-        return delivery_log.list_attempts(
-            context.store,
-            context.actor,
-            mailing,
-            options,
-            status=status,
-            domain=domain,
-            reply=reply,
-            since=_parse_past(context, since),
-            until=_parse_past(context, until),
-            last=last,
-            after=after,
-        )
-
-    if follow:
-        _follow(context, lambda after: read(list_options(None, 0, search, None), after), csv=csv)
-    attempts = read(list_options(limit, offset, search, sort))
-    if csv:
-        context.out.csv(attempts, LOG_CSV_COLUMNS)
+    chosen = {DeliveryState.FAILED: failed, DeliveryState.EXPIRED: expired, DeliveryState.CANCELLED: cancelled}
+    states = [state for state, is_chosen in chosen.items() if is_chosen] or retries.DEFAULT_STATES
+    counted = retries.count(context.store, context.actor, mailing, states, reply)
+    if counted.left_out:
+        context.out.note(f"{count_of(counted.left_out, 'client')} left out: suppressed, deleted, or with a bad address")
+    context.confirm_sending(counted.queued, yes=yes)
+    queued = retries.retry(context.store, context.actor, mailing, states, reply) if counted.queued else counted
+    context.out.record(queued)
+    if not queued.queued:
+        context.out.note("nothing to retry")
+        return
+    info = mailings.find(context.store, context.actor, mailing)
+    if info.disabled or info.held is not None:
+        context.out.note(next_step(info))
     else:
-        context.out.rows(attempts, LOG_COLUMNS, empty=_empty_log_note(context, mailing))
+        context.out.next("run")
+
+
+app.command(epilog=LOG_EXAMPLES)(log)
 
 
 # Sending a new mailing
 
 
-def _send_now(context: Context, created: "MailingInfo") -> None:
+def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount") -> None:
     """Send the first emails of a new mailing, and show it. It exists even if nothing can be sent."""
     from skychimp.services.mailings import mailings
 
@@ -303,12 +348,12 @@ def _send_now(context: Context, created: "MailingInfo") -> None:
         context.out.warn(f"mailing {created.id} created but not sent: {error.message}")
         if error.hint:
             context.out.note(f"hint: {error.hint}")
-        show_mailing(context, created)
+        show_mailing(context, created, counted)
         return
     mailing = mailings.show(context.store, context.actor, created.id)
     counts = asdict(summary(stats))
     if context.out.json:
-        context.out.record(asdict(mailing) | {"run": counts})
+        context.out.record(asdict(mailing) | json_counts(counted) | {"run": counts})
     else:
         show_mailing(context, mailing)
         shown = ("sent", "deferred", "failed", "unknown", "queued")
@@ -318,45 +363,36 @@ def _send_now(context: Context, created: "MailingInfo") -> None:
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
 
 
+def _confirm(context: Context, counted: "AudienceCount", *, yes: bool) -> None:
+    """Ask before a mailing sends to these clients. Raises SkychimpError for a no."""
+    note_left_out(context, counted)
+    context.confirm_sending(counted.recipients, yes=yes)
+
+
+def _show_number_of_clients(
+    context: Context, mailing: "MailingInfo", counted: "AudienceCount | None" = None
+) -> "AudienceCount":
+    """Tell how many clients a mailing goes to, so that a wrong audience is noticed, and return the numbers.
+
+    They are counted if they are not given.
+    """
+    from skychimp.services.mailings import recipients
+
+    if counted is None:
+        counted = recipients.count_recipients(context.store, context.actor, mailing.id)
+    if counted.recipients:
+        context.out.note(f"mailing {mailing.id} goes to {count_of(counted.recipients, 'client')}")
+    else:
+        context.out.warn(f"warning: mailing {mailing.id} goes to no client")
+    note_left_out(context, counted)
+    return counted
+
+
 def _warn_if_on_hold(context: Context) -> None:
     from skychimp.delivery.sending.runner import why_held
 
     if reason := why_held(context.store):
         context.out.warn(f"the store is on hold {reason}; {run_hint('resolve', '--restored')} to send again")
-
-
-# The log
-
-
-def _check_log_options(status: str | None, *, csv: bool, json: bool, follow: bool, page: bool) -> None:
-    if status is not None and status not in LOG_STATUSES:
-        raise InvalidValue(f'invalid status "{status}"', f"choose one of: {', '.join(LOG_STATUSES)}")
-    if csv and json:
-        raise InvalidValue("--csv and --json cannot be combined", "use one of them")
-    if follow and page:
-        raise InvalidValue(
-            "--follow cannot be combined with --last, --sort, --limit or --offset", "use --follow without them"
-        )
-
-
-def _follow(context: Context, read: "Callable[[int | None], Iterator[AttemptInfo]]", *, csv: bool) -> NoReturn:
-    def show(attempts: "Iterator[AttemptInfo]") -> None:
-        if csv:
-            context.out.csv(attempts, LOG_CSV_COLUMNS, header=False)
-        else:
-            context.out.lines(attempts, LOG_COLUMNS)
-
-    if csv:
-        context.out.csv((), LOG_CSV_COLUMNS)
-    follow_log(context, read, show)
-
-
-def _empty_log_note(context: Context, mailing_id: int) -> str:
-    from skychimp.services.mailings import mailings
-
-    if mailings.show(context.store, context.actor, mailing_id).skipped_at is not None:
-        return SKIPPED_NOTE
-    return 'no attempts yet; run "skychimp run" to send due emails'
 
 
 # Options
@@ -369,12 +405,6 @@ def _new_audience(all_clients: bool, tags: list[str] | None, client_ids: list[in
     if not all_clients and not tags and not client_ids:
         return None
     return Audience(all_clients, tags or (), client_ids or ())
-
-
-def _parse_past(context: Context, text: str | None) -> datetime | None:
-    from skychimp.delivery.scheduling.time_input import parse_past
-
-    return None if text is None else parse_past(text, context.settings.mail.timezone, datetime.now(UTC))
 
 
 def _parse_duration(text: str | None) -> timedelta | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
+SHOWN_TAGS = 5
 EDITOR_SUFFIXES = {"text": ".txt", "markdown": ".md", "html": ".txt"}
 """The suffix of the file with the body in the editor, by format. The HTML part is not edited there."""
 
@@ -27,7 +28,13 @@ Body = Annotated[
 ]
 BodyFile = Annotated[str | None, typer.Option(help="Read the text body from a file, or - for stdin.", metavar="FILE")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Make the HTML part from the body, which is Markdown.")]
-HtmlFile = Annotated[str | None, typer.Option(help="Read the HTML part from a file, or - for stdin.", metavar="FILE")]
+HtmlFile = Annotated[
+    str | None,
+    typer.Option(
+        help="Read the HTML part from a file, or - for stdin. Without a body, the text part is made from it.",
+        metavar="FILE",
+    ),
+]
 Digest = Annotated[
     bool, typer.Option("--digest", help="Add the blog's new posts at {{ posts }}, or after the text body.")
 ]
@@ -36,7 +43,7 @@ Digest = Annotated[
 @app.command(epilog="skychimp messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown")
 def create(
     ctx: typer.Context,
-    subject: Annotated[str, typer.Option(help="Subject.")],
+    subject: Annotated[str | None, typer.Option(help="Subject. A Markdown body can begin with it too.")] = None,
     body: Body = None,
     body_file: BodyFile = None,
     markdown: Markdown = False,
@@ -44,21 +51,26 @@ def create(
     digest: Digest = False,
     json: Json = False,
 ) -> None:
-    """Create a message. Without a body, your $EDITOR opens."""
+    """Create a message. Without a body or an HTML part, your $EDITOR opens."""
     from skychimp.delivery.composing.compose import MessageContent
     from skychimp.models import Format
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
+    if subject is None and not markdown:
+        raise InvalidValue("the message has no subject", "use --subject")
     text, html = _read_parts(body, body_file, html_file)
     body_format = _chosen_format(markdown=markdown, html=html_file is not None) or Format.TEXT
 
     def save(text: str) -> "MessageInfo":
-        content = MessageContent(subject, text, body_format, html)
+        content = MessageContent(subject or "", text, body_format, html)
         return messages.create(context.store, context.actor, content, digest=digest)
 
-    created = save(text) if text is not None else _edit_body(context, "", body_format, save, has_html=html is not None)
+    has_part = text is not None or html is not None
+    created = save(text or "") if has_part else _edit_body(context, "", body_format, save)
     _show(context, created)
+    _report_body(context, created, text, html)
+    _report_merge_tags(context, created.subject, created.body, html)
     if created.digest and context.settings.blog.url is None:
         context.out.note("the posts have no links because blog.url is not set")
     context.out.next("messages", "preview", created.id)
@@ -103,11 +115,14 @@ def update(
     digest: Annotated[
         bool | None, typer.Option("--digest/--no-digest", help="Whether to add the blog's new posts.")
     ] = None,
+    also_open: Annotated[
+        bool, typer.Option("--also-open", help="Also change the emails that are queued and were not sent yet.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Change a message. Without options, your $EDITOR opens.
 
-    Emails that are queued already keep the old content.
+    Emails that are queued already keep the old content, unless you use --also-open.
     """
     from skychimp.services.messages import messages
 
@@ -125,16 +140,22 @@ def update(
             format=new_format,
             html=html,
             digest=digest,
+            also_open=also_open,
         )
 
-    if all(value is None for value in (text, html, subject, new_format, digest)):
+    if not also_open and all(value is None for value in (text, html, subject, new_format, digest)):
         old = messages.show(context.store, context.actor, message)
-        changed = _edit_body(context, old.body, old.format, save, has_html=old.html is not None)
+        changed = _edit_body(context, old.body, old.format, save)
     else:
         changed = save(text)
     _show(context, changed)
     if text is not None and html is None and changed.html is not None:
         context.out.note("the HTML part was not changed; use --html-file to replace it, or --plain or --markdown")
+    _report_body(context, changed, text, html)
+    _report_merge_tags(context, subject, text, html)
+    if open_mailings := [] if changed.digest else messages.open_mailings(context.store, message):
+        names = ", ".join(map(str, open_mailings))
+        context.out.note(f"mailing {names} still sends the old content; --also-open changes what was not sent yet")
     context.out.next("messages", "preview", message)
 
 
@@ -178,18 +199,21 @@ def test(
     to: Annotated[str, typer.Option(help="Email address to send to.", metavar="EMAIL")],
     json: Json = False,
 ) -> None:
-    """Send a message to one address now, without a mailing."""
+    """Send a message to one address now, without a mailing. A suppressed address gets none, unless it is your own."""
     import secrets
 
     from skychimp import addresses
     from skychimp.delivery.sending.runner import with_sender
     from skychimp.delivery.sending.single_email import send_single_email
+    from skychimp.services.clients import suppressions
     from skychimp.services.messages import messages
     from skychimp.transport.interfaces import OutgoingEmail
 
     context = get_context(ctx, json)
     mail = with_sender(context.settings).mail
-    return_path, address = mail.return_path or "", addresses.parse(to).email
+    address = addresses.parse(to, addresses.Rules(allow_local=mail.allow_local)).email
+    suppressions.require_not_suppressed(context.store, context.actor, address)
+    return_path = mail.return_path or ""
     data = messages.compose_test_email(
         context.store,
         context.actor,
@@ -199,7 +223,7 @@ def test(
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
     )
-    result = send_single_email(context.settings, context.store.path, OutgoingEmail(return_path, address, data))
+    result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:
         context.out.warn("the mail server's final reply was lost: the email may have arrived")
     context.out.record({"to": address, "reply": result.reply and result.reply.text, "relay": result.relay})
@@ -209,17 +233,39 @@ def _show(context: Context, message: "MessageInfo") -> None:
     context.out.record(message, None if context.out.json else list(COLUMNS))
 
 
+def _report_body(context: Context, message: "MessageInfo", text: str | None, html: str | None) -> None:
+    """Say where the body of an HTML message comes from, if a part was given, but no text."""
+    from skychimp.services.messages import messages
+
+    if message.html is None or text or (text is None and html is None):
+        return
+    if messages.has_made_body(message):
+        context.out.note("the text part was made from the HTML part; use --body or --body-file to replace it")
+    else:
+        context.out.note("the text part was not changed; use --body '' to make it from the HTML part")
+
+
+def _report_merge_tags(context: Context, subject: str | None, text: str | None, html: str | None) -> None:
+    """Warn of merge tags of other tools in what was given."""
+    from skychimp.services.messages import messages
+
+    if tags := messages.foreign_merge_tags(subject, text, html):
+        more = f" and {len(tags) - SHOWN_TAGS:,} more" if len(tags) > SHOWN_TAGS else ""
+        context.out.warn(f"merge tags of another program are sent as they are: {', '.join(tags[:SHOWN_TAGS])}{more}")
+        context.out.warn('hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"')
+
+
 def _edit_body(
-    context: Context, body: str, body_format: "Format", save: "Callable[[str], MessageInfo]", *, has_html: bool
+    context: Context, body: str, body_format: "Format", save: "Callable[[str], MessageInfo]"
 ) -> "MessageInfo":
-    """Let the user edit the text body. An HTML part is no body: it is always sent with a text part."""
+    """Let the user edit the text body."""
     return edit_and_save(
         context,
         body,
         save,
         suffix=EDITOR_SUFFIXES[body_format],
-        missing="the message has no text body" if has_html else "the message has no body",
-        hint="use --body or --body-file" if has_html else "use --body, --body-file or --html-file",
+        missing="the message has no body",
+        hint="use --body, --body-file or --html-file",
     )
 
 

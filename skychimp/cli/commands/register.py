@@ -33,7 +33,7 @@ def register(
 
     context = get_context(ctx, json)
     settings = with_sender(context.settings)
-    address = prompts.read_email(context, email)
+    address = prompts.read_email(context, email, is_new=True)
     password = prompts.read_new_password(context, password_stdin, owner=(address, name))
     try:
         accounts.register(context.store, settings, email=address, name=name, password=password)

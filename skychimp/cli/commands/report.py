@@ -9,7 +9,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output_file import Force, open_output_file
-from skychimp.cli.reporting import count_new_attempts, flatten_counts
+from skychimp.cli.reporting import count_new_attempts, counting_deliveries, flatten_counts
 from skychimp.errors import InvalidValue
 from skychimp.shell import command
 
@@ -51,7 +51,8 @@ def report(
     if csv + json + (html is not None) > 1:
         raise InvalidValue("--json, --csv and --html cannot be combined", "use one of them")
     count_new_attempts(context)
-    result = reports.mailing_report(context.store, context.actor, mailing)
+    with counting_deliveries(context) as progress:
+        result = reports.mailing_report(context.store, context.actor, mailing, progress)
     if html is not None:
         _write_page(context, result, html, force=force)
     elif csv:
@@ -70,12 +71,16 @@ def _draw(context: Context, report: "Report") -> None:
 
     context.out.draw(*report_view.draw_report(report, context.out.width))
     context.out.note(f"for every reply: {command('mailings', 'log', report.id)}")
+    if report.counts["cancelled"]:
+        context.out.note(
+            f"for who is left out now, and why: {command('mailings', 'audience', report.id, '--left-out')}"
+        )
 
 
 def _write_page(context: Context, report: "Report", file: str, *, force: bool) -> None:
     from skychimp.site.reports import render_report
 
-    page = render_report(report, context.settings.mail.timezone)
+    page = render_report(report, context.settings.mail.read_timezone())
     if file == "-":
         context.out.raw(page)
         return

@@ -78,7 +78,6 @@ def resolve(
         context.store,
         context.actor,
         chosen[0],
-        give_up_after=context.settings.delivery.give_up_after,
         ids=None if all_unknown else deliveries,
     )
     context.out.record(resolved)

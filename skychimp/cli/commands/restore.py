@@ -78,6 +78,10 @@ def _explain(context: Context, done: "Restored") -> None:
     else:
         context.out.note("emails sent since the backup are not known")
     context.out.note(_explain_audit(done))
+    if done.suppressions_kept is None:
+        context.out.note("suppressions added since the backup are not known")
+    elif done.suppressions_kept:
+        context.out.note(f"{count_of(done.suppressions_kept, 'newer suppression')} kept")
     context.out.note('the store is on hold and sends nothing; to release it, run "skychimp resolve --restored"')
 
 

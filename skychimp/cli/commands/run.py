@@ -8,23 +8,27 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.display.progress import ProgressReporter
 from skychimp.errors import InvalidValue
+from skychimp.shell import run_hint
 
 if TYPE_CHECKING:
     from skychimp.delivery.sending.dispatcher import RunOptions
     from skychimp.delivery.sending.outcomes import RunStats
     from skychimp.services.mailings.forecast import Forecast
+    from skychimp.store.runs import OtherRun
 
 app = typer.Typer(rich_markup_mode="rich")
 
 MAIL_LEFT = 75
 INTERRUPTED = 130
-SHOWN = ("sent", "deferred", "failed", "unknown", "queued", "stopped")
+SHOWN = ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "stopped")
+SHOWN_IF_ANY = ("expired", "replaced", "stopped")
 FORECAST_COLUMNS = {"mailing_id": "Mailing", "due_at": "Due", "email": "Email"}
 LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
 
@@ -40,13 +44,19 @@ def run(
         bool, typer.Option("--plan", help="Send nothing. List the clients who would be left out, and why.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Send at most N emails.", metavar="N")] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Send even if another run or daemon on this host is sending the same.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Send all due mailings once, then exit. No login required.
 
     Exits with status 75 if due mail is still queued or deferred.
+
+    Exits at once with status 0 if another run or daemon on this host is already sending it.
     """
     from skychimp.delivery.sending.outcomes import RunStats
+    from skychimp.delivery.sending.runner import AlreadySending
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
@@ -58,19 +68,28 @@ def run(
     if dry_run or plan:
         _show_forecast(context, mailing, shows_left_out=plan, limit=limit)
         return
-    stats = send(context, mailing, limit)
-    context.out.record(summary(stats), SHOWN if stats.stopped else SHOWN[:-1])
+    try:
+        stats = send(context, mailing, limit, join=join)
+    except AlreadySending as already:
+        _show_other_run(context, already.other)
+        return
+    shown = [name for name in SHOWN if name not in SHOWN_IF_ANY or getattr(stats, name)]
+    context.out.record(summary(stats), shown)
     if stats == RunStats():
         context.out.note("nothing was due")
     elif stats.unknown:
         context.out.next("resolve")
+    _tidy(context, stats)
     status = exit_status(stats)
     if status:
         raise typer.Exit(status)
 
 
-def send(context: Context, mailing_id: int | None = None, limit: int | None = None) -> "RunStats":
-    """Send what is due and show the progress. If the run ended early, show the reason on stderr."""
+def send(context: Context, mailing_id: int | None = None, limit: int | None = None, *, join: bool = True) -> "RunStats":
+    """Send what is due and show the progress. If the run ended early, show the reason on stderr.
+
+    Raises AlreadySending if another run on this host is sending the same, unless this one may join it.
+    """
     from skychimp.cli import event_log
     from skychimp.delivery.sending.dispatcher import RunOptions
     from skychimp.delivery.sending.runner import send_due
@@ -78,32 +97,63 @@ def send(context: Context, mailing_id: int | None = None, limit: int | None = No
     store, settings = context.store, context.settings
     event_log.start(context.out, "human", logging.WARNING)
     with context.out.progress("sending") as show_progress:
-        options = RunOptions(mailing_id, limit)
+        options = RunOptions(mailing_id, limit, join)
         stats = send_due(store, settings, options, _reporter(context, options, show_progress), context.out.warn)
     if stats.stopped:
         context.out.warn(f"stopped: {stats.stopped}")
         if stats.hint:
             context.out.note(f"hint: {stats.hint}")
+    for mailing in stats.held:
+        context.out.warn(f"mailing {mailing.id} is held: {mailing.reason}")
+        context.out.note(f"hint: fix that, then {run_hint('mailings', 'enable', mailing.id)}")
     return stats
+
+
+def _tidy(context: Context, stats: "RunStats") -> None:
+    """Do some of the housekeeping, unless a person is waiting for the end. A failure is no failure of the run."""
+    from skychimp.errors import StoreFailed
+    from skychimp.services.operations import housekeeping
+
+    if stats.stopped == "interrupted":
+        return
+    try:
+        housekeeping.tidy_after_run(context.store, keep_attempts=context.settings.delivery.keep_attempts)
+    except StoreFailed as error:
+        context.out.warn(f"cannot remove old records: {error.message}")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `queued` and `deferred` count what is still waiting, `opened` the due times that it opened."""
+    """What a run did. `queued` and `deferred` count what is still waiting, `opened` the due times that it opened.
 
-    sent: int
-    deferred: int
-    failed: int
-    unknown: int
-    queued: int
-    opened: int
-    stopped: str | None
+    `expired` counts emails whose time is over, `replaced` those whose clients get a newer one instead. `other_run` is
+    the run that was already sending the same, so that this one did nothing.
+    """
+
+    sent: int = 0
+    deferred: int = 0
+    failed: int = 0
+    unknown: int = 0
+    expired: int = 0
+    replaced: int = 0
+    queued: int = 0
+    opened: int = 0
+    stopped: str | None = None
+    other_run: "OtherRun | None" = None
 
 
 def summary(stats: "RunStats") -> Summary:
     """Return the part of a run's stats that is shown."""
     return Summary(
-        stats.sent, stats.deferred, stats.failed, stats.unknown, stats.queued, stats.opened, stats.stopped or None
+        sent=stats.sent,
+        deferred=stats.deferred,
+        failed=stats.failed,
+        unknown=stats.unknown,
+        expired=stats.expired,
+        replaced=stats.replaced,
+        queued=stats.queued,
+        opened=stats.opened,
+        stopped=stats.stopped or None,
     )
 
 
@@ -112,6 +162,17 @@ def exit_status(stats: "RunStats") -> int:
     if stats.stopped == "interrupted":
         return INTERRUPTED
     return MAIL_LEFT if stats.queued or stats.deferred else 0
+
+
+def _show_other_run(context: Context, other: "OtherRun") -> None:
+    """Show that another run is sending, so that this one does nothing."""
+    if context.out.json:
+        context.out.record(asdict(Summary(other_run=other)))
+    zone = context.settings.mail.timezone
+    since = other.started_at.astimezone(ZoneInfo(zone) if zone else None)
+    context.out.note(
+        f"process {other.pid} is already sending this, since {since:%Y-%m-%d %H:%M:%S}; use --join to help it"
+    )
 
 
 def _reporter(context: Context, options: "RunOptions", show_progress: ProgressReporter) -> Callable[["RunStats"], None]:
@@ -141,11 +202,16 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
     from skychimp.services.mailings.forecast import forecast
 
     totals: dict[tuple[int, datetime], _DueTotal] = {}
+    is_cut = False
 
     def shown_rows() -> "Iterator[Forecast]":
+        nonlocal is_cut
         would_send = 0
         for row in forecast(context.store, context.store.now(), mailing_id):
             if row.left_out is None and would_send == limit:
+                if not shows_left_out:
+                    is_cut = True
+                    return
                 row = replace(row, left_out="more than --limit")
             is_sent = row.left_out is None
             would_send += is_sent
@@ -156,9 +222,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
                 yield row
 
     if context.out.json:
-        clients = [asdict(row) for row in shown_rows()]
-        due = [asdict(total) for total in totals.values()]
-        context.out.record(_forecast_summary(totals.values()) | {"due": due, "clients": clients})
+        context.out.json_object(_forecast_parts(shown_rows(), totals))
         return
     columns = LEFT_OUT_COLUMNS if shows_left_out else FORECAST_COLUMNS
     context.out.rows(shown_rows(), columns, empty="no clients are left out" if shows_left_out else "nothing is due")
@@ -167,6 +231,8 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
             f"mailing {total.mailing_id}, due {total.due_at.isoformat(timespec='seconds')}: "
             f"would send {total.would_send}, leave out {total.left_out}"
         )
+    if is_cut:
+        context.out.note("the other clients were not looked at, because of --limit")
     context.out.note("nothing was sent")
 
 
@@ -180,7 +246,16 @@ class _DueTotal:
     left_out: int = 0
 
 
+def _forecast_parts(
+    rows: "Iterator[Forecast]", totals: dict[tuple[int, datetime], _DueTotal]
+) -> Iterator[tuple[str, object]]:
+    """Yield the parts of the JSON object. The totals are known once all rows were read."""
+    yield "clients", map(asdict, rows)
+    yield "due", map(asdict, totals.values())
+    yield from _forecast_summary(totals.values()).items()
+
+
 def _forecast_summary(totals: Iterable[_DueTotal]) -> dict[str, object]:
     """Return a summary with the fields of a real run, which sent nothing."""
     would_send = sum(total.would_send for total in totals)
-    return asdict(Summary(0, 0, 0, 0, queued=would_send, opened=0, stopped=None)) | {"would_send": would_send}
+    return asdict(Summary(queued=would_send)) | {"would_send": would_send}

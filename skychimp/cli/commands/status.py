@@ -1,7 +1,7 @@
 """`skychimp status`: show sending activity and the queue, also for monitoring."""
 
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +24,7 @@ def status(
     max_age: Annotated[
         str | None,
         typer.Option(
-            help="Exit with status 1 if nothing was sending for this long, or a mailing is due for longer.",
+            help="Exit with status 1 if nothing was sending for this long, or due mail is waiting for longer.",
             metavar="DURATION",
         ),
     ] = None,
@@ -40,8 +40,12 @@ def status(
     problem = _problem(current, longest)
     queue = {str(state): number for state, number in current.queue.items()}
     if json:
-        relay = None if current.relay is None else current.relay._asdict()
-        context.out.record(asdict(current) | {"queue": queue, "relay": relay, "ok": problem is None})
+        relays = {
+            name: None if relay is None else relay._asdict()
+            for name, relay in (("relay", current.relay), ("unavailable_relay", current.unavailable_relay))
+        }
+        held = [mailing._asdict() for mailing in current.held_mailings]
+        context.out.record(asdict(current) | {"queue": queue, "held_mailings": held, "ok": problem is None} | relays)
     else:
         context.out.record(
             {
@@ -49,8 +53,10 @@ def status(
                 "last heartbeat": current.last_heartbeat_at,
                 "last run": _last_run(current),
                 "oldest due": current.oldest_due_at,
+                "oldest waiting": current.oldest_waiting_at,
                 "queue": ", ".join(f"{number} {state}" for state, number in queue.items()) or "empty",
-                "mail server": f"paused: {current.relay.reason}" if current.relay else "ok",
+                "mail server": _relay(current) or "ok",
+                "held mailings": "; ".join(f"{each.id}: {each.reason}" for each in current.held_mailings) or "none",
                 "store": f"on hold {current.held_reason}: {_RELEASE}" if current.held else "ok",
             }
         )
@@ -69,7 +75,26 @@ def _problem(current: "Status", longest: timedelta | None) -> str | None:
         return f"nothing was sending for {format_duration(longest)}; check the timer or the daemon"
     if current.oldest_due_at is not None and current.as_of - current.oldest_due_at > longest:
         return f"a mailing has been due for more than {format_duration(longest)} without being sent"
+    if current.stuck_since is not None and current.as_of - current.stuck_since > longest:
+        hold = f"the store is on hold {current.held_reason}" if current.held else ""
+        relay = f"mail server {_relay(current)}" if _relay(current) else ""
+        mailing = f"mailing {current.held_mailings[0].id} is held" if current.held_mailings else ""
+        reason = hold or relay or mailing or "see the log of the daemon or of cron"
+        return f"due mail has been waiting for more than {format_duration(longest)}: {reason}"
     return None
+
+
+def _relay(current: "Status") -> str:
+    """Return since when and why no mail server can be used, "" if none is known to be."""
+    if current.relay is not None:
+        return f"paused since {_local(current.relay.since)}: {current.relay.reason}"
+    if current.unavailable_relay is not None:
+        return f"unavailable since {_local(current.unavailable_relay.since)}: {current.unavailable_relay.reason}"
+    return ""
+
+
+def _local(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _last_run(current: "Status") -> str:
@@ -78,5 +103,5 @@ def _last_run(current: "Status") -> str:
         return "none yet"
     counts = {"sent": run.sent, "deferred": run.deferred, "failed": run.failed, "unknown": run.unknown}
     summary = ", ".join(f"{number} {name}" for name, number in counts.items() if number or name == "sent")
-    ended = run.ended_at.astimezone().strftime("ended %Y-%m-%d %H:%M") if run.ended_at else "not ended"
+    ended = f"ended {_local(run.ended_at)}" if run.ended_at else "not ended"
     return f"process {run.pid} on {run.host}, {ended}: {summary}"

@@ -1,4 +1,4 @@
-"""Check the store for damage, and copy it to another database (`skychimp store`)."""
+"""Check the store for damage, compact it, and copy it to another database (`skychimp store`)."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +37,19 @@ def check(ctx: typer.Context, json: Json = False) -> None:
         context.out.note("no damage found")
     if faults:
         raise typer.Exit(HAS_FAULTS)
+
+
+@app.command(epilog="skychimp store vacuum")
+def vacuum(ctx: typer.Context, json: Json = False) -> None:
+    """Give free space back, and remove what deleted records have left in it.
+
+    Nothing else may be using the store. Stop the daemon first. A store in a file needs twice its size on the disk
+    meanwhile.
+    """
+    from skychimp.services.operations import compaction
+
+    context = get_context(ctx, json)
+    context.out.record(compaction.compact(context.store))
 
 
 @app.command(epilog="skychimp store copy postgresql+psycopg://skychimp@localhost/skychimp")

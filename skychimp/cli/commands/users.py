@@ -1,6 +1,5 @@
 """`skychimp users`: manage users and their roles."""
 
-import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -119,13 +118,13 @@ def export(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Export all your data as JSON: account, clients, messages, mailings, attempts and posts."""
+    """Export all your data as JSON: account, clients, suppressions, messages, mailings, attempts and posts."""
     from skychimp.services.users import privacy
 
     context = get_context(ctx, json)
     parts = privacy.export(context.store, context.actor)
     if file == "-":
-        write_json_object(sys.stdout, parts)
+        context.out.json_object(parts)
         return
     with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
         write_json_object(opened, ((name, _with_progress(name, part, report_progress)) for name, part in parts))

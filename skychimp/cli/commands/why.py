@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         DeliveryInfo,
         Exclusion,
         KnownClient,
+        KnownSuppression,
         NextOccurrence,
     )
 
@@ -27,7 +28,7 @@ COLUMNS = {
     "kind": "Kind", "mailing_id": "Mailing", "due_at": "Due", "status": "Status", "attempt": "Attempt", "at": "At",
     "details": "Reply or reason", "queue_id": "Queue ID", "message_id": "Message-ID",
 }  # fmt: skip
-CHOSEN, LEFT_OUT, COMING = "chosen", "left out", "coming"
+SUPPRESSED, CHOSEN, LEFT_OUT, COMING = "suppressed", "chosen", "left out", "coming"
 
 
 @app.command(epilog="skychimp why ada@example.org")
@@ -57,11 +58,11 @@ def why(
 
 @dataclass(frozen=True)
 class _Line:
-    """An attempt, a delivery without attempts, a reason to leave the address out, or a next due time."""
+    """A suppression, an attempt, a delivery without attempts, a reason to send nothing, or a next due time."""
 
     kind: str
-    mailing_id: int
-    due_at: datetime
+    mailing_id: int | None
+    due_at: datetime | None
     status: str
     attempt: int = 0
     at: datetime | None = None
@@ -71,6 +72,8 @@ class _Line:
 
 
 def _lines(history: "AddressHistory") -> Iterator[_Line]:
+    for suppression in history.suppressions:
+        yield _Line(SUPPRESSED, None, None, "", at=suppression.at, details=_describe_suppression(suppression))
     for delivery in history.chosen:
         yield from _delivery_lines(delivery)
     for exclusion in history.left_out:
@@ -82,8 +85,6 @@ def _lines(history: "AddressHistory") -> Iterator[_Line]:
 
 
 def _delivery_lines(delivery: "DeliveryInfo") -> Iterator[_Line]:
-    if not delivery.attempts:
-        yield _Line(CHOSEN, delivery.mailing_id, delivery.due_at, delivery.state, message_id=delivery.message_id)
     for attempt in delivery.attempts:
         yield _Line(
             kind=CHOSEN,
@@ -94,6 +95,15 @@ def _delivery_lines(delivery: "DeliveryInfo") -> Iterator[_Line]:
             at=attempt.at,
             details=attempt.reply,
             queue_id=attempt.queue_id,
+            message_id=delivery.message_id,
+        )
+    if not delivery.attempts or delivery.reason:
+        yield _Line(
+            kind=CHOSEN,
+            mailing_id=delivery.mailing_id,
+            due_at=delivery.due_at,
+            status=delivery.state,
+            details=delivery.reason or "",
             message_id=delivery.message_id,
         )
 
@@ -112,6 +122,9 @@ def _page(history: "AddressHistory") -> "Iterator[RenderableType]":
         yield Text(escape(_describe_client(client)))
     if not history.clients:
         yield Text("not a client")
+    for suppression in history.suppressions:
+        since = f"suppressed since {_local_time(suppression.at)}"
+        yield Text(escape(f"{since}: {_describe_suppression(suppression)}"), "red")
     for delivery in history.chosen:
         yield _delivery_part(delivery)
     if history.left_out:
@@ -132,6 +145,14 @@ def _describe_client(client: "KnownClient") -> str:
     return "; ".join(filter(None, parts))
 
 
+def _describe_suppression(suppression: "KnownSuppression") -> str:
+    """Return the reason, and for which mail and addresses the suppression holds."""
+    addresses = f"all of {suppression.address}, " if suppression.address.startswith("@") else ""
+    topic = f"topic {suppression.topic}" if suppression.topic else "all mail"
+    owner = "all users" if suppression.owner is None else suppression.owner
+    return f"{suppression.reason} ({addresses}{topic} of {owner})"
+
+
 def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     from rich.console import Group
     from rich.padding import Padding
@@ -146,7 +167,8 @@ def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     if delivery.next_try_at is not None:
         heading.append(f", next try at {_local_time(delivery.next_try_at)}", "")
     message_id = Text(f"Message-ID {escape(delivery.message_id)}", "dim", overflow="fold")
-    return Group(heading, _attempt_table(delivery), Padding(message_id, (0, 0, 0, 1)))
+    texts = [Text(escape(delivery.reason or "")), message_id]
+    return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 1)) for text in texts if text))
 
 
 def _attempt_table(delivery: "DeliveryInfo") -> "Table":

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from skychimp.config.trust import ConfigFiles
 
 _DECIDING = (
-    "mail.transport", "smtp.host", "smtp.port", "smtp.security", "smtp.username", "smtp.password_file", "smtp.ca_file",
-    "store.url", "cache.url",
+    "mail.transport", "smtp.host", "smtp.port", "smtp.security", "smtp.username", "smtp.password_file",
+    "smtp.token_command", "smtp.ca_file", "store.url", "cache.url",
 )  # fmt: skip
-"""The settings that decide where emails, secrets and data go."""
+"""The settings that decide where emails, secrets and data go, and which command is run."""
 
 
 def decide(out: "Output", untrusted: "UntrustedConfig", *, can_ask: bool) -> bool:

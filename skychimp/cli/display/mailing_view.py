@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from skychimp.cli.context import Context
+from skychimp.errors import ConfigError
 from skychimp.shell import command, run_hint
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.delivery.scheduling.recurrence import DueTime
     from skychimp.services.mailings.queries import MailingInfo
+    from skychimp.store.clients.audience import AudienceCount
 
 COLUMNS = {
     "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "start_at": "Start", "end_at": "End", "next_at": "Next",
+    "start_at": "Start", "end_at": "End", "next_at": "Next", "progress": "Progress",
 }  # fmt: skip
 OPTIONAL_COLUMNS = ("start_at", "end_at")
 """Columns that a narrow terminal leaves out."""
 
 MANAGER_COLUMNS = {
     "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "owner_blocked": "Owner blocked", "next_at": "Next",
+    "owner_blocked": "Owner blocked", "next_at": "Next", "progress": "Progress",
 }  # fmt: skip
 DUE_TIME_COLUMNS = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NO_MAILINGS = 'no mailings yet; run "skychimp mailings create --help"'
@@ -32,17 +35,57 @@ SKIPPED_NOTE = "skipped: there was no new post"
 _MINUTE_FORMAT = "%Y-%m-%d %H:%M"
 
 
-def show_mailing(context: Context, mailing: "MailingInfo", *, all_fields: bool = False) -> None:
-    """Show one mailing. JSON has all its fields anyway."""
-    shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else mailing
-    context.out.record(shown, None if context.out.json or all_fields else list(COLUMNS))
+def show_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCount | None" = None) -> None:
+    """Show one mailing. JSON has all its fields, and the numbers of its audience if they are given."""
+    if context.out.json:
+        context.out.record(asdict(mailing) | ({} if counted is None else json_counts(counted)))
+    else:
+        shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
+        context.out.record(shown | {"progress": mailing.progress}, list(COLUMNS))
+
+
+def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCount") -> None:
+    """Show one mailing with all its fields, and its audience in words."""
+    if context.out.json:
+        show_mailing(context, mailing, counted)
+        return
+    shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
+    audience = {"audience": audience_in_words(mailing), "recipients": f"{counted.recipients:,}"}
+    context.out.record(shown | audience | {"left_out": left_out_in_words(counted) or "nobody"})
+
+
+def audience_in_words(mailing: "MailingInfo") -> str:
+    """Return who is in a mailing's audience: `all clients`, or `clients with the tag vip, and 2 named clients`."""
+    if mailing.all_clients:
+        return "all clients"
+    tags = {0: "", 1: "clients with the tag "}.get(len(mailing.tags), "clients with one of the tags ")
+    named = count_of(len(mailing.client_ids), "named client") if mailing.client_ids else ""
+    return ", and ".join(filter(None, (tags + ", ".join(mailing.tags), named)))
+
+
+def left_out_in_words(counted: "AudienceCount") -> str:
+    """Return how many clients are left out, by the reason: `12 suppressed, 3 with a bad address`. "" if none is."""
+    suppressed = f"{counted.suppressed:,} suppressed" if counted.suppressed else ""
+    return ", ".join(filter(None, (suppressed, f"{counted.bad:,} with a bad address" if counted.bad else "")))
+
+
+def json_counts(counted: "AudienceCount") -> dict[str, Any]:
+    """Return the numbers of an audience as JSON has them."""
+    left_out = {"suppressed": counted.suppressed, "bad_address": counted.bad}
+    return {"recipients": counted.recipients, "left_out": left_out}
+
+
+def note_left_out(context: Context, counted: "AudienceCount") -> None:
+    """Tell how many clients are left out, if any."""
+    if left_out := left_out_in_words(counted):
+        context.out.note(f"left out: {left_out}")
 
 
 def show_mailings(context: Context, mailings: "Iterator[MailingInfo]") -> None:
     """Show a list of mailings: a manager sees whose they are."""
     columns = MANAGER_COLUMNS if context.actor.role == "manager" else COLUMNS
     if _is_for_person(context):
-        rows = _readable_rows(mailings, context.settings.mail.timezone, datetime.now(UTC))
+        rows = _readable_rows(mailings, _default_timezone(context), datetime.now(UTC))
         context.out.rows(rows, columns, empty=NO_MAILINGS, optional=OPTIONAL_COLUMNS)
     else:
         context.out.rows(mailings, columns, empty=NO_MAILINGS)
@@ -71,12 +114,19 @@ def next_step(mailing: "MailingInfo") -> str:
     """Return a note on when the mailing is sent next, and what to do for it."""
     if mailing.disabled:
         return f"disabled; {run_hint('mailings', 'enable', mailing.id)} to enable it"
+    if mailing.held is not None:
+        return f"held: {mailing.held}; fix that, then {run_hint('mailings', 'enable', mailing.id)}"
     if mailing.next_at is None:
-        return "nothing left to send"
+        return sent_next((mailing.deliveries or 0) - (mailing.done or 0)) or "nothing left to send"
     if mailing.next_at <= datetime.now(UTC):
         return 'due now; run "skychimp run" to send it'
     local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
     return f'next due {local:{_MINUTE_FORMAT}} {mailing.timezone}; sent by the daemon or "{command("run")}"'
+
+
+def sent_next(waiting: int) -> str:
+    """Return what sends the emails that wait, "" if there are none."""
+    return f'{count_of(waiting, "email")} waiting; sent by the daemon or "{command("run")}"' if waiting else ""
 
 
 def relative_time(at: datetime, timezone: str, default_timezone: str, now: datetime) -> str:
@@ -99,12 +149,20 @@ def _is_for_person(context: Context) -> bool:
     return context.out.on_terminal and not context.out.json
 
 
+def _default_timezone(context: Context) -> str:
+    """Return the time zone that needs no name in a list, or "" if that is not known."""
+    try:
+        return context.settings.mail.read_timezone()
+    except ConfigError:
+        return ""
+
+
 def _readable_rows(
     mailings: "Iterator[MailingInfo]", default_timezone: str, now: datetime
 ) -> "Iterator[SimpleNamespace]":
     for mailing in mailings:
         next_at = mailing.next_at and relative_time(mailing.next_at, mailing.timezone, default_timezone, now)
-        yield SimpleNamespace(**_local_times(mailing) | {"next_at": next_at or ""})
+        yield SimpleNamespace(**_local_times(mailing) | {"next_at": next_at or "", "progress": mailing.progress})
 
 
 def _local_times(mailing: "MailingInfo", *, with_zone: bool = False) -> dict[str, Any]:

@@ -36,8 +36,10 @@ def progress_lines(write_line: Callable[[str], None], title: str, expected: int 
     return report
 
 
-def progress_bar(console: "Console", title: str, expected: int | None) -> Iterator[ProgressReporter]:
-    """Yield a reporter that moves a bar. The bar disappears when the generator is resumed."""
+def progress_bar(
+    console: "Console", title: str, expected: int | None, delay_s: float = 0
+) -> Iterator[ProgressReporter]:
+    """Yield a reporter that moves a bar. It appears after a delay, and disappears when the generator is resumed."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
@@ -46,14 +48,21 @@ def progress_bar(console: "Console", title: str, expected: int | None) -> Iterat
         TextColumn("{task.fields[status]}", markup=False),
     )
     pace = _Pace()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=expected, status="")
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(title, total=expected, status="")
+    if not delay_s:
+        bar.start()
 
-        def report(done: int, description: str, total: int | None = expected) -> None:
-            status = f"{done}/{total or '?'} {description}{pace.describe(done, total)}"
-            bar.update(task, completed=done, total=total, status=status)
+    def report(done: int, description: str, total: int | None = expected) -> None:
+        if pace.seconds >= delay_s:
+            bar.start()  # only the first time
+        status = f"{done}/{total or '?'} {description}{pace.describe(done, total)}"
+        bar.update(task, completed=done, total=total, status=status)
 
+    try:
         yield report
+    finally:
+        bar.stop()
 
 
 class _Pace:
@@ -62,10 +71,14 @@ class _Pace:
     def __init__(self) -> None:
         self.started = time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
     def describe(self, done: int, total: int | None) -> str:
         """Return the time left, if the total is known, and the rate: `, 0:01:30 left, 12/s`."""
         if not done:
             return ""
-        rate = done / max(time.monotonic() - self.started, 0.001)
+        rate = done / max(self.seconds, 0.001)
         left = f", {timedelta(seconds=round(max(total - done, 0) / rate))} left" if total else ""
         return f"{left}, {rate:,.0f}/s"

@@ -21,6 +21,8 @@ def escape(text: str) -> str:
 
 def plain_text(value: Any) -> str:
     """Return a value as it is written in a line: escaped, times in ISO 8601, lists joined with commas."""
+    if isinstance(value, str):  # first, as most values of a long list are
+        return escape(str(value))
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -79,7 +81,7 @@ def write_json_object(opened: TextIO, parts: Iterable[tuple[str, Any]]) -> None:
         if isinstance(part, Iterator):
             write_json_list(opened, part)
         else:
-            opened.write(json_text(part))
+            opened.write(json_text(part) if is_dataclass(part) else safe_json.dumps(part, default=_json_value))
     opened.write("\n}\n")
 
 

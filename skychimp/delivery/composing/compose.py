@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from skychimp import addresses, markdown
 from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
-from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, MAX_TAG_LENGTH, MAX_TAGS
+from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, MAX_TAG_LENGTH, MAX_TAGS, folded
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.prepared_body import BodyPart, PreparedBody
@@ -45,6 +46,19 @@ class Recipient(NamedTuple):
     tags: Sequence[str]
 
 
+class _Tags(tuple[str, ...]):
+    """A client's tags as templates see them: `"vip" in client.tags` also finds `VIP`, which is the same tag."""
+
+    def __contains__(self, tag: object) -> bool:
+        if not isinstance(tag, str) or len(tag) > _MAX_SPELLING_LENGTH:
+            return False
+        return folded(tag) in self._keys
+
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        return frozenset(map(folded, self))
+
+
 class ComposedEmail(NamedTuple):
     """An email with CRLF line ends. `has_dots` says whether a line may begin with a dot."""
 
@@ -61,6 +75,7 @@ _SAMPLE_RECIPIENTS = (
     Recipient("ada@example.org", "Ada Lovelace", "", ("vip",)),
     Recipient("b@example.org", "", "", ()),
 )
+_MAX_SPELLING_LENGTH = 4 * MAX_TAG_LENGTH  # of a tag whose characters are not composed
 _COSTLY_CHARACTERS = '😀ΐ"'  # the longest in UTF-8, after `upper`, and in HTML
 
 
@@ -73,28 +88,33 @@ class Composer:
     def __init__(
         self, content: MessageContent, *, sender: str, date: datetime, mailing_id: int, due_at: datetime
     ) -> None:
-        from skychimp.delivery.composing import templates  # lists of messages do without the time to import Jinja2
+        from skychimp.delivery.composing import conversions  # lists of messages do without the time to import Jinja2
         from skychimp.delivery.composing.templates import DueAt, TextTemplate
 
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
         self._subject = TextTemplate(content.subject, "subject", self._values, max_length=MAX_RENDERED_SUBJECT_LENGTH)
         self._text = TextTemplate(content.body, "body", self._values)
-        html = templates.from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
+        html = conversions.html_from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
         self._html = None if html is None else TextTemplate(html, "HTML", self._values, html=True)
         seed = repr((content, date.timestamp(), mailing_id)).encode()
         self._boundary = b"=_" + hashlib.blake2b(seed, digest_size=16).hexdigest().encode()
         self._from = b"From: " + mime.sender_header(sender) + b"\r\nTo: "
-        self._date = b"\r\nDate: " + format_datetime(date).encode() + b"\r\nMessage-ID: "
+        self._date, self._date_header = date, _date_header(date)
         self._constant_subject = self._encode_subject() if self._subject.is_constant else None
         has_constant_body = self._text.is_constant and (self._html is None or self._html.is_constant)
         self._constant_body = self._encode_body() if has_constant_body else None
         self._prepared_body = None if has_constant_body else self._prepare_body()
 
-    def compose(self, to: Recipient, message_id: str) -> ComposedEmail:
-        """Return the email to one client. Raises InvalidValue if it cannot be composed."""
+    def compose(self, to: Recipient, message_id: str, date: datetime | None = None) -> ComposedEmail:
+        """Return the email to one client, with this date, or with that of the composer.
+
+        Raises InvalidValue if it cannot be composed.
+        """
+        if date is not None and date != self._date:  # most emails have the date of the one before
+            self._date, self._date_header = date, _date_header(date)
         if len(to.comment) > MAX_COMMENT_LENGTH or len(to.name) > MAX_NAME_LENGTH:  # a damaged store
             raise InvalidValue("the client's name or comment is too long")
-        self._values["client"] = to
+        self._values["client"] = to._replace(tags=_Tags(to.tags))
         body = self._prepared_body
         prepared = None if body is None else body.fill(to)
         try:
@@ -104,7 +124,7 @@ class Composer:
                     mime.mailbox(mime.one_line(to.name), to.email),
                     b"\r\nSubject: ",
                     self._constant_subject or self._encode_subject(),
-                    self._date,
+                    self._date_header,
                     message_id.encode("ascii"),
                     b"\r\nMIME-Version: 1.0\r\n",
                     prepared or self._constant_body or self._encode_body(),
@@ -116,7 +136,7 @@ class Composer:
 
     def render(self, to: Recipient) -> tuple[str, str, str | None]:
         """Return subject, text and HTML (or None) as one client reads them. Raises InvalidValue."""
-        self._values["client"] = to
+        self._values["client"] = to._replace(tags=_Tags(to.tags))
         html = None if self._html is None else self._html.render()
         return mime.one_line(self._subject.render()), self._text.render(), html
 
@@ -131,7 +151,7 @@ class Composer:
         if self._html is None:
             return [(mime.text_part(self._text.pieces(), "plain"), "plain")]
         boundary = self._boundary
-        head = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n' % (boundary, boundary)
+        head = b'Content-Type: multipart/alternative;\r\n boundary="%b"\r\n\r\n--%b\r\n' % (boundary, boundary)
         return [
             (head, ""),
             (mime.text_part(self._text.pieces(), "plain", avoid=boundary), "plain"),
@@ -152,6 +172,10 @@ class Composer:
             return prepared_body.prepare(self._body_parts(), mark)
         except (InvalidValue, UnicodeEncodeError):
             return None
+
+
+def _date_header(date: datetime) -> bytes:
+    return b"\r\nDate: " + format_datetime(date).encode() + b"\r\nMessage-ID: "
 
 
 def message_id(secret: bytes, delivery_id: int, domain: str) -> str:
@@ -178,7 +202,7 @@ def check_content(content: MessageContent) -> None:
     The last of them have the longest name, comment and tags that a client can have.
     """
     if not content.subject.strip():
-        raise InvalidValue("the subject is empty")
+        raise InvalidValue("the subject is empty", "use --subject")
     require_sizes(content, extra=MAX_POSTS_SIZE)
     if content.format == Format.MARKDOWN:
         markdown.require_little_markup(content.body, "body")

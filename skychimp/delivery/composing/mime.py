@@ -2,10 +2,14 @@
 
 A header value is plain ASCII where possible, and encoded words (RFC 2047) otherwise. A text that only looks like an
 encoded word is encoded too, so that a mail reader shows exactly this text, and no text can add another header.
+
+What is encoded is quoted-printable ("Q" in a header), or base64 if most of its characters are not ASCII. Spam filters
+count base64 against an email whose text hardly needs it, and any encoding of a header that is ASCII.
 """
 
 import binascii
 import re
+import string
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -18,7 +22,9 @@ MAX_LINE_LENGTH = 998
 
 _FOLD_LENGTH = 76  # RFC 2045, section 6.7, and RFC 2047, section 2
 _FIRST_LINE_LENGTH = _FOLD_LENGTH - len("Subject: ")
-_ENCODED_WORD_BYTES = (_FIRST_LINE_LENGTH - len("=?utf-8?b??=")) // 4 * 3
+_ENCODED_WORD_LENGTH = _FIRST_LINE_LENGTH - len("=?utf-8?q??=")
+_UNENCODED = string.ascii_letters + string.digits + "!*+-/"
+_FOLDING_SPACE = re.compile("(?<! ) (?! )")  # a line that ended with another space could lose it on its way
 _PLAIN_HEADER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _HEADER_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _FORBIDDEN_IN_ADDRESS = re.compile(r'[\x00-\x20\x7f-\xa0\u2028\u2029<>()\[\]\\,;:"]')
@@ -34,12 +40,7 @@ def header_value(text: str) -> bytes:
     """Return a line of text as the folded value of a header."""
     if not text:
         return b""
-    if _is_plain(text):
-        if len(text) <= _FIRST_LINE_LENGTH:
-            return text.encode("ascii")
-        if "  " not in text and max(map(len, text.split(" "))) <= _FIRST_LINE_LENGTH:
-            return _fold(text)
-    return _encoded_words(text)
+    return (_folded(text) if _is_plain(text) else None) or _encoded_words(text)
 
 
 def mailbox(name: str, address: str) -> bytes:
@@ -48,17 +49,18 @@ def mailbox(name: str, address: str) -> bytes:
     The domain is converted to ASCII, unless the local part is not ASCII either. Raises InvalidValue for an address
     with characters that have a meaning in a header.
     """
-    if _FORBIDDEN_IN_ADDRESS.search(address):
+    if _FORBIDDEN_IN_ADDRESS.search(address) and not addresses.is_unusual(address):
         raise InvalidValue(f"the address {shortened(address, addresses.MAX_LENGTH)} cannot be used in a header")
     if not address.isascii() and address.rpartition("@")[0].isascii():
         address = addresses.with_ascii_domain(address)
-    encoded = address.encode()
+    encoded = addresses.in_protocol(address).encode()
     if not name:
         return encoded
-    phrase = b'"%b"' % name.replace("\\", "\\\\").replace('"', '\\"').encode() if _is_plain(name) else b""
-    if not phrase or len(phrase) > _FIRST_LINE_LENGTH:
-        phrase = _encoded_words(name)
-    fold = b"\r\n" if len(phrase) + len(encoded) + len(" <>") > _FIRST_LINE_LENGTH else b""
+    # The name as a quoted-string (RFC 5322, section 3.2.4), if possible.
+    quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    phrase = (_folded(quoted) if _is_plain(name) else None) or _encoded_words(name)
+    length = len(phrase) - (phrase.rfind(b"\n") + 1) + len(encoded) + len(" <>")
+    fold = b"\r\n" if length > _FIRST_LINE_LENGTH else b""
     return b"%b%b <%b>" % (phrase, fold, encoded)
 
 
@@ -83,7 +85,7 @@ def text_part(pieces: Sequence[str], subtype: str, avoid: bytes = b"") -> bytes:
     special = len(data.translate(None, _7BIT_BYTES))
     if not special and _has_short_lines(data) and not (avoid and avoid in data):
         encoding, data = b"7bit", data.replace(b"\n", b"\r\n")
-    elif special * 6 <= len(data):  # about where both encodings have the same length
+    elif 2 * (len(data) - special) >= len(text):
         encoding, data = b"quoted-printable", _quoted_printable(pieces)
     else:
         encoding, data = b"base64", _base64(data)
@@ -140,23 +142,50 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and "=?" not in text and _PLAIN_HEADER.fullmatch(text) is not None
 
 
-def _fold(text: str) -> bytes:
+def _folded(text: str) -> bytes | None:
+    """Return an ASCII text in lines that are folded at single spaces, or None if a line would be too long."""
+    if len(text) <= _FIRST_LINE_LENGTH:
+        return text.encode("ascii")
     lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > _FIRST_LINE_LENGTH:
-            lines.append(word)
+    for words in _FOLDING_SPACE.split(text):
+        if len(words) > _FIRST_LINE_LENGTH:
+            return None
+        if lines[-1] and len(lines[-1]) + 1 + len(words) > _FIRST_LINE_LENGTH:
+            lines.append(words)
         else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+            lines[-1] = f"{lines[-1]} {words}" if lines[-1] else words
     return "\r\n ".join(lines).encode("ascii")
 
 
 def _encoded_words(text: str) -> bytes:
+    """Return a text as encoded words (RFC 2047). None of them ends inside a character."""
+    if 2 * len(text.encode("ascii", "ignore")) >= len(text):
+        kind, words = b"q", _joined(list(map(_Q_ENCODED.__getitem__, text)), _ENCODED_WORD_LENGTH)
+    else:
+        chunks = _joined(list(map(str.encode, text)), _ENCODED_WORD_LENGTH // 4 * 3)
+        kind, words = b"b", [binascii.b2a_base64(chunk, newline=False) for chunk in chunks]
+    return b"\r\n ".join([b"=?utf-8?%b?%b?=" % (kind, word) for word in words])
+
+
+def _joined(characters: list[bytes], max_length: int) -> list[bytes]:
+    """Join encoded characters to chunks of at most `max_length` bytes."""
+    whole = b"".join(characters)
+    if len(whole) <= max_length:
+        return [whole]
     chunks, chunk = [], b""
-    for character in text:
-        encoded = character.encode()
-        if len(chunk) + len(encoded) > _ENCODED_WORD_BYTES:
+    for character in characters:
+        if len(chunk) + len(character) > max_length:
             chunks.append(chunk)
             chunk = b""
-        chunk += encoded
-    chunks.append(chunk)
-    return b"\r\n ".join(b"=?utf-8?b?%b?=" % binascii.b2a_base64(chunk, newline=False) for chunk in chunks)
+        chunk += character
+    return [*chunks, chunk]
+
+
+class _QEncoded(dict[str, bytes]):
+    """Each character as the encoding "Q" writes it in a phrase (RFC 2047, section 5, rule 3)."""
+
+    def __missing__(self, character: str) -> bytes:
+        return self.setdefault(character, b"".join(b"=%02X" % byte for byte in character.encode()))
+
+
+_Q_ENCODED = _QEncoded({character: character.encode() for character in _UNENCODED} | {" ": b"_"})

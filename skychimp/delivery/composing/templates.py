@@ -5,19 +5,19 @@ logic, if/else, a `for` loop over `client.tags`, and the filters listed below. T
 work_budget). A client's data is never used as the source of a template, of Markdown or of HTML.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import cached_property
 from itertools import islice
 from traceback import walk_tb
 from typing import Any, NamedTuple, cast
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes, pass_context
+from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes, pass_context
+from jinja2.lexer import Lexer
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import escape
 
-from skychimp import markdown
 from skychimp.delivery.composing.work_budget import (
     MAX_WORK,
     CountingContext,
@@ -50,6 +50,15 @@ _READABLE = frozenset(name for names in ATTRIBUTES.values() for name in names)
 _DATE_FORMAT = re.compile(r"([^%]|%-?[aAbBdHIjmMpSyYZz]|%%)*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_NUMBER = re.compile(r"[0-9_]{4301}")  # Python's own limit is 4,300 digits
+_BEGINS = {
+    r"(?P<comment_begin>\{\#": r"(?=[-+]?[^\w}\\-](?:(?!\{\#).)*?\#\}|[^{}]*?\#\})",
+    r"(?P<block_begin>\{%": r"(?![0-9][0-9A-Fa-f]|[A-Fa-f][0-9])",
+}
+"""Parts of Jinja2's regular expression for the beginning of a tag, and what must follow in ours.
+
+A comment is closed. Where it has a brace, no name follows `{#`, as in `@media print{#menu{color:red}}`. A word follows
+`{%`, and not a percent-encoded byte as in `?filter={%22city%22:1}`.
+"""
 _NO_TOKENS = frozenset({"data", "whitespace"})
 _DATE_WORK = 100  # units of work_budget
 _MAX_REASON_LENGTH = 200
@@ -153,39 +162,7 @@ class TextTemplate:
         return 1
 
 
-def from_markdown(source: str) -> str:
-    """Return the HTML template of a Markdown template. Raw HTML is shown as text.
-
-    The expressions are replaced by words that Markdown does not change, and inserted again afterwards. Every other
-    brace becomes an entity: what Markdown unescapes must not become an expression. Raises InvalidValue for too
-    much markup.
-    """
-    markdown.require_little_markup(source, "body", limit=markdown.MAX_STORED_MARKUP)
-    # No text contains its own hash, so nothing in it can be mistaken for one of the words.
-    mark = "x" + hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    expressions: list[_Expression] = []
-
-    def replace(piece: "str | _Expression") -> str:
-        if isinstance(piece, str):
-            return piece
-        expressions.append(piece)
-        return f"{mark}x{len(expressions) - 1}x"
-
-    def insert(html: str, *, link: bool = False) -> str:
-        return re.sub(rf"{mark}x(\d+)x", lambda match: expressions[int(match[1])].source(link=link), html)
-
-    def without_paragraph(match: re.Match[str]) -> str:
-        return match[0] if expressions[int(match[2])].is_output else match[1]
-
-    words = "".join(map(replace, _split(source)))
-    html = markdown.renderer(only_safe_links=False).render(words).replace("{", "&#123;")
-    # A tag such as {% if %} alone on a line is not a paragraph: <p> and </p> would surround only half of the block.
-    html = re.sub(rf"<p>({mark}x(\d+)x)</p>", without_paragraph, html)
-    html = re.sub(r'(?:href|src)="[^"]*"', lambda match: insert(match[0], link=True), html)
-    return insert(html)
-
-
-class _Expression(NamedTuple):
+class Expression(NamedTuple):
     """The inside of `{{ }}` or `{% %}`, after white space control by `-` was applied."""
 
     inner: str
@@ -198,14 +175,14 @@ class _Expression(NamedTuple):
         return f"{{{{ ({self.inner}) | urlencode }}}}" if link else f"{{{{{self.inner}}}}}"
 
 
-def _split(source: str) -> Iterator[str | _Expression]:
+def split_template(source: str) -> Iterator[str | Expression]:
     """Split a template into text and expressions, without comments. Raw blocks are text."""
     inner: str | None = None
     for _, kind, value in _ENVIRONMENT.lex(source):
         if kind in ("variable_begin", "block_begin"):
             inner = ""
         elif kind in ("variable_end", "block_end") and inner is not None:
-            yield _Expression(inner, is_output=kind == "variable_end")
+            yield Expression(inner, is_output=kind == "variable_end")
             inner = None
         elif inner is not None:
             inner += value
@@ -358,8 +335,24 @@ def _syntax_error(node: nodes.Node, reason: str) -> TemplateSyntaxError:
     return TemplateSyntaxError(reason, line)
 
 
+class _Lexer(Lexer):
+    """Reads a template as Jinja2 does, but `{#` and `{%` in CSS, headings and URLs as text."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        first, *others = self.rules["root"]
+        pattern = first.pattern.pattern
+        for begin, condition in _BEGINS.items():
+            pattern = pattern.replace(begin, begin + condition)
+        self.rules["root"] = [first._replace(pattern=re.compile(pattern, first.pattern.flags)), *others]
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox. It reads the few allowed attributes without its own checks, which take half a microsecond each."""
+
+    @cached_property
+    def lexer(self) -> Lexer:
+        return _Lexer(self)
 
     def getattr(self, obj: object, attribute: str) -> object:
         return getattr(obj, attribute) if attribute in _READABLE else super().getattr(obj, attribute)

@@ -1,7 +1,7 @@
 """Find the mailings that are due and open their occurrences. Each function is part of its caller's transaction."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -12,8 +12,10 @@ from skychimp.delivery.composing import digest
 from skychimp.delivery.scheduling import recurrence
 from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
 from skychimp.models import CatchUp, Every, Format, Mailing, MailingStatus, Message, Occurrence, OccurrenceState
-from skychimp.store import digest_posts, queue
-from skychimp.store.conditions import is_enabled
+from skychimp.store import holds
+from skychimp.store.conditions import is_sendable
+from skychimp.store.occurrences import digest_posts, opening, progress, sweeping
+from skychimp.store.occurrences.progress import NOTHING_READ, Progress, UnfinishedOccurrence
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.compose import MessageContent
@@ -32,7 +34,10 @@ _O = Occurrence.__table__
 
 
 class DueMailing(NamedTuple):
-    """A mailing with a due time that has passed, the message it sends, and the plan for its due times."""
+    """A mailing with a due time that has passed, the message it sends, and the plan for its due times.
+
+    `replaces` has the older occurrences of which nothing was sent yet: the one that is opened replaces them.
+    """
 
     id: int
     owner_id: int
@@ -48,6 +53,7 @@ class DueMailing(NamedTuple):
     format: Format
     html: str | None
     plan: Plan
+    replaces: Sequence[int]
 
     def content(self) -> "MessageContent":
         """Return the message's templates."""
@@ -56,38 +62,57 @@ class DueMailing(NamedTuple):
         return MessageContent(self.subject, self.body, self.format, self.html)
 
 
+class Opened(NamedTuple):
+    """How many occurrences were opened, and how many deliveries of older ones they replace."""
+
+    occurrences: int = 0
+    replaced: int = 0
+
+
 def open_due(
     db: Connection,
     now: datetime,
     *,
     sender: str,
     return_path: str,
-    give_up_after: timedelta,
     mailing_id: int | None = None,
     blog_url: str | None = None,
-) -> int:
-    """Open the occurrences that are due, record those that were missed, and return how many were opened.
+    known: Progress = NOTHING_READ,
+) -> "Opened":
+    """Open the occurrences that are due, and record those that were missed.
 
     Calling it again at the same time opens nothing. A digest without a new post is recorded as skipped. A mailing
-    whose schedule cannot be read is disabled. Nothing is opened while a restored store is on hold.
+    whose schedule cannot be read is disabled. Nothing is opened while a restored store is on hold. What `read_progress`
+    has read shortly before (`known`) is not read again.
     """
-    if queue.is_held(db):
-        return 0
+    if holds.is_held(db):
+        return Opened()
 
     def disable(mailing_id: int, error: Exception) -> None:
-        queue.disable_mailing(db, mailing_id, f"the schedule cannot be read: {error}", now)
+        holds.disable_mailing(db, mailing_id, f"the schedule cannot be read: {error}", now)
 
-    opened = 0
-    for mailing in due_mailings(db, now, mailing_id, disable):
+    opened = replaced = 0
+    for mailing in due_mailings(db, now, mailing_id, disable, known=known):
         common = _common_values(mailing, now) | {"sender": sender, "return_path": return_path}
         for missed in mailing.plan.missed:
-            queue.create_occurrence(db, common | _times(missed) | _unsent_values(OccurrenceState.MISSED, missed, now))
+            opening.create_occurrence(db, common | _times(missed) | _unsent_values(OccurrenceState.MISSED, now))
         for due in mailing.plan.open:
-            deadline = min(filter(None, (now + give_up_after, mailing.plan.next_at, mailing.end_at)))
-            values = common | _times(due) | {"state": OccurrenceState.OPENING, "deadline": deadline}
-            opened += _open_occurrence(db, mailing, values, due, blog_url)
+            values = common | _times(due) | {"state": OccurrenceState.OPENING}
+            is_opened, number = _open_occurrence(db, mailing, values, blog_url)
+            opened, replaced = opened + is_opened, replaced + number
         _update_progress(db, mailing, mailing.plan)
-    return opened
+    return Opened(opened, replaced)
+
+
+def read_progress(
+    db: Connection, now: datetime, mailing_id: int | None = None, before: Progress = NOTHING_READ
+) -> Progress:
+    """Return how far the unfinished occurrences of due mailings are, for `open_due`. `before` is what was read last.
+
+    It may read all their deliveries, so that it should not keep others from writing.
+    """
+    due = db.execute(_due_rows(now, mailing_id, include_disabled=False)).all()
+    return progress.read_progress(db, [row.id for row in due if row.catch_up != CatchUp.ALL], before)
 
 
 def record_missed(db: Connection, now: datetime) -> int:
@@ -99,8 +124,8 @@ def record_missed(db: Connection, now: datetime) -> int:
     for mailing in due_mailings(db, now, include_disabled=True):
         common = _common_values(mailing, now) | {"sender": "", "return_path": ""}
         for due in (*mailing.plan.missed, *mailing.plan.open):
-            values = common | _times(due) | _unsent_values(OccurrenceState.MISSED, due, now)
-            number += queue.create_occurrence(db, values) is not None
+            values = common | _times(due) | _unsent_values(OccurrenceState.MISSED, now)
+            number += opening.create_occurrence(db, values) is not None
         _update_progress(db, mailing, mailing.plan._replace(open=[]))
     return number
 
@@ -126,26 +151,41 @@ def due_mailings(
     report_unreadable: Callable[[int, Exception], None] = lambda mailing_id, error: None,
     *,
     include_disabled: bool = False,
+    known: Progress = NOTHING_READ,
 ) -> Iterator[DueMailing]:
     """Yield the mailings that have something due, in the order of their due times.
 
     `report_unreadable` is called with the id of a mailing whose schedule cannot be read, for example because its time
-    zone is unknown on this machine. The other mailings are not affected. `include_disabled` also yields mailings that
-    are disabled or whose owner is blocked.
+    zone is unknown on this machine. The other mailings are not affected. A mailing whose last occurrence is still being
+    sent is left out until each client was tried. `include_disabled` also yields mailings that are disabled, held or
+    whose owner is blocked, whatever is still being sent. `known` is what `read_progress` has read.
     """
     for row in db.execute(_due_rows(now, mailing_id, include_disabled)).all():
         try:
             plan = _plan(row, now)
         except Exception as error:
             report_unreadable(row.id, error)
-        else:
-            values = {name: getattr(row, name) for name in DueMailing._fields if name != "plan"}
-            yield DueMailing(**values, plan=plan)
+            continue
+        waits_for_others = not include_disabled and row.catch_up != CatchUp.ALL
+        unfinished = progress.unfinished_occurrences(db, row.id, known) if waits_for_others else ()
+        if not is_still_being_sent(unfinished):
+            unsent = [each for each in unfinished if not each.has_begun]
+            replaces = [each.id for each in unsent if plan.open and each.due_at < plan.open[-1].at]
+            values = {name: getattr(row, name) for name in DueMailing._fields[:-2]}
+            yield DueMailing(**values, plan=plan, replaces=replaces)
+
+
+def is_still_being_sent(unfinished: Sequence[UnfinishedOccurrence]) -> bool:
+    """Return whether the next occurrence must wait, as some clients have an email of the last one and others do not.
+
+    Those who wait for another try hold up nothing, and nor does an occurrence of which nothing was sent.
+    """
+    return any(occurrence.has_begun and occurrence.has_untried for occurrence in unfinished)
 
 
 def has_new_posts(db: Connection, mailing: DueMailing, now: datetime) -> bool:
-    """Return whether a digest that opens now has a post to show."""
-    return bool(digest_posts.find_new_posts(db, mailing.id, _digest_start(db, mailing), now))
+    """Return whether a digest that opens now has a post to show. Those of an occurrence that it replaces are."""
+    return bool(mailing.replaces) or bool(digest_posts.find_new_posts(db, mailing.id, _digest_start(db, mailing), now))
 
 
 def schedule_of(mailing: Mailing | Row[tuple[()]]) -> Schedule:
@@ -163,7 +203,7 @@ def _due_rows(now: datetime, mailing_id: int | None, include_disabled: bool) -> 
     return (
         select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest)
         .join(_MSG, _MSG.c.id == _M.c.message_id)
-        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), true() if include_disabled else is_enabled())
+        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), true() if include_disabled else is_sendable())
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
         .order_by(_M.c.next_at, _M.c.id)
     )
@@ -195,36 +235,35 @@ def _times(due: DueTime) -> dict[str, Any]:
     return {"due_local": due.local.isoformat(), "due_at": due.at}
 
 
-def _unsent_values(state: OccurrenceState, due: DueTime, now: datetime) -> dict[str, Any]:
+def _unsent_values(state: OccurrenceState, now: datetime) -> dict[str, Any]:
     """Return the columns of an occurrence that ends without sending anything: missed or skipped."""
-    return {"state": state, "deadline": due.at, "finished_at": now, "subject": "", "body": ""}
+    return {"state": state, "finished_at": now, "subject": "", "body": ""}
 
 
-def _open_occurrence(
-    db: Connection, mailing: DueMailing, values: dict[str, Any], due: DueTime, blog_url: str | None
-) -> bool:
-    """Open an occurrence. Return False if it exists already, or is a digest without a new post."""
+def _open_occurrence(db: Connection, mailing: DueMailing, values: dict[str, Any], blog_url: str | None) -> Opened:
+    """Open an occurrence, unless it exists already, or is a digest without a new post."""
     if mailing.digest:
-        return _open_digest(db, mailing, values, due, blog_url)
-    return queue.create_occurrence(db, values | mailing.content()._asdict()) is not None
+        return _open_digest(db, mailing, values, blog_url)
+    if opening.create_occurrence(db, values | mailing.content()._asdict()) is None:
+        return Opened()
+    return Opened(1, sweeping.replace_unsent(db, mailing.replaces, values["opened_at"]))
 
 
-def _open_digest(
-    db: Connection, mailing: DueMailing, values: dict[str, Any], due: DueTime, blog_url: str | None
-) -> bool:
-    """Open a digest's occurrence and return True, or record it as skipped because there is no new post."""
+def _open_digest(db: Connection, mailing: DueMailing, values: dict[str, Any], blog_url: str | None) -> Opened:
+    """Open a digest's occurrence, or record it as skipped because there is no new post."""
     now = values["opened_at"]
+    replaced = sweeping.replace_unsent(db, mailing.replaces, now)
     since = _digest_start(db, mailing)
     posts = digest_posts.find_new_posts(db, mailing.id, since, now)
     if posts:
         summaries = [digest.summarize_post(post.title, post.content, post.slug, blog_url) for post in posts]
         values = values | digest.insert_posts(mailing.content(), summaries)._asdict()
     else:
-        values = values | _unsent_values(OccurrenceState.SKIPPED, due, now)
-    occurrence_id = queue.create_occurrence(db, values)
+        values = values | _unsent_values(OccurrenceState.SKIPPED, now)
+    occurrence_id = opening.create_occurrence(db, values)
     if occurrence_id is not None:
         digest_posts.record_posts(db, mailing.id, occurrence_id, [post.id for post in posts], since)
-    return occurrence_id is not None and bool(posts)
+    return Opened(occurrence_id is not None and bool(posts), replaced)
 
 
 def _digest_start(db: Connection, mailing: DueMailing) -> datetime:

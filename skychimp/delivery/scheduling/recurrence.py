@@ -6,7 +6,7 @@ the first one counts. In a month without the day, the last day is used. A date t
 """
 
 from calendar import monthrange
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from itertools import count, takewhile
@@ -83,6 +83,14 @@ def upcoming(schedule: Schedule, since: datetime) -> Iterator[DueTime]:
         due = due_time(schedule, k)
         if due is not None and due.at >= since:
             yield due
+
+
+def next_unopened(schedule: Schedule, since: datetime, opened: Container[str]) -> DueTime | None:
+    """Return the first due time at `since` or later that was not opened, or None.
+
+    `opened` has the wall-clock times (ISO 8601) that have an occurrence. Each counts once, also after a change of zone.
+    """
+    return next((due for due in upcoming(schedule, since) if due.local.isoformat() not in opened), None)
 
 
 def latest(schedule: Schedule, now: datetime) -> DueTime | None:

@@ -1,25 +1,31 @@
 """Claim deliveries for one run, and hand them out in turns over the open occurrences.
 
 The next delivery comes from the occurrence with the fewest emails in flight. So a mailing with slow recipients does not
-hold up the others. A claim is about as large as what is sent in half a second, so that a run stops quickly.
+hold up the others. Within a mailing, slow domains get half of the connections while other recipients wait. A claim is
+about as large as what is sent in half a second, so that a run stops quickly.
 """
 
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from skychimp.delivery.sending.occurrence_emails import OccurrenceEmails
+from skychimp.delivery.sending.pacing.slow_domains import SlowDomains
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.store import queue
+from skychimp.store.database import BATCH_PAUSE_S
+from skychimp.store.ledger import ResultCounts
+from skychimp.store.occurrences import opening
 from skychimp.store.queue import ClaimedDelivery
 
 MIN_CLAIM_SIZE, MAX_CLAIM_SIZE = 20, 500  # deliveries
-MAX_ACTIVE_OCCURRENCES = 64  # further ones wait until one of these is finished
+MAX_PUT_OFF = 1_000  # deliveries to slow domains, for each occurrence
+MAX_ACTIVE_OCCURRENCES = 64  # further ones have their turn when one of these has sent what it has claimed
 
 
 @dataclass(eq=False)
@@ -31,9 +37,13 @@ class OpenOccurrence:
     in_flight: int = 0
     emails: OccurrenceEmails | None = None
     ready: deque[ClaimedDelivery] = field(default_factory=deque)
+    put_off: deque[ClaimedDelivery] = field(default_factory=deque)
+    """Deliveries to slow domains that wait for their turn."""
     is_claiming: bool = False
     is_exhausted: bool = False
     is_discarded: bool = False
+    had_its_turn: bool = False
+    """It has claimed since it became active. It claims no more while others wait for their turn."""
     was_refreshed: bool = False
     """More deliveries may have been added since the last claim began."""
     claim_size: int = MIN_CLAIM_SIZE
@@ -42,15 +52,16 @@ class OpenOccurrence:
 
     @property
     def is_finished(self) -> bool:
-        return self.is_exhausted and not (self.ready or self.is_claiming or self.is_opening)
+        return self.is_exhausted and not (self.ready or self.put_off or self.is_claiming or self.is_opening)
 
 
 class Claims:
     """The deliveries of one run.
 
-    `tasks` runs the claims. `due_by` returns the time up to which a delivery is due. `load` reads what is needed to
-    compose an occurrence's emails. `connections` returns how many emails can be in flight. `limit` is how many
-    deliveries may be handed out in all (None: no limit).
+    `tasks` runs the claims. `due_by` returns the time up to which a delivery is due. `count` returns the results of an
+    occurrence so far, without keeping others from writing. `load` reads what is needed to compose its emails.
+    `connections` returns how many emails can be in flight. `limit` is how many deliveries may be handed out in all
+    (None: no limit).
     """
 
     def __init__(
@@ -61,8 +72,10 @@ class Claims:
         *,
         now: Callable[[], datetime],
         due_by: Callable[[], datetime],
-        load: Callable[[Connection, int], OccurrenceEmails | None],
+        count: Callable[[int], Awaitable[ResultCounts]],
+        load: Callable[[Connection, int, ResultCounts], OccurrenceEmails | None],
         connections: Callable[[], int],
+        slow_domains: SlowDomains,
         limit: int | None = None,
     ) -> None:
         self._recorder = recorder
@@ -70,8 +83,11 @@ class Claims:
         self._tasks = tasks
         self._now = now
         self._due_by = due_by
+        self._count = count
         self._load = load
         self._connections = connections
+        self._slow_domains = slow_domains
+        self._slow_in_flight: set[int] = set()
         self._remaining = limit
         self._occurrences: dict[int, OpenOccurrence] = {}
         self._active: list[OpenOccurrence] = []
@@ -127,13 +143,14 @@ class Claims:
 
     def finish(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
         """Note that a delivery is no longer in flight, after its result was handed to the recorder."""
-        occurrence.in_flight -= 1
+        self._land(claimed, occurrence)
         self._note_done(claimed)
-        self._forget_if_finished(occurrence)
+        if not occurrence.in_flight:
+            self._forget_if_finished(occurrence)
 
     def return_untried(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
         """Put an untried delivery back at the front of its queue, unless its occurrence was discarded."""
-        occurrence.in_flight -= 1
+        self._land(claimed, occurrence)
         self._count_handed_out(-1)
         occurrence.ready.appendleft(claimed)
         if occurrence.is_discarded:
@@ -146,7 +163,7 @@ class Claims:
 
     def reclaim(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
         """Give back a delivery that may not be sent, with all that are ready, and claim again."""
-        occurrence.in_flight -= 1
+        self._land(claimed, occurrence)
         self._count_handed_out(-1)
         occurrence.ready.append(claimed)
         self._give_back(occurrence)
@@ -187,9 +204,11 @@ class Claims:
                 self._deactivate_if_finished(occurrence)
             else:
                 self.refresh(occurrence)
+            if not is_complete:  # a large batch: let others write
+                await asyncio.sleep(BATCH_PAUSE_S)
 
     def _create_deliveries(self, occurrence: OpenOccurrence) -> "asyncio.Future[bool]":
-        return self._recorder.submit(lambda db: queue.create_deliveries(db, occurrence.id))
+        return self._recorder.submit(lambda db: opening.create_deliveries(db, occurrence.id))
 
     @property
     def _is_done(self) -> bool:
@@ -200,6 +219,9 @@ class Claims:
 
         While other occurrences have none ready yet, each gets only its share of the connections.
         """
+        if self._slow_domains.were_found:
+            for occurrence in list(self._active):
+                self._put_off_slow(occurrence)
         if len(self._active) == 1:
             return self._active[0] if self._active[0].ready else None
         ready = [occurrence for occurrence in self._active if occurrence.ready]
@@ -209,20 +231,41 @@ class Claims:
             return chosen if chosen.in_flight < share else None
         return chosen
 
+    def _put_off_slow(self, occurrence: OpenOccurrence) -> None:
+        """Put off deliveries to slow domains while such ones have half of the connections, until no others are left."""
+        ready, put_off = occurrence.ready, occurrence.put_off
+        is_their_turn = len(self._slow_in_flight) < max(1, self._connections() // 2)
+        while ready and not is_their_turn and len(put_off) < MAX_PUT_OFF and self._slow_domains.has(ready[0].address):
+            put_off.append(ready.popleft())
+        self._claim_if_low(occurrence)
+        if put_off and (is_their_turn or (occurrence.is_exhausted and not ready)):
+            ready.appendleft(put_off.popleft())
+
     def _take(self, occurrence: OpenOccurrence) -> tuple[ClaimedDelivery, OpenOccurrence]:
         self._turn += 1
         occurrence.last_turn = self._turn
         occurrence.in_flight += 1
         self._count_handed_out(1)
         claimed = occurrence.ready.popleft()
+        if self._slow_domains.were_found and self._slow_domains.has(claimed.address):
+            self._slow_in_flight.add(claimed.id)
         self._claim_if_low(occurrence)
-        self._deactivate_if_finished(occurrence)
+        if not occurrence.ready:
+            self._deactivate_if_finished(occurrence)
         return claimed, occurrence
+
+    def _land(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> None:
+        """Note that a delivery is no longer in flight."""
+        occurrence.in_flight -= 1
+        if claimed.id in self._slow_in_flight:
+            self._slow_in_flight.remove(claimed.id)
+            self._changed.set()
 
     def _give_back(self, occurrence: OpenOccurrence) -> None:
         """Return what is ready to the queue."""
-        claims = list(occurrence.ready)
+        claims = [*occurrence.ready, *occurrence.put_off]
         occurrence.ready.clear()
+        occurrence.put_off.clear()
         if claims:
             self._recorder.submit(lambda db: queue.give_back(db, claims), is_quick=True)
         for claimed in claims:
@@ -243,6 +286,7 @@ class Claims:
     def _activate_waiting(self) -> None:
         while self._waiting and len(self._active) < MAX_ACTIVE_OCCURRENCES:
             occurrence = self._waiting.popleft()
+            occurrence.had_its_turn = False
             self._active.append(occurrence)
             self._claim_if_low(occurrence)
 
@@ -260,20 +304,28 @@ class Claims:
 
     def _claim_if_low(self, occurrence: OpenOccurrence) -> None:
         is_low = len(occurrence.ready) < occurrence.claim_size // 2 or not occurrence.ready
-        if is_low and occurrence in self._active and not (occurrence.is_claiming or occurrence.is_exhausted):
+        if not is_low or occurrence not in self._active or occurrence.is_claiming or occurrence.is_exhausted:
+            return
+        if not (self._waiting and occurrence.had_its_turn):
             occurrence.is_claiming = True
             self._tasks.create_task(self._claim(occurrence))
+        elif not occurrence.ready:
+            self._active.remove(occurrence)
+            self._waiting.append(occurrence)
+            self._activate_waiting()
 
     async def _claim(self, occurrence: OpenOccurrence) -> None:
         size = 0 if self._is_stopped else self._next_claim_size(occurrence)
         claimed: list[ClaimedDelivery] = []
         if size:
             occurrence.was_refreshed = False
-            is_quick = occurrence.emails is not None
-            claimed = await self._recorder.submit(lambda db: self._claim_batch(db, occurrence, size), is_quick=is_quick)
+            was_stopped = occurrence.emails is not None and occurrence.emails.is_stopped
+            claimed = await self._claim_batch(occurrence, size)
+            if claimed and was_stopped and occurrence.emails is not None:  # it was enabled again
+                occurrence.emails.is_held = occurrence.emails.is_disabled = False
         self._leased.update(delivery.lease_id for delivery in claimed)
         occurrence.ready.extend(claimed)
-        occurrence.is_claiming = False
+        occurrence.is_claiming, occurrence.had_its_turn = False, True
         occurrence.is_exhausted = size == 0 or (len(claimed) < size and not occurrence.was_refreshed)
         if occurrence.is_discarded:
             self._give_back(occurrence)
@@ -281,10 +333,19 @@ class Claims:
         self._claim_if_low(occurrence)
         self._deactivate_if_finished(occurrence)
 
-    def _claim_batch(self, db: Connection, occurrence: OpenOccurrence, size: int) -> list[ClaimedDelivery]:
-        if occurrence.emails is None:
-            occurrence.emails = self._load(db, occurrence.id)
-        return queue.lease(db, occurrence.id, self._run_id, self._now(), self._due_by(), size)
+    async def _claim_batch(self, occurrence: OpenOccurrence, size: int) -> list[ClaimedDelivery]:
+        def lease(db: Connection) -> list[ClaimedDelivery]:
+            return queue.lease(db, occurrence.id, self._run_id, self._now(), self._due_by(), size)
+
+        if occurrence.emails is not None:
+            return await self._recorder.submit(lease, is_quick=True)
+        counts = await self._count(occurrence.id)
+
+        def load_and_lease(db: Connection) -> list[ClaimedDelivery]:
+            occurrence.emails = self._load(db, occurrence.id, counts)
+            return lease(db)
+
+        return await self._recorder.submit(load_and_lease)
 
     def _next_claim_size(self, occurrence: OpenOccurrence) -> int:
         """Return how many to claim: twice as many if the last claim was used up quickly, half if slowly."""

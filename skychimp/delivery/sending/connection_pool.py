@@ -17,16 +17,18 @@ from skychimp.config.settings import Settings
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.errors import ConfigError, OutboxFailed, RelayRefused, RelayUnavailable
 from skychimp.store import relay_pauses
+from skychimp.store.limits.connections import ConnectionSlots
 from skychimp.transport.interfaces import Connection, Transport
 
 log = logging.getLogger("skychimp")
 
 MAX_PROBE_INTERVAL_S = 60.0
+SLOT_INTERVAL_S = 0.25  # how often to look for a slot of smtp.connections that another process has given back
 GROWTH_INTERVAL_S = 60.0  # after this time without trouble, one more connection is tried
 
 
 class ConnectionPool:
-    """Connections to one mail server, at most `limit` at once.
+    """Connections to one mail server, at most `limit` at once. Each has one of the `slots` that all processes share.
 
     `give_up` is called with a reason and a hint if no connection can be had. With `waits_forever`, the pool waits until
     the mail server is available again, otherwise for at most `run.patience`.
@@ -37,6 +39,7 @@ class ConnectionPool:
         transport: Transport,
         settings: Settings,
         recorder: Recorder,
+        slots: ConnectionSlots,
         *,
         now: Callable[[], datetime],
         give_up: Callable[[str, str], None],
@@ -44,24 +47,33 @@ class ConnectionPool:
     ) -> None:
         self._transport = transport
         self._recorder = recorder
+        self._slots = slots
         self._now = now
         self._give_up = give_up
-        self._max_connections = settings.smtp.connections
+        self.max_connections = settings.smtp.connections
         self._patience = None if waits_forever else settings.run.patience
         self._smtp = settings.smtp
+        self._mail = settings.mail
         self._fixable: tuple[object, ...] = ()
-        self._settings_hash = ""
-        self._open_count = 0
+        self.settings_hash = ""
+        self._open_count = self._opening_count = 0
         self._connecting = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._limit_changed_at = asyncio.get_running_loop().time()
         self._may_be_paused = True  # an earlier run may have paused it
-        self.limit = self._max_connections
+        self._is_probe_due = self._is_probing = False
+        self._emails_per_connection: int | None = None
+        self.limit = self.max_connections
 
     @property
     def is_over_limit(self) -> bool:
         """Return whether more connections are open than the mail server accepts."""
         return self._open_count > self.limit
+
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether the pool is stopped."""
+        return self._stopping.is_set()
 
     # Pauses
 
@@ -73,27 +85,30 @@ class ConnectionPool:
         smtp = self._smtp
         self._fixable = (
             smtp.host, smtp.effective_port, smtp.security, smtp.username, _content(smtp.read_password), smtp.ca_file,
-            _content(smtp.read_certificates),
+            _content(smtp.read_certificates), smtp.auth, smtp.token_command, self._mail.sender, self._mail.return_path,
         )  # fmt: skip
 
     def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:
         """Return why the relay is paused, or None if it is not or a probe is due. Part of a transaction."""
-        self._settings_hash = self._hash_settings(secret)
-        return relay_pauses.pause_reason(db, self._transport.relay, self._settings_hash, self._now())
+        self.settings_hash = self._hash_settings(secret)
+        reason = relay_pauses.pause_reason(db, self._transport.relay, self.settings_hash, self._now())
+        self._is_probe_due = reason is None and relay_pauses.is_paused(db, self._transport.relay, self.settings_hash)
+        return reason
 
     def apply_pause(self, reason: str | None) -> None:
         """Give up if there is a reason for a pause. If there is none, end a pause with a single connection."""
         if reason is None:
-            self.limit = self.limit or 1
+            if not self.limit or (self._is_probe_due and self._may_be_paused):  # not if it took an email meanwhile
+                self._is_probing, self.limit = True, 1
         elif self.limit:
             self.limit, self._may_be_paused = 0, True
             self._give_up(_paused(reason), 'run "skychimp doctor"')
 
-    def pause(self, reason: str, hint: str = "check smtp.username and smtp.password") -> None:
-        """Pause the relay until its settings change or the next probe is due, because a person must act."""
+    def pause(self, reason: str, hint: str) -> None:
+        """Pause the relay until its settings change or the next probe is due: it takes no email, whatever the email."""
         if not self.limit:  # another connection has already paused it, and counts as the same probe
             return
-        relay, settings_hash, now = self._transport.relay, self._settings_hash, self._now()
+        relay, settings_hash, now = self._transport.relay, self.settings_hash, self._now()
         self.limit, self._may_be_paused = 0, True
         self._recorder.submit(lambda db: relay_pauses.pause(db, relay, settings_hash, reason, now))
         self._give_up(_paused(reason), hint)
@@ -101,37 +116,69 @@ class ConnectionPool:
     def record_success(self) -> None:
         """End a pause, because an email was accepted. Emails that were in flight at the pause do not count."""
         if self._may_be_paused and self.limit:
-            self._may_be_paused, relay = False, self._transport.relay
-            self._recorder.submit(lambda db: relay_pauses.resume(db, relay))
+            self._may_be_paused, relay, now = False, self._transport.relay, self._now()
+            self._recorder.submit(lambda db: relay_pauses.resume(db, relay, now))
+            if self._is_probing:
+                self._is_probing, self.limit = False, self.max_connections
+
+    def lose_patience(self, refused_for_s: float, reason: str, hint: str) -> None:
+        """Give up if the mail server has taken nothing for longer than `run.patience`."""
+        if self._patience is not None and refused_for_s > self._patience.total_seconds():
+            self._give_up(f"the mail server takes no more email for now: {reason}", hint)
 
     # Connections
 
     async def replace(self, connection: Connection | None) -> Connection | None:
         """Close a connection, if there is one, and open a new one. Return None if there is none to be had."""
         await self.close(connection)
-        async with self._connecting:
-            if self._stopping.is_set() or self._open_count >= self.limit:
-                return None
-            opened = await self._open()
-            self._open_count += opened is not None
-            return opened
+        while not self._stopping.is_set():
+            if self._open_count:
+                with suppress(RelayUnavailable):  # the others were lost meanwhile
+                    return await self._open_within_limit(probes=False)
+            async with self._connecting:  # while none is open, a single one probes the mail server
+                if not self._open_count:
+                    return await self._open_within_limit(probes=True)
+        return None
 
     async def close(self, connection: Connection | None) -> None:
         """Close a connection, if there is one."""
         if connection is not None:
             self._open_count -= 1
             await connection.close()
+            self._slots.release()
+
+    def close_slots(self) -> None:
+        """Leave all connections to other processes, after the last one was closed."""
+        self._slots.close()
 
     def reduce_limit(self) -> None:
         """Allow one connection less than are open, because the mail server closed one or refused to take more."""
         self.limit = min(self.limit, max(1, self._open_count - 1))
         self._limit_changed_at = asyncio.get_running_loop().time()
 
+    def limit_emails_per_connection(self, number: int) -> None:
+        """Send no more emails over one connection than this, because the mail server refused the next one."""
+        if not number:  # it takes none at all: there are too many connections
+            self.reduce_limit()
+            return
+        self._emails_per_connection = min(number, self._emails_per_connection or number)
+        self._limit_changed_at = asyncio.get_running_loop().time()
+
+    def is_used_up(self, connection: Connection, emails: int) -> bool:
+        """Return whether a connection has taken as many emails as the mail server allows, or is said to allow."""
+        limits = (self._emails_per_connection, connection.mail_limit)
+        return any(limit is not None and emails >= limit for limit in limits)
+
     def grow(self) -> None:
-        """Allow one connection more, if there was no trouble for a while."""
+        """Allow one connection more, or more emails over each, if there was no trouble for a while."""
         now = asyncio.get_running_loop().time()
-        if 0 < self.limit < self._max_connections and now - self._limit_changed_at >= GROWTH_INTERVAL_S:
+        if now - self._limit_changed_at < GROWTH_INTERVAL_S:
+            return
+        if 0 < self.limit < self.max_connections:
             self.limit, self._limit_changed_at = self.limit + 1, now
+        elif self._emails_per_connection is not None:
+            self._emails_per_connection += max(1, self._emails_per_connection // 10)
+            self._limit_changed_at = now
 
     def stop(self) -> None:
         """End all waiting, and open no more connections."""
@@ -142,18 +189,52 @@ class ConnectionPool:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    async def _open(self) -> Connection | None:
+    async def _open_within_limit(self, *, probes: bool) -> Connection | None:
+        if self.is_stopping or self._open_count + self._opening_count >= self.limit:
+            return None
+        self._opening_count += 1
+        opened, has_slot = None, False
+        try:
+            has_slot = await self._take_slot()
+            if has_slot:
+                opened = await self._open(probes=probes)
+        finally:
+            self._opening_count -= 1
+            if has_slot and opened is None:
+                self._slots.release()
+        self._open_count += opened is not None
+        return opened
+
+    async def _take_slot(self) -> bool:
+        """Take a slot for a connection. Only if this process has none yet, wait until another process frees one."""
+        loop, patience = asyncio.get_running_loop(), self._patience
+        gives_up_at = float("inf") if patience is None else loop.time() + patience.total_seconds()
+        while not self._slots.take():
+            if self._open_count:
+                return False
+            if loop.time() >= gives_up_at:
+                self._give_up(_ALL_IN_USE, "try again later, or raise smtp.connections")
+                return False
+            await self.sleep(min(SLOT_INTERVAL_S, gives_up_at - loop.time()))
+            if self.is_stopping:
+                return False
+        return True
+
+    async def _open(self, *, probes: bool) -> Connection | None:
+        """Open a connection. Raises RelayUnavailable if no other is open, unless this one `probes` the mail server."""
         try:
             return await self._connect()
         except _StoppedError:
             return None
-        except RelayUnavailable as error:
-            if self._open_count:  # the mail server accepts no more than these
-                self.limit = min(self.limit, self._open_count)
+        except (RelayUnavailable, RelayRefused) as error:
+            if self._open_count:  # the mail server accepts others, so this one was too many
+                self.limit = min(self.limit, self._open_count + self._opening_count - 1)
                 self._limit_changed_at = asyncio.get_running_loop().time()
                 return None
-            return await self._probe(error)
-        except RelayRefused as error:
+            if isinstance(error, RelayUnavailable):
+                if not probes:
+                    raise
+                return await self._probe(error)
             self.pause(error.message, error.hint or "")
             return None
 
@@ -170,6 +251,9 @@ class ConnectionPool:
 
         hint = unavailable.hint or ""
         is_outbox = isinstance(unavailable, OutboxFailed)
+        relay, reason, now = self._transport.relay, unavailable.message, self._now()
+        self._may_be_paused = True  # so that the next email that is accepted ends this record, too
+        self._recorder.submit(lambda db: relay_pauses.record_unavailable(db, relay, reason, now))
         if self._patience is not None and (is_outbox or self._patience <= timedelta(0)):
             self._give_up(_unavailable(unavailable), hint)
             return None
@@ -182,15 +266,15 @@ class ConnectionPool:
             stop=stop_never if self._patience is None else stop_after_delay(patience_s - first_wait_s),
             sleep=lambda seconds: self._sleep_unless_stopped(min(seconds, ends_at - loop.time())),
         )
-        relay = self._transport.relay
         name = "outbox" if is_outbox else "mail server"
-        log.warning("%s unavailable", name, extra={"relay": relay, "reason": unavailable.message})
+        log.warning("%s unavailable", name, extra={"relay": relay, "reason": reason})
         try:
             await self._sleep_unless_stopped(first_wait_s)
             connection: Connection = await retrying(self._connect)
             log.warning("%s available", name, extra={"relay": relay})
+            self._recorder.submit(relay_pauses.record_available)
             # Its connections broke because it was unavailable, not because they were too many.
-            self.limit = self._max_connections
+            self.limit = self.max_connections
             return connection
         except RetryError as error:
             self._give_up(_unavailable(error.last_attempt.exception()), hint)
@@ -225,6 +309,9 @@ class ConnectionPool:
 
 class _StoppedError(Exception):
     """The pool was stopped while it waited for the mail server."""
+
+
+_ALL_IN_USE = "other processes use all connections of smtp.connections"
 
 
 def _content(read_file: Callable[[], str | None]) -> str | None:

@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Protocol
 
@@ -18,16 +20,18 @@ from skychimp.config.settings import Settings
 from skychimp.delivery.sending.dispatcher import Dispatcher
 from skychimp.delivery.sending.event_loop import run_in_event_loop
 from skychimp.delivery.sending.outcomes import RunStats
-from skychimp.delivery.sending.runner import registered_run, why_held, with_sender
+from skychimp.delivery.sending.runner import registered_run, why_held, with_fitting_connections, with_sender
+from skychimp.delivery.sending.sparing_polls import SparingPolls, StoreWatch
 from skychimp.delivery.sending.stop_signals import RELOADED, StopSignals
 from skychimp.errors import StoreFailed, StoreHeld
-from skychimp.store.database import Store
+from skychimp.store.database import BATCH_PAUSE_S, Store
 from skychimp.transport import make_transport
 
 log = logging.getLogger("skychimp")
 
 CLOCK_CHANGE_S = 2.0  # a smaller difference between wall clock and monotonic clock is ignored
 HOUSEKEEPING_INTERVAL = timedelta(hours=1)
+_SCHEDULE_SLACK_S = 0.01
 _POLL, _HOUSEKEEPING = "poll", "housekeeping"
 
 
@@ -40,8 +44,11 @@ class DaemonHooks(Protocol):
     def alive(self) -> None:
         """Called before each poll, and regularly while the last emails are finished."""
 
-    def tidy(self) -> None:
-        """Called once an hour, in its own thread, for housekeeping."""
+    def tidy(self, may_continue: Callable[[], bool]) -> None:
+        """Called once an hour, in its own thread, for housekeeping.
+
+        It calls `may_continue` after each step, and ends when that returns False.
+        """
 
     def reload(self, current: Settings) -> Settings:
         """Read the settings again and return them. Return the current ones if they cannot be read."""
@@ -60,7 +67,8 @@ async def _serve(store: Store, settings: Settings, hooks: DaemonHooks) -> RunSta
     with stop_signals:
         hooks.ready()
         while True:
-            stats = await _send_until_stopped(store, with_sender(settings), hooks, stop_signals)
+            fitting = with_fitting_connections(with_sender(settings), log.warning)
+            stats = await _send_until_stopped(store, fitting, hooks, stop_signals)
             if stats.stopped != RELOADED:
                 return stats
             settings = hooks.reload(settings)
@@ -71,12 +79,13 @@ async def _send_until_stopped(
 ) -> RunStats:
     """Send as one run until a signal stops it. If the store is on hold, wait until a person resumes it."""
     with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(StoreWatch(store))
         lock = None
         while lock is None:
             try:
                 lock = stack.enter_context(registered_run(store))
             except StoreHeld as error:
-                if reason := await _wait_while_held(store, settings, hooks, stop_signals, error):
+                if reason := await _wait_while_held(watch, settings, hooks, stop_signals, error):
                     return RunStats(stopped=reason)
         dispatcher = Dispatcher(
             store,
@@ -84,21 +93,23 @@ async def _send_until_stopped(
             make_transport(settings, store.path),
             lock,
             keeps_polling=True,
-            # Finishing the emails in progress can take long, and there are no polls meanwhile.
-            report=lambda stats: hooks.alive() if stats.stopped else None,
+            # Finishing the emails in progress can take long, and so can a full disk. There are no polls meanwhile.
+            report=lambda stats: hooks.alive() if stats.stopped or dispatcher.is_waiting_for_store else None,
         )
         stop_signals.attach(dispatcher)
-        return await dispatcher.send(lambda: _poll_on_schedule(dispatcher, settings, hooks))
+        polls = SparingPolls(watch, dispatcher.poll)
+        return await dispatcher.send(lambda: _poll_on_schedule(dispatcher, polls, settings, hooks))
 
 
 async def _wait_while_held(
-    store: Store, settings: Settings, hooks: DaemonHooks, stop_signals: StopSignals, error: StoreHeld
+    watch: StoreWatch, settings: Settings, hooks: DaemonHooks, stop_signals: StopSignals, error: StoreHeld
 ) -> str:
     """Wait until the store is no longer on hold. Return "", or the reason to stop if a signal came first."""
     log.warning(error.message, extra={"hint": error.hint})
     reason = ""
-    while not reason and await _is_still_held(store):
+    while not reason and (not await watch.has_changed() or await _is_still_held(watch.store)):
         hooks.alive()
+        watch.store.check_file()
         reason = await stop_signals.wait(settings.daemon.interval.total_seconds())
     return reason
 
@@ -112,17 +123,26 @@ async def _is_still_held(store: Store) -> bool:
         return True
 
 
-async def _tidy(hooks: DaemonHooks) -> None:
-    """Do the housekeeping. A failure ends nothing: it is tried again later."""
-    try:
-        await asyncio.to_thread(hooks.tidy)
-    except StoreFailed as error:
-        log.warning(error.message, extra={"hint": error.hint})
+async def _poll_on_schedule(
+    dispatcher: Dispatcher, polls: SparingPolls, settings: Settings, hooks: DaemonHooks
+) -> None:
+    """Run the jobs when they are due, until the dispatcher is stopped. Housekeeping goes on beside the polls."""
+    stopping = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        housekeeping: asyncio.Task[None] | None = None
+        try:
+            async for due_jobs in _due_jobs(dispatcher, settings.daemon.interval):
+                if _POLL in due_jobs:
+                    hooks.alive()
+                    await polls.poll()
+                if _HOUSEKEEPING in due_jobs and (housekeeping is None or housekeeping.done()):
+                    housekeeping = group.create_task(_tidy(hooks, stopping))
+        finally:
+            stopping.set()
 
 
-async def _poll_on_schedule(dispatcher: Dispatcher, settings: Settings, hooks: DaemonHooks) -> None:
-    """Run the jobs when they are due, until the dispatcher is stopped."""
-    interval = settings.daemon.interval
+async def _due_jobs(dispatcher: Dispatcher, interval: timedelta) -> AsyncIterator[set[str]]:
+    """Yield the jobs that are due, until the dispatcher is stopped."""
     due_jobs = {_POLL, _HOUSEKEEPING}
     clock = _ClockMonitor()
     scheduler = _schedule_jobs(interval, due_jobs)
@@ -132,13 +152,18 @@ async def _poll_on_schedule(dispatcher: Dispatcher, settings: Settings, hooks: D
             scheduler = _schedule_jobs(interval, due_jobs)
             due_jobs.add(_POLL)
         scheduler.run_pending()
-        if _POLL in due_jobs:
-            hooks.alive()
-            await dispatcher.poll()
-        if _HOUSEKEEPING in due_jobs:
-            await _tidy(hooks)
+        yield due_jobs
         due_jobs.clear()
-        await dispatcher.sleep(max(0.01, min(scheduler.idle_seconds or 0, interval.total_seconds())))
+        # A little longer than until the next job, so that it does not wake up just before it, again and again.
+        await dispatcher.sleep(_SCHEDULE_SLACK_S + max(0.0, min(scheduler.idle_seconds or 0, interval.total_seconds())))
+
+
+async def _tidy(hooks: DaemonHooks, stopping: threading.Event) -> None:
+    """Do the housekeeping in a thread, with pauses for the sending. A failure ends nothing: it is tried again later."""
+    try:
+        await asyncio.to_thread(hooks.tidy, lambda: not stopping.wait(BATCH_PAUSE_S))
+    except StoreFailed as error:
+        log.warning(error.message, extra={"hint": error.hint})
 
 
 def _schedule_jobs(interval: timedelta, due_jobs: set[str]) -> schedule.Scheduler:

@@ -1,38 +1,51 @@
 """Find what a run has to send: recover dead runs, end what is over, and open what is due, in one transaction."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, and_, case, exists, func, select
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.scheduling import planner
-from skychimp.models import DeliveryState, StoreInfo
-from skychimp.store import ledger, queue, runs
+from skychimp.errors import ClockBehind
+from skychimp.models import Delivery, Lease, Mailing, Occurrence, OccurrenceState, StoreInfo
+from skychimp.store import holds, queue, runs
+from skychimp.store.conditions import has_waiting_state, is_sendable, is_unfinished, is_unknown
+from skychimp.store.occurrences import sweeping
+from skychimp.store.occurrences.progress import NOTHING_READ, Progress
+from skychimp.store.occurrences.sweeping import NOTHING_LOOKED, Looked, Swept
 from skychimp.store.postgres import failover
 
 log = logging.getLogger("skychimp")
 
+_M = Mailing.__table__
+_O = Occurrence.__table__
+_D = Delivery.__table__
+
 HEARTBEAT_DELAY = timedelta(seconds=10)
 """How much later than the newest heartbeat the present time may be, when other machines are judged by theirs."""
+
+LONGEST_QUIET = timedelta(minutes=1)
+"""After this time, look again for what is due even if the store is unchanged: a file of the settings may not be."""
 
 
 class DueWork(NamedTuple):
     """What is due.
 
-    `opened` counts the occurrences opened now. `finished` has those finished now, with their deliveries by state.
+    `opened` counts the occurrences opened now. `swept` says what has ended now.
     `pause_reason` says why the relay is paused, None if it is not. `occurrences` can be sent. `secret` is the store's.
+    `clock_error` says that the clock is behind the last run's, and that nothing else is known.
     """
 
     opened: int = 0
-    finished: Mapping[int, Mapping[DeliveryState, int]] = MappingProxyType({})
+    swept: Swept = Swept()
     pause_reason: str | None = None
     occurrences: Sequence[int] = ()
     secret: bytes = b""
+    clock_error: ClockBehind | None = None
 
 
 def find_due_work(
@@ -45,32 +58,68 @@ def find_due_work(
     unknown_after: timedelta | None,
     relay: str,
     read_pause: Callable[[Connection, bytes], str | None],
+    settings_hash: Callable[[], str],
+    progress: Progress = NOTHING_READ,
+    looked: Looked = NOTHING_LOOKED,
 ) -> DueWork:
     """Return what is due now, of all mailings or of one. Nothing is due if the clock is behind the last run's.
 
-    `read_pause` returns why the relay is paused; it gets the store's secret. `relay` is the name for the attempts of
-    dead runs, `unknown_after` the time after which their unknown deliveries are sent again.
+    `read_pause` returns why the relay is paused; it gets the store's secret. `settings_hash` is called after it, and
+    returns the hash of the settings that a mailing can be held for. `relay` is the name for the attempts of
+    dead runs, `unknown_after` the time after which their unknown deliveries are sent again. `progress` is what
+    `planner.read_progress` has read, and `looked` what earlier sweeps have looked at.
     """
     clock_error = runs.clock_behind(db, now)
     if clock_error is not None:  # only in a daemon, because a run would not have started
-        log.error(clock_error.message, extra={"hint": clock_error.hint})
-        return DueWork()
+        return DueWork(clock_error=clock_error)
     failover.check(db, store_file, now)
     _recover_dead_runs(db, now, store_file, unknown_after, relay)
-    finished = {occurrence_id: ledger.count_by_state(db, occurrence_id) for occurrence_id in queue.sweep(db, now)}
+    secret = db.scalar(select(StoreInfo.__table__.c.secret)) or b""
+    pause_reason = read_pause(db, secret)
+    holds.release_mailings(db, settings_hash(), now)
+    swept = sweeping.sweep(db, now, looked=looked)
     opened = planner.open_due(
         db,
         now,
         sender=settings.mail.sender or "",
         return_path=settings.mail.return_path or "",
-        give_up_after=settings.delivery.give_up_after,
         mailing_id=mailing_id,
         blog_url=settings.blog.url,
+        known=progress,
     )
-    secret = db.scalar(select(StoreInfo.__table__.c.secret)) or b""
-    pause_reason = read_pause(db, secret)
     occurrences = [] if pause_reason else queue.due_occurrences(db, now, mailing_id)
-    return DueWork(opened, finished, pause_reason, occurrences, secret)
+    ended = swept._replace(
+        replaced=swept.replaced + opened.replaced,
+        is_complete=swept.is_complete and opened.replaced < sweeping.SWEEP_BATCH,
+    )
+    return DueWork(opened.occurrences, ended, pause_reason, occurrences, secret)
+
+
+def next_due_at(db: Connection, now: datetime) -> datetime:
+    """Return when `find_due_work` may find something if nothing is committed until then, `now` if it may already.
+
+    It is at most LONGEST_QUIET later.
+    """
+    is_sending = select(exists().select_from(Lease.__table__))  # or it has died: only its lock tells that
+    if db.scalar(is_sending) or runs.clock_behind(db, now) is not None:
+        return now
+    latest = now + LONGEST_QUIET
+    if holds.is_held(db):
+        return latest
+    next_at = db.scalar(select(func.min(_M.c.next_at)).where(_M.c.next_at <= latest, is_sendable()))
+    times: list[datetime | None] = [next_at, *db.execute(_times_of_unfinished()).one()]
+    return max(now, min(time for time in (latest, *times) if time is not None))
+
+
+def _times_of_unfinished() -> Select[datetime | None, datetime | None, datetime | None]:
+    """Return the query for when unfinished occurrences end, send something, and have to resend something unknown."""
+    in_occurrence = select(func.min(_D.c.next_try_at)).where(_D.c.occurrence_id == _O.c.id)
+    waits_until = in_occurrence.where(has_waiting_state()).scalar_subquery()
+    unknown_until = in_occurrence.where(is_unknown()).scalar_subquery()
+    is_opening = and_(is_sendable(), _O.c.state == OccurrenceState.OPENING)
+    sends_at = case((is_opening, _O.c.due_at), (is_sendable(), waits_until))
+    times = select(func.min(_M.c.end_at), func.min(sends_at), func.min(unknown_until))
+    return times.select_from(_O).join(_M, _M.c.id == _O.c.mailing_id).where(is_unfinished())
 
 
 def _recover_dead_runs(

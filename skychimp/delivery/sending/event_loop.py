@@ -1,14 +1,18 @@
-"""Run a coroutine in its own event loop."""
+"""Run a coroutine in its own event loop, with no more connections than files may be open."""
 
 import asyncio
+import os
 import resource
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from skychimp.errors import SkychimpError
 
-MIN_OPEN_FILES = 64
-"""The least limit of open files (RLIMIT_NOFILE). Connections to the mail server come on top of it."""
+MIN_OPEN_FILES = 32
+"""The least limit of open files (RLIMIT_NOFILE), with which there can be one connection to the mail server."""
+
+RESERVED_FILES = 20
+"""How many files a run opens besides the store and its connections: event loop, name lookups, a token command."""
 
 T = TypeVar("T")
 
@@ -28,11 +32,32 @@ def run_in_event_loop(coroutine: Coroutine[object, object, T]) -> T:
 
 def require_open_files() -> None:
     """Raise SkychimpError if too few files may be open at once to send anything."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= limit < MIN_OPEN_FILES:  # no limit is -1
+    limit = open_files_limit()
+    if limit is not None and limit < MIN_OPEN_FILES:
         raise SkychimpError(
             f"at most {limit} files may be open at once, but sending needs {MIN_OPEN_FILES}", 'run "ulimit -n 1024"'
         )
+
+
+def open_files_limit() -> int | None:
+    """Return how many files this process may have open at once, None if there is no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def fitting_connections(wanted: int) -> int:
+    """Return how many connections can be open at once, at most as many as wanted."""
+    limit = open_files_limit()
+    if limit is None:
+        return wanted
+    return min(wanted, max(1, limit - _count_open_files() - RESERVED_FILES))
+
+
+def _count_open_files() -> int:
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:  # not every system has it
+        return MIN_OPEN_FILES - RESERVED_FILES
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

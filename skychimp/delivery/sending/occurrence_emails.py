@@ -1,100 +1,159 @@
 """Compose the emails of one occurrence, and count their failures."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.scheduling import planner
-from skychimp.delivery.sending.retry_policy import MAX_SENDER_REFUSALS, RetryPolicy, has_too_many_failures
+from skychimp.delivery.sending import replies
+from skychimp.delivery.sending.retry_policy import RetryPolicy, has_too_many_failures
 from skychimp.errors import InvalidValue
-from skychimp.models import DeliveryState, Occurrence
-from skychimp.store import ledger
+from skychimp.models import Content, Occurrence
+from skychimp.store.database import Store
+from skychimp.store.ledger import ResultCounts
+from skychimp.store.occurrences import opening
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.text import count_of
-from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
+from skychimp.transport.interfaces import OutgoingEmail
 
 _O = Occurrence.__table__
+
+ALIKE_IN_A_ROW, ALIKE_IN_ALL = 5, 3
+"""How many refusals in the same words are a pattern."""
 
 
 @dataclass
 class OccurrenceEmails:
     """What is needed to compose an occurrence's emails, and how many were tried and failed.
 
-    `composer` is None if the content cannot be used, and `error` then says why.
+    `older` has the content that some emails may have been sent with before it was changed, by the content's id.
     """
 
     mailing_id: int
-    return_path: str
-    composer: Composer | None
-    error: str
+    content: "OccurrenceContent"
+    older: Mapping[int, "OccurrenceContent"]
     failed: int
     tried: int
-    consecutive_sender_refusals: int = 0
+    refusals: list[tuple[ClaimedDelivery, str]] = field(default_factory=list)
+    """The last deliveries that were refused in the same words, without a success between them, and the words."""
+    is_held: bool = False
     is_disabled: bool = False
-    """Whether a result was a reason to disable the mailing. Emails that are in flight then may fail, too."""
+    """Whether a result was a reason to hold or disable the mailing. Emails that are in flight then may fail, too."""
 
-    def count_result(self, result: SendResult, *, is_failed: bool, policy: RetryPolicy) -> str | None:
-        """Count a result. Return why the mailing must be disabled, or None if it must not or a result said so before.
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the mailing was held or disabled for these emails."""
+        return self.is_held or self.is_disabled
 
-        The reason is that the sender was refused several times in a row, or that too many emails failed.
+    def count_success(self, *, is_first_try: bool) -> None:
+        """Count an email that was sent."""
+        self.tried += is_first_try
+        if self.refusals:
+            self.refusals = []
+
+    def count_result(self, *, is_first_try: bool, is_failed: bool) -> None:
+        """Count an email that was not sent."""
+        self.tried += is_first_try
+        self.failed += is_failed
+
+    def find_pattern(self, claimed: ClaimedDelivery, reply: str) -> list[int]:
+        """Note that a delivery was refused. Return the refused ones if that cannot be the clients' fault, else [].
+
+        It cannot if five in a row got the same reply, at two domains or more, or if all that were tried did, at least
+        three.
         """
-        if not is_failed:
-            self.consecutive_sender_refusals = 0
-            return None
-        self.failed += 1
-        is_sender_refused = result.phase == Phase.MAIL and result.reply is not None
-        self.consecutive_sender_refusals = self.consecutive_sender_refusals + 1 if is_sender_refused else 0
-        if self.is_disabled:
-            return None
-        reason = self._reason_to_disable(result, policy)
-        self.is_disabled = reason is not None
-        return reason
+        words = replies.pattern(reply, claimed.address)
+        if self.refusals and self.refusals[-1][1] != words:
+            self.refusals = []
+        self.refusals.append((claimed, words))
+        domains = {each.address.rpartition("@")[2] for each, _ in self.refusals}
+        number = len(self.refusals)
+        is_pattern = (number >= ALIKE_IN_A_ROW and len(domains) > 1) or ALIKE_IN_ALL <= number == self.tried
+        return [each.id for each, _ in self.refusals] if is_pattern else []
 
-    def _reason_to_disable(self, result: SendResult, policy: RetryPolicy) -> str | None:
-        if self.consecutive_sender_refusals >= MAX_SENDER_REFUSALS and result.reply:
-            return f"the mail server refused the sender: {result.reply.text}"
-        if has_too_many_failures(self.failed, self.tried, policy):
-            return f"{self.failed:,} of {count_of(self.tried, 'email')} failed"
-        return None
+    def has_too_many_failures(self, policy: RetryPolicy) -> bool:
+        """Return whether enough emails failed to disable the mailing."""
+        return has_too_many_failures(self.failed, self.tried, policy)
+
+    @property
+    def failures(self) -> str:
+        """How many emails failed, in words."""
+        return f"{self.failed:,} of {count_of(self.tried, 'email')} failed"
 
     def compose(self, claimed: ClaimedDelivery, secret: bytes) -> OutgoingEmail:
         """Return the email for a delivery. Raises InvalidValue if it cannot be composed."""
-        if self.composer is None:
-            raise InvalidValue(self.error)
+        content = self.content if claimed.content_id is None else self.older[claimed.content_id]
+        if content.composer is None:
+            raise InvalidValue(content.error)
         try:
             recipient = Recipient(claimed.address, claimed.name, claimed.comment, _parse_tags(claimed.tags))
-            message_id = compose.message_id(secret, claimed.id, self.return_path.rpartition("@")[2])
-            return OutgoingEmail(self.return_path, claimed.address, *self.composer.compose(recipient, message_id))
+            message_id = compose.message_id(secret, claimed.id, content.return_path.rpartition("@")[2])
+            composed = content.composer.compose(recipient, message_id, claimed.date)
+            return OutgoingEmail(content.return_path, claimed.address, *composed)
         except InvalidValue:
             raise
         except Exception as error:
             raise InvalidValue(f"cannot compose the email: {error!r}") from error
 
 
-def load_occurrence_emails(db: Connection, occurrence_id: int) -> OccurrenceEmails:
-    """Read an occurrence's content and its counts so far."""
+class OccurrenceContent(NamedTuple):
+    """What an occurrence's emails contain. `composer` is None if that cannot be used, and `error` then says why."""
+
+    return_path: str
+    composer: Composer | None
+    error: str = ""
+
+
+def keep_sent_content(store: Store, occurrence_id: int, *, sender: str, return_path: str) -> int | None:
+    """Do what takes long before `load_occurrence_emails` changes the sender. Return its `looked_to`.
+
+    Raises StoreFailed.
+    """
+    with store.read() as db:
+        row = db.execute(select(_O.c.sender, _O.c.return_path).where(_O.c.id == occurrence_id)).one()
+    return None if tuple(row) == (sender, return_path) else opening.keep_sent_content(store, occurrence_id)
+
+
+def load_occurrence_emails(
+    db: Connection,
+    occurrence_id: int,
+    counts: ResultCounts,
+    *,
+    sender: str,
+    return_path: str,
+    looked_to: int | None = None,
+) -> OccurrenceEmails:
+    """Read an occurrence's content. From now on its emails have this sender. `counts` has its results so far.
+
+    Lease its emails in the same transaction, so that nobody changes the content meanwhile.
+    """
+    opening.change_content(db, occurrence_id, looked_to, sender=sender, return_path=return_path)
     row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
-    counts = ledger.count_by_state(db, occurrence_id)
-    composer, message = None, ""
+    contents = db.execute(select(Content.__table__).where(Content.__table__.c.occurrence_id == occurrence_id)).all()
+    older = {content.id: _compile(content, row) for content in contents}
+    return OccurrenceEmails(row.mailing_id, _compile(row, row), older, counts.failed, counts.tried)
+
+
+def _compile(content: Row[tuple[object, ...]], occurrence: Row[tuple[object, ...]]) -> OccurrenceContent:
     try:
         composer = Composer(
-            MessageContent(row.subject, row.body, row.format, row.html),
-            sender=row.sender,
-            date=row.opened_at,
-            mailing_id=row.mailing_id,
-            due_at=planner.local_due_time(row.due_at, row.timezone),
+            MessageContent(content.subject, content.body, content.format, content.html),
+            sender=content.sender,
+            date=occurrence.opened_at,
+            mailing_id=occurrence.mailing_id,
+            due_at=planner.local_due_time(occurrence.due_at, occurrence.timezone),
         )
     except InvalidValue as error:
-        message = error.message
+        return OccurrenceContent(content.return_path, None, error.message)
     except Exception as error:
-        message = f"cannot compose the email: {error!r}"
-    failed = counts.get(DeliveryState.FAILED, 0)
-    tried = failed + counts.get(DeliveryState.SENT, 0) + counts.get(DeliveryState.DEFERRED, 0)
-    return OccurrenceEmails(row.mailing_id, row.return_path, composer, message, failed, tried)
+        return OccurrenceContent(content.return_path, None, f"cannot compose the email: {error!r}")
+    return OccurrenceContent(content.return_path, composer)
 
 
 @lru_cache(maxsize=1024)  # most clients have one of a few combinations of tags

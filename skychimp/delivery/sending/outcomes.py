@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -10,15 +10,22 @@ from typing import NamedTuple
 from skychimp.delivery.sending import retry_policy
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
 from skychimp.delivery.sending.connection_pool import ConnectionPool
+from skychimp.delivery.sending.occurrence_emails import OccurrenceEmails
+from skychimp.delivery.sending.pacing.slow_domains import SlowDomains
+from skychimp.delivery.sending.pacing.throttle import Throttle
 from skychimp.delivery.sending.recorder import Recorder
-from skychimp.delivery.sending.retry_policy import Decision, RetryPolicy
+from skychimp.delivery.sending.retry_policy import Decision, Reaction, RetryPolicy, SessionLimit
 from skychimp.models import Outcome
-from skychimp.store import queue
+from skychimp.store import holds
+from skychimp.store.holds import HeldMailing
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
 
 log = logging.getLogger("skychimp")
+
+LIMITS_PER_CONNECTION = 2
+"""After this number of refusals for each connection, and no success between them, sending pauses."""
 
 
 @dataclass
@@ -35,9 +42,13 @@ class RunStats:
     failed: int = 0
     unknown: int = 0
     given_back: int = 0
+    expired: int = 0
+    replaced: int = 0
     queued: int = 0
     stopped: str = ""
     hint: str = ""
+    held: Sequence[HeldMailing] = ()
+    """The mailings that an earlier run has held."""
 
 
 class Sending(NamedTuple):
@@ -60,6 +71,8 @@ class Outcomes:
         recorder: Recorder,
         claims: Claims,
         pool: ConnectionPool,
+        throttle: Throttle,
+        slow_domains: SlowDomains,
         stats: RunStats,
         policy: RetryPolicy,
         *,
@@ -70,19 +83,30 @@ class Outcomes:
         self._recorder = recorder
         self._claims = claims
         self._pool = pool
+        self._throttle = throttle
+        self._slow_domains = slow_domains
         self._stats = stats
         self._policy = policy
         self._relay = relay
         self._now = now
         self._run_started_at = run_started_at
+        self._session_limit = SessionLimit()
+        self._limits_in_a_row = 0
+        self._limits_met: dict[int, tuple[int, int]] = {}
+        """How often each delivery has met a limit while others passed, and how many were sent when it last did."""
 
-    def take(self, sending: Sending, result: SendResult, started_at: datetime) -> None:
-        """Record the result of an email, and take from it what to do with the mail server and the mailing."""
-        if result.is_success:  # without what only another result needs, as almost all results are successes
-            self._take(sending, result, retry_policy.SENT, started_at)
-            self._pool.record_success()
-        else:
-            self._take(sending, result, self._decide(sending.claimed, result), started_at)
+    def take(self, sending: Sending, result: SendResult, started_at: datetime, emails_before: int) -> Reaction:
+        """Record the result of an email, and take from it what to do with the mail server and the mailing.
+
+        `emails_before` counts the emails before it on the same connection. Return the reaction.
+        """
+        if result.is_success:
+            self._session_limit.most = max(self._session_limit.most, emails_before + 1)
+            self._take_success(sending, result, started_at)
+            return Reaction.NONE
+        decision = self._decide(sending.claimed, result, emails_before)
+        self._take(sending, result, decision, started_at, emails_before)
+        return decision.reaction
 
     def take_uncomposed(self, sending: Sending, started_at: datetime) -> None:
         """Record that an email could not be composed."""
@@ -100,63 +124,130 @@ class Outcomes:
         result = SendResult(Phase.DOT if dot_written else Phase.DATA, None, f"unexpected error: {error!r}")
         self._take(sending, result, decision, started_at)
 
-    def _decide(self, claimed: ClaimedDelivery, result: SendResult) -> Decision:
-        return retry_policy.decide(
+    def _take_success(self, sending: Sending, result: SendResult, started_at: datetime) -> None:
+        """Do what `_take` does, without what only another result needs: almost all results are successes."""
+        emails = sending.occurrence.emails
+        assert emails is not None
+        emails.count_success(is_first_try=sending.claimed.is_untried)
+        self._stats.sent += 1
+        self._record(sending, result, retry_policy.SENT, started_at)
+        self._claims.finish(sending.claimed, sending.occurrence)
+        self._pool.record_success()
+        self._throttle.record_success()
+        self._limits_in_a_row = 0
+        if self._limits_met:
+            self._limits_met.pop(sending.claimed.id, None)
+
+    def _decide(self, claimed: ClaimedDelivery, result: SendResult, emails_before: int) -> Decision:
+        limits_met, sent_at_last = self._limits_met.get(claimed.id, (0, self._stats.sent))
+        decision = retry_policy.decide(
             result,
             attempts=claimed.attempts,
             given_back=claimed.given_back,
             policy=self._policy,
             now=self._now(),
             chance=random.random(),  # noqa: S311
+            limits_met=limits_met,
+            is_session_limit=self._session_limit.is_met(result, emails_before),
         )
-
-    def _take(self, sending: Sending, result: SendResult, decision: Decision, started_at: datetime) -> None:
-        if decision.fewer_connections:
-            self._pool.reduce_limit()
-        if decision.outcome is None:
-            self._give_back_and_pause(sending.claimed, result)
-        elif decision.outcome == Outcome.GIVEN_BACK:
-            self._record(sending, result, decision._replace(next_try_at=self._run_started_at), started_at)
-            self._claims.refresh(sending.occurrence)
+        if decision.outcome == Outcome.GIVEN_BACK and decision.is_limit:
+            have_passed = self._stats.sent > sent_at_last
+            self._limits_met[claimed.id] = limits_met + have_passed, self._stats.sent
         else:
-            self._record(sending, result, decision, started_at)
+            self._limits_met.pop(claimed.id, None)
+        return decision
+
+    def _take(
+        self, sending: Sending, result: SendResult, decision: Decision, started_at: datetime, emails_before: int = 0
+    ) -> None:
+        emails, stats = sending.occurrence.emails, self._stats
+        assert emails is not None
+        if decision.is_doubtful and emails.is_held:  # it was on its way when the mailing was held for such a reply
+            decision = Decision(Outcome.GIVEN_BACK)
+        if decision.outcome == Outcome.GIVEN_BACK:
+            decision = decision._replace(next_try_at=self._run_started_at)
+        self._record(sending, result, decision, started_at)
+        setattr(stats, decision.outcome, getattr(stats, decision.outcome) + 1)
         self._claims.finish(sending.claimed, sending.occurrence)
+        if decision.outcome == Outcome.GIVEN_BACK and not emails.is_held:
+            self._claims.refresh(sending.occurrence)
+        self._react(sending, result, decision, emails_before)
+        self._count(sending, result, decision)
 
     def _record(self, sending: Sending, result: SendResult, decision: Decision, started_at: datetime) -> None:
-        outcome, reply, stats = decision.outcome, result.reply, self._stats
-        assert outcome is not None
-        self._recorder.record(
-            AttemptRecord(
-                sending.claimed,
-                started_at,
-                self._now(),
-                outcome,
-                result.phase,
-                reply.code if reply else None,
-                reply.enhanced if reply else "",
-                reply.text if reply else result.error,
-                self._relay,
-                decision.next_try_at,
-                decision.bad_address,
-            )
+        code, enhanced, text = result.reply or (None, "", result.error)
+        now = self._now()
+        self._slow_domains.note(sending.claimed.address, (now - started_at).total_seconds())
+        attempt = AttemptRecord(
+            sending.claimed,
+            started_at,
+            now,
+            decision.outcome,
+            result.phase,
+            code,
+            enhanced,
+            text,
+            self._relay,
+            decision.next_try_at,
+            decision.bad_address,
+            self._policy.give_up_after,
         )
-        setattr(stats, outcome, getattr(stats, outcome) + 1)
-        self._count(sending, result, outcome)
+        self._recorder.record(attempt)
 
-    def _count(self, sending: Sending, result: SendResult, outcome: Outcome) -> None:
-        """Count a result, and disable the mailing if it was one too many of its kind."""
-        emails = sending.occurrence.emails
+    def _react(self, sending: Sending, result: SendResult, decision: Decision, emails_before: int) -> None:
+        """Do what a result means for the emails after it."""
+        reply, hint = result.reply.text if result.reply else result.error, decision.verdict and decision.verdict.remedy
+        match decision.reaction:
+            case Reaction.FEWER_CONNECTIONS:
+                self._pool.reduce_limit()
+            case Reaction.FEWER_PER_CONNECTION:
+                self._pool.limit_emails_per_connection(emails_before)
+            case Reaction.HOLD_RELAY:
+                self._pool.pause(reply, hint or "")
+            case Reaction.HOLD_MAILING:
+                self._hold(sending.occurrence, reply, hint or "", [])
+        if decision.is_limit:
+            self._react_to_limit(decision, reply, hint or "")
+
+    def _react_to_limit(self, decision: Decision, reply: str, hint: str) -> None:
+        """Slow down if the rate is too high. If nothing passes, whatever the limit is, only waiting helps."""
+        self._limits_in_a_row += 1
+        if decision.reaction == Reaction.SLOWER:
+            self._throttle.slow_down()
+        elif self._limits_in_a_row > LIMITS_PER_CONNECTION * self._pool.max_connections:
+            self._throttle.pause()
+        self._pool.lose_patience(self._throttle.refused_for_s, reply, hint)
+
+    def _count(self, sending: Sending, result: SendResult, decision: Decision) -> None:
+        """Count a result. Hold or disable the mailing if it was one too many of its kind."""
+        emails, occurrence = sending.occurrence.emails, sending.occurrence
         assert emails is not None
-        emails.tried += sending.claimed.attempts == 0
-        reason = emails.count_result(result, is_failed=outcome == Outcome.FAILED, policy=self._policy)
-        if reason is None:
-            return
-        mailing_id, now = emails.mailing_id, self._now()
-        log.error("mailing disabled", extra={"mailing": mailing_id, "reason": reason})
-        self._recorder.submit(lambda db: queue.disable_mailing(db, mailing_id, reason, now))
-        self._claims.discard(sending.occurrence)
+        if decision.outcome != Outcome.GIVEN_BACK:
+            emails.count_result(is_first_try=sending.claimed.is_untried, is_failed=decision.outcome == Outcome.FAILED)
+        if decision.is_doubtful and decision.verdict is not None:
+            reply = result.reply.text if result.reply else result.error
+            refused = emails.find_pattern(sending.claimed, reply)
+            if refused:
+                self._hold(occurrence, reply, decision.verdict.remedy, refused)
+        if not emails.is_held and not emails.is_disabled and emails.has_too_many_failures(self._policy):
+            self._disable(occurrence, emails)
 
-    def _give_back_and_pause(self, claimed: ClaimedDelivery, result: SendResult) -> None:
-        """Pause the relay, which now requires a login, and give the delivery back without counting an attempt."""
-        self._recorder.submit(lambda db: queue.give_back(db, [claimed]), is_quick=True)
-        self._pool.pause(result.reply.text if result.reply else result.error)
+    def _hold(self, occurrence: OpenOccurrence, reply: str, hint: str, refused: Sequence[int]) -> None:
+        """Hold a mailing, and queue the deliveries again that were refused."""
+        emails = occurrence.emails
+        assert emails is not None
+        self._claims.discard(occurrence)
+        if emails.is_held:
+            return
+        emails.is_held = True
+        self._stats.failed -= len(refused)
+        mailing_id, now, settings_hash = emails.mailing_id, self._now(), self._pool.settings_hash
+        log.error("mailing held", extra={"mailing": mailing_id, "reason": reply, "hint": hint})
+        self._recorder.submit(lambda db: holds.hold_mailing(db, mailing_id, reply, settings_hash, now, refused))
+
+    def _disable(self, occurrence: OpenOccurrence, emails: OccurrenceEmails) -> None:
+        emails.is_disabled = True
+        reason, mailing_id, now = emails.failures, emails.mailing_id, self._now()
+        log.error("mailing disabled", extra={"mailing": mailing_id, "reason": reason})
+        self._recorder.submit(lambda db: holds.disable_mailing(db, mailing_id, reason, now))
+        self._claims.discard(occurrence)

@@ -7,16 +7,19 @@ collects.
 """
 
 import asyncio
+import logging
+import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from skychimp.errors import SkychimpError, StoreFailed
+from skychimp.errors import SkychimpError, StoreFailed, StoreUnwritable
 from skychimp.models import Outcome
 from skychimp.store import ledger
 from skychimp.store.database import Store, boot_time_s
@@ -24,6 +27,14 @@ from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.sqlite import SqliteStore
 
+if TYPE_CHECKING:
+    from tenacity import Retrying
+
+log = logging.getLogger("skychimp")
+
+MAX_PAUSE_S = 10.0
+"""The longest pause before the next try while the disk is full or fails."""
+LONG_WAIT_S = 5.0  # a shorter wait for the lock is not reported
 MAX_INTENT_AGE_S = 30.0  # after this time another run may have taken the delivery, because this process was suspended
 
 T = TypeVar("T")
@@ -71,12 +82,20 @@ class _Batch:
 class Recorder:
     """Takes what one run writes from the event loop, and gives the results there after the commit.
 
-    If a commit fails, every job fails with StoreFailed, and so does everything submitted later; `watch` says so.
+    While the disk is full or fails, it tries again for `patience`, for ever if that is None: nothing is sent
+    meanwhile. If a commit fails for good, every job fails with StoreFailed, and so does everything submitted later;
+    `watch` says so.
     """
 
-    def __init__(self, store: Store, run_id: int, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, run_id: int, *, now: Callable[[], datetime], patience: timedelta | None = timedelta()
+    ) -> None:
         self._run_id = run_id
         self._now = now
+        self._patience_s = float("inf") if patience is None else patience.total_seconds()
+        self._stopping = threading.Event()
+        self.is_waiting = False
+        """Whether the store cannot be written for now."""
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._store = store
@@ -84,6 +103,10 @@ class Recorder:
         self._db_of_loop: Connection | None = None
         self._db: Connection | None = None
         self._next_batch = _Batch()
+        self.expired = 0
+        """The number of deliveries that have expired after their last try."""
+        self._unrecorded = 0
+        """The number of emails that were sent, but will be unknown to the next run."""
         self._is_writing = False
         self._idle = asyncio.Event()
         self._failure: SkychimpError | None = None
@@ -115,19 +138,25 @@ class Recorder:
         self._next_batch.attempts.append(attempt)
         self._schedule_write()
 
+    def stop(self) -> None:
+        """Try no more to write while the disk is full or fails."""
+        self._stopping.set()
+
     async def watch(self) -> None:
         """Wait until a commit fails, and raise its StoreFailed."""
         await asyncio.shield(self._failing)
 
     async def close(self) -> None:
         """Commit what is left, and end the thread. Raises StoreFailed if a commit failed."""
+        self.stop()
         while self._is_writing:
             self._idle.clear()
             await self._idle.wait()
-        if self._db_of_loop is not None:
-            self._db_of_loop.close()
+        self._disconnect_loop()
         await self._loop.run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
+        if self._unrecorded:
+            log.error("emails were sent, but could not be recorded", extra={"emails": self._unrecorded})
         if self._failure:
             raise self._failure
 
@@ -148,12 +177,15 @@ class Recorder:
     def _write_at_once(self, batch: _Batch, store: SqliteStore) -> bool:
         """Commit a quick batch in the event loop.
 
-        Return False if that needs the thread: another process holds the lock, or an attempt is late.
+        Return False if that needs the thread: another process holds the lock, an attempt is late, or the disk is full.
         """
         began_at = boot_time_s()
         try:
             with store.translate_errors():
                 results = self._write_unless_locked(batch, store)
+        except StoreUnwritable:
+            self._disconnect_loop()
+            return False
         except Exception as error:
             self._fail(batch, error)
             return True
@@ -174,13 +206,18 @@ class Recorder:
 
     def _write_quickly(self, db: Connection, batch: _Batch, store: SqliteStore) -> _Results:
         ours: Collection[ClaimKey] = ()
-        with store.quick_transaction(db):
+        with store.quick_transaction(db) as driver:
             if batch.attempts:
-                ledger.record_sent(db, self._run_id, batch.attempts)
+                ledger.record_sent(driver, self._run_id, batch.attempts)
             of_jobs = [job(db) for job, _ in batch.jobs]
             if batch.intents:
-                ours = ledger.record_intents(db, self._run_id, batch.claims, self._now())
+                ours = ledger.record_intents(driver, self._run_id, batch.claims, self._now())
         return _Results(ours, of_jobs)
+
+    def _disconnect_loop(self) -> None:
+        if self._db_of_loop is not None:
+            self._db_of_loop.close()
+            self._db_of_loop = None
 
     def _on_written_in_thread(self, batch: _Batch, began_at: float, writing: "asyncio.Future[_Results]") -> None:
         error = writing.exception()
@@ -206,6 +243,7 @@ class Recorder:
 
     def _fail(self, batch: _Batch, error: BaseException) -> None:
         failure = self._set_failure(error)
+        self._unrecorded += sum(attempt.outcome is Outcome.SENT for attempt in batch.attempts)
         for future in batch.futures:
             _set_exception(future, failure)
         self._end_write()
@@ -228,8 +266,45 @@ class Recorder:
     # In the thread
 
     def _write(self, batch: _Batch) -> _Results:
+        """Commit a batch. While the disk is full or fails, try again for as long as `patience` says.
+
+        Raises StoreFailed.
+        """
+        try:
+            return self._write_when_unlocked(batch)
+        except StoreUnwritable as error:
+            if not self._patience_s:
+                raise
+            log.warning("cannot write to the store: trying again", extra={"reason": error.message, "hint": error.hint})
+        self.is_waiting = True
+        try:
+            results: _Results = self._until_writable()(self._write_when_unlocked, batch)
+        finally:
+            self.is_waiting = False
+        log.warning("the store can be written again")
+        return results
+
+    def _until_writable(self) -> "Retrying":
+        from tenacity import (
+            Retrying,
+            retry_if_exception_type,
+            sleep_using_event,
+            stop_after_delay,
+            stop_when_event_set,
+            wait_exponential,
+        )
+
+        return Retrying(
+            retry=retry_if_exception_type(StoreUnwritable),
+            wait=wait_exponential(max=MAX_PAUSE_S),
+            stop=stop_when_event_set(self._stopping) | stop_after_delay(self._patience_s),
+            sleep=sleep_using_event(self._stopping),
+            reraise=True,
+        )
+
+    def _write_when_unlocked(self, batch: _Batch) -> _Results:
         """Commit a batch, however long another process holds the lock. Raises StoreFailed."""
-        shares_lock = batch.changes_own_deliveries
+        shares_lock, began_at = batch.changes_own_deliveries, time.monotonic()
         with self._store.translate_errors():
             while True:
                 try:
@@ -242,20 +317,27 @@ class Recorder:
                     self._disconnect()
                     if shares_lock and ledger.is_late(error):
                         shares_lock = False
-                    elif not (self._store.is_locked(error) or self._store.reconnect(error)):
+                    elif self._store.is_locked(error):
+                        if time.monotonic() - began_at > LONG_WAIT_S:
+                            log.warning("cannot write to the store: another process has locked it")
+                    elif not self._store.reconnect(error):
                         raise
 
     def _write_transaction(self, db: Connection, batch: _Batch, shares_lock: bool) -> _Results:
         ours: Collection[ClaimKey] = ()
+        expired = 0
         is_pipelined = shares_lock and batch.is_quick and not batch.jobs
-        with self._store.transaction(db, shared=shares_lock, pipelined=is_pipelined):
+        logged = [attempt.claimed.id for attempt in batch.attempts]
+        with self._store.transaction(db, logged, shared=shares_lock, pipelined=is_pipelined) as driver:
             if batch.is_quick and shares_lock:
-                ledger.record_sent(db, self._run_id, batch.attempts)
+                ledger.record_sent(driver, self._run_id, batch.attempts)
             elif batch.attempts:
-                ledger.record_attempts(db, self._run_id, batch.attempts, late=not shares_lock)
+                expired = ledger.record_attempts(db, self._run_id, batch.attempts, late=not shares_lock)
             of_jobs = [job(db) for job, _ in batch.jobs]
             if batch.intents:
-                ours = ledger.record_intents(db, self._run_id, batch.claims, self._now())
+                ours = ledger.record_intents(driver, self._run_id, batch.claims, self._now())
+                logged += [delivery_id for delivery_id, _ in ours]
+        self.expired += expired
         return _Results(ours, of_jobs)
 
     def _disconnect(self) -> None:

@@ -1,16 +1,23 @@
-"""Decide what to do after each attempt: sent, retried later, failed or unknown; pure."""
+"""Decide what to do after each attempt: sent, retried later, queued again, failed or unknown; pure."""
 
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import NamedTuple
 
+from skychimp.delivery.sending.refusals.faults import classify
+from skychimp.delivery.sending.refusals.verdicts import Fault, Verdict
 from skychimp.models import Outcome
 from skychimp.transport.interfaces import Phase, SendResult
 
-BAD_ADDRESS_CODES = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.2.1"})
-"""Enhanced codes (RFC 3463) of a mailbox or domain that does not exist, has moved or is disabled."""
+MAX_GIVEN_BACK = 3
+"""How often a delivery is queued again without counting a try because its connection was lost."""
 
-LOGIN_REQUIRED_CODES = frozenset({530, 534, 535})
-MAX_SENDER_REFUSALS = 3
+MAX_LIMITS_MET = 3
+"""How often it is because it met a limit of the mail server while other emails passed."""
+
+SESSIONS_ALIKE = 3
+"""How many connections in a row the server closes after as many emails before that is taken as its limit."""
+
 JITTER = 0.2
 
 
@@ -18,33 +25,82 @@ class RetryPolicy(NamedTuple):
     """The settings for retries. `unknown_after` is None if a person decides about unknown deliveries."""
 
     retry_after: tuple[timedelta, ...]
+    give_up_after: timedelta
     unknown_after: timedelta | None
     disable_failures: int
     disable_failure_rate: float
 
 
+class Reaction(Enum):
+    """What an attempt's result means for the other emails."""
+
+    NONE = auto()
+    FEWER_CONNECTIONS = auto()
+    FEWER_PER_CONNECTION = auto()
+    SLOWER = auto()
+    HOLD_RELAY = auto()
+    HOLD_MAILING = auto()
+
+
 class Decision(NamedTuple):
-    """What to record for an attempt.
+    """What to record for an attempt, and how to react to it. `verdict` is None without a reply."""
 
-    If `outcome` is None, the attempt is not counted and the relay must be paused until a person acts.
-    """
-
-    outcome: Outcome | None
+    outcome: Outcome
     next_try_at: datetime | None = None
-    bad_address: bool = False
-    fewer_connections: bool = False
+    reaction: Reaction = Reaction.NONE
+    verdict: Verdict | None = None
+
+    @property
+    def bad_address(self) -> bool:
+        """Whether the client's address is wrong."""
+        return self.outcome == Outcome.FAILED and self.verdict is not None and self.verdict.fault == Fault.ADDRESS
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the email met a limit of the mail server."""
+        return self.verdict is not None and self.verdict.fault in _LIMITS
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the email failed for a reason that may be the sender's, or that of all its emails."""
+        return (
+            self.outcome == Outcome.FAILED
+            and self.verdict is not None
+            and self.verdict.fault in (Fault.REFUSED, Fault.MESSAGE)
+        )
 
 
 SENT = Decision(Outcome.SENT)
 
+_REACTIONS = {
+    Fault.SESSION_LIMIT: Reaction.FEWER_PER_CONNECTION,
+    Fault.CONNECTION_LIMIT: Reaction.FEWER_CONNECTIONS,
+    Fault.RATE_LIMIT: Reaction.SLOWER,
+    Fault.QUOTA: Reaction.HOLD_RELAY,
+    Fault.LOGIN: Reaction.HOLD_RELAY,
+    Fault.RELAY: Reaction.HOLD_RELAY,
+    Fault.SENDER: Reaction.HOLD_MAILING,
+}
+_SHUTS_DOWN = "4.3.2"
+_LIMITS = (Fault.SESSION_LIMIT, Fault.CONNECTION_LIMIT, Fault.RATE_LIMIT)
+
 
 def decide(
-    result: SendResult, *, attempts: int, given_back: int, policy: RetryPolicy, now: datetime, chance: float
+    result: SendResult,
+    *,
+    attempts: int,
+    given_back: int,
+    policy: RetryPolicy,
+    now: datetime,
+    chance: float,
+    limits_met: int = 0,
+    is_session_limit: bool = False,
 ) -> Decision:
     """Return the decision for a result.
 
-    `attempts` and `given_back` count the attempts before this one. `chance` is a random number in [0, 1) that spreads
-    the retries.
+    `attempts` and `given_back` count the attempts before this one, and `limits_met` those that met a limit while other
+    emails passed. `is_session_limit` says whether the server seems to take no more emails over one connection.
+    `chance` is a random number in [0, 1) that spreads the retries.
     """
     if result.is_success:
         return SENT
@@ -53,19 +109,47 @@ def decide(
         reply = None  # 3xx, or 2xx before the final dot: not a reply about this email
     if reply is None and result.dot_written:
         return _unknown(policy, now)
-    if reply is None or (reply.code == 421 and not result.dot_written):
-        if given_back == 0:
-            return Decision(Outcome.GIVEN_BACK, now, fewer_connections=True)
-        next_try_at = _next_try_at(attempts, given_back, policy, now, chance)
-        return Decision(Outcome.DEFERRED, next_try_at, fewer_connections=True)
-    if not result.dot_written and reply.code in LOGIN_REQUIRED_CODES:
-        return Decision(None)
+    deferred = Decision(Outcome.DEFERRED, _next_try_at(attempts, given_back, policy, now, chance))
+    lost = Decision(Outcome.GIVEN_BACK, now) if given_back < MAX_GIVEN_BACK else deferred
+    if reply is None:
+        return lost._replace(reaction=Reaction.FEWER_CONNECTIONS)
+    verdict = classify(reply.code, reply.enhanced, reply.text, result.phase)
+    if is_session_limit and verdict.fault == Fault.TEMPORARY and reply.enhanced != _SHUTS_DOWN:
+        verdict = verdict._replace(fault=Fault.SESSION_LIMIT)
+    reaction = _REACTIONS.get(verdict.fault, Reaction.NONE)
+    if reply.code < 500 and verdict.fault == Fault.SENDER:
+        return deferred._replace(verdict=verdict)
+    if verdict.fault in _LIMITS:
+        limited = Decision(Outcome.GIVEN_BACK, now) if limits_met < MAX_LIMITS_MET else deferred
+        return limited._replace(reaction=reaction, verdict=verdict)
+    if reaction != Reaction.NONE:
+        return Decision(Outcome.GIVEN_BACK, now, reaction, verdict)
     if reply.code >= 500:
-        # After MAIL the enhanced code is about the sender's address.
-        bad_address = result.phase != Phase.MAIL and reply.enhanced in BAD_ADDRESS_CODES
-        return Decision(Outcome.FAILED, bad_address=bad_address)
-    next_try_at = _next_try_at(attempts, given_back, policy, now, chance)
-    return Decision(Outcome.DEFERRED, next_try_at, fewer_connections=reply.code == 421)
+        return Decision(Outcome.FAILED, verdict=verdict)
+    if reply.code == 421:  # the server closes the connection
+        decision = deferred if result.dot_written else lost
+        return decision._replace(reaction=Reaction.FEWER_CONNECTIONS, verdict=verdict)
+    return deferred._replace(verdict=verdict)
+
+
+class SessionLimit:
+    """Notices that the server closes each connection after the same number of emails, whatever it says.
+
+    A server that is shutting down or has too much to do closes connections too, but after different numbers.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        """The most emails that it took over one connection."""
+        self._closed_after = self._in_a_row = 0
+
+    def is_met(self, result: SendResult, emails_before: int) -> bool:
+        """Return whether a refusal meets the limit. `emails_before` counts the emails before it on the connection."""
+        if result.reply is None or result.reply.code != 421 or result.phase != Phase.MAIL:
+            return False
+        self._in_a_row = self._in_a_row + 1 if emails_before == self._closed_after else 1
+        self._closed_after = emails_before
+        return self._in_a_row >= SESSIONS_ALIKE and 0 < emails_before == self.most
 
 
 def decide_after_defect(
@@ -88,4 +172,4 @@ def _unknown(policy: RetryPolicy, now: datetime) -> Decision:
 
 def _next_try_at(attempts: int, given_back: int, policy: RetryPolicy, now: datetime, chance: float) -> datetime:
     step = min(attempts - given_back, len(policy.retry_after) - 1)
-    return now + policy.retry_after[step] * (1 - JITTER + 2 * JITTER * chance)
+    return now + policy.retry_after[step] * (1 + JITTER * chance)

@@ -9,15 +9,28 @@ from skychimp import addresses
 from skychimp.config.settings import Settings
 from skychimp.delivery.scheduling import tzdata_changes
 from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions
-from skychimp.delivery.sending.event_loop import require_open_files, run_in_event_loop
+from skychimp.delivery.sending.event_loop import (
+    fitting_connections,
+    open_files_limit,
+    require_open_files,
+    run_in_event_loop,
+)
 from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.stop_signals import StopSignals
 from skychimp.errors import ConfigError, StoreHeld
-from skychimp.store import queue, runs
+from skychimp.store import holds, runs
 from skychimp.store.database import Store
 from skychimp.store.postgres import failover
-from skychimp.store.runs import RunLock
+from skychimp.store.runs import OtherRun, RunLock
 from skychimp.transport import make_transport
+
+
+class AlreadySending(Exception):
+    """Another run of this host sends the same."""
+
+    def __init__(self, other: OtherRun) -> None:
+        super().__init__(f"process {other.pid} is sending")
+        self.other = other
 
 
 def send_due(
@@ -32,32 +45,39 @@ def send_due(
     The first Ctrl-C or SIGTERM finishes the emails in progress and releases the rest. A second one stops at once.
     `report` is called with the stats several times a second, `warn` with texts for the user. Raises ConfigError if
     there is no sender or a file of the settings cannot be used, StoreHeld if the store is on hold after a restore,
-    ClockBehind, StoreFailed, and SkychimpError if too few files may be open at once.
+    AlreadySending unless the run is to join others, ClockBehind, StoreFailed, and SkychimpError if too few files may be
+    open at once.
     """
     require_open_files()
-    settings = with_sender(settings)
+    settings = with_fitting_connections(with_sender(settings), warn)
     _require_files(settings)
-    with registered_run(store) as lock:
+    options = options or RunOptions()
+    with registered_run(store, mailing_id=options.mailing_id, join=options.join) as lock:
         transport = make_transport(settings, store.path)
-        dispatcher = Dispatcher(store, settings, transport, lock, options or RunOptions(), report=report)
+        dispatcher = Dispatcher(store, settings, transport, lock, options, report=report)
         return run_in_event_loop(_send(dispatcher, warn))
 
 
 @contextlib.contextmanager
-def registered_run(store: Store, now: Callable[[], datetime] | None = None) -> Iterator[RunLock]:
+def registered_run(
+    store: Store, now: Callable[[], datetime] | None = None, *, mailing_id: int | None = None, join: bool = True
+) -> Iterator[RunLock]:
     """Register this process as a run until the end of the block. `now` returns the time (default: the store's).
 
-    Raises StoreHeld if the store is on hold after a restore, ClockBehind if the clock is behind the last run's.
+    It sends one mailing, or all if that is None. Raises StoreHeld if the store is on hold after a restore, ClockBehind
+    if the clock is behind the last run's, and AlreadySending if it is not to join a run of this host.
     """
     now = now or store.now
     failover.check_store(store)
     with store.translate_errors(), store.connect() as db, db.begin():
-        if (reason := queue.why_held(db)) is not None:
+        if (reason := holds.why_held(db)) is not None:
             raise StoreHeld(f"the store is on hold {reason}", 'run "skychimp resolve --restored"')
         if (clock_error := runs.clock_behind(db, now())) is not None:
             raise clock_error
+        if not join and (other := runs.find_sending(db, store.path, mailing_id, now())) is not None:
+            raise AlreadySending(other)
         tzdata_changes.update_due_times(db)
-        lock = runs.start(db, store.path, now())
+        lock = runs.start(db, store.path, now(), mailing_id)
     try:
         yield lock
     finally:
@@ -67,7 +87,7 @@ def registered_run(store: Store, now: Callable[[], datetime] | None = None) -> I
 def why_held(store: Store) -> str | None:
     """Return since what the store is on hold, such as "after a restore", or None if it is not."""
     with store.read() as db:
-        return queue.why_held(db.connection())
+        return holds.why_held(db.connection())
 
 
 def with_sender(settings: Settings) -> Settings:
@@ -78,6 +98,17 @@ def with_sender(settings: Settings) -> Settings:
         raise ConfigError("mail.sender is not set", f'set mail.sender = "Name <address>"{file}')
     return_path = mail.return_path or addresses.parse_sender(mail.sender)[1]
     return settings.model_copy(update={"mail": mail.model_copy(update={"return_path": return_path})})
+
+
+def with_fitting_connections(settings: Settings, warn: Callable[[str], None]) -> Settings:
+    """Return the settings with no more connections than files may be open at once. `warn` is told if they are fewer."""
+    wanted = settings.smtp.connections
+    fitting = fitting_connections(wanted)
+    if fitting == wanted or settings.mail.transport != "smtp":
+        return settings
+    reason = f"at most {open_files_limit()} files may be open at once"
+    warn(f'using {fitting} of {wanted} connections: {reason} (see "ulimit -n")')
+    return settings.model_copy(update={"smtp": settings.smtp.model_copy(update={"connections": fitting})})
 
 
 def _require_files(settings: Settings) -> None:

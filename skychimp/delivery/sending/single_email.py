@@ -1,12 +1,14 @@
 """Send one email outside of a mailing, over a connection of its own."""
 
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import NamedTuple
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending.event_loop import run_in_event_loop
-from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
+from skychimp.errors import RelayError, RelayRefused, RelayUnavailable, StoreFailed
+from skychimp.store.database import Store
+from skychimp.store.limits import rate
 from skychimp.transport import make_transport
 from skychimp.transport.interfaces import OutgoingEmail, Reply, SendResult, Transport
 
@@ -21,17 +23,24 @@ class SingleEmailResult(NamedTuple):
     reply: Reply | None
 
 
-def send_single_email(settings: Settings, store: Path, email: OutgoingEmail) -> SingleEmailResult:
-    """Send an email now and return the final reply.
+def send_single_email(settings: Settings, store: Store, email: OutgoingEmail) -> SingleEmailResult:
+    """Send an email now and return the final reply. It counts in `smtp.rate`, but does not wait for it.
 
-    `store` is the store's file, which the outbox is next to. Raises RelayUnavailable and RelayRefused if the email was
-    certainly not delivered.
+    The outbox is next to the store. Raises RelayUnavailable and RelayRefused if the email was certainly not delivered.
     """
-    transport = make_transport(settings, store)
+    transport = make_transport(settings, store.path)
     result = run_in_event_loop(_send(transport, email))
+    _count(settings, store)
     if (error := error_for(result)) is not None:
         raise error
     return SingleEmailResult(transport.relay, result.reply)
+
+
+def _count(settings: Settings, store: Store) -> None:
+    """Count an email in the rate. It is sent already, so it does not matter much if that fails."""
+    if settings.smtp.rate:
+        with suppress(StoreFailed), store.write_soon() as db:
+            rate.count_one(db.connection(), settings.smtp.rate, store.now())
 
 
 def error_for(result: SendResult) -> RelayError | None:

@@ -7,8 +7,10 @@ from datetime import datetime
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
 from skychimp.delivery.sending.connection_pool import ConnectionPool
 from skychimp.delivery.sending.outcomes import Outcomes, RunStats, Sending
-from skychimp.delivery.sending.rate_limiter import RateLimiter
+from skychimp.delivery.sending.pacing.rate_limiter import RateLimiter
+from skychimp.delivery.sending.pacing.throttle import Throttle
 from skychimp.delivery.sending.recorder import Recorder
+from skychimp.delivery.sending.retry_policy import Reaction
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.transport.interfaces import Connection, OutgoingEmail, SendResult
@@ -17,7 +19,7 @@ from skychimp.transport.interfaces import Connection, OutgoingEmail, SendResult
 class Worker:
     """Has one connection at a time, and is the source of its emails.
 
-    `secret` returns the store's secret. `on_connected` is called after each attempt to connect.
+    `secret` returns the store's secret. `on_connected` is called after each connect.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class Worker:
         claims: Claims,
         pool: ConnectionPool,
         rate_limiter: RateLimiter,
+        throttle: Throttle,
         recorder: Recorder,
         outcomes: Outcomes,
         stats: RunStats,
@@ -36,6 +39,7 @@ class Worker:
         self._claims = claims
         self._pool = pool
         self._rate_limiter = rate_limiter
+        self._throttle = throttle
         self._recorder = recorder
         self._outcomes = outcomes
         self._stats = stats
@@ -45,6 +49,10 @@ class Worker:
         self._current: Sending | None = None
         self._following: Sending | None = None
         self._started_at = now()
+        self._connection: Connection | None = None
+        self._emails_on_connection = 0
+        self._is_one_too_many = False
+        """Whether the server counts the connection as one too many, and so may refuse each further email over it."""
         self._is_behind = self._is_granted = self._is_recording = False
         self._answer: Callable[[bool], None] = lambda is_granted: None
 
@@ -52,10 +60,12 @@ class Worker:
         """Send until nothing is left, the run is stopped, or the mail server accepts fewer connections."""
         connection: Connection | None = None
         try:
-            while self._current is not None or await self._take_first():
-                if connection is None or not connection.is_usable:
-                    connection = await self._pool.replace(connection)
-                    self._on_connected()
+            while self._current is not None or await self._take_first(is_connected=connection is not None):
+                if connection is None or not connection.is_usable or self._is_used_up(connection, 0):
+                    connection = self._connection = await self._pool.replace(connection)
+                    self._emails_on_connection, self._is_one_too_many = 0, False
+                    if connection is not None:
+                        self._on_connected()
                 if connection is None or self._stats.stopped:
                     break
                 await self._send(connection)
@@ -81,10 +91,12 @@ class Worker:
         """Take the next delivery of the same mailing, unless it has to wait for something. Return its email."""
         if self._current is None or self._stats.stopped or self._pool.is_over_limit:
             return None
+        if self._connection is None or self._is_used_up(self._connection, 1):  # the current email is not counted yet
+            return None
         delivery = self._claims.take_another(self._current.occurrence)
         if delivery is None:
             return None
-        if not self._rate_limiter.take_slot():
+        if not (self._throttle.take_slot() and self._rate_limiter.take_slot()):
             self._claims.return_untried(*delivery)
             return None
         self._following = self._prepare(*delivery)
@@ -94,18 +106,23 @@ class Worker:
         """Take the result of the current email, and go on with the next one, if it was taken."""
         assert self._current is not None
         self._is_recording = True
-        self._outcomes.take(self._current, result, self._started_at)
+        reaction = self._outcomes.take(self._current, result, self._started_at, self._emails_on_connection)
+        self._is_one_too_many |= reaction == Reaction.FEWER_CONNECTIONS
+        self._emails_on_connection += 1
         self._is_recording = False
         self._advance()
 
     # One delivery
 
-    async def _take_first(self) -> bool:
-        """Wait for the next delivery. Return False if none is left."""
+    async def _take_first(self, *, is_connected: bool) -> bool:
+        """Wait for the next delivery. Return False if none is left or may be sent."""
         delivery = await self._claims.next()
         if delivery is None:
             return False
-        await self._rate_limiter.wait()
+        await self._throttle.wait()
+        if not await self._rate_limiter.wait(is_connected=is_connected):
+            self._claims.return_untried(*delivery)
+            return False
         self._current, self._started_at = self._prepare(*delivery), self._now()
         return True
 
@@ -147,6 +164,9 @@ class Worker:
             self._advance()
         self._answer(is_ours)
 
+    def _is_used_up(self, connection: Connection, more: int) -> bool:
+        return self._is_one_too_many or self._pool.is_used_up(connection, self._emails_on_connection + more)
+
     def _advance(self) -> None:
         self._current, self._following = self._following, None
         self._is_behind, self._is_granted, self._started_at = self._current is not None, False, self._now()
@@ -154,4 +174,5 @@ class Worker:
     def _return_untried(self) -> None:
         if self._current is not None:
             self._claims.return_untried(self._current.claimed, self._current.occurrence)
+            self._rate_limiter.put_back()
             self._current = None

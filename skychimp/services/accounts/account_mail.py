@@ -7,7 +7,6 @@ send text of their own to strangers.
 import secrets
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from pathlib import Path
 
 from skychimp import addresses, shell
 from skychimp.config.settings import Settings
@@ -16,6 +15,7 @@ from skychimp.delivery.sending.runner import with_sender
 from skychimp.delivery.sending.single_email import send_single_email
 from skychimp.errors import SkychimpError
 from skychimp.services.accounts.email_kinds import EmailKind
+from skychimp.store.database import Store
 from skychimp.transport.interfaces import OutgoingEmail
 
 SUBJECTS = {
@@ -29,7 +29,7 @@ SUBJECTS = {
 }
 
 
-def send(settings: Settings, store: Path, kind: EmailKind, *, to: str, code: str = "", role: str = "") -> None:
+def send(settings: Settings, store: Store, kind: EmailKind, *, to: str, code: str = "", role: str = "") -> None:
     """Send an email about an account now. `role` is the new one in ROLE_CHANGED.
 
     Raises RelayUnavailable and RelayRefused if the email was certainly not delivered. If only the final reply was lost,
@@ -40,7 +40,7 @@ def send(settings: Settings, store: Path, kind: EmailKind, *, to: str, code: str
     send_single_email(settings, store, OutgoingEmail(return_path, to, data))
 
 
-def send_notice(settings: Settings, store: Path, kind: EmailKind, *, to: str, role: str = "") -> str | None:
+def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, role: str = "") -> str | None:
     """Tell a user that their account was changed, and return a warning if that was not possible.
 
     The change is made already, so this raises no error.

@@ -64,7 +64,7 @@ def create_first_admin(store: Store, *, email: str, password: str | None, save_t
 
     Raises Conflict if the store has a user, and InvalidValue for the address or the password.
     """
-    address = addresses.parse(email)
+    address = addresses.parse(email, addresses.LOCAL)
     password_hash = None if password is None else passwords.hash_password(password, address.email)
     now = store.now()
     with store.write() as db:
@@ -91,7 +91,8 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
     email_limits.MAX_PER_MAILBOX emails in the last hour. Raises InvalidValue; Denied if too many emails were sent; and
     RelayError if the email was not sent: the account exists all the same.
     """
-    address, name = addresses.parse(email), one_line(name, "name", MAX_NAME_LENGTH)
+    rules = addresses.Rules(allow_local=settings.mail.allow_local)
+    address, name = addresses.parse(email, rules), one_line(name, "name", MAX_NAME_LENGTH)
     password_hash = passwords.hash_password(password, address.email, name)
     now = store.now()
     with _write_recording_denials(store, address.key) as db:
@@ -116,7 +117,7 @@ def send_code(store: Store, settings: Settings, purpose: CodePurpose, email: str
     Nothing is sent if the mailbox has been sent email_limits.MAX_PER_MAILBOX emails in the last hour. Raises
     InvalidValue; Denied if too many emails were sent; and RelayError if the email was not sent.
     """
-    address, now = addresses.parse(email), store.now()
+    address, now = addresses.parse(email, addresses.LOCAL), store.now()
     with _write_recording_denials(store, address.key) as db:
         unverified.delete_expired(db, now)
         user = _find_user(db, address.key)
@@ -136,7 +137,7 @@ def verify(store: Store, *, email: str, code: str, password: str | None) -> str:
     Raises InvalidValue if the password is missing, and Denied for a wrong code or password. Only those who have the
     code are told about the password, and a wrong one costs a try of the code.
     """
-    address, now = addresses.parse(email), store.now()
+    address, now = addresses.parse(email, addresses.LOCAL), store.now()
     user = _find_user_by_code(store, address, code, now)
     if password is None:
         _require_registered_once(user)
@@ -158,7 +159,7 @@ def login(store: Store, *, email: str, password: str, save_token: SaveToken) -> 
     Raises InvalidValue, and Denied for a wrong address or password, or after too many of them. That the address is not
     verified, or the user is blocked, is told only to those who know the password.
     """
-    key = addresses.parse(email).key
+    key = addresses.parse(email, addresses.LOCAL).key
     with _authenticated(store, key, password, "wrong email or password") as (db, user):
         _require_usable(user)
         return _log_in(db, user, save_token, store.now())
@@ -219,7 +220,7 @@ def reset_password(store: Store, *, email: str, code: str, new: str, save_token:
 
     The code also verifies the address. Raises InvalidValue, and Denied for a wrong code.
     """
-    address, now = addresses.parse(email), store.now()
+    address, now = addresses.parse(email, addresses.LOCAL), store.now()
     new_hash = passwords.hash_password(new, address.email)
     with store.write() as db:
         user = _redeem_code(db, address.key, CodePurpose.RESET, code, now)

@@ -62,7 +62,7 @@ def send(store: Store, settings: Settings, email: PreparedEmail | None) -> None:
 
     code = email.code.text if email.code is not None else ""
     try:
-        account_mail.send(settings, store.path, email.kind, to=email.to, code=code)
+        account_mail.send(settings, store, email.kind, to=email.to, code=code)
     except RelayError:
         with store.write() as db:
             email_limits.release(db, email.count_id)

@@ -14,7 +14,7 @@ from skychimp import markdown
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.models import Post, User
 from skychimp.permissions import Action, Actor, authorize, scope_of
-from skychimp.services import audit
+from skychimp.services import audit, paging
 from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
 from skychimp.services.listing import ListOptions, apply, in_scope
@@ -203,11 +203,11 @@ def list_posts(store: Store, actor: Actor, options: ListOptions, *, unpublished:
 
     Raises InvalidValue, and NotLoggedIn or Denied for unpublished posts.
     """
-    query = _select_infos().where(_writable(actor) if unpublished else _P.c.published_at <= store.now())
+    rows = _select_infos().where(_writable(actor) if unpublished else _P.c.published_at <= store.now())
     options = replace(options, sort=options.sort or "-published_at")
-    query = apply(query, options, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
-    with store.read() as db:
-        for row in db.execute(query.execution_options(yield_per=100)):
+    found = apply(rows, options, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
+    for page in paging.read_pages(store, rows, found, limit=options.limit):
+        for row in page:
             yield PostInfo(**row._mapping)
 
 

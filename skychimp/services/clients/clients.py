@@ -4,27 +4,42 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from skychimp import addresses
+from skychimp.addresses import USUAL, Address, Rules
 from skychimp.errors import Conflict, InvalidValue
-from skychimp.models import Client, ClientTag, Mailing, Occurrence
+from skychimp.models import Client, ClientTag, Delivery, Mailing, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
-from skychimp.services import audit
+from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, matches_id_or_email, not_found
 from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
-from skychimp.store.client_import import NewClient
+from skychimp.store.clients import suppressions
+from skychimp.store.clients import tags as store_tags
+from skychimp.store.clients.client_import import NewClient
+from skychimp.store.clients.suppressions import Holds
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
-from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, checked_tags, count_of, one_line, shortened, some_lines
+from skychimp.text import (
+    MAX_COMMENT_LENGTH,
+    MAX_NAME_LENGTH,
+    checked_tags,
+    count_of,
+    folded,
+    one_line,
+    shortened,
+    some_lines,
+)
 
 _C = Client.__table__
 _T = ClientTag.__table__
+_D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 
@@ -43,21 +58,69 @@ class ClientInfo:
     created_at: datetime
     bad_at: datetime | None
     bad_reason: str | None
+    suppressed: str | None
+    """Why nothing is sent to the address, of no topic."""
+
+
+class ExportedClient(NamedTuple):
+    """What an export has of a client, and an import reads."""
+
+    email: str
+    name: str
+    comment: str
+    tags: list[str]
+
+
+class Change(NamedTuple):
+    """A client before and after it was changed."""
+
+    old: ClientInfo
+    new: ClientInfo
+
+
+@dataclass(frozen=True)
+class TagCount:
+    """A tag, and how many clients have it."""
+
+    tag: str
+    clients: int
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What to change of a client. None leaves a value as it is."""
+
+    email: str | None = None
+    name: str | None = None
+    comment: str | None = None
+    tags: Sequence[str] | None = None
+    add_tags: Sequence[str] = ()
+    remove_tags: Sequence[str] = ()
+    good: bool = False
+    rules: Rules = USUAL
 
 
 def create(
-    store: Store, actor: Actor, *, email: str, name: str = "", comment: str = "", tags: Sequence[str] = ()
+    store: Store,
+    actor: Actor,
+    *,
+    email: str,
+    name: str = "",
+    comment: str = "",
+    tags: Sequence[str] = (),
+    rules: Rules = USUAL,
 ) -> ClientInfo:
     """Create a client. Raises InvalidValue, and Conflict if the actor has a client with this address."""
     scope = authorize(actor, Action.CHANGE_CLIENTS)
-    client = validate_client(email, name, comment, tags)
+    client = validate_client(email, name, comment, tags, rules)
     with store.write() as db:
         row = {**_columns(client), "owner_id": actor.user_id, "created_at": store.now()}
         try:
             client_id = db.execute(insert(_C).values(row).returning(_C.c.id)).scalar_one()
         except IntegrityError:
-            raise _already_exists(client.email) from None
-        _add_tags(db, client_id, client.tags)
+            raise _already_exists(client.email, _update_hint(client)) from None
+        _add_tags(db, client_id, _spelled(db, actor, client.tags))
+        suppressions.recall(db.connection(), {client.address_key: client.email})
         return _get(db, actor, scope, str(client_id))
 
 
@@ -68,28 +131,55 @@ def show(store: Store, actor: Actor, client: str) -> ClientInfo:
         return _get(db, actor, scope, client)
 
 
-def list_clients(store: Store, actor: Actor, options: ListOptions, tag: str | None = None) -> Iterator[ClientInfo]:
-    """Yield the actor's clients, while they are read. `tag` selects those that have it. Raises InvalidValue."""
-    scope = authorize(actor, Action.SEE_CLIENTS)
-    query = apply(
-        _select_clients(actor, scope), options, searched=(_C.c.email, _C.c.name, _C.c.comment), sorted_by=SORTED_BY
-    )
-    with store.read() as db:
-        yield from map(_client_info, db.execute(query.where(_has_tag(tag)).execution_options(yield_per=1000)))
+def list_clients(
+    store: Store,
+    actor: Actor,
+    options: ListOptions,
+    tag: str | None = None,
+    *,
+    only_bad: bool = False,
+    only_suppressed: bool = False,
+) -> Iterator[ClientInfo]:
+    """Yield the actor's clients, while they are read. Raises InvalidValue.
+
+    `tag` selects those that have it, `only_bad` those with a bad address, `only_suppressed` those who get no mail of
+    any topic.
+    """
+    rows = select(*_COLUMNS)
+    found = rows.where(_is_listed(store, actor, tag), _C.c.bad_at.is_not(None) if only_bad else true())
+    if only_suppressed:
+        found = found.where(suppressions.is_suppressed(_C.c.address_key, _C.c.owner_id, literal("")))
+    found = apply(found, options, searched=(_C.c.email, _C.c.name, _C.c.comment), sorted_by=SORTED_BY)
+    for page in paging.read_pages(store, rows, found, limit=options.limit):
+        yield from map(_client_info, page)
 
 
-def export(store: Store, actor: Actor, tag: str | None = None) -> Iterator[ClientInfo]:
+def export(store: Store, actor: Actor, tag: str | None = None) -> Iterator[ExportedClient]:
     """Yield the actor's clients for a file, after recording that in the audit trail. Raises InvalidValue."""
     detail = count_of(count(store, actor, tag), "client")
     audit.record_if_possible(store, actor, "export", "client", None, detail)
-    yield from list_clients(store, actor, ListOptions(), tag)
+    rows = select(*_EXPORTED)
+    for page in paging.read_pages(store, rows, rows.where(_is_listed(store, actor, tag)).order_by(_C.c.id)):
+        yield from map(_exported_client, page)
 
 
 def count(store: Store, actor: Actor, tag: str | None = None) -> int:
     """Return how many clients the actor has. `tag` counts those that have it. Raises InvalidValue."""
-    scope = authorize(actor, Action.SEE_CLIENTS)
+    counted = select(func.count(_C.c.id)).where(_is_listed(store, actor, tag))
     with store.read() as db:
-        return db.scalar(select(func.count(_C.c.id)).where(in_scope(scope, actor, _C.c.owner_id), _has_tag(tag))) or 0
+        return db.scalar(counted) or 0
+
+
+def list_tags(store: Store, actor: Actor, options: ListOptions) -> Iterator[TagCount]:
+    """Yield the tags of the actor's clients with the number of clients, while they are read. Raises InvalidValue."""
+    scope = authorize(actor, Action.SEE_CLIENTS)
+    number = func.count()
+    query = select(_T.c.tag, number).join(_C, _C.c.id == _T.c.client_id).where(in_scope(scope, actor, _C.c.owner_id))
+    sorted_by = {"tag": _T.c.tag, "clients": number}
+    query = apply(query.group_by(_T.c.tag), options, searched=(_T.c.tag,), sorted_by=sorted_by)
+    with store.read() as db:
+        counted = db.execute(query).all()
+    yield from (TagCount(tag, clients) for tag, clients in counted)
 
 
 def change(
@@ -101,32 +191,41 @@ def change(
     name: str | None = None,
     comment: str | None = None,
     tags: Sequence[str] | None = None,
-    clear_bad: bool = False,
+    add_tags: Sequence[str] = (),
+    remove_tags: Sequence[str] = (),
+    good: bool = False,
+    rules: Rules = USUAL,
 ) -> ClientInfo:
     """Change the values that are given. `tags` replaces all tags.
 
-    A new address, or `clear_bad`, clears the mark of a bad address. Raises NotFound, Conflict, InvalidValue.
+    A new address, or `good`, clears the mark of a bad address. Emails that wait go to the new address. Raises NotFound,
+    Conflict, InvalidValue.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
+    values = _Values(email, name, comment, tags, add_tags, remove_tags, good, rules)
     with store.write() as db:
-        old = _get(db, actor, scope, client)
-        new = validate_client(
-            email if email is not None else old.email,
-            name if name is not None else old.name,
-            comment if comment is not None else old.comment,
-            tags or (),
-        )
-        values = _columns(new)
-        if clear_bad or new.address_key != addresses.parse(old.email).key:
-            values |= {"bad_at": None, "bad_reason": None}
-        try:
-            db.execute(update(_C).where(_C.c.id == old.id).values(values))
-        except IntegrityError:
-            raise _already_exists(new.email) from None
-        if tags is not None:
-            db.execute(delete(_T).where(_T.c.client_id == old.id))
-            _add_tags(db, old.id, new.tags)
-        return _get(db, actor, scope, str(old.id))
+        return _change(db, actor, scope, _get(db, actor, scope, client), values)
+
+
+def change_several(
+    store: Store,
+    actor: Actor,
+    names: Sequence[str],
+    *,
+    tags: Sequence[str] | None = None,
+    add_tags: Sequence[str] = (),
+    remove_tags: Sequence[str] = (),
+    good: bool = False,
+) -> list[Change]:
+    """Change all of these clients, named by ids or email addresses, or none. `tags` replaces all tags.
+
+    Raises NotFound, InvalidValue.
+    """
+    scope = authorize(actor, Action.CHANGE_CLIENTS)
+    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good)
+    with store.write() as db:
+        found = {old.id: old for old in (_get(db, actor, scope, name) for name in names)}
+        return [Change(old, _change(db, actor, scope, old, values)) for old in found.values()]
 
 
 def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
@@ -134,30 +233,81 @@ def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
     scope = authorize(actor, Action.CHANGE_CLIENTS)
     with store.write() as db:
         deleted = _get(db, actor, scope, client)
-        key = addresses.parse(deleted.email).key
         unfinished = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == actor.user_id)
         waiting = unfinished.where(is_unfinished())
-        queue.cancel_for_address(db.connection(), waiting, key)
+        queue.cancel_for_address(db.connection(), waiting, _key(deleted))
         db.execute(delete(_C).where(_C.c.id == deleted.id))
         audit.record(db, actor, "delete", "client", deleted.id)
     return deleted
 
 
-def validate_client(email: str, name: str, comment: str, tags: Sequence[str] = ()) -> NewClient:
+def validate_client(email: str, name: str, comment: str, tags: Sequence[str] = (), rules: Rules = USUAL) -> NewClient:
     """Return a client that can be stored. Raises InvalidValue if one of the values is not valid."""
     email = email.strip()
     if not email:
         raise InvalidValue("missing email address")
     if len(email) > addresses.MAX_LENGTH:
         raise InvalidValue(f"the email address {shortened(email)} is too long")
-    address = addresses.parse(email)
+    address = _parse_address(email, rules)
     name = one_line(name, "name", MAX_NAME_LENGTH)
     comment = some_lines(comment, "comment", MAX_COMMENT_LENGTH) if comment else ""
     return NewClient(address.email, address.key, name, comment, checked_tags(tags) if tags else ())
 
 
+def _change(db: Session, actor: Actor, scope: Scope, old: ClientInfo, values: _Values) -> ClientInfo:
+    tags = _changed_tags(old.tags if values.tags is None else values.tags, values.add_tags, values.remove_tags)
+    new = validate_client(
+        values.email if values.email is not None else old.email,
+        values.name if values.name is not None else old.name,
+        values.comment if values.comment is not None else old.comment,
+        tags,
+        values.rules if values.email is not None else addresses.STORED,
+    )
+    columns = _columns(new)
+    if values.good or new.address_key != _key(old):
+        columns |= {"bad_at": None, "bad_reason": None}
+    if values.good:
+        suppressions.remove(db.connection(), new.address_key, Holds(actor.user_id), suppressions.BOUNCE)
+    try:
+        db.execute(update(_C).where(_C.c.id == old.id).values(columns))
+    except IntegrityError:
+        raise _already_exists(new.email) from None
+    if new.address_key != _key(old):
+        suppressions.recall(db.connection(), {new.address_key: new.email})
+        unfinished = select(_O.c.id).where(is_unfinished())
+        is_at_old = and_(_D.c.occurrence_id.in_(unfinished), _D.c.address_key == _key(old))
+        queue.use_new_addresses(db.connection(), and_(is_at_old, _D.c.client_id == old.id))
+    if values.tags is not None or values.add_tags or values.remove_tags:
+        new_tags = _spelled(db, actor, new.tags)  # while the client's own spellings are still there
+        db.execute(delete(_T).where(_T.c.client_id == old.id))
+        _add_tags(db, old.id, new_tags)
+    return _get(db, actor, scope, str(old.id))
+
+
+def _parse_address(email: str, rules: Rules) -> Address:
+    try:
+        return addresses.parse(email, rules)
+    except InvalidValue as error:
+        if not rules.accept_unusual and addresses.is_unusual(email):
+            raise InvalidValue(error.message, "pass --accept-unusual if the address exists") from None
+        raise
+
+
+def _key(client: ClientInfo) -> str:
+    return addresses.parse(client.email, addresses.STORED).key
+
+
 def _columns(client: NewClient) -> dict[str, Any]:
     return {name: value for name, value in client._asdict().items() if name != "tags"}
+
+
+def _changed_tags(tags: Sequence[str], added: Sequence[str], removed: Sequence[str]) -> list[str]:
+    removed_keys = set(map(folded, checked_tags(removed)))
+    return [tag for tag in checked_tags([*tags, *added]) if folded(tag) not in removed_keys]
+
+
+def _spelled(db: Session, actor: Actor, tags: Sequence[str]) -> list[str]:
+    return list(store_tags.spell(db.connection(), actor.user_id, tags).values()) if tags else []
 
 
 def _add_tags(db: Session, client_id: int, tags: Sequence[str]) -> None:
@@ -165,29 +315,55 @@ def _add_tags(db: Session, client_id: int, tags: Sequence[str]) -> None:
         db.execute(insert(_T), [{"client_id": client_id, "tag": tag} for tag in tags])
 
 
-def _already_exists(email: str) -> Conflict:
-    return Conflict(f"client {email} already exists", run_hint("clients", "show", *arguments(email)))
+def _already_exists(email: str, hint: str = "") -> Conflict:
+    return Conflict(f"client {email} already exists", hint or run_hint("clients", "show", *arguments(email)))
 
 
-def _select_clients(actor: Actor, scope: Scope) -> Select[tuple[object, ...]]:
-    return select(_C, queue.client_tags().label("tags")).where(in_scope(scope, actor, _C.c.owner_id))
+def _update_hint(client: NewClient) -> str:
+    """Return the hint to add tags to a client who exists, "" without tags."""
+    options = [word for tag in client.tags for word in ("--add-tag", tag)]
+    return run_hint("clients", "update", *options, *arguments(client.email)) if options else ""
 
 
-def _has_tag(tag: str | None) -> ColumnElement[bool]:
-    """Return the condition that a client has a tag, or that is always true if `tag` is None."""
+_EXPORTED = (_C.c.id, _C.c.email, _C.c.name, _C.c.comment, store_tags.client_tags().label("tags"))
+_SUPPRESSED = suppressions.reason(_C.c.address_key, _C.c.owner_id, literal("")).label("suppressed")
+_COLUMNS = (*_EXPORTED, _C.c.created_at, _C.c.bad_at, _C.c.bad_reason, _SUPPRESSED)
+
+
+def _is_listed(store: Store, actor: Actor, tag: str | None) -> ColumnElement[bool]:
+    """Return the condition that a client is the actor's and has a tag, if `tag` is not None. Raises InvalidValue."""
+    is_own = in_scope(authorize(actor, Action.SEE_CLIENTS), actor, _C.c.owner_id)
     if tag is None:
-        return true()
-    return _C.c.id.in_(select(_T.c.client_id).where(_T.c.tag.in_(checked_tags([tag]))))
+        return is_own
+    tags = checked_tags([tag])
+    with store.read() as db:
+        spellings = store_tags.spellings(db.connection(), *tags)
+    return is_own & _C.c.id.in_(select(_T.c.client_id).where(_T.c.tag.in_(spellings)))
 
 
 def _get(db: Session, actor: Actor, scope: Scope, client: str) -> ClientInfo:
-    row = db.execute(_select_clients(actor, scope).where(matches_id_or_email(_C, client))).one_or_none()
+    is_own = in_scope(scope, actor, _C.c.owner_id)
+    row = db.execute(select(*_COLUMNS).where(is_own, matches_id_or_email(_C, client))).one_or_none()
     if row is None:
         raise not_found("client", client)
     return _client_info(row)
 
 
-def _client_info(row: Row[tuple[object, ...]]) -> ClientInfo:
-    return ClientInfo(
-        row.id, row.email, row.name, row.comment, json.loads(row.tags), row.created_at, row.bad_at, row.bad_reason
-    )
+def _client_info(row: Sequence[Any]) -> ClientInfo:
+    client_id, email, name, comment, tags, *others = row  # not by name: that is slow in a long list
+    return ClientInfo(client_id, email, name, comment, _parse_tags(tags), *others)
+
+
+def _exported_client(row: Sequence[Any]) -> ExportedClient:
+    _, email, name, comment, tags = row
+    return ExportedClient(email, name, comment, _parse_tags(tags))
+
+
+def _parse_tags(tags: str) -> list[str]:
+    return list(_parse_once(tags))
+
+
+@lru_cache
+def _parse_once(tags: str) -> tuple[str, ...]:
+    """Return the tags in a JSON list. Most clients of a long list have the same as others."""
+    return tuple(json.loads(tags))

@@ -5,83 +5,113 @@ quote the lines of its row are read again, as rows of their own. A file with not
 its end. Cells that a spreadsheet would run as a formula are written with an apostrophe in front.
 """
 
+import contextlib
 import csv
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TextIO
+import io
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TextIO, TypeVar
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import third_party_exports
-from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.importing import FileRow, ImportedRow, InvalidRow
-from skychimp.services.clients.third_party_exports import RowReader
+from skychimp.services.clients import column_mapping, opt_outs, text_files
+from skychimp.services.clients import headings as known_headings
+from skychimp.services.clients.clients import ExportedClient
+from skychimp.services.clients.column_mapping import ColumnChoice
+from skychimp.services.clients.importing import FileRow, InvalidRow
+from skychimp.services.clients.opt_outs import OptOutColumn
 from skychimp.text import count_of
-
-ENCODING, ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
-"""How a file must be opened for `read`: invalid UTF-8 is then reported row by row, and line ends are kept."""
 
 HEADINGS = ("email", "name", "comment", "tags")
 MAX_LINE_LENGTH = 1_000_000  # characters; also the maximum of a cell and, about, of a row with several lines
 MAX_COLUMNS = 1_000
 
-_HEADING_ALIASES = {
-    "e-mail": "email", "email address": "email", "e-mail address": "email", "mail": "email",
-    "full name": "name", "full_name": "name", "fullname": "name", "tag": "tags", "comments": "comment",
-}  # fmt: skip
 _MAX_SKIPPED = 100_000_000  # characters of one line
 _LINE_COST = 50  # reading a line takes as long as reading this many characters
 _MAX_REREAD_COST = 20_000_000  # characters and _LINE_COST per line
-_DELIMITERS = ",;\t"
+_MAX_HEADER_LINES = 100
+_DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?[,;\t]*\s*", re.IGNORECASE)
+"""A first line that tells Excel the delimiter."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_ESCAPED_STARTS = frozenset(("'", *_FORMULA_STARTS))
 _HEADER_HINT = "the first line must name the columns: email,name,comment,tags"
+
+_T = TypeVar("_T")
 
 
 class ClientFile(NamedTuple):
     """A file of clients whose rows are read one by one.
 
-    `columns` are those of HEADINGS that the file has, `ignored_columns` the others. `tool` is the mailing tool that
-    exported the file, if it is known.
+    `columns` are those of HEADINGS that the file has, `ignored_columns` the headings that are not read. `notes` say
+    what else was decided about the columns.
     """
 
     columns: Sequence[str]
     ignored_columns: Sequence[str]
     rows: Iterator[FileRow]
-    tool: str = ""
+    notes: Sequence[str] = ()
 
 
-def read(opened: TextIO) -> ClientFile:
-    """Read a file that was opened with ENCODING, ERRORS and NEWLINE. Its delimiter is a comma, semicolon or tab.
+class Table(NamedTuple):
+    """A file as its headings, and its rows with the lines at which they begin. Without a header, it has no headings."""
 
-    Raises InvalidValue if the first line does not name the columns.
+    headings: Sequence[str]
+    rows: Iterator[tuple[int, Sequence[str]] | InvalidRow]
+
+
+class _Layout(NamedTuple):
+    width: int
+    delimiter: str
+
+
+def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
+    """Read a file that was opened with NEWLINE. Its delimiter is a comma, semicolon, tab or vertical bar.
+
+    Raises InvalidValue if the first line does not name the columns, or if a column that marks who has opted out has a
+    value that is not understood. To find that out all rows are read beforehand, and what can be read only once is
+    copied to the disk.
     """
     lines = _LineReader(opened)
-    header = _read_header(lines)
-    delimiter = max(_DELIMITERS, key=header.count)
-    try:
-        headings = next(csv.reader([header], delimiter=delimiter, strict=True), [])
-    except csv.Error:
-        raise InvalidValue("unclosed quote in the first line", _HEADER_HINT) from None
-    if len(headings) > MAX_COLUMNS:
-        raise InvalidValue(f"the file has {len(headings):,} columns", f"use at most {MAX_COLUMNS:,} columns")
-    if export := third_party_exports.recognise(headings, str(getattr(opened, "name", ""))):
-        rows = _read_rows(lines, len(headings), delimiter, export.read_row)
-        return ClientFile(export.columns, (), rows, export.tool)
-    columns = [_column_name(heading) for heading in headings]
-    known = [name for name in HEADINGS if name in columns]
-    if "email" not in known:
-        raise InvalidValue('missing column "email"', _HEADER_HINT)
-    if duplicates := [name for name in known if columns.count(name) > 1]:
-        raise InvalidValue(f'duplicate column "{duplicates[0]}"', "remove one of them")
-    ignored = [name for name in columns if name and name not in known]
-    return ClientFile(known, ignored, _read_rows(lines, len(columns), delimiter, _row_reader(columns)))
+    headings, delimiter = _read_headings(lines)
+    columns = column_mapping.recognise(headings, choice or ColumnChoice(), str(getattr(opened, "name", "")))
+    layout = _Layout(len(headings), delimiter)
+    source = opened
+    if columns.opt_outs:
+        source = text_files.make_seekable(opened)
+        chosen, lines = _choose_opt_outs(source, lines.row_start, layout, columns.opt_outs)
+        columns = columns._replace(opt_outs=chosen)
+    rows = _read_rows(lines, layout, column_mapping.row_reader(headings, columns))
+    return ClientFile(
+        column_mapping.filled_fields(columns),
+        [headings[index].strip() for index in columns.unused],
+        rows if source is opened else text_files.close_after(rows, source),
+        column_mapping.explain(headings, columns),
+    )
 
 
-def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
+def read_table(opened: TextIO, is_header: Callable[[Sequence[str]], bool]) -> Table:
+    """Read a file that was opened with NEWLINE. If its first line is no header, it is a row.
+
+    Raises InvalidValue if the first line cannot be read.
+    """
+    lines = _LineReader(opened)
+    first, delimiter = _read_headings(lines)
+    first_line = lines.row_start - 1
+    rows = _read_rows(lines, _Layout(len(first), delimiter), lambda line, cells: (line, cells))
+    if is_header(first):
+        return Table(first, rows)
+    return Table((), itertools.chain([(first_line, first)], rows))
+
+
+def write(opened: TextIO, clients: Iterable[ExportedClient]) -> int:
     """Write clients with a header, so that `read` returns the same clients. Return their number."""
     writer = csv.writer(opened, lineterminator="\n")
     writer.writerow(HEADINGS)
     number = 0
-    for client in clients:
-        writer.writerow(map(escape_formula, (client.email, client.name, client.comment, ",".join(client.tags))))
+    for email, name, comment, tags in clients:
+        writer.writerow(map(escape_formula, (email, name, comment, ",".join(tags))))
         number += 1
     return number
 
@@ -101,14 +131,14 @@ def escape_formula(cell: str) -> str:
 
     A cell that already looks escaped gets another apostrophe, so that `_unescape_formula` returns every cell unchanged.
     """
-    return "'" + cell if _is_formula(cell) else cell
+    return "'" + cell if cell[:1] in _ESCAPED_STARTS and _is_formula(cell) else cell
 
 
 class _LineReader:
     """Yields the lines of a text and counts them. The lines of a row that cannot be read can be read again."""
 
-    def __init__(self, opened: TextIO) -> None:
-        self.row_start = 1
+    def __init__(self, opened: TextIO, row_start: int = 1) -> None:
+        self.row_start = row_start
         """The number of the line at which the current row begins. The header is line 1."""
         self._opened = opened
         self._row: list[str] = []
@@ -166,25 +196,78 @@ class _RowTooLong(csv.Error):
     pass
 
 
+# Header
+
+
+def _read_headings(lines: _LineReader) -> tuple[Sequence[str], str]:
+    """Return the headings and the delimiter."""
+    header = _read_header(lines)
+    delimiters = sorted(_DELIMITERS, key=_outside_quotes(header).count, reverse=True)
+    if separator := _SEPARATOR_LINE.fullmatch(header):
+        delimiters = [separator[1]]
+        header = _read_header(lines)
+    rows = {delimiter: row for delimiter in delimiters if (row := _split_header(header, delimiter))}
+    if not rows:
+        raise InvalidValue("unclosed quote in the first line", _HEADER_HINT)
+    delimiter = next((each for each, row in rows.items() if any(map(known_headings.is_email, row))), next(iter(rows)))
+    headings = rows[delimiter]
+    if len(headings) > MAX_COLUMNS:
+        raise InvalidValue(f"the file has {len(headings):,} columns", f"use at most {MAX_COLUMNS:,} columns")
+    twice = [name for name, number in Counter(heading.strip().casefold() for heading in headings).items() if number > 1]
+    if named_twice := [name for name in twice if known_headings.is_known(name)]:
+        raise InvalidValue(f'duplicate column "{named_twice[0]}"', "remove one of them")
+    return headings, delimiter
+
+
 def _read_header(lines: _LineReader) -> str:
-    try:
+    """Read the first line, or more if a heading in quotes has line breaks."""
+    header = ""
+    with contextlib.suppress(_LineTooLong, _RowTooLong):
         header = next(lines, "")
-    except _LineTooLong:
-        header = ""
+        for _ in range(_MAX_HEADER_LINES):
+            if header.count('"') % 2 == 0:
+                break
+            header += next(lines, "")
     lines.end_row()
+    header = header.removeprefix("\ufeff")
+    if not header:
+        raise InvalidValue("it is empty", _HEADER_HINT)
     if "\0" in header or any("\ud800" <= character <= "\udfff" for character in header):
-        raise InvalidValue("the file is not valid UTF-8", "save it as UTF-8")
+        raise InvalidValue("the first line has characters that are not valid in its encoding", "pass --encoding")
     return header
 
 
-def _column_name(heading: str) -> str:
-    name = heading.strip().casefold()
-    return _HEADING_ALIASES.get(name, name)
+def _outside_quotes(header: str) -> str:
+    return "".join(header.split('"')[::2])
 
 
-def _read_rows(lines: _LineReader, width: int, delimiter: str, read_row: RowReader) -> Iterator[FileRow]:
+def _split_header(header: str, delimiter: str) -> Sequence[str]:
+    """Return the headings, none if a quote is not closed or not at the end of a heading."""
+    with contextlib.suppress(csv.Error):
+        return next(csv.reader(io.StringIO(header, newline=""), delimiter=delimiter, strict=True), [])
+    return []
+
+
+# Rows
+
+
+def _choose_opt_outs(
+    source: TextIO, row_start: int, layout: _Layout, columns: Sequence[OptOutColumn]
+) -> tuple[Sequence[OptOutColumn], _LineReader]:
+    """Return the columns that mark who has opted out, by all rows, and the lines of the rows to be read again."""
+    position = source.tell()
+    rows = _read_rows(_LineReader(source, row_start), layout, lambda line, cells: (line, cells))
+    chosen = opt_outs.choose_columns(columns, (row for row in rows if not isinstance(row, InvalidRow)))
+    source.seek(position)
+    return chosen, _LineReader(source, row_start)
+
+
+def _read_rows(
+    lines: _LineReader, layout: _Layout, read_row: Callable[[int, Sequence[str]], _T]
+) -> Iterator[_T | InvalidRow]:
     csv.field_size_limit(MAX_LINE_LENGTH)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    width = layout.width
+    reader = csv.reader(lines, delimiter=layout.delimiter, strict=True)
     while True:
         try:
             cells = next(reader)
@@ -207,26 +290,10 @@ def _read_rows(lines: _LineReader, width: int, delimiter: str, read_row: RowRead
         lines.end_row()
 
 
-def _row_reader(columns: Sequence[str]) -> RowReader:
-    """Return the reader for the rows of a file whose columns have our headings."""
-    missing = len(columns)
-    email, name, comment, tags = (columns.index(name) if name in columns else missing for name in HEADINGS)
-
-    def read_row(line: int, cells: Sequence[str]) -> ImportedRow:
-        cells = [*cells, ""]  # the last cell stands for a missing column
-        return ImportedRow(line, cells[email], cells[name], cells[comment], _split_tags(cells[tags]))
-
-    return read_row
-
-
 def _reason(error: csv.Error) -> str:
     if isinstance(error, _LineTooLong):
         return f"longer than {MAX_LINE_LENGTH:,} characters"
     return "unclosed quote, or a quote inside a cell that is not doubled"
-
-
-def _split_tags(cell: str) -> Sequence[str]:
-    return [tag.strip() for tag in cell.replace(";", ",").split(",") if tag.strip()] if cell else ()
 
 
 def _unescape_formula(cell: str) -> str:

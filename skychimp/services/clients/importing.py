@@ -1,27 +1,31 @@
 """Import clients from the rows of a file, in batches."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import select
 from sqlmodel import Session
 
 from skychimp import addresses
+from skychimp.addresses import USUAL, Rules
 from skychimp.errors import InvalidValue
-from skychimp.models import Client
+from skychimp.models import SuppressionSource
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
+from skychimp.services.clients import suppressions
 from skychimp.services.clients.clients import validate_client
-from skychimp.store import client_import
-from skychimp.store.client_import import NewClient
+from skychimp.services.clients.opt_outs import OptOut
+from skychimp.store.clients import client_import
+from skychimp.store.clients import suppressions as store_suppressions
+from skychimp.store.clients.client_import import NewClient
+from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store
-
-_C = Client.__table__
+from skychimp.text import MAX_TAGS, count_of, folded
 
 IMPORT_BATCH = 10_000
+SUPPRESSION_BATCH = 1_000
+"""How many addresses are suppressed in one transaction: a sender waits for it."""
 
 
 class ImportedRow(NamedTuple):
@@ -41,31 +45,57 @@ class InvalidRow(NamedTuple):
     reason: str
 
 
-class ExcludedRow(NamedTuple):
-    """A row of another tool's export to which that tool no longer sends.
-
-    `reason` is that tool's word for it, such as "unsubscribed". `is_client` tells whether the address is a client here.
-    """
+class OptedOutRow(NamedTuple):
+    """A row whose contact has opted out of another tool's emails. The address is not validated yet."""
 
     line: int
-    reason: str
     email: str
-    is_client: bool = False
+    opt_out: OptOut
 
 
-FileRow = ImportedRow | InvalidRow | ExcludedRow
-RejectedRow = InvalidRow | ExcludedRow
+FileRow = ImportedRow | OptedOutRow | InvalidRow
 
 
 @dataclass
 class ImportResult:
-    """How many rows were imported and how many were not."""
+    """How many rows were imported and how many were not.
+
+    `opted_out` rows became suppressions and no clients. `suppressed` counts them and the clients of the file who get
+    no mail because they were suppressed before. `reasons` are the reasons of both.
+    """
 
     created: int = 0
     updated: int = 0
     skipped: int = 0
+    opted_out: int = 0
     bad: int = 0
-    left_out: int = 0
+    suppressed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def imported(self) -> int:
+        """How many rows were valid."""
+        return self.created + self.updated + self.skipped + self.opted_out
+
+    def count_suppressed(self, reasons: Mapping[str, int]) -> None:
+        """Count suppressed addresses by their reasons."""
+        for reason, number in reasons.items():
+            self.suppressed += number
+            self.reasons[reason] = self.reasons.get(reason, 0) + number
+
+
+class _Batch(NamedTuple):
+    """What the valid rows of a batch add: clients, and suppressions of who has opted out, by their address keys."""
+
+    clients: dict[str, NewClient]
+    opted_out: dict[str, NewSuppression]
+
+
+class _Tagging(NamedTuple):
+    """The tags that each client gets, and the address keys of those known clients who have no room for them."""
+
+    tags: Sequence[str]
+    full: Collection[str]
 
 
 def import_rows(
@@ -74,86 +104,136 @@ def import_rows(
     rows: Iterable[FileRow],
     *,
     update_columns: Sequence[str] = (),
-    on_rejected: Callable[[RejectedRow], None],
+    tags: Sequence[str] = (),
+    rules: Rules = USUAL,
+    on_rejected: Callable[[InvalidRow], None],
     on_batch: Callable[[ImportResult], None] = lambda result: None,
 ) -> ImportResult:
     """Create a client from each row, and call `on_rejected` for each row that is not imported.
 
+    The address of a contact who has opted out is suppressed instead: no client is created, and what waits for one who
+    exists is cancelled. A client whose address is suppressed is created, and gets no mail.
+
     Rows are committed in batches; `on_batch` gets the result so far. A row whose address is known, from the store or
     an earlier row, is skipped. With `update_columns` (email, name, comment, tags) it changes these columns instead.
-    Each batch has an entry in the audit trail, so that an import that is killed has one, too.
+    `tags` are added to those that are created or changed. Each batch has an entry in the audit trail, so that an import
+    that is killed has one, too.
+
+    Raises InvalidValue, which says how many clients are imported, if the rest of the rows cannot be read.
     """
     authorize(actor, Action.CHANGE_CLIENTS)
     result = ImportResult()
-    rows = iter(rows)
-    while batch := list(islice(rows, IMPORT_BATCH)):
-        for excluded in _excluded_rows(store, actor, batch):
-            result.left_out += 1
-            on_rejected(excluded)
-        clients = _valid_clients(batch, result, on_rejected, last_wins=bool(update_columns))
-        if clients:
+    tagging = _Tagging(tags, _find_full(store, actor, tags) if update_columns and "tags" not in update_columns else ())
+    for rows_of_batch in _read_batches(rows, result):
+        batch = _valid_rows(rows_of_batch, result, on_rejected, rules, tagging, last_wins=bool(update_columns))
+        opted_out = iter(batch.opted_out.values())
+        while some := list(islice(opted_out, SUPPRESSION_BATCH)):
+            suppressions.add(store, actor, some, source=SuppressionSource.IMPORT)
+        if batch.clients:
             with store.write() as db:
-                created = client_import.add_clients(db.connection(), actor.user_id, clients, update_columns)
-                _record(db, actor, created, len(clients) - created, is_updated=bool(update_columns))
+                created = _add_clients(db, actor, batch.clients, update_columns, result)
             result.created += created
-            _count_known(result, len(clients) - created, is_updated=bool(update_columns))
+            _count_known(result, len(batch.clients) - created, is_updated=bool(update_columns))
         on_batch(result)
     return result
 
 
-def _record(db: Session, actor: Actor, created: int, known: int, *, is_updated: bool) -> None:
-    detail = f"{created:,} created, {known:,} {'updated' if is_updated else 'skipped'}"
-    audit.record(db, actor, "import", "client", None, detail)
+def _add_clients(
+    db: Session,
+    actor: Actor,
+    clients: Mapping[str, NewClient],
+    update_columns: Sequence[str],
+    result: ImportResult,
+) -> int:
+    """Add clients by their address keys, count the suppressed ones, and return the number of new ones."""
+    connection = db.connection()
+    created = client_import.add_clients(connection, actor.user_id, clients.values(), update_columns)
+    store_suppressions.recall(connection, {key: client.email for key, client in clients.items()})
+    result.count_suppressed(store_suppressions.count_reasons(connection, actor.user_id, clients))
+    known = f"{len(clients) - created:,} {'updated' if update_columns else 'skipped'}"
+    audit.record(db, actor, "import", "client", None, f"{created:,} created, {known}")
+    return created
 
 
-def _excluded_rows(store: Store, actor: Actor, batch: Sequence[FileRow]) -> Iterator[ExcludedRow]:
-    """Yield the excluded rows of a batch with `is_client` set."""
-    excluded = [(_address_key(row.email), row) for row in batch if isinstance(row, ExcludedRow)]
-    if not excluded:
-        return
-    keys = [key for key, _ in excluded]
+def _find_full(store: Store, actor: Actor, tags: Sequence[str]) -> Collection[str]:
+    """Return the address keys of the clients who would have too many tags with these."""
+    if not tags:  # then nobody would, and all clients' tags need not be counted
+        return ()
     with store.read() as db:
-        known = select(_C.c.address_key).where(_C.c.owner_id == actor.user_id, _C.c.address_key.in_(keys))
-        known_keys = set(db.scalars(known))
-    yield from (row._replace(is_client=key in known_keys) for key, row in excluded)
+        many = client_import.clients_with_many_tags(db.connection(), actor.user_id, MAX_TAGS - len(tags))
+        return {key for key, known in many if len(set(map(folded, (*known, *tags)))) > MAX_TAGS}
 
 
-def _address_key(email: str) -> str:
-    with suppress(InvalidValue):
-        return addresses.parse(email.strip()).key
-    return email
+def _read_batches(rows: Iterable[FileRow], result: ImportResult) -> Iterator[Sequence[FileRow]]:
+    rows = iter(rows)
+    try:
+        while batch := list(islice(rows, IMPORT_BATCH)):
+            yield batch
+    except (InvalidValue, OSError) as error:
+        if not result.created + result.updated + result.opted_out:
+            raise
+        done = f"{count_of(result.created, 'client')} created and {result.updated:,} updated before"
+        if result.opted_out:
+            done = f"{done}, and {result.opted_out:,} suppressed"
+        raise InvalidValue(f"{error}; {done}", "fix the rest of the file and import it again") from None
 
 
-def _valid_clients(
-    batch: Sequence[FileRow], result: ImportResult, on_rejected: Callable[[RejectedRow], None], *, last_wins: bool
-) -> Collection[NewClient]:
-    """Return the clients of a batch, each address once, and count the rows that are not among them."""
-    clients: dict[str, NewClient] = {}
-    for row in batch:
-        if isinstance(row, ExcludedRow):
-            continue
+def _valid_rows(
+    rows: Sequence[FileRow],
+    result: ImportResult,
+    on_rejected: Callable[[InvalidRow], None],
+    rules: Rules,
+    tagging: _Tagging,
+    *,
+    last_wins: bool,
+) -> _Batch:
+    """Return what the valid rows add, each address once, and count the rows that are not among them."""
+    batch = _Batch({}, {})
+    for row in rows:
         try:
             if isinstance(row, InvalidRow):
                 raise InvalidValue(row.reason)
-            _require_utf8(row)
-            client = validate_client(row.email, row.name, row.comment, row.tags)
+            if isinstance(row, OptedOutRow):
+                opted_out = _suppression(row)
+                batch.opted_out.setdefault(opted_out.key, opted_out)
+                result.opted_out += 1
+                result.count_suppressed({opted_out.reason: 1})
+                continue
+            client = _client(row, rules, tagging)
         except InvalidValue as error:
             result.bad += 1
-            on_rejected(InvalidRow(row.line, error.message))
+            on_rejected(InvalidRow(row.line, "; ".join(filter(None, (error.message, error.hint)))))
             continue
-        if client.address_key in clients:
+        if client.address_key in batch.clients:
             _count_known(result, 1, is_updated=last_wins)
-        if last_wins or client.address_key not in clients:
-            clients[client.address_key] = client
-    return clients.values()
+        if last_wins or client.address_key not in batch.clients:
+            batch.clients[client.address_key] = client
+    return batch
 
 
-def _require_utf8(row: ImportedRow) -> None:
-    text = "".join((row.email, row.name, row.comment, *row.tags))
+def _suppression(row: OptedOutRow) -> NewSuppression:
+    """Return the suppression of who has opted out. Any address that can be a client's is taken."""
+    _require_valid_text(row.email)
+    email = row.email.strip()
+    if not email:
+        raise InvalidValue("missing email address")
+    address = addresses.parse(email, addresses.STORED)
+    return NewSuppression(address.email, address.key, row.opt_out.reason, at=row.opt_out.at)
+
+
+def _client(row: ImportedRow, rules: Rules, tagging: _Tagging) -> NewClient:
+    _require_valid_text("".join((row.email, row.name, row.comment, *row.tags)))
+    client = validate_client(row.email, row.name, row.comment, (*row.tags, *tagging.tags), rules)
+    if client.address_key in tagging.full:
+        raise InvalidValue(f"the client would have more than {MAX_TAGS} tags", "remove some of them first")
+    return client
+
+
+def _require_valid_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidValue("not valid UTF-8; save the file as UTF-8") from None
+        raise InvalidValue("characters that are not valid in the file's encoding; see --encoding") from None
 
 
 def _count_known(result: ImportResult, number: int, *, is_updated: bool) -> None:

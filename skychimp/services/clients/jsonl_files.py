@@ -1,41 +1,81 @@
-"""Read and write clients as JSON lines: one object with email, name, comment and tags on each line."""
+"""Read and write clients as JSON lines: one object with email, name, comment and tags on each line.
+
+Keys with other names are read only if the user maps them, and those that mark who has opted out as in CSV.
+"""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
 
 from skychimp import safe_json
 from skychimp.errors import InvalidValue
-from skychimp.services.clients.clients import ClientInfo
-from skychimp.services.clients.csv_files import HEADINGS, MAX_LINE_LENGTH, ClientFile, skip_line
-from skychimp.services.clients.importing import ImportedRow, InvalidRow
+from skychimp.services.clients import column_mapping, opt_outs, text_files
+from skychimp.services.clients.clients import ExportedClient
+from skychimp.services.clients.column_mapping import ColumnChoice
+from skychimp.services.clients.csv_files import HEADINGS, MAX_COLUMNS, MAX_LINE_LENGTH, ClientFile, skip_line
+from skychimp.services.clients.importing import FileRow, ImportedRow, InvalidRow, OptedOutRow
+from skychimp.services.clients.opt_outs import OptOutColumn
 
 
-def read(opened: TextIO) -> ClientFile:
+class _Keys(NamedTuple):
+    """The keys of the objects: that of each field, those that can say that somebody has opted out, and the others."""
+
+    by_field: Mapping[str, str]
+    opt_outs: Sequence[OptOutColumn]
+    unused: Sequence[str]
+
+
+def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
     """Read a file that was opened as for CSV. Every line must have the same of our fields as the first one.
 
-    Raises InvalidValue if the first line is not an object with an email.
+    Raises InvalidValue if the first line is not an object with an email, or if a key that marks who has opted out has a
+    value that is not understood. As any line can have such a key, all are read beforehand, and what can be read only
+    once is copied to the disk.
     """
-    lines = _numbered_lines(opened)
-    first = next(lines, None)
+    source = text_files.make_seekable(opened)
+    start = source.tell()
+    first, names = _read_names(source)
     if first is None:  # as an export without clients
         return ClientFile((), (), iter(()))
-    fields = _parse_object(first[1])
-    if fields is None or "email" not in fields:
+    keys = _recognise(names, choice or ColumnChoice())
+    fields = {field: key for field, key in keys.by_field.items() if key in first}
+    if "email" not in fields:
+        email = keys.by_field.get("email", "email")
         raise InvalidValue(
-            'the first line is not a JSON object with "email"', 'write lines such as {"email": "ada@example.org"}'
+            f'the first line is not a JSON object with "{email}"',
+            'write lines such as {"email": "ada@example.org"}, or use --map',
         )
-    columns = [name for name in HEADINGS if name in fields]
-    ignored = [name for name in fields if name not in HEADINGS]
-    return ClientFile(columns, ignored, _read_rows(first, lines, columns))
+    found = keys.opt_outs
+    if found:
+        source.seek(start)
+        lines = _numbered_lines(source)
+        cells = ((number, _cells(_parse_object(line) or {}, names, keys.opt_outs)) for number, line in lines)
+        found = opt_outs.choose_columns(keys.opt_outs, cells)
+    source.seek(start)
+    others = set(keys.by_field.values()) - set(fields.values())
+
+    def read_row(number: int, line: str) -> FileRow:
+        row = _read_row(number, line, fields, others)
+        if not found or isinstance(row, InvalidRow):
+            return row
+        opt_out = opt_outs.find(found, _cells(_parse_object(line) or {}, names, found))
+        return OptedOutRow(number, row.email, opt_out) if opt_out else row
+
+    rows = (read_row(number, line) for number, line in _numbered_lines(source))
+    columns = {"name" if field in ("first_name", "last_name") else field for field in fields}
+    return ClientFile(
+        [name for name in HEADINGS if name in columns],
+        keys.unused,
+        rows if source is opened else text_files.close_after(rows, source),
+        opt_outs.explain(found),
+    )
 
 
-def write(opened: TextIO, clients: Iterable[ClientInfo]) -> int:
+def write(opened: TextIO, clients: Iterable[ExportedClient]) -> int:
     """Write clients so that `read` returns the same clients. Return their number."""
     number = 0
     for client in clients:
-        line = {name: getattr(client, name) for name in HEADINGS}
-        opened.write(safe_json.dumps(line) + "\n")
+        opened.write(safe_json.dumps(client._asdict()) + "\n")
         number += 1
     return number
 
@@ -51,27 +91,69 @@ def _numbered_lines(opened: TextIO) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _read_rows(
-    first: tuple[int, str], lines: Iterator[tuple[int, str]], columns: Sequence[str]
-) -> Iterator[ImportedRow | InvalidRow]:
-    yield _read_row(*first, columns)
-    for number, line in lines:
-        yield _read_row(number, line, columns)
+# Keys
 
 
-def _read_row(number: int, line: str, columns: Sequence[str]) -> ImportedRow | InvalidRow:
+def _read_names(opened: TextIO) -> tuple[Mapping[str, Any] | None, Sequence[str]]:
+    """Return the object of the first line, None if there is no line, and the names of the keys of all lines."""
+    first: Mapping[str, Any] | None = None
+    names: dict[str, None] = {}
+    for _, line in _numbered_lines(opened):
+        values = _parse_object(line) or {}
+        first = values if first is None else first
+        names |= dict.fromkeys(values)
+        if len(names) > MAX_COLUMNS:
+            raise InvalidValue("the lines have too many different keys", f"use at most {MAX_COLUMNS:,}")
+    return first, list(names)
+
+
+def _recognise(names: Sequence[str], choice: ColumnChoice) -> _Keys:
+    """Decide what the keys are. A field that the user maps is read from that key only. Raises InvalidValue."""
+    mapped, ignored = column_mapping.find_chosen(names, choice)
+    by_field = {field: names[index] for index, field in mapped.items()}
+    mapped_fields = {*by_field, *(("name",) if by_field.keys() & {"first_name", "last_name"} else ())}
+    free = [index for index in range(len(names)) if index not in mapped and index not in ignored]
+    own = [index for index in free if names[index] in HEADINGS and names[index] not in mapped_fields]
+    by_field |= {names[index]: names[index] for index in own}
+    found = opt_outs.find_columns(names, [index for index in free if index not in own])
+    known = {*own, *(column.position for column in found)}
+    return _Keys(by_field, found, [names[index] for index in free if index not in known])
+
+
+def _cells(values: Mapping[str, Any], names: Sequence[str], columns: Sequence[OptOutColumn]) -> Mapping[int, str]:
+    """Return the values that can say that somebody has opted out, as cells of CSV, by their positions."""
+    return {column.position: as_cell(values.get(names[column.position])) for column in columns}
+
+
+def as_cell(value: object) -> str:
+    """Return a value as a cell of CSV would have it."""
+    if isinstance(value, str):
+        return value
+    return "" if value in (None, [], {}) else json.dumps(value, ensure_ascii=False)
+
+
+# Rows
+
+
+def _read_row(number: int, line: str, keys: Mapping[str, str], others: Iterable[str]) -> ImportedRow | InvalidRow:
+    """Read a client from a line that must have the key of each field, and none of the others."""
     if len(line) == MAX_LINE_LENGTH:
         return InvalidRow(number, f"longer than {MAX_LINE_LENGTH:,} characters")
-    fields = _parse_object(line)
-    if fields is None:
+    values = _parse_object(line)
+    if values is None:
         return InvalidRow(number, "not a JSON object")
-    if [name for name in HEADINGS if name in fields] != columns:
-        return InvalidRow(number, f"the fields differ from those of the first line ({', '.join(columns)})")
-    email, name, comment = (fields.get(name) or "" for name in HEADINGS[:3])
-    tags = fields.get("tags") or []
-    if not isinstance(tags, list) or not all(isinstance(text, str) for text in (email, name, comment, *tags)):
+    if not values.keys() >= set(keys.values()) or not values.keys().isdisjoint(others):
+        return InvalidRow(number, f"the fields differ from those of the first line ({', '.join(keys.values())})")
+    email, name, first_name, last_name, comment = (
+        values[keys[field]] or "" if field in keys else "" for field in column_mapping.FIELDS[:5]
+    )
+    tags = values[keys["tags"]] or [] if "tags" in keys else []
+    tags = list(column_mapping.split_tags(tags)) if isinstance(tags, str) else tags
+    if not isinstance(tags, list) or not all(
+        isinstance(text, str) for text in (email, name, first_name, last_name, comment, *tags)
+    ):
         return InvalidRow(number, "email, name and comment must be strings, and tags a list of strings")
-    return ImportedRow(number, email, name, comment, tags)
+    return ImportedRow(number, email, name or column_mapping.join_names(first_name, last_name), comment, tags)
 
 
 def _parse_object(line: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from skychimp.errors import InvalidValue
 from skychimp.models import Client, Mailing, MailingClient, MailingTag
 from skychimp.permissions import Actor
 from skychimp.services.listing import is_valid_id, not_found
+from skychimp.store.clients.tags import spell
 from skychimp.text import checked_tags
 
 _C = Client.__table__
@@ -43,7 +44,8 @@ def set_audience(db: Session, actor: Actor, mailing: Mailing, audience: Audience
     if client_ids:
         db.execute(insert(_MC), [{"mailing_id": mailing.id, "client_id": client_id} for client_id in client_ids])
     if tags := checked_tags(audience.tags):
-        db.execute(insert(_MT), [{"mailing_id": mailing.id, "tag": tag} for tag in tags])
+        spelled = spell(db.connection(), mailing.owner_id, tags)
+        db.execute(insert(_MT), [{"mailing_id": mailing.id, "tag": spelled[tag]} for tag in tags])
 
 
 def _require_selection(audience: Audience) -> None:

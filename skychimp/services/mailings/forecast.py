@@ -1,6 +1,6 @@
 """Forecast what the next run would do: which clients get an email, which do not, and why. Changes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -10,14 +10,19 @@ from sqlalchemy import Connection, select, true
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.scheduling.planner import DueMailing
 from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, User
-from skychimp.store import audience, queue
-from skychimp.store.conditions import current_state, is_enabled, is_unfinished, why_stopped
+from skychimp.services import paging
+from skychimp.store.clients import audience
+from skychimp.store.conditions import current_state, is_sendable, is_unfinished, why_stopped
 from skychimp.store.database import Store
+from skychimp.store.occurrences import opening
 
 _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 _U = User.__table__
+
+
+REPLACED = "replaced: nothing of it was sent, and the mailing is due again"
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,40 @@ def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iter
     A mailing that is stopped, and an occurrence that is missed or skipped, is a single row.
     """
     with store.read() as transaction:
-        db = transaction.connection().execution_options(yield_per=1000)
-        yield from _stopped_mailings(db, now, mailing_id)
-        for mailing in planner.due_mailings(db, now, mailing_id):
-            yield from _new_occurrences(db, mailing, now)
-        for occurrence in _unfinished_occurrences(db, mailing_id):
-            yield from _open_occurrence(db, occurrence, now)
+        db = transaction.connection()
+        stopped = list(_stopped_mailings(db, now, mailing_id))
+        due = list(planner.due_mailings(db, now, mailing_id))
+        unfinished = _unfinished_occurrences(db, mailing_id)
+    yield from stopped
+    for mailing in due:
+        yield from _new_occurrences(store, mailing, now)
+    replaced = {occurrence_id for mailing in due for occurrence_id in mailing.replaces}
+    for occurrence in unfinished:
+        if occurrence.id in replaced:
+            yield Forecast(occurrence.mailing_id, occurrence.due_at, "", REPLACED)
+        else:
+            yield from _open_occurrence(store, occurrence, now)
 
 
 def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
     query = (
-        select(_M.c.id, _M.c.next_at, _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at)
+        select(_M.c.id, _M.c.next_at, _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at)
         .join(_U, _U.c.id == _M.c.owner_id)
-        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), ~is_enabled())
+        .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), ~is_sendable())
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
     )
     for row in db.execute(query.order_by(_M.c.id)):
-        yield Forecast(row.id, row.next_at, "", why_stopped(row.disabled_at, row.disabled_reason, row.blocked_at))
+        reason = why_stopped(row.disabled_at, row.disabled_reason, row.held_reason, row.blocked_at)
+        yield Forecast(row.id, row.next_at, "", reason)
 
 
-def _new_occurrences(db: Connection, mailing: DueMailing, now: datetime) -> Iterator[Forecast]:
+def _new_occurrences(store: Store, mailing: DueMailing, now: datetime) -> Iterator[Forecast]:
     """Yield the rows of the occurrences that the next run would open, or record as missed or skipped."""
-    has_content = not mailing.digest or planner.has_new_posts(db, mailing, now)
+    with store.read() as db:
+        has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, now)
     for due in mailing.plan.open:
         if has_content:
-            yield from _audience_rows(db, mailing, mailing.id, due.at)
+            yield from _audience_rows(store, mailing, mailing.id, due.at)
         else:
             yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
@@ -71,23 +85,27 @@ def _new_occurrences(db: Connection, mailing: DueMailing, now: datetime) -> Iter
         yield Forecast(mailing.id, due.at, "", "missed: too late to be sent")
 
 
-def _open_occurrence(db: Connection, occurrence: "_Unfinished", now: datetime) -> Iterator[Forecast]:
+def _open_occurrence(store: Store, occurrence: "_Unfinished", now: datetime) -> Iterator[Forecast]:
     """Yield a row for each delivery of an occurrence, and for each client whose delivery is not created yet."""
-    stopped = why_stopped(occurrence.disabled_at, occurrence.disabled_reason, occurrence.blocked_at)
-    if stopped is None and occurrence.deadline <= now:
-        stopped = "its deadline has passed"
-    deliveries = select(_D.c.address, current_state(), _D.c.next_try_at).where(_D.c.occurrence_id == occurrence.id)
-    for address, state, next_try_at in db.execute(deliveries):
-        reason = stopped or _why_not_now(DeliveryState(state), next_try_at, now)
-        yield Forecast(occurrence.mailing_id, occurrence.due_at, address, reason)
+    stopped = why_stopped(
+        occurrence.disabled_at, occurrence.disabled_reason, occurrence.held_reason, occurrence.blocked_at
+    )
+    if stopped is None and occurrence.end_at is not None and occurrence.end_at <= now:
+        stopped = "the mailing has ended"
+    deliveries = select(_D.c.id, _D.c.address, current_state().label("state"), _D.c.next_try_at)
+    found = deliveries.where(_D.c.occurrence_id == occurrence.id)
+    for page in paging.read_pages(store, deliveries, found):
+        for row in page:
+            reason = stopped or _why_not_now(DeliveryState(row.state), row.next_try_at, now)
+            yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
     if occurrence.state == OccurrenceState.OPENING:
         yield from _audience_rows(
-            db, occurrence, occurrence.mailing_id, occurrence.due_at, after=occurrence.cursor, stopped=stopped
+            store, occurrence, occurrence.mailing_id, occurrence.due_at, after=occurrence.cursor, stopped=stopped
         )
 
 
 def _audience_rows(
-    db: Connection,
+    store: Store,
     mailing: "DueMailing | _Unfinished",
     mailing_id: int,
     due_at: datetime,
@@ -96,13 +114,20 @@ def _audience_rows(
     stopped: str | None = None,
 ) -> Iterator[Forecast]:
     """Yield a row for each client in a mailing's audience whose id is above `after`, read in batches."""
-    while members := audience.members(
-        db, mailing_id, all_clients=mailing.all_clients, after=after, limit=queue.OPENING_BATCH
-    ):
+    while members := _read_members(store, mailing, mailing_id, after):
         for member in members:
-            bad = audience.why_bad(member.bad_at, member.bad_reason) if member.bad_at is not None else None
-            yield Forecast(mailing_id, due_at, member.email, bad or stopped)
+            left_out = audience.why_left_out(member)
+            yield Forecast(mailing_id, due_at, member.email, left_out or stopped)
         after = members[-1].client_id
+
+
+def _read_members(
+    store: Store, mailing: "DueMailing | _Unfinished", mailing_id: int, after: int
+) -> Sequence[audience.Member]:
+    with store.read() as db:
+        return audience.members(
+            db.connection(), mailing_id, all_clients=mailing.all_clients, after=after, limit=opening.OPENING_BATCH
+        )
 
 
 class _Unfinished(NamedTuple):
@@ -111,20 +136,21 @@ class _Unfinished(NamedTuple):
     id: int
     mailing_id: int
     due_at: datetime
-    deadline: datetime
+    end_at: datetime | None
     state: OccurrenceState
     cursor: int
     all_clients: bool
     disabled_at: datetime | None
     disabled_reason: str | None
+    held_reason: str | None
     blocked_at: datetime | None
 
 
 def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unfinished]:
     query = (
         select(
-            _O.c.id, _O.c.mailing_id, _O.c.due_at, _O.c.deadline, _O.c.state, _O.c.cursor, _M.c.all_clients,
-            _M.c.disabled_at, _M.c.disabled_reason, _U.c.blocked_at,
+            _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor, _M.c.all_clients,
+            _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
         )
         .join(_M, _M.c.id == _O.c.mailing_id)
         .join(_U, _U.c.id == _M.c.owner_id)

@@ -1,7 +1,8 @@
 """Create, change, delete, disable and list mailings."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice
 
 from sqlalchemy import exists, select, update
@@ -10,15 +11,16 @@ from sqlmodel import Session
 from skychimp.delivery.scheduling import planner, recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import DueTime
 from skychimp.errors import Denied
-from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message
+from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
-from skychimp.services import audit
+from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
 from skychimp.services.mailings.audience_input import Audience, set_audience
 from skychimp.services.mailings.queries import (
     SEARCHED,
     SORTED_BY,
     MailingInfo,
+    add_progress,
     get_mailing,
     get_own_mailing,
     read_mailings,
@@ -29,19 +31,38 @@ from skychimp.services.mailings.schedules import (
     CatchUpPolicy,
     ScheduleInput,
     first_due,
+    opened_times,
     parse_schedule,
     reschedule,
     schedule_columns,
 )
-from skychimp.store import queue
+from skychimp.store import holds, relay_pauses
+from skychimp.store.clients import audience as store_audience
+from skychimp.store.clients import tags as store_tags
+from skychimp.store.clients import topics
+from skychimp.store.clients.audience import AudienceCount
 from skychimp.store.database import Store
-from skychimp.text import one_line
+from skychimp.store.occurrences import sweeping
+from skychimp.text import checked_tags, checked_topic, one_line
 
 _M = Mailing.__table__
 _MSG = Message.__table__
+_O = Occurrence.__table__
+
+_NO_MAILING = -1
+"""The id of a mailing that is not kept. PostgreSQL would not use one of its own again."""
 
 MAX_REASON_LENGTH = 1_000
-LIST_BATCH = 500
+
+
+@dataclass(frozen=True)
+class _NewMailing:
+    message_id: int
+    schedule: ScheduleInput
+    audience: Audience
+    catch_up: CatchUpPolicy
+    topic: str | None
+    disabled: str = ""
 
 
 def create(
@@ -52,37 +73,48 @@ def create(
     schedule: ScheduleInput,
     audience: Audience,
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
+    topic: str | None = None,
     disabled: str = "",
 ) -> MailingInfo:
     """Create a mailing. It is due at once if its start has passed and its end has not.
 
-    `disabled` is a reason to create it disabled. Raises NotFound, InvalidValue.
+    `topic` is what its clients can unsubscribe from. `disabled` is a reason to create it disabled. Raises NotFound,
+    InvalidValue.
     """
-    authorize(actor, Action.CHANGE_MAILINGS)
-    now = store.now()
-    parsed = parse_schedule(schedule, now)
-    next_at = first_due(parsed, now)
+    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled)
     with store.write() as db:
-        _require_own_message(db, actor, message_id)
-        mailing = Mailing(
-            owner_id=actor.user_id,
-            message_id=message_id,
-            every=schedule.every,
-            timezone=schedule.timezone,
-            created_at=now,
-            next_at=next_at,
-            status=MailingStatus.COMPLETED if next_at is None else MailingStatus.CREATED,
-            catch_up=catch_up.catch_up,
-            grace=_whole_seconds(catch_up.grace),
-            disabled_at=now if disabled else None,
-            disabled_by_id=actor.user_id if disabled else None,
-            disabled_reason=disabled or None,
-            **schedule_columns(parsed),
+        created = _insert(db, store.now(), actor, new)
+        return get_mailing(db, actor, created.id or 0)
+
+
+def count_recipients_of_new(
+    store: Store,
+    actor: Actor,
+    *,
+    message_id: int,
+    schedule: ScheduleInput,
+    audience: Audience,
+    catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
+    topic: str | None = None,
+) -> AudienceCount | None:
+    """Count the clients to which `create` would send at once, None if the mailing would not be due yet.
+
+    Nothing is created. Raises what `create` does.
+    """
+    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic), store.now()
+    with store.write() as db:
+        mailing = _insert(db, now, actor, new, mailing_id=_NO_MAILING)
+        is_due = mailing.next_at is not None and mailing.next_at <= now
+        own_topic = mailing.topic
+        db.rollback()
+    if not is_due:
+        return None
+    with store.read() as session:  # not above: counting takes long, and others wait for the lock
+        connection = session.connection()
+        tags = [spelling for tag in checked_tags(audience.tags) for spelling in store_tags.spellings(connection, tag)]
+        return store_audience.count_selected(
+            connection, actor.user_id, audience.client_ids, tags, own_topic, all_clients=audience.all_clients
         )
-        db.add(mailing)
-        db.flush()
-        set_audience(db, actor, mailing, audience)
-        return get_mailing(db, actor, mailing.id or 0)
 
 
 def duplicate(
@@ -92,7 +124,7 @@ def duplicate(
 
     Raises NotFound, InvalidValue.
     """
-    original = show(store, actor, mailing_id, action=Action.CHANGE_MAILINGS)
+    original = find(store, actor, mailing_id, action=Action.CHANGE_MAILINGS)
     with store.read() as db:
         start = start or get_own_mailing(db, actor, mailing_id).start_local
     end = end or (original.end_at.isoformat() if original.end_at else None)
@@ -103,12 +135,18 @@ def duplicate(
         schedule=ScheduleInput(start, end, original.every, original.timezone),
         audience=Audience(original.all_clients, original.tags, original.client_ids),
         catch_up=CatchUpPolicy(original.catch_up, original.grace),
+        topic=original.topic,
         disabled=f"copy of mailing {mailing_id}",
     )
 
 
 def show(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action.SEE_MAILINGS) -> MailingInfo:
-    """Return one mailing. Raises NotFound if it does not exist or the actor may not do this to it."""
+    """Return one mailing with its progress. Raises NotFound if it does not exist or the actor may not do this to it."""
+    return _with_progress(store, find(store, actor, mailing_id, action=action))
+
+
+def find(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action.SEE_MAILINGS) -> MailingInfo:
+    """Return one mailing as `show` does, without its progress, which may take long to count. Raises NotFound."""
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id, action)
     record_view(store, actor, mailing)
@@ -117,12 +155,13 @@ def show(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action
 
 def list_mailings(store: Store, actor: Actor, options: ListOptions) -> Iterator[MailingInfo]:
     """Yield the mailings that the actor may see, while they are read. Raises InvalidValue."""
-    query = apply(visible_mailings(actor), options, searched=SEARCHED, sorted_by=SORTED_BY)
+    rows = visible_mailings(actor)
+    found = apply(rows, options, searched=SEARCHED, sorted_by=SORTED_BY)
     audit.record_list(store, actor, Action.SEE_MAILINGS, "mailing")
-    with store.read() as db:
-        rows = iter(db.execute(query.execution_options(yield_per=LIST_BATCH)))
-        while batch := list(islice(rows, LIST_BATCH)):
-            yield from read_mailings(db, batch)
+    for page in paging.read_pages(store, rows, found, limit=options.limit):
+        with store.read() as db:
+            infos = add_progress(db, read_mailings(db, page))
+        yield from infos
 
 
 def change(
@@ -138,46 +177,59 @@ def change(
     timezone: str | None = None,
     catch_up: CatchUp | None = None,
     grace: timedelta | None = None,
+    topic: str | None = None,
+    no_topic: bool = False,
     audience: Audience | None = None,
 ) -> MailingInfo:
-    """Change the values that are given. `no_end` removes the end.
+    """Change the values that are given. `no_end` removes the end, `no_topic` the topic.
 
-    A changed schedule applies from now on. Raises NotFound, InvalidValue.
+    A changed schedule applies from now on. A new topic cancels what waits for the clients who have unsubscribed from
+    it. Raises NotFound, InvalidValue.
     """
     authorize(actor, Action.CHANGE_MAILINGS)
     now = store.now()
+    new_topic = None if topic is None else checked_topic(topic)
     with store.write() as db:
         mailing = get_own_mailing(db, actor, mailing_id)
         if message_id is not None:
             _require_own_message(db, actor, message_id)
             mailing.message_id = message_id
+        if catch_up is not None:
+            mailing.catch_up = catch_up
+        if grace is not None:
+            mailing.grace = _whole_seconds(grace)
         if no_end or any(value is not None for value in (start, end, every, timezone)):
             old_end = mailing.end_at.isoformat() if mailing.end_at else None
             new_end = None if no_end else old_end if end is None else end
             new_start = mailing.start_local if start is None else start
             schedule = ScheduleInput(new_start, new_end, every or mailing.every, timezone or mailing.timezone)
             reschedule(db, mailing, schedule, now)
-        if catch_up is not None:
-            mailing.catch_up = catch_up
-        if grace is not None:
-            mailing.grace = _whole_seconds(grace)
         if audience is not None:
             set_audience(db, actor, mailing, audience)
-        db.flush()
-        return get_mailing(db, actor, mailing_id)
+        if no_topic:
+            mailing.topic = ""
+        elif new_topic is not None:
+            mailing.topic = topics.spell(db.connection(), actor.user_id, new_topic)
+            db.flush()
+            topics.cancel_suppressed(db.connection(), actor.user_id, mailing.topic)
+    sweeping.sweep_in_batches(store, now)  # an end in the past expires what is still queued
+    with store.read() as db:
+        changed = get_mailing(db, actor, mailing_id)
+    return _with_progress(store, changed)
 
 
 def remove(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
     """Delete a mailing and return it. Queued deliveries are cancelled; the log is kept. Raises NotFound."""
     authorize(actor, Action.CHANGE_MAILINGS)
     now = store.now()
+    with store.read() as db:
+        deleted = get_mailing(db, actor, mailing_id)
+    deleted = _with_progress(store, deleted)
     with store.write() as db:
         mailing = get_own_mailing(db, actor, mailing_id)
-        deleted = get_mailing(db, actor, mailing_id)
         mailing.deleted_at, mailing.message_id, mailing.next_at = now, None, None
-        db.flush()
-        queue.sweep(db.connection(), now)
         audit.record(db, actor, "delete", "mailing", mailing_id)
+    sweeping.sweep_in_batches(store, now)
     return deleted
 
 
@@ -192,20 +244,22 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
     with store.write() as db:
         mailing = get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
         if mailing.disabled and scope == Scope.ALL:
-            values = {"disabled_at": now, "disabled_by_id": actor.user_id, "disabled_reason": reason}
+            values = {"disabled_by_id": actor.user_id, "disabled_reason": reason}  # since then nothing is sent
             db.execute(update(_M).where(_M.c.id == mailing_id).values(values))
-        queue.disable_mailing(db.connection(), mailing_id, reason, now, actor.user_id)
+        holds.disable_mailing(db.connection(), mailing_id, reason, now, actor.user_id)
         if mailing.owner != actor.email:
             audit.record(db, actor, "disable", "mailing", mailing_id, reason)
-        return get_mailing(db, actor, mailing_id)
+        disabled = get_mailing(db, actor, mailing_id)
+    return _with_progress(store, disabled)
 
 
 def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
-    """Let a disabled mailing send again.
+    """Let a disabled or held mailing send again. Each mail server that is paused is probed by the next run.
 
     Raises NotFound, and Denied if a manager or admin has disabled it and the actor is neither.
     """
     scope = authorize(actor, Action.DISABLE_MAILINGS)
+    now = store.now()
     with store.write() as db:
         owner = get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS).owner
         mailing = db.get_one(Mailing, mailing_id)
@@ -213,11 +267,16 @@ def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
             raise Denied(
                 f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it"
             )
+        stopped_at = min(filter(None, (mailing.disabled_at, mailing.held_at)), default=now)
+        holds.add_time_held_up(db.connection(), _O.c.mailing_id == mailing_id, stopped_at, now)
+        relay_pauses.probe_now(db.connection(), now)
         mailing.disabled_at = mailing.disabled_by_id = mailing.disabled_reason = None
+        mailing.held_at = mailing.held_reason = mailing.held_settings = None
         if owner != actor.email:
             audit.record(db, actor, "enable", "mailing", mailing_id)
         db.flush()
-        return get_mailing(db, actor, mailing_id)
+        enabled = get_mailing(db, actor, mailing_id)
+    return _with_progress(store, enabled)
 
 
 def preview(
@@ -228,9 +287,12 @@ def preview(
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id)
         schedule = planner.schedule_of(db.get_one(Mailing, mailing_id))
+        opened = opened_times(db, mailing_id)
     record_view(store, actor, mailing)
     start = now if since is None else time_input.parse_when(since, mailing.timezone, now)
-    return mailing, list(islice(recurrence.upcoming(schedule, start), number))
+    due_times = recurrence.upcoming(schedule, start)
+    coming = (due for due in due_times if due.at < now or due.local.isoformat() not in opened)
+    return mailing, list(islice(coming, number))
 
 
 def record_view(store: Store, actor: Actor, mailing: MailingInfo) -> None:
@@ -245,6 +307,40 @@ def require_mailing(store: Store, mailing_id: int) -> None:
     with store.read() as db:
         if not is_valid_id(mailing_id) or not db.scalar(query):
             raise not_found("mailing", mailing_id)
+
+
+def _with_progress(store: Store, mailing: MailingInfo) -> MailingInfo:
+    with store.read() as db:
+        return add_progress(db, [mailing])[0]
+
+
+def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_id: int | None = None) -> Mailing:
+    authorize(actor, Action.CHANGE_MAILINGS)
+    parsed = parse_schedule(new.schedule, now)
+    next_at = first_due(parsed, now)
+    topic = "" if new.topic is None else checked_topic(new.topic)
+    _require_own_message(db, actor, new.message_id)
+    mailing = Mailing(
+        id=mailing_id,
+        owner_id=actor.user_id,
+        message_id=new.message_id,
+        every=new.schedule.every,
+        timezone=new.schedule.timezone,
+        created_at=now,
+        next_at=next_at,
+        status=MailingStatus.COMPLETED if next_at is None else MailingStatus.CREATED,
+        catch_up=new.catch_up.catch_up,
+        grace=_whole_seconds(new.catch_up.grace),
+        topic=topics.spell(db.connection(), actor.user_id, topic),
+        disabled_at=now if new.disabled else None,
+        disabled_by_id=actor.user_id if new.disabled else None,
+        disabled_reason=new.disabled or None,
+        **schedule_columns(parsed),
+    )
+    db.add(mailing)
+    db.flush()
+    set_audience(db, actor, mailing, new.audience)
+    return mailing
 
 
 def _require_own_message(db: Session, actor: Actor, message_id: int) -> None:

@@ -1,7 +1,7 @@
 """Read mailings with their message, owner and audience, as far as the actor may see them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Row, Select, and_, exists, select
@@ -21,6 +21,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.listing import in_scope, is_valid_id, not_found
+from skychimp.services.mailings.progress import read_progress
 from skychimp.store.sql import Nullable
 
 _M = Mailing.__table__
@@ -45,7 +46,11 @@ SORTED_BY = {
 class MailingInfo:
     """A mailing as its owner sees it. Times are in UTC.
 
-    `skipped_at` is the latest due time of a digest that had no new post at that time.
+    `skipped_at` is the latest due time of a digest that had no new post at that time. `held` says why nothing is sent
+    although the mailing is enabled, None if it is: the mail server has refused the sender or each email. `topic` is
+    None if clients can only unsubscribe from all mail of the owner. `deliveries` is the number of emails of its last
+    occurrence, and `done` of those that need no further try. Both are None before the first one, and without
+    `add_progress`.
     """
 
     id: int
@@ -65,11 +70,20 @@ class MailingInfo:
     disabled: bool
     disabled_by: str | None
     disabled_reason: str | None
+    held: str | None
     next_at: datetime | None
     created_at: datetime
+    topic: str | None
     all_clients: bool
     tags: list[str]
     client_ids: list[int]
+    deliveries: int | None = None
+    done: int | None = None
+
+    @property
+    def progress(self) -> str:
+        """How many emails of the last occurrence are done, and how many there are: `1,988/2,001`. "" if none is."""
+        return "" if self.deliveries is None else f"{self.done:,}/{self.deliveries:,}"
 
 
 def visible_mailings(actor: Actor, action: Action = Action.SEE_MAILINGS) -> Select[tuple[object, ...]]:
@@ -126,6 +140,15 @@ def read_mailings(db: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[
     return [_mailing_info(row, tags.get(row.id, []), client_ids.get(row.id, []), skipped.get(row.id)) for row in rows]
 
 
+def add_progress(db: Session, mailings: Sequence[MailingInfo]) -> list[MailingInfo]:
+    """Return mailings with their progress. Not part of a transaction that writes, as counting may take long."""
+    progress = read_progress(db.connection(), [mailing.id for mailing in mailings])
+    return [
+        replace(mailing, **progress[mailing.id]._asdict()) if mailing.id in progress else mailing
+        for mailing in mailings
+    ]
+
+
 def _skipped_at(db: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
     """Return the latest due time of each mailing whose latest occurrence was skipped."""
     if not mailing_ids:
@@ -138,7 +161,10 @@ def _skipped_at(db: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
 
 
 def _mailing_info(
-    row: Row[tuple[object, ...]], tags: list[str], client_ids: list[int], skipped_at: datetime | None
+    row: Row[tuple[object, ...]],
+    tags: list[str],
+    client_ids: list[int],
+    skipped_at: datetime | None,
 ) -> MailingInfo:
     is_disabled = row.disabled_at is not None
     return MailingInfo(
@@ -159,8 +185,10 @@ def _mailing_info(
         disabled=is_disabled,
         disabled_by=(row.disabled_by or "the system") if is_disabled else None,
         disabled_reason=row.disabled_reason,
+        held=row.held_reason,
         next_at=row.next_at,
         created_at=row.created_at,
+        topic=row.topic or None,
         all_clients=row.all_clients,
         tags=tags,
         client_ids=client_ids,

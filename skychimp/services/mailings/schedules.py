@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlmodel import Session
 
 from skychimp.delivery.scheduling import recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import Schedule
 from skychimp.errors import InvalidValue
 from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Occurrence
-from skychimp.store import queue
 
 _O = Occurrence.__table__
 
@@ -70,23 +69,27 @@ def schedule_columns(schedule: Schedule) -> dict[str, Any]:
     return {"start_local": schedule.start.isoformat(), "start_at": start_at, "end_at": schedule.end}
 
 
+def opened_times(db: Session, mailing_id: int) -> set[str]:
+    """Return the wall-clock times (ISO 8601) for which a mailing has an occurrence. None of them is opened again."""
+    return set(db.scalars(select(_O.c.due_local).where(_O.c.mailing_id == mailing_id)))
+
+
 def reschedule(db: Session, mailing: Mailing, typed: ScheduleInput, now: datetime) -> None:
     """Give a mailing another schedule. Raises InvalidValue.
 
-    A mailing that has opened an occurrence sends nothing for due times before `now`. Any other one starts again.
+    A mailing that has opened an occurrence sends nothing for due times before `now`, and nothing again for a
+    wall-clock time that it has opened, in whatever zone. Any other one starts again.
     """
     schedule = parse_schedule(typed, now)
-    has_opened = bool(db.scalar(select(exists().where(_O.c.mailing_id == mailing.id))))
-    mailing.next_at = _next_after_change(schedule, mailing.next_at, now) if has_opened else first_due(schedule, now)
+    opened = opened_times(db, mailing.id or 0)
+    mailing.next_at = _next_after_change(mailing, schedule, opened, now)
     mailing.every, mailing.timezone = typed.every, typed.timezone
     for name, value in schedule_columns(schedule).items():
         setattr(mailing, name, value)
     if mailing.next_at is not None and mailing.status == MailingStatus.COMPLETED:
-        mailing.status = MailingStatus.RUNNING if has_opened else MailingStatus.CREATED
+        mailing.status = MailingStatus.RUNNING if opened else MailingStatus.CREATED
     elif mailing.next_at is None and mailing.status == MailingStatus.CREATED:
         mailing.status = MailingStatus.COMPLETED
-    db.flush()
-    queue.sweep(db.connection(), now)  # an end in the past expires what is still queued
 
 
 def _next_due(schedule: Schedule, since: datetime) -> datetime | None:
@@ -94,9 +97,31 @@ def _next_due(schedule: Schedule, since: datetime) -> datetime | None:
     return due.at if due else None
 
 
-def _next_after_change(schedule: Schedule, next_at: datetime | None, now: datetime) -> datetime | None:
-    """Return the next due time. A due time that is past but not opened yet counts if the new schedule has it too."""
+def _next_after_change(mailing: Mailing, schedule: Schedule, opened: set[str], now: datetime) -> datetime | None:
+    """Return the next due time that a run will open.
+
+    A due time that is past but not opened yet counts if the new schedule has it too, and if it is not too late.
+    """
+    past = _past_due(mailing, schedule, opened, now)
+    if past is not None and _opens_now(mailing, schedule, past, opened, now):
+        return past
     this_second = now.replace(microsecond=0)  # "--start now" has no microseconds and must still count
-    if next_at is not None and next_at < this_second and _next_due(schedule, next_at) == next_at:
-        return next_at
-    return _next_due(schedule, this_second)
+    following = recurrence.next_unopened(schedule, this_second, opened)
+    return None if following is None else following.at
+
+
+def _past_due(mailing: Mailing, schedule: Schedule, opened: set[str], now: datetime) -> datetime | None:
+    """Return the first due time before now that is to be opened if it is not too late, or None."""
+    first = mailing.next_at if opened else first_due(schedule, now)
+    if first is None or first > now or _next_due(schedule, first) != first:
+        return None
+    return first
+
+
+def _opens_now(mailing: Mailing, schedule: Schedule, first: datetime, opened: set[str], now: datetime) -> bool:
+    """Return whether a run would open an occurrence now, if `first` is the first due time that is not handled yet."""
+    grace = None if mailing.grace is None else timedelta(seconds=mailing.grace)
+    plan = recurrence.make_plan(
+        schedule, next_at=first, since=mailing.created_at, now=now, catch_up=mailing.catch_up, grace=grace
+    )
+    return any(due.local.isoformat() not in opened for due in plan.open)

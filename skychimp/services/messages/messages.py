@@ -1,10 +1,12 @@
 """Create, change, delete, list and preview messages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import Row, Select, delete, select, update
+from sqlalchemy import Row, Select, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
@@ -12,17 +14,23 @@ from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholder, insert_posts, summarize_post
 from skychimp.errors import Conflict, InvalidValue, NotFound
-from skychimp.models import Format, Mailing, Message
+from skychimp.models import Format, Mailing, Message, Occurrence
 from skychimp.permissions import Action, Actor, authorize
-from skychimp.services import audit
+from skychimp.services import audit, paging
 from skychimp.services.blog import posts
 from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions, apply, in_scope, is_valid_id, not_found
+from skychimp.services.messages.front_matter import FrontMatter, split_front_matter
 from skychimp.shell import run_hint
+from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
+from skychimp.store.occurrences import opening
+
+Value = TypeVar("Value")
 
 _MSG = Message.__table__
 _M = Mailing.__table__
+_O = Occurrence.__table__
 
 SORTED_BY = {
     "id": _MSG.c.id,
@@ -63,10 +71,14 @@ class Preview:
 def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool = False) -> MessageInfo:
     """Create a message, after rendering it once to validate it. Raises InvalidValue.
 
-    A digest is sent with the blog's new posts, which replace `{{ posts }}` or follow the body.
+    A digest is sent with the blog's new posts, which replace `{{ posts }}` or follow the body. The front matter of a
+    Markdown body gives the subject, if that is empty. The body of an HTML message is made from the HTML if it is empty.
     """
     authorize(actor, Action.CHANGE_MESSAGES)
-    content = _validate(content, is_digest=digest)
+    front_matter, body = _split_body(content.body, content.format)
+    content = content._replace(subject=content.subject or front_matter.subject or "", body=body or "")
+    digest = digest or bool(front_matter.digest)
+    content = _validate(_with_body(content, is_digest=digest), is_digest=digest)
     now = store.now()
     with store.write() as db:
         message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **content._asdict())
@@ -88,9 +100,10 @@ def show(store: Store, actor: Actor, message_id: int, *, action: Action = Action
 def list_messages(store: Store, actor: Actor, options: ListOptions) -> Iterator[MessageInfo]:
     """Yield the messages that the actor may see, while they are read. Raises InvalidValue."""
     audit.record_list(store, actor, Action.SEE_MESSAGES, "message")
-    query = apply(_select(actor), options, searched=(_MSG.c.subject, _MSG.c.body), sorted_by=SORTED_BY)
-    with store.read() as db:
-        yield from map(_message_info, db.execute(query.execution_options(yield_per=100)))
+    rows = _select(actor)
+    found = apply(rows, options, searched=(_MSG.c.subject, _MSG.c.body), sorted_by=SORTED_BY)
+    for page in paging.read_pages(store, rows, found, limit=options.limit, size=paging.SMALL_PAGE):
+        yield from map(_message_info, page)
 
 
 def change(
@@ -103,24 +116,33 @@ def change(
     format: Format | None = None,  # noqa: A002
     html: str | None = None,
     digest: bool | None = None,
+    also_open: bool = False,
 ) -> MessageInfo:
     """Change the values that are given. An occurrence that is already open keeps its content.
 
-    Any format but HTML removes the HTML part. Raises NotFound, InvalidValue.
+    With `also_open`, its emails change too that were not sent yet, except those that may have been. Any format but HTML
+    removes the HTML part. Front matter gives what is not given, and an empty body is made from the HTML, as in
+    `create`. A body that was made is made again from new HTML. Raises NotFound, InvalidValue, and Conflict if an open
+    occurrence cannot be changed.
     """
-    with store.write() as db:
-        old = _get(db, actor, message_id, Action.CHANGE_MESSAGES)
-        content = MessageContent(
-            old.subject if subject is None else subject,
-            old.body if body is None else body,
-            old.format if format is None else format,
-            old.html if html is None else html,
-        )
-        digest = old.digest if digest is None else digest
-        content = _validate(content, is_digest=digest)
-        values = content._asdict() | {"digest": digest, "updated_at": store.now()}
-        db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
-        return _get(db, actor, message_id, Action.CHANGE_MESSAGES)
+    while True:
+        old = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
+        # Outside of the transaction, as this can take seconds, and nothing can be sent meanwhile.
+        content, is_digest = _changed_content(old, subject, body, format, html, digest)
+        looked_to = _keep_sent_content(store, message_id) if also_open and not is_digest else {}
+        with store.write() as db:
+            if _get(db, actor, message_id, Action.CHANGE_MESSAGES) == old:
+                values = content._asdict() | {"digest": is_digest, "updated_at": store.now()}
+                db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
+                if also_open:
+                    _change_open(db, message_id, content, looked_to, is_digest=is_digest)
+                return _get(db, actor, message_id, Action.CHANGE_MESSAGES)
+
+
+def open_mailings(store: Store, message_id: int) -> list[int]:
+    """Return the mailings that still have emails to send with the content that a message had before."""
+    with store.read() as db:
+        return sorted({row.mailing_id for row in _open_occurrences(db, message_id)})
 
 
 def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
@@ -135,6 +157,43 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
             raise Conflict(f"message {message_id} is used by mailing {mailing_id}", hint) from None
         audit.record(db, actor, "delete", "message", message_id)
     return deleted
+
+
+def _open_occurrences(db: Session, message_id: int) -> Sequence[Row[Any]]:
+    """Return id, mailing and content of the unfinished occurrences whose content is not the message's."""
+    is_same = and_(
+        _O.c.subject == _MSG.c.subject,
+        _O.c.body == _MSG.c.body,
+        _O.c.format == _MSG.c.format,
+        func.coalesce(_O.c.html, "") == func.coalesce(_MSG.c.html, ""),
+    )
+    return db.execute(_unfinished_occurrences(message_id).where(~is_same)).all()
+
+
+def _unfinished_occurrences(message_id: int) -> Select[Any]:
+    query = select(_O.c.id, _O.c.mailing_id).join(_M, _M.c.id == _O.c.mailing_id)
+    return query.join(_MSG, _MSG.c.id == _M.c.message_id).where(_MSG.c.id == message_id, is_unfinished())
+
+
+def _keep_sent_content(store: Store, message_id: int) -> Mapping[int, int | None]:
+    """Do what takes long before the content of open occurrences changes. Return what `change_content` gets for each."""
+    with store.read() as db:
+        unfinished = db.scalars(_unfinished_occurrences(message_id).with_only_columns(_O.c.id)).all()
+    return {occurrence_id: opening.keep_sent_content(store, occurrence_id) for occurrence_id in unfinished}
+
+
+def _change_open(
+    db: Session, message_id: int, content: MessageContent, looked_to: Mapping[int, int | None], *, is_digest: bool
+) -> None:
+    for occurrence in _open_occurrences(db, message_id):
+        if is_digest:
+            raise Conflict("a digest that is open keeps its content", "update it without --also-open")
+        values = content._asdict()
+        if not opening.change_content(db.connection(), occurrence.id, looked_to.get(occurrence.id), **values):
+            raise Conflict(
+                f"mailing {occurrence.mailing_id} is being sent",
+                f"{run_hint('mailings', 'disable', occurrence.mailing_id)}, and update the message then",
+            )
 
 
 def preview(
@@ -171,6 +230,79 @@ def compose_test_email(
     except NotFound:
         recipient = SAMPLE_RECIPIENT._replace(email=to)
     return _composer(store, message, sender, blog_url).compose(recipient, message_id_header).data
+
+
+def has_made_body(message: MessageInfo) -> bool:
+    """Return whether a message's body is empty, or what would be made from its HTML part."""
+    if message.html is None or not message.body.strip():
+        return not message.body.strip()
+    from skychimp.delivery.composing import conversions
+
+    try:
+        return message.body == conversions.text_from_html(message.html)
+    except InvalidValue:
+        return False
+
+
+def foreign_merge_tags(subject: str | None, body: str | None, html: str | None) -> list[str]:
+    """Return the merge tags of other tools in the parts of a valid message, each once."""
+    from skychimp.delivery.composing import conversions
+    from skychimp.services.messages import merge_tags
+
+    parts = [subject or "", body or ""]
+    if html is not None:
+        with suppress(InvalidValue):
+            parts.append(conversions.text_from_html(html))  # which has no scripts and styles
+    return merge_tags.foreign_merge_tags("\n".join(parts))
+
+
+def _changed_content(
+    old: MessageInfo,
+    subject: str | None,
+    body: str | None,
+    new_format: Format | None,
+    html: str | None,
+    digest: bool | None,
+) -> tuple[MessageContent, bool]:
+    """Return a message's content with the values that are given, and whether it is a digest. Raises InvalidValue."""
+    front_matter, body = _split_body(body, _first(new_format, old.format))
+    if body is None and html is not None and has_made_body(old):
+        body = ""
+    content = MessageContent(
+        _first(subject, front_matter.subject, old.subject),
+        _first(body, old.body),
+        _first(new_format, old.format),
+        old.html if html is None else html,
+    )
+    digest = _first(digest, front_matter.digest, old.digest)
+    return _validate(content if body is None else _with_body(content, is_digest=digest), is_digest=digest), digest
+
+
+def _first(*values: Value | None) -> Value:
+    """Return the first value that is given."""
+    return next(value for value in values if value is not None)
+
+
+def _split_body(body: str | None, body_format: Format) -> tuple[FrontMatter, str | None]:
+    """Return the front matter of a body, and the rest of it. Only Markdown has front matter."""
+    return split_front_matter(body) if body and body_format == Format.MARKDOWN else (FrontMatter(), body)
+
+
+def _with_body(content: MessageContent, *, is_digest: bool) -> MessageContent:
+    """Return the content with a body that is made from its HTML, if it has HTML and no body. Raises InvalidValue."""
+    if content.format != Format.HTML or content.body.strip():
+        return content
+    from skychimp.delivery.composing import conversions
+
+    html = _validate(content, is_digest=is_digest).html or ""
+    try:
+        content = content._replace(body=conversions.text_from_html(html))
+        if not content.body.strip():
+            raise InvalidValue("it has no text")
+        return _validate(content, is_digest=is_digest)
+    except InvalidValue as error:
+        reason = f"no text part can be made from the HTML part: {error.message}"
+        raise InvalidValue(reason, "use --body or --body-file") from None
 
 
 def _validate(content: MessageContent, *, is_digest: bool) -> MessageContent:

@@ -21,9 +21,10 @@ from skychimp.services.accounts import session_rule
 from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
 from skychimp.services.operations.unknown_deliveries import Resolution, batches
-from skychimp.store import ledger, place, queue, schema
+from skychimp.store import holds, ledger, place, queue, schema
 from skychimp.store.copies import backup_file
 from skychimp.store.database import Store
+from skychimp.store.occurrences import opening, sweeping
 from skychimp.store.schema import store_path
 from skychimp.store.sqlite import SqliteStore
 
@@ -64,7 +65,8 @@ class Restored:
 
     `made_at` is when the backup was made, and `kept` the path of the replaced store. `ledger_kept` says whether emails
     that the replaced store had sent since the backup count as sent. `audit_kept` and `audit_lost` count the entries of
-    its audit trail that the backup lacks; `audit_lost` is None if it is not known.
+    its audit trail that the backup lacks; `audit_lost` is None if it is not known. `suppressions_kept` counts its
+    suppressions that the backup lacks, None if they are not known.
     """
 
     store: str
@@ -75,6 +77,7 @@ class Restored:
     images: int
     audit_kept: int
     audit_lost: int | None
+    suppressions_kept: int | None
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ def restore(
         len(restored_images),
         done.audit.kept,
         done.audit.lost,
+        done.suppressions,
     )
 
 
@@ -197,7 +201,7 @@ def _restore_to_server(url: str, actor: Actor, file: Path, progress: Progress, p
 
     done = backup_file.restore_to_server(file, url, password, prepare, add_images, progress)
     with closing(schema.open_store(url, password)) as store:
-        return Restored(store.name, str(file), done.made_at, None, False, len(found), 0, None)
+        return Restored(store.name, str(file), done.made_at, None, False, len(found), 0, None, None)
 
 
 def _prepare(db: Session, actor: Actor, file: Path, kept_sessions: Collection[str]) -> None:
@@ -241,9 +245,9 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
             done = Resumed(True, to_send=sum(ledger.count_pending_by_state(db.connection()).values()))
         else:
             done = _resolve_waiting(db, decision, now)
-        queue.release(db.connection())
+        holds.release(db.connection(), now)
         db.expire_all()
-        queue.sweep(db.connection(), now)
+        sweeping.sweep(db.connection(), now)
         audit.record(db, actor, RESUMED, "store_info", 1, decision or "unknown")
     return done
 
@@ -251,9 +255,9 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
 def _resolve_waiting(transaction: Session, decision: Resolution | None, now: datetime) -> Resumed:
     """Record an outcome for all waiting deliveries, and due times as missed. Finish opening occurrences first."""
     db = transaction.connection()
-    opening = select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)
-    for occurrence_id in db.scalars(opening).all():
-        while not queue.create_deliveries(db, occurrence_id):
+    unopened = select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)
+    for occurrence_id in db.scalars(unopened).all():
+        while not opening.create_deliveries(db, occurrence_id):
             pass
     unknown_ids = queue.mark_unknown(db, now)
     if decision is not None:

@@ -1,51 +1,38 @@
 """Check whether this installation can send, and say how to fix what is wrong. Nothing is changed or sent."""
 
-import asyncio
 import re
 import shutil
-import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from sqlalchemy import func
-from sqlmodel import col, select
 
 from skychimp import addresses, files
 from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
-from skychimp.config.types import Security
 from skychimp.errors import ConfigError, SkychimpError
-from skychimp.models import Message
-from skychimp.services.operations import sender_dns
+from skychimp.services.operations import relay_check, sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
-from skychimp.shell import run_hint, run_line_hint
-from skychimp.store import place, queue, relay_pauses, runs
+from skychimp.shell import run_line_hint
+from skychimp.store import holds, place, runs
 from skychimp.store.database import Store
 from skychimp.store.postgres.server import PostgresStore
-from skychimp.store.sql import byte_length
 from skychimp.store.sqlite import SqliteStore
 from skychimp.text import count_of
 from skychimp.transport import make_outbox
-
-if TYPE_CHECKING:
-    from skychimp.transport.smtp import SmtpTransport
 
 MB = 1_000_000
 TOO_LITTLE_SPACE, LITTLE_SPACE = 20 * MB, 500 * MB
 """Bytes of free disk space."""
 
+LARGE_LOG = 200 * MB
+"""Bytes. SQLite empties its log when it is a few MB large, unless a reader still needs it."""
+
+COPIES_KEPT = 3
+"""How many copies of old stores, which hold personal data, may lie beside a store without a warning."""
+
 _CLOCK_DIFFERENCE = timedelta(seconds=10)
-
-LONGEST_WAIT = timedelta(seconds=15)
-"""How long to wait for the mail server."""
-
-ENCODING_OVERHEAD = 1.4
-"""How much larger than its text an email is at most, without its header."""
 
 _RELEASE = 'run "skychimp resolve --restored"'
 
@@ -75,7 +62,7 @@ def check_installation(
     if settings.mail.transport == "outbox":
         yield _outbox(store)
         return
-    yield from _relay(settings, store)
+    yield from relay_check.check_relay(settings, store)
     if settings.mail.sender is not None:
         address = addresses.parse_sender(settings.mail.sender)[1]
         try:
@@ -124,6 +111,10 @@ def _config(settings: Settings) -> Iterator[Finding]:
         with suppress(OSError):
             if files.can_others_read(secret.stat(), secret):
                 yield Finding("config", WARNING, f"other users can read the password in {secret}", _chmod_hint(secret))
+    try:
+        settings.mail.read_timezone()
+    except ConfigError as error:
+        yield Finding("time zone", WARNING, error.message, error.hint)
     if settings.service.shared and not shared.is_shared():
         remedy = f"set service.shared in {shared.own_config_name()}, the only place where it counts"
         yield Finding("config", WARNING, "service.shared has no effect where it is set", remedy)
@@ -166,6 +157,28 @@ def _file(store: SqliteStore) -> Iterator[Finding]:
     else:
         yield Finding("store", OK, about)
     yield check_disk_space(shutil.disk_usage(store.path.parent).free, store.path.stat().st_size)
+    yield from _log(store.path)
+    yield from _copies(store.path)
+
+
+def _log(store: Path) -> Iterator[Finding]:
+    """Warn of a large write-ahead log: it grows with each email while somebody reads the store for long."""
+    with suppress(OSError):
+        size = store.with_name(f"{store.name}-wal").stat().st_size
+        if size > LARGE_LOG:
+            found = f"the store's write-ahead log has grown to {size // MB:,} MB"
+            yield Finding("disk", WARNING, found, "end the commands that have been reading it, such as a paused pager")
+
+
+def _copies(store: Path) -> Iterator[Finding]:
+    """Count the copies that restores and upgrades have left beside a store. Nothing removes them but a person."""
+    name = re.compile(re.escape(store.name) + r"\.before-(restore-\d{8}T\d{6}Z|\d{4})(-\d+)?")
+    found = sorted((path.stat().st_mtime, path) for path in store.parent.iterdir() if name.fullmatch(path.name))
+    if len(found) > COPIES_KEPT:
+        size = sum(path.stat().st_size for _, path in found)
+        about = f"{count_of(len(found), 'copy', 'copies')} from restores and upgrades ({size // MB:,} MB)"
+        old = [path for _, path in found[:-COPIES_KEPT]]
+        yield Finding("disk", WARNING, f"{about} in {store.parent}", run_line_hint("rm", *old))
 
 
 def _server(store: PostgresStore) -> Iterator[Finding]:
@@ -193,7 +206,7 @@ def _server(store: PostgresStore) -> Iterator[Finding]:
 
 def _why_held(store: Store) -> str | None:
     with store.read() as db:
-        return queue.why_held(db.connection())
+        return holds.why_held(db.connection())
 
 
 def _clock(store: Store) -> Finding:
@@ -215,61 +228,6 @@ def _outbox(store: Store | None) -> Finding:
         except SkychimpError as error:
             return Finding("relay", PROBLEM, error.message, error.hint)
     return Finding("relay", OK, "emails are written to the outbox (no mail server configured)")
-
-
-def _relay(settings: Settings, store: Store | None) -> Iterator[Finding]:
-    """Check the mail server: its address, connection, TLS, login and extensions."""
-    from skychimp.transport.smtp import SmtpTransport
-
-    smtp = settings.smtp
-    try:
-        resolved = socket.getaddrinfo(smtp.host, smtp.effective_port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        remedy = "correct smtp.host, or check this machine's name server"
-        yield Finding("relay", PROBLEM, f"cannot find the host {smtp.host} in DNS", remedy)
-        return
-    impatient = smtp.model_copy(update={"timeout": min(smtp.timeout, LONGEST_WAIT)})
-    transport = SmtpTransport(impatient)
-    try:
-        extensions = asyncio.run(_extensions(transport))
-    except SkychimpError as error:
-        yield Finding("relay", PROBLEM, error.message, error.hint)
-        return
-    logged_in = f", logged in as {smtp.username}" if smtp.username else ""
-    names = ", ".join(sorted(extensions)) or "none"
-    about = f"{transport.relay} accepts mail ({smtp.security}{logged_in}); extensions: {names}"
-    is_local = all(ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in resolved)
-    if smtp.security == Security.NONE and not is_local:
-        yield Finding("relay", WARNING, f"{about}: the connection is not encrypted", 'set smtp.security = "starttls"')
-    else:
-        yield Finding("relay", OK, about)
-    if store is not None:
-        yield from _known_limits(store, extensions)
-
-
-def _known_limits(store: Store, extensions: Mapping[str, str]) -> Iterator[Finding]:
-    """Check what the store knows: whether the mail server is paused, and messages that are too large for it."""
-    content = col(Message.subject) + col(Message.body) + func.coalesce(Message.html, "")
-    size = byte_length(content)
-    with store.read() as db:
-        paused = relay_pauses.latest_pause(db.connection())
-        largest = db.exec(select(Message.id, size).order_by(size.desc()).limit(1)).first()
-    if paused is not None:
-        found = f"paused since {paused.since:%Y-%m-%d %H:%M} UTC: {paused.reason}"
-        yield Finding("relay", WARNING, found, 'fix that, then run "skychimp run"')
-    limit = int(extensions["SIZE"]) if extensions.get("SIZE", "").isdecimal() else 0
-    if limit and largest and largest[1] * ENCODING_OVERHEAD > limit:
-        found = f"message {largest[0]} may be larger than the mail server accepts ({limit:,} bytes)"
-        yield Finding("relay", WARNING, found, run_hint("messages", "update", largest[0]))
-
-
-async def _extensions(transport: "SmtpTransport") -> Mapping[str, str]:
-    """Return the extensions that the mail server announces, with their parameters."""
-    connection = await transport.connect()
-    try:
-        return dict(connection.protocol.capabilities)
-    finally:
-        await connection.close()
 
 
 def _chmod_hint(path: Path) -> str:

@@ -1,5 +1,7 @@
-"""Remove what has expired and update sums, once an hour."""
+"""Remove what has expired and update sums: by a daemon once an hour, by `run` at its end."""
 
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from skychimp.delivery.scheduling import tzdata_changes
@@ -7,18 +9,51 @@ from skychimp.services.accounts import codes, login_throttle, sessions, unverifi
 from skychimp.services.blog import images
 from skychimp.services.reporting import rollups
 from skychimp.store import ledger, runs
-from skychimp.store.database import Store
+from skychimp.store.database import BATCH_PAUSE_S, Store
 
 RUNS_KEPT = timedelta(days=90)
+AFTER_RUN_S = 1.0
+"""How long the housekeeping of a `run` may take. The next one continues."""
 
 
-def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
+def tidy(
+    store: Store, *, keep_attempts: timedelta | None = None, may_continue: Callable[[], bool] = lambda: True
+) -> None:
     """Remove what is no longer needed, and truncate the write-ahead log.
 
     That is old sessions, codes, unverified accounts, login failures, runs and unused images. Attempts older than
     `keep_attempts` are added up and removed; None keeps them all. If the rules of time zones have changed, future due
-    times are updated. Each step is a short transaction of its own.
+    times are updated.
+
+    Each step is a short transaction, so that nobody who sends waits for long. `may_continue` is called after each one,
+    and may sleep. What is left when it returns False is done the next time.
     """
+    steps = _steps(store, keep_attempts)
+    while next(steps, _DONE) is not _DONE and may_continue():
+        pass
+
+
+def tidy_after_run(store: Store, *, keep_attempts: timedelta | None = None) -> None:
+    """Do at most about a second of the housekeeping, if it is due, as nobody does it where no daemon runs.
+
+    It is due at the first run of an hour, and while attempts are older than `keep_attempts`.
+    """
+    now = store.now()
+    with store.read() as transaction:
+        db = transaction.connection()
+        is_due = runs.is_first_of_hour(db, now) or (
+            keep_attempts is not None and ledger.has_old_attempts(db, now - keep_attempts)
+        )
+    if is_due:
+        ends_at = time.monotonic() + AFTER_RUN_S
+        tidy(store, keep_attempts=keep_attempts, may_continue=lambda: time.monotonic() < ends_at)
+
+
+_DONE = object()
+
+
+def _steps(store: Store, keep_attempts: timedelta | None) -> Iterator[None]:
+    """Yield after each step."""
     now = store.now()
     with store.write() as db:
         sessions.delete_expired(db, now)
@@ -27,10 +62,15 @@ def tidy(store: Store, *, keep_attempts: timedelta | None = None) -> None:
         login_throttle.delete_expired(db, now)
         runs.delete_ended(db.connection(), now - RUNS_KEPT)
         tzdata_changes.update_due_times(db.connection())
-    rollups.count_new_attempts(store)
+    yield
+    for _ in rollups.count_in_batches(store):
+        yield
     more = keep_attempts is not None
     while more:
         with store.write() as db:
             more = ledger.delete_old_attempts(db.connection(), now - (keep_attempts or timedelta()))
+        yield
+        if more:
+            time.sleep(BATCH_PAUSE_S)
     images.remove_unused(store)
     store.checkpoint()

@@ -71,16 +71,18 @@ RULES = (
         f"""SELECT id FROM delivery WHERE {_OPEN} AND id NOT IN (SELECT delivery_id FROM intent)
             AND EXISTS (SELECT 1 FROM attempt WHERE delivery_id = delivery.id AND outcome = 'sent')""",  # noqa: S608
     ),
+    # Of a missed occurrence, too many can wait to be replaced at once: sweeps go on.
     _Rule(
         "occurrence",
         "finished, but has deliveries that are waiting",
         f"""SELECT DISTINCT occurrence_id FROM delivery JOIN occurrence AS o ON o.id = occurrence_id
-            WHERE o.state NOT IN ('opening', 'open') AND {_OPEN.replace("state", "delivery.state")}""",  # noqa: S608
+            WHERE o.state NOT IN ('opening', 'open', 'missed') AND {_OPEN.replace("state", "delivery.state")}""",  # noqa: S608
     ),
     _Rule(
         "occurrence",
-        "missed, but has deliveries",
-        "SELECT DISTINCT o.id FROM occurrence AS o JOIN delivery ON occurrence_id = o.id WHERE o.state = 'missed'",
+        "missed, but emails were sent",
+        """SELECT DISTINCT o.id FROM occurrence AS o JOIN delivery AS d ON d.occurrence_id = o.id
+           WHERE o.state = 'missed' AND d.state IN ('sent', 'unknown')""",
     ),
     _Rule(
         "occurrence",

@@ -5,12 +5,16 @@ from datetime import datetime
 
 from sqlalchemy import Connection, and_, func, select
 
-from skychimp.models import DeliveryState, Mailing, Run
-from skychimp.store import ledger, queue, relay_pauses, runs
-from skychimp.store.conditions import is_enabled
+from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, Outcome, Run
+from skychimp.store import holds, ledger, relay_pauses, runs
+from skychimp.store.conditions import is_before_end, is_enabled, is_unfinished, is_waiting
 from skychimp.store.database import Store
+from skychimp.store.holds import HeldMailing
 
+_A = Attempt.__table__
+_D = Delivery.__table__
 _M = Mailing.__table__
+_O = Occurrence.__table__
 _RUN = Run.__table__
 
 
@@ -35,19 +39,32 @@ class Status:
     """The state of sending.
 
     `sending` is the number of sending processes that are alive, `oldest_due_at` the oldest due time that no process has
-    opened yet, `queue` the number of waiting deliveries by state,
-    and `held` whether the store is on hold, which `held_reason` explains.
+    opened yet, `queue` the number of waiting deliveries by state, and `held` whether the store is on hold, which
+    `held_reason` explains. `oldest_waiting_at` is when the next try of the email that waits longest was due, and
+    `last_attempt_at` when an email was last tried. `relay` is paused, `unavailable_relay` does not answer, and
+    `held_mailings` wait for a person.
     """
 
     sending: int
     last_heartbeat_at: datetime | None
     last_run: RunInfo | None
     oldest_due_at: datetime | None
+    oldest_waiting_at: datetime | None
+    last_attempt_at: datetime | None
     queue: dict[DeliveryState, int]
     relay: relay_pauses.RelayPause | None
+    unavailable_relay: relay_pauses.UnavailableRelay | None
     held: bool
     held_reason: str | None
+    held_mailings: list[HeldMailing]
     as_of: datetime
+
+    @property
+    def stuck_since(self) -> datetime | None:
+        """Since when a due email waits and no email was tried, None if none waits. A long mailing is not stuck."""
+        if self.oldest_waiting_at is None or self.last_attempt_at is None:
+            return self.oldest_waiting_at
+        return max(self.oldest_waiting_at, self.last_attempt_at)
 
 
 def status(store: Store) -> Status:
@@ -55,17 +72,21 @@ def status(store: Store) -> Status:
     now = store.now()
     with store.read() as transaction:
         db = transaction.connection()
-        held_reason = queue.why_held(db)
+        held_reason = holds.why_held(db)
         is_alive = and_(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(runs.dead_runs(db, store.path, now)))
         return Status(
             sending=db.scalar(select(func.count()).where(is_alive)) or 0,
             last_heartbeat_at=db.scalar(select(func.max(_RUN.c.heartbeat_at))),
             last_run=_last_run(db),
             oldest_due_at=_oldest_due(db, now),
+            oldest_waiting_at=_oldest_waiting(db, now),
+            last_attempt_at=_last_attempt(db),
             queue=ledger.count_pending_by_state(db),
             relay=relay_pauses.latest_pause(db),
+            unavailable_relay=relay_pauses.unavailable_relay(db),
             held=held_reason is not None,
             held_reason=held_reason,
+            held_mailings=holds.held_mailings(db),
             as_of=now,
         )
 
@@ -81,3 +102,26 @@ def _oldest_due(db: Connection, now: datetime) -> datetime | None:
     due = select(_M.c.next_at).where(_M.c.next_at <= now, is_enabled())
     oldest: datetime | None = db.scalar(due.order_by(_M.c.next_at).limit(1))
     return oldest
+
+
+def _oldest_waiting(db: Connection, now: datetime) -> datetime | None:
+    """Return the oldest time of a try that is due and was not made yet."""
+    sendable = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id)
+    sendable = sendable.where(is_unfinished(), is_before_end(now), is_enabled())
+    times = [
+        db.scalar(
+            select(_D.c.next_try_at)
+            .where(_D.c.occurrence_id == occurrence_id, is_waiting(), _D.c.next_try_at <= now)
+            .order_by(_D.c.next_try_at)
+            .limit(1)
+        )
+        for occurrence_id in db.scalars(sendable).all()
+    ]
+    return min(filter(None, times), default=None)
+
+
+def _last_attempt(db: Connection) -> datetime | None:
+    """Return when the newest attempt ended. One that was given back brought no email further."""
+    attempts = select(_A.c.finished_at).where(_A.c.id > 0, _A.c.outcome != Outcome.GIVEN_BACK)
+    newest: datetime | None = db.scalar(attempts.order_by(_A.c.id.desc()).limit(1))
+    return newest

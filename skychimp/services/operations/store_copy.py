@@ -15,7 +15,7 @@ from skychimp.services.blog import images
 from skychimp.services.blog.images import Image
 from skychimp.services.operations import integrity
 from skychimp.shell import run_hint
-from skychimp.store import queue, schema
+from skychimp.store import holds, schema
 from skychimp.store.copies import copying
 from skychimp.store.copies.copying import Progress
 from skychimp.store.database import Store
@@ -61,7 +61,7 @@ def copy_store(
 
         def fill(target: Connection) -> None:
             rows.update(copying.copy_rows(db.connection(), target, progress))
-            queue.hold(target, queue.AFTER_COPY, store.now(), blind=True)
+            holds.hold(target, holds.AFTER_COPY, store.now(), blind=True)
             images.save_new(url, target, _read_images(store, names, missing))
 
         copy = schema.create_store(url, password, fill)

@@ -1,9 +1,10 @@
 """List deliveries with an unknown outcome, and record what a person decides about them."""
 
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import Select, and_, select
@@ -14,18 +15,23 @@ from skychimp.delivery.sending import replies
 from skychimp.errors import Conflict, NotFound
 from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, StoreInfo
 from skychimp.permissions import Action, Actor, authorize
-from skychimp.services import audit
+from skychimp.services import audit, paging
 from skychimp.services.listing import in_scope, is_valid_id
 from skychimp.shell import run_hint
 from skychimp.store import queue
 from skychimp.store.conditions import current_state, is_unknown
 from skychimp.store.database import Store
+from skychimp.store.occurrences import sweeping
+from skychimp.store.sql import id_list
 from skychimp.text import count_of
 
 _A = Attempt.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
+
+BATCH = 5_000
+"""How many are resolved in one transaction, so that those who send need not wait long."""
 
 
 class Resolution(StrEnum):
@@ -72,10 +78,12 @@ def list_unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
         _D.c.id, _O.c.mailing_id, _O.c.due_at, _D.c.address, _D.c.next_try_at, _O.c.return_path,
         _A.c.finished_at, _A.c.reply, _A.c.phase, _A.c.relay,
     )  # fmt: skip
-    query = _select_unknown(select(*columns), actor).outerjoin(_A, last_attempt).order_by(_D.c.id)
+    rows = _select_unknown(select(*columns), actor).outerjoin(_A, last_attempt)
+    found = rows.order_by(_D.c.id + 0)  # + 0 keeps SQLite from reading all deliveries in the order of their ids
     with store.read() as db:
         secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
-        for row in db.execute(query.execution_options(yield_per=1000)):
+    for page in paging.read_pages(store, rows, found):
+        for row in page:
             yield UnknownDelivery(
                 id=row.id,
                 mailing_id=row.mailing_id,
@@ -91,30 +99,60 @@ def list_unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
             )
 
 
-def resolve(
-    store: Store, actor: Actor, resolution: Resolution, *, give_up_after: timedelta, ids: Sequence[int] | None = None
-) -> Resolved:
-    """Resolve the unknown deliveries with these ids, or all of them. If one of them cannot be resolved, none is.
+def resolve(store: Store, actor: Actor, resolution: Resolution, *, ids: Sequence[int] | None = None) -> Resolved:
+    """Resolve the unknown deliveries with these ids, or all of them, in batches.
 
-    RESEND: the next run sends the same email again, byte for byte, and gives up after `give_up_after` from now.
-    Raises NotFound for a delivery that does not exist or is somebody else's, and Conflict for one that is not unknown.
+    If one of `ids` cannot be resolved, none is.
+    RESEND: the next run sends the same email again, byte for byte, unless its mailing has ended. Raises NotFound for a
+    delivery that does not exist or is somebody else's, and Conflict for one that is not unknown.
     """
     now = store.now()
-    with store.write() as db:
-        mailing_ids = dict(db.execute(_select_unknown(select(_D.c.id, _O.c.mailing_id), actor)).all())
-        chosen = mailing_ids.keys() if ids is None else set(ids)
-        if invalid := chosen - mailing_ids.keys():
-            raise _not_unknown(db, actor, min(invalid))
-        for batch in batches(sorted(chosen)):
-            if resolution == Resolution.RESEND:
-                queue.resend(db.connection(), batch, now, now + give_up_after)
-            else:
-                queue.resolve_as(db.connection(), batch, DeliveryState(resolution))
-        queue.sweep(db.connection(), now)
-        for mailing_id, number in sorted(Counter(mailing_ids[delivery_id] for delivery_id in chosen).items()):
-            detail = f"{count_of(number, 'unknown delivery', 'unknown deliveries')}: {resolution}"
-            audit.record(db, actor, "resolve", "mailing", mailing_id, detail)
-    return Resolved(len(chosen), resolution)
+    if ids is None:
+        resolved = _resolve_all(store, actor, resolution, now)
+    else:
+        with store.write() as db:
+            chosen = set(ids)
+            mailing_ids = _mailings_of(db, actor, list(filter(is_valid_id, chosen)))
+            if invalid := chosen - mailing_ids.keys():
+                raise _not_unknown(db, actor, min(invalid))
+            resolved = _resolve(db, actor, resolution, mailing_ids, now)
+    sweeping.sweep_in_batches(store, now)
+    return Resolved(resolved, resolution)
+
+
+def _resolve_all(store: Store, actor: Actor, resolution: Resolution, now: datetime) -> int:
+    """Resolve all deliveries that are unknown now, and return how many."""
+    with store.read() as db:
+        unknown = array("q", db.scalars(_select_unknown(select(_D.c.id), actor)))
+    resolved = 0
+
+    def resolve_next(db: Session) -> bool:
+        nonlocal resolved
+        batch = unknown[:BATCH].tolist()
+        del unknown[:BATCH]
+        resolved += _resolve(db, actor, resolution, _mailings_of(db, actor, batch), now)
+        return not unknown
+
+    store.write_in_batches(resolve_next)
+    return resolved
+
+
+def _mailings_of(db: Session, actor: Actor, ids: Sequence[int]) -> dict[int, int]:
+    """Return those of these deliveries that the actor may resolve, with the ids of their mailings."""
+    unknown = _select_unknown(select(_D.c.id, _O.c.mailing_id), actor)
+    return dict(db.execute(unknown.where(_D.c.id.in_(id_list(ids)))).all())
+
+
+def _resolve(db: Session, actor: Actor, resolution: Resolution, mailing_ids: Mapping[int, int], now: datetime) -> int:
+    for batch in batches(sorted(mailing_ids)):
+        if resolution == Resolution.RESEND:
+            queue.resend(db.connection(), batch, now)
+        else:
+            queue.resolve_as(db.connection(), batch, DeliveryState(resolution))
+    for mailing_id, number in sorted(Counter(mailing_ids.values()).items()):
+        detail = f"{count_of(number, 'unknown delivery', 'unknown deliveries')}: {resolution}"
+        audit.record(db, actor, "resolve", "mailing", mailing_id, detail)
+    return len(mailing_ids)
 
 
 def batches(ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:

@@ -5,14 +5,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Select, and_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.delivery.composing import compose
 from skychimp.delivery.sending import replies
+from skychimp.delivery.sending.refusals import faults
 from skychimp.errors import NotFound
 from skychimp.models import (
+    EVERYBODY,
     Attempt,
     Client,
     ClientTag,
@@ -23,13 +25,14 @@ from skychimp.models import (
     Occurrence,
     OccurrenceState,
     StoreInfo,
+    Suppression,
     User,
 )
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit
 from skychimp.services.listing import in_scope
 from skychimp.shell import run_hint
-from skychimp.store import audience
+from skychimp.store.clients import audience, suppressions
 from skychimp.store.conditions import current_state, why_stopped
 from skychimp.store.database import Store
 from skychimp.text import count_of, did_you_mean
@@ -41,6 +44,7 @@ _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 _MSG = Message.__table__
+_S = Suppression.__table__
 _U = User.__table__
 
 MOST_SIMILAR = 500
@@ -62,6 +66,21 @@ class KnownClient:
 
 
 @dataclass(frozen=True)
+class KnownSuppression:
+    """A suppression of the address or its domain. It holds for all users if `owner` is None, without a topic for all.
+
+    Suppressions of forgotten addresses are not known.
+    """
+
+    address: str
+    owner: str | None
+    topic: str | None
+    reason: str
+    source: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class AttemptInfo:
     """An attempt with the server's whole reply, what the reply means, and the queue id in the server's own log."""
 
@@ -77,7 +96,10 @@ class AttemptInfo:
 
 @dataclass(frozen=True)
 class DeliveryInfo:
-    """A delivery to the address with its attempts. `next_try_at` is None if there is no further try."""
+    """A delivery to the address with its attempts. `next_try_at` is None if there is no further try.
+
+    `reason` says why the address gets no email now, if the delivery was cancelled.
+    """
 
     delivery_id: int
     mailing_id: int
@@ -86,6 +108,7 @@ class DeliveryInfo:
     due_at: datetime
     state: DeliveryState
     next_try_at: datetime | None
+    reason: str | None
     message_id: str
     attempts: Sequence[AttemptInfo]
 
@@ -120,6 +143,7 @@ class AddressHistory:
 
     email: str
     clients: Sequence[KnownClient]
+    suppressions: Sequence[KnownSuppression]
     chosen: Sequence[DeliveryInfo]
     left_out: Sequence[Exclusion]
     coming: Sequence[NextOccurrence]
@@ -128,23 +152,26 @@ class AddressHistory:
 def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
     """Return everything about an address that the actor may see: in their own mailings, or in all.
 
-    Raises InvalidValue for an invalid address, and NotFound if it is neither a client nor in any delivery.
+    Raises InvalidValue for an invalid address, and NotFound if it is neither a client nor suppressed nor in any
+    delivery.
     """
     scope = authorize(actor, Action.SEE_REPORTS)
-    address = addresses.parse(email.strip())
+    address = addresses.parse(email.strip(), addresses.STORED)
     with store.read() as db:
         owners = select(_U.c.id).where(in_scope(scope, actor, _U.c.id))
         clients = _find_clients(db, owners, address.key)
-        deliveries = _find_deliveries(db, owners, address.key)
-        if not clients and not deliveries:
+        known_suppressions = _find_suppressions(db, owners, address.key)
+        membership = _Membership(db, clients, address.key)
+        deliveries = _find_deliveries(db, owners, address.key, membership)
+        if not clients and not known_suppressions and not deliveries:
             raise _no_record(db, actor, address)
         # A manager sees what left an address out only for the users who have it as a client.
         if scope == Scope.ALL:
             owners = owners.where(_U.c.id.in_([client.owner_id for client in clients]))
-        membership = _Membership(db, clients)
         history = AddressHistory(
             email=address.email,
             clients=[_known_client(db, client, actor) for client in clients],
+            suppressions=known_suppressions,
             chosen=deliveries,
             left_out=_grouped(_exclusions(db, owners, address.key, membership)),
             coming=[_next_occurrence(mailing, membership) for mailing in _next_due_times(db, owners)],
@@ -156,13 +183,14 @@ def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
 def _record_view(store: Store, actor: Actor, history: AddressHistory) -> None:
     """Record in the audit trail that the actor sees an address in other users' data. The address is not recorded."""
     owners = {client.owner for client in history.clients} | {delivery.owner for delivery in history.chosen}
+    owners |= {suppression.owner for suppression in history.suppressions if suppression.owner is not None}
     others = owners - {actor.email}
     if others:
         client_id = next((client.id for client in history.clients if client.owner in others), None)
         audit.record_view(store, actor, "client", client_id, f"history with {count_of(len(others), 'user')}")
 
 
-# The clients with the address
+# The clients with the address, and its suppressions
 
 
 class _Client(NamedTuple):
@@ -198,6 +226,14 @@ def _known_client(db: Session, client: _Client, actor: Actor) -> KnownClient:
     )
 
 
+def _find_suppressions(db: Session, owners: Select[tuple[int]], key: str) -> list[KnownSuppression]:
+    query = select(_S.c.address, _U.c.email, _S.c.topic, _S.c.reason, _S.c.source, _S.c.at)
+    query = query.outerjoin(_U, _U.c.id == _S.c.owner_id).where(_S.c.address_key.in_(suppressions.keys_for(key)))
+    query = query.where(or_(_S.c.owner_id.in_(owners), _S.c.owner_id == EVERYBODY)).order_by(_S.c.at, _S.c.id)
+    rows = db.execute(query)
+    return [KnownSuppression(address, owner, topic or None, *more) for address, owner, topic, *more in rows]
+
+
 def _no_record(db: Session, actor: Actor, address: addresses.Address) -> NotFound:
     """Return the error for an unknown address. The hint names similar addresses of the actor's own clients only."""
     start = address.key[:2]
@@ -212,12 +248,14 @@ def _no_record(db: Session, actor: Actor, address: addresses.Address) -> NotFoun
 # The deliveries to the address
 
 
-def _find_deliveries(db: Session, owners: Select[tuple[int]], key: str) -> list[DeliveryInfo]:
+def _find_deliveries(
+    db: Session, owners: Select[tuple[int]], key: str, membership: "_Membership"
+) -> list[DeliveryInfo]:
     """Return the deliveries to an address in order of their due times."""
     query = (
         select(
             _D.c.id, current_state().label("state"), _D.c.next_try_at, _O.c.mailing_id, _O.c.subject, _O.c.due_at,
-            _O.c.return_path, _U.c.email.label("owner"),
+            _O.c.return_path, _U.c.email.label("owner"), _M.c.owner_id, _M.c.topic,
         )
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)
@@ -238,6 +276,7 @@ def _find_deliveries(db: Session, owners: Select[tuple[int]], key: str) -> list[
             due_at=row.due_at,
             state=DeliveryState(row.state),
             next_try_at=row.next_try_at,
+            reason=membership.why_unsent(row.owner_id, row.topic) if row.state == DeliveryState.CANCELLED else None,
             message_id=compose.message_id(secret, row.id, row.return_path.rpartition("@")[2]),
             attempts=attempts.get(row.id, []),
         )
@@ -256,7 +295,7 @@ def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int,
                 status=row.outcome,
                 phase=row.phase,
                 reply=row.reply,
-                meaning=replies.explain(row.outcome, row.phase, row.code or 0, row.enhanced).meaning,
+                meaning=faults.explain(row.outcome, row.phase, row.code or 0, row.enhanced, row.reply).meaning,
                 queue_id=replies.queue_id(row.reply),
                 relay=row.relay,
             )
@@ -268,11 +307,13 @@ def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int,
 
 
 class _Membership:
-    """Answers whether the address is in a mailing's audience now, as a client of the mailing's owner."""
+    """Answers whether the address is in a mailing's audience now, as a client of the mailing's owner, and gets it."""
 
-    def __init__(self, db: Session, clients: Sequence[_Client]) -> None:
+    def __init__(self, db: Session, clients: Sequence[_Client], key: str) -> None:
         self._db = db.connection()
+        self._key = key
         self._clients = {client.owner_id: client for client in clients}
+        self._suppressions: dict[tuple[int, str], audience.Found | None] = {}
         self._mailing_ids = audience.mailings_with(self._db, [client.id for client in clients])
 
     def client_of(self, owner_id: int) -> _Client | None:
@@ -282,6 +323,24 @@ class _Membership:
     def why_outside(self, mailing_id: int) -> str | None:
         """Return why the client is not in the audience, or None if it is."""
         return None if mailing_id in self._mailing_ids else audience.why_outside(self._db, mailing_id)
+
+    def why_unsent(self, owner_id: int, topic: str, at: datetime | None = None) -> str | None:
+        """Return why the address gets no mailing of this user with this topic, or None if it does.
+
+        With `at`, only what was known then counts.
+        """
+        client, suppression = self.client_of(owner_id), self._suppression(owner_id, topic)
+        if suppression is not None and at is not None and suppression.at > at:
+            suppression = None
+        is_bad = client is not None and client.bad_at is not None and (at is None or client.bad_at <= at)
+        bad = (client.bad_at, client.bad_reason) if client is not None and is_bad else (None, None)
+        return audience.why_not(*bad, suppression)
+
+    def _suppression(self, owner_id: int, topic: str) -> audience.Found | None:
+        if (owner_id, topic) not in self._suppressions:
+            found = audience.find_suppression(self._db, self._key, owner_id, topic)
+            self._suppressions[owner_id, topic] = found
+        return self._suppressions[owner_id, topic]
 
 
 class _Omission(NamedTuple):
@@ -294,6 +353,7 @@ class _Omission(NamedTuple):
     opened_at: datetime
     cursor: int
     owner_id: int
+    topic: str
     owner: str
 
 
@@ -302,7 +362,7 @@ def _exclusions(db: Session, owners: Select[tuple[int]], key: str, membership: _
     query = (
         select(
             _O.c.mailing_id, _O.c.subject, _O.c.due_at, _O.c.state, _O.c.opened_at, _O.c.cursor, _M.c.owner_id,
-            _U.c.email.label("owner"),
+            _M.c.topic, _U.c.email.label("owner"),
         )
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)
@@ -314,17 +374,18 @@ def _exclusions(db: Session, owners: Select[tuple[int]], key: str, membership: _
     for occurrence in map(_Omission._make, db.execute(query)):
         client = membership.client_of(occurrence.owner_id)
         outside = None if client is None else membership.why_outside(occurrence.mailing_id)
-        reason = why_left_out(occurrence, client, outside)
+        unsent = membership.why_unsent(occurrence.owner_id, occurrence.topic, occurrence.opened_at)
+        reason = why_left_out(occurrence, client, outside, unsent)
         yield Exclusion(
             occurrence.mailing_id, occurrence.subject, occurrence.owner, reason, 1, occurrence.due_at, occurrence.due_at
         )
 
 
-def why_left_out(occurrence: _Omission, client: _Client | None, outside: str | None) -> str:
+def why_left_out(occurrence: _Omission, client: _Client | None, outside: str | None, unsent: str | None) -> str:
     """Return why an occurrence has no delivery for a client, judging by what is known today; pure.
 
     `client` is None if the address is not a client of the mailing's owner. `outside` says why the client is not in the
-    mailing's audience, and is None if it is.
+    mailing's audience, and is None if it is. `unsent` says why a client in it got no email at that time.
     """
     if occurrence.state == OccurrenceState.MISSED:
         return "missed: it was too late to send the occurrence to anyone"
@@ -340,9 +401,7 @@ def why_left_out(occurrence: _Omission, client: _Client | None, outside: str | N
         return outside
     if occurrence.state == OccurrenceState.OPENING and client.id > occurrence.cursor:
         return "the occurrence is still opening, and has not reached this client yet"
-    if client.bad_at is not None and client.bad_at <= occurrence.opened_at:
-        return audience.why_bad(client.bad_at, client.bad_reason)
-    return "joined the audience, or got a good address again, after the occurrence was opened"
+    return unsent or "joined the audience, or could get email again, after the occurrence was opened"
 
 
 def _grouped(exclusions: Iterable[Exclusion]) -> list[Exclusion]:
@@ -364,17 +423,19 @@ class _NextDue(NamedTuple):
     subject: str
     next_at: datetime
     owner_id: int
+    topic: str
     owner: str
     disabled_at: datetime | None
     disabled_reason: str | None
+    held_reason: str | None
     blocked_at: datetime | None
 
 
 def _next_due_times(db: Session, owners: Select[tuple[int]]) -> list[_NextDue]:
     query = (
         select(
-            _M.c.id, _MSG.c.subject, _M.c.next_at, _M.c.owner_id, _U.c.email, _M.c.disabled_at, _M.c.disabled_reason,
-            _U.c.blocked_at,
+            _M.c.id, _MSG.c.subject, _M.c.next_at, _M.c.owner_id, _M.c.topic, _U.c.email, _M.c.disabled_at,
+            _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
         )
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)
@@ -390,9 +451,9 @@ def _next_occurrence(mailing: _NextDue, membership: _Membership) -> NextOccurren
     if client is None:
         reason: str | None = f"not a client of {mailing.owner}"
     else:
-        bad = None if client.bad_at is None else audience.why_bad(client.bad_at, client.bad_reason)
-        stopped = why_stopped(mailing.disabled_at, mailing.disabled_reason, mailing.blocked_at)
-        reason = stopped or membership.why_outside(mailing.mailing_id) or bad
+        unsent = membership.why_unsent(mailing.owner_id, mailing.topic)
+        stopped = why_stopped(mailing.disabled_at, mailing.disabled_reason, mailing.held_reason, mailing.blocked_at)
+        reason = stopped or membership.why_outside(mailing.mailing_id) or unsent
     return NextOccurrence(mailing.mailing_id, mailing.subject, mailing.owner, mailing.next_at, reason)
 
 

@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, select
+from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.models import Attempt, Delivery, Occurrence
 from skychimp.permissions import Actor
+from skychimp.services import paging
 from skychimp.services.listing import ListOptions, apply, checked_search
 from skychimp.services.mailings import mailings
 from skychimp.store.conditions import current_attempts, current_state
@@ -20,6 +22,9 @@ from skychimp.store.sql import Nullable, text_position
 _A = Attempt.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
+
+LARGE_MAILING = 50_000
+"""From this number of deliveries on, finding all of them takes long."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +69,42 @@ def list_attempts(
     compared with the time of the reply. `after` is the id of an attempt: only later ones are listed.
     Raises NotFound and InvalidValue.
     """
-    mailings.show(store, actor, mailing_id)
-    query = _select_deliveries() if last else _select_attempts()
-    query = apply(query, options, searched=(_D.c.address,), sorted_by=_sortable_columns(last))
+    mailings.find(store, actor, mailing_id)
+    rows = _select_deliveries() if last else _select_attempts()
+    query = apply(rows, options, searched=(_D.c.address,), sorted_by=_sortable_columns(last))
     if status is not None:
         query = query.where(_STATUS.in_([status]))
     if domain is not None:
         query = query.where(_domain_of(_D.c.address_key) == _ascii_domain(domain))
     if reply is not None:
-        query = query.where(_has_reply(reply))
+        query = query.where(has_reply(reply))
     if since is not None:
         query = query.where(_A.c.finished_at >= since)
     if until is not None:
         query = query.where(_A.c.finished_at < until)
-    query = query.where(_is_of_mailing(mailing_id, last, after))
+    is_page = options.limit is not None and (options.sort or "id").removeprefix("-") == "id" and not last
+    is_filtered = bool(options.search or status or domain or reply or since or until)
     with store.read() as db:
-        for row in db.execute(query.execution_options(yield_per=1000)):
-            yield _attempt_info(row)
+        if is_page and not is_filtered and after is None and _is_large(db, mailing_id):
+            after = 0  # reading attempts until the page is full takes less time than finding all of the mailing's
+    found = query.where(_is_of_mailing(mailing_id, last, after))
+    for page in paging.read_pages(store, rows, found, limit=options.limit):
+        yield from map(_attempt_info, page)
+
+
+def _is_large(db: Session, mailing_id: int) -> bool:
+    """Return whether it takes long to find all attempts of a mailing."""
+    deliveries = select(_D.c.id).join(_O, _O.c.id == _D.c.occurrence_id).where(_O.c.mailing_id == mailing_id)
+    counted = deliveries.limit(LARGE_MAILING).subquery()
+    return db.scalar(select(func.count()).select_from(counted)) == LARGE_MAILING
 
 
 _CODE = re.compile(r"[2-5][0-9]{2}")
 _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")  # RFC 3463, section 2
 
 
-def _has_reply(reply: str) -> ColumnElement[bool]:
+def has_reply(reply: str) -> ColumnElement[bool]:
+    """Return the condition of an attempt whose reply has this code, enhanced code or text. Raises InvalidValue."""
     if _CODE.fullmatch(reply):
         return _A.c.code == int(reply)
     if _ENHANCED_CODE.fullmatch(reply):
@@ -100,20 +117,30 @@ def _domain_of(address: ColumnElement[str]) -> ColumnElement[str]:
 
 
 def _ascii_domain(domain: str) -> str:
-    return addresses.parse(f"x@{domain.strip().removeprefix('@')}").key.removeprefix("x@")
+    return addresses.parse(f"x@{domain.strip().removeprefix('@')}", addresses.LOCAL).key.removeprefix("x@")
 
 
 _STATUS = func.coalesce(_A.c.outcome, current_state())
-_COLUMNS = (*_A.c, _D.c.address, current_state().label("state"), _D.c.id.label("delivery"), _O.c.due_at)
+_DELIVERY_ID = _D.c.id.label("delivery")
+_COLUMNS = (_D.c.address, current_state().label("state"), _O.c.due_at)
 
 
 def _select_attempts() -> Select[tuple[object, ...]]:
-    return select(*_COLUMNS).join(_D, _D.c.id == _A.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
+    return (
+        select(*_A.c, _DELIVERY_ID, *_COLUMNS)
+        .join(_D, _D.c.id == _A.c.delivery_id)
+        .join(_O, _O.c.id == _D.c.occurrence_id)
+    )
 
 
 def _select_deliveries() -> Select[tuple[object, ...]]:
     last_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == current_attempts())
-    return select(*_COLUMNS).select_from(_D).outerjoin(_A, last_attempt).join(_O, _O.c.id == _D.c.occurrence_id)
+    return (
+        select(_DELIVERY_ID, *_A.c, *_COLUMNS)
+        .select_from(_D)
+        .outerjoin(_A, last_attempt)
+        .join(_O, _O.c.id == _D.c.occurrence_id)
+    )
 
 
 def _is_of_mailing(mailing_id: int, last: bool, after: int | None) -> ColumnElement[bool]:

@@ -15,7 +15,8 @@ from skychimp.services.blog.posts import PostInfo
 from skychimp.services.listing import in_scope
 from skychimp.services.reporting.cache import Cached, refresh
 from skychimp.shell import command
-from skychimp.store import audience, queue, relay_pauses
+from skychimp.store import holds, relay_pauses
+from skychimp.store.clients import audience
 from skychimp.store.conditions import awaits_decision, is_active
 from skychimp.store.database import Store
 from skychimp.store.sql import total
@@ -161,7 +162,7 @@ def _pick_posts(db: Connection, publication_times: list[tuple[int, float]], now:
 
 def _concerns(db: Connection, actor: Actor, now: datetime) -> Iterator[Concern]:
     """Yield what this user can do something about, or should know."""
-    if reason := queue.why_held(db):
+    if reason := holds.why_held(db):
         words = f"the store is on hold {reason}: nothing is sent until it is released"
         yield Concern("held", words, command("resolve", "--restored"))
     if pause := relay_pauses.latest_pause(db):

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Select, and_, select, true
 from sqlmodel import Session
 
-from skychimp.delivery.sending import replies
+from skychimp.delivery.sending.refusals import faults
 from skychimp.errors import InvalidValue
 from skychimp.models import (
     AttemptRollup,
@@ -105,8 +105,9 @@ class DomainReport:
 class OccurrenceReport:
     """One occurrence: its subject as it was sent, its deliveries by state, its attempts and its sending rate.
 
-    `subject` is "" if nothing was sent (missed, skipped). `rate` ends when there were nearly as many attempts as
-    emails; later attempts are retries. `peak` is in emails per second, and None if all were sent within a few seconds.
+    Nothing more of it is sent after its `deadline`, which is the mailing's end, None if that has none. `subject` is ""
+    if nothing was sent (missed, skipped). `rate` ends when there were nearly as many attempts as emails; later attempts
+    are retries. `peak` is in emails per second, and None if all were sent within a few seconds.
     """
 
     id: int
@@ -115,7 +116,7 @@ class OccurrenceReport:
     subject: str
     opened_at: datetime
     finished_at: datetime | None
-    deadline: datetime
+    deadline: datetime | None
     deliveries: int
     attempts: int
     counts: Mapping[str, int]
@@ -172,9 +173,14 @@ class RangeReport:
     worst: Sequence[DomainReport]
 
 
-def mailing_report(store: Store, actor: Actor, mailing_id: int) -> Report:
-    """Return what happened to a mailing's emails, the oldest occurrence first. Raises NotFound."""
-    mailing = mailings.show(store, actor, mailing_id)
+def mailing_report(
+    store: Store, actor: Actor, mailing_id: int, progress: Callable[[int], object] = lambda counted: None
+) -> Report:
+    """Return what happened to a mailing's emails, the oldest occurrence first. Raises NotFound.
+
+    `progress` is called now and then with the number of deliveries counted so far.
+    """
+    mailing = mailings.find(store, actor, mailing_id)
     rollups.count_new_attempts(store)
     with store.read() as db:
         rows = _occurrence_rows(db, mailing_id)
@@ -182,7 +188,7 @@ def mailing_report(store: Store, actor: Actor, mailing_id: int) -> Report:
         slots = {occurrence_id: _slots(db, occurrence_id) for occurrence_id in ids[-OCCURRENCES_WITH_RATE:]}
         attempts = select(_ATTEMPTS.c.cause_id, _ATTEMPTS.c.attempts).where(_ATTEMPTS.c.occurrence_id.in_(ids))
         reply_groups = _reply_groups(db, attempts)
-    outcomes = rollups.delivery_outcomes(store, ids)
+    outcomes = rollups.delivery_outcomes(store, ids, progress)
     occurrences = [_occurrence_report(row, outcomes.get(row.id, ()), slots.get(row.id, [])) for row in rows]
     total = [count for counts in outcomes.values() for count in counts]
     return Report(
@@ -202,11 +208,19 @@ def mailing_report(store: Store, actor: Actor, mailing_id: int) -> Report:
     )
 
 
-def range_report(store: Store, actor: Actor, since: date, until: date, timezone: str) -> RangeReport:
+def range_report(
+    store: Store,
+    actor: Actor,
+    since: date,
+    until: date,
+    timezone: str,
+    progress: Callable[[int], object] = lambda counted: None,
+) -> RangeReport:
     """Return what was sent from `since` to `until`, both included, in days of a time zone.
 
     It covers the actor's own mailings, or everybody's for a manager or administrator. The domains are those of the
-    occurrences that were sent in these days. Raises InvalidValue, NotLoggedIn and Denied.
+    occurrences that were sent in these days. `progress` is called now and then with the number of deliveries counted so
+    far. Raises InvalidValue, NotLoggedIn and Denied.
     """
     scope = authorize(actor, Action.SEE_REPORTS)
     if since > until:
@@ -227,7 +241,8 @@ def range_report(store: Store, actor: Actor, since: date, until: date, timezone:
         failures = _reply_groups(db, attempts.join(_REPLY, _REPLY.c.id == _ATTEMPTS.c.cause_id).where(not_sent))
         days = list(_days(db, select(_ATTEMPTS).where(in_range), since, until, timezone))
         ids = list(db.execute(select(_ATTEMPTS.c.occurrence_id).where(in_range).distinct()).scalars())
-    best, worst = _ranked([count for counts in rollups.delivery_outcomes(store, ids).values() for count in counts])
+    outcomes = rollups.delivery_outcomes(store, ids, progress)
+    best, worst = _ranked([count for counts in outcomes.values() for count in counts])
     return RangeReport(since, until, days, failures, best, worst)
 
 
@@ -368,11 +383,12 @@ class _OccurrenceRow(NamedTuple):
     subject: str
     opened_at: datetime
     finished_at: datetime | None
-    deadline: datetime
+    deadline: datetime | None
 
 
 def _occurrence_rows(db: Session, mailing_id: int) -> list[_OccurrenceRow]:
-    query = select(*(_O.c[name] for name in _OccurrenceRow._fields)).where(_O.c.mailing_id == mailing_id)
+    columns = (_O.c.id, _O.c.due_at, _O.c.state, _O.c.subject, _O.c.opened_at, _O.c.finished_at, _M.c.end_at)
+    query = select(*columns).join(_M, _M.c.id == _O.c.mailing_id).where(_O.c.mailing_id == mailing_id)
     return [_OccurrenceRow(*row) for row in db.execute(query.order_by(_O.c.due_at, _O.c.id))]
 
 
@@ -408,7 +424,7 @@ def _reply_groups(db: Session, attempts: Select[tuple[int, int]]) -> list[ReplyG
     query = select(_REPLY, counts.c.number).join(counts, counts.c.cause_id == _REPLY.c.id)
     groups = []
     for row in db.execute(query.order_by(counts.c.number.desc(), _REPLY.c.id)):
-        explanation = replies.explain(row.outcome, row.phase, row.code, row.enhanced)
+        explanation = faults.explain(row.outcome, row.phase, row.code, row.enhanced, row.words)
         group = ReplyGroup(
             outcome=Outcome(row.outcome),
             phase=row.phase,

@@ -8,7 +8,7 @@ occurrence are counted once, those of an open one each time.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -53,7 +53,9 @@ _INFO = StoreInfo.__table__
 SLOT_S = 5
 """Seconds in a slot, the unit of time in which attempts are added up."""
 
-BATCH = 50_000
+BATCH = 10_000
+IDS_AT_ONCE = 100_000
+"""How many ids of deliveries are read at once, so that progress can be shown."""
 MAX_REPLY_KINDS = 5_000
 """A server whose replies are all different must not fill the store: further kinds are stored without their text."""
 
@@ -87,6 +89,12 @@ def count_new_attempts(store: Store, progress: Callable[[int], object] = lambda 
 
     `progress` is called with the number counted so far.
     """
+    for counted in count_in_batches(store):
+        progress(counted)
+
+
+def count_in_batches(store: Store) -> Iterator[int]:
+    """Add up the attempts that are not counted yet. Yield the number counted so far after each short transaction."""
     counted, until = 0, ledger.newest_attempt_id(store)
     while True:
         with store.read() as transaction:
@@ -98,7 +106,7 @@ def count_new_attempts(store: Store, progress: Callable[[int], object] = lambda 
         with store.write() as transaction:
             _add_attempts(transaction.connection(), counted_to, last_id, attempts)
         counted += sum(attempts.values())
-        progress(counted)
+        yield counted
 
 
 def uncounted_attempts(store: Store) -> int:
@@ -109,8 +117,13 @@ def uncounted_attempts(store: Store) -> int:
         return newest - (db.scalar(select(_INFO.c.counted_to)) or 0)
 
 
-def delivery_outcomes(store: Store, occurrence_ids: Sequence[int]) -> Mapping[int, Sequence[OutcomeCount]]:
-    """Return the deliveries of each of these occurrences, added up. Store the sums of the finished ones."""
+def delivery_outcomes(
+    store: Store, occurrence_ids: Sequence[int], progress: Callable[[int], object] = lambda counted: None
+) -> Mapping[int, Sequence[OutcomeCount]]:
+    """Return the deliveries of each of these occurrences, added up. Store the sums of the finished ones.
+
+    `progress` is called now and then with the number of deliveries counted so far, without those of stored sums.
+    """
     columns = (_O.c.id, _O.c.finished_at, _O.c.results_of)
     with store.read() as transaction:
         db = transaction.connection()
@@ -118,9 +131,12 @@ def delivery_outcomes(store: Store, occurrence_ids: Sequence[int]) -> Mapping[in
         occurrences = [_FinishedAt(*row) for row in rows]
         stored = [row.id for row in occurrences if row.finished_at and row.results_of == row.finished_at]
         outcomes = _stored_outcomes(db, stored)
+    counted = 0
     for occurrence in occurrences:
         if occurrence.id not in outcomes:
-            outcomes[occurrence.id] = _count_outcomes(store, occurrence)
+            report = partial(lambda before, number: progress(before + number), counted)
+            outcomes[occurrence.id] = _count_outcomes(store, occurrence, report)
+            counted += sum(outcome.deliveries for outcome in outcomes[occurrence.id])
     return outcomes
 
 
@@ -239,10 +255,10 @@ def _unknown_among(outcomes: Sequence[OutcomeCount]) -> int:
     return sum(outcome.deliveries for outcome in outcomes if outcome.state == DeliveryState.UNKNOWN)
 
 
-def _count_outcomes(store: Store, occurrence: _FinishedAt) -> Sequence[OutcomeCount]:
+def _count_outcomes(store: Store, occurrence: _FinishedAt, progress: Callable[[int], object]) -> Sequence[OutcomeCount]:
     """Count an occurrence's deliveries. Store the sums if it is finished and has not changed meanwhile."""
     with store.read() as transaction:
-        counted = list(_largest_domains(_count_deliveries(transaction.connection(), occurrence.id)))
+        counted = list(_largest_domains(_count_deliveries(transaction.connection(), occurrence.id, progress)))
     if occurrence.finished_at is None:
         return counted
     with store.write() as transaction:
@@ -257,7 +273,9 @@ def _count_outcomes(store: Store, occurrence: _FinishedAt) -> Sequence[OutcomeCo
     return counted
 
 
-def _count_deliveries(db: Connection, occurrence_id: int) -> Counter[tuple[str, str, int]]:
+def _count_deliveries(
+    db: Connection, occurrence_id: int, progress: Callable[[int], object]
+) -> Counter[tuple[str, str, int]]:
     """Count an occurrence's deliveries by domain, state and number of attempts."""
     if db.dialect.name == POSTGRESQL:  # adds up there, as SQLite does more slowly than Python
         each = _outcome_of_each().where(_D.c.occurrence_id == occurrence_id).subquery()
@@ -266,7 +284,11 @@ def _count_deliveries(db: Connection, occurrence_id: int) -> Counter[tuple[str, 
     bounds = select(func.min(_D.c.id), func.max(_D.c.id)).where(_D.c.occurrence_id == occurrence_id)
     first, last = db.execute(bounds).one()
     driver: Any = db.connection.dbapi_connection
-    return Counter(driver.execute(_deliveries(db.dialect), (first, last, occurrence_id)))
+    counts: Counter[tuple[str, str, int]] = Counter()
+    for start in range(first or 0, (last or -1) + 1, IDS_AT_ONCE):
+        counts.update(driver.execute(_deliveries(db.dialect), (start, start + IDS_AT_ONCE - 1, occurrence_id)))
+        progress(counts.total())
+    return counts
 
 
 def _largest_domains(counts: Counter[tuple[str, str, int]]) -> Iterator[OutcomeCount]:

@@ -1,25 +1,29 @@
 """Erase the records of a person, and export the data of a user."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import and_, delete, exists, func, or_, select
 from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.errors import Conflict, NotFound, StoreFailed
-from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role
+from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role, Suppression
 from skychimp.permissions import Action, Actor, authorize
-from skychimp.services import audit
+from skychimp.services import audit, paging
 from skychimp.services.clients import clients
+from skychimp.services.clients import suppressions as client_suppressions
 from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
 from skychimp.services.messages import messages
 from skychimp.services.users import users
+from skychimp.shell import run_hint
 from skychimp.store import ledger, queue
+from skychimp.store.clients import suppressions
 from skychimp.store.conditions import current_state
 from skychimp.store.database import Store
+from skychimp.store.sql import id_list
 
 _A = Attempt.__table__
 _C = Client.__table__
@@ -27,6 +31,7 @@ _D = Delivery.__table__
 _M = Mailing.__table__
 _O = Occurrence.__table__
 _P = Post.__table__
+_S = Suppression.__table__
 
 
 @dataclass(frozen=True)
@@ -52,29 +57,40 @@ def count_records(store: Store, actor: Actor, email: str, *, everywhere: bool = 
 def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) -> RecordCounts:
     """Erase a person from the actor's clients and log, or from all users'. The emails sent are still counted.
 
-    Waiting emails to that person are cancelled. Then the file is compacted, so that no erased data is left in its free
-    pages. Raises InvalidValue for an invalid address, NotFound if there are no records, Conflict if an email to the
-    person is being sent, Denied, and StoreFailed if the records were erased but the file could not be compacted.
+    Waiting emails to that person are cancelled. What is erased is overwritten. If the free space of the file still has
+    older copies of it, the store is compacted. Raises InvalidValue for an invalid address, NotFound if there are no
+    records, Conflict if an email to the person is being sent, Denied, and StoreFailed if the records were erased but
+    there are copies that cannot be removed now.
     """
+    with store.read() as db:  # it may read the whole log, so not while it keeps others from writing
+        found = _find_records(db, actor, email, everywhere)
     with store.write() as db:
-        records = _find_records(db, actor, email, everywhere)
+        records = _find_records(db, actor, email, everywhere, known=found)
         if DeliveryState.SENDING in records.states.values():
             raise Conflict(f"an email to {email} is being sent right now", "try again in a moment")
         ids = list(records.states)
+        texts = _erased_texts(db, records)
         cancelled = queue.cancel_deliveries(db.connection(), ids)
         attempts = ledger.erase_recipients(db.connection(), ids)
         db.execute(delete(_C).where(_C.c.id.in_(records.client_ids)))
+        suppressions.erase(db.connection(), records.key, None if everywhere else actor.user_id)
         erased = RecordCounts(len(records.client_ids), len(ids), attempts, cancelled)
         audit.record(db, actor, "forget", "client", None, f"clients: {erased.clients}, deliveries: {erased.deliveries}")
-    try:
-        store.vacuum()
-    except StoreFailed as error:
-        raise StoreFailed(
-            f"the records of {email} were erased, but the store could not be compacted"
-            f" and may still contain some of them: {error.message}",
-            f"free some disk space, then run: {store.vacuum_hint}",
-        ) from error
+    _remove_remains(store, email, texts)
     return erased
+
+
+def _remove_remains(store: Store, email: str, texts: Collection[str]) -> None:
+    """Compact the store if its free space has copies of erased records. Raises StoreFailed."""
+    try:
+        if store.has_remains(texts):
+            store.vacuum()
+    except (Conflict, StoreFailed) as error:
+        raise StoreFailed(
+            f"the records of {email} were erased, but copies of them may be left in unused parts of the store:"
+            f" {error.message}",
+            f"stop the daemon, then {run_hint('store', 'vacuum')}",
+        ) from error
 
 
 def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
@@ -88,6 +104,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     everything = ListOptions()
     yield "account", users.show_own(store, actor)
     yield "clients", clients.list_clients(store, owner, everything)
+    yield "suppressions", client_suppressions.list_suppressions(store, owner, everything)
     yield "messages", messages.list_messages(store, owner, everything)
     yield "mailings", mailings.list_mailings(store, owner, everything)
     yield "attempts", _attempts(store, owner)
@@ -96,16 +113,24 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class _Records:
-    """The ids of a person's clients, and the state of each of the person's deliveries by its id."""
+    """The ids of a person's clients, and the state of each of the person's deliveries by its id.
 
+    `key` is the address, as addresses are compared. `until` is the id of the last delivery when they were looked for.
+    """
+
+    key: str
     client_ids: list[int]
     states: dict[int, DeliveryState]
+    until: int
 
 
-def _find_records(db: Session, actor: Actor, email: str, everywhere: bool) -> _Records:
-    """Find a person's clients and deliveries: those to the address, and those to the clients' former addresses."""
+def _find_records(db: Session, actor: Actor, email: str, everywhere: bool, known: _Records | None = None) -> _Records:
+    """Find a person's clients and deliveries: those to the address, and those to the clients' former addresses.
+
+    With `known`, only deliveries that were added since are looked for, and those known are read again.
+    """
     scope = authorize(actor, Action.FORGET_EVERYWHERE if everywhere else Action.CHANGE_CLIENTS)
-    key = addresses.parse(email.strip()).key
+    key = addresses.parse(email.strip(), addresses.STORED).key
     own_clients = select(_C.c.id).where(_C.c.address_key == key, in_scope(scope, actor, _C.c.owner_id))
     client_ids = list(db.scalars(own_clients))
     to_address = (
@@ -115,16 +140,29 @@ def _find_records(db: Session, actor: Actor, email: str, everywhere: bool) -> _R
         .where(_D.c.address_key == key, in_scope(scope, actor, _M.c.owner_id))
     )
     is_theirs = or_(_D.c.id.in_(to_address), _D.c.client_id.in_(client_ids))
+    if known is not None and set(client_ids) <= set(known.client_ids):
+        is_theirs = or_(_D.c.id.in_(id_list(list(known.states))), and_(_D.c.id > known.until, is_theirs))
     deliveries = select(_D.c.id, current_state().label("state")).where(is_theirs)
     states = {row.id: DeliveryState(row.state) for row in db.execute(deliveries)}
-    if not client_ids and not states:
+    until = db.scalar(select(func.max(_D.c.id))) or 0
+    is_suppressed = exists().where(_S.c.address_key == key, in_scope(scope, actor, _S.c.owner_id))
+    if not client_ids and not states and not db.scalar(select(is_suppressed)):
         raise NotFound(f"no record of {email}", 'run "skychimp clients list"')
-    return _Records(client_ids, states)
+    return _Records(key, client_ids, states, until)
+
+
+def _erased_texts(db: Session, records: _Records) -> set[str]:
+    """Return the addresses in the records, as they are stored."""
+    of_clients = select(_C.c.email, _C.c.address_key).where(_C.c.id.in_(records.client_ids))
+    of_deliveries = select(_D.c.address, _D.c.address_key).where(_D.c.id.in_(id_list(list(records.states))))
+    of_suppressions = select(_S.c.address, _S.c.address_key).where(_S.c.address_key == records.key)
+    rows = [*db.execute(of_clients), *db.execute(of_deliveries), *db.execute(of_suppressions)]
+    return {text for row in rows for text in row if text != ledger.ERASED}
 
 
 def _attempts(store: Store, owner: Actor) -> Iterator[dict[str, Any]]:
     columns = (
-        _O.c.mailing_id, _O.c.due_at, _D.c.address.label("email"), _A.c.number.label("attempt"),
+        _A.c.id, _O.c.mailing_id, _O.c.due_at, _D.c.address.label("email"), _A.c.number.label("attempt"),
         _A.c.finished_at.label("at"), _A.c.outcome.label("status"), _A.c.reply, _A.c.relay,
     )  # fmt: skip
     own_attempts = (
@@ -134,16 +172,16 @@ def _attempts(store: Store, owner: Actor) -> Iterator[dict[str, Any]]:
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_M.c.owner_id == owner.user_id)
     )
-    joined = select(*columns).join(_D, _D.c.id == _A.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
-    with store.read() as db:
-        for row in db.execute(
-            joined.where(_A.c.id.in_(own_attempts)).order_by(_A.c.id).execution_options(yield_per=1000)
-        ):
-            yield dict(row._mapping)
+    rows = select(*columns).join(_D, _D.c.id == _A.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
+    for page in paging.read_pages(store, rows, rows.where(_A.c.id.in_(own_attempts)).order_by(_A.c.id)):
+        for row in page:
+            attempt = dict(row._mapping)
+            del attempt["id"]
+            yield attempt
 
 
 def _posts(store: Store, author: Actor) -> Iterator[dict[str, Any]]:
-    with store.read() as db:
-        own_posts = select(_P).where(_P.c.author_id == author.user_id).order_by(_P.c.id)
-        for row in db.execute(own_posts.execution_options(yield_per=100)):
+    rows = select(_P).where(_P.c.author_id == author.user_id)
+    for page in paging.read_pages(store, rows, rows.order_by(_P.c.id), size=paging.SMALL_PAGE):
+        for row in page:
             yield dict(row._mapping)

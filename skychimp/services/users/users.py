@@ -9,15 +9,18 @@ from sqlalchemy import Row, Select, select, update
 from sqlmodel import Session
 
 from skychimp.errors import Denied
-from skychimp.models import Role, User
+from skychimp.models import Mailing, Occurrence, Role, User
 from skychimp.permissions import MANAGED_ROLES, Action, Actor, authorize, authorize_over
-from skychimp.services import audit
+from skychimp.services import audit, paging
 from skychimp.services.accounts import sessions
 from skychimp.services.listing import ListOptions, apply, matches_id_or_email, not_found
+from skychimp.store import holds
 from skychimp.store.database import Store
 from skychimp.text import one_line
 
 _U = User.__table__
+_M = Mailing.__table__
+_O = Occurrence.__table__
 
 MAX_REASON_LENGTH = 1_000
 
@@ -47,11 +50,11 @@ def list_users(store: Store, actor: Actor, options: ListOptions, role: Role | No
     """Yield the users that the actor manages, while they are read. Raises Denied, and InvalidValue for the options."""
     authorize(actor, Action.SEE_USERS)
     assert actor.role is not None
-    query = apply(_select_users(), options, searched=(_U.c.email, _U.c.name), sorted_by=SORTED_BY)
     roles = MANAGED_ROLES[actor.role]
-    query = query.where(_U.c.role.in_(roles if role is None else roles & {role}))
-    with store.read() as db:
-        yield from map(_user_info, db.execute(query.execution_options(yield_per=1000)))
+    rows = _select_users().where(_U.c.role.in_(roles if role is None else roles & {role}))
+    found = apply(rows, options, searched=(_U.c.email, _U.c.name), sorted_by=SORTED_BY)
+    for page in paging.read_pages(store, rows, found, limit=options.limit):
+        yield from map(_user_info, page)
 
 
 def show(store: Store, actor: Actor, user: str) -> UserInfo:
@@ -93,6 +96,8 @@ def unblock(store: Store, actor: Actor, user: str) -> UserInfo:
     with store.write() as db:
         target = _get_managed_user(db, actor, Action.BLOCK_USERS, user)
         if target.blocked_at is not None:
+            mailings = select(_M.c.id).where(_M.c.owner_id == target.id)
+            holds.add_time_held_up(db.connection(), _O.c.mailing_id.in_(mailings), target.blocked_at, store.now())
             db.execute(update(_U).where(_U.c.id == target.id).values(blocked_at=None))
             audit.record(db, actor, "unblock", "user", target.id)
         return _get_user(db, str(target.id))

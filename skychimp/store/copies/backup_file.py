@@ -21,8 +21,8 @@ from skychimp import files
 from skychimp.config.locations import user_folder
 from skychimp.errors import Conflict, SkychimpError, StoreFailed, StoreNotReady
 from skychimp.models import AuditEntry
-from skychimp.store import place, queue, runs, schema, sqlite, sqlite_errors
-from skychimp.store.copies import copying, verification
+from skychimp.store import holds, place, runs, schema, sqlite, sqlite_errors
+from skychimp.store.copies import copying, newer_suppressions, verification
 from skychimp.store.database import Fill, Store
 from skychimp.store.migrations import revisions
 from skychimp.store.sqlite import SqliteStore
@@ -30,8 +30,7 @@ from skychimp.store.sqlite import SqliteStore
 BACKED_UP = "back up"
 """The action in the audit trail. A backup contains the entry about itself, which tells when it was made."""
 
-DRAFT_LIFE = 86_400
-"""Seconds after which a draft is a leftover of a killed process."""
+_DRAFT_NAME = re.compile(r".+\.draft-[0-9a-f]{8}")
 
 
 # What was sent stays sent: for mailings that are in both stores, a restored store takes the ledger of the newer store.
@@ -45,11 +44,14 @@ LEDGER = {
     "intent": f"delivery_id IN ({_DELIVERIES})",
     "lease": f"occurrence_id IN ({_OCCURRENCES})",
     "delivery": f"occurrence_id IN ({_OCCURRENCES})",
+    "content": f"occurrence_id IN ({_OCCURRENCES})",
     "digest_post": f"mailing_id IN ({_SAME_MAILINGS}) AND post_id IN ({_SAME_POSTS})",
     "pace": f"occurrence_id IN ({_OCCURRENCES})",
     "result": f"occurrence_id IN ({_OCCURRENCES})",
     "occurrence": f"mailing_id IN ({_SAME_MAILINGS})",
     "run": "true",
+    "rate_slot": "true",
+    "rate_count": "true",
     "cause": "true",
 }
 _REPLACE_LEDGER = (
@@ -127,13 +129,15 @@ class RestoreResult:
     """A restored store.
 
     `made_at` is when the backup was made, None for a copy that was made in another way. `aside` is where the replaced
-    store is kept. `ledger_kept` says whether the emails that it had sent count as sent.
+    store is kept. `ledger_kept` says whether the emails that it had sent count as sent. `suppressions` counts its
+    newer suppressions that were kept, None if it could not be read, or was another store.
     """
 
     made_at: datetime | None
     aside: Path | None
     ledger_kept: bool
     audit: NewerEntries
+    suppressions: int | None = None
 
 
 def write_backup(
@@ -211,15 +215,17 @@ def restore_backup(
         is_readable = exists and _set_aside(store, aside)
         ledger_kept = is_readable and _take_newer_ledger(draft, aside)
         audit = _take_newer_entries(draft, aside) if is_readable else NewerEntries()
+        suppressions = _take_newer_suppressions(draft, aside) if is_readable else None
         with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
             _hold(db, blind=not ledger_kept)
+            newer_suppressions.apply(db.connection())
             made_at, images = _remove_images(db)
             prepare(db, images)
         if exists:
             sqlite.copy_pages(draft, store)
         else:
             schema.publish_new(draft, store)
-    return RestoreResult(made_at, aside if exists else None, ledger_kept, audit)
+    return RestoreResult(made_at, aside if exists else None, ledger_kept, audit, suppressions)
 
 
 @contextlib.contextmanager
@@ -284,7 +290,7 @@ def _draft(path: Path) -> Iterator[Path]:
     """
     draft = path.with_name(f"{path.name}.draft-{secrets.token_hex(4)}")
     try:
-        _remove_old_drafts(path)
+        _remove_old_drafts(path.parent)
         with files.temporary_file(draft) as file:
             yield file
     except OSError as error:
@@ -295,13 +301,12 @@ def _draft(path: Path) -> Iterator[Path]:
         raise StoreNotReady(error.message.replace(str(draft / "draft"), "the backup"), error.hint) from error
 
 
-def _remove_old_drafts(path: Path) -> None:
-    """Remove the drafts of killed processes: each may be as large as the store."""
-    draft_name = re.compile(re.escape(path.name) + r"\.draft-[0-9a-f]{8}")
-    for folder in path.parent.iterdir():
-        if draft_name.fullmatch(folder.name):
+def _remove_old_drafts(folder: Path) -> None:
+    """Remove the drafts of killed processes: each may be as large as the store. Their targets may have had any name."""
+    for entry in folder.iterdir():
+        if _DRAFT_NAME.fullmatch(entry.name):
             with contextlib.suppress(OSError):  # of somebody else, or with other files
-                files.remove_temporary(folder, unused_s=DRAFT_LIFE)
+                files.remove_temporary(entry)
 
 
 def _open_alone(path: Path) -> Store:
@@ -378,7 +383,7 @@ def _require_no_logs(path: Path) -> None:
 def _try_to_hold(path: Path) -> bool:
     """Hold a store. Return False if it is on hold already, or too damaged for that (and for a run)."""
     with contextlib.suppress(SkychimpError), contextlib.closing(SqliteStore(path)) as store, store.write() as db:
-        if not queue.is_held(db.connection()):
+        if not holds.is_held(db.connection()):
             _hold(db, blind=False)
             return True
     return False
@@ -386,11 +391,11 @@ def _try_to_hold(path: Path) -> bool:
 
 def _release_hold(path: Path) -> None:
     with contextlib.suppress(SkychimpError), contextlib.closing(SqliteStore(path)) as store, store.write() as db:
-        queue.release(db.connection())
+        holds.release(db.connection(), datetime.now(UTC))
 
 
 def _hold(db: Session, *, blind: bool) -> None:
-    queue.hold(db.connection(), queue.AFTER_RESTORE, datetime.now(UTC), blind=blind)
+    holds.hold(db.connection(), holds.AFTER_RESTORE, datetime.now(UTC), blind=blind)
 
 
 def _set_aside(store: Path, aside: Path) -> bool:
@@ -435,6 +440,12 @@ def _take_newer_entries(draft: Path, newer: Path) -> NewerEntries:
             return NewerEntries(lost=execute("SELECT count(*) FROM newer.audit").scalar() or 0)
         return NewerEntries(kept=execute(_ADD_NEWER_ENTRIES).rowcount, lost=0)
     return NewerEntries()
+
+
+def _take_newer_suppressions(draft: Path, newer: Path) -> int | None:
+    """Add the suppressions of a newer store to an older copy of it. Return how many, None for another store."""
+    with _attached(draft, newer) as execute:
+        return newer_suppressions.add(execute) if execute(_IS_SAME_STORE).scalar() else None
 
 
 @contextlib.contextmanager

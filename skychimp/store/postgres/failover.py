@@ -3,7 +3,7 @@
 What was committed last may be missing then: emails that were sent would be sent again. That is so after a restore
 from a dump or to a point in time, and after a fail-over to a standby server. The last two begin a new timeline
 (PostgreSQL's documentation, 26.3). A fail-over loses nothing if each commit waited for the standby. A machine that has
-committed something knows it from a restore: its last commit is still there.
+committed something knows it from a restore: what it has written last is still there.
 """
 
 from datetime import datetime
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, select, update
 
 from skychimp.models import StoreInfo
-from skychimp.store import queue
+from skychimp.store import holds
 from skychimp.store.database import POSTGRESQL, Store
 from skychimp.store.postgres import last_commit
 from skychimp.store.postgres.server import DATABASE_ID, WAITS_FOR_STANDBY
@@ -47,20 +47,33 @@ def check(db: Connection, path: Path, now: datetime) -> None:
     current = Database(*db.exec_driver_sql(_READ_DATABASE).one())
     before = Database(*db.execute(select(_INFO.c.database_id, _INFO.c.waits_for_standby)).one())
     if reason := why_commits_may_be_missing(before, current, has_own_last_commit=_has_last_commit(db, path)):
-        queue.hold(db, reason, now, blind=True)
+        holds.hold(db, reason, now, blind=True)
     if current != before:
         db.execute(update(_INFO).values(current._asdict()))
 
 
 def _has_last_commit(db: Connection, path: Path) -> bool:
     """Return whether the last commit of this machine is known, and in the database."""
-    xid = last_commit.read(path)
-    return xid is not None and db.exec_driver_sql(_FIND_COMMIT, {"xid": str(xid)}).scalar() == "committed"
+    last = last_commit.read(path)
+    if last is None:
+        return False
+    query = _HAS_WRITTEN if last.delivery_ids else _HAS_COMMITTED
+    return bool(db.exec_driver_sql(query, {"xid": str(last.xid), "ids": list(last.delivery_ids)}).scalar())
 
 
-_FIND_COMMIT = """
+_HAS_COMMITTED = """
     SELECT CASE WHEN CAST(%(xid)s AS xid8) < pg_snapshot_xmax(pg_current_snapshot())
-        THEN pg_xact_status(CAST(%(xid)s AS xid8)) END"""
+        THEN pg_xact_status(CAST(%(xid)s AS xid8)) = 'committed' END"""
+
+_HAS_WRITTEN = """
+    SELECT EXISTS (SELECT FROM attempt WHERE delivery_id = ANY(%(ids)s)
+            AND age(xmin) <= age(CAST(CAST(%(xid)s AS xid8) AS xid)))
+        OR EXISTS (SELECT FROM intent WHERE delivery_id = ANY(%(ids)s)
+            AND xmin = CAST(CAST(%(xid)s AS xid8) AS xid))"""
+"""Whether what a transaction has written is there, or a later attempt, which may have replaced its intent.
+
+After a fail-over nobody adds an attempt before this check.
+"""
 
 
 def why_commits_may_be_missing(before: Database, current: Database, *, has_own_last_commit: bool) -> str | None:
@@ -68,5 +81,5 @@ def why_commits_may_be_missing(before: Database, current: Database, *, has_own_l
     if before.database_id is None or current.database_id is None or before.database_id == current.database_id:
         return None
     if before.database_id.rpartition(":")[0] != current.database_id.rpartition(":")[0]:
-        return queue.AFTER_RESTORE
-    return None if before.waits_for_standby and has_own_last_commit else queue.AFTER_FAILOVER
+        return holds.AFTER_RESTORE
+    return None if before.waits_for_standby and has_own_last_commit else holds.AFTER_FAILOVER

@@ -83,6 +83,8 @@ def _has_tables(db: Connection) -> bool:
 
 def _upgrade(store: PostgresStore) -> None:
     """Bring an old store to the newest revision. Another process may have just done it."""
+    from skychimp.store.clients import tags
+
     known = revisions.known_revisions()
     with store.translate_errors(), store.connect() as db, db.begin():
         revision = revisions.read_revision(db)
@@ -90,6 +92,7 @@ def _upgrade(store: PostgresStore) -> None:
             raise revisions.newer_store(store.name, revision)
         if revision != revisions.REVISION:
             revisions.migrate(db)
+            tags.merge_spellings(db)
 
 
 def _read_revision(store: PostgresStore) -> str:

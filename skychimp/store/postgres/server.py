@@ -9,20 +9,21 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, NullPool, Pool, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import Session
 
 from skychimp.config.locations import hide_password, user_folder
-from skychimp.errors import StoreFailed, StoreNotReady
-from skychimp.shell import command_line, run_hint
-from skychimp.store.database import BUSY_TIMEOUT_MS, POSTGRESQL, SHORT_TIMEOUT_MS, Store, boot_time_s
+from skychimp.errors import StoreFailed, StoreNotReady, StoreUnwritable
+from skychimp.shell import run_hint
+from skychimp.store.database import BUSY_TIMEOUT_MS, POSTGRESQL, SHORT_TIMEOUT_MS, Driver, Store, boot_time_s
 from skychimp.store.postgres import last_commit
+from skychimp.store.postgres.pipeline import Pipeline
 from skychimp.store.postgres.url import connect_arguments
 
 T = TypeVar("T")
@@ -51,23 +52,39 @@ MISSING_TABLE = "42P01"
 RECONNECT_S = 60
 """How long to wait for a server that is away. Then other machines take this one for dead."""
 
+_READ_VERSION = "SELECT clock_timestamp(), CAST(pg_current_snapshot() AS text)"
+"""A snapshot is another one once any transaction that writes has ended. It names the newest, and those in progress."""
+
+_HAS_LOGGED = """
+    SELECT EXISTS (SELECT FROM attempt WHERE delivery_id = ANY(%(ids)s) AND xmin = CAST(CAST(%(xid)s AS xid8) AS xid))
+        OR EXISTS (SELECT FROM intent WHERE delivery_id = ANY(%(ids)s) AND xmin = CAST(CAST(%(xid)s AS xid8) AS xid))"""
+
 _IDLE_TIMEOUT_MS = 60_000
-"""How long a transaction may wait for our process, which may have been stopped while it holds the lock."""
+_IDLE_TIMEOUT_OF_RUN_MS = 10_000
+"""How long a transaction may wait for our process, which may be stopped or cut off while it holds the lock.
+
+That of a run only computes little between its statements, and is done again if it has taken too long.
+"""
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Whatever the server's defaults are: in a stricter level, the first statement would fix what all others see."""
 
-_PREPARE = f"""
-    SELECT set_config('lock_timeout', '{{lock_timeout}}', true),
+_PREPARE = """
+    SELECT set_config('lock_timeout', '{lock_timeout}', true),
         set_config('statement_timeout', '0', true),
-        set_config('idle_in_transaction_session_timeout', '{_IDLE_TIMEOUT_MS}', true),
+        set_config('idle_in_transaction_session_timeout', '{idle_timeout}', true),
         set_config('synchronous_commit', CASE current_setting('synchronous_commit')
             WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
-        CAST(pg_current_xact_id() AS text), {{take_lock}}"""
+        CAST(pg_current_xact_id() AS text), {take_lock}"""
 """Each transaction's first statement, which is executed from left to right.
 
 With `synchronous_commit` off, a crash of the server would lose intents that were committed.
 """
+
+_KEEP_ALIVE = """
+    SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+        set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '30000', false)"""
+"""The server's own limits are hours. Ours for the server are in `url.connect_arguments`."""
 
 _TAKE_LOCK = f"pg_advisory_xact_lock({LOCK})"
 _SHARE_LOCK = f"pg_advisory_xact_lock_shared({LOCK})"
@@ -80,6 +97,7 @@ class PostgresStore(Store):
 
     def __init__(self, url: str, password: str | None = None) -> None:
         """Connect to the database when it is first used. `password` is used if the URL has none."""
+        self._url, self._password = url, password
         engine = make_engine(url, password)
         readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         name = hide_password(url).replace("+psycopg", "")
@@ -95,18 +113,32 @@ class PostgresStore(Store):
             self._database_id = self._read_database_id()
         self.read_clock()
 
+    def check_file(self) -> None:
+        """Do nothing: the server has the files."""
+
     def read_clock(self) -> None:
         """Take the database's clock as the time, as the clocks of several machines may differ.
 
         While the server is away, the time is counted on from the last one.
         """
+        with contextlib.suppress(DBAPIError), self.engine.connect() as db:
+            self._read_version(db)
+
+    def connect_to_watch(self) -> Connection:
+        """Return a connection for `read_version`, which nothing else uses."""
+        with self.translate_errors():
+            return self.connect_autocommit()
+
+    def read_version(self, db: Connection) -> object:
+        """Return which transactions of the server a query sees. It reads the clock, too."""
+        with self.translate_errors():
+            return self._read_version(db)
+
+    def _read_version(self, db: Connection) -> str:
         before = boot_time_s()
-        try:
-            with self.engine.connect() as db:
-                now = db.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
-        except DBAPIError:
-            return
+        now, snapshot = db.exec_driver_sql(_READ_VERSION).one()
         self._clock = (before + boot_time_s()) / 2, now.astimezone(UTC)
+        return str(snapshot)
 
     def now(self) -> datetime:
         """Return the time by the database's clock."""
@@ -121,37 +153,44 @@ class PostgresStore(Store):
             yield db
 
     def connect_for_writes(self) -> Connection:
-        """Return a connection for `transaction`."""
-        return self.connect_autocommit()
+        """Return a connection for `transaction`, whose lock the server takes back when it cannot reach us any more."""
+        # Not of the pool, whose other users would have psycopg forget the statements that a pipeline has prepared.
+        engine = make_engine(self._url, self._password, poolclass=NullPool)
+        db = engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+        db.exec_driver_sql(_KEEP_ALIVE)
+        return db
 
     @contextlib.contextmanager
-    def transaction(self, db: Connection, *, shared: bool, pipelined: bool) -> Iterator[None]:
+    def transaction(self, db: Connection, logged: list[int], *, shared: bool, pipelined: bool) -> Iterator[Driver]:
         """Open a transaction on a connection of `connect_for_writes`, past SQLAlchemy. It waits for the lock.
 
-        With `shared`, it may run beside other such ones. With `pipelined`, it sends statements before the results of
-        those before them are there, so it must use no number of changed rows.
+        At its end, `logged` has the ids of deliveries that it has added attempts or intents to. With `shared`, it may
+        run beside other such ones. With `pipelined`, it sends statements before the results of those before them are
+        there, so it must execute them by the driver it gets.
         """
-        driver: Any = db.connection.dbapi_connection
+        connection: Any = db.connection.dbapi_connection
         take_lock = _SHARE_LOCK if shared else _TAKE_LOCK
+        prepared = db.info.setdefault("prepared", set())
+        statements: Any
         try:
-            with driver.pipeline() if pipelined else contextlib.nullcontext():
-                driver.execute(_BEGIN)
-                begun = driver.execute(_PREPARE.format(lock_timeout=BUSY_TIMEOUT_MS, take_lock=take_lock))
-                yield
+            with Pipeline(connection, prepared) if pipelined else contextlib.nullcontext(connection) as statements:
+                statements.execute(_BEGIN)
+                begun = statements.execute(_prepare(BUSY_TIMEOUT_MS, _IDLE_TIMEOUT_OF_RUN_MS, take_lock))
+                yield Driver(POSTGRESQL, statements.execute)
                 xid = begun.fetchone()[4]
-            self._commit(driver, xid)
-            last_commit.write(self.path, xid)
+            self._commit(connection, xid, logged)
+            last_commit.write(self.path, xid, logged)
         finally:
-            if not driver.closed and driver.info.transaction_status != _IDLE:
-                driver.execute("ROLLBACK")
+            if not connection.closed and connection.info.transaction_status != _IDLE:
+                connection.pgconn.exec_(b"ROLLBACK")  # as psycopg's forgets the prepared statements, too
             db.rollback()  # SQLAlchemy has seen nothing of the above, only what the block did by it
 
-    def _commit(self, driver: Any, xid: str) -> None:
+    def _commit(self, driver: Any, xid: str, logged: Sequence[int]) -> None:
         """Commit. If the connection breaks meanwhile, find out what became of it: a transaction must not run twice."""
         try:
             driver.execute("COMMIT")
         except Exception as error:
-            if not self.reconnect(error) or not self._was_committed(xid):
+            if not self.reconnect(error) or not self._was_committed(xid, logged):
                 raise
 
     def reconnect(self, error: Exception) -> bool:
@@ -166,8 +205,12 @@ class PostgresStore(Store):
             raise StoreFailed(f"the database {self.name} has failed over to another server", run_hint("run"))
         return True
 
-    def _was_committed(self, xid: str) -> bool:
-        """Return whether a transaction was committed, after its end. Raises StoreFailed if that is not known."""
+    def _was_committed(self, xid: str, logged: Sequence[int]) -> bool:
+        """Return whether a transaction was committed, after its end. Raises StoreFailed if that is not known.
+
+        A server that has crashed may give the id of a transaction that it has lost to another one. So there must be
+        something that it has written to the `logged` deliveries.
+        """
         deadline = time.monotonic() + RECONNECT_S
         while (status := self._patiently(lambda: self._read_status(xid))) == "in progress":
             if time.monotonic() > deadline:
@@ -177,6 +220,8 @@ class PostgresStore(Store):
             raise StoreFailed(
                 f"cannot use the store {self.name}: what became of a commit is not known", run_hint("run")
             )
+        if status == "committed" and logged:
+            return self._patiently(lambda: self._has_logged(xid, logged))
         return status == "committed"
 
     def _patiently(self, ask: Callable[[], T]) -> T:
@@ -193,8 +238,17 @@ class PostgresStore(Store):
             return retrying(ask)
 
     def _read_status(self, xid: str) -> str:
+        try:
+            with self.connect_autocommit() as db:
+                return str(db.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (xid,)).scalar())
+        except DBAPIError as error:
+            if sqlstate(error) == _IN_THE_FUTURE:
+                return "aborted"
+            raise
+
+    def _has_logged(self, xid: str, delivery_ids: Sequence[int]) -> bool:
         with self.connect_autocommit() as db:
-            return str(db.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (xid,)).scalar())
+            return bool(db.exec_driver_sql(_HAS_LOGGED, {"xid": xid, "ids": list(delivery_ids)}).scalar())
 
     def _read_database_id(self) -> str | None:
         """Return the ids of the server and the database, None if it is a standby."""
@@ -206,8 +260,13 @@ class PostgresStore(Store):
         """Return a connection on which each statement is its own transaction."""
         return self._base.execution_options(isolation_level="AUTOCOMMIT").connect()
 
-    def checkpoint(self) -> None:
+    def checkpoint(self) -> bool:
         """Do nothing: the server takes care of its log."""
+        return True
+
+    def has_remains(self, texts: Collection[str]) -> bool:  # noqa: ARG002
+        """Return True: the server overwrites nothing."""
+        return True
 
     def vacuum(self) -> None:
         """Rewrite the tables that have recipients, as deleted rows leave bytes in them. Writers wait meanwhile.
@@ -219,11 +278,6 @@ class PostgresStore(Store):
             db.exec_driver_sql(f"SET lock_timeout = {SHORT_TIMEOUT_MS}")  # readers would wait behind it meanwhile
             for table in ("client", "client_tag", "delivery", "attempt"):
                 db.exec_driver_sql(f"VACUUM (FULL) {table}")
-
-    @property
-    def vacuum_hint(self) -> str:
-        """The command that does what `vacuum` does."""
-        return command_line("psql", "--command", "VACUUM FULL", self.engine.url.database or "")
 
     @property
     def description(self) -> str:
@@ -261,7 +315,8 @@ class PostgresStore(Store):
         if not state and _is_disconnect(error):  # an error of connecting has only words, in the server's language
             state = next((state for words, state in _STATES_OF_WORDS.items() if words in reason), "08006")
         hint = _HINTS.get(state) or _HINTS_OF_CLASSES.get(state[:2]) or "this may be a bug in Skychimp"
-        return StoreFailed(f"cannot use the store {self.name}: {reason}", hint)
+        kind = StoreUnwritable if state in _UNWRITABLE else StoreFailed
+        return kind(f"cannot use the store {self.name}: {reason}", hint)
 
     def _local_path(self) -> Path:
         """Return a path that is the same for all processes on this machine, however they name the database."""
@@ -299,7 +354,7 @@ _READ_SERVER = f"""
         current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on'"""  # noqa: S608
 
 
-def make_engine(url: str, password: str | None = None) -> Engine:
+def make_engine(url: str, password: str | None = None, poolclass: type[Pool] = QueuePool) -> Engine:
     """Return a SQLAlchemy engine for a URL. `password` is used if the URL has none. Raises StoreNotReady."""
     parsed = make_url(url)
     if password is not None and parsed.password is None:
@@ -311,6 +366,7 @@ def make_engine(url: str, password: str | None = None) -> Engine:
             isolation_level="READ COMMITTED",
             hide_parameters=True,
             pool_pre_ping=True,
+            poolclass=poolclass,
         )
     except ImportError:
         message = "PostgreSQL needs the Python package psycopg, which is not installed"
@@ -322,9 +378,13 @@ def make_engine(url: str, password: str | None = None) -> Engine:
     def _begin(db: Connection) -> None:
         lock_timeout = db.get_execution_options().get("lock_timeout")
         if lock_timeout is not None:
-            db.exec_driver_sql(_PREPARE.format(lock_timeout=lock_timeout, take_lock=_TAKE_LOCK))
+            db.exec_driver_sql(_prepare(lock_timeout, _IDLE_TIMEOUT_MS, _TAKE_LOCK))
 
     return engine
+
+
+def _prepare(lock_timeout: int, idle_timeout: int, take_lock: str) -> str:
+    return _PREPARE.format(lock_timeout=lock_timeout, idle_timeout=idle_timeout, take_lock=take_lock)
 
 
 def sqlstate(error: BaseException) -> str:
@@ -338,9 +398,10 @@ def _is_disconnect(error: BaseException) -> bool:
     import psycopg
 
     cause = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(cause, psycopg.OperationalError):
-        return False
-    return cause.sqlstate is None or cause.sqlstate[:2] == "08" or cause.sqlstate in _AWAY
+    state = getattr(cause, "sqlstate", None)
+    if state is None:
+        return isinstance(cause, psycopg.OperationalError)
+    return state[:2] == "08" or state in _AWAY
 
 
 def _reason(error: BaseException) -> str:
@@ -352,8 +413,14 @@ def _reason(error: BaseException) -> str:
 
 _IDLE = 0  # psycopg.pq.TransactionStatus.IDLE
 _LOCKED = ("55P03", "40P01", "40001")  # lock not available, deadlock, serialization failure
-_AWAY = ("57P01", "57P02", "57P03", "57P05", "25P03", "53300")
-"""Shut down, crashed, starting, idle for too long (also in a transaction), too many connections."""
+_UNWRITABLE = ("53100", "53200", "58030")  # disk full, out of memory, input or output error
+_AWAY = ("57P01", "57P02", "57P03", "57P05", "25P03", "53300", "26000")
+"""Shut down, crashed, starting, idle for too long (also in a transaction), too many connections.
+
+And a prepared statement that is missing: a connection pool has given us another connection.
+"""
+_IN_THE_FUTURE = "22023"
+"""What a server says of the id of a transaction that it has lost in a crash, until it gives the id to another one."""
 _WRONG_PASSWORD = "28P01"  # noqa: S105
 _MISSING_DATABASE, _TOO_MANY = "3D000", "53300"
 _STATES_OF_WORDS = {

@@ -144,6 +144,8 @@ def test_config_that_cannot_be_written_is_not_needed_if_the_environment_has_the_
     [
         ("--email", "nobody"),
         ("--email", "a@example.org\n"),
+        ("--email", "a@intranet"),
+        ("--email", "a..b@docomo.ne.jp"),
         ("--email", "a@example.org", "--sender", "Ada"),
         ("--email", "a@example.org", "--sender", "Ada <a@example.org>\nBcc: b@example.org"),
         ("--email", "a@example.org", "--password-stdin"),

@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from email import message_from_bytes, policy
+from email import message_from_bytes, message_from_string, policy
 from email.header import decode_header, make_header
 from email.message import EmailMessage, MIMEPart
 from email.utils import getaddresses, parsedate_to_datetime
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from skychimp import addresses
 from skychimp.delivery.composing import compose, mime
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.errors import InvalidValue
@@ -85,6 +86,8 @@ def test_plain_email_byte_by_byte() -> None:
         (MessageContent("s", "a\r\nb\r\n\r\n", Format.TEXT), "a\nb\n\n", None),
         (HTML, "Hi\n", "<p>Ada Lovelace</p>\n"),
         (MARKDOWN, "*Ada Lovelace*\n", "<p><em>Ada Lovelace</em></p>\n"),
+        (MessageContent("s", "Hi\n-- \nAda", Format.MARKDOWN), "Hi\n-- \nAda\n", "<p>Hi</p>\n<p>-- <br />\nAda</p>\n"),
+        (MessageContent("s", "Zoë\n-- \nAda", Format.TEXT), "Zoë\n-- \nAda\n", None),
         (MessageContent("s", "Жду *Вас*", Format.MARKDOWN), "Жду *Вас*\n", "<p>Жду <em>Вас</em></p>\n"),
     ],
 )  # fmt: skip
@@ -110,6 +113,7 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=300) | st.text(
 @given(any_text, any_text, st.lists(any_text, max_size=3))
 @example("", "=?utf-8?q?a=0ABcc:_eve=40example.org?=", [])
 @example("a" * 1000, "a" * 1500 + "\n" + "漢" * 1500, ["x" * 100] * 3)
+@example("Office " * 20, "🎉 sale " * 30, ["x" * 100] * 3)
 @example('"Ada", <eve@example.org>\r\nBcc: eve@example.org\r\n\r\nbody', "\r\n.\r\nQUIT\r\n", [])
 def test_any_text_is_read_back_unchanged(name: str, comment: str, tags: list[str]) -> None:
     to = Recipient("ada@example.org", name, comment, tags)
@@ -139,6 +143,9 @@ def assert_every_server_accepts(data: bytes) -> None:
     assert data.endswith(b"\r\n")
     assert re.search(rb"\r(?!\n)|(?<!\r)\n", data) is None
     assert max(map(len, data.split(b"\r\n"))) <= 998
+    for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+        assert len(line) <= 78
+        assert line.strip()
 
 
 @pytest.mark.parametrize(
@@ -261,3 +268,32 @@ def test_invalid_content_is_refused(content: MessageContent, reason: str) -> Non
 @pytest.mark.parametrize("content", [PLAIN, HTML, EVERYTHING, PLAIN._replace(body="", format=Format.MARKDOWN)])
 def test_valid_content_is_accepted(content: MessageContent) -> None:
     compose.check_content(content)
+
+
+@pytest.mark.parametrize(
+    "condition", ["'vip' in client.tags", "'Cafe\u0301' in client.tags", "client.name in client.tags"]
+)
+def test_template_finds_a_tag_in_any_spelling(condition: str) -> None:
+    content = MessageContent("s", "{% if " + condition + " %}yes{% else %}no{% endif %} {{ client.tags }}", Format.TEXT)
+    to = Recipient("ada@example.org", "vIP", "", ("CAFÉ", "Vip"))
+    assert text_of(parsed(compose_email(content, to))) == "yes CAFÉ, Vip\n"
+    assert composer(content).render(to)[1] == "yes CAFÉ, Vip"
+    assert text_of(parsed(compose_email(content, ADA._replace(name="no", tags=["vip2"])))) == "no vip2\n"
+
+
+locals_ = st.from_regex(r"\A[a-zA-Z0-9._+-]{1,30}\Z") | st.from_regex(r'\A"[a-z.]{1,20}"\Z') | st.text(max_size=12)
+domains = st.sampled_from(["x.org", "docomo.ne.jp", "BÜCHER.example", "почта.рф", "localhost", "intranet", "x"])
+
+
+@given(locals_, domains, st.text(max_size=60))
+@example("a..b", "docomo.ne.jp", "")
+@example('"a.."', "docomo.ne.jp", "山田 太郎")
+@example("." + "a" * 200, "docomo.ne.jp", "Ada" * 20)
+def test_every_accepted_address_is_read_back_from_its_email(local: str, domain: str, name: str) -> None:
+    try:
+        address = addresses.parse(f"{local}@{domain}", addresses.STORED)
+        data = compose_email(PLAIN, Recipient(address.email, name, "", ()))
+    except InvalidValue:
+        return
+    (read,) = message_from_string(data.decode(), policy=policy.default)["To"].addresses
+    assert addresses.parse(f"{read.username}@{read.domain}", addresses.STORED).key == address.key

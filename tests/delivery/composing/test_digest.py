@@ -12,7 +12,7 @@ from skychimp.delivery.composing import digest
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import PostSummary
 from skychimp.models import Format
-from skychimp.store.digest_posts import MOST_POSTS
+from skychimp.store.occurrences.digest_posts import MOST_POSTS
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 URL = "https://blog.example.org/posts/a.html"

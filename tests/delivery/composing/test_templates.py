@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skychimp.delivery.composing.templates import MAX_LENGTH, DueAt, TextTemplate, from_markdown
+from skychimp.delivery.composing.conversions import html_from_markdown
+from skychimp.delivery.composing.templates import MAX_LENGTH, DueAt, TextTemplate
 from skychimp.errors import InvalidValue
 
 
@@ -58,6 +59,16 @@ def rendered(source: str, person: Person | None = None, *, html: bool = False) -
         ("a {%- if client.name -%} b {%- endif -%} c", "abc"),
         ("{# a note #}a{% raw %}{{ client.nobody }}{% endraw %}", "a{{ client.nobody }}"),
         ("{{ '{{' }} %} }} {", "{{ %} }} {"),
+        ("{#note#}a{##}b{#- note -#} c{# {{ client.nobody }} {% if %}\n#}d{#{{ x }}#}{#-{{ x }}-#}", "abcd"),
+        ("@media print{#menu{display:none}}", "@media print{#menu{display:none}}"),
+        ("{#-menu{a:b}}{#_b{}}{#\\31{}}{#é{}}{#} {# a note #}", "{#-menu{a:b}}{#_b{}}{#\\31{}}{#é{}}{#} "),
+        ("{# unclosed {# a note #}, {#menu{a:b}} {# unclosed", "{# unclosed , {#menu{a:b}} {# unclosed"),
+        ("## Events {#events}", "## Events {#events}"),
+        ("{% raw %}{# a note #}{% endraw %}{{ '{# a note #}' }}", "{# a note #}{# a note #}"),
+        (
+            "https://example.org/?filter={%22city%22:1}&x={%D0%98}",
+            "https://example.org/?filter={%22city%22:1}&x={%D0%98}",
+        ),
     ],
 )
 def test_allowed_template_is_rendered(source: str, text: str) -> None:
@@ -126,6 +137,7 @@ def test_allowed_template_is_rendered(source: str, text: str) -> None:
         ("{% for tag in client.tags %}{% else %}{{ tag }}{% endfor %}", "unknown variable tag"),
         ("{{ client.name", "line 1: unexpected end of template"),
         ("a\n{% if client.name %}", "line 2: Unexpected end of template"),
+        ("{%s} {%d}", "line 1: Encountered unknown tag 's'"),
         ("{% if client.name %}" * 60 + "{% endif %}" * 60, "nested too deeply"),
         ("{{ " + " or ".join(["client.name"] * 60) + " }}", "nested too deeply"),
         ("{{ " + " or ".join(["client.name"] * 5000) + " }}", "too deeply"),
@@ -283,7 +295,7 @@ MARKDOWN = """\
 @given(client_texts)
 def test_client_data_does_not_change_the_structure_of_markdown(text: str) -> None:
     plain, page = (
-        Page(rendered(from_markdown(MARKDOWN), Person(name=value, comment=value, tags=[value]), html=True))
+        Page(rendered(html_from_markdown(MARKDOWN), Person(name=value, comment=value, tags=[value]), html=True))
         for value in ("x", text)
     )
     assert page.tags == plain.tags
@@ -304,7 +316,16 @@ def test_client_data_does_not_change_the_structure_of_markdown(text: str) -> Non
         ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>\n"),
         ("{% if client.name %}\n\nyes\n\n{% endif %}", "\n<p>yes</p>\n\n"),
         ("{# a note #}\n\ntext", "<p>text</p>\n"),
+        ("## Events {#events}", "<h2>Events &#123;#events}</h2>\n"),
         ("{% raw %}<b> {{ client.nobody }}{% endraw %}", "<p>&lt;b&gt; &#123;&#123; client.nobody }}</p>\n"),
+        # the separator of a signature
+        ("Hello\n-- \nAda", "<p>Hello</p>\n<p>-- <br />\nAda</p>\n"),
+        (
+            "- Hello\r\n-- \r\n{{ client.name }}\r\n-- ",
+            "<ul>\n<li>Hello</li>\n</ul>\n<p>-- <br />\nAda Lovelace</p>\n<p>-- </p>\n",
+        ),
+        ("```\n-- \nselect\n\n-- \n```", "<pre><code>-- \nselect\n\n-- \n</code></pre>\n"),
+        ("Title\n--\n\nTitle\n---\n--  ", "<h2>Title</h2>\n<h2>Title</h2>\n<p>--</p>\n"),
         # what Markdown unescapes is not an expression
         ("{\\{ 7 * 7 }}", "<p>&#123;&#123; 7 * 7 }}</p>\n"),
         ("&#123;{ client.__class__ }}", "<p>&#123;&#123; client.<strong>class</strong> }}</p>\n"),
@@ -312,7 +333,7 @@ def test_client_data_does_not_change_the_structure_of_markdown(text: str) -> Non
     ],
 )
 def test_markdown_template_is_rendered_as_html(source: str, html: str) -> None:
-    assert rendered(from_markdown(source), html=True) == html
+    assert rendered(html_from_markdown(source), html=True) == html
 
 
 @given(
@@ -327,15 +348,18 @@ def test_markdown_creates_no_new_expression(source: str) -> None:
         TextTemplate(source, "body", {})
     except InvalidValue:
         return
-    assert rendered(from_markdown(source), html=True).count("Ada Lovelace") == rendered(source).count("Ada Lovelace")
+    assert rendered(html_from_markdown(source), html=True).count("Ada Lovelace") == rendered(source).count(
+        "Ada Lovelace"
+    )
 
 
 def test_markdown_conversion_is_deterministic() -> None:
-    assert from_markdown(MARKDOWN) == from_markdown(MARKDOWN)
+    assert html_from_markdown(MARKDOWN) == html_from_markdown(MARKDOWN)
 
 
 parts = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
-    ["{{ client.name }}", "{{client.email}}", "{{- client.comment -}}", "{{ client.name }}{{ client.name }}", "\r\n",
+    ["{{ client.name }}", "{{client.email}}", "{{- client.comment -}}", "{#", "{# ", "#}", "{%22",
+     "{{ client.name }}{{ client.name }}", "\r\n",
      "{% raw %}{{ x }}{% endraw %}", "{# a note #}", " \n ", "<b>", "&", "{{ client.tags }}", "{{ 'a' }}"]
 )  # fmt: skip
 

@@ -1,15 +1,16 @@
 """The planner: what is due is opened once, with everything its emails need, and missed due times are recorded."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from support.queue_steps import (
     DAY,
-    GIVE_UP_AFTER,
     MINUTE,
     NOW,
     claim,
+    close_leases,
     count_rows,
     create_client,
     create_deliveries,
@@ -31,7 +32,10 @@ from support.queue_steps import (
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.scheduling.recurrence import Schedule
 from skychimp.models import (
+    CatchUp,
+    Client,
     Delivery,
+    DeliveryState,
     Every,
     Format,
     Mailing,
@@ -45,6 +49,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Actor
 from skychimp.store.database import Store
+from skychimp.store.occurrences.progress import UnfinishedOccurrence
 
 HOUR = timedelta(hours=1)
 
@@ -84,40 +89,89 @@ def test_opening_twice_opens_nothing_more(store: Store, ada: Actor) -> None:
     assert get_row(store, Mailing, 1).next_at == NOW + DAY
 
 
-DEADLINES = {
-    "give_up_after": (Every.MONTH, None, 3 * DAY, 3 * DAY),
-    "the next due time": (Every.DAY, None, 3 * DAY, DAY),
-    "the next due time, in a month": (Every.MONTH, None, 99 * DAY, 31 * DAY),
-    "the end": (Every.ONCE, 5 * HOUR, 3 * DAY, 5 * HOUR),
-    "the end before the next due time": (Every.DAY, 23 * HOUR, 3 * DAY, 23 * HOUR),
-    "give_up_after before the end": (Every.ONCE, 9 * DAY, HOUR, HOUR),
-    "give_up_after of a mailing without an end": (Every.ONCE, None, 3 * DAY, 3 * DAY),
-}
+# While the last occurrence is being sent
 
 
-@pytest.mark.parametrize("case", DEADLINES)
-@pytest.mark.parametrize("late", [timedelta(), 30 * MINUTE])
-def test_deadline_is_the_earliest_of_three_times(store: Store, ada: Actor, case: str, late: timedelta) -> None:
-    """The end of give_up_after, the next due time, and the mailing's end."""
-    every, end, give_up_after, expected = DEADLINES[case]
-    create_mailing(store, ada, every=every, end_at=NOW + end if end else None)
-
-    open_due(store, NOW + late, give_up_after)
-
-    since_opening = late if expected == give_up_after else timedelta()
-    assert get_row(store, Occurrence, 1).deadline == NOW + expected + since_opening
+def begin_daily(store: Store, ada: Actor, *names: str, **more: Any) -> None:
+    """Open a daily mailing to some clients."""
+    open_mailing(store, ada, *names, every=Every.DAY, **more)
 
 
-def test_deadline_stays_when_the_schedule_changes(store: Store, ada: Actor) -> None:
-    """The open occurrence continues while the new schedule opens another one."""
-    open_mailing(store, ada, "bob", every=Every.MONTH)
-    update_row(store, Mailing, 1, every=Every.DAY, next_at=NOW + DAY)
+def test_next_occurrence_waits_for_clients_who_were_not_tried(store: Store, ada: Actor) -> None:
+    begin_daily(store, ada, "ann", "bob")
+    send(store, 1, Outcome.SENT, *claim(store, limit=1))
+    close_leases(store)
+
+    assert open_due(store, NOW + DAY) == 0
+    assert get_row(store, Mailing, 1).next_at == NOW + DAY
+    send(store, 1, Outcome.SENT, *claim(store, now=NOW + DAY))
+    close_leases(store)
+
+    assert open_due(store, NOW + DAY + HOUR) == 1
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DEFERRED, Outcome.UNKNOWN])
+def test_clients_who_were_tried_hold_up_nothing(store: Store, ada: Actor, outcome: Outcome) -> None:
+    begin_daily(store, ada, "ann", "bob")
+    first, second = claim(store)
+    send(store, 1, Outcome.SENT, first)
+    send(store, 1, outcome, second)
+    close_leases(store)
+
+    assert open_due(store, NOW + DAY) == 1
+
+
+def test_deferred_email_is_replaced_by_a_newer_one(store: Store, ada: Actor) -> None:
+    """One whose client is no longer in the audience stays, and so does an unknown one."""
+    begin_daily(store, ada, "ann", "bob", "cid")
+    ann, bob, cid = claim(store)
+    send(store, 1, Outcome.DEFERRED, ann, bob)
+    send(store, 1, Outcome.UNKNOWN, cid)
+    update_row(store, Client, 2, bad_at=NOW)  # so that bob is not in the next audience
 
     assert open_due(store, NOW + DAY) == 1
     create_deliveries(store, 2)
+    sweep(store, NOW + DAY)
 
-    assert [occurrence.deadline for occurrence in rows(store, Occurrence)] == [NOW + GIVE_UP_AFTER, NOW + 2 * DAY]
-    assert due_occurrences(store, NOW + DAY) == [1, 2]
+    states = [row.state for row in rows(store, Delivery) if row.occurrence_id == 1]
+    assert states == [DeliveryState.REPLACED, DeliveryState.DEFERRED, DeliveryState.QUEUED]
+
+
+def test_nothing_sent_is_replaced_by_the_newer_one(store: Store, ada: Actor) -> None:
+    begin_daily(store, ada, "ann", "bob")
+
+    assert open_due(store, NOW + DAY) == 1
+
+    assert history(store)[0] == ("2026-03-02T09:00:00", OccurrenceState.MISSED)
+    assert {row.state for row in rows(store, Delivery)} == {DeliveryState.REPLACED}
+
+
+def test_daily_limit_reaches_everybody(store: Store, ada: Actor) -> None:
+    """Ten emails a day, 25 clients, and a mailing that is due each day: everybody gets the first one."""
+    names = [f"c{number:02}" for number in range(25)]
+    begin_daily(store, ada, *names)
+    for day in range(3):
+        now = NOW + day * DAY
+        assert open_due(store, now) == 0
+        send(store, 1, Outcome.SENT, *claim(store, now=now, limit=10))
+        close_leases(store)
+    assert {row.state for row in rows(store, Delivery)} == {DeliveryState.SENT}
+
+
+def test_mailing_that_catches_up_on_all_waits_for_nothing(store: Store, ada: Actor) -> None:
+    begin_daily(store, ada, "ann", catch_up=CatchUp.ALL)
+
+    assert open_due(store, NOW + 2 * DAY) == 2
+
+    assert [state for _, state in history(store)] == [OccurrenceState.OPEN, *[OccurrenceState.OPENING] * 2]
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+@pytest.mark.parametrize("has_untried", [False, True])
+def test_occurrence_is_still_being_sent(has_begun: bool, has_untried: bool) -> None:
+    occurrence = UnfinishedOccurrence(1, NOW, has_begun, has_untried)
+    assert planner.is_still_being_sent([occurrence]) == (has_begun and has_untried)
+    assert not planner.is_still_being_sent([])
 
 
 # Late due times
@@ -146,7 +200,7 @@ def test_after_a_downtime_only_the_latest_is_opened_within_its_grace(store: Stor
     assert [state for _, state in history(store)] == expected
     for occurrence in rows(store, Occurrence):
         if occurrence.state == MISSED:
-            assert (occurrence.deadline, occurrence.finished_at) == (occurrence.due_at, NOW + downtime)
+            assert occurrence.finished_at == NOW + downtime
     assert status(store) == (
         MailingStatus.RUNNING
         if OPENING in expected
@@ -208,12 +262,12 @@ def test_only_the_requested_mailing_is_opened(store: Store, ada: Actor) -> None:
         create_mailing(store, ada)
 
     sender = "ada@skychimp.test"
-    number = write(
+    opened = write(
         store,
-        lambda db: planner.open_due(db, NOW, sender=sender, return_path=sender, give_up_after=DAY, mailing_id=2),
+        lambda db: planner.open_due(db, NOW, sender=sender, return_path=sender, mailing_id=2),
     )
 
-    assert number == 1
+    assert opened.occurrences == 1
     assert [occurrence.mailing_id for occurrence in rows(store, Occurrence)] == [2]
     assert open_due(store) == 2
 

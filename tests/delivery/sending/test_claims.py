@@ -2,10 +2,10 @@
 
 import asyncio
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pytest
@@ -18,12 +18,15 @@ from support.sending import create_mailing, deliveries, make_addresses, rows
 
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
+from skychimp.delivery.sending.pacing.slow_domains import SLOW_IN_A_ROW, SLOW_S, SlowDomains
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
 from skychimp.models import Delivery, DeliveryState, Lease
 from skychimp.permissions import Actor
-from skychimp.store import queue
+from skychimp.store import holds, queue
 from skychimp.store.database import Store
+from skychimp.store.ledger import ResultCounts
+from skychimp.store.occurrences import opening
 from skychimp.store.queue import ClaimedDelivery
 
 T = TypeVar("T")
@@ -34,12 +37,18 @@ def open_due(store: Store) -> list[int]:
     """Open what is due, as a run does, and return the occurrences."""
     now = datetime.now(UTC)
     with store.connect() as db, db.begin():
-        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
+        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org")
         return queue.due_occurrences(db, now)
 
 
+async def no_results(_: int) -> ResultCounts:
+    return ResultCounts()
+
+
 @asynccontextmanager
-async def claim_all_due(store: Store, *, connections: int = 10, limit: int | None = None) -> AsyncIterator[Claims]:
+async def claim_all_due(
+    store: Store, *, connections: int = 10, limit: int | None = None, slow_domains: SlowDomains | None = None
+) -> AsyncIterator[Claims]:
     """Yield the claims of a run over everything that is due."""
     with registered_run(store) as lock:
         recorder = Recorder(store, lock.run_id, now=lambda: datetime.now(UTC))
@@ -50,8 +59,10 @@ async def claim_all_due(store: Store, *, connections: int = 10, limit: int | Non
                 tasks,
                 now=lambda: datetime.now(UTC),
                 due_by=lambda: datetime.now(UTC),
-                load=lambda db, occurrence_id: None,
+                count=no_results,
+                load=lambda db, occurrence_id, counts: None,
                 connections=lambda: connections,
+                slow_domains=slow_domains or SlowDomains(),
                 limit=limit,
             )
             claims.add(open_due(store))
@@ -102,6 +113,34 @@ def test_each_delivery_is_handed_out_once(store: Store, ada: Actor, count: int) 
     assert {row.state for row in deliveries(store)} <= {DeliveryState.SENT}
 
 
+def test_slow_domains_get_half_of_the_connections_while_others_wait(store: Store, ada: Actor) -> None:
+    async def go() -> list[str]:
+        slow_domains = SlowDomains()
+        for _ in range(20):
+            slow_domains.note("a@quick.example", 0)
+        for _ in range(SLOW_IN_A_ROW):
+            slow_domains.note("a@slow.example", SLOW_S)
+        taken: list[str] = []
+        in_flight: deque[HandedOut] = deque()
+        async with claim_all_due(store, connections=4, slow_domains=slow_domains) as claims:
+            while (delivery := await claims.next()) is not None:
+                record_as_sent(claims, delivery[0])
+                taken.append(delivery[0].address)
+                if slow_domains.has(taken[-1]) and len(in_flight) < 4:
+                    in_flight.append(delivery)
+                else:
+                    claims.finish(*delivery)
+            while in_flight:
+                claims.finish(*in_flight.popleft())
+        return taken
+
+    slow, quick = ([f"a{number}@{name}.example" for number in range(100)] for name in ("slow", "quick"))
+    create_mailing(store, ada, slow + quick)
+    taken = run(go())
+    assert Counter(taken) == Counter(slow + quick)
+    assert set(taken[2:102]) == set(quick)
+
+
 def test_more_occurrences_than_can_be_active_are_all_sent(
     store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +152,24 @@ def test_more_occurrences_than_can_be_active_are_all_sent(
     for name in range(10):
         create_mailing(store, ada, [f"a{name}@example.org", f"b{name}@example.org"])
     assert len(set(run(go()))) == 20
+
+
+def test_small_mailing_need_not_wait_until_one_of_many_ends(
+    store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its turn, however many there are."""
+    monkeypatch.setattr("skychimp.delivery.sending.claims.MAX_ACTIVE_OCCURRENCES", 2)
+
+    async def go() -> list[str]:
+        async with claim_all_due(store) as claims:
+            return await take_all(claims)
+
+    for _ in range(4):
+        create_mailing(store, ada, make_addresses(200))
+    create_mailing(store, ada, ["last@example.org"])
+    taken = run(go())
+    assert len(taken) == 801
+    assert taken.index("last@example.org") < 400
 
 
 def test_next_delivery_is_from_the_occurrence_with_the_fewest_in_flight(store: Store, ada: Actor) -> None:
@@ -152,8 +209,8 @@ def test_occurrence_without_ready_deliveries_keeps_its_share_of_the_connections(
             handed_out = [*first, await third, await claims.next()]
             assert [occurrence.id for _, occurrence in filter(None, handed_out)] == [1, 1, 2, 2]
 
-    create_deliveries = queue.create_deliveries
-    monkeypatch.setattr(queue, "create_deliveries", create_slowly)
+    create_deliveries = opening.create_deliveries
+    monkeypatch.setattr(opening, "create_deliveries", create_slowly)
     create_mailing(store, ada, make_addresses(10))
     create_mailing(store, ada, [f"other{number}@example.org" for number in range(10)])
     run(go())
@@ -172,8 +229,8 @@ def test_small_mailing_is_not_opened_after_a_large_one(
         async with claim_all_due(store) as claims:
             return await take_all(claims)
 
-    create_deliveries = queue.create_deliveries
-    monkeypatch.setattr(queue, "create_deliveries", create_in_batches)
+    create_deliveries = opening.create_deliveries
+    monkeypatch.setattr(opening, "create_deliveries", create_in_batches)
     create_mailing(store, ada, make_addresses(95))
     create_mailing(store, ada, [f"other{number}@example.org" for number in range(15)])
     assert Counter(run(go())).total() == 110
@@ -242,7 +299,7 @@ def test_reclaim_hands_out_only_what_can_still_be_claimed(store: Store, ada: Act
             assert first is not None
             if is_disabled:
                 with store.connect() as db, db.begin():
-                    queue.disable_mailing(db, mailing_id, "by hand", datetime.now(UTC))
+                    holds.disable_mailing(db, mailing_id, "by hand", datetime.now(UTC))
             claims.reclaim(*first)
             return await take_all(claims)
 

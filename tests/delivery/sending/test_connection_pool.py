@@ -1,8 +1,9 @@
 """Test the connection pool: its limit, pauses and probes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import pytest
 import trustme
 from sqlalchemy import text
 from support.sending import make_settings, rows
-from support.servers import GREETING, ScriptedServer, accept_mail, hang
+from support.servers import GREETING, ScriptedServer, Step, accept_mail, hang
 
 from skychimp.config import checked_files
 from skychimp.config.settings import Settings
@@ -21,6 +22,7 @@ from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
 from skychimp.models import RelayState
 from skychimp.store.database import Store
+from skychimp.store.limits.connections import ConnectionSlots
 from skychimp.transport.smtp import SmtpTransport
 
 T = TypeVar("T")
@@ -32,7 +34,7 @@ SECRET = b"secret of the store"
 class Harness:
     """A connection pool, and the reasons and hints with which it gave up."""
 
-    def __init__(self, recorder: Recorder, settings: Settings, *, waits_forever: bool) -> None:
+    def __init__(self, store: Store, recorder: Recorder, settings: Settings, *, waits_forever: bool) -> None:
         self.give_ups: list[tuple[str, str]] = []
         self.later = timedelta()
         self.recorder = recorder
@@ -40,6 +42,7 @@ class Harness:
             SmtpTransport(settings.smtp),
             settings,
             recorder,
+            ConnectionSlots(store.path, settings.smtp.connections),
             now=lambda: datetime.now(UTC) + self.later,
             give_up=lambda reason, hint: self.give_ups.append((reason, hint)),
             waits_forever=waits_forever,
@@ -57,7 +60,7 @@ class Harness:
 async def open_pool(store: Store, settings: Settings, *, waits_forever: bool = False) -> AsyncIterator[Harness]:
     with registered_run(store) as lock:
         recorder = Recorder(store, lock.run_id, now=lambda: datetime.now(UTC))
-        harness = Harness(recorder, settings, waits_forever=waits_forever)
+        harness = Harness(store, recorder, settings, waits_forever=waits_forever)
         await harness.may_send()
         yield harness
         await recorder.close()
@@ -87,6 +90,91 @@ def test_pool_opens_no_more_connections_than_its_limit(store: Store) -> None:
     with ScriptedServer(HEALTHY) as server:
         run(go(server.port))
     assert len(server.conversations) == 4
+
+
+@contextmanager
+def slots_of_others(store: Store, number: int, limit: int) -> Iterator[ConnectionSlots]:
+    """Hold this many connections as another process does."""
+    with closing(ConnectionSlots(store.path, limit)) as slots:
+        assert all(slots.take() for _ in range(number))
+        yield slots
+
+
+def test_pool_opens_what_other_processes_leave_and_later_what_they_free(store: Store) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port, smtp__connections=3)) as harness:
+            with slots_of_others(store, 2, limit=3) as others:
+                first = await harness.pool.replace(None)
+                assert first is not None
+                assert await harness.pool.replace(None) is None
+                others.release()
+                second = await harness.pool.replace(None)
+                assert second is not None
+            assert harness.give_ups == []
+            for connection in (first, second):
+                await harness.pool.close(connection)
+            with slots_of_others(store, 3, limit=3):
+                pass  # all are free again
+
+    with ScriptedServer(HEALTHY) as server:
+        run(go(server.port))
+
+
+def test_slot_of_a_connection_that_could_not_be_opened_is_free(store: Store) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port)) as harness:
+            assert await harness.pool.replace(None) is None
+            with slots_of_others(store, 1, limit=1):
+                pass
+
+    with ScriptedServer(BUSY) as server:
+        run(go(server.port))
+
+
+@pytest.mark.parametrize("patience", ["0s", "1s"])
+def test_run_gives_up_after_its_patience_if_others_use_all_connections(store: Store, patience: str) -> None:
+    async def go(port: int) -> None:
+        settings = make_settings(port, run__patience=patience)
+        async with open_pool(store, settings) as harness:
+            with slots_of_others(store, 1, limit=1):
+                began_at = time.monotonic()
+                assert await harness.pool.replace(None) is None
+                assert time.monotonic() - began_at >= settings.run.patience.total_seconds()
+            ((reason, hint),) = harness.give_ups
+            assert "smtp.connections" in reason
+            assert "smtp.connections" in hint
+
+    with ScriptedServer(HEALTHY) as server:
+        run(go(server.port))
+    assert server.conversations == []
+
+
+def test_daemon_waits_until_another_process_frees_a_connection(store: Store) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port), waits_forever=True) as harness:
+            with slots_of_others(store, 1, limit=1):
+                waiting = asyncio.create_task(harness.pool.replace(None))
+                await asyncio.sleep(0.6)
+                assert not waiting.done()
+            connection = await waiting
+            assert connection is not None
+            await harness.pool.close(connection)
+
+    with ScriptedServer(HEALTHY) as server:
+        run(go(server.port))
+
+
+def test_stop_ends_the_wait_for_a_connection_of_another_process(store: Store) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port), waits_forever=True) as harness:
+            with slots_of_others(store, 1, limit=1):
+                waiting = asyncio.create_task(harness.pool.replace(None))
+                await asyncio.sleep(0.1)
+                harness.pool.stop()
+                assert await waiting is None
+
+    with ScriptedServer(HEALTHY) as server:
+        run(go(server.port))
 
 
 def test_limit_is_reduced_step_by_step_to_one_connection(store: Store) -> None:
@@ -123,6 +211,56 @@ def test_limit_grows_again_step_by_step(store: Store, monkeypatch: pytest.Monkey
         run(go(server.port))
 
 
+def test_emails_per_connection_are_learned_and_grow_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port)) as harness:
+            pool, connection = harness.pool, await harness.pool.replace(None)
+            assert connection is not None
+            assert not pool.is_used_up(connection, 1_000_000)
+            for refused_after, limit in [(20, 20), (25, 20), (10, 10), (0, 10)]:  # 0: there are too many connections
+                pool.limit_emails_per_connection(refused_after)
+                assert [pool.is_used_up(connection, number) for number in (limit - 1, limit)] == [False, True]
+            pool.grow()
+            assert pool.is_used_up(connection, 10)  # the growth interval is not yet over
+            monkeypatch.setattr(module, "GROWTH_INTERVAL_S", 0.0)
+            pool.grow()
+            assert [pool.is_used_up(connection, number) for number in (10, 11)] == [False, True]
+            await pool.close(connection)
+
+    with ScriptedServer(HEALTHY) as server:
+        run(go(server.port))
+
+
+def test_number_of_emails_that_the_server_announces_is_the_limit(store: Store) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port)) as harness:
+            connection = await harness.pool.replace(None)
+            assert connection is not None
+            assert [harness.pool.is_used_up(connection, number) for number in (4, 5)] == [False, True]
+            harness.pool.limit_emails_per_connection(3)
+            assert harness.pool.is_used_up(connection, 3)
+            await harness.pool.close(connection)
+
+    ehlo = b"250-test\r\n250 LIMITS RCPTMAX=100 MAILMAX=5\r\n"
+    with ScriptedServer([GREETING, accept_mail(lambda command, _: ehlo if command == "EHLO" else None)]) as server:
+        run(go(server.port))
+
+
+def test_run_loses_patience_with_a_server_that_refuses_everything_for_its_rate(store: Store) -> None:
+    async def go(port: int, *, waits_forever: bool) -> list[tuple[str, str]]:
+        settings = make_settings(port, run__patience="1m")
+        async with open_pool(store, settings, waits_forever=waits_forever) as harness:
+            harness.pool.lose_patience(59, "454 4.7.0 slow down", "send more slowly")
+            assert harness.give_ups == []
+            harness.pool.lose_patience(61, "454 4.7.0 slow down", "send more slowly")
+            return harness.give_ups
+
+    with ScriptedServer(HEALTHY) as server:
+        words = "the mail server takes no more email for now: 454 4.7.0 slow down"
+        assert run(go(server.port, waits_forever=False)) == [(words, "send more slowly")]
+        assert run(go(server.port, waits_forever=True)) == []
+
+
 def test_refused_connection_limits_the_pool_to_those_already_open(store: Store) -> None:
     async def go(port: int) -> None:
         async with open_pool(store, make_settings(port, smtp__connections=9)) as harness:
@@ -135,6 +273,38 @@ def test_refused_connection_limits_the_pool_to_those_already_open(store: Store) 
     with ScriptedServer(HEALTHY, HEALTHY, BUSY) as server:
         run(go(server.port))
     assert len(server.conversations) == 3
+
+
+@pytest.mark.parametrize("reply", [*BUSY, b"554 5.7.0 too many connections\r\n"], ids=["for now", "finally"])
+def test_connection_refused_while_others_open_does_not_count_those_as_refused(store: Store, reply: bytes) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port, smtp__connections=9)) as harness:
+            first = await harness.pool.replace(None)
+            others = await asyncio.gather(harness.pool.replace(None), harness.pool.replace(None))
+            assert (harness.pool.limit, harness.pool.is_over_limit, harness.give_ups) == (2, False, [])
+            for connection in (first, *others):
+                await harness.pool.close(connection)
+
+    with ScriptedServer(HEALTHY, [lambda _: time.sleep(0.2), *HEALTHY], [reply]) as server:
+        run(go(server.port))
+
+
+def test_single_connection_probes_a_server_that_all_have_lost(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    async def go(port: int) -> None:
+        async with open_pool(store, make_settings(port, smtp__connections=3), waits_forever=True) as harness:
+            opened = [await harness.pool.replace(None) for _ in range(3)]
+            replacing = []
+            for connection in opened:  # the server refuses each after the next one is lost
+                replacing.append(asyncio.create_task(harness.pool.replace(connection)))
+                await asyncio.sleep(0.05)
+            for connection in await asyncio.gather(*replacing):
+                assert connection is not None
+                await harness.pool.close(connection)
+
+    slowly_busy: list[Step] = [lambda _: time.sleep(0.2), *BUSY]
+    with ScriptedServer(*[HEALTHY] * 3, *[slowly_busy] * 3, HEALTHY) as server:
+        run(go(server.port))
+    assert [record.getMessage() for record in caplog.records] == ["mail server unavailable", "mail server available"]
 
 
 def test_pool_without_any_connection_waits_for_the_configured_patience(store: Store) -> None:

@@ -43,6 +43,7 @@ from support.servers import (
 )
 
 from skychimp.config.settings import Settings
+from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending import recorder as module
 from skychimp.delivery.sending.dispatcher import Dispatcher, RunOptions, retry_policy_from
 from skychimp.delivery.sending.event_loop import run_in_event_loop
@@ -52,8 +53,10 @@ from skychimp.delivery.sending.runner import registered_run, send_due, with_send
 from skychimp.errors import ConfigError, SkychimpError, StoreFailed
 from skychimp.models import DeliveryState, Every, Intent, Lease, Mailing, Occurrence, Outcome, Run
 from skychimp.permissions import Actor
-from skychimp.store import queue
+from skychimp.services.mailings import mailings
+from skychimp.store import holds, queue
 from skychimp.store.database import SQLITE, Store, boot_time_s
+from skychimp.store.occurrences import opening, sweeping
 from skychimp.transport import make_transport
 from skychimp.transport.interfaces import Connection, EmailSource, OutgoingEmail, Transport
 
@@ -102,7 +105,7 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_retry_policy_from_settings() -> None:
     default = retry_policy_from(make_settings(25))
-    assert [wait.total_seconds() / 60 for wait in default.retry_after] == [5, 15, 45, 120, 240]
+    assert [wait.total_seconds() / 60 for wait in default.retry_after] == [6, 15, 45, 120, 240]
     assert (default.unknown_after, default.disable_failures, default.disable_failure_rate) == (
         timedelta(minutes=15),
         100,
@@ -166,6 +169,23 @@ def test_run_stops_at_the_end_of_a_mailing(store: Store, ada: Actor) -> None:
     assert {row.status for row in rows(store, Mailing) if row.id == mailing_id} == {"completed"}
 
 
+def test_run_expires_more_than_one_batch(store: Store, ada: Actor) -> None:
+    """What expired is counted, and the mailing is completed, when the run ends. A newer one is sent meanwhile."""
+    number = 2 * sweeping.SWEEP_BATCH + 3
+    create_mailing(store, ada, make_addresses(number))
+    with store.connect() as db, db.begin():
+        planner.open_due(db, datetime.now(UTC), sender="a@x.org", return_path="a@x.org")
+        while not opening.create_deliveries(db, 1):
+            pass
+    with store.write() as session:
+        session.get_one(Mailing, 1).end_at = datetime.now(UTC)
+
+    stats = send_with(store, make_settings(1))
+
+    assert (stats.expired, stats.queued, state_counts(store)) == (number, 0, {"expired": number})
+    assert [row.status for row in rows(store, Mailing)] == ["completed"]
+
+
 # Intents
 
 
@@ -222,7 +242,7 @@ def test_intent_that_is_refused_when_it_is_renewed_leaves_nothing(
         nonlocal asleep
         if not asleep and batch.claims:
             with store.connect() as other, other.begin():
-                queue.disable_mailing(other, 1, "by hand", datetime.now(UTC))
+                holds.disable_mailing(other, 1, "by hand", datetime.now(UTC))
             asleep = module.MAX_INTENT_AGE_S + 1
         finish(recorder, batch, results, began_at)
 
@@ -244,7 +264,7 @@ def test_mailing_disabled_before_the_dot_is_not_sent(store: Store, ada: Actor) -
         if command == "DATA" and not taken:
             taken = True
             with store.connect() as db, db.begin():
-                queue.disable_mailing(db, 1, "by hand", datetime.now(UTC))
+                holds.disable_mailing(db, 1, "by hand", datetime.now(UTC))
 
     with ScriptedServer([GREETING, accept_mail(answer)]) as server:
         stats = send(store, make_settings(server.port))
@@ -282,6 +302,8 @@ class _OneAtATime:
 
 
 class _FaultyConnection:
+    mail_limit = None
+
     def __init__(self, inner: Connection, faulty: FaultyTransport) -> None:
         self._inner = inner
         self._faulty = faulty
@@ -379,9 +401,7 @@ def test_unreadable_schedule_disables_the_mailing_and_others_are_sent(
     assert "Mars/Olympus_Mons" in str(disabled_mailings(store)[unreadable])
 
 
-@pytest.mark.parametrize(
-    "values", [{"timezone": "Mars/Olympus_Mons"}, {"sender": ""}, {"sender": "a@"}, {"return_path": "a b@x"}]
-)
+@pytest.mark.parametrize("values", [{"timezone": "Mars/Olympus_Mons"}, {"body": "{% if"}])
 def test_unusable_occurrence_fails_and_others_are_sent(
     store: Store, ada: Actor, receiver: CountingReceiver, values: dict[str, str]
 ) -> None:
@@ -439,7 +459,7 @@ def test_one_that_keeps_polling_finds_what_falls_due(store: Store, ada: Actor) -
         await wait_until(lambda: state_counts(store) == {"deferred": 1})
         await dispatcher.poll()  # the retry is not yet due
         seen.append(len(attempts(store)))
-        clock.ahead += timedelta(minutes=7)
+        clock.ahead += timedelta(minutes=8)
         create_mailing(store, ada, ["eve@example.org"])
         await dispatcher.poll()
         await wait_until(lambda: state_counts(store) == {"sent": 2})
@@ -478,6 +498,37 @@ def test_one_that_keeps_polling_waits_for_a_person_and_probes_in_time(store: Sto
     assert [outcome for outcome, *_ in attempt_log(store)] == ["sent"] * 5
 
 
+def test_one_that_keeps_polling_holds_a_mailing_as_often_as_its_sender_is_refused(store: Store, ada: Actor) -> None:
+    mailing_id = create_mailing(store, ada, make_addresses(20))
+    is_fixed = False
+    refusals: list[int] = []
+
+    def answer(command: str, _address: str) -> bytes | None:
+        return b"553 5.7.1 not owned by user\r\n" if command == "MAIL" and not is_fixed else None
+
+    async def keep_polling(dispatcher: Dispatcher) -> None:
+        nonlocal is_fixed
+        for _ in range(3):
+            await dispatcher.poll()
+            await wait_until(lambda: mailings.show(store, ada, mailing_id).held is not None)
+            await wait_until(lambda: state_counts(store) == {"queued": 20})
+            refusals.append(len(attempts(store)))
+            await dispatcher.poll()
+            await asyncio.sleep(0.05)
+            assert len(attempts(store)) == refusals[-1]
+            mailings.enable(store, ada, mailing_id)
+        is_fixed = True
+        await dispatcher.poll()
+        await wait_until(lambda: state_counts(store) == {"sent": 20})
+
+    with ScriptedServer([GREETING, accept_mail(answer)]) as server:
+        settings = make_settings(server.port, smtp__connections=4)
+        stats = send_with(store, settings, keep_polling=keep_polling, keeps_polling=True)
+
+    assert (stats.sent, stats.deferred, stats.failed, stats.stopped) == (20, 0, 0, "")
+    assert len(set(refusals)) == 3
+
+
 # Faults of this machine
 
 
@@ -504,11 +555,11 @@ def test_few_open_files_are_an_error_before_anything_is_recorded(
     """With a limit of 8 the event loop would abort the process."""
     create_mailing(store, ada, ["bob@example.org"])
     settings = make_settings(1, mail__transport="outbox")
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (63, 1024))
-    with pytest.raises(SkychimpError, match="at most 63 files may be open at once"):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (31, 1024))
+    with pytest.raises(SkychimpError, match="at most 31 files may be open at once"):
         send_due(store, settings)
     assert rows(store, Run) == []
-    with pytest.raises(SkychimpError, match="at most 63 files may be open at once"):
+    with pytest.raises(SkychimpError, match="at most 31 files may be open at once"):
         run_in_event_loop(asyncio.sleep(0))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     run_in_event_loop(asyncio.sleep(0))

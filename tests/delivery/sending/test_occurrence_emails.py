@@ -1,58 +1,79 @@
-"""Test when an occurrence's failures disable its mailing, and emails that cannot be composed."""
+"""Test when an occurrence's failures hold or disable its mailing, and emails that cannot be composed."""
+
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from skychimp.delivery.sending.occurrence_emails import OccurrenceEmails
+from skychimp.delivery.sending.occurrence_emails import OccurrenceContent, OccurrenceEmails
 from skychimp.delivery.sending.retry_policy import RetryPolicy
 from skychimp.errors import InvalidValue
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.transport.interfaces import Phase, Reply, SendResult
 
-POLICY = RetryPolicy((), None, disable_failures=4, disable_failure_rate=0.5)
-SENDER_REFUSED = SendResult(Phase.MAIL, Reply(550, "5.7.1", "550 5.7.1 no"))
-RECIPIENT_REFUSED = SendResult(Phase.RCPT, Reply(550, "5.1.1", "550 5.1.1 no"))
-NOT_COMPOSED = SendResult(Phase.MAIL, None, "cannot compose the email")
+POLICY = RetryPolicy((), timedelta(days=3), None, disable_failures=4, disable_failure_rate=0.5)
+NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
 
 
 def emails(*, tried: int = 0) -> OccurrenceEmails:
-    return OccurrenceEmails(1, "news@example.org", None, "the sender is invalid", failed=0, tried=tried)
+    content = OccurrenceContent("news@example.org", None, "the sender is invalid")
+    return OccurrenceEmails(1, content, {}, failed=0, tried=tried)
 
 
-def count(occurrence: OccurrenceEmails, result: SendResult, *, is_failed: bool = True) -> str | None:
-    occurrence.tried += 1
-    return occurrence.count_result(result, is_failed=is_failed, policy=POLICY)
+def claim(number: int, domain: str = "example.org") -> ClaimedDelivery:
+    return ClaimedDelivery(number, 1, 1, f"c{number}@{domain}", "", "", "[]", 0, 0, None, None, 1, NOW)
 
 
-def test_three_sender_refusals_in_a_row_disable_the_mailing() -> None:
+def refuse(occurrence: OccurrenceEmails, *refusals: tuple[str, str]) -> list[list[int]]:
+    """Count emails that were refused, each given by its domain and the reply. Return what each pattern found."""
+    found = []
+    for domain, reply in refusals:
+        occurrence.count_result(is_first_try=True, is_failed=True)
+        found.append(occurrence.find_pattern(claim(occurrence.failed, domain), reply))
+    return found
+
+
+def test_five_alike_at_two_domains_are_a_pattern() -> None:
     occurrence = emails(tried=100)
-    reasons = [count(occurrence, SENDER_REFUSED) for _ in range(3)]
-    assert reasons == [None, None, "the mail server refused the sender: 550 5.7.1 no"]
+    domains = ["a.org", "a.org", "a.org", "a.org", "b.org", "a.org"]
+    found = refuse(occurrence, *[(domain, "550 5.7.1 Message rejected") for domain in domains])
+    assert found == [[], [], [], [], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]]
 
 
-@pytest.mark.parametrize(
-    ("result", "is_failed"), [(RECIPIENT_REFUSED, True), (NOT_COMPOSED, True), (RECIPIENT_REFUSED, False)]
-)
-def test_other_result_ends_a_series_of_sender_refusals(result: SendResult, is_failed: bool) -> None:
+def test_many_alike_at_one_domain_may_be_that_domains_fault() -> None:
     occurrence = emails(tried=100)
-    results = [SENDER_REFUSED, SENDER_REFUSED]
-    assert [count(occurrence, refusal) for refusal in results] == [None, None]
-    assert count(occurrence, result, is_failed=is_failed) is None
-    assert [count(occurrence, refusal) for refusal in results] == [None, None]
+    assert refuse(occurrence, *[("a.org", "550 5.7.1 Message rejected")] * 20) == [[]] * 20
 
 
-def test_number_and_rate_of_failures_disable_the_mailing() -> None:
+def test_three_alike_are_a_pattern_if_nothing_else_was_tried() -> None:
+    assert refuse(emails(), *[("a.org", "554 no")] * 3) == [[], [], [1, 2, 3]]
+    assert refuse(emails(tried=1), *[("a.org", "554 no")] * 4) == [[]] * 4
+
+
+def test_addresses_and_ids_in_the_replies_make_no_difference() -> None:
+    replies = [f"550 5.7.1 <c{number}@a.org>: rejected, id 4bX{number}z" for number in (1, 2, 3)]
+    assert refuse(emails(), *[("a.org", reply) for reply in replies])[-1] == [1, 2, 3]
+
+
+def test_success_or_another_reply_ends_a_series() -> None:
+    occurrence = emails(tried=100)
+    series = [("a.org", "554 no"), ("b.org", "554 no"), ("a.org", "554 no"), ("b.org", "554 no")]
+    assert refuse(occurrence, *series) == [[]] * 4
+    occurrence.count_success(is_first_try=True)
+    assert refuse(occurrence, *series) == [[]] * 4
+    assert refuse(occurrence, ("a.org", "550 content"), *series) == [[]] * 5
+
+
+def test_only_first_tries_count_for_the_rate_of_failures() -> None:
     occurrence = emails()
-    assert [count(occurrence, RECIPIENT_REFUSED) for _ in range(4)] == [None, None, None, "4 of 4 emails failed"]
-
-
-@pytest.mark.parametrize("result", [RECIPIENT_REFUSED, SENDER_REFUSED])
-def test_reason_to_disable_the_mailing_is_given_once(result: SendResult) -> None:
-    """Emails over other connections fail at the same time."""
-    occurrence = emails()
-    assert len([reason for reason in (count(occurrence, result) for _ in range(9)) if reason]) == 1
+    for is_first_try in (True, True, True, True, True, False, False, False):
+        occurrence.count_success(is_first_try=is_first_try)
+    results = []
+    for _ in range(5):
+        occurrence.count_result(is_first_try=True, is_failed=True)
+        results.append(occurrence.has_too_many_failures(POLICY))
+    assert results == [False, False, False, False, True]
+    assert occurrence.failures == "5 of 10 emails failed"
 
 
 def test_unusable_content_is_an_error_for_each_email() -> None:
-    claimed = ClaimedDelivery(1, 1, 1, "ada@example.org", "Ada", "", "[]", 0, 0, 1)
     with pytest.raises(InvalidValue, match="the sender is invalid"):
-        emails().compose(claimed, b"secret")
+        emails().compose(claim(1), b"secret")

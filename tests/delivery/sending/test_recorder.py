@@ -14,14 +14,16 @@ from sqlalchemy import Connection, select
 from support.sending import attempts, create_mailing, deliveries, make_addresses, state_counts
 
 from skychimp.delivery.scheduling import planner
+from skychimp.delivery.sending import recorder as recorder_module
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.runner import registered_run
 from skychimp.errors import StoreFailed
 from skychimp.models import Delivery, DeliveryState, Outcome
 from skychimp.permissions import Actor
-from skychimp.store import queue, sqlite
-from skychimp.store.database import Store
+from skychimp.store import holds, queue, sqlite
+from skychimp.store.database import SQLITE, Store
 from skychimp.store.ledger import AttemptRecord
+from skychimp.store.occurrences import opening
 from skychimp.store.postgres import server
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.schema import open_store
@@ -35,19 +37,21 @@ def due(store: Store, ada: Actor) -> int:
     """Create a mailing with its deliveries, and return its ID."""
     mailing_id, now = create_mailing(store, ada, make_addresses(EMAILS)), datetime.now(UTC)
     with store.connect() as db, db.begin():
-        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org", give_up_after=timedelta(days=1))
-        queue.create_deliveries(db, 1)
+        planner.open_due(db, now, sender="a@x.org", return_path="a@x.org")
+        opening.create_deliveries(db, 1)
     return mailing_id
 
 
 @asynccontextmanager
-async def recording(store: Store) -> AsyncIterator[tuple[Recorder, list[ClaimedDelivery]]]:
+async def recording(
+    store: Store, patience: timedelta | None = timedelta()
+) -> AsyncIterator[tuple[Recorder, list[ClaimedDelivery]]]:
     """Yield the recorder of a run and the deliveries that the run has claimed."""
     with registered_run(store) as lock:
         with store.connect() as db, db.begin():
             now = datetime.now(UTC)
             claims = queue.lease(db, 1, lock.run_id, now, now, EMAILS)
-        recorder = Recorder(store, lock.run_id, now=lambda: datetime.now(UTC))
+        recorder = Recorder(store, lock.run_id, now=lambda: datetime.now(UTC), patience=patience)
         try:
             yield recorder, claims
         finally:
@@ -140,7 +144,7 @@ def _state(delivery_id: int, db: Connection) -> str:
 LOST: dict[str, Callable[[Connection, ClaimedDelivery, int], object]] = {
     "run ended": lambda db, claimed, mailing_id: queue.close_leases(db, 1),
     "run declared dead": lambda db, claimed, mailing_id: queue.rescue(db, 1, datetime.now(UTC), None, "relay"),
-    "disabled": lambda db, claimed, mailing_id: queue.disable_mailing(db, mailing_id, "", datetime.now(UTC)),
+    "disabled": lambda db, claimed, mailing_id: holds.disable_mailing(db, mailing_id, "", datetime.now(UTC)),
     "cancelled": lambda db, claimed, mailing_id: queue.cancel_deliveries(db, [claimed.id]),
 }
 
@@ -214,6 +218,43 @@ def test_recorder_waits_for_a_lock_longer_than_the_driver(
 def _fill_the_disk(db: Connection) -> None:
     db.exec_driver_sql("PRAGMA max_page_count = 1")  # SQLite raises it to the present size
     db.exec_driver_sql("UPDATE message SET body = hex(randomblob(1000000))")
+
+
+def test_commit_is_tried_again_until_the_disk_is_writable(
+    store: Store, due: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+
+    def job(db: Connection) -> int:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            _raise_disk_full(db)
+        return tries
+
+    async def go() -> None:
+        async with recording(store, patience=None) as (recorder, (first, second, *_)):
+            assert await intent(recorder, first)
+            recorder.record(attempt(first))
+            answer = intent(recorder, second)
+            assert await recorder.submit(job) == 4
+            assert await answer
+            assert not recorder.is_waiting
+
+    monkeypatch.setattr(recorder_module, "MAX_PAUSE_S", 0.05)
+    run(go())
+    assert state_counts(store) == {"sent": 1, "sending": 1, "claimed": EMAILS - 2}
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot write to the store: trying again",
+        "the store can be written again",
+    ]
+
+
+def _raise_disk_full(db: Connection) -> None:
+    if db.dialect.name == SQLITE:
+        _fill_the_disk(db)
+    else:
+        db.exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION 'no space' USING ERRCODE = '53100'; END $$")
 
 
 FAILURES: dict[str, tuple[Callable[[Connection], object], str]] = {

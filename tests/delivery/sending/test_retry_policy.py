@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skychimp.delivery.sending.refusals.verdicts import Fault
 from skychimp.delivery.sending.retry_policy import (
-    BAD_ADDRESS_CODES,
+    MAX_GIVEN_BACK,
+    MAX_LIMITS_MET,
     Decision,
+    Reaction,
     RetryPolicy,
+    SessionLimit,
     decide,
     decide_after_defect,
     has_too_many_failures,
@@ -18,13 +22,13 @@ from skychimp.models import Outcome
 from skychimp.transport.interfaces import Phase, Reply, SendResult
 
 NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
-RETRY = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 45, 120, 240))
-RESEND = RetryPolicy(RETRY, timedelta(minutes=15), disable_failures=100, disable_failure_rate=0.5)
+RETRY = tuple(timedelta(minutes=minutes) for minutes in (6, 15, 45, 120, 240))
+RESEND = RetryPolicy(RETRY, timedelta(days=3), timedelta(minutes=15), disable_failures=100, disable_failure_rate=0.5)
 HOLD = RESEND._replace(unknown_after=None)
 
 
-def replied(phase: Phase, code: int, enhanced: str = "") -> SendResult:
-    return SendResult(phase, Reply(code, enhanced, f"{code} {enhanced} text"), dot_written=phase == Phase.DOT)
+def replied(phase: Phase, code: int, enhanced: str = "", words: str = "text") -> SendResult:
+    return SendResult(phase, Reply(code, enhanced, f"{code} {enhanced} {words}"), dot_written=phase == Phase.DOT)
 
 
 def no_reply(phase: Phase, *, dot_written: bool = False) -> SendResult:
@@ -32,61 +36,147 @@ def no_reply(phase: Phase, *, dot_written: bool = False) -> SendResult:
 
 
 def decision_for(
-    result: SendResult, *, attempts: int = 0, given_back: int = 0, policy: RetryPolicy = RESEND, chance: float = 0.5
+    result: SendResult, *, attempts: int = 0, given_back: int = 0, policy: RetryPolicy = RESEND, chance: float = 0.0
 ) -> Decision:
     return decide(result, attempts=attempts, given_back=given_back, policy=policy, now=NOW, chance=chance)
 
 
 LATER = NOW + RETRY[0]
-DEFERRED = Decision(Outcome.DEFERRED, LATER)
-FAILED = Decision(Outcome.FAILED)
-BAD = Decision(Outcome.FAILED, bad_address=True)
-UNKNOWN = Decision(Outcome.UNKNOWN, NOW + timedelta(minutes=15))
-GIVEN_BACK = Decision(Outcome.GIVEN_BACK, NOW, fewer_connections=True)
-PAUSE = Decision(None)
 BEFORE_DOT = [Phase.MAIL, Phase.RCPT, Phase.DATA]
+SENT, FAILED, DEFERRED = (Outcome.SENT, None), (Outcome.FAILED, None), (Outcome.DEFERRED, LATER)
+UNKNOWN, GIVEN_BACK = (Outcome.UNKNOWN, NOW + timedelta(minutes=15)), (Outcome.GIVEN_BACK, NOW)
+NONE, FEWER = Reaction.NONE, Reaction.FEWER_CONNECTIONS
 
 
 @pytest.mark.parametrize(
-    ("result", "expected"),
+    ("result", "expected", "reaction"),
     [
-        (replied(Phase.DOT, 250), Decision(Outcome.SENT)),
-        (replied(Phase.DOT, 200), Decision(Outcome.SENT)),
-        (replied(Phase.DOT, 299, "2.0.0"), Decision(Outcome.SENT)),
+        (replied(Phase.DOT, 250), SENT, NONE),
+        (replied(Phase.DOT, 200), SENT, NONE),
+        (replied(Phase.DOT, 299, "2.0.0"), SENT, NONE),
         # 421, or no valid reply before the dot
-        *[(replied(phase, 421), GIVEN_BACK) for phase in BEFORE_DOT],
-        *[(no_reply(phase), GIVEN_BACK) for phase in Phase],
+        *[(replied(phase, 421), GIVEN_BACK, FEWER) for phase in BEFORE_DOT],
+        *[(no_reply(phase), GIVEN_BACK, FEWER) for phase in Phase],
         # 421 after the dot is an ordinary 4xx, except that the server closes the connection
-        (replied(Phase.DOT, 421), Decision(Outcome.DEFERRED, LATER, fewer_connections=True)),
-        # the relay requires a login: no attempt is counted
-        *[(replied(phase, code, "5.7.0"), PAUSE) for code in (530, 534, 535) for phase in BEFORE_DOT],
-        (replied(Phase.MAIL, 550, "5.7.1"), FAILED),
-        (replied(Phase.MAIL, 553, "5.1.8"), FAILED),
-        (replied(Phase.MAIL, 550, "5.1.1"), FAILED),  # about the sender's address, not the client's
-        *[(replied(phase, code), DEFERRED) for phase in Phase for code in (400, 450, 451, 452, 499)],
-        (replied(Phase.RCPT, 450, "4.2.1"), DEFERRED),
-        *[(replied(phase, code), FAILED) for phase in (Phase.RCPT, Phase.DATA, Phase.DOT) for code in (500, 554, 599)],
-        *[(replied(Phase.RCPT, 550, enhanced), BAD) for enhanced in ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.2.1")],
-        (replied(Phase.DATA, 550, "5.1.1"), BAD),
-        (replied(Phase.DOT, 550, "5.1.1"), BAD),
-        *[(replied(Phase.RCPT, 550, enhanced), FAILED) for enhanced in ("5.7.1", "5.2.2", "5.1.10", "5.1.0", "5.4.1")],
+        (replied(Phase.DOT, 421), DEFERRED, FEWER),
+        # a limit, a quota, and faults of the account or the sender: no attempt is counted, in whatever phase
+        *[
+            (replied(phase, code, enhanced, words), GIVEN_BACK, reaction)
+            for code, enhanced, words, reaction in (
+                (530, "5.7.0", "Authentication required", Reaction.HOLD_RELAY),
+                (535, "5.7.8", "authentication failed", Reaction.HOLD_RELAY),
+                (550, "5.4.5", "Daily user sending limit exceeded", Reaction.HOLD_RELAY),
+                (553, "5.7.1", "Sender address rejected: not owned by user", Reaction.HOLD_MAILING),
+                (452, "4.4.5", "Maximum number of messages per session exceeded", Reaction.FEWER_PER_CONNECTION),
+                (421, "4.7.0", "too many concurrent connections", FEWER),
+                (454, "4.7.0", "Throttling failure: Maximum sending rate exceeded.", Reaction.SLOWER),
+            )
+            for phase in Phase
+        ],
+        (replied(Phase.MAIL, 553, "5.1.8"), GIVEN_BACK, Reaction.HOLD_MAILING),
+        (replied(Phase.MAIL, 550, "5.1.1"), GIVEN_BACK, Reaction.HOLD_MAILING),  # about the sender's address
+        *[(replied(phase, code), DEFERRED, NONE) for phase in Phase for code in (400, 450, 451, 499)],
+        (replied(Phase.RCPT, 450, "4.2.1"), DEFERRED, NONE),
+        *[(replied(phase, code), FAILED, NONE) for phase in (Phase.RCPT, Phase.DATA, Phase.DOT) for code in (554, 599)],
+        *[(replied(phase, 550, "5.1.1"), FAILED, NONE) for phase in (Phase.RCPT, Phase.DATA, Phase.DOT)],
         # no valid reply after the dot, or a reply to something else
-        (no_reply(Phase.DOT, dot_written=True), UNKNOWN),
-        (replied(Phase.DOT, 354), UNKNOWN),
-        (replied(Phase.DOT, 300), UNKNOWN),
+        (no_reply(Phase.DOT, dot_written=True), UNKNOWN, NONE),
+        (replied(Phase.DOT, 354), UNKNOWN, NONE),
+        (replied(Phase.DOT, 300), UNKNOWN, NONE),
         # 2xx before the dot does not accept the email
-        (replied(Phase.MAIL, 250), GIVEN_BACK),
-        (replied(Phase.DATA, 354), GIVEN_BACK),
-        (SendResult(Phase.DOT, Reply(250, "", "250 ok"), dot_written=False), GIVEN_BACK),
+        (replied(Phase.MAIL, 250), GIVEN_BACK, FEWER),
+        (replied(Phase.DATA, 354), GIVEN_BACK, FEWER),
+        (SendResult(Phase.DOT, Reply(250, "", "250 ok"), dot_written=False), GIVEN_BACK, FEWER),
     ],
 )  # fmt: skip
-def test_decision_after_the_first_attempt(result: SendResult, expected: Decision) -> None:
-    assert decision_for(result) == expected
+def test_decision_after_the_first_attempt(
+    result: SendResult, expected: tuple[Outcome, datetime | None], reaction: Reaction
+) -> None:
+    decision = decision_for(result)
+    assert (decision.outcome, decision.next_try_at) == expected
+    assert decision.reaction == reaction
 
 
-@pytest.mark.parametrize("result", [replied(Phase.RCPT, 421), no_reply(Phase.DATA), replied(Phase.MAIL, 250)])
-def test_given_back_once_then_deferred(result: SendResult) -> None:
-    assert decision_for(result, attempts=1, given_back=1) == Decision(Outcome.DEFERRED, LATER, fewer_connections=True)
+@pytest.mark.parametrize("enhanced", ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1", "5.2.2", "5.7.1", "5.4.1"])
+def test_only_a_wrong_address_is_marked_as_bad(enhanced: str) -> None:
+    decision = decision_for(replied(Phase.RCPT, 550, enhanced))
+    assert decision.outcome == Outcome.FAILED
+    assert decision.bad_address == (enhanced not in ("5.2.2", "5.7.1", "5.4.1"))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        replied(Phase.RCPT, 421),
+        no_reply(Phase.DATA),
+        replied(Phase.MAIL, 250),
+    ],
+)
+def test_given_back_three_times_and_then_deferred(result: SendResult) -> None:
+    decisions = [decision_for(result, attempts=number, given_back=number) for number in range(MAX_GIVEN_BACK + 1)]
+    assert [decision.outcome for decision in decisions] == [Outcome.GIVEN_BACK] * 3 + [Outcome.DEFERRED]
+
+
+def test_limit_that_others_do_not_meet_counts_as_a_try() -> None:
+    """Not the times that an email was given back for another reason, such as a quota."""
+    result = replied(Phase.RCPT, 452, "4.5.3", "too many messages in this session")
+    decisions = [
+        decide(result, attempts=50, given_back=50, policy=RESEND, now=NOW, chance=0, limits_met=met)
+        for met in range(MAX_LIMITS_MET + 1)
+    ]
+    assert [decision.outcome for decision in decisions] == [Outcome.GIVEN_BACK] * 3 + [Outcome.DEFERRED]
+
+
+@pytest.mark.parametrize(
+    ("enhanced", "is_session_limit", "reaction"),
+    [
+        ("", True, Reaction.FEWER_PER_CONNECTION),
+        ("4.7.0", True, Reaction.FEWER_PER_CONNECTION),
+        ("4.7.0", False, Reaction.FEWER_CONNECTIONS),
+        ("4.3.2", True, Reaction.FEWER_CONNECTIONS),
+    ],
+    ids=["without a code", "with a code", "no limit", "shutting down"],
+)
+def test_server_that_closes_connections_without_a_reason(
+    enhanced: str, is_session_limit: bool, reaction: Reaction
+) -> None:
+    result = replied(Phase.MAIL, 421, enhanced, "closing, try again")
+    decision = decide(
+        result, attempts=0, given_back=0, policy=RESEND, now=NOW, chance=0, is_session_limit=is_session_limit
+    )
+    assert (decision.outcome, decision.reaction) == (Outcome.GIVEN_BACK, reaction)
+
+
+@pytest.mark.parametrize(
+    ("most", "closed_after", "is_met"),
+    [
+        (20, [20, 20, 20], [False, False, True]),
+        (20, [5, 20, 20, 20], [False, False, False, True]),
+        (20, [20, 20, 7, 20], [False] * 4),
+        (1, [1, 1, 1], [False, False, True]),
+        (3, [2, 2, 2], [False] * 3),
+        (0, [0, 0, 0], [False] * 3),
+    ],
+    ids=["always", "after the first", "not in a row", "after one", "others took more", "at once"],
+)
+def test_session_limit_is_met_after_three_connections_alike(
+    most: int, closed_after: list[int], is_met: list[bool]
+) -> None:
+    limit = SessionLimit()
+    limit.most = most
+    assert [limit.is_met(replied(Phase.MAIL, 421), number) for number in closed_after] == is_met
+
+
+def test_session_limit_is_not_met_by_other_refusals() -> None:
+    limit = SessionLimit()
+    limit.most = 20
+    for result in (replied(Phase.RCPT, 421), replied(Phase.MAIL, 451), no_reply(Phase.MAIL)) * 3:
+        assert not limit.is_met(result, 20)
+
+
+def test_quota_never_counts_as_a_try() -> None:
+    result = replied(Phase.DATA, 550, "5.4.5", "Daily user sending limit exceeded")
+    assert decision_for(result, attempts=50, given_back=50).outcome == Outcome.GIVEN_BACK
 
 
 def test_policy_hold_does_not_retry_unknown_deliveries() -> None:
@@ -98,18 +188,20 @@ def test_policy_hold_does_not_retry_unknown_deliveries() -> None:
 
 @pytest.mark.parametrize(
     ("attempts", "given_back", "minutes"),
-    [(0, 0, 5), (1, 0, 15), (2, 0, 45), (3, 0, 120), (4, 0, 240), (5, 0, 240), (99, 0, 240), (1, 1, 5), (3, 1, 45)],
+    [(0, 0, 6), (1, 0, 15), (2, 0, 45), (3, 0, 120), (4, 0, 240), (5, 0, 240), (99, 0, 240), (1, 1, 6), (3, 1, 45)],
 )
-@pytest.mark.parametrize(("chance", "factor"), [(0.0, 0.8), (0.5, 1.0), (0.75, 1.1)])
+@pytest.mark.parametrize(("chance", "factor"), [(0.0, 1.0), (0.5, 1.1), (0.75, 1.15)])
 def test_each_retry_waits_longer(attempts: int, given_back: int, minutes: int, chance: float, factor: float) -> None:
     decision = decision_for(replied(Phase.RCPT, 451), attempts=attempts, given_back=given_back, chance=chance)
-    assert decision == Decision(Outcome.DEFERRED, NOW + timedelta(minutes=minutes) * factor)
+    assert decision.outcome == Outcome.DEFERRED
+    assert decision.next_try_at == NOW + timedelta(minutes=minutes) * factor
 
 
 def test_decision_after_a_defect() -> None:
     before = decide_after_defect(dot_written=False, attempts=1, given_back=0, policy=RESEND, now=NOW)
-    assert before == Decision(Outcome.DEFERRED, NOW + RETRY[1])
-    assert decide_after_defect(dot_written=True, attempts=1, given_back=0, policy=RESEND, now=NOW) == UNKNOWN
+    assert before == Decision(Outcome.DEFERRED, NOW + RETRY[1] * 1.1)
+    after = decide_after_defect(dot_written=True, attempts=1, given_back=0, policy=RESEND, now=NOW)
+    assert (after.outcome, after.next_try_at) == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -121,9 +213,10 @@ def test_mailing_is_disabled_when_both_count_and_rate_are_reached(failed: int, t
 
 
 replies = st.none() | st.builds(
-    lambda code, enhanced: Reply(code, enhanced, str(code)),
+    lambda code, enhanced, words: Reply(code, enhanced, f"{code} {enhanced} {words}"),
     st.integers(200, 599),
-    st.sampled_from(["", *BAD_ADDRESS_CODES]),
+    st.sampled_from(["", "5.1.1", "5.2.1", "5.4.5", "4.7.0", "5.7.1"]),
+    st.sampled_from(["no", "too many connections", "Daily sending quota exceeded", "Sender address rejected"]),
 )
 results = st.builds(
     lambda phase, reply, dot: SendResult(phase, reply, "", dot), st.sampled_from(Phase), replies, st.booleans()
@@ -131,7 +224,7 @@ results = st.builds(
 
 
 @given(
-    results, st.integers(0, 50), st.integers(0, 1), st.sampled_from([RESEND, HOLD]), st.floats(0, 1, exclude_max=True)
+    results, st.integers(0, 50), st.integers(0, 4), st.sampled_from([RESEND, HOLD]), st.floats(0, 1, exclude_max=True)
 )
 def test_properties_of_every_decision(
     result: SendResult, attempts: int, given_back: int, policy: RetryPolicy, chance: float
@@ -146,9 +239,15 @@ def test_properties_of_every_decision(
         assert decision.outcome == Outcome.UNKNOWN
     else:
         assert decision.outcome != Outcome.UNKNOWN
-    if decision.outcome in (Outcome.SENT, Outcome.FAILED, None):
+    if decision.outcome in (Outcome.SENT, Outcome.FAILED):
         assert decision.next_try_at is None
     elif decision.outcome == Outcome.DEFERRED:
         assert decision.next_try_at is not None
-        assert decision.next_try_at >= NOW + RETRY[0] * 0.8
-    assert not decision.bad_address or decision.outcome == Outcome.FAILED
+        assert decision.next_try_at >= NOW + RETRY[0]
+    if decision.bad_address:
+        assert decision.outcome == Outcome.FAILED
+    if decision.reaction in (Reaction.HOLD_RELAY, Reaction.HOLD_MAILING):
+        assert decision.outcome == Outcome.GIVEN_BACK, "no client fails for it"
+    if decision.outcome == Outcome.FAILED:
+        assert decision.verdict is not None
+        assert decision.verdict.fault not in (Fault.QUOTA, Fault.LOGIN, Fault.RELAY, Fault.SENDER)

@@ -1,13 +1,13 @@
 """Single emails: one table says which error each reply is."""
 
-from pathlib import Path
-
 import pytest
-from support.sending import make_settings
+from support.sending import make_settings, rows
 
 from skychimp.config.settings import MailSettings, Settings
 from skychimp.delivery.sending.single_email import error_for, send_single_email
 from skychimp.errors import RelayRefused, RelayUnavailable
+from skychimp.models import RateCount
+from skychimp.store.database import Store
 from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
 
 EMAIL = OutgoingEmail("news@example.org", "ada@example.org", b"Subject: Hello\r\n\r\nHello\r\n")
@@ -36,13 +36,14 @@ def test_a_multi_line_reply_becomes_one_line() -> None:
     assert error.message.endswith(": 550-no 550 mailbox")
 
 
-def test_without_a_mail_server_the_email_is_written_to_the_outbox(tmp_path: Path) -> None:
-    result = send_single_email(Settings(mail=MailSettings()), tmp_path / "store.db", EMAIL)
+def test_without_a_mail_server_the_email_is_written_to_the_outbox(store: Store) -> None:
+    result = send_single_email(Settings(mail=MailSettings()), store, EMAIL)
     assert (result.relay, result.reply and result.reply.code) == ("outbox", 250)
-    (written,) = (tmp_path / "outbox/new").iterdir()
+    (written,) = (store.path.parent / "outbox/new").iterdir()
     assert b"Subject: Hello\n" in written.read_bytes()
 
 
-def test_an_unreachable_mail_server_is_unavailable(tmp_path: Path) -> None:
+def test_an_unreachable_mail_server_is_unavailable_and_nothing_counts(store: Store) -> None:
     with pytest.raises(RelayUnavailable):
-        send_single_email(make_settings(1), tmp_path / "store.db", EMAIL)
+        send_single_email(make_settings(1, smtp__rate="5/d"), store, EMAIL)
+    assert rows(store, RateCount) == []

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from skychimp.errors import InvalidValue
 from skychimp.services.clients import jsonl_files
-from skychimp.services.clients.importing import ImportedRow, InvalidRow
+from skychimp.services.clients.column_mapping import parse_choice
+from skychimp.services.clients.csv_files import ClientFile
+from skychimp.services.clients.importing import ImportedRow, InvalidRow, OptedOutRow
 
 
 def read_rows(text: str) -> list[object]:
@@ -27,7 +30,7 @@ def test_each_line_is_a_client_and_invalid_lines_are_reported() -> None:
         '["three@example.org"]',
         '{"email": "four@example.org", "name": "Four"}',  # 6: --update would erase comment and tags
         '{"email": "five@example.org", "name": 5, "comment": "", "tags": []}',
-        '{"email": "six@example.org", "name": "", "comment": "", "tags": "vip"}',  # 8
+        '{"email": "six@example.org", "name": "", "comment": "", "tags": 8}',  # 8
         "[" * 100_000,
         '{"email": "seven@example.org", "name": "' + "x" * 2_000_000 + '"}',  # 10
         '{"email": "eight@example.org", "name": "", "comment": "", "tags": [1]}',
@@ -47,6 +50,89 @@ def test_each_line_is_a_client_and_invalid_lines_are_reported() -> None:
 def test_first_line_names_the_columns() -> None:
     file = jsonl_files.read(io.StringIO('{"phone": 1, "tags": ["a"], "email": "x@example.org"}\n'))
     assert (file.columns, file.ignored_columns) == (["email", "tags"], ["phone"])
+
+
+def read(text: str, *, mapped: Sequence[str] = (), ignored: Sequence[str] = ()) -> ClientFile:
+    return jsonl_files.read(io.StringIO(text, newline=""), parse_choice(mapped, ignored))
+
+
+PERSON = (
+    '{"email": "e@x.org", "Mail": "m@x.org", "name": "Ada", "given": "Augusta", "family": "King", "note": "hi",'
+    ' "plan": "gold; eu", "tags": ["a"]}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("mapped", "ignored", "row", "columns", "unused"),
+    [
+        ([], ["tags"], ("e@x.org", "Ada", "", []), ["email", "name"], ["Mail", "given", "family", "note", "plan"]),
+        (
+            ["mail=email", "given=first_name", "family=last_name"],
+            ["plan"],
+            ("m@x.org", "Augusta King", "", ["a"]),
+            ["email", "name", "tags"],
+            ["email", "name", "note"],
+        ),
+        (
+            ["note=comment", "plan=tags", "family=name"],
+            ["Mail", "given"],
+            ("e@x.org", "King", "hi", ["gold", "eu"]),
+            ["email", "name", "comment", "tags"],
+            ["name", "tags"],
+        ),
+    ],
+)
+def test_keys_are_mapped_and_ignored(
+    mapped: Sequence[str],
+    ignored: Sequence[str],
+    row: tuple[str, str, str, Sequence[str]],
+    columns: Sequence[str],
+    unused: Sequence[str],
+) -> None:
+    file = read(PERSON * 2, mapped=mapped, ignored=ignored)
+
+    assert list(file.rows) == [ImportedRow(1, *row), ImportedRow(2, *row)]
+    assert (file.columns, file.ignored_columns) == (columns, unused)
+
+
+def test_line_without_a_mapped_key_is_invalid() -> None:
+    rows = list(read('{"email": "a@x.org", "plan": "b"}\n{"email": "b@x.org"}\n', mapped=["plan=tags"]).rows)
+
+    assert rows == [
+        ImportedRow(1, "a@x.org", "", "", ["b"]),
+        InvalidRow(2, "the fields differ from those of the first line (plan, email)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mapped", "ignored", "message"),
+    [
+        (["Emial=email"], [], 'unknown column "Emial"'),
+        ([], ["Plna"], 'unknown column "Plna"'),
+        (["plan=tags"], ["plan"], "a column is mapped twice, or mapped and ignored"),
+        ([], ["email"], 'the first line is not a JSON object with "email"'),
+        (["late=email"], [], 'the first line is not a JSON object with "late"'),
+    ],
+)
+def test_wrong_choice_of_keys_is_refused(mapped: Sequence[str], ignored: Sequence[str], message: str) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        read('{"email": "a@x.org", "plan": "b"}\n{"email": "b@x.org", "late": "c"}\n', mapped=mapped, ignored=ignored)
+
+    assert refused.value.message == message
+
+
+def test_key_that_says_who_has_opted_out_can_be_ignored() -> None:
+    text = '{"email": "a@x.org"}\n{"email": "b@x.org", "status": "unsubscribed"}\n{"email": "c", "status": "cleaned"}\n'
+
+    assert [type(row) for row in read(text).rows] == [ImportedRow, OptedOutRow, OptedOutRow]
+    assert [type(row) for row in read(text, ignored=["status"]).rows] == [ImportedRow] * 3
+
+
+def test_lines_have_a_maximum_of_different_keys() -> None:
+    line = '{{"email": "a@x.org", "k{}": 1}}\n'.format
+    assert len(list(read("".join(map(line, range(999)))).rows)) == 999
+    with pytest.raises(InvalidValue):
+        read("".join(map(line, range(1000))))
 
 
 def test_empty_file_has_no_clients() -> None:

@@ -14,8 +14,8 @@ from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.forecast import forecast
 from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
-from skychimp.store import queue
 from skychimp.store.database import Store
+from skychimp.store.occurrences import opening
 
 NOW = datetime(2030, 1, 3, 10, tzinfo=UTC)
 
@@ -64,7 +64,7 @@ def test_forecast_of_an_audience_and_of_missed_occurrences(store: Store, owner: 
 
 
 def test_audience_is_read_in_batches(store: Store, owner: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "OPENING_BATCH", 1)
+    monkeypatch.setattr(opening, "OPENING_BATCH", 1)
     create_due_mailing(store, owner)
 
     assert [row[2] for row in forecast_rows(store, NOW - timedelta(days=2))] == ["a", "b", "c"]
@@ -115,7 +115,7 @@ def test_stopped_mailing_has_a_reason(store: Store, owner: Actor, bob: Actor) ->
 def test_delivery_of_an_open_occurrence(
     store: Store, owner: Actor, state: DeliveryState, wait: timedelta | None, left_out: str | None
 ) -> None:
-    occurrence = ledger_rows.occurrence(store, ledger_rows.mailing(store, owner), NOW, NOW + timedelta(days=1))
+    occurrence = ledger_rows.occurrence(store, ledger_rows.mailing(store, owner), NOW)
     ledger_rows.delivery(store, occurrence, "a@example.org", state, None if wait is None else NOW + wait)
 
     assert forecast_rows(store) == [(1, "03", "a", left_out)]
@@ -123,16 +123,17 @@ def test_delivery_of_an_open_occurrence(
 
 def test_opening_occurrence_that_is_late_or_stopped(store: Store, owner: Actor) -> None:
     mailing_id = ledger_rows.mailing(store, owner)
-    occurrence = ledger_rows.occurrence(store, mailing_id, NOW, NOW + timedelta(hours=1))
+    occurrence = ledger_rows.occurrence(store, mailing_id, NOW)
     ledger_rows.delivery(store, occurrence, "a@example.org", DeliveryState.QUEUED)
     with store.write() as db:
-        db.get_one(Mailing, mailing_id).all_clients = True
+        mailing = db.get_one(Mailing, mailing_id)
+        mailing.all_clients, mailing.end_at = True, NOW + timedelta(hours=1)
         opening = db.get_one(Occurrence, occurrence)
         opening.state, opening.cursor = OccurrenceState.OPENING, 2
         db.get_one(Delivery, 1).client_id = 1
 
     assert forecast_rows(store) == [(1, "03", "a", None), (1, "03", "c", None)]
-    late = "its deadline has passed"
+    late = "the mailing has ended"
     assert forecast_rows(store, NOW + timedelta(hours=1)) == [(1, "03", "a", late), (1, "03", "c", late)]
     mailings.disable(store, owner, mailing_id, "a pause")
     assert {row[3] for row in forecast_rows(store)} == {"the mailing is disabled: a pause"}

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
+from support.command import Home
 
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.delivery.scheduling import planner
@@ -19,8 +20,9 @@ from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.queries import MailingInfo
 from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.services.messages import messages
-from skychimp.store import queue
+from skychimp.store import holds, queue, relay_pauses
 from skychimp.store.database import Store
+from skychimp.store.occurrences import opening, sweeping
 
 _D, _O = Delivery.__table__, Occurrence.__table__
 
@@ -60,14 +62,12 @@ def open_due(store: Store, now: datetime | None = None) -> int:
     """Open due occurrences, as a run does, and return how many."""
     now = now or datetime.now(UTC)
     with store.connect() as db, db.begin():
-        opened = planner.open_due(
-            db, now, sender="me@example.org", return_path="me@example.org", give_up_after=timedelta(days=3)
-        )
+        opened = planner.open_due(db, now, sender="me@example.org", return_path="me@example.org")
         for occurrence_id in db.scalars(select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)).all():
-            while not queue.create_deliveries(db, occurrence_id):
+            while not opening.create_deliveries(db, occurrence_id):
                 pass
-        queue.sweep(db, now)
-    return opened
+        sweeping.sweep(db, now)
+    return opened.occurrences
 
 
 def delivery_states(store: Store) -> list[str]:
@@ -465,7 +465,7 @@ def test_only_managers_enable_what_a_manager_has_disabled(
     for name in disablers:
         if name == "the system":
             with store.connect() as db, db.begin():
-                queue.disable_mailing(db, created.id, "too many failures", datetime.now(UTC))
+                holds.disable_mailing(db, created.id, "too many failures", datetime.now(UTC))
         else:
             mailings.disable(store, people[name], created.id, f"by {name}")
 
@@ -489,6 +489,96 @@ def test_disabled_mailing_opens_nothing_until_it_is_enabled(store: Store, ada: A
     assert open_due(store) == 0
     mailings.enable(store, ada, created.id)
     assert open_due(store) == 1
+
+
+def open_mailing(store: Store, actor: Actor, create: CreateMailing) -> int:
+    """Create a mailing to two clients, open it, and return its id."""
+    for name in ("bob", "eve"):
+        clients.create(store, actor, email=f"{name}@example.org")
+    created = create("now")
+    assert open_due(store) == 1
+    with store.write() as db:
+        assert opening.create_deliveries(db.connection(), 1)
+    return created.id
+
+
+def age(store: Store, **times: timedelta) -> None:
+    """Let these times of all mailings be so long ago."""
+    with store.write() as db:
+        db.execute(update(Mailing.__table__).values({name: datetime.now(UTC) - ago for name, ago in times.items()}))
+
+
+def held_up(store: Store) -> list[float]:
+    """Return for how many days each occurrence was held up."""
+    with store.read() as db:
+        return [round(seconds / 86_400, 2) for seconds in db.scalars(select(_O.c.held_up_s).order_by(_O.c.id))]
+
+
+def test_time_to_give_up_stands_still_while_a_mailing_is_stopped(
+    store: Store, ada: Actor, create: CreateMailing
+) -> None:
+    mailing_id = open_mailing(store, ada, create)
+    create("now")
+    assert open_due(store) == 1
+    mailings.disable(store, ada, mailing_id)
+    for stopped, days in [
+        ({"disabled_at": 4 * DAY}, 4.0),
+        ({"held_at": 2 * DAY}, 6.0),
+        ({"disabled_at": DAY, "held_at": 3 * DAY}, 9.0),
+    ]:
+        age(store, **stopped)
+        enabled = mailings.enable(store, ada, mailing_id)
+        assert (enabled.disabled, enabled.held, held_up(store)) == (False, None, [days, 0.0])
+    mailings.enable(store, ada, mailing_id)
+    assert held_up(store) == [9.0, 0.0]
+
+
+def test_time_counts_from_the_first_who_disables(
+    store: Store, ada: Actor, manager: Actor, create: CreateMailing
+) -> None:
+    mailing_id = open_mailing(store, ada, create)
+    mailings.disable(store, ada, mailing_id)
+    age(store, disabled_at=3 * DAY)
+    mailings.disable(store, manager, mailing_id)
+    mailings.enable(store, manager, mailing_id)
+    assert held_up(store) == [3.0]
+
+
+def test_enable_says_how_many_emails_wait(store: Store, ada: Actor, create: CreateMailing, home: Home) -> None:
+    mailing_id = open_mailing(store, ada, create)
+    mailings.disable(store, ada, mailing_id)
+    enable = ("mailings", "enable", str(mailing_id))
+    asked = home.on_terminal(*enable, answers=[("Send to 2 clients now? [y/N]", "n\n")])
+    assert (asked.status, "cancelled" in asked.out) == (1, True)
+    assert mailings.show(store, ada, mailing_id).disabled
+    asked = home.on_terminal(*enable, answers=[("Send to 2 clients now? [y/N]", "y\n")])
+    assert (asked.status, "2 emails waiting; sent by the daemon" in asked.out) == (0, True)
+    assert not mailings.show(store, ada, mailing_id).disabled
+    mailings.disable(store, ada, mailing_id)
+    assert home.call(*enable, "--yes", "--json").err == '2 emails waiting; sent by the daemon or "skychimp run"\n'
+
+
+def test_enable_says_what_is_next_if_no_email_waits(
+    store: Store, ada: Actor, create: CreateMailing, home: Home
+) -> None:
+    mailings.disable(store, ada, create().id)
+    assert home.call("mailings", "enable", "1").err.startswith("next due 2030-01-01 09:00 UTC")
+
+
+def test_enable_ends_a_hold_and_probes_a_paused_relay(
+    store: Store, ada: Actor, create: CreateMailing, home: Home
+) -> None:
+    mailing_id, now = open_mailing(store, ada, create), datetime.now(UTC)
+    with store.write() as db:
+        holds.hold_mailing(db.connection(), mailing_id, "553 5.7.1 no", "hash", now)
+        relay_pauses.pause(db.connection(), "relay", "hash", "535 5.7.8 no", now)
+        assert queue.due_occurrences(db.connection(), now) == []
+    assert mailings.show(store, ada, mailing_id).held == "553 5.7.1 no"
+    assert home.call("mailings", "enable", "1", "--json").json["held"] is None
+    with store.read() as db:
+        later = datetime.now(UTC)
+        assert relay_pauses.pause_reason(db.connection(), "relay", "hash", later) is None
+        assert queue.due_occurrences(db.connection(), later) == [1]
 
 
 @pytest.mark.parametrize("reason", ["a\nb", "\udcff", "x" * 1001])

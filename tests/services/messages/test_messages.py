@@ -91,6 +91,99 @@ def test_change_keeps_the_other_values_and_only_html_messages_have_an_html_part(
     assert changed.created_at == created.created_at
 
 
+PAGE = "<style>p{color:red}</style><p>Dear <b>{{ client.name }}</b></p>"
+PAGE_TEXT = "Dear {{ client.name }}\n"
+
+
+def test_text_part_is_made_from_html_again_unless_it_was_changed(store: Store, ada: Actor) -> None:
+    created = messages.create(store, ada, MessageContent("Hello", "", Format.HTML, PAGE))
+    assert created.body == PAGE_TEXT
+    assert messages.has_made_body(created)
+    assert messages.change(store, ada, created.id, subject="New").body == PAGE_TEXT
+
+    remade = messages.change(store, ada, created.id, html="<p>New</p>")
+    assert remade.body == "New\n"
+    by_hand = messages.change(store, ada, created.id, body="By hand")
+    assert not messages.has_made_body(by_hand)
+    assert messages.change(store, ada, created.id, html=PAGE).body == "By hand"
+    assert messages.change(store, ada, created.id, body=" ").body == PAGE_TEXT
+
+
+def test_two_changes_at_the_same_time_are_both_kept(store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = messages.create(store, ada, TEXT)
+    changed_content = messages._changed_content
+
+    def changed_content_while_another_command_runs(*arguments: Any) -> tuple[MessageContent, bool]:
+        monkeypatch.undo()
+        messages.change(store, ada, created.id, subject="Other")
+        return changed_content(*arguments)
+
+    monkeypatch.setattr(messages, "_changed_content", changed_content_while_another_command_runs)
+    changed = messages.change(store, ada, created.id, body="Mine")
+    assert (changed.subject, changed.body) == ("Other", "Mine")
+
+
+def test_html_of_a_text_message_leaves_its_body_as_it_is(store: Store, ada: Actor) -> None:
+    created = messages.create(store, ada, TEXT)
+    assert messages.change(store, ada, created.id, format=Format.HTML, html=PAGE).body == TEXT.body
+
+
+def test_text_part_of_a_digest_has_its_posts(store: Store, ada: Actor) -> None:
+    content = MessageContent("News", "", Format.HTML, "<h1>News</h1><div>{{ posts }}</div><p>Bye</p>")
+    created = messages.create(store, ada, content, digest=True)
+    assert created.body == "News\n\n{{ posts }}\n\nBye\n"
+
+
+@pytest.mark.parametrize(
+    ("html", "reason"),
+    [
+        ("<img src='x.png'>", "no text part can be made from the HTML part: it has no text"),
+        ("<b>" * 30_000 + "x", "no text part can be made from the HTML part: the HTML has too many tags"),
+        ("{% if client.name %}<p>A</p><style>{% endif %}</style>", "no text part can be made from the HTML part: the"),
+        ("<p>" + "x" * 200_001, "no text part can be made from the HTML part: the body is larger than 200 kB"),
+        ("<p>{{ client.shoe_size }}", "the HTML, line 1: unknown attribute"),
+        ("<p>half \ud800", "the HTML contains invalid Unicode"),
+        ("<p>a\0b", "the message contains a NUL character"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)  # fmt: skip
+def test_html_without_a_text_part_is_refused_if_none_can_be_made(
+    store: Store, ada: Actor, html: str, reason: str
+) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        messages.create(store, ada, MessageContent("Hello", "", Format.HTML, html))
+    assert caught.value.message.startswith(reason)
+
+
+def test_front_matter_gives_what_is_not_given_otherwise(store: Store, ada: Actor) -> None:
+    body = "---\nsubject: Weekly\ndigest: true\n---\n# News\n"
+    created = messages.create(store, ada, MessageContent("", body, Format.MARKDOWN))
+    assert (created.subject, created.body, created.digest) == ("Weekly", "# News\n", True)
+
+    changed = messages.change(store, ada, created.id, body=body.replace("Weekly", "Other"), digest=False)
+    assert (changed.subject, changed.body, changed.digest) == ("Other", "# News\n", False)
+    assert messages.change(store, ada, created.id, body=body, subject="Mine").subject == "Mine"
+    assert messages.create(store, ada, MessageContent("Mine", body, Format.MARKDOWN)).subject == "Mine"
+    assert messages.create(store, ada, MessageContent("Mine", body, Format.TEXT)).body == body
+    with pytest.raises(InvalidValue, match="unknown key"):
+        messages.change(store, ada, created.id, body="---\ntitle: Weekly\n---\n# News\n")
+
+
+@pytest.mark.parametrize(
+    ("parts", "tags"),
+    [
+        (("Hi *|FNAME|*", "{$name}", "<p>*|FNAME|* <a href='%unsubscribe_url%'>x</a>"),
+         ["*|FNAME|*", "{$name}", "%unsubscribe_url%"]),
+        ((None, None, "<style>p{$a}{name}</style><script>x={name}</script><p style='{$a}'>[[firstname]]"),
+         ["[[firstname]]"]),
+        (("Hello", "Dear {{ client.name }}", "<b>" * 30_000), []),
+    ],
+    ids=["each part", "no styles and scripts", "none"],
+)  # fmt: skip
+def test_merge_tags_of_other_tools_are_found(parts: tuple[str | None, ...], tags: list[str]) -> None:
+    assert messages.foreign_merge_tags(*parts) == tags
+
+
 @pytest.mark.parametrize("message_id", [0, -1, 99, HUGE, -HUGE])
 def test_unknown_message_is_not_found(store: Store, ada: Actor, message_id: int) -> None:
     for action in (messages.show, messages.change, messages.remove, messages.preview):

@@ -71,7 +71,7 @@ from skychimp.services.operations.unknown_deliveries import Resolution
 from skychimp.services.reporting import reports, rollups
 from skychimp.store import ledger, queue, runs, sqlite
 from skychimp.store.copies import backup_file
-from skychimp.store.database import Store
+from skychimp.store.database import Store, driver_of
 from skychimp.store.migrations import revisions
 from skychimp.store.schema import create_store, open_store
 
@@ -132,17 +132,18 @@ def test_next_backup_replaces_the_file(store: Store, ada: Actor, file: Path) -> 
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_old_leftovers_of_a_killed_backup_are_removed(store: Store, file: Path) -> None:
-    old, young, other = (
-        file.with_name(f"{file.name}.{end}") for end in ("draft-01234567", "draft-89abcdef", "01234567")
-    )
-    for folder in (old, young, other):
+def test_leftovers_of_a_killed_backup_are_removed(store: Store, file: Path) -> None:
+    """Also those of a backup to a file with yesterday's date in its name."""
+    names = (f"{file.name}.draft-01234567", "yesterday.db.draft-89abcdef", "tomorrow.db.draft-01234567", "other.0123")
+    left = [file.with_name(name) for name in names]
+    young = left[2]
+    for folder in left:
         folder.mkdir(mode=0o700)
         (folder / "draft").write_text("half a backup")
-        two_days_ago = datetime.now(UTC).timestamp() - 2 * 86_400
-        os.utime(folder / "draft", (two_days_ago, two_days_ago) if folder != young else None)
+        two_minutes_ago = datetime.now(UTC).timestamp() - 120
+        os.utime(folder / "draft", (two_minutes_ago, two_minutes_ago) if folder != young else None)
     backups.backup(store, OPERATOR, file)
-    assert {path.name for path in file.parent.iterdir()} == {file.name, young.name, other.name}
+    assert {path.name for path in file.parent.iterdir()} == {file.name, young.name, "other.0123"}
 
 
 @pytest.mark.parametrize("place", ["skychimp.db", "skychimp.db-wal", "backups", "nowhere/today.backup"])
@@ -479,7 +480,7 @@ def test_waiting_work_is_resolved_and_not_sent_without_the_old_store(
     outcomes = {row.address.partition("@")[0]: (row.state, row.next_try_at) for row in deliveries(waiting)}
     assert {name: outcomes[name] for name in UNCERTAIN} == dict.fromkeys(UNCERTAIN, (state, None))
     assert {name: outcome for name, (outcome, _) in outcomes.items() if name not in UNCERTAIN} == {
-        name: name for name in ("sent", "failed", "expired", "cancelled")
+        name: name for name in ("sent", "failed", "expired", "cancelled", "replaced")
     }
     assert all(row.attempts == 1 for row in deliveries(waiting) if row.address.startswith(("queued", "claimed")))
     with CountingReceiver(tmp_path / "arrived") as receiver:
@@ -568,7 +569,7 @@ def test_all_tables_of_the_ledger_are_kept() -> None:
         for key in table.foreign_keys
         if key.column.table.name in ("occurrence", "delivery")
     }
-    assert referring == set(backup_file.LEDGER) - {"occurrence", "run", "cause", "intent"}
+    assert referring == set(backup_file.LEDGER) - {"occurrence", "run", "cause", "intent", "rate_slot", "rate_count"}
 
 
 def test_report_is_the_same_after_a_restore(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:
@@ -630,7 +631,7 @@ def test_ledger_of_an_older_store_is_not_kept_if_a_run_was_sending(
     backups.backup(store, OPERATOR, older)
     with store.connect() as db, db.begin():
         claims = queue.lease(db, 1, 1, now, now, 2)
-        assert len(ledger.record_intents(db, 1, claims, now)) == 2
+        assert len(ledger.record_intents(driver_of(db), 1, claims, now)) == 2
         ledger.record_attempts(db, 1, [make_attempt(claims[0], Outcome.SENT)])
     backups.backup(store, OPERATOR, file)
     lose_store(store)
@@ -663,7 +664,6 @@ def test_resent_emails_keep_their_message_ids(store: Store, ada: Actor, file: Pa
         backups.resume(store, OPERATOR, Resolution.RESEND)
         send(store, make_settings(receiver.port))
         assert list(receiver.email_counts().values()) == [2]
-        assert len({arrival.digest for arrival in receiver.received_emails()}) == 1
 
 
 def test_resume_without_a_hold_is_refused(store: Store) -> None:

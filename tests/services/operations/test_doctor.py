@@ -30,6 +30,10 @@ GOOD_DNS = {
 }
 
 
+TAKES_SENDER: tuple[Step, ...] = (read_line, b"250 ok\r\n") * 3 + (read_line, b"221 bye\r\n")
+"""MAIL, RCPT, RSET and QUIT."""
+
+
 def findings_of(store: Store) -> dict[str, Finding]:
     """Return the findings without a mail server."""
     return {
@@ -49,13 +53,7 @@ def installed(store: Store, store_url: str, tmp_path: Path) -> Callable[..., Com
 
     def run_doctor(*arguments: str, relay: Sequence[Step] = (), **changed: str) -> CommandResult:
         store.close()
-        dialogue = relay or (
-            GREETING,
-            read_line,
-            b"250-x\r\n250-SIZE 30000000\r\n250 PIPELINING\r\n",
-            read_line,
-            b"221 bye\r\n",
-        )
+        dialogue = relay or (GREETING, read_line, b"250-x\r\n250-SIZE 30000000\r\n250 PIPELINING\r\n", *TAKES_SENDER)
         with ScriptedServer(dialogue) as server, NameServer(GOOD_DNS) as names:
             usual = {
                 "mail__transport": "smtp", "mail__sender": SENDER, "smtp__host": "127.0.0.1",
@@ -77,7 +75,9 @@ def test_valid_installation(installed: Callable[..., CommandResult], store: Stor
         checked.remove("disk")
     assert {about: finding["level"] for about, finding in findings.items()} == dict.fromkeys(checked, "ok")
     assert store.name in findings["store"]["found"]
-    assert findings["relay"]["found"].endswith("accepts mail (none); extensions: PIPELINING, SIZE")
+    assert findings["relay"]["found"].endswith(
+        "accepts mail from ada@skychimp.test (none); extensions: PIPELINING, SIZE"
+    )
 
 
 def damage(store: Store) -> None:
@@ -171,7 +171,7 @@ def test_warnings_do_not_change_the_exit_status(
     now = datetime.now(UTC)
     create_mailing(store, ada, ["bob@example.org"], body="\\x" * 15_000)
     with store.write() as db:
-        db.add(RelayState(relay="x:25", paused_at=now, reason="535 no", settings_hash="", next_probe_at=now))
+        db.add(RelayState(relay="x:25", paused_at=now, reason="535 no", settings_hash="hash", next_probe_at=now))
     (tmp_path / "skychimp.toml").write_text("[smtp]\npassword = 'secret'\n")
     (tmp_path / "skychimp.toml").chmod(0o644)
     assert Home(tmp_path).call("trust").status == 0
@@ -179,7 +179,7 @@ def test_warnings_do_not_change_the_exit_status(
     if store.dialect == SQLITE:
         store.path.chmod(0o640)
         expected.append(f"chmod 600 {store.path}")
-    small = (GREETING, read_line, b"250-x\r\n250 SIZE 40000\r\n", read_line, b"221 bye\r\n")
+    small = (GREETING, read_line, b"250-x\r\n250 SIZE 40000\r\n", *TAKES_SENDER)
     done = installed(relay=small)
     warnings = {finding["found"]: finding["remedy"] for finding in done.json["findings"] if not finding["ok"]}
     assert (done.status, done.json["ok"]) == (0, True)
@@ -335,6 +335,43 @@ def test_free_disk_space(free: int, size: int, level: Level) -> None:
     assert (finding.remedy is None) == (level == Level.OK)
 
 
+@pytest.mark.sqlite
+def test_large_write_ahead_log_is_a_warning(
+    store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LARGE_LOG", 100_000)
+    home = Home(tmp_path, SKYCHIMP_STORE=store_url, SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
+    with store.read() as reader:
+        assert reader.get(StoreInfo, 1)
+        for _ in range(50):
+            with store.write() as db:
+                db.get_one(StoreInfo, 1).created_at = store.now()
+        found = home.call("doctor", "--json").json["findings"]
+    assert "write-ahead log has grown" in "".join(finding["found"] for finding in found if not finding["ok"])
+
+
+@pytest.mark.sqlite
+def test_many_copies_of_old_stores_are_a_warning(store: Store, store_url: str, tmp_path: Path) -> None:
+    names = [f"skychimp.db.before-restore-2026010{day}T000000Z" for day in range(1, 4)]
+    for age, name in enumerate(["skychimp.db.before-restore-notes", *names]):
+        store.path.with_name(name).touch()
+        os.utime(store.path.with_name(name), (age, age))
+    home = Home(tmp_path, SKYCHIMP_STORE=store_url, SKYCHIMP_MAIL__SENDER="Ada <ada@skychimp.test>")
+
+    def disk() -> list[dict[str, str]]:
+        findings = home.call("doctor", "--json").json["findings"]
+        return [finding for finding in findings if finding["about"] == "disk"]
+
+    assert len(disk()) == 1
+    oldest = store.path.with_name("skychimp.db.before-0005-1")
+    oldest.touch()
+    os.utime(oldest, (0, 0))
+    found = disk()[1]
+    assert found["level"] == "warning"
+    assert "4 copies from restores and upgrades" in found["found"]
+    assert found["remedy"] == f'run "rm {oldest}"'
+
+
 def test_clock_behind_the_last_run_stops_sending_until_accepted(store: Store, ada: Actor, tmp_path: Path) -> None:
     create_mailing(store, ada, ["bob@example.org"], every=Every.DAY)
     ran_at(store, datetime.now(UTC) + timedelta(days=3))
@@ -367,5 +404,5 @@ def test_command_accepts_the_clock(store: Store, store_url: str, tmp_path: Path)
     assert done.status == 3
     assert "skychimp doctor --accept-clock" in done.err
     accepted = home.call("doctor", "--accept-clock", "--operator", "--yes", "--json")
-    assert accepted.json == {"clock": "accepted", "mailings": 0, "restored": 0, "passed": []}
+    assert accepted.json == {"clock": "accepted", "mailings": 0, "restored": 0, "requeued": 0, "passed": []}
     assert home.call("run").status == 0

@@ -20,9 +20,11 @@ from skychimp.errors import Conflict, Denied, StoreFailed, StoreHeld
 from skychimp.models import Outcome, Role, metadata
 from skychimp.permissions import OPERATOR, Actor
 from skychimp.services.blog import images, posts
+from skychimp.services.clients import suppressions
 from skychimp.services.operations import backups, store_copy
 from skychimp.services.operations.unknown_deliveries import Resolution
-from skychimp.store import queue
+from skychimp.services.users import privacy
+from skychimp.store import holds
 from skychimp.store.copies import copying
 from skychimp.store.database import Store
 from skychimp.store.schema import open_store
@@ -62,6 +64,9 @@ def full_store(store: Store) -> Store:
     posts.create(store, editor, title="Hello", content="World", image=images.reencode(picture.getvalue()))
     newest = create_client(store, ada, "newest")
     delete_client(store, newest)
+    new = [suppressions.new_suppression(name, note="по телефону") for name in ("gone@example.org", "@example.net")]
+    suppressions.add(store, ada, new, topic="news")
+    privacy.forget(store, ada, "gone@example.org")
     return store
 
 
@@ -113,7 +118,7 @@ def test_copy_sends_nothing_until_it_is_released(full_store: Store, new_url: str
             send_due(copy, make_settings(25))
         assert backups.resume(copy, OPERATOR, Resolution.RESEND).to_send == 4
         with copy.read() as db:
-            assert queue.why_held(db.connection()) is None
+            assert holds.why_held(db.connection()) is None
 
 
 def test_existing_store_is_not_replaced(full_store: Store, new_url: str) -> None:

@@ -1,6 +1,6 @@
 """An address history shows deliveries, reasons for being left out, and next due times, to those who may see them."""
 
-from datetime import timedelta
+from datetime import datetime
 from email import message_from_bytes
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,9 @@ from support.queue_steps import (
     delete_mailing,
     open_due,
     send,
+    sweep,
     update_row,
+    write,
 )
 from support.sending import create_mailing as create_sendable_mailing
 from support.sending import make_settings
@@ -26,9 +28,21 @@ from support.sending import send as run_once
 from support.servers import GREETING, ScriptedServer, accept_mail
 
 from skychimp.errors import InvalidValue, NotFound, NotLoggedIn
-from skychimp.models import Client, ClientTag, Every, Mailing, OccurrenceState, Outcome, User
+from skychimp.models import (
+    EVERYBODY,
+    Client,
+    ClientTag,
+    Every,
+    Mailing,
+    OccurrenceState,
+    Outcome,
+    SuppressionSource,
+    User,
+)
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.reporting.address_history import AddressHistory, address_history, why_left_out
+from skychimp.store.clients import suppressions
+from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.database import Store
 
 BOB = "bob@example.org"
@@ -120,6 +134,8 @@ def test_occurrences_with_the_same_reason_are_one_row(store: Store, ada: Actor) 
     create_mailing(store, ada, tags=["vip"], every=Every.DAY)
     for day in range(3):
         open_due(store, NOW + day * DAY)
+        create_deliveries(store, day + 1)
+        sweep(store, NOW + day * DAY)
 
     (left_out,) = address_history(store, ada, BOB).left_out
     assert (left_out.times, left_out.first_due_at, left_out.last_due_at) == (3, NOW, NOW + 2 * DAY)
@@ -190,7 +206,7 @@ def test_unknown_address_is_an_error_with_similar_addresses(store: Store, ada: A
         address_history(store, ada, "nobody")
 
 
-EARLY = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=None, bad_reason=None)
+EARLY = SimpleNamespace(id=7, created_at=NOW - DAY)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +217,7 @@ EARLY = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=None, bad_reason=None
         (OccurrenceState.CANCELLED, 0, EARLY, None, "deleted"),
         (OccurrenceState.OPEN, 9, None, None, "not a client of ada"),
         (OccurrenceState.OPENING, 6, EARLY, None, "has not reached this client yet"),
-        (OccurrenceState.OPENING, 7, EARLY, None, "joined the audience"),
+        (OccurrenceState.OPENING, 7, EARLY, None, "suppressed"),
         (OccurrenceState.OPENING, 6, EARLY, "no such tag", "no such tag"),
         (OccurrenceState.FINISHED, 9, EARLY, "no such tag", "no such tag"),
     ],
@@ -211,11 +227,89 @@ def test_first_reason_that_applies_is_given(
 ) -> None:
     occurrence: Any = SimpleNamespace(state=state, cursor=cursor, opened_at=NOW, owner="ada")
 
-    assert reason in why_left_out(occurrence, client, outside)
+    assert reason in why_left_out(occurrence, client, outside, "suppressed since 2026-03-02: unsubscribed")
 
 
-def test_address_that_became_bad_after_opening_is_not_the_reason() -> None:
-    bad: Any = SimpleNamespace(id=7, created_at=NOW - DAY, bad_at=NOW + timedelta(1), bad_reason="550")
-    occurrence: Any = SimpleNamespace(state=OccurrenceState.FINISHED, cursor=9, opened_at=NOW, owner="ada")
+def test_address_that_became_bad_or_suppressed_after_opening_is_not_the_reason(store: Store, ada: Actor) -> None:
+    bob = create_client(store, ada, "bob", tags=["vip"], created_at=NOW - DAY)
+    mailing_id = create_mailing(store, ada, tags=["gold"])
+    open_all(store)
+    with store.write() as db:
+        db.add(ClientTag(client_id=bob, tag="gold"))
+    update_row(store, Client, bob, bad_at=NOW + DAY, bad_reason="550")
+    suppress(store, ada, BOB, at=NOW + DAY)
 
-    assert "joined the audience" in why_left_out(occurrence, bad, None)
+    assert "joined the audience" in reasons(address_history(store, ada, BOB))[mailing_id]
+
+
+SUPPRESSIONS = {
+    "all mail of a user": ({}, "suppressed since 2026-03-02: unsubscribed"),
+    "a topic": ({"topic": "News"}, "suppressed for topic News since 2026-03-02: unsubscribed"),
+    "all users": ({"owner_id": EVERYBODY}, "suppressed everywhere since 2026-03-02: unsubscribed"),
+    "a domain": ({"address": "@example.org"}, "suppressed with @example.org since 2026-03-02: unsubscribed"),
+    "a bad address": (
+        {"reason": suppressions.BOUNCE, "note": "550 no"},
+        "bad address since 2026-03-02 09:00:00+00:00: 550 no",
+    ),
+}
+
+
+def suppress(
+    store: Store,
+    owner: Actor,
+    address: str = BOB,
+    *,
+    owner_id: int | None = None,
+    topic: str = "",
+    reason: str = "unsubscribed",
+    note: str = "",
+    at: datetime = NOW,
+) -> None:
+    """Suppress an address, for all mail of a user unless another scope is given."""
+    holds = Holds(owner.user_id if owner_id is None else owner_id, topic)
+    new = [NewSuppression(address, address, reason, note)]
+    write(store, lambda db: suppressions.add(db, new, holds, SuppressionSource.COMMAND, at))
+
+
+@pytest.mark.parametrize(("suppression", "reason"), SUPPRESSIONS.values(), ids=SUPPRESSIONS)
+def test_suppressed_client_is_told_why_nothing_is_sent(
+    store: Store, ada: Actor, suppression: dict[str, Any], reason: str
+) -> None:
+    create_client(store, ada, "bob", created_at=NOW - DAY)
+    cancelled = create_mailing(store, ada, topic="News")
+    open_all(store)
+    suppress(store, ada, **suppression)
+    daily = create_mailing(store, ada, every=Every.DAY, topic="News")
+    open_due(store)
+    create_deliveries(store, 2)
+
+    history = address_history(store, ada, BOB)
+
+    assert [(row.mailing_id, row.state, row.reason) for row in history.chosen] == [(cancelled, "cancelled", reason)]
+    assert reasons(history) == {daily: reason}
+    assert [(row.mailing_id, row.reason) for row in history.coming] == [(daily, reason)]
+    (shown,) = history.suppressions
+    owner = None if suppression.get("owner_id") == EVERYBODY else ada.email
+    assert (shown.owner, shown.topic, shown.source, shown.at) == (owner, suppression.get("topic"), "command", NOW)
+
+
+def test_suppression_of_other_mail_is_no_reason(store: Store, ada: Actor, bob: Actor, manager: Actor) -> None:
+    create_client(store, ada, "bob")
+    create_mailing(store, ada, topic="News")
+    suppress(store, ada, topic="Offers")
+    suppress(store, bob)
+    open_all(store)
+
+    history = address_history(store, ada, BOB)
+    assert [(row.state, row.reason) for row in history.chosen] == [("queued", None)]
+    assert [row.topic for row in history.suppressions] == ["Offers"]
+    assert [row.owner for row in address_history(store, manager, BOB).suppressions] == [ada.email, bob.email]
+
+
+def test_suppressed_address_that_is_no_client_has_a_history(store: Store, ada: Actor, bob: Actor) -> None:
+    suppress(store, ada)
+
+    history = address_history(store, ada, BOB)
+    assert (history.clients, history.chosen, len(history.suppressions)) == ([], [], 1)
+    with pytest.raises(NotFound):
+        address_history(store, bob, BOB)

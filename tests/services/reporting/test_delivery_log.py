@@ -87,6 +87,33 @@ def test_log_is_limited_searched_and_sorted(
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (ListOptions(limit=2), [DEFERRED, FAILED]),
+        (ListOptions(limit=2, sort="-id"), [UNKNOWN, SENT]),
+        (ListOptions(limit=2, offset=3), [UNKNOWN]),
+        (ListOptions(limit=1, sort="email", offset=3), [FAILED]),
+        (ListOptions(limit=1, search="gone@"), [FAILED]),
+    ],
+)
+def test_log_of_a_large_mailing_is_limited(
+    store: Store,
+    ada: Actor,
+    mailing_id: int,
+    options: ListOptions,
+    expected: list[tuple[str, str, int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The attempts are read in another way then."""
+    other = ledger_rows.occurrence(store, ledger_rows.mailing(store, ada))
+    ledger_rows.attempt(
+        store, ledger_rows.delivery(store, other, "x@y.org", DeliveryState.SENT), Outcome.SENT, "250 ok"
+    )
+    monkeypatch.setattr(delivery_log, "LARGE_MAILING", 1)
+    assert summary(log(store, ada, mailing_id, options)) == expected
+
+
+@pytest.mark.parametrize(
     ("status", "expected"), [("sent", [SENT]), ("deferred", [DEFERRED]), ("unknown", [UNKNOWN]), ("given_back", [])]
 )
 def test_log_filtered_by_status(
@@ -175,11 +202,12 @@ def test_log_is_read_in_order_without_sorting_in_memory(
 
     log(store, ada, mailing_id, None, **filters)
 
-    ((query, values),) = [
-        (query, values) for query, values in statements if "FROM delivery" in query or "FROM attempt" in query
+    queries = [
+        statement for statement in statements if "FROM delivery" in statement[0] or "FROM attempt" in statement[0]
     ]
     with store.engine.connect() as db:
-        plan = [row.detail for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values)]  # type: ignore[arg-type]
+        plans = [db.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all() for query, values in queries]  # type: ignore[arg-type]
+    plan = [row.detail for rows in plans for row in rows]
     assert plan
     plan = [step for step in plan if not step.startswith(("SCAN lease", "SCAN anon"))]  # what is being sent: few rows
     assert not [step for step in plan if "TEMP B-TREE" in step or step.startswith("SCAN")]

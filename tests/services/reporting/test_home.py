@@ -53,7 +53,7 @@ from skychimp.services.operations import unknown_deliveries
 from skychimp.services.reporting.cache import Cached, open_cache, refresh
 from skychimp.services.reporting.home import Home, OwnFigures, home
 from skychimp.services.users import users
-from skychimp.store import queue, relay_pauses
+from skychimp.store import holds, relay_pauses
 from skychimp.store.database import Store
 
 NOW = datetime.now(UTC)
@@ -218,7 +218,7 @@ class Changes:
             lambda: update_row(store, Mailing, self._mailing()[1], status=MailingStatus.COMPLETED),
             lambda: update_row(store, User, owner.user_id, blocked_at=NOW),
             lambda: update_row(store, User, owner.user_id, blocked_at=None),
-            lambda: write(store, lambda db: queue.disable_mailing(db, self._mailing()[1], "failures", NOW)),
+            lambda: write(store, lambda db: holds.disable_mailing(db, self._mailing()[1], "failures", NOW)),
         ]
         with contextlib.suppress(Conflict):
             choice(changes)()
@@ -465,9 +465,9 @@ def test_unknown_deliveries_of_a_deleted_mailing_need_no_decision(store: Store, 
     assert [concerns(store, actor) for actor in (ada, admin)] == [{}, {}]
     for actor in (ada, admin):
         assert list(unknown_deliveries.list_unknown(store, actor)) == []
-        resolution, give_up_after = unknown_deliveries.Resolution.RESEND, timedelta(days=1)
-        result = unknown_deliveries.resolve(store, actor, resolution, give_up_after=give_up_after)
+        resolution = unknown_deliveries.Resolution.RESEND
+        result = unknown_deliveries.resolve(store, actor, resolution)
         assert result.resolved == 0
         with pytest.raises(NotFound):
-            unknown_deliveries.resolve(store, actor, resolution, give_up_after=give_up_after, ids=[1])
+            unknown_deliveries.resolve(store, actor, resolution, ids=[1])
     assert rows(store, Delivery)[0].state == DeliveryState.UNKNOWN

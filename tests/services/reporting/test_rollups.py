@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
@@ -203,7 +204,7 @@ def test_resolved_delivery_changes_the_sums(
 ) -> None:
     occurrence_id = occurrence(store, ada)
     before = deliveries_of(store, occurrence_id)
-    unknown_deliveries.resolve(store, ada, resolution, give_up_after=timedelta(days=1))
+    unknown_deliveries.resolve(store, ada, resolution)
 
     after = deliveries_of(store, occurrence_id)
     assert after["two.example", UNKNOWN] == 0
@@ -215,7 +216,7 @@ def test_reopened_occurrence_is_counted_again(store: Store, ada: Actor) -> None:
     create_client(store, ada, "anybody")
     occurrence_id = occurrence(store, ada)
     deliveries_of(store, occurrence_id)
-    unknown_deliveries.resolve(store, ada, Resolution.RESEND, give_up_after=timedelta(days=1))
+    unknown_deliveries.resolve(store, ada, Resolution.RESEND)
     assert deliveries_of(store, occurrence_id)["two.example", QUEUED] == 1
     update_row(store, Delivery, 3, state=UNKNOWN, next_try_at=None, attempts=2)  # unknown again
     update_row(store, Occurrence, occurrence_id, state=OccurrenceState.FINISHED, finished_at=NINE + timedelta(hours=5))
@@ -230,9 +231,9 @@ def test_outdated_count_is_not_stored(store: Store, ada: Actor, monkeypatch: pyt
     occurrence_id = occurrence(store, ada)
     count = rollups._count_deliveries
 
-    def count_then_resolve(connection: object, occurrence_id: int) -> Counter[tuple[str, str, int]]:
-        counts = count(connection, occurrence_id)  # type: ignore[arg-type]
-        unknown_deliveries.resolve(store, ada, Resolution.SENT, give_up_after=timedelta(days=1))
+    def count_then_resolve(*arguments: Any) -> Counter[tuple[str, str, int]]:
+        counts = count(*arguments)
+        unknown_deliveries.resolve(store, ada, Resolution.SENT)
         return counts
 
     monkeypatch.setattr(rollups, "_count_deliveries", count_then_resolve)
@@ -253,6 +254,19 @@ def test_smaller_domains_are_counted_together(store: Store, ada: Actor, monkeypa
         ("two.example", UNKNOWN): 1,
         ("", SENT): 2,
     }
+
+
+@pytest.mark.sqlite
+def test_deliveries_are_counted_in_steps_that_show_progress(
+    store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (occurrence(store, ada, finished=False) for _ in range(2))
+    at_once = rollups.delivery_outcomes(store, [first, second])
+    monkeypatch.setattr(rollups, "IDS_AT_ONCE", 1)
+    counted: list[int] = []
+
+    assert rollups.delivery_outcomes(store, [first, second], counted.append) == at_once
+    assert counted == [1, 2, 3, 4, 5, 6]
 
 
 def test_several_occurrences_are_counted_together(store: Store, ada: Actor) -> None:

@@ -1,14 +1,15 @@
 """Personal data: a person is erased completely and still counted, and a user's own data is exported completely."""
 
 import json
-import resource
 import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
 from conftest import create_user
+from sqlmodel import select
 from support import ledger_rows
 from support.command import Home
 from support.contents import bytes_of, contains, rows_with
@@ -41,8 +42,9 @@ from skychimp.services.messages import messages
 from skychimp.services.reporting import delivery_log, reports, rollups
 from skychimp.services.users import privacy
 from skychimp.services.users.privacy import RecordCounts
-from skychimp.store import queue
+from skychimp.store import queue, sqlite
 from skychimp.store.database import SQLITE, Store
+from skychimp.store.sqlite import SqliteStore
 
 GRACE = "Grace@Example.org"
 REFUSED = "550 5.1.1 <grace@example.org>: no Grace here"
@@ -195,7 +197,7 @@ def test_unknown_email_is_cancelled_when_it_is_resent(store: Store, ada: Actor) 
     privacy.forget(store, ada, GRACE)
     assert rows(store, Delivery)[4].state == S.UNKNOWN
     with store.write() as db:
-        queue.resend(db.connection(), [5], ledger_rows.NINE, ledger_rows.NINE)
+        queue.resend(db.connection(), [5], ledger_rows.NINE)
     assert rows(store, Delivery)[4].state == S.CANCELLED
 
 
@@ -220,21 +222,78 @@ def test_nothing_to_erase(store: Store, ada: Actor, email: str, error: type[Exce
         privacy.forget(store, ada, email)
 
 
+def leave_copies(store: Store, owner: Actor) -> list[str]:
+    """Write to a store as an older Skychimp did, which did not overwrite what it deleted. Return some addresses."""
+    assert isinstance(store, SqliteStore)
+    emails = [f"somebody-{n * 7919 % 4001}@{'victim' * (n % 1000 == 7)}x.example" for n in range(4000)]
+    old = SqliteStore(store.path, secure_delete="OFF")
+    for name in ("", "longer" * 9):
+        people = (ImportedRow(n, email, name, "", ()) for n, email in enumerate(emails))
+        importing.import_rows(old, owner, people, update_columns=["name"], on_rejected=print)
+    old.close()
+    return emails[7::1000]
+
+
 @pytest.mark.sqlite
-def test_full_disk_while_compacting_is_reported_after_erasing(store: Store, home: Home, ada: Actor) -> None:
-    add_grace(store, ada)
-    people = (ImportedRow(n, f"x{n}@example.org", "", "x" * 1000, ()) for n in range(2000))
-    importing.import_rows(store, ada, people, on_rejected=print)
+def test_copies_that_an_older_version_left_are_removed(store: Store, ada: Actor) -> None:
+    for email in leave_copies(store, ada):
+        privacy.forget(store, ada, email)
+    assert b"victimx.example" not in bytes_of(store)
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite
+def test_copies_that_cannot_be_removed_now_are_reported(store: Store, home: Home, ada: Actor) -> None:
+    emails = leave_copies(store, ada)
+    with closing(SqliteStore(store.path)) as daemon, daemon.read() as db:
+        assert db.get(Client, 1)
+        db.rollback()  # it reads nothing now, but has the store open
+        results = [home.run("clients", "forget", email, "--yes") for email in emails]
+        reported = [done for done in results if done.status]
+        assert reported
+        assert all("copies of them may be left" in done.err for done in reported)
+        assert all('run "skychimp store vacuum"' in done.err for done in reported)
+        refused = home.run("store", "vacuum")
+        assert (refused.status, "the store is in use" in refused.err) == (6, True)
+    assert rows_with(store, "victim") == []
+    assert b"victimx.example" in bytes_of(store)
     store.close()
+    compacted = home.run("store", "vacuum", "--json")
+    assert compacted.json["size"] < compacted.json["size_before"]
+    assert b"victimx.example" not in bytes_of(store)
+    assert len(rows(store, Client)) == 3996
 
-    def limit_file_size() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-    done = home.run("clients", "forget", GRACE, "--yes", preexec_fn=limit_file_size)
-
+@pytest.mark.sqlite
+def test_reader_that_keeps_the_log_from_being_emptied_is_reported(
+    store: Store, home: Home, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_grace(store, ada)
+    monkeypatch.setattr(sqlite, "_LOG_TIMEOUT_S", 0.0)
+    with store.read() as db:
+        assert len(db.exec(select(Client)).all()) == 1
+        done = home.call("clients", "forget", GRACE, "--yes")
     assert (done.status, done.out) == (1, "")
     assert f"the records of {GRACE} were erased, but" in done.err
-    assert "VACUUM" in done.err
+    assert "another process is reading the store" in done.err
+    assert rows_with(store, "grace@example.org") == []
+
+
+def test_delivery_that_was_added_meanwhile_is_erased_too(
+    store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailing_id = add_grace(store, ada)
+    find = privacy._find_records
+
+    def find_slowly(*arguments: Any, **known: Any) -> Any:
+        found = find(*arguments, **known)
+        if not known:
+            occurrence = ledger_rows.occurrence(store, mailing_id, ledger_rows.NINE.replace(day=9))
+            ledger_rows.delivery(store, occurrence, "grace@example.org", S.QUEUED)
+        return found
+
+    monkeypatch.setattr(privacy, "_find_records", find_slowly)
+    assert privacy.forget(store, ada, GRACE).deliveries == 4
     assert rows_with(store, "grace@example.org") == []
 
 
@@ -279,7 +338,7 @@ def test_export_has_the_users_own_data_and_nothing_else(store: Store, ada: Actor
 
     data = export_own(store, ada)
 
-    assert list(data) == ["account", "clients", "messages", "mailings", "attempts", "posts"]
+    assert list(data) == ["account", "clients", "suppressions", "messages", "mailings", "attempts", "posts"]
     assert (data["account"]["id"], data["account"]["email"]) == (ada.user_id, ada.email)
     assert [(one["email"], one["tags"]) for one in data["clients"]] == [("Grace@example.org", ["grace"])]
     assert [one["subject"] for one in data["messages"]] == ["Hello", "Unsent"]
@@ -310,7 +369,7 @@ def test_export_needs_a_login(store: Store) -> None:
         export_own(store, ANONYMOUS)
     actor = create_user(store, "new")
     assert export_own(store, actor) | {"account": None} == {
-        "account": None, "clients": [], "messages": [], "mailings": [], "attempts": [], "posts": [],
+        "account": None, "clients": [], "suppressions": [], "messages": [], "mailings": [], "attempts": [], "posts": [],
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from support.queue_steps import (
     record_attempts,
     record_intents,
     rows,
+    update_row,
 )
 
 from skychimp.errors import Denied, InvalidValue, NotFound, SkychimpError
@@ -240,6 +241,19 @@ def test_block_stops_claimed_emails_and_finishes_those_being_sent(
     users.unblock(store, manager, ada.email)
     assert due_occurrences(store) == [1]
     assert {again.id for again in claim(store, run_id)} == {claimed.id, claimed.id + 1}
+
+
+def test_time_to_give_up_stands_still_while_the_owner_is_blocked(
+    store: Store, ada: Actor, bob: Actor, manager: Actor
+) -> None:
+    open_mailing(store, ada, "one")
+    open_mailing(store, bob, "other")
+    users.block(store, manager, ada.email)
+    update_row(store, User, ada.user_id, blocked_at=datetime.now(UTC) - 4 * DAY)
+    users.unblock(store, manager, ada.email)
+    users.unblock(store, manager, ada.email)
+    held_up = [timedelta(seconds=occurrence.held_up_s) for occurrence in rows(store, Occurrence)]
+    assert [each.days for each in held_up] == [4, 0]
 
 
 def test_blocked_users_mailings_open_nothing_and_stay_unchanged(store: Store, ada: Actor, manager: Actor) -> None:

@@ -1,0 +1,1 @@
+"""Send no faster than the settings and the mail server allow."""

@@ -1,0 +1,1 @@
+"""Decide what it means that a mail server refuses an email."""

@@ -1,0 +1,1 @@
+"""Open occurrences, choose what they send, and finish them."""

@@ -1,0 +1,192 @@
+"""Create occurrences and their deliveries, and change what they send.
+
+But for what takes a store, this is part of the caller's transaction.
+"""
+
+from array import array
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, insert, literal, or_, select, update
+from sqlalchemy.dialects.sqlite import Insert
+from sqlmodel import Session
+
+from skychimp.models import (
+    Attempt,
+    Client,
+    Content,
+    Delivery,
+    DeliveryState,
+    Lease,
+    Mailing,
+    Occurrence,
+    OccurrenceState,
+    Outcome,
+)
+from skychimp.store.clients import audience, tags
+from skychimp.store.conditions import has_waiting_state, is_unknown
+from skychimp.store.database import POSTGRESQL, Store
+from skychimp.store.occurrences import progress
+from skychimp.store.sql import id_list, insert_or
+
+_D = Delivery.__table__
+_O = Occurrence.__table__
+_M = Mailing.__table__
+_C = Client.__table__
+_L = Lease.__table__
+_A = Attempt.__table__
+_CONTENT = Content.__table__
+
+OPENING_BATCH = 10_000
+"""How many clients get their deliveries in one transaction while an occurrence opens."""
+KEEP_BATCH = 5_000
+"""How many deliveries keep their content in one transaction before it is changed."""
+
+
+def create_occurrence(db: Connection, row: dict[str, object]) -> int | None:
+    """Create an occurrence and return its id, or None if the mailing already has one for that local due time."""
+    statement = insert_or(_O).values(row).on_conflict_do_nothing(index_elements=["mailing_id", "due_local"])
+    occurrence_id: int | None = db.scalar(statement.returning(_O.c.id))
+    return occurrence_id
+
+
+def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
+    """Create deliveries for the next `batch` clients of an occurrence's audience. Return True once all are created.
+
+    An address that is twice in the audience gets one delivery, and a bad or suppressed address none. Calling it again
+    is harmless.
+    """
+    occurrence = db.execute(
+        select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients, _M.c.deleted_at)
+        .join(_M, _M.c.id == _O.c.mailing_id)
+        .where(_O.c.id == occurrence_id)
+    ).one()
+    if occurrence.state != OccurrenceState.OPENING or occurrence.deleted_at is not None:
+        return True
+    # A batch is a range of the owner's clients, even if the audience has few of them, so that no batch takes long.
+    following = select(_C.c.id).where(_C.c.owner_id == occurrence.owner_id, _C.c.id > occurrence.cursor)
+    until = db.scalar(following.order_by(_C.c.id).limit(1).offset(batch - 1))
+    client_ids = audience.client_ids(
+        occurrence.id, all_clients=occurrence.all_clients, after=occurrence.cursor, until=until
+    )
+    is_in_batch = _C.c.id.in_(select(client_ids.subquery().c.id))
+    in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
+    may_get_it = and_(is_in_batch, audience.can_receive(occurrence.id))
+    db.execute(_insert_deliveries(occurrence_id, occurrence.due_at, may_get_it, in_order=in_order))
+    progress = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
+    db.execute(update(_O).where(_O.c.id == occurrence_id).values(progress))
+    return until is None
+
+
+def _insert_deliveries(
+    occurrence_id: int, due_at: datetime, may_get_it: ColumnElement[bool], *, in_order: bool
+) -> Insert:
+    columns = {
+        "occurrence_id": literal(occurrence_id),
+        "client_id": _C.c.id,
+        "address": _C.c.email,
+        "address_key": _C.c.address_key,
+        "name": _C.c.name,
+        "comment": _C.c.comment,
+        "tags": tags.client_tags(),
+        "state": literal(DeliveryState.QUEUED.value),
+        "attempts": literal(0),
+        "given_back": literal(0),
+        "next_try_at": literal(due_at, _D.c.next_try_at.type),
+    }
+    rows = select(*columns.values()).where(may_get_it)
+    if in_order:
+        rows = rows.order_by(_C.c.id)
+    statement = insert_or(_D).from_select(list(columns), rows)
+    return statement.on_conflict_do_nothing(index_elements=["occurrence_id", "address_key"])
+
+
+def keep_sent_content(store: Store, occurrence_id: int) -> int | None:
+    """Let the emails that may have been sent with an occurrence's present content keep it.
+
+    `change_content` does the same. Before it, this takes over what takes long: it reads outside of the transaction, and
+    writes in batches. If it is killed meanwhile, no email has changed.
+
+    Return the id of the newest attempt before it has looked for the last time, or None if a run has leased some emails:
+    then `change_content` has to look for all. Raises StoreFailed.
+    """
+    while True:
+        with store.read() as transaction:
+            db = transaction.connection()
+            # In this order: on PostgreSQL an older attempt may be committed later, and its lease is there until then.
+            looked_to = progress.newest_attempt_id(db)
+            if _is_leased(db, occurrence_id):
+                return None
+            ids = array("q", db.scalars(select(_D.c.id).where(_has_present_content(occurrence_id))))
+            if not ids:
+                return looked_to
+        store.write_in_batches(partial(_keep_next, occurrence_id=occurrence_id, ids=ids))
+
+
+def change_content(db: Connection, occurrence_id: int, looked_to: int | None = None, **values: object) -> bool:
+    """Give the emails of an occurrence that were not sent yet other content or another sender.
+
+    Those that may have been sent keep what they had. With `looked_to`, which `keep_sent_content` returns, only those
+    are looked for that were tried after that attempt. Return False, and change nothing, if a run has leased some
+    of them: it may be sending them with the content that it has read.
+    """
+    content = _content(db, occurrence_id)
+    if content | values == content:
+        return True
+    if _is_leased(db, occurrence_id):
+        return False
+    tried_since = None
+    if looked_to is not None:
+        tried_since = select(_A.c.delivery_id).where(_A.c.id > looked_to, _A.c.outcome == Outcome.UNKNOWN)
+    is_kept = _has_present_content(occurrence_id, tried_since)
+    if db.scalar(select(exists().where(is_kept))):
+        _keep(db, occurrence_id, content, is_kept)
+    db.execute(update(_O).where(_O.c.id == occurrence_id).values(values))
+    return True
+
+
+def _keep_next(transaction: Session, *, occurrence_id: int, ids: "array[int]") -> bool:
+    """Let the next of these deliveries keep their content, and take their ids off. Return True if none is left."""
+    db = transaction.connection()
+    if _is_leased(db, occurrence_id):
+        return True
+    batch = ids[:KEEP_BATCH].tolist()
+    del ids[:KEEP_BATCH]
+    is_kept = _has_present_content(occurrence_id, id_list(batch))
+    _keep(db, occurrence_id, _content(db, occurrence_id), is_kept)
+    return not ids
+
+
+def _keep(db: Connection, occurrence_id: int, content: dict[str, Any], is_kept: ColumnElement[bool]) -> None:
+    """Give deliveries a copy of their occurrence's content, the same for all of them."""
+    is_same = (_CONTENT.c[name].is_not_distinct_from(value) for name, value in content.items())
+    content_id = db.scalar(select(_CONTENT.c.id).where(_CONTENT.c.occurrence_id == occurrence_id, *is_same))
+    if content_id is None:
+        older = insert(_CONTENT).values(occurrence_id=occurrence_id, **content)
+        content_id = db.scalar(older.returning(_CONTENT.c.id))
+    db.execute(update(_D).where(is_kept).values(content_id=content_id))
+
+
+def _content(db: Connection, occurrence_id: int) -> dict[str, Any]:
+    names = ("subject", "body", "format", "html", "sender", "return_path")
+    return db.execute(select(*(_O.c[name] for name in names)).where(_O.c.id == occurrence_id)).one()._asdict()
+
+
+def _is_leased(db: Connection, occurrence_id: int) -> bool:
+    return bool(db.scalar(select(exists().where(_L.c.occurrence_id == occurrence_id))))
+
+
+def _has_present_content(occurrence_id: int, among: Select[tuple[int]] | None = None) -> ColumnElement[bool]:
+    """Return the condition of a delivery that may have been sent with the content that its occurrence has now.
+
+    `among` restricts it to deliveries with these ids.
+    """
+    # + 0 keeps the database from reading all deliveries of the occurrence.
+    is_chosen = (
+        _D.c.occurrence_id == occurrence_id
+        if among is None
+        else and_(_D.c.id.in_(among), _D.c.occurrence_id + 0 == occurrence_id)
+    )
+    may_have_arrived = or_(is_unknown(), and_(has_waiting_state(), _D.c.dated_at.is_not(None)))
+    return and_(is_chosen, _D.c.content_id.is_(None), may_have_arrived)

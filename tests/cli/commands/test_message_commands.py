@@ -1,0 +1,84 @@
+"""`skychimp messages`: files that other tools made, from the command to the bytes of the email."""
+
+import pytest
+from support.command import Home
+from support.inbox import body_of, read_outbox
+
+from skychimp.store.database import Store
+
+MINIFIED = (
+    "<html><style>@media print{#menu{display:none!important}}</style><body><div id=menu>Hello</div></body></html>\n"
+)
+MADE = "the text part was made from the HTML part; use --body or --body-file to replace it\n"
+MERGE_TAGS = (
+    "merge tags of another program are sent as they are: *|FNAME|*, *|UNSUB|*\n"
+    'hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "text", "html"),
+    [
+        (["--subject", "s", "--html-file"], MINIFIED, "Hello\n", MINIFIED),
+        (["--subject", "s", "--markdown", "--body-file"], "## Events {#events}\n", "## Events {#events}\n",
+         "<h2>Events &#123;#events}</h2>\n"),
+        (["--subject", "s", "--html-file"], "<p>Dear <b>{{ client.name }}</b>", "Dear Ada Lovelace\n",
+         "<p>Dear <b>Ada Lovelace</b>\n"),
+        (["--markdown", "--body-file"], "---\nsubject: s\n---\n# News\n", "# News\n", "<h1>News</h1>\n"),
+        (["--subject", "s", "--markdown", "--body-file"], "Hello\n-- \nAda\n", "Hello\n-- \nAda\n",
+         "<p>Hello</p>\n<p>-- <br />\nAda</p>\n"),
+    ],
+    ids=["minified CSS", "ID of a heading", "HTML only", "front matter", "signature"],
+)  # fmt: skip
+def test_file_is_sent_unharmed(store: Store, home: Home, options: list[str], source: str, text: str, html: str) -> None:
+    (home.folder / "source").write_text(source)
+    created = home.call("messages", "create", *options, "source")
+    assert (created.status, created.err) == (0, MADE if "--html-file" in options else "")
+    assert home.call("messages", "test", "1", "--to", "zoe@example.org").status == 0
+    (email,) = read_outbox(store.path.with_name("outbox"))
+    assert (email["Subject"], body_of(email), body_of(email, "html")) == ("s", text, html)
+
+
+def test_update_says_where_the_text_part_comes_from(home: Home) -> None:
+    (home.folder / "page.html").write_text("<p>Hello</p>")
+    home.call("messages", "create", "--subject", "s", "--html-file", "page.html")
+    for options, note, body in [
+        (("--html-file", "page.html"), MADE, "Hello\n"),
+        (("--body", "Mine"), "the HTML part was not changed; use", "Mine"),
+        (("--html-file", "page.html"), "the text part was not changed; use --body ''", "Mine"),
+        (("--body", ""), MADE, "Hello\n"),
+        (("--body", "Mine", "--html-file", "page.html"), "", "Mine"),
+        (("--subject", "t"), "", "Mine"),
+    ]:
+        updated = home.call("messages", "update", "1", *options, "--json")
+        assert (updated.status, updated.json["body"]) == (0, body)
+        assert note in updated.err
+        assert bool(updated.err) == bool(note)
+
+
+def test_merge_tags_of_other_tools_are_named(home: Home) -> None:
+    source = "<style>p{$a}</style>Hi *|FNAME|*, <a href='*|UNSUB|*'>unsubscribe</a>"
+    create = ("messages", "create", "--subject", "Hi *|FNAME|*")
+    assert home.call(*create, "--html-file", "-", stdin=source).err == MADE + MERGE_TAGS
+    assert home.call("messages", "update", "1", "--body", "*|FNAME|* *|UNSUB|*", "--plain").err == MERGE_TAGS
+    assert home.call("messages", "update", "1", "--body", "Hello").err == ""
+    many = home.call("messages", "update", "1", "--body", " ".join(f"*|F{number}|*" for number in range(2_000)))
+    assert "*|F4|* and 1,995 more\n" in many.err
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "error"),
+    [
+        (["--html-file", "-"], "<p>Hello</p>", "error: the message has no subject\nhint: use --subject\n"),
+        (["--markdown", "--body-file", "-"], "# News", "error: the subject is empty\nhint: use --subject\n"),
+        (["--markdown", "--body-file", "-", "--subject", "s"], "---\ntitle: x\n---\n# News",
+         'error: unknown key in the front matter: "title"\nhint: use subject or digest, or remove it\n'),
+        (["--html-file", "-", "--subject", "s"], "<img src='x.png'>",
+         "error: no text part can be made from the HTML part: it has no text\nhint: use --body or --body-file\n"),
+    ],
+    ids=["no subject", "no front matter", "unknown key", "no text"],
+)  # fmt: skip
+def test_file_that_cannot_be_sent_is_refused(home: Home, options: list[str], source: str, error: str) -> None:
+    refused = home.call("messages", "create", *options, stdin=source)
+    assert (refused.status, refused.out, refused.err) == (2, "", error)
+    assert home.call("messages", "list", "--json").json == []
