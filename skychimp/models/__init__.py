@@ -5,7 +5,7 @@ Times are aware and in UTC. Uniqueness and allowed values are constraints of the
 
 from skychimp.models.base import Table, has_state, metadata, use_large_integers
 from skychimp.models.blog import DigestPost, Post
-from skychimp.models.clients import Client, ClientTag
+from skychimp.models.clients import Client, ClientField, ClientTag, Consent, Segment
 from skychimp.models.deliveries import (
     Attempt,
     Content,
@@ -24,15 +24,17 @@ from skychimp.models.enums import (
     WAITING_STATES,
     CatchUp,
     CodePurpose,
+    ConsentSource,
     DeliveryState,
     Every,
+    FieldType,
     Format,
     MailingStatus,
     OccurrenceState,
     Outcome,
     SuppressionSource,
 )
-from skychimp.models.mailings import Mailing, MailingClient, MailingTag, Message
+from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
 from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
 from skychimp.models.store_info import StoreInfo
 from skychimp.models.suppressions import EVERYBODY, Suppression
@@ -52,15 +54,19 @@ __all__ = [
     "AuditEntry",
     "CatchUp",
     "Client",
+    "ClientField",
     "ClientTag",
     "Code",
     "CodePurpose",
+    "Consent",
+    "ConsentSource",
     "Content",
     "Delivery",
     "DeliveryRollup",
     "DeliveryState",
     "DigestPost",
     "Every",
+    "FieldType",
     "Format",
     "Intent",
     "Lease",
@@ -68,6 +74,7 @@ __all__ = [
     "LoginFailure",
     "Mailing",
     "MailingClient",
+    "MailingFilter",
     "MailingStatus",
     "MailingTag",
     "Message",
@@ -81,6 +88,7 @@ __all__ = [
     "ReplyKind",
     "Role",
     "Run",
+    "Segment",
     "StoreInfo",
     "Suppression",
     "SuppressionSource",

@@ -53,6 +53,10 @@ class Occurrence(Table, table=True):
     """The `finished_at` for which the table `result` has this occurrence's figures."""
     held_up_s: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     """For how many seconds it could not be sent, because a person or the mail server held it up."""
+    fields: str = Field(default="[]", sa_column_kwargs={"server_default": text("'[]'")})
+    """A JSON list of the custom fields that its content uses."""
+    canary_until: datetime | None = None
+    """Until when only a sample of the clients gets it. None if there is no such sample, or it has been judged."""
 
 
 class Content(Table, table=True):
@@ -106,6 +110,8 @@ class Delivery(Table, table=True):
     """The Date header of its email that may have arrived, which a resend repeats. None if there is no such email."""
     content_id: int | None = Field(default=None, foreign_key="content.id")
     """The content that a resend repeats, None if that is the occurrence's."""
+    fields: str | None = None
+    """A JSON object of the client's fields that the occurrence's content uses, None if it uses none."""
 
 
 class Lease(Table, table=True):

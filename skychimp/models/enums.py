@@ -86,6 +86,22 @@ class Outcome(StrEnum):
     """It does not count as a try, and the delivery is queued again."""
 
 
+class FieldType(StrEnum):
+    """What the values of a field are."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DATE = "date"
+
+
+class ConsentSource(StrEnum):
+    """How a consent was recorded."""
+
+    COMMAND = "command"
+    IMPORT = "import"
+
+
 class SuppressionSource(StrEnum):
     """How a suppression came about."""
 

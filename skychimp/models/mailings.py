@@ -39,6 +39,8 @@ class Mailing(Table, table=True):
     owner_id: int = Field(foreign_key="user.id", index=True)
     message_id: int | None = Field(default=None, foreign_key="message.id", index=True)
     """None only in a deleted mailing."""
+    name: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    """What its owner calls it, "" if it has no name of its own."""
     all_clients: bool = False
     topic: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     """What a client can unsubscribe from, "" if that is all mail of the owner."""
@@ -65,6 +67,10 @@ class Mailing(Table, table=True):
     held_reason: str | None = None
     held_settings: str | None = None
     """A hash of the settings that were refused. With others, the mailing goes on."""
+    canary: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    """How many of its clients get each occurrence first, as a number or `1%`. "" if all get it at once."""
+    canary_wait_s: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    """For how many seconds the others wait."""
 
 
 class MailingClient(Table, table=True):
@@ -81,3 +87,18 @@ class MailingTag(Table, table=True):
     __tablename__ = "mailing_tag"
     mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
     tag: str = Field(primary_key=True)
+
+
+class MailingFilter(Table, table=True):
+    """A segment or query whose clients a mailing is sent to; or a tag, segment or query whose clients it leaves out.
+
+    It has a tag, a segment or an expression.
+    """
+
+    __tablename__ = "mailing_filter"
+    id: int | None = Field(default=None, primary_key=True)
+    mailing_id: int = Field(foreign_key="mailing.id", index=True)
+    leaves_out: bool
+    tag: str | None = None
+    segment_id: int | None = Field(default=None, foreign_key="segment.id", index=True)
+    expression: str | None = None

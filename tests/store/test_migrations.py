@@ -43,13 +43,17 @@ from skychimp.models import (
     AccountEmail,
     AuditEntry,
     Client,
+    ClientField,
     ClientTag,
     Code,
     CodePurpose,
+    Consent,
+    ConsentSource,
     Content,
     Delivery,
     DeliveryRollup,
     DeliveryState,
+    FieldType,
     Format,
     Intent,
     Lease,
@@ -359,15 +363,31 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
     upgraded.close()
 
 
+UNDO = {
+    "0012": ("occurrence.canary_until", "mailing.canary", "mailing.canary_wait_s"),
+    "0011": ("mailing.name", "mailing_filter", "segment"),
+    "0010": ("client.consent_at", "consent"),
+    "0009": ("client.fields", "occurrence.fields", "delivery.fields", "client_field"),
+    "0008": ("suppression", "mailing.topic"),
+    "0007": ("rate_slot", "rate_count", "run.mailing_id"),
+}
+"""The tables and columns that each migration adds, the newest first."""
+
+
+def go_back_to(store: Store, revision: str) -> None:
+    """Take the tables back to an earlier revision."""
+    with store.connect() as db, db.begin():
+        for _, added in filter(lambda undo: undo[0] > revision, UNDO.items()):
+            for name in added:
+                table, _, column = name.partition(".")
+                db.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}" if column else f"DROP TABLE {table}")
+        db.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+
+
 def test_seventh_migration_adds_what_runs_share(store: Store, store_url: str) -> None:
     """On both databases: here the tables of a PostgreSQL store are changed, not created."""
     create_run(store)
-    with store.connect() as db, db.begin():
-        for table in ("rate_slot", "rate_count", "suppression"):
-            db.exec_driver_sql(f"DROP TABLE {table}")
-        db.exec_driver_sql("ALTER TABLE run DROP COLUMN mailing_id")
-        db.exec_driver_sql("ALTER TABLE mailing DROP COLUMN topic")
-        db.exec_driver_sql("UPDATE alembic_version SET version_num = '0006'")
+    go_back_to(store, "0006")
 
     open_store(store_url).close()
 
@@ -379,10 +399,8 @@ def test_eighth_migration_remembers_bad_addresses(store: Store, store_url: str, 
     create_client(store, ada, "ann")
     create_client(store, ada, "bob")
     with store.connect() as db, db.begin():
-        db.exec_driver_sql("DROP TABLE suppression")
-        db.exec_driver_sql("ALTER TABLE mailing DROP COLUMN topic")
         db.exec_driver_sql("UPDATE client SET bad_at = created_at, bad_reason = 'no such user' WHERE id = 2")
-        db.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+    go_back_to(store, "0007")
 
     open_store(store_url).close()
 
@@ -450,6 +468,8 @@ def full_store(store: Store, ada: Actor) -> Store:
         db.add(Content(occurrence_id=1, subject="", body="", format=Format.TEXT, sender="", return_path=""))
         db.add(Suppression(owner_id=1, address_hash="", reason="", source=SuppressionSource.COMMAND, at=NOW))
         db.add(DeliveryRollup(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))
+        db.add(ClientField(owner_id=1, key="city", name="City", type=FieldType.TEXT))
+        db.add(Consent(owner_id=1, address_hash="", at=NOW, wording="", source=ConsentSource.COMMAND, recorded_at=NOW))
     return store
 
 
