@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    Column,
     ColumnElement,
     Integer,
     Select,
@@ -35,8 +36,8 @@ __all__ = [
     "has_pattern",
     "id_list",
     "ids_in",
-    "insert_or",
     "in_code_order",
+    "insert_or",
     "json_list",
     "number",
     "text_position",
@@ -78,7 +79,7 @@ def has_pattern(text: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
 
     Case does not matter, nor how characters are composed.
     """
-    return _HasPattern(text, literal(pattern))
+    return (_ColumnHasPattern if isinstance(text, Column) else _HasPattern)(text, literal(pattern))
 
 
 def in_code_order(text: ColumnElement[str]) -> ColumnElement[str]:
@@ -153,6 +154,10 @@ class _HasPattern(FunctionElement[bool]):
     type = Boolean()
 
 
+class _ColumnHasPattern(_HasPattern):
+    inherit_cache = True
+
+
 class _InCodeOrder(FunctionElement[str]):
     inherit_cache = True
     type = String()
@@ -216,6 +221,10 @@ _FIELD_VALUES: dict[FieldType, type[FunctionElement[Any]]] = {
     FieldType.DATE: _DateField,
 }
 
+# SQLite's own LIKE folds ASCII, and is much faster than our function.
+_SQLITE_HAS_PATTERN = "CASE WHEN length(CAST({0} AS BLOB)) = length({0}) THEN {0} ELSE lower({0}) END LIKE lower({1})"
+_POSTGRESQL_HAS_PATTERN = f"{_POSTGRESQL_FOLDED.format('{0}')} LIKE {_POSTGRESQL_FOLDED.format('{1}')} ESCAPE ''"
+
 _SQLITE_PATH = """'$."' || {1} || '"'"""
 _SQLITE_KIND = f"json_type({{0}}, {_SQLITE_PATH})"
 _SQLITE_VALUE = f"json_extract({{0}}, {_SQLITE_PATH})"
@@ -223,11 +232,10 @@ _POSTGRESQL_KIND = "jsonb_typeof(CAST({0} AS jsonb) -> {1})"
 _POSTGRESQL_VALUE = "(CAST({0} AS jsonb) ->> {1})"
 
 _NUMBERED_TEMPLATES: dict[type[FunctionElement[Any]], dict[str, str]] = {
-    # SQLite's own LIKE folds ASCII, and is much faster than our function. The inner query computes the text once.
-    _HasPattern: {
-        "sqlite": "(SELECT CASE WHEN length(CAST(text AS BLOB)) = length(text) THEN text ELSE lower(text) END"
-        " LIKE lower({1}) FROM (SELECT {0} AS text))",
-        "postgresql": f"{_POSTGRESQL_FOLDED.format('{0}')} LIKE {_POSTGRESQL_FOLDED.format('{1}')} ESCAPE ''",
+    _ColumnHasPattern: {"sqlite": _SQLITE_HAS_PATTERN, "postgresql": _POSTGRESQL_HAS_PATTERN},
+    _HasPattern: {  # the inner query computes the text once
+        "sqlite": f"(SELECT {_SQLITE_HAS_PATTERN.replace('{0}', 'text')} FROM (SELECT {{0}} AS text))",
+        "postgresql": _POSTGRESQL_HAS_PATTERN,
     },
     _TextField: {
         "sqlite": f"CASE {_SQLITE_KIND} WHEN 'text' THEN {_SQLITE_VALUE} END",

@@ -11,7 +11,7 @@ from functools import cached_property
 from operator import eq, ge, gt, le, lt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, not_, or_, select
 
 from skychimp.models import (
     Attempt,
@@ -100,7 +100,7 @@ class Evaluation:
             case Like(Column(kind=Kind.TAG), pattern):
                 return exists().where(_T.c.client_id == _C.c.id, has_pattern(_T.c.tag, pattern)).correlate(_C)
             case Like(column, pattern):
-                return has_pattern(_C.c.email if column.kind == Kind.ADDRESS else _value(column), pattern)
+                return _is_like(column, pattern)
             case Comparison(Column(kind=Kind.TAG), _, value):
                 return self._has_one_of([str(value)])
             case OneOf(Column(kind=Kind.TAG), values):
@@ -145,6 +145,13 @@ class Evaluation:
     @cached_property
     def _tags(self) -> Sequence[str]:
         return tags.tags_of_clients(self.db)
+
+
+def _is_like(column: Column, pattern: str) -> ColumnElement[bool]:
+    if column.is_field:
+        return has_pattern(_value(column), pattern)
+    text = _C.c[column.name]
+    return case((text != "", has_pattern(text, pattern)))
 
 
 def _ordered(column: Column) -> ColumnElement[Any]:

@@ -81,7 +81,7 @@ class _Parser:
 
     def parse(self) -> Node:
         if self._token.kind == "end":
-            raise self._error("it is empty", EXAMPLE)
+            raise InvalidQuery("it is empty", EXAMPLE, self._query, 0)
         node = self._disjunction()
         if self._token.kind != "end":
             raise self._unexpected("AND or OR")
@@ -92,9 +92,7 @@ class _Parser:
     def _disjunction(self) -> Node:
         return self._joined("OR", lambda: self._joined("AND", self._negation, Conjunction), Disjunction)
 
-    def _joined(
-        self, keyword: str, operand: Callable[[], Node], node: Callable[[tuple[Node, ...]], Node]
-    ) -> Node:
+    def _joined(self, keyword: str, operand: Callable[[], Node], node: Callable[[tuple[Node, ...]], Node]) -> Node:
         operands = [operand()]
         while self._take(keyword):
             operands.append(operand())
@@ -206,7 +204,9 @@ class _Parser:
         suggestion = did_you_mean(name, fields) or did_you_mean(name, COLUMNS)
         for field, column in fields.items():
             suggestion = suggestion.replace(f" {field}?", f" {column}?")
-        return self._error(problem, suggestion or f"choose one of: {', '.join([*COLUMNS, *fields.values()][:20])}", token)
+        return self._error(
+            problem, suggestion or f"choose one of: {', '.join([*COLUMNS, *fields.values()][:20])}", token
+        )
 
     def _values(self, column: Column) -> tuple[Value, ...]:
         self._expect("(", "( expected", f"write {column} IN (…, …)")
@@ -283,7 +283,7 @@ class _Parser:
     def _unexpected(self, expected: str) -> InvalidQuery:
         token = self._token
         found = "the query ends" if token.kind == "end" else f"unexpected {_as_written(token)}"
-        suggestion = did_you_mean(token.value, KEYWORDS, cutoff=0.7) if token.kind == "word" else ""
+        suggestion = did_you_mean(token.value, KEYWORDS) if token.kind == "word" else ""
         return self._error(found, suggestion or f"write {expected} here")
 
     def _error(self, problem: str, hint: str | None, token: Token | None = None) -> InvalidQuery:
