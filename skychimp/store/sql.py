@@ -234,7 +234,7 @@ _POSTGRESQL_VALUE = "(CAST({0} AS jsonb) ->> {1})"
 _NUMBERED_TEMPLATES: dict[type[FunctionElement[Any]], dict[str, str]] = {
     _ColumnHasPattern: {"sqlite": _SQLITE_HAS_PATTERN, "postgresql": _POSTGRESQL_HAS_PATTERN},
     _HasPattern: {  # the inner query computes the text once
-        "sqlite": f"(SELECT {_SQLITE_HAS_PATTERN.replace('{0}', 'text')} FROM (SELECT {{0}} AS text))",
+        "sqlite": f"(SELECT {_SQLITE_HAS_PATTERN.replace('{0}', 'text')} FROM (SELECT {{0}} AS text))",  # noqa: S608
         "postgresql": _POSTGRESQL_HAS_PATTERN,
     },
     _TextField: {

@@ -8,7 +8,7 @@
                          | [NOT] ( IN "(" value { "," value } ")" | LIKE text | BETWEEN value AND value ) )
     column      = email | name | comment | created_at | consent_at | tag | fields.NAME
 
-Keywords and names are the same in capital and small letters.
+Case does not matter in keywords and names.
 """
 
 from collections.abc import Callable
@@ -130,7 +130,7 @@ class _Parser:
             problem = f"mailing {mailing_id} not found" if mailing_id else "the ID of a mailing expected"
             raise self._error(problem, 'run "skychimp mailings list"')
         self._advance()
-        since = self._text(Kind.TIME, self._checked_time) if self._take(",") else None
+        since = self._text(Kind.TIME, _checked_time) if self._take(",") else None
         self._expect(")", "got is not closed")
         return Got(mailing_id, since)
 
@@ -204,9 +204,8 @@ class _Parser:
         suggestion = did_you_mean(name, fields) or did_you_mean(name, COLUMNS)
         for field, column in fields.items():
             suggestion = suggestion.replace(f" {field}?", f" {column}?")
-        return self._error(
-            problem, suggestion or f"choose one of: {', '.join([*COLUMNS, *fields.values()][:20])}", token
-        )
+        choices = ", ".join([*COLUMNS, *fields.values()][:20])
+        return self._error(problem, suggestion or f"choose one of: {choices}", token)
 
     def _values(self, column: Column) -> tuple[Value, ...]:
         self._expect("(", "( expected", f"write {column} IN (…, …)")
@@ -223,9 +222,12 @@ class _Parser:
             return self._number(column)
         if column.kind == Kind.BOOLEAN:
             return self._boolean(column)
-        checks = {Kind.DATE: _checked_date, Kind.TIME: self._checked_time, Kind.TAG: str, Kind.TEXT: str}
-        check = checks.get(column.kind, _ordered_address if is_ordered else _address_key)
-        return self._text(column.kind, check, column)
+        checks: dict[Kind, Callable[[str], str]] = {
+            Kind.DATE: _checked_date,
+            Kind.TIME: _checked_time,
+            Kind.ADDRESS: str.lower if is_ordered else _address_key,  # any text sorts addresses, such as 'm'
+        }
+        return self._text(column.kind, checks.get(column.kind, str), column)
 
     def _number(self, column: Column) -> Value:
         token = self._token
@@ -255,10 +257,6 @@ class _Parser:
             raise self._error(f"invalid {noun} {shortened(token.value)}", hint) from None
         self._advance()
         return value
-
-    def _checked_time(self, text: str) -> str:
-        parse_time(text, "UTC", datetime(2000, 1, 1, tzinfo=UTC))
-        return text
 
     # Tokens
 
@@ -304,10 +302,10 @@ def _checked_date(text: str) -> str:
     return date.fromisoformat(text).isoformat()
 
 
+def _checked_time(text: str) -> str:
+    parse_time(text, "UTC", datetime(2000, 1, 1, tzinfo=UTC))
+    return text
+
+
 def _address_key(text: str) -> str:
     return addresses.parse(text.strip(), addresses.STORED).key
-
-
-def _ordered_address(text: str) -> str:
-    """Return what addresses are compared with to sort them: any text will do, such as 'm'."""
-    return text.lower()

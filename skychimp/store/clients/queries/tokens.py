@@ -70,15 +70,11 @@ def _unexpected(query: str, position: int) -> InvalidQuery:
     if character == "'":
         return InvalidQuery("the text has no closing quote", "add ' at its end", query, position)
     if character in '"`‘’“”':
-        return InvalidQuery(
-            "a text must be in single quotes", "write 'text', with '' for a quote in it", query, position
-        )
+        return InvalidQuery("a text must be in single quotes", "write 'text', and '' for a quote", query, position)
     if query.startswith("==", position):
         return InvalidQuery("unknown operator ==", "use =", query, position)
     if character.isdigit() or character == "-":
-        return InvalidQuery(
-            "invalid number", "write a number such as 42 or -1.5, and a text in quotes", query, position
-        )
+        return InvalidQuery("invalid number", "use a number such as 42, or a text in quotes", query, position)
     if character.isspace():
         return InvalidQuery(f"unusual space U+{ord(character):04X}", "use an ordinary space", query, position)
     return InvalidQuery(f"unexpected {character}", EXAMPLE, query, position)
