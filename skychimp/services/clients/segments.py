@@ -80,6 +80,12 @@ def show(store: Store, actor: Actor, name: str, timezone: str) -> SegmentCount:
     return SegmentCount(**vars(found), clients=clients, problem=problem)
 
 
+def find(store: Store, actor: Actor, name: str) -> SegmentInfo:
+    """Return a segment, by its name or id. Raises NotFound."""
+    with store.read() as db:
+        return find_segment(db, actor, name)
+
+
 def list_segments(store: Store, actor: Actor, options: ListOptions) -> Iterator[SegmentInfo]:
     """Yield the actor's segments, while they are read. Raises InvalidValue."""
     rows = _visible(actor)

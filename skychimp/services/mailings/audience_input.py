@@ -72,7 +72,7 @@ def set_audience(
     Raises InvalidValue if nobody is selected, some besides all, or a query is not valid; NotFound if a client or
     segment is not the actor's.
     """
-    if audience.selects or not keeps_rest:
+    if audience.selects or not (keeps_rest and audience.excludes):
         _set_selection(db, actor, mailing, audience)
         _set_filters(db, actor, mailing, audience, now, leaves_out=False)
     if audience.excludes or not keeps_rest:

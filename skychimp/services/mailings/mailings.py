@@ -15,6 +15,7 @@ from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occ
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
+from skychimp.services.mailings import queries
 from skychimp.services.mailings.audience_input import Audience, choice, remove_exclusions, set_audience
 from skychimp.services.mailings.queries import (
     SEARCHED,
@@ -161,6 +162,15 @@ def find(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action
         mailing = get_mailing(db, actor, mailing_id, action)
     record_view(store, actor, mailing)
     return mailing
+
+
+def find_id(store: Store, actor: Actor, name: str) -> int:
+    """Return the id of a mailing that the actor may see, by its name or id. Raises NotFound.
+
+    An id is returned unchecked.
+    """
+    with store.read() as db:
+        return queries.find_id(db, actor, name)
 
 
 def list_mailings(store: Store, actor: Actor, options: ListOptions) -> Iterator[MailingInfo]:
@@ -319,12 +329,14 @@ def record_view(store: Store, actor: Actor, mailing: MailingInfo) -> None:
         audit.record_view(store, actor, "mailing", mailing.id)
 
 
-def require_mailing(store: Store, mailing_id: int) -> None:
-    """Raise NotFound unless a mailing of any owner has this id."""
-    query = select(exists().where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None)))
+def require_mailing(store: Store, name: str) -> int:
+    """Return the id of a mailing of any owner, by its name or id. Raises NotFound."""
     with store.read() as db:
+        mailing_id = queries.find_id_of_any(db, name)
+        query = select(exists().where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None)))
         if not is_valid_id(mailing_id) or not db.scalar(query):
-            raise not_found("mailing", mailing_id)
+            raise not_found("mailing", name)
+    return mailing_id
 
 
 def _with_progress(store: Store, mailing: MailingInfo) -> MailingInfo:

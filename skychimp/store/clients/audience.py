@@ -24,6 +24,7 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Select,
+    SelectBase,
     and_,
     case,
     exists,
@@ -108,7 +109,7 @@ class _Sources(NamedTuple):
 
     owners: Select[Any]
     names: Select[Any]
-    tags: Select[Any] | CompoundSelect[Any]
+    tags: SelectBase
 
 
 class Selection(NamedTuple):
@@ -151,7 +152,7 @@ def new_selection(db: Connection, choice: Choice, now: datetime) -> Selection:
     """Return who a mailing chooses that does not exist yet. Raises InvalidFilter."""
     owner = literal(choice.owner_id).label("owner_id")
     spellings = [spelling for tag in choice.tags for spelling in tags.spellings(db, tag)]
-    pairs: list[Select[Any]] = [select(owner, literal(tag).label("tag")) for tag in spellings]
+    pairs = [select(owner, literal(tag).label("tag")) for tag in spellings]
     sources = _Sources(
         select(owner).where(literal(choice.all_clients)),
         select(owner, ids_in(json.dumps(list(choice.client_ids))).c.value.label("client_id")),

@@ -411,7 +411,7 @@ def test_unknown_mailing_is_not_found(store: Store, ada: Actor, mailing_id: int)
         with pytest.raises(NotFound):
             action(store, ada, mailing_id)
     with pytest.raises(NotFound):
-        mailings.require_mailing(store, mailing_id)
+        mailings.require_mailing(store, str(mailing_id))
 
 
 def test_only_the_owner_changes_a_mailing(
