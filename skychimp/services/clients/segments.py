@@ -12,7 +12,7 @@ from skychimp.errors import Conflict, InvalidQuery, InvalidValue
 from skychimp.models import Client, Mailing, MailingFilter, Segment
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
-from skychimp.services.listing import ListOptions, apply, in_scope, is_valid_id, not_found
+from skychimp.services.listing import ListOptions, apply, in_scope, not_found
 from skychimp.shell import run_hint
 from skychimp.store.clients.queries.conditions import Evaluation
 from skychimp.store.database import Store
@@ -24,6 +24,7 @@ _MF = MailingFilter.__table__
 _S = Segment.__table__
 
 MAX_NAME_LENGTH = 100
+_MAX_ID_DIGITS = 18
 
 SEARCHED = (_S.c.name, _S.c.expression)
 SORTED_BY = {"name": _S.c.key, "id": _S.c.id, "created_at": _S.c.created_at, "updated_at": _S.c.updated_at}
@@ -133,7 +134,7 @@ def remove(store: Store, actor: Actor, name: str) -> SegmentInfo:
 
 def find_segment(db: Session, actor: Actor, name: str) -> SegmentInfo:
     """Return one of the actor's segments, by its name or id. Raises NotFound."""
-    is_id = name.isascii() and name.isdecimal() and is_valid_id(int(name[:20]))
+    is_id = name.isascii() and name.isdecimal() and len(name) <= _MAX_ID_DIGITS
     row = db.execute(_visible(actor).where(_S.c.id == int(name) if is_id else _S.c.key == _key(name))).one_or_none()
     if row is None:
         raise not_found("segment", name)
