@@ -157,10 +157,11 @@ def summary(stats: "RunStats") -> Summary:
 
 
 def exit_status(stats: "RunStats") -> int:
-    """Return the exit status: 130 after Ctrl-C, 75 if due mail is still queued or deferred, otherwise 0."""
+    """Return the exit status: 130 after Ctrl-C, 75 if due mail is still queued, deferred or held, otherwise 0."""
     if stats.stopped == "interrupted":
         return INTERRUPTED
-    return MAIL_LEFT if stats.queued or stats.deferred else 0
+    is_left = stats.queued or stats.deferred or any(mailing.is_opening for mailing in stats.held)
+    return MAIL_LEFT if is_left else 0
 
 
 def _show_other_run(context: Context, other: "OtherRun") -> None:
