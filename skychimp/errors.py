@@ -2,6 +2,7 @@
 
 SkychimpError (1)
 ├── InvalidValue (2)             an option, argument or value is invalid
+│   └── InvalidQuery (2)         a query over clients is invalid
 ├── ConfigError (3)              the configuration is invalid or cannot be read
 ├── StoreNotReady (3)            the store is missing, damaged, too new or not ours
 │   └── StoreHeld (3)            the store was restored and waits for a person's decision
@@ -41,6 +42,19 @@ class InvalidValue(SkychimpError):
 
     code = "invalid_value"
     exit_status = 2
+
+
+class InvalidQuery(InvalidValue):
+    """A query over clients is invalid. `problem` says what is wrong at a `position` of the query, from 0."""
+
+    def __init__(self, problem: str, hint: str | None, query: str, position: int) -> None:
+        line = query.count("\n", 0, position)
+        column = position - (query.rfind("\n", 0, position) + 1) + 1
+        place = f"line {line + 1}, column {column}" if line else f"column {column}"
+        super().__init__(f"the query, {place}: {problem}", hint)
+        self.problem = problem
+        self.query = query
+        self.position = position
 
 
 class ConfigError(SkychimpError):

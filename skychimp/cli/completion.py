@@ -69,7 +69,15 @@ KINDS = {
         Action.SEE_MAILINGS,
         "SELECT mailing.id, subject FROM mailing JOIN message ON message.id = message_id"
         " WHERE deleted_at IS NULL AND {visible}",
+        by_name="SELECT mailing.name, subject FROM mailing JOIN message ON message.id = message_id"
+        " WHERE deleted_at IS NULL AND mailing.name > '' AND mailing.name >= :typed"
+        " AND mailing.name < :typed || :last_character AND {visible}",
         own="mailing.owner_id = :user_id",
+    ),
+    "segment": Kind(
+        Action.SEE_CLIENTS,
+        "SELECT id, name FROM segment WHERE {visible}",
+        "SELECT name, expression FROM segment WHERE {visible} AND key >= :key AND key < :key_end",
     ),
     "deliveries": Kind(
         Action.RESOLVE_DELIVERIES,
@@ -102,6 +110,10 @@ KINDS = {
 """The kinds of objects by the name of the parameter that takes them."""
 
 
+_PREFIX = re.compile("^(add|remove|except)_")
+"""What the names of some parameters begin with, before the kind."""
+
+
 def add_completion(app: typer.Typer) -> None:
     """Let each parameter of these commands that is named like a kind suggest objects of that kind."""
     for command in app.registered_commands:
@@ -109,7 +121,7 @@ def add_completion(app: typer.Typer) -> None:
         for name, parameter in inspect.signature(command.callback).parameters.items():
             for info in getattr(parameter.annotation, "__metadata__", ()):
                 is_address = name == "email" and isinstance(info, typer.models.ArgumentInfo)
-                kind = _CLIENT if is_address else KINDS.get(name.removeprefix("add_").removeprefix("remove_"))
+                kind = _CLIENT if is_address else KINDS.get(_PREFIX.sub("", name))
                 if kind is not None and info.autocompletion is None:
                     info.autocompletion = _completer(kind, by_name=info.metavar != "ID")
 

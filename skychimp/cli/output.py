@@ -25,7 +25,7 @@ from skychimp.cli.display.values import (
     write_json_list,
     write_json_object,
 )
-from skychimp.errors import Interrupted, SkychimpError
+from skychimp.errors import Interrupted, InvalidQuery, SkychimpError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -252,6 +252,11 @@ class Output:
             return
         has_color = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
         _print_message(("\x1b[1;31merror:\x1b[0m " if has_color else "error: ") + escape(error.message))
+        if isinstance(error, InvalidQuery):
+            from skychimp.cli.display.query_errors import pointed_lines
+
+            for line in pointed_lines(error.query, error.position):
+                _print_message(line)
         if error.hint:
             self.warn(f"hint: {error.hint}")
 

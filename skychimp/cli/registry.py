@@ -33,6 +33,9 @@ COMMANDS = {
     "clients": CommandInfo(
         _CORE, "Manage clients (recipients).", "skychimp clients create --email ada@example.org --name Ada"
     ),
+    "segments": CommandInfo(
+        _CORE, "Manage segments (saved queries over clients).", "skychimp segments create vips --where \"tag = 'vip'\""
+    ),
     "suppressions": CommandInfo(
         _CORE, "Manage addresses that must not get email.", "skychimp suppressions add grace@example.org"
     ),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, select, true, update
+from sqlalchemy import ColumnElement, Connection, exists, select, true, update
 
-from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, StoreInfo, has_state
+from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, StoreInfo, has_state
 from skychimp.store.conditions import is_enabled, is_unfinished
 
 _D = Delivery.__table__
@@ -55,11 +55,11 @@ def disable_mailing(db: Connection, mailing_id: int, reason: str, now: datetime,
 
 
 def hold_mailing(
-    db: Connection, mailing_id: int, reason: str, settings_hash: str, now: datetime, failed: Sequence[int] = ()
+    db: Connection, mailing_id: int, reason: str, settings_hash: str | None, now: datetime, failed: Sequence[int] = ()
 ) -> None:
     """Send no more of a mailing until a person enables it, or the settings that were refused are others.
 
-    The deliveries that `failed` for this reason are queued again.
+    `settings_hash` is None if no settings are to blame. The deliveries that `failed` for this reason are queued again.
     """
     held = {"held_at": now, "held_reason": reason, "held_settings": settings_hash}
     db.execute(update(_M).where(_M.c.id == mailing_id, _M.c.held_at.is_(None)).values(held))
@@ -68,16 +68,22 @@ def hold_mailing(
 
 
 class HeldMailing(NamedTuple):
-    """A mailing that sends nothing until a person has fixed something."""
+    """A mailing that sends nothing until a person has fixed something.
+
+    `is_opening` says that one of its occurrences waits for that without having all its deliveries, or any.
+    """
 
     id: int
     since: datetime
     reason: str
+    is_opening: bool
 
 
 def held_mailings(db: Connection, mailing_id: int | None = None) -> list[HeldMailing]:
     """Return the mailings that are held, or whether this one is, in the order of their ids."""
-    held = select(_M.c.id, _M.c.held_at, _M.c.held_reason).where(_M.c.held_at.is_not(None), is_enabled())
+    is_opening = exists().where(_O.c.mailing_id == _M.c.id, has_state(_O.c.state, OccurrenceState.OPENING))
+    columns = (_M.c.id, _M.c.held_at, _M.c.held_reason, is_opening.correlate(_M))
+    held = select(*columns).where(_M.c.held_at.is_not(None), is_enabled())
     if mailing_id is not None:
         held = held.where(_M.c.id == mailing_id)
     return [HeldMailing._make(row) for row in db.execute(held.order_by(_M.c.id))]

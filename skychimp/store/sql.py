@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
+    Column,
     ColumnElement,
     Integer,
     Select,
@@ -24,14 +26,20 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from skychimp.models.enums import FieldType
+
 __all__ = [
     "Nullable",
     "byte_length",
     "contains",
+    "field_value",
+    "has_pattern",
     "id_list",
     "ids_in",
+    "in_code_order",
     "insert_or",
     "json_list",
+    "number",
     "text_position",
     "total",
 ]
@@ -64,6 +72,29 @@ def contains(text: ColumnElement[str], part: str) -> ColumnElement[bool]:
     """Return the condition that a text contains a part. Case does not matter, nor how characters are composed."""
     pattern = "%" + re.sub(r"([%_\\])", r"\\\1", part) + "%"
     return _Folded(text).like(_Folded(literal(pattern)), escape="\\")
+
+
+def has_pattern(text: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
+    """Return the condition that a text is like a pattern, in which `%` stands for any characters and `_` for one.
+
+    Case does not matter, nor how characters are composed.
+    """
+    return (_ColumnHasPattern if isinstance(text, Column) else _HasPattern)(text, literal(pattern))
+
+
+def in_code_order(text: ColumnElement[str]) -> ColumnElement[str]:
+    """Return a text that is compared by its Unicode code points, on any server."""
+    return _InCodeOrder(text)
+
+
+def number(digits: str) -> ColumnElement[Any]:
+    """Return the expression for a decimal number, as `field_value` returns them."""
+    return _Number(literal(digits))
+
+
+def field_value(fields: ColumnElement[str], name: str, kind: FieldType) -> ColumnElement[Any]:
+    """Return the expression for a value in a JSON object. It is NULL if there is none, or it is not of this kind."""
+    return _FIELD_VALUES[kind](fields, literal(name))
 
 
 def text_position(text: ColumnElement[str], part: str) -> ColumnElement[int]:
@@ -118,6 +149,43 @@ class _ByteLength(FunctionElement[int]):
     type = Integer()
 
 
+class _HasPattern(FunctionElement[bool]):
+    inherit_cache = True
+    type = Boolean()
+
+
+class _ColumnHasPattern(_HasPattern):
+    inherit_cache = True
+
+
+class _InCodeOrder(FunctionElement[str]):
+    inherit_cache = True
+    type = String()
+
+
+class _Number(FunctionElement[Any]):
+    inherit_cache = True
+
+
+class _TextField(FunctionElement[str]):
+    inherit_cache = True
+    type = String()
+
+
+class _NumberField(FunctionElement[Any]):
+    inherit_cache = True
+
+
+class _BooleanField(FunctionElement[bool]):
+    inherit_cache = True
+    type = Boolean()
+
+
+class _DateField(FunctionElement[str]):
+    inherit_cache = True
+    type = String()
+
+
 class _NullsFirst(FunctionElement[Any]):
     inherit_cache = True
 
@@ -126,15 +194,67 @@ class _NullsLast(FunctionElement[Any]):
     inherit_cache = True
 
 
+_POSTGRESQL_FOLDED = "replace(lower(upper(normalize({}))), 'ς', 'σ')"
+
 _TEMPLATES: dict[type[FunctionElement[Any]], dict[str, str]] = {
     _JsonIds: {"sqlite": "json_each({})", "postgresql": "json_ids({})"},  # a function of ours: see models.Lease
     _JsonList: {"sqlite": "json_group_array({})", "postgresql": "CAST(coalesce(jsonb_agg({}), '[]') AS text)"},
     # Our own function on SQLite. On PostgreSQL "upper" first, as "ς" and "σ" have only their capital in common.
-    _Folded: {"sqlite": "lower({})", "postgresql": "replace(lower(upper(normalize({}))), 'ς', 'σ')"},
+    _Folded: {"sqlite": "lower({})", "postgresql": _POSTGRESQL_FOLDED},
     _TextPosition: {"sqlite": "instr({})", "postgresql": "strpos({})"},
     _ByteLength: {"sqlite": "length(CAST({} AS BLOB))", "postgresql": "octet_length({})"},
+    _InCodeOrder: {"sqlite": "{}", "postgresql": '({}) COLLATE "C"'},
+    # Exact on both: an integer or a float on SQLite, any number of digits on PostgreSQL.
+    _Number: {"sqlite": "CAST({} AS NUMERIC)", "postgresql": "CAST({} AS numeric)"},
     _NullsFirst: {"sqlite": "{}", "postgresql": "{} NULLS FIRST"},
     _NullsLast: {"sqlite": "{}", "postgresql": "{} NULLS LAST"},
+}
+
+
+_DIGITS_OF_DATE = "-".join("[0-9]" * number for number in (4, 2, 2))
+"""A pattern of both databases."""
+
+_FIELD_VALUES: dict[FieldType, type[FunctionElement[Any]]] = {
+    FieldType.TEXT: _TextField,
+    FieldType.NUMBER: _NumberField,
+    FieldType.BOOLEAN: _BooleanField,
+    FieldType.DATE: _DateField,
+}
+
+# SQLite's own LIKE folds ASCII, and is much faster than our function.
+_SQLITE_HAS_PATTERN = "CASE WHEN length(CAST({0} AS BLOB)) = length({0}) THEN {0} ELSE lower({0}) END LIKE lower({1})"
+_POSTGRESQL_HAS_PATTERN = f"{_POSTGRESQL_FOLDED.format('{0}')} LIKE {_POSTGRESQL_FOLDED.format('{1}')} ESCAPE ''"
+
+_SQLITE_PATH = """'$."' || {1} || '"'"""
+_SQLITE_KIND = f"json_type({{0}}, {_SQLITE_PATH})"
+_SQLITE_VALUE = f"json_extract({{0}}, {_SQLITE_PATH})"
+_POSTGRESQL_KIND = "jsonb_typeof(CAST({0} AS jsonb) -> {1})"
+_POSTGRESQL_VALUE = "(CAST({0} AS jsonb) ->> {1})"
+
+_NUMBERED_TEMPLATES: dict[type[FunctionElement[Any]], dict[str, str]] = {
+    _ColumnHasPattern: {"sqlite": _SQLITE_HAS_PATTERN, "postgresql": _POSTGRESQL_HAS_PATTERN},
+    _HasPattern: {  # the inner query computes the text once
+        "sqlite": f"(SELECT {_SQLITE_HAS_PATTERN.replace('{0}', 'text')} FROM (SELECT {{0}} AS text))",  # noqa: S608
+        "postgresql": _POSTGRESQL_HAS_PATTERN,
+    },
+    _TextField: {
+        "sqlite": f"CASE {_SQLITE_KIND} WHEN 'text' THEN {_SQLITE_VALUE} END",
+        "postgresql": f"CASE {_POSTGRESQL_KIND} WHEN 'string' THEN {_POSTGRESQL_VALUE} END",
+    },
+    _NumberField: {
+        "sqlite": f"CASE WHEN {_SQLITE_KIND} IN ('integer', 'real') THEN {_SQLITE_VALUE} END",
+        "postgresql": f"CASE {_POSTGRESQL_KIND} WHEN 'number' THEN CAST({_POSTGRESQL_VALUE} AS numeric) END",
+    },
+    _BooleanField: {
+        "sqlite": f"CASE {_SQLITE_KIND} WHEN 'true' THEN 1 WHEN 'false' THEN 0 END",
+        "postgresql": f"CASE {_POSTGRESQL_KIND} WHEN 'boolean' THEN CAST({_POSTGRESQL_VALUE} AS boolean) END",
+    },
+    _DateField: {
+        "sqlite": f"CASE WHEN {_SQLITE_KIND} = 'text' AND {_SQLITE_VALUE} GLOB '{_DIGITS_OF_DATE}'"
+        f" THEN {_SQLITE_VALUE} END",
+        "postgresql": f"CASE WHEN {_POSTGRESQL_KIND} = 'string' AND {_POSTGRESQL_VALUE} ~ '^{_DIGITS_OF_DATE}$'"
+        f" THEN {_POSTGRESQL_VALUE} END",
+    },
 }
 
 
@@ -143,5 +263,12 @@ def _compile_by_dialect(element: FunctionElement[Any], compiler: SQLCompiler, **
     return template.format(compiler.process(element.clauses, **options))
 
 
+def _compile_numbered(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
+    template = _NUMBERED_TEMPLATES[type(element)][compiler.dialect.name]
+    return f"({template.format(*(compiler.process(clause, **options) for clause in element.clauses))})"
+
+
 for _element in _TEMPLATES:
     compiles(_element)(_compile_by_dialect)
+for _element in _NUMBERED_TEMPLATES:
+    compiles(_element)(_compile_numbered)

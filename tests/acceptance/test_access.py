@@ -37,6 +37,7 @@ from skychimp.models import (
     Outcome,
     Post,
     Role,
+    Segment,
     SuppressionSource,
 )  # fmt: skip
 from skychimp.permissions import ANONYMOUS, Actor
@@ -117,6 +118,13 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("clients forget", "{email} --yes --all-users", "erase people from all users' data"),
     ("clients import", "people.csv", "own clients, messages, mailings"),
     ("clients export", "out.csv", "own clients, messages, mailings"),
+    ("clients list", "--where \"tag = 'vip'\"", "own clients, messages, mailings"),
+    ("clients update", "--where \"tag = 'vip'\" --add-tag new", "own clients, messages, mailings"),
+    ("segments create", "new --where 'name IS NULL'", "own clients, messages, mailings"),
+    ("segments list", "", "own clients, messages, mailings"),
+    ("segments show", "{segment}", "own clients, messages, mailings"),
+    ("segments update", "{segment} --name new", "own clients, messages, mailings"),
+    ("segments delete", "{segment} --yes", "own clients, messages, mailings"),
     ("suppressions add", "x@example.org", "own clients, messages, mailings"),
     ("suppressions add", "x@example.org --everywhere", "suppress addresses for all users"),
     ("suppressions list", "--search example", "own clients, messages, mailings"),
@@ -135,6 +143,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("messages test", "{message} --to me@example.org", "own clients, messages, mailings"),
     ("mailings create", "--message {message} --all-clients " + SCHEDULE, "own clients, messages, mailings"),
     ("mailings create", "--message {own message} --client {client} " + SCHEDULE, "own clients, messages, mailings"),
+    ("mailings create", "--message {own message} --segment {segment} " + SCHEDULE, "own clients, messages, mailings"),
     ("mailings list", "", "see mailings and their messages"),
     ("mailings show", "{mailing}", "see mailings and their messages"),
     ("mailings audience", "{mailing}", "own clients, messages, mailings"),
@@ -186,7 +195,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
 
 LISTED = {
     "clients list": "client", "messages list": "message", "mailings list": "mailing", "users list": "user id",
-    "resolve": "delivery", "sessions list": "session",
+    "resolve": "delivery", "sessions list": "session", "segments list": "segment",
 }  # fmt: skip
 """The kind of object whose ids a list shows if it is run without arguments."""
 
@@ -223,13 +232,14 @@ def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
     ledger_rows.attempt(store, delivery, Outcome.UNKNOWN, "closed after the dot")
     later = now + timedelta(days=1)
     client = Client(owner_id=user_id, email=email, address_key=email, created_at=now)
+    segment = Segment(owner_id=user_id, key=name, name=name, expression="name IS NULL", created_at=now, updated_at=now)
     unused = Message(
         owner_id=user_id, subject="In no mailing", body="", format=Format.TEXT, created_at=now, updated_at=now
     )
     post = Post(author_id=user_id, slug=name, title=name, content="x", created_at=now, updated_at=now, published_at=now)
     login = Login(user_id=user_id, token_hash=digest(name), created_at=now, seen_at=now, expires_at=later)
     with store.write() as db:
-        db.add_all([client, unused, post, login])
+        db.add_all([client, segment, unused, post, login])
         mailing = db.get_one(Mailing, mailing_id)
         mailing.all_clients = True
         suppressed = [NewSuppression(email, email, "unsubscribed")]
@@ -238,7 +248,7 @@ def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
     return {
         "client": client.id, "email": email, "message": mailing.message_id, "unused": unused.id, "mailing": mailing_id,
         "delivery": delivery, "user": owner.email, "user id": user_id, "post": post.id, "slug": name,
-        "session": login.id,
+        "session": login.id, "segment": segment.id,
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from skychimp.models import DeliveryState, Login, Mailing, Post, Role, User
 from skychimp.permissions import Actor
 from skychimp.services.accounts import sessions
 from skychimp.services.blog import posts
-from skychimp.services.clients import clients, suppressions
+from skychimp.services.clients import clients, segments, suppressions
 from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
 from skychimp.services.messages import messages
@@ -44,6 +44,7 @@ def create_objects(store: Store, owner: Actor, name: str) -> None:
     """Create a client with a tag, a suppression, and a mailing and a deleted one with an unknown delivery each."""
     clients.create(store, owner, email=f"{name}@example.org", tags=[name, "all"])
     suppressions.add(store, owner, [suppressions.new_suppression(f"{name}@example.net")])
+    segments.create(store, owner, name, "name IS NULL", "UTC")
     for is_deleted in (False, True):
         mailing = ledger_rows.mailing(store, owner)
         ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
@@ -75,6 +76,7 @@ def listed(store: Store, actor: Actor, kind: str) -> Iterator[str]:
         "client": lambda: clients.list_clients(store, actor, NO_OPTIONS),
         "message": lambda: messages.list_messages(store, actor, NO_OPTIONS),
         "mailing": lambda: mailings.list_mailings(store, actor, NO_OPTIONS),
+        "segment": lambda: segments.list_segments(store, actor, NO_OPTIONS),
         "deliveries": lambda: unknown_deliveries.list_unknown(store, actor),
         "user": lambda: users.list_users(store, actor, NO_OPTIONS),
         "post": lambda: posts.list_posts(store, actor, NO_OPTIONS, unpublished=True),

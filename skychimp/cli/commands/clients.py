@@ -22,10 +22,11 @@ from skychimp.text import checked_tags, count_of
 
 if TYPE_CHECKING:
     from skychimp.addresses import Rules
-    from skychimp.services.clients.clients import Change, ClientInfo, ExportedClient
+    from skychimp.services.clients.clients import Change, ClientInfo, ExportedClient, TagChange
     from skychimp.services.clients.column_mapping import ColumnChoice
     from skychimp.services.clients.csv_files import ClientFile
     from skychimp.services.clients.importing import ImportResult
+    from skychimp.services.clients.selection import Selection
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -36,6 +37,9 @@ COLUMNS = {
 
 TAG_COLUMNS = {"tag": "Tag", "clients": "Clients"}
 
+MOST_IDS_SHOWN = 20
+"""How many ids a command has that is shown to be pasted."""
+
 FileFormat = Annotated[
     Literal["csv", "jsonl"] | None,
     typer.Option(help="File format (default: by the file's extension, otherwise csv).", show_default=False),
@@ -44,6 +48,10 @@ AcceptUnusual = Annotated[
     bool,
     typer.Option("--accept-unusual", help="Accept addresses that break the rules but exist, such as a..b@example.org."),
 ]
+Where = Annotated[
+    str | None, typer.Option(help='Only clients that this query chooses (see "skychimp help queries").', metavar="EXPR")
+]
+InSegment = Annotated[str | None, typer.Option("--segment", help="Only clients in this segment.", metavar="NAME")]
 ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Client ID or email address.", show_default=False)]
 
 
@@ -70,9 +78,13 @@ def create(
     _suggest_message(context)
 
 
-@app.command("list", epilog="skychimp clients list --tag vip --sort name")
+@app.command(
+    "list", epilog="skychimp clients list --tag vip --sort name\nskychimp clients list --where \"name LIKE 'ada%'\""
+)
 def list_(
     ctx: typer.Context,
+    where: Where = None,
+    segment: InSegment = None,
     tag: Annotated[str | None, typer.Option(help="Only clients with this tag.")] = None,
     bad: Annotated[bool, typer.Option("--bad", help="Only clients with a bad address.")] = False,
     suppressed: Annotated[bool, typer.Option("--suppressed", help="Only clients who must not get email.")] = False,
@@ -88,8 +100,11 @@ def list_(
     context = get_context(ctx, json)
     options = list_options(limit, offset, search, sort)
     warn_of_unknown_tags(context, [] if tag is None else [tag])
-    rows = clients.list_clients(context.store, context.actor, options, tag, only_bad=bad, only_suppressed=suppressed)
-    is_filtered = bad or suppressed or search is not None or tag is not None
+    selection = _selection(context, where, segment)
+    rows = clients.list_clients(
+        context.store, context.actor, options, tag, selection=selection, only_bad=bad, only_suppressed=suppressed
+    )
+    is_filtered = bad or suppressed or any(each is not None for each in (search, tag, selection))
     none_yet = f"no clients yet; {run_hint('clients', 'import', 'FILE.csv')}"
     context.out.rows(rows, COLUMNS, empty="no matching clients" if is_filtered else none_yet)
 
@@ -125,13 +140,21 @@ def tags(
 
 
 @app.command(
-    epilog="skychimp clients update 7 --name 'Ada King'\nskychimp clients update 7 8 ada@example.org --add-tag vip"
+    epilog="skychimp clients update 7 --name 'Ada King'\nskychimp clients update 7 8 ada@example.org --add-tag vip\n"
+    "skychimp clients update --where \"created_at < '-365d'\" --add-tag old --yes"
 )
 def update(
     ctx: typer.Context,
     client: Annotated[
-        list[str], typer.Argument(metavar="CLIENT...", help="Client IDs or email addresses.", show_default=False)
-    ],
+        list[str] | None, typer.Argument(metavar="CLIENT...", help="Client IDs or email addresses.", show_default=False)
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help='All clients that this query chooses (see "skychimp help queries").', metavar="EXPR"),
+    ] = None,
+    segment: Annotated[
+        str | None, typer.Option("--segment", help="All clients in this segment.", metavar="NAME")
+    ] = None,
     email: Annotated[str | None, typer.Option(help="New email address.")] = None,
     name: Annotated[str | None, typer.Option(help="New name.")] = None,
     comment: Annotated[str | None, typer.Option(help="New comment.")] = None,
@@ -141,11 +164,12 @@ def update(
     no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
     good: Annotated[bool, typer.Option("--good", "--clear-bad", help="Mark the address as good again.")] = False,
     accept_unusual: AcceptUnusual = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Change a client. A new address counts as good.
 
-    With several clients, change the tags of all of them, or mark their addresses as good.
+    With several clients, change the tags of all of them, or mark their addresses as good. So do --where and --segment.
     """
     from skychimp.services.clients import clients
 
@@ -155,11 +179,19 @@ def update(
             "--tag, --no-tags and --add-tag or --remove-tag cannot be combined",
             "use --tag to replace all tags, or --add-tag and --remove-tag to change some",
         )
+    selection = _selection(context, where, segment)
+    if bool(client) == (selection is not None):
+        problem = "CLIENT and --where or --segment cannot be combined" if client else "no client selected"
+        raise InvalidValue(problem, "use CLIENT, or --where and --segment")
+    client = client or []
+    if len(client) != 1 and (email is not None or name is not None or comment is not None):
+        raise InvalidValue("--email, --name and --comment change one client", "name only one client")
     warn_of_unknown_tags(context, remove_tag or [])
+    new_tags = [] if no_tags else tag
+    if selection is not None:
+        _change_selected(context, selection, new_tags, add_tag or [], remove_tag or [], good=good, yes=yes)
+        return
     if len(client) > 1:
-        if email is not None or name is not None or comment is not None:
-            raise InvalidValue("--email, --name and --comment change one client", "name only one client")
-        new_tags = [] if no_tags else tag
         changes = clients.change_several(
             context.store,
             context.actor,
@@ -178,7 +210,7 @@ def update(
         email=email,
         name=name,
         comment=comment,
-        tags=[] if no_tags else tag,
+        tags=new_tags,
         add_tags=add_tag or [],
         remove_tags=remove_tag or [],
         good=good,
@@ -304,6 +336,8 @@ def import_(
 def export(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="Output file, or - for stdout.")] = "-",
+    where: Where = None,
+    segment: InSegment = None,
     tag: Annotated[str | None, typer.Option(help="Only clients with this tag.")] = None,
     format: FileFormat = None,  # noqa: A002
     force: Force = False,
@@ -321,12 +355,13 @@ def export(
         raise InvalidValue("--json needs an output file", "use --format jsonl to export JSON lines to stdout")
     module = _format_module(format, file)
     warn_of_unknown_tags(context, [] if tag is None else [tag])
-    rows = clients.export(context.store, context.actor, tag)
+    selection = _selection(context, where, segment)
+    rows = clients.export(context.store, context.actor, tag, selection)
     if file == "-":
         module.write(sys.stdout, rows)
         return
     with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
-        total = clients.count(context.store, context.actor, tag)
+        total = clients.count(context.store, context.actor, tag, selection)
         number = module.write(opened, _with_progress(rows, total, report_progress))
     context.out.record({"clients": number, "file": file})
 
@@ -334,16 +369,86 @@ def export(
 def _show_changes(context: Context, changes: Sequence["Change"]) -> None:
     """Show clients that were changed together, how many of them have other tags now, and how to take that back."""
     context.out.rows([change.new for change in changes], COLUMNS)
+    from skychimp.services.clients.clients import tag_change
+
     by_undo: dict[tuple[str, ...], list[int]] = {}
-    for old, new in changes:
-        added, removed = (sorted(set(one.tags) - set(other.tags)) for one, other in ((new, old), (old, new)))
-        undo = [*(("--remove-tag", tag) for tag in added), *(("--add-tag", tag) for tag in removed)]
-        if undo:
-            by_undo.setdefault(tuple(chain.from_iterable(undo)), []).append(new.id)
+    for change in changes:
+        if undo := _undo(tag_change(change)):
+            by_undo.setdefault(undo, []).append(change.new.id)
     number = sum(map(len, by_undo.values()))
     context.out.note(f"{count_of(number, 'client')} of {len(changes):,} got other tags")
     for options, ids in by_undo.items():
         context.out.note(f"to take it back: {shell.command('clients', 'update', *ids, *options)}")
+
+
+def _change_selected(
+    context: Context,
+    selection: "Selection",
+    tags: list[str] | None,
+    add_tags: list[str],
+    remove_tags: list[str],
+    *,
+    good: bool,
+    yes: bool,
+) -> None:
+    """Change the clients of a query or segment, after asking, and tell how to take that back."""
+    from skychimp.services.clients import clients
+
+    number = clients.count(context.store, context.actor, None, selection)
+    if tags is None and not (add_tags or remove_tags or good):
+        raise InvalidValue("nothing to change", "use --tag, --add-tag, --remove-tag, --no-tags or --good")
+    if number:
+        context.confirm(f"change {count_of(number, 'client')}", yes=yes)
+    with context.out.progress("changing", number, delay_s=1) as report_progress:
+        result = clients.change_selected(
+            context.store,
+            context.actor,
+            selection,
+            tags=tags,
+            add_tags=add_tags,
+            remove_tags=remove_tags,
+            good=good,
+            on_batch=lambda done: report_progress(done, "clients", number),
+        )
+    changed = sum(map(len, result.changed.values()))
+    context.out.record({"selected": result.selected, "other_tags": changed})
+    context.out.note(f"{count_of(changed, 'client')} of {result.selected:,} got other tags")
+    for difference, ids in result.changed.items():
+        _explain_undo(context, difference, ids, selection)
+
+
+def _explain_undo(context: Context, difference: "TagChange", ids: list[int], selection: "Selection") -> None:
+    """Tell how to take back a change of these clients' tags: by their ids, or by a query if one chooses just them."""
+    from skychimp.services.clients.selection import find_query_of
+
+    undo = _undo(difference)
+    if len(ids) <= MOST_IDS_SHOWN:
+        context.out.note(f"to take it back: {shell.command('clients', 'update', *ids, *undo)}")
+        return
+    queries = ["tag = '{}'".format(tag.replace("'", "''")) for tag in difference.added]
+    queries += [selection.where] if selection.where is not None and selection.segment is None else []
+    query = find_query_of(context.store, context.actor, ids, queries, selection.timezone)
+    if query is not None:
+        context.out.note(f"to take it back: {shell.command('clients', 'update', '--where', query, *undo)}")
+    else:
+        words = [f"added {', '.join(difference.added)}"] if difference.added else []
+        words += [f"removed {', '.join(difference.removed)}"] if difference.removed else []
+        context.out.note(f"{count_of(len(ids), 'client')}: {', '.join(words)}; no query finds exactly these clients")
+
+
+def _undo(difference: "TagChange") -> tuple[str, ...]:
+    """Return the options that take back a change of tags."""
+    removed = (("--remove-tag", tag) for tag in difference.added)
+    return tuple(chain(chain.from_iterable(removed), *(("--add-tag", tag) for tag in difference.removed)))
+
+
+def _selection(context: Context, where: str | None, segment: str | None) -> "Selection | None":
+    """Return the clients that the options --where and --segment select, None without them."""
+    if where is None and segment is None:
+        return None
+    from skychimp.services.clients.selection import Selection
+
+    return Selection(where, segment, context.settings.mail.read_timezone())
 
 
 def _address_rules(context: Context, accept_unusual: bool) -> "Rules":

@@ -23,6 +23,7 @@ from skychimp.cli.display.mailing_view import (
     show_whole_mailing,
 )
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.mailing_names import MailingName, find_mailing
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
 from skychimp.text import count_of
@@ -39,11 +40,26 @@ AUDIENCE_COLUMNS = {"email": "Email", "left_out": "Left out"}
 
 Period = Literal["once", "day", "week", "month"]
 CatchUpMode = Literal["latest", "all", "skip"]
-MailingId = Annotated[int, typer.Argument(metavar="ID", help="Mailing ID.", show_default=False)]
 End = Annotated[str | None, typer.Option(help="Stop sending at this time.", metavar="WHEN")]
 ClientIds = Annotated[list[int] | None, typer.Option("--client", help="Client ID (repeatable).", metavar="ID")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="All clients with this tag (repeatable).")]
+Segments = Annotated[
+    list[str] | None, typer.Option("--segment", help="All clients in this segment (repeatable).", metavar="NAME")
+]
+Where = Annotated[
+    str | None,
+    typer.Option(help='All clients that this query chooses (see "skychimp help queries").', metavar="EXPR"),
+]
 AllClients = Annotated[bool, typer.Option("--all-clients", help="All clients, including ones added later.")]
+ExceptTags = Annotated[
+    list[str] | None,
+    typer.Option("--except-tag", help="Leave out clients with this tag (repeatable).", metavar="TAG"),
+]
+ExceptSegments = Annotated[
+    list[str] | None,
+    typer.Option("--except-segment", help="Leave out clients in this segment (repeatable).", metavar="NAME"),
+]
+ExceptWhere = Annotated[str | None, typer.Option(help="Leave out clients that this query chooses.", metavar="EXPR")]
 Topic = Annotated[str | None, typer.Option(help="What clients can unsubscribe from, such as news or offers.")]
 
 
@@ -55,6 +71,7 @@ class _NewMailing(TypedDict):
     audience: "Audience"
     catch_up: "CatchUpPolicy"
     topic: str | None
+    name: str
 
 
 @app.command(epilog="skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
@@ -69,7 +86,12 @@ def create(
     timezone: Annotated[str | None, typer.Option(help="Time zone (default: mail.timezone).", metavar="ZONE")] = None,
     client: ClientIds = None,
     tag: Tags = None,
+    segment: Segments = None,
+    where: Where = None,
     all_clients: AllClients = False,
+    except_tag: ExceptTags = None,
+    except_segment: ExceptSegments = None,
+    except_where: ExceptWhere = None,
     catch_up: Annotated[CatchUpMode, typer.Option(help="Which missed occurrences to send.")] = "latest",
     grace: Annotated[
         str | None,
@@ -79,6 +101,7 @@ def create(
         ),
     ] = None,
     topic: Topic = None,
+    name: Annotated[str, typer.Option(help="Name of the mailing, to use instead of its ID.")] = "",
     no_send: Annotated[bool, typer.Option("--no-send", help="Leave the sending to the next run.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -86,16 +109,16 @@ def create(
     """Create a mailing. It is sent immediately if its start time has passed."""
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
-    from skychimp.services.mailings.audience_input import Audience
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
 
     context = get_context(ctx, json)
     new: _NewMailing = {
         "message_id": message,
         "schedule": ScheduleInput(start, end, Every(every), timezone or context.settings.mail.read_timezone()),
-        "audience": Audience(all_clients, tag or (), client or ()),
+        "audience": _audience(all_clients, tag, client, segment, where, except_tag, except_segment, except_where),
         "catch_up": CatchUpPolicy(CatchUp(catch_up), _parse_duration(grace)),
         "topic": topic,
+        "name": name,
     }
     counted: AudienceCount | None = None
     if not no_send and context.can_ask_to_send(yes=yes):
@@ -103,7 +126,7 @@ def create(
         if counted is not None:
             _confirm(context, counted, yes=yes)
     created = mailings.create(context.store, context.actor, **new)
-    warn_of_unknown_tags(context, created.tags)
+    warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = _show_number_of_clients(context, created, counted)
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
         show_mailing(context, created, counted)
@@ -132,19 +155,20 @@ def list_(
 
 
 @app.command()
-def show(ctx: typer.Context, mailing: MailingId, json: Json = False) -> None:
+def show(ctx: typer.Context, mailing: MailingName, json: Json = False) -> None:
     """Show a mailing, and how many clients it goes to now."""
     from skychimp.services.mailings import mailings, recipients
 
     context = get_context(ctx, json)
-    shown = mailings.show(context.store, context.actor, mailing)
-    show_whole_mailing(context, shown, recipients.count_recipients(context.store, context.actor, mailing))
+    mailing_id = find_mailing(context, mailing)
+    shown = mailings.show(context.store, context.actor, mailing_id)
+    show_whole_mailing(context, shown, recipients.count_recipients(context.store, context.actor, mailing_id))
 
 
 @app.command(epilog="skychimp mailings audience 1 --left-out")
 def audience(
     ctx: typer.Context,
-    mailing: MailingId,
+    mailing: MailingName,
     left_out: Annotated[bool, typer.Option("--left-out", help="Only clients who get nothing.")] = False,
     limit: Limit = None,
     json: Json = False,
@@ -153,19 +177,20 @@ def audience(
     from skychimp.services.mailings import recipients
 
     context = get_context(ctx, json)
-    clients = recipients.list_recipients(context.store, context.actor, mailing, only_left_out=left_out)
+    mailing_id = find_mailing(context, mailing)
+    clients = recipients.list_recipients(context.store, context.actor, mailing_id, only_left_out=left_out)
     empty = "nobody is left out" if left_out else "the mailing goes to no client"
     context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, empty=empty)
     if context.out.on_terminal and not context.out.json:
-        counted = recipients.count_recipients(context.store, context.actor, mailing)
-        context.out.note(f"mailing {mailing} goes to {count_of(counted.recipients, 'client')}")
+        counted = recipients.count_recipients(context.store, context.actor, mailing_id)
+        context.out.note(f"mailing {mailing_id} goes to {count_of(counted.recipients, 'client')}")
         note_left_out(context, counted)
 
 
 @app.command(epilog="skychimp mailings update 1 --every week --tag vip")
 def update(
     ctx: typer.Context,
-    mailing: MailingId,
+    mailing: MailingName,
     message: Annotated[int | None, typer.Option(help="ID of the new message.", metavar="ID")] = None,
     start: Annotated[str | None, typer.Option(help="New start time.", metavar="WHEN")] = None,
     end: End = None,
@@ -174,28 +199,42 @@ def update(
     timezone: Annotated[str | None, typer.Option(help="New time zone.", metavar="ZONE")] = None,
     client: ClientIds = None,
     tag: Tags = None,
+    segment: Segments = None,
+    where: Where = None,
     all_clients: AllClients = False,
+    except_tag: ExceptTags = None,
+    except_segment: ExceptSegments = None,
+    except_where: ExceptWhere = None,
+    no_except: Annotated[bool, typer.Option("--no-except", help="Leave out nobody.")] = False,
     catch_up: Annotated[CatchUpMode | None, typer.Option(help="Which missed occurrences to send.")] = None,
     grace: Annotated[
         str | None, typer.Option(help="How late a missed occurrence may still be sent.", metavar="DURATION")
     ] = None,
     topic: Topic = None,
     no_topic: Annotated[bool, typer.Option("--no-topic", help="Remove the topic.")] = False,
+    name: Annotated[str | None, typer.Option(help="New name, or '' to remove it.")] = None,
     json: Json = False,
 ) -> None:
-    """Change a mailing. A changed schedule applies from now on."""
+    """Change a mailing. A changed schedule applies from now on.
+
+    Options that say who receives it replace the former ones. So do those that say who is left out.
+    """
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
+    mailing_id = find_mailing(context, mailing)
     if end is not None and no_end:
         raise InvalidValue("--end and --no-end cannot be combined", "use one of them")
     if topic is not None and no_topic:
         raise InvalidValue("--topic and --no-topic cannot be combined", "use one of them")
+    new_audience = _audience(all_clients, tag, client, segment, where, except_tag, except_segment, except_where)
+    if no_except and new_audience.excludes:
+        raise InvalidValue("--no-except cannot be combined with other --except options", "use one of them")
     changed = mailings.change(
         context.store,
         context.actor,
-        mailing,
+        mailing_id,
         message_id=message,
         start=start,
         end=end,
@@ -206,32 +245,34 @@ def update(
         grace=_parse_duration(grace),
         topic=topic,
         no_topic=no_topic,
-        audience=_new_audience(all_clients, tag, client),
+        audience=new_audience if new_audience.selects or new_audience.excludes else None,
+        no_except=no_except,
+        name=name,
     )
-    if tag:
-        warn_of_unknown_tags(context, changed.tags)
-    has_other_clients = all_clients or tag or client or topic is not None or no_topic
+    warn_of_unknown_tags(context, [*(changed.tags if tag else ()), *(changed.except_tags if except_tag else ())])
+    has_other_clients = new_audience.selects or new_audience.excludes or no_except or topic is not None or no_topic
     counted = _show_number_of_clients(context, changed) if has_other_clients else None
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))
 
 
 @app.command()
-def delete(ctx: typer.Context, mailing: MailingId, yes: Yes = False, json: Json = False) -> None:
+def delete(ctx: typer.Context, mailing: MailingName, yes: Yes = False, json: Json = False) -> None:
     """Delete a mailing. Its queued emails are cancelled."""
     from skychimp.permissions import Action
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    target = mailings.find(context.store, context.actor, mailing, action=Action.CHANGE_MAILINGS)
+    mailing_id = find_mailing(context, mailing)
+    target = mailings.find(context.store, context.actor, mailing_id, action=Action.CHANGE_MAILINGS)
     context.confirm(f'delete mailing {target.id} ("{target.subject}")', yes=yes)
-    show_mailing(context, mailings.remove(context.store, context.actor, mailing))
+    show_mailing(context, mailings.remove(context.store, context.actor, mailing_id))
 
 
 @app.command(epilog="skychimp mailings preview 1 --from 2027-01-01 --next 12")
 def preview(
     ctx: typer.Context,
-    mailing: MailingId,
+    mailing: MailingName,
     since: Annotated[
         str | None, typer.Option("--from", help="Start at this time (default: now).", metavar="WHEN")
     ] = None,
@@ -242,14 +283,15 @@ def preview(
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    info, due_times = mailings.preview(context.store, context.actor, mailing, since=since, number=number)
+    mailing_id = find_mailing(context, mailing)
+    info, due_times = mailings.preview(context.store, context.actor, mailing_id, since=since, number=number)
     show_due_times(context, info, due_times)
 
 
 @app.command(epilog="skychimp mailings duplicate 1 --start '2027-02-01 09:00'")
 def duplicate(
     ctx: typer.Context,
-    mailing: MailingId,
+    mailing: MailingName,
     start: Annotated[str | None, typer.Option(help="New start time.", metavar="WHEN")] = None,
     end: Annotated[str | None, typer.Option(help="New end time.", metavar="WHEN")] = None,
     json: Json = False,
@@ -258,7 +300,8 @@ def duplicate(
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    created = mailings.duplicate(context.store, context.actor, mailing, start=start, end=end)
+    mailing_id = find_mailing(context, mailing)
+    created = mailings.duplicate(context.store, context.actor, mailing_id, start=start, end=end)
     show_mailing(context, created)
     context.out.note(next_step(created))
 
@@ -266,7 +309,7 @@ def duplicate(
 @app.command()
 def disable(
     ctx: typer.Context,
-    mailing: MailingId,
+    mailing: MailingName,
     reason: Annotated[str, typer.Option(help="Reason, shown with the mailing.")] = "",
     json: Json = False,
 ) -> None:
@@ -274,20 +317,22 @@ def disable(
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    changed = mailings.disable(context.store, context.actor, mailing, reason)
+    mailing_id = find_mailing(context, mailing)
+    changed = mailings.disable(context.store, context.actor, mailing_id, reason)
     show_mailing(context, changed)
     context.out.note(next_step(changed))
 
 
 @app.command()
-def enable(ctx: typer.Context, mailing: MailingId, yes: Yes = False, json: Json = False) -> None:
+def enable(ctx: typer.Context, mailing: MailingName, yes: Yes = False, json: Json = False) -> None:
     """Resume a disabled or held mailing."""
     from skychimp.services.mailings import mailings, recipients
 
     context = get_context(ctx, json)
-    counted = recipients.count_when_enabled(context.store, context.actor, mailing)
+    mailing_id = find_mailing(context, mailing)
+    counted = recipients.count_when_enabled(context.store, context.actor, mailing_id)
     _confirm(context, counted, yes=yes)
-    changed = mailings.enable(context.store, context.actor, mailing)
+    changed = mailings.enable(context.store, context.actor, mailing_id)
     show_mailing(context, changed)
     context.out.note(sent_next(counted.recipients) or next_step(changed))
 
@@ -295,7 +340,7 @@ def enable(ctx: typer.Context, mailing: MailingId, yes: Yes = False, json: Json 
 @app.command(epilog="skychimp mailings retry 1 --failed --reply 5.7.1")
 def retry(
     ctx: typer.Context,
-    mailing: MailingId,
+    mailing: MailingName,
     failed: Annotated[bool, typer.Option("--failed", help="Those that failed.")] = False,
     expired: Annotated[bool, typer.Option("--expired", help="Those that expired.")] = False,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Those that were cancelled.")] = False,
@@ -314,18 +359,19 @@ def retry(
     from skychimp.services.mailings import mailings, retries
 
     context = get_context(ctx, json)
+    mailing_id = find_mailing(context, mailing)
     chosen = {DeliveryState.FAILED: failed, DeliveryState.EXPIRED: expired, DeliveryState.CANCELLED: cancelled}
     states = [state for state, is_chosen in chosen.items() if is_chosen] or retries.DEFAULT_STATES
-    counted = retries.count(context.store, context.actor, mailing, states, reply)
+    counted = retries.count(context.store, context.actor, mailing_id, states, reply)
     if counted.left_out:
         context.out.note(f"{count_of(counted.left_out, 'client')} left out: suppressed, deleted, or with a bad address")
     context.confirm_sending(counted.queued, yes=yes)
-    queued = retries.retry(context.store, context.actor, mailing, states, reply) if counted.queued else counted
+    queued = retries.retry(context.store, context.actor, mailing_id, states, reply) if counted.queued else counted
     context.out.record(queued)
     if not queued.queued:
         context.out.note("nothing to retry")
         return
-    info = mailings.find(context.store, context.actor, mailing)
+    info = mailings.find(context.store, context.actor, mailing_id)
     if info.disabled or info.held is not None:
         context.out.note(next_step(info))
     else:
@@ -380,7 +426,9 @@ def _show_number_of_clients(
 
     if counted is None:
         counted = recipients.count_recipients(context.store, context.actor, mailing.id)
-    if counted.recipients:
+    if counted.problem is not None:
+        context.out.warn(f"warning: {counted.problem}")
+    elif counted.recipients:
         context.out.note(f"mailing {mailing.id} goes to {count_of(counted.recipients, 'client')}")
     else:
         context.out.warn(f"warning: mailing {mailing.id} goes to no client")
@@ -398,13 +446,29 @@ def _warn_if_on_hold(context: Context) -> None:
 # Options
 
 
-def _new_audience(all_clients: bool, tags: list[str] | None, client_ids: list[int] | None) -> "Audience | None":
-    """Return the audience that the options select, or None if they select none."""
+def _audience(
+    all_clients: bool,
+    tags: list[str] | None,
+    client_ids: list[int] | None,
+    segments: list[str] | None,
+    where: str | None,
+    except_tags: list[str] | None,
+    except_segments: list[str] | None,
+    except_where: str | None,
+) -> "Audience":
+    """Return the audience that the options select."""
     from skychimp.services.mailings.audience_input import Audience
 
-    if not all_clients and not tags and not client_ids:
-        return None
-    return Audience(all_clients, tags or (), client_ids or ())
+    return Audience(
+        all_clients=all_clients,
+        tags=tags or (),
+        client_ids=client_ids or (),
+        segments=segments or (),
+        where=where,
+        except_tags=except_tags or (),
+        except_segments=except_segments or (),
+        except_where=except_where,
+    )
 
 
 def _parse_duration(text: str | None) -> timedelta | None:

@@ -8,6 +8,7 @@ import typer
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE
 from skychimp.cli.follow_log import follow_log
+from skychimp.cli.mailing_names import MailingName, find_mailing
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
 
 def log(
     ctx: typer.Context,
-    mailing: Annotated[int, typer.Argument(metavar="ID", help="Mailing ID.", show_default=False)],
+    mailing: MailingName,
     status: Annotated[
         str | None, typer.Option(help=f"Only attempts with this status: {', '.join(STATUSES)}.", metavar="STATUS")
     ] = None,
@@ -59,11 +60,13 @@ def log(
         status, csv=csv, json=context.out.json, follow=follow, page=bool(last or sort or limit is not None or offset)
     )
 
+    mailing_id = find_mailing(context, mailing)
+
     def read(options: "ListOptions", after: int | None = None) -> "Iterator[AttemptInfo]":
         return delivery_log.list_attempts(
             context.store,
             context.actor,
-            mailing,
+            mailing_id,
             options,
             status=status,
             domain=domain,
@@ -82,7 +85,7 @@ def log(
     elif first := next(attempts, None):
         context.out.rows(chain([first], attempts), COLUMNS)
     else:
-        context.out.rows((), COLUMNS, empty=_empty_log_note(context, mailing))
+        context.out.rows((), COLUMNS, empty=_empty_log_note(context, mailing_id))
 
 
 def _check_log_options(status: str | None, *, csv: bool, json: bool, follow: bool, page: bool) -> None:

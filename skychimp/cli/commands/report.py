@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skychimp.cli.context import Context, Json, get_context
+from skychimp.cli.mailing_names import MailingName, find_mailing
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.cli.reporting import count_new_attempts, counting_deliveries, flatten_counts
 from skychimp.errors import InvalidValue
@@ -32,7 +33,7 @@ TABLES = {
 @app.command(epilog="skychimp report 1\nskychimp report 1 --html report.html\nskychimp report 1 --csv --table domains")
 def report(
     ctx: typer.Context,
-    mailing: Annotated[int, typer.Argument(metavar="ID", help="Mailing ID.", show_default=False)],
+    mailing: MailingName,
     html: Annotated[
         str | None, typer.Option(help="Write a self-contained HTML page to this file, or - for stdout.", metavar="FILE")
     ] = None,
@@ -50,9 +51,10 @@ def report(
     context = get_context(ctx, json)
     if csv + json + (html is not None) > 1:
         raise InvalidValue("--json, --csv and --html cannot be combined", "use one of them")
+    mailing_id = find_mailing(context, mailing)
     count_new_attempts(context)
     with counting_deliveries(context) as progress:
-        result = reports.mailing_report(context.store, context.actor, mailing, progress)
+        result = reports.mailing_report(context.store, context.actor, mailing_id, progress)
     if html is not None:
         _write_page(context, result, html, force=force)
     elif csv:

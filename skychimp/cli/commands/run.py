@@ -36,7 +36,7 @@ LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
 @app.command(epilog="skychimp run --dry-run")
 def run(
     ctx: typer.Context,
-    mailing: Annotated[int | None, typer.Option(help="Send only this mailing.", metavar="ID")] = None,
+    mailing: Annotated[str | None, typer.Option(help="Send only this mailing (ID or name).", metavar="MAILING")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send nothing. List the clients who would get an email.")
     ] = False,
@@ -63,13 +63,12 @@ def run(
     context.is_unattended = True
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
-    if mailing is not None:
-        mailings.require_mailing(context.store, mailing)
+    mailing_id = None if mailing is None else mailings.require_mailing(context.store, mailing)
     if dry_run or plan:
-        _show_forecast(context, mailing, shows_left_out=plan, limit=limit)
+        _show_forecast(context, mailing_id, shows_left_out=plan, limit=limit)
         return
     try:
-        stats = send(context, mailing, limit, join=join)
+        stats = send(context, mailing_id, limit, join=join)
     except AlreadySending as already:
         _show_other_run(context, already.other)
         return
@@ -158,10 +157,11 @@ def summary(stats: "RunStats") -> Summary:
 
 
 def exit_status(stats: "RunStats") -> int:
-    """Return the exit status: 130 after Ctrl-C, 75 if due mail is still queued or deferred, otherwise 0."""
+    """Return the exit status: 130 after Ctrl-C, 75 if due mail is still queued, deferred or held, otherwise 0."""
     if stats.stopped == "interrupted":
         return INTERRUPTED
-    return MAIL_LEFT if stats.queued or stats.deferred else 0
+    is_left = stats.queued or stats.deferred or any(mailing.is_opening for mailing in stats.held)
+    return MAIL_LEFT if is_left else 0
 
 
 def _show_other_run(context: Context, other: "OtherRun") -> None:

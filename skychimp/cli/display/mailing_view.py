@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from skychimp.store.clients.audience import AudienceCount
 
 COLUMNS = {
-    "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "id": "ID", "name": "Name", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
     "start_at": "Start", "end_at": "End", "next_at": "Next", "progress": "Progress",
 }  # fmt: skip
-OPTIONAL_COLUMNS = ("start_at", "end_at")
+OPTIONAL_COLUMNS = ("start_at", "end_at", "name")
 """Columns that a narrow terminal leaves out."""
 
 MANAGER_COLUMNS = {
-    "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "owner_blocked": "Owner blocked", "next_at": "Next", "progress": "Progress",
+    "id": "ID", "owner": "Owner", "name": "Name", "subject": "Subject", "every": "Every", "status": "Status",
+    "disabled": "Disabled", "owner_blocked": "Owner blocked", "next_at": "Next", "progress": "Progress",
 }  # fmt: skip
 DUE_TIME_COLUMNS = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NO_MAILINGS = 'no mailings yet; run "skychimp mailings create --help"'
@@ -51,27 +51,43 @@ def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "Audie
         return
     shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
     audience = {"audience": audience_in_words(mailing), "recipients": f"{counted.recipients:,}"}
-    context.out.record(shown | audience | {"left_out": left_out_in_words(counted) or "nobody"})
+    left_out = counted.problem or left_out_in_words(counted) or "nobody"
+    context.out.record(shown | audience | {"left_out": left_out})
 
 
 def audience_in_words(mailing: "MailingInfo") -> str:
-    """Return who is in a mailing's audience: `all clients`, or `clients with the tag vip, and 2 named clients`."""
-    if mailing.all_clients:
-        return "all clients"
-    tags = {0: "", 1: "clients with the tag "}.get(len(mailing.tags), "clients with one of the tags ")
-    named = count_of(len(mailing.client_ids), "named client") if mailing.client_ids else ""
-    return ", and ".join(filter(None, (tags + ", ".join(mailing.tags), named)))
+    """Return who is in a mailing's audience.
+
+    That is `all clients except those with the tag old`, or `clients with the tag vip, and 2 named clients`.
+    """
+    chosen = "all clients" if mailing.all_clients else ", and ".join(_chosen_in_words(mailing))
+    excluded = _conditions_in_words(mailing.except_tags, mailing.except_segments, mailing.except_where)
+    return f"{chosen} except those {', and those '.join(excluded)}" if excluded else chosen
+
+
+def _chosen_in_words(mailing: "MailingInfo") -> list[str]:
+    conditions = _conditions_in_words(mailing.tags, mailing.segments, mailing.where)
+    named = [count_of(len(mailing.client_ids), "named client")] if mailing.client_ids else []
+    return [f"clients {condition}" for condition in conditions] + named
+
+
+def _conditions_in_words(tags: list[str], segments: list[str], where: str | None) -> list[str]:
+    """Return what clients have in common: `with the tag vip`, `in segment riga`, `where name IS NULL`."""
+    tag = "with the tag" if len(tags) == 1 else "with one of the tags"
+    segment = "in segment" if len(segments) == 1 else "in one of the segments"
+    lists = ((tag, tags), (segment, segments), ("where", [] if where is None else [where]))
+    return [f"{words} {', '.join(values)}" for words, values in lists if values]
 
 
 def left_out_in_words(counted: "AudienceCount") -> str:
     """Return how many clients are left out, by the reason: `12 suppressed, 3 with a bad address`. "" if none is."""
-    suppressed = f"{counted.suppressed:,} suppressed" if counted.suppressed else ""
-    return ", ".join(filter(None, (suppressed, f"{counted.bad:,} with a bad address" if counted.bad else "")))
+    reasons = {"suppressed": counted.suppressed, "with a bad address": counted.bad, "excluded": counted.excluded}
+    return ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
 
 
 def json_counts(counted: "AudienceCount") -> dict[str, Any]:
     """Return the numbers of an audience as JSON has them."""
-    left_out = {"suppressed": counted.suppressed, "bad_address": counted.bad}
+    left_out = {"suppressed": counted.suppressed, "bad_address": counted.bad, "excluded": counted.excluded}
     return {"recipients": counted.recipients, "left_out": left_out}
 
 

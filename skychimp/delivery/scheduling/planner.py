@@ -41,7 +41,6 @@ class DueMailing(NamedTuple):
 
     id: int
     owner_id: int
-    all_clients: bool
     every: Every
     timezone: str
     status: MailingStatus

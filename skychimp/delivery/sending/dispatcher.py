@@ -400,7 +400,7 @@ class Dispatcher:
         with self.store.read() as db:
             pending = Counter(ledger.count_pending_by_state(db.connection(), self.options.mailing_id))
             held = holds.held_mailings(db.connection(), self.options.mailing_id)
-        self.stats.held = tuple(mailing for mailing in held if mailing.since < self._started_at)
+        self.stats.held = tuple(mailing for mailing in held if mailing.since < self._started_at or mailing.is_opening)
         self.stats.deferred = pending[DeliveryState.DEFERRED]
         self.stats.queued = sum(pending.values()) - self.stats.deferred
 

@@ -48,7 +48,7 @@ class RunStats:
     stopped: str = ""
     hint: str = ""
     held: Sequence[HeldMailing] = ()
-    """The mailings that an earlier run has held."""
+    """The mailings that an earlier run has held, or whose clients this one could not choose."""
 
 
 class Sending(NamedTuple):

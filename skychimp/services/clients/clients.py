@@ -1,11 +1,12 @@
 """Create, change, delete and list clients, the recipients of a user's mailings."""
 
 import json
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
@@ -26,6 +27,7 @@ from skychimp.store.clients.client_import import NewClient
 from skychimp.store.clients.suppressions import Holds
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
+from skychimp.store.sql import id_list
 from skychimp.text import (
     MAX_COMMENT_LENGTH,
     MAX_NAME_LENGTH,
@@ -37,11 +39,17 @@ from skychimp.text import (
     some_lines,
 )
 
+if TYPE_CHECKING:
+    from skychimp.services.clients.selection import Selection
+
 _C = Client.__table__
 _T = ClientTag.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
+
+CHANGE_BATCH = 200
+"""How many of many clients are changed in one transaction."""
 
 SORTED_BY = {"id": _C.c.id, "email": _C.c.address_key, "name": func.lower(_C.c.name), "created_at": _C.c.created_at}
 
@@ -76,6 +84,20 @@ class Change(NamedTuple):
 
     old: ClientInfo
     new: ClientInfo
+
+
+class TagChange(NamedTuple):
+    """The tags that a client got and lost."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class SelectedChange(NamedTuple):
+    """How many clients were selected for a change, and the ids of those that have other tags now, by the difference."""
+
+    selected: int
+    changed: dict[TagChange, list[int]]
 
 
 @dataclass(frozen=True)
@@ -137,16 +159,17 @@ def list_clients(
     options: ListOptions,
     tag: str | None = None,
     *,
+    selection: "Selection | None" = None,
     only_bad: bool = False,
     only_suppressed: bool = False,
 ) -> Iterator[ClientInfo]:
-    """Yield the actor's clients, while they are read. Raises InvalidValue.
+    """Yield the actor's clients, while they are read. Raises InvalidValue, and NotFound for an unknown segment.
 
-    `tag` selects those that have it, `only_bad` those with a bad address, `only_suppressed` those who get no mail of
-    any topic.
+    `tag` selects those that have it, `selection` those of a query or segment, `only_bad` those with a bad address,
+    `only_suppressed` those who get no mail of any topic.
     """
     rows = select(*_COLUMNS)
-    found = rows.where(_is_listed(store, actor, tag), _C.c.bad_at.is_not(None) if only_bad else true())
+    found = rows.where(_is_listed(store, actor, tag, selection), _C.c.bad_at.is_not(None) if only_bad else true())
     if only_suppressed:
         found = found.where(suppressions.is_suppressed(_C.c.address_key, _C.c.owner_id, literal("")))
     found = apply(found, options, searched=(_C.c.email, _C.c.name, _C.c.comment), sorted_by=SORTED_BY)
@@ -154,18 +177,26 @@ def list_clients(
         yield from map(_client_info, page)
 
 
-def export(store: Store, actor: Actor, tag: str | None = None) -> Iterator[ExportedClient]:
-    """Yield the actor's clients for a file, after recording that in the audit trail. Raises InvalidValue."""
-    detail = count_of(count(store, actor, tag), "client")
+def export(
+    store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None
+) -> Iterator[ExportedClient]:
+    """Yield the actor's clients for a file, after recording that in the audit trail.
+
+    Raises InvalidValue, and NotFound for an unknown segment.
+    """
+    detail = count_of(count(store, actor, tag, selection), "client")
     audit.record_if_possible(store, actor, "export", "client", None, detail)
     rows = select(*_EXPORTED)
-    for page in paging.read_pages(store, rows, rows.where(_is_listed(store, actor, tag)).order_by(_C.c.id)):
+    for page in paging.read_pages(store, rows, rows.where(_is_listed(store, actor, tag, selection)).order_by(_C.c.id)):
         yield from map(_exported_client, page)
 
 
-def count(store: Store, actor: Actor, tag: str | None = None) -> int:
-    """Return how many clients the actor has. `tag` counts those that have it. Raises InvalidValue."""
-    counted = select(func.count(_C.c.id)).where(_is_listed(store, actor, tag))
+def count(store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None) -> int:
+    """Return how many clients the actor has. `tag` counts those that have it, `selection` those of a query or segment.
+
+    Raises InvalidValue, and NotFound for an unknown segment.
+    """
+    counted = select(func.count(_C.c.id)).where(_is_listed(store, actor, tag, selection))
     with store.read() as db:
         return db.scalar(counted) or 0
 
@@ -226,6 +257,51 @@ def change_several(
     with store.write() as db:
         found = {old.id: old for old in (_get(db, actor, scope, name) for name in names)}
         return [Change(old, _change(db, actor, scope, old, values)) for old in found.values()]
+
+
+def change_selected(
+    store: Store,
+    actor: Actor,
+    selection: "Selection",
+    *,
+    tags: Sequence[str] | None = None,
+    add_tags: Sequence[str] = (),
+    remove_tags: Sequence[str] = (),
+    good: bool = False,
+    on_batch: Callable[[int], None] = lambda number: None,
+) -> SelectedChange:
+    """Change all clients that are selected now, in batches. `tags` replaces all tags.
+
+    If it is stopped meanwhile, some are changed; calling it again changes the others. `on_batch` is called with the
+    number of clients that are done. Raises InvalidValue and NotFound.
+    """
+    scope = authorize(actor, Action.CHANGE_CLIENTS)
+    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good)
+    is_listed = _is_listed(store, actor, None, selection)
+    with store.read() as db:
+        ids = array("q", db.scalars(select(_C.c.id).where(is_listed).order_by(_C.c.id)))
+    undo: dict[TagChange, array[int]] = {}
+    done = 0
+
+    def change_next(db: Session) -> bool:
+        nonlocal done
+        rows = db.execute(select(*_COLUMNS).where(_C.c.id.in_(id_list(ids[done : done + CHANGE_BATCH].tolist()))))
+        for old in sorted(map(_client_info, rows), key=lambda client: client.id):
+            difference = tag_change(Change(old, _change(db, actor, scope, old, values)))
+            if difference.added or difference.removed:
+                undo.setdefault(difference, array("q")).append(old.id)
+        done = min(done + CHANGE_BATCH, len(ids))
+        on_batch(done)
+        return done == len(ids)
+
+    store.write_in_batches(change_next)
+    return SelectedChange(len(ids), {difference: list(changed) for difference, changed in undo.items()})
+
+
+def tag_change(change: Change) -> TagChange:
+    """Return the tags that a client got and lost."""
+    old, new = set(change.old.tags), set(change.new.tags)
+    return TagChange(tuple(sorted(new - old)), tuple(sorted(old - new)))
 
 
 def remove(store: Store, actor: Actor, client: str) -> ClientInfo:
@@ -330,9 +406,18 @@ _SUPPRESSED = suppressions.reason(_C.c.address_key, _C.c.owner_id, literal("")).
 _COLUMNS = (*_EXPORTED, _C.c.created_at, _C.c.bad_at, _C.c.bad_reason, _SUPPRESSED)
 
 
-def _is_listed(store: Store, actor: Actor, tag: str | None) -> ColumnElement[bool]:
-    """Return the condition that a client is the actor's and has a tag, if `tag` is not None. Raises InvalidValue."""
+def _is_listed(
+    store: Store, actor: Actor, tag: str | None, selection: "Selection | None" = None
+) -> ColumnElement[bool]:
+    """Return the condition that a client is the actor's, has the tag if there is one, and is selected.
+
+    Raises InvalidValue and NotFound.
+    """
     is_own = in_scope(authorize(actor, Action.SEE_CLIENTS), actor, _C.c.owner_id)
+    if selection is not None:
+        from skychimp.services.clients.selection import is_selected
+
+        is_own &= is_selected(store, actor, selection)
     if tag is None:
         return is_own
     tags = checked_tags([tag])

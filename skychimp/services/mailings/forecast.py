@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select, true
 
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.scheduling.planner import DueMailing
+from skychimp.errors import InvalidValue
 from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, User
 from skychimp.services import paging
 from skychimp.store.clients import audience
@@ -77,7 +78,7 @@ def _new_occurrences(store: Store, mailing: DueMailing, now: datetime) -> Iterat
         has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, now)
     for due in mailing.plan.open:
         if has_content:
-            yield from _audience_rows(store, mailing, mailing.id, due.at)
+            yield from _audience_rows(store, mailing.id, due.at, now)
         else:
             yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
@@ -100,34 +101,40 @@ def _open_occurrence(store: Store, occurrence: "_Unfinished", now: datetime) -> 
             yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
     if occurrence.state == OccurrenceState.OPENING:
         yield from _audience_rows(
-            store, occurrence, occurrence.mailing_id, occurrence.due_at, after=occurrence.cursor, stopped=stopped
+            store, occurrence.mailing_id, occurrence.due_at, now, after=occurrence.cursor, stopped=stopped
         )
 
 
 def _audience_rows(
     store: Store,
-    mailing: "DueMailing | _Unfinished",
     mailing_id: int,
     due_at: datetime,
+    now: datetime,
     *,
     after: int = 0,
     stopped: str | None = None,
 ) -> Iterator[Forecast]:
-    """Yield a row for each client in a mailing's audience whose id is above `after`, read in batches."""
-    while members := _read_members(store, mailing, mailing_id, after):
+    """Yield a row for each client that a mailing chooses whose id is above `after`, read in batches.
+
+    If its audience cannot be read, that is a single row.
+    """
+    try:
+        members = _read_members(store, mailing_id, now, after)
+    except InvalidValue as error:
+        yield Forecast(mailing_id, due_at, "", f"the mailing would be held: {error.message}")
+        return
+    while members:
         for member in members:
             left_out = audience.why_left_out(member)
             yield Forecast(mailing_id, due_at, member.email, left_out or stopped)
-        after = members[-1].client_id
+        members = _read_members(store, mailing_id, now, members[-1].client_id)
 
 
-def _read_members(
-    store: Store, mailing: "DueMailing | _Unfinished", mailing_id: int, after: int
-) -> Sequence[audience.Member]:
-    with store.read() as db:
-        return audience.members(
-            db.connection(), mailing_id, all_clients=mailing.all_clients, after=after, limit=opening.OPENING_BATCH
-        )
+def _read_members(store: Store, mailing_id: int, now: datetime, after: int) -> Sequence[audience.Member]:
+    with store.read() as session:
+        db = session.connection()
+        chosen = audience.selection(db, mailing_id, now)
+        return audience.members(db, chosen, after=after, limit=opening.OPENING_BATCH)
 
 
 class _Unfinished(NamedTuple):
@@ -139,7 +146,6 @@ class _Unfinished(NamedTuple):
     end_at: datetime | None
     state: OccurrenceState
     cursor: int
-    all_clients: bool
     disabled_at: datetime | None
     disabled_reason: str | None
     held_reason: str | None
@@ -149,7 +155,7 @@ class _Unfinished(NamedTuple):
 def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unfinished]:
     query = (
         select(
-            _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor, _M.c.all_clients,
+            _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor,
             _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
         )
         .join(_M, _M.c.id == _O.c.mailing_id)

@@ -10,12 +10,13 @@ from sqlmodel import Session
 
 from skychimp.delivery.scheduling import planner, recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import DueTime
-from skychimp.errors import Denied
+from skychimp.errors import Conflict, Denied, InvalidValue
 from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
-from skychimp.services.mailings.audience_input import Audience, set_audience
+from skychimp.services.mailings import queries
+from skychimp.services.mailings.audience_input import Audience, choice, remove_exclusions, set_audience
 from skychimp.services.mailings.queries import (
     SEARCHED,
     SORTED_BY,
@@ -38,12 +39,11 @@ from skychimp.services.mailings.schedules import (
 )
 from skychimp.store import holds, relay_pauses
 from skychimp.store.clients import audience as store_audience
-from skychimp.store.clients import tags as store_tags
 from skychimp.store.clients import topics
 from skychimp.store.clients.audience import AudienceCount
 from skychimp.store.database import Store
 from skychimp.store.occurrences import sweeping
-from skychimp.text import checked_tags, checked_topic, one_line
+from skychimp.text import checked_topic, folded, nfc, one_line, shortened
 
 _M = Mailing.__table__
 _MSG = Message.__table__
@@ -53,6 +53,7 @@ _NO_MAILING = -1
 """The id of a mailing that is not kept. PostgreSQL would not use one of its own again."""
 
 MAX_REASON_LENGTH = 1_000
+MAX_MAILING_NAME_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class _NewMailing:
     catch_up: CatchUpPolicy
     topic: str | None
     disabled: str = ""
+    name: str = ""
 
 
 def create(
@@ -74,14 +76,15 @@ def create(
     audience: Audience,
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
     topic: str | None = None,
+    name: str = "",
     disabled: str = "",
 ) -> MailingInfo:
     """Create a mailing. It is due at once if its start has passed and its end has not.
 
     `topic` is what its clients can unsubscribe from. `disabled` is a reason to create it disabled. Raises NotFound,
-    InvalidValue.
+    InvalidValue, and Conflict if the actor has another mailing with this name.
     """
-    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled)
+    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled, name)
     with store.write() as db:
         created = _insert(db, store.now(), actor, new)
         return get_mailing(db, actor, created.id or 0)
@@ -96,12 +99,13 @@ def count_recipients_of_new(
     audience: Audience,
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
     topic: str | None = None,
+    name: str = "",
 ) -> AudienceCount | None:
     """Count the clients to which `create` would send at once, None if the mailing would not be due yet.
 
     Nothing is created. Raises what `create` does.
     """
-    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic), store.now()
+    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic, name=name), store.now()
     with store.write() as db:
         mailing = _insert(db, now, actor, new, mailing_id=_NO_MAILING)
         is_due = mailing.next_at is not None and mailing.next_at <= now
@@ -110,11 +114,9 @@ def count_recipients_of_new(
     if not is_due:
         return None
     with store.read() as session:  # not above: counting takes long, and others wait for the lock
-        connection = session.connection()
-        tags = [spelling for tag in checked_tags(audience.tags) for spelling in store_tags.spellings(connection, tag)]
-        return store_audience.count_selected(
-            connection, actor.user_id, audience.client_ids, tags, own_topic, all_clients=audience.all_clients
-        )
+        chosen = choice(session, actor, audience, own_topic, schedule.timezone)
+        selection = store_audience.new_selection(session.connection(), chosen, now)
+        return store_audience.count(session.connection(), selection)
 
 
 def duplicate(
@@ -133,7 +135,16 @@ def duplicate(
         actor,
         message_id=original.message_id,
         schedule=ScheduleInput(start, end, original.every, original.timezone),
-        audience=Audience(original.all_clients, original.tags, original.client_ids),
+        audience=Audience(
+            original.all_clients,
+            original.tags,
+            original.client_ids,
+            original.segments,
+            original.where,
+            original.except_tags,
+            original.except_segments,
+            original.except_where,
+        ),
         catch_up=CatchUpPolicy(original.catch_up, original.grace),
         topic=original.topic,
         disabled=f"copy of mailing {mailing_id}",
@@ -151,6 +162,15 @@ def find(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action
         mailing = get_mailing(db, actor, mailing_id, action)
     record_view(store, actor, mailing)
     return mailing
+
+
+def find_id(store: Store, actor: Actor, name: str) -> int:
+    """Return the id of a mailing that the actor may see, by its name or id. Raises NotFound.
+
+    An id is returned unchecked.
+    """
+    with store.read() as db:
+        return queries.find_id(db, actor, name)
 
 
 def list_mailings(store: Store, actor: Actor, options: ListOptions) -> Iterator[MailingInfo]:
@@ -180,8 +200,12 @@ def change(
     topic: str | None = None,
     no_topic: bool = False,
     audience: Audience | None = None,
+    no_except: bool = False,
+    name: str | None = None,
 ) -> MailingInfo:
-    """Change the values that are given. `no_end` removes the end, `no_topic` the topic.
+    """Change the values that are given. `no_end` removes the end, `no_topic` the topic, an empty `name` the name.
+
+    `audience` replaces who receives the mailing or who is left out, whichever it says. `no_except` leaves out nobody.
 
     A changed schedule applies from now on. A new topic cancels what waits for the clients who have unsubscribed from
     it. Raises NotFound, InvalidValue.
@@ -204,8 +228,12 @@ def change(
             new_start = mailing.start_local if start is None else start
             schedule = ScheduleInput(new_start, new_end, every or mailing.every, timezone or mailing.timezone)
             reschedule(db, mailing, schedule, now)
+        if no_except:
+            remove_exclusions(db, mailing)
         if audience is not None:
-            set_audience(db, actor, mailing, audience)
+            set_audience(db, actor, mailing, audience, now, keeps_rest=True)
+        if name is not None:
+            mailing.name = _checked_name(db, actor, name, mailing_id)
         if no_topic:
             mailing.topic = ""
         elif new_topic is not None:
@@ -301,12 +329,14 @@ def record_view(store: Store, actor: Actor, mailing: MailingInfo) -> None:
         audit.record_view(store, actor, "mailing", mailing.id)
 
 
-def require_mailing(store: Store, mailing_id: int) -> None:
-    """Raise NotFound unless a mailing of any owner has this id."""
-    query = select(exists().where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None)))
+def require_mailing(store: Store, name: str) -> int:
+    """Return the id of a mailing of any owner, by its name or id. Raises NotFound."""
     with store.read() as db:
+        mailing_id = queries.find_id_of_any(db, name)
+        query = select(exists().where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None)))
         if not is_valid_id(mailing_id) or not db.scalar(query):
-            raise not_found("mailing", mailing_id)
+            raise not_found("mailing", name)
+    return mailing_id
 
 
 def _with_progress(store: Store, mailing: MailingInfo) -> MailingInfo:
@@ -324,6 +354,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
         id=mailing_id,
         owner_id=actor.user_id,
         message_id=new.message_id,
+        name=_checked_name(db, actor, new.name),
         every=new.schedule.every,
         timezone=new.schedule.timezone,
         created_at=now,
@@ -339,8 +370,20 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
     )
     db.add(mailing)
     db.flush()
-    set_audience(db, actor, mailing, new.audience)
+    set_audience(db, actor, mailing, new.audience, now)
     return mailing
+
+
+def _checked_name(db: Session, actor: Actor, name: str, mailing_id: int = 0) -> str:
+    """Return a name that a mailing can have. Raises InvalidValue, and Conflict if another one of the actor's has it."""
+    name = one_line(nfc(name), "name", MAX_MAILING_NAME_LENGTH)
+    if name.isdecimal():
+        raise InvalidValue(f"invalid name {shortened(name)}", "use a name that is not a number")
+    named = select(_M.c.id, _M.c.name).where(_M.c.owner_id == actor.user_id, _M.c.deleted_at.is_(None), _M.c.name != "")
+    for other_id, other in db.execute(named):
+        if other_id != mailing_id and folded(other) == folded(name):
+            raise Conflict(f"mailing {other_id} already has the name {shortened(name)}", "use another name")
+    return name
 
 
 def _require_own_message(db: Session, actor: Actor, message_id: int) -> None:

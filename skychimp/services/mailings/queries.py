@@ -1,10 +1,11 @@
 """Read mailings with their message, owner and audience, as far as the actor may see them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Row, Select, and_, exists, select
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, select, true
 from sqlmodel import Session
 
 from skychimp.models import (
@@ -12,17 +13,20 @@ from skychimp.models import (
     Every,
     Mailing,
     MailingClient,
+    MailingFilter,
     MailingStatus,
     MailingTag,
     Message,
     Occurrence,
     OccurrenceState,
+    Segment,
     User,
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.listing import in_scope, is_valid_id, not_found
 from skychimp.services.mailings.progress import read_progress
 from skychimp.store.sql import Nullable
+from skychimp.text import folded
 
 _M = Mailing.__table__
 _MSG = Message.__table__
@@ -30,11 +34,16 @@ _MC = MailingClient.__table__
 _MT = MailingTag.__table__
 _U = User.__table__
 _O = Occurrence.__table__
+_MF = MailingFilter.__table__
+_S = Segment.__table__
 
-SEARCHED = (_MSG.c.subject,)
+_MAX_ID_DIGITS = 18
+
+SEARCHED = (_MSG.c.subject, _M.c.name)
 SORTED_BY = {
     "id": _M.c.id,
     "subject": _MSG.c.subject,
+    "name": _M.c.name,
     "start_at": _M.c.start_at,
     "next_at": Nullable(_M.c.next_at),
     "status": _M.c.status,
@@ -48,9 +57,9 @@ class MailingInfo:
 
     `skipped_at` is the latest due time of a digest that had no new post at that time. `held` says why nothing is sent
     although the mailing is enabled, None if it is: the mail server has refused the sender or each email. `topic` is
-    None if clients can only unsubscribe from all mail of the owner. `deliveries` is the number of emails of its last
-    occurrence, and `done` of those that need no further try. Both are None before the first one, and without
-    `add_progress`.
+    None if clients can only unsubscribe from all mail of the owner. `segments` and `except_segments` are names.
+    `deliveries` is the number of emails of its last occurrence, and `done` of those that need no further try. Both are
+    None before the first one, and without `add_progress`.
     """
 
     id: int
@@ -77,6 +86,12 @@ class MailingInfo:
     all_clients: bool
     tags: list[str]
     client_ids: list[int]
+    name: str | None = None
+    segments: list[str] = field(default_factory=list)
+    where: str | None = None
+    except_tags: list[str] = field(default_factory=list)
+    except_segments: list[str] = field(default_factory=list)
+    except_where: str | None = None
     deliveries: int | None = None
     done: int | None = None
 
@@ -136,8 +151,37 @@ def read_mailings(db: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[
     client_ids: dict[int, list[int]] = {}
     for mailing_id, client_id in db.execute(select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)):
         client_ids.setdefault(mailing_id, []).append(client_id)
+    filters = _read_filters(db, ids)
     skipped = _skipped_at(db, [row.id for row in rows if row.digest])
-    return [_mailing_info(row, tags.get(row.id, []), client_ids.get(row.id, []), skipped.get(row.id)) for row in rows]
+    infos = [_mailing_info(row, tags.get(row.id, []), client_ids.get(row.id, []), skipped.get(row.id)) for row in rows]
+    return [replace(info, **filters[info.id]) if info.id in filters else info for info in infos]
+
+
+def find_id(db: Session, actor: Actor, name: str) -> int:
+    """Return the id of a mailing that the actor may see, by its name or id. Raises NotFound.
+
+    The actor's own mailing comes first, if several have this name. An id is returned unchecked.
+    """
+    if name.isascii() and name.isdecimal() and len(name) <= _MAX_ID_DIGITS:
+        return int(name)
+    is_visible = in_scope(authorize(actor, Action.SEE_MAILINGS), actor, _M.c.owner_id)
+    return _find_named(db, name, is_visible, actor.user_id)
+
+
+def find_id_of_any(db: Session, name: str) -> int:
+    """Return the id of any user's mailing, by its name or id. Raises NotFound. An id is returned unchecked."""
+    if name.isascii() and name.isdecimal() and len(name) <= _MAX_ID_DIGITS:
+        return int(name)
+    return _find_named(db, name, true())
+
+
+def _find_named(db: Session, name: str, is_visible: ColumnElement[bool], owner_id: int = 0) -> int:
+    named = select(_M.c.id, _M.c.name, _M.c.owner_id).where(_M.c.name != "", _M.c.deleted_at.is_(None), is_visible)
+    found = [row for row in db.execute(named.order_by(_M.c.id)) if folded(row.name) == folded(name.strip())]
+    own = [row for row in found if row.owner_id == owner_id]
+    if len(own or found) != 1:  # several users' mailings may have the same name
+        raise not_found("mailing", name)
+    return int((own or found)[0].id)
 
 
 def add_progress(db: Session, mailings: Sequence[MailingInfo]) -> list[MailingInfo]:
@@ -147,6 +191,22 @@ def add_progress(db: Session, mailings: Sequence[MailingInfo]) -> list[MailingIn
         replace(mailing, **progress[mailing.id]._asdict()) if mailing.id in progress else mailing
         for mailing in mailings
     ]
+
+
+def _read_filters(db: Session, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return the segments, queries and exclusions of mailings, as MailingInfo has them."""
+    columns = (_MF.c.mailing_id, _MF.c.leaves_out, _MF.c.tag, _S.c.name, _MF.c.expression)
+    query = select(*columns).outerjoin_from(_MF, _S, _S.c.id == _MF.c.segment_id)
+    filters: dict[int, dict[str, Any]] = {}
+    for mailing_id, leaves_out, tag, segment, expression in db.execute(
+        query.where(_MF.c.mailing_id.in_(ids)).order_by(_MF.c.id)
+    ):
+        found, prefix = filters.setdefault(mailing_id, {}), "except_" if leaves_out else ""
+        if expression is not None:
+            found[f"{prefix}where"] = expression
+        else:
+            found.setdefault(f"{prefix}tags" if segment is None else f"{prefix}segments", []).append(segment or tag)
+    return filters
 
 
 def _skipped_at(db: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
@@ -192,4 +252,5 @@ def _mailing_info(
         all_clients=row.all_clients,
         tags=tags,
         client_ids=client_ids,
+        name=row.name or None,
     )

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
 
 from skychimp.delivery.scheduling import planner
+from skychimp.errors import InvalidValue
 from skychimp.permissions import Action, Actor
 from skychimp.services.mailings.queries import get_mailing, get_own_mailing
 from skychimp.store import ledger
@@ -22,19 +26,20 @@ class Recipient:
 
 
 def list_recipients(store: Store, actor: Actor, mailing_id: int, *, only_left_out: bool = False) -> Iterator[Recipient]:
-    """Yield the clients in a mailing's audience, read in batches. Raises NotFound, also if it is not the actor's."""
-    with store.read() as db:
-        all_clients = get_own_mailing(db, actor, mailing_id).all_clients
+    """Yield the clients that a mailing chooses, read in batches.
+
+    Raises NotFound, also if it is not the actor's, and InvalidValue if its audience cannot be read.
+    """
+    now = store.now()
+    with store.read() as session:
+        get_own_mailing(session, actor, mailing_id)
     after: int | None = 0
     while after is not None:
-        with store.read() as db:  # not open while the caller has the clients: see paging
+        with store.read() as session:  # not open while the caller has the clients: see paging
+            db = session.connection()
+            chosen = audience.selection(db, mailing_id, now)
             members = audience.members(
-                db.connection(),
-                mailing_id,
-                all_clients=all_clients,
-                after=after,
-                limit=opening.OPENING_BATCH,
-                only_left_out=only_left_out,
+                db, chosen, after=after, limit=opening.OPENING_BATCH, only_left_out=only_left_out
             )
         for member in members:
             yield Recipient(member.email, audience.why_left_out(member))
@@ -44,8 +49,8 @@ def list_recipients(store: Store, actor: Actor, mailing_id: int, *, only_left_ou
 def count_recipients(store: Store, actor: Actor, mailing_id: int) -> AudienceCount:
     """Count the clients in a mailing's audience now. Raises NotFound if the actor may not see the mailing."""
     with store.read() as db:
-        mailing = get_mailing(db, actor, mailing_id)
-        return audience.count(db.connection(), mailing_id, all_clients=mailing.all_clients)
+        get_mailing(db, actor, mailing_id)
+        return _count(db.connection(), mailing_id, store.now())
 
 
 def count_when_enabled(store: Store, actor: Actor, mailing_id: int) -> AudienceCount:
@@ -55,10 +60,19 @@ def count_when_enabled(store: Store, actor: Actor, mailing_id: int) -> AudienceC
     """
     now = store.now()
     with store.read() as transaction:
-        mailing, db = get_mailing(transaction, actor, mailing_id, Action.DISABLE_MAILINGS), transaction.connection()
+        db = transaction.connection()
+        get_mailing(transaction, actor, mailing_id, Action.DISABLE_MAILINGS)
         waiting = ledger.count_pending(db, mailing_id)
         due = planner.due_mailings(db, now, mailing_id, include_disabled=True)
         if not any(each.plan.open for each in due):
             return AudienceCount(waiting)
-        counted = audience.count(db, mailing_id, all_clients=mailing.all_clients)
+        counted = _count(db, mailing_id, now)
         return counted._replace(recipients=max(counted.recipients, waiting))
+
+
+def _count(db: Connection, mailing_id: int, now: datetime) -> AudienceCount:
+    """Count the clients in a mailing's audience, or say why that is not possible."""
+    try:
+        return audience.count(db, audience.selection(db, mailing_id, now))
+    except InvalidValue as error:
+        return AudienceCount(problem=error.message)

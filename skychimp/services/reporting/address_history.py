@@ -161,7 +161,7 @@ def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
         owners = select(_U.c.id).where(in_scope(scope, actor, _U.c.id))
         clients = _find_clients(db, owners, address.key)
         known_suppressions = _find_suppressions(db, owners, address.key)
-        membership = _Membership(db, clients, address.key)
+        membership = _Membership(db, clients, address.key, store.now())
         deliveries = _find_deliveries(db, owners, address.key, membership)
         if not clients and not known_suppressions and not deliveries:
             raise _no_record(db, actor, address)
@@ -309,12 +309,14 @@ def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int,
 class _Membership:
     """Answers whether the address is in a mailing's audience now, as a client of the mailing's owner, and gets it."""
 
-    def __init__(self, db: Session, clients: Sequence[_Client], key: str) -> None:
+    def __init__(self, db: Session, clients: Sequence[_Client], key: str, now: datetime) -> None:
         self._db = db.connection()
         self._key = key
+        self._now = now
         self._clients = {client.owner_id: client for client in clients}
         self._suppressions: dict[tuple[int, str], audience.Found | None] = {}
-        self._mailing_ids = audience.mailings_with(self._db, [client.id for client in clients])
+        self._ids = [client.id for client in clients]
+        self._mailing_ids = audience.mailings_with(self._db, self._ids, now)
 
     def client_of(self, owner_id: int) -> _Client | None:
         """Return the address as a client of this user, or None if it is not a client."""
@@ -322,7 +324,9 @@ class _Membership:
 
     def why_outside(self, mailing_id: int) -> str | None:
         """Return why the client is not in the audience, or None if it is."""
-        return None if mailing_id in self._mailing_ids else audience.why_outside(self._db, mailing_id)
+        if mailing_id in self._mailing_ids:
+            return None
+        return audience.why_outside(self._db, mailing_id, self._ids, self._now)
 
     def why_unsent(self, owner_id: int, topic: str, at: datetime | None = None) -> str | None:
         """Return why the address gets no mailing of this user with this topic, or None if it does.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, exists, func, select, true
 
-from skychimp.models import Client, Delivery, Mailing, Occurrence, Post, Run, StoreInfo
+from skychimp.models import Client, Delivery, Mailing, MailingFilter, Occurrence, Post, Run, StoreInfo
 from skychimp.permissions import Action, Actor, Scope, scope_of
 from skychimp.services.blog import posts
 from skychimp.services.blog.posts import PostInfo
@@ -23,6 +23,7 @@ from skychimp.store.sql import total
 from skychimp.text import count_of
 
 _M = Mailing.__table__
+_MF = MailingFilter.__table__
 _C = Client.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
@@ -102,12 +103,15 @@ def _read_versions(db: Connection, now: datetime) -> _Versions:
     """Return the current versions.
 
     Triggers renew the store's own versions. They leave out new clients, so the newest client's id and time are added,
-    and mailings whose end passes, so the latest end that has passed is added.
+    and mailings whose end passes, so the latest end that has passed is added. What queries choose depends on all that
+    is known of clients, and on the time, so the minute is added if a mailing has one.
     """
     latest_end = select(func.max(_M.c.end_at)).where(_M.c.end_at <= now).scalar_subquery()
     info = db.execute(select(_INFO.c.audience_version, _INFO.c.posts_version, latest_end.label("latest_end"))).one()
     newest_client = db.execute(select(_C.c.id, _C.c.created_at).order_by(_C.c.id.desc()).limit(1)).one_or_none()
-    parts = (info.audience_version, info.latest_end, *(newest_client or ()))
+    has_queries = db.scalar(select(exists().where(_MF.c.id.is_not(None))))
+    minute = (now.replace(second=0, microsecond=0),) if has_queries else ()
+    parts = (info.audience_version, info.latest_end, *(newest_client or ()), *minute)
     return _Versions(" ".join(map(str, parts)), str(info.posts_version))
 
 
@@ -119,7 +123,7 @@ def _count_figures(db: Connection, now: datetime, owner_id: int | None = None) -
     return {
         "mailings": mailings,
         "active_mailings": active_mailings,
-        "unique_clients": audience.count_addresses(db, is_counted),
+        "unique_clients": audience.count_addresses(db, is_counted, now),
         "as_of": now.isoformat(),
     }
 

@@ -3,15 +3,20 @@
 A client is in the audience of a mailing of its owner
 
 - if the mailing is sent to all clients,
-- if the mailing names the client, or
-- if the client has one of the mailing's tags (of which a user has one spelling, see store.clients.tags).
+- if the mailing names the client,
+- if the client has one of the mailing's tags (of which a user has one spelling, see store.clients.tags), or
+- if one of the mailing's segments or its query chooses the client,
+
+unless the mailing excludes the client by a tag, a segment or a query.
 
 A client with a bad or suppressed address is in the audience, and gets no email (`can_receive`).
 """
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -19,25 +24,35 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Select,
+    SelectBase,
     and_,
+    case,
+    exists,
+    false,
     func,
     literal,
+    null,
     or_,
     select,
     true,
     tuple_,
     union,
+    union_all,
 )
 
-from skychimp.models import EVERYBODY, Client, ClientTag, Mailing, MailingClient, MailingTag, Suppression
-from skychimp.store.clients import suppressions
-from skychimp.store.sql import id_list
+from skychimp.models import EVERYBODY, Client, ClientTag, Mailing, MailingClient, MailingFilter, MailingTag, Suppression
+from skychimp.store.clients import suppressions, tags
+from skychimp.store.sql import ids_in
+
+if TYPE_CHECKING:
+    from skychimp.store.clients.filters import Filter
 
 _C = Client.__table__
 _T = ClientTag.__table__
 _M = Mailing.__table__
 _MC = MailingClient.__table__
 _MT = MailingTag.__table__
+_MF = MailingFilter.__table__
 _F = Suppression.__table__.alias("found")
 
 
@@ -53,60 +68,147 @@ class Found(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A client in an audience. `bad_at` is None if the address is good, `suppression` if it is not suppressed."""
+    """A client that a mailing chooses. `excluded` says why it is left out all the same, None if it is not.
+
+    `bad_at` is None if the address is good, `suppression` if it is not suppressed.
+    """
 
     client_id: int
     email: str
     bad_at: datetime | None
     bad_reason: str | None
     suppression: Found | None
+    excluded: str | None
 
+
+_MOST_IN_UNION = 100
+"""How many queries one union has. SQLite has a limit of 500."""
 
 _FOUND = [_F.c[name] for name in Found._fields]
 
 
 class AudienceCount(NamedTuple):
-    """How many clients in an audience get an email now, and how many do not, by the reason."""
+    """How many clients in an audience get an email now, and how many do not, by the reason.
+
+    Those who are excluded are not in it, but would be without an `--except` option. `problem` says why nothing could be
+    counted.
+    """
 
     recipients: int = 0
     suppressed: int = 0
     bad: int = 0
+    excluded: int = 0
+    problem: str | None = None
 
 
-def client_ids(
-    mailing_id: int, *, all_clients: bool, after: int = 0, until: int | None = None
-) -> Select[Any] | CompoundSelect[Any]:
-    """Return a query for the ids of the clients in a mailing's audience, in order: those in (`after`, `until`].
+class _Sources(NamedTuple):
+    """Queries for what mailings choose clients by: all clients of an owner, named clients, and tags.
 
-    `all_clients` is the mailing's own column: it saves two of three lookups.
+    The columns are the owner's id, and the client's id or the tag. `tags` has all spellings.
     """
+
+    owners: Select[Any]
+    names: Select[Any]
+    tags: SelectBase
+
+
+class Selection(NamedTuple):
+    """Who a mailing chooses, and who of them it excludes: conditions on the owner's clients, each with its reason."""
+
+    owner_id: int
+    topic: str
+    all_clients: bool
+    sources: _Sources
+    included: Sequence[ColumnElement[bool]] = ()
+    excluded: Sequence[tuple[str, ColumnElement[bool]]] = ()
+
+
+class Choice(NamedTuple):
+    """What a user chose for a mailing that does not exist yet."""
+
+    owner_id: int
+    topic: str
+    timezone: str
+    all_clients: bool
+    client_ids: Sequence[int]
+    tags: Sequence[str]
+    filters: Sequence["Filter"]
+
+
+def selection(db: Connection, mailing_id: int, now: datetime) -> Selection:
+    """Return who a mailing chooses. Raises InvalidFilter if one of its saved queries cannot be evaluated any more.
+
+    Times in queries such as `-30d` are relative to `now`.
+    """
+    from skychimp.store.clients import filters
+
+    columns = (_M.c.owner_id, _M.c.topic, _M.c.all_clients, _M.c.timezone)
+    owner_id, topic, all_clients, timezone = db.execute(select(*columns).where(_M.c.id == mailing_id)).one()
+    chosen = Selection(owner_id, topic, all_clients, _stored(_M.c.id == mailing_id))
+    return _add_filters(db, chosen, filters.read_filters(db, mailing_id), timezone, now)
+
+
+def new_selection(db: Connection, choice: Choice, now: datetime) -> Selection:
+    """Return who a mailing chooses that does not exist yet. Raises InvalidFilter."""
+    owner = literal(choice.owner_id).label("owner_id")
+    spellings = [spelling for tag in choice.tags for spelling in tags.spellings(db, tag)]
+    pairs = [select(owner, literal(tag).label("tag")) for tag in spellings]
+    sources = _Sources(
+        select(owner).where(literal(choice.all_clients)),
+        select(owner, ids_in(json.dumps(list(choice.client_ids))).c.value.label("client_id")),
+        union_all(*pairs) if pairs else select(owner, literal("").label("tag")).where(false()),
+    )
+    chosen = Selection(choice.owner_id, choice.topic, choice.all_clients, sources)
+    return _add_filters(db, chosen, choice.filters, choice.timezone, now)
+
+
+def _add_filters(
+    db: Connection, chosen: Selection, added: "Sequence[Filter]", timezone: str, now: datetime
+) -> Selection:
+    if not added:  # most mailings have none, and need no parser
+        return chosen
+    from skychimp.store.clients import filters
+    from skychimp.store.clients.queries.conditions import Evaluation
+
+    evaluation = Evaluation(db, chosen.owner_id, timezone, now)
+    conditions = [(each, filters.condition(evaluation, each)) for each in added]
+    return chosen._replace(
+        included=[condition for each, condition in conditions if not each.leaves_out],
+        excluded=[(each.reason, condition) for each, condition in conditions if each.leaves_out],
+    )
+
+
+def client_ids(chosen: Selection, *, after: int = 0, until: int | None = None) -> Select[Any] | CompoundSelect[Any]:
+    """Return a query for the ids of the clients in an audience, in order: those in (`after`, `until`]."""
 
     def is_in_range(client_id: ColumnElement[int]) -> ColumnElement[bool]:
         return client_id > after if until is None else and_(client_id > after, client_id <= until)
 
-    everyone, named, tagged = _ways_in(_M.c.id == mailing_id, is_in_range)
-    return everyone.order_by("id") if all_clients else union(named, tagged).order_by("id")
+    return _members(chosen, is_in_range).order_by("id")
 
 
-def members(
-    db: Connection, mailing_id: int, *, all_clients: bool, after: int, limit: int, only_left_out: bool = False
-) -> list[Member]:
-    """Return the first `limit` clients in a mailing's audience whose ids are above `after`, in order.
+def members(db: Connection, chosen: Selection, *, after: int, limit: int, only_left_out: bool = False) -> list[Member]:
+    """Return the first `limit` clients that a mailing chooses whose ids are above `after`, in order.
 
     `only_left_out` returns those of them that get no email.
     """
-    query = client_ids(mailing_id, all_clients=all_clients, after=after)
+    query = _chosen(chosen, lambda client_id: client_id > after).order_by("id")
     ids = (query if only_left_out else query.limit(limit)).subquery()
-    found_id = suppressions.first_id(_C.c.address_key, _C.c.owner_id, _topic(mailing_id))
+    found_id = suppressions.first_id(_C.c.address_key, _C.c.owner_id, literal(chosen.topic))
+    excluded_by = _excluded_by(chosen)
     rows = (
-        select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason, *_FOUND)
+        select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason, excluded_by, *_FOUND)
         .join(ids, ids.c.id == _C.c.id)
         .outerjoin(_F, _F.c.id == found_id)
-        .where(~can_receive(mailing_id) if only_left_out else true())
+        .where(or_(excluded_by.is_not(None), ~_can_receive(literal(chosen.topic))) if only_left_out else true())
         .order_by(_C.c.id)
         .limit(limit)
     )
-    return [Member(row[0], row[1], row[2], row[3], _found(row[4:])) for row in db.execute(rows)]
+    reasons = [reason for reason, _ in chosen.excluded]
+    return [
+        Member(row[0], row[1], row[2], row[3], _found(row[5:]), None if row[4] is None else reasons[row[4]])
+        for row in db.execute(rows)
+    ]
 
 
 def find_suppression(db: Connection, key: str, owner_id: int, topic: str) -> Found | None:
@@ -116,55 +218,68 @@ def find_suppression(db: Connection, key: str, owner_id: int, topic: str) -> Fou
     return None if row is None else _found(row)
 
 
-def count_addresses(db: Connection, mailings: ColumnElement[bool]) -> int:
+def count_addresses(db: Connection, mailings: ColumnElement[bool], now: datetime) -> int:
     """Return how many addresses are in the audiences of the mailings with a condition. Each address counts once."""
-    addresses = union(*(way.with_only_columns(_C.c.address_key) for way in _ways_in(mailings)))
-    return db.scalar(select(func.count()).select_from(addresses.subquery())) or 0
+    unfiltered = _stored(and_(mailings, ~_has_filter(_M.c.id)))
+    addresses = [way.with_only_columns(_C.c.address_key) for way in _ways_in(unfiltered)]
+    filtered = _filtered_mailings(db, mailings, now).values()
+    addresses += [select(_C.c.address_key).where(_C.c.id.in_(_members(chosen))) for chosen in filtered]
+    while len(addresses) > _MOST_IN_UNION:
+        some, addresses = addresses[:_MOST_IN_UNION], addresses[_MOST_IN_UNION:]
+        addresses.append(select(union(*some).subquery()))
+    return db.scalar(select(func.count()).select_from(union(*addresses).subquery())) or 0
 
 
-def count(db: Connection, mailing_id: int, *, all_clients: bool) -> AudienceCount:
-    """Count the clients in a mailing's audience by whether they get an email, as `why_left_out` says."""
-    return _count(db, client_ids(mailing_id, all_clients=all_clients).order_by(None), _topic(mailing_id))
-
-
-def count_selected(
-    db: Connection, owner_id: int, selected_ids: Sequence[int], tags: Sequence[str], topic: str, *, all_clients: bool
-) -> AudienceCount:
-    """Count, as `count` does, for a mailing that does not exist yet.
-
-    `tags` has all spellings of the tags.
-    """
-    own = select(_C.c.id).where(_C.c.owner_id == owner_id)
-    tagged = own.join(_T, _T.c.client_id == _C.c.id).where(_T.c.tag.in_(tags))
-    some = union(own.where(_C.c.id.in_(id_list(selected_ids))), tagged)
-    return _count(db, own if all_clients else some, literal(topic))
-
-
-def _count(db: Connection, query: Select[Any] | CompoundSelect[Any], topic: ColumnElement[str]) -> AudienceCount:
-    ids = query.subquery()
+def count(db: Connection, chosen: Selection) -> AudienceCount:
+    """Count the clients in an audience by whether they get an email, as `why_left_out` says."""
+    ids = _chosen(chosen).subquery()
+    excluded_by, topic = _excluded_by(chosen), literal(chosen.topic)
+    clients = select(func.count()).join_from(_C, ids, ids.c.id == _C.c.id)
+    excluded = (db.scalar(clients.where(excluded_by.is_not(None))) or 0) if chosen.excluded else 0
     reason = suppressions.reason(_C.c.address_key, _C.c.owner_id, topic)
     # Only for those who are left out: finding the reason takes longer than finding that there is one.
     left_out = select(reason.label("reason")).join_from(_C, ids, ids.c.id == _C.c.id).where(~_can_receive(topic))
+    if chosen.excluded:
+        left_out = left_out.where(excluded_by.is_(None))
     is_bad = func.coalesce(left_out.subquery().c.reason, suppressions.BOUNCE) == suppressions.BOUNCE
     numbers = {bool(bad): number for bad, number in db.execute(select(is_bad, func.count()).group_by(is_bad))}
     suppressed, bad = numbers.get(False, 0), numbers.get(True, 0)
     total = db.scalar(select(func.count()).select_from(ids)) or 0
-    return AudienceCount(total - suppressed - bad, suppressed, bad)
+    return AudienceCount(total - excluded - suppressed - bad, suppressed, bad, excluded)
 
 
-def mailings_with(db: Connection, ids: Sequence[int]) -> set[int]:
+def mailings_with(db: Connection, ids: Sequence[int], now: datetime) -> set[int]:
     """Return the ids of the mailings with one of these clients in their audience, deleted mailings included."""
     candidate = _M.alias("candidate")
     owners = select(_C.c.owner_id).where(_C.c.id.in_(ids))
-    ways = _ways_in(_M.c.id == candidate.c.id, lambda client_id: client_id.in_(ids), candidate)
+    ways = _ways_in(_stored(_M.c.id == candidate.c.id, candidate), lambda client_id: client_id.in_(ids))
     is_included = or_(*(way.correlate(candidate).exists() for way in ways))
-    return set(db.scalars(select(candidate.c.id).where(candidate.c.owner_id.in_(owners), is_included)))
+    unfiltered = and_(candidate.c.owner_id.in_(owners), ~_has_filter(candidate.c.id))
+    found = set(db.scalars(select(candidate.c.id).where(unfiltered, is_included)))
+    for mailing_id, chosen in _filtered_mailings(db, _M.c.owner_id.in_(owners), now).items():
+        if db.scalar(select(_members(chosen, lambda client_id: client_id.in_(ids)).exists())):
+            found.add(mailing_id)
+    return found
 
 
-def why_outside(db: Connection, mailing_id: int) -> str:
-    """Return the reason for a client that is not in this mailing's audience. The mailing is not sent to all clients."""
-    tags = ", ".join(db.scalars(select(_MT.c.tag).where(_MT.c.mailing_id == mailing_id).order_by(_MT.c.tag)))
-    return f"the client has none of the mailing's tags: {tags}" if tags else "the mailing does not include the client"
+def why_outside(db: Connection, mailing_id: int, ids: Sequence[int], now: datetime) -> str:
+    """Return the reason why none of these clients is in this mailing's audience."""
+    from skychimp.store.clients.filters import InvalidFilter
+
+    try:
+        chosen = selection(db, mailing_id, now)
+    except InvalidFilter as error:
+        return error.message
+    if chosen.excluded:
+        is_chosen = _C.c.id.in_(_chosen(chosen, lambda client_id: client_id.in_(ids)))
+        number = db.scalar(select(_excluded_by(chosen)).where(is_chosen))
+        if number is not None:
+            return f"excluded: {chosen.excluded[number][0]}"
+    if chosen.included:
+        return "the client is not among those that the mailing chooses"
+    wanted = ", ".join(db.scalars(select(_MT.c.tag).where(_MT.c.mailing_id == mailing_id).order_by(_MT.c.tag)))
+    has_none = f"the client has none of the mailing's tags: {wanted}"
+    return has_none if wanted else "the mailing does not include the client"
 
 
 def can_receive(mailing_id: int) -> ColumnElement[bool]:
@@ -182,7 +297,9 @@ def has_good_address() -> ColumnElement[bool]:
 
 
 def why_left_out(member: Member) -> str | None:
-    """Return why a client in an audience gets no email, or None if it does."""
+    """Return why a client that a mailing chooses gets no email, or None if it does."""
+    if member.excluded is not None:
+        return f"excluded: {member.excluded}"
     return why_not(member.bad_at, member.bad_reason, member.suppression)
 
 
@@ -224,36 +341,92 @@ def _topic(mailing_id: int) -> ColumnElement[str]:
     return select(_M.c.topic).where(_M.c.id == mailing_id).scalar_subquery()
 
 
-def _ways_in(
-    mailings: ColumnElement[bool],
-    narrow: Callable[[ColumnElement[int]], ColumnElement[bool]] = lambda client_id: true(),
-    *outer: FromClause,
-) -> tuple[Select[Any], Select[Any], Select[Any]]:
-    """Return a query for each way into the audiences of the mailings with a condition: as all clients, named, tagged.
+def _stored(mailings: ColumnElement[bool], *outer: FromClause) -> _Sources:
+    """Return what the mailings with a condition choose clients by, apart from filters.
 
-    `narrow` is called with a column of client ids, and returns a condition on it. `outer` are tables of the enclosing
-    query that `mailings` refers to.
-
-    Owners, names and tags are looked up first, each once, and the clients after that: joined with each of many
-    mailings, the same clients would be read as often.
+    `outer` are tables of the enclosing query that `mailings` refers to.
     """
 
     def of_mailings(*columns: ColumnElement[Any]) -> Select[Any]:
         return select(*columns).select_from(_M).where(mailings).correlate(*outer)
 
-    owners = of_mailings(_M.c.owner_id).where(_M.c.all_clients)
-    everyone = select(_C.c.id).where(_C.c.owner_id.in_(owners), narrow(_C.c.id))
+    return _Sources(
+        of_mailings(_M.c.owner_id).where(_M.c.all_clients),
+        of_mailings(_M.c.owner_id, _MC.c.client_id).join(_MC, _MC.c.mailing_id == _M.c.id),
+        of_mailings(_M.c.owner_id, _MT.c.tag).join(_MT, _MT.c.mailing_id == _M.c.id),
+    )
 
-    names = of_mailings(_M.c.owner_id, _MC.c.client_id).join(_MC, _MC.c.mailing_id == _M.c.id)
-    pairs = names.where(narrow(_MC.c.client_id)).distinct().subquery()
+
+def _ways_in(
+    sources: _Sources, narrow: Callable[[ColumnElement[int]], ColumnElement[bool]] = lambda client_id: true()
+) -> tuple[Select[Any], Select[Any], Select[Any]]:
+    """Return a query for the clients of each source: all clients, named, tagged.
+
+    `narrow` is called with a column of client ids, and returns a condition on it.
+
+    Owners, names and tags are looked up first, each once, and the clients after that: joined with each of many
+    mailings, the same clients would be read as often.
+    """
+    everyone = select(_C.c.id).where(_C.c.owner_id.in_(sources.owners), narrow(_C.c.id))
+
+    pairs = sources.names.where(narrow(sources.names.selected_columns["client_id"])).distinct().subquery()
     named = select(_C.c.id).join(pairs, and_(pairs.c.client_id == _C.c.id, pairs.c.owner_id == _C.c.owner_id))
 
-    tags = of_mailings(_M.c.owner_id, _MT.c.tag).join(_MT, _MT.c.mailing_id == _M.c.id)
+    wanted = sources.tags.subquery()
     tagged = (
         select(_C.c.id)
         .join_from(_T, _C, _C.c.id == _T.c.client_id)
         # The first condition follows from the second, and lets SQLite begin with the index of tags.
-        .where(_T.c.tag.in_(tags.with_only_columns(_MT.c.tag)), tuple_(_C.c.owner_id, _T.c.tag).in_(tags))
+        .where(_T.c.tag.in_(select(wanted.c.tag)), tuple_(_C.c.owner_id, _T.c.tag).in_(select(wanted)))
         .where(narrow(_T.c.client_id))
     )
     return everyone, named, tagged
+
+
+def _chosen(
+    chosen: Selection, narrow: Callable[[ColumnElement[int]], ColumnElement[bool]] = lambda client_id: true()
+) -> Select[Any] | CompoundSelect[Any]:
+    """Return the query for the ids of the clients that a mailing chooses, also of those who are excluded."""
+    everyone, named, tagged = _ways_in(chosen.sources, narrow)
+    if chosen.all_clients:
+        return everyone
+    if not chosen.included:
+        return union(named, tagged)
+    is_own = and_(_C.c.owner_id == chosen.owner_id, narrow(_C.c.id))
+    return union(named, tagged, select(_C.c.id).where(is_own, or_(*chosen.included)))
+
+
+def _members(
+    chosen: Selection, narrow: Callable[[ColumnElement[int]], ColumnElement[bool]] = lambda client_id: true()
+) -> Select[Any] | CompoundSelect[Any]:
+    """Return the query for the ids of the clients in an audience."""
+    ids = _chosen(chosen, narrow)
+    if not chosen.excluded:
+        return ids
+    if isinstance(ids, CompoundSelect):
+        ids = select(_C.c.id).where(_C.c.id.in_(ids))
+    return ids.where(_excluded_by(chosen).is_(None))
+
+
+def _excluded_by(chosen: Selection) -> ColumnElement[Any]:
+    """Return the expression for the number of the first exclusion that a client is left out by, NULL if none is."""
+    numbered = [(condition, literal(number)) for number, (_, condition) in enumerate(chosen.excluded)]
+    return case(*numbered) if numbered else null()
+
+
+def _has_filter(mailing_id: ColumnElement[int]) -> ColumnElement[bool]:
+    return exists().where(_MF.c.mailing_id == mailing_id).correlate_except(_MF)
+
+
+def _filtered_mailings(db: Connection, mailings: ColumnElement[bool], now: datetime) -> dict[int, Selection]:
+    """Return who those of the mailings choose that have filters. One with an invalid filter chooses nobody."""
+    ids = db.scalars(select(_M.c.id).where(_M.c.id.in_(select(_MF.c.mailing_id)), mailings).order_by(_M.c.id)).all()
+    selections: dict[int, Selection] = {}
+    if not ids:
+        return selections
+    from skychimp.store.clients.filters import InvalidFilter
+
+    for mailing_id in ids:
+        with suppress(InvalidFilter):
+            selections[mailing_id] = selection(db, mailing_id, now)
+    return selections

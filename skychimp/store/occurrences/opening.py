@@ -4,7 +4,7 @@ But for what takes a store, this is part of the caller's transaction.
 """
 
 from array import array
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, insert, 
 from sqlalchemy.dialects.sqlite import Insert
 from sqlmodel import Session
 
+from skychimp.errors import InvalidValue
 from skychimp.models import (
     Attempt,
     Client,
@@ -24,6 +25,7 @@ from skychimp.models import (
     OccurrenceState,
     Outcome,
 )
+from skychimp.store import holds
 from skychimp.store.clients import audience, tags
 from skychimp.store.conditions import has_waiting_state, is_unknown
 from skychimp.store.database import POSTGRESQL, Store
@@ -55,21 +57,24 @@ def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_B
     """Create deliveries for the next `batch` clients of an occurrence's audience. Return True once all are created.
 
     An address that is twice in the audience gets one delivery, and a bad or suppressed address none. Calling it again
-    is harmless.
+    is harmless. A mailing whose audience cannot be read any more is held, which also returns True.
     """
     occurrence = db.execute(
-        select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients, _M.c.deleted_at)
+        select(_O.c.state, _O.c.cursor, _O.c.due_at, _O.c.opened_at, _M.c.id, _M.c.owner_id, _M.c.deleted_at)
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_O.c.id == occurrence_id)
     ).one()
     if occurrence.state != OccurrenceState.OPENING or occurrence.deleted_at is not None:
         return True
+    try:
+        chosen = audience.selection(db, occurrence.id, occurrence.opened_at)
+    except InvalidValue as error:  # a saved query: rather nobody gets it than the wrong clients
+        holds.hold_mailing(db, occurrence.id, error.message, None, datetime.now(UTC))
+        return True
     # A batch is a range of the owner's clients, even if the audience has few of them, so that no batch takes long.
     following = select(_C.c.id).where(_C.c.owner_id == occurrence.owner_id, _C.c.id > occurrence.cursor)
     until = db.scalar(following.order_by(_C.c.id).limit(1).offset(batch - 1))
-    client_ids = audience.client_ids(
-        occurrence.id, all_clients=occurrence.all_clients, after=occurrence.cursor, until=until
-    )
+    client_ids = audience.client_ids(chosen, after=occurrence.cursor, until=until)
     is_in_batch = _C.c.id.in_(select(client_ids.subquery().c.id))
     in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
     may_get_it = and_(is_in_batch, audience.can_receive(occurrence.id))

@@ -225,7 +225,7 @@ def test_audience_is_all_clients_or_those_named_or_tagged(store: Store, ada: Act
 def test_mailing_without_recipients_names_the_options_to_select_them(create: CreateMailing) -> None:
     with pytest.raises(InvalidValue, match="no recipients selected") as refused:
         create(audience=Audience())
-    assert refused.value.hint == "use --all-clients, --tag or --client"
+    assert refused.value.hint == "use --all-clients, --tag, --segment, --where or --client"
 
 
 @pytest.mark.parametrize("client_id", [0, -1, 3, HUGE, 2], ids=["0", "-1", "unknown", "huge", "bobs"])
@@ -411,7 +411,7 @@ def test_unknown_mailing_is_not_found(store: Store, ada: Actor, mailing_id: int)
         with pytest.raises(NotFound):
             action(store, ada, mailing_id)
     with pytest.raises(NotFound):
-        mailings.require_mailing(store, mailing_id)
+        mailings.require_mailing(store, str(mailing_id))
 
 
 def test_only_the_owner_changes_a_mailing(

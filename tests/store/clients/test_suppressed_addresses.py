@@ -89,12 +89,15 @@ def test_scope_is_the_same_when_an_occurrence_opens_and_while_it_waits(
     queued = [row.occurrence_id for row in rows(store, Delivery) if row.state == S.QUEUED]
     assert [queued.count(occurrence_id) for occurrence_id in (1, 2)] == expected
     counts = [
-        write(store, lambda db: audience.count(db, mailing_id, all_clients=True)).recipients  # noqa: B023
+        write(store, lambda db: audience.count(db, audience.selection(db, mailing_id, NOW))).recipients  # noqa: B023
         for mailing_id in (plain_id, with_topic_id)
     ]
     assert counts == expected
     members = [
-        write(store, lambda db: audience.members(db, mailing_id, all_clients=True, after=0, limit=9))  # noqa: B023
+        write(
+            store,
+            lambda db: audience.members(db, audience.selection(db, mailing_id, NOW), after=0, limit=9),  # noqa: B023
+        )
         for mailing_id in (plain_id, with_topic_id)
     ]
     reasons = [audience.why_left_out(member) or "" for (member,) in members]

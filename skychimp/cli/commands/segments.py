@@ -1,0 +1,94 @@
+"""The `skychimp segments` commands: save queries over clients, and use them by name."""
+
+from typing import Annotated
+
+import typer
+
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.errors import InvalidValue
+from skychimp.shell import run_hint
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+COLUMNS = {"id": "ID", "name": "Name", "where": "Query"}
+SegmentName = Annotated[str, typer.Argument(metavar="SEGMENT", help="Segment name or ID.", show_default=False)]
+
+
+@app.command(epilog="skychimp segments create regulars --where \"tag = 'vip' AND created_at < '-365d'\"")
+def create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the segment.", show_default=False)],
+    where: Annotated[str, typer.Option(help='Query over clients (see "skychimp help queries").', metavar="EXPR")],
+    json: Json = False,
+) -> None:
+    """Save a query over clients, and show how many clients it chooses now."""
+    from skychimp.services.clients import segments
+
+    context = get_context(ctx, json)
+    timezone = context.settings.mail.read_timezone()
+    created = segments.create(context.store, context.actor, name, where, timezone)
+    _show(context, created.name)
+    context.out.next("mailings", "create", "--segment", created.name, "--help")
+
+
+@app.command("list", epilog="skychimp segments list")
+def list_(
+    ctx: typer.Context,
+    limit: Limit = None,
+    offset: Offset = 0,
+    search: Search = None,
+    sort: Sort = None,
+    json: Json = False,
+) -> None:
+    """List your segments."""
+    from skychimp.services.clients import segments
+
+    context = get_context(ctx, json)
+    rows = segments.list_segments(context.store, context.actor, list_options(limit, offset, search, sort))
+    none_yet = f"no segments yet; {run_hint('segments', 'create', '--help')}"
+    context.out.rows(rows, COLUMNS, empty=none_yet if search is None else "no matching segments")
+
+
+@app.command(epilog="skychimp segments show regulars")
+def show(ctx: typer.Context, segment: SegmentName, json: Json = False) -> None:
+    """Show a segment, and how many clients are in it now."""
+    _show(get_context(ctx, json), segment)
+
+
+@app.command(epilog="skychimp segments update regulars --where \"tag IN ('vip', 'gold')\"")
+def update(
+    ctx: typer.Context,
+    segment: SegmentName,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    where: Annotated[str | None, typer.Option(help="New query.", metavar="EXPR")] = None,
+    json: Json = False,
+) -> None:
+    """Change a segment. Mailings that use it choose their clients by the new query."""
+    from skychimp.services.clients import segments
+
+    context = get_context(ctx, json)
+    if name is None and where is None:
+        raise InvalidValue("nothing to change", "use --name or --where")
+    timezone = context.settings.mail.read_timezone()
+    changed = segments.change(context.store, context.actor, segment, timezone, new_name=name, where=where)
+    _show(context, changed.name)
+
+
+@app.command(epilog="skychimp segments delete regulars --yes")
+def delete(ctx: typer.Context, segment: SegmentName, yes: Yes = False, json: Json = False) -> None:
+    """Delete a segment. Its clients stay. A segment that a mailing uses cannot be deleted."""
+    from skychimp.services.clients import segments
+
+    context = get_context(ctx, json)
+    found = segments.find(context.store, context.actor, segment)
+    context.confirm(f"delete segment {found.name}", yes=yes)
+    context.out.record(segments.remove(context.store, context.actor, str(found.id)))
+
+
+def _show(context: Context, name: str) -> None:
+    from skychimp.services.clients import segments
+
+    shown = segments.show(context.store, context.actor, name, context.settings.mail.read_timezone())
+    context.out.record(shown)
+    if shown.problem is not None:
+        context.out.warn(f"segment {shown.name} chooses nobody: {shown.problem}")

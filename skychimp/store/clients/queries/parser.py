@@ -1,0 +1,311 @@
+"""Read queries by recursive descent; pure.
+
+    query       = conjunction { OR conjunction }
+    conjunction = negation { AND negation }
+    negation    = NOT negation | "(" query ")" | got | predicate
+    got         = GOT "(" number [ "," text ] ")"
+    predicate   = column ( operator value | IS [NOT] NULL
+                         | [NOT] ( IN "(" value { "," value } ")" | LIKE text | BETWEEN value AND value ) )
+    column      = email | name | comment | created_at | consent_at | tag | fields.NAME
+
+Case does not matter in keywords and names.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+from skychimp import addresses
+from skychimp.delivery.scheduling import time_input
+from skychimp.durations import is_duration, parse_duration
+from skychimp.errors import InvalidQuery, InvalidValue
+from skychimp.store.clients.queries.syntax import (
+    COLUMNS,
+    FIELD_PREFIX,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_TERMS,
+    Column,
+    Comparison,
+    Conjunction,
+    Disjunction,
+    Got,
+    IsNull,
+    Kind,
+    Known,
+    Like,
+    Negation,
+    Node,
+    OneOf,
+    Value,
+)
+from skychimp.store.clients.queries.tokens import EXAMPLE, Token, split
+from skychimp.text import did_you_mean, folded, shortened
+
+COMPARISONS = ("=", "<>", "!=", "<", "<=", ">", ">=")
+KEYWORDS = ("AND", "OR", "NOT", "IN", "LIKE", "IS", "NULL", "BETWEEN", "TRUE", "FALSE", "GOT")
+PREDICATES = "=, <>, <, <=, >, >=, IN, LIKE, BETWEEN or IS NULL"
+
+_MAX_ID = 2**63 - 1
+_LIKE_KINDS = (Kind.TEXT, Kind.ADDRESS, Kind.TAG)
+_LITERALS = {
+    Kind.TEXT: "a text in quotes, such as 'Riga'",
+    Kind.ADDRESS: "an email address in quotes, such as 'ada@example.org'",
+    Kind.TAG: "a tag in quotes, such as 'vip'",
+    Kind.NUMBER: "a number, such as 42 or -1.5",
+    Kind.BOOLEAN: "TRUE or FALSE",
+    Kind.DATE: "a date in quotes, such as '2026-12-01'",
+    Kind.TIME: "a time in quotes: '2026-12-01', '2026-12-01 09:00' or '-30d'",
+}
+
+
+def parse(query: str, known: Known) -> Node:
+    """Return what a query means. Raises InvalidQuery."""
+    return _Parser(query, known).parse()
+
+
+def parse_time(text: str, timezone: str, now: datetime) -> datetime:
+    """Return the instant that a time in a query means, in UTC: `-30d` is that long ago. Raises InvalidValue."""
+    if text.startswith("-") and is_duration(text[1:]):
+        return now - parse_duration(text[1:])
+    return time_input.parse_when(text, timezone, now)
+
+
+class _Parser:
+    def __init__(self, query: str, known: Known) -> None:
+        self._query = query
+        self._known = known
+        self._tokens = split(query)
+        self._token = next(self._tokens)
+        self._depth = self._terms = 0
+
+    def parse(self) -> Node:
+        if self._token.kind == "end":
+            raise InvalidQuery("it is empty", EXAMPLE, self._query, 0)
+        node = self._disjunction()
+        if self._token.kind != "end":
+            raise self._unexpected("AND or OR")
+        return node
+
+    # Operators
+
+    def _disjunction(self) -> Node:
+        return self._joined("OR", lambda: self._joined("AND", self._negation, Conjunction), Disjunction)
+
+    def _joined(self, keyword: str, operand: Callable[[], Node], node: Callable[[tuple[Node, ...]], Node]) -> Node:
+        operands = [operand()]
+        while self._take(keyword):
+            operands.append(operand())
+        return operands[0] if len(operands) == 1 else node(tuple(operands))
+
+    def _negation(self) -> Node:
+        if self._token.keyword not in ("NOT", "("):
+            return self._term()
+        if self._depth == MAX_DEPTH:
+            raise self._error(f"more than {MAX_DEPTH} levels of NOT and parentheses", "write it with fewer levels")
+        self._depth += 1
+        start = self._advance()
+        if start.keyword == "NOT":
+            node: Node = Negation(self._negation())
+        else:
+            node = self._disjunction()
+            self._expect(")", f"the parenthesis of column {start.position + 1} is not closed")
+        self._depth -= 1
+        return node
+
+    def _term(self) -> Node:
+        self._terms += 1
+        if self._terms > MAX_TERMS:
+            raise self._error(f"more than {MAX_TERMS} conditions", "use IN, or give the clients a tag instead")
+        return self._got() if self._token.keyword == "GOT" else self._predicate()
+
+    # Conditions
+
+    def _got(self) -> Node:
+        self._advance()
+        self._expect("(", "got needs a mailing", "write got(7), or got(7, '-30d')")
+        number = self._token
+        mailing_id = int(number.value) if number.kind == "number" and number.value.isdecimal() else 0
+        if not 0 < mailing_id <= _MAX_ID or not self._known.is_mailing(mailing_id):
+            problem = f"mailing {mailing_id} not found" if mailing_id else "the ID of a mailing expected"
+            raise self._error(problem, 'run "skychimp mailings list"')
+        self._advance()
+        since = self._text(Kind.TIME, _checked_time) if self._take(",") else None
+        self._expect(")", "got is not closed")
+        return Got(mailing_id, since)
+
+    def _predicate(self) -> Node:
+        column = self._column()
+        operator = self._token
+        is_negated = self._take("NOT")
+        node = self._null_test(column, operator) if self._take("IS") else self._negatable(column)
+        if node is None:
+            if is_negated or self._token.keyword not in COMPARISONS:
+                raise self._unexpected("IN, LIKE or BETWEEN" if is_negated else PREDICATES)
+            return self._comparison(column)
+        return Negation(node) if is_negated else node
+
+    def _null_test(self, column: Column, operator: Token) -> Node:
+        if operator.keyword == "NOT":
+            raise self._error("NOT IS is not valid", "write IS NOT NULL", operator)
+        is_negated = self._take("NOT")
+        self._expect("NULL", "NULL expected", f"write {column} IS NULL or {column} IS NOT NULL")
+        return Negation(IsNull(column)) if is_negated else IsNull(column)
+
+    def _negatable(self, column: Column) -> Node | None:
+        """Return the predicate whose keyword comes next, or None if it is none that NOT can be before."""
+        operator = self._token
+        if self._take("IN"):
+            return OneOf(column, self._values(column))
+        if self._take("LIKE"):
+            self._require(column.kind in _LIKE_KINDS, column, operator)
+            return Like(column, self._text(Kind.TEXT))
+        if self._take("BETWEEN"):
+            self._require(column.kind not in (Kind.BOOLEAN, Kind.TAG), column, operator)
+            low = self._value(column, is_ordered=True)
+            self._expect("AND", "AND expected", f"write {column} BETWEEN … AND …")
+            return Conjunction((Comparison(column, ">=", low), Comparison(column, "<=", self._value(column, True))))
+        return None
+
+    def _comparison(self, column: Column) -> Node:
+        operator = self._advance()
+        is_ordered = operator.value[0] in "<>" and operator.value != "<>"
+        self._require(not is_ordered or column.kind not in (Kind.BOOLEAN, Kind.TAG), column, operator)
+        value = self._value(column, is_ordered)
+        if operator.value in ("<>", "!="):
+            return Negation(Comparison(column, "=", value))
+        return Comparison(column, operator.value, value)
+
+    def _require(self, is_possible: bool, column: Column, operator: Token) -> None:
+        if not is_possible:
+            problem = f"{operator.keyword} cannot be used with {column}, which is {_described(column)}"
+            raise self._error(problem, f"use =, <>, IN or IS NULL with {column}", operator)
+
+    # Columns and values
+
+    def _column(self) -> Column:
+        token = self._token
+        if token.kind != "word" or token.keyword in KEYWORDS:
+            raise self._unexpected("a column such as email, tag or fields.city")
+        self._advance()
+        if folded(token.value).startswith(FIELD_PREFIX):
+            name = token.value[len(FIELD_PREFIX) :]
+            field = self._known.fields.get(folded(name))
+            if field is None:
+                raise self._unknown(token, f"unknown field {name}", name)
+            return Column(field.name, Kind(field.type.value), is_field=True)
+        column = COLUMNS.get(folded(token.value))
+        if column is None:
+            raise self._unknown(token, f"unknown column {token.value}", token.value)
+        return column
+
+    def _unknown(self, token: Token, problem: str, name: str) -> InvalidQuery:
+        fields = {field.name: FIELD_PREFIX + field.name for field in self._known.fields.values()}
+        suggestion = did_you_mean(name, fields) or did_you_mean(name, COLUMNS)
+        for field, column in fields.items():
+            suggestion = suggestion.replace(f" {field}?", f" {column}?")
+        choices = ", ".join([*COLUMNS, *fields.values()][:20])
+        return self._error(problem, suggestion or f"choose one of: {choices}", token)
+
+    def _values(self, column: Column) -> tuple[Value, ...]:
+        self._expect("(", "( expected", f"write {column} IN (…, …)")
+        values = [self._value(column)]
+        while self._take(","):
+            values.append(self._value(column))
+        self._expect(")", "the list is not closed")
+        return tuple(values)
+
+    def _value(self, column: Column, is_ordered: bool = False) -> Value:
+        if self._token.keyword == "NULL":
+            raise self._error("nothing is equal to NULL", f"write {column} IS NULL or {column} IS NOT NULL")
+        if column.kind == Kind.NUMBER:
+            return self._number(column)
+        if column.kind == Kind.BOOLEAN:
+            return self._boolean(column)
+        checks: dict[Kind, Callable[[str], str]] = {
+            Kind.DATE: _checked_date,
+            Kind.TIME: _checked_time,
+            Kind.ADDRESS: str.lower if is_ordered else _address_key,  # any text sorts addresses, such as 'm'
+        }
+        return self._text(column.kind, checks.get(column.kind, str), column)
+
+    def _number(self, column: Column) -> Value:
+        token = self._token
+        if token.kind != "number":
+            raise self._mismatch(column)
+        if sum(map(str.isdigit, token.value)) > MAX_DIGITS:
+            raise self._error(f"the number has more than {MAX_DIGITS} digits", "use fewer digits")
+        self._advance()
+        return Decimal(token.value)
+
+    def _boolean(self, column: Column) -> Value:
+        token = self._token
+        if token.keyword not in ("TRUE", "FALSE"):
+            raise self._mismatch(column)
+        self._advance()
+        return token.keyword == "TRUE"
+
+    def _text(self, kind: Kind, check: Callable[[str], str] = str, column: Column | None = None) -> str:
+        token = self._token
+        if token.kind != "text":
+            raise self._mismatch(column) if column else self._unexpected(_LITERALS[kind])
+        try:
+            value = check(token.value)
+        except (InvalidValue, ValueError):
+            noun = {Kind.TIME: "time", Kind.DATE: "date"}.get(kind, "email address")
+            hint = "for a part of it, use LIKE" if kind == Kind.ADDRESS else f"write {_LITERALS[kind]}"
+            raise self._error(f"invalid {noun} {shortened(token.value)}", hint) from None
+        self._advance()
+        return value
+
+    # Tokens
+
+    def _advance(self) -> Token:
+        token, self._token = self._token, next(self._tokens, self._token)
+        return token
+
+    def _take(self, keyword: str) -> bool:
+        """Pass over a keyword or sign. Return whether it came next."""
+        is_next = self._token.keyword == keyword
+        if is_next:
+            self._advance()
+        return is_next
+
+    def _expect(self, keyword: str, problem: str, hint: str | None = None) -> None:
+        if not self._take(keyword):
+            raise self._error(problem, hint or f"add {keyword}")
+
+    def _mismatch(self, column: Column) -> InvalidQuery:
+        return self._error(f"{column} is {_described(column)}", f"compare it with {_LITERALS[column.kind]}")
+
+    def _unexpected(self, expected: str) -> InvalidQuery:
+        token = self._token
+        found = "the query ends" if token.kind == "end" else f"unexpected {_as_written(token)}"
+        suggestion = did_you_mean(token.value, KEYWORDS) if token.kind == "word" else ""
+        return self._error(found, suggestion or f"write {expected} here")
+
+    def _error(self, problem: str, hint: str | None, token: Token | None = None) -> InvalidQuery:
+        return InvalidQuery(problem, hint, self._query, (token or self._token).position)
+
+
+def _described(column: Column) -> str:
+    return {Kind.ADDRESS: "an email address", Kind.BOOLEAN: "true or false"}.get(column.kind, f"a {column.kind}")
+
+
+def _as_written(token: Token) -> str:
+    return shortened(token.value) if token.kind == "text" else token.value[:40]
+
+
+def _checked_date(text: str) -> str:
+    if len(text) != len("2026-12-01"):  # Python reads other ways to write a date, too
+        raise ValueError
+    return date.fromisoformat(text).isoformat()
+
+
+def _checked_time(text: str) -> str:
+    parse_time(text, "UTC", datetime(2000, 1, 1, tzinfo=UTC))
+    return text
+
+
+def _address_key(text: str) -> str:
+    return addresses.parse(text.strip(), addresses.STORED).key
