@@ -99,7 +99,9 @@ def create(
     }
     counted: AudienceCount | None = None
     if not no_send and context.can_ask_to_send(yes=yes):
-        counted = mailings.count_recipients_of_new(context.store, context.actor, **new)
+        counted = mailings.count_recipients_of_new(
+            context.store, context.actor, **new, require_consent=_require_consent(context)
+        )
         if counted is not None:
             _confirm(context, counted, yes=yes)
     created = mailings.create(context.store, context.actor, **new)
@@ -138,7 +140,10 @@ def show(ctx: typer.Context, mailing: MailingId, json: Json = False) -> None:
 
     context = get_context(ctx, json)
     shown = mailings.show(context.store, context.actor, mailing)
-    show_whole_mailing(context, shown, recipients.count_recipients(context.store, context.actor, mailing))
+    counted = recipients.count_recipients(
+        context.store, context.actor, mailing, require_consent=_require_consent(context)
+    )
+    show_whole_mailing(context, shown, counted)
 
 
 @app.command(epilog="skychimp mailings audience 1 --left-out")
@@ -153,11 +158,14 @@ def audience(
     from skychimp.services.mailings import recipients
 
     context = get_context(ctx, json)
-    clients = recipients.list_recipients(context.store, context.actor, mailing, only_left_out=left_out)
+    require_consent = _require_consent(context)
+    clients = recipients.list_recipients(
+        context.store, context.actor, mailing, only_left_out=left_out, require_consent=require_consent
+    )
     empty = "nobody is left out" if left_out else "the mailing goes to no client"
     context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, empty=empty)
     if context.out.on_terminal and not context.out.json:
-        counted = recipients.count_recipients(context.store, context.actor, mailing)
+        counted = recipients.count_recipients(context.store, context.actor, mailing, require_consent=require_consent)
         context.out.note(f"mailing {mailing} goes to {count_of(counted.recipients, 'client')}")
         note_left_out(context, counted)
 
@@ -285,7 +293,9 @@ def enable(ctx: typer.Context, mailing: MailingId, yes: Yes = False, json: Json 
     from skychimp.services.mailings import mailings, recipients
 
     context = get_context(ctx, json)
-    counted = recipients.count_when_enabled(context.store, context.actor, mailing)
+    counted = recipients.count_when_enabled(
+        context.store, context.actor, mailing, require_consent=_require_consent(context)
+    )
     _confirm(context, counted, yes=yes)
     changed = mailings.enable(context.store, context.actor, mailing)
     show_mailing(context, changed)
@@ -308,7 +318,7 @@ def retry(
     """Queue emails again that failed or expired.
 
     Those of the mailing's last occurrence are meant. The time after which they expire starts again. Clients
-    with a suppressed or bad address are left out.
+    with a suppressed or bad address are left out, and those without a consent if it is required.
     """
     from skychimp.models import DeliveryState
     from skychimp.services.mailings import mailings, retries
@@ -316,11 +326,15 @@ def retry(
     context = get_context(ctx, json)
     chosen = {DeliveryState.FAILED: failed, DeliveryState.EXPIRED: expired, DeliveryState.CANCELLED: cancelled}
     states = [state for state, is_chosen in chosen.items() if is_chosen] or retries.DEFAULT_STATES
-    counted = retries.count(context.store, context.actor, mailing, states, reply)
+    require_consent = _require_consent(context)
+    counted = retries.count(context.store, context.actor, mailing, states, reply, require_consent=require_consent)
     if counted.left_out:
-        context.out.note(f"{count_of(counted.left_out, 'client')} left out: suppressed, deleted, or with a bad address")
+        reasons = f"suppressed, deleted, {'without consent, ' if require_consent else ''}or with a bad address"
+        context.out.note(f"{count_of(counted.left_out, 'client')} left out: {reasons}")
     context.confirm_sending(counted.queued, yes=yes)
-    queued = retries.retry(context.store, context.actor, mailing, states, reply) if counted.queued else counted
+    queued = counted
+    if counted.queued:
+        queued = retries.retry(context.store, context.actor, mailing, states, reply, require_consent=require_consent)
     context.out.record(queued)
     if not queued.queued:
         context.out.note("nothing to retry")
@@ -379,7 +393,9 @@ def _show_number_of_clients(
     from skychimp.services.mailings import recipients
 
     if counted is None:
-        counted = recipients.count_recipients(context.store, context.actor, mailing.id)
+        counted = recipients.count_recipients(
+            context.store, context.actor, mailing.id, require_consent=_require_consent(context)
+        )
     if counted.recipients:
         context.out.note(f"mailing {mailing.id} goes to {count_of(counted.recipients, 'client')}")
     else:
@@ -396,6 +412,10 @@ def _warn_if_on_hold(context: Context) -> None:
 
 
 # Options
+
+
+def _require_consent(context: Context) -> bool:
+    return context.settings.delivery.require_consent
 
 
 def _new_audience(all_clients: bool, tags: list[str] | None, client_ids: list[int] | None) -> "Audience | None":

@@ -65,13 +65,17 @@ def audience_in_words(mailing: "MailingInfo") -> str:
 
 def left_out_in_words(counted: "AudienceCount") -> str:
     """Return how many clients are left out, by the reason: `12 suppressed, 3 with a bad address`. "" if none is."""
-    suppressed = f"{counted.suppressed:,} suppressed" if counted.suppressed else ""
-    return ", ".join(filter(None, (suppressed, f"{counted.bad:,} with a bad address" if counted.bad else "")))
+    numbers = {
+        "suppressed": counted.suppressed,
+        "with a bad address": counted.bad,
+        "without a recorded consent": counted.no_consent,
+    }
+    return ", ".join(f"{number:,} {reason}" for reason, number in numbers.items() if number)
 
 
 def json_counts(counted: "AudienceCount") -> dict[str, Any]:
     """Return the numbers of an audience as JSON has them."""
-    left_out = {"suppressed": counted.suppressed, "bad_address": counted.bad}
+    left_out = {"suppressed": counted.suppressed, "bad_address": counted.bad, "no_consent": counted.no_consent}
     return {"recipients": counted.recipients, "left_out": left_out}
 
 

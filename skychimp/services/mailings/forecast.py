@@ -38,9 +38,12 @@ class Forecast:
     left_out: str | None
 
 
-def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Forecast]:
+def forecast(
+    store: Store, now: datetime, mailing_id: int | None = None, *, require_consent: bool = False
+) -> Iterator[Forecast]:
     """Yield a row for each client of the mailings that have something due, of all mailings or of one.
 
+    `require_consent` is the setting of that name.
     A mailing that is stopped, and an occurrence that is missed or skipped, is a single row.
     """
     with store.read() as transaction:
@@ -50,13 +53,13 @@ def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iter
         unfinished = _unfinished_occurrences(db, mailing_id)
     yield from stopped
     for mailing in due:
-        yield from _new_occurrences(store, mailing, now)
+        yield from _new_occurrences(store, mailing, now, require_consent)
     replaced = {occurrence_id for mailing in due for occurrence_id in mailing.replaces}
     for occurrence in unfinished:
         if occurrence.id in replaced:
             yield Forecast(occurrence.mailing_id, occurrence.due_at, "", REPLACED)
         else:
-            yield from _open_occurrence(store, occurrence, now)
+            yield from _open_occurrence(store, occurrence, now, require_consent)
 
 
 def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
@@ -71,13 +74,13 @@ def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> 
         yield Forecast(row.id, row.next_at, "", reason)
 
 
-def _new_occurrences(store: Store, mailing: DueMailing, now: datetime) -> Iterator[Forecast]:
+def _new_occurrences(store: Store, mailing: DueMailing, now: datetime, require_consent: bool) -> Iterator[Forecast]:
     """Yield the rows of the occurrences that the next run would open, or record as missed or skipped."""
     with store.read() as db:
         has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, now)
     for due in mailing.plan.open:
         if has_content:
-            yield from _audience_rows(store, mailing, mailing.id, due.at)
+            yield from _audience_rows(store, mailing, mailing.id, due.at, require_consent=require_consent)
         else:
             yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
@@ -85,7 +88,9 @@ def _new_occurrences(store: Store, mailing: DueMailing, now: datetime) -> Iterat
         yield Forecast(mailing.id, due.at, "", "missed: too late to be sent")
 
 
-def _open_occurrence(store: Store, occurrence: "_Unfinished", now: datetime) -> Iterator[Forecast]:
+def _open_occurrence(
+    store: Store, occurrence: "_Unfinished", now: datetime, require_consent: bool
+) -> Iterator[Forecast]:
     """Yield a row for each delivery of an occurrence, and for each client whose delivery is not created yet."""
     stopped = why_stopped(
         occurrence.disabled_at, occurrence.disabled_reason, occurrence.held_reason, occurrence.blocked_at
@@ -100,7 +105,13 @@ def _open_occurrence(store: Store, occurrence: "_Unfinished", now: datetime) -> 
             yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
     if occurrence.state == OccurrenceState.OPENING:
         yield from _audience_rows(
-            store, occurrence, occurrence.mailing_id, occurrence.due_at, after=occurrence.cursor, stopped=stopped
+            store,
+            occurrence,
+            occurrence.mailing_id,
+            occurrence.due_at,
+            require_consent=require_consent,
+            after=occurrence.cursor,
+            stopped=stopped,
         )
 
 
@@ -110,11 +121,12 @@ def _audience_rows(
     mailing_id: int,
     due_at: datetime,
     *,
+    require_consent: bool,
     after: int = 0,
     stopped: str | None = None,
 ) -> Iterator[Forecast]:
     """Yield a row for each client in a mailing's audience whose id is above `after`, read in batches."""
-    while members := _read_members(store, mailing, mailing_id, after):
+    while members := _read_members(store, mailing, mailing_id, after, require_consent):
         for member in members:
             left_out = audience.why_left_out(member)
             yield Forecast(mailing_id, due_at, member.email, left_out or stopped)
@@ -122,11 +134,16 @@ def _audience_rows(
 
 
 def _read_members(
-    store: Store, mailing: "DueMailing | _Unfinished", mailing_id: int, after: int
+    store: Store, mailing: "DueMailing | _Unfinished", mailing_id: int, after: int, require_consent: bool
 ) -> Sequence[audience.Member]:
     with store.read() as db:
         return audience.members(
-            db.connection(), mailing_id, all_clients=mailing.all_clients, after=after, limit=opening.OPENING_BATCH
+            db.connection(),
+            mailing_id,
+            all_clients=mailing.all_clients,
+            after=after,
+            limit=opening.OPENING_BATCH,
+            require_consent=require_consent,
         )
 
 

@@ -96,6 +96,7 @@ def count_recipients_of_new(
     audience: Audience,
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
     topic: str | None = None,
+    require_consent: bool = False,
 ) -> AudienceCount | None:
     """Count the clients to which `create` would send at once, None if the mailing would not be due yet.
 
@@ -113,7 +114,13 @@ def count_recipients_of_new(
         connection = session.connection()
         tags = [spelling for tag in checked_tags(audience.tags) for spelling in store_tags.spellings(connection, tag)]
         return store_audience.count_selected(
-            connection, actor.user_id, audience.client_ids, tags, own_topic, all_clients=audience.all_clients
+            connection,
+            actor.user_id,
+            audience.client_ids,
+            tags,
+            own_topic,
+            all_clients=audience.all_clients,
+            require_consent=require_consent,
         )
 
 

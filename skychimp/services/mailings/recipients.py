@@ -21,8 +21,13 @@ class Recipient:
     left_out: str | None
 
 
-def list_recipients(store: Store, actor: Actor, mailing_id: int, *, only_left_out: bool = False) -> Iterator[Recipient]:
-    """Yield the clients in a mailing's audience, read in batches. Raises NotFound, also if it is not the actor's."""
+def list_recipients(
+    store: Store, actor: Actor, mailing_id: int, *, only_left_out: bool = False, require_consent: bool = False
+) -> Iterator[Recipient]:
+    """Yield the clients in a mailing's audience, read in batches. Raises NotFound, also if it is not the actor's.
+
+    `require_consent` is the setting of that name.
+    """
     with store.read() as db:
         all_clients = get_own_mailing(db, actor, mailing_id).all_clients
     after: int | None = 0
@@ -35,20 +40,23 @@ def list_recipients(store: Store, actor: Actor, mailing_id: int, *, only_left_ou
                 after=after,
                 limit=opening.OPENING_BATCH,
                 only_left_out=only_left_out,
+                require_consent=require_consent,
             )
         for member in members:
             yield Recipient(member.email, audience.why_left_out(member))
         after = members[-1].client_id if members else None
 
 
-def count_recipients(store: Store, actor: Actor, mailing_id: int) -> AudienceCount:
+def count_recipients(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> AudienceCount:
     """Count the clients in a mailing's audience now. Raises NotFound if the actor may not see the mailing."""
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id)
-        return audience.count(db.connection(), mailing_id, all_clients=mailing.all_clients)
+        return audience.count(
+            db.connection(), mailing_id, all_clients=mailing.all_clients, require_consent=require_consent
+        )
 
 
-def count_when_enabled(store: Store, actor: Actor, mailing_id: int) -> AudienceCount:
+def count_when_enabled(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> AudienceCount:
     """Count the clients that a mailing would send to now if it were enabled. Raises NotFound.
 
     They are those with an email that waits, or, if it is due again, those in its audience.
@@ -60,5 +68,5 @@ def count_when_enabled(store: Store, actor: Actor, mailing_id: int) -> AudienceC
         due = planner.due_mailings(db, now, mailing_id, include_disabled=True)
         if not any(each.plan.open for each in due):
             return AudienceCount(waiting)
-        counted = audience.count(db, mailing_id, all_clients=mailing.all_clients)
+        counted = audience.count(db, mailing_id, all_clients=mailing.all_clients, require_consent=require_consent)
         return counted._replace(recipients=max(counted.recipients, waiting))

@@ -6,7 +6,8 @@ A client is in the audience of a mailing of its owner
 - if the mailing names the client, or
 - if the client has one of the mailing's tags (of which a user has one spelling, see store.clients.tags).
 
-A client with a bad or suppressed address is in the audience, and gets no email (`can_receive`).
+A client with a bad or suppressed address is in the audience, and gets no email (`can_receive`). Neither does one
+without a recorded consent, if the setting `delivery.require_consent` says so. It is a parameter here.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
+    case,
+    false,
     func,
     literal,
     or_,
@@ -30,7 +33,7 @@ from sqlalchemy import (
 )
 
 from skychimp.models import EVERYBODY, Client, ClientTag, Mailing, MailingClient, MailingTag, Suppression
-from skychimp.store.clients import suppressions
+from skychimp.store.clients import consents, suppressions
 from skychimp.store.sql import id_list
 
 _C = Client.__table__
@@ -52,14 +55,22 @@ class Found(NamedTuple):
     note: str
 
 
+NO_CONSENT = "no consent is recorded"
+"""Why a client gets no email if a consent is required."""
+
+
 class Member(NamedTuple):
-    """A client in an audience. `bad_at` is None if the address is good, `suppression` if it is not suppressed."""
+    """A client in an audience. `bad_at` is None if the address is good, `suppression` if it is not suppressed.
+
+    `lacks_consent` is true if a consent is required and none is recorded.
+    """
 
     client_id: int
     email: str
     bad_at: datetime | None
     bad_reason: str | None
     suppression: Found | None
+    lacks_consent: bool
 
 
 _FOUND = [_F.c[name] for name in Found._fields]
@@ -71,6 +82,7 @@ class AudienceCount(NamedTuple):
     recipients: int = 0
     suppressed: int = 0
     bad: int = 0
+    no_consent: int = 0
 
 
 def client_ids(
@@ -89,7 +101,14 @@ def client_ids(
 
 
 def members(
-    db: Connection, mailing_id: int, *, all_clients: bool, after: int, limit: int, only_left_out: bool = False
+    db: Connection,
+    mailing_id: int,
+    *,
+    all_clients: bool,
+    after: int,
+    limit: int,
+    only_left_out: bool = False,
+    require_consent: bool = False,
 ) -> list[Member]:
     """Return the first `limit` clients in a mailing's audience whose ids are above `after`, in order.
 
@@ -98,15 +117,16 @@ def members(
     query = client_ids(mailing_id, all_clients=all_clients, after=after)
     ids = (query if only_left_out else query.limit(limit)).subquery()
     found_id = suppressions.first_id(_C.c.address_key, _C.c.owner_id, _topic(mailing_id))
+    lacks_consent = _C.c.consent_at.is_(None) if require_consent else false()
     rows = (
-        select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason, *_FOUND)
+        select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason, lacks_consent.label("lacks_consent"), *_FOUND)
         .join(ids, ids.c.id == _C.c.id)
         .outerjoin(_F, _F.c.id == found_id)
-        .where(~can_receive(mailing_id) if only_left_out else true())
+        .where(~can_receive(mailing_id, require_consent=require_consent) if only_left_out else true())
         .order_by(_C.c.id)
         .limit(limit)
     )
-    return [Member(row[0], row[1], row[2], row[3], _found(row[4:])) for row in db.execute(rows)]
+    return [Member(row[0], row[1], row[2], row[3], _found(row[5:]), bool(row[4])) for row in db.execute(rows)]
 
 
 def find_suppression(db: Connection, key: str, owner_id: int, topic: str) -> Found | None:
@@ -122,13 +142,21 @@ def count_addresses(db: Connection, mailings: ColumnElement[bool]) -> int:
     return db.scalar(select(func.count()).select_from(addresses.subquery())) or 0
 
 
-def count(db: Connection, mailing_id: int, *, all_clients: bool) -> AudienceCount:
+def count(db: Connection, mailing_id: int, *, all_clients: bool, require_consent: bool = False) -> AudienceCount:
     """Count the clients in a mailing's audience by whether they get an email, as `why_left_out` says."""
-    return _count(db, client_ids(mailing_id, all_clients=all_clients).order_by(None), _topic(mailing_id))
+    ids = client_ids(mailing_id, all_clients=all_clients).order_by(None)
+    return _count(db, ids, _topic(mailing_id), require_consent=require_consent)
 
 
 def count_selected(
-    db: Connection, owner_id: int, selected_ids: Sequence[int], tags: Sequence[str], topic: str, *, all_clients: bool
+    db: Connection,
+    owner_id: int,
+    selected_ids: Sequence[int],
+    tags: Sequence[str],
+    topic: str,
+    *,
+    all_clients: bool,
+    require_consent: bool = False,
 ) -> AudienceCount:
     """Count, as `count` does, for a mailing that does not exist yet.
 
@@ -137,19 +165,24 @@ def count_selected(
     own = select(_C.c.id).where(_C.c.owner_id == owner_id)
     tagged = own.join(_T, _T.c.client_id == _C.c.id).where(_T.c.tag.in_(tags))
     some = union(own.where(_C.c.id.in_(id_list(selected_ids))), tagged)
-    return _count(db, own if all_clients else some, literal(topic))
+    return _count(db, own if all_clients else some, literal(topic), require_consent=require_consent)
 
 
-def _count(db: Connection, query: Select[Any] | CompoundSelect[Any], topic: ColumnElement[str]) -> AudienceCount:
+def _count(
+    db: Connection, query: Select[Any] | CompoundSelect[Any], topic: ColumnElement[str], *, require_consent: bool
+) -> AudienceCount:
     ids = query.subquery()
-    reason = suppressions.reason(_C.c.address_key, _C.c.owner_id, topic)
+    bounce = case((_C.c.bad_at.is_not(None), literal(suppressions.BOUNCE)))
+    reason = func.coalesce(suppressions.reason(_C.c.address_key, _C.c.owner_id, topic), bounce)
     # Only for those who are left out: finding the reason takes longer than finding that there is one.
-    left_out = select(reason.label("reason")).join_from(_C, ids, ids.c.id == _C.c.id).where(~_can_receive(topic))
-    is_bad = func.coalesce(left_out.subquery().c.reason, suppressions.BOUNCE) == suppressions.BOUNCE
-    numbers = {bool(bad): number for bad, number in db.execute(select(is_bad, func.count()).group_by(is_bad))}
-    suppressed, bad = numbers.get(False, 0), numbers.get(True, 0)
+    is_left_out = ~_can_receive(topic, require_consent=require_consent)
+    left_out = select(reason.label("reason")).join_from(_C, ids, ids.c.id == _C.c.id).where(is_left_out).subquery()
+    is_bad = left_out.c.reason == suppressions.BOUNCE  # NULL if it is neither bad nor suppressed
+    counts = select(is_bad, func.count()).group_by(is_bad)
+    numbers: dict[bool | None, int] = {key: number for key, number in db.execute(counts)}  # noqa: C416
+    suppressed, bad, no_consent = (numbers.get(key, 0) for key in (False, True, None))
     total = db.scalar(select(func.count()).select_from(ids)) or 0
-    return AudienceCount(total - suppressed - bad, suppressed, bad)
+    return AudienceCount(total - suppressed - bad - no_consent, suppressed, bad, no_consent)
 
 
 def mailings_with(db: Connection, ids: Sequence[int]) -> set[int]:
@@ -167,13 +200,17 @@ def why_outside(db: Connection, mailing_id: int) -> str:
     return f"the client has none of the mailing's tags: {tags}" if tags else "the mailing does not include the client"
 
 
-def can_receive(mailing_id: int) -> ColumnElement[bool]:
-    """Return the condition of a client who can get a mailing of the owner: the address is good, and not suppressed."""
-    return _can_receive(_topic(mailing_id))
+def can_receive(mailing_id: int, *, require_consent: bool = False) -> ColumnElement[bool]:
+    """Return the condition of a client who can get a mailing of the owner: the address is good, and not suppressed.
+
+    If a consent is required, one is recorded.
+    """
+    return _can_receive(_topic(mailing_id), require_consent=require_consent)
 
 
-def _can_receive(topic: ColumnElement[str]) -> ColumnElement[bool]:
-    return and_(has_good_address(), ~suppressions.is_suppressed(_C.c.address_key, _C.c.owner_id, topic))
+def _can_receive(topic: ColumnElement[str], *, require_consent: bool) -> ColumnElement[bool]:
+    is_suppressed = suppressions.is_suppressed(_C.c.address_key, _C.c.owner_id, topic)
+    return and_(has_good_address(), consents.can_get_mail(require_consent=require_consent), ~is_suppressed)
 
 
 def has_good_address() -> ColumnElement[bool]:
@@ -183,10 +220,12 @@ def has_good_address() -> ColumnElement[bool]:
 
 def why_left_out(member: Member) -> str | None:
     """Return why a client in an audience gets no email, or None if it does."""
-    return why_not(member.bad_at, member.bad_reason, member.suppression)
+    return why_not(member.bad_at, member.bad_reason, member.suppression, lacks_consent=member.lacks_consent)
 
 
-def why_not(bad_at: datetime | None, bad_reason: str | None, suppression: Found | None) -> str | None:
+def why_not(
+    bad_at: datetime | None, bad_reason: str | None, suppression: Found | None, *, lacks_consent: bool = False
+) -> str | None:
     """Return why a client with such an address gets no email, or None if it does.
 
     A suppression that only remembers a bad address says the same as the client's own mark.
@@ -196,7 +235,9 @@ def why_not(bad_at: datetime | None, bad_reason: str | None, suppression: Found 
         return why_suppressed(address, topic, at, reason, everywhere=suppression.owner_id == EVERYBODY)
     if bad_at is not None:
         return _why_bad(bad_at, bad_reason)
-    return None if suppression is None else _why_bad(suppression.at, suppression.note)
+    if suppression is not None:
+        return _why_bad(suppression.at, suppression.note)
+    return NO_CONSENT if lacks_consent else None
 
 
 def _why_bad(bad_at: datetime, bad_reason: str | None) -> str:

@@ -51,11 +51,13 @@ def create_occurrence(db: Connection, row: dict[str, object]) -> int | None:
     return occurrence_id
 
 
-def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
+def create_deliveries(
+    db: Connection, occurrence_id: int, batch: int = OPENING_BATCH, *, require_consent: bool = False
+) -> bool:
     """Create deliveries for the next `batch` clients of an occurrence's audience. Return True once all are created.
 
-    An address that is twice in the audience gets one delivery, and a bad or suppressed address none. Calling it again
-    is harmless.
+    An address that is twice in the audience gets one delivery, and a bad or suppressed address none. Neither does a
+    client without a recorded consent, if one is required. Calling it again is harmless.
     """
     occurrence = db.execute(
         select(_O.c.state, _O.c.cursor, _O.c.due_at, _M.c.id, _M.c.owner_id, _M.c.all_clients, _M.c.deleted_at)
@@ -72,7 +74,7 @@ def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_B
     )
     is_in_batch = _C.c.id.in_(select(client_ids.subquery().c.id))
     in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
-    may_get_it = and_(is_in_batch, audience.can_receive(occurrence.id))
+    may_get_it = and_(is_in_batch, audience.can_receive(occurrence.id, require_consent=require_consent))
     db.execute(_insert_deliveries(occurrence_id, occurrence.due_at, may_get_it, in_order=in_order))
     progress = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
     db.execute(update(_O).where(_O.c.id == occurrence_id).values(progress))

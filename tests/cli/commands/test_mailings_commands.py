@@ -13,6 +13,7 @@ from skychimp.services.mailings import mailings
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
 from skychimp.store.clients import suppressions
+from skychimp.store.clients.audience import AudienceCount
 from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.database import Store
 
@@ -147,7 +148,7 @@ def test_numbers_audience_dry_run_and_emails_agree(
     before = mailings.count_recipients_of_new(
         store, ada, message_id=1, schedule=due_now, audience=selected, topic="news"
     )
-    assert before == (len(getting), kinds["suppressed"], kinds["bad"])
+    assert before == AudienceCount(len(getting), kinds["suppressed"], kinds["bad"])
 
     audience = options or ("--all-clients",)
     create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "once", "--topic", "news")
