@@ -101,7 +101,7 @@ class ImportResult:
 class _Batch(NamedTuple):
     """What the valid rows of a batch add: clients, and suppressions of who has opted out, by their address keys.
 
-    `consents` are those of the clients, of whom each can have several.
+    `consents` are those of the clients. A client can have several.
     """
 
     clients: dict[str, NewClient]
