@@ -104,6 +104,7 @@ def list_of_address(store: Store, actor: Actor, email: str) -> list[AddressConse
 
 def newest_of(store: Store, actor: Actor, emails: Collection[str]) -> dict[str, RecordedConsent]:
     """Return the newest consent of each of these addresses of the actor's clients that has one."""
+    authorize(actor, Action.SEE_CLIENTS)
     keys = {_key(email): email for email in emails}
     with store.read() as db:
         newest = store_consents.newest_of(db.connection(), actor.user_id, keys)
