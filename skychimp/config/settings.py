@@ -193,6 +193,9 @@ class DeliverySettings(_Section):
     keep_attempts: Annotated[
         PositiveDuration | None, _setting("How long to keep the delivery log (default: forever).", "365d")
     ] = None
+    require_consent: Annotated[
+        Flag, _setting("Whether to leave out clients without a recorded consent. See skychimp help consent.")
+    ] = False
     disable_failures: Annotated[Count, _setting("Disable a mailing after this many failed emails, ...")] = 100
     disable_failure_rate: Annotated[Fraction, _setting("... if they are at least this fraction of all tried.")] = 0.5
 

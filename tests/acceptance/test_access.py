@@ -29,6 +29,7 @@ from skychimp.cli.registry import COMMANDS
 from skychimp.errors import NotLoggedIn
 from skychimp.models import (
     Client,
+    ConsentSource,
     DeliveryState,
     Format,
     Login,
@@ -41,7 +42,8 @@ from skychimp.models import (
     SuppressionSource,
 )  # fmt: skip
 from skychimp.permissions import ANONYMOUS, Actor
-from skychimp.store.clients import suppressions
+from skychimp.store.clients import consents, suppressions
+from skychimp.store.clients.consents import NewConsent
 from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.database import Store
 from skychimp.store.schema import create_store, open_store
@@ -110,6 +112,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("clients list", "", "own clients, messages, mailings"),
     ("clients show", "{client}", "own clients, messages, mailings"),
     ("clients show", "{email}", "own clients, messages, mailings"),
+    ("clients consents", "{email}", "own clients, messages, mailings"),
     ("clients tags", "", "own clients, messages, mailings"),
     ("clients update", "{client} --name New", "own clients, messages, mailings"),
     ("clients update", "{client} {email} --add-tag new", "own clients, messages, mailings"),
@@ -244,6 +247,8 @@ def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
         mailing.all_clients = True
         suppressed = [NewSuppression(email, email, "unsubscribed")]
         suppressions.add(db.connection(), suppressed, Holds(user_id), SuppressionSource.COMMAND, now)
+        given = [NewConsent(email, now, "newsletter")]
+        consents.record(db.connection(), user_id, given, ConsentSource.COMMAND, now)
         db.flush()
     return {
         "client": client.id, "email": email, "message": mailing.message_id, "unused": unused.id, "mailing": mailing_id,

@@ -166,9 +166,13 @@ def open_due(store: Store, now: datetime = NOW) -> int:
     )
 
 
-def create_deliveries(store: Store, occurrence_id: int = 1, batch: int = opening.OPENING_BATCH) -> None:
+def create_deliveries(
+    store: Store, occurrence_id: int = 1, batch: int = opening.OPENING_BATCH, *, require_consent: bool = False
+) -> None:
     """Create all deliveries of an occurrence, in batches."""
-    while not write(store, lambda db: opening.create_deliveries(db, occurrence_id, batch)):
+    while not write(
+        store, lambda db: opening.create_deliveries(db, occurrence_id, batch, require_consent=require_consent)
+    ):
         pass
 
 

@@ -6,12 +6,13 @@ from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from skychimp import shell
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.cli.display.consent_options import Consent, ConsentAt, ConsentProof, read_consent
 from skychimp.cli.display.progress import ProgressReporter
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row_reporter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from skychimp.addresses import Rules
     from skychimp.services.clients.clients import Change, ClientInfo, ExportedClient, TagChange
     from skychimp.services.clients.column_mapping import ColumnChoice
+    from skychimp.services.clients.consents import GivenConsent
     from skychimp.services.clients.csv_files import ClientFile
     from skychimp.services.clients.importing import ImportResult
     from skychimp.services.clients.selection import Selection
@@ -33,6 +35,11 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 COLUMNS = {
     "id": "ID", "email": "Email", "name": "Name", "tags": "Tags", "bad_reason": "Bad address",
     "suppressed": "Suppressed",
+}  # fmt: skip
+
+CONSENT_COLUMNS = {
+    "at": "At", "wording": "Consent", "source": "Source", "proof": "Proof", "recorded_at": "Recorded",
+    "forgotten_at": "Forgotten",
 }  # fmt: skip
 
 TAG_COLUMNS = {"tag": "Tag", "clients": "Clients"}
@@ -62,6 +69,9 @@ def create(
     name: Annotated[str, typer.Option(help="Full name.")] = "",
     comment: Annotated[str, typer.Option(help="Comment, available to messages as {{ client.comment }}.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="Tag (repeatable).")] = None,
+    consent: Consent = None,
+    consent_at: ConsentAt = None,
+    consent_proof: ConsentProof = None,
     accept_unusual: AcceptUnusual = False,
     json: Json = False,
 ) -> None:
@@ -71,7 +81,14 @@ def create(
     context = get_context(ctx, json)
     rules = _address_rules(context, accept_unusual)
     created = clients.create(
-        context.store, context.actor, email=email, name=name, comment=comment, tags=tag or [], rules=rules
+        context.store,
+        context.actor,
+        email=email,
+        name=name,
+        comment=comment,
+        tags=tag or [],
+        rules=rules,
+        consent=read_consent(context, consent, consent_at, consent_proof),
     )
     context.out.record(created)
     _warn_if_suppressed(context, created)
@@ -111,14 +128,30 @@ def list_(
 
 @app.command()
 def show(ctx: typer.Context, client: ClientName, json: Json = False) -> None:
-    """Show a client, and what keeps mail from it."""
-    from skychimp.services.clients import clients, suppressions
+    """Show a client, what keeps mail from it, and its consents."""
+    from skychimp.services.clients import clients, consents, suppressions
 
     context = get_context(ctx, json)
     shown = clients.show(context.store, context.actor, client)
     found = suppressions.find_covering(context.store, context.actor, shown.email)
-    listed = [vars(each) for each in found] if context.out.json else list(map(suppressions.why, found))
-    context.out.record(vars(shown) | {"suppressions": listed})
+    given = consents.list_of_client(context.store, context.actor, shown.email)
+    lists: dict[str, list[Any]] = {"suppressions": [*map(vars, found)], "consents": [*map(vars, given)]}
+    if not context.out.json:
+        lists = {"suppressions": [*map(suppressions.why, found)], "consents": [*map(consents.in_words, given)]}
+    context.out.record(vars(shown) | lists)
+
+
+@app.command(epilog="skychimp clients consents ada@example.org")
+def consents(
+    ctx: typer.Context,
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Email address of the person.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """List when and to what somebody agreed, also if the client was deleted or forgotten."""
+    from skychimp.services.clients import consents
+
+    context = get_context(ctx, json)
+    context.out.rows(consents.list_of_address(context.store, context.actor, email), CONSENT_COLUMNS)
 
 
 @app.command(epilog="skychimp clients tags --sort=-clients")
@@ -163,13 +196,17 @@ def update(
     remove_tag: Annotated[list[str] | None, typer.Option(help="Remove a tag (repeatable).", metavar="TAG")] = None,
     no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
     good: Annotated[bool, typer.Option("--good", "--clear-bad", help="Mark the address as good again.")] = False,
+    consent: Consent = None,
+    consent_at: ConsentAt = None,
+    consent_proof: ConsentProof = None,
     accept_unusual: AcceptUnusual = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Change a client. A new address counts as good.
+    """Change a client. A new address counts as good, and has no consent of the old one.
 
-    With several clients, change the tags of all of them, or mark their addresses as good. So do --where and --segment.
+    With several clients, change the tags of all of them, record a consent, or mark their addresses as good. So do
+    --where and --segment. A consent is added to those recorded before.
     """
     from skychimp.services.clients import clients
 
@@ -188,8 +225,9 @@ def update(
         raise InvalidValue("--email, --name and --comment change one client", "name only one client")
     warn_of_unknown_tags(context, remove_tag or [])
     new_tags = [] if no_tags else tag
+    given = read_consent(context, consent, consent_at, consent_proof)
     if selection is not None:
-        _change_selected(context, selection, new_tags, add_tag or [], remove_tag or [], good=good, yes=yes)
+        _change_selected(context, selection, new_tags, add_tag or [], remove_tag or [], given, good=good, yes=yes)
         return
     if len(client) > 1:
         changes = clients.change_several(
@@ -200,6 +238,7 @@ def update(
             add_tags=add_tag or [],
             remove_tags=remove_tag or [],
             good=good,
+            consent=given,
         )
         _show_changes(context, changes)
         return
@@ -215,6 +254,7 @@ def update(
         remove_tags=remove_tag or [],
         good=good,
         rules=_address_rules(context, accept_unusual),
+        consent=given,
     )
     context.out.record(changed)
     if good or email is not None:
@@ -251,6 +291,7 @@ def forget(
     """Erase a person from your clients and your delivery log.
 
     Emails queued for this person are cancelled. Totals in reports do not change.
+    When and to what the person agreed stays without the address, as proof. It allows no more mail.
     Exported files, emails in the outbox and backups are not touched.
 
     What is erased is overwritten in the store. If copies are left in unused parts of its file, the store is compacted.
@@ -277,7 +318,8 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="COLUMN=FIELD",
-            help="Read a column as email, name, first_name, last_name, comment or tags (repeatable).",
+            help="Read a column as email, name, first_name, last_name, comment, tags, consent_at, consent or"
+            " consent_proof (repeatable).",
         ),
     ] = None,
     ignore_column: Annotated[
@@ -289,6 +331,9 @@ def import_(
             help="Add a tag to new clients, and with --update to existing ones (repeatable). It replaces no other tag."
         ),
     ] = None,
+    consent: Consent = None,
+    consent_at: ConsentAt = None,
+    consent_proof: ConsentProof = None,
     encoding: Encoding = None,
     format: FileFormat = None,  # noqa: A002
     accept_unusual: AcceptUnusual = False,
@@ -301,11 +346,14 @@ def import_(
     Columns of other mailing tools and address books are recognised. See "skychimp help imports".
     Who has opted out, as a column says, is suppressed and does not become a client.
     A suppressed address becomes a client who gets no mail.
+    Consents are recorded of clients that are created, and with --update of existing ones. --consent is that of rows
+    without one. See "skychimp help consent".
     """
     from skychimp.services.clients import column_mapping, importing
 
     context = get_context(ctx, json)
     actor = context.actor  # before the input is read, which may take until its writer ends
+    given = read_consent(context, consent, consent_at, consent_proof)
     tags, choice = checked_tags(tag or []), column_mapping.parse_choice(map or [], ignore_column or [])
     with open_input(file) as binary, context.out.progress("importing") as report_progress:
         opened = open_text(context, binary, file, encoding)
@@ -320,6 +368,7 @@ def import_(
                 update_columns=parsed.columns if update else (),
                 tags=tags,
                 rules=_address_rules(context, accept_unusual),
+                consent=given,
                 on_rejected=lambda row: context.out.warn(f"line {row.line}: {row.reason}"),
                 on_batch=lambda result: report(result.imported + result.bad),
             )
@@ -345,7 +394,7 @@ def export(
 ) -> None:
     """Export your clients as CSV or JSON lines.
 
-    The file can be imported again and then gives the same clients.
+    The file can be imported again and then gives the same clients. It has columns of consents if there are any.
     CSV cells that a spreadsheet would run as a formula begin with an apostrophe.
     """
     from skychimp.services.clients import clients
@@ -356,13 +405,14 @@ def export(
     module = _format_module(format, file)
     warn_of_unknown_tags(context, [] if tag is None else [tag])
     selection = _selection(context, where, segment)
+    with_consents = clients.has_consents(context.store, context.actor, tag, selection)
     rows = clients.export(context.store, context.actor, tag, selection)
     if file == "-":
-        module.write(sys.stdout, rows)
+        module.write(sys.stdout, rows, with_consents=with_consents)
         return
     with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
         total = clients.count(context.store, context.actor, tag, selection)
-        number = module.write(opened, _with_progress(rows, total, report_progress))
+        number = module.write(opened, _with_progress(rows, total, report_progress), with_consents=with_consents)
     context.out.record({"clients": number, "file": file})
 
 
@@ -387,6 +437,7 @@ def _change_selected(
     tags: list[str] | None,
     add_tags: list[str],
     remove_tags: list[str],
+    consent: "GivenConsent | None",
     *,
     good: bool,
     yes: bool,
@@ -395,8 +446,8 @@ def _change_selected(
     from skychimp.services.clients import clients
 
     number = clients.count(context.store, context.actor, None, selection)
-    if tags is None and not (add_tags or remove_tags or good):
-        raise InvalidValue("nothing to change", "use --tag, --add-tag, --remove-tag, --no-tags or --good")
+    if tags is None and not (add_tags or remove_tags or good or consent):
+        raise InvalidValue("nothing to change", "use --tag, --add-tag, --remove-tag, --no-tags, --consent or --good")
     if number:
         context.confirm(f"change {count_of(number, 'client')}", yes=yes)
     with context.out.progress("changing", number, delay_s=1) as report_progress:
@@ -408,6 +459,7 @@ def _change_selected(
             add_tags=add_tags,
             remove_tags=remove_tags,
             good=good,
+            consent=consent,
             on_batch=lambda done: report_progress(done, "clients", number),
         )
     changed = sum(map(len, result.changed.values()))

@@ -122,7 +122,9 @@ def create(
     }
     counted: AudienceCount | None = None
     if not no_send and context.can_ask_to_send(yes=yes):
-        counted = mailings.count_recipients_of_new(context.store, context.actor, **new)
+        counted = mailings.count_recipients_of_new(
+            context.store, context.actor, **new, require_consent=_require_consent(context)
+        )
         if counted is not None:
             _confirm(context, counted, yes=yes)
     created = mailings.create(context.store, context.actor, **new)
@@ -157,12 +159,12 @@ def list_(
 @app.command()
 def show(ctx: typer.Context, mailing: MailingName, json: Json = False) -> None:
     """Show a mailing, and how many clients it goes to now."""
-    from skychimp.services.mailings import mailings, recipients
+    from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
     mailing_id = find_mailing(context, mailing)
     shown = mailings.show(context.store, context.actor, mailing_id)
-    show_whole_mailing(context, shown, recipients.count_recipients(context.store, context.actor, mailing_id))
+    show_whole_mailing(context, shown, _count(context, mailing_id))
 
 
 @app.command(epilog="skychimp mailings audience 1 --left-out")
@@ -178,11 +180,17 @@ def audience(
 
     context = get_context(ctx, json)
     mailing_id = find_mailing(context, mailing)
-    clients = recipients.list_recipients(context.store, context.actor, mailing_id, only_left_out=left_out)
+    clients = recipients.list_recipients(
+        context.store,
+        context.actor,
+        mailing_id,
+        only_left_out=left_out,
+        require_consent=_require_consent(context),
+    )
     empty = "nobody is left out" if left_out else "the mailing goes to no client"
     context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, empty=empty)
     if context.out.on_terminal and not context.out.json:
-        counted = recipients.count_recipients(context.store, context.actor, mailing_id)
+        counted = _count(context, mailing_id)
         context.out.note(f"mailing {mailing_id} goes to {count_of(counted.recipients, 'client')}")
         note_left_out(context, counted)
 
@@ -330,7 +338,9 @@ def enable(ctx: typer.Context, mailing: MailingName, yes: Yes = False, json: Jso
 
     context = get_context(ctx, json)
     mailing_id = find_mailing(context, mailing)
-    counted = recipients.count_when_enabled(context.store, context.actor, mailing_id)
+    counted = recipients.count_when_enabled(
+        context.store, context.actor, mailing_id, require_consent=_require_consent(context)
+    )
     _confirm(context, counted, yes=yes)
     changed = mailings.enable(context.store, context.actor, mailing_id)
     show_mailing(context, changed)
@@ -353,7 +363,7 @@ def retry(
     """Queue emails again that failed or expired.
 
     Those of the mailing's last occurrence are meant. The time after which they expire starts again. Clients
-    with a suppressed or bad address are left out.
+    with a suppressed or bad address are left out, and those without a consent if it is required.
     """
     from skychimp.models import DeliveryState
     from skychimp.services.mailings import mailings, retries
@@ -362,11 +372,15 @@ def retry(
     mailing_id = find_mailing(context, mailing)
     chosen = {DeliveryState.FAILED: failed, DeliveryState.EXPIRED: expired, DeliveryState.CANCELLED: cancelled}
     states = [state for state, is_chosen in chosen.items() if is_chosen] or retries.DEFAULT_STATES
-    counted = retries.count(context.store, context.actor, mailing_id, states, reply)
+    require_consent = _require_consent(context)
+    counted = retries.count(context.store, context.actor, mailing_id, states, reply, require_consent=require_consent)
     if counted.left_out:
-        context.out.note(f"{count_of(counted.left_out, 'client')} left out: suppressed, deleted, or with a bad address")
+        reasons = f"suppressed, deleted, {'without consent, ' if require_consent else ''}or with a bad address"
+        context.out.note(f"{count_of(counted.left_out, 'client')} left out: {reasons}")
     context.confirm_sending(counted.queued, yes=yes)
-    queued = retries.retry(context.store, context.actor, mailing_id, states, reply) if counted.queued else counted
+    queued = counted
+    if counted.queued:
+        queued = retries.retry(context.store, context.actor, mailing_id, states, reply, require_consent=require_consent)
     context.out.record(queued)
     if not queued.queued:
         context.out.note("nothing to retry")
@@ -422,10 +436,9 @@ def _show_number_of_clients(
 
     They are counted if they are not given.
     """
-    from skychimp.services.mailings import recipients
 
     if counted is None:
-        counted = recipients.count_recipients(context.store, context.actor, mailing.id)
+        counted = _count(context, mailing.id)
     if counted.problem is not None:
         context.out.warn(f"warning: {counted.problem}")
     elif counted.recipients:
@@ -444,6 +457,18 @@ def _warn_if_on_hold(context: Context) -> None:
 
 
 # Options
+
+
+def _count(context: Context, mailing_id: int) -> "AudienceCount":
+    from skychimp.services.mailings import recipients
+
+    return recipients.count_recipients(
+        context.store, context.actor, mailing_id, require_consent=_require_consent(context)
+    )
+
+
+def _require_consent(context: Context) -> bool:
+    return context.settings.delivery.require_consent
 
 
 def _audience(

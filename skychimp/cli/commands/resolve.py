@@ -127,7 +127,7 @@ def _resume(context: Context, decision: "Resolution | None", *, operator: bool, 
     context.out.note(f"{count_of(work.deliveries, 'email')} waiting, {count_of(work.due, 'mailing')} due")
     context.out.note(_effect(work, decision))
     context.confirm("resume sending", yes=yes or not context.can_prompt())
-    resumed = backups.resume(context.store, actor, decision)
+    resumed = backups.resume(context.store, actor, decision, require_consent=context.settings.delivery.require_consent)
     shown = None if context.out.json else [name for name, value in vars(resumed).items() if value]
     context.out.record(resumed, shown)
     context.out.next(*(["resolve"] if resumed.unknown else ["run", "--plan"]))

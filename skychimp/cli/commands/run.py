@@ -207,7 +207,8 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
     def shown_rows() -> "Iterator[Forecast]":
         nonlocal is_cut
         would_send = 0
-        for row in forecast(context.store, context.store.now(), mailing_id):
+        require_consent = context.settings.delivery.require_consent
+        for row in forecast(context.store, context.store.now(), mailing_id, require_consent=require_consent):
             if row.left_out is None and would_send == limit:
                 if not shows_left_out:
                     is_cut = True

@@ -44,7 +44,9 @@ def why(
     from skychimp.services.reporting import address_history as service
 
     context = get_context(ctx, json)
-    history = service.address_history(context.store, context.actor, email)
+    history = service.address_history(
+        context.store, context.actor, email, require_consent=context.settings.delivery.require_consent
+    )
     if json:
         context.out.record(asdict(history))
     elif context.out.on_terminal:

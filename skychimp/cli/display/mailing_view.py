@@ -81,13 +81,23 @@ def _conditions_in_words(tags: list[str], segments: list[str], where: str | None
 
 def left_out_in_words(counted: "AudienceCount") -> str:
     """Return how many clients are left out, by the reason: `12 suppressed, 3 with a bad address`. "" if none is."""
-    reasons = {"suppressed": counted.suppressed, "with a bad address": counted.bad, "excluded": counted.excluded}
+    reasons = {
+        "suppressed": counted.suppressed,
+        "with a bad address": counted.bad,
+        "without a recorded consent": counted.no_consent,
+        "excluded": counted.excluded,
+    }
     return ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
 
 
 def json_counts(counted: "AudienceCount") -> dict[str, Any]:
     """Return the numbers of an audience as JSON has them."""
-    left_out = {"suppressed": counted.suppressed, "bad_address": counted.bad, "excluded": counted.excluded}
+    left_out = {
+        "suppressed": counted.suppressed,
+        "bad_address": counted.bad,
+        "no_consent": counted.no_consent,
+        "excluded": counted.excluded,
+    }
     return {"recipients": counted.recipients, "left_out": left_out}
 
 

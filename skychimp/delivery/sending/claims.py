@@ -61,7 +61,7 @@ class Claims:
     `tasks` runs the claims. `due_by` returns the time up to which a delivery is due. `count` returns the results of an
     occurrence so far, without keeping others from writing. `load` reads what is needed to compose its emails.
     `connections` returns how many emails can be in flight. `limit` is how many deliveries may be handed out in all
-    (None: no limit).
+    (None: no limit). `require_consent` leaves out clients without a recorded consent when an occurrence opens.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Claims:
         connections: Callable[[], int],
         slow_domains: SlowDomains,
         limit: int | None = None,
+        require_consent: bool = False,
     ) -> None:
         self._recorder = recorder
         self._run_id = run_id
@@ -89,6 +90,7 @@ class Claims:
         self._slow_domains = slow_domains
         self._slow_in_flight: set[int] = set()
         self._remaining = limit
+        self._require_consent = require_consent
         self._occurrences: dict[int, OpenOccurrence] = {}
         self._active: list[OpenOccurrence] = []
         self._waiting: deque[OpenOccurrence] = deque()
@@ -208,7 +210,10 @@ class Claims:
                 await asyncio.sleep(BATCH_PAUSE_S)
 
     def _create_deliveries(self, occurrence: OpenOccurrence) -> "asyncio.Future[bool]":
-        return self._recorder.submit(lambda db: opening.create_deliveries(db, occurrence.id))
+        require_consent = self._require_consent
+        return self._recorder.submit(
+            lambda db: opening.create_deliveries(db, occurrence.id, require_consent=require_consent)
+        )
 
     @property
     def _is_done(self) -> bool:

@@ -256,6 +256,7 @@ class Dispatcher:
             connections=lambda: self._pool.limit,
             slow_domains=slow_domains,
             limit=self.options.limit,
+            require_consent=self.settings.delivery.require_consent,
         )
         self._outcomes = Outcomes(
             self._recorder,

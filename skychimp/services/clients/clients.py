@@ -8,22 +8,26 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import USUAL, Address, Rules
 from skychimp.errors import Conflict, InvalidValue
-from skychimp.models import Client, ClientTag, Delivery, Mailing, Occurrence
+from skychimp.models import Client, ClientTag, ConsentSource, Delivery, Mailing, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
+from skychimp.services.clients import consents
+from skychimp.services.clients.consents import GivenConsent
 from skychimp.services.listing import ListOptions, apply, in_scope, matches_id_or_email, not_found
 from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
+from skychimp.store.clients import consents as store_consents
 from skychimp.store.clients import suppressions
 from skychimp.store.clients import tags as store_tags
 from skychimp.store.clients.client_import import NewClient
+from skychimp.store.clients.consents import RecordedConsent
 from skychimp.store.clients.suppressions import Holds
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
@@ -68,15 +72,18 @@ class ClientInfo:
     bad_reason: str | None
     suppressed: str | None
     """Why nothing is sent to the address, of no topic."""
+    consent_at: datetime | None
+    """When the client agreed to get mail, by the newest consent that is recorded."""
 
 
 class ExportedClient(NamedTuple):
-    """What an export has of a client, and an import reads."""
+    """What an export has of a client, and an import reads. `consent` is the newest one."""
 
     email: str
     name: str
     comment: str
     tags: list[str]
+    consent: GivenConsent | None = None
 
 
 class Change(NamedTuple):
@@ -120,6 +127,7 @@ class _Values:
     remove_tags: Sequence[str] = ()
     good: bool = False
     rules: Rules = USUAL
+    consent: GivenConsent | None = None
 
 
 def create(
@@ -131,8 +139,11 @@ def create(
     comment: str = "",
     tags: Sequence[str] = (),
     rules: Rules = USUAL,
+    consent: GivenConsent | None = None,
 ) -> ClientInfo:
-    """Create a client. Raises InvalidValue, and Conflict if the actor has a client with this address."""
+    """Create a client. A consent that was recorded of the address before counts again.
+
+    Raises InvalidValue, and Conflict if the actor has a client with this address."""
     scope = authorize(actor, Action.CHANGE_CLIENTS)
     client = validate_client(email, name, comment, tags, rules)
     with store.write() as db:
@@ -143,6 +154,7 @@ def create(
             raise _already_exists(client.email, _update_hint(client)) from None
         _add_tags(db, client_id, _spelled(db, actor, client.tags))
         suppressions.recall(db.connection(), {client.address_key: client.email})
+        _record_consent(db, actor, client.address_key, consent, store.now())
         return _get(db, actor, scope, str(client_id))
 
 
@@ -188,7 +200,10 @@ def export(
     audit.record_if_possible(store, actor, "export", "client", None, detail)
     rows = select(*_EXPORTED)
     for page in paging.read_pages(store, rows, rows.where(_is_listed(store, actor, tag, selection)).order_by(_C.c.id)):
-        yield from map(_exported_client, page)
+        agreed = [row.email for row in page if row.consent_at is not None]
+        newest = consents.newest_of(store, actor, agreed) if agreed else {}
+        for row in page:
+            yield _exported_client(row, newest.get(row.email))
 
 
 def count(store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None) -> int:
@@ -199,6 +214,13 @@ def count(store: Store, actor: Actor, tag: str | None = None, selection: "Select
     counted = select(func.count(_C.c.id)).where(_is_listed(store, actor, tag, selection))
     with store.read() as db:
         return db.scalar(counted) or 0
+
+
+def has_consents(store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None) -> bool:
+    """Return whether a client that `export` yields has a consent. Raises InvalidValue."""
+    found = exists().where(_is_listed(store, actor, tag, selection), _C.c.consent_at.is_not(None))
+    with store.read() as db:
+        return bool(db.scalar(select(found)))
 
 
 def list_tags(store: Store, actor: Actor, options: ListOptions) -> Iterator[TagCount]:
@@ -226,16 +248,17 @@ def change(
     remove_tags: Sequence[str] = (),
     good: bool = False,
     rules: Rules = USUAL,
+    consent: GivenConsent | None = None,
 ) -> ClientInfo:
-    """Change the values that are given. `tags` replaces all tags.
+    """Change the values that are given. `tags` replaces all tags. A consent is added to those recorded before.
 
-    A new address, or `good`, clears the mark of a bad address. Emails that wait go to the new address. Raises NotFound,
-    Conflict, InvalidValue.
+    A new address, or `good`, clears the mark of a bad address. Emails that wait go to the new address. The
+    consent of the old address does not count for a new one. Raises NotFound, Conflict, InvalidValue.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
-    values = _Values(email, name, comment, tags, add_tags, remove_tags, good, rules)
+    values = _Values(email, name, comment, tags, add_tags, remove_tags, good, rules, consent)
     with store.write() as db:
-        return _change(db, actor, scope, _get(db, actor, scope, client), values)
+        return _change(db, actor, scope, _get(db, actor, scope, client), values, store.now())
 
 
 def change_several(
@@ -247,16 +270,17 @@ def change_several(
     add_tags: Sequence[str] = (),
     remove_tags: Sequence[str] = (),
     good: bool = False,
+    consent: GivenConsent | None = None,
 ) -> list[Change]:
     """Change all of these clients, named by ids or email addresses, or none. `tags` replaces all tags.
 
     Raises NotFound, InvalidValue.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
-    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good)
+    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good, consent=consent)
     with store.write() as db:
         found = {old.id: old for old in (_get(db, actor, scope, name) for name in names)}
-        return [Change(old, _change(db, actor, scope, old, values)) for old in found.values()]
+        return [Change(old, _change(db, actor, scope, old, values, store.now())) for old in found.values()]
 
 
 def change_selected(
@@ -268,6 +292,7 @@ def change_selected(
     add_tags: Sequence[str] = (),
     remove_tags: Sequence[str] = (),
     good: bool = False,
+    consent: GivenConsent | None = None,
     on_batch: Callable[[int], None] = lambda number: None,
 ) -> SelectedChange:
     """Change all clients that are selected now, in batches. `tags` replaces all tags.
@@ -276,7 +301,8 @@ def change_selected(
     number of clients that are done. Raises InvalidValue and NotFound.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
-    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good)
+    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good, consent=consent)
+    now = store.now()
     is_listed = _is_listed(store, actor, None, selection)
     with store.read() as db:
         ids = array("q", db.scalars(select(_C.c.id).where(is_listed).order_by(_C.c.id)))
@@ -287,7 +313,7 @@ def change_selected(
         nonlocal done
         rows = db.execute(select(*_COLUMNS).where(_C.c.id.in_(id_list(ids[done : done + CHANGE_BATCH].tolist()))))
         for old in sorted(map(_client_info, rows), key=lambda client: client.id):
-            difference = tag_change(Change(old, _change(db, actor, scope, old, values)))
+            difference = tag_change(Change(old, _change(db, actor, scope, old, values, now)))
             if difference.added or difference.removed:
                 undo.setdefault(difference, array("q")).append(old.id)
         done = min(done + CHANGE_BATCH, len(ids))
@@ -330,7 +356,7 @@ def validate_client(email: str, name: str, comment: str, tags: Sequence[str] = (
     return NewClient(address.email, address.key, name, comment, checked_tags(tags) if tags else ())
 
 
-def _change(db: Session, actor: Actor, scope: Scope, old: ClientInfo, values: _Values) -> ClientInfo:
+def _change(db: Session, actor: Actor, scope: Scope, old: ClientInfo, values: _Values, now: datetime) -> ClientInfo:
     tags = _changed_tags(old.tags if values.tags is None else values.tags, values.add_tags, values.remove_tags)
     new = validate_client(
         values.email if values.email is not None else old.email,
@@ -342,6 +368,8 @@ def _change(db: Session, actor: Actor, scope: Scope, old: ClientInfo, values: _V
     columns = _columns(new)
     if values.good or new.address_key != _key(old):
         columns |= {"bad_at": None, "bad_reason": None}
+    if new.address_key != _key(old):
+        columns["consent_at"] = None
     if values.good:
         suppressions.remove(db.connection(), new.address_key, Holds(actor.user_id), suppressions.BOUNCE)
     try:
@@ -353,6 +381,8 @@ def _change(db: Session, actor: Actor, scope: Scope, old: ClientInfo, values: _V
         unfinished = select(_O.c.id).where(is_unfinished())
         is_at_old = and_(_D.c.occurrence_id.in_(unfinished), _D.c.address_key == _key(old))
         queue.use_new_addresses(db.connection(), and_(is_at_old, _D.c.client_id == old.id))
+    if values.consent is not None or new.address_key != _key(old):
+        _record_consent(db, actor, new.address_key, values.consent, now)
     if values.tags is not None or values.add_tags or values.remove_tags:
         new_tags = _spelled(db, actor, new.tags)  # while the client's own spellings are still there
         db.execute(delete(_T).where(_T.c.client_id == old.id))
@@ -391,6 +421,15 @@ def _add_tags(db: Session, client_id: int, tags: Sequence[str]) -> None:
         db.execute(insert(_T), [{"client_id": client_id, "tag": tag} for tag in tags])
 
 
+def _record_consent(db: Session, actor: Actor, key: str, consent: GivenConsent | None, now: datetime) -> None:
+    """Record a consent of a client with this address. Without one, those that are recorded of the address count."""
+    connection = db.connection()
+    if consent is None:
+        store_consents.recall(connection, actor.user_id, [key])
+    else:
+        store_consents.record(connection, actor.user_id, [consent.new(key, now)], ConsentSource.COMMAND, now)
+
+
 def _already_exists(email: str, hint: str = "") -> Conflict:
     return Conflict(f"client {email} already exists", hint or run_hint("clients", "show", *arguments(email)))
 
@@ -401,9 +440,9 @@ def _update_hint(client: NewClient) -> str:
     return run_hint("clients", "update", *options, *arguments(client.email)) if options else ""
 
 
-_EXPORTED = (_C.c.id, _C.c.email, _C.c.name, _C.c.comment, store_tags.client_tags().label("tags"))
+_EXPORTED = (_C.c.id, _C.c.email, _C.c.name, _C.c.comment, store_tags.client_tags().label("tags"), _C.c.consent_at)
 _SUPPRESSED = suppressions.reason(_C.c.address_key, _C.c.owner_id, literal("")).label("suppressed")
-_COLUMNS = (*_EXPORTED, _C.c.created_at, _C.c.bad_at, _C.c.bad_reason, _SUPPRESSED)
+_COLUMNS = (*_EXPORTED[:-1], _C.c.created_at, _C.c.bad_at, _C.c.bad_reason, _SUPPRESSED, _C.c.consent_at)
 
 
 def _is_listed(
@@ -439,9 +478,10 @@ def _client_info(row: Sequence[Any]) -> ClientInfo:
     return ClientInfo(client_id, email, name, comment, _parse_tags(tags), *others)
 
 
-def _exported_client(row: Sequence[Any]) -> ExportedClient:
-    _, email, name, comment, tags = row
-    return ExportedClient(email, name, comment, _parse_tags(tags))
+def _exported_client(row: Sequence[Any], consent: RecordedConsent | None) -> ExportedClient:
+    _, email, name, comment, tags, _ = row
+    given = None if consent is None else GivenConsent(consent.wording, consent.at, consent.proof)
+    return ExportedClient(email, name, comment, _parse_tags(tags), given)
 
 
 def _parse_tags(tags: str) -> list[str]:

@@ -19,12 +19,16 @@ from skychimp.errors import InvalidValue
 from skychimp.services.clients import headings as known_headings
 from skychimp.services.clients import opt_outs
 from skychimp.services.clients.headings import normalise
-from skychimp.services.clients.importing import FileRow, ImportedRow, InvalidRow, OptedOutRow
+from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
 from skychimp.services.clients.opt_outs import OptOut, OptOutColumn
 from skychimp.text import did_you_mean
 
 FIELDS = ("email", "name", "first_name", "last_name", "comment", "tags")
 """What a column can be. First and last name are joined where there is no name."""
+
+CONSENT_FIELDS = ("consent_at", "consent", "consent_proof")
+"""What columns about a consent can be: its time, without which the others do not count, its wording and its proof."""
+ALL_FIELDS = (*FIELDS, *CONSENT_FIELDS)
 
 RowReader = Callable[[int, Sequence[str]], FileRow]
 """Makes a client from the number of a row's line and its cells, of which there are as many as headings."""
@@ -35,6 +39,8 @@ _MAILCHIMP_OWN = {
     "email type", "member rating", "optin time", "optin ip", "confirm time", "confirm ip", "latitude", "longitude",
     "gmtoff", "dstoff", "timezone", "cc", "region", "last changed", "leid", "euid", "source",
 }  # fmt: skip
+_MAILCHIMP_SIGNED_UP = "optin time"
+"""Mailchimp sets it for who has signed up, and "confirm time" also for who was added by somebody else."""
 _MAILCHIMP_FILE = re.compile(r"(unsubscribed|cleaned|nonsubscribed)_")
 _MAILCHIMP_EVENTS = ("unsub ", "clean ")
 """The columns that Mailchimp adds for contacts who no longer get mail begin like this."""
@@ -62,7 +68,7 @@ class Columns(NamedTuple):
     unused: Sequence[int]
 
 
-def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[str] = FIELDS) -> ColumnChoice:
+def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[str] = ALL_FIELDS) -> ColumnChoice:
     """Return the choice that the texts COLUMN=FIELD, with a known field, and the headings stand for.
 
     Raises InvalidValue.
@@ -87,7 +93,7 @@ def recognise(headings: Sequence[str], choice: ColumnChoice, file_name: str = ""
     mapped, ignored = find_chosen(headings, choice)
     free = [index for index in range(len(headings)) if names[index] and index not in mapped and index not in ignored]
     tool = _recognise_tool(names)
-    by_field = _columns_by_field(names, mapped, free)
+    by_field = _with_consent(_columns_by_field(names, mapped, free), names, free, tool)
     if not by_field.get("email"):
         raise InvalidValue(
             'missing column "email"', "the first line must name the columns: email,name,comment,tags; or use --map"
@@ -147,6 +153,8 @@ def explain(headings: Sequence[str], columns: Columns) -> Sequence[str]:
         notes.append(f"{columns.tool} export: added to the comment: {_quoted(headings, columns.in_comment)}")
     if columns.opt_out_of_all:
         return [*notes, f"{columns.tool} names a file like this if all contacts in it have opted out"]
+    if columns.tool == "Mailchimp" and "consent_at" in columns.by_field:
+        notes.append(f"consents are taken from {_quoted(headings, columns.by_field['consent_at'][:1])}")
     return [*notes, *opt_outs.explain(columns.opt_outs)]
 
 
@@ -182,7 +190,35 @@ def row_reader(headings: Sequence[str], columns: Columns) -> RowReader:
             found = opt_outs.strongest([*filter(None, [found]), columns.opt_out_of_all])
         return OptedOutRow(line, cells[email], found) if found else read_client(line, cells)
 
-    return read_opted_out if columns.opt_outs or columns.opt_out_of_all else read_client
+    if "consent_at" not in columns.by_field:
+        return read_opted_out if columns.opt_outs or columns.opt_out_of_all else read_client
+    read_consent = consent_reader(headings, columns)
+
+    def read_with_consent(line: int, cells: Sequence[str]) -> FileRow:
+        row = read_opted_out(line, cells)
+        return row._replace(consent=read_consent(cells)) if isinstance(row, ImportedRow) else row
+
+    return read_with_consent
+
+
+def consent_reader(headings: Sequence[str], columns: Columns) -> Callable[[Sequence[str]], FileConsent]:
+    """Return the function that reads a consent from the cells of a row. There is a column of its time."""
+    missing = len(headings)
+    at, wording, proof = (columns.by_field.get(field, [missing])[0] for field in CONSENT_FIELDS)
+    unnamed = wording_without_words(headings[at], columns.tool)
+
+    def read(cells: Sequence[str]) -> FileConsent:
+        cells = [*cells, ""]
+        return FileConsent(cells[at], cells[wording], cells[proof], unnamed)
+
+    return read
+
+
+def wording_without_words(heading: str, tool: str = "") -> str:
+    """Return what to record of a consent of which a file has only the time, in a column with this heading."""
+    if tool == "Mailchimp" and normalise(heading) == _MAILCHIMP_SIGNED_UP:
+        return "signed up in Mailchimp"
+    return f'imported from column "{heading.strip()}"'
 
 
 def _columns_by_field(
@@ -195,13 +231,25 @@ def _columns_by_field(
         chosen |= {"first_name", "last_name"}
     elif chosen & {"first_name", "last_name"}:
         chosen.add("name")
-    for name in FIELDS:
+    for name in ALL_FIELDS:
         if name not in chosen and (columns := [index for index in free if names[index] in known_headings.FIELDS[name]]):
             by_field[name] = columns
     if "email" not in chosen:
         further = [index for index in free if known_headings.FURTHER_EMAIL.fullmatch(names[index])]
         by_field["email"] = by_field.get("email", []) + further
     return by_field
+
+
+def _with_consent(
+    by_field: Mapping[str, Sequence[int]], names: Sequence[str], free: Sequence[int], tool: str
+) -> Mapping[str, Sequence[int]]:
+    """Return the columns of each field, without those of a consent that has no time. Raises InvalidValue."""
+    if tool == "Mailchimp" and "consent_at" not in by_field:
+        signed_up = [index for index in free if names[index] == _MAILCHIMP_SIGNED_UP]
+        by_field = {**by_field, **({"consent_at": signed_up} if signed_up else {})}
+    if "consent_at" in by_field:
+        return by_field
+    return {name: columns for name, columns in by_field.items() if name not in CONSENT_FIELDS}
 
 
 def _find_column(headings: Sequence[str], wanted: str) -> int:

@@ -24,6 +24,7 @@ from skychimp.services.clients.opt_outs import OptOutColumn
 from skychimp.text import count_of
 
 HEADINGS = ("email", "name", "comment", "tags")
+CONSENT_HEADINGS = column_mapping.CONSENT_FIELDS
 MAX_LINE_LENGTH = 1_000_000  # characters; also the maximum of a cell and, about, of a row with several lines
 MAX_COLUMNS = 1_000
 
@@ -105,15 +106,26 @@ def read_table(opened: TextIO, is_header: Callable[[Sequence[str]], bool]) -> Ta
     return Table((), itertools.chain([(first_line, first)], rows))
 
 
-def write(opened: TextIO, clients: Iterable[ExportedClient]) -> int:
-    """Write clients with a header, so that `read` returns the same clients. Return their number."""
+def write(opened: TextIO, clients: Iterable[ExportedClient], *, with_consents: bool = False) -> int:
+    """Write clients with a header, so that `read` returns the same clients. Return their number.
+
+    `with_consents` adds the columns of their consents.
+    """
     writer = csv.writer(opened, lineterminator="\n")
-    writer.writerow(HEADINGS)
+    writer.writerow((*HEADINGS, *CONSENT_HEADINGS) if with_consents else HEADINGS)
     number = 0
-    for email, name, comment, tags in clients:
-        writer.writerow(map(escape_formula, (email, name, comment, ",".join(tags))))
+    for client in clients:
+        cells = (client.email, client.name, client.comment, ",".join(client.tags))
+        writer.writerow(map(escape_formula, (*cells, *consent_cells(client)) if with_consents else cells))
         number += 1
     return number
+
+
+def consent_cells(client: ExportedClient) -> Sequence[str]:
+    """Return the cells of CONSENT_HEADINGS for a client."""
+    if client.consent is None or client.consent.at is None:
+        return ("", "", "")
+    return (client.consent.at.isoformat(), client.consent.wording, client.consent.proof)
 
 
 def skip_line(opened: TextIO, start: str) -> None:

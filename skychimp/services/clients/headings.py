@@ -30,6 +30,9 @@ FIELDS: Mapping[str, Collection[str]] = {
         "comment", "comments", "note", "notes", "kommentar", "notiz", "notizen", "commentaire", "commentaires",
         "comentario", "comentarios", "notas", "комментарий", "примечание", "заметки", "коментар", "примітка",
     },
+    "consent_at": {"consent at"},
+    "consent": {"consent"},
+    "consent_proof": {"consent proof"},
     "tags": {
         "tag", "tags", "label", "labels", "group", "groups", "group membership", "categories", "gruppen", "kategorien",
         "étiquettes", "groupes", "catégories", "etiquetas", "grupos", "categorías", "метки", "теги", "группы", "мітки",

@@ -2,23 +2,27 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
+from sqlalchemy import Connection
 from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import USUAL, Rules
 from skychimp.errors import InvalidValue
-from skychimp.models import SuppressionSource
+from skychimp.models import ConsentSource, SuppressionSource
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
-from skychimp.services.clients import suppressions
+from skychimp.services.clients import opt_outs, suppressions
 from skychimp.services.clients.clients import validate_client
+from skychimp.services.clients.consents import GivenConsent, checked_consent, parse_file_time
 from skychimp.services.clients.opt_outs import OptOut
-from skychimp.store.clients import client_import
+from skychimp.store.clients import client_import, consents
 from skychimp.store.clients import suppressions as store_suppressions
 from skychimp.store.clients.client_import import NewClient
+from skychimp.store.clients.consents import NewConsent
 from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store
 from skychimp.text import MAX_TAGS, count_of, folded
@@ -26,6 +30,15 @@ from skychimp.text import MAX_TAGS, count_of, folded
 IMPORT_BATCH = 10_000
 SUPPRESSION_BATCH = 1_000
 """How many addresses are suppressed in one transaction: a sender waits for it."""
+
+
+class FileConsent(NamedTuple):
+    """The cells of a row about a consent, not validated yet. `unnamed` is the wording if neither says one."""
+
+    at: str
+    wording: str
+    proof: str
+    unnamed: str
 
 
 class ImportedRow(NamedTuple):
@@ -36,6 +49,7 @@ class ImportedRow(NamedTuple):
     name: str
     comment: str
     tags: Sequence[str]
+    consent: FileConsent | None = None
 
 
 class InvalidRow(NamedTuple):
@@ -85,10 +99,23 @@ class ImportResult:
 
 
 class _Batch(NamedTuple):
-    """What the valid rows of a batch add: clients, and suppressions of who has opted out, by their address keys."""
+    """What the valid rows of a batch add: clients, and suppressions of who has opted out, by their address keys.
+
+    `consents` are those of the clients. A client can have several.
+    """
 
     clients: dict[str, NewClient]
     opted_out: dict[str, NewSuppression]
+    consents: list[NewConsent]
+
+
+class _Defaults(NamedTuple):
+    """What holds for all rows: the rules of addresses, the tags, the consent of rows without one, and the time now."""
+
+    rules: Rules
+    tagging: "_Tagging"
+    consent: GivenConsent | None
+    now: datetime
 
 
 class _Tagging(NamedTuple):
@@ -106,6 +133,7 @@ def import_rows(
     update_columns: Sequence[str] = (),
     tags: Sequence[str] = (),
     rules: Rules = USUAL,
+    consent: GivenConsent | None = None,
     on_rejected: Callable[[InvalidRow], None],
     on_batch: Callable[[ImportResult], None] = lambda result: None,
 ) -> ImportResult:
@@ -116,7 +144,8 @@ def import_rows(
 
     Rows are committed in batches; `on_batch` gets the result so far. A row whose address is known, from the store or
     an earlier row, is skipped. With `update_columns` (email, name, comment, tags) it changes these columns instead.
-    `tags` are added to those that are created or changed. Each batch has an entry in the audit trail, so that an import
+    `tags` are added to those that are created or changed, and their consents are recorded: those of the rows, and
+    `consent` for rows without one. Each batch has an entry in the audit trail, so that an import
     that is killed has one, too.
 
     Raises InvalidValue, which says how many clients are imported, if the rest of the rows cannot be read.
@@ -124,14 +153,15 @@ def import_rows(
     authorize(actor, Action.CHANGE_CLIENTS)
     result = ImportResult()
     tagging = _Tagging(tags, _find_full(store, actor, tags) if update_columns and "tags" not in update_columns else ())
+    defaults = _Defaults(rules, tagging, consent, store.now())
     for rows_of_batch in _read_batches(rows, result):
-        batch = _valid_rows(rows_of_batch, result, on_rejected, rules, tagging, last_wins=bool(update_columns))
+        batch = _valid_rows(rows_of_batch, result, on_rejected, defaults, last_wins=bool(update_columns))
         opted_out = iter(batch.opted_out.values())
         while some := list(islice(opted_out, SUPPRESSION_BATCH)):
             suppressions.add(store, actor, some, source=SuppressionSource.IMPORT)
         if batch.clients:
             with store.write() as db:
-                created = _add_clients(db, actor, batch.clients, update_columns, result)
+                created = _add_clients(db, actor, batch, update_columns, result, store.now())
             result.created += created
             _count_known(result, len(batch.clients) - created, is_updated=bool(update_columns))
         on_batch(result)
@@ -141,18 +171,29 @@ def import_rows(
 def _add_clients(
     db: Session,
     actor: Actor,
-    clients: Mapping[str, NewClient],
+    batch: _Batch,
     update_columns: Sequence[str],
     result: ImportResult,
+    now: datetime,
 ) -> int:
-    """Add clients by their address keys, count the suppressed ones, and return the number of new ones."""
-    connection = db.connection()
+    """Add clients with their consents, count the suppressed ones, and return the number of new clients."""
+    connection, clients = db.connection(), batch.clients
+    is_skipped = set() if update_columns else _known(connection, actor, batch.consents)
     created = client_import.add_clients(connection, actor.user_id, clients.values(), update_columns)
     store_suppressions.recall(connection, {key: client.email for key, client in clients.items()})
+    agreed = [consent for consent in batch.consents if consent.key not in is_skipped]
+    if agreed:
+        consents.record(connection, actor.user_id, agreed, ConsentSource.IMPORT, now)
+    consents.recall(connection, actor.user_id, clients.keys() - {consent.key for consent in agreed})
     result.count_suppressed(store_suppressions.count_reasons(connection, actor.user_id, clients))
     known = f"{len(clients) - created:,} {'updated' if update_columns else 'skipped'}"
     audit.record(db, actor, "import", "client", None, f"{created:,} created, {known}")
     return created
+
+
+def _known(db: Connection, actor: Actor, agreed: Sequence[NewConsent]) -> Collection[str]:
+    """Return the address keys of the consents whose clients exist already."""
+    return client_import.known_keys(db, actor.user_id, {consent.key for consent in agreed})
 
 
 def _find_full(store: Store, actor: Actor, tags: Sequence[str]) -> Collection[str]:
@@ -182,13 +223,12 @@ def _valid_rows(
     rows: Sequence[FileRow],
     result: ImportResult,
     on_rejected: Callable[[InvalidRow], None],
-    rules: Rules,
-    tagging: _Tagging,
+    defaults: _Defaults,
     *,
     last_wins: bool,
 ) -> _Batch:
     """Return what the valid rows add, each address once, and count the rows that are not among them."""
-    batch = _Batch({}, {})
+    batch = _Batch({}, {}, [])
     for row in rows:
         try:
             if isinstance(row, InvalidRow):
@@ -199,7 +239,8 @@ def _valid_rows(
                 result.opted_out += 1
                 result.count_suppressed({opted_out.reason: 1})
                 continue
-            client = _client(row, rules, tagging)
+            client = _client(row, defaults.rules, defaults.tagging)
+            consent = _consent(row.consent, defaults)
         except InvalidValue as error:
             result.bad += 1
             on_rejected(InvalidRow(row.line, "; ".join(filter(None, (error.message, error.hint)))))
@@ -208,6 +249,8 @@ def _valid_rows(
             _count_known(result, 1, is_updated=last_wins)
         if last_wins or client.address_key not in batch.clients:
             batch.clients[client.address_key] = client
+            if consent is not None:
+                batch.consents.append(consent.new(client.address_key, defaults.now))
     return batch
 
 
@@ -227,6 +270,21 @@ def _client(row: ImportedRow, rules: Rules, tagging: _Tagging) -> NewClient:
     if client.address_key in tagging.full:
         raise InvalidValue(f"the client would have more than {MAX_TAGS} tags", "remove some of them first")
     return client
+
+
+def _consent(cells: FileConsent | None, defaults: _Defaults) -> GivenConsent | None:
+    """Return the consent of a row: its own, or else that of all rows, or None if it has none or says no."""
+    if cells is None:
+        return defaults.consent
+    _require_valid_text("".join(cells))
+    if opt_outs.says_no(cells.wording):
+        return None
+    if not opt_outs.says_something(cells.at):
+        return defaults.consent
+    of_all = defaults.consent
+    wording = cells.wording.strip() or (cells.unnamed if of_all is None else of_all.wording)
+    proof = cells.proof.strip() or ("" if of_all is None else of_all.proof)
+    return checked_consent(wording, parse_file_time(cells.at), proof, defaults.now)
 
 
 def _require_valid_text(text: str) -> None:

@@ -1,6 +1,7 @@
 """Read and write clients as JSON lines: one object with email, name, comment and tags on each line.
 
-Keys with other names are read only if the user maps them, and those that mark who has opted out as in CSV.
+It can also have the keys of a consent. Keys with other names are read only if the user maps them, and those that mark
+who has opted out as in CSV.
 """
 
 import json
@@ -12,8 +13,16 @@ from skychimp.errors import InvalidValue
 from skychimp.services.clients import column_mapping, opt_outs, text_files
 from skychimp.services.clients.clients import ExportedClient
 from skychimp.services.clients.column_mapping import ColumnChoice
-from skychimp.services.clients.csv_files import HEADINGS, MAX_COLUMNS, MAX_LINE_LENGTH, ClientFile, skip_line
-from skychimp.services.clients.importing import FileRow, ImportedRow, InvalidRow, OptedOutRow
+from skychimp.services.clients.csv_files import (
+    CONSENT_HEADINGS,
+    HEADINGS,
+    MAX_COLUMNS,
+    MAX_LINE_LENGTH,
+    ClientFile,
+    consent_cells,
+    skip_line,
+)
+from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
 from skychimp.services.clients.opt_outs import OptOutColumn
 
 
@@ -71,11 +80,17 @@ def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
     )
 
 
-def write(opened: TextIO, clients: Iterable[ExportedClient]) -> int:
-    """Write clients so that `read` returns the same clients. Return their number."""
+def write(opened: TextIO, clients: Iterable[ExportedClient], *, with_consents: bool = False) -> int:
+    """Write clients so that `read` returns the same clients. Return their number.
+
+    `with_consents` adds the keys of their consents, also for a client without one: all lines have the same keys.
+    """
     number = 0
     for client in clients:
-        opened.write(safe_json.dumps(client._asdict()) + "\n")
+        values: dict[str, Any] = dict(zip(HEADINGS, client, strict=False))
+        if with_consents:
+            values |= dict(zip(CONSENT_HEADINGS, consent_cells(client), strict=True))
+        opened.write(safe_json.dumps(values) + "\n")
         number += 1
     return number
 
@@ -113,8 +128,12 @@ def _recognise(names: Sequence[str], choice: ColumnChoice) -> _Keys:
     by_field = {field: names[index] for index, field in mapped.items()}
     mapped_fields = {*by_field, *(("name",) if by_field.keys() & {"first_name", "last_name"} else ())}
     free = [index for index in range(len(names)) if index not in mapped and index not in ignored]
-    own = [index for index in free if names[index] in HEADINGS and names[index] not in mapped_fields]
+    known_keys = {*HEADINGS, *CONSENT_HEADINGS} - mapped_fields
+    own = [index for index in free if names[index] in known_keys]
     by_field |= {names[index]: names[index] for index in own}
+    if "consent_at" not in by_field:  # without a time there is no consent
+        own = [index for index in own if names[index] not in CONSENT_HEADINGS]
+        by_field = {field: key for field, key in by_field.items() if field not in CONSENT_HEADINGS}
     found = opt_outs.find_columns(names, [index for index in free if index not in own])
     known = {*own, *(column.position for column in found)}
     return _Keys(by_field, found, [names[index] for index in free if index not in known])
@@ -153,7 +172,14 @@ def _read_row(number: int, line: str, keys: Mapping[str, str], others: Iterable[
         isinstance(text, str) for text in (email, name, first_name, last_name, comment, *tags)
     ):
         return InvalidRow(number, "email, name and comment must be strings, and tags a list of strings")
-    return ImportedRow(number, email, name or column_mapping.join_names(first_name, last_name), comment, tags)
+    name = name or column_mapping.join_names(first_name, last_name)
+    if "consent_at" not in keys:
+        return ImportedRow(number, email, name, comment, tags)
+    at, wording, proof = (values[keys[field]] or "" if field in keys else "" for field in CONSENT_HEADINGS)
+    if not all(isinstance(text, str) for text in (at, wording, proof)):
+        return InvalidRow(number, f"{', '.join(CONSENT_HEADINGS)} must be strings")
+    consent = FileConsent(at, wording, proof, column_mapping.wording_without_words(keys["consent_at"]))
+    return ImportedRow(number, email, name, comment, tags, consent)
 
 
 def _parse_object(line: str) -> dict[str, Any] | None:

@@ -196,6 +196,16 @@ def parse_time(text: str) -> datetime | None:
     return None
 
 
+def says_something(cell: str) -> bool:
+    """Return whether a cell has more than a dash, or a date without a value."""
+    return not set(cell) <= _NOTHING
+
+
+def says_no(cell: str) -> bool:
+    """Return whether a cell says no, false or the like."""
+    return normalise(cell) in _FALSE_WORDS
+
+
 def reason_of(text: str) -> str:
     """Return the usual reason that a text such as "COMPLAINT" or "Hard bounce" stands for, else the text itself."""
     return _STATUS_REASONS.get(normalise(text), text)
@@ -238,7 +248,7 @@ def _understand_status(cell: str) -> CellMeaning:
 def _understand_flag(cell: str, reason: str) -> CellMeaning:
     """Understand a cell that says yes or no, or since when."""
     word = normalise(cell)
-    if set(cell) <= _NOTHING or word in _FALSE_WORDS:
+    if not says_something(cell) or word in _FALSE_WORDS:
         return OtherCell.FINE
     at = parse_time(cell)
     is_date = len(re.findall(r"\d+", cell)) >= 2 and _DATE_LIKE.fullmatch(cell.strip())

@@ -39,10 +39,13 @@ class Forecast:
     left_out: str | None
 
 
-def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Forecast]:
+def forecast(
+    store: Store, now: datetime, mailing_id: int | None = None, *, require_consent: bool = False
+) -> Iterator[Forecast]:
     """Yield a row for each client of the mailings that have something due, of all mailings or of one.
 
-    A mailing that is stopped, and an occurrence that is missed or skipped, is a single row.
+    A mailing that is stopped, and an occurrence that is missed or skipped, is a single row. `require_consent` is the
+    setting of that name.
     """
     with store.read() as transaction:
         db = transaction.connection()
@@ -51,13 +54,13 @@ def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iter
         unfinished = _unfinished_occurrences(db, mailing_id)
     yield from stopped
     for mailing in due:
-        yield from _new_occurrences(store, mailing, now)
+        yield from _new_occurrences(store, mailing, now, require_consent)
     replaced = {occurrence_id for mailing in due for occurrence_id in mailing.replaces}
     for occurrence in unfinished:
         if occurrence.id in replaced:
             yield Forecast(occurrence.mailing_id, occurrence.due_at, "", REPLACED)
         else:
-            yield from _open_occurrence(store, occurrence, now)
+            yield from _open_occurrence(store, occurrence, now, require_consent)
 
 
 def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
@@ -72,13 +75,13 @@ def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> 
         yield Forecast(row.id, row.next_at, "", reason)
 
 
-def _new_occurrences(store: Store, mailing: DueMailing, now: datetime) -> Iterator[Forecast]:
+def _new_occurrences(store: Store, mailing: DueMailing, now: datetime, require_consent: bool) -> Iterator[Forecast]:
     """Yield the rows of the occurrences that the next run would open, or record as missed or skipped."""
     with store.read() as db:
         has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, now)
     for due in mailing.plan.open:
         if has_content:
-            yield from _audience_rows(store, mailing.id, due.at, now)
+            yield from _audience_rows(store, mailing.id, due.at, now, require_consent)
         else:
             yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
@@ -86,7 +89,9 @@ def _new_occurrences(store: Store, mailing: DueMailing, now: datetime) -> Iterat
         yield Forecast(mailing.id, due.at, "", "missed: too late to be sent")
 
 
-def _open_occurrence(store: Store, occurrence: "_Unfinished", now: datetime) -> Iterator[Forecast]:
+def _open_occurrence(
+    store: Store, occurrence: "_Unfinished", now: datetime, require_consent: bool
+) -> Iterator[Forecast]:
     """Yield a row for each delivery of an occurrence, and for each client whose delivery is not created yet."""
     stopped = why_stopped(
         occurrence.disabled_at, occurrence.disabled_reason, occurrence.held_reason, occurrence.blocked_at
@@ -101,7 +106,13 @@ def _open_occurrence(store: Store, occurrence: "_Unfinished", now: datetime) -> 
             yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
     if occurrence.state == OccurrenceState.OPENING:
         yield from _audience_rows(
-            store, occurrence.mailing_id, occurrence.due_at, now, after=occurrence.cursor, stopped=stopped
+            store,
+            occurrence.mailing_id,
+            occurrence.due_at,
+            now,
+            require_consent,
+            after=occurrence.cursor,
+            stopped=stopped,
         )
 
 
@@ -110,6 +121,7 @@ def _audience_rows(
     mailing_id: int,
     due_at: datetime,
     now: datetime,
+    require_consent: bool,
     *,
     after: int = 0,
     stopped: str | None = None,
@@ -119,7 +131,7 @@ def _audience_rows(
     If its audience cannot be read, that is a single row.
     """
     try:
-        members = _read_members(store, mailing_id, now, after)
+        members = _read_members(store, mailing_id, now, after, require_consent)
     except InvalidValue as error:
         yield Forecast(mailing_id, due_at, "", f"the mailing would be held: {error.message}")
         return
@@ -127,13 +139,15 @@ def _audience_rows(
         for member in members:
             left_out = audience.why_left_out(member)
             yield Forecast(mailing_id, due_at, member.email, left_out or stopped)
-        members = _read_members(store, mailing_id, now, members[-1].client_id)
+        members = _read_members(store, mailing_id, now, members[-1].client_id, require_consent)
 
 
-def _read_members(store: Store, mailing_id: int, now: datetime, after: int) -> Sequence[audience.Member]:
+def _read_members(
+    store: Store, mailing_id: int, now: datetime, after: int, require_consent: bool
+) -> Sequence[audience.Member]:
     with store.read() as session:
         db = session.connection()
-        chosen = audience.selection(db, mailing_id, now)
+        chosen = audience.selection(db, mailing_id, now, require_consent=require_consent)
         return audience.members(db, chosen, after=after, limit=opening.OPENING_BATCH)
 
 

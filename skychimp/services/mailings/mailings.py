@@ -100,6 +100,7 @@ def count_recipients_of_new(
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
     topic: str | None = None,
     name: str = "",
+    require_consent: bool = False,
 ) -> AudienceCount | None:
     """Count the clients to which `create` would send at once, None if the mailing would not be due yet.
 
@@ -115,7 +116,7 @@ def count_recipients_of_new(
         return None
     with store.read() as session:  # not above: counting takes long, and others wait for the lock
         chosen = choice(session, actor, audience, own_topic, schedule.timezone)
-        selection = store_audience.new_selection(session.connection(), chosen, now)
+        selection = store_audience.new_selection(session.connection(), chosen, now, require_consent=require_consent)
         return store_audience.count(session.connection(), selection)
 
 

@@ -25,10 +25,13 @@ class Recipient:
     left_out: str | None
 
 
-def list_recipients(store: Store, actor: Actor, mailing_id: int, *, only_left_out: bool = False) -> Iterator[Recipient]:
+def list_recipients(
+    store: Store, actor: Actor, mailing_id: int, *, only_left_out: bool = False, require_consent: bool = False
+) -> Iterator[Recipient]:
     """Yield the clients that a mailing chooses, read in batches.
 
-    Raises NotFound, also if it is not the actor's, and InvalidValue if its audience cannot be read.
+    `require_consent` is the setting of that name. Raises NotFound, also if it is not the actor's, and InvalidValue if
+    its audience cannot be read.
     """
     now = store.now()
     with store.read() as session:
@@ -37,7 +40,7 @@ def list_recipients(store: Store, actor: Actor, mailing_id: int, *, only_left_ou
     while after is not None:
         with store.read() as session:  # not open while the caller has the clients: see paging
             db = session.connection()
-            chosen = audience.selection(db, mailing_id, now)
+            chosen = audience.selection(db, mailing_id, now, require_consent=require_consent)
             members = audience.members(
                 db, chosen, after=after, limit=opening.OPENING_BATCH, only_left_out=only_left_out
             )
@@ -46,14 +49,14 @@ def list_recipients(store: Store, actor: Actor, mailing_id: int, *, only_left_ou
         after = members[-1].client_id if members else None
 
 
-def count_recipients(store: Store, actor: Actor, mailing_id: int) -> AudienceCount:
+def count_recipients(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> AudienceCount:
     """Count the clients in a mailing's audience now. Raises NotFound if the actor may not see the mailing."""
     with store.read() as db:
         get_mailing(db, actor, mailing_id)
-        return _count(db.connection(), mailing_id, store.now())
+        return _count(db.connection(), mailing_id, store.now(), require_consent)
 
 
-def count_when_enabled(store: Store, actor: Actor, mailing_id: int) -> AudienceCount:
+def count_when_enabled(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> AudienceCount:
     """Count the clients that a mailing would send to now if it were enabled. Raises NotFound.
 
     They are those with an email that waits, or, if it is due again, those in its audience.
@@ -66,13 +69,13 @@ def count_when_enabled(store: Store, actor: Actor, mailing_id: int) -> AudienceC
         due = planner.due_mailings(db, now, mailing_id, include_disabled=True)
         if not any(each.plan.open for each in due):
             return AudienceCount(waiting)
-        counted = _count(db, mailing_id, now)
+        counted = _count(db, mailing_id, now, require_consent)
         return counted._replace(recipients=max(counted.recipients, waiting))
 
 
-def _count(db: Connection, mailing_id: int, now: datetime) -> AudienceCount:
+def _count(db: Connection, mailing_id: int, now: datetime, require_consent: bool) -> AudienceCount:
     """Count the clients in a mailing's audience, or say why that is not possible."""
     try:
-        return audience.count(db, audience.selection(db, mailing_id, now))
+        return audience.count(db, audience.selection(db, mailing_id, now, require_consent=require_consent))
     except InvalidValue as error:
         return AudienceCount(problem=error.message)

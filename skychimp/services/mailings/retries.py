@@ -32,7 +32,7 @@ BATCH = 5_000
 class Retry:
     """The number of emails that are queued again, and of those that are not.
 
-    The clients of the latter are bad, suppressed or deleted.
+    The clients of the latter are bad, suppressed or deleted, or have no consent and need one.
     """
 
     mailing_id: int
@@ -41,34 +41,47 @@ class Retry:
 
 
 def count(
-    store: Store, actor: Actor, mailing_id: int, states: Sequence[DeliveryState] = DEFAULT_STATES, reply: str = ""
+    store: Store,
+    actor: Actor,
+    mailing_id: int,
+    states: Sequence[DeliveryState] = DEFAULT_STATES,
+    reply: str = "",
+    *,
+    require_consent: bool = False,
 ) -> Retry:
     """Count what `retry` would queue: the deliveries of the mailing's last occurrence in these states.
 
     `reply` restricts them to those whose last reply has these words. Raises NotFound, and Conflict if the mailing has
-    ended, as nothing would be sent.
+    ended, as nothing would be sent. `require_consent` is the setting of that name.
     """
     with store.read() as db:
         is_chosen = _chosen(db, actor, store, mailing_id, states, reply)
-        numbers = _count(db.connection(), mailing_id, is_chosen)
+        numbers = _count(db.connection(), is_chosen, _can_receive(mailing_id, require_consent))
     return Retry(mailing_id, numbers.get(True, 0), numbers.get(False, 0))
 
 
 def retry(
-    store: Store, actor: Actor, mailing_id: int, states: Sequence[DeliveryState] = DEFAULT_STATES, reply: str = ""
+    store: Store,
+    actor: Actor,
+    mailing_id: int,
+    states: Sequence[DeliveryState] = DEFAULT_STATES,
+    reply: str = "",
+    *,
+    require_consent: bool = False,
 ) -> Retry:
     """Queue the emails again that `count` counts. Each attempt so far stays in the log. Raises what `count` does."""
+    can_receive = _can_receive(mailing_id, require_consent)
     with store.read() as db:
         is_chosen = _chosen(db, actor, store, mailing_id, states, reply)
-        left_out = _count(db.connection(), mailing_id, is_chosen).get(False, 0)
-        ids = array("q", db.scalars(select(_D.c.id).where(is_chosen, _can_receive(mailing_id))))
+        left_out = _count(db.connection(), is_chosen, can_receive).get(False, 0)
+        ids = array("q", db.scalars(select(_D.c.id).where(is_chosen, can_receive)))
     queued = 0
 
     def queue_next(db: Session) -> bool:
         nonlocal queued
         batch = ids[:BATCH].tolist()
         del ids[:BATCH]
-        is_still_chosen = and_(_D.c.id.in_(id_list(batch)), _D.c.state.in_(states), _can_receive(mailing_id))
+        is_still_chosen = and_(_D.c.id.in_(id_list(batch)), _D.c.state.in_(states), can_receive)
         still_chosen = db.scalars(select(_D.c.id).where(is_still_chosen)).all()
         queue.retry(db.connection(), still_chosen, store.now())
         queued += len(still_chosen)
@@ -98,12 +111,13 @@ def _require_open(mailing: Mailing, store: Store) -> None:
         raise Conflict(message, hint)
 
 
-def _count(db: Connection, mailing_id: int, is_chosen: ColumnElement[bool]) -> dict[bool, int]:
+def _count(db: Connection, is_chosen: ColumnElement[bool], can_receive: ColumnElement[bool]) -> dict[bool, int]:
     """Return the number of deliveries by whether their clients can receive email."""
-    can_receive = _can_receive(mailing_id).label("can_receive")
-    rows = db.execute(select(can_receive, func.count()).select_from(_D).where(is_chosen).group_by(can_receive))
+    group = can_receive.label("can_receive")
+    rows = db.execute(select(group, func.count()).select_from(_D).where(is_chosen).group_by(group))
     return {bool(value): number for value, number in rows}
 
 
-def _can_receive(mailing_id: int) -> ColumnElement[bool]:
-    return exists().where(_C.c.id == _D.c.client_id, audience.can_receive(mailing_id)).correlate(_D)
+def _can_receive(mailing_id: int, require_consent: bool) -> ColumnElement[bool]:
+    can_receive = audience.can_receive_again(mailing_id, require_consent=require_consent)
+    return exists().where(_C.c.id == _D.c.client_id, can_receive).correlate(_D)

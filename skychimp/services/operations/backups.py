@@ -225,9 +225,10 @@ def held_work(store: Store) -> HeldWork | None:
     return HeldWork(info.held_at, bool(info.held_blind), waiting, due)
 
 
-def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Resumed:
+def resume(store: Store, actor: Actor, decision: Resolution | None = None, *, require_consent: bool = False) -> Resumed:
     """End the hold of a restored store, and apply a decision to the work it has waiting.
 
+    `require_consent` is the setting of that name.
     RESEND sends all of it. SENT or FAILED records that as the outcome of waiting deliveries, and due times that have
     passed as missed. None sends all of it if the store knows what was sent since the backup; if it does not, waiting
     deliveries become unknown, for a person to resolve, and due times are missed.
@@ -244,7 +245,7 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
         if decision == Resolution.RESEND:
             done = Resumed(True, to_send=sum(ledger.count_pending_by_state(db.connection()).values()))
         else:
-            done = _resolve_waiting(db, decision, now)
+            done = _resolve_waiting(db, decision, now, require_consent)
         holds.release(db.connection(), now)
         db.expire_all()
         sweeping.sweep(db.connection(), now)
@@ -252,12 +253,14 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None) -> Re
     return done
 
 
-def _resolve_waiting(transaction: Session, decision: Resolution | None, now: datetime) -> Resumed:
+def _resolve_waiting(
+    transaction: Session, decision: Resolution | None, now: datetime, require_consent: bool
+) -> Resumed:
     """Record an outcome for all waiting deliveries, and due times as missed. Finish opening occurrences first."""
     db = transaction.connection()
     unopened = select(_O.c.id).where(_O.c.state == OccurrenceState.OPENING)
     for occurrence_id in db.scalars(unopened).all():
-        while not opening.create_deliveries(db, occurrence_id):
+        while not opening.create_deliveries(db, occurrence_id, require_consent=require_consent):
             pass
     unknown_ids = queue.mark_unknown(db, now)
     if decision is not None:

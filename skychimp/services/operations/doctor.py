@@ -8,19 +8,24 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import func, select
+
 from skychimp import addresses, files
 from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
 from skychimp.errors import ConfigError, SkychimpError
+from skychimp.models import Client
 from skychimp.services.operations import relay_check, sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
-from skychimp.shell import run_line_hint
+from skychimp.shell import run_hint, run_line_hint
 from skychimp.store import holds, place, runs
 from skychimp.store.database import Store
 from skychimp.store.postgres.server import PostgresStore
 from skychimp.store.sqlite import SqliteStore
 from skychimp.text import count_of
 from skychimp.transport import make_outbox
+
+_C = Client.__table__
 
 MB = 1_000_000
 TOO_LITTLE_SPACE, LITTLE_SPACE = 20 * MB, 500 * MB
@@ -59,6 +64,8 @@ def check_installation(
     else:
         yield from _store(store)
         yield _clock(store)
+        if settings.delivery.require_consent:
+            yield _consents(store)
     if settings.mail.transport == "outbox":
         yield _outbox(store)
         return
@@ -219,6 +226,16 @@ def _clock(store: Store) -> Finding:
         found = f"this machine's clock differs from the database's, which counts: {now:%Y-%m-%d %H:%M:%S} UTC"
         return Finding("clock", WARNING, found, "set this machine's clock")
     return Finding("clock", OK, f"{now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _consents(store: Store) -> Finding:
+    total, lacking = select(func.count()).select_from(_C), select(func.count()).where(_C.c.consent_at.is_(None))
+    with store.read() as db:
+        clients, without = db.scalar(total) or 0, db.scalar(lacking) or 0
+    if without:
+        found = f"{without:,} of {count_of(clients, 'client')} have no recorded consent, and get no email"
+        return Finding("consent", WARNING, found, run_hint("help", "consent"))
+    return Finding("consent", OK, "a recorded consent is required, and all clients have one")
 
 
 def _outbox(store: Store | None) -> Finding:

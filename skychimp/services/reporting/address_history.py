@@ -149,9 +149,10 @@ class AddressHistory:
     coming: Sequence[NextOccurrence]
 
 
-def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
+def address_history(store: Store, actor: Actor, email: str, *, require_consent: bool = False) -> AddressHistory:
     """Return everything about an address that the actor may see: in their own mailings, or in all.
 
+    `require_consent` is the setting of that name.
     Raises InvalidValue for an invalid address, and NotFound if it is neither a client nor suppressed nor in any
     delivery.
     """
@@ -161,7 +162,7 @@ def address_history(store: Store, actor: Actor, email: str) -> AddressHistory:
         owners = select(_U.c.id).where(in_scope(scope, actor, _U.c.id))
         clients = _find_clients(db, owners, address.key)
         known_suppressions = _find_suppressions(db, owners, address.key)
-        membership = _Membership(db, clients, address.key, store.now())
+        membership = _Membership(db, clients, address.key, store.now(), require_consent)
         deliveries = _find_deliveries(db, owners, address.key, membership)
         if not clients and not known_suppressions and not deliveries:
             raise _no_record(db, actor, address)
@@ -202,11 +203,12 @@ class _Client(NamedTuple):
     bad_reason: str | None
     name: str
     comment: str
+    consent_at: datetime | None
 
 
 def _find_clients(db: Session, owners: Select[tuple[int]], key: str) -> list[_Client]:
     columns = (_C.c.id, _C.c.owner_id, _U.c.email, _C.c.created_at, _C.c.bad_at, _C.c.bad_reason)
-    query = select(*columns, _C.c.name, _C.c.comment).join(_U, _U.c.id == _C.c.owner_id)
+    query = select(*columns, _C.c.name, _C.c.comment, _C.c.consent_at).join(_U, _U.c.id == _C.c.owner_id)
     query = query.where(_C.c.owner_id.in_(owners), _C.c.address_key == key)
     return [_Client._make(row) for row in db.execute(query.order_by(_C.c.id))]
 
@@ -309,10 +311,11 @@ def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int,
 class _Membership:
     """Answers whether the address is in a mailing's audience now, as a client of the mailing's owner, and gets it."""
 
-    def __init__(self, db: Session, clients: Sequence[_Client], key: str, now: datetime) -> None:
+    def __init__(self, db: Session, clients: Sequence[_Client], key: str, now: datetime, require_consent: bool) -> None:
         self._db = db.connection()
         self._key = key
         self._now = now
+        self._require_consent = require_consent
         self._clients = {client.owner_id: client for client in clients}
         self._suppressions: dict[tuple[int, str], audience.Found | None] = {}
         self._ids = [client.id for client in clients]
@@ -331,14 +334,15 @@ class _Membership:
     def why_unsent(self, owner_id: int, topic: str, at: datetime | None = None) -> str | None:
         """Return why the address gets no mailing of this user with this topic, or None if it does.
 
-        With `at`, only what was known then counts.
+        With `at`, only what was known then counts, but for a consent, which counts as it is now.
         """
         client, suppression = self.client_of(owner_id), self._suppression(owner_id, topic)
         if suppression is not None and at is not None and suppression.at > at:
             suppression = None
         is_bad = client is not None and client.bad_at is not None and (at is None or client.bad_at <= at)
         bad = (client.bad_at, client.bad_reason) if client is not None and is_bad else (None, None)
-        return audience.why_not(*bad, suppression)
+        lacks_consent = self._require_consent and client is not None and client.consent_at is None
+        return audience.why_not(*bad, suppression, lacks_consent=lacks_consent)
 
     def _suppression(self, owner_id: int, topic: str) -> audience.Found | None:
         if (owner_id, topic) not in self._suppressions:

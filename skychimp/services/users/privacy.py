@@ -9,7 +9,18 @@ from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.errors import Conflict, NotFound, StoreFailed
-from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role, Suppression
+from skychimp.models import (
+    Attempt,
+    Client,
+    Consent,
+    Delivery,
+    DeliveryState,
+    Mailing,
+    Occurrence,
+    Post,
+    Role,
+    Suppression,
+)
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.clients import clients
@@ -20,13 +31,14 @@ from skychimp.services.messages import messages
 from skychimp.services.users import users
 from skychimp.shell import run_hint
 from skychimp.store import ledger, queue
-from skychimp.store.clients import suppressions
+from skychimp.store.clients import consents, suppressions
 from skychimp.store.conditions import current_state
 from skychimp.store.database import Store
 from skychimp.store.sql import id_list
 
 _A = Attempt.__table__
 _C = Client.__table__
+_CONSENT = Consent.__table__
 _D = Delivery.__table__
 _M = Mailing.__table__
 _O = Occurrence.__table__
@@ -57,7 +69,8 @@ def count_records(store: Store, actor: Actor, email: str, *, everywhere: bool = 
 def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) -> RecordCounts:
     """Erase a person from the actor's clients and log, or from all users'. The emails sent are still counted.
 
-    Waiting emails to that person are cancelled. What is erased is overwritten. If the free space of the file still has
+    Waiting emails to that person are cancelled. Consents stay as proof by the address's hash, and allow no more mail.
+    What is erased is overwritten. If the free space of the file still has
     older copies of it, the store is compacted. Raises InvalidValue for an invalid address, NotFound if there are no
     records, Conflict if an email to the person is being sent, Denied, and StoreFailed if the records were erased but
     there are copies that cannot be removed now.
@@ -69,11 +82,13 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
         if DeliveryState.SENDING in records.states.values():
             raise Conflict(f"an email to {email} is being sent right now", "try again in a moment")
         ids = list(records.states)
-        texts = _erased_texts(db, records)
+        owner_id = None if everywhere else actor.user_id
+        texts = _erased_texts(db, records, owner_id)
         cancelled = queue.cancel_deliveries(db.connection(), ids)
         attempts = ledger.erase_recipients(db.connection(), ids)
         db.execute(delete(_C).where(_C.c.id.in_(records.client_ids)))
-        suppressions.erase(db.connection(), records.key, None if everywhere else actor.user_id)
+        suppressions.erase(db.connection(), records.key, owner_id)
+        consents.forget(db.connection(), records.key, owner_id, store.now())
         erased = RecordCounts(len(records.client_ids), len(ids), attempts, cancelled)
         audit.record(db, actor, "forget", "client", None, f"clients: {erased.clients}, deliveries: {erased.deliveries}")
     _remove_remains(store, email, texts)
@@ -104,6 +119,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     everything = ListOptions()
     yield "account", users.show_own(store, actor)
     yield "clients", clients.list_clients(store, owner, everything)
+    yield "consents", _consents(store, owner)
     yield "suppressions", client_suppressions.list_suppressions(store, owner, everything)
     yield "messages", messages.list_messages(store, owner, everything)
     yield "mailings", mailings.list_mailings(store, owner, everything)
@@ -145,19 +161,39 @@ def _find_records(db: Session, actor: Actor, email: str, everywhere: bool, known
     deliveries = select(_D.c.id, current_state().label("state")).where(is_theirs)
     states = {row.id: DeliveryState(row.state) for row in db.execute(deliveries)}
     until = db.scalar(select(func.max(_D.c.id))) or 0
+    owner_id = None if everywhere else actor.user_id
+    has_consent = consents.proofs(db.connection(), key, owner_id).exists()
     is_suppressed = exists().where(_S.c.address_key == key, in_scope(scope, actor, _S.c.owner_id))
-    if not client_ids and not states and not db.scalar(select(is_suppressed)):
+    if not client_ids and not states and not db.scalar(select(or_(is_suppressed, has_consent))):
         raise NotFound(f"no record of {email}", 'run "skychimp clients list"')
     return _Records(key, client_ids, states, until)
 
 
-def _erased_texts(db: Session, records: _Records) -> set[str]:
-    """Return the addresses in the records, as they are stored."""
+def _erased_texts(db: Session, records: _Records, owner_id: int | None) -> set[str]:
+    """Return the addresses in the records, as they are stored, and the proofs of consents."""
     of_clients = select(_C.c.email, _C.c.address_key).where(_C.c.id.in_(records.client_ids))
     of_deliveries = select(_D.c.address, _D.c.address_key).where(_D.c.id.in_(id_list(list(records.states))))
     of_suppressions = select(_S.c.address, _S.c.address_key).where(_S.c.address_key == records.key)
     rows = [*db.execute(of_clients), *db.execute(of_deliveries), *db.execute(of_suppressions)]
-    return {text for row in rows for text in row if text != ledger.ERASED}
+    addresses_ = {text for row in rows for text in row if text != ledger.ERASED}
+    return addresses_ | set(filter(None, db.scalars(consents.proofs(db.connection(), records.key, owner_id))))
+
+
+def _consents(store: Store, owner: Actor) -> Iterator[dict[str, Any]]:
+    """Yield all consents. One of a client who was deleted or forgotten has no address."""
+    emails: dict[str, str] = {}
+    clients_ = select(_C.c.id, _C.c.address_key, _C.c.email)
+    with_consent = clients_.where(_C.c.owner_id == owner.user_id, _C.c.consent_at.is_not(None))
+    for page in paging.read_pages(store, clients_, with_consent.order_by(_C.c.id)):
+        with store.read() as db:
+            hashes = suppressions.address_hashes(db.connection(), [row.address_key for row in page])
+        emails |= {hashes[row.address_key]: row.email for row in page}
+    rows = select(_CONSENT)
+    own = rows.where(_CONSENT.c.owner_id == owner.user_id).order_by(_CONSENT.c.id)
+    for page in paging.read_pages(store, rows, own):
+        for row in page:
+            consent = {name: getattr(row, name) for name in consents.RecordedConsent._fields}
+            yield {"email": None if row.forgotten_at else emails.get(row.address_hash)} | consent
 
 
 def _attempts(store: Store, owner: Actor) -> Iterator[dict[str, Any]]:

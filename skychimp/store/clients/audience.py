@@ -9,7 +9,8 @@ A client is in the audience of a mailing of its owner
 
 unless the mailing excludes the client by a tag, a segment or a query.
 
-A client with a bad or suppressed address is in the audience, and gets no email (`can_receive`).
+A client with a bad or suppressed address is in the audience, and gets no email (`can_receive`). Neither does one
+without a recorded consent, if the setting `delivery.require_consent` says so. It is a parameter here.
 """
 
 import json
@@ -41,7 +42,7 @@ from sqlalchemy import (
 )
 
 from skychimp.models import EVERYBODY, Client, ClientTag, Mailing, MailingClient, MailingFilter, MailingTag, Suppression
-from skychimp.store.clients import suppressions, tags
+from skychimp.store.clients import consents, suppressions, tags
 from skychimp.store.sql import ids_in
 
 if TYPE_CHECKING:
@@ -67,10 +68,15 @@ class Found(NamedTuple):
     note: str
 
 
+NO_CONSENT = "no consent is recorded"
+"""Why a client gets no email if a consent is required."""
+
+
 class Member(NamedTuple):
     """A client that a mailing chooses. `excluded` says why it is left out all the same, None if it is not.
 
-    `bad_at` is None if the address is good, `suppression` if it is not suppressed.
+    `bad_at` is None if the address is good, `suppression` if it is not suppressed. `lacks_consent` is true if a consent
+    is required and none is recorded.
     """
 
     client_id: int
@@ -79,6 +85,7 @@ class Member(NamedTuple):
     bad_reason: str | None
     suppression: Found | None
     excluded: str | None
+    lacks_consent: bool
 
 
 _MOST_IN_UNION = 100
@@ -97,6 +104,7 @@ class AudienceCount(NamedTuple):
     recipients: int = 0
     suppressed: int = 0
     bad: int = 0
+    no_consent: int = 0
     excluded: int = 0
     problem: str | None = None
 
@@ -119,6 +127,7 @@ class Selection(NamedTuple):
     topic: str
     all_clients: bool
     sources: _Sources
+    require_consent: bool = False
     included: Sequence[ColumnElement[bool]] = ()
     excluded: Sequence[tuple[str, ColumnElement[bool]]] = ()
 
@@ -135,7 +144,7 @@ class Choice(NamedTuple):
     filters: Sequence["Filter"]
 
 
-def selection(db: Connection, mailing_id: int, now: datetime) -> Selection:
+def selection(db: Connection, mailing_id: int, now: datetime, *, require_consent: bool = False) -> Selection:
     """Return who a mailing chooses. Raises InvalidFilter if one of its saved queries cannot be evaluated any more.
 
     Times in queries such as `-30d` are relative to `now`.
@@ -144,11 +153,11 @@ def selection(db: Connection, mailing_id: int, now: datetime) -> Selection:
 
     columns = (_M.c.owner_id, _M.c.topic, _M.c.all_clients, _M.c.timezone)
     owner_id, topic, all_clients, timezone = db.execute(select(*columns).where(_M.c.id == mailing_id)).one()
-    chosen = Selection(owner_id, topic, all_clients, _stored(_M.c.id == mailing_id))
+    chosen = Selection(owner_id, topic, all_clients, _stored(_M.c.id == mailing_id), require_consent)
     return _add_filters(db, chosen, filters.read_filters(db, mailing_id), timezone, now)
 
 
-def new_selection(db: Connection, choice: Choice, now: datetime) -> Selection:
+def new_selection(db: Connection, choice: Choice, now: datetime, *, require_consent: bool = False) -> Selection:
     """Return who a mailing chooses that does not exist yet. Raises InvalidFilter."""
     owner = literal(choice.owner_id).label("owner_id")
     spellings = [spelling for tag in choice.tags for spelling in tags.spellings(db, tag)]
@@ -158,7 +167,7 @@ def new_selection(db: Connection, choice: Choice, now: datetime) -> Selection:
         select(owner, ids_in(json.dumps(list(choice.client_ids))).c.value.label("client_id")),
         union_all(*pairs) if pairs else select(owner, literal("").label("tag")).where(false()),
     )
-    chosen = Selection(choice.owner_id, choice.topic, choice.all_clients, sources)
+    chosen = Selection(choice.owner_id, choice.topic, choice.all_clients, sources, require_consent)
     return _add_filters(db, chosen, choice.filters, choice.timezone, now)
 
 
@@ -196,19 +205,17 @@ def members(db: Connection, chosen: Selection, *, after: int, limit: int, only_l
     ids = (query if only_left_out else query.limit(limit)).subquery()
     found_id = suppressions.first_id(_C.c.address_key, _C.c.owner_id, literal(chosen.topic))
     excluded_by = _excluded_by(chosen)
+    lacks_consent = _C.c.consent_at.is_(None) if chosen.require_consent else false()
     rows = (
-        select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason, excluded_by, *_FOUND)
+        select(_C.c.id, _C.c.email, _C.c.bad_at, _C.c.bad_reason, excluded_by, lacks_consent, *_FOUND)
         .join(ids, ids.c.id == _C.c.id)
         .outerjoin(_F, _F.c.id == found_id)
-        .where(or_(excluded_by.is_not(None), ~_can_receive(literal(chosen.topic))) if only_left_out else true())
+        .where(or_(excluded_by.is_not(None), ~can_receive(chosen)) if only_left_out else true())
         .order_by(_C.c.id)
         .limit(limit)
     )
     reasons = [reason for reason, _ in chosen.excluded]
-    return [
-        Member(row[0], row[1], row[2], row[3], _found(row[5:]), None if row[4] is None else reasons[row[4]])
-        for row in db.execute(rows)
-    ]
+    return [_member(row, reasons) for row in db.execute(rows)]
 
 
 def find_suppression(db: Connection, key: str, owner_id: int, topic: str) -> Found | None:
@@ -236,16 +243,19 @@ def count(db: Connection, chosen: Selection) -> AudienceCount:
     excluded_by, topic = _excluded_by(chosen), literal(chosen.topic)
     clients = select(func.count()).join_from(_C, ids, ids.c.id == _C.c.id)
     excluded = (db.scalar(clients.where(excluded_by.is_not(None))) or 0) if chosen.excluded else 0
-    reason = suppressions.reason(_C.c.address_key, _C.c.owner_id, topic)
+    bounce = case((_C.c.bad_at.is_not(None), literal(suppressions.BOUNCE)))
+    reason = func.coalesce(suppressions.reason(_C.c.address_key, _C.c.owner_id, topic), bounce)
     # Only for those who are left out: finding the reason takes longer than finding that there is one.
-    left_out = select(reason.label("reason")).join_from(_C, ids, ids.c.id == _C.c.id).where(~_can_receive(topic))
+    left_out = select(reason.label("reason")).join_from(_C, ids, ids.c.id == _C.c.id).where(~can_receive(chosen))
     if chosen.excluded:
         left_out = left_out.where(excluded_by.is_(None))
-    is_bad = func.coalesce(left_out.subquery().c.reason, suppressions.BOUNCE) == suppressions.BOUNCE
-    numbers = {bool(bad): number for bad, number in db.execute(select(is_bad, func.count()).group_by(is_bad))}
-    suppressed, bad = numbers.get(False, 0), numbers.get(True, 0)
+    is_bad = left_out.subquery().c.reason == suppressions.BOUNCE  # NULL if it is neither bad nor suppressed
+    counts = select(is_bad, func.count()).group_by(is_bad)
+    numbers: dict[bool | None, int] = {key: number for key, number in db.execute(counts)}  # noqa: C416
+    suppressed, bad, no_consent = (numbers.get(key, 0) for key in (False, True, None))
     total = db.scalar(select(func.count()).select_from(ids)) or 0
-    return AudienceCount(total - excluded - suppressed - bad, suppressed, bad, excluded)
+    recipients = total - excluded - suppressed - bad - no_consent
+    return AudienceCount(recipients, suppressed, bad, no_consent, excluded)
 
 
 def mailings_with(db: Connection, ids: Sequence[int], now: datetime) -> set[int]:
@@ -282,13 +292,22 @@ def why_outside(db: Connection, mailing_id: int, ids: Sequence[int], now: dateti
     return has_none if wanted else "the mailing does not include the client"
 
 
-def can_receive(mailing_id: int) -> ColumnElement[bool]:
-    """Return the condition of a client who can get a mailing of the owner: the address is good, and not suppressed."""
-    return _can_receive(_topic(mailing_id))
+def can_receive(chosen: Selection) -> ColumnElement[bool]:
+    """Return the condition of a client in an audience who gets an email: the address is good, and not suppressed.
+
+    If a consent is required, one is recorded.
+    """
+    return _can_receive(literal(chosen.topic), require_consent=chosen.require_consent)
 
 
-def _can_receive(topic: ColumnElement[str]) -> ColumnElement[bool]:
-    return and_(has_good_address(), ~suppressions.is_suppressed(_C.c.address_key, _C.c.owner_id, topic))
+def can_receive_again(mailing_id: int, *, require_consent: bool) -> ColumnElement[bool]:
+    """Return the condition of a client who can get a mailing of the owner, whether in its audience or not."""
+    return _can_receive(_topic(mailing_id), require_consent=require_consent)
+
+
+def _can_receive(topic: ColumnElement[str], *, require_consent: bool) -> ColumnElement[bool]:
+    is_suppressed = suppressions.is_suppressed(_C.c.address_key, _C.c.owner_id, topic)
+    return and_(has_good_address(), consents.can_get_mail(require_consent=require_consent), ~is_suppressed)
 
 
 def has_good_address() -> ColumnElement[bool]:
@@ -300,10 +319,12 @@ def why_left_out(member: Member) -> str | None:
     """Return why a client that a mailing chooses gets no email, or None if it does."""
     if member.excluded is not None:
         return f"excluded: {member.excluded}"
-    return why_not(member.bad_at, member.bad_reason, member.suppression)
+    return why_not(member.bad_at, member.bad_reason, member.suppression, lacks_consent=member.lacks_consent)
 
 
-def why_not(bad_at: datetime | None, bad_reason: str | None, suppression: Found | None) -> str | None:
+def why_not(
+    bad_at: datetime | None, bad_reason: str | None, suppression: Found | None, *, lacks_consent: bool = False
+) -> str | None:
     """Return why a client with such an address gets no email, or None if it does.
 
     A suppression that only remembers a bad address says the same as the client's own mark.
@@ -313,7 +334,9 @@ def why_not(bad_at: datetime | None, bad_reason: str | None, suppression: Found 
         return why_suppressed(address, topic, at, reason, everywhere=suppression.owner_id == EVERYBODY)
     if bad_at is not None:
         return _why_bad(bad_at, bad_reason)
-    return None if suppression is None else _why_bad(suppression.at, suppression.note)
+    if suppression is not None:
+        return _why_bad(suppression.at, suppression.note)
+    return NO_CONSENT if lacks_consent else None
 
 
 def _why_bad(bad_at: datetime, bad_reason: str | None) -> str:
@@ -331,6 +354,12 @@ def why_suppressed(address: str, topic: str, at: datetime, reason: str, *, every
         f"since {at.astimezone():%Y-%m-%d}: {reason}",
     )
     return " ".join(filter(None, words))
+
+
+def _member(row: Sequence[Any], reasons: Sequence[str]) -> Member:
+    client_id, email, bad_at, bad_reason, excluded_by, lacks_consent, *found = row
+    excluded = None if excluded_by is None else reasons[excluded_by]
+    return Member(client_id, email, bad_at, bad_reason, _found(found), excluded, bool(lacks_consent))
 
 
 def _found(row: Sequence[Any]) -> Found | None:

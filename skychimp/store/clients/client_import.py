@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import NamedTuple
 
 from sqlalchemy import Connection, String, cast, func, literal, select
@@ -13,6 +14,10 @@ from skychimp.store.database import SQLITE
 
 _C = Client.__table__
 _T = ClientTag.__table__
+
+
+_AT_ONCE = 1_000
+"""How many addresses are looked for in one statement."""
 
 
 class NewClient(NamedTuple):
@@ -36,6 +41,15 @@ def add_clients(db: Connection, owner_id: int, clients: Collection[NewClient], u
     add = _add_to_sqlite if db.dialect.name == SQLITE else _add_to_postgresql
     add(db, owner_id, clients, update_columns, newest_id)
     return db.scalar(select(func.count()).where(_C.c.owner_id == owner_id, _C.c.id > newest_id)) or 0
+
+
+def known_keys(db: Connection, owner_id: int, keys: Collection[str]) -> set[str]:
+    """Return those of the address keys that clients of a user have."""
+    known: set[str] = set()
+    remaining = iter(keys)
+    while some := list(islice(remaining, _AT_ONCE)):
+        known.update(db.scalars(select(_C.c.address_key).where(_C.c.owner_id == owner_id, _C.c.address_key.in_(some))))
+    return known
 
 
 def clients_with_many_tags(db: Connection, owner_id: int, more_than: int) -> Iterator[tuple[str, Sequence[str]]]:

@@ -8,7 +8,7 @@ created or queued again for a suppressed address.
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -211,6 +211,12 @@ def erase(db: Connection, key: str, owner_id: int | None) -> int:
         is_theirs &= _S.c.owner_id.in_([owner_id, EVERYBODY])
     erased = update(_S).where(is_theirs, ~is_kept).values(address=None, address_key=None, note="")
     return db.execute(erased).rowcount
+
+
+def address_hashes(db: Connection, keys: Iterable[str]) -> Mapping[str, str]:
+    """Return the keyed hashes of addresses and domains, by which they are found once they are erased."""
+    secret = _secret(db)
+    return {key: address_hash(secret, key) for key in keys}
 
 
 def address_hash(secret: bytes, key: str) -> str:

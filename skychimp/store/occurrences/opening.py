@@ -53,11 +53,14 @@ def create_occurrence(db: Connection, row: dict[str, object]) -> int | None:
     return occurrence_id
 
 
-def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_BATCH) -> bool:
+def create_deliveries(
+    db: Connection, occurrence_id: int, batch: int = OPENING_BATCH, *, require_consent: bool = False
+) -> bool:
     """Create deliveries for the next `batch` clients of an occurrence's audience. Return True once all are created.
 
-    An address that is twice in the audience gets one delivery, and a bad or suppressed address none. Calling it again
-    is harmless. A mailing whose audience cannot be read any more is held, which also returns True.
+    An address that is twice in the audience gets one delivery, and a bad or suppressed address none. Neither does a
+    client without a recorded consent, if one is required. Calling it again is harmless. A mailing whose audience cannot
+    be read any more is held, which also returns True.
     """
     occurrence = db.execute(
         select(_O.c.state, _O.c.cursor, _O.c.due_at, _O.c.opened_at, _M.c.id, _M.c.owner_id, _M.c.deleted_at)
@@ -67,7 +70,7 @@ def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_B
     if occurrence.state != OccurrenceState.OPENING or occurrence.deleted_at is not None:
         return True
     try:
-        chosen = audience.selection(db, occurrence.id, occurrence.opened_at)
+        chosen = audience.selection(db, occurrence.id, occurrence.opened_at, require_consent=require_consent)
     except InvalidValue as error:  # a saved query: rather nobody gets it than the wrong clients
         holds.hold_mailing(db, occurrence.id, error.message, None, datetime.now(UTC))
         return True
@@ -77,7 +80,7 @@ def create_deliveries(db: Connection, occurrence_id: int, batch: int = OPENING_B
     client_ids = audience.client_ids(chosen, after=occurrence.cursor, until=until)
     is_in_batch = _C.c.id.in_(select(client_ids.subquery().c.id))
     in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
-    may_get_it = and_(is_in_batch, audience.can_receive(occurrence.id))
+    may_get_it = and_(is_in_batch, audience.can_receive(chosen))
     db.execute(_insert_deliveries(occurrence_id, occurrence.due_at, may_get_it, in_order=in_order))
     progress = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
     db.execute(update(_O).where(_O.c.id == occurrence_id).values(progress))

@@ -194,10 +194,10 @@ def test_occurrence_without_ready_deliveries_keeps_its_share_of_the_connections(
 ) -> None:
     may_create = threading.Event()
 
-    def create_slowly(db: Connection, occurrence_id: int) -> bool:
+    def create_slowly(db: Connection, occurrence_id: int, *, require_consent: bool) -> bool:
         if occurrence_id == 2:
             may_create.wait(30)
-        return create_deliveries(db, occurrence_id)
+        return create_deliveries(db, occurrence_id, require_consent=require_consent)
 
     async def go() -> None:
         async with claim_all_due(store, connections=4) as claims:
@@ -221,9 +221,9 @@ def test_small_mailing_is_not_opened_after_a_large_one(
 ) -> None:
     order: list[int] = []
 
-    def create_in_batches(db: Connection, occurrence_id: int) -> bool:
+    def create_in_batches(db: Connection, occurrence_id: int, *, require_consent: bool) -> bool:
         order.append(occurrence_id)
-        return create_deliveries(db, occurrence_id, batch=10)
+        return create_deliveries(db, occurrence_id, batch=10, require_consent=require_consent)
 
     async def go() -> list[str]:
         async with claim_all_due(store) as claims:

@@ -239,7 +239,7 @@ def test_change_keeps_values_that_are_not_given(store: Store, ada: Actor) -> Non
 
     clients.change(store, ada, str(created.id), name="")
     assert clients.change(store, ada, str(created.id), email="b@example.org") == ClientInfo(
-        created.id, "b@example.org", "", "c", ["t"], created.created_at, None, None, None
+        created.id, "b@example.org", "", "c", ["t"], created.created_at, None, None, None, None
     )
     assert clients.change(store, ada, str(created.id), tags=[]).tags == []
 

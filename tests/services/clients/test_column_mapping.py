@@ -10,7 +10,7 @@ from skychimp.errors import InvalidValue
 from skychimp.services.clients import csv_files, headings
 from skychimp.services.clients.column_mapping import ColumnChoice, parse_choice
 from skychimp.services.clients.csv_files import ClientFile
-from skychimp.services.clients.importing import ImportedRow, InvalidRow
+from skychimp.services.clients.importing import FileConsent, ImportedRow, InvalidRow
 
 LISTMONK = """\
 uuid,email,name,attributes,status,created_at,updated_at
@@ -83,13 +83,19 @@ def test_mailchimp_export() -> None:
         ADA.replace("Ada", "").replace("Lovelace", "").replace("+4930", "") + ",",
     ]
     file = read("\n".join([MAILCHIMP, *rows]))
+    signed_up = FileConsent("2024-01-01 10:00:00", "", "", "signed up in Mailchimp")
 
     assert list(file.rows) == [
-        ImportedRow(2, "ada@example.org", "Ada Lovelace", "a note\nPhone Number: +4930", ["VIP", "Berlin Mitte"]),
-        ImportedRow(3, "ada@example.org", "", "", ()),
+        ImportedRow(
+            2, "ada@example.org", "Ada Lovelace", "a note\nPhone Number: +4930", ["VIP", "Berlin Mitte"], signed_up
+        ),
+        ImportedRow(3, "ada@example.org", "", "", (), signed_up),
     ]
     assert file.columns == ["email", "name", "comment", "tags"]
-    assert file.notes == ['Mailchimp export: added to the comment: "Address", "Phone Number"']
+    assert file.notes == [
+        'Mailchimp export: added to the comment: "Address", "Phone Number"',
+        'consents are taken from "OPTIN_TIME"',
+    ]
     assert file.ignored_columns[0] == "MEMBER_RATING"
 
 

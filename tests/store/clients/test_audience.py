@@ -182,7 +182,7 @@ def test_all_agree_about_an_audience(store: Store, ada: Actor, bob: Actor, manag
     assert {name for name, left_out in rows if (left_out or "").startswith("excluded: ")} == chosen - members
     assert len(rows) == len(chosen)
     counted = count_recipients(store, ada, mailing_id)
-    assert counted == AudienceCount(len(recipients), 0, len(members - recipients), len(chosen - members))
+    assert counted == AudienceCount(len(recipients), bad=len(members - recipients), excluded=len(chosen - members))
     new = count_new(store, ada, audience, named)
     assert new == counted
     for only_left_out, expected in ((False, chosen), (True, chosen - recipients)):
