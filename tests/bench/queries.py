@@ -159,6 +159,7 @@ def add_mailing(store: Store, audience: str) -> None:
         )  # fmt: skip
         db.add(mailing)
         db.flush()
+        assert mailing.id is not None
         if audience == BY_QUERY:
             db.add(MailingFilter(mailing_id=mailing.id, leaves_out=False, expression="fields.age >= 0"))
         elif audience == BUT_QUERY:

@@ -157,7 +157,7 @@ def test_numbers_audience_dry_run_and_emails_agree(
     shown = people.call("mailings", "show", mailing, "--json").json
     for numbers in (created.json, shown):
         assert numbers["recipients"] == len(getting)
-        assert numbers["left_out"] == {"suppressed": kinds["suppressed"], "bad_address": kinds["bad"]}
+        assert numbers["left_out"] == {"suppressed": kinds["suppressed"], "bad_address": kinds["bad"], "excluded": 0}
 
     listed = people.call("mailings", "audience", mailing, "--json").json
     assert {row["email"]: row["left_out"] for row in listed} == expected
