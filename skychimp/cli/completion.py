@@ -50,6 +50,8 @@ class Kind(NamedTuple):
     """The condition for an actor who may see everybody's."""
     public: str | None = None
     """The condition for everybody else, None if they may see nothing."""
+    has_optional_names: bool = False
+    """Whether some objects have no name, so that ids are suggested beside the names."""
 
 
 _CLIENT = Kind(
@@ -73,6 +75,7 @@ KINDS = {
         " WHERE deleted_at IS NULL AND mailing.name > '' AND mailing.name >= :typed"
         " AND mailing.name < :typed || :last_character AND {visible}",
         own="mailing.owner_id = :user_id",
+        has_optional_names=True,
     ),
     "segment": Kind(
         Action.SEE_CLIENTS,
@@ -181,7 +184,8 @@ def _query(db: Any, actor: Actor, kind: Kind, typed: str, by_name: bool) -> Iter
     if visible is None:
         return
     parameters = _parameters(actor, typed)
-    if kind.by_id and (typed.isdecimal() or not (by_name and kind.by_name)):
+    needs_ids = not (by_name and kind.by_name) or (kind.has_optional_names and not typed)
+    if kind.by_id and (typed.isdecimal() or needs_ids):
         query, table = kind.by_id.format(visible=visible), kind.by_id.split()[1].rstrip(",")
         ranges = " OR ".join(f"{table} BETWEEN {first} AND {last}" for first, last in _id_ranges(typed))
         if ranges:

@@ -37,6 +37,8 @@ Offset = Annotated[int, typer.Option(min=0, help="Skip the first N rows.", metav
 Search = Annotated[str | None, typer.Option(help="Only rows that contain this text.", metavar="TEXT")]
 Sort = Annotated[str | None, typer.Option(help="Sort by this column, or -COLUMN to reverse.", metavar="COLUMN")]
 
+MailingName = Annotated[str, typer.Argument(metavar="MAILING", help="Mailing ID or name.", show_default=False)]
+
 MAX_TEXT_SIZE = 4_000_000
 """Bytes of a file with a text, such as a message's body. What the text is for may allow less."""
 
@@ -120,6 +122,15 @@ class Context:
         from skychimp.services.accounts import sessions
 
         return sessions.find_actor(self.store, self.token)
+
+    def find_mailing(self, name: str) -> int:
+        """Return the id of a mailing that the user may see, by its id or name. Raises NotFound.
+
+        An id is returned unchecked.
+        """
+        from skychimp.services.mailings import mailings
+
+        return mailings.find_id(self.store, self.actor, name)
 
     def maintenance_actor(self, operator: bool, action: "Action") -> "Actor":
         """Return who maintains the store: the operator if the option is given, else the user who is logged in.

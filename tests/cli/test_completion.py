@@ -14,14 +14,15 @@ from conftest import create_user
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
+from sqlmodel import col
 from support import ledger_rows
 from support.command import PROGRAM, Home
 
 from skychimp.cli import completion
-from skychimp.models import DeliveryState, Login, Post, Role, User
+from skychimp.models import DeliveryState, Login, Mailing, Post, Role, User
 from skychimp.permissions import Actor
 from skychimp.services.accounts import session_rule
-from skychimp.services.clients import clients, importing, suppressions
+from skychimp.services.clients import clients, importing, segments, suppressions
 from skychimp.services.clients.importing import ImportedRow
 from skychimp.store.database import Store
 
@@ -58,6 +59,9 @@ def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         suppressions.add(store, owner, [suppressions.new_suppression(f"{name}@example.net")])
         mailing = ledger_rows.mailing(store, owner)
         ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
+        segments.create(store, owner, f"{name}-segment", "name IS NULL", "UTC")
+        with store.write() as db:
+            db.execute(update(Mailing).where(col(Mailing.id) == mailing).values(name=f"{name}-news"))
     return home
 
 
@@ -86,8 +90,14 @@ def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         ("skychimp mailings create --tag A", set()),
         ("skychimp clients update 1 --add-tag ad", {"adas"}),
         ("skychimp clients update 1 --remove-tag ad", {"adas"}),
-        ("skychimp mailings log ", {"1"}),
-        ("skychimp run --mailing ", {"1"}),
+        ("skychimp mailings log ", {"1", "ada-news"}),
+        ("skychimp mailings log a", {"ada-news"}),
+        ("skychimp mailings log b", set()),
+        ("skychimp run --mailing ", {"1", "ada-news"}),
+        ("skychimp mailings create --segment ", {"ada-segment"}),
+        ("skychimp mailings create --except-segment a", {"ada-segment"}),
+        ("skychimp mailings create --except-tag a", {"all", "adas"}),
+        ("skychimp segments show 1", {"1"}),
         ("skychimp resolve --sent ", {"1"}),
         ("skychimp --store gone.db clients show ada1", set()),
         ("skychimp --config gone.toml clients show ada10", {"ada10@example.org"}),

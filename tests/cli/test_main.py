@@ -134,7 +134,7 @@ def test_version(tmp_path: Path) -> None:
         ("clients show", "missing argument <CLIENT>", 'run "skychimp clients show --help"'),
         ("clients list all", "unexpected argument: all", 'run "skychimp clients list --help"'),
         ("clients list --limit=-1", "invalid value for --limit: must be at least 0", "skychimp clients list --help"),
-        ("mailings show x", "invalid value for <ID>: must be an integer", "skychimp mailings show --help"),
+        ("messages show x", "invalid value for <ID>: must be an integer", "skychimp messages show --help"),
         ("mailings create --every year", '"year" is not one of "once", "day", "week", "month"', "--help"),
         ("clients list -q", "unknown option -q", "write it before the command: skychimp -q clients list"),
         ("clients list --store=x", "unknown option --store", "before the command: skychimp --store STORE clients list"),

@@ -10,7 +10,7 @@ import typer
 from skychimp.cli.commands.mailings_log import EXAMPLES as LOG_EXAMPLES
 from skychimp.cli.commands.mailings_log import log
 from skychimp.cli.commands.run import exit_status, send, summary
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.cli.context import Context, Json, Limit, MailingName, Offset, Search, Sort, Yes, get_context, list_options
 from skychimp.cli.display.mailing_view import (
     SKIPPED_NOTE,
     json_counts,
@@ -23,7 +23,6 @@ from skychimp.cli.display.mailing_view import (
     show_whole_mailing,
 )
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
-from skychimp.cli.mailing_names import MailingName, find_mailing
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
 from skychimp.text import count_of
@@ -162,7 +161,7 @@ def show(ctx: typer.Context, mailing: MailingName, json: Json = False) -> None:
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     shown = mailings.show(context.store, context.actor, mailing_id)
     show_whole_mailing(context, shown, _count(context, mailing_id))
 
@@ -179,7 +178,7 @@ def audience(
     from skychimp.services.mailings import recipients
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     clients = recipients.list_recipients(
         context.store,
         context.actor,
@@ -225,13 +224,13 @@ def update(
 ) -> None:
     """Change a mailing. A changed schedule applies from now on.
 
-    Options that say who receives it replace the former ones. So do those that say who is left out.
+    New recipients replace the former ones, and new --except options the former ones.
     """
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     if end is not None and no_end:
         raise InvalidValue("--end and --no-end cannot be combined", "use one of them")
     if topic is not None and no_topic:
@@ -271,7 +270,7 @@ def delete(ctx: typer.Context, mailing: MailingName, yes: Yes = False, json: Jso
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     target = mailings.find(context.store, context.actor, mailing_id, action=Action.CHANGE_MAILINGS)
     context.confirm(f'delete mailing {target.id} ("{target.subject}")', yes=yes)
     show_mailing(context, mailings.remove(context.store, context.actor, mailing_id))
@@ -291,7 +290,7 @@ def preview(
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     info, due_times = mailings.preview(context.store, context.actor, mailing_id, since=since, number=number)
     show_due_times(context, info, due_times)
 
@@ -308,7 +307,7 @@ def duplicate(
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     created = mailings.duplicate(context.store, context.actor, mailing_id, start=start, end=end)
     show_mailing(context, created)
     context.out.note(next_step(created))
@@ -325,7 +324,7 @@ def disable(
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     changed = mailings.disable(context.store, context.actor, mailing_id, reason)
     show_mailing(context, changed)
     context.out.note(next_step(changed))
@@ -337,7 +336,7 @@ def enable(ctx: typer.Context, mailing: MailingName, yes: Yes = False, json: Jso
     from skychimp.services.mailings import mailings, recipients
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     counted = recipients.count_when_enabled(
         context.store, context.actor, mailing_id, require_consent=_require_consent(context)
     )
@@ -369,7 +368,7 @@ def retry(
     from skychimp.services.mailings import mailings, retries
 
     context = get_context(ctx, json)
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     chosen = {DeliveryState.FAILED: failed, DeliveryState.EXPIRED: expired, DeliveryState.CANCELLED: cancelled}
     states = [state for state, is_chosen in chosen.items() if is_chosen] or retries.DEFAULT_STATES
     require_consent = _require_consent(context)

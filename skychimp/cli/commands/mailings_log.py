@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
+from skychimp.cli.context import Context, Json, Limit, MailingName, Offset, Search, Sort, get_context, list_options
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE
 from skychimp.cli.follow_log import follow_log
-from skychimp.cli.mailing_names import MailingName, find_mailing
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def log(
         status, csv=csv, json=context.out.json, follow=follow, page=bool(last or sort or limit is not None or offset)
     )
 
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
 
     def read(options: "ListOptions", after: int | None = None) -> "Iterator[AttemptInfo]":
         return delivery_log.list_attempts(

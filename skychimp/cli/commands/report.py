@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from skychimp.cli.context import Context, Json, get_context
-from skychimp.cli.mailing_names import MailingName, find_mailing
+from skychimp.cli.context import Context, Json, MailingName, get_context
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.cli.reporting import count_new_attempts, counting_deliveries, flatten_counts
 from skychimp.errors import InvalidValue
@@ -51,7 +50,7 @@ def report(
     context = get_context(ctx, json)
     if csv + json + (html is not None) > 1:
         raise InvalidValue("--json, --csv and --html cannot be combined", "use one of them")
-    mailing_id = find_mailing(context, mailing)
+    mailing_id = context.find_mailing(mailing)
     count_new_attempts(context)
     with counting_deliveries(context) as progress:
         result = reports.mailing_report(context.store, context.actor, mailing_id, progress)

@@ -41,7 +41,8 @@ def show_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCou
         context.out.record(asdict(mailing) | ({} if counted is None else json_counts(counted)))
     else:
         shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
-        context.out.record(shown | {"progress": mailing.progress}, list(COLUMNS))
+        names = [name for name in COLUMNS if name != "name" or mailing.name]
+        context.out.record(shown | {"progress": mailing.progress}, names)
 
 
 def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCount") -> None:

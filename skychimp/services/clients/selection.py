@@ -43,6 +43,7 @@ def is_selected(store: Store, actor: Actor, selection: Selection) -> ColumnEleme
 
 def find_query_of(store: Store, actor: Actor, ids: list[int], queries: list[str], timezone: str) -> str | None:
     """Return the first of these queries that chooses exactly the clients with these ids, None if none does."""
+    authorize(actor, Action.SEE_CLIENTS)
     for query in queries:
         is_chosen = is_selected(store, actor, Selection(query, None, timezone))
         with store.read() as db:

@@ -170,6 +170,7 @@ def find_id(store: Store, actor: Actor, name: str) -> int:
 
     An id is returned unchecked.
     """
+    authorize(actor, Action.SEE_MAILINGS)
     with store.read() as db:
         return queries.find_id(db, actor, name)
 

@@ -422,7 +422,8 @@ def _chosen(
     if not chosen.included:
         return union(named, tagged)
     is_own = and_(_C.c.owner_id == chosen.owner_id, narrow(_C.c.id))
-    return union(named, tagged, select(_C.c.id).where(is_own, or_(*chosen.included)))
+    # Not a union of all three: its large part would have to be sorted.
+    return select(_C.c.id).where(is_own, or_(*chosen.included, _C.c.id.in_(named), _C.c.id.in_(tagged)))
 
 
 def _members(
