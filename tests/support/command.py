@@ -1,6 +1,5 @@
 """Run the command line in a home folder of its own: in this process, as the installed command, or on a terminal."""
 
-import fcntl
 import gc
 import io
 import json
@@ -18,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from skychimp.cli.main import main
+from support import forks
 
 PROGRAM = Path(sys.executable).with_name("skychimp")
 TIMEOUT_S = 60
@@ -107,35 +107,28 @@ class Home:
         answers: Sequence[tuple[str, str | Callable[[], str]]] = (),
         environ: Mapping[str, str] | None = None,
     ) -> CommandResult:
-        """Run the installed command on a terminal. Each answer, or what it returns, is typed after its question."""
+        """Run a command on a terminal. Each answer, or what it returns, is typed after its question.
+
+        It is forked, because that takes a tenth of the time that the installed command takes to start.
+        """
         terminal, command_side = pty.openpty()
         termios.tcsetwinsize(command_side, (24, 80))
-
-        def take_the_terminal() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        process = subprocess.Popen(
-            [PROGRAM, *arguments],
-            stdin=command_side,
-            stdout=command_side,
-            stderr=command_side,
-            cwd=self.folder,
-            env=self.environ | {"TERM": "xterm-256color"} | dict(environ or {}),
-            start_new_session=True,
-            preexec_fn=take_the_terminal,
-        )
+        variables = self.environ | {"TERM": "xterm-256color"} | dict(environ or {})
+        process = forks.start_on_terminal(arguments, variables, self.folder, command_side)
         os.close(command_side)
         output, unanswered, typed = b"", list(answers), ""
-        with process:
+        try:
             while chunk := _read(terminal, typed):
                 output += chunk
                 if unanswered and unanswered[0][0].encode() in output.rpartition(b"\n")[2]:
                     answer = unanswered.pop(0)[1]
                     typed = answer if isinstance(answer, str) else answer()
                     os.write(terminal, typed.encode())
+        finally:
+            status = forks.end(process, TIMEOUT_S)
         os.close(terminal)
         assert not unanswered, f"never asked: {unanswered}; output: {output.decode()}"
-        return CommandResult(process.returncode, output.decode().replace("\r\n", "\n"), "")
+        return CommandResult(status, output.decode().replace("\r\n", "\n"), "")
 
 
 def _written_text(stream: io.TextIOWrapper) -> str:

@@ -4,18 +4,21 @@ A sweep over system calls takes hundreds of commands.
 """
 
 import ctypes
+import fcntl
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, reduction
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -25,6 +28,8 @@ _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
         "pytest",
+        "rich.table",
+        "typer.rich_utils",
         "uvloop",
         "skychimp.cli.commands.run",
         "skychimp.cli.registry",
@@ -58,16 +63,31 @@ def run_forked(
     assert command.pid
     if tracer:
         tracing = _attach(tracer, command.pid)
-    has_ended = connection.wait([command.sentinel], timeout=60)
-    if not has_ended:
-        command.kill()
+    status = end(command, 60)
     if tracer:
         tracing.wait()
+    return status, output.read_text(encoding="utf-8")
+
+
+def start_on_terminal(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, terminal: int) -> BaseProcess:
+    """Start a command in `folder`, and in a session of its own on a terminal, of which `terminal` is its side."""
+    described = _Descriptor(terminal)
+    command = _FORKS.Process(target=_execute_on_terminal, args=(arguments, dict(environ), folder, described))
+    with _START_LOCK:
+        command.start()
+    return command
+
+
+def end(command: BaseProcess, within_s: float) -> int:
+    """Wait until a command ends, and return its exit status."""
+    has_ended = connection.wait([command.sentinel], timeout=within_s)
+    if not has_ended:
+        command.kill()
     with _START_LOCK:
         command.join()
-    assert has_ended, "the command did not end within 60 s"
+    assert has_ended, f"the command did not end within {within_s:g} s"
     assert command.exitcode is not None
-    return command.exitcode, output.read_text(encoding="utf-8")
+    return command.exitcode
 
 
 def sweep(experiment: Callable[[int], T | None], step: int = 1) -> list[T]:
@@ -89,12 +109,47 @@ def _attach(tracer: Sequence[str], pid: int) -> "subprocess.Popen[bytes]":
     return process
 
 
+class _Descriptor:
+    """A file descriptor that goes to the forked process, where it is a number again."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _detach, (reduction.DupFd(self._number),)
+
+
+def _detach(duplicate: Any) -> int:
+    number: int = duplicate.detach()
+    return number
+
+
+def _execute_on_terminal(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, terminal: int) -> None:
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    for number in range(3):
+        os.dup2(terminal, number)
+    os.close(terminal)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, "utf-8", closefd=False) for number in (1, 2))
+    _enter(environ, folder)
+    sys.argv = ["skychimp", *arguments]
+    from skychimp.cli.main import main
+
+    main()
+
+
+def _enter(environ: Mapping[str, str], folder: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+    time.tzset()
+    os.chdir(folder)
+
+
 def _execute(
     arguments: Sequence[str], environ: Mapping[str, str], output: Path, preamble: str, is_traced: bool
 ) -> None:
-    os.environ.clear()
-    os.environ.update(environ)
-    os.chdir(output.parent)
+    _enter(environ, output.parent)
     file = os.open(output, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
