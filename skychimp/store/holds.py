@@ -55,11 +55,12 @@ def disable_mailing(db: Connection, mailing_id: int, reason: str, now: datetime,
 
 
 def hold_mailing(
-    db: Connection, mailing_id: int, reason: str, settings_hash: str, now: datetime, failed: Sequence[int] = ()
+    db: Connection, mailing_id: int, reason: str, settings_hash: str | None, now: datetime, failed: Sequence[int] = ()
 ) -> None:
     """Send no more of a mailing until a person enables it, or the settings that were refused are others.
 
-    The deliveries that `failed` for this reason are queued again.
+    `settings_hash` is None if the settings do not matter. The deliveries that `failed` for this reason are queued
+    again.
     """
     held = {"held_at": now, "held_reason": reason, "held_settings": settings_hash}
     db.execute(update(_M).where(_M.c.id == mailing_id, _M.c.held_at.is_(None)).values(held))

@@ -27,8 +27,8 @@ app = typer.Typer(rich_markup_mode="rich")
 
 MAIL_LEFT = 75
 INTERRUPTED = 130
-SHOWN = ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "stopped")
-SHOWN_IF_ANY = ("expired", "replaced", "stopped")
+SHOWN = ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "stopped")
+SHOWN_IF_ANY = ("expired", "replaced", "waiting", "stopped")
 FORECAST_COLUMNS = {"mailing_id": "Mailing", "due_at": "Due", "email": "Email"}
 LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
 
@@ -124,10 +124,11 @@ def _tidy(context: Context, stats: "RunStats") -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `queued` and `deferred` count what is still waiting, `opened` the due times that it opened.
+    """What a run did. `queued` and `deferred` count what is left, `opened` the due times that it opened.
 
-    `expired` counts emails whose time is over, `replaced` those whose clients get a newer one instead. `other_run` is
-    the run that was already sending the same, so that this one did nothing.
+    `waiting` counts emails that go later, because other clients of the mailing get it first (its canary). `expired`
+    counts emails whose time is over, `replaced` those whose clients get a newer one instead. `other_run` is the run
+    that was already sending the same, so that this one did nothing.
     """
 
     sent: int = 0
@@ -137,6 +138,7 @@ class Summary:
     expired: int = 0
     replaced: int = 0
     queued: int = 0
+    waiting: int = 0
     opened: int = 0
     stopped: str | None = None
     other_run: "OtherRun | None" = None
@@ -152,6 +154,7 @@ def summary(stats: "RunStats") -> Summary:
         expired=stats.expired,
         replaced=stats.replaced,
         queued=stats.queued,
+        waiting=stats.waiting,
         opened=stats.opened,
         stopped=stats.stopped or None,
     )

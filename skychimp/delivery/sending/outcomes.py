@@ -30,8 +30,9 @@ LIMITS_PER_CONNECTION = 2
 
 @dataclass
 class RunStats:
-    """What a run did. `queued` and `deferred` count what is still waiting at its end.
+    """What a run did. `queued` and `deferred` count what is left for the next run at its end.
 
+    `waiting` counts what was not due yet, because other clients of the mailing get it first (its canary).
     `opened` counts occurrences, the other numbers count deliveries. `stopped` is the reason why the run ended early, ""
     if it did not.
     """
@@ -45,6 +46,7 @@ class RunStats:
     expired: int = 0
     replaced: int = 0
     queued: int = 0
+    waiting: int = 0
     stopped: str = ""
     hint: str = ""
     held: Sequence[HeldMailing] = ()
