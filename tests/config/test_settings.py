@@ -110,7 +110,7 @@ def test_every_setting_has_a_variable() -> None:
         "smtp.connection_age": "5m", "smtp.rate": "6/min", "smtp.timeout": "7s", "smtp.dot_timeout": "8m",
         "delivery.unknown": "hold", "delivery.unknown_after": "0s", "delivery.retry_after": '["9s", "10m"]',
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d", "delivery.disable_failures": "12",
-        "delivery.disable_failure_rate": "0.13",
+        "delivery.disable_failure_rate": "0.13", "delivery.canary_failure_rate": "0.18",
         "run.patience": "14s", "daemon.interval": "15s",
         "blog.url": "https://blog.example.org", "blog.title": "B", "blog.tagline": "T", "blog.description": "D",
         "blog.language": "pt-BR",

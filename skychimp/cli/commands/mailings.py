@@ -15,6 +15,7 @@ from skychimp.cli.display.mailing_view import (
     SKIPPED_NOTE,
     json_counts,
     next_step,
+    note_canary,
     note_left_out,
     sent_next,
     show_due_times,
@@ -29,6 +30,7 @@ from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
+    from skychimp.services.mailings.canary_input import CanaryInput
     from skychimp.services.mailings.queries import MailingInfo
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
     from skychimp.store.clients.audience import AudienceCount
@@ -44,6 +46,13 @@ End = Annotated[str | None, typer.Option(help="Stop sending at this time.", meta
 ClientIds = Annotated[list[int] | None, typer.Option("--client", help="Client ID (repeatable).", metavar="ID")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="All clients with this tag (repeatable).")]
 AllClients = Annotated[bool, typer.Option("--all-clients", help="All clients, including ones added later.")]
+CanarySize = Annotated[
+    str | None, typer.Option("--canary", help="Send to this many clients first, such as 50 or 1%.", metavar="N-or-%")
+]
+CanaryWait = Annotated[
+    str | None,
+    typer.Option("--canary-wait", help="How long the other clients wait (default: 30m).", metavar="DURATION"),
+]
 Topic = Annotated[str | None, typer.Option(help="What clients can unsubscribe from, such as news or offers.")]
 
 
@@ -55,6 +64,7 @@ class _NewMailing(TypedDict):
     audience: "Audience"
     catch_up: "CatchUpPolicy"
     topic: str | None
+    canary: "CanaryInput"
 
 
 @app.command(epilog="skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
@@ -79,6 +89,8 @@ def create(
         ),
     ] = None,
     topic: Topic = None,
+    canary: CanarySize = None,
+    canary_wait: CanaryWait = None,
     no_send: Annotated[bool, typer.Option("--no-send", help="Leave the sending to the next run.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -87,6 +99,7 @@ def create(
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
     from skychimp.services.mailings.audience_input import Audience
+    from skychimp.services.mailings.canary_input import CanaryInput
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
 
     context = get_context(ctx, json)
@@ -96,12 +109,13 @@ def create(
         "audience": Audience(all_clients, tag or (), client or ()),
         "catch_up": CatchUpPolicy(CatchUp(catch_up), _parse_duration(grace)),
         "topic": topic,
+        "canary": CanaryInput(canary, _parse_duration(canary_wait)),
     }
     counted: AudienceCount | None = None
     if not no_send and context.can_ask_to_send(yes=yes):
         counted = mailings.count_recipients_of_new(context.store, context.actor, **new)
         if counted is not None:
-            _confirm(context, counted, yes=yes)
+            _confirm(context, counted, yes=yes, canary=canary)
     created = mailings.create(context.store, context.actor, **new)
     warn_of_unknown_tags(context, created.tags)
     counted = _show_number_of_clients(context, created, counted)
@@ -181,17 +195,23 @@ def update(
     ] = None,
     topic: Topic = None,
     no_topic: Annotated[bool, typer.Option("--no-topic", help="Remove the topic.")] = False,
+    canary: CanarySize = None,
+    canary_wait: CanaryWait = None,
+    no_canary: Annotated[bool, typer.Option("--no-canary", help="Send to all clients at once.")] = False,
     json: Json = False,
 ) -> None:
-    """Change a mailing. A changed schedule applies from now on."""
+    """Change a mailing. A changed schedule or canary applies from now on."""
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
+    from skychimp.services.mailings.canary_input import CanaryInput
 
     context = get_context(ctx, json)
     if end is not None and no_end:
         raise InvalidValue("--end and --no-end cannot be combined", "use one of them")
     if topic is not None and no_topic:
         raise InvalidValue("--topic and --no-topic cannot be combined", "use one of them")
+    if no_canary and (canary is not None or canary_wait is not None):
+        raise InvalidValue("--canary and --no-canary cannot be combined", "use one of them")
     changed = mailings.change(
         context.store,
         context.actor,
@@ -206,11 +226,12 @@ def update(
         grace=_parse_duration(grace),
         topic=topic,
         no_topic=no_topic,
+        canary=CanaryInput(canary, _parse_duration(canary_wait), no_canary),
         audience=_new_audience(all_clients, tag, client),
     )
     if tag:
         warn_of_unknown_tags(context, changed.tags)
-    has_other_clients = all_clients or tag or client or topic is not None or no_topic
+    has_other_clients = all_clients or tag or client or topic is not None or no_topic or canary is not None
     counted = _show_number_of_clients(context, changed) if has_other_clients else None
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))
@@ -356,17 +377,20 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
         context.out.record(asdict(mailing) | json_counts(counted) | {"run": counts})
     else:
         show_mailing(context, mailing)
-        shown = ("sent", "deferred", "failed", "unknown", "queued")
+        shown = ("sent", "deferred", "failed", "unknown", "queued", "waiting")
         context.out.note(", ".join(f"{counts[name]:,} {name}" for name in shown if counts[name] or name == "sent"))
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
 
 
-def _confirm(context: Context, counted: "AudienceCount", *, yes: bool) -> None:
-    """Ask before a mailing sends to these clients. Raises SkychimpError for a no."""
+def _confirm(context: Context, counted: "AudienceCount", *, yes: bool, canary: str | None = None) -> None:
+    """Ask before a mailing sends to these clients, or to some of them first. Raises SkychimpError for a no."""
+    from skychimp.services.mailings.canary_input import number_of_first
+
     note_left_out(context, counted)
-    context.confirm_sending(counted.recipients, yes=yes)
+    first = None if canary is None else number_of_first(canary, counted.recipients)
+    context.confirm_sending(counted.recipients, yes=yes, first=first)
 
 
 def _show_number_of_clients(
@@ -385,6 +409,7 @@ def _show_number_of_clients(
     else:
         context.out.warn(f"warning: mailing {mailing.id} goes to no client")
     note_left_out(context, counted)
+    note_canary(context, mailing, counted)
     return counted
 
 

@@ -181,6 +181,7 @@ def _show_other_run(context: Context, other: "OtherRun") -> None:
 def _reporter(context: Context, options: "RunOptions", show_progress: ProgressReporter) -> Callable[["RunStats"], None]:
     from skychimp.errors import StoreFailed
     from skychimp.store import ledger
+    from skychimp.store.occurrences import canary
 
     next_count_at, total = 0.0, 0
 
@@ -190,6 +191,7 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
         if started_at >= next_count_at:
             with suppress(StoreFailed), context.store.read() as db:  # a run does not end because of its progress
                 pending = ledger.count_pending(db.connection(), options.mailing_id) - stats.deferred
+                pending -= sum(each.emails for each in canary.list_waiting(db.connection(), options.mailing_id))
                 total = min(done + max(pending, 0), options.limit or sys.maxsize)
             # Counting many deliveries is slow. It must not take more than a hundredth of the time.
             next_count_at = started_at + max(1.0, 100 * (time.monotonic() - started_at))
@@ -210,7 +212,8 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
     def shown_rows() -> "Iterator[Forecast]":
         nonlocal is_cut
         would_send = 0
-        for row in forecast(context.store, context.store.now(), mailing_id):
+        rate = context.settings.delivery.canary_failure_rate
+        for row in forecast(context.store, context.store.now(), mailing_id, canary_failure_rate=rate):
             if row.left_out is None and would_send == limit:
                 if not shows_left_out:
                     is_cut = True

@@ -14,7 +14,7 @@ from skychimp.services import paging
 from skychimp.store.clients import audience
 from skychimp.store.conditions import current_state, is_sendable, is_unfinished, why_stopped
 from skychimp.store.database import Store
-from skychimp.store.occurrences import opening
+from skychimp.store.occurrences import canary, opening
 
 _D = Delivery.__table__
 _O = Occurrence.__table__
@@ -23,6 +23,7 @@ _U = User.__table__
 
 
 REPLACED = "replaced: nothing of it was sent, and the mailing is due again"
+WAITS_FOR_CANARY = "waits for the canary"
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,20 @@ class Forecast:
     left_out: str | None
 
 
-def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iterator[Forecast]:
+def forecast(
+    store: Store, now: datetime, mailing_id: int | None = None, *, canary_failure_rate: float = 0.0
+) -> Iterator[Forecast]:
     """Yield a row for each client of the mailings that have something due, of all mailings or of one.
 
-    A mailing that is stopped, and an occurrence that is missed or skipped, is a single row.
+    A mailing that is stopped, and an occurrence that is missed or skipped, is a single row. `canary_failure_rate` is
+    the setting.
     """
     with store.read() as transaction:
         db = transaction.connection()
         stopped = list(_stopped_mailings(db, now, mailing_id))
         due = list(planner.due_mailings(db, now, mailing_id))
         unfinished = _unfinished_occurrences(db, mailing_id)
+        canaries = canary.count_results(db, now)
     yield from stopped
     for mailing in due:
         yield from _new_occurrences(store, mailing, now)
@@ -55,6 +60,10 @@ def forecast(store: Store, now: datetime, mailing_id: int | None = None) -> Iter
     for occurrence in unfinished:
         if occurrence.id in replaced:
             yield Forecast(occurrence.mailing_id, occurrence.due_at, "", REPLACED)
+        elif occurrence.id in canaries:
+            bad = canaries[occurrence.id].why_bad(canary_failure_rate)
+            judged = occurrence._replace(canary_until=None, held_reason=bad or occurrence.held_reason)
+            yield from _open_occurrence(store, judged, now)
         else:
             yield from _open_occurrence(store, occurrence, now)
 
@@ -77,7 +86,8 @@ def _new_occurrences(store: Store, mailing: DueMailing, now: datetime) -> Iterat
         has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, now)
     for due in mailing.plan.open:
         if has_content:
-            yield from _audience_rows(store, mailing, mailing.id, due.at)
+            first = _sample(store, mailing, mailing.id, mailing.canary, due.at) if mailing.canary else None
+            yield from _audience_rows(store, mailing, mailing.id, due.at, first=first)
         else:
             yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
@@ -92,15 +102,22 @@ def _open_occurrence(store: Store, occurrence: "_Unfinished", now: datetime) -> 
     )
     if stopped is None and occurrence.end_at is not None and occurrence.end_at <= now:
         stopped = "the mailing has ended"
-    deliveries = select(_D.c.id, _D.c.address, current_state().label("state"), _D.c.next_try_at)
+    first = None
+    if occurrence.canary_until is not None and occurrence.state == OccurrenceState.OPENING:
+        first = _sample(store, occurrence, occurrence.mailing_id, occurrence.canary, occurrence.due_at)
+    deliveries = select(_D.c.id, _D.c.client_id, _D.c.address, current_state().label("state"), _D.c.next_try_at)
     found = deliveries.where(_D.c.occurrence_id == occurrence.id)
     for page in paging.read_pages(store, deliveries, found):
         for row in page:
-            reason = stopped or _why_not_now(DeliveryState(row.state), row.next_try_at, now)
+            if row.next_try_at is not None and row.next_try_at == occurrence.canary_until:
+                reason = stopped or (None if first and row.client_id in first else WAITS_FOR_CANARY)
+            else:
+                reason = stopped or _why_not_now(DeliveryState(row.state), row.next_try_at, now)
             yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
     if occurrence.state == OccurrenceState.OPENING:
+        after = occurrence.cursor
         yield from _audience_rows(
-            store, occurrence, occurrence.mailing_id, occurrence.due_at, after=occurrence.cursor, stopped=stopped
+            store, occurrence, occurrence.mailing_id, occurrence.due_at, after=after, stopped=stopped, first=first
         )
 
 
@@ -112,13 +129,25 @@ def _audience_rows(
     *,
     after: int = 0,
     stopped: str | None = None,
+    first: frozenset[int] | None = None,
 ) -> Iterator[Forecast]:
-    """Yield a row for each client in a mailing's audience whose id is above `after`, read in batches."""
+    """Yield a row for each client in a mailing's audience whose id is above `after`, read in batches.
+
+    `first` has the ids of the clients who get it now, None if all do.
+    """
     while members := _read_members(store, mailing, mailing_id, after):
         for member in members:
-            left_out = audience.why_left_out(member)
-            yield Forecast(mailing_id, due_at, member.email, left_out or stopped)
+            left_out = audience.why_left_out(member) or stopped
+            waits = first is not None and member.client_id not in first
+            yield Forecast(mailing_id, due_at, member.email, left_out or (WAITS_FOR_CANARY if waits else None))
         after = members[-1].client_id
+
+
+def _sample(
+    store: Store, mailing: "DueMailing | _Unfinished", mailing_id: int, size: str, due_at: datetime
+) -> frozenset[int]:
+    with store.read() as db:
+        return canary.sample(db.connection(), mailing_id, size, due_at, all_clients=mailing.all_clients)
 
 
 def _read_members(
@@ -139,6 +168,8 @@ class _Unfinished(NamedTuple):
     end_at: datetime | None
     state: OccurrenceState
     cursor: int
+    canary_until: datetime | None
+    canary: str
     all_clients: bool
     disabled_at: datetime | None
     disabled_reason: str | None
@@ -149,8 +180,8 @@ class _Unfinished(NamedTuple):
 def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unfinished]:
     query = (
         select(
-            _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor, _M.c.all_clients,
-            _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
+            _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor, _O.c.canary_until, _M.c.canary,
+            _M.c.all_clients,            _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
         )
         .join(_M, _M.c.id == _O.c.mailing_id)
         .join(_U, _U.c.id == _M.c.owner_id)

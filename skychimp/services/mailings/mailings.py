@@ -16,6 +16,7 @@ from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
 from skychimp.services.mailings.audience_input import Audience, set_audience
+from skychimp.services.mailings.canary_input import NO_CANARY, CanaryInput, set_canary
 from skychimp.services.mailings.queries import (
     SEARCHED,
     SORTED_BY,
@@ -63,6 +64,7 @@ class _NewMailing:
     catch_up: CatchUpPolicy
     topic: str | None
     disabled: str = ""
+    canary: CanaryInput = NO_CANARY
 
 
 def create(
@@ -74,14 +76,15 @@ def create(
     audience: Audience,
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
     topic: str | None = None,
+    canary: CanaryInput = NO_CANARY,
     disabled: str = "",
 ) -> MailingInfo:
     """Create a mailing. It is due at once if its start has passed and its end has not.
 
-    `topic` is what its clients can unsubscribe from. `disabled` is a reason to create it disabled. Raises NotFound,
-    InvalidValue.
+    `topic` is what its clients can unsubscribe from, `canary` says who gets it first. `disabled` is a reason to create
+    it disabled. Raises NotFound, InvalidValue.
     """
-    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled)
+    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled, canary)
     with store.write() as db:
         created = _insert(db, store.now(), actor, new)
         return get_mailing(db, actor, created.id or 0)
@@ -96,12 +99,13 @@ def count_recipients_of_new(
     audience: Audience,
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
     topic: str | None = None,
+    canary: CanaryInput = NO_CANARY,
 ) -> AudienceCount | None:
     """Count the clients to which `create` would send at once, None if the mailing would not be due yet.
 
     Nothing is created. Raises what `create` does.
     """
-    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic), store.now()
+    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic, canary=canary), store.now()
     with store.write() as db:
         mailing = _insert(db, now, actor, new, mailing_id=_NO_MAILING)
         is_due = mailing.next_at is not None and mailing.next_at <= now
@@ -136,6 +140,7 @@ def duplicate(
         audience=Audience(original.all_clients, original.tags, original.client_ids),
         catch_up=CatchUpPolicy(original.catch_up, original.grace),
         topic=original.topic,
+        canary=CanaryInput(original.canary, original.canary_wait),
         disabled=f"copy of mailing {mailing_id}",
     )
 
@@ -179,12 +184,13 @@ def change(
     grace: timedelta | None = None,
     topic: str | None = None,
     no_topic: bool = False,
+    canary: CanaryInput = NO_CANARY,
     audience: Audience | None = None,
 ) -> MailingInfo:
     """Change the values that are given. `no_end` removes the end, `no_topic` the topic.
 
-    A changed schedule applies from now on. A new topic cancels what waits for the clients who have unsubscribed from
-    it. Raises NotFound, InvalidValue.
+    A changed schedule or canary applies from now on. A new topic cancels what waits for the clients who have
+    unsubscribed from it. Raises NotFound, InvalidValue.
     """
     authorize(actor, Action.CHANGE_MAILINGS)
     now = store.now()
@@ -204,6 +210,7 @@ def change(
             new_start = mailing.start_local if start is None else start
             schedule = ScheduleInput(new_start, new_end, every or mailing.every, timezone or mailing.timezone)
             reschedule(db, mailing, schedule, now)
+        set_canary(mailing, canary)
         if audience is not None:
             set_audience(db, actor, mailing, audience)
         if no_topic:
@@ -337,6 +344,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
         disabled_reason=new.disabled or None,
         **schedule_columns(parsed),
     )
+    set_canary(mailing, new.canary)
     db.add(mailing)
     db.flush()
     set_audience(db, actor, mailing, new.audience)
