@@ -181,7 +181,7 @@ def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unf
     query = (
         select(
             _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor, _O.c.canary_until, _M.c.canary,
-            _M.c.all_clients,            _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
+            _M.c.all_clients, _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
         )
         .join(_M, _M.c.id == _O.c.mailing_id)
         .join(_U, _U.c.id == _M.c.owner_id)
