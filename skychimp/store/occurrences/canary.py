@@ -30,9 +30,10 @@ _D = Delivery.__table__
 _M = Mailing.__table__
 _O = Occurrence.__table__
 
-# A client's place in an occurrence's order is a product modulo a prime, which both databases can compute. The first
-# places are spread over all ids, and are others for the next due time.
-_PRIME, _FACTOR, _FACTOR_OF_TIME = 2**31 - 1, 48_271, 69_621
+# A client's place in an occurrence's order is a product modulo a prime, which both databases can compute. With a factor
+# that is the golden ratio's part of the prime, the first places are spread evenly over all ids (Fibonacci hashing). The
+# next due time has others. No product is larger than a 64-bit integer.
+_PRIME, _FACTOR, _FACTOR_OF_TIME = 2**31 - 1, 1_327_217_884, 69_621
 
 _FAILED_STATES = (DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.UNKNOWN)
 _TRIED_STATES = (*_FAILED_STATES, DeliveryState.SENT, DeliveryState.DEFERRED)
@@ -140,13 +141,13 @@ class Waiting(NamedTuple):
 
 
 def list_waiting(db: Connection, mailing_id: int | None = None) -> list[Waiting]:
-    """Return the unfinished occurrences whose canary was not judged yet, in the order of their mailings."""
+    """Return the unfinished occurrences whose canary was not judged yet, the oldest first."""
     is_selected = true() if mailing_id is None else _O.c.mailing_id == mailing_id
     waits = and_(_D.c.occurrence_id == _O.c.id, has_waiting_state(), _D.c.next_try_at == _O.c.canary_until)
     number = select(func.count()).select_from(_D).where(waits).correlate(_O).scalar_subquery()
     query = select(_O.c.mailing_id, _O.c.canary_until, number)
     query = query.where(is_unfinished(), _O.c.canary_until.is_not(None), is_selected)
-    return [Waiting._make(row) for row in db.execute(query.order_by(_O.c.mailing_id, _O.c.id))]
+    return [Waiting._make(row) for row in db.execute(query.order_by(_O.c.id))]
 
 
 def has_due_deliveries(now: datetime, is_free: ColumnElement[bool]) -> ColumnElement[bool]:
