@@ -99,7 +99,7 @@ def _relay(current: "Status") -> str:
 
 def _canary(waiting: "Waiting") -> str:
     emails = count_of(waiting.emails, "email")
-    return f"{waiting.mailing_id}: {emails} waiting for it until {_local(waiting.until)} or later"
+    return f"{waiting.mailing_id}: {emails} wait until {_local(waiting.until)} or later"
 
 
 def _local(at: datetime) -> str:

@@ -289,7 +289,7 @@ def _why_not_sent(row: Row[Any], membership: "_Membership") -> str | None:
     if row.state == DeliveryState.CANCELLED:
         return membership.why_unsent(row.owner_id, row.topic)
     waits = row.next_try_at is not None and row.next_try_at == row.canary_until
-    return "other clients get the mailing first: this one waits for the canary" if waits else None
+    return "the canary of the mailing is sent first" if waits else None
 
 
 def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int, list[AttemptInfo]]:
