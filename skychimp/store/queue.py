@@ -284,6 +284,14 @@ def resend(db: Connection, ids: Sequence[int], now: datetime) -> None:
     cancel_obsolete(db, ids)
 
 
+def queue_refused(db: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Queue these deliveries again if they failed, as the refusal was not the clients' fault. No try is counted."""
+    is_selected = _D.c.id.in_(id_list(ids))
+    again = update(_D).where(is_selected, has_state(_D.c.state, DeliveryState.FAILED))
+    db.execute(again.values(state=DeliveryState.QUEUED, next_try_at=now, given_back=_D.c.given_back + 1))
+    cancel_obsolete(db, ids)
+
+
 def retry(db: Connection, ids: Sequence[int], now: datetime) -> None:
     """Queue these deliveries again that failed, expired or were cancelled. Their time to give up starts again."""
     _queue_again(db, ids, RETRIED_STATES, now, given_back=_D.c.attempts)  # its tries are counted again from 0
