@@ -194,10 +194,15 @@ class Context:
         """Return whether somebody is asked before emails go to more than one client."""
         return not yes and self.can_prompt() and sys.stderr.isatty()
 
-    def confirm_sending(self, number: int, *, yes: bool) -> None:
-        """Ask before emails go to more than one client, if there is somebody to ask. Raises SkychimpError for a no."""
+    def confirm_sending(self, number: int, *, yes: bool, first: int | None = None) -> None:
+        """Ask before emails go to more than one client, if there is somebody to ask. Raises SkychimpError for a no.
+
+        `first` is how many of them get it now, if the others get it later.
+        """
         if number > 1 and self.can_ask_to_send(yes=yes):
-            answer = self.out.ask(f"Send to {count_of(number, 'client')} now? [y/N]")
+            clients = count_of(number, "client")
+            whom = clients if first is None or first >= number else f"{first:,} of {clients}"
+            answer = self.out.ask(f"Send to {whom} now? [y/N]")
             if answer.lower() not in ("y", "yes"):
                 raise SkychimpError("cancelled")
 

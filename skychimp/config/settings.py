@@ -198,6 +198,9 @@ class DeliverySettings(_Section):
     ] = False
     disable_failures: Annotated[Count, _setting("Disable a mailing after this many failed emails, ...")] = 100
     disable_failure_rate: Annotated[Fraction, _setting("... if they are at least this fraction of all tried.")] = 0.5
+    canary_failure_rate: Annotated[
+        Fraction, _setting("Hold a mailing if more than this fraction of its canary emails failed.")
+    ] = 0.1
 
 
 class RunSettings(_Section):

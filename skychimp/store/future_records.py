@@ -81,6 +81,17 @@ def retry_at_once(db: Connection, now: datetime) -> None:
     db.execute(update(_D).where(in_unfinished, waits, was_tried).values(next_try_at=_now_or_when_due(now)))
 
 
+def wait_from_now(db: Connection, now: datetime) -> None:
+    """Let clients wait for a canary from now on, if their occurrence was opened after now."""
+    opened = select(_O.c.id, _O.c.due_at, _O.c.opened_at, _O.c.canary_until)
+    early = opened.where(is_unfinished(), _O.c.canary_until.is_not(None), _O.c.opened_at > now)
+    for occurrence in db.execute(early).all():
+        until = max(now, occurrence.due_at) + (occurrence.canary_until - occurrence.opened_at)
+        waits = and_(_D.c.occurrence_id == occurrence.id, _D.c.next_try_at == occurrence.canary_until)
+        db.execute(update(_D).where(waits, has_waiting_state()).values(next_try_at=until))
+        db.execute(update(_O).where(_O.c.id == occurrence.id).values(canary_until=until))
+
+
 def probe_at_once(db: Connection, now: datetime) -> None:
     """Let paused mail servers be probed by the next run. The pause may come from the wrong clock, as in TLS."""
     db.execute(update(_R).where(_R.c.paused_at > now).values(paused_at=now))

@@ -1,15 +1,13 @@
 """Hold the store or a mailing, so that nothing is sent until a person decides. Part of the caller's transaction."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, exists, select, true, update
 
-from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, StoreInfo, has_state
+from skychimp.models import Mailing, Occurrence, OccurrenceState, StoreInfo, has_state
 from skychimp.store.conditions import is_enabled, is_unfinished
 
-_D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
 
@@ -54,17 +52,13 @@ def disable_mailing(db: Connection, mailing_id: int, reason: str, now: datetime,
     )
 
 
-def hold_mailing(
-    db: Connection, mailing_id: int, reason: str, settings_hash: str | None, now: datetime, failed: Sequence[int] = ()
-) -> None:
+def hold_mailing(db: Connection, mailing_id: int, reason: str, settings_hash: str | None, now: datetime) -> None:
     """Send no more of a mailing until a person enables it, or the settings that were refused are others.
 
-    `settings_hash` is None if no settings are to blame. The deliveries that `failed` for this reason are queued again.
+    `settings_hash` is None if no settings are to blame.
     """
     held = {"held_at": now, "held_reason": reason, "held_settings": settings_hash}
     db.execute(update(_M).where(_M.c.id == mailing_id, _M.c.held_at.is_(None)).values(held))
-    again = update(_D).where(_D.c.id.in_(failed), has_state(_D.c.state, DeliveryState.FAILED))
-    db.execute(again.values(state=DeliveryState.QUEUED, next_try_at=now, given_back=_D.c.given_back + 1))
 
 
 class HeldMailing(NamedTuple):

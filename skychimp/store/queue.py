@@ -58,6 +58,7 @@ from skychimp.store.conditions import (
     was_sent,
 )
 from skychimp.store.database import POSTGRESQL
+from skychimp.store.occurrences import canary
 from skychimp.store.sql import id_list, ids_in, json_list
 
 _D = Delivery.__table__
@@ -122,7 +123,7 @@ def due_occurrences(db: Connection, now: datetime, mailing_id: int | None = None
     Occurrences whose opening was interrupted, and whose mailing has ended since, are included: every client is to have
     a delivery, even if it only expires.
     """
-    has_due_deliveries = exists().where(_D.c.occurrence_id == _O.c.id, _is_due(now))
+    has_due_deliveries = canary.has_due_deliveries(now, ~is_leased())
     is_opening = _O.c.state == OccurrenceState.OPENING
     was_interrupted = and_(is_opening, ~is_before_end(now), _M.c.deleted_at.is_(None))
     query = (
@@ -163,16 +164,14 @@ def _next_deliveries() -> Select[Any]:
         .where(_O.c.id == bindparam("occurrence"), may_send(bindparam("now")))
         .scalar_subquery()
     )
+    is_due = and_(has_waiting_state(), _D.c.next_try_at <= bindparam("due_by"), ~is_leased())
+    canary_until = select(_O.c.canary_until).where(_O.c.id == bindparam("occurrence")).scalar_subquery()
     return (
         select(*(_D.c[name] for name in ClaimedDelivery._fields[:-2]))
-        .where(_D.c.occurrence_id == sendable_id, _is_due(bindparam("due_by")))
+        .where(_D.c.occurrence_id == sendable_id, is_due, _D.c.next_try_at.is_distinct_from(canary_until))
         .order_by(_D.c.next_try_at)
         .limit(bindparam("limit", type_=Integer))
     )
-
-
-def _is_due(at: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
-    return and_(has_waiting_state(), _D.c.next_try_at <= at, ~is_leased())
 
 
 # Returning what was not sent
@@ -261,6 +260,7 @@ def mark_unknown(db: Connection, now: datetime) -> Sequence[int]:
     For a restored store: they may have been sent from elsewhere since the backup was made.
     """
     in_unfinished = _D.c.occurrence_id.in_(select(_O.c.id).where(is_unfinished()))
+    canary.end_wait(db, is_unfinished())
     resends = update(_D).where(awaits_resend(), in_unfinished).values(next_try_at=None)
     resend_ids = db.scalars(resends.returning(_D.c.id)).all()
     reply = "it was waiting when the backup was made; what happened to it since is not known"
@@ -281,6 +281,14 @@ def resolve_as(db: Connection, ids: Sequence[int], state: DeliveryState) -> None
 def resend(db: Connection, ids: Sequence[int], now: datetime) -> None:
     """Queue these unknown deliveries again, as a person decided. A finished occurrence is reopened."""
     _queue_again(db, ids, [DeliveryState.UNKNOWN], now)
+    cancel_obsolete(db, ids)
+
+
+def queue_refused(db: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Queue these deliveries again if they failed, as the refusal was not the clients' fault. No try is counted."""
+    is_selected = _D.c.id.in_(id_list(ids))
+    again = update(_D).where(is_selected, has_state(_D.c.state, DeliveryState.FAILED))
+    db.execute(again.values(state=DeliveryState.QUEUED, next_try_at=now, given_back=_D.c.given_back + 1))
     cancel_obsolete(db, ids)
 
 

@@ -111,7 +111,7 @@ def test_every_setting_has_a_variable() -> None:
         "delivery.unknown": "hold", "delivery.unknown_after": "0s", "delivery.retry_after": '["9s", "10m"]',
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d",
         "delivery.require_consent": "true", "delivery.disable_failures": "12",
-        "delivery.disable_failure_rate": "0.13",
+        "delivery.disable_failure_rate": "0.13", "delivery.canary_failure_rate": "0.18",
         "run.patience": "14s", "daemon.interval": "15s",
         "blog.url": "https://blog.example.org", "blog.title": "B", "blog.tagline": "T", "blog.description": "D",
         "blog.language": "pt-BR",

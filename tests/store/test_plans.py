@@ -42,7 +42,7 @@ from skychimp.services.operations import status, unknown_deliveries
 from skychimp.services.reporting import address_history, delivery_log, reports, rollups
 from skychimp.store import holds, ledger, queue, runs
 from skychimp.store.database import Store
-from skychimp.store.occurrences import opening, progress, sweeping
+from skychimp.store.occurrences import canary, opening, progress, sweeping
 from skychimp.store.occurrences.progress import Progress, UnfinishedOccurrence
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.store.schema import create_store
@@ -107,6 +107,8 @@ NOT_BEGUN = Progress({1: UnfinishedOccurrence(1, NOW, has_begun=False, has_untri
 STEPS: dict[str, Callable[[Store, list[ClaimedDelivery]], object]] = {
     "claim": lambda store, _: claim(store, 2),
     "find what is due": lambda store, _: due_occurrences(store),
+    "judge canaries": lambda store, _: write(store, lambda db: canary.count_results(db, NOW)),
+    "list who waits for a canary": lambda store, _: write(store, canary.list_waiting),
     "find the next due time": lambda store, _: find_next_due_time(store),
     "record intents": lambda store, claims: record_intents(store, 1, *claims),
     "record intents of another run": lambda store, claims: record_intents(store, 2, *claims),

@@ -517,7 +517,8 @@ def test_held_mailing_goes_on_with_other_settings(store: Store, ada: Actor) -> N
     send(store, 1, Outcome.FAILED, ann)
     send(store, 1, Outcome.SENT, bob)
     close_leases(store)
-    write(store, lambda db: holds.hold_mailing(db, 1, "553 no", "old settings", NOW, [1, 2]))
+    write(store, lambda db: holds.hold_mailing(db, 1, "553 no", "old settings", NOW))
+    write(store, lambda db: queue.queue_refused(db, [1, 2], NOW))
     assert claim(store) == []
     assert delivery_states(store) == {"ann": S.QUEUED, "bob": S.SENT}
     write(store, lambda db: holds.hold_mailing(db, 1, "554 later", "old settings", NOW + DAY))

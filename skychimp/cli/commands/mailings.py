@@ -15,6 +15,7 @@ from skychimp.cli.display.mailing_view import (
     SKIPPED_NOTE,
     json_counts,
     next_step,
+    note_canary,
     note_left_out,
     sent_next,
     show_due_times,
@@ -29,6 +30,7 @@ from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
+    from skychimp.services.mailings.canary_input import CanaryInput
     from skychimp.services.mailings.queries import MailingInfo
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
     from skychimp.store.clients.audience import AudienceCount
@@ -59,6 +61,13 @@ ExceptSegments = Annotated[
     typer.Option("--except-segment", help="Leave out clients in this segment (repeatable).", metavar="NAME"),
 ]
 ExceptWhere = Annotated[str | None, typer.Option(help="Leave out clients that this query chooses.", metavar="EXPR")]
+CanarySize = Annotated[
+    str | None, typer.Option("--canary", help="Send to this many clients first, such as 50 or 1%.", metavar="N-or-%")
+]
+CanaryWait = Annotated[
+    str | None,
+    typer.Option("--canary-wait", help="How long the other clients wait (default: 30m).", metavar="DURATION"),
+]
 Topic = Annotated[str | None, typer.Option(help="What clients can unsubscribe from, such as news or offers.")]
 
 
@@ -71,6 +80,7 @@ class _NewMailing(TypedDict):
     catch_up: "CatchUpPolicy"
     topic: str | None
     name: str
+    canary: "CanaryInput"
 
 
 @app.command(epilog="skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
@@ -101,6 +111,8 @@ def create(
     ] = None,
     topic: Topic = None,
     name: Annotated[str, typer.Option(help="Name of the mailing, to use instead of its ID.")] = "",
+    canary: CanarySize = None,
+    canary_wait: CanaryWait = None,
     no_send: Annotated[bool, typer.Option("--no-send", help="Leave the sending to the next run.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -118,6 +130,7 @@ def create(
         "catch_up": CatchUpPolicy(CatchUp(catch_up), _parse_duration(grace)),
         "topic": topic,
         "name": name,
+        "canary": CanaryInput(canary, _parse_duration(canary_wait)),
     }
     counted: AudienceCount | None = None
     if not no_send and context.can_ask_to_send(yes=yes):
@@ -125,7 +138,7 @@ def create(
             context.store, context.actor, **new, require_consent=_require_consent(context)
         )
         if counted is not None:
-            _confirm(context, counted, yes=yes)
+            _confirm(context, counted, yes=yes, canary=canary)
     created = mailings.create(context.store, context.actor, **new)
     warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = _show_number_of_clients(context, created, counted)
@@ -220,14 +233,18 @@ def update(
     topic: Topic = None,
     no_topic: Annotated[bool, typer.Option("--no-topic", help="Remove the topic.")] = False,
     name: Annotated[str | None, typer.Option(help="New name, or '' to remove it.")] = None,
+    canary: CanarySize = None,
+    canary_wait: CanaryWait = None,
+    no_canary: Annotated[bool, typer.Option("--no-canary", help="Send to all clients at once.")] = False,
     json: Json = False,
 ) -> None:
-    """Change a mailing. A changed schedule applies from now on.
+    """Change a mailing. A changed schedule or canary applies from now on.
 
     New recipients replace the former ones, and new --except options the former ones.
     """
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
+    from skychimp.services.mailings.canary_input import CanaryInput
 
     context = get_context(ctx, json)
     mailing_id = context.find_mailing(mailing)
@@ -238,6 +255,8 @@ def update(
     new_audience = _audience(all_clients, tag, client, segment, where, except_tag, except_segment, except_where)
     if no_except and new_audience.excludes:
         raise InvalidValue("--no-except cannot be combined with other --except options", "use one of them")
+    if no_canary and (canary is not None or canary_wait is not None):
+        raise InvalidValue("--canary and --no-canary cannot be combined", "use one of them")
     changed = mailings.change(
         context.store,
         context.actor,
@@ -255,9 +274,17 @@ def update(
         audience=new_audience if new_audience.selects or new_audience.excludes else None,
         no_except=no_except,
         name=name,
+        canary=CanaryInput(canary, _parse_duration(canary_wait), no_canary),
     )
     warn_of_unknown_tags(context, [*(changed.tags if tag else ()), *(changed.except_tags if except_tag else ())])
-    has_other_clients = new_audience.selects or new_audience.excludes or no_except or topic is not None or no_topic
+    has_other_clients = (
+        new_audience.selects
+        or new_audience.excludes
+        or no_except
+        or topic is not None
+        or no_topic
+        or canary is not None
+    )
     counted = _show_number_of_clients(context, changed) if has_other_clients else None
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))
@@ -415,17 +442,20 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
         context.out.record(asdict(mailing) | json_counts(counted) | {"run": counts})
     else:
         show_mailing(context, mailing)
-        shown = ("sent", "deferred", "failed", "unknown", "queued")
+        shown = ("sent", "deferred", "failed", "unknown", "queued", "waiting")
         context.out.note(", ".join(f"{counts[name]:,} {name}" for name in shown if counts[name] or name == "sent"))
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
 
 
-def _confirm(context: Context, counted: "AudienceCount", *, yes: bool) -> None:
-    """Ask before a mailing sends to these clients. Raises SkychimpError for a no."""
+def _confirm(context: Context, counted: "AudienceCount", *, yes: bool, canary: str | None = None) -> None:
+    """Ask before a mailing sends to these clients, or to some of them first. Raises SkychimpError for a no."""
+    from skychimp.services.mailings.canary_input import number_of_first
+
     note_left_out(context, counted)
-    context.confirm_sending(counted.recipients, yes=yes)
+    first = None if canary is None else number_of_first(canary, counted.recipients)
+    context.confirm_sending(counted.recipients, yes=yes, first=first)
 
 
 def _show_number_of_clients(
@@ -445,6 +475,7 @@ def _show_number_of_clients(
     else:
         context.out.warn(f"warning: mailing {mailing.id} goes to no client")
     note_left_out(context, counted)
+    note_canary(context, mailing, counted)
     return counted
 
 

@@ -27,8 +27,8 @@ app = typer.Typer(rich_markup_mode="rich")
 
 MAIL_LEFT = 75
 INTERRUPTED = 130
-SHOWN = ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "stopped")
-SHOWN_IF_ANY = ("expired", "replaced", "stopped")
+SHOWN = ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "stopped")
+SHOWN_IF_ANY = ("expired", "replaced", "waiting", "stopped")
 FORECAST_COLUMNS = {"mailing_id": "Mailing", "due_at": "Due", "email": "Email"}
 LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
 
@@ -123,10 +123,11 @@ def _tidy(context: Context, stats: "RunStats") -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `queued` and `deferred` count what is still waiting, `opened` the due times that it opened.
+    """What a run did. `queued` and `deferred` count what is left, `opened` the due times that it opened.
 
-    `expired` counts emails whose time is over, `replaced` those whose clients get a newer one instead. `other_run` is
-    the run that was already sending the same, so that this one did nothing.
+    `waiting` counts emails that go later, because other clients of the mailing get it first (its canary). `expired`
+    counts emails whose time is over, `replaced` those whose clients get a newer one instead. `other_run` is the run
+    that was already sending the same, so that this one did nothing.
     """
 
     sent: int = 0
@@ -136,6 +137,7 @@ class Summary:
     expired: int = 0
     replaced: int = 0
     queued: int = 0
+    waiting: int = 0
     opened: int = 0
     stopped: str | None = None
     other_run: "OtherRun | None" = None
@@ -151,6 +153,7 @@ def summary(stats: "RunStats") -> Summary:
         expired=stats.expired,
         replaced=stats.replaced,
         queued=stats.queued,
+        waiting=stats.waiting,
         opened=stats.opened,
         stopped=stats.stopped or None,
     )
@@ -178,6 +181,7 @@ def _show_other_run(context: Context, other: "OtherRun") -> None:
 def _reporter(context: Context, options: "RunOptions", show_progress: ProgressReporter) -> Callable[["RunStats"], None]:
     from skychimp.errors import StoreFailed
     from skychimp.store import ledger
+    from skychimp.store.occurrences import canary
 
     next_count_at, total = 0.0, 0
 
@@ -187,6 +191,7 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
         if started_at >= next_count_at:
             with suppress(StoreFailed), context.store.read() as db:  # a run does not end because of its progress
                 pending = ledger.count_pending(db.connection(), options.mailing_id) - stats.deferred
+                pending -= sum(each.emails for each in canary.list_waiting(db.connection(), options.mailing_id))
                 total = min(done + max(pending, 0), options.limit or sys.maxsize)
             # Counting many deliveries is slow. It must not take more than a hundredth of the time.
             next_count_at = started_at + max(1.0, 100 * (time.monotonic() - started_at))
@@ -207,8 +212,14 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
     def shown_rows() -> "Iterator[Forecast]":
         nonlocal is_cut
         would_send = 0
-        require_consent = context.settings.delivery.require_consent
-        for row in forecast(context.store, context.store.now(), mailing_id, require_consent=require_consent):
+        settings = context.settings.delivery
+        for row in forecast(
+            context.store,
+            context.store.now(),
+            mailing_id,
+            require_consent=settings.require_consent,
+            canary_failure_rate=settings.canary_failure_rate,
+        ):
             if row.left_out is None and would_send == limit:
                 if not shows_left_out:
                     is_cut = True

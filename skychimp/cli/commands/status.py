@@ -11,6 +11,7 @@ from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.services.operations.status import Status
+    from skychimp.store.occurrences.canary import Waiting
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -45,7 +46,9 @@ def status(
             for name, relay in (("relay", current.relay), ("unavailable_relay", current.unavailable_relay))
         }
         held = [mailing._asdict() for mailing in current.held_mailings]
-        context.out.record(asdict(current) | {"queue": queue, "held_mailings": held, "ok": problem is None} | relays)
+        canaries = [waiting._asdict() for waiting in current.canaries]
+        lists = {"queue": queue, "held_mailings": held, "canaries": canaries}
+        context.out.record(asdict(current) | lists | {"ok": problem is None} | relays)
     else:
         context.out.record(
             {
@@ -57,6 +60,7 @@ def status(
                 "queue": ", ".join(f"{number} {state}" for state, number in queue.items()) or "empty",
                 "mail server": _relay(current) or "ok",
                 "held mailings": "; ".join(f"{each.id}: {each.reason}" for each in current.held_mailings) or "none",
+                "canaries": "; ".join(map(_canary, current.canaries)) or "none",
                 "store": f"on hold {current.held_reason}: {_RELEASE}" if current.held else "ok",
             }
         )
@@ -91,6 +95,11 @@ def _relay(current: "Status") -> str:
     if current.unavailable_relay is not None:
         return f"unavailable since {_local(current.unavailable_relay.since)}: {current.unavailable_relay.reason}"
     return ""
+
+
+def _canary(waiting: "Waiting") -> str:
+    emails = count_of(waiting.emails, "email")
+    return f"{waiting.mailing_id}: {emails} wait until {_local(waiting.until)} or later"
 
 
 def _local(at: datetime) -> str:

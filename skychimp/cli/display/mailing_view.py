@@ -53,7 +53,8 @@ def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "Audie
     shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
     audience = {"audience": audience_in_words(mailing), "recipients": f"{counted.recipients:,}"}
     left_out = counted.problem or left_out_in_words(counted) or "nobody"
-    context.out.record(shown | audience | {"left_out": left_out})
+    more = {"left_out": left_out, "canary": canary_in_words(mailing) or "none"}
+    context.out.record(shown | audience | more)
 
 
 def audience_in_words(mailing: "MailingInfo") -> str:
@@ -78,6 +79,45 @@ def _conditions_in_words(tags: list[str], segments: list[str], where: str | None
     segment = "in segment" if len(segments) == 1 else "in one of the segments"
     lists = ((tag, tags), (segment, segments), ("where", [] if where is None else [where]))
     return [f"{words} {', '.join(values)}" for words, values in lists if values]
+
+
+def canary_in_words(mailing: "MailingInfo") -> str:
+    """Return who gets a mailing first, and whether the others wait now. "" if all get it at once."""
+    from skychimp.durations import format_duration
+
+    words = ""
+    if mailing.canary is not None and mailing.canary_wait is not None:
+        size = mailing.canary
+        first = f"{size} of the clients" if size.endswith("%") else count_of(int(size), "client")
+        words = f"{first} first, the others {format_duration(mailing.canary_wait)} later"
+    return "; ".join(filter(None, (words, _waits_until(mailing))))
+
+
+def _waits_until(mailing: "MailingInfo") -> str:
+    if mailing.canary_until is None:
+        return ""
+    if mailing.canary_until <= datetime.now(UTC):
+        return "the others wait until the canary emails were tried"
+    local = mailing.canary_until.astimezone(ZoneInfo(mailing.timezone))
+    return f"the others wait until {local:{_MINUTE_FORMAT}} {mailing.timezone}"
+
+
+def note_canary(context: Context, mailing: "MailingInfo", counted: "AudienceCount") -> None:
+    """Tell how many clients get a mailing first, if not all do."""
+    from skychimp.durations import format_duration
+    from skychimp.services.mailings.canary_input import number_of_first
+
+    if mailing.canary is None or mailing.canary_wait is None:
+        return
+    first = number_of_first(mailing.canary, counted.recipients)
+    others = counted.recipients - first
+    if others:
+        rate = context.settings.delivery.canary_failure_rate
+        wait = format_duration(mailing.canary_wait)
+        context.out.note(
+            f"{first:,} of them first; the other {others:,} after {wait}, "
+            f"unless more than {rate:.0%} of the first emails fail"
+        )
 
 
 def left_out_in_words(counted: "AudienceCount") -> str:
@@ -143,6 +183,8 @@ def next_step(mailing: "MailingInfo") -> str:
         return f"disabled; {run_hint('mailings', 'enable', mailing.id)} to enable it"
     if mailing.held is not None:
         return f"held: {mailing.held}; fix that, then {run_hint('mailings', 'enable', mailing.id)}"
+    if mailing.canary_until is not None:
+        return f'{_waits_until(mailing)}; then sent by the daemon or "{command("run")}"'
     if mailing.next_at is None:
         return sent_next((mailing.deliveries or 0) - (mailing.done or 0)) or "nothing left to send"
     if mailing.next_at <= datetime.now(UTC):
@@ -196,5 +238,5 @@ def _local_times(mailing: "MailingInfo", *, with_zone: bool = False) -> dict[str
     """Return the fields of a mailing with its times as texts in its own time zone."""
     zone = ZoneInfo(mailing.timezone)
     time_format = f"{_MINUTE_FORMAT} {mailing.timezone}" if with_zone else _MINUTE_FORMAT
-    times = {name: getattr(mailing, name) for name in ("start_at", "end_at", "next_at")}
+    times = {name: getattr(mailing, name) for name in ("start_at", "end_at", "next_at", "canary_until")}
     return asdict(mailing) | {name: at and at.astimezone(zone).strftime(time_format) for name, at in times.items()}

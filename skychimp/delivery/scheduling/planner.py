@@ -46,6 +46,8 @@ class DueMailing(NamedTuple):
     status: MailingStatus
     created_at: datetime
     end_at: datetime | None
+    canary: str
+    canary_wait_s: int
     digest: bool
     subject: str
     body: str
@@ -96,7 +98,8 @@ def open_due(
         for missed in mailing.plan.missed:
             opening.create_occurrence(db, common | _times(missed) | _unsent_values(OccurrenceState.MISSED, now))
         for due in mailing.plan.open:
-            values = common | _times(due) | {"state": OccurrenceState.OPENING}
+            canary_until = now + timedelta(seconds=mailing.canary_wait_s) if mailing.canary else None
+            values = common | _times(due) | {"state": OccurrenceState.OPENING, "canary_until": canary_until}
             is_opened, number = _open_occurrence(db, mailing, values, blog_url)
             opened, replaced = opened + is_opened, replaced + number
         _update_progress(db, mailing, mailing.plan)
@@ -236,7 +239,7 @@ def _times(due: DueTime) -> dict[str, Any]:
 
 def _unsent_values(state: OccurrenceState, now: datetime) -> dict[str, Any]:
     """Return the columns of an occurrence that ends without sending anything: missed or skipped."""
-    return {"state": state, "finished_at": now, "subject": "", "body": ""}
+    return {"state": state, "finished_at": now, "canary_until": None, "subject": "", "body": ""}
 
 
 def _open_occurrence(db: Connection, mailing: DueMailing, values: dict[str, Any], blog_url: str | None) -> Opened:

@@ -39,7 +39,8 @@ from skychimp.store import holds, ledger, queue, runs
 from skychimp.store.database import BATCH_PAUSE_S, Store
 from skychimp.store.ledger import ResultCounts
 from skychimp.store.limits.connections import ConnectionSlots
-from skychimp.store.occurrences import sweeping
+from skychimp.store.occurrences import canary, sweeping
+from skychimp.store.occurrences.canary import NOT_COUNTED, Judged
 from skychimp.store.occurrences.progress import NOTHING_READ
 from skychimp.store.occurrences.sweeping import NOTHING_LOOKED, Swept
 from skychimp.store.runs import RunLock
@@ -93,7 +94,7 @@ class Dispatcher:
         self._worker_count = 0
         self._secret = b""
         self._is_clock_behind = False
-        self._progress, self._looked = NOTHING_READ, NOTHING_LOOKED
+        self._progress, self._looked, self._canaries = NOTHING_READ, NOTHING_LOOKED, NOT_COUNTED
         self._looked_to: dict[int, int | None] = {}
         self._sweeping: asyncio.Task[None] | None = None
         self._stoppable: tuple[ConnectionPool | Claims | Recorder, ...] = ()
@@ -142,6 +143,8 @@ class Dispatcher:
         self.stats.opened += work.opened
         if work.opened:
             log.info("mailings due", extra={"occurrences": work.opened})
+        for judged in work.judged:
+            self._log_judged(judged)
         self._secret = work.secret or self._secret
         self._pool.apply_pause(work.pause_reason)
         self._claims.add(work.occurrences)
@@ -175,6 +178,12 @@ class Dispatcher:
         by_state = {str(state): number for state, number in counts.items()}
         log.info("occurrence finished", extra={"occurrence": occurrence_id, **by_state})
 
+    def _log_judged(self, judged: Judged) -> None:
+        if judged.held_reason is None:
+            log.info("canary done, the other clients get it now", extra={"mailing": judged.mailing_id})
+        else:
+            log.error("mailing held", extra={"mailing": judged.mailing_id, "reason": judged.held_reason})
+
     def _report_clock(self, error: ClockBehind | None) -> None:
         """Log that the clock is behind, once until it is right again."""
         if error is not None and not self._is_clock_behind:
@@ -190,8 +199,9 @@ class Dispatcher:
             with self.store.read() as transaction:
                 db = transaction.connection()
                 self._progress = planner.read_progress(db, self._due_by(), self.options.mailing_id, self._progress)
+                self._canaries = canary.count_results(db, self._due_by())
         except StoreFailed:  # the transaction waits for the store, and reads what is not known
-            self._progress = NOTHING_READ
+            self._progress, self._canaries = NOTHING_READ, NOT_COUNTED
 
     def _look_ahead(self) -> None:
         with contextlib.suppress(StoreFailed):  # the sweep waits for the store, and looks itself
@@ -294,6 +304,7 @@ class Dispatcher:
             settings_hash=lambda: self._pool.settings_hash,
             progress=self._progress,
             looked=self._looked,
+            canaries=self._canaries,
         )
 
     # Sending
@@ -398,12 +409,15 @@ class Dispatcher:
     def _count_pending(self) -> None:
         """Note what is left for the next run, why some of it is held, and what has expired after a try."""
         self.stats.expired += self._recorder.expired
-        with self.store.read() as db:
-            pending = Counter(ledger.count_pending_by_state(db.connection(), self.options.mailing_id))
-            held = holds.held_mailings(db.connection(), self.options.mailing_id)
+        with self.store.read() as transaction:
+            db, mailing_id = transaction.connection(), self.options.mailing_id
+            pending = Counter(ledger.count_pending_by_state(db, mailing_id))
+            held = holds.held_mailings(db, mailing_id)
+            waiting = canary.list_waiting(db, mailing_id)
         self.stats.held = tuple(mailing for mailing in held if mailing.since < self._started_at or mailing.is_opening)
         self.stats.deferred = pending[DeliveryState.DEFERRED]
-        self.stats.queued = sum(pending.values()) - self.stats.deferred
+        self.stats.waiting = sum(each.emails for each in waiting if each.until > self._started_at)
+        self.stats.queued = sum(pending.values()) - self.stats.deferred - self.stats.waiting
 
 
 def retry_policy_from(settings: Settings) -> RetryPolicy:

@@ -1,7 +1,7 @@
 """Find what a run has to send: recover dead runs, end what is over, and open what is due, in one transaction."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from skychimp.errors import ClockBehind
 from skychimp.models import Delivery, Lease, Mailing, Occurrence, OccurrenceState, StoreInfo
 from skychimp.store import holds, queue, runs
 from skychimp.store.conditions import has_waiting_state, is_sendable, is_unfinished, is_unknown
-from skychimp.store.occurrences import sweeping
+from skychimp.store.occurrences import canary, sweeping
+from skychimp.store.occurrences.canary import NOT_COUNTED, Judged, Results
 from skychimp.store.occurrences.progress import NOTHING_READ, Progress
 from skychimp.store.occurrences.sweeping import NOTHING_LOOKED, Looked, Swept
 from skychimp.store.postgres import failover
@@ -37,7 +38,8 @@ class DueWork(NamedTuple):
 
     `opened` counts the occurrences opened now. `swept` says what has ended now.
     `pause_reason` says why the relay is paused, None if it is not. `occurrences` can be sent. `secret` is the store's.
-    `clock_error` says that the clock is behind the last run's, and that nothing else is known.
+    `clock_error` says that the clock is behind the last run's, and that nothing else is known. `judged` says which
+    canaries were judged now.
     """
 
     opened: int = 0
@@ -46,6 +48,7 @@ class DueWork(NamedTuple):
     occurrences: Sequence[int] = ()
     secret: bytes = b""
     clock_error: ClockBehind | None = None
+    judged: Sequence[Judged] = ()
 
 
 def find_due_work(
@@ -61,13 +64,15 @@ def find_due_work(
     settings_hash: Callable[[], str],
     progress: Progress = NOTHING_READ,
     looked: Looked = NOTHING_LOOKED,
+    canaries: Mapping[int, Results] = NOT_COUNTED,
 ) -> DueWork:
     """Return what is due now, of all mailings or of one. Nothing is due if the clock is behind the last run's.
 
     `read_pause` returns why the relay is paused; it gets the store's secret. `settings_hash` is called after it, and
     returns the hash of the settings that a mailing can be held for. `relay` is the name for the attempts of
     dead runs, `unknown_after` the time after which their unknown deliveries are sent again. `progress` is what
-    `planner.read_progress` has read, and `looked` what earlier sweeps have looked at.
+    `planner.read_progress` has read, `looked` what earlier sweeps have looked at, and `canaries` what
+    `canary.count_results` has counted.
     """
     clock_error = runs.clock_behind(db, now)
     if clock_error is not None:  # only in a daemon, because a run would not have started
@@ -77,6 +82,7 @@ def find_due_work(
     secret = db.scalar(select(StoreInfo.__table__.c.secret)) or b""
     pause_reason = read_pause(db, secret)
     holds.release_mailings(db, settings_hash(), now)
+    judged = canary.judge(db, now, canaries, settings.delivery.canary_failure_rate) if canaries else ()
     swept = sweeping.sweep(db, now, looked=looked)
     opened = planner.open_due(
         db,
@@ -92,7 +98,7 @@ def find_due_work(
         replaced=swept.replaced + opened.replaced,
         is_complete=swept.is_complete and opened.replaced < sweeping.SWEEP_BATCH,
     )
-    return DueWork(opened.occurrences, ended, pause_reason, occurrences, secret)
+    return DueWork(opened.occurrences, ended, pause_reason, occurrences, secret, judged=judged)
 
 
 def next_due_at(db: Connection, now: datetime) -> datetime:

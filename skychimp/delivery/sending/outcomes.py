@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from sqlalchemy import Connection
+
 from skychimp.delivery.sending import retry_policy
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
 from skychimp.delivery.sending.connection_pool import ConnectionPool
@@ -16,7 +18,7 @@ from skychimp.delivery.sending.pacing.throttle import Throttle
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.retry_policy import Decision, Reaction, RetryPolicy, SessionLimit
 from skychimp.models import Outcome
-from skychimp.store import holds
+from skychimp.store import holds, queue
 from skychimp.store.holds import HeldMailing
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery
@@ -30,8 +32,9 @@ LIMITS_PER_CONNECTION = 2
 
 @dataclass
 class RunStats:
-    """What a run did. `queued` and `deferred` count what is still waiting at its end.
+    """What a run did. `queued` and `deferred` count what is left for the next run at its end.
 
+    `waiting` counts what was not due yet, because other clients of the mailing get it first (its canary).
     `opened` counts occurrences, the other numbers count deliveries. `stopped` is the reason why the run ended early, ""
     if it did not.
     """
@@ -45,6 +48,7 @@ class RunStats:
     expired: int = 0
     replaced: int = 0
     queued: int = 0
+    waiting: int = 0
     stopped: str = ""
     hint: str = ""
     held: Sequence[HeldMailing] = ()
@@ -243,7 +247,12 @@ class Outcomes:
         self._stats.failed -= len(refused)
         mailing_id, now, settings_hash = emails.mailing_id, self._now(), self._pool.settings_hash
         log.error("mailing held", extra={"mailing": mailing_id, "reason": reply, "hint": hint})
-        self._recorder.submit(lambda db: holds.hold_mailing(db, mailing_id, reply, settings_hash, now, refused))
+
+        def hold(db: Connection) -> None:
+            holds.hold_mailing(db, mailing_id, reply, settings_hash, now)
+            queue.queue_refused(db, refused, now)
+
+        self._recorder.submit(hold)
 
     def _disable(self, occurrence: OpenOccurrence, emails: OccurrenceEmails) -> None:
         emails.is_disabled = True

@@ -15,7 +15,7 @@ from skychimp.services import paging
 from skychimp.store.clients import audience
 from skychimp.store.conditions import current_state, is_sendable, is_unfinished, why_stopped
 from skychimp.store.database import Store
-from skychimp.store.occurrences import opening
+from skychimp.store.occurrences import canary, opening
 
 _D = Delivery.__table__
 _O = Occurrence.__table__
@@ -24,6 +24,7 @@ _U = User.__table__
 
 
 REPLACED = "replaced: nothing of it was sent, and the mailing is due again"
+WAITS_FOR_CANARY = "waits for the canary"
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,38 @@ class Forecast:
 
 
 def forecast(
-    store: Store, now: datetime, mailing_id: int | None = None, *, require_consent: bool = False
+    store: Store,
+    now: datetime,
+    mailing_id: int | None = None,
+    *,
+    require_consent: bool = False,
+    canary_failure_rate: float = 0.0,
 ) -> Iterator[Forecast]:
     """Yield a row for each client of the mailings that have something due, of all mailings or of one.
 
-    A mailing that is stopped, and an occurrence that is missed or skipped, is a single row. `require_consent` is the
-    setting of that name.
+    A mailing that is stopped, and an occurrence that is missed or skipped, is a single row. `require_consent` and
+    `canary_failure_rate` are the settings.
     """
+    look = _Look(store, now, require_consent)
     with store.read() as transaction:
         db = transaction.connection()
         stopped = list(_stopped_mailings(db, now, mailing_id))
         due = list(planner.due_mailings(db, now, mailing_id))
         unfinished = _unfinished_occurrences(db, mailing_id)
+        canaries = canary.count_results(db, now)
     yield from stopped
     for mailing in due:
-        yield from _new_occurrences(store, mailing, now, require_consent)
+        yield from _new_occurrences(look, mailing)
     replaced = {occurrence_id for mailing in due for occurrence_id in mailing.replaces}
     for occurrence in unfinished:
         if occurrence.id in replaced:
             yield Forecast(occurrence.mailing_id, occurrence.due_at, "", REPLACED)
+        elif occurrence.id in canaries:
+            bad = canaries[occurrence.id].why_bad(canary_failure_rate)
+            judged = occurrence._replace(canary_until=None, held_reason=bad or occurrence.held_reason)
+            yield from _open_occurrence(look, judged)
         else:
-            yield from _open_occurrence(store, occurrence, now, require_consent)
+            yield from _open_occurrence(look, occurrence)
 
 
 def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
@@ -75,13 +87,13 @@ def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> 
         yield Forecast(row.id, row.next_at, "", reason)
 
 
-def _new_occurrences(store: Store, mailing: DueMailing, now: datetime, require_consent: bool) -> Iterator[Forecast]:
+def _new_occurrences(look: "_Look", mailing: DueMailing) -> Iterator[Forecast]:
     """Yield the rows of the occurrences that the next run would open, or record as missed or skipped."""
-    with store.read() as db:
-        has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, now)
+    with look.store.read() as db:
+        has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, look.now)
     for due in mailing.plan.open:
         if has_content:
-            yield from _audience_rows(store, mailing.id, due.at, now, require_consent)
+            yield from _audience_rows(look, mailing.id, due.at, mailing.canary)
         else:
             yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
@@ -89,66 +101,76 @@ def _new_occurrences(store: Store, mailing: DueMailing, now: datetime, require_c
         yield Forecast(mailing.id, due.at, "", "missed: too late to be sent")
 
 
-def _open_occurrence(
-    store: Store, occurrence: "_Unfinished", now: datetime, require_consent: bool
-) -> Iterator[Forecast]:
+def _open_occurrence(look: "_Look", occurrence: "_Unfinished") -> Iterator[Forecast]:
     """Yield a row for each delivery of an occurrence, and for each client whose delivery is not created yet."""
     stopped = why_stopped(
         occurrence.disabled_at, occurrence.disabled_reason, occurrence.held_reason, occurrence.blocked_at
     )
-    if stopped is None and occurrence.end_at is not None and occurrence.end_at <= now:
+    if stopped is None and occurrence.end_at is not None and occurrence.end_at <= look.now:
         stopped = "the mailing has ended"
-    deliveries = select(_D.c.id, _D.c.address, current_state().label("state"), _D.c.next_try_at)
+    canary_size = occurrence.canary if occurrence.canary_until is not None else ""
+    is_opening = occurrence.state == OccurrenceState.OPENING
+    first = _sample(look, occurrence.mailing_id, canary_size, occurrence.due_at) if is_opening else None
+    deliveries = select(_D.c.id, _D.c.client_id, _D.c.address, current_state().label("state"), _D.c.next_try_at)
     found = deliveries.where(_D.c.occurrence_id == occurrence.id)
-    for page in paging.read_pages(store, deliveries, found):
+    for page in paging.read_pages(look.store, deliveries, found):
         for row in page:
-            reason = stopped or _why_not_now(DeliveryState(row.state), row.next_try_at, now)
+            if row.next_try_at is not None and row.next_try_at == occurrence.canary_until:
+                reason = stopped or (None if first and row.client_id in first else WAITS_FOR_CANARY)
+            else:
+                reason = stopped or _why_not_now(DeliveryState(row.state), row.next_try_at, look.now)
             yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
-    if occurrence.state == OccurrenceState.OPENING:
+    if is_opening:
         yield from _audience_rows(
-            store,
-            occurrence.mailing_id,
-            occurrence.due_at,
-            now,
-            require_consent,
-            after=occurrence.cursor,
-            stopped=stopped,
+            look, occurrence.mailing_id, occurrence.due_at, canary_size, after=occurrence.cursor, stopped=stopped
         )
 
 
 def _audience_rows(
-    store: Store,
-    mailing_id: int,
-    due_at: datetime,
-    now: datetime,
-    require_consent: bool,
-    *,
-    after: int = 0,
-    stopped: str | None = None,
+    look: "_Look", mailing_id: int, due_at: datetime, canary_size: str, *, after: int = 0, stopped: str | None = None
 ) -> Iterator[Forecast]:
     """Yield a row for each client that a mailing chooses whose id is above `after`, read in batches.
 
     If its audience cannot be read, that is a single row.
     """
     try:
-        members = _read_members(store, mailing_id, now, after, require_consent)
+        first = _sample(look, mailing_id, canary_size, due_at)
+        members = _read_members(look, mailing_id, after)
     except InvalidValue as error:
         yield Forecast(mailing_id, due_at, "", f"the mailing would be held: {error.message}")
         return
     while members:
         for member in members:
-            left_out = audience.why_left_out(member)
-            yield Forecast(mailing_id, due_at, member.email, left_out or stopped)
-        members = _read_members(store, mailing_id, now, members[-1].client_id, require_consent)
+            left_out = audience.why_left_out(member) or stopped
+            waits = first is not None and member.client_id not in first
+            yield Forecast(mailing_id, due_at, member.email, left_out or (WAITS_FOR_CANARY if waits else None))
+        members = _read_members(look, mailing_id, members[-1].client_id)
 
 
-def _read_members(
-    store: Store, mailing_id: int, now: datetime, after: int, require_consent: bool
-) -> Sequence[audience.Member]:
-    with store.read() as session:
+class _Look(NamedTuple):
+    """Where, when and by which setting audiences are read."""
+
+    store: Store
+    now: datetime
+    require_consent: bool
+
+    def selection(self, db: Connection, mailing_id: int) -> audience.Selection:
+        return audience.selection(db, mailing_id, self.now, require_consent=self.require_consent)
+
+
+def _sample(look: _Look, mailing_id: int, canary_size: str, due_at: datetime) -> frozenset[int] | None:
+    """Return the ids of the clients who get an occurrence first, None if all do."""
+    if not canary_size:
+        return None
+    with look.store.read() as session:
         db = session.connection()
-        chosen = audience.selection(db, mailing_id, now, require_consent=require_consent)
-        return audience.members(db, chosen, after=after, limit=opening.OPENING_BATCH)
+        return canary.sample(db, look.selection(db, mailing_id), canary_size, due_at)
+
+
+def _read_members(look: _Look, mailing_id: int, after: int) -> Sequence[audience.Member]:
+    with look.store.read() as session:
+        db = session.connection()
+        return audience.members(db, look.selection(db, mailing_id), after=after, limit=opening.OPENING_BATCH)
 
 
 class _Unfinished(NamedTuple):
@@ -160,6 +182,8 @@ class _Unfinished(NamedTuple):
     end_at: datetime | None
     state: OccurrenceState
     cursor: int
+    canary_until: datetime | None
+    canary: str
     disabled_at: datetime | None
     disabled_reason: str | None
     held_reason: str | None
@@ -169,7 +193,7 @@ class _Unfinished(NamedTuple):
 def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unfinished]:
     query = (
         select(
-            _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor,
+            _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor, _O.c.canary_until, _M.c.canary,
             _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
         )
         .join(_M, _M.c.id == _O.c.mailing_id)

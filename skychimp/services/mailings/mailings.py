@@ -17,6 +17,7 @@ from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
 from skychimp.services.mailings import queries
 from skychimp.services.mailings.audience_input import Audience, choice, remove_exclusions, set_audience
+from skychimp.services.mailings.canary_input import NO_CANARY, CanaryInput, set_canary
 from skychimp.services.mailings.queries import (
     SEARCHED,
     SORTED_BY,
@@ -65,6 +66,7 @@ class _NewMailing:
     topic: str | None
     disabled: str = ""
     name: str = ""
+    canary: CanaryInput = NO_CANARY
 
 
 def create(
@@ -77,14 +79,15 @@ def create(
     catch_up: CatchUpPolicy = DEFAULT_CATCH_UP,
     topic: str | None = None,
     name: str = "",
+    canary: CanaryInput = NO_CANARY,
     disabled: str = "",
 ) -> MailingInfo:
     """Create a mailing. It is due at once if its start has passed and its end has not.
 
-    `topic` is what its clients can unsubscribe from. `disabled` is a reason to create it disabled. Raises NotFound,
-    InvalidValue, and Conflict if the actor has another mailing with this name.
+    `topic` is what its clients can unsubscribe from, `canary` says who gets it first. `disabled` is a reason to create
+    it disabled. Raises NotFound, InvalidValue, and Conflict if the actor has another mailing with this name.
     """
-    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled, name)
+    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled, name, canary)
     with store.write() as db:
         created = _insert(db, store.now(), actor, new)
         return get_mailing(db, actor, created.id or 0)
@@ -101,12 +104,13 @@ def count_recipients_of_new(
     topic: str | None = None,
     name: str = "",
     require_consent: bool = False,
+    canary: CanaryInput = NO_CANARY,
 ) -> AudienceCount | None:
     """Count the clients to which `create` would send at once, None if the mailing would not be due yet.
 
     Nothing is created. Raises what `create` does.
     """
-    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic, name=name), store.now()
+    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic, name=name, canary=canary), store.now()
     with store.write() as db:
         mailing = _insert(db, now, actor, new, mailing_id=_NO_MAILING)
         is_due = mailing.next_at is not None and mailing.next_at <= now
@@ -148,6 +152,7 @@ def duplicate(
         ),
         catch_up=CatchUpPolicy(original.catch_up, original.grace),
         topic=original.topic,
+        canary=CanaryInput(original.canary, original.canary_wait),
         disabled=f"copy of mailing {mailing_id}",
     )
 
@@ -201,6 +206,7 @@ def change(
     grace: timedelta | None = None,
     topic: str | None = None,
     no_topic: bool = False,
+    canary: CanaryInput = NO_CANARY,
     audience: Audience | None = None,
     no_except: bool = False,
     name: str | None = None,
@@ -209,8 +215,8 @@ def change(
 
     `audience` replaces who receives the mailing or who is left out, whichever it says. `no_except` leaves out nobody.
 
-    A changed schedule applies from now on. A new topic cancels what waits for the clients who have unsubscribed from
-    it. Raises NotFound, InvalidValue.
+    A changed schedule or canary applies from now on. A new topic cancels what waits for the clients who have
+    unsubscribed from it. Raises NotFound, InvalidValue.
     """
     authorize(actor, Action.CHANGE_MAILINGS)
     now = store.now()
@@ -232,6 +238,7 @@ def change(
             reschedule(db, mailing, schedule, now)
         if no_except:
             remove_exclusions(db, mailing)
+        set_canary(mailing, canary)
         if audience is not None:
             set_audience(db, actor, mailing, audience, now, keeps_rest=True)
         if name is not None:
@@ -370,6 +377,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
         disabled_reason=new.disabled or None,
         **schedule_columns(parsed),
     )
+    set_canary(mailing, new.canary)
     db.add(mailing)
     db.flush()
     set_audience(db, actor, mailing, new.audience, now)

@@ -25,6 +25,7 @@ from skychimp.models import (
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.listing import in_scope, is_valid_id, not_found
 from skychimp.services.mailings.progress import read_progress
+from skychimp.store.conditions import is_unfinished
 from skychimp.store.sql import Nullable
 from skychimp.text import folded
 
@@ -59,7 +60,9 @@ class MailingInfo:
     although the mailing is enabled, None if it is: the mail server has refused the sender or each email. `topic` is
     None if clients can only unsubscribe from all mail of the owner. `segments` and `except_segments` are names.
     `deliveries` is the number of emails of its last occurrence, and `done` of those that need no further try. Both are
-    None before the first one, and without `add_progress`.
+    None before the first one, and without `add_progress`. `canary` says how many clients get each occurrence first, as
+    a number or `1%`, and `canary_wait` how long the others wait, None if all get it at once. Others wait now, at least
+    until `canary_until`, if that is not None.
     """
 
     id: int
@@ -92,6 +95,9 @@ class MailingInfo:
     except_tags: list[str] = field(default_factory=list)
     except_segments: list[str] = field(default_factory=list)
     except_where: str | None = None
+    canary: str | None = None
+    canary_wait: timedelta | None = None
+    canary_until: datetime | None = None
     deliveries: int | None = None
     done: int | None = None
 
@@ -153,7 +159,11 @@ def read_mailings(db: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[
         client_ids.setdefault(mailing_id, []).append(client_id)
     filters = _read_filters(db, ids)
     skipped = _skipped_at(db, [row.id for row in rows if row.digest])
-    infos = [_mailing_info(row, tags.get(row.id, []), client_ids.get(row.id, []), skipped.get(row.id)) for row in rows]
+    waiting = _canary_until(db, ids)
+    infos = [
+        _mailing_info(row, tags.get(row.id, []), client_ids.get(row.id, []), skipped.get(row.id), waiting.get(row.id))
+        for row in rows
+    ]
     return [replace(info, **filters[info.id]) if info.id in filters else info for info in infos]
 
 
@@ -220,11 +230,19 @@ def _skipped_at(db: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
     return {row.mailing_id: row.due_at for row in skipped}
 
 
+def _canary_until(db: Session, mailing_ids: Sequence[int]) -> dict[int, datetime]:
+    """Return until when clients of the mailings wait for a canary, at least."""
+    waiting = select(_O.c.mailing_id, _O.c.canary_until).where(is_unfinished(), _O.c.canary_until.is_not(None))
+    rows = db.execute(waiting.where(_O.c.mailing_id.in_(mailing_ids)).order_by(_O.c.due_at.desc()))
+    return {row.mailing_id: row.canary_until for row in rows}
+
+
 def _mailing_info(
     row: Row[tuple[object, ...]],
     tags: list[str],
     client_ids: list[int],
     skipped_at: datetime | None,
+    canary_until: datetime | None,
 ) -> MailingInfo:
     is_disabled = row.disabled_at is not None
     return MailingInfo(
@@ -253,4 +271,7 @@ def _mailing_info(
         tags=tags,
         client_ids=client_ids,
         name=row.name or None,
+        canary=row.canary or None,
+        canary_wait=timedelta(seconds=row.canary_wait_s) if row.canary else None,
+        canary_until=canary_until,
     )

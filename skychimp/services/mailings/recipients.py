@@ -14,7 +14,7 @@ from skychimp.store import ledger
 from skychimp.store.clients import audience
 from skychimp.store.clients.audience import AudienceCount
 from skychimp.store.database import Store
-from skychimp.store.occurrences import opening
+from skychimp.store.occurrences import canary, opening
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,21 @@ def count_recipients(store: Store, actor: Actor, mailing_id: int, *, require_con
 def count_when_enabled(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> AudienceCount:
     """Count the clients that a mailing would send to now if it were enabled. Raises NotFound.
 
-    They are those with an email that waits, or, if it is due again, those in its audience.
+    They are those with an email that waits, or, if it is due again, those in its audience. Those who wait for a canary
+    do not count.
     """
     now = store.now()
     with store.read() as transaction:
         db = transaction.connection()
-        get_mailing(transaction, actor, mailing_id, Action.DISABLE_MAILINGS)
+        mailing = get_mailing(transaction, actor, mailing_id, Action.DISABLE_MAILINGS)
         waiting = ledger.count_pending(db, mailing_id)
+        waiting -= sum(each.emails for each in canary.list_waiting(db, mailing_id) if each.until > now)
         due = planner.due_mailings(db, now, mailing_id, include_disabled=True)
         if not any(each.plan.open for each in due):
             return AudienceCount(waiting)
         counted = _count(db, mailing_id, now, require_consent)
-        return counted._replace(recipients=max(counted.recipients, waiting))
+        first = canary.sample_size(mailing.canary or "", counted.recipients)
+        return counted._replace(recipients=max(first, waiting))
 
 
 def _count(db: Connection, mailing_id: int, now: datetime, require_consent: bool) -> AudienceCount:

@@ -61,6 +61,7 @@ def accept(store: Store, actor: Actor) -> AcceptedClock:
         runs.accept_clock(connection, now)
         future_records.probe_at_once(connection, now)
         future_records.retry_at_once(connection, now)
+        future_records.wait_from_now(connection, now)
         requeued = future_records.requeue_expired(connection, now)
         missed = _forget_unsent(db, now)
         passed = [PassedDueTime(row.mailing_id, row.due_at) for row in _opened_after(db, now)]

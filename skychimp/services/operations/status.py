@@ -10,6 +10,8 @@ from skychimp.store import holds, ledger, relay_pauses, runs
 from skychimp.store.conditions import is_before_end, is_enabled, is_unfinished, is_waiting
 from skychimp.store.database import Store
 from skychimp.store.holds import HeldMailing
+from skychimp.store.occurrences import canary
+from skychimp.store.occurrences.canary import Waiting
 
 _A = Attempt.__table__
 _D = Delivery.__table__
@@ -42,7 +44,7 @@ class Status:
     opened yet, `queue` the number of waiting deliveries by state, and `held` whether the store is on hold, which
     `held_reason` explains. `oldest_waiting_at` is when the next try of the email that waits longest was due, and
     `last_attempt_at` when an email was last tried. `relay` is paused, `unavailable_relay` does not answer, and
-    `held_mailings` wait for a person.
+    `held_mailings` wait for a person. `canaries` tells how many of the queued deliveries wait for a canary.
     """
 
     sending: int
@@ -57,6 +59,7 @@ class Status:
     held: bool
     held_reason: str | None
     held_mailings: list[HeldMailing]
+    canaries: list[Waiting]
     as_of: datetime
 
     @property
@@ -87,6 +90,7 @@ def status(store: Store) -> Status:
             held=held_reason is not None,
             held_reason=held_reason,
             held_mailings=holds.held_mailings(db),
+            canaries=canary.list_waiting(db),
             as_of=now,
         )
 

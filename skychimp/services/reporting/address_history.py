@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Row, Select, and_, or_, select
 from sqlmodel import Session
 
 from skychimp import addresses
@@ -98,7 +98,7 @@ class AttemptInfo:
 class DeliveryInfo:
     """A delivery to the address with its attempts. `next_try_at` is None if there is no further try.
 
-    `reason` says why the address gets no email now, if the delivery was cancelled.
+    `reason` says why the address gets no email now, if the delivery was cancelled or waits for a canary.
     """
 
     delivery_id: int
@@ -257,7 +257,7 @@ def _find_deliveries(
     query = (
         select(
             _D.c.id, current_state().label("state"), _D.c.next_try_at, _O.c.mailing_id, _O.c.subject, _O.c.due_at,
-            _O.c.return_path, _U.c.email.label("owner"), _M.c.owner_id, _M.c.topic,
+            _O.c.canary_until, _O.c.return_path, _U.c.email.label("owner"), _M.c.owner_id, _M.c.topic,
         )
         .select_from(_M)
         .join(_U, _U.c.id == _M.c.owner_id)
@@ -278,12 +278,20 @@ def _find_deliveries(
             due_at=row.due_at,
             state=DeliveryState(row.state),
             next_try_at=row.next_try_at,
-            reason=membership.why_unsent(row.owner_id, row.topic) if row.state == DeliveryState.CANCELLED else None,
+            reason=_why_not_sent(row, membership),
             message_id=compose.message_id(secret, row.id, row.return_path.rpartition("@")[2]),
             attempts=attempts.get(row.id, []),
         )
         for row in rows
     ]
+
+
+def _why_not_sent(row: Row[Any], membership: "_Membership") -> str | None:
+    """Return why a delivery is not sent, None if nothing keeps it back."""
+    if row.state == DeliveryState.CANCELLED:
+        return membership.why_unsent(row.owner_id, row.topic)
+    waits = row.next_try_at is not None and row.next_try_at == row.canary_until
+    return "the canary of the mailing is sent first" if waits else None
 
 
 def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int, list[AttemptInfo]]:

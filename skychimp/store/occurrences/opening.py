@@ -29,7 +29,7 @@ from skychimp.store import holds
 from skychimp.store.clients import audience, tags
 from skychimp.store.conditions import has_waiting_state, is_unknown
 from skychimp.store.database import POSTGRESQL, Store
-from skychimp.store.occurrences import progress
+from skychimp.store.occurrences import canary, progress
 from skychimp.store.sql import id_list, insert_or
 
 _D = Delivery.__table__
@@ -59,14 +59,18 @@ def create_deliveries(
     """Create deliveries for the next `batch` clients of an occurrence's audience. Return True once all are created.
 
     An address that is twice in the audience gets one delivery, and a bad or suppressed address none. Neither does a
-    client without a recorded consent, if one is required. Calling it again is harmless. A mailing whose audience cannot
-    be read any more is held, which also returns True.
+    client without a recorded consent, if one is required. If the occurrence has a canary, all wait for it until all are
+    created. Calling it again is harmless. A mailing whose audience cannot be read any more is held, which also returns
+    True.
     """
     occurrence = db.execute(
-        select(_O.c.state, _O.c.cursor, _O.c.due_at, _O.c.opened_at, _M.c.id, _M.c.owner_id, _M.c.deleted_at)
+        select(
+            _O.c.state, _O.c.cursor, _O.c.due_at, _O.c.opened_at, _O.c.canary_until,
+            _M.c.id, _M.c.owner_id, _M.c.deleted_at,
+        )
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_O.c.id == occurrence_id)
-    ).one()
+    ).one()  # fmt: skip
     if occurrence.state != OccurrenceState.OPENING or occurrence.deleted_at is not None:
         return True
     try:
@@ -81,14 +85,17 @@ def create_deliveries(
     is_in_batch = _C.c.id.in_(select(client_ids.subquery().c.id))
     in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
     may_get_it = and_(is_in_batch, audience.can_receive(chosen))
-    db.execute(_insert_deliveries(occurrence_id, occurrence.due_at, may_get_it, in_order=in_order))
+    next_try_at = occurrence.canary_until or occurrence.due_at
+    db.execute(_insert_deliveries(occurrence_id, next_try_at, may_get_it, in_order=in_order))
+    if until is None and occurrence.canary_until is not None:
+        canary.choose(db, occurrence_id)
     progress = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
     db.execute(update(_O).where(_O.c.id == occurrence_id).values(progress))
     return until is None
 
 
 def _insert_deliveries(
-    occurrence_id: int, due_at: datetime, may_get_it: ColumnElement[bool], *, in_order: bool
+    occurrence_id: int, next_try_at: datetime, may_get_it: ColumnElement[bool], *, in_order: bool
 ) -> Insert:
     columns = {
         "occurrence_id": literal(occurrence_id),
@@ -101,7 +108,7 @@ def _insert_deliveries(
         "state": literal(DeliveryState.QUEUED.value),
         "attempts": literal(0),
         "given_back": literal(0),
-        "next_try_at": literal(due_at, _D.c.next_try_at.type),
+        "next_try_at": literal(next_try_at, _D.c.next_try_at.type),
     }
     rows = select(*columns.values()).where(may_get_it)
     if in_order:

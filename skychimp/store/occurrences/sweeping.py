@@ -202,7 +202,7 @@ def _finish(db: Connection, now: datetime) -> list[int]:
 
     is_done = and_(is_unfinished(), ~has(has_waiting_state()), ~has(awaits_resend()))
     is_deleted = exists().where(_M.c.id == _O.c.mailing_id, _M.c.deleted_at.is_not(None))
-    done = update(_O).where(is_done).values(finished_at=now)
+    done = update(_O).where(is_done).values(finished_at=now, canary_until=None)
     db.execute(done.where(is_deleted).values(state=OccurrenceState.CANCELLED))
     # An occurrence that is still opening has clients without a delivery.
     finished = done.where(_O.c.state == OccurrenceState.OPEN).values(state=OccurrenceState.FINISHED)

@@ -221,6 +221,19 @@ def test_email_that_was_deferred_in_the_future_is_tried_at_once(store: Store, ad
         assert send(store, make_settings(receiver.port)).sent == 1
 
 
+def test_wait_for_a_canary_that_began_in_the_future_begins_again(store: Store, ada: Actor, tmp_path: Path) -> None:
+    create_mailing(store, ada)
+    with store.write() as db:
+        db.execute(update(Mailing.__table__).values(canary="1", canary_wait_s=1800))
+    with CountingReceiver(tmp_path / "arrived") as receiver:
+        settings = make_settings(receiver.port)
+        assert send(store, settings, later=DAY).sent == 1
+        clock.accept(store, OPERATOR)
+
+        assert send(store, settings).waiting == 1
+        assert send(store, settings, later=timedelta(minutes=31)).sent == 1
+
+
 def test_retry_that_was_planned_before_the_clock_was_wrong_keeps_its_time(store: Store, ada: Actor) -> None:
     create_mailing(store, ada, ["bob@example.org"])
     with busy_server() as server:

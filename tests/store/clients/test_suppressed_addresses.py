@@ -8,9 +8,11 @@ from support.queue_steps import (
     DAY,
     NOW,
     claim,
+    close_leases,
     create_client,
     create_deliveries,
     create_mailing,
+    delete_client,
     delivery_states,
     make_attempt,
     open_due,
@@ -133,6 +135,21 @@ def test_failed_email_is_not_tried_again(store: Store, ada: Actor) -> None:
     write(store, lambda db: queue.retry(db, [row.id or 0 for row in rows(store, Delivery)], NOW))
 
     assert delivery_states(store) == {"ann": S.CANCELLED, "bob": S.QUEUED}
+
+
+def test_refused_email_of_a_suppressed_or_deleted_client_is_not_queued_again(store: Store, ada: Actor) -> None:
+    """The mail server refused all alike, so that they are queued again. Two clients have left in the meantime."""
+    ids = open_mailing(store, ada, "ann", "ben", "cid")
+    claims = claim(store)
+    send(store, 1, Outcome.FAILED, *claims)
+    suppress(store, ANN, owner_id=ada.user_id)
+    delete_client(store, ids[1])
+
+    write(store, lambda db: queue.queue_refused(db, [claimed.id for claimed in claims], NOW))
+    close_leases(store)
+
+    assert delivery_states(store) == {"ann": S.CANCELLED, "ben": S.CANCELLED, "cid": S.QUEUED}
+    assert [claimed.address for claimed in claim(store)] == ["cid@example.org"]
 
 
 def test_new_address_that_is_suppressed_gets_nothing(store: Store, ada: Actor) -> None:
