@@ -37,6 +37,7 @@ PURE = {
     "delivery.sending.replies",
     "delivery.sending.retry_policy",
     "durations",
+    "fields",
     "markdown",
     "permissions",
     "safe_json",

@@ -9,7 +9,8 @@ from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import USUAL, Rules
-from skychimp.errors import InvalidValue
+from skychimp.errors import Conflict, InvalidValue
+from skychimp.fields import Field, FieldValue, dump_fields, parse_value, text_of_json
 from skychimp.models import SuppressionSource
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
@@ -17,6 +18,7 @@ from skychimp.services.clients import suppressions
 from skychimp.services.clients.clients import validate_client
 from skychimp.services.clients.opt_outs import OptOut
 from skychimp.store.clients import client_import
+from skychimp.store.clients import fields as store_fields
 from skychimp.store.clients import suppressions as store_suppressions
 from skychimp.store.clients.client_import import NewClient
 from skychimp.store.clients.suppressions import NewSuppression
@@ -36,6 +38,8 @@ class ImportedRow(NamedTuple):
     name: str
     comment: str
     tags: Sequence[str]
+    fields: Mapping[str, object] = {}
+    """The values of fields as the file has them, by their names there."""
 
 
 class InvalidRow(NamedTuple):
@@ -91,6 +95,16 @@ class _Batch(NamedTuple):
     opted_out: dict[str, NewSuppression]
 
 
+class _Target(NamedTuple):
+    """What all rows become: the rules of their addresses, their tags, and the fields by their names in the file."""
+
+    rules: Rules
+    tagging: "_Tagging"
+    fields: Mapping[str, Field]
+    removes_empty: bool
+    """Whether an empty value removes the one that a client has."""
+
+
 class _Tagging(NamedTuple):
     """The tags that each client gets, and the address keys of those known clients who have no room for them."""
 
@@ -104,6 +118,7 @@ def import_rows(
     rows: Iterable[FileRow],
     *,
     update_columns: Sequence[str] = (),
+    fields: Mapping[str, Field] = {},  # noqa: B006
     tags: Sequence[str] = (),
     rules: Rules = USUAL,
     on_rejected: Callable[[InvalidRow], None],
@@ -115,22 +130,27 @@ def import_rows(
     exists is cancelled. A client whose address is suppressed is created, and gets no mail.
 
     Rows are committed in batches; `on_batch` gets the result so far. A row whose address is known, from the store or
-    an earlier row, is skipped. With `update_columns` (email, name, comment, tags) it changes these columns instead.
+    an earlier row, is skipped. With `update_columns` (email, name, comment, tags, fields) it changes these instead, and
+    an empty value of a field removes the one that was there. `fields` are those of the file by their names in it: they
+    are added to the actor's, whose types count.
     `tags` are added to those that are created or changed. Each batch has an entry in the audit trail, so that an import
     that is killed has one, too.
 
-    Raises InvalidValue, which says how many clients are imported, if the rest of the rows cannot be read.
+    Raises InvalidValue, which says how many clients are imported, if the rest of the rows cannot be read, and Conflict
+    if a field gets another type meanwhile.
     """
     authorize(actor, Action.CHANGE_CLIENTS)
     result = ImportResult()
     tagging = _Tagging(tags, _find_full(store, actor, tags) if update_columns and "tags" not in update_columns else ())
+    target = _Target(rules, tagging, _resolve_fields(store, actor, fields), "fields" in update_columns)
     for rows_of_batch in _read_batches(rows, result):
-        batch = _valid_rows(rows_of_batch, result, on_rejected, rules, tagging, last_wins=bool(update_columns))
+        batch = _valid_rows(rows_of_batch, result, on_rejected, target, last_wins=bool(update_columns))
         opted_out = iter(batch.opted_out.values())
         while some := list(islice(opted_out, SUPPRESSION_BATCH)):
             suppressions.add(store, actor, some, source=SuppressionSource.IMPORT)
         if batch.clients:
             with store.write() as db:
+                _register_fields(db, actor, target.fields)
                 created = _add_clients(db, actor, batch.clients, update_columns, result)
             result.created += created
             _count_known(result, len(batch.clients) - created, is_updated=bool(update_columns))
@@ -153,6 +173,21 @@ def _add_clients(
     known = f"{len(clients) - created:,} {'updated' if update_columns else 'skipped'}"
     audit.record(db, actor, "import", "client", None, f"{created:,} created, {known}")
     return created
+
+
+def _resolve_fields(store: Store, actor: Actor, fields: Mapping[str, Field]) -> Mapping[str, Field]:
+    """Return the fields of a file, by their names in it, with the names and types that the actor's have already."""
+    if not fields:
+        return {}
+    with store.read() as db:
+        known = store_fields.known_fields(db.connection(), actor.user_id)
+    return dict(zip(fields, store_fields.resolve(known, fields.values()), strict=True))
+
+
+def _register_fields(db: Session, actor: Actor, fields: Mapping[str, Field]) -> None:
+    """Add the fields that the actor does not have. Raises Conflict if one has another type since it was read."""
+    if fields and store_fields.register(db.connection(), actor.user_id, fields.values()) != list(fields.values()):
+        raise Conflict("the type of a field was changed during the import", "import the file again")
 
 
 def _find_full(store: Store, actor: Actor, tags: Sequence[str]) -> Collection[str]:
@@ -182,8 +217,7 @@ def _valid_rows(
     rows: Sequence[FileRow],
     result: ImportResult,
     on_rejected: Callable[[InvalidRow], None],
-    rules: Rules,
-    tagging: _Tagging,
+    target: _Target,
     *,
     last_wins: bool,
 ) -> _Batch:
@@ -199,7 +233,7 @@ def _valid_rows(
                 result.opted_out += 1
                 result.count_suppressed({opted_out.reason: 1})
                 continue
-            client = _client(row, rules, tagging)
+            client = _client(row, target)
         except InvalidValue as error:
             result.bad += 1
             on_rejected(InvalidRow(row.line, "; ".join(filter(None, (error.message, error.hint)))))
@@ -221,12 +255,24 @@ def _suppression(row: OptedOutRow) -> NewSuppression:
     return NewSuppression(address.email, address.key, row.opt_out.reason, at=row.opt_out.at)
 
 
-def _client(row: ImportedRow, rules: Rules, tagging: _Tagging) -> NewClient:
+def _client(row: ImportedRow, target: _Target) -> NewClient:
     _require_valid_text("".join((row.email, row.name, row.comment, *row.tags)))
-    client = validate_client(row.email, row.name, row.comment, (*row.tags, *tagging.tags), rules)
-    if client.address_key in tagging.full:
+    client = validate_client(row.email, row.name, row.comment, (*row.tags, *target.tagging.tags), target.rules)
+    if client.address_key in target.tagging.full:
         raise InvalidValue(f"the client would have more than {MAX_TAGS} tags", "remove some of them first")
-    return client
+    return client._replace(fields=_stored_fields(row.fields, target)) if row.fields else client
+
+
+def _stored_fields(values: Mapping[str, object], target: _Target) -> str:
+    parsed: dict[str, FieldValue | None] = {}
+    for name, field in target.fields.items():
+        if name in values:
+            text = text_of_json(values[name])
+            _require_valid_text(text)
+            value = parse_value(text, field.type, field.name)
+            if value is not None or target.removes_empty:
+                parsed[field.name] = value
+    return dump_fields(parsed)
 
 
 def _require_valid_text(text: str) -> None:
