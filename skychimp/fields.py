@@ -1,6 +1,7 @@
 """Parse, type and print the values of custom fields; pure.
 
-A value is a string, a number, a boolean or a date. A date is kept as a string, "2026-12-01". A client has no empty value.
+A value is a string, a number, a boolean or a date. A date is kept as a string such as "2026-12-01". A client has no
+empty value.
 """
 
 import json
@@ -60,12 +61,12 @@ def checked_name(name: str) -> str:
 
 def fitted_name(heading: str) -> str | None:
     """Return the name of a field for a column with this heading, or None if it has no letter or digit."""
-    allowed = "".join(c if f"_{c}".isidentifier() else " " for c in nfc(heading))
-    name = "_".join(allowed.split()).strip("_")
-    if not name:
-        return None
-    name = name if name.isidentifier() else f"_{name}"
-    return name[:MAX_FIELD_NAME_LENGTH]
+    name = nfc(heading.strip())
+    if not name.isidentifier():
+        allowed = "".join(character if f"_{character}".isidentifier() else " " for character in name)
+        name = "_".join(allowed.split()).strip("_")
+        name = name if name.isidentifier() or not name else f"_{name}"
+    return name[:MAX_FIELD_NAME_LENGTH] or None
 
 
 def find_field(name: str, known: Iterable[Field]) -> Field | None:

@@ -6,7 +6,7 @@ from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,7 @@ from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
-from skychimp.text import checked_tags, count_of
+from skychimp.text import checked_tags, count_of, shortened
 
 if TYPE_CHECKING:
     from skychimp.addresses import Rules
@@ -36,9 +36,15 @@ COLUMNS = {
 
 TAG_COLUMNS = {"tag": "Tag", "clients": "Clients"}
 
+FIELD_COLUMNS = {"name": "Field", "type": "Type", "clients": "Clients"}
+
 FileFormat = Annotated[
     Literal["csv", "jsonl"] | None,
     typer.Option(help="File format (default: by the file's extension, otherwise csv).", show_default=False),
+]
+FieldValues = Annotated[
+    list[str] | None,
+    typer.Option("--field", metavar="KEY=VALUE", help="Set a field, such as city=Berlin (repeatable)."),
 ]
 AcceptUnusual = Annotated[
     bool,
@@ -54,6 +60,7 @@ def create(
     name: Annotated[str, typer.Option(help="Full name.")] = "",
     comment: Annotated[str, typer.Option(help="Comment, available to messages as {{ client.comment }}.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="Tag (repeatable).")] = None,
+    field: FieldValues = None,
     accept_unusual: AcceptUnusual = False,
     json: Json = False,
 ) -> None:
@@ -63,9 +70,16 @@ def create(
     context = get_context(ctx, json)
     rules = _address_rules(context, accept_unusual)
     created = clients.create(
-        context.store, context.actor, email=email, name=name, comment=comment, tags=tag or [], rules=rules
+        context.store,
+        context.actor,
+        email=email,
+        name=name,
+        comment=comment,
+        tags=tag or [],
+        fields=_parse_fields(field),
+        rules=rules,
     )
-    context.out.record(created)
+    _show_client(context, vars(created))
     _warn_if_suppressed(context, created)
     _suggest_message(context)
 
@@ -103,7 +117,7 @@ def show(ctx: typer.Context, client: ClientName, json: Json = False) -> None:
     shown = clients.show(context.store, context.actor, client)
     found = suppressions.find_covering(context.store, context.actor, shown.email)
     listed = [vars(each) for each in found] if context.out.json else list(map(suppressions.why, found))
-    context.out.record(vars(shown) | {"suppressions": listed})
+    _show_client(context, vars(shown) | {"suppressions": listed})
 
 
 @app.command(epilog="skychimp clients tags --sort=-clients")
@@ -124,6 +138,37 @@ def tags(
     context.out.rows(rows, TAG_COLUMNS, empty=no_tags if search is None else "no matching tags")
 
 
+@app.command(epilog="skychimp clients fields\nskychimp clients fields zip --type text")
+def fields(
+    ctx: typer.Context,
+    field: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this field.", show_default=False)] = None,
+    new_type: Annotated[
+        Literal["text", "number", "boolean", "date"] | None,
+        typer.Option("--type", help="Change the type of the field."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the fields of your clients, with their types and the number of clients with a value.
+
+    With --type, change the type of a field. It is refused if a value does not fit.
+    """
+    from skychimp.models import FieldType
+    from skychimp.services.clients import fields as client_fields
+
+    context = get_context(ctx, json)
+    if field is None:
+        if new_type is not None:
+            raise InvalidValue(
+                "--type needs the name of a field", run_hint("clients", "fields", "NAME", "--type", new_type)
+            )
+        no_fields = f"no fields yet; {run_hint('clients', 'update', 'CLIENT', '--field', 'KEY=VALUE')}"
+        context.out.rows(client_fields.list_fields(context.store, context.actor), FIELD_COLUMNS, empty=no_fields)
+    elif new_type is None:
+        context.out.record(client_fields.show(context.store, context.actor, field))
+    else:
+        context.out.record(client_fields.change_type(context.store, context.actor, field, FieldType(new_type)))
+
+
 @app.command(
     epilog="skychimp clients update 7 --name 'Ada King'\nskychimp clients update 7 8 ada@example.org --add-tag vip"
 )
@@ -139,13 +184,17 @@ def update(
     add_tag: Annotated[list[str] | None, typer.Option(help="Add a tag (repeatable).", metavar="TAG")] = None,
     remove_tag: Annotated[list[str] | None, typer.Option(help="Remove a tag (repeatable).", metavar="TAG")] = None,
     no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Set a field (repeatable). KEY= without a value removes the value."),
+    ] = None,
     good: Annotated[bool, typer.Option("--good", "--clear-bad", help="Mark the address as good again.")] = False,
     accept_unusual: AcceptUnusual = False,
     json: Json = False,
 ) -> None:
     """Change a client. A new address counts as good.
 
-    With several clients, change the tags of all of them, or mark their addresses as good.
+    With several clients, change the tags and fields of all of them, or mark their addresses as good.
     """
     from skychimp.services.clients import clients
 
@@ -167,6 +216,7 @@ def update(
             tags=new_tags,
             add_tags=add_tag or [],
             remove_tags=remove_tag or [],
+            fields=_parse_fields(field),
             good=good,
         )
         _show_changes(context, changes)
@@ -181,10 +231,11 @@ def update(
         tags=[] if no_tags else tag,
         add_tags=add_tag or [],
         remove_tags=remove_tag or [],
+        fields=_parse_fields(field),
         good=good,
         rules=_address_rules(context, accept_unusual),
     )
-    context.out.record(changed)
+    _show_client(context, vars(changed))
     if good or email is not None:
         _warn_if_suppressed(context, changed)
 
@@ -200,7 +251,7 @@ def delete(ctx: typer.Context, client: ClientName, yes: Yes = False, json: Json 
     context = get_context(ctx, json)
     target = clients.show(context.store, context.actor, client)
     context.confirm(f"delete client {target.id} ({target.email})", yes=yes)
-    context.out.record(clients.remove(context.store, context.actor, str(target.id)))
+    _show_client(context, vars(clients.remove(context.store, context.actor, str(target.id))))
     if not target.suppressed:
         how = shell.command("suppressions", "add", *shell.arguments(target.email))
         context.out.note(f"an import can bring this client back; to send it nothing more: {how}")
@@ -245,7 +296,7 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="COLUMN=FIELD",
-            help="Read a column as email, name, first_name, last_name, comment or tags (repeatable).",
+            help="Read a column as email, name, first_name, last_name, comment, tags or fields.NAME (repeatable).",
         ),
     ] = None,
     ignore_column: Annotated[
@@ -264,6 +315,7 @@ def import_(
 ) -> None:
     """Import clients from a file with the columns email, name, comment and tags.
 
+    Other columns become fields of the clients. See "skychimp help fields".
     Invalid rows are listed with their line number. All other rows are imported.
 
     Columns of other mailing tools and address books are recognised. See "skychimp help imports".
@@ -286,6 +338,7 @@ def import_(
                 actor,
                 parsed.rows,
                 update_columns=parsed.columns if update else (),
+                fields=parsed.fields,
                 tags=tags,
                 rules=_address_rules(context, accept_unusual),
                 on_rejected=lambda row: context.out.warn(f"line {row.line}: {row.reason}"),
@@ -321,13 +374,14 @@ def export(
         raise InvalidValue("--json needs an output file", "use --format jsonl to export JSON lines to stdout")
     module = _format_module(format, file)
     warn_of_unknown_tags(context, [] if tag is None else [tag])
-    rows = clients.export(context.store, context.actor, tag)
+    exported = clients.export(context.store, context.actor, tag)
     if file == "-":
-        module.write(sys.stdout, rows)
+        module.write(sys.stdout, exported)
         return
     with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
         total = clients.count(context.store, context.actor, tag)
-        number = module.write(opened, _with_progress(rows, total, report_progress))
+        rows = _with_progress(exported.clients, total, report_progress)
+        number = module.write(opened, exported._replace(clients=rows))
     context.out.record({"clients": number, "file": file})
 
 
@@ -344,6 +398,34 @@ def _show_changes(context: Context, changes: Sequence["Change"]) -> None:
     context.out.note(f"{count_of(number, 'client')} of {len(changes):,} got other tags")
     for options, ids in by_undo.items():
         context.out.note(f"to take it back: {shell.command('clients', 'update', *ids, *options)}")
+
+
+def _show_client(context: Context, client: dict[str, Any]) -> None:
+    """Show a client. Without JSON, each field has a line of its own, such as `fields.city`."""
+    if context.out.json:
+        context.out.record(client)
+        return
+    from skychimp.fields import format_value
+
+    lines: dict[str, Any] = {}
+    for name, value in client.items():
+        lines |= (
+            {f"fields.{key}": format_value(each) for key, each in value.items()} if name == "fields" else {name: value}
+        )
+    context.out.record(lines)
+
+
+def _parse_fields(given: list[str] | None) -> dict[str, str]:
+    """Return the texts of fields by their names. Raises InvalidValue for what is not KEY=VALUE."""
+    fields: dict[str, str] = {}
+    for text in given or []:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise InvalidValue(f"{shortened(text)} is not KEY=VALUE", "use for example --field city=Berlin")
+        if key in fields:
+            raise InvalidValue(f"the field {shortened(key)} is given twice", "name each field once")
+        fields[key] = value
+    return fields
 
 
 def _address_rules(context: Context, accept_unusual: bool) -> "Rules":

@@ -436,8 +436,7 @@ def _exported_fields(store: Store, actor: Actor, is_listed: ColumnElement[bool])
     rows = select(_C.c.id, _C.c.fields)
     pages = paging.read_pages(store, rows, rows.where(is_listed, _C.c.fields != "{}").order_by(_C.c.id))
     for page in pages if known else ():
-        for _, stored in page:
-            values = parse_fields(stored)
+        for values in (parse_fields(row.fields) for row in page):
             for name in open_names & values.keys():
                 finders[name].add_text(format_value(values[name]))
         # Values of any other type than text look like this type, so one is enough.

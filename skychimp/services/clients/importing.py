@@ -118,7 +118,7 @@ def import_rows(
     rows: Iterable[FileRow],
     *,
     update_columns: Sequence[str] = (),
-    fields: Mapping[str, Field] = {},  # noqa: B006
+    fields: Mapping[str, Field] = {},
     tags: Sequence[str] = (),
     rules: Rules = USUAL,
     on_rejected: Callable[[InvalidRow], None],
@@ -265,13 +265,13 @@ def _client(row: ImportedRow, target: _Target) -> NewClient:
 
 def _stored_fields(values: Mapping[str, object], target: _Target) -> str:
     parsed: dict[str, FieldValue | None] = {}
-    for name, field in target.fields.items():
+    for name, (field_name, field_type) in target.fields.items():
         if name in values:
             text = text_of_json(values[name])
             _require_valid_text(text)
-            value = parse_value(text, field.type, field.name)
+            value = parse_value(text, field_type, field_name)
             if value is not None or target.removes_empty:
-                parsed[field.name] = value
+                parsed[field_name] = value
     return dump_fields(parsed)
 
 

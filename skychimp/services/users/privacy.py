@@ -12,7 +12,7 @@ from skychimp.errors import Conflict, NotFound, StoreFailed
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role, Suppression
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
-from skychimp.services.clients import clients
+from skychimp.services.clients import clients, fields
 from skychimp.services.clients import suppressions as client_suppressions
 from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
@@ -103,6 +103,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     owner = replace(actor, role=Role.USER)  # other roles see other users' data, or do not see their own
     everything = ListOptions()
     yield "account", users.show_own(store, actor)
+    yield "fields", iter(fields.list_fields(store, owner))
     yield "clients", clients.list_clients(store, owner, everything)
     yield "suppressions", client_suppressions.list_suppressions(store, owner, everything)
     yield "messages", messages.list_messages(store, owner, everything)

@@ -30,8 +30,8 @@ class NewClient(NamedTuple):
 def add_clients(db: Connection, owner_id: int, clients: Collection[NewClient], update_columns: Sequence[str]) -> int:
     """Add clients with different addresses, and update those that exist. Return the number of new ones.
 
-    `update_columns` names what is updated (email, name, comment, tags, fields). If it is empty, existing clients stay as they
-    are. If it does not name the tags, those of an existing client stay, too, and the given ones are added.
+    `update_columns` names what is updated (email, name, comment, tags, fields). If it is empty, existing clients stay
+    as they are. If it does not name the tags, those of an existing client stay, too, and the given ones are added.
     """
     clients = _with_known_spellings(db, owner_id, clients)
     newest_id = db.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
@@ -118,9 +118,8 @@ def _add_to_postgresql(
     db: Connection, owner_id: int, clients: Collection[NewClient], update_columns: Sequence[str], newest_id: int
 ) -> None:
     rows = ((*client[:4], client.fields) for client in clients)
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    names = _own(update_columns)
-    updates = ", ".join(_MERGED_FIELDS if name == "fields" else f"{name} = row.{name}" for name in names)
+    columns = list(map(list, zip(*rows, strict=True)))
+    updates = ", ".join(_MERGED_FIELDS if name == "fields" else f"{name} = row.{name}" for name in _own(update_columns))
     if updates:
         db.exec_driver_sql(_UPDATE_ROWS.format(updates), (*columns, owner_id))
     db.exec_driver_sql(_INSERT_ROWS, (owner_id, datetime.now(UTC), *columns, owner_id))

@@ -62,7 +62,7 @@ def count_values(db: Connection, owner_id: int) -> dict[str, int]:
     """Return how many of a user's clients have a value, by the names of the fields that have any."""
     keys = json_keys(_C.c.fields)
     counted = select(keys.c.key, func.count()).select_from(_C, keys).where(_C.c.owner_id == owner_id)
-    return {name: number for name, number in db.execute(counted.group_by(keys.c.key))}
+    return {row[0]: row[1] for row in db.execute(counted.group_by(keys.c.key))}
 
 
 def count_missing(db: Connection, clients: Select[Any], names: Sequence[str]) -> dict[str, int]:
