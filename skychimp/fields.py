@@ -7,7 +7,7 @@ empty value.
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import lru_cache
@@ -74,10 +74,10 @@ def find_field(name: str, known: Iterable[Field]) -> Field | None:
     return next((each for each in known if folded(each.name) == folded(name)), None)
 
 
-def unknown_field(name: str, known: Collection[Field]) -> InvalidValue:
+def unknown_field(name: str, known: Collection[Field], place: str = "") -> InvalidValue:
     """Return the error for a name that no field has. It names similar ones."""
     suggestion = did_you_mean(name, [each.name for each in known])
-    return InvalidValue(f"unknown field {name}", suggestion or 'run "skychimp clients fields"')
+    return InvalidValue(f"{place}unknown field {name}", suggestion or 'run "skychimp clients fields"')
 
 
 # Values
@@ -131,6 +131,16 @@ def parse_fields(stored: str) -> dict[str, FieldValue]:
 def dump_fields(values: Mapping[str, FieldValue | None]) -> str:
     """Return values as a JSON object to be stored. None removes a value where they are merged with others."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else "{}"
+
+
+def parse_names(stored: str) -> list[str]:
+    """Return the names of a JSON list as it is stored."""
+    return [] if stored == "[]" else json.loads(stored)
+
+
+def dump_names(names: Sequence[str]) -> str:
+    """Return names as a JSON list to be stored."""
+    return json.dumps(list(names), ensure_ascii=False)
 
 
 # Types

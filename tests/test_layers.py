@@ -23,6 +23,8 @@ PURE = {
     "delivery.composing.compose",
     "delivery.composing.conversions",
     "delivery.composing.digest",
+    "delivery.composing.field_uses",
+    "delivery.composing.field_values",
     "delivery.composing.mime",
     "delivery.composing.prepared_body",
     "delivery.composing.templates",

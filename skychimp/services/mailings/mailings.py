@@ -16,6 +16,7 @@ from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
 from skychimp.services.mailings.audience_input import Audience, set_audience
+from skychimp.services.mailings.missing_values import require_values
 from skychimp.services.mailings.queries import (
     SEARCHED,
     SORTED_BY,
@@ -206,6 +207,9 @@ def change(
             reschedule(db, mailing, schedule, now)
         if audience is not None:
             set_audience(db, actor, mailing, audience)
+        if message_id is not None or audience is not None:
+            db.flush()
+            require_values(db, mailing)
         if no_topic:
             mailing.topic = ""
         elif new_topic is not None:
@@ -340,6 +344,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
     db.add(mailing)
     db.flush()
     set_audience(db, actor, mailing, new.audience)
+    require_values(db, mailing)
     return mailing
 
 

@@ -17,7 +17,7 @@ from skychimp.permissions import Actor
 from skychimp.services.clients import clients, csv_files, fields, importing, jsonl_files
 from skychimp.services.clients.column_mapping import ColumnChoice, parse_choice
 from skychimp.services.clients.fields import FieldInfo
-from skychimp.services.clients.importing import ImportResult
+from skychimp.services.clients.importing import ImportResult, InvalidRow
 from skychimp.services.listing import ListOptions
 from skychimp.store.clients import client_import
 from skychimp.store.clients import fields as store_fields
@@ -42,6 +42,10 @@ def import_text(
         on_rejected=lambda row: bad.update({row.line: row.reason}),
     )
     return result, bad
+
+
+def _fail(row: InvalidRow) -> None:
+    pytest.fail(row.reason)
 
 
 def values_of(store: Store, actor: Actor) -> dict[str, Mapping[str, FieldValue]]:
@@ -191,7 +195,7 @@ def test_columns_are_mapped_to_fields(store: Store, ada: Actor) -> None:
     }  # fmt: skip
     assert parsed.ignored_columns == ["city"]
     (row,) = parsed.rows
-    importing.import_rows(store, ada, [row], fields=parsed.fields, on_rejected=pytest.fail)
+    importing.import_rows(store, ada, [row], fields=parsed.fields, on_rejected=_fail)
     assert values_of(store, ada) == {"a@x.org": {"city": "Riga", "zip": "10115", "nick": "A"}}
 
 
@@ -232,7 +236,7 @@ def test_import_stops_if_the_type_of_a_field_changes_meanwhile(store: Store, ada
         yield from parsed.rows
 
     with pytest.raises(Conflict):
-        importing.import_rows(store, ada, rows(), fields=parsed.fields, on_rejected=pytest.fail)
+        importing.import_rows(store, ada, rows(), fields=parsed.fields, on_rejected=_fail)
 
 
 NAMES = ["city", "zip", "name", "status", "work_email", "Größe", "attributes", "uuid", "lists", "_x", "fields"]
