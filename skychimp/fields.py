@@ -52,7 +52,7 @@ def checked_name(name: str) -> str:
     name = nfc(name.strip())
     if not name.isidentifier():
         raise InvalidValue(
-            f"invalid field name {shortened(name)}", "use letters, digits and _, and begin with a letter or _"
+            f"invalid field name {shortened(name)}", "use a name such as city or postal_code, without spaces and signs"
         )
     if len(name) > MAX_FIELD_NAME_LENGTH:
         raise InvalidValue(f"the field name {shortened(name)} is longer than {MAX_FIELD_NAME_LENGTH} characters")
@@ -60,7 +60,7 @@ def checked_name(name: str) -> str:
 
 
 def fitted_name(heading: str) -> str | None:
-    """Return the name of a field for a column with this heading, or None if it has no letter or digit."""
+    """Return the name of a field for a column with this heading, or None if nothing of it fits."""
     name = nfc(heading.strip())
     if not name.isidentifier():
         allowed = "".join(character if f"_{character}".isidentifier() else " " for character in name)

@@ -386,18 +386,28 @@ def export(
 
 
 def _show_changes(context: Context, changes: Sequence["Change"]) -> None:
-    """Show clients that were changed together, how many of them have other tags now, and how to take that back."""
+    """Show clients that were changed together, how many have other tags or fields now, and how to take that back."""
     context.out.rows([change.new for change in changes], COLUMNS)
     by_undo: dict[tuple[str, ...], list[int]] = {}
     for old, new in changes:
         added, removed = (sorted(set(one.tags) - set(other.tags)) for one, other in ((new, old), (old, new)))
         undo = [*(("--remove-tag", tag) for tag in added), *(("--add-tag", tag) for tag in removed)]
+        undo += (("--field", text) for text in _old_fields(old, new))
         if undo:
             by_undo.setdefault(tuple(chain.from_iterable(undo)), []).append(new.id)
     number = sum(map(len, by_undo.values()))
-    context.out.note(f"{count_of(number, 'client')} of {len(changes):,} got other tags")
+    what = "tags or fields" if any(old.fields != new.fields for old, new in changes) else "tags"
+    context.out.note(f"{count_of(number, 'client')} of {len(changes):,} got other {what}")
     for options, ids in by_undo.items():
         context.out.note(f"to take it back: {shell.command('clients', 'update', *ids, *options)}")
+
+
+def _old_fields(old: "ClientInfo", new: "ClientInfo") -> list[str]:
+    """Return the fields that have changed as KEY=VALUE with the old values."""
+    from skychimp.fields import format_value
+
+    names = sorted({name for name, _ in old.fields.items() ^ new.fields.items()})
+    return [f"{name}={format_value(old.fields.get(name, ''))}" for name in names]
 
 
 def _show_client(context: Context, client: dict[str, Any]) -> None:
