@@ -28,6 +28,7 @@ FieldValue = str | int | float | bool
 _MAX_INTEGER = 2**53
 """Larger integers are not kept exactly by all programs that read JSON (RFC 8259, section 6)."""
 _MAX_NUMBER_LENGTH = 40
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EXAMPLES = {
@@ -91,7 +92,9 @@ def parse_value(text: str, field_type: FieldType, name: str) -> FieldValue | Non
     text = text.strip()
     if not text:
         return None
-    if field_type == FieldType.TEXT:
+    if field_type is FieldType.TEXT:
+        if len(text) <= MAX_VALUE_LENGTH and text.isprintable():  # as most are: checking each character is slow
+            return text
         return some_lines(text, f"field {name}", MAX_VALUE_LENGTH)
     value = _PARSERS[field_type](text)
     if value is None:
@@ -130,7 +133,7 @@ def parse_fields(stored: str) -> dict[str, FieldValue]:
 
 def dump_fields(values: Mapping[str, FieldValue | None]) -> str:
     """Return values as a JSON object to be stored. None removes a value where they are merged with others."""
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else "{}"
+    return _ENCODER.encode(values) if values else "{}"
 
 
 def parse_names(stored: str) -> list[str]:

@@ -268,7 +268,8 @@ def _stored_fields(values: Mapping[str, object], target: _Target) -> str:
     for name, (field_name, field_type) in target.fields.items():
         if name in values:
             text = text_of_json(values[name])
-            _require_valid_text(text)
+            if not text.isprintable():
+                _require_valid_text(text)
             value = parse_value(text, field_type, field_name)
             if value is not None or target.removes_empty:
                 parsed[field_name] = value
