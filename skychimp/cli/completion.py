@@ -100,6 +100,10 @@ KINDS = {
         "SELECT slug, title FROM post WHERE {visible} AND slug >= :key AND slug < :key_end",
         public="published_at <= :now",
     ),
+    "field": Kind(
+        Action.SEE_CLIENTS,
+        by_name="SELECT name, type FROM client_field WHERE {visible} AND key >= :key AND key < :key_end",
+    ),
     "tag": Kind(
         Action.SEE_CLIENTS,
         # Recursion finds each next tag by the index. DISTINCT would read every row.

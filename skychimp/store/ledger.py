@@ -259,7 +259,7 @@ def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
     States and codes stay, and with them all totals. A server's wording is removed, as it may name the recipient.
     """
     selected = id_list(delivery_ids)
-    blank = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]"}
+    blank = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]", "fields": None}
     key = literal(f"{ERASED}:").concat(_D.c.id)  # unique, and not an address
     db.execute(update(_D).where(_D.c.id.in_(selected)).values(blank | {"address_key": key}))
     code = func.coalesce(cast(_A.c.code, String).concat(" "), "")

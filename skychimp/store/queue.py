@@ -78,7 +78,10 @@ RETRIED_STATES = (DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.CAN
 
 
 class ClaimedDelivery(NamedTuple):
-    """A delivery that only this run may send, as long as the lease exists. `tags` is a JSON list."""
+    """A delivery that only this run may send, as long as the lease exists.
+
+    `tags` is a JSON list, and `fields` a JSON object, None if the content uses no custom fields.
+    """
 
     id: int
     occurrence_id: int
@@ -91,6 +94,7 @@ class ClaimedDelivery(NamedTuple):
     given_back: int
     dated_at: datetime | None
     content_id: int | None
+    fields: str | None
     lease_id: int
     leased_at: datetime
 

@@ -38,7 +38,11 @@ __all__ = [
     "ids_in",
     "in_code_order",
     "insert_or",
+    "json_has",
+    "json_keys",
     "json_list",
+    "json_merge",
+    "json_part",
     "number",
     "text_position",
     "total",
@@ -61,6 +65,26 @@ def ids_in(ids: Any, *, joins_implicitly: bool = False) -> TableValuedAlias:
 def json_list(values: ColumnElement[Any]) -> ColumnElement[str]:
     """Return the aggregate that makes a JSON list of a column's values. It is "[]" without any row."""
     return _JsonList(values)
+
+
+def json_part(json_object: ColumnElement[str], names: Sequence[str]) -> ColumnElement[str]:
+    """Return the expression for the part of a JSON object that has these names, which are identifiers."""
+    return _JsonPart(json_object, literal(json.dumps(list(names), ensure_ascii=False)))
+
+
+def json_has(json_object: ColumnElement[str], name: str) -> ColumnElement[bool]:
+    """Return the condition that a JSON object has a name, which is an identifier."""
+    return _JsonHas(json_object, literal(name))
+
+
+def json_merge(json_object: ColumnElement[Any], patch: ColumnElement[Any]) -> ColumnElement[str]:
+    """Return the expression for a flat JSON object with the values of another one, and without those that are null."""
+    return _JsonMerge(json_object, patch)
+
+
+def json_keys(json_object: ColumnElement[str]) -> TableValuedAlias:
+    """Return the names in a JSON object as a table with the column `key`, to be joined with the object's table."""
+    return _JsonKeys(json_object).table_valued(column("key", String), joins_implicitly=True)
 
 
 def total(numbers: ColumnElement[int]) -> ColumnElement[int]:
@@ -134,6 +158,25 @@ class _JsonList(FunctionElement[str]):
     type = String()
 
 
+class _JsonPart(FunctionElement[str]):
+    inherit_cache = True
+    type = String()
+
+
+class _JsonHas(FunctionElement[bool]):
+    inherit_cache = True
+    type = Boolean()
+
+
+class _JsonMerge(FunctionElement[str]):
+    inherit_cache = True
+    type = String()
+
+
+class _JsonKeys(FunctionElement[Any]):
+    inherit_cache = True
+
+
 class _Folded(FunctionElement[str]):
     inherit_cache = True
     type = String()
@@ -196,9 +239,22 @@ class _NullsLast(FunctionElement[Any]):
 
 _POSTGRESQL_FOLDED = "replace(lower(upper(normalize({}))), 'ς', 'σ')"
 
+# "{}" is all arguments, "{1}" the first one.
 _TEMPLATES: dict[type[FunctionElement[Any]], dict[str, str]] = {
     _JsonIds: {"sqlite": "json_each({})", "postgresql": "json_ids({})"},  # a function of ours: see models.Lease
     _JsonList: {"sqlite": "json_group_array({})", "postgresql": "CAST(coalesce(jsonb_agg({}), '[]') AS text)"},
+    # `->` keeps booleans and the digits of numbers, which json_extract does not.
+    _JsonPart: {
+        "sqlite": "(SELECT json_group_object(value, {1} -> value) FROM json_each({2}) WHERE {1} -> value IS NOT NULL)",
+        "postgresql": "(SELECT CAST(coalesce(jsonb_object_agg(key, value), '{{}}') AS text)"
+        " FROM jsonb_each(CAST({1} AS jsonb)) WHERE jsonb_exists(CAST({2} AS jsonb), key))",
+    },
+    _JsonHas: {"sqlite": "({1} -> {2} IS NOT NULL)", "postgresql": "jsonb_exists(CAST({1} AS jsonb), {2})"},
+    _JsonMerge: {
+        "sqlite": "json_patch({})",
+        "postgresql": "CAST(jsonb_strip_nulls(CAST({1} AS jsonb) || CAST({2} AS jsonb)) AS text)",
+    },
+    _JsonKeys: {"sqlite": "json_each({})", "postgresql": "jsonb_each(CAST({} AS jsonb))"},
     # Our own function on SQLite. On PostgreSQL "upper" first, as "ς" and "σ" have only their capital in common.
     _Folded: {"sqlite": "lower({})", "postgresql": _POSTGRESQL_FOLDED},
     _TextPosition: {"sqlite": "instr({})", "postgresql": "strpos({})"},
@@ -260,7 +316,8 @@ _NUMBERED_TEMPLATES: dict[type[FunctionElement[Any]], dict[str, str]] = {
 
 def _compile_by_dialect(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
     template = _TEMPLATES[type(element)][compiler.dialect.name]
-    return template.format(compiler.process(element.clauses, **options))
+    parts = [compiler.process(clause, **options) for clause in element.clauses]
+    return template.format(", ".join(parts), *parts)
 
 
 def _compile_numbered(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:

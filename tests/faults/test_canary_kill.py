@@ -46,9 +46,9 @@ def test_killed_runs_of_a_canary_are_completed(
             harness.run()
         [occurrence] = rows(store, Occurrence)
         with store.read() as session:
-            db = session.connection()
-            chosen = audience.selection(db, 1, occurrence.opened_at)
-            first_ids = canary.sample(db, chosen, str(CANARY), occurrence.due_at)
+            connection = session.connection()
+            chosen = audience.selection(connection, 1, occurrence.opened_at)
+            first_ids = canary.sample(connection, chosen, str(CANARY), occurrence.due_at)
         first = {client.email for client in rows(store, Client) if client.id in first_ids}
         arrived = dict.fromkeys(email.recipient for email in receiver.received_emails())
         assert set(list(arrived)[:CANARY]) == first

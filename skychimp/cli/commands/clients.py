@@ -6,7 +6,7 @@ from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import typer
 
@@ -19,7 +19,7 @@ from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
-from skychimp.text import checked_tags, count_of
+from skychimp.text import checked_tags, count_of, shortened
 
 if TYPE_CHECKING:
     from skychimp.addresses import Rules
@@ -46,10 +46,15 @@ TAG_COLUMNS = {"tag": "Tag", "clients": "Clients"}
 
 MOST_IDS_SHOWN = 20
 """How many ids a command has that is shown to be pasted."""
+FIELD_COLUMNS = {"name": "Field", "type": "Type", "clients": "Clients"}
 
 FileFormat = Annotated[
     Literal["csv", "jsonl"] | None,
     typer.Option(help="File format (default: by the file's extension, otherwise csv).", show_default=False),
+]
+FieldValues = Annotated[
+    list[str] | None,
+    typer.Option("--field", metavar="KEY=VALUE", help="Set a field, such as city=Berlin (repeatable)."),
 ]
 AcceptUnusual = Annotated[
     bool,
@@ -72,6 +77,7 @@ def create(
     consent: Consent = None,
     consent_at: ConsentAt = None,
     consent_proof: ConsentProof = None,
+    field: FieldValues = None,
     accept_unusual: AcceptUnusual = False,
     json: Json = False,
 ) -> None:
@@ -88,9 +94,10 @@ def create(
         comment=comment,
         tags=tag or [],
         rules=rules,
+        fields=_parse_fields(field),
         consent=read_consent(context, consent, consent_at, consent_proof),
     )
-    context.out.record(created)
+    _show_client(context, vars(created))
     _warn_if_suppressed(context, created)
     _suggest_message(context)
 
@@ -138,7 +145,7 @@ def show(ctx: typer.Context, client: ClientName, json: Json = False) -> None:
     lists: dict[str, list[Any]] = {"suppressions": [*map(vars, found)], "consents": [*map(vars, given)]}
     if not context.out.json:
         lists = {"suppressions": [*map(suppressions.why, found)], "consents": [*map(consents.in_words, given)]}
-    context.out.record(vars(shown) | lists)
+    _show_client(context, vars(shown) | lists)
 
 
 @app.command(epilog="skychimp clients consents ada@example.org")
@@ -172,6 +179,37 @@ def tags(
     context.out.rows(rows, TAG_COLUMNS, empty=no_tags if search is None else "no matching tags")
 
 
+@app.command(epilog="skychimp clients fields\nskychimp clients fields zip --type text")
+def fields(
+    ctx: typer.Context,
+    field: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this field.", show_default=False)] = None,
+    new_type: Annotated[
+        Literal["text", "number", "boolean", "date"] | None,
+        typer.Option("--type", help="Change the type of the field."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the fields of your clients, with their types and the number of clients with a value.
+
+    With --type, change the type of a field. It is refused if a value does not fit.
+    """
+    from skychimp.models import FieldType
+    from skychimp.services.clients import fields as client_fields
+
+    context = get_context(ctx, json)
+    if field is None:
+        if new_type is not None:
+            raise InvalidValue(
+                "--type needs the name of a field", run_hint("clients", "fields", "NAME", "--type", new_type)
+            )
+        no_fields = f"no fields yet; {run_hint('clients', 'update', 'CLIENT', '--field', 'KEY=VALUE')}"
+        context.out.rows(client_fields.list_fields(context.store, context.actor), FIELD_COLUMNS, empty=no_fields)
+    elif new_type is None:
+        context.out.record(client_fields.show(context.store, context.actor, field))
+    else:
+        context.out.record(client_fields.change_type(context.store, context.actor, field, FieldType(new_type)))
+
+
 @app.command(
     epilog="skychimp clients update 7 --name 'Ada King'\nskychimp clients update 7 8 ada@example.org --add-tag vip\n"
     "skychimp clients update --where \"created_at < '-365d'\" --add-tag old --yes"
@@ -195,6 +233,10 @@ def update(
     add_tag: Annotated[list[str] | None, typer.Option(help="Add a tag (repeatable).", metavar="TAG")] = None,
     remove_tag: Annotated[list[str] | None, typer.Option(help="Remove a tag (repeatable).", metavar="TAG")] = None,
     no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Set a field (repeatable). KEY= without a value removes the value."),
+    ] = None,
     good: Annotated[bool, typer.Option("--good", "--clear-bad", help="Mark the address as good again.")] = False,
     consent: Consent = None,
     consent_at: ConsentAt = None,
@@ -205,8 +247,8 @@ def update(
 ) -> None:
     """Change a client. A new address counts as good, and has no consent of the old one.
 
-    With several clients, change the tags of all of them, record a consent, or mark their addresses as good. So do
-    --where and --segment. A consent is added to those recorded before.
+    With several clients, change the tags and fields of all of them, record a consent, or mark their addresses as good.
+    So do --where and --segment. A consent is added to those recorded before.
     """
     from skychimp.services.clients import clients
 
@@ -224,23 +266,19 @@ def update(
     if len(client) != 1 and (email is not None or name is not None or comment is not None):
         raise InvalidValue("--email, --name and --comment change one client", "name only one client")
     warn_of_unknown_tags(context, remove_tag or [])
-    new_tags = [] if no_tags else tag
-    given = read_consent(context, consent, consent_at, consent_proof)
+    values: _NewValues = {
+        "tags": [] if no_tags else tag,
+        "add_tags": add_tag or [],
+        "remove_tags": remove_tag or [],
+        "fields": _parse_fields(field),
+        "good": good,
+        "consent": read_consent(context, consent, consent_at, consent_proof),
+    }
     if selection is not None:
-        _change_selected(context, selection, new_tags, add_tag or [], remove_tag or [], given, good=good, yes=yes)
+        _change_selected(context, selection, values, yes=yes)
         return
     if len(client) > 1:
-        changes = clients.change_several(
-            context.store,
-            context.actor,
-            client,
-            tags=new_tags,
-            add_tags=add_tag or [],
-            remove_tags=remove_tag or [],
-            good=good,
-            consent=given,
-        )
-        _show_changes(context, changes)
+        _show_changes(context, clients.change_several(context.store, context.actor, client, **values))
         return
     changed = clients.change(
         context.store,
@@ -249,14 +287,10 @@ def update(
         email=email,
         name=name,
         comment=comment,
-        tags=new_tags,
-        add_tags=add_tag or [],
-        remove_tags=remove_tag or [],
-        good=good,
         rules=_address_rules(context, accept_unusual),
-        consent=given,
+        **values,
     )
-    context.out.record(changed)
+    _show_client(context, vars(changed))
     if good or email is not None:
         _warn_if_suppressed(context, changed)
 
@@ -272,7 +306,7 @@ def delete(ctx: typer.Context, client: ClientName, yes: Yes = False, json: Json 
     context = get_context(ctx, json)
     target = clients.show(context.store, context.actor, client)
     context.confirm(f"delete client {target.id} ({target.email})", yes=yes)
-    context.out.record(clients.remove(context.store, context.actor, str(target.id)))
+    _show_client(context, vars(clients.remove(context.store, context.actor, str(target.id))))
     if not target.suppressed:
         how = shell.command("suppressions", "add", *shell.arguments(target.email))
         context.out.note(f"an import can bring this client back; to send it nothing more: {how}")
@@ -318,8 +352,8 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="COLUMN=FIELD",
-            help="Read a column as email, name, first_name, last_name, comment, tags, consent_at, consent or"
-            " consent_proof (repeatable).",
+            help="Read a column as email, name, first_name, last_name, comment, tags, fields.NAME, consent_at, consent"
+            " or consent_proof (repeatable).",
         ),
     ] = None,
     ignore_column: Annotated[
@@ -341,6 +375,7 @@ def import_(
 ) -> None:
     """Import clients from a file with the columns email, name, comment and tags.
 
+    Other columns become fields of the clients. See "skychimp help fields".
     Invalid rows are listed with their line number. All other rows are imported.
 
     Columns of other mailing tools and address books are recognised. See "skychimp help imports".
@@ -366,6 +401,7 @@ def import_(
                 actor,
                 parsed.rows,
                 update_columns=parsed.columns if update else (),
+                fields=parsed.fields,
                 tags=tags,
                 rules=_address_rules(context, accept_unusual),
                 consent=given,
@@ -405,61 +441,63 @@ def export(
     module = _format_module(format, file)
     warn_of_unknown_tags(context, [] if tag is None else [tag])
     selection = _selection(context, where, segment)
-    with_consents = clients.has_consents(context.store, context.actor, tag, selection)
-    rows = clients.export(context.store, context.actor, tag, selection)
+    exported = clients.export(context.store, context.actor, tag, selection)
     if file == "-":
-        module.write(sys.stdout, rows, with_consents=with_consents)
+        module.write(sys.stdout, exported)
         return
     with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
         total = clients.count(context.store, context.actor, tag, selection)
-        number = module.write(opened, _with_progress(rows, total, report_progress), with_consents=with_consents)
+        rows = _with_progress(exported.clients, total, report_progress)
+        number = module.write(opened, exported._replace(clients=rows))
     context.out.record({"clients": number, "file": file})
 
 
 def _show_changes(context: Context, changes: Sequence["Change"]) -> None:
-    """Show clients that were changed together, how many of them have other tags now, and how to take that back."""
-    context.out.rows([change.new for change in changes], COLUMNS)
+    """Show clients that were changed together, how many have other tags or fields now, and how to take that back."""
     from skychimp.services.clients.clients import tag_change
 
+    context.out.rows([change.new for change in changes], COLUMNS)
     by_undo: dict[tuple[str, ...], list[int]] = {}
     for change in changes:
-        if undo := _undo(tag_change(change)):
+        undo = _undo(tag_change(change))
+        undo += tuple(chain.from_iterable(("--field", text) for text in _old_fields(change)))
+        if undo:
             by_undo.setdefault(undo, []).append(change.new.id)
     number = sum(map(len, by_undo.values()))
-    context.out.note(f"{count_of(number, 'client')} of {len(changes):,} got other tags")
+    what = "tags or fields" if any(old.fields != new.fields for old, new in changes) else "tags"
+    context.out.note(f"{count_of(number, 'client')} of {len(changes):,} got other {what}")
     for options, ids in by_undo.items():
         context.out.note(f"to take it back: {shell.command('clients', 'update', *ids, *options)}")
 
 
-def _change_selected(
-    context: Context,
-    selection: "Selection",
-    tags: list[str] | None,
-    add_tags: list[str],
-    remove_tags: list[str],
-    consent: "GivenConsent | None",
-    *,
-    good: bool,
-    yes: bool,
-) -> None:
+class _NewValues(TypedDict):
+    """What to change of one or several clients."""
+
+    tags: list[str] | None
+    add_tags: list[str]
+    remove_tags: list[str]
+    fields: dict[str, str]
+    good: bool
+    consent: "GivenConsent | None"
+
+
+def _change_selected(context: Context, selection: "Selection", values: _NewValues, *, yes: bool) -> None:
     """Change the clients of a query or segment, after asking, and tell how to take that back."""
     from skychimp.services.clients import clients
 
     number = clients.count(context.store, context.actor, None, selection)
-    if tags is None and not (add_tags or remove_tags or good or consent):
-        raise InvalidValue("nothing to change", "use --tag, --add-tag, --remove-tag, --no-tags, --consent or --good")
+    if not any(values.values()) and values["tags"] is None:
+        options = "--tag, --add-tag, --remove-tag, --no-tags, --field, --consent or --good"
+        raise InvalidValue("nothing to change", f"use {options}")
     if number:
-        context.confirm(f"change {count_of(number, 'client')}", yes=yes)
+        warning = " (the old values of the fields are lost)" if values["fields"] else ""
+        context.confirm(f"change {count_of(number, 'client')}{warning}", yes=yes)
     with context.out.progress("changing", number, delay_s=1) as report_progress:
         result = clients.change_selected(
             context.store,
             context.actor,
             selection,
-            tags=tags,
-            add_tags=add_tags,
-            remove_tags=remove_tags,
-            good=good,
-            consent=consent,
+            **values,
             on_batch=lambda done: report_progress(done, "clients", number),
         )
     changed = sum(map(len, result.changed.values()))
@@ -501,6 +539,43 @@ def _selection(context: Context, where: str | None, segment: str | None) -> "Sel
     from skychimp.services.clients.selection import Selection
 
     return Selection(where, segment, context.settings.mail.read_timezone())
+
+
+def _old_fields(change: "Change") -> list[str]:
+    """Return the fields that have changed as KEY=VALUE with the old values."""
+    from skychimp.fields import format_value
+
+    old, new = change.old.fields, change.new.fields
+    names = sorted({name for name, _ in old.items() ^ new.items()})
+    return [f"{name}={format_value(old.get(name, ''))}" for name in names]
+
+
+def _show_client(context: Context, client: dict[str, Any]) -> None:
+    """Show a client. Without JSON, each field has a line of its own, such as `fields.city`."""
+    if context.out.json:
+        context.out.record(client)
+        return
+    from skychimp.fields import format_value
+
+    lines: dict[str, Any] = {}
+    for name, value in client.items():
+        lines |= (
+            {f"fields.{key}": format_value(each) for key, each in value.items()} if name == "fields" else {name: value}
+        )
+    context.out.record(lines)
+
+
+def _parse_fields(given: list[str] | None) -> dict[str, str]:
+    """Return the texts of fields by their names. Raises InvalidValue for what is not KEY=VALUE."""
+    fields: dict[str, str] = {}
+    for text in given or []:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise InvalidValue(f"{shortened(text)} is not KEY=VALUE", "use for example --field city=Berlin")
+        if key in fields:
+            raise InvalidValue(f"the field {shortened(key)} is given twice", "name each field once")
+        fields[key] = value
+    return fields
 
 
 def _address_rules(context: Context, accept_unusual: bool) -> "Rules":

@@ -4,19 +4,23 @@ What is the same for all clients is encoded once. Composing an email again gives
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from skychimp import addresses, markdown
 from skychimp.delivery.composing import mime
 from skychimp.errors import InvalidValue
+from skychimp.fields import MAX_VALUE_LENGTH, Field, FieldValue, find_field, unknown_field
 from skychimp.models import Format
 from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, MAX_TAG_LENGTH, MAX_TAGS, folded
 
 if TYPE_CHECKING:
+    from skychimp.delivery.composing.field_uses import FieldUse
+    from skychimp.delivery.composing.field_values import FieldValues
     from skychimp.delivery.composing.prepared_body import BodyPart, PreparedBody
 
 MAX_SUBJECT_LENGTH = 1_000
@@ -44,6 +48,8 @@ class Recipient(NamedTuple):
     name: str
     comment: str
     tags: Sequence[str]
+    fields: "Mapping[str, FieldValue] | FieldValues" = MappingProxyType({})
+    """The custom fields that the message uses, by name."""
 
 
 class _Tags(tuple[str, ...]):
@@ -96,14 +102,26 @@ class Composer:
         self._text = TextTemplate(content.body, "body", self._values)
         html = conversions.html_from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
         self._html = None if html is None else TextTemplate(html, "HTML", self._values, html=True)
+        self._templates = [each for each in (self._subject, self._text, self._html) if each is not None]
         seed = repr((content, date.timestamp(), mailing_id)).encode()
         self._boundary = b"=_" + hashlib.blake2b(seed, digest_size=16).hexdigest().encode()
         self._from = b"From: " + mime.sender_header(sender) + b"\r\nTo: "
         self._date, self._date_header = date, _date_header(date)
+        self._uses_fields = any(template.fields for template in self._templates)
         self._constant_subject = self._encode_subject() if self._subject.is_constant else None
         has_constant_body = self._text.is_constant and (self._html is None or self._html.is_constant)
         self._constant_body = self._encode_body() if has_constant_body else None
         self._prepared_body = None if has_constant_body else self._prepare_body()
+
+    @property
+    def fields(self) -> "Mapping[str, FieldUse]":
+        """The custom fields that the content uses, by their folded names."""
+        return {key: use for template in reversed(self._templates) for key, use in template.fields.items()}
+
+    @property
+    def required_fields(self) -> Collection[str]:
+        """The folded names of the custom fields of which each client must have a value, as there is no default."""
+        return frozenset().union(*(template.required_fields for template in self._templates))
 
     def compose(self, to: Recipient, message_id: str, date: datetime | None = None) -> ComposedEmail:
         """Return the email to one client, with this date, or with that of the composer.
@@ -114,7 +132,7 @@ class Composer:
             self._date, self._date_header = date, _date_header(date)
         if len(to.comment) > MAX_COMMENT_LENGTH or len(to.name) > MAX_NAME_LENGTH:  # a damaged store
             raise InvalidValue("the client's name or comment is too long")
-        self._values["client"] = to._replace(tags=_Tags(to.tags))
+        to = self._show(to)
         body = self._prepared_body
         prepared = None if body is None else body.fill(to)
         try:
@@ -136,9 +154,20 @@ class Composer:
 
     def render(self, to: Recipient) -> tuple[str, str, str | None]:
         """Return subject, text and HTML (or None) as one client reads them. Raises InvalidValue."""
-        self._values["client"] = to._replace(tags=_Tags(to.tags))
+        self._show(to)
         html = None if self._html is None else self._html.render()
         return mime.one_line(self._subject.render()), self._text.render(), html
+
+    def _show(self, to: Recipient) -> Recipient:
+        """Return a client as the templates see it from now on."""
+        if self._uses_fields:
+            from skychimp.delivery.composing.field_values import FieldValues
+
+            assert not isinstance(to.fields, FieldValues)
+            to = to._replace(fields=FieldValues(to.fields))
+        to = to._replace(tags=_Tags(to.tags))
+        self._values["client"] = to
+        return to
 
     def _encode_subject(self) -> bytes:
         return mime.header_value(mime.one_line(self._subject.render()))
@@ -163,13 +192,19 @@ class Composer:
     def _prepare_body(self) -> "PreparedBody | None":
         """Encode the body once for all clients, or return None if that is not possible."""
         from skychimp.delivery.composing import prepared_body
+        from skychimp.delivery.composing.field_uses import FIELD_PREFIX
+        from skychimp.delivery.composing.templates import TEXTS
 
         if not (self._text.has_only_gaps and (self._html is None or self._html.has_only_gaps)):
             return None
         mark = "x" + self._boundary[2:].decode()  # no text contains its own hash
-        self._values["client"] = Recipient(f"{mark}email", f"{mark}name", f"{mark}comment", ())
+        names = sorted(self._text.gaps | (self._html.gaps if self._html else set()))
+        marks = {name: prepared_body.gap_text(mark, number) for number, name in enumerate(names)}
+        email, name, comment = (marks.get(text, "") for text in TEXTS)
+        fields = {name.removeprefix(FIELD_PREFIX): text for name, text in marks.items()}
+        self._show(Recipient(email, name, comment, (), fields))
         try:
-            return prepared_body.prepare(self._body_parts(), mark)
+            return prepared_body.prepare(self._body_parts(), mark, names)
         except (InvalidValue, UnicodeEncodeError):
             return None
 
@@ -196,10 +231,37 @@ def require_sizes(content: MessageContent, *, extra: int = 0) -> None:
             raise InvalidValue(f"the {part} is larger than {(max_size + extra) // 1000:,} kB", "make it shorter")
 
 
-def check_content(content: MessageContent) -> None:
+def used_fields(content: MessageContent) -> Sequence[str]:
+    """Return the names of the custom fields that a message uses, as it writes them. An invalid message uses none."""
+    composer = _field_composer(content)
+    return [] if composer is None else [use.name for use in composer.fields.values()]
+
+
+def required_fields(content: MessageContent) -> Collection[str]:
+    """Return the folded names of the custom fields of which each client must have a value."""
+    composer = _field_composer(content)
+    return [] if composer is None else composer.required_fields
+
+
+def may_use_fields(content: MessageContent) -> bool:
+    """Return whether a message may use custom fields. It takes no time, unlike `used_fields`."""
+    return any("fields" in (part or "") for part in (content.subject, content.body, content.html))
+
+
+def with_samples(recipient: Recipient, fields: Collection[Field], text: str = "") -> Recipient:
+    """Return a client with a value of each of these fields: in text fields their names, unless a text is given."""
+    if not fields:
+        return recipient
+    from skychimp.delivery.composing.field_values import sample_values
+
+    return recipient._replace(fields=sample_values(fields, text))
+
+
+def check_content(content: MessageContent, fields: Collection[Field] = ()) -> None:
     """Raise InvalidValue if a message is too large or invalid, or cannot be composed for one of the sample clients.
 
-    The last of them have the longest name, comment and tags that a client can have.
+    The last of them have the longest name, comment, tags and fields that a client can have. `fields` are those that
+    there are.
     """
     if not content.subject.strip():
         raise InvalidValue("the subject is empty", "use --subject")
@@ -209,18 +271,41 @@ def check_content(content: MessageContent) -> None:
     if mime.one_line(content.subject) != content.subject.strip():
         raise InvalidValue("the subject contains a line break or a control character")
     composer = Composer(content, sender="check@localhost", date=_SAMPLE_TIME, mailing_id=1, due_at=_SAMPLE_TIME)
-    for recipient in _SAMPLE_RECIPIENTS:
+    used = _require_known(composer, fields)
+    required = [field for field in used if folded(field.name) in composer.required_fields]
+    for recipient, known in zip(_SAMPLE_RECIPIENTS, (used, required), strict=True):
         try:
-            composer.compose(recipient, "<check@localhost>")
+            composer.compose(with_samples(recipient, known), "<check@localhost>")
         except InvalidValue as error:
             hint = "use | default('...', true) for clients without a name or tags"
             raise InvalidValue(error.message, error.hint or hint) from None
-    for recipient in map(_largest_recipient, _COSTLY_CHARACTERS):
+    for character in _COSTLY_CHARACTERS:
         try:
-            composer.compose(recipient, "<check@localhost>")
+            largest = with_samples(_largest_recipient(character), used, character * MAX_VALUE_LENGTH)
+            composer.compose(largest, "<check@localhost>")
         except InvalidValue as error:
             hint = error.hint or "make it shorter, or use client.comment and client.tags less often"
             raise InvalidValue(f"{error.message}, for a client with a long comment and many tags", hint) from None
+
+
+def _field_composer(content: MessageContent) -> Composer | None:
+    if not may_use_fields(content):
+        return None
+    try:
+        return Composer(content, sender="check@localhost", date=_SAMPLE_TIME, mailing_id=1, due_at=_SAMPLE_TIME)
+    except InvalidValue:
+        return None
+
+
+def _require_known(composer: Composer, known: Collection[Field]) -> list[Field]:
+    """Return the fields that a message uses. Raises InvalidValue if there is no such field."""
+    found = []
+    for use in composer.fields.values():
+        field = find_field(use.name, known)
+        if field is None:
+            raise unknown_field(use.name, known, f"line {use.line}: ")
+        found.append(field)
+    return found
 
 
 def _largest_recipient(character: str) -> Recipient:

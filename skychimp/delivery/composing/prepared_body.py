@@ -2,39 +2,42 @@
 
 import re
 from collections.abc import Sequence
-from operator import attrgetter
 
 from markupsafe import escape
 
 from skychimp.delivery.composing import mime
-from skychimp.delivery.composing.templates import TEXTS
+from skychimp.delivery.composing.templates import texts_reader
 
 BodyPart = tuple[bytes, str]
 """Bytes of a body, and the subtype of the text in it: plain, html, or "" if it is not a text."""
 
 
-def prepare(parts: Sequence[BodyPart], mark: str) -> "PreparedBody | None":
+def gap_text(mark: str, number: int) -> str:
+    """Return the text that stands in each gap of the client's text with this number, from 0."""
+    return f"{mark}x{number}x"
+
+
+def prepare(parts: Sequence[BodyPart], mark: str, names: Sequence[str]) -> "PreparedBody | None":
     """Return a body that can be filled in, or None if a value may change how a part is encoded.
 
-    The parts have the text `mark` and an attribute's name in each gap.
+    The parts have `gap_text` in each gap. `names` are those of the client's texts, by their numbers.
     """
-    gap = re.compile(rf"{mark}({'|'.join(TEXTS)})".encode())
+    gap = re.compile(rf"{mark}x(\d+)x".encode())
     # A text with the beginning of a boundary could be completed to a whole one.
     is_simple = all(mime.is_seven_bit(part) and b"=_" not in gap.sub(b"", part) for part, kind in parts if kind)
-    return PreparedBody(parts, gap) if is_simple else None
+    return PreparedBody(parts, gap, names) if is_simple else None
 
 
 class PreparedBody:
     """A body in the encoding 7bit, with gaps for a client's texts. Made by `prepare`."""
 
-    def __init__(self, parts: Sequence[BodyPart], gap: re.Pattern[bytes]) -> None:
+    def __init__(self, parts: Sequence[BodyPart], gap: re.Pattern[bytes], names: Sequence[str]) -> None:
         body = b"".join(part for part, _ in parts)
         self._pieces = [piece.decode() for piece in gap.split(body)]
-        gaps = [(kind == "html", name.decode()) for part, kind in parts for name in gap.findall(part)]
+        gaps = [(kind == "html", names[int(number)]) for part, kind in parts for number in gap.findall(part)]
         kinds = sorted(set(gaps))
         self._gaps = [kinds.index(each) for each in gaps]
-        # With the address once more, as attrgetter returns a tuple only for several names.
-        self._values_of = attrgetter(*(name for _, name in kinds), "email")
+        self._values_of = texts_reader([name for _, name in kinds])
         self._text_kinds = sum(not is_html for is_html, _ in kinds)
         constant = "".join(self._pieces[::2])
         self._constant_size = len(constant)

@@ -1,15 +1,17 @@
 """Render templates in a subset of Jinja2 that cannot run arbitrary code, loop forever or grow without limit; pure.
 
 The syntax tree of a template is checked before it is compiled. Allowed are output, attributes, comparisons, boolean
-logic, if/else, a `for` loop over `client.tags`, and the filters listed below. The work of rendering is limited (see
-work_budget). A client's data is never used as the source of a template, of Markdown or of HTML.
+logic, if/else, a `for` loop over `client.tags`, a client's custom fields (see field_uses), and the filters listed
+below. The work of rendering is limited (see work_budget). A client's data is never used as the source of a template, of
+Markdown or of HTML.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
+from operator import attrgetter
 from traceback import walk_tb
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +20,15 @@ from jinja2.lexer import Lexer
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import escape
 
+from skychimp.delivery.composing.field_uses import (
+    FIELD_PREFIX,
+    FieldLookups,
+    FieldUse,
+    field_key,
+    find_fields,
+    find_required,
+)
+from skychimp.delivery.composing.field_values import FieldValues, format_date
 from skychimp.delivery.composing.work_budget import (
     MAX_WORK,
     CountingContext,
@@ -28,7 +39,7 @@ from skychimp.delivery.composing.work_budget import (
 from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean
 
-ATTRIBUTES = {"client": ("email", "name", "comment", "tags"), "mailing": ("id",)}
+ATTRIBUTES = {"client": ("email", "name", "comment", "tags", "fields"), "mailing": ("id",)}
 TEXTS = ("email", "name", "comment")
 """The attributes of a client that are texts."""
 VARIABLES = (*ATTRIBUTES, "due_at")
@@ -95,7 +106,12 @@ class TextTemplate:
     def __init__(
         self, source: str, field: str, values: dict[str, Any], *, html: bool = False, max_length: int = MAX_LENGTH
     ) -> None:
-        self._template, kinds, self._segments = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT)
+        compiled = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT)
+        self._template, kinds, self._segments = compiled.template, compiled.kinds, compiled.segments
+        self.fields = compiled.fields
+        self.required_fields = compiled.required_fields
+        places = self._segments.places if self._segments else ()
+        self._places: list[tuple[int, Callable[[Any], str]]] = [(place, text_reader(name)) for place, name in places]
         self._values = values
         self.is_constant = {nodes.Output, nodes.TemplateData}.issuperset(kinds)
         self._may_be_long = nodes.For in kinds or len(kinds) > 2 * _PIECES_AT_ONCE
@@ -133,11 +149,16 @@ class TextTemplate:
         segments = self._segments
         return segments is not None and not (segments.places and segments.places[-1][0] == len(segments.texts) - 1)
 
+    @property
+    def gaps(self) -> set[str]:
+        """The names of the client's texts in between, such as `name` or `fields.city`."""
+        return {name for _, name in self._segments.places} if self._segments else set()
+
     def _filled_in(self, segments: "_Segments") -> list[str]:
         """Return the text with the client's values, without Jinja2, which takes several times as long."""
         pieces, client = segments.texts.copy(), self._values.get("client")
-        for place, attribute in segments.places:
-            value = getattr(client, attribute)
+        for place, read in self._places:
+            value = read(client)
             pieces[place] = str(escape(value)) if self._is_html else value
         return pieces
 
@@ -160,6 +181,22 @@ class TextTemplate:
             if frame.f_code is self._render.__code__:
                 return self._template.get_corresponding_lineno(line)
         return 1
+
+
+def text_reader(name: str) -> Callable[[Any], str]:
+    """Return what reads a text from a client: an attribute, or with FIELD_PREFIX a custom field."""
+    if not name.startswith(FIELD_PREFIX):
+        return cast("Callable[[Any], str]", attrgetter(name))
+    key = name.removeprefix(FIELD_PREFIX)
+    return lambda client: cast("str", client.fields.text(key))
+
+
+def texts_reader(names: Sequence[str]) -> Callable[[Any], Sequence[str]]:
+    """Return what reads texts as `text_reader` does, and then the address."""
+    if not any(name.startswith(FIELD_PREFIX) for name in names):
+        return attrgetter(*names, "email")  # with the address, as it returns a tuple only for several names
+    readers = list(map(text_reader, (*names, "email")))
+    return lambda client: [read(client) for read in readers]
 
 
 class Expression(NamedTuple):
@@ -191,7 +228,7 @@ def split_template(source: str) -> Iterator[str | Expression]:
 
 
 class _Segments(NamedTuple):
-    """A template that is nothing but text and a client's values. At each place belongs an attribute of the client."""
+    """A template that is nothing but text and a client's values. At each place belongs what has this name."""
 
     texts: list[str]
     places: list[tuple[int, str]]
@@ -204,6 +241,9 @@ def _segments(tree: nodes.Template) -> _Segments | None:
         for node in output.nodes if isinstance(output, nodes.Output) else (output,):
             if isinstance(node, nodes.TemplateData):
                 segments.texts.append(node.data)
+            elif (key := field_key(node)) is not None:
+                segments.places.append((len(segments.texts), FIELD_PREFIX + key))
+                segments.texts.append("")
             elif isinstance(node, nodes.Getattr) and node.attr in TEXTS:
                 segments.places.append((len(segments.texts), node.attr))
                 segments.texts.append("")
@@ -212,8 +252,22 @@ def _segments(tree: nodes.Template) -> _Segments | None:
     return segments
 
 
-def _compiled(source: str, field: str, environment: "_Environment") -> tuple[Template, list[type], _Segments | None]:
-    """Check and compile a template, and return it with the types of its nodes and its segments. Raises InvalidValue."""
+class _Compiled(NamedTuple):
+    """A template with the types of its nodes, its segments, and the custom fields in it.
+
+    `fields` has the names as they are written and their first lines, by their folded names. Those in `required_fields`
+    have no default.
+    """
+
+    template: Template
+    kinds: list[type]
+    segments: _Segments | None
+    fields: Mapping[str, FieldUse]
+    required_fields: frozenset[str]
+
+
+def _compiled(source: str, field: str, environment: "_Environment") -> _Compiled:
+    """Check and compile a template. Raises InvalidValue."""
     if len(source) > MAX_LENGTH:
         raise InvalidValue(f"the {field} is longer than {MAX_LENGTH:,} characters")
     if _SURROGATE.search(source):
@@ -228,9 +282,12 @@ def _compiled(source: str, field: str, environment: "_Environment") -> tuple[Tem
         kinds = list(map(type, tree.find_all(nodes.Node)))
         if len(kinds) > MAX_NODES:
             raise InvalidValue(f"the {field} has too many expressions")
-        segments = _segments(tree)
+        segments, fields = _segments(tree), find_fields(tree)
+        required = find_required(tree) if fields else frozenset()
+        if fields:
+            tree = FieldLookups().visit(tree)
         count_work(tree)
-        return environment.from_string(tree), kinds, segments
+        return _Compiled(environment.from_string(tree), kinds, segments, fields, required)
     except TemplateSyntaxError as error:
         raise InvalidValue(f"the {field}, line {error.lineno}: {_cut(error.message or '')}", _HINT) from None
     except (RecursionError, ValueError):  # thousands of parentheses, or integers of thousands of digits
@@ -244,6 +301,9 @@ def _has_too_many_tokens(source: str) -> bool:
         return False
     tokens = (kind for _, kind, _ in _ENVIRONMENT.lex(source) if kind not in _NO_TOKENS)
     return next(islice(tokens, MAX_TOKENS, None), None) is not None
+
+
+# Checks
 
 
 def _check(node: nodes.Node, loop_names: frozenset[str], depth: int) -> None:
@@ -277,6 +337,10 @@ def _check_name(node: nodes.Name, loop_names: frozenset[str]) -> None:
 
 
 def _check_attribute(node: nodes.Getattr) -> None:
+    if field_key(node) is not None:
+        return
+    if isinstance(node.node, nodes.Name) and (node.node.name, node.attr) == ("client", "fields"):
+        raise _syntax_error(node, "client.fields needs the name of a field, such as client.fields.city")
     owner = node.node.name if isinstance(node.node, nodes.Name) else ""
     attributes = ATTRIBUTES.get(owner, ())
     if node.attr not in attributes:
@@ -290,8 +354,8 @@ def _check_filter(node: nodes.Filter) -> None:
         raise _syntax_error(node, f"filter arguments must be constants of at most {MAX_ARGUMENT_LENGTH} characters")
     if node.name == "join" and not _is_tags(node.node):
         raise _syntax_error(node, "join must be used with client.tags")
-    if node.name == "date" and not (isinstance(node.node, nodes.Name) and node.node.name == "due_at"):
-        raise _syntax_error(node, "date must be used with due_at")
+    if node.name == "date" and not _is_date(node.node):
+        raise _syntax_error(node, "date must be used with due_at or a field such as client.fields.birthday")
     if node.name == "date" and not (len(node.args) == 1 and _is_date_format(node.args[0])):
         raise _syntax_error(
             node, "date needs a format such as '%d.%m.%Y %H:%M' (also %-d %-m %y %j %a %A %b %B %I %p %Z)"
@@ -317,7 +381,14 @@ def _is_date_format(node: nodes.Expr) -> bool:
 
 
 def _is_tags(node: nodes.Node | None) -> bool:
-    return isinstance(node, nodes.Getattr) and node.attr == "tags"
+    return isinstance(node, nodes.Getattr) and node.attr == "tags" and field_key(node) is None
+
+
+def _is_date(node: nodes.Node | None) -> bool:
+    """Return whether a node can be a date: the due time, or a field, also with a default."""
+    if isinstance(node, nodes.Filter) and node.name == "default":
+        node = node.node
+    return (isinstance(node, nodes.Name) and node.name == "due_at") or field_key(node) is not None
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
@@ -357,11 +428,14 @@ class _Environment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: object, attribute: str) -> object:
         return getattr(obj, attribute) if attribute in _READABLE else super().getattr(obj, attribute)
 
+    def getitem(self, obj: object, argument: Any) -> object:
+        return obj.value(argument) if isinstance(obj, FieldValues) else super().getitem(obj, argument)
+
 
 @pass_context
-def _date(context: CountingContext, due_at: DueAt, date_format: str) -> str:
+def _date(context: CountingContext, value: object, date_format: str) -> object:
     context.charge(_DATE_WORK)
-    return due_at.date(date_format)
+    return value.date(date_format) if isinstance(value, DueAt) else format_date(value, date_format)
 
 
 def _joined(value: object) -> object:

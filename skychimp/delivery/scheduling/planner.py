@@ -11,8 +11,10 @@ from sqlalchemy import Connection, Row, Select, and_, func, select, true, update
 from skychimp.delivery.composing import digest
 from skychimp.delivery.scheduling import recurrence
 from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
+from skychimp.fields import dump_names
 from skychimp.models import CatchUp, Every, Format, Mailing, MailingStatus, Message, Occurrence, OccurrenceState
 from skychimp.store import holds
+from skychimp.store.clients import fields
 from skychimp.store.conditions import is_sendable
 from skychimp.store.occurrences import digest_posts, opening, progress, sweeping
 from skychimp.store.occurrences.progress import NOTHING_READ, Progress, UnfinishedOccurrence
@@ -246,7 +248,7 @@ def _open_occurrence(db: Connection, mailing: DueMailing, values: dict[str, Any]
     """Open an occurrence, unless it exists already, or is a digest without a new post."""
     if mailing.digest:
         return _open_digest(db, mailing, values, blog_url)
-    if opening.create_occurrence(db, values | mailing.content()._asdict()) is None:
+    if opening.create_occurrence(db, values | _content_values(db, mailing, mailing.content())) is None:
         return Opened()
     return Opened(1, sweeping.replace_unsent(db, mailing.replaces, values["opened_at"]))
 
@@ -259,13 +261,23 @@ def _open_digest(db: Connection, mailing: DueMailing, values: dict[str, Any], bl
     posts = digest_posts.find_new_posts(db, mailing.id, since, now)
     if posts:
         summaries = [digest.summarize_post(post.title, post.content, post.slug, blog_url) for post in posts]
-        values = values | digest.insert_posts(mailing.content(), summaries)._asdict()
+        values = values | _content_values(db, mailing, digest.insert_posts(mailing.content(), summaries))
     else:
         values = values | _unsent_values(OccurrenceState.SKIPPED, now)
     occurrence_id = opening.create_occurrence(db, values)
     if occurrence_id is not None:
         digest_posts.record_posts(db, mailing.id, occurrence_id, [post.id for post in posts], since)
     return Opened(occurrence_id is not None and bool(posts), replaced)
+
+
+def _content_values(db: Connection, mailing: DueMailing, content: "MessageContent") -> dict[str, Any]:
+    """Return the columns of an occurrence's content, with the custom fields that it uses."""
+    from skychimp.delivery.composing import compose
+
+    values = content._asdict()
+    if names := compose.used_fields(content):
+        values["fields"] = dump_names(fields.names_of(db, mailing.owner_id, names))
+    return values
 
 
 def _digest_start(db: Connection, mailing: DueMailing) -> datetime:

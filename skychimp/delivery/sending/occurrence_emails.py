@@ -14,6 +14,7 @@ from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending import replies
 from skychimp.delivery.sending.retry_policy import RetryPolicy, has_too_many_failures
 from skychimp.errors import InvalidValue
+from skychimp.fields import parse_fields
 from skychimp.models import Content, Occurrence
 from skychimp.store.database import Store
 from skychimp.store.ledger import ResultCounts
@@ -93,6 +94,8 @@ class OccurrenceEmails:
             raise InvalidValue(content.error)
         try:
             recipient = Recipient(claimed.address, claimed.name, claimed.comment, _parse_tags(claimed.tags))
+            if claimed.fields is not None:
+                recipient = recipient._replace(fields=parse_fields(claimed.fields))
             message_id = compose.message_id(secret, claimed.id, content.return_path.rpartition("@")[2])
             composed = content.composer.compose(recipient, message_id, claimed.date)
             return OutgoingEmail(content.return_path, claimed.address, *composed)

@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +15,20 @@ from sqlmodel import Session
 from skychimp import addresses
 from skychimp.addresses import USUAL, Address, Rules
 from skychimp.errors import Conflict, InvalidValue
-from skychimp.models import Client, ClientTag, ConsentSource, Delivery, Mailing, Occurrence
+from skychimp.fields import (
+    Field,
+    FieldValue,
+    TypeFinder,
+    checked_name,
+    dump_fields,
+    find_field,
+    format_value,
+    parse_fields,
+    parse_value,
+    type_of_text,
+    unknown_field,
+)
+from skychimp.models import Client, ClientTag, ConsentSource, Delivery, FieldType, Mailing, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.clients import consents
@@ -24,6 +37,7 @@ from skychimp.services.listing import ListOptions, apply, in_scope, matches_id_o
 from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
 from skychimp.store.clients import consents as store_consents
+from skychimp.store.clients import fields as store_fields
 from skychimp.store.clients import suppressions
 from skychimp.store.clients import tags as store_tags
 from skychimp.store.clients.client_import import NewClient
@@ -67,6 +81,8 @@ class ClientInfo:
     name: str
     comment: str
     tags: list[str]
+    fields: dict[str, FieldValue]
+    """The values of the custom fields, by name. A date is a string such as "2026-12-01"."""
     created_at: datetime
     bad_at: datetime | None
     bad_reason: str | None
@@ -83,7 +99,23 @@ class ExportedClient(NamedTuple):
     name: str
     comment: str
     tags: list[str]
+    fields: Mapping[str, FieldValue]
     consent: GivenConsent | None = None
+
+
+class ExportedField(NamedTuple):
+    """A field that an exported client has. `is_evident` says whether an import finds the type by the values."""
+
+    field: Field
+    is_evident: bool
+
+
+class Export(NamedTuple):
+    """Clients for a file, which are read one by one, the fields that they have, and whether any has a consent."""
+
+    fields: Sequence[ExportedField]
+    has_consents: bool
+    clients: Iterator[ExportedClient]
 
 
 class Change(NamedTuple):
@@ -125,6 +157,7 @@ class _Values:
     tags: Sequence[str] | None = None
     add_tags: Sequence[str] = ()
     remove_tags: Sequence[str] = ()
+    fields: Mapping[str, str] | None = None
     good: bool = False
     rules: Rules = USUAL
     consent: GivenConsent | None = None
@@ -138,16 +171,20 @@ def create(
     name: str = "",
     comment: str = "",
     tags: Sequence[str] = (),
+    fields: Mapping[str, str] | None = None,
     rules: Rules = USUAL,
     consent: GivenConsent | None = None,
 ) -> ClientInfo:
-    """Create a client. A consent that was recorded of the address before counts again.
+    """Create a client. `fields` has the texts of custom fields by their names.
 
-    Raises InvalidValue, and Conflict if the actor has a client with this address."""
+    A field that the actor's clients do not have yet gets the type that the text looks like. A consent that was recorded
+    of the address before counts again. Raises InvalidValue, and Conflict if the actor has a client with this address.
+    """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
     client = validate_client(email, name, comment, tags, rules)
     with store.write() as db:
-        row = {**_columns(client), "owner_id": actor.user_id, "created_at": store.now()}
+        values = {name: value for name, value in _parse_given(db, actor, fields).items() if value is not None}
+        row = {**_columns(client), "owner_id": actor.user_id, "created_at": store.now(), "fields": dump_fields(values)}
         try:
             client_id = db.execute(insert(_C).values(row).returning(_C.c.id)).scalar_one()
         except IntegrityError:
@@ -189,21 +226,17 @@ def list_clients(
         yield from map(_client_info, page)
 
 
-def export(
-    store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None
-) -> Iterator[ExportedClient]:
-    """Yield the actor's clients for a file, after recording that in the audit trail.
+def export(store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None) -> Export:
+    """Return the actor's clients for a file, after recording that in the audit trail.
 
     Raises InvalidValue, and NotFound for an unknown segment.
     """
     detail = count_of(count(store, actor, tag, selection), "client")
     audit.record_if_possible(store, actor, "export", "client", None, detail)
-    rows = select(*_EXPORTED)
-    for page in paging.read_pages(store, rows, rows.where(_is_listed(store, actor, tag, selection)).order_by(_C.c.id)):
-        agreed = [row.email for row in page if row.consent_at is not None]
-        newest = consents.newest_of(store, actor, agreed) if agreed else {}
-        for row in page:
-            yield _exported_client(row, newest.get(row.email))
+    is_listed = _is_listed(store, actor, tag, selection)
+    with store.read() as db:
+        has_consents = bool(db.scalar(select(exists().where(is_listed, _C.c.consent_at.is_not(None)))))
+    return Export(_exported_fields(store, actor, is_listed), has_consents, _exported_clients(store, actor, is_listed))
 
 
 def count(store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None) -> int:
@@ -214,13 +247,6 @@ def count(store: Store, actor: Actor, tag: str | None = None, selection: "Select
     counted = select(func.count(_C.c.id)).where(_is_listed(store, actor, tag, selection))
     with store.read() as db:
         return db.scalar(counted) or 0
-
-
-def has_consents(store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None) -> bool:
-    """Return whether a client that `export` yields has a consent. Raises InvalidValue."""
-    found = exists().where(_is_listed(store, actor, tag, selection), _C.c.consent_at.is_not(None))
-    with store.read() as db:
-        return bool(db.scalar(select(found)))
 
 
 def list_tags(store: Store, actor: Actor, options: ListOptions) -> Iterator[TagCount]:
@@ -246,17 +272,19 @@ def change(
     tags: Sequence[str] | None = None,
     add_tags: Sequence[str] = (),
     remove_tags: Sequence[str] = (),
+    fields: Mapping[str, str] | None = None,
     good: bool = False,
     rules: Rules = USUAL,
     consent: GivenConsent | None = None,
 ) -> ClientInfo:
-    """Change the values that are given. `tags` replaces all tags. A consent is added to those recorded before.
+    """Change the values that are given. `tags` replaces all tags. An empty text in `fields` removes the value.
 
-    A new address, or `good`, clears the mark of a bad address. Emails that wait go to the new address. The
-    consent of the old address does not count for a new one. Raises NotFound, Conflict, InvalidValue.
+    A consent is added to those recorded before. A new address, or `good`, clears the mark of a bad address. Emails that
+    wait go to the new address, for which a consent of the old one does not count. Raises NotFound, Conflict,
+    InvalidValue.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
-    values = _Values(email, name, comment, tags, add_tags, remove_tags, good, rules, consent)
+    values = _Values(email, name, comment, tags, add_tags, remove_tags, fields, good, rules, consent)
     with store.write() as db:
         return _change(db, actor, scope, _get(db, actor, scope, client), values, store.now())
 
@@ -269,15 +297,16 @@ def change_several(
     tags: Sequence[str] | None = None,
     add_tags: Sequence[str] = (),
     remove_tags: Sequence[str] = (),
+    fields: Mapping[str, str] | None = None,
     good: bool = False,
     consent: GivenConsent | None = None,
 ) -> list[Change]:
     """Change all of these clients, named by ids or email addresses, or none. `tags` replaces all tags.
 
-    Raises NotFound, InvalidValue.
+    An empty text in `fields` removes the value. Raises NotFound, InvalidValue.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
-    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good, consent=consent)
+    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, fields=fields, good=good, consent=consent)
     with store.write() as db:
         found = {old.id: old for old in (_get(db, actor, scope, name) for name in names)}
         return [Change(old, _change(db, actor, scope, old, values, store.now())) for old in found.values()]
@@ -291,17 +320,18 @@ def change_selected(
     tags: Sequence[str] | None = None,
     add_tags: Sequence[str] = (),
     remove_tags: Sequence[str] = (),
+    fields: Mapping[str, str] | None = None,
     good: bool = False,
     consent: GivenConsent | None = None,
     on_batch: Callable[[int], None] = lambda number: None,
 ) -> SelectedChange:
     """Change all clients that are selected now, in batches. `tags` replaces all tags.
 
-    If it is stopped meanwhile, some are changed; calling it again changes the others. `on_batch` is called with the
-    number of clients that are done. Raises InvalidValue and NotFound.
+    An empty text in `fields` removes the value. If it is stopped meanwhile, some are changed; calling it again changes
+    the others. `on_batch` is called with the number of clients that are done. Raises InvalidValue and NotFound.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
-    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, good=good, consent=consent)
+    values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, fields=fields, good=good, consent=consent)
     now = store.now()
     is_listed = _is_listed(store, actor, None, selection)
     with store.read() as db:
@@ -366,6 +396,9 @@ def _change(db: Session, actor: Actor, scope: Scope, old: ClientInfo, values: _V
         values.rules if values.email is not None else addresses.STORED,
     )
     columns = _columns(new)
+    if values.fields:
+        changed = old.fields | _parse_given(db, actor, values.fields)
+        columns["fields"] = dump_fields({name: value for name, value in changed.items() if value is not None})
     if values.good or new.address_key != _key(old):
         columns |= {"bad_at": None, "bad_reason": None}
     if new.address_key != _key(old):
@@ -404,7 +437,27 @@ def _key(client: ClientInfo) -> str:
 
 
 def _columns(client: NewClient) -> dict[str, Any]:
-    return {name: value for name, value in client._asdict().items() if name != "tags"}
+    return {name: value for name, value in client._asdict().items() if name not in ("tags", "fields")}
+
+
+def _parse_given(db: Session, actor: Actor, given: Mapping[str, str] | None) -> dict[str, FieldValue | None]:
+    """Return the values of texts by the names of the fields, which are added if they are new. None is no value.
+
+    Raises InvalidValue, also for an empty text of a field that there is not.
+    """
+    if not given:
+        return {}
+    names = {checked_name(name): text.strip() for name, text in given.items()}
+    known = list(store_fields.known_fields(db.connection(), actor.user_id).values())
+    for name, text in names.items():
+        if not text and find_field(name, known) is None:
+            raise unknown_field(name, known)
+    fields = [Field(name, type_of_text(text)) for name, text in names.items()]
+    registered = store_fields.register(db.connection(), actor.user_id, fields)
+    if len(registered) < len(names):
+        raise InvalidValue("a field is given twice", "name each field once")
+    texts = zip(registered, names.values(), strict=True)
+    return {field.name: parse_value(text, field.type, field.name) for field, text in texts}
 
 
 def _changed_tags(tags: Sequence[str], added: Sequence[str], removed: Sequence[str]) -> list[str]:
@@ -440,9 +493,9 @@ def _update_hint(client: NewClient) -> str:
     return run_hint("clients", "update", *options, *arguments(client.email)) if options else ""
 
 
-_EXPORTED = (_C.c.id, _C.c.email, _C.c.name, _C.c.comment, store_tags.client_tags().label("tags"), _C.c.consent_at)
+_EXPORTED = (_C.c.id, _C.c.email, _C.c.name, _C.c.comment, store_tags.client_tags().label("tags"), _C.c.fields)
 _SUPPRESSED = suppressions.reason(_C.c.address_key, _C.c.owner_id, literal("")).label("suppressed")
-_COLUMNS = (*_EXPORTED[:-1], _C.c.created_at, _C.c.bad_at, _C.c.bad_reason, _SUPPRESSED, _C.c.consent_at)
+_COLUMNS = (*_EXPORTED, _C.c.created_at, _C.c.bad_at, _C.c.bad_reason, _SUPPRESSED, _C.c.consent_at)
 
 
 def _is_listed(
@@ -474,14 +527,43 @@ def _get(db: Session, actor: Actor, scope: Scope, client: str) -> ClientInfo:
 
 
 def _client_info(row: Sequence[Any]) -> ClientInfo:
-    client_id, email, name, comment, tags, *others = row  # not by name: that is slow in a long list
-    return ClientInfo(client_id, email, name, comment, _parse_tags(tags), *others)
+    client_id, email, name, comment, tags, fields, *others = row  # not by name: that is slow in a long list
+    return ClientInfo(client_id, email, name, comment, _parse_tags(tags), parse_fields(fields), *others)
 
 
 def _exported_client(row: Sequence[Any], consent: RecordedConsent | None) -> ExportedClient:
-    _, email, name, comment, tags, _ = row
+    _, email, name, comment, tags, fields, _ = row
     given = None if consent is None else GivenConsent(consent.wording, consent.at, consent.proof)
-    return ExportedClient(email, name, comment, _parse_tags(tags), given)
+    return ExportedClient(email, name, comment, _parse_tags(tags), parse_fields(fields), given)
+
+
+def _exported_clients(store: Store, actor: Actor, is_listed: ColumnElement[bool]) -> Iterator[ExportedClient]:
+    rows = select(*_EXPORTED, _C.c.consent_at)
+    for page in paging.read_pages(store, rows, rows.where(is_listed).order_by(_C.c.id)):
+        agreed = [row.email for row in page if row.consent_at is not None]
+        newest = consents.newest_of(store, actor, agreed) if agreed else {}
+        for row in page:
+            yield _exported_client(row, newest.get(row.email))
+
+
+def _exported_fields(store: Store, actor: Actor, is_listed: ColumnElement[bool]) -> list[ExportedField]:
+    """Return the fields of which one of the listed clients has a value. Reads clients until all is known of them."""
+    with store.read() as db:
+        known = {field.name: field for field in store_fields.known_fields(db.connection(), actor.user_id).values()}
+    finders = {name: TypeFinder() for name in known}
+    open_names = set(known)
+    rows = select(_C.c.id, _C.c.fields)
+    pages = paging.read_pages(store, rows, rows.where(is_listed, _C.c.fields != "{}").order_by(_C.c.id))
+    for page in pages if known else ():
+        for values in (parse_fields(row.fields) for row in page):
+            for name in open_names & values.keys():
+                finders[name].add_text(format_value(values[name]))
+        # Values of any other type than text look like this type, so one is enough.
+        open_names -= {name for name in open_names if finders[name].type in (known[name].type, FieldType.TEXT)}
+        if not open_names:
+            break
+    used = ((field, finders[name].type) for name, field in known.items())
+    return [ExportedField(field, found == field.type) for field, found in used if found is not None]
 
 
 def _parse_tags(tags: str) -> list[str]:

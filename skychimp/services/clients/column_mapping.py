@@ -3,8 +3,10 @@
 Known are the headings of Mailchimp, listmonk, Keila, phpList, HubSpot, Brevo, Amazon SES, Google Contacts, Outlook and
 Thunderbird (`headings`), and their columns of who has opted out (`opt_outs`).
 
-Two tools have more than headings. listmonk has a JSON object in its column "attributes". Mailchimp writes one file each
+Some tools have more than headings. listmonk and Keila have a JSON object in one column. Mailchimp writes one file each
 for subscribed, unsubscribed, cleaned and nonsubscribed contacts, and may tell by the file's name only which it is.
+
+What is left becomes custom fields (`field_columns`), but for columns that only the tool itself needs.
 """
 
 import csv
@@ -16,8 +18,8 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
+from skychimp.services.clients import field_columns, opt_outs
 from skychimp.services.clients import headings as known_headings
-from skychimp.services.clients import opt_outs
 from skychimp.services.clients.headings import normalise
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
 from skychimp.services.clients.opt_outs import OptOut, OptOutColumn
@@ -35,12 +37,20 @@ RowReader = Callable[[int, Sequence[str]], FileRow]
 
 # Tools
 
-_MAILCHIMP_OWN = {
-    "email type", "member rating", "optin time", "optin ip", "confirm time", "confirm ip", "latitude", "longitude",
-    "gmtoff", "dstoff", "timezone", "cc", "region", "last changed", "leid", "euid", "source",
+_TECHNICAL = {
+    "uuid", "uniqid", "unique id", "password", "passwordchanged", "htmlemail", "subscribepage", "rssfrequency",
+    "bouncecount", "bounce count", "leid", "euid", "member rating", "optin time", "optin ip", "confirm time",
+    "confirm ip", "gmtoff", "dstoff", "e mail type", "e mail 1 type", "e mail 1 label",
 }  # fmt: skip
 _MAILCHIMP_SIGNED_UP = "optin time"
 """Mailchimp sets it for who has signed up, and "confirm time" also for who was added by somebody else."""
+_TECHNICAL_OF_TOOLS = {
+    "Mailchimp": {"email type", "latitude", "longitude", "timezone", "cc", "region", "last changed", "source"},
+    "listmonk": {"id", "created at", "updated at"},
+}
+"""Columns that mean something only to the tool that wrote them."""
+_ATTRIBUTES = {"listmonk": "attributes", "Keila": "data"}
+"""Columns with a JSON object of custom fields."""
 _MAILCHIMP_FILE = re.compile(r"(unsubscribed|cleaned|nonsubscribed)_")
 _MAILCHIMP_EVENTS = ("unsub ", "clean ")
 """The columns that Mailchimp adds for contacts who no longer get mail begin like this."""
@@ -57,29 +67,36 @@ class ColumnChoice:
 class Columns(NamedTuple):
     """What the columns of a file are: those of each field, the first of which is used, and the others.
 
-    `opt_out_of_all` is the opt-out of all contacts, if the name of the file says that they have opted out.
+    `opt_out_of_all` is the opt-out of all contacts, if the name of the file says that they have opted out. `custom` has
+    the columns of custom fields by their headings, and `targets` those that the user has chosen. `attributes` is the
+    column with JSON objects of custom fields, None if there is none.
     """
 
     tool: str
     by_field: Mapping[str, Sequence[int]]
-    in_comment: Sequence[int]
     opt_outs: Sequence[OptOutColumn]
     opt_out_of_all: OptOut | None
+    custom: Mapping[str, int]
+    targets: Mapping[str, str]
+    attributes: int | None
     unused: Sequence[int]
 
 
 def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[str] = ALL_FIELDS) -> ColumnChoice:
     """Return the choice that the texts COLUMN=FIELD, with a known field, and the headings stand for.
 
-    Raises InvalidValue.
+    A client has custom fields as well: `fields.NAME`, or `fields.NAME:TYPE`. Raises InvalidValue.
     """
     fields: dict[str, str] = {}
     for text in mapped:
         heading, separator, name = (part.strip() for part in text.rpartition("="))
         if not separator or not heading:
             raise InvalidValue(f'"{text}" is not COLUMN=FIELD', "use for example --map Mail=email")
-        if name not in known:
-            raise InvalidValue(f'unknown field "{name}"', _suggest(name, known, "fields"))
+        if known is FIELDS and field_columns.is_field(name):
+            name = field_columns.check_target(name)
+        elif name not in known:
+            shown = (*known, "fields.NAME") if known is FIELDS else known
+            raise InvalidValue(f'unknown field "{name}"', _suggest(name, shown, "fields"))
         if heading in fields or name in fields.values():
             twice = heading if heading in fields else name
             raise InvalidValue(f'"{twice}" is mapped twice', "use --map once for each column and each field")
@@ -93,18 +110,41 @@ def recognise(headings: Sequence[str], choice: ColumnChoice, file_name: str = ""
     mapped, ignored = find_chosen(headings, choice)
     free = [index for index in range(len(headings)) if names[index] and index not in mapped and index not in ignored]
     tool = _recognise_tool(names)
-    by_field = _with_consent(_columns_by_field(names, mapped, free), names, free, tool)
+    targets = {headings[index].strip(): name for index, name in mapped.items() if field_columns.is_field(name)}
+    chosen = {index: name for index, name in mapped.items() if not field_columns.is_field(name)}
+    exported = [index for index in free if field_columns.is_field(headings[index].strip())]
+    by_field = _columns_by_field(names, chosen, [index for index in free if index not in exported])
+    by_field = _with_consent(by_field, names, free, tool)
     if not by_field.get("email"):
         raise InvalidValue(
             'missing column "email"', "the first line must name the columns: email,name,comment,tags; or use --map"
         )
-    found = opt_outs.find_columns(headings, free, tool)
+    found = opt_outs.find_columns(headings, [index for index in free if index not in exported], tool)
     of_all = opt_out_of_all(headings, file_name)
     taken = {index for columns in by_field.values() for index in columns} | {column.position for column in found}
     rest = [index for index in free if index not in taken]
-    in_comment = [index for index in rest if _goes_into_comment(names[index], tool)]
-    unused = [index for index in rest if index not in in_comment]
-    return Columns(tool, by_field, in_comment, found, of_all, unused)
+    attributes = next((index for index in rest if names[index] == _ATTRIBUTES.get(tool)), None)
+    custom: dict[str, int] = {}
+    for index in sorted({*rest, *(mapped.keys() - chosen.keys())} - {attributes}):
+        is_other = not is_technical(headings[index], tool) and not known_headings.is_known(headings[index])
+        if index in mapped or is_other:
+            custom.setdefault(headings[index].strip(), index)
+    unused = [index for index in rest if index != attributes and index not in custom.values()]
+    return Columns(tool, by_field, found, of_all, custom, targets, attributes, unused)
+
+
+def is_technical(heading: str, tool: str = "") -> bool:
+    """Return whether a column means something only to the tool that wrote it."""
+    name = normalise(heading)
+    if name in _TECHNICAL or name in _TECHNICAL_OF_TOOLS.get(tool, ()):
+        return True
+    return tool == "Mailchimp" and name.startswith(_MAILCHIMP_EVENTS)
+
+
+def heading_of(name: str) -> str:
+    """Return the heading with which a column becomes the custom field with a name."""
+    read = recognise(["email", name], ColumnChoice())
+    return name if name in read.custom else f"{field_columns.PREFIX}{name}"
 
 
 def opt_out_of_all(headings: Sequence[str], file_name: str) -> OptOut | None:
@@ -137,8 +177,6 @@ def split_tags(text: str) -> Sequence[str]:
 def filled_fields(columns: Columns) -> Sequence[str]:
     """Return which of email, name, comment and tags the columns give."""
     filled = {"name" if name in ("first_name", "last_name") else name for name in columns.by_field}
-    if columns.in_comment:
-        filled.add("comment")
     return [name for name in FIELDS if name in filled]
 
 
@@ -149,8 +187,6 @@ def explain(headings: Sequence[str], columns: Columns) -> Sequence[str]:
         for name, (first, *others) in ((name, found) for name, found in columns.by_field.items() if found)
         if others
     ]
-    if columns.in_comment:
-        notes.append(f"{columns.tool} export: added to the comment: {_quoted(headings, columns.in_comment)}")
     if columns.opt_out_of_all:
         return [*notes, f"{columns.tool} names a file like this if all contacts in it have opted out"]
     if columns.tool == "Mailchimp" and "consent_at" in columns.by_field:
@@ -162,27 +198,26 @@ def row_reader(headings: Sequence[str], columns: Columns) -> RowReader:
     """Return the function that makes a client, or one who has opted out, from the cells of a row."""
     missing = len(headings)
     email, name, first, last, comment, tags = (columns.by_field.get(field, [missing])[0] for field in FIELDS)
-    labels = [(index, headings[index].strip()) for index in columns.in_comment]
     split = _TAG_SPLITTERS.get(columns.tool, split_tags)
+    custom = list(columns.custom.items())
+    has_parts = (first, last) != (missing, missing)
 
-    def read_plain(line: int, cells: Sequence[str]) -> FileRow:
+    def read_plain(line: int, cells: Sequence[str]) -> ImportedRow:
         cells = [*cells, ""]  # the last cell stands for a missing column
-        return ImportedRow(line, cells[email], cells[name], cells[comment], split(cells[tags]))
+        full_name = cells[name]
+        if has_parts:
+            full_name = full_name.strip() or join_names(cells[first], cells[last])
+        fields = {heading: cells[index] for heading, index in custom} if custom else {}
+        return ImportedRow(line, cells[email], full_name, cells[comment], split(cells[tags]), fields)
 
-    def read_any(line: int, cells: Sequence[str]) -> FileRow:
-        cells = [*cells, ""]
-        full_name = cells[name].strip() or join_names(cells[first], cells[last])
-        notes = [cells[comment].strip()]
-        if columns.tool == "listmonk" and labels:
-            attributes = _parse_attributes(cells[labels[0][0]])
-            if attributes is None:
-                return InvalidRow(line, '"attributes" is not a JSON object')
-            notes.append(_field_lines(attributes))
-        else:
-            notes.append(_field_lines({label: cells[index].strip() for index, label in labels}))
-        return ImportedRow(line, cells[email], full_name, "\n".join(filter(None, notes)), split(cells[tags]))
+    def read_with_attributes(line: int, cells: Sequence[str]) -> FileRow:
+        attributes = parse_attributes(cells[columns.attributes or 0])
+        if attributes is None:
+            return InvalidRow(line, f'"{headings[columns.attributes or 0].strip()}" is not a JSON object')
+        row = read_plain(line, cells)
+        return row._replace(fields={**attributes, **row.fields})
 
-    read_client = read_plain if (first, last) == (missing, missing) and not labels else read_any
+    read_client = read_plain if columns.attributes is None else read_with_attributes
 
     def read_opted_out(line: int, cells: Sequence[str]) -> FileRow:
         found = opt_outs.find(columns.opt_outs, cells)
@@ -219,6 +254,15 @@ def wording_without_words(heading: str, tool: str = "") -> str:
     if tool == "Mailchimp" and normalise(heading) == _MAILCHIMP_SIGNED_UP:
         return "signed up in Mailchimp"
     return f'imported from column "{heading.strip()}"'
+
+
+def parse_attributes(cell: str) -> Mapping[str, object] | None:
+    """Return the custom fields in a cell, None if it is no JSON object."""
+    try:
+        attributes = json.loads(cell or "{}")
+    except (ValueError, RecursionError):
+        return None
+    return attributes if isinstance(attributes, dict) else None
 
 
 def _columns_by_field(
@@ -281,33 +325,11 @@ def _recognise_tool(names: Collection[str]) -> str:
     """Return the tool that exported a file with these headings, if it needs more than its headings."""
     if {"email", "attributes"} <= set(names):
         return "listmonk"
+    if {"email", "data", "external id"} <= set(names):
+        return "Keila"
     if "email address" in names and {"member rating", "leid", "euid"} & set(names):
         return "Mailchimp"
     return "Google Contacts" if "e mail 1 value" in names else ""
-
-
-def _goes_into_comment(name: str, tool: str) -> bool:
-    if tool == "listmonk":
-        return name == "attributes"
-    return tool == "Mailchimp" and name not in _MAILCHIMP_OWN and not name.startswith(_MAILCHIMP_EVENTS)
-
-
-def _parse_attributes(cell: str) -> Mapping[str, object] | None:
-    """Return listmonk's attributes of a contact, None if they are no JSON object."""
-    try:
-        attributes = json.loads(cell or "{}")
-    except (ValueError, RecursionError):
-        return None
-    return attributes if isinstance(attributes, dict) else None
-
-
-def _field_lines(fields: Mapping[str, object]) -> str:
-    """Return a line `name: value` for each field that has a value."""
-    return "\n".join(
-        f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for name, value in fields.items()
-        if value not in ("", None, [], {})
-    )
 
 
 def _split_quoted_tags(cell: str) -> Sequence[str]:

@@ -11,16 +11,18 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import column_mapping, opt_outs, text_files
+from skychimp.fields import Field, format_value
+from skychimp.models import FieldType
+from skychimp.services.clients import column_mapping, field_columns, opt_outs, text_files
 from skychimp.services.clients import headings as known_headings
-from skychimp.services.clients.clients import ExportedClient
-from skychimp.services.clients.column_mapping import ColumnChoice
+from skychimp.services.clients.clients import Export, ExportedClient
+from skychimp.services.clients.column_mapping import ColumnChoice, Columns
+from skychimp.services.clients.field_columns import FieldSurvey, FoundFields, read_names, typed_name
 from skychimp.services.clients.importing import FileRow, InvalidRow
-from skychimp.services.clients.opt_outs import OptOutColumn
 from skychimp.text import count_of
 
 HEADINGS = ("email", "name", "comment", "tags")
@@ -46,13 +48,14 @@ class ClientFile(NamedTuple):
     """A file of clients whose rows are read one by one.
 
     `columns` are those of HEADINGS that the file has, `ignored_columns` the headings that are not read. `notes` say
-    what else was decided about the columns.
+    what else was decided about the columns. `fields` are the custom fields by their names in the rows.
     """
 
     columns: Sequence[str]
     ignored_columns: Sequence[str]
     rows: Iterator[FileRow]
     notes: Sequence[str] = ()
+    fields: Mapping[str, Field] = {}
 
 
 class Table(NamedTuple):
@@ -71,24 +74,24 @@ def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
     """Read a file that was opened with NEWLINE. Its delimiter is a comma, semicolon, tab or vertical bar.
 
     Raises InvalidValue if the first line does not name the columns, or if a column that marks who has opted out has a
-    value that is not understood. To find that out all rows are read beforehand, and what can be read only once is
-    copied to the disk.
+    value that is not understood. To find that out, and the types of custom fields, all rows are read beforehand, and
+    what can be read only once is copied to the disk.
     """
     lines = _LineReader(opened)
     headings, delimiter = _read_headings(lines)
     columns = column_mapping.recognise(headings, choice or ColumnChoice(), str(getattr(opened, "name", "")))
     layout = _Layout(len(headings), delimiter)
-    source = opened
-    if columns.opt_outs:
+    source, found = opened, FoundFields({}, ())
+    if columns.opt_outs or columns.custom or columns.attributes is not None:
         source = text_files.make_seekable(opened)
-        chosen, lines = _choose_opt_outs(source, lines.row_start, layout, columns.opt_outs)
-        columns = columns._replace(opt_outs=chosen)
+        columns, found, lines = _survey(source, lines.row_start, layout, columns)
     rows = _read_rows(lines, layout, column_mapping.row_reader(headings, columns))
     return ClientFile(
-        column_mapping.filled_fields(columns),
-        [headings[index].strip() for index in columns.unused],
+        [*column_mapping.filled_fields(columns), *(("fields",) if found.fields else ())],
+        [*(headings[index].strip() for index in columns.unused), *found.ignored],
         rows if source is opened else text_files.close_after(rows, source),
-        column_mapping.explain(headings, columns),
+        [*column_mapping.explain(headings, columns), *read_names(found)],
+        found.fields,
     )
 
 
@@ -106,17 +109,20 @@ def read_table(opened: TextIO, is_header: Callable[[Sequence[str]], bool]) -> Ta
     return Table((), itertools.chain([(first_line, first)], rows))
 
 
-def write(opened: TextIO, clients: Iterable[ExportedClient], *, with_consents: bool = False) -> int:
-    """Write clients with a header, so that `read` returns the same clients. Return their number.
-
-    `with_consents` adds the columns of their consents.
-    """
+def write(opened: TextIO, export: Export) -> int:
+    """Write clients with a header, so that `read` returns the same clients. Return their number."""
     writer = csv.writer(opened, lineterminator="\n")
-    writer.writerow((*HEADINGS, *CONSENT_HEADINGS) if with_consents else HEADINGS)
+    names = [each.field.name for each in export.fields]
+    headings = [*HEADINGS, *(CONSENT_HEADINGS if export.has_consents else ())]
+    writer.writerow([*headings, *(_heading(each.field, is_evident=each.is_evident) for each in export.fields)])
     number = 0
-    for client in clients:
-        cells = (client.email, client.name, client.comment, ",".join(client.tags))
-        writer.writerow(map(escape_formula, (*cells, *consent_cells(client)) if with_consents else cells))
+    for client in export.clients:
+        cells = [client.email, client.name, client.comment, ",".join(client.tags)]
+        if export.has_consents:
+            cells += consent_cells(client)
+        if names:
+            cells += [format_value(client.fields.get(name, "")) for name in names]
+        writer.writerow(map(escape_formula, cells))
         number += 1
     return number
 
@@ -263,15 +269,46 @@ def _split_header(header: str, delimiter: str) -> Sequence[str]:
 # Rows
 
 
-def _choose_opt_outs(
-    source: TextIO, row_start: int, layout: _Layout, columns: Sequence[OptOutColumn]
-) -> tuple[Sequence[OptOutColumn], _LineReader]:
-    """Return the columns that mark who has opted out, by all rows, and the lines of the rows to be read again."""
+def _survey(
+    source: TextIO, row_start: int, layout: _Layout, columns: Columns
+) -> tuple[Columns, FoundFields, _LineReader]:
+    """Read all rows to find who has opted out, and the custom fields. Return the lines of the rows, to be read again.
+
+    A column that could have marked who has opted out, but is about something else, is a custom field.
+    """
     position = source.tell()
     rows = _read_rows(_LineReader(source, row_start), layout, lambda line, cells: (line, cells))
-    chosen = opt_outs.choose_columns(columns, (row for row in rows if not isinstance(row, InvalidRow)))
+    survey = FieldSurvey(columns.targets)
+    uncertain = {each.heading: each.position for each in columns.opt_outs if not each.is_certain}
+    valid_rows = (row for row in rows if not isinstance(row, InvalidRow))
+    chosen = opt_outs.choose_columns(
+        columns.opt_outs, _surveyed(valid_rows, survey, columns._replace(custom={**columns.custom, **uncertain}))
+    )
+    ours = {**columns.custom, **{each.heading: each.position for each in chosen.others}}
+    found = survey.result(leave_out=uncertain.keys() - ours.keys())
+    custom = {heading: index for heading, index in ours.items() if heading in found.fields}
     source.seek(position)
-    return chosen, _LineReader(source, row_start)
+    return columns._replace(opt_outs=chosen.opt_outs, custom=custom), found, _LineReader(source, row_start)
+
+
+def _surveyed(
+    rows: Iterator[tuple[int, Sequence[str]]], survey: FieldSurvey, columns: Columns
+) -> Iterator[tuple[int, Sequence[str]]]:
+    """Yield the rows, and tell the survey of their values."""
+    finders = [(survey.finder(heading), index) for heading, index in columns.custom.items()]
+    for line, cells in rows:
+        for finder, index in finders:
+            if finder.type is not FieldType.TEXT:
+                finder.add_text(cells[index])
+        if columns.attributes is not None:
+            survey.add_json(column_mapping.parse_attributes(cells[columns.attributes]) or {})
+        yield line, cells
+
+
+def _heading(field: Field, *, is_evident: bool) -> str:
+    if is_evident:
+        return column_mapping.heading_of(field.name)
+    return f"{field_columns.PREFIX}{typed_name(field, is_evident=False)}"
 
 
 def _read_rows(

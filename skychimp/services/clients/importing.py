@@ -11,7 +11,8 @@ from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import USUAL, Rules
-from skychimp.errors import InvalidValue
+from skychimp.errors import Conflict, InvalidValue
+from skychimp.fields import Field, FieldValue, dump_fields, parse_value, text_of_json
 from skychimp.models import ConsentSource, SuppressionSource
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
@@ -20,6 +21,7 @@ from skychimp.services.clients.clients import validate_client
 from skychimp.services.clients.consents import GivenConsent, checked_consent, parse_file_time
 from skychimp.services.clients.opt_outs import OptOut
 from skychimp.store.clients import client_import, consents
+from skychimp.store.clients import fields as store_fields
 from skychimp.store.clients import suppressions as store_suppressions
 from skychimp.store.clients.client_import import NewClient
 from skychimp.store.clients.consents import NewConsent
@@ -49,6 +51,8 @@ class ImportedRow(NamedTuple):
     name: str
     comment: str
     tags: Sequence[str]
+    fields: Mapping[str, object] = {}
+    """The values of fields as the file has them, by their names there."""
     consent: FileConsent | None = None
 
 
@@ -109,11 +113,17 @@ class _Batch(NamedTuple):
     consents: list[NewConsent]
 
 
-class _Defaults(NamedTuple):
-    """What holds for all rows: the rules of addresses, the tags, the consent of rows without one, and the time now."""
+class _Target(NamedTuple):
+    """What all rows become: the rules of their addresses, their tags, and the fields by their names in the file.
+
+    `consent` is that of rows without one, `now` the time of the import.
+    """
 
     rules: Rules
     tagging: "_Tagging"
+    fields: Mapping[str, Field]
+    removes_empty: bool
+    """Whether an empty value removes the one that a client has."""
     consent: GivenConsent | None
     now: datetime
 
@@ -131,6 +141,7 @@ def import_rows(
     rows: Iterable[FileRow],
     *,
     update_columns: Sequence[str] = (),
+    fields: Mapping[str, Field] = {},
     tags: Sequence[str] = (),
     rules: Rules = USUAL,
     consent: GivenConsent | None = None,
@@ -143,24 +154,28 @@ def import_rows(
     exists is cancelled. A client whose address is suppressed is created, and gets no mail.
 
     Rows are committed in batches; `on_batch` gets the result so far. A row whose address is known, from the store or
-    an earlier row, is skipped. With `update_columns` (email, name, comment, tags) it changes these columns instead.
-    `tags` are added to those that are created or changed, and their consents are recorded: those of the rows, and
-    `consent` for rows without one. Each batch has an entry in the audit trail, so that an import
-    that is killed has one, too.
+    an earlier row, is skipped. With `update_columns` (email, name, comment, tags, fields) it changes these instead, and
+    an empty value of a field removes the one that was there. `fields` are those of the file by their names in it: they
+    are added to the actor's, whose types count. `tags` are added to those that are created or changed, and their
+    consents are recorded: those of the rows, and `consent` for rows without one. Each batch has an entry in the audit
+    trail, so that an import that is killed has one, too.
 
-    Raises InvalidValue, which says how many clients are imported, if the rest of the rows cannot be read.
+    Raises InvalidValue, which says how many clients are imported, if the rest of the rows cannot be read, and Conflict
+    if a field gets another type meanwhile.
     """
     authorize(actor, Action.CHANGE_CLIENTS)
     result = ImportResult()
     tagging = _Tagging(tags, _find_full(store, actor, tags) if update_columns and "tags" not in update_columns else ())
-    defaults = _Defaults(rules, tagging, consent, store.now())
+    resolved = _resolve_fields(store, actor, fields)
+    target = _Target(rules, tagging, resolved, "fields" in update_columns, consent, store.now())
     for rows_of_batch in _read_batches(rows, result):
-        batch = _valid_rows(rows_of_batch, result, on_rejected, defaults, last_wins=bool(update_columns))
+        batch = _valid_rows(rows_of_batch, result, on_rejected, target, last_wins=bool(update_columns))
         opted_out = iter(batch.opted_out.values())
         while some := list(islice(opted_out, SUPPRESSION_BATCH)):
             suppressions.add(store, actor, some, source=SuppressionSource.IMPORT)
         if batch.clients:
             with store.write() as db:
+                _register_fields(db, actor, target.fields)
                 created = _add_clients(db, actor, batch, update_columns, result, store.now())
             result.created += created
             _count_known(result, len(batch.clients) - created, is_updated=bool(update_columns))
@@ -189,6 +204,21 @@ def _add_clients(
     known = f"{len(clients) - created:,} {'updated' if update_columns else 'skipped'}"
     audit.record(db, actor, "import", "client", None, f"{created:,} created, {known}")
     return created
+
+
+def _resolve_fields(store: Store, actor: Actor, fields: Mapping[str, Field]) -> Mapping[str, Field]:
+    """Return the fields of a file, by their names in it, with the names and types that the actor's have already."""
+    if not fields:
+        return {}
+    with store.read() as db:
+        known = store_fields.known_fields(db.connection(), actor.user_id)
+    return dict(zip(fields, store_fields.resolve(known, fields.values()), strict=True))
+
+
+def _register_fields(db: Session, actor: Actor, fields: Mapping[str, Field]) -> None:
+    """Add the fields that the actor does not have. Raises Conflict if one has another type since it was read."""
+    if fields and store_fields.register(db.connection(), actor.user_id, fields.values()) != list(fields.values()):
+        raise Conflict("the type of a field was changed during the import", "import the file again")
 
 
 def _known(db: Connection, actor: Actor, agreed: Sequence[NewConsent]) -> Collection[str]:
@@ -223,7 +253,7 @@ def _valid_rows(
     rows: Sequence[FileRow],
     result: ImportResult,
     on_rejected: Callable[[InvalidRow], None],
-    defaults: _Defaults,
+    target: _Target,
     *,
     last_wins: bool,
 ) -> _Batch:
@@ -239,8 +269,8 @@ def _valid_rows(
                 result.opted_out += 1
                 result.count_suppressed({opted_out.reason: 1})
                 continue
-            client = _client(row, defaults.rules, defaults.tagging)
-            consent = _consent(row.consent, defaults)
+            client = _client(row, target)
+            consent = _consent(row.consent, target)
         except InvalidValue as error:
             result.bad += 1
             on_rejected(InvalidRow(row.line, "; ".join(filter(None, (error.message, error.hint)))))
@@ -250,7 +280,7 @@ def _valid_rows(
         if last_wins or client.address_key not in batch.clients:
             batch.clients[client.address_key] = client
             if consent is not None:
-                batch.consents.append(consent.new(client.address_key, defaults.now))
+                batch.consents.append(consent.new(client.address_key, target.now))
     return batch
 
 
@@ -264,27 +294,40 @@ def _suppression(row: OptedOutRow) -> NewSuppression:
     return NewSuppression(address.email, address.key, row.opt_out.reason, at=row.opt_out.at)
 
 
-def _client(row: ImportedRow, rules: Rules, tagging: _Tagging) -> NewClient:
+def _client(row: ImportedRow, target: _Target) -> NewClient:
     _require_valid_text("".join((row.email, row.name, row.comment, *row.tags)))
-    client = validate_client(row.email, row.name, row.comment, (*row.tags, *tagging.tags), rules)
-    if client.address_key in tagging.full:
+    client = validate_client(row.email, row.name, row.comment, (*row.tags, *target.tagging.tags), target.rules)
+    if client.address_key in target.tagging.full:
         raise InvalidValue(f"the client would have more than {MAX_TAGS} tags", "remove some of them first")
-    return client
+    return client._replace(fields=_stored_fields(row.fields, target)) if row.fields else client
 
 
-def _consent(cells: FileConsent | None, defaults: _Defaults) -> GivenConsent | None:
+def _stored_fields(values: Mapping[str, object], target: _Target) -> str:
+    parsed: dict[str, FieldValue | None] = {}
+    for name, (field_name, field_type) in target.fields.items():
+        if name in values:
+            text = text_of_json(values[name])
+            if not text.isprintable():
+                _require_valid_text(text)
+            value = parse_value(text, field_type, field_name)
+            if value is not None or target.removes_empty:
+                parsed[field_name] = value
+    return dump_fields(parsed)
+
+
+def _consent(cells: FileConsent | None, target: _Target) -> GivenConsent | None:
     """Return the consent of a row: its own, or else that of all rows, or None if it has none or says no."""
     if cells is None:
-        return defaults.consent
+        return target.consent
     _require_valid_text("".join(cells))
     if opt_outs.says_no(cells.wording):
         return None
+    of_all = target.consent
     if not opt_outs.says_something(cells.at):
-        return defaults.consent
-    of_all = defaults.consent
+        return of_all
     wording = cells.wording.strip() or (cells.unnamed if of_all is None else of_all.wording)
     proof = cells.proof.strip() or ("" if of_all is None else of_all.proof)
-    return checked_consent(wording, parse_file_time(cells.at), proof, defaults.now)
+    return checked_consent(wording, parse_file_time(cells.at), proof, target.now)
 
 
 def _require_valid_text(text: str) -> None:

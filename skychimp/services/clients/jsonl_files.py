@@ -1,17 +1,17 @@
-"""Read and write clients as JSON lines: one object with email, name, comment and tags on each line.
+"""Read and write clients as JSON lines: one object with email, name, comment, tags and fields on each line.
 
-It can also have the keys of a consent. Keys with other names are read only if the user maps them, and those that mark
-who has opted out as in CSV.
+It can also have the keys of a consent. Keys with other names become custom fields, and those that mark who has opted
+out are understood as in CSV.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from skychimp import safe_json
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import column_mapping, opt_outs, text_files
-from skychimp.services.clients.clients import ExportedClient
+from skychimp.services.clients import column_mapping, field_columns, opt_outs, text_files
+from skychimp.services.clients.clients import Export
 from skychimp.services.clients.column_mapping import ColumnChoice
 from skychimp.services.clients.csv_files import (
     CONSENT_HEADINGS,
@@ -22,15 +22,26 @@ from skychimp.services.clients.csv_files import (
     consent_cells,
     skip_line,
 )
+from skychimp.services.clients.field_columns import PREFIX, FieldSurvey, FoundFields, read_names, typed_name
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
 from skychimp.services.clients.opt_outs import OptOutColumn
 
+_OBJECTS = ("fields", "attributes", "attribs")
+"""Keys of an object with custom fields. listmonk has the last two."""
+
 
 class _Keys(NamedTuple):
-    """The keys of the objects: that of each field, those that can say that somebody has opted out, and the others."""
+    """The keys of the objects: that of each field, those that can say that somebody has opted out, and the others.
+
+    `custom` are keys of custom fields, of which `targets` has those that the user has chosen. `objects` are keys of
+    objects with custom fields.
+    """
 
     by_field: Mapping[str, str]
     opt_outs: Sequence[OptOutColumn]
+    custom: Collection[str]
+    targets: Mapping[str, str]
+    objects: Collection[str]
     unused: Sequence[str]
 
 
@@ -38,8 +49,8 @@ def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
     """Read a file that was opened as for CSV. Every line must have the same of our fields as the first one.
 
     Raises InvalidValue if the first line is not an object with an email, or if a key that marks who has opted out has a
-    value that is not understood. As any line can have such a key, all are read beforehand, and what can be read only
-    once is copied to the disk.
+    value that is not understood. As any line can have such a key, or a custom field, all are read beforehand, and what
+    can be read only once is copied to the disk.
     """
     source = text_files.make_seekable(opened)
     start = source.tell()
@@ -54,43 +65,51 @@ def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
             f'the first line is not a JSON object with "{email}"',
             'write lines such as {"email": "ada@example.org"}, or use --map',
         )
-    found = keys.opt_outs
-    if found:
+    marking, custom, found = keys.opt_outs, keys.custom, FoundFields({}, ())
+    if keys.opt_outs or keys.custom or keys.objects:
         source.seek(start)
-        lines = _numbered_lines(source)
-        cells = ((number, _cells(_parse_object(line) or {}, names, keys.opt_outs)) for number, line in lines)
-        found = opt_outs.choose_columns(keys.opt_outs, cells)
+        marking, custom, found = _survey(source, names, keys)
     source.seek(start)
     others = set(keys.by_field.values()) - set(fields.values())
 
     def read_row(number: int, line: str) -> FileRow:
-        row = _read_row(number, line, fields, others)
-        if not found or isinstance(row, InvalidRow):
+        values = None if len(line) == MAX_LINE_LENGTH else _parse_object(line)
+        row = _read_row(number, values, fields, others, is_long=len(line) == MAX_LINE_LENGTH)
+        if values is None or isinstance(row, InvalidRow):
             return row
-        opt_out = opt_outs.find(found, _cells(_parse_object(line) or {}, names, found))
-        return OptedOutRow(number, row.email, opt_out) if opt_out else row
+        if marking and (opt_out := opt_outs.find(marking, _cells(values, names, marking))):
+            return OptedOutRow(number, row.email, opt_out)
+        if not found.fields:
+            return row
+        invalid = [key for key in keys.objects if not isinstance(values.get(key) or {}, dict)]
+        if invalid:
+            return InvalidRow(number, f'"{invalid[0]}" is not a JSON object')
+        return row._replace(fields=_custom_values(values, custom, keys.objects))
 
     rows = (read_row(number, line) for number, line in _numbered_lines(source))
     columns = {"name" if field in ("first_name", "last_name") else field for field in fields}
     return ClientFile(
-        [name for name in HEADINGS if name in columns],
-        keys.unused,
+        [*(name for name in HEADINGS if name in columns), *(("fields",) if found.fields else ())],
+        [*keys.unused, *found.ignored],
         rows if source is opened else text_files.close_after(rows, source),
-        opt_outs.explain(found),
+        [*opt_outs.explain(marking), *read_names(found)],
+        found.fields,
     )
 
 
-def write(opened: TextIO, clients: Iterable[ExportedClient], *, with_consents: bool = False) -> int:
+def write(opened: TextIO, export: Export) -> int:
     """Write clients so that `read` returns the same clients. Return their number.
 
-    `with_consents` adds the keys of their consents, also for a client without one: all lines have the same keys.
+    If one has a consent, all lines have the keys of consents.
     """
     number = 0
-    for client in clients:
+    keys = {each.field.name: typed_name(each.field, is_evident=each.is_evident) for each in export.fields}
+    for client in export.clients:
+        fields = {keys[name]: value for name, value in client.fields.items() if name in keys}
         values: dict[str, Any] = dict(zip(HEADINGS, client, strict=False))
-        if with_consents:
+        if export.has_consents:
             values |= dict(zip(CONSENT_HEADINGS, consent_cells(client), strict=True))
-        opened.write(safe_json.dumps(values) + "\n")
+        opened.write(safe_json.dumps(values | {"fields": fields}) + "\n")
         number += 1
     return number
 
@@ -125,7 +144,8 @@ def _read_names(opened: TextIO) -> tuple[Mapping[str, Any] | None, Sequence[str]
 def _recognise(names: Sequence[str], choice: ColumnChoice) -> _Keys:
     """Decide what the keys are. A field that the user maps is read from that key only. Raises InvalidValue."""
     mapped, ignored = column_mapping.find_chosen(names, choice)
-    by_field = {field: names[index] for index, field in mapped.items()}
+    by_field = {name: names[index] for index, name in mapped.items() if not field_columns.is_field(name)}
+    targets = {names[index]: name for index, name in mapped.items() if field_columns.is_field(name)}
     mapped_fields = {*by_field, *(("name",) if by_field.keys() & {"first_name", "last_name"} else ())}
     free = [index for index in range(len(names)) if index not in mapped and index not in ignored]
     known_keys = {*HEADINGS, *CONSENT_HEADINGS} - mapped_fields
@@ -134,9 +154,42 @@ def _recognise(names: Sequence[str], choice: ColumnChoice) -> _Keys:
     if "consent_at" not in by_field:  # without a time there is no consent
         own = [index for index in own if names[index] not in CONSENT_HEADINGS]
         by_field = {field: key for field, key in by_field.items() if field not in CONSENT_HEADINGS}
+    tool = "listmonk" if {"attributes", "attribs"} & set(names) else ""
     found = opt_outs.find_columns(names, [index for index in free if index not in own])
     known = {*own, *(column.position for column in found)}
-    return _Keys(by_field, found, [names[index] for index in free if index not in known])
+    rest = [names[index] for index in free if index not in known]
+    objects = [name for name in rest if name in _OBJECTS]
+    unused = [name for name in rest if name in HEADINGS or column_mapping.is_technical(name, tool)]
+    custom = [*targets, *(name for name in rest if name not in (*objects, *unused))]
+    return _Keys(by_field, found, custom, targets, objects, unused)
+
+
+def _survey(
+    source: TextIO, names: Sequence[str], keys: _Keys
+) -> tuple[Sequence[OptOutColumn], Collection[str], FoundFields]:
+    """Read all lines to find who has opted out, and the custom fields, with the keys of those outside of objects."""
+    survey = FieldSurvey(keys.targets)
+    uncertain = {each.heading: names[each.position] for each in keys.opt_outs if not each.is_certain}
+
+    def surveyed() -> Iterator[tuple[int, Mapping[int, str]]]:
+        for number, line in _numbered_lines(source):
+            values = _parse_object(line) or {}
+            survey.add_json(_custom_values(values, [*keys.custom, *uncertain.values()], keys.objects))
+            yield number, _cells(values, names, keys.opt_outs)
+
+    chosen = opt_outs.choose_columns(keys.opt_outs, surveyed())
+    custom = [*keys.custom, *(names[each.position] for each in chosen.others)]
+    return chosen.opt_outs, custom, survey.result(leave_out=set(uncertain.values()) - set(custom))
+
+
+def _custom_values(values: Mapping[str, object], custom: Iterable[str], objects: Iterable[str]) -> Mapping[str, object]:
+    """Return the values of custom fields by their names: `fields.NAME` for those in the object "fields"."""
+    found: dict[str, object] = {}
+    for key in objects:
+        inner = values.get(key)
+        if isinstance(inner, dict):
+            found |= {f"{PREFIX}{name}": value for name, value in inner.items()} if key == "fields" else inner
+    return found | {key: values[key] for key in custom if key in values}
 
 
 def _cells(values: Mapping[str, Any], names: Sequence[str], columns: Sequence[OptOutColumn]) -> Mapping[int, str]:
@@ -154,11 +207,12 @@ def as_cell(value: object) -> str:
 # Rows
 
 
-def _read_row(number: int, line: str, keys: Mapping[str, str], others: Iterable[str]) -> ImportedRow | InvalidRow:
-    """Read a client from a line that must have the key of each field, and none of the others."""
-    if len(line) == MAX_LINE_LENGTH:
+def _read_row(
+    number: int, values: Mapping[str, Any] | None, keys: Mapping[str, str], others: Iterable[str], *, is_long: bool
+) -> ImportedRow | InvalidRow:
+    """Read a client from an object that must have the key of each field, and none of the others."""
+    if is_long:
         return InvalidRow(number, f"longer than {MAX_LINE_LENGTH:,} characters")
-    values = _parse_object(line)
     if values is None:
         return InvalidRow(number, "not a JSON object")
     if not values.keys() >= set(keys.values()) or not values.keys().isdisjoint(others):
@@ -179,7 +233,7 @@ def _read_row(number: int, line: str, keys: Mapping[str, str], others: Iterable[
     if not all(isinstance(text, str) for text in (at, wording, proof)):
         return InvalidRow(number, f"{', '.join(CONSENT_HEADINGS)} must be strings")
     consent = FileConsent(at, wording, proof, column_mapping.wording_without_words(keys["consent_at"]))
-    return ImportedRow(number, email, name, comment, tags, consent)
+    return ImportedRow(number, email, name, comment, tags, consent=consent)
 
 
 def _parse_object(line: str) -> dict[str, Any] | None:

@@ -113,6 +113,13 @@ class OptOutColumn(NamedTuple):
     is_certain: bool = True
 
 
+class ChosenColumns(NamedTuple):
+    """The columns that mark who has opted out, and those that turned out to be about something else."""
+
+    opt_outs: Sequence[OptOutColumn]
+    others: Sequence[OptOutColumn]
+
+
 def find_columns(headings: Sequence[str], free: Iterable[int], tool: str = "") -> Sequence[OptOutColumn]:
     """Return those of the columns that can say that a contact has opted out."""
     names = {index: normalise(headings[index]) for index in free}
@@ -145,7 +152,7 @@ def strongest(found: Sequence[OptOut]) -> OptOut | None:
     return OptOut(reason, next((each.at for each in found if each.at), None))
 
 
-def choose_columns(columns: Sequence[OptOutColumn], rows: Iterable[tuple[int, Cells]]) -> Sequence[OptOutColumn]:
+def choose_columns(columns: Sequence[OptOutColumn], rows: Iterable[tuple[int, Cells]]) -> ChosenColumns:
     """Return the columns that mark who has opted out, after reading the line numbers and cells of all rows.
 
     Raises InvalidValue if such a column has a value that is not understood.
@@ -164,7 +171,8 @@ def choose_columns(columns: Sequence[OptOutColumn], rows: Iterable[tuple[int, Ce
     for column in chosen:
         if column.position in unknown:
             raise _not_understood(column, *unknown[column.position])
-    return [column for column in chosen if column.position in opted_out]
+    others = [column for column in columns if column not in chosen and column.position in unknown]
+    return ChosenColumns([column for column in chosen if column.position in opted_out], others)
 
 
 def explain(columns: Sequence[OptOutColumn]) -> Sequence[str]:

@@ -18,6 +18,7 @@ from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
 from skychimp.services.mailings import queries
 from skychimp.services.mailings.audience_input import Audience, choice, remove_exclusions, set_audience
 from skychimp.services.mailings.canary_input import NO_CANARY, CanaryInput, set_canary
+from skychimp.services.mailings.missing_values import require_values
 from skychimp.services.mailings.queries import (
     SEARCHED,
     SORTED_BY,
@@ -241,6 +242,9 @@ def change(
         set_canary(mailing, canary)
         if audience is not None:
             set_audience(db, actor, mailing, audience, now, keeps_rest=True)
+        if message_id is not None or audience is not None:
+            db.flush()
+            require_values(db, mailing, now)
         if name is not None:
             mailing.name = _checked_name(db, actor, name, mailing_id)
         if no_topic:
@@ -381,6 +385,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
     db.add(mailing)
     db.flush()
     set_audience(db, actor, mailing, new.audience, now)
+    require_values(db, mailing, now)
     return mailing
 
 

@@ -1,10 +1,10 @@
 """Create, change, delete, list and preview messages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Row, Select, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -14,6 +14,7 @@ from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholder, insert_posts, summarize_post
 from skychimp.errors import Conflict, InvalidValue, NotFound
+from skychimp.fields import Field
 from skychimp.models import Format, Mailing, Message, Occurrence
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
@@ -22,9 +23,12 @@ from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions, apply, in_scope, is_valid_id, not_found
 from skychimp.services.messages.front_matter import FrontMatter, split_front_matter
 from skychimp.shell import run_hint
+from skychimp.store.clients import fields as store_fields
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
 from skychimp.store.occurrences import opening
+from skychimp.store.occurrences.opening import TakenFields
+from skychimp.text import folded
 
 Value = TypeVar("Value")
 
@@ -78,7 +82,8 @@ def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool 
     front_matter, body = _split_body(content.body, content.format)
     content = content._replace(subject=content.subject or front_matter.subject or "", body=body or "")
     digest = digest or bool(front_matter.digest)
-    content = _validate(_with_body(content, is_digest=digest), is_digest=digest)
+    fields = _known_fields(store, actor.user_id)
+    content = _validate(_with_body(content, fields, is_digest=digest), fields, is_digest=digest)
     now = store.now()
     with store.write() as db:
         message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **content._asdict())
@@ -128,14 +133,15 @@ def change(
     while True:
         old = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
         # Outside of the transaction, as this can take seconds, and nothing can be sent meanwhile.
-        content, is_digest = _changed_content(old, subject, body, format, html, digest)
-        looked_to = _keep_sent_content(store, message_id) if also_open and not is_digest else {}
+        fields = _known_fields(store, actor.user_id)
+        content, is_digest = _changed_content(old, fields, subject, body, format, html, digest)
+        prepared = _prepare_open(store, message_id, content, fields) if also_open and not is_digest else {}
         with store.write() as db:
             if _get(db, actor, message_id, Action.CHANGE_MESSAGES) == old:
                 values = content._asdict() | {"digest": is_digest, "updated_at": store.now()}
                 db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
                 if also_open:
-                    _change_open(db, message_id, content, looked_to, is_digest=is_digest)
+                    _change_open(db, message_id, content, fields, prepared, is_digest=is_digest)
                 return _get(db, actor, message_id, Action.CHANGE_MESSAGES)
 
 
@@ -175,21 +181,56 @@ def _unfinished_occurrences(message_id: int) -> Select[Any]:
     return query.join(_MSG, _MSG.c.id == _M.c.message_id).where(_MSG.c.id == message_id, is_unfinished())
 
 
-def _keep_sent_content(store: Store, message_id: int) -> Mapping[int, int | None]:
-    """Do what takes long before the content of open occurrences changes. Return what `change_content` gets for each."""
+class _Prepared(NamedTuple):
+    """What `change_content` gets for an occurrence, after what takes long was done."""
+
+    fields: TakenFields
+    looked_to: int | None
+
+
+def _prepare_open(
+    store: Store, message_id: int, content: MessageContent, fields: Collection[Field]
+) -> Mapping[int, _Prepared]:
+    """Do what takes long before the content of open occurrences changes. Return what was done for each."""
+    names = _used_names(content, fields)
     with store.read() as db:
         unfinished = db.scalars(_unfinished_occurrences(message_id).with_only_columns(_O.c.id)).all()
-    return {occurrence_id: opening.keep_sent_content(store, occurrence_id) for occurrence_id in unfinished}
+    return {
+        each: _Prepared(opening.take_fields(store, each, names), opening.keep_sent_content(store, each))
+        for each in unfinished
+    }
+
+
+def _used_names(content: MessageContent, fields: Collection[Field]) -> list[str]:
+    """Return the names of the fields that a message uses, as they are kept."""
+    used = set(map(folded, compose.used_fields(content)))
+    return [field.name for field in fields if folded(field.name) in used]
+
+
+def _known_fields(store: Store, owner_id: int) -> Collection[Field]:
+    with store.read() as db:
+        return store_fields.known_fields(db.connection(), owner_id).values()
 
 
 def _change_open(
-    db: Session, message_id: int, content: MessageContent, looked_to: Mapping[int, int | None], *, is_digest: bool
+    db: Session,
+    message_id: int,
+    content: MessageContent,
+    fields: Collection[Field],
+    prepared: Mapping[int, _Prepared],
+    *,
+    is_digest: bool,
 ) -> None:
     for occurrence in _open_occurrences(db, message_id):
         if is_digest:
             raise Conflict("a digest that is open keeps its content", "update it without --also-open")
-        values = content._asdict()
-        if not opening.change_content(db.connection(), occurrence.id, looked_to.get(occurrence.id), **values):
+        done = prepared.get(occurrence.id)
+        if done is None:  # it was opened meanwhile
+            added = opening.find_added_fields(db.connection(), occurrence.id, _used_names(content, fields))
+            done = _Prepared(added, None)
+        if not opening.change_content(
+            db.connection(), occurrence.id, done.looked_to, fields=done.fields, **content._asdict()
+        ):
             raise Conflict(
                 f"mailing {occurrence.mailing_id} is being sent",
                 f"{run_hint('mailings', 'disable', occurrence.mailing_id)}, and update the message then",
@@ -203,8 +244,8 @@ def preview(
 
     `blog_url` is the address of the blog, for the links to its posts. Raises NotFound, InvalidValue.
     """
-    recipient = SAMPLE_RECIPIENT if client is None else _recipient(store, actor, client)
     message = show(store, actor, message_id)
+    recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
     subject, text, html = _composer(store, message, "preview@localhost", blog_url).render(recipient)
     return Preview(recipient.email, subject, text, html)
 
@@ -228,7 +269,7 @@ def compose_test_email(
     try:
         recipient = _recipient(store, actor, to)
     except NotFound:
-        recipient = SAMPLE_RECIPIENT._replace(email=to)
+        recipient = _sample_recipient(store, message_id)._replace(email=to)
     return _composer(store, message, sender, blog_url).compose(recipient, message_id_header).data
 
 
@@ -258,6 +299,7 @@ def foreign_merge_tags(subject: str | None, body: str | None, html: str | None) 
 
 def _changed_content(
     old: MessageInfo,
+    fields: Collection[Field],
     subject: str | None,
     body: str | None,
     new_format: Format | None,
@@ -275,7 +317,8 @@ def _changed_content(
         old.html if html is None else html,
     )
     digest = _first(digest, front_matter.digest, old.digest)
-    return _validate(content if body is None else _with_body(content, is_digest=digest), is_digest=digest), digest
+    content = content if body is None else _with_body(content, fields, is_digest=digest)
+    return _validate(content, fields, is_digest=digest), digest
 
 
 def _first(*values: Value | None) -> Value:
@@ -288,25 +331,28 @@ def _split_body(body: str | None, body_format: Format) -> tuple[FrontMatter, str
     return split_front_matter(body) if body and body_format == Format.MARKDOWN else (FrontMatter(), body)
 
 
-def _with_body(content: MessageContent, *, is_digest: bool) -> MessageContent:
+def _with_body(content: MessageContent, fields: Collection[Field], *, is_digest: bool) -> MessageContent:
     """Return the content with a body that is made from its HTML, if it has HTML and no body. Raises InvalidValue."""
     if content.format != Format.HTML or content.body.strip():
         return content
     from skychimp.delivery.composing import conversions
 
-    html = _validate(content, is_digest=is_digest).html or ""
+    html = _validate(content, fields, is_digest=is_digest).html or ""
     try:
         content = content._replace(body=conversions.text_from_html(html))
         if not content.body.strip():
             raise InvalidValue("it has no text")
-        return _validate(content, is_digest=is_digest)
+        return _validate(content, fields, is_digest=is_digest)
     except InvalidValue as error:
         reason = f"no text part can be made from the HTML part: {error.message}"
         raise InvalidValue(reason, "use --body or --body-file") from None
 
 
-def _validate(content: MessageContent, *, is_digest: bool) -> MessageContent:
-    """Return the content as it can be stored. Raises InvalidValue if it cannot be rendered."""
+def _validate(content: MessageContent, fields: Collection[Field], *, is_digest: bool) -> MessageContent:
+    """Return the content as it can be stored. Raises InvalidValue if it cannot be rendered.
+
+    `fields` are those that there are.
+    """
     if content.format != Format.HTML:
         content = content._replace(html=None)
     elif content.html is None or not content.html.strip():
@@ -318,13 +364,21 @@ def _validate(content: MessageContent, *, is_digest: bool) -> MessageContent:
         raise InvalidValue("only a digest can contain {{ posts }}", "use --digest")
     if is_digest and content.html is not None and not has_posts_placeholder(content.html):
         raise InvalidValue("the HTML part of the digest has no {{ posts }}", "add {{ posts }} to the HTML part")
-    compose.check_content(insert_posts(content, SAMPLE_POSTS) if is_digest else content)
+    compose.check_content(insert_posts(content, SAMPLE_POSTS) if is_digest else content, fields)
     return content
 
 
 def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
     info = clients.show(store, actor, client)
-    return Recipient(info.email, info.name, info.comment, tuple(info.tags))
+    return Recipient(info.email, info.name, info.comment, tuple(info.tags), info.fields)
+
+
+def _sample_recipient(store: Store, message_id: int) -> Recipient:
+    """Return a sample client who has a value of each field that the message's owner has."""
+    with store.read() as db:
+        owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) or 0
+        fields = store_fields.known_fields(db.connection(), owner_id).values()
+    return compose.with_samples(SAMPLE_RECIPIENT, fields)
 
 
 def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None) -> Composer:

@@ -23,7 +23,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
-from skychimp.services.clients import clients
+from skychimp.services.clients import clients, fields
 from skychimp.services.clients import suppressions as client_suppressions
 from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
@@ -118,6 +118,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     owner = replace(actor, role=Role.USER)  # other roles see other users' data, or do not see their own
     everything = ListOptions()
     yield "account", users.show_own(store, actor)
+    yield "fields", iter(fields.list_fields(store, owner))
     yield "clients", clients.list_clients(store, owner, everything)
     yield "consents", _consents(store, owner)
     yield "suppressions", client_suppressions.list_suppressions(store, owner, everything)

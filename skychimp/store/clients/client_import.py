@@ -28,13 +28,15 @@ class NewClient(NamedTuple):
     name: str
     comment: str
     tags: Sequence[str]
+    fields: str = "{}"
+    """A JSON object. Where a client is updated, null removes a value, and other values are kept."""
 
 
 def add_clients(db: Connection, owner_id: int, clients: Collection[NewClient], update_columns: Sequence[str]) -> int:
     """Add clients with different addresses, and update those that exist. Return the number of new ones.
 
-    `update_columns` names what is updated (email, name, comment, tags). If it is empty, existing clients stay as they
-    are. If it does not name the tags, those of an existing client stay, too, and the given ones are added.
+    `update_columns` names what is updated (email, name, comment, tags, fields). If it is empty, existing clients stay
+    as they are. If it does not name the tags, those of an existing client stay, too, and the given ones are added.
     """
     clients = _with_known_spellings(db, owner_id, clients)
     newest_id = db.scalar(select(func.coalesce(func.max(_C.c.id), 0))) or 0
@@ -60,6 +62,11 @@ def clients_with_many_tags(db: Connection, owner_id: int, more_than: int) -> Ite
         yield key, json.loads(tags)
 
 
+def _own(update_columns: Sequence[str]) -> list[str]:
+    """Return the columns that are in the table of clients."""
+    return [column for column in update_columns if column != "tags"]
+
+
 def _with_known_spellings(db: Connection, owner_id: int, clients: Collection[NewClient]) -> Collection[NewClient]:
     """Return the clients with their tags as the owner spells them."""
     given = dict.fromkeys(tag for client in clients for tag in client.tags)
@@ -72,8 +79,10 @@ def _with_known_spellings(db: Connection, owner_id: int, clients: Collection[New
 # SQLite. These go to the driver directly: with SQLAlchemy's executemany a batch took half as long again.
 
 _INSERT_CLIENTS = """
-    INSERT INTO client (owner_id, created_at, email, address_key, name, comment) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO client (owner_id, created_at, email, address_key, name, comment, fields)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, json_patch('{}', ?7))
     ON CONFLICT (owner_id, address_key) DO """
+_UPDATES = {"fields": "fields = json_patch(client.fields, ?7)"}
 _DELETE_TAGS = "DELETE FROM client_tag WHERE client_id = (SELECT id FROM client WHERE owner_id = ? AND address_key = ?)"
 _INSERT_TAG = """
     INSERT INTO client_tag (client_id, tag)
@@ -83,10 +92,10 @@ _INSERT_TAG = """
 def _add_to_sqlite(
     db: Connection, owner_id: int, clients: Collection[NewClient], update_columns: Sequence[str], newest_id: int
 ) -> None:
-    updates = ", ".join(f"{column} = excluded.{column}" for column in update_columns if column != "tags")
+    updates = ", ".join(_UPDATES.get(column, f"{column} = excluded.{column}") for column in _own(update_columns))
     now = literal(datetime.now(UTC), _C.c.created_at.type)
     stored_now = db.scalar(select(cast(now, String)))
-    rows = [(owner_id, stored_now, *client[:4]) for client in clients]
+    rows = [(owner_id, stored_now, *client[:4], client.fields) for client in clients]
     db.exec_driver_sql(_INSERT_CLIENTS + (f"UPDATE SET {updates}" if updates else "NOTHING"), rows)
     if "tags" in update_columns:
         db.exec_driver_sql(_DELETE_TAGS, [(owner_id, client.address_key) for client in clients])
@@ -100,13 +109,15 @@ def _add_to_sqlite(
 # for each client that exists.
 
 _ROWS = (
-    "unnest(%s::text[], %s::text[], %s::text[], %s::text[])"
-    " WITH ORDINALITY AS row (email, address_key, name, comment, number)"
+    "unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
+    " WITH ORDINALITY AS row (email, address_key, name, comment, fields, number)"
 )
+_MERGED_FIELDS = "fields = jsonb_strip_nulls(client.fields::jsonb || row.fields::jsonb)::text"
 _UPDATE_ROWS = f"UPDATE client SET {{}} FROM {_ROWS} WHERE owner_id = %s AND client.address_key = row.address_key"  # noqa: S608
 _INSERT_ROWS = f"""
-    INSERT INTO client (owner_id, created_at, email, address_key, name, comment)
-    SELECT %s, %s, email, address_key, name, comment FROM {_ROWS}
+    INSERT INTO client (owner_id, created_at, email, address_key, name, comment, fields)
+    SELECT %s, %s, email, address_key, name, comment,
+        CASE fields WHEN '{{}}' THEN fields ELSE jsonb_strip_nulls(fields::jsonb)::text END FROM {_ROWS}
     WHERE NOT EXISTS (SELECT FROM client AS known WHERE known.owner_id = %s AND known.address_key = row.address_key)
     ORDER BY number"""  # noqa: S608
 _DELETE_TAGS_OF_ROWS = """
@@ -120,8 +131,9 @@ _INSERT_TAGS_OF_ROWS = """
 def _add_to_postgresql(
     db: Connection, owner_id: int, clients: Collection[NewClient], update_columns: Sequence[str], newest_id: int
 ) -> None:
-    columns = [list(column) for column in zip(*(client[:4] for client in clients), strict=True)]
-    updates = ", ".join(f"{column} = row.{column}" for column in update_columns if column != "tags")
+    rows = ((*client[:4], client.fields) for client in clients)
+    columns = list(map(list, zip(*rows, strict=True)))
+    updates = ", ".join(_MERGED_FIELDS if name == "fields" else f"{name} = row.{name}" for name in _own(update_columns))
     if updates:
         db.exec_driver_sql(_UPDATE_ROWS.format(updates), (*columns, owner_id))
     db.exec_driver_sql(_INSERT_ROWS, (owner_id, datetime.now(UTC), *columns, owner_id))

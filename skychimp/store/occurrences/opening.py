@@ -4,15 +4,30 @@ But for what takes a store, this is part of the caller's transaction.
 """
 
 from array import array
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.sqlite import Insert
 from sqlmodel import Session
 
 from skychimp.errors import InvalidValue
+from skychimp.fields import dump_names, parse_names
 from skychimp.models import (
     Attempt,
     Client,
@@ -30,7 +45,7 @@ from skychimp.store.clients import audience, tags
 from skychimp.store.conditions import has_waiting_state, is_unknown
 from skychimp.store.database import POSTGRESQL, Store
 from skychimp.store.occurrences import canary, progress
-from skychimp.store.sql import id_list, insert_or
+from skychimp.store.sql import id_list, insert_or, json_merge, json_part
 
 _D = Delivery.__table__
 _O = Occurrence.__table__
@@ -42,6 +57,8 @@ _CONTENT = Content.__table__
 
 OPENING_BATCH = 10_000
 """How many clients get their deliveries in one transaction while an occurrence opens."""
+TAKE_BATCH = 5_000
+"""How many deliveries take custom fields of their clients in one transaction before the content is changed."""
 KEEP_BATCH = 5_000
 """How many deliveries keep their content in one transaction before it is changed."""
 
@@ -66,7 +83,7 @@ def create_deliveries(
     occurrence = db.execute(
         select(
             _O.c.state, _O.c.cursor, _O.c.due_at, _O.c.opened_at, _O.c.canary_until,
-            _M.c.id, _M.c.owner_id, _M.c.deleted_at,
+            _O.c.fields, _M.c.id, _M.c.owner_id, _M.c.deleted_at,
         )
         .join(_M, _M.c.id == _O.c.mailing_id)
         .where(_O.c.id == occurrence_id)
@@ -86,7 +103,8 @@ def create_deliveries(
     in_order = db.dialect.name == POSTGRESQL  # as the rows come on SQLite
     may_get_it = and_(is_in_batch, audience.can_receive(chosen))
     next_try_at = occurrence.canary_until or occurrence.due_at
-    db.execute(_insert_deliveries(occurrence_id, next_try_at, may_get_it, in_order=in_order))
+    names = parse_names(occurrence.fields)
+    db.execute(_insert_deliveries(occurrence_id, next_try_at, names, may_get_it, in_order=in_order))
     if until is None and occurrence.canary_until is not None:
         canary.choose(db, occurrence_id)
     progress = {"state": OccurrenceState.OPEN} if until is None else {"cursor": until}
@@ -95,7 +113,7 @@ def create_deliveries(
 
 
 def _insert_deliveries(
-    occurrence_id: int, next_try_at: datetime, may_get_it: ColumnElement[bool], *, in_order: bool
+    occurrence_id: int, next_try_at: datetime, fields: Sequence[str], may_get_it: ColumnElement[bool], *, in_order: bool
 ) -> Insert:
     columns = {
         "occurrence_id": literal(occurrence_id),
@@ -110,6 +128,8 @@ def _insert_deliveries(
         "given_back": literal(0),
         "next_try_at": literal(next_try_at, _D.c.next_try_at.type),
     }
+    if fields:
+        columns["fields"] = json_part(_C.c.fields, fields)
     rows = select(*columns.values()).where(may_get_it)
     if in_order:
         rows = rows.order_by(_C.c.id)
@@ -139,11 +159,56 @@ def keep_sent_content(store: Store, occurrence_id: int) -> int | None:
         store.write_in_batches(partial(_keep_next, occurrence_id=occurrence_id, ids=ids))
 
 
-def change_content(db: Connection, occurrence_id: int, looked_to: int | None = None, **values: object) -> bool:
+class TakenFields(NamedTuple):
+    """The custom fields that new content of an occurrence uses, and which of them its deliveries have.
+
+    `added` are the names that the old content did not use. Deliveries up to the id `until` have taken their values.
+    """
+
+    names: Sequence[str]
+    added: Sequence[str]
+    until: int = 0
+
+
+def find_added_fields(db: Connection, occurrence_id: int, names: Sequence[str]) -> TakenFields:
+    """Return which of the fields that new content uses the old content of an occurrence does not use."""
+    known = parse_names(db.scalar(select(_O.c.fields).where(_O.c.id == occurrence_id)) or "[]")
+    return TakenFields(names, [name for name in names if name not in known])
+
+
+def take_fields(store: Store, occurrence_id: int, names: Sequence[str]) -> TakenFields:
+    """Let the deliveries of an occurrence take the fields of their clients that new content uses, in batches.
+
+    `change_content` does the same for those that are left. The old content does not use these fields. So if this is
+    killed, no email has changed.
+    """
+    with store.read() as session:
+        taken = find_added_fields(session.connection(), occurrence_id, names)
+    while taken.added:
+        with store.write() as session:
+            db = session.connection()
+            following = select(_D.c.id).where(_D.c.occurrence_id == occurrence_id, _D.c.id > taken.until)
+            until = db.scalar(select(func.max(following.order_by(_D.c.id).limit(TAKE_BATCH).subquery().c.id)))
+            if until is None:
+                break
+            _take(db, occurrence_id, taken, until)
+        taken = taken._replace(until=until)
+    return taken
+
+
+def change_content(
+    db: Connection,
+    occurrence_id: int,
+    looked_to: int | None = None,
+    *,
+    fields: TakenFields | None = None,
+    **values: object,
+) -> bool:
     """Give the emails of an occurrence that were not sent yet other content or another sender.
 
     Those that may have been sent keep what they had. With `looked_to`, which `keep_sent_content` returns, only those
-    are looked for that were tried after that attempt. Return False, and change nothing, if a run has leased some
+    are looked for that were tried after that attempt. `fields` is what `take_fields` returns: the custom fields of the
+    new content, None if they stay the same. Return False, and change nothing, if a run has leased some
     of them: it may be sending them with the content that it has read.
     """
     content = _content(db, occurrence_id)
@@ -157,8 +222,32 @@ def change_content(db: Connection, occurrence_id: int, looked_to: int | None = N
     is_kept = _has_present_content(occurrence_id, tried_since)
     if db.scalar(select(exists().where(is_kept))):
         _keep(db, occurrence_id, content, is_kept)
+    if fields is not None:
+        _take(db, occurrence_id, fields)
+        values["fields"] = dump_names(fields.names)
     db.execute(update(_O).where(_O.c.id == occurrence_id).values(values))
     return True
+
+
+def _take(db: Connection, occurrence_id: int, fields: TakenFields, until: int | None = None) -> None:
+    """Add what is missing of the custom fields to deliveries, from their clients as they are now.
+
+    Those that may have been sent, with whatever content, keep what they have.
+    """
+    if not fields.added:
+        return
+    part = json_part(_C.c.fields, fields.added)
+    of_client = select(part).where(_C.c.id == _D.c.client_id).correlate(_D).scalar_subquery()
+    changed = update(_D).where(
+        _D.c.occurrence_id == occurrence_id,
+        _D.c.id > fields.until,
+        true() if until is None else _D.c.id <= until,
+        _D.c.content_id.is_(None),
+        _D.c.state != DeliveryState.SENT,
+        ~_may_have_arrived(),
+    )
+    has_now, had = func.coalesce(of_client, "{}"), func.coalesce(_D.c.fields, "{}")
+    db.execute(changed.values(fields=json_merge(has_now, had)))
 
 
 def _keep_next(transaction: Session, *, occurrence_id: int, ids: "array[int]") -> bool:
@@ -203,5 +292,9 @@ def _has_present_content(occurrence_id: int, among: Select[tuple[int]] | None = 
         if among is None
         else and_(_D.c.id.in_(among), _D.c.occurrence_id + 0 == occurrence_id)
     )
-    may_have_arrived = or_(is_unknown(), and_(has_waiting_state(), _D.c.dated_at.is_not(None)))
-    return and_(is_chosen, _D.c.content_id.is_(None), may_have_arrived)
+    return and_(is_chosen, _D.c.content_id.is_(None), _may_have_arrived())
+
+
+def _may_have_arrived() -> ColumnElement[bool]:
+    """Return the condition of a delivery whose email may have arrived, and would be sent again as it was."""
+    return or_(is_unknown(), and_(has_waiting_state(), _D.c.dated_at.is_not(None)))

@@ -124,12 +124,12 @@ def test_value_that_is_not_understood_stops_an_import_from_a_file_and_a_pipe(hom
 
 
 def test_columns_are_mapped_and_the_others_named(home: Home) -> None:
-    text = "Kontakt;Vorname;Nachname;Telefon\r\nx@example.org;Jürgen;Müßig;1\r\n"
+    text = "Kontakt;Vorname;Nachname;Postal code;LEID\r\nx@example.org;Jürgen;Müßig;01067;1\r\n"
 
     done = import_file(home, text.encode("cp1252"), "--map", "Kontakt=email")
 
     assert (done.status, names(home)) == (0, ["Jürgen Müßig"])
-    assert done.err.endswith("ignored columns: Telefon\n")
+    assert done.err.endswith('fields: Postal_code (from "Postal code")\nignored columns: LEID\n')
 
 
 def test_tags_are_given_to_who_is_imported_and_with_update_to_who_exists(home: Home) -> None:

@@ -22,7 +22,7 @@ from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedI
 from skychimp.models import Client, Delivery, DeliveryState, Outcome
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.clients import clients, csv_files, importing, jsonl_files, text_files
-from skychimp.services.clients.clients import ClientInfo, ExportedClient
+from skychimp.services.clients.clients import ClientInfo, Export, ExportedClient
 from skychimp.services.clients.importing import ImportedRow, ImportResult, InvalidRow
 from skychimp.services.listing import ListOptions
 from skychimp.store.database import SQLITE, Store
@@ -239,7 +239,7 @@ def test_change_keeps_values_that_are_not_given(store: Store, ada: Actor) -> Non
 
     clients.change(store, ada, str(created.id), name="")
     assert clients.change(store, ada, str(created.id), email="b@example.org") == ClientInfo(
-        created.id, "b@example.org", "", "c", ["t"], created.created_at, None, None, None, None
+        created.id, "b@example.org", "", "c", ["t"], {}, created.created_at, None, None, None, None
     )
     assert clients.change(store, ada, str(created.id), tags=[]).tags == []
 
@@ -692,7 +692,8 @@ def test_every_valid_client_is_written_and_read_unchanged(module: ModuleType, ex
                 valid.append(clients.validate_client(f"-c{number}@example.org", name, comment, tags))
         written = io.StringIO()
 
-        module.write(written, [ExportedClient(new.email, new.name, new.comment, list(new.tags)) for new in valid])
+        exported = [ExportedClient(new.email, new.name, new.comment, list(new.tags), {}) for new in valid]
+        module.write(written, Export([], has_consents=False, clients=iter(exported)))
         read = [row for row in module.read(open_text(written.getvalue().encode())).rows if isinstance(row, ImportedRow)]
 
         assert [clients.validate_client(row.email, row.name, row.comment, row.tags) for row in read] == valid
@@ -708,7 +709,8 @@ def test_no_cell_is_a_formula(examples: int) -> None:
     @given(rows=st.lists(st.tuples(texts, texts, st.lists(texts, max_size=3)), max_size=6))
     def check(rows: list[tuple[str, str, list[str]]]) -> None:
         written = io.StringIO()
-        csv_files.write(written, [ExportedClient("=c@x", *row) for row in rows])
+        exported = (ExportedClient("=c@x", *row, fields={}) for row in rows)
+        csv_files.write(written, Export([], has_consents=False, clients=exported))
         for cells in csv.reader(io.StringIO(written.getvalue(), newline="")):
             assert not any(cell.startswith(("=", "+", "-", "@", "＝", "\t", "\r", "\n")) for cell in cells)
 
@@ -735,6 +737,6 @@ def test_no_bytes_break_the_reader_or_spoil_a_valid_line(examples: int) -> None:
 
 
 def test_csv_reports_the_columns_that_are_ignored() -> None:
-    file = csv_files.read(open_text(b"Phone,email,,Tags\n1,x@example.org,,\n"))
+    file = csv_files.read(open_text(b"uuid,email,,Tags\n1,x@example.org,,\n"))
 
-    assert (file.columns, file.ignored_columns) == (["email", "tags"], ["Phone"])
+    assert (file.columns, file.ignored_columns) == (["email", "tags"], ["uuid"])

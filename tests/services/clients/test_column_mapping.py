@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from skychimp.errors import InvalidValue
+from skychimp.fields import Field
+from skychimp.models import FieldType
 from skychimp.services.clients import csv_files, headings
 from skychimp.services.clients.column_mapping import ColumnChoice, parse_choice
 from skychimp.services.clients.csv_files import ClientFile
@@ -69,8 +71,17 @@ def test_export_of_another_tool_is_understood(tool: str) -> None:
 
 
 def test_listmonk_export() -> None:
-    assert read_rows(LISTMONK) == [
-        ImportedRow(2, "ada@example.org", "Ada Lovelace", 'city: London\nage: 36\nlikes: ["tea"]', ()),
+    ada = {"city": "London", "age": 36, "likes": ["tea"], "none": None}
+    file = read(LISTMONK)
+
+    assert file.fields == {
+        "city": Field("city", FieldType.TEXT),
+        "age": Field("age", FieldType.NUMBER),
+        "likes": Field("likes", FieldType.TEXT),
+    }
+    assert file.ignored_columns == ["uuid", "created_at", "updated_at"]
+    assert list(file.rows) == [
+        ImportedRow(2, "ada@example.org", "Ada Lovelace", "", (), ada),
         ImportedRow(3, "zoe@example.org", "", "", ()),
         InvalidRow(4, '"attributes" is not a JSON object'),
         InvalidRow(5, '"attributes" is not a JSON object'),
@@ -87,14 +98,21 @@ def test_mailchimp_export() -> None:
 
     assert list(file.rows) == [
         ImportedRow(
-            2, "ada@example.org", "Ada Lovelace", "a note\nPhone Number: +4930", ["VIP", "Berlin Mitte"], signed_up
+            2,
+            "ada@example.org",
+            "Ada Lovelace",
+            "a note",
+            ["VIP", "Berlin Mitte"],
+            {"Phone Number": "+4930"},
+            signed_up,
         ),
-        ImportedRow(3, "ada@example.org", "", "", (), signed_up),
+        ImportedRow(3, "ada@example.org", "", "", (), {"Phone Number": ""}, signed_up),
     ]
-    assert file.columns == ["email", "name", "comment", "tags"]
+    assert file.columns == ["email", "name", "comment", "tags", "fields"]
+    assert file.fields == {"Phone Number": Field("Phone_Number", FieldType.TEXT)}
     assert file.notes == [
-        'Mailchimp export: added to the comment: "Address", "Phone Number"',
         'consents are taken from "OPTIN_TIME"',
+        'fields: Phone_Number (from "Phone Number")',
     ]
     assert file.ignored_columns[0] == "MEMBER_RATING"
 

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.errors import InvalidValue
+from skychimp.fields import Field
+from skychimp.models import FieldType
 from skychimp.services.clients import jsonl_files
 from skychimp.services.clients.column_mapping import parse_choice
 from skychimp.services.clients.csv_files import ClientFile
@@ -41,7 +43,7 @@ def test_each_line_is_a_client_and_invalid_lines_are_reported() -> None:
 
     assert [row for row in rows if isinstance(row, ImportedRow)] == [
         ImportedRow(1, "one@example.org", "Zoë Ж", "a\nb", ["vip", "b"]),
-        ImportedRow(3, "two@example.org", "Two", "", []),
+        ImportedRow(3, "two@example.org", "Two", "", [], {"phone": 1}),
         ImportedRow(12, "nine@example.org", "", "", []),
     ]
     assert [row.line for row in rows if isinstance(row, InvalidRow)] == [4, 5, 6, 7, 8, 9, 10, 11]
@@ -49,7 +51,8 @@ def test_each_line_is_a_client_and_invalid_lines_are_reported() -> None:
 
 def test_first_line_names_the_columns() -> None:
     file = jsonl_files.read(io.StringIO('{"phone": 1, "tags": ["a"], "email": "x@example.org"}\n'))
-    assert (file.columns, file.ignored_columns) == (["email", "tags"], ["phone"])
+    assert (file.columns, file.ignored_columns) == (["email", "tags", "fields"], [])
+    assert file.fields == {"phone": Field("phone", FieldType.NUMBER)}
 
 
 def read(text: str, *, mapped: Sequence[str] = (), ignored: Sequence[str] = ()) -> ClientFile:
@@ -63,21 +66,30 @@ PERSON = (
 
 
 @pytest.mark.parametrize(
-    ("mapped", "ignored", "row", "columns", "unused"),
+    ("mapped", "ignored", "row", "columns", "fields", "unused"),
     [
-        ([], ["tags"], ("e@x.org", "Ada", "", []), ["email", "name"], ["Mail", "given", "family", "note", "plan"]),
+        (
+            [],
+            ["tags"],
+            ("e@x.org", "Ada", "", []),
+            ["email", "name", "fields"],
+            ["Mail", "given", "family", "note", "plan"],
+            [],
+        ),
         (
             ["mail=email", "given=first_name", "family=last_name"],
             ["plan"],
             ("m@x.org", "Augusta King", "", ["a"]),
-            ["email", "name", "tags"],
-            ["email", "name", "note"],
+            ["email", "name", "tags", "fields"],
+            ["note"],
+            ["email", "name"],
         ),
         (
             ["note=comment", "plan=tags", "family=name"],
             ["Mail", "given"],
             ("e@x.org", "King", "hi", ["gold", "eu"]),
             ["email", "name", "comment", "tags"],
+            [],
             ["name", "tags"],
         ),
     ],
@@ -87,12 +99,14 @@ def test_keys_are_mapped_and_ignored(
     ignored: Sequence[str],
     row: tuple[str, str, str, Sequence[str]],
     columns: Sequence[str],
+    fields: Sequence[str],
     unused: Sequence[str],
 ) -> None:
     file = read(PERSON * 2, mapped=mapped, ignored=ignored)
 
-    assert list(file.rows) == [ImportedRow(1, *row), ImportedRow(2, *row)]
-    assert (file.columns, file.ignored_columns) == (columns, unused)
+    values = {name: json.loads(PERSON)[name] for name in fields}
+    assert list(file.rows) == [ImportedRow(1, *row, values), ImportedRow(2, *row, values)]
+    assert (file.columns, list(file.fields), file.ignored_columns) == (columns, fields, unused)
 
 
 def test_line_without_a_mapped_key_is_invalid() -> None:

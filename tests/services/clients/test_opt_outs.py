@@ -228,17 +228,19 @@ def test_value_of_json_lines_that_is_not_understood_stops_the_import() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "cells"),
+    ("header", "cells", "fields"),
     [
-        ("email,Status,Confirmed", ["new customer,yes", "Enabled,", "VIP,perhaps"]),
-        ("email,subscription", ["gold", "silver"]),
-        ("email,lists", ["News", '[{""name"": 1}]']),
+        ("email,Status,Confirmed", ["new customer,yes", "Enabled,", "VIP,perhaps"], ["Status", "Confirmed"]),
+        ("email,Status,Confirmed", ["active,yes", "Enabled,perhaps"], ["Confirmed"]),
+        ("email,subscription", ["gold", "silver"], ["subscription"]),
+        ("email,lists", ["News", '[{""name"": 1}]'], []),
     ],
 )
-def test_column_about_something_else_does_not_stop_the_import(header: str, cells: list[str]) -> None:
+def test_column_about_something_else_is_a_field(header: str, cells: list[str], fields: list[str]) -> None:
     file = read(f"{header}\n" + "".join(f"a{number}@x.org,{cell}\n" for number, cell in enumerate(cells)))
 
-    assert (file.notes, len([row for row in file.rows if isinstance(row, ImportedRow)])) == ([], len(cells))
+    assert list(file.fields) == fields
+    assert len([row for row in file.rows if isinstance(row, ImportedRow)]) == len(cells)
 
 
 HEADINGS = ["status", "unsubscribed", "bounced", "subscribed", "confirmed", "UNSUB_REASON", "lists", "Portal Bounce"]
@@ -250,7 +252,7 @@ def test_any_value_is_understood_or_stops_the_import(heading: str, cells: list[s
     rows = [(number, [cell]) for number, cell in enumerate(cells)]
 
     try:
-        chosen = opt_outs.choose_columns(columns, rows)
+        chosen = opt_outs.choose_columns(columns, rows).opt_outs
     except InvalidValue:
         return
     found: list[Any] = [opt_outs.find(chosen, cells) for _, cells in rows]
