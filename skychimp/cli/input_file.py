@@ -33,7 +33,7 @@ def open_input(file: str) -> contextlib.AbstractContextManager[BinaryIO]:
 
 def open_text(context: Context, binary: BinaryIO, file: str, encoding: str | None) -> TextIOWrapper:
     """Open it as text, and name an encoding that was guessed. Raises InvalidValue."""
-    from skychimp.services.clients import text_files
+    from skychimp.services.clients.files import text_files
 
     with naming(file):
         opened = text_files.open_text(binary, encoding)

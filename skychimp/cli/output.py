@@ -139,7 +139,7 @@ class Output:
         """Show records as CSV, as they are read. Formulas are escaped, so that no spreadsheet runs them."""
         import csv
 
-        from skychimp.services.clients.csv_files import escape_formula
+        from skychimp.services.clients.files.csv_files import escape_formula
 
         writer = csv.writer(sys.stdout, lineterminator="\n")
         if header:

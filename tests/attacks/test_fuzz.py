@@ -35,8 +35,9 @@ from skychimp.errors import SkychimpError
 from skychimp.models import Format, Outcome
 from skychimp.permissions import Actor
 from skychimp.services.blog import images
-from skychimp.services.clients import csv_files, importing, jsonl_files, text_files
+from skychimp.services.clients import importing
 from skychimp.services.clients.clients import validate_client
+from skychimp.services.clients.files import csv_files, jsonl_files, text_files
 from skychimp.services.messages import front_matter, merge_tags
 from skychimp.services.reporting import reports
 from skychimp.store.database import Store

@@ -26,7 +26,7 @@ from skychimp.services.clients import clients, importing, segments, suppressions
 from skychimp.services.clients.importing import ImportedRow
 from skychimp.store.database import Store
 
-BY_NAME = ("tag", "suppression")
+BY_NAME = ("tag", "field", "suppression")
 """Kinds that have no ids."""
 
 

@@ -17,7 +17,7 @@ from skychimp.models import DeliveryState, Login, Mailing, Post, Role, User
 from skychimp.permissions import Actor
 from skychimp.services.accounts import sessions
 from skychimp.services.blog import posts
-from skychimp.services.clients import clients, segments, suppressions
+from skychimp.services.clients import clients, fields, segments, suppressions
 from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
 from skychimp.services.messages import messages
@@ -27,7 +27,7 @@ from skychimp.store.database import Store
 
 DAY = timedelta(days=1)
 NO_OPTIONS = ListOptions()
-BY_NAME = ("tag", "suppression")
+BY_NAME = ("tag", "field", "suppression")
 """Kinds that have no ids."""
 SESSION_STATES: dict[str, Callable[[datetime], Any]] = {
     "valid": lambda now: update(User).values(name="Eve"),
@@ -41,8 +41,8 @@ SESSION_STATES: dict[str, Callable[[datetime], Any]] = {
 
 
 def create_objects(store: Store, owner: Actor, name: str) -> None:
-    """Create a client with a tag, a suppression, and a mailing and a deleted one with an unknown delivery each."""
-    clients.create(store, owner, email=f"{name}@example.org", tags=[name, "all"])
+    """Create a client with a tag and fields, a suppression, and two mailings with unknown deliveries, one deleted."""
+    clients.create(store, owner, email=f"{name}@example.org", tags=[name, "all"], fields={name: "1", "Size": "2"})
     suppressions.add(store, owner, [suppressions.new_suppression(f"{name}@example.net")])
     segments.create(store, owner, name, "name IS NULL", "UTC")
     for is_deleted in (False, True):
@@ -68,6 +68,9 @@ def listed(store: Store, actor: Actor, kind: str) -> Iterator[str]:
     """The ids, tags or addresses that the commands show to this actor."""
     if kind == "tag":
         yield from {tag for client in clients.list_clients(store, actor, NO_OPTIONS) for tag in client.tags}
+        return
+    if kind == "field":
+        yield from (each.name for each in fields.list_fields(store, actor))
         return
     if kind == "suppression":
         yield from (str(each.address) for each in suppressions.list_suppressions(store, actor, NO_OPTIONS))

@@ -24,9 +24,9 @@ from skychimp.text import checked_tags, count_of, shortened
 if TYPE_CHECKING:
     from skychimp.addresses import Rules
     from skychimp.services.clients.clients import Change, ClientInfo, ExportedClient, TagChange
-    from skychimp.services.clients.column_mapping import ColumnChoice
     from skychimp.services.clients.consents import GivenConsent
-    from skychimp.services.clients.csv_files import ClientFile
+    from skychimp.services.clients.files.column_mapping import ColumnChoice
+    from skychimp.services.clients.files.csv_files import ClientFile
     from skychimp.services.clients.importing import ImportResult
     from skychimp.services.clients.selection import Selection
 
@@ -384,7 +384,8 @@ def import_(
     Consents are recorded of clients that are created, and with --update of existing ones. --consent is that of rows
     without one. See "skychimp help consent".
     """
-    from skychimp.services.clients import column_mapping, importing
+    from skychimp.services.clients import importing
+    from skychimp.services.clients.files import column_mapping
 
     context = get_context(ctx, json)
     actor = context.actor  # before the input is read, which may take until its writer ends
@@ -599,7 +600,7 @@ def _suggest_message(context: Context) -> None:
 
 def _format_module(file_format: str | None, file: str) -> ModuleType:
     """Return the module that reads and writes a format, which is named or else follows from the file's extension."""
-    from skychimp.services.clients import csv_files, jsonl_files
+    from skychimp.services.clients.files import csv_files, jsonl_files
 
     extension = Path(file).suffix.lower().removeprefix(".")
     return jsonl_files if (file_format or extension) in ("jsonl", "ndjson") else csv_files

@@ -177,7 +177,8 @@ def export(
 
     Those of forgotten persons are not exported, as their addresses are not known.
     """
-    from skychimp.services.clients import suppression_files, suppressions
+    from skychimp.services.clients import suppressions
+    from skychimp.services.clients.files import suppression_files
 
     context = get_context(ctx, json)
     if context.out.json and file == "-":
@@ -225,7 +226,8 @@ def import_(
 
     If columns mark who has opted out, the other rows are left out. See "skychimp help imports".
     """
-    from skychimp.services.clients import column_mapping, suppression_files, suppression_import
+    from skychimp.services.clients import suppression_import
+    from skychimp.services.clients.files import column_mapping, suppression_files
 
     context = get_context(ctx, json)
     actor = _actor(context, everywhere=everywhere, operator=operator)

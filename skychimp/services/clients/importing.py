@@ -16,10 +16,11 @@ from skychimp.fields import Field, FieldValue, dump_fields, parse_value, text_of
 from skychimp.models import ConsentSource, SuppressionSource
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
-from skychimp.services.clients import opt_outs, suppressions
+from skychimp.services.clients import suppressions
 from skychimp.services.clients.clients import validate_client
 from skychimp.services.clients.consents import GivenConsent, checked_consent, parse_file_time
-from skychimp.services.clients.opt_outs import OptOut
+from skychimp.services.clients.files import opt_outs
+from skychimp.services.clients.files.opt_outs import OptOut
 from skychimp.store.clients import client_import, consents
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.clients import suppressions as store_suppressions

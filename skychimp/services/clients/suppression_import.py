@@ -9,8 +9,8 @@ from skychimp.errors import InvalidValue
 from skychimp.models import SuppressionSource
 from skychimp.permissions import Actor
 from skychimp.services.clients import suppressions
+from skychimp.services.clients.files.suppression_files import FileRow, SubscribedRow, SuppressedRow
 from skychimp.services.clients.importing import SUPPRESSION_BATCH, InvalidRow
-from skychimp.services.clients.suppression_files import FileRow, SubscribedRow, SuppressedRow
 from skychimp.services.clients.suppressions import MAX_NOTE_LENGTH, UNSUBSCRIBED
 from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store

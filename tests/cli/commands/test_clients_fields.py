@@ -100,14 +100,14 @@ def test_fields_are_in_the_emails_and_a_missing_value_fails_one_email_alone(peop
     refused = people.call("mailings", "create", "--message", "1", "--start", "now", "--every", "once", "--all-clients")
     assert (refused.status, "1 client has no city" in refused.err) == (2, True)
     people.call("clients", "update", "3", "--field", "city=Paris")
-    mailing = ("--message", "1", "--start", "now", "--every", "once", "--all-clients", "--no-send")
-    people.call("mailings", "create", *mailing)
+    options = ("--message", "1", "--start", "now", "--every", "once", "--all-clients", "--no-send", "--json")
+    mailing = people.call("mailings", "create", *options).json["id"]
     people.call("clients", "update", "3", "--field", "city=")
 
     done = people.call("run", "--json")
 
     assert (done.json["sent"], done.json["failed"]) == (2, 1)
-    log = people.call("mailings", "log", "1", "--json").json
+    log = people.call("mailings", "log", str(mailing), "--json").json
     assert ["the client has no value for client.fields.city" in row["reply"] for row in log] == [
         row["email"] == "eve@example.org" for row in log
     ]

@@ -7,7 +7,8 @@ import pytest
 from support.command import PROGRAM, CommandResult, Home
 from support.initial_home import InitialHome
 
-from skychimp.services.clients import csv_files, importing
+from skychimp.services.clients import importing
+from skychimp.services.clients.files import csv_files
 
 NAMES = "email,name\na@example.org,Иванов Иван\nb@example.org,Пётр Щукин\nc@example.org,Анна Ким\n"
 OPTED_OUT = "email,status\na@example.org,active\nb@example.org,unsubscribed\n"

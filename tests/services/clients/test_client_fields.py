@@ -14,9 +14,10 @@ from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import MAX_FIELDS, Field, FieldValue, dump_fields, format_value, type_of_text
 from skychimp.models import Client, ClientField, FieldType
 from skychimp.permissions import Actor
-from skychimp.services.clients import clients, csv_files, fields, importing, jsonl_files
-from skychimp.services.clients.column_mapping import ColumnChoice, parse_choice
+from skychimp.services.clients import clients, fields, importing
 from skychimp.services.clients.fields import FieldInfo
+from skychimp.services.clients.files import csv_files, jsonl_files
+from skychimp.services.clients.files.column_mapping import ColumnChoice, parse_choice
 from skychimp.services.clients.importing import ImportResult, InvalidRow
 from skychimp.services.listing import ListOptions
 from skychimp.store.clients import client_import

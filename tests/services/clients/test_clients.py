@@ -21,8 +21,9 @@ from skychimp.addresses import Rules
 from skychimp.errors import Conflict, Denied, InvalidValue, NotFound, NotLoggedIn
 from skychimp.models import Client, Delivery, DeliveryState, Outcome
 from skychimp.permissions import ANONYMOUS, Actor
-from skychimp.services.clients import clients, csv_files, importing, jsonl_files, text_files
+from skychimp.services.clients import clients, importing
 from skychimp.services.clients.clients import ClientInfo, Export, ExportedClient
+from skychimp.services.clients.files import csv_files, jsonl_files, text_files
 from skychimp.services.clients.importing import ImportedRow, ImportResult, InvalidRow
 from skychimp.services.listing import ListOptions
 from skychimp.store.database import SQLITE, Store

@@ -8,7 +8,8 @@ from support import ledger_rows
 
 from skychimp.models import EVERYBODY, Delivery, DeliveryState, Suppression, SuppressionSource
 from skychimp.permissions import Actor
-from skychimp.services.clients import clients, csv_files, importing
+from skychimp.services.clients import clients, importing
+from skychimp.services.clients.files import csv_files
 from skychimp.services.clients.importing import ImportResult, InvalidRow
 from skychimp.services.listing import ListOptions
 from skychimp.store.clients import suppressions

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from skychimp.errors import InvalidValue
 from skychimp.models import SuppressionSource
-from skychimp.services.clients import suppression_files
-from skychimp.services.clients.column_mapping import parse_choice
+from skychimp.services.clients.files import suppression_files
+from skychimp.services.clients.files.column_mapping import parse_choice
+from skychimp.services.clients.files.suppression_files import FIELDS, FileRow, SubscribedRow, SuppressedRow
 from skychimp.services.clients.importing import InvalidRow
-from skychimp.services.clients.suppression_files import FIELDS, FileRow, SubscribedRow, SuppressedRow
 from skychimp.services.clients.suppressions import SuppressionInfo
 
 MAY_1 = datetime(2026, 5, 1, 10, tzinfo=UTC)

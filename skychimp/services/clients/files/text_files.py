@@ -11,8 +11,8 @@ from io import TextIOWrapper
 from typing import BinaryIO, NamedTuple, TextIO, TypeVar
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import character_sets
-from skychimp.services.clients.character_sets import Reading
+from skychimp.services.clients.files import character_sets
+from skychimp.services.clients.files.character_sets import Reading
 from skychimp.text import did_you_mean
 
 UTF8, UTF8_ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""

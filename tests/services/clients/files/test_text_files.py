@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import csv_files, text_files
+from skychimp.services.clients.files import csv_files, text_files
 from skychimp.services.clients.importing import ImportedRow
 
 TEXT = "email,name\na@example.org,Иванов Иван\nb@example.org,Пётр Щукин\nc@example.org,Анна Ким\n"

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TextIO
 
 from skychimp import safe_json
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import column_mapping, field_columns, opt_outs, text_files
 from skychimp.services.clients.clients import Export
-from skychimp.services.clients.column_mapping import ColumnChoice
-from skychimp.services.clients.csv_files import (
+from skychimp.services.clients.files import column_mapping, field_columns, opt_outs, text_files
+from skychimp.services.clients.files.column_mapping import ColumnChoice
+from skychimp.services.clients.files.csv_files import (
     CONSENT_HEADINGS,
     HEADINGS,
     MAX_COLUMNS,
@@ -22,9 +22,9 @@ from skychimp.services.clients.csv_files import (
     consent_cells,
     skip_line,
 )
-from skychimp.services.clients.field_columns import PREFIX, FieldSurvey, FoundFields, read_names, typed_name
+from skychimp.services.clients.files.field_columns import PREFIX, FieldSurvey, FoundFields, read_names, typed_name
+from skychimp.services.clients.files.opt_outs import OptOutColumn
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
-from skychimp.services.clients.opt_outs import OptOutColumn
 
 _OBJECTS = ("fields", "attributes", "attribs")
 """Keys of an object with custom fields. listmonk has the last two."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients.headings import normalise
+from skychimp.services.clients.files.headings import normalise
 from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
 from skychimp.shell import quoted
 from skychimp.store.clients.suppressions import BOUNCE

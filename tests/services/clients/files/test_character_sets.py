@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from skychimp.services.clients import character_sets
+from skychimp.services.clients.files import character_sets
 
 NAMES = {
     "Russian": (

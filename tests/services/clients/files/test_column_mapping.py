@@ -9,9 +9,9 @@ import pytest
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field
 from skychimp.models import FieldType
-from skychimp.services.clients import csv_files, headings
-from skychimp.services.clients.column_mapping import ColumnChoice, parse_choice
-from skychimp.services.clients.csv_files import ClientFile
+from skychimp.services.clients.files import csv_files, headings
+from skychimp.services.clients.files.column_mapping import ColumnChoice, parse_choice
+from skychimp.services.clients.files.csv_files import ClientFile
 from skychimp.services.clients.importing import FileConsent, ImportedRow, InvalidRow
 
 LISTMONK = """\

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import csv_files, jsonl_files, opt_outs
-from skychimp.services.clients.column_mapping import ColumnChoice
-from skychimp.services.clients.csv_files import ClientFile
+from skychimp.services.clients.files import csv_files, jsonl_files, opt_outs
+from skychimp.services.clients.files.column_mapping import ColumnChoice
+from skychimp.services.clients.files.csv_files import ClientFile
+from skychimp.services.clients.files.opt_outs import OptOut
 from skychimp.services.clients.importing import ImportedRow, OptedOutRow
-from skychimp.services.clients.opt_outs import OptOut
 
 MAY_1 = datetime(2026, 5, 1, 10, tzinfo=UTC)
 

@@ -11,13 +11,13 @@ from functools import lru_cache
 from typing import NamedTuple, TextIO
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import column_mapping, csv_files, json_objects, jsonl_files, opt_outs, text_files
-from skychimp.services.clients import headings as known_headings
-from skychimp.services.clients.column_mapping import ColumnChoice
-from skychimp.services.clients.csv_files import escape_formula
-from skychimp.services.clients.headings import normalise
+from skychimp.services.clients.files import column_mapping, csv_files, json_objects, jsonl_files, opt_outs, text_files
+from skychimp.services.clients.files import headings as known_headings
+from skychimp.services.clients.files.column_mapping import ColumnChoice
+from skychimp.services.clients.files.csv_files import escape_formula
+from skychimp.services.clients.files.headings import normalise
+from skychimp.services.clients.files.opt_outs import OptOut, OptOutColumn, OtherCell
 from skychimp.services.clients.importing import InvalidRow
-from skychimp.services.clients.opt_outs import OptOut, OptOutColumn, OtherCell
 from skychimp.services.clients.suppressions import COMPLAINT, SuppressionInfo
 from skychimp.store.clients.suppressions import BOUNCE
 

@@ -18,11 +18,11 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients import field_columns, opt_outs
-from skychimp.services.clients import headings as known_headings
-from skychimp.services.clients.headings import normalise
+from skychimp.services.clients.files import field_columns, opt_outs
+from skychimp.services.clients.files import headings as known_headings
+from skychimp.services.clients.files.headings import normalise
+from skychimp.services.clients.files.opt_outs import OptOut, OptOutColumn
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
-from skychimp.services.clients.opt_outs import OptOut, OptOutColumn
 from skychimp.text import did_you_mean
 
 FIELDS = ("email", "name", "first_name", "last_name", "comment", "tags")

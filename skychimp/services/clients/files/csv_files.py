@@ -17,11 +17,11 @@ from typing import NamedTuple, TextIO, TypeVar
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field, format_value
 from skychimp.models import FieldType
-from skychimp.services.clients import column_mapping, field_columns, opt_outs, text_files
-from skychimp.services.clients import headings as known_headings
 from skychimp.services.clients.clients import Export, ExportedClient
-from skychimp.services.clients.column_mapping import ColumnChoice, Columns
-from skychimp.services.clients.field_columns import FieldSurvey, FoundFields, read_names, typed_name
+from skychimp.services.clients.files import column_mapping, field_columns, opt_outs, text_files
+from skychimp.services.clients.files import headings as known_headings
+from skychimp.services.clients.files.column_mapping import ColumnChoice, Columns
+from skychimp.services.clients.files.field_columns import FieldSurvey, FoundFields, read_names, typed_name
 from skychimp.services.clients.importing import FileRow, InvalidRow
 from skychimp.text import count_of
 

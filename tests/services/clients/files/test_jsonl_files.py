@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field
 from skychimp.models import FieldType
-from skychimp.services.clients import jsonl_files
-from skychimp.services.clients.column_mapping import parse_choice
-from skychimp.services.clients.csv_files import ClientFile
+from skychimp.services.clients.files import jsonl_files
+from skychimp.services.clients.files.column_mapping import parse_choice
+from skychimp.services.clients.files.csv_files import ClientFile
 from skychimp.services.clients.importing import ImportedRow, InvalidRow, OptedOutRow
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from skychimp.errors import InvalidValue
-from skychimp.services.clients.csv_files import MAX_LINE_LENGTH
+from skychimp.services.clients.files.csv_files import MAX_LINE_LENGTH
 from skychimp.services.clients.importing import InvalidRow
 
 _CHUNK = 100_000
