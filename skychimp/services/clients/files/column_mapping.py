@@ -92,10 +92,10 @@ def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[
         heading, separator, name = (part.strip() for part in text.rpartition("="))
         if not separator or not heading:
             raise InvalidValue(f'"{text}" is not COLUMN=FIELD', "use for example --map Mail=email")
-        if known is FIELDS and field_columns.is_field(name):
+        if known is ALL_FIELDS and field_columns.is_field(name):
             name = field_columns.check_target(name)
         elif name not in known:
-            shown = (*known, "fields.NAME") if known is FIELDS else known
+            shown = (*known, "fields.NAME") if known is ALL_FIELDS else known
             raise InvalidValue(f'unknown field "{name}"', _suggest(name, shown, "fields"))
         if heading in fields or name in fields.values():
             twice = heading if heading in fields else name
