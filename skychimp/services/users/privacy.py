@@ -12,7 +12,7 @@ from skychimp.errors import Conflict, NotFound, StoreFailed
 from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, Post, Role, Suppression
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
-from skychimp.services.clients import clients
+from skychimp.services.clients import clients, segments
 from skychimp.services.clients import suppressions as client_suppressions
 from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
@@ -105,6 +105,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     yield "account", users.show_own(store, actor)
     yield "clients", clients.list_clients(store, owner, everything)
     yield "suppressions", client_suppressions.list_suppressions(store, owner, everything)
+    yield "segments", segments.list_segments(store, owner, everything)
     yield "messages", messages.list_messages(store, owner, everything)
     yield "mailings", mailings.list_mailings(store, owner, everything)
     yield "attempts", _attempts(store, owner)

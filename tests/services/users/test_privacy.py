@@ -338,7 +338,7 @@ def test_export_has_the_users_own_data_and_nothing_else(store: Store, ada: Actor
 
     data = export_own(store, ada)
 
-    assert list(data) == ["account", "clients", "suppressions", "messages", "mailings", "attempts", "posts"]
+    assert list(data) == ["account", "clients", "suppressions", "segments", "messages", "mailings", "attempts", "posts"]
     assert (data["account"]["id"], data["account"]["email"]) == (ada.user_id, ada.email)
     assert [(one["email"], one["tags"]) for one in data["clients"]] == [("Grace@example.org", ["grace"])]
     assert [one["subject"] for one in data["messages"]] == ["Hello", "Unsent"]
@@ -369,7 +369,7 @@ def test_export_needs_a_login(store: Store) -> None:
         export_own(store, ANONYMOUS)
     actor = create_user(store, "new")
     assert export_own(store, actor) | {"account": None} == {
-        "account": None, "clients": [], "suppressions": [], "messages": [], "mailings": [], "attempts": [], "posts": [],
+        "account": None, "clients": [], "suppressions": [], "segments": [], "messages": [], "mailings": [], "attempts": [], "posts": [],
     }  # fmt: skip
 
 
