@@ -369,7 +369,8 @@ def test_export_needs_a_login(store: Store) -> None:
         export_own(store, ANONYMOUS)
     actor = create_user(store, "new")
     assert export_own(store, actor) | {"account": None} == {
-        "account": None, "clients": [], "suppressions": [], "segments": [], "messages": [], "mailings": [], "attempts": [], "posts": [],
+        "account": None, "clients": [], "suppressions": [], "segments": [], "messages": [], "mailings": [],
+        "attempts": [], "posts": [],
     }  # fmt: skip
 
 
