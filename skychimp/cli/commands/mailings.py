@@ -120,6 +120,7 @@ def create(
     """Create a mailing. It is sent immediately if its start time has passed."""
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
+    from skychimp.services.mailings.canary_input import CanaryInput
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
 
     context = get_context(ctx, json)

@@ -23,7 +23,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
-from skychimp.services.clients import clients, fields
+from skychimp.services.clients import clients, fields, segments
 from skychimp.services.clients import suppressions as client_suppressions
 from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
@@ -122,6 +122,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     yield "clients", clients.list_clients(store, owner, everything)
     yield "consents", _consents(store, owner)
     yield "suppressions", client_suppressions.list_suppressions(store, owner, everything)
+    yield "segments", segments.list_segments(store, owner, everything)
     yield "messages", messages.list_messages(store, owner, everything)
     yield "mailings", mailings.list_mailings(store, owner, everything)
     yield "attempts", _attempts(store, owner)

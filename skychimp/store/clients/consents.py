@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     exists,
+    func,
     insert,
     select,
     true,
@@ -121,22 +122,24 @@ def history(db: Connection, owner_id: int, keys: Collection[str]) -> Iterator[tu
 def forget(db: Connection, key: str, owner_id: int | None, now: datetime) -> int:
     """Let the consents of an address allow no more mail, of one user or of all, and return how many did.
 
-    When, to what and how the person agreed stays. The proof does not, because it may name the person.
+    When, to what and how the person agreed stays. The proof does not, because it may name the person. For consents that
+    were forgotten before, the new time counts.
     """
-    is_forgotten = _of_person(db, key, owner_id)
-    return db.execute(update(_CONSENT).where(is_forgotten).values(forgotten_at=now, proof="")).rowcount
+    number = db.scalar(select(func.count()).select_from(proofs(db, key, owner_id).subquery())) or 0
+    db.execute(update(_CONSENT).where(_of_person(db, key, owner_id)).values(forgotten_at=now, proof=""))
+    return number
 
 
 def proofs(db: Connection, key: str, owner_id: int | None) -> Select[tuple[str]]:
     """Return the query for the proofs that `forget` erases. It has one row for each consent."""
-    return select(_CONSENT.c.proof).where(_of_person(db, key, owner_id))
+    return select(_CONSENT.c.proof).where(_of_person(db, key, owner_id), _CONSENT.c.forgotten_at.is_(None))
 
 
 def _of_person(db: Connection, key: str, owner_id: int | None) -> ColumnElement[bool]:
-    """Return the condition of the consents of an address that were not forgotten, of one user or of all."""
+    """Return the condition of the consents of an address, of one user or of all."""
     (address_hash,) = address_hashes(db, [key]).values()
     is_owner = true() if owner_id is None else _CONSENT.c.owner_id == owner_id
-    return (_CONSENT.c.address_hash == address_hash) & is_owner & _CONSENT.c.forgotten_at.is_(None)
+    return (_CONSENT.c.address_hash == address_hash) & is_owner
 
 
 def _find(db: Connection, owner_id: int, hashes: Iterable[str]) -> Iterator[Any]:
