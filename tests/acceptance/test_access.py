@@ -113,6 +113,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("clients show", "{client}", "own clients, messages, mailings"),
     ("clients show", "{email}", "own clients, messages, mailings"),
     ("clients consents", "{email}", "own clients, messages, mailings"),
+    ("clients fields", "", "own clients, messages, mailings"),
     ("clients tags", "", "own clients, messages, mailings"),
     ("clients update", "{client} --name New", "own clients, messages, mailings"),
     ("clients update", "{client} {email} --add-tag new", "own clients, messages, mailings"),

@@ -251,7 +251,7 @@ def test_import_with_update_changes_existing_clients(full: Home) -> None:
     done = full.call("clients", "import", "-", "--update", "--json", stdin="Email;Phone;Name\nzoe@example.org;1;New\n")
 
     assert (done.status, done.json["updated"]) == (0, 1)
-    assert "ignored columns: Phone" in done.err
+    assert "fields: Phone" in done.err
     client = full.call("clients", "show", "zoe@example.org", "--json").json
     assert (client["name"], client["tags"]) == ("New", ["vip"])
 

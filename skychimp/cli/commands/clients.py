@@ -154,7 +154,10 @@ def consents(
     email: Annotated[str, typer.Argument(metavar="EMAIL", help="Email address of the person.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """List when and to what somebody agreed, also if the client was deleted or forgotten."""
+    """List when and to what somebody agreed.
+
+    That is known even if the client was deleted or forgotten.
+    """
     from skychimp.services.clients import consents
 
     context = get_context(ctx, json)
@@ -189,7 +192,9 @@ def fields(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the fields of your clients, with their types and the number of clients with a value.
+    """List the fields of your clients.
+
+    They are shown with their types and the number of clients with a value.
 
     With --type, change the type of a field. It is refused if a value does not fit.
     """
@@ -373,9 +378,9 @@ def import_(
     accept_unusual: AcceptUnusual = False,
     json: Json = False,
 ) -> None:
-    """Import clients from a file with the columns email, name, comment and tags.
+    """Import clients from a file.
 
-    Other columns become fields of the clients. See "skychimp help fields".
+    It has the columns email, name, comment and tags. Other columns become fields of the clients. See "skychimp help fields".
     Invalid rows are listed with their line number. All other rows are imported.
 
     Columns of other mailing tools and address books are recognised. See "skychimp help imports".

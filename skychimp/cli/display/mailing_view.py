@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from skychimp.store.clients.audience import AudienceCount
 
 COLUMNS = {
-    "id": "ID", "name": "Name", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "start_at": "Start", "end_at": "End", "next_at": "Next", "progress": "Progress",
+    "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "start_at": "Start", "end_at": "End", "next_at": "Next", "progress": "Progress", "name": "Name",
 }  # fmt: skip
 OPTIONAL_COLUMNS = ("start_at", "end_at", "name")
 """Columns that a narrow terminal leaves out."""
 
 MANAGER_COLUMNS = {
-    "id": "ID", "owner": "Owner", "name": "Name", "subject": "Subject", "every": "Every", "status": "Status",
-    "disabled": "Disabled", "owner_blocked": "Owner blocked", "next_at": "Next", "progress": "Progress",
+    "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
+    "owner_blocked": "Owner blocked", "next_at": "Next", "progress": "Progress", "name": "Name",
 }  # fmt: skip
 DUE_TIME_COLUMNS = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NO_MAILINGS = 'no mailings yet; run "skychimp mailings create --help"'

@@ -118,7 +118,7 @@ def test_mailing_is_created_shown_named_and_copied(people: Home) -> None:
         "except_segments": ["vips"], "except_where": "name = 'x'",
     }  # fmt: skip
     assert created.json.items() >= chosen.items()
-    assert created.json["left_out"] == {"suppressed": 0, "bad_address": 0, "excluded": 2}
+    assert created.json["left_out"] == {"suppressed": 0, "bad_address": 0, "no_consent": 0, "excluded": 2}
     assert created.json["recipients"] == 1
 
     shown = people.call("mailings", "show", "BIG news")
