@@ -32,7 +32,7 @@ from skychimp.permissions import Actor
 from skychimp.store.database import Store
 
 MAIL_LEFT = 75
-ZEROS = dict.fromkeys(("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "opened"), 0) | {
+ZEROS = dict.fromkeys(("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "opened"), 0) | {
     "stopped": None
 }
 
