@@ -32,9 +32,9 @@ from skychimp.permissions import Actor
 from skychimp.store.database import Store
 
 MAIL_LEFT = 75
-ZEROS = dict.fromkeys(("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "opened"), 0) | {
-    "stopped": None
-}
+ZEROS = dict.fromkeys(
+    ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "opened"), 0
+) | {"stopped": None}
 
 
 @pytest.fixture

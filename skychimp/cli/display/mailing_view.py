@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "start_at": "Start", "end_at": "End", "next_at": "Next", "progress": "Progress", "name": "Name",
+    "start_at": "Start", "end_at": "End", "next_at": "Next", "name": "Name", "progress": "Progress",
 }  # fmt: skip
 OPTIONAL_COLUMNS = ("start_at", "end_at", "name")
 """Columns that a narrow terminal leaves out."""
 
 MANAGER_COLUMNS = {
     "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "owner_blocked": "Owner blocked", "next_at": "Next", "progress": "Progress", "name": "Name",
+    "owner_blocked": "Owner blocked", "next_at": "Next", "name": "Name", "progress": "Progress",
 }  # fmt: skip
 DUE_TIME_COLUMNS = {"due_at": "UTC", "local": "Local", "note": "Note"}
 NO_MAILINGS = 'no mailings yet; run "skychimp mailings create --help"'
