@@ -235,7 +235,7 @@ def test_all_that_match_are_changed_and_it_can_be_taken_back(people: Home, store
 def test_change_of_many_is_taken_back_by_an_exact_query(
     people: Home, store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skychimp.cli.commands.clients.MOST_IDS_SHOWN", 0)
+    monkeypatch.setattr("skychimp.cli.commands.clients_update.MOST_IDS_SHOWN", 0)
     monkeypatch.setattr(clients, "CHANGE_BATCH", 2)
     for query, tag, undo in (
         ("email LIKE '%'", "x y's", r"--where 'tag = '\''x y'\'\'s\' --remove-tag 'x y'\'s"),
