@@ -23,6 +23,7 @@ PURE = {
     "delivery.composing.compose",
     "delivery.composing.conversions",
     "delivery.composing.digest",
+    "delivery.composing.dkim",
     "delivery.composing.mime",
     "delivery.composing.prepared_body",
     "delivery.composing.templates",
