@@ -84,6 +84,23 @@ def parse_list(value: object) -> list[Any] | None:
     return list(value) if isinstance(value, list | tuple) else None
 
 
+def parse_domain(text: str) -> str:
+    """Return a domain in lower-case ASCII. Raises InvalidValue."""
+    from skychimp import addresses
+
+    try:
+        return addresses.parse(f"a@{text}").key.partition("@")[2]
+    except InvalidValue:
+        raise InvalidValue(f"invalid domain {shortened(text)}", "use a domain such as example.org") from None
+
+
+def parse_selector(text: str) -> str:
+    """Return a DKIM selector. Raises InvalidValue."""
+    if not _SELECTOR.fullmatch(text):
+        raise InvalidValue(f"invalid selector {shortened(text)}", "use a name such as s1, with a-z, 0-9 and -")
+    return text.lower()
+
+
 def whole_number(low: int, high: int) -> BeforeValidator:
     """Return a check for a whole number in a range. Text is accepted too: environment variables have no numbers."""
 
@@ -139,20 +156,17 @@ def _flag(value: object) -> bool:
 
 
 def _domain_name(value: object) -> str:
-    """Return a domain in lower-case ASCII."""
-    from skychimp import addresses
-
     try:
-        return addresses.parse(f"a@{value}").key.partition("@")[2]
-    except InvalidValue:
-        raise ValueError("use a domain such as example.org") from None
+        return parse_domain(value if isinstance(value, str) else "")
+    except InvalidValue as error:
+        raise ValueError(error.hint) from None
 
 
 def _selectors(value: object) -> list[str]:
-    names = _one_or_more(value)
-    if not all(isinstance(name, str) and _SELECTOR.fullmatch(name) for name in names):
-        raise ValueError("use a name of letters, digits and -, such as s1, or a list of them")
-    return names
+    try:
+        return [parse_selector(name if isinstance(name, str) else "") for name in _one_or_more(value)]
+    except InvalidValue as error:
+        raise ValueError(error.hint) from None
 
 
 def _files(value: object) -> list[Path]:

@@ -1,6 +1,7 @@
 """Sign emails with DKIM (RFC 6376), with RSA keys (RFC 8301) and Ed25519 keys (RFC 8463); pure.
 
-Header and body are hashed in the canonical form "relaxed". So a mail server may fold lines anew and change white space.
+Header and body are hashed in the canonical form "relaxed". So a mail server may fold lines again, and change white
+space.
 """
 
 import base64

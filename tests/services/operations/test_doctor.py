@@ -70,7 +70,7 @@ def test_valid_installation(installed: Callable[..., CommandResult], store: Stor
     done = installed()
     findings = {finding["about"]: finding for finding in done.json["findings"]}
     assert (done.status, done.json["ok"]) == (0, True)
-    checked = {"config", "store", "disk", "clock", "relay", "sender", "SPF", "DKIM", "DMARC"}
+    checked = {"config", "store", "disk", "clock", "relay", "sender", "SPF", "DKIM", "DMARC", "alignment"}
     if store.dialect == POSTGRESQL:
         checked.remove("disk")
     assert {about: finding["level"] for about, finding in findings.items()} == dict.fromkeys(checked, "ok")

@@ -34,10 +34,10 @@ def check(records: Records, selector: str | None = "s7", address: str = "news@sk
 def test_valid_domain() -> None:
     found = check(records_with({}))
     assert [(finding.about, finding.level) for finding in found] == [
-        ("sender", OK), ("SPF", OK), ("DKIM", OK), ("DMARC", OK),
+        ("sender", OK), ("SPF", OK), ("DKIM", OK), ("DMARC", OK), ("alignment", OK),
     ]  # fmt: skip
     assert found[1].found.startswith("v=spf1 mx -all (")
-    assert [finding.remedy for finding in found] == [None] * 4
+    assert [finding.remedy for finding in found] == [None] * 5
 
 
 FAULTS: dict[str, tuple[Mapping[str, Mapping[str, Sequence[str]] | None], str, str, str]] = {
@@ -78,7 +78,7 @@ def test_dmarc_record_of_the_parent_domain_counts() -> None:
     records = records_with(
         {"news.skychimp.test": GOOD["skychimp.test"], "s7._domainkey.news.skychimp.test": {"TXT": [KEY]}}
     )
-    assert [finding.level for finding in check(records, address="a@news.skychimp.test")] == [OK] * 4
+    assert [finding.level for finding in check(records, address="a@news.skychimp.test")] == [OK] * 5
 
 
 def test_common_selectors_are_tried_without_a_selector() -> None:
