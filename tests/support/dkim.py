@@ -1,5 +1,6 @@
 """Keys for DKIM, what is published of them, and Perl's Mail::DKIM, which verifies signatures."""
 
+import shutil
 import subprocess
 from functools import cache
 
@@ -38,6 +39,14 @@ def zone() -> dict[str, dict[str, list[str]]]:
     """Return the records of the keys for a name server."""
     records = (dkim.key_record(key) for key in (RSA, ED25519))
     return {record.name: {"TXT": [" ".join(f'"{part}"' for part in record.strings)]} for record in records}
+
+
+def has_perl_verifier() -> bool:
+    """Return whether Mail::DKIM is installed."""
+    command = ["perl", "-MMail::DKIM::Verifier", "-e", "1"]
+    return (
+        shutil.which("perl") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
 
 
 def perl_verifies(email: bytes) -> list[str]:
