@@ -52,6 +52,7 @@ COMMANDS = {
     "status": CommandInfo(_SEND, "Show sending activity and the queue."),
     "resolve": CommandInfo(_SEND, "Resolve deliveries with an unknown outcome."),
     "doctor": CommandInfo(_SEND, "Check the configuration and the mail server."),
+    "dkim": CommandInfo(_SEND, "Make keys that sign emails.", "skychimp dkim keygen"),
     "service": CommandInfo(_SEND, "Print systemd units, a crontab line or a sudoers file.", "skychimp service cron"),
     "stats": CommandInfo(_REPORT, "Show the numbers of mailings and clients, and random posts."),
     "report": CommandInfo(_REPORT, "Show the results of a mailing."),

@@ -10,6 +10,7 @@ MAX_BYTES = 1_000_000
 """The largest config, .env and file of certificates."""
 
 MAX_PASSWORD_BYTES = 1_000
+MAX_KEY_BYTES = 16_000
 
 
 def read_bytes(path: Path, hint: str, *, max_bytes: int = MAX_BYTES) -> bytes:

@@ -17,10 +17,12 @@ from skychimp.config.types import (
     AccountNames,
     Command,
     Count,
+    DomainName,
     Duration,
     Durations,
     EmailAddress,
     FilePath,
+    FilePaths,
     Flag,
     Fraction,
     Host,
@@ -30,6 +32,7 @@ from skychimp.config.types import (
     Rates,
     RedisUrl,
     Security,
+    Selectors,
     Sender,
     SiteUrl,
     StoreLocation,
@@ -39,6 +42,7 @@ from skychimp.config.types import (
     whole_number,
 )
 from skychimp.durations import parse_duration
+from skychimp.errors import ConfigError
 
 _USUAL_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
 
@@ -174,6 +178,41 @@ class SmtpSettings(_Section):
         return data.decode("ascii", "ignore")
 
 
+class DkimSettings(_Section):
+    """How emails are signed here, if the mail server does not sign them."""
+
+    domain: Annotated[
+        DomainName | None, _setting("Domain that signs the emails (DKIM), usually the sender's.", "example.org")
+    ] = None
+    selector: Annotated[
+        Selectors | None,
+        _setting("Name that the key is published under: SELECTOR._domainkey.DOMAIN. A list for several keys.", "s1"),
+    ] = None
+    key_file: Annotated[
+        FilePaths | None,
+        _setting('File with the private key, from "skychimp dkim keygen". A list for several keys.', "dkim-s1.pem"),
+    ] = None
+
+    @property
+    def is_set(self) -> bool:
+        """Return whether emails are signed, or would be if nothing were missing."""
+        return self.domain is not None or self.selector is not None or self.key_file is not None
+
+    def read_keys(self) -> list[tuple[str, Path, bytes]]:
+        """Return the selector, the file and its content for each key, none if nothing is set. Raises ConfigError."""
+        if not self.is_set:
+            return []
+        for name in ("domain", "selector", "key_file"):
+            if not getattr(self, name):
+                raise ConfigError(f"dkim.{name} is not set", "set dkim.domain, dkim.selector and dkim.key_file")
+        selectors, paths = self.selector or (), self.key_file or ()
+        if len(selectors) != len(paths):
+            raise ConfigError("dkim.selector and dkim.key_file differ in length", "give each key its selector")
+        hint = "set dkim.key_file to a readable PEM file"
+        pems = (checked_files.require_bytes(path, hint, max_bytes=checked_files.MAX_KEY_BYTES) for path in paths)
+        return list(zip(selectors, paths, pems, strict=True))
+
+
 class DeliverySettings(_Section):
     """What happens to emails that could not be sent, or whose outcome is unknown."""
 
@@ -250,6 +289,14 @@ class CacheSettings(_Section):
     ] = None
 
 
+class WebSettings(_Section):
+    """The public address for unsubscribing."""
+
+    url: Annotated[SiteUrl | None, _setting("Public https URL of unsubscribe links.", "https://mail.example.org")] = (
+        None
+    )
+
+
 class DnsSettings(_Section):
     """Where DNS records are looked up."""
 
@@ -282,6 +329,8 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     mail: MailSettings = Field(default_factory=MailSettings)
     smtp: SmtpSettings = SmtpSettings()
+    dkim: DkimSettings = DkimSettings()
+    web: WebSettings = WebSettings()
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()

@@ -18,13 +18,14 @@ from skychimp.config.config_file import AskTrust, ignore_untrusted, read_config
 from skychimp.config.locations import database_url, hide_password
 from skychimp.config.settings import SECTIONS, Settings
 from skychimp.config.trust import ConfigFiles
+from skychimp.config.types import parse_list
 from skychimp.errors import ConfigError
 from skychimp.text import did_you_mean, shortened
 
 RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
 """Old names of settings, which are still accepted, and their new ones."""
 
-_PATHS = {"store.url", "store.password_file", "smtp.password_file", "smtp.ca_file"}
+_PATHS = {"store.url", "store.password_file", "smtp.password_file", "smtp.ca_file", "dkim.key_file"}
 _MAX_LINES, _MAX_DOTS = 10_000, 100
 """Limits of a config or a .env, and of a line of a config.
 
@@ -107,7 +108,9 @@ def files_with_passwords(read: ConfigFiles) -> list[Path]:
 
 
 def resolve_path(setting: str, value: Any, folder: Path = Path()) -> Any:
-    """Return the value of a setting; a path becomes absolute, relative to the given folder."""
+    """Return the value of a setting; a path becomes absolute, relative to the given folder. So does each of a list."""
+    if setting == "dkim.key_file" and (paths := parse_list(value)) is not None:
+        return [resolve_path(setting, each, folder) for each in paths]
     if setting not in _PATHS or not isinstance(value, str) or not value:
         return value
     if match := re.fullmatch(r"sqlite:///(?!:memory:)([^?]+)", value):

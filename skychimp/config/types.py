@@ -10,7 +10,7 @@ import re
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote
 
 from pydantic import BeforeValidator
@@ -22,6 +22,9 @@ from skychimp.timezones import TIME_ZONE_HINT, is_time_zone
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DNS_PORT = 53
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_SELECTOR = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}(?:\.{_LABEL})*")
+"""A DKIM selector (RFC 6376, section 3.1)."""
 
 
 class Security(StrEnum):
@@ -71,6 +74,31 @@ def parse_address_and_port(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"\[(.+)\]:([0-9]{1,5})|([^:]+):([0-9]{1,5})|(.+)", text)
     address, port = (match[1] or match[3] or match[5], match[2] or match[4] or _DNS_PORT) if match else ("", 0)
     return str(ip_address(address)), int(port)
+
+
+def parse_list(value: object) -> list[Any] | None:
+    """Return the items of a list, which the environment has as JSON, or None if the value is not a list."""
+    if isinstance(value, str) and value.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return list(value) if isinstance(value, list | tuple) else None
+
+
+def parse_domain(text: str) -> str:
+    """Return a domain in lower-case ASCII. Raises InvalidValue."""
+    from skychimp import addresses
+
+    try:
+        return addresses.parse(f"a@{text}").key.partition("@")[2]
+    except InvalidValue:
+        raise InvalidValue(f"invalid domain {shortened(text)}", "use a domain such as example.org") from None
+
+
+def parse_selector(text: str) -> str:
+    """Return a DKIM selector. Raises InvalidValue."""
+    if not _SELECTOR.fullmatch(text):
+        raise InvalidValue(f"invalid selector {shortened(text)}", "use a name such as s1, with a-z, 0-9 and -")
+    return text.lower()
 
 
 def whole_number(low: int, high: int) -> BeforeValidator:
@@ -125,6 +153,29 @@ def _flag(value: object) -> bool:
     if value in ("true", "false"):  # an environment variable
         return value == "true"
     raise ValueError("use true or false")
+
+
+def _domain_name(value: object) -> str:
+    try:
+        return parse_domain(value if isinstance(value, str) else "")
+    except InvalidValue as error:
+        raise ValueError(error.hint) from None
+
+
+def _selectors(value: object) -> list[str]:
+    try:
+        return [parse_selector(name if isinstance(name, str) else "") for name in _one_or_more(value)]
+    except InvalidValue as error:
+        raise ValueError(error.hint) from None
+
+
+def _files(value: object) -> list[Path]:
+    return [_file(each) for each in _one_or_more(value) or [None]]
+
+
+def _one_or_more(value: object) -> list[Any]:
+    found = parse_list(value)
+    return [value] if found is None else found
 
 
 def _account_names(value: object) -> list[str]:
@@ -260,10 +311,12 @@ def _language(value: object) -> str:
 AccountNames = Annotated[tuple[str, ...], BeforeValidator(_account_names)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Count = Annotated[int, whole_number(1, 1_000_000_000)]
+DomainName = Annotated[str, BeforeValidator(_domain_name)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Durations = Annotated[tuple[timedelta, ...], BeforeValidator(_durations)]
 EmailAddress = Annotated[str, BeforeValidator(_email_address)]
 FilePath = Annotated[Path, BeforeValidator(_file)]
+FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_files)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 Host = Annotated[str, BeforeValidator(_host)]
@@ -272,6 +325,7 @@ NameServer = Annotated[str, BeforeValidator(_name_server)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(_rates)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
+Selectors = Annotated[tuple[str, ...], BeforeValidator(_selectors)]
 Sender = Annotated[str, BeforeValidator(_sender)]
 SiteUrl = Annotated[str, BeforeValidator(_site_url)]
 StoreLocation = Annotated[str, BeforeValidator(_store)]

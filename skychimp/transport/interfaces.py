@@ -6,7 +6,10 @@ are two transports: SMTP and the outbox.
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 
 class Phase(StrEnum):
@@ -18,17 +21,30 @@ class Phase(StrEnum):
     DOT = "dot"
 
 
+class Signature(NamedTuple):
+    """Header lines that sign an email, of `size` bytes. They may still be in the making."""
+
+    size: int
+    made: "Future[bytes]"
+
+
 class OutgoingEmail(NamedTuple):
     """An email for one recipient.
 
     `sender` and `recipient` are the bare envelope addresses. `data` has CRLF line ends and is not dot-stuffed.
-    `has_dots` is False if no line begins with a dot.
+    `has_dots` is False if no line begins with a dot. The `signature` is to be written before `data`.
     """
 
     sender: str
     recipient: str
     data: bytes
     has_dots: bool = True
+    signature: Signature | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of bytes with the signature."""
+        return len(self.data) if self.signature is None else len(self.data) + self.signature.size
 
 
 class Reply(NamedTuple):

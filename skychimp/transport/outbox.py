@@ -84,7 +84,8 @@ class OutboxConnection:
         draft = f"{name}.{os.getpid()}"
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         try:
-            self._write(draft, _maildir_bytes(email))
+            signature = b"" if email.signature is None else await email.signature.made
+            self._write(draft, _maildir_bytes(email, signature))
             source.commit_intent(partial(_set_answer, answered))
             if not await answered:
                 return
@@ -122,10 +123,10 @@ def _file_name(email: OutgoingEmail) -> str:
     return hashlib.sha256(message_id[1] if message_id else email.data).hexdigest()[:32]
 
 
-def _maildir_bytes(email: OutgoingEmail) -> bytes:
+def _maildir_bytes(email: OutgoingEmail, signature: bytes) -> bytes:
     """Return the email with LF line ends, after a header line each for the envelope's sender and recipient."""
     envelope = f"Return-Path: <{_on_one_line(email.sender)}>\nDelivered-To: {_on_one_line(email.recipient)}\n"
-    return envelope.encode("utf-8", "backslashreplace") + email.data.replace(b"\r\n", b"\n")
+    return envelope.encode("utf-8", "backslashreplace") + (signature + email.data).replace(b"\r\n", b"\n")
 
 
 def _on_one_line(address: str) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
 from ipaddress import ip_address
 from typing import Protocol, cast
 
@@ -25,12 +26,15 @@ class _Step(Enum):
     """What a connection that sends an email waits for."""
 
     REPLIES = auto()
+    SIGNATURE = auto()  # to be made
     LONG_BODY = auto()  # all of it to be written
     INTENT = auto()
 
 
 # Module-level names, because reading an Enum's attributes is slow.
-_REPLIES, _LONG_BODY, _INTENT = _Step
+_REPLIES, _SIGNATURE, _LONG_BODY, _INTENT = _Step
+_BEFORE_INTENT = (_SIGNATURE, _LONG_BODY)
+"""The server has no reason to say anything."""
 
 
 class Server(Protocol):
@@ -199,7 +203,7 @@ class SmtpConnection(asyncio.Protocol):
         if self._is_started_behind and not self.protocol.is_unanswered:
             self._is_started_behind = False
             self._expect_within(self._timeout_s)
-        elif self._step is _LONG_BODY and not self.protocol.is_idle:  # the server interrupts, and the rest will follow
+        elif self._step in _BEFORE_INTENT and not self.protocol.is_idle:  # the server interrupts; the rest will follow
             self._step = _REPLIES
             self._expect_within(self._timeout_s)
         if self._replies:
@@ -250,7 +254,14 @@ class SmtpConnection(asyncio.Protocol):
     def _write_body(self) -> None:
         """Write a long body now, and a short one together with its dot."""
         self._is_started_behind = False
+        signature = self._email.signature
+        if signature is not None and not signature.made.done():
+            self._step, self._deadline = _SIGNATURE, float("inf")
+            signature.made.add_done_callback(partial(self._on_signature, self._email))
+            return
         self._body = dot_stuff(self._email.data) if self._email.has_dots else self._email.data
+        if signature is not None:
+            self._body = signature.made.result() + self._body
         if len(self._body) > WRITE_AHEAD_BYTES:
             self._transport.write(self._body)
             self._body = b""
@@ -259,6 +270,11 @@ class SmtpConnection(asyncio.Protocol):
                 self._expect_within(self._dot_timeout_s)
                 return
         self._ask()
+
+    def _on_signature(self, email: OutgoingEmail, _: object) -> None:
+        """Write the body, unless the server has ended the email before its signature was made."""
+        if self._source is not None and self._step is _SIGNATURE and self._email is email:
+            self._guarded(self._write_body)
 
     def _ask(self) -> None:
         assert self._source is not None

@@ -336,7 +336,7 @@ class SmtpProtocol:
 
     def _envelope(self, email: OutgoingEmail) -> bytes:
         """Return the three commands before the body."""
-        size = f" SIZE={len(email.data)}" if "SIZE" in self.capabilities else ""
+        size = f" SIZE={email.size}" if "SIZE" in self.capabilities else ""
         body = " BODY=8BITMIME" if "8BITMIME" in self.capabilities and not email.data.isascii() else ""
         sender, recipient, utf8 = email.sender, email.recipient, ""
         if not (sender.isascii() and recipient.isascii()):
@@ -359,8 +359,8 @@ class SmtpProtocol:
                 return refusal
         if "8BITMIME" not in self.capabilities and not email.data.isascii():
             return _refuse(Phase.DATA, 554, "5.6.3", "the mail server does not support 8-bit emails (8BITMIME)")
-        if self._max_size is not None and self._max_size < len(email.data):
-            reason = f"the email has {len(email.data)} bytes, the mail server accepts at most {self._max_size}"
+        if self._max_size is not None and self._max_size < email.size:
+            reason = f"the email has {email.size} bytes, the mail server accepts at most {self._max_size}"
             return _refuse(Phase.DATA, 552, "5.3.4", reason)
         return None
 

@@ -188,6 +188,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("status", "", "run the service"),
     ("doctor", "", "run the service"),
     ("doctor", "--accept-clock --yes", "back up and restore the store"),
+    ("dkim keygen", "--type ed25519 --domain example.org --out k.pem", "run the service"),
     ("service cron", "", "run the service"),
     ("service systemd", "", "run the service"),
     ("service sudoers", ELSEWHERE, "run the service"),

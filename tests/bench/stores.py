@@ -50,8 +50,8 @@ def copy_store(folder: Path, to: Path) -> Path:
     return to
 
 
-def run(folder: Path, port: int, connections: int) -> Run:
-    """Send all due emails of a store to a server on this machine."""
+def run(folder: Path, port: int, connections: int, **settings: str) -> Run:
+    """Send all due emails of a store to a server on this machine, with further settings as in the environment."""
     measured = skychimp(
         folder,
         "run",
@@ -61,6 +61,7 @@ def run(folder: Path, port: int, connections: int) -> Run:
         SKYCHIMP_SMTP__PORT=str(port),
         SKYCHIMP_SMTP__SECURITY="none",
         SKYCHIMP_SMTP__CONNECTIONS=str(connections),
+        **settings,
     )
     return Run(json.loads(measured.stdout)["sent"], measured, _sending_seconds(folder))
 

@@ -108,6 +108,8 @@ def test_every_setting_has_a_variable() -> None:
         "smtp.auth": "login", "smtp.token_command": "/a/token --for 'a b'", "smtp.ca_file": "/a/ca",
         "smtp.connections": "3", "smtp.emails_per_connection": "4",
         "smtp.connection_age": "5m", "smtp.rate": "6/min", "smtp.timeout": "7s", "smtp.dot_timeout": "8m",
+        "dkim.domain": "example.org", "dkim.selector": '["s1", "s2"]', "dkim.key_file": '["/a/k1", "/a/k2"]',
+        "web.url": "https://mail.example.org",
         "delivery.unknown": "hold", "delivery.unknown_after": "0s", "delivery.retry_after": '["9s", "10m"]',
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d",
         "delivery.require_consent": "true", "delivery.disable_failures": "12",
@@ -128,6 +130,14 @@ def test_every_setting_has_a_variable() -> None:
     assert settings.smtp.read_password() == "p"
     defaults = load().model_dump(mode="json")
     assert not [name for name in known if value_of(given, name) == value_of(defaults, name)]
+
+
+def test_key_files_are_paths() -> None:
+    """So is each of a list, which is JSON in the environment."""
+    assert load('dkim.key_file = "k1"').dkim.key_file == (Path.cwd() / "k1",)
+    assert load('dkim.key_file = ["k1", "/k2"]').dkim.key_file == (Path.cwd() / "k1", Path("/k2"))
+    listed = load(environ={"SKYCHIMP_DKIM__KEY_FILE": '["k1", "~/k2"]'}).dkim.key_file
+    assert listed == (Path.cwd() / "k1", Path.home() / "k2")
 
 
 def value_of(tree: dict[str, Any], name: str) -> Any:
@@ -406,6 +416,12 @@ def test_default_store_is_in_the_data_folder(tmp_path: Path) -> None:
         ("mail.timezone = ''", "Europe/Berlin"),
         ("mail.timezone = 3", "Europe/Berlin"),
         ("smtp.host = ''", "mail.example.org"),
+        ("dkim.domain = 'example'", "example.org"),
+        ("dkim.domain = 'a@example.org'", "example.org"),
+        ("dkim.selector = 's1; t=x'", "a name such as s1"),
+        ("dkim.selector = ['s1', 7]", "a name such as s1"),
+        ("dkim.key_file = []", "use a file name"),
+        ("dkim.key_file = ['']", "use a file name"),
         ("dns.nameserver = 'ns.example.org'", "9.9.9.9"),
         ("dns.nameserver = '9.9.9.9:70000'", "127.0.0.1:5353"),
         ("dns.nameserver = 53", "9.9.9.9"),

@@ -37,7 +37,7 @@ from support.servers import (
 
 from skychimp.config.settings import SmtpSettings
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
-from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
+from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult, Signature
 from skychimp.transport.smtp import SmtpTransport, ehlo_name
 from skychimp.transport.smtp_connection import WRITE_AHEAD_BYTES, SmtpConnection
 
@@ -378,6 +378,61 @@ def test_connection_ends_while_the_intent_is_committed(last_reply: bytes, expect
 NEXT_EMAIL = EMAIL._replace(recipient="eve@example.net")
 IN_ONE_GO: list[Step] = [read_body, read_envelope, SENT + ENVELOPE_ACCEPTED]
 """One more email, whose envelope comes behind the dot of the last one."""
+
+
+# Signatures that are still in the making
+
+
+async def send_while_signing(port: int, sign: Callable[["asyncio.Future[bytes]"], None]) -> SendResult | None:
+    """Send an email whose signature is made by what `sign` arranges."""
+    made: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    connection = await SmtpTransport(smtp_settings(port)).connect()
+    sign(made)
+    try:
+        return await send_email(connection, EMAIL._replace(signature=Signature(20, made)))
+    finally:
+        await connection.close()
+
+
+def test_body_waits_for_the_signature() -> None:
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, read_body, SENT, hang]) as server:
+
+        def sign(made: "asyncio.Future[bytes]") -> None:
+            asyncio.get_running_loop().call_later(0.05, made.set_result, b"DKIM-Signature: x\r\n")
+
+        result = run(send_while_signing(server.port, sign))
+        assert result is not None
+        assert result.is_success
+        server.wait()
+        assert server.emails == [b"DKIM-Signature: x\r\nMessage-ID: <1@x>\r\n\r\nhello\r\n..\r\n"]
+    assert f" SIZE={len(EMAIL.data) + 20}\r\n".encode() in server.received
+
+
+@pytest.mark.parametrize("last_words", [b"", b"421 4.3.2 shutting down\r\n"])
+def test_server_that_ends_before_the_signature_is_made(last_words: bytes) -> None:
+    """What is made later is not sent, and the email was not."""
+    late: list[asyncio.Future[bytes]] = []
+
+    async def go(port: int) -> SendResult | None:
+        result = await send_while_signing(port, late.append)
+        late[0].set_result(b"DKIM-Signature: x\r\n")
+        await asyncio.sleep(0)
+        return result
+
+    with ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED + last_words]) as server:
+        result = run(go(server.port))
+        assert server.emails == []
+    assert result is not None
+    assert (result.phase, result.dot_written) == (Phase.DATA, False)
+    assert result.reply is None or result.reply.code == 421
+
+
+def test_defect_while_signing_is_raised_by_send() -> None:
+    with (
+        ScriptedServer([*OPENED, read_envelope, ENVELOPE_ACCEPTED, hang]) as server,
+        pytest.raises(ValueError, match="no key"),
+    ):
+        run(send_while_signing(server.port, lambda made: made.set_exception(ValueError("no key"))))
 
 
 @asynccontextmanager

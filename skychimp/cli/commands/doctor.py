@@ -15,16 +15,25 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 EXIT_PROBLEM, EXIT_NOT_READY = 1, 3
+DELIVERABILITY_COLUMNS = {
+    "provider": "Provider", "requirement": "Requirement", "status": "Status", "fix": "Fix", "source": "Source",
+}  # fmt: skip
 COLUMNS = {"level": "Level", "about": "About", "found": "Result", "remedy": "Fix"}
 
 
-@app.command(epilog="skychimp doctor\nskychimp doctor --dkim-selector s1\nskychimp doctor --accept-clock --operator")
+@app.command(
+    epilog="skychimp doctor\nskychimp doctor --deliverability\nskychimp doctor --dkim-selector s1\n"
+    "skychimp doctor --accept-clock --operator"
+)
 def doctor(
     ctx: typer.Context,
     dkim_selector: Annotated[
         str | None,
         typer.Option(help="DKIM selector of your mail server (default: tries common ones).", metavar="NAME"),
     ] = None,
+    deliverability: Annotated[
+        bool, typer.Option("--deliverability", help="Show what Gmail, Yahoo, Microsoft and others require of senders.")
+    ] = False,
     accept_clock: Annotated[
         bool,
         typer.Option("--accept-clock", help="Trust this machine's clock, and compute all due times again."),
@@ -43,6 +52,11 @@ def doctor(
     from skychimp.config import shared
 
     context = get_context(ctx, json)
+    if accept_clock and deliverability:
+        raise InvalidValue("--accept-clock and --deliverability cannot be combined", "use one of them")
+    if deliverability:
+        _show_deliverability(context, dkim_selector)
+        return
     if accept_clock:
         shared.require_operator("use --accept-clock")
         _accept_clock(context, operator=operator, yes=yes)
@@ -62,6 +76,22 @@ def doctor(
         context.out.rows(findings, COLUMNS)
     if problems:
         raise typer.Exit(EXIT_NOT_READY if problems & {"config", "store"} else EXIT_PROBLEM)
+
+
+def _show_deliverability(context: Context, dkim_selector: str | None) -> None:
+    """Show each requirement of each mailbox provider, and whether it is met."""
+    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.services.operations import deliverability, sender_dns
+
+    settings = context.settings
+    with_sender(settings)  # raises ConfigError without a sender
+    lookup = sender_dns.make_lookup(settings.dns.address)
+    with context.out.progress("checking") as report_progress:
+        rows = []
+        for row in deliverability.compare(settings, lookup, dkim_selector):
+            rows.append(row)
+            report_progress(len(rows), row.provider)
+    context.out.rows(rows, DELIVERABILITY_COLUMNS, optional=("source",))
 
 
 def _accept_clock(context: Context, *, operator: bool, yes: bool) -> None:

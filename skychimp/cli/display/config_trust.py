@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _DECIDING = (
     "mail.transport", "smtp.host", "smtp.port", "smtp.security", "smtp.username", "smtp.password_file",
-    "smtp.token_command", "smtp.ca_file", "store.url", "cache.url",
+    "smtp.token_command", "smtp.ca_file", "dkim.key_file", "store.url", "cache.url",
 )  # fmt: skip
 """The settings that decide where emails, secrets and data go, and which command is run."""
 

@@ -54,6 +54,7 @@ class ConnectionPool:
         self._patience = None if waits_forever else settings.run.patience
         self._smtp = settings.smtp
         self._mail = settings.mail
+        self._dkim = settings.dkim
         self._fixable: tuple[object, ...] = ()
         self.settings_hash = ""
         self._open_count = self._opening_count = 0
@@ -86,6 +87,7 @@ class ConnectionPool:
         self._fixable = (
             smtp.host, smtp.effective_port, smtp.security, smtp.username, _content(smtp.read_password), smtp.ca_file,
             _content(smtp.read_certificates), smtp.auth, smtp.token_command, self._mail.sender, self._mail.return_path,
+            self._dkim, _content(self._dkim.read_keys),
         )  # fmt: skip
 
     def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:
@@ -314,7 +316,7 @@ class _StoppedError(Exception):
 _ALL_IN_USE = "other processes use all connections of smtp.connections"
 
 
-def _content(read_file: Callable[[], str | None]) -> str | None:
+def _content(read_file: Callable[[], object]) -> object:
     """Return what a file contains, or why it cannot be used: a pause ends when either changes."""
     try:
         return read_file()

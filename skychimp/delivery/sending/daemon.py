@@ -21,11 +21,11 @@ from skychimp.delivery.sending.dispatcher import Dispatcher
 from skychimp.delivery.sending.event_loop import run_in_event_loop
 from skychimp.delivery.sending.outcomes import RunStats
 from skychimp.delivery.sending.runner import registered_run, why_held, with_fitting_connections, with_sender
+from skychimp.delivery.sending.signing import make_signing_transport
 from skychimp.delivery.sending.sparing_polls import SparingPolls, StoreWatch
 from skychimp.delivery.sending.stop_signals import RELOADED, StopSignals
 from skychimp.errors import StoreFailed, StoreHeld
 from skychimp.store.database import BATCH_PAUSE_S, Store
-from skychimp.transport import make_transport
 
 log = logging.getLogger("skychimp")
 
@@ -90,7 +90,7 @@ async def _send_until_stopped(
         dispatcher = Dispatcher(
             store,
             settings,
-            make_transport(settings, store.path),
+            make_signing_transport(settings, store.path),
             lock,
             keeps_polling=True,
             # Finishing the emails in progress can take long, and so can a full disk. There are no polls meanwhile.

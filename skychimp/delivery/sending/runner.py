@@ -16,13 +16,13 @@ from skychimp.delivery.sending.event_loop import (
     run_in_event_loop,
 )
 from skychimp.delivery.sending.outcomes import RunStats
+from skychimp.delivery.sending.signing import load_keys, make_signing_transport
 from skychimp.delivery.sending.stop_signals import StopSignals
 from skychimp.errors import ConfigError, StoreHeld
 from skychimp.store import holds, runs
 from skychimp.store.database import Store
 from skychimp.store.postgres import failover
 from skychimp.store.runs import OtherRun, RunLock
-from skychimp.transport import make_transport
 
 
 class AlreadySending(Exception):
@@ -53,7 +53,7 @@ def send_due(
     _require_files(settings)
     options = options or RunOptions()
     with registered_run(store, mailing_id=options.mailing_id, join=options.join) as lock:
-        transport = make_transport(settings, store.path)
+        transport = make_signing_transport(settings, store.path)
         dispatcher = Dispatcher(store, settings, transport, lock, options, report=report)
         return run_in_event_loop(_send(dispatcher, warn))
 
@@ -119,6 +119,7 @@ def _require_files(settings: Settings) -> None:
     if settings.mail.transport == "smtp":
         settings.smtp.read_password()
         settings.smtp.read_certificates()
+    load_keys(settings.dkim)
 
 
 async def _send(dispatcher: Dispatcher, warn: Callable[[str], None]) -> RunStats:

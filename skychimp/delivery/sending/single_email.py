@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending.event_loop import run_in_event_loop
+from skychimp.delivery.sending.signing import make_signing_transport
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable, StoreFailed
 from skychimp.store.database import Store
 from skychimp.store.limits import rate
-from skychimp.transport import make_transport
 from skychimp.transport.interfaces import OutgoingEmail, Reply, SendResult, Transport
 
 
@@ -28,7 +28,7 @@ def send_single_email(settings: Settings, store: Store, email: OutgoingEmail) ->
 
     The outbox is next to the store. Raises RelayUnavailable and RelayRefused if the email was certainly not delivered.
     """
-    transport = make_transport(settings, store.path)
+    transport = make_signing_transport(settings, store.path)
     result = run_in_event_loop(_send(transport, email))
     _count(settings, store)
     if (error := error_for(result)) is not None:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 from skychimp import addresses, files
 from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
+from skychimp.delivery.sending.signing import load_keys
 from skychimp.errors import ConfigError, SkychimpError
 from skychimp.models import Client
 from skychimp.services.operations import relay_check, sender_dns
@@ -71,14 +73,13 @@ def check_installation(
         return
     yield from relay_check.check_relay(settings, store)
     if settings.mail.sender is not None:
-        address = addresses.parse_sender(settings.mail.sender)[1]
-        try:
-            lookup = sender_dns.make_lookup(settings.dns.address)
-        except sender_dns.DnsUnavailable as error:
-            yield Finding("sender", WARNING, f"not known: {error.message}", error.hint)
-        else:
-            return_path = settings.mail.return_path or address
-            yield from sender_dns.check_domain(address, return_path, lookup, selector)
+        yield from _sender(settings, settings.mail.sender, selector)
+
+
+def return_path(settings: Settings) -> str:
+    """Return the address that bounces of mailings go to: mail.return_path, inbound.address, or the sender's."""
+    inbound = getattr(getattr(settings, "inbound", None), "address", None)
+    return settings.mail.return_path or inbound or addresses.parse_sender(settings.mail.sender or "")[1]
 
 
 def file_system_type(path: Path, mounts: str) -> str:
@@ -109,15 +110,17 @@ def _config(settings: Settings) -> Iterator[Finding]:
         yield Finding("config", PROBLEM, f"{file}; mail.sender is not set", 'set mail.sender = "Name <address>"')
     else:
         yield Finding("config", OK, f"{file}; emails are sent from {settings.mail.sender}")
-    for read_file in (settings.smtp.read_password, settings.smtp.read_certificates):
+    for read_file in (settings.smtp.read_password, settings.smtp.read_certificates, partial(load_keys, settings.dkim)):
         try:
             read_file()
         except ConfigError as error:
             yield Finding("config", PROBLEM, error.message, error.hint)
-    for secret in _files_with_passwords(settings):
+    secrets = [*(("password", path) for path in _files_with_passwords(settings))]
+    secrets += (("private key", path) for path in settings.dkim.key_file or ())
+    for kind, secret in secrets:
         with suppress(OSError):
             if files.can_others_read(secret.stat(), secret):
-                yield Finding("config", WARNING, f"other users can read the password in {secret}", _chmod_hint(secret))
+                yield Finding("config", WARNING, f"other users can read the {kind} in {secret}", _chmod_hint(secret))
     try:
         settings.mail.read_timezone()
     except ConfigError as error:
@@ -133,6 +136,21 @@ def _files_with_passwords(settings: Settings) -> list[Path]:
         with suppress(ConfigError):  # somebody changed it just now
             found += sources.files_with_passwords(config_file.read_files(settings.config_file))
     return found
+
+
+def _sender(settings: Settings, sender: str, selector: str | None) -> Iterator[Finding]:
+    """Check what DNS has about the sender's domain. A key that cannot be read is a finding of the config."""
+    try:
+        keys = load_keys(settings.dkim)
+    except ConfigError:
+        keys = []
+    try:
+        lookup = sender_dns.make_lookup(settings.dns.address)
+    except sender_dns.DnsUnavailable as error:
+        yield Finding("sender", WARNING, f"not known: {error.message}", error.hint)
+    else:
+        address = addresses.parse_sender(sender)[1]
+        yield from sender_dns.check_domain(address, return_path(settings), lookup, selector, keys)
 
 
 def _store(store: Store) -> Iterator[Finding]:

@@ -3,12 +3,24 @@
 Emails are sent even if something is missing, so every finding is at most a warning. SPF (RFC 7208), DKIM (RFC 6376) and
 DMARC (RFC 7489) records are checked for being published and valid. What only the mail server knows, such as its
 outgoing addresses and its selector, is reported as not known.
+
+An email passes DMARC if its sender's domain aligns with that of the return path (SPF) or that of a signature (DKIM):
+they have the same organizational domain, or are the same if the DMARC record is strict.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
+from skychimp import addresses
+from skychimp.delivery.composing import dkim
 from skychimp.errors import SkychimpError
 from skychimp.services.operations.findings import OK, WARNING, Finding
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
+    from skychimp.delivery.composing.dkim import DkimKey
 
 COMMON_SELECTORS = (
     "default", "dkim", "mail", "smtp", "s1", "s2", "k1", "k2", "k3", "selector1", "selector2", "google", "mandrill",
@@ -23,9 +35,14 @@ class DnsUnavailable(SkychimpError):
     """No name server answers."""
 
 
-def check_domain(sender: str, return_path: str, lookup: Lookup, selector: str | None = None) -> Iterator[Finding]:
-    """Yield findings about bounces, SPF, DKIM and DMARC. `sender` and `return_path` are addresses."""
-    domain, bounce_domain = (address.rpartition("@")[2].lower() for address in (sender, return_path))
+def check_domain(
+    sender: str, return_path: str, lookup: Lookup, selector: str | None = None, keys: "Sequence[DkimKey]" = ()
+) -> Iterator[Finding]:
+    """Yield findings about bounces, SPF, DKIM, DMARC and alignment. `sender` and `return_path` are addresses.
+
+    `selector` is the mail server's. It does not count if emails are signed here, with `keys`.
+    """
+    domain, bounce_domain = domain_of(sender), domain_of(return_path)
     try:
         mx = lookup(bounce_domain, "MX")
         if mx is None:
@@ -35,8 +52,12 @@ def check_domain(sender: str, return_path: str, lookup: Lookup, selector: str | 
             bounce_domain, mx, lambda: bool(lookup(bounce_domain, "A") or lookup(bounce_domain, "AAAA"))
         )
         yield check_spf(bounce_domain, lookup(bounce_domain, "TXT") or ())
-        yield check_dkim(domain, selector, lookup)
+        if keys:
+            yield from (check_published_key(key, lookup) for key in keys)
+        else:
+            yield check_dkim(domain, selector, lookup)
         yield check_dmarc(domain, lookup)
+        yield check_alignment(domain, bounce_domain, [key.domain for key in keys], dmarc_tags(domain, lookup))
     except DnsUnavailable as error:
         yield Finding("sender", WARNING, f"not known: {error.message}", error.hint)
 
@@ -90,17 +111,85 @@ def check_dkim(domain: str, selector: str | None, lookup: Lookup) -> Finding:
     return Finding("DKIM", WARNING, f"not known: {domain} has no key for the common selectors", remedy)
 
 
+def check_published_key(key: "DkimKey", lookup: Lookup) -> Finding:
+    """Check whether the public key that belongs to a key of ours is the one that is published."""
+    record, wanted = dkim.key_record(key), dkim.public_key(key)
+    records = lookup(record.name, "TXT") or ()
+    remedy = f'publish this TXT record at {record.name}: "{record.text}"'
+    published = _key(records)
+    if published is None:
+        return Finding("DKIM", WARNING, f"no key at {record.name}, so receivers cannot verify our signatures", remedy)
+    if len(records) > 1:
+        return Finding("DKIM", WARNING, f"{record.name} has {len(records)} TXT records", "delete all but one")
+    if published != wanted:
+        found = "the key is revoked" if not published else "the key differs from the one in dkim.key_file"
+        return Finding("DKIM", WARNING, f"{record.name}: {found}, so our signatures are invalid", remedy)
+    kind = _tags(records[0]).get("k", "rsa")
+    if kind != ("rsa" if key.is_rsa else "ed25519"):
+        return Finding("DKIM", WARNING, f"{record.name}: the key is published as {kind}", remedy)
+    if "y" in _tags(records[0]).get("t", "").split(":"):
+        found = f"{record.name}: the record has t=y, so receivers may ignore the signatures (test mode)"
+        return Finding("DKIM", WARNING, found, "delete t=y from the record")
+    return Finding("DKIM", OK, f"emails are signed here, and {record.name} has the right key")
+
+
 def check_dmarc(domain: str, lookup: Lookup) -> Finding:
     """Check whether the domain, or one above it, says what to do with forged emails."""
-    for name in _with_parents(domain):
-        records = [record for record in lookup(f"_dmarc.{name}", "TXT") or () if record.lower().startswith("v=dmarc1")]
-        if len(records) > 1:
-            problem = f"_dmarc.{name} has {len(records)} DMARC records, which count as none"
-            return Finding("DMARC", WARNING, problem, "merge them into one")
-        if records:
-            return _policy(records[0])
+    name, records = _dmarc_records(domain, lookup)
+    if len(records) > 1:
+        problem = f"_dmarc.{name} has {len(records)} DMARC records, which count as none"
+        return Finding("DMARC", WARNING, problem, "merge them into one")
+    if records:
+        return _policy(records[0])
     remedy = f'publish a TXT record at _dmarc.{domain}: "v=DMARC1; p=none; rua=mailto:YOU@{domain}"'
     return Finding("DMARC", WARNING, f"{domain} has no DMARC record, so large receivers refuse its mailings", remedy)
+
+
+def dmarc_tags(domain: str, lookup: Lookup) -> Mapping[str, str]:
+    """Return the tags of the DMARC record that is valid for a domain, none without one."""
+    _, records = _dmarc_records(domain, lookup)
+    return _tags(records[0].lower()) if len(records) == 1 else {}
+
+
+def check_alignment(domain: str, bounce_domain: str, signing: Sequence[str], dmarc: Mapping[str, str]) -> Finding:
+    """Check whether emails pass DMARC: whether the return path or a signature of ours aligns with the sender.
+
+    `signing` has the domains that sign here, none if only the mail server may sign.
+    """
+    signs = any(is_aligned(domain, each, strict=dmarc.get("adkim") == "s") for each in signing)
+    returns = is_aligned(domain, bounce_domain, strict=dmarc.get("aspf") == "s")
+    if signing and not signs:
+        found = f"DKIM signs as {', '.join(sorted(set(signing)))}, which does not align with the sender's {domain}"
+        remedy = f"set dkim.domain to {domain}"
+        return Finding("alignment", WARNING, found, remedy)
+    if not (signs or returns):
+        found = f"the return path's {bounce_domain} does not align with the sender's {domain}"
+        remedy = f"have your mail server sign as {domain}, or set mail.return_path to an address at {domain}"
+        return Finding("alignment", WARNING, f"{found}, so DMARC fails unless DKIM aligns", remedy)
+    names = " and ".join(name for name, aligns in (("the return path", returns), ("DKIM", signs)) if aligns)
+    return Finding("alignment", OK, f"{names} {'align' if signs and returns else 'aligns'} with {domain}")
+
+
+def is_aligned(domain: str, other: str, *, strict: bool) -> bool:
+    """Return whether two domains align (RFC 7489, section 3.1)."""
+    return domain == other or (not strict and organizational_domain(domain) == organizational_domain(other))
+
+
+def organizational_domain(domain: str) -> str:
+    """Return the domain that somebody has registered, which is one level below a public suffix such as co.uk."""
+    return _public_suffixes().privatesuffix(domain) or domain
+
+
+@cache
+def _public_suffixes() -> "PublicSuffixList":
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList()
+
+
+def domain_of(address: str) -> str:
+    """Return the domain of an address, in lower-case ASCII."""
+    return addresses.with_ascii_domain(address).rpartition("@")[2].lower()
 
 
 def make_lookup(nameserver: tuple[str, int] | None, timeout_s: float = 3.0) -> Lookup:
@@ -140,8 +229,7 @@ def _no_such_domain(domain: str) -> Finding:
 
 
 def _policy(record: str) -> Finding:
-    tags = dict(part.strip().lower().partition("=")[::2] for part in record.split(";"))
-    if tags.get("p", "").strip() in ("none", "quarantine", "reject"):
+    if _tags(record.lower()).get("p") in ("none", "quarantine", "reject"):
         return Finding("DMARC", OK, record)
     return Finding("DMARC", WARNING, f"{record}: it has no policy", "start the record with v=DMARC1; p=none")
 
@@ -149,10 +237,25 @@ def _policy(record: str) -> Finding:
 def _key(records: Sequence[str] | None) -> str | None:
     """Return the key in a selector's records: "" if it is revoked, None if there is none."""
     for record in records or ():
-        tags = dict(part.strip().partition("=")[::2] for part in record.split(";"))
+        tags = _tags(record)
         if "p" in tags:
             return "".join(tags["p"].split())
     return None
+
+
+def _tags(record: str) -> dict[str, str]:
+    """Return the tags of a DKIM or DMARC record (RFC 6376, section 3.2)."""
+    parts = (part.partition("=") for part in record.split(";"))
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def _dmarc_records(domain: str, lookup: Lookup) -> tuple[str, list[str]]:
+    """Return the first domain with DMARC records, from this one up, and these records."""
+    for name in _with_parents(domain):
+        records = [record for record in lookup(f"_dmarc.{name}", "TXT") or () if record.lower().startswith("v=dmarc1")]
+        if records:
+            return name, records
+    return domain, []
 
 
 def _with_parents(domain: str) -> Iterator[str]:

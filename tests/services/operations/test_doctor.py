@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from support.accounts import MAIL, NOBODY, needs_root
 from support.command import CommandResult, Home
+from support.dkim import ED25519
 from support.nameserver import NameServer
 from support.sending import attempts, create_mailing, make_settings, rows, send
 from support.servers import GREETING, CountingReceiver, ScriptedServer, Step, hang, read_line
 
 from skychimp import files
+from skychimp.delivery.composing import dkim
 from skychimp.errors import ClockBehind
 from skychimp.models import Every, Mailing, RelayState, Run, StoreInfo
 from skychimp.permissions import OPERATOR, Actor
@@ -70,7 +72,7 @@ def test_valid_installation(installed: Callable[..., CommandResult], store: Stor
     done = installed()
     findings = {finding["about"]: finding for finding in done.json["findings"]}
     assert (done.status, done.json["ok"]) == (0, True)
-    checked = {"config", "store", "disk", "clock", "relay", "sender", "SPF", "DKIM", "DMARC"}
+    checked = {"config", "store", "disk", "clock", "relay", "sender", "SPF", "DKIM", "DMARC", "alignment"}
     if store.dialect == POSTGRESQL:
         checked.remove("disk")
     assert {about: finding["level"] for about, finding in findings.items()} == dict.fromkeys(checked, "ok")
@@ -406,3 +408,19 @@ def test_command_accepts_the_clock(store: Store, store_url: str, tmp_path: Path)
     accepted = home.call("doctor", "--accept-clock", "--operator", "--yes", "--json")
     assert accepted.json == {"clock": "accepted", "mailings": 0, "restored": 0, "requeued": 0, "passed": []}
     assert home.call("run").status == 0
+
+
+def test_keys_that_sign_are_checked(installed: Callable[..., CommandResult], tmp_path: Path) -> None:
+    key = ED25519._replace(domain="skychimp.test")
+    path = tmp_path / "e1.pem"
+    path.write_bytes(dkim.to_pem(key.private))
+    path.chmod(0o644)
+    settings = {"dkim__domain": "skychimp.test", "dkim__selector": "e1", "dkim__key_file": str(path)}
+    found = {(each["about"], each["level"]): each for each in installed(**settings).json["findings"]}
+    assert found["DKIM", "warning"]["found"].startswith("no key at e1._domainkey.skychimp.test")
+    assert dkim.key_record(key).text in found["DKIM", "warning"]["remedy"]
+    assert found["config", "warning"]["found"] == f"other users can read the private key in {path}"
+    path.unlink()
+    result = installed(**settings)
+    assert result.status == 3
+    assert f"cannot read {path}" in result.out

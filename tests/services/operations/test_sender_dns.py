@@ -4,10 +4,13 @@ import socket
 from collections.abc import Mapping, Sequence
 
 import pytest
+from support.dkim import ED25519, RSA
 from support.nameserver import NameServer, Records
 
+from skychimp.delivery.composing import dkim
+from skychimp.delivery.composing.dkim import DkimKey
 from skychimp.services.operations import sender_dns
-from skychimp.services.operations.findings import OK, WARNING, Finding
+from skychimp.services.operations.findings import OK, WARNING, Finding, Level
 from skychimp.services.operations.sender_dns import DnsUnavailable
 
 KEY = '"v=DKIM1; k=rsa; p=MIGfMA0GCSqGSIb3" "DQEBAQUAA4GNADCB"'  # in two strings, as long keys are
@@ -25,19 +28,25 @@ def records_with(change: Mapping[str, Mapping[str, Sequence[str]] | None]) -> Re
     return {name: kinds for name, kinds in merged.items() if change.get(name, {}) is not None}
 
 
-def check(records: Records, selector: str | None = "s7", address: str = "news@skychimp.test") -> list[Finding]:
+def check(
+    records: Records,
+    selector: str | None = "s7",
+    address: str = "news@skychimp.test",
+    return_path: str | None = None,
+    keys: Sequence[DkimKey] = (),
+) -> list[Finding]:
     with NameServer(records) as server:
         lookup = sender_dns.make_lookup(("127.0.0.1", int(server.address.rpartition(":")[2])))
-        return list(sender_dns.check_domain(address, address, lookup, selector))
+        return list(sender_dns.check_domain(address, return_path or address, lookup, selector, keys))
 
 
 def test_valid_domain() -> None:
     found = check(records_with({}))
     assert [(finding.about, finding.level) for finding in found] == [
-        ("sender", OK), ("SPF", OK), ("DKIM", OK), ("DMARC", OK),
+        ("sender", OK), ("SPF", OK), ("DKIM", OK), ("DMARC", OK), ("alignment", OK),
     ]  # fmt: skip
     assert found[1].found.startswith("v=spf1 mx -all (")
-    assert [finding.remedy for finding in found] == [None] * 4
+    assert [finding.remedy for finding in found] == [None] * 5
 
 
 FAULTS: dict[str, tuple[Mapping[str, Mapping[str, Sequence[str]] | None], str, str, str]] = {
@@ -78,7 +87,7 @@ def test_dmarc_record_of_the_parent_domain_counts() -> None:
     records = records_with(
         {"news.skychimp.test": GOOD["skychimp.test"], "s7._domainkey.news.skychimp.test": {"TXT": [KEY]}}
     )
-    assert [finding.level for finding in check(records, address="a@news.skychimp.test")] == [OK] * 4
+    assert [finding.level for finding in check(records, address="a@news.skychimp.test")] == [OK] * 5
 
 
 def test_common_selectors_are_tried_without_a_selector() -> None:
@@ -99,3 +108,85 @@ def test_unreachable_name_server_is_a_warning() -> None:
         (finding,) = sender_dns.check_domain("a@skychimp.test", "a@skychimp.test", lookup)
     assert (finding.level, finding.found) == (WARNING, "not known: no name server answered for skychimp.test")
     assert "dns.nameserver" in (finding.remedy or "")
+
+
+# Keys that sign here
+
+OURS = [key._replace(domain="skychimp.test") for key in (RSA, ED25519)]
+PUBLISHED = {
+    record.name: {"TXT": [" ".join(f'"{part}"' for part in record.strings)]} for record in map(dkim.key_record, OURS)
+}
+
+
+def test_published_keys_of_ours_are_right() -> None:
+    found = check(records_with(PUBLISHED), selector=None, keys=OURS)
+    assert [(finding.about, finding.level) for finding in found] == [
+        ("sender", OK), ("SPF", OK), ("DKIM", OK), ("DKIM", OK), ("DMARC", OK), ("alignment", OK),
+    ]  # fmt: skip
+    assert found[2].found == "emails are signed here, and s1._domainkey.skychimp.test has the right key"
+    assert found[5].found == "the return path and DKIM align with skychimp.test"
+
+
+E1 = "e1._domainkey.skychimp.test"
+P = dkim.public_key(ED25519)
+KEY_FAULTS: dict[str, tuple[list[str] | None, str]] = {
+    "none": (None, f"no key at {E1}"),
+    "not a key": (['"hello"'], f"no key at {E1}"),
+    "revoked": (['"v=DKIM1; k=ed25519; p="'], "the key is revoked"),
+    "another": ([f'"v=DKIM1; k=ed25519; p={P[:-4]}AAA="'], "the key differs from the one in dkim.key_file"),
+    "two": ([f'"v=DKIM1; k=ed25519; p={P}"', '"v=DKIM1; k=ed25519; p="'], "has 2 TXT records"),
+    "without its kind": ([f'"v=DKIM1; p={P}"'], "the key is published as rsa"),
+    "test mode": ([f'"v=DKIM1; k=ed25519; t=s:y; p={P}"'], "t=y"),
+}
+
+
+@pytest.mark.parametrize("name", KEY_FAULTS)
+def test_wrong_published_key_of_ours_is_found(name: str) -> None:
+    strings, text = KEY_FAULTS[name]
+    records = records_with({E1: None if strings is None else {"TXT": strings}})
+    (finding,) = (each for each in check(records, keys=OURS[1:]) if each.level != OK)
+    assert (finding.about, text in finding.found) == ("DKIM", True)
+    assert finding.remedy
+
+
+def test_published_key_may_have_spaces_in_it() -> None:
+    records = records_with({E1: {"TXT": [f'"v=DKIM1;k=ed25519 ; n=note; p={P[:9]} {P[9:]} ;"']}})
+    assert [each.level for each in check(records, keys=OURS[1:])] == [OK] * 5
+
+
+# Alignment
+
+ALIGNMENTS = [
+    # sender, return path, domains that sign, DMARC, level, what is found
+    ("a.test", "a.test", [], {}, OK, "the return path aligns with a.test"),
+    ("a.test", "bounces.a.test", [], {}, OK, "the return path aligns"),
+    ("news.a.test", "a.test", ["mail.a.test"], {}, OK, "the return path and DKIM align with news.a.test"),
+    ("a.test", "relay.test", ["a.test"], {}, OK, "DKIM aligns with a.test"),
+    ("a.test", "relay.test", [], {}, WARNING, "the return path's relay.test does not align with the sender's a.test"),
+    ("a.test", "a.test", ["relay.test"], {}, WARNING, "DKIM signs as relay.test, which does not align"),
+    ("a.test", "bounces.a.test", [], {"aspf": "s"}, WARNING, "does not align"),
+    ("a.test", "bounces.a.test", ["a.test"], {"aspf": "s", "adkim": "s"}, OK, "DKIM aligns"),
+    ("a.test", "a.test", ["mail.a.test"], {"adkim": "s"}, WARNING, "DKIM signs as mail.a.test"),
+    # Public suffixes
+    ("a.co.uk", "b.co.uk", [], {}, WARNING, "does not align"),
+    ("x.a.co.uk", "y.a.co.uk", [], {}, OK, "aligns"),
+    ("ada.github.io", "bob.github.io", [], {}, WARNING, "does not align"),
+    ("localhost", "localhost", [], {}, OK, "aligns"),
+]
+
+
+@pytest.mark.parametrize(("sender", "bounces", "signing", "dmarc", "level", "text"), ALIGNMENTS)
+def test_alignment(
+    sender: str, bounces: str, signing: list[str], dmarc: dict[str, str], level: Level, text: str
+) -> None:
+    finding = sender_dns.check_alignment(sender, bounces, signing, dmarc)
+    assert (finding.level, text in finding.found) == (level, True), finding.found
+    assert (finding.remedy is None) == (level == OK)
+
+
+def test_strict_alignment_is_read_from_the_dmarc_record() -> None:
+    records = records_with(
+        {"b.skychimp.test": GOOD["skychimp.test"], "_dmarc.skychimp.test": {"TXT": ['"v=DMARC1; p=none; aspf=S"']}}
+    )
+    found = check(records, return_path="x@b.skychimp.test")
+    assert [each.about for each in found if each.level != OK] == ["alignment"]

@@ -1,0 +1,23 @@
+"""Make keys that sign emails with DKIM."""
+
+from pathlib import Path
+
+from skychimp import files
+from skychimp.delivery.composing import dkim
+from skychimp.delivery.composing.dkim import DkimKey
+from skychimp.errors import Conflict, InvalidValue
+
+
+def create_key_file(path: Path, *, domain: str, selector: str, rsa: bool) -> DkimKey:
+    """Make a key and write it to a new file, which only its owner can read. Return the key.
+
+    Raises Conflict if the file exists, and InvalidValue if it cannot be written.
+    """
+    key = DkimKey(domain, selector, dkim.make_key(rsa=rsa))
+    try:
+        files.write_file(path, dkim.to_pem(key.private), replace=False)
+    except FileExistsError:
+        raise Conflict(f"{path} already exists", "use --out or --selector for another file") from None
+    except OSError as error:
+        raise InvalidValue(f"cannot write {path}: {error.strerror}", "use --out for another file") from None
+    return key
