@@ -24,6 +24,7 @@ from skychimp.config.types import (
     Flag,
     Fraction,
     Host,
+    ImapUrl,
     Language,
     NameServer,
     PositiveDuration,
@@ -39,6 +40,7 @@ from skychimp.config.types import (
     whole_number,
 )
 from skychimp.durations import parse_duration
+from skychimp.errors import ConfigError
 
 _USUAL_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
 
@@ -197,6 +199,42 @@ class DeliverySettings(_Section):
     disable_failure_rate: Annotated[Fraction, _setting("... if they are at least this fraction of all tried.")] = 0.5
 
 
+class InboundSettings(_Section):
+    """Where bounces, complaints and unsubscribe requests arrive, and what bounces mean."""
+
+    address: Annotated[
+        EmailAddress | None,
+        _setting(
+            "Address that takes bounces and unsubscribe requests, also with an extension: local+TOKEN@domain.",
+            "bounces@example.org",
+        ),
+    ] = None
+    maildir: Annotated[
+        FilePath | None, _setting("Maildir with that mail. The daemon reads it.", "/var/mail/bounces/Maildir")
+    ] = None
+    imap_url: Annotated[
+        ImapUrl | None,
+        _setting(
+            "IMAP mailbox with that mail: imaps://USER@HOST/FOLDER. The daemon reads it.",
+            "imaps://bounces@imap.example.org/INBOX",
+        ),
+    ] = None
+    password_file: Annotated[
+        FilePath | None, _setting("File that contains the IMAP password on one line.", "imap-password")
+    ] = None
+    soft_bounces: Annotated[
+        Count, _setting("Mark a client as bad when its mailbox has bounced on this many days, ...")
+    ] = 5
+    soft_bounce_period: Annotated[PositiveDuration, _setting("... within this time.")] = timedelta(days=60)
+
+    def read_password(self) -> str:
+        """Return the IMAP password. Raises ConfigError."""
+        hint = "set inbound.password_file to a file with one line"
+        if self.password_file is None:
+            raise ConfigError("inbound.password_file is not set", hint)
+        return checked_files.read_password(self.password_file, hint)
+
+
 class RunSettings(_Section):
     """How one run behaves."""
 
@@ -277,6 +315,7 @@ class Settings(_Section):
     mail: MailSettings = Field(default_factory=MailSettings)
     smtp: SmtpSettings = SmtpSettings()
     delivery: DeliverySettings = DeliverySettings()
+    inbound: InboundSettings = InboundSettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
     blog: BlogSettings = BlogSettings()

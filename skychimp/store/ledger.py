@@ -187,7 +187,7 @@ def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord
         _record_late(db, [record for record in records if record.claimed.lease_id not in existing])
     for record in records:
         if record.bad_address:
-            claimed, reply = record.claimed, _storable(record.reply)
+            claimed, reply = record.claimed, storable(record.reply)
             bad_addresses.mark(db, claimed.client_id, claimed.address, reply, record.finished_at)
     return expired
 
@@ -271,6 +271,13 @@ def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
     enhanced = func.coalesce(func.nullif(_A.c.enhanced, "").concat(" "), "")
     reply = code.concat(enhanced).concat(ERASED)
     return db.execute(update(_A).where(_A.c.delivery_id.in_(selected)).values(reply=reply)).rowcount
+
+
+def storable(text: str) -> str:
+    """Escape what a database refuses or would not return unchanged: NUL and lone surrogates."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _is_pending(mailing_id: int | None) -> ColumnElement[bool]:
@@ -387,7 +394,7 @@ def _attempts(records: Iterable[AttemptRecord]) -> Iterator[tuple[object, ...]]:
     for record, started_at, finished_at in zip(records, times, times, strict=True):
         claimed, _, _, outcome, phase, code, enhanced, reply, relay, *_ = record
         texts = str(outcome), str(phase)  # SQLite's driver takes a microsecond more for a member of an enum
-        rest = code, enhanced, _storable(reply), relay, claimed.id, claimed.attempts + 1
+        rest = code, enhanced, storable(reply), relay, claimed.id, claimed.attempts + 1
         yield started_at, finished_at, *texts, *rest
 
 
@@ -405,10 +412,3 @@ def _stored_times(times: Iterable[datetime]) -> Iterator[str]:
 def _stored(at: datetime) -> str:
     """Return a time as SQLite stores it, and PostgreSQL reads it: UTC, without an offset."""
     return at.astimezone(UTC).isoformat(" ", "microseconds")[: -len("+00:00")]
-
-
-def _storable(text: str) -> str:
-    """Escape what a database refuses or would not return unchanged: NUL and lone surrogates."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()

@@ -1,8 +1,6 @@
 """Send mailings, make the tokens that their emails have, and write the mail that comes back for them."""
 
-from email.message import Message
-from email.mime.multipart import MIMEMultipart
-from email.mime.text import MIMEText
+from collections.abc import Mapping
 from typing import Any
 
 from skychimp.delivery.composing import tokens
@@ -51,36 +49,32 @@ def bounce(
     status: str = "5.1.1",
     action: str = "failed",
     to: str = INBOX,
-    returned: str = "Subject: Hello\n\n",
+    returned: str = "Subject: Hello\n",
+    date: str = "Mon, 2 Mar 2026 09:00:00 +0000",
 ) -> bytes:
     """Return a delivery status notification (RFC 3464)."""
-    fields = f"Reporting-MTA: dns; mx.example.org\n\nFinal-Recipient: rfc822; {recipient}\nAction: {action}\n"
-    fields += f"Status: {status}\nDiagnostic-Code: smtp; {reply}\n"
-    message = MIMEMultipart("report", **{"report-type": "delivery-status"})
-    message["From"] = "Mail Delivery System <mailer-daemon@mx.example.org>"
-    message["To"] = to
-    message["Subject"] = "Undelivered mail returned to sender"
-    message.attach(MIMEText("Your email could not be delivered.\n"))
-    message.attach(_part("message/delivery-status", fields))
-    message.attach(_part("text/rfc822-headers", returned))
-    return message.as_bytes()
+    fields = f"Final-Recipient: rfc822; {recipient}\nAction: {action}\nStatus: {status}\n"
+    parts = {
+        "text/plain": "Your email could not be delivered.\n",
+        "message/delivery-status": f"Reporting-MTA: dns; mx.example.org\n\n{fields}Diagnostic-Code: smtp; {reply}\n",
+        "text/rfc822-headers": returned,
+    }
+    sender = "Mail Delivery System <mailer-daemon@mx.example.org>"
+    head = f"From: {sender}\nTo: {to}\nDate: {date}\nSubject: Undelivered mail returned to sender\n"
+    return _report(head, "delivery-status", parts)
 
 
 def complaint(returned: str, *, feedback_type: str = "abuse", to: str = "fbl@skychimp.test", more: str = "") -> bytes:
     """Return a feedback report (RFC 5965) about an email with these headers."""
-    message = MIMEMultipart("report", **{"report-type": "feedback-report"})
-    message["From"] = "feedback@isp.example"
-    message["To"] = to
-    message["Subject"] = "FW: Hello"
-    message.attach(MIMEText("This is an abuse report.\n"))
-    fields = f"Feedback-Type: {feedback_type}\nUser-Agent: ISP/1.0\nVersion: 1\n{more}"
-    message.attach(_part("message/feedback-report", fields))
-    message.attach(_part("message/rfc822", returned))
-    return message.as_bytes()
+    parts = {
+        "text/plain": "This is an abuse report.\n",
+        "message/feedback-report": f"Feedback-Type: {feedback_type}\nUser-Agent: ISP/1.0\nVersion: 1\n{more}",
+        "message/rfc822": returned,
+    }
+    return _report(f"From: feedback@isp.example\nTo: {to}\nSubject: FW: Hello\n", "feedback-report", parts)
 
 
-def _part(content_type: str, text: str) -> Message:
-    part = Message()
-    part["Content-Type"] = content_type
-    part.set_payload(text)
-    return part
+def _report(head: str, report_type: str, parts: Mapping[str, str]) -> bytes:
+    content_type = f'Content-Type: multipart/report; report-type={report_type};\n\tboundary="=_b/1"\n'
+    body = "".join(f"--=_b/1\nContent-Type: {name}\n\n{text}\n" for name, text in parts.items())
+    return f"{head}MIME-Version: 1.0\n{content_type}\n{body}--=_b/1--\n".encode()

@@ -1,0 +1,62 @@
+"""Keep the bounces and complaints that came back for deliveries. Part of the caller's transaction."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection, or_, select
+
+from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, ReturnedKind, ReturnedMail
+from skychimp.store.conditions import was_sent
+from skychimp.store.ledger import storable
+from skychimp.store.sql import insert_or
+
+_R = ReturnedMail.__table__
+_D = Delivery.__table__
+_O = Occurrence.__table__
+_M = Mailing.__table__
+
+_MOST_DELIVERIES = 100
+_MOST_REPORTS = 1_000
+
+
+class Returned(NamedTuple):
+    """A bounce or complaint to record. `digest` is a hash of the report."""
+
+    digest: str
+    delivery_id: int
+    address_hash: str
+    kind: ReturnedKind
+    at: datetime
+    reply: str
+    has_token: bool
+
+
+def record(db: Connection, returned: Returned) -> bool:
+    """Record a bounce or complaint. Return False if the same report was recorded before."""
+    values = returned._asdict() | {"reply": storable(returned.reply)}
+    inserted = insert_or(_R).values(values).on_conflict_do_nothing(index_elements=["digest"])
+    return db.execute(inserted).rowcount == 1
+
+
+def has_any_since(db: Connection, address_hash: str, since: datetime) -> bool:
+    """Return whether anything came back for an address since a time."""
+    is_later = (_R.c.address_hash == address_hash) & (_R.c.at >= since)
+    return db.execute(select(_R.c.id).where(is_later).limit(1)).first() is not None
+
+
+def count_days(db: Connection, address_hash: str, owner_id: int, since: datetime) -> int:
+    """Return on how many days (UTC) since a time the mail of a user bounced from an address, policy apart."""
+    bounces = (ReturnedKind.BOUNCED, ReturnedKind.SOFT_BOUNCE)
+    query = select(_R.c.at).join(_D, _D.c.id == _R.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
+    query = query.join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id)
+    query = query.where(_R.c.address_hash == address_hash, _R.c.at >= since, _R.c.kind.in_(bounces))
+    return len({at.date() for at in db.scalars(query.order_by(_R.c.id.desc()).limit(_MOST_REPORTS))})
+
+
+def recent_deliveries(db: Connection, address_key: str, now: datetime, within: timedelta) -> Sequence[int]:
+    """Return the ids of the deliveries that were or may have been sent to an address, the newest first."""
+    recent = select(_O.c.id).where(_O.c.opened_at >= now - within)
+    is_sent = or_(_D.c.state.in_([DeliveryState.SENT, DeliveryState.UNKNOWN]), was_sent())
+    query = select(_D.c.id).where(_D.c.occurrence_id.in_(recent), _D.c.address_key == address_key, is_sent)
+    return db.scalars(query.order_by(_D.c.id.desc()).limit(_MOST_DELIVERIES)).all()
