@@ -43,6 +43,7 @@ from skychimp.models import (
 )
 from skychimp.store import queue
 from skychimp.store.clients import bad_addresses, suppressions
+from skychimp.store.clients.bad_addresses import BadAddress
 from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
 from skychimp.store.database import POSTGRESQL, SQLITE, Driver, Store, driver_of
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
@@ -187,8 +188,8 @@ def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord
         _record_late(db, [record for record in records if record.claimed.lease_id not in existing])
     for record in records:
         if record.bad_address:
-            claimed, reply = record.claimed, storable(record.reply)
-            bad_addresses.mark(db, claimed.client_id, claimed.address, reply, record.finished_at)
+            bad = BadAddress(record.claimed.client_id, record.claimed.address, storable(record.reply))
+            bad_addresses.mark(db, [bad], record.finished_at)
     return expired
 
 

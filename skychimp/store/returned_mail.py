@@ -1,6 +1,6 @@
 """Keep the bounces and complaints that came back for deliveries. Part of the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -32,11 +32,16 @@ class Returned(NamedTuple):
     has_token: bool
 
 
-def record(db: Connection, returned: Returned) -> bool:
-    """Record a bounce or complaint. Return False if the same report was recorded before."""
-    values = returned._asdict() | {"reply": storable(returned.reply)}
-    inserted = insert_or(_R).values(values).on_conflict_do_nothing(index_elements=["digest"])
-    return db.execute(inserted).rowcount == 1
+def record(db: Connection, returned: Sequence[Returned]) -> None:
+    """Record bounces and complaints. Those that were recorded before stay as they are."""
+    rows = [each._asdict() | {"reply": storable(each.reply)} for each in returned]
+    if rows:
+        db.execute(insert_or(_R).on_conflict_do_nothing(index_elements=["digest"]), rows)
+
+
+def find_recorded(db: Connection, digests: Collection[str]) -> set[str]:
+    """Return those of some reports, by their digests, that were recorded before."""
+    return set(db.scalars(select(_R.c.digest).where(_R.c.digest.in_(digests))))
 
 
 def has_any_since(db: Connection, address_hash: str, since: datetime) -> bool:

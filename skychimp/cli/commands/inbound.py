@@ -42,8 +42,7 @@ def read(
 
     context = _unattended(ctx, json)
     received = ReceivedMail(_read_email(file), recipient)
-    (outcome,) = processing.process(context.store, context.settings.inbound, [received])
-    _show(context, outcome.summary)
+    _show(context, processing.process(context.store, context.settings.inbound, [received]).summary)
 
 
 @app.command(epilog="skychimp inbound maildir /var/mail/bounces/Maildir")

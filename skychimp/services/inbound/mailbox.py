@@ -74,8 +74,7 @@ def _process(
     total, uids = Summary(), mailbox.uids("UNSEEN")
     for first in range(0, len(uids), BATCH):
         fetched = list(_fetch(mailbox, uids[first : first + BATCH]))
-        for outcome in processing.process(store, settings, [mail for _, mail in fetched]):
-            total += outcome.summary
+        total += processing.process(store, settings, [mail for _, mail in fetched]).summary
         mailbox.flag([uid for uid, _ in fetched], "\\Seen", True)
         if not may_continue():
             break

@@ -11,7 +11,7 @@ from skychimp.config.settings import InboundSettings
 from skychimp.delivery.inbound.mime_parts import MAX_SIZE
 from skychimp.errors import ConfigError
 from skychimp.services.inbound import processing
-from skychimp.services.inbound.processing import Outcome, ReceivedMail, Result, Summary
+from skychimp.services.inbound.processing import IGNORED, ReceivedMail, Result, Summary
 from skychimp.store.database import Store
 
 BATCH = 50
@@ -33,10 +33,10 @@ def process_new(
         with files.open_folder(folder / "new") as new, files.open_folder(folder / "cur") as cur:
             names = iter(sorted(name for name in os.listdir(new) if not name.startswith(".")))
             while batch := dict(islice(_read_files(names, new), BATCH)):
-                outcomes = processing.process(store, settings, list(batch.values()))
-                for name, outcome in zip(batch, outcomes, strict=True):
-                    _keep(name, outcome, new, cur)
-                    total += outcome.summary
+                processed = processing.process(store, settings, list(batch.values()))
+                for name, result in zip(batch, processed.results, strict=True):
+                    _keep(name, result, new, cur)
+                total += processed.summary
                 if not may_continue():
                     break
     except files.UnsafePlace as error:
@@ -60,8 +60,7 @@ def _read_files(names: Iterator[str], new: int) -> Iterator[tuple[str, ReceivedM
             yield name, ReceivedMail(file.read(MAX_SIZE))
 
 
-def _keep(name: str, outcome: Outcome, new: int, cur: int) -> None:
-    is_ignored = outcome.result in (Result.AUTOMATIC, Result.OTHER)
-    kept = name.partition(":")[0] + (_UNSEEN if is_ignored else _SEEN)
+def _keep(name: str, result: Result, new: int, cur: int) -> None:
+    kept = name.partition(":")[0] + (_UNSEEN if result in IGNORED else _SEEN)
     with suppress(FileNotFoundError):  # another process was faster
         os.rename(name, kept, src_dir_fd=new, dst_dir_fd=cur)

@@ -4,13 +4,12 @@ A report counts only if it names a delivery by a valid token. Without one, anybo
 and adds to an address's score, but it never suppresses an address and never marks one as bad.
 """
 
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
 from typing import NamedTuple
 
 from sqlalchemy import Connection, select
@@ -30,11 +29,10 @@ from skychimp.services.inbound import unsubscribing
 from skychimp.services.inbound.unsubscribing import Recipient
 from skychimp.store import returned_mail, token_keys
 from skychimp.store.clients import bad_addresses, suppressions
+from skychimp.store.clients.bad_addresses import BadAddress
 from skychimp.store.database import Store
 from skychimp.store.ledger import storable
 from skychimp.store.returned_mail import Returned
-
-log = logging.getLogger("skychimp")
 
 RECENT = timedelta(days=14)
 """For how long after an email a report without a token may be about it."""
@@ -53,6 +51,9 @@ class Result(StrEnum):
     AUTOMATIC = "automatic"
     """An automatic reply, a notice of delay or the like."""
     OTHER = "other"
+
+
+IGNORED = (Result.AUTOMATIC, Result.OTHER)
 
 
 @dataclass(frozen=True)
@@ -82,35 +83,30 @@ class ReceivedMail(NamedTuple):
     recipient: str | None = None
 
 
-class Outcome(NamedTuple):
-    """What became of an email, and how many clients it marked as bad."""
+class Processed(NamedTuple):
+    """What became of emails, in their order, and how many clients they marked as bad."""
 
-    result: Result
+    results: Sequence[Result]
     marked_bad: int = 0
 
     @property
     def summary(self) -> Summary:
-        """The outcome as numbers."""
-        ignored = self.result in (Result.AUTOMATIC, Result.OTHER)
-        counts = {"ignored": int(ignored)} | ({} if self.result == Result.OTHER else {self.result.value: 1})
-        return Summary(**counts, marked_bad=self.marked_bad)
+        """The results as numbers."""
+        counts = Counter(self.results)
+        named = {result.value: counts[result] for result in Result if result != Result.OTHER}
+        return Summary(**named, ignored=sum(counts[result] for result in IGNORED), marked_bad=self.marked_bad)
 
 
-def process(store: Store, settings: InboundSettings, received: Sequence[ReceivedMail]) -> list[Outcome]:
-    """Apply what emails say, all in one transaction, and return what became of each. Raises StoreFailed."""
+def process(store: Store, settings: InboundSettings, received: Sequence[ReceivedMail]) -> Processed:
+    """Apply what emails say, all in one transaction, and return what became of them. Raises StoreFailed."""
     mails = [(reading.read(each.data), each.recipient) for each in received]
     with store.read() as db:
         finder = _Finder(db.connection(), store.now())
-        matched = [(mail, finder.find(mail, recipient)) for mail, recipient in mails]
-    if not any(found.matches for _, found in matched):
-        return [Outcome(_ignored(mail)) for mail, _ in matched]
+        found = finder.find(mails)
+    if not any(each.matches for each in found):
+        return Processed([each.result for each in found])
     with store.write() as db:
-        effects = _Effects(db.connection(), settings, store.now())
-        return [effects.apply(mail, found) for mail, found in matched]
-
-
-def _ignored(mail: IncomingMail) -> Result:
-    return Result.AUTOMATIC if mail.kind == Kind.AUTOMATIC else Result.OTHER
+        return _Effects(db.connection(), settings, finder.secret, store.now()).apply(found)
 
 
 class _Match(NamedTuple):
@@ -122,10 +118,18 @@ class _Match(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What an email is about. `result` is what it will be if there are matches."""
+    """What an email is, and the deliveries that it is about. Without any it is none of ours."""
 
     result: Result
+    digest: str
     matches: Sequence[_Match] = ()
+
+
+class _Tokens(NamedTuple):
+    """The deliveries that the tokens in an email name, by the tokens' purposes. None for a purpose without a token."""
+
+    bounce: int | None
+    unsubscribe: int | None
 
 
 class _Finder:
@@ -134,27 +138,48 @@ class _Finder:
     def __init__(self, db: Connection, now: datetime) -> None:
         self._db = db
         self._now = now
+        self._keys = token_keys.read(db, now)
+        self.secret = bytes(db.scalar(select(StoreInfo.__table__.c.secret)) or b"")
+        self._recipients: dict[int, Recipient] = {}
 
-    @cached_property
-    def _keys(self) -> Mapping[int, bytes]:
-        return token_keys.read(self._db, self._now)
+    def find(self, mails: Sequence[tuple[IncomingMail, str | None]]) -> list[_Found]:
+        """Return what emails are about. Each comes with the recipient of its envelope, None if that is not known."""
+        named = [self._read_tokens(mail, envelope) for mail, envelope in mails]
+        ids = {delivery_id for each in named for delivery_id in each if delivery_id is not None}
+        self._recipients |= unsubscribing.recipients_of(self._db, list(ids))
+        return [self._find(mail, each) for (mail, _), each in zip(mails, named, strict=True)]
 
-    @cached_property
-    def _secret(self) -> bytes:
-        return bytes(self._db.scalar(select(StoreInfo.__table__.c.secret)) or b"")
-
-    def find(self, mail: IncomingMail, envelope: str | None) -> _Found:
-        """Return the deliveries that an email is about. `envelope` is its recipient, None if that is not known."""
+    def _read_tokens(self, mail: IncomingMail, envelope: str | None) -> _Tokens:
         addressees = mail.addressees if envelope is None else [envelope]
         own = [match[1] for each in addressees if (match := _EXTENSION.search(each.rpartition("@")[0]))]
+        is_complaint = mail.kind == Kind.COMPLAINT  # it has an unsubscribe link of ours, if any
+        candidates = [*own, *mail.possible_tokens]
+        return _Tokens(
+            self._read_token(Purpose.BOUNCE, candidates),
+            self._read_token(Purpose.UNSUBSCRIBE, candidates if is_complaint else own),
+        )
+
+    def _read_token(self, purpose: Purpose, candidates: Sequence[str]) -> int | None:
+        ids = (tokens.read(self._keys, purpose, candidate) for candidate in candidates)
+        return next((each for each in ids if each is not None), None)
+
+    def _find(self, mail: IncomingMail, named: _Tokens) -> _Found:
         match mail.kind:
             case Kind.BOUNCE:
-                recipient = self._by_token(Purpose.BOUNCE, [*own, *mail.possible_tokens])
-                return _Found(Result.BOUNCE, list(self._bounces(mail, recipient)))
+                result, matches = Result.BOUNCE, list(self._bounces(mail, self._named(named.bounce)))
             case Kind.COMPLAINT:
-                return _Found(Result.COMPLAINT, list(self._complaints(mail, own)))
-        recipient = self._by_token(Purpose.UNSUBSCRIBE, own)
-        return _Found(Result.UNSUBSCRIBE, [] if recipient is None else [_Match(recipient, has_token=True)])
+                recipient = self._named(named.bounce) or self._named(named.unsubscribe)
+                result, matches = Result.COMPLAINT, list(self._complaints(mail, recipient))
+            case _:
+                recipient = self._named(named.unsubscribe)
+                result = Result.UNSUBSCRIBE
+                matches = [] if recipient is None else [_Match(recipient, has_token=True)]
+        if not matches:
+            result = Result.AUTOMATIC if mail.kind == Kind.AUTOMATIC else Result.OTHER
+        return _Found(result, mail.digest, matches)
+
+    def _named(self, delivery_id: int | None) -> Recipient | None:
+        return None if delivery_id is None else self._recipients.get(delivery_id)
 
     def _bounces(self, mail: IncomingMail, recipient: Recipient | None) -> Iterator[_Match]:
         if recipient is not None:
@@ -165,19 +190,12 @@ class _Finder:
             if (recent := self._recent(named, mail.message_ids)) is not None:
                 yield _Match(recent, False, failure)
 
-    def _complaints(self, mail: IncomingMail, own: Sequence[str]) -> Iterator[_Match]:
-        candidates = [*own, *mail.possible_tokens]
-        recipient = self._by_token(Purpose.BOUNCE, candidates) or self._by_token(Purpose.UNSUBSCRIBE, candidates)
+    def _complaints(self, mail: IncomingMail, recipient: Recipient | None) -> Iterator[_Match]:
         if recipient is not None:
             yield _Match(recipient, has_token=True)
             return
         recent = (self._recent(address, mail.message_ids) for address in mail.recipients)
         yield from (_Match(each, has_token=False) for each in recent if each is not None)
-
-    def _by_token(self, purpose: Purpose, candidates: Sequence[str]) -> Recipient | None:
-        ids = (tokens.read(self._keys, purpose, candidate) for candidate in candidates)
-        delivery_id = next((each for each in ids if each is not None), None)
-        return None if delivery_id is None else unsubscribing.recipient_of(self._db, delivery_id)
 
     def _recent(self, address: str, message_ids: Sequence[str]) -> Recipient | None:
         """Return the recipient of the email that a report is about, by its Message-ID, or else the newest one."""
@@ -187,9 +205,9 @@ class _Finder:
             return None
         recent = returned_mail.recent_deliveries(self._db, key, self._now, RECENT)
         named = {message_id.partition("@")[0] for message_id in message_ids}
-        same = (each for each in recent if compose.message_id(self._secret, each, "x").partition("@")[0] in named)
+        same = (each for each in recent if compose.message_id(self.secret, each, "x").partition("@")[0] in named)
         delivery_id = next(same, next(iter(recent), None))
-        return None if delivery_id is None else unsubscribing.recipient_of(self._db, delivery_id)
+        return None if delivery_id is None else unsubscribing.recipients_of(self._db, [delivery_id]).get(delivery_id)
 
 
 def _failure_of(recipient: Recipient, failures: Sequence[Failure]) -> Failure:
@@ -220,59 +238,80 @@ _KINDS = {
 class _Effects:
     """Applies what emails say, in one transaction."""
 
-    def __init__(self, db: Connection, settings: InboundSettings, now: datetime) -> None:
+    def __init__(self, db: Connection, settings: InboundSettings, secret: bytes, now: datetime) -> None:
         self._db = db
         self._settings = settings
+        self._secret = secret
         self._now = now
 
-    def apply(self, mail: IncomingMail, found: _Found) -> Outcome:
-        """Apply what an email says, and return what became of it."""
-        if not found.matches:
-            return Outcome(_ignored(mail))
-        if found.result == Result.UNSUBSCRIBE:
-            for match in found.matches:
-                unsubscribing.suppress(self._db, match.recipient, UNSUBSCRIBED, SuppressionSource.MAIL, self._now)
-            return Outcome(Result.UNSUBSCRIBE)
-        recorded = [match for match in found.matches if self._record(mail, match)]
-        marked = sum([self._react(match) for match in recorded])
-        return Outcome(found.result if recorded else Result.REPEATED, marked)
+    def apply(self, found: Sequence[_Found]) -> Processed:
+        """Apply what emails say, and return what became of them."""
+        results = [each.result for each in found]
+        new = self._record(found)
+        recorded = {index for index, _ in new}
+        for index, each in enumerate(found):
+            if each.result == Result.UNSUBSCRIBE:
+                for match in each.matches:
+                    self._suppress(match.recipient, UNSUBSCRIBED, SuppressionSource.MAIL)
+            elif each.matches and index not in recorded:
+                results[index] = Result.REPEATED
+        bad = [bad for _, match in new if match.has_token and (bad := self._react(match)) is not None]
+        return Processed(results, bad_addresses.mark(self._db, bad, self._now))
 
-    def _record(self, mail: IncomingMail, match: _Match) -> bool:
-        """Record what came back. Return False if it was recorded before.
+    def _record(self, found: Sequence[_Found]) -> list[tuple[int, _Match]]:
+        """Record what came back. Return what was not recorded before, each with the number of its email."""
+        reports: dict[str, tuple[int, _Match]] = {}
+        for index, each in enumerate(found):
+            for match in each.matches if each.result != Result.UNSUBSCRIBE else ():
+                reports.setdefault(f"{each.digest}-{match.recipient.delivery_id}", (index, match))
+        known = returned_mail.find_recorded(self._db, reports)
+        today = set[str]()
+        new = {
+            digest: report
+            for digest, report in reports.items()
+            if digest not in known and (report[1].has_token or self._is_first_today(report[1].recipient, today))
+        }
+        returned_mail.record(self._db, [self._returned(digest, match) for digest, (_, match) in new.items()])
+        return list(new.values())
 
-        Without a token at most one report a day counts for an address, so that nobody can fill the store.
+    def _is_first_today(self, recipient: Recipient, today: set[str]) -> bool:
+        """Return whether nothing came back for an address today, and note that something has.
+
+        Without a token one report a day counts for an address, so that nobody can fill the store.
         """
-        hashed = self._hash(match.recipient)
+        hashed = self._hash(recipient)
         midnight = self._now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if not match.has_token and returned_mail.has_any_since(self._db, hashed, midnight):
-            return False
-        kind = ReturnedKind.COMPLAINT if match.failure is None else _KINDS[match.failure.severity]
-        reply = "" if match.failure is None or match.recipient.address is None else match.failure.reply
-        delivery_id = match.recipient.delivery_id
-        digest = f"{mail.digest}-{delivery_id}"
-        return returned_mail.record(
-            self._db, Returned(digest, delivery_id, hashed, kind, self._now, reply, match.has_token)
-        )
+        is_first = hashed not in today and not returned_mail.has_any_since(self._db, hashed, midnight)
+        today.add(hashed)
+        return is_first
 
-    def _react(self, match: _Match) -> bool:
-        """Suppress the recipient or mark the client as bad if a report says so. Return whether a client was marked."""
+    def _returned(self, digest: str, match: _Match) -> Returned:
         recipient, failure = match.recipient, match.failure
-        if not match.has_token:
-            return False
+        kind = ReturnedKind.COMPLAINT if failure is None else _KINDS[failure.severity]
+        reply = "" if failure is None or recipient.address is None else failure.reply
+        return Returned(digest, recipient.delivery_id, self._hash(recipient), kind, self._now, reply, match.has_token)
+
+    def _react(self, match: _Match) -> BadAddress | None:
+        """Suppress the recipient after a complaint. After a bounce, return the address if it is bad."""
+        recipient, failure = match.recipient, match.failure
         if failure is None:
-            source = SuppressionSource.COMPLAINT
-            unsubscribing.suppress(self._db, recipient, COMPLAINT, source, self._now, all_mail=True)
-            return False
-        reason = failure.reply
+            self._suppress(recipient, COMPLAINT, SuppressionSource.COMPLAINT, all_mail=True)
+            return None
+        if failure.severity == Severity.POLICY or recipient.address is None:
+            return None
+        reason = storable(failure.reply)
         if failure.severity == Severity.SOFT:
             since = self._now - self._settings.soft_bounce_period
             days = returned_mail.count_days(self._db, self._hash(recipient), recipient.owner_id, since)
             if days < self._settings.soft_bounces:
-                return False
-            reason = f"bounced on {days} days, at last: {failure.reply}"
-        if failure.severity == Severity.POLICY or recipient.address is None:
-            return False
-        return bad_addresses.mark(self._db, recipient.client_id, recipient.address, storable(reason), self._now)
+                return None
+            reason = f"bounced on {days} days, at last: {reason}"
+        return BadAddress(recipient.client_id, recipient.address, reason)
+
+    def _suppress(
+        self, recipient: Recipient, reason: str, source: SuppressionSource, *, all_mail: bool = False
+    ) -> None:
+        unsubscribing.suppress(self._db, recipient, reason, source, self._now, all_mail=all_mail)
 
     def _hash(self, recipient: Recipient) -> str:
-        return recipient.address_hash or suppressions.hash_of(self._db, recipient.address_key)
+        return recipient.address_hash or suppressions.address_hash(self._secret, recipient.address_key)

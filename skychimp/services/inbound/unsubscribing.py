@@ -3,8 +3,10 @@
 Whoever has the token may do so, without a login. `find` and `unsubscribe` do the same for mail and for the web.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -16,6 +18,7 @@ from skychimp.store import token_keys
 from skychimp.store.clients import suppressions
 from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.database import Store
+from skychimp.store.sql import id_list
 
 _D = Delivery.__table__
 _O = Occurrence.__table__
@@ -62,21 +65,23 @@ def unsubscribe(store: Store, token: str, source: SuppressionSource, *, all_mail
 def find_recipient(db: Connection, purpose: Purpose, token: str, now: datetime) -> Recipient | None:
     """Return the recipient that a token is of, or None if it is not valid for this purpose."""
     delivery_id = tokens.read(token_keys.read(db, now), purpose, token)
-    return None if delivery_id is None else recipient_of(db, delivery_id)
+    return None if delivery_id is None else recipients_of(db, [delivery_id]).get(delivery_id)
 
 
-def recipient_of(db: Connection, delivery_id: int) -> Recipient | None:
-    """Return the recipient of a delivery, or None if it does not exist."""
+def recipients_of(db: Connection, delivery_ids: Sequence[int]) -> Mapping[int, Recipient]:
+    """Return the recipients of deliveries, by the deliveries' ids. One that does not exist is left out."""
     columns = (
         _D.c.id, _O.c.mailing_id, _M.c.owner_id, _M.c.topic, _D.c.client_id, _D.c.address, _D.c.address_key,
         _D.c.address_hash,
     )  # fmt: skip
     joined = select(*columns).join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
-    row = db.execute(joined.where(_D.c.id == delivery_id)).one_or_none()
-    if row is None:
-        return None
+    rows = db.execute(joined.where(_D.c.id.in_(id_list(delivery_ids))))
+    return {row.id: _recipient(row) for row in rows}
+
+
+def _recipient(row: Any) -> Recipient:
     recipient = Recipient(*row)
-    return recipient if recipient.address_hash is None else Recipient(*row[:5], None, *row[6:])
+    return recipient if recipient.address_hash is None else replace(recipient, address=None)
 
 
 def suppress(
