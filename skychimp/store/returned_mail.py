@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, func, or_, select
 
 from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, ReturnedKind, ReturnedMail
 from skychimp.store.conditions import was_sent
@@ -57,6 +57,15 @@ def count_days(db: Connection, address_hash: str, owner_id: int, since: datetime
     query = query.join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id)
     query = query.where(_R.c.address_hash == address_hash, _R.c.at >= since, _R.c.kind.in_(bounces))
     return len({at.date() for at in db.scalars(query.order_by(_R.c.id.desc()).limit(_MOST_REPORTS))})
+
+
+def count_by_kind(db: Connection, mailing_id: int) -> dict[str, int]:
+    """Return for how many emails of a mailing something came back, by what that was."""
+    query = select(_R.c.kind, func.count(_R.c.delivery_id.distinct())).join(_D, _D.c.id == _R.c.delivery_id)
+    query = query.join(_O, _O.c.id == _D.c.occurrence_id).where(_O.c.mailing_id == mailing_id).group_by(_R.c.kind)
+    return {kind.value: 0 for kind in ReturnedKind} | {
+        ReturnedKind(kind).value: count for kind, count in db.execute(query)
+    }
 
 
 def recent_deliveries(db: Connection, address_key: str, now: datetime, within: timedelta) -> Sequence[int]:
