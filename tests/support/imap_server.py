@@ -78,6 +78,8 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(data + b")\r\n")
         elif stored := re.match(r"UID STORE ([\d,]+) .*SEEN", verb):
             box.seen |= set(map(int, stored[1].split(",")))
+        elif verb == "LOGOUT":
+            self.send("* BYE")
         elif verb == "IDLE":
             self.idle()
         return "OK done"

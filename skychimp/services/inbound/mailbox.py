@@ -4,7 +4,7 @@ import imaplib
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -100,18 +100,27 @@ def _connected(settings: InboundSettings) -> Iterator["BaseMailBox"]:
     url = urlsplit(settings.imap_url)
     host, password = url.hostname or "", settings.read_password()
     try:
-        mailbox: BaseMailBox
-        if url.scheme == "imaps":
-            context = ssl.create_default_context()
-            mailbox = imap_tools.MailBox(host, url.port or 993, timeout=TIMEOUT_S, ssl_context=context)
-        elif host in _LOOPBACK:
-            mailbox = imap_tools.MailBoxUnencrypted(host, url.port or 143, timeout=TIMEOUT_S)
-        else:
-            context = ssl.create_default_context()
-            mailbox = imap_tools.MailBoxStartTls(host, url.port or 143, timeout=TIMEOUT_S, ssl_context=context)
-        folder = unquote(url.path.strip("/")) or "INBOX"
-        with mailbox.login(unquote(url.username or ""), password, initial_folder=folder):
-            yield mailbox
+        mailbox = _connect(url.scheme, host, url.port)
+        try:
+            folder = unquote(url.path.strip("/")) or "INBOX"
+            yield mailbox.login(unquote(url.username or ""), password, initial_folder=folder)
+        finally:
+            with suppress(OSError, imaplib.IMAP4.error):
+                mailbox.client.logout()
+            with suppress(OSError):
+                mailbox.client.shutdown()
     except (OSError, imaplib.IMAP4.error, imap_tools.ImapToolsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RelayUnavailable(f"cannot read the mailbox at {host}: {reason}", "check inbound.imap_url") from None
+
+
+def _connect(scheme: str, host: str, port: int | None) -> "BaseMailBox":
+    """Connect to the server, with TLS unless it is on this machine."""
+    import imap_tools
+
+    context = ssl.create_default_context()
+    if scheme == "imaps":
+        return imap_tools.MailBox(host, port or 993, timeout=TIMEOUT_S, ssl_context=context)
+    if host in _LOOPBACK:
+        return imap_tools.MailBoxUnencrypted(host, port or 143, timeout=TIMEOUT_S)
+    return imap_tools.MailBoxStartTls(host, port or 143, timeout=TIMEOUT_S, ssl_context=context)

@@ -60,12 +60,10 @@ def test_mail_is_processed_when_it_comes_in(store: Store, server: Mailbox, tmp_p
 
 
 def test_failures_are_explained(store: Store, server: Mailbox, tmp_path: Path) -> None:
-    with pytest.raises(RelayUnavailable, match="cannot read the mailbox at 127.0.0.1: .*wrong password"):
+    with pytest.raises(RelayUnavailable, match="wrong password"):
         mailbox.process_unseen(store, settings_for(server, tmp_path, "wrong"))
-    with pytest.raises(ConfigError, match="inbound.imap_url is not set"):
+    with pytest.raises(ConfigError, match="is not set"):
         mailbox.process_unseen(store, InboundSettings())
-    nobody = InboundSettings.model_validate(
-        {"imap_url": "imap://a@127.0.0.1:1", "password_file": tmp_path / "password"}
-    )
+    server.port = 1
     with pytest.raises(RelayUnavailable, match="cannot read the mailbox"):
-        mailbox.process_unseen(store, nobody)
+        mailbox.process_unseen(store, settings_for(server, tmp_path))
