@@ -252,6 +252,8 @@ REPLIES = [
     ),
     Reply("550 5.4.1 [a@example.org]: Recipient address rejected: Access denied", "5.4.1", HARD),
     Reply("550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found", "5.1.10", HARD),
+    Reply("host mx4.hotmail.com: 550 Requested action not taken: mailbox unavailable", "", HARD),
+    Reply("550 Requested action not taken: mailbox unavailable", "5.0.0", SOFT),
     Reply("552 5.2.2 mailbox full", "5.2.2", SOFT),
     Reply("450 4.2.1 try later", "4.2.1", SOFT),
     Reply("connect to mx.example.org[192.0.2.7]:25: Connection timed out", "4.4.1", SOFT),
