@@ -66,7 +66,8 @@ _RULES = (
     (Severity.HARD, r"^\d+ 5\.4\.1 .*recipient address rejected: access denied|^\d+ 5\.1\.0 .*address rejected"),
     (
         Severity.HARD,
-        r"^\d+ 5\.4\.4 .*invalid domain|^550 (?:5\.5\.0|.*\.(?:hotmail|outlook)\.com\b).*requested action not taken: mailbox unavailable",
+        r"^\d+ 5\.4\.4 .*invalid domain"
+        r"|^550 (?:5\.5\.0|.*\.(?:hotmail|outlook)\.com\b).*requested action not taken: mailbox unavailable",
     ),
 )
 """The first rule whose pattern is found decides. It is searched in the code, the enhanced code and the words."""
