@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 COMPLETE = "_SKYCHIMP_COMPLETE"
 """The environment variable with which a shell asks for completions."""
 
+TRY_AGAIN = 75
+"""EX_TEMPFAIL of sysexits.h."""
+
 _OUT_OF_MEMORY = "not enough memory"
 
 _REWORDINGS = (
@@ -45,14 +48,20 @@ def main() -> NoReturn:
     """Run the command line and exit with its status."""
     try:
         interrupts.exit_on_interrupt()
-        sys.exit(_run(sys.argv[1:]))
+        sys.exit(_exit_status(_run(sys.argv[1:])))
     except KeyboardInterrupt:
         sys.exit(interrupts.STATUS)
     except (ImportError, MemoryError) as error:
         incomplete = f"the installation is incomplete: {error}\nhint: install Skychimp again"
         message = _OUT_OF_MEMORY if _is_out_of_memory(error) else incomplete
         print(f"error: {message}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        sys.exit(_exit_status(1))
+
+
+def _exit_status(status: int) -> int:
+    """Return the status to exit with. A mail server keeps an email only after 75, so `inbound read` has no other."""
+    is_for_mail_server = ("inbound", "read") in pairwise(sys.argv)
+    return TRY_AGAIN if status and is_for_mail_server else status
 
 
 def _run(arguments: list[str]) -> int:

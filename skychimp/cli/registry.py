@@ -49,6 +49,7 @@ COMMANDS = {
     ),
     "run": CommandInfo(_SEND, "Send all due mailings once, then exit."),
     "daemon": CommandInfo(_SEND, "Send mailings on schedule until stopped."),
+    "inbound": CommandInfo(_SEND, "Process bounces, complaints and unsubscribe requests.", "skychimp inbound maildir"),
     "status": CommandInfo(_SEND, "Show sending activity and the queue."),
     "resolve": CommandInfo(_SEND, "Resolve deliveries with an unknown outcome."),
     "doctor": CommandInfo(_SEND, "Check the configuration and the mail server."),

@@ -26,6 +26,7 @@ from skychimp.config.types import (
     Flag,
     Fraction,
     Host,
+    ImapUrl,
     Language,
     NameServer,
     PositiveDuration,
@@ -242,6 +243,42 @@ class DeliverySettings(_Section):
     ] = 0.1
 
 
+class InboundSettings(_Section):
+    """Where bounces, complaints and unsubscribe requests arrive, and what bounces mean."""
+
+    address: Annotated[
+        EmailAddress | None,
+        _setting(
+            "Address that takes bounces and unsubscribe requests, also with an extension: local+TOKEN@domain.",
+            "bounces@example.org",
+        ),
+    ] = None
+    maildir: Annotated[
+        FilePath | None, _setting("Maildir with that mail. The daemon reads it.", "/var/mail/bounces/Maildir")
+    ] = None
+    imap_url: Annotated[
+        ImapUrl | None,
+        _setting(
+            "IMAP mailbox with that mail: imaps://USER@HOST/FOLDER. The daemon reads it.",
+            "imaps://bounces@imap.example.org/INBOX",
+        ),
+    ] = None
+    password_file: Annotated[
+        FilePath | None, _setting("File that contains the IMAP password on one line.", "imap-password")
+    ] = None
+    soft_bounces: Annotated[
+        Count, _setting("Mark a client as bad when its mailbox has bounced on this many days, ...")
+    ] = 5
+    soft_bounce_period: Annotated[PositiveDuration, _setting("... within this time.")] = timedelta(days=60)
+
+    def read_password(self) -> str:
+        """Return the IMAP password. Raises ConfigError."""
+        hint = "set inbound.password_file to a file with one line"
+        if self.password_file is None:
+            raise ConfigError("inbound.password_file is not set", hint)
+        return checked_files.read_password(self.password_file, hint)
+
+
 class RunSettings(_Section):
     """How one run behaves."""
 
@@ -332,6 +369,7 @@ class Settings(_Section):
     dkim: DkimSettings = DkimSettings()
     web: WebSettings = WebSettings()
     delivery: DeliverySettings = DeliverySettings()
+    inbound: InboundSettings = InboundSettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
     blog: BlogSettings = BlogSettings()

@@ -11,7 +11,7 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator
 
@@ -296,6 +296,16 @@ def _redis_url(value: object) -> str:
     raise ValueError("use redis://HOST:PORT/NUMBER, or rediss:// for TLS")
 
 
+def _imap_url(value: object) -> str:
+    if isinstance(value, str) and value.isprintable():
+        with contextlib.suppress(ValueError):
+            url = urlsplit(value)
+            _ = url.port  # raises ValueError for an invalid one
+            if url.scheme in ("imaps", "imap") and url.username and url.hostname and url.password is None:
+                return value
+    raise ValueError("use imaps://USER@HOST/FOLDER, with the password in inbound.password_file")
+
+
 def _text_line(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
         raise ValueError("use one line of at most 200 characters")
@@ -320,6 +330,7 @@ FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_files)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 Host = Annotated[str, BeforeValidator(_host)]
+ImapUrl = Annotated[str, BeforeValidator(_imap_url)]
 Language = Annotated[str, BeforeValidator(_language)]
 NameServer = Annotated[str, BeforeValidator(_name_server)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]

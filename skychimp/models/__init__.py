@@ -16,6 +16,7 @@ from skychimp.models.deliveries import (
     RateCount,
     RateSlot,
     RelayState,
+    ReturnedMail,
     Run,
 )
 from skychimp.models.enums import (
@@ -32,6 +33,7 @@ from skychimp.models.enums import (
     MailingStatus,
     OccurrenceState,
     Outcome,
+    ReturnedKind,
     SuppressionSource,
 )
 from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
@@ -86,6 +88,8 @@ __all__ = [
     "RateSlot",
     "RelayState",
     "ReplyKind",
+    "ReturnedKind",
+    "ReturnedMail",
     "Role",
     "Run",
     "Segment",

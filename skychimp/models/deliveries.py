@@ -17,6 +17,7 @@ from skychimp.models.enums import (
     Format,
     OccurrenceState,
     Outcome,
+    ReturnedKind,
 )
 
 _IS_UNFINISHED = has_state(column("state"), *UNFINISHED_STATES)
@@ -112,6 +113,26 @@ class Delivery(Table, table=True):
     """The content that a resend repeats, None if that is the occurrence's."""
     fields: str | None = None
     """A JSON object of the client's fields that the occurrence's content uses, None if it uses none."""
+    address_hash: str | None = None
+    """The keyed hash of the address, once the person was forgotten. The email's unsubscribe link needs it."""
+
+
+class ReturnedMail(Table, table=True):
+    """A bounce or complaint that came back for a delivery. Rows are only added."""
+
+    __tablename__ = "returned_mail"
+    id: int | None = Field(default=None, primary_key=True)
+    digest: str = Field(unique=True)
+    """A hash of the report, by which it is counted once."""
+    delivery_id: int = Field(foreign_key="delivery.id", index=True)
+    address_hash: str = Field(index=True)
+    """The keyed hash of the delivery's address, as suppressions have it. It stays when a person is forgotten."""
+    kind: ReturnedKind = Field(sa_column=enum_column(ReturnedKind, "kind"))
+    at: datetime
+    reply: str = ""
+    """What the mail server said."""
+    has_token: bool
+    """Whether it named the delivery by a token. Otherwise anybody may have written it."""
 
 
 class Lease(Table, table=True):

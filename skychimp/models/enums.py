@@ -109,6 +109,25 @@ class SuppressionSource(StrEnum):
     IMPORT = "import"
     BOUNCE = "bounce"
     """A server has said that the address does not exist."""
+    COMPLAINT = "complaint"
+    """The recipient's provider has reported that the email was marked as spam."""
+    MAIL = "mail"
+    """The recipient has unsubscribed by email."""
+    WEB = "web"
+    """The recipient has unsubscribed by the link."""
+
+
+class ReturnedKind(StrEnum):
+    """What mail that came back says about a delivery."""
+
+    BOUNCED = "bounced"
+    """The address does not exist."""
+    SOFT_BOUNCE = "soft_bounce"
+    """The mailbox could not take the email."""
+    POLICY_BOUNCE = "policy_bounce"
+    """The email was refused, and the address may be good."""
+    COMPLAINT = "complaint"
+    """The recipient has marked the email as spam."""
 
 
 UNFINISHED_STATES = (OccurrenceState.OPENING, OccurrenceState.OPEN)

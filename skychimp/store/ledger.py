@@ -30,7 +30,6 @@ from sqlalchemy.engine import Dialect, make_url
 
 from skychimp.models import (
     Attempt,
-    Client,
     Delivery,
     DeliveryState,
     Intent,
@@ -38,13 +37,13 @@ from skychimp.models import (
     Mailing,
     Occurrence,
     Outcome,
+    ReturnedMail,
     StoreInfo,
-    SuppressionSource,
     has_state,
 )
 from skychimp.store import queue
-from skychimp.store.clients import suppressions
-from skychimp.store.clients.suppressions import Holds, NewSuppression
+from skychimp.store.clients import bad_addresses, suppressions
+from skychimp.store.clients.bad_addresses import BadAddress
 from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
 from skychimp.store.database import POSTGRESQL, SQLITE, Driver, Store, driver_of
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
@@ -54,7 +53,7 @@ _D = Delivery.__table__
 _A = Attempt.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
-_C = Client.__table__
+_R = ReturnedMail.__table__
 _I = Intent.__table__
 _L = Lease.__table__
 
@@ -189,7 +188,8 @@ def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord
         _record_late(db, [record for record in records if record.claimed.lease_id not in existing])
     for record in records:
         if record.bad_address:
-            _mark_bad(db, record)
+            bad = BadAddress(record.claimed.client_id, record.claimed.address, storable(record.reply))
+            bad_addresses.mark(db, [bad], record.finished_at)
     return expired
 
 
@@ -256,9 +256,15 @@ def _counted_attempts(limit: int) -> Select[tuple[int, datetime]]:
 def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
     """Remove the recipients from these deliveries and their attempts. Return the number of attempts.
 
-    States and codes stay, and with them all totals. A server's wording is removed, as it may name the recipient.
+    States and codes stay, and with them all totals. A server's wording is removed, as it may name the recipient. A
+    delivery gets the hash of its address, so that its unsubscribe link still works.
     """
     selected = id_list(delivery_ids)
+    is_known = _D.c.id.in_(selected) & _D.c.address_hash.is_(None)
+    for key in db.scalars(select(_D.c.address_key).where(is_known).distinct()).all():
+        hashed = suppressions.hash_of(db, key)
+        db.execute(update(_D).where(is_known, _D.c.address_key == key).values(address_hash=hashed))
+    db.execute(update(_R).where(_R.c.delivery_id.in_(selected)).values(reply=ERASED))
     blank = {"address": ERASED, "client_id": 0, "name": "", "comment": "", "tags": "[]", "fields": None}
     key = literal(f"{ERASED}:").concat(_D.c.id)  # unique, and not an address
     db.execute(update(_D).where(_D.c.id.in_(selected)).values(blank | {"address_key": key}))
@@ -266,6 +272,13 @@ def erase_recipients(db: Connection, delivery_ids: Sequence[int]) -> int:
     enhanced = func.coalesce(func.nullif(_A.c.enhanced, "").concat(" "), "")
     reply = code.concat(enhanced).concat(ERASED)
     return db.execute(update(_A).where(_A.c.delivery_id.in_(selected)).values(reply=reply)).rowcount
+
+
+def storable(text: str) -> str:
+    """Escape what a database refuses or would not return unchanged: NUL and lone surrogates."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _is_pending(mailing_id: int | None) -> ColumnElement[bool]:
@@ -382,7 +395,7 @@ def _attempts(records: Iterable[AttemptRecord]) -> Iterator[tuple[object, ...]]:
     for record, started_at, finished_at in zip(records, times, times, strict=True):
         claimed, _, _, outcome, phase, code, enhanced, reply, relay, *_ = record
         texts = str(outcome), str(phase)  # SQLite's driver takes a microsecond more for a member of an enum
-        rest = code, enhanced, _storable(reply), relay, claimed.id, claimed.attempts + 1
+        rest = code, enhanced, storable(reply), relay, claimed.id, claimed.attempts + 1
         yield started_at, finished_at, *texts, *rest
 
 
@@ -400,22 +413,3 @@ def _stored_times(times: Iterable[datetime]) -> Iterator[str]:
 def _stored(at: datetime) -> str:
     """Return a time as SQLite stores it, and PostgreSQL reads it: UTC, without an offset."""
     return at.astimezone(UTC).isoformat(" ", "microseconds")[: -len("+00:00")]
-
-
-def _storable(text: str) -> str:
-    """Escape what a database refuses or would not return unchanged: NUL and lone surrogates."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
-def _mark_bad(db: Connection, record: AttemptRecord) -> None:
-    """Mark the client's address as bad and suppress it, unless it was marked before or is another address by now."""
-    client = db.execute(select(_C).where(_C.c.id == record.claimed.client_id)).one_or_none()
-    if client is None or client.bad_at is not None or client.email != record.claimed.address:
-        return
-    db.execute(
-        update(_C).where(_C.c.id == client.id).values(bad_at=record.finished_at, bad_reason=_storable(record.reply))
-    )
-    remembered = NewSuppression(client.email, client.address_key, suppressions.BOUNCE, _storable(record.reply))
-    suppressions.add(db, [remembered], Holds(client.owner_id), SuppressionSource.BOUNCE, record.finished_at)

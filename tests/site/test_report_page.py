@@ -84,6 +84,7 @@ def make_report(text: str = HOSTILE) -> Report:
         occurrences=[occurrence],
         replies=[group],
         domains=[DomainReport("one.example", 1000, occurrence.counts), DomainReport("", 1, counts(sent=1))],
+        returned={"bounced": 1},
     )
 
 

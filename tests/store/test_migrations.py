@@ -61,6 +61,8 @@ from skychimp.models import (
     Occurrence,
     Outcome,
     ReplyKind,
+    ReturnedKind,
+    ReturnedMail,
     Role,
     Run,
     StoreInfo,
@@ -365,6 +367,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0014": ("returned_mail", "delivery.address_hash"),
     "0013": ("token_key",),
     "0012": ("occurrence.canary_until", "mailing.canary", "mailing.canary_wait_s"),
     "0011": ("mailing.name", "mailing_filter", "segment"),
@@ -471,6 +474,9 @@ def full_store(store: Store, ada: Actor) -> Store:
         db.add(Content(occurrence_id=1, subject="", body="", format=Format.TEXT, sender="", return_path=""))
         db.add(Suppression(owner_id=1, address_hash="", reason="", source=SuppressionSource.COMMAND, at=NOW))
         db.add(DeliveryRollup(occurrence_id=1, domain="", state=DeliveryState.SENT, attempts=1, deliveries=1))
+        db.add(
+            ReturnedMail(digest="", delivery_id=1, address_hash="", kind=ReturnedKind.BOUNCED, at=NOW, has_token=True)
+        )
         db.add(ClientField(owner_id=1, key="city", name="City", type=FieldType.TEXT))
         db.add(Consent(owner_id=1, address_hash="", at=NOW, wording="", source=ConsentSource.COMMAND, recorded_at=NOW))
     return store

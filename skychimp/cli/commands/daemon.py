@@ -4,7 +4,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -74,6 +75,13 @@ class _Hooks:
 
         keep_attempts = self._context.settings.delivery.keep_attempts
         housekeeping.tidy(self._context.store, keep_attempts=keep_attempts, may_continue=may_continue)
+
+    def inbound_readers(self, settings: "Settings") -> "Sequence[Callable[[threading.Event], None]]":
+        if settings.inbound.maildir is None and settings.inbound.imap_url is None:
+            return ()
+        from skychimp.services.inbound import polling
+
+        return polling.readers(self._context.store, settings)
 
     def reload(self, current: "Settings") -> "Settings":
         from skychimp.services import audit

@@ -20,7 +20,9 @@ EXAMPLES = (
     "skychimp mailings log 1 --status failed --domain example.org\n"
     "skychimp mailings log 1 --reply 5.1.1 --last --csv\nskychimp mailings log 1 --follow --since 1h"
 )
-COLUMNS = {"at": "At", "email": "Email", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
+COLUMNS = {
+    "at": "At", "email": "Email", "status": "Status", "attempt": "Attempt", "reply": "Reply", "returned": "Returned",
+}  # fmt: skip
 CSV_COLUMNS = (*COLUMNS, "phase", "code", "enhanced", "relay", "due_at", "delivery_id")
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
 

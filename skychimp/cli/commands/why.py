@@ -99,6 +99,16 @@ def _delivery_lines(delivery: "DeliveryInfo") -> Iterator[_Line]:
             queue_id=attempt.queue_id,
             message_id=delivery.message_id,
         )
+    for returned in delivery.returned:
+        yield _Line(
+            kind=CHOSEN,
+            mailing_id=delivery.mailing_id,
+            due_at=delivery.due_at,
+            status=returned.kind,
+            at=returned.at,
+            details=returned.reply,
+            message_id=delivery.message_id,
+        )
     if not delivery.attempts or delivery.reason:
         yield _Line(
             kind=CHOSEN,
@@ -169,7 +179,8 @@ def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     if delivery.next_try_at is not None:
         heading.append(f", next try at {_local_time(delivery.next_try_at)}", "")
     message_id = Text(f"Message-ID {escape(delivery.message_id)}", "dim", overflow="fold")
-    texts = [Text(escape(delivery.reason or "")), message_id]
+    returned = (f"{_local_time(each.at)} {each.kind.replace('_', ' ')} {each.reply}" for each in delivery.returned)
+    texts = [*(Text(escape(text), "red") for text in returned), Text(escape(delivery.reason or "")), message_id]
     return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 1)) for text in texts if text))
 
 

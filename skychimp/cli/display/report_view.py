@@ -32,6 +32,8 @@ def draw_report(report: "Report", width: int) -> "Iterator[RenderableType]":
         return
     yield charts.heading(f"{count_of(report.deliveries, 'email')}, {count_of(report.attempts, 'attempt')}")
     yield charts.bars(counts_by_status(report.counts), width - 40)
+    if any(report.returned.values()):
+        yield Text(f"came back after sending: {list_counts(report.returned)}", "red")
     if len(report.tries) > 1:
         yield charts.heading("Attempts per email")
         tries = {count_of(attempts, "attempt"): deliveries for attempts, deliveries in report.tries.items()}

@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -49,6 +49,9 @@ class DaemonHooks(Protocol):
 
         It calls `may_continue` after each step, and ends when that returns False.
         """
+
+    def inbound_readers(self, settings: Settings) -> Sequence[Callable[[threading.Event], None]]:
+        """Return functions that read incoming mail. Each runs in its own thread, and ends once the event is set."""
 
     def reload(self, current: Settings) -> Settings:
         """Read the settings again and return them. Return the current ones if they cannot be read."""
@@ -126,10 +129,15 @@ async def _is_still_held(store: Store) -> bool:
 async def _poll_on_schedule(
     dispatcher: Dispatcher, polls: SparingPolls, settings: Settings, hooks: DaemonHooks
 ) -> None:
-    """Run the jobs when they are due, until the dispatcher is stopped. Housekeeping goes on beside the polls."""
+    """Run the jobs when they are due, until the dispatcher is stopped.
+
+    Housekeeping and the reading of incoming mail go on beside the polls.
+    """
     stopping = threading.Event()
     async with asyncio.TaskGroup() as group:
         housekeeping: asyncio.Task[None] | None = None
+        for reader in hooks.inbound_readers(settings):
+            group.create_task(asyncio.to_thread(reader, stopping))
         try:
             async for due_jobs in _due_jobs(dispatcher, settings.daemon.interval):
                 if _POLL in due_jobs:

@@ -24,6 +24,7 @@ from skychimp.models import (
     Message,
     Occurrence,
     OccurrenceState,
+    ReturnedMail,
     StoreInfo,
     Suppression,
     User,
@@ -42,6 +43,7 @@ _C = Client.__table__
 _T = ClientTag.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
+_R = ReturnedMail.__table__
 _M = Mailing.__table__
 _MSG = Message.__table__
 _S = Suppression.__table__
@@ -95,6 +97,15 @@ class AttemptInfo:
 
 
 @dataclass(frozen=True)
+class ReturnedInfo:
+    """What came back for an email after it was sent: `bounced`, `complaint` and the like, and the server's reply."""
+
+    at: datetime
+    kind: str
+    reply: str
+
+
+@dataclass(frozen=True)
 class DeliveryInfo:
     """A delivery to the address with its attempts. `next_try_at` is None if there is no further try.
 
@@ -111,6 +122,7 @@ class DeliveryInfo:
     reason: str | None
     message_id: str
     attempts: Sequence[AttemptInfo]
+    returned: Sequence[ReturnedInfo]
 
 
 @dataclass(frozen=True)
@@ -268,6 +280,7 @@ def _find_deliveries(
     )  # fmt: skip
     rows = db.execute(query).all()
     attempts = _attempts_by_delivery(db, [row.id for row in rows])
+    returned = _returned_by_delivery(db, [row.id for row in rows])
     secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
     return [
         DeliveryInfo(
@@ -281,6 +294,7 @@ def _find_deliveries(
             reason=_why_not_sent(row, membership),
             message_id=compose.message_id(secret, row.id, row.return_path.rpartition("@")[2]),
             attempts=attempts.get(row.id, []),
+            returned=returned.get(row.id, []),
         )
         for row in rows
     ]
@@ -311,6 +325,13 @@ def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int,
             )
         )
     return attempts
+
+
+def _returned_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int, list[ReturnedInfo]]:
+    returned: dict[int, list[ReturnedInfo]] = {}
+    for row in db.execute(select(_R).where(_R.c.delivery_id.in_(delivery_ids)).order_by(_R.c.id)):
+        returned.setdefault(row.delivery_id, []).append(ReturnedInfo(row.at, row.kind, row.reply))
+    return returned
 
 
 # The occurrences without a delivery to the address

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Row, Select, and_, case, func, select
 from sqlmodel import Session
 
 from skychimp import addresses
-from skychimp.models import Attempt, Delivery, Occurrence
+from skychimp.models import Attempt, Delivery, Occurrence, Outcome, ReturnedMail
 from skychimp.permissions import Actor
 from skychimp.services import paging
 from skychimp.services.listing import ListOptions, apply, checked_search
@@ -22,6 +22,7 @@ from skychimp.store.sql import Nullable, text_position
 _A = Attempt.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
+_R = ReturnedMail.__table__
 
 LARGE_MAILING = 50_000
 """From this number of deliveries on, finding all of them takes long."""
@@ -32,7 +33,8 @@ class AttemptInfo:
     """One attempt; or, in a list of deliveries, one that was not tried yet (`id` and `at` are None).
 
     `status` is the attempt's outcome, or else the delivery's state. `attempt` counts from 1. `reply` is the server's
-    whole reply, `code` and `enhanced` its codes.
+    whole reply, `code` and `enhanced` its codes. `returned` is what came back later for an email that was sent, such as
+    `bounced` or `complaint`, "" if nothing did.
     """
 
     id: int | None
@@ -47,6 +49,7 @@ class AttemptInfo:
     relay: str
     due_at: datetime
     delivery_id: int
+    returned: str
 
 
 def list_attempts(
@@ -122,7 +125,9 @@ def _ascii_domain(domain: str) -> str:
 
 _STATUS = func.coalesce(_A.c.outcome, current_state())
 _DELIVERY_ID = _D.c.id.label("delivery")
-_COLUMNS = (_D.c.address, current_state().label("state"), _O.c.due_at)
+_LAST_RETURNED = select(_R.c.kind).where(_R.c.delivery_id == _D.c.id).order_by(_R.c.id.desc()).limit(1)
+_RETURNED = case((_A.c.outcome == Outcome.SENT, _LAST_RETURNED.correlate(_D).scalar_subquery()))
+_COLUMNS = (_D.c.address, current_state().label("state"), _O.c.due_at, _RETURNED.label("returned"))
 
 
 def _select_attempts() -> Select[tuple[object, ...]]:
@@ -178,4 +183,5 @@ def _attempt_info(row: Row[tuple[object, ...]]) -> AttemptInfo:
         relay=row.relay or "",
         due_at=row.due_at,
         delivery_id=row.delivery,
+        returned=row.returned or "",
     )

@@ -28,6 +28,7 @@ from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services.mailings import mailings
 from skychimp.services.reporting import rollups
 from skychimp.services.reporting.rollups import SLOT_S, OutcomeCount
+from skychimp.store import returned_mail
 from skychimp.store.database import Store
 from skychimp.store.sql import total
 
@@ -135,7 +136,8 @@ class OccurrenceReport:
 class Report:
     """All occurrences of a mailing. `tries` maps a number of attempts to the number of deliveries that took as many.
 
-    `subject` is the one that was sent last; if nothing was sent yet, it is the message's.
+    `subject` is the one that was sent last; if nothing was sent yet, it is the message's. `returned` counts the sent
+    emails for which something came back, by what that was, such as `bounced`.
     """
 
     id: int
@@ -151,6 +153,7 @@ class Report:
     occurrences: Sequence[OccurrenceReport]
     replies: Sequence[ReplyGroup]
     domains: Sequence[DomainReport]
+    returned: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ def mailing_report(
         slots = {occurrence_id: _slots(db, occurrence_id) for occurrence_id in ids[-OCCURRENCES_WITH_RATE:]}
         attempts = select(_ATTEMPTS.c.cause_id, _ATTEMPTS.c.attempts).where(_ATTEMPTS.c.occurrence_id.in_(ids))
         reply_groups = _reply_groups(db, attempts)
+        returned = returned_mail.count_by_kind(db.connection(), mailing_id)
     outcomes = rollups.delivery_outcomes(store, ids, progress)
     occurrences = [_occurrence_report(row, outcomes.get(row.id, ()), slots.get(row.id, [])) for row in rows]
     total = [count for counts in outcomes.values() for count in counts]
@@ -205,6 +209,7 @@ def mailing_report(
         occurrences=occurrences,
         replies=reply_groups,
         domains=_by_domain(total, MAX_DOMAINS),
+        returned=returned,
     )
 
 

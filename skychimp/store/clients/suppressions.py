@@ -139,6 +139,32 @@ def add(
     return cancel_waiting(db, [each.key for each in suppressions], holds)
 
 
+def add_erased(
+    db: Connection, hashed: str, reason: str, holds: Holds, source: SuppressionSource, now: datetime
+) -> None:
+    """Add the suppression of a forgotten address by its hash. It replaces BOUNCE only, as in `add`.
+
+    If a client has the address again, the suppression is of that client, and what waits for it is cancelled. To find
+    such a client, all of the user's are read.
+    """
+    inserted = insert_or(_S).values(
+        **holds._asdict(), address_hash=hashed, reason=reason, source=source, at=now, note=""
+    )
+    added = inserted.on_conflict_do_update(
+        index_elements=["address_hash", "owner_id", "topic"],
+        set_={name: inserted.excluded[name] for name in ("reason", "source", "at", "note")},
+        where=_S.c.reason == BOUNCE,
+    )
+    if not db.execute(added).rowcount:
+        return
+    secret = _secret(db)
+    clients = db.execute(select(_C.c.address_key, _C.c.email).where(_C.c.owner_id == holds.owner_id))
+    known = {key: email for key, email in clients if address_hash(secret, key) == hashed}
+    if known:
+        recall(db, known)
+        cancel_waiting(db, list(known), holds)
+
+
 def cancel_waiting(db: Connection, keys: Collection[str], holds: Holds) -> int:
     """Cancel what waits for these addresses and domains. Return how many emails that are."""
     cancelled = update(_D).where(_D.c.id.in_(select_waiting(keys, holds)))
@@ -255,6 +281,11 @@ def _unfinished(holds: Holds) -> Select[tuple[int]]:
         topic = select(_M.c.topic).where(_M.c.id == _O.c.mailing_id).scalar_subquery()
         query = query.where(topic == holds.topic)
     return query
+
+
+def hash_of(db: Connection, key: str) -> str:
+    """Return the keyed hash of an address as this store has it."""
+    return address_hash(_secret(db), key)
 
 
 def _secret(db: Connection) -> bytes:

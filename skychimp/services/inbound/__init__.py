@@ -1,0 +1,1 @@
+"""Process mail that comes back: bounces, complaints and unsubscribe requests."""
