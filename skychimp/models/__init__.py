@@ -36,7 +36,7 @@ from skychimp.models.enums import (
 )
 from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
 from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
-from skychimp.models.store_info import StoreInfo
+from skychimp.models.store_info import StoreInfo, TokenKey
 from skychimp.models.suppressions import EVERYBODY, Suppression
 from skychimp.models.users import AccountEmail, AuditEntry, Code, Login, LoginFailure, User
 from skychimp.roles import Role
@@ -93,6 +93,7 @@ __all__ = [
     "Suppression",
     "SuppressionSource",
     "Table",
+    "TokenKey",
     "User",
     "has_state",
     "metadata",

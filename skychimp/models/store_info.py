@@ -41,6 +41,16 @@ class StoreInfo(Table, table=True):
     """On PostgreSQL: whether each commit waited for a standby server then, so that a fail-over loses none."""
 
 
+class TokenKey(Table, table=True):
+    """A key that the tokens of deliveries are made with."""
+
+    __tablename__ = "token_key"
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    key: bytes
+    created_at: datetime
+    replaced_at: datetime | None = None
+
+
 _WATCHED_COLUMNS: dict[str, dict[type[Table], tuple[str, ...]]] = {
     "audience_version": {
         Client: ("owner_id", "address_key"),

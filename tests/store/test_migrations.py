@@ -66,6 +66,7 @@ from skychimp.models import (
     StoreInfo,
     Suppression,
     SuppressionSource,
+    TokenKey,
     User,
     metadata,
 )
@@ -364,6 +365,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0013": ("token_key",),
     "0012": ("occurrence.canary_until", "mailing.canary", "mailing.canary_wait_s"),
     "0011": ("mailing.name", "mailing_filter", "segment"),
     "0010": ("client.consent_at", "consent"),
@@ -393,6 +395,7 @@ def test_seventh_migration_adds_what_runs_share(store: Store, store_url: str) ->
 
     test_tables_are_what_the_models_define(store)
     assert [run.mailing_id for run in rows(store, Run)] == [None]
+    assert [(key.number, len(key.key)) for key in rows(store, TokenKey)] == [(1, 32)]
 
 
 def test_eighth_migration_remembers_bad_addresses(store: Store, store_url: str, ada: Actor) -> None:

@@ -13,7 +13,7 @@ from skychimp.text import shortened
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0012"
+REVISION = "0013"
 """The newest migration. A test compares it with the migrations folder."""
 
 MIGRATIONS = Path(__file__).parent
@@ -34,11 +34,12 @@ def stamp(db: Connection) -> None:
 
 
 def add_store_info(db: Connection) -> None:
-    """Add the row that describes a new store."""
-    from skychimp.models import StoreInfo
+    """Add the row that describes a new store, and its first key for tokens."""
+    from skychimp.models import StoreInfo, TokenKey
 
-    row = {"id": 1, "secret": secrets.token_bytes(32), "created_at": datetime.now(UTC)}
-    db.execute(insert(StoreInfo.__table__).values(row))
+    now = datetime.now(UTC)
+    db.execute(insert(StoreInfo.__table__).values(id=1, secret=secrets.token_bytes(32), created_at=now))
+    db.execute(insert(TokenKey.__table__).values(number=1, key=secrets.token_bytes(32), created_at=now))
 
 
 def read_revision(db: Connection) -> str:
