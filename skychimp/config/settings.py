@@ -20,9 +20,11 @@ from skychimp.config.types import (
     Duration,
     Durations,
     EmailAddress,
+    ExtensibleAddress,
     FilePath,
     Flag,
     Fraction,
+    Headers,
     Host,
     Language,
     NameServer,
@@ -35,6 +37,7 @@ from skychimp.config.types import (
     StoreLocation,
     TextLine,
     TimeZone,
+    WebUrl,
     parse_address_and_port,
     whole_number,
 )
@@ -87,6 +90,16 @@ class MailSettings(_Section):
     return_path: Annotated[
         EmailAddress | None,
         _setting("Address that bounces are sent to (default: the sender's address).", "bounces@example.org"),
+    ] = None
+    reply_to: Annotated[
+        Sender | None, _setting("Address that replies go to (default: the sender).", "Help <help@example.org>")
+    ] = None
+    postal_address: Annotated[
+        TextLine | None,
+        _setting("Your postal address, as {{ postal_address }} shows it.", "Example Ltd, 1 Main Street, London"),
+    ] = None
+    headers: Annotated[
+        Headers | None, _setting("More headers of the emails of mailings.", {"X-Campaign": "spring"})
     ] = None
     timezone: Annotated[
         TimeZone | None,
@@ -219,6 +232,27 @@ class DaemonSettings(_Section):
     )
 
 
+class WebSettings(_Section):
+    """The web address of unsubscribe links."""
+
+    url: Annotated[
+        WebUrl | None,
+        _setting("Public https address of your unsubscribe links.", "https://mail.example.org"),
+    ] = None
+
+
+class InboundSettings(_Section):
+    """Where bounces and requests to unsubscribe arrive."""
+
+    address: Annotated[
+        ExtensibleAddress | None,
+        _setting(
+            "Address for bounces and unsubscribe emails. It must also take mail to bounces+ANYTHING@example.org.",
+            "bounces@example.org",
+        ),
+    ] = None
+
+
 class BlogSettings(_Section):
     """The blog and its static site."""
 
@@ -285,6 +319,8 @@ class Settings(_Section):
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
+    web: WebSettings = WebSettings()
+    inbound: InboundSettings = InboundSettings()
     blog: BlogSettings = BlogSettings()
     cache: CacheSettings = CacheSettings()
     dns: DnsSettings = DnsSettings()

@@ -22,6 +22,23 @@ from skychimp.timezones import TIME_ZONE_HINT, is_time_zone
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DNS_PORT = 53
+_LOCAL_URL = re.compile(r"http://(localhost|127\.0\.0\.1)(:|/|$)")
+_MAX_URL_LENGTH = 200
+_MAX_EXTENSIBLE_LENGTH = 27
+"""Characters before the @ of an address that takes a token: a local part has at most 64 (RFC 5321, section 4.5.3.1.1).
+
+A token has 36 for up to 10^12 emails.
+"""
+_PLAIN_LOCAL_PART = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{_MAX_EXTENSIBLE_LENGTH - 1}}}")
+_MAX_HEADERS = 20
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,59}")
+_OWN_HEADERS = {
+    "auto-submitted", "bcc", "cc", "date", "dkim-signature", "domainkey-signature", "feedback-id", "from", "list-id",
+    "list-unsubscribe", "list-unsubscribe-post", "message-id", "mime-version", "precedence", "received",
+    "received-spf", "reply-to", "return-path", "sender", "subject", "to",
+}  # fmt: skip
+_OWN_HEADER_PREFIXES = ("arc-", "authentication-results", "content-", "resent-")
+"""Headers in lower case that mail.headers must not have: ours, and those of mail servers."""
 
 
 class Security(StrEnum):
@@ -245,6 +262,45 @@ def _redis_url(value: object) -> str:
     raise ValueError("use redis://HOST:PORT/NUMBER, or rediss:// for TLS")
 
 
+def _web_url(value: object) -> str:
+    hint = "use an https URL such as https://mail.example.org (http only for localhost)"
+    try:
+        url = parse_site_url(value if isinstance(value, str) else "")
+    except InvalidValue:
+        raise ValueError(hint) from None
+    if not url.startswith("https://") and not _LOCAL_URL.match(url):
+        raise ValueError(hint)
+    if len(url) > _MAX_URL_LENGTH:
+        raise ValueError(f"use a URL of at most {_MAX_URL_LENGTH} characters")
+    return url
+
+
+def _extensible_address(value: object) -> str:
+    address = _email_address(value)
+    local = address.rpartition("@")[0]
+    if not _PLAIN_LOCAL_PART.fullmatch(local):
+        characters = f"use an address with at most {_MAX_EXTENSIBLE_LENGTH} letters, digits, dots and hyphens"
+        raise ValueError(f"{characters} before the @, such as bounces@example.org")
+    return address
+
+
+def _headers(value: object) -> dict[str, str]:
+    if isinstance(value, str):  # an environment variable
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, dict) or len(value) > _MAX_HEADERS:
+        raise ValueError(f'use a table of at most {_MAX_HEADERS} headers such as {{ "X-Campaign" = "spring" }}')
+    for name, text in value.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ValueError("use header names of letters, digits and hyphens, such as X-Campaign")
+        if name.lower().startswith(_OWN_HEADER_PREFIXES) or name.lower() in _OWN_HEADERS:
+            raise ValueError(f"remove {name}: Skychimp or the mail servers write this header")
+        _text_line(text)
+    if len({name.lower() for name in value}) < len(value):
+        raise ValueError("use each header only once")
+    return {name: _text_line(text) for name, text in value.items()}
+
+
 def _text_line(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
         raise ValueError("use one line of at most 200 characters")
@@ -263,9 +319,11 @@ Count = Annotated[int, whole_number(1, 1_000_000_000)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Durations = Annotated[tuple[timedelta, ...], BeforeValidator(_durations)]
 EmailAddress = Annotated[str, BeforeValidator(_email_address)]
+ExtensibleAddress = Annotated[str, BeforeValidator(_extensible_address)]
 FilePath = Annotated[Path, BeforeValidator(_file)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
+Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 Host = Annotated[str, BeforeValidator(_host)]
 Language = Annotated[str, BeforeValidator(_language)]
 NameServer = Annotated[str, BeforeValidator(_name_server)]
@@ -277,3 +335,4 @@ SiteUrl = Annotated[str, BeforeValidator(_site_url)]
 StoreLocation = Annotated[str, BeforeValidator(_store)]
 TextLine = Annotated[str, BeforeValidator(_text_line)]
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]
+WebUrl = Annotated[str, BeforeValidator(_web_url)]
