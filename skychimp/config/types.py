@@ -276,7 +276,9 @@ def _web_url(value: object) -> str:
 
 
 def _extensible_address(value: object) -> str:
-    address = _email_address(value)
+    from skychimp import addresses
+
+    address = addresses.with_ascii_domain(_email_address(value))
     local = address.rpartition("@")[0]
     if not _PLAIN_LOCAL_PART.fullmatch(local):
         characters = f"use an address with at most {_MAX_EXTENSIBLE_LENGTH} letters, digits, dots and hyphens"

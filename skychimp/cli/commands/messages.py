@@ -203,14 +203,14 @@ def test(
     import secrets
 
     from skychimp import addresses
-    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.delivery.sending.single_email import send_single_email
     from skychimp.services.clients import suppressions
     from skychimp.services.messages import messages
     from skychimp.transport.interfaces import OutgoingEmail
 
     context = get_context(ctx, json)
-    mail = with_sender(context.settings).mail
+    mail = with_own_sender(context.settings).mail
     address = addresses.parse(to, addresses.Rules(allow_local=mail.allow_local)).email
     suppressions.require_not_suppressed(context.store, context.actor, address)
     return_path = mail.return_path or ""

@@ -54,6 +54,7 @@ class ConnectionPool:
         self._patience = None if waits_forever else settings.run.patience
         self._smtp = settings.smtp
         self._mail = settings.mail
+        self._links = (settings.web.url, settings.inbound.address)
         self._fixable: tuple[object, ...] = ()
         self.settings_hash = ""
         self._open_count = self._opening_count = 0
@@ -86,6 +87,7 @@ class ConnectionPool:
         self._fixable = (
             smtp.host, smtp.effective_port, smtp.security, smtp.username, _content(smtp.read_password), smtp.ca_file,
             _content(smtp.read_certificates), smtp.auth, smtp.token_command, self._mail.sender, self._mail.return_path,
+            *self._links,
         )  # fmt: skip
 
     def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:
