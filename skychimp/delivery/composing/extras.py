@@ -106,6 +106,11 @@ def make_sample(settings: "Settings") -> Extras:
     return extras if extras.unsubscribe_url else extras._replace(web_url=_SAMPLE_URL)
 
 
+def sample_link(sample: Extras) -> str:
+    """Return the link for unsubscribing in a preview or test."""
+    return sample.unsubscribe_url.replace(GAP, SAMPLE)
+
+
 LARGEST_SAMPLE = Extras(web_url=_SAMPLE_URL.ljust(200, "x"), postal_address=_SAMPLE_ADDRESS.ljust(200, "x"))
 """The longest values that the settings can have, for checks."""
 
@@ -127,7 +132,7 @@ def header_lines(extras: Extras) -> bytes:
     links = [f"<{link}>" for link in (extras.web_link, extras.mail_link) if link]
     if links and extras.is_bulk:
         lines.append(b"List-Unsubscribe: %b\r\n" % ",\r\n ".join(links).encode("ascii"))  # RFC 2369
-        if extras.web_link:
+        if extras.web_link.startswith("https:"):
             lines.append(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")  # RFC 8058
     return b"".join(lines)
 

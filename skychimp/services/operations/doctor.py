@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from skychimp import addresses, files
 from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
+from skychimp.delivery.sending.runner import with_sender
 from skychimp.errors import ConfigError, SkychimpError
 from skychimp.models import Client
 from skychimp.services.operations import relay_check, sender_dns
@@ -77,7 +78,7 @@ def check_installation(
         except sender_dns.DnsUnavailable as error:
             yield Finding("sender", WARNING, f"not known: {error.message}", error.hint)
         else:
-            return_path = settings.mail.return_path or address
+            return_path = with_sender(settings).mail.return_path or address
             yield from sender_dns.check_domain(address, return_path, lookup, selector)
 
 
@@ -109,6 +110,9 @@ def _config(settings: Settings) -> Iterator[Finding]:
         yield Finding("config", PROBLEM, f"{file}; mail.sender is not set", 'set mail.sender = "Name <address>"')
     else:
         yield Finding("config", OK, f"{file}; emails are sent from {settings.mail.sender}")
+    if settings.web.url is not None and not settings.web.url.startswith("https:"):
+        found = f"web.url is {settings.web.url}: mailbox providers accept only https for unsubscribing"
+        yield Finding("config", WARNING, found, "set web.url to the public https address")
     for read_file in (settings.smtp.read_password, settings.smtp.read_certificates):
         try:
             read_file()
