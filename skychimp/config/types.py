@@ -296,7 +296,7 @@ def _headers(value: object) -> dict[str, str]:
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise ValueError("use header names of letters, digits and hyphens, such as X-Campaign")
         if name.lower().startswith(_OWN_HEADER_PREFIXES) or name.lower() in _OWN_HEADERS:
-            raise ValueError(f"remove {name}: Skychimp or the mail servers write this header")
+            raise ValueError(f"use other headers than {name}, which Skychimp or the mail servers write")
         _text_line(text)
     if len({name.lower() for name in value}) < len(value):
         raise ValueError("use each header only once")

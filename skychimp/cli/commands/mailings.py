@@ -148,10 +148,10 @@ def create(
         if counted is not None:
             _confirm(context, counted, yes=yes, canary=canary)
     created = mailings.create(context.store, context.actor, **new)
-    for warning in warnings:
-        context.out.warn(f"warning: {warning}")
     warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = _show_number_of_clients(context, created, counted)
+    for warning in warnings:
+        context.out.warn(f"warning: {warning}")
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
         show_mailing(context, created, counted)
         context.out.note(next_step(created))
@@ -270,11 +270,11 @@ def update(
         raise InvalidValue("--no-except cannot be combined with other --except options", "use one of them")
     if no_canary and (canary is not None or canary_wait is not None):
         raise InvalidValue("--canary and --no-canary cannot be combined", "use one of them")
+    warnings: list[str] = []
     if message is not None:
-        is_transactional = mailings.find(context.store, context.actor, mailing_id).transactional
-        is_transactional = is_transactional if transactional is None else transactional
-        for warning in _check_message(context, message, transactional=is_transactional):
-            context.out.warn(f"warning: {warning}")
+        old = mailings.find(context.store, context.actor, mailing_id)
+        is_transactional = old.transactional if transactional is None else transactional
+        warnings = _check_message(context, message, transactional=is_transactional)
     changed = mailings.change(
         context.store,
         context.actor,
@@ -305,6 +305,8 @@ def update(
         or canary is not None
     )
     counted = _show_number_of_clients(context, changed) if has_other_clients else None
+    for warning in warnings:
+        context.out.warn(f"warning: {warning}")
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))
 
