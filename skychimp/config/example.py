@@ -40,6 +40,8 @@ def _value(field: FieldInfo, chosen: str | None) -> tuple[object, bool]:
 
 
 def _to_toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_to_toml(key)} = {_to_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_to_toml, value)) + "]"
     if isinstance(value, timedelta):

@@ -21,10 +21,12 @@ from skychimp.config.types import (
     Duration,
     Durations,
     EmailAddress,
+    ExtensibleAddress,
     FilePath,
     FilePaths,
     Flag,
     Fraction,
+    Headers,
     Host,
     ImapUrl,
     Language,
@@ -39,6 +41,7 @@ from skychimp.config.types import (
     StoreLocation,
     TextLine,
     TimeZone,
+    WebUrl,
     parse_address_and_port,
     whole_number,
 )
@@ -92,6 +95,16 @@ class MailSettings(_Section):
     return_path: Annotated[
         EmailAddress | None,
         _setting("Address that bounces are sent to (default: the sender's address).", "bounces@example.org"),
+    ] = None
+    reply_to: Annotated[
+        Sender | None, _setting("Address that replies go to (default: the sender).", "Help <help@example.org>")
+    ] = None
+    postal_address: Annotated[
+        TextLine | None,
+        _setting("Your postal address, as {{ postal_address }} shows it.", "Example Ltd, 1 Main Street, London"),
+    ] = None
+    headers: Annotated[
+        Headers | None, _setting("More headers of the emails of mailings.", {"X-Campaign": "spring"})
     ] = None
     timezone: Annotated[
         TimeZone | None,
@@ -247,7 +260,7 @@ class InboundSettings(_Section):
     """Where bounces, complaints and unsubscribe requests arrive, and what bounces mean."""
 
     address: Annotated[
-        EmailAddress | None,
+        ExtensibleAddress | None,
         _setting(
             "Address that takes bounces and unsubscribe requests, also with an extension: local+TOKEN@domain.",
             "bounces@example.org",
@@ -295,6 +308,15 @@ class DaemonSettings(_Section):
     )
 
 
+class WebSettings(_Section):
+    """The web address of unsubscribe links."""
+
+    url: Annotated[
+        WebUrl | None,
+        _setting("Public https address of your unsubscribe links.", "https://mail.example.org"),
+    ] = None
+
+
 class BlogSettings(_Section):
     """The blog and its static site."""
 
@@ -324,14 +346,6 @@ class CacheSettings(_Section):
             "redis://localhost/0",
         ),
     ] = None
-
-
-class WebSettings(_Section):
-    """The public address for unsubscribing."""
-
-    url: Annotated[SiteUrl | None, _setting("Public https URL of unsubscribe links.", "https://mail.example.org")] = (
-        None
-    )
 
 
 class DnsSettings(_Section):

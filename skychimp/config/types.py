@@ -25,6 +25,23 @@ _DNS_PORT = 53
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _SELECTOR = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}(?:\.{_LABEL})*")
 """A DKIM selector (RFC 6376, section 3.1)."""
+_LOCAL_URL = re.compile(r"http://(localhost|127\.0\.0\.1)(:|/|$)")
+_MAX_URL_LENGTH = 200
+_MAX_EXTENSIBLE_LENGTH = 27
+"""Characters before the @ of an address that takes a token: a local part has at most 64 (RFC 5321, section 4.5.3.1.1).
+
+A token has 36 for up to 10^12 emails.
+"""
+_PLAIN_LOCAL_PART = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{_MAX_EXTENSIBLE_LENGTH - 1}}}")
+_MAX_HEADERS = 20
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,59}")
+_OWN_HEADERS = {
+    "auto-submitted", "bcc", "cc", "date", "dkim-signature", "domainkey-signature", "feedback-id", "from", "list-id",
+    "list-unsubscribe", "list-unsubscribe-post", "message-id", "mime-version", "precedence", "received",
+    "received-spf", "reply-to", "return-path", "sender", "subject", "to",
+}  # fmt: skip
+_OWN_HEADER_PREFIXES = ("arc-", "authentication-results", "content-", "resent-")
+"""Headers in lower case that mail.headers must not have: ours, and those of mail servers."""
 
 
 class Security(StrEnum):
@@ -306,6 +323,47 @@ def _imap_url(value: object) -> str:
     raise ValueError("use imaps://USER@HOST/FOLDER, with the password in inbound.password_file")
 
 
+def _web_url(value: object) -> str:
+    hint = "use an https URL such as https://mail.example.org (http only for localhost)"
+    try:
+        url = parse_site_url(value if isinstance(value, str) else "")
+    except InvalidValue:
+        raise ValueError(hint) from None
+    if not url.startswith("https://") and not _LOCAL_URL.match(url):
+        raise ValueError(hint)
+    if len(url) > _MAX_URL_LENGTH:
+        raise ValueError(f"use a URL of at most {_MAX_URL_LENGTH} characters")
+    return url
+
+
+def _extensible_address(value: object) -> str:
+    from skychimp import addresses
+
+    address = addresses.with_ascii_domain(_email_address(value))
+    local = address.rpartition("@")[0]
+    if not _PLAIN_LOCAL_PART.fullmatch(local):
+        characters = f"use an address with at most {_MAX_EXTENSIBLE_LENGTH} letters, digits, dots and hyphens"
+        raise ValueError(f"{characters} before the @, such as bounces@example.org")
+    return address
+
+
+def _headers(value: object) -> dict[str, str]:
+    if isinstance(value, str):  # an environment variable
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, dict) or len(value) > _MAX_HEADERS:
+        raise ValueError(f'use a table of at most {_MAX_HEADERS} headers such as {{ "X-Campaign" = "spring" }}')
+    for name, text in value.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ValueError("use header names of letters, digits and hyphens, such as X-Campaign")
+        if name.lower().startswith(_OWN_HEADER_PREFIXES) or name.lower() in _OWN_HEADERS:
+            raise ValueError(f"use other headers than {name}, which Skychimp or the mail servers write")
+        _text_line(text)
+    if len({name.lower() for name in value}) < len(value):
+        raise ValueError("use each header only once")
+    return {name: _text_line(text) for name, text in value.items()}
+
+
 def _text_line(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
         raise ValueError("use one line of at most 200 characters")
@@ -325,10 +383,12 @@ DomainName = Annotated[str, BeforeValidator(_domain_name)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Durations = Annotated[tuple[timedelta, ...], BeforeValidator(_durations)]
 EmailAddress = Annotated[str, BeforeValidator(_email_address)]
+ExtensibleAddress = Annotated[str, BeforeValidator(_extensible_address)]
 FilePath = Annotated[Path, BeforeValidator(_file)]
 FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_files)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
+Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 Host = Annotated[str, BeforeValidator(_host)]
 ImapUrl = Annotated[str, BeforeValidator(_imap_url)]
 Language = Annotated[str, BeforeValidator(_language)]
@@ -342,3 +402,4 @@ SiteUrl = Annotated[str, BeforeValidator(_site_url)]
 StoreLocation = Annotated[str, BeforeValidator(_store)]
 TextLine = Annotated[str, BeforeValidator(_text_line)]
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]
+WebUrl = Annotated[str, BeforeValidator(_web_url)]

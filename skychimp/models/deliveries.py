@@ -49,6 +49,8 @@ class Occurrence(Table, table=True):
     html: str | None = None
     sender: str = ""
     return_path: str = ""
+    extras: str = Field(default="{}", sa_column_kwargs={"server_default": text("'{}'")})
+    """A JSON object of what else is in its emails, from the settings: headers, links (composing.extras)."""
     timezone: str = "UTC"
     results_of: datetime | None = None
     """The `finished_at` for which the table `result` has this occurrence's figures."""
@@ -72,6 +74,7 @@ class Content(Table, table=True):
     html: str | None = None
     sender: str
     return_path: str
+    extras: str = Field(default="{}", sa_column_kwargs={"server_default": text("'{}'")})
 
 
 class Delivery(Table, table=True):

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, column, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, column, false, text
 from sqlmodel import Field
 
 from skychimp.models.base import Table, enum_column, has_state, partial_index
@@ -67,6 +67,8 @@ class Mailing(Table, table=True):
     held_reason: str | None = None
     held_settings: str | None = None
     """A hash of the settings that were refused. With others, the mailing goes on."""
+    transactional: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """Whether its emails do not say that they are bulk mail, and have no unsubscribe headers."""
     canary: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     """How many of its clients get each occurrence first, as a number or `1%`. "" if all get it at once."""
     canary_wait_s: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})

@@ -4,6 +4,7 @@ A key that was replaced is good for another 60 days, so that the links in emails
 """
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -21,6 +22,11 @@ def read(db: Connection, now: datetime) -> dict[int, bytes]:
     is_good = _K.c.replaced_at.is_(None) | (_K.c.replaced_at > now - KEPT_FOR)
     keys = db.execute(select(_K.c.number, _K.c.key).where(is_good).order_by(_K.c.replaced_at.is_(None), _K.c.number))
     return {number: bytes(key) for number, key in keys}
+
+
+def newest(keys: Mapping[int, bytes]) -> int:
+    """Return the number of the key for new tokens, among those that `read` returns. 0 if there is none."""
+    return next(reversed(list(keys)), 0)
 
 
 def replace(db: Connection, now: datetime) -> int:

@@ -32,13 +32,15 @@ class OutgoingEmail(NamedTuple):
     """An email for one recipient.
 
     `sender` and `recipient` are the bare envelope addresses. `data` has CRLF line ends and is not dot-stuffed.
-    `has_dots` is False if no line begins with a dot. The `signature` is to be written before `data`.
+    `has_dots` is False if no line begins with a dot. `envelope_id` is what a bounce names the email by, if the server
+    supports it: letters and digits, or "" for none. The `signature` is to be written before `data`.
     """
 
     sender: str
     recipient: str
     data: bytes
     has_dots: bool = True
+    envelope_id: str = ""
     signature: Signature | None = None
 
     @property

@@ -1,4 +1,6 @@
-"""SMTP as a state machine: bytes in, bytes and events out; pure, no sockets (RFC 5321, 2920, 1870, 6152, 6531, 9422).
+"""SMTP as a state machine: bytes in, bytes and events out; pure, no sockets.
+
+It follows RFC 5321, 1870, 2920, 3461, 6152, 6531 and 9422.
 
 An invalid reply is a ProtocolError, and the connection must not be used again. After one misread reply, every later
 reply would be assigned to the wrong command.
@@ -21,6 +23,7 @@ MAX_REPLY_BYTES = 64 * 1024
 # Code, space or hyphen, and an enhanced code (RFC 2034) only if its class is the same as the code's.
 _REPLY_LINE = re.compile(rb"(([2-5])[0-5][0-9])(?:([ -])(?:((?=[245])\2\.\d{1,3}\.\d{1,3})(?![^ ]))?[^\r]*)?")
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # how an alert and a handshake begin
+_XTEXT = re.compile(r"[^!-*,-<>-~]")  # what is encoded in a parameter (RFC 3461, section 4)
 _LIMIT = re.compile(r"[0-9]{1,20}")
 _USUAL_PATH = re.compile(r"[!-;=?-~]+")  # ASCII without spaces, "<" and ">"
 _FORBIDDEN_IN_PATH = re.compile(r"[\x00-\x20\x7f-\x9f<>\ud800-\udfff]")
@@ -344,7 +347,16 @@ class SmtpProtocol:
             if not utf8:
                 sender, recipient = map(addresses.with_ascii_domain, (sender, recipient))
         recipient = addresses.in_protocol(recipient)
-        return f"MAIL FROM:<{sender}>{size}{body}{utf8}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
+        mail, rcpt = self._notification(email.envelope_id, recipient) if email.envelope_id else ("", "")
+        return f"MAIL FROM:<{sender}>{size}{body}{utf8}{mail}\r\nRCPT TO:<{recipient}>{rcpt}\r\nDATA\r\n".encode()
+
+    def _notification(self, envelope_id: str, recipient: str) -> tuple[str, str]:
+        """Return the parameters of MAIL and RCPT that ask for a bounce with the envelope's id (RFC 3461, section 4)."""
+        if "DSN" not in self.capabilities:
+            return "", ""
+        # The type of an address that is not ASCII is another one (RFC 6533), which not all servers know.
+        original = f" ORCPT=rfc822;{_XTEXT.sub(_encode_xtext, recipient)}" if recipient.isascii() else ""
+        return f" RET=HDRS ENVID={envelope_id}", f" NOTIFY=FAILURE{original}"
 
     def _write_commands(self, count: int) -> Write:
         self._expected_replies = count
@@ -413,6 +425,10 @@ def _needs_utf8(email: OutgoingEmail) -> bool:
 def _is_international(address: str) -> bool:
     """Return whether the local part is not ASCII. A domain alone can be written in ASCII."""
     return not address.isascii() and not address.rpartition("@")[0].isascii()
+
+
+def _encode_xtext(match: re.Match[str]) -> str:
+    return f"+{ord(match[0]):02X}"
 
 
 def _refuse(phase: Phase, code: int, enhanced: str, reason: str) -> SendResult:

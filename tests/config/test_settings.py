@@ -24,6 +24,10 @@ from skychimp.errors import ConfigError
 EXAMPLE = Path(skychimp.__file__).parents[1] / "skychimp.example.toml"
 SECRET = "hunter2-and-more"
 PATHS = ("store.url", "smtp.password_file", "smtp.ca_file")
+OUR_HEADERS = (
+    "From", "to", "SUBJECT", "Bcc", "Reply-To", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Id", "Precedence",
+    "Content-Type", "Received", "DKIM-Signature", "ARC-Seal", "Authentication-Results", "Resent-To",
+)  # fmt: skip
 CONTROLS = (r"\n", r"\r", r"\t", r"\u0000", r"\u001b[2J", r"\u007f", r"\u0085", r"\u009b", r"\u2028", r"\u2029")
 
 
@@ -102,7 +106,8 @@ def test_every_setting_has_a_variable() -> None:
     values = {
         "store.url": "/a/store.db", "store.password_file": "/a/s",
         "mail.transport": "smtp", "mail.sender": "A <a@example.org>",
-        "mail.return_path": "b@example.org", "mail.timezone": "Asia/Tokyo",
+        "mail.return_path": "b@example.org", "mail.reply_to": "R <r@example.org>",
+        "mail.postal_address": "1 Main Street", "mail.headers": '{"X-A": "b"}', "mail.timezone": "Asia/Tokyo",
         "mail.allow_local": "true", "mail.account_emails_per_hour": "19", "smtp.host": "::1", "smtp.port": "2525",
         "smtp.security": "none", "smtp.username": "u", "smtp.password": "p", "smtp.password_file": "/a/p",
         "smtp.auth": "login", "smtp.token_command": "/a/token --for 'a b'", "smtp.ca_file": "/a/ca",
@@ -184,6 +189,13 @@ def test_command_is_split_into_words_without_a_shell(
     monkeypatch.setenv("HOME", "/home/ada")
     assert load(environ={"SKYCHIMP_SMTP__TOKEN_COMMAND": value}).smtp.token_command == words
     assert load(f"smtp.token_command = {list(words)!r}").smtp.token_command == words
+
+
+def test_addresses_of_links_are_normalized() -> None:
+    settings = load("web.url = 'https://mail.example.org/post/'\ninbound.address = 'in@b\u00fccher.example'")
+    assert settings.web.url == "https://mail.example.org/post"
+    assert settings.inbound.address == "in@xn--bcher-kva.example"
+    assert load("web.url = 'http://localhost:8025'").web.url == "http://localhost:8025"
 
 
 @pytest.mark.parametrize(("security", "port"), [("tls", 465), ("starttls", 587), ("none", 25)])
@@ -405,6 +417,25 @@ def test_default_store_is_in_the_data_folder(tmp_path: Path) -> None:
         ("mail.sender = 'Ada <a@b> <c@d>'", "Name <address>"),
         ('mail.sender = "a@b\\r\\nBcc: c@d"', "Name <address>"),
         ("mail.return_path = 'Ada <a@b>'", "bounces@example.org"),
+        ("mail.reply_to = 'Ada'", "Name <address>"),
+        (r'mail.postal_address = "a\nb"', "one line"),
+        ("mail.headers = 'X-A: b'", "a table"),
+        ("mail.headers = ['X-A']", "a table"),
+        ("mail.headers = {'X A' = 'b'}", "such as X-Campaign"),
+        (r'mail.headers = {"X-A\r\nBcc" = "b"}', "such as X-Campaign"),
+        (r'mail.headers = {"X-A" = "b\r\nBcc: c@d"}', "one line"),
+        ("mail.headers = {X-A = 1}", "one line"),
+        ("mail.headers = {X-A = ''}", "one line"),
+        ("mail.headers = {X-A = 'b', x-a = 'c'}", "each header only once"),
+        *((f"mail.headers = {{{name} = 'b'}}", f"use other headers than {name}") for name in OUR_HEADERS),
+        ("mail.headers = {" + ", ".join(f"X-{n} = 'b'" for n in range(21)) + "}", "at most 20 headers"),
+        ("web.url = 'http://mail.example.org'", "https://mail.example.org"),
+        ("web.url = 'http://localhost.example.org'", "https://mail.example.org"),
+        ("web.url = 'https://mail.example.org/?a=b'", "https://mail.example.org"),
+        ("web.url = 'https://" + "a" * 200 + "'", "at most 200 characters"),
+        ("inbound.address = 'In <in@example.org>'", "an email address"),
+        ("inbound.address = 'in+x@example.org'", "use an address with at most 27"),
+        ("inbound.address = '" + "a" * 28 + "@example.org'", "at most 27"),
         ("service.shared = 1", "true or false"),
         ("service.shared = 'yes'", "true or false"),
         ("service.operators = 'ada'", '["ada", "grace"]'),

@@ -496,3 +496,23 @@ def test_dot_stuffing_is_undone_by_the_receiver(lines: list[bytes], ends: bool) 
     assert (end, rest) == (b"\r\n.\r\n", b"")
     unstuffed = [line.removeprefix(b".") for line in received.split(b"\r\n")[1:]]
     assert b"\r\n".join([*unstuffed, b""]) == (data if data.endswith(b"\r\n") else data + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("offers", "recipient", "expected"),
+    [
+        (b"", "bob@b.org", (b"MAIL FROM:<a@a.org>", b"RCPT TO:<bob@b.org>")),
+        (b"250-DSN\r\n", "bob@b.org",
+         (b"MAIL FROM:<a@a.org> RET=HDRS ENVID=1abc", b"RCPT TO:<bob@b.org> NOTIFY=FAILURE ORCPT=rfc822;bob@b.org")),
+        (b"250-DSN\r\n", "b+c=d@b.org",
+         (b"MAIL FROM:<a@a.org> RET=HDRS ENVID=1abc",
+          b"RCPT TO:<b+c=d@b.org> NOTIFY=FAILURE ORCPT=rfc822;b+2Bc+3Dd@b.org")),
+    ],
+)  # fmt: skip
+def test_bounce_is_asked_for_if_the_server_supports_it(
+    offers: bytes, recipient: str, expected: tuple[bytes, bytes]
+) -> None:
+    protocol = ready(b"250-x\r\n" + offers + b"250 PIPELINING\r\n")
+    write = protocol.start_email(OutgoingEmail("a@a.org", recipient, b"x\r\n", envelope_id="1abc"))
+    assert isinstance(write, Write)
+    assert write.data.split(b"\r\n")[:2] == list(expected)

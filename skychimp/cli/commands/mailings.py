@@ -68,6 +68,9 @@ CanaryWait = Annotated[
     str | None,
     typer.Option("--canary-wait", help="How long the other clients wait (default: 30m).", metavar="DURATION"),
 ]
+TRANSACTIONAL = (
+    "Send what clients asked for, such as receipts: without unsubscribe headers. Suppressed clients get nothing."
+)
 Topic = Annotated[str | None, typer.Option(help="What clients can unsubscribe from, such as news or offers.")]
 
 
@@ -81,6 +84,7 @@ class _NewMailing(TypedDict):
     topic: str | None
     name: str
     canary: "CanaryInput"
+    transactional: bool
 
 
 @app.command(epilog="skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
@@ -113,6 +117,7 @@ def create(
     name: Annotated[str, typer.Option(help="Name of the mailing, to use instead of its ID.")] = "",
     canary: CanarySize = None,
     canary_wait: CanaryWait = None,
+    transactional: Annotated[bool, typer.Option("--transactional", help=TRANSACTIONAL)] = False,
     no_send: Annotated[bool, typer.Option("--no-send", help="Leave the sending to the next run.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -132,7 +137,9 @@ def create(
         "topic": topic,
         "name": name,
         "canary": CanaryInput(canary, _parse_duration(canary_wait)),
+        "transactional": transactional,
     }
+    warnings = _check_message(context, message, transactional=transactional)
     counted: AudienceCount | None = None
     if not no_send and context.can_ask_to_send(yes=yes):
         counted = mailings.count_recipients_of_new(
@@ -143,6 +150,8 @@ def create(
     created = mailings.create(context.store, context.actor, **new)
     warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = _show_number_of_clients(context, created, counted)
+    for warning in warnings:
+        context.out.warn(f"warning: {warning}")
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
         show_mailing(context, created, counted)
         context.out.note(next_step(created))
@@ -237,6 +246,9 @@ def update(
     canary: CanarySize = None,
     canary_wait: CanaryWait = None,
     no_canary: Annotated[bool, typer.Option("--no-canary", help="Send to all clients at once.")] = False,
+    transactional: Annotated[
+        bool | None, typer.Option("--transactional/--no-transactional", help=TRANSACTIONAL)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Change a mailing. A changed schedule or canary applies from now on.
@@ -258,6 +270,11 @@ def update(
         raise InvalidValue("--no-except cannot be combined with other --except options", "use one of them")
     if no_canary and (canary is not None or canary_wait is not None):
         raise InvalidValue("--canary and --no-canary cannot be combined", "use one of them")
+    warnings: list[str] = []
+    if message is not None:
+        old = mailings.find(context.store, context.actor, mailing_id)
+        is_transactional = old.transactional if transactional is None else transactional
+        warnings = _check_message(context, message, transactional=is_transactional)
     changed = mailings.change(
         context.store,
         context.actor,
@@ -276,6 +293,7 @@ def update(
         no_except=no_except,
         name=name,
         canary=CanaryInput(canary, _parse_duration(canary_wait), no_canary),
+        transactional=transactional,
     )
     warn_of_unknown_tags(context, [*(changed.tags if tag else ()), *(changed.except_tags if except_tag else ())])
     has_other_clients = (
@@ -287,6 +305,8 @@ def update(
         or canary is not None
     )
     counted = _show_number_of_clients(context, changed) if has_other_clients else None
+    for warning in warnings:
+        context.out.warn(f"warning: {warning}")
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))
 
@@ -495,6 +515,14 @@ def _count(context: Context, mailing_id: int) -> "AudienceCount":
 
     return recipients.count_recipients(
         context.store, context.actor, mailing_id, require_consent=_require_consent(context)
+    )
+
+
+def _check_message(context: Context, message_id: int, *, transactional: bool) -> list[str]:
+    from skychimp.services.mailings import unsubscribing
+
+    return unsubscribing.check_message(
+        context.store, context.actor, message_id, context.settings, transactional=transactional
     )
 
 

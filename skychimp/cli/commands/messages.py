@@ -179,16 +179,22 @@ def preview(
     json: Json = False,
 ) -> None:
     """Show a message as a client would read it."""
+    from skychimp.delivery.composing import extras
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
-    rendered = messages.preview(context.store, context.actor, message, client, blog_url=context.settings.blog.url)
+    sample = extras.make_sample(context.settings)
+    rendered = messages.preview(
+        context.store, context.actor, message, client, blog_url=context.settings.blog.url, extras=sample
+    )
     if context.out.json:
         context.out.record(rendered)
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     if rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
+    if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
+        context.out.note("the link for unsubscribing is a sample")
     context.out.next("mailings", "create", "--message", message, "--start", "now", "--every", "day", "--all-clients")
 
 
@@ -203,14 +209,15 @@ def test(
     import secrets
 
     from skychimp import addresses
-    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.delivery.composing import extras
+    from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.delivery.sending.single_email import send_single_email
     from skychimp.services.clients import suppressions
     from skychimp.services.messages import messages
     from skychimp.transport.interfaces import OutgoingEmail
 
     context = get_context(ctx, json)
-    mail = with_sender(context.settings).mail
+    mail = with_own_sender(context.settings).mail
     address = addresses.parse(to, addresses.Rules(allow_local=mail.allow_local)).email
     suppressions.require_not_suppressed(context.store, context.actor, address)
     return_path = mail.return_path or ""
@@ -222,6 +229,7 @@ def test(
         to=address,
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
+        extras=extras.make_sample(context.settings),
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:

@@ -90,11 +90,11 @@ def reset(
 
 
 def _send_code(context: Context, address: str) -> None:
-    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.models import CodePurpose
     from skychimp.services.accounts import accounts
 
-    accounts.send_code(context.store, with_sender(context.settings), CodePurpose.RESET, address)
+    accounts.send_code(context.store, with_own_sender(context.settings), CodePurpose.RESET, address)
     prompts.note_email_sent(context, address)
 
 

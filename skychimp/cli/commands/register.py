@@ -28,11 +28,11 @@ def register(
 
     The output is the same if the address already has an account.
     """
-    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.services.accounts import accounts
 
     context = get_context(ctx, json)
-    settings = with_sender(context.settings)
+    settings = with_own_sender(context.settings)
     address = prompts.read_email(context, email, is_new=True)
     password = prompts.read_new_password(context, password_stdin, owner=(address, name))
     try:

@@ -52,11 +52,11 @@ def verify(
 
 
 def _resend(context: Context, address: str) -> None:
-    from skychimp.delivery.sending.runner import with_sender
+    from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.models import CodePurpose
     from skychimp.services.accounts import accounts
 
-    accounts.send_code(context.store, with_sender(context.settings), CodePurpose.VERIFY, address)
+    accounts.send_code(context.store, with_own_sender(context.settings), CodePurpose.VERIFY, address)
     context.out.record({"email": address})
     prompts.note_email_sent(context, address)
     context.out.note(f"next: {shell.command('verify', '--email', address, 'CODE')}")

@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from skychimp import addresses, markdown
 from skychimp.delivery.composing import mime
+from skychimp.delivery.composing.extras import (
+    GAP,
+    LARGEST_SAMPLE,
+    NO_EXTRAS,
+    SAMPLE,
+    UNSUBSCRIBE_URL,
+    Extras,
+    header_lines,
+)
 from skychimp.errors import InvalidValue
 from skychimp.fields import MAX_VALUE_LENGTH, Field, FieldValue, find_field, unknown_field
 from skychimp.models import Format
@@ -50,6 +59,7 @@ class Recipient(NamedTuple):
     tags: Sequence[str]
     fields: "Mapping[str, FieldValue] | FieldValues" = MappingProxyType({})
     """The custom fields that the message uses, by name."""
+    unsubscribe_url: str = ""
 
 
 class _Tags(tuple[str, ...]):
@@ -92,21 +102,38 @@ class Composer:
     """
 
     def __init__(
-        self, content: MessageContent, *, sender: str, date: datetime, mailing_id: int, due_at: datetime
+        self,
+        content: MessageContent,
+        *,
+        sender: str,
+        date: datetime,
+        mailing_id: int,
+        due_at: datetime,
+        extras: Extras = NO_EXTRAS,
     ) -> None:
         from skychimp.delivery.composing import conversions  # lists of messages do without the time to import Jinja2
         from skychimp.delivery.composing.templates import DueAt, TextTemplate
 
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
         self._subject = TextTemplate(content.subject, "subject", self._values, max_length=MAX_RENDERED_SUBJECT_LENGTH)
-        self._text = TextTemplate(content.body, "body", self._values)
+        address = extras.postal_address
+        self._text = TextTemplate(content.body, "body", self._values, postal_address=address)
         html = conversions.html_from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
-        self._html = None if html is None else TextTemplate(html, "HTML", self._values, html=True)
+        self._html: TextTemplate | None = None
+        if html is not None:
+            self._html = TextTemplate(html, "HTML", self._values, html=True, postal_address=address)
         self._templates = [each for each in (self._subject, self._text, self._html) if each is not None]
         seed = repr((content, date.timestamp(), mailing_id)).encode()
         self._boundary = b"=_" + hashlib.blake2b(seed, digest_size=16).hexdigest().encode()
         self._from = b"From: " + mime.sender_header(sender) + b"\r\nTo: "
         self._date, self._date_header = date, _date_header(date)
+        headers = header_lines(extras)
+        self._more_headers = (b"\r\n" + headers + b"MIME-Version: 1.0\r\n").split(GAP.encode())
+        self._unsubscribe_url = extras.unsubscribe_url.split(GAP)
+        self.shows_link = self.uses(UNSUBSCRIBE_URL)
+        """Whether the content has a link for unsubscribing."""
+        self.needs_token = len(self._more_headers) > 1 or (self.shows_link and len(self._unsubscribe_url) > 1)
+        """Whether the emails have the token of their delivery, in the headers or in the content."""
         self._uses_fields = any(template.fields for template in self._templates)
         self._constant_subject = self._encode_subject() if self._subject.is_constant else None
         has_constant_body = self._text.is_constant and (self._html is None or self._html.is_constant)
@@ -123,16 +150,22 @@ class Composer:
         """The folded names of the custom fields of which each client must have a value, as there is no default."""
         return frozenset().union(*(template.required_fields for template in self._templates))
 
-    def compose(self, to: Recipient, message_id: str, date: datetime | None = None) -> ComposedEmail:
+    def uses(self, variable: str) -> bool:
+        """Return whether the content uses a variable, such as `client` or `unsubscribe_url`."""
+        return any(variable in template.variables for template in self._templates)
+
+    def compose(
+        self, to: Recipient, message_id: str, date: datetime | None = None, token: str = SAMPLE
+    ) -> ComposedEmail:
         """Return the email to one client, with this date, or with that of the composer.
 
-        Raises InvalidValue if it cannot be composed.
+        `token` is that of the links for unsubscribing. Raises InvalidValue if the email cannot be composed.
         """
         if date is not None and date != self._date:  # most emails have the date of the one before
             self._date, self._date_header = date, _date_header(date)
         if len(to.comment) > MAX_COMMENT_LENGTH or len(to.name) > MAX_NAME_LENGTH:  # a damaged store
             raise InvalidValue("the client's name or comment is too long")
-        to = self._show(to)
+        to = self._show(to, token)
         body = self._prepared_body
         prepared = None if body is None else body.fill(to)
         try:
@@ -144,7 +177,7 @@ class Composer:
                     self._constant_subject or self._encode_subject(),
                     self._date_header,
                     message_id.encode("ascii"),
-                    b"\r\nMIME-Version: 1.0\r\n",
+                    token.encode("ascii").join(self._more_headers),
                     prepared or self._constant_body or self._encode_body(),
                 )
             )
@@ -158,15 +191,17 @@ class Composer:
         html = None if self._html is None else self._html.render()
         return mime.one_line(self._subject.render()), self._text.render(), html
 
-    def _show(self, to: Recipient) -> Recipient:
+    def _show(self, to: Recipient, token: str = SAMPLE) -> Recipient:
         """Return a client as the templates see it from now on."""
+        if self.shows_link and not to.unsubscribe_url:
+            to = to._replace(unsubscribe_url=token.join(self._unsubscribe_url))
         if self._uses_fields:
             from skychimp.delivery.composing.field_values import FieldValues
 
             assert not isinstance(to.fields, FieldValues)
             to = to._replace(fields=FieldValues(to.fields))
         to = to._replace(tags=_Tags(to.tags))
-        self._values["client"] = to
+        self._values["client"], self._values[UNSUBSCRIBE_URL] = to, to.unsubscribe_url
         return to
 
     def _encode_subject(self) -> bytes:
@@ -200,9 +235,9 @@ class Composer:
         mark = "x" + self._boundary[2:].decode()  # no text contains its own hash
         names = sorted(self._text.gaps | (self._html.gaps if self._html else set()))
         marks = {name: prepared_body.gap_text(mark, number) for number, name in enumerate(names)}
-        email, name, comment = (marks.get(text, "") for text in TEXTS)
+        email, name, comment, url = (marks.get(text, "") for text in (*TEXTS, UNSUBSCRIBE_URL))
         fields = {name.removeprefix(FIELD_PREFIX): text for name, text in marks.items()}
-        self._show(Recipient(email, name, comment, (), fields))
+        self._show(Recipient(email, name, comment, (), fields, url))
         try:
             return prepared_body.prepare(self._body_parts(), mark, names)
         except (InvalidValue, UnicodeEncodeError):
@@ -257,6 +292,14 @@ def with_samples(recipient: Recipient, fields: Collection[Field], text: str = ""
     return recipient._replace(fields=sample_values(fields, text))
 
 
+def uses_variable(content: MessageContent, name: str) -> bool:
+    """Return whether the body of a message uses this variable. An invalid message uses none."""
+    if not any(name in (part or "") for part in (content.body, content.html)):
+        return False
+    composer = _sample_composer(content)
+    return composer is not None and composer.uses(name)
+
+
 def check_content(content: MessageContent, fields: Collection[Field] = ()) -> None:
     """Raise InvalidValue if a message is too large or invalid, or cannot be composed for one of the sample clients.
 
@@ -270,7 +313,14 @@ def check_content(content: MessageContent, fields: Collection[Field] = ()) -> No
         markdown.require_little_markup(content.body, "body")
     if mime.one_line(content.subject) != content.subject.strip():
         raise InvalidValue("the subject contains a line break or a control character")
-    composer = Composer(content, sender="check@localhost", date=_SAMPLE_TIME, mailing_id=1, due_at=_SAMPLE_TIME)
+    composer = Composer(
+        content,
+        sender="check@localhost",
+        date=_SAMPLE_TIME,
+        mailing_id=1,
+        due_at=_SAMPLE_TIME,
+        extras=LARGEST_SAMPLE,
+    )
     used = _require_known(composer, fields)
     required = [field for field in used if folded(field.name) in composer.required_fields]
     for recipient, known in zip(_SAMPLE_RECIPIENTS, (used, required), strict=True):
@@ -289,8 +339,10 @@ def check_content(content: MessageContent, fields: Collection[Field] = ()) -> No
 
 
 def _field_composer(content: MessageContent) -> Composer | None:
-    if not may_use_fields(content):
-        return None
+    return _sample_composer(content) if may_use_fields(content) else None
+
+
+def _sample_composer(content: MessageContent) -> Composer | None:
     try:
         return Composer(content, sender="check@localhost", date=_SAMPLE_TIME, mailing_id=1, due_at=_SAMPLE_TIME)
     except InvalidValue:

@@ -8,6 +8,9 @@ from markupsafe import escape
 from skychimp.delivery.composing import mime
 from skychimp.delivery.composing.templates import texts_reader
 
+_LAST_OF_BOUNDARY = re.compile("=(?:[_ ]|$)")
+"""An equals sign that "_" may follow. One inside a link, as in `?subject=unsubscribe`, is harmless."""
+
 BodyPart = tuple[bytes, str]
 """Bytes of a body, and the subtype of the text in it: plain, html, or "" if it is not a text."""
 
@@ -50,7 +53,9 @@ class PreparedBody:
         values = self._values_of(client)
         joined = " ".join(("", *values))
         # With "=" or "_" a value might complete the boundary, and with "." a line might begin with a dot.
-        if not (joined.isascii() and joined.isprintable()) or "=" in joined or " _" in joined or " ." in joined:
+        if not (joined.isascii() and joined.isprintable()) or " _" in joined or " ." in joined:
+            return None
+        if "=" in joined and _LAST_OF_BOUNDARY.search(joined):
             return None
         texts, htmls = values[: self._text_kinds], values[self._text_kinds :]
         pieces = self._pieces.copy()

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple, cast
 from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.lexer import Lexer
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 from markupsafe import escape
 
+from skychimp.delivery.composing.extras import POSTAL_ADDRESS, UNSUBSCRIBE_URL
 from skychimp.delivery.composing.field_uses import (
     FIELD_PREFIX,
     FieldLookups,
@@ -42,7 +44,7 @@ from skychimp.text import did_you_mean
 ATTRIBUTES = {"client": ("email", "name", "comment", "tags", "fields"), "mailing": ("id",)}
 TEXTS = ("email", "name", "comment")
 """The attributes of a client that are texts."""
-VARIABLES = (*ATTRIBUTES, "due_at")
+VARIABLES = (*ATTRIBUTES, "due_at", UNSUBSCRIBE_URL, POSTAL_ADDRESS)
 FILTERS = (
     "capitalize", "date", "default", "first", "join", "last", "length", "lower", "title", "trim", "upper", "urlencode",
 )  # fmt: skip
@@ -100,13 +102,21 @@ class TextTemplate:
     """A compiled template. The caller changes `values` for each email before it is rendered.
 
     `field` names the template in errors: subject, body or HTML. `max_length` is how many characters it may have after
-    rendering. Raises InvalidValue if the source is not in the subset.
+    rendering, `postal_address` the text of that variable. Raises InvalidValue if the source is not in the subset.
     """
 
     def __init__(
-        self, source: str, field: str, values: dict[str, Any], *, html: bool = False, max_length: int = MAX_LENGTH
+        self,
+        source: str,
+        field: str,
+        values: dict[str, Any],
+        *,
+        html: bool = False,
+        max_length: int = MAX_LENGTH,
+        postal_address: str = "",
     ) -> None:
-        compiled = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT)
+        compiled = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT, postal_address)
+        self.variables = compiled.variables
         self._template, kinds, self._segments = compiled.template, compiled.kinds, compiled.segments
         self.fields = compiled.fields
         self.required_fields = compiled.required_fields
@@ -206,9 +216,10 @@ class Expression(NamedTuple):
     is_output: bool
 
     def source(self, *, link: bool) -> str:
-        """Return the expression as template source. In a link it is URL-encoded: data must not be a link."""
+        """Return the expression as template source. In a link, data is URL-encoded: it must not be a link."""
         if not self.is_output:
             return f"{{%{self.inner}%}}"
+        link = link and self.inner.strip() != UNSUBSCRIBE_URL  # which is a link itself
         return f"{{{{ ({self.inner}) | urlencode }}}}" if link else f"{{{{{self.inner}}}}}"
 
 
@@ -247,13 +258,16 @@ def _segments(tree: nodes.Template) -> _Segments | None:
             elif isinstance(node, nodes.Getattr) and node.attr in TEXTS:
                 segments.places.append((len(segments.texts), node.attr))
                 segments.texts.append("")
+            elif isinstance(node, nodes.Name) and node.name == UNSUBSCRIBE_URL:
+                segments.places.append((len(segments.texts), UNSUBSCRIBE_URL))
+                segments.texts.append("")
             else:
                 return None
     return segments
 
 
 class _Compiled(NamedTuple):
-    """A template with the types of its nodes, its segments, and the custom fields in it.
+    """A template with the types of its nodes, its segments, and the variables and custom fields in it.
 
     `fields` has the names as they are written and their first lines, by their folded names. Those in `required_fields`
     have no default.
@@ -262,11 +276,12 @@ class _Compiled(NamedTuple):
     template: Template
     kinds: list[type]
     segments: _Segments | None
+    variables: frozenset[str]
     fields: Mapping[str, FieldUse]
     required_fields: frozenset[str]
 
 
-def _compiled(source: str, field: str, environment: "_Environment") -> _Compiled:
+def _compiled(source: str, field: str, environment: "_Environment", postal_address: str) -> _Compiled:
     """Check and compile a template. Raises InvalidValue."""
     if len(source) > MAX_LENGTH:
         raise InvalidValue(f"the {field} is longer than {MAX_LENGTH:,} characters")
@@ -279,6 +294,11 @@ def _compiled(source: str, field: str, environment: "_Environment") -> _Compiled
             raise InvalidValue(f"the {field} has too many expressions")
         tree = environment.parse(source)
         _check(tree, frozenset(), MAX_DEPTH)
+        variables = frozenset(name.name for name in tree.find_all(nodes.Name))
+        if field == "subject":
+            _check_subject(tree)
+        if POSTAL_ADDRESS in variables:
+            tree = _Constant(POSTAL_ADDRESS, postal_address, is_html=environment.autoescape is True).visit(tree)
         kinds = list(map(type, tree.find_all(nodes.Node)))
         if len(kinds) > MAX_NODES:
             raise InvalidValue(f"the {field} has too many expressions")
@@ -287,7 +307,7 @@ def _compiled(source: str, field: str, environment: "_Environment") -> _Compiled
         if fields:
             tree = FieldLookups().visit(tree)
         count_work(tree)
-        return _Compiled(environment.from_string(tree), kinds, segments, fields, required)
+        return _Compiled(environment.from_string(tree), kinds, segments, variables, fields, required)
     except TemplateSyntaxError as error:
         raise InvalidValue(f"the {field}, line {error.lineno}: {_cut(error.message or '')}", _HINT) from None
     except (RecursionError, ValueError):  # thousands of parentheses, or integers of thousands of digits
@@ -334,6 +354,12 @@ def _check_name(node: nodes.Name, loop_names: frozenset[str]) -> None:
     if node.name in ATTRIBUTES:
         example = f"{node.name}.{ATTRIBUTES[node.name][0]}"
         raise _syntax_error(node, f"{node.name} is not a text; use one of its attributes such as {example}")
+
+
+def _check_subject(tree: nodes.Template) -> None:
+    for node in tree.find_all(nodes.Name):
+        if node.name in (UNSUBSCRIBE_URL, POSTAL_ADDRESS):
+            raise _syntax_error(node, f"{node.name} cannot be used in the subject, only in the body")
 
 
 def _check_attribute(node: nodes.Getattr) -> None:
@@ -404,6 +430,27 @@ def _cut(reason: str) -> str:
 def _syntax_error(node: nodes.Node, reason: str) -> TemplateSyntaxError:
     line = next((each.lineno for each in (node, *node.find_all(nodes.Node)) if each.lineno), 1)
     return TemplateSyntaxError(reason, line)
+
+
+class _Constant(NodeTransformer):
+    """Replaces a variable by its text, so that it becomes a part of the template."""
+
+    def __init__(self, name: str, text: str, *, is_html: bool) -> None:
+        self._name, self._text, self._is_html = name, text, is_html
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Node:  # noqa: N802
+        node.nodes = [self._shown(child) if self._is_it(child) else self.visit(child) for child in node.nodes]
+        return node
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802
+        return nodes.Const(self._text, lineno=node.lineno) if self._is_it(node) else node
+
+    def _is_it(self, node: nodes.Node) -> bool:
+        return isinstance(node, nodes.Name) and node.name == self._name
+
+    def _shown(self, node: nodes.Node) -> nodes.TemplateData:
+        text = str(escape(self._text)) if self._is_html else self._text
+        return nodes.TemplateData(text, lineno=node.lineno)
 
 
 class _Lexer(Lexer):

@@ -7,7 +7,6 @@ resend has the same one. Each purpose has tokens of its own: who sees a return p
 
 import base64
 import binascii
-import hashlib
 import hmac
 from collections.abc import Mapping
 from enum import StrEnum
@@ -55,4 +54,4 @@ def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
 
 
 def _mac(key: bytes, purpose: Purpose, named: bytes) -> bytes:
-    return hmac.new(key, purpose.encode() + b"\0" + named, hashlib.sha256).digest()[:_MAC_SIZE]
+    return hmac.digest(key, purpose.encode() + b"\0" + named, "sha256")[:_MAC_SIZE]

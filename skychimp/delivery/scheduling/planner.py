@@ -50,6 +50,8 @@ class DueMailing(NamedTuple):
     end_at: datetime | None
     canary: str
     canary_wait_s: int
+    topic: str
+    transactional: bool
     digest: bool
     subject: str
     body: str
@@ -81,12 +83,13 @@ def open_due(
     mailing_id: int | None = None,
     blog_url: str | None = None,
     known: Progress = NOTHING_READ,
+    extras: Callable[["DueMailing"], str] = lambda mailing: "{}",
 ) -> "Opened":
     """Open the occurrences that are due, and record those that were missed.
 
     Calling it again at the same time opens nothing. A digest without a new post is recorded as skipped. A mailing
     whose schedule cannot be read is disabled. Nothing is opened while a restored store is on hold. What `read_progress`
-    has read shortly before (`known`) is not read again.
+    has read shortly before (`known`) is not read again. `extras` returns what else is in a mailing's emails.
     """
     if holds.is_held(db):
         return Opened()
@@ -102,6 +105,7 @@ def open_due(
         for due in mailing.plan.open:
             canary_until = now + timedelta(seconds=mailing.canary_wait_s) if mailing.canary else None
             values = common | _times(due) | {"state": OccurrenceState.OPENING, "canary_until": canary_until}
+            values["extras"] = extras(mailing)
             is_opened, number = _open_occurrence(db, mailing, values, blog_url)
             opened, replaced = opened + is_opened, replaced + number
         _update_progress(db, mailing, mailing.plan)

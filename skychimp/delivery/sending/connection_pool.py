@@ -55,6 +55,7 @@ class ConnectionPool:
         self._smtp = settings.smtp
         self._mail = settings.mail
         self._dkim = settings.dkim
+        self._links = (settings.web.url, settings.inbound.address)
         self._fixable: tuple[object, ...] = ()
         self.settings_hash = ""
         self._open_count = self._opening_count = 0
@@ -88,6 +89,7 @@ class ConnectionPool:
             smtp.host, smtp.effective_port, smtp.security, smtp.username, _content(smtp.read_password), smtp.ca_file,
             _content(smtp.read_certificates), smtp.auth, smtp.token_command, self._mail.sender, self._mail.return_path,
             self._dkim, _content(self._dkim.read_keys),
+            *self._links,
         )  # fmt: skip
 
     def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:

@@ -22,6 +22,8 @@ from skychimp.delivery.sending.claims import Claims
 from skychimp.delivery.sending.connection_pool import ConnectionPool
 from skychimp.delivery.sending.due_work import DueWork, find_due_work
 from skychimp.delivery.sending.occurrence_emails import (
+    NO_LINK,
+    NO_LINK_HINT,
     OccurrenceEmails,
     keep_sent_content,
     load_occurrence_emails,
@@ -311,18 +313,19 @@ class Dispatcher:
 
     def _count_results(self, occurrence_id: int) -> ResultCounts:
         """Count an occurrence's results, and do what else takes long before `_load_emails`."""
-        self._looked_to[occurrence_id] = keep_sent_content(self.store, occurrence_id, **self._senders)
+        self._looked_to[occurrence_id] = keep_sent_content(self.store, occurrence_id, self.settings)
         with self.store.read() as db:
             return ledger.count_results(db.connection(), occurrence_id)
 
-    def _load_emails(self, db: StoreConnection, occurrence_id: int, counts: ResultCounts) -> OccurrenceEmails:
-        looked_to = self._looked_to[occurrence_id]
-        return load_occurrence_emails(db, occurrence_id, counts, looked_to=looked_to, **self._senders)
-
-    @property
-    def _senders(self) -> dict[str, str]:
-        mail = self.settings.mail
-        return {"sender": mail.sender or "", "return_path": mail.return_path or ""}
+    def _load_emails(self, db: StoreConnection, occurrence_id: int, counts: ResultCounts) -> OccurrenceEmails | None:
+        """Read what is needed to compose an occurrence's emails. Hold its mailing if they lack a link."""
+        looked_to, now = self._looked_to[occurrence_id], self._now()
+        emails = load_occurrence_emails(db, occurrence_id, counts, self.settings, now, looked_to=looked_to)
+        if not emails.lacks_link:
+            return emails
+        log.error("mailing held", extra={"mailing": emails.mailing_id, "reason": NO_LINK, "hint": NO_LINK_HINT})
+        holds.hold_mailing(db, emails.mailing_id, NO_LINK, self._pool.settings_hash, now)
+        return None
 
     def _add_worker(self) -> None:
         """Start one more worker, with its own connection, if there is work for it."""

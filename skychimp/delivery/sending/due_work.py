@@ -9,10 +9,12 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Select, and_, case, exists, func, select
 
 from skychimp.config.settings import Settings
+from skychimp.delivery.composing import extras
+from skychimp.delivery.composing.extras import MailingTraits
 from skychimp.delivery.scheduling import planner
 from skychimp.errors import ClockBehind
 from skychimp.models import Delivery, Lease, Mailing, Occurrence, OccurrenceState, StoreInfo
-from skychimp.store import holds, queue, runs
+from skychimp.store import holds, queue, runs, token_keys
 from skychimp.store.conditions import has_waiting_state, is_sendable, is_unfinished, is_unknown
 from skychimp.store.occurrences import canary, sweeping
 from skychimp.store.occurrences.canary import NOT_COUNTED, Judged, Results
@@ -89,6 +91,7 @@ def find_due_work(
         now,
         sender=settings.mail.sender or "",
         return_path=settings.mail.return_path or "",
+        extras=lambda mailing: _extras(db, now, settings, mailing),
         mailing_id=mailing_id,
         blog_url=settings.blog.url,
         known=progress,
@@ -99,6 +102,11 @@ def find_due_work(
         is_complete=swept.is_complete and opened.replaced < sweeping.SWEEP_BATCH,
     )
     return DueWork(opened.occurrences, ended, pause_reason, occurrences, secret, judged=judged)
+
+
+def _extras(db: Connection, now: datetime, settings: Settings, mailing: MailingTraits) -> str:
+    """Return what else is in the emails of a mailing, as an occurrence keeps it."""
+    return extras.dump(extras.make(settings, mailing, token_keys.newest(token_keys.read(db, now))))
 
 
 def next_due_at(db: Connection, now: datetime) -> datetime:

@@ -3,19 +3,24 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Row, select
 
-from skychimp.delivery.composing import compose
+from skychimp.config.settings import Settings
+from skychimp.delivery.composing import compose, extras, tokens
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
+from skychimp.delivery.composing.extras import GAP, NO_EXTRAS, Extras
+from skychimp.delivery.composing.tokens import Purpose, TokenKey
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending import replies
 from skychimp.delivery.sending.retry_policy import RetryPolicy, has_too_many_failures
 from skychimp.errors import InvalidValue
 from skychimp.fields import parse_fields
-from skychimp.models import Content, Occurrence
+from skychimp.models import Content, Mailing, Occurrence
+from skychimp.store import token_keys
 from skychimp.store.database import Store
 from skychimp.store.ledger import ResultCounts
 from skychimp.store.occurrences import opening
@@ -24,9 +29,13 @@ from skychimp.text import count_of
 from skychimp.transport.interfaces import OutgoingEmail
 
 _O = Occurrence.__table__
+_M = Mailing.__table__
 
 ALIKE_IN_A_ROW, ALIKE_IN_ALL = 5, 3
 """How many refusals in the same words are a pattern."""
+
+NO_LINK = "the message uses {{ unsubscribe_url }}, but neither web.url nor inbound.address is set"
+NO_LINK_HINT = "set web.url or inbound.address"
 
 
 @dataclass
@@ -87,6 +96,12 @@ class OccurrenceEmails:
         """How many emails failed, in words."""
         return f"{self.failed:,} of {count_of(self.tried, 'email')} failed"
 
+    @property
+    def lacks_link(self) -> bool:
+        """Return whether the content shows a link for unsubscribing, and the settings have none."""
+        composer = self.content.composer
+        return composer is not None and composer.shows_link and not self.content.extras.unsubscribe_url
+
     def compose(self, claimed: ClaimedDelivery, secret: bytes) -> OutgoingEmail:
         """Return the email for a delivery. Raises InvalidValue if it cannot be composed."""
         content = self.content if claimed.content_id is None else self.older[claimed.content_id]
@@ -97,8 +112,10 @@ class OccurrenceEmails:
             if claimed.fields is not None:
                 recipient = recipient._replace(fields=parse_fields(claimed.fields))
             message_id = compose.message_id(secret, claimed.id, content.return_path.rpartition("@")[2])
-            composed = content.composer.compose(recipient, message_id, claimed.date)
-            return OutgoingEmail(content.return_path, claimed.address, *composed)
+            token = content.make_token(Purpose.UNSUBSCRIBE, claimed.id) if content.composer.needs_token else ""
+            composed = content.composer.compose(recipient, message_id, claimed.date, token)
+            sender, envelope_id = content.name_for_bounces(claimed.id)
+            return OutgoingEmail(sender, claimed.address, *composed, envelope_id)
         except InvalidValue:
             raise
         except Exception as error:
@@ -106,57 +123,100 @@ class OccurrenceEmails:
 
 
 class OccurrenceContent(NamedTuple):
-    """What an occurrence's emails contain. `composer` is None if that cannot be used, and `error` then says why."""
+    """What an occurrence's emails contain. `composer` is None if that cannot be used, and `error` then says why.
+
+    `key` makes their tokens.
+    """
 
     return_path: str
     composer: Composer | None
     error: str = ""
+    extras: Extras = NO_EXTRAS
+    key: TokenKey | None = None
+
+    def make_token(self, purpose: Purpose, delivery_id: int) -> str:
+        """Return the token of a delivery, which is the same for all its attempts."""
+        return "" if self.key is None else tokens.make(self.key, purpose, delivery_id)
+
+    def name_for_bounces(self, delivery_id: int) -> tuple[str, str]:
+        """Return the envelope sender of a delivery's email, and its envelope id. Bounces name it by both."""
+        if not self.extras.inbound_address:
+            return self.return_path, ""
+        token = self.make_token(Purpose.BOUNCE, delivery_id)
+        is_ours = self.return_path == self.extras.inbound_address
+        return self.extras.tagged_address.replace(GAP, token) if is_ours else self.return_path, token
 
 
-def keep_sent_content(store: Store, occurrence_id: int, *, sender: str, return_path: str) -> int | None:
+def keep_sent_content(store: Store, occurrence_id: int, settings: Settings) -> int | None:
     """Do what takes long before `load_occurrence_emails` changes the sender. Return its `looked_to`.
 
     Raises StoreFailed.
     """
-    with store.read() as db:
-        row = db.execute(select(_O.c.sender, _O.c.return_path).where(_O.c.id == occurrence_id)).one()
-    return None if tuple(row) == (sender, return_path) else opening.keep_sent_content(store, occurrence_id)
+    with store.read() as transaction:
+        db = transaction.connection()
+        values = _present_values(db, occurrence_id, settings, token_keys.read(db, store.now()))
+        row = db.execute(select(*(_O.c[name] for name in values)).where(_O.c.id == occurrence_id)).one()
+    return None if row._asdict() == values else opening.keep_sent_content(store, occurrence_id)
 
 
 def load_occurrence_emails(
     db: Connection,
     occurrence_id: int,
     counts: ResultCounts,
+    settings: Settings,
+    now: datetime,
     *,
-    sender: str,
-    return_path: str,
     looked_to: int | None = None,
 ) -> OccurrenceEmails:
-    """Read an occurrence's content. From now on its emails have this sender. `counts` has its results so far.
+    """Read an occurrence's content. From now on its emails have the sender, headers and links of these settings.
 
-    Lease its emails in the same transaction, so that nobody changes the content meanwhile.
+    `counts` has its results so far. Lease its emails in the same transaction, so that nobody changes the content
+    meanwhile.
     """
-    opening.change_content(db, occurrence_id, looked_to, sender=sender, return_path=return_path)
+    keys = token_keys.read(db, now)
+    opening.change_content(db, occurrence_id, looked_to, **_present_values(db, occurrence_id, settings, keys))
     row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
     contents = db.execute(select(Content.__table__).where(Content.__table__.c.occurrence_id == occurrence_id)).all()
-    older = {content.id: _compile(content, row) for content in contents}
-    return OccurrenceEmails(row.mailing_id, _compile(row, row), older, counts.failed, counts.tried)
+    older = {content.id: _compile(content, row, keys) for content in contents}
+    return OccurrenceEmails(row.mailing_id, _compile(row, row, keys), older, counts.failed, counts.tried)
 
 
-def _compile(content: Row[tuple[object, ...]], occurrence: Row[tuple[object, ...]]) -> OccurrenceContent:
+def _present_values(
+    db: Connection, occurrence_id: int, settings: Settings, keys: Mapping[int, bytes]
+) -> dict[str, Any]:
+    """Return what an occurrence's emails get from the settings and its mailing now, by the names of the columns."""
+    columns = (_M.c.id, _M.c.owner_id, _M.c.topic, _M.c.transactional)
+    mailing = db.execute(select(*columns).join(_O, _O.c.mailing_id == _M.c.id).where(_O.c.id == occurrence_id)).one()
+    made = extras.make(settings, cast("extras.MailingTraits", mailing), token_keys.newest(keys))
+    mail = settings.mail
+    return {"sender": mail.sender or "", "return_path": mail.return_path or "", "extras": extras.dump(made)}
+
+
+def _compile(
+    content: Row[tuple[object, ...]], occurrence: Row[tuple[object, ...]], keys: Mapping[int, bytes]
+) -> OccurrenceContent:
     try:
+        added = extras.parse(content.extras)
         composer = Composer(
             MessageContent(content.subject, content.body, content.format, content.html),
             sender=content.sender,
             date=occurrence.opened_at,
             mailing_id=occurrence.mailing_id,
             due_at=planner.local_due_time(occurrence.due_at, occurrence.timezone),
+            extras=added,
         )
     except InvalidValue as error:
         return OccurrenceContent(content.return_path, None, error.message)
     except Exception as error:
         return OccurrenceContent(content.return_path, None, f"cannot compose the email: {error!r}")
-    return OccurrenceContent(content.return_path, composer)
+    return OccurrenceContent(content.return_path, composer, extras=added, key=_token_key(keys, added.key))
+
+
+def _token_key(keys: Mapping[int, bytes], number: int) -> TokenKey | None:
+    """Return the key of this number. If it is no longer good, its tokens are not either: then return the newest key."""
+    if number not in keys:
+        number = token_keys.newest(keys)
+    return TokenKey(number, keys[number]) if number else None
 
 
 @lru_cache(maxsize=1024)  # most clients have one of a few combinations of tags

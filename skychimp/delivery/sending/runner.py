@@ -91,7 +91,21 @@ def why_held(store: Store) -> str | None:
 
 
 def with_sender(settings: Settings) -> Settings:
-    """Return the settings with the envelope sender filled in. Raises ConfigError if `mail.sender` is not set."""
+    """Return the settings with the return path of mailings filled in. Raises ConfigError without a `mail.sender`.
+
+    If that is `inbound.address`, each email has one of its own, with a token.
+    """
+    mail = settings.mail
+    if mail.return_path is None and settings.inbound.address is not None:
+        mail = mail.model_copy(update={"return_path": settings.inbound.address})
+    return with_own_sender(settings.model_copy(update={"mail": mail}))
+
+
+def with_own_sender(settings: Settings) -> Settings:
+    """Return the settings with the return path of an email outside of mailings: its bounces go to the sender.
+
+    Raises ConfigError without a `mail.sender`.
+    """
     mail = settings.mail
     if mail.sender is None:
         file = f" in {settings.config_file}" if settings.config_file else ""

@@ -11,7 +11,7 @@ from email.utils import format_datetime
 from skychimp import addresses, shell
 from skychimp.config.settings import Settings
 from skychimp.delivery.composing import mime
-from skychimp.delivery.sending.runner import with_sender
+from skychimp.delivery.sending.runner import with_own_sender
 from skychimp.delivery.sending.single_email import send_single_email
 from skychimp.errors import SkychimpError
 from skychimp.services.accounts.email_kinds import EmailKind
@@ -46,7 +46,7 @@ def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, r
     The change is made already, so this raises no error.
     """
     try:
-        send(with_sender(settings), store, kind, to=to, role=role)
+        send(with_own_sender(settings), store, kind, to=to, role=role)
     except SkychimpError as error:
         return f"no email about this change was sent to {to}: {error.message}"
     return None

@@ -68,6 +68,7 @@ class _NewMailing:
     disabled: str = ""
     name: str = ""
     canary: CanaryInput = NO_CANARY
+    transactional: bool = False
 
 
 def create(
@@ -81,14 +82,16 @@ def create(
     topic: str | None = None,
     name: str = "",
     canary: CanaryInput = NO_CANARY,
+    transactional: bool = False,
     disabled: str = "",
 ) -> MailingInfo:
     """Create a mailing. It is due at once if its start has passed and its end has not.
 
-    `topic` is what its clients can unsubscribe from, `canary` says who gets it first. `disabled` is a reason to create
-    it disabled. Raises NotFound, InvalidValue, and Conflict if the actor has another mailing with this name.
+    `topic` is what its clients can unsubscribe from, `canary` says who gets it first. The emails of a `transactional`
+    one have no headers of bulk mail. `disabled` is a reason to create it disabled. Raises NotFound, InvalidValue, and
+    Conflict if the actor has another mailing with this name.
     """
-    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled, name, canary)
+    new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled, name, canary, transactional)
     with store.write() as db:
         created = _insert(db, store.now(), actor, new)
         return get_mailing(db, actor, created.id or 0)
@@ -106,12 +109,14 @@ def count_recipients_of_new(
     name: str = "",
     require_consent: bool = False,
     canary: CanaryInput = NO_CANARY,
+    transactional: bool = False,
 ) -> AudienceCount | None:
     """Count the clients to which `create` would send at once, None if the mailing would not be due yet.
 
     Nothing is created. Raises what `create` does.
     """
-    new, now = _NewMailing(message_id, schedule, audience, catch_up, topic, name=name, canary=canary), store.now()
+    new = _NewMailing(message_id, schedule, audience, catch_up, topic, "", name, canary, transactional)
+    now = store.now()
     with store.write() as db:
         mailing = _insert(db, now, actor, new, mailing_id=_NO_MAILING)
         is_due = mailing.next_at is not None and mailing.next_at <= now
@@ -154,6 +159,7 @@ def duplicate(
         catch_up=CatchUpPolicy(original.catch_up, original.grace),
         topic=original.topic,
         canary=CanaryInput(original.canary, original.canary_wait),
+        transactional=original.transactional,
         disabled=f"copy of mailing {mailing_id}",
     )
 
@@ -208,6 +214,7 @@ def change(
     topic: str | None = None,
     no_topic: bool = False,
     canary: CanaryInput = NO_CANARY,
+    transactional: bool | None = None,
     audience: Audience | None = None,
     no_except: bool = False,
     name: str | None = None,
@@ -240,6 +247,8 @@ def change(
         if no_except:
             remove_exclusions(db, mailing)
         set_canary(mailing, canary)
+        if transactional is not None:
+            mailing.transactional = transactional
         if audience is not None:
             set_audience(db, actor, mailing, audience, now, keeps_rest=True)
         if message_id is not None or audience is not None:
@@ -376,6 +385,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
         catch_up=new.catch_up.catch_up,
         grace=_whole_seconds(new.catch_up.grace),
         topic=topics.spell(db.connection(), actor.user_id, topic),
+        transactional=new.transactional,
         disabled_at=now if new.disabled else None,
         disabled_by_id=actor.user_id if new.disabled else None,
         disabled_reason=new.disabled or None,

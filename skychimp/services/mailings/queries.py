@@ -62,7 +62,7 @@ class MailingInfo:
     `deliveries` is the number of emails of its last occurrence, and `done` of those that need no further try. Both are
     None before the first one, and without `add_progress`. `canary` says how many clients get each occurrence first, as
     a number or `1%`, and `canary_wait` how long the others wait, None if all get it at once. Others wait now, at least
-    until `canary_until`, if that is not None.
+    until `canary_until`, if that is not None. The emails of a `transactional` mailing have no headers of bulk mail.
     """
 
     id: int
@@ -98,6 +98,7 @@ class MailingInfo:
     canary: str | None = None
     canary_wait: timedelta | None = None
     canary_until: datetime | None = None
+    transactional: bool = False
     deliveries: int | None = None
     done: int | None = None
 
@@ -274,4 +275,5 @@ def _mailing_info(
         canary=row.canary or None,
         canary_wait=timedelta(seconds=row.canary_wait_s) if row.canary else None,
         canary_until=canary_until,
+        transactional=row.transactional,
     )

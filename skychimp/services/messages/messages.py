@@ -13,6 +13,7 @@ from sqlmodel import Session
 from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholder, insert_posts, summarize_post
+from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import Field
 from skychimp.models import Format, Mailing, Message, Occurrence
@@ -238,15 +239,22 @@ def _change_open(
 
 
 def preview(
-    store: Store, actor: Actor, message_id: int, client: str | None = None, *, blog_url: str | None = None
+    store: Store,
+    actor: Actor,
+    message_id: int,
+    client: str | None = None,
+    *,
+    blog_url: str | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> Preview:
     """Render a message for one client, or for a sample client. A digest shows the latest posts.
 
-    `blog_url` is the address of the blog, for the links to its posts. Raises NotFound, InvalidValue.
+    `blog_url` is the address of the blog, for the links to its posts. `extras` has the postal address and a sample of
+    the link for unsubscribing. Raises NotFound, InvalidValue.
     """
     message = show(store, actor, message_id)
     recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
-    subject, text, html = _composer(store, message, "preview@localhost", blog_url).render(recipient)
+    subject, text, html = _composer(store, message, "preview@localhost", blog_url, extras).render(recipient)
     return Preview(recipient.email, subject, text, html)
 
 
@@ -259,10 +267,12 @@ def compose_test_email(
     to: str,
     message_id_header: str,
     blog_url: str | None,
+    extras: Extras = NO_EXTRAS,
 ) -> bytes:
     """Compose one of the actor's messages for any address, which need not be a client's.
 
-    Returns the whole email with CRLF line ends. Raises NotFound, InvalidValue.
+    `extras` are its further headers and links. Returns the whole email with CRLF line ends. Raises NotFound,
+    InvalidValue.
     """
     message = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
     audit.record_if_possible(store, actor, "test", "message", message_id, f"to {to.rpartition('@')[2]}")
@@ -270,7 +280,7 @@ def compose_test_email(
         recipient = _recipient(store, actor, to)
     except NotFound:
         recipient = _sample_recipient(store, message_id)._replace(email=to)
-    return _composer(store, message, sender, blog_url).compose(recipient, message_id_header).data
+    return _composer(store, message, sender, blog_url, extras).compose(recipient, message_id_header).data
 
 
 def has_made_body(message: MessageInfo) -> bool:
@@ -381,14 +391,14 @@ def _sample_recipient(store: Store, message_id: int) -> Recipient:
     return compose.with_samples(SAMPLE_RECIPIENT, fields)
 
 
-def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None) -> Composer:
+def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None, extras: Extras) -> Composer:
     now = store.now()
     content = MessageContent(message.subject, message.body, message.format, message.html)
     if message.digest:
         latest = reversed(posts.published_posts(store, now)[:PREVIEWED_POSTS])
         summaries = [summarize_post(post.title, post.content, post.slug, blog_url) for post in latest]
         content = insert_posts(content, summaries)
-    return Composer(content, sender=sender, date=now, mailing_id=0, due_at=now.astimezone())
+    return Composer(content, sender=sender, date=now, mailing_id=0, due_at=now.astimezone(), extras=extras)
 
 
 def _select(actor: Actor, action: Action = Action.SEE_MESSAGES) -> Select[tuple[object, ...]]:

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from skychimp import addresses, files
 from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
+from skychimp.delivery.sending.runner import with_sender
 from skychimp.delivery.sending.signing import load_keys
 from skychimp.errors import ConfigError, SkychimpError
 from skychimp.models import Client
@@ -78,8 +79,7 @@ def check_installation(
 
 def return_path(settings: Settings) -> str:
     """Return the address that bounces of mailings go to: mail.return_path, inbound.address, or the sender's."""
-    inbound = getattr(getattr(settings, "inbound", None), "address", None)
-    return settings.mail.return_path or inbound or addresses.parse_sender(settings.mail.sender or "")[1]
+    return with_sender(settings).mail.return_path or addresses.parse_sender(settings.mail.sender or "")[1]
 
 
 def file_system_type(path: Path, mounts: str) -> str:
@@ -110,6 +110,9 @@ def _config(settings: Settings) -> Iterator[Finding]:
         yield Finding("config", PROBLEM, f"{file}; mail.sender is not set", 'set mail.sender = "Name <address>"')
     else:
         yield Finding("config", OK, f"{file}; emails are sent from {settings.mail.sender}")
+    if settings.web.url is not None and not settings.web.url.startswith("https:"):
+        found = f"web.url is {settings.web.url}: mailbox providers accept only https for unsubscribing"
+        yield Finding("config", WARNING, found, "set web.url to the public https address")
     for read_file in (settings.smtp.read_password, settings.smtp.read_certificates, partial(load_keys, settings.dkim)):
         try:
             read_file()

@@ -14,6 +14,7 @@ from skychimp import addresses
 from skychimp.config.settings import Settings, SmtpSettings
 from skychimp.config.types import Security
 from skychimp.delivery.sending.refusals.faults import classify
+from skychimp.delivery.sending.runner import with_sender
 from skychimp.errors import RelayUnavailable, SkychimpError
 from skychimp.models import Message
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
@@ -79,7 +80,7 @@ def _email_to_sender(settings: Settings) -> OutgoingEmail | None:
     if settings.mail.sender is None:
         return None
     address = addresses.parse_sender(settings.mail.sender)[1]
-    return OutgoingEmail(settings.mail.return_path or address, address, b"\r\n")
+    return OutgoingEmail(with_sender(settings).mail.return_path or address, address, b"\r\n")
 
 
 async def _ask(transport: "SmtpTransport", email: OutgoingEmail | None) -> _Answers:
