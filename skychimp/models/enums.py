@@ -109,6 +109,11 @@ class SuppressionSource(StrEnum):
     IMPORT = "import"
     BOUNCE = "bounce"
     """A server has said that the address does not exist."""
+    COMPLAINT = "complaint"
+    MAIL = "mail"
+    """The person has unsubscribed by email."""
+    WEB = "web"
+    """The person has unsubscribed on the web."""
 
 
 UNFINISHED_STATES = (OccurrenceState.OPENING, OccurrenceState.OPEN)

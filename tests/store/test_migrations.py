@@ -365,6 +365,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0015": ("suppression.until",),
     "0013": ("token_key",),
     "0012": ("occurrence.canary_until", "mailing.canary", "mailing.canary_wait_s"),
     "0011": ("mailing.name", "mailing_filter", "segment"),

@@ -13,7 +13,20 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from skychimp.models import (
     EVERYBODY,
@@ -45,7 +58,8 @@ BOUNCE = "bounce"
 class NewSuppression(NamedTuple):
     """A suppression to add. `address` is as a person writes it, `key` as addresses are compared.
 
-    `at` is the time at which the person opted out, if that is known and was before now.
+    `at` is the time at which the person opted out, if that is known and was before now. `until` is when it ends, None
+    if it holds for good.
     """
 
     address: str
@@ -53,6 +67,7 @@ class NewSuppression(NamedTuple):
     reason: str
     note: str = ""
     at: datetime | None = None
+    until: datetime | None = None
 
 
 class Holds(NamedTuple):
@@ -60,6 +75,12 @@ class Holds(NamedTuple):
 
     owner_id: int
     topic: str = ""
+
+
+def is_in_force() -> ColumnElement[bool]:
+    """Return the condition of a suppression that has not ended."""
+    # SQLite has both as texts that sort by time, and each is in UTC.
+    return or_(_S.c.until.is_(None), _S.c.until > func.current_timestamp())
 
 
 def is_suppressed(
@@ -106,7 +127,8 @@ def add(
 ) -> int:
     """Add suppressions of addresses, and cancel what waits for them. Return how many emails that are.
 
-    Those that exist stay as they are, except that any other reason replaces BOUNCE.
+    Those that exist stay as they are, except that any other reason replaces BOUNCE, and that one for good replaces one
+    that ends. One that ends replaces only another one that ends.
     """
     if not suppressions:
         return 0
@@ -122,17 +144,20 @@ def add(
             "source": source,
             "at": min(each.at or now, now),
             "note": each.note,
+            "until": each.until,
         }
         for each in suppressions
     ]
     inserted = insert_or(_S)
-    known = {name: inserted.excluded[name] for name in ("address", "address_key", "reason", "source", "at", "note")}
+    names = ("address", "address_key", "reason", "source", "at", "note", "until")
+    known = {name: inserted.excluded[name] for name in names}
     was_bounce = (_S.c.reason == BOUNCE) & (inserted.excluded.reason != BOUNCE)
+    is_weaker = and_(_S.c.until.is_(None), or_(was_bounce, _S.c.address_key.is_(None)), inserted.excluded.until.is_(None))
     db.execute(
         inserted.on_conflict_do_update(
             index_elements=["address_hash", "owner_id", "topic"],
             set_=known,
-            where=or_(was_bounce, _S.c.address_key.is_(None)),
+            where=or_(_S.c.until.is_not(None), is_weaker),
         ),
         rows,
     )
@@ -166,7 +191,7 @@ def remove(db: Connection, key: str, holds: Holds, only_reason: str | None = Non
 
 
 def is_of_any(db: Connection, keys: Collection[str]) -> ColumnElement[bool]:
-    """Return the condition of the suppressions of these addresses and domains, also of erased ones."""
+    """Return the condition of the suppressions of these addresses and domains, also of erased and ended ones."""
     secret = _secret(db)
     return _S.c.address_hash.in_([address_hash(secret, key) for key in keys])
 
@@ -225,6 +250,7 @@ def _conditions(
         _S.c.address_key.in_([key, _domain(key)]),
         _S.c.owner_id.in_([literal(EVERYBODY), owner_id]),
         _S.c.topic.in_([literal(""), topic]),
+        is_in_force(),
     )
 
 
