@@ -182,11 +182,19 @@ def select_waiting(keys: Collection[str], holds: Holds) -> Select[tuple[int]]:
     return select(_D.c.id).where(_D.c.occurrence_id.in_(_unfinished(holds)), is_theirs, awaits_a_try())
 
 
-def remove(db: Connection, key: str, holds: Holds, only_reason: str | None = None) -> bool:
-    """Remove the suppression of an address or domain. Return whether there was one (with this reason)."""
+def remove(
+    db: Connection,
+    key: str,
+    holds: Holds,
+    only_reason: str | None = None,
+    only_sources: Collection[SuppressionSource] | None = None,
+) -> bool:
+    """Remove the suppression of an address or domain. Return whether there was one (with this reason and source)."""
     is_removed = is_of_any(db, [key]) & (_S.c.owner_id == holds.owner_id) & (_S.c.topic == holds.topic)
     if only_reason is not None:
         is_removed &= _S.c.reason == only_reason
+    if only_sources is not None:
+        is_removed &= _S.c.source.in_(only_sources)
     return db.execute(delete(_S).where(is_removed)).rowcount > 0
 
 
