@@ -56,7 +56,7 @@ LAYERS = (
     {"delivery.scheduling"},
     {"delivery.sending"},
     {"services"},
-    {"site"},
+    {"site", "web"},
     {"cli"},
     {"cli.commands"},
     {"__main__"},

@@ -25,8 +25,10 @@ from skychimp.config.types import (
     Fraction,
     Host,
     Language,
+    ListenAddress,
     NameServer,
     PositiveDuration,
+    PublicUrl,
     Rates,
     RedisUrl,
     Security,
@@ -36,6 +38,7 @@ from skychimp.config.types import (
     TextLine,
     TimeZone,
     parse_address_and_port,
+    parse_listen_address,
     whole_number,
 )
 from skychimp.durations import parse_duration
@@ -213,6 +216,23 @@ class DaemonSettings(_Section):
     )
 
 
+class WebSettings(_Section):
+    """The web server for unsubscribe links: see `skychimp serve`."""
+
+    url: Annotated[
+        PublicUrl | None,
+        _setting("Public https URL that is passed on to skychimp serve.", "https://news.example.org"),
+    ] = None
+    listen: Annotated[
+        ListenAddress, _setting("Where skychimp serve listens: ADDRESS:PORT, or unix:PATH for a socket.")
+    ] = "127.0.0.1:8025"
+
+    @property
+    def address(self) -> tuple[str, int] | str:
+        """Return the IP address and port, or the path of the Unix socket."""
+        return parse_listen_address(self.listen)
+
+
 class BlogSettings(_Section):
     """The blog and its static site."""
 
@@ -279,6 +299,7 @@ class Settings(_Section):
     delivery: DeliverySettings = DeliverySettings()
     run: RunSettings = RunSettings()
     daemon: DaemonSettings = DaemonSettings()
+    web: WebSettings = WebSettings()
     blog: BlogSettings = BlogSettings()
     cache: CacheSettings = CacheSettings()
     dns: DnsSettings = DnsSettings()

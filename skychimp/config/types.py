@@ -22,6 +22,9 @@ from skychimp.timezones import TIME_ZONE_HINT, is_time_zone
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DNS_PORT = 53
+_LAST_PORT = 65535
+_LONGEST_SOCKET_PATH = 107
+"""Bytes (unix(7))."""
 
 
 class Security(StrEnum):
@@ -71,6 +74,24 @@ def parse_address_and_port(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"\[(.+)\]:([0-9]{1,5})|([^:]+):([0-9]{1,5})|(.+)", text)
     address, port = (match[1] or match[3] or match[5], match[2] or match[4] or _DNS_PORT) if match else ("", 0)
     return str(ip_address(address)), int(port)
+
+
+def parse_listen_address(text: str) -> tuple[str, int] | str:
+    """Return the IP address and port of `127.0.0.1:8025` or `[::1]:8025`, or the path of `unix:/run/web.sock`.
+
+    Raises ValueError for anything else.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or has_control_character(path) or len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+            raise ValueError(text)
+        return path
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}", text):
+        raise ValueError(text)
+    address, port = parse_address_and_port(text)
+    if port > _LAST_PORT:
+        raise ValueError(text)
+    return address, port
 
 
 def whole_number(low: int, high: int) -> BeforeValidator:
@@ -257,6 +278,23 @@ def _language(value: object) -> str:
     return value
 
 
+def _public_url(value: object) -> str:
+    url = _site_url(value)
+    if not url.startswith("https://"):
+        raise ValueError("use an https URL such as https://news.example.org")
+    return url
+
+
+def _listen_address(value: object) -> str:
+    try:
+        parse_listen_address(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(
+            "use an IP address and a port such as 127.0.0.1:8025, or unix:/run/skychimp/web.sock"
+        ) from None
+    return str(value)
+
+
 AccountNames = Annotated[tuple[str, ...], BeforeValidator(_account_names)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Count = Annotated[int, whole_number(1, 1_000_000_000)]
@@ -268,8 +306,10 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 Host = Annotated[str, BeforeValidator(_host)]
 Language = Annotated[str, BeforeValidator(_language)]
+ListenAddress = Annotated[str, BeforeValidator(_listen_address)]
 NameServer = Annotated[str, BeforeValidator(_name_server)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
+PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(_rates)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 Sender = Annotated[str, BeforeValidator(_sender)]

@@ -50,4 +50,4 @@ def _gauge(name: str, meaning: str, label: str, values: Mapping[str, float]) -> 
     yield f"# HELP {name} {meaning}"
     yield f"# TYPE {name} gauge"
     for value, number in values.items():
-        yield f"{name}{{{label}=\"{value}\"}} {number}" if label else f"{name} {number}"
+        yield f'{name}{{{label}="{value}"}} {number}' if label else f"{name} {number}"

@@ -152,7 +152,9 @@ def add(
     names = ("address", "address_key", "reason", "source", "at", "note", "until")
     known = {name: inserted.excluded[name] for name in names}
     was_bounce = (_S.c.reason == BOUNCE) & (inserted.excluded.reason != BOUNCE)
-    is_weaker = and_(_S.c.until.is_(None), or_(was_bounce, _S.c.address_key.is_(None)), inserted.excluded.until.is_(None))
+    is_weaker = and_(
+        _S.c.until.is_(None), or_(was_bounce, _S.c.address_key.is_(None)), inserted.excluded.until.is_(None)
+    )
     db.execute(
         inserted.on_conflict_do_update(
             index_elements=["address_hash", "owner_id", "topic"],
