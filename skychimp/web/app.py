@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("skychimp.web")
 
+MAX_HEADERS = 16_384
+"""Bytes of a request's headers."""
 MAX_BODY = 64_000
 """Bytes. A form with many long topics has less."""
 MAX_FIELDS = 200
@@ -90,9 +92,9 @@ class _Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         address = client_address(_peer(scope), scope["headers"])
-        if not self._rate_limit.allows(address, time.monotonic()):
-            response = _error(Request(scope), 429, {"Retry-After": "10"})
-            await response(scope, receive, send)
+        refusal = self._refusal(scope, address)
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
@@ -100,6 +102,13 @@ class _Guard:
             pass
         except Exception as error:  # Starlette has sent a reply. The server must go on, whatever it is
             log.error("request failed", extra={"reason": f"{type(error).__name__}: {error}"[:500]})
+
+    def _refusal(self, scope: Scope, address: str) -> Response | None:
+        if not self._rate_limit.allows(address, time.monotonic()):
+            return _error(Request(scope), 429, {"Retry-After": "10"})
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+            return _error(Request(scope), 431)
+        return None
 
 
 class _Answers:

@@ -41,6 +41,14 @@ def listen(settings: WebSettings) -> Iterator[socket.socket]:
                 _remove_own(address, created)
 
 
+def address_of(opened: socket.socket) -> str:
+    """Return the address of an open socket as web.listen has it. The system chooses the port if that is 0."""
+    if opened.family == socket.AF_UNIX:
+        return f"unix:{opened.getsockname()}"
+    host, port, *_ = opened.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from skychimp.store.database import Store
-from skychimp.web.app import make_app
+from skychimp.web.app import MAX_HEADERS, make_app
 from skychimp.web.rate_limit import RateLimit
 
 HEADERS_TIMEOUT_S = 10.0
@@ -22,8 +22,6 @@ IDLE_TIMEOUT_S = 30
 """How long a connection may stay open without a request."""
 STOP_TIMEOUT_S = 20
 """How long requests may take to be finished after a signal."""
-MAX_HEADERS = 16_384
-"""Bytes of a request's line and headers."""
 MOST_CONNECTIONS = 500
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -75,7 +73,7 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `run_until_signal`."""
         yield
 

@@ -66,9 +66,12 @@ def restricted(store: Store, ada: Actor) -> Iterator[Store]:
 
 def test_other_statements_are_refused(restricted: Store) -> None:
     for statement in REFUSED:
-        with pytest.raises(StoreFailed), restricted.write() as db:
-            db.execute(text(statement))
-            pytest.fail(f"not refused: {statement}")
+        try:
+            with restricted.write() as db:
+                db.execute(text(statement))
+        except StoreFailed:
+            continue
+        pytest.fail(f"not refused: {statement}")
 
 
 def test_web_server_can_do_its_work(restricted: Store, store: Store) -> None:

@@ -35,8 +35,8 @@ def serve(
 ) -> None:
     """Answer unsubscribe links on the web until SIGTERM or Ctrl-C.
 
-    It listens on this machine only. A web server such as nginx or Caddy passes requests on to it: see
-    [bold]skychimp service web[/bold] and [bold]skychimp help unsubscribing[/bold].
+    A web server such as nginx or Caddy passes requests on to it. See [bold]skychimp service web[/bold] and
+    [bold]skychimp help unsubscribing[/bold].
     """
     from skychimp.cli import event_log
 
@@ -55,7 +55,7 @@ def serve(
 
 def _serve(context: Context, site: Path | None) -> signal.Signals | None:
     from skychimp.store import web_rights
-    from skychimp.web.listening import listen
+    from skychimp.web.listening import address_of, listen
     from skychimp.web.rate_limit import RateLimit
     from skychimp.web.server import serve
 
@@ -63,7 +63,7 @@ def _serve(context: Context, site: Path | None) -> signal.Signals | None:
     if not web_rights.restrict(store):
         log.warning("rights not restricted", extra={"hint": 'use the role of "skychimp service web"'})
     with listen(settings) as opened:
-        fields = {"store": store.name, "listen": settings.listen}
+        fields = {"store": store.name, "listen": address_of(opened)}
         ended_by = serve(store, opened, site, lambda: log.info("started", extra=fields), RateLimit())
     log.info("stopped")
     return ended_by
