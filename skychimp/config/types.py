@@ -83,7 +83,7 @@ def parse_listen_address(text: str) -> tuple[str, int] | str:
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
-        if not path.startswith("/") or has_control_character(path) or len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        if not re.fullmatch(r"/[A-Za-z0-9_./@+~-]+", path) or len(path) > _LONGEST_SOCKET_PATH:
             raise ValueError(text)
         return path
     if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}", text):
