@@ -12,8 +12,8 @@ LOCAL = "local"
 def client_address(peer: str | None, headers: Headers) -> str:
     """Return the IP address of whoever asks, LOCAL if a process on this machine asks by a Unix socket.
 
-    `peer` is the IP address of the connection, None for a Unix socket. Only a proxy on this machine is believed about
-    whom it asks for. It adds the address to the end of X-Forwarded-For: what stands before may be invented.
+    `peer` is the IP address of the connection, None for a Unix socket. Only a proxy on this machine is believed. It
+    adds the address that it was asked by to the end of X-Forwarded-For. What stands before may be invented.
     """
     if not _is_local(peer):
         return peer or LOCAL

@@ -43,7 +43,7 @@ class GroupedWrites:
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
             for waiting, outcome in zip(batch, await asyncio.to_thread(self._run, batch), strict=True):
-                _settle(waiting.result, outcome)
+                _set_outcome(waiting.result, outcome)
         self._writer = None
 
     def _run(self, batch: list[_Waiting]) -> list[Any]:
@@ -55,7 +55,7 @@ class GroupedWrites:
             return [error] if len(batch) == 1 else [outcome for each in batch for outcome in self._run([each])]
 
 
-def _settle(result: "asyncio.Future[Any]", outcome: Any) -> None:
+def _set_outcome(result: "asyncio.Future[Any]", outcome: Any) -> None:
     if result.cancelled():  # the request is gone
         return
     if isinstance(outcome, Exception):

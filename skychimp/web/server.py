@@ -42,7 +42,7 @@ def serve(
         lifespan="off",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # whom a proxy is believed about is decided in `addresses`
+        proxy_headers=False,  # `addresses` decides which proxy is believed
         server_header=False,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=IDLE_TIMEOUT_S,

@@ -24,7 +24,7 @@ _O = Occurrence.__table__
 
 
 class Target(NamedTuple):
-    """The email that a token is of: to whom it went, and whose mailing it was. `topic` is "" if that has none."""
+    """The email that a token is of: its recipient, and whose mailing it was. `topic` is "" if that has none."""
 
     delivery_id: int
     owner_id: int
@@ -46,7 +46,7 @@ def find(db: Connection, keys: Mapping[int, bytes], token: str) -> Target | None
 
 
 def unsubscribe(store: Store, token: str, source: SuppressionSource, *, topic_only: bool) -> Target | None:
-    """Suppress whom a token is of for all mail of its user, or for its topic only. Return what it was of.
+    """Suppress the recipient of a token for all mail of its user, or for its topic only. Return what it was of.
 
     An email whose mailing has no topic is always about all mail. None is returned if the token is invalid. Raises
     StoreFailed.
