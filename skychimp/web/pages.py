@@ -51,7 +51,7 @@ def preferences_page(language: str, target: Target, preferences: Preferences, *,
 
 
 def error_page(language: str, kind: str) -> str:
-    """Return a page about a request that was not done: "invalid", "wait" or "refused"."""
+    """Return a page about a request that failed: it is "invalid" or "refused", or has to "wait"."""
     texts = TEXTS[language]
     return _render("page.html", language, texts[f"{kind}_title"], text=texts[kind])
 
