@@ -119,28 +119,28 @@ class _Answers:
         self._writes = GroupedWrites(store)
         self._keys: Mapping[int, bytes] = {}
         self._keys_until_s = 0.0
+        self._reads_keys = asyncio.Lock()
 
     async def unsubscribe(self, request: Request) -> Response:
         """Ask on GET, and unsubscribe on POST, whatever its body is (RFC 8058)."""
         is_done = request.method == "POST"
         if is_done:
             await _read_body(request)
-        token, target = await self._require_target(request)
-        if is_done:
-            now = self._store.now()
-            await self._writes.write(lambda db: preferences.stop(db, target, now, topic_only=True))
+        now = self._store.now()
+
+        def stop(db: Connection, target: Target) -> None:
+            if is_done:
+                preferences.stop(db, target, now, topic_only=True)
+
+        target, _ = await self._use_target(request, stop, writes=is_done)
+        token = request.path_params["token"]
         return _page(pages.unsubscribe_page(_language(request), token, target, is_done=is_done))
 
     async def preferences(self, request: Request) -> Response:
         """Show what a person gets, and change it on POST."""
         is_saved = request.method == "POST"
-        form = _parse(await _read_body(request)) if is_saved else {}
-        _, target = await self._require_target(request)
-        if is_saved:
-            change = _change(form, target, self._store.now())
-            shown = await self._writes.write(change)
-        else:
-            shown = await self._read(lambda db: preferences.read(db, target))
+        change = _change(_parse(await _read_body(request)), self._store.now()) if is_saved else preferences.read
+        target, shown = await self._use_target(request, change, writes=is_saved)
         return _page(pages.preferences_page(_language(request), target, shown, is_saved=is_saved))
 
     async def health(self, request: Request) -> Response:
@@ -155,18 +155,32 @@ class _Answers:
         text = await asyncio.to_thread(metrics.read_metrics, self._store)
         return PlainTextResponse(text, headers=_SAFE, media_type=metrics.CONTENT_TYPE)
 
-    async def _require_target(self, request: Request) -> tuple[str, Target]:
-        """Return the token and what it is of. An invalid one does not reach the store."""
-        token = request.path_params["token"]
-        if time.monotonic() >= self._keys_until_s:
-            self._keys_until_s = time.monotonic() + KEYS_KEPT_S
-            self._keys = await self._read(lambda db: token_keys.read(db, self._store.now()))
-        keys, target = self._keys, None
-        if tokens.read(keys, Purpose.UNSUBSCRIBE, token) is not None:
-            target = await self._read(lambda db: unsubscribing.find(db, keys, token))
-        if target is None:
+    async def _use_target(
+        self, request: Request, use: Callable[[Connection, Target], T], *, writes: bool
+    ) -> tuple[Target, T]:
+        """Return what the token of a request is of, and what `use` returns for it in the same transaction.
+
+        Raises HTTPException if the token is invalid. Such a token does not reach the store.
+        """
+        token, keys = request.path_params["token"], await self._fresh_keys()
+        if tokens.read(keys, Purpose.UNSUBSCRIBE, token) is None:
             raise HTTPException(404)
-        return token, target
+
+        def find_and_use(db: Connection) -> tuple[Target, T] | None:
+            target = unsubscribing.find(db, keys, token)
+            return None if target is None else (target, use(db, target))
+
+        found = await (self._writes.write(find_and_use) if writes else self._read(find_and_use))
+        if found is None:
+            raise HTTPException(404)
+        return found
+
+    async def _fresh_keys(self) -> Mapping[int, bytes]:
+        async with self._reads_keys:  # nobody may go on without them
+            if time.monotonic() >= self._keys_until_s:
+                self._keys = await self._read(lambda db: token_keys.read(db, self._store.now()))
+                self._keys_until_s = time.monotonic() + KEYS_KEPT_S
+            return self._keys
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         def run() -> T:
@@ -176,20 +190,20 @@ class _Answers:
         return await asyncio.to_thread(run)
 
 
-def _change(form: Mapping[str, Collection[str]], target: Target, now: datetime) -> Callable[[Connection], Preferences]:
+def _change(form: Mapping[str, Collection[str]], now: datetime) -> Callable[[Connection, Target], Preferences]:
     """Return the change that a form asks for. Raises HTTPException if there is no such change."""
-    changes: Mapping[str, Callable[[Connection], None]] = {
-        "topics": lambda db: preferences.choose_topics(db, target, form.get("topic", ()), now),
-        "pause": lambda db: preferences.pause(db, target, now),
-        "stop": lambda db: preferences.stop(db, target, now),
-        "resume": lambda db: preferences.resume(db, target),
+    changes: Mapping[str, Callable[[Connection, Target], None]] = {
+        "topics": lambda db, target: preferences.choose_topics(db, target, form.get("topic", ()), now),
+        "pause": lambda db, target: preferences.pause(db, target, now),
+        "stop": lambda db, target: preferences.stop(db, target, now),
+        "resume": preferences.resume,
     }
     change = changes.get(next(iter(form.get("do", ())), ""))
     if change is None:
         raise HTTPException(400)
 
-    def change_and_read(db: Connection) -> Preferences:
-        change(db)
+    def change_and_read(db: Connection, target: Target) -> Preferences:
+        change(db, target)
         return preferences.read(db, target)
 
     return change_and_read

@@ -4,9 +4,10 @@ Whoever has the email has the token, and can do no more with it than this.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, bindparam, select
 
 from skychimp.delivery.composing import tokens
 from skychimp.delivery.composing.tokens import Purpose
@@ -39,10 +40,15 @@ def find(db: Connection, keys: Mapping[int, bytes], token: str) -> Target | None
     delivery_id = tokens.read(keys, Purpose.UNSUBSCRIBE, token)
     if delivery_id is None:
         return None
+    row = db.execute(_target_of(), {"delivery": delivery_id}).one_or_none()
+    return None if row is None else Target._make(row)
+
+
+@cache
+def _target_of() -> Select[Any]:
     columns = (_D.c.id, _M.c.owner_id, _M.c.topic, _D.c.address, _D.c.address_key, _M.c.id)
     query = select(*columns).join_from(_D, _O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
-    row = db.execute(query.where(_D.c.id == delivery_id, _D.c.address != ERASED)).one_or_none()
-    return None if row is None else Target._make(row)
+    return query.where(_D.c.id == bindparam("delivery"), _D.c.address != ERASED)
 
 
 def unsubscribe(store: Store, token: str, source: SuppressionSource, *, topic_only: bool) -> Target | None:

@@ -10,12 +10,14 @@ import hmac
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     Select,
     and_,
     bindparam,
@@ -50,6 +52,9 @@ _O = Occurrence.__table__
 
 _AT_ONCE = 1_000
 """How many addresses are looked for in one statement."""
+
+_SELECT_SECRET = select(StoreInfo.__table__.c.secret)
+_REPLACED = ("address", "address_key", "reason", "source", "at", "note", "until")
 
 BOUNCE = "bounce"
 """The reason of an address that does not exist. A person can make its client good again, which ends the suppression."""
@@ -148,22 +153,20 @@ def add(
         }
         for each in suppressions
     ]
-    inserted = insert_or(_S)
-    names = ("address", "address_key", "reason", "source", "at", "note", "until")
-    known = {name: inserted.excluded[name] for name in names}
-    was_bounce = (_S.c.reason == BOUNCE) & (inserted.excluded.reason != BOUNCE)
-    is_weaker = and_(
-        _S.c.until.is_(None), or_(was_bounce, _S.c.address_key.is_(None)), inserted.excluded.until.is_(None)
-    )
-    db.execute(
-        inserted.on_conflict_do_update(
-            index_elements=["address_hash", "owner_id", "topic"],
-            set_=known,
-            where=or_(_S.c.until.is_not(None), is_weaker),
-        ),
-        rows,
-    )
+    db.execute(_insert_or_replace(), rows)
     return cancel_waiting(db, [each.key for each in suppressions], holds)
+
+
+@cache
+def _insert_or_replace() -> Executable:
+    inserted = insert_or(_S)
+    new = inserted.excluded
+    is_replaceable = or_(and_(_S.c.reason == BOUNCE, new.reason != BOUNCE), _S.c.address_key.is_(None))
+    return inserted.on_conflict_do_update(
+        index_elements=["address_hash", "owner_id", "topic"],
+        set_={name: new[name] for name in _REPLACED},
+        where=or_(_S.c.until.is_not(None), and_(is_replaceable, new.until.is_(None))),
+    )
 
 
 def cancel_waiting(db: Connection, keys: Collection[str], holds: Holds) -> int:
@@ -288,4 +291,4 @@ def _unfinished(holds: Holds) -> Select[tuple[int]]:
 
 
 def _secret(db: Connection) -> bytes:
-    return bytes(db.scalar(select(StoreInfo.__table__.c.secret)) or b"")
+    return bytes(db.scalar(_SELECT_SECRET) or b"")
