@@ -45,6 +45,9 @@ PURE = {
     "timezones",
     "transport.smtp_auth",
     "transport.smtp_protocol",
+    "web.addresses",
+    "web.languages",
+    "web.rate_limit",
 }
 """Modules without I/O. They use only the vocabulary and each other."""
 
