@@ -57,6 +57,9 @@ PURE = {
     "timezones",
     "transport.smtp_auth",
     "transport.smtp_protocol",
+    "web.addresses",
+    "web.languages",
+    "web.rate_limit",
 }
 """Modules without I/O. They use only the vocabulary and each other."""
 
@@ -69,7 +72,7 @@ LAYERS = (
     {"delivery.sending"},
     {"delivery.inbound"},
     {"services"},
-    {"site"},
+    {"site", "web"},
     {"cli"},
     {"cli.commands"},
     {"__main__"},

@@ -30,6 +30,7 @@ from skychimp.config.types import (
     Host,
     ImapUrl,
     Language,
+    ListenAddress,
     NameServer,
     PositiveDuration,
     Rates,
@@ -43,6 +44,7 @@ from skychimp.config.types import (
     TimeZone,
     WebUrl,
     parse_address_and_port,
+    parse_listen_address,
     whole_number,
 )
 from skychimp.durations import parse_duration
@@ -309,12 +311,20 @@ class DaemonSettings(_Section):
 
 
 class WebSettings(_Section):
-    """The web address of unsubscribe links."""
+    """Unsubscribe links, and the server that answers them: see `skychimp serve`."""
 
     url: Annotated[
         WebUrl | None,
         _setting("Public https address of your unsubscribe links.", "https://mail.example.org"),
     ] = None
+    listen: Annotated[
+        ListenAddress, _setting("Where skychimp serve listens: ADDRESS:PORT, or unix:PATH for a socket.")
+    ] = "127.0.0.1:8025"
+
+    @property
+    def address(self) -> tuple[str, int] | str:
+        """Return the IP address and port, or the path of the Unix socket."""
+        return parse_listen_address(self.listen)
 
 
 class BlogSettings(_Section):

@@ -42,6 +42,9 @@ _OWN_HEADERS = {
 }  # fmt: skip
 _OWN_HEADER_PREFIXES = ("arc-", "authentication-results", "content-", "resent-")
 """Headers in lower case that mail.headers must not have: ours, and those of mail servers."""
+_LAST_PORT = 65535
+_LONGEST_SOCKET_PATH = 107
+"""Bytes (unix(7))."""
 
 
 class Security(StrEnum):
@@ -116,6 +119,24 @@ def parse_selector(text: str) -> str:
     if not _SELECTOR.fullmatch(text):
         raise InvalidValue(f"invalid selector {shortened(text)}", "use a name such as s1, with a-z, 0-9 and -")
     return text.lower()
+
+
+def parse_listen_address(text: str) -> tuple[str, int] | str:
+    """Return the IP address and port of `127.0.0.1:8025` or `[::1]:8025`, or the path of `unix:/run/web.sock`.
+
+    Raises ValueError for anything else.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not re.fullmatch(r"/[A-Za-z0-9_./@+~-]+", path) or len(path) > _LONGEST_SOCKET_PATH:
+            raise ValueError(text)
+        return path
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}", text):
+        raise ValueError(text)
+    address, port = parse_address_and_port(text)
+    if port > _LAST_PORT:
+        raise ValueError(text)
+    return address, port
 
 
 def whole_number(low: int, high: int) -> BeforeValidator:
@@ -376,6 +397,16 @@ def _language(value: object) -> str:
     return value
 
 
+def _listen_address(value: object) -> str:
+    try:
+        parse_listen_address(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(
+            "use an IP address and a port such as 127.0.0.1:8025, or unix:/run/skychimp/web.sock"
+        ) from None
+    return str(value)
+
+
 AccountNames = Annotated[tuple[str, ...], BeforeValidator(_account_names)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Count = Annotated[int, whole_number(1, 1_000_000_000)]
@@ -392,6 +423,7 @@ Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 Host = Annotated[str, BeforeValidator(_host)]
 ImapUrl = Annotated[str, BeforeValidator(_imap_url)]
 Language = Annotated[str, BeforeValidator(_language)]
+ListenAddress = Annotated[str, BeforeValidator(_listen_address)]
 NameServer = Annotated[str, BeforeValidator(_name_server)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(_rates)]

@@ -35,3 +35,5 @@ class Suppression(Table, table=True):
     source: SuppressionSource = Field(sa_column=enum_column(SuppressionSource, "source"))
     at: datetime
     note: str = ""
+    until: datetime | None = None
+    """When it ends, as the person has only paused the mail. None if it holds for good."""

@@ -192,6 +192,8 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("service cron", "", "run the service"),
     ("service systemd", "", "run the service"),
     ("service sudoers", ELSEWHERE, "run the service"),
+    ("service web", ELSEWHERE, "run the service"),
+    ("serve", ELSEWHERE, "run the service"),
     ("init", ELSEWHERE, "run the service"),
     ("trust", "other.toml", "run the service"),
     ("demo", ELSEWHERE, "run the service"),

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import create_user
 from PIL import Image
+from support.browser import CHROMIUM, check_pages, has_packages
 
 from skychimp.config.settings import Settings
 from skychimp.models import Role
@@ -22,8 +22,6 @@ from skychimp.services.blog import images, posts
 from skychimp.site.build import build
 from skychimp.store.database import Store
 
-CHECK_PAGES = Path(__file__).with_name("accessibility.cjs")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 TITLES = [
     "Every reply, word for word",
     "Письма, которые доходят",
@@ -51,15 +49,6 @@ C: MAIL FROM:<you@example.org> SIZE=1204 BODY=8BITMIME SMTPUTF8 a-line-that-is-l
 
 <b>raw</b> {{ client.name }}
 """
-
-
-def has_packages(*packages: str) -> bool:
-    """Return whether node finds these npm packages."""
-    script = "process.argv.slice(1).forEach((name) => require.resolve(name + '/package.json'))"
-    return (
-        bool(shutil.which("node"))
-        and not subprocess.run(["node", "-e", script, *packages], capture_output=True).returncode
-    )
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +88,6 @@ def address(site: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-def check_pages(screenshots: Path, *urls: str) -> list[dict[str, Any]]:
-    command = ["node", str(CHECK_PAGES), CHROMIUM, str(screenshots), *urls]
-    done = subprocess.run(command, capture_output=True, timeout=100, check=False, text=True)
-    assert done.returncode == 0, done.stderr
-    results: list[dict[str, Any]] = json.loads(done.stdout)
-    return results
 
 
 def test_pages_load_completely_and_are_accessible(address: str, site: Path, tmp_path: Path) -> None:

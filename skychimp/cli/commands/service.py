@@ -1,4 +1,4 @@
-"""`skychimp service`: print what systemd or cron needs to run this installation."""
+"""`skychimp service`: print what systemd, cron, sudo and web servers need for this installation."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ from skychimp.config import shared
 from skychimp.errors import ConfigError, InvalidValue
 from skychimp.shell import command_line
 from skychimp.text import has_control_character, shortened
+
+if TYPE_CHECKING:
+    from skychimp.config.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -89,6 +92,36 @@ SuccessExitStatus=75
 TimeoutStopSec={stop_seconds}
 KillMode=mixed
 {credential}{sandbox}"""
+_WEB_UNIT = """\
+[Unit]
+Description=Skychimp: answer unsubscribe links on the web
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=exec
+User={user}
+ExecStart={command} serve --log-format logfmt
+Restart=on-failure
+RestartSec=10
+# A restart does not help if the command line or the configuration is invalid.
+RestartPreventExitStatus=2 3
+# Requests that have come are answered first.
+TimeoutStopSec=30
+# For a socket such as unix:/run/skychimp/web.sock. The web server must be in the group of the user.
+RuntimeDirectory=skychimp
+RuntimeDirectoryMode=0750
+{store_credential}{sandbox}ProcSubset=pid
+ProtectProc=invisible
+{loopback}
+[Install]
+WantedBy=multi-user.target
+"""
+_LOOPBACK_ONLY = """\
+# It has nothing to do with other machines.
+IPAddressDeny=any
+IPAddressAllow=localhost
+"""
 _TIMER_UNIT = """\
 [Unit]
 Description=Skychimp: send due mailings every minute
@@ -130,6 +163,7 @@ def systemd(
     """Print systemd units.
 
     skychimp.service runs the daemon. skychimp-run.service with its timer can be used instead of it.
+    skychimp-web.service answers unsubscribe links.
     """
     context = get_context(ctx, json)
     units = _units(context)
@@ -139,6 +173,7 @@ def systemd(
         context.out.note(f"wrote {', '.join(unit.name for unit in units)} to {folder}")
         context.out.note("next: systemctl daemon-reload && systemctl enable --now skychimp.service")
         context.out.note("or without a daemon: systemctl enable --now skychimp-run.timer")
+        context.out.note("for unsubscribe links: systemctl enable --now skychimp-web.service")
     if json:
         context.out.record({unit.name: unit.text for unit in units})
     elif folder is None:
@@ -154,6 +189,44 @@ def cron(ctx: typer.Context, json: Json = False) -> None:
         context.out.record({"crontab": line})
     else:
         context.out.text(line)
+
+
+@app.command(epilog="skychimp service web > /etc/nginx/snippets/skychimp.conf")
+def web(
+    ctx: typer.Context,
+    server: Annotated[
+        Literal["nginx", "caddy", "postgres"], typer.Option("--for", help="What to print it for.")
+    ] = "nginx",
+    role: Annotated[str, typer.Option(help="Role for --for postgres.", metavar="ROLE")] = "skychimp_web",
+    json: Json = False,
+) -> None:
+    """Print what nginx or Caddy needs to pass requests on to [bold]skychimp serve[/bold].
+
+    [bold]--for postgres[/bold] prints the rights of the role with which it should use a store in PostgreSQL.
+    """
+    context = get_context(ctx, json)
+    text = "\n".join(_grants(role)) if server == "postgres" else _proxy_file(context, server)
+    if json:
+        context.out.record({server: text})
+    else:
+        context.out.text(text.rstrip("\n"))
+
+
+def _grants(role: str) -> list[str]:
+    from skychimp.store import web_rights
+
+    if not role or has_control_character(role):
+        raise InvalidValue(f"invalid name {shortened(role)}", "use the name of a role")
+    return web_rights.grants(role)
+
+
+def _proxy_file(context: Context, server: str) -> str:
+    from skychimp.web import proxy_files
+
+    settings = context.settings.web
+    if settings.url is None:
+        raise ConfigError("web.url is not set", "set web.url to the public https URL for unsubscribe links")
+    return (proxy_files.caddy if server == "caddy" else proxy_files.nginx)(settings.url, settings)
 
 
 @app.command(epilog="skychimp service sudoers --group team > skychimp.sudoers && visudo -cf skychimp.sudoers")
@@ -239,13 +312,26 @@ def _units(context: Context) -> list[_Unit]:
         "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
         "watchdog_seconds": max(120, 3 * round(settings.daemon.interval.total_seconds())),
         "credential": _credential(context),
+        "store_credential": _credential_lines("store", settings.store.password_file),
+        "loopback": _LOOPBACK_ONLY if _is_local(settings) else "",
         "sandbox": _SANDBOX.format(folder=_quote_for_systemd(str(_store_folder(context)))),
     }
     return [
         _Unit("skychimp.service", _DAEMON_UNIT.format_map(values)),
         _Unit("skychimp-run.service", _RUN_UNIT.format_map(values)),
         _Unit("skychimp-run.timer", _TIMER_UNIT),
+        _Unit("skychimp-web.service", _WEB_UNIT.format_map(values)),
     ]
+
+
+def _is_local(settings: "Settings") -> bool:
+    """Return whether `serve` talks to nobody but this machine."""
+    from ipaddress import ip_address
+
+    from skychimp.store.schema import is_on_server
+
+    address = settings.web.address
+    return not is_on_server(settings.store_url) and (isinstance(address, str) or ip_address(address[0]).is_loopback)
 
 
 def _command(context: Context) -> list[str]:

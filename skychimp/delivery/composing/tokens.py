@@ -34,8 +34,7 @@ class TokenKey(NamedTuple):
 def make(key: TokenKey, purpose: Purpose, delivery_id: int) -> str:
     """Return a delivery's token: about 34 lower-case letters and digits."""
     named = bytes([key.number]) + delivery_id.to_bytes((delivery_id.bit_length() + 7) // 8)
-    token = base64.b32hexencode(named + _mac(key.key, purpose, named))
-    return token.decode().rstrip("=").lower()
+    return _encode(named + _mac(key.key, purpose, named))
 
 
 def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
@@ -46,11 +45,17 @@ def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
         decoded = base64.b32hexdecode(token.upper() + "=" * (-len(token) % 8))
     except binascii.Error:
         return None
+    if _encode(decoded) != token.lower():  # the last character has bits that are not used
+        return None
     named, mac = decoded[:-_MAC_SIZE], decoded[-_MAC_SIZE:]
     key = keys.get(named[0]) if named else None
     if key is None or not hmac.compare_digest(mac, _mac(key, purpose, named)):
         return None
     return int.from_bytes(named[1:])
+
+
+def _encode(data: bytes) -> str:
+    return base64.b32hexencode(data).decode().rstrip("=").lower()
 
 
 def _mac(key: bytes, purpose: Purpose, named: bytes) -> bytes:

@@ -49,7 +49,10 @@ SORTED_BY = {
 
 @dataclass(frozen=True)
 class SuppressionInfo:
-    """A suppression. `address` is None once the person was forgotten, `topic` if it holds for all mail."""
+    """A suppression. `address` is None once the person was forgotten, `topic` if it holds for all mail.
+
+    `until` is when it ends, None if it holds for good.
+    """
 
     address: str | None
     reason: str
@@ -58,6 +61,7 @@ class SuppressionInfo:
     source: SuppressionSource
     at: datetime
     note: str
+    until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def find_covering(store: Store, actor: Actor, target: str) -> list[SuppressionIn
     key = parse_target(target).key
     with store.read() as db:
         is_covering = store_suppressions.is_of_any(db.connection(), store_suppressions.keys_for(key))
-        is_covering &= _S.c.owner_id.in_([actor.user_id, EVERYBODY])
+        is_covering &= _S.c.owner_id.in_([actor.user_id, EVERYBODY]) & store_suppressions.is_in_force()
         return [
             _suppression_info(row) for row in db.execute(select(_S).where(is_covering).order_by(_S.c.topic, _S.c.id))
         ]
@@ -196,7 +200,7 @@ def list_suppressions(
     """
     holds = _holds(actor, Action.SEE_CLIENTS, topic, everywhere)
     rows = select(_S)
-    found = rows.where(_S.c.owner_id == holds.owner_id)
+    found = rows.where(_S.c.owner_id == holds.owner_id, store_suppressions.is_in_force())
     if reason is not None:
         found = found.where(_S.c.reason == nfc(reason).strip())
     if topic is not None:
@@ -212,12 +216,12 @@ def export(
 ) -> Iterator[SuppressionInfo]:
     """Yield suppressions for a file, after recording that in the audit trail. Raises InvalidValue, Denied.
 
-    Those of forgotten persons are not among them, as their addresses are not known.
+    Those of forgotten persons are not among them, as their addresses are not known. Nor are those that end.
     """
     holds = _holds(actor, Action.SEE_CLIENTS, topic, everywhere)
     audit.record_if_possible(store, actor, "export", "suppression", None, _detail("", holds))
     listed = list_suppressions(store, actor, ListOptions(), topic=topic, everywhere=everywhere)
-    yield from (each for each in listed if each.address is not None)
+    yield from (each for each in listed if each.address is not None and each.until is None)
 
 
 def require_all(
@@ -274,7 +278,7 @@ def _spelled(db: Session, holds: Holds) -> Holds:
 
 
 def _select(db: Session, keys: Collection[str], holds: Holds) -> Select[Any]:
-    is_of_any = store_suppressions.is_of_any(db.connection(), keys)
+    is_of_any = store_suppressions.is_of_any(db.connection(), keys) & store_suppressions.is_in_force()
     return select(_S).where(is_of_any, _S.c.owner_id == holds.owner_id, _S.c.topic == holds.topic).order_by(_S.c.id)
 
 
@@ -294,7 +298,7 @@ def _get(db: Session, address: Address, holds: Holds) -> Row[Any]:
 
 def _suppression_info(row: Row[Any]) -> SuppressionInfo:
     return SuppressionInfo(
-        row.address, row.reason, row.topic or None, row.owner_id == EVERYBODY, row.source, row.at, row.note
+        row.address, row.reason, row.topic or None, row.owner_id == EVERYBODY, row.source, row.at, row.note, row.until
     )
 
 

@@ -25,8 +25,8 @@ from skychimp.delivery.inbound.severity import Severity
 from skychimp.errors import InvalidValue
 from skychimp.models import ReturnedKind, StoreInfo, SuppressionSource
 from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
-from skychimp.services.inbound import unsubscribing
-from skychimp.services.inbound.unsubscribing import Recipient
+from skychimp.services.unsubscribing import recipients
+from skychimp.services.unsubscribing.recipients import Recipient
 from skychimp.store import returned_mail, token_keys
 from skychimp.store.clients import bad_addresses, suppressions
 from skychimp.store.clients.bad_addresses import BadAddress
@@ -146,7 +146,7 @@ class _Finder:
         """Return what emails are about. Each comes with the recipient of its envelope, None if that is not known."""
         named = [self._read_tokens(mail, envelope) for mail, envelope in mails]
         ids = {delivery_id for each in named for delivery_id in each if delivery_id is not None}
-        self._recipients |= unsubscribing.recipients_of(self._db, list(ids))
+        self._recipients |= recipients.recipients_of(self._db, list(ids))
         return [self._find(mail, each) for (mail, _), each in zip(mails, named, strict=True)]
 
     def _read_tokens(self, mail: IncomingMail, envelope: str | None) -> _Tokens:
@@ -207,7 +207,7 @@ class _Finder:
         named = {message_id.partition("@")[0] for message_id in message_ids}
         same = (each for each in recent if compose.message_id(self.secret, each, "x").partition("@")[0] in named)
         delivery_id = next(same, next(iter(recent), None))
-        return None if delivery_id is None else unsubscribing.recipients_of(self._db, [delivery_id]).get(delivery_id)
+        return None if delivery_id is None else recipients.recipients_of(self._db, [delivery_id]).get(delivery_id)
 
 
 def _failure_of(recipient: Recipient, failures: Sequence[Failure]) -> Failure:
@@ -311,7 +311,8 @@ class _Effects:
     def _suppress(
         self, recipient: Recipient, reason: str, source: SuppressionSource, *, all_mail: bool = False
     ) -> None:
-        unsubscribing.suppress(self._db, recipient, reason, source, self._now, all_mail=all_mail)
+        topic = "" if all_mail else recipient.topic
+        recipients.suppress(self._db, recipient, topic, reason, source, self._now)
 
     def _hash(self, recipient: Recipient) -> str:
         return recipient.address_hash or suppressions.address_hash(self._secret, recipient.address_key)

@@ -243,8 +243,8 @@ def _known_client(db: Session, client: _Client, actor: Actor) -> KnownClient:
 def _find_suppressions(db: Session, owners: Select[tuple[int]], key: str) -> list[KnownSuppression]:
     query = select(_S.c.address, _U.c.email, _S.c.topic, _S.c.reason, _S.c.source, _S.c.at)
     query = query.outerjoin(_U, _U.c.id == _S.c.owner_id).where(_S.c.address_key.in_(suppressions.keys_for(key)))
-    query = query.where(or_(_S.c.owner_id.in_(owners), _S.c.owner_id == EVERYBODY)).order_by(_S.c.at, _S.c.id)
-    rows = db.execute(query)
+    query = query.where(or_(_S.c.owner_id.in_(owners), _S.c.owner_id == EVERYBODY), suppressions.is_in_force())
+    rows = db.execute(query.order_by(_S.c.at, _S.c.id))
     return [KnownSuppression(address, owner, topic or None, *more) for address, owner, topic, *more in rows]
 
 

@@ -10,10 +10,25 @@ import hmac
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from skychimp.models import (
     EVERYBODY,
@@ -38,6 +53,10 @@ _O = Occurrence.__table__
 _AT_ONCE = 1_000
 """How many addresses are looked for in one statement."""
 
+_SELECT_SECRET = select(StoreInfo.__table__.c.secret)
+_ADDRESS = ("address", "address_key")
+_REPLACED = ("reason", "source", "at", "note", "until")
+
 BOUNCE = "bounce"
 """The reason of an address that does not exist. A person can make its client good again, which ends the suppression."""
 
@@ -45,7 +64,8 @@ BOUNCE = "bounce"
 class NewSuppression(NamedTuple):
     """A suppression to add. `address` is as a person writes it, `key` as addresses are compared.
 
-    `at` is the time at which the person opted out, if that is known and was before now.
+    `at` is the time at which the person opted out, if that is known and was before now. `until` is when it ends, None
+    if it holds for good.
     """
 
     address: str
@@ -53,6 +73,7 @@ class NewSuppression(NamedTuple):
     reason: str
     note: str = ""
     at: datetime | None = None
+    until: datetime | None = None
 
 
 class Holds(NamedTuple):
@@ -60,6 +81,12 @@ class Holds(NamedTuple):
 
     owner_id: int
     topic: str = ""
+
+
+def is_in_force() -> ColumnElement[bool]:
+    """Return the condition of a suppression that has not ended."""
+    # SQLite has both as texts that sort by time, and each is in UTC.
+    return or_(_S.c.until.is_(None), _S.c.until > func.current_timestamp())
 
 
 def is_suppressed(
@@ -106,7 +133,8 @@ def add(
 ) -> int:
     """Add suppressions of addresses, and cancel what waits for them. Return how many emails that are.
 
-    Those that exist stay as they are, except that any other reason replaces BOUNCE.
+    Those that exist stay as they are, except that any other reason replaces BOUNCE, and that one for good replaces one
+    that ends. One that ends replaces only another one that ends.
     """
     if not suppressions:
         return 0
@@ -122,40 +150,38 @@ def add(
             "source": source,
             "at": min(each.at or now, now),
             "note": each.note,
+            "until": each.until,
         }
         for each in suppressions
     ]
-    inserted = insert_or(_S)
-    known = {name: inserted.excluded[name] for name in ("address", "address_key", "reason", "source", "at", "note")}
-    was_bounce = (_S.c.reason == BOUNCE) & (inserted.excluded.reason != BOUNCE)
-    db.execute(
-        inserted.on_conflict_do_update(
-            index_elements=["address_hash", "owner_id", "topic"],
-            set_=known,
-            where=or_(was_bounce, _S.c.address_key.is_(None)),
-        ),
-        rows,
-    )
+    db.execute(_insert_or_replace(is_erased=False), rows)
     return cancel_waiting(db, [each.key for each in suppressions], holds)
 
 
 def add_erased(
-    db: Connection, hashed: str, reason: str, holds: Holds, source: SuppressionSource, now: datetime
+    db: Connection,
+    hashed: str,
+    reason: str,
+    holds: Holds,
+    source: SuppressionSource,
+    now: datetime,
+    until: datetime | None = None,
 ) -> None:
-    """Add the suppression of a forgotten address by its hash. It replaces BOUNCE only, as in `add`.
+    """Add the suppression of a forgotten address by its hash. It replaces what `add` would replace.
 
     If a client has the address again, the suppression is of that client, and what waits for it is cancelled. To find
     such a client, all of the user's are read.
     """
-    inserted = insert_or(_S).values(
-        **holds._asdict(), address_hash=hashed, reason=reason, source=source, at=now, note=""
-    )
-    added = inserted.on_conflict_do_update(
-        index_elements=["address_hash", "owner_id", "topic"],
-        set_={name: inserted.excluded[name] for name in ("reason", "source", "at", "note")},
-        where=_S.c.reason == BOUNCE,
-    )
-    if not db.execute(added).rowcount:
+    row = {
+        **holds._asdict(),
+        "address_hash": hashed,
+        "reason": reason,
+        "source": source,
+        "at": now,
+        "note": "",
+        "until": until,
+    }
+    if not db.execute(_insert_or_replace(is_erased=True), row).rowcount:
         return
     secret = _secret(db)
     clients = db.execute(select(_C.c.address_key, _C.c.email).where(_C.c.owner_id == holds.owner_id))
@@ -163,6 +189,20 @@ def add_erased(
     if known:
         recall(db, known)
         cancel_waiting(db, list(known), holds)
+
+
+@cache
+def _insert_or_replace(*, is_erased: bool) -> Executable:
+    inserted = insert_or(_S)
+    new = inserted.excluded
+    is_replaceable = and_(_S.c.reason == BOUNCE, new.reason != BOUNCE)
+    if not is_erased:
+        is_replaceable = or_(is_replaceable, _S.c.address_key.is_(None))
+    return inserted.on_conflict_do_update(
+        index_elements=["address_hash", "owner_id", "topic"],
+        set_={name: new[name] for name in (_REPLACED if is_erased else (*_ADDRESS, *_REPLACED))},
+        where=or_(_S.c.until.is_not(None), and_(is_replaceable, new.until.is_(None))),
+    )
 
 
 def cancel_waiting(db: Connection, keys: Collection[str], holds: Holds) -> int:
@@ -191,8 +231,14 @@ def remove(db: Connection, key: str, holds: Holds, only_reason: str | None = Non
     return db.execute(delete(_S).where(is_removed)).rowcount > 0
 
 
+def remove_by_hash(db: Connection, hashed: str, holds: Holds, sources: Collection[SuppressionSource]) -> None:
+    """Remove the suppression of an address, which may be erased, if it has one of these sources."""
+    is_removed = (_S.c.address_hash == hashed) & (_S.c.owner_id == holds.owner_id) & (_S.c.topic == holds.topic)
+    db.execute(delete(_S).where(is_removed, _S.c.source.in_(sources)))
+
+
 def is_of_any(db: Connection, keys: Collection[str]) -> ColumnElement[bool]:
-    """Return the condition of the suppressions of these addresses and domains, also of erased ones."""
+    """Return the condition of the suppressions of these addresses and domains, also of erased and ended ones."""
     secret = _secret(db)
     return _S.c.address_hash.in_([address_hash(secret, key) for key in keys])
 
@@ -257,6 +303,7 @@ def _conditions(
         _S.c.address_key.in_([key, _domain(key)]),
         _S.c.owner_id.in_([literal(EVERYBODY), owner_id]),
         _S.c.topic.in_([literal(""), topic]),
+        is_in_force(),
     )
 
 
@@ -289,4 +336,4 @@ def hash_of(db: Connection, key: str) -> str:
 
 
 def _secret(db: Connection) -> bytes:
-    return bytes(db.scalar(select(StoreInfo.__table__.c.secret)) or b"")
+    return bytes(db.scalar(_SELECT_SECRET) or b"")

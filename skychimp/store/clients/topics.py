@@ -37,6 +37,7 @@ def spell(db: Connection, owner_id: int, topic: str) -> str:
 def cancel_suppressed(db: Connection, owner_id: int, topic: str) -> None:
     """Cancel what waits for the addresses that are suppressed for a topic, after a mailing of the user got it."""
     is_theirs = or_(_S.c.owner_id == owner_id, _S.c.owner_id == literal(EVERYBODY))
-    keys = db.scalars(select(_S.c.address_key).where(is_theirs, _S.c.topic == topic, _S.c.address_key.is_not(None)))
+    is_known = suppressions.is_in_force() & _S.c.address_key.is_not(None)
+    keys = db.scalars(select(_S.c.address_key).where(is_theirs, _S.c.topic == topic, is_known))
     for batch in keys.partitions(BATCH):
         suppressions.cancel_waiting(db, batch, Holds(owner_id, topic))

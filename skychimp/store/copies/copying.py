@@ -25,8 +25,8 @@ def copy_rows(source: Connection, target: Connection, progress: Progress) -> dic
     """
     tables = metadata.sorted_tables
     total = sum(source.scalar(select(func.count()).select_from(table)) or 0 for table in tables)
-    target.execute(delete(StoreInfo.__table__))
-    target.execute(delete(TokenKey.__table__))
+    for table in (StoreInfo.__table__, TokenKey.__table__):
+        target.execute(delete(table))
     rows: dict[str, int] = {}
     for table in tables:
         done = sum(rows.values())

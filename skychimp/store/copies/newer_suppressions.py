@@ -15,8 +15,8 @@ from skychimp.store.clients import suppressions
 # Those of users that the backup lacks are not needed: a user's id may be given to somebody else. An address that only
 # the backup knows stays known, as the backup's clients may have it.
 _ADD = f"""
-    INSERT INTO suppression (owner_id, topic, address_hash, address, address_key, reason, source, at, note)
-    SELECT n.owner_id, n.topic, n.address_hash, n.address, n.address_key, n.reason, n.source, n.at, n.note
+    INSERT INTO suppression (owner_id, topic, address_hash, address, address_key, reason, source, at, note, until)
+    SELECT n.owner_id, n.topic, n.address_hash, n.address, n.address_key, n.reason, n.source, n.at, n.note, n.until
     FROM newer.suppression AS n
     LEFT JOIN newer.user AS owner ON owner.id = n.owner_id
     LEFT JOIN user AS same ON (same.id, same.created_at) = (owner.id, owner.created_at)
@@ -26,7 +26,8 @@ _ADD = f"""
             WHERE (s.address_hash, s.owner_id, s.topic) = (n.address_hash, n.owner_id, n.topic) AND s.at >= n.at)
     ORDER BY n.id
     ON CONFLICT (address_hash, owner_id, topic) DO UPDATE
-        SET reason = excluded.reason, source = excluded.source, at = excluded.at, note = excluded.note"""  # noqa: S608
+        SET reason = excluded.reason, source = excluded.source, at = excluded.at, note = excluded.note,
+            until = excluded.until"""  # noqa: S608
 
 
 def add(execute: Callable[..., CursorResult[Any]]) -> int:

@@ -52,7 +52,7 @@ def test_systemd_accepts_the_units(home: Home) -> None:
     )
     units = sorted(home.folder.glob("skychimp*.[st]*"))
     assert [unit.name for unit in units if unit.suffix in (".service", ".timer")] == [
-        "skychimp-run.service", "skychimp-run.timer", "skychimp.service",
+        "skychimp-run.service", "skychimp-run.timer", "skychimp-web.service", "skychimp.service",
     ]  # fmt: skip
     for unit in (unit for unit in units if unit.suffix in (".service", ".timer")):
         done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
@@ -187,6 +187,50 @@ def test_account_of_the_unit_does_not_come_from_the_environment(home: Home) -> N
     text = run_service(home, "systemd", LOGNAME="x\nExecStartPre=id", USER="eve")
     assert f"User={pwd.getpwuid(os.geteuid()).pw_name}\n" in text
     assert "ExecStartPre" not in text
+
+
+# Web
+
+
+WEB = {"SKYCHIMP_WEB__URL": "https://news.example.org"}
+
+
+def test_web_unit_may_only_talk_to_this_machine(home: Home) -> None:
+    run_service(home, "systemd", "--dir", str(home.folder))
+    lines = (home.folder / "skychimp-web.service").read_text().splitlines()
+    assert {"IPAddressDeny=any", "NoNewPrivileges=yes", "ProtectSystem=strict", "TimeoutStopSec=30"} <= set(lines)
+    assert any(line.startswith("ExecStart=") and line.endswith(" serve --log-format logfmt") for line in lines)
+    run_service(home, "systemd", "--dir", str(home.folder), SKYCHIMP_WEB__LISTEN="0.0.0.0:8025")
+    assert "IPAddressDeny" not in (home.folder / "skychimp-web.service").read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "listen", "server", "words"),
+    [
+        ("", "127.0.0.1:9", "nginx", ["location ~ ^/[up]/ {", "proxy_pass http://127.0.0.1:9;", "access_log off;"]),
+        ("/mail", "unix:/run/w.sock", "nginx", ["rewrite ^/mail(/[up]/.*)$ $1 break;", "http://unix:/run/w.sock;"]),
+        ("", "127.0.0.1:9", "caddy", ["news.example.org {", "path /u/* /p/*", "reverse_proxy 127.0.0.1:9"]),
+        ("/mail", "unix:/run/w.sock", "caddy", ["uri strip_prefix /mail", "reverse_proxy unix//run/w.sock"]),
+    ],
+)
+def test_web_server_passes_only_the_pages_on(home: Home, url: str, listen: str, server: str, words: list[str]) -> None:
+    environ = {"SKYCHIMP_WEB__URL": WEB["SKYCHIMP_WEB__URL"] + url, "SKYCHIMP_WEB__LISTEN": listen}
+    text = run_service(home, "web", "--for", server, **environ)
+    for word in words:
+        assert word in text
+    assert "metrics" not in text
+
+
+def test_rights_of_the_role_are_printed(home: Home) -> None:
+    lines = run_service(home, "web", "--for", "postgres", "--role", 'a"b').splitlines()
+    assert 'GRANT INSERT, DELETE ON suppression TO "a""b";' in lines
+    assert not [line for line in lines if "client" in line or "user" in line]
+
+
+def test_web_needs_its_url(home: Home) -> None:
+    done = home.call("--config", "my config.toml", "service", "web")
+    assert (done.status, done.out) == (3, "")
+    assert done.err.startswith("error: web.url is not set\nhint: ")
 
 
 # sudo

@@ -19,7 +19,7 @@ from skychimp.store.database import SQLITE, Store
 
 HomeOf = Callable[[Actor], Home]
 
-FIELDS = {"address", "reason", "topic", "everywhere", "source", "at", "note"}
+FIELDS = {"address", "reason", "topic", "everywhere", "source", "at", "note", "until"}
 TODAY = f"{datetime.now().astimezone():%Y-%m-%d}"
 
 

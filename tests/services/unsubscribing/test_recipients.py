@@ -8,7 +8,7 @@ from support.returned import send_mailing, token_for
 from skychimp.delivery.composing.tokens import Purpose
 from skychimp.models import Delivery, DeliveryState, Suppression, SuppressionSource
 from skychimp.permissions import Actor
-from skychimp.services.inbound import unsubscribing
+from skychimp.services.unsubscribing import recipients
 from skychimp.services.users import privacy
 from skychimp.store import token_keys
 from skychimp.store.clients import audience
@@ -25,7 +25,7 @@ def test_token_suppresses_the_recipient(store: Store, ada: Actor, topic: str, al
     token = token_for(store, Purpose.UNSUBSCRIBE, delivery_id)
 
     for _ in range(2):
-        recipient = unsubscribing.unsubscribe(store, token, WEB, all_mail=all_mail)
+        recipient = recipients.unsubscribe(store, token, WEB, all_mail=all_mail)
         assert recipient is not None
         assert (recipient.address, recipient.topic, recipient.owner_id) == ("grace@example.org", topic, ada.user_id)
 
@@ -44,7 +44,7 @@ def test_waiting_emails_are_cancelled(store: Store, ada: Actor) -> None:
     open_due(store)
     create_deliveries(store, 2)
 
-    unsubscribing.unsubscribe(store, token_for(store, Purpose.UNSUBSCRIBE, delivery_id), WEB)
+    recipients.unsubscribe(store, token_for(store, Purpose.UNSUBSCRIBE, delivery_id), WEB)
 
     assert [delivery.state for delivery in rows(store, Delivery)] == [DeliveryState.SENT, DeliveryState.CANCELLED]
 
@@ -55,14 +55,16 @@ def test_other_tokens_change_nothing(store: Store, ada: Actor) -> None:
     missing = token_for(store, Purpose.UNSUBSCRIBE, 10**6)
 
     for token in ("", "x" * 5_000, valid[:-1], token_for(store, Purpose.BOUNCE, delivery_id), missing, "ü"):
-        assert unsubscribing.unsubscribe(store, token, WEB) is None
+        assert recipients.unsubscribe(store, token, WEB) is None
     assert rows(store, Suppression) == []
 
 
 def test_finding_changes_nothing(store: Store, ada: Actor) -> None:
     (delivery_id,) = send_mailing(store, ada, "grace")
 
-    assert unsubscribing.find(store, token_for(store, Purpose.UNSUBSCRIBE, delivery_id).upper()) is not None
+    token = token_for(store, Purpose.UNSUBSCRIBE, delivery_id).upper()
+    with store.read() as db:
+        assert recipients.find(db.connection(), token_keys.read(db.connection(), store.now()), token) is not None
     assert rows(store, Suppression) == []
 
 
@@ -72,7 +74,7 @@ def test_token_works_after_the_key_was_replaced(store: Store, ada: Actor) -> Non
     with store.write() as db:
         token_keys.replace(db.connection(), store.now())
 
-    assert unsubscribing.unsubscribe(store, token, WEB) is not None
+    assert recipients.unsubscribe(store, token, WEB) is not None
 
 
 @pytest.mark.parametrize("comes_back", ["before", "after", "never"])
@@ -84,7 +86,7 @@ def test_forgotten_person_can_unsubscribe(store: Store, ada: Actor, comes_back: 
     if comes_back == "before":
         create_client(store, ada, "grace")
 
-    recipient = unsubscribing.unsubscribe(store, token, WEB)
+    recipient = recipients.unsubscribe(store, token, WEB)
 
     assert recipient is not None
     assert recipient.address is None

@@ -1,0 +1,1 @@
+"""The small web server: unsubscribe links, preferences, health and metrics. It needs the extra `web`."""
