@@ -19,7 +19,7 @@ from skychimp.permissions import Actor
 from skychimp.store import token_keys
 from skychimp.store.database import Store
 
-BOTH = {"web": {"url": "https://mail.example.org"}, "inbound": {"address": "in@example.net"}}
+BOTH: dict[str, Any] = {"web": {"url": "https://mail.example.org"}, "inbound": {"address": "in@example.net"}}
 LATER = timedelta(hours=1)
 BODY = "Dear {{ client.name }},\n\nleave: {{ unsubscribe_url }}\n{{ postal_address }}\n"
 ONE = ("bob@example.org",)
