@@ -1,7 +1,8 @@
 """Restrict what the web server may do with a store, as it talks to anybody.
 
-It reads the deliveries that tokens name and what it counts, and writes suppressions and what they cancel. On SQLite,
-each connection refuses everything else. On PostgreSQL, a role of its own with the rights from `grants` does that.
+It reads the deliveries that tokens name and what it counts, and writes suppressions and what they cancel. Of clients it
+reads only the addresses, to find who was forgotten and is a client again. On SQLite, each connection refuses everything
+else. On PostgreSQL, a role of its own with the rights from `grants` does that.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,26 @@ from skychimp.store.database import SQLITE, Store
 
 _SUPPRESSION_COLUMNS = frozenset(Suppression.__table__.c.keys())
 
+_DELIVERY_COLUMNS = frozenset({
+    "id", "occurrence_id", "client_id", "address", "address_key", "address_hash", "state", "attempts", "next_try_at",
+})  # fmt: skip
+
 READ: Mapping[str, frozenset[str]] = {
     "alembic_version": frozenset({"version_num"}),
     "attempt": frozenset({"delivery_id", "number", "outcome"}),
     "client": frozenset({"owner_id", "email", "address_key"}),
     "delivery": frozenset(
-        {"id", "occurrence_id", "client_id", "address", "address_key", "address_hash", "state", "attempts"}
-        | {"next_try_at"}
+        [
+            "id",
+            "occurrence_id",
+            "client_id",
+            "address",
+            "address_key",
+            "address_hash",
+            "state",
+            "attempts",
+            "next_try_at",
+        ]
     ),
     "intent": frozenset({"delivery_id", "lease_id"}),
     "lease": frozenset({"delivery_ids"}),

@@ -4,25 +4,27 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import text
-from support.queue_steps import open_mailing
+from support.queue_steps import open_mailing, rows
+from support.returned import token_for
 
 from skychimp.delivery.composing import tokens
 from skychimp.delivery.composing.tokens import Purpose, TokenKey
 from skychimp.errors import StoreFailed
-from skychimp.models import SuppressionSource
+from skychimp.models import Suppression, SuppressionSource
 from skychimp.permissions import Actor
 from skychimp.services.operations.metrics import read_metrics
 from skychimp.services.unsubscribing import preferences, recipients
-from skychimp.store import token_keys, web_rights
+from skychimp.store import ledger, token_keys, web_rights
 from skychimp.store.database import POSTGRESQL, Store
 from skychimp.store.schema import open_store
 
 ROLE = "skychimp_web"
 
 REFUSED = [
-    "SELECT email FROM client",
+    "SELECT name FROM client",
     "SELECT id FROM client",
-    "SELECT count(*) FROM client",
+    "SELECT comment FROM client",
+    "DELETE FROM client",
     'SELECT email FROM "user"',
     "SELECT subject FROM occurrence",
     "SELECT comment FROM delivery",
@@ -47,8 +49,10 @@ REFUSED = [
 
 @pytest.fixture
 def restricted(store: Store, ada: Actor) -> Iterator[Store]:
-    """Return a store with two queued emails, with the rights of the web server."""
+    """Return a store with two queued emails, with the rights of the web server. Ann's email does not name her."""
     open_mailing(store, ada, "ann", "bob", topic="news")
+    with store.write() as db:
+        ledger.erase_recipients(db.connection(), [1])
     if store.dialect != POSTGRESQL:
         assert web_rights.restrict(store)
         yield store
@@ -95,3 +99,9 @@ def test_web_server_can_do_its_work(restricted: Store, store: Store) -> None:
     assert recipients.unsubscribe(restricted, token, SuppressionSource.WEB) == recipient
     assert 'skychimp_suppressions{reason="unsubscribed"} 1' in read_metrics(restricted)
     assert 'skychimp_queue{state="queued"} 1' in read_metrics(restricted)
+
+
+def test_web_server_can_suppress_who_was_forgotten(restricted: Store) -> None:
+    token = token_for(restricted, Purpose.UNSUBSCRIBE, 1)
+    assert recipients.unsubscribe(restricted, token, SuppressionSource.WEB) is not None
+    assert [row.address for row in rows(restricted, Suppression)] == ["ann@example.org"]

@@ -22,6 +22,7 @@ from support.web_server import ONE_CLICK, WebServer, make_token
 from skychimp.delivery.composing.tokens import Purpose
 from skychimp.models import Delivery, DeliveryState, Suppression, SuppressionSource
 from skychimp.permissions import Actor
+from skychimp.services.users import privacy
 from skychimp.store import token_keys
 from skychimp.store.clients import suppressions
 from skychimp.store.clients.suppressions import Holds, NewSuppression
@@ -142,6 +143,15 @@ def test_all_mail_is_paused_stopped_and_resumed(server: WebServer, store: Store)
     shown = server.ask("POST", path, "do=resume").text
     assert (rows(store, Suppression), "You get email from this sender" in shown) == ([], True)
     assert server.stop(signal.SIGINT) == 130
+
+
+def test_who_was_forgotten_can_unsubscribe(server: WebServer, store: Store, ada: Actor) -> None:
+    token = token_of(store, "ann")
+    privacy.forget(store, ada, "ann@example.org")
+    assert checked(server.ask("GET", f"/p/{token}").text) == {"news": True}
+    assert "goes to your address." in server.ask("POST", f"/u/{token}", ONE_CLICK).text
+    (row,) = rows(store, Suppression)
+    assert (row.address, row.topic, row.reason) == (None, "news", "unsubscribed")
 
 
 def test_what_others_suppressed_is_not_taken_back(shared: tuple[Store, WebServer]) -> None:
