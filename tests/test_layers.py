@@ -24,6 +24,7 @@ PURE = {
     "delivery.composing.conversions",
     "delivery.composing.digest",
     "delivery.composing.dkim",
+    "delivery.composing.extras",
     "delivery.composing.field_uses",
     "delivery.composing.field_values",
     "delivery.composing.mime",

@@ -7,15 +7,12 @@ the token of a delivery is filled in for each email.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from skychimp import addresses
 from skychimp.delivery.composing import mime
 from skychimp.text import folded
-
-if TYPE_CHECKING:
-    from skychimp.config.settings import Settings
 
 UNSUBSCRIBE_URL, POSTAL_ADDRESS = "unsubscribe_url", "postal_address"
 """The variables of templates that are filled in from here."""
@@ -68,6 +65,38 @@ class Extras(NamedTuple):
 NO_EXTRAS = Extras()
 
 
+class _Mail(Protocol):
+    @property
+    def sender(self) -> str | None: ...
+    @property
+    def reply_to(self) -> str | None: ...
+    @property
+    def postal_address(self) -> str | None: ...
+    @property
+    def headers(self) -> Mapping[str, str] | None: ...
+
+
+class _Web(Protocol):
+    @property
+    def url(self) -> str | None: ...
+
+
+class _Inbound(Protocol):
+    @property
+    def address(self) -> str | None: ...
+
+
+class GivenSettings(Protocol):
+    """The settings that extras are made of."""
+
+    @property
+    def mail(self) -> _Mail: ...
+    @property
+    def web(self) -> _Web: ...
+    @property
+    def inbound(self) -> _Inbound: ...
+
+
 class MailingTraits(Protocol):
     """The columns of a mailing that its headers depend on."""
 
@@ -81,7 +110,7 @@ class MailingTraits(Protocol):
     def transactional(self) -> bool: ...
 
 
-def make(settings: "Settings", mailing: MailingTraits, key: int) -> Extras:
+def make(settings: GivenSettings, mailing: MailingTraits, key: int) -> Extras:
     """Return what the settings add to the emails of a mailing. `key` is the number of the newest key for tokens.
 
     A transactional mailing has no header that says that it is bulk mail, or how to unsubscribe.
@@ -96,7 +125,7 @@ def make(settings: "Settings", mailing: MailingTraits, key: int) -> Extras:
     return extras._replace(headers=(*headers, *extras.headers), is_bulk=not mailing.transactional, key=key)
 
 
-def make_sample(settings: "Settings") -> Extras:
+def make_sample(settings: GivenSettings) -> Extras:
     """Return what an email without a mailing has, for a preview or a test. It has a link of each kind that is set.
 
     The headers are those of `mail.reply_to` and `mail.headers`, and Auto-Submitted.
@@ -144,7 +173,7 @@ def _header_value(name: str, text: str) -> bytes:
     return text.encode() if text.isascii() else mime.header_value(text)
 
 
-def _from_settings(settings: "Settings") -> Extras:
+def _from_settings(settings: GivenSettings) -> Extras:
     mail = settings.mail
     headers = list((mail.headers or {}).items())
     if mail.reply_to is not None:
