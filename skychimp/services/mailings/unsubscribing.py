@@ -9,7 +9,7 @@ from skychimp.delivery.composing.extras import POSTAL_ADDRESS, UNSUBSCRIBE_URL
 from skychimp.delivery.sending.occurrence_emails import NO_LINK_HINT
 from skychimp.errors import InvalidValue
 from skychimp.models import Format, Message
-from skychimp.permissions import Actor
+from skychimp.permissions import Action, Actor, authorize
 from skychimp.store.database import Store
 
 _MSG = Message.__table__
@@ -23,6 +23,7 @@ def check_message(
     Raises InvalidValue if it shows a link for unsubscribing, and the settings have none. About somebody else's message
     nothing is said.
     """
+    authorize(actor, Action.SEE_MESSAGES)
     with store.read() as db:
         row = db.execute(select(_MSG).where(_MSG.c.id == message_id, _MSG.c.owner_id == actor.user_id)).one_or_none()
     if row is None:
