@@ -51,8 +51,8 @@ REFUSED = [
 def restricted(store: Store, ada: Actor) -> Iterator[Store]:
     """Return a store with two queued emails, with the rights of the web server. Ann's email does not name her."""
     open_mailing(store, ada, "ann", "bob", topic="news")
-    with store.write() as db:
-        ledger.erase_recipients(db.connection(), [1])
+    with store.write() as transaction:
+        ledger.erase_recipients(transaction.connection(), [1])
     if store.dialect != POSTGRESQL:
         assert web_rights.restrict(store)
         yield store
