@@ -7,12 +7,17 @@ resend has the same one. Each purpose has tokens of its own: who sees a return p
 
 import base64
 import binascii
+import hashlib
 import hmac
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 _MAC_SIZE = 16
+_BLOCK_SIZE = 64
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _MAX_LENGTH = 64
 """Characters. The local part of an address may have as many."""
 
@@ -34,8 +39,7 @@ class TokenKey(NamedTuple):
 def make(key: TokenKey, purpose: Purpose, delivery_id: int) -> str:
     """Return a delivery's token: about 34 lower-case letters and digits."""
     named = bytes([key.number]) + delivery_id.to_bytes((delivery_id.bit_length() + 7) // 8)
-    token = base64.b32hexencode(named + _mac(key.key, purpose, named))
-    return token.decode().rstrip("=").lower()
+    return _base32hex(named + _mac(key.key, purpose, named))
 
 
 def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
@@ -54,4 +58,26 @@ def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
 
 
 def _mac(key: bytes, purpose: Purpose, named: bytes) -> bytes:
-    return hmac.digest(key, purpose.encode() + b"\0" + named, "sha256")[:_MAC_SIZE]
+    """Return HMAC-SHA-256 (RFC 2104), cut to 128 bits. To go on from copies takes a third of the time of `hmac`."""
+    started_inner, started_outer = _started(key, purpose)
+    inner, outer = started_inner.copy(), started_outer.copy()
+    inner.update(named)
+    outer.update(inner.digest())
+    return outer.digest()[:_MAC_SIZE]
+
+
+def _base32hex(data: bytes) -> str:
+    """Encode bytes in lower case without padding. `base64.b32hexencode` takes twice as long."""
+    length = len(data) * 8
+    number = int.from_bytes(data) << (-length % 10)
+    pairs = [_PAIRS[number >> shift & 1023] for shift in range((length - 1) // 10 * 10, -1, -10)]
+    return "".join(pairs)[: (length + 4) // 5]
+
+
+@lru_cache(maxsize=64)
+def _started(key: bytes, purpose: Purpose) -> tuple["hashlib._Hash", "hashlib._Hash"]:
+    """Return the inner and the outer hash of a purpose's HMAC, before the name and the inner digest are added."""
+    block = (key if len(key) <= _BLOCK_SIZE else hashlib.sha256(key).digest()).ljust(_BLOCK_SIZE, b"\0")
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    inner.update(purpose.encode() + b"\0")
+    return inner, outer

@@ -17,7 +17,8 @@ ADA = Recipient("ada@example.org", "Ada Lovelace", "", [])
 LONG_LINE = "word " * 180
 
 pieces = st.sampled_from(
-    ["{{ client.name }}", "{{ client.email }}", "{{ client.comment }}", "{{ unsubscribe_url }}", "{{ postal_address }}", "Dear ", "\n", "\n\n", ".", "\n.", "=", "=_",
+    ["{{ client.name }}", "{{ client.email }}", "{{ client.comment }}", "{{ unsubscribe_url }}", "{{ postal_address }}",
+     "Dear ", "\n", "\n\n", ".", "\n.", "=", "=_",
      "_", "\r\n", "\r", "\t", "<b>", "&", "\xe9", "{{ client.tags }}", "x" * 990, LONG_LINE]
 )  # fmt: skip
 sources = st.lists(pieces, max_size=8).map("".join)
