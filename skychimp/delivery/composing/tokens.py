@@ -9,15 +9,14 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
 _MAC_SIZE = 16
 _BLOCK_SIZE = 64
-_DIGITS = "0123456789abcdefghijklmnopqrstuv"
-_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_DIGITS = b"0123456789abcdefghijklmnopqrstuv".ljust(256)
 _MAX_LENGTH = 64
 """Characters. The local part of an address may have as many."""
 
@@ -67,11 +66,22 @@ def _mac(key: bytes, purpose: Purpose, named: bytes) -> bytes:
 
 
 def _base32hex(data: bytes) -> str:
-    """Encode bytes in lower case without padding. `base64.b32hexencode` takes twice as long."""
-    length = len(data) * 8
-    number = int.from_bytes(data) << (-length % 10)
-    pairs = [_PAIRS[number >> shift & 1023] for shift in range((length - 1) // 10 * 10, -1, -10)]
-    return "".join(pairs)[: (length + 4) // 5]
+    """Encode at most 40 bytes in lower case without padding, in a third of the time of `base64.b32hexencode`."""
+    digits = (len(data) * 8 + 4) // 5
+    number = int.from_bytes(data) << (digits * 5 - len(data) * 8)
+    for low, high, shift in _SPREADS:
+        number = number & low | (number & high) << shift
+    return number.to_bytes(digits).translate(_DIGITS).decode()
+
+
+def _spreads() -> Iterator[tuple[int, int, int]]:
+    """Yield how to spread 64 digits of 5 bits to bytes: the lower and upper half of all groups, and the way to go."""
+    for half in (32, 16, 8, 4, 2, 1):
+        low = sum(((1 << 5 * half) - 1) << start for start in range(0, 512, 16 * half))
+        yield low, low << 5 * half, 3 * half
+
+
+_SPREADS = tuple(_spreads())
 
 
 @lru_cache(maxsize=64)

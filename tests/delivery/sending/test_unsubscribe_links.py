@@ -19,7 +19,7 @@ from skychimp.permissions import Actor
 from skychimp.store import token_keys
 from skychimp.store.database import Store
 
-BOTH = {"web": {"url": "https://mail.example.org"}, "inbound": {"address": "in@example.net"}}
+BOTH: dict[str, Any] = {"web": {"url": "https://mail.example.org"}, "inbound": {"address": "in@example.net"}}
 LATER = timedelta(hours=1)
 BODY = "Dear {{ client.name }},\n\nleave: {{ unsubscribe_url }}\n{{ postal_address }}\n"
 ONE = ("bob@example.org",)
@@ -36,7 +36,7 @@ def lose_reply(command: str, _address: str) -> bytes | None:
 
 
 def send_to(
-    store: Store, *, reply: Any = None, later: timedelta = timedelta(), **sections: dict[str, Any]
+    store: Store, *, reply: Any = None, later: timedelta = timedelta(), **sections: Any
 ) -> tuple[list[bytes], Sequence[str]]:
     """Send what is due, and return the emails and their return paths."""
     with ScriptedServer([GREETING, accept_mail(reply) if reply else accept_mail()]) as server:
