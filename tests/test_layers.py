@@ -23,6 +23,7 @@ PURE = {
     "delivery.composing.compose",
     "delivery.composing.conversions",
     "delivery.composing.digest",
+    "delivery.composing.extras",
     "delivery.composing.field_uses",
     "delivery.composing.field_values",
     "delivery.composing.mime",

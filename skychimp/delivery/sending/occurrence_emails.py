@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import Connection, Row, select
 
 from skychimp.config.settings import Settings
-from skychimp.delivery.composing import compose, extras, tokens
+from skychimp.delivery.composing import compose, extras, settings_extras, tokens
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.extras import GAP, NO_EXTRAS, Extras
 from skychimp.delivery.composing.tokens import Purpose, TokenKey
@@ -189,7 +189,7 @@ def _present_values(
     """Return what an occurrence's emails get from the settings and its mailing now, by the names of the columns."""
     columns = (_M.c.id, _M.c.owner_id, _M.c.topic, _M.c.transactional)
     mailing = db.execute(select(*columns).join(_O, _O.c.mailing_id == _M.c.id).where(_O.c.id == occurrence_id)).one()
-    made = extras.make(settings, cast("extras.MailingTraits", mailing), token_keys.newest(keys))
+    made = settings_extras.make(settings, cast("settings_extras.MailingTraits", mailing), token_keys.newest(keys))
     mail = settings.mail
     return {"sender": mail.sender or "", "return_path": mail.return_path or "", "extras": extras.dump(made)}
 
