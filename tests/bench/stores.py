@@ -50,6 +50,14 @@ def copy_store(folder: Path, to: Path) -> Path:
     return to
 
 
+ALL_HEADERS = {
+    "SKYCHIMP_WEB__URL": "https://mail.example.org",
+    "SKYCHIMP_INBOUND__ADDRESS": "bounces@example.org",
+    "SKYCHIMP_MAIL__REPLY_TO": "help@example.org",
+}
+"""Settings for a link, a return path and a reply address in each email. They are used if BENCH_HEADERS is set."""
+
+
 def run(folder: Path, port: int, connections: int, **settings: str) -> Run:
     """Send all due emails of a store to a server on this machine, with further settings as in the environment."""
     measured = skychimp(
@@ -61,6 +69,7 @@ def run(folder: Path, port: int, connections: int, **settings: str) -> Run:
         SKYCHIMP_SMTP__PORT=str(port),
         SKYCHIMP_SMTP__SECURITY="none",
         SKYCHIMP_SMTP__CONNECTIONS=str(connections),
+        **(ALL_HEADERS if os.environ.get("BENCH_HEADERS") else {}),
         **settings,
     )
     return Run(json.loads(measured.stdout)["sent"], measured, _sending_seconds(folder))

@@ -179,11 +179,11 @@ def preview(
     json: Json = False,
 ) -> None:
     """Show a message as a client would read it."""
-    from skychimp.delivery.composing import extras
+    from skychimp.delivery.composing import extras, settings_extras
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
-    sample = extras.make_sample(context.settings)
+    sample = settings_extras.make_sample(context.settings)
     rendered = messages.preview(
         context.store, context.actor, message, client, blog_url=context.settings.blog.url, extras=sample
     )
@@ -209,7 +209,7 @@ def test(
     import secrets
 
     from skychimp import addresses
-    from skychimp.delivery.composing import extras
+    from skychimp.delivery.composing import settings_extras
     from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.delivery.sending.single_email import send_single_email
     from skychimp.services.clients import suppressions
@@ -229,7 +229,7 @@ def test(
         to=address,
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
-        extras=extras.make_sample(context.settings),
+        extras=settings_extras.make_sample(context.settings),
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:

@@ -4,15 +4,11 @@ They come from the settings and from the mailing, and are kept with the occurren
 the token of a delivery is filled in for each email.
 """
 
-import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from skychimp import addresses
 from skychimp.delivery.composing import mime
-from skychimp.text import folded
 
 UNSUBSCRIBE_URL, POSTAL_ADDRESS = "unsubscribe_url", "postal_address"
 """The variables of templates that are filled in from here."""
@@ -20,9 +16,7 @@ GAP = "\0"
 """What stands in a link where the token of a delivery belongs."""
 SAMPLE = "sample"
 """Stands for a token where there is no delivery. It is not valid."""
-_SAMPLE_URL, _SAMPLE_ADDRESS = "https://mail.example.org", "Example Ltd, 1 Main Street, London"
-_LABEL = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_MAX_LABEL_LENGTH = 40
+SAMPLE_URL, _SAMPLE_ADDRESS = "https://mail.example.org", "Example Ltd, 1 Main Street, London"
 
 
 class Extras(NamedTuple):
@@ -65,82 +59,12 @@ class Extras(NamedTuple):
 NO_EXTRAS = Extras()
 
 
-class _Mail(Protocol):
-    @property
-    def sender(self) -> str | None: ...
-    @property
-    def reply_to(self) -> str | None: ...
-    @property
-    def postal_address(self) -> str | None: ...
-    @property
-    def headers(self) -> Mapping[str, str] | None: ...
-
-
-class _Web(Protocol):
-    @property
-    def url(self) -> str | None: ...
-
-
-class _Inbound(Protocol):
-    @property
-    def address(self) -> str | None: ...
-
-
-class GivenSettings(Protocol):
-    """The settings that extras are made of."""
-
-    @property
-    def mail(self) -> _Mail: ...
-    @property
-    def web(self) -> _Web: ...
-    @property
-    def inbound(self) -> _Inbound: ...
-
-
-class MailingTraits(Protocol):
-    """The columns of a mailing that its headers depend on."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def owner_id(self) -> int: ...
-    @property
-    def topic(self) -> str: ...
-    @property
-    def transactional(self) -> bool: ...
-
-
-def make(settings: GivenSettings, mailing: MailingTraits, key: int) -> Extras:
-    """Return what the settings add to the emails of a mailing. `key` is the number of the newest key for tokens.
-
-    A transactional mailing has no header that says that it is bulk mail, or how to unsubscribe.
-    """
-    kind = "transactional" if mailing.transactional else "bulk"
-    headers = [("Auto-Submitted", "auto-generated")]  # RFC 3834: no vacation notice replies to it
-    if not mailing.transactional:
-        headers.append(("Precedence", "bulk"))  # for older responders, which know nothing else
-        headers.append(("List-Id", f"<{_list_id(mailing, settings.mail.sender or '')}>"))
-    headers.append(("Feedback-ID", f"mailing-{mailing.id}:user-{mailing.owner_id}:{kind}:skychimp"))
-    extras = _from_settings(settings)
-    return extras._replace(headers=(*headers, *extras.headers), is_bulk=not mailing.transactional, key=key)
-
-
-def make_sample(settings: GivenSettings) -> Extras:
-    """Return what an email without a mailing has, for a preview or a test. It has a link of each kind that is set.
-
-    The headers are those of `mail.reply_to` and `mail.headers`, and Auto-Submitted.
-    """
-    extras = _from_settings(settings)
-    extras = extras._replace(headers=(("Auto-Submitted", "auto-generated"), *extras.headers))
-    return extras if extras.unsubscribe_url else extras._replace(web_url=_SAMPLE_URL)
-
-
 def sample_link(sample: Extras) -> str:
     """Return the link for unsubscribing in a preview or test."""
     return sample.unsubscribe_url.replace(GAP, SAMPLE)
 
 
-LARGEST_SAMPLE = Extras(web_url=_SAMPLE_URL.ljust(200, "x"), postal_address=_SAMPLE_ADDRESS.ljust(200, "x"))
+LARGEST_SAMPLE = Extras(web_url=SAMPLE_URL.ljust(200, "x"), postal_address=_SAMPLE_ADDRESS.ljust(200, "x"))
 """The longest values that the settings can have, for checks."""
 
 
@@ -171,30 +95,3 @@ def _header_value(name: str, text: str) -> bytes:
     if name == "Reply-To":
         return mime.sender_header(text)
     return text.encode() if text.isascii() else mime.header_value(text)
-
-
-def _from_settings(settings: GivenSettings) -> Extras:
-    mail = settings.mail
-    headers = list((mail.headers or {}).items())
-    if mail.reply_to is not None:
-        headers.insert(0, ("Reply-To", mail.reply_to))
-    return Extras(
-        headers,
-        settings.web.url or "",
-        settings.inbound.address or "",
-        mail.postal_address or "",
-    )
-
-
-def _list_id(mailing: MailingTraits, sender: str) -> str:
-    """Return the list's identifier (RFC 2919), which stays the same: of the topic, or else of the mailing.
-
-    A topic whose name cannot be part of a domain is named by its hash.
-    """
-    domain = addresses.with_ascii_domain(addresses.parse_sender(sender)[1]).rpartition("@")[2] if sender else "invalid"
-    if not mailing.topic:
-        return f"mailing-{mailing.id}.{domain}"
-    label = folded(mailing.topic)
-    if not _LABEL.fullmatch(label) or len(label) > _MAX_LABEL_LENGTH:
-        label = "topic-" + hashlib.blake2b(label.encode(), digest_size=8).hexdigest()
-    return f"{label}.user-{mailing.owner_id}.{domain}"

@@ -7,12 +7,16 @@ resend has the same one. Each purpose has tokens of its own: who sees a return p
 
 import base64
 import binascii
+import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 _MAC_SIZE = 16
+_BLOCK_SIZE = 64
+_DIGITS = b"0123456789abcdefghijklmnopqrstuv".ljust(256)
 _MAX_LENGTH = 64
 """Characters. The local part of an address may have as many."""
 
@@ -34,7 +38,7 @@ class TokenKey(NamedTuple):
 def make(key: TokenKey, purpose: Purpose, delivery_id: int) -> str:
     """Return a delivery's token: about 34 lower-case letters and digits."""
     named = bytes([key.number]) + delivery_id.to_bytes((delivery_id.bit_length() + 7) // 8)
-    return _encode(named + _mac(key.key, purpose, named))
+    return _base32hex(named + _mac(key.key, purpose, named))
 
 
 def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
@@ -45,7 +49,7 @@ def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
         decoded = base64.b32hexdecode(token.upper() + "=" * (-len(token) % 8))
     except binascii.Error:
         return None
-    if _encode(decoded) != token.lower():  # the last character has bits that are not used
+    if _base32hex(decoded) != token.lower():  # the last character has bits that are not used
         return None
     named, mac = decoded[:-_MAC_SIZE], decoded[-_MAC_SIZE:]
     key = keys.get(named[0]) if named else None
@@ -54,9 +58,38 @@ def read(keys: Mapping[int, bytes], purpose: Purpose, token: str) -> int | None:
     return int.from_bytes(named[1:])
 
 
-def _encode(data: bytes) -> str:
-    return base64.b32hexencode(data).decode().rstrip("=").lower()
-
-
 def _mac(key: bytes, purpose: Purpose, named: bytes) -> bytes:
-    return hmac.digest(key, purpose.encode() + b"\0" + named, "sha256")[:_MAC_SIZE]
+    """Return HMAC-SHA-256 (RFC 2104), cut to 128 bits. To go on from copies takes a third of the time of `hmac`."""
+    started_inner, started_outer = _started(key, purpose)
+    inner, outer = started_inner.copy(), started_outer.copy()
+    inner.update(named)
+    outer.update(inner.digest())
+    return outer.digest()[:_MAC_SIZE]
+
+
+def _base32hex(data: bytes) -> str:
+    """Encode at most 40 bytes in lower case without padding, in a third of the time of `base64.b32hexencode`."""
+    digits = (len(data) * 8 + 4) // 5
+    number = int.from_bytes(data) << (digits * 5 - len(data) * 8)
+    for low, high, shift in _SPREADS:
+        number = number & low | (number & high) << shift
+    return number.to_bytes(digits).translate(_DIGITS).decode()
+
+
+def _spreads() -> Iterator[tuple[int, int, int]]:
+    """Yield how to spread 64 digits of 5 bits to bytes: the lower and upper half of all groups, and the way to go."""
+    for half in (32, 16, 8, 4, 2, 1):
+        low = sum(((1 << 5 * half) - 1) << start for start in range(0, 512, 16 * half))
+        yield low, low << 5 * half, 3 * half
+
+
+_SPREADS = tuple(_spreads())
+
+
+@lru_cache(maxsize=64)
+def _started(key: bytes, purpose: Purpose) -> tuple["hashlib._Hash", "hashlib._Hash"]:
+    """Return the inner and the outer hash of a purpose's HMAC, before the name and the inner digest are added."""
+    block = (key if len(key) <= _BLOCK_SIZE else hashlib.sha256(key).digest()).ljust(_BLOCK_SIZE, b"\0")
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    inner.update(purpose.encode() + b"\0")
+    return inner, outer

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Select, and_, case, exists, func, select
 
 from skychimp.config.settings import Settings
-from skychimp.delivery.composing import extras
-from skychimp.delivery.composing.extras import MailingTraits
+from skychimp.delivery.composing import extras, settings_extras
+from skychimp.delivery.composing.settings_extras import MailingTraits
 from skychimp.delivery.scheduling import planner
 from skychimp.errors import ClockBehind
 from skychimp.models import Delivery, Lease, Mailing, Occurrence, OccurrenceState, StoreInfo
@@ -106,7 +106,7 @@ def find_due_work(
 
 def _extras(db: Connection, now: datetime, settings: Settings, mailing: MailingTraits) -> str:
     """Return what else is in the emails of a mailing, as an occurrence keeps it."""
-    return extras.dump(extras.make(settings, mailing, token_keys.newest(token_keys.read(db, now))))
+    return extras.dump(settings_extras.make(settings, mailing, token_keys.newest(token_keys.read(db, now))))
 
 
 def next_due_at(db: Connection, now: datetime) -> datetime:

@@ -1,7 +1,7 @@
 """Compose the emails of one occurrence, and count their failures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import Connection, Row, select
 
 from skychimp.config.settings import Settings
-from skychimp.delivery.composing import compose, extras, tokens
+from skychimp.delivery.composing import compose, extras, settings_extras, tokens
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.extras import GAP, NO_EXTRAS, Extras
 from skychimp.delivery.composing.tokens import Purpose, TokenKey
@@ -125,7 +125,8 @@ class OccurrenceEmails:
 class OccurrenceContent(NamedTuple):
     """What an occurrence's emails contain. `composer` is None if that cannot be used, and `error` then says why.
 
-    `key` makes their tokens.
+    `key` makes their tokens. `return_paths` is what stands around the token in each email's own return path, () if all
+    have the same.
     """
 
     return_path: str
@@ -133,6 +134,8 @@ class OccurrenceContent(NamedTuple):
     error: str = ""
     extras: Extras = NO_EXTRAS
     key: TokenKey | None = None
+    has_bounce_tokens: bool = False
+    return_paths: Sequence[str] = ()
 
     def make_token(self, purpose: Purpose, delivery_id: int) -> str:
         """Return the token of a delivery, which is the same for all its attempts."""
@@ -140,11 +143,10 @@ class OccurrenceContent(NamedTuple):
 
     def name_for_bounces(self, delivery_id: int) -> tuple[str, str]:
         """Return the envelope sender of a delivery's email, and its envelope id. Bounces name it by both."""
-        if not self.extras.inbound_address:
+        if not self.has_bounce_tokens:
             return self.return_path, ""
         token = self.make_token(Purpose.BOUNCE, delivery_id)
-        is_ours = self.return_path == self.extras.inbound_address
-        return self.extras.tagged_address.replace(GAP, token) if is_ours else self.return_path, token
+        return token.join(self.return_paths) if self.return_paths else self.return_path, token
 
 
 def keep_sent_content(store: Store, occurrence_id: int, settings: Settings) -> int | None:
@@ -187,7 +189,7 @@ def _present_values(
     """Return what an occurrence's emails get from the settings and its mailing now, by the names of the columns."""
     columns = (_M.c.id, _M.c.owner_id, _M.c.topic, _M.c.transactional)
     mailing = db.execute(select(*columns).join(_O, _O.c.mailing_id == _M.c.id).where(_O.c.id == occurrence_id)).one()
-    made = extras.make(settings, cast("extras.MailingTraits", mailing), token_keys.newest(keys))
+    made = settings_extras.make(settings, cast("settings_extras.MailingTraits", mailing), token_keys.newest(keys))
     mail = settings.mail
     return {"sender": mail.sender or "", "return_path": mail.return_path or "", "extras": extras.dump(made)}
 
@@ -209,7 +211,11 @@ def _compile(
         return OccurrenceContent(content.return_path, None, error.message)
     except Exception as error:
         return OccurrenceContent(content.return_path, None, f"cannot compose the email: {error!r}")
-    return OccurrenceContent(content.return_path, composer, extras=added, key=_token_key(keys, added.key))
+    made = OccurrenceContent(content.return_path, composer, extras=added, key=_token_key(keys, added.key))
+    if not added.inbound_address or made.key is None:
+        return made
+    is_ours = content.return_path == added.inbound_address
+    return made._replace(has_bounce_tokens=True, return_paths=added.tagged_address.split(GAP) if is_ours else ())
 
 
 def _token_key(keys: Mapping[int, bytes], number: int) -> TokenKey | None:

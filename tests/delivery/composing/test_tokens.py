@@ -1,5 +1,7 @@
 """Test the tokens that name a delivery."""
 
+import base64
+import hmac
 import string
 
 import pytest
@@ -53,3 +55,11 @@ def test_other_text_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "=", "a" * 10_000, "\0", "0" * 34, "v" * 34, make(1)[:-1], make(1) + "0" * 8])
 def test_text_at_the_limits_is_refused(text: str) -> None:
     assert tokens.read(KEYS, Purpose.UNSUBSCRIBE, text) is None
+
+
+@given(st.binary(min_size=1, max_size=100), PURPOSES, st.integers(1, 255), IDS)
+def test_token_is_an_hmac_in_base32hex(key: bytes, purpose: Purpose, number: int, delivery_id: int) -> None:
+    named = bytes([number]) + delivery_id.to_bytes((delivery_id.bit_length() + 7) // 8)
+    mac = hmac.digest(key, purpose.encode() + b"\0" + named, "sha256")[:16]
+    expected = base64.b32hexencode(named + mac).decode().rstrip("=").lower()
+    assert tokens.make(TokenKey(number, key), purpose, delivery_id) == expected

@@ -36,7 +36,7 @@ def lose_reply(command: str, _address: str) -> bytes | None:
 
 
 def send_to(
-    store: Store, *, reply: Any = None, later: timedelta = timedelta(), **sections: dict[str, Any]
+    store: Store, *, reply: Any = None, later: timedelta = timedelta(), **sections: Any
 ) -> tuple[list[bytes], Sequence[str]]:
     """Send what is due, and return the emails and their return paths."""
     with ScriptedServer([GREETING, accept_mail(reply) if reply else accept_mail()]) as server:
