@@ -24,7 +24,6 @@ from skychimp.store.database import Store
 
 ALL = ListOptions()
 EMAIL = "grace@example.org"
-TODAY = datetime.now(UTC).date()
 
 
 @pytest.fixture
@@ -121,11 +120,13 @@ def test_home_page_counts_unknown_deliveries_in_scope(
 
 @pytest.mark.usefixtures("bobs_mailing")
 def test_range_report_counts_attempts_in_scope(store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
     for delivery_id in (1, 2):
-        ledger_rows.attempt(store, delivery_id, Outcome.FAILED, "550 no", datetime.now(UTC))
+        ledger_rows.attempt(store, delivery_id, Outcome.FAILED, "550 no", now)
     for scope, number in ((Scope.OWN, 1), (Scope.ALL, 2)):
         monkeypatch.setitem(permissions.TABLE, Action.SEE_REPORTS, {Role.USER: scope})
-        assert [group.attempts for group in reports.range_report(store, ada, TODAY, TODAY, "UTC").failures] == [number]
+        report = reports.range_report(store, ada, now.date(), now.date(), "UTC")
+        assert [group.attempts for group in report.failures] == [number]
 
 
 def test_condition_selects_the_rows_in_scope(store: Store, ada: Actor, bob: Actor) -> None:

@@ -20,7 +20,10 @@ from skychimp.store.database import SQLITE, Store
 HomeOf = Callable[[Actor], Home]
 
 FIELDS = {"address", "reason", "topic", "everywhere", "source", "at", "note", "until"}
-TODAY = f"{datetime.now().astimezone():%Y-%m-%d}"
+
+
+def today() -> str:
+    return f"{datetime.now().astimezone():%Y-%m-%d}"
 
 
 def listed(home: Home, *options: str) -> list[str]:
@@ -98,7 +101,7 @@ def test_one_that_exists_stays_as_it_is(home: Home, store: Store) -> None:
     home.call("suppressions", "add", "a@example.org", "--reason", "complaint", "--note", "by phone")
     again = home.call("suppressions", "add", "A@example.org", "--json")
     assert (again.status, again.json["reason"], again.json["note"]) == (0, "complaint", "by phone")
-    assert again.err == f"a@example.org was already suppressed since {TODAY}: complaint\n"
+    assert again.err == f"a@example.org was already suppressed since {today()}: complaint\n"
 
 
 def test_what_waits_is_cancelled(home: Home, store: Store, ada: Actor, bob: Actor) -> None:
@@ -240,7 +243,7 @@ def test_removal_says_what_else_suppresses_the_address(home: Home, store: Store)
     home.call("suppressions", "add", "a@example.org", "@example.org")
     removed = home.call("suppressions", "remove", "A@EXAMPLE.org", "--yes", "--json")
     assert removed.json["address"] == "a@example.org"
-    assert removed.err == f"A@example.org is still suppressed with @example.org since {TODAY}: unsubscribed\n"
+    assert removed.err == f"A@example.org is still suppressed with @example.org since {today()}: unsubscribed\n"
 
 
 def test_another_users_suppression_looks_like_none(home: Home, store: Store, bob: Actor, home_of: HomeOf) -> None:
@@ -273,7 +276,7 @@ def test_suppressed_client_is_shown_with_the_reason(home: Home, store: Store) ->
     home.call("suppressions", "add", "b@example.org", "--topic", "news")
     created = home.call("clients", "create", "--email", "a@example.org", "--json")
     assert (created.status, created.json["suppressed"]) == (0, "complaint")
-    assert created.err == f"a@example.org is suppressed since {TODAY}: complaint; it gets no email\n"
+    assert created.err == f"a@example.org is suppressed since {today()}: complaint; it gets no email\n"
     assert home.call("clients", "create", "--email", "b@example.org").err == ""
     only = home.call("clients", "list", "--suppressed", "--json").json
     assert [(client["email"], client["suppressed"]) for client in only] == [("a@example.org", "complaint")]
@@ -282,7 +285,7 @@ def test_suppressed_client_is_shown_with_the_reason(home: Home, store: Store) ->
     assert (shown["suppressed"], [each["topic"] for each in shown["suppressions"]]) == (None, ["news"])
     for width in (None, 80):
         text = home.call("clients", "show", "b@example.org", width=width).out
-        assert f"suppressed for topic news since {TODAY}: unsubscribed" in text
+        assert f"suppressed for topic news since {today()}: unsubscribed" in text
     assert home.call("clients", "list", "--suppressed", "--search", "b@", width=80).err == "no matching clients\n"
 
 
@@ -294,7 +297,7 @@ def test_new_address_that_is_suppressed_is_warned_of(home: Home, store: Store, a
     assert changed.status == 0
     assert (
         changed.err
-        == f"new@example.net is suppressed with @example.net since {TODAY}: unsubscribed; it gets no email\n"
+        == f"new@example.net is suppressed with @example.net since {today()}: unsubscribed; it gets no email\n"
     )
     assert list(states(store).values()) == ["cancelled"]
 
@@ -307,7 +310,7 @@ def test_only_a_bounce_is_removed_with_good(home: Home, store: Store) -> None:
     assert (good.json["suppressed"], good.err) == (None, "")
     still = home.call("clients", "update", "b@example.org", "--good", "--name", "B", "--json")
     assert still.json["suppressed"] == "unsubscribed"
-    assert still.err == f"b@example.org is suppressed since {TODAY}: unsubscribed; it gets no email\n"
+    assert still.err == f"b@example.org is suppressed since {today()}: unsubscribed; it gets no email\n"
     assert listed(home) == ["b@example.org"]
 
 
