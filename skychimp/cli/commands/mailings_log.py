@@ -20,10 +20,10 @@ EXAMPLES = (
     "skychimp mailings log 1 --status failed --domain example.org\n"
     "skychimp mailings log 1 --reply 5.1.1 --last --csv\nskychimp mailings log 1 --follow --since 1h"
 )
-COLUMNS = {
-    "at": "At", "email": "Email", "status": "Status", "attempt": "Attempt", "reply": "Reply", "returned": "Returned",
-}  # fmt: skip
-CSV_COLUMNS = (*COLUMNS, "phase", "code", "enhanced", "relay", "due_at", "delivery_id")
+COLUMNS = {"at": "At", "email": "Email", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
+TABLE_COLUMNS = {**COLUMNS, "returned": "Returned"}
+"""Plain lines have the columns that scripts know."""
+CSV_COLUMNS = (*COLUMNS, "phase", "code", "enhanced", "relay", "due_at", "delivery_id", "returned")
 STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
 
 
@@ -84,7 +84,8 @@ def log(
     if csv:
         context.out.csv(attempts, CSV_COLUMNS)
     elif first := next(attempts, None):
-        context.out.rows(chain([first], attempts), COLUMNS)
+        columns = TABLE_COLUMNS if context.out.on_terminal else COLUMNS
+        context.out.rows(chain([first], attempts), columns)
     else:
         context.out.rows((), COLUMNS, empty=_empty_log_note(context, mailing_id))
 

@@ -41,6 +41,7 @@ _DELIVERIES = f"SELECT id FROM {{}}delivery WHERE occurrence_id IN ({_OCCURRENCE
 _SAME_POSTS = "SELECT id FROM post JOIN newer.post AS p USING (id, created_at)"
 LEDGER = {
     "attempt": f"delivery_id IN ({_DELIVERIES})",
+    "returned_mail": f"delivery_id IN ({_DELIVERIES})",
     "intent": f"delivery_id IN ({_DELIVERIES})",
     "lease": f"occurrence_id IN ({_OCCURRENCES})",
     "delivery": f"occurrence_id IN ({_OCCURRENCES})",

@@ -106,7 +106,7 @@ def test_other_return_path_aligns_only_if_the_mail_server_signs(signing: dict[st
 
 
 def test_one_click_needs_https() -> None:
-    rows = compare(web__url="http://mail.skychimp.test")
+    rows = compare(web__url="http://localhost:8025")
     assert (rows["Gmail", ONE_CLICK].status, rows["Mail.ru", LIST_UNSUBSCRIBE].status) == (NOT_MET, MET)
 
 
