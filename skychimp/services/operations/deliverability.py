@@ -1,6 +1,7 @@
 """Compare this installation with what mailbox providers require of those who send in bulk.
 
-What they publish was read in November 2026. Where it depends on the mail server, or on people, it cannot be known here.
+They change what they require: `source` says where to look it up. Where it depends on the mail server, or on people, it
+cannot be known here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
