@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from skychimp.services.listing import ListOptions
     from skychimp.store.database import Store
 
+LogFormat = Annotated[
+    Literal["human", "logfmt", "json"] | None,
+    typer.Option(help="Format of the log (default: human on a terminal, otherwise logfmt).", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Output as JSON.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.", show_default=False)]
 Operator = Annotated[
@@ -201,8 +205,8 @@ class Context:
         """
         if number > 1 and self.can_ask_to_send(yes=yes):
             clients = count_of(number, "client")
-            whom = clients if first is None or first >= number else f"{first:,} of {clients}"
-            answer = self.out.ask(f"Send to {whom} now? [y/N]")
+            recipients = clients if first is None or first >= number else f"{first:,} of {clients}"
+            answer = self.out.ask(f"Send to {recipients} now? [y/N]")
             if answer.lower() not in ("y", "yes"):
                 raise SkychimpError("cancelled")
 

@@ -6,11 +6,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Context, get_context
+from skychimp.cli import interrupts
+from skychimp.cli.context import Context, LogFormat, get_context
 from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 log = logging.getLogger("skychimp")
-INTERRUPTED = 130
-LogFormat = Literal["human", "logfmt", "json"]
 
 
 @app.command(epilog="skychimp daemon --log-format json")
@@ -30,10 +29,7 @@ def daemon(
     interval: Annotated[
         str | None, typer.Option(help="How often to check for due mailings (default: 1s).", metavar="DURATION")
     ] = None,
-    log_format: Annotated[
-        LogFormat | None,
-        typer.Option(help="Format of the log (default: human on a terminal, otherwise logfmt).", show_default=False),
-    ] = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Send mailings on schedule until SIGTERM or Ctrl-C.
 
@@ -54,7 +50,7 @@ def daemon(
     stats = serve(context.store, context.settings, hooks)
     hooks.stopped(stats)
     if stats.stopped == STOPPED_BY_CTRL_C:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(interrupts.STATUS)
 
 
 class _Hooks:

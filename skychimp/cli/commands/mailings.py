@@ -486,7 +486,6 @@ def _show_number_of_clients(
 
     They are counted if they are not given.
     """
-
     if counted is None:
         counted = _count(context, mailing.id)
     if counted.problem is not None:

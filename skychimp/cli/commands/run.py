@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from skychimp.cli import interrupts
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.display.progress import ProgressReporter
 from skychimp.errors import InvalidValue
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 MAIL_LEFT = 75
-INTERRUPTED = 130
 SHOWN = ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "stopped")
 SHOWN_IF_ANY = ("expired", "replaced", "waiting", "stopped")
 FORECAST_COLUMNS = {"mailing_id": "Mailing", "due_at": "Due", "email": "Email"}
@@ -162,7 +162,7 @@ def summary(stats: "RunStats") -> Summary:
 def exit_status(stats: "RunStats") -> int:
     """Return the exit status: 130 after Ctrl-C, 75 if due mail is still queued, deferred or held, otherwise 0."""
     if stats.stopped == "interrupted":
-        return INTERRUPTED
+        return interrupts.STATUS
     is_left = stats.queued or stats.deferred or any(mailing.is_opening for mailing in stats.held)
     return MAIL_LEFT if is_left else 0
 

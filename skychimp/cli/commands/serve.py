@@ -4,18 +4,17 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Context, get_context
+from skychimp.cli import interrupts
+from skychimp.cli.context import Context, LogFormat, get_context
 from skychimp.errors import ConfigError, InvalidValue
 
 app = typer.Typer(rich_markup_mode="rich")
 
 log = logging.getLogger("skychimp")
-INTERRUPTED = 130
-LogFormat = Literal["human", "logfmt", "json"]
 
 
 @app.command(epilog="skychimp serve --listen unix:/run/skychimp/web.sock")
@@ -28,10 +27,7 @@ def serve(
         str | None,
         typer.Option(help="Listen on ADDRESS:PORT or unix:PATH (default: web.listen).", metavar="ADDRESS"),
     ] = None,
-    log_format: Annotated[
-        LogFormat | None,
-        typer.Option(help="Format of the log (default: human on a terminal, otherwise logfmt).", show_default=False),
-    ] = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Answer unsubscribe links on the web until SIGTERM or Ctrl-C.
 
@@ -50,7 +46,7 @@ def serve(
     _warn(context)
     event_log.start(context.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
     if _serve(context, site) == signal.SIGINT:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(interrupts.STATUS)
 
 
 def _serve(context: Context, site: Path | None) -> signal.Signals | None:
