@@ -203,14 +203,17 @@ def _usage_error(error: "typer.TyperException") -> "SkychimpError":
     from skychimp.errors import InvalidValue
 
     message, _, suggestion = " ".join(error.format_message().split()).partition(". Did you mean ")
+    suggestion = suggestion.rstrip("?").replace("'", "")
     if similar := getattr(error, "possibilities", None):
         message, suggestion = error.message, similar[0]
     for pattern, replacement in _REWORDINGS:
         message = re.sub(pattern, replacement, message)
-    return InvalidValue(message[:1].lower() + message[1:].rstrip("."), _usage_hint(error, suggestion))
+    message = message[:1].lower() + message[1:].rstrip(".")
+    return InvalidValue(message, _usage_hint(error, message, suggestion))
 
 
-def _usage_hint(error: "typer.TyperException", suggestion: str) -> str:
+def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) -> str:
+    from skychimp.cli.display.suggestions import suggest_choice, suggest_command
     from skychimp.shell import command, run_hint
 
     context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
@@ -219,9 +222,11 @@ def _usage_hint(error: "typer.TyperException", suggestion: str) -> str:
     if root is not None and option in (options := _options(root)):
         value = [] if options[option] else [_metavar(root, option)]
         return f"write it before the command: {command(option, *value, *words)}"
-    if suggestion and context:
-        return f"did you mean {suggestion.rstrip('?').replace(chr(39), '')}?"
-    return run_hint(*words, "--help")
+    if unknown := re.fullmatch(r'unknown command "(.*)"', message):
+        meant = suggest_command(context.command, unknown[1]) if context else ""
+    else:
+        meant = f"did you mean {suggestion}?" if suggestion else suggest_choice(message)
+    return meant or run_hint(*words, "--help")
 
 
 def _wants_json(arguments: list[str], context: Any) -> bool:

@@ -89,7 +89,9 @@ class _LazyGroup(TyperGroup):
             self.add_command(TyperCommand(name, help=info.summary, rich_help_panel=info.panel))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Import the command that is called, and prepare its help."""
+        """Import the command that is called, and prepare its help. The singular of a command's name is the command."""
+        if f"{args[0]}s" in COMMANDS:
+            args = [f"{args[0]}s", *args[1:]]
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = load_command(name, completing=ctx.resilient_parsing)

@@ -111,6 +111,10 @@ def test_help_is_shown_without_a_command(tmp_path: Path) -> None:
         assert "Usage: " in done.out
 
 
+def test_singular_of_a_command_is_understood(home: Home) -> None:
+    assert home.call("client", "list", "--bogus") == home.call("clients", "list", "--bogus")
+
+
 def test_version(tmp_path: Path) -> None:
     home = Home(tmp_path)
     for arguments in (("--version",), ("-q", "--version"), ("--version", "bogus")):
@@ -127,7 +131,15 @@ def test_version(tmp_path: Path) -> None:
     [
         ("cleints list", 'unknown command "cleints"', "did you mean clients?"),
         ("clients lst", 'unknown command "lst"', "did you mean list?"),
+        ("clients import2", 'unknown command "import2"', "did you mean import?"),
+        (
+            "import x.csv",
+            'unknown command "import"',
+            "did you mean skychimp clients import or skychimp suppressions import?",
+        ),
         ("xyzzy", 'unknown command "xyzzy"', 'run "skychimp --help"'),
+        ("delete 5", 'unknown command "delete"', 'run "skychimp --help"'),
+        ("users role x editer", 'invalid value for <ROLE>: "editer" is not one of', "did you mean editor?"),
         ("clients create --emial a@b", "unknown option --emial", "did you mean --email?"),
         ("clients create", "missing option --email", 'run "skychimp clients create --help"'),
         ("clients create --email", "option --email requires a value", 'run "skychimp --help"'),

@@ -9,6 +9,7 @@ import typer
 from skychimp.cli.commands.run import exit_status, send, summary
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.mailing_options import (
+    EVERY,
     TRANSACTIONAL,
     AllClients,
     CanarySize,
@@ -19,7 +20,6 @@ from skychimp.cli.display.mailing_options import (
     ExceptSegments,
     ExceptTags,
     ExceptWhere,
-    Period,
     Segments,
     Tags,
     Topic,
@@ -63,9 +63,12 @@ def create(
     ctx: typer.Context,
     message: Annotated[int, typer.Option(help="Message ID.", metavar="ID")],
     start: Annotated[
-        str, typer.Option(help="Start time: now, +10m, '2026-12-01 09:00' or 2026-12-01T09:00+03:00.", metavar="WHEN")
+        str,
+        typer.Option(
+            help="Start time: now, +10m, 'tomorrow 9am', '2026-12-01 09:00' or 2026-12-01T09:00+03:00.", metavar="WHEN"
+        ),
     ],
-    every: Annotated[Period, typer.Option(help="How often to send it.")],
+    every: Annotated[str, EVERY],
     end: End = None,
     timezone: Annotated[str | None, typer.Option(help="Time zone (default: mail.timezone).", metavar="ZONE")] = None,
     client: ClientIds = None,

@@ -6,6 +6,7 @@ import typer
 
 from skychimp.cli.context import Json, MailingName, get_context
 from skychimp.cli.display.mailing_options import (
+    EVERY,
     TRANSACTIONAL,
     AllClients,
     CanarySize,
@@ -16,7 +17,6 @@ from skychimp.cli.display.mailing_options import (
     ExceptSegments,
     ExceptTags,
     ExceptWhere,
-    Period,
     Segments,
     Tags,
     Topic,
@@ -40,7 +40,7 @@ def update(
     start: Annotated[str | None, typer.Option(help="New start time.", metavar="WHEN")] = None,
     end: End = None,
     no_end: Annotated[bool, typer.Option("--no-end", help="Remove the end time.")] = False,
-    every: Annotated[Period | None, typer.Option(help="How often to send it.")] = None,
+    every: Annotated[str | None, EVERY] = None,
     timezone: Annotated[str | None, typer.Option(help="New time zone.", metavar="ZONE")] = None,
     client: ClientIds = None,
     tag: Tags = None,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skychimp.services.mailings.queries import MailingInfo
     from skychimp.store.clients.audience import AudienceCount
 
-Period = Literal["once", "day", "week", "month"]
+PERIODS = ("once", "day", "week", "month")
 CatchUpMode = Literal["latest", "all", "skip"]
 End = Annotated[str | None, typer.Option(help="Stop sending at this time.", metavar="WHEN")]
 ClientIds = Annotated[list[int] | None, typer.Option("--client", help="Client ID (repeatable).", metavar="ID")]
@@ -47,6 +47,26 @@ TRANSACTIONAL = (
     "Send what clients asked for, such as receipts: without unsubscribe headers. Suppressed clients get nothing."
 )
 Topic = Annotated[str | None, typer.Option(help="What clients can unsubscribe from, such as news or offers.")]
+
+
+def read_period(text: str) -> str:
+    """Return the period that a person typed: `weekly` is `week`. Raises ValueError."""
+    period = {"daily": "day"}.get(text.lower(), text.lower().removesuffix("ly"))
+    if period not in PERIODS:
+        raise ValueError(f"{text!r} is not one of {', '.join(map(repr, PERIODS))}")
+    return period
+
+
+def _complete_period(incomplete: str) -> list[str]:
+    return [period for period in PERIODS if period.startswith(incomplete)]
+
+
+EVERY = typer.Option(
+    help="How often to send it.",
+    metavar="[once|day|week|month]",
+    parser=read_period,
+    autocompletion=_complete_period,
+)
 
 
 def read_audience(

@@ -280,3 +280,9 @@ def test_show_says_the_audience_in_words(people: Home, options: tuple[str, ...],
 
     assert f"audience\t{words}" in shown
     assert people.call("mailings", "update", mailing, "--topic", "News", "--json").json["recipients"] > 0
+
+
+def test_adverb_of_a_period_and_a_day_are_understood(message: Home) -> None:
+    for every, period in (("daily", "day"), ("Weekly", "week"), ("monthly", "month"), ("MONTH", "month")):
+        mailing = str(create(message, start="tomorrow 9am", every=every))
+        assert message.call("mailings", "show", mailing, "--json").json["every"] == period
