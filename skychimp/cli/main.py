@@ -131,13 +131,15 @@ def _report(context: Any, arguments: list[str], error: Exception) -> int:
         return 0
     import typer
 
-    from skychimp.errors import Denied, NotFound
+    from skychimp.errors import Denied, NotFound, NotLoggedIn
 
     if type(error).__name__ == "NoArgsIsHelpError":  # Typer has shown the help
         return 2
     if isinstance(error, typer.TyperException):
         context.out.json = _wants_json(arguments, getattr(error, "ctx", None))
     explained = _explain(error)
+    if isinstance(explained, NotLoggedIn) and vars(context).get("token"):
+        explained = _invalid_token(explained)
     context.out.error(explained)
     if isinstance(explained, NotFound | Denied):
         from skychimp.cli.refusals import record_refusal
@@ -172,6 +174,16 @@ def _explain(error: Exception) -> "SkychimpError":
         f"unexpected {type(error).__name__} at {_location(error)}: {message}",
         "this is a bug in Skychimp, please report it",
     )
+
+
+def _invalid_token(error: "SkychimpError") -> "SkychimpError":
+    """Return the error for somebody who is not logged in, although there is a token."""
+    from skychimp.errors import NotLoggedIn
+
+    if os.environ.get("SKYCHIMP_TOKEN"):
+        hint = "skychimp login --email YOU@EXAMPLE.ORG --print-token"
+        return NotLoggedIn("the token in SKYCHIMP_TOKEN is not valid", f'get a new one with "{hint}"')
+    return NotLoggedIn("your session has ended", error.hint)
 
 
 def _is_folder_gone() -> bool:

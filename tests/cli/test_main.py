@@ -216,7 +216,16 @@ def test_error_without_a_login(home: Home) -> None:
     done = home.call("clients", "list", environ={"XDG_STATE_HOME": str(home.folder / "other")})
     assert (done.status, done.out) == (5, "")
     assert done.err == 'error: you are not logged in\nhint: run "skychimp login --email YOU@EXAMPLE.ORG"\n'
-    assert home.call("clients", "list", environ={"SKYCHIMP_TOKEN": "\udcffnobody's"}).status == 5
+
+
+def test_error_with_an_invalid_token(home: Home) -> None:
+    done = home.call("clients", "list", environ={"SKYCHIMP_TOKEN": "\udcffnobody's"})
+    assert done.status == 5
+    assert done.err == (
+        "error: the token in SKYCHIMP_TOKEN is not valid\n"
+        'hint: get a new one with "skychimp login --email YOU@EXAMPLE.ORG --print-token"\n'
+    )
+    assert home.call("blog", "list", environ={"SKYCHIMP_TOKEN": "nobody's"}).status == 0
 
 
 def test_postgresql_error_does_not_show_the_password(home: Home) -> None:
