@@ -34,6 +34,15 @@ def is_duration(text: str) -> bool:
     return _DURATION.fullmatch(text) is not None
 
 
+def format_ago(duration: timedelta) -> str:
+    """Return how long ago something was, for a person: `just now`, `4 min ago`, `2 days ago`. Fractions are dropped."""
+    seconds = max(int(duration.total_seconds()), 0)
+    for unit, size in (("day", 86_400), ("h", 3_600), ("min", 60)):
+        if number := seconds // size:
+            return f"{number} {unit}{'s' if unit == 'day' and number > 1 else ''} ago"
+    return "just now"
+
+
 def format_duration(duration: timedelta) -> str:
     """Return a duration in its largest whole unit, as `parse_duration` reads it: `90m`, `3d`. Fractions are dropped."""
     seconds = int(duration.total_seconds())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import skychimp
 from skychimp.config import sources
 from skychimp.delivery.scheduling.time_input import parse_past, parse_when
-from skychimp.durations import MAX_DURATION, format_duration, parse_duration
+from skychimp.durations import MAX_DURATION, format_ago, format_duration, parse_duration
 from skychimp.errors import ConfigError, InvalidValue
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -82,3 +82,14 @@ def test_only_one_module_knows_the_units() -> None:
     package = Path(skychimp.__file__).parent
     modules = [path for path in package.rglob("*.py") if re.search(r"\[[smhd]{4}\]", path.read_text(encoding="utf-8"))]
     assert [path.name for path in modules] == ["durations.py"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "just now"), (0, "just now"), (59.9, "just now"), (60, "1 min ago"), (3599, "59 min ago"),
+        (3600, "1 h ago"), (86_399, "23 h ago"), (86_400, "1 day ago"), (40 * 86_400, "40 days ago"),
+    ],
+)  # fmt: skip
+def test_time_since_something_is_for_people(seconds: float, text: str) -> None:
+    assert format_ago(timedelta(seconds=seconds)) == text

@@ -74,11 +74,12 @@ def why_stopped(
 
 def is_active(now: datetime) -> ColumnElement[bool]:
     """Return the condition of a mailing that goes on: enabled, created or running, and not past its end."""
-    return and_(
-        is_enabled(),
-        _M.c.status.in_([MailingStatus.CREATED, MailingStatus.RUNNING]),
-        is_before_end(now),
-    )
+    return and_(is_enabled(), has_more_to_send(now))
+
+
+def has_more_to_send(now: datetime) -> ColumnElement[bool]:
+    """Return the condition of a mailing that is not complete and not past its end, whether or not it is stopped."""
+    return and_(_M.c.status.in_([MailingStatus.CREATED, MailingStatus.RUNNING]), is_before_end(now))
 
 
 def is_before_end(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:

@@ -83,6 +83,19 @@ def test_role_change_takes_effect_at_the_next_command(home: Home, admin_home: Ho
     assert home.call("clients", "list").status == 0
 
 
+def test_mailings_of_a_changed_user_are_named(store: Store, home: Home, admin_home: Home) -> None:
+    home.call("messages", "create", "--subject", "x", "--body", "x")
+    for name in ("one", "two", "off"):
+        arguments = ("--message", "1", "--start", "tomorrow", "--every", "day", "--all-clients", "--name", name)
+        assert home.call("mailings", "create", *arguments).status == 0
+    home.call("mailings", "disable", "off")
+
+    assert "mailings 1, 2: still sent, but the user cannot" in admin_home.call("users", "role", "1", "manager").err
+    assert "mailings" not in admin_home.call("users", "role", "1", "user").err
+    assert "mailings 1, 2: stopped; emails that wait" in admin_home.call("users", "block", "1").err
+    assert "mailings 1, 2: not stopped any more" in admin_home.call("users", "unblock", "1").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "code"),
     [

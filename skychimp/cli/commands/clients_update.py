@@ -102,6 +102,7 @@ def update(
     if len(client) > 1:
         _show_changes(context, clients.change_several(context.store, context.actor, client, **values))
         return
+    old = [] if tag is None else clients.show(context.store, context.actor, client[0]).tags
     changed = clients.change(
         context.store,
         context.actor,
@@ -113,6 +114,8 @@ def update(
         **values,
     )
     show_client(context, vars(changed))
+    if removed := [each for each in old if each not in changed.tags]:
+        context.out.note(f"replaced: {', '.join(removed)}; use --add-tag to keep a client's tags")
     if good or email is not None:
         warn_if_suppressed(context, changed)
 

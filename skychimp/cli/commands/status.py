@@ -1,12 +1,15 @@
 """`skychimp status`: show sending activity and the queue, also for monitoring."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli.context import Json, get_context
+from skychimp.cli.context import Context, Json, get_context
+from skychimp.durations import format_ago, format_duration, parse_duration
 from skychimp.text import count_of
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 TOO_OLD = 1
+PATIENCE = timedelta(minutes=2)
+"""How long due mail may wait until nobody seems to send it. Cron starts a run each minute."""
+
 _RELEASE = 'run "skychimp resolve --restored"'
 
 
@@ -32,7 +38,6 @@ def status(
     json: Json = False,
 ) -> None:
     """Show sending activity, the queue and the mail server."""
-    from skychimp.durations import parse_duration
     from skychimp.services.operations import status as service
 
     context = get_context(ctx, json)
@@ -50,13 +55,14 @@ def status(
         lists = {"queue": queue, "held_mailings": held, "canaries": canaries}
         context.out.record(asdict(current) | lists | {"ok": problem is None} | relays)
     else:
+        show = partial(_ago, now=current.as_of) if context.out.on_terminal else _local
         context.out.record(
             {
                 "sending": count_of(current.sending, "process", "processes"),
-                "last heartbeat": current.last_heartbeat_at,
-                "last run": _last_run(current),
-                "oldest due": current.oldest_due_at,
-                "oldest waiting": current.oldest_waiting_at,
+                "last heartbeat": _time(context, current.last_heartbeat_at, current.as_of),
+                "last run": _last_run(current, show),
+                "oldest due": _time(context, current.oldest_due_at, current.as_of),
+                "oldest waiting": _time(context, current.oldest_waiting_at, current.as_of),
                 "queue": ", ".join(f"{number} {state}" for state, number in queue.items()) or "empty",
                 "mail server": _relay(current) or "ok",
                 "held mailings": "; ".join(f"{each.id}: {each.reason}" for each in current.held_mailings) or "none",
@@ -67,12 +73,21 @@ def status(
     if problem is not None:
         context.out.warn(problem)
         raise typer.Exit(TOO_OLD)
+    if waiting := _unsent_for(current):
+        context.out.warn(f'nothing is sending, although mail was due {format_ago(waiting)}; run "skychimp run"')
+
+
+def _unsent_for(current: "Status") -> timedelta | None:
+    """Return for how long mail has waited for a process that sends it, None if it was not long or has other reasons."""
+    times = [each for each in (current.oldest_due_at, current.stuck_since) if each is not None]
+    if current.sending or current.held or _relay(current) or not times:
+        return None
+    waiting = current.as_of - min(times)
+    return waiting if waiting >= PATIENCE else None
 
 
 def _problem(current: "Status", longest: timedelta | None) -> str | None:
     """Return why monitoring should raise an alert, or None if it should not."""
-    from skychimp.durations import format_duration
-
     if longest is None:
         return None
     if current.last_heartbeat_at is None or current.as_of - current.last_heartbeat_at > longest:
@@ -102,15 +117,24 @@ def _canary(waiting: "Waiting") -> str:
     return f"{waiting.mailing_id}: {emails} wait until {_local(waiting.until)} or later"
 
 
+def _time(context: Context, at: datetime | None, now: datetime) -> datetime | str | None:
+    """Return a time as a person reads it on a terminal, and as it is elsewhere."""
+    return at if at is None or not context.out.on_terminal else _ago(at, now)
+
+
+def _ago(at: datetime, now: datetime) -> str:
+    return f"{format_ago(now - at)} ({_local(at)})"
+
+
 def _local(at: datetime) -> str:
     return at.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _last_run(current: "Status") -> str:
+def _last_run(current: "Status", show: Callable[[datetime], str]) -> str:
     run = current.last_run
     if run is None:
         return "none yet"
     counts = {"sent": run.sent, "deferred": run.deferred, "failed": run.failed, "unknown": run.unknown}
     summary = ", ".join(f"{number} {name}" for name, number in counts.items() if number or name == "sent")
-    ended = f"ended {_local(run.ended_at)}" if run.ended_at else "not ended"
+    ended = f"ended {show(run.ended_at)}" if run.ended_at else "not ended"
     return f"process {run.pid} on {run.host}, {ended}: {summary}"

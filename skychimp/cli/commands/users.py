@@ -8,7 +8,7 @@ import typer
 
 from skychimp import shell
 from skychimp.cli import prompts
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, get_context, list_options
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
 from skychimp.cli.display.values import write_json_object
 from skychimp.cli.output_file import Force, open_output_file
 
@@ -20,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 COLUMNS = {
     "id": "ID", "email": "Email", "name": "Name", "role": "Role", "verified_at": "Verified", "blocked_at": "Blocked",
 }  # fmt: skip
+SHOWN_MAILINGS = 10
 TERMINAL_COLUMNS = {"id": "ID", "email": "Email", "name": "Name", "role": "Role", "state": "State"}
 """A table on a terminal has no room for two times."""
 
@@ -78,6 +79,7 @@ def block(
     context = get_context(ctx, json)
     blocked = users.block(context.store, context.actor, user, reason)
     context.out.record(blocked)
+    _note_mailings(context, blocked.id, "stopped; emails that wait are sent after the user is unblocked")
     context.out.note(f"to undo this: {shell.command('users', 'unblock', *shell.arguments(blocked.email))}")
 
 
@@ -87,7 +89,9 @@ def unblock(ctx: typer.Context, user: UserArgument, json: Json = False) -> None:
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
-    context.out.record(users.unblock(context.store, context.actor, user))
+    unblocked = users.unblock(context.store, context.actor, user)
+    context.out.record(unblocked)
+    _note_mailings(context, unblocked.id, "not stopped any more")
 
 
 @app.command(epilog="skychimp users role grace@example.org editor")
@@ -99,14 +103,28 @@ def role(
 ) -> None:
     """Change a user's role, from the user's next command on. The user is told by email."""
     from skychimp.models import Role
+    from skychimp.permissions import TABLE, Action
     from skychimp.services.accounts.email_kinds import EmailKind
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
     before, changed = users.set_role(context.store, context.actor, user, Role(role))
     context.out.record(changed)
-    if changed.role != before:
-        prompts.send_notice(context, EmailKind.ROLE_CHANGED, changed.email, role=changed.role)
+    if changed.role == before:
+        return
+    prompts.send_notice(context, EmailKind.ROLE_CHANGED, changed.email, role=changed.role)
+    if changed.role not in TABLE[Action.CHANGE_MAILINGS]:
+        _note_mailings(context, changed.id, "still sent, but the user cannot change them any more")
+
+
+def _note_mailings(context: Context, user_id: int, effect: str) -> None:
+    """Name the mailings of a user that a change affects, and say how."""
+    from skychimp.services.users import users
+
+    if mailings := users.mailings_of(context.store, user_id):
+        more = f" and {len(mailings) - SHOWN_MAILINGS:,} more" if len(mailings) > SHOWN_MAILINGS else ""
+        names = ", ".join(map(str, mailings[:SHOWN_MAILINGS]))
+        context.out.note(f"{'mailings' if len(mailings) > 1 else 'mailing'} {names}{more}: {effect}")
 
 
 @app.command(epilog="skychimp users export mine.json")

@@ -186,11 +186,18 @@ def next_step(mailing: "MailingInfo") -> str:
     if mailing.canary_until is not None:
         return f'{_waits_until(mailing)}; then sent by the daemon or "{command("run")}"'
     if mailing.next_at is None:
-        return sent_next((mailing.deliveries or 0) - (mailing.done or 0)) or "nothing left to send"
+        return sent_next((mailing.deliveries or 0) - (mailing.done or 0)) or _why_complete(mailing)
     if mailing.next_at <= datetime.now(UTC):
         return 'due now; run "skychimp run" to send it'
     local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
     return f'next due {local:{_MINUTE_FORMAT}} {mailing.timezone}; sent by the daemon or "{command("run")}"'
+
+
+def _why_complete(mailing: "MailingInfo") -> str:
+    if mailing.deliveries is None and mailing.end_at is not None and mailing.end_at <= datetime.now(UTC):
+        change = command("mailings", "update", mailing.id, "--end", "WHEN")
+        return f"its end has passed, so it will never be sent; to change that: {change}"
+    return "nothing left to send"
 
 
 def sent_next(waiting: int) -> str:

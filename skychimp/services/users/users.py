@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, Select, and_, select, update
 from sqlmodel import Session
 
 from skychimp.errors import Denied
@@ -15,6 +15,7 @@ from skychimp.services import audit, paging
 from skychimp.services.accounts import sessions
 from skychimp.services.listing import ListOptions, apply, matches_id_or_email, not_found
 from skychimp.store import holds
+from skychimp.store.conditions import has_more_to_send
 from skychimp.store.database import Store
 from skychimp.text import one_line
 
@@ -115,6 +116,13 @@ def set_role(store: Store, actor: Actor, user: str, role: Role) -> tuple[Role, U
             db.execute(update(_U).where(_U.c.id == target.id).values(role=role))
             audit.record(db, actor, "role", "user", target.id, f"{target.role} to {role}")
         return target.role, _get_user(db, str(target.id))
+
+
+def mailings_of(store: Store, user_id: int) -> list[int]:
+    """Return the ids of a user's mailings that send emails, or would if the user were not blocked."""
+    is_sent = and_(_M.c.disabled_at.is_(None), _M.c.deleted_at.is_(None), has_more_to_send(store.now()))
+    with store.read() as db:
+        return list(db.scalars(select(_M.c.id).where(_M.c.owner_id == user_id, is_sent).order_by(_M.c.id)))
 
 
 def _get_managed_user(db: Session, actor: Actor, action: Action, user: str) -> UserInfo:

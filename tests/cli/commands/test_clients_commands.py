@@ -127,3 +127,10 @@ def test_all_clients_are_changed_or_none(people: Home, arguments: Any, status: i
 
     assert (refused.status, problem in refused.err) == (status, True)
     assert tags_of(people) == before
+
+
+def test_replaced_tags_are_named(home: Home) -> None:
+    home.call("clients", "create", "--email", "a@x.example", "--tag", "vip", "--tag", "news")
+    replaced = home.call("clients", "update", "a@x.example", "--tag", "NEWS", "--tag", "old")
+    assert replaced.err == "replaced: vip; use --add-tag to keep a client's tags\n"
+    assert home.call("clients", "update", "a@x.example", "--add-tag", "vip").err == ""

@@ -286,3 +286,11 @@ def test_adverb_of_a_period_and_a_day_are_understood(message: Home) -> None:
     for every, period in (("daily", "day"), ("Weekly", "week"), ("monthly", "month"), ("MONTH", "month")):
         mailing = str(create(message, start="tomorrow 9am", every=every))
         assert message.call("mailings", "show", mailing, "--json").json["every"] == period
+
+
+def test_window_in_the_past_is_said(message: Home) -> None:
+    arguments = ("--message", "1", "--start", "2020-01-01", "--end", "2020-02-01", "--every", "day", "--all-clients")
+    created = message.call("mailings", "create", *arguments)
+    assert created.status == 0
+    assert "its end has passed, so it will never be sent" in created.err
+    assert "skychimp mailings update 1 --end WHEN" in created.err

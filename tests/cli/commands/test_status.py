@@ -62,6 +62,15 @@ def test_unsent_due_mailing_is_shown(home: Home, store: Store, ada: Actor) -> No
     assert home.call("status", "--max-age", "1h").status == 0  # it has been due for only a moment
 
 
+def test_mail_that_nobody_sends_is_said(home: Home, store: Store, ada: Actor) -> None:
+    mailing = create_mailing(store, ada)
+    assert "nothing is sending" not in home.call("status").err  # a run each minute may come
+    with store.write() as db:
+        db.get_one(Mailing, mailing).next_at = datetime.now(UTC) - timedelta(minutes=4, seconds=10)
+    assert home.call("status").err == 'nothing is sending, although mail was due 4 min ago; run "skychimp run"\n'
+    assert "4 min ago (" in home.on_terminal("status").out
+
+
 def test_dead_run_does_not_count_as_sending(home: Home, store: Store) -> None:
     create_run(store, timedelta(minutes=2), ended=False)
     status = home.call("status", "--json").json
