@@ -1,23 +1,27 @@
 """The `skychimp messages` commands: write, preview and test messages."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
 from skychimp.cli.editor import edit_and_save
-from skychimp.errors import InvalidValue
+from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from skychimp.config.settings import MailSettings
+    from skychimp.delivery.composing.extras import Extras
     from skychimp.models import Format
     from skychimp.services.messages.messages import MessageInfo
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
+TEST_COLUMNS = {"to": "To", "reply": "Reply", "relay": "Mail server"}
 SHOWN_TAGS = 5
 EDITOR_SUFFIXES = {"text": ".txt", "markdown": ".md", "html": ".txt"}
 """The suffix of the file with the body in the editor, by format. The HTML part is not edited there."""
@@ -35,9 +39,19 @@ HtmlFile = Annotated[
         metavar="FILE",
     ),
 ]
+Client = Annotated[str | None, typer.Option(help="ID or email address of the client to show it for.")]
 Digest = Annotated[
     bool, typer.Option("--digest", help="Add the blog's new posts at {{ posts }}, or after the text body.")
 ]
+
+
+@dataclass(frozen=True)
+class SentTest:
+    """A message that was sent to one address, with the mail server's final reply, None if that was lost."""
+
+    to: str
+    reply: str | None
+    relay: str
 
 
 @app.command(epilog="skychimp messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown")
@@ -175,15 +189,21 @@ def delete(ctx: typer.Context, message: MessageId, yes: Yes = False, json: Json 
 def preview(
     ctx: typer.Context,
     message: MessageId,
-    client: Annotated[str | None, typer.Option(help="ID or email address of the client to show it for.")] = None,
+    client: Client = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Show it in a browser, as on a desktop and on a phone.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show a message as a client would read it."""
+    """Show a message as a client would read it. "mailings preview" shows when a mailing is sent."""
     from skychimp.delivery.composing import extras, settings_extras
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
     sample = settings_extras.make_sample(context.settings)
+    if open_:
+        _open_preview(context, message, client, sample)
+        return
     rendered = messages.preview(
         context.store, context.actor, message, client, blog_url=context.settings.blog.url, extras=sample
     )
@@ -195,46 +215,90 @@ def preview(
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         context.out.note("the link for unsubscribing is a sample")
-    context.out.next("mailings", "create", "--message", message, "--start", "now", "--every", "day", "--all-clients")
+    context.out.next("messages", "test", message, "--to", context.actor.email)
+
+
+def _open_preview(context: Context, message_id: int, client: str | None, sample: "Extras") -> None:
+    """Show a message in a browser. Raises SkychimpError if there is none, and Denied as `edit_and_save` does."""
+    import tempfile
+    import webbrowser
+    from pathlib import Path
+
+    from skychimp import files
+    from skychimp.config import shared
+    from skychimp.services.messages import messages, preview_page
+
+    shared.require_operator("start a browser as this account", "use it without --open")
+    sender = context.settings.mail.sender or context.actor.email
+    blog_url = context.settings.blog.url
+    email = messages.compose_preview(
+        context.store, context.actor, message_id, client, sender=sender, blog_url=blog_url, extras=sample
+    )
+    path = Path(tempfile.mkdtemp(prefix="skychimp-")) / f"message-{message_id}.html"
+    files.write_file(path, preview_page.make_page(email).encode())
+    context.out.record({"file": str(path)})
+    if not webbrowser.open(path.as_uri()):
+        raise SkychimpError("cannot start a browser", f"open {path} in one, or set BROWSER")
 
 
 @app.command(epilog="skychimp messages test 1 --to me@example.org")
 def test(
     ctx: typer.Context,
     message: MessageId,
-    to: Annotated[str, typer.Option(help="Email address to send to.", metavar="EMAIL")],
+    to: Annotated[list[str], typer.Option(help="Email address to send to (repeatable).", metavar="EMAIL")],
+    client: Client = None,
     json: Json = False,
 ) -> None:
-    """Send a message to one address now, without a mailing. A suppressed address gets none, unless it is your own."""
-    import secrets
+    """Send a message to some addresses now, without a mailing.
 
+    Each gets it as the client with this address would, as a sample client would, or as --client would. A suppressed
+    address gets none, unless it is your own.
+    """
     from skychimp import addresses
-    from skychimp.delivery.composing import settings_extras
     from skychimp.delivery.sending.runner import with_own_sender
-    from skychimp.delivery.sending.single_email import send_single_email
     from skychimp.services.clients import suppressions
-    from skychimp.services.messages import messages
-    from skychimp.transport.interfaces import OutgoingEmail
 
     context = get_context(ctx, json)
     mail = with_own_sender(context.settings).mail
-    address = addresses.parse(to, addresses.Rules(allow_local=mail.allow_local)).email
-    suppressions.require_not_suppressed(context.store, context.actor, address)
+    rules = addresses.Rules(allow_local=mail.allow_local)
+    recipients = list(dict.fromkeys(addresses.parse(each, rules).email for each in to))
+    for address in recipients:
+        suppressions.require_not_suppressed(context.store, context.actor, address)
+    results: list[SentTest] = []
+    try:
+        results.extend(_send_test(context, mail, message, address, client) for address in recipients)
+    finally:
+        if len(recipients) > 1:
+            context.out.rows(results, TEST_COLUMNS)
+    if len(recipients) == 1:
+        context.out.record(results[0])
+
+
+def _send_test(context: Context, mail: "MailSettings", message_id: int, address: str, client: str | None) -> SentTest:
+    """Send a message to one address, and return the result."""
+    import secrets
+
+    from skychimp.delivery.composing import settings_extras
+    from skychimp.delivery.sending.single_email import send_single_email
+    from skychimp.services.messages import messages
+    from skychimp.transport.interfaces import OutgoingEmail
+
     return_path = mail.return_path or ""
     data = messages.compose_test_email(
         context.store,
         context.actor,
-        message,
+        message_id,
         sender=mail.sender or "",
         to=address,
+        client=client,
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
         extras=settings_extras.make_sample(context.settings),
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:
-        context.out.warn("the mail server's final reply was lost: the email may have arrived")
-    context.out.record({"to": address, "reply": result.reply and result.reply.text, "relay": result.relay})
+        context.out.warn(f"the mail server's final reply was lost: the email to {address} may have arrived")
+    return SentTest(address, result.reply and result.reply.text, result.relay)
 
 
 def _show(context: Context, message: "MessageInfo") -> None:

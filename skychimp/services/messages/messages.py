@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
-from skychimp.delivery.composing import compose
+from skychimp.delivery.composing import compose, mime
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholder, insert_posts, summarize_post
 from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
@@ -265,22 +265,43 @@ def compose_test_email(
     *,
     sender: str,
     to: str,
+    client: str | None = None,
     message_id_header: str,
     blog_url: str | None,
     extras: Extras = NO_EXTRAS,
 ) -> bytes:
     """Compose one of the actor's messages for any address, which need not be a client's.
 
-    `extras` are its further headers and links. Returns the whole email with CRLF line ends. Raises NotFound,
-    InvalidValue.
+    It is what `client` would read, or else the client with this address, or else a sample client. `extras` are its
+    further headers and links. Returns the whole email with CRLF line ends. Raises NotFound, InvalidValue.
     """
     message = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
     audit.record_if_possible(store, actor, "test", "message", message_id, f"to {to.rpartition('@')[2]}")
+    composer = _composer(store, message, sender, blog_url, extras)
+    if client is not None:
+        recipient = _recipient(store, actor, client)
+        return _address_to(composer.compose(recipient, message_id_header).data, recipient, to)
     try:
         recipient = _recipient(store, actor, to)
     except NotFound:
         recipient = _sample_recipient(store, message_id)._replace(email=to)
-    return _composer(store, message, sender, blog_url, extras).compose(recipient, message_id_header).data
+    return composer.compose(recipient, message_id_header).data
+
+
+def compose_preview(
+    store: Store,
+    actor: Actor,
+    message_id: int,
+    client: str | None = None,
+    *,
+    sender: str,
+    blog_url: str | None,
+    extras: Extras = NO_EXTRAS,
+) -> bytes:
+    """Compose a message as one client, or a sample client, gets it. Raises NotFound, InvalidValue."""
+    message = show(store, actor, message_id)
+    recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
+    return _composer(store, message, sender, blog_url, extras).compose(recipient, "<preview@localhost>").data
 
 
 def has_made_body(message: MessageInfo) -> bool:
@@ -389,6 +410,13 @@ def _sample_recipient(store: Store, message_id: int) -> Recipient:
         owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) or 0
         fields = store_fields.known_fields(db.connection(), owner_id).values()
     return compose.with_samples(SAMPLE_RECIPIENT, fields)
+
+
+def _address_to(email: bytes, recipient: Recipient, to: str) -> bytes:
+    """Return an email that is addressed to somebody else than its client."""
+    old = b"\r\nTo: " + mime.mailbox(mime.one_line(recipient.name), recipient.email)
+    assert old in email
+    return email.replace(old, b"\r\nTo: " + mime.mailbox("", to), 1)
 
 
 def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None, extras: Extras) -> Composer:

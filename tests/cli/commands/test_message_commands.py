@@ -1,5 +1,7 @@
 """`skychimp messages`: files that other tools made, from the command to the bytes of the email."""
 
+from pathlib import Path
+
 import pytest
 from support.command import Home
 from support.inbox import body_of, read_outbox
@@ -82,3 +84,39 @@ def test_file_that_cannot_be_sent_is_refused(home: Home, options: list[str], sou
     refused = home.call("messages", "create", *options, stdin=source)
     assert (refused.status, refused.out, refused.err) == (2, "", error)
     assert home.call("messages", "list", "--json").json == []
+
+
+def test_preview_opens_in_a_browser(home: Home) -> None:
+    browser = home.folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {home.folder / "opened"}\n')
+    browser.chmod(0o755)
+    home.call("messages", "create", "--subject", "Hi {{ client.name }}", "--body", "**Dear** you", "--markdown")
+    environ = {"BROWSER": f"{browser} %s", "TMPDIR": str(home.folder)}
+    shown = home.run("messages", "preview", "1", "--open", "--json", environ=environ)
+    assert shown.status == 0
+    page = Path(shown.json["file"])
+    assert (home.folder / "opened").read_text().strip() == page.as_uri()
+    assert page.stat().st_mode & 0o077 == 0
+    assert "Hi Ada Lovelace" in page.read_text()
+    assert "&lt;strong&gt;Dear&lt;/strong&gt;" in page.read_text()
+
+    broken = home.run("messages", "preview", "1", "--open", environ=environ | {"BROWSER": "false %s"})
+    assert broken.status == 1
+    assert "cannot start a browser" in broken.err
+
+
+def test_test_email_is_what_a_client_would_get_and_goes_to_several(store: Store, home: Home) -> None:
+    home.call("clients", "create", "--email", "c@example.org", "--name", "Grace")
+    home.call("messages", "create", "--subject", "Hi {{ client.name }}", "--body", "For {{ client.email }}")
+    to = ("--to", "a@example.org", "--to", "b@example.org", "--to", "A@example.org")
+    sent = home.call("messages", "test", "1", *to, "--client", "c@example.org", "--json")
+    assert [each["to"] for each in sent.json] == ["a@example.org", "b@example.org", "A@example.org"]
+    for email in read_outbox(store.path.with_name("outbox")):
+        assert email["To"] in ("a@example.org", "b@example.org", "A@example.org")
+        assert (email["Subject"], body_of(email)) == ("Hi Grace", "For c@example.org\n")
+
+
+def test_tests_that_were_sent_are_shown_before_an_error(home: Home) -> None:
+    home.call("messages", "create", "--subject", "Hi", "--body", "x")
+    refused = home.call("messages", "test", "1", "--to", "a@example.org", "--to", "nobody")
+    assert (refused.status, refused.out) == (2, "")
