@@ -47,6 +47,7 @@ PURE = {
     "delivery.sending.retry_policy",
     "durations",
     "fields",
+    "listed",
     "markdown",
     "permissions",
     "safe_json",

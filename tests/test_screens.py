@@ -155,7 +155,7 @@ def copy_home(full: Home, tmp_path: Path) -> Callable[[], Home]:
         ("clients import people.csv", None),
         ("messages create --subject Hi --body Hi", "messages preview 2"),
         ("messages update 1 --body Ho", "messages preview 1"),
-        ("messages preview 1", "mailings create --message 1 --start now --every day --all-clients"),
+        ("messages preview 1", "messages test 1 --to you@example.org"),
         ("mailings create --message 1 --start +1d --every day --all-clients", "mailings preview 3"),
         ("mailings create --message 1 --start now --every day --all-clients --yes", "run"),  # the server has ended
         ("clients list", None),

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
-from itertools import chain, islice, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TextIO
 
 from skychimp import safe_json, shell
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 Color = tuple[int, int, int]
 """Red, green and blue."""
-
-MAX_TABLE_ROWS = 1_000
-"""A longer list is shown as plain lines on a terminal too, because a table must be held in memory as a whole."""
 
 MAX_PAGE_WIDTH = 100
 MAX_PICTURE_WIDTH = 80
@@ -99,32 +96,29 @@ class Output:
         records: Iterable[Any],
         columns: Mapping[str, str],
         *,
+        noun: str = "",
+        plural: str = "",
         empty: str = "nothing here yet",
         optional: Iterable[str] = (),
+        is_filtered: bool = False,
     ) -> None:
         """Show a list of records as they are read. `columns` maps each field to its heading.
 
-        If the terminal is too narrow, the `optional` columns are left out, the first one first. `empty` is what an
-        empty list shows on a terminal.
+        On a terminal, it is a table. A `noun` such as "client" tells how many there are, with its `plural` unless that
+        has only an "s" more. `optional` columns are left out if the terminal is too narrow, the first one first.
+        `empty` is shown for an empty list, unless it `is_filtered`: then nothing matches.
         """
         if self.json:
             write_json_list(sys.stdout, records)
             self._write("")
             return
-        records = iter(records)
         if not self.on_terminal:
             self._write_lines(records, columns)
             return
-        first = list(islice(records, MAX_TABLE_ROWS + 1))
-        if not first:
-            self.note(empty)
-        elif len(first) > MAX_TABLE_ROWS:
-            self._write_lines(chain(first, records), columns)
-        else:
-            from skychimp.cli.display.tables import build_table
+        from skychimp.cli.display.tables import show_list
 
-            console = new_console(stderr=False)
-            console.print(build_table(first, columns, optional, console.width))
+        if not show_list(new_console(stderr=False), records, columns, optional, noun, plural):
+            self.note(f"no matching {plural or noun + 's'}" if is_filtered else empty)
 
     def lines(self, records: Iterable[Any], columns: Mapping[str, str]) -> None:
         """Show records as plain lines, or as one JSON value per line, without buffering."""

@@ -3,17 +3,19 @@
 Every entry goes to the system log as well, which a restore of the store does not bring back to an older state.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import event, select
+from sqlalchemy import Row, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from skychimp.config import shared
 from skychimp.errors import SkychimpError
+from skychimp.listed import Listed
 from skychimp.models import AuditEntry, User
 from skychimp.permissions import ANONYMOUS, Action, Actor, Scope, authorize
 from skychimp.services import paging, system_log
@@ -108,8 +110,8 @@ def list_entries(
     by: str | None = None,
     action: str | None = None,
     since: datetime | None = None,
-) -> Iterator[AuditInfo]:
-    """Yield the entries of the audit trail, the oldest first, while they are read.
+) -> Listed[AuditInfo]:
+    """Return the entries of the audit trail, the oldest first.
 
     `by` is a user's id or email address, `since` the time of the first entry. Raises Denied, InvalidValue.
     """
@@ -122,9 +124,11 @@ def list_entries(
         found = found.where(_A.c.action == checked_search(action))
     if since is not None:
         found = found.where(_A.c.at >= since)
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
-        for row in page:
-            yield AuditInfo(row.id, row.at, row.email, row.action, row.object, row.object_id, row.detail)
+    return paging.read_list(store, rows, found, options, partial(map, _audit_info))
+
+
+def _audit_info(row: Row[Any]) -> AuditInfo:
+    return AuditInfo(row.id, row.at, row.email, row.action, row.object, row.object_id, row.detail)
 
 
 def _new_entry(actor: Actor, action: str, kind: str, object_id: int | None, detail: str) -> AuditEntry:

@@ -5,14 +5,19 @@ reuse its write-ahead log, which then grows with each email that is sent, and Po
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, TypeVar
 
-from sqlalchemy import Row, Select
+from sqlalchemy import Row, Select, func, select
 from sqlmodel import Session
 
+from skychimp.listed import Listed
+from skychimp.services.listing import ListOptions
 from skychimp.store.database import Store
 from skychimp.store.sql import id_list
+
+Info = TypeVar("Info")
 
 PAGE = 1_000
 SMALL_PAGE = 100
@@ -42,6 +47,28 @@ def read_pages(
         with store.read() as db:
             page = _read_page(db, rows, others[start : start + size].tolist())
         yield page
+
+
+def read_list(
+    store: Store,
+    rows: Select[Any],
+    found: Select[Any],
+    options: ListOptions,
+    read: Callable[[list[Row[Any]]], Iterable[Info]],
+    *,
+    size: int = PAGE,
+    is_countable: bool = True,
+) -> Listed[Info]:
+    """Return what `read` makes of each page of a query, as `read_pages` reads it. `options` are those of `found`."""
+    pages = read_pages(store, rows, found, limit=options.limit, size=size)
+    all_ids = found.with_only_columns(rows.selected_columns[0]).limit(None).offset(None).order_by(None)
+
+    def count() -> int | None:
+        with store.read() as db:
+            return db.scalar(select(func.count()).select_from(all_ids.subquery())) if is_countable else None
+
+    is_part = options.limit is not None or options.offset > 0
+    return Listed(chain.from_iterable(map(read, pages)), count, is_part=is_part)
 
 
 def _other_ids(store: Store, ids: Select[Any], known: set[int]) -> "array[int]":

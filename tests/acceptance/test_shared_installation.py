@@ -446,6 +446,20 @@ def test_editor_is_not_started(careless: SharedInstallation, own: Path, command:
     assert not (own / "taken over").exists()
 
 
+def test_pager_is_not_started(careless: SharedInstallation, own: Path, token: str) -> None:
+    """A pager can start any program, as the account of the service."""
+    rows = "".join(f"c{number}@example.org\n" for number in range(30))
+    (own / "clients.csv").write_text(f"email\n{rows}")
+    (own / "clients.csv").chmod(0o644)
+    careless.run_as_service("clients", "import", str(own / "clients.csv"), SKYCHIMP_TOKEN=token)
+    pager = own / "pager"
+    pager.write_text(f"#!/bin/sh\ntouch '{own}/taken over'\n")
+    pager.chmod(0o755)
+    done = on_terminal(careless, "clients", "list", PAGER=str(pager), SKYCHIMP_TOKEN=token)
+    assert "c29@example.org" in done.out
+    assert not (own / "taken over").exists()
+
+
 def complete(installation: SharedInstallation, who: str, line: str, token: str) -> list[str]:
     """Return what Tab suggests after this line."""
     words = line.split(" ")

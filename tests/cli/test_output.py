@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp.cli import output
-from skychimp.cli.display.tables import EDGES, GUTTER, ColumnSize, fit
+from skychimp.cli.display.tables import CHUNK, GUTTER, ColumnSize, fit
 from skychimp.cli.display.values import escape
-from skychimp.cli.output import Output
+from skychimp.cli.output import Output, prepare_streams
 from skychimp.errors import Interrupted, SkychimpError
+from skychimp.listed import Listed
 
 COLUMNS = {"id": "ID", "name": "Name"}
 HOSTILE = "[bold]Ada[/bold]\t\n\x1b[31m\u202eevil\u200f\ud800 :smile: [link=x]"
@@ -49,7 +50,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _terminal_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"COLUMNS": "60", "TERM": "xterm", "LINES": "24"}.items():
+    for name, value in {"COLUMNS": "60", "TERM": "xterm", "LINES": "24", "PAGER": ""}.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
@@ -158,7 +159,7 @@ def test_json_keeps_values_unchanged(values: list[str]) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
     with redirect_stdout(stream):
-        output.prepare_streams()
+        prepare_streams()
         Output(json=True).rows([Row(number, value) for number, value in enumerate(values)], COLUMNS)
         Output(json=True).record(Row(7, values))
     as_list, _, one = raw.getvalue().decode("utf-8").rpartition('{\n  "id": 7')
@@ -213,7 +214,7 @@ def test_table_is_complete_and_fits_the_terminal(values: list[tuple[str, str, st
     assert max(map(len, lines)) <= width
     for character in "ab":
         cells = "".join(map("".join, values))
-        assert "".join(lines[3:]).count(character) == cells.count(character)
+        assert "".join(lines[2:]).count(character) == cells.count(character)
 
 
 _sizes = st.builds(
@@ -228,7 +229,7 @@ _sizes = st.builds(
 def test_words_are_broken_only_without_room(sizes: list[ColumnSize], width: int) -> None:
     named = {str(number): size for number, size in enumerate(sizes)}
     widths = fit(named, ["0", "1"] if len(sizes) > 2 else [], width)
-    room = width - (len(widths) - 1) * GUTTER - EDGES
+    room = width - (len(widths) - 1) * GUTTER
     assert sum(widths.values()) <= room
     assert all(widths[name] <= named[name].cell for name in widths)
     assert set(named) - set(widths) <= {"0", "1"}
@@ -248,10 +249,36 @@ def test_optional_and_empty_columns_are_left_out() -> None:
     assert "Name" not in on_terminal(lambda: Output().rows([Row(1), Row(2, None)], COLUMNS))
 
 
-def test_very_long_list_is_shown_as_lines() -> None:
-    number = output.MAX_TABLE_ROWS + 1
-    shown = on_terminal(lambda: Output().rows((Row(each, "x") for each in range(number)), COLUMNS))
-    assert shown == "".join(f"{each}\tx\n" for each in range(number))
+def test_very_long_list_is_one_table() -> None:
+    number = 2 * CHUNK + 1
+    shown = on_terminal(lambda: Output().rows((Row(each, "x") for each in range(number)), COLUMNS, noun="row"))
+    count, heading, rule, *rows = (line.rstrip() for line in shown.splitlines())
+    assert ("more than 1,000 rows" in count, "Name" in heading, set(rule)) == (True, True, {"─"})
+    assert rows == [f"{each:<7}   x" for each in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("shown", "total", "is_part", "text"),
+    [
+        (1, 1, False, "1 entry"),
+        (3, 3, False, "3 entries"),
+        (3, 2_001, True, "3 of 2,001 entries"),
+        (3, 3, True, "3 entries"),
+        (3, None, True, "3 entries"),
+        (CHUNK + 1, 2_001, False, "2,001 entries"),
+        (CHUNK + 1, None, False, "more than 1,000 entries"),
+    ],
+)
+def test_list_begins_with_the_number_of_rows(shown: int, total: int | None, is_part: bool, text: str) -> None:
+    rows = Listed((Row(number, "x") for number in range(shown)), lambda: total, is_part=is_part)
+    printed = on_terminal(lambda: Output().rows(rows, COLUMNS, noun="entry", plural="entries"))
+    assert re.sub(r"\x1b\[\d+m", "", printed.splitlines()[0]) == text
+
+
+def test_filter_that_matches_nothing_is_said() -> None:
+    shown = partial(Output().rows, [], COLUMNS, noun="client", empty="no clients yet")
+    assert on_terminal(shown) == "no clients yet\n"
+    assert on_terminal(partial(shown, is_filtered=True)) == "no matching clients\n"
 
 
 def test_one_record_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ class Home:
     def __init__(self, folder: Path, **environ: str) -> None:
         self.folder = folder
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
-        self.environ = inherited | {"HOME": str(folder)} | environ
+        self.environ = inherited | {"HOME": str(folder), "PAGER": ""} | environ
 
     def call(
         self,

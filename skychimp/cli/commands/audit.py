@@ -46,4 +46,6 @@ def list_(
     options = list_options(limit, offset, search, sort)
     viewer = context.maintenance_actor(operator, Action.SEE_AUDIT_TRAIL)
     entries = audit.list_entries(context.store, viewer, options, by=actor, action=action, since=start)
-    context.out.rows(entries, COLUMNS, empty="the audit trail is empty")
+    is_filtered = any(each is not None for each in (actor, action, since, search))
+    empty = "the audit trail is empty"
+    context.out.rows(entries, COLUMNS, noun="entry", plural="entries", empty=empty, is_filtered=is_filtered)

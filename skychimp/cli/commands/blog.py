@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.text import count_of
 
@@ -83,15 +84,17 @@ def list_(
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    columns: Columns = None,
     json: Json = False,
 ) -> None:
     """List published posts, the newest first."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
+    shown = choose_columns(context, columns, COLUMNS, posts.PostInfo)
     options = list_options(limit, offset, search, sort)
     rows = posts.list_posts(context.store, context.actor, options, unpublished=everything)
-    context.out.rows(rows, COLUMNS, empty=NO_POSTS)
+    context.out.rows(rows, shown, noun="post", empty=NO_POSTS, is_filtered=search is not None)
 
 
 @app.command()

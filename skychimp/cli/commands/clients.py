@@ -22,6 +22,7 @@ from skychimp.cli.display.client_options import (
     suggest_message,
     warn_if_suppressed,
 )
+from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.consent_options import Consent, ConsentAt, ConsentProof, read_consent
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import InvalidValue
@@ -91,12 +92,14 @@ def list_(
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    columns: Columns = None,
     json: Json = False,
 ) -> None:
     """List your clients."""
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
+    shown = choose_columns(context, columns, COLUMNS, clients.ClientInfo)
     options = list_options(limit, offset, search, sort)
     warn_of_unknown_tags(context, [] if tag is None else [tag])
     selection = read_selection(context, where, segment)
@@ -105,7 +108,7 @@ def list_(
     )
     is_filtered = bad or suppressed or any(each is not None for each in (search, tag, selection))
     none_yet = f"no clients yet; {run_hint('clients', 'import', 'FILE.csv')}"
-    context.out.rows(rows, COLUMNS, empty="no matching clients" if is_filtered else none_yet)
+    context.out.rows(rows, shown, noun="client", empty=none_yet, is_filtered=is_filtered)
 
 
 @app.command()
@@ -154,7 +157,7 @@ def tags(
     context = get_context(ctx, json)
     rows = clients.list_tags(context.store, context.actor, list_options(limit, offset, search, sort))
     no_tags = f"no tags yet; {run_hint('clients', 'update', 'CLIENT', '--add-tag', 'TAG')}"
-    context.out.rows(rows, TAG_COLUMNS, empty=no_tags if search is None else "no matching tags")
+    context.out.rows(rows, TAG_COLUMNS, noun="tag", empty=no_tags, is_filtered=search is not None)
 
 
 @app.command(epilog="skychimp clients fields\nskychimp clients fields zip --type text")

@@ -12,8 +12,11 @@ from skychimp.cli.commands.mailings_log import log
 from skychimp.cli.commands.mailings_update import EXAMPLE as UPDATE_EXAMPLE
 from skychimp.cli.commands.mailings_update import update
 from skychimp.cli.context import Json, Limit, MailingName, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.mailing_options import confirm_sending, count_recipients, require_consent
 from skychimp.cli.display.mailing_view import (
+    COLUMNS,
+    MANAGER_COLUMNS,
     next_step,
     note_left_out,
     sent_next,
@@ -38,14 +41,18 @@ def list_(
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    columns: Columns = None,
     json: Json = False,
 ) -> None:
     """List your mailings. A manager sees all mailings."""
     from skychimp.services.mailings import mailings
+    from skychimp.services.mailings.queries import MailingInfo
 
     context = get_context(ctx, json)
+    default = MANAGER_COLUMNS if context.actor.role == "manager" else COLUMNS
+    shown = choose_columns(context, columns, default, MailingInfo)
     rows = mailings.list_mailings(context.store, context.actor, list_options(limit, offset, search, sort))
-    show_mailings(context, rows)
+    show_mailings(context, rows, shown, is_filtered=search is not None)
 
 
 @app.command()
@@ -80,7 +87,7 @@ def audience(
         require_consent=require_consent(context),
     )
     empty = "nobody is left out" if left_out else "the mailing goes to no client"
-    context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, empty=empty)
+    context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, noun="client", empty=empty)
     if context.out.on_terminal and not context.out.json:
         counted = count_recipients(context, mailing_id)
         context.out.note(f"mailing {mailing_id} goes to {count_of(counted.recipients, 'client')}")

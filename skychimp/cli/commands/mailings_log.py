@@ -85,9 +85,11 @@ def log(
         context.out.csv(attempts, CSV_COLUMNS)
     elif first := next(attempts, None):
         columns = TABLE_COLUMNS if context.out.on_terminal else COLUMNS
-        context.out.rows(chain([first], attempts), columns)
+        context.out.rows(chain([first], attempts), columns, noun="attempt")
     else:
-        context.out.rows((), COLUMNS, empty=_empty_log_note(context, mailing_id))
+        is_filtered = any(each is not None for each in (status, domain, reply, since, until, search))
+        empty = "" if is_filtered else _empty_log_note(context, mailing_id)
+        context.out.rows((), COLUMNS, noun="attempt", empty=empty, is_filtered=is_filtered)
 
 
 def _check_log_options(status: str | None, *, csv: bool, json: bool, follow: bool, page: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.editor import edit_and_save
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
@@ -97,14 +98,17 @@ def list_(
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    columns: Columns = None,
     json: Json = False,
 ) -> None:
     """List your messages. A manager sees all messages."""
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
+    shown = choose_columns(context, columns, COLUMNS, messages.MessageInfo)
     rows = messages.list_messages(context.store, context.actor, list_options(limit, offset, search, sort))
-    context.out.rows(rows, COLUMNS, empty=f"no messages yet; {run_hint('messages', 'create', '--help')}")
+    none_yet = f"no messages yet; {run_hint('messages', 'create', '--help')}"
+    context.out.rows(rows, shown, noun="message", empty=none_yet, is_filtered=search is not None)
 
 
 @app.command()

@@ -46,7 +46,7 @@ def list_(
     context = get_context(ctx, json)
     rows = segments.list_segments(context.store, context.actor, list_options(limit, offset, search, sort))
     none_yet = f"no segments yet; {run_hint('segments', 'create', '--help')}"
-    context.out.rows(rows, COLUMNS, empty=none_yet if search is None else "no matching segments")
+    context.out.rows(rows, COLUMNS, noun="segment", empty=none_yet, is_filtered=search is not None)
 
 
 @app.command(epilog="skychimp segments show regulars")

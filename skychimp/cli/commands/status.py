@@ -10,6 +10,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.durations import format_ago, format_duration, parse_duration
+from skychimp.shell import run_hint
 from skychimp.text import count_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def status(
         context.out.warn(problem)
         raise typer.Exit(TOO_OLD)
     if waiting := _unsent_for(current):
-        context.out.warn(f'nothing is sending, although mail was due {format_ago(waiting)}; run "skychimp run"')
+        context.out.warn(f"nothing is sending, although mail was due {format_ago(waiting)}; {run_hint('run')}")
 
 
 def _unsent_for(current: "Status") -> timedelta | None:

@@ -19,6 +19,7 @@ from skychimp.cli.context import (
     get_context,
     list_options,
 )
+from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row_reporter
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue, NotFound
@@ -91,21 +92,27 @@ def list_(
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    columns: Columns = None,
     json: Json = False,
 ) -> None:
     """List your suppressions, or with --everywhere those for the mail of all users."""
     from skychimp.services.clients import suppressions
 
     context = get_context(ctx, json)
+    shown = choose_columns(context, columns, COLUMNS, suppressions.SuppressionInfo)
     actor = _actor(context, everywhere=everywhere, operator=operator)
     options = list_options(limit, offset, search, sort)
     listed = suppressions.list_suppressions(
         context.store, actor, options, topic=topic, everywhere=everywhere, reason=reason
     )
     is_filtered = topic is not None or reason is not None or search is not None
-    empty = "no matching suppressions" if is_filtered else "no suppressions"
     context.out.rows(
-        listed if context.out.json else map(_shown, listed), COLUMNS, empty=empty, optional=("note", "source")
+        listed if context.out.json else listed.map(_shown),
+        shown,
+        noun="suppression",
+        empty="no suppressions",
+        optional=() if columns else ("note", "source"),
+        is_filtered=is_filtered,
     )
 
 

@@ -9,6 +9,7 @@ import typer
 from skychimp import shell
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
+from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.values import write_json_object
 from skychimp.cli.output_file import Force, open_output_file
 
@@ -36,6 +37,7 @@ def list_(
     offset: Offset = 0,
     search: Search = None,
     sort: Sort = None,
+    columns: Columns = None,
     json: Json = False,
 ) -> None:
     """List users. Managers see users and editors, administrators see everybody."""
@@ -43,14 +45,16 @@ def list_(
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
+    shown = choose_columns(context, columns, COLUMNS, users.UserInfo)
     options = list_options(limit, offset, search, sort)
     listed = users.list_users(context.store, context.actor, options, Role(role) if role else None)
+    is_filtered = search is not None or role is not None
     empty = 'no users; anyone can run "skychimp register"'
-    if context.out.on_terminal and not json:
-        rows = (SimpleNamespace(**vars(user), state=_state(user)) for user in listed)
-        context.out.rows(rows, TERMINAL_COLUMNS, empty=empty)
-        return
-    context.out.rows(listed, COLUMNS, empty=empty)
+    if context.out.on_terminal and not json and columns is None:
+        rows = listed.map(lambda user: SimpleNamespace(**vars(user), state=_state(user)))
+        context.out.rows(rows, TERMINAL_COLUMNS, noun="user", empty=empty, is_filtered=is_filtered)
+    else:
+        context.out.rows(listed, shown, noun="user", empty=empty, is_filtered=is_filtered)
 
 
 def _state(user: "UserInfo") -> str:

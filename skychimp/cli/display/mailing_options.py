@@ -63,7 +63,7 @@ def _complete_period(incomplete: str) -> list[str]:
 
 EVERY = typer.Option(
     help="How often to send it.",
-    metavar="[once|day|week|month]",
+    metavar="<once|day|week|month>",
     parser=read_period,
     autocompletion=_complete_period,
 )

@@ -1,8 +1,9 @@
 """Show mailings: their columns, their times as people read them, and what happens next."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -14,6 +15,7 @@ from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.delivery.scheduling.recurrence import DueTime
+    from skychimp.listed import Listed
     from skychimp.services.mailings.queries import MailingInfo
     from skychimp.store.clients.audience import AudienceCount
 
@@ -148,14 +150,17 @@ def note_left_out(context: Context, counted: "AudienceCount") -> None:
         context.out.note(f"left out: {left_out}")
 
 
-def show_mailings(context: Context, mailings: "Iterator[MailingInfo]") -> None:
-    """Show a list of mailings: a manager sees whose they are."""
-    columns = MANAGER_COLUMNS if context.actor.role == "manager" else COLUMNS
+def show_mailings(
+    context: Context, mailings: "Listed[MailingInfo]", columns: Mapping[str, str], *, is_filtered: bool
+) -> None:
+    """Show a list of mailings."""
     if _is_for_person(context):
-        rows = _readable_rows(mailings, _default_timezone(context), datetime.now(UTC))
-        context.out.rows(rows, columns, empty=NO_MAILINGS, optional=OPTIONAL_COLUMNS)
+        readable = partial(_readable_row, default_timezone=_default_timezone(context), now=datetime.now(UTC))
+        optional = OPTIONAL_COLUMNS if columns is COLUMNS else ()
+        rows: Iterable[Any] = mailings.map(readable)
     else:
-        context.out.rows(mailings, columns, empty=NO_MAILINGS)
+        rows, optional = mailings, ()
+    context.out.rows(rows, columns, noun="mailing", empty=NO_MAILINGS, optional=optional, is_filtered=is_filtered)
 
 
 def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterable[DueTime]") -> None:
@@ -233,12 +238,9 @@ def _default_timezone(context: Context) -> str:
         return ""
 
 
-def _readable_rows(
-    mailings: "Iterator[MailingInfo]", default_timezone: str, now: datetime
-) -> "Iterator[SimpleNamespace]":
-    for mailing in mailings:
-        next_at = mailing.next_at and relative_time(mailing.next_at, mailing.timezone, default_timezone, now)
-        yield SimpleNamespace(**_local_times(mailing) | {"next_at": next_at or "", "progress": mailing.progress})
+def _readable_row(mailing: "MailingInfo", default_timezone: str, now: datetime) -> SimpleNamespace:
+    next_at = mailing.next_at and relative_time(mailing.next_at, mailing.timezone, default_timezone, now)
+    return SimpleNamespace(**_local_times(mailing) | {"next_at": next_at or "", "progress": mailing.progress})
 
 
 def _local_times(mailing: "MailingInfo", *, with_zone: bool = False) -> dict[str, Any]:

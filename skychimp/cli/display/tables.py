@@ -1,4 +1,4 @@
-"""Lay out a table so that it fits the terminal and breaks no word if there is room.
+"""Show a list as a table that fits the terminal and breaks no word if there is room.
 
 Rich's own tables shorten the widest columns first, and break an email address although a column of words next to it
 could wrap.
@@ -6,18 +6,29 @@ could wrap.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from skychimp.cli.display.pager import paged
 from skychimp.cli.display.values import cell_text
+from skychimp.listed import Listed
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+CHUNK = 1_000
+"""How many rows are laid out at once. Those that follow get the widths of the first ones."""
+
 MIN_COLUMN_WIDTH = 10
+LATER_WIDTH = 4
+"""How much wider the ids and addresses of later rows may be."""
+
 GUTTER = 3
 """The space between two columns."""
-EDGES = 2
-"""The space at both sides of a table."""
+HEAD_HEIGHT = 3
+"""The number of lines above the rows: how many rows there are, the headings, and a rule."""
 
 CELL_STYLES = {
     "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
@@ -32,24 +43,73 @@ class ColumnSize(NamedTuple):
     cell: int
     is_rigid: bool = False
 
+    def widened(self, more: int) -> "ColumnSize":
+        """Return a larger size."""
+        return ColumnSize(self.word + more, self.cell + more, self.is_rigid)
 
-def build_table(records: Sequence[Any], columns: Mapping[str, str], optional: Iterable[str], width: int) -> "Table":
-    """Return a table of records, at most `width` characters wide. `columns` maps each field to its heading.
 
-    Columns without any value are left out. If the table does not fit, so are the `optional` columns, the first one
-    first.
+def show_list(
+    console: "Console",
+    records: Iterable[Any],
+    columns: Mapping[str, str],
+    optional: Iterable[str],
+    noun: str,
+    plural: str,
+) -> bool:
+    """Show records as a table on a terminal, in the pager if it is longer than the screen. Return False without any.
+
+    `columns` maps each field to its heading. Columns without any value are left out. If the table does not fit, so are
+    the `optional` columns, the first one first. With a noun, the first line says how many records there are.
     """
+    rows = iter(records)
+    first = list(islice(rows, CHUNK))
+    following = list(islice(rows, 1))
+    if not first:
+        return False
+    texts = _texts(first, columns)
+    if not following:
+        texts = {name: cells for name, cells in texts.items() if any(cells)} or texts
+    sizes = {name: _measure(name, [columns[name], *cells], first) for name, cells in texts.items()}
+    if following:
+        sizes = {name: size.widened(LATER_WIDTH) if size.is_rigid else size for name, size in sizes.items()}
+    widths = fit(sizes, optional, console.width)
+    with paged(is_long=len(first) + HEAD_HEIGHT >= console.height) as console.file:
+        if noun:
+            console.print(_count_line(records, len(first), noun, plural, is_whole=not following), style="dim")
+        console.print(_build_table(texts, columns, widths))
+        while following:
+            chunk = following + list(islice(rows, CHUNK))
+            console.print(_build_table(_texts(chunk, columns), columns, widths, has_head=False))
+            following = list(islice(rows, 1))
+    return True
+
+
+def _count_line(records: Iterable[Any], shown: int, noun: str, plural: str, *, is_whole: bool) -> str:
+    """Return how many records there are: `2,001 clients`, `30 of 2,001 clients`."""
+    is_part = isinstance(records, Listed) and records.is_part
+    if is_whole and not is_part:
+        return count_of(shown, noun, plural)
+    total = records.count() if isinstance(records, Listed) else None
+    if total is None:
+        return count_of(shown, noun, plural) if is_whole else f"more than {count_of(shown, noun, plural)}"
+    everything = count_of(total, noun, plural)
+    return f"{shown:,} of {everything}" if is_whole and shown < total else everything
+
+
+def _texts(records: Sequence[Any], columns: Mapping[str, str]) -> dict[str, list[str]]:
+    return {name: [cell_text(getattr(record, name)) for record in records] for name in columns}
+
+
+def _build_table(
+    texts: Mapping[str, Sequence[str]], columns: Mapping[str, str], widths: Mapping[str, int], *, has_head: bool = True
+) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    texts = {name: [cell_text(getattr(record, name)) for record in records] for name in columns}
-    texts = {name: cells for name, cells in texts.items() if any(cells)} or texts
-    sizes = {name: _measure(name, [columns[name], *cells], records) for name, cells in texts.items()}
-    widths = fit(sizes, optional, width)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, column_width in widths.items():
-        table.add_column(columns[name], overflow="fold", width=column_width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=has_head)
+    for name, width in widths.items():
+        table.add_column(columns[name], overflow="fold", width=width)
     for row in zip(*(texts[name] for name in widths), strict=True):
         table.add_row(*(Text(cell, style=CELL_STYLES.get(cell, "")) for cell in row))
     return table
@@ -64,7 +124,7 @@ def fit(sizes: Mapping[str, ColumnSize], optional: Iterable[str], width: int) ->
     for name in optional:
         if _total(size.cell for size in shown.values()) > width:
             shown.pop(name, None)
-    room = max(width - (len(shown) - 1) * GUTTER - EDGES, len(shown))
+    room = max(width - (len(shown) - 1) * GUTTER, len(shown))
     least = _least_widths(list(shown.values()), room)
     wanted = [size.cell - low if low == size.word else 0 for size, low in zip(shown.values(), least, strict=True)]
     extra = _share(wanted, room - sum(least))
@@ -104,4 +164,4 @@ def _share(wanted: Sequence[int], room: int) -> list[int]:
 
 def _total(widths: Iterable[int]) -> int:
     widths = list(widths)
-    return sum(widths) + (len(widths) - 1) * GUTTER + EDGES
+    return sum(widths) + (len(widths) - 1) * GUTTER

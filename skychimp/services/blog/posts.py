@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from itertools import chain, count
@@ -12,6 +11,7 @@ from sqlmodel import Session
 
 from skychimp import markdown
 from skychimp.errors import Conflict, InvalidValue, NotFound
+from skychimp.listed import Listed
 from skychimp.models import Post, User
 from skychimp.permissions import Action, Actor, authorize, scope_of
 from skychimp.services import audit, paging
@@ -198,17 +198,15 @@ def view(store: Store, actor: Actor, post: str) -> PostDetail:
         return _find(db, post, or_(is_published, is_writable))
 
 
-def list_posts(store: Store, actor: Actor, options: ListOptions, *, unpublished: bool = False) -> Iterator[PostInfo]:
-    """Yield the published posts, or all posts if `unpublished`; the newest first unless `options` sort them.
+def list_posts(store: Store, actor: Actor, options: ListOptions, *, unpublished: bool = False) -> Listed[PostInfo]:
+    """Return the published posts, or all posts if `unpublished`; the newest first unless `options` sort them.
 
     Raises InvalidValue, and NotLoggedIn or Denied for unpublished posts.
     """
     rows = _select_infos().where(_writable(actor) if unpublished else _P.c.published_at <= store.now())
     options = replace(options, sort=options.sort or "-published_at")
     found = apply(rows, options, searched=(_P.c.title, _P.c.content), sorted_by=SORTED_BY)
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
-        for row in page:
-            yield PostInfo(**row._mapping)
+    return paging.read_list(store, rows, found, options, lambda page: (PostInfo(**row._mapping) for row in page))
 
 
 def published_posts(store: Store, now: datetime, *, since: datetime | None = None) -> list[PostDetail]:

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, true, update
@@ -28,6 +28,7 @@ from skychimp.fields import (
     type_of_text,
     unknown_field,
 )
+from skychimp.listed import Listed
 from skychimp.models import Client, ClientTag, ConsentSource, Delivery, FieldType, Mailing, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
@@ -211,8 +212,8 @@ def list_clients(
     selection: "Selection | None" = None,
     only_bad: bool = False,
     only_suppressed: bool = False,
-) -> Iterator[ClientInfo]:
-    """Yield the actor's clients, while they are read. Raises InvalidValue, and NotFound for an unknown segment.
+) -> Listed[ClientInfo]:
+    """Return the actor's clients. Raises InvalidValue, and NotFound for an unknown segment.
 
     `tag` selects those that have it, `selection` those of a query or segment, `only_bad` those with a bad address,
     `only_suppressed` those who get no mail of any topic.
@@ -222,8 +223,7 @@ def list_clients(
     if only_suppressed:
         found = found.where(suppressions.is_suppressed(_C.c.address_key, _C.c.owner_id, literal("")))
     found = apply(found, options, searched=(_C.c.email, _C.c.name, _C.c.comment), sorted_by=SORTED_BY)
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
-        yield from map(_client_info, page)
+    return paging.read_list(store, rows, found, options, partial(map, _client_info))
 
 
 def export(store: Store, actor: Actor, tag: str | None = None, selection: "Selection | None" = None) -> Export:
@@ -249,8 +249,8 @@ def count(store: Store, actor: Actor, tag: str | None = None, selection: "Select
         return db.scalar(counted) or 0
 
 
-def list_tags(store: Store, actor: Actor, options: ListOptions) -> Iterator[TagCount]:
-    """Yield the tags of the actor's clients with the number of clients, while they are read. Raises InvalidValue."""
+def list_tags(store: Store, actor: Actor, options: ListOptions) -> list[TagCount]:
+    """Return the tags of the actor's clients with the number of clients. Raises InvalidValue."""
     scope = authorize(actor, Action.SEE_CLIENTS)
     number = func.count()
     query = select(_T.c.tag, number).join(_C, _C.c.id == _T.c.client_id).where(in_scope(scope, actor, _C.c.owner_id))
@@ -258,7 +258,7 @@ def list_tags(store: Store, actor: Actor, options: ListOptions) -> Iterator[TagC
     query = apply(query.group_by(_T.c.tag), options, searched=(_T.c.tag,), sorted_by=sorted_by)
     with store.read() as db:
         counted = db.execute(query).all()
-    yield from (TagCount(tag, clients) for tag, clients in counted)
+    return [TagCount(tag, clients) for tag, clients in counted]
 
 
 def change(

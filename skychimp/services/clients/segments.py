@@ -1,14 +1,15 @@
 """Save queries over clients as segments: create, change, delete, list and count them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, Select, delete, exists, func, select
 from sqlmodel import Session
 
 from skychimp.errors import Conflict, InvalidQuery, InvalidValue
+from skychimp.listed import Listed
 from skychimp.models import Client, Mailing, MailingFilter, Segment
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
@@ -87,12 +88,11 @@ def find(store: Store, actor: Actor, name: str) -> SegmentInfo:
         return find_segment(db, actor, name)
 
 
-def list_segments(store: Store, actor: Actor, options: ListOptions) -> Iterator[SegmentInfo]:
-    """Yield the actor's segments, while they are read. Raises InvalidValue."""
+def list_segments(store: Store, actor: Actor, options: ListOptions) -> Listed[SegmentInfo]:
+    """Return the actor's segments. Raises InvalidValue."""
     rows = _visible(actor)
     found = apply(rows, options, searched=SEARCHED, sorted_by=SORTED_BY)
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
-        yield from map(_segment_info, page)
+    return paging.read_list(store, rows, found, options, partial(map, _segment_info))
 
 
 def change(

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select, update
@@ -12,6 +13,7 @@ from sqlmodel import Session
 from skychimp import addresses
 from skychimp.addresses import Address
 from skychimp.errors import Conflict, InvalidValue, NotFound
+from skychimp.listed import Listed
 from skychimp.models import EVERYBODY, Client, Suppression, SuppressionSource
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
@@ -193,8 +195,8 @@ def list_suppressions(
     topic: str | None = None,
     everywhere: bool = False,
     reason: str | None = None,
-) -> Iterator[SuppressionInfo]:
-    """Yield the actor's suppressions, or with `everywhere` those for all users' mail, while they are read.
+) -> Listed[SuppressionInfo]:
+    """Return the actor's suppressions, or with `everywhere` those for all users' mail.
 
     `topic` and `reason` select those that have them. Raises InvalidValue, Denied.
     """
@@ -207,8 +209,7 @@ def list_suppressions(
         with store.read() as db:
             found = found.where(_S.c.topic == _spelled(db, holds).topic)
     found = apply(found, options, searched=(_S.c.address, _S.c.reason, _S.c.note), sorted_by=SORTED_BY)
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
-        yield from map(_suppression_info, page)
+    return paging.read_list(store, rows, found, options, partial(map, _suppression_info))
 
 
 def export(

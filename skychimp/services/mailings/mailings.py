@@ -1,16 +1,18 @@
 """Create, change, delete, disable and list mailings."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import Row, exists, select, update
 from sqlmodel import Session
 
 from skychimp.delivery.scheduling import planner, recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import DueTime
 from skychimp.errors import Conflict, Denied, InvalidValue
+from skychimp.listed import Listed
 from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
@@ -187,15 +189,17 @@ def find_id(store: Store, actor: Actor, name: str) -> int:
         return queries.find_id(db, actor, name)
 
 
-def list_mailings(store: Store, actor: Actor, options: ListOptions) -> Iterator[MailingInfo]:
-    """Yield the mailings that the actor may see, while they are read. Raises InvalidValue."""
+def list_mailings(store: Store, actor: Actor, options: ListOptions) -> Listed[MailingInfo]:
+    """Return the mailings that the actor may see. Raises InvalidValue."""
     rows = visible_mailings(actor)
     found = apply(rows, options, searched=SEARCHED, sorted_by=SORTED_BY)
     audit.record_list(store, actor, Action.SEE_MAILINGS, "mailing")
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
+
+    def read(page: Sequence[Row[Any]]) -> Sequence[MailingInfo]:
         with store.read() as db:
-            infos = add_progress(db, read_mailings(db, page))
-        yield from infos
+            return add_progress(db, read_mailings(db, page))
+
+    return paging.read_list(store, rows, found, options, read)
 
 
 def change(

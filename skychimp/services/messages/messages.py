@@ -1,9 +1,10 @@
 """Create, change, delete, list and preview messages."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Row, Select, and_, delete, func, select, update
@@ -16,6 +17,7 @@ from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholde
 from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import Field
+from skychimp.listed import Listed
 from skychimp.models import Format, Mailing, Message, Occurrence
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
@@ -103,13 +105,12 @@ def show(store: Store, actor: Actor, message_id: int, *, action: Action = Action
     return message
 
 
-def list_messages(store: Store, actor: Actor, options: ListOptions) -> Iterator[MessageInfo]:
-    """Yield the messages that the actor may see, while they are read. Raises InvalidValue."""
+def list_messages(store: Store, actor: Actor, options: ListOptions) -> Listed[MessageInfo]:
+    """Return the messages that the actor may see. Raises InvalidValue."""
     audit.record_list(store, actor, Action.SEE_MESSAGES, "message")
     rows = _select(actor)
     found = apply(rows, options, searched=(_MSG.c.subject, _MSG.c.body), sorted_by=SORTED_BY)
-    for page in paging.read_pages(store, rows, found, limit=options.limit, size=paging.SMALL_PAGE):
-        yield from map(_message_info, page)
+    return paging.read_list(store, rows, found, options, partial(map, _message_info), size=paging.SMALL_PAGE)
 
 
 def change(

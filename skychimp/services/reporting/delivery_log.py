@@ -1,15 +1,16 @@
 """List the attempts of a mailing, with the server's replies."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, case, func, select
 from sqlmodel import Session
 
 from skychimp import addresses
+from skychimp.listed import Listed
 from skychimp.models import Attempt, Delivery, Occurrence, Outcome, ReturnedMail
 from skychimp.permissions import Actor
 from skychimp.services import paging
@@ -65,8 +66,8 @@ def list_attempts(
     until: datetime | None = None,
     last: bool = False,
     after: int | None = None,
-) -> Iterator[AttemptInfo]:
-    """Yield the attempts of a mailing, the oldest first; with `last`, the last attempt of each delivery.
+) -> Listed[AttemptInfo]:
+    """Return the attempts of a mailing, the oldest first; with `last`, the last attempt of each delivery.
 
     `reply` is a code, an enhanced code, or part of the reply's text. `since` (included) and `until` (excluded) are
     compared with the time of the reply. `after` is the id of an attempt: only later ones are listed.
@@ -91,8 +92,7 @@ def list_attempts(
         if is_page and not is_filtered and after is None and _is_large(db, mailing_id):
             after = 0  # reading attempts until the page is full takes less time than finding all of the mailing's
     found = query.where(_is_of_mailing(mailing_id, last, after))
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
-        yield from map(_attempt_info, page)
+    return paging.read_list(store, rows, found, options, partial(map, _attempt_info), is_countable=False)
 
 
 def _is_large(db: Session, mailing_id: int) -> bool:

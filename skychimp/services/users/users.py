@@ -1,14 +1,15 @@
 """List users, block and unblock them, and change their roles."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, Select, and_, select, update
 from sqlmodel import Session
 
 from skychimp.errors import Denied
+from skychimp.listed import Listed
 from skychimp.models import Mailing, Occurrence, Role, User
 from skychimp.permissions import MANAGED_ROLES, Action, Actor, authorize, authorize_over
 from skychimp.services import audit, paging
@@ -47,15 +48,14 @@ class UserInfo:
     created_at: datetime
 
 
-def list_users(store: Store, actor: Actor, options: ListOptions, role: Role | None = None) -> Iterator[UserInfo]:
-    """Yield the users that the actor manages, while they are read. Raises Denied, and InvalidValue for the options."""
+def list_users(store: Store, actor: Actor, options: ListOptions, role: Role | None = None) -> Listed[UserInfo]:
+    """Return the users that the actor manages. Raises Denied, and InvalidValue for the options."""
     authorize(actor, Action.SEE_USERS)
     assert actor.role is not None
     roles = MANAGED_ROLES[actor.role]
     rows = _select_users().where(_U.c.role.in_(roles if role is None else roles & {role}))
     found = apply(rows, options, searched=(_U.c.email, _U.c.name), sorted_by=SORTED_BY)
-    for page in paging.read_pages(store, rows, found, limit=options.limit):
-        yield from map(_user_info, page)
+    return paging.read_list(store, rows, found, options, partial(map, _user_info))
 
 
 def show(store: Store, actor: Actor, user: str) -> UserInfo:
