@@ -49,6 +49,7 @@ PURE = {
     "fields",
     "markdown",
     "permissions",
+    "return_rates",
     "safe_json",
     "shell",
     "store.clients.queries.parser",

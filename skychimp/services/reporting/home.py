@@ -1,7 +1,7 @@
 """Collect the home page: figures and posts for anyone, one's own figures and what needs attention for users."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -13,7 +13,9 @@ from skychimp.permissions import Action, Actor, Scope, scope_of
 from skychimp.services.blog import posts
 from skychimp.services.blog.posts import PostInfo
 from skychimp.services.listing import in_scope
+from skychimp.services.reporting import returns
 from skychimp.services.reporting.cache import Cached, refresh
+from skychimp.services.reporting.returns import RateReport
 from skychimp.shell import command
 from skychimp.store import holds, relay_pauses
 from skychimp.store.clients import audience
@@ -39,13 +41,18 @@ RECENT = timedelta(days=1)
 
 @dataclass(frozen=True)
 class OwnFigures:
-    """The actor's own figures. `unique_clients` are those in the audience of a mailing, `clients` are all."""
+    """The actor's own figures. `unique_clients` are those in the audience of a mailing, `clients` are all.
+
+    `rates` are the bounces and complaints of the due times of the last 30 days. They are left out if they would take
+    too long to count.
+    """
 
     mailings: int
     active_mailings: int
     unique_clients: int
     clients: int
     next_at: datetime | None
+    rates: Sequence[RateReport] = ()
 
 
 @dataclass(frozen=True)
@@ -137,12 +144,14 @@ def _own_figures(db: Connection, actor: Actor, now: datetime, versions: _Version
         return _count_figures(db, now, actor.user_id) | {"clients": db.scalar(clients)}
 
     figures = cached(f"home-{actor.user_id}:{versions.audience}", count)
+    counts = returns.own_counts(db, actor.user_id, now)
     return OwnFigures(
         mailings=figures["mailings"],
         active_mailings=figures["active_mailings"],
         unique_clients=figures["unique_clients"],
         clients=figures["clients"],
         next_at=db.scalar(select(func.min(_M.c.next_at)).where(_M.c.owner_id == actor.user_id, is_active(now))),
+        rates=[] if counts is None else returns.report_rates(counts),
     )
 
 
