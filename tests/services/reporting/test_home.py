@@ -151,7 +151,7 @@ def test_mailing_of_a_blocked_owner_is_not_active(
 
     users.unblock(store, manager, ada.email)
     assert figures(home(store, ANONYMOUS, cached)) == (2, 2, 1)
-    assert home(store, ada, cached).yours == OwnFigures(1, 1, 1, 1, NOW)
+    assert home(store, ada, cached).yours == OwnFigures(1, 1, 1, 1, NOW, NO_RATES)
 
 
 def test_deleted_mailing_and_its_audience_do_not_count(store: Store, ada: Actor, cached: Cached) -> None:
