@@ -58,12 +58,13 @@ class MailingInfo:
     """A mailing as its owner sees it. Times are in UTC.
 
     `skipped_at` is the latest due time of a digest that had no new post at that time. `held` says why nothing is sent
-    although the mailing is enabled, None if it is: the mail server has refused the sender or each email. `topic` is
-    None if clients can only unsubscribe from all mail of the owner. `segments` and `except_segments` are names.
-    `deliveries` is the number of emails of its last occurrence, and `done` of those that need no further try. Both are
-    None before the first one, and without `add_progress`. `canary` says how many clients get each occurrence first, as
-    a number or `1%`, and `canary_wait` how long the others wait, None if all get it at once. Others wait now, at least
-    until `canary_until`, if that is not None. The emails of a `transactional` mailing have no headers of bulk mail.
+    although the mailing is enabled, None if it is: the mail server has refused the sender or each email, the canary was
+    bad, or too many emails bounced or got a complaint. `topic` is None if clients can only unsubscribe from all mail of
+    the owner. `segments` and `except_segments` are names. `deliveries` is the number of emails of its last occurrence,
+    and `done` of those that need no further try. Both are None before the first one, and without `add_progress`.
+    `canary` says how many clients get each occurrence first, as a number or `1%`, and `canary_wait` how long the others
+    wait, None if all get it at once. Others wait now, at least until `canary_until`, if that is not None. The emails of
+    a `transactional` mailing have no headers of bulk mail.
     `bounces` and `complaints` count what `return_rates.ReturnCounts` says, of all due times.
     """
 
