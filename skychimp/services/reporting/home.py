@@ -21,7 +21,7 @@ from skychimp.store import holds, relay_pauses
 from skychimp.store.clients import audience
 from skychimp.store.conditions import awaits_decision, is_active
 from skychimp.store.database import Store
-from skychimp.store.sql import total
+from skychimp.store.sql import id_list, total
 from skychimp.text import count_of
 
 _M = Mailing.__table__
@@ -34,7 +34,7 @@ _RUN = Run.__table__
 _INFO = StoreInfo.__table__
 
 SHOWN_POSTS = 3
-SHOWN_DISABLED_MAILINGS = 3
+SHOWN_DISABLED_MAILINGS = SHOWN_HELD_MAILINGS = 3
 RECENT = timedelta(days=1)
 """How far back failed emails need attention."""
 
@@ -183,6 +183,7 @@ def _concerns(db: Connection, actor: Actor, now: datetime) -> Iterator[Concern]:
     if unknown := _count_undecided(db, actor):
         yield Concern("unknown", f"{count_of(unknown, 'email')} with an unknown outcome", command("resolve"))
     yield from _disabled_mailings(db, actor)
+    yield from _held_mailings(db, actor)
     if failed := _count_recent_failures(db, actor, now):
         log = command("mailings", "log", "ID", "--status", "failed")
         yield Concern("failed", f"{count_of(failed, 'email')} failed since yesterday", log)
@@ -214,6 +215,18 @@ def _disabled_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
     for row in db.execute(query.order_by(_M.c.disabled_at.desc()).limit(SHOWN_DISABLED_MAILINGS)):
         words = f"mailing {row.id} was disabled by the system: {row.disabled_reason}"
         yield Concern("disabled", words, command("report", row.id))
+
+
+def _held_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
+    """Yield the mailings that wait for a person, the oldest first."""
+    scope = scope_of(actor, Action.SEE_MAILINGS)
+    if scope is None:
+        return
+    held = {each.id: each.reason for each in holds.held_mailings(db)}
+    seen = select(_M.c.id).where(_M.c.id.in_(id_list(list(held))), in_scope(scope, actor, _M.c.owner_id))
+    for mailing_id in db.scalars(seen.order_by(_M.c.id).limit(SHOWN_HELD_MAILINGS)) if held else ():
+        words = f"mailing {mailing_id} is held: {held[mailing_id]}"
+        yield Concern("held_mailing", words, command("mailings", "show", mailing_id))
 
 
 def _count_recent_failures(db: Connection, actor: Actor, now: datetime) -> int:

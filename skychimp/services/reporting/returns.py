@@ -43,7 +43,7 @@ _INFO = StoreInfo.__table__
 OWN_PERIOD = timedelta(days=30)
 """A user's own rates are those of the due times in this period."""
 
-MAX_UNCOUNTED = 200_000
+MAX_UNCOUNTED = 100_000
 """With more attempts that are not added up yet, a user's own rates would take too long."""
 
 
@@ -119,13 +119,13 @@ def by_kind(returned: Iterable[Returned]) -> dict[str, int]:
 
 def own_counts(db: Connection, owner_id: int, now: datetime) -> ReturnCounts | None:
     """Return the counts of what a user's mailings have sent lately. None if they would take too long to count."""
-    newest = db.scalar(select(func.max(_A.c.id))) or 0
-    if newest - (db.scalar(select(_INFO.c.counted_to)) or 0) > MAX_UNCOUNTED:
+    newest, counted_to = (db.scalar(select(column)) or 0 for column in (func.max(_A.c.id), _INFO.c.counted_to))
+    if newest - counted_to > MAX_UNCOUNTED:
         return None
     of_owner = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id)
     recent = of_owner.where(_M.c.owner_id == owner_id, _O.c.opened_at > now - OWN_PERIOD)
     ids = db.scalars(recent).all()
-    sent = _count_sent(db, ids) + _count_sent_since(db, ids)
+    sent = _count_sent(db, ids) + _count_sent_since(db, ids, counted_to)
     return counts_of(sum(sent.values()), return_counts.read(db, _O.c.id.in_(id_list(ids))).values())
 
 
@@ -165,9 +165,10 @@ def _count_sent(db: Connection, occurrence_ids: Sequence[int]) -> Counter[int]:
     return Counter(dict(db.execute(query.where(is_sent).group_by(_SUMS.c.occurrence_id)).all()))
 
 
-def _count_sent_since(db: Connection, occurrence_ids: Sequence[int]) -> Counter[int]:
-    """Return how many emails were sent by attempts that are not in the sums yet."""
-    counted_to = select(func.coalesce(_INFO.c.counted_to, 0)).scalar_subquery()
-    query = select(_D.c.occurrence_id, func.count()).select_from(_A).join(_D, _D.c.id == _A.c.delivery_id)
-    is_new = and_(_A.c.id > counted_to, _A.c.outcome == Outcome.SENT, _D.c.occurrence_id.in_(id_list(occurrence_ids)))
-    return Counter(dict(db.execute(query.where(is_new).group_by(_D.c.occurrence_id)).all()))
+def _count_sent_since(db: Connection, occurrence_ids: Sequence[int], attempt_id: int) -> Counter[int]:
+    """Return how many emails of each occurrence were sent by attempts after this one."""
+    # A subquery rather than a join: a database might begin with the deliveries, of which there are most.
+    occurrence_id = select(_D.c.occurrence_id).where(_D.c.id == _A.c.delivery_id).scalar_subquery()
+    new = select(occurrence_id.label("id")).where(_A.c.id > attempt_id, _A.c.outcome == Outcome.SENT).subquery()
+    query = select(new.c.id, func.count()).where(new.c.id.in_(id_list(occurrence_ids))).group_by(new.c.id)
+    return Counter(dict(db.execute(query).all()))

@@ -458,6 +458,17 @@ def test_paused_server_and_held_store_are_shown_to_every_user(store: Store, ada:
     assert concerns(store, ANONYMOUS) == {}
 
 
+def test_held_mailings_are_shown_to_those_who_see_them(store: Store, ada: Actor, bob: Actor, manager: Actor) -> None:
+    mailing_id = create_mailing(store, ada)
+    write(store, lambda db: holds.hold_mailing(db, mailing_id, "12 % of its emails bounced", None, NOW))
+
+    assert concerns(store, ada) == concerns(store, manager) == {"held_mailing": f"skychimp mailings show {mailing_id}"}
+    assert concerns(store, bob) == concerns(store, ANONYMOUS) == {}
+    assert [concern.words for concern in home(store, ada).attention] == [
+        f"mailing {mailing_id} is held: 12 % of its emails bounced"
+    ]
+
+
 def test_unknown_deliveries_of_a_deleted_mailing_need_no_decision(store: Store, ada: Actor, admin: Actor) -> None:
     open_mailing(store, ada, "zoe")
     update_row(store, Delivery, 1, state=DeliveryState.UNKNOWN, next_try_at=None)
