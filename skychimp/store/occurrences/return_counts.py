@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from skychimp.models import Mailing, Occurrence, ReturnCount
 from skychimp.return_rates import RateKind
@@ -86,7 +86,9 @@ def hold(db: Connection, occurrence_id: int, kind: RateKind, reason: str, now: d
 
 
 def set_held(db: Connection, occurrence_id: int) -> None:
-    """Note that an occurrence's mailing was held for what came back so far. It is not held for the same again."""
-    held = {"held_for_bounces": True, "held_for_complaints": True}
-    row = insert_or(_N).values(occurrence_id=occurrence_id, **held)
-    db.execute(row.on_conflict_do_update(index_elements=["occurrence_id"], set_=held))
+    """Note that an occurrence's mailing was held for all that came back so far. It is not held for the same again."""
+    held = {
+        _N.c.held_for_bounces: or_(_N.c.held_for_bounces, _N.c.refused + _N.c.bounced > 0),
+        _N.c.held_for_complaints: or_(_N.c.held_for_complaints, _N.c.complaint > 0),
+    }
+    db.execute(update(_N).where(_N.c.occurrence_id == occurrence_id).values(held))

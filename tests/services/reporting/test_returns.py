@@ -306,6 +306,19 @@ def test_canary_is_judged_alone_while_others_wait(store: Store, ada: Actor) -> N
     assert judge(store) == []
 
 
+def test_canary_that_failed_for_another_reason_excuses_no_bounces(store: Store, ada: Actor) -> None:
+    open_to_many(store, ada, 100, canary="60", canary_wait_s=1800)
+    claims = claim(store)
+    send(store, 1, Outcome.FAILED, *claims[:10])
+    send(store, 1, Outcome.SENT, *claims[10:])
+    close_leases(store)
+    assert judge(store) == ["10 of 60 canary emails failed"]
+
+    mailings.enable(store, ada, 1)
+    receive(store, bounces(store, [each.id for each in claims[10:20]]))
+    assert held(store) == "20 % of its emails bounced (10 of 50), the limit is 5 %"
+
+
 def test_bounces_after_a_good_canary_hold_the_mailing(store: Store, ada: Actor) -> None:
     first = open_canary(store, ada)
     receive(store, bounces(store, first[:6]))
