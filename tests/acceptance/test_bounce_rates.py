@@ -52,7 +52,7 @@ def test_mailing_that_bounces_too_much_is_held(store: Store, ada: Actor, home: H
     assert report["returned"]["bounced"] == 12
     drawn = home.call("report", "1", width=120).out
     assert "20 % (12 of 60 emails)" in drawn
-    assert ", keep below 5 %, never 10 % (Amazon SES)" in drawn
+    assert ", keep below 5 %, never reach 10 % (Amazon SES)" in drawn
     page = home.call("report", "1", "--html", "-").out
     assert "<td>20 % (12 of 60 emails)</td>" in page
     table = home.call("report", "1", "--csv", "--table", "rates").out

@@ -77,7 +77,7 @@ class RateReport:
     @property
     def advice(self) -> str:
         """The published limits in words."""
-        return f"keep below {format_rate(self.advised)}, never {format_rate(self.limit)} ({self.publisher})"
+        return f"keep below {format_rate(self.advised)}, never reach {format_rate(self.limit)} ({self.publisher})"
 
 
 def report_rates(counts: ReturnCounts) -> list[RateReport]:

@@ -138,5 +138,5 @@ def test_own_rates_are_shown_beside_the_published_limits(store: Store, ada: Acto
         "complaints", 0.0, 0.001, 0.003,
     )  # fmt: skip
     page = ESCAPES.sub("", home.call("stats", width=100).out)
-    assert "bounces in 30 days: 25 % (1 of 4 emails)  keep below 5 %, never 10 % (Amazon SES)" in page
+    assert "bounces in 30 days: 25 % (1 of 4 emails)  keep below 5 %, never reach 10 % (Amazon SES)" in page
     assert "complaints in 30 days: 0 % (0 of 4 emails)" in page
