@@ -50,6 +50,7 @@ PURE = {
     "listed",
     "markdown",
     "permissions",
+    "return_rates",
     "safe_json",
     "shell",
     "store.clients.queries.parser",

@@ -49,6 +49,7 @@ from skychimp.config.types import (
 )
 from skychimp.durations import parse_duration
 from skychimp.errors import ConfigError
+from skychimp.return_rates import Limits
 
 _USUAL_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
 
@@ -256,6 +257,17 @@ class DeliverySettings(_Section):
     canary_failure_rate: Annotated[
         Fraction, _setting("Hold a mailing if more than this fraction of its canary emails failed.")
     ] = 0.1
+    bounce_rate: Annotated[
+        Fraction, _setting("Hold a mailing when this fraction of a due time's emails has bounced (1: never).")
+    ] = Limits().bounces
+    complaint_rate: Annotated[
+        Fraction, _setting("Hold a mailing when this fraction of a due time's emails was marked as spam (1: never).")
+    ] = Limits().complaints
+
+    @property
+    def limits(self) -> Limits:
+        """From which rates of bounces and complaints on a mailing is held."""
+        return Limits(self.bounce_rate, self.complaint_rate)
 
 
 class InboundSettings(_Section):

@@ -16,6 +16,7 @@ from skychimp.models.deliveries import (
     RateCount,
     RateSlot,
     RelayState,
+    ReturnCount,
     ReturnedMail,
     Run,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "RateSlot",
     "RelayState",
     "ReplyKind",
+    "ReturnCount",
     "ReturnedKind",
     "ReturnedMail",
     "Role",

@@ -34,6 +34,8 @@ class Client(Table, table=True):
     """A JSON object of the custom fields that have a value, by their names: see ClientField."""
     consent_at: datetime | None = None
     """When the client agreed to get mail, by the newest consent that was recorded."""
+    good_at: datetime | None = None
+    """When a person last said that the address is good. What bounced before does not count against it."""
 
 
 class ClientTag(Table, table=True):

@@ -5,7 +5,7 @@ The indexes with a condition contain only what is waiting or being sent. They st
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, UniqueConstraint, column, text
+from sqlalchemy import CheckConstraint, UniqueConstraint, column, false, text
 from sqlmodel import Field
 
 from skychimp.models.base import Table, add_ddl, enum_column, has_state, partial_index
@@ -121,7 +121,7 @@ class Delivery(Table, table=True):
 
 
 class ReturnedMail(Table, table=True):
-    """A bounce or complaint that came back for a delivery. Rows are only added."""
+    """A bounce or complaint that came back for a delivery. Rows are only added, and removed once they are old."""
 
     __tablename__ = "returned_mail"
     id: int | None = Field(default=None, primary_key=True)
@@ -136,6 +136,24 @@ class ReturnedMail(Table, table=True):
     """What the mail server said."""
     has_token: bool
     """Whether it named the delivery by a token. Otherwise anybody may have written it."""
+
+
+class ReturnCount(Table, table=True):
+    """How many emails of an occurrence were refused as the address is wrong, or came back. Without a row, none.
+
+    What came back counts if it named its delivery by a token, and once for a delivery and kind.
+    """
+
+    __tablename__ = "return_count"
+    occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True, sa_column_kwargs={"autoincrement": False})
+    refused: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    bounced: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    soft_bounce: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    policy_bounce: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    complaint: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    held_for_bounces: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """Whether its mailing was held for the bounces. It is not held for them again."""
+    held_for_complaints: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
 
 class Lease(Table, table=True):

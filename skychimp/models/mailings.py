@@ -63,7 +63,7 @@ class Mailing(Table, table=True):
     disabled_reason: str | None = None
     deleted_at: datetime | None = None
     held_at: datetime | None = None
-    """Since when nothing is sent, because the mail server refuses the sender or each of its emails."""
+    """Since when nothing is sent, because of what the mail server or the recipients say to its emails."""
     held_reason: str | None = None
     held_settings: str | None = None
     """A hash of the settings that were refused. With others, the mailing goes on."""

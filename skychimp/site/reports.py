@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from skychimp.return_rates import format_rate
 from skychimp.services.reporting.reports import OccurrenceReport, RatePoint, Report, counts_by_status, format_percent
 
 MAX_PLOTS = 12
@@ -63,6 +64,7 @@ def render_report(report: Report, timezone: str) -> str:
             timezone=timezone,
             zone=zone,
             shown_counts=shown_counts,
+            shown=lambda counts: {name: number for name, number in counts.items() if number},
             outcomes=OUTCOMES,
             stacked_bar=stacked_bar,
             attempt_bars=list(attempt_bars(report.tries)),
@@ -174,6 +176,7 @@ def _environment() -> Environment:
         "escape_invisible": escape_invisible,
         "time": _format_time,
         "percent": format_percent,
+        "rate": format_rate,
         "duration": _format_seconds,
     }
     return environment

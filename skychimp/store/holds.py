@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, exists, select, true, update
 
-from skychimp.models import Mailing, Occurrence, OccurrenceState, StoreInfo, has_state
+from skychimp.models import Mailing, MailingStatus, Occurrence, OccurrenceState, StoreInfo, has_state
 from skychimp.store.conditions import is_enabled, is_unfinished
 
 _O = Occurrence.__table__
@@ -74,10 +74,13 @@ class HeldMailing(NamedTuple):
 
 
 def held_mailings(db: Connection, mailing_id: int | None = None) -> list[HeldMailing]:
-    """Return the mailings that are held, or whether this one is, in the order of their ids."""
+    """Return the mailings that are held, or whether this one is, in the order of their ids.
+
+    One that is completed has nothing to send, so it is left out.
+    """
     is_opening = exists().where(_O.c.mailing_id == _M.c.id, has_state(_O.c.state, OccurrenceState.OPENING))
     columns = (_M.c.id, _M.c.held_at, _M.c.held_reason, is_opening.correlate(_M))
-    held = select(*columns).where(_M.c.held_at.is_not(None), is_enabled())
+    held = select(*columns).where(_M.c.held_at.is_not(None), _M.c.status != MailingStatus.COMPLETED, is_enabled())
     if mailing_id is not None:
         held = held.where(_M.c.id == mailing_id)
     return [HeldMailing._make(row) for row in db.execute(held.order_by(_M.c.id))]

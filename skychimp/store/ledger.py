@@ -4,7 +4,7 @@ Every function is part of its caller's transaction. Those that write take many r
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import chain, groupby
@@ -46,6 +46,7 @@ from skychimp.store.clients import bad_addresses, suppressions
 from skychimp.store.clients.bad_addresses import BadAddress
 from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
 from skychimp.store.database import POSTGRESQL, SQLITE, Driver, Store, driver_of
+from skychimp.store.occurrences import return_counts
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.sql import id_list, ids_in, insert_or
 
@@ -114,10 +115,15 @@ class AttemptRecord(NamedTuple):
 
 
 class ResultCounts(NamedTuple):
-    """How many emails of an occurrence were tried, and how many of them failed."""
+    """How many emails of an occurrence were tried, and how many of them failed. `bounced` counts the hard bounces.
+
+    `held_for_bounces` says that its mailing was held for these before.
+    """
 
     failed: int = 0
     tried: int = 0
+    bounced: int = 0
+    held_for_bounces: bool = False
 
 
 class LateAttempt(Exception):
@@ -186,6 +192,8 @@ def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord
     queue.give_back(db, [record.claimed for record in not_sent])
     if len(on_time) < len(records):
         _record_late(db, [record for record in records if record.claimed.lease_id not in existing])
+    for occurrence_id, refused in _count_refused(db, on_time).items():
+        return_counts.add(db, occurrence_id, {"refused": refused})
     for record in records:
         if record.bad_address:
             bad = BadAddress(record.claimed.client_id, record.claimed.address, storable(record.reply))
@@ -205,7 +213,9 @@ def count_results(db: Connection, occurrence_id: int) -> ResultCounts:
     is_failed = has_state(_D.c.state, DeliveryState.FAILED)
     is_tried = has_state(_D.c.state, DeliveryState.SENT, DeliveryState.DEFERRED, DeliveryState.FAILED)
     counts = select(func.count().filter(is_failed), func.count()).where(_D.c.occurrence_id == occurrence_id, is_tried)
-    return ResultCounts._make(db.execute(counts).one())
+    failed, tried = db.execute(counts).one()
+    returned = return_counts.read_one(db, occurrence_id)
+    return ResultCounts(failed, tried, returned.refused + returned.bounced, returned.held_for_bounces)
 
 
 def count_pending_by_state(db: Connection, mailing_id: int | None = None) -> dict[DeliveryState, int]:
@@ -286,6 +296,15 @@ def _is_pending(mailing_id: int | None) -> ColumnElement[bool]:
     if mailing_id is not None:
         unfinished = unfinished.where(_O.c.mailing_id == mailing_id)
     return and_(has_waiting_state(), _D.c.occurrence_id.in_(unfinished), ~was_sent())
+
+
+def _count_refused(db: Connection, records: Sequence[AttemptRecord]) -> Mapping[int, int]:
+    """Return how many of these deliveries were refused as their addresses are wrong, by their occurrences' ids."""
+    ids = [record.claimed.id for record in records if record.bad_address]
+    if not ids:
+        return {}
+    query = select(_D.c.occurrence_id, func.count()).where(_D.c.id.in_(id_list(ids))).group_by(_D.c.occurrence_id)
+    return dict(db.execute(query).all())
 
 
 def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:

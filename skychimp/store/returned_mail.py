@@ -1,20 +1,26 @@
 """Keep the bounces and complaints that came back for deliveries. Part of the caller's transaction."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, and_, delete, func, or_, select
 
-from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, ReturnedKind, ReturnedMail
+from skychimp.models import Client, Delivery, DeliveryState, Mailing, Occurrence, ReturnedKind, ReturnedMail
 from skychimp.store.conditions import was_sent
 from skychimp.store.ledger import storable
-from skychimp.store.sql import insert_or
+from skychimp.store.occurrences import return_counts
+from skychimp.store.sql import id_list, insert_or
 
+_C = Client.__table__
 _R = ReturnedMail.__table__
 _D = Delivery.__table__
 _O = Occurrence.__table__
 _M = Mailing.__table__
+
+MOST_OF_DELIVERY = 20
+"""How many reports about one delivery are kept, as whoever has its token can send any number."""
 
 _MOST_DELIVERIES = 100
 _MOST_REPORTS = 1_000
@@ -32,11 +38,66 @@ class Returned(NamedTuple):
     has_token: bool
 
 
-def record(db: Connection, returned: Sequence[Returned]) -> None:
-    """Record bounces and complaints. Those that were recorded before stay as they are."""
-    rows = [each._asdict() | {"reply": storable(each.reply)} for each in returned]
+def record(db: Connection, returned: Sequence[Returned]) -> Sequence[int]:
+    """Record bounces and complaints, and count those with a token. Those recorded before stay as they are.
+
+    Return the ids of the occurrences that have more of them now.
+    """
+    if not returned:
+        return ()
+    more = _count_new(db, returned)
+    rows = [each._asdict() | {"reply": storable(each.reply)} for each in _without_excess(db, returned)]
     if rows:
         db.execute(insert_or(_R).on_conflict_do_nothing(index_elements=["digest"]), rows)
+    for occurrence_id, numbers in sorted(more.items()):
+        return_counts.add(db, occurrence_id, numbers)
+    return sorted(more)
+
+
+def _count_new(db: Connection, returned: Sequence[Returned]) -> Mapping[int, Mapping[str, int]]:
+    """Return the numbers by occurrence and kind. The same kind counts once for a delivery, whatever number of reports.
+
+    Without a token anybody may have written a report, so it does not count.
+    """
+    new = {(each.delivery_id, each.kind) for each in returned if each.has_token}
+    ids = id_list([delivery_id for delivery_id, _ in new])
+    known = select(_R.c.delivery_id, _R.c.kind).where(_R.c.delivery_id.in_(ids), _R.c.has_token)
+    new -= {(delivery_id, ReturnedKind(kind)) for delivery_id, kind in db.execute(known)}
+    occurrences = {
+        row.id: row.occurrence_id for row in db.execute(select(_D.c.id, _D.c.occurrence_id).where(_D.c.id.in_(ids)))
+    }
+    numbers: dict[int, Counter[str]] = {}
+    for delivery_id, kind in new:
+        numbers.setdefault(occurrences[delivery_id], Counter())[kind.value] += 1
+    return numbers
+
+
+def _without_excess(db: Connection, returned: Sequence[Returned]) -> list[Returned]:
+    """Return the reports without those of deliveries that have MOST_OF_DELIVERY already. They tell nothing new."""
+    ids = id_list([each.delivery_id for each in returned])
+    counts = select(_R.c.delivery_id, func.count()).where(_R.c.delivery_id.in_(ids)).group_by(_R.c.delivery_id)
+    known: Counter[int] = Counter(dict(db.execute(counts).all()))
+    kept = []
+    for each in returned:
+        known[each.delivery_id] += 1
+        if known[each.delivery_id] <= MOST_OF_DELIVERY:
+            kept.append(each)
+    return kept
+
+
+def delete_old(db: Connection, before: datetime, logged_before: datetime | None, batch: int = 5_000) -> bool:
+    """Delete up to `batch` reports, the oldest first. Return True while there may be more.
+
+    A report with a token belongs to the log of its email, and is deleted if it came before `logged_before`, never if
+    that is None. One without a token only serves the score of its address, and is deleted if it came before `before`.
+    The counts of occurrences stay.
+    """
+    is_old = and_(_R.c.at < before, ~_R.c.has_token)
+    if logged_before is not None:
+        is_old = or_(is_old, _R.c.at < min(before, logged_before))
+    ids = db.scalars(select(_R.c.id).where(is_old).order_by(_R.c.id).limit(batch)).all()
+    db.execute(delete(_R).where(_R.c.id.in_(id_list(ids))))
+    return len(ids) == batch
 
 
 def find_recorded(db: Connection, digests: Collection[str]) -> set[str]:
@@ -50,22 +111,18 @@ def has_any_since(db: Connection, address_hash: str, since: datetime) -> bool:
     return db.execute(select(_R.c.id).where(is_later).limit(1)).first() is not None
 
 
-def count_days(db: Connection, address_hash: str, owner_id: int, since: datetime) -> int:
-    """Return on how many days (UTC) since a time the mail of a user bounced from an address, policy apart."""
+def count_days(db: Connection, address_hash: str, owner_id: int, client_id: int, since: datetime) -> int:
+    """Return on how many days (UTC) since a time the mail of a user bounced from a client's address, policy apart.
+
+    Only those count that came after a person has said that the client is good.
+    """
+    good_at = select(_C.c.good_at).where(_C.c.id == client_id).scalar_subquery()
+    is_later = and_(_R.c.at >= since, _R.c.at > func.coalesce(good_at, since - timedelta.resolution))
     bounces = (ReturnedKind.BOUNCED, ReturnedKind.SOFT_BOUNCE)
     query = select(_R.c.at).join(_D, _D.c.id == _R.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
     query = query.join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id)
-    query = query.where(_R.c.address_hash == address_hash, _R.c.at >= since, _R.c.kind.in_(bounces))
+    query = query.where(_R.c.address_hash == address_hash, is_later, _R.c.kind.in_(bounces))
     return len({at.date() for at in db.scalars(query.order_by(_R.c.id.desc()).limit(_MOST_REPORTS))})
-
-
-def count_by_kind(db: Connection, mailing_id: int) -> dict[str, int]:
-    """Return for how many emails of a mailing something came back, by what that was."""
-    query = select(_R.c.kind, func.count(_R.c.delivery_id.distinct())).join(_D, _D.c.id == _R.c.delivery_id)
-    query = query.join(_O, _O.c.id == _D.c.occurrence_id).where(_O.c.mailing_id == mailing_id).group_by(_R.c.kind)
-    return {kind.value: 0 for kind in ReturnedKind} | {
-        ReturnedKind(kind).value: count for kind, count in db.execute(query)
-    }
 
 
 def recent_deliveries(db: Connection, address_key: str, now: datetime, within: timedelta) -> Sequence[int]:

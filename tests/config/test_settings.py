@@ -119,6 +119,7 @@ def test_every_setting_has_a_variable() -> None:
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d",
         "delivery.require_consent": "true", "delivery.disable_failures": "12",
         "delivery.disable_failure_rate": "0.13", "delivery.canary_failure_rate": "0.18",
+        "delivery.bounce_rate": "0.22", "delivery.complaint_rate": "0.23",
         "inbound.address": "in@example.org", "inbound.maildir": "/a/m", "inbound.imap_url": "imaps://a@example.org/B",
         "inbound.password_file": "/a/i", "inbound.soft_bounces": "20", "inbound.soft_bounce_period": "21d",
         "run.patience": "14s", "daemon.interval": "15s",

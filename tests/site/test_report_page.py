@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.models import DeliveryState, MailingStatus, OccurrenceState, Outcome
+from skychimp.return_rates import ReturnCounts
+from skychimp.services.reporting import returns
 from skychimp.services.reporting.reports import DomainReport, OccurrenceReport, RatePoint, ReplyGroup, Report
 from skychimp.site import reports as report_page
 
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
+RATES = returns.report_rates(ReturnCounts(sent=997, refused=3, bounced=22, complaints=1))
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202eevil & co'
 VOID = {"meta", "link", "img", "br", "rect", "line"}
 
@@ -68,6 +71,8 @@ def make_report(text: str = HOSTILE) -> Report:
         counts=counts(sent=998, failed=1, claimed=1),
         rate=[point(0, sent=600, failed=1), point(1, sent=300, deferred=60), point(2, sent=39)],
         peak=12.5,
+        returned={"bounced": 1},
+        rates=RATES,
     )
     group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", text, 1, "no such mailbox", "ask")
     return Report(
@@ -85,7 +90,19 @@ def make_report(text: str = HOSTILE) -> Report:
         replies=[group],
         domains=[DomainReport("one.example", 1000, occurrence.counts), DomainReport("", 1, counts(sent=1))],
         returned={"bounced": 1},
+        rates=RATES,
     )
+
+
+def test_page_shows_rates_beside_the_published_limits() -> None:
+    text = " ".join(Page(report_page.render_report(make_report(), "UTC")).text.split())
+
+    assert "Came back after sending: 1 bounced" in text
+    for words in (
+        "bounces2.5 % (25 of 1,000 emails)5 %10 %Amazon SES",
+        "complaints0.1 % (1 of 997 emails)0.1 %0.3 %Gmail",
+    ):
+        assert words in text
 
 
 def test_page_is_self_contained_and_runs_nothing() -> None:

@@ -29,8 +29,10 @@ from support.queue_steps import (
     create_run,
     delete_client,
     get_row,
+    make_attempt,
     open_due,
     open_mailing,
+    record_attempts,
     rows,
     send,
     update_row,
@@ -61,6 +63,7 @@ from skychimp.models import (
     Occurrence,
     Outcome,
     ReplyKind,
+    ReturnCount,
     ReturnedKind,
     ReturnedMail,
     Role,
@@ -74,6 +77,7 @@ from skychimp.models import (
 )
 from skychimp.permissions import Actor
 from skychimp.services.clients import clients
+from skychimp.services.reporting import rollups
 from skychimp.store import queue, schema, sqlite
 from skychimp.store.clients.suppressions import address_hash
 from skychimp.store.database import SQLITE, Store
@@ -367,6 +371,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0017": ("return_count", "client.good_at"),
     "0016": ("suppression.until",),
     "0015": ("mailing.transactional", "occurrence.extras", "content.extras"),
     "0014": ("returned_mail", "delivery.address_hash"),
@@ -420,6 +425,29 @@ def test_eighth_migration_remembers_bad_addresses(store: Store, store_url: str, 
     assert suppression.address_hash == address_hash(info.secret, bob.email)
     assert suppression.at == bob.bad_at
     assert bob.suppressed == "bounce"
+
+
+def test_seventeenth_migration_counts_what_came_back(store: Store, store_url: str, ada: Actor) -> None:
+    """Only what has a token counts, each kind once for an email. Of refusals the sums of the attempts are known."""
+    open_mailing(store, ada, "ann", "bob", "eve")
+    claims = claim(store)
+    send(store, 1, Outcome.SENT, *claims[:2])
+    refusal = make_attempt(claims[2], Outcome.FAILED, enhanced="5.1.1", reply="550 5.1.1 no such user")
+    record_attempts(store, 1, refusal)
+    rollups.count_new_attempts(store)
+    reports = [(1, "bounced", True), (1, "bounced", True), (2, "complaint", True), (2, "bounced", False)]
+    with store.write() as db:
+        for number, (delivery_id, kind, has_token) in enumerate(reports):
+            report = {"digest": str(number), "delivery_id": delivery_id, "kind": kind, "has_token": has_token}
+            db.execute(insert(ReturnedMail).values(report | {"address_hash": "", "at": NOW, "reply": ""}))
+    go_back_to(store, "0016")
+
+    open_store(store_url).close()
+
+    test_tables_are_what_the_models_define(store)
+    (counted,) = rows(store, ReturnCount)
+    assert (counted.refused, counted.bounced, counted.soft_bounce, counted.complaint) == (1, 1, 0, 1)
+    assert not counted.held_for_bounces
 
 
 def create_first_revision(path: Path) -> Path:

@@ -69,8 +69,13 @@ class _Hooks:
     def tidy(self, may_continue: Callable[[], bool]) -> None:
         from skychimp.services.operations import housekeeping
 
-        keep_attempts = self._context.settings.delivery.keep_attempts
-        housekeeping.tidy(self._context.store, keep_attempts=keep_attempts, may_continue=may_continue)
+        settings = self._context.settings
+        housekeeping.tidy(
+            self._context.store,
+            keep_attempts=settings.delivery.keep_attempts,
+            score_period=settings.inbound.soft_bounce_period,
+            may_continue=may_continue,
+        )
 
     def inbound_readers(self, settings: "Settings") -> "Sequence[Callable[[threading.Event], None]]":
         if settings.inbound.maildir is None and settings.inbound.imap_url is None:

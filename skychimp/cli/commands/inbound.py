@@ -42,7 +42,8 @@ def read(
 
     context = _unattended(ctx, json)
     received = ReceivedMail(_read_email(file), recipient)
-    _show(context, processing.process(context.store, context.settings.inbound, [received]).summary)
+    settings = context.settings
+    _show(context, processing.process(context.store, settings.inbound, [received], settings.delivery.limits).summary)
 
 
 @app.command(epilog="skychimp inbound maildir /var/mail/bounces/Maildir")
@@ -57,10 +58,11 @@ def maildir(
     from skychimp.services.inbound import maildir as service
 
     context = _unattended(ctx, json)
-    chosen = folder or context.settings.inbound.maildir
+    settings = context.settings
+    chosen = folder or settings.inbound.maildir
     if chosen is None:
         raise ConfigError("inbound.maildir is not set", "pass a Maildir, or set inbound.maildir")
-    _show(context, service.process_new(context.store, context.settings.inbound, chosen))
+    _show(context, service.process_new(context.store, settings.inbound, chosen, limits=settings.delivery.limits))
 
 
 @app.command(epilog="skychimp inbound imap")
@@ -69,7 +71,8 @@ def imap(ctx: typer.Context, json: Json = False) -> None:
     from skychimp.services.inbound import mailbox
 
     context = _unattended(ctx, json)
-    _show(context, mailbox.process_unseen(context.store, context.settings.inbound))
+    settings = context.settings
+    _show(context, mailbox.process_unseen(context.store, settings.inbound, limits=settings.delivery.limits))
 
 
 def _unattended(ctx: typer.Context, json: bool) -> Context:

@@ -21,11 +21,15 @@ app = typer.Typer(rich_markup_mode="rich")
 # The same as in services/reporting/reports.py, which is slow to import for --help.
 _STATUSES = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
 TABLES = {
-    "occurrences": ("due_at", "state", *_STATUSES, "attempts", "opened_at", "finished_at", "subject"),
+    "occurrences": (
+        "due_at", "state", *_STATUSES, "attempts", "opened_at", "finished_at", "subject",
+        "bounces", "bounce_rate", "complaints", "complaint_rate",
+    ),
     "replies": ("outcome", "attempts", "code", "enhanced", "phase", "words", "meaning", "remedy"),
     "domains": ("domain", "deliveries", *_STATUSES),
+    "rates": ("kind", "emails", "of", "rate", "advised", "limit", "publisher", "source"),
     "rate": ("due_at", "at", "seconds", "sent", "deferred", "failed", "unknown", "given_back", "a_second"),
-}
+}  # fmt: skip
 """The tables that a pipe or CSV can get, with their columns."""
 
 
@@ -38,7 +42,7 @@ def report(
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Output as CSV, with a header.")] = False,
     table: Annotated[
-        Literal["occurrences", "replies", "domains", "rate"] | None,
+        Literal["occurrences", "replies", "domains", "rates", "rate"] | None,
         typer.Option(help="The table to output to a pipe or as CSV.", show_default="occurrences"),
     ] = None,
     force: Force = False,
@@ -109,6 +113,8 @@ def _rows(report: "Report", table: str) -> Iterator[Any]:
         for domain in report.domains:
             counts = counts_by_status(domain.counts)
             yield SimpleNamespace(domain=domain.domain or "(others)", deliveries=domain.deliveries, **counts)
+    elif table == "rates":
+        yield from report.rates
     elif table == "rate":
         for occurrence in report.occurrences:
             for point in occurrence.rate:
@@ -116,4 +122,7 @@ def _rows(report: "Report", table: str) -> Iterator[Any]:
                 yield SimpleNamespace(**vars(point), **point.counts, **more)
     else:
         for occurrence in report.occurrences:
-            yield SimpleNamespace(**vars(occurrence) | counts_by_status(occurrence.counts))
+            bounces, complaints = occurrence.rates
+            returned = {"bounces": bounces.emails, "bounce_rate": bounces.rate}
+            returned |= {"complaints": complaints.emails, "complaint_rate": complaints.rate}
+            yield SimpleNamespace(**vars(occurrence) | counts_by_status(occurrence.counts) | returned)

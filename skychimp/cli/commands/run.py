@@ -116,7 +116,11 @@ def _tidy(context: Context, stats: "RunStats") -> None:
     if stats.stopped == "interrupted":
         return
     try:
-        housekeeping.tidy_after_run(context.store, keep_attempts=context.settings.delivery.keep_attempts)
+        housekeeping.tidy_after_run(
+            context.store,
+            keep_attempts=context.settings.delivery.keep_attempts,
+            score_period=context.settings.inbound.soft_bounce_period,
+        )
     except StoreFailed as error:
         context.out.warn(f"cannot remove old records: {error.message}")
 

@@ -63,7 +63,8 @@ def stats(
 
 def _write_lines(context: Context, page: "Home") -> None:
     """Write one figure per line, then one post and one concern per line. Posts and concerns start with their kind."""
-    own = {f"your_{name}": value for name, value in vars(page.yours).items()} if page.yours else {}
+    own = {f"your_{name}": value for name, value in vars(page.yours).items() if name != "rates"} if page.yours else {}
+    own |= {f"your_{rate.kind.removesuffix('s')}_rate": rate.rate for rate in page.yours.rates} if page.yours else {}
     context.out.record({name: getattr(page, name) for name in (*FIGURES, "as_of")} | own)
     posts = [SimpleNamespace(kind="post", **vars(post)) for post in page.posts]
     context.out.lines(posts, dict.fromkeys(("kind", "id", "slug", "title", "published_at", "views"), ""))
@@ -117,6 +118,9 @@ def _own_figures(own: "OwnFigures") -> Iterator[Row]:
     yield mailings, next_due, command("mailings", "list")
     selected = f"{own.unique_clients:,} selected by mailings"
     yield count_of(own.clients, "client"), selected, command("clients", "list")
+    for rate in own.rates:
+        if rate.of:
+            yield f"{rate.kind} in 30 days: {rate.in_words}", rate.advice, ""
 
 
 def _attention(concerns: list["Concern"]) -> Iterator[Row]:

@@ -56,6 +56,7 @@ def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "Audie
     audience = {"audience": audience_in_words(mailing), "recipients": f"{counted.recipients:,}"}
     left_out = counted.problem or left_out_in_words(counted) or "nobody"
     more = {"left_out": left_out, "canary": canary_in_words(mailing) or "none"}
+    more |= {"bounces": f"{mailing.bounces:,}", "complaints": f"{mailing.complaints:,}"}
     context.out.record(shown | audience | more)
 
 

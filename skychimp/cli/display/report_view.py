@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from skychimp.services.reporting.reports import DomainReport, OccurrenceReport, ReplyGroup, Report
+    from skychimp.services.reporting.returns import RateReport
 
 MAX_OCCURRENCES = 12
 MAX_ROWS = 10
@@ -34,6 +35,8 @@ def draw_report(report: "Report", width: int) -> "Iterator[RenderableType]":
     yield charts.bars(counts_by_status(report.counts), width - 40)
     if any(report.returned.values()):
         yield Text(f"came back after sending: {list_counts(report.returned)}", "red")
+    yield charts.heading("Bounces and complaints")
+    yield from map(draw_rate, report.rates)
     if len(report.tries) > 1:
         yield charts.heading("Attempts per email")
         tries = {count_of(attempts, "attempt"): deliveries for attempts, deliveries in report.tries.items()}
@@ -46,6 +49,14 @@ def draw_report(report: "Report", width: int) -> "Iterator[RenderableType]":
     if report.domains:
         yield charts.heading(_limited("Domains", "largest", MAX_ROWS, len(report.domains)))
         yield draw_domains(report.domains[:MAX_ROWS], width)
+
+
+def draw_rate(rate: "RateReport") -> "Text":
+    """Return a rate beside the published limits: `bounces     2.5 % (25 of 1,000 emails), keep it below 5 % ...`."""
+    from rich.text import Text
+
+    style = "green" if rate.is_good else "yellow" if (rate.rate or 0) < rate.limit else "red"
+    return Text.assemble(f"{rate.kind:<12}", (rate.in_words, style), (f", {rate.advice}", "dim"))
 
 
 def draw_reply(group: "ReplyGroup") -> "Table":

@@ -432,6 +432,7 @@ def retry_policy_from(settings: Settings) -> RetryPolicy:
         unknown_after=delivery.unknown_after if delivery.unknown == "resend" else None,
         disable_failures=delivery.disable_failures,
         disable_failure_rate=delivery.disable_failure_rate,
+        bounce_rate=delivery.bounce_rate,
     )
 
 

@@ -20,6 +20,7 @@ from skychimp.delivery.sending.retry_policy import RetryPolicy, has_too_many_fai
 from skychimp.errors import InvalidValue
 from skychimp.fields import parse_fields
 from skychimp.models import Content, Mailing, Occurrence
+from skychimp.return_rates import Rate, RateKind
 from skychimp.store import token_keys
 from skychimp.store.database import Store
 from skychimp.store.ledger import ResultCounts
@@ -40,9 +41,10 @@ NO_LINK_HINT = "set web.url or inbound.address"
 
 @dataclass
 class OccurrenceEmails:
-    """What is needed to compose an occurrence's emails, and how many were tried and failed.
+    """What is needed to compose an occurrence's emails, and how many were tried, failed and bounced.
 
     `older` has the content that some emails may have been sent with before it was changed, by the content's id.
+    `may_bounce` says that its mailing is not held for bounces: it was before, or the canary is judged for them.
     """
 
     mailing_id: int
@@ -50,6 +52,8 @@ class OccurrenceEmails:
     older: Mapping[int, "OccurrenceContent"]
     failed: int
     tried: int
+    bounced: int = 0
+    may_bounce: bool = False
     refusals: list[tuple[ClaimedDelivery, str]] = field(default_factory=list)
     """The last deliveries that were refused in the same words, without a success between them, and the words."""
     is_held: bool = False
@@ -90,6 +94,12 @@ class OccurrenceEmails:
     def has_too_many_failures(self, policy: RetryPolicy) -> bool:
         """Return whether enough emails failed to disable the mailing."""
         return has_too_many_failures(self.failed, self.tried, policy)
+
+    def why_too_many_bounces(self, policy: RetryPolicy) -> str | None:
+        """Return why the mailing is to be held for hard bounces, or None if it is not."""
+        if self.may_bounce or self.is_stopped:
+            return None
+        return Rate(RateKind.BOUNCES, self.bounced, self.tried).why_too_high(policy.bounce_rate)
 
     @property
     def failures(self) -> str:
@@ -180,7 +190,15 @@ def load_occurrence_emails(
     row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
     contents = db.execute(select(Content.__table__).where(Content.__table__.c.occurrence_id == occurrence_id)).all()
     older = {content.id: _compile(content, row, keys) for content in contents}
-    return OccurrenceEmails(row.mailing_id, _compile(row, row, keys), older, counts.failed, counts.tried)
+    return OccurrenceEmails(
+        row.mailing_id,
+        _compile(row, row, keys),
+        older,
+        counts.failed,
+        counts.tried,
+        counts.bounced,
+        may_bounce=counts.held_for_bounces or row.canary_until is not None,
+    )
 
 
 def _present_values(

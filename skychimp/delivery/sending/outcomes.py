@@ -18,9 +18,11 @@ from skychimp.delivery.sending.pacing.throttle import Throttle
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.retry_policy import Decision, Reaction, RetryPolicy, SessionLimit
 from skychimp.models import Outcome
+from skychimp.return_rates import RateKind
 from skychimp.store import holds, queue
 from skychimp.store.holds import HeldMailing
 from skychimp.store.ledger import AttemptRecord
+from skychimp.store.occurrences import return_counts
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
 
@@ -228,6 +230,10 @@ class Outcomes:
         assert emails is not None
         if decision.outcome != Outcome.GIVEN_BACK:
             emails.count_result(is_first_try=sending.claimed.is_untried, is_failed=decision.outcome == Outcome.FAILED)
+        if decision.bad_address:
+            emails.bounced += 1
+            if (why := emails.why_too_many_bounces(self._policy)) is not None:
+                self._hold_for_bounces(occurrence, emails, why)
         if decision.is_doubtful and decision.verdict is not None:
             reply = result.reply.text if result.reply else result.error
             refused = emails.find_pattern(sending.claimed, reply)
@@ -251,6 +257,18 @@ class Outcomes:
         def hold(db: Connection) -> None:
             holds.hold_mailing(db, mailing_id, reply, settings_hash, now)
             queue.queue_refused(db, refused, now)
+
+        self._recorder.submit(hold)
+
+    def _hold_for_bounces(self, occurrence: OpenOccurrence, emails: OccurrenceEmails, reason: str) -> None:
+        """Hold a mailing. What is claimed of it is given back once its next intents are refused."""
+        emails.may_bounce = True
+        now = self._now()
+
+        def hold(db: Connection) -> None:
+            mailing_id = return_counts.hold(db, occurrence.id, RateKind.BOUNCES, reason, now)
+            if mailing_id is not None:
+                log.error("mailing held", extra={"mailing": mailing_id, "reason": reason})
 
         self._recorder.submit(hold)
 

@@ -22,13 +22,17 @@ JITTER = 0.2
 
 
 class RetryPolicy(NamedTuple):
-    """The settings for retries. `unknown_after` is None if a person decides about unknown deliveries."""
+    """The settings for retries. `unknown_after` is None if a person decides about unknown deliveries.
+
+    `bounce_rate` is the rate from which on a mailing is held. 1 is never.
+    """
 
     retry_after: tuple[timedelta, ...]
     give_up_after: timedelta
     unknown_after: timedelta | None
     disable_failures: int
     disable_failure_rate: float
+    bounce_rate: float = 1.0
 
 
 class Reaction(Enum):

@@ -37,9 +37,9 @@ from skychimp.services.clients.consents import GivenConsent
 from skychimp.services.listing import ListOptions, apply, in_scope, matches_id_or_email, not_found
 from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
+from skychimp.store.clients import bad_addresses, suppressions
 from skychimp.store.clients import consents as store_consents
 from skychimp.store.clients import fields as store_fields
-from skychimp.store.clients import suppressions
 from skychimp.store.clients import tags as store_tags
 from skychimp.store.clients.client_import import NewClient
 from skychimp.store.clients.consents import RecordedConsent
@@ -279,9 +279,9 @@ def change(
 ) -> ClientInfo:
     """Change the values that are given. `tags` replaces all tags. An empty text in `fields` removes the value.
 
-    A consent is added to those recorded before. A new address, or `good`, clears the mark of a bad address. Emails that
-    wait go to the new address, for which a consent of the old one does not count. Raises NotFound, Conflict,
-    InvalidValue.
+    A consent is added to those recorded before. A new address, or `good`, clears the mark of a bad address, and what
+    has soft-bounced before does not count any more. Emails that wait go to the new address, for which a consent of the
+    old one does not count. Raises NotFound, Conflict, InvalidValue.
     """
     scope = authorize(actor, Action.CHANGE_CLIENTS)
     values = _Values(email, name, comment, tags, add_tags, remove_tags, fields, good, rules, consent)
@@ -400,7 +400,7 @@ def _change(db: Session, actor: Actor, scope: Scope, old: ClientInfo, values: _V
         changed = old.fields | _parse_given(db, actor, values.fields)
         columns["fields"] = dump_fields({name: value for name, value in changed.items() if value is not None})
     if values.good or new.address_key != _key(old):
-        columns |= {"bad_at": None, "bad_reason": None}
+        columns |= bad_addresses.make_good(now)
     if new.address_key != _key(old):
         columns["consent_at"] = None
     if values.good:

@@ -20,7 +20,7 @@ from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply
 from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
-from skychimp.store.clients import audience, topics
+from skychimp.store.clients import audience, bad_addresses, topics
 from skychimp.store.clients import suppressions as store_suppressions
 from skychimp.store.clients.suppressions import BOUNCE, Holds, NewSuppression
 from skychimp.store.database import Store
@@ -246,6 +246,7 @@ def remove(
     """
     holds = _holds(actor, Action.CHANGE_CLIENTS, topic, everywhere)
     distinct = {address.key: address for address in map(parse_target, targets)}.values()
+    now = store.now()
     with store.write() as db:
         holds = _spelled(db, holds)
         rows = [_get(db, address, holds) for address in distinct]
@@ -253,7 +254,7 @@ def remove(
             store_suppressions.remove(db.connection(), address.key, holds)
             if row.reason == BOUNCE:
                 is_theirs = (_C.c.address_key == address.key) & (_C.c.owner_id == holds.owner_id)
-                db.execute(update(_C).where(is_theirs).values(bad_at=None, bad_reason=None))
+                db.execute(update(_C).where(is_theirs).values(bad_addresses.make_good(now)))
             audit.record(db, actor, "delete", "suppression", row.id, _detail("", holds))
     return [_suppression_info(row) for row in rows]
 

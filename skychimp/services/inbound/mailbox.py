@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from skychimp.config.settings import InboundSettings
 from skychimp.delivery.inbound.mime_parts import MAX_SIZE
 from skychimp.errors import ConfigError, RelayUnavailable
+from skychimp.return_rates import DEFAULT_LIMITS, Limits
 from skychimp.services.inbound import processing
 from skychimp.services.inbound.processing import ReceivedMail, Summary
 from skychimp.store.database import Store
@@ -28,17 +29,27 @@ CHECK_S = 1.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def process_unseen(store: Store, settings: InboundSettings, may_continue: Callable[[], bool] = lambda: True) -> Summary:
+def process_unseen(
+    store: Store,
+    settings: InboundSettings,
+    may_continue: Callable[[], bool] = lambda: True,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Summary:
     """Process the unseen mail of the mailbox of `inbound.imap_url`, and return how much of it was what.
 
-    Raises ConfigError, RelayUnavailable if the server cannot be used, and StoreFailed.
+    `limits` say for which rates a mailing is held. Raises ConfigError, RelayUnavailable if the server cannot be used,
+    and StoreFailed.
     """
     with _connected(settings) as mailbox:
-        return _process(store, settings, mailbox, may_continue)
+        return _process(store, settings, mailbox, may_continue, limits)
 
 
 def watch(
-    store: Store, settings: InboundSettings, may_continue: Callable[[], bool], report: Callable[[Summary], None]
+    store: Store,
+    settings: InboundSettings,
+    may_continue: Callable[[], bool],
+    report: Callable[[Summary], None],
+    limits: Limits = DEFAULT_LIMITS,
 ) -> None:
     """Process the mail of the mailbox as it comes in, until `may_continue` returns False or the connection is lost.
 
@@ -47,7 +58,7 @@ def watch(
     with _connected(settings) as mailbox:
         has_idle = "IDLE" in mailbox.client.capabilities
         while may_continue():
-            report(_process(store, settings, mailbox, may_continue))
+            report(_process(store, settings, mailbox, may_continue, limits))
             if has_idle:
                 _wait_for_mail(mailbox, may_continue)
             else:
@@ -69,12 +80,12 @@ def _wait(may_continue: Callable[[], bool]) -> None:
 
 
 def _process(
-    store: Store, settings: InboundSettings, mailbox: "BaseMailBox", may_continue: Callable[[], bool]
+    store: Store, settings: InboundSettings, mailbox: "BaseMailBox", may_continue: Callable[[], bool], limits: Limits
 ) -> Summary:
     total, uids = Summary(), mailbox.uids("UNSEEN")
     for first in range(0, len(uids), BATCH):
         fetched = list(_fetch(mailbox, uids[first : first + BATCH]))
-        total += processing.process(store, settings, [mail for _, mail in fetched]).summary
+        total += processing.process(store, settings, [mail for _, mail in fetched], limits).summary
         mailbox.flag([uid for uid, _ in fetched], "\\Seen", True)
         if not may_continue():
             break

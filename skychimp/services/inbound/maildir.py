@@ -10,6 +10,7 @@ from skychimp import files
 from skychimp.config.settings import InboundSettings
 from skychimp.delivery.inbound.mime_parts import MAX_SIZE
 from skychimp.errors import ConfigError
+from skychimp.return_rates import DEFAULT_LIMITS, Limits
 from skychimp.services.inbound import processing
 from skychimp.services.inbound.processing import IGNORED, ReceivedMail, Result, Summary
 from skychimp.store.database import Store
@@ -21,9 +22,15 @@ _SEEN, _UNSEEN = ":2,S", ":2,"
 
 
 def process_new(
-    store: Store, settings: InboundSettings, folder: Path, may_continue: Callable[[], bool] = lambda: True
+    store: Store,
+    settings: InboundSettings,
+    folder: Path,
+    may_continue: Callable[[], bool] = lambda: True,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Summary:
     """Process the new mail of a Maildir, and return how much of it was what. Calls `may_continue` after each batch.
+
+    `limits` say for which rates a mailing is held.
 
     What was processed is marked as seen. What is none of ours is not, so that a person sees it. If this is killed after
     a transaction, the same mail is processed again, and counts once. Raises ConfigError, and StoreFailed.
@@ -33,7 +40,7 @@ def process_new(
         with files.open_folder(folder / "new") as new, files.open_folder(folder / "cur") as cur:
             names = iter(sorted(name for name in os.listdir(new) if not name.startswith(".")))
             while batch := dict(islice(_read_files(names, new), BATCH)):
-                processed = processing.process(store, settings, list(batch.values()))
+                processed = processing.process(store, settings, list(batch.values()), limits)
                 for name, result in zip(batch, processed.results, strict=True):
                     _keep(name, result, new, cur)
                 total += processed.summary

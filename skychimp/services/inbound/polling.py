@@ -45,17 +45,19 @@ def _keep_reading(read: Reader, stopping: threading.Event) -> None:
 
 
 def _poll_maildir(store: Store, settings: Settings, stopping: threading.Event) -> None:
-    assert settings.inbound.maildir is not None
+    folder, limits = settings.inbound.maildir, settings.delivery.limits
+    assert folder is not None
     while not stopping.is_set():
         may_continue = lambda: not stopping.wait(BATCH_PAUSE_S)  # noqa: E731
-        _report(maildir.process_new(store, settings.inbound, settings.inbound.maildir, may_continue))
+        _report(maildir.process_new(store, settings.inbound, folder, may_continue, limits))
         stopping.wait(settings.daemon.interval.total_seconds())
 
 
 def _watch_mailbox(store: Store, settings: Settings, stopping: threading.Event) -> None:
     from skychimp.services.inbound import mailbox
 
-    mailbox.watch(store, settings.inbound, lambda: not stopping.is_set(), _report)
+    limits = settings.delivery.limits
+    mailbox.watch(store, settings.inbound, lambda: not stopping.is_set(), _report, limits)
 
 
 def _report(summary: Summary) -> None:

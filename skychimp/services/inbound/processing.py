@@ -24,7 +24,9 @@ from skychimp.delivery.inbound.reading import IncomingMail, Kind
 from skychimp.delivery.inbound.severity import Severity
 from skychimp.errors import InvalidValue
 from skychimp.models import ReturnedKind, StoreInfo, SuppressionSource
+from skychimp.return_rates import DEFAULT_LIMITS, Limits
 from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
+from skychimp.services.reporting import returns
 from skychimp.services.unsubscribing import recipients
 from skychimp.services.unsubscribing.recipients import Recipient
 from skychimp.store import returned_mail, token_keys
@@ -84,10 +86,14 @@ class ReceivedMail(NamedTuple):
 
 
 class Processed(NamedTuple):
-    """What became of emails, in their order, and how many clients they marked as bad."""
+    """What became of emails, in their order, and how many clients they marked as bad.
+
+    For the emails of `occurrence_ids` more came back than before.
+    """
 
     results: Sequence[Result]
     marked_bad: int = 0
+    occurrence_ids: Sequence[int] = ()
 
     @property
     def summary(self) -> Summary:
@@ -97,8 +103,13 @@ class Processed(NamedTuple):
         return Summary(**named, ignored=sum(counts[result] for result in IGNORED), marked_bad=self.marked_bad)
 
 
-def process(store: Store, settings: InboundSettings, received: Sequence[ReceivedMail]) -> Processed:
-    """Apply what emails say, all in one transaction, and return what became of them. Raises StoreFailed."""
+def process(
+    store: Store, settings: InboundSettings, received: Sequence[ReceivedMail], limits: Limits = DEFAULT_LIMITS
+) -> Processed:
+    """Apply what emails say, all in one transaction, and return what became of them. Raises StoreFailed.
+
+    If too much came back for a mailing by these `limits`, it is held.
+    """
     mails = [(reading.read(each.data), each.recipient) for each in received]
     with store.read() as db:
         finder = _Finder(db.connection(), store.now())
@@ -106,7 +117,9 @@ def process(store: Store, settings: InboundSettings, received: Sequence[Received
     if not any(each.matches for each in found):
         return Processed([each.result for each in found])
     with store.write() as db:
-        return _Effects(db.connection(), settings, finder.secret, store.now()).apply(found)
+        processed = _Effects(db.connection(), settings, finder.secret, store.now()).apply(found)
+    returns.hold_bad_mailings(store, processed.occurrence_ids, limits)
+    return processed
 
 
 class _Match(NamedTuple):
@@ -247,7 +260,7 @@ class _Effects:
     def apply(self, found: Sequence[_Found]) -> Processed:
         """Apply what emails say, and return what became of them."""
         results = [each.result for each in found]
-        new = self._record(found)
+        new, occurrence_ids = self._record(found)
         recorded = {index for index, _ in new}
         for index, each in enumerate(found):
             if each.result == Result.UNSUBSCRIBE:
@@ -256,10 +269,13 @@ class _Effects:
             elif each.matches and index not in recorded:
                 results[index] = Result.REPEATED
         bad = [bad for _, match in new if match.has_token and (bad := self._react(match)) is not None]
-        return Processed(results, bad_addresses.mark(self._db, bad, self._now))
+        return Processed(results, bad_addresses.mark(self._db, bad, self._now), occurrence_ids)
 
-    def _record(self, found: Sequence[_Found]) -> list[tuple[int, _Match]]:
-        """Record what came back. Return what was not recorded before, each with the number of its email."""
+    def _record(self, found: Sequence[_Found]) -> tuple[list[tuple[int, _Match]], Sequence[int]]:
+        """Record what came back. Return what was not recorded before, each with the number of its email.
+
+        Return also the occurrences that have more of it now.
+        """
         reports: dict[str, tuple[int, _Match]] = {}
         for index, each in enumerate(found):
             for match in each.matches if each.result != Result.UNSUBSCRIBE else ():
@@ -271,8 +287,8 @@ class _Effects:
             for digest, report in reports.items()
             if digest not in known and (report[1].has_token or self._is_first_today(report[1].recipient, today))
         }
-        returned_mail.record(self._db, [self._returned(digest, match) for digest, (_, match) in new.items()])
-        return list(new.values())
+        rows = [self._returned(digest, match) for digest, (_, match) in new.items()]
+        return list(new.values()), returned_mail.record(self._db, rows)
 
     def _is_first_today(self, recipient: Recipient, today: set[str]) -> bool:
         """Return whether nothing came back for an address today, and note that something has.
@@ -302,7 +318,9 @@ class _Effects:
         reason = storable(failure.reply)
         if failure.severity == Severity.SOFT:
             since = self._now - self._settings.soft_bounce_period
-            days = returned_mail.count_days(self._db, self._hash(recipient), recipient.owner_id, since)
+            days = returned_mail.count_days(
+                self._db, self._hash(recipient), recipient.owner_id, recipient.client_id, since
+            )
             if days < self._settings.soft_bounces:
                 return None
             reason = f"bounced on {days} days, at last: {reason}"

@@ -26,6 +26,7 @@ from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.listing import in_scope, is_valid_id, not_found
 from skychimp.services.mailings.progress import read_progress
 from skychimp.store.conditions import is_unfinished
+from skychimp.store.occurrences import return_counts
 from skychimp.store.sql import Nullable
 from skychimp.text import folded
 
@@ -57,12 +58,14 @@ class MailingInfo:
     """A mailing as its owner sees it. Times are in UTC.
 
     `skipped_at` is the latest due time of a digest that had no new post at that time. `held` says why nothing is sent
-    although the mailing is enabled, None if it is: the mail server has refused the sender or each email. `topic` is
-    None if clients can only unsubscribe from all mail of the owner. `segments` and `except_segments` are names.
-    `deliveries` is the number of emails of its last occurrence, and `done` of those that need no further try. Both are
-    None before the first one, and without `add_progress`. `canary` says how many clients get each occurrence first, as
-    a number or `1%`, and `canary_wait` how long the others wait, None if all get it at once. Others wait now, at least
-    until `canary_until`, if that is not None. The emails of a `transactional` mailing have no headers of bulk mail.
+    although the mailing is enabled, None if it is: the mail server has refused the sender or each email, the canary was
+    bad, or too many emails bounced or got a complaint. `topic` is None if clients can only unsubscribe from all mail of
+    the owner. `segments` and `except_segments` are names. `deliveries` is the number of emails of its last occurrence,
+    and `done` of those that need no further try. Both are None before the first one, and without `add_progress`.
+    `canary` says how many clients get each occurrence first, as a number or `1%`, and `canary_wait` how long the others
+    wait, None if all get it at once. Others wait now, at least until `canary_until`, if that is not None. The emails of
+    a `transactional` mailing have no headers of bulk mail.
+    `bounces` and `complaints` count what `return_rates.ReturnCounts` says, of all due times.
     """
 
     id: int
@@ -99,6 +102,8 @@ class MailingInfo:
     canary_wait: timedelta | None = None
     canary_until: datetime | None = None
     transactional: bool = False
+    bounces: int = 0
+    complaints: int = 0
     deliveries: int | None = None
     done: int | None = None
 
@@ -158,14 +163,16 @@ def read_mailings(db: Session, rows: Sequence[Row[tuple[object, ...]]]) -> list[
     client_ids: dict[int, list[int]] = {}
     for mailing_id, client_id in db.execute(select(_MC).where(_MC.c.mailing_id.in_(ids)).order_by(_MC.c.client_id)):
         client_ids.setdefault(mailing_id, []).append(client_id)
-    filters = _read_filters(db, ids)
+    more = _read_filters(db, ids)
     skipped = _skipped_at(db, [row.id for row in rows if row.digest])
     waiting = _canary_until(db, ids)
+    for mailing_id, numbers in return_counts.sum_by_mailing(db.connection(), ids).items():
+        more.setdefault(mailing_id, {}).update(numbers)
     infos = [
         _mailing_info(row, tags.get(row.id, []), client_ids.get(row.id, []), skipped.get(row.id), waiting.get(row.id))
         for row in rows
     ]
-    return [replace(info, **filters[info.id]) if info.id in filters else info for info in infos]
+    return [replace(info, **more[info.id]) if info.id in more else info for info in infos]
 
 
 def find_id(db: Session, actor: Actor, name: str) -> int:

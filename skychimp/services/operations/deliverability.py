@@ -14,6 +14,7 @@ from skychimp.config.settings import Settings
 from skychimp.delivery.composing.dkim import DkimKey
 from skychimp.delivery.sending.signing import load_keys
 from skychimp.errors import ConfigError
+from skychimp.return_rates import PUBLISHED, RateKind, format_rate
 from skychimp.services.operations import sender_dns
 from skychimp.services.operations.doctor import return_path
 from skychimp.services.operations.findings import OK, Finding
@@ -60,7 +61,7 @@ ONE_CLICK = "one-click unsubscribe (RFC 8058)"
 LIST_UNSUBSCRIBE = "List-Unsubscribe header"
 LINK = "unsubscribe link in the body"
 OWN_DOMAIN = "sender at a domain of your own"
-COMPLAINTS = "complaint rate below 0.3 %"
+COMPLAINTS = f"complaint rate below {format_rate(PUBLISHED[RateKind.COMPLAINTS].most)}"
 
 PROVIDERS = (
     Provider(
@@ -190,7 +191,8 @@ _NEVER_KNOWABLE = {
     REVERSE_DNS: "ask your mail server's administrator: the name of its address must lead back to the address",
     TLS: "ask your mail server's administrator: it should use STARTTLS (Postfix: smtp_tls_security_level = may)",
     LINK: "use {{ unsubscribe_url }} in each message",
-    COMPLAINTS: "look it up at postmaster.google.com and senders.yahooinc.com, and write only to those who agreed",
+    COMPLAINTS: "look it up at postmaster.google.com and senders.yahooinc.com, and write only to those who agreed. "
+    'Complaints that came back are in "skychimp stats"',
 }
 """What to do about requirements that depend on the mail server, the messages or the recipients."""
 

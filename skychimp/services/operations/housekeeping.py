@@ -4,36 +4,45 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+from skychimp.config.settings import InboundSettings
 from skychimp.delivery.scheduling import tzdata_changes
 from skychimp.services.accounts import codes, login_throttle, sessions, unverified
 from skychimp.services.blog import images
 from skychimp.services.reporting import rollups
-from skychimp.store import ledger, runs
+from skychimp.store import ledger, returned_mail, runs
 from skychimp.store.database import BATCH_PAUSE_S, Store
 
 RUNS_KEPT = timedelta(days=90)
+SCORE_PERIOD = InboundSettings().soft_bounce_period
 AFTER_RUN_S = 1.0
 """How long the housekeeping of a `run` may take. The next one continues."""
 
 
 def tidy(
-    store: Store, *, keep_attempts: timedelta | None = None, may_continue: Callable[[], bool] = lambda: True
+    store: Store,
+    *,
+    keep_attempts: timedelta | None = None,
+    score_period: timedelta = SCORE_PERIOD,
+    may_continue: Callable[[], bool] = lambda: True,
 ) -> None:
     """Remove what is no longer needed, and truncate the write-ahead log.
 
     That is old sessions, codes, unverified accounts, login failures, runs and unused images. Attempts older than
-    `keep_attempts` are added up and removed; None keeps them all. If the rules of time zones have changed, future due
-    times are updated.
+    `keep_attempts` are added up and removed; None keeps them all. Bounces and complaints are kept as long as attempts,
+    and at least for `score_period`. Those without a token are kept no longer than that. If the rules of time zones have
+    changed, future due times are updated.
 
     Each step is a short transaction, so that nobody who sends waits for long. `may_continue` is called after each one,
     and may sleep. What is left when it returns False is done the next time.
     """
-    steps = _steps(store, keep_attempts)
+    steps = _steps(store, keep_attempts, score_period)
     while next(steps, _DONE) is not _DONE and may_continue():
         pass
 
 
-def tidy_after_run(store: Store, *, keep_attempts: timedelta | None = None) -> None:
+def tidy_after_run(
+    store: Store, *, keep_attempts: timedelta | None = None, score_period: timedelta = SCORE_PERIOD
+) -> None:
     """Do at most about a second of the housekeeping, if it is due, as nobody does it where no daemon runs.
 
     It is due at the first run of an hour, and while attempts are older than `keep_attempts`.
@@ -46,13 +55,18 @@ def tidy_after_run(store: Store, *, keep_attempts: timedelta | None = None) -> N
         )
     if is_due:
         ends_at = time.monotonic() + AFTER_RUN_S
-        tidy(store, keep_attempts=keep_attempts, may_continue=lambda: time.monotonic() < ends_at)
+        tidy(
+            store,
+            keep_attempts=keep_attempts,
+            score_period=score_period,
+            may_continue=lambda: time.monotonic() < ends_at,
+        )
 
 
 _DONE = object()
 
 
-def _steps(store: Store, keep_attempts: timedelta | None) -> Iterator[None]:
+def _steps(store: Store, keep_attempts: timedelta | None, score_period: timedelta) -> Iterator[None]:
     """Yield after each step."""
     now = store.now()
     with store.write() as db:
@@ -69,6 +83,14 @@ def _steps(store: Store, keep_attempts: timedelta | None) -> Iterator[None]:
     while more:
         with store.write() as db:
             more = ledger.delete_old_attempts(db.connection(), now - (keep_attempts or timedelta()))
+        yield
+        if more:
+            time.sleep(BATCH_PAUSE_S)
+    logged_before = None if keep_attempts is None else now - keep_attempts
+    more = True
+    while more:
+        with store.write() as db:
+            more = returned_mail.delete_old(db.connection(), now - score_period, logged_before)
         yield
         if more:
             time.sleep(BATCH_PAUSE_S)

@@ -125,7 +125,8 @@ def _ascii_domain(domain: str) -> str:
 
 _STATUS = func.coalesce(_A.c.outcome, current_state())
 _DELIVERY_ID = _D.c.id.label("delivery")
-_LAST_RETURNED = select(_R.c.kind).where(_R.c.delivery_id == _D.c.id).order_by(_R.c.id.desc()).limit(1)
+_OF_DELIVERY = and_(_R.c.delivery_id == _D.c.id, _R.c.has_token)  # without a token anybody may have written it
+_LAST_RETURNED = select(_R.c.kind).where(_OF_DELIVERY).order_by(_R.c.id.desc()).limit(1)
 _RETURNED = case((_A.c.outcome == Outcome.SENT, _LAST_RETURNED.correlate(_D).scalar_subquery()))
 _COLUMNS = (_D.c.address, current_state().label("state"), _O.c.due_at, _RETURNED.label("returned"))
 

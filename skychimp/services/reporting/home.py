@@ -1,7 +1,7 @@
 """Collect the home page: figures and posts for anyone, one's own figures and what needs attention for users."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -13,13 +13,15 @@ from skychimp.permissions import Action, Actor, Scope, scope_of
 from skychimp.services.blog import posts
 from skychimp.services.blog.posts import PostInfo
 from skychimp.services.listing import in_scope
+from skychimp.services.reporting import returns
 from skychimp.services.reporting.cache import Cached, refresh
+from skychimp.services.reporting.returns import RateReport
 from skychimp.shell import command
 from skychimp.store import holds, relay_pauses
 from skychimp.store.clients import audience
 from skychimp.store.conditions import awaits_decision, is_active
 from skychimp.store.database import Store
-from skychimp.store.sql import total
+from skychimp.store.sql import id_list, total
 from skychimp.text import count_of
 
 _M = Mailing.__table__
@@ -32,20 +34,25 @@ _RUN = Run.__table__
 _INFO = StoreInfo.__table__
 
 SHOWN_POSTS = 3
-SHOWN_DISABLED_MAILINGS = 3
+SHOWN_DISABLED_MAILINGS = SHOWN_HELD_MAILINGS = 3
 RECENT = timedelta(days=1)
 """How far back failed emails need attention."""
 
 
 @dataclass(frozen=True)
 class OwnFigures:
-    """The actor's own figures. `unique_clients` are those in the audience of a mailing, `clients` are all."""
+    """The actor's own figures. `unique_clients` are those in the audience of a mailing, `clients` are all.
+
+    `rates` are the bounces and complaints of the due times of the last 30 days. They are left out if they would take
+    too long to count.
+    """
 
     mailings: int
     active_mailings: int
     unique_clients: int
     clients: int
     next_at: datetime | None
+    rates: Sequence[RateReport] = ()
 
 
 @dataclass(frozen=True)
@@ -137,12 +144,14 @@ def _own_figures(db: Connection, actor: Actor, now: datetime, versions: _Version
         return _count_figures(db, now, actor.user_id) | {"clients": db.scalar(clients)}
 
     figures = cached(f"home-{actor.user_id}:{versions.audience}", count)
+    counts = returns.own_counts(db, actor.user_id, now)
     return OwnFigures(
         mailings=figures["mailings"],
         active_mailings=figures["active_mailings"],
         unique_clients=figures["unique_clients"],
         clients=figures["clients"],
         next_at=db.scalar(select(func.min(_M.c.next_at)).where(_M.c.owner_id == actor.user_id, is_active(now))),
+        rates=[] if counts is None else returns.report_rates(counts),
     )
 
 
@@ -174,6 +183,7 @@ def _concerns(db: Connection, actor: Actor, now: datetime) -> Iterator[Concern]:
     if unknown := _count_undecided(db, actor):
         yield Concern("unknown", f"{count_of(unknown, 'email')} with an unknown outcome", command("resolve"))
     yield from _disabled_mailings(db, actor)
+    yield from _held_mailings(db, actor)
     if failed := _count_recent_failures(db, actor, now):
         log = command("mailings", "log", "ID", "--status", "failed")
         yield Concern("failed", f"{count_of(failed, 'email')} failed since yesterday", log)
@@ -205,6 +215,18 @@ def _disabled_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
     for row in db.execute(query.order_by(_M.c.disabled_at.desc()).limit(SHOWN_DISABLED_MAILINGS)):
         words = f"mailing {row.id} was disabled by the system: {row.disabled_reason}"
         yield Concern("disabled", words, command("report", row.id))
+
+
+def _held_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
+    """Yield the mailings that wait for a person, the oldest first."""
+    scope = scope_of(actor, Action.SEE_MAILINGS)
+    if scope is None:
+        return
+    held = {each.id: each.reason for each in holds.held_mailings(db)}
+    seen = select(_M.c.id).where(_M.c.id.in_(id_list(list(held))), in_scope(scope, actor, _M.c.owner_id))
+    for mailing_id in db.scalars(seen.order_by(_M.c.id).limit(SHOWN_HELD_MAILINGS)) if held else ():
+        words = f"mailing {mailing_id} is held: {held[mailing_id]}"
+        yield Concern("held_mailing", words, command("mailings", "show", mailing_id))
 
 
 def _count_recent_failures(db: Connection, actor: Actor, now: datetime) -> int:

@@ -26,10 +26,12 @@ from skychimp.models import (
 )
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services.mailings import mailings
-from skychimp.services.reporting import rollups
+from skychimp.services.reporting import returns, rollups
+from skychimp.services.reporting.returns import RateReport
 from skychimp.services.reporting.rollups import SLOT_S, OutcomeCount
-from skychimp.store import returned_mail
 from skychimp.store.database import Store
+from skychimp.store.occurrences import return_counts
+from skychimp.store.occurrences.return_counts import NOTHING_RETURNED, Returned
 from skychimp.store.sql import total
 
 _O = Occurrence.__table__
@@ -108,7 +110,8 @@ class OccurrenceReport:
 
     Nothing more of it is sent after its `deadline`, which is the mailing's end, None if that has none. `subject` is ""
     if nothing was sent (missed, skipped). `rate` ends when there were nearly as many attempts as emails; later attempts
-    are retries. `peak` is in emails per second, and None if all were sent within a few seconds.
+    are retries. `peak` is in emails per second, and None if all were sent within a few seconds. `returned` and `rates`
+    are as in Report.
     """
 
     id: int
@@ -123,6 +126,8 @@ class OccurrenceReport:
     counts: Mapping[str, int]
     rate: Sequence[RatePoint]
     peak: float | None
+    returned: Mapping[str, int]
+    rates: Sequence[RateReport]
 
     @property
     def duration(self) -> timedelta | None:
@@ -137,7 +142,8 @@ class Report:
     """All occurrences of a mailing. `tries` maps a number of attempts to the number of deliveries that took as many.
 
     `subject` is the one that was sent last; if nothing was sent yet, it is the message's. `returned` counts the sent
-    emails for which something came back, by what that was, such as `bounced`.
+    emails for which something came back, by what that was, such as `bounced`. `rates` are its bounces and complaints
+    beside the published limits.
     """
 
     id: int
@@ -154,6 +160,7 @@ class Report:
     replies: Sequence[ReplyGroup]
     domains: Sequence[DomainReport]
     returned: Mapping[str, int]
+    rates: Sequence[RateReport]
 
 
 @dataclass(frozen=True)
@@ -191,10 +198,14 @@ def mailing_report(
         slots = {occurrence_id: _slots(db, occurrence_id) for occurrence_id in ids[-OCCURRENCES_WITH_RATE:]}
         attempts = select(_ATTEMPTS.c.cause_id, _ATTEMPTS.c.attempts).where(_ATTEMPTS.c.occurrence_id.in_(ids))
         reply_groups = _reply_groups(db, attempts)
-        returned = returned_mail.count_by_kind(db.connection(), mailing_id)
+        returned = return_counts.read(db.connection(), _O.c.mailing_id == mailing_id)
     outcomes = rollups.delivery_outcomes(store, ids, progress)
-    occurrences = [_occurrence_report(row, outcomes.get(row.id, ()), slots.get(row.id, [])) for row in rows]
+    occurrences = [
+        _occurrence_report(row, outcomes.get(row.id, ()), slots.get(row.id, []), returned.get(row.id, NOTHING_RETURNED))
+        for row in rows
+    ]
     total = [count for counts in outcomes.values() for count in counts]
+    counts = _by_state(total)
     return Report(
         id=mailing.id,
         subject=next((row.subject for row in reversed(rows) if row.subject), mailing.subject),
@@ -204,12 +215,13 @@ def mailing_report(
         as_of=store.now(),
         deliveries=sum(occurrence.deliveries for occurrence in occurrences),
         attempts=sum(occurrence.attempts for occurrence in occurrences),
-        counts=_by_state(total),
+        counts=counts,
         tries=_by_attempts(total),
         occurrences=occurrences,
         replies=reply_groups,
         domains=_by_domain(total, MAX_DOMAINS),
-        returned=returned,
+        returned=returns.by_kind(returned.values()),
+        rates=_rates(counts, returned.values()),
     )
 
 
@@ -332,6 +344,10 @@ def _peak(slots: Sequence[tuple[int, Outcome, int]]) -> float | None:
     return max(by_slot.values()) / SLOT_S if len(by_slot) > 2 else None
 
 
+def _rates(counts: Mapping[str, int], returned: Iterable[Returned]) -> list[RateReport]:
+    return returns.report_rates(returns.counts_of(counts["sent"], returned))
+
+
 def _by_state(outcomes: Iterable[OutcomeCount]) -> dict[str, int]:
     counts: Counter[DeliveryState] = Counter()
     for outcome in outcomes:
@@ -398,15 +414,21 @@ def _occurrence_rows(db: Session, mailing_id: int) -> list[_OccurrenceRow]:
 
 
 def _occurrence_report(
-    row: _OccurrenceRow, outcomes: Sequence[OutcomeCount], slots: Sequence[tuple[int, Outcome, int]]
+    row: _OccurrenceRow,
+    outcomes: Sequence[OutcomeCount],
+    slots: Sequence[tuple[int, Outcome, int]],
+    returned: Returned,
 ) -> OccurrenceReport:
+    counts = _by_state(outcomes)
     return OccurrenceReport(
         **row._asdict(),
         deliveries=sum(outcome.deliveries for outcome in outcomes),
         attempts=sum(outcome.attempts * outcome.deliveries for outcome in outcomes),
-        counts=_by_state(outcomes),
+        counts=counts,
         rate=sending_rate(slots, sum(outcome.deliveries for outcome in outcomes if outcome.attempts)),
         peak=_peak(slots),
+        returned=returns.by_kind([returned]),
+        rates=_rates(counts, [returned]),
     )
 
 

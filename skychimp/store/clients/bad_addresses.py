@@ -1,6 +1,6 @@
-"""Mark clients whose address does not exist. Part of the caller's transaction."""
+"""Mark clients whose address does not exist, or does after all. Part of the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import NamedTuple
@@ -43,3 +43,8 @@ def mark(db: Connection, bad: Sequence[BadAddress], now: datetime) -> int:
         ]
         suppressions.add(db, remembered, Holds(owner_id), SuppressionSource.BOUNCE, now)
     return len(clients)
+
+
+def make_good(now: datetime) -> Mapping[str, object]:
+    """Return the columns of a client whose address is good, as a person says. What bounced before does not count."""
+    return {"bad_at": None, "bad_reason": None, "good_at": now}

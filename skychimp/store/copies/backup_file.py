@@ -42,6 +42,7 @@ _SAME_POSTS = "SELECT id FROM post JOIN newer.post AS p USING (id, created_at)"
 LEDGER = {
     "attempt": f"delivery_id IN ({_DELIVERIES})",
     "returned_mail": f"delivery_id IN ({_DELIVERIES})",
+    "return_count": f"occurrence_id IN ({_OCCURRENCES})",
     "intent": f"delivery_id IN ({_DELIVERIES})",
     "lease": f"occurrence_id IN ({_OCCURRENCES})",
     "delivery": f"occurrence_id IN ({_OCCURRENCES})",

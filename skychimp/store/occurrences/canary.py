@@ -24,6 +24,7 @@ from skychimp.store.conditions import (
     may_send,
     was_sent,
 )
+from skychimp.store.occurrences import return_counts
 from skychimp.text import count_of
 
 _C = Client.__table__
@@ -75,10 +76,11 @@ def sample(db: Connection, chosen: Selection, canary: str, due_at: datetime) -> 
 
 
 class Results(NamedTuple):
-    """How many emails of a canary were tried, and how many of them failed."""
+    """How many emails of a canary were tried, how many of them failed, and how many came back or got a complaint."""
 
     failed: int
     tried: int
+    came_back: int = 0
 
     def why_bad(self, failure_rate: float) -> str | None:
         """Return why the other clients are not to get the email, or None if they are.
@@ -87,9 +89,11 @@ class Results(NamedTuple):
         """
         if not self.tried:
             return "no canary email was sent"
-        if self.failed / self.tried <= failure_rate:
+        bad = self.failed + self.came_back
+        if bad / self.tried <= failure_rate:
             return None
-        return f"{self.failed:,} of {count_of(self.tried, 'canary email')} failed"
+        what = "failed" if not self.came_back else "failed, came back or were marked as spam"
+        return f"{bad:,} of {count_of(self.tried, 'canary email')} {what}"
 
 
 NOT_COUNTED: Mapping[int, Results] = {}
@@ -106,7 +110,8 @@ class Judged(NamedTuple):
 def count_results(db: Connection, now: datetime) -> Mapping[int, Results]:
     """Count the results of the canaries that can be judged now, by their occurrences' ids. It may read very many rows.
 
-    An email counts as failed if it expired after a try, or if a person has to decide what became of it.
+    An email counts as failed if it expired after a try, or if a person has to decide what became of it. So does one
+    that bounced, for whatever reason, or got a complaint: until then only the canary was sent.
     """
     return {occurrence_id: _count(db, occurrence_id, until) for occurrence_id, _, until in _known(db, now)}
 
@@ -125,6 +130,7 @@ def judge(db: Connection, now: datetime, results: Mapping[int, Results], failure
         end_wait(db, _O.c.id == occurrence_id)
         if held_reason is not None:
             holds.hold_mailing(db, mailing_id, held_reason, None, now)
+            return_counts.set_held(db, occurrence_id)
     return judged
 
 
@@ -193,7 +199,8 @@ def _count(db: Connection, occurrence_id: int, canary_until: datetime) -> Result
     rows = select(state, func.count()).where(_D.c.occurrence_id == occurrence_id, is_canary).group_by(state)
     numbers = {DeliveryState(name): number for name, number in db.execute(rows)}
     failed, tried = (sum(numbers.get(name, 0) for name in names) for names in (_FAILED_STATES, _TRIED_STATES))
-    return Results(failed, tried)
+    sent = numbers.get(DeliveryState.SENT, 0)
+    return Results(failed, tried, min(return_counts.read_one(db, occurrence_id).came_back, sent))
 
 
 def _place(client_id: ColumnElement[int], due_at: datetime) -> ColumnElement[int]:

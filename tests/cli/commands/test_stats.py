@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 from conftest import create_user
 from support.command import Home
-from support.queue_steps import NOW, create_client, create_mailing
+from support.queue_steps import NOW, create_client, create_mailing, update_row
+from support.returned import bounce, return_path, send_mailing
 from support.stores import store_environ
 
-from skychimp.models import Role
+from skychimp.config.settings import InboundSettings
+from skychimp.models import Occurrence, Role
 from skychimp.permissions import Actor
 from skychimp.services.blog import posts
+from skychimp.services.inbound import processing
+from skychimp.services.inbound.processing import ReceivedMail
 from skychimp.store.database import Store
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -118,3 +122,21 @@ def test_unwritable_cache_is_a_warning(guest: Home) -> None:
 
 def test_store_is_required(tmp_path: Path) -> None:
     assert Home(tmp_path).call("stats").status == 3
+
+
+def test_own_rates_are_shown_beside_the_published_limits(store: Store, ada: Actor, home: Home) -> None:
+    first, *_ = send_mailing(store, ada, "bob", "eve", "grace", "zoe")
+    update_row(store, Occurrence, 1, opened_at=store.now())
+    lines = home.call("stats").out
+    assert "\nyour_bounce_rate\t0.0\nyour_complaint_rate\t0.0\n" in lines
+    data = bounce("bob@example.org", "550 5.1.1 no such user")
+    processing.process(store, InboundSettings(), [ReceivedMail(data, return_path(store, first))])
+
+    bounces, complaints = home.call("stats", "--json").json["yours"]["rates"]
+    assert (bounces["kind"], bounces["emails"], bounces["of"], bounces["rate"]) == ("bounces", 1, 4, 0.25)
+    assert (complaints["kind"], complaints["rate"], complaints["advised"], complaints["limit"]) == (
+        "complaints", 0.0, 0.001, 0.003,
+    )  # fmt: skip
+    page = ESCAPES.sub("", home.call("stats", width=100).out)
+    assert "bounces in 30 days: 25 % (1 of 4 emails)  keep below 5 %, never reach 10 % (Amazon SES)" in page
+    assert "complaints in 30 days: 0 % (0 of 4 emails)" in page

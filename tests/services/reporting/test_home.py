@@ -45,11 +45,13 @@ from skychimp.models import (
     User,
 )
 from skychimp.permissions import ANONYMOUS, Actor
+from skychimp.return_rates import ReturnCounts
 from skychimp.services.blog import posts
 from skychimp.services.clients import clients
 from skychimp.services.mailings import mailings
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.operations import unknown_deliveries
+from skychimp.services.reporting import returns
 from skychimp.services.reporting.cache import Cached, open_cache, refresh
 from skychimp.services.reporting.home import Home, OwnFigures, home
 from skychimp.services.users import users
@@ -58,6 +60,7 @@ from skychimp.store.database import Store
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
+NO_RATES = returns.report_rates(ReturnCounts())
 
 
 @pytest.fixture
@@ -143,12 +146,12 @@ def test_mailing_of_a_blocked_owner_is_not_active(
 
     users.block(store, manager, ada.email)
     assert figures(home(store, ANONYMOUS, cached)) == (2, 1, 1)
-    assert home(store, ada, cached).yours == OwnFigures(1, 0, 1, 1, None)
-    assert home(store, bob, cached).yours == OwnFigures(1, 1, 0, 0, NOW)
+    assert home(store, ada, cached).yours == OwnFigures(1, 0, 1, 1, None, NO_RATES)
+    assert home(store, bob, cached).yours == OwnFigures(1, 1, 0, 0, NOW, NO_RATES)
 
     users.unblock(store, manager, ada.email)
     assert figures(home(store, ANONYMOUS, cached)) == (2, 2, 1)
-    assert home(store, ada, cached).yours == OwnFigures(1, 1, 1, 1, NOW)
+    assert home(store, ada, cached).yours == OwnFigures(1, 1, 1, 1, NOW, NO_RATES)
 
 
 def test_deleted_mailing_and_its_audience_do_not_count(store: Store, ada: Actor, cached: Cached) -> None:
@@ -410,8 +413,8 @@ def test_users_see_their_own_figures(store: Store, ada: Actor, bob: Actor, manag
     create_mailing(store, ada, tags=["vip"], start=NOW + DAY, disabled_at=NOW)
     create_mailing(store, bob, start=NOW + DAY)
 
-    assert home(store, ada).yours == OwnFigures(2, 1, 1, 2, NOW + 2 * DAY)
-    assert home(store, bob).yours == OwnFigures(1, 1, 0, 0, NOW + DAY)
+    assert home(store, ada).yours == OwnFigures(2, 1, 1, 2, NOW + 2 * DAY, NO_RATES)
+    assert home(store, bob).yours == OwnFigures(1, 1, 0, 0, NOW + DAY, NO_RATES)
     for other in (ANONYMOUS, manager, editor):
         assert home(store, other).yours is None
 
@@ -453,6 +456,17 @@ def test_paused_server_and_held_store_are_shown_to_every_user(store: Store, ada:
 
     assert concerns(store, ada) == {"held": "skychimp resolve --restored", "relay": "skychimp doctor"}
     assert concerns(store, ANONYMOUS) == {}
+
+
+def test_held_mailings_are_shown_to_those_who_see_them(store: Store, ada: Actor, bob: Actor, manager: Actor) -> None:
+    mailing_id = create_mailing(store, ada)
+    write(store, lambda db: holds.hold_mailing(db, mailing_id, "12 % of its emails bounced", None, NOW))
+
+    assert concerns(store, ada) == concerns(store, manager) == {"held_mailing": f"skychimp mailings show {mailing_id}"}
+    assert concerns(store, bob) == concerns(store, ANONYMOUS) == {}
+    assert [concern.words for concern in home(store, ada).attention] == [
+        f"mailing {mailing_id} is held: 12 % of its emails bounced"
+    ]
 
 
 def test_unknown_deliveries_of_a_deleted_mailing_need_no_decision(store: Store, ada: Actor, admin: Actor) -> None:
