@@ -42,6 +42,9 @@ Search = Annotated[str | None, typer.Option(help="Only rows that contain this te
 Sort = Annotated[str | None, typer.Option(help="Sort by this column, or -COLUMN to reverse.", metavar="COLUMN")]
 
 MailingName = Annotated[str, typer.Argument(metavar="MAILING", help="Mailing ID or name.", show_default=False)]
+MailingNames = Annotated[
+    list[str], typer.Argument(metavar="MAILING...", help="Mailing IDs or names.", show_default=False)
+]
 
 MAX_TEXT_SIZE = 4_000_000
 """Bytes of a file with a text, such as a message's body. What the text is for may allow less."""

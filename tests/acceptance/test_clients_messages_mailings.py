@@ -465,7 +465,7 @@ def test_mailing_commands_tell_what_happens_next(full: Home) -> None:
     assert "skychimp mailings enable 1" in full.call("mailings", "disable", "1").err
     disabled = last_line(full.call("mailings", "update", "1", "--start", "2020-01-01", "--end", "2020-01-02"))
     assert "enable" in disabled
-    assert "nothing left to send" in last_line(full.call("mailings", "enable", "1"))
+    assert "its end has passed" in last_line(full.call("mailings", "enable", "1"))
     soon = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:00")
     assert "UTC" in last_line(full.call("mailings", "update", "1", "--start", soon, "--no-end"))
 

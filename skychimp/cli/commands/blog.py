@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
 from skychimp.cli.display.columns import Columns, choose_columns
+from skychimp.cli.display.deletion import delete_all
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.text import count_of
 
@@ -23,6 +24,7 @@ COLUMNS = {"id": "ID", "slug": "Slug", "title": "Title", "published_at": "Publis
 NO_POSTS = 'no posts yet; editors can run "skychimp blog create --help"'
 
 Slug = Annotated[str, typer.Argument(metavar="SLUG-or-ID", help="Slug or ID of a post.", show_default=False)]
+Slugs = Annotated[list[str], typer.Argument(metavar="SLUG-or-ID...", help="Slugs or IDs of posts.", show_default=False)]
 Body = Annotated[str | None, typer.Option(help="The content, in Markdown.", metavar="TEXT")]
 BodyFile = Annotated[str | None, typer.Option(help="Read the content from this file, or - for stdin.", metavar="FILE")]
 ImageFile = Annotated[Path | None, typer.Option(help="An image: a PNG, JPEG, WebP or GIF file.", metavar="FILE")]
@@ -182,14 +184,21 @@ def unpublish(ctx: typer.Context, post: Slug, json: Json = False) -> None:
 
 
 @app.command()
-def delete(ctx: typer.Context, post: Slug, yes: Yes = False, json: Json = False) -> None:
-    """Delete a post and its image."""
+def delete(ctx: typer.Context, post: Slugs, yes: Yes = False, json: Json = False) -> None:
+    """Delete posts and their images."""
     from skychimp.services.blog import posts
 
     context = get_context(ctx, json)
-    old = posts.find(context.store, context.actor, post)
-    context.confirm(f'delete post {old.id} ("{old.title}")', yes=yes)
-    _show(context, posts.remove(context.store, context.actor, str(old.id)))
+    delete_all(
+        context,
+        "post",
+        [posts.find(context.store, context.actor, each) for each in post],
+        describe=lambda target: f'post {target.id} ("{target.title}")',
+        remove=lambda target: posts.remove(context.store, context.actor, str(target.id)),
+        columns=COLUMNS,
+        show=lambda target: _show(context, target),
+        yes=yes,
+    )
 
 
 @app.command(epilog="skychimp blog build public --base-url https://blog.example.org")

@@ -24,6 +24,7 @@ from skychimp.cli.display.client_options import (
 )
 from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.consent_options import Consent, ConsentAt, ConsentProof, read_consent
+from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
@@ -40,6 +41,9 @@ TAG_COLUMNS = {"tag": "Tag", "clients": "Clients"}
 
 FIELD_COLUMNS = {"name": "Field", "type": "Type", "clients": "Clients"}
 
+ClientNames = Annotated[
+    list[str], typer.Argument(metavar="CLIENT...", help="Client IDs or email addresses.", show_default=False)
+]
 ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Client ID or email address.", show_default=False)]
 
 
@@ -197,20 +201,29 @@ app.command(epilog=UPDATE_EXAMPLES)(update)
 
 
 @app.command()
-def delete(ctx: typer.Context, client: ClientName, yes: Yes = False, json: Json = False) -> None:
-    """Delete a client. The log of what was sent to it is kept.
+def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json = False) -> None:
+    """Delete clients. The log of what was sent to them is kept.
 
-    A later import can bring the client back. To send it nothing more, use `skychimp suppressions add`.
+    A later import can bring a client back. To send nothing more, use `skychimp suppressions add`.
     """
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
-    target = clients.show(context.store, context.actor, client)
-    context.confirm(f"delete client {target.id} ({target.email})", yes=yes)
-    show_client(context, vars(clients.remove(context.store, context.actor, str(target.id))))
-    if not target.suppressed:
-        how = shell.command("suppressions", "add", *shell.arguments(target.email))
-        context.out.note(f"an import can bring this client back; to send it nothing more: {how}")
+    targets = [clients.show(context.store, context.actor, name) for name in client]
+    delete_all(
+        context,
+        "client",
+        targets,
+        describe=lambda target: f"client {target.id}, {target.email}",
+        remove=lambda target: clients.remove(context.store, context.actor, str(target.id)),
+        columns=COLUMNS,
+        show=lambda target: show_client(context, vars(target)),
+        yes=yes,
+    )
+    if addresses := [target.email for target in targets if not target.suppressed]:
+        how = shell.command("suppressions", "add", *shell.arguments(*addresses))
+        clients_, them = ("this client", "it") if len(addresses) == 1 else ("these clients", "them")
+        context.out.note(f"an import can bring {clients_} back; to send {them} nothing more: {how}")
 
 
 @app.command(epilog="skychimp clients forget grace@example.org")

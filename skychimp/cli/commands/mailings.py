@@ -11,8 +11,20 @@ from skychimp.cli.commands.mailings_log import EXAMPLES as LOG_EXAMPLES
 from skychimp.cli.commands.mailings_log import log
 from skychimp.cli.commands.mailings_update import EXAMPLE as UPDATE_EXAMPLE
 from skychimp.cli.commands.mailings_update import update
-from skychimp.cli.context import Json, Limit, MailingName, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.cli.context import (
+    Json,
+    Limit,
+    MailingName,
+    MailingNames,
+    Offset,
+    Search,
+    Sort,
+    Yes,
+    get_context,
+    list_options,
+)
 from skychimp.cli.display.columns import Columns, choose_columns
+from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.mailing_options import confirm_sending, count_recipients, require_consent
 from skychimp.cli.display.mailing_view import (
     COLUMNS,
@@ -98,16 +110,23 @@ app.command(epilog=UPDATE_EXAMPLE)(update)
 
 
 @app.command()
-def delete(ctx: typer.Context, mailing: MailingName, yes: Yes = False, json: Json = False) -> None:
-    """Delete a mailing. Its queued emails are cancelled."""
+def delete(ctx: typer.Context, mailing: MailingNames, yes: Yes = False, json: Json = False) -> None:
+    """Delete mailings. Their queued emails are cancelled."""
     from skychimp.permissions import Action
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = context.find_mailing(mailing)
-    target = mailings.find(context.store, context.actor, mailing_id, action=Action.CHANGE_MAILINGS)
-    context.confirm(f'delete mailing {target.id} ("{target.subject}")', yes=yes)
-    show_mailing(context, mailings.remove(context.store, context.actor, mailing_id))
+    ids = map(context.find_mailing, mailing)
+    delete_all(
+        context,
+        "mailing",
+        [mailings.find(context.store, context.actor, each, action=Action.CHANGE_MAILINGS) for each in ids],
+        describe=lambda target: f'mailing {target.id} ("{target.name or target.subject}")',
+        remove=lambda target: mailings.remove(context.store, context.actor, target.id),
+        columns=COLUMNS,
+        show=lambda target: show_mailing(context, target),
+        yes=yes,
+    )
 
 
 @app.command(epilog="skychimp mailings preview 1 --from 2027-01-01 --next 12")

@@ -7,6 +7,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
 from skychimp.cli.display.columns import Columns, choose_columns
+from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.editor import edit_and_save
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
@@ -28,6 +29,7 @@ EDITOR_SUFFIXES = {"text": ".txt", "markdown": ".md", "html": ".txt"}
 """The suffix of the file with the body in the editor, by format. The HTML part is not edited there."""
 
 MessageId = Annotated[int, typer.Argument(metavar="ID", help="Message ID.", show_default=False)]
+MessageIds = Annotated[list[int], typer.Argument(metavar="ID...", help="Message IDs.", show_default=False)]
 Body = Annotated[
     str | None, typer.Option(help="Text body; {{ client.name }} and other placeholders are filled in.", metavar="TEXT")
 ]
@@ -178,15 +180,22 @@ def update(
 
 
 @app.command()
-def delete(ctx: typer.Context, message: MessageId, yes: Yes = False, json: Json = False) -> None:
-    """Delete a message that no mailing uses."""
+def delete(ctx: typer.Context, message: MessageIds, yes: Yes = False, json: Json = False) -> None:
+    """Delete messages that no mailing uses."""
     from skychimp.permissions import Action
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
-    target = messages.show(context.store, context.actor, message, action=Action.CHANGE_MESSAGES)
-    context.confirm(f'delete message {target.id} ("{target.subject}")', yes=yes)
-    _show(context, messages.remove(context.store, context.actor, message))
+    delete_all(
+        context,
+        "message",
+        [messages.show(context.store, context.actor, each, action=Action.CHANGE_MESSAGES) for each in message],
+        describe=lambda target: f'message {target.id} ("{target.subject}")',
+        remove=lambda target: messages.remove(context.store, context.actor, target.id),
+        columns=COLUMNS,
+        show=lambda target: _show(context, target),
+        yes=yes,
+    )
 
 
 @app.command(epilog="skychimp messages preview 1 --client ada@example.org")

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.cli.display.deletion import delete_all
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 
@@ -12,6 +13,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "name": "Name", "where": "Query"}
 SegmentName = Annotated[str, typer.Argument(metavar="SEGMENT", help="Segment name or ID.", show_default=False)]
+SegmentNames = Annotated[
+    list[str], typer.Argument(metavar="SEGMENT...", help="Segment names or IDs.", show_default=False)
+]
 
 
 @app.command(epilog="skychimp segments create regulars --where \"tag = 'vip' AND created_at < '-365d'\"")
@@ -75,14 +79,21 @@ def update(
 
 
 @app.command(epilog="skychimp segments delete regulars --yes")
-def delete(ctx: typer.Context, segment: SegmentName, yes: Yes = False, json: Json = False) -> None:
-    """Delete a segment. Its clients stay. A segment that a mailing uses cannot be deleted."""
+def delete(ctx: typer.Context, segment: SegmentNames, yes: Yes = False, json: Json = False) -> None:
+    """Delete segments. Their clients stay. A segment that a mailing uses cannot be deleted."""
     from skychimp.services.clients import segments
 
     context = get_context(ctx, json)
-    found = segments.find(context.store, context.actor, segment)
-    context.confirm(f"delete segment {found.name}", yes=yes)
-    context.out.record(segments.remove(context.store, context.actor, str(found.id)))
+    delete_all(
+        context,
+        "segment",
+        [segments.find(context.store, context.actor, each) for each in segment],
+        describe=lambda target: f"segment {target.name}",
+        remove=lambda target: segments.remove(context.store, context.actor, str(target.id)),
+        columns=COLUMNS,
+        show=context.out.record,
+        yes=yes,
+    )
 
 
 def _show(context: Context, name: str) -> None:

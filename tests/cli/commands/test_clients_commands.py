@@ -134,3 +134,25 @@ def test_replaced_tags_are_named(home: Home) -> None:
     replaced = home.call("clients", "update", "a@x.example", "--tag", "NEWS", "--tag", "old")
     assert replaced.err == "replaced: vip; use --add-tag to keep a client's tags\n"
     assert home.call("clients", "update", "a@x.example", "--add-tag", "vip").err == ""
+
+
+def test_several_are_deleted_together(home: Home) -> None:
+    for name in "abc":
+        home.call("clients", "create", "--email", f"{name}@x.example")
+    assert home.call("clients", "delete", "a@x.example", "9", "--yes").status == 4
+    assert len(home.call("clients", "list", "--json").json) == 3
+
+    gone = home.on_terminal("clients", "delete", "a@x.example", "2", "1", answers=[("Delete 2 clients? [y/N]", "y\n")])
+    assert "deleted client 1, a@x.example\ndeleted client 2, b@x.example\n" in gone.out
+    assert "to send them nothing more: skychimp suppressions add a@x.example b@x.example" in gone.out
+    assert home.call("clients", "delete", "3", "--yes", "--json").json["email"] == "c@x.example"
+
+
+def test_what_was_deleted_before_an_error_is_shown(home: Home) -> None:
+    for subject in ("free", "used", "free too"):
+        home.call("messages", "create", "--subject", subject, "--body", "x")
+    home.call("mailings", "create", "--message", "2", "--start", "tomorrow", "--every", "day", "--all-clients")
+    refused = home.call("messages", "delete", "1", "2", "3", "--yes", "--json")
+    assert refused.status == 6
+    assert [message["subject"] for message in refused.json] == ["free"]
+    assert [message["id"] for message in home.call("messages", "list", "--json").json] == [2, 3]
