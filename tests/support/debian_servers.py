@@ -1,7 +1,7 @@
 """Run servers of Debian on loopback, each with a configuration and files of its own.
 
 A server runs as root in namespaces of its own. So it neither sees nor changes those of the system, and all its
-processes end together. Packages that are not installed are unpacked in the folder that MAIL_SERVERS names.
+processes end together. Packages that are not installed are unpacked in the folder that DEBIAN_SERVERS names.
 """
 
 import grp
@@ -18,11 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Self
 
-PACKAGES = os.environ.get("MAIL_SERVERS", "")
+PACKAGES = os.environ.get("DEBIAN_SERVERS", "")
 
 _TIMEOUT_S = 30.0
 _POLL_S = 0.02
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# Accounts that a server knows, where the system has none of that name.
 _ACCOUNTS = {
     "postfix": 64001,
     "postdrop": 64002,
@@ -31,10 +32,8 @@ _ACCOUNTS = {
     "opensmtpq": 64005,
     "dovecot": 64006,
     "dovenull": 64007,
-    "skychimp": 64008,
+    "skychimp-test": 64008,
 }
-SKYCHIMP_ID = _ACCOUNTS["skychimp"]
-"""The account's user and group, as servers know it. It need not exist outside."""
 _FOLDERS = ("etc", "var/spool", "var/lib", "run")
 
 # All paths that are compiled into a server lead into its folder. This shell is the first process of the namespace: the
@@ -53,6 +52,11 @@ exit
 """
 
 
+def account_id(name: str) -> int:
+    """Return the ID of an account that only servers know. Its group has the same one."""
+    return _ACCOUNTS[name]
+
+
 def find_program(name: str) -> str | None:
     """Return the path of a program that is installed or unpacked, None if there is none."""
     return shutil.which(name, path=f"{PACKAGES}/usr/sbin:{PACKAGES}/usr/bin:{_PATH}" if PACKAGES else _PATH)
@@ -64,10 +68,10 @@ class DebianServer:
     name: ClassVar[str]
     program: ClassVar[str]
     account: ClassVar[str] = "root"
-    homes: ClassVar[dict[str, Path]] = {}
-    """Homes of accounts."""
 
     def __init__(self) -> None:
+        self.homes: dict[str, Path] = {}
+        """The homes of accounts that have one."""
         self._temporary = tempfile.TemporaryDirectory(prefix="skychimp-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self.port = free_port()

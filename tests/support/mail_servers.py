@@ -67,6 +67,13 @@ class Postfix(MailServer):
     """Postfix, with a policy service where it has no setting of its own for a case."""
 
     name, program, account = "Postfix", "postfix", "postfix"
+    mailboxes = """
+        virtual_mailbox_maps = static:inbox/
+        virtual_mailbox_base = {folder}
+        virtual_uid_maps = static:8
+        virtual_gid_maps = static:8
+    """
+    """Settings for where emails are delivered to, and as whom."""
     queues = tuple(f"var/spool/postfix/{name}" for name in ("maildrop", "incoming", "active", "deferred"))
     cases: ClassVar = {
         "plain": "",
@@ -103,7 +110,8 @@ class Postfix(MailServer):
         (self.folder / "etc/postfix/master.cf").write_text(_MASTER_CF.format(port=self.port))
 
     def command(self) -> list[str]:
-        extra = "\n".join(line.strip() for line in self.extra.splitlines())
+        lines = (self.mailboxes.replace("{folder}", str(self.folder)) + self.extra).splitlines()
+        extra = "\n".join(line.strip() for line in lines)
         text = _MAIN_CF.format(folder=self.folder, host=HOST, deferred="" if self.delivers else "virtual", extra=extra)
         (self.folder / "etc/postfix/main.cf").write_text(text)
         return ["/usr/lib/postfix/sbin/master", "-s"]
@@ -124,11 +132,7 @@ alias_maps =
 local_recipient_maps =
 smtpd_client_event_limit_exceptions =
 virtual_mailbox_domains = static:all
-virtual_mailbox_maps = static:inbox/
-virtual_mailbox_base = {folder}
 virtual_minimum_uid = 1
-virtual_uid_maps = static:8
-virtual_gid_maps = static:8
 minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 queue_run_delay = 1s

@@ -16,6 +16,8 @@ log = logging.getLogger("skychimp")
 
 Reader = Callable[[threading.Event], None]
 
+POLL_S = 0.5
+"""How often to look for new mail in a Maildir. What it says takes effect within a second."""
 _FIRST_RETRY_S, _LAST_RETRY_S = 5.0, 300.0
 
 
@@ -49,7 +51,7 @@ def _poll_maildir(store: Store, settings: Settings, stopping: threading.Event) -
     while not stopping.is_set():
         may_continue = lambda: not stopping.wait(BATCH_PAUSE_S)  # noqa: E731
         _report(maildir.process_new(store, settings.inbound, settings.inbound.maildir, may_continue))
-        stopping.wait(settings.daemon.interval.total_seconds())
+        stopping.wait(POLL_S)
 
 
 def _watch_mailbox(store: Store, settings: Settings, stopping: threading.Event) -> None:
