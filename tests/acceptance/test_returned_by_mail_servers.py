@@ -107,6 +107,8 @@ def installation(request: pytest.FixtureRequest, authority: "trustme.CA") -> Ite
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skychimp-")))
         folder.chmod(0o755)
         account = ServiceAccount(folder)
+        if (tried := account.run("--version")).status:
+            pytest.skip(f"other accounts cannot run this copy of Skychimp: {tried.err}")
         web = account.create_folder("web", 0o750)
         next_server = LimitingRelay()
         postfix = InboundPostfix("pipe" if request.param == "pipe" else "Maildir", account, next_server.port)
@@ -171,6 +173,22 @@ def links(email: Message) -> list[str]:
     return re.findall(r"<([^>]+)>", "".join(email["List-Unsubscribe"].split()))
 
 
+def write_to_unsubscribe(installation: Installation, address: str) -> datetime:
+    """Send what a mail program sends for the mailto link of an email, and return when."""
+    (mailto,) = (urlsplit(link) for link in links(installation.email(address)) if link.startswith("mailto:"))
+    subject = "".join(parse_qs(mailto.query).get("subject", []))
+    data = f"From: {address}\nTo: {mailto.path}\nSubject: {subject}\n\n".encode()
+    return send(installation, address, mailto.path, data)
+
+
+def send(installation: Installation, sender: str, recipient: str, data: bytes) -> datetime:
+    """Send an email to Postfix, and return when."""
+    with smtplib.SMTP("127.0.0.1", installation.postfix.port) as smtp:
+        started_at = datetime.now(UTC)
+        smtp.sendmail(sender, recipient, data)
+        return started_at
+
+
 def test_who_left_is_left_out_of_the_next_mailing(installation: Installation) -> None:
     call = installation.call
     call("mailings", "create", "--message", "1", "--start", "now", "--every", "once", "--all-clients", "--yes")
@@ -180,15 +198,9 @@ def test_who_left_is_left_out_of_the_next_mailing(installation: Installation) ->
     sent_at[CLICKS] = datetime.now(UTC)
     assert installation.proxy.ask("POST", urlsplit(https).path, ONE_CLICK).status == 200
 
-    (mailto,) = (urlsplit(link) for link in links(installation.email(WRITES)) if link.startswith("mailto:"))
-    complained = installation.email(COMPLAINS)
-    with smtplib.SMTP("127.0.0.1", installation.postfix.port) as smtp:
-        sent_at[WRITES] = datetime.now(UTC)
-        subject = "".join(parse_qs(mailto.query).get("subject", []))
-        smtp.sendmail(WRITES, mailto.path, f"From: {WRITES}\nTo: {mailto.path}\nSubject: {subject}\n\n")
-        sent_at[COMPLAINS] = datetime.now(UTC)
-        headers = "".join(f"{name}: {value}\n" for name, value in complained.items())
-        smtp.sendmail("feedback@isp.example", INBOX, complaint(headers, to=INBOX))
+    headers = "".join(f"{name}: {value}\n" for name, value in installation.email(COMPLAINS).items())
+    sent_at[WRITES] = write_to_unsubscribe(installation, WRITES)
+    sent_at[COMPLAINS] = send(installation, "feedback@isp.example", INBOX, complaint(headers, to=INBOX))
 
     installation.wait_for("effects", lambda: len(call("suppressions", "list")) == len(CLIENTS) - 1)
     assert installation.refused_at
@@ -210,6 +222,22 @@ def test_who_left_is_left_out_of_the_next_mailing(installation: Installation) ->
     assert [(each["email"], each["status"]) for each in call("mailings", "log", "2")] == [(LOYAL, "sent")]
     left_out = {each["email"] for each in call("mailings", "audience", "2") if each["left_out"]}
     assert left_out == set(CLIENTS) - {LOYAL}
+
+
+@pytest.mark.parametrize("installation", ["pipe"], indirect=True)
+def test_mail_waits_in_the_mail_server_while_the_config_is_invalid(installation: Installation) -> None:
+    config = installation.account.home / ".config/skychimp/skychimp.toml"
+    valid = config.read_text()
+    installation.call(
+        "mailings", "create", "--message", "1", "--start", "now", "--every", "once", "--all-clients", "--yes"
+    )
+    config.write_text("[mail\n")
+    write_to_unsubscribe(installation, WRITES)
+    installation.wait_for("deferred", lambda: "relay=skychimp" in installation.postfix.log())
+    assert "status=deferred" in installation.postfix.log().rpartition("relay=skychimp")[2]
+
+    config.write_text(valid)
+    installation.wait_for("effect", lambda: bool(installation.call("suppressions", "list")))
 
 
 def assert_everything_is_recorded(installation: Installation) -> None:
