@@ -18,19 +18,19 @@ location ~ ^{pattern}/[up]/ {{
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
     client_max_body_size 64k;
     client_body_timeout 10s;
-    # The path is as good as a password.
+    # The path is as good as a password. It is logged only with errors.
     access_log off;
 }}
 """
 _CADDY = """\
 {host} {{
-\t@skychimp path {prefix}/u/* {prefix}/p/*
-\thandle @skychimp {{
-\t\trequest_body {{
-\t\t\tmax_size 64KB
-\t\t}}
-{strip}\t\treverse_proxy {upstream}
-\t}}
+    @skychimp path {prefix}/u/* {prefix}/p/*
+    handle @skychimp {{
+        request_body {{
+            max_size 64KB
+        }}
+{strip}        reverse_proxy {upstream}
+    }}
 }}
 """
 
@@ -50,7 +50,7 @@ def caddy(url: str, web: WebSettings) -> str:
     host, prefix = _parts(url)
     address = web.address
     upstream = f"unix/{address}" if isinstance(address, str) else web.listen
-    strip = f"\t\turi strip_prefix {prefix}\n" if prefix else ""
+    strip = f"        uri strip_prefix {prefix}\n" if prefix else ""
     return _CADDY.format(host=host, prefix=prefix, strip=strip, upstream=upstream)
 
 

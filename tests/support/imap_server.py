@@ -1,6 +1,7 @@
 """A small IMAP server with one mailbox, for tests: as much of RFC 3501 and RFC 2177 as a reader of mail needs."""
 
 import re
+import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -17,11 +18,17 @@ class Mailbox:
         self.seen: set[int] = set()
         self.has_changed = threading.Condition()
         self.port = 0
+        self.connections: list[socket.socket] = []
 
     def deliver(self, data: bytes) -> None:
         with self.has_changed:
             self.mails[len(self.mails) + 1] = data
             self.has_changed.notify_all()
+
+    def close_connections(self) -> None:
+        """End all connections, as a server does that is stopped."""
+        for connection in self.connections:
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -50,6 +57,7 @@ class _Handler(socketserver.StreamRequestHandler):
     mailbox: Mailbox
 
     def handle(self) -> None:
+        self.mailbox.connections.append(self.request)
         self.send("* OK ready")
         while line := self.rfile.readline():
             tag, _, command = line.decode().strip().partition(" ")

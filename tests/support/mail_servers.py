@@ -1,189 +1,79 @@
-"""Run Debian's Postfix, Exim and OpenSMTPD on loopback, each with a configuration and files of its own.
+"""Run Debian's Postfix, Exim and OpenSMTPD on loopback, each with a configuration and files of its own."""
 
-A server runs as root in namespaces of its own. So it neither sees nor changes the system's mail, and all its processes
-end together. Packages that conflict with installed ones are unpacked in the folder that MAIL_SERVERS names.
-"""
-
-import grp
 import os
-import pwd
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from email import message_from_bytes
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
-PACKAGES = os.environ.get("MAIL_SERVERS", "")
+from support.debian_servers import PACKAGES, DebianServer
+
 HOST = "mail.skychimp.test"
 
-_TIMEOUT_S = 30.0
-_POLL_S = 0.02
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_ACCOUNTS = {"postfix": 64001, "postdrop": 64002, "Debian-exim": 64003, "opensmtpd": 64004, "opensmtpq": 64005}
-_FOLDERS = ("etc", "var/spool", "var/lib", "run")
 
-# All paths that are compiled into a server lead into its folder. This shell is the first process of the namespace: the
-# others end with it.
-_IN_NAMESPACE = """
-set -e
-folder=$1 packages=$2
-shift 2
-[ -z "$packages" ] || mount -t overlay -o "lowerdir=$packages/usr:/usr" overlay /usr
-mount -t overlay -o "lowerdir=$folder/etc:/etc" overlay /etc
-for name in var/spool var/lib run; do
-    mount --bind "$folder/$name" "/$name"
-done
-"$@"
-exit
-"""
-
-
-class MailServer:
+class MailServer(DebianServer):
     """A mail server on 127.0.0.1 for the length of a `with` block. `case` is a key of `cases`, which configures it.
 
     It queues what it accepts until `deliver` is called: one that is killed while it delivers may deliver twice itself.
     """
 
-    name: ClassVar[str]
-    program: ClassVar[str]
-    account: ClassVar[str]
     queues: ClassVar[tuple[str, ...]]
     """The folders of its queue."""
     cases: ClassVar[Mapping[str, str]]
     """What to add to the configuration."""
     login_security: ClassVar = "none"
     """The `smtp.security` of the case "login"."""
+    delivers = False
+    """Whether it delivers what it accepts."""
 
     def __init__(self, case: str, **values: object) -> None:
+        super().__init__()
         self.case = case
-        self._temporary = tempfile.TemporaryDirectory(prefix="skychimp-", ignore_cleanup_errors=True)
-        self.folder = Path(self._temporary.name)
-        self.port = free_port()
         self.extra = self.cases[case].format(folder=self.folder, port=self.port, host=HOST, **values)
-        self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def why_missing(cls, case: str) -> str:
         """Return why this server cannot run here with a case, "" if it can."""
-        if os.geteuid() != 0 or sys.platform != "linux":
-            return f"{cls.name} is only started by root on Linux"
-        path = f"{PACKAGES}/usr/sbin:{_PATH}" if PACKAGES else _PATH
-        return "" if shutil.which(cls.program, path=path) else f"{cls.name} is not installed"
+        return cls.why_not_here()
 
-    def __enter__(self) -> Self:
-        self.folder.chmod(0o755)  # the server's processes have accounts of their own
-        for name in (*_FOLDERS, "inbox/new", "inbox/cur", "inbox/tmp"):
+    def prepare(self) -> None:
+        """Create the mailbox for all recipients."""
+        for name in ("inbox/new", "inbox/cur", "inbox/tmp"):
             (self.folder / name).mkdir(parents=True)
         for path in (self.folder / "inbox", *(self.folder / "inbox").iterdir()):
             shutil.chown(path, "mail", "mail")
-        self._uid, self._gid = self._add_accounts()
-        self.prepare()
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-        self._temporary.cleanup()
-
-    def prepare(self) -> None:
-        """Create the folders and files that the server needs."""
-        raise NotImplementedError
-
-    def command(self, *, delivers: bool) -> list[str]:
-        """Return the command that runs the server in the foreground."""
-        raise NotImplementedError
 
     def is_complete(self, path: Path) -> bool:
         """Return whether a file in the queue is an email. A killed server leaves others behind, and ignores them."""
         return True
 
-    def start(self, *, delivers: bool = False) -> None:
-        """Start the server, and wait until it listens."""
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("--mount-proc", "sh", "-c", _IN_NAMESPACE, "sh", str(self.folder), PACKAGES),
-                    *self.command(delivers=delivers),
-                ],
-                env={"PATH": _PATH},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self._wait_until(self._is_listening, "does not listen")
-
-    def stop(self) -> None:
-        """Kill the server with all its connections."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-            self._wait_until(lambda: not self._accepts(), "does not end")
-
     def deliver(self) -> Counter[tuple[str, str]]:
         """Let the server deliver its queue, and return how often each (recipient, Message-ID) arrived."""
         self.stop()
-        self.start(delivers=True)
-        self._wait_until(lambda: not self._has_queued(), "does not deliver")
+        self.delivers = True
+        self.start()
+        self.wait_until(lambda: not self._has_queued(), "does not deliver")
         emails = [message_from_bytes(path.read_bytes()) for path in (self.folder / "inbox/new").iterdir()]
         return Counter((email["To"].rpartition("<")[2].strip(">"), email["Message-ID"]) for email in emails)
-
-    def log(self) -> str:
-        """Return what the server has logged."""
-        paths = [self.folder / "log", *self.folder.glob("var/spool/exim4/mainlog")]
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
-
-    def create_folder(self, path: str, mode: int = 0o755) -> Path:
-        """Create a folder that belongs to the server's account."""
-        folder = self.folder / path
-        folder.mkdir(mode)
-        os.chown(folder, self._uid, self._gid)
-        return folder
 
     def _has_queued(self) -> bool:
         walked = (found for queue in self.queues for found in os.walk(self.folder / queue))
         return any(self.is_complete(Path(folder, name)) for folder, _, names in walked for name in names)
-
-    def _is_listening(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self.log()
-        return self._accepts()
-
-    def _accepts(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def _wait_until(self, condition: Callable[[], bool], problem: str) -> None:
-        deadline = time.monotonic() + _TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"{self.name} {problem}:\n{self.log()[-2000:]}"
-            time.sleep(_POLL_S)
-
-    def _add_accounts(self) -> tuple[int, int]:
-        """Write a passwd and a group file with the accounts that are missing. Return the IDs of the server's own."""
-        users = {user.pw_name: (user.pw_uid, user.pw_gid) for user in pwd.getpwall()}
-        groups = {group.gr_name for group in grp.getgrall()}
-        passwd, group = Path("/etc/passwd").read_text(), Path("/etc/group").read_text()
-        for name, number in _ACCOUNTS.items():
-            passwd += "" if name in users else f"{name}:x:{number}:{number}::/var/lib/empty:/usr/sbin/nologin\n"
-            group += "" if name in groups else f"{name}:x:{number}:\n"
-        (self.folder / "etc/passwd").write_text(passwd)
-        (self.folder / "etc/group").write_text(group)
-        return users.get(self.account, (_ACCOUNTS[self.account],) * 2)
 
 
 class Postfix(MailServer):
     """Postfix, with a policy service where it has no setting of its own for a case."""
 
     name, program, account = "Postfix", "postfix", "postfix"
+    mailboxes = """
+        virtual_mailbox_maps = static:inbox/
+        virtual_mailbox_base = {folder}
+        virtual_uid_maps = static:8
+        virtual_gid_maps = static:8
+    """
+    """Settings for where emails are delivered to, and as whom."""
     queues = tuple(f"var/spool/postfix/{name}" for name in ("maildrop", "incoming", "active", "deferred"))
     cases: ClassVar = {
         "plain": "",
@@ -208,6 +98,7 @@ class Postfix(MailServer):
     }
 
     def prepare(self) -> None:
+        super().prepare()
         (self.folder / "etc/postfix").mkdir()
         self.create_folder("var/lib/postfix")
         (self.folder / "var/spool/postfix").mkdir()
@@ -218,9 +109,10 @@ class Postfix(MailServer):
         (self.folder / "var/spool/postfix/pid").mkdir()
         (self.folder / "etc/postfix/master.cf").write_text(_MASTER_CF.format(port=self.port))
 
-    def command(self, *, delivers: bool) -> list[str]:
-        extra = "\n".join(line.strip() for line in self.extra.splitlines())
-        text = _MAIN_CF.format(folder=self.folder, host=HOST, deferred="" if delivers else "virtual", extra=extra)
+    def command(self) -> list[str]:
+        lines = (self.mailboxes.replace("{folder}", str(self.folder)) + self.extra).splitlines()
+        extra = "\n".join(line.strip() for line in lines)
+        text = _MAIN_CF.format(folder=self.folder, host=HOST, deferred="" if self.delivers else "virtual", extra=extra)
         (self.folder / "etc/postfix/main.cf").write_text(text)
         return ["/usr/lib/postfix/sbin/master", "-s"]
 
@@ -240,11 +132,7 @@ alias_maps =
 local_recipient_maps =
 smtpd_client_event_limit_exceptions =
 virtual_mailbox_domains = static:all
-virtual_mailbox_maps = static:inbox/
-virtual_mailbox_base = {folder}
 virtual_minimum_uid = 1
-virtual_uid_maps = static:8
-virtual_gid_maps = static:8
 minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 queue_run_delay = 1s
@@ -311,13 +199,18 @@ class Exim(MailServer):
     }
 
     def prepare(self) -> None:
+        super().prepare()
         (self.folder / "etc/exim4").mkdir()
         self.create_folder("var/spool/exim4")
         text = _EXIM_CONF.format(folder=self.folder, port=self.port, host=HOST, extra=self.extra)
         (self.folder / "etc/exim4/exim4.conf").write_text(text)
 
-    def command(self, *, delivers: bool) -> list[str]:
-        return ["exim4", "-bdf", *(["-q1s"] if delivers else [])]
+    def log(self) -> str:
+        paths = self.folder.glob("var/spool/exim4/mainlog")
+        return super().log() + "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
+
+    def command(self) -> list[str]:
+        return ["exim4", "-bdf", *(["-q1s"] if self.delivers else [])]
 
     def is_complete(self, path: Path) -> bool:
         return path.name.endswith("-H")
@@ -386,6 +279,7 @@ class OpenSmtpd(MailServer):
         return super().why_missing(case) or ("" if case != "login" or engines else f"there is no {_ENGINE}")
 
     def prepare(self) -> None:
+        super().prepare()
         if self.case == "login":
             (self.folder / "etc/ssl").mkdir()
             (self.folder / "etc/ssl/openssl.cnf").write_text(_OPENSSL_CNF)
@@ -397,8 +291,8 @@ class OpenSmtpd(MailServer):
         greylist.write_text(_GREYLIST)
         greylist.chmod(0o755)
 
-    def command(self, *, delivers: bool) -> list[str]:
-        return ["smtpd", "-d", *([] if delivers else ["-P", "mda"])]
+    def command(self) -> list[str]:
+        return ["smtpd", "-d", *([] if self.delivers else ["-P", "mda"])]
 
 
 _SMTPD_CONF = """
@@ -427,9 +321,3 @@ while IFS='|' read -r kind version time direction phase session token address; d
     esac
 done
 """
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

@@ -136,7 +136,7 @@ def shared_installation() -> Iterator[SharedInstallation]:
             _run_alone("useradd", "--user-group", "--create-home", "--home-dir", f"{folder / account}", account)
             undo.callback(_run_alone, "userdel", account)
             (folder / account).chmod(0o700)
-        program = _install(folder / "installed")
+        program = install_for_others(folder / "installed")
         installation = SharedInstallation(folder, program, accounts)
         _require_usable(installation)
         yield installation
@@ -160,24 +160,7 @@ def sudoers_file(text: str) -> Iterator[None]:
         installed.unlink(missing_ok=True)
 
 
-def _require_programs() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can make accounts for this test")
-    missing = [name for name in ("sudo", "visudo", "useradd", "userdel") if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-
-
-def _require_usable(installation: SharedInstallation) -> None:
-    tried = installation.run("operator", ["sudo", "-V"])
-    if tried.status:
-        pytest.skip(f"sudo does not work here: {tried.err}")
-    tried = installation.run_as_service("help", "--json")
-    if tried.status:
-        pytest.skip(f"other accounts cannot run this copy of Skychimp: {tried.err or tried.out}")
-
-
-def _install(folder: Path) -> Path:
+def install_for_others(folder: Path) -> Path:
     """Install the command where other accounts can run it, with the packages of the tests, and return its path.
 
     The interpreter of the tests may be in a private folder. Then the system's is used.
@@ -196,6 +179,23 @@ def _install(folder: Path) -> Path:
     program.write_text(f"#!{folder}/bin/python\nfrom skychimp.cli.main import main\n\nmain()\n")
     program.chmod(0o755)
     return program
+
+
+def _require_programs() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make accounts for this test")
+    missing = [name for name in ("sudo", "visudo", "useradd", "userdel") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def _require_usable(installation: SharedInstallation) -> None:
+    tried = installation.run("operator", ["sudo", "-V"])
+    if tried.status:
+        pytest.skip(f"sudo does not work here: {tried.err}")
+    tried = installation.run_as_service("help", "--json")
+    if tried.status:
+        pytest.skip(f"other accounts cannot run this copy of Skychimp: {tried.err or tried.out}")
 
 
 def _can_anybody_run(program: str) -> bool:

@@ -1,11 +1,15 @@
-"""The pure parts of the web server: languages, who asks, masked addresses and the rate limit."""
+"""Parts of the web server: languages, who asks, masked addresses, the rate limit and the socket."""
+
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skychimp.config.settings import WebSettings
 from skychimp.web import languages
 from skychimp.web.addresses import LOCAL, client_address, is_direct, masked
+from skychimp.web.listening import listen
 from skychimp.web.rate_limit import MOST_ADDRESSES, RateLimit
 
 
@@ -116,3 +120,10 @@ def test_rate_limit_forgets_addresses() -> None:
     for number in range(MOST_ADDRESSES + 10):
         limit.allows(f"address {number}", 0)
     assert len(limit._buckets) == MOST_ADDRESSES
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+def test_small_parts_of_a_response_are_sent_at_once(address: str) -> None:
+    """asyncio sets TCP_NODELAY only where the protocol is named. Without it a request behind Caddy took 45 ms."""
+    with listen(WebSettings(listen=address)) as opened:
+        assert opened.proto == socket.IPPROTO_TCP

@@ -66,11 +66,13 @@ def watch(
 
 
 def _wait_for_mail(mailbox: "BaseMailBox", may_continue: Callable[[], bool]) -> None:
-    """Wait until the server says that something has changed (RFC 2177)."""
+    """Wait until the server says that something has changed (RFC 2177), or closes the connection."""
     until = time.monotonic() + IDLE_S
     with mailbox.idle as idle:
-        while may_continue() and time.monotonic() < until and not idle.poll(timeout=CHECK_S):
-            pass
+        while may_continue() and (started := time.monotonic()) < until:
+            # poll() returns nothing, but at once, if the connection is closed. Leaving IDLE then raises an error.
+            if idle.poll(timeout=CHECK_S) or time.monotonic() < started + CHECK_S / 2:
+                break
 
 
 def _wait(may_continue: Callable[[], bool]) -> None:

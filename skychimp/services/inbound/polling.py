@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +17,8 @@ log = logging.getLogger("skychimp")
 
 Reader = Callable[[threading.Event], None]
 
+POLL_S = 0.5
+"""How often to look for new mail in a Maildir. What it says takes effect within a second."""
 _FIRST_RETRY_S, _LAST_RETRY_S = 5.0, 300.0
 
 
@@ -33,13 +36,15 @@ def _keep_reading(read: Reader, stopping: threading.Event) -> None:
     """Read until the event is set. After an error, begin again after a while: sending must not end because of it."""
     delay_s = _FIRST_RETRY_S
     while not stopping.is_set():
+        started = time.monotonic()
         try:
             read(stopping)
-            delay_s = _FIRST_RETRY_S
         except SkychimpError as error:
             log.warning(error.message, extra={"hint": error.hint})
         except Exception as error:
             log.error("incoming mail not read", extra={"reason": f"unexpected {type(error).__name__}: {error}"})
+        if time.monotonic() > started + _LAST_RETRY_S:  # it has worked for a while
+            delay_s = _FIRST_RETRY_S
         stopping.wait(delay_s)
         delay_s = min(2 * delay_s, _LAST_RETRY_S)
 
@@ -50,7 +55,7 @@ def _poll_maildir(store: Store, settings: Settings, stopping: threading.Event) -
     while not stopping.is_set():
         may_continue = lambda: not stopping.wait(BATCH_PAUSE_S)  # noqa: E731
         _report(maildir.process_new(store, settings.inbound, folder, may_continue, limits))
-        stopping.wait(settings.daemon.interval.total_seconds())
+        stopping.wait(POLL_S)
 
 
 def _watch_mailbox(store: Store, settings: Settings, stopping: threading.Event) -> None:

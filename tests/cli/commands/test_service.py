@@ -219,6 +219,7 @@ def test_web_server_passes_only_the_pages_on(home: Home, url: str, listen: str, 
     for word in words:
         assert word in text
     assert "metrics" not in text
+    assert "\\t" not in text, "a tab would be printed as an escape"
 
 
 def test_rights_of_the_role_are_printed(home: Home) -> None:

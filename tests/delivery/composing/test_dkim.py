@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 
 import dkim as dkimpy
@@ -11,7 +12,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dkim import ED25519, RSA, has_perl_verifier, perl_verifies, published
+from support.dkim import (
+    ED25519,
+    RSA,
+    has_opendkim,
+    has_perl_verifier,
+    opendkim_signs,
+    opendkim_verifies,
+    perl_verifies,
+    published,
+)
 
 from skychimp.delivery.composing import dkim
 from skychimp.errors import InvalidValue
@@ -188,6 +198,28 @@ def test_perl_verifies_rsa() -> None:
         pytest.skip("Mail::DKIM is not installed (libmail-dkim-perl)")
     assert perl_verifies(signed(EMAIL)) == ["pass", "invalid (unsupported algorithm ed25519-sha256)"]
     assert perl_verifies(signed(EMAIL, RSA).replace(b"new", b"old")) == ["fail (message has been altered)"]
+
+
+@pytest.mark.mta
+def test_opendkim_verifies_rsa() -> None:
+    if not has_opendkim():
+        pytest.skip("OpenDKIM is not installed")
+    record = dkim.key_record(RSA)
+    assert opendkim_verifies(signed(EMAIL, RSA), {record.name: record.text})
+    assert not opendkim_verifies(signed(EMAIL, RSA).replace(b"new", b"old"), {record.name: record.text})
+
+
+@pytest.mark.mta
+def test_opendkim_signs_the_one_click_header_only_if_told_to() -> None:
+    """As the topic "deliverability" says, with the setting that it names."""
+    if not has_opendkim():
+        pytest.skip("OpenDKIM is not installed")
+    topic = files("skychimp").joinpath("cli/topics/deliverability.md").read_text()
+    (setting,) = re.findall(r"`(SignHeaders .*)`", topic)
+    for settings, is_signed in (((), False), ((setting,), True)):
+        names = "".join(re.findall(r"h=([^;]*);", opendkim_signs(EMAIL, RSA, *settings))).split(":")
+        assert "List-Unsubscribe" in names
+        assert ("List-Unsubscribe-Post" in names) == is_signed
 
 
 def test_ed25519_signature_of_the_rfc_is_valid() -> None:

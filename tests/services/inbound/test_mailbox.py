@@ -1,6 +1,7 @@
 """The mail of an IMAP mailbox is processed once and marked as seen, at once when it comes in."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def test_mail_is_processed_when_it_comes_in(store: Store, server: Mailbox, tmp_p
     mailbox.watch(store, settings, lambda: not stopping.is_set(), report)
 
     assert summaries == [Summary(), Summary(ignored=1)]
+
+
+def test_closed_connection_ends_the_wait(store: Store, server: Mailbox, tmp_path: Path) -> None:
+    """At once. It was asked again and again, without a pause, until IDLE would have begun again."""
+    checks = list[float]()
+
+    def may_continue() -> bool:
+        checks.append(time.monotonic())
+        return len(checks) < 100
+
+    def report(summary: Summary) -> None:
+        threading.Timer(0.1, server.close_connections).start()
+
+    with pytest.raises(RelayUnavailable, match="cannot read the mailbox"):
+        mailbox.watch(store, settings_for(server, tmp_path), may_continue, report)
+    assert len(checks) < 100
 
 
 def test_failures_are_explained(store: Store, server: Mailbox, tmp_path: Path) -> None:
