@@ -4,9 +4,10 @@
     python tests/bench/bounces.py FOLDER... --show        also each email that is missed or false
     python tests/bench/bounces.py FOLDER... --half tuned  only the half of the emails that patterns may be tuned on
 
-A folder is an unpacked copy of Sisimai for Perl (p5-sisimai), flufl.bounce, PHP-Bounce-Handler or EmailEngine. The labels
-of the first two come from their own tests. Those of the others, and where we disagree with a label, are in
-`bounce_labels.csv`. The collections are not part of this project.
+A folder is an unpacked copy of Sisimai for Perl (p5-sisimai), flufl.bounce, PHP-Bounce-Handler or EmailEngine, with
+the name of its repository. The labels of the first two come from their own tests. `bounce_labels.csv` has our labels
+for the others, and those where the text of an email says something else than the label of its collection.
+`--their-labels` leaves the latter out. The collections are not part of this project.
 
 The classes are what a report should do to an address:
 
@@ -58,12 +59,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--half", choices=("tuned", "other"), help="only the emails of one half")
+    parser.add_argument(
+        "--their-labels", action="store_true", help="the labels of the collections, where they have any"
+    )
     parser.add_argument("--show", action="store_true", help="show what is missed, false or in doubt")
     options = parser.parse_args()
     print(ROW.format(*HEADINGS))
     read, seconds = 0, 0.0
     for folder in options.folders:
-        samples = [each for each in _samples(folder) if options.half in (None, _half(each.name))]
+        collection = _samples(folder, their_labels=options.their_labels)
+        samples = [each for each in collection if options.half in (None, _half(each.name))]
         started = time.process_time()
         mails = [reading.read(each.data) for each in samples]
         read, seconds = read + len(mails), seconds + time.process_time() - started
@@ -75,8 +80,8 @@ def _half(name: str) -> str:
     return ("tuned", "other")[zlib.crc32(name.encode()) & 1]
 
 
-def _samples(folder: Path) -> Iterator[Sample]:
-    """Yield the emails of a collection, with our labels where we have one."""
+def _samples(folder: Path, *, their_labels: bool) -> Iterator[Sample]:
+    """Yield the emails of a collection."""
     with OUR_LABELS.open(newline="") as file:
         ours = {row["file"]: row["label"] for row in csv.DictReader(file)}
     if (folder / "set-of-emails").is_dir():
@@ -86,7 +91,8 @@ def _samples(folder: Path) -> Iterator[Sample]:
     else:
         collection = _unlabelled(folder, ours)
     for each in collection:
-        yield each._replace(label=ours[each.name], hard=None) if each.name in ours else each
+        is_ours = each.name in ours and not their_labels
+        yield each._replace(label=ours[each.name], hard=None) if is_ours else each
 
 
 def _sisimai(folder: Path) -> Iterator[Sample]:
@@ -137,20 +143,14 @@ def _print_figures(collection: str, results: list[tuple[Sample, IncomingMail]], 
 
 
 def _verdict(sample: Sample, mail: IncomingMail) -> str:
-    hard, expected = _hard(mail), sample.hard
-    match sample.label:
-        case "hard" if expected is None:
-            return "right" if hard else "missed"
-        case "hard":
-            return "right" if hard == expected else "missed" if hard < expected else "false"
-        case "complaint":
-            return "false" if hard else "right" if mail.kind == Kind.COMPLAINT else "missed"
-        case "automatic":
-            return "false" if hard else "right" if mail.kind == Kind.AUTOMATIC else "missed"
-        case "doubt":
-            return "right"
-        case _:
-            return "false" if hard else "right"
+    hard = _hard(mail)
+    if sample.label == "doubt":
+        return "right"
+    if sample.label == "hard":
+        expected = sample.hard or max(1, hard)
+        return "right" if hard == expected else "missed" if hard < expected else "false"
+    expected_kind = {"complaint": Kind.COMPLAINT, "automatic": Kind.AUTOMATIC}.get(sample.label, mail.kind)
+    return "false" if hard else "right" if mail.kind == expected_kind else "missed"
 
 
 def _hard(mail: IncomingMail) -> int:
