@@ -1,6 +1,7 @@
 """Keep the bounces and complaints that came back for deliveries. Part of the caller's transaction."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ _M = Mailing.__table__
 
 _MOST_DELIVERIES = 100
 _MOST_REPORTS = 1_000
+"""About one address."""
 
 
 class Returned(NamedTuple):
@@ -50,13 +52,20 @@ def has_any_since(db: Connection, address_hash: str, since: datetime) -> bool:
     return db.execute(select(_R.c.id).where(is_later).limit(1)).first() is not None
 
 
-def count_days(db: Connection, address_hash: str, owner_id: int, since: datetime) -> int:
-    """Return on how many days (UTC) since a time the mail of a user bounced from an address, policy apart."""
+def count_days(db: Connection, address_hashes: Collection[str], since: datetime) -> Mapping[tuple[str, int], int]:
+    """Return on how many days (UTC) since a time the mail to addresses bounced, policy apart.
+
+    The keys are the hash of an address and the id of the user whose mail it was.
+    """
     bounces = (ReturnedKind.BOUNCED, ReturnedKind.SOFT_BOUNCE)
-    query = select(_R.c.at).join(_D, _D.c.id == _R.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
-    query = query.join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id)
-    query = query.where(_R.c.address_hash == address_hash, _R.c.at >= since, _R.c.kind.in_(bounces))
-    return len({at.date() for at in db.scalars(query.order_by(_R.c.id.desc()).limit(_MOST_REPORTS))})
+    newest = func.row_number().over(partition_by=_R.c.address_hash, order_by=_R.c.id.desc()).label("newest")
+    of_addresses = _R.c.address_hash.in_(address_hashes) & (_R.c.at >= since) & _R.c.kind.in_(bounces)
+    reports = select(_R.c.address_hash, _R.c.delivery_id, _R.c.at, newest).where(of_addresses).subquery()
+    query = select(reports.c.address_hash, _M.c.owner_id, reports.c.at).join(_D, _D.c.id == reports.c.delivery_id)
+    query = query.join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
+    rows = db.execute(query.where(reports.c.newest <= _MOST_REPORTS))
+    days = {(hashed, owner_id, at.date()) for hashed, owner_id, at in rows}
+    return Counter((hashed, owner_id) for hashed, owner_id, _ in days)
 
 
 def count_by_kind(db: Connection, mailing_id: int) -> dict[str, int]:

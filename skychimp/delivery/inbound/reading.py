@@ -49,6 +49,7 @@ _TOKEN = re.compile(rb"(?<![0-9A-Za-z])[0-9A-Va-v]{28,64}(?![0-9A-Za-z])")
 _RECIPIENT_FIELDS = ("original-rcpt-to", "removal-recipient")
 _MICROSOFT_COMPLAINT = re.compile(r"\s*complaint about message from \d", re.IGNORECASE)
 _MICROSOFT_FIELDS = ("x-hmxmroriginalrecipient", "to")
+_AMAZON_SNS = "@sns.amazonaws.com"
 _AUTOMATIC_HEADERS = ("x-autoreply", "x-autorespond", "x-autoresponder", "x-auto-reply", "x-mail-autoreply")
 _CHALLENGE_HEADERS = ("x-spamarrest-challenge", "x-tmda-confirm", "x-boxtrapper", "x-challenge", "x-confirmation")
 _AUTOMATIC_SUBJECT = re.compile(
@@ -68,8 +69,8 @@ def read(data: bytes) -> IncomingMail:
         return _read_complaint(part, report, digest, addressees)
     if (returned := by_type.get("message/rfc822")) and _MICROSOFT_COMPLAINT.match(part.header("subject")):
         return _read_microsoft_complaint(part, returned, digest, addressees)
-    if notification := ses_notifications.read(plain_bounces.text_of(part).lstrip()):
-        return _read_notification(part, notification, digest, addressees)
+    if _AMAZON_SNS in part.header("from") and (said := ses_notifications.read(plain_bounces.text_of(part).lstrip())):
+        return _read_notification(part, said, digest, addressees)
     failures = _failures(part, by_type, data, addressees)
     if failures:
         return IncomingMail(
