@@ -33,7 +33,7 @@ _AFTER_DATA = re.compile(r"end of data|\bDATA\b|message text", re.IGNORECASE)
 
 _LOCAL_PROGRAM_FAILED = re.compile(
     r"\b(?:procmail|maildrop|deliver|dovecot-lda|mail\.local):.{0,60}"
-    r"(?:couldn't|could not|can't|cannot|unable|error|failed|over quota)",
+    r"(?:could ?n.t|could not|can.t|cannot|unable|error|failed|over quota)",
     re.IGNORECASE,
 )
 """The words of a program that puts email into mailboxes. It may say that something else does not exist."""
