@@ -37,7 +37,7 @@ from skychimp.store.returned_mail import Returned
 RECENT = timedelta(days=14)
 """For how long after an email a report without a token may be about it."""
 
-_EXTENSION = re.compile(r"[+=_.-]([0-9A-Va-v]{28,64})$")
+_EXTENSION = re.compile(r"(?:[+=_.-]|%2[Bb])([0-9A-Va-v]{28,64})$")
 
 
 class Result(StrEnum):
