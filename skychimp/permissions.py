@@ -42,6 +42,7 @@ class Action(StrEnum):
     RESTORE_STORE = "restore the store"
     RESUME_SENDING = "resume sending after a restore"
     ACCEPT_CLOCK = "accept the clock"
+    ROTATE_LINK_KEY = "replace the key of unsubscribe links"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ TABLE: dict[Action, dict[Role, Scope]] = {
     Action.RESTORE_STORE: _ADMINS,
     Action.RESUME_SENDING: _ADMINS,
     Action.ACCEPT_CLOCK: _ADMINS,
+    Action.ROTATE_LINK_KEY: _ADMINS,
 }
 
 MANAGED_ROLES = {Role.MANAGER: frozenset({Role.USER, Role.EDITOR}), Role.ADMIN: frozenset(Role)}

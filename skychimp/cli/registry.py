@@ -72,7 +72,7 @@ COMMANDS = {
     "audit": CommandInfo(_ADMIN, "Show the audit trail: who did what, and when.", "skychimp audit list --since 24h"),
     "backup": CommandInfo(_ADMIN, "Back up the store while it is in use."),
     "restore": CommandInfo(_ADMIN, "Restore the store from a backup."),
-    "store": CommandInfo(_ADMIN, "Check, compact and copy the store.", "skychimp store check"),
+    "store": CommandInfo(_ADMIN, "Check, compact and copy the store, and replace its key.", "skychimp store check"),
     "blog": CommandInfo(_OTHER, "Read and write blog posts.", "skychimp blog list"),
     "demo": CommandInfo(_OTHER, "Show how Skychimp works, in a temporary store."),
     "help": CommandInfo(_OTHER, "Show a help topic, or write the man pages."),

@@ -24,6 +24,7 @@ MOST_OF_DELIVERY = 20
 
 _MOST_DELIVERIES = 100
 _MOST_REPORTS = 1_000
+"""About one address."""
 
 
 class Returned(NamedTuple):
@@ -111,18 +112,23 @@ def has_any_since(db: Connection, address_hash: str, since: datetime) -> bool:
     return db.execute(select(_R.c.id).where(is_later).limit(1)).first() is not None
 
 
-def count_days(db: Connection, address_hash: str, owner_id: int, client_id: int, since: datetime) -> int:
-    """Return on how many days (UTC) since a time the mail of a user bounced from a client's address, policy apart.
+def count_days(db: Connection, address_hashes: Collection[str], since: datetime) -> Mapping[tuple[str, int], int]:
+    """Return on how many days (UTC) since a time the mail to addresses bounced, policy apart.
 
-    Only those count that came after a person has said that the client is good.
+    Only those count that came after a person has said that the client is good. The keys are the hash of an address and
+    the id of the user whose mail it was.
     """
-    good_at = select(_C.c.good_at).where(_C.c.id == client_id).scalar_subquery()
-    is_later = and_(_R.c.at >= since, _R.c.at > func.coalesce(good_at, since - timedelta.resolution))
     bounces = (ReturnedKind.BOUNCED, ReturnedKind.SOFT_BOUNCE)
-    query = select(_R.c.at).join(_D, _D.c.id == _R.c.delivery_id).join(_O, _O.c.id == _D.c.occurrence_id)
-    query = query.join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == owner_id)
-    query = query.where(_R.c.address_hash == address_hash, is_later, _R.c.kind.in_(bounces))
-    return len({at.date() for at in db.scalars(query.order_by(_R.c.id.desc()).limit(_MOST_REPORTS))})
+    newest = func.row_number().over(partition_by=_R.c.address_hash, order_by=_R.c.id.desc()).label("newest")
+    of_addresses = _R.c.address_hash.in_(address_hashes) & (_R.c.at >= since) & _R.c.kind.in_(bounces)
+    reports = select(_R.c.address_hash, _R.c.delivery_id, _R.c.at, newest).where(of_addresses).subquery()
+    query = select(reports.c.address_hash, _M.c.owner_id, reports.c.at).join(_D, _D.c.id == reports.c.delivery_id)
+    query = query.join(_O, _O.c.id == _D.c.occurrence_id).join(_M, _M.c.id == _O.c.mailing_id)
+    query = query.outerjoin(_C, _C.c.id == _D.c.client_id)
+    is_later = reports.c.at > func.coalesce(_C.c.good_at, since - timedelta.resolution)
+    rows = db.execute(query.where(reports.c.newest <= _MOST_REPORTS, is_later))
+    days = {(hashed, owner_id, at.date()) for hashed, owner_id, at in rows}
+    return Counter((hashed, owner_id) for hashed, owner_id, _ in days)
 
 
 def recent_deliveries(db: Connection, address_key: str, now: datetime, within: timedelta) -> Sequence[int]:

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from skychimp.models import TokenKey
+from skychimp.errors import Conflict
+from skychimp.models import StoreInfo, TokenKey
 
 _K = TokenKey.__table__
 
@@ -30,11 +31,18 @@ def newest(keys: Mapping[int, bytes]) -> int:
 
 
 def replace(db: Connection, now: datetime) -> int:
-    """Make a new key for the tokens from now on, forget those that are no longer good, and return its number."""
+    """Make a new key for the tokens from now on, forget those that are no longer good, and return its number.
+
+    Raises Conflict if all numbers are in use.
+    """
+    db.execute(select(StoreInfo.__table__.c.id).with_for_update())  # one after the other
     db.execute(delete(_K).where(_K.c.replaced_at <= now - KEPT_FOR))
     last = db.scalar(select(func.max(_K.c.number))) or 0
     used = set(db.scalars(select(_K.c.number)))
-    number: int = next(each for each in (*range(last + 1, MAX_NUMBER + 1), *range(1, last)) if each not in used)
+    free = (each for each in (*range(last + 1, MAX_NUMBER + 1), *range(1, last)) if each not in used)
+    number: int | None = next(free, None)
+    if number is None:
+        raise Conflict(f"there are {MAX_NUMBER} keys already", "each is kept for 60 days after it was replaced")
     db.execute(update(_K).where(_K.c.replaced_at.is_(None)).values(replaced_at=now))
     db.execute(insert(_K).values(number=number, key=secrets.token_bytes(32), created_at=now))
     return number

@@ -184,6 +184,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("store check", "", "run the service"),
     ("store vacuum", "", "run the service"),
     ("store copy", "copied.db", "back up and restore the store"),
+    ("store rotate-key", "--yes", "back up and restore the store"),
     ("run", "--dry-run", "run the service"),
     ("status", "", "run the service"),
     ("doctor", "", "run the service"),

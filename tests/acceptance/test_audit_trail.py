@@ -38,6 +38,7 @@ DENIED = [
     ("users", "list"), ("users", "block", "2"), ("users", "role", "2", "admin"), ("audit", "list"),
     ("blog", "create", "--title", "T", "--body", "B"), ("blog", "delete", "1", "--yes"), ("blog", "build", "site"),
     ("backup", "copy.db"), ("resolve", "--restored"), ("doctor", "--accept-clock", "--yes"),
+    ("store", "rotate-key", "--yes"),
     ("clients", "forget", "grace@example.org", "--all-users", "--yes"),
     ("suppressions", "add", "grace@example.org", "--everywhere"),
 ]  # fmt: skip
@@ -49,7 +50,11 @@ def test_denied_command_is_recorded(store: Store, home: Home, ada: Actor, argume
     assert (denied.status, denied.error["code"]) == (5, "denied")
     ((action, kind, object_id, detail),) = trail(store)
     assert (action, kind, object_id) == ("refused", "command", None)
-    words = arguments[:2] if arguments[0] in ("users", "audit", "blog", "clients", "suppressions") else arguments[:1]
+    words = (
+        arguments[:2]
+        if arguments[0] in ("users", "audit", "blog", "clients", "store", "suppressions")
+        else arguments[:1]
+    )
     assert detail == f"{' '.join(words)}: {denied.error['message']}"
     assert "grace" not in detail
     assert [row.actor_id for row in rows(store, AuditEntry)] == [ada.user_id]

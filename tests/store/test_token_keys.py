@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from skychimp.errors import Conflict
 from skychimp.store import token_keys
 from skychimp.store.database import Store
 
@@ -36,3 +39,12 @@ def test_numbers_are_used_again_once_their_keys_are_forgotten(store: Store) -> N
     assert numbers[253:256] == [255, 1, 2]
     assert len(good_keys(store, NOW + timedelta(days=300))) == 60
     assert list(good_keys(store, NOW + timedelta(days=299)))[-1] == numbers[-1]
+
+
+def test_there_is_no_key_without_a_number(store: Store) -> None:
+    with store.write() as db:
+        for _ in range(token_keys.MAX_NUMBER - 1):
+            token_keys.replace(db.connection(), NOW)
+    with pytest.raises(Conflict, match="there are 255 keys already"):
+        replace(store, NOW + timedelta(days=59))
+    assert replace(store, NOW + timedelta(days=60)) == 1

@@ -1,4 +1,4 @@
-"""Check the store for damage, compact it, and copy it to another database (`skychimp store`)."""
+"""Check the store for damage, compact it, copy it, and replace its key (`skychimp store`)."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from skychimp.cli.context import Json, Operator, get_context
+from skychimp.cli.context import Json, Operator, Yes, get_context
 from skychimp.shell import command_line
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
@@ -95,3 +95,21 @@ def copy(
         context.out.warn(f"image file {name} is missing from the store and from the copy")
     context.out.note("the copy is on hold. Stop sending from the old store first, then release it:")
     context.out.note(f"  {command_line('skychimp', '--store', url, 'resolve', '--restored', '--resend')}")
+
+
+@app.command("rotate-key", epilog="skychimp store rotate-key --yes")
+def rotate_key(ctx: typer.Context, operator: Operator = False, yes: Yes = False, json: Json = False) -> None:
+    """Replace the key of unsubscribe links and return paths. For administrators.
+
+    Do this if somebody else could read the store or a backup of it. Links in emails that were sent before work for
+    another 60 days. Emails that are being sent may still get the old key.
+    """
+    from skychimp.config import shared
+    from skychimp.permissions import Action
+    from skychimp.services.operations import token_key
+
+    context = get_context(ctx, json)
+    shared.require_operator("replace the key")
+    actor = context.maintenance_actor(operator, Action.ROTATE_LINK_KEY)
+    context.confirm("replace the key of unsubscribe links", yes=yes)
+    context.out.record(token_key.replace(context.store, actor))

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from skychimp.delivery.inbound import mime_parts, severity
-from skychimp.delivery.inbound.mime_parts import Part
+from skychimp.delivery.inbound import mime_parts, passages, severity
 from skychimp.delivery.inbound.severity import MAX_REPLY_LENGTH, Severity
 
 STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
@@ -26,13 +26,17 @@ class Failure(NamedTuple):
     reply: str
 
 
-def read(part: Part, words: str) -> list[Failure] | None:
-    """Return the failures that a part of type message/delivery-status names, or None if it names no recipient.
+def read(status: str, words: str) -> list[Failure] | None:
+    """Return the failures that the text of a delivery status names, or None if it names no recipient.
 
     Delays and successes are no failures. `words` is the text for people, which says more where a server gives no reply.
     """
-    recipients = list(_recipients(part.text()))[:MAX_FAILURES]
-    return [failure for fields in recipients if (failure := _read_fields(fields, words))] if recipients else None
+    recipients = [_read_fields(fields) for fields in islice(_recipients(status), MAX_FAILURES)]
+    failed = [each for each in recipients if each.is_failed]
+    if any(each.says_little for each in failed):
+        replies = passages.replies_about(list({each.address: None for each in recipients}), words)
+        failed = [each.with_words(replies[each.address]) for each in failed]
+    return [each.failure for each in failed] if recipients else None
 
 
 def find_address(text: str) -> str:
@@ -51,25 +55,38 @@ def _recipients(text: str) -> Iterator[Mapping[str, Sequence[str]]]:
             yield fields
 
 
-def _read_fields(fields: Mapping[str, Sequence[str]], words: str) -> Failure | None:
+class _Recipient(NamedTuple):
+    """What a report says about a recipient."""
+
+    address: str
+    original: str
+    is_failed: bool
+    status: str
+    reply: str
+
+    @property
+    def says_little(self) -> bool:
+        return severity.says_little(self.reply, self.status)
+
+    @property
+    def failure(self) -> Failure:
+        reply = self.reply[:MAX_REPLY_LENGTH]
+        return Failure(self.address, self.original, severity.of_reply(reply, self.status), reply)
+
+    def with_words(self, words: str) -> "_Recipient":
+        """Add what the text for people says, if the reply says little."""
+        return self._replace(reply=f"{self.reply} {words}".strip()) if self.says_little and words else self
+
+
+def _read_fields(fields: Mapping[str, Sequence[str]]) -> _Recipient:
     def first(name: str) -> str:
-        return next(iter(fields.get(name, ())), "")
+        return next(filter(None, fields.get(name, ())), "")
 
     action = first("action").partition(" ")[0].lower()
     found = _STATUS.search(first("status"))
     status = found[0] if found else ""
     is_failed = action.startswith(("fail", "expire")) or (not action and status.startswith("5"))
     recipient, original = (find_address(first(f"{name}-recipient")) for name in ("final", "original"))
-    if not is_failed or status.startswith("2"):
-        return None
-    reply = next((each for each in fields.get("diagnostic-code", ()) if each), "")
-    if severity.says_little(reply, status):
-        reply = f"{reply} {_words_about(recipient or original, words)}".strip()
-    reply = (reply or f"{status} {action}")[:MAX_REPLY_LENGTH]
-    return Failure(recipient or original, original, severity.of_reply(reply, status), reply)
-
-
-def _words_about(address: str, words: str) -> str:
-    """Return what the text for people says about an address: what follows it, or else all of it."""
-    before, found, after = words.partition(address or "\0")
-    return " ".join((after if found and after.strip() else before).split())[:MAX_REPLY_LENGTH]
+    # Some servers explain the status in a comment, and give no reply.
+    reply = first("diagnostic-code") or first("status") or action
+    return _Recipient(recipient or original, original, is_failed and not status.startswith("2"), status, reply)

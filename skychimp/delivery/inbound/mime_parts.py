@@ -26,6 +26,7 @@ _CHARSET = re.compile(r'\bcharset\s*=\s*"?([\w-]{1,40})', re.IGNORECASE)
 _CHARSETS = re.compile(
     r"(?:iso-8859-\d{1,2}|windows-12\d\d|koi8-[ru]|iso-2022-jp|shift_jis|euc-(?:jp|kr)|gb2312|gbk|gb18030|big5)"
 )
+_ISO_2022_JP = re.compile(rb"\x1b\$[@B]")
 _TAG = re.compile(r"<[^<>]{0,1000}>")
 
 
@@ -84,10 +85,10 @@ def _parse(data: bytes, depth: int, budget: Iterator[int]) -> Part:
     value = next(iter(headers.get("content-type", ())), "")
     content_type = value.partition(";")[0].strip().lower() or "text/plain"
     boundary = _BOUNDARY.search(value)
-    if boundary is None or not content_type.startswith("multipart/") or depth == _MAX_DEPTH:
+    if not content_type.startswith("multipart/") or depth == _MAX_DEPTH:
         return Part(headers, content_type, body)
-    delimiter = (boundary[1] or boundary[2]).encode("utf-8", "replace")
-    pieces = list(_split(body, delimiter)) or list(_split(body, _first_delimiter(body)))
+    named = list(_split(body, (boundary[1] or boundary[2]).encode("utf-8", "replace"))) if boundary else []
+    pieces = named or list(_split(body, _first_delimiter(body)))
     parts = [_parse(piece, depth + 1, budget) for piece, _ in zip(pieces, budget, strict=False)]
     return Part(headers, content_type, body, parts) if parts else Part(headers, "text/plain", body)
 
@@ -104,7 +105,7 @@ def _split(body: bytes, boundary: bytes) -> Iterator[bytes]:
 
 
 def _first_delimiter(body: bytes) -> bytes:
-    """Return the delimiter that a body really has. Some servers name another one in the header."""
+    """Return the delimiter that a body really has. Some servers name another one in the header, or none."""
     found = _DELIMITER.search(body)
     return found[1] if found else b"\0"
 
@@ -122,12 +123,15 @@ def _decode_transfer(body: bytes, encoding: str) -> bytes:
 
 
 def _decode(data: bytes, content_type: str) -> str:
-    """Decode text: as UTF-8 if possible, else as it says, if that is a usual character set, else as Latin-1."""
+    """Decode text: as UTF-8 if possible, else as it says, if that is a usual character set, else as Latin-1.
+
+    Japanese servers write ISO-2022-JP, which is ASCII with escape sequences, also where they name no character set.
+    """
     data = data[: 4 * MAX_TEXT]
     named = _CHARSET.search(content_type)
     charset = named[1].lower() if named else ""
-    if charset == "iso-2022-jp":  # it is ASCII as well
-        return data.decode(charset, "replace")[:MAX_TEXT]
+    if charset == "iso-2022-jp" or _ISO_2022_JP.search(data):
+        return data.decode("iso-2022-jp", "replace")[:MAX_TEXT]
     try:
         return data.decode()[:MAX_TEXT]
     except UnicodeDecodeError:

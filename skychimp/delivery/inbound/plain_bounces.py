@@ -3,12 +3,11 @@
 import email
 import email.policy
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from skychimp.delivery.inbound import severity
+from skychimp.delivery.inbound import delivery_status, passages, severity
 from skychimp.delivery.inbound.delivery_status import MAX_FAILURES, Failure, find_address
 from skychimp.delivery.inbound.mime_parts import Part
-from skychimp.delivery.inbound.severity import MAX_REPLY_LENGTH
 
 _COPY_FOLLOWS = re.compile(
     r"^[ \t>]*(?:-{2,} ?(?:this is a copy|below this line is|.{0,40}(?:original|returned) (?:message|mail)|included is)"
@@ -20,10 +19,22 @@ _DELAYED = re.compile(
     r"|will (?:be retried|continue|keep trying|try)",
     re.IGNORECASE,
 )
+_STATUS_INSIDE = re.compile(r"^final-recipient:[^\n]{0,400}@", re.IGNORECASE | re.MULTILINE)
+"""The fields of a delivery status (RFC 3464) in the text for people, as Amazon WorkMail sends them."""
 _QMAIL = re.compile(r"^<([^\s<>]{1,320})>:[ \t]*\n((?:[^\n]{1,500}\n){1,20})", re.MULTILINE)
 _QMAIL_SAYS = ("qmail-send program", "undeliverable mail", "I wasn't able to deliver")
 
-_SERVERS = ("mailer-daemon", "mailer_daemon", "mailer daemon", "postmaster", "mail delivery", "mdaemon")
+_SERVERS = (
+    "mailer-daemon",
+    "mailer_daemon",
+    "mailer daemon",
+    "postmaster",
+    "post_master",
+    "post master",
+    "mail delivery",
+    "mdaemon",
+    "ndr administrator",
+)
 _SUBJECTS = ("undeliver", "delivery", "failure", "returned mail", "non remis")
 
 _MAX_LINES, _MAX_LINE = 1_500, 500
@@ -55,15 +66,22 @@ def text_of(part: Part) -> str:
     return text[: copy.start()] if copy and copy.start() else text
 
 
-def read(part: Part, data: bytes) -> list[Failure]:
-    """Return the failures that an email names in words. `data` is the whole email."""
+def read(part: Part, data: bytes, senders: Sequence[str]) -> list[Failure]:
+    """Return the failures that an email names in words.
+
+    `data` is the whole email, and `senders` are the addresses that it was sent to: they are those of our own email.
+    """
     words = text_of(part)
     if is_delayed(part, words):
         return []
-    recipients = list(_qmail_recipients(words)) or list(_exim_recipients(part)) or list(_others(data))
-    if not recipients and is_from_a_server(part) and severity.says_why(words):
-        recipients = [find_address(words)]
-    return [_failure(recipient, words) for recipient in dict.fromkeys(recipients)][:MAX_FAILURES]
+    if _STATUS_INSIDE.search(words) and (failures := delivery_status.read(words, words)):
+        return failures
+    found = list(_qmail_recipients(words)) or list(_exim_recipients(part)) or list(_others(data))
+    if not found and is_from_a_server(part) and severity.says_why(words):
+        found = passages.named_recipients(words, {sender.lower() for sender in senders})
+    recipients = list(dict.fromkeys(found))[:MAX_FAILURES]
+    replies = passages.replies_about(recipients, words)
+    return [_failure(recipient, replies[recipient] or "550") for recipient in recipients]
 
 
 def _qmail_recipients(words: str) -> Iterator[str]:
@@ -96,15 +114,5 @@ def _others(data: bytes) -> Iterable[str]:
     return [address for address in map(find_address, found) if address]
 
 
-def _failure(recipient: str, words: str) -> Failure:
-    reply = _reply_about(recipient, words) or "550"
+def _failure(recipient: str, reply: str) -> Failure:
     return Failure(recipient, "", severity.of_reply(reply), reply)
-
-
-def _reply_about(recipient: str, words: str) -> str:
-    """Return what the text says about a recipient: what follows it, a line with a code, or all of it."""
-    _, found, after = words.partition(recipient or "\0")
-    coded = next((line for line in words.split("\n") if severity.has_code(line)), "")
-    candidates = (after.strip(" \t\n>:;)]\"'") if found else "", f"{coded} {after}", words)
-    replies = [" ".join(text[: 2 * MAX_REPLY_LENGTH].split())[:MAX_REPLY_LENGTH] for text in candidates]
-    return next(filter(severity.says_why, replies), replies[-1])

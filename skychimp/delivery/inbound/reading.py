@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from skychimp.delivery.inbound import delivery_status, mime_parts, plain_bounces
+from skychimp.delivery.inbound import delivery_status, mime_parts, plain_bounces, ses_notifications
 from skychimp.delivery.inbound.delivery_status import STATUS_TYPES, Failure
 from skychimp.delivery.inbound.mime_parts import Part
+from skychimp.delivery.inbound.ses_notifications import Notification
 
 
 class Kind(StrEnum):
@@ -46,6 +47,9 @@ _ADDRESS = re.compile(r"[^\s<>,;:\"()]{1,100}@[^\s<>,;:\"()]{1,255}")
 _MESSAGE_ID = re.compile(rb"^[ \t>]*message-id:\s{0,5}(<[^\s<>@]{1,200}@[^\s<>]{1,255}>)", re.IGNORECASE | re.MULTILINE)
 _TOKEN = re.compile(rb"(?<![0-9A-Za-z])[0-9A-Va-v]{28,64}(?![0-9A-Za-z])")
 _RECIPIENT_FIELDS = ("original-rcpt-to", "removal-recipient")
+_MICROSOFT_COMPLAINT = re.compile(r"\s*complaint about message from \d", re.IGNORECASE)
+_MICROSOFT_FIELDS = ("x-hmxmroriginalrecipient", "to")
+_AMAZON_SNS = "@sns.amazonaws.com"
 _AUTOMATIC_HEADERS = ("x-autoreply", "x-autorespond", "x-autoresponder", "x-auto-reply", "x-mail-autoreply")
 _CHALLENGE_HEADERS = ("x-spamarrest-challenge", "x-tmda-confirm", "x-boxtrapper", "x-challenge", "x-confirmation")
 _AUTOMATIC_SUBJECT = re.compile(
@@ -63,7 +67,11 @@ def read(data: bytes) -> IncomingMail:
     by_type = {each.content_type: each for each in reversed(list(part.walk()))}
     if report := by_type.get("message/feedback-report"):
         return _read_complaint(part, report, digest, addressees)
-    failures = _failures(part, by_type, data)
+    if (returned := by_type.get("message/rfc822")) and _MICROSOFT_COMPLAINT.match(part.header("subject")):
+        return _read_microsoft_complaint(part, returned, digest, addressees)
+    if _AMAZON_SNS in part.header("from") and (said := ses_notifications.read(plain_bounces.text_of(part).lstrip())):
+        return _read_notification(part, said, digest, addressees)
+    failures = _failures(part, by_type, data, addressees)
     if failures:
         return IncomingMail(
             Kind.BOUNCE, digest, addressees, failures,
@@ -73,14 +81,14 @@ def read(data: bytes) -> IncomingMail:
     return IncomingMail(Kind.AUTOMATIC if is_automatic else Kind.OTHER, digest, addressees)
 
 
-def _failures(part: Part, by_type: Mapping[str, Part], data: bytes) -> list[Failure] | None:
+def _failures(part: Part, by_type: Mapping[str, Part], data: bytes, senders: Sequence[str]) -> list[Failure] | None:
     """Return the failures that an email names, or None if it is no report of a mail server."""
     status = next((by_type[name] for name in STATUS_TYPES if name in by_type), None)
     if status is not None:
-        failures = delivery_status.read(status, plain_bounces.text_of(part))
+        failures = delivery_status.read(status.text(), plain_bounces.text_of(part))
         if failures is not None:
             return failures
-    return plain_bounces.read(part, data) or None if plain_bounces.is_likely(part) else None
+    return plain_bounces.read(part, data, senders) or None if plain_bounces.is_likely(part) else None
 
 
 def _read_complaint(part: Part, report: Part, digest: str, addressees: Sequence[str]) -> IncomingMail:
@@ -94,6 +102,24 @@ def _read_complaint(part: Part, report: Part, digest: str, addressees: Sequence[
         Kind.COMPLAINT, digest, addressees,
         recipients=list(filter(None, named)), message_ids=_message_ids(part), possible_tokens=_possible_tokens(part),
     )  # fmt: skip
+
+
+def _read_microsoft_complaint(part: Part, returned: Part, digest: str, addressees: Sequence[str]) -> IncomingMail:
+    """Return the complaint of an Outlook.com user (the Junk Mail Reporting Program). It is no feedback report."""
+    fields = mime_parts.read_headers(returned.text())
+    named = next((value for name in _MICROSOFT_FIELDS for value in fields.get(name, ())), "")
+    return IncomingMail(
+        Kind.COMPLAINT, digest, addressees,
+        recipients=list(filter(None, [delivery_status.find_address(named)])),
+        message_ids=_message_ids(part), possible_tokens=_possible_tokens(part),
+    )  # fmt: skip
+
+
+def _read_notification(part: Part, said: Notification, digest: str, addressees: Sequence[str]) -> IncomingMail:
+    kind = Kind.BOUNCE if said.failures else Kind.COMPLAINT
+    return IncomingMail(
+        kind, digest, addressees, said.failures, said.complaints, said.message_ids, _possible_tokens(part)
+    )
 
 
 def _is_automatic(part: Part) -> bool:

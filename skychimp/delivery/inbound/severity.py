@@ -31,6 +31,13 @@ _ENHANCED = re.compile(r"(?<![\w.])([45]\.\d{1,3}\.\d{1,3})(?![\w.])")
 _PREFIX = re.compile(r"^\s*(?:smtp|x-[\w-]{1,30}|unix|dns)\s*;\s*", re.IGNORECASE)
 _AFTER_DATA = re.compile(r"end of data|\bDATA\b|message text", re.IGNORECASE)
 
+_LOCAL_PROGRAM_FAILED = re.compile(
+    r"\b(?:procmail|maildrop|deliver|dovecot-lda|mail\.local):.{0,60}"
+    r"(?:could ?n.t|could not|can.t|cannot|unable|error|failed|over quota)",
+    re.IGNORECASE,
+)
+"""The words of a program that puts email into mailboxes. It may say that something else does not exist."""
+
 _RULES = (
     # In doubt, the address is good: also where a reply names a sender or a policy beside an address.
     (
@@ -40,7 +47,7 @@ _RULES = (
     ),
     (
         Severity.SOFT,
-        r"(?:mailbox|inbox|quota|mail folder).{0,40}(?:full|exceed|limit)|over ?quota"
+        r"(?:mailbox|inbox|quota|mail folder).{0,40}(?:full|exceed|limit|lleno|cheia|voll\b)|over ?quota"
         r"|, try again|try again later|temporar",
     ),
     (
@@ -49,17 +56,23 @@ _RULES = (
         r" (?:not found|unknown|does(?:n't| not) exist)"
         r"|unknown host|no such (?:domain|host)|unrout(?:e)?able (?:mail )?(?:address|domain)"
         r"|couldn't find (?:any host|a mail exchanger or ip address)|domain .{1,100} does(?:n't| not) exist"
-        r"|null ?mx|no mx record|indicated no smtp service",
+        r"|null ?mx|no mx record|indicated no smtp service|illegal host/domain"
+        # RFC 7504, sections 3 and 5: a host that accepts no mail at all. 5.3.2 alone can be a server that is stopping.
+        r"|^521 5\.3\.2 .*system not accepting network messages",
     ),
     (
         Severity.HARD,
         r"no such (?:user|address|person|recipient|mailbox|local user)|recip(?:ient)?notfound"
-        r"|not listed in .{0,40}directory"
+        r"|not listed in .{0,40}(?:directory|address book)"
+        r"|destinatario (?:desconocido|inexistente)|(?:casilla|cuenta|buz[oó]n) .{0,30}(?:ha expirado|no existe)"
+        r"|usu[aá]rio (?:inv[aá]lido|desconhecido|inexistente)|(?:destinataire|utilisateur) inconnu"
+        r"|empf(?:ä|ae)nger unbekannt|utente sconosciuto|(?:пользовател[ья]|адрес) не (?:найден|существует)"
+        r"|(?:ディレクトリ|デレクトリ).{0,20}(?:見つかりません|ありません)"  # HCL Domino
         r"|(?:user|mailbox|recipient|account|addressee|address)(?: name)?(?: is| was)? (?:unknown|not (?:found|known))"
         r"|unknown (?:user|local[ -]part|recipient|address(?! error))"
         r"|address (?:could ?n[o']t|was ?n[o']t) (?:be )?found"
         r"|not a (?:valid|known) (?:user|mailbox|recipient|address)"
-        r"|invalid (?:recipient|mailbox|user|final delivery userid)\b"
+        r"|no valid recipients|invalid (?:recipient|mailbox|user|final delivery userid)\b"
         r"|(?:user|mailbox|recipient|account|address)(?: \S{1,100})? does(?:n't| not) exist",
     ),
     # Exchange Online, Cisco and Outlook.com say so of an address that their directory does not have.
@@ -78,6 +91,8 @@ _BY_FAULT = {Fault.ADDRESS: Severity.HARD, Fault.MAILBOX: Severity.SOFT, Fault.T
 def of_reply(reply: str, status: str = "") -> Severity:
     """Return what a server's reply says. `status` is that of its report (RFC 3463), "" if there is none."""
     words = _PREFIX.sub("", reply)[:MAX_REPLY_LENGTH]
+    if _LOCAL_PROGRAM_FAILED.search(words):
+        return Severity.SOFT
     code, enhanced = _codes(words, status)
     phase = Phase.DOT if _AFTER_DATA.search(words) else Phase.RCPT
     fault = faults.classify(code, enhanced, words, phase).fault

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 from skychimp import files
@@ -15,8 +14,10 @@ from skychimp.services.inbound import processing
 from skychimp.services.inbound.processing import IGNORED, ReceivedMail, Result, Summary
 from skychimp.store.database import Store
 
-BATCH = 50
-"""Emails in one transaction: sending waits while it lasts."""
+BATCH = 200
+"""Emails in one transaction. Sending waits while it lasts, which is about 20 ms."""
+BATCH_SIZE = 16_000_000
+"""Bytes of emails that are in memory at once."""
 
 _SEEN, _UNSEEN = ":2,S", ":2,"
 
@@ -39,7 +40,7 @@ def process_new(
     try:
         with files.open_folder(folder / "new") as new, files.open_folder(folder / "cur") as cur:
             names = iter(sorted(name for name in os.listdir(new) if not name.startswith(".")))
-            while batch := dict(islice(_read_files(names, new), BATCH)):
+            while batch := _read_batch(names, new):
                 processed = processing.process(store, settings, list(batch.values()), limits)
                 for name, result in zip(batch, processed.results, strict=True):
                     _keep(name, result, new, cur)
@@ -52,6 +53,17 @@ def process_new(
         hint = "set inbound.maildir to a Maildir that you may change"
         raise ConfigError(f"cannot use the Maildir {folder}: {error.strerror}", hint) from None
     return total
+
+
+def _read_batch(names: Iterator[str], new: int) -> dict[str, ReceivedMail]:
+    """Return the next emails by the names of their files."""
+    batch, size = dict[str, ReceivedMail](), 0
+    for name, mail in _read_files(names, new):
+        batch[name] = mail
+        size += len(mail.data)
+        if len(batch) == BATCH or size >= BATCH_SIZE:
+            break
+    return batch
 
 
 def _read_files(names: Iterator[str], new: int) -> Iterator[tuple[str, ReceivedMail]]:

@@ -39,7 +39,7 @@ from skychimp.store.returned_mail import Returned
 RECENT = timedelta(days=14)
 """For how long after an email a report without a token may be about it."""
 
-_EXTENSION = re.compile(r"[+=_.-]([0-9A-Va-v]{28,64})$")
+_EXTENSION = re.compile(r"(?:[+=_.-]|%2[Bb])([0-9A-Va-v]{28,64})$")
 
 
 class Result(StrEnum):
@@ -262,14 +262,18 @@ class _Effects:
         results = [each.result for each in found]
         new, occurrence_ids = self._record(found)
         recorded = {index for index, _ in new}
+        unsubscribed = list[tuple[Recipient, str]]()
         for index, each in enumerate(found):
             if each.result == Result.UNSUBSCRIBE:
-                for match in each.matches:
-                    self._suppress(match.recipient, UNSUBSCRIBED, SuppressionSource.MAIL)
+                unsubscribed += ((match.recipient, match.recipient.topic) for match in each.matches)
             elif each.matches and index not in recorded:
                 results[index] = Result.REPEATED
-        bad = [bad for _, match in new if match.has_token and (bad := self._react(match)) is not None]
-        return Processed(results, bad_addresses.mark(self._db, bad, self._now), occurrence_ids)
+        proven = [match for _, match in new if match.has_token]
+        complained = [(match.recipient, "") for match in proven if match.failure is None]
+        recipients.suppress_many(self._db, unsubscribed, UNSUBSCRIBED, SuppressionSource.MAIL, self._now)
+        recipients.suppress_many(self._db, complained, COMPLAINT, SuppressionSource.COMPLAINT, self._now)
+        bad = bad_addresses.mark(self._db, list(self._bad(proven)), self._now)
+        return Processed(results, bad, occurrence_ids)
 
     def _record(self, found: Sequence[_Found]) -> tuple[list[tuple[int, _Match]], Sequence[int]]:
         """Record what came back. Return what was not recorded before, each with the number of its email.
@@ -307,30 +311,25 @@ class _Effects:
         reply = "" if failure is None or recipient.address is None else failure.reply
         return Returned(digest, recipient.delivery_id, self._hash(recipient), kind, self._now, reply, match.has_token)
 
-    def _react(self, match: _Match) -> BadAddress | None:
-        """Suppress the recipient after a complaint. After a bounce, return the address if it is bad."""
-        recipient, failure = match.recipient, match.failure
-        if failure is None:
-            self._suppress(recipient, COMPLAINT, SuppressionSource.COMPLAINT, all_mail=True)
-            return None
-        if failure.severity == Severity.POLICY or recipient.address is None:
-            return None
-        reason = storable(failure.reply)
-        if failure.severity == Severity.SOFT:
-            since = self._now - self._settings.soft_bounce_period
-            days = returned_mail.count_days(
-                self._db, self._hash(recipient), recipient.owner_id, recipient.client_id, since
-            )
-            if days < self._settings.soft_bounces:
-                return None
-            reason = f"bounced on {days} days, at last: {reason}"
-        return BadAddress(recipient.client_id, recipient.address, reason)
-
-    def _suppress(
-        self, recipient: Recipient, reason: str, source: SuppressionSource, *, all_mail: bool = False
-    ) -> None:
-        topic = "" if all_mail else recipient.topic
-        recipients.suppress(self._db, recipient, topic, reason, source, self._now)
+    def _bad(self, proven: Sequence[_Match]) -> Iterator[BadAddress]:
+        """Yield the addresses that are bad after bounces: those that do not exist, or have bounced on enough days."""
+        soft = [
+            self._hash(match.recipient)
+            for match in proven
+            if match.failure is not None and match.failure.severity == Severity.SOFT
+        ]
+        since = self._now - self._settings.soft_bounce_period
+        days_by_address = returned_mail.count_days(self._db, soft, since) if soft else {}
+        for recipient, _, failure in proven:
+            if failure is None or recipient.address is None or failure.severity == Severity.POLICY:
+                continue
+            reason = storable(failure.reply)
+            if failure.severity == Severity.SOFT:
+                days = days_by_address.get((self._hash(recipient), recipient.owner_id), 0)
+                if days < self._settings.soft_bounces:
+                    continue
+                reason = f"bounced on {days} days, at last: {reason}"
+            yield BadAddress(recipient.client_id, recipient.address, reason)
 
     def _hash(self, recipient: Recipient) -> str:
         return recipient.address_hash or suppressions.address_hash(self._secret, recipient.address_key)

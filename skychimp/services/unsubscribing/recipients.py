@@ -108,6 +108,25 @@ def suppress(
         suppressions.add(db, [new], holds, source, now)
 
 
+def suppress_many(
+    db: Connection,
+    recipients: Sequence[tuple[Recipient, str]],
+    reason: str,
+    source: SuppressionSource,
+    now: datetime,
+) -> None:
+    """Suppress recipients as `suppress` does, each for a topic of its own. Part of a transaction."""
+    by_holds: dict[Holds, list[NewSuppression]] = {}
+    for recipient, topic in recipients:
+        if recipient.address is None:
+            suppress(db, recipient, topic, reason, source, now)
+        else:
+            new = NewSuppression(recipient.address, recipient.address_key, reason)
+            by_holds.setdefault(Holds(recipient.owner_id, topic), []).append(new)
+    for holds, some in by_holds.items():
+        suppressions.add(db, some, holds, source, now)
+
+
 def hash_of(db: Connection, recipient: Recipient) -> str:
     """Return the hash of a recipient's address, which a forgotten person has too."""
     return recipient.address_hash or suppressions.hash_of(db, recipient.address_key)

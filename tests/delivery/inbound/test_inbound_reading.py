@@ -1,6 +1,7 @@
 """What comes back is understood, in the forms of many mail servers, and whatever it is, in little time."""
 
 import email.message
+import json
 import time
 from typing import NamedTuple
 
@@ -200,7 +201,118 @@ mx.example.org [192.0.2.7] did not like our RCPT TO:
 Message headers follow.
 """
 
+NOTES = """\
+From: postmaster@corp.example
+Return-Path: <>
+Subject: Undeliverable message
+
+------- Failure Reasons  --------
+
+User  not listed in public Name & Address Book
+grace@example.org
+
+------- Returned Message --------
+
+Subject: Hello
+"""
+
+OPENSMTPD = """\
+From: Mailer Daemon <MAILER-DAEMON@mx.example.net>
+To: bounces@skychimp.test
+Subject: Delivery status notification: error
+
+    An error has occurred while attempting to deliver a message for
+    the following list of recipients:
+
+grace@example.org: 550 5.1.1 <grace@example.org>... User Unknown
+
+    Below is a copy of the original message:
+"""
+
+SMS_GATEWAY = """\
+From: post_master@sms.example
+To: bounces@skychimp.test
+Subject: Re: Hello
+Content-Type: multipart/alternative;
+boundary="not folded"
+
+--not folded
+Content-Type: text/plain
+
+Error: Invalid user address
+550 - Requested action not taken: no such user here
+
+Message details:
+  MAIL FROM: bounces@skychimp.test
+  RCPT TO: grace@example.org
+  From: news@skychimp.test
+--not folded--
+"""
+
+WORKMAIL = """\
+From: mail.example
+Subject: Undelivered Mail Returned to Sender
+Content-Type: multipart/mixed; boundary="w"
+
+--w
+Content-Type: text/plain
+
+An error occurred while trying to deliver the mail to the following recipients:
+grace@example.org
+
+Technical report:
+
+Reporting-MTA: dns; mx.example.net
+Action: failed
+Final-Recipient: rfc822; grace@example.org
+Diagnostic-Code: smtp; 550 5.1.1 no such user
+Status: 5.1.1
+--w--
+"""
+
+STATUS_COMMENT = """\
+From: postmaster@corp.example
+Subject: Delivery Notification
+Content-Type: multipart/report; report-type=delivery-status; boundary="s"
+
+--s
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.corp.example
+
+Final-recipient: rfc822;grace@example.org
+Action: failed
+Status: 5.4.4 (Illegal host/domain name found)
+--s--
+"""
+
+DOMINO = STATUS_COMMENT.replace("5.4.4 (Illegal host/domain name found)", "5.0.0").replace(
+    "Action:", "Diagnostic-Code: X-Notes; Grace は Domino ディレクトリには見つかりません\nAction:"
+)
+
+NOTIFICATION = {
+    "notificationType": "Bounce",
+    "bounce": {
+        "bounceType": "Permanent",
+        "bouncedRecipients": [
+            {"emailAddress": "grace@example.org", "status": "5.1.1", "diagnosticCode": "smtp; 550 5.1.1 no such user"}
+        ],
+    },
+    "mail": {"headers": [{"name": "Message-ID", "value": MESSAGE_ID}]},
+}
+SNS = "From: no-reply@sns.amazonaws.com\nSubject: AWS Notification Message\n\n"
+SES = SNS + json.dumps(NOTIFICATION).replace('"status"', '!\n "status"') + "\n\n--\nTo unsubscribe ...\n"
+SES_IN_SNS = SNS + json.dumps({"Type": "Notification", "Message": json.dumps(NOTIFICATION)})
+
 HARD_BOUNCES = {
+    "notes": NOTES,
+    "opensmtpd": OPENSMTPD,
+    "sms_gateway": SMS_GATEWAY,
+    "workmail": WORKMAIL,
+    "status_comment": STATUS_COMMENT,
+    "domino": DOMINO,
+    "ses": SES,
+    "ses_in_sns": SES_IN_SNS,
     "postfix": POSTFIX,
     "exim": EXIM,
     "qmail": QMAIL,
@@ -269,6 +381,18 @@ REPLIES = [
     Reply("550 5.6.0 content rejected", "5.6.0", POLICY),
     Reply("501 5.0.0 invalid domain name in HELO", "5.0.0", POLICY),
     Reply("", "5.0.0", SOFT),
+    Reply("521 5.3.2 Recipient address rejected: System not accepting network messages", "5.3.2", HARD),
+    Reply("550 5.3.2 System not accepting network messages", "5.3.2", SOFT),
+    Reply("550 Host does not accept mail", "5.7.27", HARD),
+    Reply("550 5.7.27 Sender address has null MX", "5.7.27", POLICY),
+    Reply("x-unix; procmail: Couldn't create /var/mail/grace: No such user", "5.1.1", SOFT),
+    Reply("554 5.7.1 <grace@example.org>: Recipient address rejected: Access denied", "5.7.1", POLICY),
+    Reply("550 Recipient address rejected.", "5.0.0", SOFT),
+    Reply("550 5.2.1 The email account that you tried to reach is disabled", "5.2.1", HARD),
+    Reply("550 Destinatario desconocido", "5.0.0", HARD),
+    Reply("550 Destinatario desconocido o mailbox lleno", "5.0.0", SOFT),
+    Reply("550 Empfaenger unbekannt", "5.0.0", HARD),
+    Reply("550 пользователь не найден", "5.0.0", HARD),
 ]
 
 
@@ -276,6 +400,87 @@ REPLIES = [
 def test_severity_of_a_reply(reply: str, status: str, severity: Severity) -> None:
     (failure,) = reading.read(bounce("grace@example.org", reply, status=status)).failures
     assert failure.severity == severity
+
+
+SEVERAL = f"""\
+From: MAILER-DAEMON@mx.example.net
+To: bounces+{TOKEN}@skychimp.test
+Subject: Returned mail: see transcript for details
+
+   ----- The following addresses had permanent fatal errors -----
+<full@example.org>
+<grace@example.org>
+<reset@example.net>
+
+   ----- Transcript of session follows -----
+... while talking to mx.example.org.:
+>>> RCPT To:<full@example.org>
+<<< 552 5.2.2 <full@example.org>... Mailbox full
+552 5.2.2 <full@example.org>... Mailbox full
+>>> RCPT To:<grace@example.org>
+<<< 550 5.1.1 <grace@example.org>... User unknown
+550 5.1.1 <grace@example.org>... User unknown
+554 <reset@example.net>... Remote protocol error: Connection reset by peer
+550 example.com (smtp)... 550 Host unknown
+
+   ----- Original message follows -----
+"""
+
+
+def test_what_is_said_about_one_recipient_counts_for_no_other() -> None:
+    failures = reading.read(SEVERAL.encode()).failures
+    assert {failure.recipient: failure.severity for failure in failures} == {
+        "full@example.org": SOFT,
+        "grace@example.org": HARD,
+        "reset@example.net": SOFT,
+    }
+
+
+def test_iso_2022_jp_is_read_where_no_character_set_is_named() -> None:
+    (failure,) = reading.read(DOMINO.encode("iso-2022-jp")).failures
+    assert failure.severity == HARD
+
+
+def test_complaint_of_outlook_com_is_read() -> None:
+    text = f"""\
+From: staff@hotmail.com
+Subject: complaint about message from 192.0.2.7
+Content-Type: multipart/mixed; boundary="m"
+
+--m
+Content-Type: message/rfc822
+
+X-HmXmrOriginalRecipient: grace@example.org
+To: other@example.org
+Message-ID: {MESSAGE_ID}
+List-Unsubscribe: <https://skychimp.test/u/{TOKEN}>
+
+Hello
+--m--
+"""
+    mail = reading.read(text.encode())
+    assert (mail.kind, mail.recipients, mail.message_ids) == (Kind.COMPLAINT, ["grace@example.org"], [MESSAGE_ID])
+    assert TOKEN in mail.possible_tokens
+
+
+def test_complaint_of_amazon_ses_is_read() -> None:
+    said = {"eventType": "Complaint", "complaint": {"complainedRecipients": [{"emailAddress": "grace@example.org"}]}}
+    mail = reading.read((SNS + json.dumps(said)).encode())
+    assert (mail.kind, mail.recipients) == (Kind.COMPLAINT, ["grace@example.org"])
+
+
+OTHER_NOTIFICATIONS = [
+    {"notificationType": "Delivery", "delivery": {"recipients": ["grace@example.org"]}},
+    {"notificationType": "Bounce", "bounce": {"bouncedRecipients": []}},
+    {"notificationType": "Bounce", "bounce": ["grace@example.org"]},
+    {"notificationType": "Complaint", "complaint": {"complainedRecipients": "grace@example.org"}},
+    {"notificationType": {"a": 1}, "Message": "[1]"},
+]
+
+
+@pytest.mark.parametrize("said", OTHER_NOTIFICATIONS)
+def test_other_notifications_are_nothing(said: object) -> None:
+    assert reading.read((SNS + json.dumps(said)).encode()).kind == Kind.OTHER
 
 
 @pytest.mark.parametrize("action", ["delayed", "delivered", "relayed", "expanded"])
@@ -398,6 +603,12 @@ COSTLY = {
     + b"Final-Recipient: rfc822; a@example.org\nAction: failed\n\n" * (SIZE // 60),
     "tokens": b"From: mailer-daemon\n\n550 user unknown\n" + b"0123456789abcdefghijklmnopqrst " * (SIZE // 32),
     "html": b"From: mailer-daemon\nContent-Type: text/html\n\n" + b"<" * SIZE,
+    "json": SNS.encode() + b'{"a":' * (SIZE // 5),
+    "said_by_many": b"From: mailer-daemon\nX-Failed-Recipients: "
+    + b",".join(b"a%d@example.org" % number for number in range(300))
+    + b"\n\n550 user unknown\n"
+    + b"a1@example.org a19@example.org 550 no\n" * (SIZE // 40),
+    "named_by_many": b"From: mailer-daemon\n\n550 user unknown\n" + b"a@a.a." * (SIZE // 6),
     "addresses": b"To: " + b"a" * SIZE + b"@",
 }
 

@@ -98,6 +98,15 @@ def test_large_mail_is_read_in_part(store: Store, folder: Path, deliver: Deliver
     assert process(store, folder) == Summary(ignored=1)
 
 
+def test_large_mail_makes_small_batches(
+    store: Store, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maildir, "BATCH_SIZE", 1_000)
+    for number in range(3):
+        deliver(str(number), b"From: x\n\n" + b"x" * 600)
+    assert maildir.process_new(store, InboundSettings(), folder, lambda: False) == Summary(ignored=2)
+
+
 def test_batches_stop_when_told(store: Store, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maildir, "BATCH", 2)
     for number in range(5):

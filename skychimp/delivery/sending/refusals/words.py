@@ -49,6 +49,11 @@ RULES = [
         r"|(?:customer|recipient's|user's) (?:block|black) ?list|recipient preferences|relay not permitted for user",
         "the recipient does not accept email from everybody", ASK_CLIENT,
     ),
+    # Sendmail gives it the code that RFC 7505 has for senders.
+    Rule(
+        Fault.ADDRESS, r"5.. \S+ (?:rcpt|data|dot)", r"^host does not accept mail",
+        "the domain does not accept email", MARKED_BAD,
+    ),
     Rule(Fault.REFUSED, "5", r"may not exist", "the server may not know the address", READ_REPLY),
     Rule(
         Fault.REFUSED, r"5.. \S+ (?:rcpt|data|dot)",
