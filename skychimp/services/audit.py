@@ -14,15 +14,15 @@ from sqlmodel import Session
 
 from skychimp.config import shared
 from skychimp.errors import SkychimpError
-from skychimp.models import AuditEntry, User
+from skychimp.models import AuditEntry, tables
 from skychimp.permissions import ANONYMOUS, Action, Actor, Scope, authorize
 from skychimp.services import paging, system_log
 from skychimp.services.listing import ListOptions, apply, checked_search, matches_id_or_email
 from skychimp.store.database import Store
 from skychimp.store.sql import Nullable
 
-_A = AuditEntry.__table__
-_U = User.__table__
+_A = tables.audit_entry
+_U = tables.user
 
 _views: WeakKeyDictionary[Store, set[tuple[int, str, int | None, str]]] = WeakKeyDictionary()
 """The views of others' objects that are recorded already: a command reads some objects more than once."""

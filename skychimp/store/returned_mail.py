@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, or_, select
 
-from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, ReturnedKind, ReturnedMail
+from skychimp.models import DeliveryState, ReturnedKind, tables
 from skychimp.store.conditions import was_sent
 from skychimp.store.ledger import storable
 from skychimp.store.sql import insert_or
 
-_R = ReturnedMail.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_R = tables.returned_mail
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
 
 _MOST_DELIVERIES = 100
 _MOST_REPORTS = 1_000

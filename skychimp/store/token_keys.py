@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from skychimp.models import TokenKey
+from skychimp.models import tables
 
-_K = TokenKey.__table__
+_K = tables.token_key
 
 KEPT_FOR = timedelta(days=60)
 MAX_NUMBER = 255

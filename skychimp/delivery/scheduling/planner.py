@@ -12,7 +12,7 @@ from skychimp.delivery.composing import digest
 from skychimp.delivery.scheduling import recurrence
 from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
 from skychimp.fields import dump_names
-from skychimp.models import CatchUp, Every, Format, Mailing, MailingStatus, Message, Occurrence, OccurrenceState
+from skychimp.models import CatchUp, Every, Format, Mailing, MailingStatus, OccurrenceState, tables
 from skychimp.store import holds
 from skychimp.store.clients import fields
 from skychimp.store.conditions import is_sendable
@@ -30,9 +30,9 @@ FIRST_DIGEST_PERIOD = {
 }
 """How long before its mailing's creation a first digest begins."""
 
-_M = Mailing.__table__
-_MSG = Message.__table__
-_O = Occurrence.__table__
+_M = tables.mailing
+_MSG = tables.message
+_O = tables.occurrence
 
 
 class DueMailing(NamedTuple):

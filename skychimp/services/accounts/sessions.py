@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, text
 from sqlmodel import Session, col, delete, select, update
 
 from skychimp.errors import StoreFailed
-from skychimp.models import Login, User
+from skychimp.models import Login, tables
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.roles import Role
 from skychimp.services.accounts.session_rule import FIND_USER, IDLE_LIMIT, LIFETIME, hash_token, parameters
@@ -20,8 +20,8 @@ from skychimp.store.database import Store
 LAST_USE_INTERVAL = timedelta(hours=1)
 """How often the last use is recorded, so that a command that only reads does not write each time."""
 
-_L = Login.__table__
-_U = User.__table__
+_L = tables.login
+_U = tables.user
 _FIND_USER = (
     text(FIND_USER)
     .bindparams(bindparam("now", type_=_L.c.expires_at.type), bindparam("idle_since", type_=_L.c.seen_at.type))

@@ -12,7 +12,7 @@ from sqlmodel import Session
 
 from skychimp import markdown
 from skychimp.errors import Conflict, InvalidValue, NotFound
-from skychimp.models import Post, User
+from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize, scope_of
 from skychimp.services import audit, paging
 from skychimp.services.blog import images
@@ -24,8 +24,8 @@ from skychimp.store.database import Store
 from skychimp.store.sql import Nullable
 from skychimp.text import one_line, shortened, some_lines
 
-_P = Post.__table__
-_U = User.__table__
+_P = tables.post
+_U = tables.user
 
 LONGEST_TITLE = 200
 LONGEST_CONTENT = 1_000_000

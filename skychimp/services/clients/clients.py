@@ -28,7 +28,7 @@ from skychimp.fields import (
     type_of_text,
     unknown_field,
 )
-from skychimp.models import Client, ClientTag, ConsentSource, Delivery, FieldType, Mailing, Occurrence
+from skychimp.models import ConsentSource, FieldType, tables
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.clients import consents
@@ -60,11 +60,11 @@ from skychimp.text import (
 if TYPE_CHECKING:
     from skychimp.services.clients.selection import Selection
 
-_C = Client.__table__
-_T = ClientTag.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_C = tables.client
+_T = tables.client_tag
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
 
 CHANGE_BATCH = 200
 """How many of many clients are changed in one transaction."""

@@ -9,7 +9,7 @@ from sqlalchemy import Row, Select, delete, exists, func, select
 from sqlmodel import Session
 
 from skychimp.errors import Conflict, InvalidQuery, InvalidValue
-from skychimp.models import Client, Mailing, MailingFilter, Segment
+from skychimp.models import Segment, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, not_found
@@ -18,10 +18,10 @@ from skychimp.store.clients.queries.conditions import Evaluation
 from skychimp.store.database import Store
 from skychimp.text import folded, nfc, one_line, shortened
 
-_C = Client.__table__
-_M = Mailing.__table__
-_MF = MailingFilter.__table__
-_S = Segment.__table__
+_C = tables.client
+_M = tables.mailing
+_MF = tables.mailing_filter
+_S = tables.segment
 
 MAX_NAME_LENGTH = 100
 _MAX_ID_DIGITS = 18

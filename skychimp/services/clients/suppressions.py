@@ -12,7 +12,7 @@ from sqlmodel import Session
 from skychimp import addresses
 from skychimp.addresses import Address
 from skychimp.errors import Conflict, InvalidValue, NotFound
-from skychimp.models import EVERYBODY, Client, Suppression, SuppressionSource
+from skychimp.models import EVERYBODY, SuppressionSource, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply
@@ -35,8 +35,8 @@ MAX_NOTE_LENGTH = 1_000
 CANCEL_BATCH = 5_000
 """How many waiting emails are cancelled in one transaction."""
 
-_S = Suppression.__table__
-_C = Client.__table__
+_S = tables.suppression
+_C = tables.client
 
 SORTED_BY = {
     "id": _S.c.id,

@@ -9,17 +9,17 @@ from sqlalchemy import delete, insert, select
 from sqlmodel import Session
 
 from skychimp.errors import InvalidValue
-from skychimp.models import Client, Mailing, MailingClient, MailingFilter, MailingTag
+from skychimp.models import Mailing, tables
 from skychimp.permissions import Actor
 from skychimp.services.listing import is_valid_id, not_found
 from skychimp.store.clients.audience import Choice
 from skychimp.store.clients.tags import spell
 from skychimp.text import checked_tags
 
-_C = Client.__table__
-_MC = MailingClient.__table__
-_MT = MailingTag.__table__
-_MF = MailingFilter.__table__
+_C = tables.client
+_MC = tables.mailing_client
+_MT = tables.mailing_tag
+_MF = tables.mailing_filter
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from skychimp.delivery.scheduling import planner, recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import DueTime
 from skychimp.errors import Conflict, Denied, InvalidValue
-from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence
+from skychimp.models import CatchUp, Every, Mailing, MailingStatus, tables
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
@@ -47,9 +47,9 @@ from skychimp.store.database import Store
 from skychimp.store.occurrences import sweeping
 from skychimp.text import checked_topic, folded, nfc, one_line, shortened
 
-_M = Mailing.__table__
-_MSG = Message.__table__
-_O = Occurrence.__table__
+_M = tables.mailing
+_MSG = tables.message
+_O = tables.occurrence
 
 _NO_MAILING = -1
 """The id of a mailing that is not kept. PostgreSQL would not use one of its own again."""

@@ -8,13 +8,13 @@ from sqlmodel import Session
 from skychimp.delivery.composing import compose, digest
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue
-from skychimp.models import Client, Format, Mailing, Message
+from skychimp.models import Format, Mailing, tables
 from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
 from skychimp.text import count_of
 
-_C = Client.__table__
-_MSG = Message.__table__
+_C = tables.client
+_MSG = tables.message
 
 
 def require_values(db: Session, mailing: Mailing, now: datetime) -> None:

@@ -12,15 +12,9 @@ from skychimp.models import (
     CatchUp,
     Every,
     Mailing,
-    MailingClient,
-    MailingFilter,
     MailingStatus,
-    MailingTag,
-    Message,
-    Occurrence,
     OccurrenceState,
-    Segment,
-    User,
+    tables,
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.listing import in_scope, is_valid_id, not_found
@@ -29,14 +23,14 @@ from skychimp.store.conditions import is_unfinished
 from skychimp.store.sql import Nullable
 from skychimp.text import folded
 
-_M = Mailing.__table__
-_MSG = Message.__table__
-_MC = MailingClient.__table__
-_MT = MailingTag.__table__
-_U = User.__table__
-_O = Occurrence.__table__
-_MF = MailingFilter.__table__
-_S = Segment.__table__
+_M = tables.mailing
+_MSG = tables.message
+_MC = tables.mailing_client
+_MT = tables.mailing_tag
+_U = tables.user
+_O = tables.occurrence
+_MF = tables.mailing_filter
+_S = tables.segment
 
 _MAX_ID_DIGITS = 18
 

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, func, select, tr
 from sqlmodel import Session
 
 from skychimp.errors import Conflict
-from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState
+from skychimp.models import DeliveryState, Mailing, OccurrenceState, tables
 from skychimp.permissions import Actor
 from skychimp.services.mailings.queries import get_own_mailing
 from skychimp.services.reporting.delivery_log import has_reply
@@ -18,10 +18,10 @@ from skychimp.store.clients import audience
 from skychimp.store.database import Store
 from skychimp.store.sql import id_list
 
-_A = Attempt.__table__
-_C = Client.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
+_A = tables.attempt
+_C = tables.client
+_D = tables.delivery
+_O = tables.occurrence
 
 DEFAULT_STATES = (DeliveryState.FAILED, DeliveryState.EXPIRED)
 BATCH = 5_000

@@ -10,9 +10,9 @@ from sqlmodel import Session
 from skychimp.delivery.scheduling import recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import Schedule
 from skychimp.errors import InvalidValue
-from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Occurrence
+from skychimp.models import CatchUp, Every, Mailing, MailingStatus, tables
 
-_O = Occurrence.__table__
+_O = tables.occurrence
 
 
 @dataclass(frozen=True)

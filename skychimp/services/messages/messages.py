@@ -16,7 +16,7 @@ from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholde
 from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import Field
-from skychimp.models import Format, Mailing, Message, Occurrence
+from skychimp.models import Format, Message, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.blog import posts
@@ -33,9 +33,9 @@ from skychimp.text import folded
 
 Value = TypeVar("Value")
 
-_MSG = Message.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_MSG = tables.message
+_M = tables.mailing
+_O = tables.occurrence
 
 SORTED_BY = {
     "id": _MSG.c.id,

@@ -14,7 +14,7 @@ from sqlmodel import Session, col
 
 from skychimp.delivery.scheduling import planner
 from skychimp.errors import Conflict, InvalidValue, SkychimpError, StoreNotReady
-from skychimp.models import Code, DeliveryState, Login, Occurrence, OccurrenceState, StoreInfo, User
+from skychimp.models import Code, DeliveryState, Login, OccurrenceState, StoreInfo, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.accounts import session_rule
@@ -33,9 +33,9 @@ RESUMED = "resume sending"
 
 _BACKUP_FILE = 'use a file written by "skychimp backup"'
 
-_L = Login.__table__
-_O = Occurrence.__table__
-_U = User.__table__
+_L = tables.login
+_O = tables.occurrence
+_U = tables.user
 
 Progress = Callable[[int, int], None]
 """Called with the number of parts that are done, and the number of all."""

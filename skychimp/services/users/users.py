@@ -9,7 +9,7 @@ from sqlalchemy import Row, Select, select, update
 from sqlmodel import Session
 
 from skychimp.errors import Denied
-from skychimp.models import Mailing, Occurrence, Role, User
+from skychimp.models import Role, tables
 from skychimp.permissions import MANAGED_ROLES, Action, Actor, authorize, authorize_over
 from skychimp.services import audit, paging
 from skychimp.services.accounts import sessions
@@ -18,9 +18,9 @@ from skychimp.store import holds
 from skychimp.store.database import Store
 from skychimp.text import one_line
 
-_U = User.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_U = tables.user
+_M = tables.mailing
+_O = tables.occurrence
 
 MAX_REASON_LENGTH = 1_000
 
