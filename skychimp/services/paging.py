@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Row, Select
-from sqlmodel import Session
 
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 
 PAGE = 1_000

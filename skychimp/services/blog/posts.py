@@ -8,7 +8,6 @@ from datetime import datetime
 from itertools import chain, count
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, false, insert, or_, select, true, update
-from sqlmodel import Session
 
 from skychimp import markdown
 from skychimp.errors import Conflict, InvalidValue, NotFound
@@ -21,6 +20,7 @@ from skychimp.services.listing import ListOptions, apply, in_scope
 from skychimp.services.reporting.cache import Cached, refresh
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import one_line, shortened, some_lines
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import USUAL, Address, Rules
@@ -45,6 +44,7 @@ from skychimp.store.clients.consents import RecordedConsent
 from skychimp.store.clients.suppressions import Holds
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 from skychimp.text import (
     MAX_COMMENT_LENGTH,

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select, update
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import Address
@@ -22,6 +21,7 @@ from skychimp.store.clients import audience, topics
 from skychimp.store.clients import suppressions as store_suppressions
 from skychimp.store.clients.suppressions import BOUNCE, Holds, NewSuppression
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import checked_topic, count_of, folded, nfc, one_line, shortened
 

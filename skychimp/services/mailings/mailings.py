@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from sqlalchemy import exists, select, update
-from sqlmodel import Session
 
 from skychimp.delivery.scheduling import planner, recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import DueTime
 from skychimp.errors import Conflict, Denied, InvalidValue
-from skychimp.models import CatchUp, Every, Mailing, MailingStatus, tables
+from skychimp.models import CatchUp, Every, MailingStatus, tables
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
@@ -45,7 +45,11 @@ from skychimp.store.clients import topics
 from skychimp.store.clients.audience import AudienceCount
 from skychimp.store.database import Store
 from skychimp.store.occurrences import sweeping
+from skychimp.store.session import Session
 from skychimp.text import checked_topic, folded, nfc, one_line, shortened
+
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
 
 _M = tables.mailing
 _MSG = tables.message
@@ -308,6 +312,8 @@ def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
 
     Raises NotFound, and Denied if a manager or admin has disabled it and the actor is neither.
     """
+    from skychimp.models import Mailing
+
     scope = authorize(actor, Action.DISABLE_MAILINGS)
     now = store.now()
     with store.write() as db:
@@ -336,7 +342,7 @@ def preview(
     now = store.now()
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id)
-        schedule = planner.schedule_of(db.get_one(Mailing, mailing_id))
+        schedule = planner.schedule_of(db.execute(select(_M).where(_M.c.id == mailing_id)).one())
         opened = opened_times(db, mailing_id)
     record_view(store, actor, mailing)
     start = now if since is None else time_input.parse_when(since, mailing.timezone, now)
@@ -366,7 +372,9 @@ def _with_progress(store: Store, mailing: MailingInfo) -> MailingInfo:
         return add_progress(db, [mailing])[0]
 
 
-def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_id: int | None = None) -> Mailing:
+def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_id: int | None = None) -> "Mailing":
+    from skychimp.models import Mailing
+
     authorize(actor, Action.CHANGE_MAILINGS)
     parsed = parse_schedule(new.schedule, now)
     next_at = first_due(parsed, now)

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, select
-from sqlmodel import Session, col
+from sqlmodel import col
 
 from skychimp.delivery.scheduling import planner
 from skychimp.errors import Conflict, InvalidValue, SkychimpError, StoreNotReady
@@ -26,6 +26,7 @@ from skychimp.store.copies import backup_file
 from skychimp.store.database import Store
 from skychimp.store.occurrences import opening, sweeping
 from skychimp.store.schema import store_path
+from skychimp.store.session import Session
 from skychimp.store.sqlite import SqliteStore
 
 RESUMED = "resume sending"

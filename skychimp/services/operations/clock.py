@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import exists, or_, select
-from sqlmodel import Session
 
 from skychimp.delivery.scheduling import planner, recurrence
 from skychimp.models import Mailing, MailingStatus, Occurrence, tables
@@ -16,6 +15,7 @@ from skychimp.services.mailings.schedules import opened_times
 from skychimp.services.operations.backups import RESUMED
 from skychimp.store import future_records, runs
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import count_of
 
 _A = tables.audit_entry

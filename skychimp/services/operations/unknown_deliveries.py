@@ -8,7 +8,6 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import Select, and_, select
-from sqlmodel import Session
 
 from skychimp.delivery.composing import compose
 from skychimp.delivery.sending import replies
@@ -22,6 +21,7 @@ from skychimp.store import queue
 from skychimp.store.conditions import current_state, is_unknown
 from skychimp.store.database import Store
 from skychimp.store.occurrences import sweeping
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 from skychimp.text import count_of
 

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, Select, and_, or_, select
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.delivery.composing import compose
@@ -26,6 +25,7 @@ from skychimp.shell import run_hint
 from skychimp.store.clients import audience, suppressions
 from skychimp.store.conditions import current_state, why_stopped
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import count_of, did_you_mean
 
 _A = tables.attempt

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, case, func, select
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.models import Outcome, tables
@@ -17,6 +16,7 @@ from skychimp.services.listing import ListOptions, apply, checked_search
 from skychimp.services.mailings import mailings
 from skychimp.store.conditions import current_attempts, current_state
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import Nullable, text_position
 
 _A = tables.attempt

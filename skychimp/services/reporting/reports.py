@@ -10,7 +10,6 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Select, and_, select, true
-from sqlmodel import Session
 
 from skychimp.delivery.sending.refusals import faults
 from skychimp.errors import InvalidValue
@@ -27,6 +26,7 @@ from skychimp.services.reporting import rollups
 from skychimp.services.reporting.rollups import SLOT_S, OutcomeCount
 from skychimp.store import returned_mail
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import total
 
 _O = tables.occurrence

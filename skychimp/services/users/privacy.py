@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import and_, delete, exists, func, or_, select
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.errors import Conflict, NotFound, StoreFailed
@@ -27,6 +26,7 @@ from skychimp.store import ledger, queue
 from skychimp.store.clients import consents, suppressions
 from skychimp.store.conditions import current_state
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 
 _A = tables.attempt

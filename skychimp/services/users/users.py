@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, select, update
-from sqlmodel import Session
 
 from skychimp.errors import Denied
 from skychimp.models import Role, tables
@@ -16,6 +15,7 @@ from skychimp.services.accounts import sessions
 from skychimp.services.listing import ListOptions, apply, matches_id_or_email, not_found
 from skychimp.store import holds
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import one_line
 
 _U = tables.user

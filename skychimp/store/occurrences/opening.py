@@ -24,7 +24,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import Insert
-from sqlmodel import Session
 
 from skychimp.errors import InvalidValue
 from skychimp.fields import dump_names, parse_names
@@ -39,6 +38,7 @@ from skychimp.store.clients import audience, tags
 from skychimp.store.conditions import has_waiting_state, is_unknown
 from skychimp.store.database import POSTGRESQL, Store
 from skychimp.store.occurrences import canary, progress
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list, insert_or, json_merge, json_part
 
 _D = tables.delivery
