@@ -124,7 +124,7 @@ _MODULES = (
     "suppressions",
     "users",
 )
-"""Where the other names are. All are imported together, so that `metadata` is complete whatever it is needed for."""
+"""Where the other names are. All are imported together, so that `metadata` always has all tables and triggers."""
 
 
 def __getattr__(name: str) -> Any:

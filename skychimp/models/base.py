@@ -16,12 +16,12 @@ from sqlalchemy import (
     Integer,
     Interval,
     MetaData,
-    Table,
     TypeDecorator,
     event,
     literal_column,
     text,
 )
+from sqlalchemy import Table as CoreTable
 from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
@@ -92,7 +92,7 @@ def partial_index(name: str, *columns: str, where: ColumnElement[bool]) -> Index
     return Index(name, *columns, sqlite_where=where)
 
 
-def add_ddl(table: Table, statement: str, dialect: str) -> None:
+def add_ddl(table: CoreTable, statement: str, dialect: str) -> None:
     """Run a statement after a table is created in a database of this dialect: sqlite or postgresql."""
     ddl = DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
     event.listen(table, "after_create", ddl.execute_if(dialect=dialect))

@@ -1,7 +1,4 @@
-"""Describe the ledger: occurrences, deliveries and attempts, and the runs and mail servers behind them.
-
-The indexes with a condition contain only what is waiting or being sent. They stay small however long the ledger grows.
-"""
+"""Describe the ledger: occurrences, deliveries and attempts, and the runs and mail servers behind them."""
 
 from datetime import datetime
 

@@ -2,6 +2,8 @@
 
 Most commands read and write rows with these tables alone. The classes make objects of rows. They need SQLModel and
 SQLAlchemy's ORM, which take a third of the start-up time.
+
+The indexes with a condition contain only what is waiting or being sent. They stay small however long the ledger grows.
 """
 
 from sqlalchemy import (

@@ -3,12 +3,12 @@
 Only who creates tables needs this module.
 """
 
-from sqlalchemy import Table
+from sqlalchemy import Table as CoreTable
 
 from skychimp.models import tables
 from skychimp.models.base import add_ddl
 
-_WATCHED_COLUMNS: dict[str, dict[Table, tuple[str, ...]]] = {
+_WATCHED_COLUMNS: dict[str, dict[CoreTable, tuple[str, ...]]] = {
     "audience_version": {
         tables.client: ("owner_id", "address_key"),
         tables.client_tag: ("client_id", "tag"),
@@ -30,7 +30,7 @@ _UNWATCHED_CHANGES = {
 }
 
 
-def _sqlite_trigger(table: Table, change: str, version: str, columns: tuple[str, ...]) -> str:
+def _sqlite_trigger(table: CoreTable, change: str, version: str, columns: tuple[str, ...]) -> str:
     name = table.name
     old, new = (", ".join(f"{row}.{column}" for column in columns) for row in ("old", "new"))
     when = {
@@ -42,7 +42,7 @@ def _sqlite_trigger(table: Table, change: str, version: str, columns: tuple[str,
     return f"CREATE TRIGGER {name}_{change} AFTER {when} {renewal}"
 
 
-def _postgresql_trigger(table: Table, change: str, version: str, columns: tuple[str, ...]) -> str:
+def _postgresql_trigger(table: CoreTable, change: str, version: str, columns: tuple[str, ...]) -> str:
     """Return the SQL of a trigger that renews a version once per statement, however many rows that changes."""
     name = table.name
     named = ", ".join(columns)
