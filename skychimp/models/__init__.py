@@ -1,26 +1,16 @@
 """Define every table, its constraints and the values that its columns may have.
 
 Times are aware and in UTC. Uniqueness and allowed values are constraints of the database.
+
+`tables` has the tables themselves. The classes here make objects of their rows. They are imported when the first one is
+used, because they need SQLModel, which takes long to import.
 """
 
-from skychimp.models.base import Table, has_state, metadata, use_large_integers
-from skychimp.models.blog import DigestPost, Post
-from skychimp.models.clients import Client, ClientField, ClientTag, Consent, Segment
-from skychimp.models.deliveries import (
-    Attempt,
-    Content,
-    Delivery,
-    Intent,
-    Lease,
-    Occurrence,
-    RateCount,
-    RateSlot,
-    RelayState,
-    ReturnCount,
-    ReturnedMail,
-    Run,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from skychimp.models.enums import (
+    EVERYBODY,
     LEASED_STATES,
     UNFINISHED_STATES,
     WAITING_STATES,
@@ -37,14 +27,32 @@ from skychimp.models.enums import (
     ReturnedKind,
     SuppressionSource,
 )
-from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
-from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
-from skychimp.models.store_info import StoreInfo, TokenKey
-from skychimp.models.suppressions import EVERYBODY, Suppression
-from skychimp.models.users import AccountEmail, AuditEntry, Code, Login, LoginFailure, User
 from skychimp.roles import Role
 
-use_large_integers()
+if TYPE_CHECKING:
+    from skychimp.models.base import has_state, metadata
+    from skychimp.models.blog import DigestPost, Post
+    from skychimp.models.clients import Client, ClientField, ClientTag, Consent, Segment
+    from skychimp.models.deliveries import (
+        Attempt,
+        Content,
+        Delivery,
+        Intent,
+        Lease,
+        Occurrence,
+        RateCount,
+        RateSlot,
+        RelayState,
+        ReturnCount,
+        ReturnedMail,
+        Run,
+    )
+    from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
+    from skychimp.models.objects import Table
+    from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
+    from skychimp.models.store_info import StoreInfo, TokenKey
+    from skychimp.models.suppressions import Suppression
+    from skychimp.models.users import AccountEmail, AuditEntry, Code, Login, LoginFailure, User
 
 __all__ = [
     "EVERYBODY",
@@ -104,3 +112,27 @@ __all__ = [
     "has_state",
     "metadata",
 ]
+
+_MODULES = (
+    "base",
+    "triggers",
+    "blog",
+    "clients",
+    "deliveries",
+    "mailings",
+    "objects",
+    "rollups",
+    "store_info",
+    "suppressions",
+    "users",
+)
+"""Where the other names are. All are imported together, so that `metadata` always has all tables and triggers."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a class, or another of the names that are imported later."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module in [import_module(f"{__name__}.{module}") for module in _MODULES]:
+        globals().update({each: value for each, value in vars(module).items() if each in __all__})
+    return globals()[name]

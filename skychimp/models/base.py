@@ -1,23 +1,28 @@
-"""Build tables: the base class, the names of constraints, and columns and conditions that several tables share."""
+"""Build tables: the names of constraints, and the types, columns and conditions that several tables share."""
 
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     DDL,
     BigInteger,
     Column,
     ColumnElement,
+    DateTime,
+    Dialect,
     Enum,
     Index,
     Integer,
+    Interval,
     MetaData,
+    TypeDecorator,
     event,
     literal_column,
     text,
 )
 from sqlalchemy import Table as CoreTable
-from sqlmodel import SQLModel
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -30,13 +35,30 @@ metadata = MetaData(
 )
 
 
-class Table(SQLModel):
-    """The base class of every table."""
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time. It is stored in UTC. SQLite has no timezones, so it is stored there without one."""
 
-    metadata = metadata
-    # Pydantic's validators are expensive to build, and a command that only reads rows never uses them.
-    model_config = {"defer_build": True}
-    __table__: ClassVar[CoreTable]
+    impl = DateTime
+    cache_ok = True
+
+    def __init__(self) -> None:
+        super().__init__(timezone=True)
+
+    def coerce_compared_value(self, op: Any, value: object) -> TypeEngine[Any]:  # noqa: ARG002
+        """Return the type of what is added to a time or compared with it."""
+        return Interval() if isinstance(value, timedelta) else self
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return the time to store. Raises ValueError for a time without a timezone."""
+        if value is not None and value.utcoffset() is None:
+            raise ValueError("the time has no timezone")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return the time that was stored."""
+        if value is None or value.tzinfo is UTC:
+            return value
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def has_state(column: ColumnElement[Any], *states: StrEnum) -> ColumnElement[bool]:
@@ -59,7 +81,7 @@ def enum_column(states: type[StrEnum], name: str, *, nullable: bool = False, pri
         length=16,
         values_callable=lambda members: [member.value for member in members],
     )
-    return Column(kind, nullable=nullable, primary_key=primary_key)
+    return Column(name, kind, nullable=nullable, primary_key=primary_key)
 
 
 def partial_index(name: str, *columns: str, where: ColumnElement[bool]) -> Index:
@@ -84,6 +106,6 @@ def use_large_integers() -> None:
                 column.type = Integer().with_variant(BigInteger(), "postgresql")
 
 
-def version_column() -> Column[int]:
+def version_column(name: str) -> Column[int]:
     """Return a column for a random number that a trigger renews."""
-    return Column(BigInteger, nullable=False, server_default=text("0"))
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))

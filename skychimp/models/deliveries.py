@@ -1,62 +1,39 @@
-"""Define the tables of the ledger: occurrences, deliveries and attempts, and the runs and mail servers behind them.
-
-The indexes with a condition contain only what is waiting or being sent. They stay small however long the ledger grows.
-"""
+"""Describe the ledger: occurrences, deliveries and attempts, and the runs and mail servers behind them."""
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, UniqueConstraint, column, false, text
-from sqlmodel import Field
-
-from skychimp.models.base import Table, add_ddl, enum_column, has_state, partial_index
-from skychimp.models.enums import (
-    LEASED_STATES,
-    UNFINISHED_STATES,
-    WAITING_STATES,
-    DeliveryState,
-    Format,
-    OccurrenceState,
-    Outcome,
-    ReturnedKind,
-)
-
-_IS_UNFINISHED = has_state(column("state"), *UNFINISHED_STATES)
-_IS_WAITING = has_state(column("state"), *WAITING_STATES)
-_IS_LEASED = has_state(column("state"), *LEASED_STATES)
-_IS_UNKNOWN = has_state(column("state"), DeliveryState.UNKNOWN)
+from skychimp.models import tables
+from skychimp.models.enums import DeliveryState, Format, OccurrenceState, Outcome, ReturnedKind
+from skychimp.models.objects import Table
 
 
 class Occurrence(Table, table=True):
     """One due time of one mailing, with everything that its emails need as it was when the occurrence was opened."""
 
-    __tablename__ = "occurrence"
-    __table_args__ = (
-        UniqueConstraint("mailing_id", "due_local"),
-        partial_index("ix_occurrence_unfinished", "id", where=_IS_UNFINISHED),
-    )
-    id: int | None = Field(default=None, primary_key=True)
-    mailing_id: int = Field(foreign_key="mailing.id")
+    __table__ = tables.occurrence
+    id: int | None = None
+    mailing_id: int
     due_local: str
     due_at: datetime
-    state: OccurrenceState = Field(sa_column=enum_column(OccurrenceState, "state"))
+    state: OccurrenceState
     opened_at: datetime
     finished_at: datetime | None = None
     cursor: int = 0
     """While the occurrence is opening: the id of the last client whose turn has come."""
     subject: str = ""
     body: str = ""
-    format: Format = Field(sa_column=enum_column(Format, "format"))
+    format: Format
     html: str | None = None
     sender: str = ""
     return_path: str = ""
-    extras: str = Field(default="{}", sa_column_kwargs={"server_default": text("'{}'")})
+    extras: str = "{}"
     """A JSON object of what else is in its emails, from the settings: headers, links (composing.extras)."""
     timezone: str = "UTC"
     results_of: datetime | None = None
     """The `finished_at` for which the table `result` has this occurrence's figures."""
-    held_up_s: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    held_up_s: int = 0
     """For how many seconds it could not be sent, because a person or the mail server held it up."""
-    fields: str = Field(default="[]", sa_column_kwargs={"server_default": text("'[]'")})
+    fields: str = "[]"
     """A JSON list of the custom fields that its content uses."""
     canary_until: datetime | None = None
     """Until when only a sample of the clients gets it. None if there is no such sample, or it has been judged."""
@@ -65,16 +42,16 @@ class Occurrence(Table, table=True):
 class Content(Table, table=True):
     """The content that an occurrence had before it was changed, for emails that may have been sent with it."""
 
-    __tablename__ = "content"
-    id: int | None = Field(default=None, primary_key=True)
-    occurrence_id: int = Field(foreign_key="occurrence.id", index=True)
+    __table__ = tables.content
+    id: int | None = None
+    occurrence_id: int
     subject: str
     body: str
-    format: Format = Field(sa_column=enum_column(Format, "format"))
+    format: Format
     html: str | None = None
     sender: str
     return_path: str
-    extras: str = Field(default="{}", sa_column_kwargs={"server_default": text("'{}'")})
+    extras: str = "{}"
 
 
 class Delivery(Table, table=True):
@@ -83,18 +60,9 @@ class Delivery(Table, table=True):
     While a run sends it, its row stays as it was when the run took it: see `Lease` and `conditions.current_state`.
     """
 
-    __tablename__ = "delivery"
-    __table_args__ = (
-        UniqueConstraint("occurrence_id", "address_key"),
-        CheckConstraint(f"NOT ({_IS_LEASED})", name="stored_state"),
-        CheckConstraint(f"NOT ({_IS_WAITING}) OR next_try_at IS NOT NULL", name="waits_until"),
-        partial_index("ix_delivery_waiting", "occurrence_id", "next_try_at", where=_IS_WAITING),
-        partial_index("ix_delivery_unknown", "occurrence_id", "next_try_at", where=_IS_UNKNOWN),
-        # The Message-ID is made of the id, so an id must never be reused.
-        {"sqlite_autoincrement": True},
-    )
-    id: int | None = Field(default=None, primary_key=True)
-    occurrence_id: int = Field(foreign_key="occurrence.id")
+    __table__ = tables.delivery
+    id: int | None = None
+    occurrence_id: int
     client_id: int
     address: str
     address_key: str
@@ -102,7 +70,7 @@ class Delivery(Table, table=True):
     comment: str = ""
     tags: str = "[]"
     """A sorted JSON list."""
-    state: DeliveryState = Field(sa_column=enum_column(DeliveryState, "state"))
+    state: DeliveryState
     attempts: int = 0
     given_back: int = 0
     """The number of attempts that do not count as a try, such as one that met a limit of the mail server."""
@@ -112,7 +80,7 @@ class Delivery(Table, table=True):
     """When it expires, on a clock that stands still for the occurrence's `held_up_s`. None until it is deferred."""
     dated_at: datetime | None = None
     """The Date header of its email that may have arrived, which a resend repeats. None if there is no such email."""
-    content_id: int | None = Field(default=None, foreign_key="content.id")
+    content_id: int | None = None
     """The content that a resend repeats, None if that is the occurrence's."""
     fields: str | None = None
     """A JSON object of the client's fields that the occurrence's content uses, None if it uses none."""
@@ -123,14 +91,14 @@ class Delivery(Table, table=True):
 class ReturnedMail(Table, table=True):
     """A bounce or complaint that came back for a delivery. Rows are only added, and removed once they are old."""
 
-    __tablename__ = "returned_mail"
-    id: int | None = Field(default=None, primary_key=True)
-    digest: str = Field(unique=True)
+    __table__ = tables.returned_mail
+    id: int | None = None
+    digest: str
     """A hash of the report, by which it is counted once."""
-    delivery_id: int = Field(foreign_key="delivery.id", index=True)
-    address_hash: str = Field(index=True)
+    delivery_id: int
+    address_hash: str
     """The keyed hash of the delivery's address, as suppressions have it. It stays when a person is forgotten."""
-    kind: ReturnedKind = Field(sa_column=enum_column(ReturnedKind, "kind"))
+    kind: ReturnedKind
     at: datetime
     reply: str = ""
     """What the mail server said."""
@@ -144,16 +112,16 @@ class ReturnCount(Table, table=True):
     What came back counts if it named its delivery by a token, and once for a delivery and kind.
     """
 
-    __tablename__ = "return_count"
-    occurrence_id: int = Field(foreign_key="occurrence.id", primary_key=True, sa_column_kwargs={"autoincrement": False})
-    refused: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    bounced: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    soft_bounce: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    policy_bounce: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    complaint: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    held_for_bounces: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    __table__ = tables.return_count
+    occurrence_id: int
+    refused: int = 0
+    bounced: int = 0
+    soft_bounce: int = 0
+    policy_bounce: int = 0
+    complaint: int = 0
+    held_for_bounces: bool = False
     """Whether its mailing was held for the bounces. It is not held for them again."""
-    held_for_complaints: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    held_for_complaints: bool = False
 
 
 class Lease(Table, table=True):
@@ -162,48 +130,35 @@ class Lease(Table, table=True):
     A write under a lease that does not exist any more changes nothing. An id is never used again.
     """
 
-    __tablename__ = "lease"
-    __table_args__ = ({"sqlite_autoincrement": True},)
-    id: int | None = Field(default=None, primary_key=True)
+    __table__ = tables.lease
+    id: int | None = None
     run_id: int
-    occurrence_id: int = Field(foreign_key="occurrence.id")
+    occurrence_id: int
     delivery_ids: str
     """A JSON list."""
     leased_at: datetime | None = None
     """The Date header of its emails. A lease of an older version has none."""
 
 
-# What `json_each` is on SQLite. STRICT keeps the planner from looking into the function, so that it expects few rows:
-# otherwise it would read all deliveries rather than look up the named ones.
-add_ddl(
-    Lease.__table__,
-    "CREATE FUNCTION json_ids(list text) RETURNS TABLE (value bigint)"
-    " LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 10"
-    " AS $$ SELECT jsonb_array_elements_text(list::jsonb)::bigint $$",
-    "postgresql",
-)
-
-
 class Intent(Table, table=True):
     """A delivery whose final dot is about to be written, or was. Its lease's end removes the row."""
 
-    __tablename__ = "intent"
-    delivery_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    __table__ = tables.intent
+    delivery_id: int
     lease_id: int
 
 
 class Attempt(Table, table=True):
     """One attempt at one delivery, with the server's reply. Rows are only added."""
 
-    __tablename__ = "attempt"
-    __table_args__ = (UniqueConstraint("delivery_id", "number"),)
-    id: int | None = Field(default=None, primary_key=True)
-    delivery_id: int = Field(foreign_key="delivery.id")
+    __table__ = tables.attempt
+    id: int | None = None
+    delivery_id: int
     number: int
     """The attempt's number within its delivery, from 1."""
     started_at: datetime
     finished_at: datetime
-    outcome: Outcome = Field(sa_column=enum_column(Outcome, "outcome"))
+    outcome: Outcome
     phase: str = ""
     code: int | None = None
     enhanced: str = ""
@@ -215,18 +170,18 @@ class Attempt(Table, table=True):
 class Run(Table, table=True):
     """One sending process."""
 
-    __tablename__ = "run"
-    id: int | None = Field(default=None, primary_key=True)
+    __table__ = tables.run
+    id: int | None = None
     host: str
     pid: int
     started_at: datetime
-    heartbeat_at: datetime = Field(index=True)
-    ended_at: datetime | None = Field(default=None, index=True)
+    heartbeat_at: datetime
+    ended_at: datetime | None = None
     sent: int = 0
     deferred: int = 0
     failed: int = 0
     unknown: int = 0
-    host_id: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    host_id: str = ""
     """A random id of the host, as two may have the same name. "" on SQLite, where all runs are on one host."""
     mailing_id: int | None = None
     """The only mailing that it sends, None if it sends all."""
@@ -235,8 +190,8 @@ class Run(Table, table=True):
 class RelayState(Table, table=True):
     """A paused mail server: nothing is sent through it until its settings change or the next probe is due."""
 
-    __tablename__ = "relay_state"
-    relay: str = Field(primary_key=True)
+    __table__ = tables.relay_state
+    relay: str
     paused_at: datetime
     reason: str
     settings_hash: str
@@ -247,16 +202,15 @@ class RelayState(Table, table=True):
 class RateSlot(Table, table=True):
     """The only row of its table: when the next email may be sent by the rates that are spaced evenly."""
 
-    __tablename__ = "rate_slot"
-    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
-    id: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
+    __table__ = tables.rate_slot
+    id: int = 1
     next_at: datetime
 
 
 class RateCount(Table, table=True):
     """How many emails of a minute count in the rolling windows of the rates per hour and day."""
 
-    __tablename__ = "rate_count"
-    minute: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    __table__ = tables.rate_count
+    minute: int
     """The number of minutes since 1970 UTC."""
     emails: int

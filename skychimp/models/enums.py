@@ -134,3 +134,6 @@ UNFINISHED_STATES = (OccurrenceState.OPENING, OccurrenceState.OPEN)
 WAITING_STATES = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
 LEASED_STATES = (DeliveryState.CLAIMED, DeliveryState.SENDING)
 """They are not stored: see `store.conditions.current_state`."""
+
+EVERYBODY = 0
+"""The owner of a suppression that holds for the mail of all users."""

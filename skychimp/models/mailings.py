@@ -1,23 +1,21 @@
-"""Define the tables of messages and mailings."""
+"""Describe messages and mailings."""
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, column, false, text
-from sqlmodel import Field
-
-from skychimp.models.base import Table, enum_column, has_state, partial_index
+from skychimp.models import tables
 from skychimp.models.enums import CatchUp, Every, Format, MailingStatus
+from skychimp.models.objects import Table
 
 
 class Message(Table, table=True):
     """A subject and a body. It belongs to one user."""
 
-    __tablename__ = "message"
-    id: int | None = Field(default=None, primary_key=True)
-    owner_id: int = Field(foreign_key="user.id", index=True)
+    __table__ = tables.message
+    id: int | None = None
+    owner_id: int
     subject: str
     body: str
-    format: Format = Field(sa_column=enum_column(Format, "format"))
+    format: Format
     html: str | None = None
     """The HTML part, if the user wrote one. A Markdown body is rendered when it is sent."""
     digest: bool = False
@@ -29,36 +27,31 @@ class Message(Table, table=True):
 class Mailing(Table, table=True):
     """A message, an audience (see store.clients.audience), a schedule and a status."""
 
-    __tablename__ = "mailing"
-    __table_args__ = (
-        CheckConstraint("end_at > start_at", name="window"),
-        partial_index("ix_mailing_held", "id", where=column("held_at").is_not(None)),
-        partial_index("ix_mailing_running", "next_at", where=has_state(column("status"), MailingStatus.RUNNING)),
-    )
-    id: int | None = Field(default=None, primary_key=True)
-    owner_id: int = Field(foreign_key="user.id", index=True)
-    message_id: int | None = Field(default=None, foreign_key="message.id", index=True)
+    __table__ = tables.mailing
+    id: int | None = None
+    owner_id: int
+    message_id: int | None = None
     """None only in a deleted mailing."""
-    name: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    name: str = ""
     """What its owner calls it, "" if it has no name of its own."""
     all_clients: bool = False
-    topic: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    topic: str = ""
     """What a client can unsubscribe from, "" if that is all mail of the owner."""
     start_local: str
     """ISO 8601 local time in `timezone`, without an offset. Every due time is computed from it."""
     timezone: str
     start_at: datetime
-    end_at: datetime | None = Field(default=None, index=True)
-    every: Every = Field(sa_column=enum_column(Every, "every"))
-    catch_up: CatchUp = Field(default=CatchUp.LATEST, sa_column=enum_column(CatchUp, "catch_up"))
+    end_at: datetime | None = None
+    every: Every
+    catch_up: CatchUp = CatchUp.LATEST
     grace: int | None = None
     """How many seconds late an occurrence may still be sent. None is the period's default (recurrence.GRACE)."""
-    status: MailingStatus = Field(sa_column=enum_column(MailingStatus, "status"))
-    next_at: datetime | None = Field(default=None, index=True)
+    status: MailingStatus
+    next_at: datetime | None = None
     """The next due time that has no occurrence yet."""
     created_at: datetime
     disabled_at: datetime | None = None
-    disabled_by_id: int | None = Field(default=None, foreign_key="user.id")
+    disabled_by_id: int | None = None
     """None if the system disabled it."""
     disabled_reason: str | None = None
     deleted_at: datetime | None = None
@@ -67,28 +60,28 @@ class Mailing(Table, table=True):
     held_reason: str | None = None
     held_settings: str | None = None
     """A hash of the settings that were refused. With others, the mailing goes on."""
-    transactional: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    transactional: bool = False
     """Whether its emails do not say that they are bulk mail, and have no unsubscribe headers."""
-    canary: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    canary: str = ""
     """How many of its clients get each occurrence first, as a number or `1%`. "" if all get it at once."""
-    canary_wait_s: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    canary_wait_s: int = 0
     """For how many seconds the others wait."""
 
 
 class MailingClient(Table, table=True):
     """A client that a mailing names."""
 
-    __tablename__ = "mailing_client"
-    mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
-    client_id: int = Field(sa_column=Column(ForeignKey("client.id", ondelete="CASCADE"), primary_key=True, index=True))
+    __table__ = tables.mailing_client
+    mailing_id: int
+    client_id: int
 
 
 class MailingTag(Table, table=True):
     """A tag whose clients a mailing is sent to."""
 
-    __tablename__ = "mailing_tag"
-    mailing_id: int = Field(foreign_key="mailing.id", primary_key=True)
-    tag: str = Field(primary_key=True)
+    __table__ = tables.mailing_tag
+    mailing_id: int
+    tag: str
 
 
 class MailingFilter(Table, table=True):
@@ -97,10 +90,10 @@ class MailingFilter(Table, table=True):
     It has a tag, a segment or an expression.
     """
 
-    __tablename__ = "mailing_filter"
-    id: int | None = Field(default=None, primary_key=True)
-    mailing_id: int = Field(foreign_key="mailing.id", index=True)
+    __table__ = tables.mailing_filter
+    id: int | None = None
+    mailing_id: int
     leaves_out: bool
     tag: str | None = None
-    segment_id: int | None = Field(default=None, foreign_key="segment.id", index=True)
+    segment_id: int | None = None
     expression: str | None = None

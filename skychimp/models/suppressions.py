@@ -1,15 +1,10 @@
-"""Define the table of suppressions."""
+"""Describe suppressions."""
 
 from datetime import datetime
 
-from sqlalchemy import Index, UniqueConstraint
-from sqlmodel import Field
-
-from skychimp.models.base import Table, enum_column
+from skychimp.models import tables
 from skychimp.models.enums import SuppressionSource
-
-EVERYBODY = 0
-"""The owner of a suppression that holds for the mail of all users."""
+from skychimp.models.objects import Table
 
 
 class Suppression(Table, table=True):
@@ -18,9 +13,8 @@ class Suppression(Table, table=True):
     A domain is kept like an address, with an empty local part: `@example.org`.
     """
 
-    __tablename__ = "suppression"
-    __table_args__ = (UniqueConstraint("address_hash", "owner_id", "topic"), Index(None, "address_key"))
-    id: int | None = Field(default=None, primary_key=True)
+    __table__ = tables.suppression
+    id: int | None = None
     owner_id: int
     """Whose mail it holds for: a user's, or EVERYBODY."""
     topic: str = ""
@@ -32,7 +26,7 @@ class Suppression(Table, table=True):
     """None once the person was forgotten. It is known again as soon as a client has the address."""
     reason: str
     """`unsubscribed`, `complaint`, `bounce`, or a text."""
-    source: SuppressionSource = Field(sa_column=enum_column(SuppressionSource, "source"))
+    source: SuppressionSource
     at: datetime
     note: str = ""
     until: datetime | None = None

@@ -9,22 +9,22 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Row, event, select
+from sqlalchemy import Row, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session
 
 from skychimp.config import shared
 from skychimp.errors import SkychimpError
 from skychimp.listed import Listed
-from skychimp.models import AuditEntry, User
+from skychimp.models import tables
 from skychimp.permissions import ANONYMOUS, Action, Actor, Scope, authorize
 from skychimp.services import paging, system_log
 from skychimp.services.listing import ListOptions, apply, checked_search, matches_id_or_email
 from skychimp.store.database import Store
+from skychimp.store.session import Session, call_after_commit
 from skychimp.store.sql import Nullable
 
-_A = AuditEntry.__table__
-_U = User.__table__
+_A = tables.audit_entry
+_U = tables.user
 
 _views: WeakKeyDictionary[Store, set[tuple[int, str, int | None, str]]] = WeakKeyDictionary()
 """The views of others' objects that are recorded already: a command reads some objects more than once."""
@@ -57,9 +57,9 @@ def record(db: Session, actor: Actor, action: str, kind: str, object_id: int | N
     `kind` is the object's table. `detail` must contain no secret and no address of a client.
     """
     entry = _new_entry(actor, action, kind, object_id, detail)
-    db.add(entry)
+    db.execute(insert(_A).values(entry))
     line = _log_line(entry, actor)
-    event.listen(db, "after_commit", lambda _db: system_log.write(line), once=True)
+    call_after_commit(db, lambda: system_log.write(line))
 
 
 def record_if_possible(
@@ -131,15 +131,16 @@ def _audit_info(row: Row[Any]) -> AuditInfo:
     return AuditInfo(row.id, row.at, row.email, row.action, row.object, row.object_id, row.detail)
 
 
-def _new_entry(actor: Actor, action: str, kind: str, object_id: int | None, detail: str) -> AuditEntry:
-    return AuditEntry(
-        at=datetime.now(UTC),
-        actor_id=actor.user_id or None,
-        action=action,
-        object=kind,
-        object_id=object_id,
-        detail=_with_caller(detail),
-    )
+def _new_entry(actor: Actor, action: str, kind: str, object_id: int | None, detail: str) -> dict[str, Any]:
+    """Return the values of a new row."""
+    return {
+        "at": datetime.now(UTC),
+        "actor_id": actor.user_id or None,
+        "action": action,
+        "object": kind,
+        "object_id": object_id,
+        "detail": _with_caller(detail),
+    }
 
 
 def _with_caller(detail: str) -> str:
@@ -148,12 +149,7 @@ def _with_caller(detail: str) -> str:
     return detail if caller is None else ", ".join(filter(None, (detail, f"sudo: {caller.name[:100]}")))
 
 
-def _log_line(entry: AuditEntry, actor: Actor) -> str:
-    return system_log.format_line(
-        at=entry.at.isoformat(timespec="milliseconds"),
-        actor=actor.email or None,
-        action=entry.action,
-        object=entry.object,
-        object_id=entry.object_id,
-        detail=entry.detail,
-    )
+def _log_line(entry: dict[str, Any], actor: Actor) -> str:
+    at = entry["at"].isoformat(timespec="milliseconds")
+    described = {name: entry[name] for name in ("action", "object", "object_id", "detail")}
+    return system_log.format_line(at=at, actor=actor.email or None, **described)

@@ -10,11 +10,11 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from sqlalchemy import Row, Select, func, select
-from sqlmodel import Session
 
 from skychimp.listed import Listed
 from skychimp.services.listing import ListOptions
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 
 Info = TypeVar("Info")

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, select, true
 
 from skychimp.errors import Denied, NotFound, SkychimpError
-from skychimp.models import Client, Delivery, Login, Mailing, Message, Occurrence, User
+from skychimp.models import tables
 from skychimp.permissions import Actor
 from skychimp.services import audit
 from skychimp.services.listing import matches_id_or_email
@@ -18,13 +18,13 @@ from skychimp.store.database import Store
 
 REFUSED, NOT_FOUND = "refused", "not found"
 
-_C = Client.__table__
-_D = Delivery.__table__
-_L = Login.__table__
-_M = Mailing.__table__
-_MSG = Message.__table__
-_O = Occurrence.__table__
-_U = User.__table__
+_C = tables.client
+_D = tables.delivery
+_L = tables.login
+_M = tables.mailing
+_MSG = tables.message
+_O = tables.occurrence
+_U = tables.user
 
 _OWNED = {
     "client": (_C, _C.c.owner_id),

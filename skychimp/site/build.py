@@ -13,7 +13,7 @@ from sqlalchemy import select
 from skychimp import markdown
 from skychimp.config.settings import Settings
 from skychimp.errors import StoreFailed
-from skychimp.models import StoreInfo
+from skychimp.models import tables
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.blog import images, posts
 from skychimp.services.blog.posts import PostDetail
@@ -97,7 +97,7 @@ def _picture(store: Store, post: PostDetail) -> Picture | None:
 
 def _secret(store: Store) -> bytes:
     with store.read() as db:
-        return db.scalar(select(StoreInfo.__table__.c.secret)) or b""
+        return db.scalar(select(tables.store_info.c.secret)) or b""
 
 
 def _permanent_id(secret: bytes, name: str) -> str:

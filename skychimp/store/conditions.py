@@ -13,29 +13,22 @@ from sqlalchemy import BindParameter, ColumnElement, and_, case, exists, func, l
 from skychimp.models import (
     UNFINISHED_STATES,
     WAITING_STATES,
-    Attempt,
-    Delivery,
     DeliveryState,
-    Intent,
-    Lease,
-    Mailing,
     MailingStatus,
-    Occurrence,
     Outcome,
-    StoreInfo,
-    User,
-    has_state,
+    tables,
 )
+from skychimp.models.base import has_state
 from skychimp.store.sql import ids_in
 
-_O = Occurrence.__table__
-_D = Delivery.__table__
-_A = Attempt.__table__
-_I = Intent.__table__
-_L = Lease.__table__
-_M = Mailing.__table__
-_U = User.__table__
-_INFO = StoreInfo.__table__
+_O = tables.occurrence
+_D = tables.delivery
+_A = tables.attempt
+_I = tables.intent
+_L = tables.lease
+_M = tables.mailing
+_U = tables.user
+_INFO = tables.store_info
 
 
 # Mailings

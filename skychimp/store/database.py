@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine
-from sqlmodel import Session
+
+from skychimp.store.session import Session, transaction
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 """The dialects, as SQLAlchemy names them."""
@@ -73,7 +74,7 @@ class Store(ABC):
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """Open a transaction that sees the store as it is at one moment. Raises StoreFailed."""
-        with self.translate_errors(), Session(self.engine, expire_on_commit=False) as db, db.begin():
+        with self.translate_errors(), transaction(self.engine) as db:
             yield db
 
     @contextlib.contextmanager
@@ -82,7 +83,7 @@ class Store(ABC):
 
         It takes the store's lock at once, so that nothing it reads can change before it writes.
         """
-        with self.translate_errors(), Session(self._writer, expire_on_commit=False) as db, db.begin():
+        with self.translate_errors(), transaction(self._writer) as db:
             yield db
 
     def write_in_batches(self, step: Callable[[Session], bool]) -> None:

@@ -23,23 +23,19 @@ from sqlalchemy import (
 )
 
 from skychimp.models import (
-    Attempt,
-    Delivery,
     DeliveryState,
-    Mailing,
     MailingStatus,
-    Occurrence,
     OccurrenceState,
-    RelayState,
+    tables,
 )
 from skychimp.store import queue
 from skychimp.store.conditions import awaits_resend, has_waiting_state, is_before_end, is_unfinished
 
-_A = Attempt.__table__
-_D = Delivery.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_R = RelayState.__table__
+_A = tables.attempt
+_D = tables.delivery
+_M = tables.mailing
+_O = tables.occurrence
+_R = tables.relay_state
 
 _UNSENT_STATES = (OccurrenceState.MISSED, OccurrenceState.SKIPPED)
 

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, exists, select, true, update
 
-from skychimp.models import Mailing, MailingStatus, Occurrence, OccurrenceState, StoreInfo, has_state
+from skychimp.models import MailingStatus, OccurrenceState, tables
+from skychimp.models.base import has_state
 from skychimp.store.conditions import is_enabled, is_unfinished
 
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_O = tables.occurrence
+_M = tables.mailing
 
 AFTER_RESTORE, AFTER_FAILOVER, AFTER_COPY = "after a restore", "after a fail-over", "as it is a copy"
 
@@ -21,7 +22,7 @@ def is_held(db: Connection) -> bool:
 
 def why_held(db: Connection) -> str | None:
     """Return since what the store is on hold, such as "after a restore", or None if it is not."""
-    info = StoreInfo.__table__.c
+    info = tables.store_info.c
     row = db.execute(select(info.held_at, info.held_reason)).one_or_none()
     return None if row is None or row.held_at is None else row.held_reason or AFTER_RESTORE
 
@@ -29,15 +30,15 @@ def why_held(db: Connection) -> str | None:
 def hold(db: Connection, reason: str, now: datetime, *, blind: bool) -> None:
     """Put the store on hold. `blind` says that it is not known what else was sent from it."""
     values = {"held_at": now, "held_blind": blind, "held_reason": reason, "database_id": None}
-    db.execute(update(StoreInfo.__table__).values(values))
+    db.execute(update(tables.store_info).values(values))
 
 
 def release(db: Connection, now: datetime) -> None:
     """End the store's hold."""
-    held_at = db.scalar(select(StoreInfo.__table__.c.held_at))
+    held_at = db.scalar(select(tables.store_info.c.held_at))
     if held_at is not None:
         add_time_held_up(db, true(), held_at, now)
-    db.execute(update(StoreInfo.__table__).values(held_at=None, held_blind=None, held_reason=None))
+    db.execute(update(tables.store_info).values(held_at=None, held_blind=None, held_reason=None))
 
 
 def disable_mailing(db: Connection, mailing_id: int, reason: str, now: datetime, by: int | None = None) -> None:

@@ -29,18 +29,11 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect, make_url
 
 from skychimp.models import (
-    Attempt,
-    Delivery,
     DeliveryState,
-    Intent,
-    Lease,
-    Mailing,
-    Occurrence,
     Outcome,
-    ReturnedMail,
-    StoreInfo,
-    has_state,
+    tables,
 )
+from skychimp.models.base import has_state
 from skychimp.store import queue
 from skychimp.store.clients import bad_addresses, suppressions
 from skychimp.store.clients.bad_addresses import BadAddress
@@ -50,13 +43,13 @@ from skychimp.store.occurrences import return_counts
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.sql import id_list, ids_in, insert_or
 
-_D = Delivery.__table__
-_A = Attempt.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
-_R = ReturnedMail.__table__
-_I = Intent.__table__
-_L = Lease.__table__
+_D = tables.delivery
+_A = tables.attempt
+_O = tables.occurrence
+_M = tables.mailing
+_R = tables.returned_mail
+_I = tables.intent
+_L = tables.lease
 
 ERASED = "erased"
 """Replaces an address and a server's wording in the ledger."""
@@ -259,7 +252,7 @@ def delete_old_attempts(db: Connection, before: datetime, batch: int = 5_000) ->
 
 def _counted_attempts(limit: int) -> Select[tuple[int, datetime]]:
     """Return the query for the oldest attempts, without the last one that is counted."""
-    counted_to = select(StoreInfo.__table__.c.counted_to).scalar_subquery()
+    counted_to = select(tables.store_info.c.counted_to).scalar_subquery()
     return select(_A.c.id, _A.c.finished_at).where(_A.c.id < counted_to).order_by(_A.c.id).limit(limit)
 
 

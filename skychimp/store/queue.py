@@ -31,19 +31,13 @@ from sqlalchemy import (
 )
 
 from skychimp.models import (
-    Attempt,
-    Client,
-    Delivery,
     DeliveryState,
-    Intent,
-    Lease,
-    Mailing,
     MailingStatus,
-    Occurrence,
     OccurrenceState,
     Outcome,
-    has_state,
+    tables,
 )
+from skychimp.models.base import has_state
 from skychimp.store.clients import audience, suppressions
 from skychimp.store.conditions import (
     awaits_a_try,
@@ -61,13 +55,13 @@ from skychimp.store.database import POSTGRESQL
 from skychimp.store.occurrences import canary
 from skychimp.store.sql import id_list, ids_in, json_list
 
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
-_C = Client.__table__
-_A = Attempt.__table__
-_L = Lease.__table__
-_I = Intent.__table__
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
+_C = tables.client
+_A = tables.attempt
+_L = tables.lease
+_I = tables.intent
 
 # These, and the cached functions below, are built once, as every lease uses them: building them takes milliseconds.
 _INSERT_LEASE = insert(_L).returning(_L.c.id)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, exists, select, true, update
 
-from skychimp.models import RelayState
+from skychimp.models import tables
 from skychimp.store import holds
 from skychimp.store.sql import insert_or
 
-_R = RelayState.__table__
+_R = tables.relay_state
 
 FIRST_PROBE = timedelta(minutes=15)
 LAST_PROBE = timedelta(hours=4)

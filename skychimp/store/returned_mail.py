@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, delete, func, or_, select
 
-from skychimp.models import Client, Delivery, DeliveryState, Mailing, Occurrence, ReturnedKind, ReturnedMail
+from skychimp.models import DeliveryState, ReturnedKind, tables
 from skychimp.store.conditions import was_sent
 from skychimp.store.ledger import storable
 from skychimp.store.occurrences import return_counts
 from skychimp.store.sql import id_list, insert_or
 
-_C = Client.__table__
-_R = ReturnedMail.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_C = tables.client
+_R = tables.returned_mail
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
 
 MOST_OF_DELIVERY = 20
 """How many reports about one delivery are kept, as whoever has its token can send any number."""

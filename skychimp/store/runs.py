@@ -21,12 +21,12 @@ from sqlalchemy import Connection, Row, case, delete, func, insert, or_, select,
 
 from skychimp import files
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
-from skychimp.models import Lease, Run
+from skychimp.models import tables
 from skychimp.shell import run_line_hint
 from skychimp.store.database import SQLITE
 
-_RUN = Run.__table__
-_L = Lease.__table__
+_RUN = tables.run
+_L = tables.lease
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
 

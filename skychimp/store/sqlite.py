@@ -16,13 +16,13 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlmodel import Session
 
 from skychimp import files
 from skychimp.errors import Conflict, StoreFailed, StoreUnwritable
 from skychimp.shell import run_hint
 from skychimp.store import free_space, place, sqlite_errors
 from skychimp.store.database import BUSY_TIMEOUT_MS, SHORT_TIMEOUT_MS, SQLITE, Driver, Store, driver_of
+from skychimp.store.session import Session, transaction
 from skychimp.text import folded
 
 SAFE_WAL_VERSION = (3, 51, 3)
@@ -63,7 +63,7 @@ class SqliteStore(Store):
             assert driver_connection is not None
             driver_connection.execute(f"PRAGMA busy_timeout = {SHORT_TIMEOUT_MS}")
             try:
-                with Session(connection, expire_on_commit=False) as db, db.begin():
+                with transaction(connection) as db:
                     yield db
             finally:
                 driver_connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from skychimp.errors import Conflict
-from skychimp.models import StoreInfo, TokenKey
+from skychimp.models import tables
 
-_K = TokenKey.__table__
+_K = tables.token_key
 
 KEPT_FOR = timedelta(days=60)
 MAX_NUMBER = 255
@@ -35,7 +35,7 @@ def replace(db: Connection, now: datetime) -> int:
 
     Raises Conflict if all numbers are in use.
     """
-    db.execute(select(StoreInfo.__table__.c.id).with_for_update())  # one after the other
+    db.execute(select(tables.store_info.c.id).with_for_update())  # one after the other
     db.execute(delete(_K).where(_K.c.replaced_at <= now - KEPT_FOR))
     last = db.scalar(select(func.max(_K.c.number))) or 0
     used = set(db.scalars(select(_K.c.number)))

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import event
 
-from skychimp.models import Suppression
+from skychimp.models import tables
 from skychimp.store.database import SQLITE, Store
 
-_SUPPRESSION_COLUMNS = frozenset(Suppression.__table__.c.keys())
+_SUPPRESSION_COLUMNS = frozenset(tables.suppression.c.keys())
 
 _DELIVERY_COLUMNS = frozenset({
     "id", "occurrence_id", "client_id", "address", "address_key", "address_hash", "state", "attempts", "next_try_at",

@@ -21,15 +21,13 @@ def hello(name: str = "you") -> None:
     print(name)
 app()
 """
+LIBRARIES = "import typer, sqlmodel, rich.table"
 PAIRS = (
     ("--version", "import typer", 1.3, [PROGRAM, "--version"], ["-c", "import typer"]),
     ("--help", "--help of a Typer app with one command", 1.25, [PROGRAM, "--help"], ["-c", ONE_COMMAND, "--help"]),
-    (
-        "clients list",
-        "import typer, sqlmodel, rich.table",
-        1.25,
-        [PROGRAM, "clients", "list"],
-        ["-c", "import typer, sqlmodel, rich.table"],
+    *(
+        (command, LIBRARIES, limit, [PROGRAM, *command.split()], ["-c", LIBRARIES])
+        for command, limit in (("clients list", 1.0), ("mailings list", 1.0), ("stats", 1.0), ("run", 1.1))
     ),
 )
 

@@ -57,13 +57,12 @@ def run(
     """
     from skychimp.delivery.sending.outcomes import RunStats
     from skychimp.delivery.sending.runner import AlreadySending
-    from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
     context.is_unattended = True
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
-    mailing_id = None if mailing is None else mailings.require_mailing(context.store, mailing)
+    mailing_id = None if mailing is None else _require_mailing(context, mailing)
     if dry_run or plan:
         _show_forecast(context, mailing_id, shows_left_out=plan, limit=limit)
         return
@@ -82,6 +81,12 @@ def run(
     status = exit_status(stats)
     if status:
         raise typer.Exit(status)
+
+
+def _require_mailing(context: Context, name: str) -> int:
+    from skychimp.services.mailings import mailings
+
+    return mailings.require_mailing(context.store, name)
 
 
 def send(context: Context, mailing_id: int | None = None, limit: int | None = None, *, join: bool = True) -> "RunStats":

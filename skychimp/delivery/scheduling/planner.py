@@ -12,7 +12,7 @@ from skychimp.delivery.composing import digest
 from skychimp.delivery.scheduling import recurrence
 from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
 from skychimp.fields import dump_names
-from skychimp.models import CatchUp, Every, Format, Mailing, MailingStatus, Message, Occurrence, OccurrenceState
+from skychimp.models import CatchUp, Every, Format, MailingStatus, OccurrenceState, tables
 from skychimp.store import holds
 from skychimp.store.clients import fields
 from skychimp.store.conditions import is_sendable
@@ -21,6 +21,7 @@ from skychimp.store.occurrences.progress import NOTHING_READ, Progress, Unfinish
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.compose import MessageContent
+    from skychimp.models import Mailing
 
 FIRST_DIGEST_PERIOD = {
     Every.ONCE: timedelta(days=31),
@@ -30,9 +31,9 @@ FIRST_DIGEST_PERIOD = {
 }
 """How long before its mailing's creation a first digest begins."""
 
-_M = Mailing.__table__
-_MSG = Message.__table__
-_O = Occurrence.__table__
+_M = tables.mailing
+_MSG = tables.message
+_O = tables.occurrence
 
 
 class DueMailing(NamedTuple):
@@ -196,7 +197,7 @@ def has_new_posts(db: Connection, mailing: DueMailing, now: datetime) -> bool:
     return bool(mailing.replaces) or bool(digest_posts.find_new_posts(db, mailing.id, _digest_start(db, mailing), now))
 
 
-def schedule_of(mailing: Mailing | Row[tuple[()]]) -> Schedule:
+def schedule_of(mailing: "Mailing | Row[tuple[()]]") -> Schedule:
     """Return the schedule of a mailing's row."""
     start = datetime.fromisoformat(mailing.start_local)
     return Schedule(start, mailing.timezone, Every(mailing.every), mailing.end_at)

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Row, select, update
 
 from skychimp.delivery.scheduling import planner, recurrence
-from skychimp.models import Mailing, Occurrence, StoreInfo
+from skychimp.models import tables
 
 log = logging.getLogger("skychimp")
 
@@ -31,9 +31,9 @@ _EMPTY_FILE = (
 )
 """A zone's file without changes of the clock and without its footer (RFC 9636, section 3)."""
 
-_INFO = StoreInfo.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_INFO = tables.store_info
+_M = tables.mailing
+_O = tables.occurrence
 
 
 def update_due_times(db: Connection) -> int:

@@ -13,7 +13,7 @@ from skychimp.delivery.composing import extras, settings_extras
 from skychimp.delivery.composing.settings_extras import MailingTraits
 from skychimp.delivery.scheduling import planner
 from skychimp.errors import ClockBehind
-from skychimp.models import Delivery, Lease, Mailing, Occurrence, OccurrenceState, StoreInfo
+from skychimp.models import OccurrenceState, tables
 from skychimp.store import holds, queue, runs, token_keys
 from skychimp.store.conditions import has_waiting_state, is_sendable, is_unfinished, is_unknown
 from skychimp.store.occurrences import canary, sweeping
@@ -24,9 +24,9 @@ from skychimp.store.postgres import failover
 
 log = logging.getLogger("skychimp")
 
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_D = Delivery.__table__
+_M = tables.mailing
+_O = tables.occurrence
+_D = tables.delivery
 
 HEARTBEAT_DELAY = timedelta(seconds=10)
 """How much later than the newest heartbeat the present time may be, when other machines are judged by theirs."""
@@ -81,7 +81,7 @@ def find_due_work(
         return DueWork(clock_error=clock_error)
     failover.check(db, store_file, now)
     _recover_dead_runs(db, now, store_file, unknown_after, relay)
-    secret = db.scalar(select(StoreInfo.__table__.c.secret)) or b""
+    secret = db.scalar(select(tables.store_info.c.secret)) or b""
     pause_reason = read_pause(db, secret)
     holds.release_mailings(db, settings_hash(), now)
     judged = canary.judge(db, now, canaries, settings.delivery.canary_failure_rate) if canaries else ()
@@ -114,7 +114,7 @@ def next_due_at(db: Connection, now: datetime) -> datetime:
 
     It is at most LONGEST_QUIET later.
     """
-    is_sending = select(exists().select_from(Lease.__table__))  # or it has died: only its lock tells that
+    is_sending = select(exists().select_from(tables.lease))  # or it has died: only its lock tells that
     if db.scalar(is_sending) or runs.clock_behind(db, now) is not None:
         return now
     latest = now + LONGEST_QUIET

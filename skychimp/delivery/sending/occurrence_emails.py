@@ -19,7 +19,7 @@ from skychimp.delivery.sending import replies
 from skychimp.delivery.sending.retry_policy import RetryPolicy, has_too_many_failures
 from skychimp.errors import InvalidValue
 from skychimp.fields import parse_fields
-from skychimp.models import Content, Mailing, Occurrence
+from skychimp.models import tables
 from skychimp.return_rates import Rate, RateKind
 from skychimp.store import token_keys
 from skychimp.store.database import Store
@@ -29,8 +29,8 @@ from skychimp.store.queue import ClaimedDelivery
 from skychimp.text import count_of
 from skychimp.transport.interfaces import OutgoingEmail
 
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_O = tables.occurrence
+_M = tables.mailing
 
 ALIKE_IN_A_ROW, ALIKE_IN_ALL = 5, 3
 """How many refusals in the same words are a pattern."""
@@ -188,7 +188,7 @@ def load_occurrence_emails(
     keys = token_keys.read(db, now)
     opening.change_content(db, occurrence_id, looked_to, **_present_values(db, occurrence_id, settings, keys))
     row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
-    contents = db.execute(select(Content.__table__).where(Content.__table__.c.occurrence_id == occurrence_id)).all()
+    contents = db.execute(select(tables.content).where(tables.content.c.occurrence_id == occurrence_id)).all()
     older = {content.id: _compile(content, row, keys) for content in contents}
     return OccurrenceEmails(
         row.mailing_id,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmodel import Session, select
+from sqlmodel import select
 
 from skychimp import addresses
 from skychimp.addresses import Address
@@ -25,6 +25,7 @@ from skychimp.services import audit
 from skychimp.services.accounts import code_emails, codes, login_throttle, passwords, session_rule, sessions, unverified
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import MAX_NAME_LENGTH, one_line
 
 SaveToken = Callable[[str], None]

@@ -7,8 +7,6 @@ transaction that decides what it says, and sent after that.
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmodel import Session
-
 from skychimp.addresses import Address
 from skychimp.config.settings import Settings
 from skychimp.errors import RelayError
@@ -16,6 +14,7 @@ from skychimp.models import CodePurpose, User
 from skychimp.services.accounts import codes, email_limits
 from skychimp.services.accounts.email_kinds import KINDS_WITH_CODE, EmailKind, kind_of_answer
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ import hashlib
 import hmac
 import secrets
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlmodel import Session, col, delete, select, update
+from sqlalchemy import Row, delete, insert, select, update
 
-from skychimp.models import Code, CodePurpose, StoreInfo
+from skychimp.models import CodePurpose, tables
+from skychimp.store.session import Session
+
+_C = tables.code
 
 LIFETIME = timedelta(minutes=15)
 MAX_TRIES = 5
@@ -36,17 +39,14 @@ def issue(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> Iss
     """Issue a new code that replaces the user's earlier ones."""
     invalidate(db, user_id, purpose)
     text = generate()
-    code = Code(
+    code = insert(_C).values(
         user_id=user_id,
         purpose=purpose,
         code_hash=_hash(db, user_id, purpose, text),
         created_at=now,
         expires_at=now + LIFETIME,
     )
-    db.add(code)
-    db.flush()
-    assert code.id is not None
-    return IssuedCode(code.id, text)
+    return IssuedCode(db.execute(code.returning(_C.c.id)).scalar_one(), text)
 
 
 def check(db: Session, user_id: int, purpose: CodePurpose, text: str, now: datetime) -> bool:
@@ -75,17 +75,17 @@ def count_try(db: Session, user_id: int, purpose: CodePurpose, now: datetime) ->
 
 def invalidate(db: Session, user_id: int, purpose: CodePurpose) -> None:
     """Make all of a user's codes for this purpose invalid."""
-    db.exec(update(Code).where(col(Code.user_id) == user_id, col(Code.purpose) == purpose).values(tries=MAX_TRIES))
+    db.execute(update(_C).where(_C.c.user_id == user_id, _C.c.purpose == purpose).values(tries=MAX_TRIES))
 
 
 def withdraw(db: Session, code_id: int) -> None:
     """Delete a code whose email was not sent."""
-    db.exec(delete(Code).where(col(Code.id) == code_id))
+    db.execute(delete(_C).where(_C.c.id == code_id))
 
 
 def delete_expired(db: Session, now: datetime) -> None:
     """Delete the codes that have expired."""
-    db.exec(delete(Code).where(col(Code.expires_at) <= now))
+    db.execute(delete(_C).where(_C.c.expires_at <= now))
 
 
 def looks_complete(text: str) -> bool:
@@ -93,24 +93,15 @@ def looks_complete(text: str) -> bool:
     return len(_normalized(text)) == LENGTH
 
 
-def _find_valid(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> Code | None:
-    return db.exec(
-        select(Code).where(
-            Code.user_id == user_id,
-            Code.purpose == purpose,
-            col(Code.used_at).is_(None),
-            Code.expires_at > now,
-            Code.tries < MAX_TRIES,
-        )
-    ).first()
+def _find_valid(db: Session, user_id: int, purpose: CodePurpose, now: datetime) -> Row[Any] | None:
+    is_valid = (_C.c.used_at.is_(None), _C.c.expires_at > now, _C.c.tries < MAX_TRIES)
+    return db.execute(select(_C).where(_C.c.user_id == user_id, _C.c.purpose == purpose, *is_valid)).first()
 
 
-def _change(db: Session, valid: Code, **values: object) -> bool:
+def _change(db: Session, valid: Row[Any], **values: object) -> bool:
     """Change a code, and return whether it was done. Of several processes that read the same row, one changes it."""
-    unchanged = update(Code).where(
-        col(Code.id) == valid.id, col(Code.used_at).is_(None), col(Code.tries) == valid.tries
-    )
-    return db.exec(unchanged.values(**values)).rowcount == 1
+    unchanged = update(_C).where(_C.c.id == valid.id, _C.c.used_at.is_(None), _C.c.tries == valid.tries)
+    return db.connection().execute(unchanged.values(**values)).rowcount == 1
 
 
 def _normalized(text: str) -> str:
@@ -119,6 +110,6 @@ def _normalized(text: str) -> str:
 
 
 def _hash(db: Session, user_id: int, purpose: CodePurpose, text: str) -> str:
-    key = db.exec(select(StoreInfo.secret)).one()[:64]
+    key = db.execute(select(tables.store_info.c.secret)).scalar_one()[:64]
     data = f"{user_id} {purpose} {_normalized(text)}".encode(errors="surrogateescape")
     return hashlib.blake2b(data, key=key, person=b"skychimp code", digest_size=32).hexdigest()

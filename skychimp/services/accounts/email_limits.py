@@ -7,10 +7,11 @@ an address has an account. So a limit does not reveal accounts, but at most that
 import hashlib
 from datetime import datetime, timedelta
 
-from sqlmodel import Session, col, delete, func, or_, select
+from sqlmodel import col, delete, func, or_, select
 
 from skychimp.errors import Denied
 from skychimp.models import AccountEmail, CodePurpose, StoreInfo
+from skychimp.store.session import Session
 
 MAX_PER_MAILBOX = 3
 """Emails per hour to one mailbox, for each purpose."""

@@ -7,11 +7,16 @@ minutes only, and never out of a running session or a password reset.
 
 from datetime import datetime, timedelta
 from math import ceil
+from typing import Any
 
-from sqlmodel import Session, col, delete
+from sqlalchemy import Row, delete, select
 
 from skychimp.errors import Denied
-from skychimp.models import LoginFailure
+from skychimp.models import tables
+from skychimp.store.session import Session
+from skychimp.store.sql import insert_or
+
+_F = tables.login_failure
 
 FREE_FAILURES = 2
 """How many wrong passwords in a row cause no delay."""
@@ -29,7 +34,7 @@ def delay(failures: int) -> timedelta:
 
 def require_no_delay(db: Session, address_key: str, now: datetime) -> None:
     """Raise Denied while logins to this address are delayed."""
-    row = db.get(LoginFailure, address_key)
+    row = _find(db, address_key)
     # A time far in the future was written while the clock was wrong. One slightly in the future was written by a
     # process that got hold of the store before us.
     if row is None or row.failures <= FREE_FAILURES or now <= row.failed_at - LONGEST_DELAY:
@@ -44,16 +49,22 @@ def require_no_delay(db: Session, address_key: str, now: datetime) -> None:
 
 def record_failure(db: Session, address_key: str, now: datetime) -> None:
     """Record a wrong password."""
-    row = db.get(LoginFailure, address_key)
+    row = _find(db, address_key)
     failures = row.failures + 1 if row is not None and row.failed_at > now - FAILURE_LIFETIME else 1
-    db.merge(LoginFailure(address_key=address_key, failures=failures, failed_at=now))
+    new = {"failures": failures, "failed_at": now}
+    row_or_change = insert_or(_F).values(address_key=address_key, **new)
+    db.execute(row_or_change.on_conflict_do_update(index_elements=[_F.c.address_key], set_=new))
 
 
 def clear(db: Session, address_key: str) -> None:
     """Delete the wrong passwords recorded for an address."""
-    db.exec(delete(LoginFailure).where(col(LoginFailure.address_key) == address_key))
+    db.execute(delete(_F).where(_F.c.address_key == address_key))
 
 
 def delete_expired(db: Session, now: datetime) -> None:
     """Delete the wrong passwords that no longer count."""
-    db.exec(delete(LoginFailure).where(col(LoginFailure.failed_at) <= now - FAILURE_LIFETIME))
+    db.execute(delete(_F).where(_F.c.failed_at <= now - FAILURE_LIFETIME))
+
+
+def _find(db: Session, address_key: str) -> Row[Any] | None:
+    return db.execute(select(_F).where(_F.c.address_key == address_key)).first()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmodel import Session, col, delete, select
+from sqlmodel import col, delete, select
 
 from skychimp.models import Login
 from skychimp.permissions import Action, Actor, authorize
@@ -12,6 +12,7 @@ from skychimp.services import audit
 from skychimp.services.accounts.session_rule import IDLE_LIMIT, hash_token
 from skychimp.services.listing import not_found
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 
 
 @dataclass(frozen=True)

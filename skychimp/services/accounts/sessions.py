@@ -6,22 +6,26 @@ A session is a random token. Only its owner has the token, the store has its has
 import secrets
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, text
-from sqlmodel import Session, col, delete, select, update
+from sqlalchemy import bindparam, delete, insert, text, update
 
 from skychimp.errors import StoreFailed
-from skychimp.models import Login, User
+from skychimp.models import tables
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.roles import Role
 from skychimp.services.accounts.session_rule import FIND_USER, IDLE_LIMIT, LIFETIME, hash_token, parameters
 from skychimp.store.database import Store
+from skychimp.store.session import Session
+
+if TYPE_CHECKING:
+    from skychimp.models import Login
 
 LAST_USE_INTERVAL = timedelta(hours=1)
 """How often the last use is recorded, so that a command that only reads does not write each time."""
 
-_L = Login.__table__
-_U = User.__table__
+_L = tables.login
+_U = tables.user
 _FIND_USER = (
     text(FIND_USER)
     .bindparams(bindparam("now", type_=_L.c.expires_at.type), bindparam("idle_since", type_=_L.c.seen_at.type))
@@ -44,28 +48,32 @@ def find_actor(store: Store, token: str | None) -> Actor:
     user_id, email, role, login_id, seen_at = row
     if now - seen_at >= LAST_USE_INTERVAL:
         with suppress(StoreFailed), store.write() as db:  # a full disk must not lock anybody out
-            db.exec(update(Login).where(col(Login.id) == login_id).values(seen_at=now))
+            db.execute(update(_L).where(_L.c.id == login_id).values(seen_at=now))
     return Actor(user_id, email, Role(role))
 
 
 def start(db: Session, user_id: int, now: datetime) -> str:
     """Start a session for a user and return its token, which is not stored."""
     token = secrets.token_urlsafe(32)
-    db.add(Login(user_id=user_id, token_hash=hash_token(token), created_at=now, seen_at=now, expires_at=now + LIFETIME))
-    db.flush()
+    times = {"created_at": now, "seen_at": now, "expires_at": now + LIFETIME}
+    db.execute(insert(_L).values(user_id=user_id, token_hash=hash_token(token), **times))
     return token
 
 
-def find(db: Session, token: str) -> Login | None:
+def find(db: Session, token: str) -> "Login | None":
     """Return a token's session, even if it has expired."""
+    from sqlmodel import select
+
+    from skychimp.models import Login
+
     return db.exec(select(Login).where(Login.token_hash == hash_token(token))).first()
 
 
 def end_all(db: Session, user_id: int) -> None:
     """End all sessions of a user."""
-    db.exec(delete(Login).where(col(Login.user_id) == user_id))
+    db.execute(delete(_L).where(_L.c.user_id == user_id))
 
 
 def delete_expired(db: Session, now: datetime) -> None:
     """Delete the sessions that have expired or were idle for too long."""
-    db.exec(delete(Login).where((col(Login.expires_at) <= now) | (col(Login.seen_at) <= now - IDLE_LIMIT)))
+    db.execute(delete(_L).where((_L.c.expires_at <= now) | (_L.c.seen_at <= now - IDLE_LIMIT)))

@@ -4,17 +4,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Column, delete, exists, select
-from sqlmodel import Session
 
-from skychimp.models import Code, User, metadata
+from skychimp.models import tables
+from skychimp.models.base import metadata
 from skychimp.permissions import ANONYMOUS
 from skychimp.services import audit
+from skychimp.store.session import Session
 
 LIFETIME = timedelta(days=7)
 """How long an account may stay unverified after its address was last registered."""
 
-_C = Code.__table__
-_U = User.__table__
+_C = tables.code
+_U = tables.user
 
 
 def delete_expired(db: Session, now: datetime) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, select
 
 from skychimp import files
 from skychimp.errors import InvalidValue, StoreFailed
-from skychimp.models import Post
+from skychimp.models import tables
 from skychimp.services.blog import image_table
 from skychimp.store.database import Store
 from skychimp.store.postgres.server import PostgresStore
@@ -130,7 +130,7 @@ def remove_unused(store: Store) -> None:
         files.open_folder(image_folder(store)) as folder,
         store.write() as db,
     ):
-        used = set(db.execute(select(Post.__table__.c.image).distinct()).scalars())
+        used = set(db.execute(select(tables.post.c.image).distinct()).scalars())
         for name in os.listdir(folder):
             if name not in used and _is_ours(name, folder):
                 os.unlink(name, dir_fd=folder)

@@ -7,12 +7,11 @@ from datetime import datetime
 from itertools import chain, count
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, false, insert, or_, select, true, update
-from sqlmodel import Session
 
 from skychimp import markdown
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.listed import Listed
-from skychimp.models import Post, User
+from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize, scope_of
 from skychimp.services import audit, paging
 from skychimp.services.blog import images
@@ -21,11 +20,12 @@ from skychimp.services.listing import ListOptions, apply, in_scope
 from skychimp.services.reporting.cache import Cached, refresh
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import one_line, shortened, some_lines
 
-_P = Post.__table__
-_U = User.__table__
+_P = tables.post
+_U = tables.user
 
 LONGEST_TITLE = 200
 LONGEST_CONTENT = 1_000_000

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import USUAL, Address, Rules
@@ -29,7 +28,7 @@ from skychimp.fields import (
     unknown_field,
 )
 from skychimp.listed import Listed
-from skychimp.models import Client, ClientTag, ConsentSource, Delivery, FieldType, Mailing, Occurrence
+from skychimp.models import ConsentSource, FieldType, tables
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.clients import consents
@@ -46,6 +45,7 @@ from skychimp.store.clients.consents import RecordedConsent
 from skychimp.store.clients.suppressions import Holds
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 from skychimp.text import (
     MAX_COMMENT_LENGTH,
@@ -61,11 +61,11 @@ from skychimp.text import (
 if TYPE_CHECKING:
     from skychimp.services.clients.selection import Selection
 
-_C = Client.__table__
-_T = ClientTag.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_C = tables.client
+_T = tables.client_tag
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
 
 CHANGE_BATCH = 200
 """How many of many clients are changed in one transaction."""

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlmodel import Session
-
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import Field, convert_value, find_field, format_value, parse_fields
 from skychimp.models import FieldType
@@ -12,6 +10,7 @@ from skychimp.permissions import Action, Actor, authorize
 from skychimp.shell import run_hint
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import count_of, did_you_mean, shortened
 
 _BATCH = 10_000

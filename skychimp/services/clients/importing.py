@@ -7,7 +7,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from sqlalchemy import Connection
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import USUAL, Rules
@@ -28,6 +27,7 @@ from skychimp.store.clients.client_import import NewClient
 from skychimp.store.clients.consents import NewConsent
 from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import MAX_TAGS, count_of, folded
 
 IMPORT_BATCH = 10_000

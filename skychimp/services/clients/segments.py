@@ -3,26 +3,29 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, delete, exists, func, select
-from sqlmodel import Session
 
 from skychimp.errors import Conflict, InvalidQuery, InvalidValue
 from skychimp.listed import Listed
-from skychimp.models import Client, Mailing, MailingFilter, Segment
+from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, not_found
 from skychimp.shell import run_hint
 from skychimp.store.clients.queries.conditions import Evaluation
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import folded, nfc, one_line, shortened
 
-_C = Client.__table__
-_M = Mailing.__table__
-_MF = MailingFilter.__table__
-_S = Segment.__table__
+if TYPE_CHECKING:
+    from skychimp.models import Segment
+
+_C = tables.client
+_M = tables.mailing
+_MF = tables.mailing_filter
+_S = tables.segment
 
 MAX_NAME_LENGTH = 100
 _MAX_ID_DIGITS = 18
@@ -57,6 +60,8 @@ class SegmentCount:
 
 def create(store: Store, actor: Actor, name: str, where: str, timezone: str) -> SegmentInfo:
     """Save a query. Raises InvalidValue, and Conflict if the actor has a segment with this name."""
+    from skychimp.models import Segment
+
     authorize(actor, Action.CHANGE_CLIENTS)
     now = store.now()
     with store.write() as db:
@@ -102,6 +107,8 @@ def change(
 
     Occurrences that are open already keep their clients. Raises NotFound, Conflict, InvalidValue.
     """
+    from skychimp.models import Segment
+
     authorize(actor, Action.CHANGE_CLIENTS)
     now = store.now()
     with store.write() as db:
@@ -147,7 +154,7 @@ def checked_query(db: Session, actor: Actor, where: str, timezone: str, now: dat
     return where
 
 
-def _rename(db: Session, segment: Segment, name: str) -> None:
+def _rename(db: Session, segment: "Segment", name: str) -> None:
     """Give a segment a name that no other of its owner's has. Raises InvalidValue and Conflict."""
     name = one_line(nfc(name), "name", MAX_NAME_LENGTH)
     if not name or name.isdecimal():

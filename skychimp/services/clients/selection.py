@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, select
 
-from skychimp.models import Client
+from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.clients.segments import find_segment
 from skychimp.store.clients import filters
@@ -12,7 +12,7 @@ from skychimp.store.clients.filters import Filter
 from skychimp.store.clients.queries.conditions import Evaluation
 from skychimp.store.database import Store
 
-_C = Client.__table__
+_C = tables.client
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select, update
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.addresses import Address
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.listed import Listed
-from skychimp.models import EVERYBODY, Client, Suppression, SuppressionSource
+from skychimp.models import EVERYBODY, SuppressionSource, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply
@@ -24,6 +23,7 @@ from skychimp.store.clients import audience, bad_addresses, topics
 from skychimp.store.clients import suppressions as store_suppressions
 from skychimp.store.clients.suppressions import BOUNCE, Holds, NewSuppression
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import checked_topic, count_of, folded, nfc, one_line, shortened
 
@@ -37,8 +37,8 @@ MAX_NOTE_LENGTH = 1_000
 CANCEL_BATCH = 5_000
 """How many waiting emails are cancelled in one transaction."""
 
-_S = Suppression.__table__
-_C = Client.__table__
+_S = tables.suppression
+_C = tables.client
 
 SORTED_BY = {
     "id": _S.c.id,

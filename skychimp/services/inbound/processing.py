@@ -23,7 +23,7 @@ from skychimp.delivery.inbound.delivery_status import Failure
 from skychimp.delivery.inbound.reading import IncomingMail, Kind
 from skychimp.delivery.inbound.severity import Severity
 from skychimp.errors import InvalidValue
-from skychimp.models import ReturnedKind, StoreInfo, SuppressionSource
+from skychimp.models import ReturnedKind, SuppressionSource, tables
 from skychimp.return_rates import DEFAULT_LIMITS, Limits
 from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
 from skychimp.services.reporting import returns
@@ -152,7 +152,7 @@ class _Finder:
         self._db = db
         self._now = now
         self._keys = token_keys.read(db, now)
-        self.secret = bytes(db.scalar(select(StoreInfo.__table__.c.secret)) or b"")
+        self.secret = bytes(db.scalar(select(tables.store_info.c.secret)) or b"")
         self._recipients: dict[int, Recipient] = {}
 
     def find(self, mails: Sequence[tuple[IncomingMail, str | None]]) -> list[_Found]:

@@ -3,23 +3,26 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, insert, select
-from sqlmodel import Session
 
 from skychimp.errors import InvalidValue
-from skychimp.models import Client, Mailing, MailingClient, MailingFilter, MailingTag
+from skychimp.models import tables
 from skychimp.permissions import Actor
 from skychimp.services.listing import is_valid_id, not_found
 from skychimp.store.clients.audience import Choice
 from skychimp.store.clients.tags import spell
+from skychimp.store.session import Session
 from skychimp.text import checked_tags
 
-_C = Client.__table__
-_MC = MailingClient.__table__
-_MT = MailingTag.__table__
-_MF = MailingFilter.__table__
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
+
+_C = tables.client
+_MC = tables.mailing_client
+_MT = tables.mailing_tag
+_MF = tables.mailing_filter
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class _FilterInput(NamedTuple):
 
 
 def set_audience(
-    db: Session, actor: Actor, mailing: Mailing, audience: Audience, now: datetime, *, keeps_rest: bool = False
+    db: Session, actor: Actor, mailing: "Mailing", audience: Audience, now: datetime, *, keeps_rest: bool = False
 ) -> None:
     """Replace a mailing's audience. With `keeps_rest`, replace only the part that is given: who receives it, or not.
 
@@ -79,7 +82,7 @@ def set_audience(
         _set_filters(db, actor, mailing, audience, now, leaves_out=True)
 
 
-def remove_exclusions(db: Session, mailing: Mailing) -> None:
+def remove_exclusions(db: Session, mailing: "Mailing") -> None:
     """Leave out nobody of a mailing's audience."""
     db.execute(delete(_MF).where(_MF.c.mailing_id == mailing.id, _MF.c.leaves_out))
 
@@ -98,7 +101,7 @@ def choice(db: Session, actor: Actor, audience: Audience, topic: str, timezone: 
     return Choice(actor.user_id, topic, timezone, audience.all_clients, audience.client_ids, tags, filters)
 
 
-def _set_selection(db: Session, actor: Actor, mailing: Mailing, audience: Audience) -> None:
+def _set_selection(db: Session, actor: Actor, mailing: "Mailing", audience: Audience) -> None:
     _require_selection(audience)
     client_ids = sorted(set(audience.client_ids))
     _require_own_clients(db, actor, client_ids)
@@ -113,7 +116,7 @@ def _set_selection(db: Session, actor: Actor, mailing: Mailing, audience: Audien
 
 
 def _set_filters(
-    db: Session, actor: Actor, mailing: Mailing, audience: Audience, now: datetime, *, leaves_out: bool
+    db: Session, actor: Actor, mailing: "Mailing", audience: Audience, now: datetime, *, leaves_out: bool
 ) -> None:
     db.execute(delete(_MF).where(_MF.c.mailing_id == mailing.id, _MF.c.leaves_out == leaves_out))
     for each in _filters(audience):

@@ -3,12 +3,16 @@
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from skychimp.durations import format_duration
 from skychimp.errors import InvalidValue
-from skychimp.models import Every, Mailing
+from skychimp.models import Every
 from skychimp.store.occurrences.canary import sample_size
 from skychimp.text import shortened
+
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
 
 DEFAULT_WAIT = timedelta(minutes=30)
 SHORTEST_WAIT = timedelta(seconds=1)
@@ -39,7 +43,7 @@ class CanaryInput:
 NO_CANARY = CanaryInput()
 
 
-def set_canary(mailing: Mailing, typed: CanaryInput) -> None:
+def set_canary(mailing: "Mailing", typed: CanaryInput) -> None:
     """Set what is given. An occurrence that is open keeps its canary.
 
     Raises InvalidValue, also if there is a wait and no canary, or if the wait is too long for the mailing's period.

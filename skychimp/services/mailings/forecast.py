@@ -10,17 +10,17 @@ from sqlalchemy import Connection, select, true
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.scheduling.planner import DueMailing
 from skychimp.errors import InvalidValue
-from skychimp.models import Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, User
+from skychimp.models import DeliveryState, OccurrenceState, tables
 from skychimp.services import paging
 from skychimp.store.clients import audience
 from skychimp.store.conditions import current_state, is_sendable, is_unfinished, why_stopped
 from skychimp.store.database import Store
 from skychimp.store.occurrences import canary, opening
 
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
-_U = User.__table__
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
+_U = tables.user
 
 
 REPLACED = "replaced: nothing of it was sent, and the mailing is due again"

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, exists, select, update
-from sqlmodel import Session
 
 from skychimp.delivery.scheduling import planner, recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import DueTime
 from skychimp.errors import Conflict, Denied, InvalidValue
 from skychimp.listed import Listed
-from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Message, Occurrence
+from skychimp.models import CatchUp, Every, MailingStatus, tables
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
@@ -47,11 +46,15 @@ from skychimp.store.clients import topics
 from skychimp.store.clients.audience import AudienceCount
 from skychimp.store.database import Store
 from skychimp.store.occurrences import sweeping
+from skychimp.store.session import Session
 from skychimp.text import checked_topic, folded, nfc, one_line, shortened
 
-_M = Mailing.__table__
-_MSG = Message.__table__
-_O = Occurrence.__table__
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
+
+_M = tables.mailing
+_MSG = tables.message
+_O = tables.occurrence
 
 _NO_MAILING = -1
 """The id of a mailing that is not kept. PostgreSQL would not use one of its own again."""
@@ -312,6 +315,8 @@ def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
 
     Raises NotFound, and Denied if a manager or admin has disabled it and the actor is neither.
     """
+    from skychimp.models import Mailing
+
     scope = authorize(actor, Action.DISABLE_MAILINGS)
     now = store.now()
     with store.write() as db:
@@ -340,7 +345,7 @@ def preview(
     now = store.now()
     with store.read() as db:
         mailing = get_mailing(db, actor, mailing_id)
-        schedule = planner.schedule_of(db.get_one(Mailing, mailing_id))
+        schedule = planner.schedule_of(db.execute(select(_M).where(_M.c.id == mailing_id)).one())
         opened = opened_times(db, mailing_id)
     record_view(store, actor, mailing)
     start = now if since is None else time_input.parse_when(since, mailing.timezone, now)
@@ -370,7 +375,9 @@ def _with_progress(store: Store, mailing: MailingInfo) -> MailingInfo:
         return add_progress(db, [mailing])[0]
 
 
-def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_id: int | None = None) -> Mailing:
+def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_id: int | None = None) -> "Mailing":
+    from skychimp.models import Mailing
+
     authorize(actor, Action.CHANGE_MAILINGS)
     parsed = parse_schedule(new.schedule, now)
     next_at = first_due(parsed, now)

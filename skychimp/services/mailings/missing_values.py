@@ -1,23 +1,27 @@
 """Refuse a message for which some clients lack a value of a custom field."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlmodel import Session
 
 from skychimp.delivery.composing import compose, digest
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue
-from skychimp.models import Client, Format, Mailing, Message
+from skychimp.models import Format, tables
 from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
+from skychimp.store.session import Session
 from skychimp.text import count_of
 
-_C = Client.__table__
-_MSG = Message.__table__
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
+
+_C = tables.client
+_MSG = tables.message
 
 
-def require_values(db: Session, mailing: Mailing, now: datetime) -> None:
+def require_values(db: Session, mailing: "Mailing", now: datetime) -> None:
     """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs."""
     row = db.execute(select(_MSG).where(_MSG.c.id == mailing.message_id)).one()
     content = MessageContent(row.subject, row.body, Format(row.format), row.html)

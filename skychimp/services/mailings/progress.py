@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, func, select
 
-from skychimp.models import Delivery, DeliveryRollup, Mailing, Occurrence, OccurrenceState
+from skychimp.models import OccurrenceState, tables
 from skychimp.store.conditions import awaits_resend, has_waiting_state, is_unfinished, was_sent
 from skychimp.store.sql import total
 
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_D = Delivery.__table__
-_SUMS = DeliveryRollup.__table__
+_M = tables.mailing
+_O = tables.occurrence
+_D = tables.delivery
+_SUMS = tables.delivery_rollup
 
 _UNSENT = (OccurrenceState.MISSED, OccurrenceState.SKIPPED)
 

@@ -3,41 +3,37 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, exists, select, true
-from sqlmodel import Session
 
 from skychimp.models import (
     CatchUp,
     Every,
-    Mailing,
-    MailingClient,
-    MailingFilter,
     MailingStatus,
-    MailingTag,
-    Message,
-    Occurrence,
     OccurrenceState,
-    Segment,
-    User,
+    tables,
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.listing import in_scope, is_valid_id, not_found
 from skychimp.services.mailings.progress import read_progress
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.occurrences import return_counts
+from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import folded
 
-_M = Mailing.__table__
-_MSG = Message.__table__
-_MC = MailingClient.__table__
-_MT = MailingTag.__table__
-_U = User.__table__
-_O = Occurrence.__table__
-_MF = MailingFilter.__table__
-_S = Segment.__table__
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
+
+_M = tables.mailing
+_MSG = tables.message
+_MC = tables.mailing_client
+_MT = tables.mailing_tag
+_U = tables.user
+_O = tables.occurrence
+_MF = tables.mailing_filter
+_S = tables.segment
 
 _MAX_ID_DIGITS = 18
 
@@ -144,8 +140,10 @@ def get_mailing(db: Session, actor: Actor, mailing_id: int, action: Action = Act
     return read_mailings(db, [row])[0]
 
 
-def get_own_mailing(db: Session, actor: Actor, mailing_id: int) -> Mailing:
+def get_own_mailing(db: Session, actor: Actor, mailing_id: int) -> "Mailing":
     """Return a mailing that the actor may change. Raises NotFound."""
+    from skychimp.models import Mailing
+
     is_changeable = in_scope(authorize(actor, Action.CHANGE_MAILINGS), actor, _M.c.owner_id)
     query = select(Mailing).where(_M.c.id == mailing_id, _M.c.deleted_at.is_(None), is_changeable)
     mailing: Mailing | None = db.execute(query).scalar_one_or_none() if is_valid_id(mailing_id) else None

@@ -3,12 +3,12 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, select, true
-from sqlmodel import Session
 
 from skychimp.errors import Conflict
-from skychimp.models import Attempt, Client, Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState
+from skychimp.models import DeliveryState, OccurrenceState, tables
 from skychimp.permissions import Actor
 from skychimp.services.mailings.queries import get_own_mailing
 from skychimp.services.reporting.delivery_log import has_reply
@@ -16,12 +16,16 @@ from skychimp.shell import run_hint
 from skychimp.store import queue
 from skychimp.store.clients import audience
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 
-_A = Attempt.__table__
-_C = Client.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
+
+_A = tables.attempt
+_C = tables.client
+_D = tables.delivery
+_O = tables.occurrence
 
 DEFAULT_STATES = (DeliveryState.FAILED, DeliveryState.EXPIRED)
 BATCH = 5_000
@@ -104,7 +108,7 @@ def _chosen(
     return and_(_D.c.occurrence_id == last_id, _D.c.state.in_(states), says_so)
 
 
-def _require_open(mailing: Mailing, store: Store) -> None:
+def _require_open(mailing: "Mailing", store: Store) -> None:
     if mailing.end_at is not None and mailing.end_at <= store.now():
         message = f"mailing {mailing.id} ended at {mailing.end_at:%Y-%m-%d %H:%M} UTC, so nothing would be sent"
         hint = f"{run_hint('mailings', 'update', mailing.id, '--no-end')}, or give it another --end, and retry then"

@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
-from sqlmodel import Session
 
 from skychimp.delivery.scheduling import recurrence, time_input
 from skychimp.delivery.scheduling.recurrence import Schedule
 from skychimp.errors import InvalidValue
-from skychimp.models import CatchUp, Every, Mailing, MailingStatus, Occurrence
+from skychimp.models import CatchUp, Every, MailingStatus, tables
+from skychimp.store.session import Session
 
-_O = Occurrence.__table__
+if TYPE_CHECKING:
+    from skychimp.models import Mailing
+
+_O = tables.occurrence
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def opened_times(db: Session, mailing_id: int) -> set[str]:
     return set(db.scalars(select(_O.c.due_local).where(_O.c.mailing_id == mailing_id)))
 
 
-def reschedule(db: Session, mailing: Mailing, typed: ScheduleInput, now: datetime) -> None:
+def reschedule(db: Session, mailing: "Mailing", typed: ScheduleInput, now: datetime) -> None:
     """Give a mailing another schedule. Raises InvalidValue.
 
     A mailing that has opened an occurrence sends nothing for due times before `now`, and nothing again for a
@@ -97,7 +100,7 @@ def _next_due(schedule: Schedule, since: datetime) -> datetime | None:
     return due.at if due else None
 
 
-def _next_after_change(mailing: Mailing, schedule: Schedule, opened: set[str], now: datetime) -> datetime | None:
+def _next_after_change(mailing: "Mailing", schedule: Schedule, opened: set[str], now: datetime) -> datetime | None:
     """Return the next due time that a run will open.
 
     A due time that is past but not opened yet counts if the new schedule has it too, and if it is not too late.
@@ -110,7 +113,7 @@ def _next_after_change(mailing: Mailing, schedule: Schedule, opened: set[str], n
     return None if following is None else following.at
 
 
-def _past_due(mailing: Mailing, schedule: Schedule, opened: set[str], now: datetime) -> datetime | None:
+def _past_due(mailing: "Mailing", schedule: Schedule, opened: set[str], now: datetime) -> datetime | None:
     """Return the first due time before now that is to be opened if it is not too late, or None."""
     first = mailing.next_at if opened else first_due(schedule, now)
     if first is None or first > now or _next_due(schedule, first) != first:
@@ -118,7 +121,7 @@ def _past_due(mailing: Mailing, schedule: Schedule, opened: set[str], now: datet
     return first
 
 
-def _opens_now(mailing: Mailing, schedule: Schedule, first: datetime, opened: set[str], now: datetime) -> bool:
+def _opens_now(mailing: "Mailing", schedule: Schedule, first: datetime, opened: set[str], now: datetime) -> bool:
     """Return whether a run would open an occurrence now, if `first` is the first due time that is not handled yet."""
     grace = None if mailing.grace is None else timedelta(seconds=mailing.grace)
     plan = recurrence.make_plan(

@@ -8,11 +8,11 @@ from skychimp.delivery.composing.compose import MessageContent
 from skychimp.delivery.composing.extras import POSTAL_ADDRESS, UNSUBSCRIBE_URL
 from skychimp.delivery.sending.occurrence_emails import NO_LINK_HINT
 from skychimp.errors import InvalidValue
-from skychimp.models import Format, Message
+from skychimp.models import Format, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.store.database import Store
 
-_MSG = Message.__table__
+_MSG = tables.message
 
 
 def check_message(

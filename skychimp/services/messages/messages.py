@@ -5,11 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import Row, Select, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session
 
 from skychimp.delivery.composing import compose, mime
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
@@ -18,7 +17,7 @@ from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import Field
 from skychimp.listed import Listed
-from skychimp.models import Format, Mailing, Message, Occurrence
+from skychimp.models import Format, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.blog import posts
@@ -31,13 +30,17 @@ from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
 from skychimp.store.occurrences import opening
 from skychimp.store.occurrences.opening import TakenFields
+from skychimp.store.session import Session
 from skychimp.text import folded
+
+if TYPE_CHECKING:
+    pass
 
 Value = TypeVar("Value")
 
-_MSG = Message.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_MSG = tables.message
+_M = tables.mailing
+_O = tables.occurrence
 
 SORTED_BY = {
     "id": _MSG.c.id,
@@ -81,6 +84,8 @@ def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool 
     A digest is sent with the blog's new posts, which replace `{{ posts }}` or follow the body. The front matter of a
     Markdown body gives the subject, if that is empty. The body of an HTML message is made from the HTML if it is empty.
     """
+    from skychimp.models import Message
+
     authorize(actor, Action.CHANGE_MESSAGES)
     front_matter, body = _split_body(content.body, content.format)
     content = content._replace(subject=content.subject or front_matter.subject or "", body=body or "")

@@ -10,11 +10,11 @@ from itertools import count
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, select
-from sqlmodel import Session, col
+from sqlmodel import col
 
 from skychimp.delivery.scheduling import planner
 from skychimp.errors import Conflict, InvalidValue, SkychimpError, StoreNotReady
-from skychimp.models import Code, DeliveryState, Login, Occurrence, OccurrenceState, StoreInfo, User
+from skychimp.models import Code, DeliveryState, Login, OccurrenceState, StoreInfo, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.accounts import session_rule
@@ -26,6 +26,7 @@ from skychimp.store.copies import backup_file
 from skychimp.store.database import Store
 from skychimp.store.occurrences import opening, sweeping
 from skychimp.store.schema import store_path
+from skychimp.store.session import Session
 from skychimp.store.sqlite import SqliteStore
 
 RESUMED = "resume sending"
@@ -33,9 +34,9 @@ RESUMED = "resume sending"
 
 _BACKUP_FILE = 'use a file written by "skychimp backup"'
 
-_L = Login.__table__
-_O = Occurrence.__table__
-_U = User.__table__
+_L = tables.login
+_O = tables.occurrence
+_U = tables.user
 
 Progress = Callable[[int, int], None]
 """Called with the number of parts that are done, and the number of all."""

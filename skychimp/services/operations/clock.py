@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import exists, or_, select
-from sqlmodel import Session
 
 from skychimp.delivery.scheduling import planner, recurrence
-from skychimp.models import AuditEntry, Mailing, MailingStatus, Occurrence
+from skychimp.models import Mailing, MailingStatus, Occurrence, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.mailings.schedules import opened_times
 from skychimp.services.operations.backups import RESUMED
 from skychimp.store import future_records, runs
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import count_of
 
-_A = AuditEntry.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_A = tables.audit_entry
+_M = tables.mailing
+_O = tables.occurrence
 
 _NAMED = 50
 """How many due times an entry of the audit trail names at most."""

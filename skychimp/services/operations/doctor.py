@@ -17,7 +17,7 @@ from skychimp.config.settings import Settings
 from skychimp.delivery.sending.runner import with_sender
 from skychimp.delivery.sending.signing import load_keys
 from skychimp.errors import ConfigError, SkychimpError
-from skychimp.models import Client
+from skychimp.models import tables
 from skychimp.services.operations import relay_check, sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
 from skychimp.shell import run_hint, run_line_hint
@@ -28,7 +28,7 @@ from skychimp.store.sqlite import SqliteStore
 from skychimp.text import count_of
 from skychimp.transport import make_outbox
 
-_C = Client.__table__
+_C = tables.client
 
 MB = 1_000_000
 TOO_LITTLE_SPACE, LITTLE_SPACE = 20 * MB, 500 * MB

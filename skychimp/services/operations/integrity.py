@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from skychimp.models import Post
+from skychimp.models import tables
 from skychimp.services.blog import images
 from skychimp.store import place, schema
 from skychimp.store.copies import verification
@@ -166,7 +166,7 @@ def _broken_rules(db: Connection) -> Iterator[Fault]:
 
 
 def _missing_images(store: Store, db: Connection) -> Iterator[Fault]:
-    posts = Post.__table__.c
+    posts = tables.post.c
     with_image = select(posts.id, posts.image).where(posts.image.is_not(None))
     missing = [row.id for row in db.execute(with_image) if images.find(store, row.image) is None]
     if missing:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import func, select
 
-from skychimp.models import DeliveryState, Run, Suppression
+from skychimp.models import DeliveryState, tables
 from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
 from skychimp.store import ledger
 from skychimp.store.clients.suppressions import BOUNCE, is_in_force
@@ -19,8 +19,8 @@ OTHER = "other"
 REASONS = (UNSUBSCRIBED, "paused", COMPLAINT, BOUNCE)
 """The reasons of suppressions that are counted. Texts of users are OTHER: they may name somebody."""
 
-_R = Run.__table__
-_S = Suppression.__table__
+_R = tables.run
+_S = tables.suppression
 
 
 def read_metrics(store: Store) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, and_, func, select
 
-from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, Outcome, Run
+from skychimp.models import DeliveryState, Outcome, tables
 from skychimp.store import holds, ledger, relay_pauses, runs
 from skychimp.store.conditions import is_before_end, is_enabled, is_unfinished, is_waiting
 from skychimp.store.database import Store
@@ -13,11 +13,11 @@ from skychimp.store.holds import HeldMailing
 from skychimp.store.occurrences import canary
 from skychimp.store.occurrences.canary import Waiting
 
-_A = Attempt.__table__
-_D = Delivery.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_RUN = Run.__table__
+_A = tables.attempt
+_D = tables.delivery
+_M = tables.mailing
+_O = tables.occurrence
+_RUN = tables.run
 
 
 @dataclass(frozen=True)

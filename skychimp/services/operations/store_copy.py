@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from skychimp.config.locations import hide_password
 from skychimp.errors import StoreNotReady
-from skychimp.models import Post
+from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.blog import images
@@ -24,7 +24,7 @@ from skychimp.store.sqlite import SqliteStore
 COPIED = "copy the store"
 """The action in the audit trail."""
 
-_P = Post.__table__
+_P = tables.post
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import Select, and_, select
-from sqlmodel import Session
 
 from skychimp.delivery.composing import compose
 from skychimp.delivery.sending import replies
 from skychimp.errors import Conflict, NotFound
-from skychimp.models import Attempt, Delivery, DeliveryState, Mailing, Occurrence, StoreInfo
+from skychimp.models import DeliveryState, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import in_scope, is_valid_id
@@ -22,13 +21,14 @@ from skychimp.store import queue
 from skychimp.store.conditions import current_state, is_unknown
 from skychimp.store.database import Store
 from skychimp.store.occurrences import sweeping
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 from skychimp.text import count_of
 
-_A = Attempt.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_A = tables.attempt
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
 
 BATCH = 5_000
 """How many are resolved in one transaction, so that those who send need not wait long."""
@@ -81,7 +81,7 @@ def list_unknown(store: Store, actor: Actor) -> Iterator[UnknownDelivery]:
     rows = _select_unknown(select(*columns), actor).outerjoin(_A, last_attempt)
     found = rows.order_by(_D.c.id + 0)  # + 0 keeps SQLite from reading all deliveries in the order of their ids
     with store.read() as db:
-        secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
+        secret = db.execute(select(tables.store_info.c.secret)).scalar_one()
     for page in paging.read_pages(store, rows, found):
         for row in page:
             yield UnknownDelivery(

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, Select, and_, or_, select
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.delivery.composing import compose
@@ -15,19 +14,9 @@ from skychimp.delivery.sending.refusals import faults
 from skychimp.errors import NotFound
 from skychimp.models import (
     EVERYBODY,
-    Attempt,
-    Client,
-    ClientTag,
-    Delivery,
     DeliveryState,
-    Mailing,
-    Message,
-    Occurrence,
     OccurrenceState,
-    ReturnedMail,
-    StoreInfo,
-    Suppression,
-    User,
+    tables,
 )
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit
@@ -36,18 +25,19 @@ from skychimp.shell import run_hint
 from skychimp.store.clients import audience, suppressions
 from skychimp.store.conditions import current_state, why_stopped
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import count_of, did_you_mean
 
-_A = Attempt.__table__
-_C = Client.__table__
-_T = ClientTag.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_R = ReturnedMail.__table__
-_M = Mailing.__table__
-_MSG = Message.__table__
-_S = Suppression.__table__
-_U = User.__table__
+_A = tables.attempt
+_C = tables.client
+_T = tables.client_tag
+_D = tables.delivery
+_O = tables.occurrence
+_R = tables.returned_mail
+_M = tables.mailing
+_MSG = tables.message
+_S = tables.suppression
+_U = tables.user
 
 MOST_SIMILAR = 500
 """How many addresses with the same beginning are compared to find one that may have been meant."""
@@ -281,7 +271,7 @@ def _find_deliveries(
     rows = db.execute(query).all()
     attempts = _attempts_by_delivery(db, [row.id for row in rows])
     returned = _returned_by_delivery(db, [row.id for row in rows])
-    secret = db.execute(select(StoreInfo.__table__.c.secret)).scalar_one()
+    secret = db.execute(select(tables.store_info.c.secret)).scalar_one()
     return [
         DeliveryInfo(
             delivery_id=row.id,

@@ -7,23 +7,23 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, case, func, select
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.listed import Listed
-from skychimp.models import Attempt, Delivery, Occurrence, Outcome, ReturnedMail
+from skychimp.models import Outcome, tables
 from skychimp.permissions import Actor
 from skychimp.services import paging
 from skychimp.services.listing import ListOptions, apply, checked_search
 from skychimp.services.mailings import mailings
 from skychimp.store.conditions import current_attempts, current_state
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import Nullable, text_position
 
-_A = Attempt.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_R = ReturnedMail.__table__
+_A = tables.attempt
+_D = tables.delivery
+_O = tables.occurrence
+_R = tables.returned_mail
 
 LARGE_MAILING = 50_000
 """From this number of deliveries on, finding all of them takes long."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, exists, func, select, true
 
-from skychimp.models import Client, Delivery, Mailing, MailingFilter, Occurrence, Post, Run, StoreInfo
+from skychimp.models import tables
 from skychimp.permissions import Action, Actor, Scope, scope_of
 from skychimp.services.blog import posts
 from skychimp.services.blog.posts import PostInfo
@@ -24,14 +24,14 @@ from skychimp.store.database import Store
 from skychimp.store.sql import id_list, total
 from skychimp.text import count_of
 
-_M = Mailing.__table__
-_MF = MailingFilter.__table__
-_C = Client.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_P = Post.__table__
-_RUN = Run.__table__
-_INFO = StoreInfo.__table__
+_M = tables.mailing
+_MF = tables.mailing_filter
+_C = tables.client
+_D = tables.delivery
+_O = tables.occurrence
+_P = tables.post
+_RUN = tables.run
+_INFO = tables.store_info
 
 SHOWN_POSTS = 3
 SHOWN_DISABLED_MAILINGS = SHOWN_HELD_MAILINGS = 3

@@ -10,19 +10,15 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Select, and_, select, true
-from sqlmodel import Session
 
 from skychimp.delivery.sending.refusals import faults
 from skychimp.errors import InvalidValue
 from skychimp.models import (
-    AttemptRollup,
     DeliveryState,
-    Mailing,
     MailingStatus,
-    Occurrence,
     OccurrenceState,
     Outcome,
-    ReplyKind,
+    tables,
 )
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services.mailings import mailings
@@ -32,12 +28,13 @@ from skychimp.services.reporting.rollups import SLOT_S, OutcomeCount
 from skychimp.store.database import Store
 from skychimp.store.occurrences import return_counts
 from skychimp.store.occurrences.return_counts import NOTHING_RETURNED, Returned
+from skychimp.store.session import Session
 from skychimp.store.sql import total
 
-_O = Occurrence.__table__
-_M = Mailing.__table__
-_ATTEMPTS = AttemptRollup.__table__
-_REPLY = ReplyKind.__table__
+_O = tables.occurrence
+_M = tables.mailing
+_ATTEMPTS = tables.attempt_rollup
+_REPLY = tables.reply_kind
 
 MAX_POINTS = 60
 """Points of an occurrence's sending rate."""

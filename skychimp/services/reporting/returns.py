@@ -11,17 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, and_, func, select
 
-from skychimp.models import (
-    Attempt,
-    AttemptRollup,
-    Delivery,
-    Mailing,
-    Occurrence,
-    Outcome,
-    ReplyKind,
-    ReturnedKind,
-    StoreInfo,
-)
+from skychimp.models import Outcome, ReturnedKind, tables
 from skychimp.return_rates import Limits, Rate, ReturnCounts, format_rate
 from skychimp.services.reporting import rollups
 from skychimp.store.database import Store
@@ -32,13 +22,13 @@ from skychimp.text import count_of
 
 log = logging.getLogger("skychimp")
 
-_A = Attempt.__table__
-_D = Delivery.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_SUMS = AttemptRollup.__table__
-_REPLY = ReplyKind.__table__
-_INFO = StoreInfo.__table__
+_A = tables.attempt
+_D = tables.delivery
+_M = tables.mailing
+_O = tables.occurrence
+_SUMS = tables.attempt_rollup
+_REPLY = tables.reply_kind
+_INFO = tables.store_info
 
 OWN_PERIOD = timedelta(days=30)
 """A user's own rates are those of the due times in this period."""

@@ -28,27 +28,21 @@ from sqlalchemy import (
 
 from skychimp.delivery.sending import replies
 from skychimp.models import (
-    Attempt,
-    AttemptRollup,
-    Delivery,
-    DeliveryRollup,
     DeliveryState,
-    Occurrence,
-    ReplyKind,
-    StoreInfo,
+    tables,
 )
 from skychimp.store import ledger
 from skychimp.store.conditions import current_attempts, current_state, is_unknown
 from skychimp.store.database import POSTGRESQL, SQLITE, Store
 from skychimp.store.sql import insert_or, text_position
 
-_A = Attempt.__table__
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_REPLY = ReplyKind.__table__
-_ATTEMPT_SUMS = AttemptRollup.__table__
-_DELIVERY_SUMS = DeliveryRollup.__table__
-_INFO = StoreInfo.__table__
+_A = tables.attempt
+_D = tables.delivery
+_O = tables.occurrence
+_REPLY = tables.reply_kind
+_ATTEMPT_SUMS = tables.attempt_rollup
+_DELIVERY_SUMS = tables.delivery_rollup
+_INFO = tables.store_info
 
 SLOT_S = 5
 """Seconds in a slot, the unit of time in which attempts are added up."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, exists, select
 
-from skychimp.models import EVERYBODY, Delivery, Mailing, Occurrence, Suppression, SuppressionSource
+from skychimp.models import EVERYBODY, SuppressionSource, tables
 from skychimp.services.clients.suppressions import UNSUBSCRIBED
 from skychimp.services.unsubscribing import recipients
 from skychimp.services.unsubscribing.recipients import Recipient
@@ -17,10 +17,10 @@ from skychimp.store.clients import suppressions
 from skychimp.store.clients.suppressions import Holds
 from skychimp.text import folded
 
-_D = Delivery.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_S = Suppression.__table__
+_D = tables.delivery
+_M = tables.mailing
+_O = tables.occurrence
+_S = tables.suppression
 
 PAUSED = "paused"
 """The reason of a suppression by which a person has paused all mail of a user."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Select, String, bindparam, select
 
 from skychimp.delivery.composing import tokens
 from skychimp.delivery.composing.tokens import Purpose
-from skychimp.models import Delivery, Mailing, Occurrence, SuppressionSource
+from skychimp.models import SuppressionSource, tables
 from skychimp.services.clients.suppressions import UNSUBSCRIBED
 from skychimp.store import token_keys
 from skychimp.store.clients import suppressions
@@ -23,9 +23,9 @@ from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.database import Store
 from skychimp.store.sql import ids_in
 
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import and_, delete, exists, func, or_, select
-from sqlmodel import Session
 
 from skychimp import addresses
 from skychimp.errors import Conflict, NotFound, StoreFailed
 from skychimp.models import (
-    Attempt,
-    Client,
-    Consent,
-    Delivery,
     DeliveryState,
-    Mailing,
-    Occurrence,
-    Post,
     Role,
-    Suppression,
+    tables,
 )
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
@@ -34,16 +26,17 @@ from skychimp.store import ledger, queue
 from skychimp.store.clients import consents, suppressions
 from skychimp.store.conditions import current_state
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 
-_A = Attempt.__table__
-_C = Client.__table__
-_CONSENT = Consent.__table__
-_D = Delivery.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_P = Post.__table__
-_S = Suppression.__table__
+_A = tables.attempt
+_C = tables.client
+_CONSENT = tables.consent
+_D = tables.delivery
+_M = tables.mailing
+_O = tables.occurrence
+_P = tables.post
+_S = tables.suppression
 
 
 @dataclass(frozen=True)

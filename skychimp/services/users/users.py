@@ -6,11 +6,10 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, Select, and_, select, update
-from sqlmodel import Session
 
 from skychimp.errors import Denied
 from skychimp.listed import Listed
-from skychimp.models import Mailing, Occurrence, Role, User
+from skychimp.models import Role, tables
 from skychimp.permissions import MANAGED_ROLES, Action, Actor, authorize, authorize_over
 from skychimp.services import audit, paging
 from skychimp.services.accounts import sessions
@@ -18,11 +17,12 @@ from skychimp.services.listing import ListOptions, apply, matches_id_or_email, n
 from skychimp.store import holds
 from skychimp.store.conditions import has_more_to_send
 from skychimp.store.database import Store
+from skychimp.store.session import Session
 from skychimp.text import one_line
 
-_U = User.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_U = tables.user
+_M = tables.mailing
+_O = tables.occurrence
 
 MAX_REASON_LENGTH = 1_000
 

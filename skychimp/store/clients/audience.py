@@ -41,20 +41,23 @@ from sqlalchemy import (
     union_all,
 )
 
-from skychimp.models import EVERYBODY, Client, ClientTag, Mailing, MailingClient, MailingFilter, MailingTag, Suppression
+from skychimp.models import (
+    EVERYBODY,
+    tables,
+)
 from skychimp.store.clients import consents, suppressions, tags
 from skychimp.store.sql import ids_in
 
 if TYPE_CHECKING:
     from skychimp.store.clients.filters import Filter
 
-_C = Client.__table__
-_T = ClientTag.__table__
-_M = Mailing.__table__
-_MC = MailingClient.__table__
-_MT = MailingTag.__table__
-_MF = MailingFilter.__table__
-_F = Suppression.__table__.alias("found")
+_C = tables.client
+_T = tables.client_tag
+_M = tables.mailing
+_MC = tables.mailing_client
+_MT = tables.mailing_tag
+_MF = tables.mailing_filter
+_F = tables.suppression.alias("found")
 
 
 class Found(NamedTuple):

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from skychimp.models import Client, SuppressionSource
+from skychimp.models import SuppressionSource, tables
 from skychimp.store.clients import suppressions
 from skychimp.store.clients.suppressions import Holds, NewSuppression
 from skychimp.store.sql import id_list
 
-_C = Client.__table__
+_C = tables.client
 
 
 class BadAddress(NamedTuple):

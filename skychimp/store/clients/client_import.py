@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, String, cast, func, literal, select
 
-from skychimp.models import Client, ClientTag
+from skychimp.models import tables
 from skychimp.store.clients.tags import client_tags, spell
 from skychimp.store.database import SQLITE
 
-_C = Client.__table__
-_T = ClientTag.__table__
+_C = tables.client
+_T = tables.client_tag
 
 
 _AT_ONCE = 1_000

@@ -23,11 +23,11 @@ from sqlalchemy import (
     update,
 )
 
-from skychimp.models import Client, Consent, ConsentSource
+from skychimp.models import ConsentSource, tables
 from skychimp.store.clients.suppressions import address_hashes
 
-_C = Client.__table__
-_CONSENT = Consent.__table__
+_C = tables.client
+_CONSENT = tables.consent
 
 _AT_ONCE = 1_000
 """How many addresses are looked for in one statement."""

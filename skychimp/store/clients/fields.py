@@ -11,12 +11,12 @@ from sqlalchemy import Connection, Select, case, func, select, update
 
 from skychimp.errors import InvalidValue
 from skychimp.fields import MAX_FIELDS, Field, FieldValue, dump_fields
-from skychimp.models import Client, ClientField, FieldType
+from skychimp.models import FieldType, tables
 from skychimp.store.sql import insert_or, json_has, json_keys
 from skychimp.text import folded
 
-_C = Client.__table__
-_F = ClientField.__table__
+_C = tables.client
+_F = tables.client_field
 
 
 def known_fields(db: Connection, owner_id: int) -> dict[str, Field]:

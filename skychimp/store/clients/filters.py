@@ -5,12 +5,12 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, select
 
 from skychimp.errors import InvalidQuery, InvalidValue
-from skychimp.models import MailingFilter, Segment
+from skychimp.models import tables
 from skychimp.shell import arguments, run_hint
 from skychimp.store.clients.queries.conditions import Evaluation
 
-_MF = MailingFilter.__table__
-_S = Segment.__table__
+_MF = tables.mailing_filter
+_S = tables.segment
 
 
 class InvalidFilter(InvalidValue):

@@ -32,28 +32,23 @@ from sqlalchemy import (
 
 from skychimp.models import (
     EVERYBODY,
-    Client,
-    Delivery,
     DeliveryState,
-    Mailing,
-    Occurrence,
-    StoreInfo,
-    Suppression,
     SuppressionSource,
+    tables,
 )
 from skychimp.store.conditions import awaits_a_try, is_unfinished
 from skychimp.store.sql import insert_or, text_position
 
-_S = Suppression.__table__
-_C = Client.__table__
-_D = Delivery.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_S = tables.suppression
+_C = tables.client
+_D = tables.delivery
+_M = tables.mailing
+_O = tables.occurrence
 
 _AT_ONCE = 1_000
 """How many addresses are looked for in one statement."""
 
-_SELECT_SECRET = select(StoreInfo.__table__.c.secret)
+_SELECT_SECRET = select(tables.store_info.c.secret)
 _ADDRESS = ("address", "address_key")
 _REPLACED = ("reason", "source", "at", "note", "until")
 

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, exists, func, insert, literal, select
 
-from skychimp.models import Client, ClientTag, Mailing, MailingTag
+from skychimp.models import tables
 from skychimp.store.sql import json_list
 from skychimp.text import folded, nfc
 
-_C = Client.__table__
-_T = ClientTag.__table__
-_M = Mailing.__table__
-_MT = MailingTag.__table__
+_C = tables.client
+_T = tables.client_tag
+_M = tables.mailing
+_MT = tables.mailing_tag
 
 # Recursion finds each next tag by the index. DISTINCT would read every row.
 _TAGS_OF_CLIENTS = """

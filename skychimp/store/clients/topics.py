@@ -7,14 +7,14 @@ stored.
 
 from sqlalchemy import Connection, literal, or_, select
 
-from skychimp.models import EVERYBODY, Mailing, Suppression, User
+from skychimp.models import EVERYBODY, tables
 from skychimp.store.clients import suppressions
 from skychimp.store.clients.suppressions import Holds
 from skychimp.text import folded
 
-_M = Mailing.__table__
-_S = Suppression.__table__
-_U = User.__table__
+_M = tables.mailing
+_S = tables.suppression
+_U = tables.user
 
 BATCH = 1_000
 """How many addresses are in one query. A list of parameters has a limit."""

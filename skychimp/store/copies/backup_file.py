@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, func, select
-from sqlmodel import Session, col
+from sqlmodel import col
 
 from skychimp import files
 from skychimp.config.locations import user_folder
@@ -25,6 +25,7 @@ from skychimp.store import holds, place, runs, schema, sqlite, sqlite_errors
 from skychimp.store.copies import copying, newer_suppressions, verification
 from skychimp.store.database import Fill, Store
 from skychimp.store.migrations import revisions
+from skychimp.store.session import Session
 from skychimp.store.sqlite import SqliteStore
 
 BACKED_UP = "back up"

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, func, insert, select
 
 from skychimp.errors import StoreFailed
-from skychimp.models import StoreInfo, TokenKey, metadata
+from skychimp.models import metadata, tables
 from skychimp.store.database import POSTGRESQL, SQLITE
 
 BATCH = 5_000
@@ -23,12 +23,12 @@ def copy_rows(source: Connection, target: Connection, progress: Progress) -> dic
 
     The target has the tables of an empty store. Raises StoreFailed if it does not have the same rows afterwards.
     """
-    tables = metadata.sorted_tables
-    total = sum(source.scalar(select(func.count()).select_from(table)) or 0 for table in tables)
-    for table in (StoreInfo.__table__, TokenKey.__table__):
+    all_tables = metadata.sorted_tables
+    total = sum(source.scalar(select(func.count()).select_from(table)) or 0 for table in all_tables)
+    for table in (tables.store_info, tables.token_key):
         target.execute(delete(table))
     rows: dict[str, int] = {}
-    for table in tables:
+    for table in all_tables:
         done = sum(rows.values())
         copied = _Sum()
         for batch in _batches(source, table):

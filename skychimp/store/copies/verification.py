@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Boolean, Integer, LargeBinary, Table
 from sqlalchemy.sql.schema import Column
-from sqlmodel.sql.sqltypes import UTCDateTime
 
 from skychimp.errors import StoreNotReady
 from skychimp.models import metadata
+from skychimp.models.base import UtcDateTime
 from skychimp.store import schema, sqlite, sqlite_errors
 from skychimp.store.migrations import revisions
 from skychimp.store.sqlite import translate_db_errors
@@ -171,7 +171,7 @@ def _damage(store: Any) -> Iterator[str]:
 def _is_invalid(column: Column[Any]) -> str:
     """Return the condition that a value is not of the column's type. Values of enums have a CHECK constraint."""
     name = f'"{column.name}"'
-    if isinstance(column.type, UTCDateTime):
+    if isinstance(column.type, UtcDateTime):
         # SQLite reads 31 February as 3 March, and Python refuses it.
         is_time = f"strftime('%Y-%m-%d %H:%M:%S', {name}) IS substr({name}, 1, 19)"
         has_fraction = f"length({name}) <= 26 AND substr({name}, 20) NOT GLOB '*[^.0-9]*'"
@@ -183,7 +183,7 @@ def _is_invalid(column: Column[Any]) -> str:
 
 
 def _is_text(column: Column[Any]) -> bool:
-    return not isinstance(column.type, Integer | Boolean | LargeBinary | UTCDateTime)
+    return not isinstance(column.type, Integer | Boolean | LargeBinary | UtcDateTime)
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, select, update
 
 from skychimp.config.types import Rate
-from skychimp.models import RateCount, RateSlot
+from skychimp.models import tables
 from skychimp.store.sql import insert_or
 
-_SLOT = RateSlot.__table__
-_COUNT = RateCount.__table__
+_SLOT = tables.rate_slot
+_COUNT = tables.rate_count
 
 HORIZON = timedelta(seconds=0.5)
 """How far ahead slots are reserved. A process that is killed loses no more than these."""

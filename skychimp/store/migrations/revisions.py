@@ -35,11 +35,11 @@ def stamp(db: Connection) -> None:
 
 def add_store_info(db: Connection) -> None:
     """Add the row that describes a new store, and its first key for tokens."""
-    from skychimp.models import StoreInfo, TokenKey
+    from skychimp.models import tables
 
     now = datetime.now(UTC)
-    db.execute(insert(StoreInfo.__table__).values(id=1, secret=secrets.token_bytes(32), created_at=now))
-    db.execute(insert(TokenKey.__table__).values(number=1, key=secrets.token_bytes(32), created_at=now))
+    db.execute(insert(tables.store_info).values(id=1, secret=secrets.token_bytes(32), created_at=now))
+    db.execute(insert(tables.token_key).values(number=1, key=secrets.token_bytes(32), created_at=now))
 
 
 def read_revision(db: Connection) -> str:

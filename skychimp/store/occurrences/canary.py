@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, true, update
 
-from skychimp.models import Client, Delivery, DeliveryState, Mailing, Occurrence, OccurrenceState, has_state
+from skychimp.models import DeliveryState, OccurrenceState, tables
+from skychimp.models.base import has_state
 from skychimp.store import holds
 from skychimp.store.clients import audience
 from skychimp.store.clients.audience import Selection
@@ -27,10 +28,10 @@ from skychimp.store.conditions import (
 from skychimp.store.occurrences import return_counts
 from skychimp.text import count_of
 
-_C = Client.__table__
-_D = Delivery.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
+_C = tables.client
+_D = tables.delivery
+_M = tables.mailing
+_O = tables.occurrence
 
 # A client's place in an occurrence's order is a product modulo a prime, which both databases can compute. With a factor
 # that is the golden ratio's part of the prime, the first places are spread evenly over all ids (Fibonacci hashing). The

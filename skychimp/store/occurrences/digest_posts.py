@@ -6,18 +6,18 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Select, and_, exists, insert, literal, null, or_, select
 
-from skychimp.models import Delivery, DeliveryState, DigestPost, Mailing, Occurrence, Post
+from skychimp.models import DeliveryState, tables
 from skychimp.store.conditions import has_intent, is_before_end, is_unfinished
 from skychimp.store.sql import insert_or
 
 MOST_POSTS = 50
 """The most posts of one email. The next email continues with the rest."""
 
-_DP = DigestPost.__table__
-_P = Post.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
-_D = Delivery.__table__
+_DP = tables.digest_post
+_P = tables.post
+_O = tables.occurrence
+_M = tables.mailing
+_D = tables.delivery
 
 _SENT_STATES = (DeliveryState.SENT, DeliveryState.UNKNOWN)
 """The stored states of a delivery whose email has arrived, or may have. One that has an intent may have, too."""

@@ -24,36 +24,30 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import Insert
-from sqlmodel import Session
 
 from skychimp.errors import InvalidValue
 from skychimp.fields import dump_names, parse_names
 from skychimp.models import (
-    Attempt,
-    Client,
-    Content,
-    Delivery,
     DeliveryState,
-    Lease,
-    Mailing,
-    Occurrence,
     OccurrenceState,
     Outcome,
+    tables,
 )
 from skychimp.store import holds
 from skychimp.store.clients import audience, tags
 from skychimp.store.conditions import has_waiting_state, is_unknown
 from skychimp.store.database import POSTGRESQL, Store
 from skychimp.store.occurrences import canary, progress
+from skychimp.store.session import Session
 from skychimp.store.sql import id_list, insert_or, json_merge, json_part
 
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
-_C = Client.__table__
-_L = Lease.__table__
-_A = Attempt.__table__
-_CONTENT = Content.__table__
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
+_C = tables.client
+_L = tables.lease
+_A = tables.attempt
+_CONTENT = tables.content
 
 OPENING_BATCH = 10_000
 """How many clients get their deliveries in one transaction while an occurrence opens."""

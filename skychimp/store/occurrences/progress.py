@@ -10,13 +10,19 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, or_, select
 
-from skychimp.models import Attempt, Delivery, DeliveryState, Intent, Occurrence, OccurrenceState, Outcome, has_state
+from skychimp.models import (
+    DeliveryState,
+    OccurrenceState,
+    Outcome,
+    tables,
+)
+from skychimp.models.base import has_state
 from skychimp.store.conditions import has_intent, has_waiting_state, is_unfinished
 
-_A = Attempt.__table__
-_D = Delivery.__table__
-_I = Intent.__table__
-_O = Occurrence.__table__
+_A = tables.attempt
+_D = tables.delivery
+_I = tables.intent
+_O = tables.occurrence
 
 
 class UnfinishedOccurrence(NamedTuple):

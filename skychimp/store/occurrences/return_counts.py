@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, or_, select, update
 
-from skychimp.models import Mailing, Occurrence, ReturnCount
+from skychimp.models import tables
 from skychimp.return_rates import RateKind
 from skychimp.store import holds
 from skychimp.store.sql import id_list, insert_or, total
 
-_M = Mailing.__table__
-_N = ReturnCount.__table__
-_O = Occurrence.__table__
+_M = tables.mailing
+_N = tables.return_count
+_O = tables.occurrence
 
 _HELD = {RateKind.BOUNCES: _N.c.held_for_bounces, RateKind.COMPLAINTS: _N.c.held_for_complaints}
 

@@ -10,17 +10,14 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, exists, select, update
 
 from skychimp.models import (
-    Attempt,
     CatchUp,
-    Delivery,
     DeliveryState,
-    Mailing,
     MailingStatus,
-    Occurrence,
     OccurrenceState,
     Outcome,
-    has_state,
+    tables,
 )
+from skychimp.models.base import has_state
 from skychimp.store import holds, ledger
 from skychimp.store.conditions import (
     awaits_resend,
@@ -34,10 +31,10 @@ from skychimp.store.conditions import (
 from skychimp.store.database import Store
 from skychimp.store.occurrences import progress
 
-_D = Delivery.__table__
-_O = Occurrence.__table__
-_M = Mailing.__table__
-_A = Attempt.__table__
+_D = tables.delivery
+_O = tables.occurrence
+_M = tables.mailing
+_A = tables.attempt
 
 SWEEP_BATCH = 5_000
 """How many deliveries one sweep changes for the same reason, so that those who send need not wait long."""

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select, update
 
-from skychimp.models import StoreInfo
+from skychimp.models import tables
 from skychimp.store import holds
 from skychimp.store.database import POSTGRESQL, Store
 from skychimp.store.postgres import last_commit
 from skychimp.store.postgres.server import DATABASE_ID, WAITS_FOR_STANDBY
 
-_INFO = StoreInfo.__table__
+_INFO = tables.store_info
 
 _READ_DATABASE = f"SELECT {DATABASE_ID}, {WAITS_FOR_STANDBY}"
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, NullPool, Pool, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlmodel import Session
 
 from skychimp.config.locations import hide_password, user_folder
 from skychimp.errors import StoreFailed, StoreNotReady, StoreUnwritable
@@ -25,6 +24,7 @@ from skychimp.store.database import BUSY_TIMEOUT_MS, POSTGRESQL, SHORT_TIMEOUT_M
 from skychimp.store.postgres import last_commit
 from skychimp.store.postgres.pipeline import Pipeline
 from skychimp.store.postgres.url import connect_arguments
+from skychimp.store.session import Session, transaction
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ class PostgresStore(Store):
     def write_soon(self) -> Iterator[Session]:
         """Open a transaction like `write`, but wait for the lock for SHORT_TIMEOUT_MS only. Raises StoreFailed."""
         engine = self._base.execution_options(lock_timeout=SHORT_TIMEOUT_MS)
-        with self.translate_errors(), Session(engine, expire_on_commit=False) as db, db.begin():
+        with self.translate_errors(), transaction(engine) as db:
             yield db
 
     def connect_for_writes(self) -> Connection:

@@ -14,18 +14,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, literal, not_, or_, select
 
 from skychimp.models import (
-    Attempt,
-    Client,
-    ClientField,
-    ClientTag,
-    Delivery,
     DeliveryState,
     FieldType,
-    Mailing,
-    Occurrence,
     Outcome,
-    has_state,
+    tables,
 )
+from skychimp.models.base import has_state
 from skychimp.store.clients import tags
 from skychimp.store.clients.queries.parser import parse, parse_time
 from skychimp.store.clients.queries.syntax import (
@@ -48,13 +42,13 @@ from skychimp.store.conditions import was_sent
 from skychimp.store.sql import field_value, has_pattern, in_code_order, number
 from skychimp.text import folded
 
-_C = Client.__table__
-_F = ClientField.__table__
-_T = ClientTag.__table__
-_M = Mailing.__table__
-_O = Occurrence.__table__
-_D = Delivery.__table__
-_A = Attempt.__table__
+_C = tables.client
+_F = tables.client_field
+_T = tables.client_tag
+_M = tables.mailing
+_O = tables.occurrence
+_D = tables.delivery
+_A = tables.attempt
 
 _OPERATORS = {"=": eq, "<": lt, "<=": le, ">": gt, ">=": ge}
 
