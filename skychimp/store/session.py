@@ -91,6 +91,7 @@ class _Transaction:
                 self._connection.close()
 
     def _executor(self) -> "Session | Connection":
+        """Return what executes a statement. One that selects objects needs a session, and exists only with SQLModel."""
         return self._as_session() if "sqlmodel" in sys.modules else self.connection()
 
     def _as_session(self) -> "Session":

@@ -281,7 +281,7 @@ main()
     )
 
 
-@pytest.mark.parametrize("module", ["typer", "skychimp.cli.output", "sqlmodel"])
+@pytest.mark.parametrize("module", ["typer", "skychimp.cli.output", "sqlalchemy"])
 def test_ctrl_c_while_importing(home: Home, module: str) -> None:
     done = run_without(home, module, "KeyboardInterrupt")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
@@ -306,7 +306,7 @@ main()
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("module", ["typer", "skychimp.cli.commands.clients", "sqlmodel"])
+@pytest.mark.parametrize("module", ["typer", "skychimp.cli.commands.clients", "sqlalchemy"])
 def test_missing_module(home: Home, module: str) -> None:
     done = run_without(home, module, "ModuleNotFoundError('no such module')")
     assert (done.returncode, done.stdout) == (1, "")

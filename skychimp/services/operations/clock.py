@@ -13,8 +13,9 @@ from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.mailings.schedules import opened_times
 from skychimp.services.operations.backups import RESUMED
-from skychimp.store import future_records, runs
+from skychimp.store import runs
 from skychimp.store.database import Store
+from skychimp.store.occurrences import future_records
 from skychimp.store.session import Session
 from skychimp.text import count_of
 
