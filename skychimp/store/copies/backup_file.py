@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, func, select
+from sqlalchemy import Connection, CursorResult, func, select, text
 from sqlmodel import col
 
 from skychimp import files
@@ -68,6 +68,8 @@ _REPLACE_LEDGER = (
          AND (n.owner_id, n.created_at, n.start_local, n.timezone, n.every, n.end_at IS mailing.end_at)
            = (mailing.owner_id, mailing.created_at, mailing.start_local, mailing.timezone, mailing.every, 1)""",
     "UPDATE store_info SET counted_to = n.counted_to FROM newer.store_info AS n",
+    "DELETE FROM token_key",
+    "INSERT INTO token_key SELECT * FROM newer.token_key",
 )
 # The entries of the audit trail that the restored store lacks. An actor whose account it lacks, too, is named in words:
 # the account's id may be given to somebody else. The + keeps SQLite from using the index of actors, which is slow for
@@ -95,6 +97,9 @@ _IS_NEWER = f"""{_IS_SAME_STORE}
             SELECT 1 FROM delivery AS d JOIN newer.delivery AS n USING (id)
             WHERE d.attempts + (SELECT count(*) FROM intent AS i WHERE i.delivery_id = d.id)
                 > n.attempts + (SELECT count(*) FROM newer.intent AS i WHERE i.delivery_id = n.id))"""  # noqa: S608
+
+SKIPPED_IDS = 1_000_000_000
+"""More deliveries than a store creates between two backups."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of pages that are done, and the number of all."""
@@ -184,6 +189,7 @@ def restore_to_server(
     with _verified_copy(file, folder / "restore", progress) as draft, contextlib.closing(_open_alone(draft)) as copy:
         with copy.write() as db:
             _hold(db, blind=True)
+            _skip_delivery_ids(db)
             made_at, images = _remove_images(db)
             prepare(db, images)
         with copy.read() as db:
@@ -221,6 +227,7 @@ def restore_backup(
         suppressions = _take_newer_suppressions(draft, aside) if is_readable else None
         with contextlib.closing(_open_alone(draft)) as copy, copy.write() as db:
             _hold(db, blind=not ledger_kept)
+            _skip_delivery_ids(db)
             newer_suppressions.apply(db.connection())
             made_at, images = _remove_images(db)
             prepare(db, images)
@@ -399,6 +406,17 @@ def _release_hold(path: Path) -> None:
 
 def _hold(db: Session, *, blind: bool) -> None:
     holds.hold(db.connection(), holds.AFTER_RESTORE, datetime.now(UTC), blind=blind)
+
+
+def _skip_delivery_ids(db: Session) -> None:
+    """Let deliveries get ids that no delivery of the replaced store had.
+
+    Message-IDs and the links for unsubscribing are made from them: an old link must not unsubscribe somebody else.
+    """
+    newest = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'delivery'"
+    seq: int = db.execute(text(newest)).scalar_one()
+    db.execute(text("DELETE FROM sqlite_sequence WHERE name = 'delivery'"))
+    db.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES ('delivery', :seq)"), {"seq": seq + SKIPPED_IDS})
 
 
 def _set_aside(store: Path, aside: Path) -> bool:

@@ -69,7 +69,7 @@ from skychimp.services.operations import backups
 from skychimp.services.operations.backups import Restored
 from skychimp.services.operations.unknown_deliveries import Resolution
 from skychimp.services.reporting import reports, rollups
-from skychimp.store import ledger, queue, runs, sqlite
+from skychimp.store import ledger, queue, runs, sqlite, token_keys
 from skychimp.store.copies import backup_file
 from skychimp.store.database import Store, driver_of
 from skychimp.store.migrations import revisions
@@ -228,6 +228,28 @@ def test_restore_without_a_store(store: Store, ada: Actor, file: Path, tmp_path:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with closing(open_store(f"sqlite:///{path}")) as new:
         assert client_emails(new) == ["bob@example.org"]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_links_in_emails_after_the_backup_name_nobody_else(store: Store, ada: Actor, file: Path, is_lost: bool) -> None:
+    backups.backup(store, OPERATOR, file)
+    newest = delivery(store, occurrence(store, bare_mailing(store, ada)), "a@x.example", DeliveryState.SENT)
+    if is_lost:
+        lose_store(store)
+    restore(store, file)
+    with closing(open_store(f"sqlite:///{store.path}")) as restored:
+        later = occurrence(restored, bare_mailing(restored, ada))
+        assert delivery(restored, later, "b@x.example", DeliveryState.QUEUED) > newest
+
+
+def test_newer_key_of_links_is_kept_with_the_newer_ledger(store: Store, file: Path) -> None:
+    backups.backup(store, OPERATOR, file)
+    with store.write() as db:
+        token_keys.replace(db.connection(), store.now())
+        keys = token_keys.read(db.connection(), store.now())
+    assert restore(store, file).ledger_kept
+    with closing(open_store(f"sqlite:///{store.path}")) as restored, restored.read() as db:
+        assert token_keys.read(db.connection(), restored.now()) == keys
 
 
 def test_leftover_wal_is_not_applied_to_the_restored_store(store: Store, file: Path) -> None:
