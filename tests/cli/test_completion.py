@@ -85,7 +85,7 @@ def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         ("skychimp messages show ", {"1"}),
         ("skychimp mailings create --message ", {"1"}),
         ("skychimp mailings create --client 1", {"1", "10", "11", "12"}),
-        ("skychimp mailings create --client ada", set()),
+        ("skychimp mailings create --client ada10", {"ada10@example.org"}),
         ("skychimp mailings create --tag a", {"all", "adas"}),
         ("skychimp mailings create --tag A", set()),
         ("skychimp clients update 1 --add-tag ad", {"adas"}),

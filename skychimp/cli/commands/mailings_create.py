@@ -15,7 +15,7 @@ from skychimp.cli.display.mailing_options import (
     CanarySize,
     CanaryWait,
     CatchUpMode,
-    ClientIds,
+    ClientNames,
     End,
     ExceptSegments,
     ExceptTags,
@@ -71,7 +71,7 @@ def create(
     every: Annotated[str, EVERY],
     end: End = None,
     timezone: Annotated[str | None, typer.Option(help="Time zone (default: mail.timezone).", metavar="ZONE")] = None,
-    client: ClientIds = None,
+    client: ClientNames = None,
     tag: Tags = None,
     segment: Segments = None,
     where: Where = None,
@@ -106,7 +106,9 @@ def create(
     new: _NewMailing = {
         "message_id": message,
         "schedule": ScheduleInput(start, end, Every(every), timezone or context.settings.mail.read_timezone()),
-        "audience": read_audience(all_clients, tag, client, segment, where, except_tag, except_segment, except_where),
+        "audience": read_audience(
+            context, all_clients, tag, client, segment, where, except_tag, except_segment, except_where
+        ),
         "catch_up": CatchUpPolicy(CatchUp(catch_up), parse_duration(grace)),
         "topic": topic,
         "name": name,

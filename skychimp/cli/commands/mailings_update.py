@@ -12,7 +12,7 @@ from skychimp.cli.display.mailing_options import (
     CanarySize,
     CanaryWait,
     CatchUpMode,
-    ClientIds,
+    ClientNames,
     End,
     ExceptSegments,
     ExceptTags,
@@ -42,7 +42,7 @@ def update(
     no_end: Annotated[bool, typer.Option("--no-end", help="Remove the end time.")] = False,
     every: Annotated[str | None, EVERY] = None,
     timezone: Annotated[str | None, typer.Option(help="New time zone.", metavar="ZONE")] = None,
-    client: ClientIds = None,
+    client: ClientNames = None,
     tag: Tags = None,
     segment: Segments = None,
     where: Where = None,
@@ -80,7 +80,9 @@ def update(
         raise InvalidValue("--end and --no-end cannot be combined", "use one of them")
     if topic is not None and no_topic:
         raise InvalidValue("--topic and --no-topic cannot be combined", "use one of them")
-    new_audience = read_audience(all_clients, tag, client, segment, where, except_tag, except_segment, except_where)
+    new_audience = read_audience(
+        context, all_clients, tag, client, segment, where, except_tag, except_segment, except_where
+    )
     if no_except and new_audience.excludes:
         raise InvalidValue("--no-except cannot be combined with other --except options", "use one of them")
     if no_canary and (canary is not None or canary_wait is not None):

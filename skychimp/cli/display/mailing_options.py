@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 PERIODS = ("once", "day", "week", "month")
 CatchUpMode = Literal["latest", "all", "skip"]
 End = Annotated[str | None, typer.Option(help="Stop sending at this time.", metavar="WHEN")]
-ClientIds = Annotated[list[int] | None, typer.Option("--client", help="Client ID (repeatable).", metavar="ID")]
+ClientNames = Annotated[
+    list[str] | None, typer.Option("--client", help="Client ID or email address (repeatable).", metavar="CLIENT")
+]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="All clients with this tag (repeatable).")]
 Segments = Annotated[
     list[str] | None, typer.Option("--segment", help="All clients in this segment (repeatable).", metavar="NAME")
@@ -70,22 +72,24 @@ EVERY = typer.Option(
 
 
 def read_audience(
+    context: Context,
     all_clients: bool,
     tags: list[str] | None,
-    client_ids: list[int] | None,
+    client_names: list[str] | None,
     segments: list[str] | None,
     where: str | None,
     except_tags: list[str] | None,
     except_segments: list[str] | None,
     except_where: str | None,
 ) -> "Audience":
-    """Return the audience that the options select."""
+    """Return the audience that the options select. Raises NotFound for an unknown client."""
+    from skychimp.services.clients import clients
     from skychimp.services.mailings.audience_input import Audience
 
     return Audience(
         all_clients=all_clients,
         tags=tags or (),
-        client_ids=client_ids or (),
+        client_ids=[clients.show(context.store, context.actor, name).id for name in client_names or ()],
         segments=segments or (),
         where=where,
         except_tags=except_tags or (),

@@ -294,3 +294,12 @@ def test_window_in_the_past_is_said(message: Home) -> None:
     assert created.status == 0
     assert "its end has passed, so it will never be sent" in created.err
     assert "skychimp mailings update 1 --end WHEN" in created.err
+
+
+def test_client_is_named_by_id_or_address(message: Home) -> None:
+    for name in "ab":
+        message.call("clients", "create", "--email", f"{name}@x.example")
+    mailing = str(create(message, "--client", "B@X.example", "--client", "1"))
+    assert message.call("mailings", "show", mailing, "--json").json["client_ids"] == [1, 2]
+    arguments = ("--message", "1", "--start", "tomorrow", "--every", "day", "--client", "c@x.example")
+    assert message.call("mailings", "create", *arguments).status == 4
