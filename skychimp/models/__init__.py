@@ -21,6 +21,7 @@ from skychimp.models.deliveries import (
 )
 from skychimp.models.enums import (
     LEASED_STATES,
+    SUCCESSES,
     UNFINISHED_STATES,
     WAITING_STATES,
     CatchUp,
@@ -48,6 +49,7 @@ use_large_integers()
 __all__ = [
     "EVERYBODY",
     "LEASED_STATES",
+    "SUCCESSES",
     "UNFINISHED_STATES",
     "WAITING_STATES",
     "AccountEmail",

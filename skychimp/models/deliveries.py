@@ -24,6 +24,7 @@ _IS_UNFINISHED = has_state(column("state"), *UNFINISHED_STATES)
 _IS_WAITING = has_state(column("state"), *WAITING_STATES)
 _IS_LEASED = has_state(column("state"), *LEASED_STATES)
 _IS_UNKNOWN = has_state(column("state"), DeliveryState.UNKNOWN)
+_IS_IN_OUTBOX = has_state(column("state"), DeliveryState.OUTBOX)
 
 
 class Occurrence(Table, table=True):
@@ -90,6 +91,7 @@ class Delivery(Table, table=True):
         CheckConstraint(f"NOT ({_IS_WAITING}) OR next_try_at IS NOT NULL", name="waits_until"),
         partial_index("ix_delivery_waiting", "occurrence_id", "next_try_at", where=_IS_WAITING),
         partial_index("ix_delivery_unknown", "occurrence_id", "next_try_at", where=_IS_UNKNOWN),
+        partial_index("ix_delivery_outbox", "occurrence_id", where=_IS_IN_OUTBOX),
         # The Message-ID is made of the id, so an id must never be reused.
         {"sqlite_autoincrement": True},
     )
@@ -212,6 +214,9 @@ class Run(Table, table=True):
     """A random id of the host, as two may have the same name. "" on SQLite, where all runs are on one host."""
     mailing_id: int | None = None
     """The only mailing that it sends, None if it sends all."""
+    outbox: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    relay: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    """What it sends through, as attempts name it. "" if an older version has started it."""
 
 
 class RelayState(Table, table=True):

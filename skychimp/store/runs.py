@@ -28,6 +28,9 @@ from skychimp.store.database import SQLITE
 _RUN = Run.__table__
 _L = Lease.__table__
 
+COUNTS = ("sent", "outbox", "deferred", "failed", "unknown")
+"""The columns that count what a run did."""
+
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
 HEARTBEAT_LIMIT = timedelta(seconds=60)
@@ -60,17 +63,17 @@ class OtherRun:
     started_at: datetime
 
 
-def start(db: Connection, store: Path, now: datetime, mailing_id: int | None = None) -> RunLock:
+def start(db: Connection, store: Path, now: datetime, mailing_id: int | None = None, relay: str = "") -> RunLock:
     """Register this process as a run, and lock its file before any other process can see the run.
 
-    It sends one mailing, or all if that is None.
+    It sends one mailing, or all if that is None. `relay` is what it sends through.
 
     Raises Conflict if another process holds that lock, as a run of a store that was at this path before, and
     StoreFailed if the file cannot be opened.
     """
-    counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
-    host = {"host": socket.gethostname(), "host_id": _own_host_id(db, store)}
-    row = host | {"pid": os.getpid(), "started_at": now, "heartbeat_at": now, "mailing_id": mailing_id} | counts
+    host = {"host": socket.gethostname(), "host_id": _own_host_id(db, store), "relay": relay}
+    row = host | {"pid": os.getpid(), "started_at": now, "heartbeat_at": now, "mailing_id": mailing_id}
+    row |= dict.fromkeys(COUNTS, 0)
     key = db.execute(insert(_RUN).values(row)).inserted_primary_key
     assert key is not None
     path = lock_path(store, f"run-{key[0]}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from skychimp import files
 from skychimp.errors import OutboxFailed
-from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Phase, Reply, SendResult
+from skychimp.transport.interfaces import OUTBOX, EmailSource, OutgoingEmail, Phase, Reply, SendResult
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
 
@@ -21,7 +21,7 @@ class OutboxTransport:
     The file is named after the Message-ID, so an email that is written again replaces its file.
     """
 
-    relay = "outbox"
+    relay = OUTBOX
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

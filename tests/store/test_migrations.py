@@ -367,6 +367,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0021": ("INDEX ix_delivery_outbox", "run.outbox", "run.relay"),
     "0016": ("suppression.until",),
     "0015": ("mailing.transactional", "occurrence.extras", "content.extras"),
     "0014": ("returned_mail", "delivery.address_hash"),
@@ -386,6 +387,9 @@ def go_back_to(store: Store, revision: str) -> None:
     with store.connect() as db, db.begin():
         for _, added in filter(lambda undo: undo[0] > revision, UNDO.items()):
             for name in added:
+                if name.startswith("INDEX"):
+                    db.exec_driver_sql(f"DROP {name}")
+                    continue
                 table, _, column = name.partition(".")
                 db.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}" if column else f"DROP TABLE {table}")
         db.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")

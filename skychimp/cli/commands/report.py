@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 # The same as in services/reporting/reports.py, which is slow to import for --help.
-_STATUSES = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
+_STATUSES = ("sent", "outbox", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
 TABLES = {
     "occurrences": ("due_at", "state", *_STATUSES, "attempts", "opened_at", "finished_at", "subject"),
     "replies": ("outcome", "attempts", "code", "enhanced", "phase", "words", "meaning", "remedy"),
     "domains": ("domain", "deliveries", *_STATUSES),
-    "rate": ("due_at", "at", "seconds", "sent", "deferred", "failed", "unknown", "given_back", "a_second"),
+    "rate": ("due_at", "at", "seconds", "sent", "outbox", "deferred", "failed", "unknown", "given_back", "a_second"),
 }
 """The tables that a pipe or CSV can get, with their columns."""
 

@@ -20,7 +20,8 @@ EDGES = 2
 """The space at both sides of a table."""
 
 CELL_STYLES = {
-    "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
+    "sent": "green", "outbox": "cyan", "running": "green", "failed": "red", "expired": "red",
+    "deferred": "yellow", "unknown": "magenta",
 }  # fmt: skip
 """The styles of cells that contain nothing but this word."""
 

@@ -52,7 +52,7 @@ def send_due(
     settings = with_fitting_connections(with_sender(settings), warn)
     _require_files(settings)
     options = options or RunOptions()
-    with registered_run(store, mailing_id=options.mailing_id, join=options.join) as lock:
+    with registered_run(store, mailing_id=options.mailing_id, join=options.join, relay=settings.relay) as lock:
         transport = make_signing_transport(settings, store.path)
         dispatcher = Dispatcher(store, settings, transport, lock, options, report=report)
         return run_in_event_loop(_send(dispatcher, warn))
@@ -60,12 +60,18 @@ def send_due(
 
 @contextlib.contextmanager
 def registered_run(
-    store: Store, now: Callable[[], datetime] | None = None, *, mailing_id: int | None = None, join: bool = True
+    store: Store,
+    now: Callable[[], datetime] | None = None,
+    *,
+    mailing_id: int | None = None,
+    join: bool = True,
+    relay: str = "",
 ) -> Iterator[RunLock]:
     """Register this process as a run until the end of the block. `now` returns the time (default: the store's).
 
-    It sends one mailing, or all if that is None. Raises StoreHeld if the store is on hold after a restore, ClockBehind
-    if the clock is behind the last run's, and AlreadySending if it is not to join a run of this host.
+    It sends one mailing, or all if that is None, through `relay`. Raises StoreHeld if the store is on hold after a
+    restore, ClockBehind if the clock is behind the last run's, and AlreadySending if it is not to join a run of this
+    host.
     """
     now = now or store.now
     failover.check_store(store)
@@ -77,7 +83,7 @@ def registered_run(
         if not join and (other := runs.find_sending(db, store.path, mailing_id, now())) is not None:
             raise AlreadySending(other)
         tzdata_changes.update_due_times(db)
-        lock = runs.start(db, store.path, now(), mailing_id)
+        lock = runs.start(db, store.path, now(), mailing_id, relay)
     try:
         yield lock
     finally:

@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, or_, select
 
-from skychimp.models import Attempt, Delivery, DeliveryState, Intent, Occurrence, OccurrenceState, Outcome, has_state
+from skychimp.models import (
+    SUCCESSES,
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Intent,
+    Occurrence,
+    OccurrenceState,
+    Outcome,
+    has_state,
+)
 from skychimp.store.conditions import has_intent, has_waiting_state, is_unfinished
 
 _A = Attempt.__table__
@@ -22,7 +32,8 @@ _O = Occurrence.__table__
 class UnfinishedOccurrence(NamedTuple):
     """An occurrence that may still send something.
 
-    `has_begun` says whether an email was sent, or may have been, `has_untried` whether a client was not tried yet.
+    `has_begun` says whether an email was sent, or may have been, or is in the outbox. `has_untried` says whether a client
+    was not tried yet.
     """
 
     id: int
@@ -84,7 +95,7 @@ def _present(db: Connection, row: Row[int, datetime, OccurrenceState], progress:
 
 
 def _has_begun(db: Connection, occurrence_id: int) -> bool:
-    has_arrived = or_(has_state(_D.c.state, DeliveryState.SENT, DeliveryState.UNKNOWN), _D.c.dated_at.is_not(None))
+    has_arrived = or_(has_state(_D.c.state, *SUCCESSES, DeliveryState.UNKNOWN), _D.c.dated_at.is_not(None))
     begun = exists().where(_D.c.occurrence_id == occurrence_id, or_(has_arrived, has_intent()))
     return bool(db.scalar(select(begun)))
 
@@ -93,7 +104,7 @@ def _has_begun_since(db: Connection, occurrence_id: int, last_attempt_id: int) -
     """Return whether an email is being sent, or was sent since an attempt. Each attempt had an intent before."""
     # Subqueries rather than joins: a database might begin with the deliveries, of which there are most.
     intended = select(_I.c.delivery_id).where(_occurrence_of(_I.c.delivery_id) == occurrence_id)
-    may_have_arrived = and_(_A.c.id > last_attempt_id, _A.c.outcome.in_([Outcome.SENT, Outcome.UNKNOWN]))
+    may_have_arrived = and_(_A.c.id > last_attempt_id, _A.c.outcome.in_([*SUCCESSES, Outcome.UNKNOWN]))
     tried = select(_A.c.delivery_id).where(may_have_arrived, _occurrence_of(_A.c.delivery_id) == occurrence_id)
     return any(db.scalar(query.limit(1)) is not None for query in (intended, tried))
 
