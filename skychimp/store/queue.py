@@ -54,11 +54,12 @@ from skychimp.store.conditions import (
     has_success,
     has_waiting_state,
     is_before_end,
+    is_in_outbox,
     is_leased,
     is_unfinished,
     is_waiting,
     may_send,
-    new_outcome,
+    new_state,
 )
 from skychimp.store.database import POSTGRESQL
 from skychimp.store.occurrences import canary
@@ -230,7 +231,7 @@ def _fold_statements(delivery_ids: Select[tuple[int]]) -> Sequence[Executable]:
     done = update(_D).where(_D.c.id.in_(delivery_ids), has_success())
     is_done = exists().where(_D.c.id == _I.c.delivery_id, has_state(_D.c.state, *SUCCESSES))
     return (
-        done.values(state=new_outcome(), next_try_at=None, attempts=_D.c.attempts + 1),
+        done.values(state=new_state(), next_try_at=None, attempts=_D.c.attempts + 1),
         delete(_I).where(_I.c.delivery_id.in_(delivery_ids), is_done),
     )
 
@@ -315,6 +316,14 @@ def queue_written(db: Connection, ids: Sequence[int], now: datetime) -> None:
     _queue_again(db, ids, [DeliveryState.OUTBOX], now, given_back=_D.c.attempts)
     use_new_addresses(db, _D.c.id.in_(id_list(ids)))
     cancel_obsolete(db, ids)
+
+
+def replace_written(db: Connection, ids: Sequence[int]) -> None:
+    """End these deliveries that were only written to the outbox, as their clients have a newer email of the mailing."""
+    written = update(_D).where(_D.c.id.in_(id_list(ids)), is_in_outbox()).values(state=DeliveryState.REPLACED)
+    occurrence_ids = db.scalars(written.returning(_D.c.occurrence_id)).all()
+    counted = update(_O).where(_O.c.id.in_(id_list(sorted(set(occurrence_ids)))))
+    db.execute(counted.values(results_of=None))  # a finished occurrence does not change otherwise
 
 
 def finish_written(db: Connection, ids: Sequence[int]) -> None:

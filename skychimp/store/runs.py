@@ -57,10 +57,11 @@ class RunLock:
 
 @dataclass(frozen=True)
 class OtherRun:
-    """The process of another run, and when it started."""
+    """The process of another run, when it started, and what it sends through, "" if that is not known."""
 
     pid: int
     started_at: datetime
+    relay: str
 
 
 def start(db: Connection, store: Path, now: datetime, mailing_id: int | None = None, relay: str = "") -> RunLock:
@@ -168,7 +169,7 @@ def find_sending(db: Connection, store: Path, mailing_id: int | None, now: datet
     for row in db.execute(same.order_by(_RUN.c.id)):
         is_recent = now - row.heartbeat_at <= HEARTBEAT_LIMIT
         if is_recent and not _is_unlocked(lock_path(store, f"run-{row.id}")):
-            return OtherRun(row.pid, row.started_at)
+            return OtherRun(row.pid, row.started_at, row.relay)
     return None
 
 

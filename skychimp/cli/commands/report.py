@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skychimp.cli.context import Context, Json, MailingName, get_context
+from skychimp.cli.display.outbox_note import show_outbox_note
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.cli.reporting import count_new_attempts, counting_deliveries, flatten_counts
 from skychimp.errors import InvalidValue
@@ -65,6 +66,8 @@ def report(
     else:
         columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}
         context.out.rows(_rows(result, table or "occurrences"), columns, empty="nothing was due yet")
+    if not json:
+        show_outbox_note(context, result.counts["outbox"], others_sent=result.counts["sent"] > 0)
 
 
 def _draw(context: Context, report: "Report") -> None:

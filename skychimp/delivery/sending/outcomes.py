@@ -34,10 +34,9 @@ LIMITS_PER_CONNECTION = 2
 class RunStats:
     """What a run did. `queued` and `deferred` count what is left for the next run at its end.
 
-    `waiting` counts what was not due yet, because other clients of the mailing get it first (its canary). `outbox` counts
-    what was only written to the outbox, and `sent` does not.
-    `opened` counts occurrences, the other numbers count deliveries. `stopped` is the reason why the run ended early, ""
-    if it did not.
+    `outbox` counts what was only written to the outbox. `waiting` counts what was not due yet, because other clients of
+    the mailing get it first (its canary). `opened` counts occurrences, the other numbers count deliveries. `stopped` is
+    the reason why the run ended early, "" if it did not.
     """
 
     opened: int = 0

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
+from sqlalchemy import Connection
+
 from skychimp import addresses
 from skychimp.config.settings import Settings
 from skychimp.delivery.scheduling import tzdata_changes
@@ -50,7 +52,7 @@ def send_due(
     """
     require_open_files()
     settings = with_fitting_connections(with_sender(settings), warn)
-    _require_files(settings)
+    require_files(settings)
     options = options or RunOptions()
     with registered_run(store, mailing_id=options.mailing_id, join=options.join, relay=settings.relay) as lock:
         transport = make_signing_transport(settings, store.path)
@@ -76,8 +78,7 @@ def registered_run(
     now = now or store.now
     failover.check_store(store)
     with store.translate_errors(), store.connect() as db, db.begin():
-        if (reason := holds.why_held(db)) is not None:
-            raise StoreHeld(f"the store is on hold {reason}", 'run "skychimp resolve --restored"')
+        require_not_held(db)
         if (clock_error := runs.clock_behind(db, now())) is not None:
             raise clock_error
         if not join and (other := runs.find_sending(db, store.path, mailing_id, now())) is not None:
@@ -88,6 +89,12 @@ def registered_run(
         yield lock
     finally:
         lock.release()
+
+
+def require_not_held(db: Connection) -> None:
+    """Raise StoreHeld if the store is on hold after a restore."""
+    if (reason := holds.why_held(db)) is not None:
+        raise StoreHeld(f"the store is on hold {reason}", 'run "skychimp resolve --restored"')
 
 
 def why_held(store: Store) -> str | None:
@@ -131,7 +138,7 @@ def with_fitting_connections(settings: Settings, warn: Callable[[str], None]) ->
     return settings.model_copy(update={"smtp": settings.smtp.model_copy(update={"connections": fitting})})
 
 
-def _require_files(settings: Settings) -> None:
+def require_files(settings: Settings) -> None:
     """Raise ConfigError if a file that sending needs cannot be used.
 
     The daemon does without this check: it must not end because of a file that is wrong for a while.

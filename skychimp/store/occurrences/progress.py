@@ -32,8 +32,8 @@ _O = Occurrence.__table__
 class UnfinishedOccurrence(NamedTuple):
     """An occurrence that may still send something.
 
-    `has_begun` says whether an email was sent, or may have been, or is in the outbox. `has_untried` says whether a client
-    was not tried yet.
+    `has_begun` says whether an email was sent, or may have been, or is in the outbox. `has_untried` says whether a
+    client was not tried yet.
     """
 
     id: int
