@@ -90,7 +90,7 @@ def run(
         _show_other_run(context, already.other)
         return
     shown = [name for name in SHOWN if name not in SHOWN_IF_ANY or getattr(stats, name)]
-    context.out.record(replace(summary(stats), from_outbox=taken), shown)
+    context.out.record(asdict(replace(summary(stats), from_outbox=taken)), shown)
     show_outbox_note(context, stats.outbox, others_sent=stats.sent > 0)
     if stats == RunStats():
         context.out.note("nothing was due")

@@ -50,7 +50,7 @@ def test_backup_and_restore(store: Store, ada: Actor, admins: Home) -> None:
     assert (resumed.status, resumed.json["restored"], resumed.json["to_send"]) == (0, True, 0)
     assert admins.call("resolve", "--restored").status == 6
     assert admins.call("run").status == 0
-    assert state_counts(store) == {"sent": 1}
+    assert state_counts(store) == {"outbox": 1}
 
 
 @pytest.mark.sqlite
@@ -132,6 +132,6 @@ def test_daemon_waits_until_a_restored_store_is_resumed(store: Store, ada: Actor
         with Daemon(store, daemons.write_config(tmp_path, receiver.port), daemons.clean_environ()) as daemon:
             daemon.wait_for(lambda: on_hold in daemon.event_names)
             backups.resume(store, OPERATOR)
-            daemon.wait_for(lambda: state_counts(store) == {"sent": 1})
+            daemon.wait_for(lambda: state_counts(store) == {"outbox": 1})
             assert daemon.event_names.count(on_hold) == 1
             assert daemon.stop() == 0
