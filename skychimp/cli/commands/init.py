@@ -46,7 +46,7 @@ def init(
     shared.require_operator('run "skychimp init"')
     email = prompts.read_email(context, email)
     with ExitStack() as undo:
-        config_file = _find_or_create_config(context, sender, email, undo)
+        config_file, secrets = _find_or_create_config(context, sender, email, undo)
         prompts.read_email(context, email, is_new=True)  # only now are there settings to check it with
         url = context.settings.store_url
         store = context.store if schema.has_store(url, context.settings.store.read_password()) else None
@@ -65,6 +65,8 @@ def init(
             "store": store.name,
         }
     )
+    for name in secrets:
+        context.out.note(f"{name} is not written to {config_file}: {_keep_secret(name)}")
     context.out.note(_describe_transport(context))
     _warn_of_unnamed_timezone(context)
     if password is None:
@@ -85,10 +87,12 @@ def _warn_of_unnamed_timezone(context: Context) -> None:
         context.out.note(f"{error.message}: {error.hint}")
 
 
-def _find_or_create_config(context: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
-    """Return the config file, which is created if there is none.
+def _find_or_create_config(
+    context: Context, sender: str | None, email: str, undo: ExitStack
+) -> "tuple[Path | None, Sequence[str]]":
+    """Return the config file, which is created if there is none, and the settings of the environment that it lacks.
 
-    Returns None if it cannot be written, but the environment has all settings that are needed.
+    Returns no file if it cannot be written, but the environment has all settings that are needed.
     """
     from skychimp import addresses
     from skychimp.config import config_file, sources
@@ -99,7 +103,7 @@ def _find_or_create_config(context: Context, sender: str | None, email: str, und
     if os.path.lexists(path):
         if sender not in (None, context.settings.mail.sender):
             raise Conflict(f"{path} already exists with another sender", "change mail.sender in this file")
-        return path
+        return path, ()
     if sender is None and not os.environ.get("SKYCHIMP_MAIL__SENDER"):
         sender = _ask_sender(context, email)
     flags = {"mail.sender": sender, "store.url": sources.resolve_path("store.url", context.options.store)}
@@ -108,14 +112,12 @@ def _find_or_create_config(context: Context, sender: str | None, email: str, und
     secrets = [name for name, value in kept.items() if sources.has_password(name, value)]
     reason = _create_config(path, {name: value for name, value in kept.items() if name not in secrets}, secrets)
     if reason is None:
-        for name in secrets:
-            context.out.note(f"{name} is not written to {path}: {_keep_secret(name)}")
         undo.callback(path.unlink, missing_ok=True)
         _trust(path, undo)
-        return path
+        return path, secrets
     if sender is None and context.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
         context.out.note(f"cannot write {path}: {reason}; all settings come from the environment")
-        return None
+        return None, ()
     raise ConfigError(f"cannot write {path}: {reason}", "use another file with --config FILE")
 
 
@@ -170,7 +172,7 @@ def _toml_value(setting: str, value: object) -> object:
     if not isinstance(value, str):
         return tuple(value) if isinstance(value, list) else value
     if isinstance(usual, bool):
-        return {"true": True, "false": False}.get(value.lower(), value)
+        return {"true": True, "false": False}.get(value, value)
     if isinstance(usual, int) and value.isascii() and value.isdecimal():
         return int(value)
     listed = parse_list(value)

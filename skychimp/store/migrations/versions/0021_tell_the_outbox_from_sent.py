@@ -52,7 +52,7 @@ def upgrade() -> None:
 
 
 def _allow_value_in_file() -> None:
-    # SQLite cannot change a constraint. To make the largest tables anew would take minutes, so only their definition is
+    # SQLite cannot change a constraint. Copying the largest tables would take minutes, so only their definition is
     # changed (lang_altertable.html, section 7: what does not affect the content on disk).
     op.execute("PRAGMA writable_schema = ON")
     tables = ", ".join(f"'{table}'" for table, *_ in CHECKED)
