@@ -151,8 +151,10 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
         context.out.record(asdict(mailing) | json_counts(counted) | {"run": counts})
     else:
         show_mailing(context, mailing)
-        shown = ("sent", "outbox", "deferred", "failed", "unknown", "queued", "waiting")
-        context.out.note(", ".join(f"{counts[name]:,} {name}" for name in shown if counts[name] or name == "sent"))
+        shown = ("sent", "deferred", "failed", "unknown", "queued", "waiting")
+        words = [f"{counts[name]:,} {name}" for name in shown if counts[name] or (name == "sent" and not stats.outbox)]
+        if words:
+            context.out.note(", ".join(words))
     show_outbox_note(context, stats.outbox)
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)

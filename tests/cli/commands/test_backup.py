@@ -132,6 +132,6 @@ def test_daemon_waits_until_a_restored_store_is_resumed(store: Store, ada: Actor
         with Daemon(store, daemons.write_config(tmp_path, receiver.port), daemons.clean_environ()) as daemon:
             daemon.wait_for(lambda: on_hold in daemon.event_names)
             backups.resume(store, OPERATOR)
-            daemon.wait_for(lambda: state_counts(store) == {"outbox": 1})
+            daemon.wait_for(lambda: state_counts(store) == {"sent": 1})
             assert daemon.event_names.count(on_hold) == 1
             assert daemon.stop() == 0

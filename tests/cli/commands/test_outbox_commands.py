@@ -42,7 +42,7 @@ def smtp(port: int) -> dict[str, str]:
 def test_create_and_run_say_that_nothing_was_sent(people: Home) -> None:
     create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "once", "--all-clients")
     created = people.call(*create)
-    assert "0 sent, 2 outbox\n" + NOTE + HINT in created.err
+    assert created.err.endswith("\n" + NOTE + HINT)
     assert people.call(*create, "--no-send", "--name", "second").status == 0
     done = people.call("run")
     assert done.out.splitlines()[:2] == ["sent\t0", "outbox\t2"]
