@@ -8,7 +8,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, true
 from sqlmodel import Session
@@ -80,16 +81,11 @@ def queue_outbox(
         runner.require_not_held(db)
         _require_no_writer(db, store, mailing_id, now)
         recover_dead_runs(db, now, store.path, unknown_after, OUTBOX)  # so that what they have written counts
-    with store.read() as session:
-        db = session.connection()
-        stale = array("q", db.scalars(_stale(now, mailing_id)))
-        stale_ids = set(stale)
-        ids = array("q", (each for each in db.scalars(_sendable(now, mailing_id)) if each not in stale_ids))
-    replaced = _take(store, stale, queue.replace_written)
-    queued = _take(store, ids[:limit], lambda db, batch: queue.queue_written(db, batch, store.now()))
+    replaced = _take(store, _stale(now, mailing_id), queue.replace_written)
+    taken = _take(store, _sendable(now, mailing_id).limit(limit), partial(queue.queue_written, now=now))
     with store.read() as session:
         left = list(_left(session.connection(), store.now(), mailing_id))
-    return FromOutbox(queued, len(ids[:limit]) - queued, replaced, left)
+    return FromOutbox(taken.kept, taken.cancelled, replaced.kept, left)
 
 
 def _require_mail_server(settings: Settings) -> None:
@@ -134,23 +130,33 @@ def _stale(now: datetime, mailing_id: int | None) -> Select[int]:
     return _in_outbox(mailing_id).where(_may_leave(now), _M.c.catch_up != CatchUp.ALL, has_newer)
 
 
-def _take(store: Store, ids: "array[int]", change: Callable[[Connection, Sequence[int]], object]) -> int:
-    """Take emails out of the outbox, in batches, and change their deliveries. Return how many are not cancelled."""
-    outbox, taken = make_outbox(store.path), 0
+class _Taken(NamedTuple):
+    """How many deliveries were taken out of the outbox and changed, and how many were cancelled then."""
+
+    kept: int
+    cancelled: int
+
+
+def _take(store: Store, chosen: Select[int], change: Callable[[Connection, Sequence[int]], object]) -> _Taken:
+    """Take emails out of the outbox, in batches, and change their deliveries."""
+    outbox, kept, cancelled = make_outbox(store.path), 0, 0
+    with store.read() as session:
+        ids = array("q", session.connection().scalars(chosen))
 
     def take_next(session: Session) -> bool:
-        nonlocal taken
+        nonlocal kept, cancelled
         db = session.connection()
         batch = db.scalars(select(_D.c.id).where(_D.c.id.in_(id_list(ids[:BATCH].tolist())), is_in_outbox())).all()
         del ids[:BATCH]
         outbox.remove(_file_names(db, batch))
         change(db, batch)
-        is_taken = and_(_D.c.id.in_(id_list(batch)), _D.c.state != DeliveryState.CANCELLED)
-        taken += db.scalar(select(func.count()).select_from(_D).where(is_taken)) or 0
+        is_cancelled = and_(_D.c.id.in_(id_list(batch)), _D.c.state == DeliveryState.CANCELLED)
+        number = db.scalar(select(func.count()).select_from(_D).where(is_cancelled)) or 0
+        kept, cancelled = kept + len(batch) - number, cancelled + number
         return not ids
 
     store.write_in_batches(take_next)
-    return taken
+    return _Taken(kept, cancelled)
 
 
 def _file_names(db: Connection, ids: Sequence[int]) -> list[str]:
