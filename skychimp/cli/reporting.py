@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from skychimp.services.reporting.reports import RangeReport
 
-OUTCOMES = ("sent", "deferred", "failed", "unknown", "given_back")
+OUTCOMES = ("sent", "outbox", "deferred", "failed", "unknown", "given_back")
 MAX_DAYS = 62
 """A longer range is drawn by week."""
 SLOW_TO_COUNT = 50_000

@@ -14,22 +14,24 @@ _INTRODUCTION = """\
 # overrides this file. A command-line option overrides both."""
 
 
-def example_config(values: Mapping[str, str] | None = None) -> str:
+def example_config(values: Mapping[str, object] | None = None, comments: Mapping[str, str] | None = None) -> str:
     """Return a config file with every setting, its meaning and its default.
 
     `values` maps names such as `mail.sender` to values that are set in place of the defaults. A setting that has no
-    fixed default is shown as a comment.
+    fixed default is shown as a comment. `comments` adds a line to some settings.
     """
     lines = [_INTRODUCTION]
     for section, model in SECTIONS.items():
         lines += ["", f"[{section}]"]
         for key, field in model.model_fields.items():
             value, is_set = _value(field, (values or {}).get(f"{section}.{key}"))
-            lines += [f"# {field.description}", f"{'' if is_set else '# '}{key} = {_to_toml(value)}"]
+            comment = (comments or {}).get(f"{section}.{key}")
+            lines += [f"# {field.description}", *([f"# {comment}"] if comment else [])]
+            lines.append(f"{'' if is_set else '# '}{key} = {_to_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
-def _value(field: FieldInfo, chosen: str | None) -> tuple[object, bool]:
+def _value(field: FieldInfo, chosen: object) -> tuple[object, bool]:
     """Return the value that is shown for a setting, and whether it is set or an example in a comment."""
     if chosen is not None:
         return chosen, True

@@ -181,6 +181,11 @@ class SmtpSettings(_Section):
         """Return the port, or the usual one of the encryption if none is set."""
         return self.port or _USUAL_PORTS[self.security]
 
+    @property
+    def relay(self) -> str:
+        """Return the mail server as the ledger names it: host and port."""
+        return f"{self.host}:{self.effective_port}"
+
     def read_password(self) -> str | None:
         """Return the password from the setting or its file, None without either. Raises ConfigError."""
         if self.password is not None or self.password_file is None:
@@ -414,6 +419,11 @@ class Settings(_Section):
     service: ServiceSettings = ServiceSettings()
     config_file: Path | None = None
     """The config file that was read, if any."""
+
+    @property
+    def relay(self) -> str:
+        """Return what emails are sent through, as the ledger names it: the mail server, or `outbox`."""
+        return self.smtp.relay if self.mail.transport == "smtp" else self.mail.transport
 
     @property
     def store_url(self) -> str:

@@ -98,10 +98,40 @@ def file_values(read: ConfigFiles) -> dict[str, Any]:
     return {setting: value for setting, value, _ in _from_files(read)}
 
 
+def environment_values(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return the values that the environment has, by setting, not checked yet. Raises ConfigError."""
+    return {setting: value for setting, value, _ in _from_variables(environ, _ENVIRONMENT, Path())}
+
+
+def only_in_environment(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the settings that have another value, or none, without the environment. Raises ConfigError.
+
+    `settings` are those in force. The store is left out, as a command line can name it.
+    """
+    without = load_settings(config_file=settings.config_file, environ={}) if settings.config_file else Settings()
+
+    def differs(setting: str) -> bool:
+        section, _, key = setting.partition(".")
+        now, then = (getattr(getattr(each, section), key) for each in (settings, without))
+        return bool(now != then)
+
+    return [setting for setting in environment_values(environ) if setting != "store.url" and differs(setting)]
+
+
+def has_password(setting: str, value: object) -> bool:
+    """Return whether the value of a setting is a password, or a URL with one."""
+    return setting == "smtp.password" or hide_password(str(value)) != str(value)
+
+
+def variable(setting: str) -> str:
+    """Return the name of the environment variable of a setting."""
+    return f"SKYCHIMP_{setting.replace('.', '__')}".upper()
+
+
 def files_with_passwords(read: ConfigFiles) -> list[Path]:
     """Return which of a config file and the .env beside it contain a password. Raises ConfigError."""
     from_config, from_env = (
-        any(setting == "smtp.password" or hide_password(str(value)) != str(value) for setting, value, _ in values)
+        any(has_password(setting, value) for setting, value, _ in values)
         for values in (_from_config(read), _from_env_file(read))
     )
     return [path for path, has_one in ((read.path, from_config), (read.env_path, from_env)) if has_one]
@@ -165,23 +195,19 @@ def _from_config(read: ConfigFiles) -> Iterator[_Value]:
 
 def _from_variables(environ: Mapping[str, str], source: str, folder: Path) -> Iterator[_Value]:
     """Yield the settings among environment variables. An empty variable counts as unset."""
-    known = {_variable(old): new for old, new in RENAMED_SETTINGS.items()}
-    known |= {_variable(setting): setting for setting in _setting_names()}
+    known = {variable(old): new for old, new in RENAMED_SETTINGS.items()}
+    known |= {variable(setting): setting for setting in _setting_names()}
     prefixes = tuple(f"SKYCHIMP_{section}__".upper() for section in SECTIONS)
-    for variable in environ:
-        if variable.startswith(prefixes) and variable not in known:
-            raise ConfigError(f"unknown setting {variable} in {source}", did_you_mean(variable, known) or _LIST_HINT)
-    for variable, setting in (*known.items(), ("SKYCHIMP_STORE", "store.url")):
-        if value := environ.get(variable):
-            yield _Value(setting, resolve_path(setting, value, folder), f"{variable} in {source}")
+    for name in environ:
+        if name.startswith(prefixes) and name not in known:
+            raise ConfigError(f"unknown setting {name} in {source}", did_you_mean(name, known) or _LIST_HINT)
+    for name, setting in (*known.items(), ("SKYCHIMP_STORE", "store.url")):
+        if value := environ.get(name):
+            yield _Value(setting, resolve_path(setting, value, folder), f"{name} in {source}")
 
 
 def _setting_names() -> list[str]:
     return [f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields]
-
-
-def _variable(setting: str) -> str:
-    return f"SKYCHIMP_{setting.replace('.', '__')}".upper()
 
 
 def _decode(path: Path, data: bytes) -> str:

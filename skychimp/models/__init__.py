@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from skychimp.models.enums import (
     EVERYBODY,
     LEASED_STATES,
+    SUCCESSES,
     UNFINISHED_STATES,
     WAITING_STATES,
     CatchUp,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERYBODY",
     "LEASED_STATES",
+    "SUCCESSES",
     "UNFINISHED_STATES",
     "WAITING_STATES",
     "AccountEmail",

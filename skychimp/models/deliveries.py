@@ -185,6 +185,9 @@ class Run(Table, table=True):
     """A random id of the host, as two may have the same name. "" on SQLite, where all runs are on one host."""
     mailing_id: int | None = None
     """The only mailing that it sends, None if it sends all."""
+    outbox: int = 0
+    relay: str = ""
+    """What it sends through, as attempts name it. "" if an older version has started it."""
 
 
 class RelayState(Table, table=True):

@@ -65,6 +65,8 @@ class DeliveryState(StrEnum):
     SENDING = "sending"
     """A run is about to end its data with the final dot, or has done so."""
     SENT = "sent"
+    OUTBOX = "outbox"
+    """It was only written to the outbox, and has not left the machine. There is no further try."""
     DEFERRED = "deferred"
     FAILED = "failed"
     UNKNOWN = "unknown"
@@ -79,6 +81,8 @@ class Outcome(StrEnum):
     """The result of one attempt."""
 
     SENT = "sent"
+    OUTBOX = "outbox"
+    """The email was only written to the outbox."""
     DEFERRED = "deferred"
     FAILED = "failed"
     UNKNOWN = "unknown"
@@ -132,6 +136,8 @@ class ReturnedKind(StrEnum):
 
 UNFINISHED_STATES = (OccurrenceState.OPENING, OccurrenceState.OPEN)
 WAITING_STATES = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
+SUCCESSES = (Outcome.SENT, Outcome.OUTBOX)
+"""The outcomes after which there is no further try. A delivery's state is called the same then."""
 LEASED_STATES = (DeliveryState.CLAIMED, DeliveryState.SENDING)
 """They are not stored: see `store.conditions.current_state`."""
 

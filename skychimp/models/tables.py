@@ -309,6 +309,7 @@ _IS_UNFINISHED = has_state(column("state"), *UNFINISHED_STATES)
 _IS_WAITING = has_state(column("state"), *WAITING_STATES)
 _IS_LEASED = has_state(column("state"), *LEASED_STATES)
 _IS_UNKNOWN = has_state(column("state"), DeliveryState.UNKNOWN)
+_IS_IN_OUTBOX = has_state(column("state"), DeliveryState.OUTBOX)
 
 occurrence = Table(
     "occurrence",
@@ -376,6 +377,7 @@ delivery = Table(
     CheckConstraint(f"NOT ({_IS_WAITING}) OR next_try_at IS NOT NULL", name="waits_until"),
     partial_index("ix_delivery_waiting", "occurrence_id", "next_try_at", where=_IS_WAITING),
     partial_index("ix_delivery_unknown", "occurrence_id", "next_try_at", where=_IS_UNKNOWN),
+    partial_index("ix_delivery_outbox", "occurrence_id", where=_IS_IN_OUTBOX),
     sqlite_autoincrement=True,
 )
 
@@ -455,6 +457,8 @@ run = Table(
     Column("unknown", Integer, nullable=False, default=0),
     Column("host_id", String, nullable=False, default="", server_default=text("''")),
     Column("mailing_id", Integer),
+    Column("outbox", Integer, nullable=False, default=0, server_default=text("0")),
+    Column("relay", String, nullable=False, default="", server_default=text("''")),
 )
 
 relay_state = Table(

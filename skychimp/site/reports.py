@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 720, 180
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
 """The size of a plot and its margins, in the plot's own units."""
 
-OUTCOMES = ("sent", "deferred", "failed", "unknown", "given_back")
+OUTCOMES = ("sent", "outbox", "deferred", "failed", "unknown", "given_back")
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

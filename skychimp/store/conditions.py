@@ -8,9 +8,22 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, and_, case, exists, func, literal, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    String,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    type_coerce,
+)
 
 from skychimp.models import (
+    SUCCESSES,
     UNFINISHED_STATES,
     WAITING_STATES,
     DeliveryState,
@@ -135,7 +148,7 @@ def is_leased() -> ColumnElement[bool]:
 def current_state() -> ColumnElement[str]:
     """Return the expression for the state that a delivery has now. The stored one is older while its lease is open."""
     return case(
-        (was_sent(), literal(DeliveryState.SENT.value)),
+        (has_success(), new_state()),
         (has_intent(), literal(DeliveryState.SENDING.value)),
         (and_(has_waiting_state(), is_leased()), literal(DeliveryState.CLAIMED.value)),
         else_=_D.c.state,
@@ -145,16 +158,41 @@ def current_state() -> ColumnElement[str]:
 @cache
 def current_attempts() -> ColumnElement[int]:
     """Return the expression for the number of attempts that a delivery has now."""
-    return _D.c.attempts + case((was_sent(), 1), else_=0)
+    return _D.c.attempts + case((has_success(), 1), else_=0)
+
+
+@cache
+def has_success() -> ColumnElement[bool]:
+    """Return the condition of a delivery that was sent, or written to the outbox, under a lease that is still open."""
+    return and_(has_intent(), has_state(func.coalesce(_new_outcome(), ""), *SUCCESSES))
 
 
 @cache
 def was_sent() -> ColumnElement[bool]:
     """Return the condition of a delivery that was sent under a lease that is still open."""
+    return and_(has_intent(), has_state(func.coalesce(_new_outcome(), ""), Outcome.SENT))
+
+
+@cache
+def new_state() -> ColumnElement[str]:
+    """Return the expression for the state that a delivery with `has_success` gets. Once it was sent, it stays sent."""
+    sent_before = exists().where(_A.c.delivery_id == _D.c.id, _A.c.outcome == Outcome.SENT).correlate(_D)
+    is_written = and_(has_state(_new_outcome(), Outcome.OUTBOX), ~sent_before)
+    return case((is_written, literal(DeliveryState.OUTBOX.value)), else_=literal(DeliveryState.SENT.value))
+
+
+@cache
+def _new_outcome() -> ColumnElement[str]:
+    """Return the expression for the outcome of a delivery's attempt under an open lease, NULL if there is none."""
     is_next_attempt = and_(_A.c.delivery_id == _D.c.id, _A.c.number == _D.c.attempts + 1)
     # Not EXISTS: PostgreSQL might read all attempts to join them, if it does not know yet that there are many.
-    outcome = select(_A.c.outcome).where(is_next_attempt).correlate(_D).scalar_subquery()
-    return and_(has_intent(), has_state(func.coalesce(outcome, ""), Outcome.SENT))
+    return select(type_coerce(_A.c.outcome, String)).where(is_next_attempt).correlate(_D).scalar_subquery()
+
+
+@cache
+def is_in_outbox() -> ColumnElement[bool]:
+    """Return the condition of a delivery that was written to the outbox, under a lease that is closed."""
+    return has_state(_D.c.state, DeliveryState.OUTBOX)
 
 
 @cache

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect, make_url
 
 from skychimp.models import (
+    SUCCESSES,
     DeliveryState,
     Outcome,
     tables,
@@ -37,7 +38,7 @@ from skychimp.models.base import has_state
 from skychimp.store import queue
 from skychimp.store.clients import bad_addresses, suppressions
 from skychimp.store.clients.bad_addresses import BadAddress
-from skychimp.store.conditions import current_state, has_waiting_state, is_unfinished, may_send, was_sent
+from skychimp.store.conditions import current_state, has_success, has_waiting_state, is_unfinished, may_send
 from skychimp.store.database import POSTGRESQL, SQLITE, Driver, Store, driver_of
 from skychimp.store.occurrences import return_counts
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
@@ -172,14 +173,14 @@ def record_attempts(db: Connection, run_id: int, records: Sequence[AttemptRecord
     Those that did not succeed change their deliveries at once, the others when the lease is closed.
 
     An attempt is late if its delivery was taken from this run meanwhile. It is logged and changes nothing, with one
-    exception: a late success marks the delivery as sent, unless it is being sent again right now. Without `late`, raise
+    exception: a late success finishes the delivery, unless it is being sent again right now. Without `late`, raise
     LateAttempt before anything is written.
     """
     existing = _existing_leases(driver_of(db), run_id, {record.claimed.lease_id for record in records})
     on_time = [record for record in records if record.claimed.lease_id in existing]
     if len(on_time) < len(records) and not late:
         raise LateAttempt
-    not_sent = [record for record in on_time if record.outcome != Outcome.SENT]
+    not_sent = [record for record in on_time if record.outcome not in SUCCESSES]
     _log(db, on_time)
     expired = sum([_set_outcome(db, record) == DeliveryState.EXPIRED for record in not_sent])
     queue.give_back(db, [record.claimed for record in not_sent])
@@ -204,7 +205,7 @@ def count_by_state(db: Connection, occurrence_id: int) -> dict[DeliveryState, in
 def count_results(db: Connection, occurrence_id: int) -> ResultCounts:
     """Count an occurrence's results, without those under leases that are open. It may read very many rows."""
     is_failed = has_state(_D.c.state, DeliveryState.FAILED)
-    is_tried = has_state(_D.c.state, DeliveryState.SENT, DeliveryState.DEFERRED, DeliveryState.FAILED)
+    is_tried = has_state(_D.c.state, *SUCCESSES, DeliveryState.DEFERRED, DeliveryState.FAILED)
     counts = select(func.count().filter(is_failed), func.count()).where(_D.c.occurrence_id == occurrence_id, is_tried)
     failed, tried = db.execute(counts).one()
     returned = return_counts.read_one(db, occurrence_id)
@@ -288,7 +289,7 @@ def _is_pending(mailing_id: int | None) -> ColumnElement[bool]:
     unfinished = select(_O.c.id).where(is_unfinished())
     if mailing_id is not None:
         unfinished = unfinished.where(_O.c.mailing_id == mailing_id)
-    return and_(has_waiting_state(), _D.c.occurrence_id.in_(unfinished), ~was_sent())
+    return and_(has_waiting_state(), _D.c.occurrence_id.in_(unfinished), ~has_success())
 
 
 def _count_refused(db: Connection, records: Sequence[AttemptRecord]) -> Mapping[int, int]:
@@ -306,6 +307,7 @@ def _record_late(db: Connection, records: Sequence[AttemptRecord]) -> None:
     for record in records:
         _log(db, [record])
         db.execute(update(_D).where(_D.c.id == record.claimed.id).values(attempts=_D.c.attempts + 1))
+    queue.finish_written(db, [record.claimed.id for record in records if record.outcome == Outcome.OUTBOX])
     queue.cancel_obsolete(db, ids)
 
 

@@ -31,6 +31,8 @@ from sqlalchemy import (
 )
 
 from skychimp.models import (
+    SUCCESSES,
+    WAITING_STATES,
     DeliveryState,
     MailingStatus,
     OccurrenceState,
@@ -43,13 +45,15 @@ from skychimp.store.conditions import (
     awaits_a_try,
     awaits_resend,
     has_intent,
+    has_success,
     has_waiting_state,
     is_before_end,
+    is_in_outbox,
     is_leased,
     is_unfinished,
     is_waiting,
     may_send,
-    was_sent,
+    new_state,
 )
 from skychimp.store.database import POSTGRESQL
 from skychimp.store.occurrences import canary
@@ -203,7 +207,7 @@ def close_leases(db: Connection, run_id: int, lease_ids: Sequence[int] | None = 
 
 
 def fold(db: Connection, delivery_ids: Select[tuple[int]]) -> None:
-    """Record in the own rows of these deliveries what was sent under leases that are open, and remove the intents."""
+    """Record in the own rows of these deliveries what succeeded under leases that are open, and remove the intents."""
     for statement in _fold_statements(delivery_ids):
         db.execute(statement)
 
@@ -218,11 +222,11 @@ def _close_statements() -> Sequence[Executable]:
 
 
 def _fold_statements(delivery_ids: Select[tuple[int]]) -> Sequence[Executable]:
-    sent = update(_D).where(_D.c.id.in_(delivery_ids), was_sent())
-    is_sent = exists().where(_D.c.id == _I.c.delivery_id, has_state(_D.c.state, DeliveryState.SENT))
+    done = update(_D).where(_D.c.id.in_(delivery_ids), has_success())
+    is_done = exists().where(_D.c.id == _I.c.delivery_id, has_state(_D.c.state, *SUCCESSES))
     return (
-        sent.values(state=DeliveryState.SENT, next_try_at=None, attempts=_D.c.attempts + 1),
-        delete(_I).where(_I.c.delivery_id.in_(delivery_ids), is_sent),
+        done.values(state=new_state(), next_try_at=None, attempts=_D.c.attempts + 1),
+        delete(_I).where(_I.c.delivery_id.in_(delivery_ids), is_done),
     )
 
 
@@ -296,6 +300,31 @@ def retry(db: Connection, ids: Sequence[int], now: datetime) -> None:
     is_selected = _D.c.id.in_(id_list(ids))
     use_new_addresses(db, is_selected)
     _cancel(db, and_(is_selected, _is_suppressed()))
+
+
+def queue_written(db: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Queue these deliveries again that were only written to the outbox. Their tries are counted again from 0.
+
+    They go to the present addresses of their clients. Those to nobody who may get them now are cancelled.
+    """
+    _queue_again(db, ids, [DeliveryState.OUTBOX], now, given_back=_D.c.attempts)
+    use_new_addresses(db, _D.c.id.in_(id_list(ids)))
+    cancel_obsolete(db, ids)
+
+
+def replace_written(db: Connection, ids: Sequence[int]) -> None:
+    """End these deliveries that were only written to the outbox, as their clients have a newer email of the mailing."""
+    written = update(_D).where(_D.c.id.in_(id_list(ids)), is_in_outbox()).values(state=DeliveryState.REPLACED)
+    occurrence_ids = db.scalars(written.returning(_D.c.occurrence_id)).all()
+    counted = update(_O).where(_O.c.id.in_(id_list(sorted(set(occurrence_ids)))))
+    db.execute(counted.values(results_of=None))  # a finished occurrence does not change otherwise
+
+
+def finish_written(db: Connection, ids: Sequence[int]) -> None:
+    """Record that these deliveries were written to the outbox, unless they are finished or being sent by now."""
+    is_open = _D.c.state.in_([*WAITING_STATES, DeliveryState.UNKNOWN])
+    written = update(_D).where(_D.c.id.in_(id_list(ids)), ~has_intent(), is_open)
+    db.execute(written.values(state=DeliveryState.OUTBOX, next_try_at=None))
 
 
 def _queue_again(

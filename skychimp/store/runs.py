@@ -28,6 +28,9 @@ from skychimp.store.database import SQLITE
 _RUN = tables.run
 _L = tables.lease
 
+COUNTS = ("sent", "outbox", "deferred", "failed", "unknown")
+"""The columns that count what a run did."""
+
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
 HEARTBEAT_LIMIT = timedelta(seconds=60)
@@ -54,23 +57,24 @@ class RunLock:
 
 @dataclass(frozen=True)
 class OtherRun:
-    """The process of another run, and when it started."""
+    """The process of another run, when it started, and what it sends through, "" if that is not known."""
 
     pid: int
     started_at: datetime
+    relay: str
 
 
-def start(db: Connection, store: Path, now: datetime, mailing_id: int | None = None) -> RunLock:
+def start(db: Connection, store: Path, now: datetime, mailing_id: int | None = None, relay: str = "") -> RunLock:
     """Register this process as a run, and lock its file before any other process can see the run.
 
-    It sends one mailing, or all if that is None.
+    It sends one mailing, or all if that is None. `relay` is what it sends through.
 
     Raises Conflict if another process holds that lock, as a run of a store that was at this path before, and
     StoreFailed if the file cannot be opened.
     """
-    counts = {"sent": 0, "deferred": 0, "failed": 0, "unknown": 0}
-    host = {"host": socket.gethostname(), "host_id": _own_host_id(db, store)}
-    row = host | {"pid": os.getpid(), "started_at": now, "heartbeat_at": now, "mailing_id": mailing_id} | counts
+    host = {"host": socket.gethostname(), "host_id": _own_host_id(db, store), "relay": relay}
+    row = host | {"pid": os.getpid(), "started_at": now, "heartbeat_at": now, "mailing_id": mailing_id}
+    row |= dict.fromkeys(COUNTS, 0)
     key = db.execute(insert(_RUN).values(row)).inserted_primary_key
     assert key is not None
     path = lock_path(store, f"run-{key[0]}")
@@ -165,7 +169,7 @@ def find_sending(db: Connection, store: Path, mailing_id: int | None, now: datet
     for row in db.execute(same.order_by(_RUN.c.id)):
         is_recent = now - row.heartbeat_at <= HEARTBEAT_LIMIT
         if is_recent and not _is_unlocked(lock_path(store, f"run-{row.id}")):
-            return OtherRun(row.pid, row.started_at)
+            return OtherRun(row.pid, row.started_at, row.relay)
     return None
 
 

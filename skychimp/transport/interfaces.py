@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from asyncio import Future
 
 
+OUTBOX = "outbox"
+"""The name of the outbox in the ledger. A mail server's has a colon."""
+
+
 class Phase(StrEnum):
     """The SMTP command at which an attempt ended (RFC 5321, section 3.3). DOT is the final dot after the body."""
 

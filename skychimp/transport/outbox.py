@@ -4,14 +4,16 @@ import asyncio
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 from skychimp import files
 from skychimp.errors import OutboxFailed
-from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Phase, Reply, SendResult
+from skychimp.transport.interfaces import OUTBOX, EmailSource, OutgoingEmail, Phase, Reply, SendResult
 
+_NAME = re.compile(r"[0-9a-f]{32}")
 _MESSAGE_ID = re.compile(rb"^Message-ID: (.*)\r$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -21,7 +23,7 @@ class OutboxTransport:
     The file is named after the Message-ID, so an email that is written again replaces its file.
     """
 
-    relay = "outbox"
+    relay = OUTBOX
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +31,7 @@ class OutboxTransport:
     async def connect(self) -> "OutboxConnection":
         """Create the Maildir if it is missing, and open it. Raises OutboxFailed, also if others could change it."""
         with ExitStack() as opened:
-            tmp, new = self._open(opened)
+            tmp, new, _ = self._open(opened)
             return OutboxConnection(tmp, new, opened.pop_all())
 
     def check(self) -> None:
@@ -38,8 +40,28 @@ class OutboxTransport:
             with ExitStack() as opened:
                 self._open(opened)
 
-    def _open(self, opened: ExitStack) -> tuple[int, int]:
-        """Return the file descriptors of the folders "tmp" and "new". Raises OutboxFailed."""
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove emails by the names that they were written under. Raises OutboxFailed.
+
+        It finds them also in "cur", where a mail program has moved them. A name that is none of ours is left out.
+        """
+        if not os.path.lexists(self._folder):
+            return
+        with ExitStack() as opened:
+            _, new, cur = self._open(opened)
+            try:
+                moved = {name.partition(":")[0]: name for name in os.listdir(cur)}
+                for name in filter(_NAME.fullmatch, names):
+                    _unlink(name, new)
+                    if name in moved:
+                        _unlink(moved[name], cur)
+                os.fsync(new)
+                os.fsync(cur)
+            except OSError as error:
+                raise self._unusable(error) from None
+
+    def _open(self, opened: ExitStack) -> tuple[int, int, int]:
+        """Return the file descriptors of the folders "tmp", "new" and "cur". Raises OutboxFailed."""
         try:
             return self._open_folders(opened)
         except files.UnsafePlace as error:
@@ -47,11 +69,12 @@ class OutboxTransport:
                 f"cannot use the outbox {self._folder}: {error.reason(self._folder)}", error.remedy
             ) from None
         except OSError as error:
-            raise OutboxFailed(
-                f"cannot use the outbox {self._folder}: {error.strerror}", "check the folder's permissions"
-            ) from None
+            raise self._unusable(error) from None
 
-    def _open_folders(self, opened: ExitStack) -> tuple[int, int]:
+    def _unusable(self, error: OSError) -> OutboxFailed:
+        return OutboxFailed(f"cannot use the outbox {self._folder}: {error.strerror}", "check the folder's permissions")
+
+    def _open_folders(self, opened: ExitStack) -> tuple[int, int, int]:
         files.make_folder(self._folder)
         root = opened.enter_context(files.open_folder(self._folder))
         with suppress(PermissionError):  # it belongs to root
@@ -59,8 +82,8 @@ class OutboxTransport:
         for name in ("tmp", "new", "cur"):
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=root)
-        tmp, new = (opened.enter_context(files.open_folder(self._folder / name)) for name in ("tmp", "new"))
-        return tmp, new
+        tmp, new, cur = (opened.enter_context(files.open_folder(self._folder / name)) for name in ("tmp", "new", "cur"))
+        return tmp, new, cur
 
 
 class OutboxConnection:
@@ -110,6 +133,11 @@ class OutboxConnection:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _unlink(name: str, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
 
 
 def _set_answer(answered: "asyncio.Future[bool]", is_granted: bool) -> None:

@@ -67,7 +67,7 @@ class SmtpTransport:
 
     @property
     def relay(self) -> str:
-        return f"{self._settings.host}:{self._settings.effective_port}"
+        return self._settings.relay
 
     async def connect(self) -> SmtpConnection:
         """Connect, start TLS and log in.

@@ -444,7 +444,7 @@ def test_log_is_followed_until_ctrl_c(home: Home) -> None:
     home.call("clients", "create", "--email", "zoe@example.org")
     home.call("messages", "create", "--subject", "Hello", *BODY)
     create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "day", "--all-clients", "--json")
-    assert home.call(*create).json["run"]["sent"] == 1
+    assert home.call(*create).json["run"]["outbox"] == 1
     command: list[str | Path] = [PROGRAM, "mailings", "log", "1", "--follow"]
 
     with subprocess.Popen(
@@ -456,7 +456,7 @@ def test_log_is_followed_until_ctrl_c(home: Home) -> None:
         following.send_signal(signal.SIGINT)
         rest, errors = following.stdout.read(), following.stderr.read()
 
-    assert line.split("\t")[1:4] == ["zoe@example.org", "sent", "1"]
+    assert line.split("\t")[1:4] == ["zoe@example.org", "outbox", "1"]
     assert (following.returncode, rest, errors) == (130, b"", b"")
 
 

@@ -81,7 +81,7 @@ def test_hints_lead_from_registration_to_the_first_mailing(home: Home, outbox: P
         assert home.call(*hint.replace("CLIENT@EXAMPLE.ORG", EVE).split()[1:], width=80).status == 0
     now = ("--message", "1", "--start", "now", "--every", "day", "--all-clients")
     created = home.call("mailings", "create", *now, width=80)
-    assert "1 sent" in created.out + created.err
+    assert "1 written to the outbox" in created.out + created.err
     assert read_outbox(outbox)[-1]["To"] == f"NAME <{EVE}>"
 
 

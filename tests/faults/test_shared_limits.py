@@ -33,8 +33,8 @@ from skychimp.store.database import Store
 
 MAIL_LEFT = 75
 ZEROS = dict.fromkeys(
-    ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "opened"), 0
-) | {"stopped": None}
+    ("sent", "outbox", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "opened"), 0
+) | {"stopped": None, "from_outbox": None}
 
 
 @pytest.fixture

@@ -21,13 +21,16 @@ from support.harness import make_due_store
 from support.old_stores import make_store_before_leases
 from support.queue_steps import (
     NOW,
+    RELAY,
     claim,
+    close_leases,
     count_rows,
     create_client,
     create_deliveries,
     create_mailing,
     create_run,
     delete_client,
+    delivery_states,
     get_row,
     make_attempt,
     open_due,
@@ -43,6 +46,7 @@ from support.sending import state_counts
 from skychimp.errors import StoreFailed, StoreNotReady
 from skychimp.models import (
     AccountEmail,
+    Attempt,
     AuditEntry,
     Client,
     ClientField,
@@ -371,6 +375,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0018": ("INDEX ix_delivery_outbox", "run.outbox", "run.relay"),
     "0017": ("return_count", "client.good_at"),
     "0016": ("suppression.until",),
     "0015": ("mailing.transactional", "occurrence.extras", "content.extras"),
@@ -391,6 +396,9 @@ def go_back_to(store: Store, revision: str) -> None:
     with store.connect() as db, db.begin():
         for _, added in filter(lambda undo: undo[0] > revision, UNDO.items()):
             for name in added:
+                if name.startswith("INDEX"):
+                    db.exec_driver_sql(f"DROP {name}")
+                    continue
                 table, _, column = name.partition(".")
                 db.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}" if column else f"DROP TABLE {table}")
         db.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
@@ -486,6 +494,36 @@ def test_sixth_migration_keeps_what_a_resend_repeats(tmp_path: Path) -> None:
         assert db.exec_driver_sql("PRAGMA foreign_key_check").all() == []
     assert rows(upgraded, Delivery)[1].dated_at == opened_at
     upgraded.close()
+
+
+def test_twenty_first_migration_tells_the_outbox_from_sent(store: Store, store_url: str, ada: Actor) -> None:
+    """By the log. Also a delivery that was sent after it had been in the outbox stays sent."""
+    names = ["written", "sent", "both", "erased"]
+    open_mailing(store, ada, *names)
+    claims = claim(store)
+    send(store, 1, Outcome.SENT, *claims)
+    close_leases(store)
+    with store.connect() as db, db.begin():
+        db.exec_driver_sql("UPDATE attempt SET relay = 'outbox' WHERE delivery_id IN (1, 3, 4)")
+        db.exec_driver_sql("UPDATE attempt SET reply = '250 2.0.0 erased' WHERE delivery_id = 4")
+        columns = "started_at, finished_at, outcome, phase, code, enhanced, reply"
+        db.exec_driver_sql(
+            f"INSERT INTO attempt ({columns}, relay, delivery_id, number)"
+            f" SELECT {columns}, 'mx:25', delivery_id, 2 FROM attempt WHERE delivery_id = 3"
+        )
+        words = "written to the outbox as …"
+        db.execute(insert(ReplyKind).values(outcome="sent", phase="dot", code=250, enhanced="2.0.0", words=words))
+        db.exec_driver_sql("UPDATE occurrence SET results_of = opened_at")
+    go_back_to(store, "0016")
+
+    open_store(store_url).close()
+
+    test_tables_are_what_the_models_define(store)
+    assert delivery_states(store) == {"written": "outbox", "sent": "sent", "both": "sent", "erased": "outbox"}
+    by_relay = {(attempt.relay, attempt.outcome.value) for attempt in rows(store, Attempt)}
+    assert by_relay == {("outbox", "outbox"), (RELAY, "sent"), ("mx:25", "sent")}
+    assert [kind.outcome for kind in rows(store, ReplyKind)] == [Outcome.OUTBOX]
+    assert [occurrence.results_of for occurrence in rows(store, Occurrence)] == [None]
 
 
 # Constraints

@@ -296,9 +296,9 @@ NOT_LOCKS: dict[str, Callable[[Path], object]] = {
     [(None, None, True), (None, 1, True), (1, 1, True), (1, 2, False), (1, None, False)],
 )
 def test_run_that_sends_the_same_is_found(store: Store, other: int | None, own: int | None, is_same: bool) -> None:
-    lock = write(store, lambda db: runs.start(db, store.path, NOW, other))
+    lock = write(store, lambda db: runs.start(db, store.path, NOW, other, "mx:25"))
     found = find_sending(store, own)
-    assert found == (OtherRun(os.getpid(), NOW) if is_same else None)
+    assert found == (OtherRun(os.getpid(), NOW, "mx:25") if is_same else None)
     lock.release()
     assert find_sending(store, own) is None
 

@@ -31,6 +31,7 @@ from support.saved_rows import SavedRows, restore_rows, save_rows
 
 from skychimp.models import (
     EVERYBODY,
+    SUCCESSES,
     Client,
     DeliveryState,
     Every,
@@ -218,8 +219,10 @@ class Ledger(RuleBasedStateMachine):
         for delivery_id, lease_id in self.reader.execute("SELECT delivery_id, lease_id FROM intent"):
             row = self.rows[delivery_id]
             assert (row.lease_id, row.state) == (lease_id, S.CLAIMED)
-            if (row.attempts + 1, Outcome.SENT) in row.log:
-                row.state, row.attempts, row.next_try_at = S.SENT, row.attempts + 1, None
+            new = [outcome for number, outcome in row.log if number == row.attempts + 1 and outcome in SUCCESSES]
+            if new:
+                state = S.SENT if Outcome.SENT in row.outcomes else S(new[0])
+                row.state, row.attempts, row.next_try_at = state, row.attempts + 1, None
             else:
                 row.state = S.SENDING
 
@@ -377,6 +380,16 @@ class Ledger(RuleBasedStateMachine):
             write(self.store, lambda db: queue.resolve_as(db, ids, resolved))
             self.resolved_ids.update(ids)
 
+    @rule()
+    def send_from_outbox(self) -> None:
+        """Queue everything that is in the outbox, of mailings that are not deleted."""
+        occurrence_ids = {occurrence.id for occurrence in self.occurrences if occurrence.mailing_id in self.mailings}
+        rows = [
+            row for row in self.rows.values() if row.stored_state == S.OUTBOX and row.occurrence_id in occurrence_ids
+        ]
+        write(self.store, lambda db: queue.queue_written(db, [row.id for row in rows], self.now))
+        self.check_states({row.id: S.QUEUED for row in rows})
+
     # Invariants
 
     @invariant()
@@ -404,6 +417,7 @@ class Ledger(RuleBasedStateMachine):
             assert self.arrivals[row.id] >= 1 or row.id in self.resolved_ids
         if Outcome.SENT in row.outcomes:
             assert row.state in (S.SENT, S.SENDING)
+        assert row.state != S.OUTBOX or Outcome.OUTBOX in row.outcomes
         assert self.arrivals[row.id] <= 1 + row.outcomes.count(Outcome.UNKNOWN)
 
     def check_client(self, row: DeliveryRow) -> None:
@@ -544,6 +558,7 @@ class Ledger(RuleBasedStateMachine):
     ) -> None:
         """Record attempts in one commit. They are late for deliveries that were taken from the run."""
         records, expected = [], {}
+        written_late = set()
         for claim, outcome in zip(claims, outcomes, strict=False):
             if not claim.is_intended and outcome not in WITHOUT_DOT:
                 outcome = Outcome.DEFERRED
@@ -562,6 +577,11 @@ class Ledger(RuleBasedStateMachine):
                 expected[row.id] = record.state
             elif row.id not in expected:
                 expected[row.id] = row.state
+            if outcome == Outcome.OUTBOX and not row.is_claimed_as(claim, process):
+                written_late.add(row.id)
+        for delivery_id in written_late:
+            if expected[delivery_id] in (S.QUEUED, S.CLAIMED, S.DEFERRED, S.UNKNOWN):
+                expected[delivery_id] = S.OUTBOX
 
         queue_steps.record_attempts(self.store, process.run_id, *records, folds="fold" in flags)
 

@@ -30,7 +30,7 @@ from skychimp.models import (
     Table,
 )
 from skychimp.permissions import Actor
-from skychimp.store import ledger, queue, sql
+from skychimp.store import ledger, queue, runs, sql
 from skychimp.store.conditions import current_attempts, current_state, is_unfinished
 from skychimp.store.database import Store, driver_of
 from skychimp.store.ledger import AttemptRecord
@@ -47,6 +47,7 @@ END = 3 * DAY
 RELAY = "relay.example:25"
 REPLIES = {
     Outcome.SENT: (250, "2.0.0", "250 2.0.0 taken"),
+    Outcome.OUTBOX: (250, "2.0.0", "250 2.0.0 written to the outbox as new/0123456789abcdef0123456789abcdef"),
     Outcome.DEFERRED: (450, "4.2.0", "450 4.2.0 later"),
     Outcome.FAILED: (550, "5.7.1", "550 5.7.1 no"),
     Outcome.UNKNOWN: (None, "", "closed after the dot"),
@@ -150,9 +151,7 @@ def delete_mailing(store: Store, mailing_id: int, now: datetime = NOW) -> None:
 
 def create_run(store: Store, **more: object) -> int:
     """Create a run without a lock, and return its id. To others its process is dead."""
-    values = {"host": "here", "pid": 1, "started_at": NOW, "heartbeat_at": NOW} | dict.fromkeys(
-        ("sent", "deferred", "failed", "unknown"), 0
-    )
+    values = {"host": "here", "pid": 1, "started_at": NOW, "heartbeat_at": NOW} | dict.fromkeys(runs.COUNTS, 0)
     chosen = insert(Run).values(values | more).returning(Run.__table__.c.id)
     return write(store, lambda connection: int(connection.execute(chosen).scalar_one()))
 

@@ -60,7 +60,7 @@ class _Hooks:
         self._context = context
 
     def ready(self) -> None:
-        log.info("started", extra={"store": self._context.store.path, "relay": _relay(self._context.settings)})
+        log.info("started", extra={"store": self._context.store.path, "relay": self._context.settings.relay})
         _notify_systemd("READY=1")
 
     def alive(self) -> None:
@@ -93,16 +93,12 @@ class _Hooks:
             log.error("config not reloaded", extra={"reason": error.message, "hint": error.hint})
             return current
         audit.record_without_login(self._context.store, "reload", "config")
-        log.info("config reloaded", extra={"relay": _relay(settings)})
+        log.info("config reloaded", extra={"relay": settings.relay})
         return settings
 
     def stopped(self, stats: "RunStats") -> None:
         _notify_systemd("STOPPING=1")
         log.info("stopped", extra={"sent": stats.sent, "queued": stats.queued, "deferred": stats.deferred})
-
-
-def _relay(settings: "Settings") -> str:
-    return f"{settings.smtp.host}:{settings.smtp.effective_port}" if settings.mail.transport == "smtp" else "outbox"
 
 
 def _notify_systemd(message: str) -> None:

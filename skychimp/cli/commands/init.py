@@ -4,13 +4,16 @@ import os
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import ConfigError, Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
@@ -30,6 +33,8 @@ def init(
 ) -> None:
     """Create the config, the store and the first administrator, and log in.
 
+    The config gets the settings that the environment has, such as SKYCHIMP_SMTP__HOST, but no passwords.
+
     The password can also come from $SKYCHIMP_PASSWORD, or be set later. A store that has users is not changed.
     """
     from skychimp.cli import saved_session
@@ -41,7 +46,7 @@ def init(
     shared.require_operator('run "skychimp init"')
     email = prompts.read_email(context, email)
     with ExitStack() as undo:
-        config_file = _find_or_create_config(context, sender, email, undo)
+        config_file, secrets = _find_or_create_config(context, sender, email, undo)
         prompts.read_email(context, email, is_new=True)  # only now are there settings to check it with
         url = context.settings.store_url
         store = context.store if schema.has_store(url, context.settings.store.read_password()) else None
@@ -60,6 +65,8 @@ def init(
             "store": store.name,
         }
     )
+    for name in secrets:
+        context.out.note(f"{name} is not written to {config_file}: {_keep_secret(name)}")
     context.out.note(_describe_transport(context))
     _warn_of_unnamed_timezone(context)
     if password is None:
@@ -69,7 +76,7 @@ def init(
 
 def _describe_transport(context: Context) -> str:
     if context.settings.mail.transport == "smtp":
-        return f"emails are sent through {context.settings.smtp.host}:{context.settings.smtp.effective_port}"
+        return f"emails are sent through {context.settings.relay}"
     return "emails are written to the outbox (no mail server configured)"
 
 
@@ -80,10 +87,12 @@ def _warn_of_unnamed_timezone(context: Context) -> None:
         context.out.note(f"{error.message}: {error.hint}")
 
 
-def _find_or_create_config(context: Context, sender: str | None, email: str, undo: ExitStack) -> Path | None:
-    """Return the config file, which is created if there is none.
+def _find_or_create_config(
+    context: Context, sender: str | None, email: str, undo: ExitStack
+) -> "tuple[Path | None, Sequence[str]]":
+    """Return the config file, which is created if there is none, and the settings of the environment that it lacks.
 
-    Returns None if it cannot be written, but the environment has all settings that are needed.
+    Returns no file if it cannot be written, but the environment has all settings that are needed.
     """
     from skychimp import addresses
     from skychimp.config import config_file, sources
@@ -94,17 +103,21 @@ def _find_or_create_config(context: Context, sender: str | None, email: str, und
     if os.path.lexists(path):
         if sender not in (None, context.settings.mail.sender):
             raise Conflict(f"{path} already exists with another sender", "change mail.sender in this file")
-        return path
+        return path, ()
     if sender is None and not os.environ.get("SKYCHIMP_MAIL__SENDER"):
         sender = _ask_sender(context, email)
-    reason = _create_config(path, sender, sources.resolve_path("store.url", context.options.store))
+    flags = {"mail.sender": sender, "store.url": sources.resolve_path("store.url", context.options.store)}
+    in_force = sources.environment_values() | {name: value for name, value in flags.items() if value is not None}
+    kept = {name: value for name, value in in_force.items() if not name.startswith("service.")}
+    secrets = [name for name, value in kept.items() if sources.has_password(name, value)]
+    reason = _create_config(path, {name: value for name, value in kept.items() if name not in secrets}, secrets)
     if reason is None:
         undo.callback(path.unlink, missing_ok=True)
         _trust(path, undo)
-        return path
+        return path, secrets
     if sender is None and context.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
         context.out.note(f"cannot write {path}: {reason}; all settings come from the environment")
-        return None
+        return None, ()
     raise ConfigError(f"cannot write {path}: {reason}", "use another file with --config FILE")
 
 
@@ -118,13 +131,16 @@ def _trust(path: Path, undo: ExitStack) -> None:
         trust.trust(config_file.read_files(path))
 
 
-def _create_config(path: Path, sender: str | None, store: str | None) -> str | None:
-    """Create the config file from the example. Return the reason if that is not possible, else None."""
+def _create_config(path: Path, values: "Mapping[str, object]", secrets: "Sequence[str]") -> str | None:
+    """Create the config file with these values. Return the reason if that is not possible, else None.
+
+    Where the environment has `secrets`, a comment says what to do about them.
+    """
     from skychimp import files
     from skychimp.config.example import example_config
 
-    values = {"mail.sender": sender, "store.url": store}
-    text = example_config({name: value for name, value in values.items() if value is not None})
+    comments = {name: f"The environment has it: {_keep_secret(name)}." for name in secrets}
+    text = example_config({name: _toml_value(name, value) for name, value in values.items()}, comments)
     try:
         files.make_folder(path.parent)
         files.write_file(path, text.encode(), replace=False)
@@ -133,6 +149,34 @@ def _create_config(path: Path, sender: str | None, store: str | None) -> str | N
     except UnicodeEncodeError:
         return "the name of the store is not valid UTF-8"
     return None
+
+
+def _keep_secret(setting: str) -> str:
+    """Return how to set what has a password, so that a service has it too."""
+    section = setting.partition(".")[0]
+    if setting == "smtp.password":
+        return "set smtp.password_file"
+    if section in ("store", "inbound"):
+        return f"set it without the password, and {section}.password_file"
+    return f"set {setting} in a .env file beside the config"
+
+
+def _toml_value(setting: str, value: object) -> object:
+    """Return a value of the environment, which is a text, as it is written in a config: a number, a list or a text."""
+    from skychimp.config.settings import SECTIONS
+    from skychimp.config.types import parse_list
+
+    section, _, key = setting.partition(".")
+    field = SECTIONS[section].model_fields[key]
+    usual = (field.examples or [None])[0] if field.default is None else field.default
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, list) else value
+    if isinstance(usual, bool):
+        return {"true": True, "false": False}.get(value, value)
+    if isinstance(usual, int) and value.isascii() and value.isdecimal():
+        return int(value)
+    listed = parse_list(value)
+    return value if listed is None else tuple(listed)
 
 
 def _ask_sender(context: Context, email: str) -> str:

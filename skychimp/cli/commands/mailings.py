@@ -216,6 +216,8 @@ def retry(
 
     Those of the mailing's last occurrence are meant. The time after which they expire starts again. Clients
     with a suppressed or bad address are left out, and those without a consent if it is required.
+
+    What was only written to the outbox is sent by `skychimp run --from-outbox`.
     """
     from skychimp.models import DeliveryState
     from skychimp.services.mailings import mailings, retries

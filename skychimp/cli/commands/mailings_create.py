@@ -32,6 +32,7 @@ from skychimp.cli.display.mailing_options import (
     show_number_of_clients,
 )
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE, json_counts, next_step, show_mailing
+from skychimp.cli.display.outbox_note import show_outbox_note
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import SkychimpError
 from skychimp.shell import run_hint
@@ -156,7 +157,10 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     else:
         show_mailing(context, mailing)
         shown = ("sent", "deferred", "failed", "unknown", "queued", "waiting")
-        context.out.note(", ".join(f"{counts[name]:,} {name}" for name in shown if counts[name] or name == "sent"))
+        words = [f"{counts[name]:,} {name}" for name in shown if counts[name] or (name == "sent" and not stats.outbox)]
+        if words:
+            context.out.note(", ".join(words))
+    show_outbox_note(context, stats.outbox)
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))

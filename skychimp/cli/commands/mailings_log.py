@@ -24,7 +24,7 @@ COLUMNS = {"at": "At", "email": "Email", "status": "Status", "attempt": "Attempt
 TABLE_COLUMNS = {**COLUMNS, "returned": "Returned"}
 """Plain lines have the columns that scripts know."""
 CSV_COLUMNS = (*COLUMNS, "phase", "code", "enhanced", "relay", "due_at", "delivery_id", "returned")
-STATUSES = ("sent", "deferred", "failed", "unknown", "given_back")
+STATUSES = ("sent", "outbox", "deferred", "failed", "unknown", "given_back")
 
 
 def log(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skychimp.cli.context import Context, Json, MailingName, get_context
+from skychimp.cli.display.outbox_note import show_outbox_note
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.cli.reporting import count_new_attempts, counting_deliveries, flatten_counts
 from skychimp.errors import InvalidValue
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 # The same as in services/reporting/reports.py, which is slow to import for --help.
-_STATUSES = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
+_STATUSES = ("sent", "outbox", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
 TABLES = {
     "occurrences": (
         "due_at", "state", *_STATUSES, "attempts", "opened_at", "finished_at", "subject",
@@ -28,7 +29,7 @@ TABLES = {
     "replies": ("outcome", "attempts", "code", "enhanced", "phase", "words", "meaning", "remedy"),
     "domains": ("domain", "deliveries", *_STATUSES),
     "rates": ("kind", "emails", "of", "rate", "advised", "limit", "publisher", "source"),
-    "rate": ("due_at", "at", "seconds", "sent", "deferred", "failed", "unknown", "given_back", "a_second"),
+    "rate": ("due_at", "at", "seconds", "sent", "outbox", "deferred", "failed", "unknown", "given_back", "a_second"),
 }  # fmt: skip
 """The tables that a pipe or CSV can get, with their columns."""
 
@@ -69,6 +70,8 @@ def report(
     else:
         columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}
         context.out.rows(_rows(result, table or "occurrences"), columns, empty="nothing was due yet")
+    if not json:
+        show_outbox_note(context, result.counts["outbox"], others_sent=result.counts["sent"] > 0)
 
 
 def _draw(context: Context, report: "Report") -> None:

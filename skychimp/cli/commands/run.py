@@ -14,21 +14,24 @@ import typer
 
 from skychimp.cli import interrupts
 from skychimp.cli.context import Context, Json, get_context
+from skychimp.cli.display.outbox_note import show_outbox_note
 from skychimp.cli.display.progress import ProgressReporter
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.delivery.sending.dispatcher import RunOptions
     from skychimp.delivery.sending.outcomes import RunStats
     from skychimp.services.mailings.forecast import Forecast
+    from skychimp.services.mailings.outbox_mail import FromOutbox
     from skychimp.store.runs import OtherRun
 
 app = typer.Typer(rich_markup_mode="rich")
 
 MAIL_LEFT = 75
-SHOWN = ("sent", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "stopped")
-SHOWN_IF_ANY = ("expired", "replaced", "waiting", "stopped")
+SHOWN = ("sent", "outbox", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "stopped")
+SHOWN_IF_ANY = ("outbox", "expired", "replaced", "waiting", "stopped")
 FORECAST_COLUMNS = {"mailing_id": "Mailing", "due_at": "Due", "email": "Email"}
 LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
 
@@ -47,11 +50,21 @@ def run(
     join: Annotated[
         bool, typer.Option("--join", help="Send even if another run or daemon on this host is sending the same.")
     ] = False,
+    from_outbox: Annotated[
+        bool,
+        typer.Option(
+            "--from-outbox", help="Also send the emails that were only written to the outbox. Not with --dry-run."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Send all due mailings once, then exit. No login required.
 
     Exits with status 75 if due mail is still queued or deferred.
+
+    --from-outbox sends what was written to the outbox before there was a mail server. It leaves out clients who are
+    suppressed by now, or have a newer email of the same mailing. Mailings that are disabled, held or have ended stay in
+    the outbox. With --limit, at most N emails leave it.
 
     Exits at once with status 0 if another run or daemon on this host is already sending it.
     """
@@ -62,17 +75,22 @@ def run(
     context.is_unattended = True
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
+    if from_outbox and (dry_run or plan):
+        hint = run_hint("mailings", "log", "ID", "--status", "outbox", "--last")
+        raise InvalidValue("--from-outbox cannot be combined with --dry-run or --plan", f"{hint} to see them")
     mailing_id = None if mailing is None else _require_mailing(context, mailing)
     if dry_run or plan:
         _show_forecast(context, mailing_id, shows_left_out=plan, limit=limit)
         return
+    taken = _queue_outbox(context, mailing_id, limit) if from_outbox else None
     try:
         stats = send(context, mailing_id, limit, join=join)
     except AlreadySending as already:
         _show_other_run(context, already.other)
         return
     shown = [name for name in SHOWN if name not in SHOWN_IF_ANY or getattr(stats, name)]
-    context.out.record(summary(stats), shown)
+    context.out.record(asdict(replace(summary(stats), from_outbox=taken)), shown)
+    show_outbox_note(context, stats.outbox, others_sent=stats.sent > 0)
     if stats == RunStats():
         context.out.note("nothing was due")
     elif stats.unknown:
@@ -87,6 +105,22 @@ def _require_mailing(context: Context, name: str) -> int:
     from skychimp.services.mailings import mailings
 
     return mailings.require_mailing(context.store, name)
+
+
+def _queue_outbox(context: Context, mailing_id: int | None, limit: int | None) -> "FromOutbox":
+    """Queue what is in the outbox, and show what stays there or is not sent any more."""
+    from skychimp.services.mailings import outbox_mail
+
+    taken = outbox_mail.queue_outbox(context.store, context.settings, mailing_id, limit)
+    context.out.note(f"{count_of(taken.queued, 'email')} queued from the outbox")
+    if taken.cancelled:
+        context.out.note(f"{count_of(taken.cancelled, 'email')} cancelled: suppressed, bad or deleted clients")
+    if taken.replaced:
+        context.out.note(f"{count_of(taken.replaced, 'email')} replaced: the clients have a newer one of the mailing")
+    for left in taken.left:
+        emails = count_of(left.emails, "email")
+        context.out.note(f"mailing {left.mailing_id}: {emails} left in the outbox: {left.reason}")
+    return taken
 
 
 def send(context: Context, mailing_id: int | None = None, limit: int | None = None, *, join: bool = True) -> "RunStats":
@@ -134,12 +168,16 @@ def _tidy(context: Context, stats: "RunStats") -> None:
 class Summary:
     """What a run did. `queued` and `deferred` count what is left, `opened` the due times that it opened.
 
+    `outbox` counts emails that were only written to the outbox. `from_outbox` tells what became of those that were
+    there before, None without --from-outbox.
+
     `waiting` counts emails that go later, because other clients of the mailing get it first (its canary). `expired`
     counts emails whose time is over, `replaced` those whose clients get a newer one instead. `other_run` is the run
     that was already sending the same, so that this one did nothing.
     """
 
     sent: int = 0
+    outbox: int = 0
     deferred: int = 0
     failed: int = 0
     unknown: int = 0
@@ -150,12 +188,14 @@ class Summary:
     opened: int = 0
     stopped: str | None = None
     other_run: "OtherRun | None" = None
+    from_outbox: "FromOutbox | None" = None
 
 
 def summary(stats: "RunStats") -> Summary:
     """Return the part of a run's stats that is shown."""
     return Summary(
         sent=stats.sent,
+        outbox=stats.outbox,
         deferred=stats.deferred,
         failed=stats.failed,
         unknown=stats.unknown,
@@ -196,7 +236,7 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
 
     def report(stats: "RunStats") -> None:
         nonlocal next_count_at, total
-        done, started_at = stats.sent + stats.failed + stats.unknown, time.monotonic()
+        done, started_at = stats.sent + stats.outbox + stats.failed + stats.unknown, time.monotonic()
         if started_at >= next_count_at:
             with suppress(StoreFailed), context.store.read() as db:  # a run does not end because of its progress
                 pending = ledger.count_pending(db.connection(), options.mailing_id) - stats.deferred

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -166,7 +167,8 @@ def systemd(
     skychimp-web.service answers unsubscribe links.
     """
     context = get_context(ctx, json)
-    units = _units(context)
+    missing = _missing_variables(context, carried=("smtp.password_file", "store.password_file"))
+    units = _units(context, missing)
     if folder is not None:
         texts = {unit.name: unit.text for unit in units}
         write_generated_files(context, folder, texts, comment="#", force=force)
@@ -184,11 +186,12 @@ def systemd(
 def cron(ctx: typer.Context, json: Json = False) -> None:
     """Print a crontab line that sends due mailings every minute. Cron mails errors to you."""
     context = get_context(ctx, json)
+    missing = _missing_variables(context)
     line = f"* * * * * {_escape_for_cron(command_line(*_command(context), '-q', 'run'))} >/dev/null"
     if json:
         context.out.record({"crontab": line})
     else:
-        context.out.text(line)
+        context.out.text("".join(f"# {text}\n" for text in missing) + line)
 
 
 @app.command(epilog="skychimp service web > /etc/nginx/snippets/skychimp.conf")
@@ -304,7 +307,24 @@ def _warn_about_place(context: Context, path: str) -> None:
         context.out.warn(f"warning: {error}; install Skychimp where only root can change it")
 
 
-def _units(context: Context) -> list[_Unit]:
+def _missing_variables(context: Context, carried: Sequence[str] = ()) -> list[str]:
+    """Return a line for each variable of the environment that the service would lack, and show them on stderr.
+
+    `carried` are settings that it gets otherwise.
+    """
+    from skychimp.config import sources
+
+    names = [sources.variable(each) for each in sources.only_in_environment(context.settings) if each not in carried]
+    lines = [f"{name} is only in your environment; the service does not have it" for name in names]
+    for line in lines:
+        context.out.warn(f"warning: {line}")
+    if lines:
+        config = context.settings.config_file
+        context.out.note(f"hint: set {'it' if len(lines) == 1 else 'them'} in {config or 'a config file'}")
+    return lines
+
+
+def _units(context: Context, missing: Sequence[str]) -> list[_Unit]:
     settings = context.settings
     values = {
         "command": " ".join(_quote_for_systemd(word.replace("$", "$$")) for word in _command(context)),
@@ -316,11 +336,12 @@ def _units(context: Context) -> list[_Unit]:
         "loopback": _LOOPBACK_ONLY if _is_local(settings) else "",
         "sandbox": _SANDBOX.format(folder=_quote_for_systemd(str(_store_folder(context)))),
     }
+    comments = "".join(f"# {text}\n" for text in missing)
     return [
-        _Unit("skychimp.service", _DAEMON_UNIT.format_map(values)),
-        _Unit("skychimp-run.service", _RUN_UNIT.format_map(values)),
+        _Unit("skychimp.service", comments + _DAEMON_UNIT.format_map(values)),
+        _Unit("skychimp-run.service", comments + _RUN_UNIT.format_map(values)),
         _Unit("skychimp-run.timer", _TIMER_UNIT),
-        _Unit("skychimp-web.service", _WEB_UNIT.format_map(values)),
+        _Unit("skychimp-web.service", comments + _WEB_UNIT.format_map(values)),
     ]
 
 

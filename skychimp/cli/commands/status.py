@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, get_context
+from skychimp.cli.display.outbox_note import show_outbox_note
 from skychimp.durations import format_ago, format_duration, parse_duration
 from skychimp.shell import run_hint
 from skychimp.text import count_of
 
 if TYPE_CHECKING:
-    from skychimp.services.operations.status import Status
+    from skychimp.services.operations.status import RunInfo, Status
     from skychimp.store.occurrences.canary import Waiting
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -23,6 +24,7 @@ TOO_OLD = 1
 PATIENCE = timedelta(minutes=2)
 """How long due mail may wait until nobody seems to send it. Cron starts a run each minute."""
 
+_OTHER_RELAY_HINT = '"skychimp service cron" names the settings that only your environment has'
 _RELEASE = 'run "skychimp resolve --restored"'
 
 
@@ -45,6 +47,7 @@ def status(
     longest = None if max_age is None else parse_duration(max_age)
     current = service.status(context.store)
     problem = _problem(current, longest)
+    uses_server = context.settings.mail.transport == "smtp"
     queue = {str(state): number for state, number in current.queue.items()}
     if json:
         relays = {
@@ -54,7 +57,8 @@ def status(
         held = [mailing._asdict() for mailing in current.held_mailings]
         canaries = [waiting._asdict() for waiting in current.canaries]
         lists = {"queue": queue, "held_mailings": held, "canaries": canaries}
-        context.out.record(asdict(current) | lists | {"ok": problem is None} | relays)
+        more = {"ok": problem is None, "configured_relay": context.settings.relay}
+        context.out.record(asdict(current) | lists | more | relays)
     else:
         show = partial(_ago, now=current.as_of) if context.out.on_terminal else _local
         context.out.record(
@@ -65,12 +69,17 @@ def status(
                 "oldest due": _time(context, current.oldest_due_at, current.as_of),
                 "oldest waiting": _time(context, current.oldest_waiting_at, current.as_of),
                 "queue": ", ".join(f"{number} {state}" for state, number in queue.items()) or "empty",
-                "mail server": _relay(current) or "ok",
+                "outbox": f"{current.outbox:,} written, not sent" if current.outbox else "empty",
+                "mail server": _relay(current) or ("ok" if uses_server else "none: emails are written to the outbox"),
                 "held mailings": "; ".join(f"{each.id}: {each.reason}" for each in current.held_mailings) or "none",
                 "canaries": "; ".join(map(_canary, current.canaries)) or "none",
                 "store": f"on hold {current.held_reason}: {_RELEASE}" if current.held else "ok",
             }
         )
+        show_outbox_note(context, current.outbox, others_sent=True)
+    if difference := _other_relay(current.last_run, context.settings.relay):
+        context.out.warn(f"warning: {difference}")
+        context.out.note(f"hint: {_OTHER_RELAY_HINT}")
     if problem is not None:
         context.out.warn(problem)
         raise typer.Exit(TOO_OLD)
@@ -104,6 +113,18 @@ def _problem(current: "Status", longest: timedelta | None) -> str | None:
     return None
 
 
+def _other_relay(last_run: "RunInfo | None", configured: str) -> str:
+    """Return that the last run used another mail server than these settings name, "" if it did not."""
+    if last_run is None or last_run.relay in ("", configured):
+        return ""
+    used, would_use = (_describe_relay(relay) for relay in (last_run.relay, configured))
+    return f"the last run used {used}, but these settings name {would_use}"
+
+
+def _describe_relay(relay: str) -> str:
+    return "the outbox" if relay == "outbox" else relay
+
+
 def _relay(current: "Status") -> str:
     """Return since when and why no mail server can be used, "" if none is known to be."""
     if current.relay is not None:
@@ -135,7 +156,7 @@ def _last_run(current: "Status", show: Callable[[datetime], str]) -> str:
     run = current.last_run
     if run is None:
         return "none yet"
-    counts = {"sent": run.sent, "deferred": run.deferred, "failed": run.failed, "unknown": run.unknown}
+    counts = {name: getattr(run, name) for name in ("sent", "outbox", "deferred", "failed", "unknown")}
     summary = ", ".join(f"{number} {name}" for name, number in counts.items() if number or name == "sent")
     ended = f"ended {show(run.ended_at)}" if run.ended_at else "not ended"
     return f"process {run.pid} on {run.host}, {ended}: {summary}"

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 STYLES = {
-    "sent": "green", "deferred": "yellow", "failed": "red", "unknown": "magenta", "queued": "blue",
-    "given_back": "cyan",
+    "sent": "green", "outbox": "bright_black", "deferred": "yellow", "failed": "red", "unknown": "magenta",
+    "queued": "blue", "given_back": "cyan",
 }  # fmt: skip
 _LEVELS = "▁▂▃▄▅▆▇█"
 

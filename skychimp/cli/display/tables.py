@@ -31,7 +31,8 @@ HEAD_HEIGHT = 3
 """The number of lines above the rows: how many rows there are, the headings, and a rule."""
 
 CELL_STYLES = {
-    "sent": "green", "running": "green", "failed": "red", "expired": "red", "deferred": "yellow", "unknown": "magenta",
+    "sent": "green", "outbox": "cyan", "running": "green", "failed": "red", "expired": "red",
+    "deferred": "yellow", "unknown": "magenta",
 }  # fmt: skip
 """The styles of cells that contain nothing but this word."""
 

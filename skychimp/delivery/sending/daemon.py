@@ -86,7 +86,7 @@ async def _send_until_stopped(
         lock = None
         while lock is None:
             try:
-                lock = stack.enter_context(registered_run(store))
+                lock = stack.enter_context(registered_run(store, relay=settings.relay))
             except StoreHeld as error:
                 if reason := await _wait_while_held(watch, settings, hooks, stop_signals, error):
                     return RunStats(stopped=reason)

@@ -399,7 +399,7 @@ class Dispatcher:
             await asyncio.sleep(TICK_INTERVAL_S)
 
     def _counts(self) -> dict[str, int]:
-        return {name: getattr(self.stats, name) for name in ("sent", "deferred", "failed", "unknown")}
+        return {name: getattr(self.stats, name) for name in runs.COUNTS}
 
     def _end_run(self, db: StoreConnection) -> Swept:
         now = self._now()

@@ -80,7 +80,7 @@ def find_due_work(
     if clock_error is not None:  # only in a daemon, because a run would not have started
         return DueWork(clock_error=clock_error)
     failover.check(db, store_file, now)
-    _recover_dead_runs(db, now, store_file, unknown_after, relay)
+    recover_dead_runs(db, now, store_file, unknown_after, relay)
     secret = db.scalar(select(tables.store_info.c.secret)) or b""
     pause_reason = read_pause(db, secret)
     holds.release_mailings(db, settings_hash(), now)
@@ -136,9 +136,10 @@ def _times_of_unfinished() -> Select[datetime | None, datetime | None, datetime 
     return times.select_from(_O).join(_M, _M.c.id == _O.c.mailing_id).where(is_unfinished())
 
 
-def _recover_dead_runs(
+def recover_dead_runs(
     db: Connection, now: datetime, store_file: Path, unknown_after: timedelta | None, relay: str
 ) -> None:
+    """Take back the deliveries of dead runs. `unknown_after` and `relay` are as in `find_due_work`."""
     # If no run could write for a while, not even a heartbeat, that tells nothing about the others.
     newest = runs.newest_heartbeat(db) or now
     for run_id in runs.dead_runs(db, store_file, min(now, newest + HEARTBEAT_DELAY)):

@@ -24,7 +24,7 @@ from skychimp.store.holds import HeldMailing
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.occurrences import return_counts
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
+from skychimp.transport.interfaces import OUTBOX, OutgoingEmail, Phase, SendResult
 
 log = logging.getLogger("skychimp")
 
@@ -36,13 +36,14 @@ LIMITS_PER_CONNECTION = 2
 class RunStats:
     """What a run did. `queued` and `deferred` count what is left for the next run at its end.
 
-    `waiting` counts what was not due yet, because other clients of the mailing get it first (its canary).
-    `opened` counts occurrences, the other numbers count deliveries. `stopped` is the reason why the run ended early, ""
-    if it did not.
+    `outbox` counts what was only written to the outbox. `waiting` counts what was not due yet, because other clients of
+    the mailing get it first (its canary). `opened` counts occurrences, the other numbers count deliveries. `stopped` is
+    the reason why the run ended early, "" if it did not.
     """
 
     opened: int = 0
     sent: int = 0
+    outbox: int = 0
     deferred: int = 0
     failed: int = 0
     unknown: int = 0
@@ -94,6 +95,7 @@ class Outcomes:
         self._stats = stats
         self._policy = policy
         self._relay = relay
+        self._success = retry_policy.WRITTEN if relay == OUTBOX else retry_policy.SENT
         self._now = now
         self._run_started_at = run_started_at
         self._session_limit = SessionLimit()
@@ -135,8 +137,11 @@ class Outcomes:
         emails = sending.occurrence.emails
         assert emails is not None
         emails.count_success(is_first_try=sending.claimed.is_untried)
-        self._stats.sent += 1
-        self._record(sending, result, retry_policy.SENT, started_at)
+        if self._success is retry_policy.SENT:
+            self._stats.sent += 1
+        else:
+            self._stats.outbox += 1
+        self._record(sending, result, self._success, started_at)
         self._claims.finish(sending.claimed, sending.occurrence)
         self._pool.record_success()
         self._throttle.record_success()

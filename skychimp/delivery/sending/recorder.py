@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from skychimp.errors import SkychimpError, StoreFailed, StoreUnwritable
-from skychimp.models import Outcome
+from skychimp.models import SUCCESSES
 from skychimp.store import ledger
 from skychimp.store.database import Store, boot_time_s
 from skychimp.store.ledger import AttemptRecord
@@ -63,7 +63,7 @@ class _Batch:
     @property
     def is_quick(self) -> bool:
         """Whether it can be written in the event loop, as almost all batches can."""
-        return not self.has_long_jobs and all(attempt.outcome is Outcome.SENT for attempt in self.attempts)
+        return not self.has_long_jobs and all(attempt.outcome in SUCCESSES for attempt in self.attempts)
 
     @property
     def changes_own_deliveries(self) -> bool:
@@ -243,7 +243,7 @@ class Recorder:
 
     def _fail(self, batch: _Batch, error: BaseException) -> None:
         failure = self._set_failure(error)
-        self._unrecorded += sum(attempt.outcome is Outcome.SENT for attempt in batch.attempts)
+        self._unrecorded += sum(attempt.outcome in SUCCESSES for attempt in batch.attempts)
         for future in batch.futures:
             _set_exception(future, failure)
         self._end_write()

@@ -74,7 +74,7 @@ class Decision(NamedTuple):
         )
 
 
-SENT = Decision(Outcome.SENT)
+SENT, WRITTEN = Decision(Outcome.SENT), Decision(Outcome.OUTBOX)
 
 _REACTIONS = {
     Fault.SESSION_LIMIT: Reaction.FEWER_PER_CONNECTION,

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
+from sqlalchemy import Connection
+
 from skychimp import addresses
 from skychimp.config.settings import Settings
 from skychimp.delivery.scheduling import tzdata_changes
@@ -50,9 +52,9 @@ def send_due(
     """
     require_open_files()
     settings = with_fitting_connections(with_sender(settings), warn)
-    _require_files(settings)
+    require_files(settings)
     options = options or RunOptions()
-    with registered_run(store, mailing_id=options.mailing_id, join=options.join) as lock:
+    with registered_run(store, mailing_id=options.mailing_id, join=options.join, relay=settings.relay) as lock:
         transport = make_signing_transport(settings, store.path)
         dispatcher = Dispatcher(store, settings, transport, lock, options, report=report)
         return run_in_event_loop(_send(dispatcher, warn))
@@ -60,28 +62,39 @@ def send_due(
 
 @contextlib.contextmanager
 def registered_run(
-    store: Store, now: Callable[[], datetime] | None = None, *, mailing_id: int | None = None, join: bool = True
+    store: Store,
+    now: Callable[[], datetime] | None = None,
+    *,
+    mailing_id: int | None = None,
+    join: bool = True,
+    relay: str = "",
 ) -> Iterator[RunLock]:
     """Register this process as a run until the end of the block. `now` returns the time (default: the store's).
 
-    It sends one mailing, or all if that is None. Raises StoreHeld if the store is on hold after a restore, ClockBehind
-    if the clock is behind the last run's, and AlreadySending if it is not to join a run of this host.
+    It sends one mailing, or all if that is None, through `relay`. Raises StoreHeld if the store is on hold after a
+    restore, ClockBehind if the clock is behind the last run's, and AlreadySending if it is not to join a run of this
+    host.
     """
     now = now or store.now
     failover.check_store(store)
     with store.translate_errors(), store.connect() as db, db.begin():
-        if (reason := holds.why_held(db)) is not None:
-            raise StoreHeld(f"the store is on hold {reason}", 'run "skychimp resolve --restored"')
+        require_not_held(db)
         if (clock_error := runs.clock_behind(db, now())) is not None:
             raise clock_error
         if not join and (other := runs.find_sending(db, store.path, mailing_id, now())) is not None:
             raise AlreadySending(other)
         tzdata_changes.update_due_times(db)
-        lock = runs.start(db, store.path, now(), mailing_id)
+        lock = runs.start(db, store.path, now(), mailing_id, relay)
     try:
         yield lock
     finally:
         lock.release()
+
+
+def require_not_held(db: Connection) -> None:
+    """Raise StoreHeld if the store is on hold after a restore."""
+    if (reason := holds.why_held(db)) is not None:
+        raise StoreHeld(f"the store is on hold {reason}", 'run "skychimp resolve --restored"')
 
 
 def why_held(store: Store) -> str | None:
@@ -125,7 +138,7 @@ def with_fitting_connections(settings: Settings, warn: Callable[[str], None]) ->
     return settings.model_copy(update={"smtp": settings.smtp.model_copy(update={"connections": fitting})})
 
 
-def _require_files(settings: Settings) -> None:
+def require_files(settings: Settings) -> None:
     """Raise ConfigError if a file that sending needs cannot be used.
 
     The daemon does without this check: it must not end because of a file that is wrong for a while.

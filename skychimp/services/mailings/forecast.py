@@ -210,4 +210,4 @@ def _why_not_now(state: DeliveryState, next_try_at: datetime | None, now: dateti
         return "unknown: waiting for a person's decision"
     if state in (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN) and next_try_at is not None:
         return None if next_try_at <= now else f"{state}: next try at {next_try_at.isoformat(timespec='seconds')}"
-    return "already sent" if state == DeliveryState.SENT else str(state)
+    return {DeliveryState.SENT: "already sent", DeliveryState.OUTBOX: "written to the outbox"}.get(state, str(state))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, and_, func, select
 
 from skychimp.models import OccurrenceState, tables
-from skychimp.store.conditions import awaits_resend, has_waiting_state, is_unfinished, was_sent
+from skychimp.store.conditions import awaits_resend, has_success, has_waiting_state, is_unfinished
 from skychimp.store.sql import total
 
 _M = tables.mailing
@@ -51,7 +51,7 @@ def _stored_sums(db: Connection, occurrence_ids: Sequence[int]) -> dict[int, Pro
 def _counts(db: Connection, occurrence_ids: Sequence[int]) -> dict[int, Progress]:
     of_occurrence = select(func.count()).select_from(_D).where(_D.c.occurrence_id == _O.c.id).correlate(_O)
     deliveries = of_occurrence.scalar_subquery()
-    waiting = of_occurrence.where(has_waiting_state(), ~was_sent(), is_unfinished()).scalar_subquery()
+    waiting = of_occurrence.where(has_waiting_state(), ~has_success(), is_unfinished()).scalar_subquery()
     to_resend = of_occurrence.where(awaits_resend()).scalar_subquery()
     rows = db.execute(select(_O.c.id, deliveries, waiting + to_resend).where(_O.c.id.in_(occurrence_ids)))
     return {occurrence_id: Progress(number, number - left) for occurrence_id, number, left in rows}

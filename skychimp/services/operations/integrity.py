@@ -33,6 +33,7 @@ class _Rule(NamedTuple):
 _WITH_ATTEMPTS = """SELECT d.id FROM delivery AS d JOIN (
     SELECT delivery_id, count(*) AS number, min(number) AS first, max(number) AS last,
         count(CASE WHEN outcome IN ('sent', 'unknown') THEN 1 END) AS arrived,
+        count(CASE WHEN outcome IN ('outbox', 'unknown') THEN 1 END) AS written,
         count(CASE WHEN outcome IN ('failed', 'unknown') THEN 1 END) AS failed,
         count(CASE WHEN outcome = 'deferred' THEN 1 END) AS deferred,
         count(CASE WHEN outcome = 'unknown' THEN 1 END) AS unknown
@@ -47,6 +48,11 @@ RULES = (
     ),
     _Rule("delivery", "an attempt is missing from the log", _WITH_ATTEMPTS + "a.number != a.last - a.first + 1"),
     _Rule("delivery", "sent, but no attempt was sent", _WITH_ATTEMPTS + "d.state = 'sent' AND a.arrived = 0"),
+    _Rule(
+        "delivery",
+        "in the outbox, but no attempt was written there",
+        _WITH_ATTEMPTS + "d.state = 'outbox' AND a.written = 0",
+    ),
     _Rule("delivery", "failed, but no attempt failed", _WITH_ATTEMPTS + "d.state = 'failed' AND a.failed = 0"),
     _Rule(
         "delivery", "deferred, but no attempt was deferred", _WITH_ATTEMPTS + "d.state = 'deferred' AND a.deferred = 0"
@@ -63,7 +69,7 @@ RULES = (
     _Rule(
         "delivery",
         "has an outcome without any attempt",
-        "SELECT id FROM delivery WHERE attempts = 0 AND state IN ('sent', 'deferred', 'unknown')",
+        "SELECT id FROM delivery WHERE attempts = 0 AND state IN ('sent', 'outbox', 'deferred', 'unknown')",
     ),
     _Rule(
         "delivery",
@@ -82,7 +88,7 @@ RULES = (
         "occurrence",
         "missed, but emails were sent",
         """SELECT DISTINCT o.id FROM occurrence AS o JOIN delivery AS d ON d.occurrence_id = o.id
-           WHERE o.state = 'missed' AND d.state IN ('sent', 'unknown')""",
+           WHERE o.state = 'missed' AND d.state IN ('sent', 'outbox', 'unknown')""",
     ),
     _Rule(
         "occurrence",

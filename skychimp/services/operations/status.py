@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, func, select
 
 from skychimp.models import DeliveryState, Outcome, tables
+from skychimp.services.mailings import outbox_mail
 from skychimp.store import holds, ledger, relay_pauses, runs
 from skychimp.store.conditions import is_before_end, is_enabled, is_unfinished, is_waiting
 from skychimp.store.database import Store
@@ -22,7 +23,10 @@ _RUN = tables.run
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One sending process. `ended_at` is None while it is alive, and if it died."""
+    """One sending process. `ended_at` is None while it is alive, and if it died.
+
+    `relay` is what it sends through, "" if an older version has started it.
+    """
 
     id: int
     host: str
@@ -31,9 +35,11 @@ class RunInfo:
     heartbeat_at: datetime
     ended_at: datetime | None
     sent: int
+    outbox: int
     deferred: int
     failed: int
     unknown: int
+    relay: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Status:
     opened yet, `queue` the number of waiting deliveries by state, and `held` whether the store is on hold, which
     `held_reason` explains. `oldest_waiting_at` is when the next try of the email that waits longest was due, and
     `last_attempt_at` when an email was last tried. `relay` is paused, `unavailable_relay` does not answer, and
-    `held_mailings` wait for a person. `canaries` tells how many of the queued deliveries wait for a canary.
+    `held_mailings` wait for a person. `canaries` tells how many of the queued deliveries wait for a canary. `outbox` is
+    the number of emails that were only written to the outbox.
     """
 
     sending: int
@@ -54,6 +61,7 @@ class Status:
     oldest_waiting_at: datetime | None
     last_attempt_at: datetime | None
     queue: dict[DeliveryState, int]
+    outbox: int
     relay: relay_pauses.RelayPause | None
     unavailable_relay: relay_pauses.UnavailableRelay | None
     held: bool
@@ -85,6 +93,7 @@ def status(store: Store) -> Status:
             oldest_waiting_at=_oldest_waiting(db, now),
             last_attempt_at=_last_attempt(db),
             queue=ledger.count_pending_by_state(db),
+            outbox=outbox_mail.count_in_outbox(db),
             relay=relay_pauses.latest_pause(db),
             unavailable_relay=relay_pauses.unavailable_relay(db),
             held=held_reason is not None,

@@ -49,7 +49,7 @@ RANKED_FROM = 10
 """A domain with fewer tried deliveries is neither among the best nor among the worst."""
 
 LONGEST_RANGE = timedelta(days=3660)
-STATUSES = ("sent", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
+STATUSES = ("sent", "outbox", "deferred", "failed", "unknown", "queued", "expired", "cancelled")
 """The statuses that reports show, in their order."""
 
 _NEARLY_ALL = 0.99

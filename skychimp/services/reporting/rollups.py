@@ -155,7 +155,7 @@ _PARAMETER = {SQLITE: "?", POSTGRESQL: "%s"}
 _NEXT_ATTEMPTS = {
     dialect: f"""
     SELECT attempt.id, occurrence_id, {_SECONDS[dialect]} / {SLOT_S}, outcome, phase,
-        coalesce(code, 0), enhanced, reply, CASE outcome WHEN 'sent' THEN '' ELSE address_key END
+        coalesce(code, 0), enhanced, reply, CASE WHEN outcome IN ('sent', 'outbox') THEN '' ELSE address_key END
     FROM attempt JOIN delivery ON delivery.id = delivery_id
     WHERE attempt.id > {_PARAMETER[dialect]} AND attempt.id <= {_PARAMETER[dialect]}
     ORDER BY attempt.id LIMIT {BATCH}"""  # noqa: S608

@@ -20,10 +20,10 @@ from skychimp.store.clients.audience import Selection
 from skychimp.store.conditions import (
     awaits_resend,
     current_state,
+    has_success,
     has_waiting_state,
     is_unfinished,
     may_send,
-    was_sent,
 )
 from skychimp.store.occurrences import return_counts
 from skychimp.text import count_of
@@ -39,7 +39,7 @@ _O = tables.occurrence
 _PRIME, _FACTOR, _FACTOR_OF_TIME = 2**31 - 1, 1_327_217_884, 69_621
 
 _FAILED_STATES = (DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.UNKNOWN)
-_TRIED_STATES = (*_FAILED_STATES, DeliveryState.SENT, DeliveryState.DEFERRED)
+_TRIED_STATES = (*_FAILED_STATES, DeliveryState.SENT, DeliveryState.OUTBOX, DeliveryState.DEFERRED)
 
 
 def sample_size(canary: str, number: int) -> int:
@@ -181,7 +181,7 @@ def _known(db: Connection, now: datetime) -> list[tuple[int, int, datetime]]:
     def has(*is_selected: ColumnElement[bool]) -> ColumnElement[bool]:
         return exists().where(_D.c.occurrence_id == _O.c.id, *is_selected)
 
-    is_queued = (has_waiting_state(), has_state(_D.c.state, DeliveryState.QUEUED), ~was_sent())
+    is_queued = (has_waiting_state(), has_state(_D.c.state, DeliveryState.QUEUED), ~has_success())
     is_open = and_(_O.c.state == OccurrenceState.OPEN, _O.c.canary_until <= now)
     query = (
         select(_O.c.id, _O.c.mailing_id, _O.c.canary_until)

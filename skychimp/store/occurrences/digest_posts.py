@@ -19,8 +19,11 @@ _O = tables.occurrence
 _M = tables.mailing
 _D = tables.delivery
 
-_SENT_STATES = (DeliveryState.SENT, DeliveryState.UNKNOWN)
-"""The stored states of a delivery whose email has arrived, or may have. One that has an intent may have, too."""
+_SENT_STATES = (DeliveryState.SENT, DeliveryState.OUTBOX, DeliveryState.UNKNOWN)
+"""The stored states of a delivery whose email has arrived, or may have. One that has an intent may have, too.
+
+So may one in the outbox: `run --from-outbox` sends it.
+"""
 
 
 class NewPost(NamedTuple):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, or_, select
 
 from skychimp.models import (
+    SUCCESSES,
     DeliveryState,
     OccurrenceState,
     Outcome,
@@ -28,7 +29,8 @@ _O = tables.occurrence
 class UnfinishedOccurrence(NamedTuple):
     """An occurrence that may still send something.
 
-    `has_begun` says whether an email was sent, or may have been, `has_untried` whether a client was not tried yet.
+    `has_begun` says whether an email was sent, or may have been, or is in the outbox. `has_untried` says whether a
+    client was not tried yet.
     """
 
     id: int
@@ -90,7 +92,7 @@ def _present(db: Connection, row: Row[int, datetime, OccurrenceState], progress:
 
 
 def _has_begun(db: Connection, occurrence_id: int) -> bool:
-    has_arrived = or_(has_state(_D.c.state, DeliveryState.SENT, DeliveryState.UNKNOWN), _D.c.dated_at.is_not(None))
+    has_arrived = or_(has_state(_D.c.state, *SUCCESSES, DeliveryState.UNKNOWN), _D.c.dated_at.is_not(None))
     begun = exists().where(_D.c.occurrence_id == occurrence_id, or_(has_arrived, has_intent()))
     return bool(db.scalar(select(begun)))
 
@@ -99,7 +101,7 @@ def _has_begun_since(db: Connection, occurrence_id: int, last_attempt_id: int) -
     """Return whether an email is being sent, or was sent since an attempt. Each attempt had an intent before."""
     # Subqueries rather than joins: a database might begin with the deliveries, of which there are most.
     intended = select(_I.c.delivery_id).where(_occurrence_of(_I.c.delivery_id) == occurrence_id)
-    may_have_arrived = and_(_A.c.id > last_attempt_id, _A.c.outcome.in_([Outcome.SENT, Outcome.UNKNOWN]))
+    may_have_arrived = and_(_A.c.id > last_attempt_id, _A.c.outcome.in_([*SUCCESSES, Outcome.UNKNOWN]))
     tried = select(_A.c.delivery_id).where(may_have_arrived, _occurrence_of(_A.c.delivery_id) == occurrence_id)
     return any(db.scalar(query.limit(1)) is not None for query in (intended, tried))
 

@@ -50,7 +50,7 @@ def test_backup_and_restore(store: Store, ada: Actor, admins: Home) -> None:
     assert (resumed.status, resumed.json["restored"], resumed.json["to_send"]) == (0, True, 0)
     assert admins.call("resolve", "--restored").status == 6
     assert admins.call("run").status == 0
-    assert state_counts(store) == {"sent": 1}
+    assert state_counts(store) == {"outbox": 1}
 
 
 @pytest.mark.sqlite

@@ -106,7 +106,7 @@ def test_fields_are_in_the_emails_and_a_missing_value_fails_one_email_alone(peop
 
     done = people.call("run", "--json")
 
-    assert (done.json["sent"], done.json["failed"]) == (2, 1)
+    assert (done.json["outbox"], done.json["failed"]) == (2, 1)
     log = people.call("mailings", "log", str(mailing), "--json").json
     assert ["the client has no value for client.fields.city" in row["reply"] for row in log] == [
         row["email"] == "eve@example.org" for row in log
@@ -120,12 +120,12 @@ def test_also_open_takes_fields_that_the_old_message_did_not_use(people: Home, s
     people.call("messages", "create", "--subject", "Hello", "--body", "x")
     people.call("mailings", "create", "--message", "1", "--start", "now", "--every", "once", "--tag", "t", "--no-send")
     people.call("clients", "update", "1", "2", "--add-tag", "t")
-    assert people.call("run", "--limit", "1", "--json").json["sent"] == 1
+    assert people.call("run", "--limit", "1", "--json").json["outbox"] == 1
     people.call("clients", "update", "2", "--field", "city=Oslo")
 
     body = "{{ client.fields.city }}"
     assert people.call("messages", "update", "1", "--body", body, "--also-open").status == 0
-    assert people.call("run", "--json").json["sent"] == 1
+    assert people.call("run", "--json").json["outbox"] == 1
 
     bodies = sorted(body_of(email).strip() for email in read_outbox(store.path.with_name("outbox")))
     assert bodies == ["Oslo", "x"]

@@ -262,7 +262,7 @@ def test_required_consent_leaves_clients_out_and_is_counted(home: Home, store: S
     assert "no consent is recorded" in home.call("why", BEN).out
     create = ("mailings", "create", "--message", "1", "--start", "now", "--every", "once", "--all-clients", "--no-send")
     assert home.call(*create).err.startswith("mailing 2 goes to 1 client\nleft out: 1 without a recorded consent\n")
-    assert home.call("run", "--mailing", "2", "--json").json["sent"] == 1
+    assert home.call("run", "--mailing", "2", "--json").json["outbox"] == 1
     assert [row["email"] for row in home.call("mailings", "log", "2", "--json").json] == [ANN]
 
 

@@ -63,6 +63,42 @@ def test_init_creates_config_store_administrator_and_session(home: Home) -> None
     assert (home.folder / CONFIG).read_text(encoding="utf-8") == example.example_config(values)
 
 
+def test_config_has_the_settings_of_the_environment_but_no_passwords(home: Home) -> None:
+    environ = {
+        "SKYCHIMP_MAIL__SENDER": "Ada <ada@example.org>",
+        "SKYCHIMP_MAIL__ALLOW_LOCAL": "true",
+        "SKYCHIMP_SMTP__HOST": "mx.example.org",
+        "SKYCHIMP_SMTP__PORT": "2525",
+        "SKYCHIMP_SMTP__USERNAME": "0123",
+        "SKYCHIMP_SMTP__PASSWORD": "hunter2 secret",
+        "SKYCHIMP_SMTP__RATE": '["5/s", "100/h"]',
+        "SKYCHIMP_SMTP__TIMEOUT": "30s",
+        "SKYCHIMP_SMTP__PASSWORD_FILE": "",
+        "SKYCHIMP_CACHE__URL": "redis://:hunter2@localhost",
+        "SKYCHIMP_SERVICE__OPERATORS": '["mallory"]',
+        "SKYCHIMP_STORE": "data/s.db",
+    }
+    done = home.call(*INIT, environ=environ)
+    assert done.status == 0, done.err
+    text = (home.folder / CONFIG).read_text()
+    config = tomllib.loads(text)
+    assert config["mail"]["sender"] == "Ada <ada@example.org>"
+    assert config["mail"]["allow_local"] is True
+    assert [config["smtp"][key] for key in ("host", "port", "username", "timeout", "rate")] == [
+        "mx.example.org", 2525, "0123", "30s", ["5/s", "100/h"],
+    ]  # fmt: skip
+    assert config["store"]["url"] == str(home.folder / "data/s.db")
+    assert "mallory" not in text, "only a person makes an installation shared"
+    assert "hunter2" not in text + done.out + done.err
+    assert "# The environment has it: set smtp.password_file.\n# password = " in text
+    assert f"smtp.password is not written to {home.folder / CONFIG}: set smtp.password_file\n" in done.err
+    assert "cache.url is not written to" in done.err
+    assert is_logged_in(home), "the config alone is enough"
+    lacking = home.call("service", "cron", environ=environ | {"SKYCHIMP_SERVICE__OPERATORS": ""})
+    names = [line.split()[1] for line in lacking.out.splitlines() if line.startswith("#")]
+    assert names == ["SKYCHIMP_SMTP__PASSWORD", "SKYCHIMP_CACHE__URL"]
+
+
 def test_created_files_are_private(home: Home) -> None:
     umask = os.umask(0)
     try:

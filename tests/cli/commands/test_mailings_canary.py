@@ -89,7 +89,7 @@ def test_every_command_tells_who_waits_and_until_when(ten: Home) -> None:
     assert created.status == 0
     assert "2 of them first; the other 8 after 30m, unless more than 10% of the first emails fail\n" in created.err
     counts = created.json["run"]
-    assert (counts["sent"], counts["queued"], counts["waiting"]) == (2, 0, 8)
+    assert (counts["outbox"], counts["queued"], counts["waiting"]) == (2, 0, 8)
 
     shown = ten.call("mailings", "show", "1", "--json").json
     assert shown["canary_until"] is not None
@@ -97,13 +97,13 @@ def test_every_command_tells_who_waits_and_until_when(ten: Home) -> None:
         "mailings", "show", "1"
     ).out.replace("  ", "")
     run = ten.call("run", "--json")
-    assert (run.status, run.json["sent"], run.json["queued"], run.json["waiting"]) == (0, 0, 0, 8)
+    assert (run.status, run.json["outbox"], run.json["queued"], run.json["waiting"]) == (0, 0, 0, 8)
     waiting = ten.call("status", "--json").json["canaries"]
     assert waiting == [{"mailing_id": 1, "until": shown["canary_until"], "emails": 8}]
     assert "canaries\t1: 8 emails wait until " in ten.call("status").out
     forecast = ten.call("run", "--plan", "--json").json["clients"]
     reasons = [row["left_out"] for row in forecast]
-    assert (reasons.count("waits for the canary"), reasons.count("already sent")) == (8, 2)
+    assert (reasons.count("waits for the canary"), reasons.count("written to the outbox")) == (8, 2)
     one = next(row["email"] for row in forecast if row["left_out"] == "waits for the canary")
     why = ten.call("why", one, "--json").json
     assert why["chosen"][0]["reason"] == "the canary of the mailing is sent first"
@@ -125,7 +125,7 @@ def end_wait(store: Store, *, failed: int = 0) -> None:
     delivery = Delivery.__table__
     with store.write() as db:
         for _ in range(failed):
-            sent = db.scalar(delivery.select().where(delivery.c.state == DeliveryState.SENT).limit(1))
+            sent = db.scalar(delivery.select().where(delivery.c.state == DeliveryState.OUTBOX).limit(1))
             db.execute(update(delivery).where(delivery.c.id == sent).values(state=DeliveryState.FAILED))
         until = db.scalar(Occurrence.__table__.select().with_only_columns(Occurrence.__table__.c.canary_until))
         db.execute(update(delivery).where(delivery.c.next_try_at == until).values(next_try_at=NOW))
@@ -139,7 +139,7 @@ def test_run_sends_the_rest_once_the_wait_is_over(store: Store, ten: Home) -> No
 
     run = ten.call("run", "--json")
 
-    assert (run.status, run.json["sent"], run.json["waiting"]) == (0, 8, 0)
+    assert (run.status, run.json["outbox"], run.json["waiting"]) == (0, 8, 0)
     assert ten.call("mailings", "show", "1", "--json").json["canary_until"] is None
     assert ten.call("status", "--json").json["canaries"] == []
 
@@ -152,13 +152,13 @@ def test_bad_canary_is_reported_and_enable_lets_the_rest_go(store: Store, ten: H
 
     run = ten.call("run", "--json")
 
-    assert (run.status, run.json["sent"], run.json["queued"]) == (75, 0, 8)
+    assert (run.status, run.json["outbox"], run.json["queued"]) == (75, 0, 8)
     assert "mailing held" in run.err
     assert ten.call("mailings", "show", "1", "--json").json["held"] == "1 of 2 canary emails failed"
     assert ten.call("run").status == 75
     enabled = ten.call("mailings", "enable", "1", "--json")
     assert (enabled.status, enabled.json["held"]) == (0, None)
-    assert ten.call("run", "--json").json["sent"] == 8
+    assert ten.call("run", "--json").json["outbox"] == 8
 
 
 def test_question_names_how_many_get_it_now(ten: Home) -> None:

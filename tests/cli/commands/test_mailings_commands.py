@@ -174,7 +174,7 @@ def test_numbers_audience_dry_run_and_emails_agree(
     assert sorted(row["email"] for row in forecast["clients"]) == getting
     assert [due["left_out"] for due in forecast["due"]] == [kinds.total()]
 
-    assert people.call("run", "--json").json["sent"] == len(getting)
+    assert people.call("run", "--json").json["outbox"] == len(getting)
     attempts = people.call("mailings", "log", mailing, "--json").json
     assert sorted(row["email"] for row in attempts) == getting
 

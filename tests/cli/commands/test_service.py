@@ -70,6 +70,37 @@ def test_units_have_the_documented_options(home: Home) -> None:
     assert "LoadCredential" not in text
 
 
+ONLY_HERE = "SKYCHIMP_SMTP__HOST is only in your environment; the service does not have it"
+
+
+def test_settings_of_the_environment_that_a_service_lacks_are_named(home: Home) -> None:
+    """Not those that the config has too, that are passed on, or that name the config and the store."""
+    (home.folder / "password").write_text("secret")
+    config = home.folder / "my config.toml"
+    config.write_text(config.read_text().replace("connections = 10", "connections = 7"))
+    environ = {
+        "SKYCHIMP_CONFIG": str(config),
+        "SKYCHIMP_STORE": str(home.folder / "the store/s.db"),
+        "SKYCHIMP_SMTP__CONNECTIONS": "7",
+        "SKYCHIMP_SMTP__HOST": "mx.example.org",
+        "SKYCHIMP_SMTP__PASSWORD_FILE": str(home.folder / "password"),
+        "SKYCHIMP_TOKEN": "secret token",
+    }
+    cron = home.call("service", "cron", environ=environ)
+    assert [line[2:] for line in cron.out.splitlines()[:-1]] == [
+        ONLY_HERE, ONLY_HERE.replace("HOST", "PASSWORD_FILE")
+    ]  # fmt: skip
+    assert cron.out.splitlines()[-1].startswith("* * * * * ")
+    assert cron.err.startswith(f"warning: {ONLY_HERE}\nwarning: ")
+    assert cron.err.endswith(f"hint: set them in {config}\n")
+    assert home.call("service", "cron", "--json", environ=environ).json["crontab"] == cron.out.splitlines()[-1]
+
+    units = home.call("service", "systemd", environ=environ)
+    assert units.err == f"warning: {ONLY_HERE}\nhint: set it in {config}\n"
+    assert units.out.count(f"# {ONLY_HERE}\n[Unit]") == 3
+    assert "secret token" not in units.out + units.err + cron.out + cron.err
+
+
 def test_watchdog_is_longer_than_several_intervals(home: Home) -> None:
     assert "WatchdogSec=900\n" in run_service(home, "systemd", SKYCHIMP_DAEMON__INTERVAL="5m")
 

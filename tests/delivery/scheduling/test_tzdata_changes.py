@@ -239,7 +239,7 @@ def test_run_applies_new_rules_before_it_opens(
     home = Home(tmp_path, SKYCHIMP_STORE=store_url, SKYCHIMP_MAIL__SENDER="a@b.test")
     home.environ["PYTHONTZPATH"] = str(tmp_path / "zoneinfo")
     done = home.run("run", "--json")
-    assert (done.status, done.json["sent"]) == (0, 1), done.err
+    assert (done.status, done.json["outbox"]) == (0, 1), done.err
     assert "time zone rules changed" in done.err
     (opened,) = rows(store, Occurrence)
     assert opened.due_local == start.replace(tzinfo=None).isoformat()

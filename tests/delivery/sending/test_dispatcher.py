@@ -545,7 +545,7 @@ def test_run_does_not_wait_for_an_outbox_that_cannot_be_used(store: Store, ada: 
     assert time.monotonic() - started < 20
     assert (stats.stopped, stats.queued) == (f"cannot use the outbox {outbox}: it is not a folder", 1)
     outbox.unlink()
-    assert send(store, settings).sent == 1
+    assert send(store, settings).outbox == 1
 
 
 @pytest.mark.filterwarnings("error")

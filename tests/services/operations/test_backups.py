@@ -502,7 +502,7 @@ def test_waiting_work_is_resolved_and_not_sent_without_the_old_store(
     outcomes = {row.address.partition("@")[0]: (row.state, row.next_try_at) for row in deliveries(waiting)}
     assert {name: outcomes[name] for name in UNCERTAIN} == dict.fromkeys(UNCERTAIN, (state, None))
     assert {name: outcome for name, (outcome, _) in outcomes.items() if name not in UNCERTAIN} == {
-        name: name for name in ("sent", "failed", "expired", "cancelled", "replaced")
+        name: name for name in ("sent", "outbox", "failed", "expired", "cancelled", "replaced")
     }
     assert all(row.attempts == 1 for row in deliveries(waiting) if row.address.startswith(("queued", "claimed")))
     with CountingReceiver(tmp_path / "arrived") as receiver:

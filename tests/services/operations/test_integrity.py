@@ -68,6 +68,7 @@ DAMAGE = {
     " SELECT 99, delivery_id, 1, started_at, finished_at, outcome, phase, enhanced, reply, relay FROM attempt"
     " WHERE delivery_id = 1",
     "sent, but no attempt was sent": "UPDATE attempt SET outcome = 'failed' WHERE delivery_id = 1",
+    "in the outbox, but no attempt was written there": "UPDATE delivery SET state = 'outbox' WHERE id = 1",
     "failed, but no attempt failed": "UPDATE attempt SET outcome = 'deferred' WHERE outcome = 'failed'",
     "deferred, but no attempt was deferred": "UPDATE attempt SET outcome = 'failed' WHERE outcome = 'deferred'",
     "unknown, but no attempt is unknown": "UPDATE attempt SET outcome = 'failed' WHERE outcome = 'unknown'"

@@ -22,7 +22,11 @@ from support.queue_steps import (
     create_client,
     create_deliveries,
     create_mailing,
+    make_attempt,
     open_due,
+    open_mailing,
+    record_attempts,
+    record_intents,
     rows,
     send,
     update_row,
@@ -173,6 +177,18 @@ def test_got_chooses_those_whose_email_was_sent(store: Store, ada: Actor, is_lea
     if not is_leased:
         write(store, lambda db: db.execute(delete(Attempt)))
         assert chosen(store, ada, "got(1)") == {"ann", "zoë"}
+
+
+@pytest.mark.parametrize("is_leased", [True, False])
+def test_nobody_got_what_was_only_written_to_the_outbox(store: Store, ada: Actor, is_leased: bool) -> None:
+    open_mailing(store, ada, "ann", "ben")
+    written, sent = claim(store)
+    record_intents(store, 1, written, sent)
+    outcomes = (Outcome.OUTBOX, Outcome.SENT)
+    records = [make_attempt(each, outcome) for each, outcome in zip((written, sent), outcomes, strict=True)]
+    record_attempts(store, 1, *records, folds=not is_leased)
+    assert chosen(store, ada, "got(1)") == {"ben"}
+    assert chosen(store, ada, "got(1, '2026-01-01')") == {"ben"}
 
 
 def test_got_knows_own_mailings_only_also_deleted_ones(store: Store, ada: Actor, bob: Actor) -> None:

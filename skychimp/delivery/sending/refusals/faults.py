@@ -34,6 +34,7 @@ LOGIN_PHASE = "login"
 """The phase of a reply to AUTH. Any other phase that is not a `Phase` is before it: the greeting, EHLO or STARTTLS."""
 
 _ACCEPTED = Explanation("accepted for delivery by the mail server")
+_WRITTEN = Explanation("written to the outbox on this machine, and not sent", 'set mail.transport = "smtp"')
 _UNKNOWN = Explanation(
     "the whole email was sent, but no valid reply came, so it may or may not have arrived",
     'it is sent again later, unless you run "skychimp resolve" first',
@@ -121,6 +122,8 @@ def explain(outcome: str, phase: str, code: int, enhanced: str, text: str) -> Ex
     """
     if outcome == Outcome.SENT:
         return _ACCEPTED
+    if outcome == Outcome.OUTBOX:
+        return _WRITTEN
     if outcome == Outcome.UNKNOWN:
         return _UNKNOWN
     if not code:

@@ -1,0 +1,22 @@
+"""Say that emails were only written to the outbox, and how to send them."""
+
+from skychimp.cli.context import Context
+from skychimp.shell import run_hint
+
+
+def show_outbox_note(context: Context, written: int, *, others_sent: bool = False) -> None:
+    """Say that `written` emails are in the outbox, if any are. `others_sent` says whether other emails were sent."""
+    if not written:
+        return
+    left = "they have not left this machine" if others_sent else "nothing has left this machine"
+    context.out.note(f"{written:,} written to the outbox; {left}")
+    context.out.note(f"hint: {how_to_send(context)}")
+
+
+def how_to_send(context: Context) -> str:
+    """Return what a person has to do, so that the emails in the outbox are sent."""
+    run = run_hint("run", "--from-outbox")
+    if context.settings.mail.transport == "smtp":
+        return run
+    file = context.settings.config_file
+    return f'set mail.transport = "smtp"{f" in {file}" if file else ""}, then {run}'
