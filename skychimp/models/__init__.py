@@ -30,13 +30,14 @@ from skychimp.models.enums import (
     Every,
     FieldType,
     Format,
+    LayoutKind,
     MailingStatus,
     OccurrenceState,
     Outcome,
     ReturnedKind,
     SuppressionSource,
 )
-from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
+from skychimp.models.mailings import Layout, Mailing, MailingClient, MailingFilter, MailingTag, Message, MessageLayout
 from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
 from skychimp.models.store_info import StoreInfo, TokenKey
 from skychimp.models.suppressions import EVERYBODY, Suppression
@@ -71,6 +72,8 @@ __all__ = [
     "FieldType",
     "Format",
     "Intent",
+    "Layout",
+    "LayoutKind",
     "Lease",
     "Login",
     "LoginFailure",
@@ -80,6 +83,7 @@ __all__ = [
     "MailingStatus",
     "MailingTag",
     "Message",
+    "MessageLayout",
     "Occurrence",
     "OccurrenceState",
     "Outcome",

@@ -2,11 +2,26 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, column, false, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, UniqueConstraint, column, false, text
 from sqlmodel import Field
 
 from skychimp.models.base import Table, enum_column, has_state, partial_index
-from skychimp.models.enums import CatchUp, Every, Format, MailingStatus
+from skychimp.models.enums import CatchUp, Every, Format, LayoutKind, MailingStatus
+
+
+class Layout(Table, table=True):
+    """An HTML template around the content of messages. It belongs to one user."""
+
+    __tablename__ = "layout"
+    __table_args__ = (UniqueConstraint("owner_id", "key"),)
+    id: int | None = Field(default=None, primary_key=True)
+    owner_id: int = Field(foreign_key="user.id")
+    key: str
+    """The folded name, by which names are compared."""
+    name: str
+    html: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class Message(Table, table=True):
@@ -24,6 +39,20 @@ class Message(Table, table=True):
     """Whether its emails list the posts that were published since the mailing's last occurrence."""
     created_at: datetime
     updated_at: datetime
+
+
+class MessageLayout(Table, table=True):
+    """The layout of a message. A plain text has none. Without this row, content is sent as older versions send it."""
+
+    __tablename__ = "message_layout"
+    __table_args__ = (CheckConstraint("(kind = 'own') = (layout_id IS NOT NULL)", name="own_layout"),)
+    message_id: int = Field(
+        sa_column=Column(ForeignKey("message.id", ondelete="CASCADE"), primary_key=True, autoincrement=False)
+    )
+    kind: LayoutKind = Field(sa_column=enum_column(LayoutKind, "kind"))
+    layout_id: int | None = Field(default=None, foreign_key="layout.id", index=True)
+    preheader: str = ""
+    """What mail programs show beside the subject, "" if that is the beginning of the content."""
 
 
 class Mailing(Table, table=True):

@@ -1,0 +1,80 @@
+"""Write the CSS of an HTML template into the `style` attributes of its elements, as mail programs need it; pure.
+
+It is done once, before the values of a client are filled in. What an attribute cannot say stays in the `<style>`
+element: media queries, and selectors such as `a:hover`.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import partial
+
+import css_inline
+
+from skychimp.delivery.composing.conversions import MarkedTemplate
+from skychimp.delivery.composing.layouts import markup
+from skychimp.delivery.composing.layouts.markup import Kind, Part
+from skychimp.delivery.composing.templates import Expression
+from skychimp.errors import InvalidValue
+
+MAX_WORK = 3_000_000_000
+"""The most work for the CSS of one message, as `_work` estimates it. That takes some seconds at worst."""
+MAX_TAGS = 50_000
+_RULE_WORK = 20
+
+_STYLE = re.compile(r"<style(?=[\s>])(?![^>]*data-css-inline=[\"']?ignore)", re.IGNORECASE)
+_EMPTY_STYLE = re.compile(r"<style[^>]*>\s*</style>\n?", re.IGNORECASE)
+
+
+def inline_css(pieces: Iterable[str | Expression], noun: str) -> str:
+    """Return the source of an HTML template with its CSS inlined. `noun` names it in errors.
+
+    Without a `<style>` element to inline it stays as it is. Raises InvalidValue if a parser of HTML would change it, or
+    if it takes too long.
+    """
+    marked = MarkedTemplate(pieces)
+    if not _STYLE.search(marked.text):
+        return _source(marked, marked.text)
+    markup.require_nested(marked.text, marked.mark, noun)
+    if _work(marked.text) > MAX_WORK or marked.text.count("<") > MAX_TAGS:
+        raise InvalidValue(f"the {noun} has too much CSS for its size", "use fewer rules, or make it shorter")
+    inlined = _inliner().inline(_with_comments(marked))
+    if marked.text.isascii():  # also where entities were not: other characters need another encoding in the email
+        inlined = inlined.encode("ascii", "xmlcharrefreplace").decode("ascii")
+    return _source(marked, _EMPTY_STYLE.sub("", inlined))
+
+
+def _inliner() -> css_inline.CSSInliner:
+    return css_inline.CSSInliner(
+        load_remote_stylesheets=False, keep_style_tags=True, remove_inlined_selectors=True, minify_css=True
+    )
+
+
+def _work(html: str) -> int:
+    """Return how long inlining can take. An element may get each declaration, and each is compared with the others."""
+    css = "".join(part.text for part in markup.split(html) if part.kind == Kind.RAW)
+    return html.count("<") * (_RULE_WORK * len(css) + css.count(":") ** 2)
+
+
+def _with_comments(marked: MarkedTemplate) -> str:
+    """Return the HTML with a comment for each `{% %}` tag between elements. Between table rows, a text would move."""
+    word = re.compile(marked.word)
+
+    def as_comment(match: re.Match[str]) -> str:
+        return match[0] if marked.expression(match[0]).is_output else f"<!--{match[0]}-->"
+
+    return "".join(
+        word.sub(as_comment, part.text) if part.kind == Kind.TEXT else part.text for part in markup.split(marked.text)
+    )
+
+
+def _source(marked: MarkedTemplate, html: str) -> str:
+    """Return HTML as the source of a template: with its expressions, and with no brace that could begin another one."""
+    html = re.sub(f"<!--({marked.word})-->", r"\1", html)
+    shown = partial(_with_safe_braces, mark=marked.mark)
+    return marked.with_expressions("".join(map(shown, markup.split(html))))
+
+
+def _with_safe_braces(part: Part, mark: str) -> str:
+    if part.kind in (Kind.TEXT, Kind.TAG):
+        return part.text.replace("{", "&#123;")
+    return re.sub(rf"\{{(?=[{{%#]|{mark})", "{ ", part.text)  # CSS, or a comment with CSS
