@@ -38,6 +38,11 @@ HtmlFile = Annotated[
 Digest = Annotated[
     bool, typer.Option("--digest", help="Add the blog's new posts at {{ posts }}, or after the text body.")
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="Layout of the HTML part, or none (default for Markdown: default).", metavar="NAME"),
+]
+Preheader = Annotated[str | None, typer.Option(help="Text that mail programs show beside the subject.", metavar="TEXT")]
 
 
 @app.command(epilog="skychimp messages create --subject 'Hello {{ client.name }}' --body-file hello.md --markdown")
@@ -48,6 +53,8 @@ def create(
     body_file: BodyFile = None,
     markdown: Markdown = False,
     html_file: HtmlFile = None,
+    layout: Layout = None,
+    preheader: Preheader = None,
     digest: Digest = False,
     json: Json = False,
 ) -> None:
@@ -64,7 +71,7 @@ def create(
 
     def save(text: str) -> "MessageInfo":
         content = MessageContent(subject or "", text, body_format, html)
-        return messages.create(context.store, context.actor, content, digest=digest)
+        return messages.create(context.store, context.actor, content, digest=digest, layout=layout, preheader=preheader)
 
     has_part = text is not None or html is not None
     created = save(text or "") if has_part else _edit_body(context, "", body_format, save)
@@ -111,6 +118,8 @@ def update(
     body_file: BodyFile = None,
     markdown: Markdown = False,
     html_file: HtmlFile = None,
+    layout: Layout = None,
+    preheader: Preheader = None,
     plain: Annotated[bool, typer.Option("--plain", help="Send plain text only; removes the HTML part.")] = False,
     digest: Annotated[
         bool | None, typer.Option("--digest/--no-digest", help="Whether to add the blog's new posts.")
@@ -140,10 +149,12 @@ def update(
             format=new_format,
             html=html,
             digest=digest,
+            layout=layout,
+            preheader=preheader,
             also_open=also_open,
         )
 
-    if not also_open and all(value is None for value in (text, html, subject, new_format, digest)):
+    if not also_open and all(value is None for value in (text, html, subject, new_format, digest, layout, preheader)):
         old = messages.show(context.store, context.actor, message)
         changed = _edit_body(context, old.body, old.format, save)
     else:

@@ -121,7 +121,7 @@ class MarkedTemplate:
 
 
 def _with_signature(text: str, signature: str) -> str:
-    """Return Markdown with a paragraph `signature` for each line `-- `, which would make a heading of the line above."""
+    """Return Markdown with a paragraph for each line `-- `, which would make a heading of the line above."""
     return re.sub(r"^-- $", f"\n{signature}", text, flags=re.MULTILINE)
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from markupsafe import escape
 
 from skychimp.delivery.composing import conversions
+from skychimp.delivery.composing.conversions import MarkedTemplate
 from skychimp.delivery.composing.extras import POSTAL_ADDRESS, UNSUBSCRIBE_URL
 from skychimp.delivery.composing.layouts import markup
-from skychimp.delivery.composing.layouts.inlining import inline_css
+from skychimp.delivery.composing.layouts.inlining import inline_css, source_of
 from skychimp.delivery.composing.templates import Expression, TextTemplate, split_template
 from skychimp.errors import InvalidValue
 from skychimp.models import Format, LayoutKind
+from skychimp.text import one_line
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.compose import MessageContent
@@ -69,10 +71,11 @@ def finish(content: "MessageContent", layout: Layout | None) -> "MessageContent"
     if content.format == Format.MARKDOWN:
         html, text = conversions.html_from_markdown(content.body), conversions.text_from_markdown(content.body)
     if layout.html is None:
-        inlined = inline_css(split_template(html), "HTML part")
+        inlined = inline_css(MarkedTemplate(split_template(html)), "HTML part") or html
     else:
         _require_fragment(html)
-        inlined = inline_css(_framed(content, html, layout), "HTML part with its layout")
+        framed = MarkedTemplate(_framed(content.subject, html, layout))
+        inlined = inline_css(framed, "HTML part in its layout") or source_of(framed, framed.text)
         text += _text_footer(layout.html, text)
     return content._replace(format=Format.HTML, body=text, html=inlined)
 
@@ -85,6 +88,16 @@ def check_layout(html: str) -> None:
         raise InvalidValue("the layout contains a NUL character", "delete it: no text has one")
     _require_template(html)
     _require_place(html)
+
+
+def check_preheader(layout: Layout) -> None:
+    """Raise InvalidValue unless the preheader is a template of one line, and the layout shows it."""
+    one_line(layout.preheader, "preheader", MAX_PREHEADER_LENGTH)
+    TextTemplate(layout.preheader, "preheader", {})
+    if layout.html is None:
+        raise InvalidValue("a preheader needs a layout", "use --layout default, or --preheader ''")
+    if not has_variable(layout.html, PREHEADER):
+        raise InvalidValue("the layout has no {{ preheader }}", "add it to the layout, or use --preheader ''")
 
 
 def has_variable(html: str, name: str) -> bool:
@@ -131,14 +144,14 @@ def _require_fragment(html: str) -> None:
         )
 
 
-def _framed(content: "MessageContent", html: str, layout: Layout) -> Iterator[str | Expression]:
+def _framed(subject: str, html: str, layout: Layout) -> Iterator[str | Expression]:
     """Yield the pieces of a layout with the message in it. The built-in one shows nothing twice."""
     source = layout.html or ""
     if layout.is_default:
-        source = _without_lines(source, _shown_twice(content, html, layout))
+        source = _without_lines(source, _left_out(html, layout))
     values = {
         CONTENT: list(split_template(html)),
-        SUBJECT: _escaped(content.subject),
+        SUBJECT: _escaped(subject),
         PREHEADER: _escaped(layout.preheader),
     }
     if layout.is_default:
@@ -150,7 +163,7 @@ def _framed(content: "MessageContent", html: str, layout: Layout) -> Iterator[st
         yield from values.get(name, [piece])
 
 
-def _shown_twice(content: "MessageContent", html: str, layout: Layout) -> Iterator[str]:
+def _left_out(html: str, layout: Layout) -> Iterator[str]:
     """Yield the variables of the built-in layout that the message shows itself, and those that it does not have."""
     if not layout.preheader:
         yield PREHEADER

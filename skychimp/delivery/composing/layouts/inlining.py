@@ -5,7 +5,6 @@ element: media queries, and selectors such as `a:hover`.
 """
 
 import re
-from collections.abc import Iterable
 from functools import partial
 
 import css_inline
@@ -13,7 +12,6 @@ import css_inline
 from skychimp.delivery.composing.conversions import MarkedTemplate
 from skychimp.delivery.composing.layouts import markup
 from skychimp.delivery.composing.layouts.markup import Kind, Part
-from skychimp.delivery.composing.templates import Expression
 from skychimp.errors import InvalidValue
 
 MAX_WORK = 3_000_000_000
@@ -25,22 +23,31 @@ _STYLE = re.compile(r"<style(?=[\s>])(?![^>]*data-css-inline=[\"']?ignore)", re.
 _EMPTY_STYLE = re.compile(r"<style[^>]*>\s*</style>\n?", re.IGNORECASE)
 
 
-def inline_css(pieces: Iterable[str | Expression], noun: str) -> str:
-    """Return the source of an HTML template with its CSS inlined. `noun` names it in errors.
+def inline_css(template: MarkedTemplate, noun: str) -> str | None:
+    """Return the source of an HTML template with its CSS inlined, or None if it has none to inline.
 
-    Without a `<style>` element to inline it stays as it is. Raises InvalidValue if a parser of HTML would change it, or
-    if it takes too long.
+    `noun` names the template in errors. Raises InvalidValue if a parser of HTML would change it, or if it takes too
+    long.
     """
-    marked = MarkedTemplate(pieces)
-    if not _STYLE.search(marked.text):
-        return _source(marked, marked.text)
-    markup.require_nested(marked.text, marked.mark, noun)
-    if _work(marked.text) > MAX_WORK or marked.text.count("<") > MAX_TAGS:
+    html = template.text
+    if not _STYLE.search(html):
+        return None
+    markup.require_nested(html, template.mark, noun)
+    if _work(html) > MAX_WORK or html.count("<") > MAX_TAGS:
         raise InvalidValue(f"the {noun} has too much CSS for its size", "use fewer rules, or make it shorter")
-    inlined = _inliner().inline(_with_comments(marked))
-    if marked.text.isascii():  # also where entities were not: other characters need another encoding in the email
+    inlined = _inliner().inline(_with_comments(template))
+    if _count_styles(inlined) == _count_styles(html):
+        return None
+    if html.isascii():  # also where entities were not: other characters need another encoding in the email
         inlined = inlined.encode("ascii", "xmlcharrefreplace").decode("ascii")
-    return _source(marked, _EMPTY_STYLE.sub("", inlined))
+    return source_of(template, _EMPTY_STYLE.sub("", inlined))
+
+
+def source_of(template: MarkedTemplate, html: str) -> str:
+    """Return HTML as the source of a template: with its expressions, and with no brace that could begin another one."""
+    html = re.sub(f"<!--({template.word})-->", r"\1", html)
+    shown = partial(_with_safe_braces, mark=template.mark)
+    return template.with_expressions("".join(map(shown, markup.split(html))))
 
 
 def _inliner() -> css_inline.CSSInliner:
@@ -55,23 +62,20 @@ def _work(html: str) -> int:
     return html.count("<") * (_RULE_WORK * len(css) + css.count(":") ** 2)
 
 
-def _with_comments(marked: MarkedTemplate) -> str:
+def _with_comments(template: MarkedTemplate) -> str:
     """Return the HTML with a comment for each `{% %}` tag between elements. Between table rows, a text would move."""
-    word = re.compile(marked.word)
+    word = re.compile(template.word)
 
     def as_comment(match: re.Match[str]) -> str:
-        return match[0] if marked.expression(match[0]).is_output else f"<!--{match[0]}-->"
+        return match[0] if template.expression(match[0]).is_output else f"<!--{match[0]}-->"
 
     return "".join(
-        word.sub(as_comment, part.text) if part.kind == Kind.TEXT else part.text for part in markup.split(marked.text)
+        word.sub(as_comment, part.text) if part.kind == Kind.TEXT else part.text for part in markup.split(template.text)
     )
 
 
-def _source(marked: MarkedTemplate, html: str) -> str:
-    """Return HTML as the source of a template: with its expressions, and with no brace that could begin another one."""
-    html = re.sub(f"<!--({marked.word})-->", r"\1", html)
-    shown = partial(_with_safe_braces, mark=marked.mark)
-    return marked.with_expressions("".join(map(shown, markup.split(html))))
+def _count_styles(html: str) -> int:
+    return len(re.findall(r"\sstyle\s*=", html, re.IGNORECASE))
 
 
 def _with_safe_braces(part: Part, mark: str) -> str:

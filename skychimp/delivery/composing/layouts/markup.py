@@ -1,7 +1,7 @@
 """Split HTML into tags, text and what is neither, and check that its tags are nested properly; pure.
 
-It is split as the HTML standard says (section 13.2.5), but for what no email needs, which is refused. So the check knows
-how deeply the elements of a parsed document are nested, and that no text moves to another place.
+It is split as the HTML standard says (section 13.2.5), but for what no email needs, which is refused. So the check
+knows how deeply the elements of a parsed document are nested, and that no text moves to another place.
 """
 
 import re
@@ -24,21 +24,23 @@ _MARKUP = re.compile(
 )
 _NAME = re.compile(r"</?([^\s/>]*)")
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'=<>`]+))?|(\S)""")
-_VOID = frozenset(
-    "area base br col embed hr img input link meta param source track wbr basefont bgsound frame keygen".split()
-)
-_NEED_NO_END = frozenset(
-    "p li dt dd tr td th thead tbody tfoot option optgroup html head body colgroup caption".split()
-)
-_NEED_NO_START = frozenset(("html", "head", "body", "p"))
-_REFUSED = frozenset(
-    "svg math template select frameset iframe noembed noframes noscript object applet marquee plaintext xmp image".split()
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_VOID = _names("area base br col embed hr img input link meta param source track wbr basefont bgsound frame keygen")
+_NEED_NO_END = _names("p li dt dd tr td th thead tbody tfoot option optgroup html head body colgroup caption")
+_NEED_NO_START = _names("html head body p")
+_REFUSED = _names(
+    "svg math template select frameset iframe noembed noframes noscript object applet marquee plaintext xmp image"
 )
 """Elements whose content is read by other rules, and which mail programs do not show or do not need."""
-_ROWS = frozenset(("table", "thead", "tbody", "tfoot", "tr"))
-_IN_ROWS = frozenset("caption colgroup col thead tbody tfoot tr td th style script".split())
-_CELLS = frozenset(("td", "th"))
-_SECTIONS = frozenset(("thead", "tbody", "tfoot"))
+_ROWS = _names("table thead tbody tfoot tr")
+_IN_ROWS = _names("caption colgroup col thead tbody tfoot tr td th style script")
+_CELLS = _names("td th")
+_SECTIONS = _names("thead tbody tfoot")
 
 
 class Kind(Enum):
