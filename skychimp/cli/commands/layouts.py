@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.html_errors import named_in_errors
 from skychimp.errors import InvalidValue
 from skychimp.shell import command, run_hint
 
@@ -29,7 +30,8 @@ def create(
     from skychimp.services.messages import layouts
 
     context = get_context(ctx, json)
-    created = layouts.create(context.store, context.actor, name, read_text(html_file))
+    with named_in_errors(html_file):
+        created = layouts.create(context.store, context.actor, name, read_text(html_file))
     _show(context, created)
     context.out.next("messages", "create", "--layout", created.name, "--help")
 
@@ -87,7 +89,8 @@ def update(
     if name is None and html_file is None:
         raise InvalidValue("nothing to change", "use --name or --html-file")
     html = None if html_file is None else read_text(html_file)
-    changed = layouts.change(context.store, context.actor, layout, new_name=name, html=html)
+    with named_in_errors(html_file):
+        changed = layouts.change(context.store, context.actor, layout, new_name=name, html=html)
     _show(context, changed)
     for message_id, mailings in layouts.open_mailings(context.store, changed.id).items():
         names = ", ".join(map(str, mailings))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.html_errors import named_in_errors
 from skychimp.cli.editor import edit_and_save
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
@@ -140,19 +141,20 @@ def update(
     new_format = _chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
 
     def save(text: str | None) -> "MessageInfo":
-        return messages.change(
-            context.store,
-            context.actor,
-            message,
-            subject=subject,
-            body=text,
-            format=new_format,
-            html=html,
-            digest=digest,
-            layout=layout,
-            preheader=preheader,
-            also_open=also_open,
-        )
+        with named_in_errors(html_file):
+            return messages.change(
+                context.store,
+                context.actor,
+                message,
+                subject=subject,
+                body=text,
+                format=new_format,
+                html=html,
+                digest=digest,
+                layout=layout,
+                preheader=preheader,
+                also_open=also_open,
+            )
 
     if not also_open and all(value is None for value in (text, html, subject, new_format, digest, layout, preheader)):
         old = messages.show(context.store, context.actor, message)

@@ -93,8 +93,9 @@ def open_due(
     """Open the occurrences that are due, and record those that were missed.
 
     Calling it again at the same time opens nothing. A digest without a new post is recorded as skipped. A mailing
-    whose schedule cannot be read, or whose message cannot be put into its layout, is disabled. Nothing is opened while a restored store is on hold. What `read_progress`
-    has read shortly before (`known`) is not read again. `extras` returns what else is in a mailing's emails.
+    whose schedule cannot be read, or whose message cannot be put into its layout, is disabled. Nothing is opened while
+    a restored store is on hold. What `read_progress` has read shortly before (`known`) is not read again. `extras`
+    returns what else is in a mailing's emails.
     """
     if holds.is_held(db):
         return Opened()

@@ -208,9 +208,9 @@ def _check(store: Store, actor: Actor, html: str) -> None:
     from skychimp.delivery.composing import compose
     from skychimp.delivery.composing.layouts import finishing
 
-    finishing.check_layout(html)
     with store.read() as db:
         fields = contents.known_fields(db, actor.user_id)
+    finishing.check_layout(html, fields)
     compose.check_content(finishing.finish(_SAMPLE, finishing.Layout(html)), fields)
 
 

@@ -20,8 +20,8 @@ MERGE_TAGS = (
     ("options", "source", "text", "html"),
     [
         (["--subject", "s", "--html-file"], MINIFIED, "Hello\n", MINIFIED),
-        (["--subject", "s", "--markdown", "--layout", "none", "--body-file"], "## Events {#events}\n", "Events {#events}\n",
-         "<h2>Events &#123;#events}</h2>\n"),
+        (["--subject", "s", "--markdown", "--layout", "none", "--body-file"], "## Events {#events}\n",
+         "Events {#events}\n", "<h2>Events &#123;#events}</h2>\n"),
         (["--subject", "s", "--html-file"], "<p>Dear <b>{{ client.name }}</b>", "Dear Ada Lovelace\n",
          "<p>Dear <b>Ada Lovelace</b>\n"),
         (["--markdown", "--body-file"], "---\nsubject: s\nlayout: none\n---\n# News\n", "News\n", "<h1>News</h1>\n"),
@@ -72,7 +72,8 @@ def test_merge_tags_of_other_tools_are_named(home: Home) -> None:
         (["--html-file", "-"], "<p>Hello</p>", "error: the message has no subject\nhint: use --subject\n"),
         (["--markdown", "--body-file", "-"], "# News", "error: the subject is empty\nhint: use --subject\n"),
         (["--markdown", "--body-file", "-", "--subject", "s"], "---\ntitle: x\n---\n# News",
-         'error: unknown key in the front matter: "title"\nhint: use subject, digest, layout or preheader, or remove it\n'),
+         'error: unknown key in the front matter: "title"\n'
+         "hint: use subject, digest, layout or preheader, or remove it\n"),
         (["--html-file", "-", "--subject", "s"], "<img src='x.png'>",
          "error: no text part can be made from the HTML part: it has no text\nhint: use --body or --body-file\n"),
     ],

@@ -5,7 +5,7 @@ also show `{{ subject }}` and `{{ preheader }}`, and what a message may show.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ from skychimp.delivery.composing.layouts import markup
 from skychimp.delivery.composing.layouts.inlining import inline_css, source_of
 from skychimp.delivery.composing.templates import Expression, TextTemplate, split_template
 from skychimp.errors import InvalidValue
+from skychimp.fields import Field, find_field, unknown_field
 from skychimp.models import Format, LayoutKind
 from skychimp.text import one_line
 
@@ -73,20 +74,24 @@ def finish(content: "MessageContent", layout: Layout | None) -> "MessageContent"
     if layout.html is None:
         inlined = inline_css(MarkedTemplate(split_template(html)), "HTML part") or html
     else:
-        _require_fragment(html)
-        framed = MarkedTemplate(_framed(content.subject, html, layout))
-        inlined = inline_css(framed, "HTML part in its layout") or source_of(framed, framed.text)
+        if content.format == Format.HTML:
+            _require_fragment(html)
+        framed = MarkedTemplate(_framed(content.subject, html.rstrip("\n"), layout))
+        inlined = inline_css(framed, "layout") or source_of(framed, framed.text)
         text += _text_footer(layout.html, text)
     return content._replace(format=Format.HTML, body=text, html=inlined)
 
 
-def check_layout(html: str) -> None:
-    """Raise InvalidValue unless a layout has `{{ content }}` in a place where HTML can be, and is a valid template."""
+def check_layout(html: str, fields: Collection[Field]) -> None:
+    """Raise InvalidValue unless a layout has `{{ content }}` in a place where HTML can be, and is a valid template.
+
+    `fields` are the custom fields that there are.
+    """
     if len(html.encode("utf-8", "surrogatepass")) > MAX_LAYOUT_SIZE:
         raise InvalidValue(f"the layout is larger than {MAX_LAYOUT_SIZE // 1000} kB", "make it shorter")
     if "\0" in html:
         raise InvalidValue("the layout contains a NUL character", "delete it: no text has one")
-    _require_template(html)
+    _require_template(html, fields)
     _require_place(html)
 
 
@@ -105,10 +110,12 @@ def has_variable(html: str, name: str) -> bool:
     return any(_is_variable(piece, name) for piece in split_template(html))
 
 
-def _require_template(html: str) -> None:
+def _require_template(html: str, fields: Collection[Field]) -> None:
     """Raise InvalidValue if a layout is no valid template without the variables that only layouts have."""
     source = re.sub(rf"\{{\{{-?\s*({CONTENT}|{SUBJECT}|{PREHEADER})\s*-?\}}\}}", r"\1", html)
-    TextTemplate(source, "layout", {}, html=True)
+    for use in TextTemplate(source, "layout", {}, html=True).fields.values():
+        if find_field(use.name, fields) is None:
+            raise unknown_field(use.name, fields, f"the layout, line {use.line}: ")
 
 
 def _require_place(html: str) -> None:
@@ -137,11 +144,14 @@ def _require_place(html: str) -> None:
 
 
 def _require_fragment(html: str) -> None:
+    """Raise InvalidValue for HTML that cannot stand inside a layout."""
     if page_tag := next((name for name in markup.tag_names(html) if name in ("html", "head", "body")), None):
         raise InvalidValue(
             f"the HTML part is a whole page: it has <{page_tag}>",
             "use --layout none, or leave only what is inside <body>",
         )
+    marked = MarkedTemplate(split_template(html))
+    markup.require_nested(marked.text, marked.mark, "HTML part")
 
 
 def _framed(subject: str, html: str, layout: Layout) -> Iterator[str | Expression]:

@@ -43,6 +43,10 @@ _CELLS = _names("td th")
 _SECTIONS = _names("thead tbody tfoot")
 
 
+class NotNested(InvalidValue):
+    """HTML that a parser would change. The message has the line."""
+
+
 class Kind(Enum):
     """What a part of HTML is. The content of an element such as `style`, where nothing is a tag, is RAW."""
 
@@ -167,16 +171,12 @@ class _Nesting:
         return f"</{name}> closes nothing" if not self._open else f"</{name}> comes before the end of <{self._top}>"
 
 
-def line_of(html: str, position: int) -> int:
-    """Return the number of the line at a position."""
-    return html.count("\n", 0, position) + 1
-
-
 def _tag_name(tag: str) -> str:
     match = _NAME.match(tag)
     return match[1].lower() if match else ""
 
 
-def _not_nested(html: str, position: int, reason: str, noun: str) -> InvalidValue:
-    message = f"the CSS of the {noun} cannot be inlined: line {line_of(html, position)}: {reason}"
-    return InvalidValue(message, 'fix it, or write <style data-css-inline="ignore"> to leave the CSS where it is')
+def _not_nested(html: str, position: int, reason: str, noun: str) -> NotNested:
+    line = html.count("\n", 0, position) + 1
+    message = f"the CSS of the {noun} cannot be inlined: line {line}: {reason}"
+    return NotNested(message, 'fix it, or write <style data-css-inline="ignore"> to leave the CSS where it is')
