@@ -16,7 +16,8 @@ from skychimp.delivery.composing import conversions
 from skychimp.delivery.composing.conversions import MarkedTemplate
 from skychimp.delivery.composing.extras import POSTAL_ADDRESS, UNSUBSCRIBE_URL
 from skychimp.delivery.composing.layouts import markup
-from skychimp.delivery.composing.layouts.inlining import inline_css, source_of
+from skychimp.delivery.composing.layouts.inlining import inline_css, source_of, with_comments
+from skychimp.delivery.composing.layouts.markup import Kind
 from skychimp.delivery.composing.templates import Expression, TextTemplate, split_template
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field, find_field, unknown_field
@@ -137,7 +138,7 @@ def _require_place(html: str) -> None:
     filled = "".join(
         shown if _is_variable(piece, CONTENT) else "" if isinstance(piece, Expression) else piece for piece in pieces
     )
-    if not any(part.text == shown for part in markup.split(filled)):
+    if not any(part.kind == Kind.TAG and part.text == shown for part in markup.split(filled)):
         raise InvalidValue(
             "{{ content }} is inside a tag, a comment, a style or a title", "move it to where a paragraph could be"
         )
@@ -151,7 +152,7 @@ def _require_fragment(html: str) -> None:
             "use --layout none, or leave only what is inside <body>",
         )
     marked = MarkedTemplate(split_template(html))
-    markup.require_nested(marked.text, marked.mark, "HTML part")
+    markup.require_nested(with_comments(marked), marked.mark, "HTML part")
 
 
 def _framed(subject: str, html: str, layout: Layout) -> Iterator[str | Expression]:

@@ -5,6 +5,7 @@ element: media queries, and selectors such as `a:hover`.
 """
 
 import re
+from collections.abc import Iterator
 from functools import partial
 
 import css_inline
@@ -19,7 +20,7 @@ MAX_WORK = 3_000_000_000
 MAX_TAGS = 50_000
 _RULE_WORK = 20
 
-_STYLE = re.compile(r"<style(?=[\s>])(?![^>]*data-css-inline=[\"']?ignore)", re.IGNORECASE)
+_STYLE_TAG = re.compile(r"<style(?=[\s>])(?!.*data-css-inline=[\"']?ignore)", re.IGNORECASE | re.DOTALL)
 _EMPTY_STYLE = re.compile(r"<style[^>]*>\s*</style>\n?", re.IGNORECASE)
 
 
@@ -29,14 +30,14 @@ def inline_css(template: MarkedTemplate, noun: str) -> str | None:
     `noun` names the template in errors. Raises InvalidValue if a parser of HTML would change it, or if it takes too
     long.
     """
-    html = template.text
-    if not _STYLE.search(html):
+    html = with_comments(template)
+    if not any(map(_has_rules, _styles(html))):
         return None
     markup.require_nested(html, template.mark, noun)
     if _work(html) > MAX_WORK or html.count("<") > MAX_TAGS:
         raise InvalidValue(f"the {noun} has too much CSS for its size", "use fewer rules, or make it shorter")
-    inlined = _inliner().inline(_with_comments(template))
-    if _count_styles(inlined) == _count_styles(html):
+    inlined = _inliner(inline_style_tags=True).inline(html)
+    if _without_styles(inlined) == _without_styles(_inliner(inline_style_tags=False).inline(html)):
         return None
     if html.isascii():  # also where entities were not: other characters need another encoding in the email
         inlined = inlined.encode("ascii", "xmlcharrefreplace").decode("ascii")
@@ -50,19 +51,7 @@ def source_of(template: MarkedTemplate, html: str) -> str:
     return template.with_expressions("".join(map(shown, markup.split(html))))
 
 
-def _inliner() -> css_inline.CSSInliner:
-    return css_inline.CSSInliner(
-        load_remote_stylesheets=False, keep_style_tags=True, remove_inlined_selectors=True, minify_css=True
-    )
-
-
-def _work(html: str) -> int:
-    """Return how long inlining can take. An element may get each declaration, and each is compared with the others."""
-    css = "".join(part.text for part in markup.split(html) if part.kind == Kind.RAW)
-    return html.count("<") * (_RULE_WORK * len(css) + css.count(":") ** 2)
-
-
-def _with_comments(template: MarkedTemplate) -> str:
+def with_comments(template: MarkedTemplate) -> str:
     """Return the HTML with a comment for each `{% %}` tag between elements. Between table rows, a text would move."""
     word = re.compile(template.word)
 
@@ -74,8 +63,46 @@ def _with_comments(template: MarkedTemplate) -> str:
     )
 
 
-def _count_styles(html: str) -> int:
-    return len(re.findall(r"\sstyle\s*=", html, re.IGNORECASE))
+def _inliner(*, inline_style_tags: bool) -> css_inline.CSSInliner:
+    return css_inline.CSSInliner(
+        inline_style_tags=inline_style_tags,
+        load_remote_stylesheets=False,
+        keep_link_tags=True,
+        keep_style_tags=True,
+        remove_inlined_selectors=True,
+        minify_css=True,
+    )
+
+
+def _styles(html: str) -> Iterator[str]:
+    """Yield the CSS of the style elements that are to be inlined."""
+    is_style = False
+    for part in markup.split(html):
+        if part.kind == Kind.RAW and is_style:
+            yield part.text
+        is_style = part.kind == Kind.TAG and _STYLE_TAG.match(part.text) is not None
+
+
+def _has_rules(css: str) -> bool:
+    """Return whether CSS has a rule that is not inside an at-rule such as a media query."""
+    depth = 0
+    texts = re.split(r"([{};])", re.sub(r"/\*.*?(?:\*/|\Z)", "", css, flags=re.DOTALL))
+    for text, sign in zip(texts[::2], texts[1::2], strict=False):
+        if not depth and sign == "{" and not text.lstrip().startswith("@"):
+            return True
+        depth = max(0, depth + (sign == "{") - (sign == "}"))
+    return False
+
+
+def _work(html: str) -> int:
+    """Return how long inlining can take. An element may get each declaration, and each is compared with the others."""
+    css = "".join(part.text for part in markup.split(html) if part.kind == Kind.RAW)
+    return html.count("<") * (_RULE_WORK * len(css) + css.count(":") ** 2)
+
+
+def _without_styles(html: str) -> str:
+    """Return HTML, as the inliner writes it, without style elements."""
+    return re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
 
 
 def _with_safe_braces(part: Part, mark: str) -> str:
