@@ -70,7 +70,7 @@ KINDS = {
     "layout": Kind(
         Action.SEE_MESSAGES,
         "SELECT id, name FROM layout WHERE {visible}",
-        "SELECT name, '' FROM layout WHERE {visible} AND key >= :key AND key < :key_end",
+        "SELECT name, '' FROM layout WHERE {visible} AND owner_id = :user_id AND key >= :key AND key < :key_end",
     ),
     "mailing": Kind(
         Action.SEE_MAILINGS,

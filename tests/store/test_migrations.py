@@ -56,8 +56,10 @@ from skychimp.models import (
     FieldType,
     Format,
     Intent,
+    LayoutKind,
     Lease,
     Login,
+    MessageLayout,
     Occurrence,
     Outcome,
     ReplyKind,
@@ -481,6 +483,7 @@ def full_store(store: Store, ada: Actor) -> Store:
             ReturnedMail(digest="", delivery_id=1, address_hash="", kind=ReturnedKind.BOUNCED, at=NOW, has_token=True)
         )
         db.add(ClientField(owner_id=1, key="city", name="City", type=FieldType.TEXT))
+        db.add(MessageLayout(message_id=1, kind=LayoutKind.NONE))
         db.add(Consent(owner_id=1, address_hash="", at=NOW, wording="", source=ConsentSource.COMMAND, recorded_at=NOW))
     return store
 
