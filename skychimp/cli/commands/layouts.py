@@ -66,10 +66,12 @@ def show(
 
     context = get_context(ctx, json)
     shown = layouts.show(context.store, context.actor, layout)
-    if html and not json:
+    if json or not html:
+        context.out.record(shown)
+    elif context.out.on_terminal:
         context.out.text(shown.html)
     else:
-        context.out.record(shown)
+        context.out.raw(shown.html)
 
 
 @app.command(epilog="skychimp layouts update newsletter --html-file layout.html")

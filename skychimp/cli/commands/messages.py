@@ -204,7 +204,9 @@ def preview(
         context.out.record(rendered)
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
-    if rendered.html is not None:
+    if context.out.on_terminal and rendered.layout not in (None, "none"):
+        context.out.note(f"the HTML part has the layout {rendered.layout}; --json shows it")
+    elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         context.out.note("the link for unsubscribing is a sample")

@@ -77,6 +77,7 @@ class Preview:
     subject: str
     text: str
     html: str | None
+    layout: str | None
 
 
 def create(
@@ -268,7 +269,7 @@ def preview(
     message = show(store, actor, message_id)
     recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
     subject, text, html = _composer(store, message, "preview@localhost", blog_url, extras).render(recipient)
-    return Preview(recipient.email, subject, text, html)
+    return Preview(recipient.email, subject, text, html, message.layout)
 
 
 def compose_test_email(

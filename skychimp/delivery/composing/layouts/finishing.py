@@ -7,7 +7,7 @@ also show `{{ subject }}` and `{{ preheader }}`, and what a message may show.
 import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path
+from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import escape
@@ -34,7 +34,6 @@ MAX_PREHEADER_LENGTH = 500
 CONTENT, SUBJECT, PREHEADER = "content", "subject", "preheader"
 """The variables of a layout that a message does not have. They cannot have filters."""
 
-_DEFAULT_LAYOUT = Path(__file__).with_name("default.html")
 _PADDING = "\n" + "\n".join(["&#847;&zwnj;&nbsp;" * 15] * 4)
 """What keeps a mail program from showing the beginning of the content after a short preheader."""
 _SIGNATURE = re.compile(r"^-- $", re.MULTILINE)
@@ -61,7 +60,7 @@ def layout_of(kind: str | None, own_html: str | None, preheader: str) -> Layout 
 @lru_cache(maxsize=1)
 def default_layout() -> str:
     """Return the built-in layout."""
-    return _DEFAULT_LAYOUT.read_text(encoding="utf-8")
+    return (resources.files(__package__) / "default.html").read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=_SEVERAL_LAYOUTS)  # the mailings of one message often open together
@@ -156,7 +155,7 @@ def _require_fragment(html: str) -> None:
 
 
 def _framed(subject: str, html: str, layout: Layout) -> Iterator[str | Expression]:
-    """Yield the pieces of a layout with the message in it. The built-in one shows nothing twice."""
+    """Yield the pieces of a layout with the message in it. The built-in one repeats nothing."""
     source = layout.html or ""
     if layout.is_default:
         source = _without_lines(source, _left_out(html, layout))
