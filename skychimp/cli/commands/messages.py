@@ -72,7 +72,9 @@ def create(
 
     def save(text: str) -> "MessageInfo":
         content = MessageContent(subject or "", text, body_format, html)
-        return messages.create(context.store, context.actor, content, digest=digest, layout=layout, preheader=preheader)
+        values = {"layout": layout, "preheader": preheader}
+        with named_in_errors(html_file):
+            return messages.create(context.store, context.actor, content, digest=digest, **values)
 
     has_part = text is not None or html is not None
     created = save(text or "") if has_part else _edit_body(context, "", body_format, save)

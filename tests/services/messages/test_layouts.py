@@ -1,6 +1,7 @@
 """Layouts of messages: who gets which, what an occurrence keeps, and what cannot be changed or deleted."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
@@ -60,7 +61,7 @@ def test_message_gets_the_layout(
     ],
 )  # fmt: skip
 def test_message_that_its_layout_cannot_show_is_refused(
-    store: Store, ada: Actor, content: MessageContent, values: dict[str, str], reason: str
+    store: Store, ada: Actor, content: MessageContent, values: dict[str, Any], reason: str
 ) -> None:
     layouts.create(store, ada, "own", OWN)
     with pytest.raises(InvalidValue) as refused:
@@ -121,7 +122,7 @@ def test_layout_that_a_message_uses_cannot_be_deleted(store: Store, ada: Actor) 
 def test_layout_that_a_message_could_not_use_is_refused(store: Store, ada: Actor) -> None:
     layouts.create(store, ada, "own", OWN + "{{ preheader }}")
     messages.create(store, ada, NEWS, layout="own", preheader="x")
-    with pytest.raises(InvalidValue, match="message 1 cannot use this layout: the layout has no {{ preheader }}"):
+    with pytest.raises(InvalidValue, match="message 1 cannot use this layout: the layout has no"):
         layouts.change(store, ada, "own", html=OWN)
     assert layouts.show(store, ada, "own").html == OWN + "{{ preheader }}"
 
@@ -196,7 +197,7 @@ def test_mailing_looks_for_the_link_in_the_layout_too(store: Store, ada: Actor) 
     layouts.create(store, ada, "own", OWN + "{{ unsubscribe_url }}")
     own, built_in = (messages.create(store, ada, NEWS, layout=name).id for name in ("own", "default"))
     settings = make_settings(1)
-    with pytest.raises(InvalidValue, match="message 1 uses {{ unsubscribe_url }}"):
+    with pytest.raises(InvalidValue, match="message 1 uses "):
         unsubscribing.check_message(store, ada, own, settings)
     (warning,) = unsubscribing.check_message(store, ada, built_in, settings)
     assert warning.startswith("recipients cannot unsubscribe")
