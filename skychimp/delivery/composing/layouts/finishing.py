@@ -68,18 +68,12 @@ def finish(content: "MessageContent", layout: Layout | None) -> "MessageContent"
     """Return the content of a message's emails. Raises InvalidValue."""
     if layout is None or content.format == Format.TEXT:
         return content
-    html, text = content.html or "", content.body
-    if content.format == Format.MARKDOWN:
-        html, text = conversions.html_from_markdown(content.body), conversions.text_from_markdown(content.body)
-    if layout.html is None:
-        inlined = inline_css(MarkedTemplate(split_template(html)), "HTML part") or html
-    else:
-        if content.format == Format.HTML:
-            _require_fragment(html)
-        framed = MarkedTemplate(_framed(content.subject, html.rstrip("\n"), layout))
-        inlined = inline_css(framed, "layout") or source_of(framed, framed.text)
-        text += _text_footer(layout.html, text)
-    return content._replace(format=Format.HTML, body=text, html=inlined)
+    try:
+        return _finished(content, layout)
+    except InvalidValue:
+        raise
+    except Exception as error:  # a damaged store, or a bug of a library with one message, must not stop the others
+        raise InvalidValue(f"the message cannot be put into its layout: {error!r}") from error
 
 
 def check_layout(html: str, fields: Collection[Field]) -> None:
@@ -108,6 +102,21 @@ def check_preheader(layout: Layout) -> None:
 def has_variable(html: str, name: str) -> bool:
     """Return whether a valid layout shows a variable, whether or not on a condition."""
     return any(_is_variable(piece, name) for piece in split_template(html))
+
+
+def _finished(content: "MessageContent", layout: Layout) -> "MessageContent":
+    html, text = content.html or "", content.body
+    if content.format == Format.MARKDOWN:
+        html, text = conversions.html_from_markdown(content.body), conversions.text_from_markdown(content.body)
+    if layout.html is None:
+        inlined = inline_css(MarkedTemplate(split_template(html)), "HTML part") or html
+    else:
+        if content.format == Format.HTML:
+            _require_fragment(html)
+        framed = MarkedTemplate(_framed(content.subject, html.rstrip("\n"), layout))
+        inlined = inline_css(framed, "layout") or source_of(framed, framed.text)
+        text += _text_footer(layout.html, text)
+    return content._replace(format=Format.HTML, body=text, html=inlined)
 
 
 def _require_template(html: str, fields: Collection[Field]) -> None:

@@ -31,9 +31,12 @@ def inline_css(template: MarkedTemplate, noun: str) -> str | None:
     long.
     """
     html = with_comments(template)
-    if not any(map(_has_rules, _styles(html))):
+    if not any(_has_rules(part.text) for part in _styles(html)):
         return None
     markup.require_nested(html, template.mark, noun)
+    for part in _styles(html):
+        if any(not template.expression(word).is_output for word in re.findall(template.word, part.text)):
+            raise markup.not_nested(html, part.start, "{% %} in a <style> element", noun)
     if _work(html) > MAX_WORK or html.count("<") > MAX_TAGS:
         raise InvalidValue(f"the {noun} has too much CSS for its size", "use fewer rules, or make it shorter")
     inlined = _inliner(inline_style_tags=True).inline(html)
@@ -74,12 +77,12 @@ def _inliner(*, inline_style_tags: bool) -> css_inline.CSSInliner:
     )
 
 
-def _styles(html: str) -> Iterator[str]:
+def _styles(html: str) -> Iterator[Part]:
     """Yield the CSS of the style elements that are to be inlined."""
     is_style = False
     for part in markup.split(html):
         if part.kind == Kind.RAW and is_style:
-            yield part.text
+            yield part
         is_style = part.kind == Kind.TAG and _STYLE_TAG.match(part.text) is not None
 
 

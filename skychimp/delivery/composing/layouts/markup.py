@@ -95,9 +95,16 @@ def require_nested(html: str, mark: str, noun: str) -> None:
     for part in split(html):
         reason = nesting.problem(part)
         if reason is not None:
-            raise _not_nested(html, part.start, reason, noun)
+            raise not_nested(html, part.start, reason, noun)
     if unclosed := nesting.unclosed:
-        raise _not_nested(html, unclosed[1], f"<{unclosed[0]}> is not closed", noun)
+        raise not_nested(html, unclosed[1], f"<{unclosed[0]}> is not closed", noun)
+
+
+def not_nested(html: str, position: int, reason: str, noun: str) -> NotNested:
+    """Return the error that HTML cannot be inlined because of what is at a position."""
+    line = html.count("\n", 0, position) + 1
+    message = f"the CSS of the {noun} cannot be inlined: line {line}: {reason}"
+    return NotNested(message, 'fix it, or write <style data-css-inline="ignore"> to leave the CSS where it is')
 
 
 def tag_names(html: str) -> Iterator[str]:
@@ -174,9 +181,3 @@ class _Nesting:
 def _tag_name(tag: str) -> str:
     match = _NAME.match(tag)
     return match[1].lower() if match else ""
-
-
-def _not_nested(html: str, position: int, reason: str, noun: str) -> NotNested:
-    line = html.count("\n", 0, position) + 1
-    message = f"the CSS of the {noun} cannot be inlined: line {line}: {reason}"
-    return NotNested(message, 'fix it, or write <style data-css-inline="ignore"> to leave the CSS where it is')
