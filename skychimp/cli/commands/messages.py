@@ -206,8 +206,9 @@ def preview(
         context.out.record(rendered)
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
-    if context.out.on_terminal and rendered.layout not in (None, "none"):
-        context.out.note(f"the HTML part has the layout {rendered.layout}; --json shows it")
+    layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
+    if layout not in (None, "none"):
+        context.out.note(f"the HTML part has the layout {layout}; --json shows it")
     elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):

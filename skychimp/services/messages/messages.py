@@ -77,7 +77,6 @@ class Preview:
     subject: str
     text: str
     html: str | None
-    layout: str | None
 
 
 def create(
@@ -269,7 +268,7 @@ def preview(
     message = show(store, actor, message_id)
     recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
     subject, text, html = _composer(store, message, "preview@localhost", blog_url, extras).render(recipient)
-    return Preview(recipient.email, subject, text, html, message.layout)
+    return Preview(recipient.email, subject, text, html)
 
 
 def compose_test_email(

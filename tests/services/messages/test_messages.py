@@ -242,7 +242,7 @@ def test_preview_is_rendered_for_a_client(store: Store, ada: Actor, bob: Actor) 
     text, html = messages.create(store, ada, TEXT), messages.create(store, ada, HTML)
 
     rendered = messages.preview(store, ada, text.id, "zoe@example.org")
-    assert rendered == messages.Preview("zoe@example.org", "Hello Zoë <b>", "Dear Zoë <b>,\na, vip", None, None)
+    assert rendered == messages.Preview("zoe@example.org", "Hello Zoë <b>", "Dear Zoë <b>,\na, vip", None)
     assert messages.preview(store, ada, html.id, "1").html == "<p>Dear Zoë &lt;b&gt;</p>"
     assert "Ada Lovelace" in messages.preview(store, ada, text.id).text
     with pytest.raises(NotFound):
