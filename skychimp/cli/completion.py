@@ -67,6 +67,11 @@ KINDS = {
         " WHERE {visible} AND address_key >= :key AND address_key < :key_end",
     ),
     "message": Kind(Action.SEE_MESSAGES, "SELECT id, subject FROM message WHERE {visible}"),
+    "layout": Kind(
+        Action.SEE_MESSAGES,
+        "SELECT id, name FROM layout WHERE {visible}",
+        "SELECT name, '' FROM layout WHERE {visible} AND owner_id = :user_id AND key >= :key AND key < :key_end",
+    ),
     "mailing": Kind(
         Action.SEE_MAILINGS,
         "SELECT mailing.id, subject FROM mailing JOIN message ON message.id = message_id"

@@ -42,6 +42,11 @@ COMMANDS = {
     "messages": CommandInfo(
         _CORE, "Manage messages.", "skychimp messages create --subject News --body-file news.md --markdown"
     ),
+    "layouts": CommandInfo(
+        _CORE,
+        "Manage layouts (HTML around the content of messages).",
+        "skychimp layouts create newsletter --html-file layout.html",
+    ),
     "mailings": CommandInfo(
         _CORE,
         "Create and control mailings.",

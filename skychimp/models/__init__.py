@@ -22,6 +22,7 @@ from skychimp.models.enums import (
     Every,
     FieldType,
     Format,
+    LayoutKind,
     MailingStatus,
     OccurrenceState,
     Outcome,
@@ -48,7 +49,15 @@ if TYPE_CHECKING:
         ReturnedMail,
         Run,
     )
-    from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
+    from skychimp.models.mailings import (
+        Layout,
+        Mailing,
+        MailingClient,
+        MailingFilter,
+        MailingTag,
+        Message,
+        MessageLayout,
+    )
     from skychimp.models.objects import Table
     from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
     from skychimp.models.store_info import StoreInfo, TokenKey
@@ -82,6 +91,8 @@ __all__ = [
     "FieldType",
     "Format",
     "Intent",
+    "Layout",
+    "LayoutKind",
     "Lease",
     "Login",
     "LoginFailure",
@@ -91,6 +102,7 @@ __all__ = [
     "MailingStatus",
     "MailingTag",
     "Message",
+    "MessageLayout",
     "Occurrence",
     "OccurrenceState",
     "Outcome",

@@ -18,6 +18,17 @@ class Format(StrEnum):
     HTML = "html"
 
 
+class LayoutKind(StrEnum):
+    """Where the layout of a message comes from."""
+
+    NONE = "none"
+    """The message has none, but its CSS is inlined, and its text part is made to be read."""
+    DEFAULT = "default"
+    """The built-in one."""
+    OWN = "own"
+    """The user has made it."""
+
+
 class Every(StrEnum):
     """A mailing's period."""
 

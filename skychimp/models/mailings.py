@@ -3,8 +3,22 @@
 from datetime import datetime
 
 from skychimp.models import tables
-from skychimp.models.enums import CatchUp, Every, Format, MailingStatus
+from skychimp.models.enums import CatchUp, Every, Format, LayoutKind, MailingStatus
 from skychimp.models.objects import Table
+
+
+class Layout(Table, table=True):
+    """An HTML template around the content of messages. It belongs to one user."""
+
+    __table__ = tables.layout
+    id: int | None = None
+    owner_id: int
+    key: str
+    """The folded name, by which names are compared."""
+    name: str
+    html: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class Message(Table, table=True):
@@ -22,6 +36,17 @@ class Message(Table, table=True):
     """Whether its emails list the posts that were published since the mailing's last occurrence."""
     created_at: datetime
     updated_at: datetime
+
+
+class MessageLayout(Table, table=True):
+    """The layout of a message. A plain text has none. Without this row, content is sent as older versions send it."""
+
+    __table__ = tables.message_layout
+    message_id: int
+    kind: LayoutKind
+    layout_id: int | None = None
+    preheader: str = ""
+    """What mail programs show beside the subject, "" if that is the beginning of the content."""
 
 
 class Mailing(Table, table=True):

@@ -42,6 +42,7 @@ from skychimp.models.enums import (
     Every,
     FieldType,
     Format,
+    LayoutKind,
     MailingStatus,
     OccurrenceState,
     Outcome,
@@ -232,6 +233,19 @@ suppression = Table(
     Index(None, "address_key"),
 )
 
+layout = Table(
+    "layout",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner_id", Integer, ForeignKey("user.id"), nullable=False),
+    Column("key", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("html", String, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("owner_id", "key"),
+)
+
 message = Table(
     "message",
     metadata,
@@ -244,6 +258,16 @@ message = Table(
     Column("digest", Boolean, nullable=False, default=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+)
+
+message_layout = Table(
+    "message_layout",
+    metadata,
+    Column("message_id", ForeignKey("message.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    enum_column(LayoutKind, "kind"),
+    Column("layout_id", Integer, ForeignKey("layout.id"), index=True),
+    Column("preheader", String, nullable=False, default=""),
+    CheckConstraint("(kind = 'own') = (layout_id IS NOT NULL)", name="own_layout"),
 )
 
 mailing = Table(

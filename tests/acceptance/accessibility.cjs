@@ -1,13 +1,13 @@
 // Check pages in headless Chromium: console messages, axe-core findings and a screenshot of each.
-// node accessibility.cjs CHROMIUM SCREENSHOT-FOLDER URL...  prints a JSON list: one object per page, size and color scheme.
+// node accessibility.cjs CHROMIUM SCREENSHOT-FOLDER SIZES URL...  prints a JSON list: one object per page, size and color scheme.
 const { chromium } = require("playwright-core");
 const axe = require("axe-core").source;
 const path = require("path");
 
-const [executablePath, screenshots, ...urls] = process.argv.slice(2);
+const [executablePath, screenshots, sizesJson, ...urls] = process.argv.slice(2);
 const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync"];
-const sizes = { phone: { width: 390, height: 844 }, desktop: { width: 1280, height: 900 } };
+const sizes = JSON.parse(sizesJson);
 
 async function open(browser, url) {
   const page = await browser.newPage({ reducedMotion: "reduce" });

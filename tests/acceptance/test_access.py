@@ -32,6 +32,7 @@ from skychimp.models import (
     ConsentSource,
     DeliveryState,
     Format,
+    Layout,
     Login,
     Mailing,
     Message,
@@ -145,6 +146,12 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("messages preview", "{message}", "see mailings and their messages"),
     ("messages preview", "{own message} --client {client}", "own clients, messages, mailings"),
     ("messages test", "{message} --to me@example.org", "own clients, messages, mailings"),
+    ("layouts create", "new --html-file layout.html", "own clients, messages, mailings"),
+    ("layouts list", "", "see mailings and their messages"),
+    ("layouts show", "{layout}", "see mailings and their messages"),
+    ("layouts show", "default", "see mailings and their messages"),
+    ("layouts update", "{layout} --name new", "own clients, messages, mailings"),
+    ("layouts delete", "{layout} --yes", "own clients, messages, mailings"),
     ("mailings create", "--message {message} --all-clients " + SCHEDULE, "own clients, messages, mailings"),
     ("mailings create", "--message {own message} --client {client} " + SCHEDULE, "own clients, messages, mailings"),
     ("mailings create", "--message {own message} --segment {segment} " + SCHEDULE, "own clients, messages, mailings"),
@@ -207,6 +214,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
 LISTED = {
     "clients list": "client", "messages list": "message", "mailings list": "mailing", "users list": "user id",
     "resolve": "delivery", "sessions list": "session", "segments list": "segment",
+    "layouts list": "layout",
 }  # fmt: skip
 """The kind of object whose ids a list shows if it is run without arguments."""
 
@@ -247,10 +255,11 @@ def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
     unused = Message(
         owner_id=user_id, subject="In no mailing", body="", format=Format.TEXT, created_at=now, updated_at=now
     )
+    layout = Layout(owner_id=user_id, key=name, name=name, html="{{ content }}", created_at=now, updated_at=now)
     post = Post(author_id=user_id, slug=name, title=name, content="x", created_at=now, updated_at=now, published_at=now)
     login = Login(user_id=user_id, token_hash=digest(name), created_at=now, seen_at=now, expires_at=later)
     with store.write() as db:
-        db.add_all([client, segment, unused, post, login])
+        db.add_all([client, segment, layout, unused, post, login])
         mailing = db.get_one(Mailing, mailing_id)
         mailing.all_clients = True
         suppressed = [NewSuppression(email, email, "unsubscribed")]
@@ -261,7 +270,7 @@ def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
     return {
         "client": client.id, "email": email, "message": mailing.message_id, "unused": unused.id, "mailing": mailing_id,
         "delivery": delivery, "user": owner.email, "user id": user_id, "post": post.id, "slug": name,
-        "session": login.id, "segment": segment.id,
+        "session": login.id, "segment": segment.id, "layout": layout.id,
     }  # fmt: skip
 
 
@@ -273,6 +282,7 @@ def home(shared: SharedStore, role: str, folder: Path) -> Home:
     """Return the command line of a role, on a copy of the shared store."""
     shutil.copy(shared.path, folder / "skychimp.db")
     (folder / "people.csv").write_text("email\nsomebody@example.org\n")
+    (folder / "layout.html").write_text("{{ content }}")
     (folder / "other.toml").touch()
     return Home(
         folder,

@@ -24,6 +24,7 @@ from skychimp.permissions import Actor
 from skychimp.services.accounts import session_rule
 from skychimp.services.clients import clients, importing, segments, suppressions
 from skychimp.services.clients.importing import ImportedRow
+from skychimp.services.messages import layouts
 from skychimp.store.database import Store
 
 BY_NAME = ("tag", "field", "suppression")
@@ -60,6 +61,7 @@ def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         mailing = ledger_rows.mailing(store, owner)
         ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
         segments.create(store, owner, f"{name}-segment", "name IS NULL", "UTC")
+        layouts.create(store, owner, f"{name}-layout", "{{ content }}")
         with store.write() as db:
             db.execute(update(Mailing).where(col(Mailing.id) == mailing).values(name=f"{name}-news"))
     return home
@@ -98,6 +100,8 @@ def filled_home(store: Store, home: Home, ada: Actor, bob: Actor) -> Home:
         ("skychimp mailings create --except-segment a", {"ada-segment"}),
         ("skychimp mailings create --except-tag a", {"all", "adas"}),
         ("skychimp segments show 1", {"1"}),
+        ("skychimp messages create --layout a", {"ada-layout"}),
+        ("skychimp layouts show 1", {"1"}),
         ("skychimp resolve --sent ", {"1"}),
         ("skychimp --store gone.db clients show ada1", set()),
         ("skychimp --config gone.toml clients show ada10", {"ada10@example.org"}),

@@ -20,7 +20,7 @@ from skychimp.services.blog import posts
 from skychimp.services.clients import clients, fields, segments, suppressions
 from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
-from skychimp.services.messages import messages
+from skychimp.services.messages import layouts, messages
 from skychimp.services.operations import unknown_deliveries
 from skychimp.services.users import users
 from skychimp.store.database import Store
@@ -45,6 +45,7 @@ def create_objects(store: Store, owner: Actor, name: str) -> None:
     clients.create(store, owner, email=f"{name}@example.org", tags=[name, "all"], fields={name: "1", "Size": "2"})
     suppressions.add(store, owner, [suppressions.new_suppression(f"{name}@example.net")])
     segments.create(store, owner, name, "name IS NULL", "UTC")
+    layouts.create(store, owner, name, "{{ content }}")
     for is_deleted in (False, True):
         mailing = ledger_rows.mailing(store, owner)
         ledger_rows.delivery(store, ledger_rows.occurrence(store, mailing), "x@example.org", DeliveryState.UNKNOWN)
@@ -77,6 +78,7 @@ def listed(store: Store, actor: Actor, kind: str) -> Iterator[str]:
         return
     lists: dict[str, Callable[[], Iterable[Any]]] = {
         "client": lambda: clients.list_clients(store, actor, NO_OPTIONS),
+        "layout": lambda: layouts.list_layouts(store, actor, NO_OPTIONS),
         "message": lambda: messages.list_messages(store, actor, NO_OPTIONS),
         "mailing": lambda: mailings.list_mailings(store, actor, NO_OPTIONS),
         "segment": lambda: segments.list_segments(store, actor, NO_OPTIONS),

@@ -62,8 +62,10 @@ from skychimp.models import (
     FieldType,
     Format,
     Intent,
+    LayoutKind,
     Lease,
     Login,
+    MessageLayout,
     Occurrence,
     Outcome,
     ReplyKind,
@@ -375,6 +377,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0019": ("message_layout", "layout"),
     "0018": ("INDEX ix_delivery_outbox", "run.outbox", "run.relay"),
     "0017": ("return_count", "client.good_at"),
     "0016": ("suppression.until",),
@@ -546,6 +549,7 @@ def full_store(store: Store, ada: Actor) -> Store:
             ReturnedMail(digest="", delivery_id=1, address_hash="", kind=ReturnedKind.BOUNCED, at=NOW, has_token=True)
         )
         db.add(ClientField(owner_id=1, key="city", name="City", type=FieldType.TEXT))
+        db.add(MessageLayout(message_id=1, kind=LayoutKind.NONE))
         db.add(Consent(owner_id=1, address_hash="", at=NOW, wording="", source=ConsentSource.COMMAND, recorded_at=NOW))
     return store
 

@@ -48,7 +48,7 @@ STEPS = (
     ("Import your clients.", ("clients", "import", "clients.csv")),
     (
         "Create a message. {{ client.name }} becomes each client's name.",
-        ("messages", "create", "--subject", SUBJECT, "--body-file", "hello.md", "--markdown"),
+        ("messages", "create", "--subject", SUBJECT, "--body-file", "hello.txt"),
     ),
     ("Preview it for one client.", ("messages", "preview", "1", "--client", "grace@example.org")),
     (
@@ -80,7 +80,7 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
     with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as name, demo_server() as server:
         folder = Path(name)
         (folder / "clients.csv").write_text(CLIENTS, encoding="utf-8")
-        (folder / "hello.md").write_text(BODY, encoding="utf-8")
+        (folder / "hello.txt").write_text(BODY, encoding="utf-8")
         for title, arguments in STEPS:
             _run_step(context, title, arguments, folder, _environment(folder, server.port))
         emails = list(server.emails)

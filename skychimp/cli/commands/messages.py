@@ -8,6 +8,7 @@ import typer
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
 from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.deletion import delete_all
+from skychimp.cli.display.html_errors import named_in_errors
 from skychimp.cli.editor import edit_and_save
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
@@ -46,6 +47,11 @@ Client = Annotated[str | None, typer.Option(help="ID or email address of the cli
 Digest = Annotated[
     bool, typer.Option("--digest", help="Add the blog's new posts at {{ posts }}, or after the text body.")
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="Layout of the HTML part, or none (default for Markdown: default).", metavar="NAME"),
+]
+Preheader = Annotated[str | None, typer.Option(help="Text that mail programs show beside the subject.", metavar="TEXT")]
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ def create(
     body_file: BodyFile = None,
     markdown: Markdown = False,
     html_file: HtmlFile = None,
+    layout: Layout = None,
+    preheader: Preheader = None,
     digest: Digest = False,
     json: Json = False,
 ) -> None:
@@ -81,7 +89,9 @@ def create(
 
     def save(text: str) -> "MessageInfo":
         content = MessageContent(subject or "", text, body_format, html)
-        return messages.create(context.store, context.actor, content, digest=digest)
+        values = {"layout": layout, "preheader": preheader}
+        with named_in_errors(html_file):
+            return messages.create(context.store, context.actor, content, digest=digest, **values)
 
     has_part = text is not None or html is not None
     created = save(text or "") if has_part else _edit_body(context, "", body_format, save)
@@ -131,6 +141,8 @@ def update(
     body_file: BodyFile = None,
     markdown: Markdown = False,
     html_file: HtmlFile = None,
+    layout: Layout = None,
+    preheader: Preheader = None,
     plain: Annotated[bool, typer.Option("--plain", help="Send plain text only; removes the HTML part.")] = False,
     digest: Annotated[
         bool | None, typer.Option("--digest/--no-digest", help="Whether to add the blog's new posts.")
@@ -151,19 +163,22 @@ def update(
     new_format = _chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
 
     def save(text: str | None) -> "MessageInfo":
-        return messages.change(
-            context.store,
-            context.actor,
-            message,
-            subject=subject,
-            body=text,
-            format=new_format,
-            html=html,
-            digest=digest,
-            also_open=also_open,
-        )
+        with named_in_errors(html_file):
+            return messages.change(
+                context.store,
+                context.actor,
+                message,
+                subject=subject,
+                body=text,
+                format=new_format,
+                html=html,
+                digest=digest,
+                layout=layout,
+                preheader=preheader,
+                also_open=also_open,
+            )
 
-    if not also_open and all(value is None for value in (text, html, subject, new_format, digest)):
+    if not also_open and all(value is None for value in (text, html, subject, new_format, digest, layout, preheader)):
         old = messages.show(context.store, context.actor, message)
         changed = _edit_body(context, old.body, old.format, save)
     else:
@@ -224,7 +239,10 @@ def preview(
         context.out.record(rendered)
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
-    if rendered.html is not None:
+    layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
+    if layout not in (None, "none"):
+        context.out.note(f"the HTML part has the layout {layout}; --json shows it")
+    elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         context.out.note("the link for unsubscribing is a sample")

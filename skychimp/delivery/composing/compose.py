@@ -116,12 +116,12 @@ class Composer:
 
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
         self._subject = TextTemplate(content.subject, "subject", self._values, max_length=MAX_RENDERED_SUBJECT_LENGTH)
-        address = extras.postal_address
-        self._text = TextTemplate(content.body, "body", self._values, postal_address=address)
+        address, has_link = extras.postal_address, bool(extras.unsubscribe_url)
+        self._text = TextTemplate(content.body, "body", self._values, postal_address=address, has_link=has_link)
         html = conversions.html_from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
         self._html: TextTemplate | None = None
         if html is not None:
-            self._html = TextTemplate(html, "HTML", self._values, html=True, postal_address=address)
+            self._html = TextTemplate(html, "HTML", self._values, html=True, postal_address=address, has_link=has_link)
         self._templates = [each for each in (self._subject, self._text, self._html) if each is not None]
         seed = repr((content, date.timestamp(), mailing_id)).encode()
         self._boundary = b"=_" + hashlib.blake2b(seed, digest_size=16).hexdigest().encode()

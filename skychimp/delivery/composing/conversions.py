@@ -2,10 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from skychimp import markdown
+from skychimp.delivery.composing.markdown_text import MarkdownText, shown_link
 from skychimp.delivery.composing.templates import Expression, split_template
 from skychimp.errors import InvalidValue
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 MAX_TAGS = 20_000
 """The most tags of a page whose text is made. That takes some seconds at worst, as the time grows with their square."""
 
-_PAGE_LINK = re.compile(r"(#|javascript:|$)", re.IGNORECASE)
+_TEXT_WIDTH = 12
+"""How many characters an expression is taken to show where a table is aligned."""
 
 
 def html_from_markdown(source: str) -> str:
@@ -25,10 +27,9 @@ def html_from_markdown(source: str) -> str:
     expression. Raises InvalidValue for too much markup.
     """
     markdown.require_little_markup(source, "body", limit=markdown.MAX_STORED_MARKUP)
-    marked = _MarkedTemplate(source)
-    # The separator of a signature would make a heading of the line above.
+    marked = MarkedTemplate(split_template(source))
     signature = f"{marked.mark}s"
-    text = re.sub(r"^-- $", f"\n{signature}", marked.text, flags=re.MULTILINE)
+    text = _with_signature(marked.text, signature)
     html = markdown.renderer(only_safe_links=False).render(text).replace("{", "&#123;")
     html = re.sub(r"<pre>.*?</pre>", lambda match: match[0].replace(f"\n{signature}", "-- "), html, flags=re.DOTALL)
     html = html.replace(f"{signature}\n", "-- <br />\n").replace(signature, "-- ")
@@ -46,34 +47,67 @@ def text_from_html(source: str) -> str:
     """
     if source.count("<") > MAX_TAGS:
         raise InvalidValue("the HTML has too many tags for making a text part of it")
-    marked = _MarkedTemplate(source)
-    text = _shown_text(marked.text, marked.mark)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+    marked = MarkedTemplate(split_template(source))
+    text = re.sub(r"\n{3,}", "\n\n", _without_trailing_spaces(_shown_text(marked.text, marked.mark)))
     text = re.sub(r"^--$", "-- ", text, flags=re.MULTILINE)  # a signature, whose space HTML does not show
-    # A tag such as {% if %} alone on a line leaves no empty lines.
-    text = marked.unwrap_tags(rf"(?m:^) *({marked.word})\n+", text)
-    text = re.sub(rf"\{{(?=[{{%#]|{marked.mark})", "{{ '{' }}", text)
-    return marked.with_expressions(text)
+    return marked.as_text(text)
 
 
-class _MarkedTemplate:
+def text_from_markdown(source: str) -> str:
+    """Return the text template of a Markdown template: what a reader sees of it, in the lines that it has.
+
+    Raises InvalidValue for too much markup.
+    """
+    from markdown_it.tree import SyntaxTreeNode
+
+    markdown.require_little_markup(source, "body", limit=markdown.MAX_STORED_MARKUP)
+    marked = MarkedTemplate(split_template(source))
+    signature = f"{marked.mark}s"
+    tokens = markdown.renderer(only_safe_links=False).parse(_with_signature(marked.text, signature))
+    text = MarkdownText(marked.in_link, marked.width).render(SyntaxTreeNode(tokens))
+    text = text.replace(f"\n\n{signature}", f"\n{signature}")
+    return marked.as_text(_without_trailing_spaces(text).replace(signature, "-- "))
+
+
+class MarkedTemplate:
     """A template whose expressions are replaced by words that a conversion leaves as they are."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, pieces: Iterable[str | Expression]) -> None:
+        pieces = list(pieces)
         # No text contains its own hash, so nothing in it can be mistaken for one of the words.
-        self.mark = "x" + hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        source = repr(pieces).encode("utf-8", "surrogatepass")
+        self.mark = "x" + hashlib.blake2b(source, digest_size=8).hexdigest()
         self.word = rf"{self.mark}x\d+x"
         self._expressions: list[Expression] = []
-        self.text = "".join(map(self._marked, split_template(source)))
+        self.text = "".join(map(self._marked, pieces))
 
     def unwrap_tags(self, pattern: str, text: str) -> str:
         """Return a text with only the word, a pattern's group, in place of each match whose word is a `{% %}` tag."""
-        return re.sub(pattern, lambda match: match[0] if self._expression(match[1]).is_output else match[1], text)
+        return re.sub(pattern, lambda match: match[0] if self.expression(match[1]).is_output else match[1], text)
+
+    def as_text(self, text: str) -> str:
+        """Return a text as the source of a template: with the expressions, and no brace that could begin another one.
+
+        A tag such as `{% if %}` alone on a line leaves no empty lines.
+        """
+        text = self.unwrap_tags(rf"(?m:^) *({self.word})\n+", text.strip("\n") + "\n")
+        text = re.sub(rf"\{{(?=[{{%#]|{self.mark})", "{{ '{' }}", text)
+        text = re.sub(
+            rf"{self.mark}y(\d+x)", lambda match: self.with_expressions(f"{self.mark}x{match[1]}", link=True), text
+        )
+        return self.with_expressions(text)
+
+    def in_link(self, url: str) -> str:
+        """Return the address of a link with other words, which `as_text` URL-encodes."""
+        return re.sub(rf"{self.mark}x(\d+x)", rf"{self.mark}y\1", url)
+
+    def width(self, text: str) -> int:
+        """Return about how many characters wide a text is."""
+        return len(re.sub(self.word, "x" * _TEXT_WIDTH, text))
 
     def with_expressions(self, text: str, *, link: bool = False) -> str:
         """Return a text with the expressions in place of their words, or with URL-encoded ones in a link."""
-        return re.sub(self.word, lambda match: self._expression(match[0]).source(link=link), text)
+        return re.sub(self.word, lambda match: self.expression(match[0]).source(link=link), text)
 
     def _marked(self, piece: str | Expression) -> str:
         if isinstance(piece, str):
@@ -81,8 +115,18 @@ class _MarkedTemplate:
         self._expressions.append(piece)
         return f"{self.mark}x{len(self._expressions) - 1}x"
 
-    def _expression(self, word: str) -> Expression:
+    def expression(self, word: str) -> Expression:
+        """Return the expression that a word stands for."""
         return self._expressions[int(word.rpartition("x")[0].rpartition("x")[2])]
+
+
+def _with_signature(text: str, signature: str) -> str:
+    """Return Markdown with a paragraph for each line `-- `, which would make a heading of the line above."""
+    return re.sub(r"^-- $", f"\n{signature}", text, flags=re.MULTILINE)
+
+
+def _without_trailing_spaces(text: str) -> str:
+    return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
 
 
 def _shown_text(html: str, mark: str) -> str:
@@ -98,10 +142,7 @@ def _shown_text(html: str, mark: str) -> str:
 
 def _shown_link(match: re.Match[str]) -> str:
     before, label, after, url = match.groups()
-    address = re.sub("^(mailto|tel):", "", url, flags=re.IGNORECASE)
-    if _PAGE_LINK.match(url) or label in (url, address):
-        return f"{before}{label}{after}"
-    return before + (f"{label} <{address}>" if label else f"<{address}>") + after
+    return before + shown_link(label, url) + after
 
 
 def _layout(mark: str) -> "ParserConfig":

@@ -102,7 +102,8 @@ class TextTemplate:
     """A compiled template. The caller changes `values` for each email before it is rendered.
 
     `field` names the template in errors: subject, body or HTML. `max_length` is how many characters it may have after
-    rendering, `postal_address` the text of that variable. Raises InvalidValue if the source is not in the subset.
+    rendering, `postal_address` the text of that variable. `has_link` says whether `unsubscribe_url` will have a value.
+    So `{% if %}` with these two variables is decided here, once. Raises InvalidValue for a source outside the subset.
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class TextTemplate:
         html: bool = False,
         max_length: int = MAX_LENGTH,
         postal_address: str = "",
+        has_link: bool = False,
     ) -> None:
-        compiled = _compiled(source, field, _HTML_ENVIRONMENT if html else _ENVIRONMENT, postal_address)
+        environment = _HTML_ENVIRONMENT if html else _ENVIRONMENT
+        compiled = _compiled(source, field, environment, postal_address, has_link=has_link)
         self.variables = compiled.variables
         self._template, kinds, self._segments = compiled.template, compiled.kinds, compiled.segments
         self.fields = compiled.fields
@@ -270,7 +273,7 @@ class _Compiled(NamedTuple):
     """A template with the types of its nodes, its segments, and the variables and custom fields in it.
 
     `fields` has the names as they are written and their first lines, by their folded names. Those in `required_fields`
-    have no default.
+    have no default. Both also have what is shown only with a link for unsubscribing, or with a postal address.
     """
 
     template: Template
@@ -281,7 +284,9 @@ class _Compiled(NamedTuple):
     required_fields: frozenset[str]
 
 
-def _compiled(source: str, field: str, environment: "_Environment", postal_address: str) -> _Compiled:
+def _compiled(
+    source: str, field: str, environment: "_Environment", postal_address: str, *, has_link: bool
+) -> _Compiled:
     """Check and compile a template. Raises InvalidValue."""
     if len(source) > MAX_LENGTH:
         raise InvalidValue(f"the {field} is longer than {MAX_LENGTH:,} characters")
@@ -294,16 +299,18 @@ def _compiled(source: str, field: str, environment: "_Environment", postal_addre
             raise InvalidValue(f"the {field} has too many expressions")
         tree = environment.parse(source)
         _check(tree, frozenset(), MAX_DEPTH)
-        variables = frozenset(name.name for name in tree.find_all(nodes.Name))
         if field == "subject":
             _check_subject(tree)
+        fields = find_fields(tree)
+        required = find_required(tree) if fields else frozenset()
+        tree = _Decided({UNSUBSCRIBE_URL: has_link, POSTAL_ADDRESS: bool(postal_address)}).visit(tree)
+        variables = frozenset(name.name for name in tree.find_all(nodes.Name))
         if POSTAL_ADDRESS in variables:
             tree = _Constant(POSTAL_ADDRESS, postal_address, is_html=environment.autoescape is True).visit(tree)
         kinds = list(map(type, tree.find_all(nodes.Node)))
         if len(kinds) > MAX_NODES:
             raise InvalidValue(f"the {field} has too many expressions")
-        segments, fields = _segments(tree), find_fields(tree)
-        required = find_required(tree) if fields else frozenset()
+        segments = _segments(tree)
         if fields:
             tree = FieldLookups().visit(tree)
         count_work(tree)
@@ -451,6 +458,45 @@ class _Constant(NodeTransformer):
     def _shown(self, node: nodes.Node) -> nodes.TemplateData:
         text = str(escape(self._text)) if self._is_html else self._text
         return nodes.TemplateData(text, lineno=node.lineno)
+
+
+class _Decided(NodeTransformer):
+    """Replaces each `{% if %}` by the branch that is shown, where that depends only on variables that are known."""
+
+    def __init__(self, known: Mapping[str, bool]) -> None:
+        self._known = known
+
+    def visit_If(self, node: nodes.If) -> nodes.Node | list[nodes.Node]:  # noqa: N802
+        is_true = self._truth(node.test)
+        if is_true:
+            return self._visit_all(node.body)
+        if is_true is None:
+            node.body, node.else_ = self._visit_all(node.body), self._visit_all(node.else_)
+            for other in node.elif_:
+                other.body = self._visit_all(other.body)
+            return node
+        if not node.elif_:
+            return self._visit_all(node.else_)
+        first, *others = node.elif_
+        return self.visit_If(nodes.If(first.test, first.body, others, node.else_, lineno=first.lineno))
+
+    def _visit_all(self, children: list[nodes.Node]) -> list[nodes.Node]:
+        return [each for child in children for each in self.visit_list(child)]
+
+    def _truth(self, node: nodes.Node) -> bool | None:
+        """Return whether a condition is true, or None if that depends on the client."""
+        if isinstance(node, nodes.Name):
+            return self._known.get(node.name)
+        if isinstance(node, nodes.Not):
+            truth = self._truth(node.node)
+            return None if truth is None else not truth
+        if not isinstance(node, nodes.And | nodes.Or):
+            return None
+        left, right = self._truth(node.left), self._truth(node.right)
+        decisive = isinstance(node, nodes.Or)
+        if decisive in (left, right):
+            return decisive
+        return None if left is None or right is None else not decisive
 
 
 class _Lexer(Lexer):

@@ -11,12 +11,14 @@ from sqlalchemy import Connection, Row, Select, and_, func, select, true, update
 from skychimp.delivery.composing import digest
 from skychimp.delivery.scheduling import recurrence
 from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
+from skychimp.errors import InvalidValue
 from skychimp.fields import dump_names
 from skychimp.models import CatchUp, Every, Format, MailingStatus, OccurrenceState, tables
 from skychimp.store import holds
 from skychimp.store.clients import fields
 from skychimp.store.conditions import is_sendable
 from skychimp.store.occurrences import digest_posts, opening, progress, sweeping
+from skychimp.store.occurrences.layouts import add_layout
 from skychimp.store.occurrences.progress import NOTHING_READ, Progress, UnfinishedOccurrence
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class DueMailing(NamedTuple):
     body: str
     format: Format
     html: str | None
+    layout_kind: str | None
+    layout_html: str | None
+    preheader: str | None
     plan: Plan
     replaces: Sequence[int]
 
@@ -89,8 +94,9 @@ def open_due(
     """Open the occurrences that are due, and record those that were missed.
 
     Calling it again at the same time opens nothing. A digest without a new post is recorded as skipped. A mailing
-    whose schedule cannot be read is disabled. Nothing is opened while a restored store is on hold. What `read_progress`
-    has read shortly before (`known`) is not read again. `extras` returns what else is in a mailing's emails.
+    whose schedule cannot be read, or whose message cannot be put into its layout, is disabled. Nothing is opened while
+    a restored store is on hold. What `read_progress` has read shortly before (`known`) is not read again. `extras`
+    returns what else is in a mailing's emails.
     """
     if holds.is_held(db):
         return Opened()
@@ -107,9 +113,15 @@ def open_due(
             canary_until = now + timedelta(seconds=mailing.canary_wait_s) if mailing.canary else None
             values = common | _times(due) | {"state": OccurrenceState.OPENING, "canary_until": canary_until}
             values["extras"] = extras(mailing)
-            is_opened, number = _open_occurrence(db, mailing, values, blog_url)
+            try:
+                with db.begin_nested():
+                    is_opened, number = _open_occurrence(db, mailing, values, blog_url)
+            except InvalidValue as error:  # the message was checked, but maybe by an older version
+                holds.disable_mailing(db, mailing.id, f"the message cannot be composed: {error.message}", now)
+                break
             opened, replaced = opened + is_opened, replaced + number
-        _update_progress(db, mailing, mailing.plan)
+        else:
+            _update_progress(db, mailing, mailing.plan)
     return Opened(opened, replaced)
 
 
@@ -209,9 +221,11 @@ def local_due_time(due_at: datetime, timezone: str) -> datetime:
 
 
 def _due_rows(now: datetime, mailing_id: int | None, include_disabled: bool) -> Select[Any]:
+    with_message = select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest).join(
+        _MSG, _MSG.c.id == _M.c.message_id
+    )
     return (
-        select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest)
-        .join(_MSG, _MSG.c.id == _M.c.message_id)
+        add_layout(with_message)
         .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), true() if include_disabled else is_sendable())
         .where(_M.c.id == mailing_id if mailing_id is not None else true())
         .order_by(_M.c.next_at, _M.c.id)
@@ -276,9 +290,14 @@ def _open_digest(db: Connection, mailing: DueMailing, values: dict[str, Any], bl
 
 
 def _content_values(db: Connection, mailing: DueMailing, content: "MessageContent") -> dict[str, Any]:
-    """Return the columns of an occurrence's content, with the custom fields that it uses."""
+    """Return the columns of an occurrence's content in its layout, with the custom fields that it uses."""
     from skychimp.delivery.composing import compose
 
+    if mailing.layout_kind is not None:
+        from skychimp.delivery.composing.layouts import finishing
+
+        layout = finishing.layout_of(mailing.layout_kind, mailing.layout_html, mailing.preheader or "")
+        content = finishing.finish(content, layout)
     values = content._asdict()
     if names := compose.used_fields(content):
         values["fields"] = dump_names(fields.names_of(db, mailing.owner_id, names))

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from skychimp.delivery.composing import compose, digest
-from skychimp.delivery.composing.compose import MessageContent
+from skychimp.delivery.composing import compose
 from skychimp.errors import InvalidValue
-from skychimp.models import Format, tables
+from skychimp.models import tables
+from skychimp.services.messages import contents
 from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.session import Session
@@ -18,14 +18,11 @@ if TYPE_CHECKING:
     from skychimp.models import Mailing
 
 _C = tables.client
-_MSG = tables.message
 
 
 def require_values(db: Session, mailing: "Mailing", now: datetime) -> None:
     """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs."""
-    row = db.execute(select(_MSG).where(_MSG.c.id == mailing.message_id)).one()
-    content = MessageContent(row.subject, row.body, Format(row.format), row.html)
-    required = compose.required_fields(digest.insert_posts(content, ()) if row.digest else content)
+    required = compose.required_fields(contents.read_content(db, mailing.message_id))
     if not required:
         return
     assert mailing.id is not None

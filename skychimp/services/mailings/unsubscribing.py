@@ -4,12 +4,12 @@ from sqlalchemy import select
 
 from skychimp.config.settings import Settings
 from skychimp.delivery.composing import compose
-from skychimp.delivery.composing.compose import MessageContent
 from skychimp.delivery.composing.extras import POSTAL_ADDRESS, UNSUBSCRIBE_URL
 from skychimp.delivery.sending.occurrence_emails import NO_LINK_HINT
 from skychimp.errors import InvalidValue
-from skychimp.models import Format, tables
+from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize
+from skychimp.services.messages import contents
 from skychimp.store.database import Store
 
 _MSG = tables.message
@@ -25,10 +25,10 @@ def check_message(
     """
     authorize(actor, Action.SEE_MESSAGES)
     with store.read() as db:
-        row = db.execute(select(_MSG).where(_MSG.c.id == message_id, _MSG.c.owner_id == actor.user_id)).one_or_none()
-    if row is None:
-        return []
-    content = MessageContent(row.subject, row.body, Format(row.format), row.html)
+        owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id))
+        if owner_id is None or owner_id != actor.user_id:
+            return []
+        content = contents.read_content(db, message_id)
     has_link = settings.web.url is not None or settings.inbound.address is not None
     if not has_link and compose.uses_variable(content, UNSUBSCRIBE_URL):
         reason = f"message {message_id} uses {{{{ unsubscribe_url }}}}, but there is no address for unsubscribing"

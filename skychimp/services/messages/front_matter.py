@@ -8,7 +8,7 @@ from typing import NamedTuple
 from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean, shortened
 
-KEYS = ("subject", "digest")
+KEYS = ("subject", "digest", "layout", "preheader")
 
 _YAML_BEGIN = re.compile(r"\s*---[ \t]*\n[A-Za-z_][\w-]*:(\s|$)")
 _TOML_BEGIN = re.compile(r"\s*\+\+\+[ \t]*\n[A-Za-z_][\w-]* *=")
@@ -22,6 +22,8 @@ class FrontMatter(NamedTuple):
 
     subject: str | None = None
     digest: bool | None = None
+    layout: str | None = None
+    preheader: str | None = None
 
 
 def split_front_matter(source: str) -> tuple[FrontMatter, str]:
@@ -42,7 +44,8 @@ def split_front_matter(source: str) -> tuple[FrontMatter, str]:
         raise InvalidValue("the front matter has no end", "end it with a line ---; for a horizontal line, write ***")
     values = _values(lines[1:end])
     digest = _boolean("digest", values["digest"]) if "digest" in values else None
-    return FrontMatter(values.get("subject"), digest), "\n".join(lines[end + 1 :]).lstrip("\n")
+    settings = FrontMatter(values.get("subject"), digest, values.get("layout"), values.get("preheader"))
+    return settings, "\n".join(lines[end + 1 :]).lstrip("\n")
 
 
 def _values(lines: Iterable[str]) -> dict[str, str]:
@@ -55,7 +58,7 @@ def _values(lines: Iterable[str]) -> dict[str, str]:
             raise InvalidValue(f"invalid line in the front matter: {shortened(line)}", _HINT)
         key = match[1].lower()
         if key not in KEYS:
-            hint = did_you_mean(key, KEYS) or f"use {' or '.join(KEYS)}, or remove it"
+            hint = did_you_mean(key, KEYS) or f"use {', '.join(KEYS[:-1])} or {KEYS[-1]}, or remove it"
             raise InvalidValue(f"unknown key in the front matter: {shortened(match[1])}", hint)
         if key in values:
             raise InvalidValue(f"duplicate key in the front matter: {key}", "remove one of them")

@@ -1,34 +1,36 @@
 """Create, change, delete, list and preview messages."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from sqlalchemy import Row, Select, and_, delete, func, select, update
+from sqlalchemy import Row, Select, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from skychimp.delivery.composing import compose, mime
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
-from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholder, insert_posts, summarize_post
+from skychimp.delivery.composing.digest import insert_posts, summarize_post
 from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import Field
 from skychimp.listed import Listed
-from skychimp.models import Format, tables
+from skychimp.models import Format, LayoutKind, Message, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.blog import posts
 from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions, apply, in_scope, is_valid_id, not_found
+from skychimp.services.messages import layouts
+from skychimp.services.messages.contents import known_fields, open_occurrences, unfinished_occurrences, validate
 from skychimp.services.messages.front_matter import FrontMatter, split_front_matter
+from skychimp.services.messages.layouts import Choice
 from skychimp.shell import run_hint
-from skychimp.store.clients import fields as store_fields
-from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
 from skychimp.store.occurrences import opening
+from skychimp.store.occurrences.layouts import add_layout
 from skychimp.store.occurrences.opening import TakenFields
 from skychimp.store.session import Session
 from skychimp.text import folded
@@ -49,14 +51,16 @@ SORTED_BY = {
     "updated_at": _MSG.c.updated_at,
 }
 SAMPLE_RECIPIENT = Recipient("ada@example.org", "Ada Lovelace", "", ())
-SAMPLE_POSTS = (PostSummary("A post", "Its first paragraph.", "https://blog.example.org/posts/a-post.html"),)
 PREVIEWED_POSTS = 5
 """How many posts the preview of a digest shows. Which posts are new depends on the mailing."""
 
 
 @dataclass(frozen=True)
 class MessageInfo:
-    """A message as its owner sees it. `html` is None unless the format is HTML."""
+    """A message as its owner sees it. `html` is None unless the format is HTML.
+
+    `layout` is the name of its layout, `none`, or None if it is a plain text or was created by an older version.
+    """
 
     id: int
     subject: str
@@ -64,6 +68,8 @@ class MessageInfo:
     body: str
     html: str | None
     digest: bool
+    layout: str | None
+    preheader: str
     created_at: datetime
     updated_at: datetime
 
@@ -78,25 +84,38 @@ class Preview:
     html: str | None
 
 
-def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool = False) -> MessageInfo:
-    """Create a message, after rendering it once to validate it. Raises InvalidValue.
+def create(
+    store: Store,
+    actor: Actor,
+    content: MessageContent,
+    *,
+    digest: bool = False,
+    layout: str | None = None,
+    preheader: str | None = None,
+) -> MessageInfo:
+    """Create a message, after rendering it once to validate it. Raises InvalidValue, and NotFound for its layout.
 
     A digest is sent with the blog's new posts, which replace `{{ posts }}` or follow the body. The front matter of a
-    Markdown body gives the subject, if that is empty. The body of an HTML message is made from the HTML if it is empty.
+    Markdown body gives what is not given. The body of an HTML message is made from the HTML if it is empty. Without a
+    layout, Markdown gets the built-in one, and HTML none.
     """
-    from skychimp.models import Message
 
     authorize(actor, Action.CHANGE_MESSAGES)
     front_matter, body = _split_body(content.body, content.format)
     content = content._replace(subject=content.subject or front_matter.subject or "", body=body or "")
     digest = digest or bool(front_matter.digest)
-    fields = _known_fields(store, actor.user_id)
-    content = _validate(_with_body(content, fields, is_digest=digest), fields, is_digest=digest)
+    with store.read() as db:
+        fields = known_fields(db, actor.user_id)
+        choice = layouts.choose(db, actor, _given(layout, front_matter.layout), content.format)
+    choice = layouts.with_preheader(choice, _given(preheader, front_matter.preheader) or "")
+    content = _with_body(content, fields, is_digest=digest)
+    content = validate(content, fields, choice.layout, is_digest=digest)
     now = store.now()
     with store.write() as db:
         message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **content._asdict())
         db.add(message)
         db.flush()
+        layouts.store_choice(db, message.id or 0, choice)
         return _get(db, actor, message.id or 0, Action.CHANGE_MESSAGES)
 
 
@@ -128,6 +147,8 @@ def change(
     format: Format | None = None,  # noqa: A002
     html: str | None = None,
     digest: bool | None = None,
+    layout: str | None = None,
+    preheader: str | None = None,
     also_open: bool = False,
 ) -> MessageInfo:
     """Change the values that are given. An occurrence that is already open keeps its content.
@@ -137,25 +158,37 @@ def change(
     `create`. A body that was made is made again from new HTML. Raises NotFound, InvalidValue, and Conflict if an open
     occurrence cannot be changed.
     """
+    from skychimp.delivery.composing.layouts import finishing
+
     while True:
         old = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
         # Outside of the transaction, as this can take seconds, and nothing can be sent meanwhile.
-        fields = _known_fields(store, actor.user_id)
-        content, is_digest = _changed_content(old, fields, subject, body, format, html, digest)
-        prepared = _prepare_open(store, message_id, content, fields) if also_open and not is_digest else {}
+        front_matter, new_body = _split_body(body, format or old.format)
+        with store.read() as db:
+            fields = known_fields(db, actor.user_id)
+            choice = _changed_choice(db, actor, old, format, _given(layout, front_matter.layout))
+        choice = layouts.with_preheader(choice, _first(preheader, front_matter.preheader, choice.preheader))
+        is_digest = _first(digest, front_matter.digest, old.digest)
+        content = _changed_content(
+            old, fields, _given(subject, front_matter.subject), new_body, format, html, is_digest
+        )
+        content = validate(content, fields, choice.layout, is_digest=is_digest)
+        finished = content if is_digest else finishing.finish(content, choice.layout)
+        prepared = _prepare_open(store, message_id, finished, fields) if also_open and not is_digest else {}
         with store.write() as db:
             if _get(db, actor, message_id, Action.CHANGE_MESSAGES) == old:
                 values = content._asdict() | {"digest": is_digest, "updated_at": store.now()}
                 db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
+                layouts.store_choice(db, message_id, choice)
                 if also_open:
-                    _change_open(db, message_id, content, fields, prepared, is_digest=is_digest)
+                    _change_open(db, message_id, finished, fields, prepared, is_digest=is_digest)
                 return _get(db, actor, message_id, Action.CHANGE_MESSAGES)
 
 
 def open_mailings(store: Store, message_id: int) -> list[int]:
     """Return the mailings that still have emails to send with the content that a message had before."""
     with store.read() as db:
-        return sorted({row.mailing_id for row in _open_occurrences(db, message_id)})
+        return sorted({row.mailing_id for row in open_occurrences(db, message_id)})
 
 
 def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
@@ -172,22 +205,6 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
     return deleted
 
 
-def _open_occurrences(db: Session, message_id: int) -> Sequence[Row[Any]]:
-    """Return id, mailing and content of the unfinished occurrences whose content is not the message's."""
-    is_same = and_(
-        _O.c.subject == _MSG.c.subject,
-        _O.c.body == _MSG.c.body,
-        _O.c.format == _MSG.c.format,
-        func.coalesce(_O.c.html, "") == func.coalesce(_MSG.c.html, ""),
-    )
-    return db.execute(_unfinished_occurrences(message_id).where(~is_same)).all()
-
-
-def _unfinished_occurrences(message_id: int) -> Select[Any]:
-    query = select(_O.c.id, _O.c.mailing_id).join(_M, _M.c.id == _O.c.mailing_id)
-    return query.join(_MSG, _MSG.c.id == _M.c.message_id).where(_MSG.c.id == message_id, is_unfinished())
-
-
 class _Prepared(NamedTuple):
     """What `change_content` gets for an occurrence, after what takes long was done."""
 
@@ -201,7 +218,7 @@ def _prepare_open(
     """Do what takes long before the content of open occurrences changes. Return what was done for each."""
     names = _used_names(content, fields)
     with store.read() as db:
-        unfinished = db.scalars(_unfinished_occurrences(message_id).with_only_columns(_O.c.id)).all()
+        unfinished = db.scalars(unfinished_occurrences(message_id).with_only_columns(_O.c.id)).all()
     return {
         each: _Prepared(opening.take_fields(store, each, names), opening.keep_sent_content(store, each))
         for each in unfinished
@@ -214,11 +231,6 @@ def _used_names(content: MessageContent, fields: Collection[Field]) -> list[str]
     return [field.name for field in fields if folded(field.name) in used]
 
 
-def _known_fields(store: Store, owner_id: int) -> Collection[Field]:
-    with store.read() as db:
-        return store_fields.known_fields(db.connection(), owner_id).values()
-
-
 def _change_open(
     db: Session,
     message_id: int,
@@ -228,7 +240,7 @@ def _change_open(
     *,
     is_digest: bool,
 ) -> None:
-    for occurrence in _open_occurrences(db, message_id):
+    for occurrence in open_occurrences(db, message_id):
         if is_digest:
             raise Conflict("a digest that is open keeps its content", "update it without --also-open")
         done = prepared.get(occurrence.id)
@@ -334,6 +346,14 @@ def foreign_merge_tags(subject: str | None, body: str | None, html: str | None) 
     return merge_tags.foreign_merge_tags("\n".join(parts))
 
 
+def _changed_choice(
+    db: Session, actor: Actor, old: MessageInfo, new_format: Format | None, layout: str | None
+) -> Choice:
+    """Return the layout of a message with another format or layout."""
+    had = layouts.read_choice(db, old.id)
+    return layouts.choose(db, actor, layout, new_format or old.format, had, is_same=new_format in (None, old.format))
+
+
 def _changed_content(
     old: MessageInfo,
     fields: Collection[Field],
@@ -341,21 +361,23 @@ def _changed_content(
     body: str | None,
     new_format: Format | None,
     html: str | None,
-    digest: bool | None,
-) -> tuple[MessageContent, bool]:
-    """Return a message's content with the values that are given, and whether it is a digest. Raises InvalidValue."""
-    front_matter, body = _split_body(body, _first(new_format, old.format))
+    is_digest: bool,
+) -> MessageContent:
+    """Return a message's content with the values that are given. Raises InvalidValue."""
     if body is None and html is not None and has_made_body(old):
         body = ""
     content = MessageContent(
-        _first(subject, front_matter.subject, old.subject),
+        _first(subject, old.subject),
         _first(body, old.body),
         _first(new_format, old.format),
         old.html if html is None else html,
     )
-    digest = _first(digest, front_matter.digest, old.digest)
-    content = content if body is None else _with_body(content, fields, is_digest=digest)
-    return _validate(content, fields, is_digest=digest), digest
+    return content if body is None else _with_body(content, fields, is_digest=is_digest)
+
+
+def _given(*values: Value | None) -> Value | None:
+    """Return the first value that is given, None if there is none."""
+    return next((value for value in values if value is not None), None)
 
 
 def _first(*values: Value | None) -> Value:
@@ -374,35 +396,15 @@ def _with_body(content: MessageContent, fields: Collection[Field], *, is_digest:
         return content
     from skychimp.delivery.composing import conversions
 
-    html = _validate(content, fields, is_digest=is_digest).html or ""
+    html = validate(content, fields, is_digest=is_digest).html or ""
     try:
         content = content._replace(body=conversions.text_from_html(html))
         if not content.body.strip():
             raise InvalidValue("it has no text")
-        return _validate(content, fields, is_digest=is_digest)
+        return validate(content, fields, is_digest=is_digest)
     except InvalidValue as error:
         reason = f"no text part can be made from the HTML part: {error.message}"
         raise InvalidValue(reason, "use --body or --body-file") from None
-
-
-def _validate(content: MessageContent, fields: Collection[Field], *, is_digest: bool) -> MessageContent:
-    """Return the content as it can be stored. Raises InvalidValue if it cannot be rendered.
-
-    `fields` are those that there are.
-    """
-    if content.format != Format.HTML:
-        content = content._replace(html=None)
-    elif content.html is None or not content.html.strip():
-        raise InvalidValue("the HTML part is empty", "use another --html-file, or none")
-    compose.require_sizes(content)
-    if "\0" in "".join((content.subject, content.body, content.html or "")):
-        raise InvalidValue("the message contains a NUL character", "delete it: no text has one")
-    if not is_digest and has_posts_placeholder(content.body + (content.html or "")):
-        raise InvalidValue("only a digest can contain {{ posts }}", "use --digest")
-    if is_digest and content.html is not None and not has_posts_placeholder(content.html):
-        raise InvalidValue("the HTML part of the digest has no {{ posts }}", "add {{ posts }} to the HTML part")
-    compose.check_content(insert_posts(content, SAMPLE_POSTS) if is_digest else content, fields)
-    return content
 
 
 def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
@@ -414,7 +416,7 @@ def _sample_recipient(store: Store, message_id: int) -> Recipient:
     """Return a sample client who has a value of each field that the message's owner has."""
     with store.read() as db:
         owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) or 0
-        fields = store_fields.known_fields(db.connection(), owner_id).values()
+        fields = known_fields(db, owner_id)
     return compose.with_samples(SAMPLE_RECIPIENT, fields)
 
 
@@ -426,17 +428,23 @@ def _address_to(email: bytes, recipient: Recipient, to: str) -> bytes:
 
 
 def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None, extras: Extras) -> Composer:
+    from skychimp.delivery.composing.layouts import finishing
+
     now = store.now()
     content = MessageContent(message.subject, message.body, message.format, message.html)
     if message.digest:
         latest = reversed(posts.published_posts(store, now)[:PREVIEWED_POSTS])
         summaries = [summarize_post(post.title, post.content, post.slug, blog_url) for post in latest]
         content = insert_posts(content, summaries)
+    with store.read() as db:
+        choice = layouts.read_choice(db, message.id)
+    content = finishing.finish(content, choice.layout)
     return Composer(content, sender=sender, date=now, mailing_id=0, due_at=now.astimezone(), extras=extras)
 
 
 def _select(actor: Actor, action: Action = Action.SEE_MESSAGES) -> Select[tuple[object, ...]]:
-    return select(_MSG).where(in_scope(authorize(actor, action), actor, _MSG.c.owner_id))
+    is_visible = in_scope(authorize(actor, action), actor, _MSG.c.owner_id)
+    return add_layout(select(_MSG).where(is_visible), with_html=False)
 
 
 def _get(db: Session, actor: Actor, message_id: int, action: Action) -> MessageInfo:
@@ -448,6 +456,16 @@ def _get(db: Session, actor: Actor, message_id: int, action: Action) -> MessageI
 
 
 def _message_info(row: Row[tuple[object, ...]]) -> MessageInfo:
+    layout = row.layout_name if row.layout_kind == LayoutKind.OWN else row.layout_kind
     return MessageInfo(
-        row.id, row.subject, Format(row.format), row.body, row.html, row.digest, row.created_at, row.updated_at
+        row.id,
+        row.subject,
+        Format(row.format),
+        row.body,
+        row.html,
+        row.digest,
+        layout and str(layout),
+        row.preheader or "",
+        row.created_at,
+        row.updated_at,
     )

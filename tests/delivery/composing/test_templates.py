@@ -385,3 +385,43 @@ def test_text_filled_in_directly_is_the_same_as_by_jinja2(source: str, value: st
 )
 def test_only_texts_of_the_client_are_filled_in_directly(source: str, is_direct: bool) -> None:
     assert (TextTemplate(source, "body", {})._segments is not None) == is_direct
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% if unsubscribe_url %}a{% endif %}b", {"": "b", "link": "ab", "address": "b", "both": "ab"}),
+        ("{% if unsubscribe_url and postal_address %}a{% else %}b{% endif %}.",
+         {"": "b.", "link": "b.", "address": "b.", "both": "a."}),
+        ("{% if not unsubscribe_url or postal_address %}a{% endif %}.",
+         {"": "a.", "link": ".", "address": "a.", "both": "a."}),
+        ("{% if unsubscribe_url %}a{% elif postal_address %}b{% else %}c{% endif %}.",
+         {"": "c.", "link": "a.", "address": "b.", "both": "a."}),
+        ("{% if postal_address %}{% if unsubscribe_url %}a{% endif %}b{% endif %}.",
+         {"": ".", "link": ".", "address": "b.", "both": "ab."}),
+    ],
+)  # fmt: skip
+def test_conditions_on_the_link_and_the_address_are_decided_once(source: str, text: dict[str, str]) -> None:
+    for name, shown in text.items():
+        address = "1 Main Street" if name in ("address", "both") else ""
+        template = TextTemplate(source, "body", {}, postal_address=address, has_link=name in ("link", "both"))
+        assert (template.render(), template.is_constant, template.has_only_gaps) == (shown, True, True)
+
+
+class NamedClient(NamedTuple):
+    name: str
+
+
+def test_condition_on_a_client_stays_around_and_beside_them() -> None:
+    source = "{% if client.name %}{% if unsubscribe_url %}a{% endif %}b{% elif unsubscribe_url %}c{% endif %}"
+    for has_link, shown in ((False, ["b", ""]), (True, ["ab", "c"])):
+        values = {"client": NamedClient("Ada"), "unsubscribe_url": "x" if has_link else ""}
+        template = TextTemplate(source, "body", values, has_link=has_link)
+        assert template.render() == shown[0]
+        values["client"] = NamedClient("")
+        assert template.render() == shown[1]
+
+
+def test_fields_on_a_condition_that_is_decided_are_known() -> None:
+    template = TextTemplate("{% if unsubscribe_url %}{{ client.fields.city }}{% endif %}", "body", {})
+    assert (list(template.fields), set(template.required_fields)) == (["city"], {"city"})

@@ -1,0 +1,116 @@
+"""The `skychimp layouts` commands: manage the HTML around the content of messages."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.html_errors import named_in_errors
+from skychimp.errors import InvalidValue
+from skychimp.shell import command, run_hint
+
+if TYPE_CHECKING:
+    from skychimp.cli.context import Context
+    from skychimp.services.messages.layouts import LayoutInfo
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+COLUMNS = {"id": "ID", "name": "Name", "updated_at": "Changed"}
+LayoutName = Annotated[str, typer.Argument(metavar="LAYOUT", help="Layout name or ID.", show_default=False)]
+
+
+@app.command(epilog="skychimp layouts create newsletter --html-file layout.html")
+def create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the layout.", show_default=False)],
+    html_file: Annotated[str, typer.Option(help="HTML file with {{ content }} in it, or - for stdin.", metavar="FILE")],
+    json: Json = False,
+) -> None:
+    """Create a layout. See "skychimp help layouts"."""
+    from skychimp.services.messages import layouts
+
+    context = get_context(ctx, json)
+    with named_in_errors(html_file):
+        created = layouts.create(context.store, context.actor, name, read_text(html_file))
+    _show(context, created)
+    context.out.next("messages", "create", "--layout", created.name, "--help")
+
+
+@app.command("list", epilog="skychimp layouts list")
+def list_(
+    ctx: typer.Context,
+    limit: Limit = None,
+    offset: Offset = 0,
+    search: Search = None,
+    sort: Sort = None,
+    json: Json = False,
+) -> None:
+    """List your layouts. The built-in one, default, is not listed."""
+    from skychimp.services.messages import layouts
+
+    context = get_context(ctx, json)
+    rows = layouts.list_layouts(context.store, context.actor, list_options(limit, offset, search, sort))
+    none_yet = f"no layouts yet; Markdown uses the built-in one: {command('layouts', 'show', 'default')}"
+    context.out.rows(rows, COLUMNS, empty=none_yet if search is None else "no matching layouts")
+
+
+@app.command(epilog="skychimp layouts show default --html > layout.html")
+def show(
+    ctx: typer.Context,
+    layout: LayoutName,
+    html: Annotated[bool, typer.Option("--html", help="Print only the HTML.")] = False,
+    json: Json = False,
+) -> None:
+    """Show a layout. The name default shows the built-in one."""
+    from skychimp.services.messages import layouts
+
+    context = get_context(ctx, json)
+    shown = layouts.show(context.store, context.actor, layout)
+    if json or not html:
+        context.out.record(shown)
+    elif context.out.on_terminal:
+        context.out.text(shown.html)
+    else:
+        context.out.raw(shown.html)
+
+
+@app.command(epilog="skychimp layouts update newsletter --html-file layout.html")
+def update(
+    ctx: typer.Context,
+    layout: LayoutName,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    html_file: Annotated[
+        str | None, typer.Option(help="Read the new HTML from a file, or - for stdin.", metavar="FILE")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Change a layout. Emails that are queued already keep the old one."""
+    from skychimp.services.messages import layouts
+
+    context = get_context(ctx, json)
+    if name is None and html_file is None:
+        raise InvalidValue("nothing to change", "use --name or --html-file")
+    html = None if html_file is None else read_text(html_file)
+    with named_in_errors(html_file):
+        changed = layouts.change(context.store, context.actor, layout, new_name=name, html=html)
+    _show(context, changed)
+    for message_id, mailings in layouts.open_mailings(context.store, changed.id).items():
+        names = ", ".join(map(str, mailings))
+        again = run_hint("messages", "update", message_id, "--also-open")
+        context.out.note(f"mailing {names} still sends the old layout; to change what was not sent yet, {again}")
+
+
+@app.command(epilog="skychimp layouts delete newsletter --yes")
+def delete(ctx: typer.Context, layout: LayoutName, yes: Yes = False, json: Json = False) -> None:
+    """Delete a layout that no message uses."""
+    from skychimp.permissions import Action
+    from skychimp.services.messages import layouts
+
+    context = get_context(ctx, json)
+    found = layouts.show(context.store, context.actor, layout, action=Action.CHANGE_MESSAGES)
+    context.confirm(f"delete layout {found.name}", yes=yes)
+    _show(context, layouts.remove(context.store, context.actor, str(found.id)))
+
+
+def _show(context: "Context", layout: "LayoutInfo") -> None:
+    context.out.record(layout, None if context.out.json else list(COLUMNS))
