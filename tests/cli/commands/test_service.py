@@ -14,7 +14,7 @@ import pytest
 from support.command import PROGRAM, Home
 from support.initial_home import InitialHome
 
-from skychimp.cli.commands import service
+from skychimp.cli.commands import service_sudoers
 
 PATH = f"{PROGRAM.parent}:{os.environ['PATH']}"
 """Where commands that run in this process find the installed one, too."""
@@ -328,8 +328,10 @@ def test_no_sudoers_file_before_the_installation_is_shared(bare: Home, text: str
 
 def test_module_is_no_command_for_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python would look for it in the current folder. So it is the command that was installed with it."""
-    monkeypatch.setattr(sys, "argv", [str(Path(service.__file__).parents[2] / "__main__.py"), "service", "sudoers"])
-    assert service._sudoers_program() == str(PROGRAM)
+    monkeypatch.setattr(
+        sys, "argv", [str(Path(service_sudoers.__file__).parents[2] / "__main__.py"), "service", "sudoers"]
+    )
+    assert service_sudoers._sudoers_program() == str(PROGRAM)
 
 
 def test_warnings_about_an_unsafe_installation(bare: Home) -> None:
