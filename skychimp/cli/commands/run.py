@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -57,21 +57,23 @@ def run(
     """
     from skychimp.delivery.sending.outcomes import RunStats
     from skychimp.delivery.sending.runner import AlreadySending
-    from skychimp.services.mailings import mailings
+    from skychimp.delivery.sending.stop_signals import INTERRUPTED, TERMINATED
 
     context = get_context(ctx, json)
     context.is_unattended = True
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
-    mailing_id = None if mailing is None else mailings.require_mailing(context.store, mailing)
     if dry_run or plan:
-        _show_forecast(context, mailing_id, shows_left_out=plan, limit=limit)
+        _show_forecast(context, _find(context, mailing), shows_left_out=plan, limit=limit)
         return
-    try:
-        stats = send(context, mailing_id, limit, join=join)
-    except AlreadySending as already:
-        _show_other_run(context, already.other)
-        return
+    with _monitored(context) as report_failure:
+        try:
+            stats = send(context, _find(context, mailing), limit, join=join)
+        except AlreadySending as already:
+            _show_other_run(context, already.other)
+            return
+        if stats.stopped in (INTERRUPTED, TERMINATED):
+            report_failure(f"stopped: {stats.stopped}")
     shown = [name for name in SHOWN if name not in SHOWN_IF_ANY or getattr(stats, name)]
     context.out.record(summary(stats), shown)
     if stats == RunStats():
@@ -106,6 +108,27 @@ def send(context: Context, mailing_id: int | None = None, limit: int | None = No
         context.out.warn(f"mailing {mailing.id} is held: {mailing.reason}")
         context.out.note(f"hint: fix that, then {run_hint('mailings', 'enable', mailing.id)}")
     return stats
+
+
+def _find(context: Context, mailing: str | None) -> int | None:
+    """Return the id of the only mailing to send, if one is named. Raises NotFound."""
+    from skychimp.services.mailings import mailings
+
+    return None if mailing is None else mailings.require_mailing(context.store, mailing)
+
+
+@contextmanager
+def _monitored(context: Context) -> Iterator[Callable[[str], None]]:
+    """Tell monitoring, if it is set up, how the run ends. Yield a function that takes a failure."""
+    settings = context.settings.monitor
+    if not settings.is_on:
+        yield lambda failure: None
+        return
+    from skychimp.cli.event_log import Tail
+    from skychimp.services.monitoring.monitor import watch_run
+
+    with closing(Tail()) as tail, watch_run(settings, lambda: context.store, tail.read) as report_failure:
+        yield report_failure
 
 
 def _tidy(context: Context, stats: "RunStats") -> None:

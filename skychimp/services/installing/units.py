@@ -10,6 +10,7 @@ from skychimp.config.locations import user_folder
 from skychimp.config.settings import Settings
 from skychimp.errors import InvalidValue
 from skychimp.services.installing.command import command_words, on_one_line
+from skychimp.services.monitoring.health import max_silence_s
 from skychimp.store.schema import is_on_server, store_path
 from skychimp.text import shortened
 
@@ -139,7 +140,7 @@ def make_units(settings: Settings) -> list[Unit]:
         "command": " ".join(_quote_for_systemd(word.replace("$", "$$")) for word in command_words(settings)),
         "user": files.account_name(os.geteuid()),
         "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
-        "watchdog_seconds": max(120, 3 * round(settings.daemon.interval.total_seconds())),
+        "watchdog_seconds": max_silence_s(settings.daemon.interval),
         "credential": _credential(settings),
         "store_credential": _credential_lines("store", settings.store.password_file),
         "loopback": _LOOPBACK_ONLY if _is_local(settings) else "",
