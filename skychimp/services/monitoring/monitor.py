@@ -75,11 +75,10 @@ class DaemonMonitor:
         """Write the metrics for the last time. If the daemon ended by an error, report it as a failure."""
         self._stopping.set()
         self._thread.join()
-        failures = [] if error is None else [_describe(error)]
-        self._write(failures)
+        self._write(self._find_failures(time.monotonic()) if error is None else [_describe(error)])
         if self._pings is not None:
-            if failures:
-                _send_end(self._pings, failures, self._read_log)
+            if error is not None:
+                _send_end(self._pings, [_describe(error)], self._read_log)
             self._pings.close()
 
     def _watch(self) -> None:

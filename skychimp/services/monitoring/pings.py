@@ -69,6 +69,7 @@ class Pings:
         self._run_id = run_id
         self._waiting: queue.Queue[tuple[Signal, str] | None] = queue.Queue(_MAX_WAITING)
         self._last_failure = ""
+        self._is_closed = False
         self._thread = threading.Thread(target=self._send_all, name="pings", daemon=True)
         self._thread.start()
 
@@ -77,22 +78,23 @@ class Pings:
         with suppress(queue.Full):
             self._waiting.put_nowait((signal, text))
 
-    def close(self, max_wait_s: float = MAX_WAIT_S) -> None:
-        """Wait until all signals are sent, but not for long."""
+    def close(self) -> None:
+        """Wait until all signals are sent, but not for long. Then drop the rest."""
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
-        self._thread.join(max_wait_s)
+        self._thread.join(MAX_WAIT_S)
         if self._thread.is_alive():
             self._report("it takes too long")
+            self._is_closed = True
 
     def _send_all(self) -> None:
         opener = _make_opener()
-        while (item := self._waiting.get()) is not None:
+        while not self._is_closed and (item := self._waiting.get()) is not None:
             signal, text = item
             self._report(_post(opener.open, signal_url(self._url, signal, self._run_id), last_bytes(text)))
 
     def _report(self, failure: str) -> None:
-        if failure and failure != self._last_failure:
+        if failure and failure != self._last_failure and not self._is_closed:
             log.warning("cannot reach monitor.ping_url", extra={"reason": failure})
         self._last_failure = failure
 
