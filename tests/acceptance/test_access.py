@@ -182,7 +182,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("backup", "copy.db", "back up and restore the store"),
     ("restore", ELSEWHERE, "back up and restore the store"),
     ("store check", "", "run the service"),
-    ("store vacuum", "", "run the service"),
+    ("store vacuum", "", "back up and restore the store"),
     ("store copy", "copied.db", "back up and restore the store"),
     ("run", "--dry-run", "run the service"),
     ("status", "", "run the service"),
