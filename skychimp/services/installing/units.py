@@ -24,15 +24,17 @@ NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
 ProtectHome=read-only
-ReadWritePaths={folder}
+ReadWritePaths={folders}
 PrivateTmp=yes
 PrivateDevices=yes
+PrivateMounts=yes
 ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
+ProtectProc=invisible
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 RestrictNamespaces=yes
 RestrictRealtime=yes
@@ -40,6 +42,8 @@ RestrictSUIDSGID=yes
 LockPersonality=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
 """
 _DAEMON_UNIT = """\
 [Unit]
@@ -101,8 +105,7 @@ TimeoutStopSec=30
 # For a socket such as unix:/run/skychimp/web.sock. The web server must be in the group of the user.
 RuntimeDirectory=skychimp
 RuntimeDirectoryMode=0750
-{store_credential}{sandbox}ProcSubset=pid
-ProtectProc=invisible
+{store_credential}{web_sandbox}ProcSubset=pid
 {loopback}
 [Install]
 WantedBy=multi-user.target
@@ -144,7 +147,8 @@ def make_units(settings: Settings) -> list[Unit]:
         "credential": _credential(settings),
         "store_credential": _credential_lines("store", settings.store.password_file),
         "loopback": _LOOPBACK_ONLY if _is_local(settings) else "",
-        "sandbox": _SANDBOX.format(folder=_quote_for_systemd(str(_store_folder(settings)))),
+        "sandbox": _sandbox(_store_folder(settings), *_written_folders(settings)),
+        "web_sandbox": _sandbox(_store_folder(settings)),
     }
     return [
         Unit("skychimp.service", _DAEMON_UNIT.format_map(values)),
@@ -160,6 +164,19 @@ def _is_local(settings: Settings) -> bool:
     return not is_on_server(settings.store_url) and (isinstance(address, str) or ip_address(address[0]).is_loopback)
 
 
+def _sandbox(folder: Path, *others: Path) -> str:
+    """Return the lines that restrict a service. It may write to a folder, and to others if they exist."""
+    paths = [str(folder), *(f"-{other}" for other in others)]
+    return _SANDBOX.format(folders=" ".join(map(_quote_for_systemd, paths)))
+
+
+def _written_folders(settings: Settings) -> list[Path]:
+    """Return the folders outside of the store's that sending writes to."""
+    metrics_file, maildir = settings.monitor.metrics_file, settings.inbound.maildir
+    folders = (None if metrics_file is None else metrics_file.parent, maildir)
+    return [folder.absolute() for folder in folders if folder is not None]
+
+
 def _store_folder(settings: Settings) -> Path:
     """Return the folder that sending writes to: that of the store, or of the locks and the outbox."""
     url = settings.store_url
@@ -168,9 +185,12 @@ def _store_folder(settings: Settings) -> Path:
 
 def _credential(settings: Settings) -> str:
     """Return the lines that pass the password files to the service, or "" if there are none."""
-    return _credential_lines("smtp", settings.smtp.password_file) + _credential_lines(
-        "store", settings.store.password_file
-    )
+    password_files = {
+        "smtp": settings.smtp.password_file,
+        "store": settings.store.password_file,
+        "inbound": settings.inbound.password_file,
+    }
+    return "".join(_credential_lines(section, file) for section, file in password_files.items())
 
 
 def _credential_lines(section: str, file: Path | None) -> str:
