@@ -34,7 +34,7 @@ from skychimp.cli.display.mailing_options import (
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE, json_counts, next_step, show_mailing
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import SkychimpError
-from skychimp.shell import run_hint
+from skychimp.shell import command, run_hint
 
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
@@ -130,6 +130,8 @@ def create(
         context.out.next("mailings", "preview", created.id)
     else:
         _send_now(context, created, counted)
+    if created.next_at is not None and (created.next_at > datetime.now(UTC) or created.every != Every.ONCE):
+        _note_if_nothing_sends(context)
 
 
 def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount") -> None:
@@ -155,6 +157,14 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
+
+
+def _note_if_nothing_sends(context: Context) -> None:
+    """Say how to have a mailing sent that is due later, if nobody but a person seems to run Skychimp."""
+    from skychimp.services.installing.detection import is_sent_by_itself
+
+    if not is_sent_by_itself(context.store):
+        context.out.note(f"nothing sends it by itself yet: {command('service', 'install')}")
 
 
 def _warn_if_on_hold(context: Context) -> None:

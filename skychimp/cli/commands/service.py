@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from skychimp.cli.commands.service_install import INSTALL_EXAMPLE, REMOVE_EXAMPLE, install, remove
 from skychimp.cli.commands.service_sudoers import EXAMPLE as SUDOERS_EXAMPLE
 from skychimp.cli.commands.service_sudoers import sudoers
 from skychimp.cli.commands.service_web import EXAMPLE as WEB_EXAMPLE
@@ -13,6 +14,9 @@ from skychimp.cli.context import Json, get_context
 from skychimp.cli.output_file import Force, write_generated_files
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+app.command(epilog=INSTALL_EXAMPLE)(install)
+app.command(epilog=REMOVE_EXAMPLE)(remove)
 
 
 @app.command(epilog="skychimp service systemd --dir /etc/systemd/system")

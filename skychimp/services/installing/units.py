@@ -14,13 +14,26 @@ from skychimp.services.monitoring.health import max_silence_s
 from skychimp.store.schema import is_on_server, store_path
 from skychimp.text import shortened
 
-_SANDBOX = """\
+_LIMITS = """\
 # Less than 100 MB are used with a million clients. The rest is for many large messages at the same time.
 MemoryMax=1G
 # Up to 35 threads and two processes.
 TasksMax=64
 UMask=0077
 NoNewPrivileges=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+"""
+"""Limits that a user's own service manager can set, too."""
+
+_SANDBOX = """\
 CapabilityBoundingSet=
 ProtectSystem=strict
 ProtectHome=read-only
@@ -35,15 +48,6 @@ ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
 ProtectProc=invisible
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
 """
 _DAEMON_UNIT = """\
 [Unit]
@@ -54,8 +58,7 @@ After=network-online.target time-sync.target
 
 [Service]
 Type=notify
-User={user}
-ExecStart={command} daemon --log-format logfmt
+{user}ExecStart={command} daemon --log-format logfmt
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=10
@@ -68,7 +71,7 @@ TimeoutStopSec={stop_seconds}
 KillMode=mixed
 {credential}{sandbox}
 [Install]
-WantedBy=multi-user.target
+WantedBy={target}
 """
 _RUN_UNIT = """\
 [Unit]
@@ -79,8 +82,7 @@ After=network-online.target time-sync.target
 
 [Service]
 Type=oneshot
-User={user}
-ExecStart={command} -q run
+{user}ExecStart={command} -q run
 # 75: due mail is still queued, for the next run.
 SuccessExitStatus=75
 TimeoutStopSec={stop_seconds}
@@ -94,8 +96,7 @@ After=network-online.target
 
 [Service]
 Type=exec
-User={user}
-ExecStart={command} serve --log-format logfmt
+{user}ExecStart={command} serve --log-format logfmt
 Restart=on-failure
 RestartSec=10
 # A restart does not help if the command line or the configuration is invalid.
@@ -129,6 +130,10 @@ WantedBy=timers.target
 """
 
 
+DAEMON = "skychimp.service"
+"""The name of the daemon's unit."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A unit file of systemd."""
@@ -139,11 +144,9 @@ class Unit:
 
 def make_units(settings: Settings) -> list[Unit]:
     """Return the units of this installation. Raises InvalidValue for a path that a unit cannot have."""
-    values = {
-        "command": " ".join(_quote_for_systemd(word.replace("$", "$$")) for word in command_words(settings)),
-        "user": files.account_name(os.geteuid()),
-        "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
-        "watchdog_seconds": max_silence_s(settings.daemon.interval),
+    values = _values(settings) | {
+        "user": f"User={files.account_name(os.geteuid())}\n",
+        "target": "multi-user.target",
         "credential": _credential(settings),
         "store_credential": _credential_lines("store", settings.store.password_file),
         "loopback": _LOOPBACK_ONLY if _is_local(settings) else "",
@@ -151,11 +154,29 @@ def make_units(settings: Settings) -> list[Unit]:
         "web_sandbox": _sandbox(_store_folder(settings)),
     }
     return [
-        Unit("skychimp.service", _DAEMON_UNIT.format_map(values)),
+        Unit(DAEMON, _DAEMON_UNIT.format_map(values)),
         Unit("skychimp-run.service", _RUN_UNIT.format_map(values)),
         Unit("skychimp-run.timer", _TIMER_UNIT),
         Unit("skychimp-web.service", _WEB_UNIT.format_map(values)),
     ]
+
+
+def make_user_unit(settings: Settings) -> Unit:
+    """Return the daemon's unit for the service manager of a user, who can read the password files anyway.
+
+    Raises InvalidValue for a path that a unit cannot have.
+    """
+    values = {"user": "", "target": "default.target", "credential": "", "sandbox": _LIMITS}
+    return Unit(DAEMON, _DAEMON_UNIT.format_map(_values(settings) | values))
+
+
+def _values(settings: Settings) -> dict[str, object]:
+    """Return what is in the units of the system and of a user."""
+    return {
+        "command": " ".join(_quote_for_systemd(word.replace("$", "$$")) for word in command_words(settings)),
+        "stop_seconds": round(settings.smtp.dot_timeout.total_seconds()) + 60,
+        "watchdog_seconds": max_silence_s(settings.daemon.interval),
+    }
 
 
 def _is_local(settings: Settings) -> bool:
@@ -167,7 +188,7 @@ def _is_local(settings: Settings) -> bool:
 def _sandbox(folder: Path, *others: Path) -> str:
     """Return the lines that restrict a service. It may write to a folder, and to others if they exist."""
     paths = [str(folder), *(f"-{other}" for other in others)]
-    return _SANDBOX.format(folders=" ".join(map(_quote_for_systemd, paths)))
+    return _LIMITS + _SANDBOX.format(folders=" ".join(map(_quote_for_systemd, paths)))
 
 
 def _written_folders(settings: Settings) -> list[Path]:
