@@ -2,8 +2,9 @@
 
 import json
 import logging
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,13 +17,26 @@ TAIL_LINES = 100
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({})))
 
 
+def usual_format() -> str:
+    """Return the format of the log of a program that runs for long: `human` on a terminal, otherwise `logfmt`."""
+    return "human" if sys.stderr.isatty() else "logfmt"
+
+
 def start(out: Output, log_format: str, level: int = logging.INFO) -> None:
-    """Write all further events in this format: human, logfmt or json."""
+    """Write all further events in this format: human, logfmt or json. With --quiet, only warnings and errors.
+
+    As JSON, the command's messages are events, too: each line of stderr is an object.
+    """
     handler = _Handler(out, {"human": _human, "logfmt": _logfmt, "json": _json}[log_format])
     logger = logging.getLogger("skychimp")
     logger.handlers = [handler, *(each for each in logger.handlers if isinstance(each, Tail))]
     logger.propagate = False
-    logger.setLevel(level)
+    logger.setLevel(max(level, logging.WARNING) if out.quiet else level)
+    out.log = _log_message if log_format == "json" else None
+
+
+def _log_message(level: str, text: str, fields: Mapping[str, object]) -> None:
+    logging.getLogger("skychimp").log(logging.getLevelNamesMapping()[level.upper()], "%s", text, extra=dict(fields))
 
 
 class Tail(logging.Handler):
@@ -54,7 +68,7 @@ class _Handler(logging.Handler):
         self._render = render
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._out.warn(self._render(record, _own_fields(record)))
+        self._out.write_log_line(self._render(record, _own_fields(record)))
 
 
 def _own_fields(record: logging.LogRecord) -> dict[str, Any]:

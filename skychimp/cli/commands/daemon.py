@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +45,7 @@ def daemon(
     context.is_unattended = True
     if interval is not None:
         context.overrides["daemon.interval"] = interval
-    event_log.start(context.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
+    event_log.start(context.out, log_format or event_log.usual_format())
     hooks = _Hooks(context)
     with hooks.monitored():
         stats = serve(context.store, context.settings, hooks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from skychimp.cli.commands.run import exit_status, send, summary
+from skychimp.cli.commands.run import exit_status, send, start_log, summary
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.mailing_options import (
     TRANSACTIONAL,
@@ -138,6 +138,7 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     """Send the first emails of a new mailing, and show it. It exists even if nothing can be sent."""
     from skychimp.services.mailings import mailings
 
+    start_log(context)
     try:
         stats = send(context, created.id)
     except SkychimpError as error:

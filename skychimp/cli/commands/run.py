@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo
 
 import typer
@@ -47,6 +47,10 @@ def run(
     join: Annotated[
         bool, typer.Option("--join", help="Send even if another run or daemon on this host is sending the same.")
     ] = False,
+    log_format: Annotated[
+        Literal["human", "logfmt", "json"] | None,
+        typer.Option(help="Write a log in this format (default: only what goes wrong).", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Send all due mailings once, then exit. No login required.
@@ -61,6 +65,7 @@ def run(
 
     context = get_context(ctx, json)
     context.is_unattended = True
+    start_log(context, log_format)
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
     if dry_run or plan:
@@ -86,17 +91,22 @@ def run(
         raise typer.Exit(status)
 
 
+def start_log(context: Context, log_format: str | None = None) -> None:
+    """Show what goes wrong while emails are sent, or write a log in a format, if one is asked for."""
+    from skychimp.cli import event_log
+
+    event_log.start(context.out, log_format or "human", logging.INFO if log_format else logging.WARNING)
+
+
 def send(context: Context, mailing_id: int | None = None, limit: int | None = None, *, join: bool = True) -> "RunStats":
     """Send what is due and show the progress. If the run ended early, show the reason on stderr.
 
     Raises AlreadySending if another run on this host is sending the same, unless this one may join it.
     """
-    from skychimp.cli import event_log
     from skychimp.delivery.sending.dispatcher import RunOptions
     from skychimp.delivery.sending.runner import send_due
 
     store, settings = context.store, context.settings
-    event_log.start(context.out, "human", logging.WARNING)
     with context.out.progress("sending") as show_progress:
         options = RunOptions(mailing_id, limit, join)
         stats = send_due(store, settings, options, _reporter(context, options, show_progress), context.out.warn)
