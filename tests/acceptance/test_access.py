@@ -192,6 +192,8 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("inbound maildir", ELSEWHERE, "run the service"),
     ("inbound imap", ELSEWHERE, "run the service"),
     ("dkim keygen", "--type ed25519 --domain example.org --out k.pem", "run the service"),
+    ("service install", ELSEWHERE, "run the service"),
+    ("service remove", ELSEWHERE, "run the service"),
     ("service cron", "", "run the service"),
     ("service systemd", "", "run the service"),
     ("service sudoers", ELSEWHERE, "run the service"),

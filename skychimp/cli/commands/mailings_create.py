@@ -127,11 +127,10 @@ def create(
         show_mailing(context, created, counted)
         context.out.note(next_step(created))
         _warn_if_on_hold(context)
+        _note_if_nothing_sends(context, created)
         context.out.next("mailings", "preview", created.id)
     else:
         _send_now(context, created, counted)
-    if created.next_at is not None and (created.next_at > datetime.now(UTC) or created.every != Every.ONCE):
-        _note_if_nothing_sends(context)
 
 
 def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount") -> None:
@@ -157,14 +156,17 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
         context.out.note(", ".join(f"{counts[name]:,} {name}" for name in shown if counts[name] or name == "sent"))
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
+    _note_if_nothing_sends(context, created)
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
 
 
-def _note_if_nothing_sends(context: Context) -> None:
+def _note_if_nothing_sends(context: Context, created: "MailingInfo") -> None:
     """Say how to have a mailing sent that is due later, if nobody but a person seems to run Skychimp."""
+    from skychimp.models import Every
     from skychimp.services.installing.detection import is_sent_by_itself
 
-    if not is_sent_by_itself(context.store):
+    is_due_later = created.next_at is not None and (created.next_at > datetime.now(UTC) or created.every != Every.ONCE)
+    if is_due_later and not is_sent_by_itself(context.store):
         context.out.note(f"nothing sends it by itself yet: {command('service', 'install')}")
 
 

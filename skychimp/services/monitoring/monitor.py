@@ -85,10 +85,10 @@ class DaemonMonitor:
         wait_s = 0.0
         while not self._stopping.wait(wait_s):
             started_at = time.monotonic()
-            self._look()
+            self._check()
             wait_s = max(WRITE_INTERVAL_S, (time.monotonic() - started_at) / MAX_SHARE)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """Write the metrics, and send a signal if it is time for one."""
         now = time.monotonic()
         failures = self._find_failures(now)

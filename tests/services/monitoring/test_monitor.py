@@ -77,18 +77,18 @@ def test_daemon_that_hangs_signals_a_failure(store: Store, tmp_path: Path, monke
 def test_metrics_are_counted_less_often_if_that_takes_long(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[float] = []
+    checked: list[float] = []
 
-    def look_slowly(self: DaemonMonitor) -> None:
-        looked.append(time.monotonic())
+    def check_slowly(self: DaemonMonitor) -> None:
+        checked.append(time.monotonic())
         time.sleep(0.02)
 
-    monkeypatch.setattr(DaemonMonitor, "_look", look_slowly)
+    monkeypatch.setattr(DaemonMonitor, "_check", check_slowly)
     with running_ping_server() as server:
         started = start(store, server, tmp_path)
-        server.wait_for(lambda: len(looked) >= 2)
+        server.wait_for(lambda: len(checked) >= 2)
         started.stop()
-    assert looked[1] - looked[0] >= 0.02 / monitor.MAX_SHARE
+    assert checked[1] - checked[0] >= 0.02 / monitor.MAX_SHARE
 
 
 @pytest.mark.parametrize(("interval", "expected"), [("1s", 120), ("5m", 900)])
