@@ -91,7 +91,7 @@ def test_log_of_a_daemon(store: Store, ada: Actor, tmp_path: Path) -> None:
 def test_documented_rotation_loses_no_line_format(store: Store, tmp_path: Path) -> None:
     """With >> the log is written at its end, also after copytruncate of logrotate has emptied it."""
     config, log = write_config(tmp_path, 1), tmp_path / "log"
-    command = [PROGRAM, "--config", config, "daemon", "--log-format", "json"]
+    command: list[str | Path] = [PROGRAM, "--config", config, "daemon", "--log-format", "json"]
     with log.open("ab") as stderr:
         daemon = subprocess.Popen(command, env=clean_environ(**store_environ(store)), stderr=stderr)
     with daemon:
