@@ -239,7 +239,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
     """Show the clients who would get an email in the next run, or those who would be left out and why."""
     from skychimp.services.mailings.forecast import forecast
 
-    totals: dict[tuple[int, datetime], _DueTotal] = {}
+    totals: dict[tuple[int, datetime], DueTotal] = {}
     is_cut = False
 
     def shown_rows() -> "Iterator[Forecast]":
@@ -260,7 +260,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
                 row = replace(row, left_out="more than --limit")
             is_sent = row.left_out is None
             would_send += is_sent
-            total = totals.setdefault((row.mailing_id, row.due_at), _DueTotal(row.mailing_id, row.due_at))
+            total = totals.setdefault((row.mailing_id, row.due_at), DueTotal(row.mailing_id, row.due_at))
             total.would_send += is_sent
             total.left_out += not is_sent
             if is_sent != shows_left_out:
@@ -282,7 +282,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
 
 
 @dataclass
-class _DueTotal:
+class DueTotal:
     """How many emails the next run would send for one due time, and how many clients it would leave out."""
 
     mailing_id: int
@@ -292,7 +292,7 @@ class _DueTotal:
 
 
 def _forecast_parts(
-    rows: "Iterator[Forecast]", totals: dict[tuple[int, datetime], _DueTotal]
+    rows: "Iterator[Forecast]", totals: dict[tuple[int, datetime], DueTotal]
 ) -> Iterator[tuple[str, object]]:
     """Yield the parts of the JSON object. The totals are known once all rows were read."""
     yield "clients", map(asdict, rows)
@@ -300,7 +300,7 @@ def _forecast_parts(
     yield from _forecast_summary(totals.values()).items()
 
 
-def _forecast_summary(totals: Iterable[_DueTotal]) -> dict[str, object]:
+def _forecast_summary(totals: Iterable[DueTotal]) -> dict[str, object]:
     """Return a summary with the fields of a real run, which sent nothing."""
     would_send = sum(total.would_send for total in totals)
     return asdict(Summary(queued=would_send)) | {"would_send": would_send}
