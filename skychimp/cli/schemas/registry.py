@@ -68,7 +68,9 @@ SHAPES: dict[str, Shape] = {
     "clients forget": privacy.RecordCounts,
     "clients import": importing.ImportResult,
     "clients list": [clients.ClientInfo],
-    "clients show": Merged((clients.ClientInfo, {"consents?": [consents.ConsentInfo]})),
+    "clients show": Merged(
+        (clients.ClientInfo, {"suppressions": [suppressions.SuppressionInfo], "consents": [consents.ConsentInfo]})
+    ),
     "clients tags": [clients.TagCount],
     "clients update": Either((clients.ClientInfo, [clients.ClientInfo], {"selected": int, "other_tags": int})),
     "demo": {"letters": int, "commands": [str]},
