@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from skychimp.cli.schemas import registry
+from skychimp.cli.commands import help_schemas
 
 _WITH_VALUE = ("--config", "--store")
 """The global options that a value follows."""
@@ -19,7 +19,7 @@ def check_output(arguments: Sequence[str], out: str, err: str) -> None:
         return
     for line in err.splitlines():
         if line.startswith('{"error"'):
-            _check(registry.ERROR, json.loads(line), arguments)
+            _check(help_schemas.ERROR, json.loads(line), arguments)
     name = find_command(arguments)
     if out and name is not None and not (name == "help" and not out.startswith(("{", "["))):
         _check(name, json.loads(out), arguments)
@@ -33,7 +33,7 @@ def find_command(arguments: Sequence[str]) -> str | None:
         if not word.startswith("-") and before not in _WITH_VALUE
     ]
     for name in (" ".join(words[:2]), *words[:1]):
-        if name in registry.SHAPES:
+        if name in help_schemas.SHAPES:
             return name
     return None
 
@@ -45,7 +45,7 @@ def _check(name: str, value: object, arguments: Sequence[str]) -> None:
 
 @cache
 def _validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(_close(registry.find(name)))
+    return Draft202012Validator(_close(help_schemas.find(name)))
 
 
 def _close(schema: Any) -> Any:

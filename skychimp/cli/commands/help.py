@@ -87,19 +87,20 @@ def help_(
 
 def _show_schemas(context: Context, command: str) -> None:
     """Show the schema of a command, or list the commands that have one. As JSON, show all schemas."""
-    from skychimp.cli.schemas import registry
+    from skychimp.cli.commands import help_schemas
+    from skychimp.shell import run_hint
     from skychimp.text import did_you_mean
 
-    if command in registry.names():
+    if command in help_schemas.names():
         context.out.json = True
-        context.out.record(registry.find(command))
+        context.out.record(help_schemas.find(command))
     elif command:
-        hint = did_you_mean(command, registry.names()) or f'run "skychimp help {SCHEMAS}" to list the commands'
+        hint = did_you_mean(command, help_schemas.names()) or f"{run_hint('help', SCHEMAS)} to list the commands"
         raise NotFound(f'no JSON Schema for "{command}"', hint)
     elif context.out.json:
-        context.out.json_object((name, registry.find(name)) for name in registry.names())
+        context.out.json_object((name, help_schemas.find(name)) for name in help_schemas.names())
     else:
-        context.out.rows([_Command(name) for name in registry.names()], {"command": "Command"})
+        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": "Command"})
         context.out.next("help", SCHEMAS, "COMMAND")
 
 

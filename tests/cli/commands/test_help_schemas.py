@@ -8,8 +8,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from support.command import Home
 from support.json_schemas import check_output, find_command
 
+from skychimp.cli.commands import help_schemas
 from skychimp.cli.registry import COMMANDS, load_command
-from skychimp.cli.schemas import registry
 
 
 def commands_with_json() -> list[str]:
@@ -23,12 +23,12 @@ def commands_with_json() -> list[str]:
 
 
 def test_every_command_with_json_has_a_schema() -> None:
-    assert sorted({*commands_with_json(), registry.ERROR}) == sorted(registry.names())
+    assert sorted({*commands_with_json(), help_schemas.ERROR}) == sorted(help_schemas.names())
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", help_schemas.names())
 def test_schema_is_valid(name: str) -> None:
-    schema = registry.find(name)
+    schema = help_schemas.find(name)
     Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert name in schema["title"]
@@ -39,10 +39,12 @@ def test_schema_is_valid(name: str) -> None:
 def test_schemas_are_listed_and_shown(tmp_path: Path) -> None:
     home = Home(tmp_path)
     listed = home.call("help", "schemas").out.splitlines()
-    assert listed == registry.names()
-    assert home.call("help", "schemas", "clients", "list").json == registry.find("clients list")
-    assert home.call("help", "schemas", "clients list", "--json").json == registry.find("clients list")
-    assert home.call("help", "schemas", "--json").json == {name: registry.find(name) for name in registry.names()}
+    assert listed == help_schemas.names()
+    assert home.call("help", "schemas", "clients", "list").json == help_schemas.find("clients list")
+    assert home.call("help", "schemas", "clients list", "--json").json == help_schemas.find("clients list")
+    assert home.call("help", "schemas", "--json").json == {
+        name: help_schemas.find(name) for name in help_schemas.names()
+    }
     missing = home.call("help", "schemas", "client", "list")
     assert missing.status == 4
     assert missing.err == 'error: no JSON Schema for "client list"\nhint: did you mean clients list?\n'

@@ -1,13 +1,12 @@
-"""Say what each command prints with --json, by the types of the services' results."""
+"""`skychimp help schemas`: what each command prints with --json, by the types of the services' results."""
 
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from skychimp.cli.commands import help as help_command
 from skychimp.cli.commands import run, service_install, trust
+from skychimp.cli.display.json_schemas import Either, Flattened, Merged, Shape, make_schema
 from skychimp.cli.display.mailing_view import DueTimeRow
-from skychimp.cli.schemas.generate import Either, Flattened, Merged, Shape, make_schema
 from skychimp.models import DeliveryState
 from skychimp.services.accounts import accounts, own_sessions
 from skychimp.services.audit import AuditInfo
@@ -29,6 +28,7 @@ from skychimp.services.operations import (
 )
 from skychimp.services.reporting import address_history, delivery_log, home, reports
 from skychimp.services.users import privacy, users
+from skychimp.shell import command
 from skychimp.site import build
 from skychimp.store.holds import HeldMailing
 from skychimp.store.occurrences.canary import Waiting
@@ -90,7 +90,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "help": Either(
         (
-            [help_command.Topic],
+            [{"name": str, "title": str}],
             {"topic": str, "text": str},
             {"pages": int, "folder": str},
             dict[str, Any],
@@ -218,4 +218,4 @@ def names() -> list[str]:
 @cache
 def find(name: str) -> dict[str, Any]:
     """Return the schema of a command."""
-    return make_schema(SHAPES[name], name if name == ERROR else f"skychimp {name} --json")
+    return make_schema(SHAPES[name], name if name == ERROR else command(*name.split(), "--json"))
