@@ -1,6 +1,5 @@
 """The metrics file can be read by Prometheus, is replaced as a whole, and has what an operator needs."""
 
-import logging
 import os
 import stat
 import time
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.logged import logged_events
 from support.sending import create_mailing, make_addresses, make_settings, send
 from support.servers import CountingReceiver
 
@@ -120,14 +120,11 @@ def test_link_is_replaced_and_not_followed(store: Store, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "reason"), [("missing/s.prom", "No such file or directory"), ("folder", "Is a directory")]
 )
-def test_file_that_cannot_be_written_is_a_warning(
-    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str,
-    reason: str,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(logging.getLogger("skychimp"), "propagate", True)
+def test_file_that_cannot_be_written_is_a_warning(store: Store, tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "folder").mkdir()
     file = MetricsFile(tmp_path / name)
-    for _ in range(2):
-        file.write(store, 1.0)
-    assert [vars(record)["reason"] for record in caplog.records] == [reason], "it is logged once"
+    with logged_events() as events:
+        for _ in range(2):
+            file.write(store, 1.0)
+    assert [event["reason"] for event in events] == [reason], "it is logged once"
     assert not list((tmp_path).glob(".*s.prom*"))

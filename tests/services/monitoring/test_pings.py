@@ -1,15 +1,15 @@
 """Signals get through, and a service that fails or hangs costs a warning and a little time."""
 
-import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import ping_server
+from support.logged import logged_events
 from support.ping_server import Received, running_ping_server
 
 from skychimp.services.monitoring import pings
@@ -18,9 +18,10 @@ from skychimp.services.monitoring.pings import MAX_BODY, Pings, Signal, last_byt
 RUN_ID = "11111111-2222-3333-4444-555555555555"
 
 
-@pytest.fixture(autouse=True)
-def _log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("skychimp"), "propagate", True)
+@pytest.fixture
+def events() -> Iterator[list[dict[str, Any]]]:
+    with logged_events() as logged:
+        yield logged
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pings, "TIMEOUT_S", 0.2)
 
 
-def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+def reasons(events: list[dict[str, Any]]) -> list[str]:
     """Return the reasons in the log, after checking that it shows no part of the URL."""
-    assert "secret" not in " ".join(str(vars(record)) for record in caplog.records)
-    return [vars(record)["reason"] for record in caplog.records]
+    assert "secret" not in str(events)
+    return [event["reason"] for event in events]
 
 
 @pytest.mark.parametrize(
@@ -86,28 +87,28 @@ def test_signals_arrive_in_order_with_their_run_id() -> None:
         (ping_server.talk_nonsense, "the reply is not valid HTTP"),
     ],
 )
-def test_bad_reply_is_a_warning(caplog: pytest.LogCaptureFixture, behavior: Callable[..., Any], reason: str) -> None:
+def test_bad_reply_is_a_warning(events: list[dict[str, Any]], behavior: Callable[..., Any], reason: str) -> None:
     with running_ping_server(behavior) as server:
         sent = Pings(server.url)
         sent.send(Signal.START)
         sent.send(Signal.SUCCESS)
         sent.close()
     assert server.signals == ["/start", ""]
-    assert reasons(caplog) == [reason], "each reason is logged once"
+    assert reasons(events) == [reason], "each reason is logged once"
 
 
 @pytest.mark.usefixtures("_short_timeout")
-def test_service_that_hangs_is_left_after_the_timeout(caplog: pytest.LogCaptureFixture) -> None:
+def test_service_that_hangs_is_left_after_the_timeout(events: list[dict[str, Any]]) -> None:
     with running_ping_server(ping_server.hang) as server:
         sent = Pings(server.url)
         sent.send(Signal.SUCCESS)
         sent.close()
-    assert reasons(caplog) == ["timed out"]
+    assert reasons(events) == ["timed out"]
 
 
 @pytest.mark.parametrize("behavior", [ping_server.hang, ping_server.drip])
 def test_close_does_not_wait_for_a_slow_service(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, behavior: Callable[..., Any]
+    events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, behavior: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(pings, "MAX_WAIT_S", 0.1)
     with running_ping_server(behavior) as server:
@@ -118,22 +119,22 @@ def test_close_does_not_wait_for_a_slow_service(
         assert time.monotonic() - started_at < 2, "the caller never waits"
         sent.close()
     sent._thread.join()
-    assert reasons(caplog) == ["it takes too long"]
+    assert reasons(events) == ["it takes too long"]
 
 
-def test_refused_connection_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_connection_is_a_warning(events: list[dict[str, Any]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     sent = Pings(f"http://127.0.0.1:{port}/secret")
     sent.send(Signal.SUCCESS)
     sent.close()
-    assert reasons(caplog) == ["Connection refused"]
+    assert reasons(events) == ["Connection refused"]
 
 
-def test_plain_server_is_not_taken_for_tls(caplog: pytest.LogCaptureFixture) -> None:
+def test_plain_server_is_not_taken_for_tls(events: list[dict[str, Any]]) -> None:
     with running_ping_server() as server:
         sent = Pings(server.url.replace("http:", "https:"))
         sent.send(Signal.SUCCESS)
         sent.close()
-    assert len(reasons(caplog)) == 1
+    assert len(reasons(events)) == 1
     assert server.received == []
