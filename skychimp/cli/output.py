@@ -7,7 +7,7 @@ escaped, and never as Rich markup. JSON keeps their values: it writes such chara
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import zip_longest
@@ -83,6 +83,8 @@ class Output:
 
     json: bool = False
     quiet: bool = False
+    log: Callable[[str, str, Mapping[str, object]], None] | None = None
+    """Takes messages in place of stderr, if a program reads the log: a level, a text and further fields."""
 
     @property
     def on_terminal(self) -> bool:
@@ -227,7 +229,7 @@ class Output:
     def note(self, text: str) -> None:
         """Show one line about what was done. Nothing with --quiet."""
         if not self.quiet:
-            self.warn(text)
+            self._tell("info", text)
 
     def next(self, *words: object) -> None:
         """Suggest the next `skychimp` command to a person at a terminal. The words are quoted for the shell."""
@@ -236,13 +238,20 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Show one line that the user must see."""
-        _print_message(escape(text))
+        self._tell("warning", text)
+
+    def write_log_line(self, line: str) -> None:
+        """Write a line of the log."""
+        _print_message(escape(line))
 
     def error(self, error: SkychimpError) -> None:
         """Show an error: one line, and another for its hint."""
         if self.json:
             parts = {"code": error.code, "message": error.message, "hint": error.hint}
             _print_message(safe_json.dumps({"error": parts}))
+            return
+        if self.log is not None:
+            self.log("error", error.message, {"code": error.code, "hint": error.hint})
             return
         has_color = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
         _print_message(("\x1b[1;31merror:\x1b[0m " if has_color else "error: ") + escape(error.message))
@@ -278,7 +287,7 @@ class Output:
         """
         if self.quiet:
             yield progress.ignore_progress
-        elif _is_terminal(sys.stderr):
+        elif _is_terminal(sys.stderr) and self.log is None:
             yield from progress.progress_bar(new_console(stderr=True), title, total, delay_s)
         else:
             yield progress.progress_lines(self.note, title, total)
@@ -294,6 +303,12 @@ class Output:
             _discard_output(sys.stdout)
             return PIPE_CLOSED if isinstance(error, BrokenPipeError) else status or 1
         return status
+
+    def _tell(self, level: str, text: str) -> None:
+        if self.log is not None:
+            self.log(level, text.removeprefix("warning: "), {})
+        else:
+            _print_message(escape(text))
 
     def _write_lines(self, records: Iterable[Any], columns: Mapping[str, str]) -> None:
         for record in records:

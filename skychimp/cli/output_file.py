@@ -1,7 +1,6 @@
 """Write the files that a user names for an export or a report, and files that we generate in a folder."""
 
 import errno
-import hashlib
 import io
 import os
 import re
@@ -18,6 +17,7 @@ from skychimp import files
 from skychimp.cli.context import Context
 from skychimp.config import shared
 from skychimp.errors import InvalidValue
+from skychimp.services.installing.marks import is_ours, mark
 from skychimp.text import count_of
 
 Force = Annotated[
@@ -29,7 +29,6 @@ FORCE = "--force"
 
 _STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,9})")
-_OUR_FIRST_LINE = "{comment} Written by Skychimp. Checksum of what follows: {checksum}"
 _LISTED = 3
 """How many files a question names."""
 
@@ -63,12 +62,12 @@ def write_generated_files(
     replaced only if the user agrees. Raises what `open_output_file` raises.
     """
     _require_operator()
-    marked = {name: _mark(text, comment) for name, text in texts.items()}
+    marked = {name: mark(text, comment) for name, text in texts.items()}
     try:
         if create:
             files.make_folder(folder, 0o755)
         existing = {name for name in marked if os.path.lexists(folder / name)}
-        foreign = sorted(name for name in existing if not _is_ours(folder / name, comment))
+        foreign = sorted(name for name in existing if not is_ours(folder / name, comment))
         if foreign:
             shown = ", ".join(foreign) if len(foreign) <= _LISTED else count_of(len(foreign), "file")
             context.confirm(f"replace {shown} in {folder}", yes=force, option=FORCE)
@@ -143,16 +142,3 @@ def _keep_mode(path: Path, descriptor: int) -> None:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
             os.fchmod(descriptor, status.st_mode & 0o777)
-
-
-def _mark(text: str, comment: str) -> str:
-    checksum = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return f"{_OUR_FIRST_LINE.format(comment=comment, checksum=checksum)}\n{text}"
-
-
-def _is_ours(path: Path, comment: str) -> bool:
-    """Return whether a file is as we wrote it, by its first line."""
-    with suppress(OSError, UnicodeDecodeError), os.fdopen(files.open_file(path), encoding="utf-8", newline="") as file:
-        text = file.read()
-        return text == _mark(text.partition("\n")[2], comment)
-    return False

@@ -60,7 +60,9 @@ COMMANDS = {
     "resolve": CommandInfo(_SEND, "Resolve deliveries with an unknown outcome."),
     "doctor": CommandInfo(_SEND, "Check the configuration and the mail server."),
     "dkim": CommandInfo(_SEND, "Make keys that sign emails.", "skychimp dkim keygen"),
-    "service": CommandInfo(_SEND, "Print files for systemd, cron, sudo, nginx and Caddy.", "skychimp service cron"),
+    "service": CommandInfo(
+        _SEND, "Set up systemd or cron, and print files for web servers.", "skychimp service install"
+    ),
     "stats": CommandInfo(_REPORT, "Show the numbers of mailings and clients, and random posts."),
     "report": CommandInfo(_REPORT, "Show the results of a mailing."),
     "why": CommandInfo(_REPORT, "Show the history of one address."),

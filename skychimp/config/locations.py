@@ -25,6 +25,13 @@ def hide_password(url: str) -> str:
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
 
 
+def hide_path(url: str) -> str:
+    """Return a URL with all that comes after its host replaced by `***`, as that is the secret."""
+    scheme, separator, rest = url.partition("://")
+    host = re.split(r"[/?#]", rest)[0].rpartition("@")[2]
+    return f"{scheme}://{host}/***" if separator else "***"
+
+
 def user_folder(kind: str) -> Path:
     """Return the user's folder for Skychimp's files of a kind: config, data, state or cache. It may not exist."""
     import platformdirs

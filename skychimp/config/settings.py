@@ -32,6 +32,7 @@ from skychimp.config.types import (
     Language,
     ListenAddress,
     NameServer,
+    PingUrl,
     PositiveDuration,
     Rates,
     RedisUrl,
@@ -327,6 +328,30 @@ class DaemonSettings(_Section):
     )
 
 
+class MonitorSettings(_Section):
+    """Who is told whether sending works. See skychimp help monitoring."""
+
+    ping_url: Annotated[
+        PingUrl | None,
+        _setting(
+            "URL that is told of each run's start, end and failure, as Healthchecks does it. Keep it secret.",
+            "https://hc-ping.com/UUID",
+        ),
+    ] = None
+    metrics_file: Annotated[
+        FilePath | None,
+        _setting(
+            "File to write metrics to, in the text format of Prometheus.",
+            "/var/lib/prometheus/node-exporter/skychimp.prom",
+        ),
+    ] = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anybody is told."""
+        return self.ping_url is not None or self.metrics_file is not None
+
+
 class WebSettings(_Section):
     """Unsubscribe links, and the server that answers them: see `skychimp serve`."""
 
@@ -408,6 +433,7 @@ class Settings(_Section):
     mail: MailSettings = Field(default_factory=MailSettings)
     smtp: SmtpSettings = SmtpSettings()
     dkim: DkimSettings = DkimSettings()
+    monitor: MonitorSettings = MonitorSettings()
     web: WebSettings = WebSettings()
     delivery: DeliverySettings = DeliverySettings()
     inbound: InboundSettings = InboundSettings()

@@ -25,7 +25,9 @@ from skychimp.text import did_you_mean, shortened
 RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
 """Old names of settings, which are still accepted, and their new ones."""
 
-_PATHS = {"store.url", "store.password_file", "smtp.password_file", "smtp.ca_file", "dkim.key_file"}
+_PATHS = {
+    "store.url", "store.password_file", "smtp.password_file", "smtp.ca_file", "dkim.key_file", "monitor.metrics_file",
+}  # fmt: skip
 _MAX_LINES, _MAX_DOTS = 10_000, 100
 """Limits of a config or a .env, and of a line of a config.
 
@@ -244,10 +246,10 @@ def _parse_env_file(path: Path, text: str) -> dict[str, str]:
 
 
 def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigError:
-    """Return the error for the first invalid value. It does not show a password."""
+    """Return the error for the first invalid value. It shows no password and no secret URL."""
     first = error.errors()[0]
     setting = ".".join(map(str, first["loc"][:2]))
-    value = "" if "password" in setting else " " + _shown(first["input"])
+    value = "" if "password" in setting or setting == "monitor.ping_url" else " " + _shown(first["input"])
     hint = str(first.get("ctx", {}).get("error", first["msg"].replace("Input should be", "use")))
     return ConfigError(f"invalid {setting}{value} (from {sources[setting]})", hint)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, SecretStr
 
 from skychimp.durations import parse_duration
 from skychimp.errors import InvalidValue
@@ -27,6 +27,7 @@ _SELECTOR = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}(?:\.{_LABEL})*")
 """A DKIM selector (RFC 6376, section 3.1)."""
 _LOCAL_URL = re.compile(r"http://(localhost|127\.0\.0\.1)(:|/|$)")
 _MAX_URL_LENGTH = 200
+_MAX_PING_URL_LENGTH = 500
 _MAX_EXTENSIBLE_LENGTH = 27
 """Characters before the @ of an address that takes a token: a local part has at most 64 (RFC 5321, section 4.5.3.1.1).
 
@@ -344,6 +345,16 @@ def _imap_url(value: object) -> str:
     raise ValueError("use imaps://USER@HOST/FOLDER, with the password in inbound.password_file")
 
 
+def _ping_url(value: object) -> str:
+    if isinstance(value, str) and value.isascii() and value.isprintable() and len(value) <= _MAX_PING_URL_LENGTH:
+        with contextlib.suppress(ValueError):
+            url = urlsplit(value)
+            _ = url.port  # raises ValueError for an invalid one
+            if url.scheme in ("https", "http") and url.hostname and "@" not in url.netloc and " " not in value:
+                return value
+    raise ValueError("use an https URL such as https://hc-ping.com/UUID")
+
+
 def _web_url(value: object) -> str:
     hint = "use an https URL such as https://mail.example.org (http only for localhost)"
     try:
@@ -425,6 +436,7 @@ ImapUrl = Annotated[str, BeforeValidator(_imap_url)]
 Language = Annotated[str, BeforeValidator(_language)]
 ListenAddress = Annotated[str, BeforeValidator(_listen_address)]
 NameServer = Annotated[str, BeforeValidator(_name_server)]
+PingUrl = Annotated[SecretStr, BeforeValidator(_ping_url)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(_rates)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, Row, case, delete, func, insert, or_, select, union, update
+from sqlalchemy import Connection, Row, and_, case, delete, func, insert, or_, select, union, update
 
 from skychimp import files
 from skychimp.errors import ClockBehind, Conflict, StoreFailed
@@ -134,6 +134,12 @@ def accept_clock(db: Connection, now: datetime) -> None:
 
 
 # Dead and living runs
+
+
+def count_living(db: Connection, store: Path, now: datetime) -> int:
+    """Return the number of runs that are alive, also on other machines."""
+    is_alive = and_(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(dead_runs(db, store, now)))
+    return db.scalar(select(func.count()).where(is_alive)) or 0
 
 
 def dead_runs(db: Connection, store: Path, now: datetime) -> list[int]:

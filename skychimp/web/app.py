@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from skychimp.delivery.composing import tokens
 from skychimp.delivery.composing.tokens import Purpose
 from skychimp.errors import StoreFailed
-from skychimp.services.operations import metrics
+from skychimp.services.monitoring import metrics
 from skychimp.services.unsubscribing import preferences, recipients
 from skychimp.services.unsubscribing.preferences import Preferences
 from skychimp.services.unsubscribing.recipients import Recipient

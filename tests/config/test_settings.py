@@ -114,6 +114,7 @@ def test_every_setting_has_a_variable() -> None:
         "smtp.connections": "3", "smtp.emails_per_connection": "4",
         "smtp.connection_age": "5m", "smtp.rate": "6/min", "smtp.timeout": "7s", "smtp.dot_timeout": "8m",
         "dkim.domain": "example.org", "dkim.selector": '["s1", "s2"]', "dkim.key_file": '["/a/k1", "/a/k2"]',
+        "monitor.ping_url": "https://hc.example.org/u", "monitor.metrics_file": "/a/m.prom",
         "web.url": "https://mail.example.org", "web.listen": "unix:/a/web.sock",
         "delivery.unknown": "hold", "delivery.unknown_after": "0s", "delivery.retry_after": '["9s", "10m"]',
         "delivery.give_up_after": "11h", "delivery.keep_attempts": "16d",

@@ -12,7 +12,7 @@ from skychimp.delivery.composing.tokens import Purpose, TokenKey
 from skychimp.errors import StoreFailed
 from skychimp.models import Suppression, SuppressionSource
 from skychimp.permissions import Actor
-from skychimp.services.operations.metrics import read_metrics
+from skychimp.services.monitoring.metrics import read_metrics
 from skychimp.services.unsubscribing import preferences, recipients
 from skychimp.store import ledger, token_keys, web_rights
 from skychimp.store.database import POSTGRESQL, Store

@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 from skychimp.cli.main import main
 from support import forks
+from support.json_schemas import check_output
 
 PROGRAM = Path(sys.executable).with_name("skychimp")
 TIMEOUT_S = 60
@@ -90,7 +91,9 @@ class Home:
                 gc.unfreeze()
                 gc.enable()
         assert isinstance(status, int)
-        return CommandResult(status, *(_written_text(stream) for stream in (out, err)))
+        result = CommandResult(status, *(_written_text(stream) for stream in (out, err)))
+        check_output(arguments, result.out, result.err)
+        return result
 
     def run(self, *arguments: str, stdin: bytes = b"", within: Sequence[str] = (), **popen: Any) -> CommandResult:
         """Run the installed command, `within` another command if that is given."""
@@ -99,7 +102,9 @@ class Home:
         done = subprocess.run(
             [*within, PROGRAM, *arguments], input=stdin, env=environ, timeout=TIMEOUT_S, check=False, **options
         )
-        return CommandResult(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
+        result = CommandResult(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
+        check_output(arguments, result.out, result.err)
+        return result
 
     def on_terminal(
         self,

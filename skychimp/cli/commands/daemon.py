@@ -3,20 +3,21 @@
 import logging
 import os
 import socket
-import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skychimp.cli import interrupts
+from skychimp.cli import event_log, interrupts
 from skychimp.cli.context import Context, LogFormat, get_context
 from skychimp.errors import ConfigError
 
 if TYPE_CHECKING:
     from skychimp.config.settings import Settings
     from skychimp.delivery.sending.outcomes import RunStats
+    from skychimp.services.monitoring.monitor import DaemonMonitor
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -37,7 +38,6 @@ def daemon(
 
     Several daemons can share one store.
     """
-    from skychimp.cli import event_log
     from skychimp.delivery.sending.daemon import serve
     from skychimp.delivery.sending.stop_signals import INTERRUPTED as STOPPED_BY_CTRL_C
 
@@ -45,9 +45,10 @@ def daemon(
     context.is_unattended = True
     if interval is not None:
         context.overrides["daemon.interval"] = interval
-    event_log.start(context.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
+    event_log.start(context.out, log_format or event_log.usual_format())
     hooks = _Hooks(context)
-    stats = serve(context.store, context.settings, hooks)
+    with hooks.monitored():
+        stats = serve(context.store, context.settings, hooks)
     hooks.stopped(stats)
     if stats.stopped == STOPPED_BY_CTRL_C:
         raise typer.Exit(interrupts.STATUS)
@@ -58,6 +59,32 @@ class _Hooks:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._monitor: DaemonMonitor | None = None
+        self._tail: event_log.Tail | None = None
+
+    @contextmanager
+    def monitored(self) -> Iterator[None]:
+        """Tell monitoring, if it is set up, that the daemon is healthy, and if it ends by an error."""
+        self._start_monitor(self._context.settings)
+        try:
+            yield
+        except BaseException as error:
+            self._stop_monitor(error)
+            raise
+        self._stop_monitor()
+
+    def _start_monitor(self, settings: "Settings") -> None:
+        if settings.monitor.is_on:
+            from skychimp.services.monitoring.monitor import DaemonMonitor
+
+            self._tail = event_log.Tail()
+            self._monitor = DaemonMonitor(settings, self._context.store, self._tail.read)
+
+    def _stop_monitor(self, error: BaseException | None = None) -> None:
+        if self._monitor is not None and self._tail is not None:
+            self._monitor.stop(error)
+            self._tail.close()
+            self._monitor = self._tail = None
 
     def ready(self) -> None:
         log.info("started", extra={"store": self._context.store.path, "relay": self._context.settings.relay})
@@ -65,6 +92,8 @@ class _Hooks:
 
     def alive(self) -> None:
         _notify_systemd("WATCHDOG=1")
+        if self._monitor is not None:
+            self._monitor.alive()
 
     def tidy(self, may_continue: Callable[[], bool]) -> None:
         from skychimp.services.operations import housekeeping
@@ -92,6 +121,9 @@ class _Hooks:
         except ConfigError as error:
             log.error("config not reloaded", extra={"reason": error.message, "hint": error.hint})
             return current
+        if (settings.monitor, settings.daemon) != (current.monitor, current.daemon):
+            self._stop_monitor()
+            self._start_monitor(settings)
         audit.record_without_login(self._context.store, "reload", "config")
         log.info("config reloaded", extra={"relay": settings.relay})
         return settings

@@ -15,6 +15,16 @@ app = typer.Typer(rich_markup_mode="rich")
 TOPICS = Path(__file__).parents[1] / "topics"
 
 
+SCHEMAS = "schemas"
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A command with a JSON Schema."""
+
+    command: str
+
+
 @dataclass(frozen=True)
 class Topic:
     """A help topic: a Markdown file whose first line is the title."""
@@ -48,7 +58,11 @@ def help_(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Show a help topic or the help of a command. Without a topic, list the topics."""
+    """Show a help topic or the help of a command. Without a topic, list the topics.
+
+    [bold]skychimp help schemas[/bold] lists the commands with a JSON Schema of what they print with --json, and
+    [bold]skychimp help schemas clients list[/bold] shows one.
+    """
     from skychimp.cli.registry import COMMANDS
 
     context = get_context(ctx, json)
@@ -57,6 +71,8 @@ def help_(
     elif not topic:
         context.out.rows(topics().values(), {"name": "Topic", "title": "About"})
         context.out.next("help", "TOPIC")
+    elif topic[0] == SCHEMAS:
+        _show_schemas(context, " ".join(topic[1:]))
     elif topic[0] in topics() and len(topic) == 1:
         text = _topic_text(topic[0])
         if context.out.json:
@@ -67,6 +83,25 @@ def help_(
         ctx.find_root().command.main([*topic, "--help"], prog_name="skychimp", standalone_mode=False, obj=context)
     else:
         raise _not_found(" ".join(topic))
+
+
+def _show_schemas(context: Context, command: str) -> None:
+    """Show the schema of a command, or list the commands that have one. As JSON, show all schemas."""
+    from skychimp.cli.commands import help_schemas
+    from skychimp.shell import run_hint
+    from skychimp.text import did_you_mean
+
+    if command in help_schemas.names():
+        context.out.json = True
+        context.out.record(help_schemas.find(command))
+    elif command:
+        hint = did_you_mean(command, help_schemas.names()) or f"{run_hint('help', SCHEMAS)} to list the commands"
+        raise NotFound(f'no JSON Schema for "{command}"', hint)
+    elif context.out.json:
+        context.out.json_object((name, help_schemas.find(name)) for name in help_schemas.names())
+    else:
+        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": "Command"})
+        context.out.next("help", SCHEMAS, "COMMAND")
 
 
 def _topic_text(topic: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from skychimp.cli.commands.run import exit_status, send, summary
+from skychimp.cli.commands.run import exit_status, send, start_log, summary
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.mailing_options import (
     EVERY,
@@ -35,7 +35,7 @@ from skychimp.cli.display.mailing_view import SKIPPED_NOTE, json_counts, next_st
 from skychimp.cli.display.outbox_note import show_outbox_note
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import SkychimpError
-from skychimp.shell import run_hint
+from skychimp.shell import command, run_hint
 
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
@@ -133,6 +133,7 @@ def create(
         show_mailing(context, created, counted)
         context.out.note(next_step(created))
         _warn_if_on_hold(context)
+        _note_if_nothing_sends(context, created)
         context.out.next("mailings", "preview", created.id)
     else:
         _send_now(context, created, counted)
@@ -142,6 +143,7 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     """Send the first emails of a new mailing, and show it. It exists even if nothing can be sent."""
     from skychimp.services.mailings import mailings
 
+    start_log(context)
     try:
         stats = send(context, created.id)
     except SkychimpError as error:
@@ -163,7 +165,18 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     show_outbox_note(context, stats.outbox)
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
+    _note_if_nothing_sends(context, created)
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
+
+
+def _note_if_nothing_sends(context: Context, created: "MailingInfo") -> None:
+    """Say how to have a mailing sent that is due later, if nobody but a person seems to run Skychimp."""
+    from skychimp.models import Every
+    from skychimp.services.installing.detection import is_sent_by_itself
+
+    is_due_later = created.next_at is not None and (created.next_at > datetime.now(UTC) or created.every != Every.ONCE)
+    if is_due_later and not is_sent_by_itself(context.store):
+        context.out.note(f"nothing sends it by itself yet: {command('service', 'install')}")
 
 
 def _warn_if_on_hold(context: Context) -> None:

@@ -4,10 +4,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo
 
 import typer
@@ -56,6 +56,10 @@ def run(
             "--from-outbox", help="Also send the emails that were only written to the outbox. Not with --dry-run."
         ),
     ] = False,
+    log_format: Annotated[
+        Literal["human", "logfmt", "json"] | None,
+        typer.Option(help="Write a log in this format (default: only what goes wrong).", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Send all due mailings once, then exit. No login required.
@@ -70,24 +74,29 @@ def run(
     """
     from skychimp.delivery.sending.outcomes import RunStats
     from skychimp.delivery.sending.runner import AlreadySending
+    from skychimp.delivery.sending.stop_signals import INTERRUPTED, TERMINATED
 
     context = get_context(ctx, json)
     context.is_unattended = True
+    start_log(context, log_format)
     if dry_run and plan:
         raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
     if from_outbox and (dry_run or plan):
         hint = run_hint("mailings", "log", "ID", "--status", "outbox", "--last")
         raise InvalidValue("--from-outbox cannot be combined with --dry-run or --plan", f"{hint} to see them")
-    mailing_id = None if mailing is None else _require_mailing(context, mailing)
     if dry_run or plan:
-        _show_forecast(context, mailing_id, shows_left_out=plan, limit=limit)
+        _show_forecast(context, _find(context, mailing), shows_left_out=plan, limit=limit)
         return
-    taken = _queue_outbox(context, mailing_id, limit) if from_outbox else None
-    try:
-        stats = send(context, mailing_id, limit, join=join)
-    except AlreadySending as already:
-        _show_other_run(context, already.other)
-        return
+    with _monitored(context) as report_failure:
+        mailing_id = _find(context, mailing)
+        taken = _queue_outbox(context, mailing_id, limit) if from_outbox else None
+        try:
+            stats = send(context, mailing_id, limit, join=join)
+        except AlreadySending as already:
+            _show_other_run(context, already.other)
+            return
+        if stats.stopped in (INTERRUPTED, TERMINATED):
+            report_failure(f"stopped: {stats.stopped}")
     shown = [name for name in SHOWN if name not in SHOWN_IF_ANY or getattr(stats, name)]
     context.out.record(asdict(replace(summary(stats), from_outbox=taken)), shown)
     show_outbox_note(context, stats.outbox, others_sent=stats.sent > 0)
@@ -101,10 +110,11 @@ def run(
         raise typer.Exit(status)
 
 
-def _require_mailing(context: Context, name: str) -> int:
-    from skychimp.services.mailings import mailings
+def start_log(context: Context, log_format: str | None = None) -> None:
+    """Show what goes wrong while emails are sent, or write a log in a format, if one is asked for."""
+    from skychimp.cli import event_log
 
-    return mailings.require_mailing(context.store, name)
+    event_log.start(context.out, log_format or "human", logging.INFO if log_format else logging.WARNING)
 
 
 def _queue_outbox(context: Context, mailing_id: int | None, limit: int | None) -> "FromOutbox":
@@ -128,12 +138,10 @@ def send(context: Context, mailing_id: int | None = None, limit: int | None = No
 
     Raises AlreadySending if another run on this host is sending the same, unless this one may join it.
     """
-    from skychimp.cli import event_log
     from skychimp.delivery.sending.dispatcher import RunOptions
     from skychimp.delivery.sending.runner import send_due
 
     store, settings = context.store, context.settings
-    event_log.start(context.out, "human", logging.WARNING)
     with context.out.progress("sending") as show_progress:
         options = RunOptions(mailing_id, limit, join)
         stats = send_due(store, settings, options, _reporter(context, options, show_progress), context.out.warn)
@@ -145,6 +153,29 @@ def send(context: Context, mailing_id: int | None = None, limit: int | None = No
         context.out.warn(f"mailing {mailing.id} is held: {mailing.reason}")
         context.out.note(f"hint: fix that, then {run_hint('mailings', 'enable', mailing.id)}")
     return stats
+
+
+def _find(context: Context, mailing: str | None) -> int | None:
+    """Return the id of the only mailing to send, if one is named. Raises NotFound."""
+    if mailing is None:
+        return None
+    from skychimp.services.mailings import mailings
+
+    return mailings.require_mailing(context.store, mailing)
+
+
+@contextmanager
+def _monitored(context: Context) -> Iterator[Callable[[str], None]]:
+    """Tell monitoring, if it is set up, how the run ends. Yield a function that takes a failure."""
+    settings = context.settings.monitor
+    if not settings.is_on:
+        yield lambda failure: None
+        return
+    from skychimp.cli.event_log import Tail
+    from skychimp.services.monitoring.monitor import watch_run
+
+    with closing(Tail()) as tail, watch_run(settings, lambda: context.store, tail.read) as report_failure:
+        yield report_failure
 
 
 def _tidy(context: Context, stats: "RunStats") -> None:
@@ -255,7 +286,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
     """Show the clients who would get an email in the next run, or those who would be left out and why."""
     from skychimp.services.mailings.forecast import forecast
 
-    totals: dict[tuple[int, datetime], _DueTotal] = {}
+    totals: dict[tuple[int, datetime], DueTotal] = {}
     is_cut = False
 
     def shown_rows() -> "Iterator[Forecast]":
@@ -276,7 +307,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
                 row = replace(row, left_out="more than --limit")
             is_sent = row.left_out is None
             would_send += is_sent
-            total = totals.setdefault((row.mailing_id, row.due_at), _DueTotal(row.mailing_id, row.due_at))
+            total = totals.setdefault((row.mailing_id, row.due_at), DueTotal(row.mailing_id, row.due_at))
             total.would_send += is_sent
             total.left_out += not is_sent
             if is_sent != shows_left_out:
@@ -298,7 +329,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
 
 
 @dataclass
-class _DueTotal:
+class DueTotal:
     """How many emails the next run would send for one due time, and how many clients it would leave out."""
 
     mailing_id: int
@@ -308,7 +339,7 @@ class _DueTotal:
 
 
 def _forecast_parts(
-    rows: "Iterator[Forecast]", totals: dict[tuple[int, datetime], _DueTotal]
+    rows: "Iterator[Forecast]", totals: dict[tuple[int, datetime], DueTotal]
 ) -> Iterator[tuple[str, object]]:
     """Yield the parts of the JSON object. The totals are known once all rows were read."""
     yield "clients", map(asdict, rows)
@@ -316,7 +347,7 @@ def _forecast_parts(
     yield from _forecast_summary(totals.values()).items()
 
 
-def _forecast_summary(totals: Iterable[_DueTotal]) -> dict[str, object]:
+def _forecast_summary(totals: Iterable[DueTotal]) -> dict[str, object]:
     """Return a summary with the fields of a real run, which sent nothing."""
     would_send = sum(total.would_send for total in totals)
     return asdict(Summary(queued=would_send)) | {"would_send": would_send}

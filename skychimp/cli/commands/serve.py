@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,13 +37,13 @@ def serve(
 
     context = get_context(ctx)
     context.is_unattended = True
+    event_log.start(context.out, log_format or event_log.usual_format())
     if listen is not None:
         context.overrides["web.listen"] = listen
     _require_packages()
     if site is not None and not site.is_dir():
         raise InvalidValue(f"{site} is not a folder", 'make one with "skychimp blog build DIR"')
     _warn(context)
-    event_log.start(context.out, log_format or ("human" if sys.stderr.isatty() else "logfmt"))
     if _serve(context, site) == signal.SIGINT:
         raise typer.Exit(interrupts.STATUS)
 

@@ -21,7 +21,7 @@ COLUMNS = {"path": "Config", "state": "State", "trusted_at": "Trusted at"}
 
 
 @dataclass(frozen=True)
-class _Row:
+class TrustRow:
     """A trusted config. `state` is trusted, changed, missing or unsafe."""
 
     path: str
@@ -88,11 +88,11 @@ def _remove(context: Context, file: Path) -> None:
     context.out.record({"path": str(path), "state": "removed"})
 
 
-def _rows() -> Iterator[_Row]:
+def _rows() -> Iterator[TrustRow]:
     from skychimp.config import trust as service
 
     for trusted in service.list_trusted():
-        yield _Row(str(trusted.path), _state(trusted), trusted.trusted_at)
+        yield TrustRow(str(trusted.path), _state(trusted), trusted.trusted_at)
 
 
 def _state(trusted: "TrustedConfig") -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _DECIDING = (
     "mail.transport", "smtp.host", "smtp.port", "smtp.security", "smtp.username", "smtp.password_file",
     "smtp.token_command", "smtp.ca_file", "dkim.key_file", "store.url", "cache.url",
+    "monitor.ping_url", "monitor.metrics_file",
 )  # fmt: skip
 """The settings that decide where emails, secrets and data go, and which command is run."""
 
@@ -34,9 +35,10 @@ def decide(out: "Output", untrusted: "UntrustedConfig", *, can_ask: bool) -> boo
 
 def deciding_settings(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings of a config that decide where emails, secrets and data go, without passwords."""
-    from skychimp.config.locations import hide_password
+    from skychimp.config.locations import hide_password, hide_path
 
-    return {name: hide_password(str(values[name])) for name in _DECIDING if name in values}
+    hide = {"monitor.ping_url": hide_path}
+    return {name: hide.get(name, hide_password)(str(values[name])) for name in _DECIDING if name in values}
 
 
 def _ask(out: "Output", read: "ConfigFiles") -> bool:

@@ -175,10 +175,10 @@ def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterabl
         note = "; ".join(filter(None, (due.note, digest_note)))
         if is_for_person:
             rows.append(
-                _DueTimeRow(f"{due.at.astimezone(UTC):%a {_MINUTE_FORMAT}}", f"{local:%a {_MINUTE_FORMAT}}", note)
+                DueTimeRow(f"{due.at.astimezone(UTC):%a {_MINUTE_FORMAT}}", f"{local:%a {_MINUTE_FORMAT}}", note)
             )
         else:
-            rows.append(_DueTimeRow(due.at, local.isoformat(), note))
+            rows.append(DueTimeRow(due.at, local.isoformat(), note))
     columns = DUE_TIME_COLUMNS | ({"local": mailing.timezone} if is_for_person else {})
     context.out.rows(rows, columns, empty="no more due times")
 
@@ -221,7 +221,7 @@ def relative_time(at: datetime, timezone: str, default_timezone: str, now: datet
 
 
 @dataclass(frozen=True)
-class _DueTimeRow:
+class DueTimeRow:
     due_at: datetime | str
     local: str
     note: str

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from skychimp.errors import Conflict
+from skychimp.permissions import Action, Actor, authorize
+from skychimp.services import audit
 from skychimp.store import runs
 from skychimp.store.database import SQLITE, Store
 
@@ -16,15 +18,21 @@ class Compacted:
     size: int | None
 
 
-def compact(store: Store) -> Compacted:
-    """Give free space back, and with it what was deleted. Raises Conflict while anything is sending, and StoreFailed.
+def compact(store: Store, actor: Actor) -> Compacted:
+    """Give free space back, and with it what was deleted.
 
-    A store in a file must not be in use at all.
+    A store in a file must not be in use at all. Raises NotLoggedIn, Denied, Conflict while anything is sending, and
+    StoreFailed.
     """
-    if runs.has_living_run(store.path):
+    authorize(actor, Action.COMPACT_STORE)
+    with store.read() as db:
+        living = runs.count_living(db.connection(), store.path, store.now())
+    if living:
         raise Conflict("something is sending from this store", "stop the daemon, or wait until the run has ended")
     before = _size(store)
     store.vacuum()
+    with store.write() as db:
+        audit.record(db, actor, "compact", "store")
     return Compacted(store.name, before, _size(store))
 
 

@@ -16,13 +16,13 @@ from skychimp.config import config_file, shared, sources
 from skychimp.config.settings import Settings
 from skychimp.delivery.sending.runner import with_sender
 from skychimp.delivery.sending.signing import load_keys
-from skychimp.errors import ConfigError, SkychimpError
+from skychimp.errors import ConfigError, SkychimpError, StoreFailed
 from skychimp.models import tables
-from skychimp.services.operations import relay_check, sender_dns
+from skychimp.services.operations import growth, relay_check, sender_dns
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
 from skychimp.shell import run_hint, run_line_hint
 from skychimp.store import holds, place, runs
-from skychimp.store.database import Store
+from skychimp.store.database import SQLITE, Store
 from skychimp.store.postgres.server import PostgresStore
 from skychimp.store.sqlite import SqliteStore
 from skychimp.text import count_of
@@ -66,6 +66,7 @@ def check_installation(
         yield Finding("store", PROBLEM, error.message, error.hint)
     else:
         yield from _store(store)
+        yield from _growth(store)
         yield _clock(store)
         if settings.delivery.require_consent:
             yield _consents(store)
@@ -187,6 +188,19 @@ def _file(store: SqliteStore) -> Iterator[Finding]:
     yield check_disk_space(shutil.disk_usage(store.path.parent).free, store.path.stat().st_size)
     yield from _log(store.path)
     yield from _copies(store.path)
+
+
+def _growth(store: Store) -> Iterator[Finding]:
+    """Say how much a million emails take, if there are enough to know."""
+    with suppress(StoreFailed):  # a store that is damaged or cannot be written has a finding already
+        measured = growth.measure(store)
+        if measured is not None:
+            size = measured.bytes_per_million
+            room = ""
+            if store.dialect == SQLITE:
+                millions = shutil.disk_usage(store.path.parent).free / size
+                room = f"; there is room for {millions:,.1f} million more"
+            yield Finding("growth", OK, f"a million emails take about {size // MB:,} MB{room}")
 
 
 def _log(store: Path) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, func, select
 
 from skychimp.models import DeliveryState, Outcome, tables
 from skychimp.services.mailings import outbox_mail
@@ -84,9 +84,8 @@ def status(store: Store) -> Status:
     with store.read() as transaction:
         db = transaction.connection()
         held_reason = holds.why_held(db)
-        is_alive = and_(_RUN.c.ended_at.is_(None), _RUN.c.id.not_in(runs.dead_runs(db, store.path, now)))
         return Status(
-            sending=db.scalar(select(func.count()).where(is_alive)) or 0,
+            sending=runs.count_living(db, store.path, now),
             last_heartbeat_at=db.scalar(select(func.max(_RUN.c.heartbeat_at))),
             last_run=_last_run(db),
             oldest_due_at=_oldest_due(db, now),

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from skychimp.delivery.sending import replies
 from skychimp.models import (
     DeliveryState,
+    Outcome,
     tables,
 )
 from skychimp.store import ledger
@@ -109,6 +110,20 @@ def uncounted_attempts(store: Store) -> int:
         db = transaction.connection()
         newest = db.scalar(select(func.max(_A.c.id))) or 0
         return newest - (db.scalar(select(_INFO.c.counted_to)) or 0)
+
+
+def total_outcomes(db: Connection) -> dict[Outcome, int]:
+    """Return the number of all attempts by outcome. It reads each attempt that is not counted yet."""
+    counted = select(_REPLY.c.outcome, func.sum(_ATTEMPT_SUMS.c.attempts)).join(
+        _ATTEMPT_SUMS, _ATTEMPT_SUMS.c.cause_id == _REPLY.c.id
+    )
+    counted_to = func.coalesce(select(_INFO.c.counted_to).scalar_subquery(), 0)
+    uncounted = select(_A.c.outcome, func.count()).where(_A.c.id > counted_to)
+    totals = dict.fromkeys(Outcome, 0)
+    for query in (counted.group_by(_REPLY.c.outcome), uncounted.group_by(_A.c.outcome)):
+        for outcome, number in db.execute(query):
+            totals[outcome] += int(number)
+    return totals
 
 
 def delivery_outcomes(

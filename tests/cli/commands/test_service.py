@@ -14,7 +14,7 @@ import pytest
 from support.command import PROGRAM, Home
 from support.initial_home import InitialHome
 
-from skychimp.cli.commands import service
+from skychimp.cli.commands import service_sudoers
 
 PATH = f"{PROGRAM.parent}:{os.environ['PATH']}"
 """Where commands that run in this process find the installed one, too."""
@@ -57,6 +57,34 @@ def test_systemd_accepts_the_units(home: Home) -> None:
     for unit in (unit for unit in units if unit.suffix in (".service", ".timer")):
         done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), unit.name
+
+
+def test_systemd_rates_the_units_as_safe(home: Home) -> None:
+    """An exposure of 0 is best and 10 is worst. The units must have 1.5 or less on an account of their own."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    run_service(home, "systemd", "--dir", str(home.folder), **WEB)
+    for unit in home.folder.glob("skychimp*.service"):
+        own = f"User={pwd.getpwuid(os.geteuid()).pw_name}\n"
+        assert own in unit.read_text()
+        unit.write_text(unit.read_text().replace(own, "User=skychimp\n"))
+        done = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=15", unit],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+
+
+def test_service_may_write_metrics_and_read_mail(home: Home) -> None:
+    settings = {
+        "SKYCHIMP_MONITOR__METRICS_FILE": "/var/lib/my metrics/s.prom",
+        "SKYCHIMP_INBOUND__MAILDIR": "/srv/mail",
+    }
+    run_service(home, "systemd", "--dir", str(home.folder), **settings)
+    written = f'ReadWritePaths="{home.folder}/the store"'
+    lines = (home.folder / "skychimp.service").read_text().splitlines()
+    assert f'{written} "-/var/lib/my metrics" -/srv/mail' in lines
+    assert written in (home.folder / "skychimp-web.service").read_text().splitlines()
 
 
 def test_units_have_the_documented_options(home: Home) -> None:
@@ -360,8 +388,10 @@ def test_no_sudoers_file_before_the_installation_is_shared(bare: Home, text: str
 
 def test_module_is_no_command_for_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python would look for it in the current folder. So it is the command that was installed with it."""
-    monkeypatch.setattr(sys, "argv", [str(Path(service.__file__).parents[2] / "__main__.py"), "service", "sudoers"])
-    assert service._sudoers_program() == str(PROGRAM)
+    monkeypatch.setattr(
+        sys, "argv", [str(Path(service_sudoers.__file__).parents[2] / "__main__.py"), "service", "sudoers"]
+    )
+    assert service_sudoers._sudoers_program() == str(PROGRAM)
 
 
 def test_warnings_about_an_unsafe_installation(bare: Home) -> None:
