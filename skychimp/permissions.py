@@ -40,7 +40,6 @@ class Action(StrEnum):
     WRITE_POSTS = "write posts"
     BACK_UP_STORE = "back up the store"
     RESTORE_STORE = "restore the store"
-    COMPACT_STORE = "compact the store"
     RESUME_SENDING = "resume sending after a restore"
     ACCEPT_CLOCK = "accept the clock"
     ROTATE_LINK_KEY = "replace the key of unsubscribe links"
@@ -86,7 +85,6 @@ TABLE: dict[Action, dict[Role, Scope]] = {
     Action.WRITE_POSTS: _EDITORS,
     Action.BACK_UP_STORE: _ADMINS,
     Action.RESTORE_STORE: _ADMINS,
-    Action.COMPACT_STORE: _ADMINS,
     Action.RESUME_SENDING: _ADMINS,
     Action.ACCEPT_CLOCK: _ADMINS,
     Action.ROTATE_LINK_KEY: _ADMINS,

@@ -189,7 +189,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("backup", "copy.db", "back up and restore the store"),
     ("restore", ELSEWHERE, "back up and restore the store"),
     ("store check", "", "run the service"),
-    ("store vacuum", "", "back up and restore the store"),
+    ("store vacuum", "", "run the service"),
     ("store copy", "copied.db", "back up and restore the store"),
     ("store rotate-key", "--yes", "back up and restore the store"),
     ("run", "--dry-run", "run the service"),

@@ -335,7 +335,7 @@ def test_files_that_are_not_ours_are_replaced_only_if_the_user_agrees(home: Home
 
     refused = home.call(*GENERATED[kind])
     assert (refused.status, contents(folder)) == (2, before)
-    assert refused.err == f"error: refusing to replace {name} in made without confirmation\nhint: pass --force\n"
+    assert refused.err.endswith(f"error: refusing to replace {name} in made without confirmation\nhint: pass --force\n")
     no = home.call(*GENERATED[kind], width=80, stdin="n\n")
     assert (no.status, "[y/N]" in no.err) == (1, True)
     assert contents(folder) == before

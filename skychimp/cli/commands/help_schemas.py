@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from skychimp.cli.commands import run, service_install, trust
+from skychimp.cli.commands.messages import SentTest
 from skychimp.cli.display.json_schemas import Either, Flattened, Merged, Shape, make_schema
 from skychimp.cli.display.mailing_view import DueTimeRow
 from skychimp.models import DeliveryState
@@ -14,7 +15,8 @@ from skychimp.services.blog import posts
 from skychimp.services.clients import clients, consents, fields, importing, segments, suppression_import, suppressions
 from skychimp.services.inbound import processing
 from skychimp.services.mailings import forecast, queries, recipients, retries
-from skychimp.services.messages import messages
+from skychimp.services.mailings.outbox_mail import FromOutbox
+from skychimp.services.messages import layouts, messages
 from skychimp.services.operations import (
     backups,
     clock,
@@ -24,6 +26,7 @@ from skychimp.services.operations import (
     integrity,
     status,
     store_copy,
+    token_key,
     unknown_deliveries,
 )
 from skychimp.services.reporting import address_history, delivery_log, home, reports
@@ -44,7 +47,10 @@ _LEFT_OUT = {"suppressed": int, "bad_address": int, "no_consent": int, "excluded
 _COUNTS = {"recipients": int, "left_out": _LEFT_OUT}
 _COUNTED_MAILING = Merged((queries.MailingInfo, _COUNTS))
 _MAILING = Merged((queries.MailingInfo, {"recipients?": int, "left_out?": _LEFT_OUT}))
-_SUMMARY = dict(run.Summary.__annotations__) | {"other_run": Either((None, OtherRun))}
+_SUMMARY = dict(run.Summary.__annotations__) | {
+    "other_run": Either((None, OtherRun)),
+    "from_outbox": Either((None, FromOutbox)),
+}
 _SUPPRESSIONS = Either((suppressions.SuppressionInfo, [suppressions.SuppressionInfo]))
 _DOMAIN = Flattened(reports.DomainReport)
 
@@ -54,7 +60,7 @@ SHAPES: dict[str, Shape] = {
     "backup": backups.Backup,
     "blog build": build.BuildResult,
     "blog create": posts.PostDetail,
-    "blog delete": posts.PostDetail,
+    "blog delete": Either((posts.PostDetail, [posts.PostDetail])),
     "blog list": [posts.PostInfo],
     "blog publish": posts.PostDetail,
     "blog show": posts.PostDetail,
@@ -62,7 +68,7 @@ SHAPES: dict[str, Shape] = {
     "blog update": posts.PostDetail,
     "clients consents": [consents.AddressConsent],
     "clients create": clients.ClientInfo,
-    "clients delete": clients.ClientInfo,
+    "clients delete": Either((clients.ClientInfo, [clients.ClientInfo])),
     "clients export": {"clients": int, "file": str},
     "clients fields": Either(([fields.FieldInfo], fields.FieldInfo)),
     "clients forget": privacy.RecordCounts,
@@ -100,11 +106,16 @@ SHAPES: dict[str, Shape] = {
     "inbound maildir": processing.Summary,
     "inbound read": processing.Summary,
     "init": {"email": str, "role": str, "config": str | None, "store": str},
+    "layouts create": layouts.LayoutInfo,
+    "layouts delete": Either((layouts.LayoutInfo, [layouts.LayoutInfo])),
+    "layouts list": [layouts.LayoutInfo],
+    "layouts show": layouts.LayoutInfo,
+    "layouts update": layouts.LayoutInfo,
     "login": Merged((accounts.Account, {"token?": str})),
     "logout": {"email": str | None},
     "mailings audience": [recipients.Recipient],
     "mailings create": Merged((_MAILING, {"run?": _SUMMARY})),
-    "mailings delete": _MAILING,
+    "mailings delete": Either((_MAILING, [queries.MailingInfo])),
     "mailings disable": _MAILING,
     "mailings duplicate": _MAILING,
     "mailings enable": _MAILING,
@@ -115,11 +126,11 @@ SHAPES: dict[str, Shape] = {
     "mailings show": _COUNTED_MAILING,
     "mailings update": _MAILING,
     "messages create": messages.MessageInfo,
-    "messages delete": messages.MessageInfo,
+    "messages delete": Either((messages.MessageInfo, [messages.MessageInfo])),
     "messages list": [messages.MessageInfo],
-    "messages preview": messages.Preview,
+    "messages preview": Either((messages.Preview, _FILE)),
     "messages show": messages.MessageInfo,
-    "messages test": {"to": str, "reply": str | None, "relay": str},
+    "messages test": Either((SentTest, [SentTest])),
     "messages update": messages.MessageInfo,
     "password change": accounts.Account,
     "password reset": Either((accounts.Account, _EMAIL)),
@@ -144,7 +155,7 @@ SHAPES: dict[str, Shape] = {
         )
     ),
     "segments create": segments.SegmentCount,
-    "segments delete": segments.SegmentInfo,
+    "segments delete": Either((segments.SegmentInfo, [segments.SegmentInfo])),
     "segments list": [segments.SegmentInfo],
     "segments show": segments.SegmentCount,
     "segments update": segments.SegmentCount,
@@ -179,11 +190,13 @@ SHAPES: dict[str, Shape] = {
                 "held_mailings": [dict(HeldMailing.__annotations__)],
                 "canaries": [dict(Waiting.__annotations__)],
                 "ok": bool,
+                "configured_relay": str,
             },
         )
     ),
     "store check": {"ok": bool, "faults": [integrity.Fault]},
     "store copy": store_copy.CopiedStore,
+    "store rotate-key": token_key.NewKey,
     "store vacuum": compaction.Compacted,
     "suppressions add": _SUPPRESSIONS,
     "suppressions export": {"suppressions": int, "file": str},

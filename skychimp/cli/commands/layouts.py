@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.html_errors import named_in_errors
 from skychimp.errors import InvalidValue
 from skychimp.shell import command, run_hint
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "name": "Name", "updated_at": "Changed"}
+LayoutNames = Annotated[list[str], typer.Argument(metavar="LAYOUT...", help="Layout names or IDs.", show_default=False)]
 LayoutName = Annotated[str, typer.Argument(metavar="LAYOUT", help="Layout name or ID.", show_default=False)]
 
 
@@ -51,7 +53,7 @@ def list_(
     context = get_context(ctx, json)
     rows = layouts.list_layouts(context.store, context.actor, list_options(limit, offset, search, sort))
     none_yet = f"no layouts yet; Markdown uses the built-in one: {command('layouts', 'show', 'default')}"
-    context.out.rows(rows, COLUMNS, empty=none_yet if search is None else "no matching layouts")
+    context.out.rows(rows, COLUMNS, noun="layout", empty=none_yet, is_filtered=search is not None)
 
 
 @app.command(epilog="skychimp layouts show default --html > layout.html")
@@ -101,15 +103,22 @@ def update(
 
 
 @app.command(epilog="skychimp layouts delete newsletter --yes")
-def delete(ctx: typer.Context, layout: LayoutName, yes: Yes = False, json: Json = False) -> None:
-    """Delete a layout that no message uses."""
+def delete(ctx: typer.Context, layout: LayoutNames, yes: Yes = False, json: Json = False) -> None:
+    """Delete layouts that no message uses."""
     from skychimp.permissions import Action
     from skychimp.services.messages import layouts
 
     context = get_context(ctx, json)
-    found = layouts.show(context.store, context.actor, layout, action=Action.CHANGE_MESSAGES)
-    context.confirm(f"delete layout {found.name}", yes=yes)
-    _show(context, layouts.remove(context.store, context.actor, str(found.id)))
+    delete_all(
+        context,
+        "layout",
+        [layouts.show(context.store, context.actor, each, action=Action.CHANGE_MESSAGES) for each in layout],
+        describe=lambda target: f"layout {target.name}",
+        remove=lambda target: layouts.remove(context.store, context.actor, str(target.id)),
+        columns=COLUMNS,
+        show=lambda target: _show(context, target),
+        yes=yes,
+    )
 
 
 def _show(context: "Context", layout: "LayoutInfo") -> None:

@@ -39,19 +39,17 @@ def check(ctx: typer.Context, json: Json = False) -> None:
         raise typer.Exit(HAS_FAULTS)
 
 
-@app.command(epilog="skychimp store vacuum --operator")
-def vacuum(ctx: typer.Context, operator: Operator = False, json: Json = False) -> None:
-    """Give free space back, and remove what deleted records have left in it. For administrators.
+@app.command(epilog="skychimp store vacuum")
+def vacuum(ctx: typer.Context, json: Json = False) -> None:
+    """Give free space back, and remove what deleted records have left in it. No login required.
 
     Nothing else may be using the store. Stop the daemon first. A store in a file needs twice its size on the disk
     meanwhile.
     """
-    from skychimp.permissions import Action
     from skychimp.services.operations import compaction
 
     context = get_context(ctx, json)
-    actor = context.maintenance_actor(operator, Action.COMPACT_STORE)
-    context.out.record(compaction.compact(context.store, actor))
+    context.out.record(compaction.compact(context.store, context.actor))
 
 
 @app.command(epilog="skychimp store copy postgresql+psycopg://skychimp@localhost/skychimp")

@@ -1,14 +1,16 @@
 """Manage layouts: the HTML templates around the content of messages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Row, Select, and_, delete, exists, select
 
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import Conflict, InvalidValue
+from skychimp.listed import Listed
 from skychimp.models import Format, LayoutKind, MessageLayout, tables
 from skychimp.models import Layout as LayoutRow
 from skychimp.permissions import Action, Actor, authorize
@@ -98,13 +100,12 @@ def show(store: Store, actor: Actor, name: str, *, action: Action = Action.SEE_M
     return found
 
 
-def list_layouts(store: Store, actor: Actor, options: ListOptions) -> Iterator[LayoutInfo]:
-    """Yield the layouts that the actor may see, while they are read, without the built-in one. Raises InvalidValue."""
+def list_layouts(store: Store, actor: Actor, options: ListOptions) -> Listed[LayoutInfo]:
+    """Return the layouts that the actor may see, without the built-in one. Raises InvalidValue."""
     audit.record_list(store, actor, Action.SEE_MESSAGES, "layout")
     rows = _visible(actor, Action.SEE_MESSAGES)
     found = apply(rows, options, searched=(_L.c.name, _L.c.html), sorted_by=SORTED_BY)
-    for page in paging.read_pages(store, rows, found, limit=options.limit, size=paging.SMALL_PAGE):
-        yield from map(_layout_info, page)
+    return paging.read_list(store, rows, found, options, partial(map, _layout_info), size=paging.SMALL_PAGE)
 
 
 def change(

@@ -97,7 +97,7 @@ def _remove_remains(store: Store, email: str, texts: Collection[str]) -> None:
         raise StoreFailed(
             f"the records of {email} were erased, but copies of them may be left in unused parts of the store:"
             f" {error.message}",
-            f"stop the daemon, then {run_hint('store', 'vacuum', '--operator')}",
+            f"stop the daemon, then {run_hint('store', 'vacuum')}",
         ) from error
 
 
