@@ -36,7 +36,7 @@ from skychimp.models.enums import (
     ReturnedKind,
     SuppressionSource,
 )
-from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message
+from skychimp.models.mailings import Mailing, MailingClient, MailingFilter, MailingTag, Message, StoredFile
 from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
 from skychimp.models.store_info import StoreInfo, TokenKey
 from skychimp.models.suppressions import EVERYBODY, Suppression
@@ -94,6 +94,7 @@ __all__ = [
     "Run",
     "Segment",
     "StoreInfo",
+    "StoredFile",
     "Suppression",
     "SuppressionSource",
     "Table",

@@ -58,6 +58,7 @@ class Occurrence(Table, table=True):
     """For how many seconds it could not be sent, because a person or the mail server held it up."""
     fields: str = Field(default="[]", sa_column_kwargs={"server_default": text("'[]'")})
     """A JSON list of the custom fields that its content uses."""
+    attachments: str = Field(default="[]", sa_column_kwargs={"server_default": text("'[]'")})
     canary_until: datetime | None = None
     """Until when only a sample of the clients gets it. None if there is no such sample, or it has been judged."""
 
@@ -75,6 +76,7 @@ class Content(Table, table=True):
     sender: str
     return_path: str
     extras: str = Field(default="{}", sa_column_kwargs={"server_default": text("'{}'")})
+    attachments: str = Field(default="[]", sa_column_kwargs={"server_default": text("'[]'")})
 
 
 class Delivery(Table, table=True):
@@ -118,6 +120,8 @@ class Delivery(Table, table=True):
     """A JSON object of the client's fields that the occurrence's content uses, None if it uses none."""
     address_hash: str | None = None
     """The keyed hash of the address, once the person was forgotten. The email's unsubscribe link needs it."""
+    files_hash: str | None = None
+    """A hash of the client's own files in its email that may have arrived, None without any. A resend has the same."""
 
 
 class ReturnedMail(Table, table=True):
@@ -172,6 +176,8 @@ class Intent(Table, table=True):
     __tablename__ = "intent"
     delivery_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     lease_id: int
+    files_hash: str | None = None
+    """A hash of the client's own files in the email, None without any."""
 
 
 class Attempt(Table, table=True):

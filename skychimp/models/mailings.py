@@ -22,8 +22,18 @@ class Message(Table, table=True):
     """The HTML part, if the user wrote one. A Markdown body is rendered when it is sent."""
     digest: bool = False
     """Whether its emails list the posts that were published since the mailing's last occurrence."""
+    attachments: str = Field(default="[]", sa_column_kwargs={"server_default": text("'[]'")})
+    """A JSON list of its attachments and inline pictures (attachments.listing)."""
     created_at: datetime
     updated_at: datetime
+
+
+class StoredFile(Table, table=True):
+    """The content of attachments and inline pictures. The same content is kept once, by its hash."""
+
+    __tablename__ = "stored_file"
+    sha256: str = Field(primary_key=True)
+    content: bytes
 
 
 class Mailing(Table, table=True):

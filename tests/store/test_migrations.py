@@ -367,6 +367,14 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0020": (
+        "stored_file",
+        "message.attachments",
+        "occurrence.attachments",
+        "content.attachments",
+        "intent.files_hash",
+        "delivery.files_hash",
+    ),
     "0016": ("suppression.until",),
     "0015": ("mailing.transactional", "occurrence.extras", "content.extras"),
     "0014": ("returned_mail", "delivery.address_hash"),

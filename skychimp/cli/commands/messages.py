@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.attachment_options import Attach, NoAttachments, read_attachments
 from skychimp.cli.editor import edit_and_save
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
@@ -49,6 +50,7 @@ def create(
     markdown: Markdown = False,
     html_file: HtmlFile = None,
     digest: Digest = False,
+    attach: Attach = None,
     json: Json = False,
 ) -> None:
     """Create a message. Without a body or an HTML part, your $EDITOR opens."""
@@ -61,10 +63,11 @@ def create(
         raise InvalidValue("the message has no subject", "use --subject")
     text, html = _read_parts(body, body_file, html_file)
     body_format = _chosen_format(markdown=markdown, html=html_file is not None) or Format.TEXT
+    attached = read_attachments(context, attach, text_file=html_file or body_file)
 
     def save(text: str) -> "MessageInfo":
         content = MessageContent(subject or "", text, body_format, html)
-        return messages.create(context.store, context.actor, content, digest=digest)
+        return messages.create(context.store, context.actor, content, digest=digest, attached=attached)
 
     has_part = text is not None or html is not None
     created = save(text or "") if has_part else _edit_body(context, "", body_format, save)
@@ -115,6 +118,8 @@ def update(
     digest: Annotated[
         bool | None, typer.Option("--digest/--no-digest", help="Whether to add the blog's new posts.")
     ] = None,
+    attach: Attach = None,
+    no_attachments: NoAttachments = False,
     also_open: Annotated[
         bool, typer.Option("--also-open", help="Also change the emails that are queued and were not sent yet.")
     ] = False,
@@ -129,6 +134,7 @@ def update(
     context = get_context(ctx, json)
     text, html = _read_parts(body, body_file, html_file)
     new_format = _chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
+    attached = read_attachments(context, attach, text_file=html_file or body_file, removes_all=no_attachments)
 
     def save(text: str | None) -> "MessageInfo":
         return messages.change(
@@ -141,9 +147,12 @@ def update(
             html=html,
             digest=digest,
             also_open=also_open,
+            attached=attached,
         )
 
-    if not also_open and all(value is None for value in (text, html, subject, new_format, digest)):
+    if not (also_open or attached.is_given) and all(
+        value is None for value in (text, html, subject, new_format, digest)
+    ):
         old = messages.show(context.store, context.actor, message)
         changed = _edit_body(context, old.body, old.format, save)
     else:
@@ -193,6 +202,8 @@ def preview(
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     if rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
+    for name in rendered.attachments:
+        context.out.text(f"\nAttached: {name}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         context.out.note("the link for unsubscribing is a sample")
     context.out.next("mailings", "create", "--message", message, "--start", "now", "--every", "day", "--all-clients")
@@ -209,6 +220,7 @@ def test(
     import secrets
 
     from skychimp import addresses
+    from skychimp.delivery.attachments.folder import AttachmentsFolder
     from skychimp.delivery.composing import settings_extras
     from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.delivery.sending.single_email import send_single_email
@@ -230,6 +242,7 @@ def test(
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
         extras=settings_extras.make_sample(context.settings),
+        folder=AttachmentsFolder(mail.attachments_folder, mail.max_attachment_size),
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:

@@ -295,8 +295,8 @@ def _compiled(source: str, field: str, environment: "_Environment", postal_addre
         tree = environment.parse(source)
         _check(tree, frozenset(), MAX_DEPTH)
         variables = frozenset(name.name for name in tree.find_all(nodes.Name))
-        if field == "subject":
-            _check_subject(tree)
+        if field not in ("body", "HTML"):
+            _check_line(tree, field)
         if POSTAL_ADDRESS in variables:
             tree = _Constant(POSTAL_ADDRESS, postal_address, is_html=environment.autoescape is True).visit(tree)
         kinds = list(map(type, tree.find_all(nodes.Node)))
@@ -356,10 +356,10 @@ def _check_name(node: nodes.Name, loop_names: frozenset[str]) -> None:
         raise _syntax_error(node, f"{node.name} is not a text; use one of its attributes such as {example}")
 
 
-def _check_subject(tree: nodes.Template) -> None:
+def _check_line(tree: nodes.Template, field: str) -> None:
     for node in tree.find_all(nodes.Name):
         if node.name in (UNSUBSCRIBE_URL, POSTAL_ADDRESS):
-            raise _syntax_error(node, f"{node.name} cannot be used in the subject, only in the body")
+            raise _syntax_error(node, f"{node.name} cannot be used in the {field}, only in the body")
 
 
 def _check_attribute(node: nodes.Getattr) -> None:

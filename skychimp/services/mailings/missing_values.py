@@ -20,7 +20,7 @@ _MSG = Message.__table__
 def require_values(db: Session, mailing: Mailing, now: datetime) -> None:
     """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs."""
     row = db.execute(select(_MSG).where(_MSG.c.id == mailing.message_id)).one()
-    content = MessageContent(row.subject, row.body, Format(row.format), row.html)
+    content = MessageContent(row.subject, row.body, Format(row.format), row.html, row.attachments)
     required = compose.required_fields(digest.insert_posts(content, ()) if row.digest else content)
     if not required:
         return

@@ -28,7 +28,7 @@ def check_message(
         row = db.execute(select(_MSG).where(_MSG.c.id == message_id, _MSG.c.owner_id == actor.user_id)).one_or_none()
     if row is None:
         return []
-    content = MessageContent(row.subject, row.body, Format(row.format), row.html)
+    content = MessageContent(row.subject, row.body, Format(row.format), row.html, row.attachments)
     has_link = settings.web.url is not None or settings.inbound.address is not None
     if not has_link and compose.uses_variable(content, UNSUBSCRIBE_URL):
         reason = f"message {message_id} uses {{{{ unsubscribe_url }}}}, but there is no address for unsubscribing"

@@ -10,6 +10,8 @@ from sqlalchemy import Row, Select, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
+from skychimp.delivery.attachments import listing
+from skychimp.delivery.attachments.folder import NO_ATTACHMENTS_FOLDER, AttachmentsFolder, FileUnavailable
 from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholder, insert_posts, summarize_post
@@ -22,12 +24,14 @@ from skychimp.services import audit, paging
 from skychimp.services.blog import posts
 from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions, apply, in_scope, is_valid_id, not_found
+from skychimp.services.messages import attachments
+from skychimp.services.messages.attachments import NO_CHANGES, Attached, AttachmentChanges, AttachmentInfo
 from skychimp.services.messages.front_matter import FrontMatter, split_front_matter
 from skychimp.shell import run_hint
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.database import Store
-from skychimp.store.occurrences import opening
+from skychimp.store.occurrences import opening, stored_files
 from skychimp.store.occurrences.opening import TakenFields
 from skychimp.text import folded
 
@@ -51,7 +55,10 @@ PREVIEWED_POSTS = 5
 
 @dataclass(frozen=True)
 class MessageInfo:
-    """A message as its owner sees it. `html` is None unless the format is HTML."""
+    """A message as its owner sees it. `html` is None unless the format is HTML.
+
+    `attachments` has the attached files and the inline pictures.
+    """
 
     id: int
     subject: str
@@ -59,21 +66,30 @@ class MessageInfo:
     body: str
     html: str | None
     digest: bool
+    attachments: list[AttachmentInfo]
     created_at: datetime
     updated_at: datetime
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A message as one client would read it, with its templates rendered."""
+    """A message as one client would read it, with its templates rendered. `attachments` are the names of the files."""
 
     to: str
     subject: str
     text: str
     html: str | None
+    attachments: list[str]
 
 
-def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool = False) -> MessageInfo:
+def create(
+    store: Store,
+    actor: Actor,
+    content: MessageContent,
+    *,
+    digest: bool = False,
+    attached: AttachmentChanges = NO_CHANGES,
+) -> MessageInfo:
     """Create a message, after rendering it once to validate it. Raises InvalidValue.
 
     A digest is sent with the blog's new posts, which replace `{{ posts }}` or follow the body. The front matter of a
@@ -85,9 +101,13 @@ def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool 
     digest = digest or bool(front_matter.digest)
     fields = _known_fields(store, actor.user_id)
     content = _validate(_with_body(content, fields, is_digest=digest), fields, is_digest=digest)
+    done = _attach(content, attached, fields, is_text_new=True, is_digest=digest)
     now = store.now()
     with store.write() as db:
-        message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **content._asdict())
+        done.save(db.connection())
+        message = Message(
+            owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **done.content._asdict()
+        )
         db.add(message)
         db.flush()
         return _get(db, actor, message.id or 0, Action.CHANGE_MESSAGES)
@@ -123,6 +143,7 @@ def change(
     html: str | None = None,
     digest: bool | None = None,
     also_open: bool = False,
+    attached: AttachmentChanges = NO_CHANGES,
 ) -> MessageInfo:
     """Change the values that are given. An occurrence that is already open keeps its content.
 
@@ -135,12 +156,18 @@ def change(
         old = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
         # Outside of the transaction, as this can take seconds, and nothing can be sent meanwhile.
         fields = _known_fields(store, actor.user_id)
-        content, is_digest = _changed_content(old, fields, subject, body, format, html, digest)
+        before = _stored_attachments(store, message_id)
+        content, is_digest = _changed_content(old, before, fields, subject, body, format, html, digest)
+        is_markdown_new = content.format == Format.MARKDOWN and not (body is None and format is None)
+        is_text_new = html is not None or is_markdown_new
+        done = _attach(content, attached, fields, is_text_new=is_text_new, is_digest=is_digest)
+        content = done.content
         prepared = _prepare_open(store, message_id, content, fields) if also_open and not is_digest else {}
         with store.write() as db:
             if _get(db, actor, message_id, Action.CHANGE_MESSAGES) == old:
                 values = content._asdict() | {"digest": is_digest, "updated_at": store.now()}
                 db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
+                done.save(db.connection(), before)
                 if also_open:
                     _change_open(db, message_id, content, fields, prepared, is_digest=is_digest)
                 return _get(db, actor, message_id, Action.CHANGE_MESSAGES)
@@ -156,12 +183,14 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
     """Delete a message and return it. Raises NotFound, and Conflict if a mailing uses it."""
     with store.write() as db:
         deleted = _get(db, actor, message_id, Action.CHANGE_MESSAGES)
+        stored = db.scalar(select(_MSG.c.attachments).where(_MSG.c.id == message_id)) or ""
         mailing_id = db.scalar(select(_M.c.id).where(_M.c.message_id == message_id).order_by(_M.c.id))
         try:
             db.execute(delete(_MSG).where(_MSG.c.id == message_id))
         except IntegrityError:
             hint = f"{run_hint('mailings', 'delete', mailing_id)}, or give the mailing another message"
             raise Conflict(f"message {message_id} is used by mailing {mailing_id}", hint) from None
+        attachments.remove(db.connection(), stored)
         audit.record(db, actor, "delete", "message", message_id)
     return deleted
 
@@ -173,6 +202,7 @@ def _open_occurrences(db: Session, message_id: int) -> Sequence[Row[Any]]:
         _O.c.body == _MSG.c.body,
         _O.c.format == _MSG.c.format,
         func.coalesce(_O.c.html, "") == func.coalesce(_MSG.c.html, ""),
+        _O.c.attachments == _MSG.c.attachments,
     )
     return db.execute(_unfinished_occurrences(message_id).where(~is_same)).all()
 
@@ -254,8 +284,10 @@ def preview(
     """
     message = show(store, actor, message_id)
     recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
-    subject, text, html = _composer(store, message, "preview@localhost", blog_url, extras).render(recipient)
-    return Preview(recipient.email, subject, text, html)
+    composer = _composer(store, message, "preview@localhost", blog_url, extras)
+    subject, text, html = composer.render(recipient)
+    names = [info.source or info.name for info in message.attachments if info.path is None]
+    return Preview(recipient.email, subject, text, html, [*names, *composer.own_paths(recipient)])
 
 
 def compose_test_email(
@@ -268,11 +300,12 @@ def compose_test_email(
     message_id_header: str,
     blog_url: str | None,
     extras: Extras = NO_EXTRAS,
+    folder: AttachmentsFolder = NO_ATTACHMENTS_FOLDER,
 ) -> bytes:
     """Compose one of the actor's messages for any address, which need not be a client's.
 
-    `extras` are its further headers and links. Returns the whole email with CRLF line ends. Raises NotFound,
-    InvalidValue.
+    `extras` are its further headers and links. `folder` has the clients' own files. Returns the whole email with CRLF
+    line ends. Raises NotFound, InvalidValue.
     """
     message = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
     audit.record_if_possible(store, actor, "test", "message", message_id, f"to {to.rpartition('@')[2]}")
@@ -280,7 +313,16 @@ def compose_test_email(
         recipient = _recipient(store, actor, to)
     except NotFound:
         recipient = _sample_recipient(store, message_id)._replace(email=to)
-    return _composer(store, message, sender, blog_url, extras).compose(recipient, message_id_header).data
+    hashes = {info.sha256 for info in message.attachments if info.sha256 is not None}
+    with store.read() as db:
+        files = stored_files.read(db.connection(), hashes)
+    composer = _composer(store, message, sender, blog_url, extras, files)
+    try:
+        own = [file.encode() for file in folder.read(composer.own_paths(recipient))]
+    except FileUnavailable as error:
+        hint = "send the test to the address of a client who has the file"
+        raise InvalidValue(error.message, error.hint or hint) from None
+    return composer.compose(recipient, message_id_header, own_parts=own).whole
 
 
 def has_made_body(message: MessageInfo) -> bool:
@@ -309,6 +351,7 @@ def foreign_merge_tags(subject: str | None, body: str | None, html: str | None) 
 
 def _changed_content(
     old: MessageInfo,
+    attached: str,
     fields: Collection[Field],
     subject: str | None,
     body: str | None,
@@ -325,6 +368,7 @@ def _changed_content(
         _first(body, old.body),
         _first(new_format, old.format),
         old.html if html is None else html,
+        attached,
     )
     digest = _first(digest, front_matter.digest, old.digest)
     content = content if body is None else _with_body(content, fields, is_digest=digest)
@@ -378,6 +422,21 @@ def _validate(content: MessageContent, fields: Collection[Field], *, is_digest: 
     return content
 
 
+def _attach(
+    content: MessageContent,
+    changes: AttachmentChanges,
+    fields: Collection[Field],
+    *,
+    is_text_new: bool,
+    is_digest: bool,
+) -> Attached:
+    """Return a valid message's content with its attachments. Raises InvalidValue."""
+    done = attachments.attach(content, changes, is_text_new=is_text_new)
+    if changes.paths:
+        _validate(done.content, fields, is_digest=is_digest)
+    return done
+
+
 def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
     info = clients.show(store, actor, client)
     return Recipient(info.email, info.name, info.comment, tuple(info.tags), info.fields)
@@ -391,14 +450,29 @@ def _sample_recipient(store: Store, message_id: int) -> Recipient:
     return compose.with_samples(SAMPLE_RECIPIENT, fields)
 
 
-def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None, extras: Extras) -> Composer:
+def _stored_attachments(store: Store, message_id: int) -> str:
+    with store.read() as db:
+        return db.scalar(select(_MSG.c.attachments).where(_MSG.c.id == message_id)) or listing.NOTHING
+
+
+def _composer(
+    store: Store,
+    message: MessageInfo,
+    sender: str,
+    blog_url: str | None,
+    extras: Extras,
+    files: Mapping[str, bytes] | None = None,
+) -> Composer:
+    """Return the composer of a message. Without `files`, its emails have no attachments."""
     now = store.now()
-    content = MessageContent(message.subject, message.body, message.format, message.html)
+    attached = _stored_attachments(store, message.id)
+    content = MessageContent(message.subject, message.body, message.format, message.html, attached)
     if message.digest:
         latest = reversed(posts.published_posts(store, now)[:PREVIEWED_POSTS])
         summaries = [summarize_post(post.title, post.content, post.slug, blog_url) for post in latest]
         content = insert_posts(content, summaries)
-    return Composer(content, sender=sender, date=now, mailing_id=0, due_at=now.astimezone(), extras=extras)
+    local = now.astimezone()
+    return Composer(content, sender=sender, date=now, mailing_id=0, due_at=local, extras=extras, files=files)
 
 
 def _select(actor: Actor, action: Action = Action.SEE_MESSAGES) -> Select[tuple[object, ...]]:
@@ -415,5 +489,13 @@ def _get(db: Session, actor: Actor, message_id: int, action: Action) -> MessageI
 
 def _message_info(row: Row[tuple[object, ...]]) -> MessageInfo:
     return MessageInfo(
-        row.id, row.subject, Format(row.format), row.body, row.html, row.digest, row.created_at, row.updated_at
+        row.id,
+        row.subject,
+        Format(row.format),
+        row.body,
+        row.html,
+        row.digest,
+        attachments.describe(row.attachments),
+        row.created_at,
+        row.updated_at,
     )

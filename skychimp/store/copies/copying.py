@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, func, insert, select
 
 from skychimp.errors import StoreFailed
-from skychimp.models import StoreInfo, TokenKey, metadata
+from skychimp.models import StoredFile, StoreInfo, TokenKey, metadata
 from skychimp.store.database import POSTGRESQL, SQLITE
 
 BATCH = 5_000
@@ -61,9 +61,10 @@ class _Sum:
 
 
 def _batches(db: Connection, table: Table) -> Iterator[list[tuple[object, ...]]]:
-    selected = select(table).execution_options(yield_per=BATCH)
+    size = 1 if table is StoredFile.__table__ else BATCH  # whose rows may have megabytes
+    selected = select(table).execution_options(yield_per=size)
     rows = (tuple(map(_plain, row)) for row in db.execute(selected))
-    while batch := list(islice(rows, BATCH)):
+    while batch := list(islice(rows, size)):
         yield batch
 
 
