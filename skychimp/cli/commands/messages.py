@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
-from skychimp.cli.display.attachment_options import Attach, NoAttachments, read_attachments
+from skychimp.cli.display.attachment_options import Attach, NoAttachments, attachments_folder, read_attachments
 from skychimp.cli.editor import edit_and_save
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
@@ -150,9 +150,8 @@ def update(
             attached=attached,
         )
 
-    if not (also_open or attached.is_given) and all(
-        value is None for value in (text, html, subject, new_format, digest)
-    ):
+    is_given = also_open or attached.is_given
+    if not is_given and all(value is None for value in (text, html, subject, new_format, digest)):
         old = messages.show(context.store, context.actor, message)
         changed = _edit_body(context, old.body, old.format, save)
     else:
@@ -220,7 +219,6 @@ def test(
     import secrets
 
     from skychimp import addresses
-    from skychimp.delivery.attachments.folder import AttachmentsFolder
     from skychimp.delivery.composing import settings_extras
     from skychimp.delivery.sending.runner import with_own_sender
     from skychimp.delivery.sending.single_email import send_single_email
@@ -242,7 +240,7 @@ def test(
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
         extras=settings_extras.make_sample(context.settings),
-        folder=AttachmentsFolder(mail.attachments_folder, mail.max_attachment_size),
+        folder=attachments_folder(context),
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:

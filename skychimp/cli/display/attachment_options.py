@@ -8,9 +8,11 @@ import typer
 
 from skychimp.cli.context import Context
 from skychimp.errors import ConfigError, InvalidValue
+from skychimp.text import count_of
 
 if TYPE_CHECKING:
     from skychimp.config.types import ByteSize
+    from skychimp.delivery.attachments.folder import AttachmentsFolder
     from skychimp.services.messages.attachments import AttachmentChanges, NewFile
 
 Attach = Annotated[
@@ -21,6 +23,9 @@ Attach = Annotated[
         show_default=False,
     ),
 ]
+SHOWN_MISSING = 5
+"""How many emails with missing files are named."""
+
 NoAttachments = Annotated[bool, typer.Option("--no-attachments", help="Remove the attachments.")]
 
 
@@ -80,3 +85,30 @@ def _read_picture(text_file: str, max_size: "ByteSize", source: str) -> bytes:
 def _require_size(name: str, data: bytes, max_size: "ByteSize") -> None:
     if len(data) > max_size:
         raise InvalidValue(f"{name} is larger than {max_size}", "use a smaller file, or set mail.max_attachment_size")
+
+
+def attachments_folder(context: Context) -> "AttachmentsFolder":
+    """Return the folder with the files that only one client gets."""
+    from skychimp.delivery.attachments.folder import AttachmentsFolder
+
+    mail = context.settings.mail
+    return AttachmentsFolder(mail.attachments_folder, mail.max_attachment_size)
+
+
+def warn_of_missing_files(context: Context, mailing_id: int) -> None:
+    """Tell which emails of a mailing would fail, as a file that only one client gets is missing."""
+    from skychimp.services.mailings.missing_files import find_missing
+
+    settings = context.settings
+    require_consent = settings.delivery.require_consent
+    missing = list(
+        find_missing(context.store, mailing_id, attachments_folder(context), require_consent=require_consent)
+    )
+    if not missing:
+        return
+    context.out.warn(f"warning: {count_of(len(missing), 'email')} of mailing {mailing_id} would fail")
+    for each in missing[:SHOWN_MISSING]:
+        context.out.warn(f"  {each.email}: {each.reason}")
+    if len(missing) > SHOWN_MISSING:
+        context.out.warn(f"  and {len(missing) - SHOWN_MISSING:,} more")
+    context.out.note(f"hint: add the files to {settings.mail.attachments_folder}")
