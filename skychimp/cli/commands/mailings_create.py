@@ -40,7 +40,6 @@ from skychimp.shell import run_hint
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
     from skychimp.services.mailings.canary_input import CanaryInput
-    from skychimp.services.mailings.missing_files import require_folder
     from skychimp.services.mailings.queries import MailingInfo
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
     from skychimp.store.clients.audience import AudienceCount
@@ -99,6 +98,7 @@ def create(
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
     from skychimp.services.mailings.canary_input import CanaryInput
+    from skychimp.services.mailings.missing_files import require_folder
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
 
     context = get_context(ctx, json)
