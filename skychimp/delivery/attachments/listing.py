@@ -60,6 +60,8 @@ def parse(text: str) -> Attachments:
         return NO_ATTACHMENTS
     try:
         values = json.loads(text)
+        if not isinstance(values, list):
+            raise ValueError
         files = tuple(AttachedFile(**value) for value in values if "path" not in value)
         paths = tuple(value["path"] for value in values if "path" in value)
         if not all(map(_is_valid, files)) or not all(isinstance(path, str) for path in paths):

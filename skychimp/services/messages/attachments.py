@@ -1,11 +1,12 @@
 """Attach files and inline pictures to messages."""
 
+import base64
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from skychimp import markdown
 from skychimp.config.types import ByteSize, parse_size
@@ -13,10 +14,13 @@ from skychimp.delivery.attachments import listing, parts, pictures
 from skychimp.delivery.attachments.listing import AttachedFile, Attachments
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue
-from skychimp.models import Format
+from skychimp.models import Format, Message
 from skychimp.services.blog import images
+from skychimp.store.database import Store
 from skychimp.store.occurrences import stored_files
-from skychimp.text import shortened
+from skychimp.text import count_of, shortened
+
+_MSG = Message.__table__
 
 MOST_ATTACHMENTS = 100
 """Files, inline pictures and paths of a message."""
@@ -40,7 +44,7 @@ class AttachmentInfo:
     def __str__(self) -> str:
         if self.path is not None:
             return f"{self.path} (each client's own)"
-        return f"{self.name} ({self.type}, {self.size:,} bytes{', inline' if self.source else ''})"
+        return f"{self.name} ({self.type}, {count_of(self.size or 0, 'byte')}{', inline' if self.source else ''})"
 
 
 class NewFile(NamedTuple):
@@ -123,6 +127,17 @@ def remove(db: Connection, stored: str) -> None:
     stored_files.remove_unused(db, _hashes(stored))
 
 
+def export(store: Store, owner_id: int) -> Iterator[dict[str, str]]:
+    """Yield the files of a user's messages by their hashes, in base64, one at a time."""
+    with store.read() as db:
+        listed = db.scalars(select(_MSG.c.attachments).where(_MSG.c.owner_id == owner_id)).all()
+    for sha256 in sorted(set().union(*map(_hashes, listed))):
+        with store.read() as db:
+            found = stored_files.read(db.connection(), [sha256])
+        for content in found.values():
+            yield {"sha256": sha256, "content": base64.b64encode(content).decode()}
+
+
 def _hashes(stored: str) -> set[str]:
     return {info.sha256 for info in describe(stored) if info.sha256 is not None}
 
@@ -146,7 +161,7 @@ def _require_limits(attachments: Attachments, max_size: ByteSize) -> None:
     size = sum(parts.encoded_size(file.size) for file in attachments.files)
     if size > max_size:
         raise InvalidValue(
-            f"the attachments have {size / 1_000_000:,.1f} MB in an email, more than {max_size}",
+            f"the attachments have {size // 1_000:,} kB in an email, more than {max_size}",
             "attach smaller files, or set mail.max_attachment_size",
         )
 
