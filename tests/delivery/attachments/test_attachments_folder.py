@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp import files
 from skychimp.delivery.attachments import listing
 from skychimp.delivery.attachments.folder import AttachmentsFolder, FileUnavailable, hash_files
 from skychimp.delivery.attachments.listing import Attachments
@@ -90,17 +89,18 @@ def test_link_that_takes_the_place_of_a_file_is_not_followed(
 ) -> None:
     """The file or folder is replaced after it was looked at."""
     place = folder / "7.pdf" if is_file else folder / "sub"
-    stat, replaced = os.stat, []
+    stat: Callable[..., os.stat_result] = os.stat
+    replaced: list[object] = []
 
     def replace_after(path: object, **options: object) -> os.stat_result:
-        status = stat(path, **options)  # type: ignore[call-overload]
+        status = stat(path, **options)
         if not replaced:
             replaced.append(path)
             place.rename(folder.parent / "old")
             place.symlink_to(folder.parent / "secret" if is_file else folder.parent)
         return status
 
-    monkeypatch.setattr(files.os, "stat", replace_after)
+    monkeypatch.setattr(os, "stat", replace_after)
     if is_file:
         with pytest.raises(FileUnavailable, match="it is a link"):
             reader(folder).read(["7.pdf"])
