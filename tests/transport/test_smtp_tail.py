@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.servers import GREETING, Conversation, ScriptedServer, accept_mail, read_line
+from support.servers import GREETING, Conversation, ScriptedServer, Step, accept_mail, read_line
 
 from skychimp.config.settings import Settings
 from skychimp.transport import smtp_connection
@@ -98,8 +98,8 @@ def test_memory_does_not_grow_with_connections() -> None:
             end = (end + conversation.socket.recv(65_536))[-5:]
         conversation.socket.sendall(b"250 ok\r\n")
 
-    envelope = [read_line, b"250 ok\r\n", read_line, b"250 ok\r\n", read_line, b"354 go\r\n"]
-    script = [GREETING, read_line, b"250 test\r\n", *envelope, read_all]
+    envelope: list[Step] = [read_line, b"250 ok\r\n", read_line, b"250 ok\r\n", read_line, b"354 go\r\n"]
+    script: list[Step] = [GREETING, read_line, b"250 test\r\n", *envelope, read_all]
 
     async def send_all(port: int) -> None:
         results = await asyncio.gather(*(send(smtp(port), large) for _ in range(10)))
