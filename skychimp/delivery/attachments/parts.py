@@ -10,16 +10,18 @@ Each level is there only if it has something. What all emails have in common is 
 """
 
 import binascii
-import mimetypes
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from skychimp.delivery.attachments.listing import AttachedFile, Attachments
 from skychimp.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from mimetypes import MimeTypes
 
 MAX_NAME_BYTES = 200
 DEFAULT_NAME = "attachment"
@@ -129,8 +131,10 @@ def media_type_of(name: str) -> str:
 
 
 @cache
-def _types() -> mimetypes.MimeTypes:
+def _types() -> "MimeTypes":
     """Return Python's own table, which is the same on each machine, and what it lacks."""
+    import mimetypes
+
     types = mimetypes.MimeTypes()
     for suffix, media_type in _MORE_TYPES.items():
         types.add_type(media_type, suffix)

@@ -1,6 +1,7 @@
 """Send emails with attachments: shared ones, and files of each client that are missing or change."""
 
 import logging
+import signal
 from collections.abc import Sequence
 from datetime import timedelta
 from email import message_from_bytes, policy
@@ -8,9 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sending import attempts, create_mailing, deliveries, make_settings, rows, send
-from support.servers import EHLO, ENVELOPE_ACCEPTED, GREETING, ScriptedServer, accept_mail, read_body, read_envelope
-from support.servers import read_line as read_command
+from support.sending import (
+    attempts,
+    create_mailing,
+    deliveries,
+    make_settings,
+    rows,
+    send,
+    start_run,
+    state_counts,
+    wait_for_exit,
+    wait_until,
+)
+from support.servers import (
+    EHLO,
+    ENVELOPE_ACCEPTED,
+    GREETING,
+    ScriptedServer,
+    Step,
+    accept_mail,
+    hang,
+    read_body,
+    read_envelope,
+    read_line,
+)
 
 from skychimp.delivery.attachments.folder import AttachmentsFolder
 from skychimp.delivery.sending.outcomes import RunStats
@@ -25,7 +47,7 @@ from skychimp.services.operations.unknown_deliveries import Resolution
 from skychimp.store.database import Store
 
 PATH = "{{ client.name }}.pdf"
-LOSES_REPLY = [GREETING, read_command, EHLO, read_envelope, ENVELOPE_ACCEPTED, read_body]
+LOSES_REPLY: list[Step] = [GREETING, read_line, EHLO, read_envelope, ENVELOPE_ACCEPTED, read_body]
 """A server that takes an email, and closes without a reply."""
 
 
@@ -178,6 +200,25 @@ def test_unknown_email_whose_file_is_not_the_same_waits_for_a_person(
     unknown_deliveries.resolve(store, ada, Resolution.RESEND, ids=[held.id or 0])
     stats, emails = run(store, folder, later=timedelta(hours=2))
     assert (stats.sent, emails) == (1, [first])
+
+
+def test_email_of_a_killed_run_whose_file_has_changed_waits_for_a_person(
+    store: Store, ada: Actor, folder: Path
+) -> None:
+    create(store, ada)
+    with ScriptedServer([*LOSES_REPLY, hang]) as server:
+        options = {"mail__attachments_folder": str(folder), "smtp__connections": 1}
+        process = start_run(store, server.port, "--limit", "1", **options)
+        wait_until(lambda: len(server.emails) == 1, process)
+        wait_for_exit(process, signal.SIGKILL)
+        first = server.emails[0]
+    (folder / str(attached(first)[0][0])).write_bytes(b"another certificate")
+
+    run(store, folder)  # takes back what the killed run had
+    _, emails = run(store, folder, later=timedelta(hours=1))
+    assert message_id(first) not in [message_id(email) for email in emails]
+    assert state_counts(store) == {"sent": 1, "unknown": 1}
+    assert "has changed since" in attempts(store)[-1].reply
 
 
 def test_email_that_a_person_says_has_not_arrived_gets_the_new_file(store: Store, ada: Actor, folder: Path) -> None:
