@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from skychimp import files
 from skychimp.delivery.attachments import parts
+from skychimp.delivery.attachments.listing import AttachedFile
 from skychimp.errors import InvalidValue
 from skychimp.text import has_control_character, shortened
 
@@ -40,9 +41,15 @@ class OwnFile(NamedTuple):
 class AttachmentsFolder:
     """The folder with the clients' own files. `max_size` is how many bytes an email's files may have, encoded."""
 
-    def __init__(self, folder: Path | None = None, max_size: int = 0) -> None:
+    def __init__(self, folder: Path | None = None, max_size: int = 0, used: int = 0) -> None:
         self._folder = folder
         self._max_size = max_size
+        self._used = used
+
+    def beside(self, shared: Sequence[AttachedFile]) -> "AttachmentsFolder":
+        """Return the folder for emails that also have these files, which count too."""
+        used = sum(parts.encoded_size(file.size) for file in shared)
+        return AttachmentsFolder(self._folder, self._max_size, used)
 
     @property
     def problem(self) -> str | None:
@@ -57,7 +64,7 @@ class AttachmentsFolder:
 
     def read(self, paths: Sequence[str]) -> list[OwnFile]:
         """Return the files with these paths in the folder. Raises FileUnavailable."""
-        read, size = [], 0
+        read, size = [], self._used
         for path in paths:
             with self._open_file(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
                 data = file.read(self._max_size + 1)
@@ -68,7 +75,7 @@ class AttachmentsFolder:
 
     def check(self, paths: Sequence[str]) -> None:
         """Raise FileUnavailable if `read` would, without reading the files."""
-        size = 0
+        size = self._used
         for path in paths:
             with self._open_file(path) as descriptor:
                 size += parts.encoded_size(os.fstat(descriptor).st_size)
@@ -109,7 +116,11 @@ NO_ATTACHMENTS_FOLDER = AttachmentsFolder()
 
 def hash_files(own: Sequence[OwnFile]) -> str:
     """Return a hash of an email's own files, by which a resend knows whether they are the same."""
-    digests = (hashlib.sha256(text).hexdigest() for file in own for text in (file.path.encode(), file.data))
+    digests = (
+        hashlib.sha256(text).hexdigest()
+        for file in own
+        for text in (file.path.encode("utf-8", "surrogatepass"), file.data)
+    )
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

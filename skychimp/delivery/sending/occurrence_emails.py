@@ -133,7 +133,12 @@ class OccurrenceEmails:
         composer = self._content_of(claimed).composer
         if composer is None or not composer.has_own_files:
             return ()
-        own = self.folder.read(composer.own_paths(_recipient(claimed)))
+        try:
+            own = self.folder.read(composer.own_paths(_recipient(claimed)))
+        except InvalidValue:
+            raise
+        except Exception as error:
+            raise FileUnavailable(f"cannot attach the client's files: {error!r}") from error
         if claimed.may_have_arrived and claimed.files_hash not in (None, hash_files(own)):
             names = ", ".join(shortened(file.path) for file in own)
             raise FileUnavailable(f"the email may have been sent before, and {names} has changed since")
@@ -222,6 +227,8 @@ def load_occurrence_emails(
     older = {content.id: _compile(content, row, keys, files) for content in contents}
     present = _compile(row, row, keys, files)
     folder = AttachmentsFolder(settings.mail.attachments_folder, settings.mail.max_attachment_size)
+    with suppress(InvalidValue):
+        folder = folder.beside(listing.parse(row.attachments).files)
     return OccurrenceEmails(row.mailing_id, present, older, counts.failed, counts.tried, folder=folder)
 
 

@@ -37,7 +37,7 @@ class FileCheck:
     def __init__(self, attachments: str, folder: AttachmentsFolder, *, mailing_id: int, due_at: datetime) -> None:
         content = MessageContent("", "", Format.TEXT, attachments=attachments)
         self._composer = Composer(content, sender="check@localhost", date=due_at, mailing_id=mailing_id, due_at=due_at)
-        self._folder = folder
+        self._folder = folder.beside(listing.parse(attachments).files)
 
     @property
     def folder_problem(self) -> str | None:

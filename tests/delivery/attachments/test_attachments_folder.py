@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from skychimp.delivery.attachments import listing
 from skychimp.delivery.attachments.folder import AttachmentsFolder, FileUnavailable, hash_files
-from skychimp.delivery.attachments.listing import Attachments
+from skychimp.delivery.attachments.listing import AttachedFile, Attachments
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient, check_content
 from skychimp.errors import InvalidValue
 from skychimp.models import Format
@@ -81,6 +81,13 @@ def test_limit_is_for_all_files_of_an_email(folder: Path) -> None:
     assert reader(folder).read(["a"])
     with pytest.raises(FileUnavailable, match="more than 1 kB"):
         reader(folder).read(["a", "a", "a"])
+    with pytest.raises(FileUnavailable, match="more than 1 kB"):
+        reader(folder).beside([AttachedFile("x", "x/x", "", 500)]).read(["a"])
+
+
+def test_path_that_the_file_system_cannot_have_is_an_error(folder: Path) -> None:
+    with pytest.raises((FileUnavailable, UnicodeEncodeError)):
+        reader(folder).read(["\ud800.pdf"])
 
 
 @pytest.mark.parametrize("is_file", [False, True])
