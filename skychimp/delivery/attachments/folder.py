@@ -95,6 +95,8 @@ class AttachmentsFolder:
         try:
             with self._open() as folder:
                 descriptor = files.open_below(path, dir_fd=folder, check=files.check_status)
+        except UnicodeError:
+            raise FileUnavailable(f"cannot attach {shortened(path)}: it is not valid Unicode") from None
         except OSError as error:
             raise FileUnavailable(f"cannot attach {shortened(path)}: {_reason(error, path)}") from None
         try:
@@ -116,11 +118,8 @@ NO_ATTACHMENTS_FOLDER = AttachmentsFolder()
 
 def hash_files(own: Sequence[OwnFile]) -> str:
     """Return a hash of an email's own files, by which a resend knows whether they are the same."""
-    digests = (
-        hashlib.sha256(text).hexdigest()
-        for file in own
-        for text in (file.path.encode("utf-8", "surrogatepass"), file.data)
-    )
+    texts = (text for file in own for text in (os.fsencode(file.path), file.data))
+    digests = (hashlib.sha256(text).hexdigest() for text in texts)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
