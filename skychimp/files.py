@@ -10,8 +10,8 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -189,6 +189,31 @@ def open_file(path: Path | str, *, dir_fd: int | None = None) -> int:
         os.close(descriptor)
         raise _not_regular(path)
     return descriptor
+
+
+def open_below(
+    path: str, *, dir_fd: int, check: Callable[[os.stat_result, str], None] = lambda status, path: None
+) -> int:
+    """Open a regular file in an open folder or in one below it, for reading, without following any link.
+
+    `check` is called with the status and the path of each folder on the way and of the file. Returns a file descriptor.
+    Raises OSError, also for a path with `..` or an absolute one, and what `check` raises.
+    """
+    *folders, name = path.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in (*folders, name)):
+        raise OSError(errno.EINVAL, "the path leads out of the folder", path)
+    with ExitStack() as opened:
+        for number, folder in enumerate(folders, 1):
+            dir_fd = os.open(folder, _PASS_THROUGH, dir_fd=dir_fd)
+            opened.callback(os.close, dir_fd)
+            check(os.fstat(dir_fd), "/".join(folders[:number]))
+        descriptor = open_file(name, dir_fd=dir_fd)
+        try:
+            check(os.fstat(descriptor), path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
 
 def is_private(descriptor: int, *, forbidden: int = 0o077) -> bool:

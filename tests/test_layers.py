@@ -20,6 +20,10 @@ VOCABULARY = {"errors", "roles", "transport.interfaces"} | {name for name in MOD
 
 PURE = {
     "addresses",
+    "delivery.attachments.listing",
+    "delivery.attachments.own_paths",
+    "delivery.attachments.parts",
+    "delivery.attachments.pictures",
     "delivery.composing.compose",
     "delivery.composing.conversions",
     "delivery.composing.digest",
@@ -76,6 +80,7 @@ LAYERS = (
     {"files"},
     {"config"},
     {"store", "transport"},
+    {"delivery.attachments"},
     {"delivery.composing"},
     {"delivery.scheduling"},
     {"delivery.sending"},

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pydantic.fields import FieldInfo
 
 from skychimp.config.settings import SECTIONS
+from skychimp.config.types import ByteSize
 from skychimp.durations import format_duration
 
 _INTRODUCTION = """\
@@ -48,5 +49,7 @@ def _to_toml(value: object) -> str:
         return "[" + ", ".join(map(_to_toml, value)) + "]"
     if isinstance(value, timedelta):
         value = format_duration(value)
+    elif isinstance(value, ByteSize):
+        value = str(value)
     text = json.dumps(value if isinstance(value, str | int | float) else str(value), ensure_ascii=False)
     return text.replace("\x7f", r"\u007f")  # the one character that is allowed in JSON strings but not in TOML

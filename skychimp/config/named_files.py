@@ -4,6 +4,7 @@ They may be anybody's, and pipes. But whoever runs a shared installation with su
 otherwise an import would show them the password, the config and the store of the account.
 """
 
+import errno
 import os
 import stat
 import sys
@@ -11,13 +12,34 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
+from skychimp import files
 from skychimp.config import shared
 
 
 def open_input_file(name: str | Path) -> BinaryIO:
     """Open a file for reading. Raises Denied if the person who runs this with sudo could not read it, and OSError."""
+    return _require_caller_can_read(open(name, "rb"), name)
+
+
+def open_beside(name: str | Path, path: str) -> BinaryIO:
+    """Open a regular file by its path in the folder of another file that a user names. No link is followed.
+
+    Raises Denied as `open_input_file` does, and OSError, also for a path that leads out of the folder.
+    """
+    folder = os.open(os.path.dirname(name) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = files.open_below(path, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise OSError(error.errno, "it is a link, or in a folder that is one", path) from None
+        raise
+    finally:
+        os.close(folder)
+    return _require_caller_can_read(os.fdopen(descriptor, "rb"), path)
+
+
+def _require_caller_can_read(file: BinaryIO, name: str | Path) -> BinaryIO:
     restriction = shared.find_restriction()
-    file = open(name, "rb")  # noqa: SIM115
     if restriction is not None and not _can_caller_read(file.fileno(), restriction.caller):
         file.close()
         raise restriction.denied(f"read {name} as this account", "pass its content to stdin, and - as the file name")

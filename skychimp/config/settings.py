@@ -40,12 +40,14 @@ from skychimp.config.types import (
     Selectors,
     Sender,
     SiteUrl,
+    Size,
     StoreLocation,
     TextLine,
     TimeZone,
     WebUrl,
     parse_address_and_port,
     parse_listen_address,
+    parse_size,
     whole_number,
 )
 from skychimp.durations import parse_duration
@@ -110,6 +112,13 @@ class MailSettings(_Section):
     headers: Annotated[
         Headers | None, _setting("More headers of the emails of mailings.", {"X-Campaign": "spring"})
     ] = None
+    attachments_folder: Annotated[
+        FilePath | None,
+        _setting("Folder with files that only one client gets. See skychimp help attachments.", "/srv/certificates"),
+    ] = None
+    max_attachment_size: Annotated[
+        Size, _setting("Maximum size of an email's attachments, encoded. Many mail servers refuse more than 10 MB.")
+    ] = parse_size("10 MB")
     timezone: Annotated[
         TimeZone | None,
         _setting("Time zone of times without an offset (default: the system's time zone).", "Europe/Berlin"),

@@ -26,7 +26,8 @@ RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
 """Old names of settings, which are still accepted, and their new ones."""
 
 _PATHS = {
-    "store.url", "store.password_file", "smtp.password_file", "smtp.ca_file", "dkim.key_file", "monitor.metrics_file",
+    "store.url", "store.password_file", "mail.attachments_folder", "smtp.password_file", "smtp.ca_file",
+    "inbound.maildir", "inbound.password_file", "dkim.key_file", "monitor.metrics_file",
 }  # fmt: skip
 _MAX_LINES, _MAX_DOTS = 10_000, 100
 """Limits of a config or a .env, and of a line of a config.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import BeforeValidator, PlainValidator, SecretStr
 
 from skychimp.durations import parse_duration
 from skychimp.errors import InvalidValue
@@ -35,6 +35,9 @@ A token has 36 for up to 10^12 emails.
 """
 _PLAIN_LOCAL_PART = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{_MAX_EXTENSIBLE_LENGTH - 1}}}")
 _MAX_HEADERS = 20
+_UNITS = {"kB": 1_000, "MB": 1_000_000}
+_MAX_SIZE = 50_000_000
+"""Bytes of an email's attachments. Hardly a mail server takes more."""
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,59}")
 _OWN_HEADERS = {
     "auto-submitted", "bcc", "cc", "date", "dkim-signature", "domainkey-signature", "feedback-id", "from", "list-id",
@@ -71,6 +74,23 @@ class Rate(NamedTuple):
     def is_even(self) -> bool:
         """Return whether the emails are spaced evenly. Otherwise they are counted in a rolling window."""
         return self.unit in ("s", "min")
+
+
+class ByteSize(int):
+    """A number of bytes, which is shown as `10 MB`."""
+
+    def __str__(self) -> str:
+        unit = next(unit for unit, size in reversed(_UNITS.items()) if self % size == 0)
+        return f"{self // _UNITS[unit]} {unit}"
+
+
+def parse_size(text: str) -> ByteSize:
+    """Return the bytes of `10 MB` or `500 kB`. Raises ValueError, also for more than a mail server may take."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5}) ?(kB|MB)", text)
+    size = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 0 < size <= _MAX_SIZE:
+        raise ValueError(f"use a size such as 500 kB or 10 MB, at most {_MAX_SIZE // _UNITS['MB']} MB")
+    return ByteSize(size)
 
 
 def parse_site_url(text: str) -> str:
@@ -177,6 +197,10 @@ def _durations(value: object) -> list[timedelta]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError('use a list of durations such as ["5m", "1h"]')
     return [_positive_duration(duration) for duration in value]
+
+
+def _size(value: object) -> ByteSize:
+    return value if isinstance(value, ByteSize) else parse_size(value if isinstance(value, str) else "")
 
 
 def _fraction(value: object) -> float:
@@ -443,6 +467,7 @@ RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 Selectors = Annotated[tuple[str, ...], BeforeValidator(_selectors)]
 Sender = Annotated[str, BeforeValidator(_sender)]
 SiteUrl = Annotated[str, BeforeValidator(_site_url)]
+Size = Annotated[ByteSize, PlainValidator(_size)]
 StoreLocation = Annotated[str, BeforeValidator(_store)]
 TextLine = Annotated[str, BeforeValidator(_text_line)]
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         MailingTag,
         Message,
         MessageLayout,
+        StoredFile,
     )
     from skychimp.models.objects import Table
     from skychimp.models.rollups import AttemptRollup, DeliveryRollup, ReplyKind
@@ -118,6 +119,7 @@ __all__ = [
     "Run",
     "Segment",
     "StoreInfo",
+    "StoredFile",
     "Suppression",
     "SuppressionSource",
     "Table",

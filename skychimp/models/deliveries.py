@@ -35,6 +35,7 @@ class Occurrence(Table, table=True):
     """For how many seconds it could not be sent, because a person or the mail server held it up."""
     fields: str = "[]"
     """A JSON list of the custom fields that its content uses."""
+    attachments: str = "[]"
     canary_until: datetime | None = None
     """Until when only a sample of the clients gets it. None if there is no such sample, or it has been judged."""
 
@@ -52,6 +53,7 @@ class Content(Table, table=True):
     sender: str
     return_path: str
     extras: str = "{}"
+    attachments: str = "[]"
 
 
 class Delivery(Table, table=True):
@@ -86,6 +88,8 @@ class Delivery(Table, table=True):
     """A JSON object of the client's fields that the occurrence's content uses, None if it uses none."""
     address_hash: str | None = None
     """The keyed hash of the address, once the person was forgotten. The email's unsubscribe link needs it."""
+    files_hash: str | None = None
+    """A hash of the client's own files in its email that may have arrived, None without any. A resend has the same."""
 
 
 class ReturnedMail(Table, table=True):
@@ -146,6 +150,8 @@ class Intent(Table, table=True):
     __table__ = tables.intent
     delivery_id: int
     lease_id: int
+    files_hash: str | None = None
+    """A hash of the client's own files in the email, None without any."""
 
 
 class Attempt(Table, table=True):

@@ -34,6 +34,8 @@ class Message(Table, table=True):
     """The HTML part, if the user wrote one. A Markdown body is rendered when it is sent."""
     digest: bool = False
     """Whether its emails list the posts that were published since the mailing's last occurrence."""
+    attachments: str = "[]"
+    """A JSON list of its attachments and inline pictures (attachments.listing)."""
     created_at: datetime
     updated_at: datetime
 
@@ -47,6 +49,14 @@ class MessageLayout(Table, table=True):
     layout_id: int | None = None
     preheader: str = ""
     """What mail programs show beside the subject, "" if that is the beginning of the content."""
+
+
+class StoredFile(Table, table=True):
+    """The content of attachments and inline pictures. The same content is kept once, by its hash."""
+
+    __table__ = tables.stored_file
+    sha256: str
+    content: bytes
 
 
 class Mailing(Table, table=True):

@@ -256,6 +256,7 @@ message = Table(
     enum_column(Format, "format"),
     Column("html", String),
     Column("digest", Boolean, nullable=False, default=False),
+    Column("attachments", String, nullable=False, default="[]", server_default=text("'[]'")),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
@@ -268,6 +269,13 @@ message_layout = Table(
     Column("layout_id", Integer, ForeignKey("layout.id"), index=True),
     Column("preheader", String, nullable=False, default=""),
     CheckConstraint("(kind = 'own') = (layout_id IS NOT NULL)", name="own_layout"),
+)
+
+stored_file = Table(
+    "stored_file",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
 )
 
 mailing = Table(
@@ -357,6 +365,7 @@ occurrence = Table(
     Column("results_of", UtcDateTime),
     Column("held_up_s", Integer, nullable=False, default=0, server_default=text("0")),
     Column("fields", String, nullable=False, default="[]", server_default=text("'[]'")),
+    Column("attachments", String, nullable=False, default="[]", server_default=text("'[]'")),
     Column("canary_until", UtcDateTime),
     UniqueConstraint("mailing_id", "due_local"),
     partial_index("ix_occurrence_unfinished", "id", where=_IS_UNFINISHED),
@@ -374,6 +383,7 @@ content = Table(
     Column("sender", String, nullable=False),
     Column("return_path", String, nullable=False),
     Column("extras", String, nullable=False, default="{}", server_default=text("'{}'")),
+    Column("attachments", String, nullable=False, default="[]", server_default=text("'[]'")),
 )
 
 delivery = Table(
@@ -396,6 +406,7 @@ delivery = Table(
     Column("content_id", Integer, ForeignKey("content.id")),
     Column("fields", String),
     Column("address_hash", String),
+    Column("files_hash", String),
     UniqueConstraint("occurrence_id", "address_key"),
     CheckConstraint(f"NOT ({_IS_LEASED})", name="stored_state"),
     CheckConstraint(f"NOT ({_IS_WAITING}) OR next_try_at IS NOT NULL", name="waits_until"),
@@ -447,6 +458,7 @@ intent = Table(
     metadata,
     Column("delivery_id", Integer, primary_key=True, autoincrement=False),
     Column("lease_id", Integer, nullable=False),
+    Column("files_hash", String),
 )
 
 attempt = Table(

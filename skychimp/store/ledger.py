@@ -79,6 +79,10 @@ _INSERT_ATTEMPT = {
 _MAX_ROWS = 100  # of one statement on SQLite, which allows 32,766 parameters
 
 _INTEGRITY_ERRORS = ("IntegrityError", "UniqueViolation", "NotNullViolation")
+_SET_FILES_HASH = {
+    SQLITE: "UPDATE intent SET files_hash = ? WHERE delivery_id = ? AND lease_id = ? RETURNING lease_id",
+    POSTGRESQL: "UPDATE intent SET files_hash = %s WHERE delivery_id = %s AND lease_id = %s RETURNING lease_id",
+}
 _EXISTING_LEASES = {
     SQLITE: "SELECT id FROM lease WHERE run_id = ? AND id IN (SELECT value FROM json_each(?))",
     POSTGRESQL: "SELECT id FROM lease WHERE run_id = %s AND id IN (SELECT value FROM json_ids(%s))",
@@ -141,9 +145,14 @@ def record_intents(driver: Driver, run_id: int, claims: Sequence[ClaimedDelivery
         parameters = {"ids": ids, "lease": lease_id, "run": run_id, "now": now if names is None else _stored(now)}
         values = parameters if names is None else tuple(parameters[name] for name in names)
         cursors[lease_id] = driver.execute(statement, values)
-    return {
+    ours = {
         (int(delivery_id), lease_id) for lease_id, cursor in cursors.items() for (delivery_id,) in cursor.fetchall()
     }
+    hashes = [(claimed.files_hash, *claimed.key) for claimed in claims if claimed.files_hash is not None]
+    set_hashes = [driver.execute(_SET_FILES_HASH[driver.dialect], values) for values in hashes if values[1:] in ours]
+    for cursor in set_hashes:
+        cursor.fetchall()  # a pipeline reports errors only here
+    return ours
 
 
 def record_sent(driver: Driver, run_id: int, records: Sequence[AttemptRecord]) -> None:
@@ -384,7 +393,7 @@ def _set_outcome(db: Connection, record: AttemptRecord) -> object:
     if record.outcome == Outcome.DEFERRED and record.give_up_after is not None:
         values |= _deferred_values(db, record, record.give_up_after)
     elif record.outcome == Outcome.UNKNOWN:
-        values["dated_at"] = record.claimed.date
+        values |= {"dated_at": record.claimed.date, "files_hash": record.claimed.files_hash}
     db.execute(row.where(has_waiting_state()).values(values))
     return values["state"]
 

@@ -78,7 +78,8 @@ RETRIED_STATES = (DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.CAN
 class ClaimedDelivery(NamedTuple):
     """A delivery that only this run may send, as long as the lease exists.
 
-    `tags` is a JSON list, and `fields` a JSON object, None if the content uses no custom fields.
+    `tags` is a JSON list, and `fields` a JSON object, None if the content uses no custom fields. `files_hash` is a hash
+    of the client's own files that its email has, or had if it may have been sent before.
     """
 
     id: int
@@ -93,6 +94,7 @@ class ClaimedDelivery(NamedTuple):
     dated_at: datetime | None
     content_id: int | None
     fields: str | None
+    files_hash: str | None
     lease_id: int
     leased_at: datetime
 
@@ -100,6 +102,11 @@ class ClaimedDelivery(NamedTuple):
     def is_untried(self) -> bool:
         """Whether no try has been counted yet."""
         return self.attempts == self.given_back
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """Whether an email of this delivery may have been sent before."""
+        return self.dated_at is not None
 
     @property
     def date(self) -> datetime:
@@ -275,9 +282,13 @@ def mark_unknown(db: Connection, now: datetime) -> Sequence[int]:
 
 
 def resolve_as(db: Connection, ids: Sequence[int], state: DeliveryState) -> None:
-    """Record a person's decision that these unknown deliveries were sent, or that they failed."""
+    """Record a person's decision that these unknown deliveries were sent, or that they failed.
+
+    If one that failed is tried again, it may have other files of its client: nobody has the email with the old ones.
+    """
     unknown = update(_D).where(_D.c.id.in_(id_list(ids)), _D.c.state == DeliveryState.UNKNOWN)
-    db.execute(unknown.values(state=state, next_try_at=None))
+    forgotten = {"files_hash": None} if state == DeliveryState.FAILED else {}
+    db.execute(unknown.values(state=state, next_try_at=None, **forgotten))
 
 
 def resend(db: Connection, ids: Sequence[int], now: datetime) -> None:
@@ -357,6 +368,7 @@ def _set_unknown(
     ).where(is_lost)  # fmt: skip
     names = ["delivery_id", "number", "started_at", "finished_at", "outcome", "phase", "code", "enhanced", "reply"]
     db.execute(insert(_A).from_select([*names, "relay"], attempts))
+    files_hash = select(_I.c.files_hash).where(_I.c.delivery_id == _D.c.id).correlate(_D)
     lease_of_intent = _L.join(_I, _I.c.lease_id == _L.c.id)
     leased_at = select(_L.c.leased_at).select_from(lease_of_intent).where(_I.c.delivery_id == _D.c.id).correlate(_D)
     unknown = {
@@ -364,6 +376,7 @@ def _set_unknown(
         "attempts": _D.c.attempts + 1,
         "next_try_at": resend_at,
         "dated_at": func.coalesce(_D.c.dated_at, leased_at.scalar_subquery()),
+        "files_hash": func.coalesce(files_hash.scalar_subquery(), _D.c.files_hash),
     }
     return db.scalars(update(_D).where(is_lost).values(unknown).returning(_D.c.id)).all()
 

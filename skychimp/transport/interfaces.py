@@ -37,7 +37,8 @@ class OutgoingEmail(NamedTuple):
 
     `sender` and `recipient` are the bare envelope addresses. `data` has CRLF line ends and is not dot-stuffed.
     `has_dots` is False if no line begins with a dot. `envelope_id` is what a bounce names the email by, if the server
-    supports it: letters and digits, or "" for none. The `signature` is to be written before `data`.
+    supports it: letters and digits, or "" for none. The `signature` is to be written before `data`. The pieces of
+    `tail` follow `data`: ASCII in lines of which none begins with a dot.
     """
 
     sender: str
@@ -46,11 +47,13 @@ class OutgoingEmail(NamedTuple):
     has_dots: bool = True
     envelope_id: str = ""
     signature: Signature | None = None
+    tail: tuple[bytes, ...] = ()
 
     @property
     def size(self) -> int:
         """The number of bytes with the signature."""
-        return len(self.data) if self.signature is None else len(self.data) + self.signature.size
+        size = len(self.data) if self.signature is None else len(self.data) + self.signature.size
+        return size + sum(map(len, self.tail)) if self.tail else size
 
 
 class Reply(NamedTuple):

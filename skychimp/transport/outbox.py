@@ -154,7 +154,8 @@ def _file_name(email: OutgoingEmail) -> str:
 def _maildir_bytes(email: OutgoingEmail, signature: bytes) -> bytes:
     """Return the email with LF line ends, after a header line each for the envelope's sender and recipient."""
     envelope = f"Return-Path: <{_on_one_line(email.sender)}>\nDelivered-To: {_on_one_line(email.recipient)}\n"
-    return envelope.encode("utf-8", "backslashreplace") + (signature + email.data).replace(b"\r\n", b"\n")
+    pieces = (piece.replace(b"\r\n", b"\n") for piece in (signature, email.data, *email.tail))
+    return b"".join((envelope.encode("utf-8", "backslashreplace"), *pieces))
 
 
 def _on_one_line(address: str) -> str:

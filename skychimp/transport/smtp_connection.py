@@ -5,7 +5,7 @@ import os
 import select
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
@@ -19,6 +19,7 @@ from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol,
 QUIT_TIMEOUT_S = 5.0
 STALL_TIMEOUT_S = 10.0  # for the first reply to an email that was started behind the last one
 WRITE_AHEAD_BYTES = 16 * 1024  # a longer body is written before the intent is committed
+BATCH_BYTES = 256 * 1024  # of a body with attachments, which are written at once
 UNREAD_INPUT_S = 0.001  # enough for the event loop to read it
 
 
@@ -70,6 +71,8 @@ class SmtpConnection(asyncio.Protocol):
         # While emails are sent:
         self._source: EmailSource | None = None
         self._body = b""
+        self._batches: Iterator[list[memoryview]] = iter(())
+        """What is not yet written of a body that has attachments."""
         self._following: OutgoingEmail | None = None
         self._step = _REPLIES
         self._early_result: SendResult | None = None
@@ -221,7 +224,7 @@ class SmtpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._is_write_buffer_full = False
         if self._step is _LONG_BODY:
-            self._guarded(self._ask)
+            self._guarded(self._write_batches)
 
     # Sending emails
 
@@ -262,14 +265,31 @@ class SmtpConnection(asyncio.Protocol):
         self._body = dot_stuff(self._email.data) if self._email.has_dots else self._email.data
         if signature is not None:
             self._body = signature.made.result() + self._body
+        if self._email.tail:
+            self._batches = _in_batches((self._body, *self._email.tail))
+            self._body = b""
+            self._write_batches()
+            return
         if len(self._body) > WRITE_AHEAD_BYTES:
             self._transport.write(self._body)
             self._body = b""
             if self._is_write_buffer_full:
-                self._step = _LONG_BODY
-                self._expect_within(self._dot_timeout_s)
+                self._await_writing()
                 return
         self._ask()
+
+    def _write_batches(self) -> None:
+        """Write a body as fast as the server takes it, so that no connection needs a copy of all of it."""
+        for batch in self._batches:
+            self._transport.writelines(batch)
+            if self._is_write_buffer_full:
+                self._await_writing()
+                return
+        self._ask()
+
+    def _await_writing(self) -> None:
+        self._step = _LONG_BODY
+        self._expect_within(self._dot_timeout_s)
 
     def _on_signature(self, email: OutgoingEmail, _: object) -> None:
         """Write the body, unless the server has ended the email before its signature was made."""
@@ -423,6 +443,20 @@ class SmtpConnection(asyncio.Protocol):
         if self._source is not None and self._step is not _INTENT:
             self._guarded(self._fail)
         self._wake()
+
+
+def _in_batches(pieces: Sequence[bytes]) -> Iterator[list[memoryview]]:
+    """Yield a body in batches of at most BATCH_BYTES, without copying it."""
+    batch: list[memoryview] = []
+    room = BATCH_BYTES
+    for whole in pieces:
+        piece = memoryview(whole)
+        while len(piece) > room:
+            yield [*batch, piece[:room]]
+            piece, batch, room = piece[room:], [], BATCH_BYTES
+        batch.append(piece)
+        room -= len(piece)
+    yield batch
 
 
 def describe_error(error: Exception) -> str:

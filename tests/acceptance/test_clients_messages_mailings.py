@@ -314,7 +314,13 @@ def test_message_preview_and_test_email(full: Home) -> None:
         "To: zoe@example.org\nSubject: Hello\n\nDear Zoë\n"
     )
     rendered = full.call("messages", "preview", "1", "--client", "1", "--json").json
-    assert rendered == {"to": "zoe@example.org", "subject": "Hello", "text": "Dear Zoë", "html": None}
+    assert rendered == {
+        "to": "zoe@example.org",
+        "subject": "Hello",
+        "text": "Dear Zoë",
+        "html": None,
+        "attachments": [],
+    }
     sent = full.call("messages", "test", "1", "--to", "me@example.org", "--json")
     assert (sent.status, sent.json["to"], sent.json["reply"][:3]) == (0, "me@example.org", "250")
     assert full.call("mailings", "log", "1", "--json").json == []

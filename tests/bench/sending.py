@@ -4,6 +4,7 @@
     python tests/bench/sending.py --delay-ms 5      with a network delay: Skychimp and aiosmtplib
     python tests/bench/sending.py --only skychimp,smtp-source --size 1k --rounds 1
     python tests/bench/sending.py --listmonk PATH   with this executable of listmonk
+    python tests/bench/sending.py --attach-kb 100 --emails 5000    with an attachment: Skychimp and smtp-source
 
 All programs send the same emails, each to one recipient, with the name filled in. A round runs all programs one after
 the other. The table shows the medians of the rounds. The clock of a peer starts once it is imported and set up. That of
@@ -12,7 +13,8 @@ disk before the final dot. "While sending" is from the first outcome in the ledg
 smtp-source, which sends one constant email again and again (with -d, over persistent connections). The yardstick is a
 small client with the same promise and nothing else. The clock of listmonk runs from the start of its campaign to the
 end, as it records them, and "while sending" is from the first email at the server to the last. CPU time is that of the
-client, not of the server. That of listmonk includes its PostgreSQL server.
+client, not of the server. That of listmonk includes its PostgreSQL server. With an attachment, smtp-source sends the
+bytes of one of Skychimp's emails.
 """
 
 import argparse
@@ -60,6 +62,8 @@ class Row(NamedTuple):
     """Emails per second. 0 if the program is not installed."""
     cpu_us: float
     """CPU time per email, in microseconds."""
+    attach_kb: int = 0
+    """The size of the attached file."""
 
 
 PROGRAMS = {
@@ -82,11 +86,12 @@ WITH_NETWORK_DELAY = {
     "smtp-source": Program("smtp-source, no pipelining", max_emails=4_000),
     "skychimp": PROGRAMS["skychimp"],
 }
+WITH_ATTACHMENT = {name: PROGRAMS[name] for name in ("smtp-source", "skychimp")}
 
 
 def main() -> None:
     options = _options()
-    programs = WITH_NETWORK_DELAY if options.delay_ms else PROGRAMS
+    programs = WITH_ATTACHMENT if options.attach_kb else WITH_NETWORK_DELAY if options.delay_ms else PROGRAMS
     chosen = {name: programs[name] for name in options.only or programs if name != "listmonk" or options.listmonk}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="skychimp-bench-", dir=options.folder) as folder:
@@ -135,7 +140,7 @@ def _ratio(rate: float, other: float) -> str:
 def _measure(name: str, program: Program, size: str, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     emails = min(options.emails, program.max_emails)
     connections = program.connections or options.connections
-    row = Row(size, name, program.title, connections, emails, 0, 0)
+    row = Row(size, name, program.title, connections, emails, 0, 0, options.attach_kb)
     if importlib.util.find_spec(program.needs) is None:
         yield row
         return
@@ -181,20 +186,36 @@ def _listmonk(program: Path, server: Sink, row: Row, port: int, folder: Path) ->
 
 def _smtp_source(row: Row, port: int, folder: Path) -> Iterator[Timing]:
     length = sum(len(part or "") for part in SIZES[row.size])
+    content = ["-F", _one_email(row, folder)] if row.attach_kb else ["-l", length]
     persistent = ["-d"] if row.name == "smtp-source" else []
-    arguments = (*persistent, "-s", row.connections, "-m", row.emails, "-N", "-l", length)
+    arguments = (*persistent, "-s", row.connections, "-m", row.emails, "-N", *content)
     measured = measure([SMTP_SOURCE, *map(str, arguments), "-t", "client@example.com", f"127.0.0.1:{port}"])
     yield row.title, measured.seconds, measured.cpu_seconds
 
 
 def _skychimp(row: Row, port: int, folder: Path) -> Iterator[Timing]:
     fresh, used = folder / row.size, folder / "used"
-    if not fresh.exists():
-        stores.make_store(fresh, row.emails, SIZES[row.size])
+    _require_store(fresh, row)
     run = stores.run(stores.copy_store(fresh, used), port, row.connections)
     shutil.rmtree(used)
     yield row.title, run.whole.seconds, run.whole.cpu_seconds
     yield "skychimp, while sending", run.sending_seconds, run.whole.cpu_seconds
+
+
+def _require_store(fresh: Path, row: Row) -> None:
+    if not fresh.exists():
+        stores.make_store(fresh, row.emails, SIZES[row.size], attach_kb=row.attach_kb)
+
+
+def _one_email(row: Row, folder: Path) -> Path:
+    """Write one of the emails with an attachment to a file, as Skychimp sends it."""
+    fresh, file = folder / row.size, folder / f"{row.size}.eml"
+    _require_store(fresh, row)
+    if not file.exists():
+        stores.skychimp(fresh, "messages", "test", "1", "--to", "client1@example.com")
+        (written,) = (fresh / "outbox" / "new").iterdir()
+        file.write_bytes(written.read_bytes().split(b"\n", 2)[2])  # without Return-Path and Delivered-To
+    return file
 
 
 _MEASURES: dict[str, Measure] = {
@@ -226,6 +247,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", type=names, default=list(SIZES), help="1k,10k")
     parser.add_argument("--only", type=names, help=",".join(PROGRAMS))
     parser.add_argument("--delay-ms", type=float, default=0, help="add this round-trip time")
+    parser.add_argument("--attach-kb", type=int, default=0, help="attach a file of this many kB to each email")
     parser.add_argument("--listmonk", type=Path, metavar="PATH", help="executable of listmonk (default: no listmonk)")
     parser.add_argument("--folder", help="folder for the stores; use a real disk, not a tmpfs")
     options = parser.parse_args()

@@ -24,8 +24,11 @@ class Run(NamedTuple):
     sending_seconds: float
 
 
-def make_store(folder: Path, clients: int, template: EmailTemplate) -> float:
-    """Create a store in `folder` with a due mailing to this many clients. Returns the seconds that the import took."""
+def make_store(folder: Path, clients: int, template: EmailTemplate, *, attach_kb: int = 0) -> float:
+    """Create a store in `folder` with a due mailing to this many clients. Returns the seconds that the import took.
+
+    A file of `attach_kb` kB is attached to each email, if that is not 0.
+    """
     folder.mkdir(parents=True)
     with (folder / "clients.csv").open("w") as file:
         file.write("email,name\n")
@@ -34,10 +37,12 @@ def make_store(folder: Path, clients: int, template: EmailTemplate) -> float:
     (folder / "email.txt").write_text(own.text)
     (folder / "email.html").write_text(own.html or "")
     html_file = ["--html-file", "email.html"] if own.html is not None else []
+    (folder / "attached.bin").write_bytes(os.urandom(attach_kb * 1_000))
+    attach = ["--attach", "attached.bin"] if attach_kb else []
     subject = SUBJECT.format(name="{{ client.name }}")
     skychimp(folder, "init", "--email", "bench@example.com", "--sender", SENDER)
     imported = skychimp(folder, "clients", "import", "clients.csv").seconds
-    skychimp(folder, "messages", "create", "--subject", subject, "--body-file", "email.txt", *html_file)
+    skychimp(folder, "messages", "create", "--subject", subject, "--body-file", "email.txt", *html_file, *attach)
     mailing = ("--message", "1", "--start", "now", "--every", "once", "--all-clients")
     skychimp(folder, "mailings", "create", *mailing, "--no-send")
     return imported

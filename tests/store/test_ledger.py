@@ -53,6 +53,28 @@ S = DeliveryState
 # Intents
 
 
+def test_hash_of_own_files_outlives_a_dead_run(store: Store, ada: Actor) -> None:
+    """Only what may have arrived has one: who is tried again later may get other files."""
+    open_mailing(store, ada, "ann", "bob", "cid", "dan")
+    ann, bob, cid, dan = (claimed._replace(files_hash=claimed.address[:1]) for claimed in claim(store))
+    foreign = dan._replace(lease_id=99, files_hash="other")
+    assert record_intents(store, 1, ann, bob, cid._replace(files_hash=None), foreign) == {ann.id, bob.id, cid.id}
+    record_attempts(store, 1, make_attempt(ann, Outcome.UNKNOWN), folds=False)
+    assert rescue(store, 1) == 2
+    assert [each.files_hash for each in rows(store, Delivery)] == ["a", "b", None, None]
+
+
+@pytest.mark.parametrize(("state", "files_hash"), [(S.SENT, "a"), (S.FAILED, None)])
+def test_email_that_has_not_arrived_may_get_other_files(
+    store: Store, ada: Actor, state: DeliveryState, files_hash: str | None
+) -> None:
+    open_mailing(store, ada, "ann")
+    (ann,) = claim(store)
+    send(store, 1, Outcome.UNKNOWN, ann._replace(files_hash="a"))
+    write(store, lambda db: queue.resolve_as(db, [ann.id], state))
+    assert [each.files_hash for each in rows(store, Delivery)] == [files_hash]
+
+
 def test_intent_needs_a_lease_of_this_run(store: Store, ada: Actor) -> None:
     open_mailing(store, ada, "ann", "bob", "cid", "dan")
     done, own, *others = claim(store)

@@ -377,6 +377,14 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0020": (
+        "stored_file",
+        "message.attachments",
+        "occurrence.attachments",
+        "content.attachments",
+        "intent.files_hash",
+        "delivery.files_hash",
+    ),
     "0019": ("message_layout", "layout"),
     "0018": ("INDEX ix_delivery_outbox", "run.outbox", "run.relay"),
     "0017": ("return_count", "client.good_at"),

@@ -207,7 +207,7 @@ def test_run_whose_lock_file_was_deleted_is_dead_to_others_without_harm(busy_sto
         rescue(busy_store, 1)
         end(busy_store, 1)
         assert process.poll() is None
-    first = ClaimedDelivery(1, 1, 1, "ann@example.org", "Ann", "", "[]", 0, 0, None, None, None, 1, NOW)
+    first = ClaimedDelivery(1, 1, 1, "ann@example.org", "Ann", "", "[]", 0, 0, None, None, None, None, 1, NOW)
 
     assert record_intents(busy_store, 1, first, first._replace(id=2)) == set()
     record_attempts(busy_store, 1, make_attempt(first, Outcome.SENT))

@@ -8,6 +8,7 @@ import typer
 
 from skychimp.cli.commands.run import exit_status, send, start_log, summary
 from skychimp.cli.context import Context, Json, Yes, get_context
+from skychimp.cli.display.attachment_options import attachments_folder, warn_of_missing_files
 from skychimp.cli.display.mailing_options import (
     EVERY,
     TRANSACTIONAL,
@@ -101,6 +102,7 @@ def create(
     from skychimp.models import CatchUp, Every
     from skychimp.services.mailings import mailings
     from skychimp.services.mailings.canary_input import CanaryInput
+    from skychimp.services.mailings.missing_files import require_folder
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
 
     context = get_context(ctx, json)
@@ -117,6 +119,7 @@ def create(
         "transactional": transactional,
     }
     warnings = check_message(context, message, transactional=transactional)
+    require_folder(context.store, message, attachments_folder(context))
     counted: AudienceCount | None = None
     if not no_send and context.can_ask_to_send(yes=yes):
         counted = mailings.count_recipients_of_new(
@@ -129,6 +132,7 @@ def create(
     counted = show_number_of_clients(context, created, counted)
     for warning in warnings:
         context.out.warn(f"warning: {warning}")
+    warn_of_missing_files(context, created.id)
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
         show_mailing(context, created, counted)
         context.out.note(next_step(created))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.display.attachment_options import Attach, NoAttachments, attachments_folder, read_attachments
 from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.html_errors import named_in_errors
@@ -74,6 +75,7 @@ def create(
     layout: Layout = None,
     preheader: Preheader = None,
     digest: Digest = False,
+    attach: Attach = None,
     json: Json = False,
 ) -> None:
     """Create a message. Without a body or an HTML part, your $EDITOR opens."""
@@ -86,12 +88,13 @@ def create(
         raise InvalidValue("the message has no subject", "use --subject")
     text, html = _read_parts(body, body_file, html_file)
     body_format = _chosen_format(markdown=markdown, html=html_file is not None) or Format.TEXT
+    attached = read_attachments(context, attach, text_file=html_file or body_file)
 
     def save(text: str) -> "MessageInfo":
         content = MessageContent(subject or "", text, body_format, html)
         values = {"layout": layout, "preheader": preheader}
         with named_in_errors(html_file):
-            return messages.create(context.store, context.actor, content, digest=digest, **values)
+            return messages.create(context.store, context.actor, content, digest=digest, attached=attached, **values)
 
     has_part = text is not None or html is not None
     created = save(text or "") if has_part else _edit_body(context, "", body_format, save)
@@ -147,6 +150,8 @@ def update(
     digest: Annotated[
         bool | None, typer.Option("--digest/--no-digest", help="Whether to add the blog's new posts.")
     ] = None,
+    attach: Attach = None,
+    no_attachments: NoAttachments = False,
     also_open: Annotated[
         bool, typer.Option("--also-open", help="Also change the emails that are queued and were not sent yet.")
     ] = False,
@@ -161,6 +166,7 @@ def update(
     context = get_context(ctx, json)
     text, html = _read_parts(body, body_file, html_file)
     new_format = _chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
+    attached = read_attachments(context, attach, text_file=html_file or body_file, removes_all=no_attachments)
 
     def save(text: str | None) -> "MessageInfo":
         with named_in_errors(html_file):
@@ -176,9 +182,11 @@ def update(
                 layout=layout,
                 preheader=preheader,
                 also_open=also_open,
+                attached=attached,
             )
 
-    if not also_open and all(value is None for value in (text, html, subject, new_format, digest, layout, preheader)):
+    is_given = also_open or attached.is_given
+    if not is_given and all(value is None for value in (text, html, subject, new_format, digest, layout, preheader)):
         old = messages.show(context.store, context.actor, message)
         changed = _edit_body(context, old.body, old.format, save)
     else:
@@ -244,6 +252,8 @@ def preview(
         context.out.note(f"the HTML part has the layout {layout}; --json shows it")
     elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
+    for name in rendered.attachments:
+        context.out.text(f"\nAttached: {name}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         context.out.note("the link for unsubscribing is a sample")
     context.out.next("messages", "test", message, "--to", context.actor.email)
@@ -263,7 +273,14 @@ def _open_preview(context: Context, message_id: int, client: str | None, sample:
     sender = context.settings.mail.sender or context.actor.email
     blog_url = context.settings.blog.url
     email = messages.compose_preview(
-        context.store, context.actor, message_id, client, sender=sender, blog_url=blog_url, extras=sample
+        context.store,
+        context.actor,
+        message_id,
+        client,
+        sender=sender,
+        blog_url=blog_url,
+        extras=sample,
+        folder=attachments_folder(context),
     )
     path = Path(tempfile.mkdtemp(prefix="skychimp-")) / f"message-{message_id}.html"
     files.write_file(path, preview_page.make_page(email).encode())
@@ -325,6 +342,7 @@ def _send_test(context: Context, mail: "MailSettings", message_id: int, address:
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
         extras=settings_extras.make_sample(context.settings),
+        folder=attachments_folder(context),
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:

@@ -284,6 +284,7 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
 
 def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: bool, limit: int | None) -> None:
     """Show the clients who would get an email in the next run, or those who would be left out and why."""
+    from skychimp.cli.display.attachment_options import attachments_folder
     from skychimp.services.mailings.forecast import forecast
 
     totals: dict[tuple[int, datetime], DueTotal] = {}
@@ -299,6 +300,7 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
             mailing_id,
             require_consent=settings.require_consent,
             canary_failure_rate=settings.canary_failure_rate,
+            folder=attachments_folder(context),
         ):
             if row.left_out is None and would_send == limit:
                 if not shows_left_out:

@@ -92,11 +92,13 @@ def _escape_character(character: str) -> str:
     return _SHORT_ESCAPES.get(character) or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
 
 
-def _json_value(value: Any) -> str:
+def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):
         from skychimp.durations import format_duration
 
         return format_duration(value)
+    if is_dataclass(value):
+        return fields(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from skychimp import addresses, markdown
+from skychimp.delivery.attachments import listing
+from skychimp.delivery.attachments.parts import NO_FRAME, make_frame
 from skychimp.delivery.composing import mime
 from skychimp.delivery.composing.extras import (
     GAP,
@@ -48,6 +50,8 @@ class MessageContent(NamedTuple):
     body: str
     format: Format
     html: str | None = None
+    attachments: str = listing.NOTHING
+    """What is attached, as the store keeps it (attachments.listing)."""
 
 
 class Recipient(NamedTuple):
@@ -76,10 +80,19 @@ class _Tags(tuple[str, ...]):
 
 
 class ComposedEmail(NamedTuple):
-    """An email with CRLF line ends. `has_dots` says whether a line may begin with a dot."""
+    """An email with CRLF line ends. `has_dots` says whether a line of `data` may begin with a dot.
+
+    `tail` is what follows: its attachments. It is the same object for all emails, so that nobody copies it for each.
+    """
 
     data: bytes
     has_dots: bool
+    tail: tuple[bytes, ...] = ()
+
+    @property
+    def whole(self) -> bytes:
+        """The email in one piece."""
+        return b"".join((self.data, *self.tail))
 
 
 class _MailingId(NamedTuple):
@@ -98,7 +111,8 @@ _COSTLY_CHARACTERS = '😀ΐ"'  # the longest in UTF-8, after `upper`, and in HT
 class Composer:
     """Composes the emails of one occurrence. Raises InvalidValue if the content has an invalid template.
 
-    The content may be larger than `check_content` allows, because it can be older than that limit.
+    The content may be larger than `check_content` allows, because it can be older than that limit. `files` has the
+    content of the attached files by their hashes. None leaves the files out, as for a preview.
     """
 
     def __init__(
@@ -110,7 +124,10 @@ class Composer:
         mailing_id: int,
         due_at: datetime,
         extras: Extras = NO_EXTRAS,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
+        from skychimp.delivery.attachments.own_paths import OwnPath
+        from skychimp.delivery.attachments.pictures import link_pictures
         from skychimp.delivery.composing import conversions  # lists of messages do without the time to import Jinja2
         from skychimp.delivery.composing.templates import DueAt, TextTemplate
 
@@ -119,12 +136,20 @@ class Composer:
         address, has_link = extras.postal_address, bool(extras.unsubscribe_url)
         self._text = TextTemplate(content.body, "body", self._values, postal_address=address, has_link=has_link)
         html = conversions.html_from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
+        attached = listing.parse(content.attachments)
         self._html: TextTemplate | None = None
         if html is not None:
+            html = link_pictures(html, {picture.source: f"cid:{picture.content_id}" for picture in attached.pictures})
             self._html = TextTemplate(html, "HTML", self._values, html=True, postal_address=address, has_link=has_link)
-        self._templates = [each for each in (self._subject, self._text, self._html) if each is not None]
-        seed = repr((content, date.timestamp(), mailing_id)).encode()
-        self._boundary = b"=_" + hashlib.blake2b(seed, digest_size=16).hexdigest().encode()
+        self._paths = [OwnPath(path, self._values) for path in attached.paths]
+        parts = (self._subject, self._text, self._html, *(path.template for path in self._paths))
+        self._templates = [each for each in parts if each is not None]
+        mark = hashlib.blake2b(_seed(content, date, mailing_id), digest_size=16).hexdigest().encode()
+        self._boundary = b"=_" + mark
+        self._frame = NO_FRAME if files is None else make_frame(attached, files, mark)
+        self._tail = self._frame.close(())
+        # One boundary is avoided with its beginning, several by the hash that they have in common.
+        self._avoid = mark if self._tail else self._boundary
         self._from = b"From: " + mime.sender_header(sender) + b"\r\nTo: "
         self._date, self._date_header = date, _date_header(date)
         headers = header_lines(extras)
@@ -150,16 +175,32 @@ class Composer:
         """The folded names of the custom fields of which each client must have a value, as there is no default."""
         return frozenset().union(*(template.required_fields for template in self._templates))
 
+    @property
+    def has_own_files(self) -> bool:
+        """Whether each client gets files of their own."""
+        return bool(self._paths)
+
+    def own_paths(self, to: Recipient) -> list[str]:
+        """Return the paths of the files that only this client gets. Raises InvalidValue."""
+        self._show(to)
+        return [path.render() for path in self._paths]
+
     def uses(self, variable: str) -> bool:
         """Return whether the content uses a variable, such as `client` or `unsubscribe_url`."""
         return any(variable in template.variables for template in self._templates)
 
     def compose(
-        self, to: Recipient, message_id: str, date: datetime | None = None, token: str = SAMPLE
+        self,
+        to: Recipient,
+        message_id: str,
+        date: datetime | None = None,
+        token: str = SAMPLE,
+        own_parts: Sequence[bytes] = (),
     ) -> ComposedEmail:
         """Return the email to one client, with this date, or with that of the composer.
 
-        `token` is that of the links for unsubscribing. Raises InvalidValue if the email cannot be composed.
+        `token` is that of the links for unsubscribing, `own_parts` are the client's own files, encoded. Raises
+        InvalidValue if the email cannot be composed.
         """
         if date is not None and date != self._date:  # most emails have the date of the one before
             self._date, self._date_header = date, _date_header(date)
@@ -178,12 +219,14 @@ class Composer:
                     self._date_header,
                     message_id.encode("ascii"),
                     token.encode("ascii").join(self._more_headers),
+                    self._frame.head,
                     prepared or self._constant_body or self._encode_body(),
                 )
             )
         except UnicodeEncodeError:
             raise InvalidValue("the email contains invalid Unicode (a lone surrogate)") from None
-        return ComposedEmail(data, body is None or prepared is None or body.has_dots)
+        tail = self._frame.close(own_parts) if own_parts else self._tail
+        return ComposedEmail(data, body is None or prepared is None or body.has_dots, tail)
 
     def render(self, to: Recipient) -> tuple[str, str, str | None]:
         """Return subject, text and HTML (or None) as one client reads them. Raises InvalidValue."""
@@ -213,14 +256,15 @@ class Composer:
     def _body_parts(self) -> "list[BodyPart]":
         """Return the body, with its headers, in parts."""
         if self._html is None:
-            return [(mime.text_part(self._text.pieces(), "plain"), "plain")]
+            avoid = self._avoid if self._tail else b""
+            return [(mime.text_part(self._text.pieces(), "plain", avoid=avoid), "plain")]
         boundary = self._boundary
         head = b'Content-Type: multipart/alternative;\r\n boundary="%b"\r\n\r\n--%b\r\n' % (boundary, boundary)
         return [
             (head, ""),
-            (mime.text_part(self._text.pieces(), "plain", avoid=boundary), "plain"),
+            (mime.text_part(self._text.pieces(), "plain", avoid=self._avoid), "plain"),
             (b"\r\n--%b\r\n" % boundary, ""),
-            (mime.text_part(self._html.pieces(), "html", avoid=boundary), "html"),
+            (mime.text_part(self._html.pieces(), "html", avoid=self._avoid), "html"),
             (b"\r\n--%b--\r\n" % boundary, ""),
         ]
 
@@ -242,6 +286,17 @@ class Composer:
             return prepared_body.prepare(self._body_parts(), mark, names)
         except (InvalidValue, UnicodeEncodeError):
             return None
+
+
+def _seed(content: MessageContent, date: datetime, mailing_id: int) -> bytes:
+    """Return what the boundaries are made from.
+
+    Without attachments it is what it was before there were any, as an email is sent again with the same boundary.
+    """
+    *templates, attachments = content
+    named = ", ".join(f"{name}={value!r}" for name, value in zip(MessageContent._fields, templates, strict=False))
+    seed = f"(MessageContent({named}), {date.timestamp()!r}, {mailing_id!r})"
+    return (seed if attachments == listing.NOTHING else seed + repr(attachments)).encode()
 
 
 def _date_header(date: datetime) -> bytes:
@@ -280,7 +335,8 @@ def required_fields(content: MessageContent) -> Collection[str]:
 
 def may_use_fields(content: MessageContent) -> bool:
     """Return whether a message may use custom fields. It takes no time, unlike `used_fields`."""
-    return any("fields" in (part or "") for part in (content.subject, content.body, content.html))
+    parts = (content.subject, content.body, content.html, content.attachments)
+    return any("fields" in (part or "") for part in parts)
 
 
 def with_samples(recipient: Recipient, fields: Collection[Field], text: str = "") -> Recipient:
@@ -326,6 +382,7 @@ def check_content(content: MessageContent, fields: Collection[Field] = ()) -> No
     for recipient, known in zip(_SAMPLE_RECIPIENTS, (used, required), strict=True):
         try:
             composer.compose(with_samples(recipient, known), "<check@localhost>")
+            composer.own_paths(with_samples(recipient, known))
         except InvalidValue as error:
             hint = "use | default('...', true) for clients without a name or tags"
             raise InvalidValue(error.message, error.hint or hint) from None

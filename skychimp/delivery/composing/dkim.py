@@ -68,11 +68,16 @@ class UnfinishedSignature(NamedTuple):
         return len(self.header) + len(_folded(bytes(signature_size))) + 2
 
 
-def start_signing(data: bytes, keys: Sequence[DkimKey], *, now: int) -> list[UnfinishedSignature]:
-    """Return what each key has to sign of an email with CRLF line ends. `now` is in seconds since 1970."""
+def start_signing(
+    data: bytes, keys: Sequence[DkimKey], *, now: int, tail: Sequence[bytes] = ()
+) -> list[UnfinishedSignature]:
+    """Return what each key has to sign of an email with CRLF line ends. `now` is in seconds since 1970.
+
+    The pieces of `tail` follow `data`. Each begins with a new line, and the last one does not end with empty lines.
+    """
     head, _, body = data.partition(b"\r\n\r\n")
     names, signed = _signed_headers(head)
-    body_hash = hash_body(body)
+    body_hash = _hash_pieces(body, tail) if tail else hash_body(body)
     unfinished = []
     for key in keys:
         header = _start_of(key.domain, key.selector, key.is_rsa, names) % (now, body_hash)
@@ -91,6 +96,14 @@ def hash_body(body: bytes) -> bytes:
     return base64.b64encode(hashlib.sha256(canonical_body(body)).digest())
 
 
+def _hash_pieces(body: bytes, tail: Sequence[bytes]) -> bytes:
+    """Return the hash of a body and what follows it, without joining them."""
+    hashed = hashlib.sha256(_canonical_lines(body))
+    for piece in tail:
+        hashed.update(_canonical_lines(piece))
+    return base64.b64encode(hashed.digest())
+
+
 def canonical_header(header: bytes) -> bytes:
     """Return a header, given without its line end, in the relaxed form (RFC 6376, section 3.4.2), without one."""
     name, _, value = header.partition(b":")
@@ -100,10 +113,17 @@ def canonical_header(header: bytes) -> bytes:
 
 def canonical_body(body: bytes) -> bytes:
     """Return a body in the relaxed form (RFC 6376, section 3.4.4): without needless white space and empty lines."""
-    if b" \r\n" in body or b"\t" in body or b"  " in body or body.endswith(b" "):
-        body = _WHITE_SPACE.sub(b" ", _LINE_END_SPACE.sub(b"", body + b"\r\n"))
-    body = body.rstrip(b"\r\n")
+    if body.endswith(b" "):
+        body += b"\r\n"
+    body = _canonical_lines(body).rstrip(b"\r\n")
     return body + b"\r\n" if body else b""
+
+
+def _canonical_lines(lines: bytes) -> bytes:
+    """Return whole lines of a body in the relaxed form, with the empty lines at the end."""
+    if b" \r\n" in lines or b"\t" in lines or b"  " in lines:
+        lines = _WHITE_SPACE.sub(b" ", _LINE_END_SPACE.sub(b"", lines))
+    return lines
 
 
 def load_key(pem: bytes, domain: str, selector: str) -> DkimKey:

@@ -299,8 +299,8 @@ def _compiled(
             raise InvalidValue(f"the {field} has too many expressions")
         tree = environment.parse(source)
         _check(tree, frozenset(), MAX_DEPTH)
-        if field == "subject":
-            _check_subject(tree)
+        if field not in ("body", "HTML"):
+            _check_line(tree, field)
         fields = find_fields(tree)
         required = find_required(tree) if fields else frozenset()
         tree = _Decided({UNSUBSCRIBE_URL: has_link, POSTAL_ADDRESS: bool(postal_address)}).visit(tree)
@@ -363,10 +363,10 @@ def _check_name(node: nodes.Name, loop_names: frozenset[str]) -> None:
         raise _syntax_error(node, f"{node.name} is not a text; use one of its attributes such as {example}")
 
 
-def _check_subject(tree: nodes.Template) -> None:
+def _check_line(tree: nodes.Template, field: str) -> None:
     for node in tree.find_all(nodes.Name):
         if node.name in (UNSUBSCRIBE_URL, POSTAL_ADDRESS):
-            raise _syntax_error(node, f"{node.name} cannot be used in the subject, only in the body")
+            raise _syntax_error(node, f"{node.name} cannot be used in the {field}, only in the body")
 
 
 def _check_attribute(node: nodes.Getattr) -> None:

@@ -60,6 +60,7 @@ class DueMailing(NamedTuple):
     body: str
     format: Format
     html: str | None
+    attachments: str
     layout_kind: str | None
     layout_html: str | None
     preheader: str | None
@@ -70,7 +71,7 @@ class DueMailing(NamedTuple):
         """Return the message's templates."""
         from skychimp.delivery.composing.compose import MessageContent  # commands that compose nothing start faster
 
-        return MessageContent(self.subject, self.body, self.format, self.html)
+        return MessageContent(self.subject, self.body, self.format, self.html, self.attachments)
 
 
 class Opened(NamedTuple):
@@ -221,9 +222,9 @@ def local_due_time(due_at: datetime, timezone: str) -> datetime:
 
 
 def _due_rows(now: datetime, mailing_id: int | None, include_disabled: bool) -> Select[Any]:
-    with_message = select(_M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.digest).join(
-        _MSG, _MSG.c.id == _M.c.message_id
-    )
+    with_message = select(
+        _M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.attachments, _MSG.c.digest
+    ).join(_MSG, _MSG.c.id == _M.c.message_id)
     return (
         add_layout(with_message)
         .where(_M.c.next_at <= now, _M.c.deleted_at.is_(None), true() if include_disabled else is_sendable())

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection as StoreConnection
 
 from skychimp.config.settings import Settings
+from skychimp.delivery.attachments.folder import AttachmentsFolder
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.errors import ConfigError, OutboxFailed, RelayRefused, RelayUnavailable
 from skychimp.store import relay_pauses
@@ -89,7 +90,8 @@ class ConnectionPool:
             smtp.host, smtp.effective_port, smtp.security, smtp.username, _content(smtp.read_password), smtp.ca_file,
             _content(smtp.read_certificates), smtp.auth, smtp.token_command, self._mail.sender, self._mail.return_path,
             self._dkim, _content(self._dkim.read_keys),
-            *self._links,
+            *self._links, self._mail.attachments_folder,
+            AttachmentsFolder(self._mail.attachments_folder).problem,
         )  # fmt: skip
 
     def read_pause(self, db: StoreConnection, secret: bytes) -> str | None:

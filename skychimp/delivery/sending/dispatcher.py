@@ -22,8 +22,6 @@ from skychimp.delivery.sending.claims import Claims
 from skychimp.delivery.sending.connection_pool import ConnectionPool
 from skychimp.delivery.sending.due_work import DueWork, find_due_work
 from skychimp.delivery.sending.occurrence_emails import (
-    NO_LINK,
-    NO_LINK_HINT,
     OccurrenceEmails,
     keep_sent_content,
     load_occurrence_emails,
@@ -318,13 +316,14 @@ class Dispatcher:
             return ledger.count_results(db.connection(), occurrence_id)
 
     def _load_emails(self, db: StoreConnection, occurrence_id: int, counts: ResultCounts) -> OccurrenceEmails | None:
-        """Read what is needed to compose an occurrence's emails. Hold its mailing if they lack a link."""
+        """Read what is needed to compose an occurrence's emails. Hold its mailing if none of them can be sent."""
         looked_to, now = self._looked_to[occurrence_id], self._now()
         emails = load_occurrence_emails(db, occurrence_id, counts, self.settings, now, looked_to=looked_to)
-        if not emails.lacks_link:
+        if emails.problem is None:
             return emails
-        log.error("mailing held", extra={"mailing": emails.mailing_id, "reason": NO_LINK, "hint": NO_LINK_HINT})
-        holds.hold_mailing(db, emails.mailing_id, NO_LINK, self._pool.settings_hash, now)
+        reason, hint = emails.problem
+        log.error("mailing held", extra={"mailing": emails.mailing_id, "reason": reason, "hint": hint})
+        holds.hold_mailing(db, emails.mailing_id, reason, self._pool.settings_hash, now)
         return None
 
     def _add_worker(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -10,6 +11,14 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import Connection, Row, select
 
 from skychimp.config.settings import Settings
+from skychimp.delivery.attachments import listing
+from skychimp.delivery.attachments.folder import (
+    NO_FOLDER_HINT,
+    AttachmentsFolder,
+    FileUnavailable,
+    OwnFile,
+    hash_files,
+)
 from skychimp.delivery.composing import compose, extras, settings_extras, tokens
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.extras import GAP, NO_EXTRAS, Extras
@@ -24,9 +33,9 @@ from skychimp.return_rates import Rate, RateKind
 from skychimp.store import token_keys
 from skychimp.store.database import Store
 from skychimp.store.ledger import ResultCounts
-from skychimp.store.occurrences import opening
+from skychimp.store.occurrences import opening, stored_files
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.text import count_of
+from skychimp.text import count_of, shortened
 from skychimp.transport.interfaces import OutgoingEmail
 
 _O = tables.occurrence
@@ -56,6 +65,12 @@ class OccurrenceEmails:
     may_bounce: bool = False
     refusals: list[tuple[ClaimedDelivery, str]] = field(default_factory=list)
     """The last deliveries that were refused in the same words, without a success between them, and the words."""
+    folder: AttachmentsFolder = field(default_factory=AttachmentsFolder)
+    """Where the clients' own files are."""
+    lacking_files: int = 0
+    """How many emails failed because a file of their client could not be read."""
+    changed_files: int = 0
+    """How many emails are held because a file of their client is not the one that may have been sent before."""
     is_held: bool = False
     is_disabled: bool = False
     """Whether a result was a reason to hold or disable the mailing. Emails that are in flight then may fail, too."""
@@ -104,32 +119,61 @@ class OccurrenceEmails:
     @property
     def failures(self) -> str:
         """How many emails failed, in words."""
-        return f"{self.failed:,} of {count_of(self.tried, 'email')} failed"
+        lacking = f", {self.lacking_files:,} of them because a file is missing" if self.lacking_files else ""
+        return f"{self.failed:,} of {count_of(self.tried, 'email')} failed{lacking}"
 
     @property
-    def lacks_link(self) -> bool:
-        """Return whether the content shows a link for unsubscribing, and the settings have none."""
+    def problem(self) -> tuple[str, str] | None:
+        """Why no email can be sent with the present settings, and a hint. None if they can be."""
         composer = self.content.composer
-        return composer is not None and composer.shows_link and not self.content.extras.unsubscribe_url
+        if composer is None:
+            return None
+        if composer.shows_link and not self.content.extras.unsubscribe_url:
+            return NO_LINK, NO_LINK_HINT
+        if composer.has_own_files and (reason := self.folder.problem) is not None:
+            return reason, NO_FOLDER_HINT
+        return None
 
-    def compose(self, claimed: ClaimedDelivery, secret: bytes) -> OutgoingEmail:
-        """Return the email for a delivery. Raises InvalidValue if it cannot be composed."""
-        content = self.content if claimed.content_id is None else self.older[claimed.content_id]
+    def read_files(self, claimed: ClaimedDelivery) -> Sequence[OwnFile]:
+        """Return the files that only the client of a delivery gets.
+
+        Raises InvalidValue, and if it is a FileUnavailable, only the client's files are the reason. So it is if the
+        email may have been sent before with other files: an email that is sent again must have the same bytes.
+        """
+        composer = self._content_of(claimed).composer
+        if composer is None or not composer.has_own_files:
+            return ()
+        try:
+            own = self.folder.read(composer.own_paths(_recipient(claimed)))
+        except InvalidValue:
+            raise
+        except Exception as error:
+            raise FileUnavailable(f"cannot attach the client's files: {error!r}") from error
+        if claimed.may_have_arrived and claimed.files_hash not in (None, hash_files(own)):
+            names = ", ".join(shortened(file.path) for file in own)
+            raise FileUnavailable(f"the email may have been sent before, and {names} has changed since")
+        return own
+
+    def compose(self, claimed: ClaimedDelivery, secret: bytes, own: Sequence[OwnFile] = ()) -> OutgoingEmail:
+        """Return the email for a delivery, with its client's own files. Raises InvalidValue if that is not possible."""
+        content = self._content_of(claimed)
         if content.composer is None:
             raise InvalidValue(content.error)
         try:
-            recipient = Recipient(claimed.address, claimed.name, claimed.comment, _parse_tags(claimed.tags))
-            if claimed.fields is not None:
-                recipient = recipient._replace(fields=parse_fields(claimed.fields))
+            recipient = _recipient(claimed)
+            parts = [file.encode() for file in own] if own else ()
             message_id = compose.message_id(secret, claimed.id, content.return_path.rpartition("@")[2])
             token = content.make_token(Purpose.UNSUBSCRIBE, claimed.id) if content.composer.needs_token else ""
-            composed = content.composer.compose(recipient, message_id, claimed.date, token)
+            data, has_dots, tail = content.composer.compose(recipient, message_id, claimed.date, token, parts)
             sender, envelope_id = content.name_for_bounces(claimed.id)
-            return OutgoingEmail(sender, claimed.address, *composed, envelope_id)
+            return OutgoingEmail(sender, claimed.address, data, has_dots, envelope_id, None, tail)
         except InvalidValue:
             raise
         except Exception as error:
             raise InvalidValue(f"cannot compose the email: {error!r}") from error
+
+    def _content_of(self, claimed: ClaimedDelivery) -> "OccurrenceContent":
+        return self.content if claimed.content_id is None else self.older[claimed.content_id]
 
 
 class OccurrenceContent(NamedTuple):
@@ -189,15 +233,19 @@ def load_occurrence_emails(
     opening.change_content(db, occurrence_id, looked_to, **_present_values(db, occurrence_id, settings, keys))
     row = db.execute(select(_O).where(_O.c.id == occurrence_id)).one()
     contents = db.execute(select(tables.content).where(tables.content.c.occurrence_id == occurrence_id)).all()
-    older = {content.id: _compile(content, row, keys) for content in contents}
+    files = _read_files(db, [row, *contents])
+    folder = AttachmentsFolder(settings.mail.attachments_folder, settings.mail.max_attachment_size)
+    with suppress(InvalidValue):
+        folder = folder.beside(listing.parse(row.attachments).files)
     return OccurrenceEmails(
         row.mailing_id,
-        _compile(row, row, keys),
-        older,
+        _compile(row, row, keys, files),
+        {content.id: _compile(content, row, keys, files) for content in contents},
         counts.failed,
         counts.tried,
         counts.bounced,
         may_bounce=counts.held_for_bounces or row.canary_until is not None,
+        folder=folder,
     )
 
 
@@ -212,18 +260,31 @@ def _present_values(
     return {"sender": mail.sender or "", "return_path": mail.return_path or "", "extras": extras.dump(made)}
 
 
+def _read_files(db: Connection, contents: Sequence[Row[Any]]) -> Mapping[str, bytes]:
+    """Return the files that are attached to these contents, by their hashes."""
+    hashes: set[str] = set()
+    for content in contents:
+        with suppress(InvalidValue):  # `_compile` says so
+            hashes.update(file.sha256 for file in listing.parse(content.attachments).files)
+    return stored_files.read(db, hashes)
+
+
 def _compile(
-    content: Row[tuple[object, ...]], occurrence: Row[tuple[object, ...]], keys: Mapping[int, bytes]
+    content: Row[tuple[object, ...]],
+    occurrence: Row[tuple[object, ...]],
+    keys: Mapping[int, bytes],
+    files: Mapping[str, bytes],
 ) -> OccurrenceContent:
     try:
         added = extras.parse(content.extras)
         composer = Composer(
-            MessageContent(content.subject, content.body, content.format, content.html),
+            MessageContent(content.subject, content.body, content.format, content.html, content.attachments),
             sender=content.sender,
             date=occurrence.opened_at,
             mailing_id=occurrence.mailing_id,
             due_at=planner.local_due_time(occurrence.due_at, occurrence.timezone),
             extras=added,
+            files=files,
         )
     except InvalidValue as error:
         return OccurrenceContent(content.return_path, None, error.message)
@@ -241,6 +302,11 @@ def _token_key(keys: Mapping[int, bytes], number: int) -> TokenKey | None:
     if number not in keys:
         number = token_keys.newest(keys)
     return TokenKey(number, keys[number]) if number else None
+
+
+def _recipient(claimed: ClaimedDelivery) -> Recipient:
+    recipient = Recipient(claimed.address, claimed.name, claimed.comment, _parse_tags(claimed.tags))
+    return recipient if claimed.fields is None else recipient._replace(fields=parse_fields(claimed.fields))
 
 
 @lru_cache(maxsize=1024)  # most clients have one of a few combinations of tags

@@ -19,6 +19,7 @@ from skychimp.delivery.sending.recorder import Recorder
 from skychimp.delivery.sending.retry_policy import Decision, Reaction, RetryPolicy, SessionLimit
 from skychimp.models import Outcome
 from skychimp.return_rates import RateKind
+from skychimp.shell import run_hint
 from skychimp.store import holds, queue
 from skychimp.store.holds import HeldMailing
 from skychimp.store.ledger import AttemptRecord
@@ -59,12 +60,16 @@ class RunStats:
 
 
 class Sending(NamedTuple):
-    """A delivery and its email. If the email cannot be composed, it is None and `error` says why."""
+    """A delivery and its email. If the email cannot be composed, it is None and `error` says why.
+
+    `lacks_file` says that a file of the client is the reason: it cannot be read, or is not what was sent before.
+    """
 
     claimed: ClaimedDelivery
     occurrence: OpenOccurrence
     email: OutgoingEmail | None
     error: str
+    lacks_file: bool = False
 
 
 class Outcomes:
@@ -117,8 +122,31 @@ class Outcomes:
         return decision.reaction
 
     def take_uncomposed(self, sending: Sending, started_at: datetime) -> None:
-        """Record that an email could not be composed."""
-        self._take(sending, SendResult(Phase.MAIL, None, sending.error), Decision(Outcome.FAILED), started_at)
+        """Record that an email could not be composed.
+
+        If it may have been sent before, and only a file of its client is the reason, a person has to decide about it.
+        """
+        is_held = sending.lacks_file and sending.claimed.may_have_arrived
+        if sending.lacks_file:
+            self._report_file(sending, is_held=is_held)
+        decision = Decision(Outcome.UNKNOWN if is_held else Outcome.FAILED)
+        self._take(sending, SendResult(Phase.MAIL, None, sending.error), decision, started_at)
+
+    def _report_file(self, sending: Sending, *, is_held: bool) -> None:
+        """Count an email that lacks a file, and log the first one of an occurrence."""
+        emails = sending.occurrence.emails
+        assert emails is not None
+        extra = {"mailing": emails.mailing_id, "email": sending.claimed.address, "reason": sending.error}
+        if is_held:
+            emails.changed_files += 1
+            if emails.changed_files == 1:
+                hint = f"put the old file back, or {run_hint('resolve')}"
+                log.warning("an email waits for a decision", extra=extra | {"hint": hint})
+        else:
+            emails.lacking_files += 1
+            if emails.lacking_files == 1:
+                hint = f"add the missing files, then {run_hint('mailings', 'retry', emails.mailing_id)}"
+                log.warning("an email failed because of its file", extra=extra | {"hint": hint})
 
     def take_defect(self, sending: Sending, error: Exception, started_at: datetime, *, dot_written: bool) -> None:
         """Record an unexpected exception as the result of an email, so that the run can go on."""

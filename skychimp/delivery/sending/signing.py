@@ -88,7 +88,7 @@ class SigningConnection:
 
     def sign(self, email: OutgoingEmail) -> OutgoingEmail:
         """Return the email with its signature, or with one that is being made."""
-        unfinished = dkim.start_signing(email.data, self._keys, now=int(time.time()))
+        unfinished = dkim.start_signing(email.data, self._keys, now=int(time.time()), tail=email.tail)
         size, loop = sum(each.size for each in unfinished), asyncio.get_running_loop()
         if self._uses_threads:
             made = loop.run_in_executor(self._threads, _finish, unfinished)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
+from skychimp.delivery.attachments.folder import FileUnavailable, hash_files
 from skychimp.delivery.sending.claims import Claims, OpenOccurrence
 from skychimp.delivery.sending.connection_pool import ConnectionPool
 from skychimp.delivery.sending.outcomes import Outcomes, RunStats, Sending
@@ -127,11 +128,15 @@ class Worker:
         return True
 
     def _prepare(self, claimed: ClaimedDelivery, occurrence: OpenOccurrence) -> Sending:
-        assert occurrence.emails is not None
+        emails = occurrence.emails
+        assert emails is not None
         try:
-            return Sending(claimed, occurrence, occurrence.emails.compose(claimed, self._secret()), "")
+            own = emails.read_files(claimed)
+            if own:
+                claimed = claimed._replace(files_hash=hash_files(own))
+            return Sending(claimed, occurrence, emails.compose(claimed, self._secret(), own), "")
         except InvalidValue as error:
-            return Sending(claimed, occurrence, None, error.message)
+            return Sending(claimed, occurrence, None, error.message, isinstance(error, FileUnavailable))
 
     async def _send(self, connection: Connection) -> None:
         """Send the current delivery, and those that are started behind it."""

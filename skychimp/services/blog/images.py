@@ -66,13 +66,36 @@ def reencode(raw: bytes) -> Image:
 
     An animation is reduced to its first frame. Raises InvalidValue if the file is not an image or is too large.
     """
+    with _decoding(raw):
+        data, suffix = _reencoded(raw)
+    return Image(f"{_hash(data)}.{suffix}", data)
+
+
+def media_type(raw: bytes) -> str:
+    """Return the type of a PNG, JPEG, WebP or GIF file, such as `image/png`.
+
+    Raises InvalidValue if the file is not an image or is too large, as `reencode` does.
+    """
+    import PIL.Image
+
+    with _decoding(raw), PIL.Image.open(io.BytesIO(raw), formats=list(_STORED_AS)) as opened:
+        if problem := _decoding_problem(opened.size, raw if opened.format == "JPEG" else b""):
+            raise InvalidValue(*problem)
+        found = PIL.Image.MIME[opened.format or ""]
+        opened.verify()
+        return found
+
+
+@contextlib.contextmanager
+def _decoding(raw: bytes) -> Iterator[None]:
+    """Raise InvalidValue for everything that goes wrong with an image in the block, and if its file is too large."""
     if len(raw) > LARGEST_FILE:
         raise InvalidValue(f"the image is larger than {LARGEST_FILE // 1_000_000} MB", "use a smaller image")
     import PIL.Image
 
     try:
         with _pixel_limit():
-            data, suffix = _reencoded(raw)
+            yield
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         millions = MOST_PIXELS // 1_000_000
         raise InvalidValue(f"the image has more than {millions} million pixels", "use a smaller image") from None
@@ -80,7 +103,6 @@ def reencode(raw: bytes) -> Image:
         raise
     except Exception:  # a decoder may raise anything if its input is damaged
         raise InvalidValue("the file is not a valid image", "use a PNG, JPEG, WebP or GIF file") from None
-    return Image(f"{_hash(data)}.{suffix}", data)
 
 
 def save(store: Store, image: Image) -> None:

@@ -1,17 +1,20 @@
 """Forecast what the next run would do: which clients get an email, which do not, and why. Changes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, select, true
 
+from skychimp.delivery.attachments.folder import AttachmentsFolder
+from skychimp.delivery.composing.compose import Recipient
 from skychimp.delivery.scheduling import planner
 from skychimp.delivery.scheduling.planner import DueMailing
 from skychimp.errors import InvalidValue
 from skychimp.models import DeliveryState, OccurrenceState, tables
 from skychimp.services import paging
+from skychimp.services.mailings.missing_files import FileCheck, make_check, read_recipients, recipient_of
 from skychimp.store.clients import audience
 from skychimp.store.conditions import current_state, is_sendable, is_unfinished, why_stopped
 from skychimp.store.database import Store
@@ -47,13 +50,15 @@ def forecast(
     *,
     require_consent: bool = False,
     canary_failure_rate: float = 0.0,
+    folder: AttachmentsFolder | None = None,
 ) -> Iterator[Forecast]:
     """Yield a row for each client of the mailings that have something due, of all mailings or of one.
 
     A mailing that is stopped, and an occurrence that is missed or skipped, is a single row. `require_consent` and
-    `canary_failure_rate` are the settings.
+    `canary_failure_rate` are the settings. `folder` has the files that only one client gets. Without it, they are not
+    looked for.
     """
-    look = _Look(store, now, require_consent)
+    look = _Look(store, now, require_consent, folder)
     with store.read() as transaction:
         db = transaction.connection()
         stopped = list(_stopped_mailings(db, now, mailing_id))
@@ -93,7 +98,8 @@ def _new_occurrences(look: "_Look", mailing: DueMailing) -> Iterator[Forecast]:
         has_content = not mailing.digest or planner.has_new_posts(db.connection(), mailing, look.now)
     for due in mailing.plan.open:
         if has_content:
-            yield from _audience_rows(look, mailing.id, due.at, mailing.canary)
+            check = look.check(mailing.id, mailing.attachments, due.at, mailing.timezone)
+            yield from _audience_rows(look, mailing.id, due.at, mailing.canary, check=check)
         else:
             yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
@@ -111,39 +117,61 @@ def _open_occurrence(look: "_Look", occurrence: "_Unfinished") -> Iterator[Forec
     canary_size = occurrence.canary if occurrence.canary_until is not None else ""
     is_opening = occurrence.state == OccurrenceState.OPENING
     first = _sample(look, occurrence.mailing_id, canary_size, occurrence.due_at) if is_opening else None
-    deliveries = select(_D.c.id, _D.c.client_id, _D.c.address, current_state().label("state"), _D.c.next_try_at)
+    check = look.check(occurrence.mailing_id, occurrence.attachments, occurrence.due_at, occurrence.timezone)
+    deliveries = select(_D, current_state().label("current"))
     found = deliveries.where(_D.c.occurrence_id == occurrence.id)
     for page in paging.read_pages(look.store, deliveries, found):
         for row in page:
             if row.next_try_at is not None and row.next_try_at == occurrence.canary_until:
                 reason = stopped or (None if first and row.client_id in first else WAITS_FOR_CANARY)
             else:
-                reason = stopped or _why_not_now(DeliveryState(row.state), row.next_try_at, look.now)
+                reason = stopped or _why_not_now(DeliveryState(row.current), row.next_try_at, look.now)
+            if reason is None and check is not None:
+                reason = check.folder_problem or check.problem(recipient_of(row, row.address))
             yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
     if is_opening:
         yield from _audience_rows(
-            look, occurrence.mailing_id, occurrence.due_at, canary_size, after=occurrence.cursor, stopped=stopped
+            look,
+            occurrence.mailing_id,
+            occurrence.due_at,
+            canary_size,
+            after=occurrence.cursor,
+            stopped=stopped,
+            check=check,
         )
 
 
 def _audience_rows(
-    look: "_Look", mailing_id: int, due_at: datetime, canary_size: str, *, after: int = 0, stopped: str | None = None
+    look: "_Look",
+    mailing_id: int,
+    due_at: datetime,
+    canary_size: str,
+    *,
+    after: int = 0,
+    stopped: str | None = None,
+    check: FileCheck | None = None,
 ) -> Iterator[Forecast]:
     """Yield a row for each client that a mailing chooses whose id is above `after`, read in batches.
 
-    If its audience cannot be read, that is a single row.
+    If its audience or the folder with its files cannot be read, that is a single row.
     """
     try:
+        if check is not None and (problem := check.folder_problem) is not None:
+            raise InvalidValue(problem)
         first = _sample(look, mailing_id, canary_size, due_at)
         members = _read_members(look, mailing_id, after)
     except InvalidValue as error:
         yield Forecast(mailing_id, due_at, "", f"the mailing would be held: {error.message}")
         return
     while members:
+        recipients = {} if check is None else _read_recipients(look, members)
         for member in members:
             left_out = audience.why_left_out(member) or stopped
-            waits = first is not None and member.client_id not in first
-            yield Forecast(mailing_id, due_at, member.email, left_out or (WAITS_FOR_CANARY if waits else None))
+            if left_out is None and first is not None and member.client_id not in first:
+                left_out = WAITS_FOR_CANARY
+            if left_out is None and check is not None and member.client_id in recipients:
+                left_out = check.problem(recipients[member.client_id])
+            yield Forecast(mailing_id, due_at, member.email, left_out)
         members = _read_members(look, mailing_id, members[-1].client_id)
 
 
@@ -153,6 +181,11 @@ class _Look(NamedTuple):
     store: Store
     now: datetime
     require_consent: bool
+    folder: AttachmentsFolder | None
+
+    def check(self, mailing_id: int, attachments: str, due_at: datetime, timezone: str) -> FileCheck | None:
+        local = planner.local_due_time(due_at, timezone)
+        return make_check(attachments, self.folder, mailing_id=mailing_id, due_at=local)
 
     def selection(self, db: Connection, mailing_id: int) -> audience.Selection:
         return audience.selection(db, mailing_id, self.now, require_consent=self.require_consent)
@@ -173,6 +206,11 @@ def _read_members(look: _Look, mailing_id: int, after: int) -> Sequence[audience
         return audience.members(db, look.selection(db, mailing_id), after=after, limit=opening.OPENING_BATCH)
 
 
+def _read_recipients(look: _Look, members: Sequence[audience.Member]) -> Mapping[int, Recipient]:
+    with look.store.read() as session:
+        return read_recipients(session.connection(), [member.client_id for member in members])
+
+
 class _Unfinished(NamedTuple):
     """An unfinished occurrence, with what may stop it."""
 
@@ -188,13 +226,16 @@ class _Unfinished(NamedTuple):
     disabled_reason: str | None
     held_reason: str | None
     blocked_at: datetime | None
+    attachments: str
+    timezone: str
 
 
 def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unfinished]:
     query = (
         select(
             _O.c.id, _O.c.mailing_id, _O.c.due_at, _M.c.end_at, _O.c.state, _O.c.cursor, _O.c.canary_until, _M.c.canary,
-            _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at,
+            _M.c.disabled_at, _M.c.disabled_reason, _M.c.held_reason, _U.c.blocked_at, _O.c.attachments,
+            _O.c.timezone,
         )
         .join(_M, _M.c.id == _O.c.mailing_id)
         .join(_U, _U.c.id == _M.c.owner_id)

@@ -60,7 +60,7 @@ def read_content(db: Session, message_id: int | None) -> MessageContent:
 
 def content_of(row: Row[Any]) -> MessageContent:
     """Return the content of a message's row, as its owner wrote it."""
-    return MessageContent(row.subject, row.body, Format(row.format), row.html)
+    return MessageContent(row.subject, row.body, Format(row.format), row.html, row.attachments)
 
 
 def finish_row(content: MessageContent, row: Row[Any]) -> MessageContent:
@@ -87,6 +87,7 @@ def open_occurrences(db: Session, message_id: int) -> Sequence[Row[Any]]:
         _O.c.body == content.body,
         _O.c.format == content.format,
         func.coalesce(_O.c.html, "") == (content.html or ""),
+        _O.c.attachments == content.attachments,
     )
     return db.execute(unfinished.where(~is_same)).all()
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from sqlalchemy import Row, Select, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
+from skychimp.delivery.attachments import listing
+from skychimp.delivery.attachments.folder import NO_ATTACHMENTS_FOLDER, AttachmentsFolder, FileUnavailable
 from skychimp.delivery.composing import compose, mime
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import insert_posts, summarize_post
@@ -23,13 +25,14 @@ from skychimp.services import audit, paging
 from skychimp.services.blog import posts
 from skychimp.services.clients import clients
 from skychimp.services.listing import ListOptions, apply, in_scope, is_valid_id, not_found
-from skychimp.services.messages import layouts
+from skychimp.services.messages import attachments, layouts
+from skychimp.services.messages.attachments import NO_CHANGES, Attached, AttachmentChanges, AttachmentInfo
 from skychimp.services.messages.contents import known_fields, open_occurrences, unfinished_occurrences, validate
 from skychimp.services.messages.front_matter import FrontMatter, split_front_matter
 from skychimp.services.messages.layouts import Choice
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
-from skychimp.store.occurrences import opening
+from skychimp.store.occurrences import opening, stored_files
 from skychimp.store.occurrences.layouts import add_layout
 from skychimp.store.occurrences.opening import TakenFields
 from skychimp.store.session import Session
@@ -60,6 +63,7 @@ class MessageInfo:
     """A message as its owner sees it. `html` is None unless the format is HTML.
 
     `layout` is the name of its layout, `none`, or None if it is a plain text or was created by an older version.
+    `attachments` has the attached files and the inline pictures.
     """
 
     id: int
@@ -70,18 +74,20 @@ class MessageInfo:
     digest: bool
     layout: str | None
     preheader: str
+    attachments: list[AttachmentInfo]
     created_at: datetime
     updated_at: datetime
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A message as one client would read it, with its templates rendered."""
+    """A message as one client would read it, with its templates rendered. `attachments` are the names of the files."""
 
     to: str
     subject: str
     text: str
     html: str | None
+    attachments: list[str]
 
 
 def create(
@@ -92,6 +98,7 @@ def create(
     digest: bool = False,
     layout: str | None = None,
     preheader: str | None = None,
+    attached: AttachmentChanges = NO_CHANGES,
 ) -> MessageInfo:
     """Create a message, after rendering it once to validate it. Raises InvalidValue, and NotFound for its layout.
 
@@ -110,9 +117,13 @@ def create(
     choice = layouts.with_preheader(choice, _given(preheader, front_matter.preheader) or "")
     content = _with_body(content, fields, is_digest=digest)
     content = validate(content, fields, choice.layout, is_digest=digest)
+    done = _attach(content, attached, fields, choice, is_text_new=True, is_digest=digest)
     now = store.now()
     with store.write() as db:
-        message = Message(owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **content._asdict())
+        done.save(db.connection())
+        message = Message(
+            owner_id=actor.user_id, created_at=now, updated_at=now, digest=digest, **done.content._asdict()
+        )
         db.add(message)
         db.flush()
         layouts.store_choice(db, message.id or 0, choice)
@@ -150,6 +161,7 @@ def change(
     layout: str | None = None,
     preheader: str | None = None,
     also_open: bool = False,
+    attached: AttachmentChanges = NO_CHANGES,
 ) -> MessageInfo:
     """Change the values that are given. An occurrence that is already open keeps its content.
 
@@ -169,10 +181,15 @@ def change(
             choice = _changed_choice(db, actor, old, format, _given(layout, front_matter.layout))
         choice = layouts.with_preheader(choice, _first(preheader, front_matter.preheader, choice.preheader))
         is_digest = _first(digest, front_matter.digest, old.digest)
+        before = _stored_attachments(store, message_id)
         content = _changed_content(
-            old, fields, _given(subject, front_matter.subject), new_body, format, html, is_digest
+            old, before, fields, _given(subject, front_matter.subject), new_body, format, html, is_digest
         )
         content = validate(content, fields, choice.layout, is_digest=is_digest)
+        is_markdown_new = content.format == Format.MARKDOWN and not (body is None and format is None)
+        is_text_new = html is not None or is_markdown_new
+        done = _attach(content, attached, fields, choice, is_text_new=is_text_new, is_digest=is_digest)
+        content = done.content
         finished = content if is_digest else finishing.finish(content, choice.layout)
         prepared = _prepare_open(store, message_id, finished, fields) if also_open and not is_digest else {}
         with store.write() as db:
@@ -180,6 +197,7 @@ def change(
                 values = content._asdict() | {"digest": is_digest, "updated_at": store.now()}
                 db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
                 layouts.store_choice(db, message_id, choice)
+                done.save(db.connection(), before)
                 if also_open:
                     _change_open(db, message_id, finished, fields, prepared, is_digest=is_digest)
                 return _get(db, actor, message_id, Action.CHANGE_MESSAGES)
@@ -195,12 +213,14 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
     """Delete a message and return it. Raises NotFound, and Conflict if a mailing uses it."""
     with store.write() as db:
         deleted = _get(db, actor, message_id, Action.CHANGE_MESSAGES)
+        stored = db.scalar(select(_MSG.c.attachments).where(_MSG.c.id == message_id)) or ""
         mailing_id = db.scalar(select(_M.c.id).where(_M.c.message_id == message_id).order_by(_M.c.id))
         try:
             db.execute(delete(_MSG).where(_MSG.c.id == message_id))
         except IntegrityError:
             hint = f"{run_hint('mailings', 'delete', mailing_id)}, or give the mailing another message"
             raise Conflict(f"message {message_id} is used by mailing {mailing_id}", hint) from None
+        attachments.remove(db.connection(), stored)
         audit.record(db, actor, "delete", "message", message_id)
     return deleted
 
@@ -272,8 +292,10 @@ def preview(
     """
     message = show(store, actor, message_id)
     recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
-    subject, text, html = _composer(store, message, "preview@localhost", blog_url, extras).render(recipient)
-    return Preview(recipient.email, subject, text, html)
+    composer = _composer(store, message, "preview@localhost", blog_url, extras)
+    subject, text, html = composer.render(recipient)
+    names = [info.source or info.name for info in message.attachments if info.path is None]
+    return Preview(recipient.email, subject, text, html, [*names, *composer.own_paths(recipient)])
 
 
 def compose_test_email(
@@ -287,23 +309,25 @@ def compose_test_email(
     message_id_header: str,
     blog_url: str | None,
     extras: Extras = NO_EXTRAS,
+    folder: AttachmentsFolder = NO_ATTACHMENTS_FOLDER,
 ) -> bytes:
     """Compose one of the actor's messages for any address, which need not be a client's.
 
     It is what `client` would read, or else the client with this address, or else a sample client. `extras` are its
-    further headers and links. Returns the whole email with CRLF line ends. Raises NotFound, InvalidValue.
+    further headers and links. `folder` has the clients' own files. Returns the whole email with CRLF line ends. Raises
+    NotFound, InvalidValue.
     """
     message = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
     audit.record_if_possible(store, actor, "test", "message", message_id, f"to {to.rpartition('@')[2]}")
-    composer = _composer(store, message, sender, blog_url, extras)
+    composer = _composer(store, message, sender, blog_url, extras, _read_files(store, message))
     if client is not None:
         recipient = _recipient(store, actor, client)
-        return _address_to(composer.compose(recipient, message_id_header).data, recipient, to)
+        return _address_to(_compose(composer, recipient, message_id_header, folder), recipient, to)
     try:
         recipient = _recipient(store, actor, to)
     except NotFound:
         recipient = _sample_recipient(store, message_id)._replace(email=to)
-    return composer.compose(recipient, message_id_header).data
+    return _compose(composer, recipient, message_id_header, folder)
 
 
 def compose_preview(
@@ -315,11 +339,35 @@ def compose_preview(
     sender: str,
     blog_url: str | None,
     extras: Extras = NO_EXTRAS,
+    folder: AttachmentsFolder = NO_ATTACHMENTS_FOLDER,
 ) -> bytes:
-    """Compose a message as one client, or a sample client, gets it. Raises NotFound, InvalidValue."""
+    """Compose a message as one client, or a sample client, gets it. A sample client has no files of their own.
+
+    Raises NotFound, InvalidValue.
+    """
     message = show(store, actor, message_id)
     recipient = _sample_recipient(store, message_id) if client is None else _recipient(store, actor, client)
-    return _composer(store, message, sender, blog_url, extras).compose(recipient, "<preview@localhost>").data
+    composer = _composer(store, message, sender, blog_url, extras, _read_files(store, message))
+    if client is None:
+        return composer.compose(recipient, "<preview@localhost>").whole
+    return _compose(composer, recipient, "<preview@localhost>", folder)
+
+
+def _compose(composer: Composer, recipient: Recipient, message_id: str, folder: AttachmentsFolder) -> bytes:
+    """Return an email with the client's own files. Raises InvalidValue."""
+    try:
+        own = [file.encode() for file in folder.read(composer.own_paths(recipient))]
+    except FileUnavailable as error:
+        hint = "choose a client who has the file"
+        raise InvalidValue(error.message, error.hint or hint) from None
+    return composer.compose(recipient, message_id, own_parts=own).whole
+
+
+def _read_files(store: Store, message: MessageInfo) -> Mapping[str, bytes]:
+    """Return the content of a message's attachments and inline pictures, by its hash."""
+    hashes = {info.sha256 for info in message.attachments if info.sha256 is not None}
+    with store.read() as db:
+        return stored_files.read(db.connection(), hashes)
 
 
 def has_made_body(message: MessageInfo) -> bool:
@@ -356,6 +404,7 @@ def _changed_choice(
 
 def _changed_content(
     old: MessageInfo,
+    attached: str,
     fields: Collection[Field],
     subject: str | None,
     body: str | None,
@@ -371,6 +420,7 @@ def _changed_content(
         _first(body, old.body),
         _first(new_format, old.format),
         old.html if html is None else html,
+        attached,
     )
     return content if body is None else _with_body(content, fields, is_digest=is_digest)
 
@@ -407,6 +457,22 @@ def _with_body(content: MessageContent, fields: Collection[Field], *, is_digest:
         raise InvalidValue(reason, "use --body or --body-file") from None
 
 
+def _attach(
+    content: MessageContent,
+    changes: AttachmentChanges,
+    fields: Collection[Field],
+    choice: Choice,
+    *,
+    is_text_new: bool,
+    is_digest: bool,
+) -> Attached:
+    """Return a valid message's content with its attachments. Raises InvalidValue."""
+    done = attachments.attach(content, changes, is_text_new=is_text_new)
+    if changes.paths:
+        validate(done.content, fields, choice.layout, is_digest=is_digest)
+    return done
+
+
 def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
     info = clients.show(store, actor, client)
     return Recipient(info.email, info.name, info.comment, tuple(info.tags), info.fields)
@@ -427,11 +493,25 @@ def _address_to(email: bytes, recipient: Recipient, to: str) -> bytes:
     return email.replace(old, b"\r\nTo: " + mime.mailbox("", to), 1)
 
 
-def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | None, extras: Extras) -> Composer:
+def _stored_attachments(store: Store, message_id: int) -> str:
+    with store.read() as db:
+        return db.scalar(select(_MSG.c.attachments).where(_MSG.c.id == message_id)) or listing.NOTHING
+
+
+def _composer(
+    store: Store,
+    message: MessageInfo,
+    sender: str,
+    blog_url: str | None,
+    extras: Extras,
+    files: Mapping[str, bytes] | None = None,
+) -> Composer:
+    """Return the composer of a message. Without `files`, its emails have no attachments."""
     from skychimp.delivery.composing.layouts import finishing
 
     now = store.now()
-    content = MessageContent(message.subject, message.body, message.format, message.html)
+    attached = _stored_attachments(store, message.id)
+    content = MessageContent(message.subject, message.body, message.format, message.html, attached)
     if message.digest:
         latest = reversed(posts.published_posts(store, now)[:PREVIEWED_POSTS])
         summaries = [summarize_post(post.title, post.content, post.slug, blog_url) for post in latest]
@@ -439,7 +519,8 @@ def _composer(store: Store, message: MessageInfo, sender: str, blog_url: str | N
     with store.read() as db:
         choice = layouts.read_choice(db, message.id)
     content = finishing.finish(content, choice.layout)
-    return Composer(content, sender=sender, date=now, mailing_id=0, due_at=now.astimezone(), extras=extras)
+    local = now.astimezone()
+    return Composer(content, sender=sender, date=now, mailing_id=0, due_at=local, extras=extras, files=files)
 
 
 def _select(actor: Actor, action: Action = Action.SEE_MESSAGES) -> Select[tuple[object, ...]]:
@@ -466,6 +547,7 @@ def _message_info(row: Row[tuple[object, ...]]) -> MessageInfo:
         row.digest,
         layout and str(layout),
         row.preheader or "",
+        attachments.describe(row.attachments),
         row.created_at,
         row.updated_at,
     )

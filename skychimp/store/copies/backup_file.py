@@ -63,6 +63,7 @@ _REPLACE_LEDGER = (
         f"INSERT INTO {table} SELECT * FROM newer.{table} WHERE {condition}".replace("{}", "newer.")  # noqa: S608
         for table, condition in LEDGER.items()
     ),
+    "INSERT OR IGNORE INTO stored_file SELECT * FROM newer.stored_file",  # which the occurrences have
     """UPDATE mailing SET next_at = n.next_at, status = n.status FROM newer.mailing AS n
        WHERE n.id = mailing.id AND n.deleted_at IS NULL
          AND (n.owner_id, n.created_at, n.start_local, n.timezone, n.every, n.end_at IS mailing.end_at)

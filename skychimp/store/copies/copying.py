@@ -61,9 +61,10 @@ class _Sum:
 
 
 def _batches(db: Connection, table: Table) -> Iterator[list[tuple[object, ...]]]:
-    selected = select(table).execution_options(yield_per=BATCH)
+    size = 1 if table is tables.stored_file else BATCH  # whose rows may have megabytes
+    selected = select(table).execution_options(yield_per=size)
     rows = (tuple(map(_plain, row)) for row in db.execute(selected))
-    while batch := list(islice(rows, BATCH)):
+    while batch := list(islice(rows, size)):
         yield batch
 
 

@@ -51,6 +51,13 @@ def tags(signature: bytes) -> dict[str, str]:
     return {name.strip(): "".join(text.split()) for name, _, text in (tag.partition("=") for tag in value.split(";"))}
 
 
+@given(st.binary(max_size=60), st.lists(st.sampled_from([b"\r\n--b\r\n", b"a  b \r\n", b"\tx\r\n"]), min_size=1))
+def test_pieces_are_signed_as_the_whole_email(body: bytes, pieces: list[bytes]) -> None:
+    data, tail = EMAIL + body.replace(b"\r", b"") + b"\r\n", [*pieces, b"\r\n--b--\r\n"]
+    (unfinished,) = dkim.start_signing(data, [ED25519], now=NOW, tail=tail)
+    assert unfinished.finish() == dkim.sign(data + b"".join(tail), [ED25519], now=NOW)
+
+
 # Examples of RFC 6376, section 3.4.5, and RFC 8463, appendix A
 
 HEADERS = [

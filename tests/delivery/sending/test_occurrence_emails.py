@@ -19,7 +19,7 @@ def emails(*, tried: int = 0) -> OccurrenceEmails:
 
 
 def claim(number: int, domain: str = "example.org") -> ClaimedDelivery:
-    return ClaimedDelivery(number, 1, 1, f"c{number}@{domain}", "", "", "[]", 0, 0, None, None, None, 1, NOW)
+    return ClaimedDelivery(number, 1, 1, f"c{number}@{domain}", "", "", "[]", 0, 0, None, None, None, None, 1, NOW)
 
 
 def refuse(occurrence: OccurrenceEmails, *refusals: tuple[str, str]) -> list[list[int]]:

@@ -33,7 +33,7 @@ from support.sending import (
     wait_for_exit,
     wait_until,
 )
-from support.servers import CountingReceiver
+from support.servers import GREETING, CountingReceiver, ScriptedServer, accept_mail
 
 from skychimp.errors import Conflict, Denied, InvalidValue, NotLoggedIn, SkychimpError, StoreHeld
 from skychimp.models import (
@@ -65,6 +65,7 @@ from skychimp.services.blog import images, posts
 from skychimp.services.clients import clients
 from skychimp.services.mailings import mailings
 from skychimp.services.messages import messages
+from skychimp.services.messages.attachments import AttachmentChanges, NewFile
 from skychimp.services.operations import backups
 from skychimp.services.operations.backups import Restored
 from skychimp.services.operations.unknown_deliveries import Resolution
@@ -564,6 +565,18 @@ def test_emails_sent_by_the_replaced_store_count_as_sent(store: Store, ada: Acto
         assert receiver.accepted_count == 5
         assert set(receiver.email_counts().values()) == {1}
     assert state_counts(store) == {"sent": 5}
+
+
+def test_open_occurrence_keeps_the_files_that_the_backup_lacks(store: Store, ada: Actor, file: Path) -> None:
+    create_mailing(store, ada, make_addresses(2))
+    backups.backup(store, OPERATOR, file)
+    messages.change(store, ada, 1, attached=AttachmentChanges(files=[NewFile("terms.txt", b"terms")]))
+    with ScriptedServer([GREETING, accept_mail()]) as server:
+        send(store, make_settings(server.port), limit=1)
+        assert restore(store, file).ledger_kept
+        backups.resume(store, OPERATOR)
+        assert send(store, make_settings(server.port)).sent == 1
+    assert [b'filename="terms.txt"' in email for email in server.emails] == [True, True]
 
 
 def test_posts_of_a_sent_digest_stay_sent(store: Store, ada: Actor, file: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_delivery_keeps_the_client_as_it_was_at_opening(store: Store, ada: Actor
 
     (claimed,) = claim(store)
     assert json.loads(claimed.tags) == ["a", "b"]
-    expected = (client_id, "zoë@example.org", "Zoë 🦉", "a\nb", claimed.tags, 0, 0, None, None, None)
+    expected = (client_id, "zoë@example.org", "Zoë 🦉", "a\nb", claimed.tags, 0, 0, None, None, None, None)
     assert claimed[2:-2] == expected
 
 

@@ -1,0 +1,1 @@
+"""Attach files and inline pictures to emails."""
