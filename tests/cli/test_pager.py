@@ -4,7 +4,7 @@ import pytest
 from support.command import Home
 
 from skychimp.cli.context import Context
-from skychimp.cli.display.columns import choose_columns
+from skychimp.cli.options.columns import choose_columns
 from skychimp.errors import InvalidValue
 from skychimp.services.clients.clients import ClientInfo
 

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
-from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.deletion import delete_all
+from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.text import count_of
 

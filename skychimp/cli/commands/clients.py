@@ -9,7 +9,9 @@ from skychimp.cli.commands.clients_files import EXPORT_EXAMPLE, IMPORT_EXAMPLES,
 from skychimp.cli.commands.clients_update import EXAMPLES as UPDATE_EXAMPLES
 from skychimp.cli.commands.clients_update import update
 from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
-from skychimp.cli.display.client_options import (
+from skychimp.cli.display.deletion import delete_all
+from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.options.client_options import (
     COLUMNS,
     AcceptUnusual,
     FieldValues,
@@ -22,10 +24,8 @@ from skychimp.cli.display.client_options import (
     suggest_message,
     warn_if_suppressed,
 )
-from skychimp.cli.display.columns import Columns, choose_columns
-from skychimp.cli.display.consent_options import Consent, ConsentAt, ConsentProof, read_consent
-from skychimp.cli.display.deletion import delete_all
-from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.options.columns import Columns, choose_columns
+from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProof, read_consent
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from skychimp.cli.context import Context, Json, get_context
-from skychimp.cli.display.client_options import (
+from skychimp.cli.display.progress import ProgressReporter
+from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row_reporter
+from skychimp.cli.options.client_options import (
     AcceptUnusual,
     InSegment,
     Where,
@@ -18,10 +21,7 @@ from skychimp.cli.display.client_options import (
     read_selection,
     suggest_message,
 )
-from skychimp.cli.display.consent_options import Consent, ConsentAt, ConsentProof, read_consent
-from skychimp.cli.display.progress import ProgressReporter
-from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
-from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row_reporter
+from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProof, read_consent
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue
 from skychimp.text import checked_tags, count_of

@@ -8,7 +8,8 @@ import typer
 
 from skychimp import shell
 from skychimp.cli.context import Context, Json, Yes, get_context
-from skychimp.cli.display.client_options import (
+from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.options.client_options import (
     COLUMNS,
     AcceptUnusual,
     address_rules,
@@ -17,8 +18,7 @@ from skychimp.cli.display.client_options import (
     show_client,
     warn_if_suppressed,
 )
-from skychimp.cli.display.consent_options import Consent, ConsentAt, ConsentProof, read_consent
-from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProof, read_consent
 from skychimp.errors import InvalidValue
 from skychimp.text import count_of
 

@@ -23,9 +23,7 @@ from skychimp.cli.context import (
     get_context,
     list_options,
 )
-from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.deletion import delete_all
-from skychimp.cli.display.mailing_options import confirm_sending, count_recipients, require_consent
 from skychimp.cli.display.mailing_view import (
     COLUMNS,
     MANAGER_COLUMNS,
@@ -37,6 +35,8 @@ from skychimp.cli.display.mailing_view import (
     show_mailings,
     show_whole_mailing,
 )
+from skychimp.cli.options.columns import Columns, choose_columns
+from skychimp.cli.options.mailing_options import confirm_sending, count_recipients, require_consent
 from skychimp.text import count_of
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")

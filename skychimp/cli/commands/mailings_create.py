@@ -8,8 +8,11 @@ import typer
 
 from skychimp.cli.commands.run import exit_status, send, start_log, summary
 from skychimp.cli.context import Context, Json, Yes, get_context
-from skychimp.cli.display.attachment_options import attachments_folder, warn_of_missing_files
-from skychimp.cli.display.mailing_options import (
+from skychimp.cli.display.mailing_view import SKIPPED_NOTE, json_counts, next_step, show_mailing
+from skychimp.cli.display.outbox_note import show_outbox_note
+from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.options.attachment_options import attachments_folder, warn_of_missing_files
+from skychimp.cli.options.mailing_options import (
     EVERY,
     TRANSACTIONAL,
     AllClients,
@@ -32,9 +35,6 @@ from skychimp.cli.display.mailing_options import (
     require_consent,
     show_number_of_clients,
 )
-from skychimp.cli.display.mailing_view import SKIPPED_NOTE, json_counts, next_step, show_mailing
-from skychimp.cli.display.outbox_note import show_outbox_note
-from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import SkychimpError
 from skychimp.shell import command, run_hint
 

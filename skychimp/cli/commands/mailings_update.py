@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from skychimp.cli.context import Json, MailingName, get_context
-from skychimp.cli.display.mailing_options import (
+from skychimp.cli.display.mailing_view import next_step, show_mailing
+from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
+from skychimp.cli.options.mailing_options import (
     EVERY,
     TRANSACTIONAL,
     AllClients,
@@ -26,8 +28,6 @@ from skychimp.cli.display.mailing_options import (
     read_audience,
     show_number_of_clients,
 )
-from skychimp.cli.display.mailing_view import next_step, show_mailing
-from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.errors import InvalidValue
 
 EXAMPLE = "skychimp mailings update 1 --every week --tag vip"

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
-from skychimp.cli.display.attachment_options import Attach, NoAttachments, attachments_folder, read_attachments
-from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.html_errors import named_in_errors
 from skychimp.cli.editor import edit_and_save
+from skychimp.cli.options.attachment_options import Attach, NoAttachments, attachments_folder, read_attachments
+from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
 

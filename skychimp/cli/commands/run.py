@@ -284,7 +284,7 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
 
 def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: bool, limit: int | None) -> None:
     """Show the clients who would get an email in the next run, or those who would be left out and why."""
-    from skychimp.cli.display.attachment_options import attachments_folder
+    from skychimp.cli.options.attachment_options import attachments_folder
     from skychimp.services.mailings.forecast import forecast
 
     totals: dict[tuple[int, datetime], DueTotal] = {}

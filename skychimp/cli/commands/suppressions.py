@@ -19,8 +19,8 @@ from skychimp.cli.context import (
     get_context,
     list_options,
 )
-from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row_reporter
+from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue, NotFound
 from skychimp.shell import run_hint

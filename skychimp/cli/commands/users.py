@@ -9,8 +9,8 @@ import typer
 from skychimp import shell
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
-from skychimp.cli.display.columns import Columns, choose_columns
 from skychimp.cli.display.values import write_json_object
+from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.output_file import Force, open_output_file
 
 if TYPE_CHECKING:
