@@ -6,13 +6,12 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Row, Select, and_, delete, exists, select
+from sqlalchemy import Row, Select, and_, delete, exists, insert, select
 
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import Conflict, InvalidValue
 from skychimp.listed import Listed
-from skychimp.models import Format, LayoutKind, MessageLayout, tables
-from skychimp.models import Layout as LayoutRow
+from skychimp.models import Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, not_found
@@ -25,6 +24,7 @@ from skychimp.text import folded, nfc, one_line, shortened
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.layouts.finishing import Layout
+    from skychimp.models import Layout as LayoutRow
 
 _L = tables.layout
 _ML = tables.message_layout
@@ -68,6 +68,8 @@ class Choice(NamedTuple):
 
 def create(store: Store, actor: Actor, name: str, html: str) -> LayoutInfo:
     """Create a layout. Raises InvalidValue, and Conflict if the actor has a layout with this name."""
+    from skychimp.models import Layout as LayoutRow
+
     authorize(actor, Action.CHANGE_MESSAGES)
     _check(store, actor, html)
     now = store.now()
@@ -115,6 +117,8 @@ def change(
 
     Raises NotFound, Conflict, and InvalidValue, also if a message that uses the layout could not be sent with it.
     """
+    from skychimp.models import Layout as LayoutRow
+
     old = show(store, actor, name, action=Action.CHANGE_MESSAGES)
     if html is not None:
         _check(store, actor, html)
@@ -200,8 +204,7 @@ def store_choice(db: Session, message_id: int, choice: Choice) -> None:
     db.execute(delete(_ML).where(_ML.c.message_id == message_id))
     kind, layout_id, _, preheader = choice
     if kind is not None:
-        db.add(MessageLayout(message_id=message_id, kind=kind, layout_id=layout_id, preheader=preheader))
-        db.flush()
+        db.execute(insert(_ML).values(message_id=message_id, kind=kind, layout_id=layout_id, preheader=preheader))
 
 
 def _check(store: Store, actor: Actor, html: str) -> None:
@@ -230,7 +233,7 @@ def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str
             raise InvalidValue(f"message {message.id} cannot use this layout: {error.message}", error.hint) from None
 
 
-def _rename(db: Session, layout: LayoutRow, name: str) -> None:
+def _rename(db: Session, layout: "LayoutRow", name: str) -> None:
     """Give a layout a name that no other of its owner's has. Raises InvalidValue and Conflict."""
     name = one_line(nfc(name), "name", MAX_NAME_LENGTH)
     if not name or name.isdecimal():

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Row, Select, delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -19,7 +19,7 @@ from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
 from skychimp.errors import Conflict, InvalidValue, NotFound
 from skychimp.fields import Field
 from skychimp.listed import Listed
-from skychimp.models import Format, LayoutKind, Message, tables
+from skychimp.models import Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.blog import posts
@@ -37,9 +37,6 @@ from skychimp.store.occurrences.layouts import add_layout
 from skychimp.store.occurrences.opening import TakenFields
 from skychimp.store.session import Session
 from skychimp.text import folded
-
-if TYPE_CHECKING:
-    pass
 
 Value = TypeVar("Value")
 
@@ -106,6 +103,7 @@ def create(
     Markdown body gives what is not given. The body of an HTML message is made from the HTML if it is empty. Without a
     layout, Markdown gets the built-in one, and HTML none.
     """
+    from skychimp.models import Message
 
     authorize(actor, Action.CHANGE_MESSAGES)
     front_matter, body = _split_body(content.body, content.format)
