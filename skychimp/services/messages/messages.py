@@ -78,6 +78,14 @@ class Preview:
     html: str | None
 
 
+class Samples(NamedTuple):
+    """A message as clients read it: one with all values, one without optional ones, and those with the longest."""
+
+    full: Preview
+    minimal: Preview
+    largest: Sequence[Preview]
+
+
 def create(store: Store, actor: Actor, content: MessageContent, *, digest: bool = False) -> MessageInfo:
     """Create a message, after rendering it once to validate it. Raises InvalidValue.
 
@@ -310,6 +318,16 @@ def compose_preview(
     return _composer(store, message, sender, blog_url, extras).compose(recipient, "<preview@localhost>").data
 
 
+def render_samples(
+    store: Store, actor: Actor, message_id: int, *, blog_url: str | None, extras: Extras = NO_EXTRAS
+) -> Samples:
+    """Render a message for the clients that it is checked for. Raises NotFound, InvalidValue."""
+    composer = _composer(store, show(store, actor, message_id), "check@localhost", blog_url, extras)
+    samples = compose.sample_recipients(composer, _owner_fields(store, message_id))
+    full, minimal = (Preview(each.email, *composer.render(each)) for each in samples.ordinary)
+    return Samples(full, minimal, [Preview(each.email, *composer.render(each)) for each in samples.largest])
+
+
 def has_made_body(message: MessageInfo) -> bool:
     """Return whether a message's body is empty, or what would be made from its HTML part."""
     if message.html is None or not message.body.strip():
@@ -412,10 +430,13 @@ def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
 
 def _sample_recipient(store: Store, message_id: int) -> Recipient:
     """Return a sample client who has a value of each field that the message's owner has."""
+    return compose.with_samples(SAMPLE_RECIPIENT, _owner_fields(store, message_id))
+
+
+def _owner_fields(store: Store, message_id: int) -> Collection[Field]:
     with store.read() as db:
         owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) or 0
-        fields = store_fields.known_fields(db.connection(), owner_id).values()
-    return compose.with_samples(SAMPLE_RECIPIENT, fields)
+    return _known_fields(store, owner_id)
 
 
 def _address_to(email: bytes, recipient: Recipient, to: str) -> bytes:
