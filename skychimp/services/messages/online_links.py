@@ -6,6 +6,7 @@ not public are refused, at each redirect again. Requests have no cookies and no 
 
 import http.client
 import ipaddress
+import posixpath
 import socket
 import ssl
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from skychimp import __version__
 from skychimp.services.messages.checks.findings import MessageFinding
@@ -34,7 +35,8 @@ _SAFE = "%/:=&?~#+!$,;'@()*[]"  # what quoting leaves as it is in a path and a q
 _NOT_FOR_PROGRAMS = {401, 403, 406, 407, 429, 451, 503, 999}
 """Statuses of servers that refuse programs, or for a while. Readers may well see the page."""
 _HEADERS = {"User-Agent": f"skychimp/{__version__} (link check)", "Accept": "*/*", "Connection": "close"}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -175,11 +177,10 @@ def is_public(text: str) -> bool:
     """Return whether an IP address is on the public internet, and not this machine's own."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None or address.teredo is not None:
-            return inner is not None and is_public(str(inner))
+            return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
+        if address not in _GLOBAL_UNICAST or address.sixtofour or address.teredo:  # the last two lead to IPv4
+            return False
     return address.is_global and not address.is_multicast and not _is_of_this_machine(address)
 
 
@@ -254,4 +255,13 @@ def _origin(url: SplitResult) -> tuple[str, str, int]:
 
 
 def _is_unsubscribing(url: str, own: Own) -> bool:
-    return bool(own.unsubscribe_prefix) and url.lower().startswith(own.unsubscribe_prefix.lower())
+    """Return whether a URL, in any spelling, is of a page for unsubscribing."""
+    try:
+        parts, prefix = urlsplit(url), urlsplit(own.unsubscribe_prefix)
+        return _origin(parts) == _origin(prefix) and f"{_path(parts)}/".startswith(f"{_path(prefix)}/")
+    except ValueError:
+        return False
+
+
+def _path(url: SplitResult) -> str:
+    return posixpath.normpath("/" + unquote(url.path).lstrip("/"))
