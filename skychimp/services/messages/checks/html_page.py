@@ -93,10 +93,10 @@ class _Reader:
 
 def _without_end(url: str) -> str:
     """Return a link without the punctuation of the sentence that it is in."""
-    while url and (url[-1] in ".,;:!?'*_" or (url[-1] in _CLOSING and _is_unbalanced(url, url[-1]))):
-        url = url[:-1]
-    return url
-
-
-def _is_unbalanced(url: str, closing: str) -> bool:
-    return url.count(closing) > url.count(_CLOSING[closing])
+    surplus = {closing: url.count(closing) - url.count(opening) for closing, opening in _CLOSING.items()}
+    end = len(url)
+    while end and (url[end - 1] in ".,;:!?'*_" or surplus.get(url[end - 1], 0) > 0):
+        end -= 1
+        if url[end] in surplus:
+            surplus[url[end]] -= 1
+    return url[:end]

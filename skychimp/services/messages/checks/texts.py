@@ -20,7 +20,7 @@ MIN_WORDS = 10
 SHOWN_LINKS = 3
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_URL = re.compile(r"\w+:\S+")
+_URL = re.compile(r"(?:https?|mailto):\S+", re.IGNORECASE)
 
 
 def check_subject(subject: str) -> Iterator[MessageFinding]:
