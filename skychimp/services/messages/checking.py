@@ -16,7 +16,7 @@ from skychimp.services.mailings import unsubscribing
 from skychimp.services.messages import messages, online_links, spamassassin
 from skychimp.services.messages.checks import links, texts
 from skychimp.services.messages.checks.findings import MessageFinding
-from skychimp.services.messages.checks.html_page import Page, read_html, read_text
+from skychimp.services.messages.checks.shown_parts import ShownPart, read_html, read_text
 from skychimp.services.messages.messages import Preview, Samples
 from skychimp.services.operations.findings import PROBLEM, WARNING
 from skychimp.store.database import Store
@@ -108,7 +108,7 @@ def _check_sample(sample: Preview) -> Iterator[MessageFinding]:
         yield from texts.check_parts_agree(pages[TEXT], pages[HTML])
 
 
-def _pages(sample: Preview) -> Mapping[str, Page]:
+def _pages(sample: Preview) -> Mapping[str, ShownPart]:
     """Return the parts as they are read, by name: the HTML part first, as most people read that."""
     html = {} if sample.html is None else {HTML: read_html(sample.html)}
     return html | {TEXT: read_text(sample.text)}

@@ -52,7 +52,7 @@ class _Refused(Exception):
     """A request that is not made. The text says why."""
 
 
-class _Answer(NamedTuple):
+class _Reply(NamedTuple):
     status: int
     location: str | None
 
@@ -126,7 +126,7 @@ class _Client:
         found = f"{shown} redirects more than {MAX_REDIRECTS} times"
         return MessageFinding("link", PROBLEM, found, "link to the page itself", where)
 
-    def _ask(self, url: SplitResult) -> _Answer:
+    def _ask(self, url: SplitResult) -> _Reply:
         """Return the answer to HEAD, or to GET if there is none or it is an error: some servers know only GET."""
         if url.scheme not in _PORTS or not url.hostname:
             raise _Refused("it is not a web address")
@@ -139,7 +139,7 @@ class _Client:
                     return answer
             return self._request("GET", url)
 
-    def _request(self, method: str, url: SplitResult) -> _Answer:
+    def _request(self, method: str, url: SplitResult) -> _Reply:
         if self._is_stopped:
             raise _Refused("the check was stopped")
         deadline, host = _Deadline(), (url.hostname or "").encode("idna").decode()
@@ -152,7 +152,7 @@ class _Client:
                 return _exchange(method, url, host, link)
 
 
-def _exchange(method: str, url: SplitResult, host: str, link: socket.socket) -> _Answer:
+def _exchange(method: str, url: SplitResult, host: str, link: socket.socket) -> _Reply:
     """Send a request, and read the headers of the reply."""
     connection = http.client.HTTPConnection(host)
     connection.sock = link
@@ -161,7 +161,7 @@ def _exchange(method: str, url: SplitResult, host: str, link: socket.socket) -> 
     connection.request(method, target, headers=_HEADERS | {"Host": name + (f":{url.port}" if url.port else "")})
     reply = connection.getresponse()
     is_redirect = reply.status in (301, 302, 303, 307, 308)
-    return _Answer(reply.status, reply.headers["Location"] if is_redirect else None)
+    return _Reply(reply.status, reply.headers["Location"] if is_redirect else None)
 
 
 def _addresses(host: str, port: int, *, is_own: bool) -> list[str]:

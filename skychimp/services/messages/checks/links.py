@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from skychimp.services.messages.checks.findings import MessageFinding
-from skychimp.services.messages.checks.html_page import Link, Page, Picture
+from skychimp.services.messages.checks.shown_parts import Link, Picture, ShownPart
 from skychimp.services.messages.merge_tags import foreign_merge_tags
 from skychimp.services.operations.findings import PROBLEM, WARNING, Level
 from skychimp.text import shortened
@@ -28,7 +28,7 @@ class Flaw(NamedTuple):
     remedy: str
 
 
-def check_links(page: Page, part: str) -> Iterator[MessageFinding]:
+def check_links(page: ShownPart, part: str) -> Iterator[MessageFinding]:
     """Yield what is wrong with the links and the pictures of a part."""
     for link in page.links:
         yield from _finding("link", link.url, f"{part} line {link.line}", find_link_flaw(link.url))
@@ -36,7 +36,7 @@ def check_links(page: Page, part: str) -> Iterator[MessageFinding]:
         yield from _finding("picture", picture.src, f"{part} line {picture.line}", find_picture_flaw(picture))
 
 
-def web_links(page: Page, part: str) -> dict[str, str]:
+def web_links(page: ShownPart, part: str) -> dict[str, str]:
     """Return where each http and https link and picture of a part is, without those that cannot be valid."""
     links: Iterable[Link] = (*page.links, *(Link(picture.src, picture.line) for picture in page.pictures))
     found: dict[str, str] = {}

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import unquote
 
 from skychimp.services.messages.checks.findings import MessageFinding
-from skychimp.services.messages.checks.html_page import Page
 from skychimp.services.messages.checks.links import scheme_of, show_url
+from skychimp.services.messages.checks.shown_parts import ShownPart
 from skychimp.services.messages.merge_tags import foreign_merge_tags
 from skychimp.services.operations.findings import PROBLEM, WARNING
 from skychimp.text import count_of
@@ -44,7 +44,7 @@ def check_size(html: str, largest: Iterable[str]) -> Iterator[MessageFinding]:
         yield MessageFinding("size", WARNING, found, remedy, "HTML")
 
 
-def check_merge_tags(page: Page, part: str) -> Iterator[MessageFinding]:
+def check_merge_tags(page: ShownPart, part: str) -> Iterator[MessageFinding]:
     """Yield the merge tags of other tools, in what readers see of a part and in its links."""
     remedy = 'use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"'
     lines = list(enumerate(page.text.split("\n"), 1))
@@ -57,7 +57,7 @@ def check_merge_tags(page: Page, part: str) -> Iterator[MessageFinding]:
                 yield MessageFinding("merge tag", PROBLEM, found, remedy, f"{part} line {line}")
 
 
-def check_parts_agree(text: Page, html: Page) -> Iterator[MessageFinding]:
+def check_parts_agree(text: ShownPart, html: ShownPart) -> Iterator[MessageFinding]:
     """Yield a finding for each part that has not the links, or most of the words, of the other one."""
     for part, page, other_part, other in (("text", text, "HTML", html), ("HTML", html, "text", text)):
         known = {_same_link(link.url) for link in other.links}

@@ -28,7 +28,7 @@ class Picture(NamedTuple):
     line: int
 
 
-class Page(NamedTuple):
+class ShownPart(NamedTuple):
     """What a reader sees of a part. The text has the same lines as the part."""
 
     links: list[Link]
@@ -36,7 +36,7 @@ class Page(NamedTuple):
     text: str
 
 
-def read_html(html: str) -> Page:
+def read_html(html: str) -> ShownPart:
     """Return what a reader sees of an HTML part."""
     from lxml import etree  # the parser of the standard library takes minutes for some pages
 
@@ -46,14 +46,14 @@ def read_html(html: str) -> Page:
     if root is not None:
         for event, element in etree.iterwalk(root, events=("start", "end")):
             (reader.begin if event == "start" else reader.end)(element)
-    return Page(reader.links, reader.pictures, "".join(reader.pieces))
+    return ShownPart(reader.links, reader.pictures, "".join(reader.pieces))
 
 
-def read_text(text: str) -> Page:
+def read_text(text: str) -> ShownPart:
     """Return what a reader sees of a text part. Links are what mail programs take for one."""
     lines = enumerate(text.split("\n"), 1)
     links = [Link(_without_end(match[0]), number) for number, line in lines for match in _LINK.finditer(line)]
-    return Page(links, [], text)
+    return ShownPart(links, [], text)
 
 
 class _Reader:
