@@ -145,6 +145,7 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("messages delete", "{unused} --yes", "own clients, messages, mailings"),
     ("messages preview", "{message}", "see mailings and their messages"),
     ("messages preview", "{own message} --client {client}", "own clients, messages, mailings"),
+    ("messages check", "{message}", "see mailings and their messages"),
     ("messages test", "{message} --to me@example.org", "own clients, messages, mailings"),
     ("layouts create", "new --html-file layout.html", "own clients, messages, mailings"),
     ("layouts list", "", "see mailings and their messages"),

@@ -17,6 +17,7 @@ from skychimp.services.inbound import processing
 from skychimp.services.mailings import forecast, queries, recipients, retries
 from skychimp.services.mailings.outbox_mail import FromOutbox
 from skychimp.services.messages import layouts, messages
+from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.operations import (
     backups,
     clock,
@@ -125,6 +126,7 @@ SHAPES: dict[str, Shape] = {
     "mailings retry": retries.Retry,
     "mailings show": _COUNTED_MAILING,
     "mailings update": _MAILING,
+    "messages check": {"ok": bool, "findings": [Merged((MessageFinding, {"ok": bool}))]},
     "messages create": messages.MessageInfo,
     "messages delete": Either((messages.MessageInfo, [messages.MessageInfo])),
     "messages list": [messages.MessageInfo],

@@ -26,6 +26,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
 TEST_COLUMNS = {"to": "To", "reply": "Reply", "relay": "Mail server"}
+CHECK_COLUMNS = {"level": "Level", "about": "About", "where": "Where", "found": "Result", "remedy": "Fix"}
+CHECK_DELAY_S = 0.5
+EXIT_PROBLEM = 1
 SHOWN_TAGS = 5
 EDITOR_SUFFIXES = {"text": ".txt", "markdown": ".md", "html": ".txt"}
 """The suffix of the file with the body in the editor, by format. The HTML part is not edited there."""
@@ -348,6 +351,38 @@ def _send_test(context: Context, mail: "MailSettings", message_id: int, address:
     if result.reply is None:
         context.out.warn(f"the mail server's final reply was lost: the email to {address} may have arrived")
     return SentTest(address, result.reply and result.reply.text, result.relay)
+
+
+@app.command(epilog="skychimp messages check 1\nskychimp messages check 1 --online")
+def check(
+    ctx: typer.Context,
+    message: MessageId,
+    online: Annotated[bool, typer.Option("--online", help="Also ask web servers for each link and picture.")] = False,
+    json: Json = False,
+) -> None:
+    """Check a message for broken links, missing texts and what spam filters dislike. Nothing is sent.
+
+    Exits with status 1 if there are problems. Warnings do not change the exit status.
+    """
+    from dataclasses import asdict
+
+    from skychimp.services.messages import checking
+
+    context = get_context(ctx, json)
+    findings, checks = [], checking.check(context.store, context.actor, message, context.settings, is_online=online)
+    with context.out.progress("checking", delay_s=CHECK_DELAY_S) as report_progress:
+        for finding in checks:
+            findings.append(finding)
+            report_progress(len(findings), finding.about)
+    has_problem = any(finding.level == "problem" for finding in findings)
+    if context.out.json:
+        rows = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
+        context.out.record({"ok": not has_problem, "findings": rows})
+    else:
+        context.out.rows(findings, CHECK_COLUMNS, empty="no problems found", optional=("about",))
+    if has_problem:
+        raise typer.Exit(EXIT_PROBLEM)
+    context.out.next("messages", "test", message, "--to", context.actor.email)
 
 
 def _show(context: Context, message: "MessageInfo") -> None:

@@ -66,6 +66,13 @@ class Recipient(NamedTuple):
     unsubscribe_url: str = ""
 
 
+class SampleRecipients(NamedTuple):
+    """Clients that a message is checked for: with all values, without optional ones, and with the longest values."""
+
+    ordinary: Sequence[Recipient]
+    largest: Sequence[Recipient]
+
+
 class _Tags(tuple[str, ...]):
     """A client's tags as templates see them: `"vip" in client.tags` also finds `VIP`, which is the same tag."""
 
@@ -377,22 +384,30 @@ def check_content(content: MessageContent, fields: Collection[Field] = ()) -> No
         due_at=_SAMPLE_TIME,
         extras=LARGEST_SAMPLE,
     )
-    used = _require_known(composer, fields)
-    required = [field for field in used if folded(field.name) in composer.required_fields]
-    for recipient, known in zip(_SAMPLE_RECIPIENTS, (used, required), strict=True):
+    samples = sample_recipients(composer, fields)
+    for recipient in samples.ordinary:
         try:
-            composer.compose(with_samples(recipient, known), "<check@localhost>")
-            composer.own_paths(with_samples(recipient, known))
+            composer.compose(recipient, "<check@localhost>")
+            composer.own_paths(recipient)
         except InvalidValue as error:
             hint = "use | default('...', true) for clients without a name or tags"
             raise InvalidValue(error.message, error.hint or hint) from None
-    for character in _COSTLY_CHARACTERS:
+    for recipient in samples.largest:
         try:
-            largest = with_samples(_largest_recipient(character), used, character * MAX_VALUE_LENGTH)
-            composer.compose(largest, "<check@localhost>")
+            composer.compose(recipient, "<check@localhost>")
         except InvalidValue as error:
             hint = error.hint or "make it shorter, or use client.comment and client.tags less often"
             raise InvalidValue(f"{error.message}, for a client with a long comment and many tags", hint) from None
+
+
+def sample_recipients(composer: Composer, fields: Collection[Field]) -> SampleRecipients:
+    """Return the clients that a message is checked for. Raises InvalidValue if it uses a field that there is not."""
+    used = _require_known(composer, fields)
+    required = [field for field in used if folded(field.name) in composer.required_fields]
+    return SampleRecipients(
+        [with_samples(each, known) for each, known in zip(_SAMPLE_RECIPIENTS, (used, required), strict=True)],
+        [with_samples(_largest_recipient(each), used, each * MAX_VALUE_LENGTH) for each in _COSTLY_CHARACTERS],
+    )
 
 
 def _field_composer(content: MessageContent) -> Composer | None:

@@ -1,6 +1,6 @@
 """Create, change, delete, list and preview messages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,7 +84,15 @@ class Preview:
     subject: str
     text: str
     html: str | None
-    attachments: list[str]
+    attachments: Sequence[str] = ()
+
+
+class Samples(NamedTuple):
+    """A message as clients read it: one with all values, one without optional ones, and those with the longest."""
+
+    full: Preview
+    minimal: Preview
+    largest: Sequence[Preview]
 
 
 def create(
@@ -368,6 +376,16 @@ def _read_files(store: Store, message: MessageInfo) -> Mapping[str, bytes]:
         return stored_files.read(db.connection(), hashes)
 
 
+def render_samples(
+    store: Store, actor: Actor, message_id: int, *, blog_url: str | None, extras: Extras = NO_EXTRAS
+) -> Samples:
+    """Render a message for the clients that it is checked for. Raises NotFound, InvalidValue."""
+    composer = _composer(store, show(store, actor, message_id), "check@localhost", blog_url, extras)
+    samples = compose.sample_recipients(composer, _owner_fields(store, message_id))
+    full, minimal = (Preview(each.email, *composer.render(each)) for each in samples.ordinary)
+    return Samples(full, minimal, [Preview(each.email, *composer.render(each)) for each in samples.largest])
+
+
 def has_made_body(message: MessageInfo) -> bool:
     """Return whether a message's body is empty, or what would be made from its HTML part."""
     if message.html is None or not message.body.strip():
@@ -478,10 +496,13 @@ def _recipient(store: Store, actor: Actor, client: str) -> Recipient:
 
 def _sample_recipient(store: Store, message_id: int) -> Recipient:
     """Return a sample client who has a value of each field that the message's owner has."""
+    return compose.with_samples(SAMPLE_RECIPIENT, _owner_fields(store, message_id))
+
+
+def _owner_fields(store: Store, message_id: int) -> Collection[Field]:
     with store.read() as db:
         owner_id = db.scalar(select(_MSG.c.owner_id).where(_MSG.c.id == message_id)) or 0
-        fields = known_fields(db, owner_id)
-    return compose.with_samples(SAMPLE_RECIPIENT, fields)
+        return known_fields(db, owner_id)
 
 
 def _address_to(email: bytes, recipient: Recipient, to: str) -> bytes:

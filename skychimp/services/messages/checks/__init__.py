@@ -1,0 +1,1 @@
+"""Check rendered emails for what readers, mail programs and spam filters dislike; pure."""
