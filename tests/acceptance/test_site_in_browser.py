@@ -44,7 +44,7 @@ C: MAIL FROM:<you@example.org> SIZE=1204 BODY=8BITMIME SMTPUTF8 a-line-that-is-l
 ```
 
 | Event | Outcome | What is done, in a table that is wider than a phone |
-|---|---|---|
+|---:|---|---|
 | `421` | given_back_given_back_given_back | wait_wait_wait_wait_wait_wait_wait_wait |
 
 <b>raw</b> {{ client.name }}
