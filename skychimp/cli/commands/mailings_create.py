@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from skychimp.cli.commands.run import exit_status, send, summary
+from skychimp.cli.commands.run import STOPPED_BY_HAND, exit_status, how_to_go_on, send, summary
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.mailing_options import (
     EVERY,
@@ -157,6 +157,9 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
         context.out.note(", ".join(f"{counts[name]:,} {name}" for name in shown if counts[name] or name == "sent"))
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
+    if stats.stopped in STOPPED_BY_HAND:
+        context.out.warn(how_to_go_on(stats, mailing.id))
+        return
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
 
 
