@@ -7,7 +7,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, Limit, MailingName, Offset, Search, Sort, get_context, list_options
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE
-from skychimp.cli.follow_log import follow_log
+from skychimp.cli.following import follow_log
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skychimp.cli.display.pager import paged
-from skychimp.cli.display.values import cell_text
+from skychimp.cli.display.values import cell_text, terminal_text
 from skychimp.listed import Listed
 from skychimp.text import count_of
 
@@ -82,6 +82,19 @@ def show_list(
             console.print(_build_table(_texts(chunk, columns), columns, widths, has_head=False))
             following = list(islice(rows, 1))
     return True
+
+
+def draw_record(values: Mapping[str, Any]) -> "Table":
+    """Return a table with a line for each value, after its name. Long values wrap below themselves."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(Text(name), Text(terminal_text(value, multiline=True)))
+    return table
 
 
 def _count_line(records: Iterable[Any], shown: int, noun: str, plural: str, *, is_whole: bool) -> str:

@@ -20,8 +20,10 @@ CREATE = ("mailings", "create", "--message", "1", "--start", "now", "--every", "
 @pytest.fixture
 def people(store: Store, ada: Actor, home: Home) -> Home:
     """Ada's command line, with message 1 and five clients, two of them with bad addresses."""
-    for number in range(5):
-        create_client(store, ada, f"c{number}", **({"bad_at": NOW, "bad_reason": "550: gone"} if number < 2 else {}))
+    for name in ("bad", "worse"):
+        create_client(store, ada, name, bad_at=NOW, bad_reason="550: gone")
+    for name in ("one", "two", "three"):
+        create_client(store, ada, name)
     assert home.call("messages", "create", "--subject", "Hello", "--body", "Hi").status == 0
     return home
 
