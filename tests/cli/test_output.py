@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp.cli.display.tables import CHUNK, GUTTER, ColumnSize, fit
+from skychimp.cli.display.tables import CHUNK, COLUMN_WIDTH, GUTTER, ColumnSize, fit
 from skychimp.cli.display.values import escape
 from skychimp.cli.output import Output, prepare_streams
 from skychimp.errors import Interrupted, SkychimpError
@@ -218,10 +218,10 @@ def test_table_is_complete_and_fits_the_terminal(values: list[tuple[str, str, st
 
 
 _sizes = st.builds(
-    lambda word, more, is_rigid: ColumnSize(word, word + more, is_rigid),
+    lambda word, more, kind: ColumnSize(word, word if kind else word + more, kind != "", kind == "key"),
     st.integers(1, 60),
     st.integers(0, 60),
-    st.booleans(),
+    st.sampled_from(["", "", "key", "time"]),
 )
 
 
@@ -232,7 +232,13 @@ def test_words_are_broken_only_without_room(sizes: list[ColumnSize], width: int)
     room = width - (len(widths) - 1) * GUTTER
     assert sum(widths.values()) <= room
     assert all(widths[name] <= named[name].cell for name in widths)
-    assert set(named) - set(widths) <= {"0", "1"}
+    keys = [name for name, size in named.items() if size.is_key and name not in ("0", "1")]
+    assert set(keys) <= set(widths)
+    if sum(named[name].word for name in widths if named[name].is_rigid) <= room:
+        assert all(widths[name] == named[name].cell for name in widths if named[name].is_rigid)
+    needed = [size.least(COLUMN_WIDTH) for size in named.values()]
+    if sum(needed) + GUTTER * (len(needed) - 1) <= width:
+        assert set(named) - set(widths) <= {"0", "1"}
     if sum(named[name].word for name in widths) <= room:
         assert all(widths[name] >= named[name].word for name in widths)
     elif not any(sizes[int(name)].is_rigid for name in widths):
