@@ -287,6 +287,12 @@ def test_filter_that_matches_nothing_is_said() -> None:
     assert on_terminal(partial(shown, is_filtered=True)) == "no matching clients\n"
 
 
+@pytest.mark.parametrize(("total", "text"), [(30, "0 of 30 clients"), (0, "no clients yet"), (None, "no clients yet")])
+def test_page_behind_the_end_is_not_an_empty_list(total: int | None, text: str) -> None:
+    rows: Listed[Row] = Listed(iter(()), lambda: total, is_part=True)
+    assert on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client", empty="no clients yet")) == f"{text}\n"
+
+
 def test_one_record_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     record = {"id": 1, "name": HOSTILE.replace("\n", ""), "body": "one\n[b]two\u2028[/b]"}

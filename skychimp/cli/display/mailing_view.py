@@ -195,7 +195,15 @@ def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterabl
         else:
             rows.append(_DueTimeRow(due.at, local.isoformat(), note))
     columns = DUE_TIME_COLUMNS | ({"local": mailing.timezone} if is_for_person else {})
-    context.out.rows(rows, columns, empty="no more due times")
+    context.out.rows(rows, columns, empty=f"no more due times: {_why_none_is_due(mailing)}")
+
+
+def _why_none_is_due(mailing: "MailingInfo") -> str:
+    if mailing.every == "once":
+        return "it is sent only once"
+    if mailing.end_at is None:
+        return "no later time can be calculated"
+    return f"it ends {mailing.end_at.astimezone(ZoneInfo(mailing.timezone)):{_MINUTE_FORMAT}} {mailing.timezone}"
 
 
 def next_step(mailing: "MailingInfo") -> str:

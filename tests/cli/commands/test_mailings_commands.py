@@ -294,3 +294,44 @@ def test_window_in_the_past_is_said(message: Home) -> None:
     assert created.status == 0
     assert "its end has passed, so it will never be sent" in created.err
     assert "skychimp mailings update 1 --end WHEN" in created.err
+
+
+def test_mailing_without_due_times_says_why(message: Home) -> None:
+    once = str(create(message, every="once"))
+    over = str(create(message, "--end", "2030-01-02 08:00", "--timezone", "UTC"))
+    after = ("--from", "2030-02-01")
+    assert (
+        message.call("mailings", "preview", once, *after, width=80).err == "no more due times: it is sent only once\n"
+    )
+    shown = message.call("mailings", "preview", over, *after, width=80)
+    assert (shown.out, shown.err) == ("", "no more due times: it ends 2030-01-02 08:00 UTC\n")
+    piped = message.call("mailings", "preview", over, *after)
+    assert (piped.status, piped.out, piped.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (("mailings", "log", "1"), 'no attempts yet; run "skychimp run" to send due emails'),
+        (("mailings", "log", "1", "--status", "failed"), "no matching attempts"),
+        (("mailings", "log", "1", "--offset", "9"), "no matching attempts"),
+        (("report", "1", "--table", "replies"), "nothing was due yet"),
+        (("audit", "list", "--operator", "--search", "nothing has this"), "no matching entries"),
+        (("clients", "list", "--offset", "99"), "0 of 1 client"),
+    ],
+)
+def test_empty_result_is_said_on_a_terminal_only(
+    message: Home, store: Store, ada: Actor, command: tuple[str, ...], shown: str
+) -> None:
+    create_client(store, ada, "one")
+    create(message)
+    assert message.call(*command, width=80).err.splitlines()[-1] == shown
+    piped = message.call(*command)
+    assert (piped.status, piped.out, piped.err) == (0, "", "")
+
+
+def test_client_in_no_mailing_is_said(store: Store, ada: Actor, home: Home) -> None:
+    create_client(store, ada, "one")
+    email = home.call("clients", "list", "--json").json[0]["email"]
+    assert "no mailing has included it, and none will\n" in home.call("why", email, width=80).out
+    assert home.call("why", email).out == ""
