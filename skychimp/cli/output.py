@@ -108,7 +108,7 @@ class Output:
 
         On a terminal, it is a table. A `noun` such as "client" tells how many there are, with its `plural` unless that
         has only an "s" more. `optional` columns are left out if the terminal is too narrow, the first one first.
-        `empty` is shown for an empty list, unless it `is_filtered`: then nothing matches.
+        `empty` is shown for an empty list, unless it `is_filtered`: then nothing matches. In a pipe, nothing is.
         """
         if self.json:
             write_json_list(sys.stdout, records)
@@ -120,7 +120,7 @@ class Output:
         from skychimp.cli.display.tables import show_list
 
         if not show_list(new_console(stderr=False), records, columns, optional, noun, plural):
-            self.note(f"no matching {plural or noun + 's'}" if is_filtered else empty)
+            self.note(_why_nothing_is_shown(records, noun, plural, empty, is_filtered=is_filtered))
 
     def lines(self, records: Iterable[Any], columns: Mapping[str, str]) -> None:
         """Show records as plain lines, or as one JSON value per line, without buffering."""
@@ -316,6 +316,15 @@ class Output:
 
     def _write(self, line: str, end: str = "\n") -> None:
         sys.stdout.write(line + end)
+
+
+def _why_nothing_is_shown(records: Iterable[Any], noun: str, plural: str, empty: str, *, is_filtered: bool) -> str:
+    from skychimp.listed import Listed
+    from skychimp.text import count_of
+
+    if isinstance(records, Listed) and records.is_part and (total := records.count()):
+        return f"0 of {count_of(total, noun, plural)}"
+    return f"no matching {plural or noun + 's'}" if is_filtered else empty
 
 
 def _half_block(upper: Color | None, lower: Color | None) -> "Segment":

@@ -388,12 +388,8 @@ class BlogSettings(_Section):
         ),
     ] = None
     title: Annotated[TextLine, _setting("Title of the blog.")] = "Skychimp"
-    tagline: Annotated[TextLine, _setting("Subtitle of the blog, a few words long.")] = (
-        "Every client gets every mailing."
-    )
-    description: Annotated[TextLine, _setting("Description of the blog in one sentence.")] = (
-        "News from Skychimp, which sends recurring mailings from the command line."
-    )
+    tagline: Annotated[TextLine, _setting("Subtitle of the blog, a few words long.")] = "News and updates"
+    description: Annotated[TextLine, _setting("Description of the blog in one sentence.")] = "The latest posts."
     language: Annotated[Language, _setting("Language of the posts, such as en, ru or pt-BR.")] = "en"
 
 

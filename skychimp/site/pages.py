@@ -24,6 +24,7 @@ HUES = 6
 """Background colors in the stylesheet for cards without a picture."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_ALIGNED_CELL = re.compile(r'<(t[hd]) style="text-align:(left|center|right)">')
 _INVALID_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -146,8 +147,12 @@ def _format_day(timezone: str, at: datetime) -> str:
 
 
 def _within_page(html: str) -> Markup:
-    """Return a post's HTML as part of a page: headings one level lower, wide elements scrollable by keyboard too."""
+    """Return a post's HTML as part of a page: headings one level lower, wide elements scrollable by keyboard too.
+
+    The columns of tables keep their alignment.
+    """
     html = re.sub(r"<(/?)h([1-5])>", lambda match: f"<{match[1]}h{int(match[2]) + 1}>", html)
+    html = _ALIGNED_CELL.sub(r'<\1 class="\2">', html)  # the page's policy allows no styles in attributes
     html = html.replace("<pre>", '<pre tabindex="0">')
     tables = count(1)
     opened = '<div class="wide" role="region" aria-label="Table {}" tabindex="0"><table>'

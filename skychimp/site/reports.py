@@ -16,9 +16,8 @@ from skychimp.services.reporting.reports import OccurrenceReport, RatePoint, Rep
 MAX_PLOTS = 12
 """How many of the latest occurrences have a plot of their sending rate."""
 
-WIDTH, HEIGHT = 720, 180
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
-"""The size of a plot and its margins, in the plot's own units."""
+WIDTH, HEIGHT = 720, 160
+"""The size of a plot in its own units. The page stretches it to the room that there is, but not its labels."""
 
 OUTCOMES = ("sent", "outbox", "deferred", "failed", "unknown", "given_back")
 
@@ -36,20 +35,13 @@ class Block(NamedTuple):
     height: float
 
 
-class Tick(NamedTuple):
-    """A position on an axis, and its label."""
-
-    position: float
-    label: str
-
-
 class Plot(NamedTuple):
-    """Emails per second over time: blocks stacked by outcome, with the ticks of both axes."""
+    """Emails per second over time: blocks stacked by outcome, and labels from end to end of both axes."""
 
     title: str
     blocks: Sequence[Block]
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
+    times: Sequence[str]
+    rates: Sequence[str]
 
 
 def render_report(report: Report, timezone: str) -> str:
@@ -71,8 +63,6 @@ def render_report(report: Report, timezone: str) -> str:
             plots=[plot_rate(occurrence, zone) for occurrence in plotted],
             width=WIDTH,
             height=HEIGHT,
-            left=LEFT,
-            right=WIDTH - RIGHT,
         )
     )
 
@@ -104,17 +94,14 @@ def plot_rate(occurrence: OccurrenceReport, zone: ZoneInfo) -> Plot:
     """Return the plot of an occurrence's sending rate."""
     points = occurrence.rate
     highest = round_up(max(point.per_second for point in points))
-    step = (WIDTH - LEFT - RIGHT) / len(points)
-    plot_height = HEIGHT - TOP - BOTTOM
+    step = WIDTH / len(points)
     blocks = [
         block
         for index, point in enumerate(points)
-        for block in _stacked_column(point, LEFT + index * step, max(step - 0.6, 0.6), plot_height / highest)
+        for block in _stacked_column(point, index * step, max(step - 0.6, 0.6), HEIGHT / highest)
     ]
-    y_ticks = [
-        Tick(round(HEIGHT - BOTTOM - half / 2 * plot_height, 2), f"{highest * half / 2:,g}") for half in range(3)
-    ]
-    return Plot(_format_time(occurrence.due_at, zone), blocks, list(_x_ticks(points, step, zone)), y_ticks)
+    rates = [f"{highest * half / 2:,g}" for half in range(3)]
+    return Plot(_format_time(occurrence.due_at, zone), blocks, list(_times(points, zone)), rates)
 
 
 def round_up(number: float) -> float:
@@ -134,7 +121,7 @@ def escape_invisible(text: str) -> str:
 
 def _stacked_column(point: RatePoint, x: float, width: float, unit: float) -> Iterator[Block]:
     """Yield the blocks of one point. `unit` is the height of one email per second."""
-    y = HEIGHT - float(BOTTOM)
+    y = float(HEIGHT)
     for outcome in OUTCOMES:
         height = point.counts[outcome] / point.seconds * unit
         if height:
@@ -142,16 +129,15 @@ def _stacked_column(point: RatePoint, x: float, width: float, unit: float) -> It
             yield Block(outcome, round(x, 2), round(y, 2), round(width, 2), round(height, 2))
 
 
-def _x_ticks(points: Sequence[RatePoint], step: float, zone: ZoneInfo) -> Iterator[Tick]:
-    """Yield five ticks, from the beginning to the end."""
+def _times(points: Sequence[RatePoint], zone: ZoneInfo) -> Iterator[str]:
+    """Yield five times, from the beginning to the end."""
     duration = points[-1].at - points[0].at + timedelta(seconds=points[-1].seconds)
     if duration < timedelta(hours=1):
         time_format = "%H:%M:%S"
     else:
         time_format = "%H:%M" if duration < timedelta(days=1) else "%d %b %H:%M"
     for quarter in range(5):
-        at = points[0].at + duration * quarter / 4
-        yield Tick(round(LEFT + len(points) * step * quarter / 4, 2), at.astimezone(zone).strftime(time_format))
+        yield (points[0].at + duration * quarter / 4).astimezone(zone).strftime(time_format)
 
 
 def _format_time(at: datetime, zone: ZoneInfo) -> str:

@@ -30,15 +30,16 @@ async function open(browser, url) {
 async function check(page, url, size, colorScheme) {
   await page.setViewportSize(sizes[size]);
   await page.emulateMedia({ colorScheme });
-  const [overflow, background] = await page.evaluate(() => [
+  const [overflow, cut, background] = await page.evaluate(() => [
     document.documentElement.scrollWidth - innerWidth,
+    [...document.querySelectorAll("figure span")].filter((label) => label.getBoundingClientRect().right > innerWidth).length,
     getComputedStyle(document.documentElement).backgroundColor,
   ]);
   const name = `${url.replace(/^.*?\/(?=[^/]*\/?[^/]*$)/, "").replace(/\W+/g, "-")}-${size}-${colorScheme}.png`;
   await page.screenshot({ path: path.join(screenshots, name), fullPage: true });
   const result = await page.evaluate(() => axe.run({ preload: false }));
   const faults = result.violations.map((violation) => `${violation.id}: ${violation.nodes.map((node) => node.html).join(" ")}`);
-  return { size, colorScheme, overflow, background, faults, checked: result.passes.length, screenshot: name };
+  return { size, colorScheme, overflow, cut, background, faults, checked: result.passes.length, screenshot: name };
 }
 
 (async () => {

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 from conftest import create_user
 from PIL import Image
+from support import ledger_rows
 from support.browser import CHROMIUM, check_pages, has_packages
 
 from skychimp.config.settings import Settings
-from skychimp.models import Role
+from skychimp.models import DeliveryState, Outcome, Role
+from skychimp.permissions import Actor
 from skychimp.services.blog import images, posts
+from skychimp.services.reporting import reports, rollups
 from skychimp.site.build import build
+from skychimp.site.reports import render_report
 from skychimp.store.database import Store
 
 TITLES = [
@@ -44,7 +48,7 @@ C: MAIL FROM:<you@example.org> SIZE=1204 BODY=8BITMIME SMTPUTF8 a-line-that-is-l
 ```
 
 | Event | Outcome | What is done, in a table that is wider than a phone |
-|---|---|---|
+|---:|---|---|
 | `421` | given_back_given_back_given_back | wait_wait_wait_wait_wait_wait_wait_wait |
 
 <b>raw</b> {{ client.name }}
@@ -103,6 +107,23 @@ def test_pages_load_completely_and_are_accessible(address: str, site: Path, tmp_
         assert page["checked"] > 20, page
     light, dark = (page["background"] for page in results[:2])
     assert light != dark
+
+
+def test_report_fits_a_phone(tools: None, store: Store, ada: Actor, tmp_path: Path) -> None:
+    """Its plot is drawn completely, with the last time."""
+    mailing_id = ledger_rows.mailing(store, ada)
+    occurrence = ledger_rows.occurrence(store, mailing_id)
+    for minute in range(40):
+        sent = ledger_rows.delivery(store, occurrence, f"a{minute}@one.example", DeliveryState.SENT, None)
+        ledger_rows.attempt(store, sent, Outcome.SENT, "250 ok", ledger_rows.NINE + timedelta(minutes=minute))
+    rollups.count_new_attempts(store)
+    page = tmp_path / "report.html"
+    page.write_text(render_report(reports.mailing_report(store, ada, mailing_id), "UTC"), encoding="utf-8")
+    assert '<figure class="plot">' in page.read_text(encoding="utf-8")
+
+    for shown in check_pages(tmp_path, page.as_uri()):
+        assert (shown["messages"], shown["faults"], shown["cut"]) == ([], [], 0), shown
+        assert shown["overflow"] <= 0, shown
 
 
 @pytest.mark.slow

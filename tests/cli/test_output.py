@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skychimp.cli.display.tables import CHUNK, GUTTER, ColumnSize, fit
+from skychimp.cli.display.tables import CHUNK, COLUMN_WIDTH, GUTTER, ColumnSize, fit
 from skychimp.cli.display.values import escape
 from skychimp.cli.output import Output, prepare_streams
 from skychimp.errors import Interrupted, SkychimpError
@@ -204,7 +204,11 @@ def test_address_is_not_broken_if_there_is_room() -> None:
     assert max(len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) for line in shown.splitlines()) <= 60
 
 
-@given(st.lists(st.tuples(*[st.text("ab ", max_size=50)] * 3), min_size=1, max_size=3), st.integers(30, 120))
+_words = st.text("ab ", max_size=50)
+_short_addresses = st.text("ab ", max_size=12)
+
+
+@given(st.lists(st.tuples(_words, _short_addresses, _words), min_size=1, max_size=3), st.integers(30, 120))
 def test_table_is_complete_and_fits_the_terminal(values: list[tuple[str, str, str]], width: int) -> None:
     rows = [Attempt(*cells) for cells in values]
     with pytest.MonkeyPatch.context() as patch:
@@ -218,10 +222,10 @@ def test_table_is_complete_and_fits_the_terminal(values: list[tuple[str, str, st
 
 
 _sizes = st.builds(
-    lambda word, more, is_rigid: ColumnSize(word, word + more, is_rigid),
+    lambda word, more, kind: ColumnSize(word, word if kind else word + more, kind != "", kind == "key"),
     st.integers(1, 60),
     st.integers(0, 60),
-    st.booleans(),
+    st.sampled_from(["", "", "key", "time"]),
 )
 
 
@@ -232,7 +236,13 @@ def test_words_are_broken_only_without_room(sizes: list[ColumnSize], width: int)
     room = width - (len(widths) - 1) * GUTTER
     assert sum(widths.values()) <= room
     assert all(widths[name] <= named[name].cell for name in widths)
-    assert set(named) - set(widths) <= {"0", "1"}
+    keys = [name for name, size in named.items() if size.is_key and name not in ("0", "1")]
+    assert set(keys) <= set(widths)
+    if sum(named[name].word for name in widths if named[name].is_rigid) <= room:
+        assert all(widths[name] == named[name].cell for name in widths if named[name].is_rigid)
+    needed = [size.least(COLUMN_WIDTH) for size in named.values()]
+    if sum(needed) + GUTTER * (len(needed) - 1) <= width:
+        assert set(named) - set(widths) <= {"0", "1"}
     if sum(named[name].word for name in widths) <= room:
         assert all(widths[name] >= named[name].word for name in widths)
     elif not any(sizes[int(name)].is_rigid for name in widths):
@@ -279,6 +289,12 @@ def test_filter_that_matches_nothing_is_said() -> None:
     shown = partial(Output().rows, [], COLUMNS, noun="client", empty="no clients yet")
     assert on_terminal(shown) == "no clients yet\n"
     assert on_terminal(partial(shown, is_filtered=True)) == "no matching clients\n"
+
+
+@pytest.mark.parametrize(("total", "text"), [(30, "0 of 30 clients"), (0, "no clients yet"), (None, "no clients yet")])
+def test_page_behind_the_end_is_not_an_empty_list(total: int | None, text: str) -> None:
+    rows: Listed[Row] = Listed(iter(()), lambda: total, is_part=True)
+    assert on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client", empty="no clients yet")) == f"{text}\n"
 
 
 def test_one_record_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

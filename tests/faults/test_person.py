@@ -103,9 +103,11 @@ def test_one_signal_finishes_emails_in_flight_and_gives_back_the_rest(
         wait_until(lambda: held_replies.held == 3, process)
         signal_and_wait(process, number)
         held_replies.release()
-        exit_status, out, _ = wait_for_exit(process)
+        exit_status, out, err = wait_for_exit(process)
 
     assert exit_status == STATUS_AFTER_ONE[number]
+    reason = "interrupted" if number == signal.SIGINT else "terminated"
+    assert err.splitlines()[-1] == f'{reason}: 3 emails sent, 97 waiting; run "skychimp run" to go on'
     assert '"sent": 3' in out
     assert state_counts(store) == {"sent": 3, "queued": 97}
     assert [outcome for outcome, *_ in attempt_log(store)] == ["sent"] * 3

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skychimp import markdown
 from skychimp.site import pages
 from skychimp.site.pages import POSTS_PER_PAGE, Article, Figures, Picture, Site
 
@@ -184,6 +185,20 @@ def test_headings_are_lowered_and_wide_elements_scroll() -> None:
     assert '<h2>A</h2><h3>B</h3><h6>C</h6><pre tabindex="0"><code>&lt;h1&gt;</code></pre>' in page
     regions = [each["aria-label"] for each in Page(page).all("div") if each.get("role") == "region"]
     assert regions == ["Table 1", "Table 2"]
+
+
+def test_table_columns_keep_their_alignment_without_style_attributes() -> None:
+    """The pages' policy forbids style attributes. The text of a cell may look like one."""
+    source = '| a | b | c | d |\n|---|---:|:-:|:--|\n| 1 | 2 | 3 | `<td style="text-align:right">` |'
+    post = article(1, html=markdown.to_html(source))
+    built = files(post)
+    page = Page(built["posts/post-1.html"])
+    for tag in ("th", "td"):
+        assert [each.get("class") for each in page.all(tag)] == [None, "right", "center", "left"]
+    assert not [attributes for _, attributes in page.tags if "style" in attributes]
+    assert '<td style="text-align:right">' in page.text
+    for alignment in ("left", "center", "right"):
+        assert f".{alignment} {{ text-align: {alignment};" in built["style.css"]
 
 
 # Feed and sitemap

@@ -43,6 +43,7 @@ ERROR = "error"
 """The name of the schema of an error, which any command can print on stderr."""
 
 _EMAIL = {"email": str}
+_DUE = {"mailing_id": int, "due_at": datetime, "would_send": int, "left_out": int}
 _FILE = {"file": str}
 _LEFT_OUT = {"suppressed": int, "bad_address": int, "no_consent": int, "excluded": int}
 _COUNTS = {"recipients": int, "left_out": _LEFT_OUT}
@@ -153,7 +154,7 @@ SHAPES: dict[str, Shape] = {
     "run": Either(
         (
             _SUMMARY,
-            Merged((_SUMMARY, {"clients": [forecast.Forecast], "due": [run.DueTotal], "would_send": int})),
+            Merged((_SUMMARY, {"clients": [forecast.Forecast], "due": [_DUE], "would_send": int})),
         )
     ),
     "segments create": segments.SegmentCount,

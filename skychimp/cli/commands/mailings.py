@@ -1,7 +1,7 @@
 """The `skychimp mailings` commands: create mailings, control them, and show what they will do and have done."""
 
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from skychimp.cli.commands.mailings_log import log
 from skychimp.cli.commands.mailings_update import EXAMPLE as UPDATE_EXAMPLE
 from skychimp.cli.commands.mailings_update import update
 from skychimp.cli.context import (
+    Context,
     Json,
     Limit,
     MailingName,
@@ -27,6 +28,7 @@ from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.mailing_view import (
     COLUMNS,
     MANAGER_COLUMNS,
+    draw_mailing,
     next_step,
     note_left_out,
     sent_next,
@@ -35,9 +37,13 @@ from skychimp.cli.display.mailing_view import (
     show_mailings,
     show_whole_mailing,
 )
+from skychimp.cli.following import Interval, Watch, watch_interval_s, watch_screen
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.options.mailing_options import confirm_sending, count_recipients, require_consent
 from skychimp.text import count_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -67,15 +73,46 @@ def list_(
     show_mailings(context, rows, shown, is_filtered=search is not None)
 
 
-@app.command()
-def show(ctx: typer.Context, mailing: MailingName, json: Json = False) -> None:
-    """Show a mailing, and how many clients it goes to now."""
+@app.command(epilog="skychimp mailings show 1 --watch")
+def show(
+    ctx: typer.Context, mailing: MailingName, watch: Watch = False, interval: Interval = None, json: Json = False
+) -> None:
+    """Show a mailing, and how many clients it goes to now.
+
+    With --watch, show how far its sending is until it is complete, or until Ctrl-C.
+    """
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
+    interval_s = watch_interval_s(context, watch, interval)
     mailing_id = context.find_mailing(mailing)
+    if interval_s is not None:
+        _watch(context, mailing_id, interval_s)
+        return
     shown = mailings.show(context.store, context.actor, mailing_id)
     show_whole_mailing(context, shown, count_recipients(context, mailing_id))
+
+
+def _watch(context: Context, mailing_id: int, interval_s: float) -> None:
+    """Keep showing how far a mailing is, and how fast, until it is complete."""
+    from skychimp.cli.display.progress import Pace
+    from skychimp.models import MailingStatus
+    from skychimp.services.mailings import mailings
+
+    pace, started_with = Pace(), (0, 0)
+
+    def draw() -> "tuple[RenderableType, bool]":
+        nonlocal pace, started_with
+        mailing = mailings.show(context.store, context.actor, mailing_id)
+        deliveries, done = mailing.deliveries or 0, mailing.done or 0
+        if deliveries != started_with[0]:  # the first screen, or the mailing is due again
+            pace, started_with = Pace(), (deliveries, done)
+        already_done = started_with[1]
+        rate = pace.describe(done - already_done, deliveries - already_done) if done > already_done else ""
+        is_complete = mailing.status == MailingStatus.COMPLETED and done == deliveries
+        return draw_mailing(mailing, "" if is_complete else rate), is_complete
+
+    watch_screen(draw, interval_s)
 
 
 @app.command(epilog="skychimp mailings audience 1 --left-out")

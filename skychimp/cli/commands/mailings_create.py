@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from skychimp.cli.commands.run import exit_status, send, start_log, summary
+from skychimp.cli.commands.run import STOPPED_BY_HAND, exit_status, how_to_go_on, send, start_log, summary
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE, json_counts, next_step, show_mailing
 from skychimp.cli.display.outbox_note import show_outbox_note
@@ -169,6 +169,9 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     show_outbox_note(context, stats.outbox)
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)
+    if stats.stopped in STOPPED_BY_HAND:
+        context.out.warn(how_to_go_on(stats, mailing.id))
+        return
     _note_if_nothing_sends(context, created)
     context.out.next(*(["run"] if exit_status(stats) else ["mailings", "log", mailing.id]))
 

@@ -7,7 +7,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, Limit, MailingName, Offset, Search, Sort, get_context, list_options
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE
-from skychimp.cli.follow_log import follow_log
+from skychimp.cli.following import follow_log
 from skychimp.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def log(
         columns = TABLE_COLUMNS if context.out.on_terminal else COLUMNS
         context.out.rows(chain([first], attempts), columns, noun="attempt")
     else:
-        is_filtered = any(each is not None for each in (status, domain, reply, since, until, search))
+        chosen = (status, domain, reply, since, until, search, limit, offset or None)
+        is_filtered = any(each is not None for each in chosen)
         empty = "" if is_filtered else _empty_log_note(context, mailing_id)
         context.out.rows((), COLUMNS, noun="attempt", empty=empty, is_filtered=is_filtered)
 

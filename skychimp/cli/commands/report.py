@@ -32,6 +32,8 @@ TABLES = {
     "rate": ("due_at", "at", "seconds", "sent", "outbox", "deferred", "failed", "unknown", "given_back", "a_second"),
 }  # fmt: skip
 """The tables that a pipe or CSV can get, with their columns."""
+EMPTY = dict.fromkeys(TABLES, "no emails yet") | {"replies": "no replies yet", "rate": "no attempts yet"}
+"""What is said on a terminal about a table without rows, although something was due."""
 
 
 @app.command(epilog="skychimp report 1\nskychimp report 1 --html report.html\nskychimp report 1 --csv --table domains")
@@ -69,7 +71,8 @@ def report(
         _draw(context, result)
     else:
         columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}
-        context.out.rows(_rows(result, table or "occurrences"), columns, empty="nothing was due yet")
+        empty = "nothing was due yet" if not result.occurrences else EMPTY[table or "occurrences"]
+        context.out.rows(_rows(result, table or "occurrences"), columns, empty=empty)
     if not json:
         show_outbox_note(context, result.counts["outbox"], others_sent=result.counts["sent"] > 0)
 

@@ -3,9 +3,10 @@
 import logging
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -32,6 +33,8 @@ app = typer.Typer(rich_markup_mode="rich")
 MAIL_LEFT = 75
 SHOWN = ("sent", "outbox", "deferred", "failed", "unknown", "expired", "replaced", "queued", "waiting", "stopped")
 SHOWN_IF_ANY = ("outbox", "expired", "replaced", "waiting", "stopped")
+STOPPED_BY_HAND = ("interrupted", "terminated")
+"""The reasons to stop of Ctrl-C and SIGTERM."""
 FORECAST_COLUMNS = {"mailing_id": "Mailing", "due_at": "Due", "email": "Email"}
 LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
 
@@ -44,7 +47,11 @@ def run(
         bool, typer.Option("--dry-run", help="Send nothing. List the clients who would get an email.")
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Send nothing. List the clients who would be left out, and why.")
+        bool,
+        typer.Option("--plan", help="Send nothing. Show how many emails are due, and why clients would be left out."),
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="With --plan, list the clients who would be left out (always in a pipe).")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Send at most N emails.", metavar="N")] = None,
     join: Annotated[
@@ -84,8 +91,11 @@ def run(
     if from_outbox and (dry_run or plan):
         hint = run_hint("mailings", "log", "ID", "--status", "outbox", "--last")
         raise InvalidValue("--from-outbox cannot be combined with --dry-run or --plan", f"{hint} to see them")
+    if list_ and not plan:
+        raise InvalidValue("--list needs --plan", "use --plan --list, or --dry-run to list who would get an email")
     if dry_run or plan:
-        _show_forecast(context, _find(context, mailing), shows_left_out=plan, limit=limit)
+        is_list = list_ or dry_run or not context.out.on_terminal
+        _show_forecast(context, _find(context, mailing), shows_left_out=plan, is_list=is_list, limit=limit)
         return
     with _monitored(context) as report_failure:
         mailing_id = _find(context, mailing)
@@ -104,6 +114,8 @@ def run(
         context.out.note("nothing was due")
     elif stats.unknown:
         context.out.next("resolve")
+    if stats.stopped in STOPPED_BY_HAND:
+        context.out.warn(how_to_go_on(stats, mailing_id))
     _tidy(context, stats)
     status = exit_status(stats)
     if status:
@@ -136,7 +148,8 @@ def _queue_outbox(context: Context, mailing_id: int | None, limit: int | None) -
 def send(context: Context, mailing_id: int | None = None, limit: int | None = None, *, join: bool = True) -> "RunStats":
     """Send what is due and show the progress. If the run ended early, show the reason on stderr.
 
-    Raises AlreadySending if another run on this host is sending the same, unless this one may join it.
+    If a signal ended it, the caller shows how to go on. Raises AlreadySending if another run on this host is sending
+    the same, unless this one may join it.
     """
     from skychimp.delivery.sending.dispatcher import RunOptions
     from skychimp.delivery.sending.runner import send_due
@@ -145,7 +158,7 @@ def send(context: Context, mailing_id: int | None = None, limit: int | None = No
     with context.out.progress("sending") as show_progress:
         options = RunOptions(mailing_id, limit, join)
         stats = send_due(store, settings, options, _reporter(context, options, show_progress), context.out.warn)
-    if stats.stopped:
+    if stats.stopped and stats.stopped not in STOPPED_BY_HAND:
         context.out.warn(f"stopped: {stats.stopped}")
         if stats.hint:
             context.out.note(f"hint: {stats.hint}")
@@ -176,6 +189,13 @@ def _monitored(context: Context) -> Iterator[Callable[[str], None]]:
 
     with closing(Tail()) as tail, watch_run(settings, lambda: context.store, tail.read) as report_failure:
         yield report_failure
+
+
+def how_to_go_on(stats: "RunStats", mailing_id: int | None) -> str:
+    """Return what a run did until a signal ended it, and the command that goes on."""
+    waiting = stats.queued + stats.deferred + stats.waiting
+    command = run_hint("run", *([] if mailing_id is None else ["--mailing", mailing_id]))
+    return f"{stats.stopped}: {count_of(stats.sent, 'email')} sent, {waiting:,} waiting; {command} to go on"
 
 
 def _tidy(context: Context, stats: "RunStats") -> None:
@@ -282,10 +302,15 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
     return report
 
 
-def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: bool, limit: int | None) -> None:
-    """Show the clients who would get an email in the next run, or those who would be left out and why."""
+def _show_forecast(
+    context: Context, mailing_id: int | None, *, shows_left_out: bool, is_list: bool, limit: int | None
+) -> None:
+    """Show the clients who would get an email in the next run, or those who would be left out and why.
+
+    Unless it `is_list`, show only how many they are for each due time.
+    """
     from skychimp.cli.options.attachment_options import attachments_folder
-    from skychimp.services.mailings.forecast import forecast
+    from skychimp.services.mailings.forecast import BEYOND_LIMIT, forecast
 
     totals: dict[tuple[int, datetime], DueTotal] = {}
     is_cut = False
@@ -306,28 +331,29 @@ def _show_forecast(context: Context, mailing_id: int | None, *, shows_left_out: 
                 if not shows_left_out:
                     is_cut = True
                     return
-                row = replace(row, left_out="more than --limit")
-            is_sent = row.left_out is None
-            would_send += is_sent
-            total = totals.setdefault((row.mailing_id, row.due_at), DueTotal(row.mailing_id, row.due_at))
-            total.would_send += is_sent
-            total.left_out += not is_sent
-            if is_sent != shows_left_out:
+                row = replace(row, left_out=BEYOND_LIMIT)
+            would_send += row.left_out is None
+            totals.setdefault((row.mailing_id, row.due_at), DueTotal(row.mailing_id, row.due_at)).add(row)
+            if (row.left_out is None) != shows_left_out:
                 yield row
 
     if context.out.json:
         context.out.json_object(_forecast_parts(shown_rows(), totals))
         return
-    columns = LEFT_OUT_COLUMNS if shows_left_out else FORECAST_COLUMNS
-    context.out.rows(shown_rows(), columns, empty="no clients are left out" if shows_left_out else "nothing is due")
-    for total in totals.values():
-        context.out.note(
-            f"mailing {total.mailing_id}, due {total.due_at.isoformat(timespec='seconds')}: "
-            f"would send {total.would_send}, leave out {total.left_out}"
-        )
+    if is_list:
+        columns = LEFT_OUT_COLUMNS if shows_left_out else FORECAST_COLUMNS
+        context.out.rows(shown_rows(), columns, empty="no clients are left out" if shows_left_out else "nothing is due")
+    else:
+        deque(shown_rows(), maxlen=0)
+        context.out.text("\n".join(map(_in_words, totals.values())) or "nothing is due")
+    if is_list:
+        for total in totals.values():
+            context.out.note(_in_words(total))
     if is_cut:
         context.out.note("the other clients were not looked at, because of --limit")
     context.out.note("nothing was sent")
+    if not is_list and any(total.left_out for total in totals.values()):
+        context.out.next("run", "--plan", "--list")
 
 
 @dataclass
@@ -338,6 +364,34 @@ class DueTotal:
     due_at: datetime
     would_send: int = 0
     left_out: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """How many clients each kind of reason leaves out."""
+    remark: str = ""
+    """Why nothing at all is sent."""
+
+    def add(self, row: "Forecast") -> None:
+        """Count a row of the forecast."""
+        from skychimp.services.mailings.forecast import kind_of_reason
+
+        self.would_send += row.left_out is None
+        self.left_out += row.left_out is not None
+        if row.left_out is not None and row.email:
+            self.reasons[kind_of_reason(row.left_out)] += 1
+        elif row.left_out is not None:
+            self.remark = row.left_out
+
+    def counts(self) -> dict[str, object]:
+        """Return the numbers as JSON has them."""
+        names = ("mailing_id", "due_at", "would_send", "left_out")
+        return {name: getattr(self, name) for name in names}
+
+
+def _in_words(total: DueTotal) -> str:
+    """Return `mailing 3, due 2026-12-01 09:00: 1,988 emails; left out: 12 suppressed, 3 bad address`."""
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in total.reasons.most_common())
+    emails = count_of(total.would_send, "email") if total.would_send or not total.remark else total.remark
+    words = "; left out: ".join(filter(None, (emails, reasons)))
+    return f"mailing {total.mailing_id}, due {total.due_at.astimezone():%Y-%m-%d %H:%M}: {words}"
 
 
 def _forecast_parts(
@@ -345,7 +399,7 @@ def _forecast_parts(
 ) -> Iterator[tuple[str, object]]:
     """Yield the parts of the JSON object. The totals are known once all rows were read."""
     yield "clients", map(asdict, rows)
-    yield "due", map(asdict, totals.values())
+    yield "due", (total.counts() for total in totals.values())
     yield from _forecast_summary(totals.values()).items()
 
 

@@ -10,11 +10,15 @@ import typer
 
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.display.outbox_note import show_outbox_note
+from skychimp.cli.following import Interval, Watch, watch_interval_s, watch_screen
 from skychimp.durations import format_ago, format_duration, parse_duration
+from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from skychimp.services.operations.status import RunInfo, Status
     from skychimp.store.occurrences.canary import Waiting
 
@@ -28,7 +32,7 @@ _OTHER_RELAY_HINT = '"skychimp service cron" names the settings that only your e
 _RELEASE = 'run "skychimp resolve --restored"'
 
 
-@app.command(epilog="skychimp status --max-age 2h || alert")
+@app.command(epilog="skychimp status --watch\nskychimp status --max-age 2h || alert")
 def status(
     ctx: typer.Context,
     max_age: Annotated[
@@ -38,16 +42,23 @@ def status(
             metavar="DURATION",
         ),
     ] = None,
+    watch: Watch = False,
+    interval: Interval = None,
     json: Json = False,
 ) -> None:
     """Show sending activity, the queue and the mail server."""
     from skychimp.services.operations import status as service
 
     context = get_context(ctx, json)
+    interval_s = watch_interval_s(context, watch, interval)
+    if interval_s is not None:
+        if max_age is not None:
+            raise InvalidValue("--watch and --max-age cannot be combined", "use one of them")
+        watch_screen(partial(_draw, context), interval_s)
+        return
     longest = None if max_age is None else parse_duration(max_age)
     current = service.status(context.store)
     problem = _problem(current, longest)
-    uses_server = context.settings.mail.transport == "smtp"
     queue = {str(state): number for state, number in current.queue.items()}
     if json:
         relays = {
@@ -60,22 +71,7 @@ def status(
         more = {"ok": problem is None, "configured_relay": context.settings.relay}
         context.out.record(asdict(current) | lists | more | relays)
     else:
-        show = partial(_ago, now=current.as_of) if context.out.on_terminal else _local
-        context.out.record(
-            {
-                "sending": count_of(current.sending, "process", "processes"),
-                "last heartbeat": _time(context, current.last_heartbeat_at, current.as_of),
-                "last run": _last_run(current, show),
-                "oldest due": _time(context, current.oldest_due_at, current.as_of),
-                "oldest waiting": _time(context, current.oldest_waiting_at, current.as_of),
-                "queue": ", ".join(f"{number} {state}" for state, number in queue.items()) or "empty",
-                "outbox": f"{current.outbox:,} written, not sent" if current.outbox else "empty",
-                "mail server": _relay(current) or ("ok" if uses_server else "none: emails are written to the outbox"),
-                "held mailings": "; ".join(f"{each.id}: {each.reason}" for each in current.held_mailings) or "none",
-                "canaries": "; ".join(map(_canary, current.canaries)) or "none",
-                "store": f"on hold {current.held_reason}: {_RELEASE}" if current.held else "ok",
-            }
-        )
+        context.out.record(_in_words(context, current))
         show_outbox_note(context, current.outbox, others_sent=True)
     if difference := _other_relay(current.last_run, context.settings.relay):
         context.out.warn(f"warning: {difference}")
@@ -83,8 +79,47 @@ def status(
     if problem is not None:
         context.out.warn(problem)
         raise typer.Exit(TOO_OLD)
-    if waiting := _unsent_for(current):
-        context.out.warn(f"nothing is sending, although mail was due {format_ago(waiting)}; {run_hint('run')}")
+    if advice := _advice(current):
+        context.out.warn(advice)
+
+
+def _draw(context: Context) -> "tuple[RenderableType, bool]":
+    """Return the screen for somebody who watches, and that it is never the last one."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from skychimp.cli.display.tables import draw_record
+    from skychimp.services.operations import status as service
+
+    current = service.status(context.store)
+    table, advice = draw_record(_in_words(context, current)), _advice(current)
+    return (Group(table, Text(f"\n{advice}")) if advice else table), False
+
+
+def _in_words(context: Context, current: "Status") -> dict[str, object]:
+    uses_server = context.settings.mail.transport == "smtp"
+    show = partial(_ago, now=current.as_of) if context.out.on_terminal else _local
+    return {
+        "sending": count_of(current.sending, "process", "processes"),
+        "last heartbeat": _time(context, current.last_heartbeat_at, current.as_of),
+        "last run": _last_run(current, show),
+        "oldest due": _time(context, current.oldest_due_at, current.as_of),
+        "oldest waiting": _time(context, current.oldest_waiting_at, current.as_of),
+        "queue": ", ".join(f"{number} {state}" for state, number in current.queue.items()) or "empty",
+        "outbox": f"{current.outbox:,} written, not sent" if current.outbox else "empty",
+        "mail server": _relay(current) or ("ok" if uses_server else "none: emails are written to the outbox"),
+        "held mailings": "; ".join(f"{each.id}: {each.reason}" for each in current.held_mailings) or "none",
+        "canaries": "; ".join(map(_canary, current.canaries)) or "none",
+        "store": f"on hold {current.held_reason}: {_RELEASE}" if current.held else "ok",
+    }
+
+
+def _advice(current: "Status") -> str:
+    """Return what to do if due mail waits and nothing sends it, "" if all is well."""
+    waiting = _unsent_for(current)
+    if waiting is None:
+        return ""
+    return f"nothing is sending, although mail was due {format_ago(waiting)}; {run_hint('run')}"
 
 
 def _unsent_for(current: "Status") -> timedelta | None:

@@ -137,6 +137,8 @@ def _page(history: "AddressHistory") -> "Iterator[RenderableType]":
     for suppression in history.suppressions:
         since = f"suppressed since {_local_time(suppression.at)}"
         yield Text(escape(f"{since}: {_describe_suppression(suppression)}"), "red")
+    if not (history.chosen or history.left_out or history.coming):
+        yield Text("no mailing has included it, and none will")
     for delivery in history.chosen:
         yield _delivery_part(delivery)
     if history.left_out:

@@ -14,6 +14,8 @@ from skychimp.shell import command, run_hint
 from skychimp.text import count_of
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from skychimp.delivery.scheduling.recurrence import DueTime
     from skychimp.listed import Listed
     from skychimp.services.mailings.queries import MailingInfo
@@ -45,6 +47,19 @@ def show_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCou
         shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
         names = [name for name in COLUMNS if name != "name" or mailing.name]
         context.out.record(shown | {"progress": mailing.progress}, names)
+
+
+def draw_mailing(mailing: "MailingInfo", rate: str) -> "RenderableType":
+    """Return a screen for somebody who watches a mailing: what matters while it is sent. `rate` is how fast that is."""
+    from skychimp.cli.display.tables import draw_record
+
+    shown = _local_times(mailing, with_zone=True)
+    names = [name for name in COLUMNS if name != "name" or mailing.name]
+    more = {"held": mailing.held, "canary": canary_in_words(mailing)}
+    progress = {"progress": f"{mailing.progress or 'nothing sent yet'}{rate}"}
+    return draw_record(
+        {name: (shown | progress)[name] for name in names} | {name: value for name, value in more.items() if value}
+    )
 
 
 def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCount") -> None:
@@ -180,7 +195,15 @@ def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterabl
         else:
             rows.append(DueTimeRow(due.at, local.isoformat(), note))
     columns = DUE_TIME_COLUMNS | ({"local": mailing.timezone} if is_for_person else {})
-    context.out.rows(rows, columns, empty="no more due times")
+    context.out.rows(rows, columns, empty=f"no more due times: {_why_none_is_due(mailing)}")
+
+
+def _why_none_is_due(mailing: "MailingInfo") -> str:
+    if mailing.every == "once":
+        return "it is sent only once"
+    if mailing.end_at is None:
+        return "no later time can be calculated"
+    return f"it ends {mailing.end_at.astimezone(ZoneInfo(mailing.timezone)):{_MINUTE_FORMAT}} {mailing.timezone}"
 
 
 def next_step(mailing: "MailingInfo") -> str:

@@ -23,7 +23,7 @@ def ignore_progress(done: int, description: str, total: int | None = None) -> No
 
 def progress_lines(write_line: Callable[[str], None], title: str, expected: int | None) -> ProgressReporter:
     """Return a reporter that writes a line every ten seconds."""
-    pace = _Pace()
+    pace = Pace()
     last = pace.started
 
     def report(done: int, description: str, total: int | None = expected) -> None:
@@ -47,7 +47,7 @@ def progress_bar(
         BarColumn(bar_width=12),
         TextColumn("{task.fields[status]}", markup=False),
     )
-    pace = _Pace()
+    pace = Pace()
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(title, total=expected, status="")
     if not delay_s:
@@ -65,7 +65,7 @@ def progress_bar(
         bar.stop()
 
 
-class _Pace:
+class Pace:
     """Measures how fast work goes. Rich's own measure starts again whenever the total changes."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Show a list as a table that fits the terminal and breaks no word if there is room.
+"""Show a list as a table that fits the terminal. It breaks no word if there is room, and never an id or an address.
 
 Rich's own tables shorten the widest columns first, and break an email address although a column of words next to it
 could wrap.
@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skychimp.cli.display.pager import paged
-from skychimp.cli.display.values import cell_text
+from skychimp.cli.display.values import cell_text, terminal_text
 from skychimp.listed import Listed
 from skychimp.text import count_of
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 """How many rows are laid out at once. Those that follow get the widths of the first ones."""
 
-MIN_COLUMN_WIDTH = 10
+ADDRESS_COLUMNS = {"email", "address", "owner", "actor", "to"}
+COLUMN_WIDTH = 10
+"""The width that columns of words have at least, as long as there are times or numbers that can be left out instead."""
+MIN_COLUMN_WIDTH = 6
 LATER_WIDTH = 4
 """How much wider the ids and addresses of later rows may be."""
 
@@ -38,15 +41,24 @@ CELL_STYLES = {
 
 
 class ColumnSize(NamedTuple):
-    """The width of a column's longest word and of its longest cell. The words of a rigid column are broken last."""
+    """The width of a column's longest word and of its longest cell.
+
+    Ids, addresses, times and numbers are rigid: they are not broken. Times and numbers, which are no keys of the row,
+    are rather left out.
+    """
 
     word: int
     cell: int
     is_rigid: bool = False
+    is_key: bool = False
 
     def widened(self, more: int) -> "ColumnSize":
         """Return a larger size."""
-        return ColumnSize(self.word + more, self.cell + more, self.is_rigid)
+        return self._replace(word=self.word + more, cell=self.cell + more)
+
+    def least(self, column_width: int) -> int:
+        """Return the smallest width, if a column of words may be as narrow as this."""
+        return self.word if self.is_rigid else min(self.word, column_width)
 
 
 def show_list(
@@ -85,6 +97,19 @@ def show_list(
     return True
 
 
+def draw_record(values: Mapping[str, Any]) -> "Table":
+    """Return a table with a line for each value, after its name. Long values wrap below themselves."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(Text(name), Text(terminal_text(value, multiline=True)))
+    return table
+
+
 def _count_line(records: Iterable[Any], shown: int, noun: str, plural: str, *, is_whole: bool) -> str:
     """Return how many records there are: `2,001 clients`, `30 of 2,001 clients`."""
     is_part = isinstance(records, Listed) and records.is_part
@@ -119,12 +144,10 @@ def _build_table(
 def fit(sizes: Mapping[str, ColumnSize], optional: Iterable[str], width: int) -> dict[str, int]:
     """Return the width of each column that is shown in a table of this width.
 
-    A word is broken only if there is no room for all words, and then the longest word.
+    A word is broken only if there is no room for all words, and then the longest word. Ids and addresses are broken
+    only if nothing else is left, and they are wider than the terminal.
     """
-    shown = dict(sizes)
-    for name in optional:
-        if _total(size.cell for size in shown.values()) > width:
-            shown.pop(name, None)
+    shown = _choose_columns(sizes, optional, width)
     room = max(width - (len(shown) - 1) * GUTTER, len(shown))
     least = _least_widths(list(shown.values()), room)
     wanted = [size.cell - low if low == size.word else 0 for size, low in zip(shown.values(), least, strict=True)]
@@ -132,22 +155,42 @@ def fit(sizes: Mapping[str, ColumnSize], optional: Iterable[str], width: int) ->
     return {name: low + more for name, low, more in zip(shown, least, extra, strict=True)}
 
 
+def _choose_columns(sizes: Mapping[str, ColumnSize], optional: Iterable[str], width: int) -> dict[str, ColumnSize]:
+    """Return the columns for which there is room: the optional ones, then times and numbers, then words.
+
+    Words stay if there is no room for the ids and addresses alone, which are broken then.
+    """
+    shown = dict(sizes)
+    for name in optional:
+        if _total(size.cell for size in shown.values()) > width:
+            shown.pop(name, None)
+    values = [name for name, size in shown.items() if size.is_rigid and not size.is_key]
+    keys = [size.word for size in shown.values() if size.is_key]
+    words = [name for name, size in reversed(shown.items()) if not size.is_rigid] if _total(keys) <= width else []
+    for names, column_width in ((values, COLUMN_WIDTH), (words, MIN_COLUMN_WIDTH)):
+        for name in names:
+            if len(shown) > 1 and _total(size.least(column_width) for size in shown.values()) > width:
+                del shown[name]
+    return shown
+
+
 def _measure(name: str, cells: Sequence[str], records: Iterable[Any]) -> ColumnSize:
-    """Return the size of a column. Times and ids are never wrapped, and an email address rather not."""
+    """Return the size of a column."""
     from rich.cells import cell_len
 
     longest = max(map(cell_len, cells))
-    if all(isinstance(getattr(record, name), datetime | int | None) for record in records):
-        return ColumnSize(longest, longest, is_rigid=True)
+    if name in ADDRESS_COLUMNS or all(isinstance(getattr(record, name), datetime | int | None) for record in records):
+        is_key = name in ADDRESS_COLUMNS or name == "id" or name.endswith("_id")
+        return ColumnSize(longest, longest, is_rigid=True, is_key=is_key)
     longest_word = max(cell_len(word) for cell in cells for word in cell.split(" "))
-    return ColumnSize(longest_word, longest, is_rigid=name == "email")
+    return ColumnSize(longest_word, longest)
 
 
 def _least_widths(sizes: Sequence[ColumnSize], room: int) -> list[int]:
     """Return the width of each column's longest word, or less if there is no room: rigid columns shrink last."""
     rest = room - sum(size.word for size in sizes if size.is_rigid)
     flexible = [size.word for size in sizes if not size.is_rigid]
-    if rest < sum(min(word, MIN_COLUMN_WIDTH) for word in flexible):
+    if rest < len(flexible):
         return _share([size.word for size in sizes], room)
     shares = iter(_share(flexible, rest))
     return [size.word if size.is_rigid else next(shares) for size in sizes]

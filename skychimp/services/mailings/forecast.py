@@ -1,5 +1,6 @@
 """Forecast what the next run would do: which clients get an email, which do not, and why. Changes nothing."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,15 @@ _U = tables.user
 
 REPLACED = "replaced: nothing of it was sent, and the mailing is due again"
 WAITS_FOR_CANARY = "waits for the canary"
+BEYOND_LIMIT = "more than --limit"
+
+_DETAILS = re.compile(r"( with @| for topic | everywhere | since |: ).*", re.DOTALL)
+_KINDS = {
+    WAITS_FOR_CANARY: "waiting for the canary",
+    BEYOND_LIMIT: "beyond --limit",
+    audience.NO_CONSENT: "without a recorded consent",
+}
+"""Reasons that are worded differently after a number of clients."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,12 @@ def forecast(
             yield from _open_occurrence(look, judged)
         else:
             yield from _open_occurrence(look, occurrence)
+
+
+def kind_of_reason(left_out: str) -> str:
+    """Return the kind of a reason as it follows a number of clients: `suppressed`, `because the mailing is held`."""
+    kind = _DETAILS.sub("", left_out)
+    return f"because {kind}" if kind.startswith("the mailing") else _KINDS.get(kind, kind)
 
 
 def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:

@@ -171,7 +171,10 @@ def duplicate(
 
 def show(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action.SEE_MAILINGS) -> MailingInfo:
     """Return one mailing with its progress. Raises NotFound if it does not exist or the actor may not do this to it."""
-    return _with_progress(store, find(store, actor, mailing_id, action=action))
+    with store.read() as db:
+        mailing = add_progress(db, [get_mailing(db, actor, mailing_id, action)])[0]
+    record_view(store, actor, mailing)
+    return mailing
 
 
 def find(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action.SEE_MAILINGS) -> MailingInfo:

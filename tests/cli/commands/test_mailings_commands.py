@@ -303,3 +303,44 @@ def test_client_is_named_by_id_or_address(message: Home) -> None:
     assert message.call("mailings", "show", mailing, "--json").json["client_ids"] == [1, 2]
     arguments = ("--message", "1", "--start", "tomorrow", "--every", "day", "--client", "c@x.example")
     assert message.call("mailings", "create", *arguments).status == 4
+
+
+def test_mailing_without_due_times_says_why(message: Home) -> None:
+    once = str(create(message, every="once"))
+    over = str(create(message, "--end", "2030-01-02 08:00", "--timezone", "UTC"))
+    after = ("--from", "2030-02-01")
+    assert (
+        message.call("mailings", "preview", once, *after, width=80).err == "no more due times: it is sent only once\n"
+    )
+    shown = message.call("mailings", "preview", over, *after, width=80)
+    assert (shown.out, shown.err) == ("", "no more due times: it ends 2030-01-02 08:00 UTC\n")
+    piped = message.call("mailings", "preview", over, *after)
+    assert (piped.status, piped.out, piped.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (("mailings", "log", "1"), 'no attempts yet; run "skychimp run" to send due emails'),
+        (("mailings", "log", "1", "--status", "failed"), "no matching attempts"),
+        (("mailings", "log", "1", "--offset", "9"), "no matching attempts"),
+        (("report", "1", "--table", "replies"), "nothing was due yet"),
+        (("audit", "list", "--operator", "--search", "nothing has this"), "no matching entries"),
+        (("clients", "list", "--offset", "99"), "0 of 1 client"),
+    ],
+)
+def test_empty_result_is_said_on_a_terminal_only(
+    message: Home, store: Store, ada: Actor, command: tuple[str, ...], shown: str
+) -> None:
+    create_client(store, ada, "one")
+    create(message)
+    assert message.call(*command, width=80).err.splitlines()[-1] == shown
+    piped = message.call(*command)
+    assert (piped.status, piped.out, piped.err) == (0, "", "")
+
+
+def test_client_in_no_mailing_is_said(store: Store, ada: Actor, home: Home) -> None:
+    create_client(store, ada, "one")
+    email = home.call("clients", "list", "--json").json[0]["email"]
+    assert "no mailing has included it, and none will\n" in home.call("why", email, width=80).out
+    assert home.call("why", email).out == ""
