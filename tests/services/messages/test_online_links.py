@@ -2,18 +2,24 @@
 
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from skychimp.services.messages import online_links
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.messages.online_links import Own, check_online, is_public
+
+if TYPE_CHECKING:
+    import trustme
 
 
 class Site(ThreadingHTTPServer):
@@ -135,6 +141,21 @@ def test_link_is_asked_for(site: Site, path: str, level: str, found: str, asked:
     assert (finding.remedy is None) == (level == "ok")
     assert [method for method, _ in site.asked] == asked
     assert all("Cookie" not in headers and "Authorization" not in headers for headers in site.headers)
+
+
+def test_certificate_is_checked(
+    site: Site, authority: "trustme.CA", ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    site.url = site.url.replace("http:", "https:")
+    (finding,) = check(site, "fine")
+    assert finding.level == "problem"
+    assert finding.found.startswith(f'"{site.url}/fine" does not answer: its certificate is not valid (')
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    assert [finding.level for finding in check(site, "fine")] == ["ok"]
+    assert [path for _, path in site.asked] == ["/fine"]
 
 
 def test_redirects_have_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
