@@ -14,7 +14,8 @@ from support.hostile import ADDRESSES, NAMES, SHELL_CODE
 from skychimp import shell
 
 SHELLS = [name for name in ("sh", "bash", "zsh") if shutil.which(name)]
-WORDS = [*SHELL_CODE, *ADDRESSES, *NAMES, *string.printable, *(f"a{character}b" for character in string.printable)]
+CHARACTERS = f"aZ0{string.punctuation}{string.whitespace}"  # no shell treats one letter or digit unlike another
+WORDS = [*SHELL_CODE, *ADDRESSES, *NAMES, *CHARACTERS, *(f"a{character}b" for character in CHARACTERS)]
 
 
 def run(program: str, script: str, folder: Path) -> bytes:
@@ -34,11 +35,11 @@ def test_real_shells_read_the_same_words(program: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", SHELLS)
-@pytest.mark.parametrize("word", WORDS)
-def test_command_pasted_with_its_double_quotes_runs_nothing(program: str, word: str, tmp_path: Path) -> None:
-    pasted = shell.run_hint("users", "show", word).removeprefix("run ")
-    run(program, f"{pasted}\n", tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_command_pasted_with_its_double_quotes_runs_nothing(program: str, tmp_path: Path) -> None:
+    for word in WORDS:
+        pasted = shell.run_hint("users", "show", word).removeprefix("run ")
+        run(program, f"{pasted}\n", tmp_path)
+        assert not list(tmp_path.iterdir()), f"{pasted} runs something"
 
 
 def test_hint_quotes_what_the_shell_would_change() -> None:

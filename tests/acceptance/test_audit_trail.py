@@ -62,13 +62,13 @@ def test_denied_command_is_recorded(store: Store, home: Home, ada: Actor, argume
 
 def test_command_without_a_login_is_recorded(store: Store, home: Home) -> None:
     assert home.call("clients", "list", environ={"SKYCHIMP_TOKEN": "wrong"}).status == 5
-    assert trail(store) == [("refused", "command", None, "clients list: you are not logged in")]
+    assert trail(store) == [("refused", "command", None, "clients list: the token in SKYCHIMP_TOKEN is not valid")]
     assert rows(store, AuditEntry)[0].actor_id is None
 
 
 def test_change_of_a_password_without_a_login_is_recorded(store: Store, home: Home) -> None:
     assert home.call("password", "change", environ={"SKYCHIMP_TOKEN": "wrong"}).status == 5
-    assert trail(store) == [("refused", "command", None, "password change: you are not logged in")]
+    assert trail(store) == [("refused", "command", None, "password change: the token in SKYCHIMP_TOKEN is not valid")]
 
 
 def test_failed_login_is_recorded_once(store: Store, home: Home) -> None:

@@ -530,7 +530,14 @@ def test_without_the_setting_sudo_works_as_ever(unshared: SharedInstallation, ow
     assert unshared.sudo("ada", "--store", other, "whoami", "--json").json["email"] == "x@example.org"
 
 
-@pytest.mark.parametrize("command", [("status",), ("--config", "/dev/null", "status"), ("--store", "x", "status")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        pytest.param(("--config", "/dev/null", "status"), marks=pytest.mark.slow),
+        ("--store", "x", "status"),
+    ],
+)
 def test_config_that_cannot_be_read_may_say_shared(installation: SharedInstallation, command: tuple[str, ...]) -> None:
     for text, mode in (("[service\n", 0o600), (CONFIG, 0o666)):
         installation.config.write_text(text)

@@ -383,7 +383,12 @@ def test_private_group_does_not_help_with_another_group_or_account(mail_home: Ho
 
 @needs_root
 @pytest.mark.parametrize(
-    ("mode", "folder_mode"), [pytest.param(0o444, 0o555, marks=pytest.mark.slow), (0o440, 0o550), (0o400, 0o500)]
+    ("mode", "folder_mode"),
+    [
+        pytest.param(0o444, 0o555, marks=pytest.mark.slow),
+        (0o440, 0o550),
+        pytest.param(0o400, 0o500, marks=pytest.mark.slow),
+    ],
 )
 def test_credential_of_systemd(mail_home: Home, mode: int, folder_mode: int) -> None:
     """LoadCredential: read-only files of root, which the service can read by an access list or as their owner."""

@@ -5,10 +5,8 @@ import random
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import astuple
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -141,15 +139,7 @@ FOREIGN = {
 
 
 @pytest.fixture(scope="module")
-def _expected_schemas() -> Iterator[None]:
-    """Make the schema of a revision once. It is always the same, and making it takes most of the time of a check."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verification, "_expected_schema", cache(verification._expected_schema))
-        yield
-
-
-@pytest.fixture(scope="module")
-def example(_new_store: Path, _expected_schemas: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def example(_new_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store that has a row in most tables, and its backup."""
     folder = tmp_path_factory.mktemp("example")
     shutil.copy(_new_store, folder / "skychimp.db")

@@ -212,7 +212,12 @@ def test_full_disk_is_one_line_and_keeps_the_old_file(home: Home, command: str) 
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("clients", "/dev/stdout"), ("users", "/dev/fd/1"), ("report", "/proc/self/fd/1")]
+    ("command", "name"),
+    [
+        ("clients", "/dev/stdout"),
+        pytest.param("users", "/dev/fd/1", marks=pytest.mark.slow),
+        pytest.param("report", "/proc/self/fd/1", marks=pytest.mark.slow),
+    ],
 )
 def test_stdout_by_its_name_is_written_directly(home: Home, command: str, name: str) -> None:
     piped = home.run(*words(command, name))

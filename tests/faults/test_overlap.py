@@ -109,7 +109,7 @@ def test_run_declared_dead_continues_without_sending_twice(tmp_path: Path) -> No
         assert harness.find_faults(max_unknown=harness.connections) == []
 
 
-@pytest.mark.parametrize("rescuer", ["the next run", "a running daemon"])
+@pytest.mark.parametrize("rescuer", ["a running daemon", pytest.param("the next run", marks=pytest.mark.slow)])
 def test_killed_run_is_rescued_by_another(tmp_path: Path, rescuer: str) -> None:
     """Emails whose replies it did not see are sent again, byte for byte the same. All others are sent once."""
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), Gate) as harness:

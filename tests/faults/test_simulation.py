@@ -54,7 +54,11 @@ def test_promise_is_kept_in_many_simulated_worlds(tmp_path: Path, first: int) ->
 
 @pytest.mark.parametrize(
     ("broken", "first"),
-    [("dot before commit", 0), pytest.param("fold without fence", 10, marks=SLOW), ("rescue without token", 0)],
+    [
+        ("dot before commit", 0),
+        pytest.param("fold without fence", 10, marks=SLOW),
+        pytest.param("rescue without token", 0, marks=SLOW),
+    ],
 )
 def test_broken_promise_is_noticed(tmp_path: Path, broken: str, first: int) -> None:
     """The simulation begins shortly before the first seed that notices it, and ends with that one."""

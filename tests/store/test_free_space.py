@@ -8,7 +8,7 @@ import pytest
 
 from skychimp.store import free_space, sqlite
 
-NUMBER = 2_000
+NUMBER = 800
 
 
 def make_file(folder: Path, secure_delete: str) -> tuple[Path, Any]:

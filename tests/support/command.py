@@ -12,10 +12,12 @@ import termios
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from skychimp.cli import registry
 from skychimp.cli.main import main
 from support import forks
 from support.json_schemas import check_output
@@ -24,6 +26,16 @@ PROGRAM = Path(sys.executable).with_name("skychimp")
 TIMEOUT_S = 60
 PATIENCE_S = 5
 CTRL_C = "\x03"
+
+
+# Typer builds the command line from its functions. To do that for each command took half of the time of `Home.call`.
+command_line = cache(registry.command_line)
+_build_command, _built_command = registry.load_command, cache(registry.load_command)
+
+
+def load_command(name: str, *, completing: bool = False) -> Any:
+    """Do what `registry.load_command` does, and build a command only once, unless its values are completed."""
+    return _build_command(name, completing=True) if completing else _built_command(name)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ class Home:
             patch.dict(os.environ, self.environ | terminal | dict(environ or {}), clear=True),
             patch.object(sys, "argv", ["skychimp", *arguments]),
             patch.object(sys, "stdin", stream(io.BytesIO(stdin.encode()), encoding="utf-8")),
+            patch.object(registry, "command_line", command_line),
+            patch.object(registry, "load_command", load_command),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.folder),

@@ -7,6 +7,7 @@ functions when it is read. So its schema is compared with ours before any other 
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,8 +226,9 @@ def _read_schema(execute: Any) -> _Schema:
     return found
 
 
+@cache
 def _expected_schema(revision: str) -> _Schema:
-    """Return the schema that the migrations create."""
+    """Return the schema that the migrations create. A restore needs it twice, and making it takes most of the time."""
     engine = sqlite.make_engine(Path(":memory:"))
     try:
         with engine.connect() as db, db.begin():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skychimp.delivery.composing import compose
@@ -156,7 +156,6 @@ _sources = st.lists(
 _texts = st.text(st.sampled_from("Ada.=_<>&\"' 01xé\n"), max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
 @given(_sources, _sources | st.none(), _texts, st.one_of(st.integers(), st.floats(0, 1)), st.booleans())
 def test_quickly_filled_in_body_is_the_same(source: str, html: str | None, city: str, visits: float, vip: bool) -> None:
     quick = composer(source, html)

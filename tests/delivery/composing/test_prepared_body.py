@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
@@ -38,7 +38,6 @@ def composer(content: MessageContent, extras: Extras = LINKS[0]) -> Composer:
     return Composer(content, sender="News <news@example.org>", date=DATE, mailing_id=7, due_at=DATE, extras=extras)
 
 
-@settings(max_examples=400, deadline=None)
 @given(sources, sources | st.none(), values, values, st.sampled_from(LINKS))
 @example("{{ client.name }}.\n", None, "", "", LINKS[0])
 @example("a\n{{ client.name }}{{ client.comment }}.\n", None, "", "", LINKS[0])

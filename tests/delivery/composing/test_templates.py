@@ -364,7 +364,6 @@ parts = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=200)
 @given(st.lists(parts, max_size=6).map("".join), st.text(st.characters(codec="utf-8"), max_size=10), st.booleans())
 def test_text_filled_in_directly_is_the_same_as_by_jinja2(source: str, value: str, html: bool) -> None:
     values = {"client": Person(name=value, comment=f"<{value}>"), "mailing": Mailing(), "due_at": DUE_AT}

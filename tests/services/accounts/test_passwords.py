@@ -7,7 +7,7 @@ import argon2
 import pytest
 from argon2 import PasswordHasher, extract_parameters
 from argon2.low_level import Type
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.argon import CALLS, FastHasher, fast_argon2  # noqa: F401
 
@@ -91,7 +91,6 @@ def test_password_may_contain_more_than_the_address_or_name(password: str) -> No
         passwords.validate(password, *owner)
 
 
-@settings(max_examples=300)
 @given(st.text(max_size=1100), st.text(max_size=300), st.text(max_size=100))
 def test_any_text_is_valid_or_refused(password: str, email: str, name: str) -> None:
     with contextlib.suppress(InvalidValue):

@@ -165,7 +165,13 @@ def create_people(store: Store, ada: Actor, bob: Actor) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("kind", AUDIENCES)
+PARTS_OF_OTHERS = ("one tag", "named clients and a tag", "a segment", "a query", "all but a segment", "all but a query")
+"""Each is a part of an audience that is always tested."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in PARTS_OF_OTHERS else ()) for kind in AUDIENCES]
+)
 def test_all_agree_about_an_audience(store: Store, ada: Actor, bob: Actor, manager: Actor, kind: str) -> None:
     audience = AUDIENCES[kind]
     ids = create_people(store, ada, bob)

@@ -64,8 +64,15 @@ AFTER_THE_BACKUP: dict[str, tuple[Change, int, str | None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", AFTER_THE_BACKUP)
-@pytest.mark.parametrize("is_ledger_kept", [True, False])
+@pytest.mark.parametrize(
+    ("change", "is_ledger_kept"),
+    [
+        *((change, True) for change in AFTER_THE_BACKUP),
+        ("nothing", False),
+        ("suppressed", False),
+        *(pytest.param(change, False, marks=pytest.mark.slow) for change in list(AFTER_THE_BACKUP)[2:]),
+    ],
+)
 def test_newer_suppressions_hold_in_the_restored_store(
     store: Store, ada: Actor, file: Path, change: str, is_ledger_kept: bool
 ) -> None:

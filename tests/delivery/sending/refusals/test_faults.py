@@ -47,14 +47,17 @@ def parse(text: str) -> Reply:
 WORDINGS = read_wordings()
 
 
-@pytest.mark.parametrize("wording", WORDINGS, ids=lambda wording: f"{wording.server}: {wording.reply.text[:60]}")
-def test_fault_of_a_known_reply(wording: Wording) -> None:
-    code, enhanced, text = wording.reply
-    verdict = classify(code, enhanced, text, wording.phase)
+def test_fault_of_each_known_reply() -> None:
+    found = [(wording, classify(*wording.reply, wording.phase)) for wording in WORDINGS]
+    assert [(wording, verdict) for wording, verdict in found if verdict.fault != wording.fault] == []
 
-    assert verdict.fault == wording.fault, verdict.meaning
-    # A report has only the pattern of a reply.
-    assert classify(code, enhanced, replies.pattern(text, "bob@example.org"), wording.phase) == verdict
+
+def test_fault_of_the_pattern_of_each_known_reply() -> None:
+    """A report has only the pattern of a reply."""
+    for wording in WORDINGS:
+        code, enhanced, text = wording.reply
+        pattern = replies.pattern(text, "bob@example.org")
+        assert classify(code, enhanced, pattern, wording.phase) == classify(*wording.reply, wording.phase), wording
 
 
 def test_each_fault_and_each_reply_is_in_the_table_once() -> None:
