@@ -48,6 +48,9 @@ VARIABLES = (*ATTRIBUTES, "due_at", UNSUBSCRIBE_URL, POSTAL_ADDRESS)
 FILTERS = (
     "capitalize", "date", "default", "first", "join", "last", "length", "lower", "title", "trim", "upper", "urlencode",
 )  # fmt: skip
+_LONG_FIELDS = ("body", "HTML", "layout")
+"""The templates of more than a line. Only they can show the link for unsubscribing and the postal address."""
+
 MAX_ARGUMENT_LENGTH = 100
 MAX_LENGTH = 1_000_000
 """Characters of a template, and of a rendered text."""
@@ -299,7 +302,7 @@ def _compiled(
             raise InvalidValue(f"the {field} has too many expressions")
         tree = environment.parse(source)
         _check(tree, frozenset(), MAX_DEPTH)
-        if field not in ("body", "HTML"):
+        if field not in _LONG_FIELDS:
             _check_line(tree, field)
         fields = find_fields(tree)
         required = find_required(tree) if fields else frozenset()

@@ -4,6 +4,7 @@ The programs systemctl and crontab are small scripts, which note what they are a
 """
 
 import os
+import re
 import shutil
 import subprocess
 from datetime import timedelta
@@ -175,6 +176,8 @@ def test_service_that_does_not_start_is_an_error(with_systemd: Home) -> None:
 
 
 def test_service_that_could_send_nothing_is_not_set_up(with_systemd: Home) -> None:
+    (config,) = with_systemd.folder.glob(".config/skychimp/skychimp.toml")
+    config.write_text(re.sub(r"^sender = .*", "", config.read_text(), flags=re.MULTILINE))
     no_sender = service(with_systemd, "install", "--user", "--yes", SKYCHIMP_MAIL__SENDER="")
     assert (no_sender.status, "mail.sender is not set" in no_sender.err) == (3, True)
     missing = with_systemd.call("--store", "missing.db", "service", "install", "--user", "--yes")
