@@ -133,7 +133,7 @@ def has_waiting_state() -> ColumnElement[bool]:
 @cache
 def has_intent() -> ColumnElement[bool]:
     """Return the condition of a delivery that is being sent, or was sent under a lease that is still open."""
-    return exists().where(_I.c.delivery_id == _D.c.id).correlate(_D)
+    return exists(_I.c.delivery_id).where(_I.c.delivery_id == _D.c.id).correlate(_D)
 
 
 @cache
@@ -176,7 +176,7 @@ def was_sent() -> ColumnElement[bool]:
 @cache
 def new_state() -> ColumnElement[str]:
     """Return the expression for the state that a delivery with `has_success` gets. Once it was sent, it stays sent."""
-    sent_before = exists().where(_A.c.delivery_id == _D.c.id, _A.c.outcome == Outcome.SENT).correlate(_D)
+    sent_before = exists(_A.c.number).where(_A.c.delivery_id == _D.c.id, _A.c.outcome == Outcome.SENT).correlate(_D)
     is_written = and_(has_state(_new_outcome(), Outcome.OUTBOX), ~sent_before)
     return case((is_written, literal(DeliveryState.OUTBOX.value)), else_=literal(DeliveryState.SENT.value))
 

@@ -164,7 +164,13 @@ READS: dict[str, Callable[[Store, Actor], object]] = {
     "status": lambda store, _: status.status(store),
     "an address history": lambda store, ada: address_history.address_history(store, ada, "client1@example.org"),
 }
-SMALL = ("ix_occurrence_unfinished", "ix_mailing_held", "ix_mailing_running", "ix_delivery_unknown")
+SMALL = (
+    "ix_occurrence_unfinished",
+    "ix_mailing_held",
+    "ix_mailing_running",
+    "ix_delivery_unknown",
+    "ix_delivery_outbox",
+)
 """Indexes that may be scanned: they contain only what is unknown, unfinished or running."""
 LARGE = (
     "delivery", "attempt", "client", "client_tag", "occurrence", "mailing", "mailing_client", "mailing_tag", "pace",

@@ -49,7 +49,7 @@ def vacuum(ctx: typer.Context, json: Json = False) -> None:
     from skychimp.services.operations import compaction
 
     context = get_context(ctx, json)
-    context.out.record(compaction.compact(context.store, context.actor))
+    context.out.record(compaction.compact(context.store))
 
 
 @app.command(epilog="skychimp store copy postgresql+psycopg://skychimp@localhost/skychimp")

@@ -1,4 +1,4 @@
-"""Say which settings are only in the environment, so that a service would not have them."""
+"""Warn of settings that are only in the environment: a service would not have them."""
 
 from collections.abc import Sequence
 

@@ -129,7 +129,7 @@ def test_missing_files_are_listed_before_anything_is_sent(store: Store, home: Ho
 
     plan = home.call("run", "--plan", environ=setting)
     assert f"bob@example.org\twould fail: {reason}\n" in plan.out
-    assert "would send 1, leave out 1" in plan.err
+    assert ": 1 email; left out: 1 would fail\n" in plan.err
     sent = home.call("run", "--json", environ=setting)
     assert (sent.json["sent"] + sent.json.get("outbox", 0), sent.json["failed"]) == (1, 1)
     assert 'hint=add the missing files, then run "skychimp mailings retry 1"' in sent.err
