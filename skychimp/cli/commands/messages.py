@@ -252,13 +252,15 @@ def preview(
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
     if layout not in (None, "none"):
-        context.out.note(f"the HTML part has the layout {layout}; --json shows it")
+        context.out.note(f"the HTML part has the layout {layout}; --open shows it")
     elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
     for name in rendered.attachments:
         context.out.text(f"\nAttached: {name}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
-        context.out.note("the link for unsubscribing is a sample")
+        has_link = context.settings.web.url is not None or context.settings.inbound.address is not None
+        missing = "" if has_link else "; emails have none until web.url or inbound.address is set"
+        context.out.note(f"the link for unsubscribing is a sample{missing}")
     context.out.next("messages", "test", message, "--to", context.actor.email)
 
 

@@ -93,6 +93,6 @@ def test_update_names_the_mailings_that_keep_the_old_layout(home: Home) -> None:
 def test_preview_on_a_terminal_names_the_layout_instead_of_its_html(home: Home) -> None:
     home.call("messages", "create", "--subject", "s", "--body", "*News*", "--markdown")
     shown = home.on_terminal("messages", "preview", "1")
-    assert "the HTML part has the layout default; --json shows it" in shown.out
+    assert "the HTML part has the layout default; --open shows it" in shown.out
     assert "<table" not in shown.out
     assert "<em>News</em>" in home.call("messages", "preview", "1").out
