@@ -125,6 +125,7 @@ def _detach(duplicate: Any) -> int:
 
 
 def _execute_on_terminal(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, terminal: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where Ctrl-C is ignored
     os.setsid()
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     for number in range(3):
