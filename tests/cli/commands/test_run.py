@@ -93,4 +93,6 @@ def test_interrupted_mailing_says_how_to_go_on(people: Home) -> None:
         created = people.call(*CREATE, "--yes", width=80)
     assert created.status == 0  # the mailing exists
     last = created.err.splitlines()[-1]
-    assert last == 'interrupted: 1 email sent, 2 waiting; run "skychimp run --mailing 1" to go on'
+    # The server may have got the next email already when the signal came.
+    counts = ("1 email sent, 2 waiting", "2 emails sent, 1 waiting")
+    assert last in [f'interrupted: {each}; run "skychimp run --mailing 1" to go on' for each in counts]

@@ -75,7 +75,11 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)
         elif name == "pause":
             time.sleep(0.05)
+            with self.server.lock:  # before the client, who has the answer then, asks for the next
+                self.server.running -= 1
             self.begin(200)
+            with self.server.lock:
+                self.server.running += 1
         elif name == "huge":
             self.begin(200)
             while self.command == "GET":
