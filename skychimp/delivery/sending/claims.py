@@ -353,11 +353,17 @@ class Claims:
         return await self._recorder.submit(load_and_lease)
 
     def _next_claim_size(self, occurrence: OpenOccurrence) -> int:
-        """Return how many to claim: twice as many if the last claim was used up quickly, half if slowly."""
+        """Return how many to claim: twice as many if the last claim was used up quickly, half if slowly.
+
+        With a limit, no more than may still be handed out, so that other runs can claim the rest.
+        """
         now = time.monotonic()
         elapsed_s, occurrence.claimed_at = now - occurrence.claimed_at, now
         if elapsed_s < 0.25:
             occurrence.claim_size = min(2 * occurrence.claim_size, MAX_CLAIM_SIZE)
         elif elapsed_s > 1:
             occurrence.claim_size = max(occurrence.claim_size // 2, MIN_CLAIM_SIZE)
-        return occurrence.claim_size if self._remaining is None else min(occurrence.claim_size, self._remaining)
+        if self._remaining is None:
+            return occurrence.claim_size
+        ready = sum(len(each.ready) + len(each.put_off) for each in self._occurrences.values())
+        return min(occurrence.claim_size, max(self._remaining - ready, 0))

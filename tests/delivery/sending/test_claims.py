@@ -1,6 +1,7 @@
 """Test claims: each delivery is handed out once, and occurrences take turns."""
 
 import asyncio
+import json
 import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine
@@ -111,6 +112,20 @@ def test_each_delivery_is_handed_out_once(store: Store, ada: Actor, count: int) 
     taken = run(go())
     assert Counter(taken) == Counter(make_addresses(count))
     assert {row.state for row in deliveries(store)} <= {DeliveryState.SENT}
+
+
+def test_no_more_is_leased_than_the_limit(store: Store, ada: Actor) -> None:
+    """What a limited run may not send is free for others at once."""
+
+    async def go() -> set[int]:
+        async with claim_all_due(store, limit=50) as claims:
+            for _ in range(45):
+                await claims.next()
+            await asyncio.sleep(0.1)
+            return {int(each) for lease in rows(store, Lease) for each in json.loads(lease.delivery_ids)}
+
+    create_mailing(store, ada, make_addresses(120))
+    assert len(run(go())) == 50
 
 
 def test_slow_domains_get_half_of_the_connections_while_others_wait(store: Store, ada: Actor) -> None:
