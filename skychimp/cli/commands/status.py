@@ -71,7 +71,7 @@ def status(
         more = {"ok": problem is None, "configured_relay": context.settings.relay}
         context.out.record(asdict(current) | lists | more | relays)
     else:
-        context.out.record(_in_words(context, current))
+        context.out.record(_in_words(context, current, for_person=context.out.on_terminal))
         show_outbox_note(context, current.outbox, others_sent=True)
     if difference := _other_relay(current.last_run, context.settings.relay):
         context.out.warn(f"warning: {difference}")
@@ -92,19 +92,21 @@ def _draw(context: Context) -> "tuple[RenderableType, bool]":
     from skychimp.services.operations import status as service
 
     current = service.status(context.store)
-    table, advice = draw_record(_in_words(context, current)), _advice(current)
+    table, advice = draw_record(_in_words(context, current, for_person=True)), _advice(current)
     return (Group(table, Text(f"\n{advice}")) if advice else table), False
 
 
-def _in_words(context: Context, current: "Status") -> dict[str, object]:
+def _in_words(context: Context, current: "Status", *, for_person: bool) -> dict[str, object]:
+    """Return what is shown. A person reads how long ago each time was."""
     uses_server = context.settings.mail.transport == "smtp"
-    show = partial(_ago, now=current.as_of) if context.out.on_terminal else _local
+    show = partial(_ago, now=current.as_of) if for_person else _local
+    time = partial(_time, now=current.as_of, for_person=for_person)
     return {
         "sending": count_of(current.sending, "process", "processes"),
-        "last heartbeat": _time(context, current.last_heartbeat_at, current.as_of),
+        "last heartbeat": time(current.last_heartbeat_at),
         "last run": _last_run(current, show),
-        "oldest due": _time(context, current.oldest_due_at, current.as_of),
-        "oldest waiting": _time(context, current.oldest_waiting_at, current.as_of),
+        "oldest due": time(current.oldest_due_at),
+        "oldest waiting": time(current.oldest_waiting_at),
         "queue": ", ".join(f"{number} {state}" for state, number in current.queue.items()) or "empty",
         "outbox": f"{current.outbox:,} written, not sent" if current.outbox else "empty",
         "mail server": _relay(current) or ("ok" if uses_server else "none: emails are written to the outbox"),
@@ -174,9 +176,8 @@ def _canary(waiting: "Waiting") -> str:
     return f"{waiting.mailing_id}: {emails} wait until {_local(waiting.until)} or later"
 
 
-def _time(context: Context, at: datetime | None, now: datetime) -> datetime | str | None:
-    """Return a time as a person reads it on a terminal, and as it is elsewhere."""
-    return at if at is None or not context.out.on_terminal else _ago(at, now)
+def _time(at: datetime | None, now: datetime, *, for_person: bool) -> datetime | str | None:
+    return at if at is None or not for_person else _ago(at, now)
 
 
 def _ago(at: datetime, now: datetime) -> str:
