@@ -209,18 +209,17 @@ def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json
     from skychimp.services.clients import clients
 
     context = get_context(ctx, json)
-    targets = [clients.show(context.store, context.actor, name) for name in client]
-    delete_all(
+    deleted = delete_all(
         context,
         "client",
-        targets,
+        [clients.show(context.store, context.actor, name) for name in client],
         describe=lambda target: f"client {target.id}, {target.email}",
         remove=lambda target: clients.remove(context.store, context.actor, str(target.id)),
         columns=COLUMNS,
         show=lambda target: show_client(context, vars(target)),
         yes=yes,
     )
-    if addresses := [target.email for target in targets if not target.suppressed]:
+    if addresses := [each.email for each in deleted if not each.suppressed]:
         how = shell.command("suppressions", "add", *shell.arguments(*addresses))
         clients_, them = ("this client", "it") if len(addresses) == 1 else ("these clients", "them")
         context.out.note(f"an import can bring {clients_} back; to send {them} nothing more: {how}")

@@ -19,8 +19,8 @@ def delete_all(
     columns: Mapping[str, str],
     show: Callable[[Object], None],
     yes: bool,
-) -> None:
-    """Delete objects of one kind, after asking once. Each is given once.
+) -> list[Object]:
+    """Delete objects of one kind, after asking once, and return each of them once.
 
     A terminal shows one line for each, a pipe what `show` prints of a single one, or a list. What was deleted before an
     error is shown too. Raises what `Context.confirm` and `remove` raise.
@@ -39,3 +39,4 @@ def delete_all(
             context.out.rows(deleted, columns)
         elif deleted:
             show(deleted[0])
+    return deleted

@@ -144,7 +144,7 @@ def test_several_are_deleted_together(home: Home) -> None:
 
     gone = home.on_terminal("clients", "delete", "a@x.example", "2", "1", answers=[("Delete 2 clients? [y/N]", "y\n")])
     assert "deleted client 1, a@x.example\ndeleted client 2, b@x.example\n" in gone.out
-    assert "to send them nothing more: skychimp suppressions add a@x.example b@x.example" in gone.out
+    assert "to send them nothing more: skychimp suppressions add a@x.example b@x.example\n" in gone.out
     assert home.call("clients", "delete", "3", "--yes", "--json").json["email"] == "c@x.example"
 
 
