@@ -172,7 +172,7 @@ def show_mailings(
     """Show a list of mailings."""
     if _is_for_person(context):
         readable = partial(_readable_row, default_timezone=_default_timezone(context), now=datetime.now(UTC))
-        optional = OPTIONAL_COLUMNS if columns is COLUMNS else ()
+        optional = OPTIONAL_COLUMNS if columns in (COLUMNS, MANAGER_COLUMNS) else ()
         rows: Iterable[Any] = mailings.map(readable)
     else:
         rows, optional = mailings, ()
