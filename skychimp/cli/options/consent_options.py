@@ -24,7 +24,6 @@ ConsentProof = Annotated[
 
 def read_consent(context: Context, wording: str | None, at: str | None, proof: str | None) -> "GivenConsent | None":
     """Return the consent that the options describe, or None without any. Raises InvalidValue."""
-    from skychimp.delivery.scheduling.time_input import parse_when
     from skychimp.services.clients.consents import checked_consent
 
     if wording is None:
@@ -32,6 +31,5 @@ def read_consent(context: Context, wording: str | None, at: str | None, proof: s
         if option := next((name for name, value in given.items() if value is not None), None):
             raise InvalidValue(f"{option} needs --consent", "add --consent with what the client agreed to")
         return None
-    now = datetime.now(UTC)
-    given_at = None if at is None else parse_when(at, context.settings.mail.read_timezone(), now)
-    return checked_consent(wording, given_at, proof or "", now)
+    given_at = context.parse_past(at)
+    return checked_consent(wording, given_at, proof or "", datetime.now(UTC))

@@ -18,12 +18,14 @@ _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(?: ?([ap])m)?", re.ASCII
 _DAYS_AHEAD = {"yesterday": -1, "today": 0, "tomorrow": 1}
 
 
-def parse_when(text: str, timezone: str, now: datetime) -> datetime:
+def parse_when(text: str, timezone: str, now: datetime, *, is_past: bool = False) -> datetime:
     """Return the instant that a person typed, in UTC. Without an offset, the time is local to `timezone`.
 
-    A clock time alone is the next one. Raises InvalidValue for an invalid time or time zone.
+    A clock time alone is the next one, or with `is_past` the last one. Raises InvalidValue for an invalid time or time
+    zone.
     """
-    return _instant(_parse(text, timezone, now), timezone)
+    at = _parse(text, timezone, now, is_past=is_past)
+    return at.astimezone(UTC) if at.tzinfo else to_utc(at, timezone)
 
 
 def parse_past(text: str, timezone: str, now: datetime) -> datetime:
@@ -33,7 +35,7 @@ def parse_past(text: str, timezone: str, now: datetime) -> datetime:
     """
     if is_duration(text.strip()):
         return now - parse_duration(text.strip())
-    return _instant(_parse(text, timezone, now, is_past=True), timezone)
+    return parse_when(text, timezone, now, is_past=True)
 
 
 def parse_local(text: str, timezone: str, now: datetime) -> datetime:
@@ -52,10 +54,6 @@ def parse_local(text: str, timezone: str, now: datetime) -> datetime:
             "use a time outside that hour, or a time zone without clock changes such as UTC",
         )
     return local
-
-
-def _instant(at: datetime, timezone: str) -> datetime:
-    return at.astimezone(UTC) if at.tzinfo else to_utc(at, timezone)
 
 
 def _parse(text: str, timezone: str, now: datetime, *, is_past: bool = False) -> datetime:

@@ -58,6 +58,11 @@ def test_consents_are_a_history(home: Home) -> None:
     assert "2026-03-02 06:00 UTC: news 2026 (by command; https://example.org/17)" in shown
 
 
+@pytest.mark.parametrize("at", ["00:00", "today", "3d", "now"])
+def test_time_of_a_consent_is_in_the_past(home: Home, at: str) -> None:
+    assert home.call("clients", "create", "--email", BEN, *NEWS, "--consent-at", at).status == 0
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

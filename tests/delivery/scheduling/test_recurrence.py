@@ -27,6 +27,7 @@ from skychimp.delivery.scheduling.recurrence import (
 from skychimp.delivery.scheduling.time_input import parse_local, parse_past, parse_when
 from skychimp.errors import InvalidValue
 from skychimp.models import CatchUp, Every
+from skychimp.store.clients.queries import parser as queries
 
 with (Path(__file__).parents[2] / "cases" / "recurrence.csv").open(encoding="utf-8") as file:
     CASES = list(csv.DictReader(file))
@@ -366,6 +367,7 @@ def test_valid_time_is_parsed(text: str, at: str, local: str) -> None:
 )
 def test_past_clock_time_is_the_last_one(text: str, at: str) -> None:
     assert parse_past(text, "Europe/Berlin", NOW) == utc(at)
+    assert queries.parse_time(text, "Europe/Berlin", NOW) == utc(at)
 
 
 @pytest.mark.parametrize(

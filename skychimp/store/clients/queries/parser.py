@@ -68,7 +68,7 @@ def parse_time(text: str, timezone: str, now: datetime) -> datetime:
     """Return the instant that a time in a query means, in UTC: `-30d` is that long ago. Raises InvalidValue."""
     if text.startswith("-") and is_duration(text[1:]):
         return now - parse_duration(text[1:])
-    return time_input.parse_when(text, timezone, now)
+    return time_input.parse_when(text, timezone, now, is_past=True)
 
 
 class _Parser:
