@@ -16,7 +16,7 @@ from skychimp.services.clients import clients, consents, fields, importing, segm
 from skychimp.services.inbound import processing
 from skychimp.services.mailings import forecast, queries, recipients, retries
 from skychimp.services.mailings.outbox_mail import FromOutbox
-from skychimp.services.messages import layouts, messages
+from skychimp.services.messages import layouts, messages, rendering
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.operations import (
     backups,
@@ -131,7 +131,7 @@ SHAPES: dict[str, Shape] = {
     "messages create": messages.MessageInfo,
     "messages delete": Either((messages.MessageInfo, [messages.MessageInfo])),
     "messages list": [messages.MessageInfo],
-    "messages preview": Either((messages.Preview, _FILE)),
+    "messages preview": Either((rendering.Preview, _FILE)),
     "messages show": messages.MessageInfo,
     "messages test": Either((SentTest, [SentTest])),
     "messages update": messages.MessageInfo,

@@ -236,14 +236,14 @@ def preview(
 ) -> None:
     """Show a message as a client would read it. "mailings preview" shows when a mailing is sent."""
     from skychimp.delivery.composing import extras, settings_extras
-    from skychimp.services.messages import messages
+    from skychimp.services.messages import messages, rendering
 
     context = get_context(ctx, json)
     sample = settings_extras.make_sample(context.settings)
     if open_:
         _open_preview(context, message, client, sample)
         return
-    rendered = messages.preview(
+    rendered = rendering.preview(
         context.store, context.actor, message, client, blog_url=context.settings.blog.url, extras=sample
     )
     if context.out.json:
@@ -272,12 +272,12 @@ def _open_preview(context: Context, message_id: int, client: str | None, sample:
 
     from skychimp import files
     from skychimp.config import shared
-    from skychimp.services.messages import messages, preview_page
+    from skychimp.services.messages import preview_page, rendering
 
     shared.require_operator("start a browser as this account", "use it without --open")
     sender = context.settings.mail.sender or context.actor.email
     blog_url = context.settings.blog.url
-    email = messages.compose_preview(
+    email = rendering.compose_preview(
         context.store,
         context.actor,
         message_id,
@@ -333,11 +333,11 @@ def _send_test(context: Context, mail: "MailSettings", message_id: int, address:
 
     from skychimp.delivery.composing import settings_extras
     from skychimp.delivery.sending.single_email import send_single_email
-    from skychimp.services.messages import messages
+    from skychimp.services.messages import rendering
     from skychimp.transport.interfaces import OutgoingEmail
 
     return_path = mail.return_path or ""
-    data = messages.compose_test_email(
+    data = rendering.compose_test_email(
         context.store,
         context.actor,
         message_id,

@@ -13,11 +13,11 @@ from skychimp.errors import InvalidValue
 from skychimp.models import tables
 from skychimp.permissions import Actor
 from skychimp.services.mailings import unsubscribing
-from skychimp.services.messages import messages, online_links, spamassassin
+from skychimp.services.messages import messages, online_links, rendering, spamassassin
 from skychimp.services.messages.checks import links, texts
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.messages.checks.shown_parts import ShownPart, read_html, read_text
-from skychimp.services.messages.messages import Preview, Samples
+from skychimp.services.messages.rendering import Preview, Samples
 from skychimp.services.operations.findings import PROBLEM, WARNING
 from skychimp.store.database import Store
 
@@ -47,7 +47,7 @@ def _check(
     if not extras.postal_address:
         extras = extras._replace(postal_address=SAMPLE_POSTAL_ADDRESS)
     try:
-        samples = messages.render_samples(store, actor, message_id, blog_url=blog_url, extras=extras)
+        samples = rendering.render_samples(store, actor, message_id, blog_url=blog_url, extras=extras)
     except InvalidValue as error:
         yield MessageFinding("content", PROBLEM, error.message, error.hint)
         return
@@ -57,7 +57,7 @@ def _check(
         yield from check_unsubscribing(samples.full, extras)
     if shared.find_restriction() is None:
         sender = settings.mail.sender or "check@localhost"
-        email = messages.compose_preview(
+        email = rendering.compose_preview(
             store, actor, message_id, sender=sender, blog_url=blog_url, extras=extras._replace(is_bulk=True)
         )
         if verdict := spamassassin.check_spam(email, is_online=is_online):

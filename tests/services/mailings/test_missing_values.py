@@ -14,7 +14,7 @@ from skychimp.services.clients import clients
 from skychimp.services.mailings import mailings
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
-from skychimp.services.messages import messages
+from skychimp.services.messages import messages, rendering
 from skychimp.store.database import Store
 
 PEOPLE: Mapping[str, Mapping[str, str]] = {
@@ -82,7 +82,7 @@ def test_message_with_a_field_that_only_another_user_has_is_refused(store: Store
 def test_previews_have_values(store: Store, ada: Actor) -> None:
     message = write(store, ada, "{{ client.fields.city }} {{ client.fields.visits | default('-') }}")
 
-    assert messages.preview(store, ada, message).text == "city 12"
-    assert messages.preview(store, ada, message, "bob@x.org").text == "Oslo -"
+    assert rendering.preview(store, ada, message).text == "city 12"
+    assert rendering.preview(store, ada, message, "bob@x.org").text == "Oslo -"
     with pytest.raises(InvalidValue, match=r"no value for client\.fields\.city"):
-        messages.preview(store, ada, message, "eve@x.org")
+        rendering.preview(store, ada, message, "eve@x.org")

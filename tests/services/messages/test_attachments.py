@@ -15,7 +15,7 @@ from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue
 from skychimp.models import Format, Message, Occurrence, StoredFile
 from skychimp.permissions import Actor
-from skychimp.services.messages import messages
+from skychimp.services.messages import messages, rendering
 from skychimp.services.messages.attachments import MOST_ATTACHMENTS, AttachmentChanges, NewFile
 from skychimp.services.operations import store_copy
 from skychimp.services.users import privacy
@@ -135,7 +135,7 @@ def test_pictures_become_inline(store: Store, ada: Actor) -> None:
     listed = [(info.name, info.type, info.source) for info in created.attachments]
     assert listed == [("a.png", "image/png", "a.png"), ("b c.gif", "image/gif", "sub/b c.gif")]
     assert created.body == PICTURES.body
-    assert messages.preview(store, ada, created.id).attachments == ["a.png", "sub/b c.gif"]
+    assert rendering.preview(store, ada, created.id).attachments == ["a.png", "sub/b c.gif"]
 
     edited = messages.change(store, ada, created.id, body="![a](a.png)")  # as in an editor
     assert [info.source for info in edited.attachments] == ["a.png"]

@@ -8,7 +8,7 @@ from skychimp.services.messages.checking import check_samples, check_unsubscribi
 from skychimp.services.messages.checks import texts
 from skychimp.services.messages.checks.links import find_link_flaw, find_picture_flaw, web_links
 from skychimp.services.messages.checks.shown_parts import Link, Picture, read_html, read_text
-from skychimp.services.messages.messages import Preview, Samples
+from skychimp.services.messages.rendering import Preview, Samples
 
 LINK, ADDRESS = "https://mail.example.org/u/sample", "Example Ltd, 1 Main Street, London"
 

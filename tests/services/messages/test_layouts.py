@@ -17,7 +17,7 @@ from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings, unsubscribing
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
-from skychimp.services.messages import layouts, messages
+from skychimp.services.messages import layouts, messages, rendering
 from skychimp.store.database import Store
 
 NEWS = MessageContent("News", "# News for {{ client.email }}", Format.MARKDOWN)
@@ -41,7 +41,7 @@ def test_message_gets_the_layout(
     layouts.create(store, ada, "Own", OWN)
     created = messages.create(store, ada, content, layout=named)
     assert created.layout == stored
-    preview = messages.preview(store, ada, created.id)
+    preview = rendering.preview(store, ada, created.id)
     assert ("<p>own</p>" in (preview.html or ""), "max-width:600px" in (preview.html or "")) == (
         stored == "Own",
         stored == "default",
@@ -104,7 +104,7 @@ def test_message_of_an_older_version_is_sent_as_before(store: Store, ada: Actor)
         db.execute(delete(MessageLayout.__table__))
     old = messages.change(store, ada, message_id, subject="Changed")
     assert old.layout is None
-    preview = messages.preview(store, ada, message_id)
+    preview = rendering.preview(store, ada, message_id)
     assert (preview.text, preview.html) == ("# News for ada@example.org", "<h1>News for ada@example.org</h1>\n")
     assert messages.change(store, ada, message_id, layout="default").layout == "default"
 

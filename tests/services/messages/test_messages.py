@@ -15,7 +15,7 @@ from skychimp.services.listing import ListOptions
 from skychimp.services.mailings import mailings
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
-from skychimp.services.messages import messages
+from skychimp.services.messages import messages, rendering
 from skychimp.services.messages.messages import MessageInfo
 from skychimp.store.database import Store
 
@@ -186,7 +186,7 @@ def test_merge_tags_of_other_tools_are_found(parts: tuple[str | None, ...], tags
 
 @pytest.mark.parametrize("message_id", [0, -1, 99, HUGE, -HUGE])
 def test_unknown_message_is_not_found(store: Store, ada: Actor, message_id: int) -> None:
-    for action in (messages.show, messages.change, messages.remove, messages.preview):
+    for action in (messages.show, messages.change, messages.remove, rendering.preview):
         with pytest.raises(NotFound):
             action(store, ada, message_id)
 
@@ -205,7 +205,7 @@ def test_only_the_owner_changes_a_message_and_managers_see_it(
         with pytest.raises(refusal):
             messages.remove(store, actor, created.id)
         with pytest.raises(refusal):
-            messages.compose_test_email(
+            rendering.compose_test_email(
                 store,
                 actor,
                 created.id,
@@ -241,12 +241,12 @@ def test_preview_is_rendered_for_a_client(store: Store, ada: Actor, bob: Actor) 
     clients.create(store, bob, email="bobs@example.org")
     text, html = messages.create(store, ada, TEXT), messages.create(store, ada, HTML)
 
-    rendered = messages.preview(store, ada, text.id, "zoe@example.org")
-    assert rendered == messages.Preview("zoe@example.org", "Hello Zoë <b>", "Dear Zoë <b>,\na, vip", None, [])
-    assert messages.preview(store, ada, html.id, "1").html == "<p>Dear Zoë &lt;b&gt;</p>"
-    assert "Ada Lovelace" in messages.preview(store, ada, text.id).text
+    rendered = rendering.preview(store, ada, text.id, "zoe@example.org")
+    assert rendered == rendering.Preview("zoe@example.org", "Hello Zoë <b>", "Dear Zoë <b>,\na, vip", None, [])
+    assert rendering.preview(store, ada, html.id, "1").html == "<p>Dear Zoë &lt;b&gt;</p>"
+    assert "Ada Lovelace" in rendering.preview(store, ada, text.id).text
     with pytest.raises(NotFound):
-        messages.preview(store, ada, text.id, "bobs@example.org")
+        rendering.preview(store, ada, text.id, "bobs@example.org")
 
 
 @pytest.mark.parametrize(("to", "name"), [("ZOE@example.org", "Zoë"), ("stranger@example.org", "Ada Lovelace")])
@@ -254,7 +254,7 @@ def test_test_email_is_complete_and_goes_to_one_address(store: Store, ada: Actor
     clients.create(store, ada, email="zoe@example.org", name="Zoë")
     created = messages.create(store, ada, HTML)
 
-    data = messages.compose_test_email(
+    data = rendering.compose_test_email(
         store, ada, created.id, sender="Me <me@example.org>", to=to, message_id_header="<1@example.org>", blog_url=None
     )
 
@@ -302,18 +302,18 @@ def test_preview_of_a_digest_shows_the_latest_posts(store: Store, ada: Actor) ->
     content = MARKDOWN._replace(body="News:\n\n{{ posts }}\n\nBye")
     created = messages.create(store, ada, content, digest=True, layout="none")
     assert created.digest
-    assert messages.preview(store, ada, created.id).text == "News:\n\nBye\n"
+    assert rendering.preview(store, ada, created.id).text == "News:\n\nBye\n"
 
     now = datetime.now(UTC)
     for number in range(7):
         add_post(store, f"P{number}", now - timedelta(days=7 - number))
     add_post(store, "Future", now + timedelta(days=1))
 
-    rendered = messages.preview(store, ada, created.id, blog_url="https://x.example")
+    rendered = rendering.preview(store, ada, created.id, blog_url="https://x.example")
     expected = "\n\n".join(f"P{n} <https://x.example/posts/p{n}.html>\n\nAbout P{n}." for n in range(2, 7))
     assert rendered.text == f"News:\n\n{expected}\n\nBye\n"
     assert '<h2><a href="https://x.example/posts/p6.html">P6</a></h2>' in (rendered.html or "")
-    test_email = messages.compose_test_email(
+    test_email = rendering.compose_test_email(
         store, ada, created.id, sender="a@x.example", to="b@x.example", message_id_header="<1@x>", blog_url=None
     )
     assert b"\nP2" in test_email
