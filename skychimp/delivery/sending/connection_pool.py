@@ -163,10 +163,15 @@ class ConnectionPool:
         self._limit_changed_at = asyncio.get_running_loop().time()
 
     def limit_emails_per_connection(self, number: int) -> None:
-        """Send no more emails over one connection than this, because the mail server refused the next one."""
+        """Send no more emails over one connection than this, because the mail server refused the next one.
+
+        The first refusals may have looked like too many connections, so as many as before are allowed again.
+        """
         if not number:  # it takes none at all: there are too many connections
             self.reduce_limit()
             return
+        if self._emails_per_connection is None and self.limit and not self._is_probing:
+            self.limit = self.max_connections
         self._emails_per_connection = min(number, self._emails_per_connection or number)
         self._limit_changed_at = asyncio.get_running_loop().time()
 

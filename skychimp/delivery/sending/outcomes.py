@@ -108,16 +108,19 @@ class Outcomes:
         self._limits_met: dict[int, tuple[int, int]] = {}
         """How often each delivery has met a limit while others passed, and how many were sent when it last did."""
 
-    def take(self, sending: Sending, result: SendResult, started_at: datetime, emails_before: int) -> Reaction:
+    def take(
+        self, sending: Sending, result: SendResult, started_at: datetime, emails_before: int, connected_at: datetime
+    ) -> Reaction:
         """Record the result of an email, and take from it what to do with the mail server and the mailing.
 
-        `emails_before` counts the emails before it on the same connection. Return the reaction.
+        `emails_before` counts the emails before it on the same connection, which was opened at `connected_at`. Return
+        the reaction.
         """
         if result.is_success:
             self._session_limit.most = max(self._session_limit.most, emails_before + 1)
             self._take_success(sending, result, started_at)
             return Reaction.NONE
-        decision = self._decide(sending.claimed, result, emails_before)
+        decision = self._decide(sending.claimed, result, emails_before, connected_at)
         self._take(sending, result, decision, started_at, emails_before)
         return decision.reaction
 
@@ -177,17 +180,20 @@ class Outcomes:
         if self._limits_met:
             self._limits_met.pop(sending.claimed.id, None)
 
-    def _decide(self, claimed: ClaimedDelivery, result: SendResult, emails_before: int) -> Decision:
+    def _decide(
+        self, claimed: ClaimedDelivery, result: SendResult, emails_before: int, connected_at: datetime
+    ) -> Decision:
+        now = self._now()
         limits_met, sent_at_last = self._limits_met.get(claimed.id, (0, self._stats.sent))
         decision = retry_policy.decide(
             result,
             attempts=claimed.attempts,
             given_back=claimed.given_back,
             policy=self._policy,
-            now=self._now(),
+            now=now,
             chance=random.random(),  # noqa: S311
             limits_met=limits_met,
-            is_session_limit=self._session_limit.is_met(result, emails_before),
+            is_session_limit=self._session_limit.is_met(result, emails_before, connected_at, now),
         )
         if decision.outcome == Outcome.GIVEN_BACK and decision.is_limit:
             have_passed = self._stats.sent > sent_at_last

@@ -139,21 +139,30 @@ def decide(
 class SessionLimit:
     """Notices that the server closes each connection after the same number of emails, whatever it says.
 
-    A server that is shutting down or has too much to do closes connections too, but after different numbers.
+    A server that is shutting down or has too much to do closes connections too, but after different numbers. It may
+    close all that are open at once after the same number, so a connection that was opened later must show it, too.
     """
 
     def __init__(self) -> None:
         self.most = 0
         """The most emails that it took over one connection."""
         self._closed_after = self._in_a_row = 0
+        self._first_closed_at: datetime | None = None
+        self._is_shown_later = False
 
-    def is_met(self, result: SendResult, emails_before: int) -> bool:
-        """Return whether a refusal meets the limit. `emails_before` counts the emails before it on the connection."""
+    def is_met(self, result: SendResult, emails_before: int, opened_at: datetime, now: datetime) -> bool:
+        """Return whether a refusal meets the limit.
+
+        `emails_before` counts the emails before it on the connection, which was opened at `opened_at`.
+        """
         if result.reply is None or result.reply.code != 421 or result.phase != Phase.MAIL:
             return False
-        self._in_a_row = self._in_a_row + 1 if emails_before == self._closed_after else 1
-        self._closed_after = emails_before
-        return self._in_a_row >= SESSIONS_ALIKE and 0 < emails_before == self.most
+        if emails_before != self._closed_after or self._first_closed_at is None:
+            self._closed_after, self._in_a_row = emails_before, 0
+            self._first_closed_at, self._is_shown_later = now, False
+        self._in_a_row += 1
+        self._is_shown_later |= opened_at >= self._first_closed_at
+        return self._in_a_row >= SESSIONS_ALIKE and self._is_shown_later and 0 < emails_before == self.most
 
 
 def decide_after_defect(

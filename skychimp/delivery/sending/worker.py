@@ -51,7 +51,7 @@ class Worker:
         self._following: Sending | None = None
         self._started_at = now()
         self._connection: Connection | None = None
-        self._emails_on_connection = 0
+        self._emails_on_connection, self._connected_at = 0, now()
         self._is_one_too_many = False
         """Whether the server counts the connection as one too many, and so may refuse each further email over it."""
         self._is_behind = self._is_granted = self._is_recording = False
@@ -64,7 +64,8 @@ class Worker:
             while self._current is not None or await self._take_first(is_connected=connection is not None):
                 if connection is None or not connection.is_usable or self._is_used_up(connection, 0):
                     connection = self._connection = await self._pool.replace(connection)
-                    self._emails_on_connection, self._is_one_too_many = 0, False
+                    self._emails_on_connection, self._connected_at = 0, self._now()
+                    self._is_one_too_many = False
                     if connection is not None:
                         self._on_connected()
                 if connection is None or self._stats.stopped:
@@ -107,7 +108,9 @@ class Worker:
         """Take the result of the current email, and go on with the next one, if it was taken."""
         assert self._current is not None
         self._is_recording = True
-        reaction = self._outcomes.take(self._current, result, self._started_at, self._emails_on_connection)
+        reaction = self._outcomes.take(
+            self._current, result, self._started_at, self._emails_on_connection, self._connected_at
+        )
         self._is_one_too_many |= reaction == Reaction.FEWER_CONNECTIONS
         self._emails_on_connection += 1
         self._is_recording = False

@@ -217,9 +217,11 @@ def test_emails_per_connection_are_learned_and_grow_again(store: Store, monkeypa
             pool, connection = harness.pool, await harness.pool.replace(None)
             assert connection is not None
             assert not pool.is_used_up(connection, 1_000_000)
+            pool.reduce_limit()
             for refused_after, limit in [(20, 20), (25, 20), (10, 10), (0, 10)]:  # 0: there are too many connections
                 pool.limit_emails_per_connection(refused_after)
                 assert [pool.is_used_up(connection, number) for number in (limit - 1, limit)] == [False, True]
+            assert pool.limit == 1  # the first limit allowed all again, and the last refusal was one for itself
             pool.grow()
             assert pool.is_used_up(connection, 10)  # the growth interval is not yet over
             monkeypatch.setattr(module, "GROWTH_INTERVAL_S", 0.0)

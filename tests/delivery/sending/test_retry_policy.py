@@ -164,14 +164,24 @@ def test_session_limit_is_met_after_three_connections_alike(
 ) -> None:
     limit = SessionLimit()
     limit.most = most
-    assert [limit.is_met(replied(Phase.MAIL, 421), number) for number in closed_after] == is_met
+    assert [limit.is_met(replied(Phase.MAIL, 421), number, NOW, NOW) for number in closed_after] == is_met
+
+
+def test_session_limit_is_not_met_by_connections_that_were_open_at_the_first_refusal() -> None:
+    """A server that takes only so many emails at a time may refuse the second one of ten connections alike."""
+    limit, earlier, later = SessionLimit(), NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    limit.most = 1
+    refusal = replied(Phase.MAIL, 421)
+    assert not any(limit.is_met(refusal, 1, earlier, NOW) for _ in range(10))
+    assert limit.is_met(refusal, 1, later, later)
+    assert limit.is_met(refusal, 1, earlier, later)
 
 
 def test_session_limit_is_not_met_by_other_refusals() -> None:
     limit = SessionLimit()
     limit.most = 20
     for result in (replied(Phase.RCPT, 421), replied(Phase.MAIL, 451), no_reply(Phase.MAIL)) * 3:
-        assert not limit.is_met(result, 20)
+        assert not limit.is_met(result, 20, NOW, NOW)
 
 
 def test_quota_never_counts_as_a_try() -> None:
