@@ -7,8 +7,14 @@ from typing import Any
 
 from typer.core import TyperArgument, TyperGroup
 
+from skychimp.translation import looked_up
+
 SUBCOMMAND = "<COMMAND> [ARGS]..."
 """How a group's usage names its commands."""
+
+USAGE, OPTIONS, COMMANDS = "Usage:", "Options", "Commands"
+RICH_TEXTS = ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "DEFAULT_STRING", "REQUIRED_LONG_STRING")
+"""Typer's own texts, and the names of those in its module rich_utils."""
 
 
 def prepare_command(command: Any) -> None:
@@ -28,6 +34,26 @@ def prepare_command(command: Any) -> None:
         command.format_help = show_help  # type: ignore[method-assign]
 
 
+def translate_help(command: Any) -> None:
+    """Show the help of a command, or of a group and its commands, in the reader's language."""
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.help = looked_up(inspect.cleandoc(each.help or ""))
+        for part in (each, *each.params):
+            part.rich_help_panel = looked_up(getattr(part, "rich_help_panel", None) or "") or None
+        for param in each.params:
+            param.help = looked_up(getattr(param, "help", None) or "") or None
+        _translate_usage(each)
+    from typer import rich_utils
+
+    for name in RICH_TEXTS:
+        setattr(rich_utils, name, looked_up(getattr(rich_utils, name)))
+
+
+def _translate_usage(command: Any) -> None:
+    in_english = command.get_usage
+    command.get_usage = lambda ctx: in_english(ctx).replace(USAGE, looked_up(USAGE), 1)
+
+
 def prepare_help(command: Any, ctx: Any) -> None:
     """Move the examples of a command before its options, and hide the type of options that take no value."""
     if command.epilog and not isinstance(command, TyperGroup):
@@ -35,7 +61,9 @@ def prepare_help(command: Any, ctx: Any) -> None:
         examples = _examples(command).replace("[", r"\[")
         command.help = "\n\n".join(filter(None, (first, f"[not dim]{examples}[/]", rest)))
         command.epilog = None
-    for param in (*command.params, command.get_help_option(ctx)):
+    help_option = command.get_help_option(ctx)
+    help_option.help = looked_up(help_option.help)
+    for param in (*command.params, help_option):
         if getattr(param, "is_flag", False):
             param.metavar = ""
 
@@ -58,9 +86,9 @@ def show_group_help(group: Any, ctx: Any) -> None:
     panels: dict[str, list[tuple[str, str]]] = {}
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
-        panels.setdefault(command.rich_help_panel or "Commands", []).append((name, _summary(command)))
+        panels.setdefault(command.rich_help_panel or looked_up(COMMANDS), []).append((name, _summary(command)))
     options = [param.get_help_record(ctx) for param in group.get_params(ctx)]
-    for title, rows in (*panels.items(), ("Options", filter(None, options))):
+    for title, rows in (*panels.items(), (looked_up(OPTIONS), filter(None, options))):
         console.print(_panel(title, rows, max(map(len, group.commands)) if title in panels else None))
 
 

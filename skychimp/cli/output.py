@@ -26,6 +26,7 @@ from skychimp.cli.display.values import (
     write_json_object,
 )
 from skychimp.errors import Interrupted, InvalidQuery, SkychimpError
+from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -37,6 +38,8 @@ Color = tuple[int, int, int]
 MAX_PAGE_WIDTH = 100
 MAX_PICTURE_WIDTH = 80
 MAX_PICTURE_HEIGHT = 40
+
+NOTHING_YET = tr("nothing here yet")
 
 PIPE_CLOSED = 141
 """The exit status that a shell gives to a command that SIGPIPE ended."""
@@ -67,7 +70,10 @@ def is_output_broken() -> bool:
 
 def output_error(error: OSError) -> SkychimpError:
     """Return the error for output that cannot be written, although the command may have done its work."""
-    return SkychimpError(f"cannot write the output: {error.strerror}", "any change that the command made is kept")
+    return SkychimpError(
+        tr("cannot write the output: {strerror}", strerror=error.strerror),
+        tr("any change that the command made is kept"),
+    )
 
 
 def new_console(*, stderr: bool) -> "Console":
@@ -100,7 +106,7 @@ class Output:
         *,
         noun: str = "",
         plural: str = "",
-        empty: str = "nothing here yet",
+        empty: Phrase = NOTHING_YET,
         optional: Iterable[str] = (),
         is_filtered: bool = False,
     ) -> None:
@@ -217,16 +223,16 @@ class Output:
         for part in parts:
             console.print(part, width=self.width)
 
-    def heading(self, title: str, text: str) -> None:
+    def heading(self, title: Phrase, text: str) -> None:
         """Show a heading and the line below it."""
         console = new_console(stderr=False)
-        console.print(f"\n{escape(title)}", style="bold", markup=False)
+        console.print(f"\n{escape(translated(title))}", style="bold", markup=False)
         console.print("\n".join(map(escape, text.split("\n"))), style="cyan", markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     # Messages, on stderr
 
-    def note(self, text: str) -> None:
+    def note(self, text: Phrase) -> None:
         """Show one line about what was done. Nothing with --quiet."""
         if not self.quiet:
             self._tell("info", text)
@@ -234,9 +240,9 @@ class Output:
     def next(self, *words: object) -> None:
         """Suggest the next `skychimp` command to a person at a terminal. The words are quoted for the shell."""
         if _is_terminal(sys.stderr) and sys.stdin.isatty() and not self.json:
-            self.note(f"next: {shell.command(*words)}")
+            self.note(tr("next: {command}", command=shell.command(*words)))
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: Phrase) -> None:
         """Show one line that the user must see."""
         self._tell("warning", text)
 
@@ -254,30 +260,31 @@ class Output:
             self.log("error", error.message, {"code": error.code, "hint": error.hint})
             return
         has_color = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
-        _print_message(("\x1b[1;31merror:\x1b[0m " if has_color else "error: ") + escape(error.message))
+        label = escape(translated(tr("error:")))
+        _print_message((f"\x1b[1;31m{label}\x1b[0m " if has_color else f"{label} ") + escape(translated(error.message)))
         if isinstance(error, InvalidQuery):
             from skychimp.cli.display.query_errors import pointed_lines
 
             for line in pointed_lines(error.query, error.position):
                 _print_message(line)
         if error.hint:
-            self.warn(f"hint: {error.hint}")
+            self.warn(tr("hint: {hint}", hint=error.hint))
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: Phrase) -> str:
         """Return the answer of the person at the terminal, one line. Raises Interrupted at the end of the input."""
-        _print_message(f"{escape(question)} ", end="")
+        _print_message(f"{escape(translated(question))} ", end="")
         with _end_line_without_answer():
             answer = sys.stdin.readline()
             if not answer:
                 raise EOFError
             return answer.strip()
 
-    def ask_secret(self, question: str) -> str:
+    def ask_secret(self, question: Phrase) -> str:
         """Return an answer that is not shown while it is typed. Raises Interrupted at the end of the input."""
         from getpass import getpass
 
         with _end_line_without_answer():
-            return getpass(f"{question} ", stream=sys.stderr)
+            return getpass(f"{translated(question)} ", stream=sys.stderr)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None = None, *, delay_s: float = 0) -> Iterator[ProgressReporter]:
@@ -308,7 +315,7 @@ class Output:
         if self.log is not None:
             self.log(level, text.removeprefix("warning: "), {})
         else:
-            _print_message(escape(text))
+            _print_message(escape(translated(text)))
 
     def _write_lines(self, records: Iterable[Any], columns: Mapping[str, str]) -> None:
         for record in records:
@@ -318,7 +325,7 @@ class Output:
         sys.stdout.write(line + end)
 
 
-def _why_nothing_is_shown(records: Iterable[Any], noun: str, plural: str, empty: str, *, is_filtered: bool) -> str:
+def _why_nothing_is_shown(records: Iterable[Any], noun: str, plural: str, empty: Phrase, *, is_filtered: bool) -> str:
     from skychimp.listed import Listed
     from skychimp.text import count_of
 
@@ -352,7 +359,7 @@ def _end_line_without_answer() -> Iterator[None]:
         raise
     except EOFError:
         _print_message("")
-        raise Interrupted("interrupted") from None
+        raise Interrupted(tr("interrupted")) from None
 
 
 def _print_message(line: str, end: str = "\n") -> None:

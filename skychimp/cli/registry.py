@@ -14,8 +14,9 @@ from typer.main import get_command
 
 from skychimp import __version__
 from skychimp.cli.context import GlobalOptions
-from skychimp.cli.help_pages import SUBCOMMAND, prepare_command, prepare_help, show_group_help
+from skychimp.cli.help_pages import SUBCOMMAND, prepare_command, prepare_help, show_group_help, translate_help
 from skychimp.errors import InvalidValue
+from skychimp.translation import LANGUAGES, current_language, tr
 
 
 class CommandInfo(NamedTuple):
@@ -137,6 +138,8 @@ def command_line() -> Any:
             param.help = _COMPLETION_HELP[param.name]
         if param.name == "install_completion":
             param.callback = _check_caller(param.callback)
+    if current_language() != "en":
+        translate_help(command)
     return command
 
 
@@ -147,7 +150,7 @@ def _check_caller(install: Callable[..., Any]) -> Callable[..., Any]:
         if value:
             from skychimp.config import shared
 
-            shared.require_operator("change the shell of this account", "run it without sudo")
+            shared.require_operator(tr("change the shell of this account"), tr("run it without sudo"))
         return install(ctx, param, value)
 
     return check_and_install
@@ -166,6 +169,8 @@ def load_command(name: str, *, completing: bool = False) -> Any:
     if isinstance(command, TyperGroup):
         command.help, command.epilog = COMMANDS[name].summary, COMMANDS[name].example
     prepare_command(command)
+    if current_language() != "en":
+        translate_help(command)
     return command
 
 
@@ -184,14 +189,19 @@ def _read_global_options(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print which config and store are used.")] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="Disable colors, as NO_COLOR does.")] = False,  # noqa: ARG001
     no_input: Annotated[bool, typer.Option("--no-input", help="Never prompt.")] = False,
+    lang: Annotated[
+        str | None, typer.Option("--lang", help="Language: en or ru (default: that of the locale).", metavar="LANGUAGE")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Send recurring mailings from the command line."""
+    if lang is not None and lang not in LANGUAGES:
+        raise InvalidValue(tr('unknown language "{language}"', language=lang), tr("use en or ru"))
     if quiet and verbose:
-        raise InvalidValue("--quiet and --verbose cannot be combined", "use one of them")
+        raise InvalidValue(tr("--quiet and --verbose cannot be combined"), tr("use one of them"))
     if config is not None or store is not None:
         from skychimp.config import shared
 
