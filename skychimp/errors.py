@@ -21,7 +21,7 @@ SkychimpError (1)
 
 from typing import ClassVar
 
-from skychimp.translation import Phrase
+from skychimp.translation import Phrase, tr
 
 
 class SkychimpError(Exception):
@@ -52,8 +52,11 @@ class InvalidQuery(InvalidValue):
     def __init__(self, problem: Phrase, hint: Phrase | None, query: str, position: int) -> None:
         line = query.count("\n", 0, position)
         column = position - (query.rfind("\n", 0, position) + 1) + 1
-        place = f"line {line + 1}, column {column}" if line else f"column {column}"
-        super().__init__(f"the query, {place}: {problem}", hint)
+        if line:
+            place = tr("line {line}, column {column}", line=line + 1, column=column)
+        else:
+            place = tr("column {column}", column=column)
+        super().__init__(tr("the query, {place}: {problem}", place=place, problem=problem), hint)
         self.problem = problem
         self.query = query
         self.position = position

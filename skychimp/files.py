@@ -233,8 +233,8 @@ class UnsafePlace(OSError):
     `remedy` is a hint, and `owner` the name of the other account that owns it, None if it is ours or root's.
     """
 
-    def __init__(self, path: Path | str, fault: str, remedy: Phrase, owner: str | None = None) -> None:
-        super().__init__(errno.EPERM, f"it {fault}", str(path))
+    def __init__(self, path: Path | str, fault: Phrase, remedy: Phrase, owner: str | None = None) -> None:
+        super().__init__(errno.EPERM, tr("it {fault}", fault=fault), str(path))
         self.remedy = remedy
         self.owner = owner
         self._fault = fault
@@ -244,7 +244,9 @@ class UnsafePlace(OSError):
 
     def reason(self, path: Path | str) -> Phrase:
         """Return why a file or folder cannot be used. Another place that is to blame, such as its folder, is named."""
-        return str(self.strerror if self.filename == str(path) else self)
+        if self.filename == str(path):
+            return tr("it {fault}", fault=self._fault)
+        return tr("{place} {fault}", place=self.filename, fault=self._fault)
 
 
 def read_checked(path: Path | str, *, max_bytes: int) -> bytes:
@@ -324,10 +326,10 @@ def can_others_read(status: os.stat_result, path: Path | str) -> bool:
     return bool(status.st_mode & stat.S_IROTH or by_group)
 
 
-def run_as_hint(account: str) -> str:
+def run_as_hint(account: str) -> Phrase:
     """Return the hint to run Skychimp as another account, which is given by its name or number."""
     if _is_root_without_sudo():
-        return f"run Skychimp as the account {account} (in a container, set its user to {account})"
+        return tr("run Skychimp as the account {account} (in a container, set its user to {account})", account=account)
     return run_line_hint("sudo", "-u", f"#{account}" if account.isdecimal() else account, "skychimp", "...")
 
 
@@ -399,23 +401,23 @@ def _link(path: Path | str) -> UnsafePlace:
     return UnsafePlace(path, tr("is a link"), tr("use the path of the file itself"))
 
 
-def _owner_hint(status: os.stat_result, path: Path | str, owner: str) -> str:
+def _owner_hint(status: os.stat_result, path: Path | str, owner: str) -> Phrase:
     if stat.S_ISDIR(status.st_mode) or _is_root_without_sudo():  # the owner needs the folder, or the container's file
         return run_as_hint(owner)
     chown = _run_as_root("chown", account_name(os.geteuid()), path)
-    return f"{run_as_hint(owner)}, or check what is in it, then {chown}"
+    return tr("{hint}, or check what is in it, then {chown}", hint=run_as_hint(owner), chown=chown)
 
 
-def _chmod_hint(status: os.stat_result, path: Path | str) -> str:
+def _chmod_hint(status: os.stat_result, path: Path | str) -> Phrase:
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # such as /dev/null
-        return "use another file"
+        return tr("use another file")
     is_ours, is_sticky = status.st_uid == os.geteuid(), status.st_mode & stat.S_ISVTX
     if stat.S_ISDIR(status.st_mode) and (is_sticky or not is_ours):  # others need it as it is, such as /tmp
-        return "use a folder that only you can write to"
+        return tr("use a folder that only you can write to")
     return run_line_hint("chmod", "go-w", path) if is_ours else _run_as_root("chmod", "go-w", path)
 
 
-def _run_as_root(program: str, *words: object) -> str:
+def _run_as_root(program: str, *words: object) -> Phrase:
     return run_line_hint(program, *words) if os.geteuid() == 0 else run_line_hint("sudo", program, *words)
 
 

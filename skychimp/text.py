@@ -17,10 +17,10 @@ MAX_TOPIC_LENGTH = 100
 
 _TAB_AND_NEWLINE = dict.fromkeys(map(ord, "\t\n"), " ")
 _FORBIDDEN_CATEGORIES = {
-    "Cc": "a control character or a line break",
-    "Zl": "a line break",
-    "Zp": "a line break",
-    "Cs": "invalid UTF-8",
+    "Cc": tr("a control character or a line break"),
+    "Zl": tr("a line break"),
+    "Zp": tr("a line break"),
+    "Cs": tr("invalid UTF-8"),
 }
 """Unicode categories that no text may contain. Format characters are allowed: many scripts need them."""
 
@@ -75,7 +75,7 @@ def checked_tags(tags: Sequence[str]) -> list[str]:
 
 def checked_topic(topic: str) -> str:
     """Return a topic as it is compared with others by `folded`: one line in NFC. Raises InvalidValue for any other."""
-    checked = one_line(nfc(topic), "topic", MAX_TOPIC_LENGTH)
+    checked = one_line(nfc(topic), tr("topic"), MAX_TOPIC_LENGTH)
     if not checked:
         raise InvalidValue(tr("the topic is empty"), tr("use a name such as news or offers"))
     return checked
@@ -122,7 +122,7 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: floa
     At most `most` words are suggested. `cutoff` is the least similarity, from 0 to 1.
     """
     close = close_matches(word, known, most=most, cutoff=cutoff)
-    return tr("did you mean {close}?", close=" or ".join(close)) if close else ""
+    return tr("did you mean {close}?", close=" or ".join(close)) if close else tr("")
 
 
 def close_matches(word: str, known: Iterable[str], *, most: int, cutoff: float = 0.6) -> list[str]:
@@ -138,7 +138,7 @@ def _checked_tag(tag: str) -> tuple[str, str]:
     """Return a tag folded, and as it is stored."""
     if not tag.strip() or "," in tag or ";" in tag:
         raise InvalidValue(tr("invalid tag {tag}", tag=shortened(tag)), tr("use one line without commas or semicolons"))
-    checked = one_line(nfc(tag), "tag", MAX_TAG_LENGTH)
+    checked = one_line(nfc(tag), tr("tag"), MAX_TAG_LENGTH)
     return folded(checked), checked
 
 

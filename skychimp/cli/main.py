@@ -71,13 +71,12 @@ def _run(arguments: list[str]) -> int:
         os.environ["NO_COLOR"] = "1"  # for Rich, Typer and the commands that the demo runs, too
 
     from skychimp.cli.output import Output, prepare_streams
-    from skychimp.translation import VARIABLE, use_language, wanted_language
+    from skychimp.translation import VARIABLE, current_language, use_language, wanted_language
 
     prepare_streams()
-    language = wanted_language(arguments, os.environ)
-    if language != "en":
-        use_language(language)
-        os.environ[VARIABLE] = language  # for the commands that the demo runs, too
+    use_language(wanted_language(arguments, os.environ))
+    if current_language() != "en":
+        os.environ[VARIABLE] = current_language()  # for the commands that the demo runs, too
     if arguments == ["--version"]:
         return Output().finish(0, f"skychimp {__version__}\n")
 

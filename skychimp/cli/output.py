@@ -325,13 +325,15 @@ class Output:
         sys.stdout.write(line + end)
 
 
-def _why_nothing_is_shown(records: Iterable[Any], noun: str, plural: str, empty: Phrase, *, is_filtered: bool) -> str:
+def _why_nothing_is_shown(
+    records: Iterable[Any], noun: str, plural: str, empty: Phrase, *, is_filtered: bool
+) -> Phrase:
     from skychimp.listed import Listed
     from skychimp.text import count_of
 
     if isinstance(records, Listed) and records.is_part and (total := records.count()):
-        return f"0 of {count_of(total, noun, plural)}"
-    return f"no matching {plural or noun + 's'}" if is_filtered else empty
+        return tr("0 of {records}", records=count_of(total, noun, plural))
+    return tr(f"no matching {plural or noun + 's'}") if is_filtered else empty
 
 
 def _half_block(upper: Color | None, lower: Color | None) -> "Segment":

@@ -69,8 +69,8 @@ class Home:
 
     def __init__(self, folder: Path, **environ: str) -> None:
         self.folder = folder
-        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
-        self.environ = inherited | {"HOME": str(folder), "PAGER": ""} | environ
+        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "TZ")}
+        self.environ = inherited | {"HOME": str(folder), "PAGER": "", "LC_ALL": "C.UTF-8"} | environ
 
     def call(
         self,

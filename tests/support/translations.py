@@ -22,6 +22,9 @@ from skychimp.translation import DOMAIN, FOLDER, LANGUAGES
 Message = str | tuple[str, str]
 """A text, or a singular and its plural."""
 
+_UNUSED = (b'"Report-Msgid', b'"PO-Revision', b'"Last-Translator', b'"Language-Team', b'"Generated-By')
+"""Parts of a catalog's header that change each time or say nothing."""
+
 PACKAGE = Path(registry.__file__).parents[1]
 
 
@@ -58,8 +61,9 @@ def read_catalog(language: str) -> Catalog:
 def as_po(catalog: Catalog) -> bytes:
     """Return a catalog as it is kept: without what changes each time."""
     opened = BytesIO()
-    write_po(opened, catalog, width=120, sort_by_file=True, include_lineno=False, omit_header=False)
-    return opened.getvalue()
+    write_po(opened, catalog, width=120, sort_by_file=True, include_lineno=False)
+    header, separator, messages = opened.getvalue().partition(b"\n\n")
+    return b"\n".join(line for line in header.split(b"\n") if not line.startswith(_UNUSED)) + separator + messages
 
 
 def as_mo(catalog: Catalog) -> bytes:
@@ -114,13 +118,21 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
             yield message
         case "trn", [str(one), str(many), *_]:
             yield one, many
-        case "count_of", [_, str(noun), *rest]:
-            plural = rest[0] if rest else f"{noun}s"
-            yield f"{{number:,}} {noun}", f"{{number:,}} {plural}"
+        case "count_of", [_, str(noun)]:
+            yield _counted(noun, f"{noun}s")
+        case "count_of", [_, str(noun), str(plural)]:
+            yield _counted(noun, plural)
         case _:
-            nouns = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
-            if isinstance(nouns.get("noun"), str) and nouns["noun"]:
-                yield f"{{number:,}} {nouns['noun']}", f"{{number:,}} {nouns.get('plural') or nouns['noun'] + 's'}"
+            given = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
+            if isinstance(noun := given.get("noun"), str) and noun:
+                plural = given.get("plural") or f"{noun}s"
+                yield _counted(noun, plural)
+                yield f"no matching {plural}"
+
+
+def _counted(noun: str, plural: str) -> Message:
+    """Return the message of `skychimp.text.count_of`."""
+    return f"{{number:,}} {noun}", f"{{number:,}} {plural}"
 
 
 def _messages_of_templates() -> Iterator[tuple[Message, str]]:
