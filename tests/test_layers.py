@@ -14,7 +14,8 @@ MODULES = {
     if path != ROOT / "__init__.py"  # imports nothing
 }
 
-VOCABULARY = {"errors", "roles", "translation", "transport.interfaces"} | {name for name in MODULES if name.startswith("models")}
+VOCABULARY = {"errors", "roles", "translation", "transport.interfaces"}
+VOCABULARY |= {name for name in MODULES if name.startswith("models")}
 """What every module may use: errors, phrases, roles, tables and states, and what a transport is given and returns."""
 
 PURE = {
