@@ -24,7 +24,7 @@ from skychimp.services.clients.files.headings import normalise
 from skychimp.services.clients.files.opt_outs import OptOut, OptOutColumn
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
 from skychimp.text import did_you_mean
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr
 
 FIELDS = ("email", "name", "first_name", "last_name", "comment", "tags")
 """What a column can be. First and last name are joined where there is no name."""
@@ -97,11 +97,11 @@ def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[
             name = field_columns.check_target(name)
         elif name not in known:
             shown = (*known, "fields.NAME") if known is ALL_FIELDS else known
-            raise InvalidValue(tr('unknown field "{name}"', name=name), _suggest(name, shown, "fields"))
+            raise InvalidValue(tr('unknown field "{name}"', name=name), _suggest(name, shown, tr("the fields are {names}", names=", ".join(shown))))
         if heading in fields or name in fields.values():
             twice = heading if heading in fields else name
             raise InvalidValue(
-                tr('"{twice}" is mapped twice', twice=twice), tr("use --map once for each column and each field")
+                tr('"{name}" is mapped twice', name=twice), tr("use --map once for each column and each field")
             )
         fields[heading] = name
     return ColumnChoice(fields, ignored)
@@ -218,7 +218,7 @@ def row_reader(headings: Sequence[str], columns: Columns) -> RowReader:
         attributes = parse_attributes(cells[columns.attributes or 0])
         if attributes is None:
             return InvalidRow(
-                line, tr('"{strip}" is not a JSON object', strip=headings[columns.attributes or 0].strip())
+                line, tr('"{name}" is not a JSON object', name=headings[columns.attributes or 0].strip())
             )
         row = read_plain(line, cells)
         return row._replace(fields={**attributes, **row.fields})
@@ -308,9 +308,10 @@ def _find_column(headings: Sequence[str], wanted: str) -> int:
     found = [index for index, heading in enumerate(own) if heading == wanted.strip()]
     found = found or [index for index, heading in enumerate(own) if normalise(heading) == normalise(wanted) != ""]
     if not found:
-        raise InvalidValue(tr('unknown column "{wanted}"', wanted=wanted), _suggest(wanted, own, "columns"))
+        there = tr("the columns are {names}", names=", ".join(filter(None, own)))
+        raise InvalidValue(tr('unknown column "{name}"', name=wanted), _suggest(wanted, own, there))
     if len(found) > 1:
-        raise InvalidValue(tr('duplicate column "{wanted}"', wanted=wanted), tr("remove one of them"))
+        raise InvalidValue(tr('duplicate column "{name}"', name=wanted), tr("remove one of them"))
     return found[0]
 
 
@@ -318,10 +319,9 @@ def _quoted(headings: Sequence[str], columns: Sequence[int]) -> str:
     return ", ".join(f'"{headings[index].strip()}"' for index in columns)
 
 
-def _suggest(word: str, known: Sequence[str], noun: str) -> Phrase:
+def _suggest(word: str, known: Sequence[str], there: Phrase) -> Phrase:
     """Return a hint that names what resembles a mistyped word, and what there is."""
-    there = f"the {noun} are {', '.join(filter(None, known))}"
-    return " ".join(filter(None, (did_you_mean(word, known), there)))
+    return joined(" ", (did_you_mean(word, known), there))
 
 
 # Tools
