@@ -157,9 +157,9 @@ def _validated(text: str) -> tuple[str, str]:
     if len(text) > _MAX_INPUT_LENGTH:
         raise InvalidValue(
             tr(
-                "invalid email address {text}: it is longer than {max_length} characters",
+                "invalid email address {text}: it is longer than {most} characters",
                 text=shortened(text, MAX_LENGTH),
-                max_length=MAX_LENGTH,
+                most=MAX_LENGTH,
             )
         )
     import email_validator

@@ -16,16 +16,17 @@ from skychimp.delivery.sending.single_email import send_single_email
 from skychimp.errors import SkychimpError
 from skychimp.services.accounts.email_kinds import EmailKind
 from skychimp.store.database import Store
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import OutgoingEmail
 
 SUBJECTS = {
-    EmailKind.VERIFY: "Your Skychimp verification code",
-    EmailKind.RESET: "Your Skychimp password reset code",
-    EmailKind.TAKEN: "You already have a Skychimp account",
-    EmailKind.NO_ACCOUNT: "You have no Skychimp account",
-    EmailKind.BLOCKED: "Your Skychimp account is blocked",
-    EmailKind.PASSWORD_CHANGED: "Your Skychimp password was changed",
-    EmailKind.ROLE_CHANGED: "Your Skychimp role was changed",
+    EmailKind.VERIFY: tr("Your Skychimp verification code"),
+    EmailKind.RESET: tr("Your Skychimp password reset code"),
+    EmailKind.TAKEN: tr("You already have a Skychimp account"),
+    EmailKind.NO_ACCOUNT: tr("You have no Skychimp account"),
+    EmailKind.BLOCKED: tr("Your Skychimp account is blocked"),
+    EmailKind.PASSWORD_CHANGED: tr("Your Skychimp password was changed"),
+    EmailKind.ROLE_CHANGED: tr("Your Skychimp role was changed"),
 }
 
 
@@ -40,7 +41,7 @@ def send(settings: Settings, store: Store, kind: EmailKind, *, to: str, code: st
     send_single_email(settings, store, OutgoingEmail(return_path, to, data))
 
 
-def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, role: str = "") -> str | None:
+def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, role: str = "") -> Phrase | None:
     """Tell a user that their account was changed, and return a warning if that was not possible.
 
     The change is made already, so this raises no error.
@@ -48,7 +49,7 @@ def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, r
     try:
         send(with_own_sender(settings), store, kind, to=to, role=role)
     except SkychimpError as error:
-        return f"no email about this change was sent to {to}: {error.message}"
+        return tr("no email about this change was sent to {to}: {reason}", to=to, reason=error.message)
     return None
 
 

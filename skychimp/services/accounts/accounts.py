@@ -27,7 +27,7 @@ from skychimp.shell import run_hint
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import MAX_NAME_LENGTH, one_line
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 SaveToken = Callable[[str], None]
 """Called with a new session's token before anything is committed. If it raises, nothing is changed."""
@@ -350,9 +350,7 @@ def _wrong_code(purpose: CodePurpose, address: Address) -> Denied:
         CodePurpose.VERIFY: run_hint("verify", "--email", address.email, "--resend"),
         CodePurpose.RESET: run_hint("password", "reset", "--email", address.email),
     }
-    return Denied(
-        tr("the code is wrong, used or expired"), tr("{hint} to get a new one", hint=hints[purpose])
-    )
+    return Denied(tr("the code is wrong, used or expired"), tr("{hint} to get a new one", hint=hints[purpose]))
 
 
 def _require_registered_once(user: User) -> None:

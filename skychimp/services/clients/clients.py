@@ -68,6 +68,8 @@ _D = tables.delivery
 _O = tables.occurrence
 _M = tables.mailing
 
+_NAME, _COMMENT = tr("name"), tr("comment")
+
 CHANGE_BATCH = 200
 """How many of many clients are changed in one transaction."""
 
@@ -382,8 +384,8 @@ def validate_client(email: str, name: str, comment: str, tags: Sequence[str] = (
     if len(email) > addresses.MAX_LENGTH:
         raise InvalidValue(tr("the email address {email} is too long", email=shortened(email)))
     address = _parse_address(email, rules)
-    name = one_line(name, tr("name"), MAX_NAME_LENGTH)
-    comment = some_lines(comment, tr("comment"), MAX_COMMENT_LENGTH) if comment else ""
+    name = one_line(name, _NAME, MAX_NAME_LENGTH)
+    comment = some_lines(comment, _COMMENT, MAX_COMMENT_LENGTH) if comment else ""
     return NewClient(address.email, address.key, name, comment, checked_tags(tags) if tags else ())
 
 

@@ -97,7 +97,10 @@ def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[
             name = field_columns.check_target(name)
         elif name not in known:
             shown = (*known, "fields.NAME") if known is ALL_FIELDS else known
-            raise InvalidValue(tr('unknown field "{name}"', name=name), _suggest(name, shown, tr("the fields are {names}", names=", ".join(shown))))
+            raise InvalidValue(
+                tr('unknown field "{name}"', name=name),
+                _suggest(name, shown, tr("the fields are {names}", names=", ".join(shown))),
+            )
         if heading in fields or name in fields.values():
             twice = heading if heading in fields else name
             raise InvalidValue(
@@ -184,17 +187,24 @@ def filled_fields(columns: Columns) -> Sequence[str]:
     return [name for name in FIELDS if name in filled]
 
 
-def explain(headings: Sequence[str], columns: Columns) -> Sequence[str]:
+def explain(headings: Sequence[str], columns: Columns) -> Sequence[Phrase]:
     """Return what to tell the user about the columns that are read."""
     notes = [
-        f'{name} is taken from "{headings[first].strip()}", not from {_quoted(headings, others)}'
+        tr(
+            '{field} is taken from "{column}", not from {others}',
+            field=name,
+            column=headings[first].strip(),
+            others=_quoted(headings, others),
+        )
         for name, (first, *others) in ((name, found) for name, found in columns.by_field.items() if found)
         if others
     ]
     if columns.opt_out_of_all:
-        return [*notes, f"{columns.tool} names a file like this if all contacts in it have opted out"]
+        note = tr("{tool} names a file like this if all contacts in it have opted out", tool=columns.tool)
+        return [*notes, note]
     if columns.tool == "Mailchimp" and "consent_at" in columns.by_field:
-        notes.append(f"consents are taken from {_quoted(headings, columns.by_field['consent_at'][:1])}")
+        column = _quoted(headings, columns.by_field["consent_at"][:1])
+        notes.append(tr("consents are taken from {column}", column=column))
     return [*notes, *opt_outs.explain(columns.opt_outs)]
 
 
@@ -217,9 +227,7 @@ def row_reader(headings: Sequence[str], columns: Columns) -> RowReader:
     def read_with_attributes(line: int, cells: Sequence[str]) -> FileRow:
         attributes = parse_attributes(cells[columns.attributes or 0])
         if attributes is None:
-            return InvalidRow(
-                line, tr('"{name}" is not a JSON object', name=headings[columns.attributes or 0].strip())
-            )
+            return InvalidRow(line, tr('"{name}" is not a JSON object', name=headings[columns.attributes or 0].strip()))
         row = read_plain(line, cells)
         return row._replace(fields={**attributes, **row.fields})
 
