@@ -17,16 +17,14 @@ from skychimp.services.messages import messages, online_links, rendering, spamas
 from skychimp.services.messages.checks import links, texts
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.messages.checks.shown_parts import ShownPart, read_html, read_text
+from skychimp.services.messages.checks.texts import HTML, SUBJECT, TEXT
 from skychimp.services.messages.rendering import Preview, Samples
 from skychimp.services.operations.findings import PROBLEM, WARNING
 from skychimp.store.database import Store
 from skychimp.text import with_and
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
 
 SAMPLE_POSTAL_ADDRESS = "Example Ltd, 1 Main Street, London"
-HTML, TEXT = verbatim("HTML"), tr("text")
-"""The names of the parts."""
-
 UNSUBSCRIBING = tr("unsubscribing")
 
 _M = tables.mailing
@@ -104,7 +102,7 @@ def check_unsubscribing(sample: Preview, extras: Extras) -> Iterator[MessageFind
 def _check_sample(sample: Preview) -> Iterator[MessageFinding]:
     yield from texts.check_subject(sample.subject)
     pages = _pages(sample)
-    yield from texts.check_merge_tags(read_text(sample.subject), tr("subject"))
+    yield from texts.check_merge_tags(read_text(sample.subject), SUBJECT)
     for part, page in pages.items():
         yield from texts.check_merge_tags(page, part)
         yield from links.check_links(page, part)

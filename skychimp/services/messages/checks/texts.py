@@ -21,6 +21,7 @@ MIN_WORDS = 10
 SHOWN_LINKS = 3
 
 HTML, TEXT = verbatim("HTML"), tr("text")
+"""The names of the parts."""
 SUBJECT, SIZE, PARTS = tr("subject"), tr("size"), tr("parts")
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
