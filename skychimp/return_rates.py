@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, verbatim
 
 
 class RateKind(StrEnum):
@@ -22,18 +22,18 @@ class PublishedLimit(NamedTuple):
 
     advised: float
     most: float
-    publisher: str
+    publisher: Phrase
     source: str
 
 
 PUBLISHED: dict[RateKind, PublishedLimit] = {
     # Below 5 % is fine, from 5 % on an account is reviewed, and from 10 % on its sending may be stopped.
     RateKind.BOUNCES: PublishedLimit(
-        0.05, 0.1, "Amazon SES", "https://docs.aws.amazon.com/ses/latest/dg/faqs-enforcement.html"
+        0.05, 0.1, verbatim("Amazon SES"), "https://docs.aws.amazon.com/ses/latest/dg/faqs-enforcement.html"
     ),
     # Gmail: below 0.1 %, and never 0.3 % or more. Yahoo: below 0.3 %.
     RateKind.COMPLAINTS: PublishedLimit(
-        0.001, 0.003, "Gmail and Yahoo", "https://support.google.com/mail/answer/81126"
+        0.001, 0.003, tr("Gmail and Yahoo"), "https://support.google.com/mail/answer/81126"
     ),
 }
 

@@ -18,8 +18,7 @@ from skychimp.store.database import Store
 from skychimp.store.occurrences import return_counts
 from skychimp.store.occurrences.return_counts import Returned
 from skychimp.store.sql import id_list, total
-from skychimp.text import count_of
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, trn
 
 log = logging.getLogger("skychimp")
 
@@ -63,11 +62,12 @@ class RateReport:
         """The rate and its figures: `2.5 % (25 of 1,000 emails)`."""
         if self.rate is None:
             return tr("no emails sent")
-        return tr(
-            "{rate} ({number:,} of {emails})",
+        return trn(
+            "{rate} ({returned:,} of {number:,} email)",
+            "{rate} ({returned:,} of {number:,} emails)",
+            self.of,
             rate=format_rate(self.rate),
-            number=self.emails,
-            emails=count_of(self.of, "email"),
+            returned=self.emails,
         )
 
     @property
