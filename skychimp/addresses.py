@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, verbatim
 
 MAX_LENGTH = 254
 """Characters of an address (RFC 3696, erratum 1690)."""
@@ -157,9 +157,9 @@ def _validated(text: str) -> tuple[str, str]:
     if len(text) > _MAX_INPUT_LENGTH:
         raise InvalidValue(
             tr(
-                "invalid email address {text}: it is longer than {max_length} characters",
+                "invalid email address {text}: it is longer than {most} characters",
                 text=shortened(text, MAX_LENGTH),
-                max_length=MAX_LENGTH,
+                most=MAX_LENGTH,
             )
         )
     import email_validator
@@ -168,8 +168,28 @@ def _validated(text: str) -> tuple[str, str]:
     try:
         valid = email_validator.validate_email(text, check_deliverability=False, globally_deliverable=False)
     except email_validator.EmailNotValidError as error:
-        reason = str(error).rstrip(".")
         raise InvalidValue(
-            tr("invalid email address {text}: {reason}", text=shortened(text, MAX_LENGTH), reason=reason)
+            tr("invalid email address {text}: {reason}", text=shortened(text, MAX_LENGTH), reason=_reason(error))
         ) from None
     return valid.normalized, str(valid.ascii_domain).lower()
+
+
+def _reason(error: ValueError) -> Phrase:
+    """Return what the library says of an invalid address. What it says often can be translated."""
+    known = (
+        tr("An email address must have an @-sign"),
+        tr("There must be something before the @-sign"),
+        tr("There must be something after the @-sign"),
+        tr("An email address cannot have two periods in a row"),
+        tr("An email address cannot start with a period"),
+        tr("An email address cannot end with a period"),
+        tr("An email address cannot have a period immediately before the @-sign"),
+        tr("An email address cannot have a period immediately after the @-sign"),
+        tr("An email address cannot have a hyphen immediately after the @-sign"),
+        tr("The email address contains invalid characters before the @-sign"),
+        tr("The part after the @-sign contains invalid characters"),
+        tr("A display name and angle brackets around the email address are not permitted here"),
+    )
+    problem, separator, characters = str(error).rstrip(".").partition(": ")
+    reason = next((each for each in known if each == problem), verbatim(problem))
+    return tr("{reason}: {characters}", reason=reason, characters=characters) if separator else reason

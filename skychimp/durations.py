@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, trn
 
 MAX_DURATION = timedelta(days=36_500)
 """About 100 years, so that the current time plus or minus a duration is always a valid date."""
@@ -26,7 +26,7 @@ def parse_duration(text: str) -> timedelta:
     if seconds > MAX_DURATION.total_seconds():
         raise InvalidValue(
             tr("the duration {text} is too long", text=shortened(text)),
-            tr("use at most {format_duration}", format_duration=format_duration(MAX_DURATION)),
+            tr("use at most {duration}", duration=format_duration(MAX_DURATION)),
         )
     return timedelta(seconds=seconds)
 
@@ -36,13 +36,16 @@ def is_duration(text: str) -> bool:
     return _DURATION.fullmatch(text) is not None
 
 
-def format_ago(duration: timedelta) -> str:
+def format_ago(duration: timedelta) -> Phrase:
     """Return how long ago something was, for a person: `just now`, `4 min ago`, `2 days ago`. Fractions are dropped."""
     seconds = max(int(duration.total_seconds()), 0)
-    for unit, size in (("day", 86_400), ("h", 3_600), ("min", 60)):
-        if number := seconds // size:
-            return f"{number} {unit}{'s' if unit == 'day' and number > 1 else ''} ago"
-    return "just now"
+    if days := seconds // 86_400:
+        return trn("{number} day ago", "{number} days ago", days)
+    if hours := seconds // 3_600:
+        return tr("{number} h ago", number=hours)
+    if minutes := seconds // 60:
+        return tr("{number} min ago", number=minutes)
+    return tr("just now")
 
 
 def format_duration(duration: timedelta) -> str:

@@ -33,9 +33,9 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EXAMPLES = {
-    FieldType.NUMBER: "use a number such as 12 or 1.5",
-    FieldType.BOOLEAN: "use true or false",
-    FieldType.DATE: "use a date such as 2026-12-01",
+    FieldType.NUMBER: tr("use a number such as 12 or 1.5"),
+    FieldType.BOOLEAN: tr("use true or false"),
+    FieldType.DATE: tr("use a date such as 2026-12-01"),
 }
 
 
@@ -60,9 +60,9 @@ def checked_name(name: str) -> str:
     if len(name) > MAX_FIELD_NAME_LENGTH:
         raise InvalidValue(
             tr(
-                "the field name {name} is longer than {max_field_name_length} characters",
+                "the field name {name} is longer than {most} characters",
                 name=shortened(name),
-                max_field_name_length=MAX_FIELD_NAME_LENGTH,
+                most=MAX_FIELD_NAME_LENGTH,
             )
         )
     return name
@@ -105,12 +105,12 @@ def parse_value(text: str, field_type: FieldType, name: str) -> FieldValue | Non
     if field_type is FieldType.TEXT:
         if len(text) <= MAX_VALUE_LENGTH and text.isprintable():  # as most are: checking each character is slow
             return text
-        return some_lines(text, f"field {name}", MAX_VALUE_LENGTH)
+        return some_lines(text, tr("field {name}", name=name), MAX_VALUE_LENGTH)
     value = _PARSERS[field_type](text)
     if value is None:
-        hint = tr("{examples}, or change the type of the field", examples=_EXAMPLES[field_type])
+        hint = tr("{hint}, or change the type of the field", hint=_EXAMPLES[field_type])
         raise InvalidValue(
-            tr("{text} is not a {field_type} (field {name})", text=shortened(text), field_type=field_type, name=name),
+            tr("{text} is not a {type} (field {name})", text=shortened(text), type=field_type, name=name),
             hint,
         )
     return value

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from skychimp.errors import Denied, NotLoggedIn
 from skychimp.roles import Role
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 
 class Scope(StrEnum):
@@ -21,29 +21,29 @@ class Scope(StrEnum):
 class Action(StrEnum):
     """Something that a role may or may not do. The value completes the sentence "a user may not ..."."""
 
-    SEE_CLIENTS = "see clients"
-    CHANGE_CLIENTS = "change clients"
-    SEE_MESSAGES = "see messages"
-    CHANGE_MESSAGES = "change messages"
-    SEE_MAILINGS = "see mailings"
-    CHANGE_MAILINGS = "change mailings"
-    DISABLE_MAILINGS = "disable mailings"
-    SEE_REPORTS = "see reports"
-    RESOLVE_DELIVERIES = "resolve deliveries"
-    SEE_OWN_ACCOUNT = "see their own account"
-    CHANGE_OWN_ACCOUNT = "change their own account"
-    SEE_USERS = "see users"
-    BLOCK_USERS = "block users"
-    GIVE_ROLES = "change roles"
-    FORGET_EVERYWHERE = "erase people from all users' data"
-    SUPPRESS_EVERYWHERE = "see or change suppressions of all users' mail"
-    SEE_AUDIT_TRAIL = "see the audit trail"
-    WRITE_POSTS = "write posts"
-    BACK_UP_STORE = "back up the store"
-    RESTORE_STORE = "restore the store"
-    RESUME_SENDING = "resume sending after a restore"
-    ACCEPT_CLOCK = "accept the clock"
-    ROTATE_LINK_KEY = "replace the key of unsubscribe links"
+    SEE_CLIENTS = tr("see clients")
+    CHANGE_CLIENTS = tr("change clients")
+    SEE_MESSAGES = tr("see messages")
+    CHANGE_MESSAGES = tr("change messages")
+    SEE_MAILINGS = tr("see mailings")
+    CHANGE_MAILINGS = tr("change mailings")
+    DISABLE_MAILINGS = tr("disable mailings")
+    SEE_REPORTS = tr("see reports")
+    RESOLVE_DELIVERIES = tr("resolve deliveries")
+    SEE_OWN_ACCOUNT = tr("see their own account")
+    CHANGE_OWN_ACCOUNT = tr("change their own account")
+    SEE_USERS = tr("see users")
+    BLOCK_USERS = tr("block users")
+    GIVE_ROLES = tr("change roles")
+    FORGET_EVERYWHERE = tr("erase people from all users' data")
+    SUPPRESS_EVERYWHERE = tr("see or change suppressions of all users' mail")
+    SEE_AUDIT_TRAIL = tr("see the audit trail")
+    WRITE_POSTS = tr("write posts")
+    BACK_UP_STORE = tr("back up the store")
+    RESTORE_STORE = tr("restore the store")
+    RESUME_SENDING = tr("resume sending after a restore")
+    ACCEPT_CLOCK = tr("accept the clock")
+    ROTATE_LINK_KEY = tr("replace the key of unsubscribe links")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def authorize(actor: Actor, action: Action) -> Scope:
         raise NotLoggedIn(tr("you are not logged in"), tr('run "skychimp login --email YOU@EXAMPLE.ORG"'))
     scope = TABLE[action].get(actor.role)
     if scope is None:
-        raise Denied(tr("{with_article} may not {action}", with_article=_with_article(actor.role), action=action))
+        raise Denied(tr("{who} may not {action}", who=_with_article(actor.role), action=tr(action.value)))
     return scope
 
 
@@ -130,14 +130,14 @@ def authorize_over(actor: Actor, action: Action, user_id: int, role: Role) -> bo
     if is_self and not is_managed:
         raise Denied(
             tr(
-                "{with_article} may not {action} with the role {role}",
-                with_article=_with_article(actor.role),
-                action=action,
+                "{who} may not {action} with the role {role}",
+                who=_with_article(actor.role),
+                action=tr(action.value),
                 role=role,
             )
         )
     return is_managed
 
 
-def _with_article(role: Role) -> str:
-    return f"{'an' if role[0] in 'ae' else 'a'} {role}"
+def _with_article(role: Role) -> Phrase:
+    return tr("an {role}", role=role) if role[0] in "ae" else tr("a {role}", role=role)

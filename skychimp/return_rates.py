@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
+from skychimp.translation import Phrase, tr, verbatim
+
 
 class RateKind(StrEnum):
     """What a rate counts."""
@@ -20,18 +22,18 @@ class PublishedLimit(NamedTuple):
 
     advised: float
     most: float
-    publisher: str
+    publisher: Phrase
     source: str
 
 
 PUBLISHED: dict[RateKind, PublishedLimit] = {
     # Below 5 % is fine, from 5 % on an account is reviewed, and from 10 % on its sending may be stopped.
     RateKind.BOUNCES: PublishedLimit(
-        0.05, 0.1, "Amazon SES", "https://docs.aws.amazon.com/ses/latest/dg/faqs-enforcement.html"
+        0.05, 0.1, verbatim("Amazon SES"), "https://docs.aws.amazon.com/ses/latest/dg/faqs-enforcement.html"
     ),
     # Gmail: below 0.1 %, and never 0.3 % or more. Yahoo: below 0.3 %.
     RateKind.COMPLAINTS: PublishedLimit(
-        0.001, 0.003, "Gmail and Yahoo", "https://support.google.com/mail/answer/81126"
+        0.001, 0.003, tr("Gmail and Yahoo"), "https://support.google.com/mail/answer/81126"
     ),
 }
 
@@ -78,13 +80,27 @@ class Rate(NamedTuple):
         """The limit to compare it with."""
         return PUBLISHED[self.kind]
 
-    def why_too_high(self, limit: float) -> str | None:
+    def why_too_high(self, limit: float) -> Phrase | None:
         """Return why a mailing with this rate is held, or None if it is not. From `limit` on it is; 1 is never."""
         value = self.value
         if value is None or self.of < MINIMUM[self.kind].of or not self.may_be_too_high(limit):
             return None
-        figures = f"{format_rate(value)} of its emails {_VERBS[self.kind]} ({self.number:,} of {self.of:,})"
-        return f"{figures}, the limit is {format_rate(limit)}"
+        rate, most = format_rate(value), format_rate(limit)
+        if self.kind is RateKind.BOUNCES:
+            return tr(
+                "{rate} of its emails bounced ({number:,} of {of:,}), the limit is {limit}",
+                rate=rate,
+                number=self.number,
+                of=self.of,
+                limit=most,
+            )
+        return tr(
+            "{rate} of its emails were marked as spam ({number:,} of {of:,}), the limit is {limit}",
+            rate=rate,
+            number=self.number,
+            of=self.of,
+            limit=most,
+        )
 
     def may_be_too_high(self, limit: float) -> bool:
         """Return whether a mailing with this rate is held if its emails are many enough.
@@ -92,9 +108,6 @@ class Rate(NamedTuple):
         If not, it is not held either once `of` counts more emails.
         """
         return limit < 1 and self.number >= MINIMUM[self.kind].number and self.number >= limit * self.of
-
-
-_VERBS = {RateKind.BOUNCES: "bounced", RateKind.COMPLAINTS: "were marked as spam"}
 
 
 class ReturnCounts(NamedTuple):
@@ -132,7 +145,7 @@ class ReturnCounts(NamedTuple):
         """Return whether one of the rates may be too high, however few emails it is of."""
         return any(rate.may_be_too_high(getattr(limits, rate.kind)) for rate in self.rates)
 
-    def why_too_high(self, limits: Limits) -> Iterator[tuple[RateKind, str]]:
+    def why_too_high(self, limits: Limits) -> Iterator[tuple[RateKind, Phrase]]:
         """Yield each rate for which a mailing is held, and the reason."""
         for rate in self.rates:
             if (reason := rate.why_too_high(getattr(limits, rate.kind))) is not None:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 from skychimp.errors import InvalidValue
 from skychimp.translation import Phrase, tr, trn
@@ -94,6 +94,16 @@ def folded(text: str) -> str:
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def with_and(parts: Iterable[Phrase]) -> Phrase:
+    """Return some words, of which there is one at least, joined by "and"."""
+    return reduce(lambda first, second: tr("{first} and {second}", first=first, second=second), parts)
+
+
+def with_or(parts: Iterable[Phrase]) -> Phrase:
+    """Return some words, of which there is one at least, joined by "or"."""
+    return reduce(lambda first, second: tr("{first} or {second}", first=first, second=second), parts)
 
 
 def has_control_character(value: str) -> bool:

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gettext import GNUTranslations
 
+    from jinja2 import Environment
+
 LANGUAGES = ("en", "ru")
 DOMAIN, FOLDER = "skychimp", Path(__file__).with_name("locale")
 VARIABLE = "SKYCHIMP_LANG"
 """The environment variable that says the language."""
+
+TEMPLATE_EXTENSION = "jinja2.ext.i18n"
+"""The extension of Jinja that knows `{% trans %}`."""
 
 _NO_LOCALE = ("C", "POSIX")
 _catalog: "GNUTranslations | None" = None
@@ -84,6 +89,12 @@ def looked_up(text: str) -> str:
     return text if _catalog is None or not text else _catalog.gettext(text)
 
 
+def translate_templates(environment: "Environment") -> None:
+    """Translate what is in `{% trans %}` in the templates of an environment that has TEMPLATE_EXTENSION."""
+    environment.policies["ext.i18n.trimmed"] = True
+    environment.install_gettext_callables(looked_up, _looked_up_plural, newstyle=True)  # type: ignore[attr-defined]
+
+
 def use_language(language: str) -> None:
     """Show text in a language from now on: one of LANGUAGES."""
     global _catalog
@@ -111,6 +122,12 @@ def wanted_language(arguments: Sequence[str], environ: Mapping[str, str]) -> str
     names = [*environ.get("LANGUAGE", "").split(":"), locale]  # as GNU gettext reads them
     codes = [name.replace(".", "_").replace("@", "_").partition("_")[0].lower() for name in names]
     return next((code for code in codes if code in LANGUAGES), "en")
+
+
+def _looked_up_plural(one: str, many: str, number: int) -> str:
+    if _catalog is None:
+        return one if number == 1 else many
+    return _catalog.ngettext(one, many, number)
 
 
 class _Number(int):

@@ -13,7 +13,7 @@ from skychimp.permissions import Actor, Scope
 from skychimp.shell import run_hint
 from skychimp.store.sql import contains
 from skychimp.text import shortened
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer of a database column. A larger one cannot even be passed in a query."""
@@ -80,9 +80,7 @@ def not_found(noun: str, name: object) -> NotFound:
     text = str(name)
     if not text.isprintable() or not text or " " in text or len(text) > addresses.MAX_LENGTH:
         text = shortened(text)
-    return NotFound(
-        tr("{noun} {text} not found", noun=noun, text=text), run_hint(f"{noun}s", "list"), kind=noun, name=str(name)
-    )
+    return NotFound(_not_found(noun, text), run_hint(f"{noun}s", "list"), kind=noun, name=str(name))
 
 
 def checked_search(text: str) -> str:
@@ -94,6 +92,27 @@ def checked_search(text: str) -> str:
     except UnicodeEncodeError:
         raise InvalidValue(tr("the text to search for is not valid UTF-8")) from None
     return text
+
+
+def _not_found(noun: str, name: str) -> Phrase:
+    match noun:
+        case "client":
+            return tr("client {name} not found", name=name)
+        case "delivery":
+            return tr("delivery {name} not found", name=name)
+        case "layout":
+            return tr("layout {name} not found", name=name)
+        case "mailing":
+            return tr("mailing {name} not found", name=name)
+        case "message":
+            return tr("message {name} not found", name=name)
+        case "segment":
+            return tr("segment {name} not found", name=name)
+        case "session":
+            return tr("session {name} not found", name=name)
+        case "user":
+            return tr("user {name} not found", name=name)
+    return tr("{kind} {name} not found", kind=noun, name=name)
 
 
 def _order(sort: str, columns: Mapping[str, Any]) -> ColumnElement[Any]:

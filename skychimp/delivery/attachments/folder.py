@@ -53,7 +53,7 @@ class AttachmentsFolder:
         return AttachmentsFolder(self._folder, self._max_size, used)
 
     @property
-    def problem(self) -> str | None:
+    def problem(self) -> Phrase | None:
         """Why no file in the folder can be read, None if files can be."""
         if self._folder is None:
             return NO_FOLDER
@@ -61,7 +61,7 @@ class AttachmentsFolder:
             with self._open():
                 return None
         except OSError as error:
-            return f"cannot use mail.attachments_folder: {_reason(error, self._folder)}"
+            return tr("cannot use mail.attachments_folder: {reason}", reason=_reason(error, self._folder))
 
     def read(self, paths: Sequence[str]) -> list[OwnFile]:
         """Return the files with these paths in the folder. Raises FileUnavailable."""

@@ -7,6 +7,7 @@ send text of their own to strangers.
 import secrets
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from textwrap import fill
 
 from skychimp import addresses, shell
 from skychimp.config.settings import Settings
@@ -16,17 +17,20 @@ from skychimp.delivery.sending.single_email import send_single_email
 from skychimp.errors import SkychimpError
 from skychimp.services.accounts.email_kinds import EmailKind
 from skychimp.store.database import Store
+from skychimp.translation import TEMPLATE_EXTENSION, Phrase, current_language, tr, translate_templates, translated
 from skychimp.transport.interfaces import OutgoingEmail
 
 SUBJECTS = {
-    EmailKind.VERIFY: "Your Skychimp verification code",
-    EmailKind.RESET: "Your Skychimp password reset code",
-    EmailKind.TAKEN: "You already have a Skychimp account",
-    EmailKind.NO_ACCOUNT: "You have no Skychimp account",
-    EmailKind.BLOCKED: "Your Skychimp account is blocked",
-    EmailKind.PASSWORD_CHANGED: "Your Skychimp password was changed",
-    EmailKind.ROLE_CHANGED: "Your Skychimp role was changed",
+    EmailKind.VERIFY: tr("Your Skychimp verification code"),
+    EmailKind.RESET: tr("Your Skychimp password reset code"),
+    EmailKind.TAKEN: tr("You already have a Skychimp account"),
+    EmailKind.NO_ACCOUNT: tr("You have no Skychimp account"),
+    EmailKind.BLOCKED: tr("Your Skychimp account is blocked"),
+    EmailKind.PASSWORD_CHANGED: tr("Your Skychimp password was changed"),
+    EmailKind.ROLE_CHANGED: tr("Your Skychimp role was changed"),
 }
+
+LINE_LENGTH = 79
 
 
 def send(settings: Settings, store: Store, kind: EmailKind, *, to: str, code: str = "", role: str = "") -> None:
@@ -40,7 +44,7 @@ def send(settings: Settings, store: Store, kind: EmailKind, *, to: str, code: st
     send_single_email(settings, store, OutgoingEmail(return_path, to, data))
 
 
-def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, role: str = "") -> str | None:
+def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, role: str = "") -> Phrase | None:
     """Tell a user that their account was changed, and return a warning if that was not possible.
 
     The change is made already, so this raises no error.
@@ -48,7 +52,7 @@ def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, r
     try:
         send(with_own_sender(settings), store, kind, to=to, role=role)
     except SkychimpError as error:
-        return f"no email about this change was sent to {to}: {error.message}"
+        return tr("no email about this change was sent to {to}: {reason}", to=to, reason=error.message)
     return None
 
 
@@ -59,7 +63,7 @@ def compose(kind: EmailKind, *, sender: str, return_path: str, to: str, code: st
     headers = (
         (b"From", mime.sender_header(sender)),
         (b"To", mime.mailbox("", to)),
-        (b"Subject", mime.header_value(SUBJECTS[kind])),
+        (b"Subject", mime.header_value(translated(SUBJECTS[kind]))),
         (b"Date", format_datetime(datetime.now(UTC)).encode()),
         (b"Message-ID", f"<{message_id}>".encode("ascii")),
         (b"Auto-Submitted", b"auto-generated"),  # RFC 3834
@@ -88,8 +92,11 @@ def _render(kind: EmailKind, to: str, code: str, role: str) -> tuple[str, str]:
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        extensions=[TEMPLATE_EXTENSION],
     )
+    translate_templates(templates)
     values = {
+        "language": current_language(),
         "code": code,
         "role": role,
         "verify": shell.command("verify", "--email", to, code),
@@ -99,4 +106,12 @@ def _render(kind: EmailKind, to: str, code: str, role: str) -> tuple[str, str]:
         "reset_password": shell.command("password", "reset", "--email", to, code),
     }
     text, html = (templates.get_template(f"{kind}.{suffix}").render(values) for suffix in ("txt", "html"))
-    return text, html
+    return _wrapped(text), html
+
+
+def _wrapped(text: str) -> str:
+    """Return a text with its paragraphs in lines that are not too long. Commands, which are indented, are kept."""
+    lines = (
+        line if line.startswith(" ") else fill(line, LINE_LENGTH, break_on_hyphens=False) for line in text.split("\n")
+    )
+    return "\n".join(lines)

@@ -27,7 +27,7 @@ from skychimp.shell import run_hint
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import MAX_NAME_LENGTH, one_line
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 SaveToken = Callable[[str], None]
 """Called with a new session's token before anything is committed. If it raises, nothing is changed."""
@@ -94,7 +94,7 @@ def register(store: Store, settings: Settings, *, email: str, name: str = "", pa
     RelayError if the email was not sent: the account exists all the same.
     """
     rules = addresses.Rules(allow_local=settings.mail.allow_local)
-    address, name = addresses.parse(email, rules), one_line(name, "name", MAX_NAME_LENGTH)
+    address, name = addresses.parse(email, rules), one_line(name, tr("name"), MAX_NAME_LENGTH)
     password_hash = passwords.hash_password(password, address.email, name)
     now = store.now()
     with _write_recording_denials(store, address.key) as db:
@@ -162,7 +162,7 @@ def login(store: Store, *, email: str, password: str, save_token: SaveToken) -> 
     verified, or the user is blocked, is told only to those who know the password.
     """
     key = addresses.parse(email, addresses.LOCAL).key
-    with _authenticated(store, key, password, "wrong email or password") as (db, user):
+    with _authenticated(store, key, password, tr("wrong email or password")) as (db, user):
         _require_usable(user)
         return _log_in(db, user, save_token, store.now())
 
@@ -213,7 +213,7 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
             if user.password_hash is not None:
                 raise InvalidValue(tr("missing current password"))
             return _set_password(db, user, new_hash, "password change", save_token, now)
-    with _authenticated(store, key, current, "the current password is wrong") as (db, user):
+    with _authenticated(store, key, current, tr("the current password is wrong")) as (db, user):
         return _set_password(db, user, new_hash, "password change", save_token, now)
 
 
@@ -233,7 +233,7 @@ def reset_password(store: Store, *, email: str, code: str, new: str, save_token:
 
 
 @contextmanager
-def _authenticated(store: Store, address_key: str, password: str, error: str) -> Iterator[tuple[Session, User]]:
+def _authenticated(store: Store, address_key: str, password: str, error: Phrase) -> Iterator[tuple[Session, User]]:
     """Open a transaction for the user with this address and password.
 
     Raises Denied with the message `error`, or because of a delay. The delay is checked again after the hashing: of
@@ -346,13 +346,11 @@ def _find_user_by_code(store: Store, address: Address, code: str, now: datetime)
 
 
 def _wrong_code(purpose: CodePurpose, address: Address) -> Denied:
-    commands = {
+    hints = {
         CodePurpose.VERIFY: run_hint("verify", "--email", address.email, "--resend"),
         CodePurpose.RESET: run_hint("password", "reset", "--email", address.email),
     }
-    return Denied(
-        tr("the code is wrong, used or expired"), tr("{commands} to get a new one", commands=commands[purpose])
-    )
+    return Denied(tr("the code is wrong, used or expired"), tr("{hint} to get a new one", hint=hints[purpose]))
 
 
 def _require_registered_once(user: User) -> None:

@@ -33,9 +33,9 @@ def validate(password: str, *owner: str) -> None:
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise InvalidValue(
             tr(
-                "the password must have {min_length} to {max_length} characters",
-                min_length=MIN_LENGTH,
-                max_length=MAX_LENGTH,
+                "the password must have {least} to {most} characters",
+                least=MIN_LENGTH,
+                most=MAX_LENGTH,
             )
         )
     if any("\ud800" <= character <= "\udfff" for character in password):

@@ -92,7 +92,7 @@ def _decoding(raw: bytes) -> Iterator[None]:
     """Raise InvalidValue for everything that goes wrong with an image in the block, and if its file is too large."""
     if len(raw) > LARGEST_FILE:
         raise InvalidValue(
-            tr("the image is larger than {largest_file} MB", largest_file=LARGEST_FILE // 1_000_000),
+            tr("the image is larger than {megabytes} MB", megabytes=LARGEST_FILE // 1_000_000),
             tr("use a smaller image"),
         )
     import PIL.Image
@@ -128,15 +128,17 @@ def save(store: Store, image: Image) -> None:
             os.fsync(folder)  # also after a kill between the rename and its sync
         files.sync_folder(path.parent.parent)
     except files.UnsafePlace as error:
-        raise StoreFailed(tr("cannot write {path}: {error}", path=path, error=error), error.remedy) from None
+        raise StoreFailed(
+            tr("cannot write {path}: {reason}", path=path, reason=error.reason("")), error.remedy
+        ) from None
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = (
             tr("free some disk space, then try again")
             if is_full
-            else tr("check the permissions of {parent}", parent=path.parent)
+            else tr("check the permissions of {folder}", folder=path.parent)
         )
-        raise StoreFailed(tr("cannot write {path}: {strerror}", path=path, strerror=error.strerror), hint) from None
+        raise StoreFailed(tr("cannot write {path}: {reason}", path=path, reason=error.strerror), hint) from None
 
 
 def save_new(url: str, db: Connection, new: Iterable[Image]) -> None:
@@ -274,9 +276,7 @@ def _decoding_problem(size: tuple[int, int], jpeg: bytes) -> tuple[Phrase, Phras
     """Return why decoding an image would take too long, with a hint, or None. `jpeg` is its content if it is one."""
     width, height = size
     if max(size) > LONGEST_DECODED_SIDE:
-        return tr(
-            "the image is longer than {longest_decoded_side:,} pixels", longest_decoded_side=LONGEST_DECODED_SIDE
-        ), tr("use a smaller image")
+        return tr("the image is longer than {most:,} pixels", most=LONGEST_DECODED_SIDE), tr("use a smaller image")
     scans = jpeg.count(b"\xff\xda")  # these bytes begin a scan, and do not occur in its data
     if scans * width * height > MOST_SCANNED_PIXELS:
         return tr("the image has {scans:,} scans", scans=scans), tr("save it as a JPEG that is not progressive")

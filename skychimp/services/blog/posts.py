@@ -230,11 +230,11 @@ def render_html(post: PostDetail, cached: Cached = refresh) -> str:
 
 
 def _checked(title: str, content: str) -> dict[str, object]:
-    title = one_line(title, "title", LONGEST_TITLE)
+    title = one_line(title, tr("title"), LONGEST_TITLE)
     if not title:
         raise InvalidValue(tr("the title is empty"), tr("use --title"))
-    content = some_lines(content, "content", LONGEST_CONTENT)
-    markdown.require_little_markup(content, "content")
+    content = some_lines(content, tr("content"), LONGEST_CONTENT)
+    markdown.require_little_markup(content, tr("content"))
     if not content.strip():
         raise InvalidValue(tr("the post has no content"), tr("use --body or --body-file"))
     return {"title": title, "content": content}

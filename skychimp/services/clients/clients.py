@@ -68,6 +68,8 @@ _D = tables.delivery
 _O = tables.occurrence
 _M = tables.mailing
 
+_NAME, _COMMENT = tr("name"), tr("comment")
+
 CHANGE_BATCH = 200
 """How many of many clients are changed in one transaction."""
 
@@ -382,8 +384,8 @@ def validate_client(email: str, name: str, comment: str, tags: Sequence[str] = (
     if len(email) > addresses.MAX_LENGTH:
         raise InvalidValue(tr("the email address {email} is too long", email=shortened(email)))
     address = _parse_address(email, rules)
-    name = one_line(name, "name", MAX_NAME_LENGTH)
-    comment = some_lines(comment, "comment", MAX_COMMENT_LENGTH) if comment else ""
+    name = one_line(name, _NAME, MAX_NAME_LENGTH)
+    comment = some_lines(comment, _COMMENT, MAX_COMMENT_LENGTH) if comment else ""
     return NewClient(address.email, address.key, name, comment, checked_tags(tags) if tags else ())
 
 
@@ -484,16 +486,16 @@ def _record_consent(db: Session, actor: Actor, key: str, consent: GivenConsent |
         store_consents.record(connection, actor.user_id, [consent.new(key, now)], ConsentSource.COMMAND, now)
 
 
-def _already_exists(email: str, hint: Phrase = "") -> Conflict:
+def _already_exists(email: str, hint: Phrase | None = None) -> Conflict:
     return Conflict(
         tr("client {email} already exists", email=email), hint or run_hint("clients", "show", *arguments(email))
     )
 
 
-def _update_hint(client: NewClient) -> str:
-    """Return the hint to add tags to a client who exists, "" without tags."""
+def _update_hint(client: NewClient) -> Phrase | None:
+    """Return the hint to add tags to a client who exists, None without tags."""
     options = [word for tag in client.tags for word in ("--add-tag", tag)]
-    return run_hint("clients", "update", *options, *arguments(client.email)) if options else ""
+    return run_hint("clients", "update", *options, *arguments(client.email)) if options else None
 
 
 _EXPORTED = (_C.c.id, _C.c.email, _C.c.name, _C.c.comment, store_tags.client_tags().label("tags"), _C.c.fields)

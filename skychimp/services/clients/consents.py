@@ -16,12 +16,13 @@ from skychimp.store.clients import consents as store_consents
 from skychimp.store.clients.consents import RecordedConsent
 from skychimp.store.database import Store
 from skychimp.text import one_line, shortened, some_lines
-from skychimp.translation import tr
+from skychimp.translation import Phrase, joined, tr
 
 MAX_LENGTH = 1_000
 """How many characters a wording or a proof may have."""
 
 FIRST_YEAR = 1970
+_CONSENT, _PROOF = tr("consent"), tr("proof")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T].*)?", re.ASCII)
 
 
@@ -57,7 +58,7 @@ class AddressConsent(ConsentInfo):
 
 def checked_consent(wording: str, at: datetime | None, proof: str, now: datetime) -> GivenConsent:
     """Return a consent that can be recorded. Raises InvalidValue for an invalid text and for a time after `now`."""
-    wording = some_lines(wording, "consent", MAX_LENGTH).strip()
+    wording = some_lines(wording, _CONSENT, MAX_LENGTH).strip()
     if not wording:
         raise InvalidValue(tr("the consent is empty"), tr("say what the client agreed to, or name that text"))
     if at is not None and at > now:
@@ -65,7 +66,7 @@ def checked_consent(wording: str, at: datetime | None, proof: str, now: datetime
             tr("the consent is in the future: {at:%Y-%m-%d %H:%M} UTC", at=at),
             tr("use the time at which the client agreed"),
         )
-    return GivenConsent(wording, at, one_line(proof, "proof", MAX_LENGTH))
+    return GivenConsent(wording, at, one_line(proof, _PROOF, MAX_LENGTH))
 
 
 @lru_cache(1_000)
@@ -115,10 +116,11 @@ def newest_of(store: Store, actor: Actor, emails: Collection[str]) -> dict[str, 
     return {keys[key]: consent for key, consent in newest.items()}
 
 
-def in_words(consent: ConsentInfo) -> str:
+def in_words(consent: ConsentInfo) -> Phrase:
     """Return a consent in one line: `2026-03-02 09:00 UTC: newsletter terms of 2026 (by import; form.pdf)`."""
-    how = "; ".join(filter(None, (f"by {consent.source}", consent.proof)))
-    return f"{consent.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {' '.join(consent.wording.split())} ({how})"
+    how = joined("; ", (tr("by {source}", source=consent.source), consent.proof))
+    at, wording = consent.at.astimezone(UTC), " ".join(consent.wording.split())
+    return tr("{at:%Y-%m-%d %H:%M} UTC: {wording} ({how})", at=at, wording=wording, how=how)
 
 
 def _history(store: Store, actor: Actor, email: str) -> list[RecordedConsent]:

@@ -11,8 +11,8 @@ from skychimp.shell import run_hint
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.database import Store
 from skychimp.store.session import Session
-from skychimp.text import count_of, did_you_mean, shortened
-from skychimp.translation import tr
+from skychimp.text import did_you_mean, shortened
+from skychimp.translation import tr, trn
 
 _BATCH = 10_000
 
@@ -76,8 +76,14 @@ def _convert_values(db: Session, actor: Actor, field: Field, field_type: FieldTy
         after = rows[-1][0]
     if misfits:
         raise Conflict(
-            f"{count_of(misfits, 'value')} of the field {field.name} {'is' if misfits == 1 else 'are'} no "
-            f"{field_type}, such as {shortened(example)}",
+            trn(
+                "{number:,} value of the field {field} is no {field_type}, such as {example}",
+                "{number:,} values of the field {field} are no {field_type}, such as {example}",
+                misfits,
+                field=field.name,
+                field_type=field_type,
+                example=shortened(example),
+            ),
             tr("change these values first"),
         )
 

@@ -29,7 +29,7 @@ from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import MAX_TAGS, count_of, folded
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, verbatim
 
 IMPORT_BATCH = 10_000
 SUPPRESSION_BATCH = 1_000
@@ -62,7 +62,7 @@ class InvalidRow(NamedTuple):
     """A row that cannot be imported."""
 
     line: int
-    reason: str
+    reason: Phrase
 
 
 class OptedOutRow(NamedTuple):
@@ -245,10 +245,32 @@ def _read_batches(rows: Iterable[FileRow], result: ImportResult) -> Iterator[Seq
     except (InvalidValue, OSError) as error:
         if not result.created + result.updated + result.opted_out:
             raise
-        done = f"{count_of(result.created, 'client')} created and {result.updated:,} updated before"
-        if result.opted_out:
-            done = f"{done}, and {result.opted_out:,} suppressed"
-        raise InvalidValue(f"{error}; {done}", tr("fix the rest of the file and import it again")) from None
+        raise InvalidValue(
+            tr("{problem}; {done}", problem=problem_of(error), done=_done_before(result)),
+            tr("fix the rest of the file and import it again"),
+        ) from None
+
+
+def _done_before(result: ImportResult) -> Phrase:
+    """Return what was imported before the rest of the rows could not be read."""
+    done = tr(
+        "{clients} created and {updated:,} updated before",
+        clients=count_of(result.created, "client"),
+        updated=result.updated,
+    )
+    if not result.opted_out:
+        return done
+    return tr("{done}, and {opted_out:,} suppressed", done=done, opted_out=result.opted_out)
+
+
+def problem_of(error: InvalidValue | OSError) -> Phrase:
+    """Return what is wrong with a file whose rows cannot be read."""
+    return error.message if isinstance(error, InvalidValue) else verbatim(str(error))
+
+
+def reason_of(error: InvalidValue) -> Phrase:
+    """Return why a row is not imported."""
+    return error.message if error.hint is None else tr("{problem}; {hint}", problem=error.message, hint=error.hint)
 
 
 def _valid_rows(
@@ -275,7 +297,7 @@ def _valid_rows(
             consent = _consent(row.consent, target)
         except InvalidValue as error:
             result.bad += 1
-            on_rejected(InvalidRow(row.line, "; ".join(filter(None, (error.message, error.hint)))))
+            on_rejected(InvalidRow(row.line, reason_of(error)))
             continue
         if client.address_key in batch.clients:
             _count_known(result, 1, is_updated=last_wins)

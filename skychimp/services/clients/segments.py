@@ -157,7 +157,7 @@ def checked_query(db: Session, actor: Actor, where: str, timezone: str, now: dat
 
 def _rename(db: Session, segment: "Segment", name: str) -> None:
     """Give a segment a name that no other of its owner's has. Raises InvalidValue and Conflict."""
-    name = one_line(nfc(name), "name", MAX_NAME_LENGTH)
+    name = one_line(nfc(name), tr("name"), MAX_NAME_LENGTH)
     if not name or name.isdecimal():
         raise InvalidValue(
             tr("invalid name {name}", name=shortened(name)), tr("use a name that is not a number, such as riga-vip")

@@ -10,12 +10,12 @@ from skychimp.models import SuppressionSource
 from skychimp.permissions import Actor
 from skychimp.services.clients import suppressions
 from skychimp.services.clients.files.suppression_files import FileRow, SubscribedRow, SuppressedRow
-from skychimp.services.clients.importing import SUPPRESSION_BATCH, InvalidRow
+from skychimp.services.clients.importing import SUPPRESSION_BATCH, InvalidRow, problem_of, reason_of
 from skychimp.services.clients.suppressions import MAX_NOTE_LENGTH, UNSUBSCRIBED
 from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store
-from skychimp.text import checked_topic, count_of
-from skychimp.translation import tr
+from skychimp.text import checked_topic
+from skychimp.translation import tr, trn
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,11 @@ def import_rows(
     except (InvalidValue, OSError) as error:
         if not result.added + result.known:
             raise
-        done = f"{count_of(result.added, 'suppression')} added before"
-        raise InvalidValue(f"{error}; {done}", tr("fix the rest of the file and import it again")) from None
+        done = trn("{number:,} suppression added before", "{number:,} suppressions added before", result.added)
+        raise InvalidValue(
+            tr("{problem}; {done}", problem=problem_of(error), done=done),
+            tr("fix the rest of the file and import it again"),
+        ) from None
     return result
 
 
@@ -95,7 +98,7 @@ def _add(
             topic, new = _validated(row, chosen)
         except InvalidValue as error:
             result.bad += 1
-            on_rejected(InvalidRow(row.line, "; ".join(filter(None, (error.message, error.hint)))))
+            on_rejected(InvalidRow(row.line, reason_of(error)))
             continue
         by_topic.setdefault(topic, []).append(new)
     for topic, some in by_topic.items():

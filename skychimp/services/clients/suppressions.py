@@ -26,7 +26,7 @@ from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import checked_topic, count_of, folded, nfc, one_line, shortened
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 UNSUBSCRIBED = "unsubscribed"
 """The reason of a suppression, if none is given."""
@@ -40,6 +40,8 @@ CANCEL_BATCH = 5_000
 
 _S = tables.suppression
 _C = tables.client
+
+_REASON, _NOTE = tr("reason"), tr("note")
 
 SORTED_BY = {
     "id": _S.c.id,
@@ -82,7 +84,7 @@ class Added:
 def new_suppression(target: str, reason: str = UNSUBSCRIBED, note: str = "") -> NewSuppression:
     """Return the suppression of an email address, or of a domain such as `@example.org`. Raises InvalidValue."""
     address = parse_target(target)
-    reason = one_line(nfc(reason), "reason", MAX_REASON_LENGTH)
+    reason = one_line(nfc(reason), _REASON, MAX_REASON_LENGTH)
     if not reason:
         raise InvalidValue(
             tr("the reason is empty"),
@@ -93,7 +95,7 @@ def new_suppression(target: str, reason: str = UNSUBSCRIBED, note: str = "") -> 
                 bounce=BOUNCE,
             ),
         )
-    return NewSuppression(address.email, address.key, reason, one_line(nfc(note), "note", MAX_NOTE_LENGTH))
+    return NewSuppression(address.email, address.key, reason, one_line(nfc(note), _NOTE, MAX_NOTE_LENGTH))
 
 
 def parse_target(text: str) -> Address:
@@ -304,11 +306,18 @@ def _find(db: Session, keys: Collection[str], holds: Holds) -> list[SuppressionI
 def _get(db: Session, address: Address, holds: Holds) -> Row[Any]:
     row = db.execute(_select(db, [address.key], holds)).one_or_none()
     if row is None:
-        scope = f" for topic {holds.topic}" if holds.topic else ""
-        scope = " for all users' mail" if holds.owner_id == EVERYBODY else scope
-        hint = run_hint("suppressions", "show", *arguments(address.email))
-        raise NotFound(tr("{email} is not suppressed{scope}", email=address.email, scope=scope), hint)
+        raise NotFound(
+            _not_suppressed(address.email, holds), run_hint("suppressions", "show", *arguments(address.email))
+        )
     return row
+
+
+def _not_suppressed(email: str, holds: Holds) -> Phrase:
+    if holds.owner_id == EVERYBODY:
+        return tr("{email} is not suppressed for all users' mail", email=email)
+    if holds.topic:
+        return tr("{email} is not suppressed for topic {topic}", email=email, topic=holds.topic)
+    return tr("{email} is not suppressed", email=email)
 
 
 def _suppression_info(row: Row[Any]) -> SuppressionInfo:

@@ -55,7 +55,7 @@ def process_new(
     except OSError as error:
         hint = tr("set inbound.maildir to a Maildir that you may change")
         raise ConfigError(
-            tr("cannot use the Maildir {folder}: {strerror}", folder=folder, strerror=error.strerror), hint
+            tr("cannot use the Maildir {folder}: {reason}", folder=folder, reason=error.strerror), hint
         ) from None
     return total
 

@@ -35,7 +35,6 @@ from skychimp.store.clients.bad_addresses import BadAddress
 from skychimp.store.database import Store
 from skychimp.store.ledger import storable
 from skychimp.store.returned_mail import Returned
-from skychimp.translation import tr
 
 RECENT = timedelta(days=14)
 """For how long after an email a report without a token may be about it."""
@@ -329,7 +328,7 @@ class _Effects:
                 days = days_by_address.get((self._hash(recipient), recipient.owner_id), 0)
                 if days < self._settings.soft_bounces:
                     continue
-                reason = tr("bounced on {days} days, at last: {reason}", days=days, reason=reason)
+                reason = f"bounced on {days} days, at last: {reason}"
             yield BadAddress(recipient.client_id, recipient.address, reason)
 
     def _hash(self, recipient: Recipient) -> str:

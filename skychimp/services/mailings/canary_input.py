@@ -87,17 +87,16 @@ def _check_wait(wait: timedelta, every: Every) -> None:
     if wait < SHORTEST_WAIT:
         raise InvalidValue(
             tr("--canary-wait is too short"),
-            tr("use at least {format_duration}", format_duration=format_duration(SHORTEST_WAIT)),
+            tr("use at least {duration}", duration=format_duration(SHORTEST_WAIT)),
         )
     if wait > LONGEST_WAIT[every]:
-        longest = format_duration(LONGEST_WAIT[every])
         raise InvalidValue(
             tr(
-                "--canary-wait {format_duration} is too long for --every {every}",
-                format_duration=format_duration(wait),
+                "--canary-wait {duration} is too long for --every {every}",
+                duration=format_duration(wait),
                 every=every,
             ),
-            tr("use at most {longest}", longest=longest),
+            tr("use at most {duration}", duration=format_duration(LONGEST_WAIT[every])),
         )
 
 

@@ -20,6 +20,7 @@ from skychimp.store.clients import audience
 from skychimp.store.conditions import current_state, is_sendable, is_unfinished, why_stopped
 from skychimp.store.database import Store
 from skychimp.store.occurrences import canary, opening
+from skychimp.translation import Phrase, tr, verbatim
 
 _D = tables.delivery
 _O = tables.occurrence
@@ -27,17 +28,31 @@ _M = tables.mailing
 _U = tables.user
 
 
-REPLACED = "replaced: nothing of it was sent, and the mailing is due again"
-WAITS_FOR_CANARY = "waits for the canary"
-BEYOND_LIMIT = "more than --limit"
+REPLACED = tr("replaced: nothing of it was sent, and the mailing is due again")
+WAITS_FOR_CANARY = tr("waits for the canary")
+BEYOND_LIMIT = tr("more than --limit")
 
 _DETAILS = re.compile(r"( with @| for topic | everywhere | since |: ).*", re.DOTALL)
-_KINDS = {
-    WAITS_FOR_CANARY: "waiting for the canary",
-    BEYOND_LIMIT: "beyond --limit",
-    audience.NO_CONSENT: "without a recorded consent",
+_KINDS: Mapping[str, Phrase] = {
+    WAITS_FOR_CANARY: tr("waiting for the canary"),
+    BEYOND_LIMIT: tr("beyond --limit"),
+    audience.NO_CONSENT: tr("without a recorded consent"),
+    "the mailing is disabled": tr("because the mailing is disabled"),
+    "the mailing's owner is blocked": tr("because the mailing's owner is blocked"),
+    "the mailing is held": tr("because the mailing is held"),
+    "the mailing would be held": tr("because the mailing would be held"),
+    "the mailing has ended": tr("because the mailing has ended"),
+    "replaced": tr("replaced"),
+    "missed": tr("missed"),
+    "skipped": tr("skipped"),
+    "excluded": tr("excluded"),
+    "suppressed": tr("suppressed"),
+    "bad address": tr("bad address"),
+    "would fail": tr("would fail"),
+    "already sent": tr("already sent"),
+    "written to the outbox": tr("written to the outbox"),
 }
-"""Reasons that are worded differently after a number of clients."""
+"""Reasons without their details, and how they are worded after a number of clients. States are not among them."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +105,10 @@ def forecast(
             yield from _open_occurrence(look, occurrence)
 
 
-def kind_of_reason(left_out: str) -> str:
+def kind_of_reason(left_out: str) -> Phrase:
     """Return the kind of a reason as it follows a number of clients: `suppressed`, `because the mailing is held`."""
     kind = _DETAILS.sub("", left_out)
-    return f"because {kind}" if kind.startswith("the mailing") else _KINDS.get(kind, kind)
+    return _KINDS.get(kind) or verbatim(kind)
 
 
 def _stopped_mailings(db: Connection, now: datetime, mailing_id: int | None) -> Iterator[Forecast]:
@@ -117,10 +132,10 @@ def _new_occurrences(look: "_Look", mailing: DueMailing) -> Iterator[Forecast]:
             check = look.check(mailing.id, mailing.attachments, due.at, mailing.timezone)
             yield from _audience_rows(look, mailing.id, due.at, mailing.canary, check=check)
         else:
-            yield Forecast(mailing.id, due.at, "", "skipped: there is no new post")
+            yield Forecast(mailing.id, due.at, "", tr("skipped: there is no new post"))
         has_content = not mailing.digest  # the first occurrence of a digest contains all new posts
     for due in mailing.plan.missed:
-        yield Forecast(mailing.id, due.at, "", "missed: too late to be sent")
+        yield Forecast(mailing.id, due.at, "", tr("missed: too late to be sent"))
 
 
 def _open_occurrence(look: "_Look", occurrence: "_Unfinished") -> Iterator[Forecast]:
@@ -129,7 +144,7 @@ def _open_occurrence(look: "_Look", occurrence: "_Unfinished") -> Iterator[Forec
         occurrence.disabled_at, occurrence.disabled_reason, occurrence.held_reason, occurrence.blocked_at
     )
     if stopped is None and occurrence.end_at is not None and occurrence.end_at <= look.now:
-        stopped = "the mailing has ended"
+        stopped = tr("the mailing has ended")
     canary_size = occurrence.canary if occurrence.canary_until is not None else ""
     is_opening = occurrence.state == OccurrenceState.OPENING
     first = _sample(look, occurrence.mailing_id, canary_size, occurrence.due_at) if is_opening else None
@@ -143,7 +158,7 @@ def _open_occurrence(look: "_Look", occurrence: "_Unfinished") -> Iterator[Forec
             else:
                 reason = stopped or _why_not_now(DeliveryState(row.current), row.next_try_at, look.now)
             if reason is None and check is not None:
-                reason = check.folder_problem or check.problem(recipient_of(row, row.address))
+                reason = check.folder_problem or _why_failing(check, recipient_of(row, row.address))
             yield Forecast(occurrence.mailing_id, occurrence.due_at, row.address, reason)
     if is_opening:
         yield from _audience_rows(
@@ -177,7 +192,7 @@ def _audience_rows(
         first = _sample(look, mailing_id, canary_size, due_at)
         members = _read_members(look, mailing_id, after)
     except InvalidValue as error:
-        yield Forecast(mailing_id, due_at, "", f"the mailing would be held: {error.message}")
+        yield Forecast(mailing_id, due_at, "", tr("the mailing would be held: {reason}", reason=error.message))
         return
     while members:
         recipients = {} if check is None else _read_recipients(look, members)
@@ -186,9 +201,14 @@ def _audience_rows(
             if left_out is None and first is not None and member.client_id not in first:
                 left_out = WAITS_FOR_CANARY
             if left_out is None and check is not None and member.client_id in recipients:
-                left_out = check.problem(recipients[member.client_id])
+                left_out = _why_failing(check, recipients[member.client_id])
             yield Forecast(mailing_id, due_at, member.email, left_out)
         members = _read_members(look, mailing_id, members[-1].client_id)
+
+
+def _why_failing(check: FileCheck, recipient: Recipient) -> Phrase | None:
+    problem = check.problem(recipient)
+    return None if problem is None else tr("would fail: {reason}", reason=problem)
 
 
 class _Look(NamedTuple):
@@ -261,10 +281,14 @@ def _unfinished_occurrences(db: Connection, mailing_id: int | None) -> list[_Unf
     return [_Unfinished._make(row) for row in db.execute(query.order_by(_O.c.due_at, _O.c.id))]
 
 
-def _why_not_now(state: DeliveryState, next_try_at: datetime | None, now: datetime) -> str | None:
+def _why_not_now(state: DeliveryState, next_try_at: datetime | None, now: datetime) -> Phrase | None:
     """Return why nothing is sent for a delivery now, or None if it is sent."""
     if state == DeliveryState.UNKNOWN and next_try_at is None:
-        return "unknown: waiting for a person's decision"
+        return tr("unknown: waiting for a person's decision")
     if state in (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.UNKNOWN) and next_try_at is not None:
-        return None if next_try_at <= now else f"{state}: next try at {next_try_at.isoformat(timespec='seconds')}"
-    return {DeliveryState.SENT: "already sent", DeliveryState.OUTBOX: "written to the outbox"}.get(state, str(state))
+        if next_try_at <= now:
+            return None
+        return tr("{state}: next try at {time}", state=state, time=next_try_at.isoformat(timespec="seconds"))
+    if state == DeliveryState.SENT:
+        return tr("already sent")
+    return tr("written to the outbox") if state == DeliveryState.OUTBOX else verbatim(state)

@@ -300,7 +300,7 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
     A manager's decision replaces that of the owner or the system, and only a manager can undo it.
     """
     scope = authorize(actor, Action.DISABLE_MAILINGS)
-    reason = one_line(reason, "reason", MAX_REASON_LENGTH) or tr("no reason given")
+    reason = one_line(reason, tr("reason"), MAX_REASON_LENGTH) or "no reason given"
     now = store.now()
     with store.write() as db:
         mailing = get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
@@ -417,7 +417,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
 
 def _checked_name(db: Session, actor: Actor, name: str, mailing_id: int = 0) -> str:
     """Return a name that a mailing can have. Raises InvalidValue, and Conflict if another one of the actor's has it."""
-    name = one_line(nfc(name), "name", MAX_MAILING_NAME_LENGTH)
+    name = one_line(nfc(name), tr("name"), MAX_MAILING_NAME_LENGTH)
     if name.isdecimal():
         raise InvalidValue(tr("invalid name {name}", name=shortened(name)), tr("use a name that is not a number"))
     named = select(_M.c.id, _M.c.name).where(_M.c.owner_id == actor.user_id, _M.c.deleted_at.is_(None), _M.c.name != "")

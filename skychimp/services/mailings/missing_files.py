@@ -17,6 +17,7 @@ from skychimp.store.clients import audience, tags
 from skychimp.store.database import Store
 from skychimp.store.occurrences import opening
 from skychimp.store.sql import id_list
+from skychimp.translation import Phrase
 
 _C = tables.client
 _M = tables.mailing
@@ -28,7 +29,7 @@ class MissingFile:
     """A client of a mailing whose email would fail, and why."""
 
     email: str
-    reason: str
+    reason: Phrase
 
 
 class FileCheck:
@@ -40,16 +41,16 @@ class FileCheck:
         self._folder = folder.beside(listing.parse(attachments).files)
 
     @property
-    def folder_problem(self) -> str | None:
+    def folder_problem(self) -> Phrase | None:
         """Why none of the files can be read, None if they can be."""
         return self._folder.problem
 
-    def problem(self, recipient: Recipient) -> str | None:
+    def problem(self, recipient: Recipient) -> Phrase | None:
         """Return why a client's email would fail, None if it would not."""
         try:
             self._folder.check(self._composer.own_paths(recipient))
         except InvalidValue as error:
-            return f"would fail: {error.message}"
+            return error.message
         return None
 
 
@@ -99,7 +100,7 @@ def find_missing(
         after = members[-1].client_id
         for recipient in recipients.values():
             if (reason := check.problem(recipient)) is not None:
-                yield MissingFile(recipient.email, reason.removeprefix("would fail: "))
+                yield MissingFile(recipient.email, reason)
 
 
 def read_recipients(db: Connection, client_ids: Collection[int]) -> Mapping[int, Recipient]:

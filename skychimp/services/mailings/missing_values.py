@@ -12,8 +12,7 @@ from skychimp.services.messages import contents
 from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.session import Session
-from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import joined, tr, trn
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -39,8 +38,13 @@ def require_values(db: Session, mailing: "Mailing", now: datetime) -> None:
 
 def _missing_values(message_id: int | None, missing: dict[str, int]) -> InvalidValue:
     (name, number), *others = missing.items()
-    reason = f"{count_of(number, 'client')} {'has' if number == 1 else 'have'} no {name}"
-    reason += "".join(f", {more:,} no {other}" for other, more in others)
+    reason = joined(
+        ", ",
+        (
+            trn("{number:,} client has no {field}", "{number:,} clients have no {field}", number, field=name),
+            *(tr("{number:,} no {field}", number=more, field=other) for other, more in others),
+        ),
+    )
     return InvalidValue(
         tr(
             "message {message_id} needs a value of each field for all clients: {reason}",

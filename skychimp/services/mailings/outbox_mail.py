@@ -91,10 +91,10 @@ def queue_outbox(
 
 def _require_mail_server(settings: Settings) -> None:
     if settings.mail.transport == "outbox":
-        file = f" in {settings.config_file}" if settings.config_file else ""
-        raise ConfigError(
-            tr("no mail server is configured"), tr('set mail.transport = "smtp" and smtp.host{file}', file=file)
-        )
+        hint = tr('set mail.transport = "smtp" and smtp.host')
+        if file := settings.config_file:
+            hint = tr('set mail.transport = "smtp" and smtp.host in {file}', file=file)
+        raise ConfigError(tr("no mail server is configured"), hint)
     runner.require_files(runner.with_sender(settings))
 
 
@@ -179,5 +179,5 @@ def _left(db: Connection, now: datetime, mailing_id: int | None) -> list[Left]:
 def _why_left(row: Row[Any], now: datetime) -> str:
     stopped = why_stopped(row.disabled_at, row.disabled_reason, row.held_reason, row.blocked_at)
     if stopped is None and row.end_at is not None and row.end_at <= now:
-        stopped = "the mailing has ended"
-    return stopped or "more than --limit"
+        stopped = tr("the mailing has ended")
+    return stopped or tr("more than --limit")

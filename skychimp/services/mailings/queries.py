@@ -22,6 +22,7 @@ from skychimp.store.occurrences import return_counts
 from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import folded
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -267,7 +268,7 @@ def _mailing_info(
         grace=None if row.grace is None else timedelta(seconds=row.grace),
         status=MailingStatus(row.status),
         disabled=is_disabled,
-        disabled_by=(row.disabled_by or "the system") if is_disabled else None,
+        disabled_by=(row.disabled_by or tr("the system")) if is_disabled else None,
         disabled_reason=row.disabled_reason,
         held=row.held_reason,
         next_at=row.next_at,

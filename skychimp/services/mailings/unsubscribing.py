@@ -1,5 +1,7 @@
 """Check that the clients of a mailing can unsubscribe, as far as its message and the settings say."""
 
+from typing import NamedTuple
+
 from sqlalchemy import select
 
 from skychimp.config.settings import Settings
@@ -11,15 +13,30 @@ from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.messages import contents
 from skychimp.store.database import Store
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 _MSG = tables.message
 
 
+class Gap(NamedTuple):
+    """What a message or the settings lack, and what to do about it."""
+
+    found: Phrase
+    remedy: Phrase
+
+
 def check_message(
     store: Store, actor: Actor, message_id: int, settings: Settings, *, transactional: bool = False
-) -> list[str]:
-    """Return warnings about a message that a mailing of the actor is to send.
+) -> list[Phrase]:
+    """Return warnings about a message that a mailing of the actor is to send. Raises what `find_gaps` does."""
+    gaps = find_gaps(store, actor, message_id, settings, transactional=transactional)
+    return [tr("{found}: {remedy}", found=gap.found, remedy=gap.remedy) for gap in gaps]
+
+
+def find_gaps(
+    store: Store, actor: Actor, message_id: int, settings: Settings, *, transactional: bool = False
+) -> list[Gap]:
+    """Return what is lacking for a mailing of the actor that is to send this message.
 
     Raises InvalidValue if it shows a link for unsubscribing, and the settings have none. About somebody else's message
     nothing is said.
@@ -37,9 +54,9 @@ def check_message(
             message_id=message_id,
         )
         raise InvalidValue(reason, NO_LINK_HINT)
-    warnings = []
+    gaps = []
     if not (has_link or transactional):
-        warnings.append(f"recipients cannot unsubscribe: {NO_LINK_HINT}")
+        gaps.append(Gap(tr("recipients cannot unsubscribe"), NO_LINK_HINT))
     if settings.mail.postal_address is None and compose.uses_variable(content, POSTAL_ADDRESS):
-        warnings.append("{{ postal_address }} is empty: set mail.postal_address")
-    return warnings
+        gaps.append(Gap(tr("{{ postal_address }} is empty"), tr("set mail.postal_address")))
+    return gaps

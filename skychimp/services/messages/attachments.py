@@ -19,7 +19,7 @@ from skychimp.services.blog import images
 from skychimp.store.database import Store
 from skychimp.store.occurrences import stored_files
 from skychimp.text import count_of, shortened
-from skychimp.translation import tr
+from skychimp.translation import Phrase, joined, tr
 
 _MSG = tables.message
 
@@ -42,10 +42,12 @@ class AttachmentInfo:
     source: str | None = None
     path: str | None = None
 
-    def __str__(self) -> str:
+    def __str__(self) -> Phrase:
         if self.path is not None:
-            return f"{self.path} (each client's own)"
-        return f"{self.name} ({self.type}, {count_of(self.size or 0, 'byte')}{', inline' if self.source else ''})"
+            return tr("{path} (each client's own)", path=self.path)
+        inline = tr("inline") if self.source else ""
+        described = joined(", ", (self.type or "", count_of(self.size or 0, "byte"), inline))
+        return tr("{name} ({described})", name=self.name, described=described)
 
 
 class NewFile(NamedTuple):
@@ -161,7 +163,7 @@ def _require_different_names(files: Sequence[AttachedFile]) -> None:
 def _require_limits(attachments: Attachments, max_size: ByteSize) -> None:
     if len(attachments.files) + len(attachments.paths) > MOST_ATTACHMENTS:
         raise InvalidValue(
-            tr("the message has more than {most_attachments} attachments", most_attachments=MOST_ATTACHMENTS),
+            tr("the message has more than {most} attachments", most=MOST_ATTACHMENTS),
             tr("attach fewer files"),
         )
     size = sum(parts.encoded_size(file.size) for file in attachments.files)
@@ -206,7 +208,7 @@ def _local_pictures(content: MessageContent) -> list[str]:
         return []
     from skychimp.delivery.composing import conversions
 
-    markdown.require_little_markup(content.body, "body")
+    markdown.require_little_markup(content.body, tr("body"))
     return pictures.local_pictures(conversions.html_from_markdown(content.body))
 
 
@@ -216,7 +218,7 @@ def _read_picture(source: str, read: Callable[[str], bytes], new: dict[str, byte
         media_type = images.media_type(data)
     except InvalidValue as error:
         raise InvalidValue(
-            tr("cannot use the picture {source}: {message}", source=shortened(source), message=error.message),
+            tr("cannot use the picture {source}: {reason}", source=shortened(source), reason=error.message),
             error.hint,
         ) from None
     return _keep(NewFile(source, data), new, source, media_type)

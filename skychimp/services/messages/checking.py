@@ -17,14 +17,15 @@ from skychimp.services.messages import messages, online_links, rendering, spamas
 from skychimp.services.messages.checks import links, texts
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.messages.checks.shown_parts import ShownPart, read_html, read_text
+from skychimp.services.messages.checks.texts import HTML, SUBJECT, TEXT
 from skychimp.services.messages.rendering import Preview, Samples
 from skychimp.services.operations.findings import PROBLEM, WARNING
 from skychimp.store.database import Store
-from skychimp.translation import tr
+from skychimp.text import with_and
+from skychimp.translation import Phrase, tr
 
 SAMPLE_POSTAL_ADDRESS = "Example Ltd, 1 Main Street, London"
-HTML, TEXT = "HTML", "text"
-"""The names of the parts."""
+UNSUBSCRIBING = tr("unsubscribing")
 
 _M = tables.mailing
 
@@ -50,7 +51,7 @@ def _check(
     try:
         samples = rendering.render_samples(store, actor, message_id, blog_url=blog_url, extras=extras)
     except InvalidValue as error:
-        yield MessageFinding("content", PROBLEM, error.message, error.hint)
+        yield MessageFinding(tr("content"), PROBLEM, error.message, error.hint)
         return
     yield from check_samples(samples)
     if not _is_transactional(store, message_id):
@@ -72,7 +73,7 @@ def check_samples(samples: Samples) -> Iterator[MessageFinding]:
     """Yield what is wrong with a rendered message; pure."""
     yield from _check_sample(samples.full)
     for finding in _check_sample(samples.minimal):
-        yield replace(finding, where=f"{finding.where}, for a client without values")
+        yield replace(finding, where=tr("{where}, for a client without values", where=finding.where))
     if samples.full.html is not None:
         yield from texts.check_size(samples.full.html, [each.html or "" for each in samples.largest])
 
@@ -90,18 +91,18 @@ def check_unsubscribing(sample: Preview, extras: Extras) -> Iterator[MessageFind
     without_address = [part for part, page in pages.items() if address not in " ".join(page.text.split())]
     if without_link:
         remedy = tr("add {{ unsubscribe_url }}, in Markdown as [Unsubscribe]({{ unsubscribe_url }})")
-        where = " and ".join(without_link)
-        yield MessageFinding("unsubscribing", WARNING, tr("the body has no unsubscribe link"), remedy, where)
+        where = with_and(without_link)
+        yield MessageFinding(UNSUBSCRIBING, WARNING, tr("the body has no unsubscribe link"), remedy, where)
     if without_address:
         remedy = tr("add {{ postal_address }}: some countries require it")
-        where = " and ".join(without_address)
-        yield MessageFinding("unsubscribing", WARNING, tr("the body has no postal address"), remedy, where)
+        where = with_and(without_address)
+        yield MessageFinding(UNSUBSCRIBING, WARNING, tr("the body has no postal address"), remedy, where)
 
 
 def _check_sample(sample: Preview) -> Iterator[MessageFinding]:
     yield from texts.check_subject(sample.subject)
     pages = _pages(sample)
-    yield from texts.check_merge_tags(read_text(sample.subject), "subject")
+    yield from texts.check_merge_tags(read_text(sample.subject), SUBJECT)
     for part, page in pages.items():
         yield from texts.check_merge_tags(page, part)
         yield from links.check_links(page, part)
@@ -109,7 +110,7 @@ def _check_sample(sample: Preview) -> Iterator[MessageFinding]:
         yield from texts.check_parts_agree(pages[TEXT], pages[HTML])
 
 
-def _pages(sample: Preview) -> Mapping[str, ShownPart]:
+def _pages(sample: Preview) -> Mapping[Phrase, ShownPart]:
     """Return the parts as they are read, by name: the HTML part first, as most people read that."""
     html = {} if sample.html is None else {HTML: read_html(sample.html)}
     return html | {TEXT: read_text(sample.text)}
@@ -126,11 +127,10 @@ def _web_links(sample: Preview) -> Mapping[str, str]:
 def _check_setup(store: Store, actor: Actor, message_id: int, settings: Settings) -> Iterator[MessageFinding]:
     """Yield what `mailings create` would say about unsubscribing."""
     try:
-        for warning in unsubscribing.check_message(store, actor, message_id, settings):
-            found, _, remedy = warning.partition(": ")
-            yield MessageFinding("unsubscribing", WARNING, found, remedy)
+        for gap in unsubscribing.find_gaps(store, actor, message_id, settings):
+            yield MessageFinding(UNSUBSCRIBING, WARNING, gap.found, gap.remedy)
     except InvalidValue as error:
-        yield MessageFinding("unsubscribing", PROBLEM, error.message, error.hint)
+        yield MessageFinding(UNSUBSCRIBING, PROBLEM, error.message, error.hint)
 
 
 def _is_transactional(store: Store, message_id: int) -> bool:

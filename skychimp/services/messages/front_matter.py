@@ -62,9 +62,9 @@ def _values(lines: Iterable[str]) -> dict[str, str]:
         key = match[1].lower()
         if key not in KEYS:
             hint = did_you_mean(key, KEYS) or tr(
-                "use {keys} or {keys_2}, or remove it", keys=", ".join(KEYS[:-1]), keys_2=KEYS[-1]
+                "use {keys} or {last_key}, or remove it", keys=", ".join(KEYS[:-1]), last_key=KEYS[-1]
             )
-            raise InvalidValue(tr("unknown key in the front matter: {match}", match=shortened(match[1])), hint)
+            raise InvalidValue(tr("unknown key in the front matter: {key}", key=shortened(match[1])), hint)
         if key in values:
             raise InvalidValue(tr("duplicate key in the front matter: {key}", key=key), tr("remove one of them"))
         values[key] = _unquoted(key, match[2] or "")

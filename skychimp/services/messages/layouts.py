@@ -92,7 +92,8 @@ def show(store: Store, actor: Actor, name: str, *, action: Action = Action.SEE_M
         from skychimp.delivery.composing.layouts import finishing
 
         if action != Action.SEE_MESSAGES:
-            hint = run_hint("layouts", "show", DEFAULT, "--html") + ", and create a layout of your own"
+            show_it = run_hint("layouts", "show", DEFAULT, "--html")
+            hint = tr("{hint}, and create a layout of your own", hint=show_it)
             raise InvalidValue(tr("the built-in layout cannot be changed or deleted"), hint)
         return LayoutInfo(None, DEFAULT, finishing.default_layout(), None, None)
     with store.read() as db:
@@ -234,13 +235,13 @@ def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str
             contents.validate(contents.content_of(message), fields, layout, is_digest=message.digest)
         except InvalidValue as error:
             raise InvalidValue(
-                tr("message {id} cannot use this layout: {message}", id=message.id, message=error.message), error.hint
+                tr("message {id} cannot use this layout: {reason}", id=message.id, reason=error.message), error.hint
             ) from None
 
 
 def _rename(db: Session, layout: "LayoutRow", name: str) -> None:
     """Give a layout a name that no other of its owner's has. Raises InvalidValue and Conflict."""
-    name = one_line(nfc(name), "name", MAX_NAME_LENGTH)
+    name = one_line(nfc(name), tr("name"), MAX_NAME_LENGTH)
     if not name or name.isdecimal():
         raise InvalidValue(
             tr("invalid name {name}", name=shortened(name)), tr("use a name that is not a number, such as newsletter")

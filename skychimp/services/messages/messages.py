@@ -344,7 +344,7 @@ def _with_body(content: MessageContent, fields: Collection[Field], *, is_digest:
             raise InvalidValue(tr("it has no text"))
         return validate(content, fields, is_digest=is_digest)
     except InvalidValue as error:
-        reason = tr("no text part can be made from the HTML part: {message}", message=error.message)
+        reason = tr("no text part can be made from the HTML part: {reason}", reason=error.message)
         raise InvalidValue(reason, tr("use --body or --body-file")) from None
 
 

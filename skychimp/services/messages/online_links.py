@@ -20,9 +20,9 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from skychimp import __version__
 from skychimp.services.messages.checks.findings import MessageFinding
-from skychimp.services.messages.checks.links import show_url
+from skychimp.services.messages.checks.links import LINK, show_url
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, verbatim
 
 TIMEOUT_S = 10.0
 """For each request: connecting, TLS and the headers of the reply together. Bodies are not read."""
@@ -50,7 +50,11 @@ class Own(NamedTuple):
 
 
 class _Refused(Exception):
-    """A request that is not made. The text says why."""
+    """A request that is not made, and why."""
+
+    def __init__(self, why: Phrase) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class _Reply(NamedTuple):
@@ -80,8 +84,9 @@ def check_online(links: Mapping[str, str], own: Own) -> Iterator[MessageFinding]
     """
     asked = [url for url in links if not _is_unsubscribing(url, own)]
     for url in asked[MAX_LINKS:]:
-        found = f"{show_url(url)} was not asked for: the message has more than {MAX_LINKS} links"
-        yield MessageFinding("link", WARNING, found, tr("open it in a browser"), links[url])
+        reason = tr("the message has more than {most} links", most=MAX_LINKS)
+        found = tr("{link} was not asked for: {reason}", link=show_url(url), reason=reason)
+        yield MessageFinding(LINK, WARNING, found, tr("open it in a browser"), links[url])
     client = _Client(own)
     with ThreadPoolExecutor(MAX_REQUESTS) as executor:
         futures = {executor.submit(client.check, url, links[url]): url for url in asked[:MAX_LINKS]}
@@ -109,7 +114,7 @@ class _Client:
 
     def check(self, url: str, where: str) -> MessageFinding:
         """Ask for a link, and return what came of it."""
-        shown, last = show_url(url), url
+        last = url
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 answer = self._ask(urlsplit(last))
@@ -117,22 +122,21 @@ class _Client:
                     return _finding(url, last, answer.status, where)
                 last = urljoin(last, answer.location)
                 if _is_unsubscribing(last, self._own):
-                    return MessageFinding(
-                        "link", OK, tr("{shown} redirects to the unsubscribe page", shown=shown), None, where
-                    )
+                    found = tr("{link} redirects to the unsubscribe page", link=show_url(url))
+                    return MessageFinding(LINK, OK, found, None, where)
         except _Refused as refusal:
-            found = f"{_redirected(url, last)} was not asked for: {refusal}"
-            return MessageFinding("link", WARNING, found, tr("open it in a browser"), where)
+            found = tr("{link} was not asked for: {reason}", link=_redirected(url, last), reason=refusal.why)
+            return MessageFinding(LINK, WARNING, found, tr("open it in a browser"), where)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            found = f"{_redirected(url, last)} does not answer: {_reason(error)}"
-            return MessageFinding("link", PROBLEM, found, tr("correct the link, or remove it"), where)
-        found = f"{shown} redirects more than {MAX_REDIRECTS} times"
-        return MessageFinding("link", PROBLEM, found, tr("link to the page itself"), where)
+            found = tr("{link} does not answer: {reason}", link=_redirected(url, last), reason=_reason(error))
+            return MessageFinding(LINK, PROBLEM, found, tr("correct the link, or remove it"), where)
+        found = tr("{link} redirects more than {most} times", link=show_url(url), most=MAX_REDIRECTS)
+        return MessageFinding(LINK, PROBLEM, found, tr("link to the page itself"), where)
 
     def _ask(self, url: SplitResult) -> _Reply:
         """Return the answer to HEAD, or to GET if there is none or it is an error: some servers know only GET."""
         if url.scheme not in _PORTS or not url.hostname:
-            raise _Refused("it is not a web address")
+            raise _Refused(tr("it is not a web address"))
         with self._lock:
             host = self._hosts[url.hostname]
         with host:
@@ -144,7 +148,7 @@ class _Client:
 
     def _request(self, method: str, url: SplitResult) -> _Reply:
         if self._is_stopped:
-            raise _Refused("the check was stopped")
+            raise _Refused(tr("the check was stopped"))
         deadline, host = _Deadline(), (url.hostname or "").encode("idna").decode()
         port = url.port or _PORTS[url.scheme]
         is_own = _origin(url) == _origin(urlsplit(self._own.url))
@@ -172,7 +176,7 @@ def _addresses(host: str, port: int, *, is_own: bool) -> list[str]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     if not is_own and not all(map(is_public, addresses)):
-        raise _Refused("its host is in a private network")
+        raise _Refused(tr("its host is in a private network"))
     return addresses
 
 
@@ -229,27 +233,30 @@ class _stopped_at:  # noqa: N801
 
 
 def _finding(url: str, last: str, status: int, where: str) -> MessageFinding:
-    found = f"{_redirected(url, last)} answered {status}"
+    found = tr("{link} answered {status}", link=_redirected(url, last), status=status)
     if status < 400:
-        return MessageFinding("link", OK, found, None, where)
+        return MessageFinding(LINK, OK, found, None, where)
     if status in _NOT_FOR_PROGRAMS:
-        return MessageFinding("link", WARNING, found, tr("open it in a browser: some servers refuse programs"), where)
-    return MessageFinding("link", PROBLEM, found, tr("correct the link, or remove it"), where)
+        return MessageFinding(LINK, WARNING, found, tr("open it in a browser: some servers refuse programs"), where)
+    return MessageFinding(LINK, PROBLEM, found, tr("correct the link, or remove it"), where)
 
 
-def _redirected(url: str, last: str) -> str:
-    return show_url(url) if last == url else f"{show_url(url)} redirects to {show_url(last)}, which"
+def _redirected(url: str, last: str) -> Phrase:
+    """Return the beginning of a sentence about the last address that a link leads to."""
+    if last == url:
+        return verbatim(show_url(url))
+    return tr("{link} redirects to {last}, which", link=show_url(url), last=show_url(last))
 
 
 def _reason(error: Exception) -> Phrase:
     if isinstance(error, TimeoutError):
-        return tr("no reply within {timeout_s:g} s", timeout_s=TIMEOUT_S)
+        return tr("no reply within {seconds:g} s", seconds=TIMEOUT_S)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return tr("its certificate is not valid ({verify_message})", verify_message=error.verify_message)
+        return tr("its certificate is not valid ({reason})", reason=error.verify_message)
     if isinstance(error, socket.gaierror):
         return tr("its host does not exist")
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return verbatim(error.strerror.lower())
     return tr("its reply is not valid HTTP")
 
 

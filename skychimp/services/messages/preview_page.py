@@ -8,6 +8,7 @@ from email.policy import default
 from typing import cast
 
 from skychimp.text import count_of
+from skychimp.translation import TEMPLATE_EXTENSION, current_language, tr, translate_templates, translated
 
 _REMOTE_PICTURE = re.compile(r"<img\b[^>]*\bsrc\s*=\s*[\"']?\s*https?:", re.IGNORECASE)
 _SHOWN_HEADERS = ("From", "To", "Reply-To", "List-Unsubscribe")
@@ -23,16 +24,19 @@ def make_page(email: bytes) -> str:
     message = BytesParser(policy=default).parsebytes(email)
     html = _html(message)
     headers = [(name, str(message[name])) for name in _SHOWN_HEADERS if message[name] is not None]
-    if attachments := [part.get_filename() or "unnamed" for part in message.iter_attachments()]:
-        headers.append((count_of(len(attachments), "attachment").capitalize(), ", ".join(attachments)))
+    if attachments := [part.get_filename() or translated(tr("unnamed")) for part in message.iter_attachments()]:
+        headers.append((translated(count_of(len(attachments), "attachment")), ", ".join(attachments)))
     environment = Environment(
         loader=PackageLoader("skychimp.services.messages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=[TEMPLATE_EXTENSION],
     )
+    translate_templates(environment)
     return environment.get_template("preview.html").render(
+        language=current_language(),
         subject=str(message["Subject"]),
         headers=headers,
         html=html,

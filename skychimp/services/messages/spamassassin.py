@@ -18,6 +18,7 @@ from skychimp.translation import tr
 TIMEOUT_S = 60.0
 """SpamAssassin asks name servers, and starts slowly without its daemon."""
 MAX_OUTPUT_SIZE = 4_000_000
+SPAM = tr("spam")
 
 _STATUS = re.compile(r"\w+,\s+score=(-?[\d.]+)\s+required=(-?[\d.]+)")
 _RULES = re.compile(r"\btests=(\w+(?:,\s*\w+)*)")
@@ -43,7 +44,7 @@ def check_spam(email: bytes, *, is_online: bool) -> MessageFinding | None:
             return _finding(verdict)
     if not installed:
         return None
-    return MessageFinding("spam", WARNING, tr("SpamAssassin gave no score"), tr('run "spamassassin --lint"'))
+    return MessageFinding(SPAM, WARNING, tr("SpamAssassin gave no score"), tr('run "spamassassin --lint"'))
 
 
 def read_verdict(email: bytes) -> Verdict | None:
@@ -61,11 +62,16 @@ def read_verdict(email: bytes) -> Verdict | None:
 
 
 def _finding(verdict: Verdict) -> MessageFinding:
-    rules = f": {', '.join(verdict.rules)}" if verdict.rules else ""
-    found = f"SpamAssassin gives {verdict.score:g} points, and takes {verdict.required:g} for spam{rules}"
+    found = tr(
+        "SpamAssassin gives {score:g} points, and takes {required:g} for spam",
+        score=verdict.score,
+        required=verdict.required,
+    )
+    if verdict.rules:
+        found = tr("{verdict}: {rules}", verdict=found, rules=", ".join(verdict.rules))
     is_spam = verdict.score >= verdict.required
     remedy = tr("change what these rules describe") if is_spam else None
-    return MessageFinding("spam", WARNING if is_spam else OK, found, remedy)
+    return MessageFinding(SPAM, WARNING if is_spam else OK, found, remedy)
 
 
 def _run(command: Sequence[str], email: bytes) -> bytes:

@@ -296,7 +296,7 @@ def _why_not_sent(row: Row[Any], membership: "_Membership") -> str | None:
     if row.state == DeliveryState.CANCELLED:
         return membership.why_unsent(row.owner_id, row.topic)
     waits = row.next_try_at is not None and row.next_try_at == row.canary_until
-    return "the canary of the mailing is sent first" if waits else None
+    return tr("the canary of the mailing is sent first") if waits else None
 
 
 def _attempts_by_delivery(db: Session, delivery_ids: Sequence[int]) -> dict[int, list[AttemptInfo]]:
@@ -416,20 +416,21 @@ def why_left_out(occurrence: _Omission, client: _Client | None, outside: str | N
     mailing's audience, and is None if it is. `unsent` says why a client in it got no email at that time.
     """
     if occurrence.state == OccurrenceState.MISSED:
-        return "missed: it was too late to send the occurrence to anyone"
+        return tr("missed: it was too late to send the occurrence to anyone")
     if occurrence.state == OccurrenceState.SKIPPED:
-        return "skipped: there was no new post"
+        return tr("skipped: there was no new post")
     if occurrence.state == OccurrenceState.CANCELLED:
-        return "the mailing was deleted while the occurrence was opening"
+        return tr("the mailing was deleted while the occurrence was opening")
     if client is None:
-        return f"not a client of {occurrence.owner}"
+        return tr("not a client of {owner}", owner=occurrence.owner)
     if client.created_at > occurrence.opened_at:
-        return f"became a client at {_format_time(client.created_at)}, after the occurrence was opened"
+        created_at = client.created_at.isoformat(" ", "seconds")
+        return tr("became a client at {time}, after the occurrence was opened", time=created_at)
     if outside:
         return outside
     if occurrence.state == OccurrenceState.OPENING and client.id > occurrence.cursor:
-        return "the occurrence is still opening, and has not reached this client yet"
-    return unsent or "joined the audience, or could get email again, after the occurrence was opened"
+        return tr("the occurrence is still opening, and has not reached this client yet")
+    return unsent or tr("joined the audience, or could get email again, after the occurrence was opened")
 
 
 def _grouped(exclusions: Iterable[Exclusion]) -> list[Exclusion]:
@@ -483,7 +484,3 @@ def _next_occurrence(mailing: _NextDue, membership: _Membership) -> NextOccurren
         stopped = why_stopped(mailing.disabled_at, mailing.disabled_reason, mailing.held_reason, mailing.blocked_at)
         reason = stopped or membership.why_outside(mailing.mailing_id) or unsent
     return NextOccurrence(mailing.mailing_id, mailing.subject, mailing.owner, mailing.next_at, reason)
-
-
-def _format_time(at: datetime) -> str:
-    return at.isoformat(" ", "seconds")

@@ -22,8 +22,7 @@ from skychimp.store.clients import audience
 from skychimp.store.conditions import awaits_decision, is_active
 from skychimp.store.database import Store
 from skychimp.store.sql import id_list, total
-from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, trn
 
 _M = tables.mailing
 _MF = tables.mailing_filter
@@ -61,7 +60,7 @@ class Concern:
     """Something that needs a person, and the command to run."""
 
     about: str
-    words: str
+    words: Phrase
     command: str
 
 
@@ -180,14 +179,17 @@ def _concerns(db: Connection, actor: Actor, now: datetime) -> Iterator[Concern]:
         words = tr("the store is on hold {reason}: nothing is sent until it is released", reason=reason)
         yield Concern("held", words, command("resolve", "--restored"))
     if pause := relay_pauses.latest_pause(db):
-        yield Concern("relay", f"the mail server {pause.relay} is paused: {pause.reason}", command("doctor"))
+        words = tr("the mail server {name} is paused: {reason}", name=pause.relay, reason=pause.reason)
+        yield Concern("relay", words, command("doctor"))
     if unknown := _count_undecided(db, actor):
-        yield Concern("unknown", f"{count_of(unknown, 'email')} with an unknown outcome", command("resolve"))
+        words = trn("{number:,} email with an unknown outcome", "{number:,} emails with an unknown outcome", unknown)
+        yield Concern("unknown", words, command("resolve"))
     yield from _disabled_mailings(db, actor)
     yield from _held_mailings(db, actor)
     if failed := _count_recent_failures(db, actor, now):
         log = command("mailings", "log", "ID", "--status", "failed")
-        yield Concern("failed", f"{count_of(failed, 'email')} failed since yesterday", log)
+        words = trn("{number:,} email failed since yesterday", "{number:,} emails failed since yesterday", failed)
+        yield Concern("failed", words, log)
 
 
 def _count_undecided(db: Connection, actor: Actor) -> int:
@@ -214,9 +216,7 @@ def _disabled_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
         is_disabled_by_system, _M.c.deleted_at.is_(None), in_scope(scope, actor, _M.c.owner_id)
     )
     for row in db.execute(query.order_by(_M.c.disabled_at.desc()).limit(SHOWN_DISABLED_MAILINGS)):
-        words = tr(
-            "mailing {id} was disabled by the system: {disabled_reason}", id=row.id, disabled_reason=row.disabled_reason
-        )
+        words = tr("mailing {id} was disabled by the system: {reason}", id=row.id, reason=row.disabled_reason)
         yield Concern("disabled", words, command("report", row.id))
 
 
@@ -228,7 +228,7 @@ def _held_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
     held = {each.id: each.reason for each in holds.held_mailings(db)}
     seen = select(_M.c.id).where(_M.c.id.in_(id_list(list(held))), in_scope(scope, actor, _M.c.owner_id))
     for mailing_id in db.scalars(seen.order_by(_M.c.id).limit(SHOWN_HELD_MAILINGS)) if held else ():
-        words = tr("mailing {mailing_id} is held: {held}", mailing_id=mailing_id, held=held[mailing_id])
+        words = tr("mailing {id} is held: {reason}", id=mailing_id, reason=held[mailing_id])
         yield Concern("held_mailing", words, command("mailings", "show", mailing_id))
 
 

@@ -18,7 +18,7 @@ from skychimp.store.database import Store
 from skychimp.store.occurrences import return_counts
 from skychimp.store.occurrences.return_counts import Returned
 from skychimp.store.sql import id_list, total
-from skychimp.text import count_of
+from skychimp.translation import Phrase, tr, trn
 
 log = logging.getLogger("skychimp")
 
@@ -58,16 +58,27 @@ class RateReport:
         return self.rate is None or self.rate < self.advised
 
     @property
-    def in_words(self) -> str:
+    def in_words(self) -> Phrase:
         """The rate and its figures: `2.5 % (25 of 1,000 emails)`."""
         if self.rate is None:
-            return "no emails sent"
-        return f"{format_rate(self.rate)} ({self.emails:,} of {count_of(self.of, 'email')})"
+            return tr("no emails sent")
+        return trn(
+            "{rate} ({returned:,} of {number:,} email)",
+            "{rate} ({returned:,} of {number:,} emails)",
+            self.of,
+            rate=format_rate(self.rate),
+            returned=self.emails,
+        )
 
     @property
-    def advice(self) -> str:
+    def advice(self) -> Phrase:
         """The published limits in words."""
-        return f"keep below {format_rate(self.advised)}, never reach {format_rate(self.limit)} ({self.publisher})"
+        return tr(
+            "keep below {advised}, never reach {limit} ({publisher})",
+            advised=format_rate(self.advised),
+            limit=format_rate(self.limit),
+            publisher=self.publisher,
+        )
 
 
 def report_rates(counts: ReturnCounts) -> list[RateReport]:

@@ -98,9 +98,9 @@ def _remove_remains(store: Store, email: str, texts: Collection[str]) -> None:
         raise StoreFailed(
             tr(
                 "the records of {email} were erased, but copies of them may be left in unused parts of the store:"
-                " {message}",
+                " {reason}",
                 email=email,
-                message=error.message,
+                reason=error.message,
             ),
             tr("stop the daemon, then {hint}", hint=run_hint("store", "vacuum")),
         ) from error

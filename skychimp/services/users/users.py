@@ -82,7 +82,7 @@ def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:
     `reason` is for the audit trail. Raises NotFound, Denied, InvalidValue.
     """
     authorize(actor, Action.BLOCK_USERS)
-    reason = one_line(reason, "reason", MAX_REASON_LENGTH)
+    reason = one_line(reason, tr("reason"), MAX_REASON_LENGTH)
     with store.write() as db:
         target = _get_managed_user(db, actor, Action.BLOCK_USERS, user)
         sessions.end_all(db, target.id)

@@ -26,6 +26,7 @@ from skychimp.services.accounts import accounts, codes, login_throttle, password
 from skychimp.services.operations import housekeeping
 from skychimp.store.database import Store
 from skychimp.store.schema import open_store
+from skychimp.translation import verbatim
 
 PASSWORD, NEW = "correct horse battery", "staple, staple"
 ADA, EVE = "Ada@Example.org", "eve@example.org"
@@ -141,7 +142,7 @@ def test_second_administrator_is_refused(store: Store) -> None:
 
 def test_no_user_is_created_if_the_session_cannot_be_saved(store: Store) -> None:
     def fail(token: str) -> None:
-        raise ConfigError("cannot save the session")
+        raise ConfigError(verbatim("cannot save the session"))
 
     with pytest.raises(ConfigError):
         accounts.create_first_admin(store, email="ada@example.org", password=None, save_token=fail)
@@ -815,7 +816,7 @@ def test_no_session_if_it_cannot_be_saved(store: Store) -> None:
     create_account(store)
 
     def fail(token: str) -> None:
-        raise ConfigError("cannot save the session")
+        raise ConfigError(verbatim("cannot save the session"))
 
     with pytest.raises(ConfigError):
         accounts.login(store, email=ADA, password=PASSWORD, save_token=fail)

@@ -13,6 +13,7 @@ from skychimp.models import Login, Role, User
 from skychimp.permissions import ANONYMOUS, Actor
 from skychimp.services.accounts import session_rule, sessions
 from skychimp.store.database import Store
+from skychimp.translation import verbatim
 
 NOW = datetime.now(UTC)
 SECOND = timedelta(seconds=1)
@@ -89,7 +90,7 @@ def test_session_is_valid_even_if_its_use_cannot_be_recorded(
     change(store, Login, seen_at=NOW - sessions.LAST_USE_INTERVAL)
 
     def fail(self: Store) -> None:
-        raise StoreFailed("the disk is full")
+        raise StoreFailed(verbatim("the disk is full"))
 
     monkeypatch.setattr(Store, "write", fail)
     assert sessions.find_actor(store, token) == ada

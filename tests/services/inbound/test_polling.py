@@ -7,9 +7,10 @@ import pytest
 
 from skychimp.errors import RelayUnavailable
 from skychimp.services.inbound import polling
+from skychimp.translation import verbatim
 
 HOUR_S = 3600.0
-UNAVAILABLE = RelayUnavailable("cannot read the mailbox", "check inbound.imap_url")
+UNAVAILABLE = RelayUnavailable(verbatim("cannot read the mailbox"), verbatim("check inbound.imap_url"))
 
 
 class FakeTime(threading.Event):

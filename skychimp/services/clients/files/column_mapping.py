@@ -24,7 +24,7 @@ from skychimp.services.clients.files.headings import normalise
 from skychimp.services.clients.files.opt_outs import OptOut, OptOutColumn
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
 from skychimp.text import did_you_mean
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr
 
 FIELDS = ("email", "name", "first_name", "last_name", "comment", "tags")
 """What a column can be. First and last name are joined where there is no name."""
@@ -97,11 +97,14 @@ def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[
             name = field_columns.check_target(name)
         elif name not in known:
             shown = (*known, "fields.NAME") if known is ALL_FIELDS else known
-            raise InvalidValue(tr('unknown field "{name}"', name=name), _suggest(name, shown, "fields"))
+            raise InvalidValue(
+                tr('unknown field "{name}"', name=name),
+                _suggest(name, shown, tr("the fields are {names}", names=", ".join(shown))),
+            )
         if heading in fields or name in fields.values():
             twice = heading if heading in fields else name
             raise InvalidValue(
-                tr('"{twice}" is mapped twice', twice=twice), tr("use --map once for each column and each field")
+                tr('"{name}" is mapped twice', name=twice), tr("use --map once for each column and each field")
             )
         fields[heading] = name
     return ColumnChoice(fields, ignored)
@@ -184,17 +187,24 @@ def filled_fields(columns: Columns) -> Sequence[str]:
     return [name for name in FIELDS if name in filled]
 
 
-def explain(headings: Sequence[str], columns: Columns) -> Sequence[str]:
+def explain(headings: Sequence[str], columns: Columns) -> Sequence[Phrase]:
     """Return what to tell the user about the columns that are read."""
     notes = [
-        f'{name} is taken from "{headings[first].strip()}", not from {_quoted(headings, others)}'
+        tr(
+            '{field} is taken from "{column}", not from {others}',
+            field=name,
+            column=headings[first].strip(),
+            others=_quoted(headings, others),
+        )
         for name, (first, *others) in ((name, found) for name, found in columns.by_field.items() if found)
         if others
     ]
     if columns.opt_out_of_all:
-        return [*notes, f"{columns.tool} names a file like this if all contacts in it have opted out"]
+        note = tr("{tool} names a file like this if all contacts in it have opted out", tool=columns.tool)
+        return [*notes, note]
     if columns.tool == "Mailchimp" and "consent_at" in columns.by_field:
-        notes.append(f"consents are taken from {_quoted(headings, columns.by_field['consent_at'][:1])}")
+        column = _quoted(headings, columns.by_field["consent_at"][:1])
+        notes.append(tr("consents are taken from {column}", column=column))
     return [*notes, *opt_outs.explain(columns.opt_outs)]
 
 
@@ -217,9 +227,7 @@ def row_reader(headings: Sequence[str], columns: Columns) -> RowReader:
     def read_with_attributes(line: int, cells: Sequence[str]) -> FileRow:
         attributes = parse_attributes(cells[columns.attributes or 0])
         if attributes is None:
-            return InvalidRow(
-                line, tr('"{strip}" is not a JSON object', strip=headings[columns.attributes or 0].strip())
-            )
+            return InvalidRow(line, tr('"{name}" is not a JSON object', name=headings[columns.attributes or 0].strip()))
         row = read_plain(line, cells)
         return row._replace(fields={**attributes, **row.fields})
 
@@ -308,9 +316,10 @@ def _find_column(headings: Sequence[str], wanted: str) -> int:
     found = [index for index, heading in enumerate(own) if heading == wanted.strip()]
     found = found or [index for index, heading in enumerate(own) if normalise(heading) == normalise(wanted) != ""]
     if not found:
-        raise InvalidValue(tr('unknown column "{wanted}"', wanted=wanted), _suggest(wanted, own, "columns"))
+        there = tr("the columns are {names}", names=", ".join(filter(None, own)))
+        raise InvalidValue(tr('unknown column "{name}"', name=wanted), _suggest(wanted, own, there))
     if len(found) > 1:
-        raise InvalidValue(tr('duplicate column "{wanted}"', wanted=wanted), tr("remove one of them"))
+        raise InvalidValue(tr('duplicate column "{name}"', name=wanted), tr("remove one of them"))
     return found[0]
 
 
@@ -318,10 +327,9 @@ def _quoted(headings: Sequence[str], columns: Sequence[int]) -> str:
     return ", ".join(f'"{headings[index].strip()}"' for index in columns)
 
 
-def _suggest(word: str, known: Sequence[str], noun: str) -> Phrase:
+def _suggest(word: str, known: Sequence[str], there: Phrase) -> Phrase:
     """Return a hint that names what resembles a mistyped word, and what there is."""
-    there = f"the {noun} are {', '.join(filter(None, known))}"
-    return " ".join(filter(None, (did_you_mean(word, known), there)))
+    return joined(" ", (did_you_mean(word, known), there))
 
 
 # Tools

@@ -55,7 +55,7 @@ class ClientFile(NamedTuple):
     columns: Sequence[str]
     ignored_columns: Sequence[str]
     rows: Iterator[FileRow]
-    notes: Sequence[str] = ()
+    notes: Sequence[Phrase] = ()
     fields: Mapping[str, Field] = {}
 
 
@@ -143,7 +143,7 @@ def skip_line(opened: TextIO, start: str) -> None:
         skipped += len(start)
         if skipped > _MAX_SKIPPED:
             raise InvalidValue(
-                tr("a line is longer than {max_skipped:,} characters", max_skipped=_MAX_SKIPPED),
+                tr("a line is longer than {most:,} characters", most=_MAX_SKIPPED),
                 tr("use a file of text"),
             )
 
@@ -236,11 +236,11 @@ def _read_headings(lines: _LineReader) -> tuple[Sequence[str], str]:
     if len(headings) > MAX_COLUMNS:
         raise InvalidValue(
             tr("the file has {number:,} columns", number=len(headings)),
-            tr("use at most {max_columns:,} columns", max_columns=MAX_COLUMNS),
+            tr("use at most {most:,} columns", most=MAX_COLUMNS),
         )
     twice = [name for name, number in Counter(heading.strip().casefold() for heading in headings).items() if number > 1]
     if named_twice := [name for name in twice if known_headings.is_known(name)]:
-        raise InvalidValue(tr('duplicate column "{named_twice}"', named_twice=named_twice[0]), tr("remove one of them"))
+        raise InvalidValue(tr('duplicate column "{name}"', name=named_twice[0]), tr("remove one of them"))
     return headings, delimiter
 
 
@@ -342,9 +342,7 @@ def _read_rows(
         if len(cells) > width:
             yield InvalidRow(
                 lines.row_start,
-                tr(
-                    "{number} cells, but the header has {columns}", number=len(cells), columns=count_of(width, "column")
-                ),
+                tr("{cells} cells, but the header has {columns}", cells=len(cells), columns=count_of(width, "column")),
             )
         elif text and not text.isspace():
             if "'" in text:
@@ -355,7 +353,7 @@ def _read_rows(
 
 def _reason(error: csv.Error) -> Phrase:
     if isinstance(error, _LineTooLong):
-        return tr("longer than {max_line_length:,} characters", max_line_length=MAX_LINE_LENGTH)
+        return tr("longer than {most:,} characters", most=MAX_LINE_LENGTH)
     return tr("unclosed quote, or a quote inside a cell that is not doubled")
 
 

@@ -11,7 +11,7 @@ from skychimp.errors import InvalidValue
 from skychimp.fields import Field, TypeFinder, checked_name, fitted_name, text_of_json, type_of_json
 from skychimp.models import FieldType
 from skychimp.text import folded
-from skychimp.translation import tr
+from skychimp.translation import Phrase, joined, tr, verbatim
 
 PREFIX = "fields."
 MAX_NAMES = 1_000
@@ -37,7 +37,7 @@ class FieldSurvey:
         if name not in self._finders:
             if len(self._finders) >= MAX_NAMES:
                 raise InvalidValue(
-                    tr("the file has too many different fields"), tr("use at most {max_names:,}", max_names=MAX_NAMES)
+                    tr("the file has too many different fields"), tr("use at most {most:,}", most=MAX_NAMES)
                 )
             self._finders[name] = TypeFinder()
         return self._finders[name]
@@ -79,8 +79,8 @@ def check_target(target: str) -> str:
     name, separator, field_type = target.removeprefix(PREFIX).partition(":")
     if separator and field_type not in list(FieldType):
         raise InvalidValue(
-            tr('unknown type "{field_type}"', field_type=field_type),
-            tr("choose one of: {fieldtype}", fieldtype=", ".join(FieldType)),
+            tr('unknown type "{name}"', name=field_type),
+            tr("choose one of: {types}", types=", ".join(FieldType)),
         )
     return f"{PREFIX}{checked_name(name)}{separator}{field_type}"
 
@@ -98,10 +98,12 @@ def typed_name(field: Field, *, is_evident: bool) -> str:
     return field.name if is_evident else f"{field.name}:{field.type}"
 
 
-def read_names(found: FoundFields) -> Sequence[str]:
+def read_names(found: FoundFields) -> Sequence[Phrase]:
     """Return what to tell the user about the columns that become fields."""
     names = [
-        field.name if name in (field.name, f"{PREFIX}{field.name}") else f'{field.name} (from "{name}")'
+        verbatim(field.name)
+        if name in (field.name, f"{PREFIX}{field.name}")
+        else tr('{field} (from "{column}")', field=field.name, column=name)
         for name, field in found.fields.items()
     ]
-    return [f"fields: {', '.join(names)}"] if names else []
+    return [tr("fields: {names}", names=joined(", ", names))] if names else []

@@ -84,7 +84,7 @@ def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
             return row
         invalid = [key for key in keys.objects if not isinstance(values.get(key) or {}, dict)]
         if invalid:
-            return InvalidRow(number, tr('"{invalid}" is not a JSON object', invalid=invalid[0]))
+            return InvalidRow(number, tr('"{name}" is not a JSON object', name=invalid[0]))
         return row._replace(fields=_custom_values(values, custom, keys.objects))
 
     rows = (read_row(number, line) for number, line in _numbered_lines(source))
@@ -139,7 +139,7 @@ def _read_names(opened: TextIO) -> tuple[Mapping[str, Any] | None, Sequence[str]
         names |= dict.fromkeys(values)
         if len(names) > MAX_COLUMNS:
             raise InvalidValue(
-                tr("the lines have too many different keys"), tr("use at most {max_columns:,}", max_columns=MAX_COLUMNS)
+                tr("the lines have too many different keys"), tr("use at most {most:,}", most=MAX_COLUMNS)
             )
     return first, list(names)
 
@@ -215,12 +215,12 @@ def _read_row(
 ) -> ImportedRow | InvalidRow:
     """Read a client from an object that must have the key of each field, and none of the others."""
     if is_long:
-        return InvalidRow(number, tr("longer than {max_line_length:,} characters", max_line_length=MAX_LINE_LENGTH))
+        return InvalidRow(number, tr("longer than {most:,} characters", most=MAX_LINE_LENGTH))
     if values is None:
         return InvalidRow(number, tr("not a JSON object"))
     if not values.keys() >= set(keys.values()) or not values.keys().isdisjoint(others):
         return InvalidRow(
-            number, tr("the fields differ from those of the first line ({values})", values=", ".join(keys.values()))
+            number, tr("the fields differ from those of the first line ({names})", names=", ".join(keys.values()))
         )
     email, name, first_name, last_name, comment = (
         values[keys[field]] or "" if field in keys else "" for field in column_mapping.FIELDS[:5]
@@ -236,9 +236,7 @@ def _read_row(
         return ImportedRow(number, email, name, comment, tags)
     at, wording, proof = (values[keys[field]] or "" if field in keys else "" for field in CONSENT_HEADINGS)
     if not all(isinstance(text, str) for text in (at, wording, proof)):
-        return InvalidRow(
-            number, tr("{consent_headings} must be strings", consent_headings=", ".join(CONSENT_HEADINGS))
-        )
+        return InvalidRow(number, tr("{names} must be strings", names=", ".join(CONSENT_HEADINGS)))
     consent = FileConsent(at, wording, proof, column_mapping.wording_without_words(keys["consent_at"]))
     return ImportedRow(number, email, name, comment, tags, consent=consent)
 

@@ -13,7 +13,8 @@ from skychimp.services.clients.files.headings import normalise
 from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
 from skychimp.shell import quoted
 from skychimp.store.clients.suppressions import BOUNCE
-from skychimp.translation import tr
+from skychimp.text import with_and
+from skychimp.translation import Phrase, tr, trn, verbatim
 
 UNCONFIRMED, NOT_SUBSCRIBED = "unconfirmed", "not subscribed"
 
@@ -176,13 +177,15 @@ def choose_columns(columns: Sequence[OptOutColumn], rows: Iterable[tuple[int, Ce
     return ChosenColumns([column for column in chosen if column.position in opted_out], others)
 
 
-def explain(columns: Sequence[OptOutColumn]) -> Sequence[str]:
+def explain(columns: Sequence[OptOutColumn]) -> Sequence[Phrase]:
     """Return what to tell the user about the columns that mark who has opted out."""
-    names = [f'"{column.heading}"' for column in columns]
-    if not names:
+    if not columns:
         return []
-    subject = f"column {names[0]} marks" if len(names) == 1 else f"columns {' and '.join(names)} mark"
-    return [f"{subject} who has opted out"]
+    names = with_and(verbatim(f'"{column.heading}"') for column in columns)
+    mark = trn(
+        "column {names} marks who has opted out", "columns {names} mark who has opted out", len(columns), names=names
+    )
+    return [mark]
 
 
 def parse_time(text: str) -> datetime | None:
@@ -303,8 +306,8 @@ def _understand_lists(cell: str) -> CellMeaning:
 def _not_understood(column: OptOutColumn, line: int, cell: str) -> InvalidValue:
     return InvalidValue(
         tr(
-            'the value "{strip}" of column "{heading}" in line {line} does not say whether the contact has opted out',
-            strip=cell.strip()[:_SHOWN],
+            'the value "{value}" of column "{heading}" in line {line} does not say whether the contact has opted out',
+            value=cell.strip()[:_SHOWN],
             heading=column.heading,
             line=line,
         ),

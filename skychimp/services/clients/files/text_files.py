@@ -13,8 +13,8 @@ from typing import BinaryIO, NamedTuple, TextIO, TypeVar
 from skychimp.errors import InvalidValue
 from skychimp.services.clients.files import character_sets
 from skychimp.services.clients.files.character_sets import Reading
-from skychimp.text import did_you_mean
-from skychimp.translation import tr
+from skychimp.text import did_you_mean, with_or
+from skychimp.translation import tr, verbatim
 
 UTF8, UTF8_ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
 """How a file in UTF-8 is opened: bytes that are not valid become lone surrogates, so that only their row is refused."""
@@ -29,7 +29,7 @@ _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b"))
 _SHOWN = 40  # characters of each reading
 _OTHER_CODECS = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"}
 _SUGGESTED = ("utf-8", "utf-16", "windows-1251", "windows-1252", "koi8-r", "iso-8859-1", "iso-8859-15", "cp866")
-_HINT = tr("pass --encoding NAME, such as {suggested}; or save the file as UTF-8", suggested=", ".join(_SUGGESTED[2:5]))
+_HINT = tr("pass --encoding NAME, such as {names}; or save the file as UTF-8", names=", ".join(_SUGGESTED[2:5]))
 
 
 _T = TypeVar("_T")
@@ -71,7 +71,7 @@ def make_seekable(opened: TextIO) -> TextIO:
         copy.seek(0)
     except OSError as error:
         raise InvalidValue(
-            tr("cannot copy it to {gettempdir}: {strerror}", gettempdir=tempfile.gettempdir(), strerror=error.strerror),
+            tr("cannot copy it to {folder}: {reason}", folder=tempfile.gettempdir(), reason=error.strerror),
             tr("import a file"),
         ) from None
     return copy
@@ -104,7 +104,7 @@ def _require_encoding(encoding: str) -> str:
     suggestion = did_you_mean(encoding.lower(), _SUGGESTED)
     raise InvalidValue(
         tr('unknown encoding "{encoding}"', encoding=encoding),
-        suggestion or tr("use for example {suggested}", suggested=", ".join(_SUGGESTED)),
+        suggestion or tr("use for example {names}", names=", ".join(_SUGGESTED)),
     )
 
 
@@ -203,7 +203,7 @@ def _judge(lines: bytes) -> str:
         raise InvalidValue(tr("it is not UTF-8, and its encoding was not recognised"), _HINT)
     if len(readings) == 1 and readings[0].encoding in judged:
         return readings[0].encoding
-    names = " or ".join(reading.encoding for reading in readings)
+    names = with_or(verbatim(reading.encoding) for reading in readings)
     samples = ", ".join(f'{encoding}: "{line}"' for encoding, line in _differing_lines(readings))
     raise InvalidValue(
         tr("its encoding could be {names}", names=names),

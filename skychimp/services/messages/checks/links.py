@@ -12,6 +12,8 @@ from skychimp.services.operations.findings import PROBLEM, WARNING, Level
 from skychimp.text import shortened
 from skychimp.translation import Phrase, tr
 
+LINK = tr("link")
+
 MAX_SHOWN_URL = 200
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{%|%7B%7B|%7D%7D", re.IGNORECASE)
@@ -25,16 +27,16 @@ class Flaw(NamedTuple):
     """What is wrong with a link, as the end of a sentence that begins with it."""
 
     level: Level
-    found: str
+    found: Phrase
     remedy: Phrase
 
 
 def check_links(page: ShownPart, part: str) -> Iterator[MessageFinding]:
     """Yield what is wrong with the links and the pictures of a part."""
     for link in page.links:
-        yield from _finding("link", link.url, f"{part} line {link.line}", find_link_flaw(link.url))
+        yield from _finding(LINK, link.url, line_of(part, link.line), find_link_flaw(link.url))
     for picture in page.pictures:
-        yield from _finding("picture", picture.src, f"{part} line {picture.line}", find_picture_flaw(picture))
+        yield from _finding(tr("picture"), picture.src, line_of(part, picture.line), find_picture_flaw(picture))
 
 
 def web_links(page: ShownPart, part: str) -> dict[str, str]:
@@ -45,7 +47,7 @@ def web_links(page: ShownPart, part: str) -> dict[str, str]:
         if scheme_of(url) in ("http", "https"):
             flaw = find_link_flaw(url)
             if flaw is None or flaw.level != PROBLEM:
-                found.setdefault(url, f"{part} line {line}")
+                found.setdefault(url, line_of(part, line))
     return found
 
 
@@ -53,6 +55,11 @@ def scheme_of(url: str) -> str:
     """Return the scheme of a URL in lower case, "" if it has none."""
     match = _SCHEME.match(url)
     return match[1].lower() if match else ""
+
+
+def line_of(part: str, line: int) -> Phrase:
+    """Return where something is: the line of a part."""
+    return tr("{part} line {line}", part=part, line=line)
 
 
 def show_url(url: str) -> str:
@@ -103,9 +110,10 @@ def find_picture_flaw(picture: Picture) -> Flaw | None:
     return flaw
 
 
-def _finding(about: str, url: str, where: str, flaw: Flaw | None) -> Iterator[MessageFinding]:
+def _finding(about: Phrase, url: str, where: str, flaw: Flaw | None) -> Iterator[MessageFinding]:
     if flaw is not None:
-        yield MessageFinding(about, flaw.level, f"{show_url(url)} {flaw.found}", flaw.remedy, where)
+        found = tr("{url} {flaw}", url=show_url(url), flaw=flaw.found)
+        yield MessageFinding(about, flaw.level, found, flaw.remedy, where)
 
 
 def _web_flaw(url: str) -> Flaw | None:

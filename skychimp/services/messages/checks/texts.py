@@ -5,12 +5,12 @@ from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import unquote
 
 from skychimp.services.messages.checks.findings import MessageFinding
-from skychimp.services.messages.checks.links import scheme_of, show_url
+from skychimp.services.messages.checks.links import line_of, scheme_of, show_url
 from skychimp.services.messages.checks.shown_parts import ShownPart
 from skychimp.services.messages.merge_tags import foreign_merge_tags
 from skychimp.services.operations.findings import PROBLEM, WARNING
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, verbatim
 
 MAX_SUBJECT_LENGTH = 70
 """Characters of a subject that most phones show."""
@@ -20,6 +20,10 @@ MIN_WORDS = 10
 """A part with fewer words is too short to compare."""
 SHOWN_LINKS = 3
 
+HTML, TEXT = verbatim("HTML"), tr("text")
+"""The names of the parts."""
+SUBJECT, SIZE, PARTS = tr("subject"), tr("size"), tr("parts")
+
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _URL = re.compile(r"(?:https?|mailto):\S+", re.IGNORECASE)
 
@@ -28,26 +32,27 @@ def check_subject(subject: str) -> Iterator[MessageFinding]:
     """Yield what is wrong with a rendered subject."""
     if not subject.strip():
         remedy = tr('add other words, or | default("...", true) to a placeholder')
-        yield MessageFinding("subject", PROBLEM, tr("the subject is empty"), remedy, "subject")
+        yield MessageFinding(SUBJECT, PROBLEM, tr("the subject is empty"), remedy, SUBJECT)
     elif len(subject) > MAX_SUBJECT_LENGTH:
-        found = f"the subject has {len(subject):,} characters, and phones cut it"
+        found = tr("the subject has {length:,} characters, and phones cut it", length=len(subject))
         remedy = tr(
-            "use at most {max_subject_length} characters, or begin with what matters",
-            max_subject_length=MAX_SUBJECT_LENGTH,
+            "use at most {most} characters, or begin with what matters",
+            most=MAX_SUBJECT_LENGTH,
         )
-        yield MessageFinding("subject", WARNING, found, remedy, "subject")
+        yield MessageFinding(SUBJECT, WARNING, found, remedy, SUBJECT)
 
 
 def check_size(html: str, largest: Iterable[str]) -> Iterator[MessageFinding]:
     """Yield a finding if Gmail cuts the HTML part. `largest` is that part for clients with the longest values."""
     remedy = tr("make the HTML part shorter: Gmail hides the end, with the unsubscribe link")
     if (size := _size(html)) > MAX_HTML_SIZE:
-        yield MessageFinding(
-            "size", PROBLEM, tr("the HTML part has {kilobytes}", kilobytes=_kilobytes(size)), remedy, "HTML"
-        )
+        found = tr("the HTML part has {kilobytes:,} kB", kilobytes=_kilobytes(size))
+        yield MessageFinding(SIZE, PROBLEM, found, remedy, HTML)
     elif (size := max(map(_size, largest), default=0)) > MAX_HTML_SIZE:
-        found = f"the HTML part has {_kilobytes(size)} for a client with the longest values"
-        yield MessageFinding("size", WARNING, found, remedy, "HTML")
+        found = tr(
+            "the HTML part has {kilobytes:,} kB for a client with the longest values", kilobytes=_kilobytes(size)
+        )
+        yield MessageFinding(SIZE, WARNING, found, remedy, HTML)
 
 
 def check_merge_tags(page: ShownPart, part: str) -> Iterator[MessageFinding]:
@@ -59,33 +64,30 @@ def check_merge_tags(page: ShownPart, part: str) -> Iterator[MessageFinding]:
         for tag in foreign_merge_tags(text):
             if tag not in seen:
                 seen.add(tag)
-                found = f"{show_url(tag)} is a merge tag of another program"
-                yield MessageFinding(
-                    tr("merge tag"), PROBLEM, found, remedy, tr("{part} line {line}", part=part, line=line)
-                )
+                found = tr("{tag} is a merge tag of another program", tag=show_url(tag))
+                yield MessageFinding(tr("merge tag"), PROBLEM, found, remedy, line_of(part, line))
 
 
 def check_parts_agree(text: ShownPart, html: ShownPart) -> Iterator[MessageFinding]:
     """Yield a finding for each part that has not the links, or most of the words, of the other one."""
-    for part, page, other_part, other in (("text", text, "HTML", html), ("HTML", html, "text", text)):
+    for part, page, other_part, other in ((TEXT, text, HTML, html), (HTML, html, TEXT, text)):
         known = {_same_link(link.url) for link in other.links}
         links = (link.url for link in page.links if scheme_of(link.url) in ("http", "https"))
         missing = {url: None for url in links if _same_link(url) not in known and url not in other.text}
         if missing:
-            found = f"the {other_part} part lacks {_some_links(missing)}"
-            yield MessageFinding(
-                "parts", WARNING, found, tr("add it to the {other_part} part", other_part=other_part), other_part
-            )
+            found = tr("the {part} part lacks {links}", part=other_part, links=_some_links(missing))
+            yield MessageFinding(PARTS, WARNING, found, tr("add it to the {part} part", part=other_part), other_part)
         words, other_words = _words(page.text), _words(other.text)
         if len(words) >= MIN_WORDS and len(words & other_words) < len(words) / 2:
-            found = f"the {other_part} part lacks most words of the {part} part"
-            yield MessageFinding("parts", WARNING, found, tr("write the same in both parts"), other_part)
+            found = tr("the {part} part lacks most words of the {other} part", part=other_part, other=part)
+            yield MessageFinding(PARTS, WARNING, found, tr("write the same in both parts"), other_part)
 
 
-def _some_links(urls: Collection[str]) -> str:
-    shown = ", ".join(map(show_url, list(urls)[:SHOWN_LINKS]))
-    more = f" and {len(urls) - SHOWN_LINKS:,} more" if len(urls) > SHOWN_LINKS else ""
-    return f"{count_of(len(urls), 'link')}: {shown}{more}"
+def _some_links(urls: Collection[str]) -> Phrase:
+    links, shown = count_of(len(urls), "link"), ", ".join(map(show_url, list(urls)[:SHOWN_LINKS]))
+    if len(urls) <= SHOWN_LINKS:
+        return tr("{links}: {shown}", links=links, shown=shown)
+    return tr("{links}: {shown} and {more:,} more", links=links, shown=shown, more=len(urls) - SHOWN_LINKS)
 
 
 def _same_link(url: str) -> str:
@@ -101,5 +103,5 @@ def _size(html: str) -> int:
     return len(html.encode("utf-8", "surrogatepass"))
 
 
-def _kilobytes(size: int) -> str:
-    return f"{size / 1000:,.0f} kB"
+def _kilobytes(size: int) -> int:
+    return round(size / 1000)

@@ -13,6 +13,7 @@ from skychimp.services.clients.files import csv_files, headings
 from skychimp.services.clients.files.column_mapping import ColumnChoice, parse_choice
 from skychimp.services.clients.files.csv_files import ClientFile
 from skychimp.services.clients.importing import FileConsent, ImportedRow, InvalidRow
+from skychimp.translation import verbatim
 
 LISTMONK = """\
 uuid,email,name,attributes,status,created_at,updated_at
@@ -83,8 +84,8 @@ def test_listmonk_export() -> None:
     assert list(file.rows) == [
         ImportedRow(2, "ada@example.org", "Ada Lovelace", "", (), ada),
         ImportedRow(3, "zoe@example.org", "", "", ()),
-        InvalidRow(4, '"attributes" is not a JSON object'),
-        InvalidRow(5, '"attributes" is not a JSON object'),
+        InvalidRow(4, verbatim('"attributes" is not a JSON object')),
+        InvalidRow(5, verbatim('"attributes" is not a JSON object')),
     ]
 
 

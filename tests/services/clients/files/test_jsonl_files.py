@@ -17,6 +17,7 @@ from skychimp.services.clients.files import jsonl_files
 from skychimp.services.clients.files.column_mapping import parse_choice
 from skychimp.services.clients.files.csv_files import ClientFile
 from skychimp.services.clients.importing import ImportedRow, InvalidRow, OptedOutRow
+from skychimp.translation import verbatim
 
 
 def read_rows(text: str) -> list[object]:
@@ -114,7 +115,7 @@ def test_line_without_a_mapped_key_is_invalid() -> None:
 
     assert rows == [
         ImportedRow(1, "a@x.org", "", "", ["b"]),
-        InvalidRow(2, "the fields differ from those of the first line (plan, email)"),
+        InvalidRow(2, verbatim("the fields differ from those of the first line (plan, email)")),
     ]
 
 
