@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from skychimp.errors import InvalidValue
-from skychimp.translation import Phrase, tr, trn
+from skychimp.translation import Phrase, tr, trn, verbatim
 
 MAX_NAME_LENGTH = 1_000
 MAX_COMMENT_LENGTH = 10_000
@@ -14,6 +14,8 @@ MAX_TAGS = 100
 """The limits of a client."""
 
 MAX_TOPIC_LENGTH = 100
+
+NO_TEXT = verbatim("")
 
 _TAB_AND_NEWLINE = dict.fromkeys(map(ord, "\t\n"), " ")
 _FORBIDDEN_CATEGORIES = {
@@ -123,6 +125,15 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: floa
     """
     close = close_matches(word, known, most=most, cutoff=cutoff)
     return tr("did you mean {close}?", close=" or ".join(close)) if close else ""
+
+
+def either(words: Iterable[str]) -> Phrase:
+    """Return words joined by "or"."""
+    first, *others = words
+    text = verbatim(first)
+    for word in others:
+        text = tr("{first} or {other}", first=text, other=word)
+    return text
 
 
 def close_matches(word: str, known: Iterable[str], *, most: int, cutoff: float = 0.6) -> list[str]:
