@@ -2,10 +2,10 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 from skychimp.errors import InvalidValue
-from skychimp.translation import Phrase, tr, trn, verbatim
+from skychimp.translation import Phrase, tr, trn
 
 MAX_NAME_LENGTH = 1_000
 MAX_COMMENT_LENGTH = 10_000
@@ -15,7 +15,7 @@ MAX_TAGS = 100
 
 MAX_TOPIC_LENGTH = 100
 
-NO_TEXT = verbatim("")
+NO_TEXT = tr("")
 
 _TAB_AND_NEWLINE = dict.fromkeys(map(ord, "\t\n"), " ")
 _FORBIDDEN_CATEGORIES = {
@@ -98,6 +98,16 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
+def with_and(parts: Iterable[Phrase]) -> Phrase:
+    """Return some words, of which there is one at least, joined by "and"."""
+    return reduce(lambda first, second: tr("{first} and {second}", first=first, second=second), parts)
+
+
+def with_or(parts: Iterable[Phrase]) -> Phrase:
+    """Return some words, of which there is one at least, joined by "or"."""
+    return reduce(lambda first, second: tr("{first} or {second}", first=first, second=second), parts)
+
+
 def has_control_character(value: str) -> bool:
     """Return whether a text has a control character or a line break."""
     return not value.isprintable() and any(unicodedata.category(character) in _CONTROLS for character in value)
@@ -125,15 +135,6 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: floa
     """
     close = close_matches(word, known, most=most, cutoff=cutoff)
     return tr("did you mean {close}?", close=" or ".join(close)) if close else ""
-
-
-def either(words: Iterable[str]) -> Phrase:
-    """Return words joined by "or"."""
-    first, *others = words
-    text = verbatim(first)
-    for word in others:
-        text = tr("{first} or {other}", first=text, other=word)
-    return text
 
 
 def close_matches(word: str, known: Iterable[str], *, most: int, cutoff: float = 0.6) -> list[str]:

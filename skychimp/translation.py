@@ -5,9 +5,9 @@ translates it, so JSON, logs and the store are in English, whatever the language
 in gettext's format.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gettext import GNUTranslations
@@ -33,6 +33,11 @@ class Phrase(str):
     plural: str | None
     number: int
     values: Mapping[str, object]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, handler: Callable[[type], Any]) -> Any:
+        """Be a string in JSON Schemas."""
+        return handler(str)
 
 
 def tr(message: str, /, **values: object) -> Phrase:

@@ -20,7 +20,7 @@ from skychimp.config.settings import SECTIONS, Settings
 from skychimp.config.trust import ConfigFiles
 from skychimp.config.types import parse_list
 from skychimp.errors import ConfigError
-from skychimp.text import did_you_mean, either, shortened
+from skychimp.text import did_you_mean, shortened, with_or
 from skychimp.translation import Phrase, tr, verbatim
 
 RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
@@ -290,7 +290,9 @@ def _hint(details: Mapping[str, Any]) -> Phrase:
     if "error" in context:
         return cast("Phrase", context["error"].args[0])
     _, start, expected = details["msg"].rpartition("Input should be ")
-    return tr("use {expected}", expected=either(expected.split(" or "))) if start else verbatim(expected)
+    return (
+        tr("use {expected}", expected=with_or(map(verbatim, expected.split(" or ")))) if start else verbatim(expected)
+    )
 
 
 def _shown(value: object) -> str:
