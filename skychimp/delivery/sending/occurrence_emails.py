@@ -45,7 +45,7 @@ _M = tables.mailing
 ALIKE_IN_A_ROW, ALIKE_IN_ALL = 5, 3
 """How many refusals in the same words are a pattern."""
 
-NO_LINK = "the message uses {{ unsubscribe_url }}, but neither web.url nor inbound.address is set"
+NO_LINK = tr("the message uses {{ unsubscribe_url }}, but neither web.url nor inbound.address is set")
 NO_LINK_HINT = tr("set web.url or inbound.address")
 
 
@@ -131,7 +131,7 @@ class OccurrenceEmails:
         )
 
     @property
-    def problem(self) -> tuple[str, str] | None:
+    def problem(self) -> tuple[Phrase, Phrase] | None:
         """Why no email can be sent with the present settings, and a hint. None if they can be."""
         composer = self.content.composer
         if composer is None:
