@@ -323,7 +323,7 @@ def has_good_address() -> ColumnElement[bool]:
 def why_left_out(member: Member) -> Phrase | None:
     """Return why a client that a mailing chooses gets no email, or None if it does."""
     if member.excluded is not None:
-        return f"excluded: {member.excluded}"
+        return tr("excluded: {reason}", reason=member.excluded)
     return why_not(member.bad_at, member.bad_reason, member.suppression, lacks_consent=member.lacks_consent)
 
 
