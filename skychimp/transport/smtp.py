@@ -129,7 +129,7 @@ class SmtpTransport:
                     'set smtp.security = "tls" if it expects TLS from the start, as on port 465, or {hint}', hint=hint
                 )
             raise RelayUnavailable(
-                tr("{relay} sends no valid greeting: {error}", relay=self.relay, error=error), hint
+                tr("{relay} sends no valid greeting: {error}", relay=self.relay, error=describe_error(error)), hint
             ) from None
 
     async def _send_ehlo(self, connection: SmtpConnection) -> None:
@@ -185,7 +185,7 @@ class SmtpTransport:
             return RelayRefused(
                 tr("the certificate of {relay} is not trusted: {reason}", relay=self.relay, reason=reason), hint
             )
-        reason, hint = _TLS_PROBLEMS.get(error.reason or "", (verbatim(describe_error(error)), _CHECK_PORT))
+        reason, hint = _TLS_PROBLEMS.get(error.reason or "", (describe_error(error), _CHECK_PORT))
         if (reason, hint) == _NO_TLS and self._settings.security == Security.TLS:
             reason, hint = _NOT_FROM_THE_START
         return RelayUnavailable(tr("TLS with {relay} failed: {reason}", relay=self.relay, reason=reason), hint)
