@@ -15,6 +15,8 @@ MAX_TAGS = 100
 
 MAX_TOPIC_LENGTH = 100
 
+NO_TEXT = tr("")
+
 _TAB_AND_NEWLINE = dict.fromkeys(map(ord, "\t\n"), " ")
 _FORBIDDEN_CATEGORIES = {
     "Cc": tr("a control character or a line break"),

@@ -60,11 +60,9 @@ def _refuse_broken_link(path: Path) -> None:
     """Raise ConfigError if a missing file, or a folder above it, is a link to nothing, such as an unmounted disk."""
     for place in (path, *path.parents):
         if os.path.islink(place) and not os.path.exists(place):
-            kind = "file" if place == path else "folder"
-            message = tr(
-                "{place} is a link to a {kind} that does not exist: {readlink}",
-                place=place,
-                kind=kind,
-                readlink=os.readlink(place),
-            )
-            raise ConfigError(message, tr("create that {kind}, or delete the link", kind=kind))
+            names = {"link": place, "target": os.readlink(place)}
+            if place == path:
+                message = tr("{link} is a link to a file that does not exist: {target}", **names)
+                raise ConfigError(message, tr("create that file, or delete the link"))
+            message = tr("{link} is a link to a folder that does not exist: {target}", **names)
+            raise ConfigError(message, tr("create that folder, or delete the link"))

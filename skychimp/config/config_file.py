@@ -95,11 +95,11 @@ def read_files(path: Path) -> ConfigFiles:
     """
     if str(path) == os.devnull:
         return ConfigFiles(path, b"", None)
-    config = _read(path, "use another file with --config FILE")
+    config = _read(path, tr("use another file with --config FILE"))
     read = ConfigFiles(path, config, None)
     if config is None or os.path.isdir(read.env_path):  # a folder of this name is somebody's virtual environment
         return read
-    return read._replace(env=_read(read.env_path, "let your account read it, or delete it"))
+    return read._replace(env=_read(read.env_path, tr("let your account read it, or delete it")))
 
 
 def _named(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -129,7 +129,7 @@ def _read_untrusted(here: Path, instead: Path | None) -> UntrustedConfig:
     except ConfigError as error:
         return UntrustedConfig(here, None, error.message, instead)
     if read.config is None:
-        return UntrustedConfig(here, None, f"{here} does not exist any more", instead)
+        return UntrustedConfig(here, None, tr("{file} does not exist any more", file=here), instead)
     return UntrustedConfig(here, read, None, instead)
 
 

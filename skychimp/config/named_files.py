@@ -32,7 +32,7 @@ def open_beside(name: str | Path, path: str) -> BinaryIO:
         descriptor = files.open_below(path, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise OSError(error.errno, "it is a link, or in a folder that is one", path) from None
+            raise OSError(error.errno, tr("it is a link, or in a folder that is one"), path) from None
         raise
     finally:
         os.close(folder)

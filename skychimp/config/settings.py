@@ -86,7 +86,7 @@ class StoreSettings(_Section):
         """Return the password of the database's user, None if none is set. Raises ConfigError."""
         if self.password_file is None:
             return None
-        return checked_files.read_password(self.password_file, "set store.password_file to a file with one line")
+        return checked_files.read_password(self.password_file, tr("set store.password_file to a file with one line"))
 
 
 class MailSettings(_Section):
@@ -201,13 +201,13 @@ class SmtpSettings(_Section):
         """Return the password from the setting or its file, None without either. Raises ConfigError."""
         if self.password is not None or self.password_file is None:
             return self.password.get_secret_value() if self.password is not None else None
-        return checked_files.read_password(self.password_file, "set smtp.password_file to a file with one line")
+        return checked_files.read_password(self.password_file, tr("set smtp.password_file to a file with one line"))
 
     def read_certificates(self) -> str | None:
         """Return the certificates to trust as PEM text, None for the system's. Raises ConfigError."""
         if self.ca_file is None or self.security == Security.NONE:
             return None
-        data = checked_files.require_bytes(self.ca_file, "set smtp.ca_file to a readable PEM file")
+        data = checked_files.require_bytes(self.ca_file, tr("set smtp.ca_file to a readable PEM file"))
         return data.decode("ascii", "ignore")
 
 

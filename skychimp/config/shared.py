@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from skychimp.config.locations import FILE_NAME
 from skychimp.errors import ConfigError, Denied
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, verbatim
 
 _NOT_SETTINGS = frozenset({"SKYCHIMP_TOKEN", "SKYCHIMP_PASSWORD"})
 _FOLDERS = {
@@ -61,9 +61,13 @@ class Restriction(NamedTuple):
     caller: Caller
     config_file: Path
 
-    def denied(self, action: str, instead: str = "") -> Denied:
+    def denied(self, action: Phrase, instead: Phrase | None = None) -> Denied:
         """Return the error for something that the caller may not do, such as "use --store"."""
-        ask = f'ask the operator to add "{self.caller.name}" to service.operators in {self.config_file}'
+        ask = tr(
+            'ask the operator to add "{name}" to service.operators in {config_file}',
+            name=self.caller.name,
+            config_file=self.config_file,
+        )
         message = tr("{name} may not {action} in this shared installation", name=self.caller.name, action=action)
         return Denied(message, tr("{instead}, or {ask}", instead=instead, ask=ask) if instead else ask)
 
@@ -122,9 +126,10 @@ def own_config_file() -> Path | None:
     return home and home / _CONFIG_FOLDER / "skychimp" / FILE_NAME
 
 
-def own_config_name() -> str:
+def own_config_name() -> Phrase:
     """Return what to call the config file in the account's own config folder: its path, if the account has a home."""
-    return str(own_config_file() or "the config file in the home of this account")
+    file = own_config_file()
+    return verbatim(str(file)) if file is not None else tr("the config file in the home of this account")
 
 
 def restrict_environment(environ: MutableMapping[str, str]) -> None:
@@ -141,7 +146,7 @@ def restrict_environment(environ: MutableMapping[str, str]) -> None:
     environ.clear()  # also before an error, which may be recorded in the store
     environ.update(kept | {"HOME": str(home), "LESSSECURE": "1"})
     if refused is not None:
-        raise restriction.denied(tr("set {refused}", refused=refused), tr("unset {refused}", refused=refused))
+        raise restriction.denied(tr("set {variable}", variable=refused), tr("unset {variable}", variable=refused))
     if _has_other_config(restriction.config_file):
         raise restriction.denied(
             tr("use the {file_name} of the current folder", file_name=FILE_NAME), tr("change to another folder")
@@ -176,7 +181,7 @@ def check_options(*, config: object, store: object, environ: Mapping[str, str] =
             )
 
 
-def require_operator(action: str, instead: str = "", *, environ: Mapping[str, str] = os.environ) -> None:
+def require_operator(action: Phrase, instead: Phrase | None = None, *, environ: Mapping[str, str] = os.environ) -> None:
     """Raise Denied if a restricted caller tries something that only the account itself and its operators may do.
 
     `action` is what they try, such as "use --operator", and `instead` what they can do. Raises ConfigError.
@@ -238,7 +243,7 @@ def _read_toml(file: Path) -> Mapping[str, Any]:
     from skychimp.config import checked_files
 
     try:
-        data = checked_files.read_bytes(file, "let this account read it")
+        data = checked_files.read_bytes(file, tr("let this account read it"))
         return tomllib.loads(data.decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
 from pydantic import ValidationError
@@ -20,8 +20,8 @@ from skychimp.config.settings import SECTIONS, Settings
 from skychimp.config.trust import ConfigFiles
 from skychimp.config.types import parse_list
 from skychimp.errors import ConfigError
-from skychimp.text import did_you_mean, shortened
-from skychimp.translation import tr
+from skychimp.text import did_you_mean, shortened, with_or
+from skychimp.translation import Phrase, tr, verbatim
 
 RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
 """Old names of settings, which are still accepted, and their new ones."""
@@ -36,8 +36,8 @@ _MAX_LINES, _MAX_DOTS = 10_000, 100
 A line takes up to 20 µs to parse, and the time for a key is quadratic in its parts.
 """
 
-_ENVIRONMENT = "the environment"
-_LIST_HINT = 'run "skychimp help config" for all settings'
+_ENVIRONMENT = tr("the environment")
+_LIST_HINT = tr('run "skychimp help config" for all settings')
 _OUR_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>SKYCHIMP_\w+)\s*(?P<equals>=?)")
 
 
@@ -46,7 +46,7 @@ class _Value(NamedTuple):
 
     setting: str
     value: Any
-    source: str
+    source: Phrase
 
 
 def load_settings(
@@ -64,7 +64,7 @@ def load_settings(
     """
     read = read_config(config_file, environ, ask_trust)
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    sources: dict[str, str] = {}
+    sources: dict[str, Phrase] = {}
     for setting, value, source in _values(read, environ, flags or {}):
         section, _, key = setting.partition(".")
         sections[section][key] = value
@@ -162,7 +162,7 @@ def _values(read: ConfigFiles, environ: Mapping[str, str], flags: Mapping[str, s
         if setting == "store.url" and hide_password(value) != value:
             message = tr("other users can see a password on the command line")
             raise ConfigError(message, tr("leave it out, and set store.password_file or use ~/.pgpass"))
-        yield _Value(setting, resolve_path(setting, value), "the command line")
+        yield _Value(setting, resolve_path(setting, value), tr("the command line"))
 
 
 def _from_files(read: ConfigFiles) -> Iterator[_Value]:
@@ -205,10 +205,10 @@ def _from_config(read: ConfigFiles) -> Iterator[_Value]:
                     tr("{path}: unknown setting {setting}", path=path, setting=setting),
                     did_you_mean(setting, known) or _LIST_HINT,
                 )
-            yield _Value(setting, resolve_path(setting, value, path.parent), str(path))
+            yield _Value(setting, resolve_path(setting, value, path.parent), verbatim(str(path)))
 
 
-def _from_variables(environ: Mapping[str, str], source: str, folder: Path) -> Iterator[_Value]:
+def _from_variables(environ: Mapping[str, str], source: Phrase, folder: Path) -> Iterator[_Value]:
     """Yield the settings among environment variables. An empty variable counts as unset."""
     known = {variable(old): new for old, new in RENAMED_SETTINGS.items()}
     known |= {variable(setting): setting for setting in _setting_names()}
@@ -221,7 +221,9 @@ def _from_variables(environ: Mapping[str, str], source: str, folder: Path) -> It
             )
     for name, setting in (*known.items(), ("SKYCHIMP_STORE", "store.url")):
         if value := environ.get(name):
-            yield _Value(setting, resolve_path(setting, value, folder), f"{name} in {source}")
+            yield _Value(
+                setting, resolve_path(setting, value, folder), tr("{name} in {source}", name=name, source=source)
+            )
 
 
 def _setting_names() -> list[str]:
@@ -245,7 +247,7 @@ def _decode(path: Path, data: bytes) -> str:
 def _from_env_file(read: ConfigFiles) -> Iterator[_Value]:
     if read.env is not None:
         variables = _parse_env_file(read.env_path, _decode(read.env_path, read.env))
-        yield from _from_variables(variables, str(read.env_path), read.path.parent)
+        yield from _from_variables(variables, verbatim(str(read.env_path)), read.path.parent)
 
 
 def _parse_env_file(path: Path, text: str) -> dict[str, str]:
@@ -269,14 +271,27 @@ def _parse_env_file(path: Path, text: str) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value}
 
 
-def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigError:
+def _config_error(error: ValidationError, sources: Mapping[str, Phrase]) -> ConfigError:
     """Return the error for the first invalid value. It shows no password and no secret URL."""
     first = error.errors()[0]
     setting = ".".join(map(str, first["loc"][:2]))
-    value = "" if "password" in setting or setting == "monitor.ping_url" else " " + _shown(first["input"])
-    hint = str(first.get("ctx", {}).get("error", first["msg"].replace("Input should be", "use")))
+    source, hint = sources[setting], _hint(first)
+    if "password" in setting or setting == "monitor.ping_url":
+        return ConfigError(tr("invalid {setting} (from {source})", setting=setting, source=source), hint)
+    value = _shown(first["input"])
     return ConfigError(
-        tr("invalid {setting}{value} (from {sources})", setting=setting, value=value, sources=sources[setting]), hint
+        tr("invalid {setting} {value} (from {source})", setting=setting, value=value, source=source), hint
+    )
+
+
+def _hint(details: Mapping[str, Any]) -> Phrase:
+    """Return what to use in place of an invalid value: what our check says, or else pydantic."""
+    context = details.get("ctx", {})
+    if "error" in context:
+        return cast("Phrase", context["error"].args[0])
+    _, start, expected = details["msg"].rpartition("Input should be ")
+    return (
+        tr("use {expected}", expected=with_or(map(verbatim, expected.split(" or ")))) if start else verbatim(expected)
     )
 
 

@@ -17,7 +17,7 @@ from skychimp.config import checked_files
 from skychimp.config.locations import user_folder
 from skychimp.errors import ConfigError
 from skychimp.shell import run_hint, run_line_hint
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 ENV_NAME = ".env"
 
@@ -52,7 +52,7 @@ def trust(read: ConfigFiles) -> TrustedConfig:
         files.check_place(file)
         files.write_file(file, _to_json(trusted))
     except OSError as error:
-        message = tr("cannot save the trust in {parent}: {strerror}", parent=file.parent, strerror=error.strerror)
+        message = tr("cannot save the trust in {folder}: {strerror}", folder=file.parent, strerror=error.strerror)
         raise ConfigError(message, tr("set XDG_STATE_HOME to a folder that you can write to")) from None
     return trusted
 
@@ -90,11 +90,11 @@ def require_unchanged(read: ConfigFiles) -> None:
     trusted = find(read.path)
     changed = read.path if trusted is None else changed_file(trusted, read)
     if changed is not None:
-        since = "it" if changed == read.path else read.path
-        raise ConfigError(
-            tr("{changed} has changed since {since} was trusted", changed=changed, since=since),
-            tr("check it, then {trust_hint}", trust_hint=_trust_hint(read)),
-        )
+        if changed == read.path:
+            message = tr("{config} has changed since it was trusted", config=changed)
+        else:
+            message = tr("{env} has changed since {config} was trusted", env=changed, config=read.path)
+        raise ConfigError(message, tr("check it, then {trust_hint}", trust_hint=_trust_hint(read)))
 
 
 def changed_file(trusted: TrustedConfig, read: ConfigFiles) -> Path | None:
@@ -104,7 +104,7 @@ def changed_file(trusted: TrustedConfig, read: ConfigFiles) -> Path | None:
     return None if _hash(read.env) == trusted.env_hash else read.env_path
 
 
-def _trust_hint(read: ConfigFiles) -> str:
+def _trust_hint(read: ConfigFiles) -> Phrase:
     is_here = read.path.parent == Path.cwd()
     return run_hint("trust") if is_here else run_hint("trust", read.path)
 

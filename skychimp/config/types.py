@@ -90,7 +90,9 @@ def parse_size(text: str) -> ByteSize:
     match = re.fullmatch(r"([1-9][0-9]{0,5}) ?(kB|MB)", text)
     size = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 0 < size <= _MAX_SIZE:
-        raise ValueError(f"use a size such as 500 kB or 10 MB, at most {_MAX_SIZE // _UNITS['MB']} MB")
+        raise ValueError(
+            tr("use a size such as 500 kB or 10 MB, at most {max_mb} MB", max_mb=_MAX_SIZE // _UNITS["MB"])
+        )
     return ByteSize(size)
 
 
@@ -172,7 +174,7 @@ def whole_number(low: int, high: int) -> BeforeValidator:
     def check(value: object) -> int:
         number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
         if type(number) is not int or not low <= number <= high:
-            raise ValueError(f"use a whole number from {low} to {high}")
+            raise ValueError(tr("use a whole number from {low} to {high}", low=low, high=high))
         return number
 
     return BeforeValidator(check)
@@ -190,7 +192,7 @@ def _duration(value: object) -> timedelta:
 def _positive_duration(value: object) -> timedelta:
     duration = _duration(value)
     if not duration:
-        raise ValueError("use a duration longer than 0s, such as 30s or 5m")
+        raise ValueError(tr("use a duration longer than 0s, such as 30s or 5m"))
     return duration
 
 
@@ -201,7 +203,7 @@ def _durations(value: object) -> list[timedelta]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError('use a list of durations such as ["5m", "1h"]')
+        raise ValueError(tr('use a list of durations such as ["5m", "1h"]'))
     return [_positive_duration(duration) for duration in value]
 
 
@@ -213,7 +215,7 @@ def _fraction(value: object) -> float:
     with contextlib.suppress(ValueError):
         if isinstance(value, str | int | float) and not isinstance(value, bool) and 0 <= float(value) <= 1:
             return float(value)
-    raise ValueError("use a number from 0 to 1")
+    raise ValueError(tr("use a number from 0 to 1"))
 
 
 def _flag(value: object) -> bool:
@@ -221,7 +223,7 @@ def _flag(value: object) -> bool:
         return value
     if value in ("true", "false"):  # an environment variable
         return value == "true"
-    raise ValueError("use true or false")
+    raise ValueError(tr("use true or false"))
 
 
 def _domain_name(value: object) -> str:
@@ -252,7 +254,7 @@ def _account_names(value: object) -> list[str]:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError('use a list of accounts such as ["ada", "grace"]')
+        raise ValueError(tr('use a list of accounts such as ["ada", "grace"]'))
     return list(value)
 
 
@@ -272,7 +274,9 @@ def _command(value: object) -> list[str]:
     if not program or any("\0" in word for word in words):
         raise ValueError(hint)
     if "/" in program and not os.path.isabs(program):
-        raise ValueError(f"use an absolute path of the program {shortened(program)}, or the name of one in PATH")
+        raise ValueError(
+            tr("use an absolute path of the program {program}, or the name of one in PATH", program=shortened(program))
+        )
     return [program, *arguments]
 
 
@@ -288,7 +292,9 @@ def _rate(value: object) -> Rate:
         return value
     match = re.fullmatch(r"([1-9][0-9]{0,8})/(s|min|h|d)", value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError('use a rate such as 100/s, 300/min, 5000/h or 2000/d, or a list such as ["10/s", "2000/d"]')
+        raise ValueError(
+            tr('use a rate such as 100/s, 300/min, 5000/h or 2000/d, or a list such as ["10/s", "2000/d"]')
+        )
     return Rate(int(match[1]), match[2])
 
 
@@ -304,7 +310,7 @@ def _sender(value: object) -> str:
     try:
         addresses.parse_sender(str(value))
     except InvalidValue as error:
-        raise ValueError(f"use Name <address> or an address ({error.message})") from None
+        raise ValueError(tr("use Name <address> or an address ({problem})", problem=error.message)) from None
     return str(value)
 
 
@@ -314,13 +320,13 @@ def _email_address(value: object) -> str:
     try:
         return addresses.parse(str(value), addresses.LOCAL).email
     except InvalidValue:
-        raise ValueError("use an email address such as bounces@example.org") from None
+        raise ValueError(tr("use an email address such as bounces@example.org")) from None
 
 
 def _host(value: object) -> str:
     """Check a host name or an IP address. An IPv6 address has no brackets, because no port follows it here."""
     if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[\w.%:]*", value):
-        raise ValueError("use a host name or IP address such as mail.example.org, and smtp.port for the port")
+        raise ValueError(tr("use a host name or IP address such as mail.example.org, and smtp.port for the port"))
     return value
 
 
@@ -328,12 +334,12 @@ def _name_server(value: object) -> str:
     with contextlib.suppress(ValueError):
         if isinstance(value, str) and 1 <= parse_address_and_port(value)[1] <= 65535:
             return value
-    raise ValueError("use an IP address such as 9.9.9.9, 127.0.0.1:5353 or [::1]:5353")
+    raise ValueError(tr("use an IP address such as 9.9.9.9, 127.0.0.1:5353 or [::1]:5353"))
 
 
 def _file(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError("use a file name")
+        raise ValueError(tr("use a file name"))
     _require_one_line(str(value))
     return Path(value)
 
@@ -343,13 +349,13 @@ def _store(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(allowed, value, re.DOTALL):
         _require_one_line(unquote(value) if value.startswith("sqlite:///") else value)
         return value
-    raise ValueError("use a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+    raise ValueError(tr("use a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"))
 
 
 def _require_one_line(path: str) -> None:
     """Raise ValueError for a path that could not be written on a line of a crontab or a systemd unit."""
     if has_control_character(path):
-        raise ValueError("use a path without line breaks and control characters")
+        raise ValueError(tr("use a path without line breaks and control characters"))
 
 
 def _site_url(value: object) -> str:
@@ -362,7 +368,7 @@ def _site_url(value: object) -> str:
 def _redis_url(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(r"rediss?://[^/].*", value):
         return value
-    raise ValueError("use redis://HOST:PORT/NUMBER, or rediss:// for TLS")
+    raise ValueError(tr("use redis://HOST:PORT/NUMBER, or rediss:// for TLS"))
 
 
 def _imap_url(value: object) -> str:
@@ -372,7 +378,7 @@ def _imap_url(value: object) -> str:
             _ = url.port  # raises ValueError for an invalid one
             if url.scheme in ("imaps", "imap") and url.username and url.hostname and url.password is None:
                 return value
-    raise ValueError("use imaps://USER@HOST/FOLDER, with the password in inbound.password_file")
+    raise ValueError(tr("use imaps://USER@HOST/FOLDER, with the password in inbound.password_file"))
 
 
 def _ping_url(value: object) -> str:
@@ -382,7 +388,7 @@ def _ping_url(value: object) -> str:
             _ = url.port  # raises ValueError for an invalid one
             if url.scheme in ("https", "http") and url.hostname and "@" not in url.netloc and " " not in value:
                 return value
-    raise ValueError("use an https URL such as https://hc-ping.com/UUID")
+    raise ValueError(tr("use an https URL such as https://hc-ping.com/UUID"))
 
 
 def _web_url(value: object) -> str:
@@ -394,7 +400,7 @@ def _web_url(value: object) -> str:
     if not url.startswith("https://") and not _LOCAL_URL.match(url):
         raise ValueError(hint)
     if len(url) > _MAX_URL_LENGTH:
-        raise ValueError(f"use a URL of at most {_MAX_URL_LENGTH} characters")
+        raise ValueError(tr("use a URL of at most {max_length} characters", max_length=_MAX_URL_LENGTH))
     return url
 
 
@@ -404,8 +410,13 @@ def _extensible_address(value: object) -> str:
     address = addresses.with_ascii_domain(_email_address(value))
     local = address.rpartition("@")[0]
     if not _PLAIN_LOCAL_PART.fullmatch(local):
-        characters = f"use an address with at most {_MAX_EXTENSIBLE_LENGTH} letters, digits, dots and hyphens"
-        raise ValueError(f"{characters} before the @, such as bounces@example.org")
+        raise ValueError(
+            tr(
+                "use an address with at most {max_length} letters, digits, dots and hyphens before the @, "
+                "such as bounces@example.org",
+                max_length=_MAX_EXTENSIBLE_LENGTH,
+            )
+        )
     return address
 
 
@@ -414,27 +425,32 @@ def _headers(value: object) -> dict[str, str]:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     if not isinstance(value, dict) or len(value) > _MAX_HEADERS:
-        raise ValueError(f'use a table of at most {_MAX_HEADERS} headers such as {{ "X-Campaign" = "spring" }}')
+        raise ValueError(
+            tr(
+                'use a table of at most {max_headers} headers such as {{ "X-Campaign" = "spring" }}',
+                max_headers=_MAX_HEADERS,
+            )
+        )
     for name, text in value.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise ValueError("use header names of letters, digits and hyphens, such as X-Campaign")
+            raise ValueError(tr("use header names of letters, digits and hyphens, such as X-Campaign"))
         if name.lower().startswith(_OWN_HEADER_PREFIXES) or name.lower() in _OWN_HEADERS:
-            raise ValueError(f"use other headers than {name}, which Skychimp or the mail servers write")
+            raise ValueError(tr("use other headers than {name}, which Skychimp or the mail servers write", name=name))
         _text_line(text)
     if len({name.lower() for name in value}) < len(value):
-        raise ValueError("use each header only once")
+        raise ValueError(tr("use each header only once"))
     return {name: _text_line(text) for name, text in value.items()}
 
 
 def _text_line(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
-        raise ValueError("use one line of at most 200 characters")
+        raise ValueError(tr("use one line of at most 200 characters"))
     return value.strip()
 
 
 def _language(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", value):
-        raise ValueError("use a language tag such as en, ru or pt-BR")
+        raise ValueError(tr("use a language tag such as en, ru or pt-BR"))
     return value
 
 
@@ -443,7 +459,7 @@ def _listen_address(value: object) -> str:
         parse_listen_address(value if isinstance(value, str) else "")
     except ValueError:
         raise ValueError(
-            "use an IP address and a port such as 127.0.0.1:8025, or unix:/run/skychimp/web.sock"
+            tr("use an IP address and a port such as 127.0.0.1:8025, or unix:/run/skychimp/web.sock")
         ) from None
     return str(value)
 

@@ -33,6 +33,7 @@ from skychimp.models import (
 )
 from skychimp.models.base import has_state
 from skychimp.store.sql import ids_in
+from skychimp.translation import Phrase, tr
 
 _O = tables.occurrence
 _D = tables.delivery
@@ -69,13 +70,13 @@ def is_enabled() -> ColumnElement[bool]:
 
 def why_stopped(
     disabled_at: datetime | None, disabled_reason: str | None, held_reason: str | None, blocked_at: datetime | None
-) -> str | None:
+) -> Phrase | None:
     """Return why a mailing that is not deleted sends nothing, or None if it does. `blocked_at` is its owner's."""
     if disabled_at is not None:
-        return f"the mailing is disabled: {disabled_reason}"
+        return tr("the mailing is disabled: {reason}", reason=disabled_reason)
     if blocked_at is not None:
-        return "the mailing's owner is blocked"
-    return None if held_reason is None else f"the mailing is held: {held_reason}"
+        return tr("the mailing's owner is blocked")
+    return None if held_reason is None else tr("the mailing is held: {reason}", reason=held_reason)
 
 
 def is_active(now: datetime) -> ColumnElement[bool]:

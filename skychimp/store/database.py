@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine
 
 from skychimp.store.session import Session, transaction
+from skychimp.translation import Phrase
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 """The dialects, as SQLAlchemy names them."""
@@ -174,7 +175,7 @@ class Store(ABC):
 
     @property
     @abstractmethod
-    def description(self) -> str:
+    def description(self) -> Phrase:
         """The store, and the version of its database."""
 
     @abstractmethod

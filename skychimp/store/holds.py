@@ -8,11 +8,13 @@ from sqlalchemy import ColumnElement, Connection, exists, select, true, update
 from skychimp.models import MailingStatus, OccurrenceState, tables
 from skychimp.models.base import has_state
 from skychimp.store.conditions import is_enabled, is_unfinished
+from skychimp.translation import Phrase, tr, verbatim
 
 _O = tables.occurrence
 _M = tables.mailing
 
-AFTER_RESTORE, AFTER_FAILOVER, AFTER_COPY = "after a restore", "after a fail-over", "as it is a copy"
+AFTER_RESTORE, AFTER_FAILOVER, AFTER_COPY = tr("after a restore"), tr("after a fail-over"), tr("as it is a copy")
+_REASONS = {str(reason): reason for reason in (AFTER_RESTORE, AFTER_FAILOVER, AFTER_COPY)}
 
 
 def is_held(db: Connection) -> bool:
@@ -20,11 +22,14 @@ def is_held(db: Connection) -> bool:
     return why_held(db) is not None
 
 
-def why_held(db: Connection) -> str | None:
+def why_held(db: Connection) -> Phrase | None:
     """Return since what the store is on hold, such as "after a restore", or None if it is not."""
     info = tables.store_info.c
     row = db.execute(select(info.held_at, info.held_reason)).one_or_none()
-    return None if row is None or row.held_at is None else row.held_reason or AFTER_RESTORE
+    if row is None or row.held_at is None:
+        return None
+    stored = row.held_reason or str(AFTER_RESTORE)
+    return _REASONS.get(stored) or verbatim(stored)
 
 
 def hold(db: Connection, reason: str, now: datetime, *, blind: bool) -> None:

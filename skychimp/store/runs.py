@@ -279,7 +279,7 @@ def _is_unlocked(path: Path) -> bool:
 
 def _check_lock(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise _not_a_lock(path, "it is not a regular file with one name")
+        raise _not_a_lock(path, tr("it is not a regular file with one name"))
     try:
         files.check_status(status, path)
     except files.UnsafePlace as error:

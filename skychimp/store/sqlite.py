@@ -24,7 +24,7 @@ from skychimp.store import free_space, place, sqlite_errors
 from skychimp.store.database import BUSY_TIMEOUT_MS, SHORT_TIMEOUT_MS, SQLITE, Driver, Store, driver_of
 from skychimp.store.session import Session, transaction
 from skychimp.text import folded
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, verbatim
 
 SAFE_WAL_VERSION = (3, 51, 3)
 """The first version of SQLite that keeps a write-ahead log intact while several processes write."""
@@ -115,10 +115,11 @@ class SqliteStore(Store):
         file_id = _file_id(self.path)
         if self._opened in (file_id, None):
             return
-        is_there = file_id is not None
-        change = "replaced by another file" if is_there else "deleted"
-        hint = tr("start this command again") if is_there else run_hint("restore", "FILE", "--operator")
-        raise StoreFailed(tr("the store {path} was {change} while it was in use", path=self.path, change=change), hint)
+        if file_id is None:
+            message = tr("the store {path} was deleted while it was in use", path=self.path)
+            raise StoreFailed(message, run_hint("restore", "FILE", "--operator"))
+        message = tr("the store {path} was replaced by another file while it was in use", path=self.path)
+        raise StoreFailed(message, tr("start this command again"))
 
     def read_clock(self) -> None:
         """Do nothing: all users of the file have this machine's clock."""
@@ -182,11 +183,12 @@ class SqliteStore(Store):
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @property
-    def description(self) -> str:
+    def description(self) -> Phrase:
         """The store, its database's version, and the journal that the file uses now: `wal` or `delete`."""
         with self.translate_errors(), self.engine.connect() as db:
             journal = db.exec_driver_sql("PRAGMA journal_mode").scalar()
-        return f"{self.path}, SQLite {driver().sqlite_version}, {journal} journal"
+        version = driver().sqlite_version
+        return tr("{path}, SQLite {version}, {journal} journal", path=self.path, version=version, journal=journal)
 
     @property
     def has_safe_wal(self) -> bool:
@@ -247,15 +249,16 @@ def translate_db_errors(path: Path) -> Iterator[None]:
     except IntegrityError:
         raise
     except DBAPIError as error:
-        raise store_error(path, str(error.orig), result_code(error)) from error
+        raise store_error(path, verbatim(str(error.orig)), result_code(error)) from error
     except (driver().Error, UnicodeDecodeError) as error:
         raise store_error(path, sqlite_errors.reason(error), sqlite_errors.result_code(error)) from error
 
 
-def store_error(path: Path, reason: str, code: int = 0) -> StoreFailed:
+def store_error(path: Path, reason: Phrase, code: int = 0) -> StoreFailed:
     """Return the error for SQLite's message and result code about a store."""
     kind = StoreUnwritable if code in sqlite_errors.UNWRITABLE else StoreFailed
-    return kind(f"cannot use the store {path}: {reason}", _HINTS.get(code) or place.permissions_hint(path))
+    message = tr("cannot use the store {path}: {reason}", path=path, reason=reason)
+    return kind(message, _HINTS.get(code) or place.permissions_hint(path))
 
 
 def result_code(error: DBAPIError) -> int:
@@ -263,13 +266,13 @@ def result_code(error: DBAPIError) -> int:
     return 0 if error.orig is None else sqlite_errors.result_code(error.orig)
 
 
-_TRY_LATER = "another process has locked the store; try again later"
+_TRY_LATER = tr("another process has locked the store; try again later")
 
 
 _HINTS = {
     sqlite_errors.BUSY: _TRY_LATER,
     sqlite_errors.LOCKED: _TRY_LATER,
-    sqlite_errors.FULL: "free some disk space, then run the command again",
+    sqlite_errors.FULL: tr("free some disk space, then run the command again"),
 }
 
 

@@ -1,6 +1,6 @@
 """Recognise SQLite's errors by their result codes (sqlite.org/rescode.html)."""
 
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, verbatim
 
 ERROR, BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 6, 8, 10, 11, 13, 14, 26
 
@@ -42,7 +42,7 @@ def reason(error: BaseException) -> Phrase:
     if isinstance(error, UnicodeDecodeError):
         return tr("text that is not UTF-8")
     line = str(error).partition("\n")[0][:200]
-    return line if line.isprintable() else ascii(line)
+    return verbatim(line if line.isprintable() else ascii(line))
 
 
 def is_busy(error: BaseException) -> bool:

@@ -121,7 +121,9 @@ class OutboxConnection:
             os.fsync(self._new)
         except OSError as error:
             self.is_usable = False
-            source.finish(SendResult(Phase.DATA, None, f"cannot write to the outbox: {error.strerror}"))
+            source.finish(
+                SendResult(Phase.DATA, None, tr("cannot write to the outbox: {strerror}", strerror=error.strerror))
+            )
             return
         finally:
             with suppress(OSError):

@@ -9,7 +9,7 @@ from functools import cached_property
 from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import ConfigError, RelayRefused, RelayUnavailable
-from skychimp.translation import tr
+from skychimp.translation import tr, verbatim
 from skychimp.transport.interfaces import Reply
 from skychimp.transport.smtp_connection import SmtpConnection, describe_error
 from skychimp.transport.smtp_login import Login
@@ -19,19 +19,20 @@ _DOMAIN = re.compile(
     r"(?=.{1,255}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"
 )
 
-_PORT_AND_SECURITY = 'smtp.port and smtp.security ("tls" for port 465, "starttls" for 587 and 25)'
+_PORT_AND_SECURITY = tr('smtp.port and smtp.security ("tls" for port 465, "starttls" for 587 and 25)')
+_CHECK_PORT = tr("check {port_and_security}", port_and_security=_PORT_AND_SECURITY)
 _UNKNOWN_AUTHORITY = (
-    "its certificate authority is unknown",
-    "set smtp.ca_file to the file of the certificate authority, or check smtp.host",
+    tr("its certificate authority is unknown"),
+    tr("set smtp.ca_file to the file of the certificate authority, or check smtp.host"),
 )
 _OTHER_NAME = (
-    "it is not valid for the name in smtp.host",
-    "set smtp.host to one of the certificate's alternative names (its common name does not count)",
+    tr("it is not valid for the name in smtp.host"),
+    tr("set smtp.host to one of the certificate's alternative names (its common name does not count)"),
 )
 _CERTIFICATE_PROBLEMS = {
-    9: ("it is not valid yet", "check this machine's clock"),
-    10: ("it has expired", "renew the mail server's certificate, or check this machine's clock"),
-    18: ("it is self-signed", "set smtp.ca_file to a file with this certificate, or check smtp.host"),
+    9: (tr("it is not valid yet"), tr("check this machine's clock")),
+    10: (tr("it has expired"), tr("renew the mail server's certificate, or check this machine's clock")),
+    18: (tr("it is self-signed"), tr("set smtp.ca_file to a file with this certificate, or check smtp.host")),
     19: _UNKNOWN_AUTHORITY,
     20: _UNKNOWN_AUTHORITY,
     21: _UNKNOWN_AUTHORITY,
@@ -41,11 +42,11 @@ _CERTIFICATE_PROBLEMS = {
 }
 """What is wrong with a certificate, and a hint, by OpenSSL's code (X509_V_ERR_ in x509_vfy.h)."""
 
-_OLD_TLS = ("the server has no TLS 1.2 or later", "update the mail server, or use another one")
-_NO_TLS = ("the server does not speak TLS", f"check {_PORT_AND_SECURITY}")
+_OLD_TLS = (tr("the server has no TLS 1.2 or later"), tr("update the mail server, or use another one"))
+_NO_TLS = (tr("the server does not speak TLS"), _CHECK_PORT)
 _NOT_FROM_THE_START = (
-    "the server does not speak TLS from the start",
-    'set smtp.security = "starttls" if the port is 587 or 25, or set smtp.port to one with TLS, such as 465',
+    tr("the server does not speak TLS from the start"),
+    tr('set smtp.security = "starttls" if the port is 587 or 25, or set smtp.port to one with TLS, such as 465'),
 )
 _TLS_PROBLEMS = {
     "HTTP_REQUEST": _NO_TLS,
@@ -102,7 +103,7 @@ class SmtpTransport:
     async def _set_up(self, connection: SmtpConnection) -> SmtpConnection:
         settings = self._settings
         try:
-            _require_success(await self._read_greeting(connection), "the connection")
+            _require_success(await self._read_greeting(connection), tr("the connection"))
             await self._send_ehlo(connection)
             if settings.security == Security.STARTTLS:
                 await self._start_tls(connection)
@@ -128,7 +129,7 @@ class SmtpTransport:
                     'set smtp.security = "tls" if it expects TLS from the start, as on port 465, or {hint}', hint=hint
                 )
             raise RelayUnavailable(
-                tr("{relay} sends no valid greeting: {error}", relay=self.relay, error=error), hint
+                tr("{relay} sends no valid greeting: {error}", relay=self.relay, error=describe_error(error)), hint
             ) from None
 
     async def _send_ehlo(self, connection: SmtpConnection) -> None:
@@ -171,18 +172,20 @@ class SmtpTransport:
                 )
         hint = tr("check smtp.host, smtp.port and smtp.security, and that the mail server is running")
         return RelayUnavailable(
-            tr("cannot connect to {relay}: {describe_error}", relay=self.relay, describe_error=describe_error(error)),
+            tr("cannot connect to {relay}: {reason}", relay=self.relay, reason=describe_error(error)),
             hint,
         )
 
     def _tls_error(self, error: ssl.SSLError) -> RelayUnavailable | RelayRefused:
         """Return the error for a failed handshake."""
         if isinstance(error, ssl.SSLCertVerificationError):
-            reason, hint = _CERTIFICATE_PROBLEMS.get(error.verify_code, (error.verify_message, _UNKNOWN_AUTHORITY[1]))
+            reason, hint = _CERTIFICATE_PROBLEMS.get(
+                error.verify_code, (verbatim(error.verify_message), _UNKNOWN_AUTHORITY[1])
+            )
             return RelayRefused(
                 tr("the certificate of {relay} is not trusted: {reason}", relay=self.relay, reason=reason), hint
             )
-        reason, hint = _TLS_PROBLEMS.get(error.reason or "", (describe_error(error), f"check {_PORT_AND_SECURITY}"))
+        reason, hint = _TLS_PROBLEMS.get(error.reason or "", (describe_error(error), _CHECK_PORT))
         if (reason, hint) == _NO_TLS and self._settings.security == Security.TLS:
             reason, hint = _NOT_FROM_THE_START
         return RelayUnavailable(tr("TLS with {relay} failed: {reason}", relay=self.relay, reason=reason), hint)

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import Protocol, cast
 
 from skychimp.config.settings import SmtpSettings
+from skychimp.translation import Phrase, tr, verbatim
 from skychimp.transport.interfaces import EmailSource, OutgoingEmail, Phase, Reply, SendResult
 from skychimp.transport.smtp_protocol import Event, ProtocolError, SmtpProtocol, Write, dot_stuff
 
@@ -63,7 +64,7 @@ class SmtpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport  # set by connection_made
         self._replies: list[Reply] = []
         self._waiter: asyncio.Future[None] | None = None
-        self._error = ""
+        self._error: str = ""
         self._deadline = float("inf")
         self._wait_timeout_s = 0.0
         self._timer: asyncio.Handle | None = None
@@ -200,7 +201,7 @@ class SmtpConnection(asyncio.Protocol):
                 elif self._source is not None:
                     self._handle(event)
         except ProtocolError as error:
-            self._set_error(str(error))
+            self._set_error(describe_error(error))
         except Exception as error:
             self._break(error)
         if self._is_started_behind and not self.protocol.is_unanswered:
@@ -213,10 +214,11 @@ class SmtpConnection(asyncio.Protocol):
             self._wake()
 
     def eof_received(self) -> None:
-        self._set_error("connection closed")
+        self._set_error(tr("connection closed"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._set_error(f"connection lost: {describe_error(exc)}" if exc else "connection closed")
+        reason = tr("connection closed") if exc is None else tr("connection lost: {reason}", reason=describe_error(exc))
+        self._set_error(reason)
 
     def pause_writing(self) -> None:
         self._is_write_buffer_full = True
@@ -234,7 +236,7 @@ class SmtpConnection(asyncio.Protocol):
         try:
             event = self.protocol.start_email(email)
         except ProtocolError as error:
-            self._error = self._error or str(error)
+            self._error = self._error or describe_error(error)
         if self._error:
             self._fail()
             return
@@ -436,9 +438,9 @@ class SmtpConnection(asyncio.Protocol):
                 self._set_timer(self._deadline)
             return
         self._server.has_stalled |= self._is_started_behind and self.protocol.is_unanswered
-        self._set_error(f"timed out after {self._wait_timeout_s:g} s")
+        self._set_error(tr("timed out after {seconds:g} s", seconds=self._wait_timeout_s))
 
-    def _set_error(self, error: str) -> None:
+    def _set_error(self, error: Phrase) -> None:
         self._error = self._error or error
         if self._source is not None and self._step is not _INTENT:
             self._guarded(self._fail)
@@ -459,13 +461,28 @@ def _in_batches(pieces: Sequence[bytes]) -> Iterator[list[memoryview]]:
     yield batch
 
 
-def describe_error(error: Exception) -> str:
+_SYSTEM_ERRORS = (
+    tr("connection refused"),
+    tr("connection reset by peer"),
+    tr("connection timed out"),
+    tr("name or service not known"),
+    tr("network is unreachable"),
+    tr("no route to host"),
+    tr("temporary failure in name resolution"),
+)
+_PHRASES = {str(phrase): phrase for phrase in _SYSTEM_ERRORS}
+
+
+def describe_error(error: Exception) -> Phrase:
     """Return what went wrong: never an empty text, and without numbers of errors and the file names of OpenSSL."""
     if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
+        return verbatim(error.reason.lower().replace("_", " "))
     if isinstance(error, OSError) and error.errno and error.strerror:
         reason = error.strerror.partition(" (_ssl.c")[0]
         if reason.startswith("Connect call failed"):  # asyncio hides the reason behind the address
             reason = os.strerror(error.errno)
-        return reason[:1].lower() + reason[1:]
-    return str(error) or type(error).__name__
+        reason = reason[:1].lower() + reason[1:]
+        return _PHRASES.get(reason) or verbatim(reason)
+    if error.args and isinstance(error.args[0], Phrase):
+        return error.args[0]
+    return verbatim(str(error) or type(error).__name__)

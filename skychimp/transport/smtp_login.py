@@ -5,7 +5,8 @@ from typing import NamedTuple
 from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
-from skychimp.translation import Phrase, tr
+from skychimp.text import with_or
+from skychimp.translation import Phrase, tr, verbatim
 from skychimp.transport.interfaces import Reply
 from skychimp.transport.smtp_auth import (
     LOGIN,
@@ -22,7 +23,7 @@ from skychimp.transport.smtp_connection import SmtpConnection
 from skychimp.transport.token_command import TokenCommand
 
 USE_OAUTH = tr('set smtp.auth = "xoauth2" and smtp.token_command')
-USE_STARTTLS = 'set smtp.security = "starttls"'
+USE_STARTTLS = tr('set smtp.security = "starttls"')
 
 
 class _Refusal(NamedTuple):
@@ -84,12 +85,17 @@ class Login:
             raise RelayRefused(tr("{relay} takes no passwords, only OAuth 2 tokens", relay=self._relay), USE_OAUTH)
         if not any(has_secret[mechanism] for mechanism in wanted):
             raise RelayRefused(tr("smtp.username is set but there is no password"), tr("set smtp.password_file"))
-        names = " or ".join(mechanism for mechanism in wanted if has_secret[mechanism])
-        others = f", only by {' or '.join(offered)}" if offered else ""
-        raise RelayRefused(
-            tr("{relay} does not offer login by {names}{others}", relay=self._relay, names=names, others=others),
-            self._offer_hint(offered),
-        )
+        names = with_or(verbatim(mechanism) for mechanism in wanted if has_secret[mechanism])
+        if offered:
+            message = tr(
+                "{relay} does not offer login by {wanted}, only by {offered}",
+                relay=self._relay,
+                wanted=names,
+                offered=with_or(map(verbatim, offered)),
+            )
+        else:
+            message = tr("{relay} does not offer login by {wanted}", relay=self._relay, wanted=names)
+        raise RelayRefused(message, self._offer_hint(offered))
 
     def _offer_hint(self, offered: list[str]) -> Phrase:
         if offered and self._settings.auth is not None:
@@ -98,8 +104,8 @@ class Login:
             return tr("use a mail server that offers it")
         if self._settings.security == Security.NONE:
             return tr(
-                "{use_starttls} if the server offers login only with TLS, or remove smtp.username",
-                use_starttls=USE_STARTTLS,
+                "{set_starttls} if the server offers login only with TLS, or remove smtp.username",
+                set_starttls=USE_STARTTLS,
             )
         return tr("remove smtp.username if the server needs no login, or check smtp.host and smtp.port")
 

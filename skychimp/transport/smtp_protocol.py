@@ -49,7 +49,7 @@ class ReplyParser:
         data = self._buffer + data
         if data.startswith(_TLS_RECORDS):
             self.got_tls = True
-            raise ProtocolError("TLS instead of a reply")
+            raise ProtocolError(tr("TLS instead of a reply"))
         *lines, self._buffer = data.split(b"\n")
         for line in lines:
             reply, is_continued = _parse_line(line)
@@ -60,7 +60,7 @@ class ReplyParser:
                 reply = self._join_lines()
             yield reply
         if len(self._buffer) > MAX_LINE_BYTES:
-            raise ProtocolError("reply line too long")
+            raise ProtocolError(tr("reply line too long"))
 
     @property
     def is_empty(self) -> bool:
@@ -69,11 +69,13 @@ class ReplyParser:
 
     def _add_line(self, line: Reply, size: int) -> None:
         if self._lines and line.code != self._lines[0].code:
-            raise ProtocolError(f"reply with two codes: {self._lines[0].code} and {line.code}")
+            raise ProtocolError(
+                tr("reply with two codes: {first} and {second}", first=self._lines[0].code, second=line.code)
+            )
         self._lines.append(line)
         self._size += size
         if len(self._lines) > MAX_REPLY_LINES or self._size > MAX_REPLY_BYTES:
-            raise ProtocolError("reply too long")
+            raise ProtocolError(tr("reply too long"))
 
     def _join_lines(self) -> Reply:
         first, text = self._lines[0], "\n".join(line.text for line in self._lines)
@@ -84,10 +86,10 @@ class ReplyParser:
 def _parse_line(line: bytes) -> tuple[Reply, bool]:
     """Parse one line as a reply. The second value says whether the reply continues on the next line."""
     if len(line) > MAX_LINE_BYTES:
-        raise ProtocolError("reply line too long")
+        raise ProtocolError(tr("reply line too long"))
     match = _REPLY_LINE.fullmatch(line.removesuffix(b"\r"))
     if match is None:
-        raise ProtocolError(f"invalid reply: {line[:100]!a}")
+        raise ProtocolError(tr("invalid reply: {reply!a}", reply=line[:100]))
     code, separator, enhanced = match.group(1, 3, 4)
     text = match[0].decode("utf-8", "backslashreplace")
     return Reply(int(code), (enhanced or b"").decode(), text), separator == b"-"
@@ -253,7 +255,7 @@ class SmtpProtocol:
                 if not self.is_usable:
                     return
             if not self._expected_replies and self._stage is not _BODY and not self._parser.is_empty:
-                raise ProtocolError("unexpected input from the server")
+                raise ProtocolError(tr("unexpected input from the server"))
         except ProtocolError:
             self.is_usable = False
             raise
@@ -273,7 +275,7 @@ class SmtpProtocol:
             self.is_usable = False
             return self._finish(SendResult(Phase.DATA, reply))
         if not self._expected_replies:
-            raise ProtocolError(f"unexpected reply: {reply.text[:100]!a}")
+            raise ProtocolError(tr("unexpected reply: {reply!a}", reply=reply.text[:100]))
         self._expected_replies -= 1
         if reply.code == 421:
             self.is_usable = False
@@ -289,7 +291,7 @@ class SmtpProtocol:
     def _handle_dot_reply(self, reply: Reply) -> Event:
         if 300 <= reply.code < 400:
             self.is_usable = False
-            error = f"invalid reply to the final dot: {reply.text[:100]!a}"
+            error = tr("invalid reply to the final dot: {reply!a}", reply=reply.text[:100])
             return self._finish(SendResult(Phase.DOT, None, error, dot_written=True))
         result = self._finish(SendResult(Phase.DOT, reply, dot_written=True))
         if self._has_next:
@@ -301,7 +303,8 @@ class SmtpProtocol:
         phase = self._unanswered[0]
         accepted = reply.code == 354 if phase is _PHASE_DATA else 200 <= reply.code < 300
         if not accepted and reply.code < 400:
-            raise ProtocolError(f"invalid reply to {phase.upper()}: {reply.text[:100]!a}")
+            problem = tr("invalid reply to {command}: {reply!a}", command=phase.upper(), reply=reply.text[:100])
+            raise ProtocolError(problem)
         if not accepted and self._result is None:
             self._result = SendResult(phase, reply)
         del self._unanswered[0]
@@ -373,11 +376,7 @@ class SmtpProtocol:
         if "8BITMIME" not in self.capabilities and not email.data.isascii():
             return _refuse(Phase.DATA, 554, "5.6.3", "the mail server does not support 8-bit emails (8BITMIME)")
         if self._max_size is not None and self._max_size < email.size:
-            reason = tr(
-                "the email has {size} bytes, the mail server accepts at most {max_size}",
-                size=email.size,
-                max_size=self._max_size,
-            )
+            reason = f"the email has {email.size} bytes, the mail server accepts at most {self._max_size}"
             return _refuse(Phase.DATA, 552, "5.3.4", reason)
         return None
 
@@ -394,7 +393,7 @@ class SmtpProtocol:
     def _require_idle(self) -> None:
         if not self.is_idle:
             self.is_usable = False
-            raise ProtocolError("unexpected input from the server")
+            raise ProtocolError(tr("unexpected input from the server"))
 
 
 def dot_stuff(data: bytes) -> bytes:

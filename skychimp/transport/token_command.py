@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from skychimp.errors import RelayRefused, RelayUnavailable
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 MAX_ERROR_LENGTH = 200
 STOP_TIMEOUT_S = 1.0
@@ -91,22 +91,20 @@ async def _read_token(process: asyncio.subprocess.Process) -> str:
     token = await _first_line(process.stdout)
     status = await process.wait()
     if status:
-        how = (
-            tr("failed with status {status}", status=status)
-            if status > 0
-            else tr("was stopped by signal {value}", value=-status)
-        )
         reason = await _first_line(process.stderr)
         if token:
             reason = reason.replace(token, "...")
-        raise RelayUnavailable(
-            tr("smtp.token_command {how}: {reason}", how=how, reason=reason[:MAX_ERROR_LENGTH] or "no error message"),
-            _HINT,
-        )
+        raise RelayUnavailable(_failure(status, reason[:MAX_ERROR_LENGTH] or tr("no error message")), _HINT)
     if not _TOKEN.fullmatch(token):
         message = tr("smtp.token_command printed no token")
         raise RelayRefused(message, tr("it must print the token alone on the first line of its output"))
     return token
+
+
+def _failure(status: int, reason: str) -> Phrase:
+    if status > 0:
+        return tr("smtp.token_command failed with status {status}: {reason}", status=status, reason=reason)
+    return tr("smtp.token_command was stopped by signal {signal}: {reason}", signal=-status, reason=reason)
 
 
 async def _first_line(stream: asyncio.StreamReader) -> str:

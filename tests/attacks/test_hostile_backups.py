@@ -309,7 +309,7 @@ def try_to_restore(store: Store, damaged: Path, original: bytes) -> bool:
     try:
         restore(store, damaged)
     except SkychimpError as error:
-        message = error.message
+        message = str(error.message)
     else:
         message = ""
     if message:

@@ -13,6 +13,7 @@ from skychimp.errors import Denied
 from skychimp.models import AuditEntry
 from skychimp.services import system_log
 from skychimp.store.schema import create_store, open_store
+from skychimp.translation import verbatim
 
 HOME = Path("/var/lib/mailer")
 OTHER = str(os.geteuid() + 1)
@@ -205,7 +206,7 @@ def test_root_is_not_restricted_but_named(own_home: Path, monkeypatch: pytest.Mo
     environ = {"SUDO_UID": "0", "SUDO_USER": "root", "SKYCHIMP_STORE": "x"}
     shared.restrict_environment(environ)
     assert environ["SKYCHIMP_STORE"] == "x"
-    shared.require_operator("use --operator", environ=environ)
+    shared.require_operator(verbatim("use --operator"), environ=environ)
     assert shared.find_caller(environ) == (0, "root")
 
 

@@ -38,6 +38,7 @@ from skychimp.store.limits.connections import ConnectionSlots
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.runs import RunLock
 from skychimp.store.sqlite import SqliteStore
+from skychimp.translation import verbatim
 from skychimp.transport import smtp_connection
 from skychimp.transport.smtp import SmtpTransport
 from support.harness import copy_store_files
@@ -223,7 +224,7 @@ class SimulatedRun(SimulatedProcess):
         while not self._world.relay.is_healthy:
             await sender.poll()
             await sender.sleep(60)
-        sender.stop("the simulation ends")
+        sender.stop(verbatim("the simulation ends"))
 
     def declare_dead(self) -> None:
         """Let other runs take this one for dead, as its lock is gone."""

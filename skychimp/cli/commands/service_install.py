@@ -70,10 +70,10 @@ def _perform(context: Context, action: str, steps: "Sequence[Step]", *, yes: boo
     from skychimp.services.installing.steps import perform
 
     for step in steps:
-        context.out.note(str(step))
+        context.out.note(step.what)
     context.confirm(action, yes=yes)
     perform(steps)
-    context.out.record(Changed(by, [str(step) for step in steps]), None if context.out.json else ["service"])
+    context.out.record(Changed(by, [step.what for step in steps]), None if context.out.json else ["service"])
 
 
 def _warn_about_account(context: Context, user: bool) -> None:

@@ -16,12 +16,12 @@ from skychimp.delivery.attachments import parts
 from skychimp.delivery.attachments.listing import AttachedFile
 from skychimp.errors import InvalidValue
 from skychimp.text import has_control_character, shortened
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, verbatim
 
 NO_FOLDER = tr("mail.attachments_folder is not set")
 NO_FOLDER_HINT = tr("set mail.attachments_folder to the folder with the files")
 
-_REASONS = {errno.ELOOP: "it is a link", errno.ENOTDIR: "its folder is a link or a file"}
+_REASONS = {errno.ELOOP: tr("it is a link"), errno.ENOTDIR: tr("its folder is a link or a file")}
 
 
 class FileUnavailable(InvalidValue):
@@ -84,9 +84,12 @@ class AttachmentsFolder:
 
     def _require_size(self, path: str, size: int) -> None:
         if size > self._max_size:
-            limit = f"{self._max_size // 1000:,} kB (mail.max_attachment_size)"
             raise FileUnavailable(
-                tr("cannot attach {path}: with it, the files have more than {limit}", path=shortened(path), limit=limit)
+                tr(
+                    "cannot attach {path}: with it, the files have more than {limit:,} kB (mail.max_attachment_size)",
+                    path=shortened(path),
+                    limit=self._max_size // 1000,
+                )
             )
 
     @contextmanager
@@ -132,6 +135,8 @@ def hash_files(own: Sequence[OwnFile]) -> str:
 
 def _reason(error: OSError, path: Path | str) -> Phrase:
     if isinstance(error, files.UnsafePlace):
-        return str(error.reason(path))
-    reason = _REASONS.get(error.errno or 0) or error.strerror or tr("unknown error")
-    return reason[:1].lower() + reason[1:]
+        return error.reason(path)
+    if (known := _REASONS.get(error.errno or 0)) is not None:
+        return known
+    text = error.strerror
+    return verbatim(text[:1].lower() + text[1:]) if text else tr("unknown error")

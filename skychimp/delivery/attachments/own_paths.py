@@ -21,7 +21,7 @@ class OwnPath:
             raise InvalidValue(
                 tr("the path of the attachment is longer than {max_length:,} characters", max_length=MAX_LENGTH), _HINT
             )
-        self.template = TextTemplate(source, "path of the attachment", values, max_length=MAX_LENGTH)
+        self.template = TextTemplate(source, tr("path of the attachment"), values, max_length=MAX_LENGTH)
         pieces = list(split_template(source))
         if any(not isinstance(piece, str) and not piece.is_output for piece in pieces):
             raise InvalidValue(

@@ -140,15 +140,19 @@ class Composer:
         from skychimp.delivery.composing.templates import DueAt, TextTemplate
 
         self._values: dict[str, object] = {"mailing": _MailingId(mailing_id), "due_at": DueAt(due_at)}
-        self._subject = TextTemplate(content.subject, "subject", self._values, max_length=MAX_RENDERED_SUBJECT_LENGTH)
+        self._subject = TextTemplate(
+            content.subject, tr("subject"), self._values, max_length=MAX_RENDERED_SUBJECT_LENGTH
+        )
         address, has_link = extras.postal_address, bool(extras.unsubscribe_url)
-        self._text = TextTemplate(content.body, "body", self._values, postal_address=address, has_link=has_link)
+        self._text = TextTemplate(content.body, tr("body"), self._values, postal_address=address, has_link=has_link)
         html = conversions.html_from_markdown(content.body) if content.format == Format.MARKDOWN else content.html
         attached = listing.parse(content.attachments)
         self._html: TextTemplate | None = None
         if html is not None:
             html = link_pictures(html, {picture.source: f"cid:{picture.content_id}" for picture in attached.pictures})
-            self._html = TextTemplate(html, "HTML", self._values, html=True, postal_address=address, has_link=has_link)
+            self._html = TextTemplate(
+                html, tr("HTML"), self._values, html=True, postal_address=address, has_link=has_link
+            )
         self._paths = [OwnPath(path, self._values) for path in attached.paths]
         parts = (self._subject, self._text, self._html, *(path.template for path in self._paths))
         self._templates = [each for each in parts if each is not None]
@@ -323,10 +327,11 @@ def message_id(secret: bytes, delivery_id: int, domain: str) -> str:
 def require_sizes(content: MessageContent, *, extra: int = 0) -> None:
     """Raise InvalidValue if a template is too large. `extra` bytes are allowed for what was inserted into it."""
     if len(content.subject) > MAX_SUBJECT_LENGTH:
-        raise InvalidValue(
-            tr("the subject is longer than {max_subject_length:,} characters", max_subject_length=MAX_SUBJECT_LENGTH)
-        )
-    for part, source, max_size in (("body", content.body, MAX_BODY_SIZE), ("HTML", content.html, MAX_HTML_SIZE)):
+        raise InvalidValue(tr("the subject is longer than {max_length:,} characters", max_length=MAX_SUBJECT_LENGTH))
+    for part, source, max_size in (
+        (tr("body"), content.body, MAX_BODY_SIZE),
+        (tr("HTML"), content.html, MAX_HTML_SIZE),
+    ):
         if source and _size(source) > max_size + extra:
             raise InvalidValue(
                 tr("the {part} is larger than {max_size:,} kB", part=part, max_size=(max_size + extra) // 1000),
@@ -435,7 +440,7 @@ def _require_known(composer: Composer, known: Collection[Field]) -> list[Field]:
     for use in composer.fields.values():
         field = find_field(use.name, known)
         if field is None:
-            raise unknown_field(use.name, known, f"line {use.line}: ")
+            raise unknown_field(use.name, known, tr("line {line}: ", line=use.line))
         found.append(field)
     return found
 

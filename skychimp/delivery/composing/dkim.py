@@ -142,10 +142,13 @@ def load_key(pem: bytes, domain: str, selector: str) -> DkimKey:
         raise InvalidValue(tr("it is not a private key in PEM format"), _MAKE_KEY) from None
     if isinstance(private, RSAPrivateKey):
         if not MIN_RSA_BITS <= private.key_size <= MAX_RSA_BITS:
-            limits = f"from {MIN_RSA_BITS:,} to {MAX_RSA_BITS:,} bits are allowed"
-            raise InvalidValue(
-                tr("the RSA key has {key_size:,} bits: {limits}", key_size=private.key_size, limits=limits), _MAKE_KEY
+            message = tr(
+                "the RSA key has {bits:,} bits: from {least:,} to {most:,} bits are allowed",
+                bits=private.key_size,
+                least=MIN_RSA_BITS,
+                most=MAX_RSA_BITS,
             )
+            raise InvalidValue(message, _MAKE_KEY)
         return DkimKey(domain, selector, private)
     if isinstance(private, Ed25519PrivateKey):
         return DkimKey(domain, selector, private)

@@ -55,7 +55,7 @@ def format_date(value: object, date_format: str) -> object:
     try:
         return date.fromisoformat(str(value)).strftime(date_format)
     except ValueError:
-        raise TemplateRuntimeError("date must be used with a date") from None
+        raise TemplateRuntimeError(tr("date must be used with a date")) from None
 
 
 def sample_values(fields: Collection[Field], text: str = "") -> dict[str, FieldValue]:

@@ -40,7 +40,7 @@ from skychimp.delivery.composing.work_budget import (
 )
 from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean
-from skychimp.translation import tr
+from skychimp.translation import Phrase, joined, tr, verbatim
 
 ATTRIBUTES = {"client": ("email", "name", "comment", "tags", "fields"), "mailing": ("id",)}
 TEXTS = ("email", "name", "comment")
@@ -62,7 +62,7 @@ MAX_TOKENS = 8 * MAX_NODES
 """Words and signs in all expressions and comments. They are counted before the tree is made, which takes longer."""
 
 _HINT = tr('run "skychimp help templates"')
-_WORK_HINT = "use fewer filters on client.comment, and none in a loop"
+_WORK_HINT = tr("use fewer filters on client.comment, and none in a loop")
 _READABLE = frozenset(name for names in ATTRIBUTES.values() for name in names)
 _DATE_FORMAT = re.compile(r"([^%]|%-?[aAbBdHIjmMpSyYZz]|%%)*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -156,7 +156,12 @@ class TextTemplate:
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             hint = _WORK_HINT if isinstance(error, TooMuchWork) else None
             raise InvalidValue(
-                tr("the {field}, line {line}: {cut}", field=self._field, line=self._line(error), cut=_cut(str(error))),
+                tr(
+                    "the {field}, line {line}: {problem}",
+                    field=self._field,
+                    line=self._line(error),
+                    problem=_problem(error),
+                ),
                 hint,
             ) from None
         self._require_length(sum(map(len, pieces)))
@@ -334,7 +339,7 @@ def _compiled(
         return _Compiled(environment.from_string(tree), kinds, segments, variables, fields, required)
     except TemplateSyntaxError as error:
         raise InvalidValue(
-            tr("the {field}, line {lineno}: {cut}", field=field, lineno=error.lineno, cut=_cut(error.message or "")),
+            tr("the {field}, line {line}: {problem}", field=field, line=error.lineno, problem=_problem(error)),
             _HINT,
         ) from None
     except (RecursionError, ValueError):  # thousands of parentheses, or integers of thousands of digits
@@ -357,7 +362,7 @@ def _check(node: nodes.Node, loop_names: frozenset[str], depth: int) -> None:
     if not depth:
         raise _syntax_error(node, tr("the template is nested too deeply"))
     if not isinstance(node, _ALLOWED_NODES):
-        raise _syntax_error(node, tr("{lower} is not allowed", lower=type(node).__name__.lower()))
+        raise _syntax_error(node, tr("{node} is not allowed", node=type(node).__name__.lower()))
     if isinstance(node, nodes.Getattr):
         _check_attribute(node)
         return
@@ -377,10 +382,8 @@ def _check_name(node: nodes.Name, loop_names: frozenset[str]) -> None:
     if node.name in loop_names:
         return
     if node.name not in VARIABLES:
-        raise _syntax_error(
-            node,
-            tr("unknown variable {name}{suggestion}", name=node.name, suggestion=_suggestion(node.name, VARIABLES)),
-        )
+        problem = tr("unknown variable {name}", name=node.name)
+        raise _syntax_error(node, _with_suggestion(problem, node.name, VARIABLES))
     if node.name in ATTRIBUTES:
         example = f"{node.name}.{ATTRIBUTES[node.name][0]}"
         raise _syntax_error(
@@ -405,22 +408,14 @@ def _check_attribute(node: nodes.Getattr) -> None:
     owner = node.node.name if isinstance(node.node, nodes.Name) else ""
     attributes = ATTRIBUTES.get(owner, ())
     if node.attr not in attributes:
-        raise _syntax_error(
-            node,
-            tr(
-                "unknown attribute {owner}.{attr}{suggestion}",
-                owner=owner,
-                attr=node.attr,
-                suggestion=_suggestion(node.attr, attributes),
-            ),
-        )
+        problem = tr("unknown attribute {owner}.{name}", owner=owner, name=node.attr)
+        raise _syntax_error(node, _with_suggestion(problem, node.attr, attributes))
 
 
 def _check_filter(node: nodes.Filter) -> None:
     if node.name not in FILTERS:
-        raise _syntax_error(
-            node, tr("unknown filter {name}{suggestion}", name=node.name, suggestion=_suggestion(node.name, FILTERS))
-        )
+        problem = tr("unknown filter {name}", name=node.name)
+        raise _syntax_error(node, _with_suggestion(problem, node.name, FILTERS))
     if node.kwargs or node.dyn_args or node.dyn_kwargs or not all(map(_is_short, node.args)):
         raise _syntax_error(
             node,
@@ -470,17 +465,19 @@ def _is_date(node: nodes.Node | None) -> bool:
     return (isinstance(node, nodes.Name) and node.name == "due_at") or field_key(node) is not None
 
 
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    suggestion = did_you_mean(word, known)
-    return f"; {suggestion}" if suggestion else ""
+def _with_suggestion(problem: Phrase, word: str, known: Iterable[str]) -> Phrase:
+    return joined("; ", (problem, did_you_mean(word, known)))
 
 
-def _cut(reason: str) -> str:
-    """Return a reason without most of the long name that it may contain."""
-    return reason if len(reason) <= _MAX_REASON_LENGTH else reason[:_MAX_REASON_LENGTH] + "…"
+def _problem(error: Exception) -> Phrase:
+    """Return what an error says, without most of the long name that it may contain."""
+    problem = error.args[0] if error.args else ""
+    if len(text := str(problem)) > _MAX_REASON_LENGTH:
+        return verbatim(text[:_MAX_REASON_LENGTH] + "…")
+    return problem if isinstance(problem, Phrase) else verbatim(text)
 
 
-def _syntax_error(node: nodes.Node, reason: str) -> TemplateSyntaxError:
+def _syntax_error(node: nodes.Node, reason: Phrase) -> TemplateSyntaxError:
     line = next((each.lineno for each in (node, *node.find_all(nodes.Node)) if each.lineno), 1)
     return TemplateSyntaxError(reason, line)
 

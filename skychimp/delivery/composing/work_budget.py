@@ -13,6 +13,8 @@ from jinja2 import TemplateRuntimeError, nodes, pass_context
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 
+from skychimp.translation import tr
+
 MAX_WORK = 500_000
 """Units of work for one template and one client."""
 
@@ -46,7 +48,7 @@ class CountingContext(Context):
         """Subtract units of work. Raises TooMuchWork if none are left."""
         self.work_left -= work
         if self.work_left < 0:
-            raise TooMuchWork("the filters and loops take too long")
+            raise TooMuchWork(tr("the filters and loops take too long"))
 
 
 def count_work(tree: nodes.Template) -> None:

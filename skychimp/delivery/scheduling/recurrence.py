@@ -14,6 +14,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from skychimp.models import CatchUp, Every
+from skychimp.text import NO_TEXT
+from skychimp.translation import Phrase, joined, tr
 
 GRACE = {Every.DAY: timedelta(hours=12), Every.WEEK: timedelta(days=2), Every.MONTH: timedelta(days=5)}
 """How late an occurrence may still be sent. A one-time mailing may be as late as its end allows."""
@@ -51,7 +53,7 @@ class DueTime(NamedTuple):
 
     at: datetime
     local: datetime
-    note: str = ""
+    note: Phrase = NO_TEXT
 
 
 class Plan(NamedTuple):
@@ -202,12 +204,12 @@ def _is_skipped_date(local: datetime, zone: ZoneInfo) -> bool:
     return all(_to_utc(end, zone).astimezone(zone).date() != local.date() for end in ends)
 
 
-def _note(schedule: Schedule, local: datetime, at: datetime, zone: ZoneInfo) -> str:
+def _note(schedule: Schedule, local: datetime, at: datetime, zone: ZoneInfo) -> Phrase:
     notes = []
     if schedule.every == Every.MONTH and local.day != schedule.start.day:
-        notes.append("last day of the month")
+        notes.append(tr("last day of the month"))
     if at.astimezone(zone).replace(tzinfo=None) != local:
-        notes.append(f"moved from {local:%H:%M} by the clock change")
+        notes.append(tr("moved from {time:%H:%M} by the clock change", time=local))
     if local.replace(tzinfo=zone, fold=0).utcoffset() > local.replace(tzinfo=zone, fold=1).utcoffset():  # type: ignore[operator]
-        notes.append(f"first of two {local:%H:%M}")
-    return ", ".join(notes)
+        notes.append(tr("first of two {time:%H:%M}", time=local))
+    return joined(", ", notes) if notes else NO_TEXT

@@ -16,10 +16,11 @@ from sqlalchemy import Connection as StoreConnection
 from skychimp.config.settings import Settings
 from skychimp.delivery.attachments.folder import AttachmentsFolder
 from skychimp.delivery.sending.recorder import Recorder
-from skychimp.errors import ConfigError, OutboxFailed, RelayRefused, RelayUnavailable
+from skychimp.errors import ConfigError, OutboxFailed, RelayRefused, RelayUnavailable, SkychimpError
 from skychimp.store import relay_pauses
 from skychimp.store.limits.connections import ConnectionSlots
-from skychimp.translation import Phrase, tr
+from skychimp.text import NO_TEXT
+from skychimp.translation import Phrase, tr, verbatim
 from skychimp.transport.interfaces import Connection, Transport
 
 log = logging.getLogger("skychimp")
@@ -44,7 +45,7 @@ class ConnectionPool:
         slots: ConnectionSlots,
         *,
         now: Callable[[], datetime],
-        give_up: Callable[[str, str], None],
+        give_up: Callable[[Phrase, Phrase], None],
         waits_forever: bool = False,
     ) -> None:
         self._transport = transport
@@ -111,7 +112,7 @@ class ConnectionPool:
             self.limit, self._may_be_paused = 0, True
             self._give_up(_paused(reason), tr('run "skychimp doctor"'))
 
-    def pause(self, reason: str, hint: Phrase) -> None:
+    def pause(self, reason: Phrase, hint: Phrase) -> None:
         """Pause the relay until its settings change or the next probe is due: it takes no email, whatever the email."""
         if not self.limit:  # another connection has already paused it, and counts as the same probe
             return
@@ -128,7 +129,7 @@ class ConnectionPool:
             if self._is_probing:
                 self._is_probing, self.limit = False, self.max_connections
 
-    def lose_patience(self, refused_for_s: float, reason: str, hint: Phrase) -> None:
+    def lose_patience(self, refused_for_s: float, reason: Phrase, hint: Phrase) -> None:
         """Give up if the mail server has taken nothing for longer than `run.patience`."""
         if self._patience is not None and refused_for_s > self._patience.total_seconds():
             self._give_up(tr("the mail server takes no more email for now: {reason}", reason=reason), hint)
@@ -247,7 +248,7 @@ class ConnectionPool:
                 if not probes:
                     raise
                 return await self._probe(error)
-            self.pause(error.message, error.hint or "")
+            self.pause(error.message, error.hint or NO_TEXT)
             return None
 
     async def _probe(self, unavailable: RelayUnavailable) -> Connection | None:
@@ -261,7 +262,7 @@ class ConnectionPool:
             wait_exponential_jitter,
         )
 
-        hint = unavailable.hint or ""
+        hint = unavailable.hint or NO_TEXT
         is_outbox = isinstance(unavailable, OutboxFailed)
         relay, reason, now = self._transport.relay, unavailable.message, self._now()
         self._may_be_paused = True  # so that the next email that is accepted ends this record, too
@@ -291,7 +292,7 @@ class ConnectionPool:
         except RetryError as error:
             self._give_up(_unavailable(error.last_attempt.exception()), hint)
         except RelayRefused as error:
-            self.pause(error.message, error.hint or "")
+            self.pause(error.message, error.hint or NO_TEXT)
         except _StoppedError:
             pass
         return None
@@ -334,9 +335,10 @@ def _content(read_file: Callable[[], object]) -> object:
         return error.message
 
 
-def _paused(reason: str) -> str:
-    return f"the mail server is paused: {reason}"
+def _paused(reason: str) -> Phrase:
+    return tr("the mail server is paused: {reason}", reason=reason)
 
 
-def _unavailable(error: object) -> str:
-    return str(error) if isinstance(error, OutboxFailed) else f"the mail server is unavailable: {error}"
+def _unavailable(error: object) -> Phrase:
+    reason = error.message if isinstance(error, SkychimpError) else verbatim(str(error))
+    return reason if isinstance(error, OutboxFailed) else tr("the mail server is unavailable: {reason}", reason=reason)

@@ -26,6 +26,8 @@ from skychimp.delivery.sending.sparing_polls import SparingPolls, StoreWatch
 from skychimp.delivery.sending.stop_signals import RELOADED, StopSignals
 from skychimp.errors import StoreFailed, StoreHeld
 from skychimp.store.database import BATCH_PAUSE_S, Store
+from skychimp.text import NO_TEXT
+from skychimp.translation import Phrase
 
 log = logging.getLogger("skychimp")
 
@@ -106,10 +108,10 @@ async def _send_until_stopped(
 
 async def _wait_while_held(
     watch: StoreWatch, settings: Settings, hooks: DaemonHooks, stop_signals: StopSignals, error: StoreHeld
-) -> str:
+) -> Phrase:
     """Wait until the store is no longer on hold. Return "", or the reason to stop if a signal came first."""
     log.warning(error.message, extra={"hint": error.hint})
-    reason = ""
+    reason = NO_TEXT
     while not reason and (not await watch.has_changed() or await _is_still_held(watch.store)):
         hooks.alive()
         watch.store.check_file()

@@ -44,6 +44,7 @@ from skychimp.store.occurrences.canary import NOT_COUNTED, Judged
 from skychimp.store.occurrences.progress import NOTHING_READ
 from skychimp.store.occurrences.sweeping import NOTHING_LOOKED, Swept
 from skychimp.store.runs import RunLock
+from skychimp.text import NO_TEXT
 from skychimp.translation import Phrase
 from skychimp.transport.interfaces import Transport
 
@@ -100,7 +101,7 @@ class Dispatcher:
         self._sweeping: asyncio.Task[None] | None = None
         self._stoppable: tuple[ConnectionPool | Claims | Recorder, ...] = ()
 
-    def stop(self, reason: str, hint: Phrase = "") -> None:
+    def stop(self, reason: Phrase, hint: Phrase = NO_TEXT) -> None:
         """Start no more emails. Those in progress are finished."""
         if not self.stats.stopped:
             self.stats.stopped, self.stats.hint = reason, hint
@@ -212,7 +213,7 @@ class Dispatcher:
         """Sleep, but wake up when the dispatcher is stopped."""
         await self._pool.sleep(seconds)
 
-    def _give_up(self, reason: str, hint: Phrase) -> None:
+    def _give_up(self, reason: Phrase, hint: Phrase) -> None:
         """Handle that nothing can be sent now: a run ends, a daemon releases what it has claimed."""
         if not self.keeps_polling:
             self.stop(reason, hint)

@@ -35,7 +35,7 @@ from skychimp.store.database import Store
 from skychimp.store.ledger import ResultCounts
 from skychimp.store.occurrences import opening, stored_files
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.text import count_of, shortened
+from skychimp.text import NO_TEXT, count_of, shortened
 from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import OutgoingEmail
 
@@ -45,7 +45,7 @@ _M = tables.mailing
 ALIKE_IN_A_ROW, ALIKE_IN_ALL = 5, 3
 """How many refusals in the same words are a pattern."""
 
-NO_LINK = "the message uses {{ unsubscribe_url }}, but neither web.url nor inbound.address is set"
+NO_LINK = tr("the message uses {{ unsubscribe_url }}, but neither web.url nor inbound.address is set")
 NO_LINK_HINT = tr("set web.url or inbound.address")
 
 
@@ -111,20 +111,27 @@ class OccurrenceEmails:
         """Return whether enough emails failed to disable the mailing."""
         return has_too_many_failures(self.failed, self.tried, policy)
 
-    def why_too_many_bounces(self, policy: RetryPolicy) -> Phrase | None:
+    def why_too_many_bounces(self, policy: RetryPolicy) -> str | None:
         """Return why the mailing is to be held for hard bounces, or None if it is not."""
         if self.may_bounce or self.is_stopped:
             return None
         return Rate(RateKind.BOUNCES, self.bounced, self.tried).why_too_high(policy.bounce_rate)
 
     @property
-    def failures(self) -> str:
+    def failures(self) -> Phrase:
         """How many emails failed, in words."""
-        lacking = f", {self.lacking_files:,} of them because a file is missing" if self.lacking_files else ""
-        return f"{self.failed:,} of {count_of(self.tried, 'email')} failed{lacking}"
+        emails = count_of(self.tried, "email")
+        if not self.lacking_files:
+            return tr("{failed:,} of {emails} failed", failed=self.failed, emails=emails)
+        return tr(
+            "{failed:,} of {emails} failed, {lacking_files:,} of them because a file is missing",
+            failed=self.failed,
+            emails=emails,
+            lacking_files=self.lacking_files,
+        )
 
     @property
-    def problem(self) -> tuple[str, str] | None:
+    def problem(self) -> tuple[Phrase, Phrase] | None:
         """Why no email can be sent with the present settings, and a hint. None if they can be."""
         composer = self.content.composer
         if composer is None:
@@ -186,7 +193,7 @@ class OccurrenceContent(NamedTuple):
 
     return_path: str
     composer: Composer | None
-    error: str = ""
+    error: Phrase = NO_TEXT
     extras: Extras = NO_EXTRAS
     key: TokenKey | None = None
     has_bounce_tokens: bool = False
@@ -290,7 +297,7 @@ def _compile(
     except InvalidValue as error:
         return OccurrenceContent(content.return_path, None, error.message)
     except Exception as error:
-        return OccurrenceContent(content.return_path, None, f"cannot compose the email: {error!r}")
+        return OccurrenceContent(content.return_path, None, tr("cannot compose the email: {error!r}", error=error))
     made = OccurrenceContent(content.return_path, composer, extras=added, key=_token_key(keys, added.key))
     if not added.inbound_address or made.key is None:
         return made

@@ -25,7 +25,8 @@ from skychimp.store.holds import HeldMailing
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.occurrences import return_counts
 from skychimp.store.queue import ClaimedDelivery
-from skychimp.translation import Phrase, tr
+from skychimp.text import NO_TEXT
+from skychimp.translation import Phrase, tr, verbatim
 from skychimp.transport.interfaces import OUTBOX, OutgoingEmail, Phase, SendResult
 
 log = logging.getLogger("skychimp")
@@ -54,8 +55,8 @@ class RunStats:
     replaced: int = 0
     queued: int = 0
     waiting: int = 0
-    stopped: str = ""
-    hint: Phrase = ""
+    stopped: Phrase = NO_TEXT
+    hint: Phrase = NO_TEXT
     held: Sequence[HeldMailing] = ()
     """The mailings that an earlier run has held, or whose clients this one could not choose."""
 
@@ -71,6 +72,12 @@ class Sending(NamedTuple):
     email: OutgoingEmail | None
     error: str
     lacks_file: bool = False
+
+
+def _why(result: SendResult, decision: Decision) -> tuple[Phrase, Phrase]:
+    """Return what the mail server has replied, and what to do about it."""
+    hint = decision.verdict.remedy if decision.verdict else NO_TEXT
+    return verbatim(result.reply.text if result.reply else result.error), hint
 
 
 class Outcomes:
@@ -242,20 +249,19 @@ class Outcomes:
 
     def _react(self, sending: Sending, result: SendResult, decision: Decision, emails_before: int) -> None:
         """Do what a result means for the emails after it."""
-        reply, hint = result.reply.text if result.reply else result.error, decision.verdict and decision.verdict.remedy
         match decision.reaction:
             case Reaction.FEWER_CONNECTIONS:
                 self._pool.reduce_limit()
             case Reaction.FEWER_PER_CONNECTION:
                 self._pool.limit_emails_per_connection(emails_before)
             case Reaction.HOLD_RELAY:
-                self._pool.pause(reply, hint or "")
+                self._pool.pause(*_why(result, decision))
             case Reaction.HOLD_MAILING:
-                self._hold(sending.occurrence, reply, hint or "", [])
+                self._hold(sending.occurrence, *_why(result, decision), [])
         if decision.is_limit:
-            self._react_to_limit(decision, reply, hint or "")
+            self._react_to_limit(decision, *_why(result, decision))
 
-    def _react_to_limit(self, decision: Decision, reply: str, hint: Phrase) -> None:
+    def _react_to_limit(self, decision: Decision, reply: Phrase, hint: Phrase) -> None:
         """Slow down if the rate is too high. If nothing passes, whatever the limit is, only waiting helps."""
         self._limits_in_a_row += 1
         if decision.reaction == Reaction.SLOWER:

@@ -25,7 +25,7 @@ from skychimp.store import holds, runs
 from skychimp.store.database import Store
 from skychimp.store.postgres import failover
 from skychimp.store.runs import OtherRun, RunLock
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 
 class AlreadySending(Exception):
@@ -41,7 +41,7 @@ def send_due(
     settings: Settings,
     options: RunOptions | None = None,
     report: Callable[[RunStats], None] = lambda stats: None,
-    warn: Callable[[str], None] = lambda text: None,
+    warn: Callable[[Phrase], None] = lambda text: None,
 ) -> RunStats:
     """Send what is due now, once, and return the stats.
 
@@ -98,7 +98,7 @@ def require_not_held(db: Connection) -> None:
         raise StoreHeld(tr("the store is on hold {reason}", reason=reason), tr('run "skychimp resolve --restored"'))
 
 
-def why_held(store: Store) -> str | None:
+def why_held(store: Store) -> Phrase | None:
     """Return since what the store is on hold, such as "after a restore", or None if it is not."""
     with store.read() as db:
         return holds.why_held(db.connection())
@@ -122,25 +122,26 @@ def with_own_sender(settings: Settings) -> Settings:
     """
     mail = settings.mail
     if mail.sender is None:
-        file = f" in {settings.config_file}" if settings.config_file else ""
-        raise ConfigError(tr("mail.sender is not set"), tr('set mail.sender = "Name <address>"{file}', file=file))
+        hint = tr('set mail.sender = "Name <address>"')
+        if settings.config_file:
+            hint = tr('set mail.sender = "Name <address>" in {file}', file=settings.config_file)
+        raise ConfigError(tr("mail.sender is not set"), hint)
     return_path = mail.return_path or addresses.parse_sender(mail.sender)[1]
     return settings.model_copy(update={"mail": mail.model_copy(update={"return_path": return_path})})
 
 
-def with_fitting_connections(settings: Settings, warn: Callable[[str], None]) -> Settings:
+def with_fitting_connections(settings: Settings, warn: Callable[[Phrase], None]) -> Settings:
     """Return the settings with no more connections than files may be open at once. `warn` is told if they are fewer."""
     wanted = settings.smtp.connections
     fitting = fitting_connections(wanted)
     if fitting == wanted or settings.mail.transport != "smtp":
         return settings
-    reason = tr("at most {open_files_limit} files may be open at once", open_files_limit=open_files_limit())
     warn(
         tr(
-            'using {fitting} of {wanted} connections: {reason} (see "ulimit -n")',
+            'using {fitting} of {wanted} connections: at most {limit} files may be open at once (see "ulimit -n")',
             fitting=fitting,
             wanted=wanted,
-            reason=reason,
+            limit=open_files_limit(),
         )
     )
     return settings.model_copy(update={"smtp": settings.smtp.model_copy(update={"connections": fitting})})
@@ -157,7 +158,7 @@ def require_files(settings: Settings) -> None:
     load_keys(settings.dkim)
 
 
-async def _send(dispatcher: Dispatcher, warn: Callable[[str], None]) -> RunStats:
+async def _send(dispatcher: Dispatcher, warn: Callable[[Phrase], None]) -> RunStats:
     stop_signals = StopSignals([signal.SIGINT, signal.SIGTERM], warn)
     with stop_signals:
         stop_signals.attach(dispatcher)

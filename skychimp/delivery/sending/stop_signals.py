@@ -7,8 +7,10 @@ import signal
 from collections.abc import Callable, Sequence
 
 from skychimp.delivery.sending.dispatcher import Dispatcher
+from skychimp.text import NO_TEXT
+from skychimp.translation import Phrase, tr
 
-INTERRUPTED, TERMINATED, RELOADED = "interrupted", "terminated", "reloaded"
+INTERRUPTED, TERMINATED, RELOADED = tr("interrupted"), tr("terminated"), tr("reloaded")
 _REASONS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: RELOADED}
 
 
@@ -19,12 +21,12 @@ class StopSignals:
     process at once. `warn` is called with a text for the user.
     """
 
-    def __init__(self, signals: Sequence[signal.Signals], warn: Callable[[str], None]) -> None:
+    def __init__(self, signals: Sequence[signal.Signals], warn: Callable[[Phrase], None]) -> None:
         self._signals = signals
         self._warn = warn
         self._loop = asyncio.get_running_loop()
         self._dispatcher: Dispatcher | None = None
-        self._pending_reason = ""
+        self._pending_reason = NO_TEXT
         self._received = asyncio.Event()
 
     def attach(self, dispatcher: Dispatcher) -> None:
@@ -32,14 +34,14 @@ class StopSignals:
         self._dispatcher = dispatcher
         if self._pending_reason:
             dispatcher.stop(self._pending_reason)
-        self._pending_reason = ""
+        self._pending_reason = NO_TEXT
 
-    async def wait(self, timeout_s: float) -> str:
+    async def wait(self, timeout_s: float) -> Phrase:
         """Wait for a signal while there is no dispatcher. Return the reason to stop, or "" after the timeout."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._received.wait(), timeout_s)
         self._received.clear()
-        reason, self._pending_reason = self._pending_reason, ""
+        reason, self._pending_reason = self._pending_reason, NO_TEXT
         return reason
 
     def __enter__(self) -> None:
@@ -61,4 +63,4 @@ class StopSignals:
         else:
             self._dispatcher.stop(reason)
         if number != signal.SIGHUP:
-            self._warn("finishing emails in progress; interrupt again to stop at once")
+            self._warn(tr("finishing emails in progress; interrupt again to stop at once"))

@@ -8,7 +8,7 @@ from skychimp.errors import ConfigError, NotFound, SkychimpError
 from skychimp.services.installing.command import command_words, on_one_line
 from skychimp.services.installing.steps import RunProgram, Step, run_program
 from skychimp.shell import command_line, run_hint, run_line_hint
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 MARK = "# skychimp service install"
 """Ends a line that we have added. The shell takes it for a comment."""
@@ -28,7 +28,7 @@ def install_steps(settings: Settings) -> list[Step]:
     """
     line = f"{make_line(settings)} {MARK}"
     others = [each for each in _read_lines() if not _is_ours(each, settings)]
-    return [_write([*others, line], f"add to the crontab: {line}")]
+    return [_write([*others, line], tr("add to the crontab: {line}", line=line))]
 
 
 def remove_steps(settings: Settings) -> list[Step]:
@@ -38,7 +38,7 @@ def remove_steps(settings: Settings) -> list[Step]:
     if not ours:
         raise NotFound(tr("the crontab has no line for this installation"), run_hint("service", "install"))
     others = [each for each in lines if each not in ours]
-    return [_write(others, f"remove from the crontab: {ours[0]}")]
+    return [_write(others, tr("remove from the crontab: {line}", line=ours[0]))]
 
 
 def _is_ours(line: str, settings: Settings) -> bool:
@@ -61,10 +61,10 @@ def _read_lines() -> list[str]:
         return []
     # An unreadable crontab must not be taken for an empty one, which would replace it.
     raise SkychimpError(
-        tr("cannot read the crontab: {partition}", partition=done.stderr.strip().partition(chr(10))[0]),
+        tr("cannot read the crontab: {reason}", reason=done.stderr.strip().partition(chr(10))[0]),
         run_line_hint("crontab", "-l"),
     )
 
 
-def _write(lines: list[str], shown: str) -> Step:
+def _write(lines: list[str], shown: Phrase) -> Step:
     return RunProgram(("crontab", "-"), run_line_hint("crontab", "-e"), "".join(f"{line}\n" for line in lines), shown)

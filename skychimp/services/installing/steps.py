@@ -17,7 +17,11 @@ TIMEOUT_S = 120
 
 
 class Step(Protocol):
-    """Something to do. As text, it says what: `write /etc/systemd/system/skychimp.service`."""
+    """Something to do."""
+
+    @property
+    def what(self) -> Phrase:
+        """What is done: `write /etc/systemd/system/skychimp.service`."""
 
     def perform(self) -> None:
         """Do it. Raises SkychimpError."""
@@ -30,8 +34,10 @@ class WriteFile:
     path: Path
     text: str
 
-    def __str__(self) -> str:
-        return f"write {self.path}"
+    @property
+    def what(self) -> Phrase:
+        """What is done."""
+        return tr("write {file}", file=self.path)
 
     def perform(self) -> None:
         """Write it. Raises SkychimpError."""
@@ -52,8 +58,10 @@ class RemoveFile:
 
     path: Path
 
-    def __str__(self) -> str:
-        return f"remove {self.path}"
+    @property
+    def what(self) -> Phrase:
+        """What is done."""
+        return tr("remove {file}", file=self.path)
 
     def perform(self) -> None:
         """Remove it. Raises SkychimpError."""
@@ -73,17 +81,19 @@ class RunProgram:
     words: tuple[str, ...]
     hint: Phrase
     stdin: str = ""
-    shown: str = ""
+    shown: Phrase | None = None
 
-    def __str__(self) -> str:
-        return self.shown or f"run {command_line(*self.words)}"
+    @property
+    def what(self) -> Phrase:
+        """What is done."""
+        return self.shown or tr("run {command}", command=command_line(*self.words))
 
     def perform(self) -> None:
         """Run it. Raises SkychimpError if it fails."""
         done = run_program(*self.words, stdin=self.stdin)
         if done.returncode:
             reason = done.stderr.strip().partition("\n")[0] or tr(
-                "it exited with status {returncode}", returncode=done.returncode
+                "it exited with status {status}", status=done.returncode
             )
             raise SkychimpError(
                 tr("{command} failed: {reason}", command=command_line(*self.words), reason=reason), self.hint
@@ -113,6 +123,6 @@ def run_program(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str
         raise SkychimpError(tr("{command} does not end", command=command_line(*words)), tr("run it yourself")) from None
     except OSError as error:
         raise SkychimpError(
-            tr("cannot run {words}: {strerror}", words=words[0], strerror=error.strerror),
+            tr("cannot run {program}: {strerror}", program=words[0], strerror=error.strerror),
             tr("check that it is installed"),
         ) from None

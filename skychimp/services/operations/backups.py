@@ -28,7 +28,7 @@ from skychimp.store.occurrences import opening, sweeping
 from skychimp.store.schema import store_path
 from skychimp.store.session import Session
 from skychimp.store.sqlite import SqliteStore
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 RESUMED = "resume sending"
 """The action in the audit trail when a person ends the hold of a restored store."""
@@ -58,7 +58,7 @@ class Backup:
     posts: int
     images: int
     missing_images: list[str]
-    differences: list[str]
+    differences: list[Phrase]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from skychimp.services.operations import sender_dns
 from skychimp.services.operations.doctor import return_path
 from skychimp.services.operations.findings import OK, Finding
 from skychimp.services.operations.sender_dns import DnsUnavailable, Lookup
-from skychimp.translation import tr
+from skychimp.text import NO_TEXT
+from skychimp.translation import Phrase, joined, tr
 
 
 class Status(StrEnum):
@@ -38,9 +39,9 @@ class Requirement:
     """One row of the table. `fix` is None if the requirement is met, and `source` is the provider's page."""
 
     provider: str
-    requirement: str
+    requirement: Phrase
     status: Status
-    fix: str | None
+    fix: Phrase | None
     source: str
 
 
@@ -49,20 +50,20 @@ class Provider(NamedTuple):
 
     name: str
     source: str
-    requires: Sequence[str]
+    requires: Sequence[Phrase]
 
 
 SPF = tr("SPF record")
 DKIM = tr("DKIM signature")
-DMARC = "DMARC record"
-ALIGNMENT = "sender's domain aligns with SPF or DKIM"
-REVERSE_DNS = "forward and reverse DNS of the mail server"
-TLS = "TLS when the mail server delivers"
-ONE_CLICK = "one-click unsubscribe (RFC 8058)"
-LIST_UNSUBSCRIBE = "List-Unsubscribe header"
-LINK = "unsubscribe link in the body"
-OWN_DOMAIN = "sender at a domain of your own"
-COMPLAINTS = f"complaint rate below {format_rate(PUBLISHED[RateKind.COMPLAINTS].most)}"
+DMARC = tr("DMARC record")
+ALIGNMENT = tr("sender's domain aligns with SPF or DKIM")
+REVERSE_DNS = tr("forward and reverse DNS of the mail server")
+TLS = tr("TLS when the mail server delivers")
+ONE_CLICK = tr("one-click unsubscribe (RFC 8058)")
+LIST_UNSUBSCRIBE = tr("List-Unsubscribe header")
+LINK = tr("unsubscribe link in the body")
+OWN_DOMAIN = tr("sender at a domain of your own")
+COMPLAINTS = tr("complaint rate below {rate}", rate=format_rate(PUBLISHED[RateKind.COMPLAINTS].most))
 
 PROVIDERS = (
     Provider(
@@ -109,7 +110,7 @@ def compare(settings: Settings, lookup: Lookup, selector: str | None = None) -> 
 
 class _Result(NamedTuple):
     status: Status
-    fix: str | None = None
+    fix: Phrase | None = None
 
 
 class _Checks:
@@ -132,7 +133,7 @@ class _Checks:
             OWN_DOMAIN: self._own_domain,
         }
 
-    def check(self, requirement: str) -> _Result:
+    def check(self, requirement: Phrase) -> _Result:
         """Return whether a requirement is met. Without a name server, what DNS has is not knowable."""
         if (fix := _NEVER_KNOWABLE.get(requirement)) is not None:
             return _Result(NOT_KNOWABLE, fix)
@@ -140,9 +141,9 @@ class _Checks:
             return self._checks[requirement]()
         except DnsUnavailable as error:
             self._unavailable = error
-            return _Result(NOT_KNOWABLE, f"{error.message}: {error.hint}")
+            return _Result(NOT_KNOWABLE, joined(": ", (error.message, error.hint or NO_TEXT)))
         except ConfigError as error:
-            return _Result(NOT_MET, f"{error.message}: {error.hint}")
+            return _Result(NOT_MET, joined(": ", (error.message, error.hint or NO_TEXT)))
 
     def _lookup(self, name: str, kind: str) -> Sequence[str] | None:
         """Ask the name server, unless it did not answer before."""
@@ -161,8 +162,8 @@ class _Checks:
         published = sender_dns.check_dkim(self._domain, self._selector, self._lookup)
         if published.level == OK:
             return _Result(NOT_KNOWABLE, tr("send yourself an email, and look for dkim=pass in its headers"))
-        sign_here = 'or sign here: run "skychimp dkim keygen"'
-        return _Result(NOT_MET if self._selector else NOT_KNOWABLE, f"{published.remedy}, {sign_here}")
+        fix = tr('{remedy}, or sign here: run "skychimp dkim keygen"', remedy=published.remedy)
+        return _Result(NOT_MET if self._selector else NOT_KNOWABLE, fix)
 
     def _alignment(self) -> _Result:
         domains = [key.domain for key in self._keys()]
@@ -195,14 +196,20 @@ class _Checks:
 
 
 _NEVER_KNOWABLE = {
-    REVERSE_DNS: "ask your mail server's administrator: the name of its address must lead back to the address",
-    TLS: "ask your mail server's administrator: it should use STARTTLS (Postfix: smtp_tls_security_level = may)",
-    LINK: "use {{ unsubscribe_url }} in each message",
-    COMPLAINTS: "look it up at postmaster.google.com and senders.yahooinc.com, and write only to those who agreed. "
-    'Complaints that came back are in "skychimp stats"',
+    REVERSE_DNS: tr("ask your mail server's administrator: the name of its address must lead back to the address"),
+    TLS: tr("ask your mail server's administrator: it should use STARTTLS (Postfix: smtp_tls_security_level = may)"),
+    LINK: tr("use {{ unsubscribe_url }} in each message"),
+    COMPLAINTS: tr(
+        "look it up at postmaster.google.com and senders.yahooinc.com, and write only to those who agreed. "
+        'Complaints that came back are in "skychimp stats"'
+    ),
 }
 """What to do about requirements that depend on the mail server, the messages or the recipients."""
 
 
 def _from(finding: Finding) -> _Result:
-    return _Result(MET) if finding.level == OK else _Result(NOT_MET, f"{finding.found}: {finding.remedy}")
+    return (
+        _Result(MET)
+        if finding.level == OK
+        else _Result(NOT_MET, joined(": ", (finding.found, finding.remedy or NO_TEXT)))
+    )

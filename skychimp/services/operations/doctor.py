@@ -19,14 +19,29 @@ from skychimp.delivery.sending.signing import load_keys
 from skychimp.errors import ConfigError, SkychimpError, StoreFailed
 from skychimp.models import tables
 from skychimp.services.operations import growth, relay_check, sender_dns
-from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
+from skychimp.services.operations.findings import (
+    CLOCK,
+    CONFIG,
+    CONSENT,
+    DISK,
+    GROWTH,
+    OK,
+    PROBLEM,
+    RELAY,
+    SENDER,
+    STANDBY,
+    STORE,
+    TIME_ZONE,
+    WARNING,
+    Finding,
+)
 from skychimp.shell import run_hint, run_line_hint
 from skychimp.store import holds, place, runs
 from skychimp.store.database import SQLITE, Store
 from skychimp.store.postgres.server import PostgresStore
 from skychimp.store.sqlite import SqliteStore
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import Phrase, joined, tr
 from skychimp.transport import make_outbox
 
 _C = tables.client
@@ -64,7 +79,7 @@ def check_installation(
     try:
         store = open_store()
     except SkychimpError as error:
-        yield Finding("store", PROBLEM, error.message, error.hint)
+        yield Finding(STORE, PROBLEM, error.message, error.hint)
     else:
         yield from _store(store)
         yield from _growth(store)
@@ -97,54 +112,58 @@ def file_system_type(path: Path, mounts: str) -> str:
 
 def check_disk_space(free: int, size: int) -> Finding:
     """Check whether there is enough free disk space for a store of `size` bytes."""
-    found = f"{free // MB:,} MB free"
+    free_mb = free // MB
     if free < TOO_LITTLE_SPACE:
         return Finding(
-            "disk", PROBLEM, tr("{found}: soon no outcome can be recorded", found=found), tr("free some disk space")
+            DISK,
+            PROBLEM,
+            tr("{free:,} MB free: soon no outcome can be recorded", free=free_mb),
+            tr("free some disk space"),
         )
+    found = tr("{free:,} MB free", free=free_mb)
     if free < LITTLE_SPACE or free < 2 * size:
         remedy = tr("free some disk space: upgrade and restore need twice the store's {size:,} MB", size=size // MB)
-        return Finding("disk", WARNING, found, remedy)
-    return Finding("disk", OK, found)
+        return Finding(DISK, WARNING, found, remedy)
+    return Finding(DISK, OK, found)
 
 
 def _config(settings: Settings) -> Iterator[Finding]:
-    file = settings.config_file or "no configuration file"
+    file = settings.config_file or tr("no configuration file")
     if settings.mail.sender is None:
         yield Finding(
-            "config", PROBLEM, tr("{file}; mail.sender is not set", file=file), tr('set mail.sender = "Name <address>"')
+            CONFIG, PROBLEM, tr("{file}; mail.sender is not set", file=file), tr('set mail.sender = "Name <address>"')
         )
     else:
-        yield Finding("config", OK, tr("{file}; emails are sent from {sender}", file=file, sender=settings.mail.sender))
+        yield Finding(CONFIG, OK, tr("{file}; emails are sent from {sender}", file=file, sender=settings.mail.sender))
     if settings.web.url is not None and not settings.web.url.startswith("https:"):
-        found = f"web.url is {settings.web.url}: mailbox providers accept only https for unsubscribing"
-        yield Finding("config", WARNING, found, tr("set web.url to the public https address"))
+        found = tr("web.url is {url}: mailbox providers accept only https for unsubscribing", url=settings.web.url)
+        yield Finding(CONFIG, WARNING, found, tr("set web.url to the public https address"))
     for read_file in (settings.smtp.read_password, settings.smtp.read_certificates, partial(load_keys, settings.dkim)):
         try:
             read_file()
         except ConfigError as error:
-            yield Finding("config", PROBLEM, error.message, error.hint)
-    secrets = [*(("password", path) for path in _files_with_passwords(settings))]
-    secrets += (("private key", path) for path in settings.dkim.key_file or ())
+            yield Finding(CONFIG, PROBLEM, error.message, error.hint)
+    secrets = [*((tr("password"), path) for path in _files_with_passwords(settings))]
+    secrets += ((tr("private key"), path) for path in settings.dkim.key_file or ())
     for kind, secret in secrets:
         with suppress(OSError):
             if files.can_others_read(secret.stat(), secret):
                 yield Finding(
-                    "config",
+                    CONFIG,
                     WARNING,
-                    tr("other users can read the {kind} in {secret}", kind=kind, secret=secret),
+                    tr("other users can read the {secret} in {file}", secret=kind, file=secret),
                     _chmod_hint(secret),
                 )
     try:
         settings.mail.read_timezone()
     except ConfigError as error:
-        yield Finding(tr("time zone"), WARNING, error.message, error.hint)
+        yield Finding(TIME_ZONE, WARNING, error.message, error.hint)
     if settings.service.shared and not shared.is_shared():
         remedy = tr(
-            "set service.shared in {own_config_name}, the only place where it counts",
-            own_config_name=shared.own_config_name(),
+            "set service.shared in {file}, the only place where it counts",
+            file=shared.own_config_name(),
         )
-        yield Finding("config", WARNING, tr("service.shared has no effect where it is set"), remedy)
+        yield Finding(CONFIG, WARNING, tr("service.shared has no effect where it is set"), remedy)
 
 
 def _files_with_passwords(settings: Settings) -> list[Path]:
@@ -164,7 +183,7 @@ def _sender(settings: Settings, sender: str, selector: str | None) -> Iterator[F
     try:
         lookup = sender_dns.make_lookup(settings.dns.address)
     except sender_dns.DnsUnavailable as error:
-        yield Finding("sender", WARNING, tr("not known: {message}", message=error.message), error.hint)
+        yield Finding(SENDER, WARNING, tr("not known: {message}", message=error.message), error.hint)
     else:
         address = addresses.parse_sender(sender)[1]
         yield from sender_dns.check_domain(address, return_path(settings), lookup, selector, keys)
@@ -180,11 +199,16 @@ def _store(store: Store) -> Iterator[Finding]:
 def _file(store: SqliteStore) -> Iterator[Finding]:
     about = store.description
     if damage := store.find_damage():
-        yield Finding("store", PROBLEM, f"{about}: {damage}", tr('run "skychimp restore FILE --operator"'))
+        yield Finding(
+            STORE,
+            PROBLEM,
+            tr("{about}: {damage}", about=about, damage=damage),
+            tr('run "skychimp restore FILE --operator"'),
+        )
         return
     if (part := place.find_unwritable(store.path)) is not None:
         yield Finding(
-            "store",
+            STORE,
             PROBLEM,
             tr("{about}: cannot write to {part}", about=about, part=part),
             place.permissions_hint(store.path),
@@ -193,21 +217,23 @@ def _file(store: SqliteStore) -> Iterator[Finding]:
     fs_type = file_system_type(store.path.resolve(), _mounts())
     if fs_type in NETWORK_FILE_SYSTEMS:
         remedy = tr("move the store to a local disk, and set store.url")
-        found = f"{about}: on a network file system ({fs_type}), where locks are not reliable"
-        yield Finding("store", PROBLEM, found, remedy)
+        found = tr(
+            "{about}: on a network file system ({fs_type}), where locks are not reliable", about=about, fs_type=fs_type
+        )
+        yield Finding(STORE, PROBLEM, found, remedy)
     elif (reason := _why_held(store)) is not None:
-        yield Finding("store", PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
+        yield Finding(STORE, PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
     elif _mode(store.path) & (stat.S_IRWXG | stat.S_IRWXO):
-        yield Finding("store", WARNING, tr("{about}: accessible to other users", about=about), _chmod_hint(store.path))
+        yield Finding(STORE, WARNING, tr("{about}: accessible to other users", about=about), _chmod_hint(store.path))
     elif not store.has_safe_wal:
         yield Finding(
-            "store",
+            STORE,
             WARNING,
             tr("{about}: slow journal mode (old SQLite)", about=about),
             tr('run "pip install pysqlite3"'),
         )
     else:
-        yield Finding("store", OK, about)
+        yield Finding(STORE, OK, about)
     yield check_disk_space(shutil.disk_usage(store.path.parent).free, store.path.stat().st_size)
     yield from _log(store.path)
     yield from _copies(store.path)
@@ -219,11 +245,14 @@ def _growth(store: Store) -> Iterator[Finding]:
         measured = growth.measure(store)
         if measured is not None:
             size = measured.bytes_per_million
-            room = ""
+            found = tr("a million emails take about {size:,} MB", size=size // MB)
             if store.dialect == SQLITE:
-                millions = shutil.disk_usage(store.path.parent).free / size
-                room = f"; there is room for {millions:,.1f} million more"
-            yield Finding("growth", OK, tr("a million emails take about {size:,} MB{room}", size=size // MB, room=room))
+                found = tr(
+                    "{found}; there is room for {millions:,.1f} million more",
+                    found=found,
+                    millions=shutil.disk_usage(store.path.parent).free / size,
+                )
+            yield Finding(GROWTH, OK, found)
 
 
 def _log(store: Path) -> Iterator[Finding]:
@@ -231,9 +260,9 @@ def _log(store: Path) -> Iterator[Finding]:
     with suppress(OSError):
         size = store.with_name(f"{store.name}-wal").stat().st_size
         if size > LARGE_LOG:
-            found = f"the store's write-ahead log has grown to {size // MB:,} MB"
+            found = tr("the store's write-ahead log has grown to {size:,} MB", size=size // MB)
             yield Finding(
-                "disk", WARNING, found, tr("end the commands that have been reading it, such as a paused pager")
+                DISK, WARNING, found, tr("end the commands that have been reading it, such as a paused pager")
             )
 
 
@@ -243,46 +272,49 @@ def _copies(store: Path) -> Iterator[Finding]:
     found = sorted((path.stat().st_mtime, path) for path in store.parent.iterdir() if name.fullmatch(path.name))
     if len(found) > COPIES_KEPT:
         size = sum(path.stat().st_size for _, path in found)
-        about = f"{count_of(len(found), 'copy', 'copies')} from restores and upgrades ({size // MB:,} MB)"
-        old = [path for _, path in found[:-COPIES_KEPT]]
-        yield Finding(
-            "disk", WARNING, tr("{about} in {parent}", about=about, parent=store.parent), run_line_hint("rm", *old)
+        about = tr(
+            "{copies} from restores and upgrades ({size:,} MB) in {folder}",
+            copies=count_of(len(found), "copy", "copies"),
+            size=size // MB,
+            folder=store.parent,
         )
+        old = [path for _, path in found[:-COPIES_KEPT]]
+        yield Finding(DISK, WARNING, about, run_line_hint("rm", *old))
 
 
 def _server(store: PostgresStore) -> Iterator[Finding]:
     server = store.read_server()
-    about = f"{store.description}, {server.encryption or 'not encrypted'}"
+    about = joined(", ", (store.description, server.encryption or tr("not encrypted")))
     if server.is_standby:
         yield Finding(
-            "store",
+            STORE,
             PROBLEM,
             tr("{about}: a standby, which only reads", about=about),
             tr("use the URL of the primary server"),
         )
     elif (reason := _why_held(store)) is not None:
-        yield Finding("store", PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
+        yield Finding(STORE, PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
     elif not server.survives_power_loss:
         remedy = tr("set fsync and full_page_writes to on: emails would be lost or sent twice after a crash")
         yield Finding(
-            "store", PROBLEM, tr("{about}: it does not flush what is committed to the disk", about=about), remedy
+            STORE, PROBLEM, tr("{about}: it does not flush what is committed to the disk", about=about), remedy
         )
     elif not server.has_unicode:
         remedy = tr("create the database with --locale C.UTF-8, and use store copy")
         yield Finding(
-            "store", WARNING, tr("{about}: its locale knows only ASCII, so a search finds less", about=about), remedy
+            STORE, WARNING, tr("{about}: its locale knows only ASCII, so a search finds less", about=about), remedy
         )
     else:
-        yield Finding("store", OK, about)
+        yield Finding(STORE, OK, about)
     if server.waits_for_standby:
-        yield Finding("standby", OK, tr("each commit waits for a standby server: a fail-over loses nothing"))
+        yield Finding(STANDBY, OK, tr("each commit waits for a standby server: a fail-over loses nothing"))
     elif server.standbys:
-        found = f"{count_of(server.standbys, 'standby server')}, and no commit waits for one"
+        found = tr("{servers}, and no commit waits for one", servers=count_of(server.standbys, "standby server"))
         remedy = tr("set synchronous_standby_names, or expect that a fail-over loses the last commits")
-        yield Finding("standby", WARNING, found, remedy)
+        yield Finding(STANDBY, WARNING, found, remedy)
 
 
-def _why_held(store: Store) -> str | None:
+def _why_held(store: Store) -> Phrase | None:
     with store.read() as db:
         return holds.why_held(db.connection())
 
@@ -292,11 +324,13 @@ def _clock(store: Store) -> Finding:
     with store.read() as db:
         behind = runs.clock_behind(db.connection(), now)
     if behind is not None:
-        return Finding("clock", PROBLEM, behind.message, behind.hint)
+        return Finding(CLOCK, PROBLEM, behind.message, behind.hint)
     if abs(datetime.now(UTC) - now) > _CLOCK_DIFFERENCE:
-        found = f"this machine's clock differs from the database's, which counts: {now:%Y-%m-%d %H:%M:%S} UTC"
-        return Finding("clock", WARNING, found, tr("set this machine's clock"))
-    return Finding("clock", OK, tr("{now:%Y-%m-%d %H:%M:%S} UTC", now=now))
+        found = tr(
+            "this machine's clock differs from the database's, which counts: {now:%Y-%m-%d %H:%M:%S} UTC", now=now
+        )
+        return Finding(CLOCK, WARNING, found, tr("set this machine's clock"))
+    return Finding(CLOCK, OK, tr("{now:%Y-%m-%d %H:%M:%S} UTC", now=now))
 
 
 def _consents(store: Store) -> Finding:
@@ -304,9 +338,13 @@ def _consents(store: Store) -> Finding:
     with store.read() as db:
         clients, without = db.scalar(total) or 0, db.scalar(lacking) or 0
     if without:
-        found = f"{without:,} of {count_of(clients, 'client')} have no recorded consent, and get no email"
-        return Finding("consent", WARNING, found, run_hint("help", "consent"))
-    return Finding("consent", OK, tr("a recorded consent is required, and all clients have one"))
+        found = tr(
+            "{without:,} of {clients} have no recorded consent, and get no email",
+            without=without,
+            clients=count_of(clients, "client"),
+        )
+        return Finding(CONSENT, WARNING, found, run_hint("help", "consent"))
+    return Finding(CONSENT, OK, tr("a recorded consent is required, and all clients have one"))
 
 
 def _outbox(store: Store | None) -> Finding:
@@ -314,11 +352,11 @@ def _outbox(store: Store | None) -> Finding:
         try:
             make_outbox(store.path).check()
         except SkychimpError as error:
-            return Finding("relay", PROBLEM, error.message, error.hint)
-    return Finding("relay", OK, tr("emails are written to the outbox (no mail server configured)"))
+            return Finding(RELAY, PROBLEM, error.message, error.hint)
+    return Finding(RELAY, OK, tr("emails are written to the outbox (no mail server configured)"))
 
 
-def _chmod_hint(path: Path) -> str:
+def _chmod_hint(path: Path) -> Phrase:
     return run_line_hint("chmod", "600", path)
 
 

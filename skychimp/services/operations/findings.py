@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from skychimp.translation import Phrase
+from skychimp.translation import Phrase, tr, verbatim
 
 
 class Level(StrEnum):
@@ -16,12 +16,18 @@ class Level(StrEnum):
 
 OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
 
+CONFIG, STORE, DISK, GROWTH = tr("config"), tr("store"), tr("disk"), tr("growth")
+CLOCK, TIME_ZONE, CONSENT, STANDBY = tr("clock"), tr("time zone"), tr("consent"), tr("standby")
+RELAY, SENDER, ALIGNMENT = tr("relay"), tr("sender"), tr("alignment")
+SPF, DKIM, DMARC = verbatim("SPF"), verbatim("DKIM"), verbatim("DMARC")
+"""What findings are about."""
+
 
 @dataclass(frozen=True)
 class Finding:
     """The result of one check. `remedy` says what to do, and is None if nothing has to be done."""
 
-    about: str
+    about: Phrase
     level: Level
-    found: str
+    found: Phrase
     remedy: Phrase | None = None

@@ -16,15 +16,15 @@ from skychimp.store.sqlite import SqliteStore
 from skychimp.translation import Phrase, tr
 
 RESTORE = tr('run "skychimp restore FILE --operator"')
-FOREIGN = "remove it with sqlite3 if you know it, else restore a backup"
-REPORT = "report this as a bug in Skychimp, unless somebody has edited the store"
+FOREIGN = tr("remove it with sqlite3 if you know it, else restore a backup")
+REPORT = tr("report this as a bug in Skychimp, unless somebody has edited the store")
 
 
 class _Rule(NamedTuple):
     """A rule: what is wrong if it is broken, a query for the ids of the rows that break it, and what to do."""
 
     table: str
-    fault: str
+    fault: Phrase
     broken_by: str
     remedy: Phrase = REPORT
 
@@ -110,13 +110,13 @@ RULES = (
         "mailing",
         tr("created, but has no due time"),
         "SELECT id FROM mailing WHERE status = 'created' AND deleted_at IS NULL AND next_at IS NULL",
-        'run "skychimp mailings update ID --start WHEN"',
+        tr('run "skychimp mailings update ID --start WHEN"'),
     ),
     _Rule(
         "mailing",
         tr("has no message"),
         "SELECT id FROM mailing WHERE message_id IS NULL AND deleted_at IS NULL",
-        'run "skychimp mailings update ID --message ID"',
+        tr('run "skychimp mailings update ID --message ID"'),
     ),
     _Rule(
         "store_info",
@@ -135,7 +135,7 @@ class Fault:
     """
 
     table: str
-    fault: str
+    fault: Phrase
     number: int
     ids: list[int]
     remedy: Phrase
@@ -160,7 +160,10 @@ def find_faults(store: Store) -> Iterator[Fault]:
     """Yield the faults in what a store contains, without changing it. It must be free of damage."""
     is_file = isinstance(store, SqliteStore)  # a server checks the type of each value itself
     invalid_values = list(verification.find_invalid_values(store.path)) if is_file else []
-    yield from (Fault(row.table, f"invalid {row.column}", row.number, row.ids, RESTORE) for row in invalid_values)
+    yield from (
+        Fault(row.table, tr("invalid {column}", column=row.column), row.number, row.ids, RESTORE)
+        for row in invalid_values
+    )
     if not invalid_values:
         with store.read() as db:
             yield from _broken_rules(db.connection())
@@ -182,4 +185,4 @@ def _missing_images(store: Store, db: Connection) -> Iterator[Fault]:
     missing = [row.id for row in db.execute(with_image) if images.find(store, row.image) is None]
     if missing:
         remedy = tr('run "skychimp blog update ID --image FILE", or restore a backup')
-        yield Fault("post", "image file is missing", len(missing), missing[:5], remedy)
+        yield Fault("post", tr("image file is missing"), len(missing), missing[:5], remedy)

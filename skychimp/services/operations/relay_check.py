@@ -14,15 +14,16 @@ from skychimp import addresses
 from skychimp.config.settings import Settings, SmtpSettings
 from skychimp.config.types import Security
 from skychimp.delivery.sending.refusals.faults import classify
+from skychimp.delivery.sending.refusals.remedies import without_doctor
 from skychimp.delivery.sending.runner import with_sender
 from skychimp.errors import RelayUnavailable, SkychimpError
 from skychimp.models import Message
-from skychimp.services.operations.findings import OK, PROBLEM, WARNING, Finding
+from skychimp.services.operations.findings import OK, PROBLEM, RELAY, WARNING, Finding
 from skychimp.shell import run_hint
 from skychimp.store import relay_pauses
 from skychimp.store.database import Store
 from skychimp.store.sql import byte_length
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, verbatim
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ LONGEST_CHECK = timedelta(seconds=60)
 ENCODING_OVERHEAD = 1.4
 """How much larger than its text an email is at most, without its header."""
 
-_SET_LOGIN = "set smtp.username and smtp.password_file"
+_SET_LOGIN = tr("set smtp.username and smtp.password_file")
 
 
 class _Answers(NamedTuple):
@@ -56,14 +57,14 @@ def check_relay(settings: Settings, store: Store | None) -> Iterator[Finding]:
         resolved = socket.getaddrinfo(smtp.host, smtp.effective_port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         remedy = tr("correct smtp.host, or check this machine's name server")
-        yield Finding("relay", PROBLEM, tr("cannot find the host {host} in DNS", host=smtp.host), remedy)
+        yield Finding(RELAY, PROBLEM, tr("cannot find the host {host} in DNS", host=smtp.host), remedy)
         return
     transport = SmtpTransport(smtp.model_copy(update={"timeout": min(smtp.timeout, LONGEST_WAIT)}))
     email = _email_to_sender(settings)
     try:
         answers = asyncio.run(_ask(transport, email))
     except SkychimpError as error:
-        yield Finding("relay", PROBLEM, error.message, error.hint)
+        yield Finding(RELAY, PROBLEM, error.message, error.hint)
         return
     is_local = all(_is_loopback(str(address[4][0])) for address in resolved)
     yield _connection(transport.relay, smtp, email, answers, is_local=is_local)
@@ -72,7 +73,7 @@ def check_relay(settings: Settings, store: Store | None) -> Iterator[Finding]:
     if not (is_local or _is_final(answers.refusal)) and answers.offers.get("AUTH") and smtp.username is None:
         remedy = tr("{set_login}, unless the server takes mail from this machine without a login", set_login=_SET_LOGIN)
         yield Finding(
-            "relay", WARNING, tr("AUTH is offered by {relay}, but no login is set", relay=transport.relay), remedy
+            RELAY, WARNING, tr("AUTH is offered by {relay}, but no login is set", relay=transport.relay), remedy
         )
     if store is not None:
         yield from _known_limits(store, answers.offers)
@@ -98,9 +99,9 @@ async def _ask(transport: "SmtpTransport", email: OutgoingEmail | None) -> _Answ
                 await connection.close()
     except TimeoutError:
         message = tr(
-            "{relay} is very slow: the check took more than {total_seconds:g} s",
+            "{relay} is very slow: the check took more than {seconds:g} s",
             relay=transport.relay,
-            total_seconds=LONGEST_CHECK.total_seconds(),
+            seconds=LONGEST_CHECK.total_seconds(),
         )
         raise RelayUnavailable(message, tr("ask the mail server's administrator")) from None
 
@@ -109,18 +110,22 @@ def _connection(
     relay: str, smtp: SmtpSettings, email: OutgoingEmail | None, answers: _Answers, *, is_local: bool
 ) -> Finding:
     """Return what works, and a warning if it is not encrypted."""
-    logged_in = f", logged in as {smtp.username}" if smtp.username else ""
-    accepts = "connections" if email is None or answers.refusal is not None else f"mail from {email.sender}"
-    names = ", ".join(sorted(answers.offers)) or "none"
-    found = f"{relay} accepts {accepts} ({smtp.security}{logged_in}); extensions: {names}"
+    mode = verbatim(smtp.security)
+    if smtp.username:
+        mode = tr("{security}, logged in as {username}", security=smtp.security, username=smtp.username)
+    values = {"relay": relay, "mode": mode, "names": ", ".join(sorted(answers.offers)) or tr("none")}
+    if email is None or answers.refusal is not None:
+        found = tr("{relay} accepts connections ({mode}); extensions: {names}", **values)
+    else:
+        found = tr("{relay} accepts mail from {sender} ({mode}); extensions: {names}", sender=email.sender, **values)
     if smtp.security == Security.NONE and not is_local:
         return Finding(
-            "relay",
+            RELAY,
             WARNING,
             tr("{found}: the connection is not encrypted", found=found),
             tr('set smtp.security = "starttls"'),
         )
-    return Finding("relay", OK, found)
+    return Finding(RELAY, OK, found)
 
 
 def _refusal(
@@ -131,7 +136,7 @@ def _refusal(
     if refusal.reply is None:
         remedy = tr('run "skychimp doctor" again, or ask the mail server\'s administrator')
         return Finding(
-            "relay",
+            RELAY,
             WARNING,
             tr("{relay} did not answer {command}: {error}", relay=relay, command=command, error=refusal.error),
             remedy,
@@ -140,13 +145,13 @@ def _refusal(
     if not _is_final(refusal):
         remedy = tr('run "skychimp doctor" again in 10 minutes; a temporary refusal (greylisting) is normal at first')
         return Finding(
-            "relay",
+            RELAY,
             WARNING,
             tr("{relay} does not accept {command} now: {text}", relay=relay, command=command, text=text),
             remedy,
         )
     return Finding(
-        "relay",
+        RELAY,
         PROBLEM,
         tr("{relay} refused {command}: {text}", relay=relay, command=command, text=text),
         _remedy(smtp, refusal, offers),
@@ -168,8 +173,7 @@ def _remedy(smtp: SmtpSettings, refusal: SendResult, offers: Mapping[str, str]) 
         return USE_STARTTLS
     if smtp.username is None and (reply.code == 530 or offers.get("AUTH")):
         return tr("{set_login}, if the server requires a login", set_login=_SET_LOGIN)
-    remedy = classify(reply.code, reply.enhanced, reply.text, Phase.MAIL).remedy
-    return remedy.removesuffix(': run "skychimp doctor"')
+    return without_doctor(classify(reply.code, reply.enhanced, reply.text, Phase.MAIL).remedy)
 
 
 def _known_limits(store: Store, offers: Mapping[str, str]) -> Iterator[Finding]:
@@ -180,12 +184,16 @@ def _known_limits(store: Store, offers: Mapping[str, str]) -> Iterator[Finding]:
         paused = relay_pauses.latest_pause(db.connection())
         largest = db.exec(select(Message.id, size).order_by(size.desc()).limit(1)).first()
     if paused is not None:
-        found = f"paused since {paused.since:%Y-%m-%d %H:%M} UTC: {paused.reason}"
-        yield Finding("relay", WARNING, found, tr('fix that, then run "skychimp run"'))
+        found = tr("paused since {since:%Y-%m-%d %H:%M} UTC: {reason}", since=paused.since, reason=paused.reason)
+        yield Finding(RELAY, WARNING, found, tr('fix that, then run "skychimp run"'))
     limit = int(offers["SIZE"]) if offers.get("SIZE", "").isdecimal() else 0
     if limit and largest and largest[1] * ENCODING_OVERHEAD > limit:
-        found = f"message {largest[0]} may be larger than the mail server accepts ({limit:,} bytes)"
-        yield Finding("relay", WARNING, found, run_hint("messages", "update", largest[0]))
+        found = tr(
+            "message {message_id} may be larger than the mail server accepts ({limit:,} bytes)",
+            message_id=largest[0],
+            limit=limit,
+        )
+        yield Finding(RELAY, WARNING, found, run_hint("messages", "update", largest[0]))
 
 
 def _is_loopback(address: str) -> bool:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from skychimp import addresses
 from skychimp.delivery.composing import dkim
 from skychimp.errors import SkychimpError
-from skychimp.services.operations.findings import OK, WARNING, Finding
-from skychimp.translation import tr
+from skychimp.services.operations.findings import ALIGNMENT, DKIM, DMARC, OK, SENDER, SPF, WARNING, Finding
+from skychimp.translation import tr, verbatim
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
@@ -60,14 +60,14 @@ def check_domain(
         yield check_dmarc(domain, lookup)
         yield check_alignment(domain, bounce_domain, [key.domain for key in keys], dmarc_tags(domain, lookup))
     except DnsUnavailable as error:
-        yield Finding("sender", WARNING, tr("not known: {message}", message=error.message), error.hint)
+        yield Finding(SENDER, WARNING, tr("not known: {message}", message=error.message), error.hint)
 
 
 def check_bounces(domain: str, mx: Sequence[str], has_address: Callable[[], bool]) -> Finding:
     """Check whether bounces can reach the domain."""
     if [record.split()[-1] for record in mx] == ["."]:  # RFC 7505
         return Finding(
-            "sender",
+            SENDER,
             WARNING,
             tr("{domain} accepts no mail, so bounces are lost", domain=domain),
             tr("set mail.return_path"),
@@ -75,9 +75,9 @@ def check_bounces(domain: str, mx: Sequence[str], has_address: Callable[[], bool
     if not mx and not has_address():
         remedy = tr("publish an MX record at {domain}, or set mail.return_path", domain=domain)
         return Finding(
-            "sender", WARNING, tr("{domain} has no mail server, so receivers refuse its emails", domain=domain), remedy
+            SENDER, WARNING, tr("{domain} has no mail server, so receivers refuse its emails", domain=domain), remedy
         )
-    return Finding("sender", OK, tr("bounces can reach {domain}", domain=domain))
+    return Finding(SENDER, OK, tr("bounces can reach {domain}", domain=domain))
 
 
 def check_spf(domain: str, records: Sequence[str]) -> Finding:
@@ -85,12 +85,10 @@ def check_spf(domain: str, records: Sequence[str]) -> Finding:
     spf_records = [record for record in records if record.lower().split(" ")[0] == "v=spf1"]
     if not spf_records:
         remedy = tr('publish a TXT record at {domain}: "v=spf1 include:YOUR-PROVIDER -all"', domain=domain)
-        return Finding(
-            "SPF", WARNING, tr("{domain} has no SPF record, so its emails look forged", domain=domain), remedy
-        )
+        return Finding(SPF, WARNING, tr("{domain} has no SPF record, so its emails look forged", domain=domain), remedy)
     if len(spf_records) > 1:
         return Finding(
-            "SPF",
+            SPF,
             WARNING,
             tr("{domain} has {number} SPF records, which is an error", domain=domain, number=len(spf_records)),
             tr("merge them into one"),
@@ -99,19 +97,19 @@ def check_spf(domain: str, records: Sequence[str]) -> Finding:
     terms = record.lower().split()
     if {"all", "+all"} & set(terms):
         return Finding(
-            "SPF",
+            SPF,
             WARNING,
             tr("{record}: anyone may send for {domain}", record=record, domain=domain),
             tr("end the record with -all"),
         )
     if not any(term.endswith("all") or term.startswith("redirect=") for term in terms):
         return Finding(
-            "SPF",
+            SPF,
             WARNING,
             tr("{record}: it does not exclude other senders", record=record),
             tr("end the record with -all"),
         )
-    return Finding("SPF", OK, tr("{record} (cannot check whether it includes your mail server)", record=record))
+    return Finding(SPF, OK, tr("{record} (cannot check whether it includes your mail server)", record=record))
 
 
 def check_dkim(domain: str, selector: str | None, lookup: Lookup) -> Finding:
@@ -120,14 +118,18 @@ def check_dkim(domain: str, selector: str | None, lookup: Lookup) -> Finding:
     keys = {name: _key(lookup(f"{name}._domainkey.{domain}", "TXT")) for name in selectors}
     valid = [name for name, key in keys.items() if key]
     if valid:
-        found = f"{domain} has a key for selector {', '.join(valid)} (cannot check whether your mail server signs)"
-        return Finding("DKIM", OK, found)
+        found = tr(
+            "{domain} has a key for selector {names} (cannot check whether your mail server signs)",
+            domain=domain,
+            names=", ".join(valid),
+        )
+        return Finding(DKIM, OK, found)
     revoked = [name for name, key in keys.items() if key == ""]
     if revoked:
         return Finding(
-            "DKIM",
+            DKIM,
             WARNING,
-            tr("the key of selector {revoked} is revoked", revoked=revoked[0]),
+            tr("the key of selector {selector} is revoked", selector=revoked[0]),
             tr("publish your mail server's new key"),
         )
     if selector:
@@ -135,12 +137,10 @@ def check_dkim(domain: str, selector: str | None, lookup: Lookup) -> Finding:
             "publish your mail server's key at {selector}._domainkey.{domain}", selector=selector, domain=domain
         )
         return Finding(
-            "DKIM", WARNING, tr("no key at {selector}._domainkey.{domain}", selector=selector, domain=domain), remedy
+            DKIM, WARNING, tr("no key at {selector}._domainkey.{domain}", selector=selector, domain=domain), remedy
         )
     remedy = tr('run "skychimp doctor --dkim-selector NAME" with your mail server\'s selector')
-    return Finding(
-        "DKIM", WARNING, tr("not known: {domain} has no key for the common selectors", domain=domain), remedy
-    )
+    return Finding(DKIM, WARNING, tr("not known: {domain} has no key for the common selectors", domain=domain), remedy)
 
 
 def check_published_key(key: "DkimKey", lookup: Lookup) -> Finding:
@@ -151,29 +151,27 @@ def check_published_key(key: "DkimKey", lookup: Lookup) -> Finding:
     published = _key(records)
     if published is None:
         return Finding(
-            "DKIM", WARNING, tr("no key at {name}, so receivers cannot verify our signatures", name=record.name), remedy
+            DKIM, WARNING, tr("no key at {name}, so receivers cannot verify our signatures", name=record.name), remedy
         )
     if len(records) > 1:
         return Finding(
-            "DKIM",
+            DKIM,
             WARNING,
             tr("{name} has {number} TXT records", name=record.name, number=len(records)),
             tr("delete all but one"),
         )
     if published != wanted:
-        found = "the key is revoked" if not published else "the key differs from the one in dkim.key_file"
+        found = tr("the key is revoked") if not published else tr("the key differs from the one in dkim.key_file")
         return Finding(
-            "DKIM", WARNING, tr("{name}: {found}, so our signatures are invalid", name=record.name, found=found), remedy
+            DKIM, WARNING, tr("{name}: {found}, so our signatures are invalid", name=record.name, found=found), remedy
         )
     kind = _tags(records[0]).get("k", "rsa")
     if kind != ("rsa" if key.is_rsa else "ed25519"):
-        return Finding(
-            "DKIM", WARNING, tr("{name}: the key is published as {kind}", name=record.name, kind=kind), remedy
-        )
+        return Finding(DKIM, WARNING, tr("{name}: the key is published as {kind}", name=record.name, kind=kind), remedy)
     if "y" in _tags(records[0]).get("t", "").split(":"):
-        found = f"{record.name}: the record has t=y, so receivers may ignore the signatures (test mode)"
-        return Finding("DKIM", WARNING, found, tr("delete t=y from the record"))
-    return Finding("DKIM", OK, tr("emails are signed here, and {name} has the right key", name=record.name))
+        found = tr("{name}: the record has t=y, so receivers may ignore the signatures (test mode)", name=record.name)
+        return Finding(DKIM, WARNING, found, tr("delete t=y from the record"))
+    return Finding(DKIM, OK, tr("emails are signed here, and {name} has the right key", name=record.name))
 
 
 def check_dmarc(domain: str, lookup: Lookup) -> Finding:
@@ -181,12 +179,12 @@ def check_dmarc(domain: str, lookup: Lookup) -> Finding:
     name, records = _dmarc_records(domain, lookup)
     if len(records) > 1:
         problem = tr("_dmarc.{name} has {number} DMARC records, which count as none", name=name, number=len(records))
-        return Finding("DMARC", WARNING, problem, tr("merge them into one"))
+        return Finding(DMARC, WARNING, problem, tr("merge them into one"))
     if records:
         return _policy(records[0])
     remedy = tr('publish a TXT record at _dmarc.{domain}: "v=DMARC1; p=none; rua=mailto:YOU@{domain}"', domain=domain)
     return Finding(
-        "DMARC",
+        DMARC,
         WARNING,
         tr("{domain} has no DMARC record, so large receivers refuse its mailings", domain=domain),
         remedy,
@@ -207,17 +205,32 @@ def check_alignment(domain: str, bounce_domain: str, signing: Sequence[str], dma
     signs = any(is_aligned(domain, each, strict=dmarc.get("adkim") == "s") for each in signing)
     returns = is_aligned(domain, bounce_domain, strict=dmarc.get("aspf") == "s")
     if signing and not signs:
-        found = f"DKIM signs as {', '.join(sorted(set(signing)))}, which does not align with the sender's {domain}"
+        found = tr(
+            "DKIM signs as {names}, which does not align with the sender's {domain}",
+            names=", ".join(sorted(set(signing))),
+            domain=domain,
+        )
         remedy = tr("set dkim.domain to {domain}", domain=domain)
-        return Finding("alignment", WARNING, found, remedy)
+        return Finding(ALIGNMENT, WARNING, found, remedy)
     if not (signs or returns):
-        found = f"the return path's {bounce_domain} does not align with the sender's {domain}"
+        found = tr(
+            "the return path's {bounce_domain} does not align with the sender's {domain}, "
+            "so DMARC fails unless DKIM aligns",
+            bounce_domain=bounce_domain,
+            domain=domain,
+        )
         remedy = tr(
             "have your mail server sign as {domain}, or set mail.return_path to an address at {domain}", domain=domain
         )
-        return Finding("alignment", WARNING, tr("{found}, so DMARC fails unless DKIM aligns", found=found), remedy)
-    names = " and ".join(name for name, aligns in (("the return path", returns), ("DKIM", signs)) if aligns)
-    return Finding("alignment", OK, f"{names} {'align' if signs and returns else 'aligns'} with {domain}")
+        return Finding(ALIGNMENT, WARNING, found, remedy)
+    if signs and returns:
+        return Finding(ALIGNMENT, OK, tr("the return path and DKIM align with {domain}", domain=domain))
+    found = (
+        tr("DKIM aligns with {domain}", domain=domain)
+        if signs
+        else tr("the return path aligns with {domain}", domain=domain)
+    )
+    return Finding(ALIGNMENT, OK, found)
 
 
 def is_aligned(domain: str, other: str, *, strict: bool) -> bool:
@@ -254,7 +267,7 @@ def make_lookup(nameserver: tuple[str, int] | None, timeout_s: float = 3.0) -> L
     try:
         resolver = dns.resolver.Resolver(configure=nameserver is None)
     except dns.exception.DNSException as error:
-        raise DnsUnavailable(f"no name server is configured: {error}", hint) from None
+        raise DnsUnavailable(tr("no name server is configured: {error}", error=error), hint) from None
     if nameserver is not None:
         resolver.nameservers, resolver.port = [nameserver[0]], nameserver[1]
     resolver.lifetime = timeout_s
@@ -265,9 +278,9 @@ def make_lookup(nameserver: tuple[str, int] | None, timeout_s: float = 3.0) -> L
         except dns.resolver.NXDOMAIN:
             return None
         except dns.exception.Timeout:
-            raise DnsUnavailable(f"no name server answered for {name}", hint) from None
+            raise DnsUnavailable(tr("no name server answered for {name}", name=name), hint) from None
         except (dns.exception.DNSException, OSError) as error:
-            raise DnsUnavailable(f"cannot look up {name}: {error}", hint) from None
+            raise DnsUnavailable(tr("cannot look up {name}: {error}", name=name, error=error), hint) from None
         return [_text(record) for record in answer.rrset or ()]
 
     return lookup
@@ -276,7 +289,7 @@ def make_lookup(nameserver: tuple[str, int] | None, timeout_s: float = 3.0) -> L
 def _no_such_domain(domain: str) -> Finding:
     remedy = tr("correct mail.sender, or register the domain")
     return Finding(
-        "sender",
+        SENDER,
         WARNING,
         tr("the domain {domain} does not exist, so receivers refuse its emails", domain=domain),
         remedy,
@@ -285,9 +298,9 @@ def _no_such_domain(domain: str) -> Finding:
 
 def _policy(record: str) -> Finding:
     if _tags(record.lower()).get("p") in ("none", "quarantine", "reject"):
-        return Finding("DMARC", OK, record)
+        return Finding(DMARC, OK, verbatim(record))
     return Finding(
-        "DMARC", WARNING, tr("{record}: it has no policy", record=record), tr("start the record with v=DMARC1; p=none")
+        DMARC, WARNING, tr("{record}: it has no policy", record=record), tr("start the record with v=DMARC1; p=none")
     )
 
 

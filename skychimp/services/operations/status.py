@@ -13,6 +13,7 @@ from skychimp.store.database import Store
 from skychimp.store.holds import HeldMailing
 from skychimp.store.occurrences import canary
 from skychimp.store.occurrences.canary import Waiting
+from skychimp.translation import Phrase
 
 _A = tables.attempt
 _D = tables.delivery
@@ -65,7 +66,7 @@ class Status:
     relay: relay_pauses.RelayPause | None
     unavailable_relay: relay_pauses.UnavailableRelay | None
     held: bool
-    held_reason: str | None
+    held_reason: Phrase | None
     held_mailings: list[HeldMailing]
     canaries: list[Waiting]
     as_of: datetime

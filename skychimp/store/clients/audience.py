@@ -47,7 +47,7 @@ from skychimp.models import (
 )
 from skychimp.store.clients import consents, suppressions, tags
 from skychimp.store.sql import ids_in
-from skychimp.translation import Phrase
+from skychimp.translation import Phrase, joined, tr
 
 if TYPE_CHECKING:
     from skychimp.store.clients.filters import Filter
@@ -72,7 +72,7 @@ class Found(NamedTuple):
     note: str
 
 
-NO_CONSENT = "no consent is recorded"
+NO_CONSENT = tr("no consent is recorded")
 """Why a client gets no email if a consent is required."""
 
 
@@ -88,7 +88,7 @@ class Member(NamedTuple):
     bad_at: datetime | None
     bad_reason: str | None
     suppression: Found | None
-    excluded: str | None
+    excluded: Phrase | None
     lacks_consent: bool
 
 
@@ -276,7 +276,7 @@ def mailings_with(db: Connection, ids: Sequence[int], now: datetime) -> set[int]
     return found
 
 
-def why_outside(db: Connection, mailing_id: int, ids: Sequence[int], now: datetime) -> str:
+def why_outside(db: Connection, mailing_id: int, ids: Sequence[int], now: datetime) -> Phrase:
     """Return the reason why none of these clients is in this mailing's audience."""
     from skychimp.store.clients.filters import InvalidFilter
 
@@ -288,12 +288,13 @@ def why_outside(db: Connection, mailing_id: int, ids: Sequence[int], now: dateti
         is_chosen = _C.c.id.in_(_chosen(chosen, lambda client_id: client_id.in_(ids)))
         number = db.scalar(select(_excluded_by(chosen)).where(is_chosen))
         if number is not None:
-            return f"excluded: {chosen.excluded[number][0]}"
+            return tr("excluded: {reason}", reason=chosen.excluded[number][0])
     if chosen.included:
-        return "the client is not among those that the mailing chooses"
+        return tr("the client is not among those that the mailing chooses")
     wanted = ", ".join(db.scalars(select(_MT.c.tag).where(_MT.c.mailing_id == mailing_id).order_by(_MT.c.tag)))
-    has_none = f"the client has none of the mailing's tags: {wanted}"
-    return has_none if wanted else "the mailing does not include the client"
+    if not wanted:
+        return tr("the mailing does not include the client")
+    return tr("the client has none of the mailing's tags: {tags}", tags=wanted)
 
 
 def can_receive(chosen: Selection) -> ColumnElement[bool]:
@@ -319,16 +320,16 @@ def has_good_address() -> ColumnElement[bool]:
     return _C.c.bad_at.is_(None)
 
 
-def why_left_out(member: Member) -> str | None:
+def why_left_out(member: Member) -> Phrase | None:
     """Return why a client that a mailing chooses gets no email, or None if it does."""
     if member.excluded is not None:
-        return f"excluded: {member.excluded}"
+        return tr("excluded: {reason}", reason=member.excluded)
     return why_not(member.bad_at, member.bad_reason, member.suppression, lacks_consent=member.lacks_consent)
 
 
 def why_not(
     bad_at: datetime | None, bad_reason: str | None, suppression: Found | None, *, lacks_consent: bool = False
-) -> str | None:
+) -> Phrase | None:
     """Return why a client with such an address gets no email, or None if it does.
 
     A suppression that only remembers a bad address says the same as the client's own mark.
@@ -343,21 +344,23 @@ def why_not(
     return NO_CONSENT if lacks_consent else None
 
 
-def _why_bad(bad_at: datetime, bad_reason: str | None) -> str:
-    reply = f": {bad_reason}" if bad_reason else ""
-    return f"bad address since {bad_at.isoformat(' ', 'seconds')}{reply}"
+def _why_bad(bad_at: datetime, bad_reason: str | None) -> Phrase:
+    since = bad_at.isoformat(" ", "seconds")
+    if not bad_reason:
+        return tr("bad address since {since}", since=since)
+    return tr("bad address since {since}: {reason}", since=since, reason=bad_reason)
 
 
-def why_suppressed(address: str, topic: str, at: datetime, reason: str, *, everywhere: bool) -> str:
+def why_suppressed(address: str, topic: str, at: datetime, reason: str, *, everywhere: bool) -> Phrase:
     """Return what a suppression of an address or domain says: `suppressed for topic news since 2026-11-29: asked`."""
     words = (
-        "suppressed",
-        f"with {address}" if address.startswith("@") else "",
-        f"for topic {topic}" if topic else "",
-        "everywhere" if everywhere else "",
-        f"since {at.astimezone():%Y-%m-%d}: {reason}",
+        tr("suppressed"),
+        tr("with {domain}", domain=address) if address.startswith("@") else "",
+        tr("for topic {topic}", topic=topic) if topic else "",
+        tr("everywhere") if everywhere else "",
+        tr("since {date:%Y-%m-%d}: {reason}", date=at.astimezone(), reason=reason),
     )
-    return " ".join(filter(None, words))
+    return joined(" ", words)
 
 
 def _member(row: Sequence[Any], reasons: Sequence[str]) -> Member:

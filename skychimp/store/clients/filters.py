@@ -70,4 +70,5 @@ def _invalid(filter_: Filter, error: InvalidQuery) -> InvalidFilter:
         return InvalidFilter(message, run_hint("segments", "update", *arguments(filter_.segment), "--where", "EXPR"))
     option = "--except-where" if filter_.leaves_out else "--where"
     hint = run_hint("mailings", "update", "ID", option, "EXPR")
-    return InvalidFilter(f"the mailing's {option} is no longer valid: {error.problem}", hint)
+    message = tr("the mailing's {option} is no longer valid: {problem}", option=option, problem=error.problem)
+    return InvalidFilter(message, hint)

@@ -27,7 +27,7 @@ from skychimp.store.database import Fill, Store
 from skychimp.store.migrations import revisions
 from skychimp.store.session import Session
 from skychimp.store.sqlite import SqliteStore
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 BACKED_UP = "back up"
 """The action in the audit trail. A backup contains the entry about itself, which tells when it was made."""
@@ -120,7 +120,7 @@ class BackupResult:
     rows: Mapping[str, int]
     images: int
     missing: list[str]
-    differences: list[str]
+    differences: list[Phrase]
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,13 @@ def _draft(path: Path) -> Iterator[Path]:
     except StoreFailed as error:
         raise StoreFailed(tr("cannot write {path}: {message}", path=path, message=error.message), error.hint) from error
     except StoreNotReady as error:
-        raise StoreNotReady(error.message.replace(str(draft / "draft"), "the backup"), error.hint) from error
+        raise StoreNotReady(_about_the_backup(error.message, draft / "draft"), error.hint) from error
+
+
+def _about_the_backup(message: Phrase, draft: Path) -> Phrase:
+    """Return what is said about a draft, as said about the backup that it is a copy of."""
+    names = {name: tr("the backup") for name, value in message.values.items() if str(value) == str(draft)}
+    return tr(message.message, **{**message.values, **names}) if names else message
 
 
 def _remove_old_drafts(folder: Path) -> None:

@@ -21,7 +21,7 @@ from skychimp.store import schema, sqlite, sqlite_errors
 from skychimp.store.migrations import revisions
 from skychimp.store.sqlite import translate_db_errors
 from skychimp.text import count_of, shortened
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr, verbatim
 
 CREATE_IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
 """The table of images, which a backup has in addition to the tables of a store."""
@@ -54,27 +54,27 @@ def require_no_damage(path: Path) -> None:
 def require_valid_values(path: Path) -> None:
     """Raise StoreNotReady if a store of the newest revision has values that Skychimp never writes."""
     for invalid in find_invalid_values(path):
-        found = f"invalid {invalid.column} in {count_of(invalid.number, 'row')} of {invalid.table}"
-        raise StoreNotReady(tr("{path} is damaged: {found}", path=path, found=found), _OTHER_BACKUP)
+        message = tr(
+            "{path} is damaged: invalid {column} in {rows} of {table}",
+            path=path,
+            column=invalid.column,
+            rows=count_of(invalid.number, "row"),
+            table=invalid.table,
+        )
+        raise StoreNotReady(message, _OTHER_BACKUP)
 
 
 def require_our_schema(path: Path, hint: Phrase = _OTHER_BACKUP) -> None:
     """Raise StoreNotReady if the file has another schema than a store of its revision, or is of a newer one."""
     differences = find_differences(path)
     if differences:
-        rest = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
-        raise StoreNotReady(
-            tr(
-                "{path} is not a valid store: {differences}{rest}",
-                path=path,
-                differences=", ".join(differences[:_NAMED]),
-                rest=rest,
-            ),
-            hint,
-        )
+        named = joined(", ", differences[:_NAMED])
+        if len(differences) > _NAMED:
+            named = tr("{named} and {more} more", named=named, more=len(differences) - _NAMED)
+        raise StoreNotReady(tr("{path} is not a valid store: {differences}", path=path, differences=named), hint)
 
 
-def find_differences(path: Path) -> list[str]:
+def find_differences(path: Path) -> list[Phrase]:
     """Return how the schema of a store differs from ours, such as `unknown trigger "x"`; [] if it does not.
 
     Raises StoreNotReady if the file is damaged, or was made by a newer Skychimp.
@@ -83,10 +83,10 @@ def find_differences(path: Path) -> list[str]:
         store.execute("BEGIN")  # what is checked and the revision belong to the same moment
         found = _read_schema(store.execute)
         if _REVISION_TABLE not in found.items():
-            return ["unknown revision"]
+            return [tr("unknown revision")]
         rows = store.execute("SELECT version_num FROM alembic_version").fetchmany(2)
     if len(rows) != 1:
-        return ["unknown revision"]
+        return [tr("unknown revision")]
     revision = str(rows[0][0])
     if revision not in revisions.known_revisions():
         raise revisions.newer_store(str(path), revision)
@@ -107,7 +107,7 @@ def open_untrusted(path: Path) -> Any:
 # Damage
 
 
-def find_damage(path: Path) -> Iterator[str]:
+def find_damage(path: Path) -> Iterator[Phrase]:
     """Yield what SQLite finds wrong with a store: broken pages and indexes, and rows that refer to missing rows."""
     with contextlib.closing(open_untrusted(path)) as store, _as_damage(path):
         yield from _damage(store)
@@ -163,10 +163,10 @@ def _can_decode(store: Any, table: Table, names: Iterable[str]) -> bool:
     return True
 
 
-def _damage(store: Any) -> Iterator[str]:
+def _damage(store: Any) -> Iterator[Phrase]:
     try:
         found = [str(row[0]) for row in store.execute("PRAGMA integrity_check(20)")]
-        problems = [line for text in found for line in text.splitlines() if not line.startswith("***")]
+        problems = [verbatim(line) for text in found for line in text.splitlines() if not line.startswith("***")]
     except sqlite.driver().Error as error:  # too damaged even for the check
         if sqlite_errors.is_busy(error):
             raise
@@ -175,7 +175,7 @@ def _damage(store: Any) -> Iterator[str]:
         yield from problems
         return
     for table, row, parent, _ in store.execute("PRAGMA foreign_key_check"):
-        yield f"row {row} of {table} refers to a missing {parent}"
+        yield tr("row {row} of {table} refers to a missing {parent}", row=row, table=table, parent=parent)
 
 
 def _is_invalid(column: Column[Any]) -> str:
@@ -203,7 +203,7 @@ def _as_damage(path: Path) -> Iterator[None]:
         yield
     except (sqlite.driver().Error, UnicodeDecodeError) as error:
         if sqlite_errors.is_busy(error):
-            raise sqlite.store_error(path, str(error), sqlite_errors.result_code(error)) from error
+            raise sqlite.store_error(path, verbatim(str(error)), sqlite_errors.result_code(error)) from error
         raise StoreNotReady(
             tr("{path} is damaged: {reason}", path=path, reason=sqlite_errors.reason(error)), _OTHER_BACKUP
         ) from error
@@ -249,15 +249,15 @@ def _expected_schema(revision: str) -> _Schema:
         engine.dispose()
 
 
-def _differences(found: _Schema, expected: _Schema) -> Iterator[str]:
+def _differences(found: _Schema, expected: _Schema) -> Iterator[Phrase]:
     for key in sorted(found.keys() - expected.keys()):
         if found[key] != _OPTIONAL.get(key):
-            yield f"unknown {_describe(key)}"
+            yield tr("unknown {object}", object=_describe(key))
     for key in sorted(expected.keys() - found.keys()):
-        yield f"missing {_describe(key)}"
+        yield tr("missing {object}", object=_describe(key))
     for key in sorted(expected.keys() & found.keys()):
         if found[key] != expected[key]:
-            yield f"changed {_describe(key)}"
+            yield tr("changed {object}", object=_describe(key))
 
 
 def _describe(key: tuple[str, str, str]) -> str:

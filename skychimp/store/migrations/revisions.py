@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert
 
 from skychimp.errors import StoreNotReady
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -56,8 +57,10 @@ def known_revisions() -> set[str]:
 
 def newer_store(name: str, revision: str) -> StoreNotReady:
     """Return the error for a store with an unknown revision."""
-    message = f"the store {name} was made by a newer Skychimp (revision {shortened(revision)})"
-    return StoreNotReady(message, "upgrade Skychimp")
+    message = tr(
+        "the store {name} was made by a newer Skychimp (revision {revision})", name=name, revision=shortened(revision)
+    )
+    return StoreNotReady(message, tr("upgrade Skychimp"))
 
 
 def _alembic_config(db: Connection) -> "Config":

@@ -27,6 +27,7 @@ from skychimp.store.conditions import (
 )
 from skychimp.store.occurrences import return_counts
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 _C = tables.client
 _D = tables.delivery
@@ -83,18 +84,20 @@ class Results(NamedTuple):
     tried: int
     came_back: int = 0
 
-    def why_bad(self, failure_rate: float) -> str | None:
+    def why_bad(self, failure_rate: float) -> Phrase | None:
         """Return why the other clients are not to get the email, or None if they are.
 
         `failure_rate` is the largest fraction that may fail. A canary of which nothing was tried says nothing.
         """
         if not self.tried:
-            return "no canary email was sent"
+            return tr("no canary email was sent")
         bad = self.failed + self.came_back
         if bad / self.tried <= failure_rate:
             return None
-        what = "failed" if not self.came_back else "failed, came back or were marked as spam"
-        return f"{bad:,} of {count_of(self.tried, 'canary email')} {what}"
+        emails = count_of(self.tried, "canary email")
+        if not self.came_back:
+            return tr("{bad:,} of {emails} failed", bad=bad, emails=emails)
+        return tr("{bad:,} of {emails} failed, came back or were marked as spam", bad=bad, emails=emails)
 
 
 NOT_COUNTED: Mapping[int, Results] = {}

@@ -25,7 +25,7 @@ from skychimp.store.postgres import last_commit
 from skychimp.store.postgres.pipeline import Pipeline
 from skychimp.store.postgres.url import connect_arguments
 from skychimp.store.session import Session, transaction
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, verbatim
 
 T = TypeVar("T")
 
@@ -285,11 +285,11 @@ class PostgresStore(Store):
                 db.exec_driver_sql(f"VACUUM (FULL) {table}")
 
     @property
-    def description(self) -> str:
+    def description(self) -> Phrase:
         """The store, and the version of the server."""
         with self.translate_errors(), self.engine.connect() as db:
             version = db.exec_driver_sql("SHOW server_version").scalar_one()
-        return f"{self.name}, PostgreSQL {str(version).split()[0]}"
+        return verbatim(f"{self.name}, PostgreSQL {str(version).split()[0]}")
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -321,7 +321,7 @@ class PostgresStore(Store):
             state = next((state for words, state in _STATES_OF_WORDS.items() if words in reason), "08006")
         hint = _HINTS.get(state) or _HINTS_OF_CLASSES.get(state[:2]) or tr("this may be a bug in Skychimp")
         kind = StoreUnwritable if state in _UNWRITABLE else StoreFailed
-        return kind(f"cannot use the store {self.name}: {reason}", hint)
+        return kind(tr("cannot use the store {name}: {reason}", name=self.name, reason=reason), hint)
 
     def _local_path(self) -> Path:
         """Return a path that is the same for all processes on this machine, however they name the database."""
@@ -413,7 +413,7 @@ def _reason(error: BaseException) -> Phrase:
     """Return what an error says, in one line."""
     message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
     line = message.strip().partition("\n")[0].removeprefix("connection failed: ").replace("FATAL:  ", "")[:300]
-    return line if line.isprintable() else ascii(line)
+    return verbatim(line if line.isprintable() else ascii(line))
 
 
 _IDLE = 0  # psycopg.pq.TransactionStatus.IDLE
@@ -433,18 +433,18 @@ _STATES_OF_WORDS = {
     "does not exist": _MISSING_DATABASE,
     "too many": _TOO_MANY,
 }
-_TRY_LATER = "another process has locked the store; try again later"
+_TRY_LATER = tr("another process has locked the store; try again later")
 _HINTS = dict.fromkeys(_LOCKED, _TRY_LATER) | {
-    "08006": "check that PostgreSQL runs, and that store.url is right",
-    _WRONG_PASSWORD: "set store.password_file, or use ~/.pgpass",
-    _MISSING_DATABASE: "create it with createdb: see skychimp help postgres",
-    "25006": "use the URL of the primary server: this one is a standby",
-    "42501": "connect as the database's owner",
-    "53100": "free some disk space on the server, then run the command again",
-    _TOO_MANY: "raise max_connections of the server, or use PgBouncer",
+    "08006": tr("check that PostgreSQL runs, and that store.url is right"),
+    _WRONG_PASSWORD: tr("set store.password_file, or use ~/.pgpass"),
+    _MISSING_DATABASE: tr("create it with createdb: see skychimp help postgres"),
+    "25006": tr("use the URL of the primary server: this one is a standby"),
+    "42501": tr("connect as the database's owner"),
+    "53100": tr("free some disk space on the server, then run the command again"),
+    _TOO_MANY: tr("raise max_connections of the server, or use PgBouncer"),
 }
 _HINTS_OF_CLASSES = {
-    "08": "check that PostgreSQL runs, and that store.url is right",
-    "28": "check the user and the server's pg_hba.conf",
-    "57": "check that PostgreSQL runs, and that store.url is right",
+    "08": tr("check that PostgreSQL runs, and that store.url is right"),
+    "28": tr("check the user and the server's pg_hba.conf"),
+    "57": tr("check that PostgreSQL runs, and that store.url is right"),
 }

@@ -23,6 +23,7 @@ from skychimp.delivery.sending.runner import registered_run
 from skychimp.models import RelayState
 from skychimp.store.database import Store
 from skychimp.store.limits.connections import ConnectionSlots
+from skychimp.translation import verbatim
 from skychimp.transport.smtp import SmtpTransport
 
 T = TypeVar("T")
@@ -252,9 +253,9 @@ def test_run_loses_patience_with_a_server_that_refuses_everything_for_its_rate(s
     async def go(port: int, *, waits_forever: bool) -> list[tuple[str, str]]:
         settings = make_settings(port, run__patience="1m")
         async with open_pool(store, settings, waits_forever=waits_forever) as harness:
-            harness.pool.lose_patience(59, "454 4.7.0 slow down", "send more slowly")
+            harness.pool.lose_patience(59, verbatim("454 4.7.0 slow down"), verbatim("send more slowly"))
             assert harness.give_ups == []
-            harness.pool.lose_patience(61, "454 4.7.0 slow down", "send more slowly")
+            harness.pool.lose_patience(61, verbatim("454 4.7.0 slow down"), verbatim("send more slowly"))
             return harness.give_ups
 
     with ScriptedServer(HEALTHY) as server:
@@ -350,7 +351,7 @@ def test_relay_is_paused_once_and_probed_later(store: Store) -> None:
     async def go(port: int) -> None:
         async with open_pool(store, make_settings(port, smtp__connections=3)) as harness:
             for _ in range(3):  # each connection gets the same refusal
-                harness.pool.pause("535 5.7.8 wrong", "check it")
+                harness.pool.pause(verbatim("535 5.7.8 wrong"), verbatim("check it"))
             assert harness.give_ups == [("the mail server is paused: 535 5.7.8 wrong", "check it")]
             assert await harness.pool.replace(None) is None
             seen = []
@@ -382,7 +383,7 @@ def test_only_changed_login_settings_end_a_pause(store: Store, fixed: dict[str, 
 
     async def go(port: int) -> None:
         async with open_pool(store, make_settings(port, **usual)) as harness:
-            harness.pool.pause("no", "hint")
+            harness.pool.pause(verbatim("no"), verbatim("hint"))
         async with open_pool(store, make_settings(port, **usual, smtp__connections=7, smtp__timeout="1s")) as same:
             assert not await same.may_send()
         async with open_pool(store, make_settings(port, **usual | fixed)) as changed:
@@ -403,7 +404,7 @@ def test_changed_password_file_ends_a_pause(store: Store, tmp_path: Path) -> Non
                 store, make_settings(2525, smtp__username="ada", smtp__password_file=str(file))
             ) as harness:
                 seen.append(await harness.may_send())
-                harness.pool.pause("no", "hint")
+                harness.pool.pause(verbatim("no"), verbatim("hint"))
         return seen
 
     assert run(go()) == [True, False, True]
@@ -455,7 +456,7 @@ def test_store_contains_only_a_keyed_hash_of_the_password(store: Store) -> None:
     async def go(secret: bytes) -> str:
         async with open_pool(store, make_settings(2525, smtp__username="ada", smtp__password="sesame")) as harness:
             await harness.may_send(secret)
-            harness.pool.pause("no", "hint")
+            harness.pool.pause(verbatim("no"), verbatim("hint"))
         (state,) = rows(store, RelayState)
         with store.write() as db:
             db.execute(text("DELETE FROM relay_state"))
@@ -469,7 +470,7 @@ def test_store_contains_only_a_keyed_hash_of_the_password(store: Store) -> None:
 def test_accepted_email_ends_a_pause_unless_it_was_already_in_flight(store: Store) -> None:
     async def go() -> None:
         async with open_pool(store, make_settings(2525)) as harness:
-            harness.pool.pause("no", "hint")
+            harness.pool.pause(verbatim("no"), verbatim("hint"))
             harness.pool.record_success()  # the reply to an email that was already in flight
             assert not await harness.may_send()
             harness.pool.apply_pause(None)  # the next probe is due

@@ -57,6 +57,7 @@ from skychimp.services.mailings import mailings
 from skychimp.store import holds, queue
 from skychimp.store.database import SQLITE, Store, boot_time_s
 from skychimp.store.occurrences import opening, sweeping
+from skychimp.translation import verbatim
 from skychimp.transport import make_transport
 from skychimp.transport.interfaces import Connection, EmailSource, OutgoingEmail, Transport
 
@@ -463,7 +464,7 @@ def test_one_that_keeps_polling_finds_what_falls_due(store: Store, ada: Actor) -
         create_mailing(store, ada, ["eve@example.org"])
         await dispatcher.poll()
         await wait_until(lambda: state_counts(store) == {"sent": 2})
-        dispatcher.stop("enough")
+        dispatcher.stop(verbatim("enough"))
 
     with ScriptedServer(
         [GREETING, accept_mail(lambda command, _: next(greylisted, None) if command == "RCPT" else None)]

@@ -8,13 +8,14 @@ from skychimp.delivery.sending.occurrence_emails import OccurrenceContent, Occur
 from skychimp.delivery.sending.retry_policy import RetryPolicy
 from skychimp.errors import InvalidValue
 from skychimp.store.queue import ClaimedDelivery
+from skychimp.translation import verbatim
 
 POLICY = RetryPolicy((), timedelta(days=3), None, disable_failures=4, disable_failure_rate=0.5)
 NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
 
 
 def emails(*, tried: int = 0) -> OccurrenceEmails:
-    content = OccurrenceContent("news@example.org", None, "the sender is invalid")
+    content = OccurrenceContent("news@example.org", None, verbatim("the sender is invalid"))
     return OccurrenceEmails(1, content, {}, failed=0, tried=tried)
 
 

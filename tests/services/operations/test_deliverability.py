@@ -28,6 +28,7 @@ from skychimp.services.operations.deliverability import (
     Status,
 )
 from skychimp.services.operations.sender_dns import DnsUnavailable
+from skychimp.translation import verbatim
 
 KEY = ED25519._replace(domain="skychimp.test")
 RECORDS = {
@@ -115,7 +116,7 @@ def test_name_server_that_does_not_answer_is_asked_once() -> None:
 
     def lookup(name: str, kind: str) -> Sequence[str]:
         asked.append(name)
-        raise DnsUnavailable("no name server answered", "check it")
+        raise DnsUnavailable(verbatim("no name server answered"), verbatim("check it"))
 
     rows = {row.requirement: row for row in deliverability.compare(make_settings(1), lookup)}
     assert [rows[name].status for name in (SPF, DKIM, DMARC, ALIGNMENT)] == [NOT_KNOWABLE] * 4

@@ -10,8 +10,9 @@ from support.nameserver import NameServer, Records
 from skychimp.delivery.composing import dkim
 from skychimp.delivery.composing.dkim import DkimKey
 from skychimp.services.operations import sender_dns
-from skychimp.services.operations.findings import OK, WARNING, Finding, Level
+from skychimp.services.operations.findings import OK, SENDER, WARNING, Finding, Level
 from skychimp.services.operations.sender_dns import DnsUnavailable
+from skychimp.translation import verbatim
 
 KEY = '"v=DKIM1; k=rsa; p=MIGfMA0GCSqGSIb3" "DQEBAQUAA4GNADCB"'  # in two strings, as long keys are
 GOOD: dict[str, dict[str, Sequence[str]]] = {
@@ -80,7 +81,7 @@ def test_fault_is_found_with_its_remedy(name: str) -> None:
 def test_domain_without_mx_may_be_a_mail_server_itself() -> None:
     """RFC 5321, section 5.1: without an MX record its address is the mail server."""
     found = check(records_with({"skychimp.test": {"MX": [], "AAAA": ["2001:db8::1"]}}))
-    assert found[0] == Finding("sender", OK, "bounces can reach skychimp.test")
+    assert found[0] == Finding(SENDER, OK, verbatim("bounces can reach skychimp.test"))
 
 
 def test_dmarc_record_of_the_parent_domain_counts() -> None:

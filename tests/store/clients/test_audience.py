@@ -43,6 +43,7 @@ from skychimp.store.clients.audience import AudienceCount
 from skychimp.store.database import Store
 from skychimp.store.occurrences import opening
 from skychimp.text import folded
+from skychimp.translation import verbatim
 
 _S = Segment.__table__
 
@@ -289,7 +290,7 @@ def test_mailing_is_held_if_its_query_is_no_longer_valid(store: Store, ada: Acto
     removed = fields.delete() if change == "the field is removed" else update(fields).values(type=FieldType.NUMBER)
     write(store, lambda db: db.execute(removed))
 
-    assert count_recipients(store, ada, mailing_id) == AudienceCount(problem=problem)
+    assert count_recipients(store, ada, mailing_id) == AudienceCount(problem=verbatim(problem))
     assert [row.left_out for row in forecast(store, NOW)] == [f"the mailing would be held: {problem}"]
     assert home(store, ANONYMOUS, now=NOW).unique_clients == 0
     assert address_history(store, ada, "ann@example.org").coming[0].reason == problem

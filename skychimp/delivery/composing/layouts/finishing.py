@@ -95,8 +95,8 @@ def check_layout(html: str, fields: Collection[Field]) -> None:
 
 def check_preheader(layout: Layout) -> None:
     """Raise InvalidValue unless the preheader is a template of one line, and the layout shows it."""
-    one_line(layout.preheader, "preheader", MAX_PREHEADER_LENGTH)
-    TextTemplate(layout.preheader, "preheader", {})
+    one_line(layout.preheader, tr("preheader"), MAX_PREHEADER_LENGTH)
+    TextTemplate(layout.preheader, tr("preheader"), {})
     if layout.html is None:
         raise InvalidValue(tr("a preheader needs a layout"), tr("use --layout default, or --preheader ''"))
     if not has_variable(layout.html, PREHEADER):
@@ -113,12 +113,12 @@ def _finished(content: "MessageContent", layout: Layout) -> "MessageContent":
     if content.format == Format.MARKDOWN:
         html, text = conversions.html_from_markdown(content.body), conversions.text_from_markdown(content.body)
     if layout.html is None:
-        inlined = inline_css(MarkedTemplate(split_template(html)), "HTML part") or html
+        inlined = inline_css(MarkedTemplate(split_template(html)), tr("HTML part")) or html
     else:
         if content.format == Format.HTML:
             _require_fragment(html)
         framed = MarkedTemplate(_framed(content.subject, html.rstrip("\n"), layout))
-        inlined = inline_css(framed, "layout") or source_of(framed, framed.text)
+        inlined = inline_css(framed, tr("layout")) or source_of(framed, framed.text)
         text += _text_footer(layout.html, text)
     return content._replace(format=Format.HTML, body=text, html=inlined)
 
@@ -126,9 +126,9 @@ def _finished(content: "MessageContent", layout: Layout) -> "MessageContent":
 def _require_template(html: str, fields: Collection[Field]) -> None:
     """Raise InvalidValue if a layout is no valid template without the variables that only layouts have."""
     source = re.sub(rf"\{{\{{-?\s*({CONTENT}|{SUBJECT}|{PREHEADER})\s*-?\}}\}}", r"\1", html)
-    for use in TextTemplate(source, "layout", {}, html=True).fields.values():
+    for use in TextTemplate(source, tr("layout"), {}, html=True).fields.values():
         if find_field(use.name, fields) is None:
-            raise unknown_field(use.name, fields, f"the layout, line {use.line}: ")
+            raise unknown_field(use.name, fields, tr("the layout, line {line}: ", line=use.line))
 
 
 def _require_place(html: str) -> None:
@@ -163,11 +163,11 @@ def _require_fragment(html: str) -> None:
     """Raise InvalidValue for HTML that cannot stand inside a layout."""
     if page_tag := next((name for name in markup.tag_names(html) if name in ("html", "head", "body")), None):
         raise InvalidValue(
-            tr("the HTML part is a whole page: it has <{page_tag}>", page_tag=page_tag),
+            tr("the HTML part is a whole page: it has <{tag}>", tag=page_tag),
             tr("use --layout none, or leave only what is inside <body>"),
         )
     marked = MarkedTemplate(split_template(html))
-    markup.require_nested(with_comments(marked), marked.mark, "HTML part")
+    markup.require_nested(with_comments(marked), marked.mark, tr("HTML part"))
 
 
 def _framed(subject: str, html: str, layout: Layout) -> Iterator[str | Expression]:

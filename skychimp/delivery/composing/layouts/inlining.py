@@ -37,7 +37,7 @@ def inline_css(template: MarkedTemplate, noun: str) -> str | None:
     markup.require_nested(html, template.mark, noun)
     for part in _styles(html):
         if any(not template.expression(word).is_output for word in re.findall(template.word, part.text)):
-            raise markup.not_nested(html, part.start, "{% %} in a <style> element", noun)
+            raise markup.not_nested(html, part.start, tr("{% %} in a <style> element"), noun)
     if _work(html) > MAX_WORK or html.count("<") > MAX_TAGS:
         raise InvalidValue(
             tr("the {noun} has too much CSS for its size", noun=noun), tr("use fewer rules, or make it shorter")

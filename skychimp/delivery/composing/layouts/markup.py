@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 MAX_DEPTH = 64
 """How deeply elements can be nested. A parser of HTML calls itself for each level."""
@@ -98,14 +98,14 @@ def require_nested(html: str, mark: str, noun: str) -> None:
         if reason is not None:
             raise not_nested(html, part.start, reason, noun)
     if unclosed := nesting.unclosed:
-        raise not_nested(html, unclosed[1], f"<{unclosed[0]}> is not closed", noun)
+        raise not_nested(html, unclosed[1], tr("<{tag}> is not closed", tag=unclosed[0]), noun)
 
 
-def not_nested(html: str, position: int, reason: str, noun: str) -> NotNested:
+def not_nested(html: str, position: int, reason: Phrase, noun: str) -> NotNested:
     """Return the error that HTML cannot be inlined because of what is at a position."""
     line = html.count("\n", 0, position) + 1
     message = tr("the CSS of the {noun} cannot be inlined: line {line}: {reason}", noun=noun, line=line, reason=reason)
-    return NotNested(message, 'fix it, or write <style data-css-inline="ignore"> to leave the CSS where it is')
+    return NotNested(message, tr('fix it, or write <style data-css-inline="ignore"> to leave the CSS where it is'))
 
 
 def tag_names(html: str) -> Iterator[str]:
@@ -125,16 +125,16 @@ class _Nesting:
         """The first open element that needs an end tag."""
         return next((each for each in self._open if each[0] not in _NEED_NO_END), None)
 
-    def problem(self, part: Part) -> str | None:
+    def problem(self, part: Part) -> Phrase | None:
         """Take the next part. Return what is wrong with it, or None."""
         if part.kind == Kind.TEXT:
-            return "text between the cells of a table" if self._top in _ROWS and part.text.strip() else None
+            return tr("text between the cells of a table") if self._top in _ROWS and part.text.strip() else None
         if part.kind == Kind.RAW:
-            return "<!-- in a script" if self._top == "script" and "<!--" in part.text else None
+            return tr("<!-- in a script") if self._top == "script" and "<!--" in part.text else None
         if part.kind == Kind.OTHER:
             return None
         if not part.text.endswith(">"):
-            return "a tag has no end"
+            return tr("a tag has no end")
         name = _tag_name(part.text)
         return self._end(name) if part.text.startswith("</") else self._start(name, part)
 
@@ -142,18 +142,19 @@ class _Nesting:
     def _top(self) -> str:
         return self._open[-1][0] if self._open else ""
 
-    def _start(self, name: str, part: Part) -> str | None:
+    def _start(self, name: str, part: Part) -> Phrase | None:
         if name in _REFUSED:
-            return f"<{name}> cannot be used"
+            return tr("<{tag}> cannot be used", tag=name)
         for match in _ATTRIBUTE.finditer(part.text, 1 + len(name), len(part.text) - 1):
             if self._mark in (match[1] or ""):
-                return f"an expression in the tag <{name}> must be in the value of an attribute, in quotes"
+                return tr("an expression in the tag <{tag}> must be in the value of an attribute, in quotes", tag=name)
         self._close_implied(name)
         if self._top in _ROWS and name not in _IN_ROWS:
-            return f"<{name}> between the cells of a table"
+            return tr("<{tag}> between the cells of a table", tag=name)
         if name not in _VOID:
             self._open.append((name, part.start))
-        return f"more than {MAX_DEPTH} elements inside each other" if len(self._open) > MAX_DEPTH else None
+        too_deep = len(self._open) > MAX_DEPTH
+        return tr("more than {max_depth} elements inside each other", max_depth=MAX_DEPTH) if too_deep else None
 
     def _close_implied(self, name: str) -> None:
         """Close the elements that a start tag closes."""
@@ -166,7 +167,7 @@ class _Nesting:
         elif name == self._top and name in _NEED_NO_END:
             self._open.pop()
 
-    def _end(self, name: str) -> str | None:
+    def _end(self, name: str) -> Phrase | None:
         if name in _VOID:
             return None
         if name in _NEED_NO_START and all(name != opened for opened, _ in self._open):
@@ -176,7 +177,9 @@ class _Nesting:
         if self._top == name:
             self._open.pop()
             return None
-        return f"</{name}> closes nothing" if not self._open else f"</{name}> comes before the end of <{self._top}>"
+        if not self._open:
+            return tr("</{tag}> closes nothing", tag=name)
+        return tr("</{tag}> comes before the end of <{opened}>", tag=name, opened=self._top)
 
 
 def _tag_name(tag: str) -> str:

@@ -16,7 +16,8 @@ from skychimp.delivery.sending.connection_pool import ConnectionPool
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.store.limits import rate
 from skychimp.store.limits.rate import Reservation
-from skychimp.translation import tr
+from skychimp.text import NO_TEXT
+from skychimp.translation import Phrase, tr
 
 MIN_RESERVED, MAX_RESERVED = 10, 1000  # emails
 LIFETIME_S = 2.0
@@ -44,7 +45,7 @@ class RateLimiter:
         pool: ConnectionPool,
         *,
         now: Callable[[], datetime],
-        give_up: Callable[[str, str], None],
+        give_up: Callable[[Phrase, Phrase], None],
         waits_forever: bool = False,
     ) -> None:
         self._rates = settings.smtp.rate or ()
@@ -139,11 +140,8 @@ class RateLimiter:
                 self._keep(reserved)
             elif self._patience is not None and reserved.first_at - now > self._patience:
                 self._give_up(
-                    tr(
-                        "smtp.rate allows the next email at {clock_time}",
-                        clock_time=self._clock_time(reserved.first_at, now),
-                    ),
-                    "",
+                    tr("smtp.rate allows the next email at {time}", time=self._clock_time(reserved.first_at, now)),
+                    NO_TEXT,
                 )
             elif not (is_connected and self._is_far):
                 await self._sleep_until_near()

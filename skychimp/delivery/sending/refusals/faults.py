@@ -20,6 +20,7 @@ from skychimp.delivery.sending.refusals.remedies import (
 from skychimp.delivery.sending.refusals.verdicts import Fault, Verdict
 from skychimp.delivery.sending.refusals.words import RULES, Rule
 from skychimp.models import Outcome
+from skychimp.text import NO_TEXT
 from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import Phase
 
@@ -27,8 +28,8 @@ from skychimp.transport.interfaces import Phase
 class Explanation(NamedTuple):
     """What a reply means, and what a person can do about it ("" if nothing needs to be done)."""
 
-    meaning: str
-    remedy: Phrase = ""
+    meaning: Phrase
+    remedy: Phrase = NO_TEXT
 
 
 LOGIN_PHASE = "login"
@@ -77,7 +78,9 @@ def _compiled_rules() -> list[tuple[re.Pattern[str], re.Pattern[str], Rule]]:
 def _by_codes(code: int, enhanced: str) -> Verdict:
     """Return the verdict by the detail of the enhanced code, or by the code if there is no useful detail."""
     is_final = code >= 500
-    by_code = BY_CODE.get(code) or Verdict(Fault.REFUSED, "refused" if is_final else tr("refused for now"), READ_REPLY)
+    by_code = BY_CODE.get(code) or Verdict(
+        Fault.REFUSED, tr("refused") if is_final else tr("refused for now"), READ_REPLY
+    )
     detail = enhanced.partition(".")[2]
     is_vague = detail == "0.0" or (not is_final and (detail.endswith(".0") or detail == "7.1"))
     verdict = by_code if is_vague else BY_DETAIL.get(detail, by_code)
@@ -110,7 +113,7 @@ def _final(verdict: Verdict) -> Verdict:
     """Return the verdict on a reply of 5xx, after which nothing is retried automatically."""
     if verdict.remedy != WAIT:
         return verdict
-    return verdict._replace(remedy="" if verdict.fault == Fault.MAILBOX else ASK_RELAY)
+    return verdict._replace(remedy=NO_TEXT if verdict.fault == Fault.MAILBOX else ASK_RELAY)
 
 
 def _retried(verdict: Verdict) -> Verdict:
@@ -137,7 +140,7 @@ def explain(outcome: str, phase: str, code: int, enhanced: str, text: str) -> Ex
     return Explanation(verdict.meaning, _adapt_remedy(verdict.remedy, is_final=outcome == Outcome.FAILED))
 
 
-def _adapt_remedy(remedy: Phrase, *, is_final: bool) -> str:
+def _adapt_remedy(remedy: Phrase, *, is_final: bool) -> Phrase:
     """Return a remedy that fits: no action on a client while the email is retried, and no waiting after a failure."""
     if not is_final and (not remedy or remedy in CLIENT_REMEDIES):
         return WAIT

@@ -39,5 +39,5 @@ class Verdict(NamedTuple):
     """Whose fault a reply is, what it means, and what a person can do about it ("" if nothing needs to be done)."""
 
     fault: Fault
-    meaning: str
+    meaning: Phrase
     remedy: Phrase

@@ -38,7 +38,7 @@ class Rule(NamedTuple):
     fault: Fault
     codes: str
     words: str
-    meaning: str
+    meaning: Phrase
     remedy: Phrase
 
 

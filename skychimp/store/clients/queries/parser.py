@@ -40,23 +40,34 @@ from skychimp.store.clients.queries.syntax import (
     Value,
 )
 from skychimp.store.clients.queries.tokens import EXAMPLE, Token, split
-from skychimp.text import did_you_mean, folded, shortened
+from skychimp.text import NO_TEXT, close_matches, did_you_mean, folded, shortened
 from skychimp.translation import Phrase, tr
 
 COMPARISONS = ("=", "<>", "!=", "<", "<=", ">", ">=")
 KEYWORDS = ("AND", "OR", "NOT", "IN", "LIKE", "IS", "NULL", "BETWEEN", "TRUE", "FALSE", "GOT")
-PREDICATES = "=, <>, <, <=, >, >=, IN, LIKE, BETWEEN or IS NULL"
+PREDICATES = tr("=, <>, <, <=, >, >=, IN, LIKE, BETWEEN or IS NULL")
 
 _MAX_ID = 2**63 - 1
 _LIKE_KINDS = (Kind.TEXT, Kind.ADDRESS, Kind.TAG)
 _LITERALS = {
-    Kind.TEXT: "a text in quotes, such as 'Riga'",
-    Kind.ADDRESS: "an email address in quotes, such as 'ada@example.org'",
-    Kind.TAG: "a tag in quotes, such as 'vip'",
-    Kind.NUMBER: "a number, such as 42 or -1.5",
-    Kind.BOOLEAN: "TRUE or FALSE",
-    Kind.DATE: "a date in quotes, such as '2026-12-01'",
-    Kind.TIME: "a time in quotes: '2026-12-01', '2026-12-01 09:00' or '-30d'",
+    Kind.TEXT: tr("a text in quotes, such as 'Riga'"),
+    Kind.ADDRESS: tr("an email address in quotes, such as 'ada@example.org'"),
+    Kind.TAG: tr("a tag in quotes, such as 'vip'"),
+    Kind.NUMBER: tr("a number, such as 42 or -1.5"),
+    Kind.BOOLEAN: tr("TRUE or FALSE"),
+    Kind.DATE: tr("a date in quotes, such as '2026-12-01'"),
+    Kind.TIME: tr("a time in quotes: '2026-12-01', '2026-12-01 09:00' or '-30d'"),
+}
+
+
+_KINDS = {
+    Kind.TEXT: tr("a text"),
+    Kind.ADDRESS: tr("an email address"),
+    Kind.TAG: tr("a tag"),
+    Kind.NUMBER: tr("a number"),
+    Kind.BOOLEAN: tr("true or false"),
+    Kind.DATE: tr("a date"),
+    Kind.TIME: tr("a time"),
 }
 
 
@@ -85,7 +96,7 @@ class _Parser:
             raise InvalidQuery(tr("it is empty"), EXAMPLE, self._query, 0)
         node = self._disjunction()
         if self._token.kind != "end":
-            raise self._unexpected("AND or OR")
+            raise self._unexpected(tr("AND or OR"))
         return node
 
     # Operators
@@ -152,7 +163,7 @@ class _Parser:
         node = self._null_test(column, operator) if self._take("IS") else self._negatable(column)
         if node is None:
             if is_negated or self._token.keyword not in COMPARISONS:
-                raise self._unexpected("IN, LIKE or BETWEEN" if is_negated else PREDICATES)
+                raise self._unexpected(tr("IN, LIKE or BETWEEN") if is_negated else PREDICATES)
             return self._comparison(column)
         return Negation(node) if is_negated else node
 
@@ -193,7 +204,7 @@ class _Parser:
                 "{keyword} cannot be used with {column}, which is {described}",
                 keyword=operator.keyword,
                 column=column,
-                described=_described(column),
+                described=_KINDS[column.kind],
             )
             raise self._error(problem, tr("use =, <>, IN or IS NULL with {column}", column=column), operator)
 
@@ -202,26 +213,27 @@ class _Parser:
     def _column(self) -> Column:
         token = self._token
         if token.kind != "word" or token.keyword in KEYWORDS:
-            raise self._unexpected("a column such as email, tag or fields.city")
+            raise self._unexpected(tr("a column such as email, tag or fields.city"))
         self._advance()
         if folded(token.value).startswith(FIELD_PREFIX):
             name = token.value[len(FIELD_PREFIX) :]
             field = self._known.fields.get(folded(name))
             if field is None:
-                raise self._unknown(token, f"unknown field {name}", name)
+                raise self._unknown(token, tr("unknown field {name}", name=name), name)
             return Column(field.name, Kind(field.type.value), is_field=True)
         column = COLUMNS.get(folded(token.value))
         if column is None:
-            raise self._unknown(token, f"unknown column {token.value}", token.value)
+            raise self._unknown(token, tr("unknown column {name}", name=token.value), token.value)
         return column
 
     def _unknown(self, token: Token, problem: Phrase, name: str) -> InvalidQuery:
         fields = {field.name: FIELD_PREFIX + field.name for field in self._known.fields.values()}
-        suggestion = did_you_mean(name, fields) or did_you_mean(name, COLUMNS)
-        for field, column in fields.items():
-            suggestion = suggestion.replace(f" {field}?", f" {column}?")
-        choices = ", ".join([*COLUMNS, *fields.values()][:20])
-        return self._error(problem, suggestion or tr("choose one of: {choices}", choices=choices), token)
+        close = close_matches(name, fields, most=1) or close_matches(name, COLUMNS, most=1)
+        if close:
+            hint = tr("did you mean {close}?", close=fields.get(close[0], close[0]))
+        else:
+            hint = tr("choose one of: {choices}", choices=", ".join([*COLUMNS, *fields.values()][:20]))
+        return self._error(problem, hint, token)
 
     def _values(self, column: Column) -> tuple[Value, ...]:
         self._expect("(", tr("( expected"), tr("write {column} IN (…, …)", column=column))
@@ -272,15 +284,17 @@ class _Parser:
         try:
             value = check(token.value)
         except (InvalidValue, ValueError):
-            noun = {Kind.TIME: "time", Kind.DATE: "date"}.get(kind, "email address")
-            hint = (
-                tr("for a part of it, use LIKE")
-                if kind == Kind.ADDRESS
-                else tr("write {literals}", literals=_LITERALS[kind])
-            )
-            raise self._error(tr("invalid {noun} {value}", noun=noun, value=shortened(token.value)), hint) from None
+            raise self._invalid(kind, token.value) from None
         self._advance()
         return value
+
+    def _invalid(self, kind: Kind, value: str) -> InvalidQuery:
+        shown, literal = shortened(value), tr("write {literal}", literal=_LITERALS[kind])
+        if kind == Kind.ADDRESS:
+            return self._error(tr("invalid email address {value}", value=shown), tr("for a part of it, use LIKE"))
+        if kind == Kind.DATE:
+            return self._error(tr("invalid date {value}", value=shown), literal)
+        return self._error(tr("invalid time {value}", value=shown), literal)
 
     # Tokens
 
@@ -301,22 +315,18 @@ class _Parser:
 
     def _mismatch(self, column: Column) -> InvalidQuery:
         return self._error(
-            tr("{column} is {described}", column=column, described=_described(column)),
-            tr("compare it with {literals}", literals=_LITERALS[column.kind]),
+            tr("{column} is {described}", column=column, described=_KINDS[column.kind]),
+            tr("compare it with {literal}", literal=_LITERALS[column.kind]),
         )
 
-    def _unexpected(self, expected: str) -> InvalidQuery:
+    def _unexpected(self, expected: Phrase) -> InvalidQuery:
         token = self._token
-        found = "the query ends" if token.kind == "end" else f"unexpected {_as_written(token)}"
-        suggestion = did_you_mean(token.value, KEYWORDS) if token.kind == "word" else ""
+        found = tr("the query ends") if token.kind == "end" else tr("unexpected {token}", token=_as_written(token))
+        suggestion = did_you_mean(token.value, KEYWORDS) if token.kind == "word" else NO_TEXT
         return self._error(found, suggestion or tr("write {expected} here", expected=expected))
 
     def _error(self, problem: Phrase, hint: Phrase | None, token: Token | None = None) -> InvalidQuery:
         return InvalidQuery(problem, hint, self._query, (token or self._token).position)
-
-
-def _described(column: Column) -> str:
-    return {Kind.ADDRESS: "an email address", Kind.BOOLEAN: "true or false"}.get(column.kind, f"a {column.kind}")
 
 
 def _as_written(token: Token) -> str:

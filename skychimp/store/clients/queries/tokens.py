@@ -67,8 +67,10 @@ def _require_text(query: str) -> None:
     for position, character in enumerate(query):
         category = unicodedata.category(character)
         if category == "Cs" or (category == "Cc" and character not in "\t\r\n"):
-            problem = tr("invalid UTF-8") if category == "Cs" else tr("a control character")
-            raise InvalidQuery(tr("{problem} is not allowed", problem=problem), tr("remove it"), query, position)
+            problem = (
+                tr("invalid UTF-8 is not allowed") if category == "Cs" else tr("a control character is not allowed")
+            )
+            raise InvalidQuery(problem, tr("remove it"), query, position)
 
 
 def _unexpected(query: str, position: int) -> InvalidQuery:
@@ -85,6 +87,6 @@ def _unexpected(query: str, position: int) -> InvalidQuery:
         return InvalidQuery(tr("invalid number"), tr("use a number such as 42, or a text in quotes"), query, position)
     if character.isspace():
         return InvalidQuery(
-            tr("unusual space U+{ord:04X}", ord=ord(character)), tr("use an ordinary space"), query, position
+            tr("unusual space U+{number:04X}", number=ord(character)), tr("use an ordinary space"), query, position
         )
     return InvalidQuery(tr("unexpected {character}", character=character), EXAMPLE, query, position)
