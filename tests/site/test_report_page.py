@@ -74,7 +74,7 @@ def make_report(text: str = HOSTILE) -> Report:
         returned={"bounced": 1},
         rates=RATES,
     )
-    group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", text, 1, "no such mailbox", "ask")
+    group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", text, 1, verbatim("no such mailbox"), verbatim("ask"))
     return Report(
         id=7,
         subject=text,
