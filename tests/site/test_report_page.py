@@ -15,6 +15,7 @@ from skychimp.return_rates import ReturnCounts
 from skychimp.services.reporting import returns
 from skychimp.services.reporting.reports import DomainReport, OccurrenceReport, RatePoint, ReplyGroup, Report
 from skychimp.site import reports as report_page
+from skychimp.translation import verbatim
 
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
 RATES = returns.report_rates(ReturnCounts(sent=997, refused=3, bounced=22, complaints=1))
