@@ -120,7 +120,9 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
         case _:
             nouns = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
             if isinstance(nouns.get("noun"), str) and nouns["noun"]:
-                yield f"{{number:,}} {nouns['noun']}", f"{{number:,}} {nouns.get('plural') or nouns['noun'] + 's'}"
+                plural = nouns.get("plural") or f"{nouns['noun']}s"
+                yield f"{{number:,}} {nouns['noun']}", f"{{number:,}} {plural}"
+                yield f"no matching {plural}"
 
 
 def _messages_of_templates() -> Iterator[tuple[Message, str]]:
