@@ -14,7 +14,7 @@ def show_outbox_note(context: Context, written: int, *, others_sent: bool = Fals
     else:
         note = tr("{written:,} written to the outbox; nothing has left this machine", written=written)
     context.out.note(note)
-    context.out.note(tr("hint: {how_to_send}", how_to_send=how_to_send(context)))
+    context.out.note(tr("hint: {hint}", hint=how_to_send(context)))
 
 
 def how_to_send(context: Context) -> Phrase:
