@@ -112,6 +112,6 @@ def _draw_days(report: "RangeReport", width: int) -> "RenderableType":
             Text(translated(weekdays.with_weekday(days[0].day, str(days[0].day)))),
             Text(translated(tr("{number:,} sent", number=counts["sent"]))),
             charts.bar(counts["sent"] / most, max(width // 3 - 6, 10)),
-            Text(list_counts(counts, leave_out="sent"), "dim"),
+            Text(translated(list_counts(counts, leave_out="sent")), "dim"),
         )
     return table

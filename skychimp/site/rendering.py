@@ -5,7 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from skychimp.translation import looked_up, tr, translated, trn
+from skychimp.text import thousands
+from skychimp.translation import looked_up, translated, trn
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,7 +27,7 @@ def make_environment(**filters: Any) -> Environment:
 
 
 def _number(number: int) -> str:
-    return translated(tr("{number:,}", number=number))
+    return translated(thousands(number))
 
 
 def _plural(one: str, many: str, number: int) -> str:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from skychimp.services.reporting.reports import format_percent
+from skychimp.text import thousands
 from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ def bars(counts: Mapping[str, int], width: int) -> "Table":
     total, table = sum(counts.values()), borderless_table()
     for name, number in counts.items():
         if number:
-            cells = (translated(name).replace("_", " "), f"{number:,}", translated(format_percent(number, total)))
-            table.add_row(*map(Text, cells), bar(number / total, width, STYLES.get(name, "bright_black")))
+            cells = (translated(name).replace("_", " "), thousands(number), format_percent(number, total))
+            table.add_row(
+                *(Text(translated(cell)) for cell in cells),
+                bar(number / total, width, STYLES.get(name, "bright_black")),
+            )
     return table
 
 

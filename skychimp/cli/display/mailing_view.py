@@ -12,7 +12,7 @@ from skychimp.cli.context import Context
 from skychimp.cli.display.weekdays import NAMES, with_weekday
 from skychimp.errors import ConfigError
 from skychimp.shell import command, run_hint
-from skychimp.text import count_of
+from skychimp.text import count_of, thousands
 from skychimp.translation import Phrase, joined, tr
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "Audie
         show_mailing(context, mailing, counted)
         return
     shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
-    audience = {"audience": audience_in_words(mailing), "recipients": f"{counted.recipients:,}"}
+    audience = {"audience": audience_in_words(mailing), "recipients": thousands(counted.recipients)}
     left_out = counted.problem or left_out_in_words(counted) or tr("nobody")
     more: dict[str, str] = {"left_out": left_out, "canary": canary_in_words(mailing) or tr("none")}
-    more |= {"bounces": f"{mailing.bounces:,}", "complaints": f"{mailing.complaints:,}"}
+    more |= {"bounces": thousands(mailing.bounces), "complaints": thousands(mailing.complaints)}
     context.out.record(shown | audience | more)
 
 

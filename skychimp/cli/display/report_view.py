@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from skychimp.cli.display import charts
 from skychimp.cli.display.values import escape
 from skychimp.services.reporting.reports import counts_by_status, format_percent
-from skychimp.text import count_of
+from skychimp.text import count_of, thousands
 from skychimp.translation import Phrase, joined, tr, translated
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def draw_reply(group: "ReplyGroup") -> "Table":
     table = charts.borderless_table(numbers=(0,), columns=3)
     table.columns[0].width, table.columns[1].width = 9, 10
     outcome = Text(group.outcome.replace("_", " "), charts.STYLES[group.outcome])
-    table.add_row(Text(f"{group.attempts:,}"), outcome, reply)
+    table.add_row(Text(translated(thousands(group.attempts))), outcome, reply)
     return table
 
 
@@ -85,18 +85,18 @@ def draw_domains(domains: "Sequence[DomainReport]", width: int) -> "Table":
     for domain in domains:
         table.add_row(
             Text(escape(domain.domain or translated(tr("(others)")))),
-            Text(f"{domain.deliveries:,}"),
+            Text(translated(thousands(domain.deliveries))),
             Text(translated(format_percent(domain.counts["sent"], domain.tried))),
             charts.bar(domain.share_sent, max((width - 60) // 2, 10)),
-            Text(list_counts(counts_by_status(domain.counts), leave_out="sent"), "dim"),
+            Text(translated(list_counts(counts_by_status(domain.counts), leave_out="sent")), "dim"),
         )
     return table
 
 
-def list_counts(counts: Mapping[str, int], *, leave_out: str = "") -> str:
+def list_counts(counts: Mapping[str, int], *, leave_out: str = "") -> Phrase:
     """Return the counts above zero in a line: `998 sent, 2 failed`."""
-    shown = {name: number for name, number in counts.items() if number and name != leave_out}
-    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in shown.items())
+    shown = {name.replace("_", " "): number for name, number in counts.items() if number and name != leave_out}
+    return joined(", ", (tr("{number:,} {state}", number=number, state=state) for state, number in shown.items()))
 
 
 def _describe_mailing(report: "Report") -> Phrase:
@@ -128,11 +128,11 @@ def _describe(occurrence: "OccurrenceReport", width: int) -> "Text":
     """Return an occurrence's counts, its state, and a sparkline of its sending rate."""
     from rich.text import Text
 
-    counts = list_counts(counts_by_status(occurrence.counts)) or translated(tr("no emails"))
+    counts = list_counts(counts_by_status(occurrence.counts)) or tr("no emails")
     state = tr("{state}", state=occurrence.state)
     if occurrence.duration is not None:
         state = tr("{state} in {duration}", state=state, duration=charts.format_elapsed(occurrence.duration))
-    text = Text(f"{counts}\n{translated(state)}")
+    text = Text(f"{translated(counts)}\n{translated(state)}")
     if occurrence.peak is not None:
         rate = f"{occurrence.peak:,.{0 if occurrence.peak >= 10 else 1}f}"
         text.append(f"{translated(tr(', up to {rate} emails per second', rate=rate))}\n")
