@@ -270,7 +270,12 @@ def _usage_error(error: "typer.TyperException") -> "SkychimpError":
     for pattern, replacement in _REWORDINGS:
         message = re.sub(pattern, replacement, message)
     message = message[:1].lower() + message[1:].rstrip(".")
-    return InvalidValue(_phrase(_USAGE_ERRORS, message), _usage_hint(error, message, suggestion))
+    return InvalidValue(usage_phrase(message), _usage_hint(error, message, suggestion))
+
+
+def usage_phrase(message: str) -> Phrase:
+    """Return an error of usage, in our wording, as the phrase that can be translated."""
+    return _phrase(_USAGE_ERRORS, message)
 
 
 def _phrase(phrases: "Phrases", message: str) -> Phrase:

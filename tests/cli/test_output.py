@@ -24,7 +24,7 @@ from skychimp.cli.display.values import escape
 from skychimp.cli.output import Output, prepare_streams
 from skychimp.errors import Interrupted, SkychimpError
 from skychimp.listed import Listed
-from skychimp.translation import verbatim
+from skychimp.translation import in_language, tr, verbatim
 
 COLUMNS = {"id": "ID", "name": "Name"}
 HOSTILE = "[bold]Ada[/bold]\t\n\x1b[31m\u202eevil\u200f\ud800 :smile: [link=x]"
@@ -397,3 +397,55 @@ def test_question_without_an_answer_ends_its_line(
     with pytest.raises(Interrupted if raised is EOFError else KeyboardInterrupt):
         Output().ask(verbatim("Email:"))
     assert capsys.readouterr() == ("", "\nEmail: \n")
+
+
+# In Russian
+
+
+@pytest.mark.parametrize(
+    ("total", "text"),
+    [
+        (1, "1 клиент"),
+        (2, "показано 1, всего 2 клиента"),
+        (5, "показано 1, всего 5 клиентов"),
+        (21, "показано 1, всего 21 клиент"),
+        (1_002, "показано 1, всего 1\xa0002 клиента"),
+    ],
+)
+def test_number_of_rows_in_russian(total: int, text: str) -> None:
+    rows: Listed[Row] = Listed(iter([Row(1)]), lambda: total, is_part=True)
+    with in_language("ru"):
+        shown = on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client"))
+    assert text in shown.splitlines()[0]
+
+
+def test_table_in_russian_has_its_own_words() -> None:
+    columns = {"id": tr("ID"), "name": tr("Name")}
+    rows = [Row(1, True), Row(2, [tr("none"), "Ада"]), Row(3, tr("none"))]
+    with in_language("ru"):
+        shown = on_terminal(lambda: Output().rows(rows, columns))
+        record = on_terminal(lambda: Output().record({"name": tr("none"), "text": "none"}))
+    assert re.findall("[А-Яа-я]+", shown) == ["Имя", "да", "нет", "Ада", "нет"]
+    assert re.findall("нет|none", record) == ["нет", "none"]
+
+
+def test_pipe_and_json_are_in_english(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row(1, tr("none")), Row(2, True)]
+    with in_language("ru"):
+        Output().rows(rows, COLUMNS)
+        Output(json=True).record(rows[0])
+    assert printed(capsys) == '1\tnone\n2\tyes\n{\n  "id": 1,\n  "name": "none"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_filtered", "text"),
+    [
+        ([], True, "подходящих клиентов нет"),
+        ([], False, "пока ничего нет"),
+        (Listed(iter(()), lambda: 2, is_part=True), False, "показано 0, всего 2 клиента"),
+    ],
+)
+def test_empty_list_in_russian(rows: Any, is_filtered: bool, text: str) -> None:
+    with in_language("ru"):
+        shown = on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client", is_filtered=is_filtered))
+    assert shown == f"{text}\n"
