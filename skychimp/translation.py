@@ -8,7 +8,7 @@ in gettext's format.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gettext import GNUTranslations
@@ -34,6 +34,11 @@ class Phrase(str):
     plural: str | None
     number: int
     values: Mapping[str, object]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, handler: Any) -> Any:
+        """Describe it as text, in the JSON Schemas of what commands print."""
+        return handler(str)
 
 
 def tr(message: str, /, **values: object) -> Phrase:
