@@ -128,6 +128,11 @@ def count_of(number: int, noun: str, plural: str = "") -> Phrase:
     return trn(f"{{number:,}} {noun}", f"{{number:,}} {plural or noun + 's'}", number)
 
 
+def thousands(number: int) -> Phrase:
+    """Return a number with its thousands separated: `2,002`."""
+    return tr("{number:,}", number=number)
+
+
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> Phrase:
     """Return `did you mean X?` for the known words that resemble a mistyped one, "" if none does.
 

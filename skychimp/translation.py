@@ -5,7 +5,8 @@ translates it, so JSON, logs and the store are in English, whatever the language
 in gettext's format.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,18 @@ def use_language(language: str) -> None:
     from gettext import translation
 
     _catalog = translation(DOMAIN, FOLDER, [language])
+
+
+@contextmanager
+def in_language(language: str) -> Iterator[None]:
+    """Show text in a language, one of LANGUAGES, until the end of the block."""
+    global _catalog
+    before = _catalog
+    try:
+        use_language(language)
+        yield
+    finally:
+        _catalog = before
 
 
 def current_language() -> str:

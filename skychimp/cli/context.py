@@ -17,7 +17,7 @@ from skychimp.cli import interrupts
 from skychimp.cli.output import Output
 from skychimp.errors import Denied, InvalidValue, SkychimpError
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
     from skychimp.config.config_file import UntrustedConfig
@@ -85,7 +85,7 @@ class Context:
 
         settings = sources.load_settings(self.flags, config_file=self.options.config, ask_trust=self.ask_trust)
         if self.options.verbose:
-            self.out.note(tr("config: {config_file}", config_file=settings.config_file or "none"))
+            self.out.note(tr("config: {config_file}", config_file=settings.config_file or tr("none")))
             self.out.note(tr("store:  {store_name}", store_name=settings.store_name))
         return settings
 
@@ -186,7 +186,7 @@ class Context:
         """Return whether the user can be asked something."""
         return sys.stdin.isatty() and not self.options.no_input
 
-    def confirm(self, action: str, *, yes: bool, option: str = "--yes") -> None:
+    def confirm(self, action: Phrase, *, yes: bool, option: str = "--yes") -> None:
         """Ask before an action that loses something, such as "delete client 5". `option` is the one that agrees.
 
         Raises InvalidValue if nobody can be asked, and SkychimpError if the answer is not yes.
@@ -197,7 +197,9 @@ class Context:
             raise InvalidValue(
                 tr("refusing to {action} without confirmation", action=action), tr("pass {option}", option=option)
             )
-        if self.out.ask(f"{action[:1].upper()}{action[1:]}? [y/N]").lower() not in ("y", "yes"):
+        shown = translated(action)
+        question = tr("{action}? [y/N]", action=f"{shown[:1].upper()}{shown[1:]}")
+        if self.out.ask(question).lower() not in ("y", "yes"):
             raise SkychimpError(tr("cancelled"))
 
     def can_ask_to_send(self, *, yes: bool) -> bool:
@@ -211,7 +213,8 @@ class Context:
         """
         if number > 1 and self.can_ask_to_send(yes=yes):
             clients = count_of(number, "client")
-            recipients = clients if first is None or first >= number else f"{first:,} of {clients}"
+            is_part = first is not None and first < number
+            recipients = tr("{first:,} of {clients}", first=first, clients=clients) if is_part else clients
             answer = self.out.ask(tr("Send to {recipients} now? [y/N]", recipients=recipients))
             if answer.lower() not in ("y", "yes"):
                 raise SkychimpError(tr("cancelled"))
@@ -246,7 +249,7 @@ def read_text(file: str) -> str:
             data = opened.read(MAX_TEXT_SIZE + 1)
         if len(data) > MAX_TEXT_SIZE:
             raise InvalidValue(
-                tr("{file} is larger than {max_text_size} MB", file=file, max_text_size=MAX_TEXT_SIZE // 1_000_000),
+                tr("{file} is larger than {megabytes} MB", file=file, megabytes=MAX_TEXT_SIZE // 1_000_000),
                 tr("use a smaller file"),
             )
         return data.decode("utf-8-sig")

@@ -22,7 +22,7 @@ _EDITOR_HINT = tr("set VISUAL or EDITOR to your editor")
 
 
 def edit_and_save(
-    context: Context, text: str, save: Callable[[str], Saved], *, suffix: str, missing: str, hint: Phrase
+    context: Context, text: str, save: Callable[[str], Saved], *, suffix: str, missing: Phrase, hint: Phrase
 ) -> Saved:
     """Let the user edit a text until `save` accepts it, and return what `save` returns.
 

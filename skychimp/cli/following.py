@@ -11,7 +11,7 @@ from skychimp.cli.context import Context
 from skychimp.cli.output import new_console
 from skychimp.durations import format_duration, parse_duration
 from skychimp.errors import InvalidValue
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,13 +65,16 @@ def watch_screen(draw: "Callable[[], tuple[RenderableType, bool]]", interval_s: 
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while not is_last:
-                shown_at = f"{datetime.now().astimezone():%H:%M:%S}"
-                footer = f"\n{shown_at}, again every {format_duration(timedelta(seconds=interval_s))}; Ctrl-C to end"
-                live.update(Group(screen, Text(footer, "dim")), refresh=True)
+                live.update(Group(screen, Text(f"\n{translated(_footer(interval_s))}", "dim")), refresh=True)
                 time.sleep(interval_s)
                 screen, is_last = draw()
     finally:
         console.print(screen)
+
+
+def _footer(interval_s: float) -> Phrase:
+    now, interval = datetime.now().astimezone(), format_duration(timedelta(seconds=interval_s))
+    return tr("{time}, again every {interval}; Ctrl-C to end", time=f"{now:%H:%M:%S}", interval=interval)
 
 
 def follow_log(

@@ -8,12 +8,13 @@ import gc
 import os
 import re
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from skychimp import __version__
 from skychimp.cli import interrupts
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, tr, translated, verbatim
 
 if TYPE_CHECKING:
     import typer
@@ -44,6 +45,39 @@ _REWORDINGS = (
 )
 """Patterns in Typer's errors, and what is written instead."""
 
+Phrases = tuple[tuple[str, Callable[..., Phrase]], ...]
+
+_VALUE_ERRORS: Phrases = (
+    (r"must be at least (.*)", lambda least: tr("must be at least {least}", least=least)),
+    (r"must be less than or equal to (.*)", lambda most: tr("must be less than or equal to {most}", most=most)),
+    (r"must be an integer", lambda: tr("must be an integer")),
+    (
+        r"must be a valid number, unable to parse string as a number",
+        lambda: tr("must be a valid number, unable to parse string as a number"),
+    ),
+    (
+        r'"(.*)" is not one of (.*)',
+        lambda value, known: tr('"{value}" is not one of {known}', value=value, known=known),
+    ),
+)
+"""Patterns of what Typer finds wrong with a value, as it is written here, and the phrase that can be translated."""
+
+_USAGE_ERRORS: Phrases = (
+    (r'unknown command "(.*)"', lambda name: tr('unknown command "{name}"', name=name)),
+    (r"unknown option (\S+)", lambda name: tr("unknown option {name}", name=name)),
+    (r"missing command", lambda: tr("missing command")),
+    (r"missing option (\S+)", lambda name: tr("missing option {name}", name=name)),
+    (r"missing argument (\S+)", lambda name: tr("missing argument {name}", name=name)),
+    (r"option (\S+) requires a value", lambda name: tr("option {name} requires a value", name=name)),
+    (r"option (\S+) does not take a value", lambda name: tr("option {name} does not take a value", name=name)),
+    (r"unexpected argument: (.*)", lambda name: tr("unexpected argument: {name}", name=name)),
+    (
+        r"invalid value for (.*?): (.*)",
+        lambda name, reason: tr("invalid value for {name}: {reason}", name=name, reason=_phrase(_VALUE_ERRORS, reason)),
+    ),
+)
+"""Patterns of Typer's errors, as they are written here, and the phrase that can be translated."""
+
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
@@ -53,9 +87,9 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(interrupts.STATUS)
     except (ImportError, MemoryError) as error:
-        incomplete = f"the installation is incomplete: {error}\nhint: install Skychimp again"
+        incomplete = tr("the installation is incomplete: {error}\nhint: install Skychimp again", error=error)
         message = _OUT_OF_MEMORY if _is_out_of_memory(error) else incomplete
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        print(translated(tr("error:")), translated(message), file=sys.stderr)  # noqa: T201
         sys.exit(_exit_status(1))
 
 
@@ -176,12 +210,13 @@ def _explain(error: Exception) -> "SkychimpError":
     if isinstance(error, OSError) and error.strerror:
         if not error.filename and is_output_broken():
             return output_error(error)
-        return SkychimpError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        reason = verbatim(error.strerror)
+        return SkychimpError(tr("{file}: {reason}", file=error.filename, reason=reason) if error.filename else reason)
     message = str(error).partition("\n")[0]
     return SkychimpError(
         tr(
-            "unexpected {name} at {location}: {message}",
-            name=type(error).__name__,
+            "unexpected {kind} at {location}: {message}",
+            kind=type(error).__name__,
             location=_location(error),
             message=message,
         ),
@@ -194,8 +229,8 @@ def _invalid_token(error: "SkychimpError") -> "SkychimpError":
     from skychimp.errors import NotLoggedIn
 
     if os.environ.get("SKYCHIMP_TOKEN"):
-        hint = tr("skychimp login --email YOU@EXAMPLE.ORG --print-token")
-        return NotLoggedIn(tr("the token in SKYCHIMP_TOKEN is not valid"), tr('get a new one with "{hint}"', hint=hint))
+        hint = tr('get a new one with "{command}"', command="skychimp login --email YOU@EXAMPLE.ORG --print-token")
+        return NotLoggedIn(tr("the token in SKYCHIMP_TOKEN is not valid"), hint)
     return NotLoggedIn(tr("your session has ended"), error.hint)
 
 
@@ -219,7 +254,7 @@ def _location(error: Exception) -> str:
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     if traceback is None:
-        return "an unknown place"
+        return tr("an unknown place")
     return f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
 
 
@@ -234,7 +269,20 @@ def _usage_error(error: "typer.TyperException") -> "SkychimpError":
     for pattern, replacement in _REWORDINGS:
         message = re.sub(pattern, replacement, message)
     message = message[:1].lower() + message[1:].rstrip(".")
-    return InvalidValue(message, _usage_hint(error, message, suggestion))
+    return InvalidValue(usage_phrase(message), _usage_hint(error, message, suggestion))
+
+
+def usage_phrase(message: str) -> Phrase:
+    """Return an error of usage, in our wording, as the phrase that can be translated."""
+    return _phrase(_USAGE_ERRORS, message)
+
+
+def _phrase(phrases: "Phrases", message: str) -> Phrase:
+    """Return a text as the phrase that can be translated, or as it is if it is not in the table."""
+    for pattern, make in phrases:
+        if match := re.fullmatch(pattern, message):
+            return make(*match.groups())
+    return verbatim(message)
 
 
 def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) -> Phrase:
@@ -248,9 +296,9 @@ def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) ->
         value = [] if options[option] else [_metavar(root, option)]
         return tr("write it before the command: {command}", command=command(option, *value, *words))
     if unknown := re.fullmatch(r'unknown command "(.*)"', message):
-        meant = suggest_command(context.command, unknown[1]) if context else ""
+        meant = suggest_command(context.command, unknown[1]) if context else tr("")
     else:
-        meant = f"did you mean {suggestion}?" if suggestion else suggest_choice(message)
+        meant = tr("did you mean {close}?", close=suggestion) if suggestion else suggest_choice(message)
     return meant or run_hint(*words, "--help")
 
 

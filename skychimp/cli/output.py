@@ -172,7 +172,7 @@ class Output:
 
     def text(self, text: str) -> None:
         """Show a text of several lines, each escaped."""
-        self._write("\n".join(escape(line) for line in text.split("\n")))
+        self._write("\n".join(map(escape, translated(text).split("\n"))))
 
     def raw(self, text: str) -> None:
         """Write a text as it is, because it is going to be a file."""
@@ -227,7 +227,7 @@ class Output:
         """Show a heading and the line below it."""
         console = new_console(stderr=False)
         console.print(f"\n{escape(translated(title))}", style="bold", markup=False)
-        console.print("\n".join(map(escape, text.split("\n"))), style="cyan", markup=False, soft_wrap=True)
+        console.print(terminal_text(text, multiline=True), style="cyan", markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     # Messages, on stderr
@@ -332,7 +332,7 @@ def _why_nothing_is_shown(
     from skychimp.text import count_of
 
     if isinstance(records, Listed) and records.is_part and (total := records.count()):
-        return tr("0 of {records}", records=count_of(total, noun, plural))
+        return tr("{shown:,} of {total}", shown=0, total=count_of(total, noun, plural))
     return tr(f"no matching {plural or noun + 's'}") if is_filtered else empty
 
 

@@ -19,7 +19,7 @@ from skychimp.config import shared
 from skychimp.errors import InvalidValue
 from skychimp.services.installing.marks import is_ours, mark
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 Force = Annotated[
     bool,
@@ -42,7 +42,7 @@ def open_output_file(context: Context, name: str, *, force: bool) -> Iterator[Te
     file is readable by its owner only. Raises InvalidValue if the file cannot be written or nobody can be asked,
     SkychimpError if the answer is no, and Denied to whoever runs a shared installation with sudo.
     """
-    _require_operator("use - and redirect the output")
+    _require_operator(tr("use - and redirect the output"))
     try:
         with _open_stream(name) or _open_new(context, Path(name), force) as opened:
             yield opened
@@ -95,9 +95,9 @@ def _cannot_write(name: str, error: OSError) -> InvalidValue:
     )
 
 
-def _require_operator(instead: str = "") -> None:
+def _require_operator(instead: Phrase | None = None) -> None:
     """Raise Denied to whoever runs a shared installation with sudo. `instead` is what they can do."""
-    shared.require_operator(tr("write files as this account"), instead)
+    shared.require_operator(tr("write files as this account"), instead or tr(""))
 
 
 def _open_stream(name: str) -> TextIO | None:
@@ -122,7 +122,7 @@ def _open_stream(name: str) -> TextIO | None:
         if _is_stream(status):
             return open(name, "w", encoding="utf-8", newline="")
         if not stat.S_ISREG(status.st_mode):
-            raise IsADirectoryError(0, "it is not a file", name)
+            raise IsADirectoryError(0, tr("it is not a file"), name)
     return None
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+PASSWORD = tr("Password:")
+
 Email = Annotated[str | None, typer.Option(help="Your account's email address.", metavar="EMAIL", show_default=False)]
 Code = Annotated[
     str | None, typer.Argument(metavar="CODE", help="The code from the email, or - for stdin.", show_default=False)
@@ -39,7 +41,7 @@ def read_email(context: Context, given: str | None, *, is_new: bool = False) -> 
     return ask_until_valid(context, lambda: addresses.parse(context.out.ask(tr("Email:")), rules).email)
 
 
-def read_password(context: Context, from_stdin: bool, question: Phrase = "Password:") -> str:
+def read_password(context: Context, from_stdin: bool, question: Phrase = PASSWORD) -> str:
     """Return the user's current password: from stdin or the environment, or asked for. Raises InvalidValue."""
     password = scripted_password(from_stdin)
     if password is None:
@@ -51,11 +53,11 @@ def read_password(context: Context, from_stdin: bool, question: Phrase = "Passwo
 def read_optional_password(context: Context, from_stdin: bool) -> str | None:
     """Return the user's current password as `read_password` does, or None if there is none and nobody can be asked."""
     password = scripted_password(from_stdin)
-    return context.out.ask_secret(tr("Password:")) if password is None and context.can_prompt() else password
+    return context.out.ask_secret(PASSWORD) if password is None and context.can_prompt() else password
 
 
 def read_new_password(
-    context: Context, from_stdin: bool, question: Phrase = "Password:", *, owner: tuple[str, ...]
+    context: Context, from_stdin: bool, question: Phrase = PASSWORD, *, owner: tuple[str, ...]
 ) -> str:
     """Return a new password: from stdin or the environment, or asked for. Raises InvalidValue.
 
@@ -137,9 +139,9 @@ def note_email_sent(context: Context, address: str) -> None:
 
     context.out.note(
         tr(
-            "an email was sent to {address}, unless it was sent {max_per_mailbox} in the last hour",
+            "an email was sent to {address}, unless it was sent {most} in the last hour",
             address=address,
-            max_per_mailbox=MAX_PER_MAILBOX,
+            most=MAX_PER_MAILBOX,
         )
     )
     if context.settings.mail.transport == "outbox":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from skychimp.cli.context import Context
-from skychimp.translation import tr
+from skychimp.translation import tr, translated
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,15 +52,15 @@ def count_new_attempts(context: Context) -> None:
     authorize(context.actor, Action.SEE_REPORTS)
     total = rollups.uncounted_attempts(context.store)
     if total > SLOW_TO_COUNT:
-        with context.out.progress("counting", total) as report_progress:
-            rollups.count_new_attempts(context.store, lambda counted: report_progress(counted, "attempts"))
+        with context.out.progress(tr("counting"), total) as report_progress:
+            rollups.count_new_attempts(context.store, lambda counted: report_progress(counted, tr("attempts")))
 
 
 @contextmanager
 def counting_deliveries(context: Context) -> "Iterator[Callable[[int], None]]":
     """Yield a function to call with the number of deliveries counted so far. It shows progress if that takes long."""
-    with context.out.progress("counting", delay_s=1) as report_progress:
-        yield lambda counted: report_progress(counted, "deliveries")
+    with context.out.progress(tr("counting"), delay_s=1) as report_progress:
+        yield lambda counted: report_progress(counted, tr("deliveries"))
 
 
 def flatten_counts(record: dict[str, Any]) -> dict[str, Any]:
@@ -84,12 +84,12 @@ def _draw(report: "RangeReport", width: int) -> "Iterator[RenderableType]":
     from skychimp.cli.display import charts
     from skychimp.cli.display.report_view import MAX_ROWS, draw_domains, draw_reply
 
-    yield Text(f"{report.since} to {report.until}", "bold")
+    yield Text(translated(tr("{since} to {until}", since=report.since, until=report.until)), "bold")
     yield _draw_days(report, width)
     if report.failures:
         yield charts.heading(tr("Not sent, by reply"))
         yield from map(draw_reply, report.failures[:MAX_ROWS])
-    for title, domains in (("Worst domains", report.worst), ("Best domains", report.best)):
+    for title, domains in ((tr("Worst domains"), report.worst), (tr("Best domains"), report.best)):
         if domains:
             yield charts.heading(title)
             yield draw_domains(domains[:MAX_ROWS], width)
@@ -99,7 +99,7 @@ def _draw_days(report: "RangeReport", width: int) -> "RenderableType":
     """Return a table of days, or of weeks if the range is long, each with a bar of the emails sent."""
     from rich.text import Text
 
-    from skychimp.cli.display import charts
+    from skychimp.cli.display import charts, weekdays
     from skychimp.cli.display.report_view import list_counts
 
     step = 1 if len(report.days) <= MAX_DAYS else 7
@@ -109,9 +109,9 @@ def _draw_days(report: "RangeReport", width: int) -> "RenderableType":
     table = charts.borderless_table(numbers=(1,), columns=4)
     for days, counts in zip(periods, totals, strict=True):
         table.add_row(
-            Text(f"{days[0].day:%a %Y-%m-%d}"),
-            Text(f"{counts['sent']:,} sent"),
+            Text(translated(weekdays.with_weekday(days[0].day, str(days[0].day)))),
+            Text(translated(tr("{number:,} sent", number=counts["sent"]))),
             charts.bar(counts["sent"] / most, max(width // 3 - 6, 10)),
-            Text(list_counts(counts, leave_out="sent"), "dim"),
+            Text(translated(list_counts(counts, leave_out="sent")), "dim"),
         )
     return table

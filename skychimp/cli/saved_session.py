@@ -17,7 +17,7 @@ from skychimp.config import shared
 from skychimp.config.locations import user_folder
 from skychimp.errors import ConfigError, NotLoggedIn
 from skychimp.shell import run_line_hint
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 _MAX_LENGTH = 1000
 
@@ -49,7 +49,7 @@ def write(store_url: str, token: str) -> None:
     except NotLoggedIn as error:
         raise ConfigError(error.message, error.hint) from None
     except OSError as error:
-        message = tr("cannot save the session in {parent}: {strerror}", parent=path.parent, strerror=error.strerror)
+        message = tr("cannot save the session in {folder}: {strerror}", folder=path.parent, strerror=error.strerror)
         raise ConfigError(message, tr("set XDG_STATE_HOME to a folder that you can write to")) from None
 
 
@@ -85,25 +85,25 @@ def _private(path: Path, open_path: Callable[[], int]) -> Iterator[int]:
         raise _not_opened(path, error) from None
     try:
         if not files.is_private(opened):
-            raise _not_safe(path, "belongs to another user or is accessible to others")
+            raise _not_safe(path, tr("belongs to another user or is accessible to others"))
         yield opened
     finally:
         os.close(opened)
 
 
-def _not_safe(path: Path, fault: str) -> NotLoggedIn:
-    hint = tr("{hint} and log in again", hint=run_line_hint("rm", "-r", path))
+def _not_safe(path: Path, fault: Phrase) -> NotLoggedIn:
+    hint = tr("{how_to_remove} and log in again", how_to_remove=run_line_hint("rm", "-r", path))
     return NotLoggedIn(tr("the saved session is not safe: {path} {fault}", path=path, fault=fault), hint)
 
 
 def _not_opened(path: Path, error: OSError) -> NotLoggedIn:
     if os.path.islink(path):
-        return _not_safe(path, "is a link")
+        return _not_safe(path, tr("is a link"))
     place = next(place for place in (path, *path.parents) if os.path.lexists(place))  # what does not let us in
     if isinstance(error, PermissionError):
         hint = run_line_hint("chmod", "u+rwX", place)
     else:
-        hint = tr("{hint} and log in again", hint=run_line_hint("mv", place, f"{place}.old"))
+        hint = tr("{how_to_remove} and log in again", how_to_remove=run_line_hint("mv", place, f"{place}.old"))
     return NotLoggedIn(tr("cannot read the saved session {path}: {strerror}", path=path, strerror=error.strerror), hint)
 
 

@@ -92,7 +92,8 @@ def _picture(store: Store, post: PostDetail) -> Picture | None:
         with Image.open(io.BytesIO(images.read(store, post.image))) as image:
             return Picture(post.image, *image.size)
     except OSError:
-        hint = run_hint("blog", "update", post.slug, "--image", "FILE") + ", or use --no-image"
+        run = run_hint("blog", "update", post.slug, "--image", "FILE")
+        hint = tr("{run}, or use --no-image", run=run)
         raise StoreFailed(tr("cannot read the image of post {id}", id=post.id), hint) from None
 
 

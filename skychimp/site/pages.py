@@ -8,22 +8,23 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, partial
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from skychimp.delivery.composing import digest
+from skychimp.site.dates import format_date
+from skychimp.site.rendering import TEMPLATES, make_environment
+from skychimp.translation import LANGUAGES, current_language, in_language, tr, translated
 
 POSTS_PER_PAGE = 9
 POSTS_IN_FEED = 20
 HUES = 6
 """Background colors in the stylesheet for cards without a picture."""
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _ALIGNED_CELL = re.compile(r'<(t[hd]) style="text-align:(left|center|right)">')
 _INVALID_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -91,10 +92,17 @@ class ListPage(NamedTuple):
 
 
 def render_site(site: Site) -> dict[str, str]:
-    """Return the text of every file but the pictures, by path. A page comes after the pages that it links to."""
-    files: dict[str, str] = {
-        name: (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "icon.svg")
-    }
+    """Return the text of every file but the pictures, by path. A page comes after the pages that it links to.
+
+    The frame of the pages is in the language of the posts if Skychimp knows it, else in English.
+    """
+    language = site.language.partition("-")[0]
+    with in_language(language if language in LANGUAGES else "en"):
+        return _render_files(site)
+
+
+def _render_files(site: Site) -> dict[str, str]:
+    files: dict[str, str] = {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "icon.svg")}
     articles = site.articles
     for number, article in enumerate(articles):
         newer = articles[number - 1] if number else None
@@ -132,6 +140,7 @@ def _render(site: Site, template: str, path: str, **values: object) -> str:
     absolute = root if site.url is None else f"{site.url}/"
     common = {
         "site": site,
+        "language": current_language(),
         "path": path,
         "root": root,
         "absolute": absolute,
@@ -142,8 +151,7 @@ def _render(site: Site, template: str, path: str, **values: object) -> str:
 
 
 def _format_day(timezone: str, at: datetime) -> str:
-    local = at.astimezone(ZoneInfo(timezone))
-    return f"{local.day} {local:%B %Y}"
+    return format_date(at.astimezone(ZoneInfo(timezone)))
 
 
 def _within_page(html: str) -> Markup:
@@ -155,8 +163,9 @@ def _within_page(html: str) -> Markup:
     html = _ALIGNED_CELL.sub(r'<\1 class="\2">', html)  # the page's policy allows no styles in attributes
     html = html.replace("<pre>", '<pre tabindex="0">')
     tables = count(1)
-    opened = '<div class="wide" role="region" aria-label="Table {}" tabindex="0"><table>'
-    html = re.sub("<table>", lambda _: opened.format(next(tables)), html).replace("</table>", "</table></div>")
+    opened = '<div class="wide" role="region" aria-label="{}" tabindex="0"><table>'
+    label = lambda _: opened.format(translated(tr("Table {number}", number=next(tables))))  # noqa: E731
+    html = re.sub("<table>", label, html).replace("</table>", "</table></div>")
     return Markup(html)  # noqa: S704
 
 
@@ -175,12 +184,4 @@ def _iso(at: datetime) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"iso": _iso, "quoted": quote, "for_feed": _for_feed, "within_page": _within_page}
-    return environment
+    return make_environment(iso=_iso, quoted=quote, for_feed=_for_feed, within_page=_within_page)

@@ -4,14 +4,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from skychimp.return_rates import format_rate
 from skychimp.services.reporting.reports import OccurrenceReport, RatePoint, Report, counts_by_status, format_percent
+from skychimp.site.dates import format_short_date
+from skychimp.site.rendering import make_environment
+from skychimp.translation import current_language, translated
 
 MAX_PLOTS = 12
 """How many of the latest occurrences have a plot of their sending rate."""
@@ -21,7 +23,6 @@ WIDTH, HEIGHT = 720, 160
 
 OUTCOMES = ("sent", "outbox", "deferred", "failed", "unknown", "given_back")
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -53,6 +54,7 @@ def render_report(report: Report, timezone: str) -> str:
         .get_template("report.html")
         .render(
             report=report,
+            language=current_language(),
             timezone=timezone,
             zone=zone,
             shown_counts=shown_counts,
@@ -132,12 +134,11 @@ def _stacked_column(point: RatePoint, x: float, width: float, unit: float) -> It
 def _times(points: Sequence[RatePoint], zone: ZoneInfo) -> Iterator[str]:
     """Yield five times, from the beginning to the end."""
     duration = points[-1].at - points[0].at + timedelta(seconds=points[-1].seconds)
-    if duration < timedelta(hours=1):
-        time_format = "%H:%M:%S"
-    else:
-        time_format = "%H:%M" if duration < timedelta(days=1) else "%d %b %H:%M"
+    time_format = "%H:%M:%S" if duration < timedelta(hours=1) else "%H:%M"
     for quarter in range(5):
-        yield (points[0].at + duration * quarter / 4).astimezone(zone).strftime(time_format)
+        local = (points[0].at + duration * quarter / 4).astimezone(zone)
+        day = "" if duration < timedelta(days=1) else f"{format_short_date(local)} "
+        yield f"{day}{local:{time_format}}"
 
 
 def _format_time(at: datetime, zone: ZoneInfo) -> str:
@@ -151,18 +152,10 @@ def _format_seconds(duration: timedelta) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return make_environment(
+        escape_invisible=escape_invisible,
+        time=_format_time,
+        percent=lambda number, total: translated(format_percent(number, total)),
+        rate=lambda share: translated(format_rate(share)),
+        duration=_format_seconds,
     )
-    environment.filters |= {
-        "escape_invisible": escape_invisible,
-        "time": _format_time,
-        "percent": format_percent,
-        "rate": format_rate,
-        "duration": _format_seconds,
-    }
-    return environment

@@ -14,7 +14,8 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 import skychimp
-from skychimp.cli import registry
+from skychimp.cli import main, registry
+from skychimp.translation import in_language, translated
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,43 @@ def test_usage_error_is_one_line_with_a_hint(home: Home, typed: str, message: st
     assert error.startswith("error: ")
     assert message in error
     assert [line.startswith("hint: ") and (hint or "") in line for line in hints] == ([True] if hint else [])
+
+
+@pytest.mark.parametrize(
+    ("message", "in_russian"),
+    [
+        ('unknown command "cleints"', 'неизвестная команда "cleints"'),
+        ("unknown option --emial", "неизвестный параметр --emial"),
+        ("missing option --email", "не указан параметр --email"),
+        ("missing argument <CLIENT>", "не указан аргумент <CLIENT>"),
+        ("missing command", "не указана команда"),
+        ("option --email requires a value", "не указано значение параметра --email"),
+        ("option --json does not take a value", "параметр --json не принимает значение"),
+        ("unexpected argument: all {x}", "лишний аргумент: all {x}"),
+        ("invalid value for --limit: must be at least 0", "неверное значение --limit: нужно не меньше 0"),
+        ("invalid value for <ID>: must be an integer", "неверное значение <ID>: нужно целое число"),
+        (
+            'invalid value for --every: "year" is not one of "day", "week"',
+            'неверное значение --every: вместо "year" нужно одно из: "day", "week"',
+        ),
+        ("something new in Typer", "something new in Typer"),
+    ],
+)
+def test_usage_error_in_russian(message: str, in_russian: str) -> None:
+    phrase = main.usage_phrase(message)
+    assert phrase == message
+    with in_language("ru"):
+        assert translated(phrase) == in_russian
+
+
+def test_error_is_in_russian_for_a_person_only(home: Home) -> None:
+    arguments = ("--lang", "ru", "mailings", "create", "--every", "days")
+    done = home.run(*arguments)
+    assert done.err.splitlines() == [
+        'ошибка: неверное значение --every: вместо "days" нужно одно из: "once", "day", "week", "month"',
+        "подсказка: вы имели в виду day?",
+    ]
+    assert '"message": "invalid value for --every: ' in home.run(*arguments, "--json").err
 
 
 def test_current_folder_that_was_deleted(home: Home, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from skychimp.cli.display.values import escape
 from skychimp.cli.output import Output, prepare_streams
 from skychimp.errors import Interrupted, SkychimpError
 from skychimp.listed import Listed
+from skychimp.translation import in_language, tr, verbatim
 
 COLUMNS = {"id": "ID", "name": "Name"}
 HOSTILE = "[bold]Ada[/bold]\t\n\x1b[31m\u202eevil\u200f\ud800 :smile: [link=x]"
@@ -137,14 +138,14 @@ def test_list_is_shown_as_it_is_read(capsys: pytest.CaptureFixture[str], as_json
         yield Row(1)
         yield Row(2)
         assert '"id": 1' in capsys.readouterr().out or not as_json
-        raise SkychimpError("gone")
+        raise SkychimpError(verbatim("gone"))
 
     with pytest.raises(SkychimpError):
         Output(json=as_json).rows(records(), COLUMNS)
 
 
 def test_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert on_terminal(lambda: Output().rows([], COLUMNS, empty="none yet")) == "none yet\n"
+    assert on_terminal(lambda: Output().rows([], COLUMNS, empty=verbatim("none yet"))) == "none yet\n"
     Output().rows([], COLUMNS)
     Output(json=True).rows([], COLUMNS)
     assert printed(capsys) == "[]\n"
@@ -173,7 +174,7 @@ def test_json_times_have_an_offset(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_error(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(json=True).error(SkychimpError("no\n\u202e", "do"))
+    Output(json=True).error(SkychimpError(verbatim("no\n\u202e"), verbatim("do")))
     assert json.loads(printed(capsys)) == {"error": {"code": "failed", "message": "no\n\u202e", "hint": "do"}}
 
 
@@ -286,7 +287,7 @@ def test_list_begins_with_the_number_of_rows(shown: int, total: int | None, is_p
 
 
 def test_filter_that_matches_nothing_is_said() -> None:
-    shown = partial(Output().rows, [], COLUMNS, noun="client", empty="no clients yet")
+    shown = partial(Output().rows, [], COLUMNS, noun="client", empty=verbatim("no clients yet"))
     assert on_terminal(shown) == "no clients yet\n"
     assert on_terminal(partial(shown, is_filtered=True)) == "no matching clients\n"
 
@@ -294,7 +295,10 @@ def test_filter_that_matches_nothing_is_said() -> None:
 @pytest.mark.parametrize(("total", "text"), [(30, "0 of 30 clients"), (0, "no clients yet"), (None, "no clients yet")])
 def test_page_behind_the_end_is_not_an_empty_list(total: int | None, text: str) -> None:
     rows: Listed[Row] = Listed(iter(()), lambda: total, is_part=True)
-    assert on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client", empty="no clients yet")) == f"{text}\n"
+    assert (
+        on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client", empty=verbatim("no clients yet")))
+        == f"{text}\n"
+    )
 
 
 def test_one_record_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +311,7 @@ def test_one_record_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert on_terminal(lambda: Output().rows([Row(1, "x")], COLUMNS)) == "1\tx\n"
-    assert on_terminal(lambda: Output().error(SkychimpError("no"))) == "error: no\n"
+    assert on_terminal(lambda: Output().error(SkychimpError(verbatim("no")))) == "error: no\n"
 
 
 # Messages
@@ -322,11 +326,11 @@ def test_message_is_one_line(capsys: pytest.CaptureFixture[str], show: Any) -> N
 
 def test_quiet_shows_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
     quiet = Output(quiet=True)
-    quiet.note("next: ...")
+    quiet.note(verbatim("next: ..."))
     with quiet.progress("sending") as report:
         report(1, "sent")
     assert printed(capsys) == ""
-    quiet.warn("line 2: no address")
+    quiet.warn(verbatim("line 2: no address"))
     assert printed(capsys) == "line 2: no address\n"
 
 
@@ -373,9 +377,9 @@ def test_progress_bar_appears_after_its_delay(monkeypatch: pytest.MonkeyPatch, s
 
 def test_question_goes_to_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(" yes \n"))
-    assert Output().ask("sure\u202e?") == "yes"
+    assert Output().ask(verbatim("sure\u202e?")) == "yes"
     with pytest.raises(Interrupted):
-        Output().ask("and now?")
+        Output().ask(verbatim("and now?"))
     assert capsys.readouterr() == ("", "sure\\u202e? and now? \n")
 
 
@@ -388,8 +392,60 @@ def test_question_without_an_answer_ends_its_line(
 
     monkeypatch.setattr(getpass, "getpass", end)
     with pytest.raises(Interrupted if raised is EOFError else KeyboardInterrupt):
-        Output().ask_secret("Password:")
+        Output().ask_secret(verbatim("Password:"))
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(readline=end))
     with pytest.raises(Interrupted if raised is EOFError else KeyboardInterrupt):
-        Output().ask("Email:")
+        Output().ask(verbatim("Email:"))
     assert capsys.readouterr() == ("", "\nEmail: \n")
+
+
+# In Russian
+
+
+@pytest.mark.parametrize(
+    ("total", "text"),
+    [
+        (1, "1 клиент"),
+        (2, "показано 1, всего 2 клиента"),
+        (5, "показано 1, всего 5 клиентов"),
+        (21, "показано 1, всего 21 клиент"),
+        (1_002, "показано 1, всего 1\xa0002 клиента"),
+    ],
+)
+def test_number_of_rows_in_russian(total: int, text: str) -> None:
+    rows: Listed[Row] = Listed(iter([Row(1)]), lambda: total, is_part=True)
+    with in_language("ru"):
+        shown = on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client"))
+    assert text in shown.splitlines()[0]
+
+
+def test_table_in_russian_has_its_own_words() -> None:
+    columns = {"id": tr("ID"), "name": tr("Name")}
+    rows = [Row(1, True), Row(2, [tr("none"), "Ада"]), Row(3, tr("none"))]
+    with in_language("ru"):
+        shown = on_terminal(lambda: Output().rows(rows, columns))
+        record = on_terminal(lambda: Output().record({"name": tr("none"), "text": "none"}))
+    assert re.findall("[А-Яа-я]+", shown) == ["Имя", "да", "нет", "Ада", "нет"]
+    assert re.findall("нет|none", record) == ["нет", "none"]
+
+
+def test_pipe_and_json_are_in_english(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row(1, tr("none")), Row(2, True)]
+    with in_language("ru"):
+        Output().rows(rows, COLUMNS)
+        Output(json=True).record(rows[0])
+    assert printed(capsys) == '1\tnone\n2\tyes\n{\n  "id": 1,\n  "name": "none"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_filtered", "text"),
+    [
+        ([], True, "подходящих клиентов нет"),
+        ([], False, "пока ничего нет"),
+        (Listed(iter(()), lambda: 2, is_part=True), False, "показано 0, всего 2 клиента"),
+    ],
+)
+def test_empty_list_in_russian(rows: Any, is_filtered: bool, text: str) -> None:
+    with in_language("ru"):
+        shown = on_terminal(lambda: Output().rows(rows, COLUMNS, noun="client", is_filtered=is_filtered))
+    assert shown == f"{text}\n"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from skychimp import markdown
 from skychimp.site import pages
 from skychimp.site.pages import POSTS_PER_PAGE, Article, Figures, Picture, Site
+from skychimp.translation import LANGUAGES, current_language, in_language
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 URL = "https://blog.example.org/news"
@@ -271,3 +272,21 @@ def test_new_post_changes_few_pages() -> None:
 def test_dates_are_in_the_sites_time_zone() -> None:
     late = article(1, published_at=datetime(2026, 3, 2, 23, 30, tzinfo=UTC))
     assert "3 March 2026" in html_of(files(late, timezone="Asia/Tokyo"))["index.html"].text
+
+
+@pytest.mark.parametrize(
+    ("language", "frame", "words", "date"),
+    [
+        ("ru", "ru", {"Записей пока нет. Подпишитесь на ленту, чтобы получить первую."}, "3 марта 2026"),
+        ("ru-RU", "ru", {"Уникальные клиенты", "12\xa0345"}, "3 марта 2026"),
+        ("pt-BR", "en", {"Unique clients", "12,345"}, "3 March 2026"),
+    ],
+)
+def test_frame_is_in_the_language_of_the_posts(language: str, frame: str, words: set[str], date: str) -> None:
+    for of_process in LANGUAGES:
+        with in_language(of_process):
+            empty, full = files(language=language)["index.html"], files(article(1), language=language)["index.html"]
+            assert current_language() == of_process
+        assert f'<html lang="{frame}">' in full
+        assert all(f">{each}<" in empty for each in words)
+        assert f">{date}</time>" in full

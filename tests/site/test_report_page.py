@@ -15,6 +15,7 @@ from skychimp.return_rates import ReturnCounts
 from skychimp.services.reporting import returns
 from skychimp.services.reporting.reports import DomainReport, OccurrenceReport, RatePoint, ReplyGroup, Report
 from skychimp.site import reports as report_page
+from skychimp.translation import in_language, verbatim
 
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
 RATES = returns.report_rates(ReturnCounts(sent=997, refused=3, bounced=22, complaints=1))
@@ -74,7 +75,7 @@ def make_report(text: str = HOSTILE) -> Report:
         returned={"bounced": 1},
         rates=RATES,
     )
-    group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", text, 1, "no such mailbox", "ask")
+    group = ReplyGroup(Outcome.FAILED, "rcpt", 550, "5.1.1", text, 1, verbatim("no such mailbox"), verbatim("ask"))
     return Report(
         id=7,
         subject=text,
@@ -103,6 +104,19 @@ def test_page_shows_rates_beside_the_published_limits() -> None:
         "complaints0.1 % (1 of 997 emails)0.1 %0.3 %Gmail",
     ):
         assert words in text
+
+
+def test_page_in_russian() -> None:
+    with in_language("ru"):
+        page = Page(report_page.render_report(make_report(), "Europe/Berlin"))
+    text = " ".join(page.text.split())
+    for expected in (
+        "Рассылка 7, владелец ada@skychimp.test, running, выключена", "Письма: 1 000, попытки: 1 001", "(другие)",
+        "Вернулось после отправки: 1 bounced", "Срок 2026-01-01 10:00", "998 sent", "Часовой пояс: Europe/Berlin.",
+    ):  # fmt: skip
+        assert expected in text
+    assert ("html", {"lang": "ru"}) in page.elements
+    assert ("html", {"lang": "en"}) in Page(report_page.render_report(make_report(), "UTC")).elements
 
 
 def test_page_is_self_contained_and_runs_nothing() -> None:

@@ -138,10 +138,13 @@ def _counted(noun: str, plural: str) -> Message:
 def _messages_of_templates() -> Iterator[tuple[Message, str]]:
     for path in sorted(PACKAGE.rglob("templates/*")):
         options = {"extensions": "jinja2.ext.i18n", "trimmed": "true", "newstyle_gettext": "true"}
-        for _, _, message, _ in babel_extract(
-            BytesIO(path.read_bytes()), ("gettext", "ngettext:1,2", "_"), [], options
-        ):
-            yield message, path.relative_to(PACKAGE.parent).as_posix()
+        found = babel_extract(BytesIO(path.read_bytes()), ("gettext", "ngettext:1,2", "_"), [], options)
+        for _, function, message, _ in found:
+            texts = [message] if isinstance(message, str) else [text for text in message if text]
+            yield (
+                (texts[0], texts[1]) if function == "ngettext" else texts[0],
+                path.relative_to(PACKAGE.parent).as_posix(),
+            )
 
 
 def _messages_of_help() -> Iterator[tuple[Message, str]]:

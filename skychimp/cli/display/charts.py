@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from skychimp.services.reporting.reports import format_percent
+from skychimp.text import thousands
+from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
     from rich.bar import Bar
@@ -36,13 +38,16 @@ def bar(share: float, width: int, color: str = "green") -> "Bar":
     return Bar(1, 0, max(share, smallest) if share else 0, width=width, color=color)
 
 
-def format_elapsed(duration: timedelta) -> str:
+def format_elapsed(duration: timedelta) -> Phrase:
     """Return a rounded duration, such as `3 h`."""
     seconds = duration.total_seconds()
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+    if seconds >= 2 * 86400:
+        return tr("{number:.0f} d", number=seconds / 86400)
+    if seconds >= 2 * 3600:
+        return tr("{number:.0f} h", number=seconds / 3600)
+    if seconds >= 2 * 60:
+        return tr("{number:.0f} min", number=seconds / 60)
+    return tr("{number:.0f} s", number=seconds) if seconds >= 1 else tr("under 1 s")
 
 
 def bars(counts: Mapping[str, int], width: int) -> "Table":
@@ -52,8 +57,11 @@ def bars(counts: Mapping[str, int], width: int) -> "Table":
     total, table = sum(counts.values()), borderless_table()
     for name, number in counts.items():
         if number:
-            cells = (str(name).replace("_", " "), f"{number:,}", format_percent(number, total))
-            table.add_row(*map(Text, cells), bar(number / total, width, STYLES.get(name, "bright_black")))
+            cells = (translated(name).replace("_", " "), thousands(number), format_percent(number, total))
+            table.add_row(
+                *(Text(translated(cell)) for cell in cells),
+                bar(number / total, width, STYLES.get(name, "bright_black")),
+            )
     return table
 
 
@@ -72,4 +80,4 @@ def heading(text: str) -> "Text":
     """Return the heading of a section, below an empty line."""
     from rich.text import Text
 
-    return Text(f"\n{text}", "bold")
+    return Text(f"\n{translated(text)}", "bold")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from skychimp.errors import ConfigError
 from skychimp.shell import command
 from skychimp.text import shortened
-from skychimp.translation import tr
+from skychimp.translation import tr, verbatim
 
 if TYPE_CHECKING:
     from skychimp.cli.output import Output
@@ -26,7 +26,8 @@ def decide(out: "Output", untrusted: "UntrustedConfig", *, can_ask: bool) -> boo
     """Return whether the user trusts a config. If they do not, or cannot be asked, say what is used instead."""
     if can_ask and untrusted.read is not None and _ask(out, untrusted.read):
         return True
-    instead = f"using {untrusted.instead}" if untrusted.instead else "using no config file"
+    other_file = untrusted.instead
+    instead = tr("using {other_file}", other_file=other_file) if other_file else tr("using no config file")
     if untrusted.problem is None:
         out.warn(
             tr(
@@ -64,7 +65,10 @@ def _ask(out: "Output", read: "ConfigFiles") -> bool:
     except ConfigError as error:
         out.warn(error.message)
         return False
-    out.warn(f"{read.path} is not trusted yet. It sets{':' if values else ' no mail server and no store.'}")
+    if values:
+        out.warn(tr("{path} is not trusted yet. It sets:", path=read.path))
+    else:
+        out.warn(tr("{path} is not trusted yet. It sets no mail server and no store.", path=read.path))
     for name, value in values.items():
-        out.warn(f"  {name} = {shortened(value, 200)}")
-    return out.ask(tr("Trust {basename}? [y/N]", basename=os.path.basename(read.path))).lower() in ("y", "yes")
+        out.warn(verbatim(f"  {name} = {shortened(value, 200)}"))
+    return out.ask(tr("Trust {file_name}? [y/N]", file_name=os.path.basename(read.path))).lower() in ("y", "yes")

@@ -35,7 +35,7 @@ def delete_all(
     finally:
         if context.out.on_terminal and not context.out.json:
             for each in deleted:
-                context.out.text(f"deleted {describe(each)}")
+                context.out.text(tr("deleted {what}", what=describe(each)))
         elif len(targets) > 1:
             context.out.rows(deleted, columns)
         elif deleted:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from skychimp.translation import tr
+
 
 @contextmanager
 def named_in_errors(file: str | None) -> Iterator[None]:
@@ -14,4 +16,4 @@ def named_in_errors(file: str | None) -> Iterator[None]:
     except NotNested as error:
         if file in (None, "-"):
             raise
-        raise NotNested(f"{file}: {error.message}", error.hint) from None
+        raise NotNested(tr("{file}: {message}", file=file, message=error.message), error.hint) from None

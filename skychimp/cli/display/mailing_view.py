@@ -1,18 +1,19 @@
 """Show mailings: their columns, their times as people read them, and what happens next."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, reduce
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from skychimp.cli.context import Context
+from skychimp.cli.display.weekdays import NAMES, with_weekday
 from skychimp.errors import ConfigError
 from skychimp.shell import command, run_hint
-from skychimp.text import count_of
-from skychimp.translation import Phrase, tr
+from skychimp.text import count_of, thousands
+from skychimp.translation import Phrase, joined, tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +40,7 @@ MANAGER_COLUMNS = {
     "owner_blocked": tr("Owner blocked"), "next_at": tr("Next"), "name": tr("Name"), "progress": tr("Progress"),
 }  # fmt: skip
 DUE_TIME_COLUMNS = {"due_at": tr("UTC"), "local": tr("Local"), "note": tr("Note")}
-NO_MAILINGS = 'no mailings yet; run "skychimp mailings create --help"'
+NO_MAILINGS = tr('no mailings yet; run "skychimp mailings create --help"')
 SKIPPED_NOTE = tr("skipped: there was no new post")
 
 _MINUTE_FORMAT = "%Y-%m-%d %H:%M"
@@ -62,7 +63,7 @@ def draw_mailing(mailing: "MailingInfo", rate: str) -> "RenderableType":
     shown = _local_times(mailing, with_zone=True)
     names = [name for name in COLUMNS if name != "name" or mailing.name]
     more = {"held": mailing.held, "canary": canary_in_words(mailing)}
-    progress = {"progress": f"{mailing.progress or 'nothing sent yet'}{rate}"}
+    progress = {"progress": joined("", (mailing.progress or tr("nothing sent yet"), rate))}
     return draw_record(
         {name: (shown | progress)[name] for name in names} | {name: value for name, value in more.items() if value}
     )
@@ -74,60 +75,78 @@ def show_whole_mailing(context: Context, mailing: "MailingInfo", counted: "Audie
         show_mailing(context, mailing, counted)
         return
     shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
-    audience = {"audience": audience_in_words(mailing), "recipients": f"{counted.recipients:,}"}
-    left_out = counted.problem or left_out_in_words(counted) or "nobody"
-    more = {"left_out": left_out, "canary": canary_in_words(mailing) or "none"}
-    more |= {"bounces": f"{mailing.bounces:,}", "complaints": f"{mailing.complaints:,}"}
+    audience = {"audience": audience_in_words(mailing), "recipients": thousands(counted.recipients)}
+    left_out = counted.problem or left_out_in_words(counted) or tr("nobody")
+    more: dict[str, str] = {"left_out": left_out, "canary": canary_in_words(mailing) or tr("none")}
+    more |= {"bounces": thousands(mailing.bounces), "complaints": thousands(mailing.complaints)}
     context.out.record(shown | audience | more)
 
 
-def audience_in_words(mailing: "MailingInfo") -> str:
+def audience_in_words(mailing: "MailingInfo") -> Phrase:
     """Return who is in a mailing's audience.
 
     That is `all clients except those with the tag old`, or `clients with the tag vip, and 2 named clients`.
     """
-    chosen = "all clients" if mailing.all_clients else ", and ".join(_chosen_in_words(mailing))
-    excluded = _conditions_in_words(mailing.except_tags, mailing.except_segments, mailing.except_where)
-    return f"{chosen} except those {', and those '.join(excluded)}" if excluded else chosen
+    chosen = tr("all clients") if mailing.all_clients else _enumerated(_chosen_in_words(mailing))
+    excluded = _enumerated(_excluded_in_words(mailing))
+    return tr("{chosen} except {excluded}", chosen=chosen, excluded=excluded) if excluded else chosen
 
 
-def _chosen_in_words(mailing: "MailingInfo") -> list[str]:
-    conditions = _conditions_in_words(mailing.tags, mailing.segments, mailing.where)
-    named = [count_of(len(mailing.client_ids), "named client")] if mailing.client_ids else []
-    return [f"clients {condition}" for condition in conditions] + named
+def _chosen_in_words(mailing: "MailingInfo") -> Iterator[Phrase]:
+    tags, segments = ", ".join(mailing.tags), ", ".join(mailing.segments)
+    if len(mailing.tags) > 1:
+        yield tr("clients with one of the tags {tags}", tags=tags)
+    elif tags:
+        yield tr("clients with the tag {tag}", tag=tags)
+    if len(mailing.segments) > 1:
+        yield tr("clients in one of the segments {segments}", segments=segments)
+    elif segments:
+        yield tr("clients in segment {segment}", segment=segments)
+    if mailing.where is not None:
+        yield tr("clients where {condition}", condition=mailing.where)
+    if mailing.client_ids:
+        yield count_of(len(mailing.client_ids), "named client")
 
 
-def _conditions_in_words(tags: list[str], segments: list[str], where: str | None) -> list[str]:
-    """Return what clients have in common: `with the tag vip`, `in segment riga`, `where name IS NULL`."""
-    tag = "with the tag" if len(tags) == 1 else "with one of the tags"
-    segment = "in segment" if len(segments) == 1 else "in one of the segments"
-    lists = ((tag, tags), (segment, segments), ("where", [] if where is None else [where]))
-    return [f"{words} {', '.join(values)}" for words, values in lists if values]
+def _excluded_in_words(mailing: "MailingInfo") -> Iterator[Phrase]:
+    tags, segments = ", ".join(mailing.except_tags), ", ".join(mailing.except_segments)
+    if len(mailing.except_tags) > 1:
+        yield tr("those with one of the tags {tags}", tags=tags)
+    elif tags:
+        yield tr("those with the tag {tag}", tag=tags)
+    if len(mailing.except_segments) > 1:
+        yield tr("those in one of the segments {segments}", segments=segments)
+    elif segments:
+        yield tr("those in segment {segment}", segment=segments)
+    if mailing.except_where is not None:
+        yield tr("those where {condition}", condition=mailing.except_where)
 
 
-def canary_in_words(mailing: "MailingInfo") -> str:
+def _enumerated(parts: Iterable[Phrase]) -> Phrase:
+    """Return `a, and b`, "" if there are no parts."""
+    first, *others = *parts, tr("")
+    return reduce(lambda first, second: tr("{first}, and {second}", first=first, second=second), others[:-1], first)
+
+
+def canary_in_words(mailing: "MailingInfo") -> Phrase:
     """Return who gets a mailing first, and whether the others wait now. "" if all get it at once."""
     from skychimp.durations import format_duration
 
-    words = ""
+    words = tr("")
     if mailing.canary is not None and mailing.canary_wait is not None:
         size = mailing.canary
-        first = f"{size} of the clients" if size.endswith("%") else count_of(int(size), "client")
-        words = tr(
-            "{first} first, the others {format_duration} later",
-            first=first,
-            format_duration=format_duration(mailing.canary_wait),
-        )
-    return "; ".join(filter(None, (words, _waits_until(mailing))))
+        is_share = size.endswith("%")
+        first = tr("{percent} of the clients", percent=size) if is_share else count_of(int(size), "client")
+        words = tr("{first} first, the others {wait} later", first=first, wait=format_duration(mailing.canary_wait))
+    return joined("; ", (words, _waits_until(mailing)))
 
 
-def _waits_until(mailing: "MailingInfo") -> str:
+def _waits_until(mailing: "MailingInfo") -> Phrase:
     if mailing.canary_until is None:
-        return ""
+        return tr("")
     if mailing.canary_until <= datetime.now(UTC):
-        return "the others wait until the canary emails were tried"
-    local = mailing.canary_until.astimezone(ZoneInfo(mailing.timezone))
-    return f"the others wait until {local:{_MINUTE_FORMAT}} {mailing.timezone}"
+        return tr("the others wait until the canary emails were tried")
+    return tr("the others wait until {time}", time=_zoned(mailing.canary_until, mailing.timezone))
 
 
 def note_canary(context: Context, mailing: "MailingInfo", counted: "AudienceCount") -> None:
@@ -154,15 +173,15 @@ def note_canary(context: Context, mailing: "MailingInfo", counted: "AudienceCoun
         )
 
 
-def left_out_in_words(counted: "AudienceCount") -> str:
+def left_out_in_words(counted: "AudienceCount") -> Phrase:
     """Return how many clients are left out, by the reason: `12 suppressed, 3 with a bad address`. "" if none is."""
     reasons = {
-        "suppressed": counted.suppressed,
-        "with a bad address": counted.bad,
-        "without a recorded consent": counted.no_consent,
-        "excluded": counted.excluded,
+        tr("{number:,} suppressed", number=counted.suppressed): counted.suppressed,
+        tr("{number:,} with a bad address", number=counted.bad): counted.bad,
+        tr("{number:,} without a recorded consent", number=counted.no_consent): counted.no_consent,
+        tr("{number:,} excluded", number=counted.excluded): counted.excluded,
     }
-    return ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
+    return joined(", ", (reason for reason, number in reasons.items() if number))
 
 
 def json_counts(counted: "AudienceCount") -> dict[str, Any]:
@@ -198,40 +217,36 @@ def show_mailings(
 def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterable[DueTime]") -> None:
     """Show the coming due times of a mailing, in UTC and in its own time zone."""
     zone = ZoneInfo(mailing.timezone)
-    digest_note = tr("skipped when there is no new post") if mailing.digest else ""
+    digest_note = tr("skipped when there is no new post") if mailing.digest else tr("")
     is_for_person = _is_for_person(context)
     rows = []
     for due in due_times:
         local = due.at.astimezone(zone)
-        note = "; ".join(filter(None, (due.note, digest_note)))
+        note = joined("; ", (due.note, digest_note))
         if is_for_person:
-            rows.append(
-                DueTimeRow(f"{due.at.astimezone(UTC):%a {_MINUTE_FORMAT}}", f"{local:%a {_MINUTE_FORMAT}}", note)
-            )
+            utc, local_time = (with_weekday(at, f"{at:{_MINUTE_FORMAT}}") for at in (due.at.astimezone(UTC), local))
+            rows.append(DueTimeRow(utc, local_time, note))
         else:
             rows.append(DueTimeRow(due.at, local.isoformat(), note))
     columns = DUE_TIME_COLUMNS | ({"local": mailing.timezone} if is_for_person else {})
-    context.out.rows(
-        rows, columns, empty=tr("no more due times: {why_none_is_due}", why_none_is_due=_why_none_is_due(mailing))
-    )
+    context.out.rows(rows, columns, empty=tr("no more due times: {reason}", reason=_why_none_is_due(mailing)))
 
 
-def _why_none_is_due(mailing: "MailingInfo") -> str:
+def _why_none_is_due(mailing: "MailingInfo") -> Phrase:
     if mailing.every == "once":
-        return "it is sent only once"
+        return tr("it is sent only once")
     if mailing.end_at is None:
-        return "no later time can be calculated"
-    return f"it ends {mailing.end_at.astimezone(ZoneInfo(mailing.timezone)):{_MINUTE_FORMAT}} {mailing.timezone}"
+        return tr("no later time can be calculated")
+    return tr("it ends {time}", time=_zoned(mailing.end_at, mailing.timezone))
 
 
 def next_step(mailing: "MailingInfo") -> Phrase:
     """Return a note on when the mailing is sent next, and what to do for it."""
     if mailing.disabled:
-        return tr("disabled; {hint} to enable it", hint=run_hint("mailings", "enable", mailing.id))
+        return tr("disabled; {run} to enable it", run=run_hint("mailings", "enable", mailing.id))
     if mailing.held is not None:
-        return tr(
-            "held: {held}; fix that, then {hint}", held=mailing.held, hint=run_hint("mailings", "enable", mailing.id)
-        )
+        run = run_hint("mailings", "enable", mailing.id)
+        return tr("held: {reason}; fix that, then {run}", reason=mailing.held, run=run)
     if mailing.canary_until is not None:
         return tr(
             '{waits_until}; then sent by the daemon or "{command}"',
@@ -242,15 +257,15 @@ def next_step(mailing: "MailingInfo") -> Phrase:
         return sent_next((mailing.deliveries or 0) - (mailing.done or 0)) or _why_complete(mailing)
     if mailing.next_at <= datetime.now(UTC):
         return tr('due now; run "skychimp run" to send it')
-    local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
-    return f'next due {local:{_MINUTE_FORMAT}} {mailing.timezone}; sent by the daemon or "{command("run")}"'
+    time = _zoned(mailing.next_at, mailing.timezone)
+    return tr('next due {time}; sent by the daemon or "{command}"', time=time, command=command("run"))
 
 
-def _why_complete(mailing: "MailingInfo") -> str:
+def _why_complete(mailing: "MailingInfo") -> Phrase:
     if mailing.deliveries is None and mailing.end_at is not None and mailing.end_at <= datetime.now(UTC):
         change = command("mailings", "update", mailing.id, "--end", "WHEN")
-        return f"its end has passed, so it will never be sent; to change that: {change}"
-    return "nothing left to send"
+        return tr("its end has passed, so it will never be sent; to change that: {command}", command=change)
+    return tr("nothing left to send")
 
 
 def sent_next(waiting: int) -> Phrase:
@@ -262,17 +277,19 @@ def sent_next(waiting: int) -> Phrase:
             command=command("run"),
         )
         if waiting
-        else ""
+        else tr("")
     )
 
 
-def relative_time(at: datetime, timezone: str, default_timezone: str, now: datetime) -> str:
+def relative_time(at: datetime, timezone: str, default_timezone: str, now: datetime) -> Phrase:
     """Return a time such as `tomorrow 09:00`, in a time zone that is named unless it is the default one."""
     local, today = at.astimezone(ZoneInfo(timezone)), now.astimezone(ZoneInfo(timezone)).date()
     days = (local.date() - today).days
-    near_days = {-1: "yesterday", 0: "today", 1: "tomorrow"} | dict.fromkeys(range(2, 7), f"{local:%A}")
-    text = f"{near_days.get(days, local.date().isoformat())} {local:%H:%M}"
-    return text if timezone == default_timezone else f"{text} {timezone}"
+    near_days = {-1: tr("yesterday"), 0: tr("today"), 1: tr("tomorrow")}
+    near_days |= dict.fromkeys(range(2, 7), NAMES[local.weekday()])
+    day = near_days.get(days, local.date().isoformat())
+    zone = "" if timezone == default_timezone else timezone
+    return joined(" ", (day, f"{local:%H:%M}", zone))
 
 
 @dataclass(frozen=True)
@@ -280,6 +297,11 @@ class DueTimeRow:
     due_at: datetime | str
     local: str
     note: str
+
+
+def _zoned(at: datetime, timezone: str) -> str:
+    """Return a time in a time zone, with the name of the zone."""
+    return f"{at.astimezone(ZoneInfo(timezone)):{_MINUTE_FORMAT}} {timezone}"
 
 
 def _is_for_person(context: Context) -> bool:

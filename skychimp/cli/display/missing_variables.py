@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from skychimp.cli.context import Context
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 PASSWORD_FILES = ("smtp.password_file", "store.password_file", "inbound.password_file")
 """Settings that the units of the system carry."""
 
 
-def warn_of_missing_variables(context: Context, carried: Sequence[str] = ()) -> list[str]:
+def warn_of_missing_variables(context: Context, carried: Sequence[str] = ()) -> list[Phrase]:
     """Return a line for each variable of the environment that the service would lack, and show them on stderr.
 
     `carried` are settings that it gets otherwise.
@@ -17,10 +17,11 @@ def warn_of_missing_variables(context: Context, carried: Sequence[str] = ()) -> 
     from skychimp.config import sources
 
     names = [sources.variable(each) for each in sources.only_in_environment(context.settings) if each not in carried]
-    lines = [f"{name} is only in your environment; the service does not have it" for name in names]
+    lines = [tr("{name} is only in your environment; the service does not have it", name=name) for name in names]
     for line in lines:
         context.out.warn(tr("warning: {line}", line=line))
     if lines:
-        config = context.settings.config_file
-        context.out.note(f"hint: set {'it' if len(lines) == 1 else 'them'} in {config or 'a config file'}")
+        file = context.settings.config_file or tr("a config file")
+        set_one, set_all = tr("hint: set it in {file}", file=file), tr("hint: set them in {file}", file=file)
+        context.out.note(set_one if len(lines) == 1 else set_all)
     return lines

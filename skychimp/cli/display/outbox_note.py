@@ -9,9 +9,12 @@ def show_outbox_note(context: Context, written: int, *, others_sent: bool = Fals
     """Say that `written` emails are in the outbox, if any are. `others_sent` says whether other emails were sent."""
     if not written:
         return
-    left = "they have not left this machine" if others_sent else "nothing has left this machine"
-    context.out.note(tr("{written:,} written to the outbox; {left}", written=written, left=left))
-    context.out.note(tr("hint: {how_to_send}", how_to_send=how_to_send(context)))
+    if others_sent:
+        note = tr("{written:,} written to the outbox; they have not left this machine", written=written)
+    else:
+        note = tr("{written:,} written to the outbox; nothing has left this machine", written=written)
+    context.out.note(note)
+    context.out.note(tr("hint: {hint}", hint=how_to_send(context)))
 
 
 def how_to_send(context: Context) -> Phrase:
@@ -20,4 +23,6 @@ def how_to_send(context: Context) -> Phrase:
     if context.settings.mail.transport == "smtp":
         return run
     file = context.settings.config_file
-    return f'set mail.transport = "smtp"{f" in {file}" if file else ""}, then {run}'
+    if file:
+        return tr('set mail.transport = "smtp" in {file}, then {run}', file=file, run=run)
+    return tr('set mail.transport = "smtp", then {run}', run=run)

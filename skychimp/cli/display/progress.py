@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from skychimp.translation import Phrase, joined, tr, translated
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,7 +23,7 @@ def ignore_progress(done: int, description: str, total: int | None = None) -> No
     """Show nothing."""
 
 
-def progress_lines(write_line: Callable[[str], None], title: str, expected: int | None) -> ProgressReporter:
+def progress_lines(write_line: Callable[[Phrase], None], title: str, expected: int | None) -> ProgressReporter:
     """Return a reporter that writes a line every ten seconds."""
     pace = Pace()
     last = pace.started
@@ -30,8 +32,9 @@ def progress_lines(write_line: Callable[[str], None], title: str, expected: int 
         nonlocal last
         if time.monotonic() - last >= LINE_INTERVAL_S:
             last = time.monotonic()
-            amount = f"{done} of {total}" if total else f"{done}"
-            write_line(f"{title}: {amount} {description}{pace.describe(done, total)}")
+            amount = tr("{done} of {total}", done=done, total=total) if total else done
+            line = tr("{title}: {amount} {description}", title=title, amount=amount, description=description)
+            write_line(joined("", (line, pace.describe(done, total))))
 
     return report
 
@@ -49,14 +52,14 @@ def progress_bar(
     )
     pace = Pace()
     bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task(title, total=expected, status="")
+    task = bar.add_task(translated(title), total=expected, status="")
     if not delay_s:
         bar.start()
 
     def report(done: int, description: str, total: int | None = expected) -> None:
         if pace.seconds >= delay_s:
             bar.start()  # only the first time
-        status = f"{done}/{total or '?'} {description}{pace.describe(done, total)}"
+        status = f"{done}/{total or '?'} {translated(description)}{translated(pace.describe(done, total))}"
         bar.update(task, completed=done, total=total, status=status)
 
     try:
@@ -75,10 +78,12 @@ class Pace:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def describe(self, done: int, total: int | None) -> str:
+    def describe(self, done: int, total: int | None) -> Phrase:
         """Return the time left, if the total is known, and the rate: `, 0:01:30 left, 12/s`."""
         if not done:
-            return ""
+            return tr("")
         rate = done / max(self.seconds, 0.001)
-        left = f", {timedelta(seconds=round(max(total - done, 0) / rate))} left" if total else ""
-        return f"{left}, {rate:,.0f}/s"
+        if not total:
+            return tr(", {rate:,}/s", rate=round(rate))
+        left = timedelta(seconds=round(max(total - done, 0) / rate))
+        return tr(", {time} left, {rate:,}/s", time=left, rate=round(rate))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from skychimp.cli.display import charts
 from skychimp.cli.display.values import escape
 from skychimp.services.reporting.reports import counts_by_status, format_percent
-from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.text import count_of, thousands
+from skychimp.translation import Phrase, joined, tr, translated
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,29 +26,29 @@ def draw_report(report: "Report", width: int) -> "Iterator[RenderableType]":
     """Yield the parts of a report for a terminal of this width."""
     from rich.text import Text
 
-    disabled = ", disabled" if report.disabled else ""
     yield Text(escape(report.subject), "bold")
-    yield Text(f"mailing {report.id} of {escape(report.owner)}, {report.status}{disabled}", "dim")
+    yield Text(translated(_describe_mailing(report)), "dim")
     if not report.occurrences:
-        yield Text("\nnothing was due yet")
+        yield Text(f"\n{translated(tr('nothing was due yet'))}")
         return
-    yield charts.heading(f"{count_of(report.deliveries, 'email')}, {count_of(report.attempts, 'attempt')}")
+    yield charts.heading(joined(", ", (count_of(report.deliveries, "email"), count_of(report.attempts, "attempt"))))
     yield charts.bars(counts_by_status(report.counts), width - 40)
     if any(report.returned.values()):
-        yield Text(f"came back after sending: {list_counts(report.returned)}", "red")
+        returned = tr("came back after sending: {counts}", counts=list_counts(report.returned))
+        yield Text(translated(returned), "red")
     yield charts.heading(tr("Bounces and complaints"))
     yield from map(draw_rate, report.rates)
     if len(report.tries) > 1:
         yield charts.heading(tr("Attempts per email"))
-        tries = {count_of(attempts, "attempt"): deliveries for attempts, deliveries in report.tries.items()}
+        tries: dict[str, int] = {count_of(attempts, "attempt"): emails for attempts, emails in report.tries.items()}
         yield charts.bars(tries, width - 40)
-    yield charts.heading(_limited("Due times", "latest", MAX_OCCURRENCES, len(report.occurrences)))
+    yield charts.heading(_limited(tr("Due times"), tr("latest"), MAX_OCCURRENCES, len(report.occurrences)))
     yield _draw_occurrences(report, width)
     if report.replies:
-        yield charts.heading(_limited("Server replies", "most frequent", MAX_ROWS, len(report.replies)))
+        yield charts.heading(_limited(tr("Server replies"), tr("most frequent"), MAX_ROWS, len(report.replies)))
         yield from map(draw_reply, report.replies[:MAX_ROWS])
     if report.domains:
-        yield charts.heading(_limited("Domains", "largest", MAX_ROWS, len(report.domains)))
+        yield charts.heading(_limited(tr("Domains"), tr("largest"), MAX_ROWS, len(report.domains)))
         yield draw_domains(report.domains[:MAX_ROWS], width)
 
 
@@ -57,7 +57,8 @@ def draw_rate(rate: "RateReport") -> "Text":
     from rich.text import Text
 
     style = "green" if rate.is_good else "yellow" if (rate.rate or 0) < rate.limit else "red"
-    return Text.assemble(f"{rate.kind:<12}", (rate.in_words, style), (f", {rate.advice}", "dim"))
+    kind, in_words, advice = map(translated, (rate.kind, rate.in_words, rate.advice))
+    return Text.assemble(f"{kind:<12}", (in_words, style), (f", {advice}", "dim"))
 
 
 def draw_reply(group: "ReplyGroup") -> "Table":
@@ -66,13 +67,13 @@ def draw_reply(group: "ReplyGroup") -> "Table":
 
     codes = " ".join(filter(None, (str(group.code or ""), group.enhanced)))
     reply = Text(escape(f"{codes} {group.words}".strip()))
-    reply.append(f"\n{group.meaning}", "dim")
+    reply.append(f"\n{translated(group.meaning)}", "dim")
     if group.remedy:
-        reply.append(f"\n→ {group.remedy}", "bold")
+        reply.append(f"\n→ {translated(group.remedy)}", "bold")
     table = charts.borderless_table(numbers=(0,), columns=3)
     table.columns[0].width, table.columns[1].width = 9, 10
     outcome = Text(group.outcome.replace("_", " "), charts.STYLES[group.outcome])
-    table.add_row(Text(f"{group.attempts:,}"), outcome, reply)
+    table.add_row(Text(translated(thousands(group.attempts))), outcome, reply)
     return table
 
 
@@ -83,23 +84,32 @@ def draw_domains(domains: "Sequence[DomainReport]", width: int) -> "Table":
     table = charts.borderless_table(numbers=(1, 2), columns=5)
     for domain in domains:
         table.add_row(
-            Text(escape(domain.domain or "(others)")),
-            Text(f"{domain.deliveries:,}"),
-            Text(format_percent(domain.counts["sent"], domain.tried)),
+            Text(escape(domain.domain or translated(tr("(others)")))),
+            Text(translated(thousands(domain.deliveries))),
+            Text(translated(format_percent(domain.counts["sent"], domain.tried))),
             charts.bar(domain.share_sent, max((width - 60) // 2, 10)),
-            Text(list_counts(counts_by_status(domain.counts), leave_out="sent"), "dim"),
+            Text(translated(list_counts(counts_by_status(domain.counts), leave_out="sent")), "dim"),
         )
     return table
 
 
-def list_counts(counts: Mapping[str, int], *, leave_out: str = "") -> str:
+def list_counts(counts: Mapping[str, int], *, leave_out: str = "") -> Phrase:
     """Return the counts above zero in a line: `998 sent, 2 failed`."""
-    shown = {name: number for name, number in counts.items() if number and name != leave_out}
-    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in shown.items())
+    shown = {name.replace("_", " "): number for name, number in counts.items() if number and name != leave_out}
+    return joined(", ", (tr("{number:,} {state}", number=number, state=state) for state, number in shown.items()))
 
 
-def _limited(title: str, which: str, most: int, number: int) -> str:
-    return f"{title} ({most} {which} of {number:,})" if number > most else title
+def _describe_mailing(report: "Report") -> Phrase:
+    about = {"id": report.id, "owner": escape(report.owner), "status": report.status}
+    if report.disabled:
+        return tr("mailing {id} of {owner}, {status}, disabled", **about)
+    return tr("mailing {id} of {owner}, {status}", **about)
+
+
+def _limited(title: Phrase, which: Phrase, most: int, number: int) -> Phrase:
+    if number <= most:
+        return title
+    return tr("{title} ({most} {which} of {number:,})", title=title, most=most, which=which, number=number)
 
 
 def _draw_occurrences(report: "Report", width: int) -> "Table":
@@ -118,11 +128,13 @@ def _describe(occurrence: "OccurrenceReport", width: int) -> "Text":
     """Return an occurrence's counts, its state, and a sparkline of its sending rate."""
     from rich.text import Text
 
-    counts = list_counts(counts_by_status(occurrence.counts)) or "no emails"
-    elapsed = f" in {charts.format_elapsed(occurrence.duration)}" if occurrence.duration is not None else ""
-    text = Text(f"{counts}\n{occurrence.state}{elapsed}")
+    counts = list_counts(counts_by_status(occurrence.counts)) or tr("no emails")
+    state = tr("{state}", state=occurrence.state)
+    if occurrence.duration is not None:
+        state = tr("{state} in {duration}", state=state, duration=charts.format_elapsed(occurrence.duration))
+    text = Text(f"{translated(counts)}\n{translated(state)}")
     if occurrence.peak is not None:
-        digits = 0 if occurrence.peak >= 10 else 1
-        text.append(f", up to {occurrence.peak:,.{digits}f} emails per second\n")
+        rate = f"{occurrence.peak:,.{0 if occurrence.peak >= 10 else 1}f}"
+        text.append(f"{translated(tr(', up to {rate} emails per second', rate=rate))}\n")
         text.append(charts.sparkline([point.per_second for point in occurrence.rate], width), "green")
     return text

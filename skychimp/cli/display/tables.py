@@ -13,6 +13,7 @@ from skychimp.cli.display.pager import paged
 from skychimp.cli.display.values import cell_text, terminal_text
 from skychimp.listed import Listed
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,6 +80,7 @@ def show_list(
     following = list(islice(rows, 1))
     if not first:
         return False
+    columns = {name: translated(heading) for name, heading in columns.items()}
     texts = _texts(first, columns)
     if not following:
         texts = {name: cells for name, cells in texts.items() if any(cells)} or texts
@@ -88,7 +90,8 @@ def show_list(
     widths = fit(sizes, optional, console.width)
     with paged(is_long=len(first) + HEAD_HEIGHT >= console.height) as console.file:
         if noun:
-            console.print(_count_line(records, len(first), noun, plural, is_whole=not following), style="dim")
+            count_line = _count_line(records, len(first), noun, plural, is_whole=not following)
+            console.print(translated(count_line), style="dim")
         console.print(_build_table(texts, columns, widths))
         while following:
             chunk = following + list(islice(rows, CHUNK))
@@ -110,16 +113,17 @@ def draw_record(values: Mapping[str, Any]) -> "Table":
     return table
 
 
-def _count_line(records: Iterable[Any], shown: int, noun: str, plural: str, *, is_whole: bool) -> str:
+def _count_line(records: Iterable[Any], shown: int, noun: str, plural: str, *, is_whole: bool) -> Phrase:
     """Return how many records there are: `2,001 clients`, `30 of 2,001 clients`."""
     is_part = isinstance(records, Listed) and records.is_part
     if is_whole and not is_part:
         return count_of(shown, noun, plural)
     total = records.count() if isinstance(records, Listed) else None
     if total is None:
-        return count_of(shown, noun, plural) if is_whole else f"more than {count_of(shown, noun, plural)}"
+        known = count_of(shown, noun, plural)
+        return known if is_whole else tr("more than {number}", number=known)
     everything = count_of(total, noun, plural)
-    return f"{shown:,} of {everything}" if is_whole and shown < total else everything
+    return tr("{shown:,} of {total}", shown=shown, total=everything) if is_whole and shown < total else everything
 
 
 def _texts(records: Sequence[Any], columns: Mapping[str, str]) -> dict[str, list[str]]:

@@ -13,5 +13,8 @@ def warn_of_unknown_tags(context: Context, tags: Sequence[str]) -> None:
     from skychimp.services.clients.unknown_tags import find_unknown_tags
 
     for tag, meant in find_unknown_tags(context.store, context.actor, tags):
-        suggestion = f'; did you mean "{meant}"?' if meant else ""
-        context.out.warn(tr('warning: no client has the tag "{tag}"{suggestion}', tag=tag, suggestion=suggestion))
+        if meant:
+            warning = tr('warning: no client has the tag "{tag}"; did you mean "{meant}"?', tag=tag, meant=meant)
+        else:
+            warning = tr('warning: no client has the tag "{tag}"', tag=tag)
+        context.out.warn(warning)

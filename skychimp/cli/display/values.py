@@ -7,8 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any, TextIO
 
 from skychimp import safe_json
+from skychimp.translation import tr, translated
 
 _ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_YES, _NO = tr("yes"), tr("no")
 _SHORT_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
@@ -26,7 +28,7 @@ def plain_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return _YES if value else _NO
     if isinstance(value, datetime | timedelta):
         return str(_json_value(value))
     if isinstance(value, list | tuple):
@@ -35,17 +37,17 @@ def plain_text(value: Any) -> str:
 
 
 def terminal_text(value: Any, *, multiline: bool = False) -> str:
-    """Return a value as it is shown to a person: escaped, times in the local time zone.
+    """Return a value as it is shown to a person: escaped, in their language, times in the local time zone.
 
     Line breaks are escaped as well, unless `multiline` is true.
     """
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S" if value.second else "%Y-%m-%d %H:%M")
     if isinstance(value, list | tuple):
-        return ", ".join(plain_text(part) for part in value)
+        return ", ".join(map(terminal_text, value))
     if isinstance(value, str) and multiline:
-        return "\n".join(map(escape, value.split("\n")))
-    return plain_text(value)
+        return "\n".join(map(escape, translated(value).split("\n")))
+    return escape(str(translated(value))) if isinstance(value, str) else translated(plain_text(value))
 
 
 def cell_text(value: Any) -> str:
