@@ -10,61 +10,74 @@ from typing import Any
 
 from skychimp import __version__, shell
 from skychimp.cli import registry
+from skychimp.cli.help_pages import help_record
+from skychimp.translation import Phrase, looked_up, tr, translated
 
 _HEADER = r""".TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
 .nh
 .ad l
-.SH NAME
+.SH {heading}
 {name} \- {summary}
 """
-_SEE_ALSO = """.SH SEE ALSO
+_SEE_ALSO = """.SH {heading}
 .BR skychimp (1);
 skychimp help {topics}
 """
+_SYNOPSIS, _COMMANDS = tr("SYNOPSIS"), tr("COMMANDS")
 
 
 def man_pages(topics: Iterable[str]) -> dict[str, str]:
     """Return the text of each man page by its file name. Each page refers to the help topics."""
     pages = {"skychimp.1": _overview_page()} | {f"skychimp-{name}.1": _command_page(name) for name in registry.COMMANDS}
-    see_also = _SEE_ALSO.format(topics=_escape(", ".join(topics)))
+    see_also = _SEE_ALSO.format(heading=translated(tr("SEE ALSO")), topics=_escape(", ".join(topics)))
     return {name: f"{page}\n{see_also}" for name, page in pages.items()}
 
 
 def _overview_page() -> str:
     root = registry.command_line()
-    parts = [_header("skychimp", _first_line(root)), ".SH SYNOPSIS", *_synopsis(root, "skychimp"), ".SH COMMANDS"]
+    parts = [_header("skychimp", _first_line(root)), _heading(_SYNOPSIS), *_synopsis(root, "skychimp")]
+    parts.append(_heading(_COMMANDS))
     for name, info in registry.COMMANDS.items():
-        parts += [".TP", rf".BR skychimp\-{_escape(name)} (1)", _paragraph(info.summary)]
-    return "\n".join([*parts, ".SH OPTIONS", *_options(root, "skychimp"), *_examples(root)])
+        parts += [".TP", rf".BR skychimp\-{_escape(name)} (1)", _paragraph(looked_up(info.summary))]
+    return "\n".join([*parts, _heading(tr("OPTIONS")), *_options(root, "skychimp"), *_examples(root)])
 
 
 def _command_page(name: str) -> str:
     command = registry.load_command(name)
     path = shell.command(name)
-    header = _header(f"skychimp-{name}", registry.COMMANDS[name].summary)
+    header = _header(f"skychimp-{name}", looked_up(registry.COMMANDS[name].summary))
     if hasattr(command, "commands"):
         body = _group_body(name, path, command.commands)
     else:
-        body = [".SH SYNOPSIS", *_synopsis(command, path), ".SH DESCRIPTION", *_description(command, path)]
+        description = (_heading(tr("DESCRIPTION")), *_description(command, path))
+        body = [_heading(_SYNOPSIS), *_synopsis(command, path), *description]
     return "\n".join([header, *body, *_examples(command)])
 
 
 def _group_body(name: str, path: str, commands: dict[str, Any]) -> list[str]:
-    parts = [".SH SYNOPSIS"]
+    parts = [_heading(_SYNOPSIS)]
     for subname, command in commands.items():
         parts += [*_synopsis(command, f"{path} {subname}"), ".br"]
-    parts.append(".SH COMMANDS")
+    parts.append(_heading(_COMMANDS))
     for subname, command in commands.items():
         parts += [f".SS {_escape(f'{name} {subname}')}", *_description(command, f"{path} {subname}")]
-        parts += _examples(command, ".PP")
+        parts += _examples(command, heading=".PP")
     return parts
 
 
 def _header(name: str, summary: str) -> str:
     header = _HEADER.format(
-        title=_escape(name.upper()), version=__version__, name=_escape(name), summary=_escape(summary)
+        title=_escape(name.upper()),
+        version=__version__,
+        heading=translated(tr("NAME")),
+        name=_escape(name),
+        summary=_escape(summary),
     )
     return header.rstrip()
+
+
+def _heading(title: Phrase) -> str:
+    return f".SH {translated(title)}"
 
 
 def _first_line(command: Any) -> str:
@@ -85,14 +98,19 @@ def _description(command: Any, path: str) -> list[str]:
 
 def _options(command: Any, path: str) -> Iterator[str]:
     with _context(command, path) as context:
-        records = [param.get_help_record(context) for param in command.get_params(context)]
+        records = [help_record(param, context) for param in command.get_params(context)]
     for names, text in filter(None, records):
         yield from (".TP", rf"\fB{_escape(names)}\fR", _paragraph(text) or r"\&")
 
 
-def _examples(command: Any, heading: str = ".SH EXAMPLES") -> Iterator[str]:
+def _examples(command: Any, heading: str | None = None) -> Iterator[str]:
     if command.epilog:
-        yield from (heading, ".nf", *(rf"\&$ {_escape(line)}" for line in command.epilog.splitlines()), ".fi")
+        yield from (
+            heading or _heading(tr("EXAMPLES")),
+            ".nf",
+            *(rf"\&$ {_escape(line)}" for line in command.epilog.splitlines()),
+            ".fi",
+        )
 
 
 def _context(command: Any, path: str) -> Any:
