@@ -102,7 +102,7 @@ def help_record(param: Any, context: Any) -> tuple[str, str] | None:
     if record is None or current_language() == "en":
         return record  # type: ignore[no-any-return]
     names, text = record
-    text = re.sub(r"\[default: (.*)\]$", lambda found: looked_up(DEFAULT).format(found[1]), text)
+    text = re.sub(r"\[default: (.*)\]$", lambda found: looked_up(DEFAULT).format(found[1]), looked_up(text))
     return names, text.replace(REQUIRED, looked_up(REQUIRED))
 
 

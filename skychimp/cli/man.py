@@ -23,7 +23,7 @@ _SEE_ALSO = """.SH {heading}
 .BR skychimp (1);
 skychimp help {topics}
 """
-_SYNOPSIS, _COMMANDS = tr("SYNOPSIS"), tr("COMMANDS")
+_SYNOPSIS, _COMMANDS, _EXAMPLES = tr("SYNOPSIS"), tr("COMMANDS"), tr("EXAMPLES")
 
 
 def man_pages(topics: Iterable[str]) -> dict[str, str]:
@@ -35,11 +35,12 @@ def man_pages(topics: Iterable[str]) -> dict[str, str]:
 
 def _overview_page() -> str:
     root = registry.command_line()
-    parts = [_header("skychimp", _first_line(root)), _heading(_SYNOPSIS), *_synopsis(root, "skychimp")]
-    parts.append(_heading(_COMMANDS))
+    synopsis = (_heading(_SYNOPSIS), *_synopsis(root, "skychimp"))
+    parts = [_header("skychimp", _first_line(root)), *synopsis, _heading(_COMMANDS)]
     for name, info in registry.COMMANDS.items():
         parts += [".TP", rf".BR skychimp\-{_escape(name)} (1)", _paragraph(looked_up(info.summary))]
-    return "\n".join([*parts, _heading(tr("OPTIONS")), *_options(root, "skychimp"), *_examples(root)])
+    parts += [_heading(tr("OPTIONS")), *_options(root, "skychimp")]
+    return "\n".join([*parts, *_examples(root, _heading(_EXAMPLES))])
 
 
 def _command_page(name: str) -> str:
@@ -51,7 +52,7 @@ def _command_page(name: str) -> str:
     else:
         description = (_heading(tr("DESCRIPTION")), *_description(command, path))
         body = [_heading(_SYNOPSIS), *_synopsis(command, path), *description]
-    return "\n".join([header, *body, *_examples(command)])
+    return "\n".join([header, *body, *_examples(command, _heading(_EXAMPLES))])
 
 
 def _group_body(name: str, path: str, commands: dict[str, Any]) -> list[str]:
@@ -61,7 +62,7 @@ def _group_body(name: str, path: str, commands: dict[str, Any]) -> list[str]:
     parts.append(_heading(_COMMANDS))
     for subname, command in commands.items():
         parts += [f".SS {_escape(f'{name} {subname}')}", *_description(command, f"{path} {subname}")]
-        parts += _examples(command, heading=".PP")
+        parts += _examples(command, ".PP")
     return parts
 
 
@@ -103,14 +104,9 @@ def _options(command: Any, path: str) -> Iterator[str]:
         yield from (".TP", rf"\fB{_escape(names)}\fR", _paragraph(text) or r"\&")
 
 
-def _examples(command: Any, heading: str | None = None) -> Iterator[str]:
+def _examples(command: Any, heading: str) -> Iterator[str]:
     if command.epilog:
-        yield from (
-            heading or _heading(tr("EXAMPLES")),
-            ".nf",
-            *(rf"\&$ {_escape(line)}" for line in command.epilog.splitlines()),
-            ".fi",
-        )
+        yield from (heading, ".nf", *(rf"\&$ {_escape(line)}" for line in command.epilog.splitlines()), ".fi")
 
 
 def _context(command: Any, path: str) -> Any:
