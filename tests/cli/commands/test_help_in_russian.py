@@ -14,8 +14,8 @@ from skychimp.cli.commands import help  # noqa: A004
 from skychimp.translation import use_language
 
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
-BLOCK = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
-"""A block of code in Markdown."""
+BLOCK = re.compile(r"^ *```.*?^ *```$|^ {6}[^\n]*", re.MULTILINE | re.DOTALL)
+"""A block of code in Markdown, or a line of one in a list."""
 
 
 class Code(NamedTuple):
