@@ -35,7 +35,7 @@ def code_of(text: str) -> Code:
 
 def structure_of(text: str) -> list[str]:
     """Return what each line of a topic begins with, if it is a heading, an item of a list or a row of a table."""
-    return re.findall(r"^(#+|-|\d+\.|\|)(?= )", BLOCK.sub("", text), re.MULTILINE)
+    return re.findall(r"^(#+|-|\|)(?= )", BLOCK.sub("", text), re.MULTILINE)
 
 
 @pytest.fixture
