@@ -7,12 +7,13 @@ from typing import Any
 
 from typer.core import TyperArgument, TyperGroup
 
-from skychimp.translation import looked_up
+from skychimp.translation import current_language, looked_up
 
 SUBCOMMAND = "<COMMAND> [ARGS]..."
 """How a group's usage names its commands."""
 
 USAGE, OPTIONS, COMMANDS = "Usage:", "Options", "Commands"
+DEFAULT, REQUIRED = "[default: {}]", "[required]"
 RICH_TEXTS = ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "DEFAULT_STRING", "REQUIRED_LONG_STRING")
 """Typer's own texts, and the names of those in its module rich_utils."""
 
@@ -87,9 +88,22 @@ def show_group_help(group: Any, ctx: Any) -> None:
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
         panels.setdefault(command.rich_help_panel or looked_up(COMMANDS), []).append((name, _summary(command)))
-    options = [param.get_help_record(ctx) for param in group.get_params(ctx)]
+    options = [help_record(param, ctx) for param in group.get_params(ctx)]
     for title, rows in (*panels.items(), (looked_up(OPTIONS), filter(None, options))):
         console.print(_panel(title, rows, max(map(len, group.commands)) if title in panels else None))
+
+
+def help_record(param: Any, context: Any) -> tuple[str, str] | None:
+    """Return the names of a parameter and its help, None if it is hidden.
+
+    Typer writes the default into the help, and whether the parameter is required.
+    """
+    record = param.get_help_record(context)
+    if record is None or current_language() == "en":
+        return record  # type: ignore[no-any-return]
+    names, text = record
+    text = re.sub(r"\[default: (.*)\]$", lambda found: looked_up(DEFAULT).format(found[1]), looked_up(text))
+    return names, text.replace(REQUIRED, looked_up(REQUIRED))
 
 
 def _name_argument(argument: TyperArgument, context: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from skychimp import __version__, shell
 from skychimp.cli import registry
+from skychimp.cli.help_pages import help_record
 from skychimp.translation import Phrase, looked_up, tr, translated
 
 _HEADER = r""".TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
@@ -22,9 +23,7 @@ _SEE_ALSO = """.SH {heading}
 .BR skychimp (1);
 skychimp help {topics}
 """
-
-
-_SYNOPSIS, _COMMANDS = tr("SYNOPSIS"), tr("COMMANDS")
+_SYNOPSIS, _COMMANDS, _EXAMPLES = tr("SYNOPSIS"), tr("COMMANDS"), tr("EXAMPLES")
 
 
 def man_pages(topics: Iterable[str]) -> dict[str, str]:
@@ -36,11 +35,12 @@ def man_pages(topics: Iterable[str]) -> dict[str, str]:
 
 def _overview_page() -> str:
     root = registry.command_line()
-    parts = [_header("skychimp", _first_line(root)), _heading(_SYNOPSIS), *_synopsis(root, "skychimp")]
-    parts.append(_heading(_COMMANDS))
+    synopsis = (_heading(_SYNOPSIS), *_synopsis(root, "skychimp"))
+    parts = [_header("skychimp", _first_line(root)), *synopsis, _heading(_COMMANDS)]
     for name, info in registry.COMMANDS.items():
         parts += [".TP", rf".BR skychimp\-{_escape(name)} (1)", _paragraph(looked_up(info.summary))]
-    return "\n".join([*parts, _heading(tr("OPTIONS")), *_options(root, "skychimp"), *_examples(root)])
+    parts += [_heading(tr("OPTIONS")), *_options(root, "skychimp")]
+    return "\n".join([*parts, *_examples(root, _heading(_EXAMPLES))])
 
 
 def _command_page(name: str) -> str:
@@ -50,9 +50,9 @@ def _command_page(name: str) -> str:
     if hasattr(command, "commands"):
         body = _group_body(name, path, command.commands)
     else:
-        description = [_heading(tr("DESCRIPTION")), *_description(command, path)]
+        description = (_heading(tr("DESCRIPTION")), *_description(command, path))
         body = [_heading(_SYNOPSIS), *_synopsis(command, path), *description]
-    return "\n".join([header, *body, *_examples(command)])
+    return "\n".join([header, *body, *_examples(command, _heading(_EXAMPLES))])
 
 
 def _group_body(name: str, path: str, commands: dict[str, Any]) -> list[str]:
@@ -99,20 +99,14 @@ def _description(command: Any, path: str) -> list[str]:
 
 def _options(command: Any, path: str) -> Iterator[str]:
     with _context(command, path) as context:
-        records = [param.get_help_record(context) for param in command.get_params(context)]
+        records = [help_record(param, context) for param in command.get_params(context)]
     for names, text in filter(None, records):
         yield from (".TP", rf"\fB{_escape(names)}\fR", _paragraph(text) or r"\&")
 
 
-def _examples(command: Any, macro: str | None = None) -> Iterator[str]:
-    """Yield the examples below a macro, which is that of a section without one."""
+def _examples(command: Any, heading: str) -> Iterator[str]:
     if command.epilog:
-        yield from (
-            macro or _heading(tr("EXAMPLES")),
-            ".nf",
-            *(rf"\&$ {_escape(line)}" for line in command.epilog.splitlines()),
-            ".fi",
-        )
+        yield from (heading, ".nf", *(rf"\&$ {_escape(line)}" for line in command.epilog.splitlines()), ".fi")
 
 
 def _context(command: Any, path: str) -> Any:

@@ -9,12 +9,12 @@ import typer
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output_file import Force, write_generated_files
 from skychimp.errors import NotFound
-from skychimp.translation import tr
+from skychimp.translation import current_language, looked_up, tr
 
 app = typer.Typer(rich_markup_mode="rich")
 
 TOPICS = Path(__file__).parents[1] / "topics"
-
+"""The folder of the English topics. The others are in a folder beside them that is named after their language."""
 
 SCHEMAS = "schemas"
 
@@ -34,18 +34,18 @@ class Topic:
     title: str
 
 
-def topics() -> dict[str, Topic]:
-    """Return the topics by name."""
-    first_lines = {path.stem: path.read_text(encoding="utf-8").partition("\n")[0] for path in TOPICS.glob("*.md")}
-    return {name: Topic(name, first_lines[name].removeprefix("# ")) for name in sorted(first_lines)}
+def topics(language: str = "en") -> dict[str, Topic]:
+    """Return the topics by name, with their titles in a language."""
+    names = sorted(path.stem for path in TOPICS.glob("*.md"))
+    return {name: Topic(name, _read_topic(name, language).partition("\n")[0].removeprefix("# ")) for name in names}
 
 
 def _suggestions() -> list[tuple[str, str]]:
     """Return the topics and commands for shell completion, each with its description."""
     from skychimp.cli.registry import COMMANDS
 
-    commands = ((name, info.summary) for name, info in COMMANDS.items())
-    return [*((topic.name, topic.title) for topic in topics().values()), *commands]
+    commands = ((name, looked_up(info.summary)) for name, info in COMMANDS.items())
+    return [*((topic.name, topic.title) for topic in topics(current_language()).values()), *commands]
 
 
 @app.command("help", epilog="skychimp help templates\nskychimp help --man ~/.local/share/man/man1")
@@ -70,16 +70,17 @@ def help_(
     if man is not None:
         context.out.record({"pages": _write_man_pages(context, man, force=force), "folder": str(man)})
     elif not topic:
-        context.out.rows(topics().values(), {"name": "Topic", "title": "About"})
+        is_data = context.out.json or not context.out.on_terminal
+        listed = topics("en" if is_data else current_language())
+        context.out.rows(listed.values(), {"name": tr("Topic"), "title": tr("About")})
         context.out.next("help", "TOPIC")
     elif topic[0] == SCHEMAS:
         _show_schemas(context, " ".join(topic[1:]))
     elif topic[0] in topics() and len(topic) == 1:
-        text = _topic_text(topic[0])
         if context.out.json:
-            context.out.record({"topic": topic[0], "text": text})
+            context.out.record({"topic": topic[0], "text": _topic_text(topic[0], "en")})
         else:
-            context.out.markdown(text)
+            context.out.markdown(_topic_text(topic[0], current_language()))
     elif topic[0] in COMMANDS:
         ctx.find_root().command.main([*topic, "--help"], prog_name="skychimp", standalone_mode=False, obj=context)
     else:
@@ -103,17 +104,23 @@ def _show_schemas(context: Context, command: str) -> None:
     elif context.out.json:
         context.out.json_object((name, help_schemas.find(name)) for name in help_schemas.names())
     else:
-        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": "Command"})
+        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": tr("Command")})
         context.out.next("help", SCHEMAS, "COMMAND")
 
 
-def _topic_text(topic: str) -> str:
-    text = (TOPICS / f"{topic}.md").read_text(encoding="utf-8")
+def _topic_text(topic: str, language: str) -> str:
+    text = _read_topic(topic, language)
     if topic == "config":
         from skychimp.config import example
 
         text += f"\n```toml\n{example.example_config()}```"
     return text.rstrip("\n")
+
+
+def _read_topic(name: str, language: str) -> str:
+    """Return the text of a topic in a language, or in English if it is not translated."""
+    path = TOPICS / language / f"{name}.md"
+    return (path if path.exists() else TOPICS / f"{name}.md").read_text(encoding="utf-8")
 
 
 def _not_found(topic: str) -> NotFound:

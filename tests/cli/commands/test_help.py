@@ -70,7 +70,7 @@ def test_topics_agree_with_the_program() -> None:
         templates.TextTemplate(source, "body", {"client": None, "mailing": None, "due_at": None})
     for duration in re.findall(r"`([0-9][0-9smhd]*)`", text["time"]):
         durations.parse_duration(duration)
-    assert "```toml" in help._topic_text("config")
+    assert "```toml" in help._topic_text("config", "en")
 
 
 # Man pages
