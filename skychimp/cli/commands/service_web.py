@@ -9,7 +9,7 @@ from skychimp.errors import ConfigError, InvalidValue
 from skychimp.text import has_control_character, shortened
 from skychimp.translation import tr
 
-EXAMPLE = tr("skychimp service web > /etc/nginx/snippets/skychimp.conf")
+EXAMPLE = "skychimp service web > /etc/nginx/snippets/skychimp.conf"
 
 
 def web(

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from skychimp import __version__
 from skychimp.config.settings import Settings
 from skychimp.errors import ConfigError
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from dogpile.cache.region import CacheRegion
@@ -47,7 +47,7 @@ def refresh(_key: str, compute: Callable[[], Any]) -> Any:
     return compute()
 
 
-def open_cache(settings: Settings, warn: Callable[[str], None]) -> Cached:
+def open_cache(settings: Settings, warn: Callable[[Phrase], None]) -> Cached:
     """Return the `Cached` of these settings.
 
     A value that can't be read is computed again. If a value can't be written, `warn` is called once and the cache is no
@@ -57,7 +57,7 @@ def open_cache(settings: Settings, warn: Callable[[str], None]) -> Cached:
     return lambda key, compute: region.get_or_create(key, compute)
 
 
-def _region(settings: Settings, warn: Callable[[str], None]) -> "CacheRegion":
+def _region(settings: Settings, warn: Callable[[Phrase], None]) -> "CacheRegion":
     from dogpile.cache import make_region, register_backend
 
     from skychimp.services.reporting.cache_folder import SafeBackend, deserialize

@@ -15,6 +15,7 @@ from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException, 
 from dogpile.cache.proxy import ProxyBackend
 
 from skychimp import files
+from skychimp.translation import Phrase, tr
 
 WRITABLE_BY_OTHERS = 0o022
 
@@ -54,7 +55,7 @@ class SafeBackend(ProxyBackend):
     backend is not used again.
     """
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
+    def __init__(self, warn: Callable[[Phrase], None]) -> None:
         self._warn = warn
         self._is_broken = False
 
@@ -76,7 +77,7 @@ class SafeBackend(ProxyBackend):
             self.proxied.set_serialized(key, value)
         except Exception as error:  # a disk, a server or its library may raise anything
             self._is_broken = True
-            self._warn(f"cannot use the cache: {error}")
+            self._warn(tr("cannot use the cache: {error}", error=error))
 
 
 def _file_name(key: str) -> str:
