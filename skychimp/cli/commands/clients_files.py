@@ -176,7 +176,7 @@ def _explain_columns(context: Context, parsed: "ClientFile") -> None:
     for note in parsed.notes:
         context.out.note(note)
     if parsed.ignored_columns:
-        context.out.note(tr("ignored columns: {ignored_columns}", ignored_columns=", ".join(parsed.ignored_columns)))
+        context.out.note(tr("ignored columns: {columns}", columns=", ".join(parsed.ignored_columns)))
 
 
 def _explain_suppressed(result: "ImportResult") -> Phrase:

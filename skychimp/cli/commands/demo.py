@@ -16,7 +16,7 @@ from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output import PIPE_CLOSED
 from skychimp.errors import SkychimpError
 from skychimp.text import count_of
-from skychimp.translation import VARIABLE, Phrase, current_language, tr, translated, verbatim
+from skychimp.translation import VARIABLE, Phrase, current_language, tr, verbatim
 
 if TYPE_CHECKING:
     from skychimp.transport.demo_server import ReceivedEmail
@@ -140,4 +140,4 @@ def _show_result(context: Context, emails: "list[ReceivedEmail]") -> None:
     context.out.text("\n".join(emails[0].conversation))
     context.out.heading(tr("Start your own"), verbatim("$ skychimp init --email YOU@EXAMPLE.ORG"))
     end = tr("The temporary store has been deleted. Until you set up a mail server, emails are written to an outbox.")
-    context.out.text(translated(end))
+    context.out.text(end)

@@ -142,8 +142,8 @@ def audience(
         counted = count_recipients(context, mailing_id)
         context.out.note(
             tr(
-                "mailing {mailing_id} goes to {clients}",
-                mailing_id=mailing_id,
+                "mailing {id} goes to {clients}",
+                id=mailing_id,
                 clients=count_of(counted.recipients, "client"),
             )
         )

@@ -132,7 +132,7 @@ def create(
     warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = show_number_of_clients(context, created, counted)
     for warning in warnings:
-        context.out.warn(tr("warning: {warning}", warning=warning))
+        context.out.warn(tr("warning: {problem}", problem=warning))
     warn_of_missing_files(context, created.id)
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
         show_mailing(context, created, counted)

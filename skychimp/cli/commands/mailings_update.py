@@ -125,6 +125,6 @@ def update(
     )
     counted = show_number_of_clients(context, changed) if has_other_clients else None
     for warning in warnings:
-        context.out.warn(tr("warning: {warning}", warning=warning))
+        context.out.warn(tr("warning: {problem}", problem=warning))
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))

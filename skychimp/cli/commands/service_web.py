@@ -36,7 +36,7 @@ def _grants(role: str) -> list[str]:
     from skychimp.store import web_rights
 
     if not role or has_control_character(role):
-        raise InvalidValue(tr("invalid name {role}", role=shortened(role)), tr("use the name of a role"))
+        raise InvalidValue(tr("invalid name {name}", name=shortened(role)), tr("use the name of a role"))
     return web_rights.grants(role)
 
 

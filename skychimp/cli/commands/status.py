@@ -77,7 +77,7 @@ def status(
         context.out.record(_in_words(context, current, for_person=context.out.on_terminal))
         show_outbox_note(context, current.outbox, others_sent=True)
     if difference := _other_relay(current.last_run, context.settings.relay):
-        context.out.warn(tr("warning: {difference}", difference=difference))
+        context.out.warn(tr("warning: {problem}", problem=difference))
         context.out.note(tr("hint: {hint}", hint=_OTHER_RELAY_HINT))
     if problem is not None:
         context.out.warn(problem)
