@@ -135,5 +135,5 @@ def _check(context: Context, dkim_selector: str | None) -> "Iterator[Finding]":
     try:
         settings = context.settings
     except ConfigError as error:
-        return iter([Finding("config", PROBLEM, error.message, error.hint)])
+        return iter([Finding(tr("config"), PROBLEM, error.message, error.hint)])
     return doctor.check_installation(settings, lambda: context.store, dkim_selector)
