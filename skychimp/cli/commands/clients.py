@@ -29,7 +29,7 @@ from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProo
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
-from skychimp.translation import tr, trn
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -227,12 +227,9 @@ def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json
     if addresses := [each.email for each in deleted if not each.suppressed]:
         how = shell.command("suppressions", "add", *shell.arguments(*addresses))
         context.out.note(
-            trn(
-                "an import can bring this client back; to send it nothing more: {how}",
-                "an import can bring these clients back; to send them nothing more: {how}",
-                len(addresses),
-                how=how,
-            )
+            tr("an import can bring this client back; to send it nothing more: {how}", how=how)
+            if len(addresses) == 1
+            else tr("an import can bring these clients back; to send them nothing more: {how}", how=how)
         )
 
 

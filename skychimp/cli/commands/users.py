@@ -12,7 +12,7 @@ from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get
 from skychimp.cli.display.values import write_json_object
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.output_file import Force, open_output_file
-from skychimp.translation import Phrase, tr, trn
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.users.users import UserInfo
@@ -138,7 +138,9 @@ def _note_mailings(context: Context, user_id: int, effect: Phrase) -> None:
         if len(mailings) > SHOWN_MAILINGS:
             names = tr("{names} and {number:,} more", names=names, number=len(mailings) - SHOWN_MAILINGS)
         context.out.note(
-            trn("mailing {ids}: {effect}", "mailings {ids}: {effect}", len(mailings), ids=names, effect=effect)
+            tr("mailing {ids}: {effect}", ids=names, effect=effect)
+            if len(mailings) == 1
+            else tr("mailings {ids}: {effect}", ids=names, effect=effect)
         )
 
 
