@@ -85,7 +85,7 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
         (folder / "clients.csv").write_text(CLIENTS, encoding="utf-8")
         (folder / "hello.txt").write_text(BODY, encoding="utf-8")
         for title, arguments in STEPS:
-            _run_step(context, title, arguments, folder, _environment(folder, server.port))
+            _run_step(context, title, arguments, folder, environment(folder, server.port))
         emails = list(server.emails)
     if context.out.json:
         commands = [shell.command(*arguments) for _, arguments in STEPS]
@@ -94,7 +94,7 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
         _show_result(context, emails)
 
 
-def _environment(folder: Path, port: int) -> Mapping[str, str]:
+def environment(folder: Path, port: int) -> Mapping[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
     return inherited | {
         "SKYCHIMP_CONFIG": str(folder / "skychimp.toml"),
