@@ -39,7 +39,7 @@ def backup(
     if exists:
         backups.require_target(store, file)
         context.confirm(tr("replace {file}", file=file), yes=force, option=FORCE)
-    with context.out.progress("copying", 100) as report_progress:
+    with context.out.progress(tr("copying"), 100) as report_progress:
         result = backups.backup(
             store,
             actor,

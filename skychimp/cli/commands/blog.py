@@ -13,7 +13,7 @@ from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.text import count_of
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr, verbatim
 
 if TYPE_CHECKING:
     from skychimp.services.blog.images import Image
@@ -28,7 +28,7 @@ COLUMNS = {
     "published_at": tr("Published"),
     "views": tr("Views"),
 }
-NO_POSTS = 'no posts yet; editors can run "skychimp blog create --help"'
+NO_POSTS = tr('no posts yet; editors can run "skychimp blog create --help"')
 
 Slug = Annotated[str, typer.Argument(metavar="SLUG-or-ID", help="Slug or ID of a post.", show_default=False)]
 Slugs = Annotated[list[str], typer.Argument(metavar="SLUG-or-ID...", help="Slugs or IDs of posts.", show_default=False)]
@@ -116,7 +116,7 @@ def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
     if context.out.json:
         context.out.record(viewed)
     elif context.out.on_terminal:
-        context.out.heading(viewed.title, _byline(viewed))
+        context.out.heading(verbatim(viewed.title), _byline(viewed))
         _show_image(context, viewed)
         context.out.markdown(f"\n{viewed.content}")
     else:
@@ -200,7 +200,7 @@ def delete(ctx: typer.Context, post: Slugs, yes: Yes = False, json: Json = False
         context,
         "post",
         [posts.find(context.store, context.actor, each) for each in post],
-        describe=lambda target: f'post {target.id} ("{target.title}")',
+        describe=lambda target: tr('post {id} ("{title}")', id=target.id, title=target.title),
         remove=lambda target: posts.remove(context.store, context.actor, str(target.id)),
         columns=COLUMNS,
         show=lambda target: _show(context, target),
@@ -240,7 +240,7 @@ def build(
         return
     counts = {"written": len(built.written), "removed": len(built.removed), "unchanged": built.unchanged}
     context.out.record({"folder": built.folder, "posts": built.posts} | counts)
-    context.out.note(tr("open {absolute} in a browser", absolute=folder.absolute() / "index.html"))
+    context.out.note(tr("open {page} in a browser", page=folder.absolute() / "index.html"))
     if context.settings.blog.url is None:
         context.out.note(tr("no sitemap and no absolute links: use --base-url, or set blog.url"))
 
@@ -250,8 +250,9 @@ def _show(context: Context, post: "PostDetail") -> None:
 
 
 def _byline(post: "PostDetail") -> Phrase:
-    published = "draft" if post.published_at is None else post.published_at.astimezone().strftime("%Y-%m-%d %H:%M")
-    return " · ".join(filter(None, (post.author, published, count_of(post.views, "view"))))
+    at = post.published_at
+    published = tr("draft") if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M")
+    return joined(" · ", (post.author, published, count_of(post.views, "view")))
 
 
 def _show_image(context: Context, post: "PostDetail") -> None:
@@ -304,5 +305,5 @@ def _save_content(
     if body_file is not None:
         return save(read_text(body_file))
     return edit_and_save(
-        context, old, save, suffix=".md", missing="the post has no content", hint=tr("use --body or --body-file")
+        context, old, save, suffix=".md", missing=tr("the post has no content"), hint=tr("use --body or --body-file")
     )

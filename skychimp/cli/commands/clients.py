@@ -165,7 +165,7 @@ def tags(
 
     context = get_context(ctx, json)
     rows = clients.list_tags(context.store, context.actor, list_options(limit, offset, search, sort))
-    no_tags = f"no tags yet; {run_hint('clients', 'update', 'CLIENT', '--add-tag', 'TAG')}"
+    no_tags = tr("no tags yet; {hint}", hint=run_hint("clients", "update", "CLIENT", "--add-tag", "TAG"))
     context.out.rows(rows, TAG_COLUMNS, noun="tag", empty=no_tags, is_filtered=search is not None)
 
 
@@ -194,7 +194,7 @@ def fields(
             raise InvalidValue(
                 tr("--type needs the name of a field"), run_hint("clients", "fields", "NAME", "--type", new_type)
             )
-        no_fields = f"no fields yet; {run_hint('clients', 'update', 'CLIENT', '--field', 'KEY=VALUE')}"
+        no_fields = tr("no fields yet; {hint}", hint=run_hint("clients", "update", "CLIENT", "--field", "KEY=VALUE"))
         context.out.rows(client_fields.list_fields(context.store, context.actor), FIELD_COLUMNS, empty=no_fields)
     elif new_type is None:
         context.out.record(client_fields.show(context.store, context.actor, field))
@@ -218,7 +218,7 @@ def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json
         context,
         "client",
         [clients.show(context.store, context.actor, name) for name in client],
-        describe=lambda target: f"client {target.id}, {target.email}",
+        describe=lambda target: tr("client {id}, {email}", id=target.id, email=target.email),
         remove=lambda target: clients.remove(context.store, context.actor, str(target.id)),
         columns=COLUMNS,
         show=lambda target: show_client(context, vars(target)),
@@ -226,14 +226,10 @@ def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json
     )
     if addresses := [each.email for each in deleted if not each.suppressed]:
         how = shell.command("suppressions", "add", *shell.arguments(*addresses))
-        clients_, them = ("this client", "it") if len(addresses) == 1 else ("these clients", "them")
         context.out.note(
-            tr(
-                "an import can bring {clients} back; to send {them} nothing more: {how}",
-                clients=clients_,
-                them=them,
-                how=how,
-            )
+            tr("an import can bring this client back; to send it nothing more: {how}", how=how)
+            if len(addresses) == 1
+            else tr("an import can bring these clients back; to send them nothing more: {how}", how=how)
         )
 
 
@@ -260,7 +256,11 @@ def forget(
 
     context = get_context(ctx, json)
     counts = privacy.count_records(context.store, context.actor, email, everywhere=all_users)
-    records = f"{count_of(counts.clients, 'client')}, {count_of(counts.deliveries, 'email')} in the log"
+    records = tr(
+        "{clients}, {emails} in the log",
+        clients=count_of(counts.clients, "client"),
+        emails=count_of(counts.deliveries, "email"),
+    )
     context.confirm(tr("erase all records of {email} ({records})", email=email, records=records), yes=yes)
     context.out.record(privacy.forget(context.store, context.actor, email, everywhere=all_users))
     context.out.note(tr("exported files, emails in the outbox and backups may still contain this person's data"))

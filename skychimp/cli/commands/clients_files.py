@@ -25,7 +25,7 @@ from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProo
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue
 from skychimp.text import checked_tags, count_of
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr
 
 if TYPE_CHECKING:
     from skychimp.services.clients.clients import ExportedClient
@@ -91,11 +91,11 @@ def import_clients(
     actor = context.actor  # before the input is read, which may take until its writer ends
     given = read_consent(context, consent, consent_at, consent_proof)
     tags, choice = checked_tags(tag or []), column_mapping.parse_choice(map or [], ignore_column or [])
-    with open_input(file) as binary, context.out.progress("importing") as report_progress:
+    with open_input(file) as binary, context.out.progress(tr("importing")) as report_progress:
         opened = open_text(context, binary, file, encoding)
         parsed = _parse(opened, file, format, choice)
         _explain_columns(context, parsed)
-        report = row_reporter(report_progress, opened, file, "clients")
+        report = row_reporter(report_progress, opened, file, tr("clients"))
         with naming(file):
             result = importing.import_rows(
                 context.store,
@@ -145,7 +145,10 @@ def export_clients(
     if file == "-":
         module.write(sys.stdout, exported)
         return
-    with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
+    with (
+        open_output_file(context, file, force=force) as opened,
+        context.out.progress(tr("exporting")) as report_progress,
+    ):
         total = clients.count(context.store, context.actor, tag, selection)
         rows = _with_progress(exported.clients, total, report_progress)
         number = module.write(opened, exported._replace(clients=rows))
@@ -173,20 +176,22 @@ def _explain_columns(context: Context, parsed: "ClientFile") -> None:
     for note in parsed.notes:
         context.out.note(note)
     if parsed.ignored_columns:
-        context.out.note(tr("ignored columns: {ignored_columns}", ignored_columns=", ".join(parsed.ignored_columns)))
+        context.out.note(tr("ignored columns: {columns}", columns=", ".join(parsed.ignored_columns)))
 
 
 def _explain_suppressed(result: "ImportResult") -> Phrase:
     """Return who of the file gets no mail, and why."""
     known = result.suppressed - result.opted_out
-    parts = [f"{result.opted_out:,} suppressed because the file says they have opted out"] if result.opted_out else []
+    parts = []
+    if result.opted_out:
+        parts.append(tr("{number:,} suppressed because the file says they have opted out", number=result.opted_out))
     if known:
-        parts.append(f"{known:,} in the file suppressed before")
+        parts.append(tr("{number:,} in the file suppressed before", number=known))
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in result.reasons.items())
     return tr(
         "{clients} added, {parts} ({reasons})",
         clients=count_of(result.created, "client"),
-        parts=", ".join(parts),
+        parts=joined(", ", parts),
         reasons=reasons,
     )
 
@@ -199,5 +204,5 @@ def _with_progress(
 ) -> "Iterator[ExportedClient]":
     for number, client in enumerate(clients):
         if number % 1000 == 0:
-            report_progress(number, "clients", total)
+            report_progress(number, tr("clients"), total)
         yield client

@@ -21,7 +21,7 @@ from skychimp.cli.options.client_options import (
 from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProof, read_consent
 from skychimp.errors import InvalidValue
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import joined, tr
 
 if TYPE_CHECKING:
     from skychimp.services.clients.clients import Change, TagChange
@@ -133,15 +133,12 @@ def _show_changes(context: Context, changes: Sequence["Change"]) -> None:
         if undo:
             by_undo.setdefault(undo, []).append(change.new.id)
     number = sum(map(len, by_undo.values()))
-    what = "tags or fields" if any(old.fields != new.fields for old, new in changes) else "tags"
-    context.out.note(
-        tr(
-            "{clients} of {number:,} got other {what}",
-            clients=count_of(number, "client"),
-            number=len(changes),
-            what=what,
-        )
-    )
+    changed = count_of(number, "client")
+    if any(old.fields != new.fields for old, new in changes):
+        note = tr("{clients} of {selected:,} got other tags or fields", clients=changed, selected=len(changes))
+    else:
+        note = tr("{clients} of {selected:,} got other tags", clients=changed, selected=len(changes))
+    context.out.note(note)
     for options, ids in by_undo.items():
         context.out.note(tr("to take it back: {command}", command=shell.command("clients", "update", *ids, *options)))
 
@@ -163,18 +160,24 @@ def _change_selected(context: Context, selection: "Selection", values: _NewValue
 
     number = clients.count(context.store, context.actor, None, selection)
     if not any(values.values()) and values["tags"] is None:
-        options = "--tag, --add-tag, --remove-tag, --no-tags, --field, --consent or --good"
-        raise InvalidValue(tr("nothing to change"), tr("use {options}", options=options))
+        raise InvalidValue(
+            tr("nothing to change"),
+            tr("use --tag, --add-tag, --remove-tag, --no-tags, --field, --consent or --good"),
+        )
     if number:
-        warning = tr(" (the old values of the fields are lost)") if values["fields"] else ""
-        context.confirm(tr("change {clients}{warning}", clients=count_of(number, "client"), warning=warning), yes=yes)
-    with context.out.progress("changing", number, delay_s=1) as report_progress:
+        action = (
+            tr("change {clients} (the old values of the fields are lost)", clients=count_of(number, "client"))
+            if values["fields"]
+            else tr("change {clients}", clients=count_of(number, "client"))
+        )
+        context.confirm(action, yes=yes)
+    with context.out.progress(tr("changing"), number, delay_s=1) as report_progress:
         result = clients.change_selected(
             context.store,
             context.actor,
             selection,
             **values,
-            on_batch=lambda done: report_progress(done, "clients", number),
+            on_batch=lambda done: report_progress(done, tr("clients"), number),
         )
     changed = sum(map(len, result.changed.values()))
     context.out.record({"selected": result.selected, "other_tags": changed})
@@ -206,13 +209,13 @@ def _explain_undo(context: Context, difference: "TagChange", ids: list[int], sel
             tr("to take it back: {command}", command=shell.command("clients", "update", "--where", query, *undo))
         )
     else:
-        words = [f"added {', '.join(difference.added)}"] if difference.added else []
-        words += [f"removed {', '.join(difference.removed)}"] if difference.removed else []
+        changes = [tr("added {tags}", tags=", ".join(difference.added))] if difference.added else []
+        changes += [tr("removed {tags}", tags=", ".join(difference.removed))] if difference.removed else []
         context.out.note(
             tr(
-                "{clients}: {words}; no query finds exactly these clients",
+                "{clients}: {changes}; no query finds exactly these clients",
                 clients=count_of(len(ids), "client"),
-                words=", ".join(words),
+                changes=joined(", ", changes),
             )
         )
 

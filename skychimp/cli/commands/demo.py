@@ -16,7 +16,7 @@ from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output import PIPE_CLOSED
 from skychimp.errors import SkychimpError
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import VARIABLE, Phrase, current_language, tr, verbatim
 
 if TYPE_CHECKING:
     from skychimp.transport.demo_server import ReceivedEmail
@@ -43,27 +43,29 @@ SUBJECT = "Hello {{ client.name }}"
 
 STEPS = (
     (
-        "Create a config, a store and the first administrator.",
+        tr("Create a config, a store and the first administrator."),
         ("init", "--email", "you@example.org", "--sender", "Skychimp <you@example.org>"),
     ),
-    ("Import your clients.", ("clients", "import", "clients.csv")),
+    (tr("Import your clients."), ("clients", "import", "clients.csv")),
     (
-        "Create a message. {{ client.name }} becomes each client's name.",
+        tr("Create a message. {{ client.name }} becomes each client's name."),
         ("messages", "create", "--subject", SUBJECT, "--body-file", "hello.txt"),
     ),
-    ("Preview it for one client.", ("messages", "preview", "1", "--client", "grace@example.org")),
+    (tr("Preview it for one client."), ("messages", "preview", "1", "--client", "grace@example.org")),
     (
-        "Create a mailing. It starts now, so it is sent immediately.",
+        tr("Create a mailing. It starts now, so it is sent immediately."),
         ("mailings", "create", "--message", "1", "--start", "now", "--every", "month", "--all-clients"),
     ),
     (
-        "Every attempt is logged with the server's reply. One address was refused. The others were not affected.",
+        tr("Every attempt is logged with the server's reply. One address was refused. The others were not affected."),
         ("mailings", "log", "1"),
     ),
-    ("A refused address is marked as bad. It gets no more email until you change it.",
-     ("clients", "show", "nobody@example.org")),
-    ("Show when the mailing is sent next.", ("mailings", "preview", "1", "--next", "3")),
-    ("Run it again: nothing is sent twice.", ("run",)),
+    (
+        tr("A refused address is marked as bad. It gets no more email until you change it."),
+        ("clients", "show", "nobody@example.org"),
+    ),
+    (tr("Show when the mailing is sent next."), ("mailings", "preview", "1", "--next", "3")),
+    (tr("Run it again: nothing is sent twice."), ("run",)),
 )  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
         (folder / "clients.csv").write_text(CLIENTS, encoding="utf-8")
         (folder / "hello.txt").write_text(BODY, encoding="utf-8")
         for title, arguments in STEPS:
-            _run_step(context, title, arguments, folder, _environment(folder, server.port))
+            _run_step(context, title, arguments, folder, environment(folder, server.port))
         emails = list(server.emails)
     if context.out.json:
         commands = [shell.command(*arguments) for _, arguments in STEPS]
@@ -92,10 +94,11 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
         _show_result(context, emails)
 
 
-def _environment(folder: Path, port: int) -> Mapping[str, str]:
+def environment(folder: Path, port: int) -> Mapping[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SKYCHIMP_")}
     return inherited | {
         "SKYCHIMP_CONFIG": str(folder / "skychimp.toml"),
+        VARIABLE: current_language(),
         "SKYCHIMP_STORE": str(folder / "skychimp.db"),
         "SKYCHIMP_MAIL__TRANSPORT": "smtp",
         "SKYCHIMP_SMTP__HOST": "127.0.0.1",
@@ -106,11 +109,11 @@ def _environment(folder: Path, port: int) -> Mapping[str, str]:
 
 
 def _run_step(
-    context: Context, title: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
+    context: Context, title: Phrase, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> None:
     command = shell.command(*arguments)
     if not context.out.json:
-        context.out.heading(title, f"$ {command}")
+        context.out.heading(title, verbatim(f"$ {command}"))
     quiet = ["-q"] if context.out.json or context.out.quiet else []
     program = [sys.executable, "-m", "skychimp", "--no-input", *quiet, *arguments]
     stdout = subprocess.DEVNULL if context.out.json else None
@@ -135,7 +138,6 @@ def _show_result(context: Context, emails: "list[ReceivedEmail]") -> None:
     context.out.text("\n" + (text.get_content().replace("\r\n", "\n").rstrip() if text else ""))
     context.out.heading(tr("The SMTP conversation"), tr("Lines that begin with > were sent by Skychimp:"))
     context.out.text("\n".join(emails[0].conversation))
-    context.out.heading(tr("Start your own"), tr("$ skychimp init --email YOU@EXAMPLE.ORG"))
-    context.out.text(
-        "The temporary store has been deleted. Until you set up a mail server, emails are written to an outbox."
-    )
+    context.out.heading(tr("Start your own"), verbatim("$ skychimp init --email YOU@EXAMPLE.ORG"))
+    end = tr("The temporary store has been deleted. Until you set up a mail server, emails are written to an outbox.")
+    context.out.text(end)

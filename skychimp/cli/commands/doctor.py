@@ -69,7 +69,7 @@ def doctor(
     if operator:
         raise InvalidValue(tr("--operator requires --accept-clock"), tr("leave it out: doctor needs no login"))
     findings, checks = [], _check(context, dkim_selector)
-    with context.out.progress("checking") as report_progress:
+    with context.out.progress(tr("checking")) as report_progress:
         for finding in checks:
             findings.append(finding)
             report_progress(len(findings), finding.about)
@@ -91,7 +91,7 @@ def _show_deliverability(context: Context, dkim_selector: str | None) -> None:
     settings = context.settings
     with_sender(settings)  # raises ConfigError without a sender
     lookup = sender_dns.make_lookup(settings.dns.address)
-    with context.out.progress("checking") as report_progress:
+    with context.out.progress(tr("checking")) as report_progress:
         rows = []
         for row in deliverability.compare(settings, lookup, dkim_selector):
             rows.append(row)
@@ -112,9 +112,9 @@ def _accept_clock(context: Context, *, operator: bool, yes: bool) -> None:
     for due in accepted.passed:
         context.out.note(
             tr(
-                "mailing {mailing_id}: due at {isoformat} was opened already; not sent again",
+                "mailing {mailing_id}: due at {due_at} was opened already; not sent again",
                 mailing_id=due.mailing_id,
-                isoformat=due.due_at.isoformat(),
+                due_at=due.due_at.isoformat(),
             )
         )
     record = asdict(accepted)
@@ -135,5 +135,5 @@ def _check(context: Context, dkim_selector: str | None) -> "Iterator[Finding]":
     try:
         settings = context.settings
     except ConfigError as error:
-        return iter([Finding("config", PROBLEM, error.message, error.hint)])
+        return iter([Finding(tr("config"), PROBLEM, error.message, error.hint)])
     return doctor.check_installation(settings, lambda: context.store, dkim_selector)

@@ -69,10 +69,10 @@ def init(
     for name in secrets:
         context.out.note(
             tr(
-                "{name} is not written to {config_file}: {keep_secret}",
-                name=name,
+                "{setting} is not written to {config_file}: {what_to_do}",
+                setting=name,
                 config_file=config_file,
-                keep_secret=_keep_secret(name),
+                what_to_do=_keep_secret(name),
             )
         )
     context.out.note(_describe_transport(context))
@@ -92,7 +92,7 @@ def _warn_of_unnamed_timezone(context: Context) -> None:
     try:
         context.settings.mail.read_timezone()
     except ConfigError as error:
-        context.out.note(f"{error.message}: {error.hint}")
+        context.out.note(tr("{problem}: {hint}", problem=error.message, hint=error.hint))
 
 
 def _find_or_create_config(
@@ -161,18 +161,18 @@ def _create_config(path: Path, values: "Mapping[str, object]", secrets: "Sequenc
     except OSError as error:
         return str(error.strerror)
     except UnicodeEncodeError:
-        return "the name of the store is not valid UTF-8"
+        return tr("the name of the store is not valid UTF-8")
     return None
 
 
-def _keep_secret(setting: str) -> str:
+def _keep_secret(setting: str) -> Phrase:
     """Return how to set what has a password, so that a service has it too."""
     section = setting.partition(".")[0]
     if setting == "smtp.password":
-        return "set smtp.password_file"
+        return tr("set smtp.password_file")
     if section in ("store", "inbound"):
-        return f"set it without the password, and {section}.password_file"
-    return f"set {setting} in a .env file beside the config"
+        return tr("set it without the password, and {section}.password_file", section=section)
+    return tr("set {setting} in a .env file beside the config", setting=setting)
 
 
 def _toml_value(setting: str, value: object) -> object:

@@ -100,12 +100,11 @@ def update(
         changed = layouts.change(context.store, context.actor, layout, new_name=name, html=html)
     _show(context, changed)
     for message_id, mailings in layouts.open_mailings(context.store, changed.id).items():
-        names = ", ".join(map(str, mailings))
         again = run_hint("messages", "update", message_id, "--also-open")
         context.out.note(
             tr(
-                "mailing {names} still sends the old layout; to change what was not sent yet, {again}",
-                names=names,
+                "mailing {mailings} still sends the old layout; to change what was not sent yet, {again}",
+                mailings=", ".join(map(str, mailings)),
                 again=again,
             )
         )
@@ -122,7 +121,7 @@ def delete(ctx: typer.Context, layout: LayoutNames, yes: Yes = False, json: Json
         context,
         "layout",
         [layouts.show(context.store, context.actor, each, action=Action.CHANGE_MESSAGES) for each in layout],
-        describe=lambda target: f"layout {target.name}",
+        describe=lambda target: tr("layout {name}", name=target.name),
         remove=lambda target: layouts.remove(context.store, context.actor, str(target.id)),
         columns=COLUMNS,
         show=lambda target: _show(context, target),

@@ -48,7 +48,7 @@ def login(
     context.out.record(vars(account) | ({"token": tokens[0]} if print_token else {}))
     if os.environ.get("SKYCHIMP_TOKEN") and not print_token:
         context.out.warn(tr("$SKYCHIMP_TOKEN is set and is used instead of this session"))
-    context.out.note(tr("next: {next_command}", next_command=next_command(account.role)))
+    context.out.note(tr("next: {command}", command=next_command(account.role)))
 
 
 def next_command(role: str) -> str:

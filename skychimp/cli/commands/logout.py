@@ -24,8 +24,8 @@ def logout(ctx: typer.Context, json: Json = False) -> None:
         saved_session.remove(context.settings.store_url)
         context.out.warn(
             tr(
-                "{message}: anyone who has read it stays logged in until you change your password",
-                message=error.message,
+                "{problem}: anyone who has read it stays logged in until you change your password",
+                problem=error.message,
             )
         )
         email = None

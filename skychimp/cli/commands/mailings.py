@@ -142,8 +142,8 @@ def audience(
         counted = count_recipients(context, mailing_id)
         context.out.note(
             tr(
-                "mailing {mailing_id} goes to {clients}",
-                mailing_id=mailing_id,
+                "mailing {id} goes to {clients}",
+                id=mailing_id,
                 clients=count_of(counted.recipients, "client"),
             )
         )
@@ -165,7 +165,7 @@ def delete(ctx: typer.Context, mailing: MailingNames, yes: Yes = False, json: Js
         context,
         "mailing",
         [mailings.find(context.store, context.actor, each, action=Action.CHANGE_MAILINGS) for each in ids],
-        describe=lambda target: f'mailing {target.id} ("{target.name or target.subject}")',
+        describe=lambda target: tr('mailing {id} ("{name}")', id=target.id, name=target.name or target.subject),
         remove=lambda target: mailings.remove(context.store, context.actor, target.id),
         columns=COLUMNS,
         show=lambda target: show_mailing(context, target),
@@ -273,10 +273,14 @@ def retry(
     is_required = require_consent(context)
     counted = retries.count(context.store, context.actor, mailing_id, states, reply, require_consent=is_required)
     if counted.left_out:
-        reasons = f"suppressed, deleted, {'without consent, ' if is_required else ''}or with a bad address"
-        context.out.note(
-            tr("{clients} left out: {reasons}", clients=count_of(counted.left_out, "client"), reasons=reasons)
-        )
+        left_out = count_of(counted.left_out, "client")
+        if is_required:
+            note = tr(
+                "{clients} left out: suppressed, deleted, without consent, or with a bad address", clients=left_out
+            )
+        else:
+            note = tr("{clients} left out: suppressed, deleted, or with a bad address", clients=left_out)
+        context.out.note(note)
     context.confirm_sending(counted.queued, yes=yes)
     queued = counted
     if counted.queued:

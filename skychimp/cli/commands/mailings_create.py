@@ -37,7 +37,7 @@ from skychimp.cli.options.mailing_options import (
 )
 from skychimp.errors import SkychimpError
 from skychimp.shell import command, run_hint
-from skychimp.translation import tr
+from skychimp.translation import joined, tr
 
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
     from skychimp.store.clients.audience import AudienceCount
 
-EXAMPLE = tr("skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
+EXAMPLE = "skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip"
 
 
 class _NewMailing(TypedDict):
@@ -132,7 +132,7 @@ def create(
     warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = show_number_of_clients(context, created, counted)
     for warning in warnings:
-        context.out.warn(tr("warning: {warning}", warning=warning))
+        context.out.warn(tr("warning: {problem}", problem=warning))
     warn_of_missing_files(context, created.id)
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
         show_mailing(context, created, counted)
@@ -152,7 +152,7 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     try:
         stats = send(context, created.id)
     except SkychimpError as error:
-        context.out.warn(tr("mailing {id} created but not sent: {message}", id=created.id, message=error.message))
+        context.out.warn(tr("mailing {id} created but not sent: {problem}", id=created.id, problem=error.message))
         if error.hint:
             context.out.note(tr("hint: {hint}", hint=error.hint))
         show_mailing(context, created, counted)
@@ -164,9 +164,11 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     else:
         show_mailing(context, mailing)
         shown = ("sent", "deferred", "failed", "unknown", "queued", "waiting")
-        words = [f"{counts[name]:,} {name}" for name in shown if counts[name] or (name == "sent" and not stats.outbox)]
-        if words:
-            context.out.note(", ".join(words))
+        named = [name for name in shown if counts[name] or (name == "sent" and not stats.outbox)]
+        if named:
+            context.out.note(
+                joined(", ", [tr("{number:,} {state}", number=counts[name], state=name) for name in named])
+            )
     show_outbox_note(context, stats.outbox)
     if mailing.skipped_at is not None:
         context.out.note(SKIPPED_NOTE)

@@ -90,7 +90,7 @@ def log(
     else:
         chosen = (status, domain, reply, since, until, search, limit, offset or None)
         is_filtered = any(each is not None for each in chosen)
-        empty = "" if is_filtered else _empty_log_note(context, mailing_id)
+        empty = tr("") if is_filtered else _empty_log_note(context, mailing_id)
         context.out.rows((), COLUMNS, noun="attempt", empty=empty, is_filtered=is_filtered)
 
 

@@ -1,5 +1,6 @@
 """The `skychimp mailings update` command."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -31,7 +32,7 @@ from skychimp.cli.options.mailing_options import (
 from skychimp.errors import InvalidValue
 from skychimp.translation import tr
 
-EXAMPLE = tr("skychimp mailings update 1 --every week --tag vip")
+EXAMPLE = "skychimp mailings update 1 --every week --tag vip"
 
 
 def update(
@@ -88,7 +89,7 @@ def update(
         raise InvalidValue(tr("--no-except cannot be combined with other --except options"), tr("use one of them"))
     if no_canary and (canary is not None or canary_wait is not None):
         raise InvalidValue(tr("--canary and --no-canary cannot be combined"), tr("use one of them"))
-    warnings: list[str] = []
+    warnings: Sequence[str] = ()
     if message is not None:
         old = mailings.find(context.store, context.actor, mailing_id)
         is_transactional = old.transactional if transactional is None else transactional
@@ -124,6 +125,6 @@ def update(
     )
     counted = show_number_of_clients(context, changed) if has_other_clients else None
     for warning in warnings:
-        context.out.warn(tr("warning: {warning}", warning=warning))
+        context.out.warn(tr("warning: {problem}", problem=warning))
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))

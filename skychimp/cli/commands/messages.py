@@ -13,7 +13,7 @@ from skychimp.cli.options.attachment_options import Attach, NoAttachments, attac
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
-from skychimp.translation import tr
+from skychimp.translation import tr, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,9 +207,11 @@ def update(
     _report_body(context, changed, text, html)
     _report_merge_tags(context, subject, text, html)
     if open_mailings := [] if changed.digest else messages.open_mailings(context.store, message):
-        names = ", ".join(map(str, open_mailings))
         context.out.note(
-            tr("mailing {names} still sends the old content; --also-open changes what was not sent yet", names=names)
+            tr(
+                "mailing {mailings} still sends the old content; --also-open changes what was not sent yet",
+                mailings=", ".join(map(str, open_mailings)),
+            )
         )
     context.out.next("messages", "preview", message)
 
@@ -225,7 +227,7 @@ def delete(ctx: typer.Context, message: MessageIds, yes: Yes = False, json: Json
         context,
         "message",
         [messages.show(context.store, context.actor, each, action=Action.CHANGE_MESSAGES) for each in message],
-        describe=lambda target: f'message {target.id} ("{target.subject}")',
+        describe=lambda target: tr('message {id} ("{subject}")', id=target.id, subject=target.subject),
         remove=lambda target: messages.remove(context.store, context.actor, target.id),
         columns=COLUMNS,
         show=lambda target: _show(context, target),
@@ -263,13 +265,18 @@ def preview(
     if layout not in (None, "none"):
         context.out.note(tr("the HTML part has the layout {layout}; --open shows it", layout=layout))
     elif rendered.html is not None:
-        context.out.text(f"\nHTML part:\n\n{rendered.html}")
+        context.out.text(f"\n{translated(tr('HTML part:'))}\n\n{rendered.html}")
     for name in rendered.attachments:
-        context.out.text(f"\nAttached: {name}")
+        context.out.text(f"\n{translated(tr('Attached: {name}', name=name))}")
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         has_link = context.settings.web.url is not None or context.settings.inbound.address is not None
-        missing = "" if has_link else "; emails have none until web.url or inbound.address is set"
-        context.out.note(tr("the link for unsubscribing is a sample{missing}", missing=missing))
+        if has_link:
+            note = tr("the link for unsubscribing is a sample")
+        else:
+            note = tr(
+                "the link for unsubscribing is a sample; emails have none until web.url or inbound.address is set"
+            )
+        context.out.note(note)
     context.out.next("messages", "test", message, "--to", context.actor.email)
 
 
@@ -383,7 +390,7 @@ def check(
 
     context = get_context(ctx, json)
     findings, checks = [], checking.check(context.store, context.actor, message, context.settings, is_online=online)
-    with context.out.progress("checking", delay_s=CHECK_DELAY_S) as report_progress:
+    with context.out.progress(tr("checking"), delay_s=CHECK_DELAY_S) as report_progress:
         for finding in checks:
             findings.append(finding)
             report_progress(len(findings), finding.about)
@@ -419,14 +426,10 @@ def _report_merge_tags(context: Context, subject: str | None, text: str | None, 
     from skychimp.services.messages import messages
 
     if tags := messages.foreign_merge_tags(subject, text, html):
-        more = f" and {len(tags) - SHOWN_TAGS:,} more" if len(tags) > SHOWN_TAGS else ""
-        context.out.warn(
-            tr(
-                "merge tags of another program are sent as they are: {tags}{more}",
-                tags=", ".join(tags[:SHOWN_TAGS]),
-                more=more,
-            )
-        )
+        shown: str = ", ".join(tags[:SHOWN_TAGS])
+        if len(tags) > SHOWN_TAGS:
+            shown = tr("{names} and {number:,} more", names=shown, number=len(tags) - SHOWN_TAGS)
+        context.out.warn(tr("merge tags of another program are sent as they are: {tags}", tags=shown))
         context.out.warn(tr('hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"'))
 
 
@@ -439,7 +442,7 @@ def _edit_body(
         body,
         save,
         suffix=EDITOR_SUFFIXES[body_format],
-        missing="the message has no body",
+        missing=tr("the message has no body"),
         hint=tr("use --body, --body-file or --html-file"),
     )
 

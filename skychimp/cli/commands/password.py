@@ -80,7 +80,7 @@ def reset(
             return
     if code == "-":
         code = prompts.read_stdin_line()
-    new = prompts.read_new_password(context, password_stdin, "New password:", owner=(address,))
+    new = prompts.read_new_password(context, password_stdin, tr("New password:"), owner=(address,))
     save_token = _token_saver(context)
 
     def reset_with(code: str) -> accounts.Account:
@@ -111,8 +111,8 @@ def _read_passwords(context: Context, from_stdin: bool) -> tuple[str, str]:
             raise InvalidValue(
                 tr("missing passwords"), tr("use --password-stdin with the current and the new one, one per line")
             )
-        current = prompts.read_password(context, False, "Current password:")
-        ask = partial(prompts.ask_new_password, context, "New password:", owner=(context.actor.email,))
+        current = prompts.read_password(context, False, tr("Current password:"))
+        ask = partial(prompts.ask_new_password, context, tr("New password:"), owner=(context.actor.email,))
         return current, prompts.ask_until_valid(context, ask)
     first, second = prompts.read_stdin_line(), prompts.read_stdin_line()
     return (first, second) if second else (os.environ.get("SKYCHIMP_PASSWORD", ""), first)

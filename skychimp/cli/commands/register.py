@@ -40,7 +40,8 @@ def register(
         accounts.register(context.store, settings, email=address, name=name, password=password)
     except RelayError as error:
         hint = tr("{hint} to try again", hint=shell.run_hint("verify", "--email", address, "--resend"))
-        raise type(error)(f"the account was created, but no code was sent: {error.message}", hint) from None
+        problem = tr("the account was created, but no code was sent: {problem}", problem=error.message)
+        raise type(error)(problem, hint) from None
     prompts.note_email_sent(context, address)
     context.out.note(
         tr("to get another code: {command}", command=shell.command("verify", "--email", address, "--resend"))
@@ -66,5 +67,5 @@ def _verify_and_log_in(context: Context, address: str, password: str) -> None:
     account = accounts.login(context.store, email=address, password=password, save_token=save_token)
     context.out.record(account)
     context.out.note(tr("you are logged in"))
-    context.out.note(tr("next: {next_command}", next_command=next_command(account.role)))
+    context.out.note(tr("next: {command}", command=next_command(account.role)))
     context.out.note(tr("then: skychimp messages create --subject SUBJECT --body TEXT"))

@@ -33,7 +33,7 @@ TABLES = {
     "rate": ("due_at", "at", "seconds", "sent", "outbox", "deferred", "failed", "unknown", "given_back", "a_second"),
 }  # fmt: skip
 """The tables that a pipe or CSV can get, with their columns."""
-EMPTY = dict.fromkeys(TABLES, "no emails yet") | {"replies": "no replies yet", "rate": "no attempts yet"}
+EMPTY = dict.fromkeys(TABLES, tr("no emails yet")) | {"replies": tr("no replies yet"), "rate": tr("no attempts yet")}
 """What is said on a terminal about a table without rows, although something was due."""
 
 
@@ -122,7 +122,7 @@ def _rows(report: "Report", table: str) -> Iterator[Any]:
     elif table == "domains":
         for domain in report.domains:
             counts = counts_by_status(domain.counts)
-            yield SimpleNamespace(domain=domain.domain or "(others)", deliveries=domain.deliveries, **counts)
+            yield SimpleNamespace(domain=domain.domain or tr("(others)"), deliveries=domain.deliveries, **counts)
     elif table == "rates":
         yield from report.rates
     elif table == "rate":

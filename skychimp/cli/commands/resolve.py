@@ -7,7 +7,7 @@ import typer
 from skychimp.cli.context import Context, Json, Operator, Yes, get_context
 from skychimp.errors import Conflict, InvalidValue
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,13 +112,24 @@ def _render(delivery: "UnknownDelivery") -> "RenderableType":
     from skychimp.cli.display.values import escape
 
     text = Text(escape(delivery.email), "bold", overflow="fold")
-    text.append(f"  mailing {delivery.mailing_id}, due {delivery.due_at.astimezone():%Y-%m-%d %H:%M}\n", "dim")
+    due = tr(
+        "mailing {mailing_id}, due {due_at:%Y-%m-%d %H:%M}",
+        mailing_id=delivery.mailing_id,
+        due_at=delivery.due_at.astimezone(),
+    )
+    text.append(f"  {translated(due)}\n", "dim")
     if delivery.at is not None:
         text.append(f"{delivery.at.astimezone():%Y-%m-%d %H:%M:%S} {delivery.phase}: {escape(delivery.reply)}\n", "")
-    log_entry = f"{escape(delivery.message_id)} at {escape(delivery.relay)} {escape(delivery.queue_id)}"
-    text.append(log_entry.rstrip(), "")
+    log_entry = tr(
+        "{message_id} at {relay} {queue_id}",
+        message_id=delivery.message_id,
+        relay=delivery.relay,
+        queue_id=delivery.queue_id,
+    )
+    text.append(escape(translated(log_entry)).rstrip(), "")
     if delivery.next_try_at is not None:
-        text.append(f"\nsent again at {delivery.next_try_at.astimezone():%Y-%m-%d %H:%M} unless you resolve it", "dim")
+        next_try = tr("sent again at {at:%Y-%m-%d %H:%M} unless you resolve it", at=delivery.next_try_at.astimezone())
+        text.append(f"\n{translated(next_try)}", "dim")
     table = charts.borderless_table(numbers=(0,), columns=2)
     table.columns[0].width = 8
     table.add_row(Text(str(delivery.id)), text)
@@ -149,15 +160,17 @@ def _resume(context: Context, decision: "Resolution | None", *, operator: bool, 
     context.out.next(*(["resolve"] if resumed.unknown else ["run", "--plan"]))
 
 
-def _effect(work: "HeldWork", decision: "Resolution | None") -> str:
+def _effect(work: "HeldWork", decision: "Resolution | None") -> Phrase:
     """Return a sentence about what happens to the waiting emails and due mailings."""
     if decision is None and not work.is_blind:
-        return "all of it will be sent; emails sent since the backup are known and not sent again"
+        return tr("all of it will be sent; emails sent since the backup are known and not sent again")
+    if decision == "resend" and work.is_blind:
+        return tr("all of it will be sent, and some emails may arrive twice")
     if decision == "resend":
-        return "all of it will be sent" + (", and some emails may arrive twice" if work.is_blind else "")
+        return tr("all of it will be sent")
     if decision is None:
-        return (
+        return tr(
             "it is not known what was sent since the backup: waiting emails become unknown, and due times are missed "
             '(to send all of it, run "skychimp resolve --restored --resend")'
         )
-    return f"waiting emails will be marked as {decision}, and due times as missed"
+    return tr("waiting emails will be marked as {state}, and due times as missed", state=decision)

@@ -49,7 +49,7 @@ def restore(
     if exists and path is not None:
         context.confirm(tr("replace the store {path} and lose what was changed since the backup", path=path), yes=force)
     context.close()
-    with context.out.progress("copying", 100) as report_progress:
+    with context.out.progress(tr("copying"), 100) as report_progress:
         done = backups.restore(
             url,
             actor,
@@ -75,8 +75,8 @@ def _explain(context: Context, done: "Restored") -> None:
     if done.made_at is not None:
         context.out.note(
             tr(
-                "users, passwords and roles are those of {astimezone:%Y-%m-%d %H:%M}",
-                astimezone=done.made_at.astimezone(),
+                "users, passwords and roles are those of {made_at:%Y-%m-%d %H:%M}",
+                made_at=done.made_at.astimezone(),
             )
         )
     if done.ledger_kept:

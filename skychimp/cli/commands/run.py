@@ -20,7 +20,7 @@ from skychimp.cli.display.progress import ProgressReporter
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr, translated
 
 if TYPE_CHECKING:
     from skychimp.delivery.sending.dispatcher import RunOptions
@@ -37,7 +37,7 @@ SHOWN_IF_ANY = ("outbox", "expired", "replaced", "waiting", "stopped")
 STOPPED_BY_HAND = ("interrupted", "terminated")
 """The reasons to stop of Ctrl-C and SIGTERM."""
 FORECAST_COLUMNS = {"mailing_id": tr("Mailing"), "due_at": tr("Due"), "email": tr("Email")}
-LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
+LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": tr("Reason")}
 
 
 @app.command(epilog="skychimp run --dry-run")
@@ -174,11 +174,11 @@ def send(context: Context, mailing_id: int | None = None, limit: int | None = No
     from skychimp.delivery.sending.runner import send_due
 
     store, settings = context.store, context.settings
-    with context.out.progress("sending") as show_progress:
+    with context.out.progress(tr("sending")) as show_progress:
         options = RunOptions(mailing_id, limit, join)
         stats = send_due(store, settings, options, _reporter(context, options, show_progress), context.out.warn)
     if stats.stopped and stats.stopped not in STOPPED_BY_HAND:
-        context.out.warn(tr("stopped: {stopped}", stopped=stats.stopped))
+        context.out.warn(tr("stopped: {reason}", reason=stats.stopped))
         if stats.hint:
             context.out.note(tr("hint: {hint}", hint=stats.hint))
     for mailing in stats.held:
@@ -237,7 +237,7 @@ def _tidy(context: Context, stats: "RunStats") -> None:
             score_period=context.settings.inbound.soft_bounce_period,
         )
     except StoreFailed as error:
-        context.out.warn(tr("cannot remove old records: {message}", message=error.message))
+        context.out.warn(tr("cannot remove old records: {problem}", problem=error.message))
 
 
 @dataclass(frozen=True)
@@ -325,8 +325,8 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
             # Counting many deliveries is slow. It must not take more than a hundredth of the time.
             next_count_at = started_at + max(1.0, 100 * (time.monotonic() - started_at))
         counts = {"failed": stats.failed, "deferred": stats.deferred, "unknown": stats.unknown}
-        description = "emails" + "".join(f", {number} {name}" for name, number in counts.items() if number)
-        show_progress(done, description, total if total >= done and total else None)
+        others = [f"{number} {name}" for name, number in counts.items() if number]
+        show_progress(done, joined(", ", (tr("emails"), *others)), total if total >= done and total else None)
 
     return report
 
@@ -376,7 +376,8 @@ def _show_forecast(
         )
     else:
         deque(shown_rows(), maxlen=0)
-        context.out.text("\n".join(map(_in_words, totals.values())) or "nothing is due")
+        lines = list(map(_in_words, totals.values())) or [tr("nothing is due")]
+        context.out.text("\n".join(map(translated, lines)))
     if is_list:
         for total in totals.values():
             context.out.note(_in_words(total))
@@ -419,14 +420,17 @@ class DueTotal:
 
 def _in_words(total: DueTotal) -> Phrase:
     """Return `mailing 3, due 2026-12-01 09:00: 1,988 emails; left out: 12 suppressed, 3 bad address`."""
-    reasons = ", ".join(f"{number:,} {reason}" for reason, number in total.reasons.most_common())
     emails = count_of(total.would_send, "email") if total.would_send or not total.remark else total.remark
-    words = "; left out: ".join(filter(None, (emails, reasons)))
+    values = {"mailing_id": total.mailing_id, "due_at": total.due_at.astimezone(), "emails": emails}
+    if not total.reasons:
+        return tr("mailing {mailing_id}, due {due_at:%Y-%m-%d %H:%M}: {emails}", **values)
+    counted = [
+        tr("{number:,} {reason}", number=number, reason=reason) for reason, number in total.reasons.most_common()
+    ]
     return tr(
-        "mailing {mailing_id}, due {astimezone:%Y-%m-%d %H:%M}: {words}",
-        mailing_id=total.mailing_id,
-        astimezone=total.due_at.astimezone(),
-        words=words,
+        "mailing {mailing_id}, due {due_at:%Y-%m-%d %H:%M}: {emails}; left out: {reasons}",
+        **values,
+        reasons=joined(", ", counted),
     )
 
 

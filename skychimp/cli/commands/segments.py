@@ -89,7 +89,7 @@ def delete(ctx: typer.Context, segment: SegmentNames, yes: Yes = False, json: Js
         context,
         "segment",
         [segments.find(context.store, context.actor, each) for each in segment],
-        describe=lambda target: f"segment {target.name}",
+        describe=lambda target: tr("segment {name}", name=target.name),
         remove=lambda target: segments.remove(context.store, context.actor, str(target.id)),
         columns=COLUMNS,
         show=context.out.record,

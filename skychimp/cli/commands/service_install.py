@@ -9,7 +9,7 @@ import typer
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.missing_variables import PASSWORD_FILES, warn_of_missing_variables
 from skychimp.config import shared
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr, verbatim
 
 if TYPE_CHECKING:
     from skychimp.services.installing.steps import Step
@@ -48,7 +48,7 @@ def install(ctx: typer.Context, user: User = False, yes: Yes = False, json: Json
     steps = (
         systemd.install_steps(context.settings, user=user) if has_systemd else crontab.install_steps(context.settings)
     )
-    _perform(context, "set up the service", steps, yes=yes, by="systemd" if has_systemd else "cron")
+    _perform(context, tr("set up the service"), steps, yes=yes, by="systemd" if has_systemd else "cron")
     if has_systemd:
         _warn_about_account(context, user)
     context.out.next("status")
@@ -62,10 +62,10 @@ def remove(ctx: typer.Context, user: User = False, yes: Yes = False, json: Json 
     shared.require_operator(tr("remove services"))
     has_systemd = systemd.is_running()
     steps = systemd.remove_steps(user=user) if has_systemd else crontab.remove_steps(context.settings)
-    _perform(context, "remove the service", steps, yes=yes, by="systemd" if has_systemd else "cron")
+    _perform(context, tr("remove the service"), steps, yes=yes, by="systemd" if has_systemd else "cron")
 
 
-def _perform(context: Context, action: str, steps: "Sequence[Step]", *, yes: bool, by: str) -> None:
+def _perform(context: Context, action: Phrase, steps: "Sequence[Step]", *, yes: bool, by: str) -> None:
     """Show steps, ask, and perform them. Raises SkychimpError if one of them fails."""
     from skychimp.services.installing.steps import perform
 

@@ -17,7 +17,7 @@ from skychimp.errors import ConfigError, InvalidValue
 from skychimp.text import shortened
 from skychimp.translation import tr
 
-EXAMPLE = tr("skychimp service sudoers --group team > skychimp.sudoers && visudo -cf skychimp.sudoers")
+EXAMPLE = "skychimp service sudoers --group team > skychimp.sudoers && visudo -cf skychimp.sudoers"
 
 _SUDOERS = """\
 # Lets others run Skychimp as {account}, and nothing else.
@@ -79,7 +79,7 @@ def _sudoers_program() -> str:
 def _require_shared() -> None:
     """Raise ConfigError unless this installation is shared. From here on, its config must say whether it is."""
     if not shared.is_shared():
-        hint = tr("set service.shared = true in {own_config_name}", own_config_name=shared.own_config_name())
+        hint = tr("set service.shared = true in {config}", config=shared.own_config_name())
         raise ConfigError(tr("sudo would let others use any settings: this installation is not shared"), hint)
     shared.remember_shared()
 

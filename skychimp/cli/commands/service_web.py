@@ -9,7 +9,7 @@ from skychimp.errors import ConfigError, InvalidValue
 from skychimp.text import has_control_character, shortened
 from skychimp.translation import tr
 
-EXAMPLE = tr("skychimp service web > /etc/nginx/snippets/skychimp.conf")
+EXAMPLE = "skychimp service web > /etc/nginx/snippets/skychimp.conf"
 
 
 def web(
@@ -36,7 +36,7 @@ def _grants(role: str) -> list[str]:
     from skychimp.store import web_rights
 
     if not role or has_control_character(role):
-        raise InvalidValue(tr("invalid name {role}", role=shortened(role)), tr("use the name of a role"))
+        raise InvalidValue(tr("invalid name {name}", name=shortened(role)), tr("use the name of a role"))
     return web_rights.grants(role)
 
 

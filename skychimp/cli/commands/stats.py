@@ -13,6 +13,7 @@ from skychimp.cli.display.values import escape
 from skychimp.cli.reporting import show_range
 from skychimp.shell import command
 from skychimp.text import count_of
+from skychimp.translation import Phrase, joined, tr, translated
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode="rich")
 
-FIGURES = {"mailings": "mailings", "active_mailings": "active", "unique_clients": "unique clients"}
+FIGURES = {"mailings": tr("mailings"), "active_mailings": tr("active"), "unique_clients": tr("unique clients")}
 
 Row = tuple[str, str, str]
 """A thing, what is known about it, and the command that shows more."""
@@ -77,12 +78,12 @@ def _draw(page: "Home") -> Iterator["RenderableType"]:
     from rich.text import Text
 
     yield _draw_figures(page)
-    yield _draw_section("Posts", _posts(page.posts))
+    yield _draw_section(tr("Posts"), _posts(page.posts))
     if page.yours is not None:
-        yield _draw_section("Your mailings and clients", _own_figures(page.yours))
+        yield _draw_section(tr("Your mailings and clients"), _own_figures(page.yours))
     if page.attention:
-        yield _draw_section("Needs attention", _attention(page.attention), "yellow")
-    yield Text(f"\n as of {_local(page.as_of)}", style="dim")
+        yield _draw_section(tr("Needs attention"), _attention(page.attention), "yellow")
+    yield Text(f"\n {translated(tr('as of {at}', at=_local(page.as_of)))}", style="dim")
 
 
 def _draw_figures(page: "Home") -> "RenderableType":
@@ -95,32 +96,39 @@ def _draw_figures(page: "Home") -> "RenderableType":
     for name, label in FIGURES.items():
         table.add_column(ratio=1)
         number = Text(f"{getattr(page, name):,}\n", style="bold cyan", justify="center")
-        cells.append(Panel(number.append(label, style="not bold default"), border_style="cyan"))
+        cells.append(Panel(number.append(translated(label), style="not bold default"), border_style="cyan"))
     table.add_row(*cells)
     return table
 
 
 def _posts(posts: list["PostInfo"]) -> Iterator[Row]:
     if not posts:
-        yield "", "no posts yet", ""
+        yield "", tr("no posts yet"), ""
     for post in posts:
         assert post.published_at is not None
         yield (
             post.title,
-            f"{_local(post.published_at)}, {count_of(post.views, 'view')}",
+            joined(", ", (_local(post.published_at), count_of(post.views, "view"))),
             command("blog", "show", post.slug),
         )
 
 
 def _own_figures(own: "OwnFigures") -> Iterator[Row]:
-    next_due = f"next {_local(own.next_at)}" if own.next_at else "nothing scheduled"
-    mailings = f"{count_of(own.mailings, 'mailing')}, {own.active_mailings:,} active"
-    yield mailings, next_due, command("mailings", "list")
-    selected = f"{own.unique_clients:,} selected by mailings"
+    next_due = tr("next {at}", at=_local(own.next_at)) if own.next_at else tr("nothing scheduled")
+    mailings = count_of(own.mailings, "mailing")
+    active = tr("{mailings}, {active:,} active", mailings=mailings, active=own.active_mailings)
+    yield active, next_due, command("mailings", "list")
+    selected = tr("{number:,} selected by mailings", number=own.unique_clients)
     yield count_of(own.clients, "client"), selected, command("clients", "list")
     for rate in own.rates:
         if rate.of:
-            yield f"{rate.kind} in 30 days: {rate.in_words}", rate.advice, ""
+            is_bounces = rate.kind == "bounces"
+            name = (
+                tr("bounces in 30 days: {rate}", rate=rate.in_words)
+                if is_bounces
+                else tr("complaints in 30 days: {rate}", rate=rate.in_words)
+            )
+            yield name, rate.advice, ""
 
 
 def _attention(concerns: list["Concern"]) -> Iterator[Row]:
@@ -128,14 +136,15 @@ def _attention(concerns: list["Concern"]) -> Iterator[Row]:
         yield concern.words, "", concern.command
 
 
-def _draw_section(title: str, rows: Iterable[Row], style: str = "bold") -> "RenderableType":
+def _draw_section(title: Phrase, rows: Iterable[Row], style: str = "bold") -> "RenderableType":
     """Return a section of the page."""
     from rich.padding import Padding
     from rich.text import Text
 
-    lines = [Text(title, style="bold cyan")]
+    lines = [Text(translated(title), style="bold cyan")]
     for name, about, next_command in rows:
-        lines.append(Text.assemble((escape(name), style), "  " if name and about else "", (about, "dim")))
+        gap = "  " if name and about else ""
+        lines.append(Text.assemble((escape(translated(name)), style), gap, (translated(about), "dim")))
         if next_command:
             lines.append(Text(f"  {next_command}"))
     return Padding(Text("\n").join(lines), (1, 0, 0, 1))

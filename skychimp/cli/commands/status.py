@@ -15,12 +15,13 @@ from skychimp.durations import format_ago, format_duration, parse_duration
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr, translated
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from skychimp.services.operations.status import RunInfo, Status
+    from skychimp.store.holds import HeldMailing
     from skychimp.store.occurrences.canary import Waiting
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -29,8 +30,9 @@ TOO_OLD = 1
 PATIENCE = timedelta(minutes=2)
 """How long due mail may wait until nobody seems to send it. Cron starts a run each minute."""
 
-_OTHER_RELAY_HINT = '"skychimp service cron" names the settings that only your environment has'
+_OTHER_RELAY_HINT = tr('"skychimp service cron" names the settings that only your environment has')
 _RELEASE = tr('run "skychimp resolve --restored"')
+_NO_SERVER = tr("none: emails are written to the outbox")
 
 
 @app.command(epilog="skychimp status --watch\nskychimp status --max-age 2h || alert")
@@ -75,8 +77,8 @@ def status(
         context.out.record(_in_words(context, current, for_person=context.out.on_terminal))
         show_outbox_note(context, current.outbox, others_sent=True)
     if difference := _other_relay(current.last_run, context.settings.relay):
-        context.out.warn(tr("warning: {difference}", difference=difference))
-        context.out.note(tr("hint: {other_relay_hint}", other_relay_hint=_OTHER_RELAY_HINT))
+        context.out.warn(tr("warning: {problem}", problem=difference))
+        context.out.note(tr("hint: {hint}", hint=_OTHER_RELAY_HINT))
     if problem is not None:
         context.out.warn(problem)
         raise typer.Exit(TOO_OLD)
@@ -94,26 +96,26 @@ def _draw(context: Context) -> "tuple[RenderableType, bool]":
 
     current = service.status(context.store)
     table, advice = draw_record(_in_words(context, current, for_person=True)), _advice(current)
-    return (Group(table, Text(f"\n{advice}")) if advice else table), False
+    return (Group(table, Text(f"\n{translated(advice)}")) if advice else table), False
 
 
-def _in_words(context: Context, current: "Status", *, for_person: bool) -> dict[Phrase, object]:
+def _in_words(context: Context, current: "Status", *, for_person: bool) -> dict[str, object]:
     """Return what is shown. A person reads how long ago each time was."""
     uses_server = context.settings.mail.transport == "smtp"
     show = partial(_ago, now=current.as_of) if for_person else _local
     time = partial(_time, now=current.as_of, for_person=for_person)
     return {
-        "sending": count_of(current.sending, "process", "processes"),
-        "last heartbeat": time(current.last_heartbeat_at),
-        "last run": _last_run(current, show),
-        "oldest due": time(current.oldest_due_at),
-        "oldest waiting": time(current.oldest_waiting_at),
-        "queue": ", ".join(f"{number} {state}" for state, number in current.queue.items()) or "empty",
-        "outbox": f"{current.outbox:,} written, not sent" if current.outbox else "empty",
-        "mail server": _relay(current) or ("ok" if uses_server else "none: emails are written to the outbox"),
-        "held mailings": "; ".join(f"{each.id}: {each.reason}" for each in current.held_mailings) or "none",
-        "canaries": "; ".join(map(_canary, current.canaries)) or "none",
-        "store": f"on hold {current.held_reason}: {_RELEASE}" if current.held else "ok",
+        tr("sending"): count_of(current.sending, "process", "processes"),
+        tr("last heartbeat"): time(current.last_heartbeat_at),
+        tr("last run"): _last_run(current, show),
+        tr("oldest due"): time(current.oldest_due_at),
+        tr("oldest waiting"): time(current.oldest_waiting_at),
+        tr("queue"): ", ".join(f"{number} {state}" for state, number in current.queue.items()) or tr("empty"),
+        tr("outbox"): tr("{number:,} written, not sent", number=current.outbox) if current.outbox else tr("empty"),
+        tr("mail server"): _relay(current) or (tr("ok") if uses_server else _NO_SERVER),
+        tr("held mailings"): joined("; ", map(_held, current.held_mailings)) or tr("none"),
+        tr("canaries"): joined("; ", map(_canary, current.canaries)) or tr("none"),
+        tr("store"): _held_store(current) or tr("ok"),
     }
 
 
@@ -123,8 +125,8 @@ def _advice(current: "Status") -> Phrase:
     if waiting is None:
         return tr("")
     return tr(
-        "nothing is sending, although mail was due {format_ago}; {hint}",
-        format_ago=format_ago(waiting),
+        "nothing is sending, although mail was due {ago}; {hint}",
+        ago=format_ago(waiting),
         hint=run_hint("run"),
     )
 
@@ -138,66 +140,91 @@ def _unsent_for(current: "Status") -> timedelta | None:
     return waiting if waiting >= PATIENCE else None
 
 
-def _problem(current: "Status", longest: timedelta | None) -> str | None:
+def _problem(current: "Status", longest: timedelta | None) -> Phrase | None:
     """Return why monitoring should raise an alert, or None if it should not."""
     if longest is None:
         return None
+    duration = format_duration(longest)
     if current.last_heartbeat_at is None or current.as_of - current.last_heartbeat_at > longest:
-        return f"nothing was sending for {format_duration(longest)}; check the timer or the daemon"
+        return tr("nothing was sending for {duration}; check the timer or the daemon", duration=duration)
     if current.oldest_due_at is not None and current.as_of - current.oldest_due_at > longest:
-        return f"a mailing has been due for more than {format_duration(longest)} without being sent"
+        return tr("a mailing has been due for more than {duration} without being sent", duration=duration)
     if current.stuck_since is not None and current.as_of - current.stuck_since > longest:
-        hold = f"the store is on hold {current.held_reason}" if current.held else ""
-        relay = f"mail server {_relay(current)}" if _relay(current) else ""
-        mailing = f"mailing {current.held_mailings[0].id} is held" if current.held_mailings else ""
-        reason = hold or relay or mailing or tr("see the log of the daemon or of cron")
-        return f"due mail has been waiting for more than {format_duration(longest)}: {reason}"
+        reason = _why_stuck(current)
+        return tr("due mail has been waiting for more than {duration}: {reason}", duration=duration, reason=reason)
     return None
 
 
-def _other_relay(last_run: "RunInfo | None", configured: str) -> str:
+def _why_stuck(current: "Status") -> Phrase:
+    if current.held:
+        return tr("the store is on hold {reason}", reason=current.held_reason)
+    if relay := _relay(current):
+        return tr("mail server {state}", state=relay)
+    if current.held_mailings:
+        return tr("mailing {id} is held", id=current.held_mailings[0].id)
+    return tr("see the log of the daemon or of cron")
+
+
+def _other_relay(last_run: "RunInfo | None", configured: str) -> Phrase:
     """Return that the last run used another mail server than these settings name, "" if it did not."""
     if last_run is None or last_run.relay in ("", configured):
-        return ""
-    used, would_use = (_describe_relay(relay) for relay in (last_run.relay, configured))
-    return f"the last run used {used}, but these settings name {would_use}"
+        return tr("")
+    used, named = (_describe_relay(relay) for relay in (last_run.relay, configured))
+    return tr("the last run used {used}, but these settings name {named}", used=used, named=named)
 
 
 def _describe_relay(relay: str) -> str:
-    return "the outbox" if relay == "outbox" else relay
+    return tr("the outbox") if relay == "outbox" else relay
 
 
-def _relay(current: "Status") -> str:
+def _relay(current: "Status") -> Phrase:
     """Return since when and why no mail server can be used, "" if none is known to be."""
     if current.relay is not None:
-        return f"paused since {_local(current.relay.since)}: {current.relay.reason}"
+        return tr("paused since {at}: {reason}", at=_local(current.relay.since), reason=current.relay.reason)
     if current.unavailable_relay is not None:
-        return f"unavailable since {_local(current.unavailable_relay.since)}: {current.unavailable_relay.reason}"
-    return ""
+        relay = current.unavailable_relay
+        return tr("unavailable since {at}: {reason}", at=_local(relay.since), reason=relay.reason)
+    return tr("")
 
 
-def _canary(waiting: "Waiting") -> str:
-    emails = count_of(waiting.emails, "email")
-    return f"{waiting.mailing_id}: {emails} wait until {_local(waiting.until)} or later"
+def _held(mailing: "HeldMailing") -> Phrase:
+    return tr("{id}: {reason}", id=mailing.id, reason=mailing.reason)
+
+
+def _held_store(current: "Status") -> Phrase:
+    if not current.held:
+        return tr("")
+    return tr("on hold {reason}: {hint}", reason=current.held_reason, hint=_RELEASE)
+
+
+def _canary(waiting: "Waiting") -> Phrase:
+    return tr(
+        "{mailing_id}: {emails} wait until {at} or later",
+        mailing_id=waiting.mailing_id,
+        emails=count_of(waiting.emails, "email"),
+        at=_local(waiting.until),
+    )
 
 
 def _time(at: datetime | None, now: datetime, *, for_person: bool) -> datetime | str | None:
     return at if at is None or not for_person else _ago(at, now)
 
 
-def _ago(at: datetime, now: datetime) -> str:
-    return f"{format_ago(now - at)} ({_local(at)})"
+def _ago(at: datetime, now: datetime) -> Phrase:
+    return tr("{ago} ({at})", ago=format_ago(now - at), at=_local(at))
 
 
 def _local(at: datetime) -> str:
     return at.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _last_run(current: "Status", show: Callable[[datetime], str]) -> str:
+def _last_run(current: "Status", show: Callable[[datetime], str]) -> Phrase:
     run = current.last_run
     if run is None:
-        return "none yet"
+        return tr("none yet")
     counts = {name: getattr(run, name) for name in ("sent", "outbox", "deferred", "failed", "unknown")}
     summary = ", ".join(f"{number} {name}" for name, number in counts.items() if number or name == "sent")
-    ended = f"ended {show(run.ended_at)}" if run.ended_at else "not ended"
-    return f"process {run.pid} on {run.host}, {ended}: {summary}"
+    values = {"pid": str(run.pid), "host": run.host, "summary": summary}
+    if run.ended_at is None:
+        return tr("process {pid} on {host}, not ended: {summary}", **values)
+    return tr("process {pid} on {host}, ended {at}: {summary}", **values, at=show(run.ended_at))

@@ -8,7 +8,7 @@ import typer
 
 from skychimp.cli.context import Json, Operator, Yes, get_context
 from skychimp.shell import command_line
-from skychimp.translation import tr
+from skychimp.translation import tr, verbatim
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -89,7 +89,7 @@ def copy(
     actor = context.maintenance_actor(operator, Action.BACK_UP_STORE)
     target, _ = sources.load_store_place({"store.url": url})
     password = StoreSettings(password_file=password_file).read_password() if password_file else None
-    with context.out.progress("copying", 100) as report_progress:
+    with context.out.progress(tr("copying"), 100) as report_progress:
         result = store_copy.copy_store(
             context.store,
             actor,
@@ -101,7 +101,8 @@ def copy(
     for name in result.missing_images:
         context.out.warn(tr("image file {name} is missing from the store and from the copy", name=name))
     context.out.note(tr("the copy is on hold. Stop sending from the old store first, then release it:"))
-    context.out.note(f"  {command_line('skychimp', '--store', url, 'resolve', '--restored', '--resend')}")
+    resume = command_line("skychimp", "--store", url, "resolve", "--restored", "--resend")
+    context.out.note(verbatim(f"  {resume}"))
 
 
 @app.command("rotate-key", epilog="skychimp store rotate-key --yes")

@@ -42,7 +42,7 @@ COLUMNS = {
     "at": tr("Since"),
     "note": tr("Note"),
 }  # fmt: skip
-ERASED = "(erased)"
+ERASED = tr("(erased)")
 
 _NAME = "EMAIL-or-@DOMAIN"
 Topic = Annotated[
@@ -140,7 +140,7 @@ def show(
             tr("{email} is not suppressed", email=suppressions.parse_target(suppression).email),
             run_hint("suppressions", "list"),
         )
-    columns = COLUMNS | {"everywhere": "Everywhere"}
+    columns = COLUMNS | {"everywhere": tr("Everywhere")}
     context.out.rows(found if context.out.json else map(_shown, found), columns, optional=("note", "source"))
 
 
@@ -247,9 +247,9 @@ def import_(
     actor = _actor(context, everywhere=everywhere, operator=operator)
     chosen = suppression_import.Chosen(reason, topic, everywhere)
     choice = column_mapping.parse_choice(map or [], ignore_column or [], suppression_files.FIELDS)
-    with open_input(file) as binary, context.out.progress("importing") as report_progress:
+    with open_input(file) as binary, context.out.progress(tr("importing")) as report_progress:
         opened = open_text(context, binary, file, encoding)
-        report = row_reporter(report_progress, opened, file, "suppressions")
+        report = row_reporter(report_progress, opened, file, tr("suppressions"))
         with naming(file):
             result = suppression_import.import_rows(
                 context.store,

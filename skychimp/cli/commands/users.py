@@ -12,7 +12,7 @@ from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get
 from skychimp.cli.display.values import write_json_object
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.output_file import Force, open_output_file
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.users.users import UserInfo
@@ -64,7 +64,7 @@ def list_(
 
 
 def _state(user: "UserInfo") -> str:
-    return "blocked" if user.blocked_at else "" if user.verified_at else "not verified"
+    return tr("blocked") if user.blocked_at else "" if user.verified_at else tr("not verified")
 
 
 @app.command()
@@ -89,7 +89,7 @@ def block(
     context = get_context(ctx, json)
     blocked = users.block(context.store, context.actor, user, reason)
     context.out.record(blocked)
-    _note_mailings(context, blocked.id, "stopped; emails that wait are sent after the user is unblocked")
+    _note_mailings(context, blocked.id, tr("stopped; emails that wait are sent after the user is unblocked"))
     context.out.note(
         tr("to undo this: {command}", command=shell.command("users", "unblock", *shell.arguments(blocked.email)))
     )
@@ -103,7 +103,7 @@ def unblock(ctx: typer.Context, user: UserArgument, json: Json = False) -> None:
     context = get_context(ctx, json)
     unblocked = users.unblock(context.store, context.actor, user)
     context.out.record(unblocked)
-    _note_mailings(context, unblocked.id, "not stopped any more")
+    _note_mailings(context, unblocked.id, tr("not stopped any more"))
 
 
 @app.command(epilog="skychimp users role grace@example.org editor")
@@ -126,17 +126,22 @@ def role(
         return
     prompts.send_notice(context, EmailKind.ROLE_CHANGED, changed.email, role=changed.role)
     if changed.role not in TABLE[Action.CHANGE_MAILINGS]:
-        _note_mailings(context, changed.id, "still sent, but the user cannot change them any more")
+        _note_mailings(context, changed.id, tr("still sent, but the user cannot change them any more"))
 
 
-def _note_mailings(context: Context, user_id: int, effect: str) -> None:
+def _note_mailings(context: Context, user_id: int, effect: Phrase) -> None:
     """Name the mailings of a user that a change affects, and say how."""
     from skychimp.services.users import users
 
     if mailings := users.mailings_of(context.store, user_id):
-        more = f" and {len(mailings) - SHOWN_MAILINGS:,} more" if len(mailings) > SHOWN_MAILINGS else ""
-        names = ", ".join(map(str, mailings[:SHOWN_MAILINGS]))
-        context.out.note(f"{'mailings' if len(mailings) > 1 else 'mailing'} {names}{more}: {effect}")
+        names: str = ", ".join(map(str, mailings[:SHOWN_MAILINGS]))
+        if len(mailings) > SHOWN_MAILINGS:
+            names = tr("{names} and {number:,} more", names=names, number=len(mailings) - SHOWN_MAILINGS)
+        context.out.note(
+            tr("mailing {ids}: {effect}", ids=names, effect=effect)
+            if len(mailings) == 1
+            else tr("mailings {ids}: {effect}", ids=names, effect=effect)
+        )
 
 
 @app.command(epilog="skychimp users export mine.json")
@@ -156,7 +161,10 @@ def export(
     if file == "-":
         context.out.json_object(parts)
         return
-    with open_output_file(context, file, force=force) as opened, context.out.progress("exporting") as report_progress:
+    with (
+        open_output_file(context, file, force=force) as opened,
+        context.out.progress(tr("exporting")) as report_progress,
+    ):
         write_json_object(opened, ((name, _with_progress(name, part, report_progress)) for name, part in parts))
     context.out.record({"file": file})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Json, get_context
-from skychimp.translation import tr
+from skychimp.translation import Phrase, joined, tr, translated, trn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,14 +137,14 @@ def _page(history: "AddressHistory") -> "Iterator[RenderableType]":
 
     yield Text(escape(history.email), "bold")
     for client in history.clients:
-        yield Text(escape(_describe_client(client)))
+        yield Text(escape(translated(_describe_client(client))))
     if not history.clients:
-        yield Text("not a client")
+        yield Text(translated(tr("not a client")))
     for suppression in history.suppressions:
-        since = f"suppressed since {_local_time(suppression.at)}"
-        yield Text(escape(f"{since}: {_describe_suppression(suppression)}"), "red")
+        since, reason = _local_time(suppression.at), _describe_suppression(suppression)
+        yield Text(escape(translated(tr("suppressed since {at}: {reason}", at=since, reason=reason))), "red")
     if not (history.chosen or history.left_out or history.coming):
-        yield Text("no mailing has included it, and none will")
+        yield Text(translated(tr("no mailing has included it, and none will")))
     for delivery in history.chosen:
         yield _delivery_part(delivery)
     if history.left_out:
@@ -157,20 +157,27 @@ def _page(history: "AddressHistory") -> "Iterator[RenderableType]":
         )
 
 
-def _describe_client(client: "KnownClient") -> str:
-    parts = [f"client {client.id} of {client.owner} since {_local_time(client.created_at)}", client.name or ""]
-    parts.append("tags: " + ", ".join(client.tags) if client.tags else "")
+def _describe_client(client: "KnownClient") -> Phrase:
+    created = _local_time(client.created_at)
+    parts = [tr("client {id} of {owner} since {at}", id=client.id, owner=client.owner, at=created), client.name or ""]
+    if client.tags:
+        parts.append(tr("tags: {tags}", tags=", ".join(client.tags)))
     if client.bad_at is not None:
-        parts.append(f"bad address since {_local_time(client.bad_at)}: {client.bad_reason}")
-    return "; ".join(filter(None, parts))
+        parts.append(tr("bad address since {at}: {reason}", at=_local_time(client.bad_at), reason=client.bad_reason))
+    return joined("; ", parts)
 
 
-def _describe_suppression(suppression: "KnownSuppression") -> str:
+def _describe_suppression(suppression: "KnownSuppression") -> Phrase:
     """Return the reason, and for which mail and addresses the suppression holds."""
-    addresses = f"all of {suppression.address}, " if suppression.address.startswith("@") else ""
-    topic = f"topic {suppression.topic}" if suppression.topic else "all mail"
-    owner = "all users" if suppression.owner is None else suppression.owner
-    return f"{suppression.reason} ({addresses}{topic} of {owner})"
+    owner = tr("all users") if suppression.owner is None else suppression.owner
+    mail = (
+        tr("topic {topic} of {owner}", topic=suppression.topic, owner=owner)
+        if suppression.topic
+        else tr("all mail of {owner}", owner=owner)
+    )
+    if suppression.address.startswith("@"):
+        mail = tr("all of {domain}, {mail}", domain=suppression.address, mail=mail)
+    return tr("{reason} ({mail})", reason=suppression.reason, mail=mail)
 
 
 def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
@@ -182,13 +189,18 @@ def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     from skychimp.cli.display.values import escape
 
     heading = charts.heading(f"{_local_time(delivery.due_at)}  {escape(delivery.subject)} ")
-    heading.append(f"(mailing {delivery.mailing_id}): ", "dim")
+    heading.append(f"({translated(tr('mailing {id}', id=delivery.mailing_id))}): ", "dim")
     heading.append(delivery.state, charts.STYLES.get(delivery.state, ""))
     if delivery.next_try_at is not None:
-        heading.append(f", next try at {_local_time(delivery.next_try_at)}", "")
+        next_try = tr("next try at {at}", at=_local_time(delivery.next_try_at))
+        heading.append(f", {translated(next_try)}", "")
     message_id = Text(f"Message-ID {escape(delivery.message_id)}", "dim", overflow="fold")
     returned = (f"{_local_time(each.at)} {each.kind.replace('_', ' ')} {each.reply}" for each in delivery.returned)
-    texts = [*(Text(escape(text), "red") for text in returned), Text(escape(delivery.reason or "")), message_id]
+    texts = [
+        *(Text(escape(text), "red") for text in returned),
+        Text(escape(translated(delivery.reason or ""))),
+        message_id,
+    ]
     return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 1)) for text in texts if text))
 
 
@@ -202,9 +214,10 @@ def _attempt_table(delivery: "DeliveryInfo") -> "Table":
     for attempt in delivery.attempts:
         reply = Text("\n".join(map(escape, attempt.reply.split("\n"))))
         if attempt.status != "sent":
-            reply.append(f"\n{attempt.meaning}", "dim")
+            reply.append(f"\n{translated(attempt.meaning)}", "dim")
         if attempt.queue_id:
-            reply.append(f"\nqueue ID {escape(attempt.queue_id)} at {escape(attempt.relay)}")
+            found = tr("queue ID {queue_id} at {relay}", queue_id=attempt.queue_id, relay=attempt.relay)
+            reply.append(f"\n{escape(translated(found))}")
         status = Text(attempt.status.replace("_", " "), charts.STYLES[attempt.status])
         table.add_row(Text(str(attempt.attempt)), Text(_local_time(attempt.at, "%Y-%m-%d %H:%M:%S")), status, reply)
     return table
@@ -220,19 +233,29 @@ def _mailing_table(rows: "Iterable[tuple[str, str, int, str]]") -> "Table":
     table = charts.borderless_table(numbers=(), columns=2)
     for due_times, subject, mailing_id, remark in rows:
         cell = Text(f"{escape(subject)} ")
-        cell.append(f"(mailing {mailing_id})", "dim").append(f"\n{escape(remark)}")
-        table.add_row(Text(due_times), cell)
+        name = translated(tr("mailing {id}", id=mailing_id))
+        cell.append(f"({name})", "dim").append(f"\n{escape(translated(remark))}")
+        table.add_row(Text(translated(due_times)), cell)
     return table
 
 
 def _due_times(exclusion: "Exclusion") -> str:
     if exclusion.times == 1:
         return _local_time(exclusion.last_due_at)
-    return f"{exclusion.times} times,\n{_local_time(exclusion.first_due_at)}\nto {_local_time(exclusion.last_due_at)}"
+    first, last = _local_time(exclusion.first_due_at), _local_time(exclusion.last_due_at)
+    return trn(
+        "{number} time,\n{first}\nto {last}",
+        "{number} times,\n{first}\nto {last}",
+        exclusion.times,
+        first=first,
+        last=last,
+    )
 
 
-def _describe_next(occurrence: "NextOccurrence") -> str:
-    return "will be sent" if occurrence.reason is None else f"left out: {occurrence.reason}"
+def _describe_next(occurrence: "NextOccurrence") -> Phrase:
+    if occurrence.reason is None:
+        return tr("will be sent")
+    return tr("left out: {reason}", reason=occurrence.reason)
 
 
 def _local_time(at: datetime, pattern: str = "%Y-%m-%d %H:%M") -> str:

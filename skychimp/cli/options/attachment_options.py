@@ -123,9 +123,7 @@ def warn_of_missing_files(context: Context, mailing_id: int) -> None:
         )
     )
     for each in missing[:SHOWN_MISSING]:
-        context.out.warn(f"  {each.email}: {each.reason}")
+        context.out.warn(tr("  {email}: {reason}", email=each.email, reason=each.reason))
     if len(missing) > SHOWN_MISSING:
         context.out.warn(tr("  and {number:,} more", number=len(missing) - SHOWN_MISSING))
-    context.out.note(
-        tr("hint: add the files to {attachments_folder}", attachments_folder=settings.mail.attachments_folder)
-    )
+    context.out.note(tr("hint: add the files to {folder}", folder=settings.mail.attachments_folder))

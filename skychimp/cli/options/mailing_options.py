@@ -1,5 +1,6 @@
 """Read the options of the `skychimp mailings` commands, and tell who gets a mailing."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -111,7 +112,7 @@ def require_consent(context: Context) -> bool:
     return context.settings.delivery.require_consent
 
 
-def check_message(context: Context, message_id: int, *, transactional: bool) -> list[str]:
+def check_message(context: Context, message_id: int, *, transactional: bool) -> Sequence[str]:
     """Return warnings about a message of a mailing. Raises InvalidValue if it cannot be sent."""
     from skychimp.services.mailings import unsubscribing
 
