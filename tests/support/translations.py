@@ -35,7 +35,7 @@ def main() -> None:
         update(catalog)
         po_path(language).write_bytes(as_po(catalog))
         po_path(language).with_suffix(".mo").write_bytes(as_mo(catalog))
-        missing = [message.id for message in catalog if message.id and not is_translated(message)]
+        missing = [message.id for message in catalog if message.id and not all(translations(message))]
         print(f"{language}: {len(catalog)} messages, {len(missing)} not translated")
 
 
@@ -73,9 +73,14 @@ def as_mo(catalog: Catalog) -> bytes:
     return opened.getvalue()
 
 
-def is_translated(message: Any) -> bool:
-    """Return whether a message has a translation in each of its forms."""
-    return all(message.string) if message.pluralizable else bool(message.string)
+def originals(message: Any) -> list[str]:
+    """Return the text of a message, or its singular and plural."""
+    return list(message.id) if message.pluralizable else [message.id]
+
+
+def translations(message: Any) -> list[str]:
+    """Return the translation of a message, in each form that the language has for numbers."""
+    return list(message.string) if message.pluralizable else [message.string]
 
 
 def template() -> Catalog:
@@ -123,11 +128,11 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
         case "count_of", [_, str(noun), str(plural)]:
             yield _counted(noun, plural)
         case _:
-            given = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
-            if isinstance(noun := given.get("noun"), str) and noun:
-                plural = given.get("plural") or f"{noun}s"
-                yield _counted(noun, plural)
-                yield f"no matching {plural}"
+            given = {each.arg: str(each.value.value) for each in keywords if isinstance(each.value, ast.Constant)}
+            if noun := given.get("noun"):
+                many = given.get("plural") or f"{noun}s"
+                yield _counted(noun, many)
+                yield f"no matching {many}"
 
 
 def _counted(noun: str, plural: str) -> Message:
@@ -136,15 +141,12 @@ def _counted(noun: str, plural: str) -> Message:
 
 
 def _messages_of_templates() -> Iterator[tuple[Message, str]]:
+    options = {"extensions": "jinja2.ext.i18n", "trimmed": "true", "newstyle_gettext": "true"}
     for path in sorted(PACKAGE.rglob("templates/*")):
-        options = {"extensions": "jinja2.ext.i18n", "trimmed": "true", "newstyle_gettext": "true"}
-        found = babel_extract(BytesIO(path.read_bytes()), ("gettext", "ngettext:1,2", "_"), [], options)
-        for _, function, message, _ in found:
-            texts = [message] if isinstance(message, str) else [text for text in message if text]
-            yield (
-                (texts[0], texts[1]) if function == "ngettext" else texts[0],
-                path.relative_to(PACKAGE.parent).as_posix(),
-            )
+        place = path.relative_to(PACKAGE.parent).as_posix()
+        for _, name, message, _ in babel_extract(BytesIO(path.read_bytes()), ("gettext", "ngettext", "_"), [], options):
+            texts = [message] if isinstance(message, str) else [text for text in message or () if text]
+            yield (texts[0], texts[1]) if name == "ngettext" else texts[0], place
 
 
 def _messages_of_help() -> Iterator[tuple[Message, str]]:

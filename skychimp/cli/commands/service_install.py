@@ -9,7 +9,7 @@ import typer
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.missing_variables import PASSWORD_FILES, warn_of_missing_variables
 from skychimp.config import shared
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.installing.steps import Step
