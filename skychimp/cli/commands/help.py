@@ -70,7 +70,7 @@ def help_(
     if man is not None:
         context.out.record({"pages": _write_man_pages(context, man, force=force), "folder": str(man)})
     elif not topic:
-        context.out.rows(topics().values(), {"name": tr("Topic"), "title": tr("About")})
+        context.out.rows(topics().values(), {"name": "Topic", "title": "About"})
         context.out.next("help", "TOPIC")
     elif topic[0] == SCHEMAS:
         _show_schemas(context, " ".join(topic[1:]))
@@ -103,7 +103,7 @@ def _show_schemas(context: Context, command: str) -> None:
     elif context.out.json:
         context.out.json_object((name, help_schemas.find(name)) for name in help_schemas.names())
     else:
-        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": tr("Command")})
+        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": "Command"})
         context.out.next("help", SCHEMAS, "COMMAND")
 
 

@@ -9,7 +9,7 @@ import typer
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.missing_variables import PASSWORD_FILES, warn_of_missing_variables
 from skychimp.config import shared
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.installing.steps import Step
@@ -70,7 +70,7 @@ def _perform(context: Context, action: Phrase, steps: "Sequence[Step]", *, yes: 
     from skychimp.services.installing.steps import perform
 
     for step in steps:
-        context.out.note(verbatim(str(step)))
+        context.out.note(str(step))
     context.confirm(action, yes=yes)
     perform(steps)
     context.out.record(Changed(by, [str(step) for step in steps]), None if context.out.json else ["service"])
