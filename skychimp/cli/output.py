@@ -161,9 +161,10 @@ class Output:
             for name, value in shown.items():
                 self._write(f"{name}\t{plain_text(value)}")
             return
-        console, width = new_console(stderr=False), max(map(len, shown))
+        labels = {name: translated(name) for name in shown}
+        console, width = new_console(stderr=False), max(map(len, labels.values()))
         for name, value in shown.items():
-            console.print(f"{name:<{width}}  ", style="bold", end="")
+            console.print(f"{labels[name]:<{width}}  ", style="bold", end="")
             console.print(terminal_text(value, multiline=True), markup=False, soft_wrap=True)
 
     def json_object(self, parts: Iterable[tuple[str, Any]]) -> None:

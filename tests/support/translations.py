@@ -128,10 +128,12 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
         case "count_of", [_, str(noun), str(plural)]:
             yield _counted(noun, plural)
         case _:
-            given = {each.arg: str(each.value.value) for each in keywords if isinstance(each.value, ast.Constant)}
-            if noun := given.get("noun"):
-                many = given.get("plural") or f"{noun}s"
-                yield _counted(noun, many)
+            given = {
+                each.arg: ast.literal_eval(each.value) for each in keywords if isinstance(each.value, ast.Constant)
+            }
+            if one := given.get("noun"):
+                many = given.get("plural") or f"{one}s"
+                yield _counted(one, many)
                 yield f"no matching {many}"
 
 

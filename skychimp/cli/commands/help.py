@@ -104,7 +104,7 @@ def _show_schemas(context: Context, command: str) -> None:
     elif context.out.json:
         context.out.json_object((name, help_schemas.find(name)) for name in help_schemas.names())
     else:
-        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": tr("Command")})
+        context.out.rows([_Command(name) for name in help_schemas.names()], {"command": "Command"})
         context.out.next("help", SCHEMAS, "COMMAND")
 
 

@@ -43,6 +43,7 @@ def home(example: Home, tmp_path: Path) -> Home:
         ("mailings audience 1", "получатели рассылки 1: 2 клиента"),
         ("mailings retry 1", "повторять нечего"),
         ("run --plan", r"рассылка 1, срок 20\d\d-\d\d-\d\d \d\d:\d\d: 2 письма "),
+        ("status", r"последний запуск .* очередь .* приостановленные рассылки "),
         ("stats", r"1 рассылка, активных: 1 ближайшая 20\d\d"),
         ("why ada@a.example", r"клиент 1 с 20\d\d-\d\d-\d\d \d\d:\d\d, владелец ada@[a-z.]+; Ada; теги: vip"),
         ("why bob@a.example", r"не клиент в стоп-листе с [^а-я]*: unsubscribed \(вся почта, отправитель ada@"),
@@ -51,7 +52,7 @@ def home(example: Home, tmp_path: Path) -> Home:
 )
 def test_person_reads_russian(home: Home, arguments: str, text: str) -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", home.on_terminal("--lang", "ru", *arguments.split()).out)
-    assert re.search(text if "\\" in text else re.escape(text), " ".join(shown.split()))
+    assert re.search(text, " ".join(shown.split()))
 
 
 def test_pipe_gets_the_same_in_both_languages(home: Home) -> None:
