@@ -118,10 +118,11 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
             plural = rest[0] if rest else f"{noun}s"
             yield f"{{number:,}} {noun}", f"{{number:,}} {plural}"
         case _:
-            nouns = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
-            if isinstance(nouns.get("noun"), str) and nouns["noun"]:
-                plural = nouns.get("plural") or f"{nouns['noun']}s"
-                yield f"{{number:,}} {nouns['noun']}", f"{{number:,}} {plural}"
+            values = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
+            nouns = {arg: value for arg, value in values.items() if isinstance(value, str)}
+            if noun := nouns.get("noun"):
+                plural = nouns.get("plural") or f"{noun}s"
+                yield f"{{number:,}} {noun}", f"{{number:,}} {plural}"
                 yield f"no matching {plural}"
 
 
@@ -130,11 +131,9 @@ def _messages_of_templates() -> Iterator[tuple[Message, str]]:
         options = {"extensions": "jinja2.ext.i18n", "trimmed": "true", "newstyle_gettext": "true"}
         found = babel_extract(BytesIO(path.read_bytes()), ("gettext", "ngettext:1,2", "_"), [], options)
         for _, function, message, _ in found:
-            texts = [message] if isinstance(message, str) else [text for text in message if text]
-            yield (
-                (texts[0], texts[1]) if function == "ngettext" else texts[0],
-                path.relative_to(PACKAGE.parent).as_posix(),
-            )
+            texts = [message] if isinstance(message, str) else [text for text in message or () if text]
+            place = path.relative_to(PACKAGE.parent).as_posix()
+            yield ((texts[0], texts[1]) if function == "ngettext" else texts[0]), place
 
 
 def _messages_of_help() -> Iterator[tuple[Message, str]]:
