@@ -43,16 +43,23 @@ def translate_help(command: Any) -> None:
             part.rich_help_panel = looked_up(getattr(part, "rich_help_panel", None) or "") or None
         for param in each.params:
             param.help = looked_up(getattr(param, "help", None) or "") or None
-        _translate_usage(each)
-    from typer import rich_utils
-
-    for name in RICH_TEXTS:
-        setattr(rich_utils, name, looked_up(getattr(rich_utils, name)))
+        _translate_typer(each)
 
 
-def _translate_usage(command: Any) -> None:
-    in_english = command.get_usage
-    command.get_usage = lambda ctx: in_english(ctx).replace(USAGE, looked_up(USAGE), 1)
+def _translate_typer(command: Any) -> None:
+    """Translate Typer's own texts in the help of a command, when it is shown: their module takes long to import."""
+    usage_in_english, show_help = command.get_usage, command.format_help
+
+    def show_translated_help(ctx: Any, formatter: Any) -> None:
+        if not isinstance(command, TyperGroup):
+            from typer import rich_utils
+
+            for name in RICH_TEXTS:
+                setattr(rich_utils, name, looked_up(getattr(rich_utils, name)))
+        show_help(ctx, formatter)
+
+    command.get_usage = lambda ctx: usage_in_english(ctx).replace(USAGE, looked_up(USAGE), 1)
+    command.format_help = show_translated_help
 
 
 def prepare_help(command: Any, ctx: Any) -> None:
