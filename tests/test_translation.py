@@ -144,7 +144,7 @@ def test_russian_plurals(russian: None, number: int, text: str) -> None:
 
 
 def test_values_are_translated_too_but_what_users_typed_is_not(russian: None) -> None:
-    assert translated(tr("{shown:,} of {total}", shown=0, total=count_of(5, "tag"))) == "0 из 5 тегов"
+    assert translated(tr("{shown:,} of {total}", shown=0, total=count_of(5, "tag"))) == "показано 0, всего 5 тегов"
     assert translated(verbatim("tag")) == "tag"
     assert translated("client 7") == "client 7"
     assert translated(tr("{path}: unknown", path="{other} {")) == "{other} {: unknown"

@@ -131,9 +131,9 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
             given = {
                 each.arg: ast.literal_eval(each.value) for each in keywords if isinstance(each.value, ast.Constant)
             }
-            if one := given.get("noun"):
-                many = given.get("plural") or f"{one}s"
-                yield _counted(one, many)
+            if named := given.get("noun"):
+                many = given.get("plural") or f"{named}s"
+                yield _counted(named, many)
                 yield f"no matching {many}"
 
 
