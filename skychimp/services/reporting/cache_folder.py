@@ -77,7 +77,7 @@ class SafeBackend(ProxyBackend):
             self.proxied.set_serialized(key, value)
         except Exception as error:  # a disk, a server or its library may raise anything
             self._is_broken = True
-            self._warn(tr("cannot use the cache: {error}", error=error))
+            self._warn(tr("cannot use the cache: {reason}", reason=str(error)))
 
 
 def _file_name(key: str) -> str:
