@@ -264,7 +264,8 @@ def _show_image(context: Context, post: "PostDetail") -> None:
     try:
         context.out.picture(images.read_pixels(images.read(context.store, post.image), *context.out.picture_size))
     except (OSError, SkychimpError) as error:
-        context.out.warn(tr("cannot show the image: {error}", error=error))
+        reason = error.message if isinstance(error, SkychimpError) else error
+        context.out.warn(tr("cannot show the image: {reason}", reason=reason))
 
 
 def _publish_time(context: Context, when: str | None) -> datetime | None:
