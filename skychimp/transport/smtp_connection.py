@@ -158,7 +158,7 @@ class SmtpConnection(asyncio.Protocol):
             try:
                 reply = await self.send_command(line)
             except (EOFError, ProtocolError) as error:
-                return SendResult(phase, None, str(error))
+                return SendResult(phase, None, describe_error(error))
             if not 200 <= reply.code < 300:
                 refusal = SendResult(phase, reply)
                 break
