@@ -120,9 +120,9 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
         case _:
             values = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
             nouns = {arg: value for arg, value in values.items() if isinstance(value, str)}
-            if noun := nouns.get("noun"):
-                plural = nouns.get("plural") or f"{noun}s"
-                yield f"{{number:,}} {noun}", f"{{number:,}} {plural}"
+            if name := nouns.get("noun"):
+                plural = nouns.get("plural") or f"{name}s"
+                yield f"{{number:,}} {name}", f"{{number:,}} {plural}"
                 yield f"no matching {plural}"
 
 
