@@ -81,7 +81,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "clients tags": [clients.TagCount],
     "clients update": Either((clients.ClientInfo, [clients.ClientInfo], {"selected": int, "other_tags": int})),
-    "demo": {"letters": int, "commands": [str]},
+    "demo": {"emails": int, "letters": int, "commands": [str]},
     "dkim keygen": {
         "domain": str,
         "selector": str,

@@ -134,7 +134,12 @@ def _queue_outbox(context: Context, mailing_id: int | None, limit: int | None) -
     from skychimp.services.mailings import outbox_mail
 
     taken = outbox_mail.queue_outbox(context.store, context.settings, mailing_id, limit)
-    context.out.note(f"{count_of(taken.queued, 'email')} queued from the outbox")
+    if any(vars(taken).values()):
+        context.out.note(f"{count_of(taken.queued, 'email')} queued from the outbox")
+    elif mailing_id is None:
+        context.out.note("the outbox is empty")
+    else:
+        context.out.note(f"the outbox has no emails of mailing {mailing_id}")
     if taken.cancelled:
         context.out.note(f"{count_of(taken.cancelled, 'email')} cancelled: suppressed, bad or deleted clients")
     if taken.replaced:
