@@ -248,7 +248,7 @@ def disable(
 def enable(ctx: typer.Context, mailing: MailingNames, yes: Yes = False, json: Json = False) -> None:
     """Resume disabled or held mailings."""
     from skychimp.permissions import Action
-    from skychimp.services.mailings import mailings, recipients
+    from skychimp.services.mailings import mailings, missing_values, recipients
 
     context = get_context(ctx, json)
     found = mailings.find_several(context.store, context.actor, mailing, action=Action.DISABLE_MAILINGS)
@@ -256,6 +256,9 @@ def enable(ctx: typer.Context, mailing: MailingNames, yes: Yes = False, json: Js
     counted = recipients.add_up(
         recipients.count_when_enabled(context.store, context.actor, each.id, require_consent=consent) for each in found
     )
+    for each in found:
+        if missing := missing_values.find_missing(context.store, context.actor, each.id, require_consent=consent):
+            context.out.warn(f"warning: some emails of mailing {each.id} would fail: {missing}")
     confirm_sending(context, counted, yes=yes)
     enabled = change_all(
         context,

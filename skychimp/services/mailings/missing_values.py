@@ -11,10 +11,13 @@ from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue
 from skychimp.models import tables
+from skychimp.permissions import Action, Actor
+from skychimp.services.mailings.queries import get_mailing
 from skychimp.services.messages import contents
 from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.conditions import is_active
+from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import count_of
 
@@ -30,14 +33,23 @@ def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_co
 
     `require_consent` is the setting of that name.
     """
-    required = compose.required_fields(contents.read_content(db, mailing.message_id))
-    if not required:
-        return
     assert mailing.id is not None
-    names = store_fields.names_of(db.connection(), mailing.owner_id, required)
-    if missing := _count_missing(db, mailing.id, names, now, require_consent=require_consent):
+    if missing := _find_missing(db, mailing.id, now, require_consent=require_consent):
         reason = f"message {mailing.message_id} needs a value of each field for all clients: {_in_words(missing)}"
         raise InvalidValue(reason, _hint(missing))
+
+
+def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> str | None:
+    """Return which values clients lack who would get a mailing if it were enabled, such as `2 clients have no city`.
+
+    None if they lack nothing, or nothing can be sent. `require_consent` is the setting of that name. Raises NotFound.
+    """
+    with store.read() as db:
+        get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
+        missing: dict[str, int] = {}
+        with suppress(InvalidValue):
+            missing = _find_missing(db, mailing_id, store.now(), require_consent=require_consent)
+    return _in_words(missing) if missing else None
 
 
 def added_fields(db: Session, message_id: int, new: MessageContent) -> Collection[str]:
@@ -70,6 +82,17 @@ def require_added_values(
         if missing:
             reason = f"mailing {mailing_id} needs a value of each field for all clients: {_in_words(missing)}"
             raise InvalidValue(reason, _hint(missing))
+
+
+def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consent: bool) -> dict[str, int]:
+    """Return how many clients lack a value that the mailing's message needs, by the names of the fields.
+
+    Raises InvalidValue if the message or the audience cannot be read.
+    """
+    message_id, owner_id = db.execute(select(_M.c.message_id, _M.c.owner_id).where(_M.c.id == mailing_id)).one()
+    required = compose.required_fields(contents.read_content(db, message_id))
+    names = store_fields.names_of(db.connection(), owner_id, required) if required else []
+    return _count_missing(db, mailing_id, names, now, require_consent=require_consent) if names else {}
 
 
 def _count_missing(
