@@ -1,4 +1,4 @@
-"""Commands that take several ids or names look all of them up first, and show one as an object and several as a list."""
+"""Commands that take several ids or names look up all first. They show one as an object and several as a list."""
 
 import json
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def test_one_is_an_object_and_several_are_a_list(pairs: Home) -> None:
             assert (one.status, one.json["id"]) == (0, 1), (noun, verb)
         several = pairs.call(noun, verb, "2", "1", "2", *options, "--json", stdin="{{ content }}")
         assert [each["id"] for each in several.json] == [2, 1], (noun, verb)
-    assert snapshot(pairs) == dict.fromkeys(LISTS, [])
+    assert snapshot(pairs) == {noun: [] for noun in LISTS}
 
 
 def test_list_has_what_one_object_has(pairs: Home) -> None:
