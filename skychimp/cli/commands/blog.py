@@ -109,7 +109,7 @@ def show(ctx: typer.Context, post: Slugs, json: Json = False) -> None:
     context = get_context(ctx, json)
     found = find_all(post, lambda name: posts.find_readable(context.store, context.actor, name))
     viewed = [posts.view(context.store, context.actor, str(each.id)) for each in found]
-    show_all(context, viewed, Kind(_describe, partial(_show_whole, context), COLUMNS))
+    show_all(context, viewed, Kind(_describe, partial(_show_whole, context), COLUMNS), has_own_headings=True)
 
 
 def _show_whole(context: Context, viewed: "PostDetail") -> None:

@@ -40,14 +40,17 @@ def require_one(targets: Sequence[object], **options: object) -> None:
             raise InvalidValue(f"{option} cannot be used for several at once", "name only one")
 
 
-def show_all(context: Context, targets: Sequence[Object], kind: Kind[Object]) -> None:
-    """Show objects one after the other, on a terminal with a heading for each."""
+def show_all(
+    context: Context, targets: Sequence[Object], kind: Kind[Object], *, has_own_headings: bool = False
+) -> None:
+    """Show objects one after the other, on a terminal with a heading for each, unless `kind.show` shows one."""
     if context.out.json and len(targets) != 1:
         context.out.rows(list(map(kind.json, targets)), {})
         return
     for number, target in enumerate(targets):
-        if len(targets) > 1 and context.out.on_terminal:
-            context.out.heading(kind.describe(target))
+        if context.out.on_terminal:
+            if len(targets) > 1 and not has_own_headings:
+                context.out.heading(kind.describe(target))
         elif number:
             context.out.text("")
         kind.show(target)
