@@ -137,6 +137,9 @@ def test_terminal_has_a_heading_for_each_and_a_line_for_each_change(pairs: Home)
     disabled = pairs.call("mailings", "disable", "a", "b", width=100)
     assert disabled.out == 'disabled mailing 1 ("a")\ndisabled mailing 2 ("b")\n'
     assert disabled.err == "to undo this: skychimp mailings enable 1 2\n"
+    assert pairs.call("mailings", "enable", "b").status == 0
+    again = pairs.call("mailings", "disable", "a", "b")  # one of them was disabled before
+    assert again.err == "to undo this: skychimp mailings enable 2\n"
 
 
 def test_what_was_not_changed_after_an_error_is_named(pairs: Home) -> None:

@@ -240,8 +240,8 @@ def disable(
     )
     if len(disabled) == 1:
         context.out.note(next_step(disabled[0]))
-    else:
-        context.out.note(f"to undo this: {command('mailings', 'enable', *(each.id for each in disabled))}")
+    elif enabled := [each.id for each in found if not each.disabled]:
+        context.out.note(f"to undo this: {command('mailings', 'enable', *enabled)}")
 
 
 @app.command()

@@ -108,7 +108,7 @@ def update(
             is_transactional = old.transactional if transactional is None else transactional
             warnings |= dict.fromkeys(check_message(context, message, transactional=is_transactional))
     if topic is not None or no_topic:
-        _confirm_topic(context, found, topic or "", new_audience, no_except=no_except, yes=yes)
+        _confirm_topic(context, found, topic, new_audience, no_except=no_except, yes=yes)
     has_other_clients = (
         new_audience.selects
         or new_audience.excludes
@@ -164,7 +164,7 @@ def update(
 def _confirm_topic(
     context: Context,
     found: "Sequence[MailingInfo]",
-    new_topic: str,
+    new_topic: str | None,
     new_audience: "Audience",
     *,
     no_except: bool,
@@ -194,7 +194,7 @@ def _confirm_topic(
                 f"warning: {clients} unsubscribed from {mailing.topic}, and would get mailing {mailing.id} again"
             )
     for old_topic in sorted(left):
-        into = ("--topic", new_topic) if new_topic else ("--ignore-column", "topic")
+        into = ("--topic", new_topic) if new_topic is not None else ("--ignore-column", "topic")
         exporting = command("suppressions", "export", "--topic", old_topic)
         context.out.note(f"hint: to keep them out: {exporting} | {command('suppressions', 'import', '-', *into)}")
     if left and context.can_ask_to_send(yes=yes):

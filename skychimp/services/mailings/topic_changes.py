@@ -19,7 +19,7 @@ def count_returning(
     store: Store,
     actor: Actor,
     mailing: MailingInfo,
-    new_topic: str,
+    new_topic: str | None,
     new_audience: Audience,
     *,
     no_except: bool = False,
@@ -27,12 +27,12 @@ def count_returning(
 ) -> int:
     """Count the clients who have unsubscribed from a mailing's topic, and would get it with another one.
 
-    `new_topic` is "" for none. `new_audience` and `no_except` are what `mailings.change` is going to get. Without any
+    `new_topic` is None for none. `new_audience` and `no_except` are what `mailings.change` is going to get. Without any
     topic before there is nobody: who has unsubscribed from all mail stays so. Raises NotFound, and InvalidValue for the
     topic.
     """
     authorize(actor, Action.CHANGE_MAILINGS)
-    new = checked_topic(new_topic) if new_topic else ""
+    new = "" if new_topic is None else checked_topic(new_topic)
     if mailing.topic is None or folded(mailing.topic) == folded(new):
         return 0
     planned = merged(mailing, new_audience, no_except=no_except)

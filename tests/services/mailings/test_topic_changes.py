@@ -35,7 +35,7 @@ def leave(store: Store, actor: Actor, *targets: str, topic: str | None = "news")
     suppressions.add(store, actor, [suppressions.new_suppression(target) for target in targets], topic=topic)
 
 
-def count(store: Store, actor: Actor, mailing: int, topic: str, audience: Audience = NOBODY) -> int:
+def count(store: Store, actor: Actor, mailing: int, topic: str | None, audience: Audience = NOBODY) -> int:
     return count_returning(store, actor, mailings.find(store, actor, mailing), topic, audience)
 
 
@@ -43,7 +43,7 @@ def count(store: Store, actor: Actor, mailing: int, topic: str, audience: Audien
     ("left", "also_left", "everything", "topic", "expected"),
     [
         (["bob@x.org"], [], [], "offers", 1),
-        (["bob@x.org", "eve@x.org"], [], [], "", 2),
+        (["bob@x.org", "eve@x.org"], [], [], None, 2),
         (["@x.org"], [], [], "offers", 3),
         (["bob@x.org"], [], [], "NEWS", 0),
         (["bob@x.org"], ["bob@x.org"], [], "Offers", 0),
@@ -59,7 +59,7 @@ def test_who_would_get_it_again(
     left: Sequence[str],
     also_left: Sequence[str],
     everything: Sequence[str],
-    topic: str,
+    topic: str | None,
     expected: int,
 ) -> None:
     leave(store, ada, *left)
@@ -122,3 +122,9 @@ def test_yes_answers_the_question(store: Store, ada: Actor, mailing: int, home: 
     leave(store, ada, "bob@x.org")
     done = home.call("mailings", "update", "1", "--topic", "offers", "--yes", width=100)
     assert (done.status, "[y/N]" in done.err, WARNING in done.err) == (0, False, True)
+
+
+def test_invalid_topic_is_an_error_before_any_warning(store: Store, ada: Actor, mailing: int, home: Home) -> None:
+    leave(store, ada, "bob@x.org")
+    refused = home.call("mailings", "update", "1", "--topic", "")
+    assert (refused.status, refused.err.splitlines()[0]) == (2, "error: the topic is empty")
