@@ -46,6 +46,7 @@ from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.options.mailing_options import confirm_sending, count_recipients, require_consent
 from skychimp.shell import command
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-AUDIENCE_COLUMNS = {"email": "Email", "left_out": "Left out"}
+AUDIENCE_COLUMNS = {"email": tr("Email"), "left_out": tr("Left out")}
 
 app.command(epilog=CREATE_EXAMPLE)(create)
 
@@ -150,11 +151,17 @@ def audience(
         only_left_out=left_out,
         require_consent=require_consent(context),
     )
-    empty = "nobody is left out" if left_out else "the mailing goes to no client"
+    empty = tr("nobody is left out") if left_out else tr("the mailing goes to no client")
     context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, noun="client", empty=empty)
     if context.out.on_terminal and not context.out.json:
         counted = count_recipients(context, mailing_id)
-        context.out.note(f"mailing {mailing_id} goes to {count_of(counted.recipients, 'client')}")
+        context.out.note(
+            tr(
+                "mailing {mailing_id} goes to {clients}",
+                mailing_id=mailing_id,
+                clients=count_of(counted.recipients, "client"),
+            )
+        )
         note_left_out(context, counted)
 
 
@@ -241,7 +248,7 @@ def disable(
     if len(disabled) == 1:
         context.out.note(next_step(disabled[0]))
     elif enabled := [each.id for each in found if not each.disabled]:
-        context.out.note(f"to undo this: {command('mailings', 'enable', *enabled)}")
+        context.out.note(tr("to undo this: {command}", command=command("mailings", "enable", *enabled)))
 
 
 @app.command()
@@ -258,7 +265,9 @@ def enable(ctx: typer.Context, mailing: MailingNames, yes: Yes = False, json: Js
     )
     for each in found:
         if missing := missing_values.find_missing(context.store, context.actor, each.id, require_consent=consent):
-            context.out.warn(f"warning: some emails of mailing {each.id} would fail: {missing}")
+            context.out.warn(
+                tr("warning: some emails of mailing {id} would fail: {missing}", id=each.id, missing=missing)
+            )
     confirm_sending(context, counted, yes=yes)
     enabled = change_all(
         context,
@@ -304,14 +313,16 @@ def retry(
     counted = retries.count(context.store, context.actor, mailing_id, states, reply, require_consent=is_required)
     if counted.left_out:
         reasons = f"suppressed, deleted, {'without consent, ' if is_required else ''}or with a bad address"
-        context.out.note(f"{count_of(counted.left_out, 'client')} left out: {reasons}")
+        context.out.note(
+            tr("{clients} left out: {reasons}", clients=count_of(counted.left_out, "client"), reasons=reasons)
+        )
     context.confirm_sending(counted.queued, yes=yes)
     queued = counted
     if counted.queued:
         queued = retries.retry(context.store, context.actor, mailing_id, states, reply, require_consent=is_required)
     context.out.record(queued)
     if not queued.queued:
-        context.out.note("nothing to retry")
+        context.out.note(tr("nothing to retry"))
         return
     info = mailings.find(context.store, context.actor, mailing_id)
     if info.disabled or info.held is not None:

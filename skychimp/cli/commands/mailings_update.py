@@ -34,6 +34,7 @@ from skychimp.cli.options.mailing_options import (
 from skychimp.errors import InvalidValue
 from skychimp.shell import command
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from skychimp.services.mailings.queries import MailingInfo
     from skychimp.store.clients.audience import AudienceCount
 
-EXAMPLE = "skychimp mailings update 1 --every week --tag vip"
+EXAMPLE = tr("skychimp mailings update 1 --every week --tag vip")
 
 
 def update(
@@ -92,16 +93,16 @@ def update(
     require_one(mailing, name=name)
     found = mailings.find_several(context.store, context.actor, mailing, action=Action.CHANGE_MAILINGS)
     if end is not None and no_end:
-        raise InvalidValue("--end and --no-end cannot be combined", "use one of them")
+        raise InvalidValue(tr("--end and --no-end cannot be combined"), tr("use one of them"))
     if topic is not None and no_topic:
-        raise InvalidValue("--topic and --no-topic cannot be combined", "use one of them")
+        raise InvalidValue(tr("--topic and --no-topic cannot be combined"), tr("use one of them"))
     new_audience = read_audience(
         context, all_clients, tag, client, segment, where, except_tag, except_segment, except_where
     )
     if no_except and new_audience.excludes:
-        raise InvalidValue("--no-except cannot be combined with other --except options", "use one of them")
+        raise InvalidValue(tr("--no-except cannot be combined with other --except options"), tr("use one of them"))
     if no_canary and (canary is not None or canary_wait is not None):
-        raise InvalidValue("--canary and --no-canary cannot be combined", "use one of them")
+        raise InvalidValue(tr("--canary and --no-canary cannot be combined"), tr("use one of them"))
     warnings: dict[str, None] = {}
     if message is not None:
         for old in found:
@@ -156,7 +157,7 @@ def update(
 
     changed = change_all(context, "updated", found, change, Kind(describe_mailing, show, COLUMNS, as_json))
     for warning in warnings:
-        context.out.warn(f"warning: {warning}")
+        context.out.warn(tr("warning: {warning}", warning=warning))
     if len(changed) == 1:
         context.out.note(next_step(changed[0]))
 
@@ -191,11 +192,22 @@ def _confirm_topic(
             left.add(mailing.topic)
             clients = count_of(number, "client")
             context.out.warn(
-                f"warning: {clients} unsubscribed from {mailing.topic}, and would get mailing {mailing.id} again"
+                tr(
+                    "warning: {clients} unsubscribed from {topic}, and would get mailing {id} again",
+                    clients=clients,
+                    topic=mailing.topic,
+                    id=mailing.id,
+                )
             )
     for old_topic in sorted(left):
         into = ("--topic", new_topic) if new_topic is not None else ("--ignore-column", "topic")
         exporting = command("suppressions", "export", "--topic", old_topic)
-        context.out.note(f"hint: to keep them out: {exporting} | {command('suppressions', 'import', '-', *into)}")
+        context.out.note(
+            tr(
+                "hint: to keep them out: {exporting} | {command}",
+                exporting=exporting,
+                command=command("suppressions", "import", "-", *into),
+            )
+        )
     if left and context.can_ask_to_send(yes=yes):
-        context.confirm("change the topic", yes=False)
+        context.confirm(tr("change the topic"), yes=False)

@@ -9,13 +9,14 @@ from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes
 from skychimp.cli.display.several import Kind, change_all, delete_all, require_one, show_all
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.clients.segments import SegmentCount, SegmentInfo
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-COLUMNS = {"id": "ID", "name": "Name", "where": "Query"}
+COLUMNS = {"id": tr("ID"), "name": tr("Name"), "where": tr("Query")}
 SegmentNames = Annotated[
     list[str], typer.Argument(metavar="SEGMENT...", help="Segment names or IDs.", show_default=False)
 ]
@@ -52,7 +53,7 @@ def list_(
 
     context = get_context(ctx, json)
     rows = segments.list_segments(context.store, context.actor, list_options(limit, offset, search, sort))
-    none_yet = f"no segments yet; {run_hint('segments', 'create', '--help')}"
+    none_yet = tr("no segments yet; {hint}", hint=run_hint("segments", "create", "--help"))
     context.out.rows(rows, COLUMNS, noun="segment", empty=none_yet, is_filtered=search is not None)
 
 
@@ -83,7 +84,7 @@ def update(
     context = get_context(ctx, json)
     require_one(segment, name=name)
     if name is None and where is None:
-        raise InvalidValue("nothing to change", "use --name or --where")
+        raise InvalidValue(tr("nothing to change"), tr("use --name or --where"))
     timezone = context.settings.mail.read_timezone()
     found = find_all(segment, lambda each: segments.show(context.store, context.actor, each, timezone))
 
@@ -129,4 +130,4 @@ def _count(context: Context, segment: "SegmentInfo") -> "SegmentCount":
 def _show(context: Context, shown: "SegmentCount") -> None:
     context.out.record(shown)
     if shown.problem is not None:
-        context.out.warn(f"segment {shown.name} chooses nobody: {shown.problem}")
+        context.out.warn(tr("segment {name} chooses nobody: {problem}", name=shown.name, problem=shown.problem))

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from skychimp.cli.context import Context
 from skychimp.errors import InvalidValue
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 Object = TypeVar("Object")
 
@@ -37,7 +38,7 @@ def require_one(targets: Sequence[object], **options: object) -> None:
     for name, value in options.items():
         if len(targets) > 1 and value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
-            raise InvalidValue(f"{option} cannot be used for several at once", "name only one")
+            raise InvalidValue(tr("{option} cannot be used for several at once", option=option), tr("name only one"))
 
 
 def show_all(
@@ -80,7 +81,7 @@ def delete_all(
     A terminal shows a line also for a single one. Raises what `Context.confirm` and `remove` raise.
     """
     what = kind.describe(targets[0]) if len(targets) == 1 else count_of(len(targets), noun)
-    context.confirm(f"delete {what}", yes=yes)
+    context.confirm(tr("delete {what}", what=what), yes=yes)
     return _change_all(context, "deleted", targets, remove, kind, has_line=True)
 
 
@@ -106,5 +107,5 @@ def _change_all(
             kind.show(changed[0])
         if len(targets) > 1 and not context.out.json:
             for target in targets[len(changed) :]:
-                context.out.note(f"not {done}: {kind.describe(target)}")
+                context.out.note(tr("not {done}: {describe}", done=done, describe=kind.describe(target)))
     return changed

@@ -20,6 +20,7 @@ from skychimp.store.conditions import is_active
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -35,7 +36,11 @@ def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_co
     """
     assert mailing.id is not None
     if missing := _find_missing(db, mailing.id, now, require_consent=require_consent):
-        reason = f"message {mailing.message_id} needs a value of each field for all clients: {_in_words(missing)}"
+        reason = tr(
+            "message {message_id} needs a value of each field for all clients: {in_words}",
+            message_id=mailing.message_id,
+            in_words=_in_words(missing),
+        )
         raise InvalidValue(reason, _hint(missing))
 
 
@@ -80,7 +85,11 @@ def require_added_values(
         with suppress(InvalidValue):
             missing = _count_missing(db, mailing_id, names, now, require_consent=require_consent)
         if missing:
-            reason = f"mailing {mailing_id} needs a value of each field for all clients: {_in_words(missing)}"
+            reason = tr(
+                "mailing {mailing_id} needs a value of each field for all clients: {in_words}",
+                mailing_id=mailing_id,
+                in_words=_in_words(missing),
+            )
             raise InvalidValue(reason, _hint(missing))
 
 
@@ -106,12 +115,15 @@ def _count_missing(
     return store_fields.count_missing(connection, recipients, names)
 
 
-def _in_words(missing: dict[str, int]) -> str:
+def _in_words(missing: dict[str, int]) -> Phrase:
     (name, number), *others = missing.items()
     reason = f"{count_of(number, 'client')} {'has' if number == 1 else 'have'} no {name}"
     return reason + "".join(f", {more:,} no {other}" for other, more in others)
 
 
-def _hint(missing: dict[str, int]) -> str:
+def _hint(missing: dict[str, int]) -> Phrase:
     name = next(iter(missing))
-    return f'use {{{{ client.fields.{name} | default("...") }}}} in the message, or set the field of these clients'
+    return tr(
+        'use {{{{ client.fields.{name} | default("...") }}}} in the message, or set the field of these clients',
+        name=name,
+    )
