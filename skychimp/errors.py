@@ -19,6 +19,7 @@ SkychimpError (1)
     └── RelayRefused (75)        a person has to change something before it works
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from skychimp.translation import Phrase, tr
@@ -93,17 +94,25 @@ class NotFound(SkychimpError):
     """The object does not exist, or belongs to somebody else. Callers cannot tell which.
 
     `kind` is what it is, such as "mailing", and `name` its id or address. They are None if nobody owns such objects.
+    `parts` are the errors that this one sums up, if several objects were asked for.
     """
 
     code = "not_found"
     exit_status = 4
 
     def __init__(
-        self, message: Phrase, hint: Phrase | None = None, *, kind: str | None = None, name: str | None = None
+        self,
+        message: Phrase,
+        hint: Phrase | None = None,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        parts: "Sequence[NotFound]" = (),
     ) -> None:
         super().__init__(message, hint)
         self.kind = kind
         self.name = name
+        self.parts = parts
 
 
 class Denied(SkychimpError):

@@ -6,7 +6,7 @@ in gettext's format.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def translated(text: str) -> str:
         message = looked_up(text.message)
     if not text.values:
         return message
-    return message.format_map({name: _translated_value(value) for name, value in text.values.items()})
+    return message.format_map({name: _translated_value(name, value) for name, value in text.values.items()})
 
 
 def looked_up(text: str) -> str:
@@ -97,14 +97,14 @@ def translate_templates(environment: "Environment") -> None:
 
 
 def use_language(language: str) -> None:
-    """Show text in a language from now on: one of LANGUAGES."""
+    """Show text in a language from now on: one of LANGUAGES. Without its catalog, it is English."""
     global _catalog
-    if language == "en":
-        _catalog = None
-        return
-    from gettext import translation
+    _catalog = None
+    if language != "en":
+        from gettext import translation
 
-    _catalog = translation(DOMAIN, FOLDER, [language])
+        with suppress(OSError):
+            _catalog = translation(DOMAIN, FOLDER, [language])
 
 
 @contextmanager
@@ -143,17 +143,28 @@ def _looked_up_plural(one: str, many: str, number: int) -> str:
     return _catalog.ngettext(one, many, number)
 
 
-class _Number(int):
+class _Integer(int):
     """A number whose thousands are separated by spaces, as in most languages but English."""
 
     def __format__(self, form: str) -> str:
         return super().__format__(form).replace(",", "\N{NO-BREAK SPACE}")
 
 
-def _translated_value(value: object) -> object:
+class _Float(float):
+    """The same for a number that has decimals, after a comma."""
+
+    def __format__(self, form: str) -> str:
+        return super().__format__(form).replace(",", "\N{NO-BREAK SPACE}").replace(".", ",")
+
+
+def _translated_value(name: str, value: object) -> object:
+    if name == "strerror":  # what the operating system says
+        return looked_up(str(value))
     if isinstance(value, str):
         return translated(value)
-    return _Number(value) if type(value) is int else value
+    if isinstance(value, float):
+        return _Float(value)
+    return _Integer(value) if type(value) is int else value
 
 
 def _option(arguments: Sequence[str]) -> str | None:
@@ -169,3 +180,24 @@ def _option(arguments: Sequence[str]) -> str | None:
         elif not word.startswith("-"):
             break
     return None
+
+
+SYSTEM_REASONS = (
+    tr("Permission denied"),
+    tr("Operation not permitted"),
+    tr("No such file or directory"),
+    tr("File exists"),
+    tr("Not a directory"),
+    tr("Is a directory"),
+    tr("No space left on device"),
+    tr("Disk quota exceeded"),
+    tr("Read-only file system"),
+    tr("File name too long"),
+    tr("Too many open files"),
+    tr("Too many levels of symbolic links"),
+    tr("Input/output error"),
+    tr("Connection refused"),
+    tr("Address already in use"),
+    tr("Cannot assign requested address"),
+)
+"""What the operating system says most often (errno(3))."""

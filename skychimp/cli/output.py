@@ -224,11 +224,12 @@ class Output:
         for part in parts:
             console.print(part, width=self.width)
 
-    def heading(self, title: Phrase, text: str) -> None:
-        """Show a heading and the line below it."""
+    def heading(self, title: Phrase, text: str = "") -> None:
+        """Show a heading and the line below it, if there is one."""
         console = new_console(stderr=False)
         console.print(f"\n{escape(translated(title))}", style="bold", markup=False)
-        console.print(terminal_text(text, multiline=True), style="cyan", markup=False, soft_wrap=True)
+        if text:
+            console.print(terminal_text(text, multiline=True), style="cyan", markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     # Messages, on stderr

@@ -31,7 +31,8 @@ def record_refusal(context: Context, arguments: list[str], error: SkychimpError)
     if isinstance(error, Denied):
         refusals.record_denied(_open_store(context), actor, command, error)
     elif isinstance(error, NotFound) and "store" in vars(context):
-        refusals.record_not_found(context.store, actor, command, error)
+        for each in error.parts or [error]:
+            refusals.record_not_found(context.store, actor, command, each)
 
 
 def _first_command(arguments: list[str]) -> str:

@@ -1,9 +1,9 @@
 """Limit, search and sort lists; find single rows, and restrict queries to what an actor may see."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Select, Table, false, or_, true
 
@@ -13,10 +13,19 @@ from skychimp.permissions import Actor, Scope
 from skychimp.shell import run_hint
 from skychimp.store.sql import contains
 from skychimp.text import shortened
-from skychimp.translation import Phrase, tr
+from skychimp.translation import Phrase, joined, tr
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer of a database column. A larger one cannot even be passed in a query."""
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> int | None: ...
+
+
+Name = TypeVar("Name")
+Row = TypeVar("Row", bound=_HasId)
 
 _ID = re.compile(r"[0-9]{1,18}")
 
@@ -73,6 +82,31 @@ def matches_id_or_email(table: Table, name: str) -> ColumnElement[bool]:
 def is_valid_id(number: int) -> bool:
     """Return whether a number can be the id of a row."""
     return 0 < number <= MAX_INTEGER
+
+
+def find_all(names: Iterable[Name], find: Callable[[Name], Row]) -> list[Row]:
+    """Return the objects with these names or ids, each once.
+
+    All names are tried. If some are unknown, raises a NotFound that has all of them. Raises what `find` raises, too.
+    """
+    found: dict[int | None, Row] = {}
+    unknown: list[NotFound] = []
+    for name in dict.fromkeys(names):
+        try:
+            row = find(name)
+            found.setdefault(row.id, row)
+        except NotFound as error:
+            unknown.append(error)
+    require_found(unknown)
+    return list(found.values())
+
+
+def require_found(unknown: Sequence[NotFound]) -> None:
+    """Raise the error of what was not found, one for all of them, if there is any."""
+    if len(unknown) > 1:
+        raise NotFound(joined(", ", (error.message for error in unknown)), unknown[0].hint, parts=unknown)
+    if unknown:
+        raise unknown[0]
 
 
 def not_found(noun: str, name: object) -> NotFound:

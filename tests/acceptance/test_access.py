@@ -391,7 +391,7 @@ def service_modules() -> Iterator[ModuleType]:
         yield importlib.import_module(module.name)
 
 
-PUBLIC_SERVICES = {"home.home", "posts.list_posts", "posts.view"}
+PUBLIC_SERVICES = {"home.home", "posts.find_readable", "posts.list_posts", "posts.view"}
 """Services that answer without a login, and show more to users who may see more."""
 
 TRAIL_WRITERS = {

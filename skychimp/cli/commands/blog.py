@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
-from skychimp.cli.display.deletion import delete_all
+from skychimp.cli.display.several import Kind, change_all, delete_all, require_one, show_all
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.text import count_of
@@ -107,12 +108,19 @@ def list_(
 
 
 @app.command()
-def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
-    """Show a post. That counts as a view if it is published."""
+def show(ctx: typer.Context, post: Slugs, json: Json = False) -> None:
+    """Show posts. That counts as a view of each that is published."""
     from skychimp.services.blog import posts
+    from skychimp.services.listing import find_all
 
     context = get_context(ctx, json)
-    viewed = posts.view(context.store, context.actor, post)
+    found = find_all(post, lambda name: posts.find_readable(context.store, context.actor, name))
+    viewed = [posts.view(context.store, context.actor, str(each.id)) for each in found]
+    show_all(context, viewed, Kind(_describe, partial(_show_whole, context), COLUMNS), has_own_headings=True)
+
+
+def _show_whole(context: Context, viewed: "PostDetail") -> None:
+    """Show a post as its readers see it."""
     if context.out.json:
         context.out.record(viewed)
     elif context.out.on_terminal:
@@ -123,10 +131,14 @@ def show(ctx: typer.Context, post: Slug, json: Json = False) -> None:
         context.out.text(f"# {viewed.title}\n\n{viewed.content}")
 
 
+def _describe(post: "PostDetail") -> Phrase:
+    return tr('post {id} ("{title}")', id=post.id, title=post.title)
+
+
 @app.command(epilog="skychimp blog update hello-world --image hello.jpg")
 def update(
     ctx: typer.Context,
-    post: Slug,
+    post: Slugs,
     title: Annotated[str | None, typer.Option(help="A new title. The slug does not change.")] = None,
     body: Body = None,
     body_file: BodyFile = None,
@@ -134,22 +146,29 @@ def update(
     no_image: Annotated[bool, typer.Option("--no-image", help="Remove the image.")] = False,
     json: Json = False,
 ) -> None:
-    """Change a post. Without options, its content opens in your editor."""
+    """Change a post. Without options, its content opens in your editor.
+
+    With several posts, change the image of all of them.
+    """
     from skychimp.services.blog import posts
+    from skychimp.services.listing import find_all
 
     context = get_context(ctx, json)
+    require_one(post, title=title, body=body, body_file=body_file)
     if image is not None and no_image:
         raise InvalidValue(tr("--image and --no-image cannot be combined"), tr("use one of them"))
-    old = posts.find(context.store, context.actor, post)
+    found = find_all(post, lambda name: posts.find(context.store, context.actor, name))
     picture = _read_image(image)
     has_body = body is not None or body_file is not None
     opens_editor = not (has_body or no_image) and title is None and picture is None
+    if opens_editor and len(found) > 1:
+        raise InvalidValue(tr("nothing to change"), tr("use --image or --no-image"))
 
-    def save(content: str | None) -> "PostDetail":
+    def save(old: "PostDetail", content: str | None) -> "PostDetail":
         return posts.change(
             context.store,
             context.actor,
-            post,
+            str(old.id),
             title=title,
             content=content,
             image=picture,
@@ -157,10 +176,13 @@ def update(
             expected_revision=old.revision if opens_editor else None,
         )
 
-    changes_content = has_body or opens_editor
-    changed = _save_content(context, body, body_file, old.content, save) if changes_content else save(None)
-    _show(context, changed)
-    if changed.revision == old.revision:
+    def change(old: "PostDetail") -> "PostDetail":
+        if has_body or opens_editor:
+            return _save_content(context, body, body_file, old.content, partial(save, old))
+        return save(old, None)
+
+    changed = change_all(context, "updated", found, change, Kind(_describe, partial(_show, context), COLUMNS))
+    if all(new.revision == old.revision for old, new in zip(found, changed, strict=True)):
         context.out.note(tr("nothing was changed"))
 
 
@@ -194,16 +216,15 @@ def unpublish(ctx: typer.Context, post: Slug, json: Json = False) -> None:
 def delete(ctx: typer.Context, post: Slugs, yes: Yes = False, json: Json = False) -> None:
     """Delete posts and their images."""
     from skychimp.services.blog import posts
+    from skychimp.services.listing import find_all
 
     context = get_context(ctx, json)
     delete_all(
         context,
         "post",
-        [posts.find(context.store, context.actor, each) for each in post],
-        describe=lambda target: tr('post {id} ("{title}")', id=target.id, title=target.title),
-        remove=lambda target: posts.remove(context.store, context.actor, str(target.id)),
-        columns=COLUMNS,
-        show=lambda target: _show(context, target),
+        find_all(post, lambda name: posts.find(context.store, context.actor, name)),
+        lambda target: posts.remove(context.store, context.actor, str(target.id)),
+        Kind(_describe, partial(_show, context), COLUMNS),
         yes=yes,
     )
 

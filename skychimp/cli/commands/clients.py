@@ -1,6 +1,6 @@
 """The `skychimp clients` commands: manage clients."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -8,8 +8,8 @@ from skychimp import shell
 from skychimp.cli.commands.clients_files import EXPORT_EXAMPLE, IMPORT_EXAMPLES, export_clients, import_clients
 from skychimp.cli.commands.clients_update import EXAMPLES as UPDATE_EXAMPLES
 from skychimp.cli.commands.clients_update import update
-from skychimp.cli.context import Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
-from skychimp.cli.display.deletion import delete_all
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
+from skychimp.cli.display.several import Kind, delete_all, show_all
 from skychimp.cli.display.tag_warnings import warn_of_unknown_tags
 from skychimp.cli.options.client_options import (
     COLUMNS,
@@ -29,7 +29,10 @@ from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProo
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
-from skychimp.translation import tr
+from skychimp.translation import Phrase, tr
+
+if TYPE_CHECKING:
+    from skychimp.services.clients.clients import ClientInfo
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -49,7 +52,6 @@ FIELD_COLUMNS = {"name": tr("Field"), "type": tr("Type"), "clients": tr("Clients
 ClientNames = Annotated[
     list[str], typer.Argument(metavar="CLIENT...", help="Client IDs or email addresses.", show_default=False)
 ]
-ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Client ID or email address.", show_default=False)]
 
 
 @app.command(epilog="skychimp clients create --email ada@example.org --name 'Ada Lovelace' --tag vip")
@@ -120,19 +122,35 @@ def list_(
     context.out.rows(rows, shown, noun="client", empty=none_yet, is_filtered=is_filtered)
 
 
-@app.command()
-def show(ctx: typer.Context, client: ClientName, json: Json = False) -> None:
-    """Show a client, what keeps mail from it, and its consents."""
-    from skychimp.services.clients import clients, consents, suppressions
+@app.command(epilog="skychimp clients show 7 ada@example.org")
+def show(ctx: typer.Context, client: ClientNames, json: Json = False) -> None:
+    """Show clients, what keeps mail from them, and their consents."""
+    from skychimp.services.clients import clients
+    from skychimp.services.listing import find_all
 
     context = get_context(ctx, json)
-    shown = clients.show(context.store, context.actor, client)
-    found = suppressions.find_covering(context.store, context.actor, shown.email)
-    given = consents.list_of_client(context.store, context.actor, shown.email)
-    lists: dict[str, list[Any]] = {"suppressions": [*map(vars, found)], "consents": [*map(vars, given)]}
-    if not context.out.json:
-        lists = {"suppressions": [*map(suppressions.why, found)], "consents": [*map(consents.in_words, given)]}
-    show_client(context, vars(shown) | lists)
+    found = find_all(client, lambda name: clients.show(context.store, context.actor, name))
+
+    def whole(shown: "ClientInfo") -> dict[str, Any]:
+        return _with_lists(context, shown)
+
+    show_all(context, found, Kind(_describe, lambda shown: show_client(context, whole(shown)), COLUMNS, whole))
+
+
+def _with_lists(context: Context, client: "ClientInfo") -> dict[str, Any]:
+    """Return a client with what keeps mail from it, and with its consents."""
+    from skychimp.services.clients import consents, suppressions
+
+    found = suppressions.find_covering(context.store, context.actor, client.email)
+    given = consents.list_of_client(context.store, context.actor, client.email)
+    if context.out.json:
+        return vars(client) | {"suppressions": [*map(vars, found)], "consents": [*map(vars, given)]}
+    lists = {"suppressions": [*map(suppressions.why, found)], "consents": [*map(consents.in_words, given)]}
+    return vars(client) | lists
+
+
+def _describe(client: "ClientInfo") -> Phrase:
+    return tr("client {id}, {email}", id=client.id, email=client.email)
 
 
 @app.command(epilog="skychimp clients consents ada@example.org")
@@ -212,16 +230,15 @@ def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json
     A later import can bring a client back. To send nothing more, use `skychimp suppressions add`.
     """
     from skychimp.services.clients import clients
+    from skychimp.services.listing import find_all
 
     context = get_context(ctx, json)
     deleted = delete_all(
         context,
         "client",
-        [clients.show(context.store, context.actor, name) for name in client],
-        describe=lambda target: tr("client {id}, {email}", id=target.id, email=target.email),
-        remove=lambda target: clients.remove(context.store, context.actor, str(target.id)),
-        columns=COLUMNS,
-        show=lambda target: show_client(context, vars(target)),
+        find_all(client, lambda name: clients.show(context.store, context.actor, name)),
+        lambda target: clients.remove(context.store, context.actor, str(target.id)),
+        Kind(_describe, lambda target: show_client(context, vars(target)), COLUMNS),
         yes=yes,
     )
     if addresses := [each.email for each in deleted if not each.suppressed]:

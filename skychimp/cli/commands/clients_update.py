@@ -74,6 +74,7 @@ def update(
     So do --where and --segment. A consent is added to those recorded before.
     """
     from skychimp.services.clients import clients
+    from skychimp.services.listing import find_all
 
     context = get_context(ctx, json)
     if (tag is not None) + no_tags + bool(add_tag or remove_tag) > 1:
@@ -100,6 +101,9 @@ def update(
     if selection is not None:
         _change_selected(context, selection, values, yes=yes)
         return
+    if len(client) > 1:
+        found = find_all(client, lambda name: clients.show(context.store, context.actor, name))
+        client = [str(each.id) for each in found]
     if len(client) > 1:
         _show_changes(context, clients.change_several(context.store, context.actor, client, **values))
         return

@@ -89,7 +89,7 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
         emails = list(server.emails)
     if context.out.json:
         commands = [shell.command(*arguments) for _, arguments in STEPS]
-        context.out.record({"letters": len(emails), "commands": commands})
+        context.out.record({"emails": len(emails), "letters": len(emails), "commands": commands})
     else:
         _show_result(context, emails)
 

@@ -1,7 +1,8 @@
 """The `skychimp mailings` commands: create mailings, control them, and show what they will do and have done."""
 
+from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,11 +25,13 @@ from skychimp.cli.context import (
     get_context,
     list_options,
 )
-from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.mailing_view import (
     COLUMNS,
     MANAGER_COLUMNS,
+    describe_mailing,
     draw_mailing,
+    json_counts,
+    mailing_kind,
     next_step,
     note_left_out,
     sent_next,
@@ -37,14 +40,18 @@ from skychimp.cli.display.mailing_view import (
     show_mailings,
     show_whole_mailing,
 )
+from skychimp.cli.display.several import Kind, change_all, delete_all, require_one, show_all
 from skychimp.cli.following import Interval, Watch, watch_interval_s, watch_screen
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.options.mailing_options import confirm_sending, count_recipients, require_consent
+from skychimp.shell import command
 from skychimp.text import count_of
 from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from skychimp.services.mailings.queries import MailingInfo
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -76,22 +83,30 @@ def list_(
 
 @app.command(epilog="skychimp mailings show 1 --watch")
 def show(
-    ctx: typer.Context, mailing: MailingName, watch: Watch = False, interval: Interval = None, json: Json = False
+    ctx: typer.Context, mailing: MailingNames, watch: Watch = False, interval: Interval = None, json: Json = False
 ) -> None:
-    """Show a mailing, and how many clients it goes to now.
+    """Show mailings, and how many clients each goes to now.
 
-    With --watch, show how far its sending is until it is complete, or until Ctrl-C.
+    With --watch, show how far the sending of one is until it is complete, or until Ctrl-C.
     """
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
     interval_s = watch_interval_s(context, watch, interval)
-    mailing_id = context.find_mailing(mailing)
+    require_one(mailing, watch=watch)
     if interval_s is not None:
-        _watch(context, mailing_id, interval_s)
+        _watch(context, context.find_mailing(mailing[0]), interval_s)
         return
-    shown = mailings.show(context.store, context.actor, mailing_id)
-    show_whole_mailing(context, shown, count_recipients(context, mailing_id))
+    found = mailings.find_several(context.store, context.actor, mailing)
+    shown = mailings.with_progress(context.store, found)
+
+    def show_one(mailing: "MailingInfo") -> None:
+        show_whole_mailing(context, mailing, count_recipients(context, mailing.id))
+
+    def as_json(mailing: "MailingInfo") -> dict[str, Any]:
+        return asdict(mailing) | json_counts(count_recipients(context, mailing.id))
+
+    show_all(context, shown, Kind(describe_mailing, show_one, COLUMNS, as_json))
 
 
 def _watch(context: Context, mailing_id: int, interval_s: float) -> None:
@@ -160,15 +175,13 @@ def delete(ctx: typer.Context, mailing: MailingNames, yes: Yes = False, json: Js
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    ids = map(context.find_mailing, mailing)
+    found = mailings.find_several(context.store, context.actor, mailing, action=Action.CHANGE_MAILINGS)
     delete_all(
         context,
         "mailing",
-        [mailings.find(context.store, context.actor, each, action=Action.CHANGE_MAILINGS) for each in ids],
-        describe=lambda target: tr('mailing {id} ("{name}")', id=target.id, name=target.name or target.subject),
-        remove=lambda target: mailings.remove(context.store, context.actor, target.id),
-        columns=COLUMNS,
-        show=lambda target: show_mailing(context, target),
+        found,
+        lambda target: mailings.remove(context.store, context.actor, target.id),
+        mailing_kind(context),
         yes=yes,
     )
 
@@ -205,7 +218,9 @@ def duplicate(
 
     context = get_context(ctx, json)
     mailing_id = context.find_mailing(mailing)
-    created = mailings.duplicate(context.store, context.actor, mailing_id, start=start, end=end)
+    created = mailings.duplicate(
+        context.store, context.actor, mailing_id, start=start, end=end, require_consent=require_consent(context)
+    )
     show_mailing(context, created)
     context.out.note(next_step(created))
 
@@ -213,34 +228,58 @@ def duplicate(
 @app.command()
 def disable(
     ctx: typer.Context,
-    mailing: MailingName,
-    reason: Annotated[str, typer.Option(help="Reason, shown with the mailing.")] = "",
+    mailing: MailingNames,
+    reason: Annotated[str, typer.Option(help="Reason, shown with the mailings.")] = "",
     json: Json = False,
 ) -> None:
-    """Stop sending a mailing until it is enabled."""
+    """Stop sending mailings until they are enabled."""
+    from skychimp.permissions import Action
     from skychimp.services.mailings import mailings
 
     context = get_context(ctx, json)
-    mailing_id = context.find_mailing(mailing)
-    changed = mailings.disable(context.store, context.actor, mailing_id, reason)
-    show_mailing(context, changed)
-    context.out.note(next_step(changed))
+    found = mailings.find_several(context.store, context.actor, mailing, action=Action.DISABLE_MAILINGS)
+    disabled = change_all(
+        context,
+        "disabled",
+        found,
+        lambda target: mailings.disable(context.store, context.actor, target.id, reason),
+        mailing_kind(context),
+    )
+    if len(disabled) == 1:
+        context.out.note(next_step(disabled[0]))
+    elif enabled := [each.id for each in found if not each.disabled]:
+        context.out.note(tr("to undo this: {command}", command=command("mailings", "enable", *enabled)))
 
 
 @app.command()
-def enable(ctx: typer.Context, mailing: MailingName, yes: Yes = False, json: Json = False) -> None:
-    """Resume a disabled or held mailing."""
-    from skychimp.services.mailings import mailings, recipients
+def enable(ctx: typer.Context, mailing: MailingNames, yes: Yes = False, json: Json = False) -> None:
+    """Resume disabled or held mailings."""
+    from skychimp.permissions import Action
+    from skychimp.services.mailings import mailings, missing_values, recipients
 
     context = get_context(ctx, json)
-    mailing_id = context.find_mailing(mailing)
-    counted = recipients.count_when_enabled(
-        context.store, context.actor, mailing_id, require_consent=require_consent(context)
+    found = mailings.find_several(context.store, context.actor, mailing, action=Action.DISABLE_MAILINGS)
+    consent = require_consent(context)
+    counted = recipients.add_up(
+        recipients.count_when_enabled(context.store, context.actor, each.id, require_consent=consent) for each in found
     )
+    for each in found:
+        if missing := missing_values.find_missing(context.store, context.actor, each.id, require_consent=consent):
+            context.out.warn(
+                tr("warning: some emails of mailing {id} would fail: {missing}", id=each.id, missing=missing)
+            )
     confirm_sending(context, counted, yes=yes)
-    changed = mailings.enable(context.store, context.actor, mailing_id)
-    show_mailing(context, changed)
-    context.out.note(sent_next(counted.recipients) or next_step(changed))
+    enabled = change_all(
+        context,
+        "enabled",
+        found,
+        lambda target: mailings.enable(context.store, context.actor, target.id),
+        mailing_kind(context),
+    )
+    if len(enabled) == 1:
+        context.out.note(sent_next(counted.recipients) or next_step(enabled[0]))
+    elif waiting := sent_next(counted.recipients):
+        context.out.note(waiting)
 
 
 @app.command(epilog="skychimp mailings retry 1 --failed --reply 5.7.1")

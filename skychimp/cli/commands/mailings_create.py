@@ -128,7 +128,7 @@ def create(
         )
         if counted is not None:
             confirm_sending(context, counted, yes=yes, canary=canary)
-    created = mailings.create(context.store, context.actor, **new)
+    created = mailings.create(context.store, context.actor, **new, require_consent=require_consent(context))
     warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = show_number_of_clients(context, created, counted)
     for warning in warnings:

@@ -1,19 +1,20 @@
 """The `skychimp messages` commands: write, preview and test messages."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
-from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.html_errors import named_in_errors
+from skychimp.cli.display.several import Kind, change_all, delete_all, require_one, show_all
 from skychimp.cli.editor import edit_and_save
 from skychimp.cli.options.attachment_options import Attach, NoAttachments, attachments_folder, read_attachments
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
-from skychimp.translation import tr, translated
+from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,18 +138,24 @@ def list_(
 
 
 @app.command()
-def show(ctx: typer.Context, message: MessageId, json: Json = False) -> None:
-    """Show a message."""
+def show(ctx: typer.Context, message: MessageIds, json: Json = False) -> None:
+    """Show messages."""
+    from skychimp.services.listing import find_all
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
-    context.out.record(messages.show(context.store, context.actor, message))
+    found = find_all(message, lambda each: messages.show(context.store, context.actor, each))
+    show_all(context, found, Kind(_describe, context.out.record, COLUMNS))
+
+
+def _describe(message: "MessageInfo") -> Phrase:
+    return tr('message {id} ("{subject}")', id=message.id, subject=message.subject)
 
 
 @app.command(epilog="skychimp messages update 1 --body-file hello.md --markdown")
 def update(
     ctx: typer.Context,
-    message: MessageId,
+    message: MessageIds,
     subject: Annotated[str | None, typer.Option(help="New subject.")] = None,
     body: Body = None,
     body_file: BodyFile = None,
@@ -169,21 +176,26 @@ def update(
 ) -> None:
     """Change a message. Without options, your $EDITOR opens.
 
+    With several messages, change the format, layout or attachments of all of them.
+
     Emails that are queued already keep the old content, unless you use --also-open.
     """
+    from skychimp.permissions import Action
+    from skychimp.services.listing import find_all
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
+    require_one(message, subject=subject, body=body, body_file=body_file, html_file=html_file, preheader=preheader)
     text, html = _read_parts(body, body_file, html_file)
     new_format = _chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
     attached = read_attachments(context, attach, text_file=html_file or body_file, removes_all=no_attachments)
 
-    def save(text: str | None) -> "MessageInfo":
+    def save(target: "MessageInfo", text: str | None) -> "MessageInfo":
         with named_in_errors(html_file):
             return messages.change(
                 context.store,
                 context.actor,
-                message,
+                target.id,
                 subject=subject,
                 body=text,
                 format=new_format,
@@ -193,44 +205,64 @@ def update(
                 preheader=preheader,
                 also_open=also_open,
                 attached=attached,
+                require_consent=context.settings.delivery.require_consent,
             )
 
+    def edit(target: "MessageInfo") -> "MessageInfo":
+        return _edit_body(context, target.body, target.format, partial(save, target))
+
     is_given = also_open or attached.is_given
-    if not is_given and all(value is None for value in (text, html, subject, new_format, digest, layout, preheader)):
-        old = messages.show(context.store, context.actor, message)
-        changed = _edit_body(context, old.body, old.format, save)
-    else:
-        changed = save(text)
-    _show(context, changed)
+    opens_editor = not is_given and all(
+        value is None for value in (text, html, subject, new_format, digest, layout, preheader)
+    )
+    if opens_editor and len(message) > 1:
+        raise InvalidValue(tr("nothing to change"), tr("use --layout, --markdown, --plain, --digest or --attach"))
+    found = find_all(
+        message, lambda each: messages.show(context.store, context.actor, each, action=Action.CHANGE_MESSAGES)
+    )
+    change = edit if opens_editor else lambda target: save(target, text)
+    for changed in change_all(context, "updated", found, change, Kind(_describe, partial(_show, context), COLUMNS)):
+        _report_change(context, changed, subject, text, html)
+    if len(found) == 1:
+        context.out.next("messages", "preview", found[0].id)
+
+
+def _report_change(
+    context: Context, changed: "MessageInfo", subject: str | None, text: str | None, html: str | None
+) -> None:
+    """Say what else a person should know of a changed message, by the parts that were given."""
+    from skychimp.services.messages import messages
+
     if text is not None and html is None and changed.html is not None:
         context.out.note(tr("the HTML part was not changed; use --html-file to replace it, or --plain or --markdown"))
     _report_body(context, changed, text, html)
     _report_merge_tags(context, subject, text, html)
-    if open_mailings := [] if changed.digest else messages.open_mailings(context.store, message):
+    if open_mailings := [] if changed.digest else messages.open_mailings(context.store, changed.id):
         context.out.note(
             tr(
                 "mailing {mailings} still sends the old content; --also-open changes what was not sent yet",
                 mailings=", ".join(map(str, open_mailings)),
             )
         )
-    context.out.next("messages", "preview", message)
 
 
 @app.command()
 def delete(ctx: typer.Context, message: MessageIds, yes: Yes = False, json: Json = False) -> None:
     """Delete messages that no mailing uses."""
     from skychimp.permissions import Action
+    from skychimp.services.listing import find_all
     from skychimp.services.messages import messages
 
     context = get_context(ctx, json)
+    found = find_all(
+        message, lambda each: messages.show(context.store, context.actor, each, action=Action.CHANGE_MESSAGES)
+    )
     delete_all(
         context,
         "message",
-        [messages.show(context.store, context.actor, each, action=Action.CHANGE_MESSAGES) for each in message],
-        describe=lambda target: tr('message {id} ("{subject}")', id=target.id, subject=target.subject),
-        remove=lambda target: messages.remove(context.store, context.actor, target.id),
-        columns=COLUMNS,
-        show=lambda target: _show(context, target),
+        found,
+        lambda target: messages.remove(context.store, context.actor, target.id),
+        Kind(_describe, partial(_show, context), COLUMNS),
         yes=yes,
     )
 

@@ -139,7 +139,12 @@ def _queue_outbox(context: Context, mailing_id: int | None, limit: int | None) -
     from skychimp.services.mailings import outbox_mail
 
     taken = outbox_mail.queue_outbox(context.store, context.settings, mailing_id, limit)
-    context.out.note(tr("{emails} queued from the outbox", emails=count_of(taken.queued, "email")))
+    if any(vars(taken).values()):
+        context.out.note(tr("{emails} queued from the outbox", emails=count_of(taken.queued, "email")))
+    elif mailing_id is None:
+        context.out.note(tr("the outbox is empty"))
+    else:
+        context.out.note(tr("the outbox has no emails of mailing {mailing_id}", mailing_id=mailing_id))
     if taken.cancelled:
         context.out.note(
             tr("{emails} cancelled: suppressed, bad or deleted clients", emails=count_of(taken.cancelled, "email"))

@@ -22,7 +22,7 @@ from skychimp.cli.context import (
 from skychimp.cli.input_file import Encoding, naming, open_input, open_text, row_reporter
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.output_file import Force, open_output_file
-from skychimp.errors import InvalidValue, NotFound
+from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
 from skychimp.translation import tr
@@ -126,20 +126,15 @@ def list_(
 def show(
     ctx: typer.Context,
     suppression: Annotated[
-        str, typer.Argument(metavar=_NAME, help="An email address or a domain.", show_default=False)
+        list[str], typer.Argument(metavar=f"{_NAME}...", help="Email addresses or domains.", show_default=False)
     ],
     json: Json = False,
 ) -> None:
-    """Show what keeps your mail from an address: also suppressions of its domain, and those for all users' mail."""
+    """Show what keeps your mail from addresses: also suppressions of their domains, and those for all users' mail."""
     from skychimp.services.clients import suppressions
 
     context = get_context(ctx, json)
-    found = suppressions.find_covering(context.store, context.actor, suppression)
-    if not found:
-        raise NotFound(
-            tr("{email} is not suppressed", email=suppressions.parse_target(suppression).email),
-            run_hint("suppressions", "list"),
-        )
+    found = suppressions.find_covering_all(context.store, context.actor, suppression)
     columns = COLUMNS | {"everywhere": tr("Everywhere")}
     context.out.rows(found if context.out.json else map(_shown, found), columns, optional=("note", "source"))
 

@@ -9,6 +9,7 @@ import typer
 from skychimp import shell
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get_context, list_options
+from skychimp.cli.display.several import Kind, change_all, show_all
 from skychimp.cli.display.values import write_json_object
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.output_file import Force, open_output_file
@@ -33,6 +34,9 @@ TERMINAL_COLUMNS = {"id": tr("ID"), "email": tr("Email"), "name": tr("Name"), "r
 
 RoleName = Literal["user", "manager", "editor", "admin"]
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's ID or email.", show_default=False)]
+UserArguments = Annotated[
+    list[str], typer.Argument(metavar="USER...", help="IDs or emails of users.", show_default=False)
+]
 
 
 @app.command("list", epilog="skychimp users list --role manager")
@@ -68,42 +72,60 @@ def _state(user: "UserInfo") -> str:
 
 
 @app.command()
-def show(ctx: typer.Context, user: UserArgument, json: Json = False) -> None:
-    """Show a user."""
+def show(ctx: typer.Context, user: UserArguments, json: Json = False) -> None:
+    """Show users."""
+    from skychimp.services.listing import find_all
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
-    context.out.record(users.show(context.store, context.actor, user))
+    show_all(context, find_all(user, lambda name: users.show(context.store, context.actor, name)), _kind(context))
+
+
+def _kind(context: Context) -> "Kind[UserInfo]":
+    return Kind(lambda user: tr("user {id}, {email}", id=user.id, email=user.email), context.out.record, COLUMNS)
 
 
 @app.command(epilog="skychimp users block eve@example.org --reason 'bought addresses'")
 def block(
     ctx: typer.Context,
-    user: UserArgument,
+    user: UserArguments,
     reason: Annotated[str, typer.Option(help="The reason, for the audit trail.")] = "",
     json: Json = False,
 ) -> None:
-    """Block a user. The user's sessions end and mailings stop at once. Emails being sent are finished."""
+    """Block users. Their sessions end and their mailings stop at once. Emails being sent are finished."""
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
-    blocked = users.block(context.store, context.actor, user, reason)
-    context.out.record(blocked)
-    _note_mailings(context, blocked.id, tr("stopped; emails that wait are sent after the user is unblocked"))
-    context.out.note(
-        tr("to undo this: {command}", command=shell.command("users", "unblock", *shell.arguments(blocked.email)))
+    found = users.find_to_block(context.store, context.actor, user)
+    blocked = change_all(
+        context,
+        "blocked",
+        found,
+        lambda target: users.block(context.store, context.actor, str(target.id), reason),
+        _kind(context),
     )
+    for each in blocked:
+        _note_mailings(context, each.id, tr("stopped; emails that wait are sent after the user is unblocked"))
+    addresses = shell.arguments(*(each.email for each in blocked))
+    context.out.note(tr("to undo this: {command}", command=shell.command("users", "unblock", *addresses)))
 
 
 @app.command()
-def unblock(ctx: typer.Context, user: UserArgument, json: Json = False) -> None:
-    """Unblock a user. The user's mailings continue, with their own rules for missed times."""
+def unblock(ctx: typer.Context, user: UserArguments, json: Json = False) -> None:
+    """Unblock users. Their mailings continue, with their own rules for missed times."""
     from skychimp.services.users import users
 
     context = get_context(ctx, json)
-    unblocked = users.unblock(context.store, context.actor, user)
-    context.out.record(unblocked)
-    _note_mailings(context, unblocked.id, tr("not stopped any more"))
+    found = users.find_to_block(context.store, context.actor, user)
+    unblocked = change_all(
+        context,
+        "unblocked",
+        found,
+        lambda target: users.unblock(context.store, context.actor, str(target.id)),
+        _kind(context),
+    )
+    for each in unblocked:
+        _note_mailings(context, each.id, tr("not stopped any more"))
 
 
 @app.command(epilog="skychimp users role grace@example.org editor")

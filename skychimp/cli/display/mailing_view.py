@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from skychimp.cli.context import Context
+from skychimp.cli.display.several import Kind
 from skychimp.cli.display.weekdays import NAMES, with_weekday
 from skychimp.errors import ConfigError
 from skychimp.shell import command, run_hint
@@ -54,6 +55,16 @@ def show_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCou
         shown = _local_times(mailing, with_zone=True) if _is_for_person(context) else asdict(mailing)
         names = [name for name in COLUMNS if name != "name" or mailing.name]
         context.out.record(shown | {"progress": mailing.progress}, names)
+
+
+def mailing_kind(context: Context) -> "Kind[MailingInfo]":
+    """Return how mailings are shown that were changed."""
+    return Kind(describe_mailing, partial(show_mailing, context), COLUMNS)
+
+
+def describe_mailing(mailing: "MailingInfo") -> Phrase:
+    """Return a few words that name a mailing, such as `mailing 3 ("News")`."""
+    return tr('mailing {id} ("{name}")', id=mailing.id, name=mailing.name or mailing.subject)
 
 
 def draw_mailing(mailing: "MailingInfo", rate: str) -> "RenderableType":

@@ -186,17 +186,21 @@ def find(store: Store, actor: Actor, post: str) -> PostDetail:
         return _find(db, post, writable)
 
 
+def find_readable(store: Store, actor: Actor, post: str) -> PostDetail:
+    """Return a post by id or slug as `view` does, without counting a view. Raises NotFound."""
+    with store.read() as db:
+        return _find(db, post, _readable(actor, store.now()))
+
+
 def view(store: Store, actor: Actor, post: str) -> PostDetail:
     """Return a post by id or slug for a reader, and count a view if it is published.
 
     Unpublished posts are shown only to those who may write posts. Raises NotFound.
     """
-    is_published = _P.c.published_at <= store.now()
-    scope = scope_of(actor, Action.WRITE_POSTS)
-    is_writable = false() if scope is None else in_scope(scope, actor, _P.c.author_id)
+    now = store.now()
     with store.write() as db:
-        db.execute(update(_P).where(_is_named(post), is_published).values(views=_P.c.views + 1))
-        return _find(db, post, or_(is_published, is_writable))
+        db.execute(update(_P).where(_is_named(post), _P.c.published_at <= now).values(views=_P.c.views + 1))
+        return _find(db, post, _readable(actor, now))
 
 
 def list_posts(store: Store, actor: Actor, options: ListOptions, *, unpublished: bool = False) -> Listed[PostInfo]:
@@ -299,6 +303,13 @@ def _is_named(post: str) -> ColumnElement[bool]:
 def _writable(actor: Actor) -> ColumnElement[bool]:
     """Return the condition of the posts that the actor may write. Raises NotLoggedIn and Denied."""
     return in_scope(authorize(actor, Action.WRITE_POSTS), actor, _P.c.author_id)
+
+
+def _readable(actor: Actor, now: datetime) -> ColumnElement[bool]:
+    """Return the condition of the posts that the actor may read: published ones, and those that the actor writes."""
+    scope = scope_of(actor, Action.WRITE_POSTS)
+    is_writable = false() if scope is None else in_scope(scope, actor, _P.c.author_id)
+    return or_(_P.c.published_at <= now, is_writable)
 
 
 def _find(db: Session, post: str, is_visible: ColumnElement[bool]) -> PostDetail:

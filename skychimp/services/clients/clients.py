@@ -33,7 +33,7 @@ from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
 from skychimp.services.clients import consents
 from skychimp.services.clients.consents import GivenConsent
-from skychimp.services.listing import ListOptions, apply, in_scope, matches_id_or_email, not_found
+from skychimp.services.listing import ListOptions, apply, find_all, in_scope, matches_id_or_email, not_found
 from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
 from skychimp.store.clients import bad_addresses, suppressions
@@ -311,8 +311,8 @@ def change_several(
     scope = authorize(actor, Action.CHANGE_CLIENTS)
     values = _Values(tags=tags, add_tags=add_tags, remove_tags=remove_tags, fields=fields, good=good, consent=consent)
     with store.write() as db:
-        found = {old.id: old for old in (_get(db, actor, scope, name) for name in names)}
-        return [Change(old, _change(db, actor, scope, old, values, store.now())) for old in found.values()]
+        found = find_all(names, lambda name: _get(db, actor, scope, name))
+        return [Change(old, _change(db, actor, scope, old, values, store.now())) for old in found]
 
 
 def change_selected(

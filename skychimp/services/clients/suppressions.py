@@ -16,7 +16,7 @@ from skychimp.listed import Listed
 from skychimp.models import EVERYBODY, SuppressionSource, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
-from skychimp.services.listing import ListOptions, apply
+from skychimp.services.listing import ListOptions, apply, require_found
 from skychimp.shell import arguments, run_hint
 from skychimp.store import queue
 from skychimp.store.clients import audience, bad_addresses, topics
@@ -180,6 +180,25 @@ def find_covering(store: Store, actor: Actor, target: str) -> list[SuppressionIn
         return [
             _suppression_info(row) for row in db.execute(select(_S).where(is_covering).order_by(_S.c.topic, _S.c.id))
         ]
+
+
+def find_covering_all(store: Store, actor: Actor, targets: Sequence[str]) -> list[SuppressionInfo]:
+    """Return what keeps the actor's mail from any of these addresses and domains, each once.
+
+    Raises NotFound that names all which are not suppressed, InvalidValue, Denied.
+    """
+    authorize(actor, Action.SEE_CLIENTS)
+    found: dict[SuppressionInfo, None] = {}
+    unknown: list[NotFound] = []
+    for address in dict.fromkeys(parse_target(target).email for target in targets):
+        covering = find_covering(store, actor, address)
+        found |= dict.fromkeys(covering)
+        if not covering:
+            unknown.append(
+                NotFound(tr("{address} is not suppressed", address=address), run_hint("suppressions", "list"))
+            )
+    require_found(unknown)
+    return list(found)
 
 
 def require_not_suppressed(store: Store, actor: Actor, email: str) -> None:

@@ -43,6 +43,8 @@ ReadWritePaths={folders}
 PrivateTmp=yes
 PrivateDevices=yes
 PrivateMounts=yes
+# Root, the account of the service and their groups are known. Files of other accounts belong to nobody.
+PrivateUsers=yes
 ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHostname=yes

@@ -1,7 +1,7 @@
 """Set who receives a mailing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,7 @@ from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
+    from skychimp.services.mailings.queries import MailingInfo
 
 _C = tables.client
 _MC = tables.mailing_client
@@ -81,6 +82,33 @@ def set_audience(
         _set_filters(db, actor, mailing, audience, now, leaves_out=False)
     if audience.excludes or not keeps_rest:
         _set_filters(db, actor, mailing, audience, now, leaves_out=True)
+
+
+def audience_of(mailing: "MailingInfo") -> Audience:
+    """Return a mailing's audience as a user would select it."""
+    return Audience(
+        mailing.all_clients,
+        mailing.tags,
+        mailing.client_ids,
+        mailing.segments,
+        mailing.where,
+        mailing.except_tags,
+        mailing.except_segments,
+        mailing.except_where,
+    )
+
+
+def merged(mailing: "MailingInfo", new: Audience, *, no_except: bool = False) -> Audience:
+    """Return the audience that a mailing gets if the parts that are given replace its own, as `set_audience` does."""
+    old = audience_of(mailing)
+    selecting = new if new.selects else old
+    excluding = new if new.excludes else Audience() if no_except else old
+    return replace(
+        selecting,
+        except_tags=excluding.except_tags,
+        except_segments=excluding.except_segments,
+        except_where=excluding.except_where,
+    )
 
 
 def remove_exclusions(db: Session, mailing: "Mailing") -> None:

@@ -1,6 +1,6 @@
 """Create, change, delete, disable and list mailings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -15,9 +15,9 @@ from skychimp.listed import Listed
 from skychimp.models import CatchUp, Every, MailingStatus, tables
 from skychimp.permissions import Action, Actor, Scope, authorize
 from skychimp.services import audit, paging
-from skychimp.services.listing import ListOptions, apply, is_valid_id, not_found
+from skychimp.services.listing import ListOptions, apply, find_all, is_valid_id, not_found
 from skychimp.services.mailings import queries
-from skychimp.services.mailings.audience_input import Audience, choice, remove_exclusions, set_audience
+from skychimp.services.mailings.audience_input import Audience, audience_of, choice, remove_exclusions, set_audience
 from skychimp.services.mailings.canary_input import NO_CANARY, CanaryInput, set_canary
 from skychimp.services.mailings.missing_values import require_values
 from skychimp.services.mailings.queries import (
@@ -90,16 +90,18 @@ def create(
     canary: CanaryInput = NO_CANARY,
     transactional: bool = False,
     disabled: str = "",
+    require_consent: bool = False,
 ) -> MailingInfo:
     """Create a mailing. It is due at once if its start has passed and its end has not.
 
     `topic` is what its clients can unsubscribe from, `canary` says who gets it first. The emails of a `transactional`
-    one have no headers of bulk mail. `disabled` is a reason to create it disabled. Raises NotFound, InvalidValue, and
-    Conflict if the actor has another mailing with this name.
+    one have no headers of bulk mail. `disabled` is a reason to create it disabled. `require_consent` is the setting of
+    that name: who gets no email needs no fields. Raises NotFound, InvalidValue, and Conflict if the actor has another
+    mailing with this name.
     """
     new = _NewMailing(message_id, schedule, audience, catch_up, topic, disabled, name, canary, transactional)
     with store.write() as db:
-        created = _insert(db, store.now(), actor, new)
+        created = _insert(db, store.now(), actor, new, require_consent=require_consent)
         return get_mailing(db, actor, created.id or 0)
 
 
@@ -124,7 +126,7 @@ def count_recipients_of_new(
     new = _NewMailing(message_id, schedule, audience, catch_up, topic, "", name, canary, transactional)
     now = store.now()
     with store.write() as db:
-        mailing = _insert(db, now, actor, new, mailing_id=_NO_MAILING)
+        mailing = _insert(db, now, actor, new, require_consent=require_consent, mailing_id=_NO_MAILING)
         is_due = mailing.next_at is not None and mailing.next_at <= now
         own_topic = mailing.topic
         db.rollback()
@@ -137,7 +139,13 @@ def count_recipients_of_new(
 
 
 def duplicate(
-    store: Store, actor: Actor, mailing_id: int, *, start: str | None = None, end: str | None = None
+    store: Store,
+    actor: Actor,
+    mailing_id: int,
+    *,
+    start: str | None = None,
+    end: str | None = None,
+    require_consent: bool = False,
 ) -> MailingInfo:
     """Create a disabled copy of a mailing, so that its owner can change it before it sends.
 
@@ -152,21 +160,13 @@ def duplicate(
         actor,
         message_id=original.message_id,
         schedule=ScheduleInput(start, end, original.every, original.timezone),
-        audience=Audience(
-            original.all_clients,
-            original.tags,
-            original.client_ids,
-            original.segments,
-            original.where,
-            original.except_tags,
-            original.except_segments,
-            original.except_where,
-        ),
+        audience=audience_of(original),
         catch_up=CatchUpPolicy(original.catch_up, original.grace),
         topic=original.topic,
         canary=CanaryInput(original.canary, original.canary_wait),
         transactional=original.transactional,
         disabled=f"copy of mailing {mailing_id}",
+        require_consent=require_consent,
     )
 
 
@@ -184,6 +184,19 @@ def find(store: Store, actor: Actor, mailing_id: int, *, action: Action = Action
         mailing = get_mailing(db, actor, mailing_id, action)
     record_view(store, actor, mailing)
     return mailing
+
+
+def find_several(
+    store: Store, actor: Actor, names: Iterable[str], *, action: Action = Action.SEE_MAILINGS
+) -> list[MailingInfo]:
+    """Return the mailings with these ids or names, each once, as `find` does. Raises NotFound."""
+    authorize(actor, action)
+    with store.read() as db:
+        found = find_all(names, lambda name: get_mailing(db, actor, queries.find_id(db, actor, name), action))
+    if action == Action.SEE_MAILINGS:  # the audit trail has what is done to them otherwise
+        for mailing in found:
+            record_view(store, actor, mailing)
+    return found
 
 
 def find_id(store: Store, actor: Actor, name: str) -> int:
@@ -229,6 +242,7 @@ def change(
     audience: Audience | None = None,
     no_except: bool = False,
     name: str | None = None,
+    require_consent: bool = False,
 ) -> MailingInfo:
     """Change the values that are given. `no_end` removes the end, `no_topic` the topic, an empty `name` the name.
 
@@ -264,7 +278,7 @@ def change(
             set_audience(db, actor, mailing, audience, now, keeps_rest=True)
         if message_id is not None or audience is not None:
             db.flush()
-            require_values(db, mailing, now)
+            require_values(db, mailing, now, require_consent=require_consent)
         if name is not None:
             mailing.name = _checked_name(db, actor, name, mailing_id)
         if no_topic:
@@ -375,12 +389,25 @@ def require_mailing(store: Store, name: str) -> int:
     return mailing_id
 
 
-def _with_progress(store: Store, mailing: MailingInfo) -> MailingInfo:
+def with_progress(store: Store, found: Sequence[MailingInfo]) -> list[MailingInfo]:
+    """Return mailings with their progress. Counting it may take long."""
     with store.read() as db:
-        return add_progress(db, [mailing])[0]
+        return add_progress(db, found)
 
 
-def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_id: int | None = None) -> "Mailing":
+def _with_progress(store: Store, mailing: MailingInfo) -> MailingInfo:
+    return with_progress(store, [mailing])[0]
+
+
+def _insert(
+    db: Session,
+    now: datetime,
+    actor: Actor,
+    new: _NewMailing,
+    *,
+    require_consent: bool,
+    mailing_id: int | None = None,
+) -> "Mailing":
     from skychimp.models import Mailing
 
     authorize(actor, Action.CHANGE_MAILINGS)
@@ -411,7 +438,7 @@ def _insert(db: Session, now: datetime, actor: Actor, new: _NewMailing, mailing_
     db.add(mailing)
     db.flush()
     set_audience(db, actor, mailing, new.audience, now)
-    require_values(db, mailing, now)
+    require_values(db, mailing, now, require_consent=require_consent)
     return mailing
 
 

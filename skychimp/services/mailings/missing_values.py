@@ -1,58 +1,128 @@
 """Refuse a message for which some clients lack a value of a custom field."""
 
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from skychimp.delivery.composing import compose
+from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue
 from skychimp.models import tables
+from skychimp.permissions import Action, Actor
+from skychimp.services.mailings.queries import get_mailing
 from skychimp.services.messages import contents
 from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
+from skychimp.store.conditions import is_active
+from skychimp.store.database import Store
 from skychimp.store.session import Session
-from skychimp.translation import joined, tr, trn
+from skychimp.translation import Phrase, joined, tr, trn
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
 
 _C = tables.client
+_M = tables.mailing
 
 
-def require_values(db: Session, mailing: "Mailing", now: datetime) -> None:
-    """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs."""
-    required = compose.required_fields(contents.read_content(db, mailing.message_id))
-    if not required:
-        return
+def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_consent: bool) -> None:
+    """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs.
+
+    `require_consent` is the setting of that name.
+    """
     assert mailing.id is not None
+    if missing := _find_missing(db, mailing.id, now, require_consent=require_consent):
+        reason = tr(
+            "message {message_id} needs a value of each field for all clients: {in_words}",
+            message_id=mailing.message_id,
+            in_words=_in_words(missing),
+        )
+        raise InvalidValue(reason, _hint(missing))
+
+
+def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> str | None:
+    """Return which values clients lack who would get a mailing if it were enabled, such as `2 clients have no city`.
+
+    None if they lack nothing, or nothing can be sent. `require_consent` is the setting of that name. Raises NotFound.
+    """
+    with store.read() as db:
+        get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
+        missing: dict[str, int] = {}
+        with suppress(InvalidValue):
+            missing = _find_missing(db, mailing_id, store.now(), require_consent=require_consent)
+    return _in_words(missing) if missing else None
+
+
+def added_fields(db: Session, message_id: int, new: MessageContent) -> Collection[str]:
+    """Return the folded names of the fields that a message needs with new content, and does not need now.
+
+    The new content is in its layout.
+    """
+    required = set(compose.required_fields(new))
+    if required:
+        with suppress(InvalidValue):  # what cannot be sent any more needs nothing
+            required -= set(compose.required_fields(contents.read_content(db, message_id)))
+    return required
+
+
+def require_added_values(
+    db: Session, owner_id: int, message_id: int, added: Collection[str], now: datetime, *, require_consent: bool
+) -> None:
+    """Raise InvalidValue if a client has none of these fields and gets an active mailing with a message.
+
+    `require_consent` is the setting of that name. A mailing whose audience cannot be read has no clients now.
+    """
+    names = store_fields.names_of(db.connection(), owner_id, added) if added else []
+    if not names:
+        return
+    active = select(_M.c.id).where(_M.c.message_id == message_id, is_active(now)).order_by(_M.c.id)
+    for mailing_id in db.scalars(active).all():
+        missing: dict[str, int] = {}
+        with suppress(InvalidValue):
+            missing = _count_missing(db, mailing_id, names, now, require_consent=require_consent)
+        if missing:
+            reason = tr(
+                "mailing {mailing_id} needs a value of each field for all clients: {in_words}",
+                mailing_id=mailing_id,
+                in_words=_in_words(missing),
+            )
+            raise InvalidValue(reason, _hint(missing))
+
+
+def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consent: bool) -> dict[str, int]:
+    """Return how many clients lack a value that the mailing's message needs, by the names of the fields.
+
+    Raises InvalidValue if the message or the audience cannot be read.
+    """
+    message_id, owner_id = db.execute(select(_M.c.message_id, _M.c.owner_id).where(_M.c.id == mailing_id)).one()
+    required = compose.required_fields(contents.read_content(db, message_id))
+    names = store_fields.names_of(db.connection(), owner_id, required) if required else []
+    return _count_missing(db, mailing_id, names, now, require_consent=require_consent) if names else {}
+
+
+def _count_missing(
+    db: Session, mailing_id: int, names: Sequence[str], now: datetime, *, require_consent: bool
+) -> dict[str, int]:
+    """Return how many clients who get a mailing have no value, by the names of the fields. Raises InvalidValue."""
     connection = db.connection()
-    names = store_fields.names_of(connection, mailing.owner_id, required)
-    chosen = audience.selection(connection, mailing.id, now)
+    chosen = audience.selection(connection, mailing_id, now, require_consent=require_consent)
     in_audience = audience.client_ids(chosen).subquery()
     recipients = select(_C.c.id).where(_C.c.id.in_(select(in_audience.c.id)), audience.can_receive(chosen))
-    missing = store_fields.count_missing(connection, recipients, names)
-    if missing:
-        raise _missing_values(mailing.message_id, missing)
+    return store_fields.count_missing(connection, recipients, names)
 
 
-def _missing_values(message_id: int | None, missing: dict[str, int]) -> InvalidValue:
+def _in_words(missing: dict[str, int]) -> Phrase:
     (name, number), *others = missing.items()
-    reason = joined(
-        ", ",
-        (
-            trn("{number:,} client has no {field}", "{number:,} clients have no {field}", number, field=name),
-            *(tr("{number:,} no {field}", number=more, field=other) for other, more in others),
-        ),
-    )
-    return InvalidValue(
-        tr(
-            "message {message_id} needs a value of each field for all clients: {reason}",
-            message_id=message_id,
-            reason=reason,
-        ),
-        tr(
-            'use {{{{ client.fields.{name} | default("...") }}}} in the message, or set the field of these clients',
-            name=name,
-        ),
+    first = trn("{number:,} client has no {field}", "{number:,} clients have no {field}", number, field=name)
+    return joined(", ", (first, *(tr("{number:,} no {field}", number=more, field=other) for other, more in others)))
+
+
+def _hint(missing: dict[str, int]) -> Phrase:
+    name = next(iter(missing))
+    return tr(
+        'use {{{{ client.fields.{name} | default("...") }}}} in the message, or set the field of these clients',
+        name=name,
     )

@@ -1,6 +1,6 @@
 """Tell who gets a mailing now, and who does not and why. Changes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -74,6 +74,19 @@ def count_when_enabled(store: Store, actor: Actor, mailing_id: int, *, require_c
         counted = _count(db, mailing_id, now, require_consent)
         first = canary.sample_size(mailing.canary or "", counted.recipients)
         return counted._replace(recipients=max(first, waiting))
+
+
+def add_up(counts: Iterable[AudienceCount]) -> AudienceCount:
+    """Return the sums of several counts, and the first problem that one of them has."""
+    counted = list(counts)
+    return AudienceCount(
+        recipients=sum(each.recipients for each in counted),
+        suppressed=sum(each.suppressed for each in counted),
+        bad=sum(each.bad for each in counted),
+        no_consent=sum(each.no_consent for each in counted),
+        excluded=sum(each.excluded for each in counted),
+        problem=next((each.problem for each in counted if each.problem is not None), None),
+    )
 
 
 def _count(db: Connection, mailing_id: int, now: datetime, require_consent: bool) -> AudienceCount:

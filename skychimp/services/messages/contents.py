@@ -64,6 +64,13 @@ def content_of(row: Row[Any]) -> MessageContent:
     return MessageContent(row.subject, row.body, Format(row.format), row.html, row.attachments)
 
 
+def finished(content: MessageContent, layout: "Layout | None", *, is_digest: bool) -> MessageContent:
+    """Return what the emails of a message contain, in its layout. A digest has no posts. Raises InvalidValue."""
+    from skychimp.delivery.composing.layouts import finishing
+
+    return finishing.finish(insert_posts(content, ()) if is_digest else content, layout)
+
+
 def finish_row(content: MessageContent, row: Row[Any]) -> MessageContent:
     """Return content in the layout of a message's row. Raises InvalidValue."""
     from skychimp.delivery.composing.layouts import finishing

@@ -1,6 +1,6 @@
 """Manage layouts: the HTML templates around the content of messages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -15,6 +15,7 @@ from skychimp.models import Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, not_found
+from skychimp.services.mailings import missing_values
 from skychimp.services.messages import contents
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
@@ -113,24 +114,36 @@ def list_layouts(store: Store, actor: Actor, options: ListOptions) -> Listed[Lay
 
 
 def change(
-    store: Store, actor: Actor, name: str, *, new_name: str | None = None, html: str | None = None
+    store: Store,
+    actor: Actor,
+    name: str,
+    *,
+    new_name: str | None = None,
+    html: str | None = None,
+    require_consent: bool = False,
 ) -> LayoutInfo:
-    """Change a layout. Occurrences that are open already keep the old one.
+    """Change a layout. Occurrences that are open already keep the old one. `require_consent` is that setting.
 
-    Raises NotFound, Conflict, and InvalidValue, also if a message that uses the layout could not be sent with it.
+    Raises NotFound, Conflict, and InvalidValue, also if a message that uses the layout could not be sent with it, or
+    not to all clients of a mailing.
     """
     from skychimp.models import Layout as LayoutRow
 
     old = show(store, actor, name, action=Action.CHANGE_MESSAGES)
+    added: Mapping[int, Collection[str]] = {}
     if html is not None:
         _check(store, actor, html)
-        _check_messages(store, actor, old.id, html)
+        added = _check_messages(store, actor, old.id, html)
     with store.write() as db:
         layout = db.get_one(LayoutRow, _find(db, actor, str(old.id), Action.CHANGE_MESSAGES).id)
         layout.html = layout.html if html is None else html
         if new_name is not None:
             _rename(db, layout, new_name)
-        layout.updated_at = store.now()
+        layout.updated_at = now = store.now()
+        for message_id, fields in added.items():
+            missing_values.require_added_values(
+                db, actor.user_id, message_id, fields, now, require_consent=require_consent
+            )
         db.flush()
         return _find(db, actor, str(layout.id), Action.CHANGE_MESSAGES)
 
@@ -222,21 +235,29 @@ def _check(store: Store, actor: Actor, html: str) -> None:
     compose.check_content(finishing.finish(_SAMPLE, finishing.Layout(html)), fields)
 
 
-def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str) -> None:
-    """Raise InvalidValue if a message could not be sent with the new HTML of its layout."""
+def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str) -> Mapping[int, Collection[str]]:
+    """Return the fields that messages need with the new HTML of their layout, and do not need now, by their ids.
+
+    Raises InvalidValue if a message could not be sent.
+    """
     from skychimp.delivery.composing.layouts import finishing
 
+    added: dict[int, Collection[str]] = {}
     with store.read() as db:
         fields = contents.known_fields(db, actor.user_id)
         messages = db.execute(add_layout(select(_MSG)).where(_ML.c.layout_id == layout_id)).all()
     for message in messages:
         layout = finishing.Layout(html, message.preheader)
         try:
-            contents.validate(contents.content_of(message), fields, layout, is_digest=message.digest)
+            content = contents.validate(contents.content_of(message), fields, layout, is_digest=message.digest)
         except InvalidValue as error:
             raise InvalidValue(
                 tr("message {id} cannot use this layout: {reason}", id=message.id, reason=error.message), error.hint
             ) from None
+        finished = contents.finished(content, layout, is_digest=message.digest)
+        with store.read() as db:
+            added[message.id] = missing_values.added_fields(db, message.id, finished)
+    return added
 
 
 def _rename(db: Session, layout: "LayoutRow", name: str) -> None:

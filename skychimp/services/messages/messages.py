@@ -20,7 +20,8 @@ from skychimp.models import Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, is_valid_id, not_found
-from skychimp.services.messages import attachments, layouts
+from skychimp.services.mailings import missing_values
+from skychimp.services.messages import attachments, contents, layouts
 from skychimp.services.messages.attachments import NO_CHANGES, Attached, AttachmentChanges, AttachmentInfo
 from skychimp.services.messages.contents import known_fields, open_occurrences, unfinished_occurrences, validate
 from skychimp.services.messages.front_matter import FrontMatter, split_front_matter
@@ -142,16 +143,17 @@ def change(
     preheader: str | None = None,
     also_open: bool = False,
     attached: AttachmentChanges = NO_CHANGES,
+    require_consent: bool = False,
 ) -> MessageInfo:
     """Change the values that are given. An occurrence that is already open keeps its content.
 
     With `also_open`, its emails change too that were not sent yet, except those that may have been. Any format but HTML
     removes the HTML part. Front matter gives what is not given, and an empty body is made from the HTML, as in
-    `create`. A body that was made is made again from new HTML. Raises NotFound, InvalidValue, and Conflict if an open
-    occurrence cannot be changed.
-    """
-    from skychimp.delivery.composing.layouts import finishing
+    `create`. A body that was made is made again from new HTML. `require_consent` is the setting of that name.
 
+    Raises NotFound, Conflict if an open occurrence cannot be changed, and InvalidValue, also if clients who get an
+    active mailing with the message lack a field that it did not need before.
+    """
     while True:
         old = show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
         # Outside of the transaction, as this can take seconds, and nothing can be sent meanwhile.
@@ -170,7 +172,9 @@ def change(
         is_text_new = html is not None or is_markdown_new
         done = _attach(content, attached, fields, choice, is_text_new=is_text_new, is_digest=is_digest)
         content = done.content
-        finished = content if is_digest else finishing.finish(content, choice.layout)
+        finished = contents.finished(content, choice.layout, is_digest=is_digest)
+        with store.read() as db:
+            added = missing_values.added_fields(db, message_id, finished)
         prepared = _prepare_open(store, message_id, finished, fields) if also_open and not is_digest else {}
         with store.write() as db:
             if _get(db, actor, message_id, Action.CHANGE_MESSAGES) == old:
@@ -178,6 +182,9 @@ def change(
                 db.execute(update(_MSG).where(_MSG.c.id == message_id).values(values))
                 layouts.store_choice(db, message_id, choice)
                 done.save(db.connection(), before)
+                missing_values.require_added_values(
+                    db, actor.user_id, message_id, added, store.now(), require_consent=require_consent
+                )
                 if also_open:
                     _change_open(db, message_id, finished, fields, prepared, is_digest=is_digest)
                 return _get(db, actor, message_id, Action.CHANGE_MESSAGES)

@@ -1,5 +1,6 @@
 """List users, block and unblock them, and change their roles."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -13,7 +14,7 @@ from skychimp.models import Role, tables
 from skychimp.permissions import MANAGED_ROLES, Action, Actor, authorize, authorize_over
 from skychimp.services import audit, paging
 from skychimp.services.accounts import sessions
-from skychimp.services.listing import ListOptions, apply, matches_id_or_email, not_found
+from skychimp.services.listing import ListOptions, apply, find_all, matches_id_or_email, not_found
 from skychimp.store import holds
 from skychimp.store.conditions import has_more_to_send
 from skychimp.store.database import Store
@@ -74,6 +75,16 @@ def show_own(store: Store, actor: Actor) -> UserInfo:
     authorize(actor, Action.SEE_OWN_ACCOUNT)
     with store.read() as db:
         return _get_user(db, str(actor.user_id))
+
+
+def find_to_block(store: Store, actor: Actor, names: Iterable[str]) -> list[UserInfo]:
+    """Return the users with these ids or email addresses, each once, to block or unblock them.
+
+    Raises Denied, and NotFound also for users the actor may not block.
+    """
+    authorize(actor, Action.BLOCK_USERS)
+    with store.read() as db:
+        return find_all(names, lambda name: _get_user_for(db, actor, Action.BLOCK_USERS, name))
 
 
 def block(store: Store, actor: Actor, user: str, reason: str = "") -> UserInfo:

@@ -29,6 +29,11 @@ def spell(db: Connection, owner_id: int, topic: str) -> str:
         return ""
     # Nobody else can give the same topic another spelling meanwhile. On SQLite, nobody else writes anyway.
     db.execute(select(_U.c.id).where(_U.c.id == owner_id).with_for_update(key_share=True))
+    return find_spelling(db, owner_id, topic)
+
+
+def find_spelling(db: Connection, owner_id: int, topic: str) -> str:
+    """Return the spelling in which a user's topic is stored, or the topic itself if the user has no such topic."""
     of_mailings = select(_M.c.topic).where(_M.c.owner_id == owner_id)
     used = of_mailings.union(select(_S.c.topic).where(_S.c.owner_id == owner_id))
     return next((known for known in db.scalars(used) if folded(known) == folded(topic)), topic)

@@ -53,7 +53,7 @@ def test_every_step_is_shown_and_executed(tmp_path: Path) -> None:
 def test_json_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "STEPS", (("Show the version.", ("--version",)),))
     done = Home(tmp_path).call("demo", "--json")
-    assert (done.json, done.err) == ({"letters": 0, "commands": ["skychimp --version"]}, "")
+    assert (done.json, done.err) == ({"emails": 0, "letters": 0, "commands": ["skychimp --version"]}, "")
 
 
 def test_failed_step_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

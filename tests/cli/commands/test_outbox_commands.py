@@ -126,6 +126,18 @@ def test_what_stays_in_the_outbox_is_said(written: Home) -> None:
     assert "mailing 1: 2 emails left in the outbox: the mailing is disabled: no reason given\n" in done.err
 
 
+def test_empty_outbox_is_said(home: Home) -> None:
+    done = home.call("run", "--from-outbox", environ=smtp(1))
+    assert (done.status, done.err) == (0, "the outbox is empty\nnothing was due\n")
+
+
+def test_outbox_without_emails_of_the_mailing_is_said(written: Home) -> None:
+    mailing = ("mailings", "create", "--message", "1", "--start", "+1d", "--every", "once", "--all-clients")
+    assert written.call(*mailing).status == 0
+    done = written.call("run", "--from-outbox", "--mailing", "2", environ=smtp(1))
+    assert (done.status, done.err) == (0, "the outbox has no emails of mailing 2\nnothing was due\n")
+
+
 @pytest.mark.parametrize("option", ["--dry-run", "--plan"])
 def test_forecast_of_the_outbox_is_refused(written: Home, option: str) -> None:
     done = written.call("run", "--from-outbox", option)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
+from support.command import Home
 from support.queue_steps import rows, update_row
 
 from skychimp.delivery.composing.compose import MessageContent
@@ -14,7 +15,7 @@ from skychimp.services.clients import clients
 from skychimp.services.mailings import mailings
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
-from skychimp.services.messages import messages, rendering
+from skychimp.services.messages import layouts, messages, rendering
 from skychimp.store.database import Store
 
 PEOPLE: Mapping[str, Mapping[str, str]] = {
@@ -86,3 +87,88 @@ def test_previews_have_values(store: Store, ada: Actor) -> None:
     assert rendering.preview(store, ada, message, "bob@x.org").text == "Oslo -"
     with pytest.raises(InvalidValue, match=r"no value for client\.fields\.city"):
         rendering.preview(store, ada, message, "eve@x.org")
+
+
+@pytest.mark.usefixtures("people")
+def test_clients_left_out_for_want_of_a_consent_need_no_value(store: Store, ada: Actor, home: Home) -> None:
+    message = write(store, ada, "{{ client.fields.city }}")
+    for name in ("ann", "bob"):
+        assert home.call("clients", "update", f"{name}@x.org", "--consent", "news").status == 0
+    make = ("mailings", "create", "--message", str(message), "--start", "+1d", "--every", "once", "--all-clients")
+
+    assert home.call(*make).status == 2
+    required = {"SKYCHIMP_DELIVERY__REQUIRE_CONSENT": "true"}
+    created = str(home.call(*make, "--json", environ=required).json["id"])
+    for change in (("update", created, "--all-clients"), ("duplicate", created)):
+        assert home.call("mailings", *change).status == 2
+        assert home.call("mailings", *change, environ=required).status == 0
+    body = ("messages", "update", str(message), "--body", "{{ client.fields.city }} {{ client.fields.visits }}")
+    assert "2 clients have no visits" in home.call(*body).err
+    assert "1 client has no visits" in home.call(*body, environ=required).err
+
+
+@pytest.mark.usefixtures("people")
+def test_changed_message_must_fit_the_clients_of_its_mailings(store: Store, ada: Actor) -> None:
+    message = write(store, ada, "Hello")
+    create(store, ada, message, "ann")
+    create(store, ada, message, "ann", "eve")
+
+    with pytest.raises(InvalidValue) as caught:
+        messages.change(store, ada, message, body="{{ client.fields.city }} {{ client.fields.visits | default('-') }}")
+    assert caught.value.message == "mailing 2 needs a value of each field for all clients: 1 client has no city"
+    assert 'client.fields.city | default("...")' in (caught.value.hint or "")
+    assert messages.show(store, ada, message).body == "Hello"
+    assert messages.change(store, ada, message, body="{{ client.fields.city or 'there' }}").subject == "Hello"
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize("state", ["disabled", "deleted", "ended", "other segment"])
+def test_mailings_that_send_nothing_do_not_count(store: Store, ada: Actor, state: str) -> None:
+    message = write(store, ada, "Hello")
+    mailing = create(store, ada, message)
+    if state == "disabled":
+        mailings.disable(store, ada, mailing)
+    elif state == "deleted":
+        mailings.remove(store, ada, mailing)
+    elif state == "ended":
+        mailings.change(store, ada, mailing, start="2020-01-01", end="2020-02-01")
+    else:
+        mailings.change(store, ada, mailing, audience=Audience(where="fields.city = 'Riga'"))
+
+    assert messages.change(store, ada, message, body="{{ client.fields.city }}").id == message
+
+
+@pytest.mark.usefixtures("people")
+def test_message_that_lacked_values_before_can_be_changed(store: Store, ada: Actor) -> None:
+    """A client who came later, without the field, is no reason to refuse the fix of a typo."""
+    message = write(store, ada, "{{ client.fields.city }}")
+    create(store, ada, message, "ann")
+    clients.create(store, ada, email="new@x.org", tags=["ann"])
+
+    assert messages.change(store, ada, message, subject="Fixed").subject == "Fixed"
+    with pytest.raises(InvalidValue, match=r"mailing 1 needs .* 1 client has no visits"):
+        messages.change(store, ada, message, subject="{{ client.fields.visits }}")
+
+
+@pytest.mark.usefixtures("people")
+def test_changed_layout_must_fit_the_clients_of_all_mailings(store: Store, ada: Actor) -> None:
+    layouts.create(store, ada, "frame", "<p>{{ content }}</p>")
+    content = MessageContent("Hello", "Hello", Format.MARKDOWN)
+    create(store, ada, messages.create(store, ada, content, layout="frame").id, "ann", "eve")
+
+    with pytest.raises(InvalidValue, match="mailing 1 needs a value of each field for all clients: 1 client has no"):
+        layouts.change(store, ada, "frame", html="{{ client.fields.city }}{{ content }}")
+    assert layouts.show(store, ada, "frame").html == "<p>{{ content }}</p>"
+    assert layouts.change(store, ada, "frame", html="{{ client.fields.city or '' }}{{ content }}").name == "frame"
+
+
+@pytest.mark.usefixtures("people")
+def test_enable_warns_of_emails_that_would_fail(store: Store, ada: Actor, home: Home) -> None:
+    message = write(store, ada, "Hello")
+    mailing = str(create(store, ada, message))
+    assert home.call("mailings", "disable", mailing).status == 0
+    messages.change(store, ada, message, body="{{ client.fields.city }}")
+
+    enabled = home.call("mailings", "enable", mailing)
+    assert enabled.status == 0
+    assert "warning: some emails of mailing 1 would fail: 1 client has no city\n" in enabled.err
