@@ -15,7 +15,7 @@ from skychimp.delivery.composing.conversions import MarkedTemplate
 from skychimp.delivery.composing.layouts.inlining import inline_css
 from skychimp.delivery.composing.templates import TextTemplate, split_template
 from skychimp.delivery.sending.refusals.remedies import SENDER, without_doctor
-from skychimp.errors import SkychimpError, StoreNotReady
+from skychimp.errors import InvalidQuery, SkychimpError, StoreNotReady
 from skychimp.store import holds, schema
 from skychimp.store.clients.queries import parser
 from skychimp.store.clients.queries.syntax import Known
@@ -68,7 +68,7 @@ def test_error_is_translated_with_its_parts(do: Callable[[], object], message: s
 
 
 def test_problem_of_a_query_is_translated_with_its_parts() -> None:
-    with pytest.raises(parser.InvalidQuery) as raised:
+    with pytest.raises(InvalidQuery) as raised:
         parser.parse("email = 5", NO_FIELDS)
     shown = (translated(raised.value.problem), translated(raised.value.hint or ""))
     assert shown == ("email — это адрес", "сравнивайте так: адрес в кавычках, например 'ada@example.org'")
