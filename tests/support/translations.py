@@ -120,9 +120,9 @@ def _messages_of_call(name: str, texts: list[Any], keywords: list[ast.keyword]) 
         case _:
             values = {each.arg: each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
             nouns = {arg: value for arg, value in values.items() if isinstance(value, str)}
-            if name := nouns.get("noun"):
-                plural = nouns.get("plural") or f"{name}s"
-                yield f"{{number:,}} {name}", f"{{number:,}} {plural}"
+            if singular := nouns.get("noun"):
+                plural = nouns.get("plural", "") or f"{singular}s"
+                yield f"{{number:,}} {singular}", f"{{number:,}} {plural}"
                 yield f"no matching {plural}"
 
 
