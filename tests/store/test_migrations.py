@@ -377,6 +377,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0021": ("message_variant", "message.variant_by", "occurrence.variants", "content.variants"),
     "0020": (
         "stored_file",
         "message.attachments",
