@@ -279,6 +279,7 @@ message_variant = Table(
     Column("preheader", String, nullable=False, default=""),
     Column("updated_at", UtcDateTime, nullable=False),
     UniqueConstraint("message_id", "key"),
+    CheckConstraint("(layout_kind = 'own') = (layout_id IS NOT NULL)", name="own_layout"),
 )
 
 message_layout = Table(

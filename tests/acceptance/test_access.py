@@ -25,6 +25,7 @@ from support.argon import fast_argon2  # noqa: F401
 from support.command import CommandResult, Home, load_command
 
 from skychimp import services
+from skychimp.cli.help_pages import subcommands
 from skychimp.cli.registry import COMMANDS
 from skychimp.errors import NotLoggedIn
 from skychimp.models import (
@@ -319,7 +320,8 @@ def all_commands() -> list[str]:
     names = []
     for name in COMMANDS:
         command = load_command(name)
-        names += [f"{name} {sub}" for sub in command.commands] if hasattr(command, "commands") else [name]
+        inner = {sub: each for sub, each in subcommands(command).items() if not hasattr(each, "commands")}
+        names += [f"{name} {sub}" for sub in inner] if hasattr(command, "commands") else [name]
     return names
 
 

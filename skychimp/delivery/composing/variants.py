@@ -15,7 +15,7 @@ from skychimp.delivery.composing.compose import MessageContent
 from skychimp.delivery.composing.digest import PostSummary, insert_posts
 from skychimp.errors import InvalidValue
 from skychimp.fields import FieldValue, format_value
-from skychimp.models import Format, EmailLanguage
+from skychimp.models import EmailLanguage, Format
 from skychimp.text import folded
 
 if TYPE_CHECKING:

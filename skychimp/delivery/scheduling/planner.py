@@ -13,7 +13,7 @@ from skychimp.delivery.scheduling import recurrence
 from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
 from skychimp.errors import InvalidValue
 from skychimp.fields import dump_names
-from skychimp.models import CatchUp, Every, Format, EmailLanguage, MailingStatus, OccurrenceState, tables
+from skychimp.models import CatchUp, EmailLanguage, Every, Format, MailingStatus, OccurrenceState, tables
 from skychimp.store import holds
 from skychimp.store.clients import fields
 from skychimp.store.conditions import is_sendable
@@ -220,7 +220,13 @@ def local_due_time(due_at: datetime, timezone: str) -> datetime:
 
 def _due_rows(now: datetime, mailing_id: int | None, include_disabled: bool) -> Select[Any]:
     with_message = select(
-        _M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.attachments, _MSG.c.digest,
+        _M,
+        _MSG.c.subject,
+        _MSG.c.body,
+        _MSG.c.format,
+        _MSG.c.html,
+        _MSG.c.attachments,
+        _MSG.c.digest,
         _MSG.c.variant_by,
     ).join(_MSG, _MSG.c.id == _M.c.message_id)
     return (

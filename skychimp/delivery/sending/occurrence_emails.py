@@ -180,8 +180,8 @@ class OccurrenceEmails:
 class OccurrenceContent(NamedTuple):
     """What an occurrence's emails contain. `composer` is None if that cannot be used, and `error` then says why.
 
-    `variants` has the composers for clients whose `field` has certain values. `key` makes the tokens. `return_paths` is what stands around the token in each email's own return path, () if all
-    have the same.
+    `variants` has the composers for clients whose `field` has certain values. `key` makes the tokens. `return_paths` is
+    what stands around the token in each email's own return path, () if all have the same.
     """
 
     return_path: str

@@ -34,11 +34,12 @@ def require_values(db: Session, mailing: "Mailing", now: datetime) -> None:
     assert mailing.id is not None
     connection = db.connection()
     names = store_fields.names_of(connection, mailing.owner_id, set().union(*required.values()))
+    by = "".join(store_fields.names_of(connection, mailing.owner_id, [content.field]))
     chosen = audience.selection(connection, mailing.id, now)
     in_audience = audience.client_ids(chosen).subquery()
     recipients = select(_C.c.id).where(_C.c.id.in_(select(in_audience.c.id)), audience.can_receive(chosen))
     missing: Counter[str] = Counter()
-    for fields, lacking in store_fields.count_missing(connection, recipients, names, by=content.field):
+    for fields, lacking in store_fields.count_missing(connection, recipients, names, by=by):
         needed = required[content.content_for(fields)]
         missing.update({name: number for name, number in lacking.items() if folded(name) in needed})
     if missing:

@@ -11,7 +11,7 @@ from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholde
 from skychimp.delivery.composing.variants import VariedContent
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field
-from skychimp.models import Format, EmailLanguage, tables
+from skychimp.models import EmailLanguage, Format, tables
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.occurrences.layouts import add_layout, read_variants

@@ -12,7 +12,7 @@ from skychimp.delivery.composing import variants
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import Conflict, InvalidValue
 from skychimp.listed import Listed
-from skychimp.models import Format, EmailLanguage, LayoutKind, tables
+from skychimp.models import EmailLanguage, Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, not_found
@@ -159,7 +159,9 @@ def open_mailings(
     """Return the mailings that still send an older version of a layout, by the messages that use it."""
     with store.read() as db:
         message_ids = db.scalars(_used_by(layout_id).with_only_columns(_MSG.c.id).where(~_MSG.c.digest)).all()
-        found = {each: {row.mailing_id for row in contents.open_occurrences(db, each, language)} for each in message_ids}
+        found = {
+            each: {row.mailing_id for row in contents.open_occurrences(db, each, language)} for each in message_ids
+        }
     return {message_id: sorted(mailings) for message_id, mailings in found.items() if mailings}
 
 

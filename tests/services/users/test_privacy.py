@@ -377,7 +377,7 @@ def test_export_needs_a_login(store: Store) -> None:
     actor = create_user(store, "new")
     assert export_own(store, actor) | {"account": None} == {
         "account": None, "fields": [], "clients": [], "consents": [], "suppressions": [], "segments": [],
-        "layouts": [], "messages": [], "files": [], "mailings": [], "attempts": [], "posts": [],
+        "layouts": [], "messages": [], "variants": [], "files": [], "mailings": [], "attempts": [], "posts": [],
     }  # fmt: skip
 
 

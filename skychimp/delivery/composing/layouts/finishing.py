@@ -21,7 +21,7 @@ from skychimp.delivery.composing.layouts.markup import Kind
 from skychimp.delivery.composing.templates import Expression, TextTemplate, split_template
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field, find_field, unknown_field
-from skychimp.models import Format, EmailLanguage, LayoutKind
+from skychimp.models import EmailLanguage, Format, LayoutKind
 from skychimp.text import one_line
 
 if TYPE_CHECKING:

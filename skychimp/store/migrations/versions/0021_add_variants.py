@@ -31,6 +31,9 @@ def upgrade() -> None:
         sa.Column("layout_id", _integer(), nullable=True),
         sa.Column("preheader", line(), nullable=False),
         sa.Column("updated_at", time(), nullable=False),
+        sa.CheckConstraint(
+            "(layout_kind = 'own') = (layout_id IS NOT NULL)", name=op.f("ck_message_variant_own_layout")
+        ),
         sa.ForeignKeyConstraint(
             ["message_id"], ["message.id"], name=op.f("fk_message_variant_message_id"), ondelete="CASCADE"
         ),
