@@ -35,6 +35,12 @@ def subcommands(command: Any) -> dict[str, Any]:
     return found
 
 
+def leaves(command: Any) -> dict[str, Any]:
+    """Return the commands of a group that are no groups, by their names, or a single command by the empty name."""
+    found = {name: each for name, each in subcommands(command).items() if not hasattr(each, "commands")}
+    return found or {"": command}
+
+
 def prepare_help(command: Any, ctx: Any) -> None:
     """Move the examples of a command before its options, and hide the type of options that take no value."""
     if command.epilog and not isinstance(command, TyperGroup):

@@ -118,13 +118,14 @@ def delete(
     json: Json = False,
 ) -> None:
     """Delete variants of a message. Their clients get the message itself then."""
+    from skychimp.permissions import Action
     from skychimp.services.messages import variants
 
     context = get_context(ctx, json)
     delete_all(
         context,
         "variant",
-        [variants.show(context.store, context.actor, message, each) for each in value],
+        [variants.show(context.store, context.actor, message, each, action=Action.CHANGE_MESSAGES) for each in value],
         describe=lambda target: f'variant {target.value} ("{target.subject}")',
         remove=lambda target: variants.remove(context.store, context.actor, message, target.value),
         columns=COLUMNS,

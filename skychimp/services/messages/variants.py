@@ -13,7 +13,7 @@ from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue, NotFound
 from skychimp.fields import find_field
 from skychimp.models import Format, LayoutKind, tables
-from skychimp.permissions import Action, Actor
+from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
 from skychimp.services.messages import attachments, layouts, messages
 from skychimp.services.messages.attachments import NO_CHANGES, AttachmentChanges, AttachmentInfo
@@ -97,7 +97,7 @@ def set_variant(store: Store, actor: Actor, message_id: int, value: str, changes
         message = messages.show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
         if message.variant_by is None:
             hint = run_hint("messages", "update", message_id, "--variant-by", "lang")
-            raise InvalidValue(f"message {message_id} does not say which field chooses its variants", hint)
+            raise InvalidValue(f"message {message_id} has no field that chooses its variants", hint)
         written = _write(store, actor, message, value, changes)
         with store.write() as db:
             if messages.get_message(db, actor, message_id, Action.CHANGE_MESSAGES) == message:
@@ -115,8 +115,11 @@ def list_variants(store: Store, actor: Actor, message_id: int) -> list[VariantIn
     return [_variant_info(row, counts.get(row.key, 0)) for row in rows]
 
 
-def show(store: Store, actor: Actor, message_id: int, value: str) -> VariantInfo:
-    """Return a variant by its value. Raises NotFound."""
+def show(
+    store: Store, actor: Actor, message_id: int, value: str, *, action: Action = Action.SEE_MESSAGES
+) -> VariantInfo:
+    """Return a variant by its value. Raises NotFound if there is none, or the actor may not do this to the message."""
+    messages.show(store, actor, message_id, action=action)
     found = [each for each in list_variants(store, actor, message_id) if folded(each.value) == folded(value)]
     if not found:
         raise not_found(message_id, value)
@@ -152,8 +155,7 @@ def find_draft(store: Store, actor: Actor, message_id: int, value: str) -> Messa
 
 def remove(store: Store, actor: Actor, message_id: int, value: str) -> VariantInfo:
     """Delete a variant and return it. Occurrences that are open already keep it. Raises NotFound."""
-    messages.show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
-    deleted = show(store, actor, message_id, value)
+    deleted = show(store, actor, message_id, value, action=Action.CHANGE_MESSAGES)
     with store.write() as db:
         is_it = (_V.c.message_id == message_id) & (_V.c.key == folded(deleted.value))
         stored = db.scalars(select(_V.c.attachments).where(is_it)).all()
@@ -166,6 +168,7 @@ def remove(store: Store, actor: Actor, message_id: int, value: str) -> VariantIn
 
 def export(store: Store, actor: Actor) -> Iterator[dict[str, Any]]:
     """Yield the variants of the actor's own messages with the ids of the messages, one message at a time."""
+    authorize(actor, Action.SEE_MESSAGES)
     with store.read() as db:
         ids = db.scalars(
             select(_V.c.message_id)
@@ -184,6 +187,7 @@ def export(store: Store, actor: Actor) -> Iterator[dict[str, Any]]:
 
 def find_unknown_field(store: Store, actor: Actor, name: str) -> str | None:
     """Return what a field that no client has may have been meant as, "" for nothing. None if clients have it."""
+    authorize(actor, Action.SEE_CLIENTS)
     with store.read() as db:
         known = known_fields(db, actor.user_id)
     return None if find_field(name, known) else did_you_mean(name, [field.name for field in known])
