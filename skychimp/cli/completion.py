@@ -120,6 +120,7 @@ KINDS = {
     ),
 }
 """The kinds of objects by the name of the parameter that takes them."""
+KINDS["variant_by"] = KINDS["field"]
 
 
 _PREFIX = re.compile("^(add|remove|except)_")

@@ -282,7 +282,7 @@ def preview(
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
-    if layout not in (None, "none"):
+    if rendered.html is not None and layout not in (None, "none"):
         context.out.note(f"the HTML part has the layout {layout}; --open shows it")
     elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")

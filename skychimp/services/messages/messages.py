@@ -191,7 +191,8 @@ def change(
         field = None if no_variant_by else first(_checked_field(variant_by, fields), old.variant_by, "") or None
         with store.read() as db:
             rows = read_variants(db.connection(), message_id, field)
-        _check_variants(rows, content, fields, attached, is_digest=is_digest)
+        is_checked_again = is_digest != old.digest or old.variant_by is None
+        _check_variants(rows, content, fields if is_checked_again else None, attached, is_digest=is_digest)
         made = [variants.variant_of(row, language) for row in rows]
         layout_now = None if is_digest else choice.layout_in(language)
         finished = variants.finish(content, layout_now, () if is_digest else made, field or "")
@@ -351,16 +352,20 @@ def _checked_field(name: str | None, fields: Collection[Field]) -> str | None:
 def _check_variants(
     rows: Sequence[Row[Any]],
     content: MessageContent,
-    fields: Collection[Field],
+    fields: Collection[Field] | None,
     attached: AttachmentChanges,
     *,
     is_digest: bool,
 ) -> None:
-    """Raise InvalidValue if a variant does not go with the new content of its message."""
+    """Raise InvalidValue if a variant does not go with the new content of its message.
+
+    Its own content is checked again only if the fields are given.
+    """
     for row in rows:
         variant = variants.content_of(row)
         try:
-            validate(variant, fields, is_digest=is_digest)
+            if fields is not None:
+                validate(variant, fields, is_digest=is_digest)
             if attached.is_given:
                 attachments.require_limits(variants.with_files(variant, content.attachments), attached.max_size)
         except InvalidValue as error:

@@ -162,7 +162,7 @@ def remove(store: Store, actor: Actor, message_id: int, value: str) -> VariantIn
         db.execute(delete(_V).where(is_it))
         _touch(db, message_id, store.now())
         attachments.remove(db.connection(), *stored)
-        audit.record(db, actor, "delete", "message", message_id, f"variant {deleted.value}")
+        audit.record(db, actor, "delete", "message", message_id, "variant")
     return deleted
 
 
