@@ -28,6 +28,7 @@ from skychimp.cli.options.message_options import (
 )
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.config.settings import MailSettings
@@ -37,15 +38,15 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(messages_variants.app, name="variants")
 
-COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
-TEST_COLUMNS = {"to": "To", "reply": "Reply", "relay": "Mail server"}
+COLUMNS = {"id": tr("ID"), "subject": tr("Subject"), "format": tr("Format"), "updated_at": tr("Changed")}
+TEST_COLUMNS = {"to": tr("To"), "reply": tr("Reply"), "relay": tr("Mail server")}
 CHECK_COLUMNS = {
-    "level": "Level",
-    "about": "About",
-    "variant": "Variant",
-    "where": "Where",
-    "found": "Result",
-    "remedy": "Fix",
+    "level": tr("Level"),
+    "about": tr("About"),
+    "variant": tr("Variant"),
+    "where": tr("Where"),
+    "found": tr("Result"),
+    "remedy": tr("Fix"),
 }
 CHECK_DELAY_S = 0.5
 EXIT_PROBLEM = 1
@@ -93,7 +94,7 @@ def create(
 
     context = get_context(ctx, json)
     if subject is None and not markdown:
-        raise InvalidValue("the message has no subject", "use --subject")
+        raise InvalidValue(tr("the message has no subject"), tr("use --subject"))
     text, html = read_parts(body, body_file, html_file)
     body_format = chosen_format(markdown=markdown, html=html_file is not None) or Format.TEXT
     attached = read_attachments(context, attach, text_file=html_file or body_file)
@@ -110,7 +111,7 @@ def create(
     report_body(context, created, text, html)
     report_merge_tags(context, created.subject, created.body, html)
     if created.digest and context.settings.blog.url is None:
-        context.out.note("the posts have no links because blog.url is not set")
+        context.out.note(tr("the posts have no links because blog.url is not set"))
     if variant_by is None:
         context.out.next("messages", "preview", created.id)
     else:
@@ -134,7 +135,7 @@ def list_(
     context = get_context(ctx, json)
     shown = choose_columns(context, columns, COLUMNS, messages.MessageInfo)
     rows = messages.list_messages(context.store, context.actor, list_options(limit, offset, search, sort))
-    none_yet = f"no messages yet; {run_hint('messages', 'create', '--help')}"
+    none_yet = tr("no messages yet; {hint}", hint=run_hint("messages", "create", "--help"))
     context.out.rows(rows, shown, noun="message", empty=none_yet, is_filtered=search is not None)
 
 
@@ -183,7 +184,7 @@ def update(
 
     context = get_context(ctx, json)
     if variant_by is not None and no_variant_by:
-        raise InvalidValue("--variant-by and --no-variant-by cannot be combined", "use one of them")
+        raise InvalidValue(tr("--variant-by and --no-variant-by cannot be combined"), tr("use one of them"))
     language = context.settings.mail.language
     text, html = read_parts(body, body_file, html_file)
     new_format = chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
@@ -217,14 +218,16 @@ def update(
         changed = save(text)
     _show(context, changed)
     if text is not None and html is None and changed.html is not None:
-        context.out.note("the HTML part was not changed; use --html-file to replace it, or --plain or --markdown")
+        context.out.note(tr("the HTML part was not changed; use --html-file to replace it, or --plain or --markdown"))
     report_body(context, changed, text, html)
     report_merge_tags(context, subject, text, html)
     if variant_by is not None:
         warn_of_unknown_field(context, variant_by)
     if open_mailings := [] if changed.digest else messages.open_mailings(context.store, message, language):
         names = ", ".join(map(str, open_mailings))
-        context.out.note(f"mailing {names} still sends the old content; --also-open changes what was not sent yet")
+        context.out.note(
+            tr("mailing {names} still sends the old content; --also-open changes what was not sent yet", names=names)
+        )
     context.out.next("messages", "preview", message)
 
 
@@ -283,7 +286,7 @@ def preview(
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
     if rendered.html is not None and layout not in (None, "none"):
-        context.out.note(f"the HTML part has the layout {layout}; --open shows it")
+        context.out.note(tr("the HTML part has the layout {layout}; --open shows it", layout=layout))
     elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
     for name in rendered.attachments:
@@ -291,7 +294,7 @@ def preview(
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         has_link = context.settings.web.url is not None or context.settings.inbound.address is not None
         missing = "" if has_link else "; emails have none until web.url or inbound.address is set"
-        context.out.note(f"the link for unsubscribing is a sample{missing}")
+        context.out.note(tr("the link for unsubscribing is a sample{missing}", missing=missing))
     context.out.next("messages", "test", message, "--to", context.actor.email)
 
 
@@ -305,7 +308,7 @@ def _open_preview(context: Context, message_id: int, client: str | None, variant
     from skychimp.config import shared
     from skychimp.services.messages import preview_page, rendering
 
-    shared.require_operator("start a browser as this account", "use it without --open")
+    shared.require_operator(tr("start a browser as this account"), tr("use it without --open"))
     sender = context.settings.mail.sender or context.actor.email
     blog_url = context.settings.blog.url
     email = rendering.compose_preview(
@@ -324,7 +327,7 @@ def _open_preview(context: Context, message_id: int, client: str | None, variant
     files.write_file(path, preview_page.make_page(email).encode())
     context.out.record({"file": str(path)})
     if not webbrowser.open(path.as_uri()):
-        raise SkychimpError("cannot start a browser", f"open {path} in one, or set BROWSER")
+        raise SkychimpError(tr("cannot start a browser"), tr("open {path} in one, or set BROWSER", path=path))
 
 
 @app.command(epilog="skychimp messages test 1 --to me@example.org")
@@ -389,7 +392,9 @@ def _send_test(
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:
-        context.out.warn(f"the mail server's final reply was lost: the email to {address} may have arrived")
+        context.out.warn(
+            tr("the mail server's final reply was lost: the email to {address} may have arrived", address=address)
+        )
     return SentTest(address, result.reply and result.reply.text, result.relay)
 
 
@@ -421,7 +426,7 @@ def check(
     else:
         has_variants = any(finding.variant for finding in findings)
         columns = {key: each for key, each in CHECK_COLUMNS.items() if key != "variant" or has_variants}
-        context.out.rows(findings, columns, empty="no problems found", optional=("about",))
+        context.out.rows(findings, columns, empty=tr("no problems found"), optional=("about",))
     if has_problem:
         raise typer.Exit(EXIT_PROBLEM)
     context.out.next("messages", "test", message, "--to", context.actor.email)

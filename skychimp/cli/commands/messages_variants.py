@@ -23,6 +23,7 @@ from skychimp.cli.options.message_options import (
     report_merge_tags,
 )
 from skychimp.shell import run_hint
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.cli.context import Context
@@ -35,7 +36,13 @@ app = typer.Typer(
     epilog="skychimp messages variants set 1 ru --subject Новости --body-file news.ru.md",
 )
 
-COLUMNS = {"value": "Value", "subject": "Subject", "format": "Format", "clients": "Clients", "updated_at": "Changed"}
+COLUMNS = {
+    "value": tr("Value"),
+    "subject": tr("Subject"),
+    "format": tr("Format"),
+    "clients": tr("Clients"),
+    "updated_at": tr("Changed"),
+}
 
 MessageId = Annotated[int, typer.Argument(metavar="MESSAGE", help="Message ID.", show_default=False)]
 Value = Annotated[
@@ -89,12 +96,18 @@ def set_(
     report_body(context, saved, text, html)
     report_merge_tags(context, subject, text, html)
     if not saved.clients:
-        context.out.note("no client has this value yet")
+        context.out.note(tr("no client has this value yet"))
     open_mailings = messages.open_mailings(context.store, message, context.settings.mail.language)
     if open_mailings:
         names = ", ".join(map(str, open_mailings))
         again = run_hint("messages", "update", message, "--also-open")
-        context.out.note(f"mailing {names} still sends the old content; to change what was not sent yet, {again}")
+        context.out.note(
+            tr(
+                "mailing {names} still sends the old content; to change what was not sent yet, {again}",
+                names=names,
+                again=again,
+            )
+        )
     context.out.next("messages", "preview", message, "--variant", saved.value)
 
 
@@ -105,7 +118,7 @@ def list_(ctx: typer.Context, message: MessageId, json: Json = False) -> None:
 
     context = get_context(ctx, json)
     rows = variants.list_variants(context.store, context.actor, message)
-    none_yet = f"no variants yet; {run_hint('messages', 'variants', 'set', '--help')}"
+    none_yet = tr("no variants yet; {hint}", hint=run_hint("messages", "variants", "set", "--help"))
     context.out.rows(rows, COLUMNS, noun="variant", empty=none_yet)
 
 

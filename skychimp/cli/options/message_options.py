@@ -7,6 +7,7 @@ import typer
 from skychimp.cli.context import Context, read_text
 from skychimp.cli.editor import Saved, edit_and_save
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +46,9 @@ def report_body(context: Context, message: "Written", text: str | None, html: st
     if message.html is None or text or (text is None and html is None):
         return
     if messages.has_made_body(message):
-        context.out.note("the text part was made from the HTML part; use --body or --body-file to replace it")
+        context.out.note(tr("the text part was made from the HTML part; use --body or --body-file to replace it"))
     else:
-        context.out.note("the text part was not changed; use --body '' to make it from the HTML part")
+        context.out.note(tr("the text part was not changed; use --body '' to make it from the HTML part"))
 
 
 def report_merge_tags(context: Context, subject: str | None, text: str | None, html: str | None) -> None:
@@ -56,8 +57,14 @@ def report_merge_tags(context: Context, subject: str | None, text: str | None, h
 
     if tags := messages.foreign_merge_tags(subject, text, html):
         more = f" and {len(tags) - SHOWN_TAGS:,} more" if len(tags) > SHOWN_TAGS else ""
-        context.out.warn(f"merge tags of another program are sent as they are: {', '.join(tags[:SHOWN_TAGS])}{more}")
-        context.out.warn('hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"')
+        context.out.warn(
+            tr(
+                "merge tags of another program are sent as they are: {tags}{more}",
+                tags=", ".join(tags[:SHOWN_TAGS]),
+                more=more,
+            )
+        )
+        context.out.warn(tr('hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"'))
 
 
 def warn_of_unknown_field(context: Context, name: str) -> None:
@@ -66,17 +73,17 @@ def warn_of_unknown_field(context: Context, name: str) -> None:
 
     meant = variants.find_unknown_field(context.store, context.actor, name)
     if meant is not None:
-        context.out.warn(f"warning: no client has the field {name}")
+        context.out.warn(tr("warning: no client has the field {name}", name=name))
         if meant:
-            context.out.warn(f"hint: {meant}")
+            context.out.warn(tr("hint: {meant}", meant=meant))
 
 
 def read_parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:
     """Return the text and the HTML part that the options give, None for each that they don't."""
     if body is not None and body_file is not None:
-        raise InvalidValue("--body and --body-file cannot be combined", "use one of them")
+        raise InvalidValue(tr("--body and --body-file cannot be combined"), tr("use one of them"))
     if body_file == "-" and html_file == "-":
-        raise InvalidValue("--body-file and --html-file cannot both read stdin", "use a file for one of them")
+        raise InvalidValue(tr("--body-file and --html-file cannot both read stdin"), tr("use a file for one of them"))
     return body if body_file is None else read_text(body_file), None if html_file is None else read_text(html_file)
 
 
@@ -85,7 +92,7 @@ def chosen_format(*, markdown: bool, html: bool, plain: bool = False) -> "Format
     from skychimp.models import Format
 
     if markdown + html + plain > 1:
-        raise InvalidValue("--markdown, --html-file and --plain cannot be combined", "use one of them")
+        raise InvalidValue(tr("--markdown, --html-file and --plain cannot be combined"), tr("use one of them"))
     return Format.MARKDOWN if markdown else Format.HTML if html else Format.TEXT if plain else None
 
 
@@ -97,5 +104,5 @@ def edit_body(context: Context, body: str, body_format: "Format", save: "Callabl
         save,
         suffix=EDITOR_SUFFIXES[body_format],
         missing="the message has no body",
-        hint="use --body, --body-file or --html-file",
+        hint=tr("use --body, --body-file or --html-file"),
     )

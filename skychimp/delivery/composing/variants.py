@@ -17,6 +17,7 @@ from skychimp.errors import InvalidValue
 from skychimp.fields import FieldValue, format_value
 from skychimp.models import EmailLanguage, Format
 from skychimp.text import folded
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -210,7 +211,7 @@ def parse(stored: str) -> tuple[str, Mapping[str, MessageContent]]:
         if not isinstance(values["field"], str):
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise InvalidValue("the variants of the message are damaged") from None
+        raise InvalidValue(tr("the variants of the message are damaged")) from None
     return values["field"], contents
 
 

@@ -27,6 +27,7 @@ from skychimp.store.occurrences.layouts import variants as select_variants
 from skychimp.store.session import Session
 from skychimp.store.sql import byte_length, total
 from skychimp.text import count_of, did_you_mean, folded, nfc, one_line, shortened
+from skychimp.translation import tr
 
 _MSG = tables.message
 _V = tables.message_variant
@@ -97,7 +98,9 @@ def set_variant(store: Store, actor: Actor, message_id: int, value: str, changes
         message = messages.show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
         if message.variant_by is None:
             hint = run_hint("messages", "update", message_id, "--variant-by", "lang")
-            raise InvalidValue(f"message {message_id} has no field that chooses its variants", hint)
+            raise InvalidValue(
+                tr("message {message_id} has no field that chooses its variants", message_id=message_id), hint
+            )
         written = _write(store, actor, message, value, changes)
         with store.write() as db:
             if messages.get_message(db, actor, message_id, Action.CHANGE_MESSAGES) == message:
@@ -196,7 +199,9 @@ def find_unknown_field(store: Store, actor: Actor, name: str) -> str | None:
 def not_found(message_id: int, value: str) -> NotFound:
     """Return the error that a message has no such variant."""
     hint = run_hint("messages", "variants", "list", message_id)
-    return NotFound(f"message {message_id} has no variant {shortened(value)}", hint)
+    return NotFound(
+        tr("message {message_id} has no variant {value}", message_id=message_id, value=shortened(value)), hint
+    )
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,9 @@ def _write(store: Store, actor: Actor, message: MessageInfo, value: str, changes
     had = of_message if row is None else Choice(row.layout_kind, row.layout_id, row.layout_html, row.preheader)
     front_matter, body = messages.split_body(changes.body, changes.format or old.format)
     if front_matter.digest not in (None, message.digest):
-        raise InvalidValue("a variant cannot say whether it is a digest", 'remove "digest" from the front matter')
+        raise InvalidValue(
+            tr("a variant cannot say whether it is a digest"), tr('remove "digest" from the front matter')
+        )
     subject = messages.given(changes.subject, front_matter.subject)
     content = messages.changed_content(old, before, fields, subject, body, changes.format, changes.html, message.digest)
     with store.read() as db:
@@ -257,7 +264,9 @@ def _attach(
     """Return a variant with its own files. Raises InvalidValue."""
     if changes.attached.paths:
         hint = run_hint("messages", "update", message.id, "--attach", changes.attached.paths[0])
-        raise InvalidValue("a variant cannot attach a file of each client", f"attach it to the message: {hint}")
+        raise InvalidValue(
+            tr("a variant cannot attach a file of each client"), tr("attach it to the message: {hint}", hint=hint)
+        )
     is_markdown_new = content.format == Format.MARKDOWN and not (changes.body is None and changes.format is None)
     done = attachments.attach(content, changes.attached, is_text_new=changes.html is not None or is_markdown_new)
     merged = variants.with_files(done.content, messages.stored_attachments(store, message.id))
@@ -270,16 +279,22 @@ def _require_limits(db: Session, message_id: int) -> None:
     size = byte_length(_V.c.body) + byte_length(func.coalesce(_V.c.html, ""))
     number, total_size = db.execute(select(func.count(), total(size)).where(_V.c.message_id == message_id)).one()
     if number > MOST_VARIANTS:
-        raise InvalidValue(f"a message has at most {MOST_VARIANTS} variants", "delete some, or use another message")
+        raise InvalidValue(
+            tr("a message has at most {most_variants} variants", most_variants=MOST_VARIANTS),
+            tr("delete some, or use another message"),
+        )
     if total_size > MAX_SIZE:
-        raise InvalidValue(f"the variants are larger than {MAX_SIZE // 1_000_000} MB together", "make them shorter")
+        raise InvalidValue(
+            tr("the variants are larger than {max_size} MB together", max_size=MAX_SIZE // 1_000_000),
+            tr("make them shorter"),
+        )
 
 
 def _checked_value(value: str) -> str:
     """Return a value in NFC. Raises InvalidValue if no field could have it."""
     value = one_line(nfc(value.strip()), "value", MAX_VALUE_LENGTH)
     if not value:
-        raise InvalidValue("the value is empty", "clients without a value get the message itself")
+        raise InvalidValue(tr("the value is empty"), tr("clients without a value get the message itself"))
     return value
 
 
