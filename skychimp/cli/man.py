@@ -10,6 +10,7 @@ from typing import Any
 
 from skychimp import __version__, shell
 from skychimp.cli import registry
+from skychimp.cli.help_pages import leaves
 
 _HEADER = r""".TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
 .nh
@@ -43,7 +44,7 @@ def _command_page(name: str) -> str:
     path = shell.command(name)
     header = _header(f"skychimp-{name}", registry.COMMANDS[name].summary)
     if hasattr(command, "commands"):
-        body = _group_body(name, path, command.commands)
+        body = _group_body(name, path, leaves(command))
     else:
         body = [".SH SYNOPSIS", *_synopsis(command, path), ".SH DESCRIPTION", *_description(command, path)]
     return "\n".join([header, *body, *_examples(command)])

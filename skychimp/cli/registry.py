@@ -103,7 +103,7 @@ class _LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = load_command(name, completing=ctx.resilient_parsing)
-            for each in (command, *getattr(command, "commands", {}).values()):
+            for each in (command, *subcommands(command).values()):
                 prepare_help(each, ctx)
         return name, command, rest
 

@@ -16,7 +16,7 @@ from skychimp.services.clients import clients, consents, fields, importing, segm
 from skychimp.services.inbound import processing
 from skychimp.services.mailings import forecast, queries, recipients, retries
 from skychimp.services.mailings.outbox_mail import FromOutbox
-from skychimp.services.messages import layouts, messages, rendering
+from skychimp.services.messages import layouts, messages, rendering, variants
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.operations import (
     backups,
@@ -132,9 +132,12 @@ SHAPES: dict[str, Shape] = {
     "messages delete": Either((messages.MessageInfo, [messages.MessageInfo])),
     "messages list": [messages.MessageInfo],
     "messages preview": Either((rendering.Preview, _FILE)),
-    "messages show": messages.MessageInfo,
+    "messages show": Merged((messages.MessageInfo, {"variants?": [variants.VariantCount], "fallback_clients?": int})),
     "messages test": Either((SentTest, [SentTest])),
     "messages update": messages.MessageInfo,
+    "messages variants delete": Either((variants.VariantInfo, [variants.VariantInfo])),
+    "messages variants list": [variants.VariantInfo],
+    "messages variants set": variants.VariantInfo,
     "password change": accounts.Account,
     "password reset": Either((accounts.Account, _EMAIL)),
     "register": Either(({"email": str, "name": str, "verified": bool}, accounts.Account)),

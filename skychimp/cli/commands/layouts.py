@@ -99,7 +99,9 @@ def update(
     with named_in_errors(html_file):
         changed = layouts.change(context.store, context.actor, layout, new_name=name, html=html)
     _show(context, changed)
-    for message_id, mailings in layouts.open_mailings(context.store, changed.id).items():
+    for message_id, mailings in layouts.open_mailings(
+        context.store, changed.id, context.settings.mail.language
+    ).items():
         names = ", ".join(map(str, mailings))
         again = run_hint("messages", "update", message_id, "--also-open")
         context.out.note(

@@ -1,5 +1,7 @@
 """Refuse a message for which some clients lack a value of a custom field."""
 
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from skychimp.services.messages import contents
 from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.session import Session
-from skychimp.text import count_of
+from skychimp.text import count_of, folded
 from skychimp.translation import tr
 
 if TYPE_CHECKING:
@@ -22,22 +24,30 @@ _C = tables.client
 
 
 def require_values(db: Session, mailing: "Mailing", now: datetime) -> None:
-    """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs."""
-    required = compose.required_fields(contents.read_content(db, mailing.message_id))
-    if not required:
+    """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs.
+
+    A client who gets a variant needs only what that needs.
+    """
+    content = contents.read_content(db, mailing.message_id)
+    required = {each: compose.required_fields(each) for each in content.all}
+    if not any(required.values()):
         return
     assert mailing.id is not None
     connection = db.connection()
-    names = store_fields.names_of(connection, mailing.owner_id, required)
+    names = store_fields.names_of(connection, mailing.owner_id, set().union(*required.values()))
+    by = "".join(store_fields.names_of(connection, mailing.owner_id, [content.field]))
     chosen = audience.selection(connection, mailing.id, now)
     in_audience = audience.client_ids(chosen).subquery()
     recipients = select(_C.c.id).where(_C.c.id.in_(select(in_audience.c.id)), audience.can_receive(chosen))
-    missing = store_fields.count_missing(connection, recipients, names)
+    missing: Counter[str] = Counter()
+    for fields, lacking in store_fields.count_missing(connection, recipients, names, by=by):
+        needed = required[content.content_for(fields)]
+        missing.update({name: number for name, number in lacking.items() if folded(name) in needed})
     if missing:
         raise _missing_values(mailing.message_id, missing)
 
 
-def _missing_values(message_id: int | None, missing: dict[str, int]) -> InvalidValue:
+def _missing_values(message_id: int | None, missing: Mapping[str, int]) -> InvalidValue:
     (name, number), *others = missing.items()
     reason = f"{count_of(number, 'client')} {'has' if number == 1 else 'have'} no {name}"
     reason += "".join(f", {more:,} no {other}" for other, more in others)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Row, Select, and_, delete, exists, insert, select
 
+from skychimp.delivery.composing import variants
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import Conflict, InvalidValue
 from skychimp.listed import Listed
-from skychimp.models import Format, LayoutKind, tables
+from skychimp.models import EmailLanguage, Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, not_found
@@ -19,6 +20,7 @@ from skychimp.services.messages import contents
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
 from skychimp.store.occurrences.layouts import add_layout
+from skychimp.store.occurrences.layouts import variants as select_variants
 from skychimp.store.session import Session
 from skychimp.text import folded, nfc, one_line, shortened
 from skychimp.translation import tr
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _L = tables.layout
 _ML = tables.message_layout
 _MSG = tables.message
+_V = tables.message_variant
 
 MAX_NAME_LENGTH = 100
 DEFAULT, NONE = LayoutKind.DEFAULT.value, LayoutKind.NONE.value
@@ -62,9 +65,13 @@ class Choice(NamedTuple):
     @property
     def layout(self) -> "Layout | None":
         """The layout that the content is put into."""
+        return self.layout_in(EmailLanguage.EN)
+
+    def layout_in(self, language: EmailLanguage) -> "Layout | None":
+        """Return the layout with its words in a language."""
         from skychimp.delivery.composing.layouts import finishing
 
-        return finishing.layout_of(self.kind, self.html, self.preheader)
+        return finishing.layout_of(self.kind, self.html, self.preheader, language)
 
 
 def create(store: Store, actor: Actor, name: str, html: str) -> LayoutInfo:
@@ -149,11 +156,15 @@ def remove(store: Store, actor: Actor, name: str) -> LayoutInfo:
     return deleted
 
 
-def open_mailings(store: Store, layout_id: int | None) -> dict[int, Sequence[int]]:
+def open_mailings(
+    store: Store, layout_id: int | None, language: EmailLanguage = EmailLanguage.EN
+) -> dict[int, Sequence[int]]:
     """Return the mailings that still send an older version of a layout, by the messages that use it."""
     with store.read() as db:
         message_ids = db.scalars(_used_by(layout_id).with_only_columns(_MSG.c.id).where(~_MSG.c.digest)).all()
-        found = {each: {row.mailing_id for row in contents.open_occurrences(db, each)} for each in message_ids}
+        found = {
+            each: {row.mailing_id for row in contents.open_occurrences(db, each, language)} for each in message_ids
+        }
     return {message_id: sorted(mailings) for message_id, mailings in found.items() if mailings}
 
 
@@ -228,13 +239,21 @@ def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str
     with store.read() as db:
         fields = contents.known_fields(db, actor.user_id)
         messages = db.execute(add_layout(select(_MSG)).where(_ML.c.layout_id == layout_id)).all()
+        of_messages = select_variants().add_columns(_MSG.c.digest).join(_MSG, _MSG.c.id == _V.c.message_id)
+        messages = [*messages, *db.execute(of_messages.where(_V.c.layout_id == layout_id))]
     for message in messages:
         layout = finishing.Layout(html, message.preheader)
         try:
-            contents.validate(contents.content_of(message), fields, layout, is_digest=message.digest)
+            contents.validate(variants.content_of(message), fields, layout, is_digest=message.digest)
         except InvalidValue as error:
+            message_id = message._mapping.get("message_id", message.id)
             raise InvalidValue(
-                tr("message {id} cannot use this layout: {message}", id=message.id, message=error.message), error.hint
+                tr(
+                    "message {message_id} cannot use this layout: {message}",
+                    message_id=message_id,
+                    message=error.message,
+                ),
+                error.hint,
             ) from None
 
 
@@ -257,8 +276,9 @@ def _rename(db: Session, layout: "LayoutRow", name: str) -> None:
 
 def _used_by(layout_id: int | None) -> Select[Any]:
     """Return a query for the messages that use a layout."""
-    query = select(_MSG).join(_ML, _ML.c.message_id == _MSG.c.id)
-    return query.where(_ML.c.layout_id == layout_id).order_by(_MSG.c.id)
+    of_messages = select(_ML.c.message_id).where(_ML.c.layout_id == layout_id)
+    of_variants = select(_V.c.message_id).where(_V.c.layout_id == layout_id)
+    return select(_MSG).where(_MSG.c.id.in_(of_messages.union(of_variants))).order_by(_MSG.c.id)
 
 
 def _visible(actor: Actor, action: Action) -> Select[Any]:
