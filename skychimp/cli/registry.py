@@ -14,7 +14,14 @@ from typer.main import get_command
 
 from skychimp import __version__
 from skychimp.cli.context import GlobalOptions
-from skychimp.cli.help_pages import SUBCOMMAND, prepare_command, prepare_help, show_group_help, translate_help
+from skychimp.cli.help_pages import (
+    SUBCOMMAND,
+    prepare_command,
+    prepare_help,
+    show_group_help,
+    subcommands,
+    translate_help,
+)
 from skychimp.errors import InvalidValue
 from skychimp.translation import LANGUAGES, current_language, tr
 
