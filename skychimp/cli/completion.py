@@ -121,6 +121,7 @@ KINDS = {
     ),
 }
 """The kinds of objects by the name of the parameter that takes them."""
+KINDS["variant_by"] = KINDS["field"]
 
 
 _PREFIX = re.compile("^(add|remove|except)_")
@@ -129,6 +130,9 @@ _PREFIX = re.compile("^(add|remove|except)_")
 
 def add_completion(app: typer.Typer) -> None:
     """Let each parameter of these commands that is named like a kind suggest objects of that kind."""
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        add_completion(group.typer_instance)
     for command in app.registered_commands:
         assert command.callback is not None
         for name, parameter in inspect.signature(command.callback).parameters.items():

@@ -22,17 +22,30 @@ def prepare_command(command: Any) -> None:
     """Give the parameters of a command, and of its subcommands, names that a user understands."""
     import typer
 
-    for each in (command, *getattr(command, "commands", {}).values()):
+    for each in (command, *subcommands(command).values()):
         context = typer.Context(each)
         for param in each.params:
             if isinstance(param, TyperArgument):
                 _name_argument(param, context)
             elif param.metavar is None and param.display_type(context) in ("<str>", "<list[str]>"):
                 param.metavar = param.name.upper().replace("_", "-")
-    if isinstance(command, TyperGroup):
-        command.subcommand_metavar = SUBCOMMAND
-        show_help: Any = lambda ctx, formatter: show_group_help(command, ctx)  # noqa: E731
-        command.format_help = show_help  # type: ignore[method-assign]
+        if isinstance(each, TyperGroup):
+            _prepare_group(each)
+
+
+def subcommands(command: Any) -> dict[str, Any]:
+    """Return the commands of a group by their names, and those of the groups in it as `variants set`."""
+    found = {}
+    for name, each in getattr(command, "commands", {}).items():
+        found[name] = each
+        found |= {f"{name} {subname}": inner for subname, inner in subcommands(each).items()}
+    return found
+
+
+def leaves(command: Any) -> dict[str, Any]:
+    """Return the commands of a group that are no groups, by their names, or a single command by the empty name."""
+    found = {name: each for name, each in subcommands(command).items() if not hasattr(each, "commands")}
+    return found or {"": command}
 
 
 def translate_help(command: Any) -> None:
@@ -111,6 +124,12 @@ def help_record(param: Any, context: Any) -> tuple[str, str] | None:
     names, text = record
     text = re.sub(r"\[default: (.*)\]$", lambda found: looked_up(DEFAULT).format(found[1]), looked_up(text))
     return names, text.replace(REQUIRED, looked_up(REQUIRED))
+
+
+def _prepare_group(group: TyperGroup) -> None:
+    group.subcommand_metavar = SUBCOMMAND
+    show_help: Any = lambda ctx, formatter: show_group_help(group, ctx)  # noqa: E731
+    group.format_help = show_help  # type: ignore[method-assign]
 
 
 def _name_argument(argument: TyperArgument, context: Any) -> None:

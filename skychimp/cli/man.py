@@ -10,7 +10,7 @@ from typing import Any
 
 from skychimp import __version__, shell
 from skychimp.cli import registry
-from skychimp.cli.help_pages import help_record
+from skychimp.cli.help_pages import help_record, leaves
 from skychimp.translation import Phrase, looked_up, tr, translated
 
 _HEADER = r""".TH "{title}" "1" "" "Skychimp {version}" "Skychimp"
@@ -48,7 +48,7 @@ def _command_page(name: str) -> str:
     path = shell.command(name)
     header = _header(f"skychimp-{name}", looked_up(registry.COMMANDS[name].summary))
     if hasattr(command, "commands"):
-        body = _group_body(name, path, command.commands)
+        body = _group_body(name, path, leaves(command))
     else:
         description = (_heading(tr("DESCRIPTION")), *_description(command, path))
         body = [_heading(_SYNOPSIS), *_synopsis(command, path), *description]

@@ -14,7 +14,14 @@ from typer.main import get_command
 
 from skychimp import __version__
 from skychimp.cli.context import GlobalOptions
-from skychimp.cli.help_pages import SUBCOMMAND, prepare_command, prepare_help, show_group_help, translate_help
+from skychimp.cli.help_pages import (
+    SUBCOMMAND,
+    prepare_command,
+    prepare_help,
+    show_group_help,
+    subcommands,
+    translate_help,
+)
 from skychimp.errors import InvalidValue
 from skychimp.translation import LANGUAGES, current_language, tr
 
@@ -103,7 +110,7 @@ class _LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = load_command(name, completing=ctx.resilient_parsing)
-            for each in (command, *getattr(command, "commands", {}).values()):
+            for each in (command, *subcommands(command).values()):
                 prepare_help(each, ctx)
         return name, command, rest
 

@@ -52,6 +52,7 @@ from skychimp.config.types import (
 )
 from skychimp.durations import parse_duration
 from skychimp.errors import ConfigError
+from skychimp.models import EmailLanguage
 from skychimp.return_rates import Limits
 from skychimp.translation import tr
 
@@ -113,6 +114,9 @@ class MailSettings(_Section):
     headers: Annotated[
         Headers | None, _setting("More headers of the emails of mailings.", {"X-Campaign": "spring"})
     ] = None
+    language: Annotated[
+        EmailLanguage, _setting("Language of the words that layouts add, such as Unsubscribe: en or ru.")
+    ] = EmailLanguage.EN
     attachments_folder: Annotated[
         FilePath | None,
         _setting("Folder with files that only one client gets. See skychimp help attachments.", "/srv/certificates"),

@@ -19,6 +19,7 @@ from skychimp.models.enums import (
     CodePurpose,
     ConsentSource,
     DeliveryState,
+    EmailLanguage,
     Every,
     FieldType,
     Format,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         MailingTag,
         Message,
         MessageLayout,
+        MessageVariant,
         StoredFile,
     )
     from skychimp.models.objects import Table
@@ -88,6 +90,7 @@ __all__ = [
     "DeliveryRollup",
     "DeliveryState",
     "DigestPost",
+    "EmailLanguage",
     "Every",
     "FieldType",
     "Format",
@@ -104,6 +107,7 @@ __all__ = [
     "MailingTag",
     "Message",
     "MessageLayout",
+    "MessageVariant",
     "Occurrence",
     "OccurrenceState",
     "Outcome",

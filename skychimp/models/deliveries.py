@@ -38,6 +38,8 @@ class Occurrence(Table, table=True):
     attachments: str = "[]"
     canary_until: datetime | None = None
     """Until when only a sample of the clients gets it. None if there is no such sample, or it has been judged."""
+    variants: str = ""
+    """A JSON object of the variants of its content, and the field that chooses (composing.variants). "" without any."""
 
 
 class Content(Table, table=True):
@@ -54,6 +56,7 @@ class Content(Table, table=True):
     return_path: str
     extras: str = "{}"
     attachments: str = "[]"
+    variants: str = ""
 
 
 class Delivery(Table, table=True):

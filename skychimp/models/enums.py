@@ -18,6 +18,13 @@ class Format(StrEnum):
     HTML = "html"
 
 
+class EmailLanguage(StrEnum):
+    """A language that the words of Skychimp's own in emails have."""
+
+    EN = "en"
+    RU = "ru"
+
+
 class LayoutKind(StrEnum):
     """Where the layout of a message comes from."""
 

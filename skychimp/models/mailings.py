@@ -38,6 +38,29 @@ class Message(Table, table=True):
     """A JSON list of its attachments and inline pictures (attachments.listing)."""
     created_at: datetime
     updated_at: datetime
+    variant_by: str | None = None
+    """The custom field by which clients get a variant of it, None if all get the same."""
+
+
+class MessageVariant(Table, table=True):
+    """What clients get instead of a message if their field has this value. The digest and the schedule are the same."""
+
+    __table__ = tables.message_variant
+    id: int | None = None
+    message_id: int
+    key: str
+    """The folded value, by which values are compared."""
+    value: str
+    subject: str
+    body: str
+    format: Format
+    html: str | None = None
+    attachments: str = "[]"
+    """Its own files. Clients get those of the message, too."""
+    layout_kind: LayoutKind | None = None
+    layout_id: int | None = None
+    preheader: str = ""
+    updated_at: datetime
 
 
 class MessageLayout(Table, table=True):

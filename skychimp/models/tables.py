@@ -259,6 +259,27 @@ message = Table(
     Column("attachments", String, nullable=False, default="[]", server_default=text("'[]'")),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("variant_by", String),
+)
+
+message_variant = Table(
+    "message_variant",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("message_id", ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
+    Column("key", String, nullable=False),
+    Column("value", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("body", String, nullable=False),
+    enum_column(Format, "format"),
+    Column("html", String),
+    Column("attachments", String, nullable=False, default="[]"),
+    enum_column(LayoutKind, "layout_kind", nullable=True),
+    Column("layout_id", Integer, ForeignKey("layout.id"), index=True),
+    Column("preheader", String, nullable=False, default=""),
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("message_id", "key"),
+    CheckConstraint("(layout_kind = 'own') = (layout_id IS NOT NULL)", name="own_layout"),
 )
 
 message_layout = Table(
@@ -367,6 +388,7 @@ occurrence = Table(
     Column("fields", String, nullable=False, default="[]", server_default=text("'[]'")),
     Column("attachments", String, nullable=False, default="[]", server_default=text("'[]'")),
     Column("canary_until", UtcDateTime),
+    Column("variants", String, nullable=False, default="", server_default=text("''")),
     UniqueConstraint("mailing_id", "due_local"),
     partial_index("ix_occurrence_unfinished", "id", where=_IS_UNFINISHED),
 )
@@ -384,6 +406,7 @@ content = Table(
     Column("return_path", String, nullable=False),
     Column("extras", String, nullable=False, default="{}", server_default=text("'{}'")),
     Column("attachments", String, nullable=False, default="[]", server_default=text("'[]'")),
+    Column("variants", String, nullable=False, default="", server_default=text("''")),
 )
 
 delivery = Table(

@@ -25,6 +25,7 @@ from support.argon import fast_argon2  # noqa: F401
 from support.command import CommandResult, Home, load_command
 
 from skychimp import services
+from skychimp.cli.help_pages import leaves
 from skychimp.cli.registry import COMMANDS
 from skychimp.errors import NotLoggedIn
 from skychimp.models import (
@@ -36,6 +37,7 @@ from skychimp.models import (
     Login,
     Mailing,
     Message,
+    MessageVariant,
     Outcome,
     Post,
     Role,
@@ -147,6 +149,9 @@ COMMAND_RULES: list[tuple[str, str | None, str]] = [
     ("messages preview", "{own message} --client {client}", "own clients, messages, mailings"),
     ("messages check", "{message}", "see mailings and their messages"),
     ("messages test", "{message} --to me@example.org", "own clients, messages, mailings"),
+    ("messages variants set", "{message} ru --subject S --body B", "own clients, messages, mailings"),
+    ("messages variants list", "{message}", "see mailings and their messages"),
+    ("messages variants delete", "{message} de --yes", "own clients, messages, mailings"),
     ("layouts create", "new --html-file layout.html", "own clients, messages, mailings"),
     ("layouts list", "", "see mailings and their messages"),
     ("layouts show", "{layout}", "see mailings and their messages"),
@@ -269,6 +274,9 @@ def create_one_of_each(store: Store, owner: Actor) -> dict[str, object]:
         suppressions.add(db.connection(), suppressed, Holds(user_id), SuppressionSource.COMMAND, now)
         given = [NewConsent(email, now, "newsletter")]
         consents.record(db.connection(), user_id, given, ConsentSource.COMMAND, now)
+        db.get_one(Message, mailing.message_id).variant_by = "lang"
+        variant = {"message_id": mailing.message_id, "key": "de", "value": "de", "subject": "Neues", "body": ""}
+        db.add(MessageVariant(**variant, format=Format.TEXT, updated_at=now))
         db.flush()
     return {
         "client": client.id, "email": email, "message": mailing.message_id, "unused": unused.id, "mailing": mailing_id,
@@ -319,7 +327,7 @@ def all_commands() -> list[str]:
     names = []
     for name in COMMANDS:
         command = load_command(name)
-        names += [f"{name} {sub}" for sub in command.commands] if hasattr(command, "commands") else [name]
+        names += [f"{name} {sub}".rstrip() for sub in leaves(command)]
     return names
 
 

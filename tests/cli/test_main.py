@@ -15,6 +15,7 @@ from typer.main import get_command
 
 import skychimp
 from skychimp.cli import main, registry
+from skychimp.cli.help_pages import leaves
 from skychimp.translation import in_language, translated
 
 
@@ -94,9 +95,8 @@ def test_every_command_has_json_output() -> None:
     for name in registry.COMMANDS:
         root = registry.command_line()
         _, command, _ = root.resolve_command(root.make_context("skychimp", [name]), [name])
-        subcommands = getattr(command, "commands", {"": command})
         commands_without += [
-            f"{name} {each}".strip() for each, subcommand in subcommands.items() if "--json" not in options(subcommand)
+            f"{name} {each}".strip() for each, leaf in leaves(command).items() if "--json" not in options(leaf)
         ]
     assert set(commands_without) <= {"clients export", "daemon", "serve"}
 

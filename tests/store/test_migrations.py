@@ -66,6 +66,7 @@ from skychimp.models import (
     Lease,
     Login,
     MessageLayout,
+    MessageVariant,
     Occurrence,
     Outcome,
     ReplyKind,
@@ -377,6 +378,7 @@ def test_fourth_migration_leases_what_a_run_had_claimed(tmp_path: Path) -> None:
 
 
 UNDO = {
+    "0021": ("message_variant", "message.variant_by", "occurrence.variants", "content.variants"),
     "0020": (
         "stored_file",
         "message.attachments",
@@ -558,6 +560,8 @@ def full_store(store: Store, ada: Actor) -> Store:
         )
         db.add(ClientField(owner_id=1, key="city", name="City", type=FieldType.TEXT))
         db.add(MessageLayout(message_id=1, kind=LayoutKind.NONE))
+        variant = {"message_id": 1, "key": "ru", "value": "ru", "subject": "", "body": "", "format": Format.TEXT}
+        db.add(MessageVariant(**variant, layout_kind=LayoutKind.NONE, updated_at=NOW))
         db.add(Consent(owner_id=1, address_hash="", at=NOW, wording="", source=ConsentSource.COMMAND, recorded_at=NOW))
     return store
 

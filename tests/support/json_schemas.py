@@ -32,7 +32,7 @@ def find_command(arguments: Sequence[str]) -> str | None:
         for word, before in zip(arguments, ("", *arguments), strict=False)
         if not word.startswith("-") and before not in _WITH_VALUE
     ]
-    for name in (" ".join(words[:2]), *words[:1]):
+    for name in (" ".join(words[:3]), " ".join(words[:2]), *words[:1]):
         if name in help_schemas.SHAPES:
             return name
     return None

@@ -16,7 +16,7 @@ from skychimp.services.clients import clients, consents, fields, importing, segm
 from skychimp.services.inbound import processing
 from skychimp.services.mailings import forecast, queries, recipients, retries
 from skychimp.services.mailings.outbox_mail import FromOutbox
-from skychimp.services.messages import layouts, messages, rendering
+from skychimp.services.messages import layouts, messages, rendering, variants
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.operations import (
     backups,
@@ -56,6 +56,9 @@ _SUMMARY = dict(run.Summary.__annotations__) | {
     "other_run": Either((None, OtherRun)),
     "from_outbox": Either((None, FromOutbox)),
 }
+_MESSAGE_SHOWN = Merged(
+    (messages.MessageInfo, {"variants?": [variants.VariantCount], "fallback_clients?": int}),
+)
 _SUPPRESSIONS = Either((suppressions.SuppressionInfo, [suppressions.SuppressionInfo]))
 _DOMAIN = Flattened(reports.DomainReport)
 
@@ -133,9 +136,12 @@ SHAPES: dict[str, Shape] = {
     "messages delete": Either((messages.MessageInfo, [messages.MessageInfo])),
     "messages list": [messages.MessageInfo],
     "messages preview": Either((rendering.Preview, _FILE)),
-    "messages show": Either((messages.MessageInfo, [messages.MessageInfo])),
+    "messages show": Either((_MESSAGE_SHOWN, [_MESSAGE_SHOWN])),
     "messages test": Either((SentTest, [SentTest])),
     "messages update": Either((messages.MessageInfo, [messages.MessageInfo])),
+    "messages variants delete": Either((variants.VariantInfo, [variants.VariantInfo])),
+    "messages variants list": [variants.VariantInfo],
+    "messages variants set": variants.VariantInfo,
     "password change": accounts.Account,
     "password reset": Either((accounts.Account, _EMAIL)),
     "register": Either(({"email": str, "name": str, "verified": bool}, accounts.Account)),

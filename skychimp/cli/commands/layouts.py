@@ -117,8 +117,9 @@ def update(
                 require_consent=is_required,
             )
 
+    language = context.settings.mail.language
     for changed in change_all(context, "updated", found, change, _kind(context)):
-        for message_id, mailings in layouts.open_mailings(context.store, changed.id).items():
+        for message_id, mailings in layouts.open_mailings(context.store, changed.id, language).items():
             again = run_hint("messages", "update", message_id, "--also-open")
             context.out.note(
                 tr(

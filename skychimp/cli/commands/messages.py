@@ -2,68 +2,66 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options, read_text
+from skychimp.cli.commands import messages_variants
+from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
 from skychimp.cli.display.html_errors import named_in_errors
 from skychimp.cli.display.several import Kind, change_all, delete_all, require_one, show_all
-from skychimp.cli.editor import edit_and_save
 from skychimp.cli.options.attachment_options import Attach, NoAttachments, attachments_folder, read_attachments
 from skychimp.cli.options.columns import Columns, choose_columns
+from skychimp.cli.options.message_options import (
+    Body,
+    BodyFile,
+    HtmlFile,
+    Layout,
+    Markdown,
+    Plain,
+    Preheader,
+    chosen_format,
+    edit_body,
+    read_parts,
+    report_body,
+    report_merge_tags,
+    warn_of_unknown_field,
+)
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
 from skychimp.translation import Phrase, tr, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from skychimp.config.settings import MailSettings
     from skychimp.delivery.composing.extras import Extras
-    from skychimp.models import Format
     from skychimp.services.messages.messages import MessageInfo
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(messages_variants.app, name="variants")
 
 COLUMNS = {"id": tr("ID"), "subject": tr("Subject"), "format": tr("Format"), "updated_at": tr("Changed")}
 TEST_COLUMNS = {"to": tr("To"), "reply": tr("Reply"), "relay": tr("Mail server")}
 CHECK_COLUMNS = {
     "level": tr("Level"),
     "about": tr("About"),
+    "variant": tr("Variant"),
     "where": tr("Where"),
     "found": tr("Result"),
     "remedy": tr("Fix"),
 }
 CHECK_DELAY_S = 0.5
 EXIT_PROBLEM = 1
-SHOWN_TAGS = 5
-EDITOR_SUFFIXES = {"text": ".txt", "markdown": ".md", "html": ".txt"}
-"""The suffix of the file with the body in the editor, by format. The HTML part is not edited there."""
 
 MessageId = Annotated[int, typer.Argument(metavar="ID", help="Message ID.", show_default=False)]
 MessageIds = Annotated[list[int], typer.Argument(metavar="ID...", help="Message IDs.", show_default=False)]
-Body = Annotated[
-    str | None, typer.Option(help="Text body; {{ client.name }} and other placeholders are filled in.", metavar="TEXT")
-]
-BodyFile = Annotated[str | None, typer.Option(help="Read the text body from a file, or - for stdin.", metavar="FILE")]
-Markdown = Annotated[bool, typer.Option("--markdown", help="Make the HTML part from the body, which is Markdown.")]
-HtmlFile = Annotated[
-    str | None,
-    typer.Option(
-        help="Read the HTML part from a file, or - for stdin. Without a body, the text part is made from it.",
-        metavar="FILE",
-    ),
-]
 Client = Annotated[str | None, typer.Option(help="ID or email address of the client to show it for.")]
 Digest = Annotated[
     bool, typer.Option("--digest", help="Add the blog's new posts at {{ posts }}, or after the text body.")
 ]
-Layout = Annotated[
-    str | None,
-    typer.Option(help="Layout of the HTML part, or none (default for Markdown: default).", metavar="NAME"),
+VariantBy = Annotated[
+    str | None, typer.Option(help="Field of clients that chooses their variant, such as lang.", metavar="FIELD")
 ]
-Preheader = Annotated[str | None, typer.Option(help="Text that mail programs show beside the subject.", metavar="TEXT")]
+Variant = Annotated[str | None, typer.Option(help="Variant to show, by its value.", metavar="VALUE")]
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ def create(
     preheader: Preheader = None,
     digest: Digest = False,
     attach: Attach = None,
+    variant_by: VariantBy = None,
     json: Json = False,
 ) -> None:
     """Create a message. Without a body or an HTML part, your $EDITOR opens."""
@@ -97,24 +96,28 @@ def create(
     context = get_context(ctx, json)
     if subject is None and not markdown:
         raise InvalidValue(tr("the message has no subject"), tr("use --subject"))
-    text, html = _read_parts(body, body_file, html_file)
-    body_format = _chosen_format(markdown=markdown, html=html_file is not None) or Format.TEXT
+    text, html = read_parts(body, body_file, html_file)
+    body_format = chosen_format(markdown=markdown, html=html_file is not None) or Format.TEXT
     attached = read_attachments(context, attach, text_file=html_file or body_file)
 
     def save(text: str) -> "MessageInfo":
         content = MessageContent(subject or "", text, body_format, html)
-        values = {"layout": layout, "preheader": preheader}
+        values = {"layout": layout, "preheader": preheader, "variant_by": variant_by}
         with named_in_errors(html_file):
             return messages.create(context.store, context.actor, content, digest=digest, attached=attached, **values)
 
     has_part = text is not None or html is not None
-    created = save(text or "") if has_part else _edit_body(context, "", body_format, save)
+    created = save(text or "") if has_part else edit_body(context, "", body_format, save)
     _show(context, created)
-    _report_body(context, created, text, html)
-    _report_merge_tags(context, created.subject, created.body, html)
+    report_body(context, created, text, html)
+    report_merge_tags(context, created.subject, created.body, html)
     if created.digest and context.settings.blog.url is None:
         context.out.note(tr("the posts have no links because blog.url is not set"))
-    context.out.next("messages", "preview", created.id)
+    if variant_by is None:
+        context.out.next("messages", "preview", created.id)
+    else:
+        warn_of_unknown_field(context, variant_by)
+        context.out.next("messages", "variants", "set", created.id, "--help")
 
 
 @app.command("list")
@@ -139,13 +142,19 @@ def list_(
 
 @app.command()
 def show(ctx: typer.Context, message: MessageIds, json: Json = False) -> None:
-    """Show messages."""
+    """Show messages, and how many clients get each of their variants."""
     from skychimp.services.listing import find_all
-    from skychimp.services.messages import messages
+    from skychimp.services.messages import messages, variants
 
     context = get_context(ctx, json)
+
+    def with_variants(message: "MessageInfo") -> dict[str, Any]:
+        counts = variants.count(context.store, message)
+        return vars(message) | ({} if counts is None else vars(counts))
+
     found = find_all(message, lambda each: messages.show(context.store, context.actor, each))
-    show_all(context, found, Kind(_describe, context.out.record, COLUMNS))
+    kind = Kind(_describe, lambda each: context.out.record(with_variants(each)), COLUMNS, with_variants)
+    show_all(context, found, kind)
 
 
 def _describe(message: "MessageInfo") -> Phrase:
@@ -163,12 +172,16 @@ def update(
     html_file: HtmlFile = None,
     layout: Layout = None,
     preheader: Preheader = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Send plain text only; removes the HTML part.")] = False,
+    plain: Plain = False,
     digest: Annotated[
         bool | None, typer.Option("--digest/--no-digest", help="Whether to add the blog's new posts.")
     ] = None,
     attach: Attach = None,
     no_attachments: NoAttachments = False,
+    variant_by: VariantBy = None,
+    no_variant_by: Annotated[
+        bool, typer.Option("--no-variant-by", help="Send the message itself to all clients. Its variants are kept.")
+    ] = False,
     also_open: Annotated[
         bool, typer.Option("--also-open", help="Also change the emails that are queued and were not sent yet.")
     ] = False,
@@ -186,8 +199,10 @@ def update(
 
     context = get_context(ctx, json)
     require_one(message, subject=subject, body=body, body_file=body_file, html_file=html_file, preheader=preheader)
-    text, html = _read_parts(body, body_file, html_file)
-    new_format = _chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
+    if variant_by is not None and no_variant_by:
+        raise InvalidValue(tr("--variant-by and --no-variant-by cannot be combined"), tr("use one of them"))
+    text, html = read_parts(body, body_file, html_file)
+    new_format = chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
     attached = read_attachments(context, attach, text_file=html_file or body_file, removes_all=no_attachments)
 
     def save(target: "MessageInfo", text: str | None) -> "MessageInfo":
@@ -205,13 +220,16 @@ def update(
                 preheader=preheader,
                 also_open=also_open,
                 attached=attached,
+                variant_by=variant_by,
+                no_variant_by=no_variant_by,
+                language=context.settings.mail.language,
                 require_consent=context.settings.delivery.require_consent,
             )
 
     def edit(target: "MessageInfo") -> "MessageInfo":
-        return _edit_body(context, target.body, target.format, partial(save, target))
+        return edit_body(context, target.body, target.format, partial(save, target))
 
-    is_given = also_open or attached.is_given
+    is_given = also_open or attached.is_given or variant_by is not None or no_variant_by
     opens_editor = not is_given and all(
         value is None for value in (text, html, subject, new_format, digest, layout, preheader)
     )
@@ -223,6 +241,8 @@ def update(
     change = edit if opens_editor else lambda target: save(target, text)
     for changed in change_all(context, "updated", found, change, Kind(_describe, partial(_show, context), COLUMNS)):
         _report_change(context, changed, subject, text, html)
+    if variant_by is not None:
+        warn_of_unknown_field(context, variant_by)
     if len(found) == 1:
         context.out.next("messages", "preview", found[0].id)
 
@@ -235,9 +255,10 @@ def _report_change(
 
     if text is not None and html is None and changed.html is not None:
         context.out.note(tr("the HTML part was not changed; use --html-file to replace it, or --plain or --markdown"))
-    _report_body(context, changed, text, html)
-    _report_merge_tags(context, subject, text, html)
-    if open_mailings := [] if changed.digest else messages.open_mailings(context.store, changed.id):
+    report_body(context, changed, text, html)
+    report_merge_tags(context, subject, text, html)
+    language = context.settings.mail.language
+    if open_mailings := [] if changed.digest else messages.open_mailings(context.store, changed.id, language):
         context.out.note(
             tr(
                 "mailing {mailings} still sends the old content; --also-open changes what was not sent yet",
@@ -272,6 +293,7 @@ def preview(
     ctx: typer.Context,
     message: MessageId,
     client: Client = None,
+    variant: Variant = None,
     open_: Annotated[
         bool, typer.Option("--open", help="Show it in a browser, as on a desktop and on a phone.")
     ] = False,
@@ -284,17 +306,24 @@ def preview(
     context = get_context(ctx, json)
     sample = settings_extras.make_sample(context.settings)
     if open_:
-        _open_preview(context, message, client, sample)
+        _open_preview(context, message, client, variant, sample)
         return
     rendered = rendering.preview(
-        context.store, context.actor, message, client, blog_url=context.settings.blog.url, extras=sample
+        context.store,
+        context.actor,
+        message,
+        client,
+        variant=variant,
+        blog_url=context.settings.blog.url,
+        extras=sample,
+        language=context.settings.mail.language,
     )
     if context.out.json:
         context.out.record(rendered)
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
-    if layout not in (None, "none"):
+    if rendered.html is not None and layout not in (None, "none"):
         context.out.note(tr("the HTML part has the layout {layout}; --open shows it", layout=layout))
     elif rendered.html is not None:
         context.out.text(f"\n{translated(tr('HTML part:'))}\n\n{rendered.html}")
@@ -312,7 +341,7 @@ def preview(
     context.out.next("messages", "test", message, "--to", context.actor.email)
 
 
-def _open_preview(context: Context, message_id: int, client: str | None, sample: "Extras") -> None:
+def _open_preview(context: Context, message_id: int, client: str | None, variant: str | None, sample: "Extras") -> None:
     """Show a message in a browser. Raises SkychimpError if there is none, and Denied as `edit_and_save` does."""
     import tempfile
     import webbrowser
@@ -330,10 +359,12 @@ def _open_preview(context: Context, message_id: int, client: str | None, sample:
         context.actor,
         message_id,
         client,
+        variant=variant,
         sender=sender,
         blog_url=blog_url,
         extras=sample,
         folder=attachments_folder(context),
+        language=context.settings.mail.language,
     )
     path = Path(tempfile.mkdtemp(prefix="skychimp-")) / f"message-{message_id}.html"
     files.write_file(path, preview_page.make_page(email).encode())
@@ -348,6 +379,7 @@ def test(
     message: MessageId,
     to: Annotated[list[str], typer.Option(help="Email address to send to (repeatable).", metavar="EMAIL")],
     client: Client = None,
+    variant: Variant = None,
     json: Json = False,
 ) -> None:
     """Send a message to some addresses now, without a mailing.
@@ -367,7 +399,7 @@ def test(
         suppressions.require_not_suppressed(context.store, context.actor, address)
     results: list[SentTest] = []
     try:
-        results.extend(_send_test(context, mail, message, address, client) for address in recipients)
+        results.extend(_send_test(context, mail, message, address, client, variant) for address in recipients)
     finally:
         if len(recipients) > 1:
             context.out.rows(results, TEST_COLUMNS)
@@ -375,7 +407,9 @@ def test(
         context.out.record(results[0])
 
 
-def _send_test(context: Context, mail: "MailSettings", message_id: int, address: str, client: str | None) -> SentTest:
+def _send_test(
+    context: Context, mail: "MailSettings", message_id: int, address: str, client: str | None, variant: str | None
+) -> SentTest:
     """Send a message to one address, and return the result."""
     import secrets
 
@@ -392,10 +426,12 @@ def _send_test(context: Context, mail: "MailSettings", message_id: int, address:
         sender=mail.sender or "",
         to=address,
         client=client,
+        variant=variant,
         message_id_header=f"<test.{secrets.token_hex(12)}@{return_path.rpartition('@')[2]}>",
         blog_url=context.settings.blog.url,
         extras=settings_extras.make_sample(context.settings),
         folder=attachments_folder(context),
+        language=context.settings.mail.language,
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:
@@ -431,7 +467,9 @@ def check(
         rows = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
         context.out.record({"ok": not has_problem, "findings": rows})
     else:
-        context.out.rows(findings, CHECK_COLUMNS, empty=tr("no problems found"), optional=("about",))
+        has_variants = any(finding.variant for finding in findings)
+        columns = {key: each for key, each in CHECK_COLUMNS.items() if key != "variant" or has_variants}
+        context.out.rows(findings, columns, empty=tr("no problems found"), optional=("about",))
     if has_problem:
         raise typer.Exit(EXIT_PROBLEM)
     context.out.next("messages", "test", message, "--to", context.actor.email)
@@ -439,59 +477,3 @@ def check(
 
 def _show(context: Context, message: "MessageInfo") -> None:
     context.out.record(message, None if context.out.json else list(COLUMNS))
-
-
-def _report_body(context: Context, message: "MessageInfo", text: str | None, html: str | None) -> None:
-    """Say where the body of an HTML message comes from, if a part was given, but no text."""
-    from skychimp.services.messages import messages
-
-    if message.html is None or text or (text is None and html is None):
-        return
-    if messages.has_made_body(message):
-        context.out.note(tr("the text part was made from the HTML part; use --body or --body-file to replace it"))
-    else:
-        context.out.note(tr("the text part was not changed; use --body '' to make it from the HTML part"))
-
-
-def _report_merge_tags(context: Context, subject: str | None, text: str | None, html: str | None) -> None:
-    """Warn of merge tags of other tools in what was given."""
-    from skychimp.services.messages import messages
-
-    if tags := messages.foreign_merge_tags(subject, text, html):
-        shown: str = ", ".join(tags[:SHOWN_TAGS])
-        if len(tags) > SHOWN_TAGS:
-            shown = tr("{names} and {number:,} more", names=shown, number=len(tags) - SHOWN_TAGS)
-        context.out.warn(tr("merge tags of another program are sent as they are: {tags}", tags=shown))
-        context.out.warn(tr('hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"'))
-
-
-def _edit_body(
-    context: Context, body: str, body_format: "Format", save: "Callable[[str], MessageInfo]"
-) -> "MessageInfo":
-    """Let the user edit the text body."""
-    return edit_and_save(
-        context,
-        body,
-        save,
-        suffix=EDITOR_SUFFIXES[body_format],
-        missing=tr("the message has no body"),
-        hint=tr("use --body, --body-file or --html-file"),
-    )
-
-
-def _read_parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:
-    """Return the text and the HTML part that the options give, None for each that they don't."""
-    if body is not None and body_file is not None:
-        raise InvalidValue(tr("--body and --body-file cannot be combined"), tr("use one of them"))
-    if body_file == "-" and html_file == "-":
-        raise InvalidValue(tr("--body-file and --html-file cannot both read stdin"), tr("use a file for one of them"))
-    return body if body_file is None else read_text(body_file), None if html_file is None else read_text(html_file)
-
-
-def _chosen_format(*, markdown: bool, html: bool, plain: bool = False) -> "Format | None":
-    """Return the format that the options name, or None if they name none."""
-    from skychimp.models import Format
-
-    if markdown + html + plain > 1:
-        raise InvalidValue(tr("--markdown, --html-file and --plain cannot be combined"), tr("use one of them"))
-    return Format.MARKDOWN if markdown else Format.HTML if html else Format.TEXT if plain else None

@@ -13,16 +13,16 @@ from skychimp.delivery.scheduling import recurrence
 from skychimp.delivery.scheduling.recurrence import DueTime, Plan, Schedule
 from skychimp.errors import InvalidValue
 from skychimp.fields import dump_names
-from skychimp.models import CatchUp, Every, Format, MailingStatus, OccurrenceState, tables
+from skychimp.models import CatchUp, EmailLanguage, Every, Format, MailingStatus, OccurrenceState, tables
 from skychimp.store import holds
 from skychimp.store.clients import fields
 from skychimp.store.conditions import is_sendable
 from skychimp.store.occurrences import digest_posts, opening, progress, sweeping
-from skychimp.store.occurrences.layouts import add_layout
+from skychimp.store.occurrences.layouts import add_layout, read_variants
 from skychimp.store.occurrences.progress import NOTHING_READ, Progress, UnfinishedOccurrence
 
 if TYPE_CHECKING:
-    from skychimp.delivery.composing.compose import MessageContent
+    from skychimp.delivery.composing.digest import PostSummary
     from skychimp.models import Mailing
 
 FIRST_DIGEST_PERIOD = {
@@ -46,6 +46,7 @@ class DueMailing(NamedTuple):
 
     id: int
     owner_id: int
+    message_id: int
     every: Every
     timezone: str
     status: MailingStatus
@@ -64,14 +65,9 @@ class DueMailing(NamedTuple):
     layout_kind: str | None
     layout_html: str | None
     preheader: str | None
+    variant_by: str | None
     plan: Plan
     replaces: Sequence[int]
-
-    def content(self) -> "MessageContent":
-        """Return the message's templates."""
-        from skychimp.delivery.composing.compose import MessageContent  # commands that compose nothing start faster
-
-        return MessageContent(self.subject, self.body, self.format, self.html, self.attachments)
 
 
 class Opened(NamedTuple):
@@ -91,13 +87,14 @@ def open_due(
     blog_url: str | None = None,
     known: Progress = NOTHING_READ,
     extras: Callable[["DueMailing"], str] = lambda mailing: "{}",
+    language: EmailLanguage = EmailLanguage.EN,
 ) -> "Opened":
     """Open the occurrences that are due, and record those that were missed.
 
     Calling it again at the same time opens nothing. A digest without a new post is recorded as skipped. A mailing
     whose schedule cannot be read, or whose message cannot be put into its layout, is disabled. Nothing is opened while
     a restored store is on hold. What `read_progress` has read shortly before (`known`) is not read again. `extras`
-    returns what else is in a mailing's emails.
+    returns what else is in a mailing's emails. `language` is that of the words which layouts add.
     """
     if holds.is_held(db):
         return Opened()
@@ -116,7 +113,7 @@ def open_due(
             values["extras"] = extras(mailing)
             try:
                 with db.begin_nested():
-                    is_opened, number = _open_occurrence(db, mailing, values, blog_url)
+                    is_opened, number = _open_occurrence(db, mailing, values, blog_url, language)
             except InvalidValue as error:  # the message was checked, but maybe by an older version
                 holds.disable_mailing(db, mailing.id, f"the message cannot be composed: {error.message}", now)
                 break
@@ -223,7 +220,14 @@ def local_due_time(due_at: datetime, timezone: str) -> datetime:
 
 def _due_rows(now: datetime, mailing_id: int | None, include_disabled: bool) -> Select[Any]:
     with_message = select(
-        _M, _MSG.c.subject, _MSG.c.body, _MSG.c.format, _MSG.c.html, _MSG.c.attachments, _MSG.c.digest
+        _M,
+        _MSG.c.subject,
+        _MSG.c.body,
+        _MSG.c.format,
+        _MSG.c.html,
+        _MSG.c.attachments,
+        _MSG.c.digest,
+        _MSG.c.variant_by,
     ).join(_MSG, _MSG.c.id == _M.c.message_id)
     return (
         add_layout(with_message)
@@ -264,16 +268,20 @@ def _unsent_values(state: OccurrenceState, now: datetime) -> dict[str, Any]:
     return {"state": state, "finished_at": now, "canary_until": None, "subject": "", "body": ""}
 
 
-def _open_occurrence(db: Connection, mailing: DueMailing, values: dict[str, Any], blog_url: str | None) -> Opened:
+def _open_occurrence(
+    db: Connection, mailing: DueMailing, values: dict[str, Any], blog_url: str | None, language: EmailLanguage
+) -> Opened:
     """Open an occurrence, unless it exists already, or is a digest without a new post."""
     if mailing.digest:
-        return _open_digest(db, mailing, values, blog_url)
-    if opening.create_occurrence(db, values | _content_values(db, mailing, mailing.content())) is None:
+        return _open_digest(db, mailing, values, blog_url, language)
+    if opening.create_occurrence(db, values | _content_values(db, mailing, language)) is None:
         return Opened()
     return Opened(1, sweeping.replace_unsent(db, mailing.replaces, values["opened_at"]))
 
 
-def _open_digest(db: Connection, mailing: DueMailing, values: dict[str, Any], blog_url: str | None) -> Opened:
+def _open_digest(
+    db: Connection, mailing: DueMailing, values: dict[str, Any], blog_url: str | None, language: EmailLanguage
+) -> Opened:
     """Open a digest's occurrence, or record it as skipped because there is no new post."""
     now = values["opened_at"]
     replaced = sweeping.replace_unsent(db, mailing.replaces, now)
@@ -281,7 +289,7 @@ def _open_digest(db: Connection, mailing: DueMailing, values: dict[str, Any], bl
     posts = digest_posts.find_new_posts(db, mailing.id, since, now)
     if posts:
         summaries = [digest.summarize_post(post.title, post.content, post.slug, blog_url) for post in posts]
-        values = values | _content_values(db, mailing, digest.insert_posts(mailing.content(), summaries))
+        values = values | _content_values(db, mailing, language, summaries)
     else:
         values = values | _unsent_values(OccurrenceState.SKIPPED, now)
     occurrence_id = opening.create_occurrence(db, values)
@@ -290,17 +298,16 @@ def _open_digest(db: Connection, mailing: DueMailing, values: dict[str, Any], bl
     return Opened(occurrence_id is not None and bool(posts), replaced)
 
 
-def _content_values(db: Connection, mailing: DueMailing, content: "MessageContent") -> dict[str, Any]:
+def _content_values(
+    db: Connection, mailing: DueMailing, language: EmailLanguage, posts: "Sequence[PostSummary] | None" = None
+) -> dict[str, Any]:
     """Return the columns of an occurrence's content in its layout, with the custom fields that it uses."""
-    from skychimp.delivery.composing import compose
+    from skychimp.delivery.composing import variants  # commands that compose nothing start faster
 
-    if mailing.layout_kind is not None:
-        from skychimp.delivery.composing.layouts import finishing
-
-        layout = finishing.layout_of(mailing.layout_kind, mailing.layout_html, mailing.preheader or "")
-        content = finishing.finish(content, layout)
-    values = content._asdict()
-    if names := compose.used_fields(content):
+    rows = read_variants(db, mailing.message_id, mailing.variant_by)
+    content = variants.finish_rows(mailing, rows, mailing.variant_by or "", language, posts)
+    values = content.columns()
+    if names := content.used_fields:
         values["fields"] = dump_names(fields.names_of(db, mailing.owner_id, names))
     return values
 

@@ -95,6 +95,7 @@ def find_due_work(
         mailing_id=mailing_id,
         blog_url=settings.blog.url,
         known=progress,
+        language=settings.mail.language,
     )
     occurrences = [] if pause_reason else queue.due_occurrences(db, now, mailing_id)
     ended = swept._replace(

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Row, select
@@ -19,7 +20,7 @@ from skychimp.delivery.attachments.folder import (
     OwnFile,
     hash_files,
 )
-from skychimp.delivery.composing import compose, extras, settings_extras, tokens
+from skychimp.delivery.composing import compose, extras, settings_extras, tokens, variants
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.extras import GAP, NO_EXTRAS, Extras
 from skychimp.delivery.composing.tokens import Purpose, TokenKey
@@ -27,7 +28,7 @@ from skychimp.delivery.scheduling import planner
 from skychimp.delivery.sending import replies
 from skychimp.delivery.sending.retry_policy import RetryPolicy, has_too_many_failures
 from skychimp.errors import InvalidValue
-from skychimp.fields import parse_fields
+from skychimp.fields import FieldValue, parse_fields
 from skychimp.models import tables
 from skychimp.return_rates import Rate, RateKind
 from skychimp.store import token_keys
@@ -133,12 +134,10 @@ class OccurrenceEmails:
     @property
     def problem(self) -> tuple[Phrase, Phrase] | None:
         """Why no email can be sent with the present settings, and a hint. None if they can be."""
-        composer = self.content.composer
-        if composer is None:
-            return None
-        if composer.shows_link and not self.content.extras.unsubscribe_url:
+        composers = self.content.composers
+        if any(each.shows_link for each in composers) and not self.content.extras.unsubscribe_url:
             return NO_LINK, NO_LINK_HINT
-        if composer.has_own_files and (reason := self.folder.problem) is not None:
+        if any(each.has_own_files for each in composers) and (reason := self.folder.problem) is not None:
             return reason, NO_FOLDER_HINT
         return None
 
@@ -148,11 +147,12 @@ class OccurrenceEmails:
         Raises InvalidValue, and if it is a FileUnavailable, only the client's files are the reason. So it is if the
         email may have been sent before with other files: an email that is sent again must have the same bytes.
         """
-        composer = self._content_of(claimed).composer
-        if composer is None or not composer.has_own_files:
+        content = self._content_of(claimed)
+        if content.composer is None or not content.composer.has_own_files:  # the files of all variants are the same
             return ()
         try:
-            own = self.folder.read(composer.own_paths(_recipient(claimed)))
+            recipient = _recipient(claimed)
+            own = self.folder.read(content.composer_for(recipient).own_paths(recipient))
         except InvalidValue:
             raise
         except Exception as error:
@@ -171,8 +171,9 @@ class OccurrenceEmails:
             recipient = _recipient(claimed)
             parts = [file.encode() for file in own] if own else ()
             message_id = compose.message_id(secret, claimed.id, content.return_path.rpartition("@")[2])
-            token = content.make_token(Purpose.UNSUBSCRIBE, claimed.id) if content.composer.needs_token else ""
-            data, has_dots, tail = content.composer.compose(recipient, message_id, claimed.date, token, parts)
+            composer = content.composer_for(recipient)
+            token = content.make_token(Purpose.UNSUBSCRIBE, claimed.id) if composer.needs_token else ""
+            data, has_dots, tail = composer.compose(recipient, message_id, claimed.date, token, parts)
             sender, envelope_id = content.name_for_bounces(claimed.id)
             return OutgoingEmail(sender, claimed.address, data, has_dots, envelope_id, None, tail)
         except InvalidValue:
@@ -187,8 +188,8 @@ class OccurrenceEmails:
 class OccurrenceContent(NamedTuple):
     """What an occurrence's emails contain. `composer` is None if that cannot be used, and `error` then says why.
 
-    `key` makes their tokens. `return_paths` is what stands around the token in each email's own return path, () if all
-    have the same.
+    `variants` has the composers for clients whose `field` has certain values. `key` makes the tokens. `return_paths` is
+    what stands around the token in each email's own return path, () if all have the same.
     """
 
     return_path: str
@@ -198,6 +199,21 @@ class OccurrenceContent(NamedTuple):
     key: TokenKey | None = None
     has_bounce_tokens: bool = False
     return_paths: Sequence[str] = ()
+    field: str = ""
+    variants: Mapping[str, Composer] = MappingProxyType({})
+
+    @property
+    def composers(self) -> Sequence[Composer]:
+        """All composers, none if the content cannot be used."""
+        return () if self.composer is None else (self.composer, *self.variants.values())
+
+    def composer_for(self, recipient: Recipient) -> Composer:
+        """Return what composes the email to a client. The content must be one that can be used."""
+        assert self.composer is not None
+        if not self.variants:
+            return self.composer
+        fields = cast("Mapping[str, FieldValue]", recipient.fields)
+        return variants.choose(self.variants, variants.value_of(fields, self.field), self.composer)
 
     def make_token(self, purpose: Purpose, delivery_id: int) -> str:
         """Return the token of a delivery, which is the same for all its attempts."""
@@ -273,7 +289,9 @@ def _read_files(db: Connection, contents: Sequence[Row[Any]]) -> Mapping[str, by
     hashes: set[str] = set()
     for content in contents:
         with suppress(InvalidValue):  # `_compile` says so
-            hashes.update(file.sha256 for file in listing.parse(content.attachments).files)
+            of_variants = variants.parse(content.variants)[1].values()
+            for each in (content.attachments, *(variant.attachments for variant in of_variants)):
+                hashes.update(file.sha256 for file in listing.parse(each).files)
     return stored_files.read(db, hashes)
 
 
@@ -285,8 +303,8 @@ def _compile(
 ) -> OccurrenceContent:
     try:
         added = extras.parse(content.extras)
-        composer = Composer(
-            MessageContent(content.subject, content.body, content.format, content.html, content.attachments),
+        compile_content = partial(
+            Composer,
             sender=content.sender,
             date=occurrence.opened_at,
             mailing_id=occurrence.mailing_id,
@@ -294,11 +312,22 @@ def _compile(
             extras=added,
             files=files,
         )
+        own = MessageContent(content.subject, content.body, content.format, content.html, content.attachments)
+        composer = compile_content(own)
+        field, others = variants.parse(content.variants)
+        by_value = {key: compile_content(variant) for key, variant in others.items()}
     except InvalidValue as error:
         return OccurrenceContent(content.return_path, None, error.message)
     except Exception as error:
         return OccurrenceContent(content.return_path, None, tr("cannot compose the email: {error!r}", error=error))
-    made = OccurrenceContent(content.return_path, composer, extras=added, key=_token_key(keys, added.key))
+    made = OccurrenceContent(
+        content.return_path,
+        composer,
+        extras=added,
+        key=_token_key(keys, added.key),
+        field=field,
+        variants=by_value,
+    )
     if not added.inbound_address or made.key is None:
         return made
     is_ours = content.return_path == added.inbound_address

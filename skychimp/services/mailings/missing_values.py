@@ -1,14 +1,16 @@
 """Refuse a message for which some clients lack a value of a custom field."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
 
 from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import MessageContent
+from skychimp.delivery.composing.variants import VariedContent
 from skychimp.errors import InvalidValue
 from skychimp.models import tables
 from skychimp.permissions import Action, Actor
@@ -19,6 +21,7 @@ from skychimp.store.clients import fields as store_fields
 from skychimp.store.conditions import is_active
 from skychimp.store.database import Store
 from skychimp.store.session import Session
+from skychimp.text import folded
 from skychimp.translation import Phrase, joined, tr, trn
 
 if TYPE_CHECKING:
@@ -28,10 +31,17 @@ _C = tables.client
 _M = tables.mailing
 
 
+class Added(NamedTuple):
+    """The fields that a message needs and did not need before, folded, by the contents for which it needs them."""
+
+    content: VariedContent
+    fields: Mapping[MessageContent, Collection[str]]
+
+
 def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_consent: bool) -> None:
     """Raise InvalidValue if a client who gets the mailing has no value of a field that its message needs.
 
-    `require_consent` is the setting of that name.
+    A client who gets a variant needs only what that needs. `require_consent` is the setting of that name.
     """
     assert mailing.id is not None
     if missing := _find_missing(db, mailing.id, now, require_consent=require_consent):
@@ -43,46 +53,49 @@ def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_co
         raise InvalidValue(reason, _hint(missing))
 
 
-def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> str | None:
+def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent: bool = False) -> Phrase | None:
     """Return which values clients lack who would get a mailing if it were enabled, such as `2 clients have no city`.
 
     None if they lack nothing, or nothing can be sent. `require_consent` is the setting of that name. Raises NotFound.
     """
     with store.read() as db:
         get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
-        missing: dict[str, int] = {}
+        missing: Mapping[str, int] = {}
         with suppress(InvalidValue):
             missing = _find_missing(db, mailing_id, store.now(), require_consent=require_consent)
     return _in_words(missing) if missing else None
 
 
-def added_fields(db: Session, message_id: int, new: MessageContent) -> Collection[str]:
-    """Return the folded names of the fields that a message needs with new content, and does not need now.
+def added_fields(db: Session, message_id: int, new: VariedContent) -> Added:
+    """Return the fields that a message needs with new content, in its layout, and does not need now."""
+    before = _needed_now(db, message_id)
+    return Added(new, {each: set(compose.required_fields(each)) - before for each in new.all})
 
-    The new content is in its layout.
-    """
-    required = set(compose.required_fields(new))
-    if required:
-        with suppress(InvalidValue):  # what cannot be sent any more needs nothing
-            required -= set(compose.required_fields(contents.read_content(db, message_id)))
-    return required
+
+def added_by_layout(db: Session, message_id: int, new: Mapping[str, MessageContent]) -> Added:
+    """Return the fields that a message needs with another layout of its content ("") or of variants (their keys)."""
+    before = _needed_now(db, message_id)
+    now = contents.read_content(db, message_id)
+    keys = {"": now.fallback} | dict(now.variants)
+    return Added(
+        now, {keys[key]: set(compose.required_fields(content)) - before for key, content in new.items() if key in keys}
+    )
 
 
 def require_added_values(
-    db: Session, owner_id: int, message_id: int, added: Collection[str], now: datetime, *, require_consent: bool
+    db: Session, owner_id: int, message_id: int, added: Added, now: datetime, *, require_consent: bool
 ) -> None:
     """Raise InvalidValue if a client has none of these fields and gets an active mailing with a message.
 
     `require_consent` is the setting of that name. A mailing whose audience cannot be read has no clients now.
     """
-    names = store_fields.names_of(db.connection(), owner_id, added) if added else []
-    if not names:
+    if not any(added.fields.values()):
         return
     active = select(_M.c.id).where(_M.c.message_id == message_id, is_active(now)).order_by(_M.c.id)
     for mailing_id in db.scalars(active).all():
-        missing: dict[str, int] = {}
+        missing: Mapping[str, int] = {}
         with suppress(InvalidValue):
-            missing = _count_missing(db, mailing_id, names, now, require_consent=require_consent)
+            missing = _count_missing(db, owner_id, mailing_id, added, now, require_consent=require_consent)
         if missing:
             reason = tr(
                 "mailing {mailing_id} needs a value of each field for all clients: {in_words}",
@@ -92,35 +105,54 @@ def require_added_values(
             raise InvalidValue(reason, _hint(missing))
 
 
-def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consent: bool) -> dict[str, int]:
+def _needed_now(db: Session, message_id: int) -> set[str]:
+    """Return the fields that a message needs, folded. What cannot be sent any more needs nothing."""
+    needed: set[str] = set()
+    with suppress(InvalidValue):
+        for each in contents.read_content(db, message_id).all:
+            needed.update(compose.required_fields(each))
+    return needed
+
+
+def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consent: bool) -> Mapping[str, int]:
     """Return how many clients lack a value that the mailing's message needs, by the names of the fields.
 
     Raises InvalidValue if the message or the audience cannot be read.
     """
     message_id, owner_id = db.execute(select(_M.c.message_id, _M.c.owner_id).where(_M.c.id == mailing_id)).one()
-    required = compose.required_fields(contents.read_content(db, message_id))
-    names = store_fields.names_of(db.connection(), owner_id, required) if required else []
-    return _count_missing(db, mailing_id, names, now, require_consent=require_consent) if names else {}
+    content = contents.read_content(db, message_id)
+    needed = Added(content, {each: compose.required_fields(each) for each in content.all})
+    if not any(needed.fields.values()):
+        return {}
+    return _count_missing(db, owner_id, mailing_id, needed, now, require_consent=require_consent)
 
 
 def _count_missing(
-    db: Session, mailing_id: int, names: Sequence[str], now: datetime, *, require_consent: bool
-) -> dict[str, int]:
+    db: Session, owner_id: int, mailing_id: int, needed: Added, now: datetime, *, require_consent: bool
+) -> Mapping[str, int]:
     """Return how many clients who get a mailing have no value, by the names of the fields. Raises InvalidValue."""
     connection = db.connection()
+    names = store_fields.names_of(connection, owner_id, set().union(*needed.fields.values()))
+    if not names:
+        return {}
+    by = "".join(store_fields.names_of(connection, owner_id, [needed.content.field]))
     chosen = audience.selection(connection, mailing_id, now, require_consent=require_consent)
     in_audience = audience.client_ids(chosen).subquery()
     recipients = select(_C.c.id).where(_C.c.id.in_(select(in_audience.c.id)), audience.can_receive(chosen))
-    return store_fields.count_missing(connection, recipients, names)
+    missing: Counter[str] = Counter()
+    for fields, lacking in store_fields.count_missing(connection, recipients, names, by=by):
+        of_client = needed.fields.get(needed.content.content_for(fields), ())
+        missing.update({name: number for name, number in lacking.items() if folded(name) in of_client})
+    return missing
 
 
-def _in_words(missing: dict[str, int]) -> Phrase:
+def _in_words(missing: Mapping[str, int]) -> Phrase:
     (name, number), *others = missing.items()
     first = trn("{number:,} client has no {field}", "{number:,} clients have no {field}", number, field=name)
     return joined(", ", (first, *(tr("{number:,} no {field}", number=more, field=other) for other, more in others)))
 
 
-def _hint(missing: dict[str, int]) -> Phrase:
+def _hint(missing: Mapping[str, int]) -> Phrase:
     name = next(iter(missing))
     return tr(
         'use {{{{ client.fields.{name} | default("...") }}}} in the message, or set the field of these clients',

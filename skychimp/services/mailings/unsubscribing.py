@@ -48,7 +48,7 @@ def find_gaps(
             return []
         content = contents.read_content(db, message_id)
     has_link = settings.web.url is not None or settings.inbound.address is not None
-    if not has_link and compose.uses_variable(content, UNSUBSCRIBE_URL):
+    if not has_link and any(compose.uses_variable(each, UNSUBSCRIBE_URL) for each in content.all):
         reason = tr(
             "message {message_id} uses {{{{ unsubscribe_url }}}}, but there is no address for unsubscribing",
             message_id=message_id,
@@ -57,6 +57,8 @@ def find_gaps(
     gaps = []
     if not (has_link or transactional):
         gaps.append(Gap(tr("recipients cannot unsubscribe"), NO_LINK_HINT))
-    if settings.mail.postal_address is None and compose.uses_variable(content, POSTAL_ADDRESS):
+    if settings.mail.postal_address is None and any(
+        compose.uses_variable(each, POSTAL_ADDRESS) for each in content.all
+    ):
         gaps.append(Gap(tr("{{ postal_address }} is empty"), tr("set mail.postal_address")))
     return gaps

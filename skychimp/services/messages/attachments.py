@@ -22,6 +22,7 @@ from skychimp.text import count_of, shortened
 from skychimp.translation import Phrase, joined, tr
 
 _MSG = tables.message
+_V = tables.message_variant
 
 MOST_ATTACHMENTS = 100
 """Files, inline pictures and paths of a message."""
@@ -113,6 +114,11 @@ def attach(content: MessageContent, changes: AttachmentChanges, *, is_text_new: 
     return Attached(content._replace(attachments=listing.dump(attachments)), new)
 
 
+def require_limits(content: MessageContent, max_size: ByteSize) -> None:
+    """Raise InvalidValue if too many files, or too large ones, are attached to a message."""
+    _require_limits(listing.parse(content.attachments), max_size)
+
+
 def describe(stored: str) -> list[AttachmentInfo]:
     """Return a message's attachments from the store, none if the list is damaged."""
     try:
@@ -125,15 +131,19 @@ def describe(stored: str) -> list[AttachmentInfo]:
     return [*files, *(AttachmentInfo(parts.clean_name(path), path=path) for path in attachments.paths)]
 
 
-def remove(db: Connection, stored: str) -> None:
-    """Remove the files of a message that was deleted, unless somebody else uses them."""
-    stored_files.remove_unused(db, _hashes(stored))
+def remove(db: Connection, *stored: str) -> None:
+    """Remove the files of a message or a variant that was deleted, unless somebody else uses them."""
+    stored_files.remove_unused(db, set().union(*map(_hashes, stored)))
 
 
 def export(store: Store, owner_id: int) -> Iterator[dict[str, str]]:
     """Yield the files of a user's messages by their hashes, in base64, one at a time."""
     with store.read() as db:
-        listed = db.scalars(select(_MSG.c.attachments).where(_MSG.c.owner_id == owner_id)).all()
+        of_messages = select(_MSG.c.attachments).where(_MSG.c.owner_id == owner_id)
+        of_variants = (
+            select(_V.c.attachments).join(_MSG, _MSG.c.id == _V.c.message_id).where(_MSG.c.owner_id == owner_id)
+        )
+        listed = [*db.scalars(of_messages), *db.scalars(of_variants)]
     for sha256 in sorted(set().union(*map(_hashes, listed))):
         with store.read() as db:
             found = stored_files.read(db.connection(), [sha256])

@@ -13,7 +13,7 @@ from skychimp.errors import InvalidValue
 from skychimp.models import tables
 from skychimp.permissions import Actor
 from skychimp.services.mailings import unsubscribing
-from skychimp.services.messages import messages, online_links, rendering, spamassassin
+from skychimp.services.messages import messages, online_links, rendering, spamassassin, variants
 from skychimp.services.messages.checks import links, texts
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.messages.checks.shown_parts import ShownPart, read_html, read_text
@@ -48,25 +48,38 @@ def _check(
     extras, blog_url = settings_extras.make_sample(settings), settings.blog.url
     if not extras.postal_address:
         extras = extras._replace(postal_address=SAMPLE_POSTAL_ADDRESS)
-    try:
-        samples = rendering.render_samples(store, actor, message_id, blog_url=blog_url, extras=extras)
-    except InvalidValue as error:
-        yield MessageFinding(tr("content"), PROBLEM, error.message, error.hint)
+    rendered: dict[str | None, Samples] = {}
+    for variant in (None, *variants.values_in_use(store, message_id)):
+        try:
+            rendered[variant] = rendering.render_samples(
+                store, actor, message_id, variant, blog_url=blog_url, extras=extras, language=settings.mail.language
+            )
+        except InvalidValue as error:
+            yield MessageFinding(tr("content"), PROBLEM, error.message, error.hint, variant=variant)
+    if None not in rendered:
         return
-    yield from check_samples(samples)
-    if not _is_transactional(store, message_id):
+    is_transactional = _is_transactional(store, message_id)
+    if not is_transactional:
         yield from _check_setup(store, actor, message_id, settings)
-        yield from check_unsubscribing(samples.full, extras)
+    for variant, samples in rendered.items():
+        found = [*check_samples(samples), *(() if is_transactional else check_unsubscribing(samples.full, extras))]
+        yield from (replace(finding, variant=variant) for finding in found)
     if shared.find_restriction() is None:
         sender = settings.mail.sender or "check@localhost"
         email = rendering.compose_preview(
-            store, actor, message_id, sender=sender, blog_url=blog_url, extras=extras._replace(is_bulk=True)
+            store,
+            actor,
+            message_id,
+            sender=sender,
+            blog_url=blog_url,
+            extras=extras._replace(is_bulk=True),
+            language=settings.mail.language,
         )
         if verdict := spamassassin.check_spam(email, is_online=is_online):
             yield verdict
     if is_online:
         own = online_links.Own(settings.web.url or "", extras.web_link.removesuffix(GAP))
-        yield from online_links.check_online(_web_links(samples.full), own)
+        yield from online_links.check_online(_all_web_links(rendered), own)
 
 
 def check_samples(samples: Samples) -> Iterator[MessageFinding]:
@@ -124,6 +137,16 @@ def _web_links(sample: Preview) -> Mapping[str, str]:
     return found
 
 
+def _all_web_links(rendered: Mapping[str | None, Samples]) -> Mapping[str, str]:
+    """Return where each link to the web is, by URL, in a message and its variants."""
+    found: dict[str, str] = {}
+    for variant, samples in rendered.items():
+        for url, where in _web_links(samples.full).items():
+            place = where if variant is None else tr("variant {variant}, {where}", variant=variant, where=where)
+            found.setdefault(url, place)
+    return found
+
+
 def _check_setup(store: Store, actor: Actor, message_id: int, settings: Settings) -> Iterator[MessageFinding]:
     """Yield what `mailings create` would say about unsubscribing."""
     try:
@@ -144,6 +167,6 @@ def _without_repeats(findings: Iterable[MessageFinding]) -> Iterator[MessageFind
     """Yield the findings, and of those that say the same about the same only the first."""
     seen = set()
     for finding in findings:
-        if (key := (finding.about, finding.found)) not in seen:
+        if (key := (finding.about, finding.found, finding.variant)) not in seen:
             seen.add(key)
             yield finding

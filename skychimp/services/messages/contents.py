@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, and_, func, select
 
-from skychimp.delivery.composing import compose
+from skychimp.delivery.composing import compose, variants
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.delivery.composing.digest import PostSummary, has_posts_placeholder, insert_posts
+from skychimp.delivery.composing.variants import VariedContent
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field
-from skychimp.models import Format, tables
+from skychimp.models import EmailLanguage, Format, tables
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.conditions import is_unfinished
-from skychimp.store.occurrences.layouts import add_layout
+from skychimp.store.occurrences.layouts import add_layout, read_variants
 from skychimp.store.session import Session
 from skychimp.translation import tr
 
@@ -52,30 +53,16 @@ def validate(
     return content
 
 
-def read_content(db: Session, message_id: int | None) -> MessageContent:
-    """Return what the emails of a message contain. A digest has no posts. Raises InvalidValue."""
+def read_content(
+    db: Session,
+    message_id: int | None,
+    language: EmailLanguage = EmailLanguage.EN,
+    posts: Sequence[PostSummary] = (),
+) -> VariedContent:
+    """Return what the emails of a message contain. `posts` are those of a digest. Raises InvalidValue."""
     row = db.execute(add_layout(select(_MSG).where(_MSG.c.id == message_id))).one()
-    content = content_of(row)
-    return finish_row(insert_posts(content, ()) if row.digest else content, row)
-
-
-def content_of(row: Row[Any]) -> MessageContent:
-    """Return the content of a message's row, as its owner wrote it."""
-    return MessageContent(row.subject, row.body, Format(row.format), row.html, row.attachments)
-
-
-def finished(content: MessageContent, layout: "Layout | None", *, is_digest: bool) -> MessageContent:
-    """Return what the emails of a message contain, in its layout. A digest has no posts. Raises InvalidValue."""
-    from skychimp.delivery.composing.layouts import finishing
-
-    return finishing.finish(insert_posts(content, ()) if is_digest else content, layout)
-
-
-def finish_row(content: MessageContent, row: Row[Any]) -> MessageContent:
-    """Return content in the layout of a message's row. Raises InvalidValue."""
-    from skychimp.delivery.composing.layouts import finishing
-
-    return finishing.finish(content, finishing.layout_of(row.layout_kind, row.layout_html, row.preheader))
+    rows = read_variants(db.connection(), message_id, row.variant_by)
+    return variants.finish_rows(row, rows, row.variant_by or "", language, posts if row.digest else None)
 
 
 def known_fields(db: Session, owner_id: int) -> Collection[Field]:
@@ -83,20 +70,13 @@ def known_fields(db: Session, owner_id: int) -> Collection[Field]:
     return store_fields.known_fields(db.connection(), owner_id).values()
 
 
-def open_occurrences(db: Session, message_id: int) -> Sequence[Row[Any]]:
+def open_occurrences(db: Session, message_id: int, language: EmailLanguage = EmailLanguage.EN) -> Sequence[Row[Any]]:
     """Return id and mailing of a message's unfinished occurrences that have another content than it would have now."""
-    row = db.execute(add_layout(select(_MSG).where(_MSG.c.id == message_id))).one()
     unfinished = unfinished_occurrences(message_id)
     if not db.scalar(select(unfinished.exists())):
         return []
-    content = finish_row(content_of(row), row)
-    is_same = and_(
-        _O.c.subject == content.subject,
-        _O.c.body == content.body,
-        _O.c.format == content.format,
-        func.coalesce(_O.c.html, "") == (content.html or ""),
-        _O.c.attachments == content.attachments,
-    )
+    content = read_content(db, message_id, language).columns()
+    is_same = and_(*(func.coalesce(_O.c[name], "") == (value or "") for name, value in content.items()))
     return db.execute(unfinished.where(~is_same)).all()
 
 

@@ -1,6 +1,6 @@
 """Manage layouts: the HTML templates around the content of messages."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Row, Select, and_, delete, exists, insert, select
 
+from skychimp.delivery.composing import variants
 from skychimp.delivery.composing.compose import MessageContent
+from skychimp.delivery.composing.digest import insert_posts
 from skychimp.errors import Conflict, InvalidValue
 from skychimp.listed import Listed
-from skychimp.models import Format, LayoutKind, tables
+from skychimp.models import EmailLanguage, Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit, paging
 from skychimp.services.listing import ListOptions, apply, in_scope, not_found
@@ -20,6 +22,7 @@ from skychimp.services.messages import contents
 from skychimp.shell import run_hint
 from skychimp.store.database import Store
 from skychimp.store.occurrences.layouts import add_layout
+from skychimp.store.occurrences.layouts import variants as select_variants
 from skychimp.store.session import Session
 from skychimp.text import folded, nfc, one_line, shortened
 from skychimp.translation import tr
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 _L = tables.layout
 _ML = tables.message_layout
 _MSG = tables.message
+_V = tables.message_variant
 
 MAX_NAME_LENGTH = 100
 DEFAULT, NONE = LayoutKind.DEFAULT.value, LayoutKind.NONE.value
@@ -63,9 +67,13 @@ class Choice(NamedTuple):
     @property
     def layout(self) -> "Layout | None":
         """The layout that the content is put into."""
+        return self.layout_in(EmailLanguage.EN)
+
+    def layout_in(self, language: EmailLanguage) -> "Layout | None":
+        """Return the layout with its words in a language."""
         from skychimp.delivery.composing.layouts import finishing
 
-        return finishing.layout_of(self.kind, self.html, self.preheader)
+        return finishing.layout_of(self.kind, self.html, self.preheader, language)
 
 
 def create(store: Store, actor: Actor, name: str, html: str) -> LayoutInfo:
@@ -130,7 +138,7 @@ def change(
     from skychimp.models import Layout as LayoutRow
 
     old = show(store, actor, name, action=Action.CHANGE_MESSAGES)
-    added: Mapping[int, Collection[str]] = {}
+    added: Mapping[int, missing_values.Added] = {}
     if html is not None:
         _check(store, actor, html)
         added = _check_messages(store, actor, old.id, html)
@@ -163,11 +171,15 @@ def remove(store: Store, actor: Actor, name: str) -> LayoutInfo:
     return deleted
 
 
-def open_mailings(store: Store, layout_id: int | None) -> dict[int, Sequence[int]]:
+def open_mailings(
+    store: Store, layout_id: int | None, language: EmailLanguage = EmailLanguage.EN
+) -> dict[int, Sequence[int]]:
     """Return the mailings that still send an older version of a layout, by the messages that use it."""
     with store.read() as db:
         message_ids = db.scalars(_used_by(layout_id).with_only_columns(_MSG.c.id).where(~_MSG.c.digest)).all()
-        found = {each: {row.mailing_id for row in contents.open_occurrences(db, each)} for each in message_ids}
+        found = {
+            each: {row.mailing_id for row in contents.open_occurrences(db, each, language)} for each in message_ids
+        }
     return {message_id: sorted(mailings) for message_id, mailings in found.items() if mailings}
 
 
@@ -235,29 +247,31 @@ def _check(store: Store, actor: Actor, html: str) -> None:
     compose.check_content(finishing.finish(_SAMPLE, finishing.Layout(html)), fields)
 
 
-def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str) -> Mapping[int, Collection[str]]:
+def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str) -> Mapping[int, missing_values.Added]:
     """Return the fields that messages need with the new HTML of their layout, and do not need now, by their ids.
 
     Raises InvalidValue if a message could not be sent.
     """
     from skychimp.delivery.composing.layouts import finishing
 
-    added: dict[int, Collection[str]] = {}
+    new: dict[int, dict[str, MessageContent]] = {}
     with store.read() as db:
         fields = contents.known_fields(db, actor.user_id)
         messages = db.execute(add_layout(select(_MSG)).where(_ML.c.layout_id == layout_id)).all()
+        of_messages = select_variants().add_columns(_MSG.c.digest).join(_MSG, _MSG.c.id == _V.c.message_id)
+        messages = [*messages, *db.execute(of_messages.where(_V.c.layout_id == layout_id))]
     for message in messages:
-        layout = finishing.Layout(html, message.preheader)
+        layout, message_id = finishing.Layout(html, message.preheader), message._mapping.get("message_id", message.id)
         try:
-            content = contents.validate(contents.content_of(message), fields, layout, is_digest=message.digest)
+            content = contents.validate(variants.content_of(message), fields, layout, is_digest=message.digest)
         except InvalidValue as error:
             raise InvalidValue(
-                tr("message {id} cannot use this layout: {reason}", id=message.id, reason=error.message), error.hint
+                tr("message {id} cannot use this layout: {reason}", id=message_id, reason=error.message), error.hint
             ) from None
-        finished = contents.finished(content, layout, is_digest=message.digest)
-        with store.read() as db:
-            added[message.id] = missing_values.added_fields(db, message.id, finished)
-    return added
+        finished = finishing.finish(insert_posts(content, ()) if message.digest else content, layout)
+        new.setdefault(message_id, {})[message._mapping.get("key", "")] = finished
+    with store.read() as db:
+        return {each: missing_values.added_by_layout(db, each, changed) for each, changed in new.items()}
 
 
 def _rename(db: Session, layout: "LayoutRow", name: str) -> None:
@@ -279,8 +293,9 @@ def _rename(db: Session, layout: "LayoutRow", name: str) -> None:
 
 def _used_by(layout_id: int | None) -> Select[Any]:
     """Return a query for the messages that use a layout."""
-    query = select(_MSG).join(_ML, _ML.c.message_id == _MSG.c.id)
-    return query.where(_ML.c.layout_id == layout_id).order_by(_MSG.c.id)
+    of_messages = select(_ML.c.message_id).where(_ML.c.layout_id == layout_id)
+    of_variants = select(_V.c.message_id).where(_V.c.layout_id == layout_id)
+    return select(_MSG).where(_MSG.c.id.in_(of_messages.union(of_variants))).order_by(_MSG.c.id)
 
 
 def _visible(actor: Actor, action: Action) -> Select[Any]:

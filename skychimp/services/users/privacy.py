@@ -19,7 +19,7 @@ from skychimp.services.clients import clients, fields, segments
 from skychimp.services.clients import suppressions as client_suppressions
 from skychimp.services.listing import ListOptions, in_scope
 from skychimp.services.mailings import mailings
-from skychimp.services.messages import attachments, layouts, messages
+from skychimp.services.messages import attachments, layouts, messages, variants
 from skychimp.services.users import users
 from skychimp.shell import run_hint
 from skychimp.store import ledger, queue
@@ -123,6 +123,7 @@ def export(store: Store, actor: Actor) -> Iterator[tuple[str, Any]]:
     yield "segments", segments.list_segments(store, owner, everything)
     yield "layouts", layouts.list_layouts(store, owner, everything)
     yield "messages", messages.list_messages(store, owner, everything)
+    yield "variants", variants.export(store, owner)
     yield "files", attachments.export(store, owner.user_id)
     yield "mailings", mailings.list_mailings(store, owner, everything)
     yield "attempts", _attempts(store, owner)

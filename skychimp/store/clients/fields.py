@@ -4,15 +4,15 @@ Names are the same if they differ only in case or in how Unicode composes their 
 the type that it was given first. Part of the caller's transaction.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, case, func, literal, select, update
 
 from skychimp.errors import InvalidValue
-from skychimp.fields import MAX_FIELDS, Field, FieldValue, dump_fields
+from skychimp.fields import MAX_FIELDS, Field, FieldValue, dump_fields, parse_fields
 from skychimp.models import FieldType, tables
-from skychimp.store.sql import insert_or, json_has, json_keys
+from skychimp.store.sql import insert_or, json_has, json_keys, json_part
 from skychimp.text import folded
 from skychimp.translation import tr
 
@@ -69,14 +69,30 @@ def count_values(db: Connection, owner_id: int) -> dict[str, int]:
     return {row[0]: row[1] for row in db.execute(counted.group_by(keys.c.key))}
 
 
-def count_missing(db: Connection, clients: Select[Any], names: Sequence[str]) -> dict[str, int]:
-    """Return how many of the clients that a query selects by their ids have no value, by the names of the fields.
+def count_missing(
+    db: Connection, clients: Select[Any], names: Sequence[str], *, by: str = ""
+) -> Iterator[tuple[Mapping[str, FieldValue], Mapping[str, int]]]:
+    """Yield how many of the clients that a query selects by their ids have no value, by the names of the fields.
 
-    Names of which all clients have a value are left out.
+    There is one item for each value of the field `by`, with that field. Without `by`, there is one item in all. Names
+    of which all clients have a value are left out.
     """
     missing = [func.sum(case((json_has(_C.c.fields, name), 0), else_=1)) for name in names]
-    counted = db.execute(select(*missing).where(_C.c.id.in_(clients))).one()
-    return {name: number for name, number in zip(names, counted, strict=True) if number}
+    for fields, *counted in db.execute(_by_value(by, *missing).where(_C.c.id.in_(clients))):
+        yield parse_fields(fields), {name: number for name, number in zip(names, counted, strict=True) if number}
+
+
+def count_by_value(db: Connection, owner_id: int, name: str) -> Iterator[tuple[Mapping[str, FieldValue], int]]:
+    """Yield how many of a user's clients have each value of a field, with that field."""
+    for fields, number in db.execute(_by_value(name, func.count()).where(_C.c.owner_id == owner_id)):
+        yield parse_fields(fields), number
+
+
+def _by_value(name: str, *counted: ColumnElement[Any]) -> Select[Any]:
+    """Return a query over clients that counts for each value of a field. Its first column has the field as JSON."""
+    if not name:
+        return select(literal("{}"), *counted).select_from(_C)
+    return select(json_part(_C.c.fields, [name]).label("chosen_part"), *counted).group_by("chosen_part")
 
 
 def set_type(db: Connection, owner_id: int, name: str, field_type: FieldType) -> None:

@@ -14,7 +14,7 @@ from skychimp.translation import tr
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0020"
+REVISION = "0021"
 """The newest migration. A test compares it with the migrations folder."""
 
 MIGRATIONS = Path(__file__).parent

@@ -267,7 +267,7 @@ def _keep(db: Connection, occurrence_id: int, content: dict[str, Any], is_kept: 
 
 
 def _content(db: Connection, occurrence_id: int) -> dict[str, Any]:
-    names = ("subject", "body", "format", "html", "sender", "return_path", "extras", "attachments")
+    names = ("subject", "body", "format", "html", "sender", "return_path", "extras", "attachments", "variants")
     return db.execute(select(*(_O.c[name] for name in names)).where(_O.c.id == occurrence_id)).one()._asdict()
 
 

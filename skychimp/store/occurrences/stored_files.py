@@ -9,8 +9,15 @@ from skychimp.models import tables
 from skychimp.store.sql import insert_or
 
 _F = tables.stored_file
-_USERS = (tables.message, tables.occurrence, tables.content)
-"""The tables with lists of files."""
+_USERS = (
+    tables.message.c.attachments,
+    tables.message_variant.c.attachments,
+    tables.occurrence.c.attachments,
+    tables.occurrence.c.variants,
+    tables.content.c.attachments,
+    tables.content.c.variants,
+)
+"""The columns with lists of files."""
 
 
 def add(db: Connection, contents: Mapping[str, bytes]) -> None:
@@ -28,11 +35,11 @@ def read(db: Connection, hashes: Collection[str]) -> dict[str, bytes]:
 
 
 def remove_unused(db: Connection, hashes: Collection[str]) -> None:
-    """Remove those of these files that no message and no occurrence has.
+    """Remove those of these files that no message, no variant and no occurrence has.
 
     The transaction must have the store's lock, so that nobody begins to use one meanwhile.
     """
     for sha256 in hashes:
-        uses = (exists().where(table.c.attachments.contains(sha256)) for table in _USERS)
+        uses = (exists().where(column.contains(sha256)) for column in _USERS)
         if not db.scalar(select(or_(*uses))):
             db.execute(delete(_F).where(_F.c.sha256 == sha256))

@@ -9,6 +9,7 @@ from support.command import Home
 from support.json_schemas import check_output, find_command
 
 from skychimp.cli.commands import help_schemas
+from skychimp.cli.help_pages import leaves
 from skychimp.cli.registry import COMMANDS, load_command
 
 
@@ -17,8 +18,8 @@ def commands_with_json() -> list[str]:
     names = []
     for name in COMMANDS:
         command: Any = load_command(name)
-        leaves = {f"{name} {sub}": each for sub, each in getattr(command, "commands", {}).items()} or {name: command}
-        names += [leaf for leaf, each in leaves.items() if any("--json" in param.opts for param in each.params)]
+        found = {f"{name} {sub}".rstrip(): each for sub, each in leaves(command).items()}
+        names += [leaf for leaf, each in found.items() if any("--json" in param.opts for param in each.params)]
     return names
 
 

@@ -111,14 +111,14 @@ def test_text_part_is_made_from_html_again_unless_it_was_changed(store: Store, a
 
 def test_two_changes_at_the_same_time_are_both_kept(store: Store, ada: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
     created = messages.create(store, ada, TEXT)
-    changed_content = messages._changed_content
+    changed_content = messages.changed_content
 
     def changed_content_while_another_command_runs(*arguments: Any) -> MessageContent:
         monkeypatch.undo()
         messages.change(store, ada, created.id, subject="Other")
         return changed_content(*arguments)
 
-    monkeypatch.setattr(messages, "_changed_content", changed_content_while_another_command_runs)
+    monkeypatch.setattr(messages, "changed_content", changed_content_while_another_command_runs)
     changed = messages.change(store, ada, created.id, body="Mine")
     assert (changed.subject, changed.body) == ("Other", "Mine")
 

@@ -343,8 +343,8 @@ def test_export_has_the_users_own_data_and_nothing_else(store: Store, ada: Actor
     data = export_own(store, ada)
 
     assert list(data) == [
-        "account", "fields", "clients", "consents", "suppressions", "segments", "layouts", "messages", "files",
-        "mailings", "attempts", "posts",
+        "account", "fields", "clients", "consents", "suppressions", "segments", "layouts", "messages", "variants",
+        "files", "mailings", "attempts", "posts",
     ]  # fmt: skip
     assert (data["account"]["id"], data["account"]["email"]) == (ada.user_id, ada.email)
     assert [(one["email"], one["tags"]) for one in data["clients"]] == [("Grace@example.org", ["grace"])]
@@ -377,7 +377,7 @@ def test_export_needs_a_login(store: Store) -> None:
     actor = create_user(store, "new")
     assert export_own(store, actor) | {"account": None} == {
         "account": None, "fields": [], "clients": [], "consents": [], "suppressions": [], "segments": [],
-        "layouts": [], "messages": [], "files": [], "mailings": [], "attempts": [], "posts": [],
+        "layouts": [], "messages": [], "variants": [], "files": [], "mailings": [], "attempts": [], "posts": [],
     }  # fmt: skip
 
 

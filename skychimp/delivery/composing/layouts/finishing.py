@@ -21,7 +21,7 @@ from skychimp.delivery.composing.layouts.markup import Kind
 from skychimp.delivery.composing.templates import Expression, TextTemplate, split_template
 from skychimp.errors import InvalidValue
 from skychimp.fields import Field, find_field, unknown_field
-from skychimp.models import Format, LayoutKind
+from skychimp.models import EmailLanguage, Format, LayoutKind
 from skychimp.text import one_line
 from skychimp.translation import tr
 
@@ -40,28 +40,39 @@ _PADDING = "\n" + "\n".join(["&#847;&zwnj;&nbsp;" * 15] * 4)
 _SIGNATURE = re.compile(r"^-- $", re.MULTILINE)
 _SEVERAL_LAYOUTS = 16
 
+UNSUBSCRIBE = {EmailLanguage.EN: "Unsubscribe", EmailLanguage.RU: "Отписаться"}
+"""What the link for unsubscribing is called."""
+
 
 class Layout(NamedTuple):
-    """The frame of a message's HTML. Without `html` only the CSS is inlined, and Markdown gets a text part."""
+    """The frame of a message's HTML. Without `html` only the CSS is inlined, and Markdown gets a text part.
+
+    `language` is that of the words which the text part gets from it.
+    """
 
     html: str | None = None
     preheader: str = ""
     is_default: bool = False
+    language: EmailLanguage = EmailLanguage.EN
 
 
-def layout_of(kind: str | None, own_html: str | None, preheader: str) -> Layout | None:
+def layout_of(
+    kind: str | None, own_html: str | None, preheader: str, language: EmailLanguage = EmailLanguage.EN
+) -> Layout | None:
     """Return the layout of a message as the store keeps it. None if its content is sent as older versions do."""
     if kind is None:
         return None
     if kind == LayoutKind.DEFAULT:
-        return Layout(default_layout(), preheader, is_default=True)
-    return Layout(own_html, preheader)
+        return Layout(default_layout(language), preheader, is_default=True, language=language)
+    return Layout(own_html, preheader, language=language)
 
 
-@lru_cache(maxsize=1)
-def default_layout() -> str:
-    """Return the built-in layout."""
-    return (resources.files(__package__) / "default.html").read_text(encoding="utf-8")
+@lru_cache(maxsize=len(EmailLanguage))
+def default_layout(language: EmailLanguage = EmailLanguage.EN) -> str:
+    """Return the built-in layout with its words in a language."""
+    html = (resources.files(__package__) / "default.html").read_text(encoding="utf-8")
+    words = f">{UNSUBSCRIBE[EmailLanguage.EN]}<", f">{UNSUBSCRIBE[language]}<"
+    return html.replace(f'lang="{EmailLanguage.EN}"', f'lang="{language}"').replace(*words)
 
 
 @lru_cache(maxsize=_SEVERAL_LAYOUTS)  # the mailings of one message often open together
@@ -119,7 +130,7 @@ def _finished(content: "MessageContent", layout: Layout) -> "MessageContent":
             _require_fragment(html)
         framed = MarkedTemplate(_framed(content.subject, html.rstrip("\n"), layout))
         inlined = inline_css(framed, tr("layout")) or source_of(framed, framed.text)
-        text += _text_footer(layout.html, text)
+        text += _text_footer(layout, text)
     return content._replace(format=Format.HTML, body=text, html=inlined)
 
 
@@ -204,16 +215,17 @@ def _without_lines(source: str, names: Iterable[str]) -> str:
     return "".join(line for line in source.splitlines(keepends=True) if not any(each in line for each in shown))
 
 
-def _text_footer(layout: str, text: str) -> str:
+def _text_footer(layout: Layout, text: str) -> str:
     """Return what the text part has of a layout: the link for unsubscribing and the address, unless the text has it."""
     names = [
         name
         for name in (POSTAL_ADDRESS, UNSUBSCRIBE_URL)
-        if has_variable(layout, name) and not has_variable(text, name)
+        if has_variable(layout.html or "", name) and not has_variable(text, name)
     ]
     if not names:
         return ""
-    lines = {POSTAL_ADDRESS: "{{ postal_address }}", UNSUBSCRIBE_URL: "Unsubscribe: {{ unsubscribe_url }}"}
+    unsubscribe = f"{UNSUBSCRIBE[layout.language]}: {{{{ unsubscribe_url }}}}"
+    lines = {POSTAL_ADDRESS: "{{ postal_address }}", UNSUBSCRIBE_URL: unsubscribe}
     shown = "".join(f"{{% if {name} %}}{lines[name]}\n{{% endif %}}" for name in names)
     separator = "" if _SIGNATURE.search(text) else "-- \n"
     return f"{{% if {' or '.join(names)} %}}\n{separator}{shown}{{% endif %}}"

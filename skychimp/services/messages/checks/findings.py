@@ -13,3 +13,5 @@ class MessageFinding(Finding):
     """
 
     where: str = ""
+    variant: str | None = None
+    """The variant that it is about, None for the message itself."""
