@@ -18,5 +18,10 @@ def how_to_send(context: Context) -> str:
     run = run_hint("run", "--from-outbox")
     if context.settings.mail.transport == "smtp":
         return run
+    return f"{how_to_leave_the_outbox(context)}, then {run}"
+
+
+def how_to_leave_the_outbox(context: Context) -> str:
+    """Return which setting makes emails go to the mail server, and its file."""
     file = context.settings.config_file
-    return f'set mail.transport = "smtp"{f" in {file}" if file else ""}, then {run}'
+    return f'set mail.transport = "smtp"{f" in {file}" if file else ""}'
